@@ -1,0 +1,294 @@
+//! `Error`, `ErrorKind`, `Problem`: what went wrong, by meaning. Which answer of a server means what is decided in the store's
+//! own mapping file, not here.
+
+use std::any::Any;
+use std::error::Error as StdError;
+use std::fmt;
+
+use crate::key::{Key, KeyError};
+use crate::revision::Revision;
+
+/// The result of what talks to a store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, at which key, and whether a write may have happened all the same.
+///
+/// Match on [`kind`](Self::kind). `Display` is one line that names the key; the cause below it is
+/// [`source`](StdError::source). No text of it ever holds the value of a key.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    key: Option<Key>,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+    problems: Vec<Problem>,
+    written: Vec<Key>,
+    /// `Versioned<T>` of the key's type, put there by the handle that knows the type.
+    current: Option<Box<dyn Any + Send + Sync>>,
+    may_have_applied: bool,
+}
+
+/// What an [`Error`] means. Says of each whether trying again helps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// There is no value at the key, and the call needs one.
+    NotFound,
+    /// The key exists, and the call was to create it.
+    AlreadyExists,
+    /// The key is not as expected. [`Error::current`] is what it is now; read, decide, and swap again.
+    Conflict,
+    /// What is stored is not a value of the type. Repeating does not help; mend the value.
+    Decode,
+    /// The value cannot be stored: its type's own `encode` refused it.
+    Encode,
+    /// A whole struct is wrong: [`Error::problems`] lists every field that is missing, undecodable or fails its validation.
+    Invalid,
+    /// A text is not a key, or a store cannot hold a key of that name.
+    InvalidKey,
+    /// An address is wrong; the message lists what is known.
+    InvalidUrl,
+    /// The path passes through a key that holds a value (v2).
+    NotADirectory,
+    /// The key is a directory, and the call was for a value (v2).
+    IsADirectory,
+    /// The directory has something in it; delete recursively, or delete that first.
+    DirectoryNotEmpty,
+    /// The lease is not there (any more).
+    LeaseLost,
+    /// The server does not know these credentials, or wants some.
+    Unauthenticated,
+    /// The credentials are good and do not allow this.
+    PermissionDenied,
+    /// The value, or the whole request, is larger than the server takes.
+    TooLarge,
+    /// The transaction has more operations than the server takes in one.
+    TooManyOperations,
+    /// The server's space is used up: it takes deletes and reads, and no writes until somebody makes room.
+    NoSpace,
+    /// No server could be reached or none could answer. Trying again later helps.
+    Unavailable,
+    /// No answer came in time. Trying again may help.
+    Timeout,
+    /// The history that was asked for is gone (compaction, or v2's window of 1000 events), or not there yet.
+    HistoryLost,
+    /// This store cannot do it; the message names the store and what to use instead.
+    Unsupported,
+    /// The server answered something that this library does not expect; the message has its words.
+    Server,
+}
+
+impl ErrorKind {
+    /// One word or two for the message.
+    fn words(self) -> &'static str {
+        match self {
+            Self::NotFound => "not found",
+            Self::AlreadyExists => "already exists",
+            Self::Conflict => "conflict",
+            Self::Decode => "cannot be decoded",
+            Self::Encode => "cannot be encoded",
+            Self::Invalid => "invalid",
+            Self::InvalidKey => "invalid key",
+            Self::InvalidUrl => "invalid address",
+            Self::NotADirectory => "not a directory",
+            Self::IsADirectory => "is a directory",
+            Self::DirectoryNotEmpty => "directory not empty",
+            Self::LeaseLost => "lease lost",
+            Self::Unauthenticated => "not authenticated",
+            Self::PermissionDenied => "permission denied",
+            Self::TooLarge => "too large",
+            Self::TooManyOperations => "too many operations",
+            Self::NoSpace => "no space left on the server",
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timed out",
+            Self::HistoryLost => "history lost",
+            Self::Unsupported => "unsupported",
+            Self::Server => "server error",
+        }
+    }
+}
+
+impl Error {
+    /// An error of this kind; `message` says what to know beyond the kind (it may be empty) and never holds a value.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            key: None,
+            message: message.into(),
+            source: None,
+            problems: Vec::new(),
+            written: Vec::new(),
+            current: None,
+            may_have_applied: false,
+        }))
+    }
+
+    /// Names the key, unless one is named already (the innermost knows best).
+    #[must_use]
+    pub fn at(mut self, key: &Key) -> Self {
+        self.0.key.get_or_insert_with(|| key.clone());
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Says that the write's outcome is unknown: it may have been applied, or may still be.
+    #[must_use]
+    pub fn outcome_unknown(mut self) -> Self {
+        self.0.may_have_applied = true;
+        self
+    }
+
+    /// An [`Invalid`](ErrorKind::Invalid) that lists all problems of a struct; of a single undecodable or unencodable key the
+    /// kind is that problem's own.
+    pub(crate) fn from_problems(problems: Vec<Problem>) -> Self {
+        let listed = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let mut error = Self::new(ErrorKind::Invalid, listed);
+        error.0.problems = problems;
+        error
+    }
+
+    /// Says which keys a write that is not atomic had written before it failed.
+    #[must_use]
+    pub(crate) fn after_writing(mut self, written: Vec<Key>) -> Self {
+        self.0.written = written;
+        self
+    }
+
+    pub(crate) fn with_current(mut self, current: impl Any + Send + Sync) -> Self {
+        self.0.current = Some(Box::new(current));
+        self
+    }
+
+    pub(crate) fn current_any(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.0.current.as_deref()
+    }
+
+    /// What it means.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The key it is about, where it is about one.
+    #[must_use]
+    pub fn key(&self) -> Option<&Key> {
+        self.0.key.as_ref()
+    }
+
+    /// Every field that is wrong, with key and reason; empty but for [`Invalid`](ErrorKind::Invalid) and
+    /// [`Decode`](ErrorKind::Decode).
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.0.problems
+    }
+
+    /// The keys that a `.non_atomic()` write had written when it failed, in order; empty for every other error.
+    #[must_use]
+    pub fn written(&self) -> &[Key] {
+        &self.0.written
+    }
+
+    /// Whether the same call may succeed later with nothing mended: [`Unavailable`](ErrorKind::Unavailable) and
+    /// [`Timeout`](ErrorKind::Timeout). For a write look at [`may_have_applied`](Self::may_have_applied) first.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Unavailable | ErrorKind::Timeout)
+    }
+
+    /// True exactly when a write's outcome is unknown: it may have been applied, and it may still be applied after this
+    /// answer. False means that it was not applied and will not be.
+    #[must_use]
+    pub fn may_have_applied(&self) -> bool {
+        self.0.may_have_applied
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(key) = &self.0.key {
+            write!(f, "{key}: ")?;
+        }
+        f.write_str(self.0.kind.words())?;
+        if !self.0.message.is_empty() {
+            write!(f, ": {}", self.0.message)?;
+        }
+        if !self.0.written.is_empty() {
+            let written = self.0.written.iter().map(Key::as_str).collect::<Vec<_>>().join(", ");
+            write!(f, "; written before it: {written}")?;
+        }
+        if self.0.may_have_applied {
+            f.write_str("; the write may have been applied")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("key", &self.0.key)
+            .field("message", &self.0.message)
+            .field("source", &self.0.source)
+            .field("may_have_applied", &self.0.may_have_applied)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<KeyError> for Error {
+    fn from(error: KeyError) -> Self {
+        Self::new(ErrorKind::InvalidKey, error.to_string())
+    }
+}
+
+/// One thing that is wrong with what is stored, or with what was to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The key it is at.
+    pub key: Key,
+    /// What kind of problem.
+    pub kind: ProblemKind,
+    /// Why, for a person; never holds the value of a secret.
+    pub reason: String,
+    /// The revision that the value was written at; none for a value that is missing or not stored yet.
+    pub revision: Option<Revision>,
+}
+
+/// What kind of [`Problem`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ProblemKind {
+    /// A required field has no key.
+    Missing,
+    /// What is stored is not a value of the field's type.
+    Undecodable,
+    /// The value has no stored form.
+    Unencodable,
+    /// The value fails the validation that the schema asks for.
+    Rejected,
+    /// A key in a map is not written as this library writes it.
+    ForeignKey,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.reason)?;
+        match self.revision {
+            Some(revision) => write!(f, " (revision {revision})"),
+            None => Ok(()),
+        }
+    }
+}

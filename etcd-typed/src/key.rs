@@ -1,0 +1,284 @@
+//! `Key`: where a value lives, as segments below a root. What a store's bytes mean as a key is decided here and
+//! nowhere else; which keys a struct owns is `schema.rs`.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
+/// The path of one key or of one directory.
+///
+/// Invariants:
+///
+/// - it is the root, or it starts with `/` and has no trailing `/`;
+/// - no segment is empty, `.` or `..`, and none holds `/` or a control character;
+/// - it is what a person would type: `/prod/checkout/rate-limit`.
+///
+/// [`Key::parse`] takes a path as it was typed. [`Key::child`] takes *data* (a tenant's name, a map key) and escapes it, so
+/// that no value can leave its segment:
+///
+/// ```
+/// use etcd_typed::Key;
+///
+/// let quotas = Key::parse("/app/quotas")?;
+/// assert_eq!(quotas.child("acme").as_str(), "/app/quotas/acme");
+/// assert_eq!(quotas.child("../admin").as_str(), "/app/quotas/..%2Fadmin");
+/// assert_eq!(quotas.child("..").as_str(), "/app/quotas/%2E%2E");
+/// assert_eq!(quotas.child("_x").as_str(), "/app/quotas/%5Fx");
+/// # Ok::<(), etcd_typed::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(
+    /// Without the trailing slash, so the root is the empty text.
+    Arc<str>,
+);
+
+impl Key {
+    /// The directory that everything is below.
+    #[must_use]
+    pub fn root() -> Self {
+        Self(Arc::from(""))
+    }
+
+    /// Reads a path as a person types it: `/app/db/pool`, or `/` for the root. One trailing `/` is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError`] where the path does not start with `/`, or a segment is empty, `.`, `..` or holds a control
+    /// character. Data that may hold such things goes through [`Key::child`].
+    pub fn parse(path: &str) -> Result<Self, KeyError> {
+        let Some(rest) = path.strip_prefix('/') else {
+            return Err(KeyError::new(path, "a key starts with `/`"));
+        };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.is_empty() {
+            return if path.len() <= 1 { Ok(Self::root()) } else { Err(KeyError::new(path, "a segment is empty")) };
+        }
+        for segment in rest.split('/') {
+            if let Some(reason) = literal_fault(segment) {
+                return Err(KeyError::new(path, reason));
+            }
+        }
+        Ok(Self(Arc::from(&path[..=rest.len()])))
+    }
+
+    /// The key below this one that stands for `value`, which is escaped so that it stays one segment and can be read back.
+    #[must_use]
+    pub fn child(&self, value: &str) -> Self {
+        Self(Arc::from(format!("{}/{}", self.0, escape(value))))
+    }
+
+    /// This path with another one below it, both as typed: `/a` joined with `/b/c` is `/a/b/c`.
+    #[must_use]
+    pub fn join(&self, below: &Self) -> Self {
+        Self(Arc::from(format!("{}{}", self.0, below.0)))
+    }
+
+    /// The key `relative` (segments as stored, with `/` between) below this one. Only for text that is a part of a key
+    /// already: the table of a schema, or what [`Key::below`] gave.
+    pub(crate) fn descend(&self, relative: &str) -> Self {
+        Self(Arc::from(format!("{}/{relative}", self.0)))
+    }
+
+    /// The path as text; the root is `/`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        if self.0.is_empty() { "/" } else { &self.0 }
+    }
+
+    /// Whether this is the root.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The segments from the root down, escaped as they are stored.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/').skip(1)
+    }
+
+    /// The directory that this key is in; none for the root.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        let (parent, _) = self.0.rsplit_once('/')?;
+        Some(Self(Arc::from(parent)))
+    }
+
+    /// What every key below this directory starts with: `/app/` for `/app`, so `/apple` is not below `/app`.
+    #[must_use]
+    pub fn prefix(&self) -> String {
+        format!("{}/", self.0)
+    }
+
+    /// The part of a stored key that is below this directory, on whole segments; none where it is not below it, is not
+    /// UTF-8, or has an empty segment (such keys are somebody else's).
+    #[must_use]
+    pub fn below<'k>(&self, stored: &'k [u8]) -> Option<&'k str> {
+        let relative = stored.strip_prefix(self.0.as_bytes())?.strip_prefix(b"/")?;
+        let relative = std::str::from_utf8(relative).ok()?;
+        (!relative.split('/').any(str::is_empty)).then_some(relative)
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.as_str())
+    }
+}
+
+impl std::str::FromStr for Key {
+    type Err = KeyError;
+
+    fn from_str(path: &str) -> Result<Self, KeyError> {
+        Self::parse(path)
+    }
+}
+
+/// Why a text is not a [`Key`]. It becomes an [`Error`](crate::Error) of kind
+/// [`InvalidKey`](crate::ErrorKind::InvalidKey).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyError {
+    path: String,
+    reason: &'static str,
+}
+
+impl KeyError {
+    fn new(path: &str, reason: &'static str) -> Self {
+        Self { path: path.to_owned(), reason }
+    }
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not a key: {}", self.path, self.reason)
+    }
+}
+
+impl std::error::Error for KeyError {}
+
+/// Why a segment cannot be used as it was typed.
+fn literal_fault(segment: &str) -> Option<&'static str> {
+    match segment {
+        "" => Some("a segment is empty"),
+        "." | ".." => Some("a segment is `.` or `..`"),
+        _ if segment.chars().any(char::is_control) => Some("a segment holds a control character"),
+        _ => None,
+    }
+}
+
+/// Whether v2 servers leave this segment out of listings: its name starts with `_`. Handles leave it out on every store.
+pub(crate) fn is_hidden(segment: &str) -> bool {
+    segment.starts_with('_')
+}
+
+/// `value` as one segment. The inverse is [`unescape`]; no two values share a segment.
+///
+/// Escaped are `%` and `/`, control characters, a leading `_` (v2 hides such names) and the whole of `.` and `..`; the
+/// empty text is a lone `%`. All else stays as a person would type it.
+pub(crate) fn escape(value: &str) -> Cow<'_, str> {
+    let whole = matches!(value, "." | "..");
+    let plain = !value.is_empty() && !whole && !is_hidden(value) && !value.chars().any(|c| c == '%' || c == '/' || c.is_control());
+    if plain {
+        return Cow::Borrowed(value);
+    }
+    if value.is_empty() {
+        return Cow::Borrowed("%");
+    }
+    let mut out = String::with_capacity(value.len() + 8);
+    for (at, c) in value.char_indices() {
+        if whole || c == '%' || c == '/' || c.is_control() || (at == 0 && c == '_') {
+            let mut utf8 = [0; 4];
+            for byte in c.encode_utf8(&mut utf8).bytes() {
+                let _ = write!(out, "%{byte:02X}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// The value that a segment stands for; none where [`escape`] would not have written it so (a foreign key that our handles
+/// could not address).
+pub(crate) fn unescape(segment: &str) -> Option<Cow<'_, str>> {
+    let value = if segment == "%" {
+        Cow::Borrowed("")
+    } else if segment.contains('%') {
+        let mut bytes = Vec::with_capacity(segment.len());
+        let mut rest = segment.as_bytes();
+        while let Some((&first, tail)) = rest.split_first() {
+            rest = tail;
+            if first != b'%' {
+                bytes.push(first);
+                continue;
+            }
+            let (hex, tail) = rest.split_at_checked(2)?;
+            bytes.push(u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()?);
+            rest = tail;
+        }
+        Cow::Owned(String::from_utf8(bytes).ok()?)
+    } else {
+        Cow::Borrowed(segment)
+    };
+    (escape(&value) == segment).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_path_is_taken_as_typed() {
+        for path in ["/a", "/a/b c/ü", "/:foo/bar", "/a/50%", "/_hidden/x", "/a.b/..c"] {
+            assert_eq!(Key::parse(path).map(|k| k.to_string()), Ok(path.to_owned()));
+        }
+        assert_eq!(Key::parse("/").map(|k| k.is_root()), Ok(true));
+        assert_eq!(Key::parse("/a/").map(|k| k.to_string()), Ok("/a".to_owned()));
+    }
+
+    #[test]
+    fn a_path_that_could_mean_another_key_is_refused() {
+        for path in ["", "a", "a/b", "//", "/a//b", "/a//", "/./a", "/a/..", "/a\0b", "/a\n"] {
+            assert!(Key::parse(path).is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn below_is_on_whole_segments() {
+        let app = Key::parse("/app").expect("a key");
+        assert_eq!(app.below(b"/app/x/y"), Some("x/y"));
+        for foreign in [&b"/apple/x"[..], b"/app", b"/app/", b"/app//x", b"/app/x/", b"/app/\xff", b"app/x"] {
+            assert_eq!(app.below(foreign), None, "{foreign:?}");
+        }
+        assert_eq!(Key::root().below(b"/app"), Some("app"));
+    }
+
+    #[test]
+    fn a_segment_that_escape_would_not_write_is_not_read() {
+        for foreign in ["50%", "%2f", "%41", "_x", ".", "..", "%zz", "%2", "a%", "%+1"] {
+            assert_eq!(unescape(foreign), None, "{foreign:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn escaping_is_one_segment_and_reversible(value in "\\PC*|[._/%\0-\x1f\u{7f}-\u{9f}]{0,4}") {
+            let segment = escape(&value).into_owned();
+            prop_assert!(literal_fault(&segment).is_none() && !segment.contains('/') && !is_hidden(&segment));
+            prop_assert_eq!(unescape(&segment).as_deref(), Some(value.as_str()));
+        }
+
+        #[test]
+        fn unescape_never_panics(segment in "\\PC*|[%0-9a-fA-F_]{0,8}") {
+            if let Some(value) = unescape(&segment) {
+                prop_assert_eq!(escape(&value), segment);
+            }
+        }
+    }
+}

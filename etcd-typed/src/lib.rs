@@ -1,0 +1,26 @@
+//! Typed configuration and coordination on etcd.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking"))]
+
+mod changes;
+mod client;
+mod error;
+mod handle;
+mod key;
+mod lease;
+mod retry;
+mod revision;
+mod schema;
+pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod value;
+mod version;
+mod watch;
+
+pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
+pub use key::{Key, KeyError};
+pub use retry::{Backoff, RetryPolicy};
+pub use revision::{LeaseId, Revision};
+pub use value::{Codec, EtcdValue, Json, ValueError};
+pub use version::{Expect, Versioned};

@@ -1,0 +1,97 @@
+//! What a store on the network is told: endpoints, credentials, TLS, times. Parsed from an address by `client.rs`, used by `v2` and `v3`.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::retry::RetryPolicy;
+
+/// How to reach a cluster.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ConnectOptions {
+    /// The members that are asked, in order of preference; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// User and password, where the server wants some.
+    pub credentials: Option<Credentials>,
+    /// TLS; none is plain text.
+    pub tls: Option<Tls>,
+    /// How calls are repeated and how long they may take.
+    pub retry: RetryPolicy,
+    /// How long a connection may take to be had. Default: 2 s.
+    pub connect_timeout: Duration,
+    /// How often a silent connection is checked. Default: 5 s, the shortest that servers allow (server flag `--grpc-keepalive-min-time`).
+    pub keep_alive_interval: Duration,
+    /// How long the answer to such a check may take before the connection counts as dead. Default: 2 s.
+    pub keep_alive_timeout: Duration,
+    /// Operations in one transaction (server flag `--max-txn-ops`). Default: 128.
+    pub max_operations: usize,
+}
+
+impl ConnectOptions {
+    /// The defaults, for these endpoints.
+    #[must_use]
+    pub fn new(endpoints: Vec<Endpoint>) -> Self {
+        Self {
+            endpoints,
+            credentials: None,
+            tls: None,
+            retry: RetryPolicy::default(),
+            connect_timeout: Duration::from_secs(2),
+            keep_alive_interval: Duration::from_secs(5),
+            keep_alive_timeout: Duration::from_secs(2),
+            max_operations: 128,
+        }
+    }
+}
+
+/// One member's address for clients.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// A name or an address; an IPv6 address without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+    }
+}
+
+/// User and password. `Debug` shows the user alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user's name.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("user", &self.user).field("password", &"***").finish()
+    }
+}
+
+/// TLS through rustls. `Debug` shows no key.
+#[derive(Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tls {
+    /// The certificate authorities that are trusted, PEM; none: the system's.
+    pub ca: Option<Vec<u8>>,
+    /// The client's certificate chain and its private key, PEM.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// The name that the server's certificate must be for; none: the host of the endpoint.
+    pub server_name: Option<String>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("ca", &self.ca.is_some())
+            .field("identity", &self.identity.is_some())
+            .field("server_name", &self.server_name)
+            .finish()
+    }
+}

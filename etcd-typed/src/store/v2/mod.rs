@@ -1,0 +1,1 @@
+//! etcd v2: the keys API over HTTP.
