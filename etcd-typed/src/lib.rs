@@ -22,5 +22,6 @@ pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use key::{Key, KeyError};
 pub use retry::{Backoff, RetryPolicy};
 pub use revision::{LeaseId, Revision};
+pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, Presence, Schema, Table, Update};
 pub use value::{Codec, EtcdValue, Json, ValueError};
 pub use version::{Expect, Versioned};

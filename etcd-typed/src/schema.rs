@@ -1,1 +1,248 @@
-//! `Schema`.
+//! `Schema`: how a struct lies in a directory, as a table and three small functions that the derive writes. The walks over the
+//! table are here, once, and do no I/O. What a directory of a store can do with it is `handle/`.
+
+mod decode;
+mod delta;
+mod describe;
+mod encode;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::hash::{BuildHasher, Hash};
+use std::ops::Bound;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use decode::Decoder;
+pub use delta::{Change, Delta, Keyed, Update};
+pub use describe::{Field, Kind, Presence, Table};
+pub use encode::Encoder;
+
+use crate::error::{Error, Problem, ProblemKind, Result};
+use crate::key::{self, Key};
+use crate::revision::{LeaseId, Revision};
+use crate::store::KeyValue;
+use crate::value::{EtcdValue, ValueError};
+use crate::version::{Versioned, Versions};
+
+/// A struct that lies in a directory: one key for each field, deeper directories for nested structs and maps.
+///
+/// Derived by `#[derive(EtcdSchema)]`; nobody writes it by hand, and its methods are called by this crate. It is pure: a tree of relative
+/// keys on one side, the struct on the other.
+pub trait Schema: Sized + Send + Sync + 'static {
+    /// One change of one field; an enum with a variant for each.
+    type Change: fmt::Debug + Send + 'static;
+
+    /// The fields as data.
+    const TABLE: &'static Table;
+
+    /// The keys, types, documentation, defaults and flags of the struct, for people (`Display`) and tools (`Serialize`).
+    #[must_use]
+    fn describe() -> &'static Table {
+        Self::TABLE
+    }
+
+    /// Reads the struct; none where a problem was noted.
+    #[doc(hidden)]
+    fn decode(decoder: &mut Decoder<'_>) -> Option<Self>;
+
+    /// Writes the struct.
+    #[doc(hidden)]
+    fn encode(&self, encoder: &mut Encoder<'_>);
+
+    /// Adds the typed changes of what was touched.
+    #[doc(hidden)]
+    fn changes(delta: &mut Delta<'_>, out: &mut Vec<Self::Change>);
+
+    /// The check of the struct as a whole (`validate` on the struct).
+    #[doc(hidden)]
+    fn validate(&self) -> Result<(), ValueError> {
+        Ok(())
+    }
+}
+
+/// What lies below one directory: keys relative to it, as stored.
+pub(crate) type Tree = BTreeMap<String, Stored>;
+
+/// A value in a [`Tree`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) value: Bytes,
+    pub(crate) created: Revision,
+    pub(crate) modified: Revision,
+    pub(crate) version: Option<u64>,
+    pub(crate) lease: Option<LeaseId>,
+    pub(crate) ttl: Option<Duration>,
+}
+
+impl From<KeyValue> for Stored {
+    fn from(kv: KeyValue) -> Self {
+        Self { value: kv.value, created: kv.created, modified: kv.modified, version: kv.version, lease: kv.lease, ttl: kv.ttl }
+    }
+}
+
+impl Stored {
+    /// The versions of this one key in a snapshot of `revision`.
+    pub(crate) fn versions(&self, revision: Revision) -> Versions {
+        Versions {
+            revision,
+            created: self.created,
+            modified: self.modified,
+            version: self.version,
+            lease: self.lease,
+            ttl: self.ttl,
+            basis: [].into(),
+        }
+    }
+}
+
+/// The keys of an answer as a tree; foreign keys that are no path below the directory are left out.
+pub(crate) fn tree(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
+    kvs.into_iter().filter_map(|kv| Some((directory.below(&kv.key)?.to_owned(), Stored::from(kv)))).collect()
+}
+
+/// The struct that lies in `directory`, as of `revision`. Keys that the schema does not know are passed over.
+///
+/// # Errors
+///
+/// `Invalid`, with every field that is missing or undecodable.
+pub(crate) fn decode<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
+    let mut problems = Vec::new();
+    let mut basis = Vec::new();
+    let value = S::decode(&mut Decoder::new(directory, tree, S::TABLE, &mut problems, &mut basis));
+    finish(value, problems, basis, tree, revision).map_err(|error| error.at(directory))
+}
+
+/// A whole map that lies in `directory`: its keys are one level below it.
+pub(crate) fn decode_map<M, F>(directory: &Key, tree: &Tree, revision: Revision, read: F) -> Result<Versioned<M>>
+where
+    F: FnOnce(&mut Decoder<'_>) -> Option<M>,
+{
+    let mut problems = Vec::new();
+    let mut basis = Vec::new();
+    let value = read(&mut Decoder::new(directory, tree, Table::EMPTY, &mut problems, &mut basis));
+    finish(value, problems, basis, tree, revision).map_err(|error| error.at(directory))
+}
+
+fn finish<T>(
+    value: Option<T>,
+    problems: Vec<Problem>,
+    basis: Vec<(String, Revision)>,
+    tree: &Tree,
+    revision: Revision,
+) -> Result<Versioned<T>> {
+    let Some(value) = value.filter(|_| problems.is_empty()) else {
+        return Err(Error::from_problems(problems));
+    };
+    let stored = || basis.iter().filter_map(|(key, _)| tree.get(key));
+    let versions = Versions {
+        revision,
+        created: stored().map(|stored| stored.created).min().unwrap_or_default(),
+        modified: stored().map(|stored| stored.modified).max().unwrap_or_default(),
+        basis: basis.into(),
+        ..Versions::default()
+    };
+    Ok(Versioned::new(value, versions))
+}
+
+/// What a value looks like when it is stored: relative keys and their bytes.
+pub(crate) type Encoded = BTreeMap<String, Bytes>;
+
+/// The stored form of a struct, with every validation of it done.
+///
+/// # Errors
+///
+/// `Invalid`, with every field that has no stored form or fails its validation.
+pub(crate) fn encode<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
+    encode_with(directory, S::TABLE, |encoder| encoder.whole(value))
+}
+
+/// The stored form of what `write` writes.
+pub(crate) fn encode_with(directory: &Key, table: &'static Table, write: impl FnOnce(&mut Encoder<'_>)) -> Result<Encoded> {
+    let mut encoder = Encoder::new(directory, table);
+    write(&mut encoder);
+    encoder.finish().map_err(|error| error.at(directory))
+}
+
+/// The types that a map field may have.
+pub trait Map: Sized {
+    /// What the segment below the map's directory stands for.
+    type Key: MapKey;
+    /// What is there.
+    type Value;
+
+    /// The map of these.
+    #[doc(hidden)]
+    fn of(pairs: Vec<(Self::Key, Self::Value)>) -> Self;
+
+    /// What is in it.
+    #[doc(hidden)]
+    fn pairs(&self) -> Vec<(&Self::Key, &Self::Value)>;
+}
+
+impl<K: MapKey, V> Map for BTreeMap<K, V> {
+    type Key = K;
+    type Value = V;
+
+    fn of(pairs: Vec<(K, V)>) -> Self {
+        pairs.into_iter().collect()
+    }
+
+    fn pairs(&self) -> Vec<(&K, &V)> {
+        self.iter().collect()
+    }
+}
+
+impl<K: MapKey + Hash, V, H: BuildHasher + Default> Map for HashMap<K, V, H> {
+    type Key = K;
+    type Value = V;
+
+    fn of(pairs: Vec<(K, V)>) -> Self {
+        pairs.into_iter().collect()
+    }
+
+    fn pairs(&self) -> Vec<(&K, &V)> {
+        self.iter().collect()
+    }
+}
+
+/// A type whose values are the keys of a map: its stored form is text, which becomes one segment, escaped where it must be.
+/// Every [`EtcdValue`] that can be ordered is one.
+pub trait MapKey: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static {}
+
+impl<T: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static> MapKey for T {}
+
+/// The segment that stands for a map key.
+pub(crate) fn segment_of<K: MapKey>(key: &K) -> Result<String, ValueError> {
+    let bytes = key.encode()?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| ValueError::new("a map key is text; this one's stored form is not UTF-8"))?;
+    Ok(key::escape(text).into_owned())
+}
+
+/// The map key that a segment stands for. A segment that [`segment_of`] would not write is refused: handles could not address it.
+fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind, String)> {
+    let foreign = |reason: String| (ProblemKind::ForeignKey, reason);
+    let text = key::unescape(segment)
+        .ok_or_else(|| foreign(format!("the key's name is not escaped as this library does it: write `{}`", key::escape(segment))))?;
+    let value = K::decode(text.as_bytes()).map_err(|reason| foreign(format!("the key's name: {reason}")))?;
+    match segment_of(&value) {
+        Ok(own) if own == segment => Ok(value),
+        Ok(own) => Err(foreign(format!("the key's name stands for the same as `{own}`; write that"))),
+        Err(reason) => Err(foreign(format!("the key's name: {reason}"))),
+    }
+}
+
+/// The first segment of a relative key and what is below it.
+fn split_first(relative: &str) -> (&str, Option<&str>) {
+    match relative.split_once('/') {
+        Some((first, rest)) => (first, Some(rest)),
+        None => (relative, None),
+    }
+}
+
+/// The part of a tree (or of anything keyed alike) whose keys start with `prefix`.
+fn with_prefix<'t, 'p, V>(tree: &'t BTreeMap<String, V>, prefix: &'p str) -> impl Iterator<Item = (&'t str, &'t V)> + use<'t, 'p, V> {
+    let from = tree.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+    from.take_while(move |(key, _)| key.starts_with(prefix)).map(|(key, value)| (key.as_str(), value))
+}

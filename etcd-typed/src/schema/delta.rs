@@ -1,0 +1,231 @@
+//! The walk from what was touched to typed changes, and the types that carry them.
+
+use std::collections::BTreeMap;
+
+use super::{MapKey, Schema, Stored, Table, Tree, key_of_segment, split_first, with_prefix};
+use crate::error::{Problem, ProblemKind};
+use crate::key::{self, Key};
+use crate::revision::Revision;
+use crate::value::Codec;
+
+/// One value changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change<T> {
+    /// The key.
+    pub key: Key,
+    /// The value before; none when there was none, or none that could be decoded.
+    pub old: Option<T>,
+    /// The value now; none when it was deleted or expired.
+    pub new: Option<T>,
+    /// The revision of the change. When `resynced`, that of the snapshot it was found in.
+    pub revision: Revision,
+    /// History was lost in between (compaction, v2's event window, a restored server): this is the difference to what was seen before,
+    /// and values in between may have been missed.
+    pub resynced: bool,
+}
+
+impl<T> Change<T> {
+    /// There was no value and now there is one.
+    pub fn is_created(&self) -> bool {
+        self.old.is_none() && self.new.is_some()
+    }
+
+    /// There is no value any more.
+    pub fn is_deleted(&self) -> bool {
+        self.new.is_none()
+    }
+
+    /// There was a value and there is one; it may be the same, written again.
+    pub fn is_modified(&self) -> bool {
+        self.old.is_some() && self.new.is_some()
+    }
+}
+
+/// A change at one key of a map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keyed<K, C> {
+    /// The map key.
+    pub key: K,
+    /// What changed there.
+    pub change: C,
+}
+
+/// All typed changes of one revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update<C> {
+    /// The revision.
+    pub revision: Revision,
+    /// In the order of the schema.
+    pub changes: Vec<C>,
+    /// History was lost in between: these changes are the difference to what was seen before. See [`Change::resynced`].
+    pub resynced: bool,
+}
+
+/// What was touched, for the `changes` function that the derive writes: one call for each field, with the field's place in the table.
+#[derive(Debug)]
+pub struct Delta<'a> {
+    directory: &'a Key,
+    table: &'static Table,
+    /// Where the struct lies in the tree: empty, or segments each with a `/` after it. Between two calls.
+    prefix: String,
+    /// The tree with the changes in it.
+    after: &'a Tree,
+    /// Each relative key that was touched, and what was there before.
+    touched: &'a Touched,
+    revision: Revision,
+    resynced: bool,
+    problems: &'a mut Vec<Problem>,
+}
+
+/// Relative keys, and what was there before.
+pub(crate) type Touched = BTreeMap<String, Option<Stored>>;
+
+impl<'a> Delta<'a> {
+    pub(crate) fn new(
+        directory: &'a Key,
+        after: &'a Tree,
+        touched: &'a Touched,
+        revision: Revision,
+        resynced: bool,
+        problems: &'a mut Vec<Problem>,
+    ) -> Self {
+        Self { directory, table: Table::EMPTY, prefix: String::new(), after, touched, revision, resynced, problems }
+    }
+
+    /// A field of one value.
+    pub fn leaf<T, C>(&mut self, field: usize, codec: Codec<T>, make: fn(Change<T>) -> C, out: &mut Vec<C>) {
+        let Some(field) = self.table.fields.get(field) else { return };
+        let mut before = None;
+        let mut after = None;
+        let mut is_touched = false;
+        for segment in field.segments() {
+            let at = format!("{}{segment}", self.prefix);
+            let now = self.after.get(&at).map(|stored| (segment, stored));
+            let was = match self.touched.get(&at) {
+                Some(was) => {
+                    is_touched = true;
+                    was.as_ref().map(|stored| (segment, stored))
+                }
+                None => now,
+            };
+            before = before.or(was);
+            after = after.or(now);
+        }
+        // An alias that is not read, because the field's own key is there, is no change of the field.
+        if is_touched && before != after {
+            let segment = after.or(before).map_or(field.segment, |(segment, _)| segment);
+            let change = self.change(segment, before.map(|(_, stored)| stored), after.map(|(_, stored)| stored), codec);
+            out.extend(change.map(make));
+        }
+    }
+
+    /// A nested struct, optional or not.
+    pub fn dir<S: Schema, C>(&mut self, field: usize, make: fn(S::Change) -> C, out: &mut Vec<C>) {
+        let Some(field) = self.table.fields.get(field) else { return };
+        self.below(field.segment, |delta| delta.whole::<S, C>(make, out));
+    }
+
+    /// A struct whose keys lie beside this one's.
+    pub fn flatten<S: Schema, C>(&mut self, make: fn(S::Change) -> C, out: &mut Vec<C>) {
+        self.whole::<S, C>(make, out);
+    }
+
+    /// A map of structs.
+    pub fn dir_map<K: MapKey, S: Schema, C>(&mut self, field: usize, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
+        let Some(field) = self.table.fields.get(field) else { return };
+        self.below(field.segment, |delta| delta.all_dirs::<K, S, C>(make, out));
+    }
+
+    /// A map of values.
+    pub fn entries<K: MapKey, V, C>(&mut self, field: usize, codec: Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
+        let Some(field) = self.table.fields.get(field) else { return };
+        self.below(field.segment, |delta| delta.all_entries(codec, make, out));
+    }
+
+    /// A struct at this place.
+    pub(crate) fn whole<S: Schema, C>(&mut self, make: fn(S::Change) -> C, out: &mut Vec<C>) {
+        if with_prefix(self.touched, &self.prefix).next().is_none() {
+            return;
+        }
+        let outer = std::mem::replace(&mut self.table, S::TABLE);
+        let mut changes = Vec::new();
+        S::changes(self, &mut changes);
+        self.table = outer;
+        out.extend(changes.into_iter().map(make));
+    }
+
+    /// The map of structs that this directory is.
+    pub(crate) fn all_dirs<K: MapKey, S: Schema, C>(&mut self, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
+        let mut children: Vec<&'a str> = Vec::new();
+        let touched = self.touched;
+        for (relative, _) in with_prefix(touched, &self.prefix) {
+            if let (child, Some(rest)) = split_first(&relative[self.prefix.len()..])
+                && !key::is_hidden(child)
+                && children.last() != Some(&child)
+                && S::TABLE.owns(rest)
+            {
+                children.push(child);
+            }
+        }
+        for child in children {
+            if let Some(key) = self.map_key::<K>(child) {
+                let mut changes = Vec::new();
+                self.below(child, |delta| delta.whole::<S, S::Change>(|change| change, &mut changes));
+                out.extend(changes.into_iter().map(|change| make(Keyed { key: key.clone(), change })));
+            }
+        }
+    }
+
+    /// The map of values that this directory is.
+    pub(crate) fn all_entries<K: MapKey, V, C>(&mut self, codec: Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
+        let prefix = self.prefix.clone();
+        let touched = self.touched;
+        for (relative, before) in with_prefix(touched, &prefix) {
+            let (segment, None) = split_first(&relative[prefix.len()..]) else { continue };
+            if key::is_hidden(segment) {
+                continue;
+            }
+            let Some(key) = self.map_key::<K>(segment) else { continue };
+            let change = self.change(segment, before.as_ref(), self.after.get(relative), codec);
+            out.extend(change.map(|change| make(Keyed { key, change })));
+        }
+    }
+
+    /// One value; none where what is there now cannot be decoded, which is noted.
+    pub(crate) fn change<T>(
+        &mut self,
+        segment: &str,
+        before: Option<&Stored>,
+        after: Option<&Stored>,
+        codec: Codec<T>,
+    ) -> Option<Change<T>> {
+        let new = match after.map(|stored| codec.decode(&stored.value)) {
+            None => None,
+            Some(Ok(value)) => Some(value),
+            Some(Err(reason)) => {
+                self.problem(segment, ProblemKind::Undecodable, reason.to_string());
+                return None;
+            }
+        };
+        let old = before.and_then(|stored| codec.decode(&stored.value).ok());
+        let key = self.directory.descend(&format!("{}{segment}", self.prefix));
+        Some(Change { key, old, new, revision: self.revision, resynced: self.resynced })
+    }
+
+    fn map_key<K: MapKey>(&mut self, segment: &str) -> Option<K> {
+        key_of_segment(segment).map_err(|(kind, reason)| self.problem(segment, kind, reason)).ok()
+    }
+
+    fn below(&mut self, segment: &str, read: impl FnOnce(&mut Self)) {
+        let length = self.prefix.len();
+        self.prefix.push_str(segment);
+        self.prefix.push('/');
+        read(self);
+        self.prefix.truncate(length);
+    }
+
+    fn problem(&mut self, segment: &str, kind: ProblemKind, reason: String) {
+        let key = self.directory.descend(&format!("{}{segment}", self.prefix));
+        self.problems.push(Problem { key, kind, reason, revision: Some(self.revision) });
+    }
+}

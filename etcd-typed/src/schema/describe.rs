@@ -1,0 +1,191 @@
+//! `Table`: a schema as data, for the walks, for people and for tools.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::split_first;
+use crate::key;
+
+/// A struct's fields, as the derive found them. `Display` is a table for people, `Serialize` the same for tools.
+#[derive(Debug, Serialize)]
+pub struct Table {
+    /// The struct's name.
+    pub name: &'static str,
+    /// Its documentation comment.
+    pub doc: &'static str,
+    /// The pattern of its directory, `/{env}/checkout`, where the struct names one.
+    pub prefix: Option<&'static str>,
+    /// In the order of the struct.
+    pub fields: &'static [Field],
+}
+
+/// One field of a [`Table`].
+#[derive(Debug, Serialize)]
+pub struct Field {
+    /// The field's name.
+    pub name: &'static str,
+    /// The segment below the struct's directory; empty of a flattened field.
+    pub segment: &'static str,
+    /// Segments that are read when the first is not there.
+    pub aliases: &'static [&'static str],
+    /// Its documentation comment.
+    pub doc: &'static str,
+    /// What lies there.
+    pub kind: Kind,
+    /// What its absence means.
+    pub presence: Presence,
+    /// Its value is never shown.
+    pub secret: bool,
+    /// Values are checked before they are written.
+    pub validated: bool,
+}
+
+/// What lies at a field's segment.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// One value of this type, for a person.
+    Leaf(&'static str),
+    /// A directory with a struct in it.
+    Dir(&'static Table),
+    /// A struct whose keys lie beside this struct's own.
+    Flatten(&'static Table),
+    /// A directory of directories, each with a struct in it.
+    DirMap {
+        /// The type of the map's keys, for a person.
+        key: &'static str,
+        /// The struct.
+        table: &'static Table,
+    },
+    /// A directory of values.
+    Entries {
+        /// The type of the map's keys, for a person.
+        key: &'static str,
+        /// The type of the values, for a person.
+        value: &'static str,
+    },
+}
+
+/// What it means that a field has no key.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    /// The struct cannot be read.
+    Required,
+    /// None, or an empty map.
+    Optional,
+    /// This expression.
+    Default(&'static str),
+}
+
+impl Table {
+    pub(crate) const EMPTY: &'static Self = &Self { name: "", doc: "", prefix: None, fields: &[] };
+
+    /// Whether a key relative to the struct's directory is one of the schema's.
+    pub(crate) fn owns(&self, relative: &str) -> bool {
+        let (first, rest) = split_first(relative);
+        self.fields.iter().any(|field| match (&field.kind, rest) {
+            (Kind::Flatten(table), _) => table.owns(relative),
+            (Kind::Leaf(_), None) => field.segments().any(|segment| segment == first),
+            (Kind::Dir(table), Some(rest)) => field.segment == first && table.owns(rest),
+            (Kind::Entries { .. }, Some(rest)) => field.segment == first && key::unescape(rest).is_some(),
+            (Kind::DirMap { table, .. }, Some(rest)) => {
+                let (child, rest) = split_first(rest);
+                field.segment == first && key::unescape(child).is_some() && rest.is_some_and(|rest| table.owns(rest))
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether the set of its keys depends on what is stored: there is a map somewhere.
+    pub(crate) fn has_maps(&self) -> bool {
+        self.fields.iter().any(|field| match &field.kind {
+            Kind::Leaf(_) => false,
+            Kind::Dir(table) | Kind::Flatten(table) => table.has_maps(),
+            Kind::DirMap { .. } | Kind::Entries { .. } => true,
+        })
+    }
+
+    /// Every key that is not in a map, relative to the struct's directory, with the aliases.
+    pub(crate) fn fixed_keys(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        self.add_fixed_keys("", &mut keys);
+        keys
+    }
+
+    fn add_fixed_keys(&self, prefix: &str, keys: &mut Vec<String>) {
+        for field in self.fields {
+            match &field.kind {
+                Kind::Leaf(_) => keys.extend(field.segments().map(|segment| format!("{prefix}{segment}"))),
+                Kind::Dir(table) => table.add_fixed_keys(&format!("{prefix}{}/", field.segment), keys),
+                Kind::Flatten(table) => table.add_fixed_keys(prefix, keys),
+                Kind::DirMap { .. } | Kind::Entries { .. } => {}
+            }
+        }
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, prefix: &str) -> fmt::Result {
+        for field in self.fields {
+            let place = format!("{prefix}{}", field.segment);
+            match &field.kind {
+                Kind::Leaf(of) => field.write(f, &place, format_args!("{of}"))?,
+                Kind::Entries { key, value } => field.write(f, &format!("{place}/<{key}>"), format_args!("{value}"))?,
+                Kind::Dir(table) => {
+                    field.write(f, &format!("{place}/"), format_args!("{}", table.name))?;
+                    table.write(f, &format!("{place}/"))?;
+                }
+                Kind::DirMap { key, table } => {
+                    let place = format!("{place}/<{key}>/");
+                    field.write(f, &place, format_args!("{}", table.name))?;
+                    table.write(f, &place)?;
+                }
+                Kind::Flatten(table) => table.write(f, prefix)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Field {
+    /// The segments it is read from, in order of preference.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &'static str> {
+        std::iter::once(self.segment).chain(self.aliases.iter().copied())
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, place: &str, of: fmt::Arguments<'_>) -> fmt::Result {
+        write!(f, "{place}  {of}")?;
+        match self.presence {
+            Presence::Required => {}
+            Presence::Optional => f.write_str(", optional")?,
+            Presence::Default(default) => write!(f, ", default {default}")?,
+        }
+        if self.secret {
+            f.write_str(", secret")?;
+        }
+        if self.validated {
+            f.write_str(", validated")?;
+        }
+        for alias in self.aliases {
+            write!(f, ", or `{alias}`")?;
+        }
+        writeln!(f)?;
+        for line in self.doc.lines() {
+            writeln!(f, "    {}", line.trim())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.prefix {
+            Some(prefix) => writeln!(f, "{} in {prefix}", self.name)?,
+            None => writeln!(f, "{}", self.name)?,
+        }
+        for line in self.doc.lines() {
+            writeln!(f, "    {}", line.trim())?;
+        }
+        self.write(f, "")
+    }
+}

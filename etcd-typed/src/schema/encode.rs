@@ -1,0 +1,137 @@
+//! The walk from a struct to what is stored. It notes every problem instead of stopping at the first.
+
+use bytes::Bytes;
+
+use super::{Encoded, Map, Schema, Table, segment_of};
+use crate::error::{Error, Problem, ProblemKind, Result};
+use crate::key::Key;
+use crate::value::{Codec, ValueError};
+
+/// Writes the fields of one struct; the derive calls one method for each field, with the field's place in the table.
+#[derive(Debug)]
+pub struct Encoder<'a> {
+    directory: &'a Key,
+    table: &'static Table,
+    /// Where the struct lies: empty, or segments each with a `/` after it. Between two calls.
+    prefix: String,
+    out: Encoded,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Encoder<'a> {
+    pub(super) fn new(directory: &'a Key, table: &'static Table) -> Self {
+        Self { directory, table, prefix: String::new(), out: Encoded::new(), problems: Vec::new() }
+    }
+
+    pub(super) fn finish(self) -> Result<Encoded> {
+        if self.problems.is_empty() { Ok(self.out) } else { Err(Error::from_problems(self.problems)) }
+    }
+
+    /// A field of one value.
+    pub fn leaf<T>(&mut self, field: usize, value: &T, codec: Codec<T>) {
+        if let Some(segment) = self.segment(field) {
+            self.value(segment, value, codec);
+        }
+    }
+
+    /// An `Option` field.
+    pub fn leaf_opt<T>(&mut self, field: usize, value: &Option<T>, codec: Codec<T>) {
+        if let Some(value) = value {
+            self.leaf(field, value, codec);
+        }
+    }
+
+    /// A nested struct.
+    pub fn dir<S: Schema>(&mut self, field: usize, value: &S) {
+        if let Some(segment) = self.segment(field) {
+            self.below(segment, |encoder| encoder.whole(value));
+        }
+    }
+
+    /// A nested struct that may be none.
+    pub fn dir_opt<S: Schema>(&mut self, field: usize, value: &Option<S>) {
+        if let Some(value) = value {
+            self.dir(field, value);
+        }
+    }
+
+    /// A struct whose keys lie beside this one's.
+    pub fn flatten<S: Schema>(&mut self, value: &S) {
+        self.whole(value);
+    }
+
+    /// A map of structs.
+    pub fn dir_map<M: Map<Value: Schema>>(&mut self, field: usize, map: &M) {
+        if let Some(segment) = self.segment(field) {
+            self.below(segment, |encoder| encoder.all_dirs(map));
+        }
+    }
+
+    /// A map of values.
+    pub fn entries<M: Map>(&mut self, field: usize, map: &M, codec: Codec<M::Value>) {
+        if let Some(segment) = self.segment(field) {
+            self.below(segment, |encoder| encoder.all_entries(map, codec));
+        }
+    }
+
+    /// A struct at this place, with the validation of the whole.
+    pub(super) fn whole<S: Schema>(&mut self, value: &S) {
+        let outer = std::mem::replace(&mut self.table, S::TABLE);
+        value.encode(self);
+        self.table = outer;
+        if let Err(reason) = value.validate() {
+            let key = match self.prefix.strip_suffix('/') {
+                Some(prefix) => self.directory.descend(prefix),
+                None => self.directory.clone(),
+            };
+            self.problems.push(Problem { key, kind: ProblemKind::Rejected, reason: reason.to_string(), revision: None });
+        }
+    }
+
+    /// The map of structs that this directory is.
+    pub(crate) fn all_dirs<M: Map<Value: Schema>>(&mut self, map: &M) {
+        for (key, value) in map.pairs() {
+            if let Some(segment) = self.noted("", ProblemKind::Unencodable, segment_of(key)) {
+                self.below(&segment, |encoder| encoder.whole(value));
+            }
+        }
+    }
+
+    /// The map of values that this directory is.
+    pub(crate) fn all_entries<M: Map>(&mut self, map: &M, codec: Codec<M::Value>) {
+        for (key, value) in map.pairs() {
+            if let Some(segment) = self.noted("", ProblemKind::Unencodable, segment_of(key)) {
+                self.value(&segment, value, codec);
+            }
+        }
+    }
+
+    fn segment(&self, field: usize) -> Option<&'static str> {
+        Some(self.table.fields.get(field)?.segment)
+    }
+
+    fn value<T>(&mut self, segment: &str, value: &T, codec: Codec<T>) {
+        self.noted(segment, ProblemKind::Rejected, codec.validate(value));
+        if let Some(bytes) = self.noted::<Bytes>(segment, ProblemKind::Unencodable, codec.encode(value)) {
+            self.out.insert(format!("{}{segment}", self.prefix), bytes);
+        }
+    }
+
+    fn below(&mut self, segment: &str, write: impl FnOnce(&mut Self)) {
+        let length = self.prefix.len();
+        self.prefix.push_str(segment);
+        self.prefix.push('/');
+        write(self);
+        self.prefix.truncate(length);
+    }
+
+    fn noted<T>(&mut self, segment: &str, kind: ProblemKind, result: Result<T, ValueError>) -> Option<T> {
+        let relative = format!("{}{segment}", self.prefix);
+        result
+            .map_err(|reason| {
+                let key = self.directory.descend(relative.trim_end_matches('/'));
+                self.problems.push(Problem { key, kind, reason: reason.to_string(), revision: None });
+            })
+            .ok()
+    }
+}
