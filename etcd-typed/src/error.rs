@@ -43,7 +43,8 @@ pub enum ErrorKind {
     Decode,
     /// The value cannot be stored: its type's own `encode` refused it.
     Encode,
-    /// A whole struct is wrong: [`Error::problems`] lists every field that is missing, undecodable or fails its validation.
+    /// A whole struct is wrong: [`Error::problems`] lists every field that is missing, undecodable or fails its validation. Or the
+    /// request is one that no store takes, such as two writes of one key in one transaction; the message says what.
     Invalid,
     /// A text is not a key, or a store cannot hold a key of that name.
     InvalidKey,

@@ -67,14 +67,16 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// A transaction that changes nothing has no revision of its own; [`Committed::revision`] then is the store's.
     /// Compares that fail are no error: [`Committed::succeeded`] is false and [`Txn::otherwise`] was performed.
-    /// No two writes of one list may touch the same key.
+    /// No two writes of one list may touch the same key, but for two deletes (etcd's rule: an [`Op::Get`] or a delete sees what the
+    /// operations before it in the list did).
     ///
     /// Without [`Capabilities::transactions`] a list holds at most one write, the compares are about that same key, and
     /// `otherwise` holds at most one [`Op::Get`] of it. A store maps that to its cheapest request.
     ///
     /// # Errors
     ///
-    /// `TooManyOperations` above [`Capabilities::max_operations`], before sending. `TooLarge` for a request larger than the server
+    /// `TooManyOperations` above [`Capabilities::max_operations`], before sending. `Invalid`, before sending or from the server, for two
+    /// writes of one key in a list (in either list, performed or not) and for a [`Condition`] that does not go with its span. `TooLarge` for a request larger than the server
     /// takes. `LeaseLost` for a lease that is not there. `NoSpace`, `PermissionDenied`, … as the server says.
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>>;
 
@@ -94,6 +96,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Makes a lease of this name, or finds that an earlier attempt of ours has made it. The answer is the time to live that the server granted,
     /// which may be longer than asked for and never shorter.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists` for a lease of that name with less time than asked for: it is somebody else's.
     fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>>;
 
     /// Starts the time of a lease again; the answer is the time it has from when the request was *sent*.
