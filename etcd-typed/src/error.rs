@@ -68,6 +68,9 @@ pub enum ErrorKind {
     TooManyOperations,
     /// The server's space is used up: it takes deletes and reads, and no writes until somebody makes room.
     NoSpace,
+    /// TLS could not be agreed on: a certificate that is not trusted, for another name, expired or missing, or TLS on one side only.
+    /// Repeating does not help; mend the TLS settings.
+    Tls,
     /// No server could be reached or none could answer. Trying again later helps.
     Unavailable,
     /// No answer came in time. Trying again may help.
@@ -101,6 +104,7 @@ impl ErrorKind {
             Self::TooLarge => "too large",
             Self::TooManyOperations => "too many operations",
             Self::NoSpace => "no space left on the server",
+            Self::Tls => "no TLS connection",
             Self::Unavailable => "unavailable",
             Self::Timeout => "timed out",
             Self::HistoryLost => "history lost",

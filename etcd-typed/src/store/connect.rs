@@ -23,6 +23,8 @@ pub struct ConnectOptions {
     pub keep_alive_interval: Duration,
     /// How long the answer to such a check may take before the connection counts as dead. Default: 2 s.
     pub keep_alive_timeout: Duration,
+    /// How often a watch that was silent for so long asks the server how far it is, so that its resume point moves along. Default: 60 s.
+    pub progress_interval: Duration,
     /// Operations in one transaction (server flag `--max-txn-ops`). Default: 128.
     pub max_operations: usize,
 }
@@ -39,6 +41,7 @@ impl ConnectOptions {
             connect_timeout: Duration::from_secs(2),
             keep_alive_interval: Duration::from_secs(5),
             keep_alive_timeout: Duration::from_secs(2),
+            progress_interval: Duration::from_secs(60),
             max_operations: 128,
         }
     }
