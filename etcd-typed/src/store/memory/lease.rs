@@ -1,0 +1,129 @@
+//! The leases and when they end. Pure: the time is always given. The keys vanish in `engine.rs`, which asks here which ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::state::Moved;
+use crate::error::{Error, ErrorKind, Result};
+use crate::revision::LeaseId;
+
+/// What a server with default flags grants at least: one and a half election timeouts of a second, rounded up.
+pub(super) const MIN_TTL: Duration = Duration::from_secs(2);
+
+/// etcd refuses more (`MaxLeaseTTL`).
+const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
+
+/// All leases.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    leases: BTreeMap<LeaseId, Lease>,
+    /// The same leases by when they end.
+    ends: BTreeSet<(Instant, LeaseId)>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    ttl: Duration,
+    end: Instant,
+    /// In their order: the events of a revocation have it.
+    keys: BTreeSet<Bytes>,
+}
+
+impl Leases {
+    /// Makes a lease, or starts the time of one of that name again. Gives the time granted.
+    pub(super) fn grant(&mut self, id: LeaseId, ttl: Duration, now: Instant) -> Result<Duration> {
+        if let Some(lease) = self.leases.get(&id) {
+            if lease.ttl < ttl {
+                let message = format!("there is a lease {id} already, with a time to live of {:?}", lease.ttl);
+                return Err(Error::new(ErrorKind::AlreadyExists, message));
+            }
+            return self.keep_alive(id, now);
+        }
+        let ttl = granted(ttl)?;
+        let end = end(now, ttl);
+        self.leases.insert(id, Lease { ttl, end, keys: BTreeSet::new() });
+        self.ends.insert((end, id));
+        Ok(ttl)
+    }
+
+    /// Makes a lease under a name that nobody has.
+    pub(super) fn grant_unnamed(&mut self, ttl: Duration, now: Instant) -> Result<LeaseId> {
+        let id = std::iter::repeat_with(LeaseId::random).find(|id| !self.leases.contains_key(id));
+        let id = id.unwrap_or_else(LeaseId::random);
+        self.grant(id, ttl, now).map(|_| id)
+    }
+
+    /// Starts the time again.
+    pub(super) fn keep_alive(&mut self, id: LeaseId, now: Instant) -> Result<Duration> {
+        let lease = self.leases.get_mut(&id).ok_or_else(|| lost(id))?;
+        self.ends.remove(&(lease.end, id));
+        lease.end = end(now, lease.ttl);
+        self.ends.insert((lease.end, id));
+        Ok(lease.ttl)
+    }
+
+    /// Starts the time of all leases again, as a server does that was away.
+    pub(super) fn keep_all_alive(&mut self, now: Instant) {
+        self.ends.clear();
+        for (id, lease) in &mut self.leases {
+            lease.end = end(now, lease.ttl);
+            self.ends.insert((lease.end, *id));
+        }
+    }
+
+    /// Forgets a lease; gives the keys that go with it.
+    pub(super) fn remove(&mut self, id: LeaseId) -> Option<BTreeSet<Bytes>> {
+        let lease = self.leases.remove(&id)?;
+        self.ends.remove(&(lease.end, id));
+        Some(lease.keys)
+    }
+
+    pub(super) fn time_to_live(&self, id: LeaseId, now: Instant) -> Option<Duration> {
+        self.leases.get(&id).map(|lease| lease.end.saturating_duration_since(now))
+    }
+
+    /// The lease that ends first, and when.
+    pub(super) fn first_end(&self) -> Option<(Instant, LeaseId)> {
+        self.ends.first().copied()
+    }
+
+    /// `LeaseLost` if there is none of that name.
+    pub(super) fn check(&self, id: LeaseId) -> Result<()> {
+        if self.leases.contains_key(&id) { Ok(()) } else { Err(lost(id)) }
+    }
+
+    /// Takes over what a transaction did to the keys' leases.
+    pub(super) fn moved(&mut self, moved: Vec<Moved>) {
+        for Moved { key, from, to } in moved {
+            if let Some(lease) = from.and_then(|id| self.leases.get_mut(&id)) {
+                lease.keys.remove(&key);
+            }
+            if let Some(lease) = to.and_then(|id| self.leases.get_mut(&id)) {
+                lease.keys.insert(key);
+            }
+        }
+    }
+}
+
+/// What the server makes of the time that is asked for: whole seconds, rounded up, and at least its minimum.
+pub(super) fn granted(ttl: Duration) -> Result<Duration> {
+    let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
+    let ttl = Duration::from_secs(seconds).max(MIN_TTL);
+    if ttl > MAX_TTL {
+        let message = format!("a time to live of {seconds} s; at most {} s are granted", MAX_TTL.as_secs());
+        return Err(Error::new(ErrorKind::Invalid, message));
+    }
+    Ok(ttl)
+}
+
+fn lost(id: LeaseId) -> Error {
+    Error::new(ErrorKind::LeaseLost, format!("there is no lease {id}"))
+}
+
+/// Later than any clock of a platform can say is never reached either.
+fn end(now: Instant, ttl: Duration) -> Instant {
+    now.checked_add(ttl).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600))
+}

@@ -1,0 +1,364 @@
+//! The keys with all their versions, and which keys each revision changed. Pure: no clock, no lock; leases are only numbers here
+//! (`lease.rs` has them), and what may be asked for is checked in `txn.rs`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::revision::{LeaseId, Revision};
+use crate::store::{Batch, Event, KeyValue, Range, RangeReply, Span};
+
+/// How much history is kept before the oldest is compacted away.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HistoryLimit {
+    /// Changes: a transaction that writes three keys is three.
+    pub(super) changes: usize,
+    /// Bytes of the keys and values of these changes.
+    pub(super) bytes: usize,
+}
+
+impl Default for HistoryLimit {
+    fn default() -> Self {
+        Self { changes: 100_000, bytes: 256 << 20 }
+    }
+}
+
+/// A store's content and history.
+///
+/// Invariants:
+///
+/// - `log` has one entry for each revision from `compacted + 1` to `revision`, so a revision is found by its place;
+/// - the versions of a key ascend, and a key has at most one of each revision, since a transaction never changes a key twice;
+/// - of the versions up to `compacted` a key has the newest alone, and none if that is a deletion.
+#[derive(Debug)]
+pub(super) struct State {
+    keys: BTreeMap<Bytes, VecDeque<Version>>,
+    log: VecDeque<Changed>,
+    revision: Revision,
+    compacted: Revision,
+    /// Sums over `log`.
+    kept: HistoryLimit,
+    limit: HistoryLimit,
+}
+
+/// What a key was from one revision on.
+#[derive(Debug)]
+struct Version {
+    modified: Revision,
+    /// None: deleted.
+    stored: Option<Stored>,
+}
+
+#[derive(Clone, Debug)]
+struct Stored {
+    value: Bytes,
+    created: Revision,
+    version: u64,
+    lease: Option<LeaseId>,
+}
+
+/// What one revision changed.
+#[derive(Debug, Default)]
+struct Changed {
+    /// In the order of the transaction.
+    keys: Vec<Bytes>,
+    bytes: usize,
+}
+
+/// What follows a point of the history, for one span.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The next revision that changed the span.
+    Batch(Batch),
+    /// Nothing up to this revision; it is the newest one, unless the search was cut short.
+    NothingUpTo(Revision),
+    /// Some of what follows is compacted away.
+    Lost,
+}
+
+/// A key that went from one lease to another.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Moved {
+    pub(super) key: Bytes,
+    pub(super) from: Option<LeaseId>,
+    pub(super) to: Option<LeaseId>,
+}
+
+impl State {
+    /// Empty. The revision of an empty store is 1, so the first write gets 2, as in etcd.
+    pub(super) fn new(limit: HistoryLimit) -> Self {
+        Self {
+            keys: BTreeMap::new(),
+            log: VecDeque::from([Changed::default()]),
+            revision: Revision::new(1),
+            compacted: Revision::ZERO,
+            kept: HistoryLimit { changes: 0, bytes: 0 },
+            limit,
+        }
+    }
+
+    /// The newest revision.
+    pub(super) fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The oldest revision that can be read.
+    pub(super) fn compacted(&self) -> Revision {
+        self.compacted
+    }
+
+    pub(super) fn limit(&self) -> HistoryLimit {
+        self.limit
+    }
+
+    pub(super) fn set_limit(&mut self, limit: HistoryLimit) {
+        self.limit = limit;
+        self.trim();
+    }
+
+    /// Reads. The rule for `revision` is etcd's: the compacted revision itself can be read.
+    pub(super) fn range(&self, range: &Range) -> Result<RangeReply> {
+        let revision = range.revision.unwrap_or(self.revision);
+        if revision < self.compacted {
+            let message = format!("revision {revision} is compacted; the oldest that can be read is {}", self.compacted);
+            return Err(Error::new(ErrorKind::HistoryLost, message));
+        }
+        if revision > self.revision {
+            let message = format!("revision {revision} is a future revision; the newest is {}", self.revision);
+            return Err(Error::new(ErrorKind::HistoryLost, message));
+        }
+        let mut kvs = self
+            .select(&range.span, range.after.as_deref())
+            .filter_map(|(key, versions)| at(versions, revision).and_then(|version| version.key_value(key, range.keys_only)));
+        let limit = range.limit.unwrap_or(usize::MAX);
+        let page = kvs.by_ref().take(limit).collect();
+        let more = kvs.next().is_some();
+        Ok(RangeReply { revision, kvs: page, more, ..RangeReply::default() })
+    }
+
+    /// The newest modification of each key that is there now.
+    pub(super) fn modifications(&self, span: &Span) -> impl Iterator<Item = Revision> {
+        self.select(span, None).filter_map(|(_, versions)| versions.back().filter(|version| version.stored.is_some())).map(|it| it.modified)
+    }
+
+    /// One key as it is now.
+    pub(super) fn get(&self, key: &[u8]) -> Option<KeyValue> {
+        let (key, versions) = self.keys.get_key_value(key)?;
+        versions.back()?.key_value(key, false)
+    }
+
+    /// What follows `after` in a span. Looks at about `budget` changes at most, so that a long history is not searched in one go.
+    pub(super) fn next(&self, span: &Span, after: Revision, budget: usize) -> Next {
+        if after < self.compacted {
+            return Next::Lost;
+        }
+        let mut revision = after;
+        let mut looked_at = 0;
+        for changed in self.log.iter().skip(distance(self.compacted, after)) {
+            revision = revision.next();
+            let events: Vec<_> = changed.keys.iter().filter(|key| span.contains(key)).filter_map(|key| self.event(key, revision)).collect();
+            if !events.is_empty() {
+                return Next::Batch(Batch { revision, events });
+            }
+            looked_at += changed.keys.len();
+            if looked_at >= budget {
+                break;
+            }
+        }
+        Next::NothingUpTo(revision)
+    }
+
+    /// A transaction's writes. They become visible to it at once and a revision with [`Write::finish`].
+    pub(super) fn write(&mut self) -> Write<'_> {
+        Write { revision: self.revision.next(), state: self, changed: Changed::default(), moved: Vec::new() }
+    }
+
+    /// Forgets what was before `to`, which itself can still be read. No effect below what is compacted; the newest revision is the
+    /// latest that can be named.
+    pub(super) fn compact(&mut self, to: Revision) {
+        while self.compacted < to.min(self.revision) {
+            self.compact_one();
+        }
+    }
+
+    /// Compacts while more than the limit is kept. The newest revision stays: a transaction that is larger than the whole limit can be
+    /// watched all the same. Each change is pushed and popped once, so this is amortised over the writes.
+    fn trim(&mut self) {
+        while (self.kept.changes > self.limit.changes || self.kept.bytes > self.limit.bytes) && self.log.len() > 1 {
+            self.compact_one();
+        }
+    }
+
+    fn compact_one(&mut self) {
+        let Some(changed) = self.log.pop_front() else { return };
+        self.compacted = self.compacted.next();
+        self.kept.changes -= changed.keys.len();
+        self.kept.bytes -= changed.bytes;
+        for key in changed.keys {
+            let Some(versions) = self.keys.get_mut(&key) else { continue };
+            while versions.get(1).is_some_and(|second| second.modified <= self.compacted) {
+                versions.pop_front();
+            }
+            if versions.front().is_some_and(|first| first.modified <= self.compacted && first.stored.is_none()) {
+                versions.pop_front();
+            }
+            if versions.is_empty() {
+                self.keys.remove(&key);
+            }
+        }
+    }
+
+    /// The keys of a span after one of them, deleted ones too, in order.
+    fn select<'s>(&'s self, span: &Span, after: Option<&[u8]>) -> impl Iterator<Item = (&'s Bytes, &'s VecDeque<Version>)> + use<'s> {
+        let (mut from, to) = bounds(span);
+        if let Some(after) = after
+            && after >= inner(&from)
+        {
+            from = Bound::Excluded(Bytes::copy_from_slice(after));
+        }
+        // A range whose start is not before its end is empty; `BTreeMap` would panic.
+        let empty = match (&from, &to) {
+            (Bound::Included(from), Bound::Included(to)) => from > to,
+            (from, to) => inner(from) >= inner(to),
+        };
+        let range = (!empty).then(|| self.keys.range::<[u8], _>((from.as_ref().map(AsRef::as_ref), to.as_ref().map(AsRef::as_ref))));
+        range.into_iter().flatten()
+    }
+
+    fn event(&self, key: &Bytes, revision: Revision) -> Option<Event> {
+        let versions = self.keys.get(key)?;
+        let index = versions.partition_point(|version| version.modified < revision);
+        let previous = index.checked_sub(1).and_then(|before| versions.get(before)).and_then(|version| version.key_value(key, false));
+        Some(match versions.get(index)?.key_value(key, false) {
+            Some(kv) => Event::Put { kv, previous },
+            None => Event::Delete { key: key.clone(), directory: false, previous },
+        })
+    }
+}
+
+impl Version {
+    fn key_value(&self, key: &Bytes, keys_only: bool) -> Option<KeyValue> {
+        let stored = self.stored.as_ref()?;
+        Some(KeyValue {
+            key: key.clone(),
+            value: if keys_only { Bytes::new() } else { stored.value.clone() },
+            created: stored.created,
+            modified: self.modified,
+            version: Some(stored.version),
+            lease: stored.lease,
+            // As in v3, whose answers name the lease and not its time.
+            ttl: None,
+        })
+    }
+}
+
+/// The writes of one transaction, all of one revision.
+#[derive(Debug)]
+pub(super) struct Write<'s> {
+    state: &'s mut State,
+    /// The one that it gets if it changes something.
+    revision: Revision,
+    changed: Changed,
+    moved: Vec<Moved>,
+}
+
+impl Write<'_> {
+    /// All of a span as the transaction sees it: with what it wrote before.
+    pub(super) fn get(&self, span: &Span) -> RangeReply {
+        let kvs = self.state.select(span, None).filter_map(|(key, versions)| versions.back()?.key_value(key, false)).collect();
+        let revision = if self.changed.keys.is_empty() { self.state.revision } else { self.revision };
+        RangeReply { revision, kvs, ..RangeReply::default() }
+    }
+
+    /// Writes a value; gives what was there.
+    pub(super) fn put(&mut self, key: &[u8], value: Bytes, lease: Option<LeaseId>) -> Option<KeyValue> {
+        let previous = self.state.get(key);
+        let key = match self.state.keys.get_key_value(key) {
+            Some((known, _)) => known.clone(),
+            None => Bytes::copy_from_slice(key),
+        };
+        let (created, version) = previous.as_ref().map_or((self.revision, 1), |kv| (kv.created, kv.version.unwrap_or(0) + 1));
+        self.push(&key, previous.as_ref().and_then(|kv| kv.lease), Some(Stored { value, created, version, lease }));
+        previous
+    }
+
+    /// Deletes every key of a span; gives what was there.
+    pub(super) fn delete(&mut self, span: &Span) -> Vec<KeyValue> {
+        let previous = self.get(span).kvs;
+        for kv in &previous {
+            self.push(&kv.key, kv.lease, None);
+        }
+        previous
+    }
+
+    /// Deletes one key, if it is there.
+    pub(super) fn delete_key(&mut self, key: &[u8]) {
+        if let Some(kv) = self.state.get(key) {
+            self.push(&kv.key, kv.lease, None);
+        }
+    }
+
+    /// The revision of the changes, or the store's where there were none, and the keys that changed their lease.
+    pub(super) fn finish(self) -> (Revision, Vec<Moved>) {
+        let Self { state, revision, changed, moved } = self;
+        if changed.keys.is_empty() {
+            return (state.revision, moved);
+        }
+        state.revision = revision;
+        state.kept.changes += changed.keys.len();
+        state.kept.bytes += changed.bytes;
+        state.log.push_back(changed);
+        state.trim();
+        (revision, moved)
+    }
+
+    fn push(&mut self, key: &Bytes, from: Option<LeaseId>, stored: Option<Stored>) {
+        let to = stored.as_ref().and_then(|stored| stored.lease);
+        if from != to {
+            self.moved.push(Moved { key: key.clone(), from, to });
+        }
+        self.changed.bytes += key.len() + stored.as_ref().map_or(0, |stored| stored.value.len());
+        self.changed.keys.push(key.clone());
+        self.state.keys.entry(key.clone()).or_default().push_back(Version { modified: self.revision, stored });
+    }
+}
+
+/// The version that holds at a revision.
+fn at(versions: &VecDeque<Version>, revision: Revision) -> Option<&Version> {
+    // Most reads are of the newest.
+    if let Some(newest) = versions.back().filter(|newest| newest.modified <= revision) {
+        return Some(newest);
+    }
+    let later = versions.partition_point(|version| version.modified <= revision);
+    versions.get(later.checked_sub(1)?)
+}
+
+/// Where the keys of a span begin and end.
+fn bounds(span: &Span) -> (Bound<Bytes>, Bound<Bytes>) {
+    match span {
+        Span::Key(key) => {
+            let key = Bytes::copy_from_slice(key.as_str().as_bytes());
+            (Bound::Included(key.clone()), Bound::Included(key))
+        }
+        Span::Below(directory) => {
+            let prefix = directory.prefix();
+            // The byte after `/`: all that is between `/app/` and `/app0` starts with `/app/`.
+            let end = format!("{}0", prefix.trim_end_matches('/'));
+            (Bound::Excluded(prefix.into()), Bound::Excluded(end.into()))
+        }
+    }
+}
+
+fn inner(bound: &Bound<Bytes>) -> &[u8] {
+    match bound {
+        Bound::Included(key) | Bound::Excluded(key) => key,
+        Bound::Unbounded => &[],
+    }
+}
+
+/// Revisions from one to a later one.
+fn distance(from: Revision, to: Revision) -> usize {
+    usize::try_from(to.get().saturating_sub(from.get())).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,118 @@
+//! The watch: a place in the history that moves on when it is asked to. What it yields is pulled straight from the history, so a
+//! reader that is slow costs nothing, until what it has not read is compacted away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream;
+use tokio::sync::watch;
+use tokio::time::{self, Instant};
+
+use super::fault::End;
+use super::shared::{Inner, Shared};
+use super::state::Next;
+use crate::error::{Error, ErrorKind, Result};
+use crate::revision::Revision;
+use crate::store::{Span, WatchItem, WatchStream};
+
+/// Between two reports that nothing concerned the span.
+pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Changes that are looked at before others get the lock and the thread.
+const SEARCH_BUDGET: usize = 4096;
+
+/// Where one watch is.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    shared: Arc<Shared>,
+    signal: watch::Receiver<()>,
+    span: Span,
+    connections: u64,
+    /// Everything up to here was looked at.
+    position: Revision,
+    /// Everything up to here was yielded, or the reader was told that it does not concern it.
+    reported: Revision,
+    progress_at: Option<Instant>,
+}
+
+enum Step {
+    Yield(Result<WatchItem>),
+    Again,
+    /// Until there is something new, or until then.
+    Wait(Option<Instant>),
+}
+
+impl Cursor {
+    pub(super) fn new(shared: &Arc<Shared>, inner: &Inner, span: Span, after: Revision) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            signal: shared.subscribe(),
+            span,
+            connections: inner.connections(),
+            position: after,
+            reported: after,
+            progress_at: None,
+        }
+    }
+
+    /// Yields until the first item that is the last one.
+    pub(super) fn into_stream(self) -> WatchStream {
+        Box::pin(stream::unfold(Some(self), async |cursor| {
+            let mut cursor = cursor?;
+            let item = cursor.next().await;
+            let goes_on = matches!(item, Ok(WatchItem::Batch(_) | WatchItem::Progress(_)));
+            Some((item, goes_on.then_some(cursor)))
+        }))
+    }
+
+    async fn next(&mut self) -> Result<WatchItem> {
+        loop {
+            // Before looking: what comes after it changes the signal.
+            self.signal.mark_unchanged();
+            let shared = Arc::clone(&self.shared);
+            match shared.with(|inner, now| self.step(inner, now)) {
+                Step::Yield(item) => return item,
+                Step::Again => tokio::task::yield_now().await,
+                // The sender lives as long as `shared`, so the signal never ends.
+                Step::Wait(None) => drop(self.signal.changed().await),
+                Step::Wait(Some(until)) => drop(time::timeout_at(until, self.signal.changed()).await),
+            }
+        }
+    }
+
+    fn step(&mut self, inner: &Inner, now: Instant) -> Step {
+        match inner.ended(self.connections) {
+            Some(End::Dropped) => return Step::Yield(Err(Error::new(ErrorKind::Unavailable, "the connection was dropped (a fault)"))),
+            Some(End::Lagged) => return Step::Yield(Ok(WatchItem::Lagged)),
+            None => {}
+        }
+        let state = &inner.engine.state;
+        let newest = state.revision();
+        if newest < self.position {
+            return Step::Yield(Ok(WatchItem::Behind(newest)));
+        }
+        match state.next(&self.span, self.position, SEARCH_BUDGET) {
+            Next::Lost => return Step::Yield(Ok(WatchItem::HistoryLost { oldest: Some(state.compacted()) })),
+            Next::Batch(batch) => {
+                self.position = batch.revision;
+                self.reported = batch.revision;
+                return Step::Yield(Ok(WatchItem::Batch(batch)));
+            }
+            Next::NothingUpTo(revision) => self.position = revision,
+        }
+        if self.position < newest {
+            return Step::Again;
+        }
+        let deadline = inner.next_deadline();
+        if self.reported == self.position {
+            return Step::Wait(deadline);
+        }
+        let due = self.progress_at.map_or(now, |last| last + PROGRESS_INTERVAL);
+        if due > now {
+            return Step::Wait(Some(deadline.map_or(due, |deadline| deadline.min(due))));
+        }
+        self.reported = self.position;
+        self.progress_at = Some(now);
+        Step::Yield(Ok(WatchItem::Progress(self.position)))
+    }
+}
