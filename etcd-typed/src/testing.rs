@@ -1,1 +1,25 @@
-//! Tools for tests.
+//! For tests: real etcd servers, a proxy that breaks connections, and a store that counts what it is asked.
+//!
+//! ```no_run
+//! # async fn example() {
+//! use etcd_typed::testing::{Etcd, Proxy};
+//!
+//! let mut etcd = Etcd::start().await;
+//! let proxy = Proxy::to(etcd.endpoint()).await;
+//! let (direct, through_the_proxy) = (etcd.url_v3(), format!("etcd://{}", proxy.endpoint()));
+//! proxy.cut();
+//! etcd.kill().await;
+//! etcd.restart().await;
+//! # }
+//! ```
+//!
+//! What goes wrong here fails the test: every function panics with the reason. A server that cannot be had is a failure as well,
+//! never a reason to skip.
+
+mod counting;
+mod etcd;
+mod proxy;
+
+pub use counting::{CountingStore, Counts};
+pub use etcd::{Builder, Cluster, Etcd, TlsFiles};
+pub use proxy::{Mode, Proxy};

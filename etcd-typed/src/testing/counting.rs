@@ -1,0 +1,170 @@
+//! `CountingStore`: how many calls another store got. What "one round trip" is asserted with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::revision::LeaseId;
+use crate::store::{
+    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+};
+
+/// Passes every call on and counts it.
+///
+/// What a store does inside one call (further pages of a large range, repetitions) is not seen here.
+#[derive(Debug)]
+pub struct CountingStore {
+    inner: Arc<dyn Store>,
+    range: AtomicU64,
+    commit: AtomicU64,
+    watch: AtomicU64,
+    grant: AtomicU64,
+    keep_alive: AtomicU64,
+    revoke: AtomicU64,
+    time_to_live: AtomicU64,
+    status: AtomicU64,
+    members: AtomicU64,
+    stats: AtomicU64,
+}
+
+/// How often each method of a [`CountingStore`] was called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Calls of [`Store::range`].
+    pub range: u64,
+    /// Calls of [`Store::commit`].
+    pub commit: u64,
+    /// Calls of [`Store::watch`].
+    pub watch: u64,
+    /// Calls of [`Store::grant`].
+    pub grant: u64,
+    /// Calls of [`Store::keep_alive`].
+    pub keep_alive: u64,
+    /// Calls of [`Store::revoke`].
+    pub revoke: u64,
+    /// Calls of [`Store::time_to_live`].
+    pub time_to_live: u64,
+    /// Calls of [`Store::status`].
+    pub status: u64,
+    /// Calls of [`Store::members`].
+    pub members: u64,
+    /// Calls of [`Store::stats`].
+    pub stats: u64,
+}
+
+impl Counts {
+    /// All calls.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        let Self { range, commit, watch, grant, keep_alive, revoke, time_to_live, status, members, stats } = *self;
+        range + commit + watch + grant + keep_alive + revoke + time_to_live + status + members + stats
+    }
+}
+
+impl CountingStore {
+    /// Counts what this store is asked.
+    pub fn new(inner: Arc<dyn Store>) -> Self {
+        Self {
+            inner,
+            range: AtomicU64::new(0),
+            commit: AtomicU64::new(0),
+            watch: AtomicU64::new(0),
+            grant: AtomicU64::new(0),
+            keep_alive: AtomicU64::new(0),
+            revoke: AtomicU64::new(0),
+            time_to_live: AtomicU64::new(0),
+            status: AtomicU64::new(0),
+            members: AtomicU64::new(0),
+            stats: AtomicU64::new(0),
+        }
+    }
+
+    /// The calls since the beginning, or since the last [`take`](Self::take).
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.each(|counter| counter.load(Ordering::SeqCst))
+    }
+
+    /// The calls so far; counting starts again at zero.
+    pub fn take(&self) -> Counts {
+        self.each(|counter| counter.swap(0, Ordering::SeqCst))
+    }
+
+    fn each(&self, read: impl Fn(&AtomicU64) -> u64) -> Counts {
+        Counts {
+            range: read(&self.range),
+            commit: read(&self.commit),
+            watch: read(&self.watch),
+            grant: read(&self.grant),
+            keep_alive: read(&self.keep_alive),
+            revoke: read(&self.revoke),
+            time_to_live: read(&self.time_to_live),
+            status: read(&self.status),
+            members: read(&self.members),
+            stats: read(&self.stats),
+        }
+    }
+}
+
+/// A call counts when it is made, whatever becomes of it.
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::SeqCst);
+}
+
+#[deny(clippy::missing_trait_methods, reason = "a method that is not passed on would not be counted")]
+impl Store for CountingStore {
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
+        count(&self.range);
+        self.inner.range(range)
+    }
+
+    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
+        count(&self.commit);
+        self.inner.commit(txn)
+    }
+
+    fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
+        count(&self.watch);
+        self.inner.watch(watch)
+    }
+
+    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
+        count(&self.grant);
+        self.inner.grant(id, ttl)
+    }
+
+    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
+        count(&self.keep_alive);
+        self.inner.keep_alive(id)
+    }
+
+    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
+        count(&self.revoke);
+        self.inner.revoke(id)
+    }
+
+    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
+        count(&self.time_to_live);
+        self.inner.time_to_live(id)
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Status>> {
+        count(&self.status);
+        self.inner.status()
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
+        count(&self.members);
+        self.inner.members()
+    }
+
+    fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
+        count(&self.stats);
+        self.inner.stats(which)
+    }
+}

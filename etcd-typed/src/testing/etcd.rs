@@ -1,0 +1,579 @@
+//! `Etcd` and `Cluster`: real servers as child processes. What is between a client and a server is in `proxy.rs`.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+/// How long a server may take until it answers. Far above what it needs, since tests share the machine.
+const START_LIMIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(10);
+/// How often other ports are tried when somebody else was quicker.
+const PORT_ATTEMPTS: usize = 10;
+
+/// A real etcd server (3.4 or 3.5) of its own: free loopback ports, a temporary data directory, the v2 and the v3 API.
+///
+/// The binary is the one that the environment variable `ETCD_BIN` names, else `etcd` on the `PATH`. Dropping the value kills the server and
+/// removes its data; so does the end of the test process, however it ends.
+pub struct Etcd {
+    settings: Settings,
+    ports: Ports,
+    dir: DataDir,
+    process: Option<Process>,
+    version: String,
+}
+
+/// How a server is started; see [`Etcd::builder`].
+#[derive(Clone, Debug)]
+pub struct Builder {
+    settings: Settings,
+}
+
+/// The certificate files of a server with TLS, PEM.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The server's certificate; it must be good for `127.0.0.1`.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// If there is one, clients must show a certificate of this authority.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl Etcd {
+    /// Starts a server with etcd's default settings and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// If there is no etcd, or it does not start.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// To start a server, or a cluster, with other settings.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder { settings: Settings { flags: Vec::new(), tls: None, unsafe_no_fsync: true } }
+    }
+
+    /// Starts a cluster of so many members with etcd's default settings and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// If there is no etcd, or it does not start.
+    pub async fn cluster(members: usize) -> Cluster {
+        Self::builder().cluster(members).await
+    }
+
+    /// The address for clients, `127.0.0.1:PORT`. It stays the same over restarts.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.client)
+    }
+
+    /// The port for clients.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.ports.client
+    }
+
+    /// `etcd://127.0.0.1:PORT`, or `etcds://` with TLS.
+    #[must_use]
+    pub fn url_v3(&self) -> String {
+        let scheme = if self.settings.tls.is_some() { "etcds" } else { "etcd" };
+        format!("{scheme}://{}", self.endpoint())
+    }
+
+    /// `etcd2://127.0.0.1:PORT`, or `etcd2s://` with TLS.
+    #[must_use]
+    pub fn url_v2(&self) -> String {
+        let scheme = if self.settings.tls.is_some() { "etcd2s" } else { "etcd2" };
+        format!("{scheme}://{}", self.endpoint())
+    }
+
+    /// The server's version: `3.4.23`.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Where the server keeps its data.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.data()
+    }
+
+    /// What the server has logged since it was started last.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.dir.read_log()
+    }
+
+    /// Ends the server at once, as a crash does (SIGKILL). Its data stay. No error if it is not running.
+    pub async fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Asks the server to end (SIGTERM) and waits until it has. Its data stay. No error if it is not running.
+    ///
+    /// # Panics
+    ///
+    /// If it takes longer than a minute.
+    pub async fn terminate(&mut self) {
+        let Some(process) = &mut self.process else { return };
+        process.signal("TERM");
+        let began = Instant::now();
+        while process.is_running() {
+            assert!(began.elapsed() < START_LIMIT, "etcd does not end after SIGTERM; its log:\n{}", self.dir.log_tail());
+            sleep(POLL).await;
+        }
+        self.process = None;
+    }
+
+    /// Freezes the server (SIGSTOP): its connections stay open and nothing moves.
+    ///
+    /// # Panics
+    ///
+    /// If it is not running.
+    pub fn pause(&self) {
+        self.running().signal("STOP");
+    }
+
+    /// Lets a frozen server go on (SIGCONT).
+    ///
+    /// # Panics
+    ///
+    /// If it is not running.
+    pub fn resume(&self) {
+        self.running().signal("CONT");
+    }
+
+    /// Whether the server's process is there, be it frozen.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
+    }
+
+    /// Kills the server if it runs and starts it again on the same data and ports; waits until it answers.
+    ///
+    /// A member of a cluster answers when a majority runs; to start several, use [`launch`](Self::launch) for each first.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    pub async fn restart(&mut self) {
+        self.kill().await;
+        self.launch().await;
+        self.ready().await;
+    }
+
+    /// Like [`restart`](Self::restart) with the data removed: an empty server with the same flags, ports and ids.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start, or its data cannot be removed.
+    pub async fn wipe(&mut self) {
+        self.kill().await;
+        self.dir.clear_data();
+        self.restart().await;
+    }
+
+    /// Starts the process on the data and ports that it has, if it does not run, and does not wait for an answer.
+    ///
+    /// # Panics
+    ///
+    /// If there is no etcd.
+    pub async fn launch(&mut self) {
+        if !self.is_running() {
+            self.process = Some(Process::spawn(&self.settings, &self.ports, &self.dir));
+        }
+    }
+
+    /// Waits until the server answers clients. If its port is not free again yet, it is launched again.
+    ///
+    /// # Panics
+    ///
+    /// If it ends, or does not answer within a minute.
+    pub async fn ready(&mut self) {
+        let began = Instant::now();
+        loop {
+            match self.observe() {
+                Start::Ready => return,
+                // What holds the port after a restart is a passing thing: a client's own connection.
+                Start::PortTaken if began.elapsed() < START_LIMIT => self.launch().await,
+                Start::Pending if began.elapsed() < START_LIMIT => {}
+                Start::Pending | Start::PortTaken | Start::Ended => {
+                    panic!("etcd does not start; the end of its log:\n{}", self.dir.log_tail())
+                }
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// The server says in its own log when it answers. To ask its port instead could reach another test's server that was quicker to
+    /// take it.
+    fn observe(&mut self) -> Start {
+        let running = self.is_running();
+        let log = self.dir.read_log();
+        if !running {
+            self.process = None;
+            return if log.contains("address already in use") { Start::PortTaken } else { Start::Ended };
+        }
+        if log.contains("ready to serve client requests") { Start::Ready } else { Start::Pending }
+    }
+
+    fn new(settings: &Settings, ports: Ports, version: &str) -> Self {
+        Self { settings: settings.clone(), ports, dir: DataDir::new(), process: None, version: version.to_owned() }
+    }
+
+    fn running(&self) -> &Process {
+        match &self.process {
+            Some(process) => process,
+            None => panic!("this etcd is not running"),
+        }
+    }
+}
+
+impl fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Etcd").field("endpoint", &self.endpoint()).field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+enum Start {
+    Ready,
+    Pending,
+    PortTaken,
+    Ended,
+}
+
+/// Several [`Etcd`] servers that are one cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    members: Vec<Etcd>,
+}
+
+impl Cluster {
+    /// A member.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many.
+    #[must_use]
+    pub fn member(&mut self, index: usize) -> &mut Etcd {
+        let count = self.members.len();
+        match self.members.get_mut(index) {
+            Some(member) => member,
+            None => panic!("member {index} of a cluster of {count}"),
+        }
+    }
+
+    /// All members.
+    #[must_use]
+    pub fn members(&self) -> &[Etcd] {
+        &self.members
+    }
+
+    /// The addresses of all members for clients, with commas between.
+    #[must_use]
+    pub fn endpoints(&self) -> String {
+        self.members.iter().map(Etcd::endpoint).collect::<Vec<_>>().join(",")
+    }
+
+    /// All members in one address: `etcd://127.0.0.1:PORT,127.0.0.1:PORT,…`.
+    #[must_use]
+    pub fn url_v3(&self) -> String {
+        self.url(Etcd::url_v3)
+    }
+
+    /// All members in one address: `etcd2://127.0.0.1:PORT,127.0.0.1:PORT,…`.
+    #[must_use]
+    pub fn url_v2(&self) -> String {
+        self.url(Etcd::url_v2)
+    }
+
+    fn url(&self, of: impl Fn(&Etcd) -> String) -> String {
+        let first = self.members.first().map(of).unwrap_or_default();
+        let (scheme, _) = first.split_once("://").unwrap_or_default();
+        format!("{scheme}://{}", self.endpoints())
+    }
+}
+
+impl Builder {
+    /// One more flag of etcd, with its value: `.flag("--auth-token-ttl", "3")`.
+    #[must_use]
+    pub fn flag(mut self, name: &str, value: &str) -> Self {
+        self.settings.flags.push(format!("{name}={value}"));
+        self
+    }
+
+    /// Clients are served through TLS.
+    #[must_use]
+    pub fn tls(mut self, files: TlsFiles) -> Self {
+        self.settings.tls = Some(files);
+        self
+    }
+
+    /// Whether the server may leave its writes to the operating system (default: true). What was acknowledged survives
+    /// [`Etcd::kill`] either way, since the system outlives the server.
+    #[must_use]
+    pub fn unsafe_no_fsync(mut self, yes: bool) -> Self {
+        self.settings.unsafe_no_fsync = yes;
+        self
+    }
+
+    /// Starts one server and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// If there is no etcd, or it does not start.
+    pub async fn start(self) -> Etcd {
+        // A cluster of one has one member.
+        match self.cluster(1).await.members.pop() {
+            Some(etcd) => etcd,
+            None => panic!("a cluster without a member"),
+        }
+    }
+
+    /// Starts a cluster of so many members and waits until all of them answer.
+    ///
+    /// # Panics
+    ///
+    /// If there is no etcd, or it does not start.
+    pub async fn cluster(self, members: usize) -> Cluster {
+        let version = version_of(&binary());
+        for _ in 0..PORT_ATTEMPTS {
+            let peers: Vec<Ports> = Ports::free(members);
+            let initial = peers.iter().map(Ports::as_initial_member).collect::<Vec<_>>().join(",");
+            let settings = Settings {
+                flags: [vec![format!("--initial-cluster={initial}")], self.settings.flags.clone()].concat(),
+                ..self.settings.clone()
+            };
+            let mut members: Vec<Etcd> = peers.into_iter().map(|ports| Etcd::new(&settings, ports, &version)).collect();
+            for member in &mut members {
+                member.launch().await;
+            }
+            if first_start(&mut members).await {
+                return Cluster { members };
+            }
+        }
+        panic!("no free ports for etcd in {PORT_ATTEMPTS} attempts")
+    }
+}
+
+/// Waits until all answer. False if somebody else was quicker to take a port.
+async fn first_start(members: &mut [Etcd]) -> bool {
+    let began = Instant::now();
+    for member in members {
+        loop {
+            match member.observe() {
+                Start::Ready => break,
+                Start::PortTaken => return false,
+                Start::Pending if began.elapsed() < START_LIMIT => sleep(POLL).await,
+                Start::Pending | Start::Ended => panic!("etcd does not start; the end of its log:\n{}", member.dir.log_tail()),
+            }
+        }
+    }
+    true
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    flags: Vec<String>,
+    tls: Option<TlsFiles>,
+    unsafe_no_fsync: bool,
+}
+
+#[derive(Debug)]
+struct Ports {
+    client: u16,
+    peer: u16,
+}
+
+impl Ports {
+    /// Ports that are free at this moment, for so many members. They are below the range that the system takes the ports of outgoing
+    /// connections from (32768 and up on Linux), so that no client sits on the port of a server that is restarted.
+    fn free(members: usize) -> Vec<Self> {
+        let mut held = Vec::new();
+        while held.len() < 2 * members {
+            let port = fastrand::u16(10_000..32_000);
+            held.extend(TcpListener::bind(("127.0.0.1", port)).ok().map(|listener| (port, listener)));
+        }
+        held.chunks_exact(2)
+            .filter_map(|pair| match pair {
+                [(client, _), (peer, _)] => Some(Self { client: *client, peer: *peer }),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn name(&self) -> String {
+        format!("m{}", self.client)
+    }
+
+    fn as_initial_member(&self) -> String {
+        format!("{}=http://127.0.0.1:{}", self.name(), self.peer)
+    }
+}
+
+/// The directory of one server: `data/` and `log`. Removed on drop.
+struct DataDir(PathBuf);
+
+impl DataDir {
+    fn new() -> Self {
+        loop {
+            let path = std::env::temp_dir().join(format!("etcd-typed-{}-{:x}", std::process::id(), fastrand::u64(..)));
+            match fs::create_dir(&path) {
+                Ok(()) => return Self(path),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => panic!("cannot make {}: {error}", path.display()),
+            }
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.0.join("data")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    fn read_log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log()).unwrap_or_default()).into_owned()
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.read_log();
+        let lines: Vec<&str> = log.lines().collect();
+        let from = lines.len().saturating_sub(20);
+        lines.get(from..).unwrap_or_default().join("\n")
+    }
+
+    fn clear_data(&self) {
+        if let Err(error) = fs::remove_dir_all(self.data()) {
+            panic!("cannot remove {}: {error}", self.data().display());
+        }
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // What is left over in the temporary directory fails no test.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running server, and the watchdog that ends it if this process ends without having done so.
+struct Process {
+    server: Child,
+    watchdog: Child,
+}
+
+impl Process {
+    fn spawn(settings: &Settings, ports: &Ports, dir: &DataDir) -> Self {
+        let log = match File::create(dir.log()).and_then(|log| Ok((log.try_clone()?, log))) {
+            Ok(log) => log,
+            Err(error) => panic!("cannot write {}: {error}", dir.log().display()),
+        };
+        let binary = binary();
+        let server = Command::new(&binary)
+            .args(arguments(settings, ports, &dir.data()))
+            .stdin(Stdio::null())
+            .stdout(log.0)
+            .stderr(log.1)
+            .spawn()
+            .unwrap_or_else(|error| no_etcd(&binary, &error));
+        let watchdog = watchdog(&server, &dir.0);
+        Self { server, watchdog }
+    }
+
+    fn is_running(&mut self) -> bool {
+        matches!(self.server.try_wait(), Ok(None))
+    }
+
+    /// Through the shell, since the standard library sends no signal but SIGKILL.
+    fn signal(&self, name: &str) {
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.server.id())).status();
+        assert!(sent.as_ref().is_ok_and(std::process::ExitStatus::success), "kill -{name}: {sent:?}");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The watchdog goes first: once the server is waited for, its number may be another process's. Both fail only for a process that
+        // has ended already.
+        let _ = self.watchdog.kill();
+        let _ = self.watchdog.wait();
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// Waits for the end of its input, which comes when this process ends in any way, also by SIGKILL; then kills the server and
+/// removes its directory. It ignores the signals that end a whole group of processes, since then it is needed most.
+fn watchdog(server: &Child, dir: &Path) -> Child {
+    Command::new("sh")
+        .arg("-c")
+        .arg("trap '' HUP INT TERM; read -r _; kill -KILL \"$1\"; rm -rf -- \"$2\"")
+        .arg("etcd-watchdog")
+        .arg(server.id().to_string())
+        .arg(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start `sh`: {error}"))
+}
+
+fn arguments(settings: &Settings, ports: &Ports, data: &Path) -> Vec<String> {
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let mut arguments = vec![
+        format!("--name={}", ports.name()),
+        format!("--data-dir={}", data.display()),
+        format!("--listen-client-urls={scheme}://127.0.0.1:{}", ports.client),
+        format!("--advertise-client-urls={scheme}://127.0.0.1:{}", ports.client),
+        format!("--listen-peer-urls=http://127.0.0.1:{}", ports.peer),
+        format!("--initial-advertise-peer-urls=http://127.0.0.1:{}", ports.peer),
+        "--enable-v2=true".to_owned(),
+    ];
+    if settings.unsafe_no_fsync {
+        arguments.push("--unsafe-no-fsync=true".to_owned());
+    }
+    if let Some(TlsFiles { cert, key, client_ca }) = &settings.tls {
+        arguments.push(format!("--cert-file={}", cert.display()));
+        arguments.push(format!("--key-file={}", key.display()));
+        if let Some(ca) = client_ca {
+            arguments.push(format!("--trusted-ca-file={}", ca.display()));
+            arguments.push("--client-cert-auth=true".to_owned());
+        }
+    }
+    arguments.extend(settings.flags.iter().cloned());
+    arguments
+}
+
+fn binary() -> PathBuf {
+    std::env::var_os("ETCD_BIN").filter(|path| !path.is_empty()).map_or_else(|| PathBuf::from("etcd"), PathBuf::from)
+}
+
+/// `etcd --version` begins with `etcd Version: 3.4.23`.
+fn version_of(binary: &Path) -> String {
+    let output = Command::new(binary).arg("--version").output().unwrap_or_else(|error| no_etcd(binary, &error));
+    let text = String::from_utf8_lossy(&output.stdout);
+    match text.lines().find_map(|line| line.strip_prefix("etcd Version: ")) {
+        Some(version) => version.trim().to_owned(),
+        None => panic!("`{} --version` does not say its version: {text:?}", binary.display()),
+    }
+}
+
+fn no_etcd(binary: &Path, error: &std::io::Error) -> ! {
+    panic!(
+        "cannot run `{}`: {error}. This test needs a real etcd server, 3.4 or 3.5: install one (Debian, Ubuntu: `apt-get install \
+         etcd-server`), or name its binary in the environment variable ETCD_BIN",
+        binary.display()
+    )
+}
