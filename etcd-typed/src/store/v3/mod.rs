@@ -1,1 +1,144 @@
-//! etcd v3 over gRPC.
+//! etcd v3 over gRPC: `V3Store`. Needs etcd 3.4 or later.
+//!
+//! The messages (`wire`) and what they mean (`kv`, `status`) are pure; `channel` holds the connections, `auth` the token, `call` makes one
+//! call with all its attempts, and `range`, `commit`, `lease` and `watch` are what the store is made of.
+
+mod auth;
+mod call;
+mod channel;
+mod commit;
+mod kv;
+mod lease;
+mod range;
+mod status;
+mod wire;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use call::{Core, How};
+use wire::{MEMBER_LIST, MemberListRequest, STATUS, StatusRequest};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::revision::LeaseId;
+use crate::store::connect::ConnectOptions;
+use crate::store::{
+    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+};
+
+/// The longest value that is sent: a whole request may have 1.5 MiB with a server's default `--max-request-bytes`.
+const MAX_VALUE: usize = 1_572_864;
+
+/// An etcd cluster, reached through gRPC.
+pub struct V3Store {
+    core: Arc<Core>,
+    capabilities: Capabilities,
+}
+
+impl V3Store {
+    /// A store that connects with its first call. Must be used inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidUrl` without an endpoint or with one that is no host. `Tls` for certificates that cannot be read. `Unsupported` for TLS
+    /// without the crate's feature `tls`.
+    pub fn new(options: &ConnectOptions) -> Result<Self> {
+        let core = Arc::new(Core::new(options)?);
+        let capabilities = Capabilities {
+            name: "etcd v3",
+            transactions: true,
+            max_operations: options.max_operations,
+            max_value: MAX_VALUE,
+            past_revisions: true,
+            binary_values: true,
+            directories: false,
+        };
+        Ok(Self { core, capabilities })
+    }
+}
+
+impl Store for V3Store {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
+        Box::pin(async move { range::range(&self.core, &range).await })
+    }
+
+    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
+        Box::pin(async move { commit::commit(&self.core, &self.capabilities, &txn).await })
+    }
+
+    fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
+        Box::pin(async move { Err(Error::new(ErrorKind::Unsupported, format!("{watch:?}"))) })
+    }
+
+    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
+        Box::pin(lease::grant(&self.core, id, ttl))
+    }
+
+    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
+        Box::pin(lease::keep_alive(&self.core, id))
+    }
+
+    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
+        Box::pin(lease::revoke(&self.core, id))
+    }
+
+    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
+        Box::pin(lease::time_to_live(&self.core, id))
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Status>> {
+        Box::pin(async move {
+            // A member without a leader can say so itself.
+            let answer = self.core.call(&STATUS, How::STALE, StatusRequest {}).await?;
+            let header = answer.header.as_ref();
+            Ok(Status {
+                store: self.capabilities.name,
+                version: answer.version,
+                revision: kv::header_revision(header),
+                cluster: header.map(|header| hex(header.cluster_id)),
+                member: header.map(|header| hex(header.member_id)),
+                leader: (answer.leader != 0).then(|| hex(answer.leader)),
+                database_size: u64::try_from(answer.db_size).ok(),
+                errors: answer.errors,
+            })
+        })
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
+        Box::pin(async move {
+            let answer = self.core.call(&MEMBER_LIST, How::STALE, MemberListRequest { linearizable: false }).await?;
+            let member = |member: wire::Member| Member {
+                id: hex(member.id),
+                name: member.name,
+                peer_urls: member.peer_urls,
+                client_urls: member.client_urls,
+                learner: member.is_learner,
+            };
+            Ok(answer.members.into_iter().map(member).collect())
+        })
+    }
+
+    fn stats(&self, _: StatsKind) -> BoxFuture<'_, Result<Stats>> {
+        Box::pin(async {
+            Err(Error::new(
+                ErrorKind::Unsupported,
+                "etcd v3 keeps no statistics of this kind; status() has its size, revision and leader, and its /metrics the rest",
+            ))
+        })
+    }
+}
+
+impl fmt::Debug for V3Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("V3Store").field("core", &self.core).finish_non_exhaustive()
+    }
+}
+
+fn hex(id: u64) -> String {
+    format!("{id:x}")
+}

@@ -1,0 +1,240 @@
+//! `Core`: one call from its request to its answer, with all attempts. What an error means is `status.rs`; here it is acted on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tonic::client::Grpc;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+use tonic_prost::ProstCodec;
+
+use super::auth::Auth;
+use super::channel::{Endpoints, Lane, Slot, not_sent};
+use super::status::{Failure, Repeat, Row};
+use super::wire::{Answer, MEMBER_LIST, MemberListRequest, Method, Shape};
+use crate::error::Result;
+use crate::retry::RetryPolicy;
+use crate::store::connect::ConnectOptions;
+
+/// The largest answer that is decoded. A page of a range is made smaller when it does not fit; a watch is sent in fragments of 2 MiB, but not
+/// what it held back until it was created.
+pub(super) const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+
+/// What all calls of one client share.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) endpoints: Endpoints,
+    pub(super) auth: Auth,
+    pub(super) retry: RetryPolicy,
+    connect_timeout: Duration,
+}
+
+/// How a call is made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct How {
+    pub(super) lane: Lane,
+    /// It changes something, so its outcome may be unknown.
+    pub(super) write: bool,
+    /// Happening twice is as good as happening once.
+    pub(super) repeatable: bool,
+    /// A member that knows no leader shall refuse it at once.
+    pub(super) leader: bool,
+}
+
+impl How {
+    /// A read that sees every acknowledged write.
+    pub(super) const READ: Self = Self { lane: Lane::Calls, write: false, repeatable: true, leader: true };
+    /// A read that any member answers from what it has.
+    pub(super) const STALE: Self = Self { leader: false, ..Self::READ };
+    /// A write, sent again only while it cannot have been applied.
+    pub(super) const WRITE: Self = Self { lane: Lane::Calls, write: true, repeatable: false, leader: true };
+    /// About a lease: its id makes it harmless to send it again.
+    pub(super) const LEASE: Self = Self { lane: Lane::Leases, write: true, repeatable: true, leader: true };
+}
+
+impl Core {
+    pub(super) fn new(options: &ConnectOptions) -> Result<Self> {
+        Ok(Self {
+            endpoints: Endpoints::new(options)?,
+            auth: Auth::new(options.credentials.clone()),
+            retry: options.retry.clone(),
+            connect_timeout: options.connect_timeout,
+        })
+    }
+
+    /// A call with the token of the session; a token that is refused is renewed and the call made again, as long as there is time.
+    pub(super) async fn call<Q, A>(self: &Arc<Self>, method: &Method<Q, A>, how: How, request: Q) -> Result<A, Failure>
+    where
+        Q: prost::Message + Clone + Default + 'static,
+        A: prost::Message + Answer + Default + 'static,
+    {
+        let deadline = Instant::now() + self.retry.call_timeout;
+        // A new token can be refused once more where users and roles are being changed; after that it is not the token.
+        let mut logins = 0;
+        loop {
+            let session = Auth::session(self, deadline).await?;
+            let failure = match self.attempts(method, how, session.token.as_ref(), &request, deadline).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            if failure.row.verdict().repeat != Repeat::AfterLogin || logins >= 2 || !self.auth.has_credentials() {
+                return Err(failure);
+            }
+            logins += 1;
+            Auth::renew(self, &session, deadline).await?;
+        }
+    }
+
+    /// A call with this token, repeated as its errors allow, until `deadline`.
+    pub(super) async fn attempts<Q, A>(
+        &self,
+        method: &Method<Q, A>,
+        how: How,
+        token: Option<&AsciiMetadataValue>,
+        request: &Q,
+        deadline: Instant,
+    ) -> Result<A, Failure>
+    where
+        Q: prost::Message + Clone + Default + 'static,
+        A: prost::Message + Answer + Default + 'static,
+    {
+        let mut backoff = self.retry.backoff();
+        let mut may_have_applied = false;
+        // How often an endpoint said what only another one can mend.
+        let mut elsewhere = 0;
+        loop {
+            let slot = self.endpoints.pick();
+            let limit = if how.repeatable { deadline.min(Instant::now() + self.retry.read_attempt_timeout) } else { deadline };
+            let mut failure = match self.attempt(slot, method, how, token, request, limit).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let verdict = failure.row.verdict();
+            if verdict.endpoint_failed {
+                slot.failed();
+            } else {
+                slot.succeeded();
+            }
+            may_have_applied |= how.write && verdict.may_have_applied;
+            let again = match verdict.repeat {
+                Repeat::Always => true,
+                Repeat::Harmless => how.repeatable,
+                Repeat::Elsewhere => {
+                    elsewhere += 1;
+                    elsewhere < self.endpoints.count() && (how.repeatable || !verdict.may_have_applied)
+                }
+                Repeat::AfterLogin | Repeat::Never => false,
+            };
+            let next = Instant::now() + backoff.next_delay();
+            if !again || next >= deadline {
+                failure.may_have_applied = may_have_applied;
+                return Err(failure);
+            }
+            tracing::debug!(method = method.path, endpoint = slot.name, failure = ?failure.row, "asking again");
+            sleep_until(next).await;
+        }
+    }
+
+    async fn attempt<Q, A>(
+        &self,
+        slot: &Slot,
+        method: &Method<Q, A>,
+        how: How,
+        token: Option<&AsciiMetadataValue>,
+        request: &Q,
+        limit: Instant,
+    ) -> Result<A, Failure>
+    where
+        Q: prost::Message + Clone + Default + 'static,
+        A: prost::Message + Answer + Default + 'static,
+    {
+        let channel = match timeout_at(limit, self.endpoints.channel(slot, how.lane)).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(status)) => return Err(Failure::of(&slot.name, status)),
+            Err(_) => return Err(Failure::of(&slot.name, not_sent("no connection yet"))),
+        };
+        if how.write && !how.repeatable && self.endpoints.count() > 1 && !slot.is_proven() {
+            self.probe(slot, &channel, token).await?;
+        }
+        let answer = match timeout_at(limit, send(channel, method, with_metadata(request.clone(), how.leader, token))).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(Unsent::NotReady(status))) => {
+                slot.forget(how.lane);
+                return Err(Failure::of(&slot.name, status));
+            }
+            Ok(Err(Unsent::Answered(status))) => return Err(Failure::of(&slot.name, status)),
+            Err(_) => {
+                return Err(Failure::new(Row::TimedOut, format!("{}: no answer to {} in time", slot.name, method.path)));
+            }
+        };
+        self.endpoints.check(slot, answer.header(), Row::ForeignCluster)?;
+        slot.succeeded();
+        Ok(answer)
+    }
+
+    /// Sees that an endpoint is alive and of our cluster before a write is entrusted to it: a write that hangs at a frozen server, or was
+    /// done by a foreign cluster, cannot be taken back. Only where there is another one to go to.
+    async fn probe(&self, slot: &Slot, channel: &Channel, token: Option<&AsciiMetadataValue>) -> Result<(), Failure> {
+        let request = with_metadata(MemberListRequest { linearizable: false }, true, token);
+        match timeout_at(Instant::now() + self.connect_timeout, send(channel.clone(), &MEMBER_LIST, request)).await {
+            Ok(Ok(answer)) => {
+                self.endpoints.check(slot, answer.header(), Row::ForeignClusterAhead)?;
+            }
+            Ok(Err(Unsent::NotReady(status) | Unsent::Answered(status))) => {
+                let mut failure = Failure::of(&slot.name, status);
+                let verdict = failure.row.verdict();
+                if verdict.endpoint_failed {
+                    // Whatever became of the probe, the write itself was not sent.
+                    if verdict.repeat == Repeat::Harmless {
+                        failure.row = Row::NotSent;
+                    }
+                    return Err(failure);
+                }
+            }
+            Err(_) => return Err(Failure::of(&slot.name, not_sent("the server does not answer"))),
+        }
+        slot.succeeded();
+        Ok(())
+    }
+}
+
+/// Why there is no answer.
+enum Unsent {
+    /// The connection's own task is gone; nothing was sent.
+    NotReady(Status),
+    Answered(Status),
+}
+
+async fn send<Q, A>(channel: Channel, method: &Method<Q, A>, request: Request<Q>) -> Result<A, Unsent>
+where
+    Q: prost::Message + 'static,
+    A: prost::Message + Default + 'static,
+{
+    let mut grpc = Grpc::new(channel).max_decoding_message_size(LARGEST_ANSWER);
+    grpc.ready().await.map_err(|cause| Unsent::NotReady(Status::from_error(Box::new(tonic::ConnectError(cause.into())))))?;
+    let path = http::uri::PathAndQuery::from_static(method.path);
+    let codec = ProstCodec::<Q, A>::default();
+    match method.shape {
+        Shape::Unary => grpc.unary(request, path, codec).await.map(tonic::Response::into_inner).map_err(Unsent::Answered),
+        Shape::FirstOfStream => {
+            let request = request.map(|message| futures_util::stream::iter([message]));
+            let mut answers = grpc.streaming(request, path, codec).await.map_err(Unsent::Answered)?.into_inner();
+            let first = answers.message().await.map_err(Unsent::Answered)?;
+            first.ok_or_else(|| Unsent::Answered(Status::unavailable("the stream ended without an answer")))
+        }
+    }
+}
+
+/// The request with what a server wants to know beside it.
+pub(super) fn with_metadata<Q>(message: Q, leader: bool, token: Option<&AsciiMetadataValue>) -> Request<Q> {
+    let mut request = Request::new(message);
+    if leader {
+        request.metadata_mut().insert("hasleader", AsciiMetadataValue::from_static("true"));
+    }
+    if let Some(token) = token {
+        request.metadata_mut().insert("token", token.clone());
+    }
+    request
+}

@@ -1,0 +1,239 @@
+//! The endpoints of a cluster: which one is asked next, and its connections. What is asked, and how often, is `call.rs`.
+//!
+//! Not tonic's own balancing over a list: with one dead endpoint of two it fails a third of the calls, and a frozen one hangs them
+//! (grpc-rust #2839). One endpoint is used for everything until it fails; then the next one in the list is.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use tokio::time::{Instant, timeout};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint as Target};
+
+use super::status::{Failure, Row};
+use super::wire::ResponseHeader;
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::connect::{ConnectOptions, Endpoint, Tls};
+
+/// Each has a connection of its own, so that none waits for another: a watch that is not read fills the window of its connection, and
+/// the calls and keep-alives on the same one would hang with it (seen with 4 unread watches).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    Calls,
+    Watches,
+    Leases,
+}
+
+/// The endpoints of one cluster.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    /// At least one.
+    slots: Vec<Slot>,
+    /// The one in use, as an index that is taken modulo the number of slots.
+    current: AtomicUsize,
+    /// The id of the cluster that answered first; 0 until then.
+    cluster: AtomicU64,
+    connect_timeout: Duration,
+}
+
+/// One endpoint with its connections.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) name: String,
+    target: Target,
+    calls: Mutex<Option<Connecting>>,
+    watches: Mutex<Option<Connecting>>,
+    leases: Mutex<Option<Connecting>>,
+    health: Mutex<Health>,
+}
+
+/// A connection that is being made or stands. All who want it wait for the same attempt.
+type Connecting = Shared<BoxFuture<'static, Result<Channel, Status>>>;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Health {
+    /// Failures since it last answered.
+    failures: u32,
+    /// It is asked last until then.
+    suspect_until: Option<Instant>,
+    /// It answered, from the right cluster, since it last failed.
+    proven: bool,
+}
+
+const FIRST_SUSPICION: Duration = Duration::from_millis(50);
+const LONGEST_SUSPICION: Duration = Duration::from_secs(5);
+
+impl Endpoints {
+    /// Nothing is connected yet.
+    pub(super) fn new(options: &ConnectOptions) -> Result<Self> {
+        let slots = options.endpoints.iter().map(|endpoint| Slot::new(endpoint, options)).collect::<Result<Vec<_>>>()?;
+        if slots.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidUrl, "no endpoint is given"));
+        }
+        Ok(Self { slots, current: AtomicUsize::new(0), cluster: AtomicU64::new(0), connect_timeout: options.connect_timeout })
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The endpoint to ask now: the one in use, or the next that is not suspect, or the one whose suspicion ends first.
+    pub(super) fn pick(&self) -> &Slot {
+        let current = self.current.load(Ordering::Relaxed);
+        let now = Instant::now();
+        let mut order = (0..self.slots.len()).map(|step| current.wrapping_add(step) % self.slots.len());
+        let chosen = order.clone().find(|&index| self.slots.get(index).is_some_and(|slot| slot.suspect_until(now).is_none()));
+        let chosen = chosen
+            .or_else(|| order.by_ref().min_by_key(|&index| self.slots.get(index).and_then(|slot| slot.suspect_until(now))))
+            .unwrap_or(0);
+        if chosen != current {
+            // Another caller may have moved it as well; either choice is a good one.
+            self.current.store(chosen, Ordering::Relaxed);
+        }
+        // `new` refuses an empty list, and `chosen` is below its length.
+        #[expect(clippy::indexing_slicing, reason = "`new` refuses an empty list, and `chosen` is below its length")]
+        &self.slots[chosen]
+    }
+
+    /// The connection of this endpoint for this lane, made if there is none.
+    pub(super) async fn channel(&self, slot: &Slot, lane: Lane) -> Result<Channel, Status> {
+        let connecting = {
+            let mut place = slot.lane(lane);
+            match &*place {
+                Some(connecting) if !matches!(connecting.peek(), Some(Err(_))) => connecting.clone(),
+                _ => place.insert(connect(slot.target.clone(), self.connect_timeout)).clone(),
+            }
+        };
+        connecting.await
+    }
+
+    /// Whether an answer is from the cluster that answered first; otherwise it is a failure of this row.
+    pub(super) fn check(&self, slot: &Slot, header: Option<&ResponseHeader>, row: Row) -> Result<(), Failure> {
+        let Some(id) = header.map(|header| header.cluster_id).filter(|&id| id != 0) else {
+            return Ok(());
+        };
+        match self.cluster.compare_exchange(0, id, Ordering::Relaxed, Ordering::Relaxed) {
+            Err(first) if first != id => Err(Failure::new(
+                row,
+                format!(
+                    "{} is of cluster {id:x}, the first answer was of cluster {first:x}; a client's endpoints must be of one",
+                    slot.name
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Slot {
+    fn new(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Self> {
+        let scheme = if options.tls.is_some() { "https" } else { "http" };
+        let name = endpoint.to_string();
+        let target = Target::from_shared(format!("{scheme}://{name}"))
+            .map_err(|cause| Error::new(ErrorKind::InvalidUrl, format!("`{name}` is no host and port")).caused_by(cause))?
+            .tcp_nodelay(true)
+            .tcp_keepalive(Some(Duration::from_secs(10)))
+            .http2_keep_alive_interval(options.keep_alive_interval)
+            .keep_alive_timeout(options.keep_alive_timeout)
+            // A server closes connections that ping without a stream (its PermitWithoutStream is false).
+            .keep_alive_while_idle(false);
+        let target = match &options.tls {
+            Some(tls) => with_tls(target, tls)?,
+            None => target,
+        };
+        Ok(Self { name, target, calls: Mutex::default(), watches: Mutex::default(), leases: Mutex::default(), health: Mutex::default() })
+    }
+
+    fn lane(&self, lane: Lane) -> MutexGuard<'_, Option<Connecting>> {
+        let place = match lane {
+            Lane::Calls => &self.calls,
+            Lane::Watches => &self.watches,
+            Lane::Leases => &self.leases,
+        };
+        place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn suspect_until(&self, now: Instant) -> Option<Instant> {
+        self.health().suspect_until.filter(|&until| until > now)
+    }
+
+    /// Whether it answered since it last failed.
+    pub(super) fn is_proven(&self) -> bool {
+        self.health().proven
+    }
+
+    /// It answered.
+    pub(super) fn succeeded(&self) {
+        *self.health() = Health { proven: true, ..Health::default() };
+    }
+
+    /// It failed: others are asked first for a while, twice as long each time.
+    pub(super) fn failed(&self) {
+        let mut health = self.health();
+        let suspicion = FIRST_SUSPICION.saturating_mul(1 << health.failures.min(16)).min(LONGEST_SUSPICION);
+        *health = Health { failures: health.failures.saturating_add(1), suspect_until: Some(Instant::now() + suspicion), proven: false };
+    }
+
+    /// Forgets the connection of a lane that does not work any more, so that the next call makes another.
+    pub(super) fn forget(&self, lane: Lane) {
+        *self.lane(lane) = None;
+    }
+}
+
+/// Makes a connection in a task of its own, so that it is finished for the next caller when this one gives up.
+fn connect(target: Target, limit: Duration) -> Connecting {
+    let task = tokio::spawn(async move {
+        match timeout(limit, target.connect()).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(cause)) => Err(Status::from_error(Box::new(cause))),
+            Err(_) => Err(not_sent("no connection within the time for one")),
+        }
+    });
+    async move { task.await.unwrap_or_else(|_| Err(not_sent("the runtime is shutting down"))) }.boxed().shared()
+}
+
+/// A status of the local stack that says: nothing was sent.
+pub(super) fn not_sent(words: &str) -> Status {
+    Status::from_error(Box::new(tonic::ConnectError(words.into())))
+}
+
+#[cfg(feature = "tls")]
+fn with_tls(target: Target, tls: &Tls) -> Result<Target> {
+    use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+
+    let mut config = ClientTlsConfig::new();
+    config = match &tls.ca {
+        Some(pem) if !contains(pem, b"-----BEGIN CERTIFICATE-----") => {
+            return Err(Error::new(ErrorKind::Tls, "the certificate authority holds no certificate in PEM form"));
+        }
+        Some(pem) => config.ca_certificate(Certificate::from_pem(pem)),
+        None => config.with_native_roots(),
+    };
+    if let Some((certificate, key)) = &tls.identity {
+        config = config.identity(Identity::from_pem(certificate, key));
+    }
+    if let Some(name) = &tls.server_name {
+        config = config.domain_name(name);
+    }
+    target.tls_config(config).map_err(|cause| {
+        let words = std::error::Error::source(&cause).map(ToString::to_string).unwrap_or_default();
+        Error::new(ErrorKind::Tls, format!("the TLS settings are not usable: {words}")).caused_by(cause)
+    })
+}
+
+#[cfg(feature = "tls")]
+fn contains(pem: &[u8], mark: &[u8]) -> bool {
+    pem.windows(mark.len()).any(|window| window == mark)
+}
+
+#[cfg(not(feature = "tls"))]
+fn with_tls(_: Target, _: &Tls) -> Result<Target> {
+    Err(Error::new(ErrorKind::Unsupported, "TLS needs the feature `tls` of the crate etcd-typed"))
+}

@@ -1,0 +1,66 @@
+//! Performing a transaction: the leases it needs, the request, and giving back the leases that it turned out not to need.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::call::{Core, How};
+use super::kv::{self, NewLease, Plan, Request};
+use super::lease;
+use super::wire::{DELETE_RANGE, PUT, RANGE, TXN};
+use crate::error::{Error, Result};
+use crate::store::{Capabilities, Committed, Txn};
+
+/// [`Store::commit`](crate::store::Store::commit).
+pub(super) async fn commit(core: &Arc<Core>, capabilities: &Capabilities, txn: &Txn) -> Result<Committed> {
+    let at = |error: Error| match kv::only_key(txn) {
+        Some(key) => error.at(key),
+        None => error,
+    };
+    let Plan { request, leases } = kv::plan(txn, capabilities.max_operations, capabilities.max_value).map_err(at)?;
+    for (made, lease) in leases.iter().enumerate() {
+        if let Err(error) = lease::grant(core, lease.id, Duration::from_secs(lease.seconds.unsigned_abs())).await {
+            // A lease that may have been made after all runs out by itself; no key was written.
+            give_back(core, leases.iter().take(made + 1));
+            return Err(at(known(error)));
+        }
+    }
+    let outcome = perform(core, request).await;
+    match &outcome {
+        Ok(committed) => give_back(core, leases.iter().filter(|lease| lease.then != committed.succeeded)),
+        Err(error) if !error.may_have_applied() => give_back(core, &leases),
+        Err(_) => {}
+    }
+    outcome.map_err(at)
+}
+
+async fn perform(core: &Arc<Core>, request: Request) -> Result<Committed> {
+    match request {
+        Request::Range(request) => Ok(kv::range_committed(core.call(&RANGE, How::READ, request).await?)),
+        Request::Put(request) => Ok(kv::put_committed(core.call(&PUT, How::WRITE, request).await?)),
+        Request::Delete(request) => Ok(kv::delete_committed(core.call(&DELETE_RANGE, How::WRITE, request).await?)),
+        Request::Txn { request, reads_only } => {
+            let how = if reads_only { How::READ } else { How::WRITE };
+            kv::txn_committed(core.call(&TXN, how, request.clone()).await?, &request)
+        }
+    }
+}
+
+/// Ends leases in the background. Where that fails they run out by themselves.
+fn give_back<'l>(core: &Arc<Core>, leases: impl IntoIterator<Item = &'l NewLease>) {
+    for lease in leases {
+        let (core, id) = (Arc::clone(core), lease.id);
+        tokio::spawn(async move {
+            if let Err(error) = lease::revoke(&core, id).await {
+                tracing::debug!(%id, %error, "a lease that is not needed runs out by itself");
+            }
+        });
+    }
+}
+
+/// The error of a grant as the error of the transaction that was never sent.
+fn known(error: Error) -> Error {
+    if !error.may_have_applied() {
+        return error;
+    }
+    Error::new(error.kind(), "the lease for the time to live could not be had").caused_by(error)
+}

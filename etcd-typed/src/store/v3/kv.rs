@@ -1,0 +1,277 @@
+//! The words of the store as messages of etcd, and back. Pure: no connection is in sight.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::wire::{self, CompareResult, CompareTarget, RequestOp, ResponseOp, TargetUnion};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::revision::{LeaseId, Revision};
+use crate::store::{Committed, Compare, Condition, Expiry, KeyValue, Op, OpResult, RangeReply, Span, Txn};
+
+/// The first key of a span and the first after it, as `key` and `range_end`; the latter is empty for one key.
+///
+/// The key `/app/` is not below `/app`, so the span begins right after it.
+pub(super) fn bounds(span: &Span) -> (Bytes, Bytes) {
+    match span {
+        Span::Key(key) => (Bytes::copy_from_slice(key.as_str().as_bytes()), Bytes::new()),
+        Span::Below(directory) => {
+            let prefix = directory.prefix().into_bytes();
+            // A prefix ends with `/`, so its last byte can be counted up without a carry.
+            let mut end = prefix.clone();
+            end.pop();
+            end.push(b'/' + 1);
+            (successor(&prefix), end.into())
+        }
+    }
+}
+
+/// The bounds of what is in the span after this key.
+pub(super) fn bounds_after(span: &Span, after: Option<&Bytes>) -> (Bytes, Bytes) {
+    let (start, end) = bounds(span);
+    match after {
+        None => (start, end),
+        Some(after) => {
+            let end = if end.is_empty() { successor(&start) } else { end };
+            (start.max(successor(after)), end)
+        }
+    }
+}
+
+/// The key right after this one.
+pub(super) fn successor(key: &[u8]) -> Bytes {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next.into()
+}
+
+/// A revision as etcd writes it.
+pub(super) fn number(revision: Revision) -> i64 {
+    i64::try_from(revision.get()).unwrap_or(i64::MAX)
+}
+
+/// A revision as etcd wrote it; nothing is before zero.
+pub(super) fn revision(number: i64) -> Revision {
+    Revision::new(u64::try_from(number).unwrap_or(0))
+}
+
+/// The number of a lease as etcd writes it.
+pub(super) fn lease_number(id: LeaseId) -> i64 {
+    // `LeaseId` holds what a signed number can.
+    i64::try_from(id.get()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn key_value(kv: wire::KeyValue) -> KeyValue {
+    KeyValue {
+        created: revision(kv.create_revision),
+        modified: revision(kv.mod_revision),
+        version: u64::try_from(kv.version).ok(),
+        lease: u64::try_from(kv.lease).ok().and_then(LeaseId::new),
+        ttl: None,
+        key: kv.key,
+        value: kv.value,
+    }
+}
+
+pub(super) fn header_revision(header: Option<&wire::ResponseHeader>) -> Revision {
+    revision(header.map_or(0, |header| header.revision))
+}
+
+/// Whole seconds, as leases have them: rounded up, at least one.
+pub(super) fn seconds(ttl: Duration) -> i64 {
+    let whole = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
+    i64::try_from(whole).unwrap_or(i64::MAX).max(1)
+}
+
+/// A transaction as the cheapest request that does it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Request {
+    Range(wire::RangeRequest),
+    Put(wire::PutRequest),
+    Delete(wire::DeleteRangeRequest),
+    Txn {
+        request: wire::TxnRequest,
+        /// It changes nothing, whatever its compares say.
+        reads_only: bool,
+    },
+}
+
+/// A [`Txn`] translated, and the leases that it needs first.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Plan {
+    pub(super) request: Request,
+    pub(super) leases: Vec<NewLease>,
+}
+
+/// A lease that is made for the puts that expire after a time of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NewLease {
+    pub(super) id: LeaseId,
+    pub(super) seconds: i64,
+    /// Needed if the compares hold; otherwise if one does not.
+    pub(super) then: bool,
+}
+
+/// Translates, after checking what can be checked without a server.
+pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result<Plan> {
+    for (what, count) in [("compares", txn.compares.len()), ("operations", txn.then.len().max(txn.otherwise.len()))] {
+        if count > max_operations {
+            return Err(Error::new(ErrorKind::TooManyOperations, format!("{count} {what}, and a transaction may have {max_operations}")));
+        }
+    }
+    let mut leases = Vec::new();
+    let compare = txn.compares.iter().map(translate_compare).collect::<Result<Vec<_>>>()?;
+    let mut success = translate_ops(&txn.then, true, max_value, &mut leases)?;
+    let failure = translate_ops(&txn.otherwise, false, max_value, &mut leases)?;
+    // Without compares the second list is never performed.
+    if compare.is_empty() && success.len() == 1 {
+        leases.retain(|lease| lease.then);
+        let request = match success.pop().and_then(|op| op.request) {
+            Some(wire::Request::Range(range)) => Request::Range(range),
+            Some(wire::Request::Put(put)) => Request::Put(put),
+            Some(wire::Request::DeleteRange(delete)) => Request::Delete(delete),
+            None => return Err(Error::new(ErrorKind::Invalid, "an operation without content")),
+        };
+        return Ok(Plan { request, leases });
+    }
+    let reads_only = success.iter().chain(&failure).all(|op| matches!(op.request, Some(wire::Request::Range(_))));
+    Ok(Plan { request: Request::Txn { request: wire::TxnRequest { compare, success, failure }, reads_only }, leases })
+}
+
+fn translate_compare(compare: &Compare) -> Result<wire::Compare> {
+    use CompareResult::{Equal, Greater, Less};
+    use CompareTarget as T;
+    if matches!(compare.span, Span::Below(_)) && !matches!(compare.condition, Condition::Absent | Condition::UnchangedSince(_)) {
+        return Err(Error::new(ErrorKind::Invalid, "only Absent and UnchangedSince can be asked of all keys below a directory")
+            .at(compare.span.key()));
+    }
+    let never = (Less, T::Version, TargetUnion::Version(0));
+    let (result, target, union) = match &compare.condition {
+        // A key that is not there, and a span without keys, compare as one whose numbers are all zero.
+        Condition::Absent => (Equal, T::Create, TargetUnion::CreateRevision(0)),
+        Condition::Present => (Greater, T::Version, TargetUnion::Version(0)),
+        Condition::Created(Revision::ZERO) | Condition::Modified(Revision::ZERO) => never,
+        Condition::Created(at) => (Equal, T::Create, TargetUnion::CreateRevision(number(*at))),
+        Condition::Modified(at) => (Equal, T::Mod, TargetUnion::ModRevision(number(*at))),
+        Condition::Value(value) => (Equal, T::Value, TargetUnion::Value(value.clone())),
+        Condition::Lease(id) => (Equal, T::Lease, TargetUnion::Lease(lease_number(*id))),
+        Condition::UnchangedSince(at) => (Less, T::Mod, TargetUnion::ModRevision(number(at.next()))),
+    };
+    let (key, range_end) = bounds(&compare.span);
+    Ok(wire::Compare { result: result.into(), target: target.into(), key, target_union: Some(union), range_end })
+}
+
+fn translate_ops(ops: &[Op], then: bool, max_value: usize, leases: &mut Vec<NewLease>) -> Result<Vec<RequestOp>> {
+    ops.iter().map(|op| translate_op(op, then, max_value, leases)).collect()
+}
+
+fn translate_op(op: &Op, then: bool, max_value: usize, leases: &mut Vec<NewLease>) -> Result<RequestOp> {
+    let request = match op {
+        Op::Get(span) => {
+            let (key, range_end) = bounds(span);
+            wire::Request::Range(wire::RangeRequest { key, range_end, ..Default::default() })
+        }
+        Op::Put { key, value, expiry, previous } => {
+            if value.len() > max_value {
+                return Err(too_large(key, value.len(), max_value));
+            }
+            let lease = match expiry {
+                Expiry::Never => 0,
+                Expiry::With(id) => lease_number(*id),
+                Expiry::After(ttl) => lease_number(lease_for(seconds(*ttl), then, leases)),
+            };
+            let (key, _) = bounds(&Span::Key(key.clone()));
+            wire::Request::Put(wire::PutRequest { key, value: value.clone(), lease, prev_kv: *previous })
+        }
+        Op::Delete { span, previous } => {
+            let (key, range_end) = bounds(span);
+            wire::Request::DeleteRange(wire::DeleteRangeRequest { key, range_end, prev_kv: *previous })
+        }
+        Op::MakeDir { key, .. } | Op::UpdateDir { key, .. } | Op::RemoveDir { key } => {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "etcd v3 has no directories of their own: a directory is there while a key is below it; write or delete its keys",
+            )
+            .at(key));
+        }
+    };
+    Ok(RequestOp { request: Some(request) })
+}
+
+fn too_large(key: &Key, length: usize, limit: usize) -> Error {
+    Error::new(ErrorKind::TooLarge, format!("a value of {length} bytes, and {limit} are taken; divide it over several keys")).at(key)
+}
+
+/// Puts of one list that live equally long share a lease.
+fn lease_for(seconds: i64, then: bool, leases: &mut Vec<NewLease>) -> LeaseId {
+    if let Some(lease) = leases.iter().find(|lease| lease.seconds == seconds && lease.then == then) {
+        return lease.id;
+    }
+    let id = LeaseId::random();
+    leases.push(NewLease { id, seconds, then });
+    id
+}
+
+pub(super) fn put_committed(answer: wire::PutResponse) -> Committed {
+    Committed { revision: header_revision(answer.header.as_ref()), succeeded: true, results: vec![put_result(answer)] }
+}
+
+pub(super) fn delete_committed(answer: wire::DeleteRangeResponse) -> Committed {
+    Committed { revision: header_revision(answer.header.as_ref()), succeeded: true, results: vec![delete_result(answer)] }
+}
+
+pub(super) fn range_committed(answer: wire::RangeResponse) -> Committed {
+    let revision = header_revision(answer.header.as_ref());
+    Committed { revision, succeeded: true, results: vec![OpResult::Get(range_reply(answer, revision))] }
+}
+
+/// The answer to a [`Request::Txn`]; an error where the answer does not fit the request.
+pub(super) fn txn_committed(answer: wire::TxnResponse, request: &wire::TxnRequest) -> Result<Committed> {
+    let revision = header_revision(answer.header.as_ref());
+    let asked = if answer.succeeded { &request.success } else { &request.failure };
+    if asked.len() != answer.responses.len() {
+        return Err(misfit());
+    }
+    let results = asked.iter().zip(answer.responses).map(|(op, result)| op_result(op, result, revision)).collect::<Result<_>>()?;
+    Ok(Committed { revision, succeeded: answer.succeeded, results })
+}
+
+fn op_result(op: &RequestOp, result: ResponseOp, revision: Revision) -> Result<OpResult> {
+    match (&op.request, result.response) {
+        (Some(wire::Request::Range(_)), Some(wire::Response::Range(answer))) => Ok(OpResult::Get(range_reply(answer, revision))),
+        (Some(wire::Request::Put(_)), Some(wire::Response::Put(answer))) => Ok(put_result(answer)),
+        (Some(wire::Request::DeleteRange(_)), Some(wire::Response::DeleteRange(answer))) => Ok(delete_result(answer)),
+        _ => Err(misfit()),
+    }
+}
+
+/// The transaction went through; what it gave cannot be said.
+fn misfit() -> Error {
+    Error::new(ErrorKind::Server, "the answer to a transaction does not fit its request").outcome_unknown()
+}
+
+fn put_result(answer: wire::PutResponse) -> OpResult {
+    OpResult::Put(answer.prev_kv.map(key_value))
+}
+
+fn delete_result(answer: wire::DeleteRangeResponse) -> OpResult {
+    OpResult::Delete { deleted: u64::try_from(answer.deleted).unwrap_or(0), previous: answer.prev_kvs.into_iter().map(key_value).collect() }
+}
+
+pub(super) fn range_reply(answer: wire::RangeResponse, revision: Revision) -> RangeReply {
+    RangeReply { revision, kvs: answer.kvs.into_iter().map(key_value).collect(), more: answer.more, ..RangeReply::default() }
+}
+
+/// The one key that a transaction writes, or asks about, for its errors.
+pub(super) fn only_key(txn: &Txn) -> Option<&Key> {
+    let spans = txn.compares.iter().map(|compare| compare.span.key());
+    let ops = txn.then.iter().chain(&txn.otherwise).map(|op| match op {
+        Op::Get(span) | Op::Delete { span, .. } => span.key(),
+        Op::Put { key, .. } | Op::MakeDir { key, .. } | Op::UpdateDir { key, .. } | Op::RemoveDir { key } => key,
+    });
+    let mut keys = spans.chain(ops);
+    let first = keys.next()?;
+    keys.all(|key| key == first).then_some(first)
+}

@@ -1,0 +1,62 @@
+//! Leases: made, kept alive, asked about, ended. Each is one call on the connection for leases.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::call::{Core, How};
+use super::kv::{lease_number, seconds};
+use super::status::{Failure, Row};
+use super::wire::{
+    LEASE_GRANT, LEASE_KEEP_ALIVE, LEASE_REVOKE, LEASE_TIME_TO_LIVE, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest,
+    LeaseTimeToLiveRequest,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::revision::LeaseId;
+
+/// [`Store::grant`](crate::store::Store::grant).
+pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Result<Duration> {
+    let asked = seconds(ttl);
+    match core.call(&LEASE_GRANT, How::LEASE, LeaseGrantRequest { ttl: asked, id: lease_number(id) }).await {
+        Ok(answer) if answer.error.is_empty() => Ok(time(answer.ttl)),
+        Ok(answer) => Err(Error::new(ErrorKind::Server, format!("lease {id}: {}", answer.error))),
+        // Our own earlier attempt may have made it. Its time starts again, as if it were made now.
+        Err(Failure { row: Row::LeaseExists, .. }) => {
+            let granted = keep_alive(core, id).await?;
+            if granted < Duration::from_secs(asked.unsigned_abs()) {
+                return Err(Error::new(ErrorKind::AlreadyExists, format!("lease {id} is there, with less time than asked for")));
+            }
+            Ok(granted)
+        }
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// [`Store::keep_alive`](crate::store::Store::keep_alive): a short stream for each, so that an error of one lease ends nothing else.
+pub(super) async fn keep_alive(core: &Arc<Core>, id: LeaseId) -> Result<Duration> {
+    let answer = core.call(&LEASE_KEEP_ALIVE, How::LEASE, LeaseKeepAliveRequest { id: lease_number(id) }).await?;
+    // The server answers a time of zero for a lease that is not there.
+    if answer.ttl <= 0 { Err(Error::new(ErrorKind::LeaseLost, format!("lease {id} is not there"))) } else { Ok(time(answer.ttl)) }
+}
+
+/// [`Store::revoke`](crate::store::Store::revoke).
+pub(super) async fn revoke(core: &Arc<Core>, id: LeaseId) -> Result<()> {
+    match core.call(&LEASE_REVOKE, How::LEASE, LeaseRevokeRequest { id: lease_number(id) }).await {
+        Ok(_) | Err(Failure { row: Row::LeaseNotFound, .. }) => Ok(()),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// [`Store::time_to_live`](crate::store::Store::time_to_live).
+pub(super) async fn time_to_live(core: &Arc<Core>, id: LeaseId) -> Result<Option<Duration>> {
+    let how = How { write: false, ..How::LEASE };
+    match core.call(&LEASE_TIME_TO_LIVE, how, LeaseTimeToLiveRequest { id: lease_number(id) }).await {
+        // The server answers -1 for a lease that is not there.
+        Ok(answer) => Ok((answer.ttl >= 0).then(|| time(answer.ttl))),
+        Err(Failure { row: Row::LeaseNotFound, .. }) => Ok(None),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+fn time(seconds: i64) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}

@@ -1,0 +1,105 @@
+//! Reading a span: pages at one revision, as few and as large as the answers may be.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::call::{Core, How};
+use super::kv::{bounds_after, header_revision, key_value, number};
+use super::status::{Failure, Row, answer_length};
+use super::wire::{RANGE, RangeRequest};
+use crate::error::{Error, Result};
+use crate::store::{Consistency, Range, RangeReply};
+
+/// Keys in the first page of a read that has no limit. Smaller pages cost the server far more, since for each one it counts all that remain
+/// (3 times at 1000 keys a page).
+const FIRST_PAGE: i64 = 10_000;
+
+/// How often a read of several pages starts again because its revision was compacted under it.
+const RESTARTS: u32 = 8;
+
+/// [`Store::range`](crate::store::Store::range).
+pub(super) async fn range(core: &Arc<Core>, range: &Range) -> Result<RangeReply> {
+    let deadline = Instant::now() + core.retry.call_timeout;
+    let mut restarts = 0;
+    loop {
+        match pages(core, range).await {
+            Err(Stop::Restart(_)) if restarts < RESTARTS && Instant::now() < deadline => restarts += 1,
+            Err(Stop::Restart(failure) | Stop::Failed(failure)) => return Err(Error::from(failure).at(range.span.key())),
+            Ok(reply) => return Ok(reply),
+        }
+    }
+}
+
+/// Why the pages do not go on.
+enum Stop {
+    Failed(Failure),
+    /// A later page could not be had as of the first one's revision.
+    Restart(Failure),
+}
+
+async fn pages(core: &Arc<Core>, range: &Range) -> Result<RangeReply, Stop> {
+    let how = match range.consistency {
+        Consistency::Linearizable => How::READ,
+        Consistency::Stale => How::STALE,
+    };
+    let asked = range.limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
+    if asked == Some(0) {
+        // For etcd a limit of zero is none.
+        return Err(Stop::Failed(Failure::new(Row::InvalidRequest, "a page of no keys")));
+    }
+    if range.revision.is_some_and(|at| at.get() == 0) {
+        // For etcd revision zero is the newest.
+        return Err(Stop::Failed(Failure::new(Row::Compacted, "there is nothing to read before the first revision")));
+    }
+    let mut page = asked.unwrap_or(FIRST_PAGE);
+    let mut reply = RangeReply { revision: range.revision.unwrap_or_default(), ..RangeReply::default() };
+    let mut after = range.after.clone();
+    let mut first = true;
+    loop {
+        let (key, range_end) = bounds_after(&range.span, after.as_ref());
+        let single = range_end.is_empty();
+        let request = RangeRequest {
+            key,
+            range_end,
+            limit: if single { 0 } else { page },
+            revision: number(reply.revision),
+            serializable: range.consistency == Consistency::Stale,
+            keys_only: range.keys_only,
+            ..RangeRequest::default()
+        };
+        let answer = match core.call(&RANGE, how, request).await {
+            Ok(answer) => answer,
+            Err(failure) if failure.row == Row::AnswerTooLarge && page > 1 && !single => {
+                page = smaller(page, &failure);
+                continue;
+            }
+            Err(failure) if !first && range.revision.is_none() && matches!(failure.row, Row::Compacted | Row::FutureRevision) => {
+                return Err(Stop::Restart(failure));
+            }
+            Err(failure) => return Err(Stop::Failed(failure)),
+        };
+        if first && range.revision.is_none() {
+            reply.revision = header_revision(answer.header.as_ref());
+        }
+        first = false;
+        let last = answer.kvs.last().map(|kv| kv.key.clone());
+        reply.kvs.extend(answer.kvs.into_iter().map(key_value));
+        reply.more = answer.more;
+        // A server that says "more" and gives nothing would never come to an end.
+        if asked.is_some() || !answer.more || last.is_none() {
+            return Ok(reply);
+        }
+        after = last;
+    }
+}
+
+/// A page that should fit, where this one did not: by the length that the answer had, or half as large.
+fn smaller(page: i64, failure: &Failure) -> i64 {
+    let fitting = answer_length(failure.words()).and_then(|(length, limit)| {
+        let (length, limit) = (i64::try_from(length).ok()?, i64::try_from(limit).ok()?);
+        // Half of what fits on average, since values differ in length.
+        page.checked_mul(limit)?.checked_div(length)?.checked_div(2)
+    });
+    fitting.unwrap_or(page).clamp(1, page / 2)
+}

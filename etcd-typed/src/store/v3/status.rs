@@ -1,0 +1,312 @@
+//! What an answer of gRPC means: the only place where a `tonic::Status` becomes an [`ErrorKind`] and a decision about repeating.
+//!
+//! The code alone says too little: a server that was killed in the middle of a call is `Unknown`, an answer that is too large has the code
+//! of a compacted revision. So the first question is where the error came from. What the local stack made has a cause below it
+//! (`source()`); what a server answered has only its words. Then the words decide, and the code only where they are not known.
+//! Each [`Row`] names a case that was seen with etcd 3.4.23, 3.5.1 or 3.5.30 or is in etcd's sources (`api/v3rpc/rpctypes/error.go`).
+
+use std::error::Error as StdError;
+use std::fmt::Write as _;
+
+use tonic::{Code, Status};
+
+use crate::error::{Error, ErrorKind};
+
+/// A case that is told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Row {
+    /// The request was never sent: no connection, or the stream was refused before it was processed.
+    NotSent,
+    /// The TLS handshake failed: the server's certificate, or no TLS where TLS was expected.
+    TlsRefused,
+    /// The server refused our certificate, or the lack of one. It says so only after the handshake.
+    IdentityRefused,
+    /// What answers does not speak HTTP/2, or no gRPC.
+    NotGrpc,
+    /// The connection broke while the request was on its way.
+    Severed,
+    /// Our own time limit, or the server's.
+    TimedOut,
+    /// The answer is larger than we take, so it was not read. What was asked for has happened.
+    AnswerTooLarge,
+    /// The member knows no leader; said before anything was proposed.
+    NoLeader,
+    /// The leader changed while a read was waiting.
+    LeaderChanged,
+    /// The member stops, lags or has lost its cluster.
+    Failing,
+    /// This member does not do it (a learner, not the leader); another may.
+    NotThisMember,
+    /// Too much is waiting to be applied; refused before it was proposed.
+    TooManyRequests,
+    /// The alarm for space. It may be said of a write that was applied (quotaApplierV3).
+    NoSpace,
+    RequestTooLarge,
+    TooManyOperations,
+    /// The server finds the request wrong.
+    InvalidRequest,
+    /// The token is missing, expired, or older than a change of users and roles.
+    TokenRefused,
+    /// User and password are wrong.
+    LoginRefused,
+    /// There is nothing to log in to.
+    AuthDisabled,
+    PermissionDenied,
+    Compacted,
+    FutureRevision,
+    LeaseNotFound,
+    LeaseExists,
+    CorruptCluster,
+    /// The answer is from another cluster than the first one was.
+    ForeignCluster,
+    /// The same, seen before a write was sent there.
+    ForeignClusterAhead,
+    /// The server does not know the call.
+    UnknownCall,
+    /// Words and code that are not known here.
+    Other(Code),
+}
+
+/// Whether the same request may be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// Yes, a write too: it was not applied.
+    Always,
+    /// Only what changes nothing by happening twice.
+    Harmless,
+    /// At another endpoint; here it will fail again.
+    Elsewhere,
+    /// After a new token was had.
+    AfterLogin,
+    /// No.
+    Never,
+}
+
+/// What a [`Row`] means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) kind: ErrorKind,
+    pub(super) repeat: Repeat,
+    /// A write may have been applied, or may still be.
+    pub(super) may_have_applied: bool,
+    /// Another endpoint should be asked next.
+    pub(super) endpoint_failed: bool,
+}
+
+impl Row {
+    pub(super) fn verdict(self) -> Verdict {
+        use ErrorKind as K;
+        use Repeat::{AfterLogin, Always, Elsewhere, Harmless, Never};
+        let (kind, repeat, may_have_applied, endpoint_failed) = match self {
+            Self::NotSent => (K::Unavailable, Always, false, true),
+            Self::TlsRefused => (K::Tls, Elsewhere, false, true),
+            Self::IdentityRefused => (K::Tls, Elsewhere, true, true),
+            Self::NotGrpc => (K::Server, Elsewhere, true, true),
+            Self::Severed => (K::Unavailable, Harmless, true, true),
+            Self::TimedOut => (K::Timeout, Harmless, true, true),
+            Self::AnswerTooLarge => (K::TooLarge, Never, true, false),
+            Self::NoLeader => (K::Unavailable, Always, false, true),
+            Self::LeaderChanged => (K::Unavailable, Harmless, true, false),
+            Self::Failing => (K::Unavailable, Harmless, true, true),
+            Self::NotThisMember => (K::Unavailable, Always, false, true),
+            Self::TooManyRequests => (K::Unavailable, Always, false, false),
+            Self::NoSpace => (K::NoSpace, Never, true, false),
+            Self::RequestTooLarge => (K::TooLarge, Never, false, false),
+            Self::TooManyOperations => (K::TooManyOperations, Never, false, false),
+            Self::InvalidRequest => (K::Invalid, Never, false, false),
+            Self::TokenRefused => (K::Unauthenticated, AfterLogin, false, false),
+            Self::LoginRefused | Self::AuthDisabled => (K::Unauthenticated, Never, false, false),
+            Self::PermissionDenied => (K::PermissionDenied, Never, false, false),
+            Self::Compacted | Self::FutureRevision => (K::HistoryLost, Never, false, false),
+            Self::LeaseNotFound => (K::LeaseLost, Never, false, false),
+            Self::LeaseExists => (K::AlreadyExists, Never, false, false),
+            Self::CorruptCluster => (K::Server, Never, true, false),
+            Self::ForeignCluster => (K::Server, Never, true, true),
+            Self::ForeignClusterAhead => (K::Server, Never, false, true),
+            Self::UnknownCall => (K::Unsupported, Elsewhere, false, true),
+            Self::Other(code) => match code {
+                Code::Unavailable => (K::Unavailable, Harmless, true, true),
+                Code::Cancelled | Code::DeadlineExceeded => (K::Timeout, Harmless, true, true),
+                Code::InvalidArgument | Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition | Code::OutOfRange => {
+                    (K::Server, Never, false, false)
+                }
+                _ => (K::Server, Never, true, false),
+            },
+        };
+        Verdict { kind, repeat, may_have_applied, endpoint_failed }
+    }
+}
+
+/// Which case it is.
+pub(super) fn classify(status: &Status) -> Row {
+    match StdError::source(status) {
+        Some(cause) => of_the_local_stack(status, cause),
+        // A proxy in front of the servers that has nobody to ask.
+        None if status.code() == Code::Unavailable && status.message().contains("grpc-status header missing") => {
+            Row::Other(Code::Unavailable)
+        }
+        None => words_of_a_server(status.message()).unwrap_or_else(|| of_code(status.code())),
+    }
+}
+
+/// What tonic, hyper, h2, rustls or the socket said.
+fn of_the_local_stack(status: &Status, cause: &(dyn StdError + 'static)) -> Row {
+    let mut connecting = false;
+    let mut words = status.message().to_ascii_lowercase();
+    let mut next = Some(cause);
+    while let Some(error) = next {
+        connecting |= error.is::<tonic::ConnectError>();
+        // Writing into a `String` cannot fail.
+        let _ = write!(words, "\n{error}");
+        next = error.source();
+    }
+    let words = words.to_ascii_lowercase();
+    let says = |text: &str| words.contains(text);
+    if says("frame with invalid size") || says("http2 was not negotiated") {
+        return Row::NotGrpc;
+    }
+    if connecting {
+        let tls = ["invalid peer certificate", "tls handshake eof", "fatal alert", "corrupt message", "peer is incompatible"];
+        return if tls.iter().any(|text| says(text)) { Row::TlsRefused } else { Row::NotSent };
+    }
+    if says("fatal alert") {
+        return Row::IdentityRefused;
+    }
+    // hyper says the first two of a request that it gives back unsent, h2 the third of a stream that the server did not begin.
+    if says("connection was not ready") || words.lines().any(|line| line == "connection closed") || says("refused stream before processing")
+    {
+        return Row::NotSent;
+    }
+    if status.code() == Code::Cancelled && says("timeout expired") {
+        return Row::TimedOut;
+    }
+    Row::Severed
+}
+
+/// The case by the words of a server: the message of an answer, or the reason that a watch was cancelled for.
+pub(super) fn words_of_a_server(words: &str) -> Option<Row> {
+    const TABLE: &[(&str, Row)] = &[
+        ("decoded message length too large", Row::AnswerTooLarge),
+        ("trying to send message larger than max", Row::AnswerTooLarge),
+        ("grpc-status header missing", Row::NotGrpc),
+        ("invalid compression flag", Row::NotGrpc),
+        ("etcdserver: no leader", Row::NoLeader),
+        ("leader changed", Row::LeaderChanged),
+        ("request timed out", Row::TimedOut),
+        ("deadline exceeded", Row::TimedOut),
+        ("applied index took too long", Row::Failing),
+        ("server stopped", Row::Failing),
+        ("unhealthy cluster", Row::Failing),
+        ("not a primary lessor", Row::NotThisMember),
+        ("etcdserver: not leader", Row::NotThisMember),
+        ("not supported for learner", Row::NotThisMember),
+        ("not capable", Row::NotThisMember),
+        ("too many requests", Row::TooManyRequests),
+        ("database space exceeded", Row::NoSpace),
+        ("received message larger than max", Row::RequestTooLarge),
+        ("request is too large", Row::RequestTooLarge),
+        ("too many operations in txn", Row::TooManyOperations),
+        ("duplicate key given", Row::InvalidRequest),
+        ("key is not provided", Row::InvalidRequest),
+        ("key not found", Row::InvalidRequest),
+        ("value is provided", Row::InvalidRequest),
+        ("lease is provided", Row::InvalidRequest),
+        ("too large lease ttl", Row::InvalidRequest),
+        ("watcher range is empty", Row::InvalidRequest),
+        ("duplicate watch id", Row::InvalidRequest),
+        ("user name is empty", Row::TokenRefused),
+        ("invalid auth token", Row::TokenRefused),
+        ("revision of auth store is old", Row::TokenRefused),
+        ("authentication failed", Row::LoginRefused),
+        ("authentication is not enabled", Row::AuthDisabled),
+        ("permission denied", Row::PermissionDenied),
+        ("has been compacted", Row::Compacted),
+        ("future revision", Row::FutureRevision),
+        ("requested lease not found", Row::LeaseNotFound),
+        ("lease already exists", Row::LeaseExists),
+        ("corrupt cluster", Row::CorruptCluster),
+        ("unknown service", Row::UnknownCall),
+        ("unknown method", Row::UnknownCall),
+    ];
+    let words = words.to_ascii_lowercase();
+    TABLE.iter().find(|(text, _)| words.contains(text)).map(|(_, row)| *row)
+}
+
+fn of_code(code: Code) -> Row {
+    match code {
+        Code::PermissionDenied => Row::PermissionDenied,
+        Code::Unauthenticated => Row::TokenRefused,
+        Code::Unimplemented => Row::UnknownCall,
+        Code::DataLoss => Row::CorruptCluster,
+        code => Row::Other(code),
+    }
+}
+
+/// An attempt, or a whole call, that failed. Several callers may get the same.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) row: Row,
+    /// A write may have been applied, by this attempt or one before.
+    pub(super) may_have_applied: bool,
+    words: String,
+    cause: Option<Status>,
+}
+
+impl Failure {
+    /// What became of a request to `endpoint`.
+    pub(super) fn of(endpoint: &str, status: Status) -> Self {
+        Self { cause: Some(status.clone()), ..Self::new(classify(&status), format!("{endpoint}: {}", words(&status))) }
+    }
+
+    /// What was said, for a person.
+    pub(super) fn words(&self) -> &str {
+        &self.words
+    }
+
+    /// One that was found here.
+    pub(super) fn new(row: Row, words: impl Into<String>) -> Self {
+        Self { row, may_have_applied: false, words: words.into(), cause: None }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let hint = match failure.row {
+            Row::NotGrpc => " (is it an etcd v3 server, and is the scheme right? v2 is etcd2://, TLS is etcds://)",
+            Row::UnknownCall => " (it is no etcd v3 server, or too old: 3.4 is needed)",
+            Row::TlsRefused => " (check the authority, the server's name, and that the server speaks TLS)",
+            Row::IdentityRefused => " (the server wants another client certificate, or one at all)",
+            Row::TokenRefused => " (give user and password in the address)",
+            _ => "",
+        };
+        let mut error = Self::new(failure.row.verdict().kind, format!("{}{hint}", failure.words));
+        if let Some(status) = failure.cause {
+            error = error.caused_by(status);
+        }
+        if failure.may_have_applied { error.outcome_unknown() } else { error }
+    }
+}
+
+/// The words of a status with those of its causes, innermost last, each said once.
+fn words(status: &Status) -> String {
+    let mut words = status.message().to_owned();
+    let mut next = StdError::source(status);
+    while let Some(error) = next {
+        let text = error.to_string();
+        if !text.is_empty() && !words.contains(&text) {
+            if !words.is_empty() {
+                words.push_str(": ");
+            }
+            words.push_str(&text);
+        }
+        next = error.source();
+    }
+    words
+}
+
+/// Of an answer that was too large: its length and our limit, as tonic's message has them.
+pub(super) fn answer_length(words: &str) -> Option<(u64, u64)> {
+    let mut numbers =
+        words.split_once("found ")?.1.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
