@@ -25,3 +25,4 @@ pub use revision::{LeaseId, Revision};
 pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, Presence, Schema, Table, Update};
 pub use value::{Codec, EtcdValue, Json, ValueError};
 pub use version::{Expect, Versioned};
+pub use watch::Interruption;

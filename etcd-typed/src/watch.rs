@@ -1,1 +1,212 @@
-//! The watch engine.
+//! The watch engine: from "list, then follow" to one endless row of [`Step`]s that survives everything a server does. The only place
+//! that resumes. What the steps mean for typed values is `changes.rs`; how a server is watched is the stores' matter.
+//!
+//! The decisions are in [`engine`], which is pure; this file carries them out.
+
+mod anchor;
+mod engine;
+#[cfg(test)]
+mod model;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::Stream;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::error::{Error, Result};
+use crate::retry::{Backoff, RetryPolicy};
+use crate::revision::Revision;
+use crate::store::{Batch, BoxFuture, KeyValue, RangeReply, Span, Store, Watch, WatchStream};
+use crate::watch::engine::{Engine, Input, Want};
+
+/// Where a watch begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// With the state of now, and then every change after it.
+    #[default]
+    Now,
+    /// With every change after this past revision. The state as of it comes first where the store can read the past.
+    Since(Revision),
+}
+
+/// What a watch yields. Between two resets batches have ascending revisions and nothing is missing, nothing twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// This is the state now; whatever was known before is void. The first step is one, and only a lost history brings another.
+    Reset(Snapshot),
+    /// All changes of one revision.
+    Batch(Batch),
+    /// Everything up to this revision was yielded.
+    Progress(Revision),
+}
+
+/// The state of a span.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    /// What it is as of.
+    pub(crate) revision: Revision,
+    /// All keys of the span, in order.
+    pub(crate) kvs: Vec<KeyValue>,
+    /// False where the watch begins in a past that the store cannot read: then there is no state, only the changes that follow.
+    pub(crate) known: bool,
+    /// Why it came.
+    pub(crate) reason: Reason,
+}
+
+/// Why a [`Snapshot`] came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// It is the first.
+    Start,
+    /// The changes since the last step were compacted, or left v2's window: they are not to be had any more.
+    HistoryLost,
+    /// The server came back with another history than the one that was watched: it was restored or emptied.
+    Rewound,
+}
+
+/// A watch that is kept up. It works only while it is asked for the next step, so an idle one costs what its store keeps for it.
+pub(crate) struct Follow {
+    store: Arc<dyn Store>,
+    span: Span,
+    engine: Engine,
+    backoff: Backoff,
+    /// A watch that stood longer than this and then broke is tried again at once, as if nothing had been before.
+    settled: std::time::Duration,
+    /// What is under way for what the engine wants.
+    call: Option<Call>,
+    watch: Option<Open>,
+    broken_since: Option<Instant>,
+}
+
+/// A request under way, kept so that a caller who stops waiting and comes back waits for the same one.
+enum Call {
+    Read(BoxFuture<'static, Result<RangeReply>>),
+    Open(BoxFuture<'static, Result<WatchStream>>),
+    Wait(Pin<Box<Sleep>>),
+}
+
+struct Open {
+    stream: WatchStream,
+    since: Instant,
+}
+
+/// A watch that cannot follow at the moment. It goes on trying; this is for who wants to tell a person.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Interruption<'a> {
+    /// When it began.
+    pub since: std::time::Instant,
+    /// What the latest attempt met.
+    pub error: &'a Error,
+}
+
+impl Follow {
+    pub(crate) fn new(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, start: Start) -> Self {
+        let engine = Engine::new(span.clone(), store.capabilities().past_revisions, start);
+        Self { store, span, engine, backoff: retry.backoff(), settled: retry.max_delay, call: None, watch: None, broken_since: None }
+    }
+
+    /// The next step. After an error there is nothing more.
+    ///
+    /// # Errors
+    ///
+    /// Before the first step: whatever the first read met. Later only what no time mends: `PermissionDenied`, `Unauthenticated`,
+    /// `Unsupported`, `NotADirectory`, `IsADirectory`, `InvalidKey`, `InvalidUrl`, `TooLarge`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when it is dropped: what was under way goes on with the next call.
+    pub(crate) async fn next(&mut self) -> Option<Result<Step>> {
+        poll_fn(|cx| self.poll_step(cx)).await
+    }
+
+    /// Whether the watch is followed at the moment, and if not why.
+    pub(crate) fn interruption(&self) -> Option<Interruption<'_>> {
+        let since = self.broken_since?.into_std();
+        self.engine.trouble().map(|error| Interruption { since, error })
+    }
+
+    pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step>>> {
+        loop {
+            let input = match self.engine.want() {
+                Want::Nothing => {
+                    self.watch = None;
+                    return Poll::Ready(None);
+                }
+                want => ready!(self.poll_input(want, cx)),
+            };
+            self.call = None;
+            let item = matches!(input, Input::Item(_));
+            let step = self.engine.handle(input);
+            if item && step.is_some() {
+                self.backoff.reset();
+            }
+            self.broken_since = self.engine.trouble().map(|_| self.broken_since.unwrap_or_else(Instant::now));
+            if step.is_some() {
+                return Poll::Ready(step);
+            }
+        }
+    }
+
+    /// Does what is wanted.
+    fn poll_input(&mut self, want: Want, cx: &mut Context<'_>) -> Poll<Input> {
+        if !matches!(want, Want::Check(_) | Want::Item) {
+            self.close();
+        }
+        if want == Want::Item {
+            let item = match &mut self.watch {
+                Some(open) => ready!(open.stream.as_mut().poll_next(cx)),
+                None => None,
+            };
+            return Poll::Ready(Input::Item(item));
+        }
+        let call = match &mut self.call {
+            Some(call) => call,
+            none => none.insert(Call::begin(want, &self.store, &self.span, &mut self.backoff)),
+        };
+        Poll::Ready(match call {
+            Call::Read(read) => Input::Read(ready!(read.as_mut().poll(cx))),
+            Call::Open(open) => {
+                Input::Opened(ready!(open.as_mut().poll(cx)).map(|stream| self.watch = Some(Open { stream, since: Instant::now() })))
+            }
+            Call::Wait(wait) => {
+                ready!(wait.as_mut().poll(cx));
+                Input::Waited
+            }
+        })
+    }
+
+    /// Ends the open watch.
+    fn close(&mut self) {
+        if let Some(open) = self.watch.take()
+            && open.since.elapsed() >= self.settled
+        {
+            self.backoff.reset();
+        }
+    }
+}
+
+impl Call {
+    fn begin(want: Want, store: &Arc<dyn Store>, span: &Span, backoff: &mut Backoff) -> Self {
+        let store = Arc::clone(store);
+        match want {
+            Want::Read(range) | Want::Check(range) => Self::Read(Box::pin(async move { store.range(range).await })),
+            Want::Open(from) => {
+                let watch = Watch { span: span.clone(), from };
+                Self::Open(Box::pin(async move { store.watch(watch).await }))
+            }
+            // The last two need no call: `poll_input` and `poll_step` have dealt with them.
+            Want::Wait | Want::Item | Want::Nothing => Self::Wait(Box::pin(sleep(backoff.next_delay()))),
+        }
+    }
+}
+
+impl fmt::Debug for Follow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follow").field("span", &self.span).field("engine", &self.engine).finish_non_exhaustive()
+    }
+}

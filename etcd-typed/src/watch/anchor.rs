@@ -1,0 +1,136 @@
+//! `Anchor`: the one thing of the past that a watch remembers, to notice that a server came back with another history.
+//!
+//! A server whose data was lost and that was written to since may be at any revision, so its revision alone proves nothing: etcd
+//! accepts a watch from an old revision then, with the same cluster id, and never says a word (server-v3 0.9, server-v2 fact 15). The newest
+//! key that we saw written must still be there as it was, which is one cheap read for each resumption.
+
+use bytes::Bytes;
+
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::store::{Batch, Event, KeyValue, Range, RangeReply, Span};
+
+/// What must be true of the past of a server whose history we saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Anchor {
+    /// Nothing is known (yet): what a check finds becomes the anchor.
+    Unknown,
+    /// The span was read and was empty, and nothing was written since.
+    Empty,
+    /// This key was the newest to be written.
+    Written {
+        key: Key,
+        mark: Mark,
+        /// It was deleted after this revision.
+        until: Option<Revision>,
+    },
+}
+
+/// What a server says of a key beside its value. Another history has the same only by chance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    created: Revision,
+    modified: Revision,
+    version: Option<u64>,
+}
+
+impl Anchor {
+    /// The newest key of a list of the whole span.
+    pub(crate) fn of(kvs: &[KeyValue], span: &Span) -> Self {
+        if kvs.is_empty() {
+            return Self::Empty;
+        }
+        let newest = kvs.iter().filter(|kv| span.contains(&kv.key)).max_by_key(|kv| kv.modified);
+        newest.and_then(Self::written).unwrap_or(Self::Unknown)
+    }
+
+    /// The changes of a batch have happened.
+    pub(crate) fn follow(&mut self, batch: &Batch) {
+        for event in &batch.events {
+            match event {
+                Event::Put { kv, .. } => match Self::written(kv) {
+                    Some(newer) => *self = newer,
+                    None if *self == Self::Empty => *self = Self::Unknown,
+                    None => {}
+                },
+                Event::Delete { key: deleted, directory, .. } => {
+                    if let Self::Written { key, until: until @ None, .. } = self
+                        && deletes(deleted, *directory, key)
+                    {
+                        *until = Some(batch.revision.previous());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The read that shows whether the anchor holds, where the past can be read as of `seen`, the revision up to which everything was yielded.
+    pub(crate) fn range(&self, span: &Span, seen: Option<Revision>) -> Range {
+        match self {
+            Self::Written { key, until, .. } => {
+                let revision = seen.map(|seen| until.unwrap_or(seen));
+                Range { revision, keys_only: true, ..Range::of(Span::Key(key.clone())) }
+            }
+            Self::Empty | Self::Unknown => {
+                let limit = seen.is_some().then_some(1);
+                Range { revision: seen, limit, keys_only: true, ..Range::of(span.clone()) }
+            }
+        }
+    }
+
+    /// Whether the answer to that read cannot be of the history that we saw up to `seen`.
+    ///
+    /// An answer of the past (`pinned`) must say exactly the same. One of the present must only be possible: a key may have been written or
+    /// deleted since, but no key is older than it was, and a key that was not there came to be later. (v2 moves `modifiedIndex` without an event
+    /// when a TTL is refreshed, so more cannot be concluded.)
+    pub(crate) fn contradicts(&self, reply: &RangeReply, seen: Revision, pinned: bool) -> bool {
+        if !pinned && reply.revision < seen {
+            return true;
+        }
+        match self {
+            Self::Unknown => false,
+            Self::Empty => reply.kvs.iter().any(|kv| kv.created <= seen),
+            Self::Written { key, mark, until } => {
+                let now = reply.kvs.iter().find(|kv| kv.key == key.as_str().as_bytes()).map(Mark::of);
+                match now {
+                    _ if pinned => now != Some(*mark),
+                    Some(now) => now.modified < mark.modified || (until.is_some() && now.created <= seen),
+                    None => false,
+                }
+            }
+        }
+    }
+
+    /// Where nothing was known, what the check found is the anchor from now on.
+    pub(crate) fn adopt(&mut self, reply: &RangeReply, seen: Revision, span: &Span) {
+        if *self == Self::Unknown {
+            let newest = reply.kvs.iter().filter(|kv| kv.modified <= seen && span.contains(&kv.key)).max_by_key(|kv| kv.modified);
+            *self = newest.and_then(Self::written).unwrap_or(Self::Unknown);
+        }
+    }
+
+    /// None for a key that cannot be asked for by name.
+    fn written(kv: &KeyValue) -> Option<Self> {
+        let key = Key::parse(std::str::from_utf8(&kv.key).ok()?).ok()?;
+        let exact = key.as_str().as_bytes() == kv.key;
+        exact.then_some(Self::Written { key, mark: Mark::of(kv), until: None })
+    }
+}
+
+impl Mark {
+    fn of(kv: &KeyValue) -> Self {
+        Self { created: kv.created, modified: kv.modified, version: kv.version }
+    }
+}
+
+/// Whether the deletion of `deleted` takes `key` away.
+fn deletes(deleted: &Bytes, directory: bool, key: &Key) -> bool {
+    let key = key.as_str().as_bytes();
+    match key.strip_prefix(deleted.as_ref()) {
+        Some([]) => true,
+        Some([b'/', ..]) => directory,
+        // The root is the one directory whose name ends with the slash.
+        Some(_) => directory && deleted.as_ref() == b"/",
+        None => false,
+    }
+}

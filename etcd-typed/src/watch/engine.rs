@@ -1,0 +1,342 @@
+//! The decisions of a watch: what to ask the store next, what to yield, what an answer or its absence means. Pure: no socket, no clock and no
+//! task is here, so every rule is tested by telling it what happened. `watch.rs` carries out what it wants.
+
+use crate::error::{Error, ErrorKind};
+use crate::revision::Revision;
+use crate::store::{Batch, Range, RangeReply, Span, WatchFrom, WatchItem};
+use crate::watch::anchor::Anchor;
+use crate::watch::{Reason, Snapshot, Start, Step};
+
+/// What the engine waits for. It stays the same until [`Engine::handle`] was told the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// This read; an open watch is of no use any more. The answer is [`Input::Read`].
+    Read(Range),
+    /// This read, while the watch that was just opened stays open. The answer is [`Input::Read`].
+    Check(Range),
+    /// A watch from here. The answer is [`Input::Opened`].
+    Open(WatchFrom),
+    /// The next item of the open watch. The answer is [`Input::Item`].
+    Item,
+    /// A while to pass before the next attempt. The answer is [`Input::Waited`].
+    Wait,
+    /// Nothing: the watch has ended.
+    Nothing,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// The answer to a read.
+    Read(Result<RangeReply, Error>),
+    /// The watch is open, or could not be opened.
+    Opened(Result<(), Error>),
+    /// What the open watch yielded; none: it just ended.
+    Item(Option<Result<WatchItem, Error>>),
+    /// The wait is over.
+    Waited,
+}
+
+/// The state of one watch.
+///
+/// Invariant: `delivered <= resume`. A batch at or below `delivered` was yielded before (or is part of the snapshot) and is dropped, whatever
+/// the server says; so what is yielded between two resets is ordered and has nothing twice.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    span: Span,
+    past_revisions: bool,
+    phase: Phase,
+    /// The revision of the last batch or snapshot.
+    delivered: Revision,
+    /// Everything up to here is known to have been yielded; a broken watch is resumed from here.
+    resume: Revision,
+    /// A snapshot was had: from now on no passing failure ends the watch.
+    started: bool,
+    /// The server sent progress ahead of the changes it covered: it is never believed again.
+    progress_lies: bool,
+    anchor: Anchor,
+    trouble: Option<Error>,
+}
+
+/// What is under way.
+#[derive(Debug)]
+enum Phase {
+    /// The span is read: as of a past revision, or as of now.
+    Listing { reason: Reason, at: Option<Revision> },
+    /// A watch is opened. The first snapshot is held back until that was tried once, so that who gets it also knows that the
+    /// watch is allowed.
+    Opening { from: WatchFrom, check: bool, held: Option<Snapshot> },
+    /// The resumed watch is open, and a read shows whether the server's history is still the one that we saw.
+    Checking,
+    /// Items are taken. `fresh`: the watch started from a list just made; `moved`: it has yielded something.
+    Following { fresh: bool, moved: bool },
+    /// A server was behind what we saw; a linearizable read shows whether all of them are.
+    Confirming,
+    /// A while must pass.
+    Waiting(Then),
+    /// Nothing will ever come again.
+    Ended,
+}
+
+/// What follows a wait.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    List(Reason),
+    Open,
+}
+
+impl Engine {
+    pub(crate) fn new(span: Span, past_revisions: bool, start: Start) -> Self {
+        let (revision, phase) = match start {
+            Start::Now => (Revision::ZERO, Phase::Listing { reason: Reason::Start, at: None }),
+            Start::Since(revision) if past_revisions && revision > Revision::ZERO => {
+                (revision, Phase::Listing { reason: Reason::Start, at: Some(revision) })
+            }
+            Start::Since(revision) => {
+                // Before everything there was nothing, so that much is known everywhere. (A range at zero would be one of now.)
+                let held = Snapshot { revision, kvs: Vec::new(), known: revision == Revision::ZERO, reason: Reason::Start };
+                (revision, Phase::Opening { from: WatchFrom::Resumed(revision), check: false, held: Some(held) })
+            }
+        };
+        let started = matches!(phase, Phase::Opening { .. });
+        let (delivered, resume) = (revision, revision);
+        Self { span, past_revisions, phase, delivered, resume, started, progress_lies: false, anchor: Anchor::Unknown, trouble: None }
+    }
+
+    /// What to do now.
+    pub(crate) fn want(&self) -> Want {
+        match &self.phase {
+            Phase::Listing { at, .. } => Want::Read(Range { revision: *at, ..Range::of(self.span.clone()) }),
+            Phase::Opening { from, .. } => Want::Open(*from),
+            Phase::Checking => Want::Check(self.anchor.range(&self.span, self.past_revisions.then_some(self.resume))),
+            Phase::Following { .. } => Want::Item,
+            Phase::Confirming => {
+                let cheap = self.past_revisions;
+                Want::Read(Range { limit: cheap.then_some(1), keys_only: cheap, ..Range::of(self.span.clone()) })
+            }
+            Phase::Waiting(_) => Want::Wait,
+            Phase::Ended => Want::Nothing,
+        }
+    }
+
+    /// What keeps the watch from being followed, since it last was; none while all is well.
+    pub(crate) fn trouble(&self) -> Option<&Error> {
+        self.trouble.as_ref()
+    }
+
+    /// Takes the answer to what was wanted. An error that comes back is the last thing.
+    ///
+    /// An answer to something else than what was wanted (a defect of the caller) changes nothing.
+    pub(crate) fn handle(&mut self, input: Input) -> Option<Result<Step, Error>> {
+        match (std::mem::replace(&mut self.phase, Phase::Ended), input) {
+            (Phase::Listing { reason, at }, Input::Read(answer)) => self.listed(reason, at, answer),
+            (Phase::Opening { from, check, held }, Input::Opened(answer)) => self.opened(from, check, held, answer),
+            (Phase::Checking, Input::Read(answer)) => self.checked(answer),
+            (Phase::Following { fresh, moved }, Input::Item(item)) => self.item(fresh, moved, item),
+            (Phase::Confirming, Input::Read(answer)) => self.confirmed(answer),
+            (Phase::Waiting(then), Input::Waited) => {
+                self.phase = match then {
+                    Then::List(reason) => Phase::Listing { reason, at: None },
+                    Then::Open => self.reopening(),
+                };
+                None
+            }
+            (phase, _) => {
+                self.phase = phase;
+                None
+            }
+        }
+    }
+
+    fn listed(&mut self, reason: Reason, at: Option<Revision>, answer: Result<RangeReply, Error>) -> Option<Result<Step, Error>> {
+        let reply = match answer {
+            Ok(reply) => reply,
+            Err(error) if error.kind() == ErrorKind::HistoryLost && at.is_some() => {
+                // Compacted, or in the future: the list of now shows which.
+                self.phase = Phase::Listing { reason: Reason::HistoryLost, at: None };
+                return None;
+            }
+            // Until there is a snapshot this is a read like any other, and the store has repeated it as long as the policy allows.
+            Err(error) if !self.started => return self.fail(error),
+            Err(error) => return self.broken(error, Then::List(reason)),
+        };
+        let revision = at.unwrap_or(reply.revision);
+        // The read is linearizable: a server with less history than we saw is not the one that we saw.
+        let reason = if revision < self.resume { Reason::Rewound } else { reason };
+        if reason != Reason::Start {
+            tracing::warn!(key = %self.span.key(), %revision, seen = %self.resume, ?reason, "the watch starts again from the present state");
+        }
+        self.delivered = revision;
+        self.resume = revision;
+        self.anchor = Anchor::of(&reply.kvs, &self.span);
+        let snapshot = Snapshot { revision, kvs: reply.kvs, known: true, reason };
+        let from = if at.is_some() { WatchFrom::Resumed(revision) } else { WatchFrom::Listed(revision) };
+        if self.started {
+            self.phase = Phase::Opening { from, check: false, held: None };
+            return Some(Ok(Step::Reset(snapshot)));
+        }
+        self.started = true;
+        self.phase = Phase::Opening { from, check: false, held: Some(snapshot) };
+        None
+    }
+
+    fn opened(&mut self, from: WatchFrom, check: bool, held: Option<Snapshot>, answer: Result<(), Error>) -> Option<Result<Step, Error>> {
+        match answer {
+            Ok(()) if check => self.phase = Phase::Checking,
+            Ok(()) => self.follow(matches!(from, WatchFrom::Listed(_))),
+            Err(error) if error.kind() == ErrorKind::HistoryLost => self.history_lost(matches!(from, WatchFrom::Listed(_)), error),
+            Err(error) => {
+                if let failed @ Some(_) = self.broken(error, Then::Open) {
+                    return failed;
+                }
+            }
+        }
+        held.map(|snapshot| Ok(Step::Reset(snapshot)))
+    }
+
+    fn checked(&mut self, answer: Result<RangeReply, Error>) -> Option<Result<Step, Error>> {
+        match answer {
+            Ok(reply) if self.anchor.contradicts(&reply, self.resume, self.past_revisions) => {
+                tracing::warn!(key = %self.span.key(), revision = %self.resume, "the server has another history than the one that was watched");
+                self.phase = Phase::Listing { reason: Reason::Rewound, at: None };
+            }
+            Ok(reply) => {
+                self.anchor.adopt(&reply, self.resume, &self.span);
+                self.follow(false);
+            }
+            // What was to be looked at is not there to be looked at any more, which proves nothing: the watch itself knows better.
+            Err(error) if proves_nothing(error.kind()) => self.follow(false),
+            Err(error) => return self.broken(error, Then::Open),
+        }
+        None
+    }
+
+    fn confirmed(&mut self, answer: Result<RangeReply, Error>) -> Option<Result<Step, Error>> {
+        match answer {
+            Ok(reply) if reply.revision < self.resume => {
+                self.phase = Phase::Listing { reason: Reason::Rewound, at: None };
+                None
+            }
+            Ok(_) => self.broken(Error::new(ErrorKind::Unavailable, "the member that answered lags behind"), Then::Open),
+            Err(error) => self.broken(error, Then::Open),
+        }
+    }
+
+    fn item(&mut self, fresh: bool, moved: bool, item: Option<Result<WatchItem, Error>>) -> Option<Result<Step, Error>> {
+        match item {
+            Some(Ok(WatchItem::Batch(batch))) => {
+                let step = self.batch(batch);
+                self.phase = Phase::Following { fresh, moved: moved || step.is_some() };
+                step.map(Ok)
+            }
+            Some(Ok(WatchItem::Progress(revision))) => {
+                let ahead = revision > self.resume && !self.progress_lies;
+                self.phase = Phase::Following { fresh, moved: moved || ahead };
+                if ahead {
+                    self.resume = revision;
+                }
+                ahead.then_some(Ok(Step::Progress(revision)))
+            }
+            Some(Ok(WatchItem::HistoryLost { .. })) => {
+                self.history_lost(fresh && !moved, Error::new(ErrorKind::HistoryLost, "compacted while it was read"));
+                None
+            }
+            Some(Ok(WatchItem::Behind(_))) => {
+                self.phase = Phase::Confirming;
+                None
+            }
+            // Nothing is lost while the server keeps its history, so there is nothing to wait for. Without this watch having moved it
+            // would be a spin.
+            Some(Ok(WatchItem::Lagged)) if moved => {
+                self.phase = self.reopening();
+                None
+            }
+            Some(Ok(WatchItem::Lagged)) => self.broken(Error::new(ErrorKind::Unavailable, "the watch fell behind at once"), Then::Open),
+            Some(Err(error)) if error.kind() == ErrorKind::HistoryLost => {
+                self.history_lost(fresh && !moved, error);
+                None
+            }
+            Some(Err(error)) => self.broken(error, Then::Open),
+            None => self.broken(Error::new(ErrorKind::Unavailable, "the watch ended without a reason"), Then::Open),
+        }
+    }
+
+    /// A batch that is new, with what it means for where we are.
+    fn batch(&mut self, batch: Batch) -> Option<Step> {
+        if batch.revision <= self.delivered {
+            // A resumed watch starts with what was seen, and etcd 3.4.23 replays old history on an open stream (etcd issue 15271).
+            tracing::trace!(key = %self.span.key(), revision = %batch.revision, "dropped: seen before");
+            return None;
+        }
+        if batch.revision <= self.resume {
+            // Progress was reported up to beyond this change, and it had not come (etcd issue 15220). To drop it would lose it.
+            tracing::warn!(key = %self.span.key(), revision = %batch.revision, progress = %self.resume, "the server reported progress too early");
+            self.progress_lies = true;
+        }
+        self.delivered = batch.revision;
+        self.resume = batch.revision;
+        self.anchor.follow(&batch);
+        Some(Step::Batch(batch))
+    }
+
+    fn follow(&mut self, fresh: bool) {
+        self.trouble = None;
+        self.phase = Phase::Following { fresh, moved: false };
+    }
+
+    /// The span is read anew; after a while if it was just read and the answer was too old already.
+    fn history_lost(&mut self, again: bool, error: Error) {
+        if again {
+            self.trouble = Some(error.at(self.span.key()));
+            self.phase = Phase::Waiting(Then::List(Reason::HistoryLost));
+        } else {
+            self.phase = Phase::Listing { reason: Reason::HistoryLost, at: None };
+        }
+    }
+
+    /// Something failed: for good, or until later.
+    fn broken(&mut self, error: Error, then: Then) -> Option<Result<Step, Error>> {
+        if is_permanent(error.kind()) {
+            return self.fail(error);
+        }
+        tracing::debug!(key = %self.span.key(), revision = %self.resume, %error, "the watch broke and will be resumed");
+        self.trouble = Some(error.at(self.span.key()));
+        self.phase = Phase::Waiting(then);
+        None
+    }
+
+    fn fail(&mut self, error: Error) -> Option<Result<Step, Error>> {
+        self.phase = Phase::Ended;
+        Some(Err(error.at(self.span.key())))
+    }
+
+    fn reopening(&self) -> Phase {
+        // Who has seen nothing has seen nothing that could be contradicted.
+        let check = self.resume > Revision::ZERO;
+        Phase::Opening { from: WatchFrom::Resumed(self.resume), check, held: None }
+    }
+}
+
+/// Whether an error of this kind ends a watch: the same request can only fail again until somebody changes something that is not the
+/// server's to change by itself. `Server` is not among them: what a proxy says while servers restart is of that kind.
+fn is_permanent(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::PermissionDenied
+            | ErrorKind::Unauthenticated
+            | ErrorKind::Unsupported
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidKey
+            | ErrorKind::InvalidUrl
+            | ErrorKind::TooLarge
+    )
+}
+
+/// Whether a check that failed so says nothing of the history: the revision is compacted, or the key is something else by now.
+fn proves_nothing(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::HistoryLost | ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
+}
+
+#[cfg(test)]
+mod tests;

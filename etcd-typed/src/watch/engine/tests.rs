@@ -1,0 +1,602 @@
+//! One test for each rule of the engine, told as what happened on the wire and what must come of it.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::key::Key;
+use crate::store::{Event, KeyValue};
+
+const PAST: bool = true;
+const NO_PAST: bool = false;
+
+/// An engine that is told a story line by line.
+struct Story {
+    engine: Engine,
+}
+
+impl Story {
+    fn new(past_revisions: bool, start: Start) -> Self {
+        Self { engine: Engine::new(span(), past_revisions, start) }
+    }
+
+    /// A watch that follows since revision 10, where `/a/x` was written at 7 and `/a/y` at 9.
+    fn following(past_revisions: bool) -> Self {
+        let mut story = Self::new(past_revisions, Start::Now);
+        story.wants_read(None);
+        story.quiet(Input::Read(Ok(list(10, &[("/a/x", 7), ("/a/y", 9)]))));
+        story.wants(&Want::Open(WatchFrom::Listed(at(10))));
+        let snapshot = story.reset(Input::Opened(Ok(())));
+        assert_eq!((snapshot.revision, snapshot.reason, snapshot.known), (at(10), Reason::Start, true));
+        story.wants(&Want::Item);
+        story
+    }
+
+    /// The connection breaks, a while passes, and a watch from `from` is open again.
+    fn reconnect(&mut self, from: u64) {
+        self.quiet(broken());
+        self.wants(&Want::Wait);
+        self.quiet(Input::Waited);
+        self.wants(&Want::Open(WatchFrom::Resumed(at(from))));
+        self.quiet(Input::Opened(Ok(())));
+    }
+
+    fn wants(&self, want: &Want) {
+        assert_eq!(&self.engine.want(), want);
+    }
+
+    /// A read of the whole span.
+    fn wants_read(&self, revision: Option<u64>) {
+        self.wants(&Want::Read(Range { revision: revision.map(at), ..Range::of(span()) }));
+    }
+
+    /// A read of one key, without its value.
+    fn wants_check(&self, key: &str, revision: Option<u64>) {
+        let span = Span::Key(Key::parse(key).expect("a key"));
+        self.wants(&Want::Check(Range { revision: revision.map(at), keys_only: true, ..Range::of(span) }));
+    }
+
+    fn quiet(&mut self, input: Input) {
+        let step = self.engine.handle(input);
+        assert!(step.is_none(), "{step:?}");
+    }
+
+    fn step(&mut self, input: Input) -> Step {
+        self.engine.handle(input).expect("a step").expect("no error")
+    }
+
+    fn reset(&mut self, input: Input) -> Snapshot {
+        match self.step(input) {
+            Step::Reset(snapshot) => snapshot,
+            other => panic!("no reset: {other:?}"),
+        }
+    }
+
+    /// The batch comes through as it is.
+    fn yields(&mut self, revision: u64) {
+        let batch = put("/a/x", revision);
+        assert_eq!(self.step(item(WatchItem::Batch(batch.clone()))), Step::Batch(batch));
+    }
+
+    fn drops(&mut self, revision: u64) {
+        self.quiet(item(WatchItem::Batch(put("/a/x", revision))));
+    }
+}
+
+fn at(number: u64) -> Revision {
+    Revision::new(number)
+}
+
+fn span() -> Span {
+    Span::Below(Key::parse("/a").expect("a key"))
+}
+
+fn kv(key: &str, modified: u64) -> KeyValue {
+    KeyValue {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Bytes::new(),
+        created: at(modified.min(5)),
+        modified: at(modified),
+        version: Some(1),
+        lease: None,
+        ttl: None,
+    }
+}
+
+fn list(revision: u64, keys: &[(&str, u64)]) -> RangeReply {
+    RangeReply { revision: at(revision), kvs: keys.iter().map(|(key, modified)| kv(key, *modified)).collect(), ..RangeReply::default() }
+}
+
+fn put(key: &str, revision: u64) -> Batch {
+    Batch { revision: at(revision), events: vec![Event::Put { kv: kv(key, revision), previous: None }] }
+}
+
+fn delete(key: &'static str, directory: bool, revision: u64) -> Batch {
+    Batch { revision: at(revision), events: vec![Event::Delete { key: Bytes::from_static(key.as_bytes()), directory, previous: None }] }
+}
+
+fn item(item: WatchItem) -> Input {
+    Input::Item(Some(Ok(item)))
+}
+
+fn broken() -> Input {
+    Input::Item(Some(Err(unavailable())))
+}
+
+fn unavailable() -> Error {
+    Error::new(ErrorKind::Unavailable, "connection reset")
+}
+
+fn history_lost() -> Error {
+    Error::new(ErrorKind::HistoryLost, "compacted")
+}
+
+#[test]
+fn w6_the_snapshot_and_the_stream_join_at_one_revision() {
+    let mut story = Story::following(PAST);
+    story.yields(11);
+    story.yields(14);
+}
+
+#[test]
+fn w2_what_the_snapshot_has_is_not_yielded_again() {
+    let mut story = Story::following(PAST);
+    story.drops(10);
+    story.yields(11);
+    story.drops(11);
+    story.yields(12);
+}
+
+#[test]
+fn w1_history_replayed_in_the_middle_of_a_stream_is_dropped() {
+    // etcd issue 15271: a member of 3.4.23 caught up by snapshot and sent revisions 3 and following again on the open stream.
+    let mut story = Story::following(PAST);
+    for revision in 11..40 {
+        story.yields(revision);
+    }
+    for revision in 3..40 {
+        story.drops(revision);
+    }
+    story.yields(40);
+}
+
+#[test]
+fn f1_a_break_resumes_after_the_last_batch_and_is_no_reset() {
+    let mut story = Story::following(PAST);
+    story.yields(12);
+    story.reconnect(12);
+    story.wants_check("/a/x", Some(12));
+    story.quiet(Input::Read(Ok(list(12, &[("/a/x", 12)]))));
+    story.wants(&Want::Item);
+    story.drops(12);
+    story.yields(13);
+}
+
+#[test]
+fn every_further_failure_waits_again_and_the_trouble_is_seen_until_it_is_over() {
+    let mut story = Story::following(PAST);
+    assert!(story.engine.trouble().is_none());
+    story.quiet(broken());
+    for _ in 0..100 {
+        story.wants(&Want::Wait);
+        assert_eq!(story.engine.trouble().map(Error::kind), Some(ErrorKind::Unavailable));
+        story.quiet(Input::Waited);
+        story.quiet(Input::Opened(Err(unavailable())));
+    }
+    story.quiet(Input::Waited);
+    story.quiet(Input::Opened(Ok(())));
+    assert!(story.engine.trouble().is_some(), "not before the check");
+    story.quiet(Input::Read(Err(Error::new(ErrorKind::Timeout, "no quorum"))));
+    story.wants(&Want::Wait);
+    story.quiet(Input::Waited);
+    story.quiet(Input::Opened(Ok(())));
+    story.quiet(Input::Read(Ok(list(10, &[("/a/y", 9)]))));
+    assert!(story.engine.trouble().is_none());
+    story.yields(11);
+}
+
+#[test]
+fn a_stream_that_ends_without_a_reason_is_a_break() {
+    let mut story = Story::following(PAST);
+    story.quiet(Input::Item(None));
+    story.wants(&Want::Wait);
+    assert_eq!(story.engine.trouble().map(Error::kind), Some(ErrorKind::Unavailable));
+}
+
+#[test]
+fn a_first_watch_that_cannot_be_opened_yields_the_snapshot_all_the_same() {
+    let mut story = Story::new(PAST, Start::Now);
+    story.quiet(Input::Read(Ok(list(10, &[]))));
+    let snapshot = story.reset(Input::Opened(Err(unavailable())));
+    assert_eq!(snapshot.revision, at(10));
+    story.wants(&Want::Wait);
+    story.quiet(Input::Waited);
+    // Time has passed since the list: whatever is cheap right after one is not true any more.
+    story.wants(&Want::Open(WatchFrom::Resumed(at(10))));
+}
+
+#[test]
+fn the_first_read_fails_like_any_read() {
+    let mut story = Story::new(PAST, Start::Now);
+    let error = story.engine.handle(Input::Read(Err(unavailable()))).expect("an answer").expect_err("an error");
+    assert_eq!((error.kind(), error.key().map(Key::as_str)), (ErrorKind::Unavailable, Some("/a")));
+    story.wants(&Want::Nothing);
+}
+
+#[test]
+fn only_what_time_does_not_mend_ends_a_watch() {
+    for kind in [
+        ErrorKind::PermissionDenied,
+        ErrorKind::Unauthenticated,
+        ErrorKind::Unsupported,
+        ErrorKind::NotADirectory,
+        ErrorKind::IsADirectory,
+        ErrorKind::InvalidKey,
+        ErrorKind::InvalidUrl,
+        ErrorKind::TooLarge,
+    ] {
+        let mut story = Story::following(PAST);
+        story.quiet(broken());
+        story.quiet(Input::Waited);
+        let error = story.engine.handle(Input::Opened(Err(Error::new(kind, "")))).expect("an answer").expect_err("an error");
+        assert_eq!(error.kind(), kind);
+        story.wants(&Want::Nothing);
+        story.quiet(Input::Waited);
+        story.wants(&Want::Nothing);
+    }
+    for kind in [ErrorKind::Unavailable, ErrorKind::Timeout, ErrorKind::Server, ErrorKind::NoSpace, ErrorKind::NotFound] {
+        let mut story = Story::following(PAST);
+        story.quiet(Input::Item(Some(Err(Error::new(kind, "")))));
+        story.wants(&Want::Wait);
+    }
+}
+
+#[test]
+fn a_watch_that_is_not_allowed_fails_before_its_first_step() {
+    let mut story = Story::new(PAST, Start::Now);
+    story.quiet(Input::Read(Ok(list(10, &[]))));
+    let answer = story.engine.handle(Input::Opened(Err(Error::new(ErrorKind::PermissionDenied, ""))));
+    assert!(matches!(answer, Some(Err(_))), "{answer:?}");
+}
+
+#[test]
+fn w5_lost_history_is_listed_again_at_once_and_says_so() {
+    let mut story = Story::following(PAST);
+    story.yields(12);
+    story.reconnect(12);
+    story.quiet(Input::Read(Err(history_lost())));
+    story.quiet(item(WatchItem::HistoryLost { oldest: Some(at(30)) }));
+    story.wants_read(None);
+    let snapshot = story.reset(Input::Read(Ok(list(40, &[("/a/x", 35)]))));
+    assert_eq!((snapshot.revision, snapshot.reason), (at(40), Reason::HistoryLost));
+    story.wants(&Want::Open(WatchFrom::Listed(at(40))));
+    story.quiet(Input::Opened(Ok(())));
+    story.drops(40);
+    story.yields(41);
+}
+
+#[test]
+fn f12_history_that_is_lost_in_the_middle_of_a_stream_is_listed_again() {
+    // Seen on 3.4.23: a slow watcher was cancelled with compaction after 152 of 300 events.
+    let mut story = Story::following(PAST);
+    for revision in 11..163 {
+        story.yields(revision);
+    }
+    story.quiet(Input::Item(Some(Err(history_lost()))));
+    story.wants_read(None);
+}
+
+#[test]
+fn f12_the_start_is_handed_to_the_store_as_seen_never_one_later() {
+    // etcd issue 18089: with a start one later, the deletion at the compacted revision itself is lost on 3.4.23 and 3.5.1. The store is told
+    // what was seen, and that answers with a lost history instead.
+    let mut story = Story::following(PAST);
+    story.yields(19);
+    story.quiet(broken());
+    story.quiet(Input::Waited);
+    story.wants(&Want::Open(WatchFrom::Resumed(at(19))));
+    story.quiet(Input::Opened(Err(history_lost())));
+    let snapshot = story.reset(Input::Read(Ok(list(20, &[("/a/y", 9)]))));
+    assert_eq!((snapshot.revision, snapshot.reason), (at(20), Reason::HistoryLost));
+}
+
+#[test]
+fn a_list_that_is_too_old_before_it_can_be_followed_is_no_spin() {
+    let mut story = Story::following(PAST);
+    story.quiet(item(WatchItem::HistoryLost { oldest: None }));
+    story.wants(&Want::Wait);
+    story.quiet(Input::Waited);
+    story.wants_read(None);
+}
+
+#[test]
+fn failures_of_a_later_list_are_repeated_for_ever() {
+    let mut story = Story::following(PAST);
+    story.yields(12);
+    story.quiet(item(WatchItem::HistoryLost { oldest: None }));
+    for _ in 0..50 {
+        story.wants_read(None);
+        story.quiet(Input::Read(Err(unavailable())));
+        story.wants(&Want::Wait);
+        story.quiet(Input::Waited);
+    }
+    let snapshot = story.reset(Input::Read(Ok(list(40, &[]))));
+    assert_eq!(snapshot.reason, Reason::HistoryLost);
+}
+
+#[test]
+fn progress_moves_the_resume_point_of_an_idle_watch() {
+    let mut story = Story::following(PAST);
+    assert_eq!(story.step(item(WatchItem::Progress(at(5000)))), Step::Progress(at(5000)));
+    story.quiet(item(WatchItem::Progress(at(5000))));
+    story.quiet(item(WatchItem::Progress(at(4000))));
+    story.reconnect(5000);
+    story.wants_check("/a/y", Some(5000));
+}
+
+#[test]
+fn progress_ahead_of_events_loses_nothing_and_is_not_believed_again() {
+    // etcd issue 15220: the answer to a progress request came before the backlog, 1126 revisions ahead.
+    let mut story = Story::following(PAST);
+    assert_eq!(story.step(item(WatchItem::Progress(at(1137)))), Step::Progress(at(1137)));
+    story.yields(11);
+    story.yields(12);
+    story.drops(12);
+    story.quiet(item(WatchItem::Progress(at(2000))));
+    story.reconnect(12);
+    story.wants_check("/a/x", Some(12));
+}
+
+#[test]
+fn a_reader_that_was_too_slow_resumes_at_once() {
+    let mut story = Story::following(PAST);
+    story.yields(12);
+    story.quiet(item(WatchItem::Lagged));
+    story.wants(&Want::Open(WatchFrom::Resumed(at(12))));
+    story.quiet(Input::Opened(Ok(())));
+    story.quiet(Input::Read(Ok(list(12, &[("/a/x", 12)]))));
+    story.yields(13);
+}
+
+#[test]
+fn lagging_without_having_moved_is_no_spin() {
+    let mut story = Story::following(PAST);
+    story.quiet(item(WatchItem::Lagged));
+    story.wants(&Want::Wait);
+}
+
+#[test]
+fn f22_a_lagging_member_is_no_reset() {
+    let mut story = Story::following(PAST);
+    story.yields(12);
+    story.reconnect(12);
+    story.quiet(Input::Read(Ok(list(12, &[("/a/x", 12)]))));
+    // Created behind: the member that answered the watch is at revision 8.
+    story.quiet(item(WatchItem::Behind(at(8))));
+    story.wants(&Want::Read(Range { limit: Some(1), keys_only: true, ..Range::of(span()) }));
+    story.quiet(Input::Read(Ok(list(15, &[("/a/x", 12)]))));
+    story.wants(&Want::Wait);
+    story.quiet(Input::Waited);
+    story.wants(&Want::Open(WatchFrom::Resumed(at(12))));
+}
+
+#[test]
+fn f21_a_server_with_less_history_is_reset_after_a_linearizable_read_says_so() {
+    let mut story = Story::following(PAST);
+    story.yields(12);
+    story.reconnect(12);
+    // A read of the future says what a read of a compacted past says: it proves nothing.
+    story.quiet(Input::Read(Err(history_lost())));
+    story.quiet(item(WatchItem::Behind(at(3))));
+    story.quiet(Input::Read(Ok(list(3, &[]))));
+    story.wants_read(None);
+    let snapshot = story.reset(Input::Read(Ok(list(4, &[("/a/z", 4)]))));
+    assert_eq!((snapshot.revision, snapshot.reason), (at(4), Reason::Rewound));
+    story.wants(&Want::Open(WatchFrom::Listed(at(4))));
+    story.quiet(Input::Opened(Ok(())));
+    story.yields(5);
+}
+
+#[test]
+fn f21_a_list_that_is_older_than_what_was_seen_is_a_reset_of_that_reason() {
+    let mut story = Story::following(PAST);
+    story.yields(12);
+    story.quiet(item(WatchItem::HistoryLost { oldest: None }));
+    let snapshot = story.reset(Input::Read(Ok(list(2, &[]))));
+    assert_eq!(snapshot.reason, Reason::Rewound);
+}
+
+#[test]
+fn f21_a_confirmation_that_fails_is_asked_for_again() {
+    let mut story = Story::following(PAST);
+    story.quiet(item(WatchItem::Behind(at(3))));
+    story.quiet(Input::Read(Err(unavailable())));
+    story.wants(&Want::Wait);
+    story.quiet(Input::Waited);
+    story.wants(&Want::Open(WatchFrom::Resumed(at(10))));
+}
+
+#[test]
+fn f21_a_wiped_server_that_passed_our_revision_is_found_by_the_anchor() {
+    let other = |kvs| RangeReply { revision: at(12), kvs, ..RangeReply::default() };
+    let mut recreated = kv("/a/x", 12);
+    recreated.created = at(2);
+    for reply in [list(12, &[]), list(12, &[("/a/x", 11)]), other(vec![recreated])] {
+        let mut story = Story::following(PAST);
+        story.yields(12);
+        story.reconnect(12);
+        story.wants_check("/a/x", Some(12));
+        story.quiet(Input::Read(Ok(reply)));
+        story.wants_read(None);
+        let snapshot = story.reset(Input::Read(Ok(list(90, &[("/a/z", 80)]))));
+        assert_eq!((snapshot.revision, snapshot.reason), (at(90), Reason::Rewound));
+    }
+}
+
+#[test]
+fn the_anchor_of_a_deleted_key_is_looked_at_just_before_its_end() {
+    let mut story = Story::following(PAST);
+    story.yields(12);
+    assert!(matches!(story.step(item(WatchItem::Batch(delete("/a/x", false, 20)))), Step::Batch(_)));
+    assert!(matches!(story.step(item(WatchItem::Progress(at(30)))), Step::Progress(_)));
+    story.reconnect(30);
+    story.wants_check("/a/x", Some(19));
+    story.quiet(Input::Read(Ok(list(19, &[("/a/x", 12)]))));
+    story.wants(&Want::Item);
+}
+
+#[test]
+fn the_anchor_goes_with_its_directory() {
+    for (deleted, until) in [("/a", Some(19)), ("/", Some(19)), ("/a/x", Some(19)), ("/a/xy", None), ("/ab", None)] {
+        let mut story = Story::following(PAST);
+        story.yields(12);
+        story.step(item(WatchItem::Batch(delete(deleted, true, 20))));
+        story.reconnect(20);
+        story.wants_check("/a/x", Some(until.unwrap_or(20)));
+    }
+}
+
+#[test]
+fn an_empty_span_is_an_anchor_too() {
+    let mut story = Story::new(PAST, Start::Now);
+    story.quiet(Input::Read(Ok(list(10, &[]))));
+    story.reset(Input::Opened(Ok(())));
+    story.reconnect(10);
+    story.wants(&Want::Check(Range { revision: Some(at(10)), limit: Some(1), keys_only: true, ..Range::of(span()) }));
+    story.quiet(Input::Read(Ok(list(10, &[("/a/q", 6)]))));
+    story.wants_read(None);
+    assert_eq!(story.reset(Input::Read(Ok(list(11, &[("/a/q", 6)])))).reason, Reason::Rewound);
+}
+
+#[test]
+fn f32_without_a_past_the_present_is_asked_what_it_can_prove() {
+    // (what the quorum read of `/a/x`, written at 12, finds; the index it is as of; whether that is possible)
+    let cases: [(&[(&str, u64)], u64, bool); 5] = [
+        (&[("/a/x", 12)], 20, true),
+        // Written since, or its TTL refreshed, which makes no event.
+        (&[("/a/x", 15)], 20, true),
+        // Deleted since.
+        (&[], 20, true),
+        // Older than it was.
+        (&[("/a/x", 11)], 20, false),
+        // The index itself went back.
+        (&[("/a/x", 12)], 11, false),
+    ];
+    for (found, index, possible) in cases {
+        let mut story = Story::following(NO_PAST);
+        story.yields(12);
+        story.reconnect(12);
+        story.wants_check("/a/x", None);
+        story.quiet(Input::Read(Ok(list(index, found))));
+        if possible {
+            story.yields(13);
+        } else {
+            story.wants_read(None);
+        }
+    }
+}
+
+#[test]
+fn f32_a_key_that_is_a_directory_by_now_proves_nothing() {
+    let mut story = Story::following(NO_PAST);
+    story.yields(12);
+    story.reconnect(12);
+    story.quiet(Input::Read(Err(Error::new(ErrorKind::IsADirectory, ""))));
+    story.wants(&Want::Item);
+}
+
+#[test]
+fn since_a_past_revision_starts_with_the_state_of_then() {
+    let mut story = Story::new(PAST, Start::Since(at(6)));
+    story.wants_read(Some(6));
+    story.quiet(Input::Read(Ok(list(6, &[("/a/x", 5)]))));
+    story.wants(&Want::Open(WatchFrom::Resumed(at(6))));
+    let snapshot = story.reset(Input::Opened(Ok(())));
+    assert_eq!((snapshot.revision, snapshot.reason, snapshot.kvs.len()), (at(6), Reason::Start, 1));
+    story.yields(7);
+}
+
+#[test]
+fn since_a_compacted_revision_starts_with_the_present_and_says_so() {
+    let mut story = Story::new(PAST, Start::Since(at(6)));
+    story.quiet(Input::Read(Err(history_lost())));
+    story.wants_read(None);
+    story.quiet(Input::Read(Ok(list(50, &[("/a/x", 40)]))));
+    let snapshot = story.reset(Input::Opened(Ok(())));
+    assert_eq!((snapshot.revision, snapshot.reason), (at(50), Reason::HistoryLost));
+}
+
+#[test]
+fn since_a_revision_that_the_server_never_reached_is_another_history() {
+    let mut story = Story::new(PAST, Start::Since(at(600)));
+    story.quiet(Input::Read(Err(history_lost())));
+    story.quiet(Input::Read(Ok(list(50, &[]))));
+    let snapshot = story.reset(Input::Opened(Ok(())));
+    assert_eq!((snapshot.revision, snapshot.reason), (at(50), Reason::Rewound));
+}
+
+#[test]
+fn since_where_the_past_cannot_be_read_has_no_state_only_changes() {
+    let mut story = Story::new(NO_PAST, Start::Since(at(6)));
+    story.wants(&Want::Open(WatchFrom::Resumed(at(6))));
+    let snapshot = story.reset(Input::Opened(Ok(())));
+    assert_eq!((snapshot.revision, snapshot.known, snapshot.kvs.len()), (at(6), false, 0));
+    story.wants(&Want::Item);
+    story.yields(7);
+}
+
+#[test]
+fn since_an_index_that_left_the_window_lists() {
+    let mut story = Story::new(NO_PAST, Start::Since(at(6)));
+    assert!(!story.reset(Input::Opened(Err(history_lost()))).known);
+    story.wants_read(None);
+    let snapshot = story.reset(Input::Read(Ok(list(2000, &[("/a/x", 1800)]))));
+    assert_eq!((snapshot.reason, snapshot.known), (Reason::HistoryLost, true));
+}
+
+#[test]
+fn since_before_everything_knows_that_there_was_nothing() {
+    for past in [PAST, NO_PAST] {
+        let mut story = Story::new(past, Start::Since(Revision::ZERO));
+        story.wants(&Want::Open(WatchFrom::Resumed(Revision::ZERO)));
+        let snapshot = story.reset(Input::Opened(Err(unavailable())));
+        assert_eq!((snapshot.revision, snapshot.known), (Revision::ZERO, true));
+        story.quiet(Input::Waited);
+        story.quiet(Input::Opened(Ok(())));
+        // Nothing was seen, so nothing is to be checked.
+        story.yields(2);
+    }
+}
+
+#[test]
+fn what_a_check_finds_where_nothing_was_known_is_the_anchor() {
+    let mut story = Story::new(NO_PAST, Start::Since(at(6)));
+    story.reset(Input::Opened(Ok(())));
+    story.reconnect(6);
+    story.quiet(Input::Read(Ok(list(9, &[("/a/x", 4), ("/a/y", 8)]))));
+    story.reconnect(6);
+    // Not `/a/y`: what was written after revision 6 is still to be yielded.
+    story.wants_check("/a/x", None);
+}
+
+#[test]
+fn keys_that_have_no_name_of_ours_are_no_anchor() {
+    let mut story = Story::following(PAST);
+    for foreign in [&b"/a/\xff"[..], b"/a/z/", b"/a//z"] {
+        let mut batch = put("/a/x", 20);
+        if let Some(Event::Put { kv, .. }) = batch.events.first_mut() {
+            kv.key = Bytes::copy_from_slice(foreign);
+        }
+        story.engine.anchor.follow(&batch);
+    }
+    story.reconnect(10);
+    story.wants_check("/a/y", Some(10));
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_changes_nothing() {
+    let mut story = Story::following(PAST);
+    story.quiet(Input::Waited);
+    story.quiet(Input::Opened(Ok(())));
+    story.quiet(Input::Read(Ok(list(99, &[]))));
+    story.yields(11);
+}
