@@ -259,3 +259,35 @@ pub(super) fn lost(call: Call, message: &'static str) -> Error {
     let error = Error::new(ErrorKind::Unavailable, message);
     if call.is_write() { error.outcome_unknown() } else { error }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_met_in_the_order_they_were_asked_for_by_the_calls_they_are_for() {
+        let mut plan = Plan::default();
+        let rule = |calls, count, effect| Rule { calls, count, effect };
+        plan.rules.push(rule(Calls::Commits, 2, Effect::LoseReply));
+        plan.rules.push(rule(Calls::All, 1, Effect::Fail(ErrorKind::Timeout)));
+        plan.rules.push(rule(Calls::KeepAlives, 0, Effect::LoseRequest));
+        assert_eq!(plan.meet(Call::Commit), Some(Effect::LoseReply));
+        assert_eq!(plan.meet(Call::Range), Some(Effect::Fail(ErrorKind::Timeout)));
+        assert_eq!(plan.meet(Call::KeepAlive), None);
+        assert_eq!(plan.meet(Call::Commit), Some(Effect::LoseReply));
+        assert_eq!(plan.meet(Call::Commit), None);
+    }
+
+    #[test]
+    fn the_longest_delay_of_a_call_counts_and_the_last_one_said() {
+        let mut plan = Plan::default();
+        let second = Duration::from_secs(1);
+        plan.delay(Calls::All, second);
+        plan.delay(Calls::Leases, 3 * second);
+        assert_eq!((plan.delay_of(Call::Range), plan.delay_of(Call::Grant)), (second, 3 * second));
+        plan.delay(Calls::Leases, second / 2);
+        assert_eq!(plan.delay_of(Call::Grant), second);
+        plan.delay(Calls::All, Duration::ZERO);
+        assert_eq!((plan.delay_of(Call::Range), plan.delay_of(Call::Grant)), (Duration::ZERO, second / 2));
+    }
+}

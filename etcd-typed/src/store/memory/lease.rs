@@ -127,3 +127,61 @@ fn lost(id: LeaseId) -> Error {
 fn end(now: Instant, ttl: Duration) -> Instant {
     now.checked_add(ttl).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn id(number: u64) -> LeaseId {
+        LeaseId::new(number).unwrap()
+    }
+
+    #[test]
+    fn times_are_whole_seconds_rounded_up_and_at_least_the_minimum() {
+        for (asked, given) in [(0, 2000), (1, 2000), (2000, 2000), (2001, 3000), (60_000, 60_000)] {
+            assert_eq!(granted(Duration::from_millis(asked)).unwrap(), Duration::from_millis(given));
+        }
+        assert_eq!(granted(MAX_TTL).unwrap(), MAX_TTL);
+        for too_long in [MAX_TTL + SECOND, Duration::MAX] {
+            assert_eq!(granted(too_long).unwrap_err().kind(), ErrorKind::Invalid);
+        }
+    }
+
+    #[test]
+    fn a_grant_can_be_repeated() {
+        let mut leases = Leases::default();
+        let now = Instant::now();
+        assert_eq!(leases.grant(id(1), 10 * SECOND, now).unwrap(), 10 * SECOND);
+        assert_eq!(leases.grant(id(1), 10 * SECOND, now + SECOND).unwrap(), 10 * SECOND);
+        assert_eq!(leases.time_to_live(id(1), now + SECOND), Some(10 * SECOND));
+        assert_eq!(leases.grant(id(1), 11 * SECOND, now).unwrap_err().kind(), ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn the_lease_that_ends_first_is_known_through_all_changes() {
+        let mut leases = Leases::default();
+        let now = Instant::now();
+        leases.grant(id(1), 10 * SECOND, now).unwrap();
+        leases.grant(id(2), 5 * SECOND, now).unwrap();
+        assert_eq!(leases.first_end(), Some((now + 5 * SECOND, id(2))));
+        assert_eq!(leases.keep_alive(id(2), now + 6 * SECOND).unwrap(), 5 * SECOND);
+        assert_eq!(leases.first_end(), Some((now + 10 * SECOND, id(1))));
+        leases.keep_all_alive(now + 7 * SECOND);
+        assert_eq!(leases.first_end(), Some((now + 12 * SECOND, id(2))));
+        leases.remove(id(2));
+        assert_eq!(leases.first_end(), Some((now + 17 * SECOND, id(1))));
+        leases.remove(id(1));
+        assert_eq!(leases.first_end(), None);
+    }
+
+    #[test]
+    fn a_lease_that_is_not_there_is_lost() {
+        let mut leases = Leases::default();
+        assert_eq!(leases.keep_alive(id(1), Instant::now()).unwrap_err().kind(), ErrorKind::LeaseLost);
+        assert_eq!(leases.check(id(1)).unwrap_err().kind(), ErrorKind::LeaseLost);
+        assert_eq!(leases.time_to_live(id(1), Instant::now()), None);
+        assert_eq!(leases.remove(id(1)), None);
+    }
+}

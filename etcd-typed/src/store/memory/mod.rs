@@ -7,8 +7,12 @@
 mod engine;
 mod fault;
 mod lease;
+#[cfg(test)]
+mod model;
 mod shared;
 mod state;
+#[cfg(test)]
+mod tests;
 mod txn;
 mod watch;
 

@@ -121,3 +121,160 @@ fn size(txn: &Txn) -> usize {
     });
     OVERHEAD_OF_REQUEST + compares.chain(ops).sum::<usize>()
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::state::HistoryLimit;
+    use super::*;
+    use crate::revision::{LeaseId, Revision};
+
+    fn key(path: &str) -> Key {
+        Key::parse(path).unwrap()
+    }
+
+    fn put(path: &str) -> Op {
+        Op::put(&key(path), Bytes::new())
+    }
+
+    fn delete(span: Span) -> Op {
+        Op::Delete { span, previous: false }
+    }
+
+    fn refusal(txn: &Txn) -> Option<ErrorKind> {
+        check(txn).err().map(|error| error.kind())
+    }
+
+    fn then(ops: Vec<Op>) -> Txn {
+        Txn { then: ops, ..Txn::default() }
+    }
+
+    #[test]
+    fn two_writes_of_one_key_are_refused_in_either_list_and_order() {
+        let a = || key("/d/a");
+        let twice = [
+            vec![put("/d/a"), put("/b"), put("/d/a")],
+            vec![put("/d/a"), Op::delete(&a())],
+            vec![Op::delete(&a()), put("/d/a")],
+            vec![delete(Span::Below(key("/d"))), put("/d/a")],
+        ];
+        for ops in twice {
+            assert_eq!(refusal(&then(ops.clone())), Some(ErrorKind::Invalid), "{ops:?}");
+            assert_eq!(refusal(&Txn { otherwise: ops, ..Txn::default() }), Some(ErrorKind::Invalid));
+        }
+        assert_eq!(check(&then(vec![put("/d/a"), put("/d/a")])).unwrap_err().key(), Some(&a()));
+    }
+
+    #[test]
+    fn one_key_may_be_read_twice_deleted_twice_and_written_in_both_lists() {
+        let a = || Span::Key(key("/a"));
+        assert_eq!(refusal(&then(vec![Op::Get(a()), put("/a"), Op::Get(a())])), None);
+        assert_eq!(refusal(&then(vec![delete(a()), delete(Span::Below(Key::root()))])), None);
+        assert_eq!(refusal(&Txn { then: vec![put("/a")], otherwise: vec![put("/a")], ..Txn::default() }), None);
+        assert_eq!(refusal(&then(vec![delete(Span::Below(key("/a"))), put("/a"), put("/ab")])), None, "a directory's own key is not in it");
+    }
+
+    #[test]
+    fn a_list_holds_128_operations() {
+        let puts = |count| (0..count).map(|n| put(&format!("/{n}"))).collect::<Vec<_>>();
+        let compares = |count| vec![Compare::key(&key("/a"), Condition::Absent); count];
+        let full = Txn { compares: compares(128), then: puts(128), otherwise: puts(128) };
+        assert_eq!(refusal(&full), None);
+        for txn in
+            [Txn { compares: compares(129), ..full.clone() }, Txn { then: puts(129), ..full.clone() }, Txn { otherwise: puts(129), ..full }]
+        {
+            assert_eq!(refusal(&txn), Some(ErrorKind::TooManyOperations));
+        }
+    }
+
+    #[test]
+    fn too_many_operations_is_said_before_anything_else() {
+        let same = vec![put("/a"); 129];
+        assert_eq!(refusal(&then(same)), Some(ErrorKind::TooManyOperations));
+    }
+
+    #[test]
+    fn a_request_holds_one_and_a_half_mebibytes() {
+        let sized = |length| then(vec![Op::put(&key("/a"), vec![0; length].into())]);
+        // Both seen on real servers.
+        assert_eq!(refusal(&sized(1_572_764)), None);
+        assert_eq!(refusal(&sized(1_572_844)), Some(ErrorKind::TooLarge));
+        assert_eq!(check(&sized(1 << 21)).unwrap_err().key(), Some(&key("/a")));
+        let half = || vec![0; 800_000].into();
+        let both = Txn { then: vec![Op::put(&key("/a"), half())], otherwise: vec![Op::put(&key("/b"), half())], ..Txn::default() };
+        assert_eq!(refusal(&both), Some(ErrorKind::TooLarge));
+        let compared = Txn { compares: vec![Compare::key(&key("/a"), Condition::Value(vec![0; 1 << 21].into()))], ..Txn::default() };
+        assert_eq!(refusal(&compared), Some(ErrorKind::TooLarge));
+    }
+
+    #[test]
+    fn directories_are_refused() {
+        for op in [Op::MakeDir { key: key("/a"), ttl: None }, Op::UpdateDir { key: key("/a"), ttl: None }, Op::RemoveDir { key: key("/a") }]
+        {
+            assert_eq!(refusal(&then(vec![op])), Some(ErrorKind::Unsupported));
+        }
+    }
+
+    #[test]
+    fn only_two_conditions_go_with_a_directory() {
+        let asked = |condition| refusal(&Txn { compares: vec![Compare::below(&key("/a"), condition)], ..Txn::default() });
+        assert_eq!(asked(Condition::Absent), None);
+        assert_eq!(asked(Condition::UnchangedSince(Revision::ZERO)), None);
+        for condition in [
+            Condition::Present,
+            Condition::Created(Revision::ZERO),
+            Condition::Modified(Revision::ZERO),
+            Condition::Value(Bytes::from_static(b"secret")),
+            Condition::Lease(LeaseId::random()),
+        ] {
+            assert_eq!(asked(condition), Some(ErrorKind::Invalid));
+        }
+        let error = check(&Txn { compares: vec![Compare::below(&key("/a"), Condition::Value("secret".into()))], ..Txn::default() });
+        assert!(!error.unwrap_err().to_string().contains("secret"));
+    }
+
+    /// `/a` was written at 2 and 4, `/d/x` at 3.
+    fn state() -> State {
+        let mut state = State::new(HistoryLimit::default());
+        for (path, lease) in [("/a", None), ("/d/x", LeaseId::new(7)), ("/a", None)] {
+            let mut write = state.write();
+            write.put(path.as_bytes(), "v".into(), lease);
+            write.finish();
+        }
+        state
+    }
+
+    #[test]
+    fn a_condition_of_a_key_that_is_there() {
+        let state = state();
+        let asked = |condition| holds(&state, &Compare::key(&key("/a"), condition));
+        let at = Revision::new;
+        assert!(!asked(Condition::Absent) && asked(Condition::Present));
+        assert!(asked(Condition::Created(at(2))) && !asked(Condition::Created(at(4))));
+        assert!(asked(Condition::Modified(at(4))) && !asked(Condition::Modified(at(2))));
+        assert!(asked(Condition::Value("v".into())) && !asked(Condition::Value("".into())));
+        assert!(!asked(Condition::Lease(LeaseId::new(7).unwrap())));
+        assert!(holds(&state, &Compare::key(&key("/d/x"), Condition::Lease(LeaseId::new(7).unwrap()))));
+        assert!(asked(Condition::UnchangedSince(at(4))) && !asked(Condition::UnchangedSince(at(3))));
+    }
+
+    #[test]
+    fn a_condition_of_a_key_that_is_not_there() {
+        let state = state();
+        let asked = |condition| holds(&state, &Compare::key(&key("/d"), condition));
+        assert!(asked(Condition::Absent) && asked(Condition::UnchangedSince(Revision::ZERO)));
+        assert!(!asked(Condition::Present) && !asked(Condition::Value(Bytes::new())));
+        assert!(!asked(Condition::Created(Revision::ZERO)) && !asked(Condition::Modified(Revision::ZERO)));
+        assert!(!asked(Condition::Lease(LeaseId::new(7).unwrap())));
+    }
+
+    #[test]
+    fn a_condition_of_a_directory() {
+        let state = state();
+        let asked = |path, condition| holds(&state, &Compare::below(&key(path), condition));
+        assert!(asked("/a", Condition::Absent) && !asked("/d", Condition::Absent));
+        assert!(asked("/d", Condition::UnchangedSince(Revision::new(3))) && !asked("/d", Condition::UnchangedSince(Revision::new(2))));
+        assert!(!asked("/", Condition::UnchangedSince(Revision::new(3))));
+    }
+}
