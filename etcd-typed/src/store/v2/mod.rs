@@ -1,1 +1,129 @@
-//! etcd v2: the keys API over HTTP.
+//! etcd v2: the keys API over HTTP, by `reqwest`.
+//!
+//! What a v2 server can do is less than what [`Store`] asks for, and [`Capabilities`] says so: a transaction is about one key,
+//! values are text, there is no reading of the past, and of the history the last 1000 events of the whole store are kept.
+//! Revisions are etcd indexes: a key's `modifiedIndex` and the `X-Etcd-Index` of an answer.
+//!
+//! # Limits
+//!
+//! - A path of more than 3000 bytes in a request, or of more than 60 segments, is refused; a value may have 1 MiB.
+//! - Names that begin with `_` are hidden by the server: their keys are read and written by name, and are left out of listings and
+//!   watches of what is above them.
+//! - Deleting a directory, changing its time to live and removing it read first whether it is one, since the server would do the same to a
+//!   key with a value; a directory that becomes a key in between is not noticed. Deleting a directory deletes the hidden names in it.
+//! - Leases are kept by this process, see [`Store::grant`]'s implementation in `lease.rs`: no other process sees them.
+//! - A server that does not let us in answers wrong passwords and missing permissions alike.
+
+mod admin;
+mod commit;
+mod encode;
+mod http;
+mod json;
+mod lease;
+mod machine;
+mod plan;
+mod queue;
+mod range;
+#[cfg(feature = "tls")]
+mod tls;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::http::Http;
+use self::lease::Leases;
+use crate::error::Result;
+use crate::retry::RetryPolicy;
+use crate::revision::LeaseId;
+use crate::store::connect::ConnectOptions;
+use crate::store::{
+    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+};
+
+/// A cluster that speaks the v2 keys API. See the [module page](self).
+#[derive(Debug)]
+pub struct V2Store {
+    http: Arc<Http>,
+    leases: Leases,
+    retry: RetryPolicy,
+    /// How often an idle watch checks its endpoint.
+    check_interval: Duration,
+    /// How often an idle watch moves its start on.
+    progress_interval: Duration,
+    capabilities: Capabilities,
+}
+
+impl V2Store {
+    /// Prepares the store; the first call connects.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidUrl`](crate::ErrorKind::InvalidUrl) without an endpoint or for one that is no address;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for TLS where this crate is built without its feature `tls`;
+    /// [`Tls`](crate::ErrorKind::Tls) for certificates or keys that cannot be read.
+    pub fn new(options: ConnectOptions) -> Result<Self> {
+        Ok(Self {
+            http: Arc::new(Http::new(&options)?),
+            leases: Leases::default(),
+            retry: options.retry,
+            check_interval: options.keep_alive_interval,
+            progress_interval: options.progress_interval,
+            capabilities: Capabilities {
+                name: "etcd v2",
+                transactions: false,
+                max_operations: 1,
+                max_value: plan::MAX_VALUE,
+                past_revisions: false,
+                binary_values: false,
+                directories: true,
+            },
+        })
+    }
+}
+
+impl Store for V2Store {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
+        Box::pin(self.read_range(range))
+    }
+
+    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
+        Box::pin(self.commit_txn(txn))
+    }
+
+    fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
+        Box::pin(self.open_watch(watch))
+    }
+
+    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
+        Box::pin(self.grant_lease(id, ttl))
+    }
+
+    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
+        Box::pin(self.keep_lease_alive(id))
+    }
+
+    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.revoke_lease(id))
+    }
+
+    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
+        Box::pin(async move { Ok(self.lease_time_to_live(id).await) })
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Status>> {
+        Box::pin(self.read_status())
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
+        Box::pin(self.read_members())
+    }
+
+    fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
+        Box::pin(self.read_stats(which))
+    }
+}

@@ -1,0 +1,248 @@
+//! Transactions about one key, and operations on directories.
+
+use reqwest::Method;
+use tokio::time::{Instant, sleep};
+
+use super::V2Store;
+use super::encode::{self, Parameters};
+use super::json::{Change, Node, Refusal, Reply};
+use super::plan::{self, Check, Guard, Plan, Put, Step};
+use super::range::Depth;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::store::{Committed, Condition, Consistency, Expiry, KeyValue, OpResult, RangeReply, Txn};
+
+/// What a conditioned request gave.
+enum Attempt {
+    Done(Committed),
+    /// The condition did not hold, at this revision.
+    Failed(Revision),
+}
+
+impl V2Store {
+    pub(super) async fn commit_txn(&self, txn: Txn) -> Result<Committed> {
+        let plan = Plan::of(txn)?;
+        self.perform(&plan).await.map_err(|error| error.at(&plan.key))
+    }
+
+    async fn perform(&self, plan: &Plan) -> Result<Committed> {
+        let key = &plan.key;
+        match &plan.step {
+            Step::Put(_) | Step::Delete { .. } => match plan.check() {
+                Check::Server(guard) => self.checked_by_server(plan, guard).await,
+                Check::Read => self.checked_here(plan).await,
+            },
+            Step::Check | Step::Read => self.checked_here(plan).await,
+            Step::ReadBelow => {
+                let reply = self.read_below(key, Consistency::Linearizable, Depth::All).await?;
+                Ok(committed(reply.revision, OpResult::Get(reply)))
+            }
+            Step::DeleteBelow { previous } => self.delete_below(key, *previous).await,
+            Step::MakeDir { ttl } => {
+                let form = with_ttl(Parameters::default().flag("dir").with("prevExist", "false"), ttl.map(plan::seconds));
+                self.change_directory(key, Method::PUT, form).await
+            }
+            Step::UpdateDir { ttl } => {
+                self.must_be_directory(key).await?;
+                let form = with_ttl(Parameters::default().flag("dir").flag("prevExist"), ttl.map(plan::seconds));
+                // Should a file have come in between: a refresh leaves its value, a plain update would empty it.
+                let form = if ttl.is_some() { form.flag("refresh") } else { form };
+                self.change_directory(key, Method::PUT, form).await
+            }
+            Step::RemoveDir => {
+                // The same request deletes a file.
+                self.must_be_directory(key).await?;
+                self.change_directory(key, Method::DELETE, Parameters::default().flag("dir")).await
+            }
+        }
+    }
+
+    async fn checked_by_server(&self, plan: &Plan, guard: Guard) -> Result<Committed> {
+        let revision = match self.attempt(plan, &guard).await? {
+            Attempt::Done(committed) => return Ok(committed),
+            Attempt::Failed(revision) => revision,
+        };
+        if !plan.read_otherwise {
+            return Ok(Committed { revision, succeeded: false, results: Vec::new() });
+        }
+        let current = self.read_key(&plan.key, Consistency::Linearizable).await?;
+        Ok(failed(current, true))
+    }
+
+    /// Reads, decides, and writes on the condition that nothing has changed since; if something has, from the start.
+    async fn checked_here(&self, plan: &Plan) -> Result<Committed> {
+        let deadline = self.http.deadline();
+        let mut backoff = self.retry.backoff();
+        loop {
+            let found = self.read_key(&plan.key, Consistency::Linearizable).await?;
+            let current = found.kvs.first();
+            let mut hold = true;
+            for condition in &plan.conditions {
+                let attached = match condition {
+                    Condition::Lease(id) => self.leases.attached_at(*id, &plan.key).await,
+                    _ => None,
+                };
+                hold &= plan::holds(condition, current, |_| attached);
+            }
+            if !hold {
+                return Ok(failed(found, plan.read_otherwise));
+            }
+            let guard = current.map_or(Guard::Absent, |kv| Guard::Index(kv.modified));
+            let revision = found.revision;
+            match (&plan.step, &guard) {
+                (Step::Read, _) => return Ok(committed(revision, OpResult::Get(found))),
+                (Step::Put(_), _) | (Step::Delete { .. }, Guard::Index(_)) => {}
+                (Step::Delete { .. }, _) => return Ok(committed(revision, deleted(None))),
+                _ => return Ok(Committed { revision, succeeded: true, results: Vec::new() }),
+            }
+            if let Attempt::Done(committed) = self.attempt(plan, &guard).await? {
+                return Ok(committed);
+            }
+            let delay = backoff.next_delay();
+            if Instant::now() + delay >= deadline {
+                return Err(Error::new(ErrorKind::Timeout, "others write the key so often that its condition could not be checked"));
+            }
+            sleep(delay).await;
+        }
+    }
+
+    /// Sends the write of a plan on this condition.
+    async fn attempt(&self, plan: &Plan, guard: &Guard) -> Result<Attempt> {
+        let key = &plan.key;
+        let reply = match &plan.step {
+            Step::Put(put) => self.put(key, put, guard).await?,
+            _ => self.delete(key, guard).await?,
+        };
+        let refusal = match reply.outcome {
+            Ok(change) => {
+                let revision = Revision::new(change.node.modified_index);
+                let result = match &plan.step {
+                    Step::Put(put) => OpResult::Put(previous(change, put.previous)),
+                    Step::Delete { previous: asked } => match previous(change, true) {
+                        Some(kv) if *asked => deleted(Some(kv)),
+                        _ => OpResult::Delete { deleted: 1, previous: Vec::new() },
+                    },
+                    _ => OpResult::Done,
+                };
+                return Ok(Attempt::Done(committed(revision, result)));
+            }
+            Err(refusal) => refusal,
+        };
+        match (guard, refusal.code) {
+            (Guard::Absent, Refusal::EXISTS)
+            | (Guard::Present, Refusal::NOT_FOUND)
+            | (Guard::Index(_) | Guard::Value(_), Refusal::NOT_FOUND | Refusal::COMPARE_FAILED) => Ok(Attempt::Failed(reply.index)),
+            (Guard::None, Refusal::NOT_FOUND) if matches!(plan.step, Step::Delete { .. }) => {
+                Ok(Attempt::Done(committed(reply.index, deleted(None))))
+            }
+            _ => Err(refusal.into_error()),
+        }
+    }
+
+    async fn put(&self, key: &Key, put: &Put, guard: &Guard) -> Result<Reply> {
+        match put.expiry {
+            Expiry::With(id) => self.put_with_lease(id, key, &put.value, guard).await,
+            Expiry::Never | Expiry::After(_) => {
+                let ttl = match put.expiry {
+                    Expiry::After(ttl) => Some(plan::seconds(ttl)),
+                    _ => None,
+                };
+                let reply = self.send_put(key, &put.value, ttl, guard).await?;
+                if reply.outcome.is_ok() {
+                    self.leases.detach(key).await;
+                }
+                Ok(reply)
+            }
+        }
+    }
+
+    pub(super) async fn send_put(&self, key: &Key, value: &str, ttl: Option<u64>, guard: &Guard) -> Result<Reply> {
+        let form = conditioned(with_ttl(Parameters::default().with("value", value), ttl), guard);
+        self.http.write(Method::PUT, &encode::path(key)?, Some(form.into_form())).await
+    }
+
+    async fn delete(&self, key: &Key, guard: &Guard) -> Result<Reply> {
+        let reply = self.send_delete(key, guard).await?;
+        if reply.outcome.is_ok() {
+            self.leases.detach(key).await;
+        }
+        Ok(reply)
+    }
+
+    pub(super) async fn send_delete(&self, key: &Key, guard: &Guard) -> Result<Reply> {
+        // In the address: a delete ignores its body, and would do without the condition.
+        let target = conditioned(Parameters::default(), guard).behind(&encode::path(key)?);
+        self.http.write(Method::DELETE, &target, None).await
+    }
+
+    /// Deletes a directory with all in it, hidden names too. What it held is from a read before, since the answer does not say it.
+    async fn delete_below(&self, key: &Key, previous: bool) -> Result<Committed> {
+        // The read also sees that it is a directory: the same request deletes a file, which is not below itself.
+        let depth = if previous { Depth::All } else { Depth::One };
+        let found = self.read_below(key, Consistency::Linearizable, depth).await?;
+        if found.directory.is_none() {
+            return Ok(committed(found.revision, deleted(None)));
+        }
+        let target = Parameters::default().flag("recursive").behind(&encode::path(key)?);
+        let reply = self.http.write(Method::DELETE, &target, None).await?;
+        match reply.outcome {
+            Ok(change) => {
+                let previous = if previous { found.kvs } else { Vec::new() };
+                Ok(committed(Revision::new(change.node.modified_index), OpResult::Delete { deleted: 1, previous }))
+            }
+            Err(refusal) if refusal.is_not_found() => Ok(committed(reply.index, deleted(None))),
+            Err(refusal) => Err(refusal.into_error()),
+        }
+    }
+
+    async fn must_be_directory(&self, key: &Key) -> Result<()> {
+        let found = self.read_below(key, Consistency::Linearizable, Depth::One).await?;
+        if found.directory.is_some() { Ok(()) } else { Err(Error::new(ErrorKind::NotFound, "there is no such directory")) }
+    }
+
+    async fn change_directory(&self, key: &Key, method: Method, parameters: Parameters) -> Result<Committed> {
+        let path = encode::path(key)?;
+        let reply = if method == Method::DELETE {
+            self.http.write(method, &parameters.behind(&path), None).await?
+        } else {
+            self.http.write(method, &path, Some(parameters.into_form())).await?
+        };
+        let change = reply.outcome.map_err(Refusal::into_error)?;
+        Ok(committed(Revision::new(change.node.modified_index), OpResult::Done))
+    }
+}
+
+fn with_ttl(parameters: Parameters, ttl: Option<u64>) -> Parameters {
+    match ttl {
+        Some(seconds) => parameters.number("ttl", seconds),
+        None => parameters,
+    }
+}
+
+fn conditioned(parameters: Parameters, guard: &Guard) -> Parameters {
+    match guard {
+        Guard::None => parameters,
+        Guard::Absent => parameters.with("prevExist", "false"),
+        Guard::Present => parameters.flag("prevExist"),
+        Guard::Index(revision) => parameters.number("prevIndex", revision.get()),
+        Guard::Value(value) => parameters.with("prevValue", value),
+    }
+}
+
+fn committed(revision: Revision, result: OpResult) -> Committed {
+    Committed { revision, succeeded: true, results: vec![result] }
+}
+
+fn failed(current: RangeReply, read: bool) -> Committed {
+    let results = if read { vec![OpResult::Get(current.clone())] } else { Vec::new() };
+    Committed { revision: current.revision, succeeded: false, results }
+}
+
+fn deleted(previous: Option<KeyValue>) -> OpResult {
+    OpResult::Delete { deleted: u64::from(previous.is_some()), previous: previous.into_iter().collect() }
+}
+
+fn previous(change: Change, asked: bool) -> Option<KeyValue> {
+    change.previous.filter(|_| asked).map(Node::into_kv)
+}

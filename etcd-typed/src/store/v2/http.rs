@@ -1,0 +1,455 @@
+//! Requests to the endpoints: connections, credentials, which endpoint is asked, and what is asked again. What an answer means is `json.rs`.
+//!
+//! A read is asked again, elsewhere first, until the time of the call is over. A write is sent once; only when no connection
+//! could be had, so that it cannot have left, another endpoint gets it.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::{Client, Method, Response};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::encode::MAX_TARGET;
+use super::json::{self, Again, Answer, Fault, Reply};
+use crate::error::{Error, ErrorKind, Result};
+use crate::retry::RetryPolicy;
+use crate::revision::Revision;
+use crate::store::connect::{ConnectOptions, Credentials};
+
+/// The longest answer that is read.
+const MAX_BODY: usize = 64 << 20;
+
+/// How long a connection without a request is kept.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// The endpoints of a cluster.
+pub(super) struct Http {
+    calls: Client,
+    /// A pool of their own, so that a thousand watches do not stand in the way of a lock's refresh.
+    watches: Client,
+    /// `http://host:port`; at least one.
+    endpoints: Vec<String>,
+    /// The endpoint that answered last; it is asked until it fails.
+    current: AtomicUsize,
+    credentials: Option<Credentials>,
+    retry: RetryPolicy,
+    connect_timeout: Duration,
+    /// Of each endpoint what the last probe found. The lock is asynchronous and held over the request, so that of many watches that
+    /// want to know one asks.
+    probes: Vec<tokio::sync::Mutex<Option<Probe>>>,
+}
+
+/// What a linearizable read through one endpoint found, and when.
+#[derive(Clone, Copy)]
+struct Probe {
+    when: Instant,
+    /// The store's revision; none when it failed.
+    found: Option<Revision>,
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http").field("endpoints", &self.endpoints).field("credentials", &self.credentials).finish_non_exhaustive()
+    }
+}
+
+/// Where the current endpoint is in the list.
+pub(super) type EndpointIndex = usize;
+
+impl Http {
+    /// Prepares the clients; nothing is connected.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidUrl` without an endpoint or for one that is no address, `Unsupported` for TLS without the crate's feature, `Tls`
+    /// for certificates and keys that cannot be read.
+    pub(super) fn new(options: &ConnectOptions) -> Result<Self> {
+        if options.endpoints.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidUrl, "no endpoint is named"));
+        }
+        let scheme = if options.tls.is_some() { "https" } else { "http" };
+        let endpoints = options.endpoints.iter().map(|endpoint| format!("{scheme}://{endpoint}")).collect::<Vec<_>>();
+        for endpoint in &endpoints {
+            reqwest::Url::parse(endpoint)
+                .map_err(|error| Error::new(ErrorKind::InvalidUrl, format!("`{endpoint}` is no address")).caused_by(error))?;
+        }
+        Ok(Self {
+            calls: client(options)?,
+            watches: client(options)?,
+            probes: endpoints.iter().map(|_| tokio::sync::Mutex::default()).collect(),
+            endpoints,
+            current: AtomicUsize::new(0),
+            credentials: options.credentials.clone(),
+            retry: options.retry.clone(),
+            connect_timeout: options.connect_timeout,
+        })
+    }
+
+    /// When a call that begins now must be over.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.retry.call_timeout
+    }
+
+    /// Asks until `understand` finds an answer.
+    pub(super) async fn read<T>(&self, target: &str, understand: impl Fn(&Answer) -> Result<T, Fault>) -> Result<T> {
+        let deadline = self.deadline();
+        let mut backoff = self.retry.backoff();
+        let mut dead_ends = 0;
+        for attempt in 1.. {
+            let at = self.current();
+            let fault = match self.ask(at, target, deadline).await.and_then(|answer| understand(&answer)) {
+                Ok(answer) => return Ok(answer),
+                Err(fault) => fault,
+            };
+            match fault.again {
+                Again::Never => return Err(fault.error),
+                Again::Elsewhere => dead_ends += 1,
+                Again::Later => {}
+            }
+            self.leave(at);
+            // The other endpoints are asked at once; a wait comes after each round.
+            let delay = if attempt % self.endpoints.len() == 0 { backoff.next_delay() } else { Duration::ZERO };
+            if dead_ends == self.endpoints.len() || Instant::now() + delay >= deadline {
+                return Err(fault.error);
+            }
+            sleep(delay).await;
+        }
+        // The loop has no end but its returns.
+        Err(Error::new(ErrorKind::Timeout, "no attempt was left"))
+    }
+
+    /// Reads from the keys API.
+    pub(super) async fn get(&self, target: &str) -> Result<Reply> {
+        self.read(target, json::keys).await
+    }
+
+    /// Sends a write to the keys API, once.
+    ///
+    /// # Errors
+    ///
+    /// Its outcome is unknown, and the error says so, unless no connection could be had or the answer is a definite no.
+    pub(super) async fn write(&self, method: Method, target: &str, form: Option<String>) -> Result<Reply> {
+        self.write_within(self.retry.call_timeout, method, target, form).await
+    }
+
+    /// The same, which gives up waiting sooner: for a write that can be repeated because it is conditioned.
+    pub(super) async fn write_within(&self, patience: Duration, method: Method, target: &str, form: Option<String>) -> Result<Reply> {
+        if target.len() > MAX_TARGET {
+            let message = format!("the request's first line takes {} bytes and may take {MAX_TARGET}", target.len());
+            return Err(Error::new(ErrorKind::TooLarge, message));
+        }
+        let deadline = Instant::now() + patience;
+        let mut backoff = self.retry.backoff();
+        let mut dead_ends = 0;
+        for attempt in 1.. {
+            let at = self.current();
+            let sent = timeout_at(deadline, self.send_write(at, method.clone(), target, form.clone())).await;
+            let unsent = match sent {
+                Ok(Ok(answer)) => {
+                    return json::keys(&answer).map_err(|fault| {
+                        if fault.again == Again::Never {
+                            return fault.error;
+                        }
+                        self.leave(at);
+                        fault.error.outcome_unknown()
+                    });
+                }
+                Ok(Err(Failure::Sent(fault))) => {
+                    self.leave(at);
+                    return Err(fault.error.outcome_unknown());
+                }
+                Err(_) => {
+                    self.leave(at);
+                    return Err(self.timed_out(at).error.outcome_unknown());
+                }
+                Ok(Err(Failure::Unsent(fault))) => fault,
+            };
+            self.leave(at);
+            if unsent.again == Again::Elsewhere {
+                dead_ends += 1;
+            }
+            let delay = if attempt % self.endpoints.len() == 0 { backoff.next_delay() } else { Duration::ZERO };
+            // An attempt that runs into the deadline while it connects could not tell that it was not sent.
+            if dead_ends == self.endpoints.len() || Instant::now() + delay + self.connect_timeout >= deadline {
+                return Err(unsent.error);
+            }
+            sleep(delay).await;
+        }
+        Err(Error::new(ErrorKind::Timeout, "no attempt was left"))
+    }
+
+    /// The endpoint to ask now.
+    pub(super) fn current(&self) -> EndpointIndex {
+        self.current.load(Ordering::Relaxed)
+    }
+
+    /// Moves on from an endpoint that failed, unless another call has done so.
+    pub(super) fn leave(&self, at: EndpointIndex) {
+        let next = (at + 1) % self.endpoints.len();
+        let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Asks one endpoint, once.
+    pub(super) async fn ask(&self, at: EndpointIndex, target: &str, deadline: Instant) -> Result<Answer, Fault> {
+        let patience = || self.retry.read_attempt_timeout.min(deadline.saturating_duration_since(Instant::now()));
+        let request = self.request(&self.calls, at, Method::GET, target);
+        let response = match timeout(patience(), request.send()).await {
+            Ok(response) => response.map_err(|error| self.broken(at, error))?,
+            Err(_) => return Err(self.timed_out(at)),
+        };
+        let mut incoming = Incoming::new(response);
+        loop {
+            match timeout(patience(), incoming.more()).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return Ok(self.answer(incoming)),
+                Ok(Err(broken)) => return Err(self.broken_body(at, broken)),
+                Err(_) => return Err(self.timed_out(at)),
+            }
+        }
+    }
+
+    /// Opens a long poll. When it returns, the server has registered the watch, or has answered otherwise.
+    pub(super) async fn poll(&self, at: EndpointIndex, target: &str) -> Result<Poll, Fault> {
+        let patience = self.connect_timeout + self.retry.read_attempt_timeout;
+        let request = self.request(&self.watches, at, Method::GET, target);
+        match timeout(patience, request.send()).await {
+            Ok(Ok(response)) => Ok(Poll { at, incoming: Incoming::new(response) }),
+            Ok(Err(error)) => Err(self.broken(at, error)),
+            Err(_) => Err(self.timed_out(at)),
+        }
+    }
+
+    /// Waits for the answer of a long poll, for as long as it takes.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has arrived stays in `poll`.
+    pub(super) async fn answer_of(&self, poll: &mut Poll) -> Result<Answer, Fault> {
+        loop {
+            match poll.incoming.more().await {
+                Ok(true) => {}
+                Ok(false) => return Ok(self.answer(std::mem::take(&mut poll.incoming))),
+                Err(broken) => return Err(self.broken_body(poll.at, broken)),
+            }
+        }
+    }
+
+    /// The store's revision by a linearizable read through one endpoint, at most `age` old. It fails where the endpoint hangs,
+    /// and where it has lost the others; an open long poll shows neither.
+    pub(super) async fn probe(&self, at: EndpointIndex, target: &str, age: Duration) -> Result<Revision> {
+        let silent = || Error::new(ErrorKind::Unavailable, format!("{} answers no linearizable read", self.endpoint(at)));
+        let mut last = self.probes.get(at).ok_or_else(silent)?.lock().await;
+        if let Some(Probe { when, found }) = *last
+            && when.elapsed() < age
+        {
+            return found.ok_or_else(silent);
+        }
+        let asked = self.ask(at, target, self.deadline()).await.and_then(|answer| json::keys(&answer));
+        let found = asked.as_ref().ok().map(|reply| reply.index);
+        *last = Some(Probe { when: Instant::now(), found });
+        asked.map(|reply| reply.index).map_err(|fault| silent().caused_by(fault.error))
+    }
+
+    async fn send_write(&self, at: EndpointIndex, method: Method, target: &str, form: Option<String>) -> Result<Answer, Failure> {
+        let mut request = self.request(&self.calls, at, method, target);
+        if let Some(form) = form {
+            // With any other type the server ignores the body and writes an empty value.
+            request = request.header("Content-Type", "application/x-www-form-urlencoded").body(form);
+        }
+        let response = request.send().await.map_err(|error| {
+            let unsent = error.is_connect() || error.is_builder();
+            let fault = self.broken(at, error);
+            if unsent { Failure::Unsent(fault) } else { Failure::Sent(fault) }
+        })?;
+        let mut incoming = Incoming::new(response);
+        while incoming.more().await.map_err(|broken| Failure::Sent(self.broken_body(at, broken)))? {}
+        Ok(self.answer(incoming))
+    }
+
+    fn request(&self, client: &Client, at: EndpointIndex, method: Method, target: &str) -> reqwest::RequestBuilder {
+        // `current` and `leave` keep to the list, which has at least one endpoint.
+        let endpoint = self.endpoints.get(at).map_or("", String::as_str);
+        let request = client.request(method, format!("{endpoint}{target}"));
+        match &self.credentials {
+            None => request,
+            Some(Credentials { user, password }) => request.basic_auth(user, Some(password)),
+        }
+    }
+
+    fn answer(&self, incoming: Incoming) -> Answer {
+        Answer {
+            status: incoming.status,
+            index: incoming.index,
+            cluster: incoming.cluster,
+            body: incoming.body.freeze(),
+            authenticated: self.credentials.is_some(),
+        }
+    }
+
+    fn broken_body(&self, at: EndpointIndex, broken: Broken) -> Fault {
+        match broken {
+            Broken::Connection(error) => self.broken(at, error),
+            Broken::TooLong => Fault::new(ErrorKind::TooLarge, format!("the answer has more than {} MiB", MAX_BODY >> 20), Again::Never),
+        }
+    }
+
+    fn broken(&self, at: EndpointIndex, error: reqwest::Error) -> Fault {
+        let endpoint = self.endpoint(at);
+        // The address has the condition of a delete in it, which may be a value.
+        let error = error.without_url();
+        let mut fault = if is_tls(&error) {
+            Fault::new(ErrorKind::Tls, format!("the handshake with {endpoint} failed"), Again::Elsewhere)
+        } else if error.is_builder() {
+            Fault::new(ErrorKind::Server, "the request could not be built", Again::Never)
+        } else if error.is_connect() {
+            Fault::new(ErrorKind::Unavailable, format!("no connection to {endpoint}"), Again::Later)
+        } else {
+            Fault::new(ErrorKind::Unavailable, format!("the connection to {endpoint} broke"), Again::Later)
+        };
+        fault.error = fault.error.caused_by(error);
+        fault
+    }
+
+    fn timed_out(&self, at: EndpointIndex) -> Fault {
+        Fault::new(ErrorKind::Timeout, format!("no answer from {}", self.endpoint(at)), Again::Later)
+    }
+
+    fn endpoint(&self, at: EndpointIndex) -> &str {
+        self.endpoints.get(at).map_or("", String::as_str)
+    }
+}
+
+/// A long poll whose head has arrived.
+#[derive(Debug)]
+pub(super) struct Poll {
+    at: EndpointIndex,
+    incoming: Incoming,
+}
+
+impl Poll {
+    /// The server registered it; otherwise its answer says why not.
+    pub(super) fn is_registered(&self) -> bool {
+        self.incoming.status == 200
+    }
+
+    /// The store's revision when it was registered.
+    pub(super) fn index(&self) -> Option<u64> {
+        self.incoming.index
+    }
+}
+
+/// How a write failed on the way.
+enum Failure {
+    /// No connection could be had.
+    Unsent(Fault),
+    /// It may have arrived.
+    Sent(Fault),
+}
+
+/// A response that is being read.
+#[derive(Debug, Default)]
+struct Incoming {
+    status: u16,
+    index: Option<u64>,
+    cluster: Option<String>,
+    body: BytesMut,
+    /// None once it is read to its end.
+    response: Option<Response>,
+}
+
+enum Broken {
+    Connection(reqwest::Error),
+    TooLong,
+}
+
+impl Incoming {
+    fn new(response: Response) -> Self {
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        Self {
+            status: response.status().as_u16(),
+            index: header("X-Etcd-Index").and_then(|index| index.parse().ok()),
+            cluster: header("X-Etcd-Cluster-Id").map(str::to_owned),
+            body: BytesMut::new(),
+            response: Some(response),
+        }
+    }
+
+    /// Reads on; false at the end. Cancelling it loses nothing.
+    async fn more(&mut self) -> Result<bool, Broken> {
+        let Some(response) = &mut self.response else {
+            return Ok(false);
+        };
+        let Some(chunk) = response.chunk().await.map_err(Broken::Connection)? else {
+            self.response = None;
+            return Ok(false);
+        };
+        if self.body.len() + chunk.len() > MAX_BODY {
+            return Err(Broken::TooLong);
+        }
+        if self.body.is_empty() {
+            // A body of one piece is not copied.
+            self.body = chunk_into(chunk);
+        } else {
+            self.body.extend_from_slice(&chunk);
+        }
+        Ok(true)
+    }
+}
+
+fn chunk_into(chunk: Bytes) -> BytesMut {
+    chunk.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]))
+}
+
+fn client(options: &ConnectOptions) -> Result<Client> {
+    let builder = Client::builder()
+        .http1_only()
+        .no_proxy()
+        // A redirect would repeat a write on another key.
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .connect_timeout(options.connect_timeout)
+        .pool_idle_timeout(IDLE)
+        .tcp_nodelay(true)
+        .tcp_keepalive(options.keep_alive_interval)
+        .tcp_keepalive_interval(options.keep_alive_timeout)
+        .tcp_keepalive_retries(2);
+    with_tls(builder, options)?
+        .build()
+        .map_err(|error| Error::new(ErrorKind::Invalid, "the HTTP client cannot be built from these options").caused_by(error))
+}
+
+#[cfg(feature = "tls")]
+fn with_tls(builder: reqwest::ClientBuilder, options: &ConnectOptions) -> Result<reqwest::ClientBuilder> {
+    Ok(builder.tls_backend_preconfigured(super::tls::config(options.tls.as_ref())?))
+}
+
+#[cfg(not(feature = "tls"))]
+fn with_tls(builder: reqwest::ClientBuilder, options: &ConnectOptions) -> Result<reqwest::ClientBuilder> {
+    match options.tls {
+        None => Ok(builder),
+        Some(_) => Err(Error::new(ErrorKind::Unsupported, "TLS to etcd v2 needs the feature `tls` of the crate `etcd-typed`")),
+    }
+}
+
+/// Whether the handshake failed, which does not heal by itself as a refused connection does.
+#[cfg(feature = "tls")]
+fn is_tls(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
+    while let Some(error) = cause {
+        // An I/O error shows not what it wraps as its source, but the source of that.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if error.is::<rustls::Error>() || wrapped.is_some_and(|wrapped| wrapped.is::<rustls::Error>()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(not(feature = "tls"))]
+fn is_tls(_: &reqwest::Error) -> bool {
+    false
+}

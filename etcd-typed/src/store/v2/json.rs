@@ -1,0 +1,417 @@
+//! The bodies of answers, and what the server's error codes mean. No other file maps a code to an [`ErrorKind`].
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, ErrorKind};
+use crate::revision::Revision;
+use crate::store::{DirectoryNode, KeyValue};
+
+/// An answer as it came, read to its end.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// `X-Etcd-Index`.
+    pub(super) index: Option<u64>,
+    /// `X-Etcd-Cluster-Id`.
+    pub(super) cluster: Option<String>,
+    pub(super) body: Bytes,
+    /// The request had credentials.
+    pub(super) authenticated: bool,
+}
+
+/// A definite answer of the keys API.
+#[derive(Debug)]
+pub(super) struct Reply {
+    /// The store's revision when it answered.
+    pub(super) index: Revision,
+    pub(super) outcome: Result<Change, Refusal>,
+}
+
+/// What was read or done.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) action: Action,
+    pub(super) node: Node,
+    pub(super) previous: Option<Node>,
+}
+
+/// The `action` of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Action {
+    Get,
+    Set,
+    Create,
+    Update,
+    CompareAndSwap,
+    Delete,
+    CompareAndDelete,
+    Expire,
+}
+
+impl Action {
+    /// The node is gone after it.
+    pub(super) fn removes(self) -> bool {
+        matches!(self, Self::Delete | Self::CompareAndDelete | Self::Expire)
+    }
+}
+
+/// A key with its value, or a directory. The root comes without key and without indexes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Node {
+    pub(super) key: String,
+    pub(super) value: Option<String>,
+    pub(super) dir: bool,
+    /// Seconds, rounded up; below zero in events about the past.
+    pub(super) ttl: Option<i64>,
+    pub(super) nodes: Vec<Self>,
+    pub(super) modified_index: u64,
+    pub(super) created_index: u64,
+}
+
+impl Node {
+    pub(super) fn into_kv(self) -> KeyValue {
+        KeyValue {
+            ttl: self.ttl(),
+            key: self.key.into(),
+            value: self.value.unwrap_or_default().into(),
+            created: Revision::new(self.created_index),
+            modified: Revision::new(self.modified_index),
+            version: None,
+            lease: None,
+        }
+    }
+
+    pub(super) fn into_directory(self) -> DirectoryNode {
+        DirectoryNode {
+            ttl: self.ttl(),
+            key: if self.key.is_empty() { Bytes::from_static(b"/") } else { self.key.into() },
+            created: Revision::new(self.created_index),
+            modified: Revision::new(self.modified_index),
+        }
+    }
+
+    fn ttl(&self) -> Option<Duration> {
+        self.ttl.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+    }
+}
+
+/// The server understood, and says no: nothing was changed.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) code: u16,
+    cause: String,
+    authenticated: bool,
+}
+
+impl Refusal {
+    pub(super) const NOT_FOUND: u16 = 100;
+    pub(super) const COMPARE_FAILED: u16 = 101;
+    pub(super) const EXISTS: u16 = 105;
+
+    /// The key, or a directory above it, is not there.
+    pub(super) fn is_not_found(&self) -> bool {
+        self.code == Self::NOT_FOUND
+    }
+
+    /// The events that were asked for are not in the window any more; the oldest that is, where the server says so.
+    pub(super) fn history_lost(&self) -> Option<Option<Revision>> {
+        if !matches!(self.code, 400 | 401) {
+            return None;
+        }
+        // "the requested history has been cleared [132/126]": the oldest, and what was asked for.
+        let oldest = self.cause.rsplit_once('[').and_then(|(_, pair)| pair.split_once('/')).and_then(|(oldest, _)| oldest.parse().ok());
+        Some(oldest.map(Revision::new))
+    }
+
+    /// As an error. Only the kinds whose cause is a path, or the server's own words, show it: others quote values.
+    pub(super) fn into_error(self) -> Error {
+        let code = self.code;
+        let (kind, message) = match code {
+            100 => (ErrorKind::NotFound, String::new()),
+            101 => (ErrorKind::Conflict, String::new()),
+            102 => (ErrorKind::IsADirectory, self.cause),
+            104 => (ErrorKind::NotADirectory, format!("{} holds a value", self.cause)),
+            105 => (ErrorKind::AlreadyExists, self.cause),
+            107 => (ErrorKind::InvalidKey, "the root of an etcd v2 store cannot be written or deleted".to_owned()),
+            108 => (ErrorKind::DirectoryNotEmpty, "names that begin with `_` count, although listings leave them out".to_owned()),
+            110 if self.authenticated => {
+                (ErrorKind::PermissionDenied, "the password is wrong or the user may not do this; etcd v2 does not say which".to_owned())
+            }
+            110 => (ErrorKind::Unauthenticated, "the server wants a user and a password".to_owned()),
+            210 if self.cause.contains("too large") => (ErrorKind::TooLarge, "the server takes forms of 10 MiB".to_owned()),
+            300 | 301 => (ErrorKind::Unavailable, self.cause),
+            400 | 401 => (ErrorKind::HistoryLost, self.cause),
+            _ => (ErrorKind::Server, format!("the server refused the request with code {code}")),
+        };
+        Error::new(kind, message)
+    }
+}
+
+/// No definite answer, and whether another attempt may bring one.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) error: Error,
+    pub(super) again: Again,
+}
+
+/// Whether to ask again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// It was understood and will not change; a write was not done.
+    Never,
+    /// Each other endpoint, once.
+    Elsewhere,
+    /// After a while, as often as time allows.
+    Later,
+}
+
+impl Fault {
+    pub(super) fn new(kind: ErrorKind, message: impl Into<String>, again: Again) -> Self {
+        Self { error: Error::new(kind, message), again }
+    }
+}
+
+/// Reads an answer of the keys API.
+pub(super) fn keys(answer: &Answer) -> Result<Reply, Fault> {
+    if matches!(answer.status, 200 | 201) {
+        let body: ChangeBody = object(answer)?;
+        let index = answer.index.ok_or_else(|| {
+            Fault::new(ErrorKind::Server, "an answer without `X-Etcd-Index`; is this an etcd v2 server?", Again::Elsewhere)
+        })?;
+        let change = Change { action: body.action, node: body.node, previous: body.prev_node };
+        return Ok(Reply { index: Revision::new(index), outcome: Ok(change) });
+    }
+    let Ok(body) = serde_json::from_slice::<ErrorBody>(&answer.body) else {
+        return Err(unexpected(answer));
+    };
+    let refusal = Refusal { code: body.error_code, cause: body.cause, authenticated: answer.authenticated };
+    // The raft errors: a write may have been done, or may be still.
+    if answer.status >= 500 || matches!(refusal.code, 300 | 301) {
+        let error = refusal.into_error();
+        return Err(Fault { error, again: Again::Later });
+    }
+    Ok(Reply { index: Revision::new(body.index), outcome: Err(refusal) })
+}
+
+/// Reads any other answer.
+pub(super) fn plain<T: DeserializeOwned>(answer: &Answer) -> Result<T, Fault> {
+    if answer.status == 200 { object(answer) } else { Err(unexpected(answer)) }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ChangeBody {
+    action: Action,
+    #[serde(default)]
+    node: Node,
+    prev_node: Option<Node>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ErrorBody {
+    error_code: u16,
+    #[serde(default)]
+    cause: String,
+    #[serde(default)]
+    index: u64,
+}
+
+fn object<T: DeserializeOwned>(answer: &Answer) -> Result<T, Fault> {
+    // The parser's error quotes no more than a name; its category would do, its position helps.
+    serde_json::from_slice(&answer.body).map_err(|error| Fault {
+        error: Error::new(ErrorKind::Server, "the answer is not the JSON that an etcd v2 server gives").caused_by(error),
+        again: Again::Elsewhere,
+    })
+}
+
+/// What is no answer of the keys API: another server, a proxy, or a part of etcd that speaks otherwise.
+fn unexpected(answer: &Answer) -> Fault {
+    let message = serde_json::from_slice::<MessageBody>(&answer.body).map(|body| body.message).unwrap_or_default();
+    let status = answer.status;
+    match status {
+        400 if answer.body.windows(12).any(|words| words == b"HTTPS server") => {
+            Fault::new(ErrorKind::Tls, "the server speaks TLS; use etcd2s://", Again::Never)
+        }
+        301 | 302 | 307 | 308 => Fault::new(
+            ErrorKind::Server,
+            "the server redirects to another address, which is not followed; name the right endpoint",
+            Again::Never,
+        ),
+        401 => Fault::new(ErrorKind::Unauthenticated, message, Again::Never),
+        403 if message.contains("not current leader") => {
+            Fault::new(ErrorKind::Unavailable, "this member is not the leader; ask the leader", Again::Elsewhere)
+        }
+        403 => Fault::new(ErrorKind::PermissionDenied, message, Again::Never),
+        404 => Fault::new(
+            ErrorKind::Unsupported,
+            "the v2 API is off on this server: start it with --enable-v2=true, or use etcd:// for v3",
+            Again::Never,
+        ),
+        413 | 414 | 431 => Fault::new(ErrorKind::TooLarge, format!("HTTP status {status}"), Again::Never),
+        408 | 429 | 500.. => Fault::new(ErrorKind::Unavailable, format!("HTTP status {status} {message}").trim_end(), Again::Later),
+        _ => Fault::new(ErrorKind::Server, format!("HTTP status {status} {message}").trim_end(), Again::Never),
+    }
+}
+
+#[derive(Deserialize)]
+struct MessageBody {
+    message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer { status, index: Some(9), cluster: None, body: Bytes::copy_from_slice(body.as_bytes()), authenticated: false }
+    }
+
+    fn refused(status: u16, code: u16, cause: &str) -> Refusal {
+        let body = format!(r#"{{"errorCode":{code},"message":"m","cause":"{cause}","index":7}}"#);
+        let reply = keys(&answer(status, &body)).expect("a definite answer");
+        assert_eq!(reply.index, Revision::new(7));
+        reply.outcome.expect_err("a refusal")
+    }
+
+    /// One test for each row of the server's error codes.
+    macro_rules! codes {
+        ($($name:ident: $status:literal $code:literal $cause:literal => $kind:ident;)*) => {$(
+            #[test]
+            fn $name() {
+                let error = refused($status, $code, $cause).into_error();
+                assert_eq!(error.kind(), ErrorKind::$kind);
+                assert!(!error.may_have_applied() && !error.is_retryable());
+            }
+        )*};
+    }
+
+    codes! {
+        code_100_key_not_found: 404 100 "/a" => NotFound;
+        code_101_compare_failed: 412 101 "[secret != b]" => Conflict;
+        code_102_not_a_file: 403 102 "/a" => IsADirectory;
+        code_104_not_a_directory: 400 104 "/a" => NotADirectory;
+        code_105_exists: 412 105 "/a" => AlreadyExists;
+        code_107_root: 400 107 "/" => InvalidKey;
+        code_108_not_empty: 403 108 "/a" => DirectoryNotEmpty;
+        code_110_without_credentials: 401 110 "Insufficient credentials" => Unauthenticated;
+        code_200_old: 400 200 "" => Server;
+        code_201_prev_value: 400 201 "" => Server;
+        code_202_ttl: 400 202 "" => Server;
+        code_203_index: 400 203 "" => Server;
+        code_209_field: 400 209 "" => Server;
+        code_210_form: 400 210 "invalid URL escape" => Server;
+        code_210_large: 400 210 "http: POST too large" => TooLarge;
+        code_211_value_on_refresh: 400 211 "" => Server;
+        code_212_refresh_without_ttl: 400 212 "" => Server;
+        code_400_cleared: 400 400 "" => HistoryLost;
+        code_401_cleared: 400 401 "the requested history has been cleared [132/126]" => HistoryLost;
+        code_unknown: 400 999 "" => Server;
+    }
+
+    #[test]
+    fn code_110_with_credentials() {
+        let mut answer = answer(401, r#"{"errorCode":110,"message":"m","cause":"Insufficient credentials","index":0}"#);
+        answer.authenticated = true;
+        let error = keys(&answer).unwrap().outcome.unwrap_err().into_error();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn codes_300_and_301_may_come_right_and_are_no_answer() {
+        for code in [300, 301] {
+            let body = format!(r#"{{"errorCode":{code},"message":"m","cause":"etcdserver: request timed out","index":7}}"#);
+            let fault = keys(&answer(500, &body)).unwrap_err();
+            assert_eq!((fault.error.kind(), fault.again), (ErrorKind::Unavailable, Again::Later));
+        }
+    }
+
+    #[test]
+    fn a_refusal_never_shows_a_value() {
+        for (code, cause) in [(101, "[secret != b]"), (210, "secret"), (201, "secret"), (211, "secret")] {
+            let error = refused(412, code, cause).into_error();
+            assert!(!format!("{error} {error:?}").contains("secret"));
+        }
+    }
+
+    #[test]
+    fn the_window_is_read_from_the_cause_if_it_is_there() {
+        let lost = |cause| refused(400, 401, cause).history_lost();
+        assert_eq!(lost("the requested history has been cleared [132/126]"), Some(Some(Revision::new(132))));
+        assert_eq!(lost("gone"), Some(None));
+        assert_eq!(lost("[x/y]"), Some(None));
+        assert_eq!(refused(404, 100, "/a").history_lost(), None);
+    }
+
+    #[test]
+    fn answers_that_are_not_the_keys_api() {
+        for (status, body, kind, again) in [
+            (404, "404 page not found\n", ErrorKind::Unsupported, Again::Never),
+            (301, "", ErrorKind::Server, Again::Never),
+            (307, "", ErrorKind::Server, Again::Never),
+            (400, "400 Bad Request", ErrorKind::Server, Again::Never),
+            (400, "Client sent an HTTP request to an HTTPS server.\n", ErrorKind::Tls, Again::Never),
+            (405, "Method Not Allowed", ErrorKind::Server, Again::Never),
+            (431, "", ErrorKind::TooLarge, Again::Never),
+            (401, "<html>", ErrorKind::Unauthenticated, Again::Never),
+            (403, "<html>", ErrorKind::PermissionDenied, Again::Never),
+            (502, "<html>bad gateway</html>", ErrorKind::Unavailable, Again::Later),
+            (503, r#"{"message":"During election"}"#, ErrorKind::Unavailable, Again::Later),
+            (200, "", ErrorKind::Server, Again::Elsewhere),
+            (200, "<html>", ErrorKind::Server, Again::Elsewhere),
+            (200, "[]", ErrorKind::Server, Again::Elsewhere),
+            (200, r#"{"action":"dance","node":{}}"#, ErrorKind::Server, Again::Elsewhere),
+            (200, r#"{"action":"get","node":{"modifiedIndex":"x"}}"#, ErrorKind::Server, Again::Elsewhere),
+        ] {
+            let fault = keys(&answer(status, body)).unwrap_err();
+            assert_eq!((fault.error.kind(), fault.again), (kind, again), "{status} {body}");
+        }
+        let fault = plain::<Node>(&answer(403, r#"{"message":"not current leader"}"#)).unwrap_err();
+        assert_eq!((fault.error.kind(), fault.again), (ErrorKind::Unavailable, Again::Elsewhere));
+    }
+
+    #[test]
+    fn an_answer_without_index_is_no_answer() {
+        let answer = Answer { index: None, ..answer(200, r#"{"action":"get","node":{"key":"/a","value":""}}"#) };
+        assert_eq!(keys(&answer).unwrap_err().error.kind(), ErrorKind::Server);
+    }
+
+    #[test]
+    fn nodes_are_read_with_all_that_may_lack() {
+        let change = |body| keys(&answer(200, body)).unwrap().outcome.unwrap();
+        let root = change(r#"{"action":"get","node":{"dir":true}}"#).node.into_directory();
+        assert_eq!((root.key.as_ref(), root.modified), (&b"/"[..], Revision::ZERO));
+        let expired = change(
+            r#"{"action":"expire","node":{"key":"/a","modifiedIndex":5,"createdIndex":4},
+                "prevNode":{"key":"/a","value":"\u003c","expiration":"2026-11-22T04:43:34.29939115Z","ttl":-2,"modifiedIndex":4,"createdIndex":4},"new":1}"#,
+        );
+        assert!(expired.action.removes());
+        let previous = expired.previous.unwrap().into_kv();
+        assert_eq!((previous.value.as_ref(), previous.ttl), (&b"<"[..], Some(Duration::ZERO)));
+    }
+
+    #[test]
+    fn the_deepest_key_that_is_written_can_be_listed() {
+        let mut node = r#"{"key":"/x","value":"v"}"#.to_owned();
+        for _ in 0..60 {
+            node = format!(r#"{{"key":"/x","dir":true,"nodes":[{node}]}}"#);
+        }
+        assert!(keys(&answer(200, &format!(r#"{{"action":"get","node":{node}}}"#))).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(status in 200u16..600, body in "\\PC*|[{}\\[\\]\":,a-z0-9]{0,40}") {
+            let answer = answer(status, &body);
+            let _ = keys(&answer);
+            let _ = plain::<Node>(&answer);
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Leases, which v2 does not have: this process remembers which keys it wrote with which lease, gives each the time to live that the
+//! lease has left, and starts the time of every one again on `keep_alive`.
+//!
+//! What that cannot do: no other process sees the lease, or can attach keys to it; when this process ends, the keys expire one by one
+//! within the lease's time; and each keep-alive moves the keys' `modifiedIndex` (without an event). A key that somebody else has
+//! written or deleted since is not ours any more, and when all that were attached are gone, so is the lease.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::Method;
+use tokio::time::{Instant, sleep};
+
+use super::V2Store;
+use super::encode::{self, Parameters};
+use super::json::{Refusal, Reply};
+use super::plan::{self, Guard};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::revision::{LeaseId, Revision};
+use crate::store::{Consistency, KeyValue};
+
+/// The leases of one store.
+#[derive(Debug, Default)]
+pub(super) struct Leases(Mutex<Book>);
+
+#[derive(Debug, Default)]
+struct Book {
+    /// Each behind an asynchronous lock that is held over requests: a put and a keep-alive of one lease would otherwise each
+    /// make the index stale that the other one names.
+    leases: HashMap<LeaseId, Arc<tokio::sync::Mutex<Lease>>>,
+    /// Which lease a key was last written with.
+    attached: HashMap<Key, LeaseId>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    ttl: Duration,
+    /// Until then the keys live at least.
+    deadline: Instant,
+    keys: BTreeMap<Key, Attached>,
+}
+
+/// What is known of a key that was written with a lease.
+#[derive(Clone, Debug, Default)]
+struct Attached {
+    created: Revision,
+    /// The index of our last write or refresh; none while the outcome of a put is unknown.
+    modified: Option<Revision>,
+    /// The values that may be there by our hand: the last one known to be written, and those whose outcome is unknown.
+    values: Vec<String>,
+}
+
+impl Attached {
+    /// Whether what is at the key is by our hand.
+    fn is(&self, found: &KeyValue) -> bool {
+        let same_life = self.modified.is_none() || found.created == self.created;
+        same_life && self.values.iter().any(|value| value.as_bytes() == found.value)
+    }
+}
+
+impl Lease {
+    fn left(&self) -> Option<Duration> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// For a put that has found the lease and waits for its lock.
+    fn end(&mut self) {
+        self.deadline = Instant::now();
+    }
+}
+
+impl Leases {
+    /// Forgets that a key is attached: we wrote it without a lease, or deleted it.
+    pub(super) async fn detach(&self, key: &Key) {
+        let lease = {
+            let mut book = self.book();
+            let Some(id) = book.attached.remove(key) else { return };
+            book.leases.get(&id).cloned()
+        };
+        if let Some(lease) = lease {
+            lease.lock().await.keys.remove(key);
+        }
+    }
+
+    /// The `modifiedIndex` that a key has if it is still attached to the lease.
+    pub(super) async fn attached_at(&self, id: LeaseId, key: &Key) -> Option<Revision> {
+        let lease = self.find(id)?;
+        let lease = lease.lock().await;
+        lease.left()?;
+        lease.keys.get(key)?.modified
+    }
+
+    fn find(&self, id: LeaseId) -> Option<Arc<tokio::sync::Mutex<Lease>>> {
+        self.book().leases.get(&id).cloned()
+    }
+
+    fn forget(&self, id: LeaseId) {
+        let mut book = self.book();
+        book.leases.remove(&id);
+        book.attached.retain(|_, owner| *owner != id);
+    }
+
+    fn book(&self) -> std::sync::MutexGuard<'_, Book> {
+        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl V2Store {
+    pub(super) async fn grant_lease(&self, id: LeaseId, ttl: Duration) -> Result<Duration> {
+        let ttl = Duration::from_secs(plan::seconds(ttl));
+        let made = {
+            let mut book = self.leases.book();
+            let Book { leases, attached } = &mut *book;
+            // A lease that is over goes with what it was attached to; one that is in use is not over.
+            leases.retain(|_, lease| lease.try_lock().map_or(true, |lease| lease.left().is_some()));
+            attached.retain(|_, owner| leases.contains_key(owner));
+            match leases.get(&id) {
+                Some(made) => made.clone(),
+                None => {
+                    let lease = Lease { ttl, deadline: Instant::now() + ttl, keys: BTreeMap::new() };
+                    leases.insert(id, Arc::new(tokio::sync::Mutex::new(lease)));
+                    return Ok(ttl);
+                }
+            }
+        };
+        let made = made.lock().await.ttl;
+        if made < ttl {
+            let message = format!("there is a lease {id} already, with a time to live of {made:?}");
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
+        }
+        self.keep_lease_alive(id).await
+    }
+
+    pub(super) async fn keep_lease_alive(&self, id: LeaseId) -> Result<Duration> {
+        let shared = self.leases.find(id).ok_or_else(|| lost(id))?;
+        let mut lease = shared.lock().await;
+        if lease.left().is_none() {
+            self.leases.forget(id);
+            return Err(lost(id));
+        }
+        let sent = Instant::now();
+        let ttl = lease.ttl;
+        let keys = lease.keys.keys().cloned().collect::<Vec<_>>();
+        for key in &keys {
+            let Some(attached) = lease.keys.get_mut(key) else { continue };
+            if !self.refresh(key, attached, ttl).await? {
+                lease.keys.remove(key);
+            }
+        }
+        if !keys.is_empty() && lease.keys.is_empty() {
+            lease.end();
+            self.leases.forget(id);
+            return Err(lost(id));
+        }
+        lease.deadline = sent + ttl;
+        Ok(ttl)
+    }
+
+    pub(super) async fn revoke_lease(&self, id: LeaseId) -> Result<()> {
+        let Some(shared) = self.leases.find(id) else { return Ok(()) };
+        let mut lease = shared.lock().await;
+        while let Some((key, attached)) = lease.keys.first_key_value() {
+            let (key, mut attached) = (key.clone(), attached.clone());
+            self.delete_if_ours(&key, &mut attached).await?;
+            lease.keys.remove(&key);
+        }
+        lease.end();
+        self.leases.forget(id);
+        Ok(())
+    }
+
+    pub(super) async fn lease_time_to_live(&self, id: LeaseId) -> Option<Duration> {
+        let lease = self.leases.find(id)?;
+        let lease = lease.lock().await;
+        lease.left()
+    }
+
+    pub(super) async fn put_with_lease(&self, id: LeaseId, key: &Key, value: &str, guard: &Guard) -> Result<Reply> {
+        let shared = self.leases.find(id).ok_or_else(|| lost(id))?;
+        let mut lease = shared.lock().await;
+        let ttl = plan::seconds(lease.left().ok_or_else(|| lost(id))?);
+        // Written down before it is sent: a put that is dropped half way may have been applied, and is then ours to refresh.
+        let before = lease.keys.get(key).cloned();
+        let mut unsure = before.clone().unwrap_or_default();
+        unsure.values.push(value.to_owned());
+        unsure.modified = None;
+        lease.keys.insert(key.clone(), unsure);
+        let sent = self.send_put(key, value, Some(ttl), guard).await;
+        let refused = match &sent {
+            Ok(reply) => reply.outcome.is_err(),
+            Err(error) => !error.may_have_applied(),
+        };
+        if refused {
+            match before {
+                Some(before) => lease.keys.insert(key.clone(), before),
+                None => lease.keys.remove(key),
+            };
+            return sent;
+        }
+        if let Ok(Reply { outcome: Ok(change), .. }) = &sent {
+            let attached = Attached {
+                created: Revision::new(change.node.created_index),
+                modified: Some(Revision::new(change.node.modified_index)),
+                values: vec![value.to_owned()],
+            };
+            lease.keys.insert(key.clone(), attached);
+        }
+        drop(lease);
+        // The key leaves the lease that it was attached to until now.
+        let other = self.leases.book().attached.insert(key.clone(), id).filter(|other| *other != id);
+        if let Some(other) = other.and_then(|other| self.leases.find(other)) {
+            other.lock().await.keys.remove(key);
+        }
+        sent
+    }
+
+    /// Starts the time of a key again. False when it is not ours any more.
+    ///
+    /// It is conditioned on the index, so it may be repeated when the outcome of an attempt is unknown: the copies cannot both win, and
+    /// a read tells whether the first one did.
+    async fn refresh(&self, key: &Key, attached: &mut Attached, ttl: Duration) -> Result<bool> {
+        let path = &encode::path(key)?;
+        self.insist(key, attached, |modified| {
+            let form = Parameters::default().flag("refresh").flag("prevExist").number("prevIndex", modified.get());
+            let form = form.number("ttl", plan::seconds(ttl)).into_form();
+            self.http.write_within(self.retry.read_attempt_timeout, Method::PUT, path, Some(form))
+        })
+        .await
+    }
+
+    /// Deletes a key unless it is not ours any more.
+    async fn delete_if_ours(&self, key: &Key, attached: &mut Attached) -> Result<bool> {
+        let path = &encode::path(key)?;
+        self.insist(key, attached, |modified| {
+            let target = Parameters::default().number("prevIndex", modified.get()).behind(path);
+            async move { self.http.write_within(self.retry.read_attempt_timeout, Method::DELETE, &target, None).await }
+        })
+        .await
+    }
+
+    /// Sends a write that is conditioned on the index until it is done (true) or the key is not ours (false).
+    async fn insist<W, F>(&self, key: &Key, attached: &mut Attached, write: W) -> Result<bool>
+    where
+        W: Fn(Revision) -> F,
+        F: Future<Output = Result<Reply>>,
+    {
+        let deadline = self.http.deadline();
+        let mut backoff = self.retry.backoff();
+        loop {
+            if let Some(modified) = attached.modified {
+                match write(modified).await {
+                    Ok(Reply { outcome: Ok(change), .. }) => {
+                        attached.modified = Some(Revision::new(change.node.modified_index));
+                        return Ok(true);
+                    }
+                    Ok(Reply { outcome: Err(refusal), .. }) if refusal.is_not_found() => return Ok(false),
+                    Ok(Reply { outcome: Err(refusal), .. }) if refusal.code == Refusal::COMPARE_FAILED => {}
+                    Ok(Reply { outcome: Err(refusal), .. }) => return Err(refusal.into_error().at(key)),
+                    Err(error) if !error.is_retryable() => return Err(error.at(key)),
+                    Err(error) => {
+                        let delay = backoff.next_delay();
+                        if Instant::now() + delay >= deadline {
+                            return Err(error.at(key));
+                        }
+                        sleep(delay).await;
+                        continue;
+                    }
+                }
+            }
+            // Somebody wrote it, or an earlier attempt of ours whose answer was lost.
+            let found = match self.read_key(key, Consistency::Linearizable).await {
+                Ok(found) => found,
+                Err(error) if matches!(error.kind(), ErrorKind::IsADirectory | ErrorKind::NotADirectory) => return Ok(false),
+                Err(error) => return Err(error.at(key)),
+            };
+            match found.kvs.first() {
+                Some(kv) if attached.is(kv) => {
+                    attached.created = kv.created;
+                    attached.modified = Some(kv.modified);
+                }
+                _ => return Ok(false),
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::new(ErrorKind::Timeout, "the key changes faster than it can be refreshed").at(key));
+            }
+        }
+    }
+}
+
+fn lost(id: LeaseId) -> Error {
+    Error::new(ErrorKind::LeaseLost, format!("lease {id} is not there any more"))
+}

@@ -1,0 +1,363 @@
+//! From a transaction to the one thing that a v2 server is asked to do, or to the refusal. No I/O.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::revision::{LeaseId, Revision};
+use crate::store::{Compare, Condition, Expiry, KeyValue, Op, Span, Txn};
+
+/// The longest value that is written. The server takes forms of 10 MiB, and escaping triples the worst value; 1 MiB agrees with v3.
+pub(super) const MAX_VALUE: usize = 1 << 20;
+
+/// The longest time to live that is asked for: 100 years. Not far above it the server's clock overflows, and the key stays for ever.
+const MAX_TTL: u64 = 3_155_760_000;
+
+/// The longest value that a delete is conditioned on in its address; a longer one is read and compared.
+const MAX_VALUE_IN_TARGET: usize = 200;
+
+/// A transaction that a v2 server can do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) key: Key,
+    pub(super) conditions: Vec<Condition>,
+    pub(super) step: Step,
+    /// Reads the key when the conditions do not hold.
+    pub(super) read_otherwise: bool,
+}
+
+/// What is done when the conditions hold.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The conditions alone.
+    Check,
+    ReadBelow,
+    Read,
+    Put(Put),
+    Delete {
+        previous: bool,
+    },
+    DeleteBelow {
+        previous: bool,
+    },
+    MakeDir {
+        ttl: Option<Duration>,
+    },
+    UpdateDir {
+        ttl: Option<Duration>,
+    },
+    RemoveDir,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Put {
+    pub(super) value: String,
+    pub(super) expiry: Expiry,
+    pub(super) previous: bool,
+}
+
+/// The condition that one request carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Guard {
+    None,
+    Absent,
+    Present,
+    Index(Revision),
+    Value(Bytes),
+}
+
+/// How the conditions of a plan are checked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Check {
+    /// By the server, in the request.
+    Server(Guard),
+    /// Here, on what was read; the request then is conditioned on just that state.
+    Read,
+}
+
+impl Plan {
+    /// # Errors
+    ///
+    /// `Invalid` for what no store takes; `Unsupported` for what needs more than one key or one request, and for values that are no text; `TooLarge` for a value above
+    /// [`MAX_VALUE`]; `InvalidKey` for a write at the root.
+    pub(super) fn of(txn: Txn) -> Result<Self> {
+        txn.compares.iter().try_for_each(check_compare)?;
+        check_written_once(&txn.then)?;
+        check_written_once(&txn.otherwise)?;
+        let mut then = txn.then.into_iter();
+        let mut otherwise = txn.otherwise.into_iter();
+        let (first, read) = (then.next(), otherwise.next());
+        if then.next().is_some() || otherwise.next().is_some() {
+            return Err(no_transactions("more than one operation"));
+        }
+        let key = first
+            .as_ref()
+            .map(target)
+            .or_else(|| txn.compares.first().map(|compare| compare.span.key()))
+            // A transaction about nothing still tells the revision; this name is hidden from listings and nobody's.
+            .map_or_else(|| Key::root().descend("_"), Key::clone);
+        let mut conditions = Vec::with_capacity(txn.compares.len());
+        for compare in txn.compares {
+            match compare.span {
+                Span::Key(compared) if compared == key => conditions.push(compare.condition),
+                Span::Key(_) => return Err(no_transactions("a condition on another key").at(&key)),
+                Span::Below(_) => return Err(no_transactions("a condition on all keys of a directory").at(&key)),
+            }
+        }
+        let read_otherwise = match read {
+            None => false,
+            Some(Op::Get(Span::Key(read))) if read == key => true,
+            Some(_) => return Err(no_transactions("an operation for failed conditions that is not a read of the key").at(&key)),
+        };
+        let step = step(first).map_err(|error| error.at(&key))?;
+        let about_a_value = matches!(step, Step::Check | Step::Read | Step::Put(_) | Step::Delete { .. });
+        if !conditions.is_empty() && !about_a_value {
+            return Err(no_transactions("a condition on an operation on a directory").at(&key));
+        }
+        if key.is_root() && !matches!(step, Step::Check | Step::Read | Step::ReadBelow) {
+            return Err(Error::new(ErrorKind::InvalidKey, "the root of an etcd v2 store cannot be written or deleted").at(&key));
+        }
+        Ok(Self { key, conditions, step, read_otherwise })
+    }
+
+    /// How the conditions are checked with the fewest requests.
+    pub(super) fn check(&self) -> Check {
+        let writes = matches!(self.step, Step::Put(_) | Step::Delete { .. });
+        let deletes = matches!(self.step, Step::Delete { .. });
+        match self.conditions.as_slice() {
+            [] if writes => Check::Server(Guard::None),
+            [Condition::Absent] if writes && !deletes => Check::Server(Guard::Absent),
+            [Condition::Present] if writes => Check::Server(Guard::Present),
+            // The server reads a zero as no condition at all.
+            [Condition::Modified(revision)] if writes && *revision != Revision::ZERO => Check::Server(Guard::Index(*revision)),
+            // Nor does it take an empty value, and what is no text cannot be sent.
+            [Condition::Value(value)] if writes && !value.is_empty() && std::str::from_utf8(value).is_ok() => {
+                if deletes && value.len() > MAX_VALUE_IN_TARGET { Check::Read } else { Check::Server(Guard::Value(value.clone())) }
+            }
+            _ => Check::Read,
+        }
+    }
+}
+
+/// Whether a condition holds of what was read; `attached` is the `modifiedIndex` that this process knows of the key with that lease.
+pub(super) fn holds(condition: &Condition, found: Option<&KeyValue>, attached: impl Fn(LeaseId) -> Option<Revision>) -> bool {
+    match (condition, found) {
+        (Condition::Absent | Condition::UnchangedSince(_), None) => true,
+        (_, None) | (Condition::Absent, Some(_)) => false,
+        (Condition::Present, Some(_)) => true,
+        (Condition::Created(revision), Some(kv)) => kv.created == *revision,
+        (Condition::Modified(revision), Some(kv)) => kv.modified == *revision,
+        (Condition::UnchangedSince(revision), Some(kv)) => kv.modified <= *revision,
+        (Condition::Value(value), Some(kv)) => kv.value == *value,
+        (Condition::Lease(id), Some(kv)) => attached(*id) == Some(kv.modified),
+    }
+}
+
+/// A time to live as the server counts: whole seconds, never none.
+pub(super) fn seconds(ttl: Duration) -> u64 {
+    let rounded_up = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
+    rounded_up.clamp(1, MAX_TTL)
+}
+
+fn check_compare(compare: &Compare) -> Result<()> {
+    match (&compare.span, &compare.condition) {
+        (Span::Key(_), _) | (Span::Below(_), Condition::Absent | Condition::UnchangedSince(_)) => Ok(()),
+        (Span::Below(directory), _) => {
+            Err(Error::new(ErrorKind::Invalid, "a condition about one key was asked of a directory").at(directory))
+        }
+    }
+}
+
+/// No list may put a key that it puts or deletes elsewhere.
+fn check_written_once(ops: &[Op]) -> Result<()> {
+    let writes = |op: &Op, key: &Key| match op {
+        Op::Put { key: written, .. } => written == key,
+        Op::Delete { span, .. } => span.contains(key.as_str().as_bytes()),
+        _ => false,
+    };
+    for (at, op) in ops.iter().enumerate() {
+        if let Op::Put { key, .. } = op
+            && ops.iter().enumerate().any(|(other, op)| other != at && writes(op, key))
+        {
+            return Err(Error::new(ErrorKind::Invalid, "a list of operations writes this key twice").at(key));
+        }
+    }
+    Ok(())
+}
+
+fn target(op: &Op) -> &Key {
+    match op {
+        Op::Get(span) | Op::Delete { span, .. } => span.key(),
+        Op::Put { key, .. } | Op::MakeDir { key, .. } | Op::UpdateDir { key, .. } | Op::RemoveDir { key } => key,
+    }
+}
+
+fn step(op: Option<Op>) -> Result<Step> {
+    Ok(match op {
+        None => Step::Check,
+        Some(Op::Get(Span::Key(_))) => Step::Read,
+        Some(Op::Get(Span::Below(_))) => Step::ReadBelow,
+        Some(Op::Put { value, expiry, previous, .. }) => Step::Put(Put { value: text(value)?, expiry, previous }),
+        Some(Op::Delete { span: Span::Key(_), previous }) => Step::Delete { previous },
+        Some(Op::Delete { span: Span::Below(_), previous }) => Step::DeleteBelow { previous },
+        Some(Op::MakeDir { ttl, .. }) => Step::MakeDir { ttl },
+        Some(Op::UpdateDir { ttl, .. }) => Step::UpdateDir { ttl },
+        Some(Op::RemoveDir { .. }) => Step::RemoveDir,
+    })
+}
+
+fn text(value: Bytes) -> Result<String> {
+    if value.len() > MAX_VALUE {
+        return Err(Error::new(ErrorKind::TooLarge, format!("the value has {} bytes, {MAX_VALUE} are taken", value.len())));
+    }
+    String::from_utf8(value.into()).map_err(|_| {
+        // The server would keep the bytes and give them back with every invalid one replaced.
+        Error::new(ErrorKind::Unsupported, "etcd v2 stores text only; encode binary values as text (base64, JSON) or use etcd v3")
+    })
+}
+
+fn no_transactions(what: &str) -> Error {
+    let message = format!("etcd v2 has no transactions over several keys ({what}); use `.non_atomic()`, or etcd v3");
+    Error::new(ErrorKind::Unsupported, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(path: &str) -> Key {
+        Key::parse(path).expect("a key")
+    }
+
+    fn put(condition: Option<Condition>) -> Txn {
+        let a = key("/a");
+        Txn {
+            compares: condition.into_iter().map(|condition| Compare::key(&a, condition)).collect(),
+            then: vec![Op::put(&a, Bytes::from_static(b"v"))],
+            otherwise: vec![Op::Get(Span::Key(a))],
+        }
+    }
+
+    fn delete(condition: Condition) -> Txn {
+        Txn { then: vec![Op::delete(&key("/a"))], ..put(Some(condition)) }
+    }
+
+    #[test]
+    fn one_condition_is_checked_by_the_server_where_it_can() {
+        let nine = Revision::new(9);
+        let value = Bytes::from_static(b"w");
+        let check = |txn| Plan::of(txn).unwrap().check();
+        assert_eq!(check(put(None)), Check::Server(Guard::None));
+        assert_eq!(check(put(Some(Condition::Absent))), Check::Server(Guard::Absent));
+        assert_eq!(check(put(Some(Condition::Present))), Check::Server(Guard::Present));
+        assert_eq!(check(put(Some(Condition::Modified(nine)))), Check::Server(Guard::Index(nine)));
+        assert_eq!(check(put(Some(Condition::Value(value.clone())))), Check::Server(Guard::Value(value.clone())));
+        assert_eq!(check(delete(Condition::Modified(nine))), Check::Server(Guard::Index(nine)));
+        assert_eq!(check(delete(Condition::Value(value.clone()))), Check::Server(Guard::Value(value)));
+    }
+
+    #[test]
+    fn what_the_server_would_take_for_no_condition_is_checked_here() {
+        let long = Bytes::from("x".repeat(4000));
+        for txn in [
+            put(Some(Condition::Modified(Revision::ZERO))),
+            put(Some(Condition::Value(Bytes::new()))),
+            put(Some(Condition::Value(Bytes::from_static(b"\xff")))),
+            put(Some(Condition::Created(Revision::new(9)))),
+            put(Some(Condition::UnchangedSince(Revision::new(9)))),
+            delete(Condition::Absent),
+            delete(Condition::Value(Bytes::new())),
+            delete(Condition::Value(long)),
+        ] {
+            assert_eq!(Plan::of(txn.clone()).unwrap().check(), Check::Read, "{txn:?}");
+        }
+        let mut two = put(Some(Condition::Present));
+        two.compares.push(Compare::key(&key("/a"), Condition::Created(Revision::new(1))));
+        assert_eq!(Plan::of(two).unwrap().check(), Check::Read);
+    }
+
+    #[test]
+    fn several_keys_are_refused_with_what_to_use_instead() {
+        let (a, b) = (key("/a"), key("/b"));
+        let value = || Bytes::from_static(b"v");
+        let with = |compares, then, otherwise| Txn { compares, then, otherwise };
+        for txn in [
+            with(vec![], vec![Op::put(&a, value()), Op::put(&b, value())], vec![]),
+            with(vec![Compare::key(&b, Condition::Absent)], vec![Op::put(&a, value())], vec![]),
+            with(vec![Compare::below(&a, Condition::Absent)], vec![Op::put(&a, value())], vec![]),
+            with(vec![], vec![Op::put(&a, value())], vec![Op::Get(Span::Key(b))]),
+            with(vec![], vec![Op::put(&a, value())], vec![Op::delete(&a)]),
+            with(vec![Compare::key(&a, Condition::Present)], vec![Op::RemoveDir { key: a.clone() }], vec![]),
+        ] {
+            let error = Plan::of(txn).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains(".non_atomic()") && error.to_string().contains("etcd v3"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_no_store_takes_is_invalid() {
+        let a = key("/a");
+        let txn = |then| Txn { then, ..Txn::default() };
+        let put = || Op::put(&a, Bytes::from_static(b"v"));
+        let below = Compare::below(&a, Condition::Present);
+        for txn in [txn(vec![put(), put()]), txn(vec![Op::delete(&a), put()]), Txn { compares: vec![below], ..txn(vec![put()]) }] {
+            assert_eq!(Plan::of(txn).unwrap_err().kind(), ErrorKind::Invalid);
+        }
+    }
+
+    #[test]
+    fn values_that_would_be_lost_are_refused() {
+        let txn = |value: Bytes| Txn { then: vec![Op::put(&key("/a"), value)], ..Txn::default() };
+        assert_eq!(Plan::of(txn(Bytes::from_static(b"\xff"))).unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(Plan::of(txn(Bytes::from(vec![b'a'; MAX_VALUE + 1]))).unwrap_err().kind(), ErrorKind::TooLarge);
+        assert!(Plan::of(txn(Bytes::from(vec![b'a'; MAX_VALUE]))).is_ok());
+        let root = Txn { then: vec![Op::Delete { span: Span::Below(Key::root()), previous: false }], ..Txn::default() };
+        assert_eq!(Plan::of(root).unwrap_err().kind(), ErrorKind::InvalidKey);
+    }
+
+    #[test]
+    fn conditions_on_what_was_read() {
+        let (one, two) = (Revision::new(1), Revision::new(2));
+        let kv = KeyValue {
+            key: Bytes::from_static(b"/a"),
+            value: Bytes::new(),
+            created: one,
+            modified: two,
+            version: None,
+            lease: None,
+            ttl: None,
+        };
+        let id = LeaseId::new(7).unwrap();
+        let attached = |asked| (asked == id).then_some(two);
+        let other = LeaseId::new(8).unwrap();
+        for (condition, present, absent) in [
+            (Condition::Absent, false, true),
+            (Condition::Present, true, false),
+            (Condition::Created(one), true, false),
+            (Condition::Created(two), false, false),
+            (Condition::Modified(two), true, false),
+            (Condition::Modified(Revision::ZERO), false, false),
+            (Condition::Value(Bytes::new()), true, false),
+            (Condition::Value(Bytes::from_static(b"x")), false, false),
+            (Condition::UnchangedSince(two), true, true),
+            (Condition::UnchangedSince(one), false, true),
+            (Condition::Lease(id), true, false),
+            (Condition::Lease(other), false, false),
+        ] {
+            assert_eq!(holds(&condition, Some(&kv), attached), present, "{condition:?}");
+            assert_eq!(holds(&condition, None, attached), absent, "{condition:?}");
+        }
+    }
+
+    #[test]
+    fn times_to_live_are_whole_seconds_that_do_not_overflow_the_server() {
+        assert_eq!(seconds(Duration::ZERO), 1);
+        assert_eq!(seconds(Duration::from_millis(1)), 1);
+        assert_eq!(seconds(Duration::from_secs(60)), 60);
+        assert_eq!(seconds(Duration::from_millis(60_001)), 61);
+        assert_eq!(seconds(Duration::MAX), MAX_TTL);
+    }
+}

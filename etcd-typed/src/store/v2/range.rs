@@ -1,0 +1,118 @@
+//! Reads of keys and directories.
+
+use super::V2Store;
+use super::encode::{self, Parameters};
+use super::json::Node;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::store::{Consistency, Range, RangeReply, Span};
+
+impl V2Store {
+    pub(super) async fn read_range(&self, range: Range) -> Result<RangeReply> {
+        let key = range.span.key();
+        let unsupported = |what: &str| {
+            let message = format!("etcd v2 has no {what}; read all of it as it is now, or use etcd v3");
+            Err(Error::new(ErrorKind::Unsupported, message).at(key))
+        };
+        if range.revision.is_some() {
+            return unsupported("reads of the past");
+        }
+        if range.limit.is_some() || range.after.is_some() {
+            return unsupported("pages");
+        }
+        let reply = match &range.span {
+            Span::Key(key) => self.read_key(key, range.consistency).await,
+            Span::Below(key) => self.read_below(key, range.consistency, Depth::All).await,
+        };
+        let mut reply = reply.map_err(|error| error.at(key))?;
+        if range.keys_only {
+            reply.kvs.iter_mut().for_each(|kv| kv.value.clear());
+        }
+        Ok(reply)
+    }
+
+    /// The value at a key; of a key that is not there an answer without one.
+    pub(super) async fn read_key(&self, key: &Key, consistency: Consistency) -> Result<RangeReply> {
+        let (node, mut reply) = self.read_node(key, consistency, Parameters::default()).await?;
+        match node {
+            Some(node) if node.dir => return Err(Error::new(ErrorKind::IsADirectory, "it holds no value itself").at(key)),
+            Some(node) => reply.kvs.push(node.into_kv()),
+            None => {}
+        }
+        Ok(reply)
+    }
+
+    /// What is below a directory; of a directory that is not there an answer without anything.
+    pub(super) async fn read_below(&self, key: &Key, consistency: Consistency, depth: Depth) -> Result<RangeReply> {
+        let parameters = match depth {
+            Depth::All => Parameters::default().flag("recursive"),
+            Depth::One => Parameters::default(),
+        };
+        let (node, mut reply) = self.read_node(key, consistency, parameters).await?;
+        match node {
+            Some(node) if !node.dir => return Err(Error::new(ErrorKind::NotADirectory, "it holds a value").at(key)),
+            Some(node) => flatten(node, &mut reply),
+            None => {}
+        }
+        Ok(reply)
+    }
+
+    async fn read_node(&self, key: &Key, consistency: Consistency, parameters: Parameters) -> Result<(Option<Node>, RangeReply)> {
+        let parameters = match consistency {
+            Consistency::Linearizable => parameters.flag("quorum"),
+            Consistency::Stale => parameters,
+        };
+        let reply = self.http.get(&parameters.behind(&encode::path(key)?)).await?;
+        let empty = RangeReply { revision: reply.index, ..RangeReply::default() };
+        match reply.outcome {
+            Ok(change) => Ok((Some(change.node), empty)),
+            Err(refusal) if refusal.is_not_found() => Ok((None, empty)),
+            Err(refusal) => Err(refusal.into_error()),
+        }
+    }
+}
+
+/// How much of a directory is read.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Depth {
+    /// Its entries alone, to see whether it is a directory.
+    One,
+    All,
+}
+
+/// Puts a directory and all in it into the answer, in the order of their keys.
+fn flatten(mut directory: Node, reply: &mut RangeReply) {
+    let mut open = std::mem::take(&mut directory.nodes);
+    reply.directory = Some(directory.into_directory());
+    while let Some(mut node) = open.pop() {
+        if node.dir {
+            open.append(&mut node.nodes);
+            reply.directories.push(node.into_directory());
+        } else {
+            reply.kvs.push(node.into_kv());
+        }
+    }
+    reply.kvs.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    reply.directories.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_listed_in_the_order_of_its_keys() {
+        let leaf = |key: &str| Node { key: key.to_owned(), value: Some("v".to_owned()), ..Node::default() };
+        let directory = |key: &str, nodes| Node { key: key.to_owned(), dir: true, nodes, ..Node::default() };
+        // Bytewise `/a/b-` is before `/a/b/`, although the directory `b` is before the key `b-`.
+        let tree =
+            directory("/a", vec![directory("/a/b", vec![leaf("/a/b/x"), directory("/a/b/empty", vec![])]), leaf("/a/c"), leaf("/a/b-")]);
+        let mut reply = RangeReply::default();
+        flatten(tree, &mut reply);
+        let keys = reply.kvs.iter().map(|kv| kv.key.as_ref()).collect::<Vec<_>>();
+        assert_eq!(keys, [&b"/a/b-"[..], b"/a/b/x", b"/a/c"]);
+        let directories = reply.directories.iter().map(|directory| directory.key.as_ref()).collect::<Vec<_>>();
+        assert_eq!(directories, [&b"/a/b"[..], b"/a/b/empty"]);
+        assert_eq!(reply.directory.map(|directory| directory.key), Some("/a".into()));
+    }
+}

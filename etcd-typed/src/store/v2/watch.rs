@@ -1,0 +1,217 @@
+//! The long polls of a watch, in a task of its own.
+//!
+//! Never `stream=true`, which loses events without a word, and never `quorum` with `wait`, which does not wait. While a poll is
+//! open its endpoint is probed, since a poll shows neither a server that hangs nor one that has lost the others. And its start is moved on:
+//! the server keeps the last 1000 events of the whole store, so a watch that saw nothing for long could not resume after a cut.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::V2Store;
+use super::http::{EndpointIndex, Http, Poll};
+use super::json::{self, Again, Answer, Fault};
+use super::machine::{Machine, Seen};
+use super::queue::{Queue, queue};
+use crate::error::{Error, ErrorKind, Result};
+use crate::revision::Revision;
+use crate::store::{Watch, WatchItem, WatchStream};
+
+/// A silent poll is replaced sooner than its time when the store has moved on by so much of its window of 1000 events.
+const ROTATE_BEHIND: u64 = 250;
+
+/// The wait after an answer that was no event, so that a server or proxy that repeats it is not asked without end.
+const STALE_DELAY: Duration = Duration::from_millis(50);
+
+impl V2Store {
+    pub(super) async fn open_watch(&self, watch: Watch) -> Result<WatchStream> {
+        let key = watch.span.key().clone();
+        let start = watch.from.revision();
+        let follower = Follower {
+            http: self.http.clone(),
+            at: self.http.current(),
+            machine: Machine::new(watch),
+            check_interval: self.check_interval,
+            progress_interval: self.progress_interval,
+        };
+        let (queue, items) = queue();
+        match follower.start(start).await.map_err(|error| error.at(&key))? {
+            Opened::Poll(poll) => Ok(Box::pin(items(tokio::spawn(follower.run(poll, queue))))),
+            Opened::Over(last) => {
+                queue.finish(Ok(last));
+                Ok(Box::pin(items(tokio::spawn(std::future::ready(())))))
+            }
+        }
+    }
+}
+
+/// Follows one watch on one endpoint.
+struct Follower {
+    http: Arc<Http>,
+    at: EndpointIndex,
+    machine: Machine,
+    /// How often an open poll is checked.
+    check_interval: Duration,
+    /// How often a silent poll is replaced.
+    progress_interval: Duration,
+}
+
+/// What opening a poll gave.
+enum Opened {
+    Poll(OpenPoll),
+    /// The last item of the watch.
+    Over(WatchItem),
+}
+
+/// A registered poll.
+struct OpenPoll {
+    poll: Poll,
+    /// The store's revision when it was registered: what matches up to it is in the answer already.
+    index: Revision,
+    opened: Instant,
+}
+
+/// What happened while a poll was open.
+enum Happened {
+    Answer(Answer),
+    /// Nothing, and the endpoint is well; another poll has taken its place.
+    Replaced(OpenPoll),
+    /// Nothing, and the endpoint is well.
+    Idle {
+        replaceable: bool,
+    },
+}
+
+impl Follower {
+    /// The first poll. A server that is not as far as the start is asked once more, linearizably: it may lag.
+    async fn start(&self, start: Revision) -> Result<Opened> {
+        let opened = self.open(self.machine.yielded()).await?;
+        if let Opened::Poll(OpenPoll { index, .. }) = &opened
+            && *index < start
+        {
+            let index = self.http.probe(self.at, &self.machine.probe()?, Duration::ZERO).await.inspect_err(|_| self.http.leave(self.at))?;
+            if index < start {
+                return Ok(Opened::Over(WatchItem::Behind(index)));
+            }
+        }
+        Ok(opened)
+    }
+
+    async fn run(mut self, mut current: OpenPoll, queue: Queue) {
+        let last = loop {
+            match self.follow(&mut current, &queue).await {
+                Ok(None) => {}
+                Ok(Some(last)) => break Ok(last),
+                Err(error) => {
+                    self.http.leave(self.at);
+                    break Err(error);
+                }
+            }
+        };
+        queue.finish(last);
+    }
+
+    /// One poll, from its registration to its answer or its replacement; the last item when there is one.
+    async fn follow(&mut self, current: &mut OpenPoll, queue: &Queue) -> Result<Option<WatchItem>> {
+        let mut replaceable = true;
+        let mut next_check = current.opened + self.check_interval;
+        loop {
+            let index = current.index;
+            let happened = tokio::select! {
+                biased;
+                answer = self.http.answer_of(&mut current.poll) => Happened::Answer(answer.map_err(cut)?),
+                checked = self.check(next_check, current.opened, index, replaceable) => checked?,
+            };
+            match happened {
+                Happened::Answer(answer) => return self.take(answer, current, queue).await,
+                Happened::Replaced(next) => {
+                    *current = next;
+                    let progress = self.machine.quiet(index);
+                    return Ok(progress.filter(|progress| !queue.push(progress.clone())).map(|_| WatchItem::Lagged));
+                }
+                Happened::Idle { replaceable: still } => {
+                    replaceable = still;
+                    next_check = Instant::now() + self.check_interval;
+                }
+            }
+        }
+    }
+
+    /// Takes the answer of a poll and opens the next one.
+    async fn take(&mut self, answer: Answer, current: &mut OpenPoll, queue: &Queue) -> Result<Option<WatchItem>> {
+        let change = match json::keys(&answer).map_err(cut)?.outcome {
+            Ok(change) => change,
+            Err(refusal) => match refusal.history_lost() {
+                Some(oldest) => return Ok(Some(WatchItem::HistoryLost { oldest })),
+                None => return Err(refusal.into_error()),
+            },
+        };
+        match self.machine.event(change) {
+            Seen::Item(item) => {
+                if !queue.push(item) {
+                    return Ok(Some(WatchItem::Lagged));
+                }
+            }
+            Seen::Stale => sleep(STALE_DELAY).await,
+        }
+        match self.open(self.machine.yielded()).await? {
+            Opened::Poll(next) => *current = next,
+            Opened::Over(last) => return Ok(Some(last)),
+        }
+        Ok(None)
+    }
+
+    /// Waits until `when`, probes the endpoint, and replaces the poll if it is time to.
+    ///
+    /// The new poll begins after the index that the old one was registered at. All that matched up to there was in the old one's answer
+    /// from the start, and there has been no answer since, although the server is alive. (The index of the new poll would not do: behind
+    /// a load balancer it may be another member's.)
+    async fn check(&self, when: Instant, opened: Instant, index: Revision, replaceable: bool) -> Result<Happened> {
+        sleep_until(when).await;
+        let now_at = self.http.probe(self.at, &self.machine.probe()?, self.check_interval / 2).await?;
+        let behind = now_at.get().saturating_sub(index.get());
+        if !replaceable || (opened.elapsed() < self.progress_interval && behind < ROTATE_BEHIND) {
+            return Ok(Happened::Idle { replaceable });
+        }
+        match self.open(index).await? {
+            Opened::Poll(next) => Ok(Happened::Replaced(next)),
+            // The window has passed by. The open poll still gets what comes, and only a cut would show.
+            Opened::Over(_) => Ok(Happened::Idle { replaceable: false }),
+        }
+    }
+
+    /// Opens a poll for what comes after `revision`.
+    async fn open(&self, revision: Revision) -> Result<Opened> {
+        let target = self.machine.poll_after(revision)?;
+        let left = |fault: Fault| {
+            self.http.leave(self.at);
+            cut(fault)
+        };
+        let mut poll = self.http.poll(self.at, &target).await.map_err(left)?;
+        if poll.is_registered() {
+            let index = poll
+                .index()
+                .map(Revision::new)
+                .ok_or_else(|| Error::new(ErrorKind::Server, "an answer without `X-Etcd-Index`; is this an etcd v2 server?"))?;
+            return Ok(Opened::Poll(OpenPoll { poll, index, opened: Instant::now() }));
+        }
+        let answer = self.http.answer_of(&mut poll).await.map_err(left)?;
+        match json::keys(&answer).map_err(left)?.outcome {
+            Err(refusal) => match refusal.history_lost() {
+                Some(oldest) => Ok(Opened::Over(WatchItem::HistoryLost { oldest })),
+                None => Err(refusal.into_error()),
+            },
+            Ok(_) => Err(Error::new(ErrorKind::Server, "the server answered a watch with something else")),
+        }
+    }
+}
+
+/// A poll that broke. A body that ended too early is such a break too, whatever was in it: servers cut their polls when they stop.
+fn cut(fault: Fault) -> Error {
+    let Fault { error, again } = fault;
+    if again == Again::Never || error.is_retryable() {
+        return error;
+    }
+    Error::new(ErrorKind::Unavailable, "the watch was cut").caused_by(error)
+}
