@@ -1,1 +1,168 @@
-//! Leases.
+//! `Lease`: a lease that is kept alive as long as its guard lives.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::retry::RetryPolicy;
+use crate::revision::LeaseId;
+use crate::store::Store;
+
+/// A lease. Keys that are written with it (`.lease(&lease)`) vanish when it ends: when the guard is dropped, or revoked, or when the server
+/// could not be told in time that it is still wanted.
+///
+/// It is kept alive by a task of its own, three times within its time to live. Dropping the guard revokes it in the background as well as
+/// possible; if that fails (or the runtime is gone) the keys vanish when the time to live has passed.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+/// # let client = etcd_typed::Client::connect("memory:").await?;
+/// use std::time::Duration;
+///
+/// let lease = client.lease(Duration::from_secs(10)).await?;
+/// let here = client.entry::<String>("/nodes/a")?;
+/// here.set(&"10.0.0.7".to_owned()).lease(&lease).await?;
+/// lease.revoke().await?;
+/// assert!(!here.exists().await?);
+/// # Ok(()) }
+/// ```
+#[must_use = "a lease ends when its guard is dropped"]
+pub struct Lease {
+    id: LeaseId,
+    ttl: Duration,
+    store: Arc<dyn Store>,
+    state: watch::Receiver<State>,
+    /// Dropping it tells the task to revoke and end.
+    _alive: watch::Sender<()>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// The server keeps it until then at least: reckoned from when the request was sent.
+    Until(Instant),
+    Lost,
+}
+
+impl Lease {
+    pub(crate) async fn grant(store: Arc<dyn Store>, retry: RetryPolicy, ttl: Duration) -> Result<Self> {
+        let id = LeaseId::random();
+        let sent = Instant::now();
+        let ttl = store.grant(id, ttl).await?;
+        let (report, state) = watch::channel(State::Until(sent + ttl));
+        let (alive, ended) = watch::channel(());
+        tokio::spawn(keep_alive(store.clone(), retry, id, ttl, report, ended));
+        Ok(Self { id, ttl, store, state, _alive: alive })
+    }
+
+    /// Its name, for `.lease(&lease)` and for tools.
+    #[must_use]
+    pub fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    /// The time to live that the server granted.
+    #[must_use]
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// How long the lease lasts without another word from the server; zero once it is lost.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        match *self.state.borrow() {
+            State::Until(deadline) => deadline.saturating_duration_since(Instant::now()),
+            State::Lost => Duration::ZERO,
+        }
+    }
+
+    /// Waits until the lease is lost: the server says that it is gone, or its time passed without an answer. The error says which.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it costs nothing.
+    pub async fn lost(&self) -> Error {
+        let mut state = self.state.clone();
+        loop {
+            let deadline = match *state.borrow_and_update() {
+                State::Until(deadline) => deadline,
+                State::Lost => return Error::new(ErrorKind::LeaseLost, format!("the server does not know lease {} any more", self.id)),
+            };
+            tokio::select! {
+                changed = state.changed() => if changed.is_err() {
+                    return Error::new(ErrorKind::LeaseLost, format!("lease {} is not kept alive any more: the runtime is gone", self.id));
+                },
+                () = tokio::time::sleep_until(deadline) => {
+                    return Error::new(ErrorKind::LeaseLost, format!("no answer for lease {} within its time to live", self.id));
+                }
+            }
+        }
+    }
+
+    /// Ends the lease and waits for the answer; all its keys vanish.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `Timeout`, …: the keys then vanish when the time to live has passed.
+    pub async fn revoke(self) -> Result<()> {
+        self.store.revoke(self.id).await
+    }
+}
+
+impl From<&Lease> for LeaseId {
+    fn from(lease: &Lease) -> Self {
+        lease.id
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("id", &self.id).field("ttl", &self.ttl).field("remaining", &self.remaining()).finish_non_exhaustive()
+    }
+}
+
+/// Owned by the guard: it ends when the guard is dropped (`ended`), or when the lease is lost.
+async fn keep_alive(
+    store: Arc<dyn Store>,
+    retry: RetryPolicy,
+    id: LeaseId,
+    mut ttl: Duration,
+    report: watch::Sender<State>,
+    mut ended: watch::Receiver<()>,
+) {
+    let mut backoff = retry.backoff();
+    let mut wait = ttl / 3;
+    loop {
+        tokio::select! {
+            _ = ended.changed() => break,
+            () = tokio::time::sleep(wait) => {}
+        }
+        let sent = Instant::now();
+        let answer = tokio::select! {
+            _ = ended.changed() => break,
+            answer = store.keep_alive(id) => answer,
+        };
+        match answer {
+            Ok(granted) => {
+                ttl = granted;
+                report.send_replace(State::Until(sent + granted));
+                backoff.reset();
+                wait = ttl / 3;
+            }
+            Err(error) if error.kind() == ErrorKind::LeaseLost => {
+                report.send_replace(State::Lost);
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, lease = %id, "the lease could not be kept alive");
+                wait = backoff.next_delay();
+            }
+        }
+    }
+    if let Err(error) = store.revoke(id).await {
+        tracing::debug!(%error, lease = %id, "the lease could not be revoked; it expires");
+    }
+}

@@ -18,6 +18,7 @@ pub use decode::Decoder;
 pub use delta::{Change, Delta, Keyed, Update};
 pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;
+use encode::Validation;
 
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
@@ -155,12 +156,19 @@ pub(crate) type Encoded = BTreeMap<String, Bytes>;
 ///
 /// `Invalid`, with every field that has no stored form or fails its validation.
 pub(crate) fn encode<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
-    encode_with(directory, S::TABLE, |encoder| encoder.whole(value))
+    encode_with(directory, |encoder| encoder.whole(value))
 }
 
-/// The stored form of what `write` writes.
-pub(crate) fn encode_with(directory: &Key, table: &'static Table, write: impl FnOnce(&mut Encoder<'_>)) -> Result<Encoded> {
-    let mut encoder = Encoder::new(directory, table);
+/// The stored form of a struct that was read: a validation that it fails is no reason not to mend it.
+pub(crate) fn encode_unchecked<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
+    let mut encoder = Encoder::new(directory, Validation::Skip);
+    encoder.whole(value);
+    encoder.finish().map_err(|error| error.at(directory))
+}
+
+/// The stored form of what `write` writes, with every validation of it done.
+pub(crate) fn encode_with(directory: &Key, write: impl FnOnce(&mut Encoder<'_>)) -> Result<Encoded> {
+    let mut encoder = Encoder::new(directory, Validation::Run);
     write(&mut encoder);
     encoder.finish().map_err(|error| error.at(directory))
 }

@@ -1,2 +1,51 @@
 //! The typed surface: what is done to one key, to a struct's directory, to a map, to a directory without a schema, and in one transaction.
-//! How bytes become values is `value.rs` and `schema.rs`.
+//! How bytes become values is `value.rs` and `schema.rs`; what a store does with a transaction is `store.rs`.
+
+mod dir;
+mod directory;
+mod entry;
+mod map;
+mod plan;
+mod transaction;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use dir::{Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, UpdateError};
+pub use directory::{Directory, DirectoryWrite, Node};
+pub use entry::{Entry, EntryModify, EntryWrite};
+pub use map::{DirMap, EntryMap, EntryPages, MapWrite};
+pub use transaction::Transaction;
+
+use crate::error::Result;
+use crate::retry::RetryPolicy;
+use crate::store::{Consistency, Range, RangeReply, Span, Store};
+
+/// What all handles of one client share.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) reads: Consistency,
+}
+
+impl Context {
+    /// Reads a whole span as of now.
+    async fn read(&self, span: Span, keys_only: bool) -> Result<RangeReply> {
+        self.store.range(Range { keys_only, consistency: self.reads, ..Range::of(span) }).await
+    }
+
+    /// Reads a whole span so that a write can be decided by it: never stale, whatever the client's reads are.
+    async fn read_to_write(&self, span: Span) -> Result<RangeReply> {
+        self.store.range(Range::of(span)).await
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("store", &self.store).field("reads", &self.reads).finish_non_exhaustive()
+    }
+}
+
+/// Handles hold it so that they are cheap to clone.
+pub(crate) type Shared = Arc<Context>;

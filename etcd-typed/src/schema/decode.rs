@@ -90,19 +90,9 @@ impl<'a> Decoder<'a> {
 
     /// The map of structs that this directory is.
     pub(crate) fn all_dirs<M: Map<Value: Schema>>(&mut self) -> Option<M> {
-        let mut children: Vec<&'a str> = Vec::new();
-        for (relative, _) in with_prefix(self.tree, &self.prefix) {
-            if let (child, Some(rest)) = split_first(&relative[self.prefix.len()..])
-                && !key::is_hidden(child)
-                && children.last() != Some(&child)
-                && M::Value::TABLE.owns(rest)
-            {
-                children.push(child);
-            }
-        }
-        let mut pairs = Vec::with_capacity(children.len());
+        let mut pairs = Vec::new();
         let mut complete = true;
-        for child in children {
+        for child in self.children(M::Value::TABLE) {
             let key = self.map_key::<M::Key>(child, None);
             let value = self.below(child, M::Value::TABLE, M::Value::decode);
             match (key, value) {
@@ -111,6 +101,29 @@ impl<'a> Decoder<'a> {
             }
         }
         complete.then(|| M::of(pairs))
+    }
+
+    /// The keys alone of the map of structs that this directory is.
+    pub(crate) fn dir_keys<K: MapKey>(&mut self, table: &Table) -> Option<Vec<K>> {
+        let children = self.children(table);
+        let mut keys: Vec<K> = children.into_iter().filter_map(|child| self.map_key(child, None)).collect();
+        keys.sort();
+        Some(keys)
+    }
+
+    /// The directories here that have a key of the struct in them.
+    fn children(&self, table: &Table) -> Vec<&'a str> {
+        let mut children: Vec<&'a str> = Vec::new();
+        for (relative, _) in with_prefix(self.tree, &self.prefix) {
+            if let (child, Some(rest)) = split_first(&relative[self.prefix.len()..])
+                && !key::is_hidden(child)
+                && children.last() != Some(&child)
+                && table.owns(rest)
+            {
+                children.push(child);
+            }
+        }
+        children
     }
 
     /// The map of values that this directory is.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::{MapKey, Schema, Stored, Table, Tree, key_of_segment, split_first, with_prefix};
 use crate::error::{Problem, ProblemKind};
 use crate::key::{self, Key};
@@ -188,6 +190,15 @@ impl<'a> Delta<'a> {
             let Some(key) = self.map_key::<K>(segment) else { continue };
             let change = self.change(segment, before.as_ref(), self.after.get(relative), codec);
             out.extend(change.map(|change| make(Keyed { key, change })));
+        }
+    }
+
+    /// Every key as bytes.
+    pub(crate) fn all_keys(&mut self, out: &mut Vec<Keyed<String, Change<Bytes>>>) {
+        let touched = self.touched;
+        for (relative, before) in touched {
+            let change = self.change(relative, before.as_ref(), self.after.get(relative), Codec::<Bytes>::value());
+            out.extend(change.map(|change| Keyed { key: relative.clone(), change }));
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::split_first;
+use super::{Encoded, split_first};
 use crate::key;
 
 /// A struct's fields, as the derive found them. `Display` is a table for people, `Serialize` the same for tools.
@@ -98,28 +98,50 @@ impl Table {
         })
     }
 
-    /// Whether the set of its keys depends on what is stored: there is a map somewhere.
-    pub(crate) fn has_maps(&self) -> bool {
-        self.fields.iter().any(|field| match &field.kind {
-            Kind::Leaf(_) => false,
-            Kind::Dir(table) | Kind::Flatten(table) => table.has_maps(),
-            Kind::DirMap { .. } | Kind::Entries { .. } => true,
-        })
-    }
-
     /// Every key that is not in a map, relative to the struct's directory, with the aliases.
     pub(crate) fn fixed_keys(&self) -> Vec<String> {
         let mut keys = Vec::new();
-        self.add_fixed_keys("", &mut keys);
+        self.each_leaf("", &mut |prefix, field| keys.extend(field.segments().map(|segment| format!("{prefix}{segment}"))));
         keys
     }
 
-    fn add_fixed_keys(&self, prefix: &str, keys: &mut Vec<String>) {
+    /// The keys of fields that have no value in `encoded`, with their aliases. (Of a field that has one the aliases are not read, so
+    /// they may stay for older readers.)
+    pub(crate) fn absent_keys(&self, encoded: &Encoded) -> Vec<String> {
+        let mut keys = Vec::new();
+        self.each_leaf("", &mut |prefix, field| {
+            if !encoded.contains_key(&format!("{prefix}{}", field.segment)) {
+                keys.extend(field.segments().map(|segment| format!("{prefix}{segment}")));
+            }
+        });
+        keys
+    }
+
+    /// The directories of its maps, relative to the struct's directory.
+    pub(crate) fn map_directories(&self) -> Vec<String> {
+        let mut directories = Vec::new();
+        self.add_map_directories("", &mut directories);
+        directories
+    }
+
+    fn add_map_directories(&self, prefix: &str, directories: &mut Vec<String>) {
         for field in self.fields {
             match &field.kind {
-                Kind::Leaf(_) => keys.extend(field.segments().map(|segment| format!("{prefix}{segment}"))),
-                Kind::Dir(table) => table.add_fixed_keys(&format!("{prefix}{}/", field.segment), keys),
-                Kind::Flatten(table) => table.add_fixed_keys(prefix, keys),
+                Kind::Leaf(_) => {}
+                Kind::Dir(table) => table.add_map_directories(&format!("{prefix}{}/", field.segment), directories),
+                Kind::Flatten(table) => table.add_map_directories(prefix, directories),
+                Kind::DirMap { .. } | Kind::Entries { .. } => directories.push(format!("{prefix}{}", field.segment)),
+            }
+        }
+    }
+
+    /// Every leaf that is not in a map, with where its struct lies.
+    fn each_leaf(&self, prefix: &str, visit: &mut impl FnMut(&str, &Field)) {
+        for field in self.fields {
+            match &field.kind {
+                Kind::Leaf(_) => visit(prefix, field),
+                Kind::Dir(table) => table.each_leaf(&format!("{prefix}{}/", field.segment), visit),
+                Kind::Flatten(table) => table.each_leaf(prefix, visit),
                 Kind::DirMap { .. } | Kind::Entries { .. } => {}
             }
         }

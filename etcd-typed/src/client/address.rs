@@ -1,0 +1,212 @@
+//! The address of a store: text to endpoints, credentials and namespace.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::store::connect::{Credentials, Endpoint};
+
+/// A parsed address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Address {
+    /// `memory:` or `memory:name`.
+    Memory(Option<String>),
+    /// A cluster.
+    Network(Network),
+}
+
+/// Where a cluster is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Network {
+    pub(super) protocol: Protocol,
+    pub(super) tls: bool,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) namespace: Key,
+}
+
+/// Which of the server's APIs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    V3,
+    V2,
+}
+
+const DEFAULT_PORT: u16 = 2379;
+
+const KNOWN: &str = "`etcd://`, `etcds://` (v3, with TLS), `http://`, `https://` (the same), `etcd2://`, `etcd2s://` (v2, with TLS), `memory:`, `memory:name`";
+
+impl Address {
+    /// Reads `etcd://[user:password@]host[:port][,host[:port]…][/namespace]` and the rest of the family.
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let text = text.trim();
+        if let Some(name) = text.strip_prefix("memory:") {
+            return match name {
+                "" => Ok(Self::Memory(None)),
+                _ if name.contains(['/', '?', '#', '@']) => Err(invalid("a memory store's name has no `/`, `?`, `#` or `@`")),
+                _ => Ok(Self::Memory(Some(name.to_owned()))),
+            };
+        }
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(invalid(format!("no scheme; known are {KNOWN}")));
+        };
+        let (protocol, tls) = match scheme.to_ascii_lowercase().as_str() {
+            "etcd" | "http" => (Protocol::V3, false),
+            "etcds" | "https" => (Protocol::V3, true),
+            "etcd2" => (Protocol::V2, false),
+            "etcd2s" => (Protocol::V2, true),
+            // The scheme alone is said: what follows it may be a password.
+            other => return Err(invalid(format!("unknown scheme {other:?}; known are {KNOWN}"))),
+        };
+        if rest.contains(['?', '#']) {
+            return Err(invalid("an address has no parameters; options are set on `Client::builder`"));
+        }
+        let (authority, path) = match rest.split_once('/') {
+            Some((authority, path)) => (authority, Some(path)),
+            None => (rest, None),
+        };
+        let (credentials, hosts) = match authority.rsplit_once('@') {
+            Some((userinfo, hosts)) => (Some(parse_credentials(userinfo)?), hosts),
+            None => (None, authority),
+        };
+        let endpoints = hosts.split(',').map(parse_endpoint).collect::<Result<_>>()?;
+        let namespace = match path {
+            None | Some("") => Key::root(),
+            Some(path) => Key::parse(&format!("/{}", percent_decoded(path)?)).map_err(|error| invalid(format!("the namespace: {error}")))?,
+        };
+        Ok(Self::Network(Network { protocol, tls, credentials, endpoints, namespace }))
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidUrl, message)
+}
+
+fn parse_credentials(userinfo: &str) -> Result<Credentials> {
+    let Some((user, password)) = userinfo.split_once(':') else {
+        return Err(invalid("user and password are written `user:password@`; percent-encode `:`, `@` and `/` in them"));
+    };
+    if user.is_empty() {
+        return Err(invalid("the user's name is empty"));
+    }
+    Ok(Credentials { user: percent_decoded(user)?, password: percent_decoded(password)? })
+}
+
+fn parse_endpoint(text: &str) -> Result<Endpoint> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let Some((host, port)) = rest.split_once(']') else {
+                return Err(invalid(format!("{text:?}: an IPv6 address ends with `]`")));
+            };
+            if host.parse::<std::net::Ipv6Addr>().is_err() {
+                return Err(invalid(format!("{text:?}: not an IPv6 address")));
+            }
+            match (port, port.strip_prefix(':')) {
+                ("", _) => (host, None),
+                (_, Some(port)) => (host, Some(port)),
+                _ => return Err(invalid(format!("{text:?}: after `]` comes `:` and the port"))),
+            }
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    if host.is_empty() {
+        return Err(invalid("a host is empty; hosts are separated by single commas"));
+    }
+    // Whatever else a name resolver takes or not, these would change the meaning of the address.
+    if host.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '\\' | '%' | '"' | '<' | '>' | '^' | '`' | '{' | '|' | '}')) {
+        return Err(invalid(format!("{host:?} is not a host")));
+    }
+    let port = match port {
+        None => DEFAULT_PORT,
+        Some(port) => match port.parse() {
+            Ok(port) if port != 0 && !text.ends_with('+') => port,
+            _ => return Err(invalid(format!("{port:?} is not a port (1 to 65535; {DEFAULT_PORT} if none is written)"))),
+        },
+    };
+    Ok(Endpoint { host: host.to_owned(), port })
+}
+
+fn percent_decoded(text: &str) -> Result<String> {
+    let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+    decoded.map(Into::into).map_err(|_| invalid("a percent-encoded part is not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn network(text: &str) -> Network {
+        match Address::parse(text) {
+            Ok(Address::Network(network)) => network,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    fn endpoint(host: &str, port: u16) -> Endpoint {
+        Endpoint { host: host.to_owned(), port }
+    }
+
+    #[test]
+    fn every_part_of_an_address_is_read() {
+        let address = network("etcds://anna:p%40ss@a.example:1234,b.example,[::1]:5/prod/x");
+        assert_eq!((address.protocol, address.tls), (Protocol::V3, true));
+        assert_eq!(address.credentials, Some(Credentials { user: "anna".into(), password: "p@ss".into() }));
+        assert_eq!(address.endpoints, [endpoint("a.example", 1234), endpoint("b.example", 2379), endpoint("::1", 5)]);
+        assert_eq!(address.namespace.as_str(), "/prod/x");
+    }
+
+    #[test]
+    fn schemes_choose_api_and_tls() {
+        for (text, protocol, tls) in [
+            ("etcd://h", Protocol::V3, false),
+            ("http://h", Protocol::V3, false),
+            ("https://h/", Protocol::V3, true),
+            ("etcd2://h", Protocol::V2, false),
+            ("etcd2s://h", Protocol::V2, true),
+        ] {
+            let address = network(text);
+            assert_eq!((address.protocol, address.tls, address.namespace.is_root()), (protocol, tls, true), "{text}");
+        }
+        assert_eq!(Address::parse("memory:").ok(), Some(Address::Memory(None)));
+        assert_eq!(Address::parse("memory:shared").ok(), Some(Address::Memory(Some("shared".into()))));
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_and_said() {
+        for (text, said) in [
+            ("localhost:2379", "known are"),
+            ("redis://h", "known are"),
+            ("etcd://h:0", "port"),
+            ("etcd://h:x", "port"),
+            ("etcd://h:99999", "port"),
+            ("etcd://", "empty"),
+            ("etcd://a,,b", "empty"),
+            ("etcd://h?tls=1", "parameters"),
+            ("etcd://anna@h", "user:password"),
+            ("etcd://[::1", "IPv6"),
+            ("etcd://h//x", "namespace"),
+            ("memory:a/b", "name"),
+        ] {
+            let error = Address::parse(text).expect_err(text);
+            assert_eq!(error.kind(), ErrorKind::InvalidUrl, "{text}");
+            assert!(error.to_string().contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_error_shows_a_password() {
+        for text in ["etcd://anna:hunter2@h:x", "etcd://anna:hunter2@h/../", "redis://anna:hunter2@h", "etcd://anna:hunter2@h?x"] {
+            let error = Address::parse(text).expect_err(text);
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(text in "\\PC*|(etcd2?s?|http|memory):/?/?[a-z0-9:@,/%\\[\\]?.]*") {
+            let _ = Address::parse(&text);
+        }
+    }
+}

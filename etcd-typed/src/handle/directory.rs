@@ -1,0 +1,224 @@
+//! `Directory`: a directory without a schema, for tools and for what is no struct.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Shared;
+use super::entry::Entry;
+use crate::changes::{Typed, Watching};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::schema::{self, Change, Keyed, Stored};
+use crate::store::{BoxFuture, Committed, Op, OpResult, RangeReply, Span, Txn};
+use crate::value::{Codec, EtcdValue};
+use crate::version::{Versioned, Versions};
+
+/// A directory, untyped: list, make, delete, watch.
+///
+/// On v2 directories are things of their own: they can be empty, be made and expire. On v3 and in memory a directory is there as long as a key is below
+/// it; what cannot be done there is refused with `Unsupported`. Stored keys that are no paths (an empty segment, not UTF-8) are not listed.
+///
+/// Errors and cancel safety are as for [`Entry`].
+#[derive(Clone, Debug)]
+pub struct Directory {
+    context: Shared,
+    key: Key,
+}
+
+/// A key or a directory in a [`Directory`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its path below the directory that was listed, as stored.
+    pub path: String,
+    /// The value; none of a directory.
+    pub value: Option<Versioned<Bytes>>,
+    /// How long a directory has left, where it expires (v2). Of a value it is [`Versioned::ttl`].
+    pub directory_ttl: Option<Duration>,
+}
+
+impl Node {
+    /// Whether it is a directory.
+    #[must_use]
+    pub fn is_directory(&self) -> bool {
+        self.value.is_none()
+    }
+}
+
+impl Directory {
+    pub(crate) fn new(context: Shared, key: Key) -> Self {
+        Self { context, key }
+    }
+
+    /// The directory, from the root of the store.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The key of this name in it; the name is data and is escaped.
+    #[must_use]
+    pub fn entry<T: EtcdValue + Send + Sync + 'static>(&self, name: &str) -> Entry<T> {
+        Entry::new(self.context.clone(), self.key.child(name), Codec::value())
+    }
+
+    /// The directory of this name in it; the name is data and is escaped.
+    #[must_use]
+    pub fn directory(&self, name: &str) -> Self {
+        Self::new(self.context.clone(), self.key.child(name))
+    }
+
+    /// What is directly in it, values and directories, in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// `NotADirectory` (v2) where a value is.
+    pub async fn list(&self) -> Result<Vec<Node>> {
+        self.nodes(|path| path.split_once('/').map_or(path, |(first, _)| first)).await
+    }
+
+    /// Everything below it, at any depth.
+    ///
+    /// # Errors
+    ///
+    /// As for [`list`](Self::list).
+    pub async fn list_recursive(&self) -> Result<Vec<Node>> {
+        self.nodes(|path| path).await
+    }
+
+    /// Whether it is there: a key is below it, or (v2) it exists with nothing in it.
+    pub async fn exists(&self) -> Result<bool> {
+        match self.read(true).await {
+            Ok(reply) => Ok(reply.directory.is_some() || !reply.kvs.is_empty()),
+            Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the directory, with those above it (v2).
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists`. `Unsupported` on v3 and in memory, where it comes to be with the first key in it.
+    pub fn create(&self) -> DirectoryWrite {
+        DirectoryWrite { directory: self.clone(), ttl: None, make: |key, ttl| Op::MakeDir { key, ttl } }
+    }
+
+    /// Gives the directory the time to live that [`DirectoryWrite::ttl`] says, or takes it away (v2). All in it expires with it.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound`. `Unsupported` on v3 and in memory, where a lease on the keys does it.
+    pub fn update(&self) -> DirectoryWrite {
+        DirectoryWrite { directory: self.clone(), ttl: None, make: |key, ttl| Op::UpdateDir { key, ttl } }
+    }
+
+    /// Deletes the directory if nothing is in it.
+    ///
+    /// # Errors
+    ///
+    /// `DirectoryNotEmpty`, `NotFound`; `IsADirectory` never, `NotADirectory` (v2) where a value is.
+    pub async fn delete(&self) -> Result<()> {
+        if self.context.store.capabilities().directories {
+            return self.commit(Op::RemoveDir { key: self.key.clone() }).await.map(drop);
+        }
+        let reply = self.context.read_to_write(Span::Below(self.key.clone())).await.map_err(|error| error.at(&self.key))?;
+        let kind = if reply.kvs.is_empty() { ErrorKind::NotFound } else { ErrorKind::DirectoryNotEmpty };
+        Err(Error::new(kind, "").at(&self.key))
+    }
+
+    /// Deletes the directory and everything below it. The answer is how many keys there were; on v2 the directory counts as one with all in it.
+    pub async fn delete_recursive(&self) -> Result<u64> {
+        let committed = self.commit(Op::Delete { span: Span::Below(self.key.clone()), previous: false }).await?;
+        Ok(match committed.results.first() {
+            Some(OpResult::Delete { deleted, .. }) => *deleted,
+            _ => 0,
+        })
+    }
+
+    /// The changes of all keys below it from now on, as bytes. Keys are paths below the directory, as stored.
+    pub fn watch(&self) -> Watching<Keyed<String, Change<Bytes>>, BTreeMap<String, Bytes>> {
+        let typed = Typed::new(|delta, out| delta.all_keys(out), values);
+        Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
+    }
+
+    async fn nodes(&self, shown: fn(&str) -> &str) -> Result<Vec<Node>> {
+        let reply = self.read(false).await?;
+        let mut nodes = BTreeMap::new();
+        let mut add_directory = |path: &str, ttl: Option<Duration>| {
+            // A key and a directory may have the same name on v3: both are there.
+            let node = Node { path: path.to_owned(), value: None, directory_ttl: ttl };
+            nodes.entry((path.to_owned(), true)).or_insert(node);
+        };
+        for directory in &reply.directories {
+            if let Some(path) = self.key.below(&directory.key).filter(|path| shown(path) == *path) {
+                add_directory(path, directory.ttl);
+            }
+        }
+        for kv in &reply.kvs {
+            let Some(path) = self.key.below(&kv.key) else { continue };
+            let above = path.match_indices('/').filter_map(|(at, _)| path.get(..at));
+            above.filter(|directory| shown(directory) == *directory).for_each(|directory| add_directory(directory, None));
+        }
+        for kv in reply.kvs {
+            let Some(path) = self.key.below(&kv.key).filter(|path| shown(path) == *path) else { continue };
+            let path = path.to_owned();
+            let stored = Stored::from(kv);
+            let versions = stored.versions(reply.revision);
+            let value = Some(Versioned::new(stored.value, versions));
+            nodes.insert((path.clone(), false), Node { path, value, directory_ttl: None });
+        }
+        Ok(nodes.into_values().collect())
+    }
+
+    async fn read(&self, keys_only: bool) -> Result<RangeReply> {
+        self.context.read(Span::Below(self.key.clone()), keys_only).await.map_err(|error| error.at(&self.key))
+    }
+
+    async fn commit(&self, op: Op) -> Result<Committed> {
+        self.context.store.commit(Txn { then: vec![op], ..Txn::default() }).await.map_err(|error| error.at(&self.key))
+    }
+}
+
+fn values(_: &Key, tree: &schema::Tree, revision: Revision) -> Result<Versioned<BTreeMap<String, Bytes>>> {
+    let values = tree.iter().map(|(path, stored)| (path.clone(), stored.value.clone())).collect();
+    Ok(Versioned::new(values, Versions { revision, ..Versions::default() }))
+}
+
+/// A write of a directory itself that happens when it is awaited. The answer is its revision.
+#[must_use = "a write does nothing until it is awaited"]
+pub struct DirectoryWrite {
+    directory: Directory,
+    ttl: Option<Duration>,
+    make: fn(Key, Option<Duration>) -> Op,
+}
+
+impl DirectoryWrite {
+    /// The directory, and all in it, vanishes by itself after this time.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+}
+
+impl IntoFuture for DirectoryWrite {
+    type Output = Result<Revision>;
+    type IntoFuture = BoxFuture<'static, Result<Revision>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let op = (self.make)(self.directory.key.clone(), self.ttl);
+            self.directory.commit(op).await.map(|committed| committed.revision)
+        })
+    }
+}
+
+impl fmt::Debug for DirectoryWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectoryWrite").field("directory", &self.directory).field("ttl", &self.ttl).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,352 @@
+//! `EntryMap<K, V>`: a directory of values. `DirMap<K, S>`: a directory of directories, each with a struct in it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::future::IntoFuture;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream;
+
+use super::Shared;
+use super::dir::{Dir, EtcdSchema, set};
+use super::entry::Entry;
+use super::plan::{Atomicity, Owner};
+use crate::changes::{Typed, Watching};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::revision::{LeaseId, Revision};
+use crate::schema::{self, Change, Encoded, Keyed, MapKey, Schema};
+use crate::store::{BoxFuture, Expiry, Range, Span};
+use crate::value::Codec;
+use crate::version::Versioned;
+
+/// A directory with one key for each entry of a map.
+///
+/// A map key becomes one segment, escaped where it must be, so that any text is a key and none can leave the directory. Keys whose
+/// name starts with `_`, and keys deeper down, are not entries and are left alone. Errors and cancel safety are as for [`Entry`].
+pub struct EntryMap<K, V> {
+    context: Shared,
+    key: Key,
+    codec: Codec<V>,
+    keys: PhantomData<fn() -> K>,
+}
+
+impl<K, V> Clone for EntryMap<K, V> {
+    fn clone(&self) -> Self {
+        Self { context: self.context.clone(), key: self.key.clone(), codec: self.codec, keys: PhantomData }
+    }
+}
+
+impl<K, V> fmt::Debug for EntryMap<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EntryMap").field("key", &self.key).field("type", &self.codec.type_name).finish_non_exhaustive()
+    }
+}
+
+impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
+    pub(crate) fn new(context: Shared, key: Key, codec: Codec<V>) -> Self {
+        Self { context, key, codec, keys: PhantomData }
+    }
+
+    /// The directory, from the root of the store.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The entry of this map key. Nothing is asked of the store.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidKey` when the key's stored form is not text.
+    pub fn entry<Q>(&self, key: &Q) -> Result<Entry<V>>
+    where
+        Q: ToOwned<Owned = K> + ?Sized,
+    {
+        Ok(Entry::new(self.context.clone(), child(&self.key, &key.to_owned())?, self.codec))
+    }
+
+    /// All entries, from one revision.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid`; [`Error::problems`] lists every entry that is undecodable or whose key's name is not one of ours.
+    pub async fn get(&self) -> Result<Versioned<BTreeMap<K, V>>> {
+        let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
+        self.decode(&schema::tree(&self.key, reply.kvs), reply.revision)
+    }
+
+    /// Makes the directory hold exactly these entries: one read, and one transaction that starts again if something changed in between.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Dir::set`].
+    pub fn set(&self, map: &BTreeMap<K, V>) -> MapWrite {
+        let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec));
+        MapWrite::new(&self.context, &self.key, Owner::Entries, encoded)
+    }
+
+    /// The changes of the entries from now on; see [`Dir::watch`].
+    pub fn watch(&self) -> Watching<Keyed<K, Change<V>>, BTreeMap<K, V>> {
+        let (codec, map) = (self.codec, self.clone());
+        let typed = Typed::new(
+            move |delta, out| delta.all_entries(codec, |change| change, out),
+            move |_: &Key, tree: &schema::Tree, revision| map.decode(tree, revision),
+        );
+        Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
+    }
+
+    /// The entries in the order of their keys' stored form, in pages of one revision, for directories that do not fit in memory. An entry that cannot
+    /// be decoded is an item, not the end.
+    ///
+    /// # Errors
+    ///
+    /// Items: `Decode` names the key. `HistoryLost` ends it when the revision was compacted meanwhile. On a store without past revisions (v2)
+    /// the whole directory is one answer.
+    pub fn stream(&self) -> EntryPages<K, V> {
+        self.stream_in_pages_of(10_000)
+    }
+
+    /// [`stream`](Self::stream) with pages of at most so many keys (at least one).
+    pub fn stream_in_pages_of(&self, limit: usize) -> EntryPages<K, V> {
+        let paging = Paging { map: self.clone(), limit: limit.max(1), revision: None, after: None, page: VecDeque::new(), done: false };
+        EntryPages { items: Box::pin(stream::unfold(paging, Paging::next)) }
+    }
+
+    fn decode(&self, tree: &schema::Tree, revision: Revision) -> Result<Versioned<BTreeMap<K, V>>> {
+        schema::decode_map(&self.key, tree, revision, |decoder| decoder.all_entries(self.codec))
+    }
+}
+
+/// The key of a map's entry.
+fn child<K: MapKey>(directory: &Key, key: &K) -> Result<Key> {
+    let segment = schema::segment_of(key).map_err(|reason| Error::new(ErrorKind::InvalidKey, reason.to_string()).at(directory))?;
+    Ok(directory.descend(&segment))
+}
+
+/// A write of a whole map that happens when it is awaited. The answer is its revision.
+#[must_use = "a write does nothing until it is awaited"]
+pub struct MapWrite {
+    context: Shared,
+    key: Key,
+    owner: Owner,
+    encoded: Result<Encoded>,
+    expiry: Expiry,
+    atomicity: Atomicity,
+}
+
+impl MapWrite {
+    fn new(context: &Shared, key: &Key, owner: Owner, encoded: Result<Encoded>) -> Self {
+        Self { context: context.clone(), key: key.clone(), owner, encoded, expiry: Expiry::Never, atomicity: Atomicity::Atomic }
+    }
+
+    /// Every entry that is written vanishes by itself after this time.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.expiry = Expiry::After(ttl);
+        self
+    }
+
+    /// Every entry that is written vanishes with this lease.
+    pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
+        self.expiry = Expiry::With(lease.into());
+        self
+    }
+
+    /// Allows to write in several steps; see [`DirWrite::non_atomic`](crate::DirWrite::non_atomic).
+    pub fn non_atomic(mut self) -> Self {
+        self.atomicity = Atomicity::NonAtomic;
+        self
+    }
+}
+
+impl IntoFuture for MapWrite {
+    type Output = Result<Revision>;
+    type IntoFuture = BoxFuture<'static, Result<Revision>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { set(&self.context, &self.key, self.owner, self.encoded?, self.expiry, self.atomicity).await })
+    }
+}
+
+impl fmt::Debug for MapWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MapWrite").field("key", &self.key).field("atomicity", &self.atomicity).finish_non_exhaustive()
+    }
+}
+
+/// The entries of a map, page by page; from [`EntryMap::stream`].
+pub struct EntryPages<K, V> {
+    items: Pin<Box<dyn Stream<Item = Result<(K, Versioned<V>)>> + Send>>,
+}
+
+impl<K, V> EntryPages<K, V> {
+    /// The next entry; none after the last.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Result<(K, Versioned<V>)>> {
+        stream::StreamExt::next(&mut self.items).await
+    }
+}
+
+impl<K, V> Stream for EntryPages<K, V> {
+    type Item = Result<(K, Versioned<V>)>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
+        self.items.as_mut().poll_next(context)
+    }
+}
+
+impl<K, V> fmt::Debug for EntryPages<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EntryPages").finish_non_exhaustive()
+    }
+}
+
+struct Paging<K, V> {
+    map: EntryMap<K, V>,
+    limit: usize,
+    revision: Option<Revision>,
+    after: Option<Bytes>,
+    page: VecDeque<Result<(K, Versioned<V>)>>,
+    done: bool,
+}
+
+impl<K: MapKey, V: Send + Sync + 'static> Paging<K, V> {
+    async fn next(mut self) -> Option<(Result<(K, Versioned<V>)>, Self)> {
+        loop {
+            if let Some(item) = self.page.pop_front() {
+                return Some((item, self));
+            }
+            if self.done {
+                return None;
+            }
+            if let Err(error) = self.read_page().await {
+                self.done = true;
+                return Some((Err(error.at(&self.map.key)), self));
+            }
+        }
+    }
+
+    async fn read_page(&mut self) -> Result<()> {
+        let map = &self.map;
+        let paged = map.context.store.capabilities().past_revisions;
+        let range = Range {
+            revision: self.revision,
+            limit: paged.then_some(self.limit),
+            after: self.after.take(),
+            consistency: map.context.reads,
+            ..Range::of(Span::Below(map.key.clone()))
+        };
+        let reply = map.context.store.range(range).await?;
+        self.done = !reply.more;
+        self.revision = Some(reply.revision);
+        self.after = reply.kvs.last().map(|kv| kv.key.clone());
+        for (relative, stored) in schema::tree(&map.key, reply.kvs) {
+            let one = schema::Tree::from([(relative.clone(), stored.clone())]);
+            let item = match map.decode(&one, reply.revision) {
+                Ok(read) => read.into_inner().into_iter().next().map(|(key, value)| {
+                    let versions = stored.versions(reply.revision);
+                    Ok((key, Versioned::new(value, versions)))
+                }),
+                Err(error) => {
+                    let reason = error.problems().first().map_or_else(|| error.to_string(), |problem| problem.reason.clone());
+                    Some(Err(Error::new(ErrorKind::Decode, reason).at(&map.key.descend(&relative))))
+                }
+            };
+            self.page.extend(item);
+        }
+        Ok(())
+    }
+}
+
+/// A directory with one directory for each entry of a map, and a struct in each.
+///
+/// Map keys are as for [`EntryMap`]. A directory counts as an entry when a key of the schema is in it.
+pub struct DirMap<K, S> {
+    context: Shared,
+    key: Key,
+    types: PhantomData<fn() -> (K, S)>,
+}
+
+impl<K, S> Clone for DirMap<K, S> {
+    fn clone(&self) -> Self {
+        Self { context: self.context.clone(), key: self.key.clone(), types: PhantomData }
+    }
+}
+
+impl<K, S: Schema> fmt::Debug for DirMap<K, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirMap").field("key", &self.key).field("schema", &S::TABLE.name).finish_non_exhaustive()
+    }
+}
+
+impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
+    pub(crate) fn new(context: Shared, key: Key) -> Self {
+        Self { context, key, types: PhantomData }
+    }
+
+    /// The directory, from the root of the store.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The handle of the struct at this map key. Nothing is asked of the store.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidKey` when the key's stored form is not text.
+    pub fn dir<Q>(&self, key: &Q) -> Result<S::Handle>
+    where
+        Q: ToOwned<Owned = K> + ?Sized,
+    {
+        Ok(S::handle(Dir::new(self.context.clone(), child(&self.key, &key.to_owned())?)))
+    }
+
+    /// The map keys that are there, in order.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` lists every directory whose name is not one of ours.
+    pub async fn keys(&self) -> Result<Vec<K>> {
+        let reply = self.context.read(Span::Below(self.key.clone()), true).await.map_err(|error| error.at(&self.key))?;
+        let tree = schema::tree(&self.key, reply.kvs);
+        schema::decode_map(&self.key, &tree, reply.revision, |decoder| decoder.dir_keys::<K>(S::TABLE)).map(Versioned::into_inner)
+    }
+
+    /// All structs, from one revision.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` lists every field of every struct that is wrong.
+    pub async fn get(&self) -> Result<Versioned<BTreeMap<K, S>>> {
+        let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
+        decode_dirs(&self.key, &schema::tree(&self.key, reply.kvs), reply.revision)
+    }
+
+    /// Makes the directory hold exactly these structs, as [`EntryMap::set`] does for values.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Dir::set`].
+    pub fn set(&self, map: &BTreeMap<K, S>) -> MapWrite {
+        let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map));
+        MapWrite::new(&self.context, &self.key, Owner::Dirs(S::TABLE), encoded)
+    }
+
+    /// The changes of all structs from now on; see [`Dir::watch`].
+    pub fn watch(&self) -> Watching<Keyed<K, S::Change>, BTreeMap<K, S>> {
+        let typed = Typed::new(|delta, out| delta.all_dirs::<K, S, _>(|change| change, out), decode_dirs::<K, S>);
+        Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
+    }
+}
+
+fn decode_dirs<K: MapKey, S: Schema>(directory: &Key, tree: &schema::Tree, revision: Revision) -> Result<Versioned<BTreeMap<K, S>>> {
+    schema::decode_map(directory, tree, revision, |decoder| decoder.all_dirs())
+}

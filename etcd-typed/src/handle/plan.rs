@@ -1,0 +1,265 @@
+//! What a write of many keys comes to: which are put, which deleted, under which conditions. Deciding it is pure; `commit` sends it.
+
+use bytes::Bytes;
+
+use super::Context;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::schema::{Encoded, Table, Tree};
+use crate::store::{Committed, Compare, Condition, Expiry, Op, Span, Txn};
+
+/// Writes below one directory; keys are relative to it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) puts: Vec<(String, Bytes)>,
+    pub(super) deletes: Vec<String>,
+}
+
+/// Which keys below a directory a handle owns: those of a struct, or those of a map that fills the directory.
+#[derive(Clone, Copy)]
+pub(super) enum Owner {
+    Struct(&'static Table),
+    /// A map of structs.
+    Dirs(&'static Table),
+    /// A map of values.
+    Entries,
+}
+
+impl Owner {
+    pub(super) fn owns(self, relative: &str) -> bool {
+        match (self, relative.split_once('/')) {
+            (Self::Struct(table), _) => table.owns(relative),
+            (Self::Entries, None) => crate::key::unescape(relative).is_some(),
+            (Self::Dirs(table), Some((child, rest))) => crate::key::unescape(child).is_some() && table.owns(rest),
+            (Self::Entries, Some(_)) | (Self::Dirs(_), None) => false,
+        }
+    }
+
+    /// Whether which keys there are depends on what is stored.
+    pub(super) fn has_maps(self) -> bool {
+        match self {
+            Self::Struct(table) => !table.map_directories().is_empty(),
+            Self::Dirs(_) | Self::Entries => true,
+        }
+    }
+
+    fn fixed_keys(self) -> Vec<String> {
+        match self {
+            Self::Struct(table) => table.fixed_keys(),
+            Self::Dirs(_) | Self::Entries => Vec::new(),
+        }
+    }
+
+    fn absent_keys(self, encoded: &Encoded) -> Vec<String> {
+        match self {
+            Self::Struct(table) => table.absent_keys(encoded),
+            Self::Dirs(_) | Self::Entries => Vec::new(),
+        }
+    }
+
+    fn map_directories(self, directory: &Key) -> Vec<Key> {
+        match self {
+            Self::Struct(table) => table.map_directories().iter().map(|relative| directory.descend(relative)).collect(),
+            Self::Dirs(_) | Self::Entries => vec![directory.clone()],
+        }
+    }
+
+    /// Everything of `encoded` is put and everything else of the owner's is deleted, whatever is stored. Only without maps.
+    pub(super) fn overwrite(self, encoded: Encoded) -> Plan {
+        Plan { deletes: self.absent_keys(&encoded), puts: encoded.into_iter().collect() }
+    }
+
+    /// The same, where it is known what is stored.
+    pub(super) fn replace(self, tree: &Tree, encoded: Encoded) -> Plan {
+        Plan { deletes: self.superseded(tree.keys(), &encoded), puts: encoded.into_iter().collect() }
+    }
+
+    /// Only what differs: what is stored decodes to `old`.
+    pub(super) fn difference<'k>(self, stored: impl Iterator<Item = &'k String>, old: &Encoded, new: &Encoded) -> Plan {
+        let puts = new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes));
+        let puts = puts.map(|(key, bytes)| (key.clone(), bytes.clone())).collect();
+        Plan { puts, deletes: self.superseded(stored, new) }
+    }
+
+    /// The keys of the owner that are stored and have no place beside `encoded`.
+    fn superseded<'k>(self, stored: impl Iterator<Item = &'k String>, encoded: &Encoded) -> Vec<String> {
+        let absent = self.absent_keys(encoded);
+        let fixed = self.fixed_keys();
+        let gone = |key: &String| if fixed.contains(key) { absent.contains(key) } else { !encoded.contains_key(key) };
+        stored.filter(|key| self.owns(key) && gone(key)).cloned().collect()
+    }
+
+    /// That no key of the owner is there.
+    pub(super) fn nothing_there(self, directory: &Key) -> Vec<Compare> {
+        let fixed = self.fixed_keys();
+        let keys = fixed.iter().map(|relative| Compare::key(&directory.descend(relative), Condition::Absent));
+        let maps = self.map_directories(directory);
+        keys.chain(maps.iter().map(|map| Compare::below(map, Condition::Absent))).collect()
+    }
+}
+
+/// That nothing below the directory changed, appeared or vanished since `revision`, when these keys were there.
+pub(super) fn unchanged(directory: &Key, revision: Revision, basis: &[(String, Revision)]) -> Vec<Compare> {
+    let appeared_or_changed = Compare::below(directory, Condition::UnchangedSince(revision));
+    // A range compare looks at the keys that are there: it does not see that one is gone.
+    let vanished = basis.iter().map(|(relative, _)| Compare::key(&directory.descend(relative), Condition::Present));
+    std::iter::once(appeared_or_changed).chain(vanished).collect()
+}
+
+/// How a write of many keys is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Atomicity {
+    /// In one transaction, or refused.
+    Atomic,
+    /// In as many as it takes.
+    NonAtomic,
+}
+
+impl Plan {
+    pub(super) fn is_empty(&self) -> bool {
+        self.puts.is_empty() && self.deletes.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.puts.len() + self.deletes.len()
+    }
+
+    /// All keys that are written.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
+        self.puts.iter().map(|(key, _)| key).chain(&self.deletes)
+    }
+
+    pub(super) fn into_ops(self, directory: &Key, expiry: Expiry) -> Vec<Op> {
+        let put = |(relative, value): (String, Bytes)| Op::Put { key: directory.descend(&relative), value, expiry, previous: false };
+        let puts: Vec<Op> = self.puts.into_iter().map(put).collect();
+        puts.into_iter().chain(self.deletes.iter().map(|relative| Op::delete(&directory.descend(relative)))).collect()
+    }
+}
+
+impl Context {
+    /// Refuses what the store could not do in one transaction, before anything is sent.
+    pub(super) fn check_atomic(&self, directory: &Key, compares: &[Compare], operations: usize) -> Result<()> {
+        let capabilities = self.store.capabilities();
+        let single_key = operations <= 1 && compares.iter().all(|compare| matches!(compare.span, Span::Key(_)));
+        if !capabilities.transactions && !single_key {
+            let message = format!(
+                "{} has no transaction over several keys; `.non_atomic()` writes key by key, or use etcd v3",
+                capabilities.name
+            );
+            return Err(Error::new(ErrorKind::Unsupported, message).at(directory));
+        }
+        let limit = capabilities.max_operations;
+        if operations > limit || compares.len() > limit {
+            let message = format!(
+                "{operations} operations under {} conditions, and one transaction takes {limit} of each (server flag `--max-txn-ops`); \
+                 `.non_atomic()` writes in several, `.changed_fields_only()` needs fewer conditions",
+                compares.len()
+            );
+            return Err(Error::new(ErrorKind::TooManyOperations, message).at(directory));
+        }
+        Ok(())
+    }
+
+    /// Sends a plan in one transaction.
+    pub(super) async fn commit_plan(
+        &self,
+        directory: &Key,
+        plan: Plan,
+        compares: Vec<Compare>,
+        otherwise: Vec<Op>,
+        expiry: Expiry,
+    ) -> Result<Committed> {
+        self.check_atomic(directory, &compares, plan.len())?;
+        let txn = Txn { compares, then: plan.into_ops(directory, expiry), otherwise };
+        self.store.commit(txn).await.map_err(|error| error.at(directory))
+    }
+
+    /// Sends a plan in as many transactions as it takes, each key under its own condition if it has one. The answer is the revision of
+    /// the last.
+    ///
+    /// # Errors
+    ///
+    /// Say which keys were written. `Conflict` when a condition does not hold.
+    pub(super) async fn commit_non_atomic(
+        &self,
+        directory: &Key,
+        plan: Plan,
+        condition: impl Fn(&str) -> Option<Condition>,
+        expiry: Expiry,
+    ) -> Result<Revision> {
+        let capabilities = self.store.capabilities();
+        let chunk = if capabilities.transactions { capabilities.max_operations.max(1) } else { 1 };
+        let keys: Vec<String> = plan.keys().cloned().collect();
+        let ops = plan.into_ops(directory, expiry);
+        let mut written = Vec::new();
+        let mut revision = Revision::ZERO;
+        for (keys, ops) in keys.chunks(chunk).zip(ops.chunks(chunk)) {
+            let on = |relative: &String| Some(Compare::key(&directory.descend(relative), condition(relative)?));
+            let txn = Txn { compares: keys.iter().filter_map(on).collect(), then: ops.to_vec(), otherwise: Vec::new() };
+            let first = keys.first().map_or_else(|| directory.clone(), |relative| directory.descend(relative));
+            match self.store.commit(txn).await {
+                Ok(committed) if committed.succeeded => revision = committed.revision,
+                Ok(_) => return Err(Error::new(ErrorKind::Conflict, "").at(&first).after_writing(written)),
+                Err(error) => return Err(error.at(&first).after_writing(written)),
+            }
+            written.extend(keys.iter().map(|relative| directory.descend(relative)));
+        }
+        Ok(revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::{Field, Kind, Presence};
+
+    const fn leaf(name: &'static str, aliases: &'static [&'static str]) -> Field {
+        Field { name, segment: name, aliases, doc: "", kind: Kind::Leaf("text"), presence: Presence::Optional, secret: false, validated: false }
+    }
+
+    const TABLE: &Table = &Table {
+        name: "App",
+        doc: "",
+        prefix: None,
+        fields: &[
+            leaf("a", &["old_a"]),
+            leaf("b", &[]),
+            Field { kind: Kind::Entries { key: "text", value: "text" }, ..leaf("quotas", &[]) },
+        ],
+    };
+
+    fn encoded(pairs: &[(&str, &'static str)]) -> Encoded {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), Bytes::from_static(value.as_bytes()))).collect()
+    }
+
+    fn stored(keys: &[&str]) -> Vec<String> {
+        keys.iter().map(|key| (*key).to_owned()).collect()
+    }
+
+    #[test]
+    fn only_what_differs_is_written_and_only_own_keys_are_deleted() {
+        let stored = stored(&["a", "b", "quotas/x", "quotas/y", "foreign", "quotas/deeper/z", "old_a"]);
+        let old = encoded(&[("a", "1"), ("b", "2"), ("quotas/x", "3"), ("quotas/y", "4")]);
+        let new = encoded(&[("a", "1"), ("quotas/x", "5")]);
+        let plan = Owner::Struct(TABLE).difference(stored.iter(), &old, &new);
+        assert_eq!(plan.puts, [("quotas/x".to_owned(), Bytes::from_static(b"5"))]);
+        assert_eq!(plan.deletes, ["b", "quotas/y"]);
+    }
+
+    #[test]
+    fn a_field_without_value_takes_its_aliases_with_it() {
+        let plan = Owner::Struct(TABLE).overwrite(encoded(&[("b", "2")]));
+        assert_eq!(plan.deletes, ["a", "old_a"]);
+        let plan = Owner::Struct(TABLE).overwrite(encoded(&[("a", "1"), ("b", "2")]));
+        assert_eq!(plan.deletes, [""; 0]);
+    }
+
+    #[test]
+    fn a_map_owns_what_is_directly_below_it() {
+        assert!(Owner::Entries.owns("x") && Owner::Entries.owns("a%2Fb"));
+        assert!(!Owner::Entries.owns("x/y") && !Owner::Entries.owns("_x") && !Owner::Entries.owns("50%"));
+        assert!(Owner::Dirs(TABLE).owns("eu/a") && Owner::Dirs(TABLE).owns("eu/old_a"));
+        assert!(!Owner::Dirs(TABLE).owns("eu") && !Owner::Dirs(TABLE).owns("eu/foreign"));
+    }
+}
