@@ -61,7 +61,8 @@ impl Client {
     /// `InvalidUrl` when it is not set: no program falls back to an empty store by accident. Then as [`connect`](Self::connect).
     pub async fn from_env() -> Result<Self> {
         let address = std::env::var("ETCD_URL");
-        let address = address.map_err(|_| Error::new(ErrorKind::InvalidUrl, "the environment variable ETCD_URL is not set to an address"))?;
+        let address =
+            address.map_err(|_| Error::new(ErrorKind::InvalidUrl, "the environment variable ETCD_URL is not set to an address"))?;
         Self::connect(&address).await
     }
 
@@ -123,7 +124,7 @@ impl Client {
     ///
     /// `InvalidKey`; see [`Key::parse`].
     pub fn dir<S: EtcdSchema>(&self, path: &str) -> Result<S::Handle> {
-        Ok(self.dir_at(self.key(path)?))
+        Ok(self.dir_at::<S>(self.key(path)?))
     }
 
     /// A directory of values, one key for each.
@@ -369,7 +370,7 @@ fn read(path: PathBuf) -> Result<Vec<u8>> {
 fn open(protocol: Protocol, options: ConnectOptions) -> Result<Arc<dyn Store>> {
     match protocol {
         #[cfg(feature = "v3")]
-        Protocol::V3 => Ok(Arc::new(crate::store::v3::V3Store::new(options)?)),
+        Protocol::V3 => Ok(Arc::new(crate::store::v3::V3Store::new(&options)?)),
         #[cfg(feature = "v2")]
         Protocol::V2 => Ok(Arc::new(crate::store::v2::V2Store::new(options)?)),
         #[cfg(not(all(feature = "v2", feature = "v3")))]

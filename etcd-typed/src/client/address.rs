@@ -70,7 +70,9 @@ impl Address {
         let endpoints = hosts.split(',').map(parse_endpoint).collect::<Result<_>>()?;
         let namespace = match path {
             None | Some("") => Key::root(),
-            Some(path) => Key::parse(&format!("/{}", percent_decoded(path)?)).map_err(|error| invalid(format!("the namespace: {error}")))?,
+            Some(path) => {
+                Key::parse(&format!("/{}", percent_decoded(path)?)).map_err(|error| invalid(format!("the namespace: {error}")))?
+            }
         };
         Ok(Self::Network(Network { protocol, tls, credentials, endpoints, namespace }))
     }
@@ -114,7 +116,8 @@ fn parse_endpoint(text: &str) -> Result<Endpoint> {
         return Err(invalid("a host is empty; hosts are separated by single commas"));
     }
     // Whatever else a name resolver takes or not, these would change the meaning of the address.
-    if host.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '\\' | '%' | '"' | '<' | '>' | '^' | '`' | '{' | '|' | '}')) {
+    if host.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '\\' | '%' | '"' | '<' | '>' | '^' | '`' | '{' | '|' | '}'))
+    {
         return Err(invalid(format!("{host:?} is not a host")));
     }
     let port = match port {

@@ -232,7 +232,8 @@ impl<S: Schema> Dir<S> {
 #[doc(hidden)]
 impl<S: Schema> Dir<S> {
     pub fn __entry<T: Send + Sync + 'static>(&self, field: usize, codec: Codec<T>) -> Entry<T> {
-        let mut segments = S::TABLE.fields.get(field).into_iter().flat_map(schema::Field::segments).map(|segment| self.key.descend(segment));
+        let mut segments =
+            S::TABLE.fields.get(field).into_iter().flat_map(schema::Field::segments).map(|segment| self.key.descend(segment));
         let key = segments.next().unwrap_or_else(|| self.key.clone());
         Entry::new(self.context.clone(), key, codec).with_aliases(segments.collect())
     }

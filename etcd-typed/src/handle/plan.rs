@@ -143,10 +143,8 @@ impl Context {
         let capabilities = self.store.capabilities();
         let single_key = operations <= 1 && compares.iter().all(|compare| matches!(compare.span, Span::Key(_)));
         if !capabilities.transactions && !single_key {
-            let message = format!(
-                "{} has no transaction over several keys; `.non_atomic()` writes key by key, or use etcd v3",
-                capabilities.name
-            );
+            let message =
+                format!("{} has no transaction over several keys; `.non_atomic()` writes key by key, or use etcd v3", capabilities.name);
             return Err(Error::new(ErrorKind::Unsupported, message).at(directory));
         }
         let limit = capabilities.max_operations;
@@ -215,7 +213,16 @@ mod tests {
     use crate::schema::{Field, Kind, Presence};
 
     const fn leaf(name: &'static str, aliases: &'static [&'static str]) -> Field {
-        Field { name, segment: name, aliases, doc: "", kind: Kind::Leaf("text"), presence: Presence::Optional, secret: false, validated: false }
+        Field {
+            name,
+            segment: name,
+            aliases,
+            doc: "",
+            kind: Kind::Leaf("text"),
+            presence: Presence::Optional,
+            secret: false,
+            validated: false,
+        }
     }
 
     const TABLE: &Table = &Table {
