@@ -1,1 +1,52 @@
-//! x
+//! The derive macros of `etcd-typed`. Their documentation is on the re-exports there.
+//!
+//! The files are the pipeline: attributes (`attr`) and syntax (`parse`) become a `model`, which is checked as a whole (`check`) and
+//! turned into tokens (`expand`). Mistakes are collected on the way (`ctxt`); with any, `fallback` keeps them from causing others.
+
+mod attr;
+mod case;
+mod check;
+mod ctxt;
+mod expand;
+mod fallback;
+mod model;
+mod parse;
+
+use proc_macro2::TokenStream;
+use syn::{DeriveInput, parse_macro_input};
+
+use crate::ctxt::Ctxt;
+
+/// Documented at `etcd_typed::EtcdSchema`.
+#[proc_macro_derive(EtcdSchema, attributes(etcd))]
+pub fn derive_schema(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    schema(&input).into()
+}
+
+/// Documented at `etcd_typed::EtcdValue`.
+#[proc_macro_derive(EtcdValue, attributes(etcd))]
+pub fn derive_value(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    value(&input).into()
+}
+
+fn schema(input: &DeriveInput) -> TokenStream {
+    let ctxt = Ctxt::default();
+    let mut model = parse::schema(&ctxt, input);
+    check::schema(&ctxt, &mut model);
+    match ctxt.finish() {
+        Ok(()) => expand::schema(&model),
+        Err(errors) => fallback::schema(&model, &errors),
+    }
+}
+
+fn value(input: &DeriveInput) -> TokenStream {
+    let ctxt = Ctxt::default();
+    let model = parse::value(&ctxt, input);
+    check::value(&ctxt, &model);
+    match ctxt.finish() {
+        Ok(()) => expand::value(&model),
+        Err(errors) => fallback::value(&model, &errors),
+    }
+}

@@ -1,0 +1,310 @@
+//! The grammar of `#[etcd(...)]`: which names there are, where, and what each takes. What they mean together is `parse.rs`.
+
+use proc_macro2::{Ident, TokenTree};
+use syn::ext::IdentExt;
+use syn::parse::{Parse, ParseStream};
+use syn::punctuated::Punctuated;
+use syn::{Attribute, Expr, Lit, LitStr, Meta, Path, Token};
+
+use crate::ctxt::Ctxt;
+
+/// Where an attribute is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On a struct that derives `EtcdSchema`.
+    Struct,
+    /// On a field of one.
+    Field,
+    /// On a type that derives `EtcdValue`.
+    Value,
+    /// On a variant of one.
+    Variant,
+}
+
+/// What an attribute takes.
+#[derive(Clone, Copy)]
+enum Takes {
+    Nothing,
+    Text,
+    Path,
+    Paths,
+    ExprOrNothing,
+}
+
+/// One attribute that there is.
+struct Known {
+    name: &'static str,
+    takes: Takes,
+    /// For error messages.
+    example: &'static str,
+}
+
+const fn known(name: &'static str, takes: Takes, example: &'static str) -> Known {
+    Known { name, takes, example }
+}
+
+const STRUCT: &[Known] = &[
+    known("prefix", Takes::Text, "prefix = \"/{env}/app\""),
+    known("rename_all", Takes::Text, "rename_all = \"kebab-case\""),
+    known("validate", Takes::Path, "validate = path::to::function"),
+    known("change", Takes::Paths, "change(Clone, PartialEq)"),
+    known("crate", Takes::Path, "crate = path::to::etcd_typed"),
+];
+
+const FIELD: &[Known] = &[
+    known("rename", Takes::Text, "rename = \"segment\""),
+    known("alias", Takes::Text, "alias = \"old-segment\""),
+    known("default", Takes::ExprOrNothing, "default = 100"),
+    known("json", Takes::Nothing, "json"),
+    known("with", Takes::Path, "with = path::to::module"),
+    known("dir", Takes::Nothing, "dir"),
+    known("entries", Takes::Nothing, "entries"),
+    known("flatten", Takes::Nothing, "flatten"),
+    known("skip", Takes::Nothing, "skip"),
+    known("secret", Takes::Nothing, "secret"),
+    known("validate", Takes::Path, "validate = path::to::function"),
+];
+
+const VALUE: &[Known] =
+    &[known("rename_all", Takes::Text, "rename_all = \"kebab-case\""), known("crate", Takes::Path, "crate = path::to::etcd_typed")];
+
+const VARIANT: &[Known] = &[known("rename", Takes::Text, "rename = \"text\""), known("alias", Takes::Text, "alias = \"old-text\"")];
+
+impl Place {
+    fn knows(self) -> &'static [Known] {
+        match self {
+            Self::Struct => STRUCT,
+            Self::Field => FIELD,
+            Self::Value => VALUE,
+            Self::Variant => VARIANT,
+        }
+    }
+
+    /// The other place of the same derive.
+    fn other(self) -> Self {
+        match self {
+            Self::Struct => Self::Field,
+            Self::Field => Self::Struct,
+            Self::Value => Self::Variant,
+            Self::Variant => Self::Value,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Struct => "the struct",
+            Self::Field => "a field",
+            Self::Value => "the type",
+            Self::Variant => "a variant",
+        }
+    }
+}
+
+/// What is written in all `#[etcd(...)]` of one place, in order; only names that are known there, each once but for `alias`.
+pub(crate) struct Attrs(Vec<Given>);
+
+/// One attribute as it was given.
+pub(crate) struct Given {
+    pub(crate) name: Ident,
+    value: Value,
+}
+
+enum Value {
+    Nothing,
+    Text(LitStr),
+    Path(Path),
+    Paths(Vec<Path>),
+    Expr(Expr),
+}
+
+impl Attrs {
+    /// Reads them; what is wrong is noted and left out.
+    pub(crate) fn read(ctxt: &Ctxt, attributes: &[Attribute], place: Place) -> Self {
+        let mut given = Vec::new();
+        for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("etcd")) {
+            if !matches!(attribute.meta, Meta::List(_)) {
+                ctxt.error(attribute, "what to do goes in parentheses: `#[etcd(...)]`");
+                continue;
+            }
+            let list = |input: ParseStream<'_>| {
+                while !input.is_empty() {
+                    match one(input, place) {
+                        Ok(one) if one.name != "alias" && given.iter().any(|given: &Given| given.name == one.name) => {
+                            ctxt.error(&one.name, format_args!("`{}` is given twice: keep one", one.name));
+                        }
+                        Ok(one) => given.push(one),
+                        Err(error) => {
+                            ctxt.push(error);
+                            skip_one(input)?;
+                        }
+                    }
+                    if !input.is_empty() {
+                        input.parse::<Token![,]>()?;
+                    }
+                }
+                Ok(())
+            };
+            if let Err(error) = attribute.parse_args_with(list) {
+                ctxt.push(error);
+            }
+        }
+        Self(given)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Given> {
+        self.0.iter()
+    }
+
+    /// The attribute of this name, for its place in errors.
+    pub(crate) fn find(&self, name: &str) -> Option<&Given> {
+        self.0.iter().find(|given| given.name == name)
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    pub(crate) fn text(&self, name: &str) -> Option<&LitStr> {
+        self.texts(name).next()
+    }
+
+    pub(crate) fn texts(&self, name: &str) -> impl Iterator<Item = &LitStr> {
+        self.0.iter().filter(move |given| given.name == name).filter_map(|given| match &given.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> Option<&Path> {
+        match &self.find(name)?.value {
+            Value::Path(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn paths(&self, name: &str) -> &[Path] {
+        match self.find(name).map(|given| &given.value) {
+            Some(Value::Paths(paths)) => paths,
+            _ => &[],
+        }
+    }
+
+    pub(crate) fn expr(&self, name: &str) -> Option<&Expr> {
+        match &self.find(name)?.value {
+            Value::Expr(expr) => Some(expr),
+            _ => None,
+        }
+    }
+}
+
+/// Reads one attribute, up to the comma after it.
+fn one(input: ParseStream<'_>, place: Place) -> syn::Result<Given> {
+    let name = input.call(Ident::parse_any)?;
+    let Some(known) = place.knows().iter().find(|known| name == known.name) else {
+        return Err(unknown(&name, place));
+    };
+    let value = match known.takes {
+        Takes::Nothing if input.peek(Token![,]) || input.is_empty() => Value::Nothing,
+        Takes::Nothing => return Err(input.error(format_args!("`{name}` takes no value: write `{name}`"))),
+        Takes::Text => Value::Text(after_equals(input, &name, known, |input| match input.parse()? {
+            Expr::Lit(literal) if matches!(literal.lit, Lit::Str(_)) => match literal.lit {
+                Lit::Str(text) => Ok(text),
+                other => Err(wrong(&other, known)),
+            },
+            other => Err(syn::Error::new_spanned(other, format_args!("a text in quotes is needed here: `{}`", known.example))),
+        })?),
+        Takes::Path => Value::Path(after_equals(input, &name, known, |input| {
+            if input.peek(LitStr) {
+                let text: LitStr = input.parse()?;
+                return Err(syn::Error::new_spanned(&text, format_args!("write it without quotes: `{name} = {}`", text.value())));
+            }
+            input.parse()
+        })?),
+        Takes::Paths if input.peek(syn::token::Paren) => {
+            let paths;
+            syn::parenthesized!(paths in input);
+            Value::Paths(Punctuated::<Path, Token![,]>::parse_terminated(&paths)?.into_iter().collect())
+        }
+        Takes::Paths => return Err(wrong(&name, known)),
+        Takes::ExprOrNothing if input.peek(Token![,]) || input.is_empty() => Value::Nothing,
+        Takes::ExprOrNothing => Value::Expr(after_equals(input, &name, known, Expr::parse)?),
+    };
+    if !input.is_empty() && !input.peek(Token![,]) {
+        return Err(input.error(format_args!("a `,` is needed here, or the end: `{}`", known.example)));
+    }
+    Ok(Given { name, value })
+}
+
+fn after_equals<T>(
+    input: ParseStream<'_>,
+    name: &Ident,
+    known: &Known,
+    value: impl FnOnce(ParseStream<'_>) -> syn::Result<T>,
+) -> syn::Result<T> {
+    if !input.peek(Token![=]) {
+        return Err(wrong(name, known));
+    }
+    input.parse::<Token![=]>()?;
+    if input.is_empty() || input.peek(Token![,]) {
+        return Err(wrong(name, known));
+    }
+    value(input)
+}
+
+fn wrong(on: &impl quote::ToTokens, known: &Known) -> syn::Error {
+    syn::Error::new_spanned(on, format_args!("write `{}`", known.example))
+}
+
+fn unknown(name: &Ident, place: Place) -> syn::Error {
+    let text = name.to_string();
+    let other = place.other();
+    if other.knows().iter().any(|known| known.name == text) {
+        return syn::Error::new_spanned(name, format_args!("`{text}` goes on {}, not on {}", other.words(), place.words()));
+    }
+    let near = place.knows().iter().map(|known| (distance(known.name, &text), known.name)).min();
+    let message = match near {
+        Some((distance, near)) if distance <= 2 || near.starts_with(&text) => format!("there is no `{text}`; did you mean `{near}`?"),
+        _ => {
+            let names: Vec<_> = place.knows().iter().map(|known| format!("`{}`", known.name)).collect();
+            format!("there is no `{text}`; on {} there is {}", place.words(), names.join(", "))
+        }
+    };
+    syn::Error::new_spanned(name, message)
+}
+
+/// Passes over what is left of an attribute that was wrong.
+fn skip_one(input: ParseStream<'_>) -> syn::Result<()> {
+    while !input.is_empty() && !input.peek(Token![,]) {
+        input.parse::<TokenTree>()?;
+    }
+    Ok(())
+}
+
+/// How many characters to insert, remove or replace to make one of the other (Levenshtein's distance).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, y) in row.iter_mut().skip(1).zip(&b) {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = *cell;
+            left = replaced.min(left + 1).min(diagonal + 1);
+            *cell = left;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::distance;
+
+    #[test]
+    fn distances() {
+        for (a, b, expected) in [("", "ab", 2), ("json", "json", 0), ("rename", "renam", 1), ("json", "jsno", 2), ("dir", "entries", 6)] {
+            assert_eq!(distance(a, b), expected, "{a} {b}");
+        }
+    }
+}

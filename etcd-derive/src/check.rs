@@ -1,0 +1,76 @@
+//! Rules over more than one field or variant.
+
+use std::collections::HashMap;
+
+use crate::ctxt::Ctxt;
+use crate::model::{Kind, Schema, Shape, Text, Value};
+
+/// No two fields have the same segment or the same variant.
+pub(crate) fn schema(ctxt: &Ctxt, schema: &mut Schema) {
+    segments(ctxt, schema);
+    variants(ctxt, schema);
+}
+
+fn segments(ctxt: &Ctxt, schema: &Schema) {
+    let mut seen: HashMap<&str, (String, bool)> = HashMap::new();
+    for field in &schema.fields {
+        let (aliases, is_leaf): (&[Text], bool) = match &field.kind {
+            Kind::Leaf(leaf) => (&leaf.aliases, true),
+            Kind::Dir { .. } | Kind::DirMap(_) | Kind::Entries(..) => (&[], false),
+            Kind::Flatten(_) | Kind::Skip => continue,
+        };
+        for Text { text, span } in std::iter::once(&field.segment).chain(aliases) {
+            let name = field.ident.to_string();
+            match seen.get(text.as_str()) {
+                None => {
+                    seen.insert(text, (name, is_leaf));
+                }
+                Some((other, _)) if *other == name => {
+                    ctxt.push(syn::Error::new(*span, format_args!("`{name}` is read from `{text}` already: remove this")));
+                }
+                Some((other, other_is_leaf)) => {
+                    let both = match (is_leaf, other_is_leaf) {
+                        (true, true) => "the same key",
+                        (false, false) => "the same directory",
+                        _ => "a key and a directory of the same name, which etcd v2 cannot hold",
+                    };
+                    let message = format_args!("`{name}` and `{other}` would be {both}, `{text}`: rename one of them");
+                    ctxt.push(syn::Error::new(*span, message));
+                }
+            }
+        }
+    }
+}
+
+/// A field whose variant is taken is left out, so that the enum beside the error is one.
+fn variants(ctxt: &Ctxt, schema: &mut Schema) {
+    let of = &schema.item.ident;
+    let mut seen = HashMap::new();
+    schema.fields.retain(|field| {
+        if matches!(field.kind, Kind::Skip) {
+            return true;
+        }
+        let (ident, variant) = (&field.ident, &field.variant);
+        let Some(other) = seen.insert(variant.to_string(), ident.clone()) else { return true };
+        let message = format_args!(
+            "changes of `{ident}` and of `{other}` would both be `{of}Change::{variant}`: give one field another name, and with \
+             `#[etcd(rename = \"...\")]` the key that it has now"
+        );
+        ctxt.error(ident, message);
+        false
+    });
+}
+
+/// No text stands for two variants.
+pub(crate) fn value(ctxt: &Ctxt, value: &Value) {
+    let Shape::Choice(variants) = &value.shape else { return };
+    let mut seen = HashMap::new();
+    for variant in variants {
+        for Text { text, span } in std::iter::once(&variant.text).chain(&variant.aliases) {
+            if let Some(other) = seen.insert(text, &variant.ident) {
+                let message = format_args!("`{text}` stands for `{other}` already: rename one of them");
+                ctxt.push(syn::Error::new(*span, message));
+            }
+        }
+    }
+}

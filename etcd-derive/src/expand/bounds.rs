@@ -1,0 +1,131 @@
+//! The where clause of what is generated for a generic struct: the struct's own, and what its fields need.
+
+use std::collections::BTreeSet;
+
+use proc_macro2::{TokenStream, TokenTree};
+use quote::{ToTokens, quote};
+use syn::{GenericParam, Generics, Type, WhereClause, WherePredicate, parse_quote};
+
+use crate::model::{Codec, Form, Item, Kind, Presence, Schema, Shape, Value};
+
+/// The generics of everything that is made of this struct.
+pub(crate) fn of_schema(model: &Schema) -> Generics {
+    let mut bounds = Bounds::new(&model.item);
+    if bounds.parameters.is_empty() {
+        return model.item.generics.clone();
+    }
+    let krate = &model.item.krate;
+    for parameter in model.item.generics.type_params() {
+        let ident = &parameter.ident;
+        bounds.add(ident, quote!(::core::marker::Send + ::core::marker::Sync + 'static));
+    }
+    for lifetime in model.item.generics.lifetimes() {
+        bounds.add(&lifetime.lifetime, quote!('static));
+    }
+    for field in &model.fields {
+        match &field.kind {
+            Kind::Leaf(leaf) => {
+                bounds.value(&leaf.ty, &leaf.codec);
+                if matches!(leaf.presence, Presence::Default) {
+                    bounds.add(&leaf.ty, quote!(::core::default::Default));
+                }
+            }
+            Kind::Dir { ty, .. } | Kind::Flatten(ty) => bounds.add(ty, quote!(#krate::EtcdSchema)),
+            Kind::DirMap(map) => {
+                bounds.map(&field.ty, &map.key, &map.value);
+                bounds.add(&map.value, quote!(#krate::EtcdSchema));
+            }
+            Kind::Entries(map, codec) => {
+                bounds.map(&field.ty, &map.key, &map.value);
+                bounds.value(&map.value, codec);
+            }
+            Kind::Skip => bounds.add(&field.ty, quote!(::core::default::Default + ::core::marker::Send + ::core::marker::Sync)),
+        }
+    }
+    bounds.generics
+}
+
+/// The generics of the impl of a value.
+pub(crate) fn of_value(model: &Value) -> Generics {
+    let mut bounds = Bounds::new(&model.item);
+    if let Shape::Newtype(ty) = &model.shape {
+        let krate = &model.item.krate;
+        bounds.add(ty, quote!(#krate::EtcdValue));
+    }
+    bounds.generics
+}
+
+/// Only the parameters that one of `types` uses, and the bounds that speak of no others: an enum may not have parameters that it does
+/// not use.
+pub(crate) fn only_used(generics: &Generics, types: &[TokenStream]) -> Generics {
+    let used: BTreeSet<String> = types.iter().flat_map(|ty| words(ty.clone())).collect();
+    let (kept, left): (Vec<_>, Vec<_>) = generics.params.iter().cloned().partition(|parameter| used.contains(&name(parameter)));
+    let left: BTreeSet<String> = left.iter().map(name).collect();
+    let mut only = Generics { params: kept.into_iter().collect(), ..Generics::default() };
+    let predicates = generics.where_clause.iter().flat_map(|clause| &clause.predicates);
+    let kept: Vec<&WherePredicate> = predicates.filter(|predicate| words(predicate.to_token_stream()).is_disjoint(&left)).collect();
+    if !kept.is_empty() {
+        let clause: WhereClause = parse_quote!(where #(#kept),*);
+        only.where_clause = Some(clause);
+    }
+    only
+}
+
+struct Bounds<'a> {
+    item: &'a Item,
+    /// The names of the struct's parameters.
+    parameters: BTreeSet<String>,
+    generics: Generics,
+}
+
+impl<'a> Bounds<'a> {
+    fn new(item: &'a Item) -> Self {
+        Self { item, parameters: item.generics.params.iter().map(name).collect(), generics: item.generics.clone() }
+    }
+
+    /// Says that `ty` is all of this, where it depends on a parameter. Of other types the compiler knows it, and says it better.
+    fn add(&mut self, ty: &impl ToTokens, bounds: TokenStream) {
+        if !words(ty.to_token_stream()).is_disjoint(&self.parameters) {
+            self.generics.make_where_clause().predicates.push(parse_quote!(#ty: #bounds));
+        }
+    }
+
+    fn value(&mut self, ty: &Type, codec: &Codec) {
+        let krate = &self.item.krate;
+        let form = match codec.form {
+            Form::Own => quote!(#krate::EtcdValue +),
+            Form::Json => quote!(#krate::__private::Serde +),
+            Form::With(_) => TokenStream::new(),
+        };
+        self.add(ty, quote!(#form ::core::fmt::Debug + ::core::marker::Send + ::core::marker::Sync + 'static));
+    }
+
+    fn map(&mut self, map: &Type, key: &Type, value: &Type) {
+        let krate = &self.item.krate;
+        self.add(key, quote!(#krate::MapKey));
+        self.add(map, quote!(#krate::Map<Key = #key, Value = #value> + ::core::marker::Send + ::core::marker::Sync + 'static));
+    }
+}
+
+fn name(parameter: &GenericParam) -> String {
+    match parameter {
+        GenericParam::Type(it) => it.ident.to_string(),
+        GenericParam::Const(it) => it.ident.to_string(),
+        GenericParam::Lifetime(it) => it.lifetime.ident.to_string(),
+    }
+}
+
+/// Every identifier in these tokens. It may be more than the parameters that they mean, and then a bound too many is harmless.
+fn words(tokens: TokenStream) -> BTreeSet<String> {
+    let mut words = BTreeSet::new();
+    for token in tokens {
+        match token {
+            TokenTree::Ident(ident) => {
+                words.insert(ident.to_string());
+            }
+            TokenTree::Group(group) => words.extend(self::words(group.stream())),
+            TokenTree::Punct(_) | TokenTree::Literal(_) => {}
+        }
+    }
+    words
+}

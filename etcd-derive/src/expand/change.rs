@@ -1,0 +1,95 @@
+//! `CheckoutChange`: a variant for each field.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{quote, quote_spanned};
+use syn::Generics;
+
+use super::{allowed, bounds, change_name, doc, here, local, stored};
+use crate::model::{Codec, Field, Kind, Schema};
+
+pub(crate) fn change(model: &Schema) -> TokenStream {
+    let vis = &model.item.vis;
+    let name = change_name(model);
+    let allowed = allowed();
+    let intro = format!("One change of one field of [`{}`].", model.item.ident);
+    let derives = (!model.change_derives.is_empty()).then(|| {
+        let derives = &model.change_derives;
+        quote!(#[derive(#(#derives),*)])
+    });
+    let types = types(model);
+    let generics = generics(model);
+    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+    let variants = stored(model).zip(&types).map(|((_, field), ty)| {
+        let (doc, variant) = (doc(&field.doc), &field.variant);
+        quote!(#doc #variant(#ty))
+    });
+    let formatter = local("__f");
+    let debug = match types.is_empty() {
+        true => quote!(match *self {}),
+        false => {
+            let arms = stored(model).map(|(_, field)| debug(model, field, &formatter));
+            quote!(match self { #(#arms)* })
+        }
+    };
+    quote! {
+        #[doc = #intro]
+        #derives
+        #allowed
+        #vis enum #name #generics #where_clause { #(#variants),* }
+
+        #[automatically_derived]
+        impl #impl_generics ::core::fmt::Debug for #name #ty_generics #where_clause {
+            fn fmt(&self, #formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                #debug
+            }
+        }
+    }
+}
+
+/// The generics of the enum.
+pub(crate) fn generics(model: &Schema) -> Generics {
+    bounds::only_used(&bounds::of_schema(model), &types(model))
+}
+
+fn types(model: &Schema) -> Vec<TokenStream> {
+    stored(model).map(|(_, field)| ty(model, field)).collect()
+}
+
+/// What a variant carries.
+fn ty(model: &Schema, field: &Field) -> TokenStream {
+    let krate = &model.item.krate;
+    match &field.kind {
+        Kind::Leaf(leaf) => {
+            let ty = &leaf.ty;
+            quote!(#krate::Change<#ty>)
+        }
+        Kind::Dir { ty, .. } | Kind::Flatten(ty) => quote!(<#ty as #krate::Schema>::Change),
+        Kind::DirMap(map) => {
+            let (key, value) = (&map.key, &map.value);
+            quote!(#krate::Keyed<#key, <#value as #krate::Schema>::Change>)
+        }
+        Kind::Entries(map, _) => {
+            let (key, value) = (&map.key, &map.value);
+            quote!(#krate::Keyed<#key, #krate::Change<#value>>)
+        }
+        Kind::Skip => TokenStream::new(),
+    }
+}
+
+fn debug(model: &Schema, field: &Field, formatter: &Ident) -> TokenStream {
+    let krate = &model.item.krate;
+    let variant = &field.variant;
+    let text = variant.to_string();
+    let change = local("__change");
+    let (show, ty) = match &field.kind {
+        Kind::Leaf(leaf) => (hidden_or(&leaf.codec, "secret_change"), &leaf.ty),
+        Kind::Entries(map, codec) => (hidden_or(codec, "secret_entry"), &map.value),
+        _ => ("change", &field.ty),
+    };
+    let show = Ident::new(show, here(ty));
+    quote_spanned!(here(ty)=> Self::#variant(#change) => #krate::__private::#show(#formatter, #text, #change),)
+}
+
+fn hidden_or(codec: &Codec, hidden: &'static str) -> &'static str {
+    if codec.secret { hidden } else { "change" }
+}

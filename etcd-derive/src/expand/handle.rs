@@ -1,0 +1,164 @@
+//! `CheckoutDir`: a public field for each field, `open`, and `impl EtcdSchema`.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{format_ident, quote};
+use syn::ext::IdentExt;
+
+use super::{allowed, bounds, codec, doc, local, stored};
+use crate::model::{Field, Kind, Piece, Prefix, Schema};
+
+pub(crate) fn handle(model: &Schema) -> TokenStream {
+    let krate = &model.item.krate;
+    let (vis, ident) = (&model.item.vis, &model.item.ident);
+    let name = format_ident!("{}Dir", ident);
+    let hidden = hidden_field(model);
+    let allowed = allowed();
+    let intro = format!(
+        "The directory of [`{ident}`]: a field for each of its fields, and the methods of [`Dir`]({krate}::Dir).",
+        krate = path(krate)
+    );
+    let generics = bounds::of_schema(model);
+    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+    let fields = stored(model).map(|(_, field)| {
+        let (doc, ident, ty) = (doc(&field.doc), &field.ident, ty(model, field));
+        quote!(#doc #vis #ident: #ty,)
+    });
+    let dir = local("__dir");
+    let values = stored(model).map(|(at, field)| {
+        let (ident, value) = (&field.ident, value(model, at, field));
+        quote!(#ident: #dir.#value,)
+    });
+    let open = model.prefix.as_ref().map(|prefix| open(model, prefix));
+    let formatter = local("__f");
+    quote! {
+        #[doc = #intro]
+        #allowed
+        #vis struct #name #generics #where_clause {
+            #hidden: #krate::Dir<#ident #ty_generics>,
+            #(#fields)*
+        }
+
+        #open
+
+        #[automatically_derived]
+        impl #impl_generics #krate::EtcdSchema for #ident #ty_generics #where_clause {
+            type Handle = #name #ty_generics;
+
+            fn handle(#dir: #krate::Dir<Self>) -> Self::Handle {
+                #name { #(#values)* #hidden: #dir }
+            }
+        }
+
+        #[automatically_derived]
+        impl #impl_generics ::core::ops::Deref for #name #ty_generics #where_clause {
+            type Target = #krate::Dir<#ident #ty_generics>;
+
+            fn deref(&self) -> &Self::Target {
+                &self.#hidden
+            }
+        }
+
+        #[automatically_derived]
+        impl #impl_generics ::core::clone::Clone for #name #ty_generics #where_clause {
+            fn clone(&self) -> Self {
+                #krate::EtcdSchema::handle(::core::clone::Clone::clone(&self.#hidden))
+            }
+        }
+
+        #[automatically_derived]
+        impl #impl_generics ::core::fmt::Debug for #name #ty_generics #where_clause {
+            fn fmt(&self, #formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                ::core::fmt::Debug::fmt(&self.#hidden, #formatter)
+            }
+        }
+    }
+}
+
+/// A name that no field of the struct has.
+fn hidden_field(model: &Schema) -> Ident {
+    let mut name = "__dir".to_owned();
+    while model.fields.iter().any(|field| field.ident.unraw() == name) {
+        name.push('_');
+    }
+    format_ident!("{name}")
+}
+
+fn ty(model: &Schema, field: &Field) -> TokenStream {
+    let krate = &model.item.krate;
+    match &field.kind {
+        Kind::Leaf(leaf) => {
+            let ty = &leaf.ty;
+            quote!(#krate::Entry<#ty>)
+        }
+        Kind::Dir { ty, .. } | Kind::Flatten(ty) => quote!(<#ty as #krate::EtcdSchema>::Handle),
+        Kind::DirMap(map) => {
+            let (key, value) = (&map.key, &map.value);
+            quote!(#krate::DirMap<#key, #value>)
+        }
+        Kind::Entries(map, _) => {
+            let (key, value) = (&map.key, &map.value);
+            quote!(#krate::EntryMap<#key, #value>)
+        }
+        Kind::Skip => TokenStream::new(),
+    }
+}
+
+fn value(model: &Schema, at: usize, field: &Field) -> TokenStream {
+    let krate = &model.item.krate;
+    match &field.kind {
+        Kind::Leaf(leaf) => {
+            let codec = codec(krate, &leaf.ty, &leaf.codec);
+            quote!(__entry(#at, #codec))
+        }
+        Kind::Dir { ty, .. } => quote!(__dir::<#ty>(#at)),
+        Kind::Flatten(ty) => quote!(__flatten::<#ty>()),
+        Kind::DirMap(map) => {
+            let (key, value) = (&map.key, &map.value);
+            quote!(__dir_map::<#key, #value>(#at))
+        }
+        Kind::Entries(map, of) => {
+            let codec = codec(krate, &map.value, of);
+            quote!(__entries(#at, #codec))
+        }
+        Kind::Skip => TokenStream::new(),
+    }
+}
+
+fn open(model: &Schema, prefix: &Prefix) -> TokenStream {
+    let krate = &model.item.krate;
+    let (vis, ident) = (&model.item.vis, &model.item.ident);
+    let name = format_ident!("{}Dir", ident);
+    let generics = bounds::of_schema(model);
+    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+    let intro = format!("The directory `{}`; each parameter is escaped, so that it stays within its segment.", prefix.text);
+    let client = local("__client");
+    let parameters = &prefix.parameters;
+    let segments = prefix.segments.iter().map(|pieces| match pieces.as_slice() {
+        [Piece::Literal(literal)] => quote!(#krate::__private::Segment::Literal(#literal)),
+        pieces => {
+            let pieces = pieces.iter().map(|piece| match piece {
+                Piece::Literal(literal) => quote!(&#literal),
+                Piece::Parameter(parameter) => quote!(&#parameter),
+            });
+            quote!(#krate::__private::Segment::Of(&[#(#pieces),*]))
+        }
+    });
+    quote! {
+        impl #impl_generics #name #ty_generics #where_clause {
+            #[doc = #intro]
+            #[doc = "\n\n# Errors\n\n`InvalidKey` where the client's store cannot hold keys of that name."]
+            #[allow(dead_code)]
+            #vis fn open(
+                #client: &#krate::Client,
+                #(#parameters: impl ::core::fmt::Display),*
+            ) -> #krate::Result<Self> {
+                #krate::__private::open::<#ident #ty_generics>(#client, &[#(#segments),*])
+            }
+        }
+    }
+}
+
+/// A path as it is written in documentation.
+fn path(krate: &syn::Path) -> String {
+    crate::parse::source(krate)
+}

@@ -1,0 +1,248 @@
+//! `impl Schema`: the table, and a line for each field in each of three functions.
+
+use proc_macro2::{Ident, TokenStream};
+use quote::{ToTokens, format_ident, quote};
+use syn::{Expr, ExprLit, Lit};
+
+use super::{bounds, change_name, codec, local, stored};
+use crate::model::{Codec, Field, Kind, Leaf, Presence, Schema};
+
+pub(super) fn schema(model: &Schema) -> TokenStream {
+    let krate = &model.item.krate;
+    let ident = &model.item.ident;
+    let generics = bounds::of_schema(model);
+    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+    let change = change_name(model);
+    let change_generics = super::change::generics(model);
+    let (_, change_generics, _) = change_generics.split_for_impl();
+    let table = table(model);
+    let (decoder, encoder, delta, out) = (local("__decoder"), local("__encoder"), local("__delta"), local("__out"));
+    let decode = decode(model, &decoder);
+    let encode = stored(model).map(|(at, field)| encode(model, at, field, &encoder));
+    let changes = stored(model).map(|(at, field)| changes(model, at, field, &delta, &out));
+    let validate = model.validate.as_ref().map(|check| {
+        quote! {
+            fn validate(&self) -> ::core::result::Result<(), #krate::ValueError> {
+                #krate::__private::checked(#check(self))
+            }
+        }
+    });
+    quote! {
+        #[automatically_derived]
+        #[allow(deprecated)]
+        impl #impl_generics #krate::Schema for #ident #ty_generics #where_clause {
+            type Change = #change #change_generics;
+
+            const TABLE: &'static #krate::Table = &#table;
+
+            fn decode(#decoder: &mut #krate::Decoder<'_>) -> ::core::option::Option<Self> {
+                #decode
+            }
+
+            fn encode(&self, #encoder: &mut #krate::Encoder<'_>) {
+                #(#encode)*
+            }
+
+            fn changes(#delta: &mut #krate::Delta<'_>, #out: &mut ::std::vec::Vec<Self::Change>) {
+                #(#changes)*
+            }
+
+            #validate
+        }
+    }
+}
+
+fn table(model: &Schema) -> TokenStream {
+    let krate = &model.item.krate;
+    let name = model.item.ident.to_string();
+    let doc = &model.doc;
+    let prefix = match &model.prefix {
+        Some(prefix) => {
+            let text = &prefix.text;
+            quote!(::core::option::Option::Some(#text))
+        }
+        None => quote!(::core::option::Option::None),
+    };
+    let fields = stored(model).map(|(_, field)| row(model, field));
+    quote!(#krate::Table { name: #name, doc: #doc, prefix: #prefix, fields: &[#(#fields),*] })
+}
+
+/// One field of the table; what is not said is as in `FIELD`.
+fn row(model: &Schema, field: &Field) -> TokenStream {
+    let krate = &model.item.krate;
+    let name = field.ident.to_string();
+    let segment = &field.segment.text;
+    let doc = (!field.doc.is_empty()).then(|| {
+        let doc = &field.doc;
+        quote!(doc: #doc,)
+    });
+    let mut presence = TokenStream::new();
+    let mut flags = TokenStream::new();
+    let kind = match &field.kind {
+        Kind::Leaf(leaf) => {
+            presence = self::presence(model, leaf);
+            if !leaf.aliases.is_empty() {
+                let aliases = leaf.aliases.iter().map(|alias| &alias.text);
+                flags.extend(quote!(aliases: &[#(#aliases),*],));
+            }
+            flags.extend(self::flags(&leaf.codec));
+            let codec = codec(krate, &leaf.ty, &leaf.codec);
+            quote!(Leaf(#codec.type_name()))
+        }
+        Kind::Dir { ty, optional } => {
+            if *optional {
+                presence = quote!(presence: #krate::Presence::Optional,);
+            }
+            quote!(Dir(<#ty as #krate::Schema>::TABLE))
+        }
+        Kind::DirMap(map) => {
+            presence = quote!(presence: #krate::Presence::Optional,);
+            let (key, value) = (&map.key, &map.value);
+            quote!(DirMap { key: <#key as #krate::EtcdValue>::TYPE, table: <#value as #krate::Schema>::TABLE })
+        }
+        Kind::Entries(map, of) => {
+            presence = quote!(presence: #krate::Presence::Optional,);
+            flags.extend(self::flags(of));
+            let key = &map.key;
+            let codec = codec(krate, &map.value, of);
+            quote!(Entries { key: <#key as #krate::EtcdValue>::TYPE, value: #codec.type_name() })
+        }
+        Kind::Flatten(ty) => quote!(Flatten(<#ty as #krate::Schema>::TABLE)),
+        Kind::Skip => TokenStream::new(),
+    };
+    quote! {
+        #krate::Field { name: #name, segment: #segment, #doc kind: #krate::Kind::#kind, #presence #flags ..#krate::__private::FIELD }
+    }
+}
+
+fn presence(model: &Schema, leaf: &Leaf) -> TokenStream {
+    let krate = &model.item.krate;
+    match &leaf.presence {
+        Presence::Required => TokenStream::new(),
+        Presence::Optional => quote!(presence: #krate::Presence::Optional,),
+        Presence::Default => {
+            let text = format!("{}::default()", crate::parse::source(&leaf.ty));
+            quote!(presence: #krate::Presence::Default(#text),)
+        }
+        Presence::DefaultOf(_, text) => quote!(presence: #krate::Presence::Default(#text),),
+    }
+}
+
+fn flags(codec: &Codec) -> TokenStream {
+    let secret = codec.secret.then(|| quote!(secret: true,));
+    let validated = codec.validate.is_some().then(|| quote!(validated: true,));
+    quote!(#secret #validated)
+}
+
+/// Every field is read before the first `?`, so that every problem is noted.
+fn decode(model: &Schema, decoder: &Ident) -> TokenStream {
+    let reads = stored(model).map(|(at, field)| {
+        let read = read(model, at, field);
+        let local = number(at);
+        quote!(let #local = #decoder.#read;)
+    });
+    let mut read = 0..;
+    let values = model.fields.iter().map(|field| {
+        let ident = &field.ident;
+        let value = match field.kind {
+            Kind::Skip => quote!(::core::default::Default::default()),
+            _ => {
+                let local = read.next().map(number);
+                quote!(#local?)
+            }
+        };
+        quote!(#ident: #value)
+    });
+    quote! {
+        #(#reads)*
+        ::core::option::Option::Some(Self { #(#values),* })
+    }
+}
+
+/// The local variable of what was read for the field of this number.
+fn number(at: usize) -> Ident {
+    local(&format!("__{at}"))
+}
+
+fn read(model: &Schema, at: usize, field: &Field) -> TokenStream {
+    let krate = &model.item.krate;
+    match &field.kind {
+        Kind::Leaf(leaf) => {
+            let codec = codec(krate, &leaf.ty, &leaf.codec);
+            match &leaf.presence {
+                Presence::Required => quote!(leaf(#at, #codec)),
+                Presence::Optional => quote!(leaf_opt(#at, #codec)),
+                Presence::Default => quote!(leaf_or(#at, #codec, ::core::default::Default::default)),
+                Presence::DefaultOf(expr, _) => {
+                    let expr = default(expr);
+                    quote!(leaf_or(#at, #codec, || #expr))
+                }
+            }
+        }
+        Kind::Dir { ty, optional: false } => quote!(dir::<#ty>(#at)),
+        Kind::Dir { ty, optional: true } => quote!(dir_opt::<#ty>(#at)),
+        Kind::DirMap(_) => {
+            let ty = &field.ty;
+            quote!(dir_map::<#ty>(#at))
+        }
+        Kind::Entries(map, of) => {
+            let ty = &field.ty;
+            let codec = codec(krate, &map.value, of);
+            quote!(entries::<#ty>(#at, #codec))
+        }
+        Kind::Flatten(ty) => quote!(flatten::<#ty>()),
+        Kind::Skip => TokenStream::new(),
+    }
+}
+
+/// A text in quotes is a default for everything that can be made of it.
+fn default(expr: &Expr) -> TokenStream {
+    match expr {
+        Expr::Lit(ExprLit { lit: Lit::Str(_), .. }) => quote!(::core::convert::Into::into(#expr)),
+        _ => expr.to_token_stream(),
+    }
+}
+
+fn encode(model: &Schema, at: usize, field: &Field, encoder: &Ident) -> TokenStream {
+    let krate = &model.item.krate;
+    let ident = &field.ident;
+    match &field.kind {
+        Kind::Leaf(leaf) => {
+            let codec = codec(krate, &leaf.ty, &leaf.codec);
+            let method = format_ident!("{}", if matches!(leaf.presence, Presence::Optional) { "leaf_opt" } else { "leaf" });
+            quote!(#encoder.#method(#at, &self.#ident, #codec);)
+        }
+        Kind::Dir { optional: false, .. } => quote!(#encoder.dir(#at, &self.#ident);),
+        Kind::Dir { optional: true, .. } => quote!(#encoder.dir_opt(#at, &self.#ident);),
+        Kind::DirMap(_) => quote!(#encoder.dir_map(#at, &self.#ident);),
+        Kind::Entries(map, of) => {
+            let codec = codec(krate, &map.value, of);
+            quote!(#encoder.entries(#at, &self.#ident, #codec);)
+        }
+        Kind::Flatten(_) => quote!(#encoder.flatten(&self.#ident);),
+        Kind::Skip => TokenStream::new(),
+    }
+}
+
+fn changes(model: &Schema, at: usize, field: &Field, delta: &Ident, out: &Ident) -> TokenStream {
+    let krate = &model.item.krate;
+    let change = change_name(model);
+    let variant = &field.variant;
+    match &field.kind {
+        Kind::Leaf(leaf) => {
+            let codec = codec(krate, &leaf.ty, &leaf.codec);
+            quote!(#delta.leaf(#at, #codec, #change::#variant, #out);)
+        }
+        Kind::Dir { ty, .. } => quote!(#delta.dir::<#ty, _>(#at, #change::#variant, #out);),
+        Kind::DirMap(map) => {
+            let (key, value) = (&map.key, &map.value);
+            quote!(#delta.dir_map::<#key, #value, _>(#at, #change::#variant, #out);)
+        }
+        Kind::Entries(map, of) => {
+            let codec = codec(krate, &map.value, of);
+            quote!(#delta.entries(#at, #codec, #change::#variant, #out);)
+        }
+        Kind::Flatten(ty) => quote!(#delta.flatten::<#ty, _>(#change::#variant, #out);),
+        Kind::Skip => TokenStream::new(),
+    }
+}

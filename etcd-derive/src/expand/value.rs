@@ -1,0 +1,76 @@
+//! `impl EtcdValue` for an enum without data and for a newtype.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::Type;
+
+use super::{bounds, local};
+use crate::model::{Shape, Value, Variant};
+
+pub(crate) fn value(model: &Value) -> TokenStream {
+    let krate = &model.item.krate;
+    let ident = &model.item.ident;
+    let generics = bounds::of_value(model);
+    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+    let body = match &model.shape {
+        Shape::Choice(variants) => choice(model, variants),
+        Shape::Newtype(ty) => newtype(model, ty),
+        Shape::Unknown => TokenStream::new(),
+    };
+    quote! {
+        #[automatically_derived]
+        #[allow(deprecated)]
+        impl #impl_generics #krate::EtcdValue for #ident #ty_generics #where_clause {
+            #body
+        }
+    }
+}
+
+fn choice(model: &Value, variants: &[Variant]) -> TokenStream {
+    let krate = &model.item.krate;
+    let texts: Vec<_> = variants.iter().map(|variant| format!("`{}`", variant.text.text)).collect();
+    let type_name = match texts.as_slice() {
+        [one] => one.clone(),
+        texts => format!("one of {}", texts.join(", ")),
+    };
+    let bytes = local("__bytes");
+    let written = variants.iter().map(|variant| {
+        let (ident, text) = (&variant.ident, &variant.text.text);
+        quote!(Self::#ident => #text,)
+    });
+    let read = variants.iter().map(|variant| {
+        let (ident, text) = (&variant.ident, &variant.text.text);
+        let aliases = variant.aliases.iter().map(|alias| &alias.text);
+        quote!(#text #(| #aliases)* => ::core::result::Result::Ok(Self::#ident),)
+    });
+    quote! {
+        const TYPE: &'static ::core::primitive::str = #type_name;
+
+        fn encode(&self) -> ::core::result::Result<#krate::__private::Bytes, #krate::ValueError> {
+            #krate::__private::text(match self { #(#written)* })
+        }
+
+        fn decode(#bytes: &[::core::primitive::u8]) -> ::core::result::Result<Self, #krate::ValueError> {
+            match #krate::__private::trimmed(#bytes)? {
+                #(#read)*
+                _ => ::core::result::Result::Err(#krate::__private::not_a(Self::TYPE)),
+            }
+        }
+    }
+}
+
+fn newtype(model: &Value, ty: &Type) -> TokenStream {
+    let krate = &model.item.krate;
+    let bytes = local("__bytes");
+    quote! {
+        const TYPE: &'static ::core::primitive::str = <#ty as #krate::EtcdValue>::TYPE;
+
+        fn encode(&self) -> ::core::result::Result<#krate::__private::Bytes, #krate::ValueError> {
+            <#ty as #krate::EtcdValue>::encode(&self.0)
+        }
+
+        fn decode(#bytes: &[::core::primitive::u8]) -> ::core::result::Result<Self, #krate::ValueError> {
+            <#ty as #krate::EtcdValue>::decode(#bytes).map(Self)
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! What can be seen of a type or an expression from its tokens.
+
+use proc_macro2::{Delimiter, Ident, Spacing, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::{GenericArgument, PathArguments, PathSegment, Type};
+
+/// The `T` of an `Option<T>`.
+pub(super) fn option(ty: &Type) -> Option<&Type> {
+    let last = last(ty)?;
+    match (last.ident == "Option", arguments(last).as_slice()) {
+        (true, [inner]) => Some(inner),
+        _ => None,
+    }
+}
+
+/// The `K` and `V` of a `BTreeMap<K, V>` or `HashMap<K, V>` (which may name its hasher).
+pub(super) fn map(ty: &Type) -> Option<(&Type, &Type)> {
+    let last = last(ty)?;
+    match (last.ident == "HashMap", last.ident == "BTreeMap", arguments(last).as_slice()) {
+        (true, _, [key, value] | [key, value, _]) | (_, true, [key, value]) => Some((key, value)),
+        _ => None,
+    }
+}
+
+/// Whether the type is called just this.
+pub(super) fn is(ty: &Type, ident: &Ident) -> bool {
+    matches!(plain(ty), Type::Path(path) if path.qself.is_none() && path.path.segments.len() == 1)
+        && last(ty).is_some_and(|last| last.ident == *ident || last.ident == "Self")
+}
+
+fn last(ty: &Type) -> Option<&PathSegment> {
+    match plain(ty) {
+        Type::Path(path) if path.qself.is_none() => path.path.segments.last(),
+        _ => None,
+    }
+}
+
+/// Without parentheses, and the invisible ones that a macro put around its `$t:ty`.
+fn plain(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(group) => plain(&group.elem),
+        Type::Paren(paren) => plain(&paren.elem),
+        _ => ty,
+    }
+}
+
+fn arguments(segment: &PathSegment) -> Vec<&Type> {
+    let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return Vec::new() };
+    let types = arguments.args.iter().filter_map(|argument| match argument {
+        GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    });
+    types.collect()
+}
+
+/// An expression as a person would write it, near enough to be read: tokens do not know the space between them.
+pub(crate) fn source(expr: &impl ToTokens) -> String {
+    let mut out = String::new();
+    write(expr.to_token_stream(), &mut out);
+    out
+}
+
+fn write(tokens: TokenStream, out: &mut String) {
+    /// What the token before was, as far as the space after it goes.
+    #[derive(PartialEq)]
+    enum Before {
+        Start,
+        Word,
+        /// An operator that stands before or within what it belongs to: no space.
+        Tight,
+        /// One that stands between two operands.
+        Between,
+        Comma,
+    }
+    let mut before = Before::Start;
+    let mut operator = String::new();
+    for token in tokens {
+        let space = matches!(before, Before::Between | Before::Comma);
+        match token {
+            TokenTree::Punct(punct) => {
+                operator.push(punct.as_char());
+                if punct.spacing() == Spacing::Joint {
+                    continue;
+                }
+                let operator = std::mem::take(&mut operator);
+                let after_operand = before == Before::Word;
+                before = match operator.as_str() {
+                    "," | ";" => {
+                        out.push_str(&operator);
+                        Before::Comma
+                    }
+                    "." | "::" | "?" | ":" => {
+                        out.push_str(&operator);
+                        if operator == "?" { Before::Word } else { Before::Tight }
+                    }
+                    "!" if after_operand => {
+                        out.push('!');
+                        Before::Tight
+                    }
+                    _ if after_operand => {
+                        out.push(' ');
+                        out.push_str(&operator);
+                        Before::Between
+                    }
+                    _ => {
+                        if space {
+                            out.push(' ');
+                        }
+                        out.push_str(&operator);
+                        Before::Tight
+                    }
+                };
+            }
+            TokenTree::Group(group) => {
+                let (open, close) = match group.delimiter() {
+                    Delimiter::Parenthesis => ("(", ")"),
+                    Delimiter::Bracket => ("[", "]"),
+                    Delimiter::Brace => ("{ ", " }"),
+                    Delimiter::None => ("", ""),
+                };
+                if space || (before == Before::Word && group.delimiter() == Delimiter::Brace) {
+                    out.push(' ');
+                }
+                out.push_str(open);
+                write(group.stream(), out);
+                out.push_str(close);
+                before = Before::Word;
+            }
+            word => {
+                if space || before == Before::Word {
+                    out.push(' ');
+                }
+                out.push_str(&word.to_string());
+                before = Before::Word;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn expressions_are_readable() {
+        for source in [
+            "100",
+            "-1",
+            "\"EUR\"",
+            "Duration::from_secs(30)",
+            "1 << 20",
+            "a + b * -c",
+            "vec![1, 2]",
+            "Limits { low: 1, high: 2 }",
+            "[0; 4]",
+            "&NAME[1]",
+            "10 as u64",
+            "\"a\".to_owned()",
+            "crate::defaults::limit()",
+        ] {
+            let expr: syn::Expr = syn::parse_str(source).expect("an expression");
+            assert_eq!(super::source(&expr), source.replace(": ", ":"));
+        }
+    }
+}
