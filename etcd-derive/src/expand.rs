@@ -48,7 +48,7 @@ fn codec(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
         Form::With(module) => quote_spanned! {here(module)=>
             #krate::Codec::<#ty>::with(
                 |#value: &#ty| #krate::__private::encoded(#module::encode(#value)),
-                |#value: &[::core::primitive::u8]| #krate::__private::decoded(#module::decode(#value)),
+                |#value: &[::core::primitive::u8]| #krate::__private::checked(#module::decode(#value)),
             )
         },
     };

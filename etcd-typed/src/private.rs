@@ -1,14 +1,29 @@
 //! What derived code calls. Not covered by semantic versioning; `etcd-derive` is pinned to the same version.
 
-use std::fmt::{self, Write as _};
+use std::fmt::{self, Debug, Write as _};
 
-use bytes::Bytes;
+pub use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::client::Client;
 use crate::error::Result;
 use crate::handle::EtcdSchema;
 use crate::key::Key;
+use crate::schema::{Change, Field, Keyed, Kind, Presence};
 use crate::value::ValueError;
+
+/// A field of which nothing was said; a row of a table names what it has.
+pub const FIELD: Field = Field {
+    name: "",
+    segment: "",
+    aliases: &[],
+    doc: "",
+    kind: Kind::Leaf(""),
+    presence: Presence::Required,
+    secret: false,
+    validated: false,
+};
 
 /// One segment of a struct's prefix.
 #[derive(Clone, Copy)]
@@ -56,3 +71,58 @@ pub fn encoded<B: Into<Bytes>, E: fmt::Display>(result: std::result::Result<B, E
 pub fn checked<T, E: fmt::Display>(result: std::result::Result<T, E>) -> std::result::Result<T, ValueError> {
     result.map_err(ValueError::new)
 }
+
+/// What `#[etcd(json)]` needs of a generic type.
+pub trait Serde: Serialize + DeserializeOwned {}
+
+impl<T: Serialize + DeserializeOwned> Serde for T {}
+
+/// A text as a stored value.
+pub fn text(text: &'static str) -> Result<Bytes, ValueError> {
+    Ok(Bytes::from_static(text.as_bytes()))
+}
+
+/// A stored value as a text, without the white space around it.
+pub fn trimmed(bytes: &[u8]) -> Result<&str, ValueError> {
+    std::str::from_utf8(bytes).map(str::trim).map_err(|_| ValueError::new("not UTF-8 text"))
+}
+
+/// The error of a value that is none of its type.
+pub fn not_a(type_name: &str) -> ValueError {
+    ValueError::new(format_args!("not {type_name}"))
+}
+
+/// A variant of a change enum.
+pub fn change(f: &mut fmt::Formatter<'_>, variant: &str, change: &dyn Debug) -> fmt::Result {
+    f.debug_tuple(variant).field(change).finish()
+}
+
+/// A variant of a change enum, of a field whose values are not to be seen.
+pub fn secret_change<T>(f: &mut fmt::Formatter<'_>, variant: &str, change: &Change<T>) -> fmt::Result {
+    self::change(f, variant, &masked(change))
+}
+
+/// The same of a map's entry.
+pub fn secret_entry<K: Debug, T>(f: &mut fmt::Formatter<'_>, variant: &str, entry: &Keyed<K, Change<T>>) -> fmt::Result {
+    self::change(f, variant, &Keyed { key: &entry.key, change: masked(&entry.change) })
+}
+
+fn masked<T>(change: &Change<T>) -> Change<Masked> {
+    Change {
+        key: change.key.clone(),
+        old: change.old.as_ref().map(|_| Masked),
+        new: change.new.as_ref().map(|_| Masked),
+        revision: change.revision,
+        resynced: change.resynced,
+    }
+}
+
+/// What is shown of a secret.
+struct Masked;
+
+impl Debug for Masked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+

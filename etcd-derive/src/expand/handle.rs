@@ -146,7 +146,7 @@ fn open(model: &Schema, prefix: &Prefix) -> TokenStream {
     quote! {
         impl #impl_generics #name #ty_generics #where_clause {
             #[doc = #intro]
-            #[doc = "\n\n# Errors\n\n`InvalidKey` where the client's store cannot hold keys of that name."]
+            #[doc = "\n\n# Errors\n\nNone today: what cannot stand in a key as it is, is escaped."]
             #[allow(dead_code)]
             #vis fn open(
                 #client: &#krate::Client,
