@@ -3,6 +3,8 @@
 //! The files are the pipeline: attributes (`attr`) and syntax (`parse`) become a `model`, which is checked as a whole (`check`) and
 //! turned into tokens (`expand`). Mistakes are collected on the way (`ctxt`); with any, `fallback` keeps them from causing others.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking"))]
+
 mod attr;
 mod case;
 mod check;

@@ -35,7 +35,10 @@ pub use value::{Codec, EtcdValue, Json, ValueError};
 pub use version::{Expect, Versioned};
 pub use watch::Interruption;
 
+#[cfg(feature = "derive")]
+pub use etcd_derive::{EtcdSchema, EtcdValue};
+
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::private::{Segment, checked, encoded, open};
+    pub use crate::private::*;
 }

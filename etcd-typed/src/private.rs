@@ -34,7 +34,7 @@ pub enum Segment<'a> {
     Of(&'a [&'a dyn fmt::Display]),
 }
 
-impl fmt::Debug for Segment<'_> {
+impl Debug for Segment<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Literal(text) => f.write_str(text),
@@ -98,13 +98,13 @@ pub fn change(f: &mut fmt::Formatter<'_>, variant: &str, change: &dyn Debug) -> 
 }
 
 /// A variant of a change enum, of a field whose values are not to be seen.
-pub fn secret_change<T>(f: &mut fmt::Formatter<'_>, variant: &str, change: &Change<T>) -> fmt::Result {
-    self::change(f, variant, &masked(change))
+pub fn secret_change<T>(f: &mut fmt::Formatter<'_>, variant: &str, secret: &Change<T>) -> fmt::Result {
+    change(f, variant, &masked(secret))
 }
 
 /// The same of a map's entry.
 pub fn secret_entry<K: Debug, T>(f: &mut fmt::Formatter<'_>, variant: &str, entry: &Keyed<K, Change<T>>) -> fmt::Result {
-    self::change(f, variant, &Keyed { key: &entry.key, change: masked(&entry.change) })
+    change(f, variant, &Keyed { key: &entry.key, change: masked(&entry.change) })
 }
 
 fn masked<T>(change: &Change<T>) -> Change<Masked> {
@@ -125,4 +125,3 @@ impl Debug for Masked {
         f.write_str("***")
     }
 }
-

@@ -150,6 +150,12 @@ impl<T> Codec<T> {
         self
     }
 
+    /// The type of the values, for a person: [`EtcdValue::TYPE`], or `JSON`, or `custom`.
+    #[must_use]
+    pub const fn type_name(&self) -> &'static str {
+        self.type_name
+    }
+
     pub(crate) fn encode(&self, value: &T) -> Result<Bytes, ValueError> {
         (self.encode)(value).map_err(|reason| self.masked(reason))
     }
