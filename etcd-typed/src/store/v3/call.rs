@@ -182,8 +182,8 @@ impl Core {
             Ok(Ok(answer)) => {
                 self.endpoints.check(slot, answer.header(), Row::ForeignClusterAhead)?;
             }
-            Ok(Err(Unsent::NotReady(status) | Unsent::Answered(status))) => {
-                let mut failure = Failure::of(&slot.name, status);
+            Ok(Err(unsent)) => {
+                let mut failure = Failure::of(&slot.name, unsent.into());
                 let verdict = failure.row.verdict();
                 if verdict.endpoint_failed {
                     // Whatever became of the probe, the write itself was not sent.
@@ -201,13 +201,21 @@ impl Core {
 }
 
 /// Why there is no answer.
-enum Unsent {
+pub(super) enum Unsent {
     /// The connection's own task is gone; nothing was sent.
     NotReady(Status),
     Answered(Status),
 }
 
-async fn send<Q, A>(channel: Channel, method: &Method<Q, A>, request: Request<Q>) -> Result<A, Unsent>
+impl From<Unsent> for Status {
+    fn from(unsent: Unsent) -> Self {
+        match unsent {
+            Unsent::NotReady(status) | Unsent::Answered(status) => status,
+        }
+    }
+}
+
+pub(super) async fn send<Q, A>(channel: Channel, method: &Method<Q, A>, request: Request<Q>) -> Result<A, Unsent>
 where
     Q: prost::Message + 'static,
     A: prost::Message + Default + 'static,

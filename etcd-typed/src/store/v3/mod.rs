@@ -11,6 +11,7 @@ mod kv;
 mod lease;
 mod range;
 mod status;
+mod watch;
 mod wire;
 
 use std::fmt;
@@ -33,6 +34,7 @@ const MAX_VALUE: usize = 1_572_864;
 /// An etcd cluster, reached through gRPC.
 pub struct V3Store {
     core: Arc<Core>,
+    watches: watch::Watches,
     capabilities: Capabilities,
 }
 
@@ -54,7 +56,8 @@ impl V3Store {
             binary_values: true,
             directories: false,
         };
-        Ok(Self { core, capabilities })
+        let watches = watch::Watches::new(Arc::clone(&core), options.progress_interval);
+        Ok(Self { core, watches, capabilities })
     }
 }
 
@@ -72,7 +75,7 @@ impl Store for V3Store {
     }
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        Box::pin(async move { Err(Error::new(ErrorKind::Unsupported, format!("{watch:?}"))) })
+        Box::pin(self.watches.watch(watch))
     }
 
     fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {

@@ -1,0 +1,372 @@
+//! What one watch stream does, as a state machine: messages of the server and wishes of the readers go in, requests and items come out.
+//! No connection, no clock and no task is in here.
+//!
+//! What it guarantees of each watch, whatever the server sends: revisions rise from item to item, a revision comes once and as one batch,
+//! and nothing is yielded that the watch did not ask for. While the server's stream is whole, nothing is missing either. How, with the reasons:
+//!
+//! - A watch starts *at* the last revision that is known and drops what is not newer. Starting one later loses a delete that is at exactly the
+//!   revision of a compaction (etcd #18089, in 3.4.23 and 3.5.1), and a server may replay old events in the middle of a stream (#15271).
+//! - Right after a read at R it starts at R + 1, since a watch that starts at or below the store's revision gets its first event from a loop that runs each
+//!   100 ms. If the server says that it is at R, nothing was missed; if it is further, the watch is created again at R.
+//! - The resume point never follows the header of a message with events: a batch of old events carries the store's revision of now.
+//! - A revision is yielded when a later one begins or the message, with all its fragments, ends. What is held back is thrown away with
+//!   the stream.
+//! - One watch is created at a time: a refusal does not say which one it refuses (its `watch_id` is -1).
+//! - An answer to a request for progress is about the watches that were established when the request was made, since `created` may overtake it. It counts
+//!   only on servers that answer it in order with the events (3.4.25, 3.5.8: #15220); on others an idle watch stays where it is, and is listed anew
+//!   if it breaks after a compaction.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use bytes::Bytes;
+
+use crate::store::v3::kv::{bounds, key_value, number, revision};
+use crate::store::v3::status::{Failure, Row, words_of_a_server};
+use crate::store::v3::wire::{
+    self, EventType, WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse, WatchStep,
+};
+use crate::store::{Batch, Event, Watch, WatchFrom, WatchItem};
+
+/// A reader's name for its watch. It stays the same when the watch is created again.
+pub(super) type Token = u64;
+
+/// The most bytes of one revision that are held back for its end. A transaction is far below it (`--max-request-bytes` is 1.5 MiB).
+const LARGEST_REVISION: usize = 256 * 1024 * 1024;
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// Send this.
+    Send(WatchRequest),
+    /// The watch stands: what is written from now on is seen.
+    Established(Token),
+    /// For the reader. [`WatchItem::HistoryLost`] and [`WatchItem::Behind`] end the watch.
+    Item(Token, WatchItem),
+    /// The watch was refused or ended; its last word.
+    Failed(Token, Failure),
+    /// The stream is not what it should be: throw it away, with all its watches.
+    Break(Failure),
+}
+
+/// The watches of one stream.
+#[derive(Debug, Default)]
+pub(super) struct Machine {
+    outputs: VecDeque<Output>,
+    /// By the id that the server knows them by.
+    watches: HashMap<i64, Followed>,
+    ids: HashMap<Token, i64>,
+    /// Not sent yet.
+    waiting: VecDeque<i64>,
+    /// Sent, and not answered.
+    creating: Option<i64>,
+    /// Cancelled by us, and not confirmed; what comes for them is late.
+    cancelled: HashSet<i64>,
+    last_id: i64,
+    /// How many watches were established.
+    established: u64,
+    /// `established` at the oldest request for progress that was not answered.
+    asked: Option<u64>,
+    progress_is_reliable: bool,
+}
+
+#[derive(Debug)]
+struct Followed {
+    token: Token,
+    key: Bytes,
+    range_end: Bytes,
+    /// Everything up to here was yielded, or was there before the watch.
+    last: i64,
+    /// It starts after `last`, which is right only as long as nothing was written since.
+    directly_after: bool,
+    /// Of the last revision, what may not be all of it.
+    held: Option<Held>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+struct Held {
+    revision: i64,
+    events: Vec<Event>,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Wanted,
+    /// The reader went away before the server had answered.
+    Abandoned,
+    /// As the how manieth.
+    Established(u64),
+}
+
+impl Machine {
+    /// The next thing to do, in order.
+    pub(super) fn next(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Whether the server tells its progress in order with the events.
+    pub(super) fn set_progress_is_reliable(&mut self, yes: bool) {
+        self.progress_is_reliable = yes;
+    }
+
+    /// A reader wants a watch.
+    pub(super) fn add(&mut self, token: Token, watch: &Watch) {
+        let (key, range_end) = bounds(&watch.span);
+        let last = number(watch.from.revision());
+        let directly_after = matches!(watch.from, WatchFrom::Listed(_));
+        self.want(Followed { token, key, range_end, last, directly_after, held: None, stage: Stage::Wanted });
+    }
+
+    /// A reader has gone, or does not keep up.
+    pub(super) fn remove(&mut self, token: Token) {
+        let Some(id) = self.ids.remove(&token) else {
+            return;
+        };
+        if self.creating == Some(id) {
+            // A cancel might reach the server before it has created it.
+            if let Some(watch) = self.watches.get_mut(&id) {
+                watch.stage = Stage::Abandoned;
+            }
+        } else if self.waiting.contains(&id) {
+            self.waiting.retain(|&waiting| waiting != id);
+            self.watches.remove(&id);
+        } else {
+            self.cancel(id);
+        }
+    }
+
+    /// Asks how far the server is, for the watches that are silent.
+    pub(super) fn ask_progress(&mut self) {
+        if self.progress_is_reliable && self.watches.values().any(|watch| matches!(watch.stage, Stage::Established(_))) {
+            self.asked.get_or_insert(self.established);
+            self.send(WatchStep::Progress(WatchProgressRequest {}));
+        }
+    }
+
+    /// A message of the server.
+    pub(super) fn receive(&mut self, message: WatchResponse) {
+        let header = message.header.as_ref().map_or(0, |header| header.revision);
+        if message.created {
+            self.answered(&message, header);
+        } else if message.canceled {
+            self.ended(&message);
+        } else if message.events.is_empty() && !message.fragment {
+            self.progress(message.watch_id, header);
+        } else {
+            self.events(message);
+        }
+    }
+
+    fn want(&mut self, watch: Followed) {
+        // Ids are never used twice on a stream, and never 0, which would let the server choose.
+        self.last_id = self.last_id.saturating_add(1);
+        self.ids.insert(watch.token, self.last_id);
+        self.watches.insert(self.last_id, watch);
+        self.waiting.push_back(self.last_id);
+        self.create_next();
+    }
+
+    fn create_next(&mut self) {
+        if self.creating.is_some() {
+            return;
+        }
+        let Some(id) = self.waiting.pop_front() else {
+            return;
+        };
+        let Some(watch) = self.watches.get(&id) else {
+            return;
+        };
+        // Starting at 0 would mean "from now on", and nothing is older than 1.
+        let start = if watch.directly_after { watch.last.saturating_add(1) } else { watch.last.max(1) };
+        let request = WatchCreateRequest {
+            key: watch.key.clone(),
+            range_end: watch.range_end.clone(),
+            start_revision: start,
+            progress_notify: true,
+            watch_id: id,
+            fragment: true,
+        };
+        self.creating = Some(id);
+        self.send(WatchStep::Create(request));
+    }
+
+    /// The answer to the watch that is being created.
+    fn answered(&mut self, message: &WatchResponse, header: i64) {
+        let Some(id) = self.creating.take() else {
+            return self.misbehaved("it created a watch that nobody asked for");
+        };
+        let Some(mut watch) = self.watches.remove(&id) else {
+            return self.misbehaved("it created a watch twice");
+        };
+        let token = watch.token;
+        if message.canceled {
+            if watch.stage != Stage::Abandoned {
+                self.ids.remove(&token);
+                self.last_word(token, message);
+            }
+        } else if message.watch_id != id {
+            return self.misbehaved("it created another watch than the one asked for");
+        } else if watch.stage == Stage::Abandoned {
+            self.cancel(id);
+        } else if header < watch.last {
+            self.ids.remove(&token);
+            self.cancel(id);
+            self.outputs.push_back(Output::Established(token));
+            self.outputs.push_back(Output::Item(token, WatchItem::Behind(revision(header))));
+        } else if watch.directly_after && header > watch.last {
+            // Something was written between the read and the watch.
+            self.cancel(id);
+            watch.directly_after = false;
+            self.want(watch);
+        } else {
+            self.established = self.established.saturating_add(1);
+            watch.stage = Stage::Established(self.established);
+            self.watches.insert(id, watch);
+            self.outputs.push_back(Output::Established(token));
+        }
+        self.create_next();
+    }
+
+    /// The server ended a watch.
+    fn ended(&mut self, message: &WatchResponse) {
+        let id = message.watch_id;
+        if self.cancelled.remove(&id) {
+            return;
+        }
+        let Some(watch) = self.watches.get(&id) else {
+            if id < 0 {
+                self.misbehaved(&format!("it ended a watch without saying which: {}", message.cancel_reason));
+            }
+            return;
+        };
+        if !matches!(watch.stage, Stage::Established(_)) {
+            return self.misbehaved("it ended a watch that it had not created");
+        }
+        let token = watch.token;
+        self.watches.remove(&id);
+        self.ids.remove(&token);
+        self.last_word(token, message);
+    }
+
+    /// Why a watch was refused or ended.
+    fn last_word(&mut self, token: Token, message: &WatchResponse) {
+        let row = words_of_a_server(&message.cancel_reason);
+        if message.compact_revision > 0 || row == Some(Row::Compacted) {
+            if message.created {
+                self.outputs.push_back(Output::Established(token));
+            }
+            let oldest = (message.compact_revision > 0).then(|| revision(message.compact_revision));
+            self.outputs.push_back(Output::Item(token, WatchItem::HistoryLost { oldest }));
+            return;
+        }
+        let reason = if message.cancel_reason.is_empty() { "the server ended the watch" } else { &message.cancel_reason };
+        self.outputs.push_back(Output::Failed(token, Failure::new(row.unwrap_or(Row::Failing), reason)));
+    }
+
+    fn progress(&mut self, id: i64, header: i64) {
+        if id < 0 {
+            let Some(asked) = self.asked.take() else {
+                return;
+            };
+            for watch in self.watches.values_mut() {
+                if matches!(watch.stage, Stage::Established(place) if place <= asked) {
+                    watch.progress(header, &mut self.outputs);
+                }
+            }
+        } else if self.progress_is_reliable
+            && let Some(watch) = self.watches.get_mut(&id)
+            && matches!(watch.stage, Stage::Established(_))
+        {
+            watch.progress(header, &mut self.outputs);
+        }
+    }
+
+    fn events(&mut self, message: WatchResponse) {
+        let Some(watch) = self.watches.get_mut(&message.watch_id) else {
+            // Late events of a watch that we have cancelled.
+            return;
+        };
+        if !matches!(watch.stage, Stage::Established(_)) {
+            return self.misbehaved("it sent events before the watch was created");
+        }
+        for event in message.events {
+            if let Err(fault) = watch.event(event, &mut self.outputs) {
+                return self.misbehaved(fault);
+            }
+        }
+        if !message.fragment
+            && let Err(fault) = watch.flush(&mut self.outputs)
+        {
+            self.misbehaved(fault);
+        }
+    }
+
+    fn cancel(&mut self, id: i64) {
+        self.watches.remove(&id);
+        self.cancelled.insert(id);
+        self.send(WatchStep::Cancel(WatchCancelRequest { watch_id: id }));
+    }
+
+    fn send(&mut self, step: WatchStep) {
+        self.outputs.push_back(Output::Send(WatchRequest { step: Some(step) }));
+    }
+
+    fn misbehaved(&mut self, how: &str) {
+        self.outputs.push_back(Output::Break(Failure::new(Row::Severed, format!("the watch stream cannot be trusted: {how}"))));
+    }
+}
+
+impl Followed {
+    fn event(&mut self, event: wire::Event, outputs: &mut VecDeque<Output>) -> Result<(), &'static str> {
+        let Some(kv) = event.kv else {
+            return Err("an event without a key");
+        };
+        let at = kv.mod_revision;
+        if at <= self.last {
+            return Ok(());
+        }
+        match &self.held {
+            Some(held) if at < held.revision => return Err("its revisions went backwards"),
+            Some(held) if at > held.revision => self.flush(outputs)?,
+            _ => {}
+        }
+        let held = self.held.get_or_insert_with(|| Held { revision: at, events: Vec::new(), bytes: 0 });
+        held.bytes = held.bytes.saturating_add(kv.key.len()).saturating_add(kv.value.len());
+        if held.bytes > LARGEST_REVISION {
+            return Err("a revision without an end");
+        }
+        held.events.push(if event.r#type == i32::from(EventType::Delete) {
+            Event::Delete { key: kv.key, directory: false, previous: None }
+        } else {
+            Event::Put { kv: key_value(kv), previous: None }
+        });
+        Ok(())
+    }
+
+    /// Yields what was held back; it is whole.
+    fn flush(&mut self, outputs: &mut VecDeque<Output>) -> Result<(), &'static str> {
+        let Some(Held { revision: at, events, .. }) = self.held.take() else {
+            return Ok(());
+        };
+        if events.len() > 1 {
+            let mut keys = HashSet::with_capacity(events.len());
+            if !events.iter().all(|event| keys.insert(event.key())) {
+                return Err("a key came twice in one revision");
+            }
+        }
+        self.last = at;
+        outputs.push_back(Output::Item(self.token, WatchItem::Batch(Batch { revision: revision(at), events })));
+        Ok(())
+    }
+
+    fn progress(&mut self, to: i64, outputs: &mut VecDeque<Output>) {
+        if to > self.last && self.held.is_none() {
+            self.last = to;
+            outputs.push_back(Output::Item(self.token, WatchItem::Progress(revision(to))));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+//! The v3 store on real servers: what its contract promises, and what it does when servers, connections, tokens and certificates fail.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod raw;
+mod watches;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_typed::Key;
+use etcd_typed::store::connect::{ConnectOptions, Endpoint};
+use etcd_typed::store::v3::V3Store;
+use etcd_typed::store::{Op, Store, Txn};
+
+/// Options for these addresses, `HOST:PORT`.
+fn options<'e>(endpoints: impl IntoIterator<Item = &'e str>) -> ConnectOptions {
+    let endpoint = |address: &str| {
+        let (host, port) = address.rsplit_once(':').unwrap();
+        Endpoint { host: host.to_owned(), port: port.parse().unwrap() }
+    };
+    ConnectOptions::new(endpoints.into_iter().map(endpoint).collect())
+}
+
+fn store(endpoint: &str) -> V3Store {
+    V3Store::new(&options([endpoint])).unwrap()
+}
+
+fn key(path: &str) -> Key {
+    Key::parse(path).unwrap()
+}
+
+fn put(key: &Key, value: impl Into<Bytes>) -> Txn {
+    Txn { then: vec![Op::put(key, value.into())], ..Txn::default() }
+}
+
+fn delete(key: &Key) -> Txn {
+    Txn { then: vec![Op::delete(key)], ..Txn::default() }
+}
+
+/// Writes, and says at which revision.
+async fn write(store: &V3Store, key: &Key, value: impl Into<Bytes>) -> u64 {
+    store.commit(put(key, value)).await.unwrap().revision.get()
+}
+
+/// Far longer than anything here takes, so that a hang fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
