@@ -7,6 +7,8 @@ mod anchor;
 mod engine;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -115,7 +117,7 @@ impl Follow {
     /// # Errors
     ///
     /// Before the first step: whatever the first read met. Later only what no time mends: `PermissionDenied`, `Unauthenticated`,
-    /// `Unsupported`, `NotADirectory`, `IsADirectory`, `InvalidKey`, `InvalidUrl`, `TooLarge`.
+    /// `Unsupported`, `NotADirectory`, `IsADirectory`, `InvalidKey`, `InvalidUrl`, `TooLarge`, `Tls`.
     ///
     /// # Cancel safety
     ///

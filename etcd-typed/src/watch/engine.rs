@@ -330,6 +330,7 @@ fn is_permanent(kind: ErrorKind) -> bool {
             | ErrorKind::InvalidKey
             | ErrorKind::InvalidUrl
             | ErrorKind::TooLarge
+            | ErrorKind::Tls
     )
 }
 

@@ -233,6 +233,7 @@ fn only_what_time_does_not_mend_ends_a_watch() {
         ErrorKind::InvalidKey,
         ErrorKind::InvalidUrl,
         ErrorKind::TooLarge,
+        ErrorKind::Tls,
     ] {
         let mut story = Story::following(PAST);
         story.quiet(broken());
