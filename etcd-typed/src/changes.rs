@@ -1,78 +1,251 @@
-//! Typed changes.
-// A placeholder so that the handles compile: the branch `watch` replaces this whole file.
-//
-// The interface that `handle/` (branch core, merging soon without its watch methods) will be finished against; whoever writes this file keeps
-// it or changes the callers:
-//
-// pub(crate) struct Typed<C, T> { changes: Arc<dyn Fn(&mut Delta<'_>, &mut Vec<C>) + Send + Sync>, state: Arc<dyn Fn(&Key, &Tree, Revision) -> Result<Versioned<T>> + Send + Sync> }
-// pub struct Watching<C, T>            // what `dir.watch()` returns: `.since(Revision)`, IntoFuture<Output = Result<Changes<C, T>>>, #[must_use]
-//   Watching::new(store: Arc<dyn Store>, retry: RetryPolicy, directory: Key, typed: Typed<C, T>)
-// pub struct Changes<C, T>             // `async next() -> Option<Result<Update<C>>>` (cancel-safe), `current() -> Result<Versioned<T>>`, Stream<Item = Result<Update<C>>>, Unpin + Send
-// pub struct WatchingEntry<T>          // what `entry.watch()` returns: `.since(Revision)`, IntoFuture<Output = Result<EntryChanges<T>>>
-//   WatchingEntry::new(store, retry, key: Key, codec: Codec<T>)
-// pub struct EntryChanges<T>           // `next() -> Option<Result<Change<T>>>`, `current() -> Result<Option<Versioned<T>>>`, Stream
+//! Typed change streams: from the steps of a watch to typed changes, one item for each revision. How a watch goes on when a server does not
+//! is `watch.rs`; which change is of which field is `schema.rs`.
 
-use crate::error::*;
+mod entry;
+mod mirror;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::Stream;
+
+pub use self::entry::{EntryChanges, WatchingEntry};
+use self::mirror::{Mirror, Touch};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
-use crate::schema::*;
-use crate::store::{BoxFuture, Store};
-use crate::value::Codec;
+use crate::schema::{Delta, Tree, Update};
+use crate::store::{BoxFuture, Span, Store};
 use crate::version::Versioned;
-use std::collections::BTreeMap;
-use std::future::IntoFuture;
-use std::sync::Arc;
-pub(crate) struct Typed<C, T>(std::marker::PhantomData<fn() -> (C, T)>);
+use crate::watch::{Follow, Interruption, Reason, Snapshot, Start, Step};
+
+/// A change stream to be had: await it, or say first where it [starts](Self::since).
+///
+/// From `watch()` of a directory or a map. Awaiting it reads the present state (two requests: that, and the watch) and fails as a read does.
+#[must_use = "a watch begins when it is awaited"]
+pub struct Watching<C, T> {
+    store: Arc<dyn Store>,
+    retry: RetryPolicy,
+    directory: Key,
+    start: Start,
+    typed: Typed<C, T>,
+}
+
+/// The typed changes of a directory: an endless stream of [`Update`]s, each with all changes of one revision.
+///
+/// It goes on by itself through restarts of servers, dead members and cut connections, and loses and doubles nothing while the server keeps its
+/// history. Where the history is gone (compaction, v2's window of 1000 events, a server that was restored or emptied), the next item is the
+/// difference between what was seen and what is there now, with [`Update::resynced`] set. Servers differ in how long they keep
+/// history; how a lost one is noticed does not.
+///
+/// # Items
+///
+/// - `Ok(update)`: revisions ascend, except that after a server lost history a resynced update may be of an earlier one than was seen.
+/// - `Err` of kind [`Decode`](ErrorKind::Decode): what was written at [`Error::key`] is not a value of the type. It comes after the
+///   other changes of its revision, and the stream goes on; the next good change at that key has no `old`.
+/// - any other `Err` is the last item: `PermissionDenied`, `Unauthenticated`, `Unsupported`, `NotADirectory`, `IsADirectory`, `InvalidKey`,
+///   `InvalidUrl`, `TooLarge`, `Tls`. Everything else is waited for; [`interruption`](Self::interruption) shows it.
+///
+/// A revision that touches nothing of the schema gives no item. A stream that nobody polls costs no requests.
+#[must_use = "a watch goes on only while it is polled"]
+pub struct Changes<C, T> {
+    source: Source,
+    typed: Typed<C, T>,
+    /// What is left of the revision that is being delivered.
+    ready: VecDeque<Result<Update<C>>>,
+}
+
+/// What makes the steps of a watch typed.
+pub(crate) struct Typed<C, T> {
+    changes: Arc<MakeChanges<C>>,
+    state: Arc<MakeState<T>>,
+}
+
+type MakeChanges<C> = dyn Fn(&mut Delta<'_>, &mut Vec<C>) + Send + Sync;
+type MakeState<T> = dyn Fn(&Key, &Tree, Revision) -> Result<Versioned<T>> + Send + Sync;
+
 impl<C, T> Typed<C, T> {
+    /// `changes` adds the typed changes of what was touched; `state` reads the whole directory.
     pub(crate) fn new(
-        _c: impl Fn(&mut Delta<'_>, &mut Vec<C>) + Send + Sync + 'static,
-        _s: impl Fn(&Key, &BTreeMap<String, Stored>, Revision) -> Result<Versioned<T>> + Send + Sync + 'static,
+        changes: impl Fn(&mut Delta<'_>, &mut Vec<C>) + Send + Sync + 'static,
+        state: impl Fn(&Key, &Tree, Revision) -> Result<Versioned<T>> + Send + Sync + 'static,
     ) -> Self {
-        Self(std::marker::PhantomData)
+        Self { changes: Arc::new(changes), state: Arc::new(state) }
     }
 }
-pub struct Watching<C, T>(Typed<C, T>);
+
 impl<C, T> Watching<C, T> {
-    pub(crate) fn new(_: Arc<dyn Store>, _: RetryPolicy, _: Key, typed: Typed<C, T>) -> Self {
-        Self(typed)
+    pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy, directory: Key, typed: Typed<C, T>) -> Self {
+        Self { store, retry, directory, start: Start::Now, typed }
+    }
+
+    /// Starts with the changes after this past revision, instead of now.
+    ///
+    /// Where the store has that revision no more, the first item is the present state as changes from nothing, with
+    /// [`Update::resynced`] set. A store that cannot read the past (v2) knows the changes after it and not the state as of it; see
+    /// [`Changes::current`].
+    pub fn since(mut self, revision: impl Into<Revision>) -> Self {
+        self.start = Start::Since(revision.into());
+        self
     }
 }
-pub struct Changes<C, T>(Typed<C, T>);
-impl<C, T> Changes<C, T> {
-    pub async fn next(&mut self) -> Option<Result<Update<C>>> {
-        None
-    }
-    pub fn current(&self) -> Result<Versioned<T>> {
-        Err(Error::new(ErrorKind::Server, ""))
-    }
-}
+
 impl<C: 'static, T: 'static> IntoFuture for Watching<C, T> {
     type Output = Result<Changes<C, T>>;
     type IntoFuture = BoxFuture<'static, Self::Output>;
+
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { Ok(Changes(self.0)) })
+        Box::pin(async move {
+            let Self { store, retry, directory, start, typed } = self;
+            let span = Span::Below(directory.clone());
+            let source = Source::open(store, &retry, span, directory, start).await?;
+            Ok(Changes { source, typed, ready: VecDeque::new() })
+        })
     }
 }
-pub struct WatchingEntry<T>(Codec<T>);
-impl<T> WatchingEntry<T> {
-    pub(crate) fn new(_: Arc<dyn Store>, _: RetryPolicy, _: Key, codec: Codec<T>) -> Self {
-        Self(codec)
+
+impl<C, T> fmt::Debug for Watching<C, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watching").field("directory", &self.directory).field("start", &self.start).finish_non_exhaustive()
     }
 }
-pub struct EntryChanges<T>(Codec<T>);
-impl<T> EntryChanges<T> {
-    pub async fn next(&mut self) -> Option<Result<Change<T>>> {
-        None
+
+impl<C, T> Changes<C, T> {
+    /// The next item; see [the type](Self). None only after the last one.
+    ///
+    /// # Errors
+    ///
+    /// `Decode` for a value that is none of its type, and the stream goes on; any other is the last item.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when it is dropped.
+    pub async fn next(&mut self) -> Option<Result<Update<C>>> {
+        poll_fn(|cx| self.poll(cx)).await
     }
-    pub fn current(&self) -> Result<Option<Versioned<T>>> {
-        Err(Error::new(ErrorKind::Server, ""))
+
+    /// The typed state with every change in it that was delivered so far, all of one revision; before the first item, the state that the stream
+    /// started from.
+    ///
+    /// # Errors
+    ///
+    /// As of a read of the directory: `Invalid` with every key that is missing or undecodable. `HistoryLost` while the state is not known, because
+    /// the stream started [since](Watching::since) a revision that could not be read any more.
+    pub fn current(&self) -> Result<Versioned<T>> {
+        let mirror = self.source.known()?;
+        (self.typed.state)(mirror.directory(), mirror.tree(), mirror.revision())
+    }
+
+    /// What keeps the stream from following at the moment; none while it does. It goes on trying either way.
+    #[must_use]
+    pub fn interruption(&self) -> Option<Interruption<'_>> {
+        self.source.follow.interruption()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Update<C>>>> {
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                return Poll::Ready(Some(item));
+            }
+            match ready!(self.source.poll_touch(cx)) {
+                Some(Ok(touch)) => self.make(&touch),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// The items of what was touched.
+    fn make(&mut self, touch: &Touch) {
+        let &Touch { revision, resynced, ref touched } = touch;
+        let mirror = &self.source.mirror;
+        let mut problems = Vec::new();
+        let mut changes = Vec::new();
+        let mut delta = Delta::new(mirror.directory(), mirror.tree(), touched, revision, resynced, &mut problems);
+        (self.typed.changes)(&mut delta, &mut changes);
+        if !changes.is_empty() || resynced {
+            self.ready.push_back(Ok(Update { revision, changes, resynced }));
+        }
+        self.ready.extend(problems.into_iter().map(|problem| Err(Error::undecodable(problem))));
     }
 }
-impl<T: 'static> IntoFuture for WatchingEntry<T> {
-    type Output = Result<EntryChanges<T>>;
-    type IntoFuture = BoxFuture<'static, Self::Output>;
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { Ok(EntryChanges(self.0)) })
+
+impl<C, T> Stream for Changes<C, T> {
+    type Item = Result<Update<C>>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll(cx)
     }
 }
+
+/// Nothing in it is pinned in place: what is polled is boxed.
+impl<C, T> Unpin for Changes<C, T> {}
+
+impl<C, T> fmt::Debug for Changes<C, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mirror = &self.source.mirror;
+        f.debug_struct("Changes").field("directory", mirror.directory()).field("revision", &mirror.revision()).finish_non_exhaustive()
+    }
+}
+
+/// A watch and the mirror that it feeds.
+struct Source {
+    follow: Follow,
+    mirror: Mirror,
+    /// The history that the stream was to start with is gone; this is what is there instead, and the first thing to tell.
+    lost: Option<Snapshot>,
+}
+
+impl Source {
+    async fn open(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, directory: Key, start: Start) -> Result<Self> {
+        let mut follow = Follow::new(store, retry, span, start);
+        let first = loop {
+            match follow.next().await {
+                Some(Ok(Step::Reset(snapshot))) => break snapshot,
+                // A reset is the first step.
+                Some(Ok(Step::Batch(_) | Step::Progress(_))) => {}
+                Some(Err(error)) => return Err(error),
+                None => return Err(Error::new(ErrorKind::Unavailable, "the watch ended before it began").at(&directory)),
+            }
+        };
+        match start {
+            Start::Since(revision) if first.reason != Reason::Start => {
+                Ok(Self { follow, mirror: Mirror::unknown(directory, revision), lost: Some(first) })
+            }
+            Start::Since(_) | Start::Now => Ok(Self { follow, mirror: Mirror::new(directory, first), lost: None }),
+        }
+    }
+
+    fn poll_touch(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Touch>>> {
+        loop {
+            let step = match self.lost.take() {
+                Some(snapshot) => Step::Reset(snapshot),
+                None => match ready!(self.follow.poll_step(cx)) {
+                    Some(Ok(step)) => step,
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    None => return Poll::Ready(None),
+                },
+            };
+            if let Some(touch) = self.mirror.apply(step) {
+                return Poll::Ready(Some(Ok(touch)));
+            }
+        }
+    }
+
+    /// The mirror, if it has all that there is.
+    fn known(&self) -> Result<&Mirror> {
+        if self.mirror.is_complete() {
+            return Ok(&self.mirror);
+        }
+        let message = "the state as of the revision that the watch started from cannot be read; the changes after it come all the same";
+        Err(Error::new(ErrorKind::HistoryLost, message).at(self.mirror.directory()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

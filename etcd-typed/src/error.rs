@@ -159,6 +159,14 @@ impl Error {
         error
     }
 
+    /// A [`Decode`](ErrorKind::Decode): what is stored at one key is not a value of its type.
+    pub(crate) fn undecodable(problem: Problem) -> Self {
+        let revision = problem.revision.map(|revision| format!(" (revision {revision})")).unwrap_or_default();
+        let mut error = Self::new(ErrorKind::Decode, format!("{}{revision}", problem.reason)).at(&problem.key);
+        error.0.problems = vec![problem];
+        error
+    }
+
     /// Says which keys a write that is not atomic had written before it failed.
     #[must_use]
     pub(crate) fn after_writing(mut self, written: Vec<Key>) -> Self {

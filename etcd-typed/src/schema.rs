@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use decode::Decoder;
+pub(crate) use delta::Touched;
 pub use delta::{Change, Delta, Keyed, Update};
 pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;

@@ -1,0 +1,163 @@
+//! The change stream of one key.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_util::Stream;
+
+use super::Source;
+use super::mirror::Touch;
+use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
+use crate::key::Key;
+use crate::retry::RetryPolicy;
+use crate::revision::Revision;
+use crate::schema::{Change, Stored};
+use crate::store::{BoxFuture, Span, Store};
+use crate::value::Codec;
+use crate::version::Versioned;
+use crate::watch::{Interruption, Start};
+
+/// The change stream of one key, to be had: await it, or say first where it [starts](Self::since).
+#[must_use = "a watch begins when it is awaited"]
+pub struct WatchingEntry<T> {
+    store: Arc<dyn Store>,
+    retry: RetryPolicy,
+    key: Key,
+    codec: Codec<T>,
+    start: Start,
+}
+
+/// The changes of one key: an endless stream of [`Change`]s. In all it is what [`Changes`](super::Changes) is for a directory, but that a history
+/// that was lost without a difference at the key gives no item.
+#[must_use = "a watch goes on only while it is polled"]
+pub struct EntryChanges<T> {
+    source: Source,
+    key: Key,
+    codec: Codec<T>,
+}
+
+impl<T> WatchingEntry<T> {
+    pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy, key: Key, codec: Codec<T>) -> Self {
+        Self { store, retry, key, codec, start: Start::Now }
+    }
+
+    /// Starts with the changes after this past revision, instead of now. Where the store has that revision no more, the first item is the value
+    /// that is there now, if there is one, as a change from nothing, with [`Change::resynced`] set.
+    pub fn since(mut self, revision: impl Into<Revision>) -> Self {
+        self.start = Start::Since(revision.into());
+        self
+    }
+}
+
+impl<T: 'static> IntoFuture for WatchingEntry<T> {
+    type Output = Result<EntryChanges<T>>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Self { store, retry, key, codec, start } = self;
+            // The mirror is one of the directory that the key is in, with this one key.
+            let Some(directory) = key.parent() else {
+                return Err(Error::new(ErrorKind::InvalidKey, "the root has no value").at(&key));
+            };
+            let source = Source::open(store, &retry, Span::Key(key.clone()), directory, start).await.map_err(|error| error.at(&key))?;
+            Ok(EntryChanges { source, key, codec })
+        })
+    }
+}
+
+impl<T> fmt::Debug for WatchingEntry<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchingEntry").field("key", &self.key).field("start", &self.start).finish_non_exhaustive()
+    }
+}
+
+impl<T> EntryChanges<T> {
+    /// The next change. None only after the last item.
+    ///
+    /// # Errors
+    ///
+    /// `Decode` for a value that is not a `T`, and the stream goes on; any other is the last item.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when it is dropped.
+    pub async fn next(&mut self) -> Option<Result<Change<T>>> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// The value after the last item; before the first one, the value that the stream started from. None where there is none.
+    ///
+    /// # Errors
+    ///
+    /// `Decode` for what is not a `T`. `HistoryLost` while the value is not known, because the stream started
+    /// [since](WatchingEntry::since) a revision that could not be read any more.
+    pub fn current(&self) -> Result<Option<Versioned<T>>> {
+        let mirror = self.source.known().map_err(|error| error.at(&self.key))?;
+        let Some(stored) = self.now() else { return Ok(None) };
+        let value = self.decode(stored)?;
+        Ok(Some(Versioned::new(value, stored.versions(mirror.revision()))))
+    }
+
+    /// What keeps the stream from following at the moment; none while it does. It goes on trying either way.
+    #[must_use]
+    pub fn interruption(&self) -> Option<Interruption<'_>> {
+        self.source.follow.interruption()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Change<T>>>> {
+        loop {
+            match ready!(self.source.poll_touch(cx)) {
+                Some(Ok(touch)) => {
+                    if let item @ Some(_) = self.make(touch) {
+                        return Poll::Ready(item);
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+
+    fn make(&self, touch: Touch) -> Option<Result<Change<T>>> {
+        let Touch { revision, resynced, touched } = touch;
+        let (_, before) = touched.into_iter().next()?;
+        let new = match self.now().map(|stored| self.decode(stored)) {
+            None => None,
+            Some(Ok(value)) => Some(value),
+            Some(Err(error)) => return Some(Err(error)),
+        };
+        let old = before.and_then(|stored| self.codec.decode(&stored.value).ok());
+        Some(Ok(Change { key: self.key.clone(), old, new, revision, resynced }))
+    }
+
+    /// The mirror holds nothing but this key.
+    fn now(&self) -> Option<&Stored> {
+        self.source.mirror.tree().values().next()
+    }
+
+    fn decode(&self, stored: &Stored) -> Result<T> {
+        self.codec.decode(&stored.value).map_err(|reason| {
+            let (key, revision) = (self.key.clone(), Some(stored.modified));
+            Error::undecodable(Problem { key, kind: ProblemKind::Undecodable, reason: reason.to_string(), revision })
+        })
+    }
+}
+
+impl<T> Stream for EntryChanges<T> {
+    type Item = Result<Change<T>>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll(cx)
+    }
+}
+
+impl<T> fmt::Debug for EntryChanges<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let revision = self.source.mirror.revision();
+        f.debug_struct("EntryChanges").field("key", &self.key).field("revision", &revision).finish_non_exhaustive()
+    }
+}

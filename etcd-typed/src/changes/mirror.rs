@@ -1,0 +1,263 @@
+//! `Mirror`: what lies below a directory as far as a watch has told, and what each step of it touched. Pure.
+
+use std::collections::btree_map::Entry;
+
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::schema::{self, Stored, Touched, Tree};
+use crate::store::{Event, KeyValue};
+use crate::watch::{Snapshot, Step};
+
+/// A directory's tree that follows a watch.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    directory: Key,
+    tree: Tree,
+    revision: Revision,
+    /// False while the tree has only what changed since a revision whose state could not be read.
+    complete: bool,
+}
+
+/// What one step touched: each relative key with what was there before. What is there now is in the mirror.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Touch {
+    pub(super) revision: Revision,
+    pub(super) resynced: bool,
+    pub(super) touched: Touched,
+}
+
+impl Mirror {
+    /// What a watch starts with.
+    pub(super) fn new(directory: Key, start: Snapshot) -> Self {
+        let tree = schema::tree(&directory, start.kvs);
+        Self { directory, tree, revision: start.revision, complete: start.known }
+    }
+
+    /// What a watch starts with whose own start is not there to be read.
+    pub(super) fn unknown(directory: Key, revision: Revision) -> Self {
+        Self { directory, tree: Tree::new(), revision, complete: false }
+    }
+
+    pub(super) fn directory(&self) -> &Key {
+        &self.directory
+    }
+
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Whether the tree has all that there is.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Takes a step; none where it touched nothing here.
+    pub(super) fn apply(&mut self, step: Step) -> Option<Touch> {
+        match step {
+            Step::Reset(snapshot) => Some(self.reset(snapshot)),
+            Step::Progress(revision) => {
+                self.revision = revision;
+                None
+            }
+            Step::Batch(batch) => {
+                self.revision = batch.revision;
+                let mut touched = Touched::new();
+                for event in batch.events {
+                    match event {
+                        Event::Put { kv, previous } => self.put(kv, previous, &mut touched),
+                        Event::Delete { key, directory, previous } => self.delete(&key, directory, previous, &mut touched),
+                    }
+                }
+                (!touched.is_empty()).then_some(Touch { revision: batch.revision, resynced: false, touched })
+            }
+        }
+    }
+
+    /// The state is this one now; what differs from the one before was touched. It is worth telling even where nothing differs: what happened in
+    /// between was not seen.
+    fn reset(&mut self, snapshot: Snapshot) -> Touch {
+        let after = schema::tree(&self.directory, snapshot.kvs);
+        let before = std::mem::take(&mut self.tree);
+        let mut touched = Touched::new();
+        for relative in after.keys().filter(|relative| !before.contains_key(*relative)) {
+            touched.insert(relative.clone(), None);
+        }
+        for (relative, old) in before {
+            if after.get(&relative).is_none_or(|new| differs(&old, new)) {
+                touched.insert(relative, Some(old));
+            }
+        }
+        self.tree = after;
+        self.revision = snapshot.revision;
+        self.complete = snapshot.known;
+        Touch { revision: snapshot.revision, resynced: true, touched }
+    }
+
+    fn put(&mut self, kv: KeyValue, previous: Option<KeyValue>, touched: &mut Touched) {
+        let Some(relative) = self.directory.below(&kv.key).map(str::to_owned) else { return };
+        let old = self.tree.insert(relative.clone(), Stored::from(kv));
+        self.touch(relative, old, previous, touched);
+    }
+
+    fn delete(&mut self, deleted: &[u8], directory: bool, previous: Option<KeyValue>, touched: &mut Touched) {
+        if directory {
+            for relative in self.below(deleted) {
+                let old = self.tree.remove(&relative);
+                self.touch(relative, old, None, touched);
+            }
+        } else if let Some(relative) = self.directory.below(deleted).map(str::to_owned) {
+            let old = self.tree.remove(&relative);
+            // What is not in a complete tree was not there: there is nothing to tell.
+            if old.is_some() || !self.complete {
+                self.touch(relative, old, previous, touched);
+            }
+        }
+    }
+
+    /// Our keys below a directory of the store: it may be above ours, ours, or below ours.
+    fn below(&self, deleted: &[u8]) -> Vec<String> {
+        let deleted = deleted.strip_suffix(b"/").unwrap_or(deleted);
+        let is_below = |relative: &&String| {
+            let key = self.directory.descend(relative);
+            key.as_str().as_bytes().strip_prefix(deleted).is_some_and(|rest| rest.starts_with(b"/"))
+        };
+        self.tree.keys().filter(is_below).cloned().collect()
+    }
+
+    /// Of several changes of one key in one step the first knows what was there before.
+    fn touch(&self, relative: String, old: Option<Stored>, previous: Option<KeyValue>, touched: &mut Touched) {
+        if let Entry::Vacant(vacant) = touched.entry(relative) {
+            // A server's own word of what was there is of use only while we do not know it.
+            let told = previous.filter(|_| !self.complete).map(Stored::from);
+            vacant.insert(old.or(told));
+        }
+    }
+}
+
+/// Whether two states of a key are two states. After a rewound history the same revision may stand for another value.
+fn differs(old: &Stored, new: &Stored) -> bool {
+    (old.created, old.modified, &old.value) != (new.created, new.modified, &new.value)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::store::Batch;
+    use crate::watch::Reason;
+
+    fn kv(key: &str, value: &str, modified: u64) -> KeyValue {
+        KeyValue {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            value: Bytes::copy_from_slice(value.as_bytes()),
+            created: Revision::new(1),
+            modified: Revision::new(modified),
+            version: None,
+            lease: None,
+            ttl: None,
+        }
+    }
+
+    fn snapshot(revision: u64, reason: Reason, kvs: Vec<KeyValue>) -> Snapshot {
+        Snapshot { revision: Revision::new(revision), kvs, known: true, reason }
+    }
+
+    /// A mirror of `/a/b` with three keys, two of them deeper.
+    fn mirror() -> Mirror {
+        let kvs = vec![kv("/a/b/x", "1", 2), kv("/a/b/d/y", "1", 3), kv("/a/b/d/z", "1", 4), kv("/a/b/dd", "1", 5)];
+        Mirror::new(Key::parse("/a/b").unwrap(), snapshot(10, Reason::Start, kvs))
+    }
+
+    fn batch(revision: u64, events: Vec<Event>) -> Step {
+        Step::Batch(Batch { revision: Revision::new(revision), events })
+    }
+
+    fn put(key: &str, value: &str, revision: u64) -> Event {
+        Event::Put { kv: kv(key, value, revision), previous: None }
+    }
+
+    fn delete(key: &str, directory: bool) -> Event {
+        Event::Delete { key: Bytes::copy_from_slice(key.as_bytes()), directory, previous: None }
+    }
+
+    /// Relative keys with their old and new values.
+    fn told(mirror: &Mirror, touch: &Touch) -> Vec<(String, Option<String>, Option<String>)> {
+        let text = |stored: &Stored| String::from_utf8(stored.value.to_vec()).unwrap();
+        let one = |(key, old): (&String, &Option<Stored>)| (key.clone(), old.as_ref().map(text), mirror.tree.get(key).map(text));
+        touch.touched.iter().map(one).collect()
+    }
+
+    fn line(key: &str, old: Option<&str>, new: Option<&str>) -> (String, Option<String>, Option<String>) {
+        (key.to_owned(), old.map(str::to_owned), new.map(str::to_owned))
+    }
+
+    #[test]
+    fn a_batch_says_what_was_there_before() {
+        let mut mirror = mirror();
+        let touch = mirror.apply(batch(11, vec![put("/a/b/x", "2", 11), put("/a/b/new", "1", 11), delete("/a/b/dd", false)])).unwrap();
+        assert_eq!(told(&mirror, &touch), [line("dd", Some("1"), None), line("new", None, Some("1")), line("x", Some("1"), Some("2"))]);
+        assert_eq!((touch.revision, touch.resynced, mirror.revision()), (Revision::new(11), false, Revision::new(11)));
+    }
+
+    #[test]
+    fn what_is_not_ours_or_was_not_there_touches_nothing() {
+        let mut mirror = mirror();
+        for foreign in
+            [put("/a/bb", "1", 11), put("/a/b", "1", 11), put("/a/b/x/", "1", 11), delete("/a/b/none", false), delete("/a/bb", true)]
+        {
+            assert_eq!(mirror.apply(batch(11, vec![foreign])), None);
+        }
+        assert_eq!((mirror.apply(Step::Progress(Revision::new(20))), mirror.revision()), (None, Revision::new(20)));
+    }
+
+    #[test]
+    fn the_deletion_of_a_directory_is_that_of_all_below_it() {
+        for (deleted, gone) in [("/a/b/d", 2), ("/a/b", 4), ("/a", 4), ("/", 4), ("/a/b/x", 0), ("/a/b/e", 0), ("/a/b/d/", 2)] {
+            let mut mirror = mirror();
+            let touch = mirror.apply(batch(11, vec![delete(deleted, true)]));
+            assert_eq!((touch.map_or(0, |touch| touch.touched.len()), mirror.tree.len()), (gone, 4 - gone), "{deleted}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_goes_with_its_directory_and_comes_back_was_there_before() {
+        let mut mirror = mirror();
+        let touch = mirror.apply(batch(11, vec![delete("/a/b/d", true), put("/a/b/d/y", "2", 11)])).unwrap();
+        assert_eq!(told(&mirror, &touch), [line("d/y", Some("1"), Some("2")), line("d/z", Some("1"), None)]);
+    }
+
+    #[test]
+    fn w5_a_reset_touches_what_differs() {
+        let mut mirror = mirror();
+        let kvs = vec![kv("/a/b/d/y", "1", 3), kv("/a/b/d/z", "2", 30), kv("/a/b/dd", "other life", 5), kv("/a/b/n", "1", 31)];
+        let touch = mirror.apply(Step::Reset(snapshot(40, Reason::HistoryLost, kvs))).unwrap();
+        let expected = [
+            line("d/z", Some("1"), Some("2")),
+            line("dd", Some("1"), Some("other life")),
+            line("n", None, Some("1")),
+            line("x", Some("1"), None),
+        ];
+        assert_eq!(told(&mirror, &touch), expected);
+        assert_eq!((touch.revision, touch.resynced), (Revision::new(40), true));
+    }
+
+    #[test]
+    fn where_the_start_is_unknown_the_server_is_believed_what_was_there() {
+        let mut mirror = Mirror::unknown(Key::parse("/a/b").unwrap(), Revision::new(3));
+        let previous = || Some(kv("/a/b/x", "1", 2));
+        let written = Event::Put { kv: kv("/a/b/x", "2", 4), previous: previous() };
+        let touch = mirror.apply(batch(4, vec![written])).unwrap();
+        assert_eq!(told(&mirror, &touch), [line("x", Some("1"), Some("2"))]);
+        let gone = Event::Delete { key: Bytes::from_static(b"/a/b/y"), directory: false, previous: previous() };
+        let touch = mirror.apply(batch(5, vec![gone])).unwrap();
+        assert_eq!(told(&mirror, &touch), [line("y", Some("1"), None)]);
+        assert!(!mirror.is_complete());
+        mirror.apply(Step::Reset(snapshot(40, Reason::HistoryLost, Vec::new())));
+        assert!(mirror.is_complete());
+    }
+}
