@@ -82,11 +82,6 @@ impl Inner {
         if self.running { Ok(()) } else { Err(Error::new(ErrorKind::Unavailable, "the memory store is stopped (a fault)")) }
     }
 
-    /// When the store changes next by itself.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.engine.next_deadline().filter(|_| self.running)
-    }
-
     /// The number that a watch which begins now has to know.
     pub(super) fn connections(&self) -> u64 {
         self.connections

@@ -212,7 +212,8 @@ mod tests {
     fn directories_are_refused() {
         for op in [Op::MakeDir { key: key("/a"), ttl: None }, Op::UpdateDir { key: key("/a"), ttl: None }, Op::RemoveDir { key: key("/a") }]
         {
-            assert_eq!(refusal(&then(vec![op])), Some(ErrorKind::Unsupported));
+            assert_eq!(refusal(&then(vec![op.clone()])), Some(ErrorKind::Unsupported));
+            assert_eq!(refusal(&Txn { otherwise: vec![op], ..Txn::default() }), Some(ErrorKind::Unsupported));
         }
     }
 

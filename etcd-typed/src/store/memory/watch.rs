@@ -103,7 +103,7 @@ impl Cursor {
         if self.position < newest {
             return Step::Again;
         }
-        let deadline = inner.next_deadline();
+        let deadline = inner.engine.next_deadline();
         if self.reported == self.position {
             return Step::Wait(deadline);
         }
