@@ -16,6 +16,7 @@
 //! What goes wrong here fails the test: every function panics with the reason. A server that cannot be had is a failure as well,
 //! never a reason to skip.
 
+pub mod conformance;
 mod counting;
 mod etcd;
 mod proxy;

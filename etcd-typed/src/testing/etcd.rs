@@ -8,7 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
 use tokio::time::sleep;
+
+use crate::revision::Revision;
 
 /// How long a server may take until it answers. Far above what it needs, since tests share the machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -68,6 +73,16 @@ impl Etcd {
     /// If there is no etcd, or it does not start.
     pub async fn cluster(members: usize) -> Cluster {
         Self::builder().cluster(members).await
+    }
+
+    /// One server for all tests of this process that do not break it, each with keys of its own. It ends with the process.
+    ///
+    /// # Panics
+    ///
+    /// If there is no etcd, or it does not start.
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Etcd> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
     }
 
     /// The address for clients, `127.0.0.1:PORT`. It stays the same over restarts.
@@ -224,6 +239,45 @@ impl Etcd {
             return if log.contains("address already in use") { Start::PortTaken } else { Start::Ended };
         }
         if log.contains("ready to serve client requests") { Start::Ready } else { Start::Pending }
+    }
+
+    /// Sends a request to the JSON form of the v3 API, past everything of this crate: `etcd.call("/v3/kv/compaction", "{\"revision\": 7}")`.
+    /// Keys and values in it are Base64. The answer is the body, of whatever status.
+    ///
+    /// # Panics
+    ///
+    /// If the server cannot be reached. With TLS this is not there.
+    pub async fn call(&self, path: &str, body: &str) -> String {
+        let length = body.len();
+        // HTTP/1.0: the answer then ends with the connection, and is in one piece.
+        let request = format!("POST {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
+        let mut answer = Vec::new();
+        let sent = async {
+            let mut stream = TcpStream::connect(self.endpoint()).await?;
+            stream.write_all(request.as_bytes()).await?;
+            stream.read_to_end(&mut answer).await
+        };
+        if let Err(error) = sent.await {
+            panic!("{path}: {error}");
+        }
+        let answer = String::from_utf8_lossy(&answer);
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
+    }
+
+    /// Compacts the v3 store at its newest revision, which is the answer: no revision before it can be read or watched any more.
+    ///
+    /// # Panics
+    ///
+    /// If the server does not do it.
+    pub async fn compact(&self) -> Revision {
+        // A read of no key that anybody has; its header has the revision.
+        let answer = self.call("/v3/kv/range", r#"{"key": "AA==", "count_only": true}"#).await;
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
+        let revision = answer.pointer("/header/revision").and_then(|number| number.as_str()?.parse().ok());
+        let Some(revision) = revision else { panic!("no revision in {answer}") };
+        let compacted = self.call("/v3/kv/compaction", &format!(r#"{{"revision": {revision}, "physical": true}}"#)).await;
+        assert!(compacted.contains("header") || compacted.contains("has been compacted"), "{compacted}");
+        Revision::new(revision)
     }
 
     fn new(settings: &Settings, ports: Ports, version: &str) -> Self {

@@ -1,0 +1,140 @@
+//! Cases about odd values and odd names.
+
+use super::bench::{Bench, keys};
+use crate::error::ErrorKind;
+use crate::key::Key;
+use crate::store::{Compare, Condition, Op, Range, Span, Txn};
+
+/// What has a meaning somewhere between a program and a server: in forms, in JSON, in addresses, in terminals.
+const ODD_VALUES: [&str; 16] = [
+    " ",
+    "a+b&c=d;e%20f",
+    "%",
+    "%zz",
+    "line\nfeed\r\nand tab\t",
+    "nul \0 and \u{1b}[31m",
+    "\"quoted\" 'twice' \\ back",
+    "<script>&amp;</script>",
+    "\u{2028}\u{2029}",
+    "\u{fffd}",
+    "\u{feff}bom",
+    "é日本🦀",
+    "e\u{301}",
+    "{\"json\": [1, 2, null]}",
+    "true",
+    "0",
+];
+
+const ODD_SEGMENTS: [&str; 32] = [
+    ":foo", "a b", " lead", "trail ", "ü", "日本", "🦀", "e\u{301}", "a#b", "a?b=c", "a&b", "a;b", "a+b", "a=b", "a,b", "100%", "%2F",
+    "%2e%2e", "%zz", "\"", "'", "\\", "...", "..c", "~", "<a>", "[x]", "{x}", "|^`", "*", "\u{2028}", "\u{fffd}",
+];
+
+pub(super) async fn odd_values_come_back_and_compare(bench: &Bench<'_>) {
+    let key = bench.key("a");
+    let mut reader = bench.watch_all().await;
+    for value in ODD_VALUES {
+        let revision = bench.put(&key, value).await;
+        assert_eq!(bench.value(&key).await, value);
+        reader.expect_put(revision, &key, value).await;
+        let swap = |to: &'static str| Txn {
+            compares: vec![Compare::key(&key, Condition::Value(value.into()))],
+            then: vec![Op::put(&key, to.into())],
+            otherwise: vec![],
+        };
+        let swapped = bench.commit(swap("swapped")).await;
+        assert!(swapped.succeeded, "{value:?} is what is there");
+        reader.expect_put(swapped.revision, &key, "swapped").await;
+        assert!(!bench.commit(swap("again")).await.succeeded, "{value:?} is not there any more");
+        let revision = bench.put(&key, value).await;
+        reader.expect_put(revision, &key, value).await;
+        let delete = Txn { then: vec![Op::delete(&key)], ..swap("") };
+        assert!(bench.commit(delete).await.succeeded, "{value:?} is what is there");
+        reader.expect_delete(&key).await;
+    }
+}
+
+pub(super) async fn odd_keys_are_keys(bench: &Bench<'_>) {
+    let mut reader = bench.watch_all().await;
+    let mut written: Vec<Key> =
+        ODD_SEGMENTS.iter().flat_map(|odd| [bench.key(&format!("{odd}/{odd}")), bench.key(&format!("leaf/{odd}"))]).collect();
+    for key in &written {
+        let revision = bench.put(key, key.to_string()).await;
+        reader.expect_put(revision, key, key.as_str()).await;
+    }
+    written.sort_unstable();
+    let listed = bench.list().await;
+    assert_eq!(keys(&listed), written.iter().map(ToString::to_string).collect::<Vec<_>>());
+    for key in &written {
+        assert_eq!(bench.value(key).await, key.to_string(), "each holds its own value");
+    }
+    for odd in ODD_SEGMENTS {
+        let below = bench.range(Range::of(Span::Below(bench.key(odd)))).await;
+        assert_eq!(keys(&below), [bench.key(&format!("{odd}/{odd}")).to_string()]);
+    }
+    for key in &written {
+        bench.delete(key).await;
+        reader.expect_delete(key).await;
+    }
+    assert!(bench.list().await.kvs.is_empty());
+}
+
+/// v2 leaves names that begin with `_` out of listings and watches from above; whoever knows the name reads it there too.
+pub(super) async fn a_hidden_name_is_a_key(bench: &Bench<'_>) {
+    let hidden = [bench.key("_hidden"), bench.key("_dir/x"), bench.key("dir/_x")];
+    let visible = bench.key("visible");
+    let mut reader = bench.watch_all().await;
+    for key in &hidden {
+        let revision = bench.put(key, "v").await;
+        let kv = bench.found(key).await;
+        assert_eq!((kv.value.as_ref(), kv.modified), (&b"v"[..], revision));
+        if !bench.capabilities().directories {
+            reader.expect_put(revision, key, "v").await;
+        }
+    }
+    let revision = bench.put(&visible, "v").await;
+    reader.expect_put(revision, &visible, "v").await;
+    let expected = if bench.capabilities().directories { vec![&visible] } else { vec![&hidden[1], &hidden[0], &hidden[2], &visible] };
+    assert_eq!(keys(&bench.list().await), expected.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let inside = bench.range(Range::of(Span::Below(bench.key("_dir")))).await;
+    assert_eq!(keys(&inside), [hidden[1].to_string()]);
+    for key in &hidden {
+        bench.delete(key).await;
+        assert_eq!(bench.get(key).await, None);
+    }
+}
+
+pub(super) async fn a_long_key_is_a_key_or_refused(bench: &Bench<'_>) {
+    let deep = vec!["d"; 300].join("/");
+    for path in ["n".repeat(500), "n".repeat(2_000), "ü".repeat(1_000), "n".repeat(5_000), "n".repeat(100_000), deep] {
+        let key = bench.key(&path);
+        let put = Txn { then: vec![Op::put(&key, "v".into())], ..Txn::default() };
+        match bench.store().commit(put).await {
+            Ok(_) => {
+                assert_eq!(bench.value(&key).await, "v");
+                assert_eq!(keys(&bench.list().await), [key.to_string()]);
+                bench.delete(&key).await;
+            }
+            Err(error) => {
+                assert!(path.len() > 1_000, "a key of {} bytes is refused: {error:?}", key.as_str().len());
+                assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::InvalidKey, false), "{error:?}");
+                bench.range_refused(Range::of(Span::Key(key)), ErrorKind::InvalidKey).await;
+                assert!(bench.list().await.kvs.is_empty());
+            }
+        }
+    }
+}
+
+pub(super) async fn data_cannot_leave_its_segment(bench: &Bench<'_>) {
+    let data = ["..", ".", "", "/", "../admin", "a/b", "/etc", "\0", "\n", "_hidden", "%", "%2F", "a//b"];
+    let map = bench.key("map");
+    for name in data {
+        bench.put(&map.child(name), name).await;
+    }
+    let mut expected: Vec<String> = data.iter().map(|name| map.child(name).to_string()).collect();
+    expected.sort_unstable();
+    assert_eq!(keys(&bench.list().await), expected, "all of them are keys of the map, and there are no others");
+    for name in data {
+        assert_eq!(bench.value(&map.child(name)).await, name);
+    }
+}

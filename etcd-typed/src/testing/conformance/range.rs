@@ -1,0 +1,173 @@
+//! Cases about [`Store::range`](crate::store::Store::range).
+
+use bytes::Bytes;
+
+use super::bench::{Bench, keys};
+use crate::error::ErrorKind;
+use crate::revision::Revision;
+use crate::store::{Consistency, Range, Span};
+
+pub(super) async fn a_key_that_is_not_there_is_an_empty_answer(bench: &Bench<'_>) {
+    let written = bench.put(&bench.key("other"), "x").await;
+    assert_eq!(bench.get(&bench.key("missing")).await, None);
+    let below = bench.range(Range::of(Span::Below(bench.key("missing")))).await;
+    assert!(below.kvs.is_empty() && below.directories.is_empty() && below.directory.is_none() && !below.more, "{below:?}");
+    assert!(below.revision >= written, "an empty answer is of a revision too: {below:?}");
+}
+
+pub(super) async fn a_value_comes_back_as_it_was_written(bench: &Bench<'_>) {
+    let key = bench.key("a");
+    let revision = bench.put(&key, "value").await;
+    let kv = bench.found(&key).await;
+    assert_eq!(kv.value, "value");
+    assert_eq!((kv.created, kv.modified), (revision, revision));
+    assert_eq!((kv.lease, kv.ttl), (None, None));
+    assert!(matches!(kv.version, None | Some(1)), "{kv:?}");
+    let listed = bench.list().await;
+    assert_eq!(listed.kvs, [kv], "a listing says the same as a read of the key");
+    assert!(!listed.more);
+}
+
+pub(super) async fn a_read_sees_every_write_that_was_acknowledged(bench: &Bench<'_>) {
+    let key = bench.key("a");
+    for round in 0..20 {
+        let revision = bench.put(&key, round.to_string()).await;
+        let reply = bench.list().await;
+        assert!(reply.revision >= revision, "{reply:?} after a write at {revision}");
+        assert_eq!(reply.kvs.first().map(|kv| (kv.value.clone(), kv.modified)), Some((round.to_string().into(), revision)));
+    }
+}
+
+pub(super) async fn a_key_keeps_its_creation_while_it_is_updated(bench: &Bench<'_>) {
+    let key = bench.key("a");
+    let created = bench.put(&key, "1").await;
+    let modified = bench.update(&key, "2", Default::default()).await;
+    let kv = bench.found(&key).await;
+    assert_eq!((kv.created, kv.modified), (created, modified));
+    assert!(matches!(kv.version, None | Some(2)), "{kv:?}");
+}
+
+pub(super) async fn a_key_that_was_deleted_comes_to_be_anew(bench: &Bench<'_>) {
+    let key = bench.key("a");
+    bench.put(&key, "1").await;
+    let deleted = bench.delete(&key).await;
+    assert_eq!(bench.get(&key).await, None);
+    let again = bench.put(&key, "2").await;
+    let kv = bench.found(&key).await;
+    assert!(again > deleted && kv.created == again && kv.modified == again, "{kv:?}");
+    assert!(matches!(kv.version, None | Some(1)), "{kv:?}");
+}
+
+pub(super) async fn keys_below_come_in_the_order_of_their_bytes(bench: &Bench<'_>) {
+    // `-` and `.` are before `/`, so the keys of a directory are not next to its name; é is after all of ASCII.
+    let written = ["b/x", "a", "b-", "b.c", "b/a/deep", "B", "é", "z"];
+    for path in written {
+        bench.put(&bench.key(path), path).await;
+    }
+    let mut expected: Vec<String> = written.iter().map(|path| bench.key(path).to_string()).collect();
+    expected.sort_unstable();
+    assert_eq!(keys(&bench.list().await), expected);
+}
+
+pub(super) async fn below_is_on_whole_segments(bench: &Bench<'_>) {
+    for path in ["app/a", "app/b/c", "apple/x", "app-x", "ap"] {
+        bench.put(&bench.key(path), "v").await;
+    }
+    let below = bench.range(Range::of(Span::Below(bench.key("app")))).await;
+    assert_eq!(keys(&below), [bench.key("app/a").to_string(), bench.key("app/b/c").to_string()]);
+    assert_eq!(bench.get(&bench.key("appl")).await, None);
+}
+
+pub(super) async fn keys_alone_come_without_values(bench: &Bench<'_>) {
+    let revision = bench.put(&bench.key("a"), "value").await;
+    let reply = bench.range(Range { keys_only: true, ..Range::of(Span::Below(bench.dir().clone())) }).await;
+    let found: Vec<_> = reply.kvs.iter().map(|kv| (kv.key.clone(), kv.value.clone(), kv.modified)).collect();
+    assert_eq!(found, [(Bytes::from(bench.key("a").to_string()), Bytes::new(), revision)]);
+}
+
+pub(super) async fn a_stale_read_is_an_answer(bench: &Bench<'_>) {
+    let key = bench.key("a");
+    bench.put(&key, "value").await;
+    // With one server, or a caller that stays with one, it is even the newest; all that is promised is that it is one of the past.
+    let stale = Range { consistency: Consistency::Stale, ..Range::of(Span::Key(key)) };
+    let reply = bench.range(stale).await;
+    assert!(reply.kvs.iter().all(|kv| kv.value == "value" && kv.modified <= reply.revision), "{reply:?}");
+}
+
+pub(super) async fn pages_are_of_one_revision(bench: &Bench<'_>) {
+    for path in ["a", "b", "c", "d", "e"] {
+        bench.put(&bench.key(path), path).await;
+    }
+    let all = Range::of(Span::Below(bench.dir().clone()));
+    let first = Range { limit: Some(2), ..all.clone() };
+    if !bench.capabilities().past_revisions {
+        bench.range_refused(first, ErrorKind::Unsupported).await;
+        let after = Some(Bytes::from(bench.key("a").to_string()));
+        bench.range_refused(Range { after, ..all }, ErrorKind::Unsupported).await;
+        return;
+    }
+    let mut reply = bench.range(first).await;
+    let revision = reply.revision;
+    let mut pages = vec![keys(&reply)];
+    while reply.more {
+        // Between two pages somebody changes what was read and what is to be read.
+        bench.put(&bench.key("a"), "changed").await;
+        bench.put(&bench.key(&format!("new-{}", pages.len())), "new").await;
+        let after = reply.kvs.last().map(|kv| kv.key.clone());
+        reply = bench.range(Range { limit: Some(2), after, revision: Some(revision), ..all.clone() }).await;
+        assert_eq!(reply.revision, revision);
+        assert!(reply.kvs.len() <= 2 && reply.kvs.iter().all(|kv| kv.value != "changed"), "{reply:?}");
+        pages.push(keys(&reply));
+    }
+    assert_eq!(pages.concat(), ["a", "b", "c", "d", "e"].map(|path| bench.key(path).to_string()));
+    assert!(pages.len() >= 3, "{pages:?}");
+}
+
+pub(super) async fn a_past_revision_is_read_as_it_was(bench: &Bench<'_>) {
+    let (a, b) = (bench.key("a"), bench.key("b"));
+    let past = bench.put(&a, "old").await;
+    bench.put(&a, "new").await;
+    bench.put(&b, "new").await;
+    let range = Range { revision: Some(past), ..Range::of(Span::Below(bench.dir().clone())) };
+    if !bench.capabilities().past_revisions {
+        bench.range_refused(range, ErrorKind::Unsupported).await;
+        return;
+    }
+    let reply = bench.range(range.clone()).await;
+    assert_eq!((keys(&reply), reply.revision), (vec![a.to_string()], past));
+    assert!(reply.kvs.iter().all(|kv| kv.value == "old" && kv.modified == past && kv.version == Some(1)), "{reply:?}");
+    bench.delete(&a).await;
+    assert_eq!(bench.range(range).await, reply, "what was does not change");
+}
+
+pub(super) async fn a_future_revision_is_no_answer(bench: &Bench<'_>) {
+    let revision = Revision::new(bench.put(&bench.key("a"), "v").await.get() + 1_000_000);
+    let range = Range { revision: Some(revision), ..Range::of(Span::Key(bench.key("a"))) };
+    bench.range_refused(range, lost_or_unsupported(bench)).await;
+}
+
+pub(super) async fn a_revision_that_is_lost_is_no_answer(bench: &Bench<'_>) {
+    let key = bench.key("a");
+    let past = bench.put(&key, "old").await;
+    bench.put(&key, "new").await;
+    bench.lose_history().await;
+    let range = Range { revision: Some(past), ..Range::of(Span::Key(key.clone())) };
+    bench.range_refused(range, lost_or_unsupported(bench)).await;
+    assert_eq!(bench.value(&key).await, "new", "what is stored stays");
+}
+
+/// Some 6 MB, above the 4 MiB that a gRPC client takes in one message unless it is told otherwise.
+pub(super) async fn more_than_one_answer_holds_is_still_one_read(bench: &Bench<'_>) {
+    let value = "x".repeat(10_000);
+    for number in 0..600 {
+        bench.put(&bench.key(&format!("{number:03}")), value.clone()).await;
+    }
+    let reply = bench.list().await;
+    let expected: Vec<_> = (0..600).map(|number| bench.key(&format!("{number:03}")).to_string()).collect();
+    assert_eq!(keys(&reply), expected);
+    assert!(!reply.more && reply.kvs.iter().all(|kv| kv.value == value && kv.modified <= reply.revision));
+}
+
+fn lost_or_unsupported(bench: &Bench<'_>) -> ErrorKind {
+    if bench.capabilities().past_revisions { ErrorKind::HistoryLost } else { ErrorKind::Unsupported }
+}

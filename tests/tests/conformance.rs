@@ -1,0 +1,89 @@
+//! The conformance suite on every store. The cases are in `etcd_typed::testing::conformance`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use etcd_typed::store::connect::{ConnectOptions, Endpoint};
+use etcd_typed::store::{BoxFuture, Store};
+use etcd_typed::testing::Etcd;
+use etcd_typed::testing::conformance::{Isolation, TestStore};
+
+/// A store on a real server.
+struct Real {
+    store: Box<dyn Store>,
+    server: Server,
+    lose_history: for<'a> fn(&'a Etcd, &'a dyn Store) -> BoxFuture<'a, ()>,
+}
+
+enum Server {
+    Shared(&'static Etcd),
+    Own(Box<Etcd>),
+}
+
+impl Server {
+    async fn of(isolation: Isolation) -> Self {
+        match isolation {
+            Isolation::Shared => Self::Shared(Etcd::shared().await),
+            Isolation::Alone => Self::Own(Box::new(Etcd::start().await)),
+        }
+    }
+
+    fn etcd(&self) -> &Etcd {
+        match self {
+            Self::Shared(etcd) => etcd,
+            Self::Own(etcd) => etcd,
+        }
+    }
+
+    fn options(&self) -> ConnectOptions {
+        ConnectOptions::new(vec![Endpoint { host: "127.0.0.1".to_owned(), port: self.etcd().port() }])
+    }
+}
+
+impl TestStore for Real {
+    fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    fn lose_history(&self) -> BoxFuture<'_, ()> {
+        (self.lose_history)(self.server.etcd(), &*self.store)
+    }
+}
+
+mod memory {
+    use etcd_typed::store::memory::MemoryStore;
+
+    use super::{BoxFuture, Isolation, Store, TestStore};
+
+    struct Memory(MemoryStore);
+
+    impl TestStore for Memory {
+        fn store(&self) -> &dyn Store {
+            &self.0
+        }
+
+        fn lose_history(&self) -> BoxFuture<'_, ()> {
+            self.0.faults().compact();
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    async fn memory(_: Isolation) -> Memory {
+        Memory(MemoryStore::new())
+    }
+
+    etcd_typed::conformance!(memory);
+}
+
+mod v3 {
+    use etcd_typed::store::v3::V3Store;
+
+    use super::{Isolation, Real, Server};
+
+    async fn v3(isolation: Isolation) -> Real {
+        let server = Server::of(isolation).await;
+        let store = Box::new(V3Store::new(&server.options()).expect("a store"));
+        Real { store, server, lose_history: |etcd, _| Box::pin(async { drop(etcd.compact().await) }) }
+    }
+
+    etcd_typed::conformance!(v3);
+}
