@@ -149,7 +149,7 @@ impl Faults {
         self.shared.with(|inner, now| inner.start(now));
     }
 
-    /// The store loses everything: keys, history, leases. It is at revision 1 again and says that it is the same cluster (an etcd server whose data
+    /// The store loses everything: keys, history, leases, and what was to be [applied late](Self::apply_late). It is at revision 1 again and says that it is the same cluster (an etcd server whose data
     /// was removed does so too). Open watches are [cut](Self::drop_connections); one that starts above the
     /// new revision is told [`Behind`](crate::store::WatchItem::Behind).
     pub fn wipe(&self) {
