@@ -129,6 +129,11 @@ impl Refusal {
         Some(oldest.map(Revision::new))
     }
 
+    /// Servers of 3.5 answer every update of a directory like this, as if raft had failed, and change nothing: "nodePath /1/d : Not a file ()".
+    fn is_defect_of_3_5(&self) -> bool {
+        self.code == 300 && self.cause.starts_with("nodePath ")
+    }
+
     /// As an error. Only the kinds whose cause is a path, or the server's own words, show it: others quote values.
     pub(super) fn into_error(self) -> Error {
         let code = self.code;
@@ -145,6 +150,9 @@ impl Refusal {
             }
             110 => (ErrorKind::Unauthenticated, "the server wants a user and a password".to_owned()),
             210 if self.cause.contains("too large") => (ErrorKind::TooLarge, "the server takes forms of 10 MiB".to_owned()),
+            300 if self.is_defect_of_3_5() => {
+                (ErrorKind::Unsupported, "etcd 3.5 cannot change the time to live of a directory; make it anew".to_owned())
+            }
             300 | 301 => (ErrorKind::Unavailable, self.cause),
             400 | 401 => (ErrorKind::HistoryLost, self.cause),
             _ => (ErrorKind::Server, format!("the server refused the request with code {code}")),
@@ -192,7 +200,7 @@ pub(super) fn keys(answer: &Answer) -> Result<Reply, Fault> {
     };
     let refusal = Refusal { code: body.error_code, cause: body.cause, authenticated: answer.authenticated };
     // The raft errors: a write may have been done, or may be still.
-    if answer.status >= 500 || matches!(refusal.code, 300 | 301) {
+    if (answer.status >= 500 || matches!(refusal.code, 300 | 301)) && !refusal.is_defect_of_3_5() {
         let error = refusal.into_error();
         return Err(Fault { error, again: Again::Later });
     }
@@ -311,6 +319,7 @@ mod tests {
         code_210_large: 400 210 "http: POST too large" => TooLarge;
         code_211_value_on_refresh: 400 211 "" => Server;
         code_212_refresh_without_ttl: 400 212 "" => Server;
+        code_300_defect_of_3_5: 500 300 "nodePath /1/d : Not a file ()" => Unsupported;
         code_400_cleared: 400 400 "" => HistoryLost;
         code_401_cleared: 400 401 "the requested history has been cleared [132/126]" => HistoryLost;
         code_unknown: 400 999 "" => Server;

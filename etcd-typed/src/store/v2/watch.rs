@@ -58,6 +58,7 @@ struct Follower {
 }
 
 /// What opening a poll gave.
+#[expect(clippy::large_enum_variant, reason = "it lives from one line to the next")]
 enum Opened {
     Poll(OpenPoll),
     /// The last item of the watch.

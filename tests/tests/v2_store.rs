@@ -1,0 +1,568 @@
+//! The v2 store on a real server: what is read and written, what is refused, and which of the server's traps it keeps out of.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_typed::store::connect::{ConnectOptions, Credentials, Endpoint};
+use etcd_typed::store::v2::V2Store;
+use etcd_typed::store::{Committed, Compare, Condition, Consistency, Expiry, Op, OpResult, Range, RangeReply, Span, StatsKind, Store, Txn};
+use etcd_typed::testing::{Etcd, Mode, Proxy};
+use etcd_typed::{ErrorKind, Key, LeaseId, Revision};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+/// Only a test that fails waits for it.
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn endpoint(port: u16) -> Endpoint {
+    Endpoint { host: "127.0.0.1".to_owned(), port }
+}
+
+fn connect(port: u16) -> V2Store {
+    V2Store::new(ConnectOptions::new(vec![endpoint(port)])).expect("a store")
+}
+
+fn key(path: &str) -> Key {
+    Key::parse(path).expect("a key")
+}
+
+fn text(value: &str) -> Bytes {
+    Bytes::copy_from_slice(value.as_bytes())
+}
+
+fn write(op: Op) -> Txn {
+    Txn { then: vec![op], ..Txn::default() }
+}
+
+/// A put of the key on this condition, which reads it otherwise.
+fn put_if(at: &Key, condition: Condition, value: &str) -> Txn {
+    Txn {
+        compares: vec![Compare::key(at, condition)],
+        then: vec![Op::put(at, text(value))],
+        otherwise: vec![Op::Get(Span::Key(at.clone()))],
+    }
+}
+
+fn delete_if(at: &Key, condition: Condition) -> Txn {
+    Txn { then: vec![Op::delete(at)], ..put_if(at, condition, "") }
+}
+
+async fn put(store: &V2Store, at: &Key, value: &str) -> Revision {
+    store.commit(write(Op::put(at, text(value)))).await.expect("a put").revision
+}
+
+async fn list(store: &V2Store, directory: &Key) -> RangeReply {
+    store.range(Range::of(Span::Below(directory.clone()))).await.expect("a listing")
+}
+
+async fn get(store: &V2Store, at: &Key) -> Option<String> {
+    let reply = store.range(Range::of(Span::Key(at.clone()))).await.expect("a read");
+    reply.kvs.first().map(|kv| String::from_utf8(kv.value.to_vec()).expect("text"))
+}
+
+/// The value that a failed condition read.
+fn current(committed: &Committed) -> Option<String> {
+    assert!(!committed.succeeded);
+    match committed.results.as_slice() {
+        [OpResult::Get(reply)] => reply.kvs.first().map(|kv| String::from_utf8(kv.value.to_vec()).expect("text")),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// One HTTP request of somebody else: what the store itself never sends.
+async fn foreign(etcd: &Etcd, request: &str, kind: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(etcd.endpoint()).await.expect("a connection");
+    let head = format!(
+        "{request} HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    answer
+}
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+#[tokio::test]
+async fn a_value_is_written_and_read_with_its_revisions() {
+    let etcd = Etcd::start().await;
+    let store = connect(etcd.port());
+    let a = key("/dir/a");
+    let missing = store.range(Range::of(Span::Key(a.clone()))).await.unwrap();
+    assert!(missing.kvs.is_empty() && missing.revision > Revision::ZERO);
+    let created = put(&store, &a, "one").await;
+    let modified = store.commit(put_if(&a, Condition::Present, "two")).await.unwrap().revision;
+    assert!(modified > created);
+    for consistency in [Consistency::Linearizable, Consistency::Stale] {
+        let reply = store.range(Range { consistency, ..Range::of(Span::Key(a.clone())) }).await.unwrap();
+        let [kv] = reply.kvs.as_slice() else { panic!("{reply:?}") };
+        assert_eq!((&kv.key[..], &kv.value[..]), (&b"/dir/a"[..], &b"two"[..]));
+        assert_eq!((kv.created, kv.modified, reply.revision), (created, modified, modified));
+    }
+    let keys = store.range(Range { keys_only: true, ..Range::of(Span::Key(a.clone())) }).await.unwrap();
+    assert!(keys.kvs[0].value.is_empty());
+}
+
+#[tokio::test]
+async fn hostile_keys_and_values_come_back_as_they_were() {
+    let etcd = Etcd::start().await;
+    let store = connect(etcd.port());
+    let root = key("/round trip");
+    let segments = ["a b", "#?&=%41;+", "\"'`$\\", ":foo", "ünï", "日本", "%2F", "..", ".", "", "_hidden", "a/b", "\0\n", "<&>\u{2028}"];
+    let value = "v=1&ttl=5;+%20 \n\r\t\"\\<&>\u{2028}ü日\0";
+    for segment in segments {
+        put(&store, &root.child(segment), value).await;
+    }
+    let mut expected = segments.map(|segment| root.child(segment).as_str().to_owned());
+    expected.sort_unstable();
+    let reply = list(&store, &root).await;
+    let found = reply.kvs.iter().map(|kv| String::from_utf8(kv.key.to_vec()).unwrap()).collect::<Vec<_>>();
+    assert_eq!(found, expected);
+    assert!(reply.kvs.iter().all(|kv| kv.value == value.as_bytes()));
+}
+
+#[tokio::test]
+async fn keys_that_a_request_cannot_carry_are_refused() {
+    let etcd = Etcd::start().await;
+    let store = connect(etcd.port());
+    let longest = key(&format!("/{}", "k".repeat(2991)));
+    // The first request of a connection is the one that is reset when it is too long.
+    put(&store, &longest, "v").await;
+    let deleted = connect(etcd.port()).commit(delete_if(&longest, Condition::Value(Bytes::from("x".repeat(5000))))).await.unwrap();
+    assert_eq!(current(&deleted).as_deref(), Some("v"));
+    for refused in [key(&format!("/{}", "k".repeat(2992))), key(&format!("/{}", "ü".repeat(600))), key(&"/d".repeat(61))] {
+        let error = store.commit(write(Op::put(&refused, text("v")))).await.unwrap_err();
+        assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::InvalidKey, false));
+    }
+    put(&store, &key(&"/d".repeat(60)), "deep").await;
+    assert_eq!(list(&store, &key("/d")).await.kvs.len(), 1);
+}
+
+#[tokio::test]
+async fn every_condition_on_a_put() {
+    let etcd = Etcd::start().await;
+    let store = connect(etcd.port());
+    let a = key("/a");
+    let created = store.commit(put_if(&a, Condition::Absent, "1")).await.unwrap();
+    assert!(created.succeeded);
+    assert_eq!(current(&store.commit(put_if(&a, Condition::Absent, "x")).await.unwrap()).as_deref(), Some("1"));
+    let b = key("/b");
+    assert_eq!(current(&store.commit(put_if(&b, Condition::Present, "x")).await.unwrap()), None);
+    assert_eq!(current(&store.commit(put_if(&b, Condition::Modified(created.revision), "x")).await.unwrap()), None);
+    // The server takes a zero for no condition.
+    assert_eq!(current(&store.commit(put_if(&a, Condition::Modified(Revision::ZERO), "x")).await.unwrap()).as_deref(), Some("1"));
+    assert_eq!(current(&store.commit(put_if(&a, Condition::Modified(created.revision.next()), "x")).await.unwrap()).as_deref(), Some("1"));
+    assert!(store.commit(put_if(&a, Condition::Modified(created.revision), "")).await.unwrap().succeeded);
+    // The server refuses an empty value as a condition.
+    assert!(store.commit(put_if(&a, Condition::Value(Bytes::new()), "2")).await.unwrap().succeeded);
+    assert_eq!(current(&store.commit(put_if(&a, Condition::Value(Bytes::new()), "x")).await.unwrap()).as_deref(), Some("2"));
+    assert_eq!(current(&store.commit(put_if(&a, Condition::Value(text("no")), "x")).await.unwrap()).as_deref(), Some("2"));
+    let long = "2&=;".repeat(2000);
+    assert!(store.commit(put_if(&a, Condition::Value(text("2")), &long)).await.unwrap().succeeded);
+    assert!(store.commit(put_if(&a, Condition::Value(text(&long)), "3")).await.unwrap().succeeded);
+    assert!(store.commit(put_if(&a, Condition::Created(created.revision), "4")).await.unwrap().succeeded);
+    assert_eq!(current(&store.commit(put_if(&a, Condition::Created(Revision::new(1)), "x")).await.unwrap()).as_deref(), Some("4"));
+    let now = store.commit(put_if(&a, Condition::UnchangedSince(Revision::new(u64::MAX)), "5")).await.unwrap();
+    assert!(now.succeeded);
+    assert_eq!(current(&store.commit(put_if(&a, Condition::UnchangedSince(created.revision), "x")).await.unwrap()).as_deref(), Some("5"));
+    // Swaps keep the life of the key, a plain put begins another.
+    let kv = |reply: RangeReply| reply.kvs.into_iter().next().expect("a value");
+    assert_eq!(kv(store.range(Range::of(Span::Key(a.clone()))).await.unwrap()).created, created.revision);
+    let swapped = Op::Put { key: a.clone(), value: text("6"), expiry: Expiry::Never, previous: true };
+    let swapped = store.commit(write(swapped)).await.unwrap();
+    let [OpResult::Put(Some(previous))] = swapped.results.as_slice() else { panic!("{swapped:?}") };
+    assert_eq!((&previous.value[..], previous.modified), (&b"5"[..], now.revision));
+    assert_eq!(kv(store.range(Range::of(Span::Key(a.clone()))).await.unwrap()).created, swapped.revision);
+}
+
+#[tokio::test]
+async fn every_condition_on_a_delete() {
+    let etcd = Etcd::start().await;
+    let store = connect(etcd.port());
+    let a = key("/a");
+    // The server ignores conditions in the body of a delete, and a zero as an index.
+    let one = put(&store, &a, "1").await;
+    for condition in [
+        Condition::Value(text("no")),
+        Condition::Value(Bytes::new()),
+        Condition::Value(Bytes::from("x".repeat(9000))),
+        Condition::Modified(Revision::ZERO),
+        Condition::Modified(one.next()),
+        Condition::Created(one.next()),
+        Condition::Absent,
+    ] {
+        assert_eq!(current(&store.commit(delete_if(&a, condition)).await.unwrap()).as_deref(), Some("1"));
+    }
+    for condition in [Condition::Present, Condition::Value(text("1")), Condition::Created(one), Condition::Modified(one)] {
+        let modified = put(&store, &a, "1").await;
+        let condition = match condition {
+            Condition::Created(_) => Condition::Created(modified),
+            Condition::Modified(_) => Condition::Modified(modified),
+            other => other,
+        };
+        let deleted = store.commit(delete_if(&a, condition)).await.unwrap();
+        assert!(deleted.succeeded && deleted.revision > modified);
+        assert!(matches!(deleted.results.as_slice(), [OpResult::Delete { deleted: 1, previous }] if previous.is_empty()));
+        assert_eq!(get(&store, &a).await, None);
+    }
+    let gone = store.commit(write(Op::delete(&a))).await.unwrap();
+    assert!(gone.succeeded && matches!(gone.results.as_slice(), [OpResult::Delete { deleted: 0, .. }]));
+    assert_eq!(current(&store.commit(delete_if(&a, Condition::Present)).await.unwrap()), None);
+    put(&store, &a, "2").await;
+    let deleted = store.commit(write(Op::Delete { span: Span::Key(a.clone()), previous: true })).await.unwrap();
+    let [OpResult::Delete { deleted: 1, previous }] = deleted.results.as_slice() else { panic!("{deleted:?}") };
+    assert_eq!(&previous[0].value[..], b"2");
+}
+
+#[tokio::test]
+async fn what_is_read_and_swapped_is_swapped_once_among_many() {
+    let etcd = Etcd::start().await;
+    let a = key("/a");
+    let store = std::sync::Arc::new(connect(etcd.port()));
+    put(&store, &a, "").await;
+    let rivals = (0..8).map(|rival| {
+        let (store, a) = (store.clone(), a.clone());
+        tokio::spawn(async move { store.commit(put_if(&a, Condition::Value(Bytes::new()), &rival.to_string())).await.unwrap().succeeded })
+    });
+    let mut winners = 0;
+    for rival in rivals.collect::<Vec<_>>() {
+        winners += u32::from(rival.await.unwrap());
+    }
+    assert_eq!(winners, 1);
+}
+
+#[tokio::test]
+async fn directories_and_what_is_none() {
+    let etcd = Etcd::start().await;
+    let store = connect(etcd.port());
+    let (d, file, inside) = (key("/d"), key("/file"), key("/d/sub/x"));
+    let make = |key: &Key| write(Op::MakeDir { key: key.clone(), ttl: None });
+    let remove = |key: &Key| write(Op::RemoveDir { key: key.clone() });
+    let update = |key: &Key, ttl| write(Op::UpdateDir { key: key.clone(), ttl });
+    let below = |key: &Key| write(Op::Delete { span: Span::Below(key.clone()), previous: true });
+    let kind = async |txn| store.commit(txn).await.unwrap_err().kind();
+
+    put(&store, &file, "precious").await;
+    assert!(store.commit(make(&d)).await.unwrap().succeeded);
+    assert_eq!(kind(make(&d)).await, ErrorKind::AlreadyExists);
+    // The server would make a directory of the file, empty it, or delete it.
+    assert_eq!(kind(make(&file)).await, ErrorKind::AlreadyExists);
+    assert_eq!(kind(update(&file, None)).await, ErrorKind::NotADirectory);
+    assert_eq!(kind(update(&file, Some(LIMIT))).await, ErrorKind::NotADirectory);
+    assert_eq!(kind(remove(&file)).await, ErrorKind::NotADirectory);
+    assert_eq!(kind(below(&file)).await, ErrorKind::NotADirectory);
+    assert_eq!(get(&store, &file).await.as_deref(), Some("precious"));
+
+    assert_eq!(kind(update(&key("/none"), None)).await, ErrorKind::NotFound);
+    assert_eq!(kind(remove(&key("/none"))).await, ErrorKind::NotFound);
+    assert_eq!(kind(write(Op::put(&d, text("v")))).await, ErrorKind::IsADirectory);
+    assert_eq!(kind(write(Op::delete(&d))).await, ErrorKind::IsADirectory);
+    assert_eq!(kind(write(Op::put(&key("/file/x"), text("v")))).await, ErrorKind::NotADirectory);
+    assert_eq!(kind(write(Op::put(&Key::root(), text("v")))).await, ErrorKind::InvalidKey);
+    let read = async |span| store.range(Range::of(span)).await.unwrap_err();
+    assert_eq!(read(Span::Key(d.clone())).await.kind(), ErrorKind::IsADirectory);
+    assert_eq!(read(Span::Key(Key::root())).await.kind(), ErrorKind::IsADirectory);
+    assert_eq!(read(Span::Below(file.clone())).await.kind(), ErrorKind::NotADirectory);
+
+    put(&store, &inside, "v").await;
+    assert_eq!(kind(remove(&d)).await, ErrorKind::DirectoryNotEmpty);
+    let listed = list(&store, &d).await;
+    assert_eq!(listed.directory.unwrap().key, "/d");
+    assert_eq!(listed.directories.iter().map(|directory| &directory.key[..]).collect::<Vec<_>>(), [b"/d/sub"]);
+    assert_eq!(listed.kvs.iter().map(|kv| &kv.key[..]).collect::<Vec<_>>(), [b"/d/sub/x"]);
+    assert_eq!(list(&store, &Key::root()).await.kvs.len(), 2);
+
+    if etcd.version().starts_with("3.5.") {
+        // A defect of the server: it cannot update directories, and answers as if raft had failed.
+        let error = store.commit(update(&d, Some(LIMIT))).await.unwrap_err();
+        assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Unsupported, false));
+    } else {
+        assert!(store.commit(update(&d, Some(LIMIT))).await.unwrap().succeeded);
+        assert!(list(&store, &d).await.directory.unwrap().ttl.is_some_and(|ttl| ttl <= LIMIT));
+        assert!(store.commit(update(&d, None)).await.unwrap().succeeded);
+        assert_eq!(list(&store, &d).await.directory.unwrap().ttl, None);
+    }
+
+    let deleted = store.commit(below(&d)).await.unwrap();
+    let [OpResult::Delete { deleted: 1, previous }] = deleted.results.as_slice() else { panic!("{deleted:?}") };
+    assert_eq!(&previous[0].key[..], b"/d/sub/x");
+    let nothing = list(&store, &d).await;
+    assert!(nothing.directory.is_none() && nothing.kvs.is_empty());
+    let again = store.commit(below(&d)).await.unwrap();
+    assert!(again.succeeded && matches!(again.results.as_slice(), [OpResult::Delete { deleted: 0, .. }]));
+    assert!(store.commit(make(&d)).await.unwrap().succeeded && store.commit(remove(&d)).await.unwrap().succeeded);
+}
+
+#[tokio::test]
+async fn hidden_names_are_there_by_name_and_not_in_listings() {
+    let etcd = Etcd::start().await;
+    let store = connect(etcd.port());
+    put(&store, &key("/d/_hidden/x"), "h").await;
+    put(&store, &key("/d/shown"), "s").await;
+    assert_eq!(get(&store, &key("/d/_hidden/x")).await.as_deref(), Some("h"));
+    assert_eq!(list(&store, &key("/d")).await.kvs.len(), 1);
+    assert_eq!(list(&store, &key("/d/_hidden")).await.kvs.len(), 1);
+}
+
+#[tokio::test]
+async fn what_v2_cannot_do_is_refused_before_it_is_sent() {
+    // Nobody listens there: whatever is sent fails otherwise.
+    let store = connect(1);
+    let (a, b) = (key("/a"), key("/b"));
+    let unsupported = [
+        Txn { then: vec![Op::put(&a, text("v")), Op::put(&b, text("v"))], ..Txn::default() },
+        Txn { compares: vec![Compare::below(&a, Condition::Absent)], ..write(Op::put(&a, text("v"))) },
+        write(Op::put(&a, Bytes::from_static(b"\xff\xfe"))),
+    ];
+    for txn in unsupported {
+        let error = store.commit(txn).await.unwrap_err();
+        assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Unsupported, false), "{error}");
+        assert!(error.to_string().contains("etcd v2"), "{error}");
+    }
+    let large = store.commit(write(Op::put(&a, Bytes::from(vec![b'x'; (1 << 20) + 1])))).await.unwrap_err();
+    assert_eq!(large.kind(), ErrorKind::TooLarge);
+    let range = Range::of(Span::Below(a));
+    for range in [
+        Range { revision: Some(Revision::new(1)), ..range.clone() },
+        Range { limit: Some(1), ..range.clone() },
+        Range { after: Some(text("/a/b")), ..range },
+    ] {
+        assert_eq!(store.range(range).await.unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+}
+
+#[tokio::test]
+async fn the_largest_value_goes_through_whatever_is_in_it() {
+    let etcd = Etcd::start().await;
+    let store = connect(etcd.port());
+    let a = key("/a");
+    // Every byte is escaped by three, and by six in the answer.
+    let value = "&".repeat(store.capabilities().max_value);
+    put(&store, &a, &value).await;
+    assert_eq!(get(&store, &a).await.as_deref(), Some(value.as_str()));
+}
+
+#[tokio::test]
+async fn a_time_to_live_is_said_and_kept() {
+    let etcd = Etcd::start().await;
+    let store = connect(etcd.port());
+    let a = key("/a");
+    let put = |ttl| Op::Put { key: a.clone(), value: text("v"), expiry: Expiry::After(ttl), previous: false };
+    store.commit(write(put(Duration::from_secs(100)))).await.unwrap();
+    let ttl = async || store.range(Range::of(Span::Key(a.clone()))).await.unwrap().kvs.first().map(|kv| kv.ttl);
+    assert!(ttl().await.unwrap().unwrap() <= Duration::from_secs(100));
+    // Far above what the server's clock can count, where the key would never expire or at once.
+    store.commit(write(put(Duration::MAX))).await.unwrap();
+    assert!(ttl().await.unwrap().unwrap() > Duration::from_secs(3_000_000_000));
+    store.commit(write(Op::put(&a, text("v")))).await.unwrap();
+    assert_eq!(ttl().await, Some(None));
+    store.commit(write(put(Duration::from_millis(1)))).await.unwrap();
+    timeout(LIMIT, async {
+        while get(&store, &a).await.is_some() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("it expires");
+}
+
+#[tokio::test]
+async fn a_lease_keeps_its_keys_and_takes_them_along() {
+    let etcd = Etcd::start().await;
+    let store = connect(etcd.port());
+    let (a, b) = (key("/a"), key("/b"));
+    let id = LeaseId::random();
+    let with = |key: &Key, id| write(Op::Put { key: key.clone(), value: text("v"), expiry: Expiry::With(id), previous: false });
+    assert_eq!(store.commit(with(&a, id)).await.unwrap_err().kind(), ErrorKind::LeaseLost);
+    assert_eq!(store.keep_alive(id).await.unwrap_err().kind(), ErrorKind::LeaseLost);
+    assert_eq!(store.time_to_live(id).await.unwrap(), None);
+
+    let ttl = Duration::from_secs(2);
+    assert_eq!(store.grant(id, ttl).await.unwrap(), ttl);
+    assert_eq!(store.grant(id, ttl).await.unwrap(), ttl);
+    assert_eq!(store.grant(id, LIMIT).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    let created = store.commit(with(&a, id)).await.unwrap().revision;
+    store.commit(with(&b, id)).await.unwrap();
+    let held = Txn { compares: vec![Compare::key(&a, Condition::Lease(id))], then: vec![Op::Get(Span::Key(a.clone()))], otherwise: vec![] };
+    // Longer than the keys live by themselves.
+    for _ in 0..8 {
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(store.keep_alive(id).await.unwrap(), ttl);
+        assert!(store.commit(held.clone()).await.unwrap().succeeded);
+    }
+    let kept = store.range(Range::of(Span::Key(a.clone()))).await.unwrap();
+    assert_eq!((kept.kvs[0].created, get(&store, &b).await.as_deref()), (created, Some("v")));
+    assert!(store.time_to_live(id).await.unwrap().is_some());
+
+    // Somebody else's write is not deleted with the lease.
+    let other = connect(etcd.port());
+    put(&other, &b, "theirs").await;
+    assert_eq!(store.keep_alive(id).await.unwrap(), ttl);
+    store.revoke(id).await.unwrap();
+    store.revoke(id).await.unwrap();
+    assert_eq!((get(&store, &a).await, get(&store, &b).await.as_deref()), (None, Some("theirs")));
+    assert_eq!(store.keep_alive(id).await.unwrap_err().kind(), ErrorKind::LeaseLost);
+}
+
+#[tokio::test]
+async fn a_lease_is_lost_with_its_last_key_but_not_by_our_own_delete() {
+    let etcd = Etcd::start().await;
+    let (store, other) = (connect(etcd.port()), connect(etcd.port()));
+    let a = key("/a");
+    let with = |id| write(Op::Put { key: a.clone(), value: text("v"), expiry: Expiry::With(id), previous: false });
+    let (first, second) = (LeaseId::random(), LeaseId::random());
+    store.grant(first, LIMIT).await.unwrap();
+    store.commit(with(first)).await.unwrap();
+    other.commit(write(Op::delete(&a))).await.unwrap();
+    assert_eq!(store.keep_alive(first).await.unwrap_err().kind(), ErrorKind::LeaseLost);
+
+    store.grant(second, LIMIT).await.unwrap();
+    store.commit(with(second)).await.unwrap();
+    store.commit(write(Op::delete(&a))).await.unwrap();
+    assert!(store.keep_alive(second).await.is_ok());
+    // The key comes to be again, by somebody else and with the same value: it is not the one of the lease.
+    store.commit(with(second)).await.unwrap();
+    other.commit(write(Op::delete(&a))).await.unwrap();
+    put(&other, &a, "v").await;
+    assert_eq!(store.keep_alive(second).await.unwrap_err().kind(), ErrorKind::LeaseLost);
+    assert_eq!(get(&store, &a).await.as_deref(), Some("v"));
+}
+
+#[tokio::test]
+async fn a_put_whose_answer_was_lost_is_kept_alive_if_it_arrived() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let store = {
+        let mut options = ConnectOptions::new(vec![endpoint(proxy.addr().port())]);
+        options.retry.call_timeout = Duration::from_secs(3);
+        V2Store::new(options).unwrap()
+    };
+    let a = key("/a");
+    let id = LeaseId::random();
+    store.grant(id, LIMIT).await.unwrap();
+    put(&store, &key("/connected"), "").await;
+    proxy.set(Mode::StallAnswers).await;
+    let lost = write(Op::Put { key: a.clone(), value: text("nonce"), expiry: Expiry::With(id), previous: false });
+    let error = store.commit(lost).await.unwrap_err();
+    assert!(error.may_have_applied(), "{error}");
+    proxy.set(Mode::Pass).await;
+    proxy.cut();
+    let before = store.range(Range::of(Span::Key(a.clone()))).await.unwrap();
+    assert_eq!(&before.kvs[0].value[..], b"nonce");
+    store.keep_alive(id).await.unwrap();
+    let after = store.range(Range::of(Span::Key(a.clone()))).await.unwrap();
+    assert!(after.kvs[0].modified > before.kvs[0].modified && after.kvs[0].created == before.kvs[0].created);
+    store.revoke(id).await.unwrap();
+    assert_eq!(get(&store, &a).await, None);
+}
+
+#[tokio::test]
+async fn reads_go_to_another_endpoint_and_writes_only_when_they_cannot_have_left() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    proxy.set(Mode::Refuse).await;
+    let options = || ConnectOptions::new(vec![endpoint(proxy.addr().port()), endpoint(etcd.port())]);
+    let a = key("/a");
+    let store = V2Store::new(options()).unwrap();
+    put(&store, &a, "v").await;
+    assert_eq!(get(&V2Store::new(options()).unwrap(), &a).await.as_deref(), Some("v"));
+
+    proxy.set(Mode::Stall).await;
+    let mut impatient = options();
+    impatient.retry.read_attempt_timeout = Duration::from_millis(300);
+    impatient.retry.call_timeout = Duration::from_secs(5);
+    assert_eq!(get(&V2Store::new(impatient.clone()).unwrap(), &a).await.as_deref(), Some("v"));
+    impatient.retry.call_timeout = Duration::from_secs(1);
+    let error = V2Store::new(impatient).unwrap().commit(write(Op::put(&a, text("w")))).await.unwrap_err();
+    assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Timeout, true));
+    assert_eq!(error.key(), Some(&a));
+    assert_eq!(get(&store, &a).await.as_deref(), Some("v"));
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_unavailable_and_nothing_was_written() {
+    let mut options = ConnectOptions::new(vec![endpoint(1)]);
+    options.retry.call_timeout = Duration::from_millis(200);
+    let store = V2Store::new(options).unwrap();
+    let error = store.commit(write(Op::put(&key("/a"), text("v")))).await.unwrap_err();
+    assert_eq!((error.kind(), error.may_have_applied(), error.is_retryable()), (ErrorKind::Unavailable, false, true));
+    let error = store.range(Range::of(Span::Key(key("/a")))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn a_server_without_v2_says_how_to_have_it() {
+    let etcd = Etcd::builder().flag("--enable-v2", "false").start().await;
+    let error = connect(etcd.port()).range(Range::of(Span::Key(key("/a")))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("--enable-v2=true") && error.to_string().contains("etcd://"), "{error}");
+}
+
+#[tokio::test]
+async fn status_members_and_statistics() {
+    let etcd = Etcd::start().await;
+    let store = connect(etcd.port());
+    let revision = put(&store, &key("/a"), "v").await;
+    let status = store.status().await.unwrap();
+    assert_eq!((status.store, status.version.as_str(), status.revision), ("etcd v2", etcd.version(), revision));
+    assert!(status.cluster.is_some() && status.member.is_some() && status.leader == status.member);
+    let members = store.members().await.unwrap();
+    assert_eq!(members.len(), 1);
+    assert_eq!(Some(&members[0].id), status.member.as_ref());
+    assert!(members[0].client_urls.iter().any(|url| url.ends_with(&etcd.endpoint())));
+    let stats = store.stats(StatsKind::Store).await.unwrap();
+    assert!(stats.counter("setsSuccess").is_some_and(|sets| sets > 0));
+    assert!(store.stats(StatsKind::Member).await.unwrap().fields.contains_key("state"));
+    assert!(store.stats(StatsKind::Leader).await.unwrap().fields.contains_key("leader"));
+}
+
+#[tokio::test]
+async fn the_leaders_statistics_are_found_from_any_endpoint() {
+    let mut cluster = Etcd::cluster(3).await;
+    let ports = (0..3).map(|member| cluster.member(member).port()).collect::<Vec<_>>();
+    for first in 0..3 {
+        let endpoints = (0..3).map(|step| endpoint(ports[(first + step) % 3])).collect();
+        let store = V2Store::new(ConnectOptions::new(endpoints)).unwrap();
+        assert!(store.stats(StatsKind::Leader).await.unwrap().fields.contains_key("leader"));
+        let error = connect(ports[first]).stats(StatsKind::Leader).await;
+        assert!(error.is_ok() || error.is_err_and(|error| error.kind() == ErrorKind::Unavailable && error.to_string().contains("leader")));
+    }
+}
+
+#[tokio::test]
+async fn users_and_passwords() {
+    let etcd = Etcd::start().await;
+    let user = r#"{"user":"root","password":"secret word"}"#;
+    assert!(foreign(&etcd, "PUT /v2/auth/users/root", "application/json", user).await.starts_with("HTTP/1.1 201"));
+    assert!(foreign(&etcd, "PUT /v2/auth/enable", "application/json", "").await.starts_with("HTTP/1.1 200"));
+    let with = |password: Option<&str>| {
+        let mut options = ConnectOptions::new(vec![endpoint(etcd.port())]);
+        options.credentials = password.map(|password| Credentials { user: "root".to_owned(), password: password.to_owned() });
+        V2Store::new(options).unwrap()
+    };
+    let role = r#"{"role":"guest","revoke":{"kv":{"read":["/*"],"write":["/*"]}}}"#;
+    let authorized = "PUT /v2/auth/roles/guest HTTP/1.1\r\nAuthorization: Basic cm9vdDpzZWNyZXQgd29yZA==\r\nX-Rest:";
+    assert!(foreign(&etcd, authorized, "application/json", role).await.contains("200 OK"));
+    let a = key("/a");
+    put(&with(Some("secret word")), &a, "v").await;
+    assert_eq!(get(&with(Some("secret word")), &a).await.as_deref(), Some("v"));
+    let refused = async |store: V2Store| store.commit(write(Op::put(&a, text("w")))).await.unwrap_err();
+    let wrong = refused(with(Some("wrong"))).await;
+    assert_eq!((wrong.kind(), wrong.may_have_applied()), (ErrorKind::PermissionDenied, false));
+    assert!(!format!("{wrong:?} {:?}", with(Some("wrong"))).contains("\"wrong"));
+    assert_eq!(refused(with(None)).await.kind(), ErrorKind::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_foreign_write_is_read_as_it_is() {
+    let etcd = Etcd::start().await;
+    let store = connect(etcd.port());
+    assert!(foreign(&etcd, "PUT /v2/keys/a", FORM, "value=8080&ttl=100").await.contains("201"));
+    let reply = store.range(Range::of(Span::Key(key("/a")))).await.unwrap();
+    assert_eq!(&reply.kvs[0].value[..], b"8080");
+    assert!(reply.kvs[0].ttl.is_some());
+}
