@@ -3,6 +3,7 @@
 //! A read is asked again, elsewhere first, until the time of the call is over. A write is sent once; only when no connection
 //! could be had, so that it cannot have left, another endpoint gets it.
 
+#[cfg(feature = "tls")]
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -260,7 +261,7 @@ impl Http {
             request = request.header("Content-Type", "application/x-www-form-urlencoded").body(form);
         }
         let response = request.send().await.map_err(|error| {
-            let unsent = error.is_connect() || error.is_builder();
+            let unsent = error.is_connect() || error.is_builder() || is_turned_away(&error);
             let fault = self.broken(at, error);
             if unsent { Failure::Unsent(fault) } else { Failure::Sent(fault) }
         })?;
@@ -434,22 +435,54 @@ fn with_tls(builder: reqwest::ClientBuilder, options: &ConnectOptions) -> Result
     }
 }
 
-/// Whether the handshake failed, which does not heal by itself as a refused connection does.
+/// Whether TLS failed, which does not heal by itself as a refused connection does.
 #[cfg(feature = "tls")]
 fn is_tls(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
-    while let Some(error) = cause {
-        // An I/O error shows not what it wraps as its source, but the source of that.
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if error.is::<rustls::Error>() || wrapped.is_some_and(|wrapped| wrapped.is::<rustls::Error>()) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    tls_error(error).is_some()
 }
 
 #[cfg(not(feature = "tls"))]
 fn is_tls(_: &reqwest::Error) -> bool {
     false
+}
+
+/// Whether the server ended the handshake because of our certificate. With TLS 1.3 it says so when the request is on its way already, which it
+/// then has not read.
+#[cfg(feature = "tls")]
+fn is_turned_away(error: &reqwest::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    matches!(
+        tls_error(error),
+        Some(rustls::Error::AlertReceived(
+            Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::CertificateRequired
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+        ))
+    )
+}
+
+#[cfg(not(feature = "tls"))]
+fn is_turned_away(_: &reqwest::Error) -> bool {
+    false
+}
+
+#[cfg(feature = "tls")]
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        // An I/O error shows not what it wraps as its source, but the source of that.
+        cause = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    None
 }
