@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod auth;
 mod raw;
 mod watches;
 
@@ -12,6 +13,9 @@ use etcd_typed::Key;
 use etcd_typed::store::connect::{ConnectOptions, Endpoint};
 use etcd_typed::store::v3::V3Store;
 use etcd_typed::store::{Op, Store, Txn};
+use etcd_typed::testing::Etcd;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Options for these addresses, `HOST:PORT`.
 fn options<'e>(endpoints: impl IntoIterator<Item = &'e str>) -> ConnectOptions {
@@ -45,3 +49,13 @@ async fn write(store: &V3Store, key: &Key, value: impl Into<Bytes>) -> u64 {
 
 /// Far longer than anything here takes, so that a hang fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A number of the server's own statistics.
+async fn metric_of(etcd: &Etcd, name: &str) -> f64 {
+    let mut connection = TcpStream::connect(etcd.endpoint()).await.unwrap();
+    connection.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut page = String::new();
+    connection.read_to_string(&mut page).await.unwrap();
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).expect("the metric is there");
+    line.parse().unwrap()
+}

@@ -8,12 +8,10 @@ use etcd_typed::store::{Batch, Event, Op, Range, Span, Store, Txn, Watch, WatchF
 use etcd_typed::testing::{Etcd, Proxy};
 use etcd_typed::{ErrorKind, Key, Revision};
 use futures_util::StreamExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::raw::Admin;
-use super::{PATIENCE, delete, key, options, put, store, write};
+use super::{PATIENCE, delete, key, metric_of, options, put, store, write};
 
 async fn watch(store: &V3Store, span: Span, from: WatchFrom) -> WatchStream {
     store.watch(Watch { span, from }).await.unwrap()
@@ -46,19 +44,9 @@ fn texts(batch: &Batch) -> Vec<String> {
     batch.events.iter().map(text).collect()
 }
 
-/// A number of the server's own statistics.
-async fn metric(etcd: &Etcd, name: &str) -> f64 {
-    let mut connection = TcpStream::connect(etcd.endpoint()).await.unwrap();
-    connection.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
-    let mut page = String::new();
-    connection.read_to_string(&mut page).await.unwrap();
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).expect("the metric is there");
-    line.parse().unwrap()
-}
-
 async fn until_metric(etcd: &Etcd, name: &str, wanted: f64) {
     let reached = timeout(PATIENCE, async {
-        while metric(etcd, name).await != wanted {
+        while metric_of(etcd, name).await != wanted {
             sleep(Duration::from_millis(20)).await;
         }
     });
@@ -272,8 +260,8 @@ async fn w9_many_watches_share_a_stream_and_dropping_them_ends_them_on_the_serve
     for number in 0..WATCHES {
         streams.push(watch(&store, Span::Key(key(&format!("/app/{number}"))), listed).await);
     }
-    assert_eq!(metric(&etcd, "etcd_debugging_mvcc_watch_stream_total").await, 1.0);
-    assert_eq!(metric(&etcd, "etcd_debugging_mvcc_watcher_total").await, 300.0);
+    assert_eq!(metric_of(&etcd, "etcd_debugging_mvcc_watch_stream_total").await, 1.0);
+    assert_eq!(metric_of(&etcd, "etcd_debugging_mvcc_watcher_total").await, 300.0);
     let keep = streams.split_off(WATCHES - 1);
     drop(streams);
     until_metric(&etcd, "etcd_debugging_mvcc_watcher_total", 1.0).await;

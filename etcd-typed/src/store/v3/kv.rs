@@ -275,3 +275,6 @@ pub(super) fn only_key(txn: &Txn) -> Option<&Key> {
     let first = keys.next()?;
     keys.all(|key| key == first).then_some(first)
 }
+
+#[cfg(test)]
+mod tests;

@@ -310,3 +310,6 @@ pub(super) fn answer_length(words: &str) -> Option<(u64, u64)> {
         words.split_once("found ")?.1.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -485,3 +485,6 @@ impl fmt::Debug for AuthenticateResponse {
         f.debug_struct("AuthenticateResponse").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -323,13 +323,12 @@ impl Followed {
             return Err("an event without a key");
         };
         let at = kv.mod_revision;
-        if at <= self.last {
-            return Ok(());
-        }
         match &self.held {
             Some(held) if at < held.revision => return Err("its revisions went backwards"),
             Some(held) if at > held.revision => self.flush(outputs)?,
-            _ => {}
+            Some(_) => {}
+            None if at <= self.last => return Ok(()),
+            None => {}
         }
         let held = self.held.get_or_insert_with(|| Held { revision: at, events: Vec::new(), bytes: 0 });
         held.bytes = held.bytes.saturating_add(kv.key.len()).saturating_add(kv.value.len());

@@ -1,0 +1,183 @@
+//! What a transaction becomes, and what its answer means.
+
+use super::*;
+use crate::store::{Compare, Condition};
+
+fn key(path: &str) -> Key {
+    Key::parse(path).unwrap()
+}
+
+fn text(bytes: &Bytes) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn planned(txn: &Txn) -> Plan {
+    plan(txn, 128, 1000).unwrap()
+}
+
+#[test]
+fn spans_are_on_whole_segments() {
+    let pair = |span: &Span| {
+        let (start, end) = bounds(span);
+        (text(&start), text(&end))
+    };
+    assert_eq!(pair(&Span::Key(key("/app/a"))), ("/app/a".to_owned(), String::new()));
+    assert_eq!(pair(&Span::Below(key("/app"))), ("/app/\0".to_owned(), "/app0".to_owned()));
+    assert_eq!(pair(&Span::Below(Key::root())), ("/\0".to_owned(), "0".to_owned()));
+}
+
+/// The bounds hold exactly what the span contains.
+#[test]
+fn bounds_and_contains_say_the_same() {
+    let stored = ["/", "/app", "/app/", "/app/\0", "/app//", "/app/a", "/app/a/b", "/app/\u{ff}", "/app0", "/apple", "/b", "app", ""];
+    for span in
+        [Span::Key(key("/app")), Span::Key(key("/app/a")), Span::Below(key("/app")), Span::Below(key("/app/a")), Span::Below(Key::root())]
+    {
+        let (start, end) = bounds(&span);
+        for stored in stored {
+            let within =
+                if end.is_empty() { stored.as_bytes() == start } else { stored.as_bytes() >= &start[..] && stored.as_bytes() < &end[..] };
+            assert_eq!(within, span.contains(stored.as_bytes()), "{stored:?} in {span:?}");
+        }
+    }
+}
+
+#[test]
+fn a_page_begins_after_the_last_key() {
+    let (start, end) = bounds_after(&Span::Below(key("/app")), Some(&Bytes::from("/app/k")));
+    assert_eq!((text(&start), text(&end)), ("/app/k\0".to_owned(), "/app0".to_owned()));
+    // A key before the span does not widen it.
+    let (start, _) = bounds_after(&Span::Below(key("/app")), Some(&Bytes::from("/a")));
+    assert_eq!(text(&start), "/app/\0");
+    // After the one key there is none: the range is empty, and not the one key.
+    let (start, end) = bounds_after(&Span::Key(key("/app")), Some(&Bytes::from("/app")));
+    assert_eq!((text(&start), text(&end)), ("/app\0".to_owned(), "/app\0".to_owned()));
+}
+
+#[test]
+fn one_operation_without_a_condition_is_the_cheapest_request() {
+    let a = key("/a");
+    let only = |op: Op| planned(&Txn { then: vec![op], ..Txn::default() }).request;
+    assert!(matches!(only(Op::Get(Span::Key(a.clone()))), Request::Range(_)));
+    assert!(matches!(only(Op::put(&a, Bytes::new())), Request::Put(_)));
+    assert!(matches!(only(Op::delete(&a)), Request::Delete(_)));
+    // Even with a second list, which is never performed.
+    let txn = Txn { then: vec![Op::delete(&a)], otherwise: vec![Op::put(&a, Bytes::new())], ..Txn::default() };
+    assert!(matches!(planned(&txn).request, Request::Delete(_)));
+    let conditional = Txn { compares: vec![Compare::key(&a, Condition::Present)], then: vec![Op::delete(&a)], ..Txn::default() };
+    assert!(matches!(planned(&conditional).request, Request::Txn { reads_only: false, .. }));
+}
+
+#[test]
+fn a_transaction_of_reads_alone_is_known_as_such() {
+    let get = Op::Get(Span::Key(key("/a")));
+    let compares = vec![Compare::key(&key("/a"), Condition::Present)];
+    let reads = Txn { compares: compares.clone(), then: vec![get.clone()], otherwise: vec![get.clone(), get.clone()] };
+    assert!(matches!(planned(&reads).request, Request::Txn { reads_only: true, .. }));
+    let writes = Txn { compares, then: vec![get], otherwise: vec![Op::delete(&key("/a"))] };
+    assert!(matches!(planned(&writes).request, Request::Txn { reads_only: false, .. }));
+}
+
+#[test]
+fn conditions_of_zero_hold_of_no_key() {
+    for condition in [Condition::Created(Revision::ZERO), Condition::Modified(Revision::ZERO)] {
+        let translated = translate_compare(&Compare::key(&key("/a"), condition)).unwrap();
+        // No version is below zero.
+        assert_eq!(
+            (translated.result(), translated.target(), translated.target_union),
+            (CompareResult::Less, CompareTarget::Version, Some(TargetUnion::Version(0)))
+        );
+    }
+}
+
+#[test]
+fn a_condition_that_does_not_go_with_its_span_is_refused() {
+    for condition in [Condition::Present, Condition::Value(Bytes::new()), Condition::Modified(Revision::new(1))] {
+        let txn = Txn { compares: vec![Compare::below(&key("/a"), condition)], ..Txn::default() };
+        assert_eq!(plan(&txn, 128, 1000).unwrap_err().kind(), ErrorKind::Invalid);
+    }
+}
+
+#[test]
+fn limits_are_kept_before_anything_is_sent() {
+    let ops = |count| vec![Op::Get(Span::Key(key("/a"))); count];
+    let compares = |count| vec![Compare::key(&key("/a"), Condition::Present); count];
+    assert!(plan(&Txn { compares: compares(128), then: ops(128), otherwise: ops(128) }, 128, 1000).is_ok());
+    for txn in [
+        Txn { compares: compares(129), ..Txn::default() },
+        Txn { then: ops(129), ..Txn::default() },
+        Txn { otherwise: ops(129), ..Txn::default() },
+    ] {
+        assert_eq!(plan(&txn, 128, 1000).unwrap_err().kind(), ErrorKind::TooManyOperations);
+    }
+    let value = |length| Txn { then: vec![Op::put(&key("/a"), Bytes::from(vec![0; length]))], ..Txn::default() };
+    assert!(plan(&value(1000), 128, 1000).is_ok());
+    let error = plan(&value(1001), 128, 1000).unwrap_err();
+    assert_eq!((error.kind(), error.key()), (ErrorKind::TooLarge, Some(&key("/a"))));
+}
+
+#[test]
+fn directories_are_refused_with_what_to_do_instead() {
+    for op in [Op::MakeDir { key: key("/a"), ttl: None }, Op::UpdateDir { key: key("/a"), ttl: None }, Op::RemoveDir { key: key("/a") }] {
+        let error = plan(&Txn { then: vec![op], ..Txn::default() }, 128, 1000).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("etcd v3"), "{error}");
+    }
+}
+
+#[test]
+fn times_to_live_are_rounded_up_and_share_a_lease_within_a_list() {
+    assert_eq!(seconds(Duration::ZERO), 1);
+    assert_eq!(seconds(Duration::from_millis(1001)), 2);
+    assert_eq!(seconds(Duration::from_secs(7)), 7);
+    assert_eq!(seconds(Duration::MAX), i64::MAX);
+    let put = |path: &str, millis| Op::Put {
+        key: key(path),
+        value: Bytes::new(),
+        expiry: Expiry::After(Duration::from_millis(millis)),
+        previous: false,
+    };
+    let compares = vec![Compare::key(&key("/a"), Condition::Absent)];
+    let plan = planned(&Txn { compares, then: vec![put("/a", 2500), put("/b", 3000), put("/c", 9000)], otherwise: vec![put("/a", 3000)] });
+    let made: Vec<(i64, bool)> = plan.leases.iter().map(|lease| (lease.seconds, lease.then)).collect();
+    assert_eq!(made, [(3, true), (9, true), (3, false)]);
+    let Request::Txn { request, .. } = plan.request else { panic!("{plan:?}") };
+    let lease = |op: &RequestOp| match &op.request {
+        Some(wire::Request::Put(put)) => put.lease,
+        other => panic!("{other:?}"),
+    };
+    let numbers: Vec<i64> = plan.leases.iter().map(|made| lease_number(made.id)).collect();
+    assert_eq!(request.success.iter().map(lease).collect::<Vec<_>>(), [numbers[0], numbers[0], numbers[1]]);
+    assert_eq!(lease(&request.failure[0]), numbers[2]);
+}
+
+#[test]
+fn an_answer_that_does_not_fit_is_an_error_of_unknown_outcome() {
+    let request = wire::TxnRequest {
+        success: vec![RequestOp { request: Some(wire::Request::Put(wire::PutRequest::default())) }],
+        ..Default::default()
+    };
+    let range = ResponseOp { response: Some(wire::Response::Range(wire::RangeResponse::default())) };
+    for responses in [vec![], vec![range.clone()], vec![ResponseOp { response: None }], vec![range.clone(), range]] {
+        let error = txn_committed(wire::TxnResponse { header: None, succeeded: true, responses }, &request).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Server);
+        assert!(error.may_have_applied());
+    }
+}
+
+#[test]
+fn numbers_that_no_server_should_send_do_no_harm() {
+    let kv = wire::KeyValue { create_revision: -1, mod_revision: i64::MIN, version: -3, lease: -4, ..wire::KeyValue::default() };
+    let kv = key_value(kv);
+    assert_eq!((kv.created, kv.modified, kv.version, kv.lease), (Revision::ZERO, Revision::ZERO, None, None));
+    assert_eq!(number(Revision::new(u64::MAX)), i64::MAX);
+}
+
+#[test]
+fn an_error_names_the_key_only_where_there_is_one() {
+    let (a, b) = (key("/a"), key("/b"));
+    let txn = Txn { compares: vec![Compare::key(&a, Condition::Present)], then: vec![Op::delete(&a)], ..Txn::default() };
+    assert_eq!(only_key(&txn), Some(&a));
+    assert_eq!(only_key(&Txn { then: vec![Op::delete(&a), Op::delete(&b)], ..Txn::default() }), None);
+    assert_eq!(only_key(&Txn::default()), None);
+}

@@ -1,0 +1,328 @@
+//! One test for each case of the table: a status as tonic makes it, and what is made of it.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use tonic::{ConnectError, TimeoutExpired};
+
+use super::*;
+
+/// An error below an error, as the local stack builds them.
+#[derive(Debug)]
+struct Layer(&'static str, Option<Box<Layer>>);
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl StdError for Layer {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.1.as_deref().map(|layer| layer as _)
+    }
+}
+
+fn layers(texts: &[&'static str]) -> Layer {
+    let (first, below) = texts.split_first().unwrap();
+    Layer(first, (!below.is_empty()).then(|| Box::new(layers(below))))
+}
+
+/// What the stack says of a connection that stood.
+fn local(texts: &[&'static str]) -> Status {
+    Status::from_error(Box::new(layers(texts)))
+}
+
+/// What the stack says of a connection that was to be made.
+fn connecting(texts: &[&'static str]) -> Status {
+    Status::from_error(Box::new(ConnectError(Box::new(layers(texts)))))
+}
+
+#[track_caller]
+fn assert_row(status: &Status, row: Row, kind: ErrorKind, repeat: Repeat, may_have_applied: bool) {
+    assert_eq!(classify(status), row, "{status:?}");
+    let verdict = row.verdict();
+    assert_eq!((verdict.kind, verdict.repeat, verdict.may_have_applied), (kind, repeat, may_have_applied), "{status:?}");
+}
+
+#[test]
+fn no_connection_is_not_sent() {
+    for texts in
+        [&["tcp connect error", "Connection refused (os error 111)"][..], &["dns error", "no such host"], &["deadline has elapsed"]]
+    {
+        assert_row(&connecting(texts), Row::NotSent, ErrorKind::Unavailable, Repeat::Always, false);
+    }
+}
+
+#[test]
+fn a_server_that_cannot_be_trusted_is_a_matter_of_settings() {
+    for text in ["invalid peer certificate: UnknownIssuer", "invalid peer certificate: certificate not valid for name", "tls handshake eof"]
+    {
+        assert_row(&connecting(&[text]), Row::TlsRefused, ErrorKind::Tls, Repeat::Elsewhere, false);
+    }
+}
+
+#[test]
+fn a_client_that_is_not_trusted_is_a_matter_of_settings() {
+    let status = local(&["transport error", "received fatal alert: CertificateRequired"]);
+    assert_row(&status, Row::IdentityRefused, ErrorKind::Tls, Repeat::Elsewhere, true);
+}
+
+#[test]
+fn a_request_that_was_given_back_is_not_sent() {
+    for text in
+        ["connection was not ready", "connection closed", "stream error received: refused stream before processing any application logic"]
+    {
+        assert_row(
+            &local(&["transport error", "operation was canceled", text]),
+            Row::NotSent,
+            ErrorKind::Unavailable,
+            Repeat::Always,
+            false,
+        );
+    }
+}
+
+#[test]
+fn a_connection_that_broke_leaves_a_write_open() {
+    for texts in [
+        &["transport error", "Connection reset by peer (os error 104)"][..],
+        &["h2 protocol error: error reading a body from connection"],
+        &["http2 error", "keep-alive timed out"],
+        &["transport error", "connection closed before message completed"],
+        &["operation was canceled"],
+        &["transport error", "http2 error", "connection error received: not a result of an error"],
+    ] {
+        assert_row(&local(texts), Row::Severed, ErrorKind::Unavailable, Repeat::Harmless, true);
+    }
+}
+
+#[test]
+fn a_time_limit_leaves_a_write_open() {
+    let expired = Status::from_error(Box::new(TimeoutExpired(())));
+    assert_row(&expired, Row::TimedOut, ErrorKind::Timeout, Repeat::Harmless, true);
+    for status in [
+        Status::unknown("context deadline exceeded"),
+        Status::deadline_exceeded("context deadline exceeded"),
+        Status::unavailable("etcdserver: request timed out"),
+        Status::unavailable("etcdserver: request timed out, possibly due to previous leader failure"),
+        Status::unavailable("etcdserver: request timed out, possibly due to connection lost"),
+    ] {
+        assert_row(&status, Row::TimedOut, ErrorKind::Timeout, Repeat::Harmless, true);
+    }
+}
+
+#[test]
+fn an_answer_that_is_too_large_is_no_compaction() {
+    let status = Status::out_of_range("Error, decoded message length too large: found 80000000 bytes, the limit is: 67108864 bytes");
+    assert_row(&status, Row::AnswerTooLarge, ErrorKind::TooLarge, Repeat::Never, true);
+    assert_eq!(answer_length(status.message()), Some((80_000_000, 67_108_864)));
+    let status = Status::resource_exhausted("grpc: trying to send message larger than max (3000000000 vs. 2147483647)");
+    assert_row(&status, Row::AnswerTooLarge, ErrorKind::TooLarge, Repeat::Never, true);
+    assert_eq!(answer_length(status.message()), None);
+}
+
+#[test]
+fn no_leader_is_said_before_anything_is_proposed() {
+    assert_row(&Status::unavailable("etcdserver: no leader"), Row::NoLeader, ErrorKind::Unavailable, Repeat::Always, false);
+}
+
+#[test]
+fn a_leader_that_changed_is_for_reads_to_repeat() {
+    assert_row(&Status::unavailable("etcdserver: leader changed"), Row::LeaderChanged, ErrorKind::Unavailable, Repeat::Harmless, true);
+}
+
+#[test]
+fn a_failing_member_leaves_a_write_open() {
+    for text in [
+        "etcdserver: server stopped",
+        "etcdserver: unhealthy cluster",
+        "etcdserver: applied index took too long, waiting for the applied index took too long",
+    ] {
+        assert_row(&Status::unavailable(text), Row::Failing, ErrorKind::Unavailable, Repeat::Harmless, true);
+    }
+}
+
+#[test]
+fn a_member_that_does_not_do_it_sends_to_another() {
+    for status in [
+        Status::unknown("etcdserver: not a primary lessor"),
+        Status::failed_precondition("etcdserver: not leader"),
+        Status::failed_precondition("etcdserver: rpc not supported for learner"),
+        Status::unavailable("etcdserver: not capable"),
+    ] {
+        assert_row(&status, Row::NotThisMember, ErrorKind::Unavailable, Repeat::Always, false);
+    }
+}
+
+#[test]
+fn too_many_requests_are_refused_before_they_are_proposed() {
+    let status = Status::resource_exhausted("etcdserver: too many requests");
+    assert_row(&status, Row::TooManyRequests, ErrorKind::Unavailable, Repeat::Always, false);
+}
+
+#[test]
+fn f13_no_space_may_be_said_of_what_was_applied() {
+    let status = Status::resource_exhausted("etcdserver: mvcc: database space exceeded");
+    assert_row(&status, Row::NoSpace, ErrorKind::NoSpace, Repeat::Never, true);
+}
+
+#[test]
+fn a_request_that_is_too_large_is_not_applied() {
+    for status in [
+        Status::resource_exhausted("grpc: received message larger than max (3000052 vs. 2097152)"),
+        Status::invalid_argument("etcdserver: request is too large"),
+    ] {
+        assert_row(&status, Row::RequestTooLarge, ErrorKind::TooLarge, Repeat::Never, false);
+    }
+}
+
+#[test]
+fn too_many_operations_are_not_applied() {
+    let status = Status::invalid_argument("etcdserver: too many operations in txn request");
+    assert_row(&status, Row::TooManyOperations, ErrorKind::TooManyOperations, Repeat::Never, false);
+}
+
+#[test]
+fn a_wrong_request_is_not_applied() {
+    for text in [
+        "etcdserver: duplicate key given in txn request",
+        "etcdserver: key is not provided",
+        "etcdserver: key not found",
+        "etcdserver: value is provided",
+        "etcdserver: lease is provided",
+        "etcdserver: too large lease TTL",
+    ] {
+        assert_row(&Status::invalid_argument(text), Row::InvalidRequest, ErrorKind::Invalid, Repeat::Never, false);
+    }
+}
+
+#[test]
+fn f19_a_token_that_is_not_taken_is_renewed() {
+    for status in [
+        Status::invalid_argument("etcdserver: user name is empty"),
+        Status::invalid_argument("etcdserver: revision of auth store is old"),
+        Status::unauthenticated("etcdserver: invalid auth token"),
+        Status::unauthenticated("whatever a proxy says"),
+    ] {
+        assert_row(&status, Row::TokenRefused, ErrorKind::Unauthenticated, Repeat::AfterLogin, false);
+    }
+}
+
+#[test]
+fn f19_wrong_credentials_stay_wrong() {
+    let status = Status::invalid_argument("etcdserver: authentication failed, invalid user ID or password");
+    assert_row(&status, Row::LoginRefused, ErrorKind::Unauthenticated, Repeat::Never, false);
+    let status = Status::failed_precondition("etcdserver: authentication is not enabled");
+    assert_row(&status, Row::AuthDisabled, ErrorKind::Unauthenticated, Repeat::Never, false);
+}
+
+#[test]
+fn permission_denied_is_final() {
+    for status in [Status::permission_denied("etcdserver: permission denied"), Status::permission_denied("no")] {
+        assert_row(&status, Row::PermissionDenied, ErrorKind::PermissionDenied, Repeat::Never, false);
+    }
+}
+
+#[test]
+fn revisions_that_are_gone_or_not_there_yet() {
+    let gone = Status::out_of_range("etcdserver: mvcc: required revision has been compacted");
+    assert_row(&gone, Row::Compacted, ErrorKind::HistoryLost, Repeat::Never, false);
+    let future = Status::out_of_range("etcdserver: mvcc: required revision is a future revision");
+    assert_row(&future, Row::FutureRevision, ErrorKind::HistoryLost, Repeat::Never, false);
+}
+
+#[test]
+fn leases_that_are_not_there_or_there_already() {
+    for status in [Status::not_found("etcdserver: requested lease not found"), Status::unknown("etcdserver: requested lease not found")] {
+        assert_row(&status, Row::LeaseNotFound, ErrorKind::LeaseLost, Repeat::Never, false);
+    }
+    let exists = Status::failed_precondition("etcdserver: lease already exists");
+    assert_row(&exists, Row::LeaseExists, ErrorKind::AlreadyExists, Repeat::Never, false);
+}
+
+#[test]
+fn a_corrupt_cluster_is_not_asked_again() {
+    for status in [Status::data_loss("etcdserver: corrupt cluster"), Status::data_loss("anything")] {
+        assert_row(&status, Row::CorruptCluster, ErrorKind::Server, Repeat::Never, true);
+    }
+}
+
+#[test]
+fn a_server_that_does_not_know_the_call_is_no_etcd_v3() {
+    for text in ["unknown service etcdserverpb.KV", "unknown method AuthStatus for service etcdserverpb.Auth", ""] {
+        assert_row(&Status::unimplemented(text), Row::UnknownCall, ErrorKind::Unsupported, Repeat::Elsewhere, false);
+    }
+}
+
+#[test]
+fn what_speaks_no_grpc_is_named() {
+    let not_http2 = local(&["transport error", "http2 error", "connection error detected: frame with invalid size"]);
+    assert_row(&not_http2, Row::NotGrpc, ErrorKind::Server, Repeat::Elsewhere, true);
+    let not_grpc = Status::unimplemented("grpc-status header missing, mapped from HTTP status code 404");
+    assert_row(&not_grpc, Row::NotGrpc, ErrorKind::Server, Repeat::Elsewhere, true);
+    // A proxy without a server behind it.
+    let unavailable = Status::unavailable("grpc-status header missing, mapped from HTTP status code 503");
+    assert_row(&unavailable, Row::Other(Code::Unavailable), ErrorKind::Unavailable, Repeat::Harmless, true);
+    let said = Error::from(Failure::of("127.0.0.1:80", not_grpc)).to_string();
+    assert!(said.contains("127.0.0.1:80") && said.contains("is it an etcd v3 server"), "{said}");
+}
+
+#[test]
+fn words_that_are_not_known_leave_the_code() {
+    assert_row(&Status::unavailable("x"), Row::Other(Code::Unavailable), ErrorKind::Unavailable, Repeat::Harmless, true);
+    assert_row(&Status::cancelled("x"), Row::Other(Code::Cancelled), ErrorKind::Timeout, Repeat::Harmless, true);
+    assert_row(&Status::invalid_argument("x"), Row::Other(Code::InvalidArgument), ErrorKind::Server, Repeat::Never, false);
+    for status in [Status::unknown("x"), Status::internal("x"), Status::aborted("x"), Status::resource_exhausted("x")] {
+        assert_row(&status, Row::Other(status.code()), ErrorKind::Server, Repeat::Never, true);
+    }
+}
+
+/// The only write that is sent twice is one that was not applied (P5).
+#[test]
+fn p5_nothing_that_may_have_been_applied_is_repeated_for_a_write() {
+    let codes = (0..=16).map(Code::from_i32).map(Row::Other);
+    let rows = [
+        Row::NotSent,
+        Row::TlsRefused,
+        Row::IdentityRefused,
+        Row::NotGrpc,
+        Row::Severed,
+        Row::TimedOut,
+        Row::AnswerTooLarge,
+        Row::NoLeader,
+        Row::LeaderChanged,
+        Row::Failing,
+        Row::NotThisMember,
+        Row::TooManyRequests,
+        Row::NoSpace,
+        Row::RequestTooLarge,
+        Row::TooManyOperations,
+        Row::InvalidRequest,
+        Row::TokenRefused,
+        Row::LoginRefused,
+        Row::AuthDisabled,
+        Row::PermissionDenied,
+        Row::Compacted,
+        Row::FutureRevision,
+        Row::LeaseNotFound,
+        Row::LeaseExists,
+        Row::CorruptCluster,
+        Row::ForeignCluster,
+        Row::ForeignClusterAhead,
+        Row::UnknownCall,
+    ];
+    for row in rows.into_iter().chain(codes) {
+        let verdict = row.verdict();
+        if matches!(verdict.repeat, Repeat::Always | Repeat::AfterLogin) {
+            assert!(!verdict.may_have_applied, "{row:?}");
+        }
+    }
+}
+
+#[test]
+fn an_error_says_who_said_what_and_keeps_the_cause() {
+    let error = Error::from(Failure::of("127.0.0.1:2379", connecting(&["tcp connect error", "Connection refused (os error 111)"])));
+    assert_eq!(error.to_string(), "unavailable: 127.0.0.1:2379: tcp connect error: Connection refused (os error 111)");
+    assert!(error.source().is_some());
+}
