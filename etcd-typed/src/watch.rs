@@ -16,7 +16,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use futures_util::Stream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::error::{Error, Result};

@@ -214,7 +214,9 @@ impl<'a> Delta<'a> {
             None => None,
             Some(Ok(value)) => Some(value),
             Some(Err(reason)) => {
-                self.problem(segment, ProblemKind::Undecodable, reason.to_string());
+                // Found in a resync, it was written before the revision that it was found at.
+                let written = after.map_or(self.revision, |stored| stored.modified);
+                self.problem(segment, ProblemKind::Undecodable, reason.to_string(), written);
                 return None;
             }
         };
@@ -224,7 +226,7 @@ impl<'a> Delta<'a> {
     }
 
     fn map_key<K: MapKey>(&mut self, segment: &str) -> Option<K> {
-        key_of_segment(segment).map_err(|(kind, reason)| self.problem(segment, kind, reason)).ok()
+        key_of_segment(segment).map_err(|(kind, reason)| self.problem(segment, kind, reason, self.revision)).ok()
     }
 
     fn below(&mut self, segment: &str, read: impl FnOnce(&mut Self)) {
@@ -235,8 +237,8 @@ impl<'a> Delta<'a> {
         self.prefix.truncate(length);
     }
 
-    fn problem(&mut self, segment: &str, kind: ProblemKind, reason: String) {
+    fn problem(&mut self, segment: &str, kind: ProblemKind, reason: String, revision: Revision) {
         let key = self.directory.descend(&format!("{}{segment}", self.prefix));
-        self.problems.push(Problem { key, kind, reason, revision: Some(self.revision) });
+        self.problems.push(Problem { key, kind, reason, revision: Some(revision) });
     }
 }

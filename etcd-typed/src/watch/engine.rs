@@ -63,8 +63,8 @@ pub(crate) struct Engine {
 enum Phase {
     /// The span is read: as of a past revision, or as of now.
     Listing { reason: Reason, at: Option<Revision> },
-    /// A watch is opened. The first snapshot is held back until that was tried once, so that who gets it also knows that the
-    /// watch is allowed.
+    /// A watch is opened. The snapshot that it continues is held back until that was tried once: nobody's slowness comes between the
+    /// two, and who gets the first one also knows that the watch is allowed.
     Opening { from: WatchFrom, check: bool, held: Option<Snapshot> },
     /// The resumed watch is open, and a read shows whether the server's history is still the one that we saw.
     Checking,
@@ -171,10 +171,6 @@ impl Engine {
         self.anchor = Anchor::of(&reply.kvs, &self.span);
         let snapshot = Snapshot { revision, kvs: reply.kvs, known: true, reason };
         let from = if at.is_some() { WatchFrom::Resumed(revision) } else { WatchFrom::Listed(revision) };
-        if self.started {
-            self.phase = Phase::Opening { from, check: false, held: None };
-            return Some(Ok(Step::Reset(snapshot)));
-        }
         self.started = true;
         self.phase = Phase::Opening { from, check: false, held: Some(snapshot) };
         None

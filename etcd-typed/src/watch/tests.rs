@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{self, timeout};
+use tokio::time::timeout;
 
 use super::*;
 use crate::error::ErrorKind;
@@ -100,7 +100,7 @@ async fn w2_w4_a_hundred_cuts_under_a_writer_cost_nothing_and_double_nothing() {
                     }
                     _ => {}
                 }
-                time::sleep(Duration::from_millis(20)).await;
+                sleep(Duration::from_millis(20)).await;
             }
             history
         }
@@ -210,7 +210,7 @@ async fn f21_a_wiped_server_is_noticed_before_and_after_it_passes_our_revision()
         }
         let reset = snapshot(&mut follow).await;
         assert_eq!(reset.reason, Reason::Rewound, "after {writes} writes; {seen} was seen, {} is now", reset.revision);
-        assert_eq!(tree(&reset).contains_key("/a/old"), false);
+        assert!(!tree(&reset).contains_key("/a/old"));
         put(&store, "/a/new", "again").await;
         assert_eq!(written(&step(&mut follow).await), [("/a/new".to_owned(), "again".to_owned())]);
     }
@@ -225,13 +225,13 @@ async fn w2_giving_up_the_wait_again_and_again_loses_nothing() {
     let writer = tokio::spawn({
         let store = store.clone();
         async move {
-            time::sleep(Duration::from_millis(100)).await;
+            sleep(Duration::from_millis(100)).await;
             for round in 0..200 {
                 put(&store, "/a/x", &round.to_string()).await;
                 if round % 5 == 0 {
                     store.faults().drop_connections();
                 }
-                time::sleep(Duration::from_millis(11)).await;
+                sleep(Duration::from_millis(11)).await;
             }
         }
     });

@@ -49,10 +49,10 @@ impl Story {
         self.wants(&Want::Read(Range { revision: revision.map(at), ..Range::of(span()) }));
     }
 
-    /// A read of one key, without its value.
+    /// A read of one key.
     fn wants_check(&self, key: &str, revision: Option<u64>) {
         let span = Span::Key(Key::parse(key).expect("a key"));
-        self.wants(&Want::Check(Range { revision: revision.map(at), keys_only: true, ..Range::of(span) }));
+        self.wants(&Want::Check(Range { revision: revision.map(at), ..Range::of(span) }));
     }
 
     fn quiet(&mut self, input: Input) {
@@ -69,6 +69,14 @@ impl Story {
             Step::Reset(snapshot) => snapshot,
             other => panic!("no reset: {other:?}"),
         }
+    }
+
+    /// A later list; its snapshot comes when the watch from there was opened.
+    fn listed_again(&mut self, reply: RangeReply) -> Snapshot {
+        let revision = reply.revision;
+        self.quiet(Input::Read(Ok(reply)));
+        self.wants(&Want::Open(WatchFrom::Listed(revision)));
+        self.reset(Input::Opened(Ok(())))
     }
 
     /// The batch comes through as it is.
@@ -267,10 +275,8 @@ fn w5_lost_history_is_listed_again_at_once_and_says_so() {
     story.quiet(Input::Read(Err(history_lost())));
     story.quiet(item(WatchItem::HistoryLost { oldest: Some(at(30)) }));
     story.wants_read(None);
-    let snapshot = story.reset(Input::Read(Ok(list(40, &[("/a/x", 35)]))));
+    let snapshot = story.listed_again(list(40, &[("/a/x", 35)]));
     assert_eq!((snapshot.revision, snapshot.reason), (at(40), Reason::HistoryLost));
-    story.wants(&Want::Open(WatchFrom::Listed(at(40))));
-    story.quiet(Input::Opened(Ok(())));
     story.drops(40);
     story.yields(41);
 }
@@ -296,7 +302,7 @@ fn f12_the_start_is_handed_to_the_store_as_seen_never_one_later() {
     story.quiet(Input::Waited);
     story.wants(&Want::Open(WatchFrom::Resumed(at(19))));
     story.quiet(Input::Opened(Err(history_lost())));
-    let snapshot = story.reset(Input::Read(Ok(list(20, &[("/a/y", 9)]))));
+    let snapshot = story.listed_again(list(20, &[("/a/y", 9)]));
     assert_eq!((snapshot.revision, snapshot.reason), (at(20), Reason::HistoryLost));
 }
 
@@ -320,7 +326,7 @@ fn failures_of_a_later_list_are_repeated_for_ever() {
         story.wants(&Want::Wait);
         story.quiet(Input::Waited);
     }
-    let snapshot = story.reset(Input::Read(Ok(list(40, &[]))));
+    let snapshot = story.listed_again(list(40, &[]));
     assert_eq!(snapshot.reason, Reason::HistoryLost);
 }
 
@@ -390,10 +396,8 @@ fn f21_a_server_with_less_history_is_reset_after_a_linearizable_read_says_so() {
     story.quiet(item(WatchItem::Behind(at(3))));
     story.quiet(Input::Read(Ok(list(3, &[]))));
     story.wants_read(None);
-    let snapshot = story.reset(Input::Read(Ok(list(4, &[("/a/z", 4)]))));
+    let snapshot = story.listed_again(list(4, &[("/a/z", 4)]));
     assert_eq!((snapshot.revision, snapshot.reason), (at(4), Reason::Rewound));
-    story.wants(&Want::Open(WatchFrom::Listed(at(4))));
-    story.quiet(Input::Opened(Ok(())));
     story.yields(5);
 }
 
@@ -402,7 +406,7 @@ fn f21_a_list_that_is_older_than_what_was_seen_is_a_reset_of_that_reason() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.quiet(item(WatchItem::HistoryLost { oldest: None }));
-    let snapshot = story.reset(Input::Read(Ok(list(2, &[]))));
+    let snapshot = story.listed_again(list(2, &[]));
     assert_eq!(snapshot.reason, Reason::Rewound);
 }
 
@@ -419,16 +423,16 @@ fn f21_a_confirmation_that_fails_is_asked_for_again() {
 #[test]
 fn f21_a_wiped_server_that_passed_our_revision_is_found_by_the_anchor() {
     let other = |kvs| RangeReply { revision: at(12), kvs, ..RangeReply::default() };
-    let mut recreated = kv("/a/x", 12);
-    recreated.created = at(2);
-    for reply in [list(12, &[]), list(12, &[("/a/x", 11)]), other(vec![recreated])] {
+    let recreated = KeyValue { created: at(2), ..kv("/a/x", 12) };
+    let provisioned_alike = KeyValue { value: Bytes::from_static(b"other"), ..kv("/a/x", 12) };
+    for reply in [list(12, &[]), list(12, &[("/a/x", 11)]), other(vec![recreated]), other(vec![provisioned_alike])] {
         let mut story = Story::following(PAST);
         story.yields(12);
         story.reconnect(12);
         story.wants_check("/a/x", Some(12));
         story.quiet(Input::Read(Ok(reply)));
         story.wants_read(None);
-        let snapshot = story.reset(Input::Read(Ok(list(90, &[("/a/z", 80)]))));
+        let snapshot = story.listed_again(list(90, &[("/a/z", 80)]));
         assert_eq!((snapshot.revision, snapshot.reason), (at(90), Reason::Rewound));
     }
 }
@@ -462,32 +466,33 @@ fn an_empty_span_is_an_anchor_too() {
     story.quiet(Input::Read(Ok(list(10, &[]))));
     story.reset(Input::Opened(Ok(())));
     story.reconnect(10);
-    story.wants(&Want::Check(Range { revision: Some(at(10)), limit: Some(1), keys_only: true, ..Range::of(span()) }));
+    story.wants(&Want::Check(Range { revision: Some(at(10)), limit: Some(1), ..Range::of(span()) }));
     story.quiet(Input::Read(Ok(list(10, &[("/a/q", 6)]))));
     story.wants_read(None);
-    assert_eq!(story.reset(Input::Read(Ok(list(11, &[("/a/q", 6)])))).reason, Reason::Rewound);
+    assert_eq!(story.listed_again(list(11, &[("/a/q", 6)])).reason, Reason::Rewound);
 }
 
 #[test]
 fn f32_without_a_past_the_present_is_asked_what_it_can_prove() {
-    // (what the quorum read of `/a/x`, written at 12, finds; the index it is as of; whether that is possible)
-    let cases: [(&[(&str, u64)], u64, bool); 5] = [
-        (&[("/a/x", 12)], 20, true),
+    // What the quorum read of `/a/x`, written at 12, finds; the index it is as of; whether that is possible.
+    let cases = [
+        (Some(12), 20, true),
         // Written since, or its TTL refreshed, which makes no event.
-        (&[("/a/x", 15)], 20, true),
+        (Some(15), 20, true),
         // Deleted since.
-        (&[], 20, true),
+        (None, 20, true),
         // Older than it was.
-        (&[("/a/x", 11)], 20, false),
+        (Some(11), 20, false),
         // The index itself went back.
-        (&[("/a/x", 12)], 11, false),
+        (Some(12), 11, false),
     ];
     for (found, index, possible) in cases {
         let mut story = Story::following(NO_PAST);
         story.yields(12);
         story.reconnect(12);
         story.wants_check("/a/x", None);
-        story.quiet(Input::Read(Ok(list(index, found))));
+        let found = Vec::from_iter(found.map(|modified| ("/a/x", modified)));
+        story.quiet(Input::Read(Ok(list(index, &found))));
         if possible {
             story.yields(13);
         } else {
@@ -550,7 +555,7 @@ fn since_an_index_that_left_the_window_lists() {
     let mut story = Story::new(NO_PAST, Start::Since(at(6)));
     assert!(!story.reset(Input::Opened(Err(history_lost()))).known);
     story.wants_read(None);
-    let snapshot = story.reset(Input::Read(Ok(list(2000, &[("/a/x", 1800)]))));
+    let snapshot = story.listed_again(list(2000, &[("/a/x", 1800)]));
     assert_eq!((snapshot.reason, snapshot.known), (Reason::HistoryLost, true));
 }
 
