@@ -261,10 +261,6 @@ impl<T: Send + Sync + 'static> Entry<T> {
         Ok(None)
     }
 
-    pub(super) fn codec(&self) -> Codec<T> {
-        self.codec
-    }
-
     /// The stored form, validated.
     pub(super) fn encode(&self, value: &T) -> Result<Bytes> {
         self.codec.validate(value).map_err(|reason| {
