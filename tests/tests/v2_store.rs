@@ -398,6 +398,20 @@ async fn a_lease_keeps_its_keys_and_takes_them_along() {
     assert_eq!((kept.kvs[0].created, get(&store, &b).await.as_deref()), (created, Some("v")));
     assert!(store.time_to_live(id).await.unwrap().is_some());
 
+    // What was read before the keep-alives is still what is there, for a compare of ours.
+    let swap = |revision, value| {
+        let mut swap = put_if(&a, Condition::Modified(revision), value);
+        swap.then = vec![Op::Put { key: a.clone(), value: text(value), expiry: Expiry::With(id), previous: false }];
+        swap
+    };
+    assert!(kept.kvs[0].modified > created);
+    let swapped = store.commit(swap(created, "w")).await.unwrap();
+    assert!(swapped.succeeded);
+    store.keep_alive(id).await.unwrap();
+    assert!(!store.commit(swap(created, "x")).await.unwrap().succeeded);
+    assert!(!store.commit(delete_if(&a, Condition::Modified(kept.kvs[0].modified))).await.unwrap().succeeded);
+    assert!(store.commit(swap(swapped.revision, "v")).await.unwrap().succeeded);
+
     // Somebody else's write is not deleted with the lease.
     let other = connect(etcd.port());
     put(&other, &b, "theirs").await;
@@ -481,6 +495,32 @@ async fn reads_go_to_another_endpoint_and_writes_only_when_they_cannot_have_left
     assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Timeout, true));
     assert_eq!(error.key(), Some(&a));
     assert_eq!(get(&store, &a).await.as_deref(), Some("v"));
+}
+
+#[tokio::test]
+async fn a_write_without_quorum_has_an_unknown_outcome() {
+    let mut cluster = Etcd::cluster(3).await;
+    let store = connect(cluster.member(0).port());
+    let a = key("/a");
+    put(&store, &a, "1").await;
+    cluster.member(1).pause();
+    cluster.member(2).pause();
+    let written = store.commit(write(Op::put(&a, text("2")))).await;
+    let read = store.range(Range { consistency: Consistency::Stale, ..Range::of(Span::Key(a.clone())) }).await;
+    cluster.member(1).resume();
+    cluster.member(2).resume();
+    let error = written.unwrap_err();
+    assert!(error.may_have_applied() && error.is_retryable(), "{error:?}");
+    assert_eq!(&read.unwrap().kvs[0].value[..], b"1");
+    // Which of the two it is shows later, and it is one of them.
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    let settled = loop {
+        match store.range(Range::of(Span::Key(a.clone()))).await {
+            Ok(reply) => break reply,
+            Err(error) => assert!(error.is_retryable() && tokio::time::Instant::now() < deadline, "{error}"),
+        }
+    };
+    assert!(matches!(&settled.kvs[0].value[..], b"1" | b"2"));
 }
 
 #[tokio::test]

@@ -107,6 +107,10 @@ async fn changes_come_in_order_from_the_past_and_live() {
     put(&store, "/app/a", "3").await;
     commit(&store, Op::MakeDir { key: key("/app/empty"), ttl: None }).await;
     commit(&store, Op::delete(&key("/app/a"))).await;
+    let mut root = watch(&store, Span::Below(Key::root()), start).await;
+    for expected in ["/app/a=1", "/apple=no", "/app/dir/b c=2", "/app/a=3", "-/app/a"] {
+        assert_eq!(change(&mut root).await, expected);
+    }
     for expected in ["/app/a=1", "/app/dir/b c=2", "/app/a=3", "-/app/a"] {
         assert_eq!(change(&mut all).await, expected);
     }

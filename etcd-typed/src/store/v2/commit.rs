@@ -59,9 +59,19 @@ impl V2Store {
     }
 
     async fn checked_by_server(&self, plan: &Plan, guard: Guard) -> Result<Committed> {
-        let revision = match self.attempt(plan, &guard).await? {
-            Attempt::Done(committed) => return Ok(committed),
-            Attempt::Failed(revision) => revision,
+        let mut guard = self.followed(&plan.key, guard).await;
+        let revision = loop {
+            match self.attempt(plan, &guard).await? {
+                Attempt::Done(committed) => return Ok(committed),
+                Attempt::Failed(revision) => {
+                    // Unless a keep-alive of ours came in between.
+                    let now = self.followed(&plan.key, guard.clone()).await;
+                    if now == guard {
+                        break revision;
+                    }
+                    guard = now;
+                }
+            }
         };
         if !plan.read_otherwise {
             return Ok(Committed { revision, succeeded: false, results: Vec::new() });
@@ -79,11 +89,12 @@ impl V2Store {
             let current = found.kvs.first();
             let mut hold = true;
             for condition in &plan.conditions {
-                let attached = match condition {
-                    Condition::Lease(id) => self.leases.attached_at(*id, &plan.key).await,
-                    _ => None,
+                let condition = match condition {
+                    Condition::Lease(id) => Condition::Modified(self.leases.attached_at(*id, &plan.key).await.unwrap_or_default()),
+                    Condition::Modified(revision) => Condition::Modified(self.leases.follow(&plan.key, *revision).await),
+                    other => other.clone(),
                 };
-                hold &= plan::holds(condition, current, |_| attached);
+                hold &= plan::holds(&condition, current);
             }
             if !hold {
                 return Ok(failed(found, plan.read_otherwise));
@@ -104,6 +115,13 @@ impl V2Store {
                 return Err(Error::new(ErrorKind::Timeout, "others write the key so often that its condition could not be checked"));
             }
             sleep(delay).await;
+        }
+    }
+
+    async fn followed(&self, key: &Key, guard: Guard) -> Guard {
+        match guard {
+            Guard::Index(revision) => Guard::Index(self.leases.follow(key, revision).await),
+            other => other,
         }
     }
 

@@ -2,8 +2,9 @@
 //! lease has left, and starts the time of every one again on `keep_alive`.
 //!
 //! What that cannot do: no other process sees the lease, or can attach keys to it; when this process ends, the keys expire one by one
-//! within the lease's time; and each keep-alive moves the keys' `modifiedIndex` (without an event). A key that somebody else has
-//! written or deleted since is not ours any more, and when all that were attached are gone, so is the lease.
+//! within the lease's time; and each keep-alive moves the keys' `modifiedIndex` (without an event), which conditions of this process are
+//! made to follow and those of others cannot. A key that somebody else has written or deleted since is not ours any more, and
+//! when all that were attached are gone, so is the lease.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -47,7 +48,9 @@ struct Lease {
 #[derive(Clone, Debug, Default)]
 struct Attached {
     created: Revision,
-    /// The index of our last write or refresh; none while the outcome of a put is unknown.
+    /// The index of the put. What came after it were refreshes, which change nothing that a reader can see.
+    written: Revision,
+    /// The index of our last put or refresh; none while the outcome of a put is unknown.
     modified: Option<Revision>,
     /// The values that may be there by our hand: the last one known to be written, and those whose outcome is unknown.
     values: Vec<String>,
@@ -92,6 +95,17 @@ impl Leases {
         let lease = lease.lock().await;
         lease.left()?;
         lease.keys.get(key)?.modified
+    }
+
+    /// The `modifiedIndex` that a key has now, if it had this one and nothing but our keep-alives has moved it since.
+    pub(super) async fn follow(&self, key: &Key, revision: Revision) -> Revision {
+        let owner = self.book().attached.get(key).copied();
+        let Some(lease) = owner.and_then(|id| self.find(id)) else { return revision };
+        let lease = lease.lock().await;
+        match lease.keys.get(key) {
+            Some(Attached { written, modified: Some(modified), .. }) if (written..=modified).contains(&&revision) => *modified,
+            _ => revision,
+        }
     }
 
     fn find(&self, id: LeaseId) -> Option<Arc<tokio::sync::Mutex<Lease>>> {
@@ -205,6 +219,7 @@ impl V2Store {
         if let Ok(Reply { outcome: Ok(change), .. }) = &sent {
             let attached = Attached {
                 created: Revision::new(change.node.created_index),
+                written: Revision::new(change.node.modified_index),
                 modified: Some(Revision::new(change.node.modified_index)),
                 values: vec![value.to_owned()],
             };
@@ -280,6 +295,9 @@ impl V2Store {
             };
             match found.kvs.first() {
                 Some(kv) if attached.is(kv) => {
+                    if attached.modified.is_none() {
+                        attached.written = kv.modified;
+                    }
                     attached.created = kv.created;
                     attached.modified = Some(kv.modified);
                 }

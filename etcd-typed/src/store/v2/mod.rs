@@ -11,7 +11,10 @@
 //!   watches of what is above them.
 //! - Deleting a directory, changing its time to live and removing it read first whether it is one, since the server would do the same to a
 //!   key with a value; a directory that becomes a key in between is not noticed. Deleting a directory deletes the hidden names in it.
-//! - Leases are kept by this process, see [`Store::grant`]'s implementation in `lease.rs`: no other process sees them.
+//! - Leases are kept by this process: it remembers which keys it wrote with which lease, and a keep-alive gives each of them its time again.
+//!   No other process sees them. A keep-alive moves the `modifiedIndex` of the keys, which compares of this process follow and those of others
+//!   do not. When all keys of a lease were written or deleted by others, the lease is lost.
+//! - Servers of 3.5 cannot change the time to live of a directory (a defect of theirs); the error says so.
 //! - A server that does not let us in answers wrong passwords and missing permissions alike.
 
 mod admin;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::revision::{LeaseId, Revision};
+use crate::revision::Revision;
 use crate::store::{Compare, Condition, Expiry, KeyValue, Op, Span, Txn};
 
 /// The longest value that is written. The server takes forms of 10 MiB, and escaping triples the worst value; 1 MiB agrees with v3.
@@ -141,17 +141,16 @@ impl Plan {
     }
 }
 
-/// Whether a condition holds of what was read; `attached` is the `modifiedIndex` that this process knows of the key with that lease.
-pub(super) fn holds(condition: &Condition, found: Option<&KeyValue>, attached: impl Fn(LeaseId) -> Option<Revision>) -> bool {
+/// Whether a condition holds of what was read. One on a lease must have been turned into one on the index, since the server knows no leases.
+pub(super) fn holds(condition: &Condition, found: Option<&KeyValue>) -> bool {
     match (condition, found) {
         (Condition::Absent | Condition::UnchangedSince(_), None) => true,
-        (_, None) | (Condition::Absent, Some(_)) => false,
+        (_, None) | (Condition::Absent | Condition::Lease(_), Some(_)) => false,
         (Condition::Present, Some(_)) => true,
         (Condition::Created(revision), Some(kv)) => kv.created == *revision,
         (Condition::Modified(revision), Some(kv)) => kv.modified == *revision,
         (Condition::UnchangedSince(revision), Some(kv)) => kv.modified <= *revision,
         (Condition::Value(value), Some(kv)) => kv.value == *value,
-        (Condition::Lease(id), Some(kv)) => attached(*id) == Some(kv.modified),
     }
 }
 
@@ -330,9 +329,7 @@ mod tests {
             lease: None,
             ttl: None,
         };
-        let id = LeaseId::new(7).unwrap();
-        let attached = |asked| (asked == id).then_some(two);
-        let other = LeaseId::new(8).unwrap();
+        let lease = crate::revision::LeaseId::new(7).unwrap();
         for (condition, present, absent) in [
             (Condition::Absent, false, true),
             (Condition::Present, true, false),
@@ -344,11 +341,10 @@ mod tests {
             (Condition::Value(Bytes::from_static(b"x")), false, false),
             (Condition::UnchangedSince(two), true, true),
             (Condition::UnchangedSince(one), false, true),
-            (Condition::Lease(id), true, false),
-            (Condition::Lease(other), false, false),
+            (Condition::Lease(lease), false, false),
         ] {
-            assert_eq!(holds(&condition, Some(&kv), attached), present, "{condition:?}");
-            assert_eq!(holds(&condition, None, attached), absent, "{condition:?}");
+            assert_eq!(holds(&condition, Some(&kv)), present, "{condition:?}");
+            assert_eq!(holds(&condition, None), absent, "{condition:?}");
         }
     }
 

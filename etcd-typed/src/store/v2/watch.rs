@@ -92,7 +92,8 @@ impl Follower {
             && *index < start
         {
             let index = self.http.probe(self.at, &self.machine.probe()?, Duration::ZERO).await.inspect_err(|_| self.http.leave(self.at))?;
-            if index < start {
+            // Zero is no index of a store, but what comes with a refusal.
+            if index < start && index != Revision::ZERO {
                 return Ok(Opened::Over(WatchItem::Behind(index)));
             }
         }

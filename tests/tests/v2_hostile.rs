@@ -1,0 +1,204 @@
+//! The v2 store against what is no etcd: proxies, other servers, and answers that break off or never end.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_typed::store::connect::{ConnectOptions, Credentials, Endpoint};
+use etcd_typed::store::v2::V2Store;
+use etcd_typed::store::{Compare, Condition, Op, Range, Span, Store, Txn, Watch, WatchFrom};
+use etcd_typed::{Error, ErrorKind, Key, Revision};
+use futures_util::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Only a test that fails waits for it.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A server that answers every request with the same bytes and closes the connection.
+struct Fake {
+    port: u16,
+    requests: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Fake {
+    async fn start(answer: impl Into<Vec<u8>>) -> Self {
+        Self::repeating(answer, Vec::new(), 0).await
+    }
+
+    /// After the answer the filler comes so many times.
+    async fn repeating(answer: impl Into<Vec<u8>>, filler: Vec<u8>, times: usize) -> Self {
+        let (answer, listener) = (answer.into(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let port = listener.local_addr().unwrap().port();
+        let requests = Arc::new(AtomicU64::new(0));
+        let seen = requests.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = vec![0; 64 << 10];
+                if stream.read(&mut request).await.is_ok_and(|length| length > 0) {
+                    seen.fetch_add(1, Ordering::Relaxed);
+                    // The client may have enough before the end.
+                    let _ = stream.write_all(&answer).await;
+                    for _ in 0..times {
+                        if stream.write_all(&filler).await.is_err() {
+                            break;
+                        }
+                    }
+                    let _ = stream.shutdown().await;
+                }
+            }
+        });
+        Self { port, requests, task }
+    }
+
+    fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn options(ports: &[u16]) -> ConnectOptions {
+    let endpoint = |port: &u16| Endpoint { host: "127.0.0.1".to_owned(), port: *port };
+    let mut options = ConnectOptions::new(ports.iter().map(endpoint).collect());
+    options.retry.call_timeout = Duration::from_millis(400);
+    options
+}
+
+fn store(ports: &[u16]) -> V2Store {
+    V2Store::new(options(ports)).unwrap()
+}
+
+fn key() -> Key {
+    Key::parse("/a").unwrap()
+}
+
+fn http(status: &str, headers: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len())
+}
+
+const NODE: &str = r#"{"action":"set","node":{"key":"/a","value":"v","modifiedIndex":7,"createdIndex":7}}"#;
+
+async fn read(store: &V2Store) -> Result<Revision, Error> {
+    Ok(timeout(LIMIT, store.range(Range::of(Span::Key(key())))).await.expect("an end")?.revision)
+}
+
+async fn put(store: &V2Store) -> Result<Revision, Error> {
+    let txn = Txn { then: vec![Op::put(&key(), Bytes::from_static(b"v"))], ..Txn::default() };
+    Ok(timeout(LIMIT, store.commit(txn)).await.expect("an end")?.revision)
+}
+
+async fn watch(store: &V2Store) -> Error {
+    let watch = Watch { span: Span::Below(key()), from: WatchFrom::Listed(Revision::new(3)) };
+    match timeout(LIMIT, store.watch(watch)).await.expect("an end") {
+        Err(error) => error,
+        Ok(mut stream) => timeout(LIMIT, async {
+            loop {
+                if let Err(error) = stream.next().await.expect("no silent end") {
+                    assert!(stream.next().await.is_none());
+                    return error;
+                }
+            }
+        })
+        .await
+        .expect("an end"),
+    }
+}
+
+/// One row: what is answered, and what a read, a write (with whether it may have been applied) and a watch make of it.
+async fn row(answer: &str, on_read: ErrorKind, on_write: (ErrorKind, bool), on_watch: ErrorKind) {
+    let fake = Fake::start(answer).await;
+    let store = store(&[fake.port]);
+    let error = read(&store).await.unwrap_err();
+    assert_eq!((error.kind(), error.may_have_applied()), (on_read, false), "{answer:?} {error:?}");
+    let before = fake.requests();
+    let error = put(&store).await.unwrap_err();
+    assert_eq!((error.kind(), error.may_have_applied()), on_write, "{answer:?} {error:?}");
+    assert_eq!(fake.requests(), before + 1, "a write is sent once: {answer:?}");
+    assert_eq!(watch(&store).await.kind(), on_watch, "{answer:?}");
+}
+
+#[tokio::test]
+async fn answers_that_are_not_etcds() {
+    use ErrorKind::{PermissionDenied, Server, TooLarge, Unauthenticated, Unavailable, Unsupported};
+    let html = "<html><body>hello</body></html>";
+    let index = "X-Etcd-Index: 7\r\n";
+    let cut = format!("HTTP/1.1 200 OK\r\n{index}Content-Length: 500\r\n\r\n{{\"action\":");
+    let chunks = format!("HTTP/1.1 200 OK\r\n{index}Transfer-Encoding: chunked\r\n\r\nzzz\r\nnonsense");
+    row("", Unavailable, (Unavailable, true), Unavailable).await;
+    row("SSH-2.0-OpenSSH\r\n", Unavailable, (Unavailable, true), Unavailable).await;
+    row(&cut, Unavailable, (Unavailable, true), Unavailable).await;
+    row(&chunks, Unavailable, (Unavailable, true), Unavailable).await;
+    row(&http("200 OK", index, ""), Server, (Server, true), Unavailable).await;
+    row(&http("200 OK", index, html), Server, (Server, true), Unavailable).await;
+    row(&http("200 OK", "", NODE), Server, (Server, true), Server).await;
+    row(&http("502 Bad Gateway", "", html), Unavailable, (Unavailable, true), Unavailable).await;
+    row(&http("500 Internal", "", r#"{"errorCode":300,"message":"x","index":1}"#), Unavailable, (Unavailable, true), Unavailable).await;
+    row(&http("429 Slow Down", "", ""), Unavailable, (Unavailable, true), Unavailable).await;
+    row(&http("401 Unauthorized", "", html), Unauthenticated, (Unauthenticated, false), Unauthenticated).await;
+    row(&http("403 Forbidden", "", html), PermissionDenied, (PermissionDenied, false), PermissionDenied).await;
+    row(&http("404 Not Found", "", "404 page not found\n"), Unsupported, (Unsupported, false), Unsupported).await;
+    row(&http("413 Too Large", "", ""), TooLarge, (TooLarge, false), TooLarge).await;
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let target = Fake::start(http("200 OK", "X-Etcd-Index: 7\r\n", NODE)).await;
+    for status in ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"] {
+        let location = format!("Location: http://127.0.0.1:{}/v2/keys/a\r\n", target.port);
+        row(&http(status, &location, ""), ErrorKind::Server, (ErrorKind::Server, false), ErrorKind::Server).await;
+    }
+    assert_eq!(target.requests(), 0);
+    assert!(read(&store(&[target.port])).await.is_ok() && target.requests() == 1);
+}
+
+#[tokio::test]
+async fn a_read_goes_on_to_an_endpoint_that_is_etcd() {
+    let good = Fake::start(http("200 OK", "X-Etcd-Index: 7\r\n", NODE)).await;
+    for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"] {
+        let bad = Fake::start(answer).await;
+        let store = store(&[bad.port, good.port]);
+        assert_eq!(read(&store).await.unwrap(), Revision::new(7));
+        assert_eq!(put(&store).await.unwrap(), Revision::new(7));
+        assert_eq!(bad.requests(), 1, "the endpoint that answered is kept");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_not_read_to_its_end() {
+    let head = "HTTP/1.1 200 OK\r\nX-Etcd-Index: 7\r\nContent-Length: 4000000000\r\n\r\n";
+    let fake = Fake::repeating(head, vec![b' '; 1 << 20], 4000).await;
+    let mut options = options(&[fake.port]);
+    options.retry.call_timeout = LIMIT;
+    options.retry.read_attempt_timeout = LIMIT;
+    let error = read(&V2Store::new(options).unwrap()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge);
+}
+
+#[tokio::test]
+async fn no_error_shows_a_value_or_a_password() {
+    let fake = Fake::start("").await;
+    let mut options = options(&[fake.port, 1]);
+    options.credentials = Some(Credentials { user: "me".to_owned(), password: "open sesame".to_owned() });
+    let store = V2Store::new(options).unwrap();
+    let value = Bytes::from_static(b"top-secret");
+    let txn = Txn { compares: vec![Compare::key(&key(), Condition::Value(value))], then: vec![Op::delete(&key())], otherwise: Vec::new() };
+    let error = store.commit(txn).await.unwrap_err();
+    let mut shown = format!("{error} {error:?} {store:?}");
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        shown += &format!(" {error} {error:?}");
+        cause = error.source();
+    }
+    assert!(!shown.contains("secret") && !shown.contains("sesame") && !shown.contains("b3BlbiBzZXNhbWU"), "{shown}");
+}
