@@ -113,9 +113,13 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `InvalidKey`; see [`Key::parse`].
+    /// `InvalidKey`; see [`Key::parse`]. The root is a directory, and never an entry.
     pub fn entry<T: EtcdValue + Send + Sync + 'static>(&self, path: &str) -> Result<Entry<T>> {
-        Ok(Entry::new(self.context.clone(), self.key(path)?, Codec::value()))
+        let below = Key::parse(path)?;
+        if below.is_root() {
+            return Err(Error::new(ErrorKind::InvalidKey, "the root is a directory and holds no value").at(&self.namespace));
+        }
+        Ok(Entry::new(self.context.clone(), self.namespace.join(&below), Codec::value()))
     }
 
     /// The directory of a struct, wherever it is; the derived handle's `open` is for structs that name their prefix.

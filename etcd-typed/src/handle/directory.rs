@@ -72,12 +72,14 @@ impl Directory {
         Self::new(self.context.clone(), self.key.child(name))
     }
 
-    /// What is directly in it, values and directories, in the order of their names.
+    /// What is directly in it, values and directories, in the order of their names; nothing where there is no directory. The answer knows the
+    /// [`revision`](Versioned::revision) of the snapshot, from which a [`watch`](Self::watch) goes on without a gap. Its other versions are of the
+    /// directory itself where directories are things of their own (v2); elsewhere `created` is the oldest and `modified` the newest of the keys below.
     ///
     /// # Errors
     ///
     /// `NotADirectory` (v2) where a value is.
-    pub async fn list(&self) -> Result<Vec<Node>> {
+    pub async fn list(&self) -> Result<Versioned<Vec<Node>>> {
         self.nodes(|path| path.split_once('/').map_or(path, |(first, _)| first)).await
     }
 
@@ -86,7 +88,7 @@ impl Directory {
     /// # Errors
     ///
     /// As for [`list`](Self::list).
-    pub async fn list_recursive(&self) -> Result<Vec<Node>> {
+    pub async fn list_recursive(&self) -> Result<Versioned<Vec<Node>>> {
         self.nodes(|path| path).await
     }
 
@@ -117,14 +119,14 @@ impl Directory {
         DirectoryWrite { directory: self.clone(), ttl: None, make: |key, ttl| Op::UpdateDir { key, ttl } }
     }
 
-    /// Deletes the directory if nothing is in it.
+    /// Deletes the directory if nothing is in it. The answer is the revision of that.
     ///
     /// # Errors
     ///
     /// `DirectoryNotEmpty`, `NotFound`; `IsADirectory` never, `NotADirectory` (v2) where a value is.
-    pub async fn delete(&self) -> Result<()> {
+    pub async fn delete(&self) -> Result<Revision> {
         if self.context.store.capabilities().directories {
-            return self.commit(Op::RemoveDir { key: self.key.clone() }).await.map(drop);
+            return self.commit(Op::RemoveDir { key: self.key.clone() }).await.map(|committed| committed.revision);
         }
         let reply = self.context.read_to_write(Span::Below(self.key.clone())).await.map_err(|error| error.at(&self.key))?;
         let kind = if reply.kvs.is_empty() { ErrorKind::NotFound } else { ErrorKind::DirectoryNotEmpty };
@@ -146,8 +148,9 @@ impl Directory {
         Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
-    async fn nodes(&self, shown: fn(&str) -> &str) -> Result<Vec<Node>> {
+    async fn nodes(&self, shown: fn(&str) -> &str) -> Result<Versioned<Vec<Node>>> {
         let reply = self.read(false).await?;
+        let versions = versions(&reply);
         let mut nodes = BTreeMap::new();
         let mut add_directory = |path: &str, ttl: Option<Duration>| {
             // A key and a directory may have the same name on v3: both are there.
@@ -172,7 +175,7 @@ impl Directory {
             let value = Some(Versioned::new(stored.value, versions));
             nodes.insert((path.clone(), false), Node { path, value, directory_ttl: None });
         }
-        Ok(nodes.into_values().collect())
+        Ok(Versioned::new(nodes.into_values().collect(), versions))
     }
 
     async fn read(&self, keys_only: bool) -> Result<RangeReply> {
@@ -182,6 +185,19 @@ impl Directory {
     async fn commit(&self, op: Op) -> Result<Committed> {
         self.context.store.commit(Txn { then: vec![op], ..Txn::default() }).await.map_err(|error| error.at(&self.key))
     }
+}
+
+/// The versions of the directory that was read.
+fn versions(reply: &RangeReply) -> Versions {
+    let (created, modified, ttl) = match &reply.directory {
+        Some(directory) => (directory.created, directory.modified, directory.ttl),
+        None => {
+            let created = reply.kvs.iter().map(|kv| kv.created).min().unwrap_or_default();
+            let modified = reply.kvs.iter().map(|kv| kv.modified).max().unwrap_or_default();
+            (created, modified, None)
+        }
+    };
+    Versions { revision: reply.revision, created, modified, ttl, ..Versions::default() }
 }
 
 fn values(_: &Key, tree: &schema::Tree, revision: Revision) -> Result<Versioned<BTreeMap<String, Bytes>>> {
