@@ -7,6 +7,8 @@ use etcd_typed::testing::Etcd;
 use etcd_typed::{Client, Entry, ErrorKind, Result, Revision};
 use futures_util::{Stream, StreamExt};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// Long enough for whatever comes at all; only a test that fails waits for it.
@@ -67,6 +69,11 @@ impl Bed {
         self.server.as_ref().map(Etcd::endpoint)
     }
 
+    /// Whether the server is of this line, `3.5`.
+    pub(crate) fn is_of(&self, line: &str) -> bool {
+        self.server.as_ref().is_some_and(|server| server.version().starts_with(line))
+    }
+
     /// The READMEs' values are text.
     pub(crate) fn text(&self, path: &str) -> Entry<String> {
         self.client.entry(path).unwrap()
@@ -82,12 +89,10 @@ impl Bed {
     ///
     /// Left out of the comparison are `expiration` and `ttl`, which depend on the clock.
     pub(crate) async fn recorded(&self, revision: Revision, expected: Value) {
-        let (Kind::V2, Some(server)) = (self.kind, &self.server) else { return };
+        let (Kind::V2, Some(endpoint)) = (self.kind, self.endpoint()) else { return };
         let key = expected["node"]["key"].as_str().expect("an event with a key");
-        let mut url = reqwest::Url::parse(&format!("http://{}/v2/keys", server.endpoint())).unwrap();
-        url.path_segments_mut().unwrap().extend(key.split('/').skip(1));
-        url.set_query(Some(&format!("wait=true&waitIndex={revision}")));
-        let answer = reqwest::get(url).await.unwrap().text().await.unwrap();
+        let path: String = key.bytes().map(|byte| if byte == b'/' { "/".to_owned() } else { format!("%{byte:02x}") }).collect();
+        let answer = http(&endpoint, &format!("GET /v2/keys{path}?wait=true&waitIndex={revision}")).await;
         let mut event: Value = serde_json::from_str(&answer).unwrap();
         for node in ["node", "prevNode"] {
             if let Some(fields) = event.get_mut(node).and_then(Value::as_object_mut) {
@@ -106,6 +111,17 @@ pub(crate) fn assert_refused<T: Debug>(result: Result<T>, bed: &Bed, instead: &s
     let text = error.to_string();
     let store = bed.client.store().capabilities().name;
     assert!(text.contains(store) && text.contains(instead), "{text}");
+}
+
+/// One HTTP request without a body; the body of the answer. HTTP 1.0, so that it ends with the connection.
+async fn http(endpoint: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(endpoint).await.unwrap();
+    stream.write_all(format!("{request} HTTP/1.0\r\nHost: {endpoint}\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(LIMIT, stream.read_to_string(&mut answer)).await.expect("an answer in time").unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 "), "{answer}");
+    body.to_owned()
 }
 
 /// The next change of a stream.

@@ -86,10 +86,20 @@ async fn code_105_key_already_exists(bed: Bed) {
     assert_eq!(exists.current::<String>().map(|now| (now.as_str(), now.modified())), Some(("Hello World", written)));
 }
 
+/// The root is a directory everywhere.
 async fn code_107_root_is_read_only(bed: Bed) {
-    let root = bed.text("/");
-    let error = root.set(&"x".to_owned()).await.unwrap_err();
+    let error = bed.client.entry::<String>("/").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidKey, "{error}");
+    bed.text("/foo").set(&"x".to_owned()).await.unwrap();
+    let root = bed.client.directory("/").unwrap();
+    if bed.has_directories() {
+        for error in [root.create().await.unwrap_err(), root.delete().await.unwrap_err(), root.delete_recursive().await.unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::InvalidKey, "{error}");
+        }
+        assert!(bed.text("/foo").exists().await.unwrap());
+    } else {
+        assert_eq!(root.delete_recursive().await.unwrap(), 1);
+    }
 }
 
 async fn code_108_directory_not_empty(bed: Bed) {

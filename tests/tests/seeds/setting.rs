@@ -188,6 +188,13 @@ async fn update_dir(bed: Bed) {
     assert_eq!(directory.update().ttl(MINUTE).await.unwrap_err().kind(), ErrorKind::NotFound);
     let created = directory.create().await.unwrap();
     inside.set(&"Hello World".to_owned()).await.unwrap();
+    if bed.is_of("3.5") {
+        // These servers refuse every update of a directory with an internal error, by a defect of theirs.
+        let error = directory.update().ttl(MINUTE).await.unwrap_err();
+        assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Unsupported, false), "{error}");
+        assert!(error.to_string().contains("etcd 3.5"), "{error}");
+        return;
+    }
     directory.update().ttl(MINUTE).await.unwrap();
     let listed = directory.list().await.unwrap();
     let left = listed.ttl().expect("it expires");
