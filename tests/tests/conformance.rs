@@ -77,13 +77,45 @@ mod memory {
 mod v3 {
     use etcd_typed::store::v3::V3Store;
 
-    use super::{Isolation, Real, Server};
+    use super::{Etcd, Isolation, Real, Server};
+
+    async fn compact(etcd: &Etcd) {
+        etcd.compact().await;
+    }
 
     async fn v3(isolation: Isolation) -> Real {
         let server = Server::of(isolation).await;
         let store = Box::new(V3Store::new(&server.options()).expect("a store"));
-        Real { store, server, lose_history: |etcd, _| Box::pin(async { drop(etcd.compact().await) }) }
+        Real { store, server, lose_history: |etcd, _| Box::pin(compact(etcd)) }
     }
 
     etcd_typed::conformance!(v3);
+}
+
+mod v2 {
+    use etcd_typed::Key;
+    use etcd_typed::store::v2::V2Store;
+    use etcd_typed::store::{Op, Store, Txn};
+    use futures_util::future::join_all;
+
+    use super::{Isolation, Real, Server};
+
+    async fn v2(isolation: Isolation) -> Real {
+        let server = Server::of(isolation).await;
+        let store = Box::new(V2Store::new(server.options()).expect("a store"));
+        Real { store, server, lose_history: |_, store| Box::pin(write_a_thousand_times(store)) }
+    }
+
+    /// The server keeps the last thousand events of the whole store.
+    async fn write_a_thousand_times(store: &dyn Store) {
+        let writers = (0..8).map(async |writer| {
+            let key = Key::root().child("noise").child(&format!("{writer}"));
+            for _ in 0..130 {
+                store.commit(Txn { then: vec![Op::put(&key, "x".into())], ..Txn::default() }).await.expect("a write");
+            }
+        });
+        join_all(writers).await;
+    }
+
+    etcd_typed::conformance!(v2);
 }

@@ -140,7 +140,6 @@ pub(super) async fn two_writes_of_one_key_are_refused(bench: &Bench<'_>) {
     let (a, b) = (bench.key("a"), bench.key("b"));
     let put = |key, value: &'static str| Op::put(key, value.into());
     let below = || Op::Delete { span: Span::Below(bench.dir().clone()), previous: false };
-    let kind = if bench.capabilities().transactions { ErrorKind::Invalid } else { ErrorKind::Unsupported };
     for then in [
         vec![put(&a, "1"), put(&a, "1")],
         vec![put(&a, "1"), put(&b, "2"), Op::delete(&a)],
@@ -148,10 +147,10 @@ pub(super) async fn two_writes_of_one_key_are_refused(bench: &Bench<'_>) {
         vec![below(), put(&a, "1")],
         vec![put(&a, "1"), below()],
     ] {
-        bench.refused(Txn { then: then.clone(), ..Txn::default() }, kind).await;
+        bench.refused(Txn { then: then.clone(), ..Txn::default() }, ErrorKind::Invalid).await;
         // Also in the list that is not performed.
         let compares = vec![Compare::key(&a, Condition::Absent)];
-        bench.refused(Txn { compares, then: vec![put(&b, "3")], otherwise: then }, kind).await;
+        bench.refused(Txn { compares, then: vec![put(&b, "3")], otherwise: then }, ErrorKind::Invalid).await;
     }
     assert!(bench.list().await.kvs.is_empty());
     if !bench.capabilities().transactions {

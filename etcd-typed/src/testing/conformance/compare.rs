@@ -112,9 +112,6 @@ pub(super) async fn all_conditions_must_hold(bench: &Bench<'_>) {
         (good.to_vec(), true),
     ] {
         let compares: Vec<_> = conditions.iter().map(|condition| Compare::key(&key, condition.clone())).collect();
-        if compares.len() > bench.capabilities().max_operations.max(8) {
-            continue;
-        }
         let committed = bench.commit(Txn { compares, then: vec![Op::put(&key, "x".into())], otherwise: vec![] }).await;
         assert_eq!(committed.succeeded, holds, "{conditions:?}");
     }
@@ -170,7 +167,6 @@ pub(super) async fn conditions_on_all_keys_below(bench: &Bench<'_>) {
 }
 
 pub(super) async fn conditions_that_are_about_one_key_alone(bench: &Bench<'_>) {
-    let kind = if bench.capabilities().transactions { ErrorKind::Invalid } else { ErrorKind::Unsupported };
     let one = Revision::new(1);
     let conditions = [
         Condition::Present,
@@ -181,7 +177,7 @@ pub(super) async fn conditions_that_are_about_one_key_alone(bench: &Bench<'_>) {
     ];
     for condition in conditions {
         let compares = vec![Compare::below(bench.dir(), condition)];
-        bench.refused(Txn { compares, then: vec![Op::put(&bench.key("a"), "v".into())], otherwise: vec![] }, kind).await;
+        bench.refused(Txn { compares, then: vec![Op::put(&bench.key("a"), "v".into())], otherwise: vec![] }, ErrorKind::Invalid).await;
     }
     assert_eq!(bench.get(&bench.key("a")).await, None);
 }
