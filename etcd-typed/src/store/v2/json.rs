@@ -151,7 +151,7 @@ impl Refusal {
             110 => (ErrorKind::Unauthenticated, "the server wants a user and a password".to_owned()),
             210 if self.cause.contains("too large") => (ErrorKind::TooLarge, "the server takes forms of 10 MiB".to_owned()),
             300 if self.is_defect_of_3_5() => {
-                (ErrorKind::Unsupported, "etcd 3.5 cannot change the time to live of a directory; make it anew".to_owned())
+                (ErrorKind::Unsupported, "etcd v2 of a 3.5 server cannot change the time to live of a directory; make it anew".to_owned())
             }
             300 | 301 => (ErrorKind::Unavailable, self.cause),
             400 | 401 => (ErrorKind::HistoryLost, self.cause),
