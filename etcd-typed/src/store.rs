@@ -229,7 +229,7 @@ pub struct KeyValue {
     pub key: Bytes,
     /// Empty where only keys were asked for.
     pub value: Bytes,
-    /// When the key came to be.
+    /// When the key came to be. On v2 a key comes to be anew with every put that has no condition.
     pub created: Revision,
     /// When it was last written.
     pub modified: Revision,
@@ -337,7 +337,8 @@ pub enum Op {
         /// It and all in it expire then.
         ttl: Option<Duration>,
     },
-    /// Gives a directory another time to live, or none; `NotFound` if there is none. Only with [`Capabilities::directories`].
+    /// Gives a directory another time to live, or none; `NotFound` if there is none. Only with [`Capabilities::directories`], and
+    /// `Unsupported` where the server cannot (the v2 API of etcd 3.5 answers every such update with an error).
     UpdateDir {
         /// The directory.
         key: Key,

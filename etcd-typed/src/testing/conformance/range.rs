@@ -45,6 +45,11 @@ pub(super) async fn a_key_keeps_its_creation_while_it_is_updated(bench: &Bench<'
     let kv = bench.found(&key).await;
     assert_eq!((kv.created, kv.modified), (created, modified));
     assert!(matches!(kv.version, None | Some(2)), "{kv:?}");
+    // By a put without a condition too where keys have a version, which is how often they were written since.
+    let put = bench.put(&key, "3").await;
+    let kv = bench.found(&key).await;
+    assert_eq!((kv.created, kv.modified), (if kv.version.is_some() { created } else { put }, put));
+    assert!(matches!(kv.version, None | Some(3)), "{kv:?}");
 }
 
 pub(super) async fn a_key_that_was_deleted_comes_to_be_anew(bench: &Bench<'_>) {
