@@ -37,6 +37,37 @@ pub trait EtcdSchema: Schema {
 ///
 /// Errors and cancel safety are as for [`Entry`]; methods name what they add. A store without transactions over several keys (v2) refuses
 /// a write of the whole with `Unsupported` before anything is sent; [`DirWrite::non_atomic`] writes key by key.
+///
+#[cfg_attr(feature = "derive", doc = "```")]
+#[cfg_attr(not(feature = "derive"), doc = "```text")]
+/// use etcd_typed::{Client, ErrorKind, EtcdSchema};
+///
+/// #[derive(EtcdSchema, Debug, PartialEq)]
+/// struct Database {
+///     host: String,
+///     #[etcd(default = 8)]
+///     pool: u16,
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+/// let client = Client::connect("memory:").await?;
+/// let db = client.dir::<Database>("/app/database")?;
+///
+/// db.create(&Database { host: "a".to_owned(), pool: 16 }).await?;
+/// let seen = db.get().await?;
+/// db.update(|db| db.pool += 1).await?;
+///
+/// // What was read is out of date: the conflict carries what is there.
+/// let conflict = db.compare_and_swap(&seen, &Database { host: "b".to_owned(), pool: 1 }).await.unwrap_err();
+/// assert_eq!(conflict.kind(), ErrorKind::Conflict);
+/// assert_eq!(conflict.current::<Database>().unwrap().pool, 17);
+///
+/// // Everything that is wrong is listed at once.
+/// db.host.delete().await?;
+/// client.entry::<String>("/app/database/pool")?.set(&"many".to_owned()).await?;
+/// assert_eq!(db.get().await.unwrap_err().problems().len(), 2);
+/// # Ok(()) }
+/// ```
 pub struct Dir<S> {
     context: Shared,
     key: Key,

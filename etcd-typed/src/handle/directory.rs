@@ -24,6 +24,18 @@ use crate::version::{Versioned, Versions};
 /// it; what cannot be done there is refused with `Unsupported`. Stored keys that are no paths (an empty segment, not UTF-8) are not listed.
 ///
 /// Errors and cancel safety are as for [`Entry`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+/// let client = etcd_typed::Client::connect("memory:").await?;
+/// let app = client.directory("/app")?;
+/// app.directory("database").entry::<u16>("pool").set(&8).await?;
+/// let names: Vec<String> = app.list_recursive().await?.into_iter().map(|node| node.path).collect();
+/// assert_eq!(names, ["database", "database/pool"]);
+/// app.delete_recursive().await?;
+/// assert!(!app.exists().await?);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Directory {
     context: Shared,

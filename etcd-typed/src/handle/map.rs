@@ -28,6 +28,24 @@ use crate::version::Versioned;
 ///
 /// A map key becomes one segment, escaped where it must be, so that any text is a key and none can leave the directory. Keys whose
 /// name starts with `_`, and keys deeper down, are not entries and are left alone. Errors and cancel safety are as for [`Entry`].
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+/// use etcd_typed::Client;
+///
+/// let client = Client::connect("memory:").await?;
+/// let quotas = client.entries::<String, u64>("/app/quotas")?;
+/// quotas.entry("acme")?.set(&1000).await?;
+/// quotas.entry("../evil")?.set(&1).await?; // any text is a key, and none leaves the directory
+/// assert_eq!(quotas.get().await?.len(), 2);
+///
+/// let mut entries = quotas.stream();
+/// while let Some(entry) = entries.next().await {
+///     let (customer, quota) = entry?;
+///     println!("{customer}: {}", *quota);
+/// }
+/// # Ok(()) }
+/// ```
 pub struct EntryMap<K, V> {
     context: Shared,
     key: Key,

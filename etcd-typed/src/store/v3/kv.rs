@@ -240,7 +240,12 @@ pub(super) fn txn_committed(answer: wire::TxnResponse, request: &wire::TxnReques
 
 fn op_result(op: &RequestOp, result: ResponseOp, revision: Revision) -> Result<OpResult> {
     match (&op.request, result.response) {
-        (Some(wire::Request::Range(_)), Some(wire::Response::Range(answer))) => Ok(OpResult::Get(range_reply(answer, revision))),
+        (Some(wire::Request::Range(_)), Some(wire::Response::Range(answer))) => {
+            // A read before the first write of its transaction is as of the revision before it.
+            let own = header_revision(answer.header.as_ref());
+            let revision = if own == Revision::ZERO { revision } else { own };
+            Ok(OpResult::Get(range_reply(answer, revision)))
+        }
         (Some(wire::Request::Put(_)), Some(wire::Response::Put(answer))) => Ok(put_result(answer)),
         (Some(wire::Request::DeleteRange(_)), Some(wire::Response::DeleteRange(answer))) => Ok(delete_result(answer)),
         _ => Err(misfit()),
