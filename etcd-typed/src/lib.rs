@@ -104,6 +104,7 @@ pub use lease::Lease;
 pub use retry::{Backoff, RetryPolicy};
 pub use revision::{LeaseId, Revision};
 pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, Presence, Schema, Table, Update};
+pub use store::StatsKind;
 pub use value::{Codec, EtcdValue, Json, ValueError};
 pub use version::{Expect, Versioned};
 pub use watch::Interruption;

@@ -254,6 +254,22 @@ impl<S: Schema> Dir<S> {
         }
     }
 
+    /// That what was read is what is there, as far as reading it again can tell.
+    fn still(&self, basis: &[(String, Revision)], tree: &Tree, revision: Revision) -> Result<()> {
+        let mut there = tree.iter().filter(|(key, _)| S::TABLE.owns(key)).map(|(key, stored)| (key, stored.modified));
+        // A key that no field is read from (an alias behind the field's own key) is not in the basis.
+        let newest = last(basis, Revision::ZERO);
+        let same = there.all(|(key, modified)| basis.iter().any(|(read, at)| read == key && *at == modified) || modified <= newest);
+        if same && basis.iter().all(|(key, at)| tree.get(key).is_some_and(|stored| stored.modified == *at)) {
+            return Ok(());
+        }
+        let error = Error::new(ErrorKind::Conflict, "").at(&self.key);
+        Err(match schema::decode::<S>(&self.key, tree, revision) {
+            Ok(current) => error.with_current(current),
+            Err(_) => error,
+        })
+    }
+
     fn worn_out(&self) -> Error {
         Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(&self.key)
     }
@@ -359,11 +375,11 @@ impl<S: Schema> DirWrite<S> {
         let context = dir.context.clone();
         match (job, work?) {
             (Job::Swap { revision, basis }, Work::Plan(plan)) => {
-                if plan.is_empty() && atomicity == Atomicity::NonAtomic {
-                    return Ok(revision);
-                }
                 if atomicity == Atomicity::NonAtomic {
-                    return context.commit_non_atomic(&dir.key, plan, |key| Some(as_read(&basis, key)), expiry).await;
+                    let (tree, revision) = dir.read_to_write().await?;
+                    dir.still(&basis, &tree, revision)?;
+                    let written = context.commit_non_atomic(&dir.key, plan, |key| Some(as_read(&basis, key)), expiry).await?;
+                    return Ok(last(&written, revision));
                 }
                 let compares = unchanged(&dir.key, revision, &basis);
                 let committed = context.commit_plan(&dir.key, plan, compares, dir.look(), expiry).await?;
@@ -376,7 +392,8 @@ impl<S: Schema> DirWrite<S> {
                     if dir.exists().await? {
                         return Err(exists());
                     }
-                    return context.commit_non_atomic(&dir.key, plan, |_| Some(Condition::Absent), expiry).await;
+                    let written = context.commit_non_atomic(&dir.key, plan, |_| Some(Condition::Absent), expiry).await?;
+                    return Ok(last(&written, Revision::ZERO));
                 }
                 let compares = Dir::<S>::OWNER.nothing_there(&dir.key);
                 let committed = context.commit_plan(&dir.key, plan, compares, Vec::new(), expiry).await?;
@@ -408,13 +425,17 @@ pub(super) async fn set(
             Atomicity::Atomic => {
                 context.commit_plan(directory, plan, Vec::new(), Vec::new(), expiry).await.map(|committed| committed.revision)
             }
-            Atomicity::NonAtomic => context.commit_non_atomic(directory, plan, |_| None, expiry).await,
+            Atomicity::NonAtomic => {
+                let written = context.commit_non_atomic(directory, plan, |_| None, expiry).await?;
+                Ok(last(&written, Revision::ZERO))
+            }
         };
     }
     let reply = context.read_to_write(Span::Below(directory.clone())).await.map_err(|error| error.at(directory))?;
     let (mut tree, mut revision) = (schema::tree(directory, reply.kvs), reply.revision);
     if atomicity == Atomicity::NonAtomic {
-        return context.commit_non_atomic(directory, owner.replace(&tree, encoded), |_| None, expiry).await;
+        let written = context.commit_non_atomic(directory, owner.replace(&tree, encoded), |_| None, expiry).await?;
+        return Ok(last(&written, revision));
     }
     let mut backoff = context.retry.backoff();
     for _ in 0..=context.retry.conflict_budget {
@@ -430,6 +451,11 @@ pub(super) async fn set(
         tokio::time::sleep(backoff.next_delay()).await;
     }
     Err(Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(directory))
+}
+
+/// The revision of the last of several writes; of none, what is known without them.
+fn last(written: &[(String, Revision)], without: Revision) -> Revision {
+    written.iter().map(|(_, revision)| *revision).max().unwrap_or(without)
 }
 
 /// The condition that one key is as it was read.
@@ -483,6 +509,9 @@ impl<S: Schema> DirDelete<S> {
             let plan = Plan { puts: Vec::new(), deletes: there.iter().map(|(key, _)| key.clone()).collect() };
             if atomicity == Atomicity::NonAtomic {
                 let expected = seen.as_ref().map(|(_, basis)| basis.clone());
+                if let Some(basis) = &expected {
+                    dir.still(basis, &tree, revision)?;
+                }
                 let condition = |key: &str| Some(as_read(expected.as_ref()?, key));
                 context.commit_non_atomic(&dir.key, plan, condition, Expiry::Never).await?;
                 return Ok(was);
@@ -591,12 +620,11 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
             if plan.is_empty() {
                 return Ok(Versioned::new(value, unwritten));
             }
-            let written: Vec<String> = plan.keys().cloned().collect();
-            let after = |revision| written_at(value, unwritten, &written, &new, revision);
+            let keys: Vec<String> = plan.keys().cloned().collect();
             let was = |key: &str| Some(tree.get(key).map_or(Condition::Absent, |stored| Condition::Modified(stored.modified)));
             if atomicity == Atomicity::NonAtomic {
                 return match context.commit_non_atomic(&dir.key, plan, was, Expiry::Never).await {
-                    Ok(revision) => Ok(after(revision)),
+                    Ok(written) => Ok(written_at(value, unwritten, &written, &new)),
                     Err(error) if error.kind() == ErrorKind::Conflict && error.written().is_empty() => {
                         (tree, revision) = dir.read_to_write().await?;
                         tokio::time::sleep(backoff.next_delay()).await;
@@ -609,14 +637,15 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
                 UpdateScope::Directory => unchanged(&dir.key, revision, &basis),
                 UpdateScope::ChangedFields => {
                     let on = |key: &String| Some(Compare::key(&dir.key.descend(key), was(key)?));
-                    written.iter().filter_map(on).collect()
+                    keys.iter().filter_map(on).collect()
                 }
             };
             let transactions = context.store.capabilities().transactions;
             let look = if transactions { dir.look() } else { Vec::new() };
             let committed = context.commit_plan(&dir.key, plan, compares, look, Expiry::Never).await?;
             if committed.succeeded {
-                return Ok(after(committed.revision));
+                let written: Vec<_> = keys.into_iter().map(|key| (key, committed.revision)).collect();
+                return Ok(written_at(value, unwritten, &written, &new));
             }
             (tree, revision) = match looked(&dir.key, committed) {
                 Some(now) => now,
@@ -628,15 +657,15 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
     }
 }
 
-/// The struct after its update, without reading it again.
-fn written_at<S>(value: S, mut versions: Versions, written: &[String], new: &schema::Encoded, revision: Revision) -> Versioned<S> {
-    let kept = versions.basis.iter().filter(|(key, _)| !written.contains(key)).cloned();
-    let put = written.iter().filter(|key| new.contains_key(*key)).map(|key| (key.clone(), revision));
-    versions.basis = kept.chain(put).collect();
-    versions.revision = revision;
-    versions.modified = revision;
+/// The struct after its update, without reading it again: these keys were written or deleted, each at its revision.
+fn written_at<S>(value: S, mut versions: Versions, written: &[(String, Revision)], new: &schema::Encoded) -> Versioned<S> {
+    let kept = versions.basis.iter().filter(|(key, _)| !written.iter().any(|(other, _)| other == key));
+    let put = written.iter().filter(|(key, _)| new.contains_key(key));
+    versions.basis = kept.chain(put).cloned().collect();
+    versions.revision = last(written, versions.revision);
+    versions.modified = last(&versions.basis, versions.revision);
     if versions.created == Revision::ZERO {
-        versions.created = revision;
+        versions.created = versions.modified;
     }
     Versioned::new(value, versions)
 }

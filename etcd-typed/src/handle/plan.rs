@@ -173,8 +173,8 @@ impl Context {
         self.store.commit(txn).await.map_err(|error| error.at(directory))
     }
 
-    /// Sends a plan in as many transactions as it takes, each key under its own condition if it has one. The answer is the revision of
-    /// the last.
+    /// Sends a plan in as many transactions as it takes, each key under its own condition if it has one. The answer says at
+    /// which revision each was written.
     ///
     /// # Errors
     ///
@@ -185,25 +185,28 @@ impl Context {
         plan: Plan,
         condition: impl Fn(&str) -> Option<Condition>,
         expiry: Expiry,
-    ) -> Result<Revision> {
+    ) -> Result<Vec<(String, Revision)>> {
         let capabilities = self.store.capabilities();
         let chunk = if capabilities.transactions { capabilities.max_operations.max(1) } else { 1 };
         let keys: Vec<String> = plan.keys().cloned().collect();
         let ops = plan.into_ops(directory, expiry);
-        let mut written = Vec::new();
-        let mut revision = Revision::ZERO;
+        let mut written: Vec<(String, Revision)> = Vec::new();
         for (keys, ops) in keys.chunks(chunk).zip(ops.chunks(chunk)) {
             let on = |relative: &String| Some(Compare::key(&directory.descend(relative), condition(relative)?));
             let txn = Txn { compares: keys.iter().filter_map(on).collect(), then: ops.to_vec(), otherwise: Vec::new() };
             let first = keys.first().map_or_else(|| directory.clone(), |relative| directory.descend(relative));
-            match self.store.commit(txn).await {
-                Ok(committed) if committed.succeeded => revision = committed.revision,
-                Ok(_) => return Err(Error::new(ErrorKind::Conflict, "").at(&first).after_writing(written)),
-                Err(error) => return Err(error.at(&first).after_writing(written)),
-            }
-            written.extend(keys.iter().map(|relative| directory.descend(relative)));
+            let failure = match self.store.commit(txn).await {
+                Ok(committed) if committed.succeeded => {
+                    written.extend(keys.iter().map(|relative| (relative.clone(), committed.revision)));
+                    continue;
+                }
+                Ok(_) => Error::new(ErrorKind::Conflict, ""),
+                Err(error) => error,
+            };
+            let written = written.iter().map(|(relative, _)| directory.descend(relative)).collect();
+            return Err(failure.at(&first).after_writing(written));
         }
-        Ok(revision)
+        Ok(written)
     }
 }
 
