@@ -104,7 +104,7 @@ impl V2Store {
             match (&plan.step, &guard) {
                 (Step::Read, _) => return Ok(committed(revision, OpResult::Get(found))),
                 (Step::Put(_), _) | (Step::Delete { .. }, Guard::Index(_)) => {}
-                (Step::Delete { .. }, _) => return Ok(committed(revision, deleted(None))),
+                (Step::Delete { .. }, _) => return Ok(committed(revision, nothing_deleted())),
                 _ => return Ok(Committed { revision, succeeded: true, results: Vec::new() }),
             }
             if let Attempt::Done(committed) = self.attempt(plan, &guard).await? {
@@ -137,10 +137,9 @@ impl V2Store {
                 let revision = Revision::new(change.node.modified_index);
                 let result = match &plan.step {
                     Step::Put(put) => OpResult::Put(previous(change, put.previous)),
-                    Step::Delete { previous: asked } => match previous(change, true) {
-                        Some(kv) if *asked => deleted(Some(kv)),
-                        _ => OpResult::Delete { deleted: 1, previous: Vec::new() },
-                    },
+                    Step::Delete { previous: asked } => {
+                        OpResult::Delete { deleted: 1, previous: previous(change, *asked).into_iter().collect() }
+                    }
                     _ => OpResult::Done,
                 };
                 return Ok(Attempt::Done(committed(revision, result)));
@@ -152,7 +151,7 @@ impl V2Store {
             | (Guard::Present, Refusal::NOT_FOUND)
             | (Guard::Index(_) | Guard::Value(_), Refusal::NOT_FOUND | Refusal::COMPARE_FAILED) => Ok(Attempt::Failed(reply.index)),
             (Guard::None, Refusal::NOT_FOUND) if matches!(plan.step, Step::Delete { .. }) => {
-                Ok(Attempt::Done(committed(reply.index, deleted(None))))
+                Ok(Attempt::Done(committed(reply.index, nothing_deleted())))
             }
             _ => Err(refusal.into_error()),
         }
@@ -200,7 +199,7 @@ impl V2Store {
         let depth = if previous { Depth::All } else { Depth::One };
         let found = self.read_below(key, Consistency::Linearizable, depth).await?;
         if found.directory.is_none() {
-            return Ok(committed(found.revision, deleted(None)));
+            return Ok(committed(found.revision, nothing_deleted()));
         }
         let target = Parameters::default().flag("recursive").behind(&encode::path(key)?);
         let reply = self.http.write(Method::DELETE, &target, None).await?;
@@ -209,7 +208,7 @@ impl V2Store {
                 let previous = if previous { found.kvs } else { Vec::new() };
                 Ok(committed(Revision::new(change.node.modified_index), OpResult::Delete { deleted: 1, previous }))
             }
-            Err(refusal) if refusal.is_not_found() => Ok(committed(reply.index, deleted(None))),
+            Err(refusal) if refusal.is_not_found() => Ok(committed(reply.index, nothing_deleted())),
             Err(refusal) => Err(refusal.into_error()),
         }
     }
@@ -257,8 +256,9 @@ fn failed(current: RangeReply, read: bool) -> Committed {
     Committed { revision: current.revision, succeeded: false, results }
 }
 
-fn deleted(previous: Option<KeyValue>) -> OpResult {
-    OpResult::Delete { deleted: u64::from(previous.is_some()), previous: previous.into_iter().collect() }
+/// There was nothing to delete.
+fn nothing_deleted() -> OpResult {
+    OpResult::Delete { deleted: 0, previous: Vec::new() }
 }
 
 fn previous(change: Change, asked: bool) -> Option<KeyValue> {

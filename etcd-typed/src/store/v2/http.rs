@@ -99,7 +99,9 @@ impl Http {
         let deadline = self.deadline();
         let mut backoff = self.retry.backoff();
         let mut dead_ends = 0;
-        for attempt in 1.. {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let at = self.current();
             let fault = match self.ask(at, target, deadline).await.and_then(|answer| understand(&answer)) {
                 Ok(answer) => return Ok(answer),
@@ -118,8 +120,6 @@ impl Http {
             }
             sleep(delay).await;
         }
-        // The loop has no end but its returns.
-        Err(Error::new(ErrorKind::Timeout, "no attempt was left"))
     }
 
     /// Reads from the keys API.
@@ -145,7 +145,9 @@ impl Http {
         let deadline = Instant::now() + patience;
         let mut backoff = self.retry.backoff();
         let mut dead_ends = 0;
-        for attempt in 1.. {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let at = self.current();
             let sent = timeout_at(deadline, self.send_write(at, method.clone(), target, form.clone())).await;
             let unsent = match sent {
@@ -168,10 +170,12 @@ impl Http {
                 }
                 Ok(Err(Failure::Unsent(fault))) => fault,
             };
-            self.leave(at);
-            if unsent.again == Again::Elsewhere {
-                dead_ends += 1;
+            match unsent.again {
+                Again::Never => return Err(unsent.error),
+                Again::Elsewhere => dead_ends += 1,
+                Again::Later => {}
             }
+            self.leave(at);
             let delay = if attempt % self.endpoints.len() == 0 { backoff.next_delay() } else { Duration::ZERO };
             // An attempt that runs into the deadline while it connects could not tell that it was not sent.
             if dead_ends == self.endpoints.len() || Instant::now() + delay + self.connect_timeout >= deadline {
@@ -179,7 +183,6 @@ impl Http {
             }
             sleep(delay).await;
         }
-        Err(Error::new(ErrorKind::Timeout, "no attempt was left"))
     }
 
     /// The endpoint to ask now.
