@@ -1,1 +1,10 @@
-//! x
+//! What the tests of several files need.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_debug_implementations,
+    reason = "a test fails by panicking, and prints none of these"
+)]
+
+pub mod certificates;

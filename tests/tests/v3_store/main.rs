@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod auth;
+mod calls;
+mod faults;
 mod raw;
+mod tls;
 mod watches;
 
 use std::time::Duration;

@@ -375,3 +375,17 @@ async fn a_watch_of_nobody_is_an_error_of_the_kind_unavailable() {
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(!error.may_have_applied());
 }
+
+#[tokio::test]
+async fn f6_w7_a_watch_at_a_member_that_lost_the_others_ends() {
+    let mut cluster = Etcd::cluster(3).await;
+    let store = store(&cluster.member(0).endpoint());
+    let listed = WatchFrom::Listed(Revision::new(write(&store, &key("/app/a"), "0").await));
+    let mut stream = watch(&store, Span::Below(key("/app")), listed).await;
+    cluster.member(1).kill().await;
+    cluster.member(2).kill().await;
+    // Without `hasleader` it would be silent for ever.
+    let error = timeout(PATIENCE, stream.next()).await.expect("noticed").unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("no leader"), "{error}");
+}

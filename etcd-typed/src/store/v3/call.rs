@@ -29,6 +29,8 @@ pub(super) struct Core {
     pub(super) auth: Auth,
     pub(super) retry: RetryPolicy,
     connect_timeout: Duration,
+    /// Whether an endpoint is tried out before a write goes there: where there is another one to go to, and with TLS.
+    probes: bool,
 }
 
 /// How a call is made.
@@ -61,6 +63,7 @@ impl Core {
             auth: Auth::new(options.credentials.clone()),
             retry: options.retry.clone(),
             connect_timeout: options.connect_timeout,
+            probes: options.endpoints.len() > 1 || options.tls.is_some(),
         })
     }
 
@@ -111,7 +114,7 @@ impl Core {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            let verdict = failure.row.verdict();
+            let verdict = failure.verdict();
             if verdict.endpoint_failed {
                 slot.failed();
             } else {
@@ -155,8 +158,8 @@ impl Core {
             Ok(Err(status)) => return Err(Failure::of(&slot.name, status)),
             Err(_) => return Err(Failure::of(&slot.name, not_sent("no connection yet"))),
         };
-        if how.write && !how.repeatable && self.endpoints.count() > 1 && !slot.is_proven() {
-            self.probe(slot, &channel, token).await?;
+        if how.write && !how.repeatable && self.probes && !slot.is_proven() {
+            self.probe(slot, &channel, token).await.map_err(Failure::before_sending)?;
         }
         let answer = match timeout_at(limit, send(channel, method, with_metadata(request.clone(), how.leader, token))).await {
             Ok(Ok(answer)) => answer,
@@ -175,21 +178,16 @@ impl Core {
     }
 
     /// Sees that an endpoint is alive and of our cluster before a write is entrusted to it: a write that hangs at a frozen server, or was
-    /// done by a foreign cluster, cannot be taken back. Only where there is another one to go to.
+    /// done by a foreign cluster, cannot be taken back. Nor can one that a server with TLS may have refused together with our
+    /// certificate, which it does only after the handshake.
     async fn probe(&self, slot: &Slot, channel: &Channel, token: Option<&AsciiMetadataValue>) -> Result<(), Failure> {
         let request = with_metadata(MemberListRequest { linearizable: false }, true, token);
         match timeout_at(Instant::now() + self.connect_timeout, send(channel.clone(), &MEMBER_LIST, request)).await {
-            Ok(Ok(answer)) => {
-                self.endpoints.check(slot, answer.header(), Row::ForeignClusterAhead)?;
-            }
+            Ok(Ok(answer)) => self.endpoints.check(slot, answer.header(), Row::ForeignCluster)?,
             Ok(Err(unsent)) => {
-                let mut failure = Failure::of(&slot.name, unsent.into());
-                let verdict = failure.row.verdict();
-                if verdict.endpoint_failed {
-                    // Whatever became of the probe, the write itself was not sent.
-                    if verdict.repeat == Repeat::Harmless {
-                        failure.row = Row::NotSent;
-                    }
+                let failure = Failure::of(&slot.name, unsent.into());
+                // Every other refusal is the word of a server that is alive.
+                if failure.row.verdict().endpoint_failed {
                     return Err(failure);
                 }
             }

@@ -59,8 +59,6 @@ pub(super) enum Row {
     CorruptCluster,
     /// The answer is from another cluster than the first one was.
     ForeignCluster,
-    /// The same, seen before a write was sent there.
-    ForeignClusterAhead,
     /// The server does not know the call.
     UnknownCall,
     /// Words and code that are not known here.
@@ -122,7 +120,6 @@ impl Row {
             Self::LeaseExists => (K::AlreadyExists, Never, false, false),
             Self::CorruptCluster => (K::Server, Never, true, false),
             Self::ForeignCluster => (K::Server, Never, true, true),
-            Self::ForeignClusterAhead => (K::Server, Never, false, true),
             Self::UnknownCall => (K::Unsupported, Elsewhere, false, true),
             Self::Other(code) => match code {
                 Code::Unavailable => (K::Unavailable, Harmless, true, true),
@@ -248,6 +245,8 @@ pub(super) struct Failure {
     pub(super) row: Row,
     /// A write may have been applied, by this attempt or one before.
     pub(super) may_have_applied: bool,
+    /// It happened before the request itself was sent.
+    unsent: bool,
     words: String,
     cause: Option<Status>,
 }
@@ -258,6 +257,18 @@ impl Failure {
         Self { cause: Some(status.clone()), ..Self::new(classify(&status), format!("{endpoint}: {}", words(&status))) }
     }
 
+    /// The same, found before the request itself was sent.
+    pub(super) fn before_sending(self) -> Self {
+        Self { unsent: true, ..self }
+    }
+
+    /// What it means for the request.
+    pub(super) fn verdict(&self) -> Verdict {
+        let verdict = self.row.verdict();
+        let repeat = if self.unsent && verdict.repeat == Repeat::Harmless { Repeat::Always } else { verdict.repeat };
+        Verdict { repeat, may_have_applied: verdict.may_have_applied && !self.unsent, ..verdict }
+    }
+
     /// What was said, for a person.
     pub(super) fn words(&self) -> &str {
         &self.words
@@ -265,7 +276,7 @@ impl Failure {
 
     /// One that was found here.
     pub(super) fn new(row: Row, words: impl Into<String>) -> Self {
-        Self { row, may_have_applied: false, words: words.into(), cause: None }
+        Self { row, may_have_applied: false, unsent: false, words: words.into(), cause: None }
     }
 }
 

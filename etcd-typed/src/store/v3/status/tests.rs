@@ -9,7 +9,7 @@ use super::*;
 
 /// An error below an error, as the local stack builds them.
 #[derive(Debug)]
-struct Layer(&'static str, Option<Box<Layer>>);
+struct Layer(&'static str, Option<Box<Self>>);
 
 impl fmt::Display for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -309,7 +309,6 @@ fn p5_nothing_that_may_have_been_applied_is_repeated_for_a_write() {
         Row::LeaseExists,
         Row::CorruptCluster,
         Row::ForeignCluster,
-        Row::ForeignClusterAhead,
         Row::UnknownCall,
     ];
     for row in rows.into_iter().chain(codes) {
@@ -325,4 +324,16 @@ fn an_error_says_who_said_what_and_keeps_the_cause() {
     let error = Error::from(Failure::of("127.0.0.1:2379", connecting(&["tcp connect error", "Connection refused (os error 111)"])));
     assert_eq!(error.to_string(), "unavailable: 127.0.0.1:2379: tcp connect error: Connection refused (os error 111)");
     assert!(error.source().is_some());
+}
+
+#[test]
+fn p4_what_failed_before_the_request_was_sent_leaves_no_doubt() {
+    for row in [Row::Severed, Row::TimedOut, Row::Failing] {
+        let verdict = Failure::new(row, "").before_sending().verdict();
+        assert_eq!((verdict.repeat, verdict.may_have_applied), (Repeat::Always, false), "{row:?}");
+    }
+    for row in [Row::IdentityRefused, Row::NotGrpc] {
+        let verdict = Failure::new(row, "").before_sending().verdict();
+        assert_eq!((verdict.repeat, verdict.may_have_applied), (Repeat::Elsewhere, false), "{row:?}");
+    }
 }

@@ -60,6 +60,7 @@ pub(super) async fn run(
     };
     if failure.row.verdict().endpoint_failed {
         slot.failed();
+        slot.forget(Lane::Watches);
     }
     while let Ok(wish) = wishes.try_recv() {
         match wish {
@@ -105,7 +106,7 @@ async fn serve(
             },
             message = incoming.next() => {
                 let message = message.map_err(|status| Failure::of(&slot.name, status))?;
-                core.endpoints.check(slot, message.header(), Row::ForeignClusterAhead)?;
+                core.endpoints.check(slot, message.header(), Row::ForeignCluster)?;
                 machine.receive(message);
             }
             _ = ticks.tick() => {

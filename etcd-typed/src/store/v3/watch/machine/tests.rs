@@ -169,9 +169,9 @@ fn w6_a_start_at_nothing_is_not_a_start_at_now() {
         let mut machine = Machine::default();
         machine.add(7, &below(from));
         machine.receive(created(1, 3));
-        let mut seen = run(&mut machine);
+        let seen = run(&mut machine);
         if from == listed(0) {
-            assert_eq!(seen.drain(..).collect::<Vec<_>>(), ["create 1 @1", "cancel 1", "create 2 @1"]);
+            assert_eq!(seen, ["create 1 @1", "cancel 1", "create 2 @1"]);
             machine.receive(created(2, 3));
             assert_eq!(run(&mut machine), ["7 stands"]);
         } else {

@@ -1,0 +1,93 @@
+//! Certificates made on the spot, and the files that servers read them from.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
+
+/// An authority, and what it signs.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its private key, PEM.
+pub type Identity = (Vec<u8>, Vec<u8>);
+
+impl Authority {
+    /// A new one, that nobody trusts yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// Its own certificate.
+    #[must_use]
+    pub fn pem(&self) -> Vec<u8> {
+        self.0.pem().into_bytes()
+    }
+
+    /// A certificate for these names, good for servers and for clients.
+    #[must_use]
+    pub fn sign(&self, names: &[&str]) -> Identity {
+        let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        self.finish(CertificateParams::new(names).unwrap())
+    }
+
+    /// The same, that ended long ago.
+    #[must_use]
+    pub fn sign_expired(&self, names: &[&str]) -> Identity {
+        let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+        self.finish(params)
+    }
+
+    fn finish(&self, mut params: CertificateParams) -> Identity {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        (certificate.pem().into_bytes(), key.serialize_pem().into_bytes())
+    }
+}
+
+impl Default for Authority {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A directory that is gone with the test.
+pub struct Files(PathBuf);
+
+impl Files {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Self {
+        let unique = etcd_typed::LeaseId::random();
+        let directory = std::env::temp_dir().join(format!("etcd-typed-certificates-{}-{unique}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        Self(directory)
+    }
+
+    /// A file in it.
+    #[must_use]
+    pub fn put(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

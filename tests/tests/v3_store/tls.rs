@@ -1,0 +1,132 @@
+//! F20: TLS, and what is said when the two sides do not trust each other.
+
+use etcd_typed::store::connect::Tls;
+use etcd_typed::store::v3::V3Store;
+use etcd_typed::store::{Range, Span, Store, Watch, WatchFrom};
+use etcd_typed::testing::{Etcd, TlsFiles};
+use etcd_typed::{ErrorKind, Key, LeaseId, Result};
+use etcd_typed_tests::certificates::{Authority, Files, Identity};
+use std::time::Duration;
+
+use super::{key, options, put};
+
+/// A server with this certificate; with an authority it wants clients to have one, too.
+async fn server(files: &Files, (certificate, key): &Identity, clients: Option<&Authority>) -> Etcd {
+    let client_ca = clients.map(|authority| files.put("client-ca", &authority.pem()));
+    let files = TlsFiles { cert: files.put("cert", certificate), key: files.put("key", key), client_ca };
+    Etcd::builder().tls(files).start().await
+}
+
+fn trusting(authority: &Authority) -> Tls {
+    let mut tls = Tls::default();
+    tls.ca = Some(authority.pem());
+    tls
+}
+
+fn store(etcd: &Etcd, tls: Option<Tls>) -> Result<V3Store> {
+    let mut options = options([etcd.endpoint().as_str()]);
+    options.tls = tls;
+    V3Store::new(&options)
+}
+
+/// The kind that reads, writes, watches and leases are refused with. No write is in doubt, since nothing was sent.
+async fn refusal(store: &V3Store) -> ErrorKind {
+    let error = store.commit(put(&key("/a"), "1")).await.unwrap_err();
+    assert!(!error.may_have_applied(), "{error}");
+    let read = store.range(Range::of(Span::Below(Key::root()))).await.unwrap_err();
+    let watch = store.watch(Watch { span: Span::Below(Key::root()), from: WatchFrom::Listed(1.into()) }).await.err().unwrap();
+    let lease = store.grant(LeaseId::random(), Duration::from_secs(5)).await.unwrap_err();
+    assert_eq!([read.kind(), watch.kind(), lease.kind()], [error.kind(); 3], "{error} {read} {watch} {lease}");
+    error.kind()
+}
+
+async fn works(store: &V3Store) {
+    let revision = store.commit(put(&key("/a"), "1")).await.unwrap().revision;
+    assert!(store.watch(Watch { span: Span::Below(Key::root()), from: WatchFrom::Listed(revision) }).await.is_ok());
+    store.grant(LeaseId::random(), Duration::from_secs(5)).await.unwrap();
+    assert_eq!(store.range(Range::of(Span::Below(Key::root()))).await.unwrap().kvs.len(), 1);
+}
+
+#[tokio::test]
+async fn f20_a_server_is_trusted_by_its_authority_and_its_name() {
+    let (files, authority) = (Files::new(), Authority::new());
+    let etcd = server(&files, &authority.sign(&["127.0.0.1", "etcd.test"]), None).await;
+    works(&store(&etcd, Some(trusting(&authority))).unwrap()).await;
+    let named = |name: &str| {
+        let mut tls = trusting(&authority);
+        tls.server_name = Some(name.to_owned());
+        store(&etcd, Some(tls)).unwrap()
+    };
+    works(&named("etcd.test")).await;
+    assert_eq!(refusal(&named("other.test")).await, ErrorKind::Tls);
+    assert_eq!(refusal(&store(&etcd, Some(trusting(&Authority::new()))).unwrap()).await, ErrorKind::Tls);
+}
+
+#[tokio::test]
+async fn f20_a_certificate_that_ended_is_not_trusted() {
+    let (files, authority) = (Files::new(), Authority::new());
+    let etcd = server(&files, &authority.sign_expired(&["127.0.0.1"]), None).await;
+    assert_eq!(refusal(&store(&etcd, Some(trusting(&authority))).unwrap()).await, ErrorKind::Tls);
+}
+
+#[tokio::test]
+async fn f20_a_server_that_wants_a_certificate_gets_one() {
+    let (files, authority, clients) = (Files::new(), Authority::new(), Authority::new());
+    let etcd = server(&files, &authority.sign(&["127.0.0.1"]), Some(&clients)).await;
+    let with = |identity| {
+        let mut tls = trusting(&authority);
+        tls.identity = identity;
+        store(&etcd, Some(tls)).unwrap()
+    };
+    works(&with(Some(clients.sign(&["client"])))).await;
+    for refused in [None, Some(Authority::new().sign(&["client"]))] {
+        // It is refused after the handshake, so a write could be on its way already; it is not, since something harmless goes first.
+        let store = with(refused);
+        let error = store.commit(put(&key("/a"), "1")).await.unwrap_err();
+        assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Tls, false), "{error}");
+        assert_eq!(store.range(Range::of(Span::Key(key("/a")))).await.unwrap_err().kind(), ErrorKind::Tls);
+    }
+}
+
+#[tokio::test]
+async fn f20_tls_on_one_side_only() {
+    let (files, authority) = (Files::new(), Authority::new());
+    let plain = Etcd::start().await;
+    assert_eq!(refusal(&store(&plain, Some(trusting(&authority))).unwrap()).await, ErrorKind::Tls);
+    let etcd = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
+    // Such a server ends the connection without a word, as one that dies does.
+    let mut options = options([etcd.endpoint().as_str()]);
+    options.retry.call_timeout = Duration::from_millis(500);
+    let error = V3Store::new(&options).unwrap().range(Range::of(Span::Key(key("/a")))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+}
+
+#[tokio::test]
+async fn f20_what_is_no_certificate_is_said_at_once() {
+    let broken = |change: fn(&mut Tls)| {
+        let mut tls = trusting(&Authority::new());
+        change(&mut tls);
+        let mut options = options(["127.0.0.1:1"]);
+        options.tls = Some(tls);
+        V3Store::new(&options).unwrap_err()
+    };
+    for error in [
+        broken(|tls| tls.ca = Some(b"no certificate".to_vec())),
+        broken(|tls| tls.identity = Some((b"no certificate".to_vec(), b"no key".to_vec()))),
+        broken(|tls| tls.server_name = Some("no name at all".to_owned())),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn f20_one_endpoint_that_cannot_be_trusted_is_passed_over() {
+    let (files, authority) = (Files::new(), Authority::new());
+    let good = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
+    let plain = Etcd::start().await;
+    let mut options = options([plain.endpoint().as_str(), good.endpoint().as_str()]);
+    options.tls = Some(trusting(&authority));
+    let store = V3Store::new(&options).unwrap();
+    store.commit(put(&key("/a"), "1")).await.unwrap();
+    store.range(Range::of(Span::Key(key("/a")))).await.unwrap();
+}
