@@ -1,0 +1,252 @@
+//! The conformance suite sees what it is there to see: each store here breaks one rule of the contract, and a case fails on it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_typed::store::memory::MemoryStore;
+use etcd_typed::store::{
+    Batch, BoxFuture, Capabilities, Committed, Event, Expiry, Member, Op, Range, RangeReply, Span, Stats, StatsKind, Status, Store, Txn,
+    Watch, WatchFrom, WatchItem, WatchStream,
+};
+use etcd_typed::testing::conformance::{Isolation, TestStore, cases};
+use etcd_typed::{Error, LeaseId, Result, Revision};
+use futures_util::{StreamExt, stream};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Defect {
+    /// None: the store of the others, for comparison.
+    None,
+    ListsInNoOrder,
+    ListsTwins,
+    IgnoresThePast,
+    IgnoresConditions,
+    PerformsOneByOne,
+    WritesTwice,
+    ForgetsExpiry,
+    TakesLeasesThatAreNotThere,
+    DoesNotSayThatItDidNothing,
+    LosesDeletes,
+    SplitsBatches,
+    RepeatsBatches,
+    SkipsTheFirst,
+    EndsInSilence,
+    IsAheadWithProgress,
+    HidesThatHistoryIsLost,
+    WatchesOnlyWhatIsNew,
+}
+
+/// The memory store with one defect.
+#[derive(Debug)]
+struct Broken {
+    inner: Arc<MemoryStore>,
+    defect: Defect,
+}
+
+impl TestStore for Broken {
+    fn store(&self) -> &dyn Store {
+        self
+    }
+
+    fn lose_history(&self) -> BoxFuture<'_, ()> {
+        self.inner.faults().compact();
+        Box::pin(std::future::ready(()))
+    }
+}
+
+impl Store for Broken {
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn range(&self, mut range: Range) -> BoxFuture<'_, Result<RangeReply>> {
+        Box::pin(async move {
+            if self.defect == Defect::IgnoresThePast {
+                range.revision = None;
+            }
+            let twins = match &range.span {
+                Span::Below(dir) if self.defect == Defect::ListsTwins => Some(dir.clone()),
+                _ => None,
+            };
+            if let Some(parent) = twins.as_ref().and_then(etcd_typed::Key::parent) {
+                range.span = Span::Below(parent);
+            }
+            let mut reply = self.inner.range(range).await?;
+            if let Some(dir) = twins {
+                reply.kvs.retain(|kv| kv.key.starts_with(dir.as_str().as_bytes()));
+            }
+            if self.defect == Defect::ListsInNoOrder {
+                reply.kvs.reverse();
+            }
+            Ok(reply)
+        })
+    }
+
+    fn commit(&self, mut txn: Txn) -> BoxFuture<'_, Result<Committed>> {
+        Box::pin(async move {
+            let ops = txn.then.iter_mut();
+            match self.defect {
+                Defect::IgnoresConditions => txn.compares.clear(),
+                Defect::WritesTwice => drop(self.inner.commit(txn.clone()).await),
+                Defect::ForgetsExpiry => ops.for_each(|op| {
+                    if let Op::Put { expiry, .. } = op {
+                        *expiry = Expiry::Never;
+                    }
+                }),
+                Defect::TakesLeasesThatAreNotThere => {
+                    for op in ops {
+                        if let Op::Put { expiry: Expiry::With(id), .. } = op {
+                            drop(self.inner.grant(*id, Duration::from_secs(600)).await);
+                        }
+                    }
+                }
+                Defect::PerformsOneByOne if txn.compares.is_empty() => {
+                    let mut all = Committed { revision: Revision::ZERO, succeeded: true, results: Vec::new() };
+                    for op in txn.then {
+                        let one = self.inner.commit(Txn { then: vec![op], ..Txn::default() }).await?;
+                        all.revision = one.revision;
+                        all.results.extend(one.results);
+                    }
+                    return Ok(all);
+                }
+                _ => {}
+            }
+            let committed = self.inner.commit(txn).await;
+            if self.defect == Defect::DoesNotSayThatItDidNothing { committed.map_err(Error::outcome_unknown) } else { committed }
+        })
+    }
+
+    fn watch(&self, mut watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
+        Box::pin(async move {
+            let inner = Arc::clone(&self.inner);
+            match self.defect {
+                Defect::WatchesOnlyWhatIsNew => watch.from = WatchFrom::Listed(inner.status().await?.revision),
+                Defect::SkipsTheFirst => watch.from = WatchFrom::Resumed(watch.from.revision().next()),
+                _ => {}
+            }
+            let span = watch.span.clone();
+            let items = inner.watch(watch).await?;
+            Ok(match self.defect {
+                Defect::LosesDeletes => items.filter_map(|item| std::future::ready(without_deletes(item))).boxed(),
+                Defect::SplitsBatches => items.flat_map(|item| stream::iter(split(item))).boxed(),
+                Defect::RepeatsBatches => items.flat_map(|item| stream::iter(twice(item))).boxed(),
+                Defect::EndsInSilence => items.take(1).boxed(),
+                Defect::IsAheadWithProgress => {
+                    let ahead = Revision::new(inner.status().await?.revision.get() + 10);
+                    stream::iter([Ok(WatchItem::Progress(ahead))]).chain(items).boxed()
+                }
+                Defect::HidesThatHistoryIsLost => {
+                    let now = inner.status().await?.revision;
+                    let again = inner.watch(Watch { span, from: WatchFrom::Listed(now) }).await?;
+                    items.take_while(|item| std::future::ready(!matches!(item, Ok(WatchItem::HistoryLost { .. })))).chain(again).boxed()
+                }
+                _ => items,
+            })
+        })
+    }
+
+    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
+        self.inner.grant(id, ttl)
+    }
+
+    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
+        self.inner.keep_alive(id)
+    }
+
+    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
+        self.inner.revoke(id)
+    }
+
+    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
+        self.inner.time_to_live(id)
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Status>> {
+        self.inner.status()
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
+        self.inner.members()
+    }
+
+    fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
+        self.inner.stats(which)
+    }
+}
+
+fn without_deletes(item: Result<WatchItem>) -> Option<Result<WatchItem>> {
+    match item {
+        Ok(WatchItem::Batch(Batch { revision, mut events })) => {
+            events.retain(|event| matches!(event, Event::Put { .. }));
+            (!events.is_empty()).then_some(Ok(WatchItem::Batch(Batch { revision, events })))
+        }
+        other => Some(other),
+    }
+}
+
+fn split(item: Result<WatchItem>) -> Vec<Result<WatchItem>> {
+    match item {
+        Ok(WatchItem::Batch(Batch { revision, events })) => {
+            events.into_iter().map(|event| Ok(WatchItem::Batch(Batch { revision, events: vec![event] }))).collect()
+        }
+        other => vec![other],
+    }
+}
+
+fn twice(item: Result<WatchItem>) -> Vec<Result<WatchItem>> {
+    match item {
+        Ok(WatchItem::Batch(batch)) => vec![Ok(WatchItem::Batch(batch.clone())), Ok(WatchItem::Batch(batch))],
+        other => vec![other],
+    }
+}
+
+/// A test for each: the case passes on the store as it is and fails on the store with the defect.
+macro_rules! sees {
+    ($($name:ident: $defect:ident by $case:ident;)*) => {
+        $(
+            #[test]
+            fn $name() {
+                let passes = |defect| {
+                    catch_unwind(AssertUnwindSafe(|| {
+                        cases::$case(async move |_: Isolation| {
+                            // What waits for a change that never comes then waits no time.
+                            tokio::time::pause();
+                            Broken { inner: Arc::new(MemoryStore::new()), defect }
+                        });
+                    }))
+                    .is_ok()
+                };
+                assert!(passes(Defect::None), "the store is good");
+                assert!(!passes(Defect::$defect), "{:?} was not seen", Defect::$defect);
+            }
+        )*
+    };
+}
+
+sees! {
+    a_listing_in_no_order: ListsInNoOrder by keys_below_come_in_the_order_of_their_bytes;
+    a_listing_with_twins: ListsTwins by below_is_on_whole_segments;
+    pages_of_several_revisions: IgnoresThePast by pages_are_of_one_revision;
+    a_past_that_is_the_present: IgnoresThePast by a_past_revision_is_read_as_it_was;
+    conditions_that_are_not_checked: IgnoresConditions by every_condition_holds_exactly_when_it_should;
+    a_race_that_all_win: IgnoresConditions by of_many_who_create_one_key_one_succeeds;
+    a_transaction_in_pieces: PerformsOneByOne by operations_of_one_transaction_have_one_revision;
+    a_transaction_that_stops_half_way: PerformsOneByOne by a_transaction_is_all_or_nothing;
+    a_batch_in_pieces_from_a_transaction_in_pieces: PerformsOneByOne by a_transaction_is_one_batch_in_its_order;
+    a_write_that_was_repeated: WritesTwice by a_value_comes_back_as_it_was_written;
+    a_delete_that_was_repeated: WritesTwice by a_delete_counts_and_gives_what_was_there;
+    an_expiry_that_was_forgotten: ForgetsExpiry by a_revoked_lease_takes_its_keys;
+    a_write_with_a_lease_that_is_not_there: TakesLeasesThatAreNotThere by a_lease_that_is_not_there_is_lost;
+    a_refusal_that_leaves_open_what_happened: DoesNotSayThatItDidNothing by two_writes_of_one_key_are_refused;
+    a_delete_that_is_no_event: LosesDeletes by a_delete_is_an_event;
+    a_batch_in_pieces: SplitsBatches by a_transaction_is_one_batch_in_its_order;
+    a_batch_that_comes_twice: RepeatsBatches by a_watch_after_a_list_yields_what_comes_after;
+    a_watch_that_skips_the_first_change: SkipsTheFirst by a_watch_from_the_past_yields_what_came_since;
+    a_watch_that_ends_in_silence: EndsInSilence by a_watch_after_a_list_yields_what_comes_after;
+    progress_that_is_ahead: IsAheadWithProgress by a_watch_after_a_list_yields_what_comes_after;
+    a_history_that_is_lost_in_silence: HidesThatHistoryIsLost by a_watch_of_lost_history_says_so;
+    a_watch_without_its_past: WatchesOnlyWhatIsNew by a_watch_from_the_past_yields_what_came_since;
+    a_gap_between_list_and_watch: WatchesOnlyWhatIsNew by a_watch_after_a_list_yields_what_comes_after;
+}

@@ -1,0 +1,221 @@
+//! Every import of the library points down. The rows are those of DESIGN.md; a file that is in none of them fails, so that a new one is
+//! given its place by whoever adds it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// From the ground up. A module may use those of the rows below its own; of its own row it may use none but itself.
+const ROWS: [&[&str]; 10] = [
+    &["key", "revision"],
+    &["error"],
+    &["value", "version", "retry"],
+    &["store", "store::connect"],
+    &["store::memory", "store::v2", "store::v3", "schema", "watch", "lease"],
+    &["changes"],
+    &["handle"],
+    &["client"],
+    &["private", "testing"],
+    &["lib"],
+];
+
+/// The row of a module, which is that of the nearest one above it which has one.
+fn place(module: &str) -> Option<(usize, &'static str)> {
+    let mut name = module;
+    loop {
+        let found = ROWS.iter().enumerate().find_map(|(row, names)| Some((row, *names.iter().find(|known| **known == name)?)));
+        // `store` itself is the words of the trait; a new module beside `store::v2` must say where it belongs.
+        if let Some((row, known)) = found {
+            return (known != "store" || module == "store").then_some((row, known));
+        }
+        name = name.rsplit_once("::")?.0;
+    }
+}
+
+/// Why an import may not be, if it may not.
+fn fault(from: &str, to: &str) -> Option<String> {
+    match (place(from), place(to)) {
+        (None, _) => Some(format!("`{from}` has no row: give it one")),
+        // A name at the top of `store`, `error`, …: the nearest module has it.
+        (Some(_), None) => Some(format!("`{from}` uses `{to}`, which has no row")),
+        (Some((_, own)), Some((_, other))) if own == other => None,
+        (Some((row, _)), Some((below, _))) if below < row => None,
+        (Some((row, own)), Some((other_row, other))) => Some(format!("`{from}` ({own}, row {row}) uses `{to}` ({other}, row {other_row})")),
+    }
+}
+
+/// What a source text imports: the paths after `crate::` and `super::` in its code, as modules of the library.
+fn imports(module: &str, text: &str, modules: &BTreeMap<String, PathBuf>) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in statements(text) {
+        let line = line.as_str();
+        for (at, _) in line.match_indices("crate::") {
+            // `$crate::` and `my_crate::` are something else.
+            if line.get(..at).is_some_and(|before| before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$')) {
+                continue;
+            }
+            found.extend(targets("", line.get(at + "crate::".len()..).unwrap_or_default(), modules));
+        }
+        let mut rest = line;
+        while let Some((_, after)) = rest.split_once("super::") {
+            let mut base = module.rsplit_once("::").map_or("", |(parent, _)| parent);
+            rest = after;
+            while let Some(further) = rest.strip_prefix("super::") {
+                base = base.rsplit_once("::").map_or("", |(parent, _)| parent);
+                rest = further;
+            }
+            found.extend(targets(base, rest, modules));
+        }
+    }
+    found
+}
+
+/// The lines of a text without its comments; an import over several lines is one.
+fn statements(text: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut open = false;
+    for line in text.lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+        match found.last_mut() {
+            Some(import) if open => import.push_str(line),
+            _ => found.push(line.to_owned()),
+        }
+        let import = open || ["use ", "pub use ", "pub(crate) use ", "pub(super) use "].iter().any(|start| line.starts_with(start));
+        open = import && !line.ends_with(';');
+    }
+    found
+}
+
+/// The modules that a path below `base` names: the longest one that there is, for each name of a list in braces.
+fn targets(base: &str, path: &str, modules: &BTreeMap<String, PathBuf>) -> Vec<String> {
+    if let Some(list) = path.strip_prefix('{') {
+        return items(list).into_iter().flat_map(|path| targets(base, path.trim(), modules)).collect();
+    }
+    let name: String = path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    let longer = if base.is_empty() { name.clone() } else { format!("{base}::{name}") };
+    if modules.contains_key(&longer) {
+        let further = path.get(name.len()..).and_then(|rest| rest.strip_prefix("::"));
+        return further.map_or_else(|| vec![longer.clone()], |rest| targets(&longer, rest, modules));
+    }
+    if base.is_empty() { Vec::new() } else { vec![base.to_owned()] }
+}
+
+/// What is between the commas of a list, up to the brace that closes it.
+fn items(list: &str) -> Vec<&str> {
+    let (mut found, mut depth, mut start) = (Vec::new(), 0_usize, 0);
+    for (at, c) in list.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            '}' | ',' if depth == 0 => {
+                found.extend(list.get(start..at));
+                start = at + 1;
+                if c == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// All modules of the library that are not for its own tests, with their files.
+fn modules(src: &Path) -> BTreeMap<String, PathBuf> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![src.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(&dir).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let relative = path.strip_prefix(src).expect("below").with_extension("");
+                let name = relative.iter().map(|part| part.to_str().expect("text")).collect::<Vec<_>>().join("::");
+                found.insert(name.strip_suffix("::mod").unwrap_or(&name).to_owned(), path);
+            }
+        }
+    }
+    let tests: Vec<String> = found.iter().flat_map(|(module, path)| test_modules(module, &read(path))).collect();
+    found.retain(|module, _| !tests.iter().any(|test| module == test || module.starts_with(&format!("{test}::"))));
+    found
+}
+
+/// The modules in files of their own that a text declares for tests alone.
+fn test_modules(module: &str, text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let declared = lines.windows(2).filter_map(|pair| match pair {
+        ["#[cfg(test)]", declaration] => declaration.strip_prefix("mod ")?.strip_suffix(';'),
+        _ => None,
+    });
+    declared.map(|name| if module == "lib" { name.to_owned() } else { format!("{module}::{name}") }).collect()
+}
+
+/// The text without the tests at its end, which may use what they like.
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).expect("a source file")
+}
+
+#[test]
+fn every_import_points_down() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../etcd-typed/src");
+    let modules = modules(&src);
+    let mut edges = 0;
+    let mut faults = Vec::new();
+    for (module, path) in &modules {
+        let imports = imports(module, without_tests(&read(path)), &modules);
+        edges += imports.len();
+        faults.extend(imports.iter().filter_map(|import| fault(module, import)));
+        if place(module).is_none() {
+            faults.push(format!("`{module}` has no row: give it one"));
+        }
+    }
+    assert!(modules.len() > 30 && edges > 100, "{} modules, {edges} imports: they are not read any more", modules.len());
+    assert!(faults.is_empty(), "imports that do not point down:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn an_import_that_points_up_is_seen() {
+    let modules: BTreeMap<String, PathBuf> =
+        ["key", "error", "store", "store::connect", "store::v2", "store::v2::http", "store::v3", "watch", "handle", "client"]
+            .map(|module| (module.to_owned(), PathBuf::new()))
+            .into();
+    let faults =
+        |module: &str, text: &str| imports(module, text, &modules).iter().filter_map(|import| fault(module, import)).collect::<Vec<_>>();
+    for (module, text) in [
+        ("key", "use crate::error::Error;"),
+        ("store", "    let x = crate::client::Client::new();"),
+        ("store::v3", "use crate::store::v2::V2Store;"),
+        ("store::v3", "use super::v2::V2Store;"),
+        ("store::v2::http", "use super::super::v3::V3Store;"),
+        ("watch", "use crate::{handle::Dir, key::Key};"),
+        ("handle", "use crate::{key::Key, client::Client};"),
+        ("handle", "use crate::{\n    error::{Error, Result},\n    client::Client,\n};"),
+    ] {
+        assert_eq!(faults(module, text).len(), 1, "{module}: {text}");
+    }
+    for (module, text) in [
+        ("error", "use crate::key::Key;"),
+        ("store::v2::http", "use super::{Thing, other};\nuse crate::store::connect::Endpoint;\nuse crate::store::Range;"),
+        ("client", "use crate::store::v2::V2Store;\nuse crate::watch::Watch;"),
+        ("key", "// as crate::client::Client does"),
+        ("key", "$crate::client::Client"),
+    ] {
+        assert_eq!(faults(module, text), Vec::<String>::new(), "{module}: {text}");
+    }
+    assert!(place("store::v4").is_none() && place("helpers").is_none());
+}
+
+#[test]
+fn openssl_is_not_linked() {
+    let lock = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock"));
+    assert!(lock.contains("name = \"rustls\""), "the lock file is read");
+    for name in ["openssl", "openssl-sys", "native-tls"] {
+        assert!(!lock.contains(&format!("name = \"{name}\"\n")), "{name}: TLS is by rustls, which needs nothing of the system");
+    }
+}
