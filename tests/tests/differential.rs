@@ -1,0 +1,484 @@
+//! The embedded store against a real server: random sequences of operations give the same answers and the same events.
+//!
+//! Both see the same writes in the same order, so their revisions differ by a constant and nothing else. Leases are named by the test; those that
+//! a store makes for a time to live are only compared as such.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_typed::store::memory::MemoryStore;
+use etcd_typed::store::{
+    Batch, Committed, Compare, Condition, Consistency, Event, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn, Watch,
+    WatchFrom, WatchItem,
+};
+use etcd_typed::testing::Etcd;
+use etcd_typed::{Client, ErrorKind, Key, LeaseId, Result, Revision};
+use futures_util::StreamExt;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Long enough that what comes at all has come; only a test that fails waits for it.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// One of the keys that the operations are about, below the directory of the case; the last two are the directory's own name and its
+/// neighbour's.
+const NAMES: [&str; 7] = ["/a", "/b", "/sub/x", "/sub/y", "/sub", "", "x"];
+
+#[derive(Clone, Copy, Debug)]
+enum Spot {
+    Key(usize),
+    Below,
+    BelowSub,
+}
+
+/// A revision that means something when the step is run.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    Zero,
+    Now,
+    Back(u64),
+    Ahead(u64),
+    ModifiedOf(usize),
+    CreatedOf(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Absent,
+    Present,
+    Created(At),
+    Modified(At),
+    Value(usize),
+    Lease(u64),
+    UnchangedSince(At),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Life {
+    Never,
+    After,
+    With(u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Get(Spot),
+    Put { key: usize, value: usize, life: Life, previous: bool },
+    Delete { spot: Spot, previous: bool },
+    MakeDir,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Read { spot: Spot, at: Option<At>, limit: Option<usize>, after: Option<usize>, keys_only: bool, stale: bool },
+    Commit { compares: Vec<(Spot, Asked)>, then: Vec<Act>, otherwise: Vec<Act> },
+    Grant { lease: u64, seconds: u64 },
+    KeepAlive(u64),
+    Revoke(u64),
+    TimeToLive(u64),
+    Compact(u64),
+}
+
+const VALUES: [&[u8]; 4] = [b"", b"1", b"2", b"\xff\x00"];
+
+/// Where a page starts: keys of the case and texts around them.
+const AFTER: [&[u8]; 7] = [b"", b"/a", b"/b", b"/sub/x", b"/sub/x\x00", b"/z", b"/\xff"];
+
+fn spot() -> impl Strategy<Value = Spot> {
+    prop_oneof![4 => (0..NAMES.len()).prop_map(Spot::Key), 2 => Just(Spot::Below), 1 => Just(Spot::BelowSub)]
+}
+
+fn at() -> impl Strategy<Value = At> {
+    prop_oneof![
+        1 => Just(At::Zero),
+        2 => Just(At::Now),
+        3 => (0_u64..6).prop_map(At::Back),
+        1 => (1_u64..3).prop_map(At::Ahead),
+        4 => (0..NAMES.len()).prop_map(At::ModifiedOf),
+        2 => (0..NAMES.len()).prop_map(At::CreatedOf),
+    ]
+}
+
+fn asked() -> impl Strategy<Value = Asked> {
+    prop_oneof![
+        2 => Just(Asked::Absent),
+        3 => Just(Asked::Present),
+        2 => at().prop_map(Asked::Created),
+        4 => at().prop_map(Asked::Modified),
+        3 => (0..VALUES.len()).prop_map(Asked::Value),
+        1 => (0_u64..3).prop_map(Asked::Lease),
+        3 => at().prop_map(Asked::UnchangedSince),
+    ]
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let life = prop_oneof![6 => Just(Life::Never), 1 => Just(Life::After), 2 => (0_u64..3).prop_map(Life::With)];
+    prop_oneof![
+        2 => spot().prop_map(Act::Get),
+        8 => (0..NAMES.len(), 0..VALUES.len(), life, any::<bool>())
+            .prop_map(|(key, value, life, previous)| Act::Put { key, value, life, previous }),
+        3 => (spot(), any::<bool>()).prop_map(|(spot, previous)| Act::Delete { spot, previous }),
+        1 => Just(Act::MakeDir),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let acts = |most| proptest::collection::vec(act(), 0..most);
+    let read = (
+        spot(),
+        proptest::option::of(at()),
+        proptest::option::of(0_usize..4),
+        proptest::option::of(0..AFTER.len()),
+        any::<bool>(),
+        any::<bool>(),
+    );
+    prop_oneof![
+        6 => read.prop_map(|(spot, at, limit, after, keys_only, stale)| Step::Read { spot, at, limit, after, keys_only, stale }),
+        6 => act().prop_map(|act| Step::Commit { compares: Vec::new(), then: vec![act], otherwise: Vec::new() }),
+        8 => (proptest::collection::vec((spot(), asked()), 0..3), acts(4), acts(3))
+            .prop_map(|(compares, then, otherwise)| Step::Commit { compares, then, otherwise }),
+        2 => (0_u64..3, 100_u64..103).prop_map(|(lease, seconds)| Step::Grant { lease, seconds }),
+        1 => (0_u64..3).prop_map(Step::KeepAlive),
+        1 => (0_u64..3).prop_map(Step::Revoke),
+        1 => (0_u64..3).prop_map(Step::TimeToLive),
+        1 => (0_u64..8).prop_map(Step::Compact),
+    ]
+}
+
+/// What one of the two stores is, in one case.
+struct Side {
+    store: Arc<dyn Store>,
+    /// What its revisions are ahead of the memory store's.
+    ahead: u64,
+}
+
+/// One case: a directory of its own on both stores.
+struct Case {
+    directory: Key,
+    number: u64,
+    memory: Side,
+    server: Side,
+}
+
+/// Revisions of both stores as those of the memory store, and leases as far as both can know them.
+trait Comparable: Sized {
+    fn normal(self, side: &Side, case: &Case) -> Self;
+}
+
+impl Comparable for Revision {
+    fn normal(self, side: &Side, _: &Case) -> Self {
+        if self == Self::ZERO { self } else { Self::new(self.get().checked_sub(side.ahead).expect("no revision is before the first")) }
+    }
+}
+
+impl Comparable for KeyValue {
+    fn normal(self, side: &Side, case: &Case) -> Self {
+        let named = |id: LeaseId| if (0..3).any(|lease| case.lease(lease) == id) { id } else { LeaseId::new(1).unwrap() };
+        Self { created: self.created.normal(side, case), modified: self.modified.normal(side, case), lease: self.lease.map(named), ..self }
+    }
+}
+
+impl Comparable for RangeReply {
+    fn normal(self, side: &Side, case: &Case) -> Self {
+        Self { revision: self.revision.normal(side, case), kvs: self.kvs.normal(side, case), ..self }
+    }
+}
+
+impl<T: Comparable> Comparable for Vec<T> {
+    fn normal(self, side: &Side, case: &Case) -> Self {
+        self.into_iter().map(|item| item.normal(side, case)).collect()
+    }
+}
+
+impl Comparable for Committed {
+    fn normal(self, side: &Side, case: &Case) -> Self {
+        let result = |result| match result {
+            OpResult::Get(reply) => OpResult::Get(reply.normal(side, case)),
+            OpResult::Put(previous) => OpResult::Put(previous.map(|kv| kv.normal(side, case))),
+            OpResult::Delete { deleted, previous } => OpResult::Delete { deleted, previous: previous.normal(side, case) },
+            OpResult::Done => OpResult::Done,
+        };
+        Self { revision: self.revision.normal(side, case), results: self.results.into_iter().map(result).collect(), ..self }
+    }
+}
+
+impl Comparable for WatchItem {
+    fn normal(self, side: &Side, case: &Case) -> Self {
+        let event = |event| match event {
+            // What was there before is told by some servers and never relied on.
+            Event::Put { kv, .. } => Event::Put { kv: kv.normal(side, case), previous: None },
+            Event::Delete { key, directory, .. } => Event::Delete { key, directory, previous: None },
+        };
+        match self {
+            Self::Batch(Batch { revision, events }) => {
+                Self::Batch(Batch { revision: revision.normal(side, case), events: events.into_iter().map(event).collect() })
+            }
+            Self::HistoryLost { oldest } => Self::HistoryLost { oldest: oldest.map(|oldest| oldest.normal(side, case)) },
+            other => other,
+        }
+    }
+}
+
+fn outcome<T: Comparable>(result: Result<T>, side: &Side, case: &Case) -> Result<T, (ErrorKind, bool)> {
+    result.map(|answer| answer.normal(side, case)).map_err(|error| (error.kind(), error.may_have_applied()))
+}
+
+impl Case {
+    async fn new(number: u64, memory: &MemoryStore, server: &Arc<dyn Store>) -> Self {
+        let memory: Arc<dyn Store> = Arc::new(memory.clone());
+        let ahead = revision(&**server).await.get() - revision(&*memory).await.get();
+        let directory = Key::parse(&format!("/case-{number}")).unwrap();
+        Self { directory, number, memory: Side { store: memory, ahead: 0 }, server: Side { store: Arc::clone(server), ahead } }
+    }
+
+    fn key(&self, name: usize) -> Key {
+        Key::parse(&format!("{}{}", self.directory, NAMES[name])).unwrap()
+    }
+
+    fn lease(&self, lease: u64) -> LeaseId {
+        LeaseId::new(1000 + 10 * self.number + lease).unwrap()
+    }
+
+    fn span(&self, spot: Spot) -> Span {
+        match spot {
+            Spot::Key(name) => Span::Key(self.key(name)),
+            Spot::Below => Span::Below(self.directory.clone()),
+            Spot::BelowSub => Span::Below(self.directory.child("sub")),
+        }
+    }
+
+    /// The revision as the memory store counts.
+    async fn revision(&self, at: At) -> Revision {
+        let now = revision(&*self.memory.store).await;
+        let of = async |name: usize, which: fn(&KeyValue) -> Revision| {
+            let reply = self.memory.store.range(Range::of(Span::Key(self.key(name)))).await.unwrap();
+            reply.kvs.first().map_or(now, which)
+        };
+        match at {
+            At::Zero => Revision::ZERO,
+            At::Now => now,
+            At::Back(count) => Revision::new(now.get().saturating_sub(count).max(1)),
+            At::Ahead(count) => Revision::new(now.get() + count),
+            At::ModifiedOf(name) => of(name, |kv| kv.modified).await,
+            At::CreatedOf(name) => of(name, |kv| kv.created).await,
+        }
+    }
+
+    async fn condition(&self, asked: Asked, side: &Side) -> Condition {
+        let at = async |at| shifted(self.revision(at).await, side);
+        match asked {
+            Asked::Absent => Condition::Absent,
+            Asked::Present => Condition::Present,
+            Asked::Created(revision) => Condition::Created(at(revision).await),
+            Asked::Modified(revision) => Condition::Modified(at(revision).await),
+            Asked::Value(value) => Condition::Value(Bytes::from_static(VALUES[value])),
+            Asked::Lease(lease) => Condition::Lease(self.lease(lease)),
+            Asked::UnchangedSince(revision) => Condition::UnchangedSince(at(revision).await),
+        }
+    }
+
+    fn op(&self, act: Act) -> Op {
+        match act {
+            Act::Get(spot) => Op::Get(self.span(spot)),
+            Act::Put { key, value, life, previous } => {
+                let expiry = match life {
+                    Life::Never => Expiry::Never,
+                    Life::After => Expiry::After(Duration::from_millis(999_500)),
+                    Life::With(lease) => Expiry::With(self.lease(lease)),
+                };
+                Op::Put { key: self.key(key), value: Bytes::from_static(VALUES[value]), expiry, previous }
+            }
+            Act::Delete { spot, previous } => Op::Delete { span: self.span(spot), previous },
+            Act::MakeDir => Op::MakeDir { key: self.directory.child("made"), ttl: None },
+        }
+    }
+
+    /// Does the step on both stores; what they answer must be the same.
+    async fn run(&self, step: &Step) -> Result<(), TestCaseError> {
+        match step {
+            Step::Read { spot, at, limit, after, keys_only, stale } => {
+                let at = match at {
+                    Some(at) => Some(self.revision(*at).await),
+                    None => None,
+                };
+                let range = |side: &Side| Range {
+                    revision: at.map(|at| shifted(at, side)),
+                    limit: *limit,
+                    after: after.map(|after| [self.directory.as_str().as_bytes(), AFTER[after]].concat().into()),
+                    keys_only: *keys_only,
+                    consistency: if *stale { Consistency::Stale } else { Consistency::Linearizable },
+                    ..Range::of(self.span(*spot))
+                };
+                self.same(async |side| outcome(side.store.range(range(side)).await, side, self)).await
+            }
+            Step::Commit { compares, then, otherwise } => {
+                // Both lists are made before either store is changed by them.
+                let (memory, server) =
+                    (self.txn(compares, then, otherwise, &self.memory).await, self.txn(compares, then, otherwise, &self.server).await);
+                let memory = outcome(self.memory.store.commit(memory).await, &self.memory, self);
+                let server = outcome(self.server.store.commit(server).await, &self.server, self);
+                prop_assert_eq!(memory, server);
+                Ok(())
+            }
+            Step::Grant { lease, seconds } => {
+                let ttl = Duration::from_millis(seconds * 1000 - 500);
+                self.same(async |side| side.store.grant(self.lease(*lease), ttl).await.map_err(|error| error.kind())).await
+            }
+            Step::KeepAlive(lease) => {
+                self.same(async |side| side.store.keep_alive(self.lease(*lease)).await.map_err(|error| error.kind())).await
+            }
+            Step::Revoke(lease) => self.same(async |side| side.store.revoke(self.lease(*lease)).await.map_err(|error| error.kind())).await,
+            Step::TimeToLive(lease) => {
+                self.same(async |side| {
+                    side.store.time_to_live(self.lease(*lease)).await.map(|left| left.is_some()).map_err(|error| error.kind())
+                })
+                .await
+            }
+            // Needs the server itself: the runner does it.
+            Step::Compact(_) => Ok(()),
+        }
+    }
+
+    async fn txn(&self, compares: &[(Spot, Asked)], then: &[Act], otherwise: &[Act], side: &Side) -> Txn {
+        let ops = |acts: &[Act]| acts.iter().map(|act| self.op(*act)).collect();
+        let mut txn = Txn { compares: Vec::new(), then: ops(then), otherwise: ops(otherwise) };
+        for (spot, asked) in compares {
+            txn.compares.push(Compare { span: self.span(*spot), condition: self.condition(*asked, side).await });
+        }
+        txn
+    }
+
+    async fn same<T: PartialEq + std::fmt::Debug>(&self, ask: impl AsyncFn(&Side) -> T) -> Result<(), TestCaseError> {
+        let (memory, server) = (ask(&self.memory).await, ask(&self.server).await);
+        prop_assert_eq!(memory, server);
+        Ok(())
+    }
+
+    /// Collects what a watch of both stores yields until the revision that `end` tells.
+    async fn watches(self: &Arc<Self>, spot: Spot, from: fn(Revision) -> WatchFrom, after: Revision) -> [JoinHandle<Vec<WatchItem>>; 2] {
+        let open = async |pick: fn(&Self) -> &Side| {
+            let side = pick(self);
+            let watch = Watch { span: self.span(spot), from: from(shifted(after, side)) };
+            let mut items = side.store.watch(watch).await.expect("a watch");
+            let case = Arc::clone(self);
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                loop {
+                    let item = timeout(LIMIT, items.next()).await.expect("in time").expect("no silent end").expect("no error");
+                    if matches!(item, WatchItem::Progress(_)) {
+                        continue;
+                    }
+                    let last = match &item {
+                        WatchItem::Batch(batch) => batch.events.iter().any(is_end),
+                        _ => true,
+                    };
+                    seen.push(item.normal(pick(&case), &case));
+                    if last {
+                        return seen;
+                    }
+                }
+            })
+        };
+        [open(|case| &case.memory).await, open(|case| &case.server).await]
+    }
+
+    /// A write that every watched span sees.
+    async fn end(&self) -> Result<(), TestCaseError> {
+        let end = |name| Op::put(&self.key(name), Bytes::from_static(END));
+        let txn = Txn { then: vec![end(0), end(2)], ..Txn::default() };
+        self.same(async |side| outcome(side.store.commit(txn.clone()).await, side, self)).await
+    }
+}
+
+const END: &[u8] = b"the end";
+
+fn is_end(event: &Event) -> bool {
+    matches!(event, Event::Put { kv, .. } if kv.value == END)
+}
+
+async fn revision(store: &dyn Store) -> Revision {
+    store.range(Range::of(Span::Key(Key::root()))).await.expect("an answer").revision
+}
+
+fn shifted(revision: Revision, side: &Side) -> Revision {
+    if revision == Revision::ZERO { revision } else { Revision::new(revision.get() + side.ahead) }
+}
+
+async fn same_items(watches: [JoinHandle<Vec<WatchItem>>; 2]) -> Result<(), TestCaseError> {
+    let [memory, server] = watches;
+    let (memory, server) = (memory.await.expect("no panic"), server.await.expect("no panic"));
+    prop_assert_eq!(memory, server);
+    Ok(())
+}
+
+/// `Compact` of etcd's KV service, which no store offers: it is the server's own business in production.
+async fn compact(etcd: &Etcd, revision: Revision) {
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Request {
+        #[prost(int64, tag = "1")]
+        revision: i64,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Response {}
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", etcd.endpoint())).unwrap().connect().await.unwrap();
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let request = tonic::Request::new(Request { revision: revision.get().try_into().unwrap() });
+    let path = "/etcdserverpb.KV/Compact".parse().unwrap();
+    let answer = grpc.unary(request, path, tonic_prost::ProstCodec::<Request, Response>::default()).await;
+    answer.expect("a compaction");
+}
+
+#[test]
+fn the_same_answers_and_events_as_a_server() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (etcd, server) = runtime.block_on(async {
+        let etcd = Etcd::start().await;
+        let client = Client::connect(&etcd.url_v3()).await.expect("a client");
+        (etcd, Arc::clone(client.store()))
+    });
+    let memory = MemoryStore::new();
+    let mut runner = TestRunner::new(Config { cases: 80, failure_persistence: None, max_shrink_iters: 200, ..Config::default() });
+    let number = std::cell::Cell::new(0);
+    let compacted = std::cell::Cell::new(Revision::ZERO);
+    let sequences = (proptest::collection::vec(step(), 30..60), 0_u64..20);
+    let result = runner.run(&sequences, |(steps, back)| {
+        number.set(number.get() + 1);
+        runtime.block_on(async {
+            let case = Arc::new(Case::new(number.get(), &memory, &server).await);
+            let start = case.revision(At::Now).await;
+            let below = case.watches(Spot::Below, WatchFrom::Listed, start).await;
+            let one = case.watches(Spot::Key(0), WatchFrom::Listed, start).await;
+            for step in &steps {
+                case.run(step).await?;
+                if let Step::Compact(back) = step {
+                    let to = case.revision(At::Back(*back)).await;
+                    if to > compacted.get() {
+                        memory.faults().compact_to(to);
+                        compact(&etcd, shifted(to, &case.server)).await;
+                        compacted.set(to);
+                    }
+                }
+            }
+            let late = case.revision(At::Back(back)).await;
+            case.end().await?;
+            same_items(below).await?;
+            same_items(one).await?;
+            for spot in [Spot::Below, Spot::BelowSub, Spot::Key(0)] {
+                same_items(case.watches(spot, WatchFrom::Resumed, late).await).await?;
+            }
+            for lease in 0..3 {
+                case.run(&Step::Revoke(lease)).await?;
+            }
+            Ok(())
+        })
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+}
