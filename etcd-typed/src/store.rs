@@ -58,7 +58,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `HistoryLost` when the revision asked for is compacted or in the future. `Unsupported` for a past revision, or a page,
+    /// `HistoryLost` when the revision asked for is compacted, zero or in the future. `Invalid` for a page of no keys. `Unsupported` for a past revision, or a page,
     /// where the capabilities have none. `NotADirectory` for the keys below a key that holds a value, `IsADirectory` for the
     /// value of a directory, where directories are things of their own.
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>>;
@@ -189,7 +189,7 @@ pub struct Range {
     pub span: Span,
     /// As of which revision; none: the newest.
     pub revision: Option<Revision>,
-    /// At most so many keys; none: all, in as few answers as the store takes (the store pages by itself, at one revision).
+    /// At most so many keys, at least one; none: all, in as few answers as the store takes (the store pages by itself, at one revision).
     pub limit: Option<usize>,
     /// Only keys after this one, byte for byte.
     pub after: Option<Bytes>,

@@ -123,8 +123,11 @@ impl State {
 
     /// Reads. The rule for `revision` is etcd's: the compacted revision itself can be read.
     pub(super) fn range(&self, range: &Range) -> Result<RangeReply> {
+        if range.limit == Some(0) {
+            return Err(Error::new(ErrorKind::Invalid, "a page of no keys"));
+        }
         let revision = range.revision.unwrap_or(self.revision);
-        if revision < self.compacted {
+        if revision < self.compacted || revision == Revision::ZERO {
             let message = format!("revision {revision} is compacted; the oldest that can be read is {}", self.compacted);
             return Err(Error::new(ErrorKind::HistoryLost, message));
         }
