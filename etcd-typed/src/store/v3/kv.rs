@@ -125,9 +125,8 @@ pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result
     let compare = txn.compares.iter().map(translate_compare).collect::<Result<Vec<_>>>()?;
     let mut success = translate_ops(&txn.then, true, max_value, &mut leases)?;
     let failure = translate_ops(&txn.otherwise, false, max_value, &mut leases)?;
-    // Without compares the second list is never performed.
-    if compare.is_empty() && success.len() == 1 {
-        leases.retain(|lease| lease.then);
+    // A second list, though it is never performed without compares, is left to the server, which checks it.
+    if compare.is_empty() && failure.is_empty() && success.len() == 1 {
         let request = match success.pop().and_then(|op| op.request) {
             Some(wire::Request::Range(range)) => Request::Range(range),
             Some(wire::Request::Put(put)) => Request::Put(put),
