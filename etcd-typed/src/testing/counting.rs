@@ -10,12 +10,17 @@ use crate::store::{
     BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
 };
 
-/// Passes every call on and counts it.
+/// Passes every call on and counts it. Clones count together: one goes to [`Client::with_store`](crate::Client::with_store), the other tells.
 ///
 /// What a store does inside one call (further pages of a large range, repetitions) is not seen here.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CountingStore {
     inner: Arc<dyn Store>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
     range: AtomicU64,
     commit: AtomicU64,
     watch: AtomicU64,
@@ -65,19 +70,7 @@ impl Counts {
 impl CountingStore {
     /// Counts what this store is asked.
     pub fn new(inner: Arc<dyn Store>) -> Self {
-        Self {
-            inner,
-            range: AtomicU64::new(0),
-            commit: AtomicU64::new(0),
-            watch: AtomicU64::new(0),
-            grant: AtomicU64::new(0),
-            keep_alive: AtomicU64::new(0),
-            revoke: AtomicU64::new(0),
-            time_to_live: AtomicU64::new(0),
-            status: AtomicU64::new(0),
-            members: AtomicU64::new(0),
-            stats: AtomicU64::new(0),
-        }
+        Self { inner, counters: Arc::default() }
     }
 
     /// The calls since the beginning, or since the last [`take`](Self::take).
@@ -93,16 +86,16 @@ impl CountingStore {
 
     fn each(&self, read: impl Fn(&AtomicU64) -> u64) -> Counts {
         Counts {
-            range: read(&self.range),
-            commit: read(&self.commit),
-            watch: read(&self.watch),
-            grant: read(&self.grant),
-            keep_alive: read(&self.keep_alive),
-            revoke: read(&self.revoke),
-            time_to_live: read(&self.time_to_live),
-            status: read(&self.status),
-            members: read(&self.members),
-            stats: read(&self.stats),
+            range: read(&self.counters.range),
+            commit: read(&self.counters.commit),
+            watch: read(&self.counters.watch),
+            grant: read(&self.counters.grant),
+            keep_alive: read(&self.counters.keep_alive),
+            revoke: read(&self.counters.revoke),
+            time_to_live: read(&self.counters.time_to_live),
+            status: read(&self.counters.status),
+            members: read(&self.counters.members),
+            stats: read(&self.counters.stats),
         }
     }
 }
@@ -119,52 +112,52 @@ impl Store for CountingStore {
     }
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        count(&self.range);
+        count(&self.counters.range);
         self.inner.range(range)
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        count(&self.commit);
+        count(&self.counters.commit);
         self.inner.commit(txn)
     }
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        count(&self.watch);
+        count(&self.counters.watch);
         self.inner.watch(watch)
     }
 
     fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
-        count(&self.grant);
+        count(&self.counters.grant);
         self.inner.grant(id, ttl)
     }
 
     fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
-        count(&self.keep_alive);
+        count(&self.counters.keep_alive);
         self.inner.keep_alive(id)
     }
 
     fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
-        count(&self.revoke);
+        count(&self.counters.revoke);
         self.inner.revoke(id)
     }
 
     fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
-        count(&self.time_to_live);
+        count(&self.counters.time_to_live);
         self.inner.time_to_live(id)
     }
 
     fn status(&self) -> BoxFuture<'_, Result<Status>> {
-        count(&self.status);
+        count(&self.counters.status);
         self.inner.status()
     }
 
     fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
-        count(&self.members);
+        count(&self.counters.members);
         self.inner.members()
     }
 
     fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
-        count(&self.stats);
+        count(&self.counters.stats);
         self.inner.stats(which)
     }
 }
