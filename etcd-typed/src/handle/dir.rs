@@ -143,7 +143,7 @@ impl<S: Schema> Dir<S> {
         let plan = || -> Result<Plan> {
             let old = schema::encode_unchecked(&self.key, &**seen)?;
             let new = schema::encode(&self.key, value)?;
-            Ok(Self::OWNER.difference(seen.versions.basis.iter().map(|(key, _)| key), &old, &new))
+            Ok(Self::OWNER.difference_to_read(&seen.versions.basis, &old, &new))
         };
         let basis = seen.versions.clone();
         self.write(Job::Swap { revision: basis.revision, basis: basis.basis }, plan().map(Work::Plan))
@@ -378,7 +378,13 @@ impl<S: Schema> DirWrite<S> {
                 if atomicity == Atomicity::NonAtomic {
                     let (tree, revision) = dir.read_to_write().await?;
                     dir.still(&basis, &tree, revision)?;
-                    let written = context.commit_non_atomic(&dir.key, plan, |key| Some(as_read(&basis, key)), expiry).await?;
+                    // What is deleted and was not read is an alias of a field that was: whatever it holds, it goes.
+                    let deletes = plan.deletes.clone();
+                    let condition = |key: &str| match as_read(&basis, key) {
+                        Condition::Absent if deletes.iter().any(|delete| delete == key) => None,
+                        condition => Some(condition),
+                    };
+                    let written = context.commit_non_atomic(&dir.key, plan, condition, expiry).await?;
                     return Ok(last(&written, revision));
                 }
                 let compares = unchanged(&dir.key, revision, &basis);
@@ -388,16 +394,32 @@ impl<S: Schema> DirWrite<S> {
             (Job::Create, Work::Whole(encoded)) => {
                 let plan = Plan { puts: encoded.into_iter().collect(), deletes: Vec::new() };
                 let exists = || Error::new(ErrorKind::AlreadyExists, "a key of the struct is there").at(&dir.key);
+                let is_there = |tree: &Tree| tree.keys().any(|key| S::TABLE.owns(key));
                 if atomicity == Atomicity::NonAtomic {
-                    if dir.exists().await? {
+                    let (tree, revision) = dir.read_to_write().await?;
+                    if is_there(&tree) {
                         return Err(exists());
                     }
                     let written = context.commit_non_atomic(&dir.key, plan, |_| Some(Condition::Absent), expiry).await?;
-                    return Ok(last(&written, Revision::ZERO));
+                    return Ok(last(&written, revision));
                 }
-                let compares = Dir::<S>::OWNER.nothing_there(&dir.key);
-                let committed = context.commit_plan(&dir.key, plan, compares, Vec::new(), expiry).await?;
-                if committed.succeeded { Ok(committed.revision) } else { Err(exists()) }
+                let owner = Dir::<S>::OWNER;
+                let mut compares = owner.nothing_there(&dir.key);
+                let mut backoff = context.retry.backoff();
+                for _ in 0..=context.retry.conflict_budget {
+                    let look = if owner.has_maps() { dir.look() } else { Vec::new() };
+                    let committed = context.commit_plan(&dir.key, plan.clone(), compares, look, expiry).await?;
+                    if committed.succeeded {
+                        return Ok(committed.revision);
+                    }
+                    // What is in a map's directory may be no entry of it.
+                    match looked(&dir.key, committed) {
+                        Some((tree, revision)) if !is_there(&tree) => compares = unchanged(&dir.key, revision, &[]),
+                        _ => return Err(exists()),
+                    }
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                Err(dir.worn_out())
             }
             (_, Work::Whole(encoded)) => set(&context, &dir.key, Dir::<S>::OWNER, encoded, expiry, atomicity).await,
             (_, Work::Plan(plan)) => {
@@ -417,7 +439,9 @@ pub(super) async fn set(
     atomicity: Atomicity,
 ) -> Result<Revision> {
     if atomicity == Atomicity::Atomic {
-        context.check_atomic(directory, &[], encoded.len())?;
+        // With maps it will be on the condition that nothing changed below.
+        let compares = if owner.has_maps() { unchanged(directory, Revision::ZERO, &[]) } else { Vec::new() };
+        context.check_atomic(directory, &compares, encoded.len())?;
     }
     if !owner.has_maps() {
         let plan = owner.overwrite(encoded);
@@ -512,7 +536,8 @@ impl<S: Schema> DirDelete<S> {
                 if let Some(basis) = &expected {
                     dir.still(basis, &tree, revision)?;
                 }
-                let condition = |key: &str| Some(as_read(expected.as_ref()?, key));
+                // What is there and was not read is an alias, as was just seen.
+                let condition = |key: &str| Some(as_read(expected.as_ref()?, key)).filter(|condition| *condition != Condition::Absent);
                 context.commit_non_atomic(&dir.key, plan, condition, Expiry::Never).await?;
                 return Ok(was);
             }

@@ -13,7 +13,7 @@ use crate::key::Key;
 use crate::retry::Backoff;
 use crate::revision::{LeaseId, Revision};
 use crate::schema::Stored;
-use crate::store::{BoxFuture, Committed, Compare, Condition, Expiry, KeyValue, Op, OpResult, RangeReply, Span, Txn};
+use crate::store::{BoxFuture, Committed, Compare, Condition, Consistency, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
 use crate::value::Codec;
 use crate::version::{Expect, Versioned};
 
@@ -91,22 +91,21 @@ impl<T: Send + Sync + 'static> Entry<T> {
 
     /// The value, or none.
     ///
-    /// A default of the struct's field is not used here: none means that no key is there.
+    /// A default of the struct's field is not used here: none means that no key is there. A field with aliases is read from the first alias
+    /// where its own key is not there, and every other method takes that for its value as well, but for [`watch`](Self::watch), which
+    /// follows the field's own key alone.
     ///
     /// # Errors
     ///
     /// `Decode` when what is stored is not a `T`. `IsADirectory` (v2).
     pub async fn get(&self) -> Result<Option<Versioned<T>>> {
-        let reply = self.context.read(Span::Key(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
-        match self.one(reply)? {
-            Some(found) => Ok(Some(found)),
-            None => self.alias().await,
-        }
+        let (found, revision) = self.find(self.context.reads).await?;
+        found.map(|found| self.decode(found, revision)).transpose()
     }
 
     /// Whether there is a value, of whatever type.
     pub async fn exists(&self) -> Result<bool> {
-        for key in std::iter::once(&self.key).chain(&self.aliases) {
+        for key in self.keys() {
             let reply = self.context.read(Span::Key(key.clone()), true).await.map_err(|error| error.at(key))?;
             if !reply.kvs.is_empty() {
                 return Ok(true);
@@ -170,15 +169,10 @@ impl<T: Send + Sync + 'static> Entry<T> {
 
     /// Deletes the key and gives the value that was there, if it was a `T`. That there was none is no error.
     pub async fn delete(&self) -> Result<Option<Versioned<T>>> {
-        // A field that is read from an alias would otherwise still be there.
-        let mut then: Vec<Op> = self.aliases.iter().map(Op::delete).collect();
-        if !self.context.store.capabilities().transactions {
-            for alias in std::mem::take(&mut then) {
-                self.commit(Txn { then: vec![alias], ..Txn::default() }).await?;
-            }
+        if !self.together() {
+            return self.delete_each(None).await;
         }
-        then.insert(0, Op::Delete { span: Span::Key(self.key.clone()), previous: true });
-        let committed = self.commit(Txn { then, ..Txn::default() }).await?;
+        let committed = self.commit(Txn { then: self.deletes(), ..Txn::default() }).await?;
         Ok(self.previous(committed))
     }
 
@@ -188,10 +182,20 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// `Conflict`; then [`Error::current`] is the value that is there.
     pub async fn compare_and_delete<'e>(&self, expected: impl Into<Expect<'e, T>>) -> Result<Option<Versioned<T>>> {
-        let compares = vec![Compare::key(&self.key, self.condition(expected.into())?)];
-        let then = vec![Op::Delete { span: Span::Key(self.key.clone()), previous: true }];
-        let committed = self.commit(Txn { compares, then, otherwise: self.look() }).await?;
-        if committed.succeeded { Ok(self.previous(committed)) } else { Err(self.refused(ErrorKind::Conflict, committed)) }
+        let condition = self.condition(expected.into())?;
+        if !self.together() {
+            let (found, revision) = self.find(Consistency::Linearizable).await?;
+            if !holds(&condition, found.as_ref().map(|found| &found.kv)) {
+                return Err(self.refused(ErrorKind::Conflict, found, revision));
+            }
+            return self.delete_each(found).await;
+        }
+        let committed = self.commit_if(condition, self.deletes()).await?;
+        if committed.succeeded {
+            return Ok(self.previous(committed));
+        }
+        let revision = committed.revision;
+        Err(self.refused(ErrorKind::Conflict, self.seen(committed), revision))
     }
 
     /// Reads, applies `f` and writes the result if the key is still as it was read; else starts again with what is there now. `f` gets none when
@@ -250,15 +254,38 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// The value of the first alias that is there.
-    async fn alias(&self) -> Result<Option<Versioned<T>>> {
-        for key in &self.aliases {
-            let reply = self.context.read(Span::Key(key.clone()), false).await.map_err(|error| error.at(key))?;
-            if let Some(found) = self.one(reply)? {
-                return Ok(Some(found));
+    /// The field's own key and then its aliases.
+    fn keys(&self) -> impl Iterator<Item = &Key> {
+        std::iter::once(&self.key).chain(&self.aliases)
+    }
+
+    fn transactional(&self) -> bool {
+        self.context.store.capabilities().transactions
+    }
+
+    /// Whether one transaction can be about all keys of the field.
+    fn together(&self) -> bool {
+        self.aliases.is_empty() || self.transactional()
+    }
+
+    /// The first of the keys that is there, and as of which revision. Where it can be asked so, all keys are looked at in one revision: a value that
+    /// moves from an alias to the field's own key is never missed.
+    async fn find(&self, consistency: Consistency) -> Result<(Option<Found>, Revision)> {
+        if !self.aliases.is_empty() && self.transactional() && consistency == Consistency::Linearizable {
+            let committed = self.commit(Txn { then: self.look(), ..Txn::default() }).await?;
+            let revision = committed.revision;
+            return Ok((self.seen(committed), revision));
+        }
+        let mut revision = Revision::ZERO;
+        for (at, key) in self.keys().enumerate() {
+            let range = Range { consistency, ..Range::of(Span::Key(key.clone())) };
+            let reply = self.context.store.range(range).await.map_err(|error| error.at(key))?;
+            revision = reply.revision;
+            if let Some(kv) = reply.kvs.into_iter().next() {
+                return Ok((Some(Found { at, kv }), revision));
             }
         }
-        Ok(None)
+        Ok((None, revision))
     }
 
     /// The stored form, validated.
@@ -284,21 +311,17 @@ impl<T: Send + Sync + 'static> Entry<T> {
 
     /// What is there now, as a `T`; none also where it is not one.
     pub(super) fn present(&self, reply: RangeReply) -> Option<Versioned<T>> {
-        self.one(reply).ok().flatten()
+        let kv = reply.kvs.into_iter().next()?;
+        self.decode(Found { at: 0, kv }, reply.revision).ok()
     }
 
-    fn one(&self, reply: RangeReply) -> Result<Option<Versioned<T>>> {
-        let revision = reply.revision;
-        reply.kvs.into_iter().next().map(|kv| self.decode(kv, revision)).transpose()
-    }
-
-    fn decode(&self, kv: KeyValue, revision: Revision) -> Result<Versioned<T>> {
-        let stored = Stored::from(kv);
+    fn decode(&self, found: Found, revision: Revision) -> Result<Versioned<T>> {
+        let stored = Stored::from(found.kv);
         match self.codec.decode(&stored.value) {
             Ok(value) => Ok(Versioned::new(value, stored.versions(revision))),
             Err(reason) => {
                 let message = format!("{reason} (revision {})", stored.modified);
-                Err(Error::new(ErrorKind::Decode, message).at(&self.key))
+                Err(Error::new(ErrorKind::Decode, message).at(self.keys().nth(found.at).unwrap_or(&self.key)))
             }
         }
     }
@@ -308,46 +331,136 @@ impl<T: Send + Sync + 'static> Entry<T> {
         EntryWrite { entry: self.clone(), parts, expiry: Expiry::Never, previous: false, refusal: ErrorKind::Conflict, finish }
     }
 
+    fn finished<O>(&self, committed: Committed, refusal: ErrorKind, finish: fn(&Self, Committed) -> O) -> Result<O> {
+        if committed.succeeded {
+            return Ok(finish(self, committed));
+        }
+        let revision = committed.revision;
+        Err(self.refused(refusal, self.seen(committed), revision))
+    }
+
     fn written(&self, committed: Committed) -> Revision {
         committed.revision
     }
 
+    /// The value of the first key that a write replaced or deleted.
     fn previous(&self, committed: Committed) -> Option<Versioned<T>> {
-        let previous = match committed.results.into_iter().next()? {
-            OpResult::Put(previous) => previous?,
-            OpResult::Delete { previous, .. } => previous.into_iter().next()?,
-            OpResult::Get(_) | OpResult::Done => return None,
-        };
-        self.decode(previous, committed.revision).inspect_err(|error| tracing::warn!(%error, "the value that was there")).ok()
+        let revision = committed.revision;
+        let found = committed.results.into_iter().enumerate().find_map(|(at, result)| {
+            let kv = match result {
+                OpResult::Put(previous) => previous?,
+                OpResult::Delete { previous, .. } => previous.into_iter().next()?,
+                OpResult::Get(alias) => alias.kvs.into_iter().next()?,
+                OpResult::Done => return None,
+            };
+            Some(Found { at, kv })
+        })?;
+        self.decode(found, revision).inspect_err(|error| tracing::warn!(%error, "the value that was there")).ok()
     }
 
-    /// What a compare that failed asks for, so that the answer carries the current value.
+    /// Deletes every key of the field: it would otherwise be read from the next alias.
+    pub(super) fn deletes(&self) -> Vec<Op> {
+        self.keys().map(|key| Op::Delete { span: Span::Key(key.clone()), previous: true }).collect()
+    }
+
+    /// What a compare that failed asks for, so that the answer carries the current value. Without transactions it can only ask for the one key.
     fn look(&self) -> Vec<Op> {
-        vec![Op::Get(Span::Key(self.key.clone()))]
+        let keys = if self.transactional() { usize::MAX } else { 1 };
+        self.keys().take(keys).map(|key| Op::Get(Span::Key(key.clone()))).collect()
+    }
+
+    /// That the key that is read is the one at `at`, and is so.
+    fn compares(&self, at: usize, condition: Condition) -> Vec<Compare> {
+        let absent = self.keys().take(at).map(|key| Compare::key(key, Condition::Absent));
+        let is = self.keys().nth(at).map(|key| Compare::key(key, condition));
+        let transactions = self.transactional();
+        absent.chain(is).filter(|compare| transactions || compare.span.key() == &self.key).collect()
+    }
+
+    /// What a transaction that knows of no answer yet compares: the field's own key, and that no alias is there where none should be.
+    pub(super) fn expectation(&self, condition: Condition) -> Vec<Compare> {
+        match condition {
+            Condition::Absent => self.compares(self.aliases.len(), Condition::Absent),
+            _ => self.compares(0, condition),
+        }
+    }
+
+    /// Performs the operations if the value that is read is as it should be. Whether it is read from the field's own key or from an alias is known only
+    /// after the first answer, so with an alias it takes two.
+    async fn commit_if(&self, condition: Condition, then: Vec<Op>) -> Result<Committed> {
+        let compares = self.expectation(condition.clone());
+        let committed = self.commit(Txn { compares, then: then.clone(), otherwise: self.look() }).await?;
+        if committed.succeeded || self.aliases.is_empty() {
+            return Ok(committed);
+        }
+        match self.seen(committed.clone()) {
+            Some(found) if found.at > 0 && holds(&condition, Some(&found.kv)) => {
+                let compares = self.compares(found.at, Condition::Modified(found.kv.modified));
+                self.commit(Txn { compares, then, otherwise: self.look() }).await
+            }
+            _ => Ok(committed),
+        }
+    }
+
+    /// Deletes key by key, the aliases first; the field's own key, or the alias that was found, only if it is still the same.
+    async fn delete_each(&self, expected: Option<Found>) -> Result<Option<Versioned<T>>> {
+        let mut was = None;
+        for (at, key) in self.keys().enumerate().collect::<Vec<_>>().into_iter().rev() {
+            let expected = expected.as_ref().filter(|found| found.at == at);
+            let compares = expected.map(|found| Compare::key(key, Condition::Modified(found.kv.modified))).into_iter().collect();
+            let then = vec![Op::Delete { span: Span::Key(key.clone()), previous: true }];
+            let committed = self.commit(Txn { compares, then, otherwise: vec![Op::Get(Span::Key(key.clone()))] }).await?;
+            if !committed.succeeded {
+                let revision = committed.revision;
+                return Err(self.refused(ErrorKind::Conflict, self.seen(committed), revision));
+            }
+            was = self.previous(committed).or(was);
+        }
+        Ok(was)
     }
 
     async fn commit(&self, txn: Txn) -> Result<Committed> {
         self.context.store.commit(txn).await.map_err(|error| error.at(&self.key))
     }
 
-    fn refused(&self, kind: ErrorKind, committed: Committed) -> Error {
+    fn worn_out(&self) -> Error {
+        Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(&self.key)
+    }
+
+    fn refused(&self, kind: ErrorKind, found: Option<Found>, revision: Revision) -> Error {
         let error = Error::new(kind, "").at(&self.key);
-        match self.seen(committed) {
+        match found.and_then(|found| self.decode(found, revision).ok()) {
             Some(current) if kind != ErrorKind::NotFound => error.with_current(current),
             _ => error,
         }
     }
 
-    fn seen(&self, committed: Committed) -> Option<Versioned<T>> {
-        self.present(look_result(committed)?)
+    /// The first of the keys that the answers to [`look`](Self::look) show.
+    fn seen(&self, committed: Committed) -> Option<Found> {
+        committed.results.into_iter().enumerate().find_map(|(at, result)| match result {
+            OpResult::Get(reply) => Some(Found { at, kv: reply.kvs.into_iter().next()? }),
+            OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
+        })
     }
 }
 
-/// The answer to the one read of a refused transaction.
-fn look_result(committed: Committed) -> Option<RangeReply> {
-    match committed.results.into_iter().next()? {
-        OpResult::Get(reply) => Some(reply),
-        OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
+/// A value and which of the field's keys it is at.
+#[derive(Clone, Debug)]
+struct Found {
+    at: usize,
+    kv: KeyValue,
+}
+
+/// Whether a condition on one key holds of what is there.
+pub(super) fn holds(condition: &Condition, kv: Option<&KeyValue>) -> bool {
+    match condition {
+        Condition::Absent => kv.is_none(),
+        Condition::Present => kv.is_some(),
+        Condition::Created(revision) => kv.is_some_and(|kv| kv.created == *revision),
+        Condition::Modified(revision) => kv.is_some_and(|kv| kv.modified == *revision),
+        Condition::Value(value) => kv.is_some_and(|kv| kv.value == *value),
+        Condition::Lease(lease) => kv.is_some_and(|kv| kv.lease == Some(*lease)),
+        Condition::UnchangedSince(revision) => kv.is_none_or(|kv| kv.modified <= *revision),
     }
 }
 
@@ -390,13 +503,29 @@ impl<T: Send + Sync + 'static, O: 'static> IntoFuture for EntryWrite<T, O> {
             let (value, condition) = self.parts?;
             let entry = self.entry;
             let put = Op::Put { key: entry.key.clone(), value, expiry: self.expiry, previous: self.previous };
-            let mut txn = Txn { then: vec![put], ..Txn::default() };
-            if let Some(condition) = condition {
-                txn.compares.push(Compare::key(&entry.key, condition));
-                txn.otherwise = entry.look();
+            let Some(condition) = condition else {
+                let mut then = vec![put];
+                if self.previous {
+                    then.extend(entry.look().into_iter().skip(1));
+                }
+                let committed = entry.commit(Txn { then, ..Txn::default() }).await?;
+                return Ok((self.finish)(&entry, committed));
+            };
+            if !entry.together() {
+                // The aliases cannot be in the transaction: they are looked at first, and the key is then to be as it was found.
+                let (found, revision) = entry.find(Consistency::Linearizable).await?;
+                let compares = match &found {
+                    found if !holds(&condition, found.as_ref().map(|found| &found.kv)) => {
+                        return Err(entry.refused(self.refusal, found.clone(), revision));
+                    }
+                    Some(found) => entry.compares(found.at, Condition::Modified(found.kv.modified)),
+                    None => entry.compares(entry.aliases.len(), Condition::Absent),
+                };
+                let committed = entry.commit(Txn { compares, then: vec![put], otherwise: entry.look() }).await?;
+                return entry.finished(committed, self.refusal, self.finish);
             }
-            let committed = entry.commit(txn).await?;
-            if committed.succeeded { Ok((self.finish)(&entry, committed)) } else { Err(entry.refused(self.refusal, committed)) }
+            let committed = entry.commit_if(condition, vec![put]).await?;
+            entry.finished(committed, self.refusal, self.finish)
         })
     }
 }
@@ -437,27 +566,31 @@ impl<'f, T: Send + Sync + 'static> IntoFuture for EntryModify<'f, T> {
         Box::pin(async move {
             let Self { entry, f, expiry } = self;
             let context = entry.context.clone();
-            let mut reply = context.read_to_write(Span::Key(entry.key.clone())).await.map_err(|error| error.at(&entry.key))?;
+            let (mut found, mut revision) = entry.find(Consistency::Linearizable).await?;
             let mut backoff: Backoff = context.retry.backoff();
             for _ in 0..=context.retry.conflict_budget {
-                let revision = reply.revision;
-                let stored = reply.kvs.into_iter().next();
-                let current = match stored.clone() {
-                    Some(kv) => Some(entry.decode(kv, revision)?),
-                    // Without aliases this asks nobody.
-                    None => entry.alias().await?,
-                };
+                let current = found.clone().map(|found| entry.decode(found, revision)).transpose()?;
                 let wanted = f(current.map(Versioned::into_inner));
                 let bytes = wanted.as_ref().map(|value| entry.encode(value)).transpose()?;
 
-                let condition = stored.as_ref().map_or(Condition::Absent, |kv| Condition::Modified(kv.modified));
-                let op = match &bytes {
-                    Some(bytes) if stored.as_ref().is_some_and(|kv| kv.value == *bytes) => None,
-                    Some(bytes) => Some(Op::Put { key: entry.key.clone(), value: bytes.clone(), expiry, previous: false }),
-                    None => stored.as_ref().map(|_| Op::delete(&entry.key)),
+                let stored = found.map(|found| (found.at, found.kv));
+                let then = match (&bytes, &stored) {
+                    (Some(bytes), Some((_, kv))) if kv.value == *bytes => Vec::new(),
+                    (Some(bytes), _) => vec![Op::Put { key: entry.key.clone(), value: bytes.clone(), expiry, previous: false }],
+                    (None, Some((at, kv))) if !entry.together() => {
+                        match entry.delete_each(Some(Found { at: *at, kv: kv.clone() })).await {
+                            Err(error) if error.kind() == ErrorKind::Conflict => {}
+                            deleted => return deleted.map(|_| None),
+                        }
+                        tokio::time::sleep(backoff.next_delay()).await;
+                        (found, revision) = entry.find(Consistency::Linearizable).await?;
+                        continue;
+                    }
+                    (None, Some(_)) => entry.deletes(),
+                    (None, None) => Vec::new(),
                 };
                 let now = |value: T, revision: Revision, modified: Revision| {
-                    let mut versions = stored.clone().map(|kv| Stored::from(kv).versions(revision)).unwrap_or_default();
+                    let mut versions = stored.clone().map(|(_, kv)| Stored::from(kv).versions(revision)).unwrap_or_default();
                     if modified != versions.modified {
                         versions.version = if stored.is_some() { versions.version.map(|n| n + 1) } else { None };
                         versions.created = if stored.is_some() { versions.created } else { modified };
@@ -466,21 +599,28 @@ impl<'f, T: Send + Sync + 'static> IntoFuture for EntryModify<'f, T> {
                     (versions.revision, versions.modified) = (revision, modified);
                     Versioned::new(value, versions)
                 };
-                let Some(op) = op else {
-                    return Ok(wanted.map(|value| now(value, revision, stored.as_ref().map_or(revision, |kv| kv.modified))));
+                if then.is_empty() {
+                    return Ok(wanted.map(|value| now(value, revision, stored.as_ref().map_or(revision, |(_, kv)| kv.modified))));
+                }
+                let compares = match &stored {
+                    Some((at, kv)) => entry.compares(*at, Condition::Modified(kv.modified)),
+                    None => entry.compares(entry.aliases.len(), Condition::Absent),
                 };
-                let compares = vec![Compare::key(&entry.key, condition)];
-                let committed = entry.commit(Txn { compares, then: vec![op], otherwise: entry.look() }).await?;
+                let committed = entry.commit(Txn { compares, then, otherwise: entry.look() }).await?;
                 if committed.succeeded {
                     return Ok(wanted.map(|value| now(value, committed.revision, committed.revision)));
                 }
-                reply = look_result(committed).unwrap_or_default();
+                (found, revision) = if entry.together() {
+                    let revision = committed.revision;
+                    (entry.seen(committed), revision)
+                } else {
+                    entry.find(Consistency::Linearizable).await?
+                };
                 tokio::time::sleep(backoff.next_delay()).await;
             }
-            let error = Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(&entry.key);
-            Err(match entry.present(reply) {
-                Some(current) => error.with_current(current),
-                None => error,
+            Err(match found.and_then(|found| entry.decode(found, revision).ok()) {
+                Some(current) => entry.worn_out().with_current(current),
+                None => entry.worn_out(),
             })
         })
     }

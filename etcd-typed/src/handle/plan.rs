@@ -10,7 +10,7 @@ use crate::schema::{Encoded, Table, Tree};
 use crate::store::{Committed, Compare, Condition, Expiry, Op, Span, Txn};
 
 /// Writes below one directory; keys are relative to it.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) puts: Vec<(String, Bytes)>,
     pub(super) deletes: Vec<String>,
@@ -80,6 +80,15 @@ impl Owner {
         let puts = new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes));
         let puts = puts.map(|(key, bytes)| (key.clone(), bytes.clone())).collect();
         Plan { puts, deletes: self.superseded(stored, new) }
+    }
+
+    /// [`difference`](Self::difference) where only the keys that `old` was read from are known: of a field that has no value any more the aliases go
+    /// too, of which one may be there unread.
+    pub(super) fn difference_to_read(self, basis: &[(String, Revision)], old: &Encoded, new: &Encoded) -> Plan {
+        let already_absent = self.absent_keys(old);
+        let is_read = |key: &String| basis.iter().any(|(read, _)| read == key);
+        let unread: Vec<String> = self.absent_keys(new).into_iter().filter(|key| !already_absent.contains(key) && !is_read(key)).collect();
+        self.difference(basis.iter().map(|(key, _)| key).chain(&unread), old, new)
     }
 
     /// The keys of the owner that are stored and have no place beside `encoded`.

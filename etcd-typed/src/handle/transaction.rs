@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::Shared;
 use super::dir::Dir;
-use super::entry::Entry;
+use super::entry::{Entry, holds};
 use super::plan::{Owner, unchanged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Schema};
-use crate::store::{BoxFuture, Compare, Condition, Expiry, Op, OpResult, RangeReply, Span, Txn};
+use crate::store::{BoxFuture, Compare, Expiry, Op, OpResult, RangeReply, Span, Txn};
 use crate::version::{Expect, Versioned};
 
 /// Conditions and writes that happen together or not at all; from [`Client::transaction`](crate::Client::transaction). It is sent when it is
@@ -46,7 +46,7 @@ use crate::version::{Expect, Versioned};
 /// # Errors
 ///
 /// Of a handle's value (`Invalid`, `Encode`) before anything is sent. `Conflict` names the first key that is not as expected, and
-/// [`Error::current`] is its value. `TooManyOperations`. `Unsupported` on v2, unless all is about one key. `Server` when one key is written twice.
+/// [`Error::current`] is its value. `TooManyOperations`. `Unsupported` on v2, unless all is about one key. `Invalid` when one key is written twice.
 #[must_use = "a transaction does nothing until it is awaited"]
 pub struct Transaction {
     context: Shared,
@@ -66,17 +66,17 @@ impl Transaction {
         Self { context, compares: Vec::new(), looks: Vec::new(), ops: Vec::new(), error: None }
     }
 
-    /// Only if this key is as expected.
+    /// Only if this key is as expected. Of a field with aliases it is the field's own key, and with [`Expect::Absent`] all of them.
     pub fn expect<'e, T: Send + Sync + 'static>(mut self, entry: &Entry<T>, expected: impl Into<Expect<'e, T>>) -> Self {
         let condition = match entry.condition(expected.into()) {
             Ok(condition) => condition,
             Err(error) => return self.failed(error),
         };
-        self.compares.push(Compare::key(entry.key(), condition.clone()));
+        self.compares.extend(entry.expectation(condition.clone()));
         let entry = entry.clone();
         let span = Span::Key(entry.key().clone());
         let verdict = move |reply: RangeReply| {
-            if holds(&condition, &reply) {
+            if holds(&condition, reply.kvs.first()) {
                 return None;
             }
             let error = Error::new(ErrorKind::Conflict, "").at(entry.key());
@@ -146,9 +146,9 @@ impl Transaction {
         }
     }
 
-    /// Deletes a key; that there is none is no error.
+    /// Deletes a key, with the aliases of its field; that there is none is no error.
     pub fn delete<T: Send + Sync + 'static>(mut self, entry: &Entry<T>) -> Self {
-        self.ops.push(Op::delete(entry.key()));
+        self.ops.extend(entry.deletes());
         self
     }
 
@@ -183,20 +183,6 @@ impl Transaction {
         });
         let conflict = verdicts.into_iter().zip(replies).find_map(|(verdict, reply)| verdict(reply));
         Err(conflict.unwrap_or_else(|| Error::new(ErrorKind::Conflict, "")))
-    }
-}
-
-/// Whether a condition on one key holds of what is there.
-fn holds(condition: &Condition, reply: &RangeReply) -> bool {
-    let kv = reply.kvs.first();
-    match condition {
-        Condition::Absent => kv.is_none(),
-        Condition::Present => kv.is_some(),
-        Condition::Created(revision) => kv.is_some_and(|kv| kv.created == *revision),
-        Condition::Modified(revision) => kv.is_some_and(|kv| kv.modified == *revision),
-        Condition::Value(value) => kv.is_some_and(|kv| kv.value == *value),
-        Condition::Lease(lease) => kv.is_some_and(|kv| kv.lease == Some(*lease)),
-        Condition::UnchangedSince(revision) => kv.is_none_or(|kv| kv.modified <= *revision),
     }
 }
 
