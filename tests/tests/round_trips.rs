@@ -459,7 +459,7 @@ async fn v2_writes_key_by_key() {
         .non_atomic()
         .await
         .unwrap();
-    bench.cost(0, 3);
+    bench.cost(1, 3);
     plain.delete().non_atomic().await.unwrap();
     bench.cost(1, 5);
 }
