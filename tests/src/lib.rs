@@ -8,3 +8,8 @@
 )]
 
 pub mod certificates;
+
+/// The example of the README is compiled and run, so that it stays true.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub mod readme {}
