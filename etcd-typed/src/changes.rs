@@ -42,8 +42,8 @@ pub struct Watching<C, T> {
 /// history. Where the history is gone (compaction, v2's window of 1000 events, a server that was restored or emptied), the next item is the
 /// difference between what was seen and what is there now, with [`Update::resynced`] set.
 ///
-/// One loss cannot be noticed on v2, which answers no questions about the past: a server that came back empty, was written to beyond the index
-/// that was seen before this client reached it again, and has another value, or none, at the key that was seen written last.
+/// One loss may pass unnoticed on v2, which answers no questions about the past: a server that came back empty and was written to beyond the
+/// index that was seen, before this client reached it again.
 ///
 /// # Items
 ///
