@@ -1,8 +1,7 @@
 //! Etcd.jl, "Get all machines in the cluster" and "Getting Etcd stats".
 
-use etcd_typed::Client;
-use etcd_typed::store::StatsKind;
 use etcd_typed::testing::Etcd;
+use etcd_typed::{Client, StatsKind};
 
 use crate::bed::{Bed, assert_refused};
 

@@ -2,10 +2,12 @@
 
 use etcd_typed::{ErrorKind, Expect};
 
-use crate::bed::Bed;
+use crate::bed::{Bed, Kind, next};
 
-on_every_store! { code_100_key_not_found, code_101_compare_failed, code_102_not_a_file, code_104_not_a_directory, code_105_key_already_exists,
-code_107_root_is_read_only, code_108_directory_not_empty, an_error_names_the_key_and_not_the_value }
+on_every_store! {
+    code_100_key_not_found, code_101_compare_failed, code_102_not_a_file, code_104_not_a_directory, code_105_key_already_exists,
+    code_107_root_is_read_only, code_108_directory_not_empty, code_401_event_index_cleared, an_error_names_the_key_and_not_the_value,
+}
 
 async fn code_100_key_not_found(bed: Bed) {
     let missing = bed.text("/foo/missing");
@@ -108,6 +110,19 @@ async fn code_108_directory_not_empty(bed: Bed) {
     let error = bed.client.directory("/foo").unwrap().delete().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DirectoryNotEmpty);
     assert!(bar.exists().await.unwrap());
+}
+
+/// A v2 server keeps its last 1000 events. Whoever watches from before gets what is there now, marked as such; elsewhere the history is still there.
+async fn code_401_event_index_cleared(bed: Bed) {
+    let bar = bed.text("/foo/bar");
+    let first = bar.set(&"0".to_owned()).await.unwrap();
+    for n in 1..=1100 {
+        bar.set(&n.to_string()).await.unwrap();
+    }
+    let mut changes = bar.watch().since(first).await.unwrap();
+    let change = next(&mut changes).await;
+    let seen = (change.old.as_deref(), change.new.as_deref(), change.resynced);
+    assert_eq!(seen, if bed.kind == Kind::V2 { (None, Some("1100"), true) } else { (Some("0"), Some("1"), false) });
 }
 
 /// The servers' own text of a failed compare holds what is stored; ours names the key.
