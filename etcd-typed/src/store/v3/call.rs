@@ -82,11 +82,15 @@ impl Core {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            if failure.row.verdict().repeat != Repeat::AfterLogin || logins >= 2 || !self.auth.has_credentials() {
+            if failure.row.verdict().repeat != Repeat::AfterLogin || logins >= 2 {
                 return Err(failure);
             }
             logins += 1;
-            Auth::renew(self, &session, deadline).await?;
+            if self.auth.has_credentials() {
+                Auth::renew(self, &session, deadline).await?;
+            } else if failure.row != Row::AuthChanged {
+                return Err(failure);
+            }
         }
     }
 
@@ -109,8 +113,7 @@ impl Core {
         let mut elsewhere = 0;
         loop {
             let slot = self.endpoints.pick();
-            let limit = if how.repeatable { deadline.min(Instant::now() + self.retry.read_attempt_timeout) } else { deadline };
-            let mut failure = match self.attempt(slot, method, how, token, request, limit).await {
+            let mut failure = match self.attempt(slot, method, how, token, request, deadline).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
@@ -147,12 +150,13 @@ impl Core {
         how: How,
         token: Option<&AsciiMetadataValue>,
         request: &Q,
-        limit: Instant,
+        deadline: Instant,
     ) -> Result<A, Failure>
     where
         Q: prost::Message + Clone + Default + 'static,
         A: prost::Message + Answer + Default + 'static,
     {
+        let limit = if how.repeatable { deadline.min(Instant::now() + self.retry.read_attempt_timeout) } else { deadline };
         let channel = match timeout_at(limit, self.endpoints.channel(slot, how.lane)).await {
             Ok(Ok(channel)) => channel,
             Ok(Err(status)) => return Err(Failure::of(&slot.name, status)),
@@ -161,17 +165,13 @@ impl Core {
         if how.write && !how.repeatable && self.probes && !slot.is_proven() {
             self.probe(slot, &channel, token).await.map_err(Failure::before_sending)?;
         }
-        let answer = match timeout_at(limit, send(channel, method, with_metadata(request.clone(), how.leader, token))).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(Unsent::NotReady(status))) => {
+        let answer = send(channel, method, with_metadata(request.clone(), how.leader, token), limit, deadline).await;
+        let answer = answer.map_err(|unsent| {
+            if matches!(unsent, Unsent::NotReady(_)) {
                 slot.forget(how.lane);
-                return Err(Failure::of(&slot.name, status));
             }
-            Ok(Err(Unsent::Answered(status))) => return Err(Failure::of(&slot.name, status)),
-            Err(_) => {
-                return Err(Failure::new(Row::TimedOut, format!("{}: no answer to {} in time", slot.name, method.path)));
-            }
-        };
+            unsent.at(slot, method.path)
+        })?;
         self.endpoints.check(slot, answer.header(), Row::ForeignCluster)?;
         slot.succeeded();
         Ok(answer)
@@ -182,16 +182,16 @@ impl Core {
     /// certificate, which it does only after the handshake.
     async fn probe(&self, slot: &Slot, channel: &Channel, token: Option<&AsciiMetadataValue>) -> Result<(), Failure> {
         let request = with_metadata(MemberListRequest { linearizable: false }, true, token);
-        match timeout_at(Instant::now() + self.connect_timeout, send(channel.clone(), &MEMBER_LIST, request)).await {
-            Ok(Ok(answer)) => self.endpoints.check(slot, answer.header(), Row::ForeignCluster)?,
-            Ok(Err(unsent)) => {
-                let failure = Failure::of(&slot.name, unsent.into());
+        let limit = Instant::now() + self.connect_timeout;
+        match send(channel.clone(), &MEMBER_LIST, request, limit, limit).await {
+            Ok(answer) => self.endpoints.check(slot, answer.header(), Row::ForeignCluster)?,
+            Err(unsent) => {
+                let failure = unsent.at(slot, MEMBER_LIST.path);
                 // Every other refusal is the word of a server that is alive.
                 if failure.row.verdict().endpoint_failed {
                     return Err(failure);
                 }
             }
-            Err(_) => return Err(Failure::of(&slot.name, not_sent("the server does not answer"))),
         }
         slot.succeeded();
         Ok(())
@@ -202,18 +202,30 @@ impl Core {
 pub(super) enum Unsent {
     /// The connection's own task is gone; nothing was sent.
     NotReady(Status),
+    /// The server, or the stack on the way there and back, said so.
     Answered(Status),
+    /// Neither in time.
+    TimedOut,
 }
 
-impl From<Unsent> for Status {
-    fn from(unsent: Unsent) -> Self {
-        match unsent {
-            Unsent::NotReady(status) | Unsent::Answered(status) => status,
+impl Unsent {
+    pub(super) fn at(self, slot: &Slot, path: &str) -> Failure {
+        match self {
+            Self::NotReady(status) | Self::Answered(status) => Failure::of(&slot.name, status),
+            Self::TimedOut => Failure::new(Row::TimedOut, format!("{}: no answer to {path} in time", slot.name)),
         }
     }
 }
 
-pub(super) async fn send<Q, A>(channel: Channel, method: &Method<Q, A>, request: Request<Q>) -> Result<A, Unsent>
+/// Sends one request. The answer must begin before `first`, which it does when the server is done with it, and be here before `whole`: a
+/// large one may take its time on a slow line.
+pub(super) async fn send<Q, A>(
+    channel: Channel,
+    method: &Method<Q, A>,
+    request: Request<Q>,
+    first: Instant,
+    whole: Instant,
+) -> Result<A, Unsent>
 where
     Q: prost::Message + 'static,
     A: prost::Message + Default + 'static,
@@ -221,16 +233,18 @@ where
     let mut grpc = Grpc::new(channel).max_decoding_message_size(LARGEST_ANSWER);
     grpc.ready().await.map_err(|cause| Unsent::NotReady(Status::from_error(Box::new(tonic::ConnectError(cause.into())))))?;
     let path = http::uri::PathAndQuery::from_static(method.path);
-    let codec = ProstCodec::<Q, A>::default();
-    match method.shape {
-        Shape::Unary => grpc.unary(request, path, codec).await.map(tonic::Response::into_inner).map_err(Unsent::Answered),
-        Shape::FirstOfStream => {
-            let request = request.map(|message| futures_util::stream::iter([message]));
-            let mut answers = grpc.streaming(request, path, codec).await.map_err(Unsent::Answered)?.into_inner();
-            let first = answers.message().await.map_err(Unsent::Answered)?;
-            first.ok_or_else(|| Unsent::Answered(Status::unavailable("the stream ended without an answer")))
+    let request = request.map(|message| futures_util::stream::iter([message]));
+    let begun = timeout_at(first, grpc.streaming(request, path, ProstCodec::<Q, A>::default())).await;
+    let mut answers = begun.map_err(|_| Unsent::TimedOut)?.map_err(Unsent::Answered)?.into_inner();
+    let answer = async {
+        let answer = answers.message().await?.ok_or_else(|| Status::unavailable("the stream ended without an answer"))?;
+        if method.shape == Shape::Unary {
+            // An error may still be there.
+            answers.trailers().await?;
         }
-    }
+        Ok(answer)
+    };
+    timeout_at(whole, answer).await.map_err(|_| Unsent::TimedOut)?.map_err(Unsent::Answered)
 }
 
 /// The request with what a server wants to know beside it.

@@ -45,8 +45,10 @@ pub(super) enum Row {
     TooManyOperations,
     /// The server finds the request wrong.
     InvalidRequest,
-    /// The token is missing, expired, or older than a change of users and roles.
+    /// The token is missing or expired.
     TokenRefused,
+    /// Users or roles were changed while the request was on its way. A user by client certificate needs no login to ask again.
+    AuthChanged,
     /// User and password are wrong.
     LoginRefused,
     /// There is nothing to log in to.
@@ -112,7 +114,7 @@ impl Row {
             Self::RequestTooLarge => (K::TooLarge, Never, false, false),
             Self::TooManyOperations => (K::TooManyOperations, Never, false, false),
             Self::InvalidRequest => (K::Invalid, Never, false, false),
-            Self::TokenRefused => (K::Unauthenticated, AfterLogin, false, false),
+            Self::TokenRefused | Self::AuthChanged => (K::Unauthenticated, AfterLogin, false, false),
             Self::LoginRefused | Self::AuthDisabled => (K::Unauthenticated, Never, false, false),
             Self::PermissionDenied => (K::PermissionDenied, Never, false, false),
             Self::Compacted | Self::FutureRevision => (K::HistoryLost, Never, false, false),
@@ -213,7 +215,7 @@ pub(super) fn words_of_a_server(words: &str) -> Option<Row> {
         ("duplicate watch id", Row::InvalidRequest),
         ("user name is empty", Row::TokenRefused),
         ("invalid auth token", Row::TokenRefused),
-        ("revision of auth store is old", Row::TokenRefused),
+        ("revision of auth store is old", Row::AuthChanged),
         ("authentication failed", Row::LoginRefused),
         ("authentication is not enabled", Row::AuthDisabled),
         ("permission denied", Row::PermissionDenied),

@@ -201,12 +201,17 @@ fn a_wrong_request_is_not_applied() {
 fn f19_a_token_that_is_not_taken_is_renewed() {
     for status in [
         Status::invalid_argument("etcdserver: user name is empty"),
-        Status::invalid_argument("etcdserver: revision of auth store is old"),
         Status::unauthenticated("etcdserver: invalid auth token"),
         Status::unauthenticated("whatever a proxy says"),
     ] {
         assert_row(&status, Row::TokenRefused, ErrorKind::Unauthenticated, Repeat::AfterLogin, false);
     }
+}
+
+#[test]
+fn f19_a_change_of_users_is_no_wrong_token() {
+    let status = Status::invalid_argument("etcdserver: revision of auth store is old");
+    assert_row(&status, Row::AuthChanged, ErrorKind::Unauthenticated, Repeat::AfterLogin, false);
 }
 
 #[test]
@@ -300,6 +305,7 @@ fn p5_nothing_that_may_have_been_applied_is_repeated_for_a_write() {
         Row::TooManyOperations,
         Row::InvalidRequest,
         Row::TokenRefused,
+        Row::AuthChanged,
         Row::LoginRefused,
         Row::AuthDisabled,
         Row::PermissionDenied,

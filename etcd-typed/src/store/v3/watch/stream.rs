@@ -19,10 +19,13 @@ use super::Command;
 use super::machine::{Machine, Output, Token};
 use super::queue::Queue;
 use crate::store::WatchItem;
-use crate::store::v3::call::{Core, LARGEST_ANSWER, send, with_metadata};
+use crate::store::v3::call::{Core, LARGEST_ANSWER, Unsent, send, with_metadata};
 use crate::store::v3::channel::{Lane, Slot, not_sent};
-use crate::store::v3::status::{Failure, Row};
+use crate::store::v3::status::{Failure, Row, classify};
 use crate::store::v3::wire::{Answer, STATUS, StatusRequest, WATCH, WatchRequest, WatchResponse};
+
+/// How long a server may take to say its version.
+const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
 /// One watch of the stream.
 struct Reader {
@@ -55,9 +58,13 @@ pub(super) async fn run(
     };
     // Those who come from here on look for another stream: their command is dropped with `wishes`.
     wishes.close();
-    let Err(failure) = end else {
+    let Err(mut failure) = end else {
         return;
     };
+    if failure.row == Row::AnswerTooLarge {
+        // One message for one watch; the others have nothing to do with it, and on another stream it comes in other pieces.
+        failure.row = Row::Severed;
+    }
     if failure.row.verdict().endpoint_failed {
         slot.failed();
         slot.forget(Lane::Watches);
@@ -234,10 +241,12 @@ async fn open(
 
 /// Whether this server tells progress in order with the events: since 3.4.25 and 3.5.8 (etcd #15220).
 async fn progress_is_reliable(channel: Channel, token: Option<AsciiMetadataValue>) -> bool {
-    match send(channel, &STATUS, with_metadata(StatusRequest {}, false, token.as_ref())).await {
+    let limit = Instant::now() + STATUS_LIMIT;
+    match send(channel, &STATUS, with_metadata(StatusRequest {}, false, token.as_ref()), limit, limit).await {
         Ok(answer) => is_reliable(&answer.version),
         // Only servers later than those refuse it to a user that is no administrator (since 3.4.42 and 3.5.28).
-        Err(unsent) => Failure::of("", unsent.into()).row == Row::PermissionDenied,
+        Err(Unsent::Answered(status)) => classify(&status) == Row::PermissionDenied,
+        Err(_) => false,
     }
 }
 
