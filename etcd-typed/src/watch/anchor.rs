@@ -1,11 +1,7 @@
 //! `Anchor`: the one thing of the past that a watch remembers, to notice that a server came back with another history.
 //!
 //! A server whose data was lost and that was written to since may be at any revision, so its revision alone proves nothing: etcd
-<<<<<<< HEAD
 //! accepts a watch from an old revision then, with the same cluster id, and never says a word (seen with 3.4.23 and 3.5.30, v3 and v2). The newest
-=======
-//! accepts a watch from an old revision then, with the same cluster id, and never says a word. The newest
->>>>>>> c2f48d1 (A comment names no page that a reader does not have)
 //! key that we saw written must still be there as it was, which is one read of one key for each resumption.
 //!
 //! What it does not see: on v2, which cannot be asked about the past, a lost history whose new one has passed the index we saw and written or
