@@ -195,18 +195,20 @@ impl Context {
         condition: impl Fn(&str) -> Option<Condition>,
         expiry: Expiry,
     ) -> Result<Vec<(String, Revision)>> {
-        let capabilities = self.store.capabilities();
-        let chunk = if capabilities.transactions { capabilities.max_operations.max(1) } else { 1 };
         let keys: Vec<String> = plan.keys().cloned().collect();
-        let ops = plan.into_ops(directory, expiry);
+        let mut ops = plan.into_ops(directory, expiry);
         let mut written: Vec<(String, Revision)> = Vec::new();
-        for (keys, ops) in keys.chunks(chunk).zip(ops.chunks(chunk)) {
-            let on = |relative: &String| Some(Compare::key(&directory.descend(relative), condition(relative)?));
-            let txn = Txn { compares: keys.iter().filter_map(on).collect(), then: ops.to_vec(), otherwise: Vec::new() };
+        while !ops.is_empty() {
+            let rest = ops.split_off(self.fitting(&ops));
+            let step = std::mem::replace(&mut ops, rest);
+            let keys: Vec<&String> = keys.iter().skip(written.len()).take(step.len()).collect();
+            let on = |relative: &&String| Some(Compare::key(&directory.descend(relative), condition(relative)?));
+            let txn = Txn { compares: keys.iter().filter_map(on).collect(), then: step, otherwise: Vec::new() };
             let first = keys.first().map_or_else(|| directory.clone(), |relative| directory.descend(relative));
             let failure = match self.store.commit(txn).await {
                 Ok(committed) if committed.succeeded => {
-                    written.extend(keys.iter().map(|relative| (relative.clone(), committed.revision)));
+                    let keys: Vec<_> = keys.into_iter().map(|relative| (relative.clone(), committed.revision)).collect();
+                    written.extend(keys);
                     continue;
                 }
                 Ok(_) => Error::new(ErrorKind::Conflict, ""),
@@ -216,6 +218,24 @@ impl Context {
             return Err(failure.at(&first).after_writing(written));
         }
         Ok(written)
+    }
+
+    /// How many of the operations, at least one, fit in one transaction by number and by size.
+    fn fitting(&self, ops: &[Op]) -> usize {
+        // What a request holds for each operation beside key and value, its condition and the key in that: generously.
+        const OVERHEAD: usize = 64;
+        let capabilities = self.store.capabilities();
+        let most = if capabilities.transactions { capabilities.max_operations } else { 1 };
+        let mut size = OVERHEAD;
+        let fits = |op: &&Op| {
+            size += OVERHEAD
+                + match op {
+                    Op::Put { key, value, .. } => 2 * key.as_str().len() + value.len(),
+                    _ => 0,
+                };
+            size <= capabilities.max_value
+        };
+        ops.iter().take(most).take_while(fits).count().max(1)
     }
 }
 
