@@ -1,6 +1,6 @@
 //! The v3 store on real servers: what its contract promises, and what it does when servers, connections, tokens and certificates fail.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test fails by panicking, and says what it counted")]
 
 mod auth;
 mod calls;
