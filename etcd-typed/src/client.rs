@@ -67,7 +67,6 @@ impl Client {
     }
 
     /// Starts a client with options.
-    #[must_use]
     pub fn builder(address: &str) -> ClientBuilder {
         ClientBuilder {
             address: address.to_owned(),
