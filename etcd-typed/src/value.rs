@@ -89,13 +89,16 @@ impl fmt::Display for ValueError {
 
 impl std::error::Error for ValueError {}
 
+/// Whether a value may be written.
+type Check<T> = fn(&T) -> Result<(), ValueError>;
+
 /// How the values of one key are read, written and checked. The derive makes one for each field from its attributes; without
 /// derive, [`Codec::value`] is what [`Client::entry`](crate::Client::entry) uses.
 pub struct Codec<T> {
     pub(crate) type_name: &'static str,
     encode: fn(&T) -> Result<Bytes, ValueError>,
     decode: fn(&[u8]) -> Result<T, ValueError>,
-    validate: Option<fn(&T) -> Result<(), ValueError>>,
+    validate: Option<Check<T>>,
     secret: bool,
 }
 

@@ -26,10 +26,12 @@ pub(crate) struct Versions {
     pub(crate) version: Option<u64>,
     pub(crate) lease: Option<LeaseId>,
     pub(crate) ttl: Option<Duration>,
-    /// Of a struct or a map: each key it was read from, relative to its directory, and that key's modification. It is what
-    /// "nothing below changed since" is checked against.
-    pub(crate) basis: Arc<[(String, Revision)]>,
+    pub(crate) basis: Basis,
 }
+
+/// Of a struct or a map: each key it was read from, relative to its directory, and that key's modification. It is what
+/// "nothing below changed since" is checked against.
+pub(crate) type Basis = Arc<[(String, Revision)]>;
 
 impl<T> Versioned<T> {
     pub(crate) fn new(value: T, versions: Versions) -> Self {

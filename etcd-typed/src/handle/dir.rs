@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::entry::Entry;
@@ -18,7 +17,7 @@ use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, MapKey, Schema, Tree};
 use crate::store::{BoxFuture, Committed, Compare, Condition, Expiry, Op, OpResult, Span};
 use crate::value::Codec;
-use crate::version::{Versioned, Versions};
+use crate::version::{Basis, Versioned, Versions};
 
 /// A schema with a handle: what `#[derive(EtcdSchema)]` implements beside [`Schema`].
 pub trait EtcdSchema: Schema {
@@ -328,7 +327,7 @@ pub struct DirWrite<S> {
 enum Job {
     Set,
     Create,
-    Swap { revision: Revision, basis: Arc<[(String, Revision)]> },
+    Swap { revision: Revision, basis: Basis },
 }
 
 /// What is to be written.
@@ -508,7 +507,7 @@ impl<S: Schema> fmt::Debug for DirWrite<S> {
 pub struct DirDelete<S> {
     dir: Dir<S>,
     /// The revision and the keys of a read that must still hold.
-    seen: Option<(Revision, Arc<[(String, Revision)]>)>,
+    seen: Option<(Revision, Basis)>,
     atomicity: Atomicity,
 }
 

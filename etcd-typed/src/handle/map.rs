@@ -198,8 +198,10 @@ impl fmt::Debug for MapWrite {
 
 /// The entries of a map, page by page; from [`EntryMap::stream`].
 pub struct EntryPages<K, V> {
-    items: Pin<Box<dyn Stream<Item = Result<(K, Versioned<V>)>> + Send>>,
+    items: Pin<Box<dyn Stream<Item = PageItem<K, V>> + Send>>,
 }
+
+type PageItem<K, V> = Result<(K, Versioned<V>)>;
 
 impl<K, V> EntryPages<K, V> {
     /// The next entry; none after the last.
