@@ -212,7 +212,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         EntryModify { entry: self.clone(), f: Box::new(f), expiry: Expiry::Never }
     }
 
-    /// The changes of the key from now on, as a stream that mends itself; await it, or set where it starts first.
+    /// The changes of the key from now on, as a stream that mends itself; await it, or set where it starts first. It follows the field's own
+    /// key alone; the watch of the struct's directory follows the aliases too.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
