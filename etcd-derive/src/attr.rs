@@ -4,7 +4,7 @@ use proc_macro2::{Ident, TokenTree};
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
-use syn::{Attribute, Expr, Lit, LitStr, Meta, Path, Token};
+use syn::{Attribute, Expr, LitStr, Meta, Path, Token};
 
 use crate::ctxt::Ctxt;
 
@@ -206,12 +206,12 @@ fn one(input: ParseStream<'_>, place: Place) -> syn::Result<Given> {
     let value = match known.takes {
         Takes::Nothing if input.peek(Token![,]) || input.is_empty() => Value::Nothing,
         Takes::Nothing => return Err(input.error(format_args!("`{name}` takes no value: write `{name}`"))),
-        Takes::Text => Value::Text(after_equals(input, &name, known, |input| match input.parse()? {
-            Expr::Lit(literal) if matches!(literal.lit, Lit::Str(_)) => match literal.lit {
-                Lit::Str(text) => Ok(text),
-                other => Err(wrong(&other, known)),
-            },
-            other => Err(syn::Error::new_spanned(other, format_args!("a text in quotes is needed here: `{}`", known.example))),
+        Takes::Text => Value::Text(after_equals(input, &name, known, |input| {
+            if input.peek(LitStr) {
+                return input.parse();
+            }
+            let other: Expr = input.parse()?;
+            Err(syn::Error::new_spanned(other, format_args!("a text in quotes is needed here: `{}`", known.example)))
         })?),
         Takes::Path => Value::Path(after_equals(input, &name, known, |input| {
             if input.peek(LitStr) {

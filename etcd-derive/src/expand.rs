@@ -72,5 +72,5 @@ fn doc(text: &str) -> Option<TokenStream> {
 
 /// What lints may not say of generated code: the user cannot change it there.
 fn allowed() -> impl ToTokens {
-    quote!(#[allow(missing_docs, private_bounds, private_interfaces, unreachable_pub, unnameable_types, deprecated)])
+    quote!(#[allow(dead_code, missing_docs, private_bounds, private_interfaces, unreachable_pub, unnameable_types, deprecated)])
 }

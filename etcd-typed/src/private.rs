@@ -10,7 +10,7 @@ use crate::client::Client;
 use crate::error::Result;
 use crate::handle::EtcdSchema;
 use crate::key::Key;
-use crate::schema::{Change, Field, Keyed, Kind, Presence};
+use crate::schema::{Change, Field, Keyed, Kind, Presence, Table};
 use crate::value::ValueError;
 
 /// A field of which nothing was said; a row of a table names what it has.
@@ -24,6 +24,81 @@ pub const FIELD: Field = Field {
     secret: false,
     validated: false,
 };
+
+/// The table, if no two fields of it and of what it flattens are at the same segment; else the build fails. The derive itself sees only the
+/// struct's own fields.
+pub const fn distinct(table: &'static Table) -> &'static Table {
+    let (mut at, mut rest) = (0, table.fields);
+    while let Some((field, after)) = rest.split_first() {
+        if let Kind::Flatten(inner) = field.kind
+            && share_a_segment(inner, table, at)
+        {
+            panic!("a field of the flattened struct has the key of another field: rename one of them");
+        }
+        (at, rest) = (at + 1, after);
+    }
+    table
+}
+
+/// Whether something in `inner` is where something in `outer` is, apart from its field `except`.
+const fn share_a_segment(inner: &Table, outer: &Table, except: usize) -> bool {
+    let mut rest = inner.fields;
+    while let Some((field, after)) = rest.split_first() {
+        let shares = match field.kind {
+            Kind::Flatten(inner) => share_a_segment(inner, outer, except),
+            _ => {
+                let mut found = has_segment(outer, except, field.segment);
+                let mut aliases = field.aliases;
+                while let Some((alias, others)) = aliases.split_first() {
+                    found |= has_segment(outer, except, alias);
+                    aliases = others;
+                }
+                found
+            }
+        };
+        if shares {
+            return true;
+        }
+        rest = after;
+    }
+    false
+}
+
+const fn has_segment(table: &Table, except: usize, segment: &str) -> bool {
+    let (mut at, mut rest) = (0, table.fields);
+    while let Some((field, after)) = rest.split_first() {
+        let has = match field.kind {
+            _ if at == except => false,
+            Kind::Flatten(inner) => has_segment(inner, usize::MAX, segment),
+            _ => {
+                let mut found = same(field.segment, segment);
+                let mut aliases = field.aliases;
+                while let Some((alias, others)) = aliases.split_first() {
+                    found |= same(alias, segment);
+                    aliases = others;
+                }
+                found
+            }
+        };
+        if has {
+            return true;
+        }
+        (at, rest) = (at + 1, after);
+    }
+    false
+}
+
+/// `==` for a `const fn`.
+const fn same(a: &str, b: &str) -> bool {
+    let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
+    while let (Some((x, after_a)), Some((y, after_b))) = (a.split_first(), b.split_first()) {
+        if *x != *y {
+            return false;
+        }
+        (a, b) = (after_a, after_b);
+    }
+    a.is_empty() && b.is_empty()
+}
 
 /// One segment of a struct's prefix.
 #[derive(Clone, Copy)]

@@ -1,10 +1,10 @@
 //! `impl Schema`: the table, and a line for each field in each of three functions.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{ToTokens, format_ident, quote};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{Expr, ExprLit, Lit};
 
-use super::{bounds, change_name, codec, local, stored};
+use super::{bounds, change_name, codec, here, local, stored};
 use crate::model::{Codec, Field, Kind, Leaf, Presence, Schema};
 
 pub(super) fn schema(model: &Schema) -> TokenStream {
@@ -15,7 +15,16 @@ pub(super) fn schema(model: &Schema) -> TokenStream {
     let change = change_name(model);
     let change_generics = super::change::generics(model);
     let (_, change_generics, _) = change_generics.split_for_impl();
-    let table = table(model);
+    let flattened = stored(model).find(|(_, field)| matches!(field.kind, Kind::Flatten(_))).map(|(_, field)| here(&field.ty));
+    let rows = table(model);
+    let table = match flattened {
+        // Spanned so that a clash is reported at the field.
+        Some(span) => quote_spanned!(span=> #krate::__private::distinct(&#rows)),
+        None => quote!(&#rows),
+    };
+    // Evaluates the table when the struct is built, where that is possible; else it is when a handle of it is made.
+    let eager =
+        (flattened.is_some() && generics.params.is_empty()).then(|| quote!(const _: &#krate::Table = <#ident as #krate::Schema>::TABLE;));
     let (decoder, encoder, delta, out) = (local("__decoder"), local("__encoder"), local("__delta"), local("__out"));
     let decode = decode(model, &decoder);
     let encode = stored(model).map(|(at, field)| encode(model, at, field, &encoder));
@@ -33,7 +42,7 @@ pub(super) fn schema(model: &Schema) -> TokenStream {
         impl #impl_generics #krate::Schema for #ident #ty_generics #where_clause {
             type Change = #change #change_generics;
 
-            const TABLE: &'static #krate::Table = &#table;
+            const TABLE: &'static #krate::Table = #table;
 
             fn decode(#decoder: &mut #krate::Decoder<'_>) -> ::core::option::Option<Self> {
                 #decode
@@ -49,6 +58,8 @@ pub(super) fn schema(model: &Schema) -> TokenStream {
 
             #validate
         }
+
+        #eager
     }
 }
 

@@ -1,0 +1,11 @@
+use etcd_typed::EtcdSchema;
+
+#[derive(EtcdSchema)]
+struct Schema {
+    #[etcd(dir)]
+    children: std::collections::BTreeMap<String, Schema>,
+    #[etcd(dir)]
+    child: Option<Self>,
+}
+
+fn main() {}

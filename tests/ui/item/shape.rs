@@ -1,0 +1,19 @@
+use etcd_typed::EtcdSchema;
+
+#[derive(EtcdSchema)]
+enum Enum {
+    A,
+}
+
+#[derive(EtcdSchema)]
+union Union {
+    a: u8,
+}
+
+#[derive(EtcdSchema)]
+struct Tuple(u8, u8);
+
+// What is derived is there all the same.
+fn f(_: EnumDir, _: UnionDir, _: TupleDir) {}
+
+fn main() {}

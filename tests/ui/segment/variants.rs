@@ -1,0 +1,17 @@
+use etcd_typed::EtcdSchema;
+
+#[derive(EtcdSchema)]
+#[allow(non_snake_case)]
+struct Schema {
+    a_b: u8,
+    aB: u8,
+}
+
+// The enum is there all the same.
+fn f(change: SchemaChange) -> u8 {
+    match change {
+        SchemaChange::AB(_) => 1,
+    }
+}
+
+fn main() {}
