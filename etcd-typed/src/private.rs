@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::client::Client;
 use crate::error::Result;
 use crate::handle::EtcdSchema;
+pub use crate::handle::Fields;
 use crate::key::Key;
 use crate::schema::{Change, Field, Keyed, Kind, Presence, Table};
 use crate::value::ValueError;

@@ -19,14 +19,14 @@ pub(crate) fn handle(model: &Schema) -> TokenStream {
     );
     let generics = bounds::of_schema(model);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
-    let fields = stored(model).map(|(_, field)| {
+    let (dir, fields) = (local("__dir"), local("__fields"));
+    let declared = stored(model).map(|(_, field)| {
         let (doc, ident, ty) = (doc(&field.doc), &field.ident, ty(model, field));
         quote!(#doc #vis #ident: #ty,)
     });
-    let dir = local("__dir");
     let values = stored(model).map(|(at, field)| {
         let (ident, value) = (&field.ident, value(model, at, field));
-        quote!(#ident: #dir.#value,)
+        quote!(#ident: #fields.#value,)
     });
     let open = model.prefix.as_ref().map(|prefix| open(model, prefix));
     let formatter = local("__f");
@@ -35,7 +35,7 @@ pub(crate) fn handle(model: &Schema) -> TokenStream {
         #allowed
         #vis struct #name #generics #where_clause {
             #hidden: #krate::Dir<#ident #ty_generics>,
-            #(#fields)*
+            #(#declared)*
         }
 
         #open
@@ -45,6 +45,7 @@ pub(crate) fn handle(model: &Schema) -> TokenStream {
             type Handle = #name #ty_generics;
 
             fn handle(#dir: #krate::Dir<Self>) -> Self::Handle {
+                let #fields = #dir.__fields();
                 #name { #(#values)* #hidden: #dir }
             }
         }
@@ -108,17 +109,17 @@ fn value(model: &Schema, at: usize, field: &Field) -> TokenStream {
     match &field.kind {
         Kind::Leaf(leaf) => {
             let codec = codec(krate, &leaf.ty, &leaf.codec);
-            quote!(__entry(#at, #codec))
+            quote!(entry(#at, #codec))
         }
-        Kind::Dir { ty, .. } => quote!(__dir::<#ty>(#at)),
-        Kind::Flatten(ty) => quote!(__flatten::<#ty>()),
+        Kind::Dir { ty, .. } => quote!(dir::<#ty>(#at)),
+        Kind::Flatten(ty) => quote!(flatten::<#ty>()),
         Kind::DirMap(map) => {
             let (key, value) = (&map.key, &map.value);
-            quote!(__dir_map::<#key, #value>(#at))
+            quote!(dir_map::<#key, #value>(#at))
         }
         Kind::Entries(map, of) => {
             let codec = codec(krate, &map.value, of);
-            quote!(__entries(#at, #codec))
+            quote!(entries(#at, #codec))
         }
         Kind::Skip => TokenStream::new(),
     }

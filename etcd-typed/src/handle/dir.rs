@@ -6,17 +6,15 @@ use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use super::entry::Entry;
-use super::map::{DirMap, EntryMap};
+use super::fields::Fields;
 use super::plan::{Atomicity, Owner, Plan, unchanged};
 use super::{Context, Shared};
 use crate::changes::{Changes, Typed, Watching};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
-use crate::schema::{self, MapKey, Schema, Tree};
+use crate::schema::{self, Schema, Tree};
 use crate::store::{BoxFuture, Committed, Compare, Condition, Expiry, Op, OpResult, Span};
-use crate::value::Codec;
 use crate::version::{Basis, Versioned, Versions};
 
 /// A schema with a handle: what `#[derive(EtcdSchema)]` implements beside [`Schema`].
@@ -223,6 +221,12 @@ impl<S: Schema> Dir<S> {
         }
     }
 
+    /// For the derive.
+    #[doc(hidden)]
+    pub fn __fields(&self) -> Fields<'_> {
+        Fields::new(&self.context, &self.key, S::TABLE)
+    }
+
     const OWNER: Owner = Owner::Struct(S::TABLE);
 
     fn write(&self, job: Job, work: Result<impl Into<Work>>) -> DirWrite<S> {
@@ -271,37 +275,6 @@ impl<S: Schema> Dir<S> {
 
     fn worn_out(&self) -> Error {
         Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(&self.key)
-    }
-}
-
-/// The hooks that derived handles are made with.
-#[doc(hidden)]
-impl<S: Schema> Dir<S> {
-    pub fn __entry<T: Send + Sync + 'static>(&self, field: usize, codec: Codec<T>) -> Entry<T> {
-        let mut segments =
-            S::TABLE.fields.get(field).into_iter().flat_map(schema::Field::segments).map(|segment| self.key.descend(segment));
-        let key = segments.next().unwrap_or_else(|| self.key.clone());
-        Entry::new(self.context.clone(), key, codec).with_aliases(segments.collect())
-    }
-
-    pub fn __dir<N: EtcdSchema>(&self, field: usize) -> N::Handle {
-        N::handle(Dir::new(self.context.clone(), self.below(field)))
-    }
-
-    pub fn __flatten<N: EtcdSchema>(&self) -> N::Handle {
-        N::handle(Dir::new(self.context.clone(), self.key.clone()))
-    }
-
-    pub fn __dir_map<K: MapKey, N: EtcdSchema>(&self, field: usize) -> DirMap<K, N> {
-        DirMap::new(self.context.clone(), self.below(field))
-    }
-
-    pub fn __entries<K: MapKey, V: Send + Sync + 'static>(&self, field: usize, codec: Codec<V>) -> EntryMap<K, V> {
-        EntryMap::new(self.context.clone(), self.below(field), codec)
-    }
-
-    fn below(&self, field: usize) -> Key {
-        S::TABLE.fields.get(field).map_or_else(|| self.key.clone(), |field| self.key.descend(field.segment))
     }
 }
 

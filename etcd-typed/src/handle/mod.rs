@@ -4,6 +4,7 @@
 mod dir;
 mod directory;
 mod entry;
+mod fields;
 mod map;
 mod plan;
 mod transaction;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub use dir::{Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, UpdateError};
 pub use directory::{Directory, DirectoryWrite, Node};
 pub use entry::{Entry, EntryModify, EntryWrite};
+pub use fields::Fields;
 pub use map::{DirMap, EntryMap, EntryPages, MapWrite};
 pub use transaction::Transaction;
 

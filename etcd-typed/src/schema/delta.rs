@@ -95,15 +95,29 @@ impl<'a> Delta<'a> {
     }
 
     /// A field of one value.
+    // In three steps, so that what is compiled for each struct is only the first.
     pub fn leaf<T, C>(&mut self, field: usize, codec: Codec<T>, make: fn(Change<T>) -> C, out: &mut Vec<C>) {
-        let Some(field) = self.table.fields.get(field) else { return };
+        if let Some(change) = self.leaf_change(field, codec) {
+            out.push(make(change));
+        }
+    }
+
+    fn leaf_change<T>(&mut self, field: usize, codec: Codec<T>) -> Option<Change<T>> {
+        let (segment, before, after) = self.leaf_touched(field)?;
+        self.change(segment, before, after, codec)
+    }
+
+    /// The segment of a field that was touched, what was there before, and what is there now.
+    fn leaf_touched(&self, field: usize) -> Option<(&'static str, Option<&'a Stored>, Option<&'a Stored>)> {
+        let field = self.table.fields.get(field)?;
+        let (tree, touched) = (self.after, self.touched);
         let mut before = None;
         let mut after = None;
         let mut is_touched = false;
         for segment in field.segments() {
             let at = format!("{}{segment}", self.prefix);
-            let now = self.after.get(&at).map(|stored| (segment, stored));
-            let was = match self.touched.get(&at) {
+            let now = tree.get(&at).map(|stored| (segment, stored));
+            let was = match touched.get(&at) {
                 Some(was) => {
                     is_touched = true;
                     was.as_ref().map(|stored| (segment, stored))
@@ -114,11 +128,11 @@ impl<'a> Delta<'a> {
             after = after.or(now);
         }
         // An alias that is not read, because the field's own key is there, is no change of the field.
-        if is_touched && before != after {
-            let segment = after.or(before).map_or(field.segment, |(segment, _)| segment);
-            let change = self.change(segment, before.map(|(_, stored)| stored), after.map(|(_, stored)| stored), codec);
-            out.extend(change.map(make));
+        if !is_touched || before == after {
+            return None;
         }
+        let segment = after.or(before).map_or(field.segment, |(segment, _)| segment);
+        Some((segment, before.map(|(_, stored)| stored), after.map(|(_, stored)| stored)))
     }
 
     /// A nested struct, optional or not.

@@ -1,0 +1,60 @@
+//! `Fields`: what derived handles are filled with. It is not generic over the struct, so that an entry of `u32` is compiled once and not once
+//! for each struct that has one.
+
+use super::Shared;
+use super::dir::{Dir, EtcdSchema};
+use super::entry::Entry;
+use super::map::{DirMap, EntryMap};
+use crate::key::Key;
+use crate::schema::{Field, MapKey, Table};
+use crate::value::Codec;
+
+/// The fields of one struct's directory; the derive calls one method for each, with the field's place in the table.
+#[derive(Debug)]
+pub struct Fields<'a> {
+    context: &'a Shared,
+    directory: &'a Key,
+    table: &'static Table,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(context: &'a Shared, directory: &'a Key, table: &'static Table) -> Self {
+        Self { context, directory, table }
+    }
+
+    /// A field of one value.
+    pub fn entry<T: Send + Sync + 'static>(&self, field: usize, codec: Codec<T>) -> Entry<T> {
+        let (key, aliases) = self.keys(field);
+        Entry::new(self.context.clone(), key, codec).with_aliases(aliases)
+    }
+
+    /// A nested struct, optional or not.
+    pub fn dir<N: EtcdSchema>(&self, field: usize) -> N::Handle {
+        N::handle(Dir::new(self.context.clone(), self.key(field)))
+    }
+
+    /// A struct whose keys lie beside this one's.
+    pub fn flatten<N: EtcdSchema>(&self) -> N::Handle {
+        N::handle(Dir::new(self.context.clone(), self.directory.clone()))
+    }
+
+    /// A map of structs.
+    pub fn dir_map<K: MapKey, N: EtcdSchema>(&self, field: usize) -> DirMap<K, N> {
+        DirMap::new(self.context.clone(), self.key(field))
+    }
+
+    /// A map of values.
+    pub fn entries<K: MapKey, V: Send + Sync + 'static>(&self, field: usize, codec: Codec<V>) -> EntryMap<K, V> {
+        EntryMap::new(self.context.clone(), self.key(field), codec)
+    }
+
+    fn key(&self, field: usize) -> Key {
+        self.table.fields.get(field).map_or_else(|| self.directory.clone(), |field| self.directory.descend(field.segment))
+    }
+
+    /// The key of a field, and those that are read when it is not there.
+    fn keys(&self, field: usize) -> (Key, Vec<Key>) {
+        let aliases = self.table.fields.get(field).map_or(&[][..], |field: &Field| field.aliases);
+        (self.key(field), aliases.iter().map(|alias| self.directory.descend(alias)).collect())
+    }
+}
