@@ -13,6 +13,8 @@ mod expand;
 mod fallback;
 mod model;
 mod parse;
+#[cfg(test)]
+mod tests;
 
 use proc_macro2::TokenStream;
 use syn::{DeriveInput, parse_macro_input};

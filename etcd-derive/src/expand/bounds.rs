@@ -39,7 +39,7 @@ pub(crate) fn of_schema(model: &Schema) -> Generics {
                 bounds.map(&field.ty, &map.key, &map.value);
                 bounds.value(&map.value, codec);
             }
-            Kind::Skip => bounds.add(&field.ty, quote!(::core::default::Default + ::core::marker::Send + ::core::marker::Sync)),
+            Kind::Skip => bounds.add(&field.ty, quote!(::core::default::Default)),
         }
     }
     bounds.generics
@@ -97,13 +97,13 @@ impl<'a> Bounds<'a> {
             Form::Json => quote!(#krate::__private::Serde +),
             Form::With(_) => TokenStream::new(),
         };
-        self.add(ty, quote!(#form ::core::fmt::Debug + ::core::marker::Send + ::core::marker::Sync + 'static));
+        self.add(ty, quote!(#form ::core::fmt::Debug));
     }
 
     fn map(&mut self, map: &Type, key: &Type, value: &Type) {
         let krate = &self.item.krate;
         self.add(key, quote!(#krate::MapKey));
-        self.add(map, quote!(#krate::Map<Key = #key, Value = #value> + ::core::marker::Send + ::core::marker::Sync + 'static));
+        self.add(map, quote!(#krate::Map<Key = #key, Value = #value>));
     }
 }
 

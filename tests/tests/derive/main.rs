@@ -4,6 +4,7 @@
 #![allow(missing_docs, missing_debug_implementations, unreachable_pub, reason = "not a library")]
 
 mod attributes;
+mod changes;
 mod checkout;
 mod generics;
 mod names;

@@ -1,0 +1,113 @@
+::core::compile_error! {
+    "there is no `jsn`; did you mean `json`?"
+}
+///The directory of [`Schema`]: a field for each of its fields, and the methods of [`Dir`](::etcd_typed::Dir).
+#[allow(
+    dead_code,
+    missing_docs,
+    private_bounds,
+    private_interfaces,
+    unreachable_pub,
+    unnameable_types,
+    deprecated
+)]
+struct SchemaDir {
+    __dir: ::etcd_typed::Dir<Schema>,
+    good: ::etcd_typed::Entry<u8>,
+    typo: ::etcd_typed::Entry<u8>,
+}
+impl SchemaDir {
+    ///The directory `/a/{env}`; each parameter is escaped, so that it stays within its segment.
+    /**
+
+# Errors
+
+None today: what cannot stand in a key as it is, is escaped.*/
+    #[allow(dead_code)]
+    fn open(
+        __client: &::etcd_typed::Client,
+        env: impl ::core::fmt::Display,
+    ) -> ::etcd_typed::Result<Self> {
+        ::etcd_typed::__private::open::<
+            Schema,
+        >(
+            __client,
+            &[
+                ::etcd_typed::__private::Segment::Literal("a"),
+                ::etcd_typed::__private::Segment::Of(&[&env]),
+            ],
+        )
+    }
+}
+#[automatically_derived]
+impl ::etcd_typed::EtcdSchema for Schema {
+    type Handle = SchemaDir;
+    fn handle(__dir: ::etcd_typed::Dir<Self>) -> Self::Handle {
+        let __fields = __dir.__fields();
+        SchemaDir {
+            good: __fields.entry(0usize, ::etcd_typed::Codec::<u8>::value()),
+            typo: __fields.entry(1usize, ::etcd_typed::Codec::<u8>::value()),
+            __dir: __dir,
+        }
+    }
+}
+#[automatically_derived]
+impl ::core::ops::Deref for SchemaDir {
+    type Target = ::etcd_typed::Dir<Schema>;
+    fn deref(&self) -> &Self::Target {
+        &self.__dir
+    }
+}
+#[automatically_derived]
+impl ::core::clone::Clone for SchemaDir {
+    fn clone(&self) -> Self {
+        ::etcd_typed::EtcdSchema::handle(::core::clone::Clone::clone(&self.__dir))
+    }
+}
+#[automatically_derived]
+impl ::core::fmt::Debug for SchemaDir {
+    fn fmt(&self, __f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        ::core::fmt::Debug::fmt(&self.__dir, __f)
+    }
+}
+///One change of one field of [`Schema`].
+#[allow(
+    dead_code,
+    missing_docs,
+    private_bounds,
+    private_interfaces,
+    unreachable_pub,
+    unnameable_types,
+    deprecated
+)]
+enum SchemaChange {
+    Good(::etcd_typed::Change<u8>),
+    Typo(::etcd_typed::Change<u8>),
+}
+#[automatically_derived]
+impl ::core::fmt::Debug for SchemaChange {
+    fn fmt(&self, __f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        match self {
+            Self::Good(__change) => {
+                ::etcd_typed::__private::change(__f, "Good", __change)
+            }
+            Self::Typo(__change) => {
+                ::etcd_typed::__private::change(__f, "Typo", __change)
+            }
+        }
+    }
+}
+impl ::etcd_typed::Schema for Schema {
+    type Change = SchemaChange;
+    const TABLE: &'static ::etcd_typed::Table = &::etcd_typed::Table {
+        name: "",
+        doc: "",
+        prefix: ::core::option::Option::None,
+        fields: &[],
+    };
+    fn decode(_: &mut ::etcd_typed::Decoder<'_>) -> ::core::option::Option<Self> {
+        ::core::option::Option::None
+    }
+    fn encode(&self, _: &mut ::etcd_typed::Encoder<'_>) {}
+    fn changes(_: &mut ::etcd_typed::Delta<'_>, _: &mut ::std::vec::Vec<Self::Change>) {}
+}

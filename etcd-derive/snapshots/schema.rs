@@ -1,0 +1,425 @@
+#[automatically_derived]
+#[allow(deprecated)]
+impl<T> ::etcd_typed::Schema for Checkout<T>
+where
+    T: ::core::marker::Send + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
+        + ::core::marker::Sync + 'static,
+{
+    type Change = CheckoutChange<T>;
+    const TABLE: &'static ::etcd_typed::Table = ::etcd_typed::__private::distinct(
+        &::etcd_typed::Table {
+            name: "Checkout",
+            doc: "Limits and endpoints of the checkout service.",
+            prefix: ::core::option::Option::Some("/{env}/checkout"),
+            fields: &[
+                ::etcd_typed::Field {
+                    name: "rate_limit",
+                    segment: "rate_limit",
+                    doc: "Requests per second.",
+                    kind: ::etcd_typed::Kind::Leaf(
+                        ::etcd_typed::Codec::<u32>::value().type_name(),
+                    ),
+                    presence: ::etcd_typed::Presence::Default("100"),
+                    aliases: &["limit"],
+                    ..::etcd_typed::__private::FIELD
+                },
+                ::etcd_typed::Field {
+                    name: "banner",
+                    segment: "banner",
+                    kind: ::etcd_typed::Kind::Leaf(
+                        ::etcd_typed::Codec::<String>::value().type_name(),
+                    ),
+                    presence: ::etcd_typed::Presence::Optional,
+                    ..::etcd_typed::__private::FIELD
+                },
+                ::etcd_typed::Field {
+                    name: "features",
+                    segment: "features",
+                    kind: ::etcd_typed::Kind::Leaf(
+                        ::etcd_typed::Codec::<T>::json().secret().type_name(),
+                    ),
+                    secret: true,
+                    ..::etcd_typed::__private::FIELD
+                },
+                ::etcd_typed::Field {
+                    name: "mask",
+                    segment: "mask",
+                    kind: ::etcd_typed::Kind::Leaf(
+                        ::etcd_typed::Codec::<
+                            u32,
+                        >::with(
+                                |value: &u32| ::etcd_typed::__private::encoded(
+                                    hex::encode(value),
+                                ),
+                                |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
+                                    hex::decode(value),
+                                ),
+                            )
+                            .validated(|value: &u32| ::etcd_typed::__private::checked(
+                                odd(value),
+                            ))
+                            .type_name(),
+                    ),
+                    validated: true,
+                    ..::etcd_typed::__private::FIELD
+                },
+                ::etcd_typed::Field {
+                    name: "database",
+                    segment: "database",
+                    kind: ::etcd_typed::Kind::Dir(
+                        <Database as ::etcd_typed::Schema>::TABLE,
+                    ),
+                    ..::etcd_typed::__private::FIELD
+                },
+                ::etcd_typed::Field {
+                    name: "regions",
+                    segment: "regions",
+                    kind: ::etcd_typed::Kind::DirMap {
+                        key: <String as ::etcd_typed::EtcdValue>::TYPE,
+                        table: <Region as ::etcd_typed::Schema>::TABLE,
+                    },
+                    presence: ::etcd_typed::Presence::Optional,
+                    ..::etcd_typed::__private::FIELD
+                },
+                ::etcd_typed::Field {
+                    name: "quotas",
+                    segment: "quotas",
+                    kind: ::etcd_typed::Kind::Entries {
+                        key: <String as ::etcd_typed::EtcdValue>::TYPE,
+                        value: ::etcd_typed::Codec::<u64>::value().type_name(),
+                    },
+                    presence: ::etcd_typed::Presence::Optional,
+                    ..::etcd_typed::__private::FIELD
+                },
+                ::etcd_typed::Field {
+                    name: "common",
+                    segment: "",
+                    kind: ::etcd_typed::Kind::Flatten(
+                        <Common as ::etcd_typed::Schema>::TABLE,
+                    ),
+                    ..::etcd_typed::__private::FIELD
+                },
+            ],
+        },
+    );
+    fn decode(
+        __decoder: &mut ::etcd_typed::Decoder<'_>,
+    ) -> ::core::option::Option<Self> {
+        let __0 = __decoder.leaf_or(0usize, ::etcd_typed::Codec::<u32>::value(), || 100);
+        let __1 = __decoder.leaf_opt(1usize, ::etcd_typed::Codec::<String>::value());
+        let __2 = __decoder.leaf(2usize, ::etcd_typed::Codec::<T>::json().secret());
+        let __3 = __decoder
+            .leaf(
+                3usize,
+                ::etcd_typed::Codec::<
+                    u32,
+                >::with(
+                        |value: &u32| ::etcd_typed::__private::encoded(
+                            hex::encode(value),
+                        ),
+                        |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
+                            hex::decode(value),
+                        ),
+                    )
+                    .validated(|value: &u32| ::etcd_typed::__private::checked(
+                        odd(value),
+                    )),
+            );
+        let __4 = __decoder.dir::<Database>(4usize);
+        let __5 = __decoder.dir_map::<BTreeMap<String, Region>>(5usize);
+        let __6 = __decoder
+            .entries::<
+                BTreeMap<String, u64>,
+            >(6usize, ::etcd_typed::Codec::<u64>::value());
+        let __7 = __decoder.flatten::<Common>();
+        ::core::option::Option::Some(Self {
+            rate_limit: __0?,
+            banner: __1?,
+            features: __2?,
+            mask: __3?,
+            database: __4?,
+            regions: __5?,
+            quotas: __6?,
+            common: __7?,
+            cache: ::core::default::Default::default(),
+        })
+    }
+    fn encode(&self, __encoder: &mut ::etcd_typed::Encoder<'_>) {
+        __encoder.leaf(0usize, &self.rate_limit, ::etcd_typed::Codec::<u32>::value());
+        __encoder.leaf_opt(1usize, &self.banner, ::etcd_typed::Codec::<String>::value());
+        __encoder
+            .leaf(2usize, &self.features, ::etcd_typed::Codec::<T>::json().secret());
+        __encoder
+            .leaf(
+                3usize,
+                &self.mask,
+                ::etcd_typed::Codec::<
+                    u32,
+                >::with(
+                        |value: &u32| ::etcd_typed::__private::encoded(
+                            hex::encode(value),
+                        ),
+                        |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
+                            hex::decode(value),
+                        ),
+                    )
+                    .validated(|value: &u32| ::etcd_typed::__private::checked(
+                        odd(value),
+                    )),
+            );
+        __encoder.dir(4usize, &self.database);
+        __encoder.dir_map(5usize, &self.regions);
+        __encoder.entries(6usize, &self.quotas, ::etcd_typed::Codec::<u64>::value());
+        __encoder.flatten(&self.common);
+    }
+    fn changes(
+        __delta: &mut ::etcd_typed::Delta<'_>,
+        __out: &mut ::std::vec::Vec<Self::Change>,
+    ) {
+        __delta
+            .leaf(
+                0usize,
+                ::etcd_typed::Codec::<u32>::value(),
+                CheckoutChange::RateLimit,
+                __out,
+            );
+        __delta
+            .leaf(
+                1usize,
+                ::etcd_typed::Codec::<String>::value(),
+                CheckoutChange::Banner,
+                __out,
+            );
+        __delta
+            .leaf(
+                2usize,
+                ::etcd_typed::Codec::<T>::json().secret(),
+                CheckoutChange::Features,
+                __out,
+            );
+        __delta
+            .leaf(
+                3usize,
+                ::etcd_typed::Codec::<
+                    u32,
+                >::with(
+                        |value: &u32| ::etcd_typed::__private::encoded(
+                            hex::encode(value),
+                        ),
+                        |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
+                            hex::decode(value),
+                        ),
+                    )
+                    .validated(|value: &u32| ::etcd_typed::__private::checked(
+                        odd(value),
+                    )),
+                CheckoutChange::Mask,
+                __out,
+            );
+        __delta.dir::<Database, _>(4usize, CheckoutChange::Database, __out);
+        __delta.dir_map::<String, Region, _>(5usize, CheckoutChange::Regions, __out);
+        __delta
+            .entries(
+                6usize,
+                ::etcd_typed::Codec::<u64>::value(),
+                CheckoutChange::Quotas,
+                __out,
+            );
+        __delta.flatten::<Common, _>(CheckoutChange::Common, __out);
+    }
+    fn validate(&self) -> ::core::result::Result<(), ::etcd_typed::ValueError> {
+        ::etcd_typed::__private::checked(check(self))
+    }
+}
+///The directory of [`Checkout`]: a field for each of its fields, and the methods of [`Dir`](::etcd_typed::Dir).
+#[allow(
+    dead_code,
+    missing_docs,
+    private_bounds,
+    private_interfaces,
+    unreachable_pub,
+    unnameable_types,
+    deprecated
+)]
+pub struct CheckoutDir<T>
+where
+    T: ::core::marker::Send + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
+        + ::core::marker::Sync + 'static,
+{
+    __dir: ::etcd_typed::Dir<Checkout<T>>,
+    ///Requests per second.
+    pub rate_limit: ::etcd_typed::Entry<u32>,
+    pub banner: ::etcd_typed::Entry<String>,
+    pub features: ::etcd_typed::Entry<T>,
+    pub mask: ::etcd_typed::Entry<u32>,
+    pub database: <Database as ::etcd_typed::EtcdSchema>::Handle,
+    pub regions: ::etcd_typed::DirMap<String, Region>,
+    pub quotas: ::etcd_typed::EntryMap<String, u64>,
+    pub common: <Common as ::etcd_typed::EtcdSchema>::Handle,
+}
+impl<T> CheckoutDir<T>
+where
+    T: ::core::marker::Send + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
+        + ::core::marker::Sync + 'static,
+{
+    ///The directory `/{env}/checkout`; each parameter is escaped, so that it stays within its segment.
+    /**
+
+# Errors
+
+None today: what cannot stand in a key as it is, is escaped.*/
+    #[allow(dead_code)]
+    pub fn open(
+        __client: &::etcd_typed::Client,
+        env: impl ::core::fmt::Display,
+    ) -> ::etcd_typed::Result<Self> {
+        ::etcd_typed::__private::open::<
+            Checkout<T>,
+        >(
+            __client,
+            &[
+                ::etcd_typed::__private::Segment::Of(&[&env]),
+                ::etcd_typed::__private::Segment::Literal("checkout"),
+            ],
+        )
+    }
+}
+#[automatically_derived]
+impl<T> ::etcd_typed::EtcdSchema for Checkout<T>
+where
+    T: ::core::marker::Send + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
+        + ::core::marker::Sync + 'static,
+{
+    type Handle = CheckoutDir<T>;
+    fn handle(__dir: ::etcd_typed::Dir<Self>) -> Self::Handle {
+        let __fields = __dir.__fields();
+        CheckoutDir {
+            rate_limit: __fields.entry(0usize, ::etcd_typed::Codec::<u32>::value()),
+            banner: __fields.entry(1usize, ::etcd_typed::Codec::<String>::value()),
+            features: __fields.entry(2usize, ::etcd_typed::Codec::<T>::json().secret()),
+            mask: __fields
+                .entry(
+                    3usize,
+                    ::etcd_typed::Codec::<
+                        u32,
+                    >::with(
+                            |value: &u32| ::etcd_typed::__private::encoded(
+                                hex::encode(value),
+                            ),
+                            |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
+                                hex::decode(value),
+                            ),
+                        )
+                        .validated(|value: &u32| ::etcd_typed::__private::checked(
+                            odd(value),
+                        )),
+                ),
+            database: __fields.dir::<Database>(4usize),
+            regions: __fields.dir_map::<String, Region>(5usize),
+            quotas: __fields.entries(6usize, ::etcd_typed::Codec::<u64>::value()),
+            common: __fields.flatten::<Common>(),
+            __dir: __dir,
+        }
+    }
+}
+#[automatically_derived]
+impl<T> ::core::ops::Deref for CheckoutDir<T>
+where
+    T: ::core::marker::Send + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
+        + ::core::marker::Sync + 'static,
+{
+    type Target = ::etcd_typed::Dir<Checkout<T>>;
+    fn deref(&self) -> &Self::Target {
+        &self.__dir
+    }
+}
+#[automatically_derived]
+impl<T> ::core::clone::Clone for CheckoutDir<T>
+where
+    T: ::core::marker::Send + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
+        + ::core::marker::Sync + 'static,
+{
+    fn clone(&self) -> Self {
+        ::etcd_typed::EtcdSchema::handle(::core::clone::Clone::clone(&self.__dir))
+    }
+}
+#[automatically_derived]
+impl<T> ::core::fmt::Debug for CheckoutDir<T>
+where
+    T: ::core::marker::Send + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
+        + ::core::marker::Sync + 'static,
+{
+    fn fmt(&self, __f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        ::core::fmt::Debug::fmt(&self.__dir, __f)
+    }
+}
+///One change of one field of [`Checkout`].
+#[derive(Clone)]
+#[allow(
+    dead_code,
+    missing_docs,
+    private_bounds,
+    private_interfaces,
+    unreachable_pub,
+    unnameable_types,
+    deprecated
+)]
+pub enum CheckoutChange<T>
+where
+    T: ::core::marker::Send + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
+        + ::core::marker::Sync + 'static,
+{
+    ///Requests per second.
+    RateLimit(::etcd_typed::Change<u32>),
+    Banner(::etcd_typed::Change<String>),
+    Features(::etcd_typed::Change<T>),
+    Mask(::etcd_typed::Change<u32>),
+    Database(<Database as ::etcd_typed::Schema>::Change),
+    Regions(::etcd_typed::Keyed<String, <Region as ::etcd_typed::Schema>::Change>),
+    Quotas(::etcd_typed::Keyed<String, ::etcd_typed::Change<u64>>),
+    Common(<Common as ::etcd_typed::Schema>::Change),
+}
+#[automatically_derived]
+impl<T> ::core::fmt::Debug for CheckoutChange<T>
+where
+    T: ::core::marker::Send + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
+        + ::core::marker::Sync + 'static,
+{
+    fn fmt(&self, __f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+        match self {
+            Self::RateLimit(__change) => {
+                ::etcd_typed::__private::change(__f, "RateLimit", __change)
+            }
+            Self::Banner(__change) => {
+                ::etcd_typed::__private::change(__f, "Banner", __change)
+            }
+            Self::Features(__change) => {
+                ::etcd_typed::__private::secret_change(__f, "Features", __change)
+            }
+            Self::Mask(__change) => {
+                ::etcd_typed::__private::change(__f, "Mask", __change)
+            }
+            Self::Database(__change) => {
+                ::etcd_typed::__private::change(__f, "Database", __change)
+            }
+            Self::Regions(__change) => {
+                ::etcd_typed::__private::change(__f, "Regions", __change)
+            }
+            Self::Quotas(__change) => {
+                ::etcd_typed::__private::change(__f, "Quotas", __change)
+            }
+            Self::Common(__change) => {
+                ::etcd_typed::__private::change(__f, "Common", __change)
+            }
+        }
+    }
+}

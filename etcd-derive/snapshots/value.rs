@@ -1,0 +1,45 @@
+#[automatically_derived]
+#[allow(deprecated)]
+impl ::etcd_typed::EtcdValue for Level {
+    const TYPE: &'static ::core::primitive::str = "one of `very-low`, `high`";
+    fn encode(
+        &self,
+    ) -> ::core::result::Result<
+        ::etcd_typed::__private::Bytes,
+        ::etcd_typed::ValueError,
+    > {
+        ::etcd_typed::__private::text(
+            match self {
+                Self::VeryLow => "very-low",
+                Self::High => "high",
+            },
+        )
+    }
+    fn decode(
+        __bytes: &[::core::primitive::u8],
+    ) -> ::core::result::Result<Self, ::etcd_typed::ValueError> {
+        match ::etcd_typed::__private::trimmed(__bytes)? {
+            "very-low" | "v" => ::core::result::Result::Ok(Self::VeryLow),
+            "high" => ::core::result::Result::Ok(Self::High),
+            _ => ::core::result::Result::Err(::etcd_typed::__private::not_a(Self::TYPE)),
+        }
+    }
+}
+#[automatically_derived]
+#[allow(deprecated)]
+impl ::etcd_typed::EtcdValue for Port {
+    const TYPE: &'static ::core::primitive::str = <u16 as ::etcd_typed::EtcdValue>::TYPE;
+    fn encode(
+        &self,
+    ) -> ::core::result::Result<
+        ::etcd_typed::__private::Bytes,
+        ::etcd_typed::ValueError,
+    > {
+        <u16 as ::etcd_typed::EtcdValue>::encode(&self.0)
+    }
+    fn decode(
+        __bytes: &[::core::primitive::u8],
+    ) -> ::core::result::Result<Self, ::etcd_typed::ValueError> {
+        <u16 as ::etcd_typed::EtcdValue>::decode(__bytes).map(Self)
+    }
+}
