@@ -45,8 +45,8 @@ impl ::etcd_typed::EtcdSchema for Schema {
     fn handle(__dir: ::etcd_typed::Dir<Self>) -> Self::Handle {
         let __fields = __dir.__fields();
         SchemaDir {
-            good: __fields.entry(0usize, ::etcd_typed::Codec::<u8>::value()),
-            typo: __fields.entry(1usize, ::etcd_typed::Codec::<u8>::value()),
+            good: __fields.entry(0usize, ::etcd_typed::__private::value::<u8>()),
+            typo: __fields.entry(1usize, ::etcd_typed::__private::value::<u8>()),
             __dir: __dir,
         }
     }

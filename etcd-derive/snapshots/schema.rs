@@ -3,8 +3,7 @@
 impl<T> ::etcd_typed::Schema for Checkout<T>
 where
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
-    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
-        + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     type Change = CheckoutChange<T>;
     const TABLE: &'static ::etcd_typed::Table = ::etcd_typed::__private::distinct(
@@ -18,7 +17,7 @@ where
                     segment: "rate_limit",
                     doc: "Requests per second.",
                     kind: ::etcd_typed::Kind::Leaf(
-                        ::etcd_typed::Codec::<u32>::value().type_name(),
+                        ::etcd_typed::__private::value::<u32>().type_name(),
                     ),
                     presence: ::etcd_typed::Presence::Default("100"),
                     aliases: &["limit"],
@@ -28,7 +27,7 @@ where
                     name: "banner",
                     segment: "banner",
                     kind: ::etcd_typed::Kind::Leaf(
-                        ::etcd_typed::Codec::<String>::value().type_name(),
+                        ::etcd_typed::__private::value::<String>().type_name(),
                     ),
                     presence: ::etcd_typed::Presence::Optional,
                     ..::etcd_typed::__private::FIELD
@@ -37,7 +36,7 @@ where
                     name: "features",
                     segment: "features",
                     kind: ::etcd_typed::Kind::Leaf(
-                        ::etcd_typed::Codec::<T>::json().secret().type_name(),
+                        ::etcd_typed::__private::json::<T>().secret().type_name(),
                     ),
                     secret: true,
                     ..::etcd_typed::__private::FIELD
@@ -87,7 +86,7 @@ where
                     segment: "quotas",
                     kind: ::etcd_typed::Kind::Entries {
                         key: <String as ::etcd_typed::EtcdValue>::TYPE,
-                        value: ::etcd_typed::Codec::<u64>::value().type_name(),
+                        value: ::etcd_typed::__private::value::<u64>().type_name(),
                     },
                     presence: ::etcd_typed::Presence::Optional,
                     ..::etcd_typed::__private::FIELD
@@ -106,9 +105,10 @@ where
     fn decode(
         __decoder: &mut ::etcd_typed::Decoder<'_>,
     ) -> ::core::option::Option<Self> {
-        let __0 = __decoder.leaf_or(0usize, ::etcd_typed::Codec::<u32>::value(), || 100);
-        let __1 = __decoder.leaf_opt(1usize, ::etcd_typed::Codec::<String>::value());
-        let __2 = __decoder.leaf(2usize, ::etcd_typed::Codec::<T>::json().secret());
+        let __0 = __decoder
+            .leaf_or(0usize, ::etcd_typed::__private::value::<u32>(), || 100);
+        let __1 = __decoder.leaf_opt(1usize, ::etcd_typed::__private::value::<String>());
+        let __2 = __decoder.leaf(2usize, ::etcd_typed::__private::json::<T>().secret());
         let __3 = __decoder
             .leaf(
                 3usize,
@@ -131,7 +131,7 @@ where
         let __6 = __decoder
             .entries::<
                 BTreeMap<String, u64>,
-            >(6usize, ::etcd_typed::Codec::<u64>::value());
+            >(6usize, ::etcd_typed::__private::value::<u64>());
         let __7 = __decoder.flatten::<Common>();
         ::core::option::Option::Some(Self {
             rate_limit: __0?,
@@ -146,10 +146,12 @@ where
         })
     }
     fn encode(&self, __encoder: &mut ::etcd_typed::Encoder<'_>) {
-        __encoder.leaf(0usize, &self.rate_limit, ::etcd_typed::Codec::<u32>::value());
-        __encoder.leaf_opt(1usize, &self.banner, ::etcd_typed::Codec::<String>::value());
         __encoder
-            .leaf(2usize, &self.features, ::etcd_typed::Codec::<T>::json().secret());
+            .leaf(0usize, &self.rate_limit, ::etcd_typed::__private::value::<u32>());
+        __encoder
+            .leaf_opt(1usize, &self.banner, ::etcd_typed::__private::value::<String>());
+        __encoder
+            .leaf(2usize, &self.features, ::etcd_typed::__private::json::<T>().secret());
         __encoder
             .leaf(
                 3usize,
@@ -170,7 +172,7 @@ where
             );
         __encoder.dir(4usize, &self.database);
         __encoder.dir_map(5usize, &self.regions);
-        __encoder.entries(6usize, &self.quotas, ::etcd_typed::Codec::<u64>::value());
+        __encoder.entries(6usize, &self.quotas, ::etcd_typed::__private::value::<u64>());
         __encoder.flatten(&self.common);
     }
     fn changes(
@@ -180,21 +182,21 @@ where
         __delta
             .leaf(
                 0usize,
-                ::etcd_typed::Codec::<u32>::value(),
+                ::etcd_typed::__private::value::<u32>(),
                 CheckoutChange::RateLimit,
                 __out,
             );
         __delta
             .leaf(
                 1usize,
-                ::etcd_typed::Codec::<String>::value(),
+                ::etcd_typed::__private::value::<String>(),
                 CheckoutChange::Banner,
                 __out,
             );
         __delta
             .leaf(
                 2usize,
-                ::etcd_typed::Codec::<T>::json().secret(),
+                ::etcd_typed::__private::json::<T>().secret(),
                 CheckoutChange::Features,
                 __out,
             );
@@ -222,7 +224,7 @@ where
         __delta
             .entries(
                 6usize,
-                ::etcd_typed::Codec::<u64>::value(),
+                ::etcd_typed::__private::value::<u64>(),
                 CheckoutChange::Quotas,
                 __out,
             );
@@ -245,8 +247,7 @@ where
 pub struct CheckoutDir<T>
 where
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
-    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
-        + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     __dir: ::etcd_typed::Dir<Checkout<T>>,
     ///Requests per second.
@@ -262,8 +263,7 @@ where
 impl<T> CheckoutDir<T>
 where
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
-    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
-        + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     ///The directory `/{env}/checkout`; each parameter is escaped, so that it stays within its segment.
     /**
@@ -291,16 +291,16 @@ None today: what cannot stand in a key as it is, is escaped.*/
 impl<T> ::etcd_typed::EtcdSchema for Checkout<T>
 where
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
-    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
-        + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     type Handle = CheckoutDir<T>;
     fn handle(__dir: ::etcd_typed::Dir<Self>) -> Self::Handle {
         let __fields = __dir.__fields();
         CheckoutDir {
-            rate_limit: __fields.entry(0usize, ::etcd_typed::Codec::<u32>::value()),
-            banner: __fields.entry(1usize, ::etcd_typed::Codec::<String>::value()),
-            features: __fields.entry(2usize, ::etcd_typed::Codec::<T>::json().secret()),
+            rate_limit: __fields.entry(0usize, ::etcd_typed::__private::value::<u32>()),
+            banner: __fields.entry(1usize, ::etcd_typed::__private::value::<String>()),
+            features: __fields
+                .entry(2usize, ::etcd_typed::__private::json::<T>().secret()),
             mask: __fields
                 .entry(
                     3usize,
@@ -320,7 +320,7 @@ where
                 ),
             database: __fields.dir::<Database>(4usize),
             regions: __fields.dir_map::<String, Region>(5usize),
-            quotas: __fields.entries(6usize, ::etcd_typed::Codec::<u64>::value()),
+            quotas: __fields.entries(6usize, ::etcd_typed::__private::value::<u64>()),
             common: __fields.flatten::<Common>(),
             __dir: __dir,
         }
@@ -330,8 +330,7 @@ where
 impl<T> ::core::ops::Deref for CheckoutDir<T>
 where
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
-    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
-        + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     type Target = ::etcd_typed::Dir<Checkout<T>>;
     fn deref(&self) -> &Self::Target {
@@ -342,8 +341,7 @@ where
 impl<T> ::core::clone::Clone for CheckoutDir<T>
 where
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
-    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
-        + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     fn clone(&self) -> Self {
         ::etcd_typed::EtcdSchema::handle(::core::clone::Clone::clone(&self.__dir))
@@ -353,8 +351,7 @@ where
 impl<T> ::core::fmt::Debug for CheckoutDir<T>
 where
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
-    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
-        + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     fn fmt(&self, __f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::core::fmt::Debug::fmt(&self.__dir, __f)
@@ -374,8 +371,7 @@ where
 pub enum CheckoutChange<T>
 where
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
-    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
-        + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     ///Requests per second.
     RateLimit(::etcd_typed::Change<u32>),
@@ -391,8 +387,7 @@ where
 impl<T> ::core::fmt::Debug for CheckoutChange<T>
 where
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
-    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug + ::core::marker::Send
-        + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     fn fmt(&self, __f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         match self {

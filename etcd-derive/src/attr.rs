@@ -199,7 +199,7 @@ impl Attrs {
 
 /// Reads one attribute, up to the comma after it.
 fn one(input: ParseStream<'_>, place: Place) -> syn::Result<Given> {
-    let name = input.call(Ident::parse_any)?;
+    let name = input.call(Ident::parse_any).map_err(|error| syn::Error::new(error.span(), names(place)))?;
     let Some(known) = place.knows().iter().find(|known| name == known.name) else {
         return Err(unknown(&name, place));
     };
@@ -264,12 +264,15 @@ fn unknown(name: &Ident, place: Place) -> syn::Error {
     let near = place.knows().iter().map(|known| (distance(known.name, &text), known.name)).min();
     let message = match near {
         Some((distance, near)) if distance <= 2 || near.starts_with(&text) => format!("there is no `{text}`; did you mean `{near}`?"),
-        _ => {
-            let names: Vec<_> = place.knows().iter().map(|known| format!("`{}`", known.name)).collect();
-            format!("there is no `{text}`; on {} there is {}", place.words(), names.join(", "))
-        }
+        _ => format!("there is no `{text}`; {}", names(place)),
     };
     syn::Error::new_spanned(name, message)
+}
+
+/// What could be written.
+fn names(place: Place) -> String {
+    let names: Vec<_> = place.knows().iter().map(|known| format!("`{}`", known.name)).collect();
+    format!("on {} there is {}", place.words(), names.join(", "))
 }
 
 /// Passes over what is left of an attribute that was wrong.

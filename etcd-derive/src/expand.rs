@@ -43,8 +43,8 @@ fn local(name: &str) -> Ident {
 fn codec(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
     let value = local("value");
     let new = match &codec.form {
-        Form::Own => quote_spanned!(here(ty)=> #krate::Codec::<#ty>::value()),
-        Form::Json => quote_spanned!(here(ty)=> #krate::Codec::<#ty>::json()),
+        Form::Own => quote_spanned!(here(ty)=> #krate::__private::value::<#ty>()),
+        Form::Json => quote_spanned!(here(ty)=> #krate::__private::json::<#ty>()),
         Form::With(module) => quote_spanned! {here(module)=>
             #krate::Codec::<#ty>::with(
                 |#value: &#ty| #krate::__private::encoded(#module::encode(#value)),

@@ -109,8 +109,239 @@ pub use value::{Codec, EtcdValue, Json, ValueError};
 pub use version::{Expect, Versioned};
 pub use watch::Interruption;
 
+/// Maps a struct onto a directory: one key for each field. It makes the handle `…Dir` and the change enum `…Change`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+/// use std::collections::BTreeMap;
+/// use std::time::Duration;
+///
+/// use etcd_typed::{Client, EtcdSchema};
+///
+/// /// Limits and endpoints of the checkout service.
+/// #[derive(EtcdSchema, Debug, PartialEq)]
+/// #[etcd(prefix = "/{env}/checkout")]
+/// struct Checkout {
+///     /// Requests per second allowed for one customer.
+///     #[etcd(default = 100)]
+///     rate_limit: u32,
+///     timeout: Duration,
+///     banner: Option<String>,
+///     #[etcd(dir)]
+///     database: Database,
+///     #[etcd(entries)]
+///     quotas: BTreeMap<String, u64>,
+/// }
+///
+/// #[derive(EtcdSchema, Debug, PartialEq)]
+/// struct Database {
+///     pool: u8,
+/// }
+///
+/// let client = Client::connect("memory:").await?;
+/// let cfg = CheckoutDir::open(&client, "prod")?;
+///
+/// cfg.timeout.set(&Duration::from_secs(90)).await?; // /prod/checkout/timeout is `1m 30s`
+/// cfg.database.pool.set(&16).await?; // /prod/checkout/database/pool is `16`
+/// cfg.quotas.entry("acme")?.set(&7).await?; // /prod/checkout/quotas/acme is `7`
+///
+/// let expected = Checkout {
+///     rate_limit: 100,
+///     timeout: Duration::from_secs(90),
+///     banner: None,
+///     database: Database { pool: 16 },
+///     quotas: [("acme".to_owned(), 7)].into(),
+/// };
+/// assert_eq!(*cfg.get().await?, expected);
+/// # Ok(()) }
+/// ```
+///
+/// A field is one key whose value is the type's [`EtcdValue`](trait@EtcdValue), at the segment that the field is called. An `Option` is none when
+/// the key is not there; every other field must be there or have a default. Attributes say what is otherwise.
+///
+/// # On the struct
+///
+/// ## `prefix = "/a/{parameter}/b"`
+///
+/// Where its directory is. It makes `…Dir::open(&client, parameter, …)`, with one argument for each parameter in the order of their first use, of any
+/// type with `Display`. A parameter may be a part of a segment, `/app-{name}`; whatever its value is, it is escaped and stays in that segment. Without
+/// a prefix there is [`Client::dir`] with a path.
+///
+/// ## `rename_all = "kebab-case"`
+///
+/// The segments of all fields without a `rename`: `lowercase`, `UPPERCASE`, `PascalCase`, `camelCase`, `snake_case`, `SCREAMING_SNAKE_CASE`,
+/// `kebab-case` or `SCREAMING-KEBAB-CASE`.
+///
+/// ## `validate = path`
+///
+/// A function from `&Self` to `Result<(), E>` with any `E: Display`, which is run before the whole struct is written.
+///
+/// ## `change(Clone, PartialEq)`
+///
+/// What the change enum derives beside `Debug`; the types of all fields must have it.
+///
+/// ## `crate = path`
+///
+/// Where this crate is, for macros that re-export it: `crate = my_crate::etcd_typed`.
+///
+/// # On a field
+///
+/// ## `rename = "segment"`, `alias = "segment"`
+///
+/// The key's own segment, and (as often as wanted) segments that are read where that key is not there. What is written goes to the first, and takes the
+/// others away.
+///
+/// ## `default`, `default = expression`
+///
+/// What the field is when there is no key. A text in quotes is converted by `Into`. Nothing is written: an [`Entry`] of the field says that no key is there.
+///
+/// ## `json`
+///
+/// The value is JSON, for any type that serde can read and write.
+///
+/// ## `with = module`
+///
+/// The value is written by `module::encode(&T) -> Result<B, E>` and read by `module::decode(&[u8]) -> Result<T, E>`, with any `B: Into<Bytes>` and
+/// `E: Display`.
+///
+/// ```
+/// # use etcd_typed::EtcdSchema;
+/// mod hex {
+///     pub fn encode(value: &u32) -> Result<String, std::fmt::Error> {
+///         Ok(format!("{value:x}"))
+///     }
+///
+///     pub fn decode(bytes: &[u8]) -> Result<u32, String> {
+///         let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+///         u32::from_str_radix(text, 16).map_err(|error| error.to_string())
+///     }
+/// }
+///
+/// #[derive(EtcdSchema)]
+/// struct Device {
+///     #[etcd(with = hex)]
+///     mask: u32,
+/// }
+/// ```
+///
+/// ## `dir`
+///
+/// The field is a struct that derives `EtcdSchema`, in a directory of the field's name; or an `Option` of one, none when none of its keys is there; or a
+/// `BTreeMap` or `HashMap` of such structs, one directory for each, named by the map's key.
+///
+/// ## `entries`
+///
+/// The field is a `BTreeMap` or `HashMap` of values, one key for each in a directory of the field's name. With `json` or `with` that is how each is
+/// written, `secret` and `validate` are about each.
+///
+/// ## `flatten`
+///
+/// The field is a struct that derives `EtcdSchema`, whose keys lie beside this struct's own.
+///
+/// ## `skip`
+///
+/// The field is not stored; what is read has its `Default`.
+///
+/// ## `secret`
+///
+/// No error and no `Debug` of a change shows the value, or what a decoder or a validation said of it.
+///
+/// ## `validate = path`
+///
+/// A function from `&T` to `Result<(), E>` with any `E: Display`, which is run before a value is written.
+///
+/// # What is generated
+///
+/// For the struct above, beside implementations of [`Schema`] (a static table and three functions that go through it) and of
+/// [`EtcdSchema`](trait@EtcdSchema):
+///
+/// ```
+/// # use std::{collections::BTreeMap, ops::Deref, time::Duration};
+/// # use etcd_typed::{Change, Client, Dir, DirMap, Entry, EntryMap, EtcdSchema, Keyed, Result, Schema};
+/// # struct Checkout; #[derive(EtcdSchema)] struct Database { pool: u8 }
+/// /// Each field has the documentation comment of the struct's.
+/// struct CheckoutDir {
+///     pub rate_limit: Entry<u32>,
+///     pub timeout: Entry<Duration>,
+///     pub banner: Entry<String>,
+///     pub database: <Database as EtcdSchema>::Handle, // `DatabaseDir`
+///     pub quotas: EntryMap<String, u64>,
+///     // and a hidden one
+/// #   dir: Dir<Checkout>,
+/// }
+///
+/// impl CheckoutDir {
+///     pub fn open(client: &Client, env: impl std::fmt::Display) -> Result<Self> {
+///         // …
+/// #       unimplemented!()
+///     }
+/// }
+///
+/// impl Deref for CheckoutDir {
+///     type Target = Dir<Checkout>; // `cfg.get()`, `cfg.update(…)`, `cfg.watch()`
+/// #   fn deref(&self) -> &Dir<Checkout> { &self.dir }
+/// }
+///
+/// #[derive(Debug)]
+/// enum CheckoutChange {
+///     RateLimit(Change<u32>),
+///     Timeout(Change<Duration>),
+///     Banner(Change<String>),
+///     Database(<Database as Schema>::Change), // `DatabaseChange`
+///     Quotas(Keyed<String, Change<u64>>),
+/// }
+/// ```
+///
+/// All are as visible as the struct, and the handle is also `Clone` and `Debug`. A generic struct has a generic handle; the bounds follow from its fields.
 #[cfg(feature = "derive")]
-pub use etcd_derive::{EtcdSchema, EtcdValue};
+pub use etcd_derive::EtcdSchema;
+/// Makes an enum without data, or a newtype, the value of one key.
+///
+/// ```
+/// use etcd_typed::EtcdValue;
+///
+/// #[derive(EtcdValue, Debug, PartialEq)]
+/// enum Level {
+///     Quiet,
+///     #[etcd(alias = "loud")]
+///     VeryLoud,
+/// }
+///
+/// #[derive(EtcdValue, Debug, PartialEq)]
+/// struct Port(u16);
+///
+/// assert_eq!(Level::VeryLoud.encode().as_deref(), Ok(&b"very_loud"[..]));
+/// assert_eq!(Level::decode(b"loud\n"), Ok(Level::VeryLoud));
+/// assert_eq!(Level::decode(b"shrill").unwrap_err().to_string(), "not one of `quiet`, `very_loud`");
+///
+/// assert_eq!(Port::decode(b"8080"), Ok(Port(8080)));
+/// ```
+///
+/// A variant is its name in `snake_case`; white space around is passed over when it is read. A newtype is stored as its value is. For types with more in them
+/// there is `#[etcd(json)]` on the field that has the type, and the [trait](trait@EtcdValue) to be written by hand.
+///
+/// # On the type
+///
+/// ## `rename_all = "kebab-case"`
+///
+/// Another case for all variants without a `rename`: `lowercase`, `UPPERCASE`, `PascalCase`, `camelCase`, `snake_case`, `SCREAMING_SNAKE_CASE`,
+/// `kebab-case` or `SCREAMING-KEBAB-CASE`.
+///
+/// ## `crate = path`
+///
+/// As for [`EtcdSchema`](derive@EtcdSchema).
+///
+/// # On a variant
+///
+/// ## `rename = "text"`, `alias = "text"`
+///
+/// What is written for the variant, and (as often as wanted) what is read as well.
+///
+/// # What is generated
+///
+/// An implementation of [`EtcdValue`](trait@EtcdValue); its `TYPE` lists what can be written, ``one of `quiet`, `very_loud` ``.
+#[cfg(feature = "derive")]
+pub use etcd_derive::EtcdValue;
 
 #[doc(hidden)]
 pub mod __private {

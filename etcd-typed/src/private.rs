@@ -12,7 +12,7 @@ use crate::handle::EtcdSchema;
 pub use crate::handle::Fields;
 use crate::key::Key;
 use crate::schema::{Change, Field, Keyed, Kind, Presence, Table};
-use crate::value::ValueError;
+use crate::value::{Codec, EtcdValue, ValueError};
 
 /// A field of which nothing was said; a row of a table names what it has.
 pub const FIELD: Field = Field {
@@ -146,6 +146,16 @@ pub fn encoded<B: Into<Bytes>, E: fmt::Display>(result: std::result::Result<B, E
 /// The result of a `with = module`'s `decode`, or of a `validate = path`.
 pub fn checked<T, E: fmt::Display>(result: std::result::Result<T, E>) -> std::result::Result<T, ValueError> {
     result.map_err(ValueError::new)
+}
+
+/// [`Codec::value`] as a function, so that what the compiler says of another type is what [`EtcdValue`] has to say.
+pub const fn value<T: EtcdValue>() -> Codec<T> {
+    Codec::value()
+}
+
+/// The same of [`Codec::json`].
+pub const fn json<T: Serialize + DeserializeOwned>() -> Codec<T> {
+    Codec::json()
 }
 
 /// What `#[etcd(json)]` needs of a generic type.

@@ -32,6 +32,12 @@ use crate::version::{Versioned, Versions};
 ///
 /// Derived by `#[derive(EtcdSchema)]`; nobody writes it by hand, and its methods are called by this crate. It is pure: a tree of relative
 /// keys on one side, the struct on the other.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a schema",
+    label = "not a schema",
+    note = "for a directory with a key for each field add `#[derive(EtcdSchema)]` to the type",
+    note = "for one key with all of it take `dir` off the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
+)]
 pub trait Schema: Sized + Send + Sync + 'static {
     /// One change of one field; an enum with a variant for each.
     type Change: fmt::Debug + Send + 'static;

@@ -1,6 +1,6 @@
 //! `CheckoutChange`: a variant for each field.
 
-use proc_macro2::{Ident, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::Generics;
 
@@ -63,10 +63,10 @@ fn ty(model: &Schema, field: &Field) -> TokenStream {
             let ty = &leaf.ty;
             quote!(#krate::Change<#ty>)
         }
-        Kind::Dir { ty, .. } | Kind::Flatten(ty) => quote!(<#ty as #krate::Schema>::Change),
+        Kind::Dir { ty, .. } | Kind::Flatten(ty) => quote_spanned!(here(ty)=> <#ty as #krate::Schema>::Change),
         Kind::DirMap(map) => {
             let (key, value) = (&map.key, &map.value);
-            quote!(#krate::Keyed<#key, <#value as #krate::Schema>::Change>)
+            quote_spanned!(here(value)=> #krate::Keyed<#key, <#value as #krate::Schema>::Change>)
         }
         Kind::Entries(map, _) => {
             let (key, value) = (&map.key, &map.value);
@@ -80,13 +80,13 @@ fn debug(model: &Schema, field: &Field, formatter: &Ident) -> TokenStream {
     let krate = &model.item.krate;
     let variant = &field.variant;
     let text = variant.to_string();
-    let change = local("__change");
     let (show, ty) = match &field.kind {
         Kind::Leaf(leaf) => (hidden_or(&leaf.codec, "secret_change"), &leaf.ty),
         Kind::Entries(map, codec) => (hidden_or(codec, "secret_entry"), &map.value),
         _ => ("change", &field.ty),
     };
     let show = Ident::new(show, here(ty));
+    let change = Ident::new("__change", Span::mixed_site().located_at(here(ty)));
     quote_spanned!(here(ty)=> Self::#variant(#change) => #krate::__private::#show(#formatter, #text, #change),)
 }
 

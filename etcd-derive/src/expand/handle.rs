@@ -1,10 +1,10 @@
 //! `CheckoutDir`: a public field for each field, `open`, and `impl EtcdSchema`.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{format_ident, quote};
+use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 
-use super::{allowed, bounds, codec, doc, local, stored};
+use super::{allowed, bounds, codec, doc, here, local, stored};
 use crate::model::{Field, Kind, Piece, Prefix, Schema};
 
 pub(crate) fn handle(model: &Schema) -> TokenStream {
@@ -91,10 +91,10 @@ fn ty(model: &Schema, field: &Field) -> TokenStream {
             let ty = &leaf.ty;
             quote!(#krate::Entry<#ty>)
         }
-        Kind::Dir { ty, .. } | Kind::Flatten(ty) => quote!(<#ty as #krate::EtcdSchema>::Handle),
+        Kind::Dir { ty, .. } | Kind::Flatten(ty) => quote_spanned!(here(ty)=> <#ty as #krate::EtcdSchema>::Handle),
         Kind::DirMap(map) => {
             let (key, value) = (&map.key, &map.value);
-            quote!(#krate::DirMap<#key, #value>)
+            quote_spanned!(here(value)=> #krate::DirMap<#key, #value>)
         }
         Kind::Entries(map, _) => {
             let (key, value) = (&map.key, &map.value);
@@ -111,8 +111,8 @@ fn value(model: &Schema, at: usize, field: &Field) -> TokenStream {
             let codec = codec(krate, &leaf.ty, &leaf.codec);
             quote!(entry(#at, #codec))
         }
-        Kind::Dir { ty, .. } => quote!(dir::<#ty>(#at)),
-        Kind::Flatten(ty) => quote!(flatten::<#ty>()),
+        Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> dir::<#ty>(#at)),
+        Kind::Flatten(ty) => quote_spanned!(here(ty)=> flatten::<#ty>()),
         Kind::DirMap(map) => {
             let (key, value) = (&map.key, &map.value);
             quote!(dir_map::<#key, #value>(#at))

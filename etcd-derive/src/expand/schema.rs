@@ -104,7 +104,7 @@ fn row(model: &Schema, field: &Field) -> TokenStream {
             if *optional {
                 presence = quote!(presence: #krate::Presence::Optional,);
             }
-            quote!(Dir(<#ty as #krate::Schema>::TABLE))
+            quote_spanned!(here(ty)=> Dir(<#ty as #krate::Schema>::TABLE))
         }
         Kind::DirMap(map) => {
             presence = quote!(presence: #krate::Presence::Optional,);
@@ -118,7 +118,7 @@ fn row(model: &Schema, field: &Field) -> TokenStream {
             let codec = codec(krate, &map.value, of);
             quote!(Entries { key: <#key as #krate::EtcdValue>::TYPE, value: #codec.type_name() })
         }
-        Kind::Flatten(ty) => quote!(Flatten(<#ty as #krate::Schema>::TABLE)),
+        Kind::Flatten(ty) => quote_spanned!(here(ty)=> Flatten(<#ty as #krate::Schema>::TABLE)),
         Kind::Skip => TokenStream::new(),
     };
     quote! {
@@ -190,8 +190,8 @@ fn read(model: &Schema, at: usize, field: &Field) -> TokenStream {
                 }
             }
         }
-        Kind::Dir { ty, optional: false } => quote!(dir::<#ty>(#at)),
-        Kind::Dir { ty, optional: true } => quote!(dir_opt::<#ty>(#at)),
+        Kind::Dir { ty, optional: false } => quote_spanned!(here(ty)=> dir::<#ty>(#at)),
+        Kind::Dir { ty, optional: true } => quote_spanned!(here(ty)=> dir_opt::<#ty>(#at)),
         Kind::DirMap(_) => {
             let ty = &field.ty;
             quote!(dir_map::<#ty>(#at))
@@ -223,8 +223,8 @@ fn encode(model: &Schema, at: usize, field: &Field, encoder: &Ident) -> TokenStr
             let method = format_ident!("{}", if matches!(leaf.presence, Presence::Optional) { "leaf_opt" } else { "leaf" });
             quote!(#encoder.#method(#at, &self.#ident, #codec);)
         }
-        Kind::Dir { optional: false, .. } => quote!(#encoder.dir(#at, &self.#ident);),
-        Kind::Dir { optional: true, .. } => quote!(#encoder.dir_opt(#at, &self.#ident);),
+        Kind::Dir { ty, optional: false } => quote_spanned!(here(ty)=> #encoder.dir(#at, &self.#ident);),
+        Kind::Dir { ty, optional: true } => quote_spanned!(here(ty)=> #encoder.dir_opt(#at, &self.#ident);),
         Kind::DirMap(_) => quote!(#encoder.dir_map(#at, &self.#ident);),
         Kind::Entries(map, of) => {
             let codec = codec(krate, &map.value, of);
@@ -244,7 +244,7 @@ fn changes(model: &Schema, at: usize, field: &Field, delta: &Ident, out: &Ident)
             let codec = codec(krate, &leaf.ty, &leaf.codec);
             quote!(#delta.leaf(#at, #codec, #change::#variant, #out);)
         }
-        Kind::Dir { ty, .. } => quote!(#delta.dir::<#ty, _>(#at, #change::#variant, #out);),
+        Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> #delta.dir::<#ty, _>(#at, #change::#variant, #out);),
         Kind::DirMap(map) => {
             let (key, value) = (&map.key, &map.value);
             quote!(#delta.dir_map::<#key, #value, _>(#at, #change::#variant, #out);)

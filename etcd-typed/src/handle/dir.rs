@@ -18,6 +18,12 @@ use crate::store::{BoxFuture, Committed, Compare, Condition, Expiry, Op, OpResul
 use crate::version::{Basis, Versioned, Versions};
 
 /// A schema with a handle: what `#[derive(EtcdSchema)]` implements beside [`Schema`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a schema",
+    label = "not a schema",
+    note = "for a directory with a key for each field add `#[derive(EtcdSchema)]` to the type",
+    note = "for one key with all of it take `dir` off the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
+)]
 pub trait EtcdSchema: Schema {
     /// The derived handle, `CheckoutDir` for `Checkout`: a public field for each field of the struct, and it derefs to [`Dir<Self>`].
     type Handle: Send + Sync + 'static;

@@ -23,7 +23,7 @@ async fn memory() -> Client {
 /// Every key of the store and its value, as text.
 async fn stored(client: &Client) -> BTreeMap<String, String> {
     let nodes = client.directory("/").unwrap().list_recursive().await.unwrap();
-    let values = nodes.into_iter().filter_map(|node| Some((node.path, String::from_utf8(node.value?.to_vec()).unwrap())));
+    let values = nodes.into_inner().into_iter().filter_map(|node| Some((node.path, String::from_utf8(node.value?.to_vec()).unwrap())));
     values.collect()
 }
 

@@ -5,7 +5,7 @@ struct Schema {
     #[etcd(dir)]
     children: std::collections::BTreeMap<String, Schema>,
     #[etcd(dir)]
-    child: Option<Self>,
+    child: std::collections::HashMap<u8, Self>,
 }
 
 fn main() {}
