@@ -360,6 +360,7 @@ impl Case {
     }
 
     /// Collects what a watch of both stores yields until the revision that `end` tells.
+    #[allow(clippy::async_yields_async, reason = "both watches are open before anything is collected")]
     async fn watches(self: &Arc<Self>, spot: Spot, from: fn(Revision) -> WatchFrom, after: Revision) -> [JoinHandle<Vec<WatchItem>>; 2] {
         let open = async |pick: fn(&Self) -> &Side| {
             let side = pick(self);
