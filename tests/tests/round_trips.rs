@@ -51,11 +51,11 @@ struct Moved {
     limit: u32,
 }
 
-fn plain() -> Plain {
+fn plain_value() -> Plain {
     Plain { name: "n".into(), limit: 1, note: Some("x".into()), database: Database { pool: 4, port: 1 } }
 }
 
-fn mapped(entries: u64) -> Mapped {
+fn mapped_value(entries: u64) -> Mapped {
     let quotas = (0..entries).map(|n| (format!("q{n}"), n)).collect();
     Mapped { limit: 1, quotas, regions: BTreeMap::from([("eu".to_owned(), Database { pool: 1, port: 2 })]) }
 }
@@ -168,8 +168,8 @@ cases! {
 
 async fn a_read_is_one_request(bench: &Bench) {
     let (plain, mapped) = (bench.plain(), bench.mapped());
-    bench.others().0.set(&self::plain()).await.unwrap();
-    bench.others().1.set(&self::mapped(100)).await.unwrap();
+    bench.others().0.set(&plain_value()).await.unwrap();
+    bench.others().1.set(&mapped_value(100)).await.unwrap();
     plain.get().await.unwrap();
     bench.cost(1, 0);
     assert_eq!(mapped.get().await.unwrap().quotas.len(), 100);
@@ -281,15 +281,15 @@ async fn a_field_with_an_alias(bench: &Bench) {
 
 async fn set_of_a_struct_is_one_request_after_at_most_one_read(bench: &Bench) {
     let (plain, mapped) = (bench.plain(), bench.mapped());
-    plain.set(&self::plain()).await.unwrap();
+    plain.set(&plain_value()).await.unwrap();
     bench.cost(0, 1);
-    plain.set(&Plain { note: None, ..self::plain() }).await.unwrap();
+    plain.set(&Plain { note: None, ..plain_value() }).await.unwrap();
     bench.cost(0, 1);
-    mapped.set(&self::mapped(3)).await.unwrap();
+    mapped.set(&mapped_value(3)).await.unwrap();
     bench.cost(1, 1);
-    mapped.set(&self::mapped(1)).await.unwrap();
+    mapped.set(&mapped_value(1)).await.unwrap();
     bench.cost(1, 1);
-    assert_eq!(*mapped.get().await.unwrap(), self::mapped(1));
+    assert_eq!(*mapped.get().await.unwrap(), mapped_value(1));
     bench.cost(1, 0);
     mapped.quotas.set(&BTreeMap::from([("a".to_owned(), 1)])).await.unwrap();
     bench.cost(1, 1);
@@ -299,31 +299,31 @@ async fn set_of_a_struct_is_one_request_after_at_most_one_read(bench: &Bench) {
 
 async fn create_and_swap_of_a_struct_are_one_request(bench: &Bench) {
     let (plain, mapped) = (bench.plain(), bench.mapped());
-    plain.create(&self::plain()).await.unwrap();
+    plain.create(&plain_value()).await.unwrap();
     bench.cost(0, 1);
-    assert_eq!(plain.create(&self::plain()).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(plain.create(&plain_value()).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     bench.cost(0, 1);
-    mapped.create(&self::mapped(2)).await.unwrap();
+    mapped.create(&mapped_value(2)).await.unwrap();
     bench.cost(0, 1);
     let seen = plain.get().await.unwrap();
     bench.cost(1, 0);
-    plain.compare_and_swap(&seen, &Plain { limit: 2, ..self::plain() }).await.unwrap();
+    plain.compare_and_swap(&seen, &Plain { limit: 2, ..plain_value() }).await.unwrap();
     bench.cost(0, 1);
-    let conflict = plain.compare_and_swap(&seen, &Plain { limit: 3, ..self::plain() }).await.unwrap_err();
+    let conflict = plain.compare_and_swap(&seen, &Plain { limit: 3, ..plain_value() }).await.unwrap_err();
     bench.cost(0, 1);
     assert_eq!(conflict.kind(), ErrorKind::Conflict);
     let current = conflict.current::<Plain>().expect("the struct that is there");
-    assert_eq!(**current, Plain { limit: 2, ..self::plain() });
+    assert_eq!(**current, Plain { limit: 2, ..plain_value() });
     // What the conflict brought is as good as a read.
-    plain.compare_and_swap(current, &Plain { limit: 3, ..self::plain() }).await.unwrap();
+    plain.compare_and_swap(current, &Plain { limit: 3, ..plain_value() }).await.unwrap();
     bench.cost(0, 1);
 }
 
 async fn update_is_two_requests_and_one_more_for_each_conflict(bench: &Bench) {
     let (plain, mapped) = (bench.plain(), bench.mapped());
     let (others, _) = bench.others();
-    others.set(&self::plain()).await.unwrap();
-    bench.others().1.set(&self::mapped(2)).await.unwrap();
+    others.set(&plain_value()).await.unwrap();
+    bench.others().1.set(&mapped_value(2)).await.unwrap();
     plain.update(|p| p.limit += 1).await.unwrap();
     bench.cost(1, 1);
     plain.update(|p| p.limit += 1).changed_fields_only().await.unwrap();
@@ -349,18 +349,18 @@ async fn update_is_two_requests_and_one_more_for_each_conflict(bench: &Bench) {
     // What an update gives is as good as a read.
     let now = plain.update(|p| p.note = None).await.unwrap();
     bench.cost(1, 1);
-    plain.compare_and_swap(&now, &self::plain()).await.unwrap();
+    plain.compare_and_swap(&now, &plain_value()).await.unwrap();
     bench.cost(0, 1);
 }
 
 async fn delete_of_a_struct_is_two_requests(bench: &Bench) {
     let mapped = bench.mapped();
-    bench.others().1.set(&self::mapped(2)).await.unwrap();
-    assert_eq!(mapped.delete().await.unwrap().as_deref(), Some(&self::mapped(2)));
+    bench.others().1.set(&mapped_value(2)).await.unwrap();
+    assert_eq!(mapped.delete().await.unwrap().as_deref(), Some(&mapped_value(2)));
     bench.cost(1, 1);
     assert_eq!(mapped.delete().await.unwrap(), None);
     bench.cost(1, 0);
-    bench.others().1.set(&self::mapped(2)).await.unwrap();
+    bench.others().1.set(&mapped_value(2)).await.unwrap();
     let seen = mapped.get().await.unwrap();
     bench.cost(1, 0);
     mapped.compare_and_delete(&seen).await.unwrap();
@@ -369,7 +369,7 @@ async fn delete_of_a_struct_is_two_requests(bench: &Bench) {
 
 async fn a_transaction_is_one_request(bench: &Bench) {
     let plain = bench.plain();
-    let transaction = || bench.client.transaction().expect(&plain.limit, Expect::Absent).set_dir(&plain, &self::plain());
+    let transaction = || bench.client.transaction().expect(&plain.limit, Expect::Absent).set_dir(&plain, &plain_value());
     transaction().await.unwrap();
     bench.cost(0, 1);
     let conflict = transaction().await.unwrap_err();
@@ -379,10 +379,10 @@ async fn a_transaction_is_one_request(bench: &Bench) {
 
 async fn what_is_refused_costs_nothing(bench: &Bench) {
     let mapped = bench.mapped();
-    let refused = mapped.set(&self::mapped(200)).await.unwrap_err();
+    let refused = mapped.set(&mapped_value(200)).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::TooManyOperations);
     bench.cost(0, 0);
-    let refused = mapped.create(&self::mapped(200)).await.unwrap_err();
+    let refused = mapped.create(&mapped_value(200)).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::TooManyOperations);
     bench.cost(0, 0);
     assert!(!mapped.exists().await.unwrap());
@@ -391,21 +391,21 @@ async fn what_is_refused_costs_nothing(bench: &Bench) {
 async fn a_write_in_steps_costs_a_request_for_each(bench: &Bench) {
     let mapped = bench.mapped();
     // 300 entries, the limit and the two fields of the region, in transactions of 128.
-    mapped.set(&self::mapped(300)).non_atomic().await.unwrap();
+    mapped.set(&mapped_value(300)).non_atomic().await.unwrap();
     bench.cost(1, 3);
     mapped.update(|m| m.quotas.retain(|_, n| *n >= 200)).non_atomic().await.unwrap();
     bench.cost(1, 2);
     mapped.delete().non_atomic().await.unwrap();
     bench.cost(1, 1);
-    mapped.create(&self::mapped(10)).non_atomic().await.unwrap();
+    mapped.create(&mapped_value(10)).non_atomic().await.unwrap();
     bench.cost(1, 1);
-    bench.plain().set(&self::plain()).non_atomic().await.unwrap();
+    bench.plain().set(&plain_value()).non_atomic().await.unwrap();
     bench.cost(0, 1);
 }
 
 async fn a_stream_of_pages_is_a_request_for_each_page(bench: &Bench) {
     let mapped = bench.mapped();
-    bench.others().1.set(&self::mapped(10)).await.unwrap();
+    bench.others().1.set(&mapped_value(10)).await.unwrap();
     let mut pages = mapped.quotas.stream_in_pages_of(4);
     let mut count = 0;
     while let Some(item) = pages.next().await {
@@ -419,7 +419,7 @@ async fn a_stream_of_pages_is_a_request_for_each_page(bench: &Bench) {
 async fn a_watch_is_two_requests(bench: &Bench) {
     let mut changes = bench.plain().watch().await.unwrap();
     assert_eq!(bench.counting.take(), Counts { range: 1, watch: 1, ..Counts::default() });
-    bench.others().0.set(&self::plain()).await.unwrap();
+    bench.others().0.set(&plain_value()).await.unwrap();
     changes.next().await.expect("the stream goes on").unwrap();
     bench.cost(0, 0);
 }
@@ -430,9 +430,9 @@ async fn v2_writes_key_by_key() {
     let bench = Bench::v2().await;
     let (plain, mapped) = (bench.plain(), bench.mapped());
     for refused in [
-        plain.set(&self::plain()).await.unwrap_err(),
-        plain.create(&self::plain()).await.unwrap_err(),
-        mapped.set(&self::mapped(1)).await.unwrap_err(),
+        plain.set(&plain_value()).await.unwrap_err(),
+        plain.create(&plain_value()).await.unwrap_err(),
+        mapped.set(&mapped_value(1)).await.unwrap_err(),
         mapped.quotas.set(&BTreeMap::new()).await.unwrap_err(),
         bench.client.transaction().set(&plain.limit, &1).set(&plain.name, &String::new()).await.unwrap_err(),
     ] {
@@ -443,9 +443,9 @@ async fn v2_writes_key_by_key() {
     assert!(!plain.exists().await.unwrap() && !mapped.exists().await.unwrap());
     bench.counting.take();
 
-    plain.set(&self::plain()).non_atomic().await.unwrap();
+    plain.set(&plain_value()).non_atomic().await.unwrap();
     bench.cost(0, 5);
-    assert_eq!(*plain.get().await.unwrap(), self::plain());
+    assert_eq!(*plain.get().await.unwrap(), plain_value());
     bench.cost(1, 0);
     plain.update(|p| p.limit += 1).await.expect_err("its condition is on all keys");
     bench.counting.take();
@@ -504,7 +504,7 @@ async fn a_call_of_the_v3_store_is_one_request_on_the_wire() {
     assert_eq!(sent().await, one("Txn"));
     mapped.limit.delete().await.unwrap();
     assert_eq!(sent().await, one("DeleteRange"));
-    mapped.create(&self::mapped(100)).await.unwrap();
+    mapped.create(&mapped_value(100)).await.unwrap();
     assert_eq!(sent().await, one("Txn"));
     assert_eq!(mapped.get().await.unwrap().quotas.len(), 100);
     assert_eq!(sent().await, one("Range"));
