@@ -56,9 +56,19 @@ pub(super) async fn run(
         Ok(channel) => serve(&core, slot, channel, token, &mut wishes, &mut readers, &mut machine, progress_interval).await,
         Err(status) => Err(Failure::of(&slot.name, status)),
     };
-    // Those who come from here on look for another stream: their command is dropped with `wishes`.
+    // Those who come from here on look for another stream, and so do those whose command is dropped here. To wait for the end of the channel, and
+    // not only to look what is in it, finds the command of somebody who is just sending it: its sender waits for the answer and keeps the
+    // channel, so that nobody else would ever drop it.
     wishes.close();
-    let Err(mut failure) = end else {
+    let mut failure = end.err();
+    while let Some(wish) = wishes.recv().await {
+        match wish {
+            Command::Add { token, queue, standing, .. } if failure.is_some() => readers.add(token, queue, standing),
+            Command::Add { .. } => {}
+            Command::Remove(token) => readers.remove(token),
+        }
+    }
+    let Some(failure) = &mut failure else {
         return;
     };
     if failure.row == Row::AnswerTooLarge {
@@ -68,12 +78,6 @@ pub(super) async fn run(
     if failure.row.verdict().endpoint_failed {
         slot.failed();
         slot.forget(Lane::Watches);
-    }
-    while let Ok(wish) = wishes.try_recv() {
-        match wish {
-            Command::Add { token, queue, standing, .. } => readers.add(token, queue, standing),
-            Command::Remove(token) => readers.remove(token),
-        }
     }
     for (_, reader) in readers.readers.drain() {
         reader.fail(failure.clone());
