@@ -1,19 +1,19 @@
 //! `Entry<T>`: one key.
 
+mod write;
+
 use std::fmt;
-use std::future::IntoFuture;
-use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use self::write::{EntryModify, EntryWrite};
 use super::Shared;
 use crate::changes::{EntryChanges, WatchingEntry};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::Key;
-use crate::retry::Backoff;
-use crate::revision::{LeaseId, Revision};
+use crate::revision::Revision;
 use crate::schema::Stored;
-use crate::store::{BoxFuture, Committed, Compare, Condition, Consistency, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
+use crate::store::{Committed, Compare, Condition, Consistency, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
 use crate::value::Codec;
 use crate::version::{Expect, Versioned};
 
@@ -462,173 +462,5 @@ pub(super) fn holds(condition: &Condition, kv: Option<&KeyValue>) -> bool {
         Condition::Value(value) => kv.is_some_and(|kv| kv.value == *value),
         Condition::Lease(lease) => kv.is_some_and(|kv| kv.lease == Some(*lease)),
         Condition::UnchangedSince(revision) => kv.is_none_or(|kv| kv.modified <= *revision),
-    }
-}
-
-/// A write of one key that happens when it is awaited.
-#[must_use = "a write does nothing until it is awaited"]
-pub struct EntryWrite<T, O> {
-    entry: Entry<T>,
-    parts: Result<(Bytes, Option<Condition>)>,
-    expiry: Expiry,
-    previous: bool,
-    /// What it means that the condition does not hold.
-    refusal: ErrorKind,
-    finish: fn(&Entry<T>, Committed) -> O,
-}
-
-impl<T, O> EntryWrite<T, O> {
-    /// The value vanishes by itself after this time, unless it is written again before. See [`Expiry::After`] for how exact that is.
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.expiry = Expiry::After(ttl);
-        self
-    }
-
-    /// The value vanishes with this lease.
-    ///
-    /// # Errors
-    ///
-    /// `LeaseLost` when the lease is not there any more.
-    pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
-        self.expiry = Expiry::With(lease.into());
-        self
-    }
-}
-
-impl<T: Send + Sync + 'static, O: 'static> IntoFuture for EntryWrite<T, O> {
-    type Output = Result<O>;
-    type IntoFuture = BoxFuture<'static, Result<O>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let (value, condition) = self.parts?;
-            let entry = self.entry;
-            let put = Op::Put { key: entry.key.clone(), value, expiry: self.expiry, previous: self.previous };
-            let Some(condition) = condition else {
-                let mut then = vec![put];
-                if self.previous {
-                    then.extend(entry.look().into_iter().skip(1));
-                }
-                let committed = entry.commit(Txn { then, ..Txn::default() }).await?;
-                return Ok((self.finish)(&entry, committed));
-            };
-            if !entry.together() {
-                // The aliases cannot be in the transaction: they are looked at first, and the key is then to be as it was found.
-                let (found, revision) = entry.find(Consistency::Linearizable).await?;
-                let compares = match &found {
-                    found if !holds(&condition, found.as_ref().map(|found| &found.kv)) => {
-                        return Err(entry.refused(self.refusal, found.clone(), revision));
-                    }
-                    Some(found) => entry.compares(found.at, Condition::Modified(found.kv.modified)),
-                    None => entry.compares(entry.aliases.len(), Condition::Absent),
-                };
-                let committed = entry.commit(Txn { compares, then: vec![put], otherwise: entry.look() }).await?;
-                return entry.finished(committed, self.refusal, self.finish);
-            }
-            let committed = entry.commit_if(condition, vec![put]).await?;
-            entry.finished(committed, self.refusal, self.finish)
-        })
-    }
-}
-
-impl<T, O> fmt::Debug for EntryWrite<T, O> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EntryWrite").field("entry", &self.entry).field("expiry", &self.expiry).finish_non_exhaustive()
-    }
-}
-
-/// A read-modify-write of one key that happens when it is awaited.
-#[must_use = "a write does nothing until it is awaited"]
-pub struct EntryModify<'f, T> {
-    entry: Entry<T>,
-    f: Box<dyn Fn(Option<T>) -> Option<T> + Send + 'f>,
-    expiry: Expiry,
-}
-
-impl<T> EntryModify<'_, T> {
-    /// The value that is written vanishes by itself after this time.
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.expiry = Expiry::After(ttl);
-        self
-    }
-
-    /// The value that is written vanishes with this lease.
-    pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
-        self.expiry = Expiry::With(lease.into());
-        self
-    }
-}
-
-impl<'f, T: Send + Sync + 'static> IntoFuture for EntryModify<'f, T> {
-    type Output = Result<Option<Versioned<T>>>;
-    type IntoFuture = BoxFuture<'f, Self::Output>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let Self { entry, f, expiry } = self;
-            let context = entry.context.clone();
-            let (mut found, mut revision) = entry.find(Consistency::Linearizable).await?;
-            let mut backoff: Backoff = context.retry.backoff();
-            for _ in 0..=context.retry.conflict_budget {
-                let current = found.clone().map(|found| entry.decode(found, revision)).transpose()?;
-                let wanted = f(current.map(Versioned::into_inner));
-                let bytes = wanted.as_ref().map(|value| entry.encode(value)).transpose()?;
-
-                let stored = found.map(|found| (found.at, found.kv));
-                let then = match (&bytes, &stored) {
-                    (Some(bytes), Some((_, kv))) if kv.value == *bytes => Vec::new(),
-                    (Some(bytes), _) => vec![Op::Put { key: entry.key.clone(), value: bytes.clone(), expiry, previous: false }],
-                    (None, Some((at, kv))) if !entry.together() => {
-                        match entry.delete_each(Some(Found { at: *at, kv: kv.clone() })).await {
-                            Err(error) if error.kind() == ErrorKind::Conflict => {}
-                            deleted => return deleted.map(|_| None),
-                        }
-                        tokio::time::sleep(backoff.next_delay()).await;
-                        (found, revision) = entry.find(Consistency::Linearizable).await?;
-                        continue;
-                    }
-                    (None, Some(_)) => entry.deletes(),
-                    (None, None) => Vec::new(),
-                };
-                let now = |value: T, revision: Revision, modified: Revision| {
-                    let mut versions = stored.clone().map(|(_, kv)| Stored::from(kv).versions(revision)).unwrap_or_default();
-                    if modified != versions.modified {
-                        versions.version = if stored.is_some() { versions.version.map(|n| n + 1) } else { None };
-                        versions.created = if stored.is_some() { versions.created } else { modified };
-                        (versions.lease, versions.ttl) = (None, None);
-                    }
-                    (versions.revision, versions.modified) = (revision, modified);
-                    Versioned::new(value, versions)
-                };
-                if then.is_empty() {
-                    return Ok(wanted.map(|value| now(value, revision, stored.as_ref().map_or(revision, |(_, kv)| kv.modified))));
-                }
-                let compares = match &stored {
-                    Some((at, kv)) => entry.compares(*at, Condition::Modified(kv.modified)),
-                    None => entry.compares(entry.aliases.len(), Condition::Absent),
-                };
-                let committed = entry.commit(Txn { compares, then, otherwise: entry.look() }).await?;
-                if committed.succeeded {
-                    return Ok(wanted.map(|value| now(value, committed.revision, committed.revision)));
-                }
-                (found, revision) = if entry.together() {
-                    let revision = committed.revision;
-                    (entry.seen(committed), revision)
-                } else {
-                    entry.find(Consistency::Linearizable).await?
-                };
-                tokio::time::sleep(backoff.next_delay()).await;
-            }
-            Err(match found.and_then(|found| entry.decode(found, revision).ok()) {
-                Some(current) => entry.worn_out().with_current(current),
-                None => entry.worn_out(),
-            })
-        })
-    }
-}
-
-impl<T> fmt::Debug for EntryModify<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EntryModify").field("entry", &self.entry).finish_non_exhaustive()
     }
 }
