@@ -181,3 +181,82 @@ fn an_error_names_the_key_only_where_there_is_one() {
     assert_eq!(only_key(&Txn { then: vec![Op::delete(&a), Op::delete(&b)], ..Txn::default() }), None);
     assert_eq!(only_key(&Txn::default()), None);
 }
+
+mod fuzz {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::*;
+
+    fn number() -> impl Strategy<Value = i64> {
+        prop_oneof![2 => -1_i64..12, 1 => any::<i64>()]
+    }
+
+    fn kv() -> impl Strategy<Value = wire::KeyValue> {
+        (any::<Vec<u8>>(), any::<Vec<u8>>(), (number(), number(), number(), number())).prop_map(
+            |(key, value, (create_revision, mod_revision, version, lease))| wire::KeyValue {
+                key: key.into(),
+                value: value.into(),
+                create_revision,
+                mod_revision,
+                version,
+                lease,
+            },
+        )
+    }
+
+    fn header() -> impl Strategy<Value = Option<wire::ResponseHeader>> {
+        proptest::option::of(number().prop_map(|revision| wire::ResponseHeader { revision, ..wire::ResponseHeader::default() }))
+    }
+
+    fn response() -> impl Strategy<Value = ResponseOp> {
+        let kvs = || proptest::collection::vec(kv(), 0..3);
+        let response = prop_oneof![
+            (header(), kvs(), any::<bool>()).prop_map(|(header, kvs, more)| wire::Response::Range(wire::RangeResponse {
+                header,
+                kvs,
+                more
+            })),
+            (header(), proptest::option::of(kv())).prop_map(|(header, prev_kv)| wire::Response::Put(wire::PutResponse { header, prev_kv })),
+            (header(), number(), kvs()).prop_map(|(header, deleted, prev_kvs)| wire::Response::DeleteRange(wire::DeleteRangeResponse {
+                header,
+                deleted,
+                prev_kvs
+            })),
+        ];
+        proptest::option::weighted(0.9, response).prop_map(|response| ResponseOp { response })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// An answer that does not fit is an error whose outcome is unknown; nothing panics.
+        #[test]
+        fn g1_no_answer_to_a_transaction_does_harm(
+            answer in (header(), any::<bool>(), proptest::collection::vec(response(), 0..4))
+                .prop_map(|(header, succeeded, responses)| wire::TxnResponse { header, succeeded, responses }),
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        ) {
+            let a = key("/a");
+            let ops = || vec![Op::Get(Span::Key(a.clone())), Op::put(&key("/b"), Bytes::new()), Op::delete(&a)];
+            let txn = Txn { compares: vec![Compare::key(&a, Condition::Present)], then: ops(), otherwise: ops() };
+            let Request::Txn { request, .. } = planned(&txn).request else { panic!("a transaction") };
+            let mut bytes = answer.encode_to_vec();
+            for (at, byte) in changes {
+                if !bytes.is_empty() {
+                    let at = at.index(bytes.len());
+                    bytes[at] = byte;
+                }
+            }
+            if let Ok(answer) = wire::TxnResponse::decode(&bytes[..]) {
+                match txn_committed(answer, &request) {
+                    Ok(committed) => prop_assert_eq!(committed.results.len(), 3),
+                    Err(error) => prop_assert!(error.may_have_applied()),
+                }
+            }
+            if let Ok(answer) = wire::RangeResponse::decode(&bytes[..]) {
+                prop_assert!(range_committed(answer).succeeded);
+            }
+        }
+    }
+}

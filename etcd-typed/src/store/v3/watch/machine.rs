@@ -368,4 +368,6 @@ impl Followed {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
