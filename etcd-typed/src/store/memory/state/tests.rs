@@ -94,7 +94,7 @@ fn the_past_can_be_read_as_it_was() {
     put(&mut state, "/a", "1");
     put(&mut state, "/b", "2");
     delete(&mut state, &one("/a"));
-    for (revision, keys) in [(0, vec![]), (1, vec![]), (2, vec!["/a"]), (3, vec!["/a", "/b"]), (4, vec!["/b"])] {
+    for (revision, keys) in [(1, vec![]), (2, vec!["/a"]), (3, vec!["/a", "/b"]), (4, vec!["/b"])] {
         let range = Range { revision: Some(Revision::new(revision)), ..Range::of(below("/")) };
         assert_eq!(listed(&state, &range), keys);
         assert_eq!(state.range(&range).unwrap().revision.get(), revision);
@@ -109,6 +109,7 @@ fn the_compacted_past_and_the_future_cannot_be_read() {
     }
     state.compact(Revision::new(3));
     let read = |revision| state.range(&Range { revision: Some(Revision::new(revision)), ..Range::of(one("/a")) });
+    assert_eq!(kind(read(0)), ErrorKind::HistoryLost);
     assert_eq!(kind(read(2)), ErrorKind::HistoryLost);
     assert!(read(3).is_ok() && read(4).is_ok());
     assert_eq!(kind(read(5)), ErrorKind::HistoryLost);
