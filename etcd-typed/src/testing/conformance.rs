@@ -122,7 +122,7 @@ cases! { $
         Shared a_stale_read_is_an_answer,
         Shared pages_are_of_one_revision,
         Shared a_past_revision_is_read_as_it_was,
-        Shared a_future_revision_is_no_answer,
+        Shared a_revision_that_never_was_is_no_answer,
         Alone a_revision_that_is_lost_is_no_answer,
         Alone more_than_one_answer_holds_is_still_one_read,
     }
@@ -190,6 +190,7 @@ cases! { $
         Shared every_watch_gets_everything,
         Shared watches_that_were_dropped_leave_the_others_alone,
         Shared a_watch_from_the_future_says_that_the_store_is_behind,
+        Alone a_watch_from_before_everything_yields_all_of_it,
         Alone a_watch_of_lost_history_says_so,
         Alone a_delete_is_not_lost_with_the_history,
         Alone an_idle_watch_outlives_the_history,

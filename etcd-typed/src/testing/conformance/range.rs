@@ -111,6 +111,7 @@ pub(super) async fn pages_are_of_one_revision(bench: &Bench<'_>) {
         bench.range_refused(Range { after, ..all }, ErrorKind::Unsupported).await;
         return;
     }
+    bench.range_refused(Range { limit: Some(0), ..all.clone() }, ErrorKind::Invalid).await;
     let mut reply = bench.range(first).await;
     let revision = reply.revision;
     let mut pages = vec![keys(&reply)];
@@ -145,10 +146,12 @@ pub(super) async fn a_past_revision_is_read_as_it_was(bench: &Bench<'_>) {
     assert_eq!(bench.range(range).await, reply, "what was does not change");
 }
 
-pub(super) async fn a_future_revision_is_no_answer(bench: &Bench<'_>) {
-    let revision = Revision::new(bench.put(&bench.key("a"), "v").await.get() + 1_000_000);
-    let range = Range { revision: Some(revision), ..Range::of(Span::Key(bench.key("a"))) };
-    bench.range_refused(range, lost_or_unsupported(bench)).await;
+pub(super) async fn a_revision_that_never_was_is_no_answer(bench: &Bench<'_>) {
+    let now = bench.put(&bench.key("a"), "v").await;
+    for never in [Revision::ZERO, Revision::new(now.get() + 1_000_000)] {
+        let range = Range { revision: Some(never), ..Range::of(Span::Key(bench.key("a"))) };
+        bench.range_refused(range, lost_or_unsupported(bench)).await;
+    }
 }
 
 pub(super) async fn a_revision_that_is_lost_is_no_answer(bench: &Bench<'_>) {

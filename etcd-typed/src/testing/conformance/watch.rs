@@ -259,6 +259,18 @@ pub(super) async fn a_watch_from_the_future_says_that_the_store_is_behind(bench:
     assert!(matches!(last, WatchItem::Behind(revision) if revision >= now && revision < future), "{last:?}");
 }
 
+/// To a server a start at zero may mean "from now on".
+pub(super) async fn a_watch_from_before_everything_yields_all_of_it(bench: &Bench<'_>) {
+    let key = bench.key("a");
+    let first = bench.put(&key, "1").await;
+    let second = bench.put(&key, "2").await;
+    let mut reader = bench.watch(below(bench.dir()), WatchFrom::Resumed(Revision::ZERO)).await;
+    reader.expect_put(first, &key, "1").await;
+    reader.expect_put(second, &key, "2").await;
+    let third = bench.put(&key, "3").await;
+    reader.expect_put(third, &key, "3").await;
+}
+
 pub(super) async fn a_watch_of_lost_history_says_so(bench: &Bench<'_>) {
     let key = bench.key("a");
     let start = bench.put(&key, "1").await;
