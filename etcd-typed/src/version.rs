@@ -94,6 +94,16 @@ impl<T> Deref for Versioned<T> {
     }
 }
 
+/// What is in it, one by one: `for node in directory.list().await? { … }`.
+impl<T: IntoIterator> IntoIterator for Versioned<T> {
+    type Item = T::Item;
+    type IntoIter = T::IntoIter;
+
+    fn into_iter(self) -> T::IntoIter {
+        self.value.into_iter()
+    }
+}
+
 /// What a compare-and-swap expects to find at one key.
 ///
 /// A `&Versioned<T>` and a `&Option<Versioned<T>>` (what `get` gave) turn into one: the key is as it was read.
