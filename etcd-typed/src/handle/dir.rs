@@ -44,7 +44,7 @@ pub trait EtcdSchema: Schema {
 /// Reads are one request and one revision; writes are one transaction. Keys below the directory that the schema does not know are never read
 /// into the struct and never written or deleted.
 ///
-/// Errors and cancel safety are as for [`Entry`]; methods name what they add. A store without transactions over several keys (v2) refuses
+/// Errors and cancel safety are as for [`Entry`](crate::Entry); methods name what they add. A store without transactions over several keys (v2) refuses
 /// a write of the whole with `Unsupported` before anything is sent; [`DirWrite::non_atomic`] writes key by key.
 ///
 #[cfg_attr(feature = "derive", doc = "```")]

@@ -1,4 +1,4 @@
-//! The conformance suite: one case for each rule of the [`Store`](crate::store::Store) contract, for every store alike.
+//! The conformance suite: one case for each rule of the [`Store`] contract, for every store alike.
 //!
 //! A store gets all cases, as tests with names, by [`conformance!`](crate::conformance); it cannot leave one out. What it cannot do it says by
 //! its [`Capabilities`](crate::store::Capabilities), and then the suite asserts the refusal that the contract asks for.

@@ -44,7 +44,7 @@ impl<S> DirUpdate<'_, S> {
         Self(self.0.changed_fields_only())
     }
 
-    /// Allows to write in several steps, as [`DirWrite::non_atomic`]; each key that is written must be as it was read.
+    /// Allows to write in several steps, as [`DirWrite::non_atomic`](crate::DirWrite::non_atomic); each key that is written must be as it was read.
     pub fn non_atomic(self) -> Self {
         Self(self.0.non_atomic())
     }
@@ -58,7 +58,7 @@ impl<S, E> DirTryUpdate<'_, S, E> {
         self
     }
 
-    /// Allows to write in several steps, as [`DirWrite::non_atomic`]; each key that is written must be as it was read.
+    /// Allows to write in several steps, as [`DirWrite::non_atomic`](crate::DirWrite::non_atomic); each key that is written must be as it was read.
     pub fn non_atomic(mut self) -> Self {
         self.atomicity = Atomicity::NonAtomic;
         self
