@@ -92,7 +92,10 @@ async fn f20_a_server_that_wants_a_certificate_gets_one() {
 async fn f20_tls_on_one_side_only() {
     let (files, authority) = (Files::new(), Authority::new());
     let plain = Etcd::start().await;
-    assert_eq!(refusal(&store(&plain, Some(trusting(&authority))).unwrap()).await, ErrorKind::Tls);
+    // It closes the connection in the middle of the handshake. Where that arrives as a reset, seen once under load, it is what a server that
+    // dies does as well.
+    let kind = refusal(&store(&plain, Some(trusting(&authority))).unwrap()).await;
+    assert!(matches!(kind, ErrorKind::Tls | ErrorKind::Unavailable), "{kind:?}");
     let etcd = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
     // Such a server ends the connection without a word, as one that dies does.
     let mut options = options([etcd.endpoint().as_str()]);
