@@ -1,6 +1,13 @@
 ::core::compile_error! {
     "there is no `jsn`; did you mean `json`?"
 }
+#[automatically_derived]
+impl Schema {
+    const __CODECS: &'static (::etcd_typed::Codec<u8>, ::etcd_typed::Codec<u8>) = &(
+        ::etcd_typed::__private::value::<u8>(),
+        ::etcd_typed::__private::value::<u8>(),
+    );
+}
 ///The directory of [`Schema`]: a field for each of its fields, and the methods of [`Dir`](::etcd_typed::Dir).
 #[allow(
     dead_code,
@@ -45,8 +52,8 @@ impl ::etcd_typed::EtcdSchema for Schema {
     fn handle(__dir: ::etcd_typed::Dir<Self>) -> Self::Handle {
         let __fields = __dir.__fields();
         SchemaDir {
-            good: __fields.entry(0usize, ::etcd_typed::__private::value::<u8>()),
-            typo: __fields.entry(1usize, ::etcd_typed::__private::value::<u8>()),
+            good: __fields.entry(0usize, &Self::__CODECS.0),
+            typo: __fields.entry(1usize, &Self::__CODECS.1),
             __dir: __dir,
         }
     }

@@ -1,4 +1,32 @@
 #[automatically_derived]
+impl<T> Checkout<T>
+where
+    T: ::core::marker::Send + ::core::marker::Sync + 'static,
+    T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
+{
+    const __CODECS: &'static (
+        ::etcd_typed::Codec<u32>,
+        ::etcd_typed::Codec<String>,
+        ::etcd_typed::Codec<T>,
+        ::etcd_typed::Codec<u32>,
+        ::etcd_typed::Codec<u64>,
+    ) = &(
+        ::etcd_typed::__private::value::<u32>(),
+        ::etcd_typed::__private::value::<String>(),
+        ::etcd_typed::__private::json::<T>().secret(),
+        ::etcd_typed::Codec::<
+            u32,
+        >::with(
+                |value: &u32| ::etcd_typed::__private::encoded(hex::encode(value)),
+                |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
+                    hex::decode(value),
+                ),
+            )
+            .validated(|value: &u32| ::etcd_typed::__private::checked(odd(value))),
+        ::etcd_typed::__private::value::<u64>(),
+    );
+}
+#[automatically_derived]
 #[allow(deprecated)]
 impl<T> ::etcd_typed::Schema for Checkout<T>
 where
@@ -6,132 +34,92 @@ where
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     type Change = CheckoutChange<T>;
-    const TABLE: &'static ::etcd_typed::Table = ::etcd_typed::__private::distinct(
-        &::etcd_typed::Table {
-            name: "Checkout",
-            doc: "Limits and endpoints of the checkout service.",
-            prefix: ::core::option::Option::Some("/{env}/checkout"),
-            fields: &[
-                ::etcd_typed::Field {
-                    name: "rate_limit",
-                    segment: "rate_limit",
-                    doc: "Requests per second.",
-                    kind: ::etcd_typed::Kind::Leaf(
-                        ::etcd_typed::__private::value::<u32>().type_name(),
-                    ),
-                    presence: ::etcd_typed::Presence::Default("100"),
-                    aliases: &["limit"],
-                    ..::etcd_typed::__private::FIELD
+    const TABLE: &'static ::etcd_typed::Table = &::etcd_typed::Table {
+        name: "Checkout",
+        doc: "Limits and endpoints of the checkout service.",
+        prefix: ::core::option::Option::Some("/{env}/checkout"),
+        fields: &[
+            ::etcd_typed::Field {
+                name: "rate_limit",
+                segment: "rate_limit",
+                doc: "Requests per second.",
+                kind: ::etcd_typed::Kind::Leaf(Self::__CODECS.0.type_name()),
+                presence: ::etcd_typed::Presence::Default("100"),
+                aliases: &["limit"],
+                ..::etcd_typed::__private::FIELD
+            },
+            ::etcd_typed::Field {
+                name: "banner",
+                segment: "banner",
+                kind: ::etcd_typed::Kind::Leaf(Self::__CODECS.1.type_name()),
+                presence: ::etcd_typed::Presence::Optional,
+                ..::etcd_typed::__private::FIELD
+            },
+            ::etcd_typed::Field {
+                name: "features",
+                segment: "features",
+                kind: ::etcd_typed::Kind::Leaf(Self::__CODECS.2.type_name()),
+                secret: true,
+                ..::etcd_typed::__private::FIELD
+            },
+            ::etcd_typed::Field {
+                name: "mask",
+                segment: "mask",
+                kind: ::etcd_typed::Kind::Leaf(Self::__CODECS.3.type_name()),
+                validated: true,
+                ..::etcd_typed::__private::FIELD
+            },
+            ::etcd_typed::Field {
+                name: "database",
+                segment: "database",
+                kind: ::etcd_typed::Kind::Dir(<Database as ::etcd_typed::Schema>::TABLE),
+                ..::etcd_typed::__private::FIELD
+            },
+            ::etcd_typed::Field {
+                name: "regions",
+                segment: "regions",
+                kind: ::etcd_typed::Kind::DirMap {
+                    key: <String as ::etcd_typed::EtcdValue>::TYPE,
+                    table: <Region as ::etcd_typed::Schema>::TABLE,
                 },
-                ::etcd_typed::Field {
-                    name: "banner",
-                    segment: "banner",
-                    kind: ::etcd_typed::Kind::Leaf(
-                        ::etcd_typed::__private::value::<String>().type_name(),
-                    ),
-                    presence: ::etcd_typed::Presence::Optional,
-                    ..::etcd_typed::__private::FIELD
+                presence: ::etcd_typed::Presence::Optional,
+                ..::etcd_typed::__private::FIELD
+            },
+            ::etcd_typed::Field {
+                name: "quotas",
+                segment: "quotas",
+                kind: ::etcd_typed::Kind::Entries {
+                    key: <String as ::etcd_typed::EtcdValue>::TYPE,
+                    value: Self::__CODECS.4.type_name(),
                 },
-                ::etcd_typed::Field {
-                    name: "features",
-                    segment: "features",
-                    kind: ::etcd_typed::Kind::Leaf(
-                        ::etcd_typed::__private::json::<T>().secret().type_name(),
-                    ),
-                    secret: true,
-                    ..::etcd_typed::__private::FIELD
-                },
-                ::etcd_typed::Field {
-                    name: "mask",
-                    segment: "mask",
-                    kind: ::etcd_typed::Kind::Leaf(
-                        ::etcd_typed::Codec::<
-                            u32,
-                        >::with(
-                                |value: &u32| ::etcd_typed::__private::encoded(
-                                    hex::encode(value),
-                                ),
-                                |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
-                                    hex::decode(value),
-                                ),
-                            )
-                            .validated(|value: &u32| ::etcd_typed::__private::checked(
-                                odd(value),
-                            ))
-                            .type_name(),
-                    ),
-                    validated: true,
-                    ..::etcd_typed::__private::FIELD
-                },
-                ::etcd_typed::Field {
-                    name: "database",
-                    segment: "database",
-                    kind: ::etcd_typed::Kind::Dir(
-                        <Database as ::etcd_typed::Schema>::TABLE,
-                    ),
-                    ..::etcd_typed::__private::FIELD
-                },
-                ::etcd_typed::Field {
-                    name: "regions",
-                    segment: "regions",
-                    kind: ::etcd_typed::Kind::DirMap {
-                        key: <String as ::etcd_typed::EtcdValue>::TYPE,
-                        table: <Region as ::etcd_typed::Schema>::TABLE,
-                    },
-                    presence: ::etcd_typed::Presence::Optional,
-                    ..::etcd_typed::__private::FIELD
-                },
-                ::etcd_typed::Field {
-                    name: "quotas",
-                    segment: "quotas",
-                    kind: ::etcd_typed::Kind::Entries {
-                        key: <String as ::etcd_typed::EtcdValue>::TYPE,
-                        value: ::etcd_typed::__private::value::<u64>().type_name(),
-                    },
-                    presence: ::etcd_typed::Presence::Optional,
-                    ..::etcd_typed::__private::FIELD
-                },
-                ::etcd_typed::Field {
-                    name: "common",
-                    segment: "",
-                    kind: ::etcd_typed::Kind::Flatten(
-                        <Common as ::etcd_typed::Schema>::TABLE,
-                    ),
-                    ..::etcd_typed::__private::FIELD
-                },
-            ],
-        },
-    );
+                presence: ::etcd_typed::Presence::Optional,
+                ..::etcd_typed::__private::FIELD
+            },
+            ::etcd_typed::Field {
+                name: "common",
+                segment: "",
+                kind: ::etcd_typed::Kind::Flatten(
+                    <Common as ::etcd_typed::Schema>::TABLE,
+                ),
+                ..::etcd_typed::__private::FIELD
+            },
+        ],
+    };
     fn decode(
         __decoder: &mut ::etcd_typed::Decoder<'_>,
     ) -> ::core::option::Option<Self> {
-        let __0 = __decoder
-            .leaf_or(0usize, ::etcd_typed::__private::value::<u32>(), || 100);
-        let __1 = __decoder.leaf_opt(1usize, ::etcd_typed::__private::value::<String>());
-        let __2 = __decoder.leaf(2usize, ::etcd_typed::__private::json::<T>().secret());
-        let __3 = __decoder
-            .leaf(
-                3usize,
-                ::etcd_typed::Codec::<
-                    u32,
-                >::with(
-                        |value: &u32| ::etcd_typed::__private::encoded(
-                            hex::encode(value),
-                        ),
-                        |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
-                            hex::decode(value),
-                        ),
-                    )
-                    .validated(|value: &u32| ::etcd_typed::__private::checked(
-                        odd(value),
-                    )),
-            );
+        const {
+            ::etcd_typed::__private::distinct(
+                <Checkout<T> as ::etcd_typed::Schema>::TABLE,
+            )
+        };
+        let __0 = __decoder.leaf_or(0usize, &Self::__CODECS.0, || 100);
+        let __1 = __decoder.leaf_opt(1usize, &Self::__CODECS.1);
+        let __2 = __decoder.leaf(2usize, &Self::__CODECS.2);
+        let __3 = __decoder.leaf(3usize, &Self::__CODECS.3);
         let __4 = __decoder.dir::<Database>(4usize);
         let __5 = __decoder.dir_map::<BTreeMap<String, Region>>(5usize);
-        let __6 = __decoder
-            .entries::<
-                BTreeMap<String, u64>,
-            >(6usize, ::etcd_typed::__private::value::<u64>());
+        let __6 = __decoder.entries::<BTreeMap<String, u64>>(6usize, &Self::__CODECS.4);
         let __7 = __decoder.flatten::<Common>();
         ::core::option::Option::Some(Self {
             rate_limit: __0?,
@@ -146,88 +134,26 @@ where
         })
     }
     fn encode(&self, __encoder: &mut ::etcd_typed::Encoder<'_>) {
-        __encoder
-            .leaf(0usize, &self.rate_limit, ::etcd_typed::__private::value::<u32>());
-        __encoder
-            .leaf_opt(1usize, &self.banner, ::etcd_typed::__private::value::<String>());
-        __encoder
-            .leaf(2usize, &self.features, ::etcd_typed::__private::json::<T>().secret());
-        __encoder
-            .leaf(
-                3usize,
-                &self.mask,
-                ::etcd_typed::Codec::<
-                    u32,
-                >::with(
-                        |value: &u32| ::etcd_typed::__private::encoded(
-                            hex::encode(value),
-                        ),
-                        |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
-                            hex::decode(value),
-                        ),
-                    )
-                    .validated(|value: &u32| ::etcd_typed::__private::checked(
-                        odd(value),
-                    )),
-            );
+        __encoder.leaf(0usize, &self.rate_limit, &Self::__CODECS.0);
+        __encoder.leaf_opt(1usize, &self.banner, &Self::__CODECS.1);
+        __encoder.leaf(2usize, &self.features, &Self::__CODECS.2);
+        __encoder.leaf(3usize, &self.mask, &Self::__CODECS.3);
         __encoder.dir(4usize, &self.database);
         __encoder.dir_map(5usize, &self.regions);
-        __encoder.entries(6usize, &self.quotas, ::etcd_typed::__private::value::<u64>());
+        __encoder.entries(6usize, &self.quotas, &Self::__CODECS.4);
         __encoder.flatten(&self.common);
     }
     fn changes(
         __delta: &mut ::etcd_typed::Delta<'_>,
         __out: &mut ::std::vec::Vec<Self::Change>,
     ) {
-        __delta
-            .leaf(
-                0usize,
-                ::etcd_typed::__private::value::<u32>(),
-                CheckoutChange::RateLimit,
-                __out,
-            );
-        __delta
-            .leaf(
-                1usize,
-                ::etcd_typed::__private::value::<String>(),
-                CheckoutChange::Banner,
-                __out,
-            );
-        __delta
-            .leaf(
-                2usize,
-                ::etcd_typed::__private::json::<T>().secret(),
-                CheckoutChange::Features,
-                __out,
-            );
-        __delta
-            .leaf(
-                3usize,
-                ::etcd_typed::Codec::<
-                    u32,
-                >::with(
-                        |value: &u32| ::etcd_typed::__private::encoded(
-                            hex::encode(value),
-                        ),
-                        |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
-                            hex::decode(value),
-                        ),
-                    )
-                    .validated(|value: &u32| ::etcd_typed::__private::checked(
-                        odd(value),
-                    )),
-                CheckoutChange::Mask,
-                __out,
-            );
+        __delta.leaf(0usize, &Self::__CODECS.0, CheckoutChange::RateLimit, __out);
+        __delta.leaf(1usize, &Self::__CODECS.1, CheckoutChange::Banner, __out);
+        __delta.leaf(2usize, &Self::__CODECS.2, CheckoutChange::Features, __out);
+        __delta.leaf(3usize, &Self::__CODECS.3, CheckoutChange::Mask, __out);
         __delta.dir::<Database, _>(4usize, CheckoutChange::Database, __out);
         __delta.dir_map::<String, Region, _>(5usize, CheckoutChange::Regions, __out);
-        __delta
-            .entries(
-                6usize,
-                ::etcd_typed::__private::value::<u64>(),
-                CheckoutChange::Quotas,
-                __out,
-            );
+        __delta.entries(6usize, &Self::__CODECS.4, CheckoutChange::Quotas, __out);
         __delta.flatten::<Common, _>(CheckoutChange::Common, __out);
     }
     fn validate(&self) -> ::core::result::Result<(), ::etcd_typed::ValueError> {
@@ -297,30 +223,13 @@ where
     fn handle(__dir: ::etcd_typed::Dir<Self>) -> Self::Handle {
         let __fields = __dir.__fields();
         CheckoutDir {
-            rate_limit: __fields.entry(0usize, ::etcd_typed::__private::value::<u32>()),
-            banner: __fields.entry(1usize, ::etcd_typed::__private::value::<String>()),
-            features: __fields
-                .entry(2usize, ::etcd_typed::__private::json::<T>().secret()),
-            mask: __fields
-                .entry(
-                    3usize,
-                    ::etcd_typed::Codec::<
-                        u32,
-                    >::with(
-                            |value: &u32| ::etcd_typed::__private::encoded(
-                                hex::encode(value),
-                            ),
-                            |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
-                                hex::decode(value),
-                            ),
-                        )
-                        .validated(|value: &u32| ::etcd_typed::__private::checked(
-                            odd(value),
-                        )),
-                ),
+            rate_limit: __fields.entry(0usize, &Self::__CODECS.0),
+            banner: __fields.entry(1usize, &Self::__CODECS.1),
+            features: __fields.entry(2usize, &Self::__CODECS.2),
+            mask: __fields.entry(3usize, &Self::__CODECS.3),
             database: __fields.dir::<Database>(4usize),
             regions: __fields.dir_map::<String, Region>(5usize),
-            quotas: __fields.entries(6usize, ::etcd_typed::__private::value::<u64>()),
+            quotas: __fields.entries(6usize, &Self::__CODECS.4),
             common: __fields.flatten::<Common>(),
             __dir: __dir,
         }

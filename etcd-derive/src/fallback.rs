@@ -4,7 +4,7 @@
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 
-use crate::expand::{bounds, change, handle};
+use crate::expand::{bounds, change, codecs, handle};
 use crate::model::{Schema, Value};
 
 /// The errors, and what `expand::schema` would make.
@@ -15,12 +15,14 @@ pub(crate) fn schema(model: &Schema, errors: &syn::Error) -> TokenStream {
     let name = format_ident!("{ident}Change");
     let generics = bounds::of_schema(model);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
+    let codecs = codecs::codecs(model);
     let handle = handle::handle(model);
     let change = change::change(model);
     let change_generics = change::generics(model);
     let (_, change_generics, _) = change_generics.split_for_impl();
     quote! {
         #errors
+        #codecs
         #handle
         #change
 

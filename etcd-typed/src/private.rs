@@ -26,9 +26,9 @@ pub const FIELD: Field = Field {
     validated: false,
 };
 
-/// The table, if no two fields of it and of what it flattens are at the same segment; else the build fails. The derive itself sees only the
-/// struct's own fields.
-pub const fn distinct(table: &'static Table) -> &'static Table {
+/// Fails the build if two fields of the table and of what it flattens are at the same segment. The derive itself sees only the struct's own
+/// fields.
+pub const fn distinct(table: &Table) {
     let (mut at, mut rest) = (0, table.fields);
     while let Some((field, after)) = rest.split_first() {
         if let Kind::Flatten(inner) = field.kind
@@ -38,7 +38,6 @@ pub const fn distinct(table: &'static Table) -> &'static Table {
         }
         (at, rest) = (at + 1, after);
     }
-    table
 }
 
 /// Whether something in `inner` is where something in `outer` is, apart from its field `except`.

@@ -4,7 +4,8 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 
-use super::{allowed, bounds, codec, doc, here, local, stored};
+use super::codecs::codec_of;
+use super::{allowed, bounds, doc, here, local, stored};
 use crate::model::{Field, Kind, Piece, Prefix, Schema};
 
 pub(crate) fn handle(model: &Schema) -> TokenStream {
@@ -105,11 +106,10 @@ fn ty(model: &Schema, field: &Field) -> TokenStream {
 }
 
 fn value(model: &Schema, at: usize, field: &Field) -> TokenStream {
-    let krate = &model.item.krate;
     match &field.kind {
-        Kind::Leaf(leaf) => {
-            let codec = codec(krate, &leaf.ty, &leaf.codec);
-            quote!(entry(#at, #codec))
+        Kind::Leaf(_) => {
+            let codec = codec_of(model, at);
+            quote!(entry(#at, &#codec))
         }
         Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> dir::<#ty>(#at)),
         Kind::Flatten(ty) => quote_spanned!(here(ty)=> flatten::<#ty>()),
@@ -117,9 +117,9 @@ fn value(model: &Schema, at: usize, field: &Field) -> TokenStream {
             let (key, value) = (&map.key, &map.value);
             quote!(dir_map::<#key, #value>(#at))
         }
-        Kind::Entries(map, of) => {
-            let codec = codec(krate, &map.value, of);
-            quote!(entries(#at, #codec))
+        Kind::Entries(..) => {
+            let codec = codec_of(model, at);
+            quote!(entries(#at, &#codec))
         }
         Kind::Skip => TokenStream::new(),
     }

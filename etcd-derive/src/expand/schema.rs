@@ -4,7 +4,8 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{Expr, ExprLit, Lit};
 
-use super::{bounds, change_name, codec, here, local, stored};
+use super::codecs::codec_of;
+use super::{bounds, change_name, here, local, stored};
 use crate::model::{Codec, Field, Kind, Leaf, Presence, Schema};
 
 pub(super) fn schema(model: &Schema) -> TokenStream {
@@ -15,16 +16,15 @@ pub(super) fn schema(model: &Schema) -> TokenStream {
     let change = change_name(model);
     let change_generics = super::change::generics(model);
     let (_, change_generics, _) = change_generics.split_for_impl();
-    let flattened = stored(model).find(|(_, field)| matches!(field.kind, Kind::Flatten(_))).map(|(_, field)| here(&field.ty));
-    let rows = table(model);
-    let table = match flattened {
-        // Spanned so that a clash is reported at the field.
-        Some(span) => quote_spanned!(span=> #krate::__private::distinct(&#rows)),
-        None => quote!(&#rows),
-    };
-    // Evaluates the table when the struct is built, where that is possible; else it is when a handle of it is made.
-    let eager =
-        (flattened.is_some() && generics.params.is_empty()).then(|| quote!(const _: &#krate::Table = <#ident as #krate::Schema>::TABLE;));
+    let table = table(model);
+    // The derive sees the struct's own keys; those of a flattened struct are compared with them when the table is evaluated: at once, or of a generic
+    // struct when it is used.
+    let distinct = stored(model)
+        .find(|(_, field)| matches!(field.kind, Kind::Flatten(_)))
+        .map(|(_, field)| quote_spanned!(here(&field.ty)=> #krate::__private::distinct(<#ident #ty_generics as #krate::Schema>::TABLE)));
+    let is_generic = !generics.params.is_empty();
+    let at_once = distinct.as_ref().filter(|_| !is_generic).map(|distinct| quote!(const _: () = #distinct;));
+    let when_used = distinct.as_ref().filter(|_| is_generic).map(|distinct| quote!(const { #distinct };));
     let (decoder, encoder, delta, out) = (local("__decoder"), local("__encoder"), local("__delta"), local("__out"));
     let decode = decode(model, &decoder);
     let encode = stored(model).map(|(at, field)| encode(model, at, field, &encoder));
@@ -42,9 +42,10 @@ pub(super) fn schema(model: &Schema) -> TokenStream {
         impl #impl_generics #krate::Schema for #ident #ty_generics #where_clause {
             type Change = #change #change_generics;
 
-            const TABLE: &'static #krate::Table = #table;
+            const TABLE: &'static #krate::Table = &#table;
 
             fn decode(#decoder: &mut #krate::Decoder<'_>) -> ::core::option::Option<Self> {
+                #when_used
                 #decode
             }
 
@@ -59,7 +60,7 @@ pub(super) fn schema(model: &Schema) -> TokenStream {
             #validate
         }
 
-        #eager
+        #at_once
     }
 }
 
@@ -74,12 +75,12 @@ fn table(model: &Schema) -> TokenStream {
         }
         None => quote!(::core::option::Option::None),
     };
-    let fields = stored(model).map(|(_, field)| row(model, field));
+    let fields = stored(model).map(|(at, field)| row(model, at, field));
     quote!(#krate::Table { name: #name, doc: #doc, prefix: #prefix, fields: &[#(#fields),*] })
 }
 
 /// One field of the table; what is not said is as in `FIELD`.
-fn row(model: &Schema, field: &Field) -> TokenStream {
+fn row(model: &Schema, at: usize, field: &Field) -> TokenStream {
     let krate = &model.item.krate;
     let name = field.ident.to_string();
     let segment = &field.segment.text;
@@ -97,7 +98,7 @@ fn row(model: &Schema, field: &Field) -> TokenStream {
                 flags.extend(quote!(aliases: &[#(#aliases),*],));
             }
             flags.extend(self::flags(&leaf.codec));
-            let codec = codec(krate, &leaf.ty, &leaf.codec);
+            let codec = codec_of(model, at);
             quote!(Leaf(#codec.type_name()))
         }
         Kind::Dir { ty, optional } => {
@@ -115,7 +116,7 @@ fn row(model: &Schema, field: &Field) -> TokenStream {
             presence = quote!(presence: #krate::Presence::Optional,);
             flags.extend(self::flags(of));
             let key = &map.key;
-            let codec = codec(krate, &map.value, of);
+            let codec = codec_of(model, at);
             quote!(Entries { key: <#key as #krate::EtcdValue>::TYPE, value: #codec.type_name() })
         }
         Kind::Flatten(ty) => quote_spanned!(here(ty)=> Flatten(<#ty as #krate::Schema>::TABLE)),
@@ -176,17 +177,16 @@ fn number(at: usize) -> Ident {
 }
 
 fn read(model: &Schema, at: usize, field: &Field) -> TokenStream {
-    let krate = &model.item.krate;
     match &field.kind {
         Kind::Leaf(leaf) => {
-            let codec = codec(krate, &leaf.ty, &leaf.codec);
+            let codec = codec_of(model, at);
             match &leaf.presence {
-                Presence::Required => quote!(leaf(#at, #codec)),
-                Presence::Optional => quote!(leaf_opt(#at, #codec)),
-                Presence::Default => quote!(leaf_or(#at, #codec, ::core::default::Default::default)),
+                Presence::Required => quote!(leaf(#at, &#codec)),
+                Presence::Optional => quote!(leaf_opt(#at, &#codec)),
+                Presence::Default => quote!(leaf_or(#at, &#codec, ::core::default::Default::default)),
                 Presence::DefaultOf(expr, _) => {
                     let expr = default(expr);
-                    quote!(leaf_or(#at, #codec, || #expr))
+                    quote!(leaf_or(#at, &#codec, || #expr))
                 }
             }
         }
@@ -196,10 +196,10 @@ fn read(model: &Schema, at: usize, field: &Field) -> TokenStream {
             let ty = &field.ty;
             quote!(dir_map::<#ty>(#at))
         }
-        Kind::Entries(map, of) => {
+        Kind::Entries(..) => {
             let ty = &field.ty;
-            let codec = codec(krate, &map.value, of);
-            quote!(entries::<#ty>(#at, #codec))
+            let codec = codec_of(model, at);
+            quote!(entries::<#ty>(#at, &#codec))
         }
         Kind::Flatten(ty) => quote!(flatten::<#ty>()),
         Kind::Skip => TokenStream::new(),
@@ -215,20 +215,19 @@ fn default(expr: &Expr) -> TokenStream {
 }
 
 fn encode(model: &Schema, at: usize, field: &Field, encoder: &Ident) -> TokenStream {
-    let krate = &model.item.krate;
     let ident = &field.ident;
     match &field.kind {
         Kind::Leaf(leaf) => {
-            let codec = codec(krate, &leaf.ty, &leaf.codec);
+            let codec = codec_of(model, at);
             let method = format_ident!("{}", if matches!(leaf.presence, Presence::Optional) { "leaf_opt" } else { "leaf" });
-            quote!(#encoder.#method(#at, &self.#ident, #codec);)
+            quote!(#encoder.#method(#at, &self.#ident, &#codec);)
         }
         Kind::Dir { ty, optional: false } => quote_spanned!(here(ty)=> #encoder.dir(#at, &self.#ident);),
         Kind::Dir { ty, optional: true } => quote_spanned!(here(ty)=> #encoder.dir_opt(#at, &self.#ident);),
         Kind::DirMap(_) => quote!(#encoder.dir_map(#at, &self.#ident);),
-        Kind::Entries(map, of) => {
-            let codec = codec(krate, &map.value, of);
-            quote!(#encoder.entries(#at, &self.#ident, #codec);)
+        Kind::Entries(..) => {
+            let codec = codec_of(model, at);
+            quote!(#encoder.entries(#at, &self.#ident, &#codec);)
         }
         Kind::Flatten(_) => quote!(#encoder.flatten(&self.#ident);),
         Kind::Skip => TokenStream::new(),
@@ -236,22 +235,21 @@ fn encode(model: &Schema, at: usize, field: &Field, encoder: &Ident) -> TokenStr
 }
 
 fn changes(model: &Schema, at: usize, field: &Field, delta: &Ident, out: &Ident) -> TokenStream {
-    let krate = &model.item.krate;
     let change = change_name(model);
     let variant = &field.variant;
     match &field.kind {
-        Kind::Leaf(leaf) => {
-            let codec = codec(krate, &leaf.ty, &leaf.codec);
-            quote!(#delta.leaf(#at, #codec, #change::#variant, #out);)
+        Kind::Leaf(_) => {
+            let codec = codec_of(model, at);
+            quote!(#delta.leaf(#at, &#codec, #change::#variant, #out);)
         }
         Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> #delta.dir::<#ty, _>(#at, #change::#variant, #out);),
         Kind::DirMap(map) => {
             let (key, value) = (&map.key, &map.value);
             quote!(#delta.dir_map::<#key, #value, _>(#at, #change::#variant, #out);)
         }
-        Kind::Entries(map, of) => {
-            let codec = codec(krate, &map.value, of);
-            quote!(#delta.entries(#at, #codec, #change::#variant, #out);)
+        Kind::Entries(..) => {
+            let codec = codec_of(model, at);
+            quote!(#delta.entries(#at, &#codec, #change::#variant, #out);)
         }
         Kind::Flatten(ty) => quote!(#delta.flatten::<#ty, _>(#change::#variant, #out);),
         Kind::Skip => TokenStream::new(),

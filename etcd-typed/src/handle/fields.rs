@@ -23,9 +23,9 @@ impl<'a> Fields<'a> {
     }
 
     /// A field of one value.
-    pub fn entry<T: Send + Sync + 'static>(&self, field: usize, codec: Codec<T>) -> Entry<T> {
+    pub fn entry<T: Send + Sync + 'static>(&self, field: usize, codec: &Codec<T>) -> Entry<T> {
         let (key, aliases) = self.keys(field);
-        Entry::new(self.context.clone(), key, codec).with_aliases(aliases)
+        Entry::new(self.context.clone(), key, *codec).with_aliases(aliases)
     }
 
     /// A nested struct, optional or not.
@@ -44,8 +44,8 @@ impl<'a> Fields<'a> {
     }
 
     /// A map of values.
-    pub fn entries<K: MapKey, V: Send + Sync + 'static>(&self, field: usize, codec: Codec<V>) -> EntryMap<K, V> {
-        EntryMap::new(self.context.clone(), self.key(field), codec)
+    pub fn entries<K: MapKey, V: Send + Sync + 'static>(&self, field: usize, codec: &Codec<V>) -> EntryMap<K, V> {
+        EntryMap::new(self.context.clone(), self.key(field), *codec)
     }
 
     fn key(&self, field: usize) -> Key {

@@ -33,7 +33,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// A field that must be there.
-    pub fn leaf<T>(&mut self, field: usize, codec: Codec<T>) -> Option<T> {
+    pub fn leaf<T>(&mut self, field: usize, codec: &Codec<T>) -> Option<T> {
         match self.stored(field)? {
             Found::Value(at, stored) => self.value(at, stored, codec),
             Found::Nothing(segment) => {
@@ -44,7 +44,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// A field with a default.
-    pub fn leaf_or<T>(&mut self, field: usize, codec: Codec<T>, default: impl FnOnce() -> T) -> Option<T> {
+    pub fn leaf_or<T>(&mut self, field: usize, codec: &Codec<T>, default: fn() -> T) -> Option<T> {
         match self.stored(field)? {
             Found::Value(at, stored) => self.value(at, stored, codec),
             Found::Nothing(_) => Some(default()),
@@ -52,7 +52,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// An `Option` field.
-    pub fn leaf_opt<T>(&mut self, field: usize, codec: Codec<T>) -> Option<Option<T>> {
+    pub fn leaf_opt<T>(&mut self, field: usize, codec: &Codec<T>) -> Option<Option<T>> {
         match self.stored(field)? {
             Found::Value(at, stored) => self.value(at, stored, codec).map(Some),
             Found::Nothing(_) => Some(None),
@@ -83,9 +83,9 @@ impl<'a> Decoder<'a> {
     }
 
     /// A map of values.
-    pub fn entries<M: Map>(&mut self, field: usize, codec: Codec<M::Value>) -> Option<M> {
+    pub fn entries<M: Map>(&mut self, field: usize, codec: &Codec<M::Value>) -> Option<M> {
         let segment = self.segment(field)?;
-        self.below(segment, Table::EMPTY, |decoder| decoder.all_entries(codec))
+        self.below(segment, Table::EMPTY, |decoder| decoder.all_entries(*codec))
     }
 
     /// The map of structs that this directory is.
@@ -137,7 +137,7 @@ impl<'a> Decoder<'a> {
                 continue;
             }
             let key = self.map_key::<M::Key>(segment, Some(stored.modified));
-            match (key, self.value(segment, stored, codec)) {
+            match (key, self.value(segment, stored, &codec)) {
                 (Some(key), Some(value)) => pairs.push((key, value)),
                 _ => complete = false,
             }
@@ -164,7 +164,7 @@ impl<'a> Decoder<'a> {
         Some(Found::Nothing(field.segment))
     }
 
-    fn value<T>(&mut self, segment: &str, stored: &Stored, codec: Codec<T>) -> Option<T> {
+    fn value<T>(&mut self, segment: &str, stored: &Stored, codec: &Codec<T>) -> Option<T> {
         self.basis.push((format!("{}{segment}", self.prefix), stored.modified));
         match codec.decode(&stored.value) {
             Ok(value) => Some(value),

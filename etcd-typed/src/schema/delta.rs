@@ -96,15 +96,15 @@ impl<'a> Delta<'a> {
 
     /// A field of one value.
     // In three steps, so that what is compiled for each struct is only the first.
-    pub fn leaf<T, C>(&mut self, field: usize, codec: Codec<T>, make: fn(Change<T>) -> C, out: &mut Vec<C>) {
+    pub fn leaf<T, C>(&mut self, field: usize, codec: &Codec<T>, make: fn(Change<T>) -> C, out: &mut Vec<C>) {
         if let Some(change) = self.leaf_change(field, codec) {
             out.push(make(change));
         }
     }
 
-    fn leaf_change<T>(&mut self, field: usize, codec: Codec<T>) -> Option<Change<T>> {
+    fn leaf_change<T>(&mut self, field: usize, codec: &Codec<T>) -> Option<Change<T>> {
         let (segment, before, after) = self.leaf_touched(field)?;
-        self.change(segment, before, after, codec)
+        self.change(segment, before, after, *codec)
     }
 
     /// The segment of a field that was touched, what was there before, and what is there now.
@@ -153,9 +153,9 @@ impl<'a> Delta<'a> {
     }
 
     /// A map of values.
-    pub fn entries<K: MapKey, V, C>(&mut self, field: usize, codec: Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
+    pub fn entries<K: MapKey, V, C>(&mut self, field: usize, codec: &Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
         let Some(field) = self.table.fields.get(field) else { return };
-        self.below(field.segment, |delta| delta.all_entries(codec, make, out));
+        self.below(field.segment, |delta| delta.all_entries(*codec, make, out));
     }
 
     /// A struct at this place.

@@ -36,14 +36,14 @@ impl<'a> Encoder<'a> {
     }
 
     /// A field of one value.
-    pub fn leaf<T>(&mut self, field: usize, value: &T, codec: Codec<T>) {
+    pub fn leaf<T>(&mut self, field: usize, value: &T, codec: &Codec<T>) {
         if let Some(segment) = self.segment(field) {
             self.value(segment, value, codec);
         }
     }
 
     /// An `Option` field.
-    pub fn leaf_opt<T>(&mut self, field: usize, value: &Option<T>, codec: Codec<T>) {
+    pub fn leaf_opt<T>(&mut self, field: usize, value: &Option<T>, codec: &Codec<T>) {
         if let Some(value) = value {
             self.leaf(field, value, codec);
         }
@@ -76,9 +76,9 @@ impl<'a> Encoder<'a> {
     }
 
     /// A map of values.
-    pub fn entries<M: Map>(&mut self, field: usize, map: &M, codec: Codec<M::Value>) {
+    pub fn entries<M: Map>(&mut self, field: usize, map: &M, codec: &Codec<M::Value>) {
         if let Some(segment) = self.segment(field) {
-            self.below(segment, |encoder| encoder.all_entries(map, codec));
+            self.below(segment, |encoder| encoder.all_entries(map, *codec));
         }
     }
 
@@ -111,7 +111,7 @@ impl<'a> Encoder<'a> {
     pub(crate) fn all_entries<M: Map>(&mut self, map: &M, codec: Codec<M::Value>) {
         for (key, value) in map.pairs() {
             if let Some(segment) = self.noted("", ProblemKind::Unencodable, segment_of(key)) {
-                self.value(&segment, value, codec);
+                self.value(&segment, value, &codec);
             }
         }
     }
@@ -120,7 +120,7 @@ impl<'a> Encoder<'a> {
         Some(self.table.fields.get(field)?.segment)
     }
 
-    fn value<T>(&mut self, segment: &str, value: &T, codec: Codec<T>) {
+    fn value<T>(&mut self, segment: &str, value: &T, codec: &Codec<T>) {
         if self.validation == Validation::Run {
             self.noted(segment, ProblemKind::Rejected, codec.validate(value));
         }
