@@ -146,34 +146,31 @@ fn flags(codec: &Codec) -> TokenStream {
     quote!(#secret #validated)
 }
 
-/// Every field is read before the first `?`, so that every problem is noted.
+/// Every field is read before the first is looked at, so that every problem is noted. One `match` costs the compiler less than a `?` for each field.
 fn decode(model: &Schema, decoder: &Ident) -> TokenStream {
-    let reads = stored(model).map(|(at, field)| {
-        let read = read(model, at, field);
-        let local = number(at);
-        quote!(let #local = #decoder.#read;)
-    });
-    let mut read = 0..;
+    let mut locals = (0..).map(|at| local(&format!("__{at}")));
     let values = model.fields.iter().map(|field| {
         let ident = &field.ident;
-        let value = match field.kind {
-            Kind::Skip => quote!(::core::default::Default::default()),
+        match field.kind {
+            Kind::Skip => quote!(#ident: ::core::default::Default::default()),
             _ => {
-                let local = read.next().map(number);
-                quote!(#local?)
+                let local = locals.next();
+                quote!(#ident: #local)
             }
-        };
-        quote!(#ident: #value)
+        }
     });
-    quote! {
-        #(#reads)*
-        ::core::option::Option::Some(Self { #(#values),* })
+    let value = quote!(::core::option::Option::Some(Self { #(#values),* }));
+    let reads: Vec<_> = stored(model).map(|(at, field)| read(model, at, field)).collect();
+    if reads.is_empty() {
+        return value;
     }
-}
-
-/// The local variable of what was read for the field of this number.
-fn number(at: usize) -> Ident {
-    local(&format!("__{at}"))
+    let locals = (0..reads.len()).map(|at| local(&format!("__{at}")));
+    quote! {
+        match (#(#decoder.#reads,)*) {
+            (#(::core::option::Option::Some(#locals),)*) => #value,
+            _ => ::core::option::Option::None,
+        }
+    }
 }
 
 fn read(model: &Schema, at: usize, field: &Field) -> TokenStream {
