@@ -113,25 +113,40 @@ where
                 <Checkout<T> as ::etcd_typed::Schema>::TABLE,
             )
         };
-        let __0 = __decoder.leaf_or(0usize, &Self::__CODECS.0, || 100);
-        let __1 = __decoder.leaf_opt(1usize, &Self::__CODECS.1);
-        let __2 = __decoder.leaf(2usize, &Self::__CODECS.2);
-        let __3 = __decoder.leaf(3usize, &Self::__CODECS.3);
-        let __4 = __decoder.dir::<Database>(4usize);
-        let __5 = __decoder.dir_map::<BTreeMap<String, Region>>(5usize);
-        let __6 = __decoder.entries::<BTreeMap<String, u64>>(6usize, &Self::__CODECS.4);
-        let __7 = __decoder.flatten::<Common>();
-        ::core::option::Option::Some(Self {
-            rate_limit: __0?,
-            banner: __1?,
-            features: __2?,
-            mask: __3?,
-            database: __4?,
-            regions: __5?,
-            quotas: __6?,
-            common: __7?,
-            cache: ::core::default::Default::default(),
-        })
+        match (
+            __decoder.leaf_or(0usize, &Self::__CODECS.0, || 100),
+            __decoder.leaf_opt(1usize, &Self::__CODECS.1),
+            __decoder.leaf(2usize, &Self::__CODECS.2),
+            __decoder.leaf(3usize, &Self::__CODECS.3),
+            __decoder.dir::<Database>(4usize),
+            __decoder.dir_map::<BTreeMap<String, Region>>(5usize),
+            __decoder.entries::<BTreeMap<String, u64>>(6usize, &Self::__CODECS.4),
+            __decoder.flatten::<Common>(),
+        ) {
+            (
+                ::core::option::Option::Some(__0),
+                ::core::option::Option::Some(__1),
+                ::core::option::Option::Some(__2),
+                ::core::option::Option::Some(__3),
+                ::core::option::Option::Some(__4),
+                ::core::option::Option::Some(__5),
+                ::core::option::Option::Some(__6),
+                ::core::option::Option::Some(__7),
+            ) => {
+                ::core::option::Option::Some(Self {
+                    rate_limit: __0,
+                    banner: __1,
+                    features: __2,
+                    mask: __3,
+                    database: __4,
+                    regions: __5,
+                    quotas: __6,
+                    common: __7,
+                    cache: ::core::default::Default::default(),
+                })
+            }
+            _ => ::core::option::Option::None,
+        }
     }
     fn encode(&self, __encoder: &mut ::etcd_typed::Encoder<'_>) {
         __encoder.leaf(0usize, &self.rate_limit, &Self::__CODECS.0);
