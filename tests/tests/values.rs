@@ -184,6 +184,7 @@ come_back! {
     paths: any::<String>().prop_map(PathBuf::from);
     bytes: any::<Vec<u8>>();
     json: any::<Vec<Option<String>>>().prop_map(Json);
+    json_floats: any::<f64>().prop_filter("JSON has no others", |f| f.is_finite()).prop_map(Json);
     uuids: any::<u128>().prop_map(uuid::Uuid::from_u128);
     timestamps: (jiff::Timestamp::MIN.as_second()..jiff::Timestamp::MAX.as_second()).prop_filter_map("", |s| jiff::Timestamp::from_second(s).ok());
     signed_durations: any::<(i64, u32)>().prop_map(|(s, ns)| jiff::SignedDuration::new(s / 2, (ns % 1_000_000_000) as i32));
