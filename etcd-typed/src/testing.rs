@@ -1,6 +1,7 @@
 //! For tests: real etcd servers, a proxy that breaks connections, and a store that counts what it is asked.
 //!
 //! ```no_run
+//! // Compiled and not run: it needs an etcd, which a machine that only builds the docs may not have.
 //! # async fn example() {
 //! use etcd_typed::testing::{Etcd, Proxy};
 //!
