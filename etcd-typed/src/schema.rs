@@ -25,7 +25,7 @@ use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::{LeaseId, Revision};
 use crate::store::KeyValue;
-use crate::value::{EtcdValue, ValueError};
+use crate::value::{Codec, EtcdValue, ValueError};
 use crate::version::{Versioned, Versions};
 
 /// A struct that lies in a directory: one key for each field, deeper directories for nested structs and maps.
@@ -63,7 +63,7 @@ pub trait Schema: Sized + Send + Sync + 'static {
     #[doc(hidden)]
     fn changes(delta: &mut Delta<'_>, out: &mut Vec<Self::Change>);
 
-    /// The check of the struct as a whole (`validate` on the struct).
+    /// The check of the struct as a whole (`validate` on the struct). What it says goes through [`Table::masked`].
     #[doc(hidden)]
     fn validate(&self) -> Result<(), ValueError> {
         Ok(())
@@ -180,6 +180,28 @@ pub(crate) fn encode_with(directory: &Key, write: impl FnOnce(&mut Encoder<'_>))
     encoder.finish().map_err(|error| error.at(directory))
 }
 
+/// Every validation of a struct that was read, of fields and of structs, at whatever depth: what fails, as problems without a revision. It is what
+/// [`encode`] does before a write, without encoding: of what passes, no text is made.
+#[cfg_attr(not(test), allow(dead_code, reason = "the live views will use it"))]
+pub(crate) fn validate<S: Schema>(directory: &Key, value: &S) -> Vec<Problem> {
+    validate_with(directory, |encoder| encoder.whole(value))
+}
+
+/// The same of what `write` goes through: a map that fills its directory.
+#[cfg_attr(not(test), allow(dead_code, reason = "the live views will use it"))]
+pub(crate) fn validate_with(directory: &Key, write: impl FnOnce(&mut Encoder<'_>)) -> Vec<Problem> {
+    let mut encoder = Encoder::new(directory, Validation::Only);
+    write(&mut encoder);
+    encoder.into_problems()
+}
+
+/// The validation of one value at its own key.
+#[cfg_attr(not(test), allow(dead_code, reason = "the live views will use it"))]
+pub(crate) fn validate_value<T>(key: &Key, value: &T, codec: &Codec<T>) -> Option<Problem> {
+    let reason = codec.validate(value).err()?;
+    Some(Problem { key: key.clone(), kind: ProblemKind::Rejected, reason: reason.to_string(), revision: None })
+}
+
 /// The types that a map field may have.
 pub trait Map: Sized {
     /// What the segment below the map's directory stands for.
@@ -261,3 +283,6 @@ fn with_prefix<'t, 'p, V>(tree: &'t BTreeMap<String, V>, prefix: &'p str) -> imp
     let from = tree.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
     from.take_while(move |(key, _)| key.starts_with(prefix)).map(|(key, value)| (key.as_str(), value))
 }
+
+#[cfg(all(test, feature = "derive"))]
+mod tests;

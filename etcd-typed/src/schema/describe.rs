@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{Encoded, split_first};
 use crate::key;
+use crate::value::ValueError;
 
 /// A struct's fields, as the derive found them. `Display` is a table for people, `Serialize` the same for tools.
 #[derive(Debug, Serialize)]
@@ -122,6 +123,18 @@ impl Table {
         let mut directories = Vec::new();
         self.add_map_directories("", &mut directories);
         directories
+    }
+
+    /// What a validation of the whole struct said, unless it could have said a secret.
+    pub(crate) fn masked(&self, reason: ValueError) -> ValueError {
+        if self.has_secret() { ValueError::new("*** (the struct has a secret in it: the reason is not shown)") } else { reason }
+    }
+
+    fn has_secret(&self) -> bool {
+        self.fields.iter().any(|field| match &field.kind {
+            Kind::Leaf(_) | Kind::Entries { .. } => field.secret,
+            Kind::Dir(table) | Kind::Flatten(table) | Kind::DirMap { table, .. } => table.has_secret(),
+        })
     }
 
     fn add_map_directories(&self, prefix: &str, directories: &mut Vec<String>) {

@@ -1,8 +1,6 @@
-//! The walk from a struct to what is stored. It notes every problem instead of stopping at the first.
+//! The walk from a struct to what is stored, or only past its validations. It notes every problem instead of stopping at the first.
 
-use bytes::Bytes;
-
-use super::{Encoded, Map, Schema, Table, segment_of};
+use super::{Encoded, Map, MapKey, Schema, Table, segment_of};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::value::{Codec, ValueError};
@@ -24,6 +22,8 @@ pub struct Encoder<'a> {
 pub(super) enum Validation {
     Run,
     Skip,
+    /// They are all that is done: nothing is encoded.
+    Only,
 }
 
 impl<'a> Encoder<'a> {
@@ -33,6 +33,10 @@ impl<'a> Encoder<'a> {
 
     pub(super) fn finish(self) -> Result<Encoded> {
         if self.problems.is_empty() { Ok(self.out) } else { Err(Error::from_problems(self.problems)) }
+    }
+
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        self.problems
     }
 
     /// A field of one value.
@@ -87,21 +91,17 @@ impl<'a> Encoder<'a> {
         let outer = std::mem::replace(&mut self.table, S::TABLE);
         value.encode(self);
         self.table = outer;
-        if self.validation == Validation::Run
+        if self.validation != Validation::Skip
             && let Err(reason) = value.validate()
         {
-            let key = match self.prefix.strip_suffix('/') {
-                Some(prefix) => self.directory.descend(prefix),
-                None => self.directory.clone(),
-            };
-            self.problems.push(Problem { key, kind: ProblemKind::Rejected, reason: reason.to_string(), revision: None });
+            self.problem("", ProblemKind::Rejected, &S::TABLE.masked(reason));
         }
     }
 
     /// The map of structs that this directory is.
     pub(crate) fn all_dirs<M: Map<Value: Schema>>(&mut self, map: &M) {
         for (key, value) in map.pairs() {
-            if let Some(segment) = self.noted("", ProblemKind::Unencodable, segment_of(key)) {
+            if let Some(segment) = self.map_segment(key) {
                 self.below(&segment, |encoder| encoder.whole(value));
             }
         }
@@ -110,7 +110,11 @@ impl<'a> Encoder<'a> {
     /// The map of values that this directory is.
     pub(crate) fn all_entries<M: Map>(&mut self, map: &M, codec: Codec<M::Value>) {
         for (key, value) in map.pairs() {
-            if let Some(segment) = self.noted("", ProblemKind::Unencodable, segment_of(key)) {
+            // A view looks at its whole map again and again: what passes costs no text.
+            if self.validation == Validation::Only && codec.validate(value).is_ok() {
+                continue;
+            }
+            if let Some(segment) = self.map_segment(key) {
                 self.value(&segment, value, &codec);
             }
         }
@@ -120,12 +124,24 @@ impl<'a> Encoder<'a> {
         Some(self.table.fields.get(field)?.segment)
     }
 
+    fn map_segment<K: MapKey>(&mut self, key: &K) -> Option<String> {
+        segment_of(key).map_err(|reason| self.problem("", ProblemKind::Unencodable, &reason)).ok()
+    }
+
     fn value<T>(&mut self, segment: &str, value: &T, codec: &Codec<T>) {
-        if self.validation == Validation::Run {
-            self.noted(segment, ProblemKind::Rejected, codec.validate(value));
+        if self.validation != Validation::Skip
+            && let Err(reason) = codec.validate(value)
+        {
+            self.problem(segment, ProblemKind::Rejected, &reason);
         }
-        if let Some(bytes) = self.noted::<Bytes>(segment, ProblemKind::Unencodable, codec.encode(value)) {
-            self.out.insert(format!("{}{segment}", self.prefix), bytes);
+        if self.validation == Validation::Only {
+            return;
+        }
+        match codec.encode(value) {
+            Ok(bytes) => {
+                self.out.insert(format!("{}{segment}", self.prefix), bytes);
+            }
+            Err(reason) => self.problem(segment, ProblemKind::Unencodable, &reason),
         }
     }
 
@@ -137,13 +153,13 @@ impl<'a> Encoder<'a> {
         self.prefix.truncate(length);
     }
 
-    fn noted<T>(&mut self, segment: &str, kind: ProblemKind, result: Result<T, ValueError>) -> Option<T> {
+    /// Of no segment it is a problem of the directory that the walk is in.
+    fn problem(&mut self, segment: &str, kind: ProblemKind, reason: &ValueError) {
         let relative = format!("{}{segment}", self.prefix);
-        result
-            .map_err(|reason| {
-                let key = self.directory.descend(relative.trim_end_matches('/'));
-                self.problems.push(Problem { key, kind, reason: reason.to_string(), revision: None });
-            })
-            .ok()
+        let key = match relative.trim_end_matches('/') {
+            "" => self.directory.clone(),
+            relative => self.directory.descend(relative),
+        };
+        self.problems.push(Problem { key, kind, reason: reason.to_string(), revision: None });
     }
 }
