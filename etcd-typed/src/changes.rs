@@ -21,6 +21,7 @@ use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::schema::{Delta, Tree, Update};
 use crate::store::{BoxFuture, Span, Store};
+use crate::telemetry::Pattern;
 use crate::version::Versioned;
 use crate::watch::{Follow, Interruption, Reason, Snapshot, Start, Step};
 
@@ -64,6 +65,7 @@ pub struct Changes<C, T> {
 
 /// What makes the steps of a watch typed.
 pub(crate) struct Typed<C, T> {
+    pattern: Pattern,
     changes: Arc<MakeChanges<C>>,
     state: Arc<MakeState<T>>,
 }
@@ -72,12 +74,13 @@ type MakeChanges<C> = dyn Fn(&mut Delta<'_>, &mut Vec<C>) + Send + Sync;
 type MakeState<T> = dyn Fn(&Key, &Tree, Revision) -> Result<Versioned<T>> + Send + Sync;
 
 impl<C, T> Typed<C, T> {
-    /// `changes` adds the typed changes of what was touched; `state` reads the whole directory.
+    /// `pattern` stands for the directory in metrics and events; `changes` adds the typed changes of what was touched; `state` reads the whole directory.
     pub(crate) fn new(
+        pattern: Pattern,
         changes: impl Fn(&mut Delta<'_>, &mut Vec<C>) + Send + Sync + 'static,
         state: impl Fn(&Key, &Tree, Revision) -> Result<Versioned<T>> + Send + Sync + 'static,
     ) -> Self {
-        Self { changes: Arc::new(changes), state: Arc::new(state) }
+        Self { pattern, changes: Arc::new(changes), state: Arc::new(state) }
     }
 }
 
@@ -105,7 +108,7 @@ impl<C: 'static, T: 'static> IntoFuture for Watching<C, T> {
         Box::pin(async move {
             let Self { store, retry, directory, start, typed } = self;
             let span = Span::Below(directory.clone());
-            let source = Source::open(store, &retry, span, directory, start).await?;
+            let source = Source::open(store, &retry, span, directory, typed.pattern, start).await?;
             Ok(Changes { source, typed, ready: VecDeque::new() })
         })
     }
@@ -204,8 +207,8 @@ struct Source {
 }
 
 impl Source {
-    async fn open(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, directory: Key, start: Start) -> Result<Self> {
-        let mut follow = Follow::new(store, retry, span, start);
+    async fn open(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, directory: Key, pattern: Pattern, start: Start) -> Result<Self> {
+        let mut follow = Follow::new(store, retry, span, pattern, start);
         let first = loop {
             match follow.next().await {
                 Some(Ok(Step::Reset(snapshot))) => break snapshot,

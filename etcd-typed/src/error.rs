@@ -195,6 +195,11 @@ impl Error {
         self.0.key.as_ref()
     }
 
+    /// What is to be known beyond the kind. Unlike the whole error it has no key in front, so it may go where keys should not.
+    pub(crate) fn message(&self) -> &str {
+        &self.0.message
+    }
+
     /// Every field that is wrong, with key and reason; empty but for [`Invalid`](ErrorKind::Invalid) and
     /// [`Decode`](ErrorKind::Decode).
     #[must_use]

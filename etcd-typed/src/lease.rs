@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::LeaseId;
 use crate::store::Store;
+use crate::telemetry;
 
 /// A lease. Keys that are written with it (`.lease(&lease)`) vanish when it ends: when the guard is dropped, or revoked, or when the server
 /// could not be told in time that it is still wanted.
@@ -73,10 +74,7 @@ impl Lease {
     /// How long the lease lasts without another word from the server; zero once it is lost.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        match *self.state.borrow() {
-            State::Until(deadline) => deadline.saturating_duration_since(Instant::now()),
-            State::Lost => Duration::ZERO,
-        }
+        remaining(*self.state.borrow())
     }
 
     /// Waits until the lease is lost: the server says that it is gone, or its time passed without an answer. The error says which.
@@ -124,6 +122,13 @@ impl fmt::Debug for Lease {
     }
 }
 
+fn remaining(state: State) -> Duration {
+    match state {
+        State::Until(deadline) => deadline.saturating_duration_since(Instant::now()),
+        State::Lost => Duration::ZERO,
+    }
+}
+
 /// Owned by the guard: it ends when the guard is dropped (`ended`), or when the lease is lost.
 async fn keep_alive(
     store: Arc<dyn Store>,
@@ -135,6 +140,7 @@ async fn keep_alive(
 ) {
     let mut backoff = retry.backoff();
     let mut wait = ttl / 3;
+    let mut expired = false;
     loop {
         tokio::select! {
             _ = ended.changed() => break,
@@ -145,8 +151,11 @@ async fn keep_alive(
             _ = ended.changed() => break,
             answer = store.keep_alive(id) => answer,
         };
+        let remaining = remaining(*report.borrow());
+        telemetry::lease_remaining(remaining);
         match answer {
             Ok(granted) => {
+                expired = false;
                 ttl = granted;
                 report.send_replace(State::Until(sent + granted));
                 backoff.reset();
@@ -154,15 +163,21 @@ async fn keep_alive(
             }
             Err(error) if error.kind() == ErrorKind::LeaseLost => {
                 report.send_replace(State::Lost);
+                if !expired {
+                    telemetry::lease_lost(id, "gone");
+                }
                 return;
             }
             Err(error) => {
-                tracing::warn!(%error, lease = %id, "the lease could not be kept alive");
+                telemetry::lease_attempt_failed(id, remaining, &error);
+                if remaining.is_zero() && !std::mem::replace(&mut expired, true) {
+                    telemetry::lease_lost(id, "expired");
+                }
                 wait = backoff.next_delay();
             }
         }
     }
     if let Err(error) = store.revoke(id).await {
-        tracing::debug!(%error, lease = %id, "the lease could not be revoked; it expires");
+        telemetry::lease_not_revoked(id, &error);
     }
 }

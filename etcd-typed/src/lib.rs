@@ -69,6 +69,7 @@
 //! | `v2` | `etcd2://` | |
 //! | `tls` | `etcds://`, `etcd2s://`, through rustls | |
 //! | `testing` | real servers, a proxy that breaks connections, the conformance suite for stores | |
+//! | `metrics` | what the library does, through the facade of the crate `metrics`; see [`telemetry`] | |
 //! | `chrono`, `jiff`, `url`, `uuid` | values of these crates' types | |
 //!
 //! The embedded store and its faults ([`store::memory`]) are always there: test against them with paused time.
@@ -86,6 +87,7 @@ mod retry;
 mod revision;
 mod schema;
 pub mod store;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod value;

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::retry::{Backoff, RetryPolicy};
 use crate::revision::Revision;
 use crate::store::{Batch, BoxFuture, KeyValue, RangeReply, Span, Store, Watch, WatchStream};
+use crate::telemetry::{self, Pattern};
 use crate::watch::engine::{Engine, Input, Want};
 
 /// Where a watch begins.
@@ -69,10 +70,23 @@ pub(crate) enum Reason {
     Rewound,
 }
 
+impl Reason {
+    /// As the cause of a resync.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::HistoryLost => "history_lost",
+            Self::Rewound => "rewound",
+        }
+    }
+}
+
 /// A watch that is kept up. It works only while it is asked for the next step, so an idle one costs what its store keeps for it.
 pub(crate) struct Follow {
     store: Arc<dyn Store>,
     span: Span,
+    /// What stands for the span where a key should not be told.
+    pattern: Pattern,
     engine: Engine,
     backoff: Backoff,
     /// A watch that stood longer than this and then broke is tried again at once, as if nothing had been before.
@@ -106,9 +120,10 @@ pub struct Interruption<'a> {
 }
 
 impl Follow {
-    pub(crate) fn new(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, start: Start) -> Self {
-        let engine = Engine::new(span.clone(), store.capabilities().past_revisions, start);
-        Self { store, span, engine, backoff: retry.backoff(), settled: retry.max_delay, call: None, watch: None, broken_since: None }
+    pub(crate) fn new(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, pattern: Pattern, start: Start) -> Self {
+        let engine = Engine::new(span.clone(), pattern, store.capabilities().past_revisions, start);
+        let (backoff, settled) = (retry.backoff(), retry.max_delay);
+        Self { store, span, pattern, engine, backoff, settled, call: None, watch: None, broken_since: None }
     }
 
     /// The next step. After an error there is nothing more.
@@ -146,10 +161,25 @@ impl Follow {
             if item && step.is_some() {
                 self.backoff.reset();
             }
-            self.broken_since = self.engine.trouble().map(|_| self.broken_since.unwrap_or_else(Instant::now));
+            self.note_trouble();
             if step.is_some() {
                 return Poll::Ready(step);
             }
+        }
+    }
+
+    /// Keeps since when the watch cannot be followed.
+    fn note_trouble(&mut self) {
+        match (self.broken_since, self.engine.trouble()) {
+            (None, Some(error)) => {
+                telemetry::watch_interrupted(self.pattern, error);
+                self.broken_since = Some(Instant::now());
+            }
+            (Some(since), None) => {
+                telemetry::watch_resumed(self.pattern, since.elapsed());
+                self.broken_since = None;
+            }
+            (None, None) | (Some(_), Some(_)) => {}
         }
     }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 const ROWS: [&[&str]; 10] = [
     &["key", "revision"],
     &["error"],
-    &["value", "version", "retry"],
+    &["value", "version", "retry", "telemetry"],
     &["store", "store::connect"],
     &["store::memory", "store::v2", "store::v3", "schema", "watch", "lease"],
     &["changes"],

@@ -1,5 +1,6 @@
 //! The change stream of one key.
 
+use std::any::type_name;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -63,7 +64,8 @@ impl<T: 'static> IntoFuture for WatchingEntry<T> {
             let Some(directory) = key.parent() else {
                 return Err(Error::new(ErrorKind::InvalidKey, "the root has no value").at(&key));
             };
-            let source = Source::open(store, &retry, Span::Key(key.clone()), directory, start).await.map_err(|error| error.at(&key))?;
+            let source = Source::open(store, &retry, Span::Key(key.clone()), directory, type_name::<T>(), start).await;
+            let source = source.map_err(|error| error.at(&key))?;
             Ok(EntryChanges { source, key, codec })
         })
     }

@@ -34,6 +34,7 @@ async fn commit(store: &MemoryStore, then: Vec<Op>) -> Revision {
 /// A watch of the numbers in `/n`, as a map's handle makes it.
 fn watching(store: &MemoryStore) -> Watching<Keyed<String, Change<u32>>, BTreeMap<String, u32>> {
     let typed = Typed::new(
+        "/n",
         |delta, out| delta.all_entries(Codec::value(), |change| change, out),
         |directory: &Key, tree: &Tree, revision| {
             schema::decode_map(directory, tree, revision, |decoder| decoder.all_entries(Codec::value()))

@@ -205,7 +205,7 @@ impl<S: Schema> Dir<S> {
     /// The changes below the directory from now on, as a stream that mends itself: one item for each revision. Await it, or set where it
     /// starts first.
     pub fn watch(&self) -> Watching<S::Change, S> {
-        let typed = Typed::new(|delta, out| delta.whole::<S, S::Change>(|change| change, out), schema::decode::<S>);
+        let typed = Typed::new(S::TABLE.pattern(), |delta, out| delta.whole::<S, S::Change>(|change| change, out), schema::decode::<S>);
         Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 

@@ -156,7 +156,7 @@ impl Directory {
 
     /// The changes of all keys below it from now on, as bytes. Keys are paths below the directory, as stored.
     pub fn watch(&self) -> Watching<Keyed<String, Change<Bytes>>, BTreeMap<String, Bytes>> {
-        let typed = Typed::new(|delta, out| delta.all_keys(out), values);
+        let typed = Typed::new("directory", |delta, out| delta.all_keys(out), values);
         Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 

@@ -2,6 +2,7 @@
 
 mod write;
 
+use std::any::type_name;
 use std::fmt;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::schema::Stored;
 use crate::store::{Committed, Compare, Condition, Consistency, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
+use crate::telemetry;
 use crate::value::Codec;
 use crate::version::{Expect, Versioned};
 
@@ -356,7 +358,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             };
             Some(Found { at, kv })
         })?;
-        self.decode(found, revision).inspect_err(|error| tracing::warn!(%error, "the value that was there")).ok()
+        self.decode(found, revision).inspect_err(|_| telemetry::previous_undecodable(type_name::<T>())).ok()
     }
 
     /// Deletes every key of the field: it would otherwise be read from the next alias.

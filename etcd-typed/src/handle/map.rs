@@ -1,5 +1,6 @@
 //! `EntryMap<K, V>`: a directory of values. `DirMap<K, S>`: a directory of directories, each with a struct in it.
 
+use std::any::type_name;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::IntoFuture;
@@ -112,6 +113,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     pub fn watch(&self) -> Watching<Keyed<K, Change<V>>, BTreeMap<K, V>> {
         let (codec, map) = (self.codec, self.clone());
         let typed = Typed::new(
+            type_name::<V>(),
             move |delta, out| delta.all_entries(codec, |change| change, out),
             move |_: &Key, tree: &schema::Tree, revision| map.decode(tree, revision),
         );
@@ -362,7 +364,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
 
     /// The changes of all structs from now on; see [`Dir::watch`].
     pub fn watch(&self) -> Watching<Keyed<K, S::Change>, BTreeMap<K, S>> {
-        let typed = Typed::new(|delta, out| delta.all_dirs::<K, S, _>(|change| change, out), decode_dirs::<K, S>);
+        let typed = Typed::new(S::TABLE.pattern(), |delta, out| delta.all_dirs::<K, S, _>(|change| change, out), decode_dirs::<K, S>);
         Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 }

@@ -83,6 +83,11 @@ pub enum Presence {
 impl Table {
     pub(crate) const EMPTY: &'static Self = &Self { name: "", doc: "", prefix: None, fields: &[] };
 
+    /// What stands for the struct's directory, wherever it is, in metrics and events.
+    pub(crate) fn pattern(&self) -> &'static str {
+        self.prefix.unwrap_or(self.name)
+    }
+
     /// Whether a key relative to the struct's directory is one of the schema's.
     pub(crate) fn owns(&self, relative: &str) -> bool {
         let (first, rest) = split_first(relative);

@@ -4,6 +4,7 @@
 use crate::error::{Error, ErrorKind};
 use crate::revision::Revision;
 use crate::store::{Batch, Range, RangeReply, Span, WatchFrom, WatchItem};
+use crate::telemetry::{self, Pattern};
 use crate::watch::anchor::Anchor;
 use crate::watch::{Reason, Snapshot, Start, Step};
 
@@ -44,6 +45,7 @@ pub(crate) enum Input {
 #[derive(Debug)]
 pub(crate) struct Engine {
     span: Span,
+    pattern: Pattern,
     past_revisions: bool,
     phase: Phase,
     /// The revision of the last batch or snapshot.
@@ -86,7 +88,7 @@ enum Then {
 }
 
 impl Engine {
-    pub(crate) fn new(span: Span, past_revisions: bool, start: Start) -> Self {
+    pub(crate) fn new(span: Span, pattern: Pattern, past_revisions: bool, start: Start) -> Self {
         let (revision, phase) = match start {
             Start::Now => (Revision::ZERO, Phase::Listing { reason: Reason::Start, at: None }),
             Start::Since(revision) if past_revisions && revision > Revision::ZERO => {
@@ -100,7 +102,8 @@ impl Engine {
         };
         let started = matches!(phase, Phase::Opening { .. });
         let (delivered, resume) = (revision, revision);
-        Self { span, past_revisions, phase, delivered, resume, started, progress_lies: false, anchor: Anchor::Unknown, trouble: None }
+        let (anchor, trouble) = (Anchor::Unknown, None);
+        Self { span, pattern, past_revisions, phase, delivered, resume, started, progress_lies: false, anchor, trouble }
     }
 
     /// What to do now.
@@ -164,7 +167,7 @@ impl Engine {
         // The read is linearizable: a server with less history than we saw is not the one that we saw.
         let reason = if revision < self.resume { Reason::Rewound } else { reason };
         if reason != Reason::Start {
-            tracing::warn!(key = %self.span.key(), %revision, seen = %self.resume, ?reason, "the watch starts again from the present state");
+            telemetry::resynced(self.pattern, reason.words(), revision, self.resume);
         }
         self.delivered = revision;
         self.resume = revision;
@@ -193,7 +196,6 @@ impl Engine {
     fn checked(&mut self, answer: Result<RangeReply, Error>) -> Option<Result<Step, Error>> {
         match answer {
             Ok(reply) if self.anchor.contradicts(&reply, self.resume, self.past_revisions) => {
-                tracing::warn!(key = %self.span.key(), revision = %self.resume, "the server has another history than the one that was watched");
                 self.phase = Phase::Listing { reason: Reason::Rewound, at: None };
             }
             Ok(reply) => {
@@ -244,6 +246,7 @@ impl Engine {
             // Nothing is lost while the server keeps its history, so there is nothing to wait for. Without this watch having moved it
             // would be a spin.
             Some(Ok(WatchItem::Lagged)) if moved => {
+                telemetry::watch_lagged(self.pattern);
                 self.phase = self.reopening();
                 None
             }
@@ -261,12 +264,12 @@ impl Engine {
     fn batch(&mut self, batch: Batch) -> Option<Step> {
         if batch.revision <= self.delivered {
             // A resumed watch starts with what was seen, and etcd 3.4.23 replays old history on an open stream (etcd issue 15271).
-            tracing::trace!(key = %self.span.key(), revision = %batch.revision, "dropped: seen before");
+            telemetry::batch_dropped(self.pattern, batch.revision);
             return None;
         }
         if batch.revision <= self.resume {
             // Progress was reported up to beyond this change, and it had not come (etcd issue 15220). To drop it would lose it.
-            tracing::warn!(key = %self.span.key(), revision = %batch.revision, progress = %self.resume, "the server reported progress too early");
+            telemetry::progress_lied(self.pattern, batch.revision, self.resume);
             self.progress_lies = true;
         }
         self.delivered = batch.revision;
@@ -295,7 +298,7 @@ impl Engine {
         if is_permanent(error.kind()) {
             return self.fail(error);
         }
-        tracing::debug!(key = %self.span.key(), revision = %self.resume, %error, "the watch broke and will be resumed");
+        telemetry::watch_attempt_failed(self.pattern, self.resume, &error);
         self.trouble = Some(error.at(self.span.key()));
         self.phase = Phase::Waiting(then);
         None

@@ -174,7 +174,7 @@ impl World {
         let span = Span::Below(Key::parse("/a").expect("a key"));
         Self {
             past_revisions,
-            engine: Engine::new(span.clone(), past_revisions, start),
+            engine: Engine::new(span.clone(), "/a", past_revisions, start),
             span,
             lives: vec![Life::new(0)],
             nonce: 0,

@@ -30,7 +30,7 @@ async fn delete(store: &MemoryStore, key: &str) -> Revision {
 }
 
 fn follow(store: &MemoryStore, start: Start) -> Follow {
-    Follow::new(Arc::new(store.clone()), &RetryPolicy::default(), Span::Below(directory()), start)
+    Follow::new(Arc::new(store.clone()), &RetryPolicy::default(), Span::Below(directory()), "/a", start)
 }
 
 async fn snapshot(follow: &mut Follow) -> Snapshot {

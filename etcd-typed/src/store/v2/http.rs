@@ -19,6 +19,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::store::connect::{ConnectOptions, Credentials};
+use crate::telemetry;
+
+/// The store in metrics and events.
+const NAME: &str = "v2";
 
 /// The longest answer that is read.
 const MAX_BODY: usize = 64 << 20;
@@ -118,6 +122,7 @@ impl Http {
             if dead_ends == self.endpoints.len() || Instant::now() + delay >= deadline {
                 return Err(fault.error);
             }
+            telemetry::repeated(NAME, "GET", fault.error.kind(), fault.error.message());
             sleep(delay).await;
         }
     }
@@ -181,6 +186,7 @@ impl Http {
             if dead_ends == self.endpoints.len() || Instant::now() + delay + self.connect_timeout >= deadline {
                 return Err(unsent.error);
             }
+            telemetry::repeated(NAME, name(&method), unsent.error.kind(), unsent.error.message());
             sleep(delay).await;
         }
     }
@@ -342,6 +348,16 @@ impl Poll {
     /// The store's revision when it was registered.
     pub(super) fn index(&self) -> Option<u64> {
         self.incoming.index
+    }
+}
+
+/// The methods that writes have, as labels.
+fn name(method: &Method) -> &'static str {
+    match *method {
+        Method::PUT => "PUT",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        _ => "other",
     }
 }
 

@@ -17,6 +17,10 @@ use super::wire::{Answer, MEMBER_LIST, MemberListRequest, Method, Shape};
 use crate::error::Result;
 use crate::retry::RetryPolicy;
 use crate::store::connect::ConnectOptions;
+use crate::telemetry;
+
+/// The store in metrics and events.
+const NAME: &str = "v3";
 
 /// The largest answer that is decoded. A page of a range is made smaller when it does not fit; a watch is sent in fragments of 2 MiB, but not
 /// what it held back until it was created.
@@ -91,6 +95,7 @@ impl Core {
             } else if failure.row != Row::AuthChanged {
                 return Err(failure);
             }
+            telemetry::repeated(NAME, method.name(), failure.row.verdict().kind, failure.words());
         }
     }
 
@@ -138,7 +143,7 @@ impl Core {
                 failure.may_have_applied = may_have_applied;
                 return Err(failure);
             }
-            tracing::debug!(method = method.path, endpoint = slot.name, failure = ?failure.row, "asking again");
+            telemetry::repeated(NAME, method.name(), verdict.kind, failure.words());
             sleep_until(next).await;
         }
     }

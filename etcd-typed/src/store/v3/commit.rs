@@ -9,6 +9,7 @@ use super::lease;
 use super::wire::{DELETE_RANGE, PUT, RANGE, TXN};
 use crate::error::{Error, Result};
 use crate::store::{Capabilities, Committed, Txn};
+use crate::telemetry;
 
 /// [`Store::commit`](crate::store::Store::commit).
 pub(super) async fn commit(core: &Arc<Core>, capabilities: &Capabilities, txn: &Txn) -> Result<Committed> {
@@ -51,7 +52,7 @@ fn give_back<'l>(core: &Arc<Core>, leases: impl IntoIterator<Item = &'l NewLease
         let (core, id) = (Arc::clone(core), lease.id);
         tokio::spawn(async move {
             if let Err(error) = lease::revoke(&core, id).await {
-                tracing::debug!(%id, %error, "a lease that is not needed runs out by itself");
+                telemetry::lease_not_revoked(id, &error);
             }
         });
     }

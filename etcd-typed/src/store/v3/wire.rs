@@ -28,6 +28,11 @@ impl<Q, A> Method<Q, A> {
     const fn unary(path: &'static str) -> Self {
         Self { path, shape: Shape::Unary, types: PhantomData }
     }
+
+    /// The call without its service, `Range`; what a server's own metrics call `grpc_method`.
+    pub(super) fn name(&self) -> &'static str {
+        self.path.rsplit_once('/').map_or(self.path, |(_, name)| name)
+    }
 }
 
 impl<Q, A> fmt::Debug for Method<Q, A> {

@@ -16,7 +16,7 @@ struct Story {
 
 impl Story {
     fn new(past_revisions: bool, start: Start) -> Self {
-        Self { engine: Engine::new(span(), past_revisions, start) }
+        Self { engine: Engine::new(span(), "/a", past_revisions, start) }
     }
 
     /// A watch that follows since revision 10, where `/a/x` was written at 7 and `/a/y` at 9.

@@ -1,0 +1,337 @@
+//! What the library tells of itself while it works: metrics and `tracing` events.
+//!
+//! # Metrics
+//!
+//! With the feature `metrics` they go through the facade of the crate [`metrics`](https://docs.rs/metrics) to whatever recorder the program installs. Install
+//! it before the first client is made, and call `describe` after that, so that it has the units and descriptions. Without the feature nothing of it
+//! is compiled.
+//!
+//! | name | type | labels | unit | meaning |
+//! |---|---|---|---|---|
+//! | `etcd_typed_retries_total` | counter | `store`, `op`, `cause` | count | requests that were sent again |
+//! | `etcd_typed_watch_interruptions_total` | counter | `pattern`, `cause` | count | times that a watch broke or fell behind, and had to be resumed |
+//! | `etcd_typed_resyncs_total` | counter | `pattern`, `cause` | count | times that a watch started again from the present state, since its history was gone |
+//! | `etcd_typed_view_revision` | gauge | `pattern` | count | revision of the state that a live view shows |
+//! | `etcd_typed_view_staleness_seconds` | gauge | `pattern` | seconds | time since the server last proved that a live view has seen everything |
+//! | `etcd_typed_view_applied_total` | counter | `pattern` | count | states that a live view has taken |
+//! | `etcd_typed_view_rejected_total` | counter | `pattern` | count | states that a live view has refused, since they do not decode or fail a validation |
+//! | `etcd_typed_lease_remaining_seconds` | histogram | | seconds | what was left of a lease's time each time that an attempt to keep it alive ended |
+//! | `etcd_typed_leases_lost_total` | counter | `cause` | count | leases that ended while they were wanted |
+//!
+//! Labels have few values, all known when the program is compiled; none is ever made of a key or a value:
+//!
+//! | label | values |
+//! |---|---|
+//! | `pattern` | of a schema its prefix as it is written, `/{env}/checkout`, or its name where it has none; of a map of values or a single key the name of the value's type; `directory` of one without a schema |
+//! | `store` | `v3`, `v2` |
+//! | `op` | on v3 the name of the remote call, which is the `grpc_method` of the server's own metrics (`Range`, `Txn`, `LeaseKeepAlive`, …); on v2 the HTTP method |
+//! | `cause` of a retry, an interruption | the [`ErrorKind`](crate::ErrorKind) in small letters, `unavailable`, `permission_denied`; `lagged` of a watch whose reader was too slow |
+//! | `cause` of a resync | `history_lost`: compacted, or out of v2's window; `rewound`: the server came back with another history |
+//! | `cause` of a lost lease | `gone`: the server does not know it; `expired`: its time passed without an answer |
+//!
+//! Of several views with the same pattern the gauges show what was last said of any of them. A view that is dropped leaves its gauges as they are: the
+//! facade cannot take one back.
+
+use std::time::Duration;
+
+#[cfg(feature = "metrics")]
+use self::facade::{count, observe, set};
+#[cfg(not(feature = "metrics"))]
+use self::nothing::{count, observe, set};
+use crate::error::{Error, ErrorKind};
+use crate::revision::{LeaseId, Revision};
+
+/// All metrics of this crate: a contract, as the rest of its interface is. For tools that make dashboards and alerts.
+pub const METRICS: [Metric; 9] =
+    [RETRIES, WATCH_INTERRUPTIONS, RESYNCS, VIEW_REVISION, VIEW_STALENESS, VIEW_APPLIED, VIEW_REJECTED, LEASE_REMAINING, LEASES_LOST];
+
+/// One metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Metric {
+    /// The name under which it is recorded.
+    pub name: &'static str,
+    /// What it does over time.
+    pub kind: MetricKind,
+    /// The names of its labels; each record has all of them.
+    pub labels: &'static [&'static str],
+    /// What it counts or measures.
+    pub unit: MetricUnit,
+    /// What it says, in one line.
+    pub meaning: &'static str,
+}
+
+/// What a [`Metric`] does over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MetricKind {
+    /// It only grows.
+    Counter,
+    /// It is what it was set to last.
+    Gauge,
+    /// It is a distribution of what was observed.
+    Histogram,
+}
+
+/// What a [`Metric`] counts or measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MetricUnit {
+    /// Things, one by one.
+    Count,
+    /// Seconds, with fractions.
+    Seconds,
+}
+
+/// Tells the recorder that is installed the unit and the description of every metric.
+#[cfg(feature = "metrics")]
+pub fn describe() {
+    for Metric { name, kind, unit, meaning, .. } in METRICS {
+        let unit = match unit {
+            MetricUnit::Count => metrics::Unit::Count,
+            MetricUnit::Seconds => metrics::Unit::Seconds,
+        };
+        match kind {
+            MetricKind::Counter => metrics::describe_counter!(name, unit, meaning),
+            MetricKind::Gauge => metrics::describe_gauge!(name, unit, meaning),
+            MetricKind::Histogram => metrics::describe_histogram!(name, unit, meaning),
+        }
+    }
+}
+
+const RETRIES: Metric = Metric {
+    name: "etcd_typed_retries_total",
+    kind: MetricKind::Counter,
+    labels: &["store", "op", "cause"],
+    unit: MetricUnit::Count,
+    meaning: "requests that were sent again",
+};
+
+const WATCH_INTERRUPTIONS: Metric = Metric {
+    name: "etcd_typed_watch_interruptions_total",
+    kind: MetricKind::Counter,
+    labels: &["pattern", "cause"],
+    unit: MetricUnit::Count,
+    meaning: "times that a watch broke or fell behind, and had to be resumed",
+};
+
+const RESYNCS: Metric = Metric {
+    name: "etcd_typed_resyncs_total",
+    kind: MetricKind::Counter,
+    labels: &["pattern", "cause"],
+    unit: MetricUnit::Count,
+    meaning: "times that a watch started again from the present state, since its history was gone",
+};
+
+const VIEW_REVISION: Metric = Metric {
+    name: "etcd_typed_view_revision",
+    kind: MetricKind::Gauge,
+    labels: &["pattern"],
+    unit: MetricUnit::Count,
+    meaning: "revision of the state that a live view shows",
+};
+
+const VIEW_STALENESS: Metric = Metric {
+    name: "etcd_typed_view_staleness_seconds",
+    kind: MetricKind::Gauge,
+    labels: &["pattern"],
+    unit: MetricUnit::Seconds,
+    meaning: "time since the server last proved that a live view has seen everything",
+};
+
+const VIEW_APPLIED: Metric = Metric {
+    name: "etcd_typed_view_applied_total",
+    kind: MetricKind::Counter,
+    labels: &["pattern"],
+    unit: MetricUnit::Count,
+    meaning: "states that a live view has taken",
+};
+
+const VIEW_REJECTED: Metric = Metric {
+    name: "etcd_typed_view_rejected_total",
+    kind: MetricKind::Counter,
+    labels: &["pattern"],
+    unit: MetricUnit::Count,
+    meaning: "states that a live view has refused, since they do not decode or fail a validation",
+};
+
+const LEASE_REMAINING: Metric = Metric {
+    name: "etcd_typed_lease_remaining_seconds",
+    kind: MetricKind::Histogram,
+    labels: &[],
+    unit: MetricUnit::Seconds,
+    meaning: "what was left of a lease's time each time that an attempt to keep it alive ended",
+};
+
+const LEASES_LOST: Metric = Metric {
+    name: "etcd_typed_leases_lost_total",
+    kind: MetricKind::Counter,
+    labels: &["cause"],
+    unit: MetricUnit::Count,
+    meaning: "leases that ended while they were wanted",
+};
+
+/// A live view shows a new state.
+#[allow(dead_code, reason = "for the live views")]
+pub(crate) fn view_applied(pattern: Pattern, revision: Revision) {
+    count(&VIEW_APPLIED, &[pattern]);
+    #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53; etcd at a million writes a second gets there in 285 years")]
+    set(&VIEW_REVISION, &[pattern], revision.get() as f64);
+}
+
+/// A live view keeps its state, since the next one has so many problems. Which they are is for its status to tell: reasons may quote values.
+#[allow(dead_code, reason = "for the live views")]
+pub(crate) fn view_rejected(pattern: Pattern, problems: usize) {
+    tracing::warn!(target: "etcd_typed::view", pattern, problems, "a state was refused; the last good one stays");
+    count(&VIEW_REJECTED, &[pattern]);
+}
+
+/// So much time has passed since the last proof that a live view has seen everything.
+#[allow(dead_code, reason = "for the live views")]
+pub(crate) fn view_staleness(pattern: Pattern, staleness: Duration) {
+    set(&VIEW_STALENESS, &[pattern], staleness.as_secs_f64());
+}
+
+/// What stands for a directory or a key in metrics and events. It is known when the program is compiled, so there are few and none has a key in it that a
+/// user made up.
+pub(crate) type Pattern = &'static str;
+
+/// A request failed and is sent again. `op` is the call's own name, never an address: that may have a key in it. `error` names the endpoint.
+#[cfg(any(feature = "v2", feature = "v3"))]
+pub(crate) fn repeated(store: &'static str, op: &'static str, kind: ErrorKind, error: &str) {
+    let cause = cause(kind);
+    tracing::debug!(target: "etcd_typed::call", store, op, cause, error, "sent again");
+    count(&RETRIES, &[store, op, cause]);
+}
+
+/// A write went well, and what it replaced or deleted is not a value of the type. Why is not told: the reason may quote it.
+pub(crate) fn previous_undecodable(pattern: Pattern) {
+    tracing::warn!(target: "etcd_typed::call", pattern, "what was there before cannot be decoded");
+}
+
+/// A watch that was followed is not any more, and will be resumed.
+pub(crate) fn watch_interrupted(pattern: Pattern, error: &Error) {
+    let cause = cause(error.kind());
+    tracing::info!(target: "etcd_typed::watch", pattern, cause, error = error.message(), "interrupted");
+    count(&WATCH_INTERRUPTIONS, &[pattern, cause]);
+}
+
+/// The reader of a watch was so slow that the store gave it up; it is resumed at once and nothing is lost.
+pub(crate) fn watch_lagged(pattern: Pattern) {
+    tracing::info!(target: "etcd_typed::watch", pattern, cause = "lagged", "interrupted");
+    count(&WATCH_INTERRUPTIONS, &[pattern, "lagged"]);
+}
+
+/// An attempt to resume a watch failed, the first or a later one.
+pub(crate) fn watch_attempt_failed(pattern: Pattern, resume: Revision, error: &Error) {
+    let cause = cause(error.kind());
+    tracing::debug!(target: "etcd_typed::watch", pattern, %resume, cause, error = error.message(), "tried again after a while");
+}
+
+/// A watch is followed again, from where it broke.
+pub(crate) fn watch_resumed(pattern: Pattern, interrupted: Duration) {
+    tracing::info!(target: "etcd_typed::watch", pattern, ?interrupted, "resumed");
+}
+
+/// A watch starts again from the state at `revision`, since what came after `seen` cannot be had.
+pub(crate) fn resynced(pattern: Pattern, cause: &'static str, revision: Revision, seen: Revision) {
+    tracing::warn!(target: "etcd_typed::watch", pattern, cause, %revision, %seen, "started again from the present state");
+    count(&RESYNCS, &[pattern, cause]);
+}
+
+/// A batch came that was seen before, as the first of a resumed watch is, or because of etcd issue 15271.
+pub(crate) fn batch_dropped(pattern: Pattern, revision: Revision) {
+    tracing::trace!(target: "etcd_typed::watch", pattern, %revision, "dropped: seen before");
+}
+
+/// A server said that a watch had everything up to `progress`, and then sent an earlier change (etcd issue 15220).
+pub(crate) fn progress_lied(pattern: Pattern, revision: Revision, progress: Revision) {
+    tracing::warn!(target: "etcd_typed::watch", pattern, %revision, %progress, "progress was told too early and counts no more");
+}
+
+/// An attempt to keep a lease alive ended, when it had so much left.
+pub(crate) fn lease_remaining(remaining: Duration) {
+    observe(&LEASE_REMAINING, remaining.as_secs_f64());
+}
+
+/// An attempt to keep a lease alive failed; it is made again while the lease may be there.
+pub(crate) fn lease_attempt_failed(lease: LeaseId, remaining: Duration, error: &Error) {
+    let cause = cause(error.kind());
+    tracing::warn!(target: "etcd_typed::lease", %lease, ?remaining, cause, error = error.message(), "not kept alive");
+}
+
+/// A lease that was wanted ended.
+pub(crate) fn lease_lost(lease: LeaseId, cause: &'static str) {
+    tracing::error!(target: "etcd_typed::lease", %lease, cause, "lost");
+    count(&LEASES_LOST, &[cause]);
+}
+
+/// A lease that is not wanted any more could not be ended; it runs out by itself.
+pub(crate) fn lease_not_revoked(lease: LeaseId, error: &Error) {
+    let cause = cause(error.kind());
+    tracing::debug!(target: "etcd_typed::lease", %lease, cause, error = error.message(), "not revoked; it runs out");
+}
+
+/// The name of a kind as a label.
+fn cause(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::NotFound => "not_found",
+        ErrorKind::AlreadyExists => "already_exists",
+        ErrorKind::Conflict => "conflict",
+        ErrorKind::Decode => "decode",
+        ErrorKind::Encode => "encode",
+        ErrorKind::Invalid => "invalid",
+        ErrorKind::InvalidKey => "invalid_key",
+        ErrorKind::InvalidUrl => "invalid_url",
+        ErrorKind::NotADirectory => "not_a_directory",
+        ErrorKind::IsADirectory => "is_a_directory",
+        ErrorKind::DirectoryNotEmpty => "directory_not_empty",
+        ErrorKind::LeaseLost => "lease_lost",
+        ErrorKind::Unauthenticated => "unauthenticated",
+        ErrorKind::PermissionDenied => "permission_denied",
+        ErrorKind::TooLarge => "too_large",
+        ErrorKind::TooManyOperations => "too_many_operations",
+        ErrorKind::NoSpace => "no_space",
+        ErrorKind::Tls => "tls",
+        ErrorKind::Unavailable => "unavailable",
+        ErrorKind::Timeout => "timeout",
+        ErrorKind::HistoryLost => "history_lost",
+        ErrorKind::Unsupported => "unsupported",
+        ErrorKind::Server => "server",
+    }
+}
+
+#[cfg(feature = "metrics")]
+mod facade {
+    use metrics::Label;
+
+    use super::Metric;
+
+    /// One more, for the metric's labels in their order.
+    pub(super) fn count(metric: &'static Metric, values: &[&'static str]) {
+        metrics::counter!(metric.name, labels(metric, values)).increment(1);
+    }
+
+    pub(super) fn set(metric: &'static Metric, values: &[&'static str], value: f64) {
+        metrics::gauge!(metric.name, labels(metric, values)).set(value);
+    }
+
+    pub(super) fn observe(metric: &'static Metric, value: f64) {
+        metrics::histogram!(metric.name).record(value);
+    }
+
+    fn labels(metric: &'static Metric, values: &[&'static str]) -> Vec<Label> {
+        metric.labels.iter().zip(values).map(|(name, value)| Label::from_static_parts(name, value)).collect()
+    }
+}
+
+#[cfg(not(feature = "metrics"))]
+mod nothing {
+    use super::Metric;
+
+    pub(super) fn count(_: &'static Metric, _: &[&'static str]) {}
+
+    pub(super) fn set(_: &'static Metric, _: &[&'static str], _: f64) {}
+
+    pub(super) fn observe(_: &'static Metric, _: f64) {}
+}
