@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::Stream;
 
 pub use self::entry::{EntryChanges, WatchingEntry};
-use self::mirror::{Mirror, Touch};
+pub(crate) use self::mirror::{Mirror, Touch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::retry::RetryPolicy;

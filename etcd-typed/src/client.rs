@@ -85,7 +85,7 @@ impl Client {
     }
 
     fn of(store: Arc<dyn Store>, retry: RetryPolicy, namespace: Key) -> Self {
-        Self { context: Arc::new(Context { store, retry, reads: Consistency::Linearizable }), namespace }
+        Self { context: Arc::new(Context { store, retry, reads: Consistency::Linearizable, upstreams: Arc::default() }), namespace }
     }
 
     /// The same client with reads that any member may answer from what it has. They are cheaper, work without a quorum, and may be old. Writes,

@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::key::{Key, KeyError};
 use crate::revision::Revision;
@@ -21,7 +22,7 @@ struct Inner {
     kind: ErrorKind,
     key: Option<Key>,
     message: String,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
     problems: Vec<Problem>,
     written: Vec<Key>,
     /// `Versioned<T>` of the key's type, put there by the handle that knows the type.
@@ -139,7 +140,7 @@ impl Error {
     /// Adds the cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
         self
     }
 
@@ -181,6 +182,16 @@ impl Error {
 
     pub(crate) fn current_any(&self) -> Option<&(dyn Any + Send + Sync)> {
         self.0.current.as_deref()
+    }
+
+    /// The same once more, for another who waits for the same thing; without what only a write has.
+    pub(crate) fn again(&self) -> Self {
+        let Inner { kind, ref key, ref message, ref source, ref problems, .. } = *self.0;
+        let mut error = Self::new(kind, message.clone());
+        error.0.key = key.clone();
+        error.0.source = source.clone();
+        error.0.problems = problems.clone();
+        error
     }
 
     /// What it means.

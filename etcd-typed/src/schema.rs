@@ -110,6 +110,12 @@ pub(crate) fn tree(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
     kvs.into_iter().filter_map(|kv| Some((directory.below(&kv.key)?.to_owned(), Stored::from(kv)))).collect()
 }
 
+/// What lies below one segment of a tree.
+pub(crate) fn subtree(tree: &Tree, segment: &str) -> Tree {
+    let prefix = format!("{segment}/");
+    with_prefix(tree, &prefix).filter_map(|(relative, stored)| Some((relative.strip_prefix(&prefix)?.to_owned(), stored.clone()))).collect()
+}
+
 /// The struct that lies in `directory`, as of `revision`. Keys that the schema does not know are passed over.
 ///
 /// # Errors
@@ -182,13 +188,11 @@ pub(crate) fn encode_with(directory: &Key, write: impl FnOnce(&mut Encoder<'_>))
 
 /// Every validation of a struct that was read, of fields and of structs, at whatever depth: what fails, as problems without a revision. It is what
 /// [`encode`] does before a write, without encoding: of what passes, no text is made.
-#[cfg_attr(not(test), allow(dead_code, reason = "the live views will use it"))]
 pub(crate) fn validate<S: Schema>(directory: &Key, value: &S) -> Vec<Problem> {
     validate_with(directory, |encoder| encoder.whole(value))
 }
 
 /// The same of what `write` goes through: a map that fills its directory.
-#[cfg_attr(not(test), allow(dead_code, reason = "the live views will use it"))]
 pub(crate) fn validate_with(directory: &Key, write: impl FnOnce(&mut Encoder<'_>)) -> Vec<Problem> {
     let mut encoder = Encoder::new(directory, Validation::Only);
     write(&mut encoder);
@@ -196,7 +200,6 @@ pub(crate) fn validate_with(directory: &Key, write: impl FnOnce(&mut Encoder<'_>
 }
 
 /// The validation of one value at its own key.
-#[cfg_attr(not(test), allow(dead_code, reason = "the live views will use it"))]
 pub(crate) fn validate_value<T>(key: &Key, value: &T, codec: &Codec<T>) -> Option<Problem> {
     let reason = codec.validate(value).err()?;
     Some(Problem { key: key.clone(), kind: ProblemKind::Rejected, reason: reason.to_string(), revision: None })
@@ -258,7 +261,7 @@ pub(crate) fn segment_of<K: MapKey>(key: &K) -> Result<String, ValueError> {
 }
 
 /// The map key that a segment stands for. A segment that [`segment_of`] would not write is refused: handles could not address it.
-fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind, String)> {
+pub(crate) fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind, String)> {
     let foreign = |reason: String| (ProblemKind::ForeignKey, reason);
     let text = key::unescape(segment)
         .ok_or_else(|| foreign(format!("the key's name is not escaped as this library does it: write `{}`", key::escape(segment))))?;

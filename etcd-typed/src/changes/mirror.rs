@@ -10,7 +10,7 @@ use crate::watch::{Snapshot, Step};
 
 /// A directory's tree that follows a watch.
 #[derive(Debug)]
-pub(super) struct Mirror {
+pub(crate) struct Mirror {
     directory: Key,
     tree: Tree,
     revision: Revision,
@@ -20,51 +20,67 @@ pub(super) struct Mirror {
 
 /// What one step touched: each relative key with what was there before. What is there now is in the mirror.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Touch {
-    pub(super) revision: Revision,
-    pub(super) resynced: bool,
-    pub(super) touched: Touched,
+pub(crate) struct Touch {
+    pub(crate) revision: Revision,
+    pub(crate) resynced: bool,
+    pub(crate) touched: Touched,
 }
 
 impl Mirror {
     /// What a watch starts with.
-    pub(super) fn new(directory: Key, start: Snapshot) -> Self {
+    pub(crate) fn new(directory: Key, start: Snapshot) -> Self {
         let tree = schema::tree(&directory, start.kvs);
         Self { directory, tree, revision: start.revision, complete: start.known }
     }
 
     /// What a watch starts with whose own start is not there to be read.
-    pub(super) fn unknown(directory: Key, revision: Revision) -> Self {
+    pub(crate) fn unknown(directory: Key, revision: Revision) -> Self {
         Self { directory, tree: Tree::new(), revision, complete: false }
     }
 
-    pub(super) fn directory(&self) -> &Key {
+    pub(crate) fn directory(&self) -> &Key {
         &self.directory
     }
 
-    pub(super) fn tree(&self) -> &Tree {
+    pub(crate) fn tree(&self) -> &Tree {
         &self.tree
     }
 
-    pub(super) fn revision(&self) -> Revision {
+    pub(crate) fn revision(&self) -> Revision {
         self.revision
     }
 
     /// Whether the tree has all that there is.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }
 
+    /// Whether these keys, of the whole directory, are the ones here, as they are here.
+    pub(crate) fn agrees(&self, kvs: &[KeyValue]) -> bool {
+        let mut ours = kvs.iter().filter_map(|kv| Some((self.directory.below(&kv.key)?, kv.modified)));
+        let mut found = 0;
+        let same = ours.all(|(relative, modified)| {
+            found += 1;
+            self.tree.get(relative).is_some_and(|stored| stored.modified == modified)
+        });
+        same && found == self.tree.len()
+    }
+
+    /// It was found out otherwise that nothing here changed up to this revision.
+    pub(crate) fn advance(&mut self, revision: Revision) {
+        self.revision = self.revision.max(revision);
+    }
+
     /// Takes a step; none where it touched nothing here.
-    pub(super) fn apply(&mut self, step: Step) -> Option<Touch> {
+    pub(crate) fn apply(&mut self, step: Step) -> Option<Touch> {
         match step {
             Step::Reset(snapshot) => Some(self.reset(snapshot)),
             Step::Progress(revision) => {
-                self.revision = revision;
+                self.advance(revision);
                 None
             }
             Step::Batch(batch) => {
-                self.revision = batch.revision;
+                self.advance(batch.revision);
                 let mut touched = Touched::new();
                 for event in batch.events {
                     match event {

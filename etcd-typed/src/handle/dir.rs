@@ -18,6 +18,7 @@ use super::plan::{Atomicity, Owner, Plan};
 use crate::changes::{Changes, Typed, Watching};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::live::{StructView, Viewing};
 use crate::revision::Revision;
 use crate::schema::{self, Schema, Tree};
 use crate::store::{Committed, Expiry, Op, OpResult, Span};
@@ -207,6 +208,11 @@ impl<S: Schema> Dir<S> {
     pub fn watch(&self) -> Watching<S::Change, S> {
         let typed = Typed::new(S::TABLE.pattern(), |delta, out| delta.whole::<S, S::Change>(|change| change, out), schema::decode::<S>);
         Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
+    }
+
+    /// The struct as an always-current view: reading it costs nanoseconds, and all fields are of one revision. See [`Live`](crate::Live).
+    pub fn live(&self) -> Viewing<S> {
+        self.context.view(Span::Below(self.key.clone()), &self.key, StructView::new())
     }
 
     /// Waits until the struct satisfies `wanted`, and gives it. It looks at what is there now first. A state that cannot be read satisfies nothing.

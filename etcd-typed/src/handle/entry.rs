@@ -12,6 +12,7 @@ use super::Shared;
 use crate::changes::{EntryChanges, WatchingEntry};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::Key;
+use crate::live::{EntryView, Viewing};
 use crate::revision::Revision;
 use crate::schema::Stored;
 use crate::store::{Committed, Compare, Condition, Consistency, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
@@ -229,6 +230,26 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// ```
     pub fn watch(&self) -> WatchingEntry<T> {
         WatchingEntry::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), self.codec)
+    }
+
+    /// The value as an always-current view (none: there is no value); see [`Live`](crate::Live). Of a field with aliases it is what
+    /// [`get`](Self::get) would read.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+    /// # let client = etcd_typed::Client::connect("memory:").await?;
+    /// let limit = client.entry::<u32>("/app/rate_limit")?;
+    /// let mut live = limit.live().await?;
+    /// limit.set(&250).await?;
+    /// assert_eq!(**live.changed().await?, Some(250));
+    /// # Ok(()) }
+    /// ```
+    pub fn live(&self) -> Viewing<Option<T>> {
+        // An entry has a name, so it has a parent.
+        let directory = self.key.parent().unwrap_or_else(Key::root);
+        let span = if self.aliases.is_empty() { Span::Key(self.key.clone()) } else { Span::Below(directory.clone()) };
+        let keys = self.keys().filter_map(|key| Some(directory.below(key.as_str().as_bytes())?.to_owned())).collect();
+        self.context.view(span, &directory, EntryView::new(keys, self.codec))
     }
 
     /// Waits until the value (none: there is none) satisfies `wanted`, and gives it. It looks at the value that is there now first.

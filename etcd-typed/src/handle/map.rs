@@ -19,6 +19,7 @@ use super::plan::{Atomicity, Owner};
 use crate::changes::{Typed, Watching};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::live::{DirsView, EntriesView, LiveMap, Viewing};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Change, Encoded, Keyed, MapKey, Schema};
 use crate::store::{BoxFuture, Expiry, Range, Span};
@@ -118,6 +119,13 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
             move |_: &Key, tree: &schema::Tree, revision| map.decode(tree, revision),
         );
         Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
+    }
+
+    /// The map as an always-current view. A change of one entry costs O(log n). See [`Live`](crate::Live).
+    ///
+    /// The map of the view is in the order of its keys. `created()` of its states is not known and is zero.
+    pub fn live(&self) -> Viewing<LiveMap<K, V>> {
+        self.context.view(Span::Below(self.key.clone()), &self.key, EntriesView::new(self.codec))
     }
 
     /// The entries in the order of their keys' stored form, in pages of one revision, for directories that do not fit in memory. An entry that cannot
@@ -366,6 +374,11 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     pub fn watch(&self) -> Watching<Keyed<K, S::Change>, BTreeMap<K, S>> {
         let typed = Typed::new(S::TABLE.pattern(), |delta, out| delta.all_dirs::<K, S, _>(|change| change, out), decode_dirs::<K, S>);
         Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
+    }
+
+    /// The map as an always-current view, as [`EntryMap::live`] is for values. A change in one struct costs what that struct costs, and O(log n).
+    pub fn live(&self) -> Viewing<LiveMap<K, S>> {
+        self.context.view(Span::Below(self.key.clone()), &self.key, DirsView::new())
     }
 }
 

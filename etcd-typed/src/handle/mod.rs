@@ -20,6 +20,8 @@ pub use map::{DirMap, EntryMap, EntryPages, MapWrite};
 pub use transaction::Transaction;
 
 use crate::error::Result;
+use crate::key::Key;
+use crate::live::{Source, Upstreams, View, Viewing};
 use crate::retry::RetryPolicy;
 use crate::store::{Consistency, Range, RangeReply, Span, Store};
 
@@ -29,12 +31,20 @@ pub(crate) struct Context {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) retry: RetryPolicy,
     pub(crate) reads: Consistency,
+    /// What its live views are fed by.
+    pub(crate) upstreams: Arc<Upstreams>,
 }
 
 impl Context {
     /// Reads a whole span as of now.
     async fn read(&self, span: Span, keys_only: bool) -> Result<RangeReply> {
         self.store.range(Range { keys_only, consistency: self.reads, ..Range::of(span) }).await
+    }
+
+    /// A live view of what lies below a directory, or of keys in it.
+    fn view<T: Send + Sync + 'static>(&self, span: Span, directory: &Key, view: impl View<State = T>) -> Viewing<T> {
+        let (upstreams, store, retry) = (self.upstreams.clone(), self.store.clone(), self.retry.clone());
+        Viewing::new(Source { upstreams, store, retry, span, directory: directory.clone() }, view)
     }
 
     /// Reads a whole span so that a write can be decided by it: never stale, whatever the client's reads are.

@@ -1,0 +1,202 @@
+//! `Cell`: where the states of a view are put and read. The state itself is in a pointer that is swapped; everything that only those who wait or
+//! ask want to know is in the `Book` beside it, which wakes them.
+
+use std::collections::VecDeque;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::watch;
+
+use super::status::{Cause, LiveStatus, Rewound};
+use super::upstream::Upstream;
+use crate::error::{Error, ErrorKind, Problem, Result};
+use crate::revision::Revision;
+use crate::version::Versioned;
+
+pub(super) struct Cell<T> {
+    state: ArcSwap<Versioned<T>>,
+    book: watch::Sender<Book<T>>,
+    /// What feeds it; the last cell to go ends the watch.
+    upstream: Arc<Upstream>,
+}
+
+pub(super) struct Book<T> {
+    /// Counts the states.
+    generation: u64,
+    newest: Arc<Versioned<T>>,
+    /// The states before it, the oldest first.
+    older: VecDeque<Arc<Versioned<T>>>,
+    /// How many of those are kept.
+    keep: usize,
+    /// Everything up to here was looked at.
+    seen: Revision,
+    /// Everything up to here is in the state.
+    good: Revision,
+    rejected: Option<(Instant, Arc<[Problem]>)>,
+    interrupted: Option<(Instant, Arc<Error>)>,
+    ended: Option<Instant>,
+    rewound: Option<Rewound>,
+}
+
+impl<T> Cell<T> {
+    pub(super) fn new(state: Versioned<T>, keep: usize, upstream: Arc<Upstream>) -> Self {
+        let state = Arc::new(state);
+        let revision = state.revision();
+        let book = Book {
+            generation: 0,
+            newest: state.clone(),
+            older: VecDeque::new(),
+            keep,
+            seen: revision,
+            good: revision,
+            rejected: None,
+            interrupted: None,
+            ended: None,
+            rewound: None,
+        };
+        Self { state: ArcSwap::new(state), book: watch::Sender::new(book), upstream }
+    }
+
+    pub(super) fn state(&self) -> &ArcSwap<Versioned<T>> {
+        &self.state
+    }
+
+    pub(super) fn load(&self) -> Guard<Arc<Versioned<T>>> {
+        self.state.load()
+    }
+
+    pub(super) fn book(&self) -> impl Deref<Target = Book<T>> + '_ {
+        self.book.borrow()
+    }
+
+    pub(super) fn upstream(&self) -> &Upstream {
+        &self.upstream
+    }
+
+    /// Waits for a state after this one.
+    pub(super) async fn after(&self, generation: u64) -> Result<(u64, Arc<Versioned<T>>)> {
+        let mut book = self.book.subscribe();
+        let news = book.wait_for(|book| book.generation > generation || book.ended.is_some()).await;
+        let news = news.ok().filter(|book| book.generation > generation);
+        news.map(|book| (book.generation, book.newest.clone())).ok_or_else(|| self.ended())
+    }
+
+    /// Waits until everything up to `revision` was looked at.
+    pub(super) async fn reach(&self, revision: Revision) -> Result<Arc<Versioned<T>>> {
+        let mut book = self.book.subscribe();
+        if book.borrow().seen < revision {
+            self.upstream.want(revision);
+        }
+        let news = book.wait_for(|book| book.seen >= revision || book.ended.is_some()).await;
+        let Some(book) = news.ok().filter(|book| book.seen >= revision) else { return Err(self.ended()) };
+        match &book.rejected {
+            Some((_, problems)) => Err(Error::from_problems(problems.to_vec()).at(self.upstream.directory())),
+            None => Ok(book.newest.clone()),
+        }
+    }
+
+    fn ended(&self) -> Error {
+        let message = "the runtime that kept this view is gone; make a new view in the present one";
+        Error::new(ErrorKind::Unavailable, message).at(self.upstream.directory())
+    }
+
+    /// A good state.
+    pub(super) fn accept(&self, state: Versioned<T>, rewinds: bool) {
+        let state = Arc::new(state);
+        let revision = state.revision();
+        self.state.store(state.clone());
+        self.book.send_modify(|book| {
+            book.generation += 1;
+            let before = std::mem::replace(&mut book.newest, state);
+            book.older.push_back(before);
+            while book.older.len() > book.keep {
+                book.older.pop_front();
+            }
+            book.rejected = None;
+            book.good = revision;
+            book.look(revision, rewinds);
+        });
+    }
+
+    /// What is stored as of `revision` is no good.
+    pub(super) fn reject(&self, problems: Arc<[Problem]>, revision: Revision, rewinds: bool) {
+        self.book.send_modify(|book| {
+            let since = book.rejected.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+            book.rejected = Some((since, problems));
+            book.look(revision, rewinds);
+        });
+    }
+
+    /// Nothing of the view's changed up to `revision`.
+    pub(super) fn progress(&self, revision: Revision) {
+        self.book.send_if_modified(|book| {
+            let news = revision > book.seen;
+            if news {
+                book.seen = revision;
+                if book.rejected.is_none() {
+                    book.good = revision;
+                }
+            }
+            news
+        });
+    }
+
+    pub(super) fn interrupted(&self, trouble: Option<&(Instant, Arc<Error>)>) {
+        self.book.send_if_modified(|book| {
+            let news = book.interrupted.is_some() || trouble.is_some();
+            book.interrupted = trouble.cloned();
+            news
+        });
+    }
+
+    pub(super) fn end(&self) {
+        self.book.send_modify(|book| book.ended = Some(Instant::now()));
+    }
+}
+
+impl<T> Book<T> {
+    fn look(&mut self, revision: Revision, rewinds: bool) {
+        if rewinds && revision < self.seen {
+            self.rewound = Some(Rewound { at: Instant::now(), from: self.seen, to: revision });
+        }
+        self.seen = revision;
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    pub(super) fn seen(&self) -> Revision {
+        self.seen
+    }
+
+    pub(super) fn good(&self) -> Revision {
+        self.good
+    }
+
+    pub(super) fn history(&self) -> Vec<Arc<Versioned<T>>> {
+        self.older.iter().chain([&self.newest]).cloned().collect()
+    }
+
+    pub(super) fn newest(&self) -> &Arc<Versioned<T>> {
+        &self.newest
+    }
+
+    pub(super) fn rewound(&self) -> Option<Rewound> {
+        self.rewound
+    }
+
+    pub(super) fn status(&self) -> LiveStatus {
+        let ended = self.ended.map(|since| (since, Cause::Ended));
+        let rejected = self.rejected.as_ref().map(|(since, problems)| (*since, Cause::Rejected(problems.clone())));
+        let interrupted = self.interrupted.as_ref().map(|(since, error)| (*since, Cause::Interrupted(error.clone())));
+        let wrong: Vec<_> = [ended, rejected, interrupted].into_iter().flatten().collect();
+        let since = wrong.iter().map(|(since, _)| *since).min();
+        match (since, wrong.into_iter().next()) {
+            (Some(since), Some((_, cause))) => LiveStatus::Degraded { since, cause, last_good_revision: self.good },
+            _ => LiveStatus::Live,
+        }
+    }
+}

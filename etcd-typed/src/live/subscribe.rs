@@ -1,0 +1,196 @@
+//! The ways to be told of new states: a cached reader, a stream, a part of the value, a callback.
+
+use std::fmt;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arc_swap::{ArcSwap, Cache};
+use futures_util::{Stream, stream};
+use tokio::task::AbortHandle;
+
+use super::cell::Cell;
+use super::{Live, Snapshot};
+use crate::error::Result;
+use crate::version::Versioned;
+
+/// Reads a [`Live`] view in a hot loop: it keeps the pointer to the state and only looks whether it is still the one. From [`Live::reader`].
+pub struct Reader<T>(Cache<Pointer<T>, Arc<Versioned<T>>>);
+
+/// Where the cache finds the pointer.
+struct Pointer<T>(Arc<Cell<T>>);
+
+impl<T> Deref for Pointer<T> {
+    type Target = ArcSwap<Versioned<T>>;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.state()
+    }
+}
+
+impl<T> Reader<T> {
+    pub(super) fn new(cell: Arc<Cell<T>>) -> Self {
+        Self(Cache::new(Pointer(cell)))
+    }
+
+    /// The state now. No lock, no allocation, never waits.
+    ///
+    /// A reader that is not called keeps the state that it gave last in memory.
+    #[inline]
+    pub fn get(&mut self) -> &Versioned<T> {
+        self.0.load()
+    }
+}
+
+impl<T> fmt::Debug for Reader<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+/// The states of a view as a stream: the present one, and then the newest whenever there is a newer one. From [`Live::stream`].
+///
+/// It ends when the runtime that keeps the view is gone, and never otherwise. It keeps the view alive.
+#[must_use = "a stream does nothing until it is polled"]
+pub struct LiveStream<T>(Pin<Box<dyn Stream<Item = Snapshot<T>> + Send>>);
+
+impl<T: Send + Sync + 'static> LiveStream<T> {
+    pub(super) fn new(live: Live<T>) -> Self {
+        let states = stream::unfold((live, true), |(mut live, first)| async move {
+            let state = if first { live.now() } else { live.changed().await.ok()? };
+            Some((state, (live, false)))
+        });
+        Self(Box::pin(states))
+    }
+
+    /// The next state; none after the last.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when it is dropped.
+    pub async fn next(&mut self) -> Option<Snapshot<T>> {
+        stream::StreamExt::next(&mut self.0).await
+    }
+}
+
+impl<T> Stream for LiveStream<T> {
+    type Item = Snapshot<T>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Snapshot<T>>> {
+        self.0.as_mut().poll_next(cx)
+    }
+}
+
+impl<T> fmt::Debug for LiveStream<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveStream").finish_non_exhaustive()
+    }
+}
+
+/// A part of a view's value. From [`Live::select`]. Clones are told of changes by themselves.
+pub struct Selected<T, P: ?Sized> {
+    live: Live<T>,
+    part: Arc<PartOf<T, P>>,
+    /// The state that was told last.
+    told: Arc<Versioned<T>>,
+}
+
+type PartOf<T, P> = dyn Fn(&T) -> &P + Send + Sync;
+
+impl<T: Send + Sync + 'static, P: PartialEq + ?Sized> Selected<T, P> {
+    pub(super) fn new(live: &Live<T>, part: impl Fn(&T) -> &P + Send + Sync + 'static) -> Self {
+        let mut live = live.clone();
+        let told = live.now().into_arc();
+        Self { live, part: Arc::new(part), told }
+    }
+
+    /// The part now.
+    #[must_use]
+    pub fn get(&self) -> Part<T, P> {
+        Part { state: self.live.get(), part: self.part.clone() }
+    }
+
+    /// Waits until the part is another than the one that was told last, and gives it. Changes of anything else wake nobody.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when the runtime that keeps the view is gone; nothing else ends it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when it is dropped.
+    pub async fn changed(&mut self) -> Result<Part<T, P>> {
+        loop {
+            let state = self.live.changed().await?;
+            let differs = (self.part)(&state) != (self.part)(&self.told);
+            self.told = state.clone().into_arc();
+            if differs {
+                return Ok(Part { state, part: self.part.clone() });
+            }
+        }
+    }
+}
+
+impl<T, P: ?Sized> Clone for Selected<T, P> {
+    fn clone(&self) -> Self {
+        Self { live: self.live.clone(), part: self.part.clone(), told: self.told.clone() }
+    }
+}
+
+impl<T, P: ?Sized> fmt::Debug for Selected<T, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Selected").finish_non_exhaustive()
+    }
+}
+
+/// A part of a state; it derefs to the part. From [`Selected`].
+pub struct Part<T, P: ?Sized> {
+    state: Snapshot<T>,
+    part: Arc<PartOf<T, P>>,
+}
+
+impl<T, P: ?Sized> Part<T, P> {
+    /// The whole state that the part is of.
+    #[must_use]
+    pub fn whole(&self) -> &Snapshot<T> {
+        &self.state
+    }
+}
+
+impl<T, P: ?Sized> Deref for Part<T, P> {
+    type Target = P;
+
+    fn deref(&self) -> &P {
+        (self.part)(&self.state)
+    }
+}
+
+impl<T, P: fmt::Debug + ?Sized> fmt::Debug for Part<T, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+/// Calls that go on until it is dropped; a call that is being made is not cut short. From [`Live::on_change`]. It keeps the view alive.
+#[must_use = "the calls end when it is dropped"]
+#[derive(Debug)]
+pub struct Subscription(AbortHandle);
+
+impl Subscription {
+    pub(super) fn new<T: Send + Sync + 'static>(mut live: Live<T>, mut f: impl FnMut(&Versioned<T>) + Send + 'static) -> Self {
+        let runtime = live.runtime().clone();
+        let calls = async move {
+            while let Ok(state) = live.changed().await {
+                f(&state);
+            }
+        };
+        Self(runtime.spawn(calls).abort_handle())
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

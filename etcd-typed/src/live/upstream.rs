@@ -1,0 +1,360 @@
+//! `Upstream`: the one watch of a directory and client, the task that keeps it up, and the views that it feeds. The only place where a view meets
+//! the store.
+//!
+//! What a watch delivers is in order and whole, but that nothing more is there it does not prove: it may be silent because it is broken. So the
+//! task asks the store now and then, and whenever somebody must know, how far it is: see [`Proof`].
+
+mod proof;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use self::proof::{Outcome, Proof};
+use super::viewing::Feed;
+use crate::changes::Mirror;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::retry::{Backoff, RetryPolicy};
+use crate::revision::Revision;
+use crate::store::{Span, Store};
+use crate::watch::{Follow, Start, Step};
+
+/// All upstreams of one client, by what they watch.
+#[derive(Default)]
+pub(crate) struct Upstreams(Mutex<HashMap<Span, Weak<Upstream>>>);
+
+impl Upstreams {
+    /// The one that watches this, started if there is none.
+    pub(super) fn open(&self, store: &Arc<dyn Store>, retry: &RetryPolicy, span: Span, directory: &Key) -> Result<Arc<Upstream>> {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(upstream) = open.get(&span).and_then(Weak::upgrade)
+            && !upstream.task.is_finished()
+        {
+            return Ok(upstream);
+        }
+        let runtime = Handle::try_current().map_err(|error| {
+            Error::new(ErrorKind::Unsupported, "a live view is kept by a task: make it within a tokio runtime")
+                .at(directory)
+                .caused_by(error)
+        })?;
+        open.retain(|_, upstream| upstream.strong_count() > 0);
+        let upstream = Arc::new(Upstream::start(runtime, store.clone(), retry.clone(), span.clone(), directory.clone()));
+        open.insert(span, Arc::downgrade(&upstream));
+        Ok(upstream)
+    }
+}
+
+impl fmt::Debug for Upstreams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstreams").finish_non_exhaustive()
+    }
+}
+
+/// A watch that feeds views. Dropping it ends the watch.
+pub(super) struct Upstream {
+    directory: Key,
+    commands: mpsc::UnboundedSender<Command>,
+    proven: Arc<Mutex<Instant>>,
+    runtime: Handle,
+    task: JoinHandle<()>,
+}
+
+enum Command {
+    Attach(Box<dyn Feed>),
+    /// Somebody waits for this revision.
+    Want(Revision),
+}
+
+impl Upstream {
+    fn start(runtime: Handle, store: Arc<dyn Store>, retry: RetryPolicy, span: Span, directory: Key) -> Self {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let proven = Arc::new(Mutex::new(Instant::now()));
+        let task = Task {
+            backoff: retry.backoff(),
+            retry,
+            span: span.clone(),
+            directory: directory.clone(),
+            commands: receiver,
+            mirror: None,
+            feeds: Vec::new(),
+            trouble: None,
+            proof: Proof::new(store.clone(), span),
+            proven: proven.clone(),
+            store,
+        };
+        let task = runtime.spawn(task.run());
+        Self { directory, commands, proven, runtime, task }
+    }
+
+    pub(super) fn attach(&self, feed: Box<dyn Feed>) {
+        // Without the task the feed is dropped here, which tells whoever waits for it.
+        let _ = self.commands.send(Command::Attach(feed));
+    }
+
+    /// Somebody waits for this revision, which a watch of a directory may never come to by itself: what is written elsewhere is not told to it.
+    pub(super) fn want(&self, revision: Revision) {
+        let _ = self.commands.send(Command::Want(revision));
+    }
+
+    pub(super) fn directory(&self) -> &Key {
+        &self.directory
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    pub(super) fn staleness(&self) -> Duration {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What the watch meets, and since when.
+pub(super) type Trouble = (std::time::Instant, Arc<Error>);
+
+struct Task {
+    store: Arc<dyn Store>,
+    retry: RetryPolicy,
+    backoff: Backoff,
+    span: Span,
+    directory: Key,
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// What is there; none before the first read.
+    mirror: Option<Mirror>,
+    feeds: Vec<Attached>,
+    trouble: Option<Trouble>,
+    proof: Proof,
+    /// When the last proof was asked for.
+    proven: Arc<Mutex<Instant>>,
+}
+
+struct Attached {
+    feed: Box<dyn Feed>,
+    /// Its first state is to be no older than this.
+    since: Instant,
+    /// It was given its first state.
+    begun: bool,
+}
+
+/// Why a watch is not followed any longer.
+enum Stop {
+    /// Nobody wants it.
+    Closed,
+    /// It is started anew, from the present state.
+    Restart,
+    /// It ended with this.
+    Failed(Error),
+}
+
+/// What became of a watch.
+enum News {
+    Step(Option<Result<Step>>),
+    /// It broke, or it goes on again.
+    Trouble(Option<Trouble>),
+}
+
+impl Task {
+    async fn run(mut self) {
+        loop {
+            match self.follow().await {
+                Stop::Closed => return,
+                Stop::Restart => {}
+                Stop::Failed(error) => {
+                    self.fail(error);
+                    if !self.pause().await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn follow(&mut self) -> Stop {
+        let started = Instant::now();
+        let mut first = true;
+        let mut follow = Follow::new(self.store.clone(), &self.retry, self.span.clone(), Start::Now);
+        loop {
+            let stop = tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    None => Some(Stop::Closed),
+                    Some(command) => self.command(command),
+                },
+                news = poll_fn(|cx| poll_news(&mut follow, first, self.trouble.as_ref(), cx)) => match news {
+                    News::Step(Some(Ok(step))) => {
+                        self.step(step, std::mem::take(&mut first).then_some(started));
+                        None
+                    }
+                    News::Step(Some(Err(error))) => Some(Stop::Failed(error)),
+                    News::Step(None) => Some(Stop::Restart),
+                    News::Trouble(trouble) => {
+                        self.set_trouble(trouble);
+                        None
+                    }
+                },
+                outcome = self.proof.next(self.mirror.as_ref()) => self.proof_outcome(outcome),
+            };
+            self.feeds.retain(|attached| !attached.feed.is_gone());
+            if let Some(stop) = stop {
+                return stop;
+            }
+        }
+    }
+
+    /// Waits before the next attempt; false if nobody wants one any more. Somebody new may be luckier at once.
+    async fn pause(&mut self) -> bool {
+        let delay = sleep(self.backoff.next_delay());
+        tokio::pin!(delay);
+        tokio::select! {
+            () = &mut delay => true,
+            command = self.commands.recv() => match command {
+                None => false,
+                Some(command) => {
+                    self.command(command);
+                    true
+                }
+            },
+        }
+    }
+
+    fn command(&mut self, command: Command) -> Option<Stop> {
+        match command {
+            Command::Attach(feed) => {
+                self.feeds.push(Attached { feed, since: Instant::now(), begun: false });
+                self.proof.ask();
+            }
+            Command::Want(revision) => self.proof.want(revision),
+        }
+        None
+    }
+
+    fn step(&mut self, step: Step, first: Option<Instant>) {
+        let is_reset = matches!(step, Step::Reset(_));
+        let touch = match (&mut self.mirror, step) {
+            (Some(mirror), step) => mirror.apply(step),
+            (none, Step::Reset(snapshot)) => {
+                none.replace(Mirror::new(self.directory.clone(), snapshot));
+                None
+            }
+            // A reset is the first step.
+            (None, _) => None,
+        };
+        if !is_reset {
+            self.backoff.reset();
+        }
+        let Some(mirror) = &self.mirror else { return };
+        for attached in self.feeds.iter_mut().filter(|attached| attached.begun) {
+            match &touch {
+                Some(touch) => attached.feed.touch(mirror, touch),
+                None => attached.feed.progress(mirror.revision()),
+            }
+        }
+        match first {
+            // The first read was sent after the watch was started.
+            Some(started) => {
+                self.set_trouble(None);
+                self.proved(started);
+            }
+            None => {
+                let outcome = self.proof.seen(mirror.revision());
+                // What is seen disproves nothing.
+                self.proof_outcome(outcome);
+            }
+        }
+        if is_reset {
+            self.proof.ask();
+        }
+    }
+
+    fn proof_outcome(&mut self, outcome: Outcome) -> Option<Stop> {
+        match outcome {
+            Outcome::Open => None,
+            Outcome::Proved { asked, revision } => {
+                if let Some(mirror) = &mut self.mirror {
+                    mirror.advance(revision);
+                    for attached in self.feeds.iter_mut().filter(|attached| attached.begun) {
+                        attached.feed.progress(mirror.revision());
+                    }
+                }
+                self.proved(asked);
+                None
+            }
+            Outcome::Disproved => {
+                tracing::warn!(directory = %self.directory, "the watch does not deliver what the server has; it is started anew");
+                Some(Stop::Restart)
+            }
+            Outcome::Failed(error) => {
+                tracing::debug!(directory = %self.directory, %error, "how far the server is could not be read");
+                let error = Arc::new(error);
+                for attached in self.feeds.iter_mut().filter(|attached| !attached.begun) {
+                    attached.feed.failed(&error);
+                }
+                None
+            }
+        }
+    }
+
+    /// At this moment the server had nothing that is not here.
+    fn proved(&mut self, asked: Instant) {
+        *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+        let Some(mirror) = &self.mirror else { return };
+        for attached in self.feeds.iter_mut().filter(|attached| !attached.begun) {
+            if attached.since <= asked {
+                attached.feed.begin(mirror);
+                attached.feed.interrupted(self.trouble.as_ref());
+                attached.begun = true;
+            } else {
+                self.proof.ask();
+            }
+        }
+    }
+
+    fn set_trouble(&mut self, trouble: Option<Trouble>) {
+        for attached in &mut self.feeds {
+            attached.feed.interrupted(trouble.as_ref());
+        }
+        if trouble.is_none() {
+            self.proof.ask();
+        }
+        self.trouble = trouble;
+    }
+
+    /// The watch ended. What time mends is waited for within it, so this is a refusal, or nothing was ever read.
+    fn fail(&mut self, error: Error) {
+        tracing::warn!(directory = %self.directory, %error, "the watch was refused; it is tried again");
+        let since = self.trouble.as_ref().map_or_else(std::time::Instant::now, |(since, _)| *since);
+        let error = Arc::new(error);
+        for attached in self.feeds.iter_mut().filter(|attached| !attached.begun) {
+            attached.feed.failed(&error);
+        }
+        self.set_trouble(Some((since, error)));
+        self.feeds.retain(|attached| !attached.feed.is_gone());
+    }
+}
+
+/// The next step of a watch, or that it is in other trouble than the one that is known. A trouble from before this watch ends with its first step.
+fn poll_news(follow: &mut Follow, first: bool, known: Option<&Trouble>, cx: &mut Context<'_>) -> Poll<News> {
+    if let Poll::Ready(step) = follow.poll_step(cx) {
+        return Poll::Ready(News::Step(step));
+    }
+    match (follow.interruption(), known) {
+        (None, known) if first || known.is_none() => Poll::Pending,
+        (Some(now), Some((since, error))) if now.since == *since && now.error.kind() == error.kind() => Poll::Pending,
+        (now, _) => Poll::Ready(News::Trouble(now.map(|now| (now.since, Arc::new(now.error.again()))))),
+    }
+}

@@ -1,0 +1,237 @@
+//! From a tree to the candidate for a view's next state. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+
+use super::map::LiveMap;
+use crate::changes::Mirror;
+use crate::error::{Error, Problem, ProblemKind, Result};
+use crate::key::{self, Key};
+use crate::revision::Revision;
+use crate::schema::{self, MapKey, Schema, Stored, Touched};
+use crate::value::Codec;
+use crate::version::{Versioned, Versions};
+
+/// What makes the states of a live view.
+pub(crate) trait View: Send + 'static {
+    /// What the view shows.
+    type State;
+
+    /// The first candidate.
+    fn begin(&mut self, mirror: &Mirror) -> Result<Versioned<Self::State>>;
+
+    /// The candidate after these keys changed; none where none of them is the view's.
+    fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<Self::State>>>;
+}
+
+/// A struct in its directory.
+pub(crate) struct StructView<S>(PhantomData<fn() -> S>);
+
+impl<S: Schema> StructView<S> {
+    pub(crate) fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<S: Schema> View for StructView<S> {
+    type State = S;
+
+    fn begin(&mut self, mirror: &Mirror) -> Result<Versioned<S>> {
+        read(mirror.directory(), mirror.tree(), mirror.revision())
+    }
+
+    fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<S>>> {
+        touched.keys().any(|relative| S::TABLE.owns(relative)).then(|| self.begin(mirror))
+    }
+}
+
+/// A struct, decoded and validated.
+fn read<S: Schema>(directory: &Key, tree: &schema::Tree, revision: Revision) -> Result<Versioned<S>> {
+    let read = schema::decode::<S>(directory, tree, revision)?;
+    let problems = schema::validate(directory, &*read);
+    if problems.is_empty() { Ok(read) } else { Err(Error::from_problems(problems).at(directory)) }
+}
+
+/// One key, and the ones that are read when it is not there.
+pub(crate) struct EntryView<T> {
+    /// Relative to the mirror's directory, in order of preference.
+    keys: Vec<String>,
+    codec: Codec<T>,
+}
+
+impl<T> EntryView<T> {
+    pub(crate) fn new(keys: Vec<String>, codec: Codec<T>) -> Self {
+        Self { keys, codec }
+    }
+}
+
+impl<T: 'static> View for EntryView<T> {
+    type State = Option<T>;
+
+    fn begin(&mut self, mirror: &Mirror) -> Result<Versioned<Option<T>>> {
+        let revision = mirror.revision();
+        let Some((relative, stored)) = self.keys.iter().find_map(|relative| Some((relative, mirror.tree().get(relative)?))) else {
+            return Ok(Versioned::new(None, Versions { revision, ..Versions::default() }));
+        };
+        match value(&mirror.directory().descend(relative), stored, &self.codec) {
+            Ok(value) => Ok(Versioned::new(Some(value), stored.versions(revision))),
+            Err(problem) if problem.kind == ProblemKind::Undecodable => Err(Error::undecodable(problem)),
+            Err(problem) => Err(Error::from_problems(vec![problem])),
+        }
+    }
+
+    fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<Option<T>>>> {
+        self.keys.iter().any(|relative| touched.contains_key(relative)).then(|| self.begin(mirror))
+    }
+}
+
+/// One value, decoded and validated.
+fn value<T>(key: &Key, stored: &Stored, codec: &Codec<T>) -> Result<T, Problem> {
+    let revision = Some(stored.modified);
+    let undecodable = |reason: String| Problem { key: key.clone(), kind: ProblemKind::Undecodable, reason, revision };
+    let value = codec.decode(&stored.value).map_err(|reason| undecodable(reason.to_string()))?;
+    match schema::validate_value(key, &value, codec) {
+        None => Ok(value),
+        Some(problem) => Err(Problem { revision, ..problem }),
+    }
+}
+
+/// A map that follows its directory child by child, so that a change costs what the child costs.
+struct Children<K: Ord, V> {
+    /// What decodes and is valid; where something is not, what was last good there.
+    good: LiveMap<K, V>,
+    /// What does not, by child. A state is given only while this is empty.
+    bad: BTreeMap<String, Vec<Problem>>,
+    modified: Revision,
+}
+
+impl<K: MapKey, V> Children<K, V> {
+    fn new() -> Self {
+        Self { good: LiveMap::new(), bad: BTreeMap::new(), modified: Revision::ZERO }
+    }
+
+    /// Takes what a child is now; none where it is not there.
+    fn set(&mut self, directory: &Key, child: &str, now: Option<Result<V, Vec<Problem>>>, revision: Revision) {
+        self.modified = self.modified.max(revision);
+        self.bad.remove(child);
+        let (key, now) = match (schema::key_of_segment::<K>(child), now) {
+            (Ok(key), Some(now)) => (key, now),
+            (Ok(key), None) => return self.good.remove(&key),
+            (Err((kind, reason)), Some(_)) => {
+                let problem = Problem { key: directory.descend(child), kind, reason, revision: Some(revision) };
+                self.bad.insert(child.to_owned(), vec![problem]);
+                return;
+            }
+            (Err(_), None) => return,
+        };
+        match now {
+            Ok(value) => self.good.insert(key, value),
+            Err(problems) => {
+                self.bad.insert(child.to_owned(), problems);
+            }
+        }
+    }
+
+    fn candidate(&self, directory: &Key, revision: Revision) -> Result<Versioned<LiveMap<K, V>>> {
+        if !self.bad.is_empty() {
+            return Err(Error::from_problems(self.bad.values().flatten().cloned().collect()).at(directory));
+        }
+        let versions = Versions { revision, modified: self.modified, ..Versions::default() };
+        Ok(Versioned::new(self.good.clone(), versions))
+    }
+}
+
+/// A map of values.
+pub(crate) struct EntriesView<K: Ord, V> {
+    codec: Codec<V>,
+    children: Children<K, V>,
+}
+
+impl<K: MapKey, V: Send + Sync + 'static> EntriesView<K, V> {
+    pub(crate) fn new(codec: Codec<V>) -> Self {
+        Self { codec, children: Children::new() }
+    }
+
+    /// Whether the key is an entry at all.
+    fn owns(relative: &str) -> bool {
+        !relative.contains('/') && !key::is_hidden(relative)
+    }
+
+    fn entry(&mut self, mirror: &Mirror, relative: &str) {
+        let directory = mirror.directory();
+        let stored = mirror.tree().get(relative);
+        let now = stored.map(|stored| value(&directory.descend(relative), stored, &self.codec).map_err(|problem| vec![problem]));
+        self.children.set(directory, relative, now, stored.map_or_else(|| mirror.revision(), |stored| stored.modified));
+    }
+}
+
+impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
+    type State = LiveMap<K, V>;
+
+    fn begin(&mut self, mirror: &Mirror) -> Result<Versioned<LiveMap<K, V>>> {
+        self.children = Children::new();
+        for relative in mirror.tree().keys().filter(|relative| Self::owns(relative)) {
+            self.entry(mirror, relative);
+        }
+        self.children.candidate(mirror.directory(), mirror.revision())
+    }
+
+    fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<LiveMap<K, V>>>> {
+        let mut any = false;
+        for relative in touched.keys().filter(|relative| Self::owns(relative)) {
+            self.entry(mirror, relative);
+            any = true;
+        }
+        any.then(|| self.children.candidate(mirror.directory(), mirror.revision()))
+    }
+}
+
+/// A map of structs.
+pub(crate) struct DirsView<K: Ord, S>(Children<K, S>);
+
+impl<K: MapKey, S: Schema> DirsView<K, S> {
+    pub(crate) fn new() -> Self {
+        Self(Children::new())
+    }
+
+    /// The children that these keys are of.
+    fn children<'k>(keys: impl Iterator<Item = &'k String>) -> BTreeSet<&'k str> {
+        let child = |relative: &'k String| {
+            let (child, rest) = relative.split_once('/')?;
+            (!key::is_hidden(child) && S::TABLE.owns(rest)).then_some(child)
+        };
+        keys.filter_map(child).collect()
+    }
+
+    fn child(&mut self, mirror: &Mirror, child: &str) {
+        let directory = mirror.directory();
+        let tree = schema::subtree(mirror.tree(), child);
+        let modified = tree.values().map(|stored| stored.modified).max();
+        let exists = tree.keys().any(|relative| S::TABLE.owns(relative));
+        let now = exists.then(|| {
+            let state = read::<S>(&directory.descend(child), &tree, mirror.revision());
+            state.map(Versioned::into_inner).map_err(|error| error.problems().to_vec())
+        });
+        self.0.set(directory, child, now, modified.unwrap_or_else(|| mirror.revision()));
+    }
+}
+
+impl<K: MapKey, S: Schema> View for DirsView<K, S> {
+    type State = LiveMap<K, S>;
+
+    fn begin(&mut self, mirror: &Mirror) -> Result<Versioned<LiveMap<K, S>>> {
+        self.0 = Children::new();
+        for child in Self::children(mirror.tree().keys()) {
+            self.child(mirror, child);
+        }
+        self.0.candidate(mirror.directory(), mirror.revision())
+    }
+
+    fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<LiveMap<K, S>>>> {
+        let children = Self::children(touched.keys());
+        for child in &children {
+            self.child(mirror, child);
+        }
+        (!children.is_empty()).then(|| self.0.candidate(mirror.directory(), mirror.revision()))
+    }
+}

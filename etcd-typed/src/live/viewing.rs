@@ -1,0 +1,240 @@
+//! `Viewing`: a live view to be had. And `Feed`: what stands between the upstream's mirror and one view's cell.
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use tokio::sync::oneshot;
+
+use super::Live;
+use super::cell::Cell;
+use super::upstream::{Trouble, Upstream, Upstreams};
+use super::view::View;
+use crate::changes::{Mirror, Touch};
+use crate::error::{Error, ErrorKind, Problem, Result};
+use crate::key::Key;
+use crate::retry::RetryPolicy;
+use crate::revision::Revision;
+use crate::store::{BoxFuture, Span, Store};
+use crate::version::Versioned;
+
+/// How many states before the present one are kept, if nothing is said.
+const HISTORY: usize = 8;
+
+/// A live view to be had: await it. From `live()` of a directory, a map or an entry.
+///
+/// Awaiting it gives the view once it has a good state that is no older than the call.
+///
+/// # Errors
+///
+/// As a read of the same: `Invalid` lists everything that is wrong with what is stored, and there is no view of it until that is mended;
+/// `Unavailable`, `Timeout`, `PermissionDenied`, … when nothing can be read. `Unsupported` outside a tokio runtime.
+///
+/// # Cancel safety
+///
+/// Dropping it leaves nothing behind.
+#[must_use = "a live view begins when it is awaited"]
+pub struct Viewing<T> {
+    source: Source,
+    view: Box<dyn View<State = T>>,
+    history: usize,
+}
+
+/// What is to be watched, and with what.
+pub(crate) struct Source {
+    pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) span: Span,
+    /// The directory that the view's keys are relative to.
+    pub(crate) directory: Key,
+}
+
+impl<T: Send + Sync + 'static> Viewing<T> {
+    pub(crate) fn new(source: Source, view: impl View<State = T>) -> Self {
+        Self { source, view: Box::new(view), history: HISTORY }
+    }
+
+    /// Keeps so many states before the present one for [`Live::history`]; without it 8.
+    pub fn history(mut self, states: usize) -> Self {
+        self.history = states;
+        self
+    }
+}
+
+impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
+    type Output = Result<Live<T>>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Self { source, view, history } = self;
+            let Source { upstreams, store, retry, span, directory } = source;
+            let upstream = upstreams.open(&store, &retry, span, &directory)?;
+            let (tell, told) = oneshot::channel();
+            let begin = Begin { tell, upstream: Arc::downgrade(&upstream), history };
+            upstream.attach(Box::new(TypedFeed { view, out: Out::Waiting(begin) }));
+            let cell = told.await.map_err(|_| {
+                Error::new(
+                    ErrorKind::Unavailable,
+                    "the task that keeps the view is gone with its runtime, or a function of the schema panicked",
+                )
+                .at(&directory)
+            })?;
+            cell.map(Live::new)
+        })
+    }
+}
+
+impl<T> fmt::Debug for Viewing<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Viewing").field("directory", &self.source.directory).field("history", &self.history).finish_non_exhaustive()
+    }
+}
+
+/// A view as the task sees it, whatever its type.
+pub(super) trait Feed: Send {
+    /// Whether nobody wants it any more.
+    fn is_gone(&self) -> bool;
+
+    /// The first state.
+    fn begin(&mut self, mirror: &Mirror);
+
+    /// A step touched something in the directory.
+    fn touch(&mut self, mirror: &Mirror, touch: &Touch);
+
+    /// Nothing in the directory was touched up to this revision.
+    fn progress(&mut self, revision: Revision);
+
+    /// Whether the watch is in trouble now.
+    fn interrupted(&mut self, trouble: Option<&Trouble>);
+
+    /// There is no first state.
+    fn failed(&mut self, error: &Arc<Error>);
+}
+
+struct TypedFeed<T> {
+    view: Box<dyn View<State = T>>,
+    out: Out<T>,
+}
+
+enum Out<T> {
+    /// Nothing was good yet.
+    Waiting(Begin<T>),
+    Begun(Weak<Cell<T>>),
+    Gone,
+}
+
+/// Who waits for the first state, and what to make the cell of.
+struct Begin<T> {
+    tell: oneshot::Sender<Result<Arc<Cell<T>>>>,
+    /// Whoever waits holds it.
+    upstream: Weak<Upstream>,
+    history: usize,
+}
+
+impl<T: Send + Sync + 'static> TypedFeed<T> {
+    fn seen(&self) -> Revision {
+        match &self.out {
+            Out::Begun(cell) => cell.upgrade().map_or(Revision::ZERO, |cell| cell.book().seen()),
+            Out::Waiting(_) | Out::Gone => Revision::ZERO,
+        }
+    }
+
+    fn take(&mut self, candidate: Result<Versioned<T>>, revision: Revision, resynced: bool) {
+        match std::mem::replace(&mut self.out, Out::Gone) {
+            Out::Waiting(begin) => self.out = begin.finish(candidate),
+            Out::Begun(cell) => {
+                if let Some(cell) = cell.upgrade() {
+                    match candidate {
+                        Ok(state) => cell.accept(state, resynced),
+                        Err(error) => cell.reject(problems(&error, revision), revision, resynced),
+                    }
+                }
+                self.out = Out::Begun(cell);
+            }
+            Out::Gone => {}
+        }
+    }
+}
+
+impl<T> Begin<T> {
+    fn finish(self, candidate: Result<Versioned<T>>) -> Out<T> {
+        let Some(upstream) = self.upstream.upgrade() else { return Out::Gone };
+        match candidate {
+            Ok(state) => {
+                let cell = Arc::new(Cell::new(state, self.history, upstream));
+                let begun = Out::Begun(Arc::downgrade(&cell));
+                // If nobody waits any more the cell is gone with this.
+                let _ = self.tell.send(Ok(cell));
+                begun
+            }
+            Err(error) => {
+                let _ = self.tell.send(Err(error));
+                Out::Gone
+            }
+        }
+    }
+}
+
+/// What is wrong with a candidate, each with a revision: what is missing was found missing at the candidate's.
+fn problems(error: &Error, revision: Revision) -> Arc<[Problem]> {
+    let found = |problem: &Problem| Problem { revision: problem.revision.or(Some(revision)), ..problem.clone() };
+    error.problems().iter().map(found).collect()
+}
+
+impl<T: Send + Sync + 'static> Feed for TypedFeed<T> {
+    fn is_gone(&self) -> bool {
+        match &self.out {
+            Out::Waiting(begin) => begin.tell.is_closed(),
+            Out::Begun(cell) => cell.strong_count() == 0,
+            Out::Gone => true,
+        }
+    }
+
+    fn begin(&mut self, mirror: &Mirror) {
+        let candidate = self.view.begin(mirror);
+        self.take(candidate, mirror.revision(), true);
+    }
+
+    fn touch(&mut self, mirror: &Mirror, touch: &Touch) {
+        match self.view.touch(mirror, &touch.touched) {
+            Some(candidate) => self.take(candidate, mirror.revision(), touch.resynced),
+            // Not one of the view's keys, and yet the revisions go back.
+            None if touch.resynced && self.seen() > mirror.revision() => self.begin(mirror),
+            None => self.progress(mirror.revision()),
+        }
+    }
+
+    fn progress(&mut self, revision: Revision) {
+        if let Out::Begun(cell) = &self.out
+            && let Some(cell) = cell.upgrade()
+        {
+            cell.progress(revision);
+        }
+    }
+
+    fn interrupted(&mut self, trouble: Option<&Trouble>) {
+        if let Out::Begun(cell) = &self.out
+            && let Some(cell) = cell.upgrade()
+        {
+            cell.interrupted(trouble);
+        }
+    }
+
+    fn failed(&mut self, error: &Arc<Error>) {
+        if let Out::Waiting(begin) = std::mem::replace(&mut self.out, Out::Gone) {
+            let _ = begin.tell.send(Err(error.again()));
+        }
+    }
+}
+
+/// Whoever holds the view learns that nothing feeds it any more.
+impl<T> Drop for TypedFeed<T> {
+    fn drop(&mut self) {
+        if let Out::Begun(cell) = &self.out
+            && let Some(cell) = cell.upgrade()
+        {
+            cell.end();
+        }
+    }
+}

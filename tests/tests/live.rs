@@ -1,0 +1,594 @@
+//! Live views on the embedded store, with its faults and on paused time: what a view shows, what it refuses, who is told, and what it costs the
+//! store. On real servers they are in `live_servers.rs` and `live_fire.rs`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, Deref};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use etcd_typed::store::memory::{Calls, MemoryStore};
+use etcd_typed::testing::CountingStore;
+use etcd_typed::{Cause, Client, ErrorKind, EtcdSchema, Live, LiveStatus, ProblemKind, Revision};
+use futures_util::StreamExt;
+use tokio::time::{sleep, timeout};
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+#[etcd(validate = in_order)]
+struct Limits {
+    #[etcd(default = 1)]
+    low: u32,
+    #[etcd(default = 10, validate = under_a_thousand)]
+    high: u32,
+    name: String,
+    #[etcd(dir)]
+    pool: Pool,
+    #[etcd(entries)]
+    quotas: BTreeMap<String, u64>,
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct Pool {
+    size: u16,
+    #[etcd(alias = "old_wait")]
+    wait: Option<u32>,
+}
+
+fn in_order(limits: &Limits) -> Result<(), String> {
+    if limits.low <= limits.high { Ok(()) } else { Err("low is above high".to_owned()) }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "validations take references")]
+fn under_a_thousand(high: &u32) -> Result<(), &'static str> {
+    if *high < 1000 { Ok(()) } else { Err("a thousand is too much") }
+}
+
+fn limits() -> Limits {
+    let quotas = BTreeMap::from([("acme".to_owned(), 5)]);
+    Limits { low: 1, high: 10, name: "a".to_owned(), pool: Pool { size: 4, wait: None }, quotas }
+}
+
+/// Longer than any backoff and any proof; the time is paused.
+const LONG: Duration = Duration::from_secs(120);
+
+async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
+    timeout(LONG, wait).await.expect("it comes to it")
+}
+
+struct Bench {
+    store: MemoryStore,
+    counting: CountingStore,
+    client: Client,
+}
+
+fn bench() -> Bench {
+    let store = MemoryStore::new();
+    let counting = CountingStore::new(Arc::new(store.clone()));
+    let client = Client::with_store(counting.clone());
+    Bench { store, counting, client }
+}
+
+impl Bench {
+    fn dir(&self) -> LimitsDir {
+        self.client.dir::<Limits>("/app").unwrap()
+    }
+
+    /// Writes text, as a person with another tool would.
+    async fn put(&self, path: &str, text: &str) -> Revision {
+        self.client.entry::<String>(path).unwrap().set(&text.to_owned()).await.unwrap()
+    }
+
+    async fn open(&self) -> (LimitsDir, Live<Limits>) {
+        let dir = self.dir();
+        dir.set(&limits()).await.unwrap();
+        let live = soon(dir.live()).await.unwrap();
+        (dir, live)
+    }
+}
+
+async fn until_degraded<T: Send + Sync + 'static>(live: &Live<T>) -> (Cause, Revision) {
+    soon(async {
+        loop {
+            if let LiveStatus::Degraded { cause, last_good_revision, .. } = live.status() {
+                return (cause, last_good_revision);
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+}
+
+async fn until_live<T: Send + Sync + 'static>(live: &Live<T>) {
+    soon(async {
+        while !live.status().is_live() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_shows_each_transaction_whole_and_its_revision() {
+    let bench = bench();
+    let (dir, mut live) = bench.open().await;
+    assert_eq!(**live.get(), limits());
+    let revision = dir.update(|limits| (limits.low, limits.high, limits.pool.size) = (20, 30, 50)).await.unwrap().revision();
+    let seen = soon(live.changed()).await.unwrap();
+    assert_eq!((seen.low, seen.high, seen.pool.size), (20, 30, 50));
+    assert_eq!((seen.revision(), live.revision()), (revision, revision));
+    assert_eq!(*live.get(), dir.get().await.unwrap(), "with all versions");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_read_from_a_view_serves_a_compare_and_swap() {
+    let bench = bench();
+    let (dir, live) = bench.open().await;
+    let mut wanted = limits();
+    wanted.quotas.insert("b".to_owned(), 7);
+    let revision = dir.compare_and_swap(&live.get(), &wanted).await.unwrap();
+    let stale = live.get().clone();
+    assert_eq!(**soon(live.wait_for_revision(revision)).await.unwrap(), wanted);
+    dir.pool.size.set(&1).await.unwrap();
+    assert_eq!(dir.compare_and_swap(&stale, &wanted).await.unwrap_err().kind(), ErrorKind::Conflict);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_of_the_type_or_not_valid_or_missing_never_shows_and_is_reported() {
+    let bench = bench();
+    let (dir, live) = bench.open().await;
+    let good = live.get().clone();
+    for (path, text, kind, reason) in [
+        ("/app/low", "many", ProblemKind::Undecodable, "invalid digit"),
+        ("/app/high", "5000", ProblemKind::Rejected, "a thousand is too much"),
+        ("/app/low", "11", ProblemKind::Rejected, "low is above high"),
+        ("/app/pool/size", "-1", ProblemKind::Undecodable, "invalid digit"),
+        ("/app/quotas/b", "x", ProblemKind::Undecodable, "invalid digit"),
+    ] {
+        let before = live.revision();
+        let written = bench.put(path, text).await;
+        let error = soon(live.wait_for_revision(written)).await.unwrap_err();
+        assert_eq!((error.kind(), error.problems().len()), (ErrorKind::Invalid, 1), "{error}");
+        let status = live.status();
+        let LiveStatus::Degraded { cause: Cause::Rejected(problems), last_good_revision, .. } = &status else { panic!("{status:?}") };
+        let problem = &problems[0];
+        assert_eq!((problem.kind, problem.revision, *last_good_revision), (kind, Some(written), before));
+        assert!(problem.reason.contains(reason) || problem.key.as_str() == "/app", "{problem}");
+        assert_eq!((&**live.get(), live.revision(), status.problems().len()), (&**good, before, 1));
+        // Mended, with nobody doing anything for it.
+        let set = dir.set(&limits()).await.unwrap();
+        assert_eq!(**soon(live.wait_for_revision(set)).await.unwrap(), limits());
+        assert!(live.status().is_live());
+    }
+    let deleted = bench.client.entry::<String>("/app/name").unwrap();
+    deleted.delete().await.unwrap();
+    let (cause, _) = until_degraded(&live).await;
+    let Cause::Rejected(problems) = cause else { panic!("{cause:?}") };
+    assert_eq!((problems[0].kind, problems[0].key.as_str()), (ProblemKind::Missing, "/app/name"));
+    assert!(problems[0].revision.is_some(), "when it was found missing");
+    assert_eq!(live.get().name, "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_value_at_one_revision_does_not_hold_up_the_next() {
+    let bench = bench();
+    let (_, mut live) = bench.open().await;
+    bench.put("/app/low", "bad").await;
+    let second = bench.put("/app/high", "20").await;
+    soon(live.wait_for_revision(second)).await.unwrap_err();
+    let mended = bench.put("/app/low", "2").await;
+    let seen = soon(live.changed()).await.unwrap();
+    assert_eq!((seen.low, seen.high, seen.revision()), (2, 20, mended));
+}
+
+#[tokio::test(start_paused = true)]
+async fn there_is_no_view_of_what_cannot_be_read() {
+    let bench = bench();
+    let error = soon(bench.dir().live()).await.unwrap_err();
+    assert_eq!((error.kind(), error.problems().len()), (ErrorKind::Invalid, 2), "{error}");
+    bench.put("/app/name", "a").await;
+    bench.put("/app/pool/size", "4").await;
+    bench.put("/app/high", "0").await;
+    let error = soon(bench.dir().live()).await.unwrap_err();
+    assert_eq!(error.problems()[0].kind, ProblemKind::Rejected, "{error}");
+    bench.store.faults().stop();
+    assert_eq!(soon(bench.dir().live()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    bench.store.faults().start();
+    bench.store.faults().fail(Calls::Reads, 1, ErrorKind::PermissionDenied);
+    assert_eq!(soon(bench.dir().live()).await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    bench.put("/app/high", "10").await;
+    assert_eq!(soon(bench.dir().live()).await.unwrap().get().name, "a", "what failed before is no hindrance");
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_for_revision_reaches_what_was_written_elsewhere() {
+    let bench = bench();
+    let (_, live) = bench.open().await;
+    let elsewhere = bench.put("/other", "x").await;
+    bench.counting.take();
+    assert_eq!(**soon(live.wait_for_revision(elsewhere)).await.unwrap(), limits());
+    assert!(live.revision() >= elsewhere);
+    let counts = bench.counting.take();
+    assert!(counts.range <= 2 && counts.watch == 0, "the head, and the keys: {counts:?}");
+    // What a watch told needs no question.
+    let own = bench.put("/app/low", "3").await;
+    bench.counting.take();
+    assert_eq!(soon(live.wait_for_revision(own)).await.unwrap().low, 3);
+    assert_eq!(bench.counting.take().total(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_watch_serves_all_views_of_a_directory_and_the_last_ends_it() {
+    let bench = bench();
+    let (dir, live) = bench.open().await;
+    assert_eq!(bench.counting.take().watch, 1);
+    let mut others = Vec::new();
+    for _ in 0..100 {
+        others.push(soon(dir.live()).await.unwrap());
+    }
+    let clones: Vec<_> = others.iter().cloned().collect();
+    let pools = soon(bench.client.dir::<Pool>("/app/pool").unwrap().live()).await.unwrap();
+    assert_eq!(bench.counting.counts().watch, 1, "one more, for the other directory");
+    let written = dir.pool.size.set(&9).await.unwrap();
+    for live in others.iter().chain(&clones).chain([&live]) {
+        assert_eq!(soon(live.wait_for_revision(written)).await.unwrap().pool.size, 9);
+    }
+    assert_eq!(soon(pools.wait_for_revision(written)).await.unwrap().size, 9);
+    drop((live, others, clones, pools));
+    bench.counting.take();
+    sleep(LONG).await;
+    dir.pool.size.set(&10).await.unwrap();
+    assert_eq!(bench.counting.take().range, 0, "nobody asks any more");
+    assert_eq!(soon(dir.live()).await.unwrap().get().pool.size, 10);
+    assert_eq!(bench.counting.take().watch, 1, "it begins anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_further_view_is_no_older_than_its_call() {
+    let bench = bench();
+    let (dir, first) = bench.open().await;
+    // The watch is cut and cannot be had again: the first view is behind, and says so.
+    bench.store.faults().fail(Calls::Watches, 3, ErrorKind::Unavailable);
+    bench.store.faults().drop_connections();
+    dir.pool.size.set(&9).await.unwrap();
+    let (cause, _) = until_degraded(&first).await;
+    assert!(matches!(cause, Cause::Interrupted(_)), "{cause:?}");
+    assert_eq!(first.get().pool.size, 4);
+    assert_eq!(soon(dir.live()).await.unwrap().get().pool.size, 9);
+    until_live(&first).await;
+    assert_eq!(first.get().pool.size, 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_outlives_its_server_and_says_that_it_is_stale() {
+    let bench = bench();
+    let (dir, mut live) = bench.open().await;
+    sleep(LONG).await;
+    assert!(live.staleness() < Duration::from_secs(11), "it is proved again and again: {:?}", live.staleness());
+    bench.store.faults().stop();
+    let (cause, good) = until_degraded(&live).await;
+    let Cause::Interrupted(error) = cause else { panic!("{cause:?}") };
+    assert_eq!((error.kind(), good), (ErrorKind::Unavailable, live.revision()));
+    sleep(LONG).await;
+    assert!(live.staleness() >= LONG);
+    assert_eq!(**live.get(), limits());
+    bench.store.faults().start();
+    dir.pool.size.set(&9).await.unwrap();
+    assert_eq!(soon(live.changed()).await.unwrap().pool.size, 9);
+    until_live(&live).await;
+    sleep(Duration::from_secs(11)).await;
+    assert!(live.staleness() < Duration::from_secs(11));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_degrades_a_view_and_ends_with_what_caused_it() {
+    let bench = bench();
+    let (dir, live) = bench.open().await;
+    bench.store.faults().fail(Calls::Watches, 3, ErrorKind::PermissionDenied);
+    bench.store.faults().drop_connections();
+    // The cut connection is seen first.
+    soon(async {
+        while !matches!(until_degraded(&live).await.0, Cause::Interrupted(error) if error.kind() == ErrorKind::PermissionDenied) {
+            sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    let written = dir.pool.size.set(&9).await.unwrap();
+    until_live(&live).await;
+    assert_eq!(soon(live.wait_for_revision(written)).await.unwrap().pool.size, 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_history_that_was_lost_shows_what_is_there_now() {
+    let bench = bench();
+    let (dir, mut live) = bench.open().await;
+    bench.store.faults().fail(Calls::Watches, 2, ErrorKind::Unavailable);
+    bench.store.faults().drop_connections();
+    for size in 10..20 {
+        dir.pool.size.set(&size).await.unwrap();
+    }
+    dir.quotas.entry("acme").unwrap().delete().await.unwrap();
+    bench.store.faults().compact();
+    let seen = soon(live.changed()).await.unwrap();
+    assert_eq!((seen.pool.size, seen.quotas.len()), (19, 0), "at once, not state by state");
+    until_live(&live).await;
+    assert_eq!(live.rewound(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn revisions_go_back_only_with_the_servers_history_and_then_it_is_said() {
+    let bench = bench();
+    let (dir, mut live) = bench.open().await;
+    for size in 10..20 {
+        dir.pool.size.set(&size).await.unwrap();
+    }
+    while soon(live.changed()).await.unwrap().pool.size != 19 {}
+    let before = live.revision();
+    bench.store.faults().wipe();
+    dir.set(&limits()).await.unwrap();
+    let seen = soon(live.changed()).await.unwrap();
+    assert!(seen.revision() < before && seen.pool.size == 4, "{seen:?}");
+    let rewound = live.rewound().expect("it is said");
+    assert_eq!((rewound.from, rewound.to), (before, seen.revision()));
+    assert_eq!(live.revision(), seen.revision());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_tells_nothing_is_found_out() {
+    let bench = bench();
+    let (dir, mut live) = bench.open().await;
+    // A server that forgot us: the history it has now is not the one that is watched, and the watch is not told.
+    bench.store.faults().fail(Calls::Watches, usize::MAX, ErrorKind::Unavailable);
+    bench.store.faults().drop_connections();
+    dir.pool.size.set(&9).await.unwrap();
+    bench.counting.take();
+    assert_eq!(soon(live.changed()).await.unwrap().pool.size, 9, "from a listing, though no watch can be had");
+    assert!(!live.status().is_live());
+    bench.store.faults().clear();
+    until_live(&live).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_between_two_calls_is_not_missed_and_the_last_of_several_is_told() {
+    let bench = bench();
+    let (dir, mut live) = bench.open().await;
+    for size in 10..20 {
+        let written = dir.pool.size.set(&size).await.unwrap();
+        soon(live.wait_for_revision(written)).await.unwrap();
+    }
+    assert_eq!(soon(live.changed()).await.unwrap().pool.size, 19);
+    assert!(timeout(LONG, live.changed()).await.is_err(), "it was told");
+    let mut late = live.clone();
+    dir.pool.size.set(&20).await.unwrap();
+    assert_eq!((soon(live.changed()).await.unwrap().pool.size, soon(late.changed()).await.unwrap().pool.size), (20, 20));
+    let sizes: Vec<_> = live.history().iter().map(|state| state.pool.size).collect();
+    assert_eq!(sizes, [12, 13, 14, 15, 16, 17, 18, 19, 20], "eight and the present one");
+    assert!(live.history().is_sorted_by_key(|state| state.revision()));
+    let short = soon(dir.live().history(1)).await.unwrap();
+    for size in [21, 22, 23] {
+        let written = dir.pool.size.set(&size).await.unwrap();
+        soon(short.wait_for_revision(written)).await.unwrap();
+    }
+    assert_eq!(short.history().iter().map(|state| state.pool.size).collect::<Vec<_>>(), [22, 23]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_gives_the_present_state_and_then_the_newest() {
+    let bench = bench();
+    let (dir, live) = bench.open().await;
+    let mut stream = live.stream();
+    assert_eq!(soon(StreamExt::next(&mut stream)).await.unwrap().pool.size, 4);
+    for size in 10..20 {
+        let written = dir.pool.size.set(&size).await.unwrap();
+        soon(live.wait_for_revision(written)).await.unwrap();
+    }
+    drop(live);
+    assert_eq!(soon(stream.next()).await.unwrap().pool.size, 19, "and not one of those in between");
+    dir.pool.size.set(&20).await.unwrap();
+    assert_eq!(soon(stream.next()).await.unwrap().pool.size, 20, "the stream keeps the view");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_wakes_only_when_it_changes() {
+    let bench = bench();
+    let (dir, live) = bench.open().await;
+    let mut pool = live.select(|limits| &limits.pool);
+    let mut name = live.select(|limits| limits.name.as_str());
+    for low in 2..5 {
+        let written = dir.low.set(&low).await.unwrap();
+        soon(live.wait_for_revision(written)).await.unwrap();
+    }
+    assert!(timeout(LONG, pool.changed()).await.is_err());
+    dir.pool.size.set(&9).await.unwrap();
+    let part = soon(pool.changed()).await.unwrap();
+    assert_eq!((part.size, part.whole().low), (9, 4));
+    assert!(timeout(LONG, name.changed()).await.is_err());
+    let written = dir.name.set(&"b".to_owned()).await.unwrap();
+    soon(live.wait_for_revision(written)).await.unwrap();
+    assert_eq!((&*name.get(), &*soon(name.changed()).await.unwrap()), ("b", "b"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callback_is_called_until_its_guard_is_dropped_and_delays_nobody() {
+    let bench = bench();
+    let (dir, live) = bench.open().await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let sizes = seen.clone();
+    let guard = live.on_change(move |limits| sizes.lock().unwrap().push(limits.pool.size));
+    let panics = live.on_change(|_| panic!("a callback that fails (this is meant to be seen in the output)"));
+    let count = calls.clone();
+    let other = live.on_change(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+    });
+    for size in [5, 6] {
+        let written = dir.pool.size.set(&size).await.unwrap();
+        soon(live.wait_for_revision(written)).await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+    }
+    drop(guard);
+    let written = dir.pool.size.set(&7).await.unwrap();
+    soon(live.wait_for_revision(written)).await.unwrap();
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!((seen.lock().unwrap().as_slice(), calls.load(Ordering::SeqCst)), ([5, 6].as_slice(), 3));
+    drop((panics, other));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_follows() {
+    let bench = bench();
+    let (dir, live) = bench.open().await;
+    let mut reader = live.reader();
+    assert_eq!(reader.get().pool.size, 4);
+    let written = dir.pool.size.set(&9).await.unwrap();
+    let held = live.get();
+    soon(live.wait_for_revision(written)).await.unwrap();
+    assert_eq!((reader.get().pool.size, held.pool.size), (9, 4), "what is held stays as it is");
+    assert_eq!(held.into_arc().pool.size, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_is_what_get_reads_with_aliases_and_nothing() {
+    let bench = bench();
+    let (dir, _live) = bench.open().await;
+    let mut size = soon(dir.pool.size.live()).await.unwrap();
+    assert_eq!(**size.get(), Some(4));
+    let read = dir.pool.size.get().await.unwrap().unwrap();
+    assert_eq!((size.get().modified(), size.get().created()), (read.modified(), read.created()));
+    dir.pool.size.delete().await.unwrap();
+    assert_eq!(**soon(size.changed()).await.unwrap(), None);
+    let written = bench.put("/app/pool/size", "x").await;
+    assert_eq!(soon(size.wait_for_revision(written)).await.unwrap_err().problems()[0].key.as_str(), "/app/pool/size");
+    assert_eq!(soon(dir.pool.size.live()).await.unwrap_err().kind(), ErrorKind::Decode);
+
+    let mut wait = soon(dir.pool.wait.live()).await.unwrap();
+    assert_eq!(**wait.get(), None);
+    bench.put("/app/pool/old_wait", "7").await;
+    assert_eq!(**soon(wait.changed()).await.unwrap(), Some(7));
+    bench.put("/app/pool/wait", "8").await;
+    assert_eq!(**soon(wait.changed()).await.unwrap(), Some(8));
+    dir.pool.wait.delete().await.unwrap();
+    let now = dir.pool.wait.get().await.unwrap();
+    assert_eq!(**soon(wait.changed()).await.unwrap(), now.map(etcd_typed::Versioned::into_inner));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_map_follows_entry_by_entry() {
+    let bench = bench();
+    let map = bench.client.entries::<String, u64>("/quotas").unwrap();
+    let mut live = soon(map.live()).await.unwrap();
+    assert!(live.get().is_empty());
+    map.set(&(0..100).map(|n| (format!("k{n:02}"), n)).collect()).await.unwrap();
+    assert_eq!(soon(live.changed()).await.unwrap().len(), 100, "all that one transaction wrote");
+    let before = live.get().clone();
+    map.entry("k50").unwrap().set(&7).await.unwrap();
+    assert_eq!(soon(live.changed()).await.unwrap().get("k50"), Some(&7));
+    assert_eq!(before.get("k50"), Some(&50), "a state does not change");
+    map.entry("k50").unwrap().delete().await.unwrap();
+    map.entry("a/b").unwrap().set(&1).await.unwrap();
+    bench.put("/quotas/_hidden", "x").await;
+    bench.put("/quotas/deeper/x", "x").await;
+    let last = bench.put("/other", "x").await;
+    let seen = soon(live.wait_for_revision(last)).await.unwrap();
+    assert_eq!(seen.iter().map(|(key, n)| (key.clone(), *n)).collect::<BTreeMap<_, _>>(), map.get().await.unwrap().into_inner());
+    let some = (Bound::Included("k10"), Bound::Excluded("k12"));
+    assert_eq!(seen.range::<str, _>(some).map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["k10", "k11"]);
+    assert_eq!((seen.keys().next().unwrap().as_str(), seen.values().last(), seen.contains_key("k50")), ("a/b", Some(&99), false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_map_with_a_bad_entry_stays_whole_as_it_was() {
+    let bench = bench();
+    let map = bench.client.entries::<String, u64>("/quotas").unwrap();
+    map.set(&BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 2)])).await.unwrap();
+    let live = soon(map.live()).await.unwrap();
+    let text = |name: &str| bench.client.entry::<String>(&format!("/quotas/{name}")).unwrap();
+    let written = bench
+        .client
+        .transaction()
+        .set(&text("a"), &"10".to_owned())
+        .set(&text("b"), &"x".to_owned())
+        .set(&text("50%"), &"1".to_owned())
+        .await
+        .unwrap();
+    let error = soon(live.wait_for_revision(written)).await.unwrap_err();
+    assert_eq!(error.problems().iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), ["/quotas/50%", "/quotas/b"]);
+    assert_eq!(live.get().get("a"), Some(&1), "half a transaction would be none");
+    text("b").delete().await.unwrap();
+    text("50%").delete().await.unwrap();
+    until_live(&live).await;
+    assert_eq!(live.get().iter().map(|(key, n)| (key.as_str(), *n)).collect::<Vec<_>>(), [("a", 10)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_map_of_structs_follows_struct_by_struct() {
+    let bench = bench();
+    let map = bench.client.dirs::<String, Limits>("/apps").unwrap();
+    let mut live = soon(map.live()).await.unwrap();
+    map.dir("x").unwrap().set(&limits()).await.unwrap();
+    assert_eq!(soon(live.changed()).await.unwrap().get("x"), Some(&limits()));
+    map.dir("y").unwrap().set(&limits()).await.unwrap();
+    map.dir("x").unwrap().update(|limits| (limits.low, limits.high) = (5, 6)).await.unwrap();
+    let written = bench.put("/apps/foreign/thing", "x").await;
+    let seen = soon(live.wait_for_revision(written)).await.unwrap();
+    assert_eq!((seen.len(), seen.get("x").unwrap().high, seen.get("y").unwrap().high), (2, 6, 10));
+    let bad = bench.put("/apps/x/high", "2000").await;
+    let error = soon(live.wait_for_revision(bad)).await.unwrap_err();
+    assert_eq!((error.problems()[0].key.as_str(), error.problems()[0].kind), ("/apps/x/high", ProblemKind::Rejected));
+    map.dir("x").unwrap().delete().await.unwrap();
+    until_live(&live).await;
+    assert_eq!(live.get().keys().collect::<Vec<_>>(), ["y"]);
+}
+
+#[test]
+fn a_view_whose_runtime_is_gone_says_so_and_waits_for_nothing() {
+    let bench = bench();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (dir, mut live) = runtime.block_on(bench.open());
+    drop(runtime);
+    assert!(matches!(live.status(), LiveStatus::Degraded { cause: Cause::Ended, .. }));
+    assert_eq!(live.get().name, "a");
+    let guard = live.on_change(|_| {});
+    let another = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let errors = another.block_on(async {
+        let changed = live.changed().await.unwrap_err();
+        let reached = live.wait_for_revision(u64::MAX).await.unwrap_err();
+        assert_eq!(live.stream().count().await, 1, "the state that there is");
+        let again = dir.live().await.unwrap();
+        assert!(again.status().is_live(), "a new one is fed by this runtime");
+        [changed.kind(), reached.kind()]
+    });
+    assert_eq!(errors, [ErrorKind::Unavailable; 2]);
+    drop(guard);
+}
+
+#[test]
+fn outside_a_runtime_a_view_is_refused() {
+    let bench = bench();
+    let error = futures_util::FutureExt::now_or_never(bench.dir().live().into_future()).expect("at once").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("tokio runtime"), "{error}");
+}
+
+#[test]
+fn views_go_where_threads_go() {
+    fn goes<T: Send + Sync + 'static>() {}
+    goes::<Live<Limits>>();
+    goes::<etcd_typed::Snapshot<Limits>>();
+    goes::<etcd_typed::Selected<Limits, str>>();
+    goes::<etcd_typed::Subscription>();
+    fn moves<T: Send>() {}
+    moves::<etcd_typed::Reader<Limits>>();
+    moves::<etcd_typed::LiveStream<Limits>>();
+    moves::<etcd_typed::Viewing<Limits>>();
+}
+
+#[tokio::test(start_paused = true)]
+async fn debug_shows_where_and_how_and_no_values() {
+    let bench = bench();
+    let (_, live) = bench.open().await;
+    let text = format!("{live:?} {:?} {:?}", live.stream(), live.reader());
+    assert!(text.contains("/app") && text.contains("Live") && !text.contains("acme"), "{text}");
+    assert_eq!(format!("{:?}", live.get()), format!("{:?}", live.get().deref()));
+}
