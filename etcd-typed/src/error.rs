@@ -292,7 +292,7 @@ pub struct Problem {
     pub kind: ProblemKind,
     /// Why, for a person; never holds the value of a secret.
     pub reason: String,
-    /// The revision that the value was written at; none for a value that is missing or not stored yet.
+    /// The revision that the value was written at, of a whole struct the newest of its keys; none for a value that is missing or not stored yet.
     pub revision: Option<Revision>,
 }
 
@@ -310,6 +310,8 @@ pub enum ProblemKind {
     Rejected,
     /// A key in a map is not written as this library writes it.
     ForeignKey,
+    /// A key that the schema does not have; only [`Dir::check`](crate::Dir::check) and its like look for them.
+    Unknown,
 }
 
 impl fmt::Display for Problem {

@@ -6,7 +6,7 @@ mod delta;
 mod describe;
 mod encode;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::ops::Bound;
@@ -19,7 +19,6 @@ pub(crate) use delta::Touched;
 pub use delta::{Change, Delta, Keyed, Update};
 pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;
-use encode::Validation;
 
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
@@ -122,10 +121,7 @@ pub(crate) fn subtree(tree: &Tree, segment: &str) -> Tree {
 ///
 /// `Invalid`, with every field that is missing or undecodable.
 pub(crate) fn decode<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
-    let mut problems = Vec::new();
-    let mut basis = Vec::new();
-    let value = S::decode(&mut Decoder::new(directory, tree, S::TABLE, &mut problems, &mut basis));
-    finish(value, problems, basis, tree, revision).map_err(|error| error.at(directory))
+    decode_map(directory, tree, revision, |decoder| decoder.whole())
 }
 
 /// A whole map that lies in `directory`: its keys are one level below it.
@@ -135,7 +131,7 @@ where
 {
     let mut problems = Vec::new();
     let mut basis = Vec::new();
-    let value = read(&mut Decoder::new(directory, tree, Table::EMPTY, &mut problems, &mut basis));
+    let value = read(&mut Decoder::new(directory, tree, &mut problems, &mut basis, Validation::Skip));
     finish(value, problems, basis, tree, revision).map_err(|error| error.at(directory))
 }
 
@@ -158,6 +154,39 @@ fn finish<T>(
         ..Versions::default()
     };
     Ok(Versioned::new(value, versions))
+}
+
+/// Whether the checks that a schema asks for are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Validation {
+    Run,
+    Skip,
+    /// They are all that is done: nothing is encoded.
+    Only,
+}
+
+/// Every problem of what lies in `directory`: what a read lists, what fails its validation, and what nobody owns. A struct's own validation is run
+/// where all of the struct could be read.
+pub(crate) fn check<T, F>(directory: &Key, tree: &Tree, owns: impl Fn(&str) -> bool, read: F) -> Vec<Problem>
+where
+    F: FnOnce(&mut Decoder<'_>) -> Option<T>,
+{
+    let mut problems = Vec::new();
+    let mut basis = Vec::new();
+    read(&mut Decoder::new(directory, tree, &mut problems, &mut basis, Validation::Run));
+    // What was read was looked at, whatever it was; what is owned and was not read is an alias behind the field's own key.
+    let was_read: HashSet<&str> = basis.iter().map(|(relative, _)| relative.as_str()).collect();
+    let unknown = tree.iter().filter(|(relative, _)| {
+        let is_hidden = relative.split('/').any(key::is_hidden);
+        !is_hidden && !was_read.contains(relative.as_str()) && !owns(relative)
+    });
+    problems.extend(unknown.map(|(relative, stored)| Problem {
+        key: directory.descend(relative),
+        kind: ProblemKind::Unknown,
+        reason: "not a key of the schema".to_owned(),
+        revision: Some(stored.modified),
+    }));
+    problems
 }
 
 /// What a value looks like when it is stored: relative keys and their bytes.
@@ -278,6 +307,14 @@ fn split_first(relative: &str) -> (&str, Option<&str>) {
     match relative.split_once('/') {
         Some((first, rest)) => (first, Some(rest)),
         None => (relative, None),
+    }
+}
+
+/// The key of a segment where a walk is, or of no segment the directory that it is in.
+fn place(directory: &Key, prefix: &str, segment: &str) -> Key {
+    match format!("{prefix}{segment}").trim_end_matches('/') {
+        "" => directory.clone(),
+        relative => directory.descend(relative),
     }
 }
 

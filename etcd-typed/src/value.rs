@@ -159,6 +159,11 @@ impl<T> Codec<T> {
         self.type_name
     }
 
+    /// Whether the values are not to be shown.
+    pub(crate) const fn is_secret(&self) -> bool {
+        self.secret
+    }
+
     pub(crate) fn encode(&self, value: &T) -> Result<Bytes, ValueError> {
         (self.encode)(value).map_err(|reason| self.masked(reason))
     }

@@ -13,6 +13,7 @@ pub use write::{DirDelete, DirWrite};
 use self::update::UpdateScope;
 use self::write::{Job, Work, last};
 use super::Shared;
+use super::dry::{Check, Diff};
 use super::fields::Fields;
 use super::plan::{Atomicity, Owner, Plan};
 use crate::changes::{Changes, Typed, Watching};
@@ -132,6 +133,54 @@ impl<S: Schema> Dir<S> {
     /// keys than one transaction takes. `TooLarge`, `NoSpace`. `Conflict` when the budget of the policy is used up.
     pub fn set(&self, value: &S) -> DirWrite<S> {
         self.write(Job::Set, schema::encode(&self.key, value))
+    }
+
+    /// What [`set`](Self::set) of this value would write and delete now, and nothing is written.
+    ///
+    /// It is decided as `set` decides it, by one read that is never stale. `set` writes every field, also those that are stored just so already: these are
+    /// no differences, although their keys get a new revision by it and lose the lease that they may have. Keys that the schema does
+    /// not have are not in it, as `set` leaves them alone, and so are the aliases of a field that has a value. The values of secrets are `***`.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+    /// # use std::collections::BTreeMap;
+    /// # let client = etcd_typed::Client::connect("memory:").await?;
+    /// let quotas = client.entries::<String, u32>("/quotas")?;
+    /// quotas.set(&BTreeMap::from([("acme".to_owned(), 5), ("old".to_owned(), 1)])).await?;
+    ///
+    /// let diff = quotas.diff(&BTreeMap::from([("acme".to_owned(), 7), ("new".to_owned(), 2)])).await?;
+    /// assert_eq!(diff.to_string(), "~ /quotas/acme: 5 -> 7\n+ /quotas/new: 2\n- /quotas/old: 1\n");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` as for `set`. That the store has no transaction for it (v2), or not one that is large enough, is found by `set` alone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it costs nothing.
+    pub async fn diff(&self, value: &S) -> Result<Diff> {
+        Diff::read(&self.context, &self.key, Self::OWNER, schema::encode(&self.key, value)?).await
+    }
+
+    /// Everything that is wrong with what is stored now: fields that are missing or undecodable, values and structs that fail their
+    /// validation, keys in maps that are not written as this library writes them, and keys below the directory that
+    /// the schema does not have (a misspelt name, a field of another version).
+    ///
+    /// A struct's own validation is run where all of the struct could be read, at whatever depth; that of a field wherever the field could. A default that
+    /// is used is validated too. An alias that lies behind the field's own key is no problem: it is not read, and `set` leaves it to older readers.
+    /// Nor are keys with a segment that starts with `_`, which are hidden on v2 and left alone everywhere.
+    ///
+    /// # Errors
+    ///
+    /// Those of a read. Problems are not errors here.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it costs nothing.
+    pub async fn check(&self) -> Result<Check> {
+        Check::read(&self.context, &self.key, Self::OWNER, |decoder| decoder.whole::<S>()).await
     }
 
     /// Writes every field if no key of the schema is there.

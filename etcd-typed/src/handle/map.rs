@@ -14,6 +14,7 @@ use futures_util::stream;
 
 use super::Shared;
 use super::dir::{Dir, EtcdSchema, set};
+use super::dry::{Check, Diff};
 use super::entry::Entry;
 use super::plan::{Atomicity, Owner};
 use crate::changes::{Typed, Watching};
@@ -107,7 +108,26 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     /// As for [`Dir::set`].
     pub fn set(&self, map: &BTreeMap<K, V>) -> MapWrite {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec));
-        MapWrite::new(&self.context, &self.key, Owner::Entries, encoded)
+        MapWrite::new(&self.context, &self.key, self.owner(), encoded)
+    }
+
+    /// What [`set`](Self::set) of these entries would write and delete now, and nothing is written; see [`Dir::diff`].
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` as for `set`.
+    pub async fn diff(&self, map: &BTreeMap<K, V>) -> Result<Diff> {
+        let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec))?;
+        Diff::read(&self.context, &self.key, self.owner(), encoded).await
+    }
+
+    /// Everything that is wrong with what is stored now; see [`Dir::check`]. Keys deeper down are not in the schema.
+    ///
+    /// # Errors
+    ///
+    /// Those of a read.
+    pub async fn check(&self) -> Result<Check> {
+        Check::read(&self.context, &self.key, self.owner(), |decoder| decoder.all_entries::<BTreeMap<K, V>>(self.codec)).await
     }
 
     /// The changes of the entries from now on; see [`Dir::watch`].
@@ -143,6 +163,10 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     pub fn stream_in_pages_of(&self, limit: usize) -> EntryPages<K, V> {
         let paging = Paging { map: self.clone(), limit: limit.max(1), revision: None, after: None, page: VecDeque::new(), done: false };
         EntryPages { items: Box::pin(stream::unfold(paging, Paging::next)) }
+    }
+
+    fn owner(&self) -> Owner {
+        Owner::Entries { secret: self.codec.is_secret() }
     }
 
     fn decode(&self, tree: &schema::Tree, revision: Revision) -> Result<Versioned<BTreeMap<K, V>>> {
@@ -368,6 +392,25 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     pub fn set(&self, map: &BTreeMap<K, S>) -> MapWrite {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map));
         MapWrite::new(&self.context, &self.key, Owner::Dirs(S::TABLE), encoded)
+    }
+
+    /// What [`set`](Self::set) of these structs would write and delete now, and nothing is written; see [`Dir::diff`].
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` as for `set`.
+    pub async fn diff(&self, map: &BTreeMap<K, S>) -> Result<Diff> {
+        let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map))?;
+        Diff::read(&self.context, &self.key, Owner::Dirs(S::TABLE), encoded).await
+    }
+
+    /// Everything that is wrong with what is stored now; see [`Dir::check`].
+    ///
+    /// # Errors
+    ///
+    /// Those of a read.
+    pub async fn check(&self) -> Result<Check> {
+        Check::read(&self.context, &self.key, Owner::Dirs(S::TABLE), |decoder| decoder.all_dirs::<BTreeMap<K, S>>()).await
     }
 
     /// The changes of all structs from now on; see [`Dir::watch`].

@@ -3,6 +3,7 @@
 
 mod dir;
 mod directory;
+mod dry;
 mod entry;
 mod fields;
 mod map;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 pub use dir::{Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, UpdateError};
 pub use directory::{Directory, DirectoryWrite, Node};
+pub use dry::{Check, Diff, Difference, Shown};
 pub use entry::{Entry, EntryModify, EntryWrite};
 pub use fields::Fields;
 pub use map::{DirMap, EntryMap, EntryPages, MapWrite};

@@ -23,16 +23,28 @@ pub(super) enum Owner {
     /// A map of structs.
     Dirs(&'static Table),
     /// A map of values.
-    Entries,
+    Entries {
+        /// Whose values are not to be shown.
+        secret: bool,
+    },
 }
 
 impl Owner {
     pub(super) fn owns(self, relative: &str) -> bool {
         match (self, relative.split_once('/')) {
             (Self::Struct(table), _) => table.owns(relative),
-            (Self::Entries, None) => crate::key::unescape(relative).is_some(),
+            (Self::Entries { .. }, None) => crate::key::unescape(relative).is_some(),
             (Self::Dirs(table), Some((child, rest))) => crate::key::unescape(child).is_some() && table.owns(rest),
-            (Self::Entries, Some(_)) | (Self::Dirs(_), None) => false,
+            (Self::Entries { .. }, Some(_)) | (Self::Dirs(_), None) => false,
+        }
+    }
+
+    /// Whether the value of a key of the owner is not to be shown.
+    pub(super) fn is_secret(self, relative: &str) -> bool {
+        match self {
+            Self::Struct(table) => table.is_secret(relative),
+            Self::Dirs(table) => relative.split_once('/').is_some_and(|(_, rest)| table.is_secret(rest)),
+            Self::Entries { secret } => secret,
         }
     }
 
@@ -40,28 +52,28 @@ impl Owner {
     pub(super) fn has_maps(self) -> bool {
         match self {
             Self::Struct(table) => !table.map_directories().is_empty(),
-            Self::Dirs(_) | Self::Entries => true,
+            Self::Dirs(_) | Self::Entries { .. } => true,
         }
     }
 
     fn fixed_keys(self) -> Vec<String> {
         match self {
             Self::Struct(table) => table.fixed_keys(),
-            Self::Dirs(_) | Self::Entries => Vec::new(),
+            Self::Dirs(_) | Self::Entries { .. } => Vec::new(),
         }
     }
 
     fn absent_keys(self, encoded: &Encoded) -> Vec<String> {
         match self {
             Self::Struct(table) => table.absent_keys(encoded),
-            Self::Dirs(_) | Self::Entries => Vec::new(),
+            Self::Dirs(_) | Self::Entries { .. } => Vec::new(),
         }
     }
 
     fn map_directories(self, directory: &Key) -> Vec<Key> {
         match self {
             Self::Struct(table) => table.map_directories().iter().map(|relative| directory.descend(relative)).collect(),
-            Self::Dirs(_) | Self::Entries => vec![directory.clone()],
+            Self::Dirs(_) | Self::Entries { .. } => vec![directory.clone()],
         }
     }
 
@@ -70,7 +82,7 @@ impl Owner {
         Plan { deletes: self.absent_keys(&encoded), puts: encoded.into_iter().collect() }
     }
 
-    /// The same, where it is known what is stored.
+    /// The same, where it is known what is stored: what a write with maps does, and what every write would do.
     pub(super) fn replace(self, tree: &Tree, encoded: Encoded) -> Plan {
         Plan { deletes: self.superseded(tree.keys(), &encoded), puts: encoded.into_iter().collect() }
     }
@@ -296,8 +308,9 @@ mod tests {
 
     #[test]
     fn a_map_owns_what_is_directly_below_it() {
-        assert!(Owner::Entries.owns("x") && Owner::Entries.owns("a%2Fb"));
-        assert!(!Owner::Entries.owns("x/y") && !Owner::Entries.owns("_x") && !Owner::Entries.owns("50%"));
+        let entries = Owner::Entries { secret: false };
+        assert!(entries.owns("x") && entries.owns("a%2Fb"));
+        assert!(!entries.owns("x/y") && !entries.owns("_x") && !entries.owns("50%"));
         assert!(Owner::Dirs(TABLE).owns("eu/a") && Owner::Dirs(TABLE).owns("eu/old_a"));
         assert!(!Owner::Dirs(TABLE).owns("eu") && !Owner::Dirs(TABLE).owns("eu/foreign"));
     }

@@ -1,6 +1,6 @@
 //! The walk from a tree to a struct. It notes every problem instead of stopping at the first.
 
-use super::{Map, MapKey, Schema, Stored, Table, Tree, key_of_segment, split_first, with_prefix};
+use super::{Map, MapKey, Schema, Stored, Table, Tree, Validation, key_of_segment, place, split_first, with_prefix};
 use crate::error::{Problem, ProblemKind};
 use crate::key::{self, Key};
 use crate::revision::Revision;
@@ -19,17 +19,18 @@ pub struct Decoder<'a> {
     problems: &'a mut Vec<Problem>,
     /// Each key that was read.
     basis: &'a mut Vec<(String, Revision)>,
+    validation: Validation,
 }
 
 impl<'a> Decoder<'a> {
     pub(super) fn new(
         directory: &'a Key,
         tree: &'a Tree,
-        table: &'static Table,
         problems: &'a mut Vec<Problem>,
         basis: &'a mut Vec<(String, Revision)>,
+        validation: Validation,
     ) -> Self {
-        Self { directory, tree, table, prefix: String::new(), problems, basis }
+        Self { directory, tree, table: Table::EMPTY, prefix: String::new(), problems, basis, validation }
     }
 
     /// A field that must be there.
@@ -47,7 +48,11 @@ impl<'a> Decoder<'a> {
     pub fn leaf_or<T>(&mut self, field: usize, codec: &Codec<T>, default: fn() -> T) -> Option<T> {
         match self.stored(field)? {
             Found::Value(at, stored) => self.value(at, stored, codec),
-            Found::Nothing(_) => Some(default()),
+            Found::Nothing(segment) => {
+                let value = default();
+                self.check(segment, &value, codec, None);
+                Some(value)
+            }
         }
     }
 
@@ -62,30 +67,45 @@ impl<'a> Decoder<'a> {
     /// A nested struct.
     pub fn dir<S: Schema>(&mut self, field: usize) -> Option<S> {
         let segment = self.segment(field)?;
-        self.below(segment, S::TABLE, S::decode)
+        self.below(segment, Self::whole)
     }
 
     /// A nested struct that is none when it has no key.
     pub fn dir_opt<S: Schema>(&mut self, field: usize) -> Option<Option<S>> {
         let segment = self.segment(field)?;
-        if self.has_struct(segment, S::TABLE) { self.below(segment, S::TABLE, S::decode).map(Some) } else { Some(None) }
+        if self.has_struct(segment, S::TABLE) { self.below(segment, Self::whole).map(Some) } else { Some(None) }
     }
 
     /// A struct whose keys lie beside this one's.
     pub fn flatten<S: Schema>(&mut self) -> Option<S> {
-        self.within(S::TABLE, S::decode)
+        self.whole()
     }
 
     /// A map of structs.
     pub fn dir_map<M: Map<Value: Schema>>(&mut self, field: usize) -> Option<M> {
         let segment = self.segment(field)?;
-        self.below(segment, Table::EMPTY, Self::all_dirs)
+        self.below(segment, Self::all_dirs)
     }
 
     /// A map of values.
     pub fn entries<M: Map>(&mut self, field: usize, codec: &Codec<M::Value>) -> Option<M> {
         let segment = self.segment(field)?;
-        self.below(segment, Table::EMPTY, |decoder| decoder.all_entries(*codec))
+        self.below(segment, |decoder| decoder.all_entries(*codec))
+    }
+
+    /// A struct at this place, with the validation of the whole if all of it could be read.
+    pub(crate) fn whole<S: Schema>(&mut self) -> Option<S> {
+        let outer = std::mem::replace(&mut self.table, S::TABLE);
+        let from = self.basis.len();
+        let value = S::decode(self);
+        self.table = outer;
+        if self.validation != Validation::Skip
+            && let Some(Err(reason)) = value.as_ref().map(Schema::validate)
+        {
+            let newest = self.basis.iter().skip(from).map(|(_, modified)| *modified).max();
+            self.problem("", ProblemKind::Rejected, S::TABLE.masked(reason).to_string(), newest);
+        }
+        value
     }
 
     /// The map of structs that this directory is.
@@ -94,7 +114,7 @@ impl<'a> Decoder<'a> {
         let mut complete = true;
         for child in self.children(M::Value::TABLE) {
             let key = self.map_key::<M::Key>(child, None);
-            let value = self.below(child, M::Value::TABLE, M::Value::decode);
+            let value = self.below(child, Self::whole::<M::Value>);
             match (key, value) {
                 (Some(key), Some(value)) => pairs.push((key, value)),
                 _ => complete = false,
@@ -167,7 +187,10 @@ impl<'a> Decoder<'a> {
     fn value<T>(&mut self, segment: &str, stored: &Stored, codec: &Codec<T>) -> Option<T> {
         self.basis.push((format!("{}{segment}", self.prefix), stored.modified));
         match codec.decode(&stored.value) {
-            Ok(value) => Some(value),
+            Ok(value) => {
+                self.check(segment, &value, codec, Some(stored.modified));
+                Some(value)
+            }
             Err(reason) => {
                 self.problem(segment, ProblemKind::Undecodable, reason.to_string(), Some(stored.modified));
                 None
@@ -184,24 +207,26 @@ impl<'a> Decoder<'a> {
         with_prefix(self.tree, &prefix).any(|(relative, _)| table.owns(&relative[prefix.len()..]))
     }
 
-    fn below<T>(&mut self, segment: &str, table: &'static Table, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+    fn below<T>(&mut self, segment: &str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let length = self.prefix.len();
         self.prefix.push_str(segment);
         self.prefix.push('/');
-        let value = self.within(table, read);
+        let value = read(self);
         self.prefix.truncate(length);
         value
     }
 
-    fn within<T>(&mut self, table: &'static Table, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
-        let outer = std::mem::replace(&mut self.table, table);
-        let value = read(self);
-        self.table = outer;
-        value
+    /// A value that fails its validation is noted and still read: the struct that it is in may be wrong in another way.
+    fn check<T>(&mut self, segment: &str, value: &T, codec: &Codec<T>, revision: Option<Revision>) {
+        if self.validation != Validation::Skip
+            && let Err(reason) = codec.validate(value)
+        {
+            self.problem(segment, ProblemKind::Rejected, reason.to_string(), revision);
+        }
     }
 
     fn problem(&mut self, segment: &str, kind: ProblemKind, reason: String, revision: Option<Revision>) {
-        let key = self.directory.descend(&format!("{}{segment}", self.prefix));
+        let key = place(self.directory, &self.prefix, segment);
         self.problems.push(Problem { key, kind, reason, revision });
     }
 }

@@ -104,6 +104,21 @@ impl Table {
         })
     }
 
+    /// Whether the value at a key of the schema, relative to the struct's directory, is not to be shown.
+    pub(crate) fn is_secret(&self, relative: &str) -> bool {
+        let (first, rest) = split_first(relative);
+        self.fields.iter().any(|field| match (&field.kind, rest) {
+            (Kind::Flatten(table), _) => table.is_secret(relative),
+            (Kind::Leaf(_), None) => field.secret && field.segments().any(|segment| segment == first),
+            (Kind::Entries { .. }, Some(_)) => field.secret && field.segment == first,
+            (Kind::Dir(table), Some(rest)) => field.segment == first && table.is_secret(rest),
+            (Kind::DirMap { table, .. }, Some(rest)) => {
+                field.segment == first && rest.split_once('/').is_some_and(|(_, rest)| table.is_secret(rest))
+            }
+            _ => false,
+        })
+    }
+
     /// Every key that is not in a map, relative to the struct's directory, with the aliases.
     pub(crate) fn fixed_keys(&self) -> Vec<String> {
         let mut keys = Vec::new();

@@ -1,6 +1,6 @@
 //! The walk from a struct to what is stored, or only past its validations. It notes every problem instead of stopping at the first.
 
-use super::{Encoded, Map, MapKey, Schema, Table, segment_of};
+use super::{Encoded, Map, MapKey, Schema, Table, Validation, place, segment_of};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::value::{Codec, ValueError};
@@ -15,15 +15,6 @@ pub struct Encoder<'a> {
     out: Encoded,
     validation: Validation,
     problems: Vec<Problem>,
-}
-
-/// Whether the checks that a schema asks for are done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Validation {
-    Run,
-    Skip,
-    /// They are all that is done: nothing is encoded.
-    Only,
 }
 
 impl<'a> Encoder<'a> {
@@ -153,13 +144,8 @@ impl<'a> Encoder<'a> {
         self.prefix.truncate(length);
     }
 
-    /// Of no segment it is a problem of the directory that the walk is in.
     fn problem(&mut self, segment: &str, kind: ProblemKind, reason: &ValueError) {
-        let relative = format!("{}{segment}", self.prefix);
-        let key = match relative.trim_end_matches('/') {
-            "" => self.directory.clone(),
-            relative => self.directory.descend(relative),
-        };
+        let key = place(self.directory, &self.prefix, segment);
         self.problems.push(Problem { key, kind, reason: reason.to_string(), revision: None });
     }
 }

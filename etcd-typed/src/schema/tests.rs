@@ -134,3 +134,132 @@ fn one_value_is_validated_at_its_own_key() {
     let dirs = validate_with(&app(), |encoder| encoder.all_dirs(&bad().inners));
     assert_eq!(seen(&dirs), [("/app/a%2Fb/size", "3 is odd"), ("/app/c", "ten")]);
 }
+
+fn stored(pairs: &[(&str, &'static str)]) -> Tree {
+    let entry = |(at, &(key, value)): (usize, &(&str, &'static str))| {
+        let revision = Revision::new(at as u64 + 1);
+        let kv = KeyValue {
+            key: key.to_owned().into(),
+            value: value.into(),
+            created: revision,
+            modified: revision,
+            version: None,
+            lease: None,
+            ttl: None,
+        };
+        (key.to_owned(), Stored::from(kv))
+    };
+    pairs.iter().enumerate().map(entry).collect()
+}
+
+/// Key, kind, reason and revision of each problem.
+fn checked(pairs: &[(&str, &'static str)]) -> Vec<String> {
+    let problems = check(&app(), &stored(pairs), |relative| App::TABLE.owns(relative), |decoder| decoder.whole::<App>());
+    problems.iter().map(|problem| format!("{:?} {problem}", problem.kind)).collect()
+}
+
+#[test]
+fn all_is_well_with_what_a_valid_value_is_stored_as() {
+    let encoded = encode(&app(), &good()).unwrap();
+    let pairs: Vec<_> = encoded.iter().map(|(key, value)| (key.as_str(), &*String::from_utf8(value.to_vec()).unwrap().leak())).collect();
+    assert_eq!(checked(&pairs), [""; 0]);
+}
+
+#[test]
+fn what_a_write_would_refuse_is_found_in_what_is_stored() {
+    let encoded = encode_unchecked(&app(), &bad()).unwrap();
+    let pairs: Vec<_> = encoded.iter().map(|(key, value)| (key.as_str(), &*String::from_utf8(value.to_vec()).unwrap().leak())).collect();
+    let tree = stored(&pairs);
+    let found = check(&app(), &tree, |relative| App::TABLE.owns(relative), |decoder| decoder.whole::<App>());
+    assert_eq!(seen(&found), WRONG);
+    for problem in &found {
+        let own = app().below(problem.key.as_str().as_bytes()).and_then(|relative| tree.get(relative));
+        // Of a struct it is the newest of its keys.
+        let expected = match (own, problem.key.as_str()) {
+            (Some(stored), _) => stored.modified,
+            (None, "/app/inner") => tree["inner/size"].modified,
+            (None, "/app/inners/c") => tree["inners/c/size"].modified,
+            (None, _) if problem == &found[5] => tree["pin"].modified,
+            (None, _) => tree.values().map(|stored| stored.modified).max().unwrap(),
+        };
+        assert_eq!(problem.revision, Some(expected), "{problem}");
+    }
+}
+
+#[test]
+fn everything_that_is_wrong_is_found_at_once() {
+    let found = checked(&[
+        ("each/50%", "2"),
+        ("each/_hidden", "2"),
+        ("each/deeper/x", "2"),
+        ("each/x", "3"),
+        ("hihg", "4"),
+        ("inner/size", "ten"),
+        ("inners/%2f/size", "2"),
+        ("inners/a/sise", "2"),
+        ("inners/b/size", "10"),
+        ("low", "4"),
+        ("old_high", "5"),
+        ("pin", "hunter2"),
+        ("_locks/x", "2"),
+    ]);
+    let expected = [
+        "Rejected /app/old_high: 5 is odd (revision 11)",
+        "Undecodable /app/inner/size: not a value of type unsigned integer: invalid digit found in string (revision 6)",
+        "Undecodable /app/pin: *** (a secret: the reason is not shown) (revision 12)",
+        "ForeignKey /app/inners/%2f: the key's name is not escaped as this library does it: write `%252f`",
+        "Rejected /app/inners/b: ten (revision 9)",
+        "ForeignKey /app/each/50%: the key's name is not escaped as this library does it: write `50%25` (revision 1)",
+        "Rejected /app/each/x: 3 is odd (revision 4)",
+        "Unknown /app/each/deeper/x: not a key of the schema (revision 3)",
+        "Unknown /app/hihg: not a key of the schema (revision 5)",
+        "Unknown /app/inners/a/sise: not a key of the schema (revision 8)",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn of_nothing_what_is_missing_and_a_bad_default_are_found() {
+    let expected = [
+        "Missing /app/low: missing (unsigned integer)",
+        "Rejected /app/high: 3 is odd",
+        "Missing /app/inner/size: missing (unsigned integer)",
+        "Missing /app/pin: missing (unsigned integer)",
+    ];
+    assert_eq!(checked(&[]), expected);
+}
+
+#[test]
+fn an_alias_behind_the_field_is_no_problem() {
+    let well = [("low", "2"), ("high", "4"), ("inner/size", "2"), ("pin", "2")];
+    assert_eq!(checked(&well), [""; 0]);
+    let alias = |value| [&well[..], &[("old_high", value)]].concat();
+    assert_eq!(checked(&alias("bad")), [""; 0]);
+}
+
+#[test]
+fn the_table_knows_the_keys_of_secrets() {
+    #[derive(EtcdSchema)]
+    #[etcd(crate = crate)]
+    #[expect(dead_code, reason = "only its table is looked at")]
+    struct Outer {
+        #[etcd(flatten)]
+        app: App,
+        #[etcd(secret, alias = "old_token")]
+        token: String,
+        #[etcd(dir)]
+        login: Beside,
+        #[etcd(dir)]
+        logins: BTreeMap<String, Beside>,
+        #[etcd(entries, secret)]
+        keys: BTreeMap<String, u8>,
+    }
+    let secret = ["pin", "token", "old_token", "login/pin", "logins/x/pin", "keys/x"];
+    let open = ["low", "old_high", "inner/size", "inners/x/size", "each/pin", "login", "keys", "pin/x", "other/pin", "logins/pin"];
+    for key in secret {
+        assert!(Outer::TABLE.owns(key) && Outer::TABLE.is_secret(key), "{key}");
+    }
+    for key in open {
+        assert!(!Outer::TABLE.is_secret(key), "{key}");
+    }
+}

@@ -1,0 +1,230 @@
+//! What a write would do and what is wrong with what is stored, without a write: what [`Dir::diff`](crate::Dir::diff) and
+//! [`Dir::check`](crate::Dir::check) answer. What a write does is decided in `plan.rs`, what is wrong in `schema.rs`.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+
+use bytes::Bytes;
+
+use super::Context;
+use super::plan::{Owner, Plan};
+use crate::error::{Problem, ProblemKind, Result};
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::schema::{self, Decoder, Encoded, Tree};
+use crate::store::Span;
+
+/// What a write of a whole struct or map would change; from [`Dir::diff`](crate::Dir::diff). `Display` is a line for each difference:
+///
+/// ```text
+/// ~ /prod/app/rate_limit: 100 -> 250
+/// + /prod/app/banner: Sale!
+/// - /prod/app/quotas/acme: 1000
+/// ~ /prod/app/password: *** -> ***
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diff {
+    /// The revision that the value was compared with.
+    pub revision: Revision,
+    /// In the order of the keys.
+    pub differences: Vec<Difference>,
+}
+
+/// One key of a [`Diff`]: it would be created, changed or deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The key, from the root of the store.
+    pub key: Key,
+    /// What is stored now; none where nothing is.
+    pub old: Option<Shown>,
+    /// What would be stored; none where the key would be deleted.
+    pub new: Option<Shown>,
+}
+
+/// A stored value as it may be shown.
+///
+/// `Display` is for a line of text: what could not be typed is escaped, and what is long is cut. The fields have all of it.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Shown {
+    /// The value is UTF-8.
+    Text(String),
+    /// It is not.
+    Bytes(Bytes),
+    /// The field is a secret. The value is not kept, so nothing can show it; it is another one than on the other side of the [`Difference`].
+    Secret,
+}
+
+/// What is wrong with what is stored; from [`Dir::check`](crate::Dir::check). `Display` is a line for each problem.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// The revision that was looked at.
+    pub revision: Revision,
+    /// In the order of the schema, and then the keys that are not in it. None: all is well.
+    pub problems: Vec<Problem>,
+}
+
+impl Diff {
+    /// Whether the write would leave everything as it is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.differences.is_empty()
+    }
+
+    /// Reads what is there as a write would, and decides as it would.
+    pub(super) async fn read(context: &Context, directory: &Key, owner: Owner, encoded: Encoded) -> Result<Self> {
+        let reply = context.read_to_write(Span::Below(directory.clone())).await.map_err(|error| error.at(directory))?;
+        let tree = schema::tree(directory, reply.kvs);
+        let plan = owner.replace(&tree, encoded);
+        Ok(Self { revision: reply.revision, differences: differences(directory, owner, &tree, plan) })
+    }
+}
+
+fn differences(directory: &Key, owner: Owner, tree: &Tree, plan: Plan) -> Vec<Difference> {
+    let puts = plan.puts.into_iter().map(|(relative, value)| (relative, Some(value)));
+    let deletes = plan.deletes.into_iter().map(|relative| (relative, None));
+    let mut differences: Vec<Difference> = puts
+        .chain(deletes)
+        .filter_map(|(relative, new)| {
+            let old = tree.get(&relative).map(|stored| stored.value.clone());
+            let shown = |value: Bytes| if owner.is_secret(&relative) { Shown::Secret } else { Shown::of(value) };
+            (old != new).then(|| Difference { key: directory.descend(&relative), old: old.map(shown), new: new.map(shown) })
+        })
+        .collect();
+    differences.sort_by(|a, b| a.key.cmp(&b.key));
+    differences
+}
+
+impl Difference {
+    /// There is nothing and there would be something.
+    pub fn is_created(&self) -> bool {
+        self.old.is_none() && self.new.is_some()
+    }
+
+    /// There is something and there would be something else.
+    pub fn is_modified(&self) -> bool {
+        self.old.is_some() && self.new.is_some()
+    }
+
+    /// There is something and there would be nothing.
+    pub fn is_deleted(&self) -> bool {
+        self.new.is_none()
+    }
+}
+
+impl fmt::Display for Diff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.differences.iter().try_for_each(|difference| writeln!(f, "{difference}"))
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = &self.key;
+        match (&self.old, &self.new) {
+            (Some(old), Some(new)) => write!(f, "~ {key}: {old} -> {new}"),
+            (None, Some(new)) => write!(f, "+ {key}: {new}"),
+            (Some(old), None) => write!(f, "- {key}: {old}"),
+            (None, None) => write!(f, "  {key}"),
+        }
+    }
+}
+
+impl Shown {
+    /// The characters of a value that are in a line.
+    const LINE: usize = 60;
+
+    fn of(value: Bytes) -> Self {
+        match std::str::from_utf8(&value) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Bytes(value),
+        }
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = match self {
+            Self::Secret => return f.write_str("***"),
+            Self::Text(text) if is_plain(text) => Cow::Borrowed(text.as_str()),
+            Self::Text(text) => Cow::Owned(format!("{text:?}")),
+            Self::Bytes(bytes) => Cow::Owned(format!("b\"{}\"", bytes.escape_ascii())),
+        };
+        let mut rest = line.chars();
+        rest.by_ref().take(Self::LINE).try_for_each(|c| f.write_char(c))?;
+        if rest.next().is_some() { write!(f, "… ({} characters)", line.chars().count()) } else { Ok(()) }
+    }
+}
+
+/// Whether a text can be shown as it is: one sees where it begins and ends, and it plays no tricks with a terminal.
+fn is_plain(text: &str) -> bool {
+    !text.is_empty() && text.trim() == text && text.chars().all(|c| matches!(c, '"' | '\'' | '\\') || c.escape_debug().count() == 1)
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => write!(f, "{text:?}"),
+            Self::Bytes(bytes) => write!(f, "{bytes:?}"),
+            Self::Secret => f.write_str("***"),
+        }
+    }
+}
+
+impl Check {
+    /// Whether all is well.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// Reads what is there and all of its problems.
+    pub(super) async fn read<T>(
+        context: &Context,
+        directory: &Key,
+        owner: Owner,
+        read: impl FnOnce(&mut Decoder<'_>) -> Option<T>,
+    ) -> Result<Self> {
+        let reply = context.read(Span::Below(directory.clone()), false).await.map_err(|error| error.at(directory))?;
+        // Other clients of v3 may write keys that are no paths; no handle could name them.
+        let nameless: Vec<Problem> = reply
+            .kvs
+            .iter()
+            .filter(|kv| directory.below(&kv.key).is_none())
+            .map(|kv| Problem {
+                key: directory.clone(),
+                kind: ProblemKind::Unknown,
+                reason: format!("a key below it is no path: \"{}\"", kv.key.escape_ascii()),
+                revision: Some(kv.modified),
+            })
+            .collect();
+        let mut problems = schema::check(directory, &schema::tree(directory, reply.kvs), |relative| owner.owns(relative), read);
+        problems.extend(nameless);
+        Ok(Self { revision: reply.revision, problems })
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.problems.iter().try_for_each(|problem| writeln!(f, "{problem}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_a_line() {
+        let shown = |value: &[u8]| Shown::of(Bytes::copy_from_slice(value)).to_string();
+        for plain in ["8080", "1m 30s", r#"{"a":"it's","b":"\\"}"#, "grüße"] {
+            assert_eq!(shown(plain.as_bytes()), plain);
+        }
+        assert_eq!(shown(b""), r#""""#);
+        assert_eq!(shown(b" x"), r#"" x""#);
+        assert_eq!(shown(b"a\nb\x1b[2J"), r#""a\nb\u{1b}[2J""#);
+        assert_eq!(shown(b"\xff\0a"), r#"b"\xff\x00a""#);
+        assert_eq!(shown(&[b'x'; 61]), format!("{}… (61 characters)", "x".repeat(60)));
+        assert_eq!(shown("é".repeat(60).as_bytes()), "é".repeat(60));
+    }
+}
