@@ -52,6 +52,8 @@
 //! | `delete`, `compare_and_delete` | get what was there | every key of the schema |
 //! | `modify`, `update` | `Fn(Option<T>) -> Option<T>` | `Fn(&mut S)`, writes only what changed |
 //! | `watch`, `wait_for` | [`Change<T>`](Change) | [`Update`] of the derived change enum |
+//! | `diff` | | what `set` would write and delete, without a write |
+//! | `check` | | everything that is wrong with what is stored: missing, undecodable, rejected, unknown |
 //!
 //! Writes happen when they are awaited, and take options before that: `.ttl(…)`, `.lease(…)`, `.non_atomic()`.
 //!
@@ -178,7 +180,9 @@ pub use watch::Interruption;
 ///
 /// ## `validate = path`
 ///
-/// A function from `&Self` to `Result<(), E>` with any `E: Display`, which is run before the whole struct is written.
+/// A function from `&Self` to `Result<(), E>` with any `E: Display`, which is run before the whole struct is written, and by [`Dir::check`] on what is
+/// stored; reading does not run it. Where it fails, the problem is at the struct's directory. Of a struct with a `secret` in it, at whatever depth, what
+/// the function says is not shown: it could be the secret. Put what is checked together without secrets in a struct of its own, with `flatten`.
 ///
 /// ## `change(Clone, PartialEq)`
 ///
@@ -192,8 +196,8 @@ pub use watch::Interruption;
 ///
 /// ## `rename = "segment"`, `alias = "segment"`
 ///
-/// The key's own segment, and (as often as wanted) segments that are read where that key is not there. What is written goes to the first, and takes the
-/// others away.
+/// The key's own segment, and (as often as wanted) segments that are read where that key is not there. What is written goes to the first; the others
+/// stay for older readers, unread, until the field has no value any more.
 ///
 /// ## `default`, `default = expression`
 ///
@@ -246,13 +250,71 @@ pub use watch::Interruption;
 ///
 /// The field is not stored; what is read has its `Default`.
 ///
-/// ## `secret`
-///
-/// No error and no `Debug` of a change shows the value, or what a decoder or a validation said of it.
-///
 /// ## `validate = path`
 ///
-/// A function from `&T` to `Result<(), E>` with any `E: Display`, which is run before a value is written.
+/// A function from `&T` to `Result<(), E>` with any `E: Display`, which is run before a value is written, of an `Option` where there is one. Everything
+/// that fails is told at once, and nothing is written. What others wrote is not hindered by it: [`Dir::get`] reads it all the same,
+/// and [`Dir::check`] lists it.
+///
+/// ```
+/// # use etcd_typed::{Client, EtcdSchema};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+/// #[derive(EtcdSchema, Debug)]
+/// #[etcd(validate = in_order)]
+/// struct Pool {
+///     #[etcd(validate = not_zero)]
+///     min: u32,
+///     max: u32,
+/// }
+///
+/// fn not_zero(n: &u32) -> Result<(), &'static str> {
+///     if *n == 0 { Err("at least 1") } else { Ok(()) }
+/// }
+///
+/// fn in_order(pool: &Pool) -> Result<(), String> {
+///     if pool.min <= pool.max { Ok(()) } else { Err(format!("min {} is above max {}", pool.min, pool.max)) }
+/// }
+///
+/// let client = Client::connect("memory:").await?;
+/// let pool = client.dir::<Pool>("/pool")?;
+/// let refused = pool.set(&Pool { min: 0, max: 4 }).await.unwrap_err();
+/// assert_eq!(refused.problems()[0].to_string(), "/pool/min: at least 1");
+///
+/// // What a write would do, and what is wrong with what others wrote.
+/// pool.set(&Pool { min: 1, max: 4 }).await?;
+/// assert_eq!(pool.diff(&Pool { min: 1, max: 8 }).await?.to_string(), "~ /pool/max: 4 -> 8\n");
+/// client.entry::<u32>("/pool/min")?.set(&9).await?;
+/// client.entry::<u32>("/pool/mox")?.set(&16).await?;
+/// let check = pool.check().await?;
+/// let reasons: Vec<_> = check.problems.iter().map(|problem| problem.reason.as_str()).collect();
+/// assert_eq!(reasons, ["min 9 is above max 4", "not a key of the schema"]);
+/// # Ok(()) }
+/// ```
+///
+/// ## `secret`
+///
+/// The value is `***` in everything that this crate says: errors, [diffs](Dir::diff), [checks](Dir::check), `Debug` of changes and of what was read
+/// from the field's own handle, and logs; so is what a decoder or a validation said of it. The type needs no `Debug`. What shows it all the same is `Debug` of
+/// the struct itself, also within a [`Versioned`] of it, where the struct derives that: write it by hand, or give the field a type that masks itself. The value is stored
+/// as it is: `secret` is about what people see, not about who may read the key.
+///
+/// ```
+/// # use etcd_typed::{Client, EtcdSchema};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+/// #[derive(EtcdSchema)]
+/// struct Login {
+///     user: String,
+///     #[etcd(secret)]
+///     password: String,
+/// }
+///
+/// let client = Client::connect("memory:").await?;
+/// let login = client.dir::<Login>("/login")?;
+/// login.set(&Login { user: "me".to_owned(), password: "hunter1".to_owned() }).await?;
+/// let diff = login.diff(&Login { user: "you".to_owned(), password: "hunter2".to_owned() }).await?;
+/// assert_eq!(diff.to_string(), "~ /login/password: *** -> ***\n~ /login/user: me -> you\n");
+/// # Ok(()) }
+/// ```
 ///
 /// # What is generated
 ///

@@ -54,6 +54,8 @@ enum Expected {
 enum Call {
     Get,
     Exists,
+    Check,
+    Diff(Shop),
     Set(Shop),
     Create(Shop),
     SwapSeen(Shop),
@@ -112,6 +114,8 @@ fn call() -> impl Strategy<Value = Call> {
     let whole = prop_oneof![
         4 => Just(Call::Get),
         1 => Just(Call::Exists),
+        1 => Just(Call::Check),
+        1 => shop().prop_map(Call::Diff),
         2 => shop().prop_map(Call::Set),
         2 => shop().prop_map(Call::Create),
         2 => shop().prop_map(Call::SwapSeen),
@@ -174,6 +178,8 @@ impl Player {
                 told(read)
             }
             Call::Exists => told(shop.exists().await),
+            Call::Check => told(shop.check().await),
+            Call::Diff(value) => told(shop.diff(&value).await),
             Call::Set(value) => told(shop.set(&value).await),
             Call::Create(value) => told(shop.create(&value).await),
             Call::SwapSeen(value) => match &self.seen {

@@ -32,7 +32,7 @@ macro_rules! on_both {
 
 on_both! {
     what_etcdctl_writes_a_struct_reads, what_a_struct_writes_etcdctl_reads, values_that_end_with_a_newline, durations_as_a_person_types_them,
-    maps_with_odd_keys, foreign_names_in_a_map, a_bad_value_is_named_and_mended, what_etcdctl_deletes_is_gone, changes_by_etcdctl_arrive_typed,
+    maps_with_odd_keys, foreign_names_in_a_map, what_was_mistyped_is_found, a_bad_value_is_named_and_mended, what_etcdctl_deletes_is_gone, changes_by_etcdctl_arrive_typed,
     our_changes_arrive_at_etcdctl, our_compare_and_swap_sees_etcdctl, the_compare_and_swap_of_etcdctl_sees_ours, times_to_live,
 }
 
@@ -359,6 +359,24 @@ async fn foreign_names_in_a_map(bench: Bench) {
     for foreign in ["/prod/checkout/quotas/_note", "/prod/checkout/quotas/deeper/acme"] {
         assert_eq!(bench.ctl.get(foreign).await.as_deref(), Some("not a number"), "{foreign}");
     }
+}
+
+async fn what_was_mistyped_is_found(bench: Bench) {
+    bench.type_everything().await;
+    let dir = bench.checkout();
+    assert!(dir.check().await.unwrap().is_empty());
+    bench.ctl.put("/prod/checkout/rate-limit", "250").await;
+    bench.ctl.put("/prod/checkout/regions/eu/replica", "3").await;
+    let mut expected =
+        vec!["/prod/checkout/rate-limit: not a key of the schema", "/prod/checkout/regions/eu/replica: not a key of the schema"];
+    if bench.ctl.api == Api::V3 {
+        // v2 takes this for `/prod/checkout/rate_limit`.
+        bench.ctl.put("/prod/checkout//rate_limit", "250").await;
+        expected.push("/prod/checkout: a key below it is no path: \"/prod/checkout//rate_limit\"");
+    }
+    let check = dir.check().await.unwrap();
+    let problems: Vec<_> = check.problems.iter().map(|problem| format!("{}: {}", problem.key, problem.reason)).collect();
+    assert_eq!(problems, expected);
 }
 
 async fn a_bad_value_is_named_and_mended(bench: Bench) {

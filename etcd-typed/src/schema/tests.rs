@@ -241,7 +241,6 @@ fn an_alias_behind_the_field_is_no_problem() {
 fn the_table_knows_the_keys_of_secrets() {
     #[derive(EtcdSchema)]
     #[etcd(crate = crate)]
-    #[expect(dead_code, reason = "only its table is looked at")]
     struct Outer {
         #[etcd(flatten)]
         app: App,
