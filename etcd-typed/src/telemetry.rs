@@ -172,7 +172,6 @@ const LEASES_LOST: Metric = Metric {
 };
 
 /// A live view shows a new state.
-#[allow(dead_code, reason = "for the live views")]
 pub(crate) fn view_applied(pattern: Pattern, revision: Revision) {
     count(&VIEW_APPLIED, &[pattern]);
     #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53; etcd at a million writes a second gets there in 285 years")]
@@ -180,16 +179,29 @@ pub(crate) fn view_applied(pattern: Pattern, revision: Revision) {
 }
 
 /// A live view keeps its state, since the next one has so many problems. Which they are is for its status to tell: reasons may quote values.
-#[allow(dead_code, reason = "for the live views")]
 pub(crate) fn view_rejected(pattern: Pattern, problems: usize) {
     tracing::warn!(target: "etcd_typed::view", pattern, problems, "a state was refused; the last good one stays");
     count(&VIEW_REJECTED, &[pattern]);
 }
 
 /// So much time has passed since the last proof that a live view has seen everything.
-#[allow(dead_code, reason = "for the live views")]
 pub(crate) fn view_staleness(pattern: Pattern, staleness: Duration) {
     set(&VIEW_STALENESS, &[pattern], staleness.as_secs_f64());
+}
+
+/// How far the server is could not be asked: the staleness of the views grows.
+pub(crate) fn view_unproved(pattern: Pattern, error: &Error) {
+    tracing::debug!(target: "etcd_typed::view", pattern, cause = cause(error.kind()), error = error.message(), "not proved");
+}
+
+/// What is to feed the views was refused, or there is nothing that can be read; it is tried again.
+pub(crate) fn view_refused(pattern: Pattern, error: &Error) {
+    tracing::warn!(target: "etcd_typed::view", pattern, cause = cause(error.kind()), error = error.message(), "refused");
+}
+
+/// The server has what a watch did not tell, or another history than the one that is watched.
+pub(crate) fn watch_disproved(pattern: Pattern) {
+    tracing::warn!(target: "etcd_typed::watch", pattern, "tells less than the server has; started anew");
 }
 
 /// What stands for a directory or a key in metrics and events. It is known when the program is compiled, so there are few and none has a key in it that a

@@ -261,7 +261,7 @@ impl<S: Schema> Dir<S> {
 
     /// The struct as an always-current view: reading it costs nanoseconds, and all fields are of one revision. See [`Live`](crate::Live).
     pub fn live(&self) -> Viewing<S> {
-        self.context.view(Span::Below(self.key.clone()), &self.key, StructView::new())
+        self.context.view(Span::Below(self.key.clone()), &self.key, S::TABLE.pattern(), StructView::new())
     }
 
     /// Waits until the struct satisfies `wanted`, and gives it. It looks at what is there now first. A state that cannot be read satisfies nothing.

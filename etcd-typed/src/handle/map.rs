@@ -145,7 +145,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     ///
     /// The map of the view is in the order of its keys. `created()` of its states is not known and is zero.
     pub fn live(&self) -> Viewing<LiveMap<K, V>> {
-        self.context.view(Span::Below(self.key.clone()), &self.key, EntriesView::new(self.codec))
+        self.context.view(Span::Below(self.key.clone()), &self.key, self.codec.type_name, EntriesView::new(self.codec))
     }
 
     /// The entries in the order of their keys' stored form, in pages of one revision, for directories that do not fit in memory. An entry that cannot
@@ -421,7 +421,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
 
     /// The map as an always-current view, as [`EntryMap::live`] is for values. A change in one struct costs what that struct costs, and O(log n).
     pub fn live(&self) -> Viewing<LiveMap<K, S>> {
-        self.context.view(Span::Below(self.key.clone()), &self.key, DirsView::new())
+        self.context.view(Span::Below(self.key.clone()), &self.key, S::TABLE.pattern(), DirsView::new())
     }
 }
 

@@ -26,6 +26,7 @@ use crate::key::Key;
 use crate::live::{Source, Upstreams, View, Viewing};
 use crate::retry::RetryPolicy;
 use crate::store::{Consistency, Range, RangeReply, Span, Store};
+use crate::telemetry::Pattern;
 
 /// What all handles of one client share.
 #[derive(Clone)]
@@ -44,9 +45,12 @@ impl Context {
     }
 
     /// A live view of what lies below a directory, or of keys in it.
-    fn view<T: Send + Sync + 'static>(&self, span: Span, directory: &Key, view: impl View<State = T>) -> Viewing<T> {
+    fn view<T>(&self, span: Span, directory: &Key, pattern: Pattern, view: impl View<State = T>) -> Viewing<T>
+    where
+        T: Send + Sync + 'static,
+    {
         let (upstreams, store, retry) = (self.upstreams.clone(), self.store.clone(), self.retry.clone());
-        Viewing::new(Source { upstreams, store, retry, span, directory: directory.clone() }, view)
+        Viewing::new(Source { upstreams, store, retry, span, directory: directory.clone(), pattern }, view)
     }
 
     /// Reads a whole span so that a write can be decided by it: never stale, whatever the client's reads are.

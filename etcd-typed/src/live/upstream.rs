@@ -19,13 +19,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use self::proof::{Outcome, Proof};
-use super::viewing::Feed;
+use super::viewing::{Feed, Source};
 use crate::changes::Mirror;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::retry::{Backoff, RetryPolicy};
 use crate::revision::Revision;
 use crate::store::{Span, Store};
+use crate::telemetry::{self, Pattern};
 use crate::watch::{Follow, Start, Step};
 
 /// All upstreams of one client, by what they watch.
@@ -34,21 +35,21 @@ pub(crate) struct Upstreams(Mutex<HashMap<Span, Weak<Upstream>>>);
 
 impl Upstreams {
     /// The one that watches this, started if there is none.
-    pub(super) fn open(&self, store: &Arc<dyn Store>, retry: &RetryPolicy, span: Span, directory: &Key) -> Result<Arc<Upstream>> {
+    pub(super) fn open(&self, source: &Source) -> Result<Arc<Upstream>> {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(upstream) = open.get(&span).and_then(Weak::upgrade)
+        if let Some(upstream) = open.get(&source.span).and_then(Weak::upgrade)
             && !upstream.task.is_finished()
         {
             return Ok(upstream);
         }
         let runtime = Handle::try_current().map_err(|error| {
             Error::new(ErrorKind::Unsupported, "a live view is kept by a task: make it within a tokio runtime")
-                .at(directory)
+                .at(&source.directory)
                 .caused_by(error)
         })?;
         open.retain(|_, upstream| upstream.strong_count() > 0);
-        let upstream = Arc::new(Upstream::start(runtime, store.clone(), retry.clone(), span.clone(), directory.clone()));
-        open.insert(span, Arc::downgrade(&upstream));
+        let upstream = Arc::new(Upstream::start(runtime, source));
+        open.insert(source.span.clone(), Arc::downgrade(&upstream));
         Ok(upstream)
     }
 }
@@ -75,24 +76,26 @@ enum Command {
 }
 
 impl Upstream {
-    fn start(runtime: Handle, store: Arc<dyn Store>, retry: RetryPolicy, span: Span, directory: Key) -> Self {
+    fn start(runtime: Handle, source: &Source) -> Self {
+        let Source { store, retry, span, directory, pattern, .. } = source;
         let (commands, receiver) = mpsc::unbounded_channel();
         let proven = Arc::new(Mutex::new(Instant::now()));
         let task = Task {
             backoff: retry.backoff(),
-            retry,
+            retry: retry.clone(),
             span: span.clone(),
             directory: directory.clone(),
+            pattern,
             commands: receiver,
             mirror: None,
             feeds: Vec::new(),
             trouble: None,
-            proof: Proof::new(store.clone(), span),
+            proof: Proof::new(store.clone(), span.clone()),
             proven: proven.clone(),
-            store,
+            store: store.clone(),
         };
         let task = runtime.spawn(task.run());
-        Self { directory, commands, proven, runtime, task }
+        Self { directory: directory.clone(), commands, proven, runtime, task }
     }
 
     pub(super) fn attach(&self, feed: Box<dyn Feed>) {
@@ -133,6 +136,7 @@ struct Task {
     backoff: Backoff,
     span: Span,
     directory: Key,
+    pattern: Pattern,
     commands: mpsc::UnboundedReceiver<Command>,
     /// What is there; none before the first read.
     mirror: Option<Mirror>,
@@ -187,7 +191,7 @@ impl Task {
     async fn follow(&mut self) -> Stop {
         let started = Instant::now();
         let mut first = true;
-        let mut follow = Follow::new(self.store.clone(), &self.retry, self.span.clone(), Start::Now);
+        let mut follow = Follow::new(self.store.clone(), &self.retry, self.span.clone(), self.pattern, Start::Now);
         loop {
             let stop = tokio::select! {
                 biased;
@@ -295,11 +299,13 @@ impl Task {
                 None
             }
             Outcome::Disproved => {
-                tracing::warn!(directory = %self.directory, "the watch does not deliver what the server has; it is started anew");
+                telemetry::watch_disproved(self.pattern);
+                self.tell_staleness();
                 Some(Stop::Restart)
             }
             Outcome::Failed(error) => {
-                tracing::debug!(directory = %self.directory, %error, "how far the server is could not be read");
+                telemetry::view_unproved(self.pattern, &error);
+                self.tell_staleness();
                 let error = Arc::new(error);
                 for attached in self.feeds.iter_mut().filter(|attached| !attached.begun) {
                     attached.feed.failed(&error);
@@ -312,6 +318,7 @@ impl Task {
     /// At this moment the server had nothing that is not here.
     fn proved(&mut self, asked: Instant) {
         *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+        self.tell_staleness();
         let Some(mirror) = &self.mirror else { return };
         for attached in self.feeds.iter_mut().filter(|attached| !attached.begun) {
             if attached.since <= asked {
@@ -322,6 +329,11 @@ impl Task {
                 self.proof.ask();
             }
         }
+    }
+
+    fn tell_staleness(&self) {
+        let proven = *self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        telemetry::view_staleness(self.pattern, proven.elapsed());
     }
 
     fn set_trouble(&mut self, trouble: Option<Trouble>) {
@@ -336,7 +348,8 @@ impl Task {
 
     /// The watch ended. What time mends is waited for within it, so this is a refusal, or nothing was ever read.
     fn fail(&mut self, error: Error) {
-        tracing::warn!(directory = %self.directory, %error, "the watch was refused; it is tried again");
+        telemetry::view_refused(self.pattern, &error);
+        self.tell_staleness();
         let since = self.trouble.as_ref().map_or_else(std::time::Instant::now, |(since, _)| *since);
         let error = Arc::new(error);
         for attached in self.feeds.iter_mut().filter(|attached| !attached.begun) {

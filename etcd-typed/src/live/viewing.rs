@@ -15,6 +15,7 @@ use crate::key::Key;
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::store::{BoxFuture, Span, Store};
+use crate::telemetry::{self, Pattern};
 use crate::version::Versioned;
 
 /// How many states before the present one are kept, if nothing is said.
@@ -47,6 +48,8 @@ pub(crate) struct Source {
     pub(crate) span: Span,
     /// The directory that the view's keys are relative to.
     pub(crate) directory: Key,
+    /// What stands for it in metrics and events.
+    pub(crate) pattern: Pattern,
 }
 
 impl<T: Send + Sync + 'static> Viewing<T> {
@@ -68,11 +71,11 @@ impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Self { source, view, history } = self;
-            let Source { upstreams, store, retry, span, directory } = source;
-            let upstream = upstreams.open(&store, &retry, span, &directory)?;
+            let Source { ref upstreams, ref directory, pattern, .. } = source;
+            let upstream = upstreams.open(&source)?;
             let (tell, told) = oneshot::channel();
             let begin = Begin { tell, upstream: Arc::downgrade(&upstream), history };
-            upstream.attach(Box::new(TypedFeed { view, out: Out::Waiting(begin) }));
+            upstream.attach(Box::new(TypedFeed { view, pattern, out: Out::Waiting(begin) }));
             let cell = told.await.map_err(|_| {
                 Error::new(
                     ErrorKind::Unavailable,
@@ -114,6 +117,7 @@ pub(super) trait Feed: Send {
 
 struct TypedFeed<T> {
     view: Box<dyn View<State = T>>,
+    pattern: Pattern,
     out: Out<T>,
 }
 
@@ -141,6 +145,10 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
     }
 
     fn take(&mut self, candidate: Result<Versioned<T>>, revision: Revision, resynced: bool) {
+        match &candidate {
+            Ok(state) => telemetry::view_applied(self.pattern, state.revision()),
+            Err(error) => telemetry::view_rejected(self.pattern, error.problems().len()),
+        }
         match std::mem::replace(&mut self.out, Out::Gone) {
             Out::Waiting(begin) => self.out = begin.finish(candidate),
             Out::Begun(cell) => {
