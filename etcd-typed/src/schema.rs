@@ -121,7 +121,16 @@ pub(crate) fn subtree(tree: &Tree, segment: &str) -> Tree {
 ///
 /// `Invalid`, with every field that is missing or undecodable.
 pub(crate) fn decode<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
-    decode_map(directory, tree, revision, |decoder| decoder.whole())
+    decode_with(directory, tree, revision, Validation::Skip, |decoder| decoder.whole())
+}
+
+/// The same with every validation done, as before a write; for what is only taken if it is right.
+///
+/// # Errors
+///
+/// `Invalid`, also with every field and struct that fails its validation.
+pub(crate) fn decode_valid<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
+    decode_with(directory, tree, revision, Validation::Run, |decoder| decoder.whole())
 }
 
 /// A whole map that lies in `directory`: its keys are one level below it.
@@ -129,9 +138,16 @@ pub(crate) fn decode_map<M, F>(directory: &Key, tree: &Tree, revision: Revision,
 where
     F: FnOnce(&mut Decoder<'_>) -> Option<M>,
 {
+    decode_with(directory, tree, revision, Validation::Skip, read)
+}
+
+fn decode_with<T, F>(directory: &Key, tree: &Tree, revision: Revision, validation: Validation, read: F) -> Result<Versioned<T>>
+where
+    F: FnOnce(&mut Decoder<'_>) -> Option<T>,
+{
     let mut problems = Vec::new();
     let mut basis = Vec::new();
-    let value = read(&mut Decoder::new(directory, tree, &mut problems, &mut basis, Validation::Skip));
+    let value = read(&mut Decoder::new(directory, tree, &mut problems, &mut basis, validation));
     finish(value, problems, basis, tree, revision).map_err(|error| error.at(directory))
 }
 
@@ -161,8 +177,6 @@ fn finish<T>(
 enum Validation {
     Run,
     Skip,
-    /// They are all that is done: nothing is encoded.
-    Only,
 }
 
 /// Every problem of what lies in `directory`: what a read lists, what fails its validation, and what nobody owns. A struct's own validation is run
@@ -213,19 +227,6 @@ pub(crate) fn encode_with(directory: &Key, write: impl FnOnce(&mut Encoder<'_>))
     let mut encoder = Encoder::new(directory, Validation::Run);
     write(&mut encoder);
     encoder.finish().map_err(|error| error.at(directory))
-}
-
-/// Every validation of a struct that was read, of fields and of structs, at whatever depth: what fails, as problems without a revision. It is what
-/// [`encode`] does before a write, without encoding: of what passes, no text is made.
-pub(crate) fn validate<S: Schema>(directory: &Key, value: &S) -> Vec<Problem> {
-    validate_with(directory, |encoder| encoder.whole(value))
-}
-
-/// The same of what `write` goes through: a map that fills its directory.
-pub(crate) fn validate_with(directory: &Key, write: impl FnOnce(&mut Encoder<'_>)) -> Vec<Problem> {
-    let mut encoder = Encoder::new(directory, Validation::Only);
-    write(&mut encoder);
-    encoder.into_problems()
 }
 
 /// The validation of one value at its own key.

@@ -37,19 +37,12 @@ impl<S: Schema> View for StructView<S> {
     type State = S;
 
     fn begin(&mut self, mirror: &Mirror) -> Result<Versioned<S>> {
-        read(mirror.directory(), mirror.tree(), mirror.revision())
+        schema::decode_valid(mirror.directory(), mirror.tree(), mirror.revision())
     }
 
     fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<S>>> {
         touched.keys().any(|relative| S::TABLE.owns(relative)).then(|| self.begin(mirror))
     }
-}
-
-/// A struct, decoded and validated.
-fn read<S: Schema>(directory: &Key, tree: &schema::Tree, revision: Revision) -> Result<Versioned<S>> {
-    let read = schema::decode::<S>(directory, tree, revision)?;
-    let problems = schema::validate(directory, &*read);
-    if problems.is_empty() { Ok(read) } else { Err(Error::from_problems(problems).at(directory)) }
 }
 
 /// One key, and the ones that are read when it is not there.
@@ -209,7 +202,7 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
         let modified = tree.values().map(|stored| stored.modified).max();
         let exists = tree.keys().any(|relative| S::TABLE.owns(relative));
         let now = exists.then(|| {
-            let state = read::<S>(&directory.descend(child), &tree, mirror.revision());
+            let state = schema::decode_valid::<S>(&directory.descend(child), &tree, mirror.revision());
             state.map(Versioned::into_inner).map_err(|error| error.problems().to_vec())
         });
         self.0.set(directory, child, now, modified.unwrap_or_else(|| mirror.revision()));

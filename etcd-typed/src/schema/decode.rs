@@ -99,7 +99,7 @@ impl<'a> Decoder<'a> {
         let from = self.basis.len();
         let value = S::decode(self);
         self.table = outer;
-        if self.validation != Validation::Skip
+        if self.validation == Validation::Run
             && let Some(Err(reason)) = value.as_ref().map(Schema::validate)
         {
             let newest = self.basis.iter().skip(from).map(|(_, modified)| *modified).max();
@@ -218,7 +218,7 @@ impl<'a> Decoder<'a> {
 
     /// A value that fails its validation is noted and still read: the struct that it is in may be wrong in another way.
     fn check<T>(&mut self, segment: &str, value: &T, codec: &Codec<T>, revision: Option<Revision>) {
-        if self.validation != Validation::Skip
+        if self.validation == Validation::Run
             && let Err(reason) = codec.validate(value)
         {
             self.problem(segment, ProblemKind::Rejected, reason.to_string(), revision);

@@ -1,4 +1,4 @@
-//! The walk from a struct to what is stored, or only past its validations. It notes every problem instead of stopping at the first.
+//! The walk from a struct to what is stored. It notes every problem instead of stopping at the first.
 
 use super::{Encoded, Map, MapKey, Schema, Table, Validation, place, segment_of};
 use crate::error::{Error, Problem, ProblemKind, Result};
@@ -24,10 +24,6 @@ impl<'a> Encoder<'a> {
 
     pub(super) fn finish(self) -> Result<Encoded> {
         if self.problems.is_empty() { Ok(self.out) } else { Err(Error::from_problems(self.problems)) }
-    }
-
-    pub(super) fn into_problems(self) -> Vec<Problem> {
-        self.problems
     }
 
     /// A field of one value.
@@ -82,7 +78,7 @@ impl<'a> Encoder<'a> {
         let outer = std::mem::replace(&mut self.table, S::TABLE);
         value.encode(self);
         self.table = outer;
-        if self.validation != Validation::Skip
+        if self.validation == Validation::Run
             && let Err(reason) = value.validate()
         {
             self.problem("", ProblemKind::Rejected, &S::TABLE.masked(reason));
@@ -101,10 +97,6 @@ impl<'a> Encoder<'a> {
     /// The map of values that this directory is.
     pub(crate) fn all_entries<M: Map>(&mut self, map: &M, codec: Codec<M::Value>) {
         for (key, value) in map.pairs() {
-            // A view looks at its whole map again and again: what passes costs no text.
-            if self.validation == Validation::Only && codec.validate(value).is_ok() {
-                continue;
-            }
             if let Some(segment) = self.map_segment(key) {
                 self.value(&segment, value, &codec);
             }
@@ -120,13 +112,10 @@ impl<'a> Encoder<'a> {
     }
 
     fn value<T>(&mut self, segment: &str, value: &T, codec: &Codec<T>) {
-        if self.validation != Validation::Skip
+        if self.validation == Validation::Run
             && let Err(reason) = codec.validate(value)
         {
             self.problem(segment, ProblemKind::Rejected, &reason);
-        }
-        if self.validation == Validation::Only {
-            return;
         }
         match codec.encode(value) {
             Ok(bytes) => {

@@ -105,22 +105,20 @@ fn seen(problems: &[Problem]) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn every_validation_of_a_value_is_run() {
-    assert_eq!(validate(&app(), &good()), []);
-    let problems = validate(&app(), &bad());
-    assert_eq!(seen(&problems), WRONG);
-    assert!(problems.iter().all(|problem| problem.revision.is_none()));
-    // A write of the same is refused for the same.
-    assert_eq!(encode(&app(), &bad()).unwrap_err().problems(), problems);
+fn every_validation_of_a_value_is_run_before_it_is_written() {
+    assert!(encode(&app(), &good()).is_ok());
+    let error = encode(&app(), &bad()).unwrap_err();
+    assert_eq!(seen(error.problems()), WRONG);
+    assert!(error.problems().iter().all(|problem| problem.revision.is_none()));
     assert!(encode_unchecked(&app(), &bad()).is_ok());
 }
 
 #[test]
 fn the_root_is_a_directory_too() {
-    let problems = validate(&Key::root(), &Inner { size: 10 });
-    assert_eq!(seen(&problems), [("/", "ten")]);
-    let problems = validate(&Key::root(), &Inner { size: 5 });
-    assert_eq!(seen(&problems), [("/size", "5 is odd")]);
+    let error = encode(&Key::root(), &Inner { size: 10 }).unwrap_err();
+    assert_eq!(seen(error.problems()), [("/", "ten")]);
+    let error = encode(&Key::root(), &Inner { size: 5 }).unwrap_err();
+    assert_eq!(seen(error.problems()), [("/size", "5 is odd")]);
 }
 
 #[test]
@@ -129,10 +127,6 @@ fn one_value_is_validated_at_its_own_key() {
     assert_eq!(validate_value(&app(), &2, &codec), None);
     assert_eq!(seen(validate_value(&app(), &77, &codec).as_slice()), [("/app", "77 is odd")]);
     assert_eq!(seen(validate_value(&app(), &77, &codec.secret()).as_slice()), [("/app", MASK)]);
-    let entries = validate_with(&app(), |encoder| encoder.all_entries(&bad().each, codec));
-    assert_eq!(seen(&entries), [("/app/%5F", "9 is odd")]);
-    let dirs = validate_with(&app(), |encoder| encoder.all_dirs(&bad().inners));
-    assert_eq!(seen(&dirs), [("/app/a%2Fb/size", "3 is odd"), ("/app/c", "ten")]);
 }
 
 fn stored(pairs: &[(&str, &'static str)]) -> Tree {
@@ -172,6 +166,8 @@ fn what_a_write_would_refuse_is_found_in_what_is_stored() {
     let tree = stored(&pairs);
     let found = check(&app(), &tree, |relative| App::TABLE.owns(relative), |decoder| decoder.whole::<App>());
     assert_eq!(seen(&found), WRONG);
+    assert_eq!(decode_valid::<App>(&app(), &tree, Revision::new(20)).unwrap_err().problems(), found);
+    assert_eq!(*decode::<App>(&app(), &tree, Revision::new(20)).unwrap(), bad(), "reading validates nothing");
     for problem in &found {
         let own = app().below(problem.key.as_str().as_bytes()).and_then(|relative| tree.get(relative));
         // Of a struct it is the newest of its keys.
