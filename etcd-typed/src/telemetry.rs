@@ -9,6 +9,7 @@
 //! | name | type | labels | unit | meaning |
 //! |---|---|---|---|---|
 //! | `etcd_typed_retries_total` | counter | `store`, `op`, `cause` | count | requests that were sent again |
+//! | `etcd_typed_conflicts_total` | counter | `pattern`, `op` | count | times that somebody else wrote first, so that an operation had to start again |
 //! | `etcd_typed_watch_interruptions_total` | counter | `pattern`, `cause` | count | times that a watch broke or fell behind, and had to be resumed |
 //! | `etcd_typed_resyncs_total` | counter | `pattern`, `cause` | count | times that a watch started again from the present state, since its history was gone |
 //! | `etcd_typed_view_revision` | gauge | `pattern` | count | revision of the state that a live view shows |
@@ -24,7 +25,8 @@
 //! |---|---|
 //! | `pattern` | of a schema its prefix as it is written, `/{env}/checkout`, or its name where it has none; of a map of values or a single key the name of the value's type; `directory` of one without a schema |
 //! | `store` | `v3`, `v2` |
-//! | `op` | on v3 the name of the remote call, which is the `grpc_method` of the server's own metrics (`Range`, `Txn`, `LeaseKeepAlive`, …); on v2 the HTTP method |
+//! | `op` of a conflict | the method of the handle: `modify`, `update`, `set`, `create`, `delete` |
+//! | `op` of a retry | on v3 the name of the remote call, which is the `grpc_method` of the server's own metrics (`Range`, `Txn`, `LeaseKeepAlive`, …); on v2 the HTTP method |
 //! | `cause` of a retry, an interruption | the [`ErrorKind`](crate::ErrorKind) in small letters, `unavailable`, `permission_denied`; `lagged` of a watch whose reader was too slow |
 //! | `cause` of a resync | `history_lost`: compacted, or out of v2's window; `rewound`: the server came back with another history |
 //! | `cause` of a lost lease | `gone`: the server does not know it; `expired`: its time passed without an answer |
@@ -34,6 +36,9 @@
 
 use std::time::Duration;
 
+use tracing::Instrument as _;
+use tracing::instrument::Instrumented;
+
 #[cfg(feature = "metrics")]
 use self::facade::{count, observe, set};
 #[cfg(not(feature = "metrics"))]
@@ -42,8 +47,18 @@ use crate::error::{Error, ErrorKind};
 use crate::revision::{LeaseId, Revision};
 
 /// All metrics of this crate: a contract, as the rest of its interface is. For tools that make dashboards and alerts.
-pub const METRICS: [Metric; 9] =
-    [RETRIES, WATCH_INTERRUPTIONS, RESYNCS, VIEW_REVISION, VIEW_STALENESS, VIEW_APPLIED, VIEW_REJECTED, LEASE_REMAINING, LEASES_LOST];
+pub const METRICS: &[Metric] = &[
+    RETRIES,
+    CONFLICTS,
+    WATCH_INTERRUPTIONS,
+    RESYNCS,
+    VIEW_REVISION,
+    VIEW_STALENESS,
+    VIEW_APPLIED,
+    VIEW_REJECTED,
+    LEASE_REMAINING,
+    LEASES_LOST,
+];
 
 /// One metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +101,7 @@ pub enum MetricUnit {
 /// Tells the recorder that is installed the unit and the description of every metric.
 #[cfg(feature = "metrics")]
 pub fn describe() {
-    for Metric { name, kind, unit, meaning, .. } in METRICS {
+    for Metric { name, kind, unit, meaning, .. } in METRICS.iter().copied() {
         let unit = match unit {
             MetricUnit::Count => metrics::Unit::Count,
             MetricUnit::Seconds => metrics::Unit::Seconds,
@@ -105,6 +120,14 @@ const RETRIES: Metric = Metric {
     labels: &["store", "op", "cause"],
     unit: MetricUnit::Count,
     meaning: "requests that were sent again",
+};
+
+const CONFLICTS: Metric = Metric {
+    name: "etcd_typed_conflicts_total",
+    kind: MetricKind::Counter,
+    labels: &["pattern", "op"],
+    unit: MetricUnit::Count,
+    meaning: "times that somebody else wrote first, so that an operation had to start again",
 };
 
 const WATCH_INTERRUPTIONS: Metric = Metric {
@@ -214,6 +237,32 @@ pub(crate) fn repeated(store: &'static str, op: &'static str, kind: ErrorKind, e
     let cause = cause(kind);
     tracing::debug!(target: "etcd_typed::call", store, op, cause, error, "sent again");
     count(&RETRIES, &[store, op, cause]);
+}
+
+/// A typed operation: a method of a handle, and on what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Operation {
+    op: &'static str,
+    pattern: Pattern,
+}
+
+impl Operation {
+    pub(crate) fn new(op: &'static str, pattern: Pattern) -> Self {
+        Self { op, pattern }
+    }
+
+    /// The work of the operation in its span, which costs nothing that can be measured while nobody listens.
+    pub(crate) fn run<F: Future>(self, work: F) -> Instrumented<F> {
+        let Self { op, pattern } = self;
+        work.instrument(tracing::debug_span!(target: "etcd_typed::operation", "operation", op, pattern))
+    }
+
+    /// Somebody else wrote first; the operation starts again as long as the policy allows.
+    pub(crate) fn conflict(self) {
+        let Self { op, pattern } = self;
+        tracing::debug!(target: "etcd_typed::operation", op, pattern, "somebody else wrote first");
+        count(&CONFLICTS, &[pattern, op]);
+    }
 }
 
 /// A write went well, and what it replaced or deleted is not a value of the type. Why is not told: the reason may quote it.

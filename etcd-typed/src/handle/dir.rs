@@ -23,6 +23,7 @@ use crate::live::{StructView, Viewing};
 use crate::revision::Revision;
 use crate::schema::{self, Schema, Tree};
 use crate::store::{Committed, Expiry, Op, OpResult, Span};
+use crate::telemetry::Operation;
 use crate::version::Versioned;
 
 /// A schema with a handle: what `#[derive(EtcdSchema)]` implements beside [`Schema`].
@@ -114,14 +115,20 @@ impl<S: Schema> Dir<S> {
     ///
     /// `Invalid`; [`Error::problems`] lists every field that is missing without a default, or undecodable.
     pub async fn get(&self) -> Result<Versioned<S>> {
-        let (tree, revision) = self.read().await?;
-        schema::decode(&self.key, &tree, revision)
+        let work = async {
+            let (tree, revision) = self.read().await?;
+            schema::decode(&self.key, &tree, revision)
+        };
+        Self::operation("get").run(work).await
     }
 
     /// Whether any key of the schema is there.
     pub async fn exists(&self) -> Result<bool> {
-        let reply = self.context.read(Span::Below(self.key.clone()), true).await.map_err(|error| error.at(&self.key))?;
-        Ok(reply.kvs.iter().any(|kv| self.key.below(&kv.key).is_some_and(|relative| S::TABLE.owns(relative))))
+        let work = async {
+            let reply = self.context.read(Span::Below(self.key.clone()), true).await.map_err(|error| error.at(&self.key))?;
+            Ok(reply.kvs.iter().any(|kv| self.key.below(&kv.key).is_some_and(|relative| S::TABLE.owns(relative))))
+        };
+        Self::operation("exists").run(work).await
     }
 
     /// Writes every field, and deletes what the value no longer has: a field that is none, an entry that is no longer in its map. It is one
@@ -295,6 +302,10 @@ impl<S: Schema> Dir<S> {
     }
 
     const OWNER: Owner = Owner::Struct(S::TABLE);
+
+    fn operation(op: &'static str) -> Operation {
+        Operation::new(op, S::TABLE.pattern())
+    }
 
     fn write(&self, job: Job, work: Result<impl Into<Work>>) -> DirWrite<S> {
         DirWrite { dir: self.clone(), job, work: work.map(Into::into), expiry: Expiry::Never, atomicity: Atomicity::Atomic }

@@ -15,6 +15,7 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::schema::{self, Change, Keyed, Stored};
 use crate::store::{BoxFuture, Committed, Op, OpResult, RangeReply, Span, Txn};
+use crate::telemetry::Operation;
 use crate::value::{Codec, EtcdValue};
 use crate::version::{Versioned, Versions};
 
@@ -92,7 +93,7 @@ impl Directory {
     ///
     /// `NotADirectory` (v2) where a value is.
     pub async fn list(&self) -> Result<Versioned<Vec<Node>>> {
-        self.nodes(|path| path.split_once('/').map_or(path, |(first, _)| first)).await
+        operation("list").run(self.nodes(|path| path.split_once('/').map_or(path, |(first, _)| first))).await
     }
 
     /// Everything below it, at any depth.
@@ -101,12 +102,12 @@ impl Directory {
     ///
     /// As for [`list`](Self::list).
     pub async fn list_recursive(&self) -> Result<Versioned<Vec<Node>>> {
-        self.nodes(|path| path).await
+        operation("list_recursive").run(self.nodes(|path| path)).await
     }
 
     /// Whether it is there: a key is below it, or (v2) it exists with nothing in it.
     pub async fn exists(&self) -> Result<bool> {
-        match self.read(true).await {
+        match operation("exists").run(self.read(true)).await {
             Ok(reply) => Ok(reply.directory.is_some() || !reply.kvs.is_empty()),
             Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(false),
             Err(error) => Err(error),
@@ -119,7 +120,7 @@ impl Directory {
     ///
     /// `AlreadyExists`. `Unsupported` on v3 and in memory, where it comes to be with the first key in it.
     pub fn create(&self) -> DirectoryWrite {
-        DirectoryWrite { directory: self.clone(), ttl: None, make: |key, ttl| Op::MakeDir { key, ttl } }
+        DirectoryWrite { directory: self.clone(), ttl: None, op: "create", make: |key, ttl| Op::MakeDir { key, ttl } }
     }
 
     /// Gives the directory the time to live that [`DirectoryWrite::ttl`] says, or takes it away (v2). All in it expires with it.
@@ -128,7 +129,7 @@ impl Directory {
     ///
     /// `NotFound`. `Unsupported` on v3 and in memory, where a lease on the keys does it.
     pub fn update(&self) -> DirectoryWrite {
-        DirectoryWrite { directory: self.clone(), ttl: None, make: |key, ttl| Op::UpdateDir { key, ttl } }
+        DirectoryWrite { directory: self.clone(), ttl: None, op: "update", make: |key, ttl| Op::UpdateDir { key, ttl } }
     }
 
     /// Deletes the directory if nothing is in it. The answer is the revision of that.
@@ -137,17 +138,21 @@ impl Directory {
     ///
     /// `DirectoryNotEmpty`, `NotFound`; `IsADirectory` never, `NotADirectory` (v2) where a value is.
     pub async fn delete(&self) -> Result<Revision> {
-        if self.context.store.capabilities().directories {
-            return self.commit(Op::RemoveDir { key: self.key.clone() }).await.map(|committed| committed.revision);
-        }
-        let reply = self.context.read_to_write(Span::Below(self.key.clone())).await.map_err(|error| error.at(&self.key))?;
-        let kind = if reply.kvs.is_empty() { ErrorKind::NotFound } else { ErrorKind::DirectoryNotEmpty };
-        Err(Error::new(kind, "").at(&self.key))
+        let work = async {
+            if self.context.store.capabilities().directories {
+                return self.commit(Op::RemoveDir { key: self.key.clone() }).await.map(|committed| committed.revision);
+            }
+            let reply = self.context.read_to_write(Span::Below(self.key.clone())).await.map_err(|error| error.at(&self.key))?;
+            let kind = if reply.kvs.is_empty() { ErrorKind::NotFound } else { ErrorKind::DirectoryNotEmpty };
+            Err(Error::new(kind, "").at(&self.key))
+        };
+        operation("delete").run(work).await
     }
 
     /// Deletes the directory and everything below it. The answer is how many keys there were; on v2 the directory counts as one with all in it.
     pub async fn delete_recursive(&self) -> Result<u64> {
-        let committed = self.commit(Op::Delete { span: Span::Below(self.key.clone()), previous: false }).await?;
+        let delete = self.commit(Op::Delete { span: Span::Below(self.key.clone()), previous: false });
+        let committed = operation("delete_recursive").run(delete).await?;
         Ok(match committed.results.first() {
             Some(OpResult::Delete { deleted, .. }) => *deleted,
             _ => 0,
@@ -156,7 +161,7 @@ impl Directory {
 
     /// The changes of all keys below it from now on, as bytes. Keys are paths below the directory, as stored.
     pub fn watch(&self) -> Watching<Keyed<String, Change<Bytes>>, BTreeMap<String, Bytes>> {
-        let typed = Typed::new("directory", |delta, out| delta.all_keys(out), values);
+        let typed = Typed::new(PATTERN, |delta, out| delta.all_keys(out), values);
         Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
@@ -199,6 +204,13 @@ impl Directory {
     }
 }
 
+/// What stands for a directory without a schema in metrics and events.
+const PATTERN: &str = "directory";
+
+fn operation(op: &'static str) -> Operation {
+    Operation::new(op, PATTERN)
+}
+
 /// The versions of the directory that was read.
 fn versions(reply: &RangeReply) -> Versions {
     let (created, modified, ttl) = match &reply.directory {
@@ -222,6 +234,7 @@ fn values(_: &Key, tree: &schema::Tree, revision: Revision) -> Result<Versioned<
 pub struct DirectoryWrite {
     directory: Directory,
     ttl: Option<Duration>,
+    op: &'static str,
     make: fn(Key, Option<Duration>) -> Op,
 }
 
@@ -238,10 +251,10 @@ impl IntoFuture for DirectoryWrite {
     type IntoFuture = BoxFuture<'static, Result<Revision>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
+        Box::pin(operation(self.op).run(async move {
             let op = (self.make)(self.directory.key.clone(), self.ttl);
             self.directory.commit(op).await.map(|committed| committed.revision)
-        })
+        }))
     }
 }
 

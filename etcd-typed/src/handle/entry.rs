@@ -16,7 +16,7 @@ use crate::live::{EntryView, Viewing};
 use crate::revision::Revision;
 use crate::schema::Stored;
 use crate::store::{Committed, Compare, Condition, Consistency, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
-use crate::telemetry;
+use crate::telemetry::{self, Operation};
 use crate::value::Codec;
 use crate::version::{Expect, Versioned};
 
@@ -102,19 +102,25 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// `Decode` when what is stored is not a `T`. `IsADirectory` (v2).
     pub async fn get(&self) -> Result<Option<Versioned<T>>> {
-        let (found, revision) = self.find(self.context.reads).await?;
-        found.map(|found| self.decode(found, revision)).transpose()
+        let work = async {
+            let (found, revision) = self.find(self.context.reads).await?;
+            found.map(|found| self.decode(found, revision)).transpose()
+        };
+        Self::operation("get").run(work).await
     }
 
     /// Whether there is a value, of whatever type.
     pub async fn exists(&self) -> Result<bool> {
-        for key in self.keys() {
-            let reply = self.context.read(Span::Key(key.clone()), true).await.map_err(|error| error.at(key))?;
-            if !reply.kvs.is_empty() {
-                return Ok(true);
+        let work = async {
+            for key in self.keys() {
+                let reply = self.context.read(Span::Key(key.clone()), true).await.map_err(|error| error.at(key))?;
+                if !reply.kvs.is_empty() {
+                    return Ok(true);
+                }
             }
-        }
-        Ok(false)
+            Ok(false)
+        };
+        Self::operation("exists").run(work).await
     }
 
     /// Writes the value, whatever is there. The answer is the revision of the write.
@@ -124,7 +130,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// `Invalid` when the field's validation rejects the value, `Encode` when it has no stored form, `TooLarge`, `NoSpace`; all of them before or
     /// instead of a write.
     pub fn set(&self, value: &T) -> EntryWrite<T, Revision> {
-        self.write(value, Ok(None), Self::written)
+        self.write("set", value, Ok(None), Self::written)
     }
 
     /// Writes the value if there is none.
@@ -133,7 +139,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// As [`set`](Self::set), and `AlreadyExists`; then [`Error::current`] is the value that is there.
     pub fn create(&self, value: &T) -> EntryWrite<T, Revision> {
-        let mut write = self.write(value, Ok(Some(Condition::Absent)), Self::written);
+        let mut write = self.write("create", value, Ok(Some(Condition::Absent)), Self::written);
         write.refusal = ErrorKind::AlreadyExists;
         write
     }
@@ -144,7 +150,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// As [`set`](Self::set), and `NotFound`.
     pub fn replace(&self, value: &T) -> EntryWrite<T, Revision> {
-        let mut write = self.write(value, Ok(Some(Condition::Present)), Self::written);
+        let mut write = self.write("replace", value, Ok(Some(Condition::Present)), Self::written);
         write.refusal = ErrorKind::NotFound;
         write
     }
@@ -155,7 +161,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// As [`set`](Self::set).
     pub fn swap(&self, value: &T) -> EntryWrite<T, Option<Versioned<T>>> {
-        let mut write = self.write(value, Ok(None), Self::previous);
+        let mut write = self.write("swap", value, Ok(None), Self::previous);
         write.previous = true;
         write
     }
@@ -167,16 +173,19 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// As [`set`](Self::set), and `Conflict`; then [`Error::current`] is the value that is there, from the same round trip (on v2, from a
     /// second one).
     pub fn compare_and_swap<'e>(&self, expected: impl Into<Expect<'e, T>>, value: &T) -> EntryWrite<T, Revision> {
-        self.write(value, self.condition(expected.into()).map(Some), Self::written)
+        self.write("compare_and_swap", value, self.condition(expected.into()).map(Some), Self::written)
     }
 
     /// Deletes the key and gives the value that was there, if it was a `T`. That there was none is no error.
     pub async fn delete(&self) -> Result<Option<Versioned<T>>> {
-        if !self.together() {
-            return self.delete_each(None).await;
-        }
-        let committed = self.commit(Txn { then: self.deletes(), ..Txn::default() }).await?;
-        Ok(self.previous(committed))
+        let work = async {
+            if !self.together() {
+                return self.delete_each(None).await;
+            }
+            let committed = self.commit(Txn { then: self.deletes(), ..Txn::default() }).await?;
+            Ok(self.previous(committed))
+        };
+        Self::operation("delete").run(work).await
     }
 
     /// Deletes the key if it is as expected, and gives the value that was there, if it was a `T`.
@@ -186,19 +195,22 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// `Conflict`; then [`Error::current`] is the value that is there.
     pub async fn compare_and_delete<'e>(&self, expected: impl Into<Expect<'e, T>>) -> Result<Option<Versioned<T>>> {
         let condition = self.condition(expected.into())?;
-        if !self.together() {
-            let (found, revision) = self.find(Consistency::Linearizable).await?;
-            if !holds(&condition, found.as_ref().map(|found| &found.kv)) {
-                return Err(self.refused(ErrorKind::Conflict, found, revision));
+        let work = async {
+            if !self.together() {
+                let (found, revision) = self.find(Consistency::Linearizable).await?;
+                if !holds(&condition, found.as_ref().map(|found| &found.kv)) {
+                    return Err(self.refused(ErrorKind::Conflict, found, revision));
+                }
+                return self.delete_each(found).await;
             }
-            return self.delete_each(found).await;
-        }
-        let committed = self.commit_if(condition, self.deletes()).await?;
-        if committed.succeeded {
-            return Ok(self.previous(committed));
-        }
-        let revision = committed.revision;
-        Err(self.refused(ErrorKind::Conflict, self.seen(committed), revision))
+            let committed = self.commit_if(condition, self.deletes()).await?;
+            if committed.succeeded {
+                return Ok(self.previous(committed));
+            }
+            let revision = committed.revision;
+            Err(self.refused(ErrorKind::Conflict, self.seen(committed), revision))
+        };
+        Self::operation("compare_and_delete").run(work).await
     }
 
     /// Reads, applies `f` and writes the result if the key is still as it was read; else starts again with what is there now. `f` gets none when
@@ -278,6 +290,10 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
+    pub(super) fn operation(op: &'static str) -> Operation {
+        Operation::new(op, type_name::<T>())
+    }
+
     /// The field's own key and then its aliases.
     fn keys(&self) -> impl Iterator<Item = &Key> {
         std::iter::once(&self.key).chain(&self.aliases)
@@ -350,9 +366,15 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    fn write<O>(&self, value: &T, condition: Result<Option<Condition>>, finish: fn(&Self, Committed) -> O) -> EntryWrite<T, O> {
+    fn write<O>(
+        &self,
+        op: &'static str,
+        value: &T,
+        condition: Result<Option<Condition>>,
+        finish: fn(&Self, Committed) -> O,
+    ) -> EntryWrite<T, O> {
         let parts = self.encode(value).and_then(|bytes| Ok((bytes, condition?)));
-        EntryWrite { entry: self.clone(), parts, expiry: Expiry::Never, previous: false, refusal: ErrorKind::Conflict, finish }
+        EntryWrite { entry: self.clone(), op, parts, expiry: Expiry::Never, previous: false, refusal: ErrorKind::Conflict, finish }
     }
 
     fn finished<O>(&self, committed: Committed, refusal: ErrorKind, finish: fn(&Self, Committed) -> O) -> Result<O> {

@@ -24,6 +24,7 @@ use crate::live::{DirsView, EntriesView, LiveMap, Viewing};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Change, Encoded, Keyed, MapKey, Schema};
 use crate::store::{BoxFuture, Expiry, Range, Span};
+use crate::telemetry::Operation;
 use crate::value::Codec;
 use crate::version::Versioned;
 
@@ -97,8 +98,11 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     ///
     /// `Invalid`; [`Error::problems`] lists every entry that is undecodable or whose key's name is not one of ours.
     pub async fn get(&self) -> Result<Versioned<BTreeMap<K, V>>> {
-        let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
-        self.decode(&schema::tree(&self.key, reply.kvs), reply.revision)
+        let work = async {
+            let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
+            self.decode(&schema::tree(&self.key, reply.kvs), reply.revision)
+        };
+        Self::operation("get").run(work).await
     }
 
     /// Makes the directory hold exactly these entries: one read, and one transaction that starts again if something changed in between.
@@ -108,7 +112,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     /// As for [`Dir::set`].
     pub fn set(&self, map: &BTreeMap<K, V>) -> MapWrite {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec));
-        MapWrite::new(&self.context, &self.key, self.owner(), encoded)
+        MapWrite::new(&self.context, &self.key, self.owner(), encoded, Self::operation("set"))
     }
 
     /// What [`set`](Self::set) of these entries would write and delete now, and nothing is written; see [`Dir::diff`].
@@ -169,6 +173,10 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
         Owner::Entries { secret: self.codec.is_secret() }
     }
 
+    fn operation(op: &'static str) -> Operation {
+        Operation::new(op, type_name::<V>())
+    }
+
     fn decode(&self, tree: &schema::Tree, revision: Revision) -> Result<Versioned<BTreeMap<K, V>>> {
         schema::decode_map(&self.key, tree, revision, |decoder| decoder.all_entries(self.codec))
     }
@@ -189,11 +197,13 @@ pub struct MapWrite {
     encoded: Result<Encoded>,
     expiry: Expiry,
     atomicity: Atomicity,
+    operation: Operation,
 }
 
 impl MapWrite {
-    fn new(context: &Shared, key: &Key, owner: Owner, encoded: Result<Encoded>) -> Self {
-        Self { context: context.clone(), key: key.clone(), owner, encoded, expiry: Expiry::Never, atomicity: Atomicity::Atomic }
+    fn new(context: &Shared, key: &Key, owner: Owner, encoded: Result<Encoded>, operation: Operation) -> Self {
+        let (expiry, atomicity) = (Expiry::Never, Atomicity::Atomic);
+        Self { context: context.clone(), key: key.clone(), owner, encoded, expiry, atomicity, operation }
     }
 
     /// Every entry that is written vanishes by itself after this time.
@@ -220,7 +230,8 @@ impl IntoFuture for MapWrite {
     type IntoFuture = BoxFuture<'static, Result<Revision>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { set(&self.context, &self.key, self.owner, self.encoded?, self.expiry, self.atomicity).await })
+        let Self { context, key, owner, encoded, expiry, atomicity, operation } = self;
+        Box::pin(operation.run(async move { set(&context, &key, owner, encoded?, expiry, atomicity, operation).await }))
     }
 }
 
@@ -369,9 +380,12 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     ///
     /// `Invalid` lists every directory whose name is not one of ours.
     pub async fn keys(&self) -> Result<Vec<K>> {
-        let reply = self.context.read(Span::Below(self.key.clone()), true).await.map_err(|error| error.at(&self.key))?;
-        let tree = schema::tree(&self.key, reply.kvs);
-        schema::decode_map(&self.key, &tree, reply.revision, |decoder| decoder.dir_keys::<K>(S::TABLE)).map(Versioned::into_inner)
+        let work = async {
+            let reply = self.context.read(Span::Below(self.key.clone()), true).await.map_err(|error| error.at(&self.key))?;
+            let tree = schema::tree(&self.key, reply.kvs);
+            schema::decode_map(&self.key, &tree, reply.revision, |decoder| decoder.dir_keys::<K>(S::TABLE)).map(Versioned::into_inner)
+        };
+        Self::operation("keys").run(work).await
     }
 
     /// All structs, from one revision.
@@ -380,8 +394,11 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     ///
     /// `Invalid` lists every field of every struct that is wrong.
     pub async fn get(&self) -> Result<Versioned<BTreeMap<K, S>>> {
-        let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
-        decode_dirs(&self.key, &schema::tree(&self.key, reply.kvs), reply.revision)
+        let work = async {
+            let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
+            decode_dirs(&self.key, &schema::tree(&self.key, reply.kvs), reply.revision)
+        };
+        Self::operation("get").run(work).await
     }
 
     /// Makes the directory hold exactly these structs, as [`EntryMap::set`] does for values.
@@ -391,7 +408,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// As for [`Dir::set`].
     pub fn set(&self, map: &BTreeMap<K, S>) -> MapWrite {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map));
-        MapWrite::new(&self.context, &self.key, Owner::Dirs(S::TABLE), encoded)
+        MapWrite::new(&self.context, &self.key, Owner::Dirs(S::TABLE), encoded, Self::operation("set"))
     }
 
     /// What [`set`](Self::set) of these structs would write and delete now, and nothing is written; see [`Dir::diff`].
@@ -422,6 +439,10 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// The map as an always-current view, as [`EntryMap::live`] is for values. A change in one struct costs what that struct costs, and O(log n).
     pub fn live(&self) -> Viewing<LiveMap<K, S>> {
         self.context.view(Span::Below(self.key.clone()), &self.key, S::TABLE.pattern(), DirsView::new())
+    }
+
+    fn operation(op: &'static str) -> Operation {
+        Operation::new(op, S::TABLE.pattern())
     }
 }
 

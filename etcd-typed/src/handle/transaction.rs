@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Schema};
 use crate::store::{BoxFuture, Compare, Expiry, Op, OpResult, RangeReply, Span, Txn};
+use crate::telemetry::Operation;
 use crate::version::{Expect, Versioned};
 
 /// Conditions and writes that happen together or not at all; from [`Client::transaction`](crate::Client::transaction). It is sent when it is
@@ -191,7 +192,7 @@ impl IntoFuture for Transaction {
     type IntoFuture = BoxFuture<'static, Result<Revision>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.commit())
+        Box::pin(Operation::new("commit", "transaction").run(self.commit()))
     }
 }
 

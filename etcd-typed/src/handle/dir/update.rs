@@ -68,7 +68,7 @@ impl<S, E> DirTryUpdate<'_, S, E> {
 impl<S: Schema, E> DirTryUpdate<'_, S, E> {
     async fn run(self) -> Result<Versioned<S>, UpdateError<E>> {
         let Self { dir, f, scope, atomicity } = self;
-        let context = dir.context.clone();
+        let (context, operation) = (dir.context.clone(), Dir::<S>::operation("update"));
         let (mut tree, mut revision) = dir.read_to_write().await?;
         let mut backoff = context.retry.backoff();
         for _ in 0..=context.retry.conflict_budget {
@@ -89,6 +89,7 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
                 return match context.commit_non_atomic(&dir.key, plan, was, Expiry::Never).await {
                     Ok(written) => Ok(written_at(value, unwritten, &written, &new)),
                     Err(error) if error.kind() == ErrorKind::Conflict && error.written().is_empty() => {
+                        operation.conflict();
                         (tree, revision) = dir.read_to_write().await?;
                         tokio::time::sleep(backoff.next_delay()).await;
                         continue;
@@ -110,6 +111,7 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
                 let written: Vec<_> = keys.into_iter().map(|key| (key, committed.revision)).collect();
                 return Ok(written_at(value, unwritten, &written, &new));
             }
+            operation.conflict();
             (tree, revision) = match looked(&dir.key, committed) {
                 Some(now) => now,
                 None => dir.read_to_write().await?,
@@ -139,7 +141,7 @@ impl<'f, S: Schema> IntoFuture for DirUpdate<'f, S> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            self.0.run().await.map_err(|error| match error {
+            Dir::<S>::operation("update").run(self.0.run()).await.map_err(|error| match error {
                 UpdateError::Store(error) => error,
                 UpdateError::Refused(never) => match never {},
             })
@@ -152,7 +154,7 @@ impl<'f, S: Schema, E: Send + 'f> IntoFuture for DirTryUpdate<'f, S, E> {
     type IntoFuture = BoxFuture<'f, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        Box::pin(Dir::<S>::operation("update").run(self.run()))
     }
 }
 

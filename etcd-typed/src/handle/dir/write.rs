@@ -12,6 +12,7 @@ use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Schema, Tree};
 use crate::store::{BoxFuture, Condition, Expiry, Op, Span};
+use crate::telemetry::Operation;
 use crate::version::{Basis, Versioned};
 
 /// A write of a whole struct that happens when it is awaited. The answer is its revision.
@@ -70,7 +71,16 @@ impl<S> DirWrite<S> {
 }
 
 impl<S: Schema> DirWrite<S> {
+    fn operation(&self) -> Operation {
+        Dir::<S>::operation(match self.job {
+            Job::Set => "set",
+            Job::Create => "create",
+            Job::Swap { .. } => "compare_and_swap",
+        })
+    }
+
     async fn run(self) -> Result<Revision> {
+        let operation = self.operation();
         let Self { dir, job, work, expiry, atomicity } = self;
         let context = dir.context.clone();
         match (job, work?) {
@@ -117,11 +127,12 @@ impl<S: Schema> DirWrite<S> {
                         Some((tree, revision)) if !is_there(&tree) => compares = unchanged(&dir.key, revision, &[]),
                         _ => return Err(exists()),
                     }
+                    operation.conflict();
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
                 Err(dir.worn_out())
             }
-            (_, Work::Whole(encoded)) => set(&context, &dir.key, Dir::<S>::OWNER, encoded, expiry, atomicity).await,
+            (_, Work::Whole(encoded)) => set(&context, &dir.key, Dir::<S>::OWNER, encoded, expiry, atomicity, operation).await,
             (_, Work::Plan(plan)) => {
                 context.commit_plan(&dir.key, plan, Vec::new(), Vec::new(), expiry).await.map(|committed| committed.revision)
             }
@@ -137,6 +148,7 @@ pub(in crate::handle) async fn set(
     encoded: schema::Encoded,
     expiry: Expiry,
     atomicity: Atomicity,
+    operation: Operation,
 ) -> Result<Revision> {
     if atomicity == Atomicity::Atomic {
         // With maps it will be on the condition that nothing changed below.
@@ -171,6 +183,7 @@ pub(in crate::handle) async fn set(
         if committed.succeeded {
             return Ok(committed.revision);
         }
+        operation.conflict();
         (tree, revision) = looked(directory, committed).unwrap_or_default();
         tokio::time::sleep(backoff.next_delay()).await;
     }
@@ -193,7 +206,7 @@ impl<S: Schema> IntoFuture for DirWrite<S> {
     type IntoFuture = BoxFuture<'static, Result<Revision>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        Box::pin(self.operation().run(self.run()))
     }
 }
 
@@ -221,7 +234,12 @@ impl<S> DirDelete<S> {
 }
 
 impl<S: Schema> DirDelete<S> {
+    fn operation(&self) -> Operation {
+        Dir::<S>::operation(if self.seen.is_some() { "compare_and_delete" } else { "delete" })
+    }
+
     async fn run(self) -> Result<Option<Versioned<S>>> {
+        let operation = self.operation();
         let Self { dir, seen, atomicity } = self;
         let context = dir.context.clone();
         let (mut tree, mut revision) = dir.read_to_write().await?;
@@ -253,6 +271,7 @@ impl<S: Schema> DirDelete<S> {
             if seen.is_some() {
                 return Err(dir.conflict(committed));
             }
+            operation.conflict();
             (tree, revision) = looked(&dir.key, committed).unwrap_or_default();
             tokio::time::sleep(backoff.next_delay()).await;
         }
@@ -265,7 +284,7 @@ impl<S: Schema> IntoFuture for DirDelete<S> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        Box::pin(self.operation().run(self.run()))
     }
 }
 

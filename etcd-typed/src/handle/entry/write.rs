@@ -18,6 +18,8 @@ use crate::version::Versioned;
 #[must_use = "a write does nothing until it is awaited"]
 pub struct EntryWrite<T, O> {
     pub(super) entry: Entry<T>,
+    /// The method of the handle.
+    pub(super) op: &'static str,
     pub(super) parts: Result<(Bytes, Option<Condition>)>,
     pub(super) expiry: Expiry,
     pub(super) previous: bool,
@@ -49,34 +51,38 @@ impl<T: Send + Sync + 'static, O: 'static> IntoFuture for EntryWrite<T, O> {
     type IntoFuture = BoxFuture<'static, Result<O>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let (value, condition) = self.parts?;
-            let entry = self.entry;
-            let put = Op::Put { key: entry.key.clone(), value, expiry: self.expiry, previous: self.previous };
-            let Some(condition) = condition else {
-                let mut then = vec![put];
-                if self.previous {
-                    then.extend(entry.look().into_iter().skip(1));
-                }
-                let committed = entry.commit(Txn { then, ..Txn::default() }).await?;
-                return Ok((self.finish)(&entry, committed));
-            };
-            if !entry.together() {
-                // The aliases cannot be in the transaction: they are looked at first, and the key is then to be as it was found.
-                let (found, revision) = entry.find(Consistency::Linearizable).await?;
-                let compares = match &found {
-                    found if !holds(&condition, found.as_ref().map(|found| &found.kv)) => {
-                        return Err(entry.refused(self.refusal, found.clone(), revision));
-                    }
-                    Some(found) => entry.compares(found.at, Condition::Modified(found.kv.modified)),
-                    None => entry.compares(entry.aliases.len(), Condition::Absent),
-                };
-                let committed = entry.commit(Txn { compares, then: vec![put], otherwise: entry.look() }).await?;
-                return entry.finished(committed, self.refusal, self.finish);
+        Box::pin(Entry::<T>::operation(self.op).run(self.run()))
+    }
+}
+
+impl<T: Send + Sync + 'static, O: 'static> EntryWrite<T, O> {
+    async fn run(self) -> Result<O> {
+        let (value, condition) = self.parts?;
+        let entry = self.entry;
+        let put = Op::Put { key: entry.key.clone(), value, expiry: self.expiry, previous: self.previous };
+        let Some(condition) = condition else {
+            let mut then = vec![put];
+            if self.previous {
+                then.extend(entry.look().into_iter().skip(1));
             }
-            let committed = entry.commit_if(condition, vec![put]).await?;
-            entry.finished(committed, self.refusal, self.finish)
-        })
+            let committed = entry.commit(Txn { then, ..Txn::default() }).await?;
+            return Ok((self.finish)(&entry, committed));
+        };
+        if !entry.together() {
+            // The aliases cannot be in the transaction: they are looked at first, and the key is then to be as it was found.
+            let (found, revision) = entry.find(Consistency::Linearizable).await?;
+            let compares = match &found {
+                found if !holds(&condition, found.as_ref().map(|found| &found.kv)) => {
+                    return Err(entry.refused(self.refusal, found.clone(), revision));
+                }
+                Some(found) => entry.compares(found.at, Condition::Modified(found.kv.modified)),
+                None => entry.compares(entry.aliases.len(), Condition::Absent),
+            };
+            let committed = entry.commit(Txn { compares, then: vec![put], otherwise: entry.look() }).await?;
+            return entry.finished(committed, self.refusal, self.finish);
+        }
+        let committed = entry.commit_if(condition, vec![put]).await?;
+        entry.finished(committed, self.refusal, self.finish)
     }
 }
 
@@ -113,65 +119,72 @@ impl<'f, T: Send + Sync + 'static> IntoFuture for EntryModify<'f, T> {
     type IntoFuture = BoxFuture<'f, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let Self { entry, f, expiry } = self;
-            let context = entry.context.clone();
-            let (mut found, mut revision) = entry.find(Consistency::Linearizable).await?;
-            let mut backoff: Backoff = context.retry.backoff();
-            for _ in 0..=context.retry.conflict_budget {
-                let current = found.clone().map(|found| entry.decode(found, revision)).transpose()?;
-                let wanted = f(current.map(Versioned::into_inner));
-                let bytes = wanted.as_ref().map(|value| entry.encode(value)).transpose()?;
+        Box::pin(Entry::<T>::operation("modify").run(self.run()))
+    }
+}
 
-                let stored = found.map(|found| (found.at, found.kv));
-                let then = match (&bytes, &stored) {
-                    (Some(bytes), Some((_, kv))) if kv.value == *bytes => Vec::new(),
-                    (Some(bytes), _) => vec![Op::Put { key: entry.key.clone(), value: bytes.clone(), expiry, previous: false }],
-                    (None, Some((at, kv))) if !entry.together() => {
-                        match entry.delete_each(Some(Found { at: *at, kv: kv.clone() })).await {
-                            Err(error) if error.kind() == ErrorKind::Conflict => {}
-                            deleted => return deleted.map(|_| None),
-                        }
-                        tokio::time::sleep(backoff.next_delay()).await;
-                        (found, revision) = entry.find(Consistency::Linearizable).await?;
-                        continue;
+impl<T: Send + Sync + 'static> EntryModify<'_, T> {
+    async fn run(self) -> Result<Option<Versioned<T>>> {
+        let Self { entry, f, expiry } = self;
+        let operation = Entry::<T>::operation("modify");
+        let context = entry.context.clone();
+        let (mut found, mut revision) = entry.find(Consistency::Linearizable).await?;
+        let mut backoff: Backoff = context.retry.backoff();
+        for _ in 0..=context.retry.conflict_budget {
+            let current = found.clone().map(|found| entry.decode(found, revision)).transpose()?;
+            let wanted = f(current.map(Versioned::into_inner));
+            let bytes = wanted.as_ref().map(|value| entry.encode(value)).transpose()?;
+
+            let stored = found.map(|found| (found.at, found.kv));
+            let then = match (&bytes, &stored) {
+                (Some(bytes), Some((_, kv))) if kv.value == *bytes => Vec::new(),
+                (Some(bytes), _) => vec![Op::Put { key: entry.key.clone(), value: bytes.clone(), expiry, previous: false }],
+                (None, Some((at, kv))) if !entry.together() => {
+                    match entry.delete_each(Some(Found { at: *at, kv: kv.clone() })).await {
+                        Err(error) if error.kind() == ErrorKind::Conflict => {}
+                        deleted => return deleted.map(|_| None),
                     }
-                    (None, Some(_)) => entry.deletes(),
-                    (None, None) => Vec::new(),
-                };
-                let now = |value: T, revision: Revision, modified: Revision| {
-                    let mut versions = stored.clone().map(|(_, kv)| Stored::from(kv).versions(revision)).unwrap_or_default();
-                    if modified != versions.modified {
-                        versions.version = if stored.is_some() { versions.version.map(|n| n + 1) } else { None };
-                        versions.created = if stored.is_some() { versions.created } else { modified };
-                        (versions.lease, versions.ttl) = (None, None);
-                    }
-                    (versions.revision, versions.modified) = (revision, modified);
-                    Versioned::new(value, versions)
-                };
-                if then.is_empty() {
-                    return Ok(wanted.map(|value| now(value, revision, stored.as_ref().map_or(revision, |(_, kv)| kv.modified))));
+                    operation.conflict();
+                    tokio::time::sleep(backoff.next_delay()).await;
+                    (found, revision) = entry.find(Consistency::Linearizable).await?;
+                    continue;
                 }
-                let compares = match &stored {
-                    Some((at, kv)) => entry.compares(*at, Condition::Modified(kv.modified)),
-                    None => entry.compares(entry.aliases.len(), Condition::Absent),
-                };
-                let committed = entry.commit(Txn { compares, then, otherwise: entry.look() }).await?;
-                if committed.succeeded {
-                    return Ok(wanted.map(|value| now(value, committed.revision, committed.revision)));
+                (None, Some(_)) => entry.deletes(),
+                (None, None) => Vec::new(),
+            };
+            let now = |value: T, revision: Revision, modified: Revision| {
+                let mut versions = stored.clone().map(|(_, kv)| Stored::from(kv).versions(revision)).unwrap_or_default();
+                if modified != versions.modified {
+                    versions.version = if stored.is_some() { versions.version.map(|n| n + 1) } else { None };
+                    versions.created = if stored.is_some() { versions.created } else { modified };
+                    (versions.lease, versions.ttl) = (None, None);
                 }
-                (found, revision) = if entry.together() {
-                    let revision = committed.revision;
-                    (entry.seen(committed), revision)
-                } else {
-                    entry.find(Consistency::Linearizable).await?
-                };
-                tokio::time::sleep(backoff.next_delay()).await;
+                (versions.revision, versions.modified) = (revision, modified);
+                Versioned::new(value, versions)
+            };
+            if then.is_empty() {
+                return Ok(wanted.map(|value| now(value, revision, stored.as_ref().map_or(revision, |(_, kv)| kv.modified))));
             }
-            Err(match found.and_then(|found| entry.decode(found, revision).ok()) {
-                Some(current) => entry.worn_out().with_current(current),
-                None => entry.worn_out(),
-            })
+            let compares = match &stored {
+                Some((at, kv)) => entry.compares(*at, Condition::Modified(kv.modified)),
+                None => entry.compares(entry.aliases.len(), Condition::Absent),
+            };
+            let committed = entry.commit(Txn { compares, then, otherwise: entry.look() }).await?;
+            if committed.succeeded {
+                return Ok(wanted.map(|value| now(value, committed.revision, committed.revision)));
+            }
+            operation.conflict();
+            (found, revision) = if entry.together() {
+                let revision = committed.revision;
+                (entry.seen(committed), revision)
+            } else {
+                entry.find(Consistency::Linearizable).await?
+            };
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+        Err(match found.and_then(|found| entry.decode(found, revision).ok()) {
+            Some(current) => entry.worn_out().with_current(current),
+            None => entry.worn_out(),
         })
     }
 }

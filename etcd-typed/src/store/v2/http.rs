@@ -22,7 +22,7 @@ use crate::store::connect::{ConnectOptions, Credentials};
 use crate::telemetry;
 
 /// The store in metrics and events.
-const NAME: &str = "v2";
+pub(super) const NAME: &str = "v2";
 
 /// The longest answer that is read.
 const MAX_BODY: usize = 64 << 20;

@@ -16,12 +16,14 @@ use tokio::time::{Instant, sleep};
 
 use super::V2Store;
 use super::encode::{self, Parameters};
+use super::http::NAME;
 use super::json::{Refusal, Reply};
 use super::plan::{self, Guard};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Consistency, KeyValue};
+use crate::telemetry;
 
 /// The leases of one store.
 #[derive(Debug, Default)]
@@ -240,7 +242,7 @@ impl V2Store {
     /// a read tells whether the first one did.
     async fn refresh(&self, key: &Key, attached: &mut Attached, ttl: Duration) -> Result<bool> {
         let path = &encode::path(key)?;
-        self.insist(key, attached, |modified| {
+        self.insist(key, attached, "PUT", |modified| {
             let form = Parameters::default().flag("refresh").flag("prevExist").number("prevIndex", modified.get());
             let form = form.number("ttl", plan::seconds(ttl)).into_form();
             self.http.write_within(self.retry.read_attempt_timeout, Method::PUT, path, Some(form))
@@ -251,7 +253,7 @@ impl V2Store {
     /// Deletes a key unless it is not ours any more.
     async fn delete_if_ours(&self, key: &Key, attached: &mut Attached) -> Result<bool> {
         let path = &encode::path(key)?;
-        self.insist(key, attached, |modified| {
+        self.insist(key, attached, "DELETE", |modified| {
             let target = Parameters::default().number("prevIndex", modified.get()).behind(path);
             async move { self.http.write_within(self.retry.read_attempt_timeout, Method::DELETE, &target, None).await }
         })
@@ -259,7 +261,7 @@ impl V2Store {
     }
 
     /// Sends a write that is conditioned on the index until it is done (true) or the key is not ours (false).
-    async fn insist<W, F>(&self, key: &Key, attached: &mut Attached, write: W) -> Result<bool>
+    async fn insist<W, F>(&self, key: &Key, attached: &mut Attached, op: &'static str, write: W) -> Result<bool>
     where
         W: Fn(Revision) -> F,
         F: Future<Output = Result<Reply>>,
@@ -282,6 +284,7 @@ impl V2Store {
                         if Instant::now() + delay >= deadline {
                             return Err(error.at(key));
                         }
+                        telemetry::repeated(NAME, op, error.kind(), error.message());
                         sleep(delay).await;
                         continue;
                     }

@@ -20,7 +20,7 @@ use crate::store::connect::ConnectOptions;
 use crate::telemetry;
 
 /// The store in metrics and events.
-const NAME: &str = "v3";
+pub(super) const NAME: &str = "v3";
 
 /// The largest answer that is decoded. A page of a range is made smaller when it does not fit; a watch is sent in fragments of 2 MiB, but not
 /// what it held back until it was created.

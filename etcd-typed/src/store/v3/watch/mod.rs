@@ -16,12 +16,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::auth::{Auth, Session};
-use super::call::{Core, How};
+use super::call::{Core, How, NAME};
 use super::kv::bounds;
 use super::status::{Failure, Row};
 use super::wire::{RANGE, RangeRequest};
 use crate::error::{Error, Result};
 use crate::store::{Watch, WatchItem, WatchStream};
+use crate::telemetry;
 use machine::Token;
 use queue::Queue;
 
@@ -89,7 +90,8 @@ impl Watches {
                 // The stream ended because its last watch did, just before this one came.
                 None if streams < STREAMS_PER_CALL => {}
                 None => return Err(Failure::new(Row::Severed, "the watch streams end before a watch is on them")),
-                Some((Row::TokenRefused, _)) if self.core.auth.has_credentials() && streams < STREAMS_PER_CALL => {
+                Some((Row::TokenRefused, failure)) if self.core.auth.has_credentials() && streams < STREAMS_PER_CALL => {
+                    telemetry::repeated(NAME, "Watch", failure.row.verdict().kind, failure.words());
                     Auth::renew(&self.core, &session, deadline).await?;
                 }
                 // 3.4 and early 3.5 say this of a token that expired, too. A call for the same keys tells which it is, and renews the token.
