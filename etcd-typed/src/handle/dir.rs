@@ -168,7 +168,8 @@ impl<S: Schema> Dir<S> {
     ///
     /// Dropping it costs nothing.
     pub async fn diff(&self, value: &S) -> Result<Diff> {
-        Diff::read(&self.context, &self.key, Self::OWNER, schema::encode(&self.key, value)?).await
+        let read = Diff::read(&self.context, &self.key, Self::OWNER, schema::encode(&self.key, value)?);
+        Self::operation("diff").run(read).await
     }
 
     /// Everything that is wrong with what is stored now: fields that are missing or undecodable, values and structs that fail their
@@ -187,7 +188,7 @@ impl<S: Schema> Dir<S> {
     ///
     /// Dropping it costs nothing.
     pub async fn check(&self) -> Result<Check> {
-        Check::read(&self.context, &self.key, Self::OWNER, |decoder| decoder.whole::<S>()).await
+        Self::operation("check").run(Check::read(&self.context, &self.key, Self::OWNER, |decoder| decoder.whole::<S>())).await
     }
 
     /// Writes every field if no key of the schema is there.

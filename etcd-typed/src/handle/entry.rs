@@ -261,7 +261,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         let directory = self.key.parent().unwrap_or_else(Key::root);
         let span = if self.aliases.is_empty() { Span::Key(self.key.clone()) } else { Span::Below(directory.clone()) };
         let keys = self.keys().filter_map(|key| Some(directory.below(key.as_str().as_bytes())?.to_owned())).collect();
-        self.context.view(span, &directory, self.codec.type_name, EntryView::new(keys, self.codec))
+        self.context.view(span, &directory, type_name::<T>(), EntryView::new(keys, self.codec))
     }
 
     /// Waits until the value (none: there is none) satisfies `wanted`, and gives it. It looks at the value that is there now first.

@@ -122,7 +122,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     /// `Invalid` as for `set`.
     pub async fn diff(&self, map: &BTreeMap<K, V>) -> Result<Diff> {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec))?;
-        Diff::read(&self.context, &self.key, self.owner(), encoded).await
+        Self::operation("diff").run(Diff::read(&self.context, &self.key, self.owner(), encoded)).await
     }
 
     /// Everything that is wrong with what is stored now; see [`Dir::check`]. Keys deeper down are not in the schema.
@@ -131,7 +131,8 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     ///
     /// Those of a read.
     pub async fn check(&self) -> Result<Check> {
-        Check::read(&self.context, &self.key, self.owner(), |decoder| decoder.all_entries::<BTreeMap<K, V>>(self.codec)).await
+        let read = Check::read(&self.context, &self.key, self.owner(), |decoder| decoder.all_entries::<BTreeMap<K, V>>(self.codec));
+        Self::operation("check").run(read).await
     }
 
     /// The changes of the entries from now on; see [`Dir::watch`].
@@ -149,7 +150,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     ///
     /// The map of the view is in the order of its keys. `created()` of its states is not known and is zero.
     pub fn live(&self) -> Viewing<LiveMap<K, V>> {
-        self.context.view(Span::Below(self.key.clone()), &self.key, self.codec.type_name, EntriesView::new(self.codec))
+        self.context.view(Span::Below(self.key.clone()), &self.key, type_name::<V>(), EntriesView::new(self.codec))
     }
 
     /// The entries in the order of their keys' stored form, in pages of one revision, for directories that do not fit in memory. An entry that cannot
@@ -418,7 +419,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// `Invalid` as for `set`.
     pub async fn diff(&self, map: &BTreeMap<K, S>) -> Result<Diff> {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map))?;
-        Diff::read(&self.context, &self.key, Owner::Dirs(S::TABLE), encoded).await
+        Self::operation("diff").run(Diff::read(&self.context, &self.key, Owner::Dirs(S::TABLE), encoded)).await
     }
 
     /// Everything that is wrong with what is stored now; see [`Dir::check`].
@@ -427,7 +428,8 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     ///
     /// Those of a read.
     pub async fn check(&self) -> Result<Check> {
-        Check::read(&self.context, &self.key, Owner::Dirs(S::TABLE), |decoder| decoder.all_dirs::<BTreeMap<K, S>>()).await
+        let read = Check::read(&self.context, &self.key, Owner::Dirs(S::TABLE), |decoder| decoder.all_dirs::<BTreeMap<K, S>>());
+        Self::operation("check").run(read).await
     }
 
     /// The changes of all structs from now on; see [`Dir::watch`].
