@@ -5,13 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, Deref};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etcd_typed::store::memory::{Calls, MemoryStore};
+use etcd_typed::store::{
+    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchItem, WatchStream,
+};
 use etcd_typed::testing::CountingStore;
-use etcd_typed::{Cause, Client, ErrorKind, EtcdSchema, Live, LiveStatus, ProblemKind, Revision};
+use etcd_typed::{Cause, Client, ErrorKind, EtcdSchema, LeaseId, Live, LiveStatus, ProblemKind, Revision};
 use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
 
@@ -57,7 +60,69 @@ async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
     timeout(LONG, wait).await.expect("it comes to it")
 }
 
+/// A store whose watches tell of changes and of nothing else, as those of an etcd older than 3.4.25 do; and on demand not even of those, which no
+/// server should.
+#[derive(Clone, Debug)]
+struct Taciturn {
+    inner: CountingStore,
+    mute: Arc<AtomicBool>,
+}
+
+impl Store for Taciturn {
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn range(&self, range: Range) -> BoxFuture<'_, etcd_typed::Result<RangeReply>> {
+        self.inner.range(range)
+    }
+
+    fn commit(&self, txn: Txn) -> BoxFuture<'_, etcd_typed::Result<Committed>> {
+        self.inner.commit(txn)
+    }
+
+    fn watch(&self, watch: Watch) -> BoxFuture<'_, etcd_typed::Result<WatchStream>> {
+        let mute = self.mute.clone();
+        let told = move |item: &etcd_typed::Result<WatchItem>| match item {
+            Ok(WatchItem::Progress(_)) => false,
+            Ok(WatchItem::Batch(_)) => !mute.load(Ordering::SeqCst),
+            _ => true,
+        };
+        let watch = self.inner.watch(watch);
+        Box::pin(async move { Ok(Box::pin(watch.await?.filter(move |item| std::future::ready(told(item)))) as WatchStream) })
+    }
+
+    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, etcd_typed::Result<Duration>> {
+        self.inner.grant(id, ttl)
+    }
+
+    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, etcd_typed::Result<Duration>> {
+        self.inner.keep_alive(id)
+    }
+
+    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, etcd_typed::Result<()>> {
+        self.inner.revoke(id)
+    }
+
+    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, etcd_typed::Result<Option<Duration>>> {
+        self.inner.time_to_live(id)
+    }
+
+    fn status(&self) -> BoxFuture<'_, etcd_typed::Result<Status>> {
+        self.inner.status()
+    }
+
+    fn members(&self) -> BoxFuture<'_, etcd_typed::Result<Vec<Member>>> {
+        self.inner.members()
+    }
+
+    fn stats(&self, which: StatsKind) -> BoxFuture<'_, etcd_typed::Result<Stats>> {
+        self.inner.stats(which)
+    }
+}
+
 struct Bench {
+    mute: Arc<AtomicBool>,
     store: MemoryStore,
     counting: CountingStore,
     client: Client,
@@ -66,8 +131,9 @@ struct Bench {
 fn bench() -> Bench {
     let store = MemoryStore::new();
     let counting = CountingStore::new(Arc::new(store.clone()));
-    let client = Client::with_store(counting.clone());
-    Bench { store, counting, client }
+    let mute = Arc::new(AtomicBool::new(false));
+    let client = Client::with_store(Taciturn { inner: counting.clone(), mute: mute.clone() });
+    Bench { mute, store, counting, client }
 }
 
 impl Bench {
@@ -335,18 +401,65 @@ async fn revisions_go_back_only_with_the_servers_history_and_then_it_is_said() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_tells_nothing_is_found_out() {
+async fn a_watch_that_cannot_be_had_is_made_up_for_by_reading() {
     let bench = bench();
     let (dir, mut live) = bench.open().await;
-    // A server that forgot us: the history it has now is not the one that is watched, and the watch is not told.
     bench.store.faults().fail(Calls::Watches, usize::MAX, ErrorKind::Unavailable);
     bench.store.faults().drop_connections();
-    dir.pool.size.set(&9).await.unwrap();
-    bench.counting.take();
-    assert_eq!(soon(live.changed()).await.unwrap().pool.size, 9, "from a listing, though no watch can be had");
+    for size in [9, 10] {
+        dir.pool.size.set(&size).await.unwrap();
+        assert_eq!(soon(live.changed()).await.unwrap().pool.size, size);
+    }
     assert!(!live.status().is_live());
     bench.store.faults().clear();
     until_live(&live).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_tells_less_than_the_server_has_is_found_out() {
+    let bench = bench();
+    let (dir, mut live) = bench.open().await;
+    bench.mute.store(true, Ordering::SeqCst);
+    dir.pool.size.set(&9).await.unwrap();
+    dir.quotas.entry("acme").unwrap().delete().await.unwrap();
+    let seen = soon(live.changed()).await.unwrap();
+    assert_eq!((seen.pool.size, seen.quotas.len()), (9, 0));
+    dir.name.set(&"b".to_owned()).await.unwrap();
+    let written = dir.name.delete().await.unwrap().unwrap();
+    let before = live.revision();
+    // Somebody who waits is not kept waiting by it either.
+    assert!(written.modified() > before);
+    assert_eq!(soon(live.wait_for_revision(written.modified())).await.unwrap_err().problems()[0].kind, ProblemKind::Missing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_directory_of_a_busy_store_is_proved_by_its_keys() {
+    let bench = bench();
+    let (_, live) = bench.open().await;
+    bench.counting.take();
+    for _ in 0..100 {
+        bench.put("/other", "x").await;
+        sleep(Duration::from_secs(1)).await;
+        assert!(live.staleness() < Duration::from_secs(11), "{:?}", live.staleness());
+    }
+    let counts = bench.counting.take();
+    assert!(counts.range <= 22 && counts.watch == 0, "two requests in ten seconds: {counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_directory_is_listed_only_for_somebody_who_waits() {
+    let bench = bench();
+    let map = bench.client.entries::<u32, u32>("/long").unwrap();
+    map.set(&(0..10_001).map(|n| (n, n)).collect()).non_atomic().await.unwrap();
+    let live = soon(map.live()).await.unwrap();
+    sleep(LONG).await;
+    assert!(live.staleness() < Duration::from_secs(11), "where nothing else happens the head is proof enough");
+    bench.put("/other", "x").await;
+    sleep(LONG).await;
+    assert!(live.staleness() > Duration::from_secs(100), "it is not listed, and not said to be proved");
+    let elsewhere = bench.put("/other", "y").await;
+    assert_eq!(soon(live.wait_for_revision(elsewhere)).await.unwrap().len(), 10_001);
+    assert!(live.staleness() < Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -194,11 +194,13 @@ impl Task {
         let mut follow = Follow::new(self.store.clone(), &self.retry, self.span.clone(), self.pattern, Start::Now);
         loop {
             let stop = tokio::select! {
+                // Whoever asks is known before there is an answer, and a watch that has much to tell keeps nobody from asking.
                 biased;
                 command = self.commands.recv() => match command {
                     None => Some(Stop::Closed),
                     Some(command) => self.command(command),
                 },
+                outcome = self.proof.next(self.mirror.as_ref()) => self.proof_outcome(outcome),
                 news = poll_fn(|cx| poll_news(&mut follow, first, self.trouble.as_ref(), cx)) => match news {
                     News::Step(Some(Ok(step))) => {
                         self.step(step, std::mem::take(&mut first).then_some(started));
@@ -211,7 +213,6 @@ impl Task {
                         None
                     }
                 },
-                outcome = self.proof.next(self.mirror.as_ref()) => self.proof_outcome(outcome),
             };
             self.feeds.retain(|attached| !attached.feed.is_gone());
             if let Some(stop) = stop {
