@@ -2,14 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_typed::store::connect::{ConnectOptions, Endpoint};
 use etcd_typed::store::v2::V2Store;
 use etcd_typed::store::{Event, Expiry, Op, Span, StatsKind, Store, Txn, Watch, WatchFrom, WatchItem, WatchStream};
-use etcd_typed::testing::{Etcd, Mode, Proxy};
-use etcd_typed::{ErrorKind, Key, Result, Revision};
+use etcd_typed::testing::{CountingStore, Etcd, Mode, Proxy};
+use etcd_typed::{Client, ErrorKind, Key, Result, Revision};
 use futures_util::StreamExt;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -374,4 +375,29 @@ async fn no_watchers(store: &V2Store) {
     })
     .await
     .expect("the watches end");
+}
+
+#[tokio::test]
+async fn a_key_that_is_refreshed_without_an_event_is_no_change_of_a_live_view() {
+    let etcd = Etcd::start().await;
+    // Idle watches are left alone, so that it is the live view which asks.
+    let mut patient = options(&[etcd.port()]);
+    (patient.progress_interval, patient.keep_alive_interval) = (LIMIT, LIMIT);
+    let store = CountingStore::new(Arc::new(V2Store::new(patient).expect("a store")));
+    let client = Client::with_store(store.clone());
+    let lease = client.lease(Duration::from_secs(60)).await.expect("a lease");
+    let here = client.entry::<String>("/nodes/a").expect("an entry");
+    here.set(&"10.0.0.7".to_owned()).lease(&lease).await.expect("a write");
+    let nodes = client.entries::<String, String>("/nodes").expect("a map");
+    let live = nodes.live().await.expect("a view");
+    // The server counts a refresh as a modification, and tells no watch of it.
+    let before = here.get().await.expect("a read").expect("a value").modified();
+    store.keep_alive(lease.id()).await.expect("a refresh");
+    let refreshed = here.get().await.expect("a read").expect("a value").modified();
+    assert!(refreshed > before, "the server does what this is about");
+    store.take();
+    let state = timeout(LIMIT, live.wait_for_revision(refreshed)).await.expect("in time").expect("a state");
+    assert_eq!(state.get("a").map(String::as_str), Some("10.0.0.7"));
+    let counts = store.take();
+    assert!(counts.range <= 2 && counts.watch == 0, "the keys are the same, so nothing begins anew: {counts:?}");
 }

@@ -55,13 +55,19 @@ impl Mirror {
         self.complete
     }
 
-    /// Whether these keys, of the whole directory, are the ones here, as they are here.
-    pub(crate) fn agrees(&self, kvs: &[KeyValue]) -> bool {
-        let mut ours = kvs.iter().filter_map(|kv| Some((self.directory.below(&kv.key)?, kv.modified)));
+    /// Whether these keys, all of the directory, are the ones here, as they are here. Without their values a key is as it is here if it was modified
+    /// last when it was here. With them it is too if it holds the same: an etcd v2 server counts the refresh of a time to live as a modification, and
+    /// tells no watch of it.
+    pub(crate) fn agrees(&self, kvs: &[KeyValue], with_values: bool) -> bool {
+        let is_here = |relative: &str, kv: &KeyValue| {
+            self.tree.get(relative).is_some_and(|stored| {
+                stored.modified == kv.modified || with_values && (stored.created, &stored.value) == (kv.created, &kv.value)
+            })
+        };
         let mut found = 0;
-        let same = ours.all(|(relative, modified)| {
+        let same = kvs.iter().filter_map(|kv| Some((self.directory.below(&kv.key)?, kv))).all(|(relative, kv)| {
             found += 1;
-            self.tree.get(relative).is_some_and(|stored| stored.modified == modified)
+            is_here(relative, kv)
         });
         same && found == self.tree.len()
     }
@@ -260,6 +266,26 @@ mod tests {
         ];
         assert_eq!(told(&mirror, &touch), expected);
         assert_eq!((touch.revision, touch.resynced), (Revision::new(40), true));
+    }
+
+    #[test]
+    fn a_listing_agrees_if_every_key_is_as_it_is_here() {
+        let all = || vec![kv("/a/b/x", "1", 2), kv("/a/b/d/y", "1", 3), kv("/a/b/d/z", "1", 4), kv("/a/b/dd", "1", 5)];
+        let agrees = |change: fn(&mut Vec<KeyValue>), with_values| {
+            let mut kvs = all();
+            change(&mut kvs);
+            mirror().agrees(&kvs, with_values)
+        };
+        for with_values in [false, true] {
+            assert!(agrees(|_| {}, with_values));
+            assert!(agrees(|kvs| kvs.push(kv("/a/bb", "1", 9)), with_values), "not below the directory");
+            assert!(!agrees(|kvs| kvs.truncate(3), with_values));
+            assert!(!agrees(|kvs| kvs.push(kv("/a/b/new", "1", 9)), with_values));
+            assert!(!agrees(|kvs| kvs[0] = kv("/a/b/w", "1", 2), with_values));
+            assert!(!agrees(|kvs| kvs[0] = kv("/a/b/x", "2", 9), with_values));
+            assert_eq!(agrees(|kvs| kvs[0] = kv("/a/b/x", "1", 9), with_values), with_values, "refreshed");
+            assert!(!agrees(|kvs| kvs[0] = KeyValue { created: Revision::new(9), ..kv("/a/b/x", "1", 9) }, with_values));
+        }
     }
 
     #[test]

@@ -5,9 +5,8 @@
 //! without values, and compared.
 
 use std::future::pending;
-use std::time::Duration;
-
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
@@ -154,7 +153,7 @@ impl Proof {
             return Outcome::Disproved;
         }
         let listed = !reply.more;
-        if mirror.revision() >= head || listed && mirror.agrees(&reply.kvs) {
+        if mirror.revision() >= head || listed && mirror.agrees(&reply.kvs, !self.has_past()) {
             self.rest(EVERY);
             return Outcome::Proved { asked, revision: head };
         }
@@ -165,11 +164,16 @@ impl Proof {
 
     /// Reads how far the store is; with a listing of the directory, if there were some already.
     fn read(&mut self, mirror: &Mirror, listings: u32) {
-        let head_only = listings == 0 && self.store.capabilities().past_revisions;
-        let range = Range { keys_only: true, limit: head_only.then_some(1), ..Range::of(self.span.clone()) };
+        // Without past revisions there is no page of a listing either, and the values come with it in any case.
+        let head_only = listings == 0 && self.has_past();
+        let range = Range { keys_only: self.has_past(), limit: head_only.then_some(1), ..Range::of(self.span.clone()) };
         let store = self.store.clone();
         let reply = Box::pin(async move { store.range(range).await });
         self.phase = Phase::Reading { asked: Instant::now(), from: mirror.revision(), listings, reply };
+    }
+
+    fn has_past(&self) -> bool {
+        self.store.capabilities().past_revisions
     }
 
     fn rest(&mut self, delay: Duration) {
