@@ -323,3 +323,12 @@ impl fmt::Display for Problem {
         }
     }
 }
+
+/// What is shown of a secret.
+pub(crate) struct Masked;
+
+impl fmt::Debug for Masked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}

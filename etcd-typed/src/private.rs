@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::client::Client;
-use crate::error::Result;
+use crate::error::{Masked, Result};
 use crate::handle::EtcdSchema;
 pub use crate::handle::Fields;
 use crate::key::Key;
@@ -199,14 +199,6 @@ fn masked<T>(change: &Change<T>) -> Change<Masked> {
         new: change.new.as_ref().map(|_| Masked),
         revision: change.revision,
         resynced: change.resynced,
-    }
-}
-
-/// What is shown of a secret.
-struct Masked;
-
-impl Debug for Masked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
+        secret: change.secret,
     }
 }

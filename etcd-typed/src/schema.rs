@@ -100,6 +100,7 @@ impl Stored {
             lease: self.lease,
             ttl: self.ttl,
             basis: [].into(),
+            secret: false,
         }
     }
 }

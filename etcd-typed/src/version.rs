@@ -1,17 +1,18 @@
 //! `Versioned<T>`: a value with what the store knows of it, and `Expect<T>`: what a compare-and-swap expects.
 
+use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Masked};
 use crate::revision::{LeaseId, Revision};
 
 /// A value as it was read: it derefs to the value and knows the revision it was read at.
 ///
 /// Two of them are equal when value and versions are. For a whole struct `modified` is the newest and `created` the oldest
-/// of its keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// of its keys. Of a value that was read through the handle of a `secret` field itself `Debug` shows `***`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Versioned<T> {
     value: T,
     pub(crate) versions: Versions,
@@ -27,6 +28,8 @@ pub(crate) struct Versions {
     pub(crate) lease: Option<LeaseId>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) basis: Basis,
+    /// The value is not to be shown.
+    pub(crate) secret: bool,
 }
 
 /// Of a struct or a map: each key it was read from, relative to its directory, and that key's modification. It is what
@@ -36,6 +39,16 @@ pub(crate) type Basis = Arc<[(String, Revision)]>;
 impl<T> Versioned<T> {
     pub(crate) fn new(value: T, versions: Versions) -> Self {
         Self { value, versions }
+    }
+
+    /// The same, and `Debug` does not show the value.
+    pub(crate) fn secret(mut self, secret: bool) -> Self {
+        self.versions.secret = secret;
+        self
+    }
+
+    pub(crate) fn is_secret(&self) -> bool {
+        self.versions.secret
     }
 
     /// The revision of the snapshot that this was read from: all of it is as of this revision.
@@ -83,6 +96,13 @@ impl<T> Versioned<T> {
     /// The same versions around another value.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Versioned<U> {
         Versioned { value: f(self.value), versions: self.versions }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Versioned<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value: &dyn fmt::Debug = if self.is_secret() { &Masked } else { &self.value };
+        f.debug_struct("Versioned").field("value", value).field("versions", &self.versions).finish()
     }
 }
 

@@ -318,7 +318,7 @@ async fn an_entry_is_watched(bench: Bench) {
     let set = entry.set(&2).await.unwrap();
     entry.delete().await.unwrap();
     let change = changes.next().await.unwrap().unwrap();
-    let expected = Change { key: entry.key().clone(), old: Some(1), new: Some(2), revision: set, resynced: false };
+    let expected = Change { key: entry.key().clone(), old: Some(1), new: Some(2), revision: set, resynced: false, secret: false };
     assert_eq!(change, expected);
     assert!(change.is_modified());
     let change = changes.next().await.unwrap().unwrap();
@@ -509,7 +509,7 @@ async fn a_struct_is_watched(bench: Bench) {
 
     let revision = dir.database.pool.set(&16).await.unwrap();
     let update = changes.next().await.unwrap().unwrap();
-    let pool = Change { key: dir.database.pool.key().clone(), old: Some(8), new: Some(16), revision, resynced: false };
+    let pool = Change { key: dir.database.pool.key().clone(), old: Some(8), new: Some(16), revision, resynced: false, secret: false };
     assert_eq!(update, Update { revision, changes: vec![AppChange::Database(DatabaseChange::Pool(pool))], resynced: false });
 
     dir.regions.dir("eu").unwrap().replicas.set(&5).await.unwrap();

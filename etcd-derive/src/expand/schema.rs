@@ -136,6 +136,8 @@ fn presence(model: &Schema, leaf: &Leaf) -> TokenStream {
             let text = format!("{}::default()", crate::parse::source(&leaf.ty));
             quote!(presence: #krate::Presence::Default(#text),)
         }
+        // It is the value of everybody who sets none.
+        Presence::DefaultOf(..) if leaf.codec.secret => quote!(presence: #krate::Presence::Default("***"),),
         Presence::DefaultOf(_, text) => quote!(presence: #krate::Presence::Default(#text),),
     }
 }

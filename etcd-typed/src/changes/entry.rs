@@ -101,7 +101,7 @@ impl<T> EntryChanges<T> {
         let mirror = self.source.known().map_err(|error| error.at(&self.key))?;
         let Some(stored) = self.now() else { return Ok(None) };
         let value = self.decode(stored)?;
-        Ok(Some(Versioned::new(value, stored.versions(mirror.revision()))))
+        Ok(Some(Versioned::new(value, stored.versions(mirror.revision())).secret(self.codec.is_secret())))
     }
 
     /// What keeps the stream from following at the moment; none while it does. It goes on trying either way.
@@ -133,7 +133,7 @@ impl<T> EntryChanges<T> {
             Some(Err(error)) => return Some(Err(error)),
         };
         let old = before.and_then(|stored| self.codec.decode(&stored.value).ok());
-        Some(Ok(Change { key: self.key.clone(), old, new, revision, resynced }))
+        Some(Ok(Change { key: self.key.clone(), old, new, revision, resynced, secret: self.codec.is_secret() }))
     }
 
     /// The mirror holds nothing but this key.

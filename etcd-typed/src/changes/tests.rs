@@ -219,7 +219,7 @@ async fn one_key_from_nothing_to_nothing() {
 
     let revision = commit(&store, vec![put("/n/one", "1"), put("/n/one/below", "x"), put("/n/on", "x")]).await;
     let change = next_one(&mut changes).await.unwrap();
-    assert_eq!(change, Change { key: key("/n/one"), old: None, new: Some(1), revision, resynced: false });
+    assert_eq!(change, Change { key: key("/n/one"), old: None, new: Some(1), revision, resynced: false, secret: false });
     assert!(change.is_created() && !change.is_modified() && !change.is_deleted());
     let now = changes.current().unwrap().unwrap();
     assert_eq!((*now, now.modified(), now.version()), (1, revision, Some(1)));

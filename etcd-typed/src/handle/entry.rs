@@ -358,7 +358,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     fn decode(&self, found: Found, revision: Revision) -> Result<Versioned<T>> {
         let stored = Stored::from(found.kv);
         match self.codec.decode(&stored.value) {
-            Ok(value) => Ok(Versioned::new(value, stored.versions(revision))),
+            Ok(value) => Ok(Versioned::new(value, stored.versions(revision)).secret(self.codec.is_secret())),
             Err(reason) => {
                 let message = format!("{reason} (revision {})", stored.modified);
                 Err(Error::new(ErrorKind::Decode, message).at(self.keys().nth(found.at).unwrap_or(&self.key)))

@@ -179,7 +179,8 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     }
 
     fn decode(&self, tree: &schema::Tree, revision: Revision) -> Result<Versioned<BTreeMap<K, V>>> {
-        schema::decode_map(&self.key, tree, revision, |decoder| decoder.all_entries(self.codec))
+        let read = schema::decode_map::<BTreeMap<K, V>, _>(&self.key, tree, revision, |decoder| decoder.all_entries(self.codec))?;
+        Ok(read.secret(self.codec.is_secret()))
     }
 }
 
@@ -318,7 +319,7 @@ impl<K: MapKey, V: Send + Sync + 'static> Paging<K, V> {
             let item = match map.decode(&one, reply.revision) {
                 Ok(read) => read.into_inner().into_iter().next().map(|(key, value)| {
                     let versions = stored.versions(reply.revision);
-                    Ok((key, Versioned::new(value, versions)))
+                    Ok((key, Versioned::new(value, versions).secret(map.codec.is_secret())))
                 }),
                 Err(error) => {
                     let reason = error.problems().first().map_or_else(|| error.to_string(), |problem| problem.reason.clone());

@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::cell::Cell;
 use super::{Live, Snapshot};
-use crate::error::Result;
+use crate::error::{Masked, Result};
 use crate::version::Versioned;
 
 /// Reads a [`Live`] view in a hot loop: it keeps the pointer to the state and only looks whether it is still the one. From [`Live::reader`].
@@ -168,7 +168,7 @@ impl<T, P: ?Sized> Deref for Part<T, P> {
 
 impl<T, P: fmt::Debug + ?Sized> fmt::Debug for Part<T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&**self, f)
+        if self.state.is_secret() { Masked.fmt(f) } else { fmt::Debug::fmt(&**self, f) }
     }
 }
 

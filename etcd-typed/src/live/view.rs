@@ -67,7 +67,7 @@ impl<T: 'static> View for EntryView<T> {
             return Ok(Versioned::new(None, Versions { revision, ..Versions::default() }));
         };
         match value(&mirror.directory().descend(relative), stored, &self.codec) {
-            Ok(value) => Ok(Versioned::new(Some(value), stored.versions(revision))),
+            Ok(value) => Ok(Versioned::new(Some(value), stored.versions(revision)).secret(self.codec.is_secret())),
             Err(problem) if problem.kind == ProblemKind::Undecodable => Err(Error::undecodable(problem)),
             Err(problem) => Err(Error::from_problems(vec![problem])),
         }
@@ -150,6 +150,10 @@ impl<K: MapKey, V: Send + Sync + 'static> EntriesView<K, V> {
         !relative.contains('/') && !key::is_hidden(relative)
     }
 
+    fn candidate(&self, mirror: &Mirror) -> Result<Versioned<LiveMap<K, V>>> {
+        Ok(self.children.candidate(mirror.directory(), mirror.revision())?.secret(self.codec.is_secret()))
+    }
+
     fn entry(&mut self, mirror: &Mirror, relative: &str) {
         let directory = mirror.directory();
         let stored = mirror.tree().get(relative);
@@ -166,7 +170,7 @@ impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
         for relative in mirror.tree().keys().filter(|relative| Self::owns(relative)) {
             self.entry(mirror, relative);
         }
-        self.children.candidate(mirror.directory(), mirror.revision())
+        self.candidate(mirror)
     }
 
     fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<LiveMap<K, V>>>> {
@@ -175,7 +179,7 @@ impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
             self.entry(mirror, relative);
             any = true;
         }
-        any.then(|| self.children.candidate(mirror.directory(), mirror.revision()))
+        any.then(|| self.candidate(mirror))
     }
 }
 

@@ -1,17 +1,18 @@
 //! The walk from what was touched to typed changes, and the types that carry them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bytes::Bytes;
 
 use super::{MapKey, Schema, Stored, Table, Tree, key_of_segment, split_first, with_prefix};
-use crate::error::{Problem, ProblemKind};
+use crate::error::{Masked, Problem, ProblemKind};
 use crate::key::{self, Key};
 use crate::revision::Revision;
 use crate::value::Codec;
 
-/// One value changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One value changed. `Debug` shows the values of a [secret](Self::secret) as `***`.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Change<T> {
     /// The key.
     pub key: Key,
@@ -24,6 +25,8 @@ pub struct Change<T> {
     /// History was lost in between (compaction, v2's event window, a restored server): this is the difference to what was seen before,
     /// and values in between may have been missed.
     pub resynced: bool,
+    /// The field is marked `secret`.
+    pub secret: bool,
 }
 
 impl<T> Change<T> {
@@ -40,6 +43,20 @@ impl<T> Change<T> {
     /// There was a value and there is one; it may be the same, written again.
     pub fn is_modified(&self) -> bool {
         self.old.is_some() && self.new.is_some()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Change<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mask = |value: &Option<T>| value.as_ref().filter(|_| self.secret).map(|_| Masked);
+        let (old, new) = (mask(&self.old), mask(&self.new));
+        f.debug_struct("Change")
+            .field("key", &self.key)
+            .field("old", if old.is_some() { &old } else { &self.old })
+            .field("new", if new.is_some() { &new } else { &self.new })
+            .field("revision", &self.revision)
+            .field("resynced", &self.resynced)
+            .finish()
     }
 }
 
@@ -236,7 +253,7 @@ impl<'a> Delta<'a> {
         };
         let old = before.and_then(|stored| codec.decode(&stored.value).ok());
         let key = self.directory.descend(&format!("{}{segment}", self.prefix));
-        Some(Change { key, old, new, revision: self.revision, resynced: self.resynced })
+        Some(Change { key, old, new, revision: self.revision, resynced: self.resynced, secret: codec.is_secret() })
     }
 
     fn map_key<K: MapKey>(&mut self, segment: &str) -> Option<K> {

@@ -160,7 +160,7 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
                     (versions.lease, versions.ttl) = (None, None);
                 }
                 (versions.revision, versions.modified) = (revision, modified);
-                Versioned::new(value, versions)
+                Versioned::new(value, versions).secret(entry.codec.is_secret())
             };
             if then.is_empty() {
                 return Ok(wanted.map(|value| now(value, revision, stored.as_ref().map_or(revision, |(_, kv)| kv.modified))));
