@@ -1,10 +1,10 @@
-//! What the library tells of itself while it works: metrics and `tracing` events.
+//! What the library tells of itself while it works: metrics and `tracing` events. The names here are part of its interface.
 //!
 //! # Metrics
 //!
 //! With the feature `metrics` they go through the facade of the crate [`metrics`](https://docs.rs/metrics) to whatever recorder the program installs. Install
-//! it before the first client is made, and call `describe` after that, so that it has the units and descriptions. Without the feature nothing of it
-//! is compiled.
+//! it before the first client is made, and call `describe` after that, so that it has the units and descriptions. Without the feature nothing of that
+//! crate is compiled. [`METRICS`] is the same list for tools.
 //!
 //! | name | type | labels | unit | meaning |
 //! |---|---|---|---|---|
@@ -12,37 +12,73 @@
 //! | `etcd_typed_conflicts_total` | counter | `pattern`, `op` | count | times that somebody else wrote first, so that an operation had to start again |
 //! | `etcd_typed_watch_interruptions_total` | counter | `pattern`, `cause` | count | times that a watch broke or fell behind, and had to be resumed |
 //! | `etcd_typed_resyncs_total` | counter | `pattern`, `cause` | count | times that a watch started again from the present state, since its history was gone |
-//! | `etcd_typed_view_revision` | gauge | `pattern` | count | revision of the state that a live view shows |
-//! | `etcd_typed_view_staleness_seconds` | gauge | `pattern` | seconds | time since the server last proved that a live view has seen everything |
+//! | `etcd_typed_views` | gauge | `pattern` | count | live views that there are |
+//! | `etcd_typed_views_degraded` | gauge | `pattern` | count | live views that may not show what is stored: it is rejected, or cannot be followed |
+//! | `etcd_typed_view_revision` | gauge | `pattern` | count | revision up to which a live view has everything |
+//! | `etcd_typed_view_staleness_seconds` | gauge | `pattern` | seconds | time since the last proof that a live view has everything, at the latest attempt to have one |
 //! | `etcd_typed_view_applied_total` | counter | `pattern` | count | states that a live view has taken |
-//! | `etcd_typed_view_rejected_total` | counter | `pattern` | count | states that a live view has refused, since they do not decode or fail a validation |
-//! | `etcd_typed_lease_remaining_seconds` | histogram | | seconds | what was left of a lease's time each time that an attempt to keep it alive ended |
+//! | `etcd_typed_view_rejected_total` | counter | `pattern` | count | states that a live view did not take, since they do not decode or fail a validation |
+//! | `etcd_typed_lease_remaining_seconds` | histogram |  | seconds | what was left of a lease's time each time that an attempt to keep it alive ended |
 //! | `etcd_typed_leases_lost_total` | counter | `cause` | count | leases that ended while they were wanted |
 //!
 //! Labels have few values, all known when the program is compiled; none is ever made of a key or a value:
 //!
 //! | label | values |
 //! |---|---|
-//! | `pattern` | of a schema its prefix as it is written, `/{env}/checkout`, or its name where it has none; of a map of values or a single key the name of the value's type; `directory` of one without a schema |
-//! | `store` | `v3`, `v2` |
-//! | `op` of a conflict | the method of the handle: `modify`, `update`, `set`, `create`, `delete` |
+//! | `pattern` | of a schema its prefix as it is written, `/{env}/checkout`, or its name where it has none; of a map of values or a single key the name of the value's type; `directory` of a [`Directory`](crate::Directory), `transaction` of a [`Transaction`](crate::Transaction) |
+//! | `store` | `v3`, `v2`; the embedded one repeats nothing |
 //! | `op` of a retry | on v3 the name of the remote call, which is the `grpc_method` of the server's own metrics (`Range`, `Txn`, `LeaseKeepAlive`, …); on v2 the HTTP method |
-//! | `cause` of a retry, an interruption | the [`ErrorKind`](crate::ErrorKind) in small letters, `unavailable`, `permission_denied`; `lagged` of a watch whose reader was too slow |
-//! | `cause` of a resync | `history_lost`: compacted, or out of v2's window; `rewound`: the server came back with another history |
+//! | `op` of a conflict | the method of the handle: `modify`, `update`, `set`, `create`, `delete` |
+//! | `cause` of a retry or an interruption | the [`ErrorKind`](crate::ErrorKind) in small letters: `unavailable`, `timeout`, `permission_denied`, …; `lagged` of a watch whose reader was too slow |
+//! | `cause` of a resync | `history_lost`: compacted, or out of v2's window; `rewound`: the server came back with another history; `disproved`: it had what the watch of a live view did not tell |
 //! | `cause` of a lost lease | `gone`: the server does not know it; `expired`: its time passed without an answer |
 //!
-//! Of several views with the same pattern the gauges show what was last said of any of them. A view that is dropped leaves its gauges as they are: the
-//! facade cannot take one back.
+//! An interruption is counted when a watch that was followed breaks, not for each attempt to resume it. An alert on live views is best made of
+//! `etcd_typed_views_degraded`, which counts each view: of several with the same pattern `etcd_typed_view_revision` and
+//! `etcd_typed_view_staleness_seconds` show what was last told of any. A view that is dropped is counted no more; those two gauges stay as they are, since the
+//! facade cannot take one back, and mean nothing while `etcd_typed_views` is zero.
+//!
+//! # Spans and events
+//!
+//! `tracing` is always there and costs next to nothing while nobody listens. Every typed operation is a span, and what happens meanwhile is in it; the
+//! work of watches, live views and leases goes on in the background and is in none. To see them all: `etcd_typed=debug`.
+//!
+//! | target | level | message | fields | when |
+//! |---|---|---|---|---|
+//! | `etcd_typed::operation` | debug | span `operation` | `op`, `pattern` | a method of a handle is awaited: `get`, `set`, `update`, … |
+//! | `etcd_typed::operation` | debug | `conflict` | `op`, `pattern` | somebody else wrote first; it starts again as long as the policy allows |
+//! | `etcd_typed::operation` | warn | `previous value undecodable` | `pattern` | a write went well, and what it replaced or deleted cannot be given, since it is not of the type |
+//! | `etcd_typed::call` | debug | `sent again` | `store`, `op`, `cause`, `error` | a request failed and is repeated |
+//! | `etcd_typed::watch` | info | `interrupted` | `pattern`, `cause`, `error` | a watch that was followed broke, and will be resumed |
+//! | `etcd_typed::watch` | info | `lagged` | `pattern` | its reader was too slow; it is resumed at once from where it was, and nothing is lost |
+//! | `etcd_typed::watch` | debug | `not resumed yet` | `pattern`, `resume`, `cause`, `error` | an attempt to resume it failed; `resume` is the revision up to which all was seen |
+//! | `etcd_typed::watch` | info | `resumed` | `pattern`, `interrupted` | it is followed again; `interrupted` is for how long it was not |
+//! | `etcd_typed::watch` | warn | `resynced` | `pattern`, `cause`, `revision`, `seen` | its history is gone: after `seen` it goes on with the state of `revision` |
+//! | `etcd_typed::watch` | warn | `refused` | `pattern`, `cause`, `error` | the watch of live views ended with an error that time alone does not mend; it is tried again all the same |
+//! | `etcd_typed::watch` | warn | `disproved` | `pattern` | the server has what the watch of live views did not tell; it starts again from the present state |
+//! | `etcd_typed::watch` | warn | `progress told too early` | `pattern`, `revision`, `progress` | a change came after the server had said that all was told (etcd issue 15220); nothing is lost |
+//! | `etcd_typed::watch` | trace | `seen before` | `pattern`, `revision` | changes came again and were dropped |
+//! | `etcd_typed::view` | debug | `applied` | `pattern`, `revision` | a live view shows a new state |
+//! | `etcd_typed::view` | warn | `rejected` | `pattern`, `revision`, `problems` | what is stored does not decode or fails a validation, at so many keys; the last good state stays |
+//! | `etcd_typed::view` | info | `recovered` | `pattern` | nothing is wrong with the view any more |
+//! | `etcd_typed::view` | debug | `not proved` | `pattern`, `cause`, `error` | how far the server is could not be read; the staleness grows |
+//! | `etcd_typed::lease` | warn | `not kept alive` | `lease`, `remaining`, `cause`, `error` | an attempt failed; it is made again |
+//! | `etcd_typed::lease` | error | `lost` | `lease`, `cause` | the lease ended while it was wanted |
+//! | `etcd_typed::lease` | debug | `not revoked` | `lease`, `cause`, `error` | a lease that is not wanted any more could not be ended; it runs out |
+//!
+//! `pattern`, `store`, `op` and `cause` are those of the metrics. `error` is what a server or a connection said, with the endpoint. No field has a
+//! value, or a key; which key it is about the [`Error`](crate::Error) tells, and of a live view its [`status`](crate::Live::status).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tracing::Instrument as _;
 use tracing::instrument::Instrumented;
 
 #[cfg(feature = "metrics")]
-use self::facade::{count, observe, set};
+use self::facade::{add, count, observe, set};
 #[cfg(not(feature = "metrics"))]
-use self::nothing::{count, observe, set};
+use self::nothing::{add, count, observe, set};
 use crate::error::{Error, ErrorKind};
 use crate::revision::{LeaseId, Revision};
 
@@ -52,6 +88,8 @@ pub const METRICS: &[Metric] = &[
     CONFLICTS,
     WATCH_INTERRUPTIONS,
     RESYNCS,
+    VIEWS,
+    VIEWS_DEGRADED,
     VIEW_REVISION,
     VIEW_STALENESS,
     VIEW_APPLIED,
@@ -146,12 +184,28 @@ const RESYNCS: Metric = Metric {
     meaning: "times that a watch started again from the present state, since its history was gone",
 };
 
+const VIEWS: Metric = Metric {
+    name: "etcd_typed_views",
+    kind: MetricKind::Gauge,
+    labels: &["pattern"],
+    unit: MetricUnit::Count,
+    meaning: "live views that there are",
+};
+
+const VIEWS_DEGRADED: Metric = Metric {
+    name: "etcd_typed_views_degraded",
+    kind: MetricKind::Gauge,
+    labels: &["pattern"],
+    unit: MetricUnit::Count,
+    meaning: "live views that may not show what is stored: it is rejected, or cannot be followed",
+};
+
 const VIEW_REVISION: Metric = Metric {
     name: "etcd_typed_view_revision",
     kind: MetricKind::Gauge,
     labels: &["pattern"],
     unit: MetricUnit::Count,
-    meaning: "revision of the state that a live view shows",
+    meaning: "revision up to which a live view has everything",
 };
 
 const VIEW_STALENESS: Metric = Metric {
@@ -159,7 +213,7 @@ const VIEW_STALENESS: Metric = Metric {
     kind: MetricKind::Gauge,
     labels: &["pattern"],
     unit: MetricUnit::Seconds,
-    meaning: "time since the server last proved that a live view has seen everything",
+    meaning: "time since the last proof that a live view has everything, at the latest attempt to have one",
 };
 
 const VIEW_APPLIED: Metric = Metric {
@@ -175,7 +229,7 @@ const VIEW_REJECTED: Metric = Metric {
     kind: MetricKind::Counter,
     labels: &["pattern"],
     unit: MetricUnit::Count,
-    meaning: "states that a live view has refused, since they do not decode or fail a validation",
+    meaning: "states that a live view did not take, since they do not decode or fail a validation",
 };
 
 const LEASE_REMAINING: Metric = Metric {
@@ -194,37 +248,85 @@ const LEASES_LOST: Metric = Metric {
     meaning: "leases that ended while they were wanted",
 };
 
-/// A live view shows a new state.
-pub(crate) fn view_applied(pattern: Pattern, revision: Revision) {
-    count(&VIEW_APPLIED, &[pattern]);
-    #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53; etcd at a million writes a second gets there in 285 years")]
-    set(&VIEW_REVISION, &[pattern], revision.get() as f64);
+/// A live view, from its first state on. The gauges that count views are right for any number with one pattern, and forget it when it is dropped.
+#[derive(Debug)]
+pub(crate) struct ViewTelemetry {
+    pattern: Pattern,
+    degraded: AtomicBool,
 }
 
-/// A live view keeps its state, since the next one has so many problems. Which they are is for its status to tell: reasons may quote values.
-pub(crate) fn view_rejected(pattern: Pattern, problems: usize) {
-    tracing::warn!(target: "etcd_typed::view", pattern, problems, "a state was refused; the last good one stays");
-    count(&VIEW_REJECTED, &[pattern]);
+impl ViewTelemetry {
+    pub(crate) fn new(pattern: Pattern, revision: Revision) -> Self {
+        add(&VIEWS, &[pattern], 1.0);
+        let view = Self { pattern, degraded: AtomicBool::new(false) };
+        view.applied(revision);
+        view
+    }
+
+    /// It shows a new state.
+    pub(crate) fn applied(&self, revision: Revision) {
+        tracing::debug!(target: "etcd_typed::view", pattern = self.pattern, %revision, "applied");
+        count(&VIEW_APPLIED, &[self.pattern]);
+        self.progressed(revision);
+    }
+
+    /// Its state is that of a later revision.
+    pub(crate) fn progressed(&self, revision: Revision) {
+        #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53; etcd at a million writes a second gets there in 285 years")]
+        set(&VIEW_REVISION, &[self.pattern], revision.get() as f64);
+    }
+
+    /// It keeps its state, since the one of this revision has so many problems. Which they are is for its status to tell: reasons may quote values.
+    pub(crate) fn rejected(&self, revision: Revision, problems: usize) {
+        tracing::warn!(target: "etcd_typed::view", pattern = self.pattern, %revision, problems, "rejected");
+        count(&VIEW_REJECTED, &[self.pattern]);
+    }
+
+    /// Whether anything is wrong with it now.
+    pub(crate) fn degraded(&self, now: bool) {
+        if self.degraded.swap(now, Ordering::Relaxed) == now {
+            return;
+        }
+        add(&VIEWS_DEGRADED, &[self.pattern], if now { 1.0 } else { -1.0 });
+        if !now {
+            tracing::info!(target: "etcd_typed::view", pattern = self.pattern, "recovered");
+        }
+    }
 }
 
-/// So much time has passed since the last proof that a live view has seen everything.
+impl Drop for ViewTelemetry {
+    fn drop(&mut self) {
+        add(&VIEWS, &[self.pattern], -1.0);
+        if *self.degraded.get_mut() {
+            add(&VIEWS_DEGRADED, &[self.pattern], -1.0);
+        }
+    }
+}
+
+/// So much time has passed since the last proof that the views of a directory have seen everything.
 pub(crate) fn view_staleness(pattern: Pattern, staleness: Duration) {
     set(&VIEW_STALENESS, &[pattern], staleness.as_secs_f64());
 }
 
 /// How far the server is could not be asked: the staleness of the views grows.
 pub(crate) fn view_unproved(pattern: Pattern, error: &Error) {
-    tracing::debug!(target: "etcd_typed::view", pattern, cause = cause(error.kind()), error = error.message(), "not proved");
+    let cause = cause(error.kind());
+    tracing::debug!(target: "etcd_typed::view", pattern, cause, error = words(error), "not proved");
 }
 
-/// What is to feed the views was refused, or there is nothing that can be read; it is tried again.
-pub(crate) fn view_refused(pattern: Pattern, error: &Error) {
-    tracing::warn!(target: "etcd_typed::view", pattern, cause = cause(error.kind()), error = error.message(), "refused");
+/// The watch of live views was refused, or nothing can be read; it is tried again. `first`: until now it was followed.
+pub(crate) fn watch_refused(pattern: Pattern, error: &Error, first: bool) {
+    let cause = cause(error.kind());
+    tracing::warn!(target: "etcd_typed::watch", pattern, cause, error = words(error), "refused");
+    if first {
+        count(&WATCH_INTERRUPTIONS, &[pattern, cause]);
+    }
 }
 
-/// The server has what a watch did not tell, or another history than the one that is watched.
+/// The server has what the watch of live views did not tell, or another history than the one that is watched; it starts again from the present state.
 pub(crate) fn watch_disproved(pattern: Pattern) {
-    tracing::warn!(target: "etcd_typed::watch", pattern, "tells less than the server has; started anew");
+    tracing::warn!(target: "etcd_typed::watch", pattern, "disproved");
+    count(&RESYNCS, &[pattern, "disproved"]);
 }
 
 /// What stands for a directory or a key in metrics and events. It is known when the program is compiled, so there are few and none has a key in it that a
@@ -260,33 +362,33 @@ impl Operation {
     /// Somebody else wrote first; the operation starts again as long as the policy allows.
     pub(crate) fn conflict(self) {
         let Self { op, pattern } = self;
-        tracing::debug!(target: "etcd_typed::operation", op, pattern, "somebody else wrote first");
+        tracing::debug!(target: "etcd_typed::operation", op, pattern, "conflict");
         count(&CONFLICTS, &[pattern, op]);
     }
 }
 
 /// A write went well, and what it replaced or deleted is not a value of the type. Why is not told: the reason may quote it.
 pub(crate) fn previous_undecodable(pattern: Pattern) {
-    tracing::warn!(target: "etcd_typed::call", pattern, "what was there before cannot be decoded");
+    tracing::warn!(target: "etcd_typed::operation", pattern, "previous value undecodable");
 }
 
 /// A watch that was followed is not any more, and will be resumed.
 pub(crate) fn watch_interrupted(pattern: Pattern, error: &Error) {
     let cause = cause(error.kind());
-    tracing::info!(target: "etcd_typed::watch", pattern, cause, error = error.message(), "interrupted");
+    tracing::info!(target: "etcd_typed::watch", pattern, cause, error = words(error), "interrupted");
     count(&WATCH_INTERRUPTIONS, &[pattern, cause]);
 }
 
 /// The reader of a watch was so slow that the store gave it up; it is resumed at once and nothing is lost.
 pub(crate) fn watch_lagged(pattern: Pattern) {
-    tracing::info!(target: "etcd_typed::watch", pattern, cause = "lagged", "interrupted");
+    tracing::info!(target: "etcd_typed::watch", pattern, "lagged");
     count(&WATCH_INTERRUPTIONS, &[pattern, "lagged"]);
 }
 
 /// An attempt to resume a watch failed, the first or a later one.
 pub(crate) fn watch_attempt_failed(pattern: Pattern, resume: Revision, error: &Error) {
     let cause = cause(error.kind());
-    tracing::debug!(target: "etcd_typed::watch", pattern, %resume, cause, error = error.message(), "tried again after a while");
+    tracing::debug!(target: "etcd_typed::watch", pattern, %resume, cause, error = words(error), "not resumed yet");
 }
 
 /// A watch is followed again, from where it broke.
@@ -296,18 +398,18 @@ pub(crate) fn watch_resumed(pattern: Pattern, interrupted: Duration) {
 
 /// A watch starts again from the state at `revision`, since what came after `seen` cannot be had.
 pub(crate) fn resynced(pattern: Pattern, cause: &'static str, revision: Revision, seen: Revision) {
-    tracing::warn!(target: "etcd_typed::watch", pattern, cause, %revision, %seen, "started again from the present state");
+    tracing::warn!(target: "etcd_typed::watch", pattern, cause, %revision, %seen, "resynced");
     count(&RESYNCS, &[pattern, cause]);
 }
 
 /// A batch came that was seen before, as the first of a resumed watch is, or because of etcd issue 15271.
 pub(crate) fn batch_dropped(pattern: Pattern, revision: Revision) {
-    tracing::trace!(target: "etcd_typed::watch", pattern, %revision, "dropped: seen before");
+    tracing::trace!(target: "etcd_typed::watch", pattern, %revision, "seen before");
 }
 
 /// A server said that a watch had everything up to `progress`, and then sent an earlier change (etcd issue 15220).
 pub(crate) fn progress_lied(pattern: Pattern, revision: Revision, progress: Revision) {
-    tracing::warn!(target: "etcd_typed::watch", pattern, %revision, %progress, "progress was told too early and counts no more");
+    tracing::warn!(target: "etcd_typed::watch", pattern, %revision, %progress, "progress told too early");
 }
 
 /// An attempt to keep a lease alive ended, when it had so much left.
@@ -318,7 +420,7 @@ pub(crate) fn lease_remaining(remaining: Duration) {
 /// An attempt to keep a lease alive failed; it is made again while the lease may be there.
 pub(crate) fn lease_attempt_failed(lease: LeaseId, remaining: Duration, error: &Error) {
     let cause = cause(error.kind());
-    tracing::warn!(target: "etcd_typed::lease", %lease, ?remaining, cause, error = error.message(), "not kept alive");
+    tracing::warn!(target: "etcd_typed::lease", %lease, ?remaining, cause, error = words(error), "not kept alive");
 }
 
 /// A lease that was wanted ended.
@@ -330,7 +432,24 @@ pub(crate) fn lease_lost(lease: LeaseId, cause: &'static str) {
 /// A lease that is not wanted any more could not be ended; it runs out by itself.
 pub(crate) fn lease_not_revoked(lease: LeaseId, error: &Error) {
     let cause = cause(error.kind());
-    tracing::debug!(target: "etcd_typed::lease", %lease, cause, error = error.message(), "not revoked; it runs out");
+    tracing::debug!(target: "etcd_typed::lease", %lease, cause, error = words(error), "not revoked");
+}
+
+/// What a server or a connection said. Of errors about a key it is left out: the words name it.
+fn words(error: &Error) -> &str {
+    match error.kind() {
+        ErrorKind::HistoryLost
+        | ErrorKind::LeaseLost
+        | ErrorKind::NoSpace
+        | ErrorKind::PermissionDenied
+        | ErrorKind::Server
+        | ErrorKind::Timeout
+        | ErrorKind::Tls
+        | ErrorKind::TooLarge
+        | ErrorKind::Unauthenticated
+        | ErrorKind::Unavailable => error.message(),
+        _ => "",
+    }
 }
 
 /// The name of a kind as a label.
@@ -377,6 +496,11 @@ mod facade {
         metrics::gauge!(metric.name, labels(metric, values)).set(value);
     }
 
+    /// That much more of a gauge.
+    pub(super) fn add(metric: &'static Metric, values: &[&'static str], difference: f64) {
+        metrics::gauge!(metric.name, labels(metric, values)).increment(difference);
+    }
+
     pub(super) fn observe(metric: &'static Metric, value: f64) {
         metrics::histogram!(metric.name).record(value);
     }
@@ -393,6 +517,8 @@ mod nothing {
     pub(super) fn count(_: &'static Metric, _: &[&'static str]) {}
 
     pub(super) fn set(_: &'static Metric, _: &[&'static str], _: f64) {}
+
+    pub(super) fn add(_: &'static Metric, _: &[&'static str], _: f64) {}
 
     pub(super) fn observe(_: &'static Metric, _: f64) {}
 }

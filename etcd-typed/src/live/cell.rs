@@ -13,11 +13,14 @@ use super::status::{Cause, LiveStatus, Rewound};
 use super::upstream::Upstream;
 use crate::error::{Error, ErrorKind, Problem, Result};
 use crate::revision::Revision;
+use crate::telemetry::{Pattern, ViewTelemetry};
 use crate::version::Versioned;
 
 pub(super) struct Cell<T> {
     state: ArcSwap<Versioned<T>>,
     book: watch::Sender<Book<T>>,
+    /// Told after the book was written and never while it is locked: who listens may look into it.
+    telemetry: ViewTelemetry,
     /// What feeds it; the last cell to go ends the watch.
     upstream: Arc<Upstream>,
 }
@@ -41,7 +44,7 @@ pub(super) struct Book<T> {
 }
 
 impl<T> Cell<T> {
-    pub(super) fn new(state: Versioned<T>, keep: usize, upstream: Arc<Upstream>) -> Self {
+    pub(super) fn new(state: Versioned<T>, keep: usize, upstream: Arc<Upstream>, pattern: Pattern) -> Self {
         let state = Arc::new(state);
         let revision = state.revision();
         let book = Book {
@@ -56,7 +59,7 @@ impl<T> Cell<T> {
             ended: None,
             rewound: None,
         };
-        Self { state: ArcSwap::new(state), book: watch::Sender::new(book), upstream }
+        Self { state: ArcSwap::new(state), book: watch::Sender::new(book), telemetry: ViewTelemetry::new(pattern, revision), upstream }
     }
 
     pub(super) fn state(&self) -> &ArcSwap<Versioned<T>> {
@@ -118,20 +121,25 @@ impl<T> Cell<T> {
             book.good = revision;
             book.look(revision, rewinds);
         });
+        self.telemetry.applied(revision);
+        self.tell_health();
     }
 
     /// What is stored as of `revision` is no good.
     pub(super) fn reject(&self, problems: Arc<[Problem]>, revision: Revision, rewinds: bool) {
+        let count = problems.len();
         self.book.send_modify(|book| {
             let since = book.rejected.as_ref().map_or_else(Instant::now, |(since, _)| *since);
             book.rejected = Some((since, problems));
             book.look(revision, rewinds);
         });
+        self.telemetry.rejected(revision, count);
+        self.tell_health();
     }
 
     /// Nothing of the view's changed up to `revision`.
     pub(super) fn progress(&self, revision: Revision) {
-        self.book.send_if_modified(|book| {
+        let news = self.book.send_if_modified(|book| {
             let news = revision > book.seen;
             if news {
                 book.seen = revision;
@@ -141,6 +149,9 @@ impl<T> Cell<T> {
             }
             news
         });
+        if news {
+            self.telemetry.progressed(self.book().good);
+        }
     }
 
     pub(super) fn interrupted(&self, trouble: Option<&(Instant, Arc<Error>)>) {
@@ -149,10 +160,17 @@ impl<T> Cell<T> {
             book.interrupted = trouble.cloned();
             news
         });
+        self.tell_health();
     }
 
     pub(super) fn end(&self) {
         self.book.send_modify(|book| book.ended = Some(Instant::now()));
+        self.tell_health();
+    }
+
+    fn tell_health(&self) {
+        let degraded = !self.book().is_live();
+        self.telemetry.degraded(degraded);
     }
 }
 
@@ -186,6 +204,10 @@ impl<T> Book<T> {
 
     pub(super) fn rewound(&self) -> Option<Rewound> {
         self.rewound
+    }
+
+    fn is_live(&self) -> bool {
+        self.ended.is_none() && self.rejected.is_none() && self.interrupted.is_none()
     }
 
     pub(super) fn status(&self) -> LiveStatus {

@@ -288,7 +288,10 @@ impl Task {
 
     fn proof_outcome(&mut self, outcome: Outcome) -> Option<Stop> {
         match outcome {
-            Outcome::Open => None,
+            Outcome::Open => {
+                self.tell_staleness();
+                None
+            }
             Outcome::Proved { asked, revision } => {
                 if let Some(mirror) = &mut self.mirror {
                     mirror.advance(revision);
@@ -349,7 +352,7 @@ impl Task {
 
     /// The watch ended. What time mends is waited for within it, so this is a refusal, or nothing was ever read.
     fn fail(&mut self, error: Error) {
-        telemetry::view_refused(self.pattern, &error);
+        telemetry::watch_refused(self.pattern, &error, self.mirror.is_some() && self.trouble.is_none());
         self.tell_staleness();
         let since = self.trouble.as_ref().map_or_else(std::time::Instant::now, |(since, _)| *since);
         let error = Arc::new(error);

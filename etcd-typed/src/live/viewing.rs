@@ -15,7 +15,7 @@ use crate::key::Key;
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::store::{BoxFuture, Span, Store};
-use crate::telemetry::{self, Pattern};
+use crate::telemetry::Pattern;
 use crate::version::Versioned;
 
 /// How many states before the present one are kept, if nothing is said.
@@ -145,12 +145,8 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
     }
 
     fn take(&mut self, candidate: Result<Versioned<T>>, revision: Revision, resynced: bool) {
-        match &candidate {
-            Ok(state) => telemetry::view_applied(self.pattern, state.revision()),
-            Err(error) => telemetry::view_rejected(self.pattern, error.problems().len()),
-        }
         match std::mem::replace(&mut self.out, Out::Gone) {
-            Out::Waiting(begin) => self.out = begin.finish(candidate),
+            Out::Waiting(begin) => self.out = begin.finish(candidate, self.pattern),
             Out::Begun(cell) => {
                 if let Some(cell) = cell.upgrade() {
                     match candidate {
@@ -166,11 +162,11 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
 }
 
 impl<T> Begin<T> {
-    fn finish(self, candidate: Result<Versioned<T>>) -> Out<T> {
+    fn finish(self, candidate: Result<Versioned<T>>, pattern: Pattern) -> Out<T> {
         let Some(upstream) = self.upstream.upgrade() else { return Out::Gone };
         match candidate {
             Ok(state) => {
-                let cell = Arc::new(Cell::new(state, self.history, upstream));
+                let cell = Arc::new(Cell::new(state, self.history, upstream, pattern));
                 let begun = Out::Begun(Arc::downgrade(&cell));
                 // If nobody waits any more the cell is gone with this.
                 let _ = self.tell.send(Ok(cell));
