@@ -293,7 +293,7 @@ async fn one_watch_serves_all_views_of_a_directory_and_the_last_ends_it() {
     for _ in 0..100 {
         others.push(soon(dir.live()).await.unwrap());
     }
-    let clones: Vec<_> = others.iter().cloned().collect();
+    let clones = others.clone();
     let pools = soon(bench.client.dir::<Pool>("/app/pool").unwrap().live()).await.unwrap();
     assert_eq!(bench.counting.counts().watch, 1, "one more, for the other directory");
     let written = dir.pool.size.set(&9).await.unwrap();

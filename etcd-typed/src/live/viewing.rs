@@ -81,7 +81,7 @@ impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
                     ErrorKind::Unavailable,
                     "the task that keeps the view is gone with its runtime, or a function of the schema panicked",
                 )
-                .at(&directory)
+                .at(directory)
             })?;
             cell.map(Live::new)
         })
