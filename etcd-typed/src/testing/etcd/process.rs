@@ -1,0 +1,206 @@
+//! What an [`Etcd`](super::Etcd) is made of: the binary and its arguments, ports, a directory, a process and the watchdog behind it.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::TlsFiles;
+
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) flags: Vec<String>,
+    pub(super) tls: Option<TlsFiles>,
+    pub(super) unsafe_no_fsync: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Ports {
+    pub(super) client: u16,
+    peer: u16,
+}
+
+impl Ports {
+    /// Ports that are free at this moment, for so many members. They are below the range that the system takes the ports of outgoing
+    /// connections from (32768 and up on Linux), so that no client sits on the port of a server that is restarted.
+    pub(super) fn free(members: usize) -> Vec<Self> {
+        let mut held = Vec::new();
+        while held.len() < 2 * members {
+            let port = fastrand::u16(10_000..32_000);
+            held.extend(TcpListener::bind(("127.0.0.1", port)).ok().map(|listener| (port, listener)));
+        }
+        held.chunks_exact(2)
+            .filter_map(|pair| match pair {
+                [(client, _), (peer, _)] => Some(Self { client: *client, peer: *peer }),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn name(&self) -> String {
+        format!("m{}", self.client)
+    }
+
+    pub(super) fn as_initial_member(&self) -> String {
+        format!("{}=http://127.0.0.1:{}", self.name(), self.peer)
+    }
+}
+
+/// The directory of one server: `data/` and `log`. Removed on drop.
+pub(super) struct DataDir(PathBuf);
+
+impl DataDir {
+    pub(super) fn new() -> Self {
+        loop {
+            let path = std::env::temp_dir().join(format!("etcd-typed-{}-{:x}", std::process::id(), fastrand::u64(..)));
+            match fs::create_dir(&path) {
+                Ok(()) => return Self(path),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => panic!("cannot make {}: {error}", path.display()),
+            }
+        }
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.0.join("data")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.0.join("log")
+    }
+
+    pub(super) fn read_log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log()).unwrap_or_default()).into_owned()
+    }
+
+    pub(super) fn log_tail(&self) -> String {
+        let log = self.read_log();
+        let lines: Vec<&str> = log.lines().collect();
+        let from = lines.len().saturating_sub(20);
+        lines.get(from..).unwrap_or_default().join("\n")
+    }
+
+    pub(super) fn clear_data(&self) {
+        if let Err(error) = fs::remove_dir_all(self.data()) {
+            panic!("cannot remove {}: {error}", self.data().display());
+        }
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // What is left over in the temporary directory fails no test.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running server, and the watchdog that ends it if this process ends without having done so.
+pub(super) struct Process {
+    server: Child,
+    watchdog: Child,
+}
+
+impl Process {
+    pub(super) fn spawn(settings: &Settings, ports: &Ports, dir: &DataDir) -> Self {
+        let log = match File::create(dir.log()).and_then(|log| Ok((log.try_clone()?, log))) {
+            Ok(log) => log,
+            Err(error) => panic!("cannot write {}: {error}", dir.log().display()),
+        };
+        let binary = binary();
+        let server = Command::new(&binary)
+            .args(arguments(settings, ports, &dir.data()))
+            .stdin(Stdio::null())
+            .stdout(log.0)
+            .stderr(log.1)
+            .spawn()
+            .unwrap_or_else(|error| no_etcd(&binary, &error));
+        let watchdog = watchdog(&server, &dir.0);
+        Self { server, watchdog }
+    }
+
+    pub(super) fn is_running(&mut self) -> bool {
+        matches!(self.server.try_wait(), Ok(None))
+    }
+
+    /// Through the shell, since the standard library sends no signal but SIGKILL.
+    pub(super) fn signal(&self, name: &str) {
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.server.id())).status();
+        assert!(sent.as_ref().is_ok_and(std::process::ExitStatus::success), "kill -{name}: {sent:?}");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The watchdog goes first: once the server is waited for, its number may be another process's. Both fail only for a process that
+        // has ended already.
+        let _ = self.watchdog.kill();
+        let _ = self.watchdog.wait();
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// Waits for the end of its input, which comes when this process ends in any way, also by SIGKILL; then kills the server and
+/// removes its directory. It ignores the signals that end a whole group of processes, since then it is needed most.
+fn watchdog(server: &Child, dir: &Path) -> Child {
+    Command::new("sh")
+        .arg("-c")
+        .arg("trap '' HUP INT TERM; read -r _; kill -KILL \"$1\"; rm -rf -- \"$2\"")
+        .arg("etcd-watchdog")
+        .arg(server.id().to_string())
+        .arg(dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start `sh`: {error}"))
+}
+
+fn arguments(settings: &Settings, ports: &Ports, data: &Path) -> Vec<String> {
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let mut arguments = vec![
+        format!("--name={}", ports.name()),
+        format!("--data-dir={}", data.display()),
+        format!("--listen-client-urls={scheme}://127.0.0.1:{}", ports.client),
+        format!("--advertise-client-urls={scheme}://127.0.0.1:{}", ports.client),
+        format!("--listen-peer-urls=http://127.0.0.1:{}", ports.peer),
+        format!("--initial-advertise-peer-urls=http://127.0.0.1:{}", ports.peer),
+        "--enable-v2=true".to_owned(),
+    ];
+    if settings.unsafe_no_fsync {
+        arguments.push("--unsafe-no-fsync=true".to_owned());
+    }
+    if let Some(TlsFiles { cert, key, client_ca }) = &settings.tls {
+        arguments.push(format!("--cert-file={}", cert.display()));
+        arguments.push(format!("--key-file={}", key.display()));
+        if let Some(ca) = client_ca {
+            arguments.push(format!("--trusted-ca-file={}", ca.display()));
+            arguments.push("--client-cert-auth=true".to_owned());
+        }
+    }
+    arguments.extend(settings.flags.iter().cloned());
+    arguments
+}
+
+pub(super) fn binary() -> PathBuf {
+    std::env::var_os("ETCD_BIN").filter(|path| !path.is_empty()).map_or_else(|| PathBuf::from("etcd"), PathBuf::from)
+}
+
+/// `etcd --version` begins with `etcd Version: 3.4.23`.
+pub(super) fn version_of(binary: &Path) -> String {
+    let output = Command::new(binary).arg("--version").output().unwrap_or_else(|error| no_etcd(binary, &error));
+    let text = String::from_utf8_lossy(&output.stdout);
+    match text.lines().find_map(|line| line.strip_prefix("etcd Version: ")) {
+        Some(version) => version.trim().to_owned(),
+        None => panic!("`{} --version` does not say its version: {text:?}", binary.display()),
+    }
+}
+
+fn no_etcd(binary: &Path, error: &std::io::Error) -> ! {
+    panic!(
+        "cannot run `{}`: {error}. This test needs a real etcd server, 3.4 or 3.5: install one (Debian, Ubuntu: `apt-get install \
+         etcd-server`), or name its binary in the environment variable ETCD_BIN",
+        binary.display()
+    )
+}
