@@ -51,7 +51,7 @@ async fn a_server_says_its_version_and_both_addresses() {
 
 #[tokio::test]
 async fn a_killed_server_is_gone_and_comes_back_with_its_data() {
-    let mut etcd = Etcd::start().await;
+    let mut etcd = Etcd::start_durable().await;
     put(&etcd, "before").await;
     etcd.kill().await;
     assert!(!etcd.is_running());
@@ -63,6 +63,18 @@ async fn a_killed_server_is_gone_and_comes_back_with_its_data() {
     assert!(!etcd.is_running());
     etcd.restart().await;
     assert!(get(&etcd).await.contains("before"));
+}
+
+/// Of a version whose single members forget it is a cluster, which this cannot show to be sound; it shows that it comes back.
+#[tokio::test]
+async fn a_durable_server_has_after_each_kill_what_it_acknowledged() {
+    let mut etcd = Etcd::start_durable().await;
+    for round in 0..10 {
+        put(&etcd, &format!("round-{round}")).await;
+        etcd.kill().await;
+        etcd.restart().await;
+        assert!(get(&etcd).await.contains(&format!("round-{round}")));
+    }
 }
 
 #[tokio::test]

@@ -7,12 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use etcd_typed::store::connect::{ConnectOptions, Endpoint};
-use etcd_typed::store::v2::V2Store;
-use etcd_typed::store::{Op, Range, Span, Store, Txn};
 use etcd_typed::testing::{Etcd, Proxy};
-use etcd_typed::{Client, Key};
+use etcd_typed::{Client, Entry, Expect};
 use tokio::time::{sleep, timeout};
 
 const CUTS: usize = 45;
@@ -21,45 +17,42 @@ const KILLS: usize = 15;
 /// Only a test that fails waits for it.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Writes until it is written once: a put whose outcome is unknown is looked up before it is sent again, by its only writer.
-async fn write_once(store: &V2Store, key: &Key, value: &str) {
-    let op = || Op::put(key, Bytes::copy_from_slice(value.as_bytes()));
+/// Writes until it is written once, by the only writer of this entry. The outcome of an attempt may be unknown, and one that hangs may be applied
+/// late; each wants the value before it, so that only one of them is.
+async fn write_once(entry: &Entry<String>, before: Option<&String>, value: &String) {
+    let expected = before.map_or(Expect::Absent, Expect::value);
     loop {
-        match store.commit(Txn { then: vec![op()], ..Txn::default() }).await {
+        match entry.compare_and_swap(expected, value).await {
             Ok(_) => return,
-            Err(error) if !error.may_have_applied() => assert!(error.is_retryable(), "{error:?}"),
-            Err(_) => loop {
-                if let Ok(found) = store.range(Range::of(Span::Key(key.clone()))).await {
-                    if found.kvs.first().is_some_and(|kv| kv.value == value.as_bytes()) {
-                        return;
-                    }
-                    break;
-                }
-            },
+            Err(error) if error.current::<String>().is_some_and(|now| **now == *value) => return,
+            Err(error) => assert!(error.is_retryable(), "{error:?}"),
         }
     }
 }
 
 #[tokio::test]
 async fn w2_w4_a_watch_yields_the_history_over_kills_and_cuts() {
-    let mut etcd = Etcd::start().await;
+    let mut etcd = Etcd::start_durable().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let client = Client::connect(&format!("etcd2://{}", proxy.endpoint())).await.unwrap();
     let mut changes = client.directory("/app").unwrap().watch().await.unwrap();
 
-    let port = etcd.port();
+    let direct = Client::connect(&etcd.url_v2()).await.unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let finished = done.clone();
     let writer = tokio::spawn(async move {
-        let store = V2Store::new(ConnectOptions::new(vec![Endpoint { host: "127.0.0.1".to_owned(), port }])).unwrap();
-        let mut written = Vec::new();
+        let entries: Vec<(String, Entry<String>)> =
+            (0..7).map(|n| format!("k{n}")).map(|name| (name.clone(), direct.entry(&format!("/app/{name}")).unwrap())).collect();
+        let mut written: Vec<(String, String)> = Vec::new();
         while !finished.load(Ordering::Relaxed) {
-            let (name, value) = (format!("k{}", written.len() % 7), written.len().to_string());
-            write_once(&store, &Key::parse("/app").unwrap().child(&name), &value).await;
-            written.push((name, value));
+            let number = written.len();
+            let (name, entry) = &entries[number % entries.len()];
+            let before = number.checked_sub(entries.len()).map(|number| number.to_string());
+            write_once(entry, before.as_ref(), &number.to_string()).await;
+            written.push((name.clone(), number.to_string()));
             sleep(Duration::from_millis(1)).await;
         }
-        write_once(&store, &Key::parse("/app/end").unwrap(), "").await;
+        write_once(&direct.entry("/app/end").unwrap(), None, &"end".to_owned()).await;
         written
     });
     let watcher = tokio::spawn(async move {

@@ -207,7 +207,7 @@ async fn an_idle_watch_outlives_the_window_and_moves_its_start_on() {
 
 #[tokio::test]
 async fn nothing_is_lost_or_doubled_over_kills_of_the_server() {
-    let mut etcd = Etcd::start().await;
+    let mut etcd = Etcd::start_durable().await;
     let store = connect(etcd.port());
     let mut yielded = put(&store, "/app/start", "x").await;
     let mut seen = Vec::new();
@@ -256,9 +256,7 @@ async fn a_store_that_starts_anew_is_behind() {
     for _ in 0..20 {
         start = put(&store, "/app/a", "x").await;
     }
-    etcd.kill().await;
     etcd.wipe().await;
-    etcd.restart().await;
     match last(watch(&store, below("/app"), start).await).await.unwrap() {
         WatchItem::Behind(revision) => assert!(revision < start),
         other => panic!("{other:?}"),
