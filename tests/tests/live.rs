@@ -285,6 +285,20 @@ async fn wait_for_revision_reaches_what_was_written_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_view_costs_one_read_and_one_watch() {
+    let bench = bench();
+    bench.dir().set(&limits()).await.unwrap();
+    bench.counting.take();
+    let live = soon(bench.dir().live()).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let counts = bench.counting.take();
+    assert_eq!((counts.range, counts.watch, counts.total()), (1, 1, 2));
+    assert!(live.staleness() < Duration::from_secs(2));
+    let again = soon(bench.dir().live()).await.unwrap();
+    assert_eq!((bench.counting.take().total(), again.status().is_live()), (1, true), "that nothing newer is there");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_watch_serves_all_views_of_a_directory_and_the_last_ends_it() {
     let bench = bench();
     let (dir, live) = bench.open().await;

@@ -174,6 +174,11 @@ enum News {
 
 impl Task {
     async fn run(mut self) {
+        // What is read for the first view is no older than its call, and needs no proof.
+        match self.commands.recv().await {
+            None => return,
+            Some(command) => self.command(command),
+        };
         loop {
             match self.follow().await {
                 Stop::Closed => return,
@@ -241,7 +246,9 @@ impl Task {
         match command {
             Command::Attach(feed) => {
                 self.feeds.push(Attached { feed, since: Instant::now(), begun: false });
-                self.proof.ask();
+                if self.mirror.is_some() {
+                    self.proof.ask();
+                }
             }
             Command::Want(revision) => self.proof.want(revision),
         }
@@ -279,10 +286,10 @@ impl Task {
                 let outcome = self.proof.seen(mirror.revision());
                 // What is seen disproves nothing.
                 self.proof_outcome(outcome);
+                if is_reset {
+                    self.proof.ask();
+                }
             }
-        }
-        if is_reset {
-            self.proof.ask();
         }
     }
 
@@ -344,7 +351,7 @@ impl Task {
         for attached in &mut self.feeds {
             attached.feed.interrupted(trouble.as_ref());
         }
-        if trouble.is_none() {
+        if self.trouble.is_some() && trouble.is_none() {
             self.proof.ask();
         }
         self.trouble = trouble;
