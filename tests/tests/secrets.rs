@@ -1,0 +1,700 @@
+//! A distinctive text is planted wherever a secret can be, and every output of the library is searched for it: `Debug` and `Display` of all that the
+//! library hands out, errors with all that is in them, and everything that is told through `tracing` (or `log`), by whatever crate, at the finest level.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::fmt::{Debug, Display};
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_typed::store::memory::MemoryStore;
+use etcd_typed::testing::{Etcd, Mode, Proxy};
+use etcd_typed::{Changes, Client, Entry, EntryMap, Error, ErrorKind, EtcdSchema, EtcdValue, Expect, Schema, UpdateError, ValueError};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::FmtSpan;
+
+/// Only a test that fails waits for it.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What must not be seen. No name of a key, a field or a function has it.
+const SECRET: &str = "xyzzy";
+
+/// A value that tells itself wherever it can: to whoever prints it, and in the reasons of its own refusals.
+#[derive(Clone, Debug, PartialEq)]
+struct Word(String);
+
+impl Word {
+    fn new(text: &str) -> Self {
+        Self(format!("{text} {SECRET}"))
+    }
+
+    fn good() -> Self {
+        Self::new("good")
+    }
+}
+
+impl EtcdValue for Word {
+    const TYPE: &'static str = "word";
+
+    fn encode(&self) -> Result<Bytes, ValueError> {
+        if self.0.starts_with("unstorable") {
+            Err(ValueError::new(format!("not to be stored: {self:?}")))
+        } else {
+            Ok(self.0.clone().into())
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
+        let text = std::str::from_utf8(bytes).map_err(ValueError::new)?;
+        if text.starts_with("unreadable") { Err(ValueError::new(format!("not to be read: {text}"))) } else { Ok(Self(text.to_owned())) }
+    }
+}
+
+fn refused(word: &Word) -> Result<(), String> {
+    if word.0.starts_with("refused") { Err(format!("refused: {word:?}")) } else { Ok(()) }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Document {
+    number: u32,
+    text: String,
+}
+
+/// Every place that a secret can be in. It has no `Debug`: that would be its own, not the library's.
+#[derive(EtcdSchema, Clone, PartialEq)]
+#[etcd(validate = tells_all)]
+struct Vault {
+    user: String,
+    #[etcd(secret, validate = refused)]
+    leaf: Word,
+    #[etcd(secret, alias = "old_maybe", validate = refused)]
+    maybe: Option<Word>,
+    #[etcd(secret, default = Word(String::from("default xyzzy")))]
+    with_default: Word,
+    #[etcd(secret, json)]
+    document: Document,
+    #[etcd(secret, with = backwards)]
+    backwards: Word,
+    #[etcd(dir)]
+    nested: Nested,
+    #[etcd(flatten)]
+    beside: Beside,
+    #[etcd(dir)]
+    by_name: BTreeMap<String, Nested>,
+    #[etcd(entries, secret, validate = refused)]
+    tokens: BTreeMap<String, Word>,
+}
+
+#[derive(EtcdSchema, Clone, PartialEq)]
+#[etcd(validate = tells_nested)]
+struct Nested {
+    #[etcd(secret, validate = refused)]
+    inner: Word,
+}
+
+#[derive(EtcdSchema, Clone, PartialEq)]
+struct Beside {
+    #[etcd(secret, validate = refused)]
+    flat: Word,
+}
+
+mod backwards {
+    use super::Word;
+
+    pub(super) fn encode(word: &Word) -> Result<String, String> {
+        if word.0.starts_with("unstorable") { Err(format!("{word:?}")) } else { Ok(word.0.clone()) }
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Word, String> {
+        let text = String::from_utf8(bytes.to_vec()).map_err(|error| error.to_string())?;
+        if text.starts_with("unreadable") { Err(text) } else { Ok(Word(text)) }
+    }
+}
+
+fn tells_all(vault: &Vault) -> Result<(), String> {
+    if vault.user == "tell" { Err(format!("{:?} {:?} {:?}", vault.leaf, vault.nested.inner, vault.tokens)) } else { Ok(()) }
+}
+
+fn tells_nested(nested: &Nested) -> Result<(), String> {
+    if nested.inner.0.starts_with("whole") { Err(format!("{:?}", nested.inner)) } else { Ok(()) }
+}
+
+fn vault_of(word: &Word) -> Vault {
+    Vault {
+        user: "me".to_owned(),
+        leaf: word.clone(),
+        maybe: Some(word.clone()),
+        with_default: word.clone(),
+        document: Document { number: 1, text: word.0.clone() },
+        backwards: word.clone(),
+        nested: Nested { inner: word.clone() },
+        beside: Beside { flat: word.clone() },
+        by_name: BTreeMap::from([("x".to_owned(), Nested { inner: word.clone() })]),
+        tokens: BTreeMap::from([("t".to_owned(), word.clone())]),
+    }
+}
+
+/// The keys whose values are words.
+const WORDS: [&str; 8] = ["leaf", "maybe", "with_default", "backwards", "nested/inner", "flat", "by_name/x/inner", "tokens/t"];
+
+/// Whether a text has the secret in it, in any of the forms that `Debug` has for text and bytes.
+fn shows(text: &str) -> bool {
+    let bytes: Vec<_> = SECRET.bytes().map(|byte| byte.to_string()).collect();
+    let hex: String = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect();
+    // In base64, at each of the three offsets that a text can be at.
+    let base64 = ["eHl6en", "h5enp5", "4eXp6e"];
+    text.contains(SECRET) || text.contains(&bytes.join(", ")) || text.contains(&hex) || base64.iter().any(|form| text.contains(form))
+}
+
+#[test]
+fn the_secret_is_found_where_it_is() {
+    assert!(shows(&format!("{:?}", Word::good())));
+    assert!(shows(&format!("{:?}", Bytes::from_static(SECRET.as_bytes()))));
+    assert!(shows(&format!("{:?}", SECRET.as_bytes())));
+    assert!(shows("78797a7a79") && shows("eHl6enk=") && shows("YXh5enp5"));
+    assert!(!shows("*** /vault/leaf"));
+}
+
+/// Everything that was said, and by what.
+#[derive(Default)]
+struct Said(Vec<(String, String)>);
+
+impl Said {
+    fn say(&mut self, what: &str, thing: &dyn Debug) {
+        self.0.push((what.to_owned(), format!("{thing:?} {thing:#?}")));
+    }
+
+    fn print(&mut self, what: &str, thing: &dyn Display) {
+        self.0.push((what.to_owned(), format!("{thing} {thing:#}")));
+    }
+
+    /// An error of this kind, with all that is in it.
+    fn error<T>(&mut self, what: &str, result: Result<T, Error>, kind: ErrorKind) -> Error {
+        let Err(error) = result else { panic!("{what}: no error") };
+        assert_eq!(error.kind(), kind, "{what}: {error}");
+        self.all_of(what, &error);
+        error
+    }
+
+    fn all_of(&mut self, what: &str, error: &Error) {
+        self.say(what, error);
+        self.print(what, error);
+        self.say(what, &error.problems());
+        error.problems().iter().for_each(|problem| self.print(what, problem));
+        let mut source = error.source();
+        while let Some(cause) = source {
+            self.say(what, &cause);
+            self.print(what, &cause);
+            source = cause.source();
+        }
+    }
+
+    fn has_no_secret(&self) {
+        let shown: Vec<_> = self.0.iter().filter(|(_, text)| shows(text)).collect();
+        assert!(shown.is_empty(), "{} of {}: {shown:#?}", shown.len(), self.0.len());
+    }
+}
+
+/// What was told through `tracing` and `log`, of the whole process.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn start() -> Self {
+        static LOG: OnceLock<Log> = OnceLock::new();
+        let start = || {
+            let log = Self::default();
+            let subscriber = tracing_subscriber::fmt().with_max_level(tracing_subscriber::filter::LevelFilter::TRACE);
+            subscriber.with_span_events(FmtSpan::FULL).with_ansi(false).with_writer(log.clone()).init();
+            log
+        };
+        LOG.get_or_init(start).clone()
+    }
+
+    fn lines(&self) -> Vec<String> {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).lines().map(str::to_owned).collect()
+    }
+
+    fn has_no_secret(&self) {
+        let lines = self.lines();
+        let shown: Vec<_> = lines.iter().filter(|line| shows(line)).take(20).collect();
+        assert!(shown.is_empty(), "of {} lines: {shown:#?}", lines.len());
+    }
+
+    fn heard(&self, target: &str) {
+        let lines = self.lines();
+        assert!(lines.iter().any(|line| line.contains(target)), "nothing of {target} in {} lines", lines.len());
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'w> MakeWriter<'w> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'w self) -> Self {
+        self.clone()
+    }
+}
+
+/// A store whose history can be lost under a client.
+enum Place {
+    Memory(MemoryStore),
+    Server { etcd: Etcd, proxy: Proxy },
+}
+
+/// A client that may be cut off, one that is not, and what is between them.
+struct Scene {
+    place: Place,
+    client: Client,
+    direct: Client,
+    said: Said,
+}
+
+impl Scene {
+    async fn memory() -> Self {
+        let store = MemoryStore::new();
+        let client = Client::with_store(store.clone());
+        Self { place: Place::Memory(store), direct: client.clone(), client, said: Said::default() }
+    }
+
+    async fn server(scheme: &str) -> Self {
+        let etcd = Etcd::start().await;
+        let proxy = Proxy::to(etcd.endpoint()).await;
+        let direct = Client::connect(&format!("{scheme}://{}", etcd.endpoint())).await.unwrap();
+        let client = Client::builder(&format!("{scheme}://{}", proxy.endpoint())).connect().await.unwrap();
+        Self { place: Place::Server { etcd, proxy }, client, direct, said: Said::default() }
+    }
+
+    fn vault(&self) -> VaultDir {
+        self.client.dir::<Vault>("/vault").unwrap()
+    }
+
+    /// As anybody writes it.
+    async fn put(&self, path: &str, value: &str) {
+        self.direct.entry::<String>(&format!("/vault/{path}")).unwrap().set(&value.to_owned()).await.unwrap();
+    }
+
+    async fn fill(&self, word: &Word) {
+        self.direct.dir::<Vault>("/vault").unwrap().set(&vault_of(word)).non_atomic().await.unwrap();
+    }
+
+    /// The client's watches are cut, things change, and what happened in between is forgotten.
+    async fn lose_history(&self, changed: &Word) {
+        match &self.place {
+            Place::Memory(store) => {
+                store.faults().drop_connections();
+                self.fill(changed).await;
+                store.faults().compact();
+            }
+            Place::Server { etcd, proxy } => {
+                proxy.set(Mode::Refuse).await;
+                proxy.cut();
+                self.fill(changed).await;
+                if self.direct.store().capabilities().past_revisions {
+                    etcd.compact().await;
+                } else {
+                    // v2 keeps the last 1000 events of the whole store.
+                    let other = self.direct.entry::<u32>("/other").unwrap();
+                    for n in 0..1001 {
+                        other.set(&n).await.unwrap();
+                    }
+                }
+                proxy.set(Mode::Pass).await;
+            }
+        }
+    }
+
+    async fn run(mut self) {
+        let log = Log::start();
+        self.handles().await;
+        self.writes().await;
+        self.conflicts().await;
+        self.what_is_refused().await;
+        self.what_is_unreadable().await;
+        self.dry_runs().await;
+        self.watches().await;
+        self.views().await;
+        self.out_of_reach().await;
+        self.said.has_no_secret();
+        log.heard("etcd_typed::operation");
+        log.has_no_secret();
+    }
+
+    async fn handles(&mut self) {
+        let vault = self.vault();
+        let (token, dir) = (vault.tokens.entry("t").unwrap(), vault.by_name.dir("x").unwrap());
+        let things: [&dyn Debug; 14] = [
+            &self.client,
+            &vault,
+            &vault.leaf,
+            &vault.maybe,
+            &vault.with_default,
+            &vault.document,
+            &vault.nested,
+            &vault.beside,
+            &vault.by_name,
+            &vault.tokens,
+            &token,
+            &dir,
+            &Vault::describe(),
+            &vault.tokens.stream(),
+        ];
+        things.iter().for_each(|thing| self.said.say("a handle", thing));
+        self.said.print("the table", Vault::describe());
+        self.said.print("the table as JSON", &serde_json::to_string(Vault::describe()).unwrap());
+    }
+
+    async fn writes(&mut self) {
+        let vault = self.vault();
+        let (word, value) = (Word::good(), vault_of(&Word::good()));
+        let map = BTreeMap::from([("t".to_owned(), word.clone())]);
+        let dirs = BTreeMap::from([("x".to_owned(), Nested { inner: word.clone() })]);
+        let things: [&dyn Debug; 9] = [
+            &vault.set(&value),
+            &vault.create(&value),
+            &vault.update(|vault| vault.leaf = word.clone()),
+            &vault.leaf.set(&word),
+            &vault.leaf.compare_and_swap(Expect::value(&word), &word),
+            &vault.leaf.modify(|_| Some(word.clone())),
+            &vault.tokens.set(&map),
+            &vault.by_name.set(&dirs),
+            &self.client.transaction().set(&vault.leaf, &word).expect(&vault.leaf, Expect::value(&word)),
+        ];
+        things.iter().for_each(|thing| self.said.say("a write that is to be", thing));
+
+        vault.set(&value).non_atomic().await.unwrap();
+        vault.tokens.set(&map).non_atomic().await.unwrap();
+        vault.by_name.set(&dirs).non_atomic().await.unwrap();
+        assert!(vault.get().await.unwrap().into_inner() == value);
+        // What a secret's own handle answers. (A struct's `Debug` is its own.)
+        let token = vault.tokens.entry("t").unwrap();
+        for entry in [&vault.leaf, &vault.maybe, &vault.with_default, &vault.backwards, &vault.nested.inner, &vault.beside.flat, &token] {
+            let read = entry.get().await.unwrap();
+            assert_eq!(read.as_deref(), Some(&word));
+            self.said.say("a read", &read);
+            self.said.say("a part of a read", &read.unwrap().map(|word| word.0));
+            self.said.say("a swap", &entry.swap(&word).await.unwrap());
+            self.said.say("an update", &entry.modify(|_| Some(Word::new("better"))).await.unwrap());
+            self.said.say("an update of nothing", &entry.modify(|word| word).await.unwrap());
+            self.said.say("a value that is waited for", &entry.wait_for(|word| word.is_some()).await.unwrap());
+            self.said.say("a deletion", &entry.delete().await.unwrap());
+            entry.create(&word).await.unwrap();
+            self.said.say("a deletion with a condition", &entry.compare_and_delete(Expect::value(&word)).await.unwrap());
+            entry.set(&word).await.unwrap();
+        }
+        self.said.say("a read of JSON", &vault.document.get().await.unwrap());
+        self.said.say("a read of a map", &vault.tokens.get().await.unwrap());
+        let mut pages = vault.tokens.stream();
+        while let Some(page) = pages.next().await {
+            self.said.say("a page", &page.unwrap());
+        }
+    }
+
+    async fn conflicts(&mut self) {
+        let vault = self.vault();
+        self.fill(&Word::good()).await;
+        let (old, new) = (vault.get().await.unwrap(), vault_of(&Word::new("new")));
+        let leaf = vault.leaf.get().await.unwrap();
+        vault.leaf.set(&Word::new("other")).await.unwrap();
+        for expected in [Expect::from(&leaf), Expect::value(&Word::good()), Expect::Absent] {
+            let error = self.said.error("a swap", vault.leaf.compare_and_swap(expected, &Word::new("new")).await, ErrorKind::Conflict);
+            assert_eq!(error.current::<Word>().map(|word| &**word), Some(&Word::new("other")));
+            self.said.say("what is there", &error.current::<Word>());
+            self.said.error("a deletion", vault.leaf.compare_and_delete(expected).await, ErrorKind::Conflict);
+        }
+        let error = self.said.error("a creation", vault.leaf.create(&Word::new("new")).await, ErrorKind::AlreadyExists);
+        self.said.say("what is there", &error.current::<Word>());
+        self.said.error("a creation", vault.create(&new).non_atomic().await, ErrorKind::AlreadyExists);
+        self.said.error("a swap", vault.compare_and_swap(&old, &new).non_atomic().await, ErrorKind::Conflict);
+        self.said.error("a deletion", vault.compare_and_delete(&old).non_atomic().await, ErrorKind::Conflict);
+        let transaction = self.client.transaction().expect(&vault.leaf, Expect::value(&Word::good())).set(&vault.leaf, &Word::good());
+        self.said.error("a transaction", transaction.await, ErrorKind::Conflict);
+        let refusal: Result<_, UpdateError<Word>> = vault.try_update(|_| Err(Word("no secret".to_owned()))).await;
+        self.said.say("an update that is refused", &refusal.err());
+    }
+
+    /// By the value's own form, its validation, or that of a struct around it.
+    async fn what_is_refused(&mut self) {
+        let vault = self.vault();
+        for (word, kind) in [(Word::new("unstorable"), ErrorKind::Encode), (Word::new("refused"), ErrorKind::Invalid)] {
+            let token = vault.tokens.entry("t").unwrap();
+            for entry in [&vault.leaf, &vault.maybe, &vault.nested.inner, &vault.beside.flat, &token] {
+                self.said.error("a field", entry.set(&word).await, kind);
+                self.said.error("a field", entry.modify(|_| Some(word.clone())).await, kind);
+            }
+            let map = BTreeMap::from([("t".to_owned(), word.clone())]);
+            self.said.error("a map", vault.tokens.set(&map).await, ErrorKind::Invalid);
+            self.said.error("a diff of a map", vault.tokens.diff(&map).await, ErrorKind::Invalid);
+            let error = self.said.error("a struct", vault.set(&vault_of(&word)).await, ErrorKind::Invalid);
+            assert!(error.problems().len() >= 6, "{error}");
+            self.said.error("an update", vault.update(|vault| *vault = vault_of(&word)).non_atomic().await, ErrorKind::Invalid);
+            let transaction = self.client.transaction().set_dir(&vault.nested, &Nested { inner: word.clone() });
+            self.said.error("a transaction", transaction.await, ErrorKind::Invalid);
+        }
+        self.said.error("a field of another form", vault.backwards.set(&Word::new("unstorable")).await, ErrorKind::Encode);
+        let told = Vault { user: "tell".to_owned(), ..vault_of(&Word::new("whole")) };
+        let error = self.said.error("a whole struct", vault.set(&told).await, ErrorKind::Invalid);
+        assert_eq!(error.problems().len(), 3, "the nested one, the one in the map, and the whole");
+        self.said.error("a diff", vault.diff(&told).await, ErrorKind::Invalid);
+    }
+
+    async fn what_is_unreadable(&mut self) {
+        let vault = self.vault();
+        for path in WORDS {
+            self.put(path, &Word::new("unreadable").0).await;
+        }
+        self.put("document", &format!(r#"{{"number": "{SECRET}", "text": ""}}"#)).await;
+        let error = self.said.error("a struct", vault.get().await.map(drop), ErrorKind::Invalid);
+        assert_eq!(error.problems().len(), 9, "{error}");
+        let token = vault.tokens.entry("t").unwrap();
+        for entry in [&vault.leaf, &vault.maybe, &vault.with_default, &vault.backwards, &vault.nested.inner, &vault.beside.flat, &token] {
+            self.said.error("a field", entry.get().await, ErrorKind::Decode);
+            self.said.error("a field", entry.modify(|word| word).await, ErrorKind::Decode);
+            // The answer has no value, and the log says that there was one.
+            assert_eq!(entry.swap(&Word::new("unreadable")).await.unwrap(), None);
+        }
+        self.said.error("JSON", vault.document.get().await, ErrorKind::Decode);
+        self.said.error("a map", vault.tokens.get().await, ErrorKind::Invalid);
+        self.said.error("a map of structs", vault.by_name.get().await.map(drop), ErrorKind::Invalid);
+        let mut pages = vault.tokens.stream();
+        self.said.error("a page", pages.next().await.unwrap(), ErrorKind::Decode);
+        let check = vault.check().await.unwrap();
+        assert_eq!(check.problems.len(), 9);
+        self.said.say("a check", &check);
+        self.said.print("a check", &check);
+        self.said.error("a swap", vault.leaf.compare_and_swap(Expect::Absent, &Word::good()).await, ErrorKind::Conflict);
+    }
+
+    async fn dry_runs(&mut self) {
+        let vault = self.vault();
+        // The document is of another form now; an alias is there that is going to be deleted.
+        self.put("old_maybe", &Word::good().0).await;
+        let less = Vault { maybe: None, by_name: BTreeMap::new(), tokens: BTreeMap::new(), ..vault_of(&Word::new("new")) };
+        for value in [&less, &vault_of(&Word::good())] {
+            let diff = vault.diff(value).await.unwrap();
+            assert!(diff.differences.len() >= 8, "{diff}");
+            self.said.say("a diff", &diff);
+            self.said.print("a diff", &diff);
+        }
+        let diff = vault.tokens.diff(&BTreeMap::from([("u".to_owned(), Word::good())])).await.unwrap();
+        assert_eq!(diff.differences.len(), 2);
+        self.said.print("a diff of a map", &diff);
+        let diff = vault.by_name.diff(&BTreeMap::from([("y".to_owned(), Nested { inner: Word::good() })])).await.unwrap();
+        assert_eq!(diff.differences.len(), 2);
+        self.said.print("a diff of a map of structs", &diff);
+
+        for kind in ["refused", "whole"] {
+            self.fill(&Word::good()).await;
+            for path in WORDS {
+                self.put(path, &Word::new(kind).0).await;
+            }
+            self.put("user", "tell").await;
+            let check = vault.check().await.unwrap();
+            assert!(check.problems.len() >= 3, "{check}");
+            self.said.print("a check", &check);
+            self.said.print("a check of a map", &vault.tokens.check().await.unwrap());
+            self.said.print("a check of a map of structs", &vault.by_name.check().await.unwrap());
+        }
+    }
+
+    async fn watches(&mut self) {
+        let vault = self.vault();
+        self.fill(&Word::good()).await;
+        let mut whole: Changes<VaultChange, Vault> = vault.watch().await.unwrap();
+        let mut leaf = vault.leaf.watch().await.unwrap();
+        let mut tokens = vault.tokens.watch().await.unwrap();
+        let mut nested = vault.nested.watch().await.unwrap();
+        for thing in [&vault.watch() as &dyn Debug, &vault.leaf.watch(), &whole, &leaf, &tokens] {
+            self.said.say("a watch", thing);
+        }
+        for word in [Word::new("changed"), Word::new("unreadable"), Word::new("mended")] {
+            for path in WORDS {
+                self.put(path, &word.0).await;
+            }
+            for _ in WORDS {
+                let item = timeout(LIMIT, whole.next()).await.expect("in time").unwrap();
+                self.item("a change of the struct", item);
+            }
+            let item = timeout(LIMIT, leaf.next()).await.expect("in time").unwrap();
+            self.item("a change of a field", item);
+            let item = timeout(LIMIT, tokens.next()).await.expect("in time").unwrap();
+            self.item("a change of a map", item);
+            let item = timeout(LIMIT, nested.next()).await.expect("in time").unwrap();
+            self.item("a change of a nested struct", item);
+            if let Err(error) = whole.current() {
+                self.said.all_of("the state", &error);
+            }
+            match leaf.current() {
+                Ok(current) => self.said.say("the value", &current),
+                Err(error) => self.said.all_of("the value", &error),
+            }
+            match tokens.current() {
+                Ok(current) => self.said.say("the map", &current),
+                Err(error) => self.said.all_of("the map", &error),
+            }
+        }
+        self.lose_history(&Word::new("afterwards")).await;
+        loop {
+            let update = timeout(LIMIT, whole.next()).await.expect("in time").unwrap().unwrap();
+            self.said.say("a resync", &update);
+            self.said.say("an interruption", &whole.interruption());
+            if update.resynced {
+                break;
+            }
+        }
+        loop {
+            let change = timeout(LIMIT, leaf.next()).await.expect("in time").unwrap().unwrap();
+            self.said.say("a resync of a field", &change);
+            if change.new == Some(Word::new("afterwards")) {
+                break;
+            }
+        }
+    }
+
+    fn item<T: Debug>(&mut self, what: &str, item: Result<T, Error>) {
+        match item {
+            Ok(item) => self.said.say(what, &item),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Decode, "{what}");
+                self.said.all_of(what, &error);
+            }
+        }
+    }
+
+    async fn views(&mut self) {
+        let vault = self.vault();
+        self.fill(&Word::good()).await;
+        let whole = vault.live().await.unwrap();
+        let leaf = vault.leaf.live().await.unwrap();
+        let tokens = vault.tokens.live().await.unwrap();
+        let part = leaf.select(|word| word);
+        for bad in ["unreadable", "refused", "whole"] {
+            for path in WORDS {
+                self.put(path, &Word::new(bad).0).await;
+            }
+            self.put("user", "tell").await;
+            // A fence behind what is bad: the view has seen it all when it has seen this.
+            while whole.status().problems().len() < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            for thing in [&whole as &dyn Debug, &leaf, &tokens, &whole.status(), &leaf.status(), &tokens.status(), &whole.rewound()] {
+                self.said.say("a view", thing);
+            }
+            whole.status().problems().iter().for_each(|problem| self.said.print("a problem of a view", problem));
+            for thing in [
+                &leaf.get() as &dyn Debug,
+                &leaf.reader(),
+                &leaf.history(),
+                &tokens.get(),
+                &tokens.history(),
+                &part,
+                &part.get(),
+                &leaf.stream(),
+            ] {
+                self.said.say("a state", thing);
+            }
+            let error = self.said.error("a new view", vault.live().await.map(drop), ErrorKind::Invalid);
+            assert!(error.problems().len() >= 2, "{error}");
+        }
+        self.fill(&Word::new("mended")).await;
+        self.put("user", "me").await;
+        while !whole.status().is_live() || whole.get().leaf != Word::new("mended") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.lose_history(&Word::new("again")).await;
+        while whole.get().tokens["t"] != Word::new("again") {
+            self.said.say("a view", &whole);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// What fails on its way.
+    async fn out_of_reach(&mut self) {
+        let vault = self.vault();
+        let word = Word::good();
+        match &self.place {
+            Place::Memory(store) => store.faults().stop(),
+            Place::Server { proxy, .. } => {
+                proxy.set(Mode::Refuse).await;
+                proxy.cut();
+            }
+        }
+        let errors = [
+            vault.leaf.set(&word).await.unwrap_err(),
+            vault.leaf.compare_and_swap(Expect::value(&word), &word).await.unwrap_err(),
+            vault.leaf.compare_and_delete(Expect::value(&word)).await.map(drop).unwrap_err(),
+            vault.leaf.get().await.map(drop).unwrap_err(),
+            vault.set(&vault_of(&word)).non_atomic().await.unwrap_err(),
+        ];
+        for error in &errors {
+            self.said.all_of("out of reach", error);
+        }
+        if let Place::Server { proxy, .. } = &self.place {
+            // Requests arrive nowhere, and answers do not come back.
+            proxy.set(Mode::Pass).await;
+            vault.leaf.set(&word).await.unwrap();
+            proxy.cut_after(1);
+            if let Err(error) = vault.leaf.compare_and_swap(Expect::value(&word), &word).await {
+                self.said.all_of("cut off", &error);
+            }
+        }
+        // More than a server takes in one value, and in one request.
+        if let Place::Memory(store) = &self.place {
+            store.faults().start();
+        }
+        let long = Word(format!("{SECRET}").repeat(3 << 20));
+        if let Err(error) = vault.leaf.set(&long).await {
+            self.said.all_of("too large", &error);
+        }
+        if let Err(error) = vault.leaf.compare_and_swap(Expect::value(&long), &word).await {
+            self.said.all_of("too large", &error);
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_tells_a_secret_on_memory() {
+    Scene::memory().await.run().await;
+}
+
+#[tokio::test]
+async fn nothing_tells_a_secret_on_v3() {
+    Scene::server("etcd").await.run().await;
+    Log::start().heard("h2::");
+}
+
+#[tokio::test]
+async fn nothing_tells_a_secret_on_v2() {
+    Scene::server("etcd2").await.run().await;
+    Log::start().heard("hyper");
+}
+
+/// A secret is as it is for those who ask for it: what is read is the value.
+#[tokio::test]
+async fn the_value_itself_is_there() {
+    let client = Client::connect("memory:").await.unwrap();
+    let vault = client.dir::<Vault>("/vault").unwrap();
+    let leaf: &Entry<Word> = &vault.leaf;
+    let tokens: &EntryMap<String, Word> = &vault.tokens;
+    leaf.set(&Word::good()).await.unwrap();
+    tokens.entry("t").unwrap().set(&Word::good()).await.unwrap();
+    let read = leaf.get().await.unwrap().unwrap();
+    assert_eq!((&*read, format!("{read:?}").contains("value: ***")), (&Word::good(), true));
+    assert_eq!(tokens.get().await.unwrap()["t"], Word::good());
+}
