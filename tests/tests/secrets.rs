@@ -13,7 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use etcd_typed::store::memory::MemoryStore;
 use etcd_typed::testing::{Etcd, Mode, Proxy};
-use etcd_typed::{Changes, Client, Entry, EntryMap, Error, ErrorKind, EtcdSchema, EtcdValue, Expect, Schema, UpdateError, ValueError};
+use etcd_typed::{
+    Changes, Client, Entry, EntryMap, Error, ErrorKind, EtcdSchema, EtcdValue, Expect, RetryPolicy, Schema, UpdateError, ValueError,
+};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tracing_subscriber::fmt::MakeWriter;
@@ -263,6 +265,8 @@ struct Scene {
     place: Place,
     client: Client,
     direct: Client,
+    /// One that gives up soon.
+    impatient: Client,
     said: Said,
 }
 
@@ -270,15 +274,18 @@ impl Scene {
     async fn memory() -> Self {
         let store = MemoryStore::new();
         let client = Client::with_store(store.clone());
-        Self { place: Place::Memory(store), direct: client.clone(), client, said: Said::default() }
+        Self { place: Place::Memory(store), direct: client.clone(), impatient: client.clone(), client, said: Said::default() }
     }
 
     async fn server(scheme: &str) -> Self {
         let etcd = Etcd::start().await;
         let proxy = Proxy::to(etcd.endpoint()).await;
         let direct = Client::connect(&format!("{scheme}://{}", etcd.endpoint())).await.unwrap();
-        let client = Client::builder(&format!("{scheme}://{}", proxy.endpoint())).connect().await.unwrap();
-        Self { place: Place::Server { etcd, proxy }, client, direct, said: Said::default() }
+        let address = format!("{scheme}://{}", proxy.endpoint());
+        let client = Client::connect(&address).await.unwrap();
+        let soon = RetryPolicy { call_timeout: Duration::from_millis(300), ..RetryPolicy::default() };
+        let impatient = Client::builder(&address).retry(soon).connect_lazy().unwrap();
+        Self { place: Place::Server { etcd, proxy }, client, direct, impatient, said: Said::default() }
     }
 
     fn vault(&self) -> VaultDir {
@@ -626,7 +633,7 @@ impl Scene {
 
     /// What fails on its way.
     async fn out_of_reach(&mut self) {
-        let vault = self.vault();
+        let vault = self.impatient.dir::<Vault>("/vault").unwrap();
         let word = Word::good();
         match &self.place {
             Place::Memory(store) => store.faults().stop(),
@@ -648,8 +655,10 @@ impl Scene {
         if let Place::Server { proxy, .. } = &self.place {
             // Requests arrive nowhere, and answers do not come back.
             proxy.set(Mode::Pass).await;
+            let vault = self.vault();
             vault.leaf.set(&word).await.unwrap();
             proxy.cut_after(1);
+            // Whether it was applied may be found out all the same.
             if let Err(error) = vault.leaf.compare_and_swap(Expect::value(&word), &word).await {
                 self.said.all_of("cut off", &error);
             }
@@ -658,13 +667,14 @@ impl Scene {
         if let Place::Memory(store) = &self.place {
             store.faults().start();
         }
-        let long = Word(format!("{SECRET}").repeat(3 << 20));
-        if let Err(error) = vault.leaf.set(&long).await {
-            self.said.all_of("too large", &error);
-        }
-        if let Err(error) = vault.leaf.compare_and_swap(Expect::value(&long), &word).await {
-            self.said.all_of("too large", &error);
-        }
+        let vault = self.vault();
+        let long = Word(SECRET.repeat(3 << 20));
+        self.said.error("a value that is too large", vault.leaf.set(&long).await, ErrorKind::TooLarge);
+        self.said.error(
+            "a condition that is too large",
+            vault.leaf.compare_and_swap(Expect::value(&long), &word).await,
+            ErrorKind::TooLarge,
+        );
     }
 }
 
