@@ -1,0 +1,337 @@
+//! What is told of an embedded store that fails when it should, on paused time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_typed::store::memory::{Calls, MemoryStore};
+use etcd_typed::testing::CountingStore;
+use etcd_typed::{Changes, Client, ErrorKind, Expect, Live, Update};
+use tokio::time::{sleep, timeout};
+
+use crate::listener::Listener;
+use crate::{CHECKOUT, Checkout, CheckoutChange, CheckoutDir, planted};
+
+/// Longer than any backoff; the time is paused.
+const LONG: Duration = Duration::from_secs(120);
+
+const INTERRUPTIONS: &str = "etcd_typed_watch_interruptions_total";
+const RESYNCS: &str = "etcd_typed_resyncs_total";
+
+struct Bench {
+    listener: Listener,
+    store: MemoryStore,
+    client: Client,
+    dir: CheckoutDir,
+}
+
+fn bench() -> Bench {
+    let listener = Listener::new();
+    let store = MemoryStore::new();
+    let client = Client::with_store(store.clone());
+    let dir = CheckoutDir::open(&client, "planted").unwrap();
+    Bench { listener, store, client, dir }
+}
+
+async fn next(changes: &mut Changes<CheckoutChange, Checkout>) -> Update<CheckoutChange> {
+    timeout(LONG, changes.next()).await.expect("it comes").expect("no end").expect("no error")
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let wait = async {
+        while !what() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, wait).await.expect("it comes to it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interruption_of_a_watch_is_counted_once_and_its_end_is_told() {
+    let Bench { listener, store, dir, .. } = bench();
+    let mut changes = dir.watch().await.unwrap();
+    store.faults().fail(Calls::Watches, 3, ErrorKind::Unavailable);
+    store.faults().drop_connections();
+    dir.set(&planted()).await.unwrap();
+    assert!(!next(&mut changes).await.resynced);
+
+    assert_eq!(listener.value(INTERRUPTIONS, &[("pattern", CHECKOUT), ("cause", "unavailable")]), 1.0);
+    assert_eq!((listener.events("interrupted").len(), listener.events("not resumed yet").len()), (1, 4));
+    let resumed = listener.events("resumed");
+    assert_eq!((resumed.len(), resumed[0].fields["pattern"].as_str()), (1, CHECKOUT));
+    assert!(!listener.series().iter().any(|series| series.name == RESYNCS), "nothing was lost");
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_fell_behind_is_counted_and_is_no_trouble() {
+    let Bench { listener, store, dir, .. } = bench();
+    let mut changes = dir.watch().await.unwrap();
+    dir.rate_limit.set(&1).await.unwrap();
+    next(&mut changes).await;
+    store.faults().lag_watches();
+    dir.rate_limit.set(&2).await.unwrap();
+    next(&mut changes).await;
+
+    assert_eq!(listener.value(INTERRUPTIONS, &[("pattern", CHECKOUT), ("cause", "lagged")]), 1.0);
+    assert_eq!((listener.events("lagged").len(), listener.events("interrupted").len()), (1, 0));
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn resyncs_are_counted_by_cause() {
+    let Bench { listener, store, dir, .. } = bench();
+    let mut changes = dir.watch().await.unwrap();
+    dir.set(&planted()).await.unwrap();
+    next(&mut changes).await;
+
+    store.faults().drop_connections();
+    dir.rate_limit.set(&1).await.unwrap();
+    store.faults().compact();
+    assert!(next(&mut changes).await.resynced);
+    let by_cause = |cause| listener.value(RESYNCS, &[("pattern", CHECKOUT), ("cause", cause)]);
+    assert_eq!((by_cause("history_lost"), by_cause("rewound")), (1.0, 0.0));
+
+    store.faults().wipe();
+    assert!(next(&mut changes).await.resynced);
+    assert_eq!((by_cause("history_lost"), by_cause("rewound")), (1.0, 1.0));
+    let told = listener.events("resynced");
+    assert_eq!((told[0].fields["cause"].as_str(), told[1].fields["cause"].as_str()), ("history_lost", "rewound"));
+    assert_eq!((told[1].fields["revision"].as_str(), told[1].fields["seen"].as_str()), ("1", told[0].fields["revision"].as_str()));
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_live_view_is_counted_with_what_it_took_and_refused() {
+    let Bench { listener, client, dir, .. } = bench();
+    dir.set(&planted()).await.unwrap();
+    let live: Live<Checkout> = dir.live().await.unwrap();
+    let value = |name: &str| listener.value(&format!("etcd_typed_{name}"), &[("pattern", CHECKOUT)]);
+    assert_eq!((value("views"), value("views_degraded"), value("view_applied_total")), (1.0, 0.0, 1.0));
+
+    let written = dir.rate_limit.set(&7).await.unwrap();
+    live.wait_for_revision(written).await.unwrap();
+    assert_eq!((value("view_applied_total"), value("view_revision")), (2.0, written.get() as f64));
+
+    // Two keys that are none, in two transactions: two candidates are rejected, and one view is degraded.
+    let text = "planted-number".to_owned();
+    client.entry::<String>("/planted/checkout/rate_limit").unwrap().set(&text).await.unwrap();
+    let bad = client.entry::<String>("/planted/checkout/quotas/planted-customer").unwrap().set(&text).await.unwrap();
+    live.wait_for_revision(bad).await.unwrap_err();
+    assert_eq!((value("view_applied_total"), value("view_rejected_total")), (2.0, 2.0));
+    assert_eq!((value("view_revision"), value("views_degraded")), (written.get() as f64, 1.0), "the last good one is shown");
+    let problems: Vec<_> = listener.events("rejected").iter().map(|event| event.fields["problems"].clone()).collect();
+    assert_eq!(problems, ["1", "2"]);
+
+    let mended = dir.set(&planted()).await.unwrap();
+    live.wait_for_revision(mended).await.unwrap();
+    assert_eq!((value("views_degraded"), value("view_revision")), (0.0, mended.get() as f64));
+    assert_eq!(listener.events("recovered").len(), 1);
+
+    // What happens elsewhere moves the revision on as well.
+    let elsewhere = client.entry::<u32>("/elsewhere").unwrap().set(&1).await.unwrap();
+    live.wait_for_revision(elsewhere).await.unwrap();
+    assert_eq!((value("view_applied_total"), value("view_revision")), (3.0, elsewhere.get() as f64));
+
+    let another = dir.live().await.unwrap();
+    assert_eq!(value("views"), 2.0);
+    drop(live);
+    until(|| value("views") == 1.0).await;
+    drop(another);
+    until(|| value("views") == 0.0).await;
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn staleness_grows_while_the_server_is_away() {
+    let Bench { listener, store, dir, .. } = bench();
+    let live = dir.live().await.unwrap();
+    let labels = [("pattern", CHECKOUT)];
+    let stale = || listener.value("etcd_typed_view_staleness_seconds", &labels);
+    let degraded = || listener.value("etcd_typed_views_degraded", &labels);
+    sleep(LONG).await;
+    assert!(stale() < 1.0, "{} s", stale());
+    store.faults().stop();
+    sleep(LONG).await;
+    assert!(stale() > LONG.as_secs_f64() - 5.0, "{} s", stale());
+    assert_eq!(degraded(), 1.0);
+    assert!(!listener.events("not proved").is_empty());
+    store.faults().start();
+    until(|| stale() < 1.0 && degraded() == 0.0).await;
+    assert_eq!(listener.value(INTERRUPTIONS, &[("pattern", CHECKOUT), ("cause", "unavailable")]), 1.0);
+    // A view that is dropped while it is degraded is not degraded any more.
+    store.faults().stop();
+    until(|| degraded() == 1.0).await;
+    drop(live);
+    until(|| degraded() == 0.0).await;
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_watch_of_a_view_is_an_interruption() {
+    let Bench { listener, store, dir, .. } = bench();
+    let live = dir.live().await.unwrap();
+    store.faults().fail(Calls::Watches, 3, ErrorKind::PermissionDenied);
+    // A watch that lagged is had again without a pause, so that the refusal is the first that is met.
+    dir.rate_limit.set(&1).await.unwrap();
+    until(|| live.get().rate_limit == 1).await;
+    store.faults().lag_watches();
+    until(|| !listener.events("refused").is_empty()).await;
+    until(|| live.status().is_live()).await;
+    assert_eq!(listener.events("refused").len(), 3);
+    assert_eq!(listener.value(INTERRUPTIONS, &[("pattern", CHECKOUT), ("cause", "permission_denied")]), 1.0, "once, not for each attempt");
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_tells_nothing_is_a_resync_when_it_is_found_out() {
+    let listener = Listener::new();
+    let store = MemoryStore::new();
+    let client = Client::with_store(CountingStore::new(Arc::new(store.clone())));
+    let dir = CheckoutDir::open(&client, "planted").unwrap();
+    let live = dir.live().await.unwrap();
+    store.faults().fail(Calls::Watches, usize::MAX, ErrorKind::Unavailable);
+    store.faults().drop_connections();
+    dir.rate_limit.set(&9).await.unwrap();
+    until(|| live.get().rate_limit == 9).await;
+    assert!(listener.value(RESYNCS, &[("pattern", CHECKOUT), ("cause", "disproved")]) >= 1.0);
+    assert!(!listener.events("disproved").is_empty());
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_tells_what_is_left_of_it_and_how_it_was_lost() {
+    let Bench { listener, store, client, .. } = bench();
+    let remaining = || listener.values("etcd_typed_lease_remaining_seconds", &[]);
+    let lost = |cause| listener.value("etcd_typed_leases_lost_total", &[("cause", cause)]);
+    let lease = client.lease(Duration::from_secs(9)).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    let healthy = remaining();
+    assert!(healthy.len() == 3 && healthy.iter().all(|left| (*left - 6.0).abs() < 0.1), "each time two thirds: {healthy:?}");
+
+    store.faults().fail(Calls::KeepAlives, 2, ErrorKind::Unavailable);
+    sleep(Duration::from_secs(3)).await;
+    let failed = listener.events("not kept alive");
+    assert_eq!((failed.len(), failed[0].fields["cause"].as_str(), failed[0].level.as_str()), (2, "unavailable", "warn"));
+    assert!(lost("gone") == 0.0 && lost("expired") == 0.0);
+
+    store.faults().expire(lease.id());
+    lease.lost().await;
+    assert_eq!((lost("gone"), lost("expired")), (1.0, 0.0));
+    drop(lease);
+
+    let before = remaining().len();
+    let lease = client.lease(Duration::from_secs(9)).await.unwrap();
+    store.faults().stop();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!((lost("gone"), lost("expired")), (1.0, 1.0), "once, however often it is tried");
+    assert_eq!(remaining()[before..].iter().copied().fold(f64::INFINITY, f64::min), 0.0);
+    drop(lease);
+    until(|| !listener.events("not revoked").is_empty()).await;
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_is_counted_and_told_within_its_operation() {
+    let Bench { listener, store, client, dir } = bench();
+    dir.set(&planted()).await.unwrap();
+    // Both have read when the first one writes.
+    store.faults().delay(Calls::Commits, Duration::from_millis(50));
+    let quota = client.entry::<u64>("/planted/quota").unwrap();
+    let more = || quota.modify(|now| Some(now.unwrap_or(0) + 1));
+    let (one, other) = tokio::join!(more(), more());
+    assert_eq!(one.unwrap().map(|value| *value).max(other.unwrap().map(|value| *value)), Some(2));
+    let (one, other) = tokio::join!(dir.update(|c| c.rate_limit += 1), dir.update(|c| c.rate_limit += 1));
+    assert_eq!(one.unwrap().rate_limit.max(other.unwrap().rate_limit), 102);
+
+    let conflicts = |pattern, op| listener.value("etcd_typed_conflicts_total", &[("pattern", pattern), ("op", op)]);
+    assert_eq!((conflicts("u64", "modify"), conflicts(CHECKOUT, "update")), (1.0, 1.0));
+    let told = listener.events("conflict");
+    assert_eq!(told.len(), 2);
+    for event in &told {
+        assert_eq!(event.within.as_ref(), Some(&event.fields), "it is in the span of its operation");
+    }
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_previous_value_that_is_none_is_told_without_it() {
+    let Bench { listener, client, .. } = bench();
+    client.entry::<String>("/planted/key").unwrap().set(&"planted-text".to_owned()).await.unwrap();
+    assert_eq!(client.entry::<u32>("/planted/key").unwrap().swap(&1).await.unwrap(), None);
+    let told = listener.events("previous value undecodable");
+    assert_eq!((told.len(), told[0].fields["pattern"].as_str()), (1, "u32"));
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_operation_is_a_span_with_the_pattern_of_its_directory() {
+    let Bench { listener, client, dir, .. } = bench();
+    let mut before = 0;
+    let mut said = |pattern: &str, expected: &[&str]| {
+        let all = listener.operations();
+        let expected: Vec<_> = expected.iter().map(|op| ((*op).to_owned(), pattern.to_owned())).collect();
+        assert_eq!(all[before..], expected);
+        before = all.len();
+    };
+
+    let banner = &dir.banner;
+    let text = "planted-text".to_owned();
+    banner.exists().await.unwrap();
+    banner.create(&text).await.unwrap();
+    banner.get().await.unwrap();
+    banner.set(&text).await.unwrap();
+    banner.replace(&text).await.unwrap();
+    banner.swap(&text).await.unwrap();
+    banner.compare_and_swap(Expect::Present, &text).await.unwrap();
+    banner.modify(|_| None).await.unwrap();
+    banner.compare_and_delete(Expect::Absent).await.unwrap();
+    banner.delete().await.unwrap();
+    let entry = ["exists", "create", "get", "set", "replace", "swap", "compare_and_swap", "modify", "compare_and_delete", "delete"];
+    said("alloc::string::String", &entry);
+
+    dir.create(&planted()).await.unwrap();
+    dir.exists().await.unwrap();
+    let seen = dir.get().await.unwrap();
+    dir.compare_and_swap(&seen, &planted()).await.unwrap();
+    dir.set(&planted()).await.unwrap();
+    dir.update(|checkout| checkout.rate_limit += 1).await.unwrap();
+    dir.try_update(|_| Ok::<_, ()>(())).await.unwrap();
+    dir.diff(&planted()).await.unwrap();
+    dir.check().await.unwrap();
+    let seen = dir.get().await.unwrap();
+    dir.compare_and_delete(&seen).await.unwrap();
+    dir.delete().await.unwrap();
+    let struct_ops = ["create", "exists", "get", "compare_and_swap", "set", "update", "update", "diff", "check", "get"];
+    said(CHECKOUT, &[&struct_ops[..], &["compare_and_delete", "delete"]].concat());
+
+    let quotas = BTreeMap::from([("planted-customer".to_owned(), 1)]);
+    dir.quotas.set(&quotas).await.unwrap();
+    dir.quotas.get().await.unwrap();
+    dir.quotas.diff(&quotas).await.unwrap();
+    dir.quotas.check().await.unwrap();
+    said("u64", &["set", "get", "diff", "check"]);
+
+    let shops = client.dirs::<String, Checkout>("/planted/shops").unwrap();
+    let all = BTreeMap::from([("planted-shop".to_owned(), planted())]);
+    shops.set(&all).await.unwrap();
+    shops.get().await.unwrap();
+    shops.keys().await.unwrap();
+    shops.diff(&all).await.unwrap();
+    shops.check().await.unwrap();
+    said(CHECKOUT, &["set", "get", "keys", "diff", "check"]);
+
+    let directory = client.directory("/planted").unwrap();
+    directory.list().await.unwrap();
+    directory.list_recursive().await.unwrap();
+    directory.exists().await.unwrap();
+    directory.create().await.unwrap_err();
+    directory.update().await.unwrap_err();
+    directory.delete().await.unwrap_err();
+    directory.delete_recursive().await.unwrap();
+    said("directory", &["list", "list_recursive", "exists", "create", "update", "delete", "delete_recursive"]);
+
+    client.transaction().set(&dir.rate_limit, &1).await.unwrap();
+    said("transaction", &["commit"]);
+    listener.check();
+}
