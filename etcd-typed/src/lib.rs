@@ -38,6 +38,7 @@
 //!   the history, the difference, marked `resynced`.
 //! - [`Client::transaction`]: conditions and writes over any handles in one commit. [`Lease`]: keys that vanish with their owner.
 //! - [`Error`]: a [kind](ErrorKind), the key, and whether a write may have happened all the same.
+//! - [`telemetry`]: what is told to metrics and `tracing` meanwhile.
 //!
 //! # One vocabulary
 //!

@@ -137,6 +137,15 @@ pub enum MetricUnit {
 }
 
 /// Tells the recorder that is installed the unit and the description of every metric.
+///
+/// ```
+/// use etcd_typed::telemetry;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// metrics::set_global_recorder(metrics::NoopRecorder)?; // the program's own, such as an exporter for Prometheus
+/// telemetry::describe();
+/// # Ok(()) }
+/// ```
 #[cfg(feature = "metrics")]
 pub fn describe() {
     for Metric { name, kind, unit, meaning, .. } in METRICS.iter().copied() {
