@@ -194,6 +194,18 @@ impl Error {
         error
     }
 
+    /// The same, and this is to be known as well.
+    #[cfg(feature = "snapshot")]
+    #[must_use]
+    pub(crate) fn noting(mut self, more: &str) -> Self {
+        let message = &mut self.0.message;
+        if !message.is_empty() {
+            message.push_str("; ");
+        }
+        message.push_str(more);
+        self
+    }
+
     /// What it means.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

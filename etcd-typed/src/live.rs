@@ -2,6 +2,8 @@
 //! tree is `live/view.rs`, and how they reach their readers is `live/cell.rs`.
 
 mod cell;
+#[cfg(feature = "snapshot")]
+mod disk;
 mod map;
 mod status;
 mod subscribe;

@@ -61,6 +61,8 @@
 //! | `etcd_typed::view` | debug | `applied` | `pattern`, `revision` | a live view shows a new state |
 //! | `etcd_typed::view` | warn | `rejected` | `pattern`, `revision`, `problems` | what is stored does not decode or fails a validation, at so many keys; the last good state stays |
 //! | `etcd_typed::view` | info | `recovered` | `pattern` | nothing is wrong with the view any more |
+//! | `etcd_typed::view` | warn | `started from disk` | `pattern`, `revision`, `cause`, `error` | there is no state of the server's: a live view begins with that of its file (feature `snapshot`) |
+//! | `etcd_typed::view` | warn | `not kept on disk` | `pattern`, `path`, `error` | a state could not be written to a live view's file; the next one is tried (feature `snapshot`) |
 //! | `etcd_typed::view` | debug | `not proved` | `pattern`, `cause`, `error` | how far the server is could not be read; the staleness grows |
 //! | `etcd_typed::lease` | warn | `not kept alive` | `lease`, `remaining`, `cause`, `error` | an attempt failed; it is made again |
 //! | `etcd_typed::lease` | error | `lost` | `lease`, `cause` | the lease ended while it was wanted |
@@ -330,6 +332,19 @@ pub(crate) fn watch_refused(pattern: Pattern, error: &Error, first: bool) {
     if first {
         count(&WATCH_INTERRUPTIONS, &[pattern, cause]);
     }
+}
+
+/// A live view begins with the state of a file, which is of `revision`, since there is none of the server's.
+#[cfg(feature = "snapshot")]
+pub(crate) fn view_from_disk(pattern: Pattern, revision: Revision, error: &Error) {
+    let cause = cause(error.kind());
+    tracing::warn!(target: "etcd_typed::view", pattern, %revision, cause, error = words(error), "started from disk");
+}
+
+/// The state of a live view could not be written to its file; the next one will be.
+#[cfg(feature = "snapshot")]
+pub(crate) fn view_not_kept(pattern: Pattern, path: &std::path::Path, error: &std::io::Error) {
+    tracing::warn!(target: "etcd_typed::view", pattern, path = %path.display(), %error, "not kept on disk");
 }
 
 /// The server has what the watch of live views did not tell, or another history than the one that is watched; it starts again from the present state.

@@ -39,6 +39,8 @@ pub(super) struct Book<T> {
     good: Revision,
     rejected: Option<(Instant, Arc<[Problem]>)>,
     interrupted: Option<(Instant, Arc<Error>)>,
+    /// The state is from a file, since this is all that the server has said.
+    from_disk: Option<(Instant, Arc<Error>)>,
     ended: Option<Instant>,
     rewound: Option<Rewound>,
 }
@@ -56,10 +58,26 @@ impl<T> Cell<T> {
             good: revision,
             rejected: None,
             interrupted: None,
+            from_disk: None,
             ended: None,
             rewound: None,
         };
         Self { state: ArcSwap::new(state), book: watch::Sender::new(book), telemetry: ViewTelemetry::new(pattern, revision), upstream }
+    }
+
+    /// The same with a state from a file, since there is none of the server's for this reason.
+    #[cfg(feature = "snapshot")]
+    pub(super) fn from_disk(state: Versioned<T>, keep: usize, upstream: Arc<Upstream>, pattern: Pattern, error: Error) -> Self {
+        let cell = Self::new(state, keep, upstream, pattern);
+        cell.book.send_modify(|book| {
+            let now = Instant::now();
+            match error.problems() {
+                [] => book.from_disk = Some((now, Arc::new(error))),
+                problems => book.rejected = Some((now, problems.into())),
+            }
+        });
+        cell.tell_health();
+        cell
     }
 
     pub(super) fn state(&self) -> &ArcSwap<Versioned<T>> {
@@ -118,6 +136,7 @@ impl<T> Cell<T> {
                 book.older.pop_front();
             }
             book.rejected = None;
+            book.from_disk = None;
             book.good = revision;
             book.look(revision, rewinds);
         });
@@ -131,6 +150,7 @@ impl<T> Cell<T> {
         self.book.send_modify(|book| {
             let since = book.rejected.as_ref().map_or_else(Instant::now, |(since, _)| *since);
             book.rejected = Some((since, problems));
+            book.from_disk = None;
             book.look(revision, rewinds);
         });
         self.telemetry.rejected(revision, count);
@@ -161,6 +181,17 @@ impl<T> Cell<T> {
             news
         });
         self.tell_health();
+    }
+
+    /// There still is no state of the server's.
+    pub(super) fn no_state(&self, error: &Arc<Error>) {
+        self.book.send_if_modified(|book| match &mut book.from_disk {
+            Some((_, known)) => {
+                *known = error.clone();
+                true
+            }
+            None => false,
+        });
     }
 
     pub(super) fn end(&self) {
@@ -207,14 +238,15 @@ impl<T> Book<T> {
     }
 
     fn is_live(&self) -> bool {
-        self.ended.is_none() && self.rejected.is_none() && self.interrupted.is_none()
+        self.ended.is_none() && self.rejected.is_none() && self.from_disk.is_none() && self.interrupted.is_none()
     }
 
     pub(super) fn status(&self) -> LiveStatus {
         let ended = self.ended.map(|since| (since, Cause::Ended));
         let rejected = self.rejected.as_ref().map(|(since, problems)| (*since, Cause::Rejected(problems.clone())));
+        let from_disk = self.from_disk.as_ref().map(|(since, error)| (*since, Cause::Snapshot(error.clone())));
         let interrupted = self.interrupted.as_ref().map(|(since, error)| (*since, Cause::Interrupted(error.clone())));
-        let wrong: Vec<_> = [ended, rejected, interrupted].into_iter().flatten().collect();
+        let wrong: Vec<_> = [ended, rejected, from_disk, interrupted].into_iter().flatten().collect();
         let since = wrong.iter().map(|(since, _)| *since).min();
         match (since, wrong.into_iter().next()) {
             (Some(since), Some((_, cause))) => LiveStatus::Degraded { since, cause, last_good_revision: self.good },

@@ -47,6 +47,9 @@ impl LiveStatus {
 pub enum Cause {
     /// What is stored does not decode, misses a required field or fails a validation: each key, the revision, and the reason.
     Rejected(Arc<[Problem]>),
+    /// The view was started from a file (`or_snapshot`, with the feature `snapshot`), and there is no state of the server's yet. It is asked again and
+    /// again; this is what the latest attempt met.
+    Snapshot(Arc<Error>),
     /// The server cannot be followed at the moment, or refuses it. It is tried again and again; this is what the latest attempt met.
     Interrupted(Arc<Error>),
     /// The runtime that the view was made in is gone, or a function of the schema panicked: nothing keeps the view current any more. Make a new one.

@@ -22,6 +22,27 @@ pub(crate) trait View: Send + 'static {
 
     /// The candidate after these keys changed; none where none of them is the view's.
     fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<Self::State>>>;
+
+    /// The same view with nothing seen yet.
+    #[cfg(feature = "snapshot")]
+    fn anew(&self) -> Box<dyn View<State = Self::State>>;
+
+    /// What of it may lie on a disk.
+    ///
+    /// # Errors
+    ///
+    /// The place of a secret that it cannot be without.
+    #[cfg(feature = "snapshot")]
+    fn keeping(&self) -> Result<Keeping, String>;
+}
+
+/// What of a view may lie on a disk.
+#[cfg(feature = "snapshot")]
+pub(crate) struct Keeping {
+    /// What the view shows of its directory. Another view's state is not taken for its own.
+    pub(super) what: String,
+    /// Whether a key, relative to the mirror's directory, is the view's and its value no secret.
+    pub(super) keeps: Box<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
 /// A struct in its directory.
@@ -42,6 +63,20 @@ impl<S: Schema> View for StructView<S> {
 
     fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<S>>> {
         touched.keys().any(|relative| S::TABLE.owns(relative)).then(|| self.begin(mirror))
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn anew(&self) -> Box<dyn View<State = S>> {
+        Box::new(Self::new())
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn keeping(&self) -> Result<Keeping, String> {
+        let keeps = |relative: &str| S::TABLE.owns(relative) && !S::TABLE.is_secret(relative);
+        match S::TABLE.indispensable_secret() {
+            Some(place) => Err(place),
+            None => Ok(Keeping { what: format!("the struct {}", S::TABLE.name), keeps: Box::new(keeps) }),
+        }
     }
 }
 
@@ -75,6 +110,22 @@ impl<T: 'static> View for EntryView<T> {
 
     fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<Option<T>>>> {
         self.keys.iter().any(|relative| touched.contains_key(relative)).then(|| self.begin(mirror))
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn anew(&self) -> Box<dyn View<State = Option<T>>> {
+        Box::new(Self::new(self.keys.clone(), self.codec))
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn keeping(&self) -> Result<Keeping, String> {
+        let name = self.keys.first().map_or("", String::as_str);
+        if self.codec.is_secret() {
+            return Err(name.to_owned());
+        }
+        let keys = self.keys.clone();
+        let keeps = move |relative: &str| keys.iter().any(|key| key == relative);
+        Ok(Keeping { what: format!("the value `{name}` ({})", self.codec.type_name), keeps: Box::new(keeps) })
     }
 }
 
@@ -181,6 +232,19 @@ impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
         }
         any.then(|| self.candidate(mirror))
     }
+
+    #[cfg(feature = "snapshot")]
+    fn anew(&self) -> Box<dyn View<State = LiveMap<K, V>>> {
+        Box::new(Self::new(self.codec))
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn keeping(&self) -> Result<Keeping, String> {
+        if self.codec.is_secret() {
+            return Err(format!("<{}>", K::TYPE));
+        }
+        Ok(Keeping { what: format!("a map of values ({})", self.codec.type_name), keeps: Box::new(Self::owns) })
+    }
 }
 
 /// A map of structs.
@@ -193,11 +257,13 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
 
     /// The children that these keys are of.
     fn children<'k>(keys: impl Iterator<Item = &'k String>) -> BTreeSet<&'k str> {
-        let child = |relative: &'k String| {
-            let (child, rest) = relative.split_once('/')?;
-            (!key::is_hidden(child) && S::TABLE.owns(rest)).then_some(child)
-        };
-        keys.filter_map(child).collect()
+        keys.filter_map(|relative| Self::child_and_key(relative)).map(|(child, _)| child).collect()
+    }
+
+    /// The child that a key is of, and the key in it.
+    fn child_and_key(relative: &str) -> Option<(&str, &str)> {
+        let (child, rest) = relative.split_once('/')?;
+        (!key::is_hidden(child) && S::TABLE.owns(rest)).then_some((child, rest))
     }
 
     fn child(&mut self, mirror: &Mirror, child: &str) {
@@ -230,5 +296,19 @@ impl<K: MapKey, S: Schema> View for DirsView<K, S> {
             self.child(mirror, child);
         }
         (!children.is_empty()).then(|| self.0.candidate(mirror.directory(), mirror.revision()))
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn anew(&self) -> Box<dyn View<State = LiveMap<K, S>>> {
+        Box::new(Self::new())
+    }
+
+    #[cfg(feature = "snapshot")]
+    fn keeping(&self) -> Result<Keeping, String> {
+        let keeps = |relative: &str| Self::child_and_key(relative).is_some_and(|(_, rest)| !S::TABLE.is_secret(rest));
+        match S::TABLE.indispensable_secret() {
+            Some(place) => Err(format!("<{}>/{place}", K::TYPE)),
+            None => Ok(Keeping { what: format!("a map of structs {}", S::TABLE.name), keeps: Box::new(keeps) }),
+        }
     }
 }

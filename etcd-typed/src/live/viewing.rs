@@ -1,12 +1,16 @@
 //! `Viewing`: a live view to be had. And `Feed`: what stands between the upstream's mirror and one view's cell.
 
 use std::fmt;
+#[cfg(feature = "snapshot")]
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use tokio::sync::oneshot;
 
 use super::Live;
 use super::cell::Cell;
+#[cfg(feature = "snapshot")]
+use super::disk::{Disk, Keeper};
 use super::upstream::{Trouble, Upstream, Upstreams};
 use super::view::View;
 use crate::changes::{Mirror, Touch};
@@ -38,6 +42,8 @@ pub struct Viewing<T> {
     source: Source,
     view: Box<dyn View<State = T>>,
     history: usize,
+    #[cfg(feature = "snapshot")]
+    pub(super) snapshot: Option<PathBuf>,
 }
 
 /// What is to be watched, and with what.
@@ -54,7 +60,13 @@ pub(crate) struct Source {
 
 impl<T: Send + Sync + 'static> Viewing<T> {
     pub(crate) fn new(source: Source, view: impl View<State = T>) -> Self {
-        Self { source, view: Box::new(view), history: HISTORY }
+        Self {
+            source,
+            view: Box::new(view),
+            history: HISTORY,
+            #[cfg(feature = "snapshot")]
+            snapshot: None,
+        }
     }
 
     /// Keeps so many states before the present one for [`Live::history`]; without it 8.
@@ -70,12 +82,20 @@ impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let Self { source, view, history } = self;
+            #[cfg(feature = "snapshot")]
+            let disk = self.snapshot.map(|path| Disk::new(path, &self.source, &*self.view)).transpose()?;
+            let Self { source, view, history, .. } = self;
             let Source { ref upstreams, ref directory, pattern, .. } = source;
             let upstream = upstreams.open(&source)?;
             let (tell, told) = oneshot::channel();
             let begin = Begin { tell, upstream: Arc::downgrade(&upstream), history };
-            upstream.attach(Box::new(TypedFeed { view, pattern, out: Out::Waiting(begin) }));
+            upstream.attach(Box::new(TypedFeed {
+                view,
+                pattern,
+                out: Out::Waiting(begin),
+                #[cfg(feature = "snapshot")]
+                keeper: disk.as_ref().map(Disk::keeper),
+            }));
             let cell = told.await.map_err(|_| {
                 Error::new(
                     ErrorKind::Unavailable,
@@ -83,6 +103,11 @@ impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
                 )
                 .at(directory)
             })?;
+            #[cfg(feature = "snapshot")]
+            let cell = match (cell, disk) {
+                (Err(error), Some(disk)) => disk.begin(error, upstream, history).await,
+                (cell, _) => cell,
+            };
             cell.map(Live::new)
         })
     }
@@ -111,14 +136,16 @@ pub(super) trait Feed: Send {
     /// Whether the watch is in trouble now.
     fn interrupted(&mut self, trouble: Option<&Trouble>);
 
-    /// There is no first state.
+    /// There is no first state, or none of the server's.
     fn failed(&mut self, error: &Arc<Error>);
 }
 
-struct TypedFeed<T> {
+pub(super) struct TypedFeed<T> {
     view: Box<dyn View<State = T>>,
     pattern: Pattern,
     out: Out<T>,
+    #[cfg(feature = "snapshot")]
+    keeper: Option<Keeper>,
 }
 
 enum Out<T> {
@@ -137,6 +164,12 @@ struct Begin<T> {
 }
 
 impl<T: Send + Sync + 'static> TypedFeed<T> {
+    /// Of a view that has a state already.
+    #[cfg(feature = "snapshot")]
+    pub(super) fn begun(view: Box<dyn View<State = T>>, pattern: Pattern, cell: &Arc<Cell<T>>, keeper: Keeper) -> Self {
+        Self { view, pattern, out: Out::Begun(Arc::downgrade(cell)), keeper: Some(keeper) }
+    }
+
     fn seen(&self) -> Revision {
         match &self.out {
             Out::Begun(cell) => cell.upgrade().map_or(Revision::ZERO, |cell| cell.book().seen()),
@@ -197,12 +230,22 @@ impl<T: Send + Sync + 'static> Feed for TypedFeed<T> {
 
     fn begin(&mut self, mirror: &Mirror) {
         let candidate = self.view.begin(mirror);
+        #[cfg(feature = "snapshot")]
+        if let Some(keeper) = &mut self.keeper {
+            keeper.begin(mirror, candidate.is_ok());
+        }
         self.take(candidate, mirror.revision(), true);
     }
 
     fn touch(&mut self, mirror: &Mirror, touch: &Touch) {
         match self.view.touch(mirror, &touch.touched) {
-            Some(candidate) => self.take(candidate, mirror.revision(), touch.resynced),
+            Some(candidate) => {
+                #[cfg(feature = "snapshot")]
+                if let Some(keeper) = &mut self.keeper {
+                    keeper.touch(mirror, &touch.touched, candidate.is_ok());
+                }
+                self.take(candidate, mirror.revision(), touch.resynced);
+            }
             // Not one of the view's keys, and yet the revisions go back.
             None if touch.resynced && self.seen() > mirror.revision() => self.begin(mirror),
             None => self.progress(mirror.revision()),
@@ -226,8 +269,17 @@ impl<T: Send + Sync + 'static> Feed for TypedFeed<T> {
     }
 
     fn failed(&mut self, error: &Arc<Error>) {
-        if let Out::Waiting(begin) = std::mem::replace(&mut self.out, Out::Gone) {
-            let _ = begin.tell.send(Err(error.again()));
+        match std::mem::replace(&mut self.out, Out::Gone) {
+            Out::Waiting(begin) => {
+                let _ = begin.tell.send(Err(error.again()));
+            }
+            Out::Begun(cell) => {
+                if let Some(cell) = cell.upgrade() {
+                    cell.no_state(error);
+                }
+                self.out = Out::Begun(cell);
+            }
+            Out::Gone => {}
         }
     }
 }
