@@ -72,6 +72,7 @@
 //! | `v2` | `etcd2://` | |
 //! | `tls` | `etcds://`, `etcd2s://`, through rustls | |
 //! | `testing` | real servers, a proxy that breaks connections, the conformance suite for stores | |
+//! | `snapshot` | a live view starts from its last good state on disk while no server is there: `live().or_snapshot(path)` | |
 //! | `metrics` | what the library does, through the facade of the crate `metrics`; see [`telemetry`] | |
 //! | `chrono`, `jiff`, `url`, `uuid` | values of these crates' types | |
 //!
