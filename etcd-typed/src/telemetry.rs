@@ -29,7 +29,7 @@
 //! | `store` | `v3`, `v2`; the embedded one repeats nothing |
 //! | `op` of a retry | on v3 the name of the remote call, which is the `grpc_method` of the server's own metrics (`Range`, `Txn`, `LeaseKeepAlive`, …); on v2 the HTTP method |
 //! | `op` of a conflict | the method of the handle: `modify`, `update`, `set`, `create`, `delete` |
-//! | `cause` of a retry or an interruption | the [`ErrorKind`](crate::ErrorKind) in small letters: `unavailable`, `timeout`, `permission_denied`, …; `lagged` of a watch whose reader was too slow |
+//! | `cause` of a retry or an interruption | the [`ErrorKind`] in small letters: `unavailable`, `timeout`, `permission_denied`, …; `lagged` of a watch whose reader was too slow |
 //! | `cause` of a resync | `history_lost`: compacted, or out of v2's window; `rewound`: the server came back with another history; `disproved`: it had what the watch of a live view did not tell |
 //! | `cause` of a lost lease | `gone`: the server does not know it; `expired`: its time passed without an answer |
 //!
@@ -69,7 +69,7 @@
 //! | `etcd_typed::lease` | debug | `not revoked` | `lease`, `cause`, `error` | a lease that is not wanted any more could not be ended; it runs out |
 //!
 //! `pattern`, `store`, `op` and `cause` are those of the metrics. `error` is what a server or a connection said, with the endpoint. No field has a
-//! value, or a key; which key it is about the [`Error`](crate::Error) tells, and of a live view its [`status`](crate::Live::status).
+//! value, or a key; which key it is about the [`Error`] tells, and of a live view its [`status`](crate::Live::status).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
