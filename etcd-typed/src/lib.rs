@@ -182,8 +182,8 @@ pub use watch::Interruption;
 ///
 /// ## `validate = path`
 ///
-/// A function from `&Self` to `Result<(), E>` with any `E: Display`, which is run before the whole struct is written, and by [`Dir::check`] on what is
-/// stored; reading does not run it. Where it fails, the problem is at the struct's directory. Of a struct with a `secret` in it, at whatever depth, what
+/// A function from `&Self` to `Result<(), E>` with any `E: Display`, which is run before the whole struct is written, on every state of a [live
+/// view](Dir::live) before it is shown, and by [`Dir::check`]; [`Dir::get`] does not run it. Where it fails, the problem is at the struct's directory. Of a struct with a `secret` in it, at whatever depth, what
 /// the function says is not shown: it could be the secret. Put what is checked together without secrets in a struct of its own, with `flatten`.
 ///
 /// ## `change(Clone, PartialEq)`
@@ -255,8 +255,8 @@ pub use watch::Interruption;
 /// ## `validate = path`
 ///
 /// A function from `&T` to `Result<(), E>` with any `E: Display`, which is run before a value is written, of an `Option` where there is one. Everything
-/// that fails is told at once, and nothing is written. What others wrote is not hindered by it: [`Dir::get`] reads it all the same,
-/// and [`Dir::check`] lists it.
+/// that fails is told at once, and nothing is written. What others wrote is not hindered by it: [`Dir::get`] reads it all the same, a [live
+/// view](Dir::live) keeps its last good state, and [`Dir::check`] lists it.
 ///
 /// ```
 /// # use etcd_typed::{Client, EtcdSchema};

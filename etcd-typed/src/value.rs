@@ -139,7 +139,7 @@ impl<T> Codec<T> {
         Self { type_name: "custom", encode, decode, validate: None, secret: false }
     }
 
-    /// Runs this check on every value before it is written.
+    /// Runs this check on every value before it is written, and before a live view shows it.
     #[must_use]
     pub const fn validated(mut self, validate: fn(&T) -> Result<(), ValueError>) -> Self {
         self.validate = Some(validate);

@@ -81,8 +81,8 @@ struct Vault {
     with_default: Word,
     #[etcd(secret, json)]
     document: Document,
-    #[etcd(secret, with = backwards)]
-    backwards: Word,
+    #[etcd(secret, with = custom)]
+    custom: Word,
     #[etcd(dir)]
     nested: Nested,
     #[etcd(flatten)]
@@ -106,7 +106,7 @@ struct Beside {
     flat: Word,
 }
 
-mod backwards {
+mod custom {
     use super::Word;
 
     pub(super) fn encode(word: &Word) -> Result<String, String> {
@@ -134,7 +134,7 @@ fn vault_of(word: &Word) -> Vault {
         maybe: Some(word.clone()),
         with_default: word.clone(),
         document: Document { number: 1, text: word.0.clone() },
-        backwards: word.clone(),
+        custom: word.clone(),
         nested: Nested { inner: word.clone() },
         beside: Beside { flat: word.clone() },
         by_name: BTreeMap::from([("x".to_owned(), Nested { inner: word.clone() })]),
@@ -143,7 +143,7 @@ fn vault_of(word: &Word) -> Vault {
 }
 
 /// The keys whose values are words.
-const WORDS: [&str; 8] = ["leaf", "maybe", "with_default", "backwards", "nested/inner", "flat", "by_name/x/inner", "tokens/t"];
+const WORDS: [&str; 8] = ["leaf", "maybe", "with_default", "custom", "nested/inner", "flat", "by_name/x/inner", "tokens/t"];
 
 /// Whether a text has the secret in it, in any of the forms that `Debug` has for text and bytes.
 fn shows(text: &str) -> bool {
@@ -257,7 +257,7 @@ impl<'w> MakeWriter<'w> for Log {
 /// A store whose history can be lost under a client.
 enum Place {
     Memory(MemoryStore),
-    Server { etcd: Etcd, proxy: Proxy },
+    Server { etcd: Box<Etcd>, proxy: Proxy },
 }
 
 /// A client that may be cut off, one that is not, and what is between them.
@@ -285,7 +285,7 @@ impl Scene {
         let client = Client::connect(&address).await.unwrap();
         let soon = RetryPolicy { call_timeout: Duration::from_millis(300), ..RetryPolicy::default() };
         let impatient = Client::builder(&address).retry(soon).connect_lazy().unwrap();
-        Self { place: Place::Server { etcd, proxy }, client, direct, impatient, said: Said::default() }
+        Self { place: Place::Server { etcd: Box::new(etcd), proxy }, client, direct, impatient, said: Said::default() }
     }
 
     fn vault(&self) -> VaultDir {
@@ -391,7 +391,7 @@ impl Scene {
         assert!(vault.get().await.unwrap().into_inner() == value);
         // What a secret's own handle answers. (A struct's `Debug` is its own.)
         let token = vault.tokens.entry("t").unwrap();
-        for entry in [&vault.leaf, &vault.maybe, &vault.with_default, &vault.backwards, &vault.nested.inner, &vault.beside.flat, &token] {
+        for entry in [&vault.leaf, &vault.maybe, &vault.with_default, &vault.custom, &vault.nested.inner, &vault.beside.flat, &token] {
             let read = entry.get().await.unwrap();
             assert_eq!(read.as_deref(), Some(&word));
             self.said.say("a read", &read);
@@ -454,7 +454,7 @@ impl Scene {
             let transaction = self.client.transaction().set_dir(&vault.nested, &Nested { inner: word.clone() });
             self.said.error("a transaction", transaction.await, ErrorKind::Invalid);
         }
-        self.said.error("a field of another form", vault.backwards.set(&Word::new("unstorable")).await, ErrorKind::Encode);
+        self.said.error("a field of another form", vault.custom.set(&Word::new("unstorable")).await, ErrorKind::Encode);
         let told = Vault { user: "tell".to_owned(), ..vault_of(&Word::new("whole")) };
         let error = self.said.error("a whole struct", vault.set(&told).await, ErrorKind::Invalid);
         assert_eq!(error.problems().len(), 3, "the nested one, the one in the map, and the whole");
@@ -470,7 +470,7 @@ impl Scene {
         let error = self.said.error("a struct", vault.get().await.map(drop), ErrorKind::Invalid);
         assert_eq!(error.problems().len(), 9, "{error}");
         let token = vault.tokens.entry("t").unwrap();
-        for entry in [&vault.leaf, &vault.maybe, &vault.with_default, &vault.backwards, &vault.nested.inner, &vault.beside.flat, &token] {
+        for entry in [&vault.leaf, &vault.maybe, &vault.with_default, &vault.custom, &vault.nested.inner, &vault.beside.flat, &token] {
             self.said.error("a field", entry.get().await, ErrorKind::Decode);
             self.said.error("a field", entry.modify(|word| word).await, ErrorKind::Decode);
             // The answer has no value, and the log says that there was one.
