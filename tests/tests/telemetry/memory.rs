@@ -46,6 +46,16 @@ async fn until(what: impl Fn() -> bool) {
     timeout(LONG, wait).await.expect("it comes to it");
 }
 
+/// What is done on disk takes real time, in another thread.
+async fn until_real(what: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !what() {
+        assert!(began.elapsed() < LONG, "it comes to it");
+        sleep(Duration::from_millis(1)).await;
+        std::thread::yield_now();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_interruption_of_a_watch_is_counted_once_and_its_end_is_told() {
     let Bench { listener, store, dir, .. } = bench();
@@ -164,6 +174,28 @@ async fn staleness_grows_while_the_server_is_away() {
     until(|| degraded() == 1.0).await;
     drop(live);
     until(|| degraded() == 0.0).await;
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_from_disk_is_degraded_until_the_server_is_there() {
+    let Bench { listener, store, dir, .. } = bench();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("checkout");
+    dir.set(&planted()).await.unwrap();
+    let live = dir.live().or_snapshot(&file).await.unwrap();
+    until_real(|| file.exists()).await;
+    drop(live);
+    store.faults().stop();
+    let live = dir.live().or_snapshot(&file).await.unwrap();
+    let value = |name: &str| listener.value(&format!("etcd_typed_{name}"), &[("pattern", CHECKOUT)]);
+    let told = listener.events("started from disk");
+    assert_eq!((told.len(), told[0].fields["cause"].as_str(), value("views_degraded")), (1, "unavailable", 1.0));
+    assert_eq!(live.get().token, None, "secrets are not kept");
+    store.faults().start();
+    until(|| value("views_degraded") == 0.0).await;
+    assert_eq!(listener.events("recovered").len(), 1);
+    assert_eq!(**live.get(), planted());
     listener.check();
 }
 
