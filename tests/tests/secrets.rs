@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt::{Debug, Display};
 use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -104,6 +106,25 @@ struct Nested {
 struct Beside {
     #[etcd(secret, validate = refused)]
     flat: Word,
+}
+
+/// What a view can be without while there is only its file.
+#[derive(EtcdSchema, Clone, PartialEq)]
+struct Dispensable {
+    user: String,
+    #[etcd(secret)]
+    maybe: Option<Word>,
+    #[etcd(secret, default = Word(String::from("default xyzzy")))]
+    with_default: Word,
+    #[etcd(dir)]
+    by_name: BTreeMap<String, Account>,
+}
+
+#[derive(EtcdSchema, Clone, PartialEq)]
+struct Account {
+    name: String,
+    #[etcd(secret, alias = "old_pin")]
+    pin: Option<Word>,
 }
 
 mod custom {
@@ -260,6 +281,31 @@ enum Place {
     Server { etcd: Box<Etcd>, proxy: Proxy },
 }
 
+/// A directory on disk, for as long as this lives.
+struct Files(PathBuf);
+
+impl Files {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("etcd-typed-secrets-{}-{number}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn texts(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.0).unwrap();
+        // A file that is being replaced may be gone.
+        entries.filter_map(|entry| Some(String::from_utf8_lossy(&std::fs::read(entry.ok()?.path()).ok()?).into_owned())).collect()
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// A client that may be cut off, one that is not, and what is between them.
 struct Scene {
     place: Place,
@@ -337,6 +383,7 @@ impl Scene {
         self.dry_runs().await;
         self.watches().await;
         self.views().await;
+        self.files().await;
         self.out_of_reach().await;
         self.said.has_no_secret();
         log.heard("etcd_typed::operation");
@@ -631,10 +678,48 @@ impl Scene {
         }
     }
 
-    /// What fails on its way.
-    async fn out_of_reach(&mut self) {
-        let vault = self.impatient.dir::<Vault>("/vault").unwrap();
+    async fn files(&mut self) {
+        let files = Files::new();
+        let path = files.0.join("view.json");
+        self.said.error("a view that needs its secrets", self.vault().live().or_snapshot(&path).await.map(drop), ErrorKind::Unsupported);
+
         let word = Word::good();
+        let account = Account { name: "mine".to_owned(), pin: Some(word.clone()) };
+        let value = Dispensable {
+            user: "me".to_owned(),
+            maybe: Some(word.clone()),
+            with_default: word.clone(),
+            by_name: BTreeMap::from([("x".to_owned(), account)]),
+        };
+        self.direct.dir::<Dispensable>("/kept").unwrap().set(&value).non_atomic().await.unwrap();
+        self.direct.entry::<Word>("/kept/by_name/x/old_pin").unwrap().set(&word).await.unwrap();
+        let kept = self.client.dir::<Dispensable>("/kept").unwrap();
+        self.said.say("a view that is to be", &kept.live().or_snapshot(&path));
+        let live = kept.live().or_snapshot(&path).await.unwrap();
+        assert!(**live.get() == value);
+        let mut texts = Vec::new();
+        while !texts.iter().any(|text: &String| text.contains("mine")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            texts = files.texts();
+        }
+        texts.iter().for_each(|text| self.said.print("a file", text));
+        drop(live);
+
+        self.cut_off().await;
+        let live = self.impatient.dir::<Dispensable>("/kept").unwrap().live().or_snapshot(&path).await.unwrap();
+        assert_eq!((live.get().user.as_str(), &live.get().maybe), ("me", &None));
+        self.said.say("a view from disk", &live);
+        self.said.say("its status", &live.status());
+        // The file is damaged where a secret would be.
+        std::fs::write(&path, format!("{{\"{SECRET}")).unwrap();
+        match self.impatient.dir::<Account>("/kept/by_name/x").unwrap().live().or_snapshot(&path).await {
+            Ok(_) => panic!("a view of nothing"),
+            Err(error) => self.said.all_of("a file that is damaged", &error),
+        }
+        self.reconnect().await;
+    }
+
+    async fn cut_off(&self) {
         match &self.place {
             Place::Memory(store) => store.faults().stop(),
             Place::Server { proxy, .. } => {
@@ -642,6 +727,20 @@ impl Scene {
                 proxy.cut();
             }
         }
+    }
+
+    async fn reconnect(&self) {
+        match &self.place {
+            Place::Memory(store) => store.faults().start(),
+            Place::Server { proxy, .. } => proxy.set(Mode::Pass).await,
+        }
+    }
+
+    /// What fails on its way.
+    async fn out_of_reach(&mut self) {
+        let vault = self.impatient.dir::<Vault>("/vault").unwrap();
+        let word = Word::good();
+        self.cut_off().await;
         let errors = [
             vault.leaf.set(&word).await.unwrap_err(),
             vault.leaf.compare_and_swap(Expect::value(&word), &word).await.unwrap_err(),
@@ -652,10 +751,10 @@ impl Scene {
         for error in &errors {
             self.said.all_of("out of reach", error);
         }
+        self.reconnect().await;
+        let vault = self.vault();
         if let Place::Server { proxy, .. } = &self.place {
-            // Requests arrive nowhere, and answers do not come back.
-            proxy.set(Mode::Pass).await;
-            let vault = self.vault();
+            // The answer does not come back.
             vault.leaf.set(&word).await.unwrap();
             proxy.cut_after(1);
             // Whether it was applied may be found out all the same.
@@ -664,10 +763,6 @@ impl Scene {
             }
         }
         // More than a server takes in one value, and in one request.
-        if let Place::Memory(store) = &self.place {
-            store.faults().start();
-        }
-        let vault = self.vault();
         let long = Word(SECRET.repeat(3 << 20));
         self.said.error("a value that is too large", vault.leaf.set(&long).await, ErrorKind::TooLarge);
         self.said.error(
