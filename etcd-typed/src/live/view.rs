@@ -62,7 +62,7 @@ impl<S: Schema> View for StructView<S> {
     }
 
     fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<S>>> {
-        touched.keys().any(|relative| S::TABLE.owns(relative)).then(|| self.begin(mirror))
+        touched.keys().any(|relative| S::TABLE.reads(relative)).then(|| self.begin(mirror))
     }
 
     #[cfg(feature = "snapshot")]
@@ -154,23 +154,27 @@ impl<K: MapKey, V> Children<K, V> {
         Self { good: LiveMap::new(), bad: BTreeMap::new(), modified: Revision::ZERO }
     }
 
+    /// Whether a change is known that the mirror has not, because the server's history went back.
+    fn is_of_the_future(&self, mirror: &Mirror) -> bool {
+        self.modified > mirror.revision()
+    }
+
     /// Takes what a child is now; none where it is not there.
     fn set(&mut self, directory: &Key, child: &str, now: Option<Result<V, Vec<Problem>>>, revision: Revision) {
         self.modified = self.modified.max(revision);
         self.bad.remove(child);
-        let (key, now) = match (schema::key_of_segment::<K>(child), now) {
-            (Ok(key), Some(now)) => (key, now),
-            (Ok(key), None) => return self.good.remove(&key),
-            (Err((kind, reason)), Some(_)) => {
-                let problem = Problem { key: directory.descend(child), kind, reason, revision: Some(revision) };
-                self.bad.insert(child.to_owned(), vec![problem]);
-                return;
+        let Some(now) = now else {
+            if let Ok(key) = schema::key_of_segment::<K>(child) {
+                self.good.remove(&key);
             }
-            (Err(_), None) => return,
+            return;
         };
-        match now {
-            Ok(value) => self.good.insert(key, value),
-            Err(problems) => {
+        let key = schema::key_of_segment::<K>(child)
+            .map_err(|(kind, reason)| vec![Problem { key: directory.descend(child), kind, reason, revision: Some(revision) }]);
+        match (key, now) {
+            (Ok(key), Ok(value)) => self.good.insert(key, value),
+            (key, now) => {
+                let problems = key.err().into_iter().chain(now.err()).flatten().collect();
                 self.bad.insert(child.to_owned(), problems);
             }
         }
@@ -225,6 +229,9 @@ impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
     }
 
     fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<LiveMap<K, V>>>> {
+        if self.children.is_of_the_future(mirror) {
+            return Some(self.begin(mirror));
+        }
         let mut any = false;
         for relative in touched.keys().filter(|relative| Self::owns(relative)) {
             self.entry(mirror, relative);
@@ -263,7 +270,7 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
     /// The child that a key is of, and the key in it.
     fn child_and_key(relative: &str) -> Option<(&str, &str)> {
         let (child, rest) = relative.split_once('/')?;
-        (!key::is_hidden(child) && S::TABLE.owns(rest)).then_some((child, rest))
+        (!key::is_hidden(child) && S::TABLE.reads(rest)).then_some((child, rest))
     }
 
     fn child(&mut self, mirror: &Mirror, child: &str) {
@@ -291,6 +298,9 @@ impl<K: MapKey, S: Schema> View for DirsView<K, S> {
     }
 
     fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<LiveMap<K, S>>>> {
+        if self.0.is_of_the_future(mirror) {
+            return Some(self.begin(mirror));
+        }
         let children = Self::children(touched.keys());
         for child in &children {
             self.child(mirror, child);

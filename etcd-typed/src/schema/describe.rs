@@ -90,15 +90,26 @@ impl Table {
 
     /// Whether a key relative to the struct's directory is one of the schema's.
     pub(crate) fn owns(&self, relative: &str) -> bool {
+        self.has(relative, |name| key::unescape(name).is_some())
+    }
+
+    /// Whether what is stored at a key relative to the struct's directory has a say in what is read: those of the schema, and in maps the names
+    /// that are not ours, which make a read fail.
+    pub(crate) fn reads(&self, relative: &str) -> bool {
+        self.has(relative, |name| !key::is_hidden(name))
+    }
+
+    /// `is_name` says which segments are names in a map.
+    fn has(&self, relative: &str, is_name: fn(&str) -> bool) -> bool {
         let (first, rest) = split_first(relative);
         self.fields.iter().any(|field| match (&field.kind, rest) {
-            (Kind::Flatten(table), _) => table.owns(relative),
+            (Kind::Flatten(table), _) => table.has(relative, is_name),
             (Kind::Leaf(_), None) => field.segments().any(|segment| segment == first),
-            (Kind::Dir(table), Some(rest)) => field.segment == first && table.owns(rest),
-            (Kind::Entries { .. }, Some(rest)) => field.segment == first && key::unescape(rest).is_some(),
+            (Kind::Dir(table), Some(rest)) => field.segment == first && table.has(rest, is_name),
+            (Kind::Entries { .. }, Some(rest)) => field.segment == first && !rest.contains('/') && is_name(rest),
             (Kind::DirMap { table, .. }, Some(rest)) => {
                 let (child, rest) = split_first(rest);
-                field.segment == first && key::unescape(child).is_some() && rest.is_some_and(|rest| table.owns(rest))
+                field.segment == first && is_name(child) && rest.is_some_and(|rest| table.has(rest, is_name))
             }
             _ => false,
         })
