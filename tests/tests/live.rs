@@ -299,6 +299,55 @@ async fn a_view_costs_one_read_and_one_watch() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_waited_for_is_not_followed_by_states_before_it() {
+    let bench = bench();
+    let (dir, mut live) = bench.open().await;
+    // The watch is cut while something comes and goes; that nothing is different is found out otherwise, before the watch tells of it.
+    bench.store.faults().fail(Calls::Watches, 5, ErrorKind::Unavailable);
+    bench.store.faults().drop_connections();
+    dir.pool.wait.set(&7).await.unwrap();
+    dir.pool.wait.delete().await.unwrap();
+    let last = bench.put("/other", "x").await;
+    assert_eq!(**soon(live.wait_for_revision(last)).await.unwrap(), limits());
+    assert!(!live.status().is_live());
+    until_live(&live).await;
+    assert!(timeout(LONG, live.changed()).await.is_err(), "{:?}", live.history());
+    let written = dir.pool.wait.set(&8).await.unwrap();
+    assert_eq!(soon(live.wait_for_revision(written)).await.unwrap().pool.wait, Some(8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_in_maps_that_are_not_ours_are_seen_and_what_is_wrong_with_them() {
+    let bench = bench();
+    let (dir, live) = bench.open().await;
+    let quotas = soon(dir.quotas.live()).await.unwrap();
+    let written = bench.put("/app/quotas/50%", "x").await;
+    for error in [soon(live.wait_for_revision(written)).await.unwrap_err(), soon(quotas.wait_for_revision(written)).await.unwrap_err()] {
+        let kinds: Vec<_> = error.problems().iter().map(|problem| (problem.kind, problem.key.as_str(), problem.revision)).collect();
+        let key = "/app/quotas/50%";
+        assert_eq!(kinds, [(ProblemKind::ForeignKey, key, Some(written)), (ProblemKind::Undecodable, key, Some(written))]);
+    }
+    bench.client.entry::<String>("/app/quotas/50%").unwrap().delete().await.unwrap();
+    until_live(&live).await;
+    until_live(&quotas).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_map_goes_back_with_the_servers_history() {
+    let bench = bench();
+    let map = bench.client.entries::<String, u64>("/quotas").unwrap();
+    for n in 0..5 {
+        map.entry("a").unwrap().set(&n).await.unwrap();
+    }
+    let mut live = soon(map.live()).await.unwrap();
+    bench.store.faults().wipe();
+    let written = map.entry("b").unwrap().set(&7).await.unwrap();
+    let seen = soon(live.changed()).await.unwrap();
+    assert_eq!(seen.iter().map(|(key, n)| (key.as_str(), *n)).collect::<Vec<_>>(), [("b", 7)]);
+    assert_eq!((seen.revision(), seen.modified()), (written, written));
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_watch_serves_all_views_of_a_directory_and_the_last_ends_it() {
     let bench = bench();
     let (dir, live) = bench.open().await;

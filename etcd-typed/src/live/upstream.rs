@@ -88,6 +88,7 @@ impl Upstream {
             pattern,
             commands: receiver,
             mirror: None,
+            listed: Revision::ZERO,
             feeds: Vec::new(),
             trouble: None,
             proof: Proof::new(store.clone(), span.clone()),
@@ -140,6 +141,8 @@ struct Task {
     commands: mpsc::UnboundedReceiver<Command>,
     /// What is there; none before the first read.
     mirror: Option<Mirror>,
+    /// A listing of the directory as of this revision was just what the mirror has: all that the watch has to tell up to here is in it already.
+    listed: Revision,
     feeds: Vec<Attached>,
     trouble: Option<Trouble>,
     proof: Proof,
@@ -257,6 +260,16 @@ impl Task {
 
     fn step(&mut self, step: Step, first: Option<Instant>) {
         let is_reset = matches!(step, Step::Reset(_));
+        if is_reset {
+            self.listed = Revision::ZERO;
+            self.proof.believe();
+        } else if let Step::Batch(batch) = &step
+            && batch.revision <= self.listed
+        {
+            // To go through it once more would show states of the past. If it is of another history than the listing, the next one finds that out.
+            self.proof.doubt();
+            return;
+        }
         let touch = match (&mut self.mirror, step) {
             (Some(mirror), step) => mirror.apply(step),
             (none, Step::Reset(snapshot)) => {
@@ -273,6 +286,7 @@ impl Task {
         for attached in self.feeds.iter_mut().filter(|attached| attached.begun) {
             match &touch {
                 Some(touch) => attached.feed.touch(mirror, touch),
+                None if self.proof.doubts() => {}
                 None => attached.feed.progress(mirror.revision()),
             }
         }
@@ -301,7 +315,10 @@ impl Task {
             }
             Outcome::Proved { asked, revision } => {
                 if let Some(mirror) = &mut self.mirror {
-                    mirror.advance(revision);
+                    if revision > mirror.revision() {
+                        self.listed = revision;
+                        mirror.advance(revision);
+                    }
                     for attached in self.feeds.iter_mut().filter(|attached| attached.begun) {
                         attached.feed.progress(mirror.revision());
                     }

@@ -37,6 +37,8 @@ pub(super) struct Proof {
     wanted: Option<(Instant, Revision)>,
     /// Somebody waits for the proof.
     urgent: bool,
+    /// Revisions prove nothing, only a listing does.
+    doubts: bool,
 }
 
 enum Phase {
@@ -72,13 +74,29 @@ pub(super) enum Outcome {
 
 impl Proof {
     pub(super) fn new(store: Arc<dyn Store>, span: Span) -> Self {
-        Self { store, span, phase: Phase::Idle, due: Instant::now() + EVERY, wanted: None, urgent: false }
+        Self { store, span, phase: Phase::Idle, due: Instant::now() + EVERY, wanted: None, urgent: false, doubts: false }
     }
 
     /// Somebody waits for a proof.
     pub(super) fn ask(&mut self) {
         self.due = Instant::now();
         self.urgent = true;
+    }
+
+    /// The watch tells of what a listing had, or of another history: that is to be found out now, by another listing.
+    pub(super) fn doubt(&mut self) {
+        self.doubts = true;
+        self.ask();
+    }
+
+    /// Whether that is still to be found out.
+    pub(super) fn doubts(&self) -> bool {
+        self.doubts
+    }
+
+    /// The mirror was made anew.
+    pub(super) fn believe(&mut self) {
+        self.doubts = false;
     }
 
     /// Somebody waits for a revision.
@@ -90,6 +108,7 @@ impl Proof {
     /// The mirror has come this far.
     pub(super) fn seen(&mut self, revision: Revision) -> Outcome {
         match &mut self.phase {
+            _ if self.doubts => Outcome::Open,
             Phase::Behind { asked, head, .. } if revision >= *head => {
                 let asked = *asked;
                 self.rest(EVERY);
@@ -130,6 +149,7 @@ impl Proof {
                     self.rest(EVERY);
                 } else if listings >= LISTINGS {
                     self.rest(EVERY);
+                    self.doubts = false;
                     return Outcome::Disproved;
                 } else {
                     self.read(mirror, listings + 1);
@@ -150,11 +170,14 @@ impl Proof {
         let head = reply.revision;
         if head < from {
             self.rest(EVERY);
+            self.doubts = false;
             return Outcome::Disproved;
         }
         let listed = !reply.more;
-        if mirror.revision() >= head || listed && mirror.agrees(&reply.kvs, !self.has_past()) {
+        let arrived = mirror.revision() >= head && !self.doubts;
+        if arrived || listed && mirror.agrees(&reply.kvs, !self.has_past()) {
             self.rest(EVERY);
+            self.doubts = false;
             return Outcome::Proved { asked, revision: head };
         }
         let wait = if listings > 0 { BETWEEN_LISTINGS } else { ARRIVES };
@@ -165,7 +188,7 @@ impl Proof {
     /// Reads how far the store is; with a listing of the directory, if there were some already.
     fn read(&mut self, mirror: &Mirror, listings: u32) {
         // Without past revisions there is no page of a listing either, and the values come with it in any case.
-        let head_only = listings == 0 && self.has_past();
+        let head_only = listings == 0 && !self.doubts && self.has_past();
         let range = Range { keys_only: self.has_past(), limit: head_only.then_some(1), ..Range::of(self.span.clone()) };
         let store = self.store.clone();
         let reply = Box::pin(async move { store.range(range).await });
