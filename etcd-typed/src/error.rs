@@ -6,8 +6,6 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use crate::key::{Key, KeyError};
 use crate::revision::Revision;
 
@@ -298,7 +296,7 @@ impl From<KeyError> for Error {
 }
 
 /// One thing that is wrong with what is stored, or with what was to be stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The key it is at.
     pub key: Key,
@@ -311,8 +309,7 @@ pub struct Problem {
 }
 
 /// What kind of [`Problem`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProblemKind {
     /// A required field has no key.
