@@ -6,6 +6,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::key::{Key, KeyError};
 use crate::revision::Revision;
 
@@ -296,7 +298,7 @@ impl From<KeyError> for Error {
 }
 
 /// One thing that is wrong with what is stored, or with what was to be stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// The key it is at.
     pub key: Key,
@@ -309,7 +311,8 @@ pub struct Problem {
 }
 
 /// What kind of [`Problem`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ProblemKind {
     /// A required field has no key.

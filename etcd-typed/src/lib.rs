@@ -108,7 +108,9 @@ pub use handle::{
 };
 pub use key::{Key, KeyError};
 pub use lease::Lease;
-pub use live::{Cause, Live, LiveMap, LiveStatus, LiveStream, Part, Reader, Rewound, Selected, Snapshot, Subscription, Viewing};
+pub use live::{
+    Cause, Live, LiveMap, LiveMapIter, LiveStatus, LiveStream, Part, Reader, Rewound, Selected, Snapshot, Subscription, Viewing,
+};
 pub use retry::{Backoff, RetryPolicy};
 pub use revision::{LeaseId, Revision};
 pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, Presence, Schema, Table, Update};

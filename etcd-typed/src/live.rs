@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-pub use self::map::LiveMap;
+pub use self::map::{LiveMap, LiveMapIter};
 pub use self::status::{Cause, LiveStatus, Rewound};
 pub use self::subscribe::{LiveStream, Part, Reader, Selected, Subscription};
 pub(crate) use self::upstream::Upstreams;

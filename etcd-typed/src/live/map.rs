@@ -1,15 +1,21 @@
 //! `LiveMap`: the state of a live view of a map. Two states share all that did not change between them.
 
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeBounds;
 
 use rpds::RedBlackTreeMapSync;
+use serde::{Serialize, Serializer};
 
 /// A map as it was at one revision, in the order of its keys.
 ///
 /// It is persistent: a state of a map of 100,000 entries and the next one, in which one entry changed, share all but some twenty nodes, so that a
-/// change costs O(log n) and keeping both is cheap. So is a clone.
+/// change costs O(log n) and keeping both is cheap. So is a clone. It does not change: what is to be changed can be collected from it,
+/// `map.iter().map(|(key, value)| (key.clone(), value.clone())).collect::<BTreeMap<_, _>>()`.
+///
+/// It equals a [`BTreeMap`] with the same entries, can be collected like one (for tests of what takes one), and is iterated as one:
+/// `for (key, value) in &*live.get()`.
 pub struct LiveMap<K, V>(RedBlackTreeMapSync<K, V>)
 where
     K: Ord;
@@ -60,18 +66,31 @@ impl<K: Ord, V> LiveMap<K, V> {
     }
 
     /// All entries, in order.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> {
-        self.0.iter()
+    #[must_use]
+    pub fn iter(&self) -> LiveMapIter<'_, K, V> {
+        LiveMapIter(self.0.iter())
+    }
+
+    /// The entry with the least key. O(log n).
+    #[must_use]
+    pub fn first_key_value(&self) -> Option<(&K, &V)> {
+        self.0.first()
+    }
+
+    /// The entry with the greatest key. O(log n).
+    #[must_use]
+    pub fn last_key_value(&self) -> Option<(&K, &V)> {
+        self.0.last()
     }
 
     /// All keys, in order.
-    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &K> {
-        self.0.iter().map(|(key, _)| key)
+    pub fn keys(&self) -> impl DoubleEndedIterator<Item = &K> + ExactSizeIterator {
+        self.iter().map(|(key, _)| key)
     }
 
     /// All values, in the order of their keys.
-    pub fn values(&self) -> impl DoubleEndedIterator<Item = &V> {
-        self.0.iter().map(|(_, value)| value)
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = &V> + ExactSizeIterator {
+        self.iter().map(|(_, value)| value)
     }
 
     /// The entries with these keys, in order.
@@ -91,6 +110,23 @@ impl<K: Ord, V> Clone for LiveMap<K, V> {
     }
 }
 
+/// An empty map.
+impl<K: Ord, V> Default for LiveMap<K, V> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K: Ord, V> FromIterator<(K, V)> for LiveMap<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
+        let mut map = Self::new();
+        for (key, value) in entries {
+            map.insert(key, value);
+        }
+        map
+    }
+}
+
 impl<K: Ord, V: PartialEq> PartialEq for LiveMap<K, V> {
     fn eq(&self, other: &Self) -> bool {
         self.len() == other.len() && self.iter().eq(other.iter())
@@ -99,8 +135,59 @@ impl<K: Ord, V: PartialEq> PartialEq for LiveMap<K, V> {
 
 impl<K: Ord, V: Eq> Eq for LiveMap<K, V> {}
 
+impl<K: Ord, V: PartialEq> PartialEq<BTreeMap<K, V>> for LiveMap<K, V> {
+    fn eq(&self, other: &BTreeMap<K, V>) -> bool {
+        self.len() == other.len() && self.iter().eq(other.iter())
+    }
+}
+
+/// As a map.
+impl<K: Ord + Serialize, V: Serialize> Serialize for LiveMap<K, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self)
+    }
+}
+
 impl<K: Ord + fmt::Debug, V: fmt::Debug> fmt::Debug for LiveMap<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl<'m, K: Ord, V> IntoIterator for &'m LiveMap<K, V> {
+    type Item = (&'m K, &'m V);
+    type IntoIter = LiveMapIter<'m, K, V>;
+
+    fn into_iter(self) -> LiveMapIter<'m, K, V> {
+        self.iter()
+    }
+}
+
+/// The entries of a [`LiveMap`], in order. From [`LiveMap::iter`].
+pub struct LiveMapIter<'m, K: Ord, V>(<&'m RedBlackTreeMapSync<K, V> as IntoIterator>::IntoIter);
+
+impl<'m, K: Ord, V> Iterator for LiveMapIter<'m, K, V> {
+    type Item = (&'m K, &'m V);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl<K: Ord, V> DoubleEndedIterator for LiveMapIter<'_, K, V> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.0.next_back()
+    }
+}
+
+impl<K: Ord, V> ExactSizeIterator for LiveMapIter<'_, K, V> {}
+
+impl<K: Ord, V> fmt::Debug for LiveMapIter<'_, K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveMapIter").field("left", &self.len()).finish()
     }
 }

@@ -1,12 +1,19 @@
 //! What a live view says of itself.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
+
+use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Problem};
 use crate::revision::Revision;
 
 /// Whether a [`Live`](crate::Live) view follows.
+///
+/// `Display` is one line for a log. `Serialize` is an object for a health endpoint: `status` is `live` or `degraded`, and of the latter there are also
+/// `cause` (`rejected`, `snapshot`, `interrupted` or `ended`), `reason` (the line), `for_seconds`, `last_good_revision` and `problems`, each with `key`, `kind`,
+/// `reason` and `revision`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LiveStatus {
@@ -41,6 +48,39 @@ impl LiveStatus {
     }
 }
 
+impl fmt::Display for LiveStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Live => f.write_str("live"),
+            Self::Degraded { since, cause, last_good_revision } => {
+                write!(f, "degraded for {} s, at revision {last_good_revision}: {cause}", since.elapsed().as_secs())
+            }
+        }
+    }
+}
+
+impl Serialize for LiveStatus {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(tag = "status", rename_all = "snake_case")]
+        enum Shown<'s> {
+            Live,
+            Degraded { cause: &'static str, reason: String, for_seconds: f64, last_good_revision: Revision, problems: &'s [Problem] },
+        }
+        let shown = match self {
+            Self::Live => Shown::Live,
+            Self::Degraded { since, cause, last_good_revision } => Shown::Degraded {
+                cause: cause.name(),
+                reason: cause.to_string(),
+                for_seconds: since.elapsed().as_secs_f64(),
+                last_good_revision: *last_good_revision,
+                problems: self.problems(),
+            },
+        };
+        shown.serialize(serializer)
+    }
+}
+
 /// Why a view is degraded. All of them but the last end by themselves when what they name is mended.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -54,6 +94,35 @@ pub enum Cause {
     Interrupted(Arc<Error>),
     /// The runtime that the view was made in is gone, or a function of the schema panicked: nothing keeps the view current any more. Make a new one.
     Ended,
+}
+
+impl Cause {
+    /// One word for tools.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Rejected(_) => "rejected",
+            Self::Snapshot(_) => "snapshot",
+            Self::Interrupted(_) => "interrupted",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(problems) => {
+                for (n, problem) in problems.iter().enumerate() {
+                    let between = if n == 0 { "" } else { "; " };
+                    write!(f, "{between}{problem}")?;
+                }
+                Ok(())
+            }
+            Self::Snapshot(error) => write!(f, "a state from disk: {error}"),
+            Self::Interrupted(error) => error.fmt(f),
+            Self::Ended => f.write_str("nothing keeps it current any more: make a new view"),
+        }
+    }
 }
 
 /// The server came back with an older history than was seen.

@@ -1,0 +1,144 @@
+//! An HTTP server whose rate limit changes while it runs: whatever is written below `/demo/live_config` holds for the next request.
+//!
+//! README.md beside this file has the commands. `ETCD_URL` says where the settings are (`etcd://127.0.0.1:2379`, `etcd2://…` or `memory:`), `LISTEN` where
+//! it listens (`127.0.0.1:8080` if nothing is said).
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
+use std::error::Error;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::{get, put};
+use axum::{Json, Router};
+use etcd_typed::{Client, ErrorKind, EtcdSchema, Live, LiveStatus, Revision};
+use serde::Serialize;
+
+/// What can be changed while the server runs.
+#[derive(EtcdSchema, Debug)]
+#[etcd(prefix = "/{env}/live_config")]
+struct Settings {
+    /// What a request is answered with.
+    #[etcd(default = "hello")]
+    greeting: String,
+    #[etcd(dir)]
+    limit: Limit,
+}
+
+/// How many requests are answered.
+#[derive(EtcdSchema, Clone, Debug, Serialize)]
+#[etcd(validate = lets_something_through)]
+struct Limit {
+    /// Requests a second, in the long run.
+    #[etcd(default = 5, validate = at_most_a_million)]
+    rate: u32,
+    /// Requests at once, after a pause.
+    #[etcd(default = 10)]
+    burst: u32,
+}
+
+fn at_most_a_million(rate: &u32) -> Result<(), &'static str> {
+    if *rate <= 1_000_000 { Ok(()) } else { Err("more than a million a second is no limit") }
+}
+
+fn lets_something_through(limit: &Limit) -> Result<(), &'static str> {
+    if limit.rate > 0 && limit.burst == 0 { Err("a rate without a burst lets nothing through") } else { Ok(()) }
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+struct App {
+    dir: SettingsDir,
+    live: Live<Settings>,
+    bucket: Arc<Mutex<Bucket>>,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let client = Client::from_env().await?;
+    let dir = SettingsDir::open(&client, "demo")?;
+    let live = dir.live().await?;
+
+    // Whatever is to be done with a new state, beside reading it, has one place.
+    let _told = live.on_change(|settings| println!("revision {}: {:?}", settings.revision(), **settings));
+
+    let bucket = Arc::new(Mutex::new(Bucket::full(&live.get().limit)));
+    let app = Router::new()
+        .route("/", get(greet))
+        .route("/health", get(health))
+        .route("/limit/rate/{rate}", put(set_rate))
+        .with_state(App { dir, live, bucket });
+    let address = std::env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:8080".to_owned());
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    axum::serve(listener, app).await?;
+    Ok(())
+}
+
+async fn greet(State(app): State<App>) -> (StatusCode, String) {
+    // One state for the whole request: its fields belong together.
+    let settings = app.live.get();
+    let mut bucket = app.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+    if bucket.take(&settings.limit, Instant::now()) {
+        (StatusCode::OK, format!("{}\n", settings.greeting))
+    } else {
+        (StatusCode::TOO_MANY_REQUESTS, "too many requests\n".to_owned())
+    }
+}
+
+/// How the settings are followed. The server goes on with the last good ones, so this is no reason to end it: it is one to wake somebody.
+#[derive(Serialize)]
+struct Health {
+    #[serde(flatten)]
+    status: LiveStatus,
+    /// Everything up to here is in the settings.
+    revision: Revision,
+    /// Since the last proof that there was nothing newer.
+    staleness_seconds: f64,
+    limit: Limit,
+}
+
+async fn health(State(app): State<App>) -> Json<Health> {
+    Json(Health {
+        status: app.live.status(),
+        revision: app.live.revision(),
+        staleness_seconds: app.live.staleness().as_secs_f64(),
+        limit: app.live.get().limit.clone(),
+    })
+}
+
+/// The same that `etcdctl put` does, but checked before it is written, and answered when it holds here.
+async fn set_rate(State(app): State<App>, Path(rate): Path<u32>) -> Result<String, (StatusCode, String)> {
+    let answer = |error: etcd_typed::Error| match error.kind() {
+        ErrorKind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, format!("{error}\n")),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
+    };
+    let written = app.dir.limit.rate.set(&rate).await.map_err(answer)?;
+    let settings = app.live.wait_for_revision(written).await.map_err(answer)?;
+    Ok(format!("revision {}: {:?}\n", settings.revision(), settings.limit))
+}
+
+/// A token bucket that is told its size and speed each time, so that a change holds at once.
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn full(limit: &Limit) -> Self {
+        Self { tokens: f64::from(limit.burst), filled: Instant::now() }
+    }
+
+    /// Whether there is a token for this request.
+    fn take(&mut self, limit: &Limit, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.filled = now;
+        self.tokens = (self.tokens + passed * f64::from(limit.rate)).min(f64::from(limit.burst));
+        let is_there = self.tokens >= 1.0;
+        if is_there {
+            self.tokens -= 1.0;
+        }
+        is_there
+    }
+}
