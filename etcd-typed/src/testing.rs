@@ -5,7 +5,7 @@
 //! # async fn example() {
 //! use etcd_typed::testing::{Etcd, Proxy};
 //!
-//! let mut etcd = Etcd::start_durable().await;
+//! let mut etcd = Etcd::start().await;
 //! let proxy = Proxy::to(etcd.endpoint()).await;
 //! let (direct, through_the_proxy) = (etcd.url_v3(), format!("etcd://{}", proxy.endpoint()));
 //! proxy.cut();

@@ -51,7 +51,7 @@ async fn a_server_says_its_version_and_both_addresses() {
 
 #[tokio::test]
 async fn a_killed_server_is_gone_and_comes_back_with_its_data() {
-    let mut etcd = Etcd::start_durable().await;
+    let mut etcd = Etcd::builder().quick_election().start().await;
     put(&etcd, "before").await;
     etcd.kill().await;
     assert!(!etcd.is_running());
@@ -65,10 +65,9 @@ async fn a_killed_server_is_gone_and_comes_back_with_its_data() {
     assert!(get(&etcd).await.contains("before"));
 }
 
-/// Of a version whose single members forget it is a cluster, which this cannot show to be sound; it shows that it comes back.
 #[tokio::test]
-async fn a_durable_server_has_after_each_kill_what_it_acknowledged() {
-    let mut etcd = Etcd::start_durable().await;
+async fn a_server_has_after_each_kill_what_it_acknowledged() {
+    let mut etcd = Etcd::builder().quick_election().start().await;
     for round in 0..10 {
         put(&etcd, &format!("round-{round}")).await;
         etcd.kill().await;
@@ -108,7 +107,7 @@ async fn a_dropped_server_is_gone_with_its_data() {
 
 /// What ends a server that nobody dropped: the end of its process, here a second run of this binary that is killed.
 #[tokio::test]
-async fn a_server_ends_with_its_process_even_if_that_is_killed() {
+async fn a_server_ends_with_its_process_however_that_ends() {
     let mut owner = tokio::process::Command::new(std::env::current_exe().expect("this binary"))
         .args(["--exact", "--ignored", "--nocapture", "owner_that_waits_to_be_killed"])
         .stdout(Stdio::piped())
@@ -135,7 +134,7 @@ async fn a_server_ends_with_its_process_even_if_that_is_killed() {
 }
 
 #[tokio::test]
-#[ignore = "no test of its own: a_server_ends_with_its_process_even_if_that_is_killed runs it"]
+#[ignore = "no test of its own: a_server_ends_with_its_process_however_that_ends runs it"]
 #[allow(clippy::print_stdout, reason = "it tells its parent what it owns")]
 async fn owner_that_waits_to_be_killed() {
     let etcd = Etcd::start().await;
@@ -152,7 +151,7 @@ async fn a_cluster_has_members_that_know_each_other() {
     for member in cluster.members() {
         assert!(members.contains(&member.endpoint()), "{members}");
     }
-    cluster.member(0).kill().await;
+    cluster.member(0).terminate().await;
     cluster.member(0).restart().await;
     assert!(get(cluster.member(0)).await.contains("one"));
     assert_eq!(cluster.url_v3(), format!("etcd://{}", cluster.endpoints()));

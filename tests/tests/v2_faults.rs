@@ -11,8 +11,7 @@ use etcd_typed::testing::{Etcd, Proxy};
 use etcd_typed::{Client, Entry, Expect};
 use tokio::time::{sleep, timeout};
 
-const CUTS: usize = 45;
-const KILLS: usize = 15;
+const FAULTS: usize = 60;
 
 /// Only a test that fails waits for it.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -32,7 +31,17 @@ async fn write_once(entry: &Entry<String>, before: Option<&String>, value: &Stri
 
 #[tokio::test]
 async fn w2_w4_a_watch_yields_the_history_over_kills_and_cuts() {
-    let mut etcd = Etcd::start_durable().await;
+    a_watch_yields_the_history(Some(4)).await;
+}
+
+#[tokio::test]
+async fn w2_w4_a_watch_yields_the_history_over_cuts() {
+    a_watch_yields_the_history(None).await;
+}
+
+/// One of so many faults is a kill, the others are cuts.
+async fn a_watch_yields_the_history(kill: Option<usize>) {
+    let mut etcd = Etcd::builder().quick_election().start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let client = Client::connect(&format!("etcd2://{}", proxy.endpoint())).await.unwrap();
     let mut changes = client.directory("/app").unwrap().watch().await.unwrap();
@@ -70,19 +79,22 @@ async fn w2_w4_a_watch_yields_the_history_over_kills_and_cuts() {
         }
     });
 
-    for fault in 0..CUTS + KILLS {
+    let (mut cuts, mut kills) = (0, 0);
+    for fault in 1..=FAULTS {
         sleep(Duration::from_millis(50)).await;
-        if fault % 4 == 3 {
+        if kill.is_some_and(|every| fault % every == 0) {
             etcd.kill().await;
             etcd.restart().await;
+            kills += 1;
         } else {
             proxy.cut();
+            cuts += 1;
         }
     }
     done.store(true, Ordering::Relaxed);
     let written = timeout(LIMIT, writer).await.expect("the writer ends").unwrap();
     let seen = timeout(LIMIT, watcher).await.expect("the watcher ends").unwrap();
     // Past the capture of a test that passes, so that the figures are in every log.
-    writeln!(std::io::stderr(), "v2: {CUTS} cuts, {KILLS} kills: {} writes, {} changes seen", written.len(), seen.len()).unwrap();
+    writeln!(std::io::stderr(), "v2: {cuts} cuts, {kills} kills: {} writes, {} changes seen", written.len(), seen.len()).unwrap();
     assert_eq!(seen, written);
 }

@@ -114,7 +114,7 @@ async fn f11_an_endpoint_that_accepts_and_says_nothing_is_left() {
 }
 
 #[tokio::test]
-async fn f1_f3_a_cluster_goes_on_without_one_member_and_with_each_restarted() {
+async fn f1_f3_a_cluster_goes_on_without_a_member_that_was_killed_or_stopped() {
     let mut cluster = Etcd::cluster(3).await;
     let endpoints: Vec<String> = cluster.members().iter().map(Etcd::endpoint).collect();
     let store = V3Store::new(&options(endpoints.iter().map(String::as_str))).unwrap();
