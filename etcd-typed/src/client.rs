@@ -167,7 +167,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `Unavailable`, `Timeout`, `NoSpace`, …: no lease was had.
+    /// `Unavailable`, `Timeout`, `NoSpace`, …: no lease was had. `Unsupported` outside of a tokio runtime.
     pub async fn lease(&self, ttl: Duration) -> Result<Lease> {
         Lease::grant(self.context.store.clone(), self.context.retry.clone(), ttl).await
     }

@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
@@ -37,6 +38,8 @@ pub struct Lease {
     ttl: Duration,
     store: Arc<dyn Store>,
     state: watch::Receiver<State>,
+    /// Of the task; also the clock of those who wait elsewhere.
+    runtime: Handle,
     /// Dropping it tells the task to revoke and end.
     _alive: watch::Sender<()>,
 }
@@ -50,13 +53,16 @@ enum State {
 
 impl Lease {
     pub(crate) async fn grant(store: Arc<dyn Store>, retry: RetryPolicy, ttl: Duration) -> Result<Self> {
+        let runtime = Handle::try_current().map_err(|error| {
+            Error::new(ErrorKind::Unsupported, "a lease is kept alive by a task: ask for it within a tokio runtime").caused_by(error)
+        })?;
         let id = LeaseId::random();
         let sent = Instant::now();
         let ttl = store.grant(id, ttl).await?;
         let (report, state) = watch::channel(State::Until(sent + ttl));
         let (alive, ended) = watch::channel(());
-        tokio::spawn(keep_alive(store.clone(), retry, id, ttl, report, ended));
-        Ok(Self { id, ttl, store, state, _alive: alive })
+        runtime.spawn(keep_alive(store.clone(), retry, id, ttl, report, ended));
+        Ok(Self { id, ttl, store, state, runtime, _alive: alive })
     }
 
     /// Its name, for `.lease(&lease)` and for tools.
@@ -89,11 +95,17 @@ impl Lease {
                 State::Until(deadline) => deadline,
                 State::Lost => return Error::new(ErrorKind::LeaseLost, format!("the server does not know lease {} any more", self.id)),
             };
+            let passed = {
+                let _within = self.runtime.enter();
+                sleep_until(deadline)
+            };
             tokio::select! {
+                // First the word that there is no task any more: the clock of a runtime that is gone must not be asked.
+                biased;
                 changed = state.changed() => if changed.is_err() {
                     return Error::new(ErrorKind::LeaseLost, format!("lease {} is not kept alive any more: the runtime is gone", self.id));
                 },
-                () = tokio::time::sleep_until(deadline) => {
+                () = passed => {
                     return Error::new(ErrorKind::LeaseLost, format!("no answer for lease {} within its time to live", self.id));
                 }
             }
@@ -179,5 +191,33 @@ async fn keep_alive(
     }
     if let Err(error) = store.revoke(id).await {
         telemetry::lease_not_revoked(id, &error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::client::Client;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn without_a_runtime_there_is_no_lease() {
+        let client = Client::connect("memory:").now_or_never().unwrap().unwrap();
+        let error = client.lease(TTL).now_or_never().unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("within a tokio runtime"), "{error}");
+    }
+
+    #[test]
+    fn whoever_waits_for_its_end_needs_no_runtime() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let lease = runtime.block_on(async { Client::connect("memory:").await.unwrap().lease(TTL).await.unwrap() });
+        assert!(lease.lost().now_or_never().is_none());
+        drop(runtime);
+        let error = lease.lost().now_or_never().unwrap();
+        assert!(error.to_string().contains("the runtime is gone"), "{error}");
     }
 }
