@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_typed::store::connect::{ConnectOptions, Endpoint, Tls};
@@ -68,6 +69,8 @@ fn rand() -> u64 {
 fn store(etcd: &Etcd, tls: Option<Tls>) -> Result<V2Store> {
     let mut options = ConnectOptions::new(vec![Endpoint { host: "127.0.0.1".to_owned(), port: etcd.port() }]);
     options.tls = tls;
+    // What is unavailable is asked for until then.
+    options.retry.call_timeout = Duration::from_secs(1);
     V2Store::new(options)
 }
 

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint as Target};
 
 use super::status::{Failure, Row};
+use super::tls;
 use super::wire::ResponseHeader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::store::connect::{ConnectOptions, Endpoint, Tls};
+use crate::store::connect::{ConnectOptions, Endpoint};
 
 /// Each has a connection of its own, so that none waits for another: a watch that is not read fills the window of its connection, and
 /// the calls and keep-alives on the same one would hang with it (seen with 4 unread watches).
@@ -44,6 +45,7 @@ pub(super) struct Endpoints {
 pub(super) struct Slot {
     pub(super) name: String,
     target: Target,
+    tls: bool,
     calls: Mutex<Option<Connecting>>,
     watches: Mutex<Option<Connecting>>,
     leases: Mutex<Option<Connecting>>,
@@ -104,7 +106,7 @@ impl Endpoints {
             let mut place = slot.lane(lane);
             match &*place {
                 Some(connecting) if !matches!(connecting.peek(), Some(Err(_))) => connecting.clone(),
-                _ => place.insert(connect(slot.target.clone(), self.connect_timeout)).clone(),
+                _ => place.insert(connect(slot, self.connect_timeout)).clone(),
             }
         };
         connecting.await
@@ -141,10 +143,19 @@ impl Slot {
             // A server closes connections that ping without a stream (its PermitWithoutStream is false).
             .keep_alive_while_idle(false);
         let target = match &options.tls {
-            Some(tls) => with_tls(target, tls)?,
+            Some(tls) => tls::configured(target, tls)?,
             None => target,
         };
-        Ok(Self { name, target, calls: Mutex::default(), watches: Mutex::default(), leases: Mutex::default(), health: Mutex::default() })
+        let tls = options.tls.is_some();
+        Ok(Self {
+            name,
+            target,
+            tls,
+            calls: Mutex::default(),
+            watches: Mutex::default(),
+            leases: Mutex::default(),
+            health: Mutex::default(),
+        })
     }
 
     fn lane(&self, lane: Lane) -> MutexGuard<'_, Option<Connecting>> {
@@ -188,10 +199,13 @@ impl Slot {
 }
 
 /// Makes a connection in a task of its own, so that it is finished for the next caller when this one gives up.
-fn connect(target: Target, limit: Duration) -> Connecting {
+fn connect(slot: &Slot, limit: Duration) -> Connecting {
+    let (target, name, tls) = (slot.target.clone(), slot.name.clone(), slot.tls);
     let task = tokio::spawn(async move {
-        match timeout(limit, target.connect()).await {
+        let deadline = Instant::now() + limit;
+        match timeout_at(deadline, target.connect()).await {
             Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(cause)) if tls && tls::is_cut_off(&cause) => Err(tls::why_cut_off(&name, cause, deadline).await),
             Ok(Err(cause)) => Err(Status::from_error(Box::new(cause))),
             Err(_) => Err(not_sent("no connection within the time for one")),
         }
@@ -202,38 +216,4 @@ fn connect(target: Target, limit: Duration) -> Connecting {
 /// A status of the local stack that says: nothing was sent.
 pub(super) fn not_sent(words: &str) -> Status {
     Status::from_error(Box::new(tonic::ConnectError(words.into())))
-}
-
-#[cfg(feature = "tls")]
-fn with_tls(target: Target, tls: &Tls) -> Result<Target> {
-    use tonic::transport::{Certificate, ClientTlsConfig, Identity};
-
-    let mut config = ClientTlsConfig::new();
-    config = match &tls.ca {
-        Some(pem) if !contains(pem, b"-----BEGIN CERTIFICATE-----") => {
-            return Err(Error::new(ErrorKind::Tls, "the certificate authority holds no certificate in PEM form"));
-        }
-        Some(pem) => config.ca_certificate(Certificate::from_pem(pem)),
-        None => config.with_native_roots(),
-    };
-    if let Some((certificate, key)) = &tls.identity {
-        config = config.identity(Identity::from_pem(certificate, key));
-    }
-    if let Some(name) = &tls.server_name {
-        config = config.domain_name(name);
-    }
-    target.tls_config(config).map_err(|cause| {
-        let words = std::error::Error::source(&cause).map(ToString::to_string).unwrap_or_default();
-        Error::new(ErrorKind::Tls, format!("the TLS settings are not usable: {words}")).caused_by(cause)
-    })
-}
-
-#[cfg(feature = "tls")]
-fn contains(pem: &[u8], mark: &[u8]) -> bool {
-    pem.windows(mark.len()).any(|window| window == mark)
-}
-
-#[cfg(not(feature = "tls"))]
-fn with_tls(_: Target, _: &Tls) -> Result<Target> {
-    Err(Error::new(ErrorKind::Unsupported, "TLS needs the feature `tls` of the crate etcd-typed"))
 }

@@ -11,6 +11,7 @@ mod kv;
 mod lease;
 mod range;
 mod status;
+mod tls;
 mod watch;
 mod wire;
 

@@ -6,7 +6,7 @@
 //! Each [`Row`] names a case that was seen with etcd 3.4.23, 3.5.1 or 3.5.30 or is in etcd's sources (`api/v3rpc/rpctypes/error.go`).
 
 use std::error::Error as StdError;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use tonic::{Code, Status};
 
@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind};
 pub(super) enum Row {
     /// The request was never sent: no connection, or the stream was refused before it was processed.
     NotSent,
-    /// The TLS handshake failed: the server's certificate, or no TLS where TLS was expected.
+    /// The TLS handshake failed: the server's certificate, or no TLS where TLS was expected. One that was only cut off is [`Row::NotSent`].
     TlsRefused,
     /// The server refused our certificate, or the lack of one. It says so only after the handshake.
     IdentityRefused,
@@ -148,24 +148,41 @@ pub(super) fn classify(status: &Status) -> Row {
     }
 }
 
+/// The server was found to speak without TLS; see `tls.rs`.
+#[derive(Debug)]
+pub(super) struct WithoutTls;
+
+impl fmt::Display for WithoutTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server speaks HTTP/2 without TLS")
+    }
+}
+
+impl StdError for WithoutTls {}
+
 /// What tonic, hyper, h2, rustls or the socket said.
 fn of_the_local_stack(status: &Status, cause: &(dyn StdError + 'static)) -> Row {
     let mut connecting = false;
+    let mut without_tls = false;
     let mut words = status.message().to_ascii_lowercase();
     let mut next = Some(cause);
     while let Some(error) = next {
         connecting |= error.is::<tonic::ConnectError>();
+        without_tls |= error.is::<WithoutTls>();
         // Writing into a `String` cannot fail.
         let _ = write!(words, "\n{error}");
         next = error.source();
     }
     let words = words.to_ascii_lowercase();
     let says = |text: &str| words.contains(text);
+    if without_tls {
+        return Row::TlsRefused;
+    }
     if says("frame with invalid size") || says("http2 was not negotiated") {
         return Row::NotGrpc;
     }
     if connecting {
-        let tls = ["invalid peer certificate", "tls handshake eof", "fatal alert", "corrupt message", "peer is incompatible"];
+        let tls = ["invalid peer certificate", "fatal alert", "corrupt message", "peer is incompatible"];
         return if tls.iter().any(|text| says(text)) { Row::TlsRefused } else { Row::NotSent };
     }
     if says("fatal alert") {

@@ -47,19 +47,22 @@ fn assert_row(status: &Status, row: Row, kind: ErrorKind, repeat: Repeat, may_ha
 
 #[test]
 fn no_connection_is_not_sent() {
-    for texts in
-        [&["tcp connect error", "Connection refused (os error 111)"][..], &["dns error", "no such host"], &["deadline has elapsed"]]
-    {
+    for texts in [
+        &["tcp connect error", "Connection refused (os error 111)"][..],
+        &["dns error", "no such host"],
+        &["deadline has elapsed"],
+        &["tls handshake eof"],
+    ] {
         assert_row(&connecting(texts), Row::NotSent, ErrorKind::Unavailable, Repeat::Always, false);
     }
 }
 
 #[test]
 fn a_server_that_cannot_be_trusted_is_a_matter_of_settings() {
-    for text in ["invalid peer certificate: UnknownIssuer", "invalid peer certificate: certificate not valid for name", "tls handshake eof"]
-    {
+    for text in ["invalid peer certificate: UnknownIssuer", "invalid peer certificate: certificate not valid for name"] {
         assert_row(&connecting(&[text]), Row::TlsRefused, ErrorKind::Tls, Repeat::Elsewhere, false);
     }
+    assert_row(&Status::from_error(Box::new(WithoutTls)), Row::TlsRefused, ErrorKind::Tls, Repeat::Elsewhere, false);
 }
 
 #[test]
