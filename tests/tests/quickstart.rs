@@ -1,4 +1,4 @@
-//! The quickstart, as a new user runs it: on the three stores it ends well and shows the same, but for its first line.
+//! The quickstart on the three stores: it ends well and shows the same, but for its first line.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -6,11 +6,8 @@ use std::process::Command;
 
 use etcd_typed::testing::Etcd;
 
-fn quickstart(address: Option<&str>) -> (String, String) {
-    let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--locked", "--example", "quickstart"]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    command.args(address.map(|_| "--").into_iter().chain(address));
-    let output = command.output().unwrap();
+fn run(address: Option<&str>) -> (String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_quickstart")).args(address).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let (first, rest) = text.split_once('\n').unwrap();
@@ -20,11 +17,11 @@ fn quickstart(address: Option<&str>) -> (String, String) {
 #[tokio::test]
 async fn it_shows_the_same_on_every_store() {
     let etcd = Etcd::start().await;
-    let (first, memory) = quickstart(None);
+    let (first, memory) = run(None);
     assert_eq!(first, "store: memory:");
     assert!(memory.lines().count() > 15, "{memory}");
     for address in [etcd.url_v3(), etcd.url_v2()] {
-        let (first, shown) = quickstart(Some(&address));
+        let (first, shown) = run(Some(&address));
         assert_eq!(first, format!("store: {address}"));
         assert_eq!(shown, memory);
     }
