@@ -661,7 +661,7 @@ struct Small {
     token: Option<String>,
 }
 
-/// The whole way with a real server: it is killed, a program starts without it, and it comes back on its port; then it loses everything.
+/// The whole way with a real server: it is ended, a program starts without it, and it comes back on its port; then it loses everything.
 async fn with_a_server_that_starts_later(url: fn(&Etcd) -> String) {
     let mut etcd = Etcd::start().await;
     let files = TempDir::new().unwrap();
@@ -674,7 +674,7 @@ async fn with_a_server_that_starts_later(url: fn(&Etcd) -> String) {
     let kept = live.get().revision();
     until_kept(&path, kept).await;
     drop((live, client));
-    etcd.kill().await;
+    etcd.terminate().await;
 
     let client = lazy(&url(&etcd));
     let dir = client.dir::<Small>("/later").unwrap();
@@ -697,7 +697,7 @@ async fn with_a_server_that_starts_later(url: fn(&Etcd) -> String) {
     soon(live.wait_for_revision(written)).await.unwrap();
     until_kept(&path, written).await;
     drop((live, client));
-    etcd.kill().await;
+    etcd.terminate().await;
 
     let client = lazy(&url(&etcd));
     let dir = client.dir::<Small>("/later").unwrap();
@@ -719,4 +719,67 @@ async fn with_a_v3_server_that_starts_later() {
 #[tokio::test]
 async fn with_a_v2_server_that_starts_later() {
     with_a_server_that_starts_later(Etcd::url_v2).await;
+}
+
+#[tokio::test]
+async fn a_login_that_a_real_server_refuses_never_falls_back_to_disk() {
+    let mut etcd = Etcd::start().await;
+    let files = TempDir::new().unwrap();
+    let path = files.path().join("small.json");
+    {
+        let dir = lazy(&etcd.url_v3()).dir::<Small>("/login").unwrap();
+        dir.rate.set(&1).await.unwrap();
+        let live = dir.live().or_snapshot(&path).await.unwrap();
+        until_kept(&path, live.get().revision()).await;
+    }
+    for (call, body) in [
+        ("user/add", r#"{"name": "root", "password": "root"}"#),
+        ("role/add", r#"{"name": "root"}"#),
+        ("user/grant", r#"{"user": "root", "role": "root"}"#),
+        ("user/add", r#"{"name": "anna", "password": "secret"}"#),
+        ("enable", "{}"),
+    ] {
+        let answer = etcd.call(&format!("/v3/auth/{call}"), body).await;
+        assert!(answer.contains("header"), "{call}: {answer}");
+    }
+    let endpoint = etcd.endpoint();
+    let view = |login: &str| lazy(&format!("etcd://{login}{endpoint}")).dir::<Small>("/login").unwrap().live().or_snapshot(&path);
+    for (login, kinds) in [
+        ("", &[ErrorKind::Unauthenticated, ErrorKind::PermissionDenied][..]),
+        ("root:wrong@", &[ErrorKind::Unauthenticated]),
+        ("nobody:root@", &[ErrorKind::Unauthenticated]),
+        // She may log in and read nothing.
+        ("anna:secret@", &[ErrorKind::PermissionDenied]),
+    ] {
+        let error = soon(view(login)).await.unwrap_err();
+        assert!(kinds.contains(&error.kind()), "{login}: {error}");
+    }
+    assert_eq!(soon(view("root:root@")).await.unwrap().get().rate, 1);
+
+    // Nobody is there to refuse; then somebody is, and the view says so.
+    etcd.terminate().await;
+    let live = soon(view("root:wrong@")).await.unwrap();
+    assert!(matches!(said(&live), Some(ErrorKind::Unavailable | ErrorKind::Timeout)), "{:?}", live.status());
+    etcd.restart().await;
+    soon(async {
+        while said(&live) != Some(ErrorKind::Unauthenticated) {
+            sleep(TICK).await;
+        }
+    })
+    .await;
+    assert_eq!(live.get().rate, 1);
+}
+
+#[test]
+fn the_example_plays_it_through() {
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    cargo.args(["run", "--quiet", "--locked", "--example", "start_without_a_server"]);
+    let output = cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<_> = shown.lines().collect();
+    let degraded = r#"without a server: Checkout { rate_limit: 250, banner: Some("Sale!"), token: None } (degraded)"#;
+    let back = r#"the server is back: Checkout { rate_limit: 300, banner: Some("Sale!"), token: Some(***) } (live)"#;
+    assert!(lines.contains(&degraded) && lines.contains(&back), "{shown}");
+    assert!(lines.iter().any(|line| line.starts_with("a view without a file: /prod/checkout: unavailable")), "{shown}");
 }

@@ -1,0 +1,91 @@
+//! How does a program come up while etcd is down? With its last good settings from its own disk; it says so, and moves on by itself.
+//!
+//! `cargo run --example start_without_a_server` plays it through on the embedded store. With an address it is such a program, which shows its settings
+//! until it is ended: `cargo run --example start_without_a_server -- etcd://127.0.0.1:2379`. Start it again while that server is stopped.
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
+use std::path::Path;
+
+use etcd_typed::store::memory::MemoryStore;
+use etcd_typed::{Cause, Client, EtcdSchema, Live, LiveStatus, Result};
+
+/// What the program must know before it can do anything.
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+#[etcd(prefix = "/{env}/checkout")]
+struct Checkout {
+    #[etcd(default = 100)]
+    rate_limit: u32,
+    banner: Option<String>,
+    /// Never written to the disk: in a state from there it is none.
+    #[etcd(secret)]
+    token: Option<Token>,
+}
+
+/// A secret that does not show itself.
+#[derive(Clone, PartialEq, etcd_typed::EtcdValue)]
+struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    match std::env::args().nth(1) {
+        // It is not connected before it is used, so that it gets to the file when there is nothing to connect to.
+        Some(address) => follow(&Client::builder(&address).connect_lazy()?, Path::new("checkout.json")).await,
+        None => play(&std::env::temp_dir().join(format!("checkout-{}.json", std::process::id()))).await,
+    }
+}
+
+/// The program itself.
+async fn follow(client: &Client, path: &Path) -> Result<()> {
+    let checkout = CheckoutDir::open(client, "prod")?;
+    let mut live = checkout.live().or_snapshot(path).await?;
+    loop {
+        show("now", &live);
+        live.changed().await?;
+    }
+}
+
+async fn play(path: &Path) -> Result<()> {
+    let server = MemoryStore::new();
+    let checkout = CheckoutDir::open(&Client::with_store(server.clone()), "prod")?;
+    checkout.set(&Checkout { rate_limit: 250, banner: Some("Sale!".to_owned()), token: Some(Token("hunter2".to_owned())) }).await?;
+
+    let live = checkout.live().or_snapshot(path).await?;
+    show("with a server", &live);
+    // The file is written beside the work, a moment later.
+    while !path.exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    drop(live);
+
+    server.faults().stop();
+    match checkout.live().await {
+        Ok(_) => println!("a view without a file: there is one"),
+        Err(error) => println!("a view without a file: {error}"),
+    }
+    let mut live = checkout.live().or_snapshot(path).await?;
+    show("without a server", &live);
+    if let LiveStatus::Degraded { cause: Cause::Snapshot(error), last_good_revision, .. } = live.status() {
+        println!("  from the disk, as of revision {last_good_revision}, since: {error}");
+    }
+
+    server.faults().start();
+    live.changed().await?;
+    checkout.rate_limit.set(&300).await?;
+    live.changed().await?;
+    show("the server is back", &live);
+    // That it cannot be removed leaves a file in the directory for such files.
+    let _ = std::fs::remove_file(path);
+    Ok(())
+}
+
+fn show(when: &str, live: &Live<Checkout>) {
+    let state = live.get();
+    let health = if live.status().is_live() { "live" } else { "degraded" };
+    println!("{when}: {:?} ({health})", **state);
+}
