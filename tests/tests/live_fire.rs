@@ -53,9 +53,9 @@ impl Target {
             counter,
             double: counter * 2,
             text: counter.to_string(),
-            even: (counter % 2 == 0).then_some(true),
+            even: counter.is_multiple_of(2).then_some(true),
             inner: Inner::of(counter),
-            sometimes: (counter % 3 == 0).then(|| Inner::of(counter)),
+            sometimes: counter.is_multiple_of(3).then(|| Inner::of(counter)),
             entries: (0..counter % 5).map(|n| (name(n), counter + n)).collect(),
             regions: (0..counter % 3).map(|n| (name(n), Inner::of(counter))).collect(),
         }
@@ -67,9 +67,9 @@ impl Target {
         let is_inner = |inner: &Inner| (inner.next, inner.negative) == (counter + 1, -counter.cast_signed());
         self.double == counter * 2
             && self.text.parse() == Ok(counter)
-            && self.even.is_some() == (counter % 2 == 0)
+            && self.even.is_some() == counter.is_multiple_of(2)
             && is_inner(&self.inner)
-            && self.sometimes.is_some() == (counter % 3 == 0)
+            && self.sometimes.is_some() == counter.is_multiple_of(3)
             && self.sometimes.iter().chain(self.regions.values()).all(is_inner)
             && self.regions.len() as u64 == counter % 3
             && self.entries.len() as u64 == counter % 5
