@@ -161,97 +161,141 @@ struct Faults {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_state_of_a_view_is_ever_half_of_one() {
+async fn no_state_of_a_view_is_ever_half_of_one_over_kills_compactions_and_cuts() {
+    let mut etcd = Etcd::builder().quick_election().start().await;
+    let fire = Fire::start(&etcd).await;
+    let mut faults = Faults::default();
+    for round in 0..12 {
+        fire.writer.gets_on().await;
+        match round % 3 {
+            0 => {
+                etcd.kill().await;
+                etcd.restart().await;
+                faults.kills += 1;
+            }
+            1 => {
+                fire.proxy.cut();
+                etcd.compact().await;
+                (faults.cuts, faults.compactions) = (faults.cuts + 1, faults.compactions + 1);
+            }
+            _ => {
+                for _ in 0..5 {
+                    fire.proxy.cut();
+                    sleep(Duration::from_millis(20)).await;
+                }
+                faults.cuts += 5;
+            }
+        }
+        fire.writer.gets_on().await;
+        fire.agrees().await;
+    }
+    for sight in fire.end(&faults).await {
+        assert_eq!(sight.rewinds, 0);
+    }
+}
+
+/// A restore is that of a single server, and it is ended in order before: some versions of etcd forget what they acknowledged when a single member
+/// is killed (etcd issue 14370), which is another kind of going back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_state_of_a_view_is_ever_half_of_one_when_older_states_are_restored() {
     let mut etcd = Etcd::start().await;
-    let proxy = Proxy::to(etcd.endpoint()).await;
-    let direct = TargetDir::open(&Client::connect(&etcd.url_v3()).await.unwrap()).unwrap();
-    let viewing = TargetDir::open(&Client::connect(&format!("etcd://{}", proxy.endpoint())).await.unwrap()).unwrap();
-    direct.set(&Target::of(0)).await.unwrap();
-    let live = viewing.live().await.unwrap();
-
-    let stop = Arc::new(AtomicBool::new(false));
-    let getting = {
-        let (live, stop) = (live.clone(), stop.clone());
-        thread::spawn(move || read(&stop, |sight| (0..BURST).for_each(|_| sight.look(&live.get()))))
-    };
-    let reading = {
-        let (mut reader, stop) = (live.reader(), stop.clone());
-        thread::spawn(move || read(&stop, |sight| (0..BURST).for_each(|_| sight.look(reader.get()))))
-    };
-    let writer =
-        Arc::new(Writer { gate: Mutex::new(()), written: AtomicU64::new(0), failed: AtomicU64::new(0), stop: AtomicBool::new(false) });
-    let writing = {
-        let (writer, dir) = (writer.clone(), direct.clone());
-        tokio::spawn(async move { writer.write(dir).await })
-    };
-
+    let fire = Fire::start(&etcd).await;
     let mut faults = Faults::default();
     for round in 0..3 {
-        writer.gets_on().await;
+        fire.writer.gets_on().await;
         let backup = Backup::take(&mut etcd, &format!("backup-{round}")).await;
-        for step in 0..6 {
-            match step % 3 {
-                0 => {
-                    etcd.kill().await;
-                    etcd.restart().await;
-                    faults.kills += 1;
-                }
-                1 => {
-                    proxy.cut();
-                    etcd.compact().await;
-                    (faults.cuts, faults.compactions) = (faults.cuts + 1, faults.compactions + 1);
-                }
-                _ => {
-                    for _ in 0..3 {
-                        proxy.cut();
-                        sleep(Duration::from_millis(20)).await;
-                    }
-                    faults.cuts += 3;
-                }
-            }
-            writer.gets_on().await;
-            agrees(&live, &direct, &writer).await;
-        }
+        fire.writer.gets_on().await;
+        fire.agrees().await;
+        fire.proxy.cut();
+        etcd.compact().await;
+        fire.writer.gets_on().await;
+        fire.agrees().await;
         // Twice the view sees a server that is behind, once one that may have passed it already.
-        let held = if round < 2 { Some(writer.gate.lock().await) } else { None };
-        let (before, rewound) = (live.revision(), live.rewound());
+        let held = if round < 2 { Some(fire.writer.gate.lock().await) } else { None };
+        let (before, rewound) = (fire.live.revision(), fire.live.rewound());
         backup.restore(&mut etcd).await;
-        faults.restores += 1;
+        (faults.restores, faults.compactions, faults.cuts) = (faults.restores + 1, faults.compactions + 1, faults.cuts + 1);
         if held.is_some() {
             let told = async {
-                while live.rewound() == rewound {
+                while fire.live.rewound() == rewound {
                     sleep(Duration::from_millis(5)).await;
                 }
-                live.rewound().expect("it is told")
+                fire.live.rewound().expect("it is told")
             };
             let rewound = timeout(LIMIT, told).await.expect("the view tells that the history is another");
             assert!(rewound.to < rewound.from && rewound.from >= before, "{rewound:?} from {before}");
-            assert!(live.revision() < before, "{live:?}");
+            assert!(fire.live.revision() < before, "{:?}", fire.live);
         }
         drop(held);
-        writer.gets_on().await;
-        agrees(&live, &direct, &writer).await;
+        fire.writer.gets_on().await;
+        fire.agrees().await;
     }
-    writer.stop.store(true, Ordering::Relaxed);
-    timeout(LIMIT, writing).await.expect("the writer ends").unwrap();
-    stop.store(true, Ordering::Relaxed);
-    let (getting, reading) = (getting.join().expect("no violation"), reading.join().expect("no violation"));
-    // Past the capture of a test that passes, so that the figures are in every log.
-    writeln!(
-        std::io::stderr(),
-        "live: {} + {} reads of {} and {} states, {} transactions ({} failed), {faults:?}, 0 violations",
-        getting.reads,
-        reading.reads,
-        getting.states,
-        reading.states,
-        writer.written.load(Ordering::Relaxed),
-        writer.failed.load(Ordering::Relaxed),
-    )
-    .unwrap();
-    assert!(getting.reads.min(reading.reads) > 100_000, "the readers had their share");
-    // Single members of etcd 3.5.0 to 3.5.4 lose history when they are killed (etcd issue 14370), so a kill may count too.
-    for sight in [getting, reading] {
-        assert!(sight.rewinds <= faults.kills + faults.restores, "the revision went back {} times", sight.rewinds);
+    for sight in fire.end(&faults).await {
+        assert!(sight.rewinds <= faults.restores, "the revision went back {} times", sight.rewinds);
+    }
+}
+
+/// A view behind a proxy, with its readers and the writer.
+struct Fire {
+    proxy: Proxy,
+    direct: TargetDir,
+    live: Live<Target>,
+    writer: Arc<Writer>,
+    writing: tokio::task::JoinHandle<()>,
+    stop: Arc<AtomicBool>,
+    readers: [thread::JoinHandle<Sight>; 2],
+}
+
+impl Fire {
+    async fn start(etcd: &Etcd) -> Self {
+        let proxy = Proxy::to(etcd.endpoint()).await;
+        let direct = TargetDir::open(&Client::connect(&etcd.url_v3()).await.unwrap()).unwrap();
+        let viewing = TargetDir::open(&Client::connect(&format!("etcd://{}", proxy.endpoint())).await.unwrap()).unwrap();
+        direct.set(&Target::of(0)).await.unwrap();
+        let live = viewing.live().await.unwrap();
+
+        let stop = Arc::new(AtomicBool::new(false));
+        let getting = {
+            let (live, stop) = (live.clone(), stop.clone());
+            thread::spawn(move || read(&stop, |sight| (0..BURST).for_each(|_| sight.look(&live.get()))))
+        };
+        let reading = {
+            let (mut reader, stop) = (live.reader(), stop.clone());
+            thread::spawn(move || read(&stop, |sight| (0..BURST).for_each(|_| sight.look(reader.get()))))
+        };
+        let writer = Writer { gate: Mutex::new(()), written: AtomicU64::new(0), failed: AtomicU64::new(0), stop: AtomicBool::new(false) };
+        let writer = Arc::new(writer);
+        let writing = {
+            let (writer, dir) = (writer.clone(), direct.clone());
+            tokio::spawn(async move { writer.write(dir).await })
+        };
+        Self { proxy, direct, live, writer, writing, stop, readers: [getting, reading] }
+    }
+
+    async fn agrees(&self) {
+        agrees(&self.live, &self.direct, &self.writer).await;
+    }
+
+    /// Ends it all, and shows the figures.
+    async fn end(self, faults: &Faults) -> [Sight; 2] {
+        self.writer.stop.store(true, Ordering::Relaxed);
+        timeout(LIMIT, self.writing).await.expect("the writer ends").unwrap();
+        self.stop.store(true, Ordering::Relaxed);
+        let [getting, reading] = self.readers.map(|reader| reader.join().expect("no violation"));
+        // Past the capture of a test that passes, so that the figures are in every log.
+        writeln!(
+            std::io::stderr(),
+            "live: {} + {} reads of {} and {} states, {} transactions ({} failed), {faults:?}, 0 violations",
+            getting.reads,
+            reading.reads,
+            getting.states,
+            reading.states,
+            self.writer.written.load(Ordering::Relaxed),
+            self.writer.failed.load(Ordering::Relaxed),
+        )
+        .unwrap();
+        assert!(getting.reads.min(reading.reads) > 10_000, "the readers had their share");
+        [getting, reading]
     }
 }
 
@@ -290,7 +334,7 @@ impl Backup {
     }
 
     async fn restore(self, etcd: &mut Etcd) {
-        etcd.kill().await;
+        etcd.terminate().await;
         fs::remove_dir_all(etcd.data_dir()).unwrap();
         fs::rename(self.0, etcd.data_dir()).unwrap();
         etcd.restart().await;
