@@ -283,8 +283,9 @@ impl Fire {
         self.stop.store(true, Ordering::Relaxed);
         let [getting, reading] = self.readers.map(|reader| reader.join().expect("no violation"));
         // Past the capture of a test that passes, so that the figures are in every log.
+        let mut log = std::io::stderr();
         writeln!(
-            std::io::stderr(),
+            log,
             "live: {} + {} reads of {} and {} states, {} transactions ({} failed), {faults:?}, 0 violations",
             getting.reads,
             reading.reads,
