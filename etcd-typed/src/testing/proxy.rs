@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// No budget is set: see [`Proxy::cut_after`].
 const UNLIMITED: u64 = u64::MAX;
@@ -167,7 +167,9 @@ async fn serve(
     loop {
         let State { mode, modes, .. } = *changes.borrow_and_update();
         if mode == Mode::Refuse {
-            listener = None;
+            if listener.take().is_some() {
+                until_refused(addr).await;
+            }
         } else if listener.is_none() {
             listener = listen(addr).ok();
         }
@@ -182,6 +184,13 @@ async fn serve(
             }
             Some(_) = connections.join_next() => {}
         }
+    }
+}
+
+/// A process that is just being started by another thread has the listener too, until it becomes its program.
+async fn until_refused(addr: SocketAddr) {
+    while TcpStream::connect(addr).await.is_ok() {
+        sleep(Duration::from_millis(1)).await;
     }
 }
 
