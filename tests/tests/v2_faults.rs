@@ -95,6 +95,7 @@ async fn a_watch_yields_the_history(kill: Option<usize>) {
     let written = timeout(LIMIT, writer).await.expect("the writer ends").unwrap();
     let seen = timeout(LIMIT, watcher).await.expect("the watcher ends").unwrap();
     // Past the capture of a test that passes, so that the figures are in every log.
-    writeln!(std::io::stderr(), "v2: {cuts} cuts, {kills} kills: {} writes, {} changes seen", written.len(), seen.len()).unwrap();
+    let mut log = std::io::stderr();
+    writeln!(log, "v2: {cuts} cuts, {kills} kills: {} writes, {} changes seen", written.len(), seen.len()).unwrap();
     assert_eq!(seen, written);
 }

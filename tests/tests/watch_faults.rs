@@ -14,9 +14,10 @@ use tokio::task::JoinHandle;
 
 /// The figures of a run: past the capture of a test that passes, so that they are in every log.
 macro_rules! show {
-    ($($figures:tt)*) => {
-        writeln!(std::io::stderr(), $($figures)*).unwrap()
-    };
+    ($($figures:tt)*) => {{
+        let mut log = std::io::stderr();
+        writeln!(log, $($figures)*).unwrap()
+    }};
 }
 
 /// Two keys that are always written together, with the same number.
