@@ -95,7 +95,8 @@ impl Server {
 /// The example's executable.
 fn built() -> PathBuf {
     let mut cargo = BlockingCommand::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--locked", "--message-format=json", "--example=live_config"]);
+    // With the features of a whole test run, in which it is built already.
+    cargo.args(["build", "--quiet", "--locked", "--message-format=json", "--workspace", "--all-features", "--example=live_config"]);
     let output = cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     let messages = String::from_utf8(output.stdout).unwrap();
