@@ -117,7 +117,7 @@ impl<T: Send + Sync + 'static> Live<T> {
     ///
     /// # Errors
     ///
-    /// `Invalid` when what is stored then is rejected; [`Error::problems`](crate::Error::problems) lists why. `Unavailable` when the runtime
+    /// `Invalid` when the state has not come so far because what is stored is rejected; [`Error::problems`](crate::Error::problems) lists why. `Unavailable` when the runtime
     /// that keeps the view is gone.
     ///
     /// # Cancel safety

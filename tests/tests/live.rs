@@ -249,6 +249,18 @@ async fn a_bad_value_at_one_revision_does_not_hold_up_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_rejected_later_takes_nothing_from_an_own_write() {
+    let bench = bench();
+    let (dir, live) = bench.open().await;
+    let own = dir.pool.size.set(&9).await.unwrap();
+    let bad = bench.put("/app/low", "many").await;
+    soon(live.wait_for_revision(bad)).await.unwrap_err();
+    assert_eq!(soon(live.wait_for_revision(own)).await.unwrap().pool.size, 9, "the state has it");
+    let behind_it = bench.put("/app/name", "b").await;
+    soon(live.wait_for_revision(behind_it)).await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
 async fn there_is_no_view_of_what_cannot_be_read() {
     let bench = bench();
     let error = soon(bench.dir().live()).await.unwrap_err();

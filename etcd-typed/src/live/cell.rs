@@ -113,8 +113,9 @@ impl<T> Cell<T> {
         let news = book.wait_for(|book| book.seen >= revision || book.ended.is_some()).await;
         let Some(book) = news.ok().filter(|book| book.seen >= revision) else { return Err(self.ended()) };
         match &book.rejected {
-            Some((_, problems)) => Err(Error::from_problems(problems.to_vec()).at(self.upstream.directory())),
-            None => Ok(book.newest.clone()),
+            // What was rejected later takes nothing from what the state has.
+            Some((_, problems)) if book.good < revision => Err(Error::from_problems(problems.to_vec()).at(self.upstream.directory())),
+            _ => Ok(book.newest.clone()),
         }
     }
 

@@ -181,7 +181,7 @@ impl Task {
         match self.commands.recv().await {
             None => return,
             Some(command) => self.command(command),
-        };
+        }
         loop {
             match self.follow().await {
                 Stop::Closed => return,
@@ -206,7 +206,10 @@ impl Task {
                 biased;
                 command = self.commands.recv() => match command {
                     None => Some(Stop::Closed),
-                    Some(command) => self.command(command),
+                    Some(command) => {
+                        self.command(command);
+                        None
+                    }
                 },
                 outcome = self.proof.next(self.mirror.as_ref()) => self.proof_outcome(outcome),
                 news = poll_fn(|cx| poll_news(&mut follow, first, self.trouble.as_ref(), cx)) => match news {
@@ -245,7 +248,7 @@ impl Task {
         }
     }
 
-    fn command(&mut self, command: Command) -> Option<Stop> {
+    fn command(&mut self, command: Command) {
         match command {
             Command::Attach(feed) => {
                 self.feeds.push(Attached { feed, since: Instant::now(), begun: false });
@@ -255,7 +258,6 @@ impl Task {
             }
             Command::Want(revision) => self.proof.want(revision),
         }
-        None
     }
 
     fn step(&mut self, step: Step, first: Option<Instant>) {
