@@ -106,36 +106,7 @@ impl Bench {
     }
 }
 
-/// Makes each case a test on each store.
-macro_rules! on_every_store {
-    ($($case:ident)*) => {
-        mod memory {
-            $(#[tokio::test]
-            async fn $case() {
-                let client = etcd_typed::Client::builder("memory:").namespace("/dry").connect().await.unwrap();
-                super::$case(super::Bench { client }).await;
-            })*
-        }
-        mod v3 {
-            $(#[tokio::test]
-            async fn $case() {
-                let address = etcd_typed::testing::Etcd::shared().await.url_v3();
-                let client = etcd_typed::Client::builder(&address).namespace(concat!("/dry-", stringify!($case))).connect().await.unwrap();
-                super::$case(super::Bench { client }).await;
-            })*
-        }
-        mod v2 {
-            $(#[tokio::test]
-            async fn $case() {
-                let address = etcd_typed::testing::Etcd::shared().await.url_v2();
-                let client = etcd_typed::Client::builder(&address).namespace(concat!("/dry-", stringify!($case))).connect().await.unwrap();
-                super::$case(super::Bench { client }).await;
-            })*
-        }
-    };
-}
-
-on_every_store! {
+etcd_typed_tests::on_every_store! { "dry":
     a_diff_is_what_set_would_change
     a_diff_of_a_map
     a_diff_of_a_bad_value_is_refused

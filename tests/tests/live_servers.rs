@@ -80,36 +80,7 @@ async fn until(condition: impl Fn() -> bool) {
     .await;
 }
 
-/// Makes each case a test on each store.
-macro_rules! on_every_store {
-    ($($case:ident)*) => {
-        mod memory {
-            $(#[tokio::test]
-            async fn $case() {
-                let client = etcd_typed::Client::builder("memory:").namespace("/live").connect().await.unwrap();
-                super::$case(super::Bench { client }).await;
-            })*
-        }
-        mod v3 {
-            $(#[tokio::test]
-            async fn $case() {
-                let address = etcd_typed::testing::Etcd::shared().await.url_v3();
-                let client = etcd_typed::Client::builder(&address).namespace(concat!("/live-", stringify!($case))).connect().await.unwrap();
-                super::$case(super::Bench { client }).await;
-            })*
-        }
-        mod v2 {
-            $(#[tokio::test]
-            async fn $case() {
-                let address = etcd_typed::testing::Etcd::shared().await.url_v2();
-                let client = etcd_typed::Client::builder(&address).namespace(concat!("/live-", stringify!($case))).connect().await.unwrap();
-                super::$case(super::Bench { client }).await;
-            })*
-        }
-    };
-}
-
-on_every_store! {
+etcd_typed_tests::on_every_store! { "live":
     a_view_shows_a_transaction_whole_and_without_one_each_change
     own_writes_and_those_elsewhere_are_waited_for
     a_bad_value_is_reported_and_never_shows

@@ -86,36 +86,7 @@ impl Bench {
     }
 }
 
-/// Makes each case a test on each store.
-macro_rules! on_every_store {
-    ($($case:ident)*) => {
-        mod memory {
-            $(#[tokio::test]
-            async fn $case() {
-                let client = etcd_typed::Client::builder("memory:").namespace("/typed").connect().await.unwrap();
-                super::$case(super::Bench { client }).await;
-            })*
-        }
-        mod v3 {
-            $(#[tokio::test]
-            async fn $case() {
-                let address = etcd_typed::testing::Etcd::shared().await.url_v3();
-                let client = etcd_typed::Client::builder(&address).namespace(concat!("/typed-", stringify!($case))).connect().await.unwrap();
-                super::$case(super::Bench { client }).await;
-            })*
-        }
-        mod v2 {
-            $(#[tokio::test]
-            async fn $case() {
-                let address = etcd_typed::testing::Etcd::shared().await.url_v2();
-                let client = etcd_typed::Client::builder(&address).namespace(concat!("/typed-", stringify!($case))).connect().await.unwrap();
-                super::$case(super::Bench { client }).await;
-            })*
-        }
-    };
-}
-
-on_every_store! {
+etcd_typed_tests::on_every_store! { "typed":
     an_entry_is_set_and_read
     an_entry_is_created_once
     an_entry_is_replaced_only_if_it_is_there
