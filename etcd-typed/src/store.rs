@@ -67,8 +67,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// A transaction that changes nothing has no revision of its own; [`Committed::revision`] then is the store's.
     /// Compares that fail are no error: [`Committed::succeeded`] is false and [`Txn::otherwise`] was performed.
-    /// No two writes of one list may touch the same key, but for two deletes (etcd's rule: an [`Op::Get`] or a delete sees what the
-    /// operations before it in the list did).
+    /// No two writes of one list may touch the same key, but for two deletes (etcd's rule: an [`Op::Get`], an [`Op::Newest`] or a delete
+    /// sees what the operations before it in the list did).
     ///
     /// Without [`Capabilities::transactions`] a list holds at most one write, the compares are about that same key, and
     /// `otherwise` holds at most one [`Op::Get`] of it. A store maps that to its cheapest request.
@@ -76,14 +76,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// `TooManyOperations` above [`Capabilities::max_operations`], before sending. `Invalid`, before sending or from the server, for two
-    /// writes of one key in a list (in either list, performed or not) and for a [`Condition`] that does not go with its span. `TooLarge` for a request larger than the server
+    /// writes of one key in a list (in either list, performed or not), for a [`Condition`] that does not go with its span and for an
+    /// [`Op::Newest`] of no keys. `TooLarge` for a request larger than the server
     /// takes. `LeaseLost` for a lease that is not there. `NoSpace`, `PermissionDenied`, … as the server says.
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>>;
 
     /// Follows the changes of a span from a revision on. Returns when the watch is established (so that a write that begins after
     /// it is seen), and yields items until the first error.
     ///
-    /// - Every change after the start is yielded once, in order; all changes of one revision are one [`WatchItem::Batch`], whole.
+    /// - Every change after the start is yielded once, in order (after what was [`Skipped`](WatchItem::Skipped), if the caller allowed it); all changes of one revision are one [`WatchItem::Batch`], whole.
     /// - [`WatchItem::Progress`]`(r)`: everything up to `r` has been yielded. Never sent ahead of the changes it covers.
     /// - [`WatchItem::HistoryLost`] and [`WatchItem::Behind`] are the last item. So is an error. No silent end: a stream that just ends is a
     ///   defect of the store.
@@ -312,6 +313,23 @@ pub enum Condition {
 pub enum Op {
     /// Reads. Its page is as long as it is.
     Get(Span),
+    /// Reads which of the keys below a directory came to be last: the newest first, without their values. The answer is an
+    /// [`OpResult::Get`], and [`RangeReply::more`] says that there were more than asked for. Like a get it sees what the operations
+    /// before it did.
+    ///
+    /// Keys that one transaction made are as new as each other: which of them comes first, and which the limit cuts off, is left open.
+    /// etcd's sort is not stable; with few keys they come in the order of their bytes, as they always do in memory.
+    ///
+    /// The server reads and sorts all of the directory, whatever the limit, so this is for small ones, such as queues. Only with
+    /// [`Capabilities::transactions`]; elsewhere list the directory.
+    Newest {
+        /// The directory, as in [`Span::Below`].
+        below: Key,
+        /// Only keys that came to be before this revision.
+        before: Option<Revision>,
+        /// At most so many keys. At least one, else `Invalid`.
+        limit: usize,
+    },
     /// Writes a value. On a store with directories the directories above come to be.
     Put {
         /// The key.
@@ -393,7 +411,7 @@ pub struct Committed {
 /// What an [`Op`] gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpResult {
-    /// Of [`Op::Get`].
+    /// Of [`Op::Get`] and [`Op::Newest`].
     Get(RangeReply),
     /// Of [`Op::Put`]: what was there, if it was asked for.
     Put(Option<KeyValue>),
@@ -424,6 +442,10 @@ pub enum WatchFrom {
     Listed(Revision),
     /// A watch that had yielded everything up to this revision broke, or a caller names a revision of the past.
     Resumed(Revision),
+    /// As `Listed`, and rather at once than complete: where the store would have to go back for changes after this revision, it
+    /// skips them and says so with [`WatchItem::Skipped`]. It is for a caller that can read again what matters to it: on v3 a watch that goes back
+    /// gets its first event from a loop that runs every 100 ms, one that does not gets it with the write. A store that goes back as quickly skips nothing.
+    Live(Revision),
 }
 
 impl WatchFrom {
@@ -431,7 +453,7 @@ impl WatchFrom {
     #[must_use]
     pub fn revision(self) -> Revision {
         match self {
-            Self::Listed(revision) | Self::Resumed(revision) => revision,
+            Self::Listed(revision) | Self::Resumed(revision) | Self::Live(revision) => revision,
         }
     }
 }
@@ -443,6 +465,9 @@ pub enum WatchItem {
     Batch(Batch),
     /// Everything up to this revision has been yielded.
     Progress(Revision),
+    /// The changes after the start and up to this revision were not looked for; the caller reads the span as of this revision or a later one.
+    /// From here on every change is yielded. Only of [`WatchFrom::Live`], only as the first item, and only where the store had moved on.
+    Skipped(Revision),
     /// The changes after the start are not all there any more; the span must be read anew. Last item.
     HistoryLost {
         /// The oldest revision that is still there, if the server says it.

@@ -235,6 +235,11 @@ impl Engine {
                 }
                 ahead.then_some(Ok(Step::Progress(revision)))
             }
+            // Nothing here asks for a watch that may skip. A store that does it all the same has left changes out.
+            Some(Ok(WatchItem::Skipped(_))) => {
+                self.history_lost(fresh && !moved, Error::new(ErrorKind::HistoryLost, "the watch skipped changes"));
+                None
+            }
             Some(Ok(WatchItem::HistoryLost { .. })) => {
                 self.history_lost(fresh && !moved, Error::new(ErrorKind::HistoryLost, "compacted while it was read"));
                 None

@@ -132,6 +132,16 @@ impl Model {
                     let kvs = next.values().filter(|kv| span.contains(&kv.key)).cloned().collect();
                     OpResult::Get(RangeReply { revision: as_of, kvs, ..RangeReply::default() })
                 }
+                Op::Newest { below, before, limit } => {
+                    let as_of = if events.is_empty() { self.revision() } else { revision };
+                    let span = Span::Below(below.clone());
+                    let asked = |kv: &&KeyValue| span.contains(&kv.key) && before.is_none_or(|before| kv.created < before);
+                    let mut kvs: Vec<_> = next.values().filter(asked).map(|kv| KeyValue { value: Bytes::new(), ..kv.clone() }).collect();
+                    kvs.sort_by(|a, b| (b.created, &a.key).cmp(&(a.created, &b.key)));
+                    let more = kvs.len() > *limit;
+                    kvs.truncate(*limit);
+                    OpResult::Get(RangeReply { revision: as_of, kvs, more, ..RangeReply::default() })
+                }
                 Op::Put { key, value, expiry, previous } => {
                     let key = Bytes::copy_from_slice(key.as_str().as_bytes());
                     let before = next.get(&key).cloned();
@@ -175,6 +185,10 @@ fn span() -> impl Strategy<Value = Span> {
     prop_oneof![2 => key().prop_map(Span::Key), 1 => key().prop_map(Span::Below), 1 => Just(Span::Below(Key::root()))]
 }
 
+fn directory() -> impl Strategy<Value = Key> {
+    prop_oneof![2 => key(), 1 => Just(Key::root())]
+}
+
 fn lease() -> impl Strategy<Value = LeaseId> {
     (1..4_u64).prop_map(|number| LeaseId::new(number).unwrap())
 }
@@ -208,6 +222,8 @@ fn op() -> impl Strategy<Value = Op> {
     let expiry = prop_oneof![3 => Just(Expiry::Never), 1 => lease().prop_map(Expiry::With)];
     prop_oneof![
         1 => span().prop_map(Op::Get),
+        1 => (directory(), prop::option::of(revision()), 1..4_usize)
+            .prop_map(|(below, before, limit)| Op::Newest { below, before, limit }),
         4 => (key(), value(), expiry, any::<bool>()).prop_map(|(key, value, expiry, previous)| Op::Put { key, value, expiry, previous }),
         2 => (span(), any::<bool>()).prop_map(|(span, previous)| Op::Delete { span, previous }),
     ]

@@ -4,12 +4,14 @@
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Batch, Event, KeyValue, Range, RangeReply, Span};
 
@@ -273,9 +275,18 @@ pub(super) struct Write<'s> {
 impl Write<'_> {
     /// All of a span as the transaction sees it: with what it wrote before.
     pub(super) fn get(&self, span: &Span) -> RangeReply {
-        let kvs = self.state.select(span, None).filter_map(|(key, versions)| versions.back()?.key_value(key, false)).collect();
-        let revision = if self.changed.keys.is_empty() { self.state.revision } else { self.revision };
-        RangeReply { revision, kvs, ..RangeReply::default() }
+        RangeReply { revision: self.as_of(), kvs: self.now(span, false).collect(), ..RangeReply::default() }
+    }
+
+    /// The keys below a directory that came to be last, newest first, as the transaction sees them.
+    pub(super) fn newest(&self, below: &Key, before: Option<Revision>, limit: usize) -> RangeReply {
+        let mut kvs: Vec<_> =
+            self.now(&Span::Below(below.clone()), true).filter(|kv| before.is_none_or(|before| kv.created < before)).collect();
+        // Stable, so that those of one transaction stay in the order of their keys.
+        kvs.sort_by_key(|kv| Reverse(kv.created));
+        let more = kvs.len() > limit;
+        kvs.truncate(limit);
+        RangeReply { revision: self.as_of(), kvs, more, ..RangeReply::default() }
     }
 
     /// Writes a value; gives what was there.
@@ -318,6 +329,16 @@ impl Write<'_> {
         state.log.push_back(changed);
         state.trim();
         (revision, moved)
+    }
+
+    /// What a span holds, with what was written so far.
+    fn now(&self, span: &Span, keys_only: bool) -> impl Iterator<Item = KeyValue> {
+        self.state.select(span, None).filter_map(move |(key, versions)| versions.back()?.key_value(key, keys_only))
+    }
+
+    /// The revision that a read has now.
+    fn as_of(&self) -> Revision {
+        if self.changed.keys.is_empty() { self.state.revision } else { self.revision }
     }
 
     fn push(&mut self, key: &Bytes, from: Option<LeaseId>, stored: Option<Stored>) {

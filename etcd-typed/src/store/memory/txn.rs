@@ -80,7 +80,8 @@ fn name(condition: &Condition) -> &'static str {
 
 fn check_op(op: &Op) -> Result<()> {
     match op {
-        Op::Get(_) | Op::Put { .. } | Op::Delete { .. } => Ok(()),
+        Op::Newest { below, limit: 0, .. } => Err(Error::new(ErrorKind::Invalid, "the newest none of the keys").at(below)),
+        Op::Get(_) | Op::Newest { .. } | Op::Put { .. } | Op::Delete { .. } => Ok(()),
         Op::MakeDir { key, .. } | Op::UpdateDir { key, .. } | Op::RemoveDir { key } => {
             let message = "memory has no directories of their own, as etcd v3 has none: write or delete the keys below it";
             Err(Error::new(ErrorKind::Unsupported, message).at(key))
@@ -116,7 +117,9 @@ fn size(txn: &Txn) -> usize {
             + match op {
                 Op::Put { key, value, .. } => key.as_str().len() + value.len(),
                 Op::Get(span) | Op::Delete { span, .. } => span.key().as_str().len(),
-                Op::MakeDir { key, .. } | Op::UpdateDir { key, .. } | Op::RemoveDir { key } => key.as_str().len(),
+                Op::Newest { below: key, .. } | Op::MakeDir { key, .. } | Op::UpdateDir { key, .. } | Op::RemoveDir { key } => {
+                    key.as_str().len()
+                }
             }
     });
     OVERHEAD_OF_REQUEST + compares.chain(ops).sum::<usize>()

@@ -189,7 +189,11 @@ fn check_written_once(ops: &[Op]) -> Result<()> {
 fn target(op: &Op) -> &Key {
     match op {
         Op::Get(span) | Op::Delete { span, .. } => span.key(),
-        Op::Put { key, .. } | Op::MakeDir { key, .. } | Op::UpdateDir { key, .. } | Op::RemoveDir { key } => key,
+        Op::Newest { below: key, .. }
+        | Op::Put { key, .. }
+        | Op::MakeDir { key, .. }
+        | Op::UpdateDir { key, .. }
+        | Op::RemoveDir { key } => key,
     }
 }
 
@@ -198,6 +202,12 @@ fn step(op: Option<Op>) -> Result<Step> {
         None => Step::Check,
         Some(Op::Get(Span::Key(_))) => Step::Read,
         Some(Op::Get(Span::Below(_))) => Step::ReadBelow,
+        Some(Op::Newest { .. }) => {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "etcd v2 does not pick the newest keys of a directory: list the directory instead, each key of it says when it was created",
+            ));
+        }
         Some(Op::Put { value, expiry, previous, .. }) => Step::Put(Put { value: text(value)?, expiry, previous }),
         Some(Op::Delete { span: Span::Key(_), previous }) => Step::Delete { previous },
         Some(Op::Delete { span: Span::Below(_), previous }) => Step::DeleteBelow { previous },
@@ -294,6 +304,19 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             assert!(error.to_string().contains(".non_atomic()") && error.to_string().contains("etcd v3"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_newest_keys_are_refused_with_what_to_do_instead() {
+        let newest = || vec![Op::Newest { below: key("/q"), before: None, limit: 1 }];
+        let refusal = |txn| {
+            let error = Plan::of(txn).unwrap_err();
+            (error.kind(), error.key().cloned(), error.to_string())
+        };
+        let (kind, at, text) = refusal(Txn { then: newest(), ..Txn::default() });
+        assert_eq!((kind, at), (ErrorKind::Unsupported, Some(key("/q"))));
+        assert!(text.contains("etcd v2") && text.contains("list the directory"), "{text}");
+        assert_eq!(refusal(Txn { otherwise: newest(), ..put(None) }).0, ErrorKind::Unsupported);
     }
 
     #[test]

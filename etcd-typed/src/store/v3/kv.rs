@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::wire::{self, CompareResult, CompareTarget, RequestOp, ResponseOp, TargetUnion};
+use super::wire::{self, CompareResult, CompareTarget, RequestOp, ResponseOp, SortOrder, SortTarget, TargetUnion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
@@ -172,6 +172,24 @@ fn translate_op(op: &Op, then: bool, max_value: usize, leases: &mut Vec<NewLease
             let (key, range_end) = bounds(span);
             wire::Request::Range(wire::RangeRequest { key, range_end, ..Default::default() })
         }
+        Op::Newest { below, before, limit } => {
+            if *limit == 0 {
+                // For etcd a limit of zero is none.
+                return Err(Error::new(ErrorKind::Invalid, "the newest none of the keys").at(below));
+            }
+            let (key, range_end) = bounds(&Span::Below(below.clone()));
+            wire::Request::Range(wire::RangeRequest {
+                key,
+                range_end,
+                limit: i64::try_from(*limit).unwrap_or(i64::MAX),
+                sort_order: SortOrder::Descend.into(),
+                sort_target: SortTarget::Create.into(),
+                keys_only: true,
+                // Zero would be no bound. A store begins at revision 1, and no key came to be before 2.
+                max_create_revision: before.map_or(0, |before| number(before.previous()).max(1)),
+                ..Default::default()
+            })
+        }
         Op::Put { key, value, expiry, previous } => {
             if value.len() > max_value {
                 return Err(too_large(key, value.len(), max_value));
@@ -273,7 +291,11 @@ pub(super) fn only_key(txn: &Txn) -> Option<&Key> {
     let spans = txn.compares.iter().map(|compare| compare.span.key());
     let ops = txn.then.iter().chain(&txn.otherwise).map(|op| match op {
         Op::Get(span) | Op::Delete { span, .. } => span.key(),
-        Op::Put { key, .. } | Op::MakeDir { key, .. } | Op::UpdateDir { key, .. } | Op::RemoveDir { key } => key,
+        Op::Newest { below: key, .. }
+        | Op::Put { key, .. }
+        | Op::MakeDir { key, .. }
+        | Op::UpdateDir { key, .. }
+        | Op::RemoveDir { key } => key,
     });
     let mut keys = spans.chain(ops);
     let first = keys.next()?;

@@ -184,7 +184,7 @@ impl<'s> Bench<'s> {
     /// Opens a watch that must be possible. What it yields is checked against the rules that hold for all watches.
     pub(super) async fn watch(&self, span: Span, from: WatchFrom) -> Reader {
         match self.store().watch(Watch { span: span.clone(), from }).await {
-            Ok(stream) => Reader { stream, span, seen: from.revision(), last: None },
+            Ok(stream) => Reader { stream, span, seen: from.revision(), may_skip: matches!(from, WatchFrom::Live(_)), last: None },
             Err(error) => panic!("{error:?}, of a watch of {span:?} {from:?}"),
         }
     }
@@ -199,7 +199,11 @@ impl<'s> Bench<'s> {
 fn key_of(op: &Op) -> &Key {
     match op {
         Op::Get(span) | Op::Delete { span, .. } => span.key(),
-        Op::Put { key, .. } | Op::MakeDir { key, .. } | Op::UpdateDir { key, .. } | Op::RemoveDir { key } => key,
+        Op::Newest { below: key, .. }
+        | Op::Put { key, .. }
+        | Op::MakeDir { key, .. }
+        | Op::UpdateDir { key, .. }
+        | Op::RemoveDir { key } => key,
     }
 }
 
@@ -221,6 +225,8 @@ pub(super) struct Reader {
     span: Span,
     /// Everything up to it has been yielded, or was before the start.
     seen: Revision,
+    /// It is live, and this is the first item.
+    may_skip: bool,
     /// The item after which there must be nothing.
     last: Option<WatchItem>,
 }
@@ -241,8 +247,14 @@ impl Reader {
                 assert!(*revision >= self.seen, "progress to {revision} after {}", self.seen);
                 self.seen = *revision;
             }
+            WatchItem::Skipped(revision) => {
+                assert!(self.may_skip, "{item:?}, of a watch that is not live, or after another item");
+                assert!(*revision > self.seen, "{item:?}, and everything up to {} was there already", self.seen);
+                self.seen = *revision;
+            }
             WatchItem::HistoryLost { .. } | WatchItem::Behind(_) | WatchItem::Lagged => self.last = Some(item.clone()),
         }
+        self.may_skip = false;
         Some(item)
     }
 

@@ -328,7 +328,7 @@ pub(super) async fn a_reader_that_does_not_keep_up_delays_nobody(bench: &Bench<'
         match slow.item().await {
             WatchItem::Batch(batch) => seen.push(batch.revision),
             WatchItem::Lagged | WatchItem::HistoryLost { .. } => break,
-            WatchItem::Behind(revision) => panic!("behind, at {revision}"),
+            item @ (WatchItem::Behind(_) | WatchItem::Skipped(_)) => panic!("{item:?}"),
             WatchItem::Progress(_) => {}
         }
     }

@@ -69,10 +69,47 @@ fn one_operation_without_a_condition_is_the_cheapest_request() {
 }
 
 #[test]
+fn the_newest_keys_are_a_sorted_range() {
+    let range = |before: Option<u64>, limit| {
+        let newest = Op::Newest { below: key("/q"), before: before.map(Revision::new), limit };
+        match planned(&Txn { then: vec![newest], ..Txn::default() }).request {
+            Request::Range(range) => range,
+            other => panic!("{other:?}"),
+        }
+    };
+    let expected = wire::RangeRequest {
+        key: Bytes::from_static(b"/q/\0"),
+        range_end: Bytes::from_static(b"/q0"),
+        limit: 2,
+        sort_order: SortOrder::Descend.into(),
+        sort_target: SortTarget::Create.into(),
+        keys_only: true,
+        ..wire::RangeRequest::default()
+    };
+    assert_eq!(range(None, 2), expected);
+    assert_eq!(range(Some(9), 2), wire::RangeRequest { max_create_revision: 8, ..expected });
+    // Zero would be no bound at all, and then every key would be before the first revision.
+    for (before, bound) in [(0, 1), (1, 1), (2, 1), (3, 2), (u64::MAX, i64::MAX)] {
+        assert_eq!(range(Some(before), 1).max_create_revision, bound, "before {before}");
+    }
+    assert_eq!(range(None, usize::MAX).limit, i64::MAX);
+}
+
+#[test]
+fn the_newest_none_of_the_keys_is_refused_in_either_list() {
+    let newest = || vec![Op::Newest { below: key("/q"), before: None, limit: 0 }];
+    for txn in [Txn { then: newest(), ..Txn::default() }, Txn { otherwise: newest(), ..Txn::default() }] {
+        let error = plan(&txn, 128, 1000).unwrap_err();
+        assert_eq!((error.kind(), error.key()), (ErrorKind::Invalid, Some(&key("/q"))));
+    }
+}
+
+#[test]
 fn a_transaction_of_reads_alone_is_known_as_such() {
     let get = Op::Get(Span::Key(key("/a")));
     let compares = vec![Compare::key(&key("/a"), Condition::Present)];
-    let reads = Txn { compares: compares.clone(), then: vec![get.clone()], otherwise: vec![get.clone(), get.clone()] };
+    let newest = Op::Newest { below: key("/a"), before: None, limit: 1 };
+    let reads = Txn { compares: compares.clone(), then: vec![get.clone()], otherwise: vec![get.clone(), newest] };
     assert!(matches!(planned(&reads).request, Request::Txn { reads_only: true, .. }));
     let writes = Txn { compares, then: vec![get], otherwise: vec![Op::delete(&key("/a"))] };
     assert!(matches!(planned(&writes).request, Request::Txn { reads_only: false, .. }));

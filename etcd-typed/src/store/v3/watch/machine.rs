@@ -8,6 +8,7 @@
 //!   revision of a compaction (etcd #18089, in 3.4.23 and 3.5.1), and a server may replay old events in the middle of a stream (#15271).
 //! - Right after a read at R it starts at R + 1, since a watch that starts at or below the store's revision gets its first event from a loop that runs each
 //!   100 ms. If the server says that it is at R, nothing was missed; if it is further, the watch is created again at R.
+//! - A live watch names no start: it begins after the revision that the answer to its creation tells, and what was between R and that one is skipped.
 //! - The resume point never follows the header of a message with events: a batch of old events carries the store's revision of now.
 //! - A revision is yielded when a later one begins or the message, with all its fragments, ends. What is held back is thrown away with
 //!   the stream.
@@ -76,11 +77,21 @@ struct Followed {
     range_end: Bytes,
     /// Everything up to here was yielded, or was there before the watch.
     last: i64,
-    /// It starts after `last`, which is right only as long as nothing was written since.
-    directly_after: bool,
+    start: Start,
     /// Of the last revision, what may not be all of it.
     held: Option<Held>,
     stage: Stage,
+}
+
+/// Where the server is asked to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// At `last`.
+    AtLast,
+    /// After `last`, which is right only as long as nothing was written since.
+    AfterLast,
+    /// Wherever it is.
+    Now,
 }
 
 #[derive(Debug)]
@@ -114,8 +125,12 @@ impl Machine {
     pub(super) fn add(&mut self, token: Token, watch: &Watch) {
         let (key, range_end) = bounds(&watch.span);
         let last = number(watch.from.revision());
-        let directly_after = matches!(watch.from, WatchFrom::Listed(_));
-        self.want(Followed { token, key, range_end, last, directly_after, held: None, stage: Stage::Wanted });
+        let start = match watch.from {
+            WatchFrom::Listed(_) => Start::AfterLast,
+            WatchFrom::Resumed(_) => Start::AtLast,
+            WatchFrom::Live(_) => Start::Now,
+        };
+        self.want(Followed { token, key, range_end, last, start, held: None, stage: Stage::Wanted });
     }
 
     /// A reader has gone, or does not keep up.
@@ -177,12 +192,16 @@ impl Machine {
         let Some(watch) = self.watches.get(&id) else {
             return;
         };
-        // Starting at 0 would mean "from now on", and nothing is older than 1.
-        let start = if watch.directly_after { watch.last.saturating_add(1) } else { watch.last.max(1) };
+        let start_revision = match watch.start {
+            // Zero would mean "now", and nothing is older than 1.
+            Start::AtLast => watch.last.max(1),
+            Start::AfterLast => watch.last.saturating_add(1),
+            Start::Now => 0,
+        };
         let request = WatchCreateRequest {
             key: watch.key.clone(),
             range_end: watch.range_end.clone(),
-            start_revision: start,
+            start_revision,
             progress_notify: true,
             watch_id: id,
             fragment: true,
@@ -214,16 +233,20 @@ impl Machine {
             self.cancel(id);
             self.outputs.push_back(Output::Established(token));
             self.outputs.push_back(Output::Item(token, WatchItem::Behind(revision(header))));
-        } else if watch.directly_after && header > watch.last {
+        } else if watch.start == Start::AfterLast && header > watch.last {
             // Something was written between the read and the watch.
             self.cancel(id);
-            watch.directly_after = false;
+            watch.start = Start::AtLast;
             self.want(watch);
         } else {
+            self.outputs.push_back(Output::Established(token));
+            if watch.start == Start::Now && header > watch.last {
+                watch.last = header;
+                self.outputs.push_back(Output::Item(token, WatchItem::Skipped(revision(header))));
+            }
             self.established = self.established.saturating_add(1);
             watch.stage = Stage::Established(self.established);
             self.watches.insert(id, watch);
-            self.outputs.push_back(Output::Established(token));
         }
         self.create_next();
     }

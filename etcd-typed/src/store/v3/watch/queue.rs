@@ -54,6 +54,8 @@ impl Queue {
                 }
                 state.items.push_back(Ok(item));
             }
+            // The first item, and there is one.
+            WatchItem::Skipped(_) => state.items.push_back(Ok(item)),
             WatchItem::HistoryLost { .. } | WatchItem::Behind(_) | WatchItem::Lagged => {
                 state.items.push_back(Ok(item));
                 state.ended = true;

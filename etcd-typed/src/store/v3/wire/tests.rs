@@ -14,9 +14,20 @@ fn assert_bytes(message: &impl Message, expected: &[u8]) {
 
 #[test]
 fn range() {
-    let request =
-        RangeRequest { key: b("a"), range_end: b("b"), limit: 3, revision: 4, serializable: true, keys_only: true, count_only: true };
-    assert_bytes(&request, &[0x0a, 1, b'a', 0x12, 1, b'b', 0x18, 3, 0x20, 4, 0x38, 1, 0x40, 1, 0x48, 1]);
+    let request = RangeRequest {
+        key: b("a"),
+        range_end: b("b"),
+        limit: 3,
+        revision: 4,
+        sort_order: SortOrder::Descend.into(),
+        sort_target: SortTarget::Create.into(),
+        serializable: true,
+        keys_only: true,
+        count_only: true,
+        max_create_revision: 5,
+    };
+    let bytes = [0x0a, 1, b'a', 0x12, 1, b'b', 0x18, 3, 0x20, 4, 0x28, 2, 0x30, 2, 0x38, 1, 0x40, 1, 0x48, 1, 0x68, 5];
+    assert_bytes(&request, &bytes);
     // header {cluster_id 1, member_id 2, revision 3, raft_term 4}, kvs {all fields}, more, count
     let answer = [
         0x0a, 8, 0x08, 1, 0x10, 2, 0x18, 3, 0x20, 4, //

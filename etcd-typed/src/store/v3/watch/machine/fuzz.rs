@@ -73,13 +73,18 @@ proptest! {
         reliable in any::<bool>(),
         leaves in 0_usize..40,
     ) {
-        const STARTS: [u64; 3] = [0, 3, 5];
+        const STARTS: [u64; 4] = [0, 3, 5, 4];
         let mut machine = Machine::default();
         machine.set_progress_is_reliable(reliable);
         let mut seen = STARTS.map(Revision::new);
         for (token, start) in (0..).zip(STARTS) {
-            let from = if start == 3 { WatchFrom::Resumed(Revision::new(start)) } else { WatchFrom::Listed(Revision::new(start)) };
-            machine.add(token, &Watch { span: Span::Below(Key::parse("/a").unwrap()), from });
+            let from = match start {
+                3 => WatchFrom::Resumed,
+                4 => WatchFrom::Live,
+                _ => WatchFrom::Listed,
+            };
+            let watch = Watch { span: Span::Below(Key::parse("/a").unwrap()), from: from(Revision::new(start)) };
+            machine.add(token, &watch);
         }
         for (at, bytes) in messages.iter().enumerate() {
             if at == leaves {
@@ -89,7 +94,7 @@ proptest! {
             let Ok(message) = WatchResponse::decode(&bytes[..]) else { break };
             machine.receive(message);
             while let Some(output) = machine.next() {
-                if let Output::Item(token, WatchItem::Batch(Batch { revision, .. }) | WatchItem::Progress(revision)) = output {
+                if let Output::Item(token, WatchItem::Batch(Batch { revision, .. }) | WatchItem::Progress(revision) | WatchItem::Skipped(revision)) = output {
                     let last = &mut seen[usize::try_from(token).unwrap()];
                     prop_assert!(revision > *last, "{revision} after {last}");
                     *last = revision;

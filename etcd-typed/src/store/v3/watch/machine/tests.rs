@@ -25,6 +25,10 @@ fn resumed(at: u64) -> WatchFrom {
     WatchFrom::Resumed(Revision::new(at))
 }
 
+fn live(at: u64) -> WatchFrom {
+    WatchFrom::Live(Revision::new(at))
+}
+
 fn below(from: WatchFrom) -> Watch {
     Watch { span: Span::Below(key("/app")), from }
 }
@@ -97,6 +101,7 @@ fn short(output: &Output) -> String {
             let keys = batch.events.iter().map(|event| String::from_utf8_lossy(event.key()).into_owned()).collect::<Vec<_>>().join(" ");
             format!("{token}: {} {keys}", batch.revision)
         }
+        Output::Item(token, WatchItem::Skipped(revision)) => format!("{token} skipped to {revision}"),
         Output::Item(token, WatchItem::Progress(revision)) => format!("{token} progress {revision}"),
         Output::Item(token, WatchItem::HistoryLost { oldest }) => format!("{token} lost, oldest {}", oldest.unwrap_or_default()),
         Output::Item(token, WatchItem::Behind(revision)) => format!("{token} behind {revision}"),
@@ -164,6 +169,39 @@ fn w6_when_something_was_written_since_the_list_it_starts_again_at_the_list() {
 }
 
 #[test]
+fn a_live_watch_where_nothing_was_written_since_skips_nothing() {
+    let mut machine = Machine::default();
+    machine.add(7, &below(live(5)));
+    machine.receive(created(1, 5));
+    machine.receive(events(1, 6, [put(6, A)]));
+    assert_eq!(run(&mut machine), ["create 1 @0", "7 stands", "7: 6 /app/a"]);
+}
+
+#[test]
+fn a_live_watch_says_up_to_where_it_skipped_and_is_not_created_again() {
+    for last in [0, 5] {
+        let mut machine = Machine::default();
+        machine.add(7, &below(live(last)));
+        machine.receive(created(1, 8));
+        assert_eq!(run(&mut machine), ["create 1 @0", "7 stands", "7 skipped to 8"]);
+        // The server may be further when it enters the watch than when it looked where it is; what is not newer was skipped.
+        machine.receive(events(1, 12, [put(8, A), put(9, A), put(9, B), put(12, A)]));
+        assert_eq!(run(&mut machine), ["7: 9 /app/a /app/b", "7: 12 /app/a"]);
+    }
+}
+
+#[test]
+fn a_live_watch_waits_for_its_turn_as_others_do() {
+    let mut machine = Machine::default();
+    machine.add(7, &below(live(5)));
+    machine.add(8, &below(live(5)));
+    machine.receive(refused(6, "etcdserver: permission denied"));
+    machine.receive(created(2, 6));
+    machine.remove(8);
+    assert_eq!(run(&mut machine), ["create 1 @0", "7 failed PermissionDenied", "create 2 @0", "8 stands", "8 skipped to 6", "cancel 2"]);
+}
+
+#[test]
 fn w6_a_start_at_nothing_is_not_a_start_at_now() {
     for from in [resumed(0), listed(0)] {
         let mut machine = Machine::default();
@@ -182,7 +220,7 @@ fn w6_a_start_at_nothing_is_not_a_start_at_now() {
 
 #[test]
 fn f21_a_server_that_is_not_that_far_is_behind() {
-    for from in [listed(8), resumed(8)] {
+    for from in [listed(8), resumed(8), live(8)] {
         let mut machine = Machine::default();
         machine.add(7, &below(from));
         run(&mut machine);
