@@ -1,0 +1,95 @@
+//! A leader resigns while a follower waits: how long until the follower leads. By how long it had waited, since a server serves a young watch
+//! otherwise than an old one.
+
+use std::time::Duration;
+
+use super::{Better, Case, Effort, Measured, quantile};
+use crate::Result;
+use crate::peers::{Contender, EtcdClient, warm_up};
+use crate::report::{Hold, Report};
+use crate::work::Meter;
+
+pub(super) const NAME: &str = "election-hand-over";
+
+pub(super) fn cases(effort: &Effort) -> Vec<Case> {
+    vec![
+        case("3 to 100 ms", 20.0, spread(effort.short_waits)),
+        case("250 ms", 1.0, vec![Duration::from_millis(250); effort.long_waits as usize]),
+    ]
+}
+
+/// Waits from 3 to 100 ms, in even steps and a mixed order: no phase of a server's loop is met more often than another.
+fn spread(count: u32) -> Vec<Duration> {
+    let golden = |n: u32| (f64::from(n) * 0.618_033_988_75).fract();
+    (0..count).map(|n| Duration::from_secs_f64(0.003 + 0.097 * golden(n))).collect()
+}
+
+fn case(waited: &str, goal: f64, waits: Vec<Duration>) -> Case {
+    let microseconds: Vec<String> = waits.iter().map(|wait| wait.as_micros().to_string()).collect();
+    Case {
+        title: format!("election, hand-over to a follower that waited for {waited}"),
+        work: vec![NAME.to_owned(), microseconds.join(",")],
+        operation: "hand-over",
+        columns: &["p50 ms", "p99 ms"],
+        better: Better::Lower,
+        goal,
+        evaluate: Box::new(move |report| {
+            let all = report.hand_overs()?;
+            if all.len() != waits.len() {
+                return Err(format!("{} hand-overs, not {}", all.len(), waits.len()).into());
+            }
+            let each: Vec<f64> = all.iter().map(|hand_over| hand_over.took.as_secs_f64() * 1e3).collect();
+            Ok(Measured { figures: vec![quantile(each.clone(), 0.5), quantile(each, 0.99)], operations: all.len() as f64 })
+        }),
+    }
+}
+
+pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<Report> {
+    let [microseconds] = parameters else {
+        return Err("the waits in microseconds".into());
+    };
+    let waits = microseconds.split(',').map(|wait| Ok(Duration::from_micros(wait.parse()?))).collect::<Result<Vec<_>>>()?;
+    match peer {
+        EtcdClient::NAME => alternate(EtcdClient::candidates(address, "election", 2).await?, &waits).await,
+        _ => Err(format!("no peer {peer}").into()),
+    }
+}
+
+async fn alternate<C: Contender>(candidates: Vec<C>, waits: &[Duration]) -> Result<Report> {
+    let mut candidates = warm_up(candidates).await?.into_iter().enumerate();
+    let (Some(mut leader), Some(mut follower)) = (candidates.next(), candidates.next()) else {
+        return Err("it takes two".into());
+    };
+    let meter = Meter::ready()?;
+    let mut holds = Vec::new();
+    let mut held = leader.1.acquire().await?;
+    let mut from = meter.elapsed();
+    for wait in waits {
+        let waiting = tokio::spawn(async move {
+            let held = follower.1.acquire().await?;
+            Result::Ok((follower, held, meter.elapsed()))
+        });
+        tokio::time::sleep(*wait).await;
+        holds.push(Hold { who: leader.0, from, until: meter.elapsed() });
+        leader.1.release(held).await?;
+        follower = leader;
+        (leader, held, from) = waiting.await??;
+    }
+    holds.push(Hold { who: leader.0, from, until: meter.elapsed() });
+    leader.1.release(held).await?;
+    Ok(meter.report(holds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_spread_over_the_whole_range() {
+        let mut waits = spread(25);
+        waits.sort();
+        let widest = waits.windows(2).map(|pair| pair[1] - pair[0]).max();
+        assert!(widest < Some(Duration::from_millis(8)), "{widest:?}");
+        assert!(waits.iter().all(|wait| (3..100).contains(&wait.as_millis())), "{waits:?}");
+    }
+}

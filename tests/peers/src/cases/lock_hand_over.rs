@@ -1,0 +1,69 @@
+//! A lock that many want all the time, with an empty critical section: how fast it goes from one to the next.
+//!
+//! Nobody waits longer than the others are quick, so this is where a waiter that learns of its turn by a poll is seen.
+
+use std::time::Duration;
+
+use super::{Better, Case, Effort, Measured, quantile};
+use crate::Result;
+use crate::peers::{Contender, EtcdClient, warm_up};
+use crate::report::{Hold, Report};
+use crate::work::Meter;
+
+pub(super) const NAME: &str = "lock-hand-over";
+
+pub(super) fn cases(effort: &Effort) -> Vec<Case> {
+    [(2, 50.0), (16, 10.0), (64, 2.5)].map(|(contenders, goal)| case(contenders, goal, effort.contention)).into()
+}
+
+fn case(contenders: u32, goal: f64, contention: Duration) -> Case {
+    Case {
+        title: format!("lock, hot hand-over, {contenders} contenders"),
+        work: vec![NAME.to_owned(), contenders.to_string(), contention.as_millis().to_string()],
+        operation: "hand-over",
+        columns: &["hand-overs/s", "p50 ms"],
+        better: Better::Higher,
+        goal,
+        evaluate: Box::new(move |report| {
+            let all = report.hand_overs()?;
+            // After that they stop one by one, and the last ones have fewer and fewer beside them.
+            let hot: Vec<_> = all.iter().filter(|hand_over| hand_over.at <= contention).collect();
+            let each = hot.iter().map(|hand_over| hand_over.took.as_secs_f64() * 1e3).collect();
+            let figures = vec![hot.len() as f64 / contention.as_secs_f64(), quantile(each, 0.5)];
+            Ok(Measured { figures, operations: all.len() as f64 })
+        }),
+    }
+}
+
+pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<Report> {
+    let [contenders, milliseconds] = parameters else {
+        return Err("contenders and milliseconds".into());
+    };
+    let (count, contention) = (contenders.parse()?, Duration::from_millis(milliseconds.parse()?));
+    match peer {
+        EtcdClient::NAME => contend(EtcdClient::lockers(address, "lock", count).await?, contention).await,
+        _ => Err(format!("no peer {peer}").into()),
+    }
+}
+
+async fn contend<C: Contender>(contenders: Vec<C>, contention: Duration) -> Result<Report> {
+    let contenders = warm_up(contenders).await?;
+    let meter = Meter::ready()?;
+    let contend = |(who, contender)| tokio::spawn(again_and_again(who, contender, meter, contention));
+    let tasks: Vec<_> = contenders.into_iter().enumerate().map(contend).collect();
+    let mut holds = Vec::new();
+    for task in tasks {
+        holds.extend(task.await??);
+    }
+    Ok(meter.report(holds))
+}
+
+async fn again_and_again<C: Contender>(who: usize, mut contender: C, meter: Meter, contention: Duration) -> Result<Vec<Hold>> {
+    let mut holds = Vec::new();
+    while meter.elapsed() < contention {
+        let held = contender.acquire().await?;
+        holds.push(Hold { who, from: meter.elapsed(), until: meter.elapsed() });
+        contender.release(held).await?;
+    }
+    Ok(holds)
+}
