@@ -11,7 +11,7 @@ use address::{Address, Network, Protocol};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::{Context, Dir, DirMap, Directory, Entry, EntryMap, EtcdSchema, Shared, Transaction};
 use crate::key::Key;
-use crate::lease::Lease;
+use crate::lease::{Lease, Lessor};
 use crate::retry::RetryPolicy;
 use crate::schema::MapKey;
 use crate::store::connect::{ConnectOptions, Credentials, Tls};
@@ -85,7 +85,9 @@ impl Client {
     }
 
     fn of(store: Arc<dyn Store>, retry: RetryPolicy, namespace: Key) -> Self {
-        Self { context: Arc::new(Context { store, retry, reads: Consistency::Linearizable, upstreams: Arc::default() }), namespace }
+        let lessor = Arc::new(Lessor::new(store.clone(), retry.clone()));
+        let context = Context { store, retry, reads: Consistency::Linearizable, upstreams: Arc::default(), lessor };
+        Self { context: Arc::new(context), namespace }
     }
 
     /// The same client with reads that any member may answer from what it has. They are cheaper, work without a quorum, and may be old. Writes,
@@ -169,7 +171,7 @@ impl Client {
     ///
     /// `Unavailable`, `Timeout`, `NoSpace`, …: no lease was had. `Unsupported` outside of a tokio runtime.
     pub async fn lease(&self, ttl: Duration) -> Result<Lease> {
-        Lease::grant(self.context.store.clone(), self.context.retry.clone(), ttl).await
+        self.context.lessor.grant(ttl).await
     }
 
     /// What one server says of itself.

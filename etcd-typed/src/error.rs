@@ -61,6 +61,8 @@ pub enum ErrorKind {
     DirectoryNotEmpty,
     /// The lease is not there (any more).
     LeaseLost,
+    /// The lock or the leadership is not held any more. What was to be done under it was not done; acquire it again.
+    GuardLost,
     /// The server does not know these credentials, or wants some.
     Unauthenticated,
     /// The credentials are good and do not allow this.
@@ -102,6 +104,7 @@ impl ErrorKind {
             Self::IsADirectory => "is a directory",
             Self::DirectoryNotEmpty => "directory not empty",
             Self::LeaseLost => "lease lost",
+            Self::GuardLost => "guard lost",
             Self::Unauthenticated => "not authenticated",
             Self::PermissionDenied => "permission denied",
             Self::TooLarge => "too large",

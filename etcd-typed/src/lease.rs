@@ -1,17 +1,25 @@
-//! `Lease`: a lease that is kept alive as long as its guard lives.
+//! `Lease`: a lease that is kept alive as long as its guard lives. Where leases come from is [`lessor`]; how long one is safe to trust
+//! is [`life`].
+
+mod lessor;
+mod life;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+pub(crate) use self::lessor::Lessor;
+pub(crate) use self::life::Life;
+pub use self::life::{Lost, LostReason};
+use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::LeaseId;
-use crate::store::Store;
+use crate::store::{Store, Txn};
 use crate::telemetry;
 
 /// A lease. Keys that are written with it (`.lease(&lease)`) vanish when it ends: when the guard is dropped, or revoked, or when the server
@@ -19,6 +27,13 @@ use crate::telemetry;
 ///
 /// It is kept alive by a task of its own, three times within its time to live. Dropping the guard revokes it in the background as well as
 /// possible; if that fails (or the runtime is gone) the keys vanish when the time to live has passed.
+///
+/// # When it is lost
+///
+/// When the server says that it does not know it, or when the server said nothing for so long that it may have ended it: the time to live
+/// counts from the moment *before* the last answered request was sent, less a margin of a tenth of it (half a second at least, half of it at most), on a clock
+/// that goes on while the machine sleeps. That is decided by looking at the clock whenever it is asked, so a program that was frozen is not told
+/// otherwise when it wakes. What is lost stays lost, whatever the network does later.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -35,34 +50,39 @@ use crate::telemetry;
 #[must_use = "a lease ends when its guard is dropped"]
 pub struct Lease {
     id: LeaseId,
+    /// What the server granted.
     ttl: Duration,
+    /// What was asked for, of which a server may give more.
+    asked: Duration,
     store: Arc<dyn Store>,
-    state: watch::Receiver<State>,
-    /// Of the task; also the clock of those who wait elsewhere.
-    runtime: Handle,
-    /// Dropping it tells the task to revoke and end.
-    _alive: watch::Sender<()>,
+    life: Life,
+    /// To the task that keeps it alive. When it is dropped, the task revokes the lease and ends.
+    orders: mpsc::UnboundedSender<Order>,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum State {
-    /// The server keeps it until then at least: reckoned from when the request was sent.
-    Until(Instant),
-    Lost,
+/// What the task of a lease is told.
+enum Order {
+    /// Commit this, which makes an end of all that needs the lease, and then keep the lease as a spare one if it may be.
+    Finish { last: Txn, lease: Lease, reusable: bool },
+    /// End without revoking it: somebody else goes on. Its time starts a last time.
+    Leave,
 }
 
 impl Lease {
-    pub(crate) async fn grant(store: Arc<dyn Store>, retry: RetryPolicy, ttl: Duration) -> Result<Self> {
+    async fn grant(lessor: &Arc<Lessor>, asked: Duration) -> Result<Self> {
         let runtime = Handle::try_current().map_err(|error| {
             Error::new(ErrorKind::Unsupported, "a lease is kept alive by a task: ask for it within a tokio runtime").caused_by(error)
         })?;
+        let store = lessor.store().clone();
         let id = LeaseId::random();
-        let sent = Instant::now();
-        let ttl = store.grant(id, ttl).await?;
-        let (report, state) = watch::channel(State::Until(sent + ttl));
-        let (alive, ended) = watch::channel(());
-        runtime.spawn(keep_alive(store.clone(), retry, id, ttl, report, ended));
-        Ok(Self { id, ttl, store, state, runtime, _alive: alive })
+        let sent = Moment::now();
+        let ttl = store.grant(id, asked).await?;
+        let life = Life::begin(id, sent, ttl, runtime.clone());
+        let (orders, received) = mpsc::unbounded_channel();
+        let keeper =
+            Keeper { store: store.clone(), retry: lessor.retry().clone(), lessor: Arc::downgrade(lessor), id, ttl, life: life.clone() };
+        runtime.spawn(keeper.run(received));
+        Ok(Self { id, ttl, asked, store, life, orders })
     }
 
     /// Its name, for `.lease(&lease)` and for tools.
@@ -77,39 +97,25 @@ impl Lease {
         self.ttl
     }
 
-    /// How long the lease lasts without another word from the server; zero once it is lost.
+    /// Whether the server cannot have ended it yet, as far as clocks tell; no request is sent. Once false it stays false.
     #[must_use]
-    pub fn remaining(&self) -> Duration {
-        remaining(*self.state.borrow())
+    pub fn is_held(&self) -> bool {
+        self.life.is_held()
     }
 
-    /// Waits until the lease is lost: the server says that it is gone, or its time passed without an answer. The error says which.
+    /// For how long [`is_held`](Self::is_held) stays true without another word from the server; zero once the lease is lost.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.life.remaining()
+    }
+
+    /// Waits until the lease is lost, and says why.
     ///
     /// # Cancel safety
     ///
     /// Dropping it costs nothing.
-    pub async fn lost(&self) -> Error {
-        let mut state = self.state.clone();
-        loop {
-            let deadline = match *state.borrow_and_update() {
-                State::Until(deadline) => deadline,
-                State::Lost => return Error::new(ErrorKind::LeaseLost, format!("the server does not know lease {} any more", self.id)),
-            };
-            let passed = {
-                let _within = self.runtime.enter();
-                sleep_until(deadline)
-            };
-            tokio::select! {
-                // First the word that there is no task any more: the clock of a runtime that is gone must not be asked.
-                biased;
-                changed = state.changed() => if changed.is_err() {
-                    return Error::new(ErrorKind::LeaseLost, format!("lease {} is not kept alive any more: the runtime is gone", self.id));
-                },
-                () = passed => {
-                    return Error::new(ErrorKind::LeaseLost, format!("no answer for lease {} within its time to live", self.id));
-                }
-            }
-        }
+    pub async fn lost(&self) -> Lost {
+        self.life.lost().await
     }
 
     /// Ends the lease and waits for the answer; all its keys vanish.
@@ -119,6 +125,23 @@ impl Lease {
     /// `Unavailable`, `Timeout`, …: the keys then vanish when the time to live has passed.
     pub async fn revoke(self) -> Result<()> {
         self.store.revoke(self.id).await
+    }
+
+    pub(crate) fn life(&self) -> &Life {
+        &self.life
+    }
+
+    /// Commits `last` in the background, after which nothing needs the lease any more. If that goes well, and `reusable`, it becomes a spare one; else it
+    /// is revoked.
+    pub(crate) fn finish(self, last: Txn, reusable: bool) {
+        let orders = self.orders.clone();
+        // Without a task there is nobody who could: the lease runs out.
+        let _ = orders.send(Order::Finish { last, lease: self, reusable });
+    }
+
+    /// Lets it run out, for somebody who knows its name to go on with.
+    pub(crate) fn leave(self) {
+        let _ = self.orders.send(Order::Leave);
     }
 }
 
@@ -134,90 +157,101 @@ impl fmt::Debug for Lease {
     }
 }
 
-fn remaining(state: State) -> Duration {
-    match state {
-        State::Until(deadline) => deadline.saturating_duration_since(Instant::now()),
-        State::Lost => Duration::ZERO,
-    }
-}
-
-/// Owned by the guard: it ends when the guard is dropped (`ended`), or when the lease is lost.
-async fn keep_alive(
+/// The task that keeps one lease alive.
+struct Keeper {
     store: Arc<dyn Store>,
     retry: RetryPolicy,
+    lessor: Weak<Lessor>,
     id: LeaseId,
-    mut ttl: Duration,
-    report: watch::Sender<State>,
-    mut ended: watch::Receiver<()>,
-) {
-    let mut backoff = retry.backoff();
-    let mut wait = ttl / 3;
-    let mut expired = false;
-    loop {
-        tokio::select! {
-            _ = ended.changed() => break,
-            () = tokio::time::sleep(wait) => {}
+    ttl: Duration,
+    life: Life,
+}
+
+/// How a [`Keeper`] ends.
+enum End {
+    /// Nobody wants the lease any more, or it is not safe to trust: it is to be revoked.
+    Unwanted,
+    /// The server does not have it, or it is left to somebody else.
+    Nothing,
+}
+
+impl Keeper {
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        // However the task ends, nobody keeps the lease alive after it: also when the runtime drops it.
+        let _over = self.life.clone().ends_with_this();
+        if let End::Unwanted = self.keep(&mut orders).await
+            && let Err(error) = self.store.revoke(self.id).await
+        {
+            telemetry::lease_not_revoked(self.id, &error);
         }
-        let sent = Instant::now();
-        let answer = tokio::select! {
-            _ = ended.changed() => break,
-            answer = store.keep_alive(id) => answer,
-        };
-        let remaining = remaining(*report.borrow());
-        telemetry::lease_remaining(remaining);
-        match answer {
-            Ok(granted) => {
-                expired = false;
-                ttl = granted;
-                report.send_replace(State::Until(sent + granted));
-                backoff.reset();
-                wait = ttl / 3;
-            }
-            Err(error) if error.kind() == ErrorKind::LeaseLost => {
-                report.send_replace(State::Lost);
-                if !expired {
-                    telemetry::lease_lost(id, "gone");
+    }
+
+    async fn keep(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> End {
+        let mut backoff = self.retry.backoff();
+        let mut next = Instant::now() + self.ttl / 3;
+        loop {
+            tokio::select! {
+                // First what is wanted: what an order ends needs no more time.
+                biased;
+                order = orders.recv() => match order {
+                    None => return End::Unwanted,
+                    Some(Order::Leave) => {
+                        // Best effort: whoever goes on has the more time for it.
+                        let _ = self.store.keep_alive(self.id).await;
+                        return End::Nothing;
+                    }
+                    Some(Order::Finish { last, lease, reusable }) => self.finish(last, lease, reusable).await,
+                },
+                lost = self.life.lost() => {
+                    if lost.reason() == LostReason::Expired {
+                        telemetry::lease_lost(self.id, "expired");
+                    }
+                    return End::Unwanted;
                 }
-                return;
-            }
-            Err(error) => {
-                telemetry::lease_attempt_failed(id, remaining, &error);
-                if remaining.is_zero() && !std::mem::replace(&mut expired, true) {
-                    telemetry::lease_lost(id, "expired");
+                (sent, answer) = self.attempt(next) => {
+                    let remaining = self.life.remaining();
+                    telemetry::lease_remaining(remaining);
+                    match answer {
+                        Ok(granted) => {
+                            self.life.extend(sent, granted);
+                            backoff.reset();
+                            next = Instant::now() + (granted / 3).saturating_sub(Moment::now().since(sent));
+                            if let Some(lessor) = self.lessor.upgrade() {
+                                lessor.retire();
+                            }
+                        }
+                        Err(error) if error.kind() == ErrorKind::LeaseLost => {
+                            if self.life.lose(LostReason::Revoked) {
+                                telemetry::lease_lost(self.id, "gone");
+                            }
+                            return End::Nothing;
+                        }
+                        Err(error) => {
+                            telemetry::lease_attempt_failed(self.id, remaining, &error);
+                            next = Instant::now() + backoff.next_delay();
+                        }
+                    }
                 }
-                wait = backoff.next_delay();
             }
         }
     }
-    if let Err(error) = store.revoke(id).await {
-        telemetry::lease_not_revoked(id, &error);
+
+    /// One attempt to keep it alive, at its time; and when it was sent. To be dropped at will.
+    async fn attempt(&self, at: Instant) -> (Moment, Result<Duration>) {
+        sleep_until(at).await;
+        let sent = Moment::now();
+        (sent, self.store.keep_alive(self.id).await)
+    }
+
+    async fn finish(&self, last: Txn, lease: Lease, reusable: bool) {
+        let done = self.store.commit(last).await.is_ok_and(|done| done.succeeded);
+        match self.lessor.upgrade() {
+            Some(lessor) if reusable && done => lessor.put(lease),
+            // Its keys go with it, whatever became of the commit.
+            _ => drop(lease),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt;
-
-    use super::*;
-    use crate::client::Client;
-
-    const TTL: Duration = Duration::from_secs(10);
-
-    #[test]
-    fn without_a_runtime_there_is_no_lease() {
-        let client = Client::connect("memory:").now_or_never().unwrap().unwrap();
-        let error = client.lease(TTL).now_or_never().unwrap().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
-        assert!(error.to_string().contains("within a tokio runtime"), "{error}");
-    }
-
-    #[test]
-    fn whoever_waits_for_its_end_needs_no_runtime() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let lease = runtime.block_on(async { Client::connect("memory:").await.unwrap().lease(TTL).await.unwrap() });
-        assert!(lease.lost().now_or_never().is_none());
-        drop(runtime);
-        let error = lease.lost().now_or_never().unwrap();
-        assert!(error.to_string().contains("the runtime is gone"), "{error}");
-    }
-}
+mod tests;

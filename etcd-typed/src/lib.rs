@@ -95,6 +95,7 @@
 
 mod changes;
 mod client;
+mod clock;
 mod error;
 mod handle;
 mod key;
@@ -120,7 +121,7 @@ pub use handle::{
     EntryModify, EntryPages, EntryWrite, EtcdSchema, MapWrite, Node, Shown, Transaction, UpdateError,
 };
 pub use key::{Key, KeyError};
-pub use lease::Lease;
+pub use lease::{Lease, Lost, LostReason};
 pub use live::{
     Cause, Live, LiveMap, LiveMapIter, LiveStatus, LiveStream, Part, Reader, Rewound, Selected, Snapshot, Subscription, Viewing,
 };

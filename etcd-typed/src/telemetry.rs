@@ -491,6 +491,7 @@ fn cause(kind: ErrorKind) -> &'static str {
         ErrorKind::IsADirectory => "is_a_directory",
         ErrorKind::DirectoryNotEmpty => "directory_not_empty",
         ErrorKind::LeaseLost => "lease_lost",
+        ErrorKind::GuardLost => "guard_lost",
         ErrorKind::Unauthenticated => "unauthenticated",
         ErrorKind::PermissionDenied => "permission_denied",
         ErrorKind::TooLarge => "too_large",

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up. A module may use those of the rows below its own; of its own row it may use none but itself.
 const ROWS: [&[&str]; 11] = [
-    &["key", "revision"],
+    &["clock", "key", "revision"],
     &["error"],
     &["value", "version", "retry", "telemetry"],
     &["store", "store::connect"],

@@ -23,6 +23,7 @@ pub use transaction::Transaction;
 
 use crate::error::Result;
 use crate::key::Key;
+use crate::lease::Lessor;
 use crate::live::{Source, Upstreams, View, Viewing};
 use crate::retry::RetryPolicy;
 use crate::store::{Consistency, Range, RangeReply, Span, Store};
@@ -36,6 +37,8 @@ pub(crate) struct Context {
     pub(crate) reads: Consistency,
     /// What its live views are fed by.
     pub(crate) upstreams: Arc<Upstreams>,
+    /// Where its leases come from.
+    pub(crate) lessor: Arc<Lessor>,
 }
 
 impl Context {

@@ -1,0 +1,84 @@
+//! `Lessor`: where the leases of a client come from. What was released and still lives is kept as a spare one for a while, so that the next lock
+//! costs no request for a lease.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Lease;
+use crate::error::Result;
+use crate::retry::RetryPolicy;
+use crate::store::Store;
+
+/// How long a spare lease is kept alive for nobody.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// One for all clones of a client.
+pub(crate) struct Lessor {
+    store: Arc<dyn Store>,
+    retry: RetryPolicy,
+    spares: Mutex<Vec<Spare>>,
+}
+
+struct Spare {
+    lease: Lease,
+    since: Instant,
+}
+
+impl Lessor {
+    pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy) -> Self {
+        Self { store, retry, spares: Mutex::default() }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub(crate) fn retry(&self) -> &RetryPolicy {
+        &self.retry
+    }
+
+    /// A lease that nobody else has, a spare one if there is one.
+    pub(crate) async fn take(self: &Arc<Self>, ttl: Duration) -> Result<Lease> {
+        match self.take_spare(ttl) {
+            Some(spare) => Ok(spare),
+            None => self.grant(ttl).await,
+        }
+    }
+
+    /// A new lease.
+    pub(crate) async fn grant(self: &Arc<Self>, ttl: Duration) -> Result<Lease> {
+        Lease::grant(self, ttl).await
+    }
+
+    /// Keeps a lease that nothing is attached to any more, nor ever will be.
+    pub(super) fn put(&self, lease: Lease) {
+        self.with(|spares| spares.push(Spare { lease, since: Instant::now() }));
+    }
+
+    /// Gives up the spare leases that nobody took for long.
+    pub(super) fn retire(&self) {
+        // They are dropped after the lock is given back.
+        drop(self.with(|spares| spares.extract_if(.., |spare| spare.since.elapsed() >= IDLE).collect::<Vec<_>>()));
+    }
+
+    /// The one that was used last: the others may retire.
+    fn take_spare(&self, ttl: Duration) -> Option<Lease> {
+        // Most of its time must be there yet, or the lock that is made with it would hang on one answer.
+        let fit = |spare: &Spare| spare.lease.asked == ttl && spare.lease.remaining() >= spare.lease.ttl() / 2;
+        self.with(|spares| spares.iter().rposition(fit).map(|at| spares.remove(at).lease))
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut Vec<Spare>) -> R) -> R {
+        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        f(&mut self.spares.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for Lessor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lessor").field("spares", &self.with(|spares| spares.len())).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,247 @@
+//! `Life`: until when a lease is safe to trust, and why it is not any more. Everything that depends on a lease asks here.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use crate::clock::Moment;
+use crate::error::{Error, ErrorKind};
+use crate::key::Key;
+use crate::revision::LeaseId;
+
+/// The longest that somebody waits for the end of a lease without a look at the clock: timers stand still while the machine sleeps.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Shared by the lease's guard, its task, and all that depend on it.
+#[derive(Clone)]
+pub(crate) struct Life(Arc<Inner>);
+
+struct Inner {
+    lease: LeaseId,
+    state: watch::Sender<State>,
+    /// Of the lease's task; also the clock of those who wait elsewhere.
+    runtime: Handle,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// The server keeps it for at least so long after the request was sent.
+    Kept {
+        sent: Moment,
+        safe: Duration,
+    },
+    Lost(LostReason),
+}
+
+impl State {
+    fn remaining(self) -> Duration {
+        match self {
+            Self::Kept { sent, safe } => safe.saturating_sub(Moment::now().since(sent)),
+            Self::Lost(_) => Duration::ZERO,
+        }
+    }
+}
+
+/// How long after it was asked for a lease of this time is safe to trust.
+///
+/// What is taken off is for clocks that do not run alike (that of a member, and on v2 those of two members, since a time to live is the clock time at which it ends), and
+/// for the time between looking at the clock and acting on it.
+fn safe(ttl: Duration) -> Duration {
+    ttl.saturating_sub((ttl / 10).max(Duration::from_millis(500)).min(ttl / 2))
+}
+
+impl Life {
+    pub(super) fn begin(lease: LeaseId, sent: Moment, ttl: Duration, runtime: Handle) -> Self {
+        let (state, _) = watch::channel(State::Kept { sent, safe: safe(ttl) });
+        Self(Arc::new(Inner { lease, state, runtime }))
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        !self.remaining().is_zero()
+    }
+
+    pub(crate) fn remaining(&self) -> Duration {
+        // The clock is read under the lock, as it is in `extend`: what was said to be over is never extended.
+        self.0.state.borrow().remaining()
+    }
+
+    /// Why it is lost, if it is.
+    pub(crate) fn reason(&self) -> Option<LostReason> {
+        match *self.0.state.borrow() {
+            State::Lost(reason) => Some(reason),
+            state if state.remaining().is_zero() => Some(LostReason::Expired),
+            State::Kept { .. } => None,
+        }
+    }
+
+    /// The server has answered a request that was sent then. Too late is too late.
+    pub(super) fn extend(&self, sent: Moment, ttl: Duration) {
+        self.0.state.send_modify(|state| {
+            *state = if state.remaining().is_zero() { lost_as(*state) } else { State::Kept { sent, safe: safe(ttl) } };
+        });
+    }
+
+    /// It is over, for this reason unless there was one before. Whether it was not before.
+    pub(crate) fn lose(&self, reason: LostReason) -> bool {
+        self.0.state.send_if_modified(|state| {
+            let already = state.remaining().is_zero();
+            *state = if already { lost_as(*state) } else { State::Lost(reason) };
+            !already
+        })
+    }
+
+    /// Waits until it is over. It is known at the first look after that, however late this is polled.
+    pub(crate) async fn lost(&self) -> Lost {
+        let mut passed = pin!(self.passed());
+        let reason = poll_fn(|cx| {
+            if let Some(reason) = self.reason() {
+                return Poll::Ready(reason);
+            }
+            passed.as_mut().poll(cx)
+        })
+        .await;
+        Lost { lease: self.0.lease, key: None, reason }
+    }
+
+    async fn passed(&self) -> LostReason {
+        let mut state = self.0.state.subscribe();
+        loop {
+            if let Some(reason) = self.reason() {
+                return reason;
+            }
+            let remaining = state.borrow_and_update().remaining();
+            let look = {
+                let _within = self.0.runtime.enter();
+                sleep(remaining.min(LOOK))
+            };
+            tokio::select! {
+                // First the word that there is no task any more: the clock of a runtime that is gone must not be asked.
+                biased;
+                _ = state.changed() => {}
+                () = look => {}
+            }
+        }
+    }
+
+    /// Of the task that keeps it alive.
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.0.runtime
+    }
+
+    /// When what is returned is dropped, it is over.
+    pub(super) fn ends_with_this(self) -> impl Drop {
+        EndsWith(self)
+    }
+}
+
+struct EndsWith(Life);
+
+impl Drop for EndsWith {
+    fn drop(&mut self) {
+        self.0.lose(LostReason::NotKeptAlive);
+    }
+}
+
+/// The state after one whose time is over.
+fn lost_as(state: State) -> State {
+    match state {
+        State::Lost(_) => state,
+        State::Kept { .. } => State::Lost(LostReason::Expired),
+    }
+}
+
+impl fmt::Debug for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Life").field("lease", &self.0.lease).field("remaining", &self.remaining()).finish()
+    }
+}
+
+/// What was held is not held any more: a lease, a lock, the leadership. It becomes an [`Error`] of kind
+/// [`GuardLost`](ErrorKind::GuardLost), or [`LeaseLost`](ErrorKind::LeaseLost) for a lease by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    lease: LeaseId,
+    key: Option<Key>,
+    reason: LostReason,
+}
+
+impl Lost {
+    /// Why.
+    #[must_use]
+    pub fn reason(&self) -> LostReason {
+        self.reason
+    }
+
+    /// The key that stood for it; none for a lease by itself.
+    #[must_use]
+    pub fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
+    }
+
+    /// The lease.
+    #[must_use]
+    pub fn lease(&self) -> LeaseId {
+        self.lease
+    }
+
+    /// It was about this key.
+    pub(crate) fn of(mut self, key: &Key) -> Self {
+        self.key = Some(key.clone());
+        self
+    }
+}
+
+/// Why something is [`Lost`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LostReason {
+    /// No answer came within the time that is safe: the server may have ended the lease, and may be about to give what it stood for to another.
+    Expired,
+    /// The server does not know the lease: it was revoked, it ran out, or the server was emptied or restored.
+    Revoked,
+    /// The key that stood for it was deleted by somebody.
+    KeyDeleted,
+    /// The key that stands for it is somebody else's: it was handed over, or made anew.
+    TakenOver,
+    /// The task that kept it alive is gone, with its runtime.
+    NotKeptAlive,
+}
+
+impl fmt::Display for LostReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "no answer came within its time to live",
+            Self::Revoked => "the server does not know its lease any more",
+            Self::KeyDeleted => "its key was deleted",
+            Self::TakenOver => "its key is somebody else's now",
+            Self::NotKeptAlive => "it is not kept alive any more: the runtime is gone",
+        })
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.key {
+            Some(key) => write!(f, "{key}: lost: {}", self.reason),
+            None => write!(f, "lease {}: lost: {}", self.lease, self.reason),
+        }
+    }
+}
+
+impl std::error::Error for Lost {}
+
+impl From<Lost> for Error {
+    fn from(lost: Lost) -> Self {
+        match lost.key {
+            Some(key) => Self::new(ErrorKind::GuardLost, lost.reason.to_string()).at(&key),
+            None => Self::new(ErrorKind::LeaseLost, format!("lease {}: {}", lost.lease, lost.reason)),
+        }
+    }
+}

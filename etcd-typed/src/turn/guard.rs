@@ -1,0 +1,326 @@
+//! `Guard`: what whoever is first holds, and what a write is conditioned on that is guarded by it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{Token, Turn};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::lease::{Lease, Life, Lost, LostReason};
+use crate::retry::RetryPolicy;
+use crate::revision::{LeaseId, Revision};
+use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, RangeReply, Span, Store, Txn};
+use crate::telemetry::Pattern;
+use crate::watch::{Follow, Start, Step};
+
+/// How long a guard is held before its key is watched: most are released before, and cost no watch.
+const SETTLED: Duration = Duration::from_millis(100);
+
+/// What stands for the keys of guards in metrics and events.
+const PATTERN: Pattern = "guard";
+
+/// What a [`Lock`](crate::Lock) and a [`Leader`](crate::Leader) have in common; both deref to it.
+///
+/// It is held as long as its key is there and its lease is kept alive, which a task in the background sees to. A guard that is not held any more never is
+/// again.
+///
+/// # What it promises, and what it cannot
+///
+/// The store gives it to one at a time. But no clock and no network can promise that a program *acts* only while it holds it: between the
+/// last look and the act any time may pass (a pause of the process, a page fault, a slow disk), in which the lease runs out and somebody else is given it. So:
+///
+/// - What is written to the store goes through `.guarded_by(&guard)`, which commits only while the key is still this guard's. That holds without any
+///   assumption about time.
+/// - What is written elsewhere carries [`fence`](Self::fence), which grows from holder to holder, and the other side refuses a smaller one than it has
+///   seen.
+/// - [`is_held`](Self::is_held) and [`while_held`](Self::while_held) go by the clock and stop in time as long as clocks run nearly alike
+///   (a tenth of the time to live, at least half a second, is left for their difference) and the program is not stopped in between.
+#[must_use = "a guard is released when it is dropped"]
+pub struct Guard {
+    turn: Turn,
+    claim: Claim,
+    /// None only while it is being dropped or released.
+    lease: Option<Lease>,
+    /// Whether all that was sent under the lease was also answered.
+    clean: bool,
+    /// The task that watches the key.
+    watching: AbortHandle,
+}
+
+/// What a guarded write is conditioned on: that the key is there, made when the guard was given, and attached to its lease. (A server that was emptied may
+/// make a key at the same revision again, so the revision alone would not do.)
+#[derive(Clone)]
+pub(crate) struct Claim {
+    key: Key,
+    fence: Revision,
+    lease: LeaseId,
+    life: Life,
+    /// Whether the store tells leases; v2 knows only which keys we have attached to which.
+    transactions: bool,
+}
+
+impl Claim {
+    /// What a transaction compares. Without transactions over several keys only for one that is about the guard's own key.
+    pub(crate) fn compares(&self) -> Vec<Compare> {
+        let created = self.transactions.then_some(Condition::Created(self.fence));
+        let conditions = created.into_iter().chain([Condition::Lease(self.lease)]);
+        conditions.map(|condition| Compare::key(&self.key, condition)).collect()
+    }
+
+    /// What a transaction whose compares failed reads, so that [`holds`](Self::holds) can tell whether it was for this claim.
+    pub(crate) fn look(&self) -> Op {
+        Op::Get(Span::Key(self.key.clone()))
+    }
+
+    /// Whether the key is as it should be. If not, the guard is lost from now on.
+    pub(crate) fn holds(&self, reply: &RangeReply) -> bool {
+        let why = self.why_lost(reply.kvs.first());
+        if let Some(why) = why {
+            self.life.lose(why);
+        }
+        why.is_none()
+    }
+
+    /// Why the guard is lost, from what is at its key.
+    fn why_lost(&self, found: Option<&KeyValue>) -> Option<LostReason> {
+        match found {
+            None => Some(LostReason::KeyDeleted),
+            Some(kv) if kv.created == self.fence && kv.lease.is_none_or(|lease| lease == self.lease) => None,
+            Some(_) => Some(LostReason::TakenOver),
+        }
+    }
+
+    /// That the guard is held by the clock.
+    ///
+    /// # Errors
+    ///
+    /// `GuardLost`.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.life.reason() {
+            Some(_) => Err(self.lost()),
+            None => Ok(()),
+        }
+    }
+
+    /// The error of a guard that is not held.
+    pub(crate) fn lost(&self) -> Error {
+        let why = self.life.reason().unwrap_or(LostReason::KeyDeleted);
+        Error::new(ErrorKind::GuardLost, why.to_string()).at(&self.key)
+    }
+}
+
+impl Guard {
+    /// `key` came to be at `fence` and is attached to the lease; nobody is before it.
+    pub(super) fn new(turn: &Turn, key: Key, fence: Revision, lease: Lease, clean: bool) -> Self {
+        let life = lease.life().clone();
+        let transactions = turn.store().capabilities().transactions;
+        let claim = Claim { key, fence, lease: lease.id(), life, transactions };
+        let watch = watch(turn.store().clone(), turn.lessor.retry().clone(), claim.clone());
+        let watching = claim.life.runtime().spawn(watch).abort_handle();
+        Self { turn: turn.clone(), claim, lease: Some(lease), clean, watching }
+    }
+
+    /// The fencing token: larger than that of every holder before, within one history of the store. It is the revision at which the guard's key came
+    /// to be (on v2 its `createdIndex`).
+    #[must_use]
+    pub fn fence(&self) -> Revision {
+        self.claim.fence
+    }
+
+    /// The key that stands for the guard in the store.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.claim.key
+    }
+
+    /// The lease that the key is attached to.
+    #[must_use]
+    pub fn lease_id(&self) -> LeaseId {
+        self.claim.lease
+    }
+
+    /// Whether it is held, by the clock and by what is known; no request is sent. Once false it stays false.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.claim.life.is_held()
+    }
+
+    /// For how long [`is_held`](Self::is_held) stays true without another word from the server; zero once it is lost.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        self.claim.life.remaining()
+    }
+
+    /// Waits until the guard is lost, and says why.
+    ///
+    /// That somebody deleted the key is noticed by a watch, which begins a tenth of a second after the guard was acquired.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it costs nothing.
+    pub async fn lost(&self) -> Lost {
+        self.claim.life.lost().await.of(&self.claim.key)
+    }
+
+    /// Asks the store whether the guard is still held: whether the key is there, is the one that was made, and is attached to the lease, as of one
+    /// revision not older than this call. That it was the first then follows, since nothing comes before it later.
+    ///
+    /// # Errors
+    ///
+    /// `GuardLost` when it is not, or was lost before. `Unavailable`, `Timeout`, …: it could not be asked; the guard is as it was.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it costs nothing.
+    pub async fn verify(&self) -> Result<()> {
+        self.claim.check()?;
+        let txn = Txn { compares: self.claim.compares(), then: Vec::new(), otherwise: vec![self.claim.look()] };
+        let committed = self.turn.store().commit(txn).await.map_err(|error| error.at(&self.claim.key))?;
+        if committed.succeeded {
+            return self.claim.check();
+        }
+        Err(self.lost_by(&committed))
+    }
+
+    /// Runs `work` as long as the guard is held. When it is lost, `work` is dropped where it waits.
+    ///
+    /// The clock is looked at each time before `work` goes on, so it does not after a pause in which the lease may have run out. What blocks its
+    /// thread cannot be stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`] says why; it turns into an [`Error`] of kind `GuardLost`.
+    ///
+    /// # Cancel safety
+    ///
+    /// That of `work`, which is dropped with it.
+    pub async fn while_held<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
+        tokio::select! {
+            biased;
+            lost = self.lost() => Err(lost),
+            output = work => Ok(output),
+        }
+    }
+
+    /// What a write that is guarded by this is conditioned on.
+    pub(crate) fn claim(&self) -> &Claim {
+        &self.claim
+    }
+
+    /// Writes the value of the guard's key, if it is still the guard's.
+    pub(crate) async fn write(&self, value: Bytes) -> Result<Revision> {
+        self.claim.check()?;
+        let put = Op::Put { key: self.claim.key.clone(), value, expiry: Expiry::With(self.claim.lease), previous: false };
+        let txn = Txn { compares: self.claim.compares(), then: vec![put], otherwise: vec![self.claim.look()] };
+        let committed = match self.turn.store().commit(txn).await {
+            Ok(committed) => committed,
+            Err(error) if error.kind() == ErrorKind::LeaseLost => {
+                self.claim.life.lose(LostReason::Revoked);
+                return Err(self.claim.lost());
+            }
+            Err(error) => return Err(error.at(&self.claim.key)),
+        };
+        if committed.succeeded { Ok(committed.revision) } else { Err(self.lost_by(&committed)) }
+    }
+
+    /// The key is not the guard's any more; the answer shows what it is.
+    fn lost_by(&self, committed: &Committed) -> Error {
+        let found = match committed.results.first() {
+            Some(OpResult::Get(reply)) => reply.kvs.first(),
+            _ => None,
+        };
+        // On v2 somebody may have written a value of his own to it.
+        self.claim.life.lose(self.claim.why_lost(found).unwrap_or(LostReason::TakenOver));
+        self.claim.lost()
+    }
+
+    /// Gives it up and waits for the answer.
+    pub(crate) async fn release(mut self) -> Result<()> {
+        self.watching.abort();
+        // From here on dropping this revokes the lease, which also deletes the key.
+        let lease = self.lease.take();
+        let retry = self.turn.lessor.retry().clone();
+        let deadline = Instant::now() + retry.call_timeout;
+        let mut backoff = retry.backoff();
+        loop {
+            let error = match self.turn.store().commit(self.last()).await {
+                Ok(committed) if committed.succeeded => {
+                    // It was ours until now; whether all the time is for the clock to say.
+                    self.claim.check()?;
+                    if let Some(lease) = lease.filter(|_| self.clean) {
+                        self.turn.lessor.put(lease);
+                    }
+                    return Ok(());
+                }
+                // An earlier copy of this may have done it.
+                Ok(_) if !self.clean => return Ok(()),
+                Ok(_) => {
+                    self.claim.life.lose(LostReason::KeyDeleted);
+                    return Err(self.claim.lost());
+                }
+                Err(error) => error,
+            };
+            self.clean &= !error.may_have_applied();
+            let next = Instant::now() + backoff.next_delay();
+            if !(error.may_have_applied() || error.is_retryable()) || next >= deadline {
+                return Err(error.at(&self.claim.key));
+            }
+            sleep_until(next).await;
+        }
+    }
+
+    /// Leaves it as it is, for whoever has the token.
+    pub(crate) fn into_token(mut self) -> Token {
+        if let Some(lease) = self.lease.take() {
+            lease.leave();
+        }
+        Token::new(self.claim.key.clone(), self.claim.fence, self.claim.lease)
+    }
+
+    /// Deletes the key if it is the guard's.
+    fn last(&self) -> Txn {
+        Txn { compares: self.claim.compares(), then: vec![Op::delete(&self.claim.key)], otherwise: Vec::new() }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.watching.abort();
+        if let Some(lease) = self.lease.take() {
+            lease.finish(self.last(), self.clean);
+        }
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").field("key", &self.claim.key).field("fence", &self.claim.fence).field("remaining", &self.remaining()).finish()
+    }
+}
+
+/// Watches a guard's key, and ends the guard when it is not there as it was made.
+async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim) {
+    sleep(SETTLED).await;
+    let span = Span::Key(claim.key.clone());
+    let mut follow = Follow::new(store, &retry, span, PATTERN, Start::Now);
+    // An error that ends it leaves the guard to its lease.
+    while let Some(Ok(step)) = follow.next().await {
+        let lost = match step {
+            Step::Reset(snapshot) => claim.why_lost(snapshot.kvs.first()),
+            Step::Batch(batch) => batch.events.iter().find_map(|event| match event {
+                Event::Put { kv, .. } => claim.why_lost(Some(kv)),
+                Event::Delete { .. } => Some(LostReason::KeyDeleted),
+            }),
+            Step::Progress(_) => None,
+        };
+        if let Some(why) = lost {
+            claim.life.lose(why);
+            return;
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! `Place`: what to ask next, from what was answered. Pure; the model in the tests plays it against a queue in all orders of events.
+
+use crate::key::Key;
+use crate::revision::Revision;
+
+/// Somebody's way to the front of a queue.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Place {
+    state: State,
+    /// Where keys of others are in the directory, the newest one before ours says nothing: the whole directory must be looked at.
+    whole: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum State {
+    Outside,
+    Unknown { fence: Revision },
+    Behind { fence: Revision, predecessor: Key, since: Revision },
+    First { fence: Revision },
+    Gone,
+}
+
+/// What is to be done next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    /// Make the key, unless it is there.
+    Enter,
+    /// Is the key still there, and attached to the lease? If so, who came to be before it? The answer must be as of one revision, and linearizable.
+    Look { fence: Revision, whole: bool },
+    /// Wait until this key may be gone. It was there at this revision.
+    Wait { predecessor: Key, since: Revision },
+    /// It is the first, or there is nothing left to wait with.
+    End(Outcome),
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The key is the first; this is when it came to be.
+    First(Revision),
+    /// The key is gone or somebody else's.
+    Gone,
+}
+
+/// What was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    /// The key came to be with this request. `before` where the same answer says it.
+    Made { fence: Revision, before: Option<Before> },
+    /// The key was there: of an earlier request of ours whose answer was lost.
+    WasThere { fence: Revision },
+    /// The key is there as it was made, behind these.
+    Looked(Before),
+    /// The one before may be gone, or time has passed.
+    Stirred,
+    /// The key, or its lease, is not there.
+    Missing,
+}
+
+/// Who came to be before our key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    Nobody,
+    /// This is the last one before us, as of this revision.
+    Somebody { key: Key, as_of: Revision },
+    /// The last key before ours is no contender's; whoever is before that was not looked at.
+    Unclear,
+}
+
+impl Place {
+    pub(super) fn new() -> Self {
+        Self { state: State::Outside, whole: false }
+    }
+
+    pub(super) fn want(&self) -> Want {
+        match &self.state {
+            State::Outside => Want::Enter,
+            State::Unknown { fence } => Want::Look { fence: *fence, whole: self.whole },
+            State::Behind { predecessor, since, .. } => Want::Wait { predecessor: predecessor.clone(), since: *since },
+            State::First { fence } => Want::End(Outcome::First(*fence)),
+            State::Gone => Want::End(Outcome::Gone),
+        }
+    }
+
+    /// What was wanted has been answered.
+    pub(super) fn handle(&mut self, input: Input) {
+        self.state = match (&self.state, input) {
+            (_, Input::Missing) => State::Gone,
+            (_, Input::Made { fence, before: Some(before) }) => self.behind(fence, before),
+            (_, Input::Made { fence, before: None } | Input::WasThere { fence }) => State::Unknown { fence },
+            (State::Unknown { fence }, Input::Looked(before)) => self.behind(*fence, before),
+            // Whatever woke us: only a look makes an owner.
+            (State::Behind { fence, .. }, Input::Stirred) => State::Unknown { fence: *fence },
+            (state, Input::Looked(_) | Input::Stirred) => state.clone(),
+        };
+    }
+
+    fn behind(&mut self, fence: Revision, before: Before) -> State {
+        match before {
+            Before::Nobody => State::First { fence },
+            Before::Somebody { key, as_of } => State::Behind { fence, predecessor: key, since: as_of },
+            Before::Unclear => {
+                self.whole = true;
+                State::Unknown { fence }
+            }
+        }
+    }
+}

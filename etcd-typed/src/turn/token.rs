@@ -1,0 +1,187 @@
+//! `Token`: what another process needs to go on with a guard, to lengthen it or to release it.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::time::{Instant, sleep_until};
+
+use super::{Guard, Turn};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::lease::Lease;
+use crate::revision::{LeaseId, Revision};
+use crate::store::{Compare, Condition, Expiry, KeyValue, Op, Range, Span, Txn};
+
+/// A held lock or leadership, as text: to be handed to another process, which [adopts](crate::NamedLock::adopt) it, renews or releases it.
+///
+/// It is no secret that protects anything: whoever may write the key may release it. It names one grant, not the lock: a token whose guard was
+/// lost is of no use.
+///
+/// The text is the key, the fence and the lease in hexadecimal: `/locks/migrate/2f1c8b@17#2f1c8b`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Token {
+    key: Key,
+    fence: Revision,
+    lease: LeaseId,
+}
+
+impl Token {
+    pub(crate) fn new(key: Key, fence: Revision, lease: LeaseId) -> Self {
+        Self { key, fence, lease }
+    }
+
+    /// The key that stands for the guard in the store.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The fencing token of the guard.
+    #[must_use]
+    pub fn fence(&self) -> Revision {
+        self.fence
+    }
+
+    /// The lease that the key is attached to.
+    #[must_use]
+    pub fn lease_id(&self) -> LeaseId {
+        self.lease
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}#{}", self.key, self.fence, self.lease)
+    }
+}
+
+/// The text is no [`Token`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenError;
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a token is a key, a fence and a lease: `/locks/migrate/2f1c8b@17#2f1c8b`")
+    }
+}
+
+impl std::error::Error for TokenError {}
+
+impl FromStr for Token {
+    type Err = TokenError;
+
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        let (rest, lease) = text.rsplit_once('#').ok_or(TokenError)?;
+        let (key, fence) = rest.rsplit_once('@').ok_or(TokenError)?;
+        let lease = u64::from_str_radix(lease, 16).ok().and_then(LeaseId::new).ok_or(TokenError)?;
+        let fence = fence.parse().map(Revision::new).map_err(|_| TokenError)?;
+        Ok(Self { key: Key::parse(key).map_err(|_| TokenError)?, fence, lease })
+    }
+}
+
+impl Serialize for Token {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Token {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl Turn {
+    /// Goes on with a guard that was left to us: its key is attached to a lease of ours, so whoever held it until now does not any more.
+    pub(crate) async fn adopt(&self, token: &Token, value: Option<Bytes>) -> Result<Guard> {
+        self.names(token)?;
+        let lease = self.lessor.take(self.ttl).await?;
+        let clean = self.attach(token, &lease, value).await?;
+        // Nothing is attached to it any more; if it cannot be ended it runs out.
+        let _ = self.store().revoke(token.lease).await;
+        Ok(Guard::new(self, token.key.clone(), token.fence, lease, clean))
+    }
+
+    /// Gives a guard that was left another time to live from now on, and leaves it again.
+    pub(crate) async fn renew(&self, token: &Token) -> Result<Token> {
+        self.names(token)?;
+        let lease = self.lessor.grant(self.ttl).await?;
+        self.attach(token, &lease, None).await?;
+        let _ = self.store().revoke(token.lease).await;
+        let renewed = Token { lease: lease.id(), ..token.clone() };
+        lease.leave();
+        Ok(renewed)
+    }
+
+    /// Ends a guard that was left.
+    pub(crate) async fn release_token(&self, token: &Token) -> Result<()> {
+        self.names(token)?;
+        let txn = Txn { compares: self.as_left(token, None), then: vec![Op::delete(&token.key)], otherwise: Vec::new() };
+        let committed = self.store().commit(txn).await.map_err(|error| error.at(&token.key))?;
+        if !committed.succeeded {
+            return Err(not_there(token));
+        }
+        let _ = self.store().revoke(token.lease).await;
+        Ok(())
+    }
+
+    /// Puts the key of a guard with another lease, which keeps when it came to be. Whether no copy of that may be applied later.
+    async fn attach(&self, token: &Token, lease: &Lease, value: Option<Bytes>) -> Result<bool> {
+        let retry = self.lessor.retry();
+        let deadline = Instant::now() + retry.call_timeout;
+        let mut backoff = retry.backoff();
+        let mut clean = true;
+        loop {
+            let found = self.store().range(Range::of(Span::Key(token.key.clone()))).await.map_err(|error| error.at(&token.key))?;
+            let Some(kv) = found.kvs.into_iter().next().filter(|kv| kv.created == token.fence) else { return Err(not_there(token)) };
+            if kv.lease == Some(lease.id()) {
+                return Ok(clean);
+            }
+            let value = value.clone().unwrap_or_else(|| kv.value.clone());
+            let put = Op::Put { key: token.key.clone(), value, expiry: Expiry::With(lease.id()), previous: false };
+            let txn = Txn { compares: self.as_left(token, Some(&kv)), then: vec![put], otherwise: Vec::new() };
+            let error = match self.store().commit(txn).await {
+                Ok(committed) if committed.succeeded => return Ok(clean),
+                // Its value was written meanwhile, or it is not what it was; the next look tells.
+                Ok(_) => Error::new(ErrorKind::Conflict, "others wrote it faster, again and again"),
+                Err(error) => error,
+            };
+            clean &= !error.may_have_applied();
+            let again = error.may_have_applied() || error.is_retryable() || error.kind() == ErrorKind::Conflict;
+            let next = Instant::now() + backoff.next_delay();
+            if !again || next >= deadline {
+                return Err(error.at(&token.key));
+            }
+            sleep_until(next).await;
+        }
+    }
+
+    /// That the key is as the token says, and as it was read.
+    fn as_left(&self, token: &Token, read: Option<&KeyValue>) -> Vec<Compare> {
+        let modified = read.map(|kv| Condition::Modified(kv.modified));
+        let transactions = self.store().capabilities().transactions;
+        // v2 does not know the leases of other processes.
+        let lease = transactions.then_some(Condition::Lease(token.lease));
+        let created = Condition::Created(token.fence);
+        let conditions = [Some(created), lease, modified].into_iter().flatten();
+        conditions.map(|condition| Compare::key(&token.key, condition)).collect()
+    }
+
+    /// # Errors
+    ///
+    /// `Invalid` for a token of something else.
+    fn names(&self, token: &Token) -> Result<()> {
+        if token.key.parent().as_ref() == Some(&self.directory) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Invalid, format!("the token is for {}", token.key)).at(&self.directory))
+    }
+}
+
+fn not_there(token: &Token) -> Error {
+    Error::new(ErrorKind::GuardLost, "what the token stands for is not held any more").at(&token.key)
+}

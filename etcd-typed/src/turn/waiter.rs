@@ -1,0 +1,230 @@
+//! `Waiter`: carries out what [`Place`] wants, with one lease and one key.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::guard::Guard;
+use super::place::{Before, Input, Outcome, Place, Want};
+use super::{Turn, is_contender};
+use crate::error::{ErrorKind, Result};
+use crate::key::Key;
+use crate::lease::Lease;
+use crate::retry::Backoff;
+use crate::revision::Revision;
+use crate::store::{
+    Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn, Watch, WatchFrom, WatchItem, WatchStream,
+};
+use crate::telemetry;
+
+/// Whether to wait for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    Wait,
+    None,
+}
+
+/// How an attempt ended.
+pub(super) enum End {
+    First(Guard),
+    /// Somebody else has it, and we do not wait.
+    Busy,
+    /// The lease ran out meanwhile, or somebody deleted the key.
+    Gone,
+}
+
+/// Somebody who waits. When it is dropped the lease is revoked, and the key goes with it.
+pub(super) struct Waiter<'t> {
+    turn: &'t Turn,
+    lease: Lease,
+    key: Key,
+    place: Place,
+    /// Whether all that was sent was also answered. If not, a copy may be applied later, as long as the lease lives.
+    clean: bool,
+    watch: Option<(Key, WatchStream)>,
+    backoff: Backoff,
+}
+
+impl<'t> Waiter<'t> {
+    pub(super) fn new(turn: &'t Turn, lease: Lease) -> Self {
+        let key = turn.directory.descend(&lease.id().to_string());
+        let backoff = turn.lessor.retry().backoff();
+        Self { turn, lease, key, place: Place::new(), clean: true, watch: None, backoff }
+    }
+
+    pub(super) async fn run(mut self, value: &Bytes, patience: Patience) -> Result<End> {
+        let life = self.lease.life().clone();
+        let outcome = tokio::select! {
+            biased;
+            // Nothing is ours any more; what is under way is given up.
+            _ = life.lost() => Some(Outcome::Gone),
+            outcome = self.reach_the_front(value, patience) => outcome?,
+        };
+        Ok(match outcome {
+            Some(Outcome::First(fence)) => End::First(Guard::new(self.turn, self.key, fence, self.lease, self.clean)),
+            Some(Outcome::Gone) => {
+                telemetry::place_lost(self.turn.kind);
+                End::Gone
+            }
+            None => {
+                let gone = Txn { then: vec![Op::delete(&self.key)], ..Txn::default() };
+                self.lease.finish(gone, self.clean);
+                End::Busy
+            }
+        })
+    }
+
+    /// None: somebody is before us and we do not wait.
+    async fn reach_the_front(&mut self, value: &Bytes, patience: Patience) -> Result<Option<Outcome>> {
+        loop {
+            let input = match self.place.want() {
+                Want::Enter => self.enter(value).await?,
+                Want::Look { fence, whole } => self.look(fence, whole).await?,
+                Want::Wait { .. } if patience == Patience::None => return Ok(None),
+                Want::Wait { predecessor, since } => self.wait(predecessor, since).await,
+                Want::End(outcome) => return Ok(Some(outcome)),
+            };
+            self.place.handle(input);
+        }
+    }
+
+    /// Makes the key. It may be sent again after any failure: the key has the name of our lease, so it is there once or not at all.
+    async fn enter(&mut self, value: &Bytes) -> Result<Input> {
+        let deadline = Instant::now() + self.turn.lessor.retry().call_timeout;
+        let put = Op::Put { key: self.key.clone(), value: value.clone(), expiry: Expiry::With(self.lease.id()), previous: false };
+        let mut then = vec![put];
+        if self.transactions() {
+            // Ours and the one before it.
+            then.push(Op::Newest { below: self.turn.directory.clone(), before: None, limit: 2 });
+        }
+        let compares = vec![Compare::key(&self.key, Condition::Absent)];
+        let txn = Txn { compares, then, otherwise: vec![Op::Get(Span::Key(self.key.clone()))] };
+        loop {
+            let error = match self.store().commit(txn.clone()).await {
+                Ok(committed) => {
+                    self.backoff.reset();
+                    let revision = committed.revision;
+                    let reply = committed.results.into_iter().find_map(|result| match result {
+                        OpResult::Get(reply) => Some(reply),
+                        OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
+                    });
+                    if committed.succeeded {
+                        return Ok(Input::Made { fence: revision, before: reply.map(|reply| self.before(revision, reply)) });
+                    }
+                    let there = reply.and_then(|reply| reply.kvs.into_iter().next());
+                    return Ok(match there.filter(|kv| self.is_ours(kv)) {
+                        Some(kv) => Input::WasThere { fence: kv.created },
+                        None => Input::Missing,
+                    });
+                }
+                Err(error) if error.kind() == ErrorKind::LeaseLost => return Ok(Input::Missing),
+                Err(error) => error,
+            };
+            self.clean &= !error.may_have_applied();
+            let next = Instant::now() + self.backoff.next_delay();
+            if !(error.may_have_applied() || error.is_retryable()) || next >= deadline {
+                return Err(error);
+            }
+            sleep_until(next).await;
+        }
+    }
+
+    /// Asks until there is an answer, as long as the lease lives.
+    async fn look(&mut self, fence: Revision, whole: bool) -> Result<Input> {
+        loop {
+            let looked = if self.transactions() { self.look_at_once(fence, whole).await } else { self.look_at_all(fence).await };
+            match looked {
+                Ok(input) => {
+                    self.backoff.reset();
+                    return Ok(input);
+                }
+                Err(error) if error.is_retryable() => sleep(self.backoff.next_delay()).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn look_at_once(&self, fence: Revision, whole: bool) -> Result<Input> {
+        let below = self.turn.directory.clone();
+        let read = if whole { Op::Get(Span::Below(below)) } else { Op::Newest { below, before: Some(fence), limit: 1 } };
+        let compares = [Condition::Created(fence), Condition::Lease(self.lease.id())].map(|condition| Compare::key(&self.key, condition));
+        let txn = Txn { compares: compares.into(), then: vec![read], otherwise: Vec::new() };
+        let committed = self.store().commit(txn).await?;
+        Ok(match committed.results.into_iter().next() {
+            Some(OpResult::Get(reply)) if committed.succeeded => Input::Looked(self.before(fence, reply)),
+            _ => Input::Missing,
+        })
+    }
+
+    /// Where a transaction is about one key, one listing says all.
+    async fn look_at_all(&self, fence: Revision) -> Result<Input> {
+        let reply = self.store().range(Range::of(Span::Below(self.turn.directory.clone()))).await?;
+        let there = reply.kvs.iter().any(|kv| kv.created == fence && self.is_ours(kv));
+        Ok(if there { Input::Looked(self.before(fence, reply)) } else { Input::Missing })
+    }
+
+    /// Waits until the predecessor is gone, a third of the lease's time has passed, or there is a reason to look.
+    async fn wait(&mut self, predecessor: Key, since: Revision) -> Input {
+        let look = Instant::now() + self.lease.ttl() / 3;
+        tokio::select! {
+            () = self.follow(predecessor, since) => {}
+            // A watch may be deaf, or a server may lose an event (etcd issues 18089, 17529): nobody waits for ever for that.
+            () = sleep_until(look) => {}
+        }
+        Input::Stirred
+    }
+
+    /// Watches the predecessor. A watch that is good is kept for the next wait for the same one.
+    async fn follow(&mut self, predecessor: Key, since: Revision) {
+        if self.watch.as_ref().is_none_or(|(watched, _)| *watched != predecessor) {
+            let watch = Watch { span: Span::Key(predecessor.clone()), from: WatchFrom::Live(since) };
+            self.watch = self.store().watch(watch).await.ok().map(|stream| (predecessor.clone(), stream));
+        }
+        while let Some((_, stream)) = &mut self.watch {
+            match stream.next().await {
+                Some(Ok(WatchItem::Batch(batch))) if batch.events.iter().any(|event| ends(event, &predecessor)) => return,
+                Some(Ok(WatchItem::Skipped(_))) => return,
+                Some(Ok(WatchItem::Batch(_) | WatchItem::Progress(_))) => {}
+                Some(Ok(WatchItem::HistoryLost { .. } | WatchItem::Behind(_) | WatchItem::Lagged) | Err(_)) | None => self.watch = None,
+            }
+        }
+        sleep(self.backoff.next_delay()).await;
+    }
+
+    fn before(&self, fence: Revision, reply: RangeReply) -> Before {
+        let capabilities = self.store().capabilities();
+        let is_ours = |kv: &KeyValue| kv.key.as_ref() == self.key.as_str().as_bytes();
+        let older: Vec<KeyValue> = reply.kvs.into_iter().filter(|kv| kv.created < fence && !is_ours(kv)).collect();
+        let last = older.iter().filter(|kv| is_contender(&self.turn.directory, kv, capabilities)).max_by_key(|kv| kv.created);
+        match last.and_then(|kv| self.turn.directory.below(&kv.key)) {
+            Some(name) => Before::Somebody { key: self.turn.directory.descend(name), as_of: reply.revision },
+            None if older.is_empty() || !reply.more => Before::Nobody,
+            None => Before::Unclear,
+        }
+    }
+
+    fn is_ours(&self, kv: &KeyValue) -> bool {
+        kv.key.as_ref() == self.key.as_str().as_bytes() && kv.lease.is_none_or(|lease| lease == self.lease.id())
+    }
+
+    fn transactions(&self) -> bool {
+        self.store().capabilities().transactions
+    }
+
+    fn store(&self) -> &Arc<dyn Store> {
+        self.turn.lessor.store()
+    }
+}
+
+/// Whether an event says that a key is gone.
+fn ends(event: &Event, key: &Key) -> bool {
+    match event {
+        Event::Put { .. } => false,
+        Event::Delete { key: deleted, directory, .. } => {
+            let key = key.as_str().as_bytes();
+            deleted == key || (*directory && key.strip_prefix(deleted.as_ref()).is_some_and(|rest| rest.starts_with(b"/")))
+        }
+    }
+}
