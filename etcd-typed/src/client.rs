@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handle::{Context, Dir, DirMap, Directory, Entry, EntryMap, EtcdSchema, Shared, Transaction};
 use crate::key::Key;
 use crate::lease::{Lease, Lessor};
+use crate::lock::NamedLock;
 use crate::retry::RetryPolicy;
 use crate::schema::MapKey;
 use crate::store::connect::{ConnectOptions, Credentials, Tls};
@@ -172,6 +173,12 @@ impl Client {
     /// `Unavailable`, `Timeout`, `NoSpace`, …: no lease was had. `Unsupported` outside of a tokio runtime.
     pub async fn lease(&self, ttl: Duration) -> Result<Lease> {
         self.context.lessor.grant(ttl).await
+    }
+
+    /// The lock of this name: a directory in which everybody who wants it has a key. Nothing is asked until it is acquired or looked at.
+    pub fn lock(&self, name: &str) -> NamedLock {
+        let name = Key::parse(name).map(|name| self.namespace.join(&name));
+        NamedLock::new(self.context.lessor.clone(), name)
     }
 
     /// What one server says of itself.

@@ -203,9 +203,7 @@ impl Keeper {
                     Some(Order::Finish { last, lease, reusable }) => self.finish(last, lease, reusable).await,
                 },
                 lost = self.life.lost() => {
-                    if lost.reason() == LostReason::Expired {
-                        telemetry::lease_lost(self.id, "expired");
-                    }
+                    self.life.lose(lost.reason());
                     return End::Unwanted;
                 }
                 (sent, answer) = self.attempt(next) => {
@@ -221,9 +219,7 @@ impl Keeper {
                             }
                         }
                         Err(error) if error.kind() == ErrorKind::LeaseLost => {
-                            if self.life.lose(LostReason::Revoked) {
-                                telemetry::lease_lost(self.id, "gone");
-                            }
+                            self.life.lose(LostReason::Revoked);
                             return End::Nothing;
                         }
                         Err(error) => {

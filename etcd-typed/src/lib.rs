@@ -101,6 +101,7 @@ mod handle;
 mod key;
 mod lease;
 mod live;
+mod lock;
 mod private;
 mod retry;
 mod revision;
@@ -109,6 +110,7 @@ pub mod store;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod turn;
 mod value;
 mod version;
 mod watch;
@@ -125,10 +127,12 @@ pub use lease::{Lease, Lost, LostReason};
 pub use live::{
     Cause, Live, LiveMap, LiveMapIter, LiveStatus, LiveStream, Part, Reader, Rewound, Selected, Snapshot, Subscription, Viewing,
 };
+pub use lock::{Holder, Lock, NamedLock, Process};
 pub use retry::{Backoff, RetryPolicy};
 pub use revision::{LeaseId, Revision};
 pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, Presence, Schema, Table, Update};
 pub use store::StatsKind;
+pub use turn::{Guard, Token, TokenError};
 pub use value::{Codec, EtcdValue, Json, ValueError};
 pub use version::{Expect, Versioned};
 pub use watch::Interruption;

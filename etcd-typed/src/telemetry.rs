@@ -19,7 +19,9 @@
 //! | `etcd_typed_view_applied_total` | counter | `pattern` | count | states that a live view has taken |
 //! | `etcd_typed_view_rejected_total` | counter | `pattern` | count | states that a live view did not take, since they do not decode or fail a validation |
 //! | `etcd_typed_lease_remaining_seconds` | histogram |  | seconds | what was left of a lease's time each time that an attempt to keep it alive ended |
-//! | `etcd_typed_leases_lost_total` | counter | `cause` | count | leases that ended while they were wanted |
+//! | `etcd_typed_leases_lost_total` | counter | `cause` | count | leases that ended while they were wanted, alone or with the guard that had them |
+//! | `etcd_typed_lock_wait_seconds` | histogram | `recipe` | seconds | time that it took to have a lock or the leadership |
+//! | `etcd_typed_places_lost_total` | counter | `recipe` | count | times that a waiter's lease ended or its key was deleted, so that it began anew at the end of the queue |
 //!
 //! Labels have few values, all known when the program is compiled; none is ever made of a key or a value:
 //!
@@ -31,7 +33,8 @@
 //! | `op` of a conflict | the method of the handle: `modify`, `update`, `set`, `create`, `delete` |
 //! | `cause` of a retry or an interruption | the [`ErrorKind`] in small letters: `unavailable`, `timeout`, `permission_denied`, …; `lagged` of a watch whose reader was too slow |
 //! | `cause` of a resync | `history_lost`: compacted, or out of v2's window; `rewound`: the server came back with another history; `disproved`: it had what the watch of a live view did not tell |
-//! | `cause` of a lost lease | `gone`: the server does not know it; `expired`: its time passed without an answer |
+//! | `cause` of a lost lease | `gone`: the server does not know it; `expired`: its time passed without an answer; `key_deleted`, `taken_over`: of a guard, whose key was deleted or is somebody else's |
+//! | `recipe` | `lock`, `election` |
 //!
 //! An interruption is counted when a watch that was followed breaks, not for each attempt to resume it. An alert on live views is best made of
 //! `etcd_typed_views_degraded`, which counts each view: of several with the same pattern `etcd_typed_view_revision` and
@@ -66,6 +69,8 @@
 //! | `etcd_typed::view` | debug | `not proved` | `pattern`, `cause`, `error` | how far the server is could not be read; the staleness grows |
 //! | `etcd_typed::lease` | warn | `not kept alive` | `lease`, `remaining`, `cause`, `error` | an attempt failed; it is made again |
 //! | `etcd_typed::lease` | error | `lost` | `lease`, `cause` | the lease ended while it was wanted |
+//! | `etcd_typed::turn` | debug | `taken` | `recipe`, `waited` | a lock or the leadership is ours, after so long |
+//! | `etcd_typed::turn` | warn | `place lost` | `recipe` | a waiter's lease ended or its key was deleted; it begins anew at the end of the queue |
 //! | `etcd_typed::lease` | debug | `not revoked` | `lease`, `cause`, `error` | a lease that is not wanted any more could not be ended; it runs out |
 //!
 //! `pattern`, `store`, `op` and `cause` are those of the metrics. `error` is what a server or a connection said, with the endpoint. No field has a
@@ -98,6 +103,8 @@ pub const METRICS: &[Metric] = &[
     VIEW_REJECTED,
     LEASE_REMAINING,
     LEASES_LOST,
+    LOCK_WAIT,
+    PLACES_LOST,
 ];
 
 /// One metric.
@@ -256,7 +263,23 @@ const LEASES_LOST: Metric = Metric {
     kind: MetricKind::Counter,
     labels: &["cause"],
     unit: MetricUnit::Count,
-    meaning: "leases that ended while they were wanted",
+    meaning: "leases that ended while they were wanted, alone or with the guard that had them",
+};
+
+const LOCK_WAIT: Metric = Metric {
+    name: "etcd_typed_lock_wait_seconds",
+    kind: MetricKind::Histogram,
+    labels: &["recipe"],
+    unit: MetricUnit::Seconds,
+    meaning: "time that it took to have a lock or the leadership",
+};
+
+const PLACES_LOST: Metric = Metric {
+    name: "etcd_typed_places_lost_total",
+    kind: MetricKind::Counter,
+    labels: &["recipe"],
+    unit: MetricUnit::Count,
+    meaning: "times that a waiter's lease ended or its key was deleted, so that it began anew at the end of the queue",
 };
 
 /// A live view, from its first state on. The gauges that count views are right for any number with one pattern, and forget it when it is dropped.
@@ -438,7 +461,7 @@ pub(crate) fn progress_lied(pattern: Pattern, revision: Revision, progress: Revi
 
 /// An attempt to keep a lease alive ended, when it had so much left.
 pub(crate) fn lease_remaining(remaining: Duration) {
-    observe(&LEASE_REMAINING, remaining.as_secs_f64());
+    observe(&LEASE_REMAINING, &[], remaining.as_secs_f64());
 }
 
 /// An attempt to keep a lease alive failed; it is made again while the lease may be there.
@@ -457,6 +480,18 @@ pub(crate) fn lease_lost(lease: LeaseId, cause: &'static str) {
 pub(crate) fn lease_not_revoked(lease: LeaseId, error: &Error) {
     let cause = cause(error.kind());
     tracing::debug!(target: "etcd_typed::lease", %lease, cause, error = words(error), "not revoked");
+}
+
+/// A lock or the leadership was had, after so long.
+pub(crate) fn turn_taken(recipe: &'static str, waited: Duration) {
+    tracing::debug!(target: "etcd_typed::turn", recipe, ?waited, "taken");
+    observe(&LOCK_WAIT, &[recipe], waited.as_secs_f64());
+}
+
+/// A waiter has no place in the queue any more.
+pub(crate) fn place_lost(recipe: &'static str) {
+    tracing::warn!(target: "etcd_typed::turn", recipe, "place lost");
+    count(&PLACES_LOST, &[recipe]);
 }
 
 /// What a server or a connection said. Of errors about a key it is left out: the words name it.
@@ -526,8 +561,8 @@ mod facade {
         metrics::gauge!(metric.name, labels(metric, values)).increment(difference);
     }
 
-    pub(super) fn observe(metric: &'static Metric, value: f64) {
-        metrics::histogram!(metric.name).record(value);
+    pub(super) fn observe(metric: &'static Metric, values: &[&'static str], value: f64) {
+        metrics::histogram!(metric.name, labels(metric, values)).record(value);
     }
 
     fn labels(metric: &'static Metric, values: &[&'static str]) -> Vec<Label> {
@@ -545,5 +580,5 @@ mod nothing {
 
     pub(super) fn add(_: &'static Metric, _: &[&'static str], _: f64) {}
 
-    pub(super) fn observe(_: &'static Metric, _: f64) {}
+    pub(super) fn observe(_: &'static Metric, _: &[&'static str], _: f64) {}
 }

@@ -106,7 +106,9 @@ impl Turn {
 /// Whether a key stands in the queue of a directory: it is right below it, has the name of a lease, and goes by itself. Everything else there is
 /// somebody else's business, is never waited for and never deleted.
 pub(crate) fn is_contender(directory: &Key, kv: &KeyValue, capabilities: &Capabilities) -> bool {
-    let named = directory.below(&kv.key).is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
+    let named = directory
+        .below(&kv.key)
+        .is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
     // v2 tells no leases; it tells what time a key has left.
     named && if capabilities.transactions { kv.lease.is_some() } else { kv.ttl.is_some() }
 }

@@ -54,7 +54,7 @@ impl Lessor {
     }
 
     /// Keeps a lease that nothing is attached to any more, nor ever will be.
-    pub(super) fn put(&self, lease: Lease) {
+    pub(crate) fn put(&self, lease: Lease) {
         self.with(|spares| spares.push(Spare { lease, since: Instant::now() }));
     }
 

@@ -15,6 +15,7 @@ use crate::clock::Moment;
 use crate::error::{Error, ErrorKind};
 use crate::key::Key;
 use crate::revision::LeaseId;
+use crate::telemetry;
 
 /// The longest that somebody waits for the end of a lease without a look at the clock: timers stand still while the machine sleeps.
 const LOOK: Duration = Duration::from_secs(1);
@@ -84,17 +85,26 @@ impl Life {
     /// The server has answered a request that was sent then. Too late is too late.
     pub(super) fn extend(&self, sent: Moment, ttl: Duration) {
         self.0.state.send_modify(|state| {
-            *state = if state.remaining().is_zero() { lost_as(*state) } else { State::Kept { sent, safe: safe(ttl) } };
+            // That it is over is told by `lose`, which whoever finds out calls.
+            if !state.remaining().is_zero() {
+                *state = State::Kept { sent, safe: safe(ttl) };
+            }
         });
     }
 
-    /// It is over, for this reason unless there was one before. Whether it was not before.
-    pub(crate) fn lose(&self, reason: LostReason) -> bool {
+    /// It is over, for this reason unless there was one before.
+    pub(crate) fn lose(&self, reason: LostReason) {
+        let mut told = None;
         self.0.state.send_if_modified(|state| {
-            let already = state.remaining().is_zero();
-            *state = if already { lost_as(*state) } else { State::Lost(reason) };
-            !already
-        })
+            let State::Kept { .. } = state else { return false };
+            let reason = if state.remaining().is_zero() { LostReason::Expired } else { reason };
+            *state = State::Lost(reason);
+            told = Some(reason);
+            true
+        });
+        if let Some(cause) = told.and_then(LostReason::cause) {
+            telemetry::lease_lost(self.0.lease, cause);
+        }
     }
 
     /// Waits until it is over. It is known at the first look after that, however late this is polled.
@@ -146,14 +156,6 @@ struct EndsWith(Life);
 impl Drop for EndsWith {
     fn drop(&mut self) {
         self.0.lose(LostReason::NotKeptAlive);
-    }
-}
-
-/// The state after one whose time is over.
-fn lost_as(state: State) -> State {
-    match state {
-        State::Lost(_) => state,
-        State::Kept { .. } => State::Lost(LostReason::Expired),
     }
 }
 
@@ -212,6 +214,19 @@ pub enum LostReason {
     TakenOver,
     /// The task that kept it alive is gone, with its runtime.
     NotKeptAlive,
+}
+
+impl LostReason {
+    /// As a label; none for an end that comes with the runtime's.
+    fn cause(self) -> Option<&'static str> {
+        match self {
+            Self::Expired => Some("expired"),
+            Self::Revoked => Some("gone"),
+            Self::KeyDeleted => Some("key_deleted"),
+            Self::TakenOver => Some("taken_over"),
+            Self::NotKeptAlive => None,
+        }
+    }
 }
 
 impl fmt::Display for LostReason {

@@ -299,7 +299,11 @@ impl Drop for Guard {
 
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").field("key", &self.claim.key).field("fence", &self.claim.fence).field("remaining", &self.remaining()).finish()
+        f.debug_struct("Guard")
+            .field("key", &self.claim.key)
+            .field("fence", &self.claim.fence)
+            .field("remaining", &self.remaining())
+            .finish()
     }
 }
 

@@ -62,7 +62,10 @@ pub(super) enum Input {
 pub(super) enum Before {
     Nobody,
     /// This is the last one before us, as of this revision.
-    Somebody { key: Key, as_of: Revision },
+    Somebody {
+        key: Key,
+        as_of: Revision,
+    },
     /// The last key before ours is no contender's; whoever is before that was not looked at.
     Unclear,
 }

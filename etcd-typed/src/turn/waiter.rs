@@ -15,7 +15,8 @@ use crate::lease::Lease;
 use crate::retry::Backoff;
 use crate::revision::Revision;
 use crate::store::{
-    Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn, Watch, WatchFrom, WatchItem, WatchStream,
+    Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn, Watch, WatchFrom, WatchItem,
+    WatchStream,
 };
 use crate::telemetry;
 
