@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use etcd_typed::store::memory::MemoryStore;
 use etcd_typed::store::{
-    Batch, BoxFuture, Capabilities, Committed, Event, Expiry, Member, Op, Range, RangeReply, Span, Stats, StatsKind, Status, Store, Txn,
-    Watch, WatchFrom, WatchItem, WatchStream,
+    Batch, BoxFuture, Capabilities, Committed, Event, Expiry, Member, Op, OpResult, Range, RangeReply, Span, Stats, StatsKind, Status,
+    Store, Txn, Watch, WatchFrom, WatchItem, WatchStream,
 };
 use etcd_typed::testing::conformance::{Isolation, TestStore, cases};
 use etcd_typed::{Error, LeaseId, Result, Revision};
@@ -26,6 +26,9 @@ enum Defect {
     PerformsOneByOne,
     WritesTwice,
     ForgetsExpiry,
+    NewestOfAllTime,
+    NewestByName,
+    NewestFromBefore,
     TakesLeasesThatAreNotThere,
     DoesNotSayThatItDidNothing,
     LosesDeletes,
@@ -36,6 +39,10 @@ enum Defect {
     IsAheadWithProgress,
     HidesThatHistoryIsLost,
     WatchesOnlyWhatIsNew,
+    SkipsInSilence,
+    SkipsOnAnyStart,
+    SkipsAhead,
+    SkipsAtRest,
 }
 
 /// The memory store with one defect.
@@ -95,6 +102,15 @@ impl Store for Broken {
                         *expiry = Expiry::Never;
                     }
                 }),
+                Defect::NewestOfAllTime => ops.for_each(|op| {
+                    if let Op::Newest { before, .. } = op {
+                        *before = None;
+                    }
+                }),
+                Defect::NewestFromBefore => {
+                    // What an operation asks is answered before the first one is performed.
+                    txn.then.sort_by_key(|op| !matches!(op, Op::Newest { .. }));
+                }
                 Defect::TakesLeasesThatAreNotThere => {
                     for op in ops {
                         if let Op::Put { expiry: Expiry::With(id), .. } = op {
@@ -113,7 +129,15 @@ impl Store for Broken {
                 }
                 _ => {}
             }
-            let committed = self.inner.commit(txn).await;
+            let by_name = self.defect == Defect::NewestByName && matches!(txn.then[..], [Op::Newest { .. }]);
+            let mut committed = self.inner.commit(txn).await;
+            if by_name && let Ok(Committed { results, .. }) = &mut committed {
+                for result in results {
+                    if let OpResult::Get(reply) = result {
+                        reply.kvs.sort_by(|a, b| a.key.cmp(&b.key));
+                    }
+                }
+            }
             if self.defect == Defect::DoesNotSayThatItDidNothing { committed.map_err(Error::outcome_unknown) } else { committed }
         })
     }
@@ -122,11 +146,14 @@ impl Store for Broken {
         Box::pin(async move {
             let inner = Arc::clone(&self.inner);
             match self.defect {
+                Defect::SkipsInSilence if matches!(watch.from, WatchFrom::Live(_)) => {
+                    watch.from = WatchFrom::Listed(inner.status().await?.revision);
+                }
                 Defect::WatchesOnlyWhatIsNew => watch.from = WatchFrom::Listed(inner.status().await?.revision),
                 Defect::SkipsTheFirst => watch.from = WatchFrom::Resumed(watch.from.revision().next()),
                 _ => {}
             }
-            let span = watch.span.clone();
+            let (span, from) = (watch.span.clone(), watch.from);
             let items = inner.watch(watch).await?;
             Ok(match self.defect {
                 Defect::LosesDeletes => items.filter_map(|item| std::future::ready(without_deletes(item))).boxed(),
@@ -136,6 +163,16 @@ impl Store for Broken {
                 Defect::IsAheadWithProgress => {
                     let ahead = Revision::new(inner.status().await?.revision.get() + 10);
                     stream::iter([Ok(WatchItem::Progress(ahead))]).chain(items).boxed()
+                }
+                Defect::SkipsOnAnyStart | Defect::SkipsAhead | Defect::SkipsAtRest => {
+                    let now = inner.status().await?.revision;
+                    let to = match (self.defect, from) {
+                        (Defect::SkipsOnAnyStart, _) => from.revision().next(),
+                        (Defect::SkipsAhead, WatchFrom::Live(_)) => now.next(),
+                        (Defect::SkipsAtRest, WatchFrom::Live(_)) => now,
+                        _ => return Ok(items),
+                    };
+                    stream::iter([Ok(WatchItem::Skipped(to))]).chain(items).boxed()
                 }
                 Defect::HidesThatHistoryIsLost => {
                     let now = inner.status().await?.revision;
@@ -248,5 +285,12 @@ sees! {
     progress_that_is_ahead: IsAheadWithProgress by a_watch_after_a_list_yields_what_comes_after;
     a_history_that_is_lost_in_silence: HidesThatHistoryIsLost by a_watch_of_lost_history_says_so;
     a_watch_without_its_past: WatchesOnlyWhatIsNew by a_watch_from_the_past_yields_what_came_since;
+    keys_that_are_newer_than_was_asked: NewestOfAllTime by the_newest_keys_before_a_revision_came_to_be_before_it;
+    the_newest_keys_in_the_order_of_their_names: NewestByName by the_newest_keys_come_newest_first;
+    the_newest_keys_of_before_the_transaction: NewestFromBefore by the_newest_keys_are_those_after_the_operations_before;
+    a_live_watch_that_does_not_say_what_it_skipped: SkipsInSilence by a_live_watch_yields_all_after_what_it_skipped;
+    a_live_watch_that_skips_what_is_to_come: SkipsAhead by a_live_watch_has_no_gap_among_many_writes;
+    a_live_watch_that_skipped_nothing_and_says_so: SkipsAtRest by a_live_watch_of_a_store_at_rest_skips_nothing;
+    a_watch_that_skips_though_it_may_not: SkipsOnAnyStart by a_watch_after_a_list_yields_what_comes_after;
     a_gap_between_list_and_watch: WatchesOnlyWhatIsNew by a_watch_after_a_list_yields_what_comes_after;
 }

@@ -42,6 +42,7 @@ mod directory;
 mod lease;
 mod limits;
 mod names;
+mod newest;
 mod range;
 mod server;
 mod watch;
@@ -148,6 +149,14 @@ cases! { $
         Shared two_writes_of_one_key_are_refused,
         Shared every_change_has_a_larger_revision,
     }
+    newest {
+        Shared the_newest_keys_come_newest_first,
+        Shared the_newest_keys_before_a_revision_came_to_be_before_it,
+        Shared the_newest_keys_are_those_after_the_operations_before,
+        Shared keys_of_one_transaction_are_as_new_as_each_other,
+        Shared the_newest_of_no_keys_are_none,
+        Shared at_least_one_of_the_newest_keys_is_asked_for,
+    }
     limits {
         Shared too_many_operations_are_refused,
         Shared as_many_operations_as_it_says_are_done,
@@ -189,7 +198,10 @@ cases! { $
         Shared a_put_of_the_same_value_is_an_event,
         Shared every_watch_gets_everything,
         Shared watches_that_were_dropped_leave_the_others_alone,
+        Shared a_live_watch_yields_all_after_what_it_skipped,
+        Shared a_live_watch_has_no_gap_among_many_writes,
         Shared a_watch_from_the_future_says_that_the_store_is_behind,
+        Alone a_live_watch_of_a_store_at_rest_skips_nothing,
         Alone a_watch_from_before_everything_yields_all_of_it,
         Alone a_watch_of_lost_history_says_so,
         Alone a_delete_is_not_lost_with_the_history,

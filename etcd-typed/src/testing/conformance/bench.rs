@@ -45,6 +45,11 @@ impl<'s> Bench<'s> {
         self.dir.join(&parse(&format!("/{path}")))
     }
 
+    /// The keys at these paths, as an answer has them.
+    pub(super) fn paths<'p>(&self, paths: impl IntoIterator<Item = &'p &'p str>) -> Vec<String> {
+        paths.into_iter().map(|path| self.key(path).to_string()).collect()
+    }
+
     pub(super) async fn lose_history(&self) {
         self.subject.lose_history().await;
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 
 use super::bench::{Bench, Reader};
 use crate::key::Key;
@@ -251,12 +251,72 @@ pub(super) async fn watches_that_were_dropped_leave_the_others_alone(bench: &Ben
     }
 }
 
+pub(super) async fn a_live_watch_yields_all_after_what_it_skipped(bench: &Bench<'_>) {
+    let (key, other) = (bench.key("a"), bench.key("b"));
+    let start = bench.put(&key, "1").await;
+    let since = bench.put(&other, "2").await;
+    let mut reader = bench.watch(below(bench.dir()), WatchFrom::Live(start)).await;
+    // Here and wherever else the store is shared, it may have moved on in the meantime.
+    match reader.item().await {
+        WatchItem::Skipped(to) => {
+            assert!(to >= since, "skipped to {to}, and the store was at {since} already");
+            let read = bench.now().await;
+            assert!(read >= to, "what is read now is as of {read}, and not of {to} or later");
+        }
+        WatchItem::Batch(batch) => assert_eq!(batch.revision, since),
+        item => panic!("{item:?}"),
+    }
+    let next = bench.put(&key, "3").await;
+    reader.expect_put(next, &key, "3").await;
+    let gone = bench.delete(&other).await;
+    assert_eq!(reader.expect_delete(&other).await, gone);
+}
+
+pub(super) async fn a_live_watch_of_a_store_at_rest_skips_nothing(bench: &Bench<'_>) {
+    let key = bench.key("a");
+    let start = bench.put(&key, "1").await;
+    let mut reader = bench.watch(below(bench.dir()), WatchFrom::Live(start)).await;
+    let next = bench.put(&key, "2").await;
+    reader.expect_put(next, &key, "2").await;
+}
+
+pub(super) async fn a_live_watch_has_no_gap_among_many_writes(bench: &Bench<'_>) {
+    let (key, last) = (bench.key("a"), bench.key("last"));
+    for _ in 0..10 {
+        let start = bench.put(&key, "start").await;
+        // The watch comes to be somewhere among the writes.
+        let writes = async {
+            let mut written = Vec::new();
+            for number in 0..30 {
+                written.push(bench.put(&key, number.to_string()).await);
+            }
+            written
+        };
+        let (mut reader, mut written) = join(bench.watch(below(bench.dir()), WatchFrom::Live(start)), writes).await;
+        let end = bench.put(&last, "x").await;
+        written.push(end);
+        let mut from = start;
+        let mut seen = Vec::new();
+        while seen.last() != Some(&end) {
+            match reader.item().await {
+                WatchItem::Skipped(to) => from = to,
+                WatchItem::Batch(batch) => seen.push(batch.revision),
+                item => panic!("{item:?}"),
+            }
+        }
+        written.retain(|revision| *revision > from);
+        assert_eq!(seen, written, "after {from}");
+    }
+}
+
 pub(super) async fn a_watch_from_the_future_says_that_the_store_is_behind(bench: &Bench<'_>) {
     let now = bench.put(&bench.key("a"), "v").await;
     let future = Revision::new(now.get() + 1_000_000);
-    let (batches, last) = bench.watch(below(bench.dir()), WatchFrom::Resumed(future)).await.rest().await;
-    assert!(batches.is_empty(), "{batches:?}");
-    assert!(matches!(last, WatchItem::Behind(revision) if revision >= now && revision < future), "{last:?}");
+    for from in [WatchFrom::Listed(future), WatchFrom::Resumed(future), WatchFrom::Live(future)] {
+        let (batches, last) = bench.watch(below(bench.dir()), from).await.rest().await;
+        assert!(batches.is_empty(), "{batches:?}");
+        assert!(matches!(last, WatchItem::Behind(revision) if revision >= now && revision < future), "{last:?} of {from:?}");
+    }
 }
 
 /// To a server a start at zero may mean "from now on".

@@ -1,0 +1,170 @@
+//! Cases about [`Op::Newest`]: which keys of a directory came to be last.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::bench::{Bench, keys};
+use crate::error::ErrorKind;
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::store::{Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
+
+pub(super) async fn the_newest_keys_come_newest_first(bench: &Bench<'_>) {
+    let Some(queue) = Queue::of(bench).await else { return };
+    let lease = bench.grant(std::time::Duration::from_secs(600)).await;
+    // In no order of their names.
+    for name in ["q/b", "q/c/deeper", "q/a"] {
+        bench.put_with(&bench.key(name), "a value", Expiry::With(lease)).await;
+    }
+    // Neither the directory's own key nor those of its neighbours are below it, and they are the newest.
+    for name in ["q", "q-x", "qq/x"] {
+        bench.put(&bench.key(name), "outside").await;
+    }
+    // An update is no beginning.
+    bench.put(&bench.key("q/b"), "updated").await;
+    let order = ["q/a", "q/c/deeper", "q/b"];
+    for (limit, more) in [(1, true), (2, true), (3, false), (4, false), (usize::MAX, false)] {
+        let reply = queue.newest(None, limit).await;
+        assert_eq!(keys(&reply), bench.paths(order.iter().take(limit)), "of {limit}");
+        assert_eq!(reply.more, more, "of {limit}");
+    }
+    // All that a key is, but for its value.
+    let mut listed = bench.range(Range { keys_only: true, ..Range::of(Span::Below(queue.dir.clone())) }).await.kvs;
+    listed.sort_by_key(|kv| std::cmp::Reverse(kv.created));
+    let newest = queue.newest(None, 3).await.kvs;
+    assert_eq!(newest, listed);
+    assert!(newest.iter().all(|kv| kv.value.is_empty() && kv.modified >= kv.created), "{newest:?}");
+    let leases: Vec<_> = newest.iter().map(|kv| kv.lease).collect();
+    assert_eq!(leases, [Some(lease), Some(lease), None], "the last put of the oldest had no lease");
+    // Made anew, it is the newest.
+    bench.delete(&bench.key("q/b")).await;
+    bench.put(&bench.key("q/b"), "again").await;
+    assert_eq!(keys(&queue.newest(None, 3).await), bench.paths(&["q/b", "q/a", "q/c/deeper"]));
+}
+
+pub(super) async fn the_newest_keys_before_a_revision_came_to_be_before_it(bench: &Bench<'_>) {
+    let Some(queue) = Queue::of(bench).await else { return };
+    let mut created = Vec::new();
+    for name in ["q/c", "q/b", "q/a"] {
+        created.push(bench.put(&bench.key(name), "1").await);
+    }
+    let [first, second, third] = created[..] else { panic!("{created:?}") };
+    // Written later than all of them; it counts when a key came to be.
+    bench.put(&bench.key("q/c"), "2").await;
+    let all = ["q/a", "q/b", "q/c"];
+    for (before, expected) in [
+        (third.next(), &all[..]),
+        (third, &all[1..]),
+        (second.next(), &all[1..]),
+        (second, &all[2..]),
+        (first, &[]),
+        // There is no key of before the first revision. On the wire a bound of zero may be none.
+        (Revision::new(2), &[]),
+        (Revision::new(1), &[]),
+        (Revision::ZERO, &[]),
+        (Revision::new(u64::MAX), &all),
+    ] {
+        let reply = queue.newest(Some(before), 3).await;
+        assert_eq!((keys(&reply), reply.more), (bench.paths(expected), false), "before {before}");
+        let one = queue.newest(Some(before), 1).await;
+        let more = expected.len() > 1;
+        assert_eq!((keys(&one), one.more), (bench.paths(expected.iter().take(1)), more), "before {before}, one");
+    }
+}
+
+pub(super) async fn the_newest_keys_are_those_after_the_operations_before(bench: &Bench<'_>) {
+    let Some(queue) = Queue::of(bench).await else { return };
+    let (old, new) = (bench.key("q/old"), bench.key("q/new"));
+    let first = bench.put(&old, "1").await;
+    // As whoever joins a queue does it: one transaction puts the key and asks who was there before.
+    let newest = |before| Op::Newest { below: queue.dir.clone(), before, limit: 2 };
+    let then = vec![newest(None), Op::put(&new, "2".into()), newest(None), newest(Some(first.next())), Op::delete(&old), newest(None)];
+    let txn = Txn { compares: vec![Compare::key(&new, Condition::Absent)], then, otherwise: vec![Op::Get(Span::Key(new.clone()))] };
+    let committed = bench.commit(txn).await;
+    assert!(committed.succeeded);
+    let seen: Vec<_> =
+        committed.results.iter().filter_map(|result| if let OpResult::Get(reply) = result { Some(reply) } else { None }).collect();
+    let order: Vec<_> = seen.iter().map(|reply| keys(reply)).collect();
+    let paths = |names: &[&str]| bench.paths(names);
+    assert_eq!(order, [paths(&["q/old"]), paths(&["q/new", "q/old"]), paths(&["q/old"]), paths(&["q/new"])]);
+    let created = |reply: &RangeReply| reply.kvs.first().map(|kv| (kv.created, kv.modified, kv.version));
+    let new = Some((committed.revision, committed.revision, Some(1)));
+    assert_eq!(
+        seen.iter().copied().map(created).collect::<Vec<_>>(),
+        [Some((first, first, Some(1))), new, Some((first, first, Some(1))), new]
+    );
+    // The list of failed conditions may ask too.
+    let compares = vec![Compare::key(&bench.key("q/new"), Condition::Absent)];
+    let committed = bench.commit(Txn { compares, then: vec![], otherwise: vec![newest(None)] }).await;
+    let [OpResult::Get(reply)] = committed.results.as_slice() else { panic!("{committed:?}") };
+    assert_eq!(keys(reply), paths(&["q/new"]));
+}
+
+/// Their order is left open; that there are so many of them, and that those which are older come after them, is not.
+pub(super) async fn keys_of_one_transaction_are_as_new_as_each_other(bench: &Bench<'_>) {
+    let Some(queue) = Queue::of(bench).await else { return };
+    let older = bench.put(&bench.key("q/older"), "1").await;
+    let together: Vec<Key> = (0..40).map(|number| bench.key(&format!("q/{number:02}"))).collect();
+    let committed = bench.perform(together.iter().map(|key| Op::put(key, "2".into())).collect()).await;
+    let set = |kvs: &[KeyValue]| kvs.iter().map(|kv| kv.key.clone()).collect::<BTreeSet<_>>();
+    let all: BTreeSet<_> = together.iter().map(|key| Bytes::copy_from_slice(key.as_str().as_bytes())).collect();
+    for limit in [1, 13, 39, 40] {
+        let reply = queue.newest(None, limit).await;
+        assert!(reply.more && reply.kvs.len() == limit, "{limit}: {reply:?}");
+        assert!(reply.kvs.iter().all(|kv| kv.created == committed.revision), "{limit}: {reply:?}");
+        let found = set(&reply.kvs);
+        assert!(found.len() == limit && found.is_subset(&all), "each key once: {reply:?}");
+    }
+    let reply = queue.newest(None, 41).await;
+    let Some((last, others)) = reply.kvs.split_last() else { panic!("{reply:?}") };
+    assert_eq!((last.created, set(others), reply.more), (older, all, false));
+    assert_eq!(keys(&queue.newest(Some(committed.revision), 3).await), bench.paths(&["q/older"]));
+}
+
+pub(super) async fn the_newest_of_no_keys_are_none(bench: &Bench<'_>) {
+    let Some(queue) = Queue::of(bench).await else { return };
+    let revision = bench.put(&bench.key("elsewhere"), "1").await;
+    for before in [None, Some(revision)] {
+        let reply = queue.newest(before, 1).await;
+        assert!(reply.kvs.is_empty() && !reply.more && reply.revision >= revision, "{reply:?}");
+    }
+}
+
+pub(super) async fn at_least_one_of_the_newest_keys_is_asked_for(bench: &Bench<'_>) {
+    let none = || vec![Op::Newest { below: bench.key("q"), before: None, limit: 0 }];
+    let kind = if bench.capabilities().transactions { ErrorKind::Invalid } else { ErrorKind::Unsupported };
+    bench.refused(Txn { then: none(), ..Txn::default() }, kind).await;
+    // Also in the list that is not performed.
+    let compares = vec![Compare::key(&bench.key("q"), Condition::Absent)];
+    bench.refused(Txn { compares, then: vec![Op::put(&bench.key("q"), "1".into())], otherwise: none() }, kind).await;
+    assert!(bench.list().await.kvs.is_empty());
+}
+
+/// A directory on a store that knows which of its keys are the newest.
+struct Queue<'b> {
+    bench: &'b Bench<'b>,
+    dir: Key,
+}
+
+impl<'b> Queue<'b> {
+    /// None where the store cannot, and then it says so.
+    async fn of(bench: &'b Bench<'b>) -> Option<Self> {
+        let queue = Self { bench, dir: bench.key("q") };
+        if bench.capabilities().transactions {
+            return Some(queue);
+        }
+        bench.put(&bench.key("q/a"), "1").await;
+        let newest = Op::Newest { below: queue.dir, before: None, limit: 1 };
+        bench.refused(Txn { then: vec![newest], ..Txn::default() }, ErrorKind::Unsupported).await;
+        None
+    }
+
+    async fn newest(&self, before: Option<Revision>, limit: usize) -> RangeReply {
+        let committed = self.bench.perform(vec![Op::Newest { below: self.dir.clone(), before, limit }]).await;
+        match <[OpResult; 1]>::try_from(committed.results) {
+            Ok([OpResult::Get(reply)]) => reply,
+            other => panic!("{other:?}"),
+        }
+    }
+}
