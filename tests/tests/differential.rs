@@ -68,6 +68,7 @@ enum Life {
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Get(Spot),
+    Newest { below: Spot, before: Option<At>, limit: usize },
     Put { key: usize, value: usize, life: Life, previous: bool },
     Delete { spot: Spot, previous: bool },
     MakeDir,
@@ -120,6 +121,7 @@ fn act() -> impl Strategy<Value = Act> {
     let life = prop_oneof![6 => Just(Life::Never), 1 => Just(Life::After), 2 => (0_u64..3).prop_map(Life::With)];
     prop_oneof![
         2 => spot().prop_map(Act::Get),
+        3 => (spot(), proptest::option::of(at()), 0_usize..4).prop_map(|(below, before, limit)| Act::Newest { below, before, limit }),
         8 => (0..NAMES.len(), 0..VALUES.len(), life, any::<bool>())
             .prop_map(|(key, value, life, previous)| Act::Put { key, value, life, previous }),
         3 => (spot(), any::<bool>()).prop_map(|(spot, previous)| Act::Delete { spot, previous }),
@@ -218,6 +220,7 @@ impl Comparable for WatchItem {
             Self::Batch(Batch { revision, events }) => {
                 Self::Batch(Batch { revision: revision.normal(side, case), events: events.into_iter().map(event).collect() })
             }
+            Self::Skipped(revision) => Self::Skipped(revision.normal(side, case)),
             Self::HistoryLost { oldest } => Self::HistoryLost { oldest: oldest.map(|oldest| oldest.normal(side, case)) },
             other => other,
         }
@@ -282,9 +285,16 @@ impl Case {
         }
     }
 
-    fn op(&self, act: Act) -> Op {
+    async fn op(&self, act: Act, side: &Side) -> Op {
         match act {
             Act::Get(spot) => Op::Get(self.span(spot)),
+            Act::Newest { below, before, limit } => {
+                let before = match before {
+                    Some(at) => Some(shifted(self.revision(at).await, side)),
+                    None => None,
+                };
+                Op::Newest { below: self.span(below).key().clone(), before, limit }
+            }
             Act::Put { key, value, life, previous } => {
                 let expiry = match life {
                     Life::Never => Expiry::Never,
@@ -345,8 +355,13 @@ impl Case {
     }
 
     async fn txn(&self, compares: &[(Spot, Asked)], then: &[Act], otherwise: &[Act], side: &Side) -> Txn {
-        let ops = |acts: &[Act]| acts.iter().map(|act| self.op(*act)).collect();
-        let mut txn = Txn { compares: Vec::new(), then: ops(then), otherwise: ops(otherwise) };
+        let mut txn = Txn::default();
+        for act in then {
+            txn.then.push(self.op(*act, side).await);
+        }
+        for act in otherwise {
+            txn.otherwise.push(self.op(*act, side).await);
+        }
         for (spot, asked) in compares {
             txn.compares.push(Compare { span: self.span(*spot), condition: self.condition(*asked, side).await });
         }
@@ -442,6 +457,8 @@ fn the_same_answers_and_events_as_a_server() {
             let start = case.revision(At::Now).await;
             let below = case.watches(Spot::Below, WatchFrom::Listed, start).await;
             let one = case.watches(Spot::Key(0), WatchFrom::Listed, start).await;
+            // Nobody else writes, so the server has nothing to skip either.
+            let live = case.watches(Spot::BelowSub, WatchFrom::Live, start).await;
             for step in &steps {
                 case.run(step).await.map_err(|error| TestCaseError::fail(format!("{error} of {step:?}")))?;
                 if let Step::Compact(back) = step {
@@ -457,6 +474,7 @@ fn the_same_answers_and_events_as_a_server() {
             case.end().await?;
             same_items(below).await?;
             same_items(one).await?;
+            same_items(live).await?;
             let mut resumed = Vec::new();
             for spot in [Spot::Below, Spot::BelowSub, Spot::Key(0)] {
                 resumed.push(case.watches(spot, WatchFrom::Resumed, late).await);

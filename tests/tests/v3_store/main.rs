@@ -5,6 +5,7 @@
 mod auth;
 mod calls;
 mod faults;
+mod queues;
 mod raw;
 mod tls;
 mod watches;

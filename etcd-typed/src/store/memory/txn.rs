@@ -179,6 +179,14 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_none_of_the_keys_are_no_question() {
+        let newest = |limit| vec![Op::Newest { below: key("/q"), before: None, limit }];
+        assert_eq!(refusal(&then(newest(0))), Some(ErrorKind::Invalid));
+        assert_eq!(refusal(&Txn { otherwise: newest(0), ..Txn::default() }), Some(ErrorKind::Invalid));
+        assert_eq!(refusal(&then([newest(1), newest(usize::MAX)].concat())), None);
+    }
+
+    #[test]
     fn a_list_holds_128_operations() {
         let puts = |count| (0..count).map(|n| put(&format!("/{n}"))).collect::<Vec<_>>();
         let compares = |count| vec![Compare::key(&key("/a"), Condition::Absent); count];

@@ -307,6 +307,19 @@ fn f12_the_start_is_handed_to_the_store_as_seen_never_one_later() {
 }
 
 #[test]
+fn changes_that_were_skipped_though_nobody_allowed_it_are_listed_and_are_no_spin() {
+    let mut story = Story::following(PAST);
+    story.yields(12);
+    story.quiet(item(WatchItem::Skipped(at(30))));
+    story.wants_read(None);
+    let snapshot = story.listed_again(list(40, &[("/a/x", 25)]));
+    assert_eq!((snapshot.revision, snapshot.reason), (at(40), Reason::HistoryLost));
+    // A store that does it each time.
+    story.quiet(item(WatchItem::Skipped(at(50))));
+    story.wants(&Want::Wait);
+}
+
+#[test]
 fn a_list_that_is_too_old_before_it_can_be_followed_is_no_spin() {
     let mut story = Story::following(PAST);
     story.quiet(item(WatchItem::HistoryLost { oldest: None }));
