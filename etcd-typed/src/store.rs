@@ -213,7 +213,7 @@ impl Range {
 pub struct RangeReply {
     /// What it is as of. For a read of a past revision this is that revision, not the store's newest.
     pub revision: Revision,
-    /// In the order of their keys.
+    /// In the order of their keys; of an [`Op::Newest`] the newest first.
     pub kvs: Vec<KeyValue>,
     /// The directories below the span, where the store has [`Capabilities::directories`], in the order of their keys.
     pub directories: Vec<DirectoryNode>,
@@ -318,7 +318,7 @@ pub enum Op {
     /// before it did.
     ///
     /// Keys that one transaction made are as new as each other: which of them comes first, and which the limit cuts off, is left open.
-    /// etcd's sort is not stable; with few keys they come in the order of their bytes, as they always do in memory.
+    /// In memory it is the order of their bytes; etcd's sort is not stable (3.5.1: with eleven keys it is another order).
     ///
     /// The server reads and sorts all of the directory, whatever the limit, so this is for small ones, such as queues. Only with
     /// [`Capabilities::transactions`]; elsewhere list the directory.
