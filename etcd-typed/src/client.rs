@@ -18,6 +18,7 @@ use crate::schema::MapKey;
 use crate::store::connect::{ConnectOptions, Credentials, Tls};
 use crate::store::memory::MemoryStore;
 use crate::store::{Consistency, Member, Stats, StatsKind, Status, Store};
+use crate::turn::Turn;
 use crate::value::{Codec, EtcdValue};
 
 /// A store, and the way to everything in it. Cheap to clone; all clones share connections.
@@ -177,8 +178,7 @@ impl Client {
 
     /// The lock of this name: a directory in which everybody who wants it has a key. Nothing is asked until it is acquired or looked at.
     pub fn lock(&self, name: &str) -> NamedLock {
-        let name = Key::parse(name).map(|name| self.namespace.join(&name));
-        NamedLock::new(self.context.lessor.clone(), name)
+        NamedLock::new(Turn::named(self.context.lessor.clone(), &self.namespace, name, "lock"))
     }
 
     /// What one server says of itself.

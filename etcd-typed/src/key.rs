@@ -155,7 +155,7 @@ pub struct KeyError {
 }
 
 impl KeyError {
-    fn new(path: &str, reason: &'static str) -> Self {
+    pub(crate) fn new(path: &str, reason: &'static str) -> Self {
         Self { path: path.to_owned(), reason }
     }
 }

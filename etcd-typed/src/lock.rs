@@ -2,21 +2,15 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::key::{Key, KeyError};
-use crate::lease::Lessor;
 use crate::revision::{LeaseId, Revision};
-use crate::store::KeyValue;
-use crate::turn::{Guard, Token, Turn};
-
-/// The time to live of a lock's lease where none is asked for.
-const TTL: Duration = Duration::from_secs(15);
+use crate::turn::{Contender, Guard, Token, Turn};
 
 /// The lock of one name, from [`Client::lock`](crate::Client::lock): to be acquired, or looked at from outside. Cheap to clone.
 ///
@@ -41,15 +35,13 @@ const TTL: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug)]
 #[must_use = "nothing is locked until it is acquired"]
 pub struct NamedLock {
-    lessor: Arc<Lessor>,
-    name: Result<Key, KeyError>,
-    ttl: Duration,
+    turn: Result<Turn, KeyError>,
     info: Option<String>,
 }
 
 impl NamedLock {
-    pub(crate) fn new(lessor: Arc<Lessor>, name: Result<Key, KeyError>) -> Self {
-        Self { lessor, name, ttl: TTL, info: None }
+    pub(crate) fn new(turn: Result<Turn, KeyError>) -> Self {
+        Self { turn, info: None }
     }
 
     /// How long the lock outlives a holder who vanished. Default: 15 s. At least the server's shortest lease (2 s with default flags); fractions
@@ -57,7 +49,9 @@ impl NamedLock {
     ///
     /// A short one frees the lock soon after a crash, and is lost by a short outage: a leader of etcd that dies costs about 1 to 3 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = ttl;
+        if let Ok(turn) = &mut self.turn {
+            turn.ttl = ttl;
+        }
         self
     }
 
@@ -116,9 +110,7 @@ impl NamedLock {
 
     /// Who has the lock and who waits for it, in their order, as of one revision.
     pub async fn queue(&self) -> Result<Vec<Holder>> {
-        let turn = self.turn()?;
-        let queue = turn.queue().await?;
-        Ok(queue.into_iter().filter_map(|kv| Holder::of(&turn, kv)).collect())
+        Ok(self.turn()?.queue().await?.into_iter().map(Holder::of).collect())
     }
 
     /// Goes on with a lock that another process has left to us by [`Lock::into_token`]. It has this one's time to live from now on, and shows this one's
@@ -141,7 +133,7 @@ impl NamedLock {
     ///
     /// `GuardLost` when it is not held any more, `Invalid` for a token of another lock.
     pub async fn renew(&self, token: &Token, ttl: Duration) -> Result<Token> {
-        Turn { ttl, ..self.turn()? }.renew(token).await
+        self.turn()?.renew(token, ttl).await
     }
 
     /// Releases a lock by its token, wherever it was acquired.
@@ -153,12 +145,8 @@ impl NamedLock {
         self.turn()?.release_token(token).await
     }
 
-    fn turn(&self) -> Result<Turn> {
-        let directory = self.name.clone()?;
-        if directory.is_root() {
-            return Err(Error::new(ErrorKind::InvalidKey, "a lock needs a name").at(&directory));
-        }
-        Ok(Turn { lessor: self.lessor.clone(), directory, ttl: self.ttl, kind: "lock" })
+    fn turn(&self) -> Result<&Turn> {
+        Ok(self.turn.as_ref().map_err(KeyError::clone)?)
     }
 
     fn value(&self) -> Bytes {
@@ -225,12 +213,10 @@ pub struct Holder {
 }
 
 impl Holder {
-    fn of(turn: &Turn, kv: KeyValue) -> Option<Self> {
-        let name = turn.directory.below(&kv.key)?;
-        let lease = kv.lease.or_else(|| LeaseId::new(u64::from_str_radix(name, 16).ok()?))?;
-        let process = serde_json::from_slice(&kv.value).ok();
-        let info = String::from_utf8_lossy(&kv.value).into_owned();
-        Some(Self { key: turn.directory.descend(name), fence: kv.created, lease, info, process })
+    fn of(contender: Contender) -> Self {
+        let Contender { key, fence, lease, value } = contender;
+        let process = serde_json::from_slice(&value).ok();
+        Self { key, fence, lease, info: String::from_utf8_lossy(&value).into_owned(), process }
     }
 
     /// What releases or renews it from elsewhere. It is up to the caller to know that the holder is not at work any more.

@@ -5,6 +5,7 @@
 //! [`waiter`] carries them out. What is held then is a [`Guard`], and what hands it to another process a [`Token`].
 
 mod guard;
+mod hold;
 mod place;
 mod token;
 mod waiter;
@@ -20,10 +21,14 @@ pub use self::guard::Guard;
 pub use self::token::{Token, TokenError};
 use self::waiter::{End, Patience, Waiter};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::Key;
+use crate::key::{Key, KeyError};
 use crate::lease::Lessor;
+use crate::revision::{LeaseId, Revision};
 use crate::store::{Capabilities, KeyValue, Range, Span, Store};
 use crate::telemetry;
+
+/// The time to live of a lease where none is asked for.
+const TTL: Duration = Duration::from_secs(15);
 
 /// Something that one at a time may have: the queue of one directory.
 #[derive(Clone, Debug)]
@@ -37,6 +42,15 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
+    /// The queue of this name below a namespace.
+    pub(crate) fn named(lessor: Arc<Lessor>, namespace: &Key, name: &str, kind: &'static str) -> Result<Self, KeyError> {
+        let name = Key::parse(name)?;
+        if name.is_root() {
+            return Err(KeyError::new(name.as_str(), "a lock or an election needs a name"));
+        }
+        Ok(Self { lessor, directory: namespace.join(&name), ttl: TTL, kind })
+    }
+
     /// Waits until it is ours.
     ///
     /// Whoever loses the place while waiting begins anew at the end of the queue. Dropping the future gives the place up: the lease goes, and with it
@@ -85,30 +99,48 @@ impl Turn {
     }
 
     /// Who has it and who waits for it, in their order, as of one revision.
-    pub(crate) async fn queue(&self) -> Result<Vec<KeyValue>> {
+    pub(crate) async fn queue(&self) -> Result<Vec<Contender>> {
         let reply = self.store().range(Range::of(Span::Below(self.directory.clone()))).await.map_err(|error| error.at(&self.directory))?;
-        Ok(self.contenders(reply.kvs))
-    }
-
-    /// Those of the directory's keys that stand in the queue, in their order.
-    pub(crate) fn contenders(&self, kvs: Vec<KeyValue>) -> Vec<KeyValue> {
         let capabilities = self.store().capabilities();
-        let mut queue: Vec<KeyValue> = kvs.into_iter().filter(|kv| is_contender(&self.directory, kv, capabilities)).collect();
-        queue.sort_by_key(|kv| kv.created);
-        queue
+        let mut queue: Vec<_> = reply.kvs.into_iter().filter_map(|kv| Contender::of(&self.directory, kv, capabilities)).collect();
+        queue.sort_by_key(|contender| contender.fence);
+        Ok(queue)
     }
 
-    fn store(&self) -> &Arc<dyn Store> {
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
         self.lessor.store()
     }
 }
 
-/// Whether a key stands in the queue of a directory: it is right below it, has the name of a lease, and goes by itself. Everything else there is
-/// somebody else's business, is never waited for and never deleted.
+/// Somebody who has it or waits for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Contender {
+    pub(crate) key: Key,
+    /// When the key came to be.
+    pub(crate) fence: Revision,
+    /// Where the store does not tell leases, the one that the key has the name of.
+    pub(crate) lease: LeaseId,
+    pub(crate) value: Bytes,
+}
+
+impl Contender {
+    fn of(directory: &Key, kv: KeyValue, capabilities: &Capabilities) -> Option<Self> {
+        let named = name(directory, &kv, capabilities)?;
+        let lease = kv.lease.or_else(|| LeaseId::new(u64::from_str_radix(named, 16).ok()?))?;
+        Some(Self { key: directory.descend(named), fence: kv.created, lease, value: kv.value })
+    }
+}
+
+/// Whether a key stands in the queue of a directory.
 pub(crate) fn is_contender(directory: &Key, kv: &KeyValue, capabilities: &Capabilities) -> bool {
-    let named = directory
-        .below(&kv.key)
-        .is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
+    name(directory, kv, capabilities).is_some()
+}
+
+/// The name of a key that stands in the queue of a directory: it is right below it, has the name of a lease, and goes by itself. Everything else there is
+/// somebody else's business, is never waited for and never deleted.
+fn name<'k>(directory: &Key, kv: &'k KeyValue, capabilities: &Capabilities) -> Option<&'k str> {
     // v2 tells no leases; it tells what time a key has left.
-    named && if capabilities.transactions { kv.lease.is_some() } else { kv.ttl.is_some() }
+    let expires = if capabilities.transactions { kv.lease.is_some() } else { kv.ttl.is_some() };
+    let hexadecimal = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    directory.below(&kv.key).filter(|name| expires && hexadecimal(name))
 }

@@ -193,10 +193,9 @@ impl Lost {
         self.lease
     }
 
-    /// It was about this key.
-    pub(crate) fn of(mut self, key: &Key) -> Self {
-        self.key = Some(key.clone());
-        self
+    /// What was held by this key.
+    pub(crate) fn of(lease: LeaseId, key: &Key, reason: LostReason) -> Self {
+        Self { lease, key: Some(key.clone()), reason }
     }
 }
 
@@ -214,17 +213,19 @@ pub enum LostReason {
     TakenOver,
     /// The task that kept it alive is gone, with its runtime.
     NotKeptAlive,
+    /// It was given up: the lock was released, the leadership resigned or handed over.
+    Released,
 }
 
 impl LostReason {
-    /// As a label; none for an end that comes with the runtime's.
+    /// As a label; none for an end that was meant, or comes with the runtime's.
     fn cause(self) -> Option<&'static str> {
         match self {
             Self::Expired => Some("expired"),
             Self::Revoked => Some("gone"),
             Self::KeyDeleted => Some("key_deleted"),
             Self::TakenOver => Some("taken_over"),
-            Self::NotKeptAlive => None,
+            Self::NotKeptAlive | Self::Released => None,
         }
     }
 }
@@ -237,6 +238,7 @@ impl fmt::Display for LostReason {
             Self::KeyDeleted => "its key was deleted",
             Self::TakenOver => "its key is somebody else's now",
             Self::NotKeptAlive => "it is not kept alive any more: the runtime is gone",
+            Self::Released => "it was given up",
         })
     }
 }

@@ -1,17 +1,18 @@
 //! `Guard`: what whoever is first holds, and what a write is conditioned on that is guarded by it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::hold::Hold;
 use super::{Token, Turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::lease::{Lease, Life, Lost, LostReason};
+use crate::lease::{Lease, Lost, LostReason};
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, RangeReply, Span, Store, Txn};
@@ -44,8 +45,8 @@ const PATTERN: Pattern = "guard";
 pub struct Guard {
     turn: Turn,
     claim: Claim,
-    /// None only while it is being dropped or released.
-    lease: Option<Lease>,
+    /// None once it is given up.
+    lease: Mutex<Option<Lease>>,
     /// Whether all that was sent under the lease was also answered.
     clean: bool,
     /// The task that watches the key.
@@ -59,7 +60,7 @@ pub(crate) struct Claim {
     key: Key,
     fence: Revision,
     lease: LeaseId,
-    life: Life,
+    hold: Hold,
     /// Whether the store tells leases; v2 knows only which keys we have attached to which.
     transactions: bool,
 }
@@ -81,7 +82,7 @@ impl Claim {
     pub(crate) fn holds(&self, reply: &RangeReply) -> bool {
         let why = self.why_lost(reply.kvs.first());
         if let Some(why) = why {
-            self.life.lose(why);
+            self.hold.lose(why);
         }
         why.is_none()
     }
@@ -101,15 +102,18 @@ impl Claim {
     ///
     /// `GuardLost`.
     pub(crate) fn check(&self) -> Result<()> {
-        match self.life.reason() {
-            Some(_) => Err(self.lost()),
+        match self.hold.reason() {
+            Some(why) => Err(self.lost_since(why)),
             None => Ok(()),
         }
     }
 
     /// The error of a guard that is not held.
     pub(crate) fn lost(&self) -> Error {
-        let why = self.life.reason().unwrap_or(LostReason::KeyDeleted);
+        self.lost_since(self.hold.reason().unwrap_or(LostReason::KeyDeleted))
+    }
+
+    fn lost_since(&self, why: LostReason) -> Error {
         Error::new(ErrorKind::GuardLost, why.to_string()).at(&self.key)
     }
 }
@@ -117,12 +121,11 @@ impl Claim {
 impl Guard {
     /// `key` came to be at `fence` and is attached to the lease; nobody is before it.
     pub(super) fn new(turn: &Turn, key: Key, fence: Revision, lease: Lease, clean: bool) -> Self {
-        let life = lease.life().clone();
         let transactions = turn.store().capabilities().transactions;
-        let claim = Claim { key, fence, lease: lease.id(), life, transactions };
+        let claim = Claim { key, fence, lease: lease.id(), hold: Hold::of(lease.life()), transactions };
         let watch = watch(turn.store().clone(), turn.lessor.retry().clone(), claim.clone());
-        let watching = claim.life.runtime().spawn(watch).abort_handle();
-        Self { turn: turn.clone(), claim, lease: Some(lease), clean, watching }
+        let watching = lease.life().runtime().spawn(watch).abort_handle();
+        Self { turn: turn.clone(), claim, lease: Mutex::new(Some(lease)), clean, watching }
     }
 
     /// The fencing token: larger than that of every holder before, within one history of the store. It is the revision at which the guard's key came
@@ -147,13 +150,13 @@ impl Guard {
     /// Whether it is held, by the clock and by what is known; no request is sent. Once false it stays false.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.claim.life.is_held()
+        !self.remaining().is_zero()
     }
 
     /// For how long [`is_held`](Self::is_held) stays true without another word from the server; zero once it is lost.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.claim.life.remaining()
+        self.claim.hold.remaining()
     }
 
     /// Waits until the guard is lost, and says why.
@@ -164,7 +167,7 @@ impl Guard {
     ///
     /// Dropping it costs nothing.
     pub async fn lost(&self) -> Lost {
-        self.claim.life.lost().await.of(&self.claim.key)
+        Lost::of(self.claim.lease, &self.claim.key, self.claim.hold.lost().await)
     }
 
     /// Asks the store whether the guard is still held: whether the key is there, is the one that was made, and is attached to the lease, as of one
@@ -220,7 +223,7 @@ impl Guard {
         let committed = match self.turn.store().commit(txn).await {
             Ok(committed) => committed,
             Err(error) if error.kind() == ErrorKind::LeaseLost => {
-                self.claim.life.lose(LostReason::Revoked);
+                self.claim.hold.lose(LostReason::Revoked);
                 return Err(self.claim.lost());
             }
             Err(error) => return Err(error.at(&self.claim.key)),
@@ -235,37 +238,37 @@ impl Guard {
             _ => None,
         };
         // On v2 somebody may have written a value of his own to it.
-        self.claim.life.lose(self.claim.why_lost(found).unwrap_or(LostReason::TakenOver));
+        self.claim.hold.lose(self.claim.why_lost(found).unwrap_or(LostReason::TakenOver));
         self.claim.lost()
     }
 
-    /// Gives it up and waits for the answer.
-    pub(crate) async fn release(mut self) -> Result<()> {
-        self.watching.abort();
+    /// Gives it up and waits for the answer. Whoever shares it sees at once that it is not held any more.
+    pub(crate) async fn release(&self) -> Result<()> {
+        let before = self.claim.hold.reason();
         // From here on dropping this revokes the lease, which also deletes the key.
-        let lease = self.lease.take();
-        let retry = self.turn.lessor.retry().clone();
+        let Some(lease) = self.let_go() else { return Err(self.claim.lost()) };
+        let retry = self.turn.lessor.retry();
         let deadline = Instant::now() + retry.call_timeout;
         let mut backoff = retry.backoff();
+        let mut sent_before = false;
         loop {
             let error = match self.turn.store().commit(self.last()).await {
                 Ok(committed) if committed.succeeded => {
                     // It was ours until now; whether all the time is for the clock to say.
-                    self.claim.check()?;
-                    if let Some(lease) = lease.filter(|_| self.clean) {
+                    if let Some(why) = before.or_else(|| lease.life().reason()) {
+                        return Err(self.claim.lost_since(why));
+                    }
+                    if self.clean && !sent_before {
                         self.turn.lessor.put(lease);
                     }
                     return Ok(());
                 }
                 // An earlier copy of this may have done it.
-                Ok(_) if !self.clean => return Ok(()),
-                Ok(_) => {
-                    self.claim.life.lose(LostReason::KeyDeleted);
-                    return Err(self.claim.lost());
-                }
+                Ok(_) if sent_before => return Ok(()),
+                Ok(_) => return Err(self.claim.lost_since(before.unwrap_or(LostReason::KeyDeleted))),
                 Err(error) => error,
             };
-            self.clean &= !error.may_have_applied();
+            sent_before |= error.may_have_applied();
             let next = Instant::now() + backoff.next_delay();
             if !(error.may_have_applied() || error.is_retryable()) || next >= deadline {
                 return Err(error.at(&self.claim.key));
@@ -274,12 +277,28 @@ impl Guard {
         }
     }
 
+    /// Gives it up in the background.
+    pub(crate) fn release_unseen(&self) {
+        if let Some(lease) = self.let_go() {
+            lease.finish(self.last(), self.clean);
+        }
+    }
+
     /// Leaves it as it is, for whoever has the token.
-    pub(crate) fn into_token(mut self) -> Token {
-        if let Some(lease) = self.lease.take() {
+    pub(crate) fn into_token(self) -> Token {
+        if let Some(lease) = self.let_go() {
             lease.leave();
         }
         Token::new(self.claim.key.clone(), self.claim.fence, self.claim.lease)
+    }
+
+    /// It is not held any more, and nobody else who has to do with it can harm its lease, which may serve another guard from now on. None if that was so
+    /// before.
+    fn let_go(&self) -> Option<Lease> {
+        self.watching.abort();
+        self.claim.hold.release();
+        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Deletes the key if it is the guard's.
@@ -290,10 +309,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.watching.abort();
-        if let Some(lease) = self.lease.take() {
-            lease.finish(self.last(), self.clean);
-        }
+        self.release_unseen();
     }
 }
 
@@ -323,8 +339,31 @@ async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim) {
             Step::Progress(_) => None,
         };
         if let Some(why) = lost {
-            claim.life.lose(why);
+            claim.hold.lose(why);
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+
+    /// What a guarded write still had of a lock when it was released must not end the lease that the next one has.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_found_out_of_a_released_guard_is_not_held_against_its_lease() {
+        let client = Client::connect("memory:").await.unwrap();
+        let first = client.lock("/a").acquire().await.unwrap();
+        let claim = first.claim().clone();
+        first.release().await.unwrap();
+        let second = client.lock("/b").acquire().await.unwrap();
+        assert_eq!(second.lease_id(), claim.lease, "the spare one");
+
+        assert_eq!(claim.check().unwrap_err().kind(), ErrorKind::GuardLost);
+        assert!(!claim.holds(&RangeReply::default()));
+        assert!(second.is_held());
+        second.verify().await.unwrap();
+        second.release().await.unwrap();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::de::Error as _;
@@ -106,9 +107,9 @@ impl Turn {
     }
 
     /// Gives a guard that was left another time to live from now on, and leaves it again.
-    pub(crate) async fn renew(&self, token: &Token) -> Result<Token> {
+    pub(crate) async fn renew(&self, token: &Token, ttl: Duration) -> Result<Token> {
         self.names(token)?;
-        let lease = self.lessor.grant(self.ttl).await?;
+        let lease = self.lessor.grant(ttl).await?;
         self.attach(token, &lease, None).await?;
         let _ = self.store().revoke(token.lease).await;
         let renewed = Token { lease: lease.id(), ..token.clone() };
