@@ -144,3 +144,19 @@ fn name<'k>(directory: &Key, kv: &'k KeyValue, capabilities: &Capabilities) -> O
     let hexadecimal = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     directory.below(&kv.key).filter(|name| expires && hexadecimal(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tasks wait for their turn. That they can is seen by the compiler; what waits has a stream in it, which may move between threads and not be shared.
+    #[test]
+    fn whoever_waits_may_be_a_task() {
+        fn sendable<T: Send>(_: T) {}
+        let _ = |turn: &'static Turn| {
+            sendable(turn.take(Bytes::new()));
+            sendable(turn.try_take(Bytes::new()));
+            sendable(turn.take_within(Bytes::new(), Duration::ZERO));
+        };
+    }
+}

@@ -147,7 +147,7 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    async fn look_at_once(&self, fence: Revision, whole: bool) -> Result<Input> {
+    async fn look_at_once(&mut self, fence: Revision, whole: bool) -> Result<Input> {
         let below = self.turn.directory.clone();
         let read = if whole { Op::Get(Span::Below(below)) } else { Op::Newest { below, before: Some(fence), limit: 1 } };
         let compares = [Condition::Created(fence), Condition::Lease(self.lease.id())].map(|condition| Compare::key(&self.key, condition));
@@ -160,7 +160,7 @@ impl<'t> Waiter<'t> {
     }
 
     /// Where a transaction is about one key, one listing says all.
-    async fn look_at_all(&self, fence: Revision) -> Result<Input> {
+    async fn look_at_all(&mut self, fence: Revision) -> Result<Input> {
         let reply = self.store().range(Range::of(Span::Below(self.turn.directory.clone()))).await?;
         let there = reply.kvs.iter().any(|kv| kv.created == fence && self.is_ours(kv));
         Ok(if there { Input::Looked(self.before(fence, reply)) } else { Input::Missing })
