@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 pub(crate) use self::lessor::Lessor;
+use self::life::EndsWith;
 pub(crate) use self::life::Life;
 pub use self::life::{Lost, LostReason};
 use crate::clock::Moment;
@@ -79,8 +80,15 @@ impl Lease {
         let ttl = store.grant(id, asked).await?;
         let life = Life::begin(id, sent, ttl, runtime.clone());
         let (orders, received) = mpsc::unbounded_channel();
-        let keeper =
-            Keeper { store: store.clone(), retry: lessor.retry().clone(), lessor: Arc::downgrade(lessor), id, ttl, life: life.clone() };
+        let keeper = Keeper {
+            store: store.clone(),
+            retry: lessor.retry().clone(),
+            lessor: Arc::downgrade(lessor),
+            id,
+            ttl,
+            life: life.clone(),
+            _over: life.clone().ends_with_this(),
+        };
         runtime.spawn(keeper.run(received));
         Ok(Self { id, ttl, asked, store, life, orders })
     }
@@ -165,6 +173,8 @@ struct Keeper {
     id: LeaseId,
     ttl: Duration,
     life: Life,
+    /// However the task ends, nobody keeps the lease alive after it: also when the runtime drops it before it ran.
+    _over: EndsWith,
 }
 
 /// How a [`Keeper`] ends.
@@ -177,8 +187,6 @@ enum End {
 
 impl Keeper {
     async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        // However the task ends, nobody keeps the lease alive after it: also when the runtime drops it.
-        let _over = self.life.clone().ends_with_this();
         if let End::Unwanted = self.keep(&mut orders).await
             && let Err(error) = self.store.revoke(self.id).await
         {

@@ -146,12 +146,13 @@ impl Life {
     }
 
     /// When what is returned is dropped, it is over.
-    pub(super) fn ends_with_this(self) -> impl Drop {
+    pub(super) fn ends_with_this(self) -> EndsWith {
         EndsWith(self)
     }
 }
 
-struct EndsWith(Life);
+/// The life is over when this is dropped.
+pub(super) struct EndsWith(Life);
 
 impl Drop for EndsWith {
     fn drop(&mut self) {

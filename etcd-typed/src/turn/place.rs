@@ -1,7 +1,12 @@
 //! `Place`: what to ask next, from what was answered. Pure; the model in the tests plays it against a queue in all orders of events.
 
+#[cfg(test)]
+mod model;
+
+use super::is_contender;
 use crate::key::Key;
 use crate::revision::Revision;
+use crate::store::{Capabilities, KeyValue, RangeReply};
 
 /// Somebody's way to the front of a queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +73,20 @@ pub(super) enum Before {
     },
     /// The last key before ours is no contender's; whoever is before that was not looked at.
     Unclear,
+}
+
+impl Before {
+    /// From what was read of the directory as of one revision: the whole of it, or the newest keys up to ours.
+    pub(super) fn of(directory: &Key, own: &Key, fence: Revision, reply: RangeReply, capabilities: &Capabilities) -> Self {
+        let is_own = |kv: &KeyValue| kv.key.as_ref() == own.as_str().as_bytes();
+        let older: Vec<KeyValue> = reply.kvs.into_iter().filter(|kv| kv.created < fence && !is_own(kv)).collect();
+        let last = older.iter().filter(|kv| is_contender(directory, kv, capabilities)).max_by_key(|kv| kv.created);
+        match last.and_then(|kv| directory.below(&kv.key)) {
+            Some(name) => Self::Somebody { key: directory.descend(name), as_of: reply.revision },
+            None if older.is_empty() || !reply.more => Self::Nobody,
+            None => Self::Unclear,
+        }
+    }
 }
 
 impl Place {

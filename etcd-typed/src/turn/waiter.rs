@@ -6,9 +6,9 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::Turn;
 use super::guard::Guard;
 use super::place::{Before, Input, Outcome, Place, Want};
-use super::{Turn, is_contender};
 use crate::error::{ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::Lease;
@@ -195,15 +195,7 @@ impl<'t> Waiter<'t> {
     }
 
     fn before(&self, fence: Revision, reply: RangeReply) -> Before {
-        let capabilities = self.store().capabilities();
-        let is_ours = |kv: &KeyValue| kv.key.as_ref() == self.key.as_str().as_bytes();
-        let older: Vec<KeyValue> = reply.kvs.into_iter().filter(|kv| kv.created < fence && !is_ours(kv)).collect();
-        let last = older.iter().filter(|kv| is_contender(&self.turn.directory, kv, capabilities)).max_by_key(|kv| kv.created);
-        match last.and_then(|kv| self.turn.directory.below(&kv.key)) {
-            Some(name) => Before::Somebody { key: self.turn.directory.descend(name), as_of: reply.revision },
-            None if older.is_empty() || !reply.more => Before::Nobody,
-            None => Before::Unclear,
-        }
+        Before::of(&self.turn.directory, &self.key, fence, reply, self.store().capabilities())
     }
 
     fn is_ours(&self, kv: &KeyValue) -> bool {
