@@ -46,13 +46,15 @@ pub(super) struct Waiter<'t> {
     clean: bool,
     watch: Option<(Key, WatchStream)>,
     backoff: Backoff,
+    /// Of watches that fail, also where looks go well.
+    rewatch: Backoff,
 }
 
 impl<'t> Waiter<'t> {
     pub(super) fn new(turn: &'t Turn, lease: Lease) -> Self {
         let key = turn.directory.descend(&lease.id().to_string());
         let backoff = turn.lessor.retry().backoff();
-        Self { turn, lease, key, place: Place::new(), clean: true, watch: None, backoff }
+        Self { turn, lease, key, place: Place::new(), clean: true, watch: None, rewatch: backoff.clone(), backoff }
     }
 
     pub(super) async fn run(mut self, value: &Bytes, patience: Patience) -> Result<End> {
@@ -184,14 +186,18 @@ impl<'t> Waiter<'t> {
             self.watch = self.store().watch(watch).await.ok().map(|stream| (predecessor.clone(), stream));
         }
         while let Some((_, stream)) = &mut self.watch {
-            match stream.next().await {
+            let item = stream.next().await;
+            if item.as_ref().is_some_and(Result::is_ok) {
+                self.rewatch.reset();
+            }
+            match item {
                 Some(Ok(WatchItem::Batch(batch))) if batch.events.iter().any(|event| ends(event, &predecessor)) => return,
                 Some(Ok(WatchItem::Skipped(_))) => return,
                 Some(Ok(WatchItem::Batch(_) | WatchItem::Progress(_))) => {}
                 Some(Ok(WatchItem::HistoryLost { .. } | WatchItem::Behind(_) | WatchItem::Lagged) | Err(_)) | None => self.watch = None,
             }
         }
-        sleep(self.backoff.next_delay()).await;
+        sleep(self.rewatch.next_delay()).await;
     }
 
     fn before(&self, fence: Revision, reply: RangeReply) -> Before {
