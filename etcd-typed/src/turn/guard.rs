@@ -91,9 +91,14 @@ impl Claim {
     fn why_lost(&self, found: Option<&KeyValue>) -> Option<LostReason> {
         match found {
             None => Some(LostReason::KeyDeleted),
-            Some(kv) if kv.created == self.fence && kv.lease.is_none_or(|lease| lease == self.lease) => None,
+            Some(kv) if kv.created == self.fence && (kv.lease == Some(self.lease) || self.is_untold(kv)) => None,
             Some(_) => Some(LostReason::TakenOver),
         }
+    }
+
+    /// Whether the store says nothing of a key's lease. Where it tells leases, it says by that that somebody detached the key.
+    fn is_untold(&self, kv: &KeyValue) -> bool {
+        !self.transactions && kv.lease.is_none()
     }
 
     /// That the guard is held by the clock.
