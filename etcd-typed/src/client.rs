@@ -88,7 +88,7 @@ impl Client {
 
     fn of(store: Arc<dyn Store>, retry: RetryPolicy, namespace: Key) -> Self {
         let lessor = Arc::new(Lessor::new(store.clone(), retry.clone()));
-        let context = Context { store, retry, reads: Consistency::Linearizable, upstreams: Arc::default(), lessor };
+        let context = Context { store, retry, reads: Consistency::Linearizable, upstreams: Arc::default(), lessor, claims: Vec::new() };
         Self { context: Arc::new(context), namespace }
     }
 

@@ -119,8 +119,8 @@ pub use changes::{Changes, EntryChanges, Watching, WatchingEntry};
 pub use client::{Client, ClientBuilder};
 pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use handle::{
-    Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryWrite, Entry, EntryMap,
-    EntryModify, EntryPages, EntryWrite, EtcdSchema, MapWrite, Node, Shown, Transaction, UpdateError,
+    Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete, DirectoryWrite, Entry,
+    EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, MapWrite, Node, Shown, Transaction, UpdateError,
 };
 pub use key::{Key, KeyError};
 pub use lease::{Lease, Lost, LostReason};

@@ -16,6 +16,7 @@ use crate::revision::Revision;
 use crate::schema::{self, Change, Keyed, Stored};
 use crate::store::{BoxFuture, Committed, Op, OpResult, RangeReply, Span, Txn};
 use crate::telemetry::Operation;
+use crate::turn::Guard;
 use crate::value::{Codec, EtcdValue};
 use crate::version::{Versioned, Versions};
 
@@ -137,26 +138,17 @@ impl Directory {
     /// # Errors
     ///
     /// `DirectoryNotEmpty`, `NotFound`; `IsADirectory` never, `NotADirectory` (v2) where a value is.
-    pub async fn delete(&self) -> Result<Revision> {
-        let work = async {
-            if self.context.store.capabilities().directories {
-                return self.commit(Op::RemoveDir { key: self.key.clone() }).await.map(|committed| committed.revision);
-            }
-            let reply = self.context.read_to_write(Span::Below(self.key.clone())).await.map_err(|error| error.at(&self.key))?;
-            let kind = if reply.kvs.is_empty() { ErrorKind::NotFound } else { ErrorKind::DirectoryNotEmpty };
-            Err(Error::new(kind, "").at(&self.key))
-        };
-        operation("delete").run(work).await
+    pub fn delete(&self) -> DirectoryDelete<Revision> {
+        DirectoryDelete { directory: self.clone(), op: "delete", recursive: false, finish: |committed| committed.revision }
     }
 
     /// Deletes the directory and everything below it. The answer is how many keys there were; on v2 the directory counts as one with all in it.
-    pub async fn delete_recursive(&self) -> Result<u64> {
-        let delete = self.commit(Op::Delete { span: Span::Below(self.key.clone()), previous: false });
-        let committed = operation("delete_recursive").run(delete).await?;
-        Ok(match committed.results.first() {
+    pub fn delete_recursive(&self) -> DirectoryDelete<u64> {
+        let finish = |committed: Committed| match committed.results.first() {
             Some(OpResult::Delete { deleted, .. }) => *deleted,
             _ => 0,
-        })
+        };
+        DirectoryDelete { directory: self.clone(), op: "delete_recursive", recursive: true, finish }
     }
 
     /// The changes of all keys below it from now on, as bytes. Keys are paths below the directory, as stored.
@@ -200,7 +192,7 @@ impl Directory {
     }
 
     async fn commit(&self, op: Op) -> Result<Committed> {
-        self.context.store.commit(Txn { then: vec![op], ..Txn::default() }).await.map_err(|error| error.at(&self.key))
+        self.context.commit(Txn { then: vec![op], ..Txn::default() }).await.map_err(|error| error.at(&self.key))
     }
 }
 
@@ -244,6 +236,16 @@ impl DirectoryWrite {
         self.ttl = Some(ttl);
         self
     }
+
+    /// Only while this guard is held. No store of today can do that: those that have directories of their own have no transactions.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported`, before anything is sent, or `GuardLost`.
+    pub fn guarded_by(mut self, guard: &Guard) -> Self {
+        self.directory.context = self.directory.context.guarded_by(guard);
+        self
+    }
 }
 
 impl IntoFuture for DirectoryWrite {
@@ -261,5 +263,57 @@ impl IntoFuture for DirectoryWrite {
 impl fmt::Debug for DirectoryWrite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DirectoryWrite").field("directory", &self.directory).field("ttl", &self.ttl).finish_non_exhaustive()
+    }
+}
+
+/// A deletion of a directory that happens when it is awaited.
+#[must_use = "a deletion does nothing until it is awaited"]
+pub struct DirectoryDelete<O> {
+    directory: Directory,
+    op: &'static str,
+    /// With all that is in it.
+    recursive: bool,
+    finish: fn(Committed) -> O,
+}
+
+impl<O> DirectoryDelete<O> {
+    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by). It may be one whose key is below the directory, and is then
+    /// lost by it.
+    ///
+    /// # Errors
+    ///
+    /// `GuardLost`; nothing was deleted. `Unsupported` on v2.
+    pub fn guarded_by(mut self, guard: &Guard) -> Self {
+        self.directory.context = self.directory.context.guarded_by(guard);
+        self
+    }
+
+    async fn run(self) -> Result<O> {
+        let Self { directory: Directory { context, key }, recursive, finish, .. } = self;
+        let op = if recursive {
+            Op::Delete { span: Span::Below(key.clone()), previous: false }
+        } else if context.store.capabilities().directories {
+            Op::RemoveDir { key: key.clone() }
+        } else {
+            let reply = context.read_to_write(Span::Below(key.clone())).await.map_err(|error| error.at(&key))?;
+            let kind = if reply.kvs.is_empty() { ErrorKind::NotFound } else { ErrorKind::DirectoryNotEmpty };
+            return Err(Error::new(kind, "").at(&key));
+        };
+        Directory { context, key }.commit(op).await.map(finish)
+    }
+}
+
+impl<O: 'static> IntoFuture for DirectoryDelete<O> {
+    type Output = Result<O>;
+    type IntoFuture = BoxFuture<'static, Result<O>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(operation(self.op).run(self.run()))
+    }
+}
+
+impl<O> fmt::Debug for DirectoryDelete<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectoryDelete").field("directory", &self.directory).field("recursive", &self.recursive).finish_non_exhaustive()
     }
 }

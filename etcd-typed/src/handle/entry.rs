@@ -1,5 +1,6 @@
 //! `Entry<T>`: one key.
 
+mod delete;
 mod write;
 
 use std::any::type_name;
@@ -7,6 +8,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+pub use self::delete::EntryDelete;
 pub use self::write::{EntryModify, EntryWrite};
 use super::Shared;
 use crate::changes::{EntryChanges, WatchingEntry};
@@ -177,15 +179,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     /// Deletes the key and gives the value that was there, if it was a `T`. That there was none is no error.
-    pub async fn delete(&self) -> Result<Option<Versioned<T>>> {
-        let work = async {
-            if !self.together() {
-                return self.delete_each(None).await;
-            }
-            let committed = self.commit(Txn { then: self.deletes(), ..Txn::default() }).await?;
-            Ok(self.previous(committed))
-        };
-        Self::operation("delete").run(work).await
+    pub fn delete(&self) -> EntryDelete<T> {
+        EntryDelete { entry: self.clone(), condition: Ok(None) }
     }
 
     /// Deletes the key if it is as expected, and gives the value that was there, if it was a `T`.
@@ -193,24 +188,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// # Errors
     ///
     /// `Conflict`; then [`Error::current`] is the value that is there.
-    pub async fn compare_and_delete<'e>(&self, expected: impl Into<Expect<'e, T>>) -> Result<Option<Versioned<T>>> {
-        let condition = self.condition(expected.into())?;
-        let work = async {
-            if !self.together() {
-                let (found, revision) = self.find(Consistency::Linearizable).await?;
-                if !holds(&condition, found.as_ref().map(|found| &found.kv)) {
-                    return Err(self.refused(ErrorKind::Conflict, found, revision));
-                }
-                return self.delete_each(found).await;
-            }
-            let committed = self.commit_if(condition, self.deletes()).await?;
-            if committed.succeeded {
-                return Ok(self.previous(committed));
-            }
-            let revision = committed.revision;
-            Err(self.refused(ErrorKind::Conflict, self.seen(committed), revision))
-        };
-        Self::operation("compare_and_delete").run(work).await
+    pub fn compare_and_delete<'e>(&self, expected: impl Into<Expect<'e, T>>) -> EntryDelete<T> {
+        EntryDelete { entry: self.clone(), condition: self.condition(expected.into()).map(Some) }
     }
 
     /// Reads, applies `f` and writes the result if the key is still as it was read; else starts again with what is there now. `f` gets none when
@@ -308,13 +287,16 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self.aliases.is_empty() || self.transactional()
     }
 
+    /// [`find`](Self::find), so that a write can be decided by it.
+    async fn find_to_write(&self) -> Result<(Option<Found>, Revision)> {
+        if self.context.is_guarded() { self.find_in_one().await } else { self.find(Consistency::Linearizable).await }
+    }
+
     /// The first of the keys that is there, and as of which revision. Where it can be asked so, all keys are looked at in one revision: a value that
     /// moves from an alias to the field's own key is never missed.
     async fn find(&self, consistency: Consistency) -> Result<(Option<Found>, Revision)> {
         if !self.aliases.is_empty() && self.transactional() && consistency == Consistency::Linearizable {
-            let committed = self.commit(Txn { then: self.look(), ..Txn::default() }).await?;
-            let revision = committed.revision;
-            return Ok((self.seen(committed), revision));
+            return self.find_in_one().await;
         }
         let mut revision = Revision::ZERO;
         for (at, key) in self.keys().enumerate() {
@@ -326,6 +308,13 @@ impl<T: Send + Sync + 'static> Entry<T> {
             }
         }
         Ok((None, revision))
+    }
+
+    /// [`find`](Self::find), in one transaction.
+    async fn find_in_one(&self) -> Result<(Option<Found>, Revision)> {
+        let committed = self.commit(Txn { then: self.look(), ..Txn::default() }).await?;
+        let revision = committed.revision;
+        Ok((self.seen(committed), revision))
     }
 
     /// The stored form, validated.
@@ -466,7 +455,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     async fn commit(&self, txn: Txn) -> Result<Committed> {
-        self.context.store.commit(txn).await.map_err(|error| error.at(&self.key))
+        self.context.commit(txn).await.map_err(|error| error.at(&self.key))
     }
 
     fn worn_out(&self) -> Error {

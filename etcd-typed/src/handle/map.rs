@@ -25,6 +25,7 @@ use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Change, Encoded, Keyed, MapKey, Schema};
 use crate::store::{BoxFuture, Expiry, Range, Span};
 use crate::telemetry::Operation;
+use crate::turn::Guard;
 use crate::value::Codec;
 use crate::version::Versioned;
 
@@ -223,6 +224,16 @@ impl MapWrite {
     /// Allows to write in several steps; see [`DirWrite::non_atomic`](crate::DirWrite::non_atomic).
     pub fn non_atomic(mut self) -> Self {
         self.atomicity = Atomicity::NonAtomic;
+        self
+    }
+
+    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    ///
+    /// # Errors
+    ///
+    /// `GuardLost`; nothing was written, or with `.non_atomic()` nothing but [`Error::written`]. `Unsupported` on v2.
+    pub fn guarded_by(mut self, guard: &Guard) -> Self {
+        self.context = self.context.guarded_by(guard);
         self
     }
 }

@@ -6,6 +6,7 @@ mod directory;
 mod dry;
 mod entry;
 mod fields;
+mod guarded;
 mod map;
 mod plan;
 mod transaction;
@@ -14,9 +15,9 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use dir::{Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, UpdateError};
-pub use directory::{Directory, DirectoryWrite, Node};
+pub use directory::{Directory, DirectoryDelete, DirectoryWrite, Node};
 pub use dry::{Check, Diff, Difference, Shown};
-pub use entry::{Entry, EntryModify, EntryWrite};
+pub use entry::{Entry, EntryDelete, EntryModify, EntryWrite};
 pub use fields::Fields;
 pub use map::{DirMap, EntryMap, EntryPages, MapWrite};
 pub use transaction::Transaction;
@@ -28,6 +29,7 @@ use crate::live::{Source, Upstreams, View, Viewing};
 use crate::retry::RetryPolicy;
 use crate::store::{Consistency, Range, RangeReply, Span, Store};
 use crate::telemetry::Pattern;
+use crate::turn::Claim;
 
 /// What all handles of one client share.
 #[derive(Clone)]
@@ -39,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) upstreams: Arc<Upstreams>,
     /// Where its leases come from.
     pub(crate) lessor: Arc<Lessor>,
+    /// The guards under which it writes; none but in a builder that was given some.
+    pub(crate) claims: Vec<Claim>,
 }
 
 impl Context {
@@ -54,11 +58,6 @@ impl Context {
     {
         let (upstreams, store, retry) = (self.upstreams.clone(), self.store.clone(), self.retry.clone());
         Viewing::new(Source { upstreams, store, retry, span, directory: directory.clone(), pattern }, view)
-    }
-
-    /// Reads a whole span so that a write can be decided by it: never stale, whatever the client's reads are.
-    async fn read_to_write(&self, span: Span) -> Result<RangeReply> {
-        self.store.range(Range::of(span)).await
     }
 }
 

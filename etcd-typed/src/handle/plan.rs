@@ -161,6 +161,7 @@ impl Plan {
 impl Context {
     /// Refuses what the store could not do in one transaction, before anything is sent.
     pub(super) fn check_atomic(&self, directory: &Key, compares: &[Compare], operations: usize) -> Result<()> {
+        self.check_guards().map_err(|error| error.at(directory))?;
         let capabilities = self.store.capabilities();
         let single_key = operations <= 1 && compares.iter().all(|compare| matches!(compare.span, Span::Key(_)));
         if !capabilities.transactions && !single_key {
@@ -169,11 +170,14 @@ impl Context {
             return Err(Error::new(ErrorKind::Unsupported, message).at(directory));
         }
         let limit = capabilities.max_operations;
-        if operations > limit || compares.len() > limit {
+        let guards = self.guard_compares().len();
+        let conditions = compares.len() + guards;
+        let theirs = if guards == 0 { String::new() } else { format!(" ({guards} of them the guard's)") };
+        if operations > limit || conditions > limit {
             let message = format!(
-                "{operations} operations under {} conditions, and one transaction takes {limit} of each (server flag `--max-txn-ops`); \
+                "{operations} operations under {conditions} conditions{theirs}, and one transaction takes {limit} of each (server flag \
+                 `--max-txn-ops`); \
                  `.non_atomic()` writes in several, `.changed_fields_only()` needs fewer conditions",
-                compares.len()
             );
             return Err(Error::new(ErrorKind::TooManyOperations, message).at(directory));
         }
@@ -191,7 +195,7 @@ impl Context {
     ) -> Result<Committed> {
         self.check_atomic(directory, &compares, plan.len())?;
         let txn = Txn { compares, then: plan.into_ops(directory, expiry), otherwise };
-        self.store.commit(txn).await.map_err(|error| error.at(directory))
+        self.commit(txn).await.map_err(|error| error.at(directory))
     }
 
     /// Sends a plan in as many transactions as it takes, each key under its own condition if it has one. The answer says at
@@ -207,6 +211,7 @@ impl Context {
         condition: impl Fn(&str) -> Option<Condition>,
         expiry: Expiry,
     ) -> Result<Vec<(String, Revision)>> {
+        self.check_guards().map_err(|error| error.at(directory))?;
         let keys: Vec<String> = plan.keys().cloned().collect();
         let mut ops = plan.into_ops(directory, expiry);
         let mut written: Vec<(String, Revision)> = Vec::new();
@@ -217,7 +222,7 @@ impl Context {
             let on = |relative: &&String| Some(Compare::key(&directory.descend(relative), condition(relative)?));
             let txn = Txn { compares: keys.iter().filter_map(on).collect(), then: step, otherwise: Vec::new() };
             let first = keys.first().map_or_else(|| directory.clone(), |relative| directory.descend(relative));
-            let failure = match self.store.commit(txn).await {
+            let failure = match self.commit(txn).await {
                 Ok(committed) if committed.succeeded => {
                     let keys: Vec<_> = keys.into_iter().map(|relative| (relative.clone(), committed.revision)).collect();
                     written.extend(keys);
@@ -237,8 +242,9 @@ impl Context {
         // What a request holds for each operation beside key and value, its condition and the key in that: generously.
         const OVERHEAD: usize = 64;
         let capabilities = self.store.capabilities();
-        let most = if capabilities.transactions { capabilities.max_operations } else { 1 };
-        let mut size = OVERHEAD;
+        let guards = self.guard_compares();
+        let most = if capabilities.transactions { capabilities.max_operations.saturating_sub(guards.len()) } else { 1 };
+        let mut size = OVERHEAD + guards.iter().map(|compare| OVERHEAD + 2 * compare.span.key().as_str().len()).sum::<usize>();
         let fits = |op: &&Op| {
             size += OVERHEAD
                 + match op {

@@ -13,6 +13,7 @@ use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Schema};
 use crate::store::{BoxFuture, Compare, Expiry, Op, OpResult, RangeReply, Span, Txn};
 use crate::telemetry::Operation;
+use crate::turn::Guard;
 use crate::version::{Expect, Versioned};
 
 /// Conditions and writes that happen together or not at all; from [`Client::transaction`](crate::Client::transaction). It is sent when it is
@@ -153,6 +154,16 @@ impl Transaction {
         self
     }
 
+    /// Only while this guard is held, whatever else is expected; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    ///
+    /// # Errors
+    ///
+    /// `GuardLost`; nothing was written. `Unsupported` on v2.
+    pub fn guarded_by(mut self, guard: &Guard) -> Self {
+        self.context = self.context.guarded_by(guard);
+        self
+    }
+
     fn put<T: Send + Sync + 'static>(mut self, entry: &Entry<T>, value: &T, expiry: Expiry) -> Self {
         match entry.encode(value) {
             Ok(value) => {
@@ -174,7 +185,7 @@ impl Transaction {
         }
         let (spans, verdicts): (Vec<Span>, Vec<Verdict>) = self.looks.into_iter().unzip();
         let otherwise = spans.into_iter().map(Op::Get).collect();
-        let committed = self.context.store.commit(Txn { compares: self.compares, then: self.ops, otherwise }).await?;
+        let committed = self.context.commit(Txn { compares: self.compares, then: self.ops, otherwise }).await?;
         if committed.succeeded {
             return Ok(committed.revision);
         }

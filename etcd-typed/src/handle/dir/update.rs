@@ -11,6 +11,7 @@ use crate::handle::plan::{Atomicity, unchanged};
 use crate::revision::Revision;
 use crate::schema::{self, Schema};
 use crate::store::{BoxFuture, Compare, Condition, Expiry};
+use crate::turn::Guard;
 use crate::version::{Versioned, Versions};
 
 /// A read-modify-write of a struct that happens when it is awaited. The answer is what is stored then.
@@ -48,6 +49,15 @@ impl<S> DirUpdate<'_, S> {
     pub fn non_atomic(self) -> Self {
         Self(self.0.non_atomic())
     }
+
+    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    ///
+    /// # Errors
+    ///
+    /// `GuardLost`; nothing was written, or with `.non_atomic()` nothing but [`Error::written`]. `Unsupported` on v2.
+    pub fn guarded_by(self, guard: &Guard) -> Self {
+        Self(self.0.guarded_by(guard))
+    }
 }
 
 impl<S, E> DirTryUpdate<'_, S, E> {
@@ -61,6 +71,16 @@ impl<S, E> DirTryUpdate<'_, S, E> {
     /// Allows to write in several steps, as [`DirWrite::non_atomic`](crate::DirWrite::non_atomic); each key that is written must be as it was read.
     pub fn non_atomic(mut self) -> Self {
         self.atomicity = Atomicity::NonAtomic;
+        self
+    }
+
+    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    ///
+    /// # Errors
+    ///
+    /// `GuardLost`; nothing was written, or with `.non_atomic()` nothing but [`Error::written`]. `Unsupported` on v2.
+    pub fn guarded_by(mut self, guard: &Guard) -> Self {
+        self.dir.context = self.dir.context.guarded_by(guard);
         self
     }
 }

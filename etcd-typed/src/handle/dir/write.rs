@@ -13,6 +13,7 @@ use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Schema, Tree};
 use crate::store::{BoxFuture, Condition, Expiry, Op, Span};
 use crate::telemetry::Operation;
+use crate::turn::Guard;
 use crate::version::{Basis, Versioned};
 
 /// A write of a whole struct that happens when it is awaited. The answer is its revision.
@@ -66,6 +67,16 @@ impl<S> DirWrite<S> {
     /// each key that is written is compared by itself.
     pub fn non_atomic(mut self) -> Self {
         self.atomicity = Atomicity::NonAtomic;
+        self
+    }
+
+    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    ///
+    /// # Errors
+    ///
+    /// `GuardLost`; nothing was written, or with `.non_atomic()` nothing but [`Error::written`]. `Unsupported` on v2.
+    pub fn guarded_by(mut self, guard: &Guard) -> Self {
+        self.dir.context = self.dir.context.guarded_by(guard);
         self
     }
 }
@@ -229,6 +240,16 @@ impl<S> DirDelete<S> {
     /// Allows to delete in several steps, as [`DirWrite::non_atomic`]. With `compare_and_delete` each key is compared by itself.
     pub fn non_atomic(mut self) -> Self {
         self.atomicity = Atomicity::NonAtomic;
+        self
+    }
+
+    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    ///
+    /// # Errors
+    ///
+    /// `GuardLost`; nothing was deleted, or with `.non_atomic()` nothing but [`Error::written`]. `Unsupported` on v2.
+    pub fn guarded_by(mut self, guard: &Guard) -> Self {
+        self.dir.context = self.dir.context.guarded_by(guard);
         self
     }
 }

@@ -11,7 +11,8 @@ use crate::error::{ErrorKind, Result};
 use crate::retry::Backoff;
 use crate::revision::{LeaseId, Revision};
 use crate::schema::Stored;
-use crate::store::{BoxFuture, Committed, Condition, Consistency, Expiry, Op, Txn};
+use crate::store::{BoxFuture, Committed, Condition, Expiry, Op, Txn};
+use crate::turn::Guard;
 use crate::version::Versioned;
 
 /// A write of one key that happens when it is awaited.
@@ -44,6 +45,42 @@ impl<T, O> EntryWrite<T, O> {
         self.expiry = Expiry::With(lease.into());
         self
     }
+
+    /// Only while this guard is held: a [`Lock`](crate::Lock) or the leadership, of the same store.
+    ///
+    /// The commit carries the conditions that the guard's key is there, came to be when the guard was given, and is attached to its lease. So it
+    /// is true of the revision of the write, whatever clocks and networks do, and a holder of the past writes nothing any more. A second guard
+    /// comes on top of the first.
+    ///
+    /// It costs no request: the same answer tells a lost guard from a conflict, and where both is the case it is `GuardLost`. In a transaction it takes two
+    /// conditions and one read. A write that reads first (such as [`modify`](Entry::modify)) reads under the guard too, so that also one that finds nothing
+    /// to be written answers `Ok` only if the guard was held; what it reads must fit into one answer (64 MiB on v3).
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+    /// # use etcd_typed::ErrorKind;
+    /// # let client = etcd_typed::Client::connect("memory:").await?;
+    /// let limit = client.entry::<u32>("/app/limit")?;
+    /// let lock = client.lock("/locks/limits").acquire().await?;
+    /// limit.set(&1).guarded_by(&lock).await?;
+    ///
+    /// // An operator breaks the lock: he deletes its key.
+    /// client.directory("/locks")?.delete_recursive().await?;
+    /// let error = limit.set(&2).guarded_by(&lock).await.unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::GuardLost);
+    /// assert_eq!(**limit.get().await?.as_ref().unwrap(), 1);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `GuardLost` when it is not held; nothing was written. When that is known here (by the clock, or since the guard was released) nothing is sent.
+    /// `Unsupported` on v2, which has no transaction over two keys, before anything is sent: [`Guard::verify`] asks before a write there, and
+    /// [`Guard::while_held`] stops what writes, with a moment in between.
+    pub fn guarded_by(mut self, guard: &Guard) -> Self {
+        self.entry.context = self.entry.context.guarded_by(guard);
+        self
+    }
 }
 
 impl<T: Send + Sync + 'static, O: 'static> IntoFuture for EntryWrite<T, O> {
@@ -70,7 +107,7 @@ impl<T: Send + Sync + 'static, O: 'static> EntryWrite<T, O> {
         };
         if !entry.together() {
             // The aliases cannot be in the transaction: they are looked at first, and the key is then to be as it was found.
-            let (found, revision) = entry.find(Consistency::Linearizable).await?;
+            let (found, revision) = entry.find_to_write().await?;
             let compares = match &found {
                 found if !holds(&condition, found.as_ref().map(|found| &found.kv)) => {
                     return Err(entry.refused(self.refusal, found.clone(), revision));
@@ -112,6 +149,16 @@ impl<T> EntryModify<'_, T> {
         self.expiry = Expiry::With(lease.into());
         self
     }
+
+    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    ///
+    /// # Errors
+    ///
+    /// `GuardLost`; nothing was written, and `f` is not run again. `Unsupported` on v2.
+    pub fn guarded_by(mut self, guard: &Guard) -> Self {
+        self.entry.context = self.entry.context.guarded_by(guard);
+        self
+    }
 }
 
 impl<'f, T: Send + Sync + 'static> IntoFuture for EntryModify<'f, T> {
@@ -128,7 +175,7 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
         let Self { entry, f, expiry } = self;
         let operation = Entry::<T>::operation("modify");
         let context = entry.context.clone();
-        let (mut found, mut revision) = entry.find(Consistency::Linearizable).await?;
+        let (mut found, mut revision) = entry.find_to_write().await?;
         let mut backoff: Backoff = context.retry.backoff();
         for _ in 0..=context.retry.conflict_budget {
             let current = found.clone().map(|found| entry.decode(found, revision)).transpose()?;
@@ -146,7 +193,7 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
                     }
                     operation.conflict();
                     tokio::time::sleep(backoff.next_delay()).await;
-                    (found, revision) = entry.find(Consistency::Linearizable).await?;
+                    (found, revision) = entry.find_to_write().await?;
                     continue;
                 }
                 (None, Some(_)) => entry.deletes(),
@@ -178,7 +225,7 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
                 let revision = committed.revision;
                 (entry.seen(committed), revision)
             } else {
-                entry.find(Consistency::Linearizable).await?
+                entry.find_to_write().await?
             };
             tokio::time::sleep(backoff.next_delay()).await;
         }

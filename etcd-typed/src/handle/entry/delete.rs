@@ -1,0 +1,72 @@
+//! Deleting one key: what [`Entry::delete`](super::Entry::delete) and [`Entry::compare_and_delete`](super::Entry::compare_and_delete) return.
+
+use std::fmt;
+use std::future::IntoFuture;
+
+use super::{Entry, holds};
+use crate::error::{ErrorKind, Result};
+use crate::store::{BoxFuture, Condition, Txn};
+use crate::turn::Guard;
+use crate::version::Versioned;
+
+/// A deletion of one key that happens when it is awaited. The answer is the value that was there, if it was a `T`.
+#[must_use = "a deletion does nothing until it is awaited"]
+pub struct EntryDelete<T> {
+    pub(super) entry: Entry<T>,
+    /// None: whatever is there.
+    pub(super) condition: Result<Option<Condition>>,
+}
+
+impl<T> EntryDelete<T> {
+    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    ///
+    /// # Errors
+    ///
+    /// `GuardLost`; nothing was deleted. `Unsupported` on v2.
+    pub fn guarded_by(mut self, guard: &Guard) -> Self {
+        self.entry.context = self.entry.context.guarded_by(guard);
+        self
+    }
+}
+
+impl<T: Send + Sync + 'static> EntryDelete<T> {
+    async fn run(self) -> Result<Option<Versioned<T>>> {
+        let (entry, condition) = (self.entry, self.condition?);
+        let Some(condition) = condition else {
+            if !entry.together() {
+                return entry.delete_each(None).await;
+            }
+            let committed = entry.commit(Txn { then: entry.deletes(), ..Txn::default() }).await?;
+            return Ok(entry.previous(committed));
+        };
+        if !entry.together() {
+            let (found, revision) = entry.find_to_write().await?;
+            if !holds(&condition, found.as_ref().map(|found| &found.kv)) {
+                return Err(entry.refused(ErrorKind::Conflict, found, revision));
+            }
+            return entry.delete_each(found).await;
+        }
+        let committed = entry.commit_if(condition, entry.deletes()).await?;
+        if committed.succeeded {
+            return Ok(entry.previous(committed));
+        }
+        let revision = committed.revision;
+        Err(entry.refused(ErrorKind::Conflict, entry.seen(committed), revision))
+    }
+}
+
+impl<T: Send + Sync + 'static> IntoFuture for EntryDelete<T> {
+    type Output = Result<Option<Versioned<T>>>;
+    type IntoFuture = BoxFuture<'static, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let op = if matches!(self.condition, Ok(None)) { "delete" } else { "compare_and_delete" };
+        Box::pin(Entry::<T>::operation(op).run(self.run()))
+    }
+}
+
+impl<T> fmt::Debug for EntryDelete<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EntryDelete").field("entry", &self.entry).finish_non_exhaustive()
+    }
+}
