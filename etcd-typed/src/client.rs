@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use address::{Address, Network, Protocol};
 
+use crate::election::{self, Election};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::{Context, Dir, DirMap, Directory, Entry, EntryMap, EtcdSchema, Shared, Transaction};
 use crate::key::Key;
@@ -179,6 +180,12 @@ impl Client {
     /// The lock of this name: a directory in which everybody who wants it has a key. Nothing is asked until it is acquired or looked at.
     pub fn lock(&self, name: &str) -> NamedLock {
         NamedLock::new(Turn::named(self.context.lessor.clone(), &self.namespace, name, "lock"))
+    }
+
+    /// The election of this name: a directory in which everybody who is to lead has a key, with a value of type `T` (for a serde type
+    /// `election::<Json<T>>`). Nothing is asked until somebody campaigns or looks.
+    pub fn election<T: EtcdValue + Send + Sync + 'static>(&self, name: &str) -> Election<T> {
+        Election::new(Turn::named(self.context.lessor.clone(), &self.namespace, name, election::KIND))
     }
 
     /// What one server says of itself.

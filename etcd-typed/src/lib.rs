@@ -96,6 +96,7 @@
 mod changes;
 mod client;
 mod clock;
+mod election;
 mod error;
 mod handle;
 mod key;
@@ -117,6 +118,7 @@ mod watch;
 
 pub use changes::{Changes, EntryChanges, Watching, WatchingEntry};
 pub use client::{Client, ClientBuilder};
+pub use election::{Candidate, Election, Leader, LeaderChanges};
 pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use handle::{
     Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete, DirectoryWrite, Entry,

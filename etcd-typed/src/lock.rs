@@ -214,7 +214,7 @@ pub struct Holder {
 
 impl Holder {
     fn of(contender: Contender) -> Self {
-        let Contender { key, fence, lease, value } = contender;
+        let Contender { key, fence, lease, value, .. } = contender;
         let process = serde_json::from_slice(&value).ok();
         Self { key, fence, lease, info: String::from_utf8_lossy(&value).into_owned(), process }
     }

@@ -27,7 +27,7 @@
 //!
 //! | label | values |
 //! |---|---|
-//! | `pattern` | of a schema its prefix as it is written, `/{env}/checkout`, or its name where it has none; of a map of values or a single key the name of the value's type; `directory` of a [`Directory`](crate::Directory), `transaction` of a [`Transaction`](crate::Transaction) |
+//! | `pattern` | of a schema its prefix as it is written, `/{env}/checkout`, or its name where it has none; of a map of values or a single key the name of the value's type; `directory` of a [`Directory`](crate::Directory), `transaction` of a [`Transaction`](crate::Transaction); of the watch of a guard's key `guard`, of [`LeaderChanges`](crate::LeaderChanges) `election` |
 //! | `store` | `v3`, `v2`; the embedded one repeats nothing |
 //! | `op` of a retry | on v3 the name of the remote call, which is the `grpc_method` of the server's own metrics (`Range`, `Txn`, `LeaseKeepAlive`, …); on v2 the HTTP method |
 //! | `op` of a conflict | the method of the handle: `modify`, `update`, `set`, `create`, `delete` |
@@ -70,6 +70,7 @@
 //! | `etcd_typed::lease` | warn | `not kept alive` | `lease`, `remaining`, `cause`, `error` | an attempt failed; it is made again |
 //! | `etcd_typed::lease` | error | `lost` | `lease`, `cause` | the lease ended while it was wanted |
 //! | `etcd_typed::turn` | debug | `taken` | `recipe`, `waited` | a lock or the leadership is ours, after so long |
+//! | `etcd_typed::turn` | warn | `not taken` | `recipe`, `cause`, `error` | the leadership could not be had; [`lead`](crate::Election::lead) tries again |
 //! | `etcd_typed::turn` | warn | `place lost` | `recipe` | a waiter's lease ended or its key was deleted; it begins anew at the end of the queue |
 //! | `etcd_typed::lease` | debug | `not revoked` | `lease`, `cause`, `error` | a lease that is not wanted any more could not be ended; it runs out |
 //!
@@ -486,6 +487,12 @@ pub(crate) fn lease_not_revoked(lease: LeaseId, error: &Error) {
 pub(crate) fn turn_taken(recipe: &'static str, waited: Duration) {
     tracing::debug!(target: "etcd_typed::turn", recipe, ?waited, "taken");
     observe(&LOCK_WAIT, &[recipe], waited.as_secs_f64());
+}
+
+/// The leadership could not be had; somebody who is to lead whenever it can be tries again.
+pub(crate) fn turn_not_taken(recipe: &'static str, error: &Error) {
+    let cause = cause(error.kind());
+    tracing::warn!(target: "etcd_typed::turn", recipe, cause, error = words(error), "not taken");
 }
 
 /// A waiter has no place in the queue any more.

@@ -23,8 +23,10 @@ use self::waiter::{End, Patience, Waiter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, KeyError};
 use crate::lease::Lessor;
+use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
-use crate::store::{Capabilities, KeyValue, Range, Span, Store};
+use crate::schema::{self, Stored, Tree};
+use crate::store::{Capabilities, Compare, Condition, KeyValue, Op, Range, Span, Store, Txn};
 use crate::telemetry;
 
 /// The time to live of a lease where none is asked for.
@@ -101,10 +103,23 @@ impl Turn {
     /// Who has it and who waits for it, in their order, as of one revision.
     pub(crate) async fn queue(&self) -> Result<Vec<Contender>> {
         let reply = self.store().range(Range::of(Span::Below(self.directory.clone()))).await.map_err(|error| error.at(&self.directory))?;
-        let capabilities = self.store().capabilities();
-        let mut queue: Vec<_> = reply.kvs.into_iter().filter_map(|kv| Contender::of(&self.directory, kv, capabilities)).collect();
+        let (tree, capabilities) = (schema::tree(&self.directory, reply.kvs), self.store().capabilities());
+        let mut queue: Vec<_> =
+            standing(&tree, capabilities).filter_map(|(name, stored)| Contender::of(&self.directory, name, stored)).collect();
         queue.sort_by_key(|contender| contender.fence);
         Ok(queue)
+    }
+
+    /// Deletes the key of a contender who stands as it was read. Whether it was there.
+    pub(crate) async fn remove(&self, contender: &Contender) -> Result<bool> {
+        let conditions = [Condition::Created(contender.fence), Condition::Value(contender.value.clone())];
+        let compares = conditions.map(|condition| Compare::key(&contender.key, condition)).into();
+        let txn = Txn { compares, then: vec![Op::delete(&contender.key)], otherwise: Vec::new() };
+        Ok(self.store().commit(txn).await.map_err(|error| error.at(&contender.key))?.succeeded)
+    }
+
+    pub(crate) fn retry(&self) -> &RetryPolicy {
+        self.lessor.retry()
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
@@ -113,50 +128,51 @@ impl Turn {
 }
 
 /// Somebody who has it or waits for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Contender {
     pub(crate) key: Key,
     /// When the key came to be.
     pub(crate) fence: Revision,
+    /// When it was last written.
+    pub(crate) modified: Revision,
     /// Where the store does not tell leases, the one that the key has the name of.
     pub(crate) lease: LeaseId,
     pub(crate) value: Bytes,
 }
 
 impl Contender {
-    fn of(directory: &Key, kv: KeyValue, capabilities: &Capabilities) -> Option<Self> {
-        let named = name(directory, &kv, capabilities)?;
-        let lease = kv.lease.or_else(|| LeaseId::new(u64::from_str_radix(named, 16).ok()?))?;
-        Some(Self { key: directory.descend(named), fence: kv.created, lease, value: kv.value })
+    /// The one who has it, from all that is below a queue's directory.
+    pub(crate) fn first(directory: &Key, tree: &Tree, capabilities: &Capabilities) -> Option<Self> {
+        let (name, stored) = standing(tree, capabilities).min_by_key(|(_, stored)| stored.created)?;
+        Self::of(directory, name, stored)
     }
+
+    /// Whether this is the same, with the same value.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        (&self.key, self.fence, self.lease, &self.value) == (&other.key, other.fence, other.lease, &other.value)
+    }
+
+    fn of(directory: &Key, name: &str, stored: &Stored) -> Option<Self> {
+        let lease = stored.lease.or_else(|| LeaseId::new(u64::from_str_radix(name, 16).ok()?))?;
+        let key = directory.descend(name);
+        Some(Self { key, fence: stored.created, modified: stored.modified, lease, value: stored.value.clone() })
+    }
+}
+
+/// Those of the keys below a queue's directory that stand in it.
+fn standing<'t>(tree: &'t Tree, capabilities: &Capabilities) -> impl Iterator<Item = (&'t String, &'t Stored)> {
+    tree.iter().filter(|(name, stored)| stands(name, stored.lease, stored.ttl, capabilities))
 }
 
 /// Whether a key stands in the queue of a directory.
 pub(crate) fn is_contender(directory: &Key, kv: &KeyValue, capabilities: &Capabilities) -> bool {
-    name(directory, kv, capabilities).is_some()
+    directory.below(&kv.key).is_some_and(|name| stands(name, kv.lease, kv.ttl, capabilities))
 }
 
-/// The name of a key that stands in the queue of a directory: it is right below it, has the name of a lease, and goes by itself. Everything else there is
-/// somebody else's business, is never waited for and never deleted.
-fn name<'k>(directory: &Key, kv: &'k KeyValue, capabilities: &Capabilities) -> Option<&'k str> {
+/// Whether a key of this name below its directory stands in a queue: it is right below it, has the name of a lease, and goes by itself. Everything else
+/// there is somebody else's business, is never waited for and never deleted.
+fn stands(name: &str, lease: Option<LeaseId>, ttl: Option<Duration>, capabilities: &Capabilities) -> bool {
+    let named = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     // v2 tells no leases; it tells what time a key has left.
-    let expires = if capabilities.transactions { kv.lease.is_some() } else { kv.ttl.is_some() };
-    let hexadecimal = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    directory.below(&kv.key).filter(|name| expires && hexadecimal(name))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Tasks wait for their turn. That they can is seen by the compiler; what waits has a stream in it, which may move between threads and not be shared.
-    #[test]
-    fn whoever_waits_may_be_a_task() {
-        fn sendable<T: Send>(_: T) {}
-        let _ = |turn: &'static Turn| {
-            sendable(turn.take(Bytes::new()));
-            sendable(turn.try_take(Bytes::new()));
-            sendable(turn.take_within(Bytes::new(), Duration::ZERO));
-        };
-    }
+    named && if capabilities.transactions { lease.is_some() } else { ttl.is_some() }
 }

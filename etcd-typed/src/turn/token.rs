@@ -141,6 +141,10 @@ impl Turn {
             if kv.lease == Some(lease.id()) {
                 return Ok(clean);
             }
+            // Handed over or renewed since. v2 does not tell.
+            if kv.lease.is_some_and(|attached| attached != token.lease) {
+                return Err(not_there(token));
+            }
             let value = value.clone().unwrap_or_else(|| kv.value.clone());
             let put = Op::Put { key: token.key.clone(), value, expiry: Expiry::With(lease.id()), previous: false };
             let txn = Txn { compares: self.as_left(token, Some(&kv)), then: vec![put], otherwise: Vec::new() };

@@ -1,0 +1,304 @@
+//! `LeaderChanges`: who leads, as a stream. How a watch goes on when a server does not is `watch.rs`.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_util::Stream;
+
+use super::{Candidate, KIND};
+use crate::changes::Mirror;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::store::{Capabilities, Span};
+use crate::turn::{Contender, Turn};
+use crate::value::EtcdValue;
+use crate::watch::{Follow, Interruption, Snapshot, Start, Step};
+
+/// Who leads: first who does now, then every change of it. An endless stream, from [`Election::observe`](super::Election::observe).
+///
+/// A change is another leader (be it with the same value), another value of the leader, another lease of it (it was handed over or renewed by a token),
+/// or that nobody leads. No item is as the one before it. It goes on by itself through restarts of servers, dead members and cut connections, and misses
+/// no leader while the server keeps its history; where that is gone (compaction, a server that was restored or emptied) the next item is who leads now, if it is
+/// not who led before.
+///
+/// What it tells has happened and may be over: somebody who leads is known to by the guard alone.
+///
+/// # Items
+///
+/// - `Ok(Some(candidate))`: it leads. `Ok(None)`: nobody does.
+/// - `Err` of kind [`Decode`](ErrorKind::Decode): somebody leads whose value, at [`Error::key`], is not a `T`; the stream goes on.
+/// - any other `Err` is the last item: `PermissionDenied`, `Unauthenticated`, and other refusals that time does not mend. Everything else is waited for;
+///   [`interruption`](Self::interruption) shows it.
+///
+/// A stream that nobody polls costs no requests. It keeps what is below the name of the election, and nothing more.
+#[must_use = "a watch goes on only while it is polled"]
+pub struct LeaderChanges<T> {
+    follow: Follow,
+    office: Office,
+    /// Who leads at the beginning, until that is told.
+    first: Option<Option<Contender>>,
+    values: PhantomData<fn() -> T>,
+}
+
+impl<T: EtcdValue> LeaderChanges<T> {
+    pub(super) async fn open(turn: &Turn) -> Result<Self> {
+        let (store, directory) = (turn.store(), &turn.directory);
+        let mut follow = Follow::new(store.clone(), turn.retry(), Span::Below(directory.clone()), KIND, Start::Now);
+        let snapshot = loop {
+            match follow.next().await {
+                Some(Ok(Step::Reset(snapshot))) => break snapshot,
+                // A reset is the first step.
+                Some(Ok(Step::Batch(_) | Step::Progress(_))) => {}
+                Some(Err(error)) => return Err(error),
+                None => return Err(Error::new(ErrorKind::Unavailable, "the watch ended before it began").at(directory)),
+            }
+        };
+        let office = Office::new(directory.clone(), store.capabilities().clone(), snapshot);
+        let first = Some(office.leader.clone());
+        Ok(Self { follow, office, first, values: PhantomData })
+    }
+
+    /// The next item; see [the type](Self). None only after the last one.
+    ///
+    /// # Errors
+    ///
+    /// `Decode` for a leader whose value is not a `T`, and the stream goes on; any other is the last item.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when it is dropped.
+    pub async fn next(&mut self) -> Option<Result<Option<Candidate<T>>>> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// What keeps the stream from following at the moment; none while it does. It goes on trying either way.
+    #[must_use]
+    pub fn interruption(&self) -> Option<Interruption<'_>> {
+        self.follow.interruption()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Option<Candidate<T>>>>> {
+        let leader = loop {
+            if let Some(leader) = self.first.take() {
+                break leader;
+            }
+            match ready!(self.follow.poll_step(cx)) {
+                Some(Ok(step)) => {
+                    if self.office.apply(step) {
+                        break self.office.leader.clone();
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        };
+        Poll::Ready(Some(leader.map(|leader| Candidate::of(leader).transpose()).transpose()))
+    }
+}
+
+impl<T: EtcdValue> Stream for LeaderChanges<T> {
+    type Item = Result<Option<Candidate<T>>>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll(cx)
+    }
+}
+
+impl<T> fmt::Debug for LeaderChanges<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let leader = self.office.leader.as_ref().map(|leader| &leader.key);
+        f.debug_struct("LeaderChanges").field("election", self.office.mirror.directory()).field("leader", &leader).finish_non_exhaustive()
+    }
+}
+
+/// Who leads, from the steps of a watch. Pure.
+#[derive(Debug)]
+struct Office {
+    mirror: Mirror,
+    capabilities: Capabilities,
+    leader: Option<Contender>,
+}
+
+impl Office {
+    fn new(directory: Key, capabilities: Capabilities, start: Snapshot) -> Self {
+        let mut office = Self { mirror: Mirror::new(directory, start), capabilities, leader: None };
+        office.leader = office.first();
+        office
+    }
+
+    /// Takes a step; whether who leads is another, or not as it was.
+    fn apply(&mut self, step: Step) -> bool {
+        if self.mirror.apply(step).is_none() {
+            return false;
+        }
+        let leader = self.first();
+        let same = match (&self.leader, &leader) {
+            (Some(before), Some(now)) => before.is(now),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        self.leader = leader;
+        !same
+    }
+
+    fn first(&self) -> Option<Contender> {
+        Contender::first(self.mirror.directory(), self.mirror.tree(), &self.capabilities)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::revision::{LeaseId, Revision};
+    use crate::store::{Batch, Event, KeyValue};
+    use crate::watch::Reason;
+
+    const V3: Capabilities = Capabilities {
+        name: "like v3",
+        transactions: true,
+        max_operations: 128,
+        max_value: 1 << 20,
+        past_revisions: true,
+        binary_values: true,
+        directories: false,
+    };
+
+    /// A key at the name of this lease, attached to it.
+    fn stands(lease: u64, created: u64, modified: u64, value: &str) -> KeyValue {
+        KeyValue {
+            key: Bytes::from(format!("/a/{lease:x}")),
+            value: Bytes::copy_from_slice(value.as_bytes()),
+            created: Revision::new(created),
+            modified: Revision::new(modified),
+            version: None,
+            lease: LeaseId::new(lease),
+            ttl: None,
+        }
+    }
+
+    fn snapshot(revision: u64, kvs: Vec<KeyValue>) -> Snapshot {
+        Snapshot { revision: Revision::new(revision), kvs, known: true, reason: Reason::Start }
+    }
+
+    fn office(kvs: Vec<KeyValue>) -> Office {
+        Office::new(Key::parse("/a").unwrap(), V3, snapshot(10, kvs))
+    }
+
+    fn put(kv: KeyValue) -> Event {
+        Event::Put { kv, previous: None }
+    }
+
+    fn delete(key: &str, directory: bool) -> Event {
+        Event::Delete { key: Bytes::copy_from_slice(key.as_bytes()), directory, previous: None }
+    }
+
+    /// What is told of the changes of one revision: nothing, or the leader's lease and value.
+    fn told(office: &mut Office, revision: u64, events: Vec<Event>) -> Option<Option<(u64, String)>> {
+        let changed = office.apply(Step::Batch(Batch { revision: Revision::new(revision), events }));
+        changed.then(|| leader(office))
+    }
+
+    fn leader(office: &Office) -> Option<(u64, String)> {
+        let leader = office.leader.as_ref()?;
+        Some((leader.lease.get(), String::from_utf8(leader.value.to_vec()).unwrap()))
+    }
+
+    fn is(lease: u64, value: &str) -> Option<Option<(u64, String)>> {
+        Some(Some((lease, value.to_owned())))
+    }
+
+    #[test]
+    fn the_first_who_came_leads_whatever_its_name() {
+        let office = office(vec![stands(0xa, 7, 7, "late"), stands(0xb, 5, 9, "early"), stands(0xc, 6, 6, "between")]);
+        assert_eq!(leader(&office), Some((0xb, "early".to_owned())));
+        assert_eq!(leader(&self::office(Vec::new())), None);
+    }
+
+    #[test]
+    fn who_waits_is_not_told_until_it_leads() {
+        let mut office = office(vec![stands(0xb, 5, 5, "x")]);
+        assert_eq!(told(&mut office, 11, vec![put(stands(0xa, 11, 11, "y"))]), None);
+        assert_eq!(told(&mut office, 12, vec![put(stands(0xa, 11, 12, "z"))]), None, "proclaimed by nobody who leads");
+        assert_eq!(told(&mut office, 13, vec![delete("/a/b", false)]), is(0xa, "z"));
+        assert_eq!(told(&mut office, 14, vec![delete("/a/a", false)]), Some(None));
+        assert_eq!(told(&mut office, 15, vec![delete("/a/a", false)]), None);
+    }
+
+    #[test]
+    fn another_value_is_told_and_the_same_again_is_not() {
+        let mut office = office(vec![stands(0xb, 5, 5, "x")]);
+        assert_eq!(told(&mut office, 11, vec![put(stands(0xb, 5, 11, "y"))]), is(0xb, "y"));
+        assert_eq!(told(&mut office, 12, vec![put(stands(0xb, 5, 12, "y"))]), None);
+    }
+
+    #[test]
+    fn another_leader_with_the_same_value_is_a_change() {
+        let mut office = office(vec![stands(0xb, 5, 5, "x"), stands(0xc, 6, 6, "x")]);
+        assert_eq!(told(&mut office, 11, vec![delete("/a/b", false)]), is(0xc, "x"));
+        // The same name once more, and a lease of the same name after the server was emptied, are others as well.
+        assert_eq!(told(&mut office, 12, vec![delete("/a/c", false), put(stands(0xc, 12, 12, "x"))]), is(0xc, "x"));
+        let adopted = KeyValue { lease: LeaseId::new(0xd), ..stands(0xc, 12, 13, "x") };
+        assert_eq!(told(&mut office, 13, vec![put(adopted)]), is(0xd, "x"));
+    }
+
+    #[test]
+    fn all_changes_of_one_revision_are_one() {
+        let mut office = office(vec![stands(0xb, 5, 5, "x"), stands(0xc, 6, 6, "y")]);
+        let events = vec![delete("/a/b", false), delete("/a/c", false), put(stands(0xd, 11, 11, "z"))];
+        assert_eq!(told(&mut office, 11, events), is(0xd, "z"));
+    }
+
+    #[test]
+    fn keys_of_others_do_not_stand() {
+        let foreign = |key: &str, lease| KeyValue { key: Bytes::copy_from_slice(key.as_bytes()), lease, ..stands(1, 1, 1, "foreign") };
+        let lease = LeaseId::new(1);
+        let kvs = vec![
+            foreign("/a/config", lease),
+            foreign("/a/b/1", lease),
+            foreign("/a/1", None),
+            foreign("/a/A1", lease),
+            stands(0xf, 8, 8, "x"),
+        ];
+        let mut office = office(kvs);
+        assert_eq!(leader(&office), Some((0xf, "x".to_owned())));
+        assert_eq!(told(&mut office, 11, vec![put(foreign("/a/config", lease)), delete("/a/1", false)]), None);
+    }
+
+    #[test]
+    fn v2_tells_no_leases_and_removes_directories_with_one_event() {
+        let expires = |lease: u64, created| KeyValue {
+            lease: None,
+            ttl: Some(std::time::Duration::from_secs(5)),
+            ..stands(lease, created, created, "x")
+        };
+        let without_ttl = KeyValue { lease: None, ..stands(0xa, 1, 1, "foreign") };
+        let capabilities = Capabilities { transactions: false, ..V3 };
+        let kvs = vec![without_ttl, expires(0xb, 5), expires(0xc, 6)];
+        let mut office = Office::new(Key::parse("/a").unwrap(), capabilities, snapshot(10, kvs));
+        assert_eq!(leader(&office), Some((0xb, "x".to_owned())));
+        assert_eq!(told(&mut office, 11, vec![delete("/", true)]), Some(None));
+    }
+
+    #[test]
+    fn w5_after_lost_history_only_a_difference_is_told() {
+        let mut office = office(vec![stands(0xb, 5, 5, "x")]);
+        let mut reset = |revision, kvs| {
+            let snapshot = Snapshot { reason: Reason::Rewound, ..snapshot(revision, kvs) };
+            office.apply(Step::Reset(snapshot)).then(|| leader(&office))
+        };
+        assert_eq!(reset(20, vec![stands(0xb, 5, 5, "x"), stands(0xc, 19, 19, "y")]), None);
+        assert_eq!(reset(3, vec![stands(0xd, 2, 2, "x")]), is(0xd, "x"));
+        assert_eq!(reset(4, Vec::new()), Some(None));
+        assert_eq!(reset(2, Vec::new()), None);
+    }
+
+    #[test]
+    fn progress_tells_nothing() {
+        assert!(!office(vec![stands(0xb, 5, 5, "x")]).apply(Step::Progress(Revision::new(30))));
+    }
+}
