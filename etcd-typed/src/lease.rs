@@ -9,9 +9,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
 
+use self::lessor::IDLE;
 pub(crate) use self::lessor::Lessor;
 use self::life::EndsWith;
 pub(crate) use self::life::Life;
@@ -65,31 +66,27 @@ pub struct Lease {
 enum Order {
     /// Commit this, which makes an end of all that needs the lease, and then keep the lease as a spare one if it may be.
     Finish { last: Txn, lease: Lease, reusable: bool },
+    /// Revoke it and say what became of that.
+    Revoke(oneshot::Sender<Result<()>>),
     /// End without revoking it: somebody else goes on. Its time starts a last time.
     Leave,
 }
 
 impl Lease {
+    /// The task that is to keep the lease alive also asks for it: a caller who is dropped while he waits then leaves nothing behind, since the task knows
+    /// what it was given, and that nobody wants it.
     async fn grant(lessor: &Arc<Lessor>, asked: Duration) -> Result<Self> {
         let runtime = Handle::try_current().map_err(|error| {
             Error::new(ErrorKind::Unsupported, "a lease is kept alive by a task: ask for it within a tokio runtime").caused_by(error)
         })?;
         let store = lessor.store().clone();
         let id = LeaseId::random();
-        let sent = Moment::now();
-        let ttl = store.grant(id, asked).await?;
-        let life = Life::begin(id, sent, ttl, runtime.clone());
         let (orders, received) = mpsc::unbounded_channel();
-        let keeper = Keeper {
-            store: store.clone(),
-            retry: lessor.retry().clone(),
-            lessor: Arc::downgrade(lessor),
-            id,
-            ttl,
-            life: life.clone(),
-            _over: life.clone().ends_with_this(),
-        };
-        runtime.spawn(keeper.run(received));
+        let (answer, answered) = oneshot::channel();
+        let applicant = Applicant { lessor: Arc::downgrade(lessor), store: store.clone(), retry: lessor.retry().clone(), id, asked };
+        runtime.spawn(applicant.run(runtime.clone(), received, answer));
+        let gone = |_| Error::new(ErrorKind::Unavailable, "the runtime ended before a lease was had").outcome_unknown();
+        let (ttl, life) = answered.await.map_err(gone)??;
         Ok(Self { id, ttl, asked, store, life, orders })
     }
 
@@ -131,7 +128,18 @@ impl Lease {
     /// # Errors
     ///
     /// `Unavailable`, `Timeout`, …: the keys then vanish when the time to live has passed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it revokes the lease in the background.
     pub async fn revoke(self) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        // By its task, which else would take the end for a loss.
+        if self.orders.send(Order::Revoke(answer)).is_ok()
+            && let Ok(result) = answered.await
+        {
+            return result;
+        }
         self.store.revoke(self.id).await
     }
 
@@ -165,6 +173,39 @@ impl fmt::Debug for Lease {
     }
 }
 
+/// The task of one lease, before it has it.
+struct Applicant {
+    lessor: Weak<Lessor>,
+    store: Arc<dyn Store>,
+    retry: RetryPolicy,
+    id: LeaseId,
+    asked: Duration,
+}
+
+impl Applicant {
+    async fn run(self, runtime: Handle, mut orders: mpsc::UnboundedReceiver<Order>, answer: oneshot::Sender<Result<(Duration, Life)>>) {
+        let Self { lessor, store, retry, id, asked } = self;
+        let sent = Moment::now();
+        match store.grant(id, asked).await {
+            Ok(ttl) => {
+                let life = Life::begin(id, sent, ttl, runtime);
+                let over = life.clone().ends_with_this();
+                // If nobody waits for it, nobody sends orders either.
+                let _ = answer.send(Ok((ttl, life.clone())));
+                let keeper = Keeper { store, retry, lessor, id, ttl, life, _over: over };
+                keeper.run(sent, &mut orders).await;
+            }
+            Err(error) => {
+                let unsure = error.may_have_applied();
+                let _ = answer.send(Err(error));
+                if unsure {
+                    revoke(&*store, &retry, id, asked).await;
+                }
+            }
+        }
+    }
+}
+
 /// The task that keeps one lease alive.
 struct Keeper {
     store: Arc<dyn Store>,
@@ -173,7 +214,7 @@ struct Keeper {
     id: LeaseId,
     ttl: Duration,
     life: Life,
-    /// However the task ends, nobody keeps the lease alive after it: also when the runtime drops it before it ran.
+    /// However the task ends, nobody keeps the lease alive after it: also when the runtime drops it.
     _over: EndsWith,
 }
 
@@ -186,17 +227,16 @@ enum End {
 }
 
 impl Keeper {
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
-        if let End::Unwanted = self.keep(&mut orders).await
-            && let Err(error) = self.store.revoke(self.id).await
-        {
-            telemetry::lease_not_revoked(self.id, &error);
+    async fn run(mut self, sent: Moment, orders: &mut mpsc::UnboundedReceiver<Order>) {
+        if let End::Unwanted = self.keep(sent, orders).await {
+            revoke(&*self.store, &self.retry, self.id, self.ttl).await;
         }
     }
 
-    async fn keep(&mut self, orders: &mut mpsc::UnboundedReceiver<Order>) -> End {
+    async fn keep(&mut self, sent: Moment, orders: &mut mpsc::UnboundedReceiver<Order>) -> End {
         let mut backoff = self.retry.backoff();
-        let mut next = Instant::now() + self.ttl / 3;
+        let mut next = third(sent, self.ttl);
+        let mut tidy = Instant::now() + IDLE;
         loop {
             tokio::select! {
                 // First what is wanted: what an order ends needs no more time.
@@ -207,6 +247,12 @@ impl Keeper {
                         // Best effort: whoever goes on has the more time for it.
                         let _ = self.store.keep_alive(self.id).await;
                         return End::Nothing;
+                    }
+                    Some(Order::Revoke(answer)) => {
+                        let revoked = self.store.revoke(self.id).await;
+                        let end = if revoked.is_ok() { End::Nothing } else { End::Unwanted };
+                        let _ = answer.send(revoked);
+                        return end;
                     }
                     Some(Order::Finish { last, lease, reusable }) => self.finish(last, lease, reusable).await,
                 },
@@ -221,10 +267,7 @@ impl Keeper {
                         Ok(granted) => {
                             self.life.extend(sent, granted);
                             backoff.reset();
-                            next = Instant::now() + (granted / 3).saturating_sub(Moment::now().since(sent));
-                            if let Some(lessor) = self.lessor.upgrade() {
-                                lessor.retire();
-                            }
+                            next = third(sent, granted);
                         }
                         Err(error) if error.kind() == ErrorKind::LeaseLost => {
                             self.life.lose(LostReason::Revoked);
@@ -235,6 +278,12 @@ impl Keeper {
                             next = Instant::now() + backoff.next_delay();
                         }
                     }
+                }
+                () = sleep_until(tidy) => {
+                    if let Some(lessor) = self.lessor.upgrade() {
+                        lessor.retire();
+                    }
+                    tidy = Instant::now() + IDLE / 4;
                 }
             }
         }
@@ -254,6 +303,25 @@ impl Keeper {
             // Its keys go with it, whatever became of the commit.
             _ => drop(lease),
         }
+    }
+}
+
+/// When a third of the time has passed since the last answered request was sent.
+fn third(sent: Moment, ttl: Duration) -> Instant {
+    Instant::now() + (ttl / 3).saturating_sub(Moment::now().since(sent))
+}
+
+/// Ends a lease as well as possible: until it is done, or the time to live has passed since it was last kept alive, which is now at the latest.
+async fn revoke(store: &dyn Store, retry: &RetryPolicy, id: LeaseId, ttl: Duration) {
+    let begun = Moment::now();
+    let mut backoff = retry.backoff();
+    while let Err(error) = store.revoke(id).await {
+        telemetry::lease_not_revoked(id, &error);
+        let delay = backoff.next_delay();
+        if !(error.is_retryable() || error.may_have_applied()) || Moment::now().since(begun) + delay >= ttl {
+            return;
+        }
+        sleep(delay).await;
     }
 }
 

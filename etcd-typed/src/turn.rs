@@ -22,7 +22,7 @@ pub use self::token::{Token, TokenError};
 use self::waiter::{End, Patience, Waiter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, KeyError};
-use crate::lease::Lessor;
+use crate::lease::{Lease, Lessor};
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Stored, Tree};
@@ -53,19 +53,28 @@ impl Turn {
         Ok(Self { lessor, directory: namespace.join(&name), ttl: TTL, kind })
     }
 
-    /// Waits until it is ours.
+    /// Waits until it is ours, through outages, but for one that is there from the start.
     ///
     /// Whoever loses the place while waiting begins anew at the end of the queue. Dropping the future gives the place up: the lease goes, and with it
     /// the key, whether it is there already or is about to be.
     pub(crate) async fn take(&self, value: Bytes) -> Result<Guard> {
         let begun = Instant::now();
         let mut backoff = self.lessor.retry().backoff();
+        let mut lease = self.lessor.take(self.ttl).await;
+        let mut waited = false;
         loop {
-            if let End::First(guard) = self.attempt(&value, Patience::Wait).await? {
-                telemetry::turn_taken(self.kind, begun.elapsed());
-                return Ok(guard);
+            match self.attempt(lease, &value, Patience::Wait).await {
+                Ok(End::First(guard)) => {
+                    telemetry::turn_taken(self.kind, begun.elapsed());
+                    return Ok(guard);
+                }
+                Ok(End::Busy | End::Gone) => waited = true,
+                Err(error) if waited && error.is_retryable() => {}
+                Err(error) => return Err(error),
             }
             sleep(backoff.next_delay()).await;
+            // Not a spare one: if the server has forgotten one, it has forgotten all.
+            lease = self.lessor.grant(self.ttl).await;
         }
     }
 
@@ -73,8 +82,9 @@ impl Turn {
     pub(crate) async fn try_take(&self, value: Bytes) -> Result<Option<Guard>> {
         let begun = Instant::now();
         let mut backoff = self.lessor.retry().backoff();
+        let mut lease = self.lessor.take(self.ttl).await;
         loop {
-            match self.attempt(&value, Patience::None).await? {
+            match self.attempt(lease, &value, Patience::None).await? {
                 End::First(guard) => {
                     telemetry::turn_taken(self.kind, begun.elapsed());
                     return Ok(Some(guard));
@@ -82,6 +92,7 @@ impl Turn {
                 End::Busy => return Ok(None),
                 End::Gone => sleep(backoff.next_delay()).await,
             }
+            lease = self.lessor.grant(self.ttl).await;
         }
     }
 
@@ -95,9 +106,9 @@ impl Turn {
         tokio::time::timeout(time, self.take(value)).await.map_err(late)?
     }
 
-    async fn attempt(&self, value: &Bytes, patience: Patience) -> Result<End> {
-        let lease = self.lessor.take(self.ttl).await.map_err(|error| error.at(&self.directory))?;
-        Waiter::new(self, lease).run(value, patience).await.map_err(|error| error.at(&self.directory))
+    async fn attempt(&self, lease: Result<Lease>, value: &Bytes, patience: Patience) -> Result<End> {
+        let attempt = async { Waiter::new(self, lease?).run(value, patience).await };
+        attempt.await.map_err(|error| error.at(&self.directory))
     }
 
     /// Who has it and who waits for it, in their order, as of one revision.
@@ -172,7 +183,8 @@ pub(crate) fn is_contender(directory: &Key, kv: &KeyValue, capabilities: &Capabi
 /// Whether a key of this name below its directory stands in a queue: it is right below it, has the name of a lease, and goes by itself. Everything else
 /// there is somebody else's business, is never waited for and never deleted.
 fn stands(name: &str, lease: Option<LeaseId>, ttl: Option<Duration>, capabilities: &Capabilities) -> bool {
-    let named = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let lease_id = u64::from_str_radix(name, 16).ok().and_then(LeaseId::new);
+    let named = lease_id.is_some_and(|id| id.to_string() == name);
     // v2 tells no leases; it tells what time a key has left.
     named && if capabilities.transactions { lease.is_some() } else { ttl.is_some() }
 }

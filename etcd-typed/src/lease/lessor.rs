@@ -13,7 +13,7 @@ use crate::retry::RetryPolicy;
 use crate::store::Store;
 
 /// How long a spare lease is kept alive for nobody.
-const IDLE: Duration = Duration::from_secs(60);
+pub(super) const IDLE: Duration = Duration::from_secs(60);
 
 /// One for all clones of a client.
 pub(crate) struct Lessor {
@@ -61,7 +61,8 @@ impl Lessor {
     /// Gives up the spare leases that nobody took for long.
     pub(super) fn retire(&self) {
         // They are dropped after the lock is given back.
-        drop(self.with(|spares| spares.extract_if(.., |spare| spare.since.elapsed() >= IDLE).collect::<Vec<_>>()));
+        let over = |spare: &mut Spare| spare.since.elapsed() >= IDLE || !spare.lease.is_held();
+        drop(self.with(|spares| spares.extract_if(.., over).collect::<Vec<_>>()));
     }
 
     /// The one that was used last: the others may retire.

@@ -9,12 +9,13 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Guard, Turn};
+use super::{Contender, Guard, Turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::Lease;
+use crate::retry::{Backoff, RetryPolicy};
 use crate::revision::{LeaseId, Revision};
-use crate::store::{Compare, Condition, Expiry, KeyValue, Op, Range, Span, Txn};
+use crate::store::{Compare, Condition, Expiry, Op, Txn};
 
 /// A held lock or leadership, as text: to be handed to another process, which [adopts](crate::NamedLock::adopt) it, renews or releases it.
 ///
@@ -99,7 +100,8 @@ impl Turn {
     /// Goes on with a guard that was left to us: its key is attached to a lease of ours, so whoever held it until now does not any more.
     pub(crate) async fn adopt(&self, token: &Token, value: Option<Bytes>) -> Result<Guard> {
         self.names(token)?;
-        let lease = self.lessor.take(self.ttl).await?;
+        // Not a spare one, which the server may have forgotten.
+        let lease = self.lessor.grant(self.ttl).await.map_err(|error| error.at(&token.key))?;
         let clean = self.attach(token, &lease, value).await?;
         // Nothing is attached to it any more; if it cannot be ended it runs out.
         let _ = self.store().revoke(token.lease).await;
@@ -109,7 +111,7 @@ impl Turn {
     /// Gives a guard that was left another time to live from now on, and leaves it again.
     pub(crate) async fn renew(&self, token: &Token, ttl: Duration) -> Result<Token> {
         self.names(token)?;
-        let lease = self.lessor.grant(ttl).await?;
+        let lease = self.lessor.grant(ttl).await.map_err(|error| error.at(&token.key))?;
         self.attach(token, &lease, None).await?;
         let _ = self.store().revoke(token.lease).await;
         let renewed = Token { lease: lease.id(), ..token.clone() };
@@ -121,9 +123,14 @@ impl Turn {
     pub(crate) async fn release_token(&self, token: &Token) -> Result<()> {
         self.names(token)?;
         let txn = Txn { compares: self.as_left(token, None), then: vec![Op::delete(&token.key)], otherwise: Vec::new() };
-        let committed = self.store().commit(txn).await.map_err(|error| error.at(&token.key))?;
-        if !committed.succeeded {
-            return Err(not_there(token));
+        let mut attempts = Attempts::new(self.lessor.retry());
+        loop {
+            match self.store().commit(txn.clone()).await {
+                // One that is refused after another one whose outcome was unknown: that has done it.
+                Ok(committed) if committed.succeeded || attempts.unsure => break,
+                Ok(_) => return Err(not_there(token)),
+                Err(error) => attempts.failed(error).await.map_err(|error| error.at(&token.key))?,
+            }
         }
         let _ = self.store().revoke(token.lease).await;
         Ok(())
@@ -131,42 +138,37 @@ impl Turn {
 
     /// Puts the key of a guard with another lease, which keeps when it came to be. Whether no copy of that may be applied later.
     async fn attach(&self, token: &Token, lease: &Lease, value: Option<Bytes>) -> Result<bool> {
-        let retry = self.lessor.retry();
-        let deadline = Instant::now() + retry.call_timeout;
-        let mut backoff = retry.backoff();
-        let mut clean = true;
+        let mut attempts = Attempts::new(self.lessor.retry());
         loop {
-            let found = self.store().range(Range::of(Span::Key(token.key.clone()))).await.map_err(|error| error.at(&token.key))?;
-            let Some(kv) = found.kvs.into_iter().next().filter(|kv| kv.created == token.fence) else { return Err(not_there(token)) };
-            if kv.lease == Some(lease.id()) {
-                return Ok(clean);
+            // Whoever is the first stays that as long as his key is there. A token of one who waits (every key of the queue has one) gives no guard.
+            let first = self.queue().await?.into_iter().next();
+            let is_named = |first: &Contender| first.key == token.key && first.fence == token.fence;
+            let Some(first) = first.filter(is_named) else { return Err(not_there(token)) };
+            // v2 does not tell to which lease a key is attached.
+            if self.store().capabilities().transactions {
+                if first.lease == lease.id() {
+                    return Ok(!attempts.unsure);
+                }
+                if first.lease != token.lease {
+                    return Err(not_there(token));
+                }
             }
-            // Handed over or renewed since. v2 does not tell.
-            if kv.lease.is_some_and(|attached| attached != token.lease) {
-                return Err(not_there(token));
-            }
-            let value = value.clone().unwrap_or_else(|| kv.value.clone());
+            let value = value.clone().unwrap_or(first.value);
             let put = Op::Put { key: token.key.clone(), value, expiry: Expiry::With(lease.id()), previous: false };
-            let txn = Txn { compares: self.as_left(token, Some(&kv)), then: vec![put], otherwise: Vec::new() };
+            let txn = Txn { compares: self.as_left(token, Some(first.modified)), then: vec![put], otherwise: Vec::new() };
             let error = match self.store().commit(txn).await {
-                Ok(committed) if committed.succeeded => return Ok(clean),
+                Ok(committed) if committed.succeeded => return Ok(!attempts.unsure),
                 // Its value was written meanwhile, or it is not what it was; the next look tells.
                 Ok(_) => Error::new(ErrorKind::Conflict, "others wrote it faster, again and again"),
                 Err(error) => error,
             };
-            clean &= !error.may_have_applied();
-            let again = error.may_have_applied() || error.is_retryable() || error.kind() == ErrorKind::Conflict;
-            let next = Instant::now() + backoff.next_delay();
-            if !again || next >= deadline {
-                return Err(error.at(&token.key));
-            }
-            sleep_until(next).await;
+            attempts.failed(error).await.map_err(|error| error.at(&token.key))?;
         }
     }
 
-    /// That the key is as the token says, and as it was read.
-    fn as_left(&self, token: &Token, read: Option<&KeyValue>) -> Vec<Compare> {
-        let modified = read.map(|kv| Condition::Modified(kv.modified));
+    /// That the key is as the token says, and was written last when it was read.
+    fn as_left(&self, token: &Token, modified: Option<Revision>) -> Vec<Compare> {
+        let modified = modified.map(Condition::Modified);
         let transactions = self.store().capabilities().transactions;
         // v2 does not know the leases of other processes.
         let lease = transactions.then_some(Condition::Lease(token.lease));
@@ -183,6 +185,32 @@ impl Turn {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Invalid, format!("the token is for {}", token.key)).at(&self.directory))
+    }
+}
+
+/// The attempts of a write that may be made again after any failure, since it is conditioned on what it changes.
+struct Attempts {
+    deadline: Instant,
+    backoff: Backoff,
+    /// Whether the outcome of one is unknown.
+    unsure: bool,
+}
+
+impl Attempts {
+    fn new(retry: &RetryPolicy) -> Self {
+        Self { deadline: Instant::now() + retry.call_timeout, backoff: retry.backoff(), unsure: false }
+    }
+
+    /// Waits for the next attempt; the error is the answer where there is none.
+    async fn failed(&mut self, error: Error) -> Result<()> {
+        self.unsure |= error.may_have_applied();
+        let next = Instant::now() + self.backoff.next_delay();
+        let again = error.may_have_applied() || error.is_retryable() || error.kind() == ErrorKind::Conflict;
+        if !again || next >= self.deadline {
+            return Err(error);
+        }
+        sleep_until(next).await;
+        Ok(())
     }
 }
 

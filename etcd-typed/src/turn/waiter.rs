@@ -72,11 +72,18 @@ impl<'t> Waiter<'t> {
                 End::Gone
             }
             None => {
-                let gone = Txn { then: vec![Op::delete(&self.key)], ..Txn::default() };
-                self.lease.finish(gone, self.clean);
+                self.give_up().await;
                 End::Busy
             }
         })
+    }
+
+    /// Leaves the queue, and waits for that: else a next try would stand behind this one. If it does not go well the lease is revoked.
+    async fn give_up(self) {
+        let gone = Txn { then: vec![Op::delete(&self.key)], ..Txn::default() };
+        if self.store().commit(gone).await.is_ok() && self.clean {
+            self.turn.lessor.put(self.lease);
+        }
     }
 
     /// None: somebody is before us and we do not wait.
@@ -186,14 +193,10 @@ impl<'t> Waiter<'t> {
             self.watch = self.store().watch(watch).await.ok().map(|stream| (predecessor.clone(), stream));
         }
         while let Some((_, stream)) = &mut self.watch {
-            let item = stream.next().await;
-            if item.as_ref().is_some_and(Result::is_ok) {
-                self.rewatch.reset();
-            }
-            match item {
+            match stream.next().await {
                 Some(Ok(WatchItem::Batch(batch))) if batch.events.iter().any(|event| ends(event, &predecessor)) => return,
                 Some(Ok(WatchItem::Skipped(_))) => return,
-                Some(Ok(WatchItem::Batch(_) | WatchItem::Progress(_))) => {}
+                Some(Ok(WatchItem::Batch(_) | WatchItem::Progress(_))) => self.rewatch.reset(),
                 Some(Ok(WatchItem::HistoryLost { .. } | WatchItem::Behind(_) | WatchItem::Lagged) | Err(_)) | None => self.watch = None,
             }
         }

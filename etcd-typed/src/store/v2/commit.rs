@@ -31,6 +31,16 @@ impl V2Store {
         match &plan.step {
             Step::Put(_) | Step::Delete { .. } => match plan.check() {
                 Check::Server(guard) => self.checked_by_server(plan, guard).await,
+                Check::Lease(id) => {
+                    let guard = self.leases.attached_at(id, key).await.map(Guard::Index);
+                    if let Some(guard) = guard
+                        && let Attempt::Done(committed) = self.attempt(plan, &guard).await?
+                    {
+                        return Ok(committed);
+                    }
+                    // A keep-alive of ours may have come in between: a read tells.
+                    self.checked_here(plan).await
+                }
                 Check::Read => self.checked_here(plan).await,
             },
             Step::Check | Step::Read => self.checked_here(plan).await,
@@ -89,12 +99,17 @@ impl V2Store {
             let current = found.kvs.first();
             let mut hold = true;
             for condition in &plan.conditions {
-                let condition = match condition {
-                    Condition::Lease(id) => Condition::Modified(self.leases.attached_at(*id, &plan.key).await.unwrap_or_default()),
-                    Condition::Modified(revision) => Condition::Modified(self.leases.follow(&plan.key, *revision).await),
-                    other => other.clone(),
+                hold &= match condition {
+                    Condition::Lease(id) => match current {
+                        Some(kv) => self.leases.has(*id, &plan.key, kv).await,
+                        None => false,
+                    },
+                    Condition::Modified(revision) => {
+                        let followed = Condition::Modified(self.leases.follow(&plan.key, *revision).await);
+                        plan::holds(&followed, current)
+                    }
+                    other => plan::holds(other, current),
                 };
-                hold &= plan::holds(&condition, current);
             }
             if !hold {
                 return Ok(failed(found, plan.read_otherwise));

@@ -56,6 +56,8 @@ struct Attached {
     modified: Option<Revision>,
     /// The values that may be there by our hand: the last one known to be written, and those whose outcome is unknown.
     values: Vec<String>,
+    /// A refresh was sent whose outcome is unknown: it may have moved the index.
+    unsure: bool,
 }
 
 impl Attached {
@@ -63,6 +65,11 @@ impl Attached {
     fn is(&self, found: &KeyValue) -> bool {
         let same_life = self.modified.is_none() || found.created == self.created;
         same_life && self.values.iter().any(|value| value.as_bytes() == found.value)
+    }
+
+    /// The index of the key, unless something of ours whose outcome is unknown may have moved it.
+    fn index(&self) -> Option<Revision> {
+        self.modified.filter(|_| !self.unsure)
     }
 }
 
@@ -91,12 +98,24 @@ impl Leases {
         }
     }
 
-    /// The `modifiedIndex` that a key has if it is still attached to the lease.
+    /// The `modifiedIndex` that a key has if it is still attached to the lease; none also where it is not known.
     pub(super) async fn attached_at(&self, id: LeaseId, key: &Key) -> Option<Revision> {
         let lease = self.find(id)?;
         let lease = lease.lock().await;
         lease.left()?;
-        lease.keys.get(key)?.modified
+        lease.keys.get(key)?.index()
+    }
+
+    /// Whether a key that was read just now is attached to the lease.
+    pub(super) async fn has(&self, id: LeaseId, key: &Key, found: &KeyValue) -> bool {
+        let Some(lease) = self.find(id) else { return false };
+        let lease = lease.lock().await;
+        let Some(attached) = lease.left().and_then(|_| lease.keys.get(key)) else { return false };
+        match attached.index() {
+            // A keep-alive may have come after the read.
+            Some(index) => (attached.written..=index).contains(&found.modified),
+            None => attached.is(found),
+        }
     }
 
     /// The `modifiedIndex` that a key has now, if it had this one and nothing but our keep-alives has moved it since.
@@ -224,6 +243,7 @@ impl V2Store {
                 written: Revision::new(change.node.modified_index),
                 modified: Some(Revision::new(change.node.modified_index)),
                 values: vec![value.to_owned()],
+                unsure: false,
             };
             lease.keys.insert(key.clone(), attached);
         }
@@ -270,12 +290,17 @@ impl V2Store {
         let mut backoff = self.retry.backoff();
         loop {
             if let Some(modified) = attached.modified {
+                // Until it is answered, and also when this is dropped, it may have been applied.
+                let unsure = std::mem::replace(&mut attached.unsure, true);
                 match write(modified).await {
                     Ok(Reply { outcome: Ok(change), .. }) => {
                         attached.modified = Some(Revision::new(change.node.modified_index));
+                        attached.unsure = false;
                         return Ok(true);
                     }
                     Ok(Reply { outcome: Err(refusal), .. }) if refusal.is_not_found() => return Ok(false),
+                    // All of ours was answered, so it was somebody else who wrote the key, be it the same value.
+                    Ok(Reply { outcome: Err(refusal), .. }) if refusal.code == Refusal::COMPARE_FAILED && !unsure => return Ok(false),
                     Ok(Reply { outcome: Err(refusal), .. }) if refusal.code == Refusal::COMPARE_FAILED => {}
                     Ok(Reply { outcome: Err(refusal), .. }) => return Err(refusal.into_error().at(key)),
                     Err(error) if !error.is_retryable() => return Err(error.at(key)),
@@ -303,6 +328,7 @@ impl V2Store {
                     }
                     attached.created = kv.created;
                     attached.modified = Some(kv.modified);
+                    attached.unsure = false;
                 }
                 _ => return Ok(false),
             }

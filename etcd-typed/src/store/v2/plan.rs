@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::revision::Revision;
+use crate::revision::{LeaseId, Revision};
 use crate::store::{Compare, Condition, Expiry, KeyValue, Op, Span, Txn};
 
 /// The longest value that is written. The server takes forms of 10 MiB, and escaping triples the worst value; 1 MiB agrees with v3.
@@ -73,6 +73,8 @@ pub(super) enum Guard {
 pub(super) enum Check {
     /// By the server, in the request.
     Server(Guard),
+    /// By the server, in the request, by the index that the key has as long as it is attached to this lease.
+    Lease(LeaseId),
     /// Here, on what was read; the request then is conditioned on just that state.
     Read,
 }
@@ -136,12 +138,13 @@ impl Plan {
             [Condition::Value(value)] if writes && !value.is_empty() && std::str::from_utf8(value).is_ok() => {
                 if deletes && value.len() > MAX_VALUE_IN_TARGET { Check::Read } else { Check::Server(Guard::Value(value.clone())) }
             }
+            [Condition::Lease(id)] if writes => Check::Lease(*id),
             _ => Check::Read,
         }
     }
 }
 
-/// Whether a condition holds of what was read. One on a lease must have been turned into one on the index, since the server knows no leases.
+/// Whether a condition holds of what was read. One on a lease is not for here: only `Leases` knows.
 pub(super) fn holds(condition: &Condition, found: Option<&KeyValue>) -> bool {
     match (condition, found) {
         (Condition::Absent | Condition::UnchangedSince(_), None) => true,
@@ -265,6 +268,9 @@ mod tests {
         assert_eq!(check(put(Some(Condition::Value(value.clone())))), Check::Server(Guard::Value(value.clone())));
         assert_eq!(check(delete(Condition::Modified(nine))), Check::Server(Guard::Index(nine)));
         assert_eq!(check(delete(Condition::Value(value.clone()))), Check::Server(Guard::Value(value)));
+        let lease = LeaseId::random();
+        assert_eq!(check(put(Some(Condition::Lease(lease)))), Check::Lease(lease));
+        assert_eq!(check(delete(Condition::Lease(lease))), Check::Lease(lease));
     }
 
     #[test]
@@ -352,7 +358,7 @@ mod tests {
             lease: None,
             ttl: None,
         };
-        let lease = crate::revision::LeaseId::new(7).unwrap();
+        let lease = LeaseId::new(7).unwrap();
         for (condition, present, absent) in [
             (Condition::Absent, false, true),
             (Condition::Present, true, false),
