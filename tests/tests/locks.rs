@@ -488,7 +488,7 @@ async fn a_lock_that_is_left_can_be_renewed_and_released(bench: Bench) {
 
 async fn a_token_is_for_one_grant_of_one_lock(bench: Bench) {
     let token = acquire(&bench.lock()).await.into_token();
-    for other in ["/y", "/x/y", "/"] {
+    for other in ["/y", "/x/y"] {
         let other = bench.client.lock(other);
         assert_eq!(other.adopt(&token).await.unwrap_err().kind(), ErrorKind::Invalid);
         assert_eq!(other.renew(&token, LIMIT).await.unwrap_err().kind(), ErrorKind::Invalid);
