@@ -316,11 +316,15 @@ async fn a_key_that_was_made_anew_is_a_lost_lock(bench: Bench) {
     for settled in [Duration::ZERO, WHILE] {
         let lock = acquire(&bench.lock()).await;
         sleep(settled).await;
+        let theirs = bench.client.lease(Duration::from_secs(60)).await.unwrap();
         bench.delete(lock.key()).await;
-        bench.write(lock.key().as_str().strip_prefix(bench.client.namespace().as_str()).unwrap(), Some(lock.lease_id())).await;
+        bench.write(lock.key().as_str().strip_prefix(bench.client.namespace().as_str()).unwrap(), Some(theirs.id())).await;
         let reason = lost(lock).await;
         // Who watches sees that it was deleted first.
         assert!(matches!(reason, LostReason::KeyDeleted | LostReason::TakenOver | LostReason::Revoked), "{reason}");
+        // That key has the name and the looks of a contender.
+        bench.queued(1).await;
+        drop(theirs);
         bench.queued(0).await;
     }
 }

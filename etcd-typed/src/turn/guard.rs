@@ -252,6 +252,10 @@ impl Guard {
         let before = self.claim.hold.reason();
         // From here on dropping this revokes the lease, which also deletes the key.
         let Some(lease) = self.let_go() else { return Err(self.claim.lost()) };
+        if let Some(why) = before {
+            // Its task revokes it, if there is anything left of it.
+            return Err(self.claim.lost_since(why));
+        }
         let retry = self.turn.lessor.retry();
         let deadline = Instant::now() + retry.call_timeout;
         let mut backoff = retry.backoff();
@@ -260,7 +264,7 @@ impl Guard {
             let error = match self.turn.store().commit(self.last()).await {
                 Ok(committed) if committed.succeeded => {
                     // It was ours until now; whether all the time is for the clock to say.
-                    if let Some(why) = before.or_else(|| lease.life().reason()) {
+                    if let Some(why) = lease.life().reason() {
                         return Err(self.claim.lost_since(why));
                     }
                     if self.clean && !sent_before {
@@ -270,7 +274,7 @@ impl Guard {
                 }
                 // An earlier copy of this may have done it.
                 Ok(_) if sent_before => return Ok(()),
-                Ok(_) => return Err(self.claim.lost_since(before.unwrap_or(LostReason::KeyDeleted))),
+                Ok(_) => return Err(self.claim.lost_since(LostReason::KeyDeleted)),
                 Err(error) => error,
             };
             sent_before |= error.may_have_applied();
@@ -331,23 +335,51 @@ impl fmt::Debug for Guard {
 /// Watches a guard's key, and ends the guard when it is not there as it was made.
 async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim) {
     sleep(SETTLED).await;
-    let span = Span::Key(claim.key.clone());
-    let mut follow = Follow::new(store, &retry, span, PATTERN, Start::Now);
-    // An error that ends it leaves the guard to its lease.
-    while let Some(Ok(step)) = follow.next().await {
-        let lost = match step {
-            Step::Reset(snapshot) => claim.why_lost(snapshot.kvs.first()),
-            Step::Batch(batch) => batch.events.iter().find_map(|event| match event {
-                Event::Put { kv, .. } => claim.why_lost(Some(kv)),
-                Event::Delete { .. } => Some(LostReason::KeyDeleted),
-            }),
-            Step::Progress(_) => None,
+    let mut backoff = retry.backoff();
+    loop {
+        let span = Span::Key(claim.key.clone());
+        let mut follow = Follow::new(store.clone(), &retry, span, PATTERN, Start::Now);
+        let error = loop {
+            match follow.next().await {
+                Some(Ok(step)) => {
+                    if let Some(why) = seen(&step, &claim, &*store).await {
+                        claim.hold.lose(why);
+                        return;
+                    }
+                }
+                Some(Err(error)) => break error,
+                None => return,
+            }
         };
-        if let Some(why) = lost {
-            claim.hold.lose(why);
+        // A watch repeats everything but its first read. What no time mends leaves the guard to its lease.
+        if !error.is_retryable() {
             return;
         }
+        sleep(backoff.next_delay()).await;
     }
+}
+
+/// Why the guard is lost, from what a watch of its key says.
+async fn seen(step: &Step, claim: &Claim, store: &dyn Store) -> Option<LostReason> {
+    let mut written = false;
+    let why = match step {
+        Step::Reset(snapshot) => claim.why_lost(snapshot.kvs.first()),
+        Step::Batch(batch) => batch.events.iter().find_map(|event| match event {
+            Event::Put { kv, .. } => {
+                written = true;
+                claim.why_lost(Some(kv))
+            }
+            Event::Delete { .. } => Some(LostReason::KeyDeleted),
+        }),
+        Step::Progress(_) => None,
+    };
+    if why.is_some() || !written || claim.transactions {
+        return why;
+    }
+    // v2 tells no leases: only its store knows whether that was written by us.
+    let txn = Txn { compares: claim.compares(), then: Vec::new(), otherwise: Vec::new() };
+    let foreign = store.commit(txn).await.is_ok_and(|committed| !committed.succeeded);
+    foreign.then_some(LostReason::TakenOver)
 }
 
 #[cfg(test)]
