@@ -323,7 +323,6 @@ async fn a_key_that_was_made_anew_is_a_lost_lock(bench: Bench) {
         // Who watches sees that it was deleted first.
         assert!(matches!(reason, LostReason::KeyDeleted | LostReason::TakenOver | LostReason::Revoked), "{reason}");
         // That key has the name and the looks of a contender.
-        bench.queued(1).await;
         drop(theirs);
         bench.queued(0).await;
     }
