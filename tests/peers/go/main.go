@@ -55,7 +55,7 @@ func work(address, name string, parameters []string) ([]hold, time.Duration) {
 	switch name {
 	case "lock-hand-over":
 		contenders := open(address, number(parameters[0]), func(session *concurrency.Session) contender {
-			mutex := concurrency.NewMutex(session, "lock")
+			mutex := concurrency.NewMutex(session, "/lock")
 			return contender{func() { must(mutex.Lock(context.Background())) }, func() { must(mutex.Unlock(context.Background())) }}
 		})
 		return contend(contenders, time.Duration(number(parameters[1]))*time.Millisecond)
@@ -65,7 +65,7 @@ func work(address, name string, parameters []string) ([]hold, time.Duration) {
 			waits = append(waits, time.Duration(number(wait))*time.Microsecond)
 		}
 		candidates := open(address, 2, func(session *concurrency.Session) contender {
-			election := concurrency.NewElection(session, "election")
+			election := concurrency.NewElection(session, "/election")
 			return contender{func() { must(election.Campaign(context.Background(), "me")) }, func() { must(election.Resign(context.Background())) }}
 		})
 		return alternate(candidates, waits)

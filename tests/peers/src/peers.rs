@@ -2,6 +2,7 @@
 //! `work.rs` understands.
 
 mod etcd_client;
+mod etcd_typed;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,6 +10,7 @@ use std::process::Command;
 use crate::Result;
 
 pub(crate) use etcd_client::EtcdClient;
+pub(crate) use etcd_typed::{Clients, EtcdTyped};
 
 /// A peer as the one who starts it sees it.
 pub(crate) struct Peer {
@@ -20,14 +22,18 @@ pub(crate) struct Peer {
 }
 
 /// Us.
-pub(crate) const OURS: &str = "etcd-typed";
+pub(crate) const OURS: &str = EtcdTyped::NAME;
 pub(crate) const GO: &str = "Go clientv3";
 /// Ratios are to this one.
 pub(crate) const BASELINE: &str = EtcdClient::NAME;
 
 /// Those that can be run here.
 pub(crate) fn all() -> Result<Vec<Peer>> {
-    let mut peers = vec![in_rust(EtcdClient::NAME, locked_version("etcd-client"))?];
+    let mut peers = vec![
+        in_rust(EtcdTyped::NAME, tree())?,
+        in_rust(EtcdTyped::CLIENT_EACH, "the same".to_owned())?,
+        in_rust(EtcdClient::NAME, locked_version("etcd-client"))?,
+    ];
     peers.extend(go()?);
     Ok(peers)
 }
@@ -44,6 +50,13 @@ fn go() -> Result<Option<Peer>> {
     let version = Command::new(&program).arg("version").output()?.stdout;
     let version = String::from_utf8_lossy(&version).trim().to_owned();
     Ok(Some(Peer { name: GO, version, program, arguments: vec!["work".to_owned()] }))
+}
+
+/// What is measured of us: a commit, and whether something was changed since.
+fn tree() -> String {
+    let described = Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]).output();
+    let described = described.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    described.map_or_else(|error| format!("(git: {error})"), |commit| format!("commit {commit}"))
 }
 
 /// The version that the lock file has for a package.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Better, Case, Effort, Measured, quantile};
 use crate::Result;
-use crate::peers::{Contender, EtcdClient, warm_up};
+use crate::peers::{Clients, Contender, EtcdClient, EtcdTyped, warm_up};
 use crate::report::{Hold, Report};
 use crate::work::Meter;
 
@@ -50,7 +50,9 @@ pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Re
     };
     let waits = microseconds.split(',').map(|wait| Ok(Duration::from_micros(wait.parse()?))).collect::<Result<Vec<_>>>()?;
     match peer {
-        EtcdClient::NAME => alternate(EtcdClient::candidates(address, "election", 2).await?, &waits).await,
+        EtcdTyped::NAME => alternate(EtcdTyped::candidates(address, "/election", 2, Clients::Shared).await?, &waits).await,
+        EtcdTyped::CLIENT_EACH => alternate(EtcdTyped::candidates(address, "/election", 2, Clients::Each).await?, &waits).await,
+        EtcdClient::NAME => alternate(EtcdClient::candidates(address, "/election", 2).await?, &waits).await,
         _ => Err(format!("no peer {peer}").into()),
     }
 }

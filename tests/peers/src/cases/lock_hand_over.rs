@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Better, Case, Effort, Measured, quantile};
 use crate::Result;
-use crate::peers::{Contender, EtcdClient, warm_up};
+use crate::peers::{Clients, Contender, EtcdClient, EtcdTyped, warm_up};
 use crate::report::{Hold, Report};
 use crate::work::Meter;
 
@@ -41,7 +41,9 @@ pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Re
     };
     let (count, contention) = (contenders.parse()?, Duration::from_millis(milliseconds.parse()?));
     match peer {
-        EtcdClient::NAME => contend(EtcdClient::lockers(address, "lock", count).await?, contention).await,
+        EtcdTyped::NAME => contend(EtcdTyped::lockers(address, "/lock", count, Clients::Shared).await?, contention).await,
+        EtcdTyped::CLIENT_EACH => contend(EtcdTyped::lockers(address, "/lock", count, Clients::Each).await?, contention).await,
+        EtcdClient::NAME => contend(EtcdClient::lockers(address, "/lock", count).await?, contention).await,
         _ => Err(format!("no peer {peer}").into()),
     }
 }
