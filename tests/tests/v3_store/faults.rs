@@ -8,6 +8,7 @@ use etcd_typed::store::v3::V3Store;
 use etcd_typed::store::{Consistency, Op, Range, Span, Store, Txn, Watch, WatchFrom};
 use etcd_typed::testing::{Etcd, Mode, Proxy};
 use etcd_typed::{Error, ErrorKind, LeaseId, Revision};
+use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -97,6 +98,26 @@ async fn f2_reads_and_writes_go_to_another_endpoint_and_stay_there() {
     let watch = Watch { span: Span::Key(a), from: WatchFrom::Listed(Revision::new(1)) };
     assert!(store.watch(watch).await.is_ok());
     assert_eq!(second.accepted(), 3, "calls, leases and watches have a connection each");
+}
+
+/// The second attempt finds the lease of the first one, whose answer did not come, when its time is just up.
+#[tokio::test]
+async fn a_lease_that_ran_out_before_it_was_answered_is_made_again() {
+    let etcd = Etcd::start().await;
+    let deaf = Proxy::to(etcd.endpoint()).await;
+    let mut options = options([deaf.endpoint().as_str(), etcd.endpoint().as_str()]);
+    let ttl = Duration::from_secs(2);
+    // A server removes a lease within half a second after its time is up, and until then says that it exists.
+    options.retry.read_attempt_timeout = ttl + Duration::from_millis(20);
+    let stores: Vec<V3Store> = (0..4).map(|_| V3Store::new(&options).unwrap()).collect();
+    for store in &stores {
+        store.time_to_live(LeaseId::random()).await.unwrap();
+    }
+    deaf.set(Mode::StallAnswers).await;
+    // Several, since it is the server's chance which of them it still has.
+    for granted in join_all(stores.iter().map(|store| store.grant(LeaseId::random(), ttl))).await {
+        assert_eq!(granted.unwrap(), ttl);
+    }
 }
 
 #[tokio::test]

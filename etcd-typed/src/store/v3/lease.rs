@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::call::{Core, How};
 use super::kv::{lease_number, seconds};
 use super::status::{Failure, Row};
@@ -16,18 +18,22 @@ use crate::revision::LeaseId;
 /// [`Store::grant`](crate::store::Store::grant).
 pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Result<Duration> {
     let asked = seconds(ttl);
-    match core.call(&LEASE_GRANT, How::LEASE, LeaseGrantRequest { ttl: asked, id: lease_number(id) }).await {
-        Ok(answer) if answer.error.is_empty() => Ok(time(answer.ttl)),
-        Ok(answer) => Err(Error::new(ErrorKind::Server, format!("lease {id}: {}", answer.error))),
-        // Our own earlier attempt may have made it. Its time starts again, as if it were made now.
-        Err(Failure { row: Row::LeaseExists, .. }) => {
-            let granted = keep_alive(core, id).await?;
-            if granted < Duration::from_secs(asked.unsigned_abs()) {
-                return Err(Error::new(ErrorKind::AlreadyExists, format!("lease {id} is there, with less time than asked for")));
-            }
-            Ok(granted)
+    let deadline = Instant::now() + core.retry.call_timeout;
+    loop {
+        match core.call(&LEASE_GRANT, How::LEASE, LeaseGrantRequest { ttl: asked, id: lease_number(id) }).await {
+            Ok(answer) if answer.error.is_empty() => return Ok(time(answer.ttl)),
+            Ok(answer) => return Err(Error::new(ErrorKind::Server, format!("lease {id}: {}", answer.error))),
+            // Our own earlier attempt may have made it. Its time starts again, as if it were made now.
+            Err(Failure { row: Row::LeaseExists, .. }) => match keep_alive(core, id).await {
+                Ok(granted) if granted < Duration::from_secs(asked.unsigned_abs()) => {
+                    return Err(Error::new(ErrorKind::AlreadyExists, format!("lease {id} is there, with less time than asked for")));
+                }
+                // It ran out while the answer was waited for, and the name is free again: the server answers this when it has removed it.
+                Err(error) if error.kind() == ErrorKind::LeaseLost && Instant::now() < deadline => {}
+                kept => return kept,
+            },
+            Err(failure) => return Err(failure.into()),
         }
-        Err(failure) => Err(failure.into()),
     }
 }
 
