@@ -1,0 +1,122 @@
+//! Locks with the defects that the checker must see, made of requests, so that the library needs no switches for them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use etcd_typed::store::{Compare, Condition, Expiry, Op, OpResult, Range, RangeReply, Span, Store, Txn};
+use etcd_typed::{ErrorKind, Key, LeaseId, Result, Revision};
+use tokio::task::AbortHandle;
+use tokio::time::sleep;
+
+use super::record::Creed;
+
+const POLL: Duration = Duration::from_millis(10);
+
+pub(crate) struct Guard {
+    store: Arc<dyn Store>,
+    key: Key,
+    fence: Revision,
+    lease: Lease,
+}
+
+/// A lease that is kept alive, and believed in until the server says that it is gone.
+struct Lease {
+    id: LeaseId,
+    believed: Arc<AtomicBool>,
+    keeper: AbortHandle,
+}
+
+impl Guard {
+    pub(crate) async fn acquire(store: &Arc<dyn Store>, directory: &Key, ttl: Duration, creed: Creed) -> Result<Self> {
+        let lease = Lease::grant(store, ttl).await?;
+        let key = Key::parse(&format!("{directory}/{}", lease.id)).unwrap();
+        let put = Op::Put { key: key.clone(), value: Default::default(), expiry: Expiry::With(lease.id), previous: false };
+        let newest = Op::Newest { below: directory.clone(), before: None, limit: 2 };
+        let made = store.commit(Txn { then: vec![put, newest], ..Txn::default() }).await?;
+        let guard = Self { store: store.clone(), key, fence: made.revision, lease };
+        let mut before = made.results.into_iter().nth(1).map(reply).and_then(|reply| guard.predecessor(reply));
+        while let Some(predecessor) = before {
+            guard.gone(&predecessor, creed).await?;
+            if creed == Creed::Hasty {
+                break;
+            }
+            let newest = Op::Newest { below: directory.clone(), before: Some(guard.fence), limit: 1 };
+            let present = Compare::key(&guard.key, Condition::Created(guard.fence));
+            let looked = store.commit(Txn { compares: vec![present], then: vec![newest], otherwise: Vec::new() }).await?;
+            if !looked.succeeded {
+                return Err(etcd_typed::Error::new(ErrorKind::GuardLost, "the place is lost"));
+            }
+            before = looked.results.into_iter().next().map(reply).and_then(|reply| guard.predecessor(reply));
+        }
+        Ok(guard)
+    }
+
+    fn predecessor(&self, reply: RangeReply) -> Option<Key> {
+        let before = reply.kvs.into_iter().find(|kv| kv.created < self.fence)?;
+        Some(Key::parse(std::str::from_utf8(&before.key).unwrap()).unwrap())
+    }
+
+    async fn gone(&self, key: &Key, creed: Creed) -> Result<()> {
+        while !self.store.range(Range::of(Span::Key(key.clone()))).await?.kvs.is_empty() {
+            sleep(POLL).await;
+        }
+        if creed == Creed::Forgetful {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(crate) fn fence(&self) -> Revision {
+        self.fence
+    }
+
+    pub(crate) fn lease(&self) -> LeaseId {
+        self.lease.id
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.lease.believed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) async fn release(self) {
+        let _ = self.store.revoke(self.lease.id).await;
+    }
+}
+
+fn reply(result: OpResult) -> RangeReply {
+    match result {
+        OpResult::Get(reply) => reply,
+        other => panic!("no answer to a read: {other:?}"),
+    }
+}
+
+impl Lease {
+    async fn grant(store: &Arc<dyn Store>, ttl: Duration) -> Result<Self> {
+        let id = LeaseId::random();
+        let ttl = store.grant(id, ttl).await?;
+        let believed = Arc::new(AtomicBool::new(true));
+        let (store, told) = (store.clone(), believed.clone());
+        let keeper = tokio::spawn(async move {
+            loop {
+                sleep(ttl / 3).await;
+                if let Err(error) = store.keep_alive(id).await
+                    && error.kind() == ErrorKind::LeaseLost
+                {
+                    return told.store(false, Ordering::Relaxed);
+                }
+            }
+        });
+        Ok(Self { id, believed, keeper: keeper.abort_handle() })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}

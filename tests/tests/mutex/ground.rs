@@ -1,0 +1,364 @@
+//! Where a campaign takes place: servers, processes of contenders, a proxy between each two of them, and what goes wrong with all of these.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use etcd_typed::store::{Batch, Op, Span, Store, Txn, Watch, WatchFrom, WatchItem};
+use etcd_typed::testing::{Cluster, Mode, Proxy};
+use etcd_typed::{Client, Key, Revision};
+use fastrand::Rng;
+use futures_util::StreamExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::check::{Evidence, Violation};
+use super::contender::directory;
+use super::record::{Creed, Event, Orders, machine_time, nanoseconds};
+
+/// Only a test that fails waits for it.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// How long after it went on a server that was stopped may still end leases for which another leads.
+const FAITHLESS: Duration = Duration::from_secs(5);
+
+/// What is to happen.
+#[derive(Clone, Debug)]
+pub(crate) struct Campaign {
+    pub(crate) scheme: &'static str,
+    pub(crate) seed: u64,
+    pub(crate) time: Duration,
+    pub(crate) processes: usize,
+    pub(crate) tasks: usize,
+    pub(crate) locks: BTreeMap<String, Duration>,
+    pub(crate) creed: Creed,
+    pub(crate) servers: &'static [ServerFault],
+    pub(crate) clients: &'static [ClientFault],
+}
+
+/// What happens to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ServerFault {
+    Killed,
+    /// For longer than most locks live.
+    Stopped,
+    /// No client reaches it.
+    CutOff,
+}
+
+/// What happens to a process of contenders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ClientFault {
+    /// Another one takes its place.
+    Killed,
+    /// For longer than most locks live.
+    Stopped,
+    /// It reaches no server.
+    CutOff,
+    /// It reaches them, and gets no answers.
+    Deafened,
+    /// Its connections are reset.
+    Reset,
+}
+
+/// Servers and processes, and what is known of them.
+pub(crate) struct Ground {
+    campaign: Campaign,
+    /// Which servers may end leases that they had confirmed: see [`Ground::faithless`].
+    has_faithless_leaders: bool,
+    files: tempfile::TempDir,
+    /// Of each process its way to each server.
+    proxies: Vec<Vec<Proxy>>,
+    directs: Vec<Client>,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    logs: BTreeMap<usize, PathBuf>,
+    killed: BTreeSet<usize>,
+    faithless: Vec<(u64, u64)>,
+    faults: BTreeMap<String, usize>,
+}
+
+/// A running process of contenders.
+pub(crate) struct Contenders {
+    child: Child,
+    process: usize,
+}
+
+impl Ground {
+    pub(crate) async fn of(cluster: &Cluster, campaign: Campaign) -> Self {
+        let endpoints: Vec<String> = cluster.members().iter().map(|etcd| etcd.endpoint()).collect();
+        let mut proxies = Vec::new();
+        for _ in 0..campaign.processes {
+            let mut row = Vec::new();
+            for endpoint in &endpoints {
+                row.push(Proxy::to(endpoint.as_str()).await);
+            }
+            proxies.push(row);
+        }
+        let client = |endpoint: &String| Client::builder(&format!("{}://{endpoint}", campaign.scheme)).connect_lazy().unwrap();
+        Self {
+            has_faithless_leaders: cluster.members().iter().any(|etcd| has_faithless_leaders(etcd.version())),
+            files: tempfile::TempDir::new().unwrap(),
+            directs: endpoints.iter().map(client).collect(),
+            proxies,
+            campaign,
+            state: RefCell::default(),
+        }
+    }
+
+    /// Contends while things go wrong, then heals all and lets everybody finish. The answer is what is known then.
+    pub(crate) async fn contend(&self, cluster: &mut Cluster) -> (Evidence, Vec<Violation>) {
+        let mut all: Vec<Contenders> = (0..self.campaign.processes).map(|place| self.start(place)).collect();
+        let end = Instant::now() + self.campaign.time;
+        let mut rng = Rng::with_seed(self.campaign.seed);
+        let (servers, clients) = (rng.fork(), rng.fork());
+        tokio::join!(self.trouble_servers(cluster, servers, end), self.trouble_clients(&mut all, clients, end));
+
+        let mut violations = Vec::new();
+        for contenders in all {
+            violations.extend(self.finish(contenders).await);
+        }
+        violations.extend(self.left_behind().await);
+        let history = if self.campaign.creed == Creed::Unwritten { None } else { Some(self.history().await) };
+        let state = self.state.borrow();
+        let said = state.logs.iter().map(|(process, path)| (*process, read(&std::fs::read_to_string(path).unwrap()))).collect();
+        (Evidence { said, killed: state.killed.clone(), history, faithless: state.faithless.clone() }, violations)
+    }
+
+    /// How often what went wrong.
+    pub(crate) fn faults(&self) -> BTreeMap<String, usize> {
+        self.state.borrow().faults.clone()
+    }
+
+    /// Starts a process that takes this place.
+    pub(crate) fn start(&self, place: usize) -> Contenders {
+        let mut state = self.state.borrow_mut();
+        let process = state.logs.len();
+        let path = self.files.path().join(process.to_string());
+        let endpoints: Vec<String> = self.proxies[place].iter().map(Proxy::endpoint).collect();
+        let orders = Orders {
+            process,
+            address: format!("{}://{}", self.campaign.scheme, endpoints.join(",")),
+            log: path.to_str().unwrap().to_owned(),
+            seed: self.campaign.seed.wrapping_add(process as u64),
+            tasks: self.campaign.tasks,
+            locks: self.campaign.locks.clone(),
+            creed: self.campaign.creed,
+        };
+        state.logs.insert(process, path);
+        let child = Command::new(env!("CARGO_BIN_EXE_contenders"))
+            .arg(serde_json::to_string(&orders).unwrap())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Contenders { child, process }
+    }
+
+    async fn trouble_servers(&self, cluster: &mut Cluster, mut rng: Rng, end: Instant) {
+        let count = cluster.members().len();
+        while !self.campaign.servers.is_empty() && Instant::now() < end {
+            sleep(Duration::from_millis(rng.u64(500..3000))).await;
+            let fault = self.campaign.servers[rng.usize(..self.campaign.servers.len())];
+            let leader = self.leader().await;
+            let victim = leader.filter(|_| rng.bool()).unwrap_or_else(|| rng.usize(..count));
+            let leads = if leader == Some(victim) { " leader" } else { "" };
+            self.note(format!("server{leads} {fault:?}"));
+            match fault {
+                ServerFault::Killed => {
+                    cluster.member(victim).kill().await;
+                    sleep(Duration::from_millis(rng.u64(200..2500))).await;
+                    cluster.member(victim).restart().await;
+                }
+                ServerFault::Stopped => {
+                    cluster.member(victim).pause();
+                    sleep(self.long(&mut rng)).await;
+                    let now = machine_time();
+                    cluster.member(victim).resume();
+                    if self.has_faithless_leaders {
+                        self.state.borrow_mut().faithless.push((now, now + nanoseconds(FAITHLESS)));
+                    }
+                }
+                ServerFault::CutOff => {
+                    let refuses = rng.bool();
+                    for row in &self.proxies {
+                        row[victim].set(if refuses { Mode::Refuse } else { Mode::Stall }).await;
+                        if refuses {
+                            row[victim].cut();
+                        }
+                    }
+                    sleep(self.long(&mut rng)).await;
+                    for row in &self.proxies {
+                        row[victim].set(Mode::Pass).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn trouble_clients(&self, all: &mut [Contenders], mut rng: Rng, end: Instant) {
+        while !self.campaign.clients.is_empty() && Instant::now() < end {
+            sleep(Duration::from_millis(rng.u64(500..3000))).await;
+            let fault = self.campaign.clients[rng.usize(..self.campaign.clients.len())];
+            let place = rng.usize(..all.len());
+            self.note(format!("client {fault:?}"));
+            match fault {
+                ClientFault::Killed => {
+                    self.kill(&mut all[place]).await;
+                    all[place] = self.start(place);
+                }
+                ClientFault::Stopped => all[place].stop(self.long(&mut rng)).await,
+                ClientFault::CutOff | ClientFault::Deafened => {
+                    let mode = if fault == ClientFault::CutOff { Mode::Stall } else { Mode::StallAnswers };
+                    self.way_of(place, mode).await;
+                    sleep(self.long(&mut rng)).await;
+                    self.way_of(place, Mode::Pass).await;
+                }
+                ClientFault::Reset => {
+                    for proxy in &self.proxies[place] {
+                        proxy.cut();
+                    }
+                }
+            }
+        }
+    }
+
+    /// About as long as the locks live: shorter than the longest, mostly longer than the shortest.
+    fn long(&self, rng: &mut Rng) -> Duration {
+        let longest = self.campaign.locks.values().max().copied().unwrap_or_default();
+        longest.mul_f64(0.3 + rng.f64())
+    }
+
+    async fn way_of(&self, place: usize, mode: Mode) {
+        for proxy in &self.proxies[place] {
+            proxy.set(mode).await;
+        }
+    }
+
+    pub(crate) async fn kill(&self, contenders: &mut Contenders) {
+        contenders.child.kill().await.unwrap();
+        self.state.borrow_mut().killed.insert(contenders.process);
+    }
+
+    fn note(&self, fault: String) {
+        *self.state.borrow_mut().faults.entry(fault).or_default() += 1;
+    }
+
+    async fn leader(&self) -> Option<usize> {
+        for (index, direct) in self.directs.iter().enumerate() {
+            let status = timeout(Duration::from_millis(500), direct.status()).await;
+            if let Ok(Ok(status)) = status
+                && status.member.is_some()
+                && status.member == status.leader
+            {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// Everybody gets the lock once more, and ends.
+    async fn finish(&self, mut contenders: Contenders) -> Vec<Violation> {
+        let mut input = contenders.child.stdin.take().unwrap();
+        input.write_all(b"finish\n").await.unwrap();
+        match timeout(LIMIT, contenders.child.wait()).await {
+            Ok(ended) => {
+                assert!(ended.unwrap().success(), "process {} fails", contenders.process);
+                Vec::new()
+            }
+            Err(_) => {
+                let forgotten = self.forgotten().await;
+                self.kill(&mut contenders).await;
+                forgotten
+            }
+        }
+    }
+
+    /// No key of anybody stays.
+    async fn left_behind(&self) -> Vec<Violation> {
+        let begun = Instant::now();
+        loop {
+            let forgotten = self.forgotten().await;
+            if forgotten.is_empty() || begun.elapsed() > LIMIT {
+                return forgotten;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The queues that have somebody in them.
+    async fn forgotten(&self) -> Vec<Violation> {
+        let mut forgotten = Vec::new();
+        for lock in self.campaign.locks.keys() {
+            let queue = self.directs[0].lock(&directory(lock)).queue().await.unwrap();
+            if !queue.is_empty() {
+                let queue = queue.into_iter().map(|holder| format!("{} {}", holder.fence, holder.key)).collect();
+                forgotten.push(Violation::Forgotten { lock: lock.clone(), queue });
+            }
+        }
+        forgotten
+    }
+
+    async fn history(&self) -> Vec<Batch> {
+        history(self.directs[0].store().as_ref()).await
+    }
+}
+
+/// All that happened in a store that never was compacted.
+pub(crate) async fn history(store: &dyn Store) -> Vec<Batch> {
+    let end = Op::put(&Key::parse("/mutex/end").unwrap(), "here".into());
+    let end = store.commit(Txn { then: vec![end], ..Txn::default() }).await.unwrap().revision;
+    let mut batches = Vec::new();
+    while batches.last().is_none_or(|batch: &Batch| batch.revision < end) {
+        let from = batches.last().map_or(Revision::new(1), |batch| batch.revision);
+        let watch = Watch { span: Span::Below(Key::parse("/mutex").unwrap()), from: WatchFrom::Resumed(from) };
+        let mut items = store.watch(watch).await.unwrap();
+        while let Some(Ok(item)) = items.next().await {
+            match item {
+                WatchItem::Batch(batch) => {
+                    let last = batch.revision >= end;
+                    batches.push(batch);
+                    if last {
+                        break;
+                    }
+                }
+                WatchItem::HistoryLost { .. } | WatchItem::Skipped(_) => panic!("{item:?}"),
+                WatchItem::Progress(_) | WatchItem::Behind(_) | WatchItem::Lagged => {}
+            }
+        }
+    }
+    batches
+}
+
+/// What was said.
+pub(crate) fn read(text: &str) -> Vec<Event> {
+    // Of a process that was killed the last line may be half of one.
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    text[..whole].lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Whether a leader of this version that was stopped, and is none any more, ends the leases whose time it saw pass (etcd issue 15247, mended in 3.4.31 and
+/// 3.5.13), though their holders keep them alive elsewhere.
+fn has_faithless_leaders(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+    let mut number = || numbers.next().unwrap_or(0);
+    let version = (number(), number(), number());
+    version < (3, 4, 31) || ((3, 5, 0)..(3, 5, 13)).contains(&version)
+}
+
+impl Contenders {
+    /// Stops the process and lets it go on, whatever becomes of the test.
+    pub(crate) async fn stop(&self, time: Duration) {
+        let Some(id) = self.child.id() else { return };
+        let script = format!("kill -STOP {id} && sleep {:.3} && kill -CONT {id}", time.as_secs_f64());
+        let done = Command::new("sh").arg("-c").arg(script).stdin(Stdio::null()).status().await.unwrap();
+        assert!(done.success());
+    }
+}

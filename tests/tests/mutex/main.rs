@@ -1,0 +1,104 @@
+//! One at a time, whatever happens: processes of contenders on real servers and in memory, while servers and processes are killed, stopped and cut off.
+//!
+//! Contenders (`contender.rs`) say what they do (`record.rs`); when all is over it is held against the store's own history (`check.rs`). What
+//! goes wrong is in `ground.rs`. That the checker sees what it must is shown with locks that are broken (`broken.rs`).
+//!
+//! `MUTEX_SECONDS` makes the campaigns longer, `MUTEX_SEEDS` those in memory more, `MUTEX_SEED` sets the seed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod broken;
+mod check;
+mod contender;
+mod ground;
+mod memory;
+mod record;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::time::Duration;
+
+use etcd_typed::testing::Etcd;
+use tokio::sync::Mutex;
+
+use self::check::{Figures, check};
+use self::ground::{Campaign, ClientFault, Ground, ServerFault};
+use self::record::Creed;
+
+/// Campaigns disturb each other: one after the other.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// The figures of a run: past the capture of a test that passes, so that they are in every log.
+fn show(figures: std::fmt::Arguments<'_>) {
+    let mut log = std::io::stderr();
+    writeln!(log, "mutex: {figures}").unwrap();
+}
+
+fn from_env(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+fn locks(locks: &[(&str, u64)]) -> BTreeMap<String, Duration> {
+    locks.iter().map(|(name, seconds)| ((*name).to_owned(), Duration::from_secs(*seconds))).collect()
+}
+
+fn campaign(scheme: &'static str, seconds: u64) -> Campaign {
+    Campaign {
+        scheme,
+        seed: from_env("MUTEX_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000)),
+        time: Duration::from_secs(from_env("MUTEX_SECONDS").unwrap_or(seconds)),
+        processes: 3,
+        // For each of three locks: sixteen in each process.
+        tasks: 5,
+        locks: locks(&[("long", 5), ("middle", 3), ("short", 2)]),
+        creed: Creed::Sound,
+        servers: &[],
+        clients: &[ClientFault::Killed, ClientFault::Stopped, ClientFault::CutOff, ClientFault::Deafened, ClientFault::Reset],
+    }
+}
+
+async fn holds(members: usize, campaign: Campaign) -> Figures {
+    let _alone = ALONE.lock().await;
+    let mut cluster = Etcd::cluster(members).await;
+    let ground = Ground::of(&cluster, campaign.clone()).await;
+    let (evidence, mut violations) = ground.contend(&mut cluster).await;
+    let (figures, seen) = check(&evidence);
+    violations.extend(seen);
+    let Campaign { scheme, seed, time, processes, .. } = campaign;
+    let version = cluster.member(0).version().to_owned();
+    show(format_args!(
+        "{scheme} {version}, {members} members, {processes} processes, {time:?}, seed {seed}: {figures}; faults: {:?}; {} violations",
+        ground.faults(),
+        violations.len()
+    ));
+    assert!(violations.is_empty(), "{:#?}", &violations[..violations.len().min(10)]);
+    figures
+}
+
+const SERVERS: &[ServerFault] = &[ServerFault::Stopped, ServerFault::CutOff];
+const KILLED_SERVERS: &[ServerFault] = &[ServerFault::Killed, ServerFault::Stopped, ServerFault::CutOff];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_l4_one_at_a_time_while_members_and_clients_are_killed_stopped_and_cut_off() {
+    let figures = holds(3, Campaign { servers: KILLED_SERVERS, ..campaign("etcd", 30) }).await;
+    assert!(figures.grants >= 200 && figures.committed >= 200 && figures.late_refused >= 20, "{figures}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_l4_one_at_a_time_while_members_and_clients_are_stopped_and_cut_off() {
+    let figures = holds(3, Campaign { servers: SERVERS, ..campaign("etcd", 15) }).await;
+    assert!(figures.grants >= 100 && figures.committed >= 100 && figures.late_refused >= 10, "{figures}");
+}
+
+/// Without guarded writes, which v2 has not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn v2_l1_l4_one_at_a_time_while_the_server_and_clients_are_killed_stopped_and_cut_off() {
+    let figures = holds(1, Campaign { servers: KILLED_SERVERS, creed: Creed::Unwritten, ..campaign("etcd2", 15) }).await;
+    assert!(figures.grants >= 50, "{figures}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn v2_l1_l4_one_at_a_time_while_the_server_and_clients_are_stopped_and_cut_off() {
+    let figures = holds(1, Campaign { servers: SERVERS, creed: Creed::Unwritten, ..campaign("etcd2", 10) }).await;
+    assert!(figures.grants >= 50, "{figures}");
+}
