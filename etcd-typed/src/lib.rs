@@ -58,7 +58,7 @@
 //! | `diff` | | what `set` would write and delete, without a write |
 //! | `check` | | everything that is wrong with what is stored: missing, undecodable, rejected, unknown |
 //!
-//! Writes happen when they are awaited, and take options before that: `.ttl(…)`, `.lease(…)`, `.non_atomic()`.
+//! Writes happen when they are awaited, and take options before that: `.ttl(…)`, `.lease(…)`, `.non_atomic()`, [`.guarded_by(…)`](EntryWrite::guarded_by).
 //!
 //! # Questions
 //!
