@@ -76,12 +76,15 @@ struct Before {
 struct Meddler {
     inner: Arc<dyn Store>,
     deaf: bool,
+    /// Its commits are under way for some time, some longer than others.
+    slow: bool,
     before: Arc<Mutex<Vec<Before>>>,
+    answers: Arc<Mutex<Vec<Committed>>>,
 }
 
 impl Meddler {
     fn of(inner: &Arc<dyn Store>, deaf: bool) -> Self {
-        Self { inner: Arc::clone(inner), deaf, before: Arc::default() }
+        Self { inner: Arc::clone(inner), deaf, slow: false, before: Arc::default(), answers: Arc::default() }
     }
 
     /// The next commits find this done before them.
@@ -107,15 +110,20 @@ impl Store for Meddler {
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
+        static COMMITS: AtomicU64 = AtomicU64::new(0);
         let before = self.before.lock().unwrap().pop().unwrap_or_default();
         Box::pin(async move {
-            if let Some(gate) = before.gate {
-                gate.notified().await;
+            match before.gate {
+                Some(gate) => gate.notified().await,
+                None if self.slow => tokio::time::sleep(Duration::from_millis(COMMITS.fetch_add(1, Ordering::Relaxed) % 12)).await,
+                None => {}
             }
             if let Some(txn) = before.commit {
                 self.inner.commit(txn).await?;
             }
-            self.inner.commit(txn).await
+            let committed = self.inner.commit(txn).await?;
+            self.answers.lock().unwrap().push(committed.clone());
+            Ok(committed)
         })
     }
 
@@ -832,34 +840,51 @@ async fn l2_directories_are_refused_as_without_a_guard() {
     assert_eq!(directory.create().guarded_by(&lock).await.unwrap_err().kind(), ErrorKind::GuardLost);
 }
 
-/// Former holders write as fast as they can while the next one has the lock. The history of the value tells whether one of them ever did.
+/// Former holders go on writing until they are refused, and some of what they sent arrives when the next one has the lock. The history of the value tells
+/// whether any of it was written.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l2_a_former_holder_never_writes_again() {
-    const ROUNDS: usize = 60;
+    const ROUNDS: usize = 100;
     const WRITERS: usize = 6;
-    let bench = Arc::new(Bench::v3().await);
-    let owner = bench.client.entry::<u64>(&bench.path("owner")).unwrap();
-    let begun = owner.set(&0).await.unwrap();
-    // The last revision at which each holder may have written.
-    let mut ends: Vec<(Revision, Revision)> = Vec::new();
-    let (mut written, mut refused) = (0, 0);
+    const LAGGARDS: usize = 3;
+    let bench = Bench::v3().await;
+    let slow = Meddler { slow: true, ..Meddler::of(bench.other.store(), false) };
+    let owner = Client::with_store(slow.clone()).entry::<u64>(&bench.path("owner")).unwrap();
+    let begun = bench.foreign(vec![Op::put(owner.key(), "0".into())]).await.revision;
+    // Since when each had the lock, and until when.
+    let mut holders: Vec<(Revision, Revision)> = Vec::new();
+    let (mut writers, mut laggards) = (Vec::new(), Vec::new());
+    let arrive = async |laggards: &mut Vec<(Arc<Notify>, BoxFuture<'static, Result<Revision>>)>| {
+        for (gate, write) in laggards.drain(..) {
+            gate.notify_one();
+            assert_eq!(timeout(LIMIT, write).await.unwrap().unwrap_err().kind(), ErrorKind::GuardLost);
+        }
+    };
     for round in 0..ROUNDS {
         let lock = Arc::new(bench.lock().await);
-        let writers: Vec<_> = (0..WRITERS)
-            .map(|_| {
-                let (lock, owner) = (Arc::clone(&lock), owner.clone());
-                tokio::spawn(async move {
-                    let mut revisions = Vec::new();
-                    loop {
-                        match owner.set(&lock.fence().get()).guarded_by(&lock).await {
-                            Ok(revision) => revisions.push(revision),
-                            Err(error) => return (revisions, error),
-                        }
+        let mut late = std::mem::take(&mut laggards);
+        for _ in 0..LAGGARDS {
+            let gate = Arc::new(Notify::new());
+            let gated = Meddler { before: Arc::default(), ..slow.clone() };
+            gated.before(vec![Before { gate: Some(Arc::clone(&gate)), commit: None }]);
+            let owner = Client::with_store(gated).entry::<u64>(owner.key().as_str()).unwrap();
+            laggards.push((gate, polled(owner.set(&lock.fence().get()).guarded_by(&lock).into_future())));
+        }
+        for _ in 0..WRITERS {
+            let (lock, owner) = (Arc::clone(&lock), owner.clone());
+            writers.push(tokio::spawn(async move {
+                let mut revisions = Vec::new();
+                loop {
+                    match owner.set(&lock.fence().get()).guarded_by(&lock).await {
+                        Ok(revision) => revisions.push(revision),
+                        Err(error) => return (lock.fence(), revisions, error),
                     }
-                })
-            })
-            .collect();
-        tokio::time::sleep(Duration::from_millis(5 + round as u64 % 7)).await;
+                }
+            }));
+        }
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        // What the one before has sent arrives now.
+        arrive(&mut late).await;
         // Somebody else ends it, by the key or by the lease.
         let end = if round % 2 == 0 {
             bench.foreign(vec![Op::delete(lock.key())]).await.revision
@@ -867,25 +892,33 @@ async fn l2_a_former_holder_never_writes_again() {
             bench.other.store().revoke(lock.lease_id()).await.unwrap();
             bench.other.store().range(Range::of(Span::Key(lock.key().clone()))).await.unwrap().revision
         };
-        ends.push((lock.fence(), end));
-        for writer in writers {
-            let (revisions, error) = timeout(LIMIT, writer).await.unwrap().unwrap();
-            assert_eq!(error.kind(), ErrorKind::GuardLost, "{error}");
-            assert!(revisions.iter().all(|revision| lock.fence() < *revision && *revision < end), "{revisions:?} {end}");
-            written += revisions.len();
-            refused += 1;
-        }
+        holders.push((lock.fence(), end));
     }
-    let mut history = owner.watch().since(begun).await.unwrap();
-    let (mut fence, mut changes) = (0, 0);
-    while changes < written {
+    arrive(&mut laggards).await;
+    let end_of = |fence: u64| holders.iter().find(|(other, _)| other.get() == fence).unwrap().1;
+    let mut written = 0;
+    for writer in writers {
+        let (fence, revisions, error) = timeout(LIMIT, writer).await.unwrap().unwrap();
+        assert_eq!(error.kind(), ErrorKind::GuardLost, "{error}");
+        assert!(revisions.iter().all(|revision| fence < *revision && *revision < end_of(fence.get())), "{fence}: {revisions:?}");
+        written += revisions.len();
+    }
+    let mut history = bench.other.entry::<u64>(&bench.path("owner")).unwrap().watch().since(begun).await.unwrap();
+    let mut last = 0;
+    for _ in 0..written {
         let change = timeout(LIMIT, history.next()).await.unwrap().unwrap().unwrap();
-        let now = change.new.unwrap();
-        assert!(now >= fence, "{now} after {fence}");
-        let (_, end) = ends.iter().find(|(fence, _)| fence.get() == now).unwrap();
-        assert!(change.revision < *end, "written by {now} at {} although it was over at {end}", change.revision);
-        (fence, changes) = (now, changes + 1);
+        let fence = change.new.unwrap();
+        assert!(last <= fence && change.revision < end_of(fence), "{fence} after {last}, at {}", change.revision);
+        last = fence;
     }
-    println!("{ROUNDS} holders, {written} writes under their guards, {refused} refused");
-    assert!(written > ROUNDS && ends.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    // What is refused while somebody has the lock is another's.
+    let answers = slow.answers.lock().unwrap();
+    let refused: Vec<Revision> = answers.iter().filter(|answer| !answer.succeeded).map(|answer| answer.revision).collect();
+    let late = refused.iter().filter(|at| holders.iter().any(|(fence, end)| fence <= at && *at < end)).count();
+    println!(
+        "{ROUNDS} holders, {written} writes under their guards, {} refused, {late} of them while the next one had the lock",
+        refused.len()
+    );
+    assert!(written > ROUNDS && late >= LAGGARDS * (ROUNDS - 1), "{written} {late}");
+    assert!(holders.windows(2).all(|pair| pair[0].0 < pair[1].0));
 }

@@ -378,6 +378,7 @@ impl Scene {
         self.handles().await;
         self.writes().await;
         self.conflicts().await;
+        self.guarded().await;
         self.what_is_refused().await;
         self.what_is_unreadable().await;
         self.dry_runs().await;
@@ -481,6 +482,36 @@ impl Scene {
         self.said.error("a transaction", transaction.await, ErrorKind::Conflict);
         let refusal: Result<_, UpdateError<Word>> = vault.try_update(|_| Err(Word("no secret".to_owned()))).await;
         self.said.say("an update that is refused", &refusal.err());
+    }
+
+    /// A refused write under a guard has looked at the guard's key as well, whatever somebody has put there.
+    async fn guarded(&mut self) {
+        let vault = self.vault();
+        self.fill(&Word::good()).await;
+        let (stale, new) = (vault.get().await.unwrap(), vault_of(&Word::new("new")));
+        self.fill(&Word::good()).await;
+        let transactions = self.client.store().capabilities().transactions;
+        // v2 takes no guard, so any will do.
+        let of = if transactions { self.direct.clone() } else { Client::connect("memory:").await.unwrap() };
+        let lock = of.lock("/lock").info(SECRET).acquire().await.unwrap();
+        let kinds = [ErrorKind::Conflict, ErrorKind::GuardLost].map(|kind| if transactions { kind } else { ErrorKind::Unsupported });
+        for kind in kinds {
+            let swap = vault.leaf.compare_and_swap(Expect::Absent, &Word::new("new")).guarded_by(&lock);
+            self.said.say("a swap", &swap);
+            self.said.error("a swap", swap.await, kind);
+            let deletion = vault.leaf.compare_and_delete(Expect::value(&Word::new("new"))).guarded_by(&lock);
+            self.said.say("a deletion", &deletion);
+            self.said.error("a deletion", deletion.await, kind);
+            let swap = vault.compare_and_swap(&stale, &new).guarded_by(&lock);
+            self.said.say("a swap of a struct", &swap);
+            self.said.error("a swap of a struct", swap.await, kind);
+            let transaction =
+                self.client.transaction().expect(&vault.leaf, Expect::Absent).set(&vault.leaf, &Word::good()).guarded_by(&lock);
+            self.said.say("a transaction", &transaction);
+            self.said.error("a transaction", transaction.await, kind);
+            of.entry::<String>(lock.key().as_str()).unwrap().set(&SECRET.to_owned()).await.unwrap();
+        }
+        self.said.say("the guard", &lock);
     }
 
     /// By the value's own form, its validation, or that of a struct around it.
