@@ -2,6 +2,7 @@
 //! guard from a conflict. Where stores differ it is on memory and on a real v3 server; v2 refuses.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the figures of a run are its result")]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -259,26 +260,26 @@ macro_rules! writes {
                 None => write.await,
             }
             .map(drop)
-            .map_err(Error::from_any)
+            .map_err(OfStore::of_store)
         }))),*]
     };
 }
 
-/// The error of a write, whatever its type.
-trait FromAny<E> {
-    fn from_any(error: E) -> Self;
+/// The store's error, of a write whose closure may refuse too.
+trait OfStore {
+    fn of_store(self) -> Error;
 }
 
-impl FromAny<Error> for Error {
-    fn from_any(error: Error) -> Self {
-        error
+impl OfStore for Error {
+    fn of_store(self) -> Error {
+        self
     }
 }
 
-impl FromAny<UpdateError<Error>> for Error {
-    fn from_any(error: UpdateError<Error>) -> Self {
-        match error {
-            UpdateError::Store(error) | UpdateError::Refused(error) => error,
+impl OfStore for UpdateError<Error> {
+    fn of_store(self) -> Error {
+        match self {
+            Self::Store(error) | Self::Refused(error) => error,
         }
     }
 }
@@ -376,6 +377,7 @@ cases! {
     l2_a_conflict_is_told_from_a_lost_guard
     l2_a_refused_write_tells_the_guard
     l2_two_guards
+    l2_a_leader_is_a_guard
     l2_loops_end_with_the_guard
     l2_a_write_in_steps_is_guarded_at_each
     l2_the_guard_counts_against_the_limit
@@ -627,6 +629,18 @@ async fn l2_two_guards(bench: Bench) {
     let lost = there.set(&5).guarded_by(&three).guarded_by(&two).await.unwrap_err();
     assert_eq!((lost.kind(), lost.key()), (ErrorKind::GuardLost, Some(two.key())));
     assert_eq!(there.get().await.unwrap().as_deref(), Some(&4));
+}
+
+async fn l2_a_leader_is_a_guard(bench: Bench) {
+    let leader = bench.other.election::<u32>(&format!("/elections/{}", bench.env)).campaign(&7).await.unwrap();
+    let there = bench.entry("there");
+    there.set(&1).guarded_by(&leader).await.unwrap();
+    leader.proclaim(&8).await.unwrap();
+    there.set(&2).guarded_by(&leader).await.unwrap();
+    let late = there.set(&3).guarded_by(&leader);
+    leader.resign().await.unwrap();
+    assert_eq!(late.await.unwrap_err().kind(), ErrorKind::GuardLost);
+    assert_eq!(there.get().await.unwrap().as_deref(), Some(&2));
 }
 
 /// The first try meets a conflict; before the second the guard is lost.
