@@ -9,16 +9,16 @@
 //! End the one that leads, with Ctrl-C or `kill -9`: it dies without a word, and when its time to live has passed another one leads. On v3
 //! `etcdctl elect --listen /etcd-typed/leader` shows who does, and `etcdctl elect /etcd-typed/leader me` stands in the same queue.
 //!
-//! What a leader cannot promise is that it never acts when another leads already: between its last look at the clock and the act any time may pass. So each
-//! job is done under the fence, a number that grows with each leader: whoever takes the job refuses a smaller one than it has seen. What is written to etcd
-//! itself can be made to depend on the leadership, on v3 and in memory: `entry.set(&value).guarded_by(&leader)`.
+//! What a leader cannot promise is that it never acts when another leads already: between its last look at the clock and the act any time may pass. So what is
+//! written to etcd is guarded by the leadership (on v3 and in memory), and is not written without it. What is done elsewhere goes with the fence, a number that
+//! grows with each leader: the other side refuses a smaller one than it has seen.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::error::Error;
 use std::time::Duration;
 
 use etcd_typed::store::memory::MemoryStore;
-use etcd_typed::{Client, Election, Guard, Result};
+use etcd_typed::{Client, Election, Entry, ErrorKind, Guard, Result};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -30,53 +30,78 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let Some(address) = arguments.next() else { return play().await };
     let name = arguments.next().unwrap_or_else(|| format!("worker-{}", std::process::id()));
-    let election = election(&Client::connect(&address).await?);
+    let worker = Worker::new(&name, &Client::connect(&address).await?)?;
     // Neither ends but with an error.
-    tokio::try_join!(follow(&name, &election), lead(&name, &election, usize::MAX))?;
+    tokio::try_join!(worker.follow(), worker.lead(usize::MAX))?;
     Ok(())
 }
 
-/// The value of each candidate is its name.
-fn election(client: &Client) -> Election<String> {
-    client.election("/etcd-typed/leader").ttl(TTL)
+struct Worker {
+    name: String,
+    /// The value of each candidate is its name.
+    election: Election<String>,
+    /// How many jobs were ever done.
+    done: Entry<u64>,
 }
 
-/// Does the jobs whenever this worker leads.
-async fn lead(name: &str, election: &Election<String>, jobs: usize) -> Result<()> {
-    election.lead(&name.to_owned(), |leader| async move { work(name, &leader, jobs).await }).await
-}
-
-/// Is stopped where it waits when the leadership is lost.
-async fn work(name: &str, leader: &Guard, jobs: usize) {
-    println!("{name}: leads, fence {}", leader.fence());
-    for job in 1..=jobs {
-        sleep(Duration::from_millis(300)).await;
-        println!("{name}: job {job}, fence {}", leader.fence());
+impl Worker {
+    fn new(name: &str, client: &Client) -> Result<Self> {
+        let election = client.election("/etcd-typed/leader").ttl(TTL);
+        Ok(Self { name: name.to_owned(), election, done: client.entry("/etcd-typed/jobs")? })
     }
-}
 
-/// Says who leads, for whoever has to know where the leader is.
-async fn follow(name: &str, election: &Election<String>) -> Result<()> {
-    let mut changes = election.observe().await?;
-    while let Some(leader) = changes.next().await {
-        match leader? {
-            Some(leader) => println!("{name}: sees that {} leads", leader.value),
-            None => println!("{name}: sees that nobody leads"),
+    /// Does jobs whenever this worker leads.
+    async fn lead(&self, jobs: usize) -> Result<()> {
+        self.election.lead(&self.name, |leader| async move { self.work(&leader, jobs).await }).await?
+    }
+
+    /// It is stopped where it waits when the leadership is lost.
+    async fn work(&self, leader: &Guard, jobs: usize) -> Result<()> {
+        println!("{}: leads, fence {}", self.name, leader.fence());
+        for _ in 0..jobs {
+            sleep(Duration::from_millis(300)).await;
+            println!("{}: job {}, fence {}", self.name, self.count(leader).await?, leader.fence());
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Counts a job as long as this worker leads: another leader's count is never written over.
+    async fn count(&self, leader: &Guard) -> Result<u64> {
+        let more = |done: Option<u64>| Some(done.unwrap_or(0) + 1);
+        let done = match self.done.modify(more).guarded_by(leader).await {
+            // v2 has no transaction over two keys. To ask first is all there is, and a moment is in between.
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                leader.verify().await?;
+                self.done.modify(more).await?
+            }
+            counted => counted?,
+        };
+        Ok(done.map_or(0, |done| *done))
+    }
+
+    /// Says who leads, for whoever has to know where the leader is.
+    async fn follow(&self) -> Result<()> {
+        let mut changes = self.election.observe().await?;
+        while let Some(leader) = changes.next().await {
+            match leader? {
+                Some(leader) => println!("{}: sees that {} leads", self.name, leader.value),
+                None => println!("{}: sees that nobody leads", self.name),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Three workers with three jobs each; the second is put out of office when it leads for the first time.
 async fn play() -> Result<(), Box<dyn Error>> {
     let store = MemoryStore::new();
-    let election = election(&Client::with_store(store.clone()));
-    let mut changes = election.observe().await?;
+    let operator = Worker::new("operator", &Client::with_store(store.clone()))?;
+    let mut changes = operator.election.observe().await?;
     let mut workers = JoinSet::new();
-    for (stand, name) in ["anna", "ben", "carl"].into_iter().enumerate() {
-        let theirs = self::election(&Client::with_store(store.clone()));
-        workers.spawn(async move { lead(name, &theirs, 3).await });
-        while election.candidates().await?.len() <= stand {
+    for (before, name) in ["anna", "ben", "carl"].into_iter().enumerate() {
+        let worker = Worker::new(name, &Client::with_store(store.clone()))?;
+        workers.spawn(async move { worker.lead(3).await });
+        while operator.election.candidates().await?.len() <= before {
             sleep(Duration::from_millis(1)).await;
         }
     }
@@ -85,11 +110,11 @@ async fn play() -> Result<(), Box<dyn Error>> {
         tokio::select! {
             Some(change) = changes.next() => match change? {
                 Some(leader) if leader.value == "ben" && deposed == 0 => {
-                    deposed = election.depose(&leader.value).await?;
-                    println!("ben is deposed, and stands again");
+                    deposed = operator.election.depose(&leader.value).await?;
+                    println!("operator: ben is deposed");
                 }
-                Some(leader) => println!("{} leads", leader.value),
-                None => println!("nobody leads"),
+                Some(leader) => println!("operator: {} leads", leader.value),
+                None => println!("operator: nobody leads"),
             },
             Some(done) = workers.join_next() => done??,
         }

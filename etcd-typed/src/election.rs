@@ -133,8 +133,9 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// after a wait by the [`RetryPolicy`](crate::RetryPolicy) that grows while it is lost again at once. Standing that fails because no server can be
     /// reached is repeated as well, for ever; [`telemetry`] tells of it.
     ///
-    /// `run` gets the leadership, for [`fence`](Guard::fence), [`proclaim`](Leader::proclaim) and writes that are guarded by it. To keep it beyond
-    /// the future's end is of no use: it is given up with it.
+    /// `run` gets the leadership, for [`fence`](Guard::fence), [`proclaim`](Leader::proclaim) and writes that are
+    /// [guarded by it](crate::EntryWrite::guarded_by). To keep it beyond the future's end is of no use: it is given up with it. A return when the leadership is lost
+    /// already is no end, but a loss like any other: the work may end with the `GuardLost` of a write that was refused, and is begun again.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -170,8 +171,10 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
                     let term = Term(Arc::new(leader));
                     let begun = Instant::now();
                     let leader = &term.0;
-                    if let Ok(output) = leader.while_held(run(leader.clone())).await {
-                        // What was to be done is done; the lease's task goes on with it, or it runs out.
+                    let output = leader.while_held(run(leader.clone())).await;
+                    // What returned because a guarded write was refused, say, has not ended by itself.
+                    if let (Ok(output), true) = (output, leader.is_held()) {
+                        // The work is done. If this fails the lease's task goes on with it, or it runs out.
                         let _ = leader.guard.release().await;
                         return Ok(output);
                     }

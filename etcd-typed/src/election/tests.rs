@@ -399,3 +399,23 @@ async fn lead_waits_through_an_outage_and_tells_a_refusal() {
         assert_eq!(election.lead(&text("me"), |_| async {}).await.unwrap_err().kind(), kind);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn work_that_returns_because_a_guarded_write_was_refused_has_not_ended_by_itself() {
+    let (store, election) = bench();
+    let client = Client::with_store(store.clone());
+    let count = client.entry::<u32>("/count").unwrap();
+    let mut term = 0;
+    let work = |leader: Arc<Leader<String>>| {
+        term += 1;
+        if term == 1 {
+            // Nobody has told it yet.
+            store.faults().expire(leader.lease_id());
+        }
+        let count = count.clone();
+        async move { count.set(&term).guarded_by(&leader).await }
+    };
+    let written = timeout(LONG, election.lead(&text("me"), work)).await.unwrap().unwrap();
+    assert!(written.is_ok(), "{written:?}");
+    assert_eq!(count.get().await.unwrap().as_deref(), Some(&2));
+}
