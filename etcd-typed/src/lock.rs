@@ -77,7 +77,7 @@ impl NamedLock {
         self.turn()?.take(self.value()).await.map(Lock)
     }
 
-    /// Acquires the lock if nobody has it and nobody waits for it; none if somebody does.
+    /// Acquires the lock if nobody has it and nobody waits for it; none if somebody does. One request either way, if the client has a lease to spare (more on v2).
     ///
     /// # Errors
     ///

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Turn;
 use super::guard::Guard;
 use super::place::{Before, Input, Outcome, Place, Want};
+use super::{Turn, is_contender};
 use crate::error::{ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::Lease;
@@ -81,7 +81,8 @@ impl<'t> Waiter<'t> {
     /// Leaves the queue, and waits for that: else a next try would stand behind this one. If it does not go well the lease is revoked.
     async fn give_up(self) {
         let gone = Txn { then: vec![Op::delete(&self.key)], ..Txn::default() };
-        if self.store().commit(gone).await.is_ok() && self.clean {
+        let outside = self.place.want() == Want::Enter;
+        if self.clean && (outside || self.store().commit(gone).await.is_ok()) {
             self.turn.lessor.put(self.lease);
         }
     }
@@ -90,7 +91,10 @@ impl<'t> Waiter<'t> {
     async fn reach_the_front(&mut self, value: &Bytes, patience: Patience) -> Result<Option<Outcome>> {
         loop {
             let input = match self.place.want() {
-                Want::Enter => self.enter(value).await?,
+                Want::Enter => match self.enter(value, patience).await? {
+                    Some(input) => input,
+                    None => return Ok(None),
+                },
                 Want::Look { fence, whole } => self.look(fence, whole).await?,
                 Want::Wait { .. } if patience == Patience::None => return Ok(None),
                 Want::Wait { predecessor, since } => self.wait(predecessor, since).await,
@@ -101,7 +105,9 @@ impl<'t> Waiter<'t> {
     }
 
     /// Makes the key. It may be sent again after any failure: the key has the name of our lease, so it is there once or not at all.
-    async fn enter(&mut self, value: &Bytes) -> Result<Input> {
+    ///
+    /// None: somebody is there and we do not wait; then there is no key of ours, where one transaction can be about all of that.
+    async fn enter(&mut self, value: &Bytes, patience: Patience) -> Result<Option<Input>> {
         let deadline = Instant::now() + self.turn.lessor.retry().call_timeout;
         let put = Op::Put { key: self.key.clone(), value: value.clone(), expiry: Expiry::With(self.lease.id()), previous: false };
         let mut then = vec![put];
@@ -109,8 +115,13 @@ impl<'t> Waiter<'t> {
             // Ours and the one before it.
             then.push(Op::Newest { below: self.turn.directory.clone(), before: None, limit: 2 });
         }
-        let compares = vec![Compare::key(&self.key, Condition::Absent)];
-        let txn = Txn { compares, then, otherwise: vec![Op::Get(Span::Key(self.key.clone()))] };
+        let (own, all) = (Span::Key(self.key.clone()), Span::Below(self.turn.directory.clone()));
+        let only_if = |span: Span| {
+            let compares = vec![Compare { span: span.clone(), condition: Condition::Absent }];
+            Txn { compares, then: then.clone(), otherwise: vec![Op::Get(span)] }
+        };
+        let mut alone = patience == Patience::None && self.transactions();
+        let mut txn = only_if(if alone { all } else { own.clone() });
         loop {
             let error = match self.store().commit(txn.clone()).await {
                 Ok(committed) => {
@@ -121,15 +132,24 @@ impl<'t> Waiter<'t> {
                         OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
                     });
                     if committed.succeeded {
-                        return Ok(Input::Made { fence: revision, before: reply.map(|reply| self.before(revision, reply)) });
+                        return Ok(Some(Input::Made { fence: revision, before: reply.map(|reply| self.before(revision, reply)) }));
                     }
-                    let there = reply.and_then(|reply| reply.kvs.into_iter().next());
-                    return Ok(match there.filter(|kv| self.is_ours(kv)) {
-                        Some(kv) => Input::WasThere { fence: kv.created },
-                        None => Input::Missing,
-                    });
+                    let there = reply.map(|reply| reply.kvs).unwrap_or_default();
+                    if let Some(ours) = there.iter().find(|kv| self.is_ours(kv)) {
+                        return Ok(Some(Input::WasThere { fence: ours.created }));
+                    }
+                    if !alone {
+                        return Ok(Some(Input::Missing));
+                    }
+                    if there.iter().any(|kv| is_contender(&self.turn.directory, kv, self.store().capabilities())) {
+                        return Ok(None);
+                    }
+                    // What is there is nobody's who wants it.
+                    alone = false;
+                    txn = only_if(own.clone());
+                    continue;
                 }
-                Err(error) if error.kind() == ErrorKind::LeaseLost => return Ok(Input::Missing),
+                Err(error) if error.kind() == ErrorKind::LeaseLost => return Ok(Some(Input::Missing)),
                 Err(error) => error,
             };
             self.clean &= !error.may_have_applied();
