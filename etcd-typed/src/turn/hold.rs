@@ -50,8 +50,8 @@ impl Hold {
         let mut ended = self.0.ended.subscribe();
         tokio::select! {
             biased;
-            // The sender is in `self`, so that there is an end is all that can be told.
-            _ = ended.wait_for(Option::is_some) => self.reason().unwrap_or(LostReason::Released),
+            // The sender is in `self`, so that there is an end is all that can be told. What is borrowed with the answer is given back before the next look.
+            () = async { let _ = ended.wait_for(Option::is_some).await; } => self.reason().unwrap_or(LostReason::Released),
             lost = self.0.life.lost() => lost.reason(),
         }
     }

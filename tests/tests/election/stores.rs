@@ -12,6 +12,7 @@ use super::*;
 
 on_every_store! { "election":
     l1_l5_they_lead_in_the_order_in_which_they_came_with_growing_fences
+    l4_a_candidate_whose_key_is_gone_never_wins
     l6_who_is_dropped_resigns
     l7_who_gives_up_leaves_nothing_behind
     who_leads_proclaims_and_who_does_not_any_more_is_refused
@@ -65,6 +66,20 @@ async fn l1_l5_they_lead_in_the_order_in_which_they_came_with_growing_fences(ben
     leader.resign().await.unwrap();
     assert!(here.leader().await.unwrap().is_none());
     here.try_campaign(&text("try")).await.unwrap().expect("nobody leads").resign().await.unwrap();
+}
+
+/// As when its lease ran out while it waited: nobody tells it.
+async fn l4_a_candidate_whose_key_is_gone_never_wins(bench: Bench) {
+    let election = bench.election();
+    let first = campaign(&election, "first").await;
+    let waiting = stand(&election, "second").await;
+    let [_, stood] = <[_; 2]>::try_from(election.candidates().await.unwrap()).unwrap();
+    assert_eq!(bench.elsewhere().await.depose(&text("second")).await.unwrap(), 1);
+    first.resign().await.unwrap();
+    let second = led(waiting).await;
+    assert!(second.fence() > stood.fence && second.lease_id() != stood.lease, "it came anew");
+    second.verify().await.unwrap();
+    assert_eq!(values(&election).await, ["second"]);
 }
 
 async fn l6_who_is_dropped_resigns(bench: Bench) {
@@ -232,4 +247,39 @@ async fn lead_stops_when_it_is_lost_and_leads_again_until_the_work_is_done(bench
     let second = terms.recv().await.unwrap();
     assert!(fence == second.fence() && fence > first.fence());
     assert!(!first.is_held() && !second.is_held() && values(&election).await.is_empty());
+}
+
+#[tokio::test]
+async fn v3_a_restart_of_the_server_loses_nothing_of_who_leads() {
+    let etcd = Etcd::start().await;
+    let url = etcd.url_v3();
+    a_restart_of_the_server_loses_nothing_of_who_leads(etcd, &url).await;
+}
+
+#[tokio::test]
+async fn v2_a_restart_of_the_server_loses_nothing_of_who_leads() {
+    let etcd = Etcd::start().await;
+    let url = etcd.url_v2();
+    a_restart_of_the_server_loses_nothing_of_who_leads(etcd, &url).await;
+}
+
+async fn a_restart_of_the_server_loses_nothing_of_who_leads(mut etcd: Etcd, url: &str) {
+    let election = Client::connect(url).await.unwrap().election("/e").ttl(Duration::from_secs(60));
+    let mut changes = Client::connect(url).await.unwrap().election("/e").observe().await.unwrap();
+    assert_eq!(told(&mut changes).await, None);
+    let leader = campaign(&election, "one").await;
+    assert_eq!(told(&mut changes).await, Some((text("one"), leader.fence())));
+    let waiting = stand(&election, "two").await;
+
+    etcd.terminate().await;
+    assert!(leader.is_held(), "the server cannot have ended it yet");
+    etcd.launch().await;
+    etcd.ready().await;
+    leader.verify().await.unwrap();
+    leader.proclaim(&text("uno")).await.unwrap();
+    assert_eq!(told(&mut changes).await, Some((text("uno"), leader.fence())));
+    assert!(leader.is_held() && !waiting.is_finished());
+    leader.resign().await.unwrap();
+    let next = led(waiting).await;
+    assert_eq!(told(&mut changes).await, Some((text("two"), next.fence())));
 }
