@@ -816,8 +816,7 @@ async fn l2_a_write_that_is_applied_late_is_compared_late() {
 #[tokio::test]
 async fn l2_v2_refuses_every_write_and_says_why() {
     let bench = Bench::of(Client::connect(&Etcd::shared().await.url_v2()).await.unwrap());
-    let other = Bench::memory().await;
-    let lock = other.lock().await;
+    let lock = bench.other.lock(&format!("/locks/{}", bench.env)).acquire().await.unwrap();
     bench.entry("there").set(&1).await.unwrap();
     PlainDir::open(&bench.other, &bench.env).unwrap().set(&plain()).non_atomic().await.unwrap();
     let before = bench.stored().await;
@@ -837,6 +836,7 @@ async fn l2_v2_refuses_every_write_and_says_why() {
         assert_eq!(bench.requests(), 0, "{name}");
         assert!(lock.is_held(), "{name}");
     }
+    lock.verify().await.unwrap();
     assert_eq!(bench.stored().await, before);
 }
 
