@@ -366,7 +366,8 @@ fn directory() -> Key {
 }
 
 fn key(i: usize) -> Key {
-    directory().descend(&i.to_string())
+    // The name of a lease, of which none is zero.
+    directory().descend(&(i + 1).to_string())
 }
 
 fn stored((owner, created): (Option<usize>, Revision)) -> KeyValue {
