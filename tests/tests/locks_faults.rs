@@ -1,0 +1,490 @@
+//! What is left of a lock whose future was dropped anywhere, and what becomes of it where answers are lost: no key, no lease, no second holder. On the
+//! memory store, whose clock stands still and whose faults are exact.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use etcd_typed::store::memory::{Calls, Faults, MemoryStore};
+use etcd_typed::store::{
+    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Span, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+};
+use etcd_typed::{Client, ErrorKind, Key, LeaseId, Lock, LostReason, NamedLock, Result, Token};
+use futures_util::StreamExt;
+use tokio::task::yield_now;
+use tokio::time::{advance, sleep, timeout};
+
+/// No future is polled so often in any of the cases.
+const POLLS: usize = 200;
+
+/// Waits once before and once after each call and each item of a watch, so that a future that uses it can be dropped at each of these points; and
+/// remembers which leases were asked for.
+#[derive(Clone, Debug)]
+struct Yielding {
+    inner: MemoryStore,
+    leases: Arc<Mutex<Vec<LeaseId>>>,
+}
+
+/// Pending once.
+async fn pause() {
+    let mut paused = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut paused, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+impl Yielding {
+    fn around<'a, T: Send + 'a>(&'a self, call: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
+        Box::pin(async move {
+            pause().await;
+            let result = call.await;
+            pause().await;
+            result
+        })
+    }
+}
+
+impl Store for Yielding {
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
+        self.around(self.inner.range(range))
+    }
+
+    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
+        self.around(self.inner.commit(txn))
+    }
+
+    fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
+        let watch = self.around(self.inner.watch(watch));
+        Box::pin(async move {
+            let slow = |stream: WatchStream| -> WatchStream {
+                Box::pin(stream.then(|item| async move {
+                    pause().await;
+                    item
+                }))
+            };
+            watch.await.map(slow)
+        })
+    }
+
+    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
+        self.leases.lock().unwrap().push(id);
+        self.around(self.inner.grant(id, ttl))
+    }
+
+    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
+        self.around(self.inner.keep_alive(id))
+    }
+
+    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
+        self.around(self.inner.revoke(id))
+    }
+
+    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
+        self.around(self.inner.time_to_live(id))
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Status>> {
+        self.inner.status()
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
+        self.inner.members()
+    }
+
+    fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
+        self.inner.stats(which)
+    }
+}
+
+/// A store with somebody whose futures are dropped, and somebody else.
+struct Bench {
+    memory: MemoryStore,
+    store: Yielding,
+    client: Client,
+    other: Client,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let memory = MemoryStore::new();
+        let store = Yielding { inner: memory.clone(), leases: Arc::default() };
+        Self { client: Client::with_store(store.clone()), other: Client::with_store(memory.clone()), memory, store }
+    }
+
+    fn lock(&self) -> NamedLock {
+        self.client.lock("/x")
+    }
+
+    fn theirs(&self) -> NamedLock {
+        self.other.lock("/x")
+    }
+
+    async fn keys(&self) -> Vec<String> {
+        let below = Span::Below(Key::parse("/x").unwrap());
+        let kvs = self.memory.range(Range::of(below)).await.unwrap().kvs;
+        kvs.into_iter().map(|kv| String::from_utf8(kv.key.into()).unwrap()).collect()
+    }
+
+    /// Nothing is there any more of whoever was dropped, also when whatever comes late has come.
+    async fn nothing_is_left(self, what: &str) {
+        self.memory.faults().clear();
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!(self.keys().await, Vec::<String>::new(), "{what}");
+        let free = self.theirs().try_acquire().await.unwrap();
+        free.unwrap_or_else(|| panic!("{what}: it is free")).release().await.unwrap();
+        // What is alive now are spare leases, which end with the client.
+        let Self { memory, store, client, other } = self;
+        drop(client);
+        sleep(Duration::from_secs(1)).await;
+        let leases = store.leases.lock().unwrap().clone();
+        for lease in leases {
+            assert_eq!(memory.time_to_live(lease).await.unwrap(), None, "{what}: {lease}");
+        }
+        drop(other);
+    }
+}
+
+/// Polls a future so often at most, with the background at work in between, and then drops it. What it gave, if it was done.
+async fn polled<T>(times: usize, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    for _ in 0..times {
+        if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+            return Some(done);
+        }
+        for _ in 0..3 {
+            yield_now().await;
+        }
+        // Short waits between attempts are passed, those for others are not.
+        advance(Duration::from_millis(20)).await;
+    }
+    None
+}
+
+/// What goes wrong with the calls of the one who is dropped.
+const FAULTS: [(&str, fn(&Faults)); 8] = [
+    ("nothing goes wrong", |_| {}),
+    ("the reply to the create is lost", |faults| faults.lose_reply(Calls::Commits, 1)),
+    ("two replies to commits are lost", |faults| faults.lose_reply(Calls::Commits, 2)),
+    ("the create is lost", |faults| faults.lose_request(Calls::Commits, 1)),
+    ("the create is applied late", |faults| faults.apply_late(1, Duration::from_secs(3))),
+    ("two creates are applied late", |faults| faults.apply_late(2, Duration::from_millis(50))),
+    ("the reply to the grant is lost", |faults| faults.lose_reply(Calls::Leases, 1)),
+    ("the grant is refused", |faults| faults.fail(Calls::Leases, 1, ErrorKind::Unavailable)),
+];
+
+/// L7: drops what `take` makes after each number of polls, until it is done before that.
+async fn dropped_anywhere(held: bool, take: impl AsyncFn(NamedLock) -> Result<Option<Lock>>) {
+    for (fault, set) in FAULTS {
+        for times in 0.. {
+            let what = format!("{fault}, held: {held}, polled {times} times");
+            let bench = Bench::new();
+            let holder = match held {
+                true => Some(bench.theirs().acquire().await.unwrap()),
+                false => None,
+            };
+            set(&bench.memory.faults());
+            let done = polled(times, take(bench.lock())).await;
+            bench.memory.faults().clear();
+            if let Some(holder) = holder {
+                holder.verify().await.unwrap();
+                assert!(!matches!(done, Some(Ok(Some(_)))), "{what}: a second holder");
+                // Whoever holds it is not asked to wait for who is gone.
+                holder.release().await.unwrap();
+            }
+            let is_done = done.is_some();
+            if let Some(Ok(Some(lock))) = done {
+                lock.verify().await.unwrap();
+                drop(lock);
+            }
+            bench.nothing_is_left(&what).await;
+            if is_done || times > 40 && held {
+                break;
+            }
+            assert!(times < POLLS, "{what}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_acquire_leaves_nothing() {
+    for held in [false, true] {
+        dropped_anywhere(held, async |lock| lock.acquire().await.map(Some)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_try_leaves_nothing() {
+    for held in [false, true] {
+        dropped_anywhere(held, async |lock| lock.try_acquire().await).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_acquire_with_an_end_leaves_nothing() {
+    for held in [false, true] {
+        // Once it ends by itself before it is dropped, and once it does not.
+        for time in [Duration::from_millis(200), Duration::from_secs(600)] {
+            dropped_anywhere(held, async |lock| lock.acquire_within(time).await.map(Some)).await;
+        }
+    }
+}
+
+/// The holder releases it while somebody waits, who is dropped on his way from waiting to having.
+#[tokio::test(start_paused = true)]
+async fn a_waiter_who_is_dropped_when_it_is_his_turn_leaves_nothing() {
+    for (fault, set) in FAULTS.iter().filter(|(name, _)| !name.contains("grant")) {
+        for times in 0.. {
+            let what = format!("{fault}, polled {times} times after the release");
+            let bench = Bench::new();
+            let holder = bench.theirs().acquire().await.unwrap();
+            let lock = bench.lock();
+            let mut waiting = Box::pin(async move { lock.acquire().await });
+            assert!(polled(30, &mut waiting).await.is_none());
+            set(&bench.memory.faults());
+            drop(holder);
+            let done = polled(times, waiting).await;
+            let is_done = done.is_some();
+            drop(done);
+            bench.nothing_is_left(&what).await;
+            if is_done {
+                break;
+            }
+            assert!(times < POLLS, "{what}");
+        }
+    }
+}
+
+/// Until the release was applied the lock is held; from then on it is free, whatever became of the future.
+#[tokio::test(start_paused = true)]
+async fn a_dropped_release_releases() {
+    for (fault, set) in FAULTS {
+        for times in 0.. {
+            let what = format!("{fault}, release polled {times} times");
+            let bench = Bench::new();
+            let lock = bench.lock().acquire().await.unwrap();
+            set(&bench.memory.faults());
+            let done = polled(times, lock.release()).await;
+            if let Some(done) = &done {
+                assert!(done.is_ok(), "{what}: {done:?}");
+            }
+            let is_done = done.is_some();
+            bench.nothing_is_left(&what).await;
+            if is_done {
+                break;
+            }
+            assert!(times < POLLS, "{what}");
+        }
+    }
+}
+
+/// A token whose adoption was dropped is of use or its lock is free; nobody holds it in secret.
+#[tokio::test(start_paused = true)]
+async fn a_dropped_adoption_leaves_the_lock_to_the_token_or_free() {
+    for (fault, set) in FAULTS {
+        for times in 0.. {
+            let what = format!("{fault}, adoption polled {times} times");
+            let bench = Bench::new();
+            let token = bench.theirs().acquire().await.unwrap().into_token();
+            sleep(Duration::from_secs(1)).await;
+            set(&bench.memory.faults());
+            let done = polled(times, bench.lock().adopt(&token)).await;
+            bench.memory.faults().clear();
+            let is_done = done.is_some();
+            if let Some(Ok(lock)) = done {
+                lock.verify().await.unwrap();
+                lock.release().await.unwrap();
+            }
+            sleep(Duration::from_secs(5)).await;
+            if let Err(error) = bench.theirs().release_token(&token).await {
+                assert_eq!(error.kind(), ErrorKind::GuardLost, "{what}");
+            }
+            bench.nothing_is_left(&what).await;
+            if is_done {
+                break;
+            }
+            assert!(times < POLLS, "{what}");
+        }
+    }
+}
+
+/// The key of a lock that was had with lost answers is its holder's only one, and its lease serves nobody else.
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_costs_no_lock_and_makes_no_second() {
+    for (fault, set) in FAULTS.iter().filter(|(name, _)| !name.contains("grant")) {
+        let bench = Bench::new();
+        // A spare lease is there, so that it is the create that goes wrong.
+        let spare = bench.lock().acquire().await.unwrap();
+        let spare_id = spare.lease_id();
+        spare.release().await.unwrap();
+        set(&bench.memory.faults());
+        let lock = bench.lock().acquire().await.unwrap_or_else(|error| panic!("{fault}: {error}"));
+        lock.verify().await.unwrap();
+        assert_eq!(bench.keys().await, [lock.key().as_str()], "{fault}");
+        assert_eq!(lock.lease_id(), spare_id, "{fault}");
+        lock.release().await.unwrap();
+        assert_eq!(bench.keys().await, Vec::<String>::new(), "{fault}");
+        // What is applied late finds no lease, unless it was answered.
+        let clean = *fault == "nothing goes wrong";
+        let next = bench.lock().acquire().await.unwrap();
+        assert_eq!(next.lease_id() == spare_id, clean, "{fault}");
+        next.release().await.unwrap();
+        bench.nothing_is_left(fault).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_whose_looks_are_lost_gets_its_turn() {
+    for calls in [Calls::Commits, Calls::Watches, Calls::All] {
+        let bench = Bench::new();
+        let holder = bench.theirs().acquire().await.unwrap();
+        let waiter = tokio::spawn({
+            let lock = bench.lock();
+            async move { lock.acquire().await.unwrap() }
+        });
+        sleep(Duration::from_secs(1)).await;
+        bench.memory.faults().drop_connections();
+        bench.memory.faults().lose_reply(calls, 5);
+        sleep(Duration::from_secs(1)).await;
+        bench.memory.faults().clear();
+        holder.release().await.unwrap();
+        let lock = timeout(Duration::from_secs(10), waiter).await.expect("its turn").unwrap();
+        lock.verify().await.unwrap();
+        lock.release().await.unwrap();
+        bench.nothing_is_left(&format!("{calls:?}")).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_goes_on_through_an_outage_longer_than_the_lease() {
+    let bench = Bench::new();
+    let holder = bench.theirs().acquire().await.unwrap();
+    let waiter = tokio::spawn({
+        let lock = bench.lock();
+        async move { lock.acquire().await.unwrap() }
+    });
+    sleep(Duration::from_secs(1)).await;
+    bench.memory.faults().stop();
+    assert_eq!(holder.lost().await.reason(), LostReason::Expired);
+    sleep(Duration::from_secs(300)).await;
+    assert!(!waiter.is_finished());
+    bench.memory.faults().start();
+    // The server gave all leases their whole time again; whoever held it gives it up as soon as that can be said.
+    let lock = timeout(Duration::from_secs(60), waiter).await.expect("its turn").unwrap();
+    lock.verify().await.unwrap();
+    drop(holder);
+    lock.verify().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spare_lease_that_the_server_has_forgotten_costs_one_more_round() {
+    let bench = Bench::new();
+    for other in ["/a", "/b", "/c"] {
+        let _spare = bench.client.lock(other).acquire().await.unwrap();
+    }
+    let locks = [bench.client.lock("/a").acquire().await.unwrap(), bench.client.lock("/b").acquire().await.unwrap()];
+    let ids = locks.each_ref().map(|lock| lock.lease_id());
+    for lock in locks {
+        lock.release().await.unwrap();
+    }
+    for id in ids {
+        assert!(bench.memory.faults().expire(id));
+    }
+    let before = tokio::time::Instant::now();
+    let lock = bench.lock().acquire().await.unwrap();
+    assert!(!ids.contains(&lock.lease_id()));
+    assert!(before.elapsed() < Duration::from_millis(100), "{:?}", before.elapsed());
+    lock.release().await.unwrap();
+    assert!(bench.lock().try_acquire().await.unwrap().is_some());
+    let token = bench.lock().acquire().await.unwrap().into_token();
+    bench.lock().adopt(&token).await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn releases_whose_answers_are_lost_are_told_from_locks_that_were_lost() {
+    for lost in [1, 2, 3] {
+        let bench = Bench::new();
+        let lock = bench.lock().acquire().await.unwrap();
+        bench.memory.faults().lose_reply(Calls::Commits, lost);
+        lock.release().await.unwrap();
+        bench.nothing_is_left("released").await;
+
+        let bench = Bench::new();
+        let token = bench.lock().acquire().await.unwrap().into_token();
+        bench.memory.faults().lose_reply(Calls::Commits, lost);
+        bench.lock().release_token(&token).await.unwrap();
+        bench.nothing_is_left("released by its token").await;
+
+        let bench = Bench::new();
+        bench.memory.faults().lose_reply(Calls::Commits, 1);
+        // Lost answers of the create say nothing about the release.
+        let lock = bench.lock().acquire().await.unwrap();
+        bench.memory.faults().expire(lock.lease_id());
+        assert_eq!(lock.release().await.unwrap_err().kind(), ErrorKind::GuardLost);
+    }
+    // The server is away: the answer says so, and the lock is free when it is back.
+    let bench = Bench::new();
+    let lock = bench.lock().acquire().await.unwrap();
+    bench.memory.faults().stop();
+    assert_eq!(lock.release().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    bench.memory.faults().start();
+    sleep(Duration::from_secs(3)).await;
+    bench.nothing_is_left("released while the server was away").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_is_repeated_until_it_is_heard() {
+    let bench = Bench::new();
+    let lock = bench.lock().acquire().await.unwrap();
+    // The release and three revocations do not arrive.
+    bench.memory.faults().lose_request(Calls::All, 4);
+    drop(lock);
+    sleep(Duration::from_secs(1)).await;
+    bench.nothing_is_left("dropped").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn handing_over_survives_lost_answers() {
+    for lost in [0, 1, 2] {
+        let bench = Bench::new();
+        let lock = bench.lock().acquire().await.unwrap();
+        let fence = lock.fence();
+        let token: Token = lock.into_token();
+        sleep(Duration::from_secs(1)).await;
+        bench.memory.faults().lose_reply(Calls::Commits, lost);
+        let token = bench.lock().renew(&token, Duration::from_secs(30)).await.unwrap();
+        bench.memory.faults().clear();
+        bench.memory.faults().lose_request(Calls::Commits, lost);
+        let lock = bench.lock().adopt(&token).await.unwrap();
+        bench.memory.faults().clear();
+        assert_eq!(lock.fence(), fence);
+        lock.verify().await.unwrap();
+        lock.release().await.unwrap();
+        bench.nothing_is_left("handed over").await;
+    }
+}
+
+/// The first read of the guard's own watch comes at a bad time.
+#[tokio::test(start_paused = true)]
+async fn a_guard_is_watched_also_when_that_could_not_begin_at_once() {
+    let bench = Bench::new();
+    let lock = bench.lock().acquire().await.unwrap();
+    bench.memory.faults().fail(Calls::Reads, 3, ErrorKind::Unavailable);
+    sleep(Duration::from_secs(1)).await;
+    let gone = Txn { then: vec![etcd_typed::store::Op::delete(lock.key())], ..Txn::default() };
+    bench.memory.commit(gone).await.unwrap();
+    let lost = timeout(Duration::from_millis(100), lock.lost()).await.expect("it is seen at once");
+    assert_eq!(lost.reason(), LostReason::KeyDeleted);
+}
