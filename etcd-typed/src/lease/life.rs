@@ -54,7 +54,7 @@ impl State {
 ///
 /// What is taken off is for clocks that do not run alike (that of a member, and on v2 those of two members, since a time to live is the clock time at which it ends), and
 /// for the time between looking at the clock and acting on it.
-fn safe(ttl: Duration) -> Duration {
+pub(super) fn safe(ttl: Duration) -> Duration {
     ttl.saturating_sub((ttl / 10).max(Duration::from_millis(500)).min(ttl / 2))
 }
 

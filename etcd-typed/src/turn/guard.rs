@@ -403,4 +403,63 @@ mod tests {
         second.verify().await.unwrap();
         second.release().await.unwrap();
     }
+
+    /// F15: what runs under a lock is not asked to go on after a pause in which the lock may have gone to somebody else.
+    #[tokio::test(start_paused = true)]
+    async fn work_is_dropped_before_it_goes_on_after_a_pause() {
+        use std::cell::Cell;
+        use std::future::poll_fn;
+        use std::task::Poll;
+
+        use futures_util::FutureExt;
+
+        let client = Client::connect("memory:").await.unwrap();
+        let lock = client.lock("/x").acquire().await.unwrap();
+        let polls = Cell::new(0);
+        // Work that is always ready to go on.
+        let work = poll_fn(|cx| {
+            polls.set(polls.get() + 1);
+            cx.waker().wake_by_ref();
+            Poll::<()>::Pending
+        });
+        let mut held = Box::pin(lock.while_held(work));
+        for _ in 0..3 {
+            assert!(held.as_mut().now_or_never().is_none());
+        }
+        assert_eq!(polls.get(), 3);
+        crate::clock::tests::suspend(Duration::from_secs(20));
+        let lost = held.as_mut().now_or_never().expect("it is over").unwrap_err();
+        assert_eq!((lost.reason(), lost.key()), (LostReason::Expired, Some(lock.key())));
+        assert_eq!(polls.get(), 3);
+        assert_eq!(lock.verify().await.unwrap_err().kind(), ErrorKind::GuardLost);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_is_dropped_where_it_waits_when_the_lock_is_lost() {
+        struct Tells<'a>(&'a std::cell::Cell<bool>);
+        impl Drop for Tells<'_> {
+            fn drop(&mut self) {
+                self.0.set(true);
+            }
+        }
+
+        let store = crate::store::memory::MemoryStore::new();
+        let client = Client::with_store(store.clone());
+        let lock = client.lock("/x").acquire().await.unwrap();
+        let dropped = std::cell::Cell::new(false);
+        let work = async {
+            let _tells = Tells(&dropped);
+            sleep(Duration::from_secs(3600)).await;
+        };
+        let ends = async {
+            sleep(Duration::from_secs(100)).await;
+            store.faults().expire(lock.lease_id());
+        };
+        let begun = Instant::now();
+        let (lost, ()) = tokio::join!(lock.while_held(work), ends);
+        assert!(matches!(lost.unwrap_err().reason(), LostReason::KeyDeleted | LostReason::Revoked));
+        assert!(dropped.get());
+        // The watch tells it, not the next keep-alive.
+        assert!(begun.elapsed() < Duration::from_secs(101), "{:?}", begun.elapsed());
+    }
 }

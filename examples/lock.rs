@@ -1,0 +1,105 @@
+//! How does a job run once, though every machine of the service is told to run it?
+//!
+//! ```text
+//! cargo run --example lock                                  # the embedded store
+//! cargo run --example lock -- etcd://127.0.0.1:2379         # etcd v3; run it in several terminals at once, or beside `etcdctl lock`
+//! cargo run --example lock -- etcd2://127.0.0.1:2379        # the v2 keys API
+//! ```
+//!
+//! Three workers want to do the same job. Each takes the lock, looks whether the job was done, does it, and writes down that it was done.
+//!
+//! # What the lock promises, and what it cannot
+//!
+//! The store gives it to one at a time, in the order in which they asked. It does not hold a program back: a worker that is paused between its last look at
+//! the clock and its act (a suspended machine, a swapped page, a stopped container) acts late, and when its lease has run out meanwhile somebody else holds the
+//! lock. No lock of this kind, of whatever maker, can prevent that. What can is whoever is acted upon:
+//!
+//! - etcd itself: a write `.guarded_by(&lock)` is committed only while the lock is held, whatever the clocks say. (Not on v2, which has no transactions.)
+//! - Everything else: it is given the fence, a number that grows from holder to holder, and refuses a smaller one than it has seen.
+//! - `while_held` stops the work where it waits when the lock is lost, which makes such cases rare, and not impossible.
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use etcd_typed::{Client, ErrorKind, Result, Revision};
+use tokio::time::sleep;
+
+const LOCK: &str = "/etcd-typed/lock/nightly-report";
+const DONE: &str = "/etcd-typed/lock/nightly-report-done";
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "memory:lock".to_owned());
+    let client = Client::connect(&address).await?;
+    let printer = Printer::default();
+
+    tokio::try_join!(worker("anna", &client, &printer), worker("berta", &client, &printer), worker("clara", &client, &printer))?;
+    too_late(&client, &printer).await
+}
+
+async fn worker(name: &str, client: &Client, printer: &Printer) -> Result<()> {
+    // Its time to live is how long the others wait after a crash of this one; `.info` is what they see in `holder()` and `queue()`.
+    let lock = client.lock(LOCK).ttl(Duration::from_secs(5)).info(name).acquire().await?;
+    let done = client.entry::<String>(DONE)?;
+    if let Some(by) = done.get().await? {
+        println!("{name} finds it done by {}", *by);
+        return lock.release().await;
+    }
+    println!("{name} does the job, fence {}", lock.fence());
+    let work = async {
+        sleep(Duration::from_millis(100)).await;
+        printer.print(name, lock.fence());
+    };
+    // When the lock is lost this ends, with an error that says why.
+    lock.while_held(work).await?;
+    let written = done.create(&name.to_owned());
+    if has_transactions(client) {
+        written.guarded_by(&lock).await?;
+    } else {
+        written.await?;
+    }
+    lock.release().await
+}
+
+/// Somebody who had the lock and does not know yet that he has it no more: an operator took it from him, and another one has it.
+async fn too_late(client: &Client, printer: &Printer) -> Result<()> {
+    let former = client.lock(LOCK).acquire().await?;
+    client.entry::<String>(former.key().as_str())?.delete().await?;
+    let present = client.lock(LOCK).acquire().await?;
+    printer.print("the present holder", present.fence());
+
+    if has_transactions(client) {
+        let late = client.entry::<String>(DONE)?.set(&"the former holder".to_owned()).guarded_by(&former).await;
+        match late {
+            Err(error) if error.kind() == ErrorKind::GuardLost => println!("etcd refuses the former holder: guard lost"),
+            other => println!("this must not be: {other:?}"),
+        }
+    } else {
+        println!("etcd v2 cannot check a guard and write another key in one step: there it is the fence, or nothing");
+    }
+    printer.print("the former holder", former.fence());
+    present.release().await
+}
+
+fn has_transactions(client: &Client) -> bool {
+    client.store().capabilities().transactions
+}
+
+/// Something outside of etcd that the lock is for. It remembers the largest fence that it has seen, as a database would in the row that is written.
+#[derive(Default)]
+struct Printer {
+    seen: Mutex<Option<Revision>>,
+}
+
+impl Printer {
+    fn print(&self, by: &str, fence: Revision) {
+        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *seen > Some(fence) {
+            println!("the printer refuses {by}");
+            return;
+        }
+        *seen = Some(fence);
+        println!("the printer prints for {by}");
+    }
+}
