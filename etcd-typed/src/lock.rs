@@ -16,7 +16,13 @@ use crate::turn::{Contender, Guard, Token, Turn};
 ///
 /// It is fair (first come, first served), and whoever waits is woken by an event when the one before is gone. It is not re-entrant: two
 /// acquisitions in one process exclude each other like any others. It is the same queue as that of the Go package `concurrency` and of `etcdctl lock`
-/// with the same name.
+/// with the same name. (Those wait for every key below the name. Here only keys count that have the name of a lease and go with one, so what else is there does no harm.)
+///
+/// # On etcd v2
+///
+/// The queue is among clients of this library. The server knows no leases, so three things are weaker: a [token](Lock::into_token) stays good as long as the lock is held, whoever
+/// adopted it meanwhile; a create that the server applies after its sender gave up stands in the queue until its time to live is over; and
+/// [`is_held`](Guard::is_held) also relies on the clocks of the members, which may differ by the margin at most.
 ///
 /// # Errors
 ///

@@ -1,7 +1,5 @@
 //! What a lock costs: calls of the store, counted, and on v2 the requests as the server counts them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::sync::Arc;
 use std::time::Duration;
 

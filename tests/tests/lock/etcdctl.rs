@@ -2,8 +2,6 @@
 //!
 //! The tool is the one that the environment variable `ETCDCTL_BIN` names, else `etcdctl` on the `PATH`. Without one these tests fail.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::process::Stdio;
 use std::time::Duration;
 

@@ -1,8 +1,6 @@
 //! What is left of a lock whose future was dropped anywhere, and what becomes of it where answers are lost: no key, no lease, no second holder. On the
 //! memory store, whose clock stands still and whose faults are exact.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};

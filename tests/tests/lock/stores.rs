@@ -1,7 +1,4 @@
-//! `Lock` on every store: who has it, who waits, who loses it and how he learns that, and how it is handed over. What faults do to it is in
-//! `locks_faults.rs`, what it costs in `locks_cost.rs`, who else stands in the queue in `locks_interop.rs`.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+//! `Lock` on every store: who has it, who waits, who loses it and how he learns that, and how it is handed over.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
