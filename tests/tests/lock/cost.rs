@@ -59,10 +59,6 @@ fn memory() -> Client {
     Client::with_store(MemoryStore::new())
 }
 
-async fn v3() -> Client {
-    Client::connect(&Etcd::shared().await.url_v3()).await.unwrap()
-}
-
 /// One request to have it and one to give it back.
 async fn uncontended(client: Client) {
     let somebody = Somebody::warm(&client).await;
@@ -91,7 +87,8 @@ async fn memory_uncontended() {
 
 #[tokio::test]
 async fn v3_uncontended() {
-    uncontended(v3().await).await;
+    let etcd = Etcd::start().await;
+    uncontended(Client::connect(&etcd.url_v3()).await.unwrap()).await;
 }
 
 /// One look, after which it is his.
@@ -115,7 +112,8 @@ async fn memory_handed_over() {
 
 #[tokio::test]
 async fn v3_handed_over() {
-    handed_over(v3().await).await;
+    let etcd = Etcd::start().await;
+    handed_over(Client::connect(&etcd.url_v3()).await.unwrap()).await;
 }
 
 /// v2 has no transaction that makes a key and reads the directory: two requests to have it. To give it back is one, conditioned on the index that

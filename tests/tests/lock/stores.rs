@@ -228,7 +228,7 @@ async fn who_has_it_and_who_waits(bench: Bench) {
     assert_eq!((&holder.key, holder.fence, holder.lease), (lock.key(), lock.fence(), lock.lease_id()));
     let process = holder.process.as_ref().unwrap();
     assert_eq!(process.pid, std::process::id());
-    assert!(process.name.starts_with("locks") && !process.host.is_empty(), "{process}");
+    assert!(process.name.starts_with("lock") && !process.host.is_empty(), "{process}");
     assert!(process.since.starts_with("20") && process.since.ends_with('Z'), "{process}");
     assert_eq!((queue[1].info.as_str(), &queue[1].process), ("the nightly job", &None));
     assert!(queue[1].fence > holder.fence);
