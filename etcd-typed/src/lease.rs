@@ -24,6 +24,9 @@ use crate::revision::LeaseId;
 use crate::store::{Store, Txn};
 use crate::telemetry;
 
+/// The time to live of a lock, a leadership and a published value where none is asked for.
+pub(crate) const TTL: Duration = Duration::from_secs(15);
+
 /// A lease. Keys that are written with it (`.lease(&lease)`) vanish when it ends: when the guard is dropped, or revoked, or when the server
 /// could not be told in time that it is still wanted.
 ///

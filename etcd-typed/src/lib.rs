@@ -106,6 +106,7 @@ mod lease;
 mod live;
 mod lock;
 mod private;
+mod published;
 mod retry;
 mod revision;
 mod schema;
@@ -124,7 +125,8 @@ pub use election::{Candidate, Election, Leader, LeaderChanges};
 pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use handle::{
     Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete, DirectoryWrite, Entry,
-    EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, MapWrite, Node, Shown, Transaction, UpdateError,
+    EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, MapWrite, Node, Publish, Published, Shown, Transaction,
+    UpdateError,
 };
 pub use key::{Key, KeyError};
 pub use lease::{Lease, Lost, LostReason};
@@ -132,6 +134,7 @@ pub use live::{
     Cause, Live, LiveMap, LiveMapIter, LiveStatus, LiveStream, Part, Reader, Rewound, Selected, Snapshot, Subscription, Viewing,
 };
 pub use lock::{Holder, Lock, NamedLock, Process};
+pub use published::PublishedStatus;
 pub use retry::{Backoff, RetryPolicy};
 pub use revision::{LeaseId, Revision};
 pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, Presence, Schema, Table, Update};

@@ -22,6 +22,9 @@
 //! | `etcd_typed_leases_lost_total` | counter | `cause` | count | leases that ended while they were wanted, alone or with the guard that had them |
 //! | `etcd_typed_lock_wait_seconds` | histogram | `recipe` | seconds | time that it took to have a lock or the leadership |
 //! | `etcd_typed_places_lost_total` | counter | `recipe` | count | times that a waiter's lease ended or its key was deleted, so that it began anew at the end of the queue |
+//! | `etcd_typed_published` | gauge | `pattern` | count | values that are to be published |
+//! | `etcd_typed_published_missing` | gauge | `pattern` | count | values that are to be published and are not there |
+//! | `etcd_typed_put_back_total` | counter | `pattern`, `cause` | count | times that a published value was lost and is there again |
 //!
 //! Labels have few values, all known when the program is compiled; none is ever made of a key or a value:
 //!
@@ -34,12 +37,14 @@
 //! | `cause` of a retry or an interruption | the [`ErrorKind`] in small letters: `unavailable`, `timeout`, `permission_denied`, …; `lagged` of a watch whose reader was too slow |
 //! | `cause` of a resync | `history_lost`: compacted, or out of v2's window; `rewound`: the server came back with another history; `disproved`: it had what the watch of a live view did not tell |
 //! | `cause` of a lost lease | `gone`: the server does not know it; `expired`: its time passed without an answer; `key_deleted`, `taken_over`: of a guard, whose key was deleted or is somebody else's |
+//! | `cause` of a value that is put back | the same, and `not_kept_alive` |
 //! | `recipe` | `lock`, `election` |
 //!
 //! An interruption is counted when a watch that was followed breaks, not for each attempt to resume it. An alert on live views is best made of
 //! `etcd_typed_views_degraded`, which counts each view: of several with the same pattern `etcd_typed_view_revision` and
 //! `etcd_typed_view_staleness_seconds` show what was last told of any. A view that is dropped is counted no more; those two gauges stay as they are, since the
-//! facade cannot take one back, and mean nothing while `etcd_typed_views` is zero.
+//! facade cannot take one back, and mean nothing while `etcd_typed_views` is zero. An alert on services that are not in their registry is made of
+//! `etcd_typed_published_missing`.
 //!
 //! # Spans and events
 //!
@@ -57,7 +62,7 @@
 //! | `etcd_typed::watch` | debug | `not resumed yet` | `pattern`, `resume`, `cause`, `error` | an attempt to resume it failed; `resume` is the revision up to which all was seen |
 //! | `etcd_typed::watch` | info | `resumed` | `pattern`, `interrupted` | it is followed again; `interrupted` is for how long it was not |
 //! | `etcd_typed::watch` | warn | `resynced` | `pattern`, `cause`, `revision`, `seen` | its history is gone: after `seen` it goes on with the state of `revision` |
-//! | `etcd_typed::watch` | warn | `refused` | `pattern`, `cause`, `error` | the watch of live views ended with an error that time alone does not mend; it is tried again all the same |
+//! | `etcd_typed::watch` | warn | `refused` | `pattern`, `cause`, `error` | the watch of live views, or of a published value, ended with an error that time alone does not mend; it is tried again all the same |
 //! | `etcd_typed::watch` | warn | `disproved` | `pattern` | the server has what the watch of live views did not tell; it starts again from the present state |
 //! | `etcd_typed::watch` | warn | `progress told too early` | `pattern`, `revision`, `progress` | a change came after the server had said that all was told (etcd issue 15220); nothing is lost |
 //! | `etcd_typed::watch` | trace | `seen before` | `pattern`, `revision` | changes came again and were dropped |
@@ -72,6 +77,9 @@
 //! | `etcd_typed::turn` | debug | `taken` | `recipe`, `waited` | a lock or the leadership is ours, after so long |
 //! | `etcd_typed::turn` | warn | `not taken` | `recipe`, `cause`, `error` | the leadership could not be had; [`lead`](crate::Election::lead) tries again |
 //! | `etcd_typed::turn` | warn | `place lost` | `recipe` | a waiter's lease ended or its key was deleted; it begins anew at the end of the queue |
+//! | `etcd_typed::publish` | warn | `missing` | `pattern`, `cause` | a published value is not there any more; it is put back |
+//! | `etcd_typed::publish` | debug | `not put` | `pattern`, `cause`, `error` | an attempt to put it back, or to write a newer value, failed; it is made again |
+//! | `etcd_typed::publish` | info | `put back` | `pattern`, `cause`, `missing` | it is there again; `missing` is for how long it was not |
 //! | `etcd_typed::lease` | debug | `not revoked` | `lease`, `cause`, `error` | a lease that is not wanted any more could not be ended; it runs out |
 //!
 //! `pattern`, `store`, `op` and `cause` are those of the metrics. `error` is what a server or a connection said, with the endpoint. No field has a
@@ -106,6 +114,9 @@ pub const METRICS: &[Metric] = &[
     LEASES_LOST,
     LOCK_WAIT,
     PLACES_LOST,
+    PUBLISHED,
+    PUBLISHED_MISSING,
+    PUT_BACK,
 ];
 
 /// One metric.
@@ -283,6 +294,30 @@ const PLACES_LOST: Metric = Metric {
     meaning: "times that a waiter's lease ended or its key was deleted, so that it began anew at the end of the queue",
 };
 
+const PUBLISHED: Metric = Metric {
+    name: "etcd_typed_published",
+    kind: MetricKind::Gauge,
+    labels: &["pattern"],
+    unit: MetricUnit::Count,
+    meaning: "values that are to be published",
+};
+
+const PUBLISHED_MISSING: Metric = Metric {
+    name: "etcd_typed_published_missing",
+    kind: MetricKind::Gauge,
+    labels: &["pattern"],
+    unit: MetricUnit::Count,
+    meaning: "values that are to be published and are not there",
+};
+
+const PUT_BACK: Metric = Metric {
+    name: "etcd_typed_put_back_total",
+    kind: MetricKind::Counter,
+    labels: &["pattern", "cause"],
+    unit: MetricUnit::Count,
+    meaning: "times that a published value was lost and is there again",
+};
+
 /// A live view, from its first state on. The gauges that count views are right for any number with one pattern, and forget it when it is dropped.
 #[derive(Debug)]
 pub(crate) struct ViewTelemetry {
@@ -338,6 +373,52 @@ impl Drop for ViewTelemetry {
     }
 }
 
+/// A published value, as long as anything is done for it. The gauges are right for any number with one pattern, as those of views are.
+#[derive(Debug)]
+pub(crate) struct PublishedTelemetry {
+    pattern: Pattern,
+    missing: AtomicBool,
+}
+
+impl PublishedTelemetry {
+    pub(crate) fn new(pattern: Pattern) -> Self {
+        add(&PUBLISHED, &[pattern], 1.0);
+        Self { pattern, missing: AtomicBool::new(false) }
+    }
+
+    /// It is not there any more.
+    pub(crate) fn missing(&self, cause: &'static str) {
+        tracing::warn!(target: "etcd_typed::publish", pattern = self.pattern, cause, "missing");
+        self.count_missing(true);
+    }
+
+    /// An attempt to have it there, or a newer value, failed.
+    pub(crate) fn not_put(&self, error: &Error) {
+        let cause = cause(error.kind());
+        tracing::debug!(target: "etcd_typed::publish", pattern = self.pattern, cause, error = words(error), "not put");
+    }
+
+    /// It is there again, after so long.
+    pub(crate) fn put_back(&self, cause: &'static str, missing: Duration) {
+        tracing::info!(target: "etcd_typed::publish", pattern = self.pattern, cause, ?missing, "put back");
+        count(&PUT_BACK, &[self.pattern, cause]);
+        self.count_missing(false);
+    }
+
+    fn count_missing(&self, now: bool) {
+        if self.missing.swap(now, Ordering::Relaxed) != now {
+            add(&PUBLISHED_MISSING, &[self.pattern], if now { 1.0 } else { -1.0 });
+        }
+    }
+}
+
+impl Drop for PublishedTelemetry {
+    fn drop(&mut self) {
+        self.count_missing(false);
+        add(&PUBLISHED, &[self.pattern], -1.0);
+    }
+}
+
 /// So much time has passed since the last proof that the views of a directory have seen everything.
 pub(crate) fn view_staleness(pattern: Pattern, staleness: Duration) {
     set(&VIEW_STALENESS, &[pattern], staleness.as_secs_f64());
@@ -349,7 +430,7 @@ pub(crate) fn view_unproved(pattern: Pattern, error: &Error) {
     tracing::debug!(target: "etcd_typed::view", pattern, cause, error = words(error), "not proved");
 }
 
-/// The watch of live views was refused, or nothing can be read; it is tried again. `first`: until now it was followed.
+/// The watch of live views, or of a published value, was refused, or nothing can be read; it is tried again. `first`: until now it was followed.
 pub(crate) fn watch_refused(pattern: Pattern, error: &Error, first: bool) {
     let cause = cause(error.kind());
     tracing::warn!(target: "etcd_typed::watch", pattern, cause, error = words(error), "refused");

@@ -22,15 +22,12 @@ pub use self::token::{Token, TokenError};
 use self::waiter::{End, Patience, Waiter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, KeyError};
-use crate::lease::{Lease, Lessor};
+use crate::lease::{Lease, Lessor, TTL};
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Stored, Tree};
 use crate::store::{Capabilities, Compare, Condition, KeyValue, Op, Range, Span, Store, Txn};
 use crate::telemetry;
-
-/// The time to live of a lease where none is asked for.
-const TTL: Duration = Duration::from_secs(15);
 
 /// Something that one at a time may have: the queue of one directory.
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ const ROWS: [&[&str]; 11] = [
     &["store", "store::connect"],
     &["store::memory", "store::v2", "store::v3", "schema", "watch", "lease"],
     &["changes", "turn"],
-    &["live", "lock", "election"],
+    &["live", "lock", "election", "published"],
     &["handle"],
     &["client"],
     &["private", "testing"],

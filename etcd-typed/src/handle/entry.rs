@@ -1,6 +1,7 @@
 //! `Entry<T>`: one key.
 
 mod delete;
+mod publish;
 mod write;
 
 use std::any::type_name;
@@ -9,6 +10,7 @@ use std::fmt;
 use bytes::Bytes;
 
 pub use self::delete::EntryDelete;
+pub use self::publish::{Publish, Published};
 pub use self::write::{EntryModify, EntryWrite};
 use super::Shared;
 use crate::changes::{EntryChanges, WatchingEntry};

@@ -220,7 +220,7 @@ pub enum LostReason {
 
 impl LostReason {
     /// As a label; none for an end that was meant, or comes with the runtime's.
-    fn cause(self) -> Option<&'static str> {
+    pub(crate) fn cause(self) -> Option<&'static str> {
         match self {
             Self::Expired => Some("expired"),
             Self::Revoked => Some("gone"),

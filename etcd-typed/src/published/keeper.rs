@@ -1,0 +1,326 @@
+//! `Keeper`: the task that keeps one value published.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use super::Target;
+use super::status::Shared;
+use crate::error::{Error, ErrorKind, Result};
+use crate::lease::{Lease, Life, LostReason};
+use crate::retry::Backoff;
+use crate::revision::{LeaseId, Revision};
+use crate::store::{Compare, Condition, Event, KeyValue, Op, OpResult, Range, Span, Txn};
+use crate::telemetry;
+use crate::watch::{Follow, Start, Step};
+
+/// A newer value, and who wants to know what became of it.
+pub(super) struct Set {
+    pub(super) value: Bytes,
+    pub(super) answer: oneshot::Sender<Result<Revision>>,
+}
+
+pub(super) struct Keeper {
+    target: Target,
+    shared: Arc<Shared>,
+    sets: mpsc::UnboundedReceiver<Set>,
+    /// What is to be there.
+    value: Bytes,
+    /// What is there with our lease, where that is known.
+    there: Option<Bytes>,
+    /// What the key is attached to when it is ours. None while somebody else's value is there, which may be for long.
+    lease: Option<Lease>,
+    /// The lease before, as long as the key may be attached to it.
+    former: Option<LeaseId>,
+    /// As of this revision it was there.
+    seen: Revision,
+    /// When it was put there last.
+    since: Instant,
+    /// When the next attempt is to be made; none: there is no reason for one.
+    due: Option<Instant>,
+    backoff: Backoff,
+    hints: Hints,
+}
+
+/// What an attempt has found.
+enum Found {
+    /// The value is there, with our lease.
+    Ours(Revision),
+    /// Somebody else's value is there.
+    Theirs,
+    /// It changed while we looked.
+    Changed,
+}
+
+impl Keeper {
+    /// The value was just put there, with this lease, at the revision `seen`.
+    pub(super) fn new(
+        target: Target,
+        shared: Arc<Shared>,
+        sets: mpsc::UnboundedReceiver<Set>,
+        value: Bytes,
+        lease: Lease,
+        seen: Revision,
+    ) -> Self {
+        let backoff = target.lessor.retry().backoff();
+        let hints = Hints::new(target.clone());
+        let (there, lease, former) = (Some(value.clone()), Some(lease), None);
+        Self { target, shared, sets, value, there, lease, former, seen, since: Instant::now(), due: None, backoff, hints }
+    }
+
+    pub(super) async fn run(mut self, end: oneshot::Receiver<oneshot::Sender<Result<()>>>) {
+        let answer = tokio::select! {
+            biased;
+            // An attempt that is under way is given up: whatever it leaves is attached to a lease that is revoked now.
+            answer = end => answer.ok(),
+            never = self.keep() => match never {},
+        };
+        let withdrawn = self.withdraw().await;
+        if let Some(answer) = answer {
+            let _ = answer.send(withdrawn);
+        }
+    }
+
+    async fn keep(&mut self) -> Infallible {
+        loop {
+            let life = self.lease.as_ref().map(|lease| lease.life().clone());
+            let due = self.due;
+            tokio::select! {
+                biased;
+                Some(set) = self.sets.recv() => self.set(set).await,
+                reason = end_of(life) => self.lose(reason),
+                () = until(due) => {
+                    let found = self.attempt().await;
+                    self.conclude(&found);
+                }
+                step = self.hints.next() => self.hear(&step),
+            }
+        }
+    }
+
+    async fn withdraw(self) -> Result<()> {
+        let Self { target, lease, former, .. } = self;
+        if let Some(former) = former {
+            target.store().revoke(former).await.map_err(|error| error.at(&target.key))?;
+        }
+        match lease {
+            Some(lease) => lease.revoke().await.map_err(|error| error.at(&target.key)),
+            None => Ok(()),
+        }
+    }
+
+    async fn set(&mut self, set: Set) {
+        let before = std::mem::replace(&mut self.value, set.value);
+        let found = self.attempt().await;
+        self.conclude(&found);
+        let answer = match found {
+            Ok(Found::Ours(revision)) => Ok(revision),
+            Ok(Found::Theirs | Found::Changed) => Err(self.taken()),
+            Err(error) => {
+                // The store would never take this one, so the one before stays.
+                if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Unsupported | ErrorKind::Invalid) {
+                    self.value = before;
+                }
+                Err(error)
+            }
+        };
+        let _ = set.answer.send(answer);
+    }
+
+    /// One attempt to have the value where it belongs.
+    async fn attempt(&mut self) -> Result<Found> {
+        if let Some(reason) = self.lease.as_ref().and_then(|lease| lease.life().reason()) {
+            self.lose(reason);
+        }
+        let found = self.try_to_put().await.map_err(|error| error.at(&self.target.key));
+        if let (Err(error), Some(lease)) = (&found, &self.lease)
+            && error.kind() == ErrorKind::LeaseLost
+        {
+            lease.life().lose(LostReason::Revoked);
+            self.lose(LostReason::Revoked);
+        }
+        found
+    }
+
+    async fn try_to_put(&mut self) -> Result<Found> {
+        let key = self.target.key.clone();
+        let store = self.target.store().clone();
+        let there = if let Some(lease) = &self.lease {
+            let is_there = self.there.as_ref() == Some(&self.value);
+            let then = if is_there { Vec::new() } else { vec![self.target.put(&self.value, lease)] };
+            let compares = vec![Compare::key(&key, Condition::Lease(lease.id()))];
+            let committed = store.commit(Txn { compares, then, otherwise: vec![Op::Get(Span::Key(key.clone()))] }).await;
+            let committed = committed.inspect_err(|error| self.there = self.there.take().filter(|_| !error.may_have_applied()))?;
+            if committed.succeeded {
+                return Ok(Found::Ours(committed.revision));
+            }
+            self.there = None;
+            committed.results.into_iter().find_map(|result| match result {
+                OpResult::Get(reply) => reply.kvs.into_iter().next(),
+                OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
+            })
+        } else {
+            store.range(Range::of(Span::Key(key.clone()))).await?.kvs.into_iter().next()
+        };
+        let condition = match (&there, self.former) {
+            (None, _) => Condition::Absent,
+            // The server has not ended the lease of before yet: nobody sees that it was lost.
+            (Some(kv), Some(former)) if kv.lease == Some(former) => Condition::Lease(former),
+            (Some(_), _) => return Ok(Found::Theirs),
+        };
+        self.shared.lost(LostReason::KeyDeleted);
+        let lease = match self.lease.take() {
+            Some(lease) => lease,
+            None => self.target.grant().await?,
+        };
+        // Before anything is attached to it: when this is dropped, it goes with what is.
+        let lease = self.lease.insert(lease);
+        let then = vec![self.target.put(&self.value, lease)];
+        let committed = store.commit(Txn { compares: vec![Compare::key(&key, condition)], then, otherwise: Vec::new() }).await?;
+        Ok(if committed.succeeded { Found::Ours(committed.revision) } else { Found::Changed })
+    }
+
+    fn conclude(&mut self, found: &Result<Found>) {
+        self.due = None;
+        match found {
+            Ok(Found::Ours(revision)) => {
+                (self.there, self.seen, self.former) = (Some(self.value.clone()), *revision, None);
+                let put_back = self.lease.as_ref().is_some_and(|lease| self.shared.found(lease.life()));
+                if put_back {
+                    self.since = Instant::now();
+                } else {
+                    self.backoff.reset();
+                }
+            }
+            // That it goes away is told by the watch.
+            Ok(Found::Theirs) => {
+                self.lease = None;
+                self.shared.taken(|| self.taken());
+            }
+            Ok(Found::Changed) => self.soon(),
+            Err(error) => {
+                self.shared.failed(error);
+                self.soon();
+            }
+        }
+    }
+
+    /// It is not there any more.
+    fn lose(&mut self, reason: LostReason) {
+        self.former = self.lease.take().map(|lease| lease.id());
+        self.there = None;
+        self.miss(reason);
+    }
+
+    fn miss(&mut self, reason: LostReason) {
+        if self.shared.lost(reason) && self.since.elapsed() >= self.target.lessor.retry().max_delay {
+            // It had been there for long: this has nothing to do with the last time.
+            self.backoff.reset();
+        }
+        self.soon();
+    }
+
+    /// The watch tells something. Whatever it is, an attempt finds out what is so.
+    fn hear(&mut self, step: &Step) {
+        match step {
+            Step::Progress(_) => {}
+            Step::Reset(snapshot) => match snapshot.kvs.first() {
+                Some(kv) if !self.is_odd(kv) => {}
+                _ => self.soon(),
+            },
+            Step::Batch(batch) => match batch.events.last() {
+                Some(Event::Put { kv, .. }) if self.is_odd(kv) => self.soon(),
+                Some(Event::Delete { .. }) if batch.revision > self.seen => self.miss(LostReason::KeyDeleted),
+                // As late as it comes it may be of another history than what was seen.
+                Some(Event::Delete { .. }) => self.soon(),
+                Some(Event::Put { .. }) | None => {}
+            },
+        }
+    }
+
+    /// Whether a value at the key is none that we know of. Others may do as they like with theirs.
+    fn is_odd(&self, kv: &KeyValue) -> bool {
+        match (&self.lease, kv.lease) {
+            (None, _) => false,
+            (Some(lease), Some(attached)) => attached != lease.id(),
+            // v2 tells no leases.
+            (Some(_), None) => kv.modified > self.seen || self.target.store().capabilities().transactions,
+        }
+    }
+
+    fn soon(&mut self) {
+        let at = Instant::now() + self.backoff.next_delay();
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    fn taken(&self) -> Error {
+        Error::new(ErrorKind::Conflict, "somebody else's value is there").at(&self.target.key)
+    }
+}
+
+/// Waits for the end of a lease, if there is one.
+async fn end_of(life: Option<Life>) -> LostReason {
+    match life {
+        Some(life) => life.lost().await.reason(),
+        None => pending().await,
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => pending().await,
+    }
+}
+
+/// A watch of the key that never ends.
+struct Hints {
+    target: Target,
+    follow: Follow,
+    /// It ended, and is to be begun again then.
+    again: Option<Instant>,
+    backoff: Backoff,
+    refused: bool,
+}
+
+impl Hints {
+    fn new(target: Target) -> Self {
+        let (follow, backoff) = (Self::follow(&target), target.lessor.retry().backoff());
+        Self { target, follow, again: None, backoff, refused: false }
+    }
+
+    fn follow(target: &Target) -> Follow {
+        Follow::new(target.store().clone(), target.lessor.retry(), Span::Key(target.key.clone()), target.pattern, Start::Now)
+    }
+
+    /// Nothing is lost when it is dropped.
+    async fn next(&mut self) -> Step {
+        loop {
+            if self.again.is_some() {
+                until(self.again).await;
+                self.again = None;
+                self.follow = Self::follow(&self.target);
+            }
+            match self.follow.next().await {
+                Some(Ok(step)) => {
+                    // That it can be begun says little.
+                    if !matches!(step, Step::Reset(_)) {
+                        self.refused = false;
+                        self.backoff.reset();
+                    }
+                    return step;
+                }
+                Some(Err(error)) => {
+                    let first = !std::mem::replace(&mut self.refused, true);
+                    telemetry::watch_refused(self.target.pattern, &error, first);
+                    self.again = Some(Instant::now() + self.backoff.next_delay());
+                }
+                None => self.again = Some(Instant::now() + self.backoff.next_delay()),
+            }
+        }
+    }
+}

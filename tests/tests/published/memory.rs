@@ -1,0 +1,385 @@
+//! What goes wrong when it should, on paused time.
+
+use std::sync::{Arc, Mutex};
+
+use etcd_typed::store::memory::{Calls, MemoryStore};
+use etcd_typed::store::{
+    BoxFuture, Capabilities, Committed, Member, Op, Range, RangeReply, Span, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+};
+use etcd_typed::testing::{CountingStore, Counts};
+use etcd_typed::{Key, LeaseId, Result};
+use futures_util::FutureExt;
+
+use super::*;
+
+const TEN: Duration = Duration::from_secs(10);
+
+struct Faulty {
+    store: MemoryStore,
+    entry: Entry<u64>,
+}
+
+fn faulty() -> Faulty {
+    let store = MemoryStore::new();
+    let entry = Client::with_store(store.clone()).entry("/services/a").unwrap();
+    Faulty { store, entry }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nothing_happens_only_the_lease_is_kept_alive() {
+    let store = CountingStore::new(Arc::new(MemoryStore::new()));
+    let entry = Client::with_store(store.clone()).entry::<u64>("/services/a").unwrap();
+    let published = entry.publish(&1).ttl(TEN).await.unwrap();
+    assert_eq!(store.take(), Counts { grant: 1, commit: 1, ..Counts::default() });
+    sleep(TEN / 10).await;
+    assert_eq!(store.take(), Counts { range: 1, watch: 1, ..Counts::default() }, "the watch");
+    sleep(30 * TEN).await;
+    let counts = store.take();
+    assert!((85..=95).contains(&counts.keep_alive), "{counts:?}");
+    assert_eq!(counts.total(), counts.keep_alive, "{counts:?}");
+    for value in 2..5 {
+        published.set(&value).await.unwrap();
+        assert_eq!(store.take(), Counts { commit: 1, ..Counts::default() });
+    }
+    sleep(TEN / 10).await;
+    published.withdraw().await.unwrap();
+    assert_eq!(store.take(), Counts { revoke: 1, ..Counts::default() });
+    sleep(10 * TEN).await;
+    assert_eq!(store.take(), Counts::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_sees_an_outage_after_which_the_server_still_has_the_value() {
+    let Faulty { store, entry } = faulty();
+    let published = entry.publish(&1).ttl(TEN).await.unwrap();
+    let before = entry.get().await.unwrap().unwrap();
+    let mut changes = entry.watch().await.unwrap();
+    store.faults().stop();
+    until(|| !published.is_published()).await;
+    assert_eq!(reason(&published), Some(LostReason::Expired));
+    sleep(6 * TEN).await;
+    let PublishedStatus::Missing { since, error: Some(error), .. } = published.status() else { panic!("{:?}", published.status()) };
+    assert_eq!((error.kind(), error.key()), (ErrorKind::Unavailable, Some(entry.key())));
+    assert!(since.elapsed() < LIMIT, "since when it is by the clock of the program");
+    assert!(
+        published.status().to_string().contains("no answer came within its time to live; not put back yet: "),
+        "{}",
+        published.status()
+    );
+    assert_eq!(published.set(&2).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    store.faults().start();
+    until(|| published.is_published()).await;
+    let after = entry.get().await.unwrap().unwrap();
+    assert!(*after == 2 && after.lease() != before.lease(), "the newest value, with a new lease");
+    assert_eq!(next(&mut changes).await, Some(2), "and it was never away");
+    sleep(6 * TEN).await;
+    assert!(published.is_published() && changes.next().now_or_never().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_runs_out_because_nothing_keeps_it_alive() {
+    let Faulty { store, entry } = faulty();
+    let published = entry.publish(&1).ttl(TEN).await.unwrap();
+    let mut changes = entry.watch().await.unwrap();
+    // Until the server has ended it: every request of ours is lost for longer than the time to live.
+    store.faults().fail(Calls::Leases, 10_000, ErrorKind::Unavailable);
+    assert_eq!(next(&mut changes).await, None);
+    assert_eq!(reason(&published), Some(LostReason::Expired));
+    store.faults().clear();
+    assert_eq!(next(&mut changes).await, Some(1));
+    until(|| published.is_published()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_emptied_server_has_it_again() {
+    let Faulty { store, entry } = faulty();
+    let filler = Client::with_store(store.clone()).entry::<u64>("/filler").unwrap();
+    let published = entry.publish(&1).ttl(TEN).await.unwrap();
+    for n in 0..5 {
+        // Sooner or later than what it was seen at in the history before.
+        for value in 0..3 * n {
+            filler.set(&value).await.unwrap();
+        }
+        published.set(&n).await.unwrap();
+        store.faults().wipe();
+        until(|| entry.get().now_or_never().is_some_and(|read| read.unwrap().is_some_and(|now| *now == n))).await;
+        until(|| published.is_published()).await;
+        sleep(3 * TEN).await;
+        assert!(published.is_published(), "{}", published.status());
+    }
+    // The other one's value that an emptied server has is left alone, and taken over from.
+    store.faults().wipe();
+    entry.set(&99).await.unwrap();
+    until(|| reason(&published).is_some()).await;
+    sleep(3 * TEN).await;
+    assert_eq!(entry.get().await.unwrap().unwrap().into_inner(), 99);
+    store.faults().wipe();
+    entry.set(&98).await.unwrap();
+    sleep(3 * TEN).await;
+    assert_eq!(entry.get().await.unwrap().unwrap().into_inner(), 98);
+    entry.delete().await.unwrap();
+    until(|| published.is_published()).await;
+}
+
+/// Whatever happens, what is there is never older than what was there before, and it is there in the end.
+#[tokio::test(start_paused = true)]
+async fn many_losses_in_a_row_never_bring_back_an_old_value() {
+    for seed in 0..20 {
+        let mut random = fastrand(seed);
+        let Faulty { store, entry } = faulty();
+        let published = entry.publish(&0).ttl(TEN).await.unwrap();
+        let mut changes = entry.watch().await.unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let all = seen.clone();
+        let watching = tokio::spawn(async move {
+            while let Some(change) = changes.next().await {
+                all.lock().unwrap().extend(change.unwrap().new);
+            }
+        });
+        for value in 1..=30_u64 {
+            let faults = store.faults();
+            match random(8) {
+                0 => drop(entry.delete().await),
+                1 => {
+                    let lease = entry.get().await.ok().flatten().and_then(|now| now.lease());
+                    lease.map(|lease| faults.expire(lease));
+                }
+                2 => faults.lose_reply(Calls::Commits, 1 + random(2)),
+                3 => faults.lose_request(Calls::Commits, 1 + random(2)),
+                4 => faults.apply_late(1, Duration::from_millis(random(3000) as u64)),
+                5 => faults.fail(Calls::Leases, 1 + random(3), ErrorKind::Unavailable),
+                6 => {
+                    faults.stop();
+                    sleep(Duration::from_millis(random(30_000) as u64)).await;
+                    faults.start();
+                }
+                _ => faults.drop_connections(),
+            }
+            drop(published.set(&value).await);
+            sleep(Duration::from_millis(random(2000) as u64)).await;
+        }
+        store.faults().clear();
+        sleep(3 * TEN).await;
+        assert!(published.is_published(), "seed {seed}: {}", published.status());
+        assert_eq!(entry.get().await.unwrap().unwrap().into_inner(), 30, "seed {seed}");
+        let seen = seen.lock().unwrap().clone();
+        assert!(seen.len() > 10 && seen.is_sorted(), "seed {seed}: {seen:?}");
+        published.withdraw().await.unwrap();
+        sleep(3 * TEN).await;
+        assert_eq!(entry.get().await.unwrap(), None, "seed {seed}");
+        watching.abort();
+    }
+}
+
+/// A source of numbers below a limit.
+fn fastrand(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_deletes_it_again_and_again_is_answered_with_backoff() {
+    let Faulty { entry, .. } = faulty();
+    let published = entry.publish(&1).ttl(TEN).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    for _ in 0..40 {
+        shows(&entry, Some(1)).await;
+        entry.delete().await.unwrap();
+    }
+    shows(&entry, Some(1)).await;
+    // Seven doublings come to two seconds, and the rest waits for one at least.
+    assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
+    until(|| published.is_published()).await;
+
+    // After a while all is forgotten.
+    sleep(TEN).await;
+    let begun = tokio::time::Instant::now();
+    entry.delete().await.unwrap();
+    shows(&entry, Some(1)).await;
+    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_refused_is_begun_again() {
+    let Faulty { store, entry } = faulty();
+    store.faults().fail(Calls::Watches, 20, ErrorKind::PermissionDenied);
+    let published = entry.publish(&1).ttl(TEN).await.unwrap();
+    entry.delete().await.unwrap();
+    until(|| entry.get().now_or_never().is_some_and(|read| read.unwrap().is_some())).await;
+    until(|| published.is_published()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_at_the_start_leaves_nothing_behind() {
+    for fault in 0..4 {
+        let Faulty { store, entry } = faulty();
+        let faults = store.faults();
+        match fault {
+            0 => faults.fail(Calls::Leases, 1, ErrorKind::Unavailable),
+            1 => faults.fail(Calls::Commits, 1, ErrorKind::NoSpace),
+            2 => faults.lose_reply(Calls::Commits, 1),
+            _ => faults.apply_late(1, TEN),
+        }
+        let error = entry.publish(&1).ttl(6 * TEN).await.unwrap_err();
+        assert_eq!(error.key(), Some(entry.key()), "{error}");
+        sleep(2 * TEN).await;
+        assert_eq!(entry.get().await.unwrap(), None, "fault {fault}");
+    }
+}
+
+/// Every call waits once before it is made and once before it is answered.
+#[derive(Debug)]
+struct Yielding {
+    inner: MemoryStore,
+    granted: Mutex<Vec<LeaseId>>,
+}
+
+macro_rules! slowly {
+    ($call:expr) => {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            let answer = $call.await;
+            tokio::task::yield_now().await;
+            answer
+        })
+    };
+}
+
+impl Store for Yielding {
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
+        slowly!(self.inner.range(range))
+    }
+
+    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
+        slowly!(self.inner.commit(txn))
+    }
+
+    fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
+        slowly!(self.inner.watch(watch))
+    }
+
+    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
+        self.granted.lock().unwrap().push(id);
+        slowly!(self.inner.grant(id, ttl))
+    }
+
+    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
+        slowly!(self.inner.keep_alive(id))
+    }
+
+    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
+        slowly!(self.inner.revoke(id))
+    }
+
+    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
+        slowly!(self.inner.time_to_live(id))
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Status>> {
+        slowly!(self.inner.status())
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
+        slowly!(self.inner.members())
+    }
+
+    fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
+        slowly!(self.inner.stats(which))
+    }
+}
+
+/// Polls so often, and then drops it.
+async fn poll_times<F: IntoFuture>(future: F, times: usize) -> Option<F::Output> {
+    let mut future = Box::pin(future.into_future());
+    for _ in 0..times {
+        if let Some(output) = future.as_mut().now_or_never() {
+            return Some(output);
+        }
+        tokio::task::yield_now().await;
+    }
+    None
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_dropped_at_any_point_leaves_nothing() {
+    let mut completed = false;
+    for times in 0..100 {
+        let inner = MemoryStore::new();
+        let store = Arc::new(Yielding { inner: inner.clone(), granted: Mutex::default() });
+        let client = Client::with_store(CountingStore::new(store.clone()));
+        let entry = client.entry::<u64>("/services/a").unwrap();
+        completed = poll_times(entry.publish(&1).ttl(6 * TEN), times).await.is_some();
+        // Less than the time to live.
+        sleep(TEN).await;
+        let below = inner.range(Range::of(Span::Below(Key::root()))).await.unwrap();
+        assert!(below.kvs.is_empty(), "after {times} polls");
+        for lease in store.granted.lock().unwrap().iter() {
+            assert_eq!(inner.time_to_live(*lease).await.unwrap(), None, "after {times} polls");
+        }
+        if completed {
+            assert!(times > 4, "{times}");
+            break;
+        }
+    }
+    assert!(completed);
+
+    // The same while it is put back, changed and withdrawn.
+    for times in 0..20 {
+        for what in 0..3 {
+            let inner = MemoryStore::new();
+            let store = Arc::new(Yielding { inner: inner.clone(), granted: Mutex::default() });
+            let entry = Client::with_store(CountingStore::new(store.clone())).entry::<u64>("/services/a").unwrap();
+            let published = entry.publish(&1).ttl(6 * TEN).await.unwrap();
+            match what {
+                0 => {
+                    let delete = Txn { then: vec![Op::delete(entry.key())], ..Txn::default() };
+                    inner.commit(delete).await.unwrap();
+                    sleep(Duration::from_millis(20)).await;
+                    poll_times(std::future::pending::<()>(), times).await;
+                    drop(published);
+                }
+                1 => {
+                    poll_times(published.set(&2), times).await;
+                    drop(published);
+                }
+                _ => drop(poll_times(published.withdraw(), times).await),
+            }
+            sleep(TEN).await;
+            let below = inner.range(Range::of(Span::Below(Key::root()))).await.unwrap();
+            assert!(below.kvs.is_empty(), "case {what}, after {times} polls");
+            for lease in store.granted.lock().unwrap().iter() {
+                assert_eq!(inner.time_to_live(*lease).await.unwrap(), None, "case {what}, after {times} polls");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_guard_outlives_its_runtime() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let own = runtime();
+    let store = MemoryStore::new();
+    let entry = Client::with_store(store).entry::<u64>("/services/a").unwrap();
+    let publish = || own.block_on(entry.publish(&1).ttl(TTL).into_future()).unwrap();
+    let (dropped, withdrawn, asked) = (publish(), publish(), publish());
+    drop(own);
+    assert_eq!(reason(&asked), Some(LostReason::NotKeptAlive));
+    drop(dropped);
+    let error = withdrawn.withdraw().now_or_never().unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.key()), (ErrorKind::Unavailable, Some(entry.key())));
+    assert!(asked.set(&2).now_or_never().unwrap().is_err());
+    drop(asked);
+    runtime().block_on(shows(&entry, None));
+
+    let error = entry.publish(&1).into_future().now_or_never().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+}

@@ -1,0 +1,103 @@
+//! What real servers and networks do.
+
+use std::process::Command;
+
+use etcd_typed::Published;
+use etcd_typed::testing::{Etcd, Mode, Proxy};
+
+use super::*;
+
+async fn published_through(proxy: &Proxy) -> (Entry<u64>, Published<u64>) {
+    let client = Client::connect(&format!("etcd://{}", proxy.addr())).await.unwrap();
+    let entry = client.entry::<u64>("/services/a").unwrap();
+    let published = entry.publish(&1).ttl(TTL).await.unwrap();
+    (entry, published)
+}
+
+#[tokio::test]
+async fn a_lease_that_an_operator_revokes() {
+    let etcd = Etcd::start().await;
+    let entry = Client::connect(&etcd.url_v3()).await.unwrap().entry::<u64>("/services/a").unwrap();
+    let published = entry.publish(&1).await.unwrap();
+    let mut changes = entry.watch().await.unwrap();
+    let lease = entry.get().await.unwrap().unwrap().lease().unwrap();
+    let etcdctl = std::env::var("ETCDCTL_BIN").unwrap_or_else(|_| "etcdctl".to_owned());
+    let revoke = ["--endpoints", &etcd.endpoint(), "lease", "revoke", &lease.to_string()];
+    let output = Command::new(etcdctl).env("ETCDCTL_API", "3").args(revoke).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(next(&mut changes).await, None);
+    assert_eq!(next(&mut changes).await, Some(1));
+    until(|| published.is_published()).await;
+}
+
+#[tokio::test]
+async fn an_outage_longer_than_the_time_to_live() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let (entry, published) = published_through(&proxy).await;
+    let direct = Client::connect(&etcd.url_v3()).await.unwrap().entry::<u64>("/services/a").unwrap();
+    let mut changes = direct.watch().await.unwrap();
+    for mode in [Mode::Refuse, Mode::Stall] {
+        proxy.set(mode).await;
+        proxy.cut();
+        assert_eq!(next(&mut changes).await, None, "the server has ended the lease");
+        assert!(!published.is_published(), "known here before it is known there");
+        until(|| matches!(published.status(), PublishedStatus::Missing { error: Some(_), .. })).await;
+        proxy.set(Mode::Pass).await;
+        proxy.cut();
+        assert_eq!(next(&mut changes).await, Some(1));
+        until(|| published.is_published()).await;
+    }
+    assert_eq!(entry.get().await.unwrap().unwrap().into_inner(), 1);
+    // Others who were there meanwhile are not driven out.
+    proxy.set(Mode::Refuse).await;
+    proxy.cut();
+    assert_eq!(next(&mut changes).await, None);
+    direct.set(&2).await.unwrap();
+    proxy.set(Mode::Pass).await;
+    assert_eq!(next(&mut changes).await, Some(2));
+    assert!(timeout(TTL + QUIET, changes.next()).await.is_err());
+    direct.delete().await.unwrap();
+    assert_eq!(next(&mut changes).await, None);
+    assert_eq!(next(&mut changes).await, Some(1));
+}
+
+#[tokio::test]
+async fn an_emptied_server() {
+    let mut etcd = Etcd::start().await;
+    for address in [etcd.url_v3(), etcd.url_v2()] {
+        let entry = Client::connect(&address).await.unwrap().entry::<u64>("/services/a").unwrap();
+        let published = entry.publish(&1).ttl(TTL).await.unwrap();
+        etcd.wipe().await;
+        soon(async {
+            while entry.get().await.unwrap().is_none_or(|now| *now != 1) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        until(|| published.is_published()).await;
+        sleep(TTL + QUIET).await;
+        assert!(published.is_published() && entry.get().await.unwrap().is_some());
+    }
+}
+
+#[tokio::test]
+async fn on_v2_keeping_it_there_wakes_nobody() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let client = Client::connect(&format!("etcd2://{}", proxy.addr())).await.unwrap();
+    let direct = Client::connect(&etcd.url_v2()).await.unwrap().entry::<u64>("/services/a").unwrap();
+    let mut changes = direct.watch().await.unwrap();
+    let entry = client.entry::<u64>("/services/a").unwrap();
+    let published = entry.publish(&1).ttl(TTL).await.unwrap();
+    assert_eq!(next(&mut changes).await, Some(1));
+    assert!(timeout(3 * TTL, changes.next()).await.is_err(), "the time of the key is started again many times");
+    assert!(published.is_published());
+    proxy.set(Mode::Refuse).await;
+    proxy.cut();
+    assert_eq!(next(&mut changes).await, None);
+    proxy.set(Mode::Pass).await;
+    assert_eq!(next(&mut changes).await, Some(1));
+    assert!(timeout(2 * TTL, changes.next()).await.is_err());
+    assert!(published.is_published());
+}
