@@ -30,10 +30,12 @@ pub(super) struct Keeper {
     sets: mpsc::UnboundedReceiver<Set>,
     /// What is to be there.
     value: Bytes,
-    /// What is there with our lease, where that is known.
-    there: Option<Bytes>,
+    /// What is there with our lease, and when it was written, where that is known.
+    there: Option<(Bytes, Revision)>,
     /// What the key is attached to when it is ours. None while somebody else's value is there, which may be for long.
     lease: Option<Lease>,
+    /// Whether the key may still come to be with this lease, by a request whose outcome is unknown.
+    unsure: bool,
     /// The lease before, as long as the key may be attached to it.
     former: Option<LeaseId>,
     /// As of this revision it was there.
@@ -68,8 +70,22 @@ impl Keeper {
     ) -> Self {
         let backoff = target.lessor.retry().backoff();
         let hints = Hints::new(target.clone());
-        let (there, lease, former) = (Some(value.clone()), Some(lease), None);
-        Self { target, shared, sets, value, there, lease, former, seen, since: Instant::now(), due: None, backoff, hints }
+        let there = Some((value.clone(), seen));
+        Self {
+            target,
+            shared,
+            sets,
+            value,
+            there,
+            lease: Some(lease),
+            unsure: false,
+            former: None,
+            seen,
+            since: Instant::now(),
+            due: None,
+            backoff,
+            hints,
+        }
     }
 
     pub(super) async fn run(mut self, end: oneshot::Receiver<oneshot::Sender<Result<()>>>) {
@@ -119,7 +135,8 @@ impl Keeper {
         self.conclude(&found);
         let answer = match found {
             Ok(Found::Ours(revision)) => Ok(revision),
-            Ok(Found::Theirs | Found::Changed) => Err(self.taken()),
+            Ok(Found::Theirs) => Err(self.taken()),
+            Ok(Found::Changed) => Err(self.conflict("others write it at the same time")),
             Err(error) => {
                 // The store would never take this one, so the one before stays.
                 if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Unsupported | ErrorKind::Invalid) {
@@ -148,23 +165,14 @@ impl Keeper {
 
     async fn try_to_put(&mut self) -> Result<Found> {
         let key = self.target.key.clone();
-        let store = self.target.store().clone();
-        let there = if let Some(lease) = &self.lease {
-            let is_there = self.there.as_ref() == Some(&self.value);
-            let then = if is_there { Vec::new() } else { vec![self.target.put(&self.value, lease)] };
-            let compares = vec![Compare::key(&key, Condition::Lease(lease.id()))];
-            let committed = store.commit(Txn { compares, then, otherwise: vec![Op::Get(Span::Key(key.clone()))] }).await;
-            let committed = committed.inspect_err(|error| self.there = self.there.take().filter(|_| !error.may_have_applied()))?;
-            if committed.succeeded {
-                return Ok(Found::Ours(committed.revision));
+        let there = if self.lease.is_some() {
+            match self.look_or_write().await? {
+                Ok(found) => return Ok(found),
+                Err(there) => there,
             }
-            self.there = None;
-            committed.results.into_iter().find_map(|result| match result {
-                OpResult::Get(reply) => reply.kvs.into_iter().next(),
-                OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
-            })
         } else {
-            store.range(Range::of(Span::Key(key.clone()))).await?.kvs.into_iter().next()
+            let reply = self.target.store().range(Range::of(Span::Key(key.clone()))).await?;
+            reply.kvs.into_iter().next()
         };
         let condition = match (&there, self.former) {
             (None, _) => Condition::Absent,
@@ -173,6 +181,13 @@ impl Keeper {
             (Some(_), _) => return Ok(Found::Theirs),
         };
         self.shared.lost(LostReason::KeyDeleted);
+        if self.unsure {
+            // An older value must not come after the one that is put now.
+            self.unsure = false;
+            if let Some(lease) = self.lease.take() {
+                lease.revoke().await?;
+            }
+        }
         let lease = match self.lease.take() {
             Some(lease) => lease,
             None => self.target.grant().await?,
@@ -180,15 +195,62 @@ impl Keeper {
         // Before anything is attached to it: when this is dropped, it goes with what is.
         let lease = self.lease.insert(lease);
         let then = vec![self.target.put(&self.value, lease)];
-        let committed = store.commit(Txn { compares: vec![Compare::key(&key, condition)], then, otherwise: Vec::new() }).await?;
-        Ok(if committed.succeeded { Found::Ours(committed.revision) } else { Found::Changed })
+        let txn = Txn { compares: vec![Compare::key(&key, condition)], then, otherwise: Vec::new() };
+        let committed = self.target.store().commit(txn).await.inspect_err(|error| self.unsure = error.may_have_applied())?;
+        if !committed.succeeded {
+            return Ok(Found::Changed);
+        }
+        self.there = Some((self.value.clone(), committed.revision));
+        Ok(Found::Ours(committed.revision))
+    }
+
+    /// Has the value there if the key is ours; else gives what is there.
+    ///
+    /// It is only written in the place of one that is known. So one whose request was delayed on its way is never written over a newer one.
+    async fn look_or_write(&mut self) -> Result<Result<Found, Option<KeyValue>>> {
+        let Self { target, value, there, lease: Some(lease), .. } = self else { return Ok(Err(None)) };
+        let (key, store) = (&target.key, target.store());
+        let ours = Compare::key(key, Condition::Lease(lease.id()));
+        // To write, to look why that cannot be, and to write again.
+        for _ in 0..2 {
+            if let Some((before, modified)) = there.take_if(|(before, _)| before != value) {
+                let unchanged = Compare::key(key, Condition::Modified(modified));
+                // Where each condition is a request, the other one alone says as much, but of a server that was emptied.
+                let compares = if store.capabilities().transactions { vec![ours.clone(), unchanged] } else { vec![unchanged] };
+                let write = Txn { compares, then: vec![target.put(value, lease)], otherwise: Vec::new() };
+                let refused = |error: &Error| *there = Some((before, modified)).filter(|_| !error.may_have_applied());
+                let committed = store.commit(write).await.inspect_err(refused)?;
+                if committed.succeeded {
+                    *there = Some((value.clone(), committed.revision));
+                    return Ok(Ok(Found::Ours(committed.revision)));
+                }
+            }
+            let look = || vec![Op::Get(Span::Key(key.clone()))];
+            let committed = store.commit(Txn { compares: vec![ours.clone()], then: look(), otherwise: look() }).await?;
+            let found = committed.results.into_iter().find_map(|result| match result {
+                OpResult::Get(reply) => reply.kvs.into_iter().next(),
+                OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
+            });
+            *there = None;
+            match found {
+                Some(kv) if committed.succeeded => {
+                    let is_wanted = kv.value == *value;
+                    *there = Some((kv.value, kv.modified));
+                    if is_wanted {
+                        return Ok(Ok(Found::Ours(committed.revision)));
+                    }
+                }
+                found => return Ok(Err(found)),
+            }
+        }
+        Ok(Ok(Found::Changed))
     }
 
     fn conclude(&mut self, found: &Result<Found>) {
         self.due = None;
         match found {
             Ok(Found::Ours(revision)) => {
-                (self.there, self.seen, self.former) = (Some(self.value.clone()), *revision, None);
+                (self.seen, self.former, self.unsure) = (*revision, None, false);
                 let put_back = self.lease.as_ref().is_some_and(|lease| self.shared.found(lease.life()));
                 if put_back {
                     self.since = Instant::now();
@@ -209,7 +271,7 @@ impl Keeper {
         }
     }
 
-    /// It is not there any more.
+    /// The lease is lost, and with it the value.
     fn lose(&mut self, reason: LostReason) {
         self.former = self.lease.take().map(|lease| lease.id());
         self.there = None;
@@ -226,29 +288,23 @@ impl Keeper {
 
     /// The watch tells something. Whatever it is, an attempt finds out what is so.
     fn hear(&mut self, step: &Step) {
+        let modified = self.there.as_ref().map(|(_, modified)| *modified);
         match step {
             Step::Progress(_) => {}
             Step::Reset(snapshot) => match snapshot.kvs.first() {
-                Some(kv) if !self.is_odd(kv) => {}
+                // Others may do as they like with theirs.
+                Some(_) if self.lease.is_none() => {}
+                Some(kv) if Some(kv.modified) == modified => {}
+                // After it revisions may be those of another history.
                 _ => self.soon(),
             },
             Step::Batch(batch) => match batch.events.last() {
-                Some(Event::Put { kv, .. }) if self.is_odd(kv) => self.soon(),
+                Some(Event::Put { .. }) if modified.is_some_and(|modified| batch.revision > modified) => self.soon(),
                 Some(Event::Delete { .. }) if batch.revision > self.seen => self.miss(LostReason::KeyDeleted),
                 // As late as it comes it may be of another history than what was seen.
                 Some(Event::Delete { .. }) => self.soon(),
                 Some(Event::Put { .. }) | None => {}
             },
-        }
-    }
-
-    /// Whether a value at the key is none that we know of. Others may do as they like with theirs.
-    fn is_odd(&self, kv: &KeyValue) -> bool {
-        match (&self.lease, kv.lease) {
-            (None, _) => false,
-            (Some(lease), Some(attached)) => attached != lease.id(),
-            // v2 tells no leases.
-            (Some(_), None) => kv.modified > self.seen || self.target.store().capabilities().transactions,
         }
     }
 
@@ -258,7 +314,11 @@ impl Keeper {
     }
 
     fn taken(&self) -> Error {
-        Error::new(ErrorKind::Conflict, "somebody else's value is there").at(&self.target.key)
+        self.conflict("somebody else's value is there")
+    }
+
+    fn conflict(&self, message: &str) -> Error {
+        Error::new(ErrorKind::Conflict, message).at(&self.target.key)
     }
 }
 

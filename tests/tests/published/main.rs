@@ -2,9 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "published/memory.rs"]
 mod embedded;
-#[path = "published/servers.rs"]
+mod example;
 mod servers;
 
 use std::time::Duration;
