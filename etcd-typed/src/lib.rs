@@ -38,6 +38,7 @@
 //!   the history, the difference, marked `resynced`.
 //! - [`Live`]: a value that is always current, whole and valid, and is read in nanoseconds; from `live()` of a struct, an entry or a map.
 //! - [`Client::transaction`]: conditions and writes over any handles in one commit. [`Lease`]: keys that vanish with their owner.
+//!   [`Published`]: a value that is there as long as its guard lives, and is put back after any loss; from [`Entry::publish`].
 //! - [`Lock`] and [`Leader`], from [`Client::lock`] and [`Client::election`]: one at a time, in the queue that Go's `concurrency` and `etcdctl` use too. What a
 //!   [`Guard`] promises, and what no lease can, is on its page.
 //! - [`Error`]: a [kind](ErrorKind), the key, and whether a write may have happened all the same.

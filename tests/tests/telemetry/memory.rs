@@ -294,6 +294,51 @@ async fn how_long_the_leadership_was_waited_for_is_told_and_that_it_cannot_be_ha
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_published_value_tells_when_it_is_missing_and_that_it_was_put_back() {
+    let Bench { listener, store, client, .. } = bench();
+    let pattern = ("pattern", "u64");
+    let gauges = || (listener.value("etcd_typed_published", &[pattern]), listener.value("etcd_typed_published_missing", &[pattern]));
+    let put_back = |cause| listener.value("etcd_typed_put_back_total", &[pattern, ("cause", cause)]);
+    let entry = client.entry::<u64>("/planted/service").unwrap();
+    let published = entry.publish(&1).ttl(Duration::from_secs(9)).await.unwrap();
+    let other = client.entry::<u64>("/planted/other").unwrap().publish(&1).await.unwrap();
+    assert_eq!(gauges(), (2.0, 0.0));
+    assert!(listener.operations().contains(&("publish".to_owned(), "u64".to_owned())));
+
+    sleep(Duration::from_secs(1)).await;
+    store.faults().fail(Calls::Commits, 3, ErrorKind::Unavailable);
+    store.faults().expire(entry.get().await.unwrap().unwrap().lease().unwrap());
+    until(|| gauges() == (2.0, 1.0)).await;
+    until(|| gauges() == (2.0, 0.0)).await;
+    let not_put: Vec<_> = listener.events("not put").into_iter().map(|event| event.fields["cause"].clone()).collect();
+    // That its lease is gone is found out when it is put with it.
+    assert_eq!(not_put, ["unavailable", "unavailable", "unavailable", "lease_lost"]);
+    assert_eq!(put_back("key_deleted"), 1.0);
+
+    sleep(Duration::from_secs(20)).await;
+    store.faults().stop();
+    until(|| gauges() == (2.0, 2.0)).await;
+    store.faults().start();
+    until(|| gauges() == (2.0, 0.0)).await;
+    assert_eq!(put_back("expired"), 2.0);
+
+    entry.set(&5).await.unwrap();
+    until(|| gauges() == (2.0, 1.0)).await;
+    entry.delete().await.unwrap();
+    until(|| put_back("taken_over") == 1.0).await;
+    assert_eq!(listener.events("missing").len(), listener.events("put back").len());
+
+    published.set(&2).await.unwrap();
+    published.withdraw().await.unwrap();
+    // While it is missing, too, it is counted until it is given up.
+    store.faults().stop();
+    until(|| gauges() == (1.0, 1.0)).await;
+    drop(other);
+    until(|| gauges() == (0.0, 0.0)).await;
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_conflict_is_counted_and_told_within_its_operation() {
     let Bench { listener, store, client, dir } = bench();
     dir.set(&planted()).await.unwrap();
@@ -392,6 +437,11 @@ async fn every_operation_is_a_span_with_the_pattern_of_its_directory() {
     directory.delete().await.unwrap_err();
     directory.delete_recursive().await.unwrap();
     said("directory", &["list", "list_recursive", "exists", "create", "update", "delete", "delete_recursive"]);
+
+    let published = banner.publish(&text).await.unwrap();
+    published.set(&text).await.unwrap();
+    published.withdraw().await.unwrap();
+    said("alloc::string::String", &["publish", "set", "withdraw"]);
 
     client.transaction().set(&dir.rate_limit, &1).await.unwrap();
     said("transaction", &["commit"]);
