@@ -21,7 +21,7 @@ use crate::turn::{Contender, Guard, Token, Turn};
 /// # On etcd v2
 ///
 /// The queue is among clients of this library. The server knows no leases, so three things are weaker: a [token](Lock::into_token) stays good as long as the lock is held, whoever
-/// adopted it meanwhile; a create that the server applies after its sender gave up stands in the queue until its time to live is over; and
+/// adopted it meanwhile; a create that the server applies seconds after its sender gave up stands in the queue until its time to live is over; and
 /// [`is_held`](Guard::is_held) also relies on the clocks of the members, which may differ by the margin at most.
 ///
 /// # Errors

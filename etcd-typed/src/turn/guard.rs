@@ -146,7 +146,8 @@ impl Guard {
         &self.claim.key
     }
 
-    /// The lease that the key is attached to.
+    /// The lease that the key is attached to. Attach nothing else to it: after a clean release it serves the next guard of this client. For keys of your own ask
+    /// for one of your own, by [`Client::lease`](crate::Client::lease).
     #[must_use]
     pub fn lease_id(&self) -> LeaseId {
         self.claim.lease

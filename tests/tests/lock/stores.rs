@@ -33,6 +33,8 @@ on_every_store! { "locks":
     a_lock_that_is_left_can_be_renewed_and_released
     a_token_is_for_one_grant_of_one_lock
     a_token_of_somebody_who_waits_gives_no_lock
+    whoever_is_dropped_at_any_time_is_gone
+    keeping_it_alive_is_no_change_of_its_key
 }
 
 /// Long enough for whatever comes at all; only a test that fails waits for it.
@@ -524,6 +526,49 @@ async fn a_token_of_somebody_who_waits_gives_no_lock(bench: Bench) {
     lock.verify().await.unwrap();
     lock.release().await.unwrap();
     assert_eq!(waiter.await.unwrap().fence(), token.fence());
+}
+
+/// L7, with the times of a real server. The exact points are tried in memory.
+async fn whoever_is_dropped_at_any_time_is_gone(bench: Bench) {
+    for round in 0..40_u64 {
+        let lock = acquire(&bench.lock()).await;
+        let mut waiters = Vec::new();
+        for number in 0..4 {
+            // What is left of one of these would outlast the test.
+            let named = bench.lock().ttl(Duration::from_secs(600));
+            waiters.push(tokio::spawn(async move {
+                let _ = timeout(Duration::from_micros(37 * (round * 4 + number)), named.acquire()).await;
+                let _ = timeout(Duration::from_micros(53 * (round * 4 + number)), named.try_acquire()).await;
+            }));
+        }
+        if round % 2 == 0 {
+            lock.release().await.unwrap();
+        } else {
+            drop(lock);
+        }
+        for waiter in waiters {
+            waiter.await.unwrap();
+        }
+    }
+    bench.queued(0).await;
+}
+
+async fn keeping_it_alive_is_no_change_of_its_key(bench: Bench) {
+    let foreigner = bench.foreigner().await;
+    let path = if foreigner.namespace().is_root() { bench.client.namespace().as_str() } else { "/" };
+    let mut changes = foreigner.directory(path).unwrap().watch().await.unwrap();
+    let lock = acquire(&bench.lock().ttl(Duration::from_secs(2))).await;
+    sleep(Duration::from_secs(3)).await;
+    lock.verify().await.unwrap();
+    lock.release().await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        seen.push(timeout(LIMIT, changes.next()).await.expect("in time").unwrap().unwrap());
+    }
+    // It came and it went, and in three seconds nothing was in between.
+    let [came, went] = [&seen[0], &seen[1]].map(|update| update.changes.len());
+    assert_eq!((came, went), (1, 1), "{seen:?}");
+    assert!(seen[0].changes[0].change.new.is_some() && seen[1].changes[0].change.new.is_none(), "{seen:?}");
 }
 
 #[tokio::test]

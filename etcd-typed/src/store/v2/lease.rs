@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::Method;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::V2Store;
 use super::encode::{self, Parameters};
@@ -200,8 +200,8 @@ impl V2Store {
         let Some(shared) = self.leases.find(id) else { return Ok(()) };
         let mut lease = shared.lock().await;
         while let Some((key, attached)) = lease.keys.first_key_value() {
-            let (key, mut attached) = (key.clone(), attached.clone());
-            self.delete_if_ours(&key, &mut attached).await?;
+            let (key, attached) = (key.clone(), attached.clone());
+            self.delete_also_late(&key, &attached).await?;
             lease.keys.remove(&key);
         }
         lease.end();
@@ -268,6 +268,21 @@ impl V2Store {
             self.http.write_within(self.retry.read_attempt_timeout, Method::PUT, path, Some(form))
         })
         .await
+    }
+
+    /// Deletes a key unless it is not ours any more. One whose put was dropped may come to be after it was looked for, and nothing but its time to live would
+    /// end it then: it is looked for again for a while.
+    async fn delete_also_late(&self, key: &Key, attached: &Attached) -> Result<()> {
+        let deadline = Instant::now() + self.retry.read_attempt_timeout;
+        let mut backoff = self.retry.backoff();
+        while !self.delete_if_ours(key, &mut attached.clone()).await? && attached.modified.is_none() {
+            let next = Instant::now() + backoff.next_delay();
+            if next >= deadline {
+                break;
+            }
+            sleep_until(next).await;
+        }
+        Ok(())
     }
 
     /// Deletes a key unless it is not ours any more.
