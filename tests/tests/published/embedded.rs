@@ -66,9 +66,13 @@ async fn nobody_sees_an_outage_after_which_the_server_still_has_the_value() {
         "{}",
         published.status()
     );
+    let told = serde_json::to_value(published.status()).unwrap();
+    assert_eq!((&told["status"], &told["reason"]), (&"missing".into(), &"no answer came within its time to live".into()));
+    assert!(told["for_seconds"].is_f64() && told["error"].as_str().is_some_and(|error| error.starts_with("/services/a: ")), "{told}");
     assert_eq!(published.set(&2).await.unwrap_err().kind(), ErrorKind::Unavailable);
     store.faults().start();
     until(|| published.is_published()).await;
+    assert_eq!(serde_json::to_string(&published.status()).unwrap(), r#"{"status":"published"}"#);
     let after = entry.get().await.unwrap().unwrap();
     assert!(*after == 2 && after.lease() != before.lease(), "the newest value, with a new lease");
     assert_eq!(next(&mut changes).await, Some(2), "and it was never away");
@@ -169,6 +173,33 @@ async fn many_losses_in_a_row_never_bring_back_an_old_value() {
         assert_eq!(entry.get().await.unwrap(), None, "seed {seed}");
         watching.abort();
     }
+}
+
+/// Its request was answered by nobody, and is applied in a moment at which nothing is there, when a newer value has been there already.
+#[tokio::test(start_paused = true)]
+async fn an_old_value_does_not_come_to_be_late() {
+    const LATE: Duration = Duration::from_secs(5);
+    let Faulty { store, entry } = faulty();
+    let published = entry.publish(&1).ttl(6 * TEN).await.unwrap();
+    entry.set(&99).ttl(TEN).await.unwrap();
+    until(|| reason(&published) == Some(LostReason::TakenOver)).await;
+    let other = entry.get().await.unwrap().unwrap().lease().unwrap();
+    store.faults().apply_late(1, LATE);
+    store.faults().expire(other);
+    while !matches!(published.status(), PublishedStatus::Missing { error: Some(_), .. }) {
+        sleep(Duration::from_millis(1)).await;
+    }
+    let sent = tokio::time::Instant::now();
+    published.set(&2).await.unwrap();
+    let mut changes = entry.watch().await.unwrap();
+    // Less than the wait before it is put back.
+    tokio::time::sleep_until(sent + LATE - Duration::from_millis(6)).await;
+    entry.delete().await.unwrap();
+    assert_eq!(next(&mut changes).await, None);
+    assert_eq!(next(&mut changes).await, Some(2));
+    assert!(sent.elapsed() > LATE, "the old one could have come");
+    sleep(6 * TEN).await;
+    assert!(published.is_published() && changes.next().now_or_never().is_none());
 }
 
 /// A source of numbers below a limit.
