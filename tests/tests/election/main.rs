@@ -1,7 +1,7 @@
 //! Elections. Files: what they do on every store, what that costs, who else stands in the queue (`etcdctl elect`), and workers whose leader is killed. What
 //! needs a store that fails when it should is beside the code, in memory on paused time.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test fails by panicking, and says what it counted")]
 
 mod cost;
 mod etcdctl;
