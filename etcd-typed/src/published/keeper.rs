@@ -153,14 +153,16 @@ impl Keeper {
         if let Some(reason) = self.lease.as_ref().and_then(|lease| lease.life().reason()) {
             self.lose(reason);
         }
-        let found = self.try_to_put().await.map_err(|error| error.at(&self.target.key));
+        let mut found = self.try_to_put().await;
         if let (Err(error), Some(lease)) = (&found, &self.lease)
             && error.kind() == ErrorKind::LeaseLost
         {
+            // Nobody has told us yet. Another lease is as good.
             lease.life().lose(LostReason::Revoked);
             self.lose(LostReason::Revoked);
+            found = self.try_to_put().await;
         }
-        found
+        found.map_err(|error| error.at(&self.target.key))
     }
 
     async fn try_to_put(&mut self) -> Result<Found> {
