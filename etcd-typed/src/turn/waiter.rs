@@ -176,14 +176,16 @@ impl<'t> Waiter<'t> {
         }
     }
 
+    /// Our key and the one before it are the two newest up to when ours was made.
+    ///
+    /// One read without conditions, which is no transaction on the wire: one that only reads ends a server up to 3.5.4 when whoever asked gives it up
+    /// (etcd issue 14110).
     async fn look_at_once(&mut self, fence: Revision, whole: bool) -> Result<Input> {
         let below = self.turn.directory.clone();
-        let read = if whole { Op::Get(Span::Below(below)) } else { Op::Newest { below, before: Some(fence), limit: 1 } };
-        let compares = [Condition::Created(fence), Condition::Lease(self.lease.id())].map(|condition| Compare::key(&self.key, condition));
-        let txn = Txn { compares: compares.into(), then: vec![read], otherwise: Vec::new() };
-        let committed = self.store().commit(txn).await?;
+        let read = if whole { Op::Get(Span::Below(below)) } else { Op::Newest { below, before: Some(fence.next()), limit: 2 } };
+        let committed = self.store().commit(Txn { then: vec![read], ..Txn::default() }).await?;
         Ok(match committed.results.into_iter().next() {
-            Some(OpResult::Get(reply)) if committed.succeeded => Input::Looked(self.before(fence, reply)),
+            Some(OpResult::Get(reply)) => self.looked(fence, reply),
             _ => Input::Missing,
         })
     }
@@ -191,8 +193,12 @@ impl<'t> Waiter<'t> {
     /// Where a transaction is about one key, one listing says all.
     async fn look_at_all(&mut self, fence: Revision) -> Result<Input> {
         let reply = self.store().range(Range::of(Span::Below(self.turn.directory.clone()))).await?;
+        Ok(self.looked(fence, reply))
+    }
+
+    fn looked(&self, fence: Revision, reply: RangeReply) -> Input {
         let there = reply.kvs.iter().any(|kv| kv.created == fence && self.is_ours(kv));
-        Ok(if there { Input::Looked(self.before(fence, reply)) } else { Input::Missing })
+        if there { Input::Looked(self.before(fence, reply)) } else { Input::Missing }
     }
 
     /// Waits until the predecessor is gone, a third of the lease's time has passed, or there is a reason to look.
@@ -228,7 +234,9 @@ impl<'t> Waiter<'t> {
     }
 
     fn is_ours(&self, kv: &KeyValue) -> bool {
-        kv.key.as_ref() == self.key.as_str().as_bytes() && kv.lease.is_none_or(|lease| lease == self.lease.id())
+        // v2 tells no leases; elsewhere a key without one was detached from ours.
+        let attached = kv.lease.map_or(!self.transactions(), |lease| lease == self.lease.id());
+        attached && kv.key.as_ref() == self.key.as_str().as_bytes()
     }
 
     fn transactions(&self) -> bool {

@@ -13,7 +13,7 @@ use fastrand::Rng;
 use futures_util::StreamExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::check::{Evidence, Violation};
 use super::contender::directory;
@@ -118,7 +118,7 @@ impl Ground {
         let end = Instant::now() + self.campaign.time;
         let mut rng = Rng::with_seed(self.campaign.seed);
         let (servers, clients) = (rng.fork(), rng.fork());
-        tokio::join!(self.trouble_servers(cluster, servers, end), self.trouble_clients(&mut all, clients, end));
+        tokio::join!(self.trouble_servers(cluster, servers, end), self.trouble_clients(&mut all, clients, end), sleep_until(end));
 
         let mut violations = Vec::new();
         for contenders in all {
@@ -251,7 +251,7 @@ impl Ground {
         *self.state.borrow_mut().faults.entry(fault).or_default() += 1;
     }
 
-    async fn leader(&self) -> Option<usize> {
+    pub(crate) async fn leader(&self) -> Option<usize> {
         for (index, direct) in self.directs.iter().enumerate() {
             let status = timeout(Duration::from_millis(500), direct.status()).await;
             if let Ok(Ok(status)) = status

@@ -10,6 +10,7 @@
 mod broken;
 mod check;
 mod contender;
+mod deaths;
 mod ground;
 mod memory;
 mod record;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use etcd_typed::testing::Etcd;
 use tokio::sync::Mutex;
 
-use self::check::{Figures, check};
+use self::check::{Figures, Violation, check};
 use self::ground::{Campaign, ClientFault, Ground, ServerFault};
 use self::record::Creed;
 
@@ -88,6 +89,19 @@ async fn l1_l4_one_at_a_time_while_members_and_clients_are_killed_stopped_and_cu
 async fn l1_l4_one_at_a_time_while_members_and_clients_are_stopped_and_cut_off() {
     let figures = holds(3, Campaign { servers: SERVERS, ..campaign("etcd", 15) }).await;
     assert!(figures.grants >= 100 && figures.committed >= 100 && figures.late_refused >= 10, "{figures}");
+}
+
+/// The same ground and the same checks, and contenders that write without a guard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_checker_sees_what_processes_do_without_a_guard() {
+    let _alone = ALONE.lock().await;
+    let mut cluster = Etcd::cluster(1).await;
+    let campaign = Campaign { creed: Creed::Unguarded, time: Duration::from_secs(2), clients: &[], ..campaign("etcd", 0) };
+    let ground = Ground::of(&cluster, campaign).await;
+    let (evidence, forgotten) = ground.contend(&mut cluster).await;
+    let (_, seen) = check(&evidence);
+    assert!(forgotten.is_empty(), "{forgotten:?}");
+    assert!(seen.iter().any(|violation| matches!(violation, Violation::NotTheFirst { .. })), "{seen:?}");
 }
 
 /// Without guarded writes, which v2 has not.

@@ -27,7 +27,7 @@ pub(crate) struct Orders {
     pub(crate) creed: Creed,
 }
 
-/// What contenders believe. All but the first are defects that the checker must see.
+/// How contenders do it. Most are defects that the checker must see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Creed {
     /// The library's locks, and writes that are guarded by them.
@@ -40,8 +40,10 @@ pub(crate) enum Creed {
     Trusting,
     /// Whoever was before us is gone, so the lock is ours.
     Hasty,
-    /// Asks for the lock once, and then waits; nobody ever gets it by waiting.
+    /// Who was before us is gone, and nobody told us to go on.
     Forgetful,
+    /// No defect: the library's locks, and whoever has one keeps it.
+    Keeping,
 }
 
 /// Something that happened to a contender.

@@ -29,7 +29,12 @@ pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Resul
                     return Err(Error::new(ErrorKind::AlreadyExists, format!("lease {id} is there, with less time than asked for")));
                 }
                 // It ran out while the answer was waited for, and the name is free again: the server answers this when it has removed it.
-                Err(error) if error.kind() == ErrorKind::LeaseLost && Instant::now() < deadline => {}
+                Err(error) if error.kind() == ErrorKind::LeaseLost => {
+                    if Instant::now() >= deadline {
+                        let late = format!("lease {id} ran out, again and again, before the answer that it was made");
+                        return Err(Error::new(ErrorKind::Timeout, late).caused_by(error));
+                    }
+                }
                 kept => return kept,
             },
             Err(failure) => return Err(failure.into()),

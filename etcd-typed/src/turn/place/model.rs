@@ -189,7 +189,7 @@ impl World {
             Request::Enter => self.enter(i),
             Request::Look { fence, whole } => {
                 let there = self.key_of(i) == Some(fence) && self.clients[i].leased;
-                if there || self.mind == Mind::ForgetsItself { Answer::Looked(self.before(i, fence, whole, 1)) } else { Answer::Missing }
+                if there || self.mind == Mind::ForgetsItself { Answer::Looked(self.before(i, fence, whole)) } else { Answer::Missing }
             }
         };
         match (&answer, self.clients[i].place.want()) {
@@ -223,7 +223,7 @@ impl World {
         }
         self.revision = self.revision.next();
         self.keys.push((Some(i), self.revision));
-        Answer::Made(self.revision, self.before(i, self.revision, false, 2))
+        Answer::Made(self.revision, self.before(i, self.revision, false))
     }
 
     /// Somebody's answer comes.
@@ -321,14 +321,15 @@ impl World {
         self.keys.iter().find(|(owner, _)| *owner == Some(i)).map(|(_, created)| *created)
     }
 
-    /// What a server answers of the directory: all of it, or so many of the newest.
-    fn before(&self, i: usize, fence: Revision, whole: bool, limit: usize) -> Told {
-        let upto = |created: Revision| whole || created < fence || limit == 2;
+    /// What a server answers of the directory: all of it, or the two newest up to this one.
+    fn before(&self, i: usize, fence: Revision, whole: bool) -> Told {
+        const LIMIT: usize = 2;
+        let upto = |created: Revision| whole || created <= fence;
         let mut kvs: Vec<KeyValue> = self.keys.iter().filter(|(_, created)| upto(*created)).map(|key| stored(*key)).collect();
         kvs.sort_by_key(|kv| std::cmp::Reverse(kv.created));
-        let more = !whole && kvs.len() > limit;
+        let more = !whole && kvs.len() > LIMIT;
         if !whole {
-            kvs.truncate(limit);
+            kvs.truncate(LIMIT);
         }
         let reply = RangeReply { revision: self.revision, kvs, more, ..RangeReply::default() };
         Before::of(&directory(), &key(i), fence, reply, &capabilities()).into()
