@@ -1,8 +1,9 @@
 //! `Lease`: a lease that is kept alive as long as its guard lives. Where leases come from is [`lessor`]; how long one is safe to trust
-//! is [`life`].
+//! is [`life`]; which of their keys stand in queues is [`standing`].
 
 mod lessor;
 mod life;
+mod standing;
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -17,10 +18,12 @@ pub(crate) use self::lessor::Lessor;
 use self::life::EndsWith;
 pub(crate) use self::life::Life;
 pub use self::life::{Lost, LostReason};
+use self::standing::Standing;
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
 use crate::retry::RetryPolicy;
-use crate::revision::LeaseId;
+use crate::revision::{LeaseId, Revision};
 use crate::store::{Store, Txn};
 use crate::telemetry;
 
@@ -63,6 +66,8 @@ pub struct Lease {
     life: Life,
     /// To the task that keeps it alive. When it is dropped, the task revokes the lease and ends.
     orders: mpsc::UnboundedSender<Order>,
+    /// Of the key that stands in a queue with it.
+    standing: Option<Standing>,
 }
 
 /// What the task of a lease is told.
@@ -90,7 +95,7 @@ impl Lease {
         runtime.spawn(applicant.run(runtime.clone(), received, answer));
         let gone = |_| Error::new(ErrorKind::Unavailable, "the runtime ended before a lease was had").outcome_unknown();
         let (ttl, life) = answered.await.map_err(gone)??;
-        Ok(Self { id, ttl, asked, store, life, orders })
+        Ok(Self { id, ttl, asked, store, life, orders, standing: None })
     }
 
     /// Its name, for `.lease(&lease)` and for tools.
@@ -144,6 +149,11 @@ impl Lease {
             return result;
         }
         self.store.revoke(self.id).await
+    }
+
+    /// A key that is attached to it stands in a queue since then, until the lease is given back or ends.
+    pub(crate) fn stand(&mut self, lessor: &Lessor, key: &Key, created: Revision) {
+        self.standing = Some(lessor.standings().stand(key, created, &self.life));
     }
 
     pub(crate) fn life(&self) -> &Life {

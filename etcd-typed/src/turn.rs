@@ -63,7 +63,7 @@ impl Turn {
             match self.attempt(lease, &value, Patience::Wait).await {
                 Ok(End::First(guard)) => {
                     telemetry::turn_taken(self.kind, begun.elapsed());
-                    return Ok(guard);
+                    return Ok(*guard);
                 }
                 Ok(End::Busy | End::Gone) => waited = true,
                 Err(error) if waited && error.is_retryable() => {}
@@ -84,7 +84,7 @@ impl Turn {
             match self.attempt(lease, &value, Patience::None).await? {
                 End::First(guard) => {
                     telemetry::turn_taken(self.kind, begun.elapsed());
-                    return Ok(Some(guard));
+                    return Ok(Some(*guard));
                 }
                 End::Busy => return Ok(None),
                 End::Gone => sleep(backoff.next_delay()).await,

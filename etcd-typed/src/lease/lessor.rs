@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Lease;
+use super::standing::Standings;
 use crate::error::Result;
 use crate::retry::RetryPolicy;
 use crate::store::Store;
@@ -20,6 +21,7 @@ pub(crate) struct Lessor {
     store: Arc<dyn Store>,
     retry: RetryPolicy,
     spares: Mutex<Vec<Spare>>,
+    standings: Arc<Standings>,
 }
 
 struct Spare {
@@ -29,11 +31,15 @@ struct Spare {
 
 impl Lessor {
     pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy) -> Self {
-        Self { store, retry, spares: Mutex::default() }
+        Self { store, retry, spares: Mutex::default(), standings: Arc::default() }
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
         &self.store
+    }
+
+    pub(crate) fn standings(&self) -> &Arc<Standings> {
+        &self.standings
     }
 
     pub(crate) fn retry(&self) -> &RetryPolicy {
@@ -54,7 +60,9 @@ impl Lessor {
     }
 
     /// Keeps a lease that nothing is attached to any more, nor ever will be.
-    pub(crate) fn put(&self, lease: Lease) {
+    pub(crate) fn put(&self, mut lease: Lease) {
+        // Before anybody can take it, and stand with it somewhere else.
+        drop(lease.standing.take());
         self.with(|spares| spares.push(Spare { lease, since: Instant::now() }));
     }
 

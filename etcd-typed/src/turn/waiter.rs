@@ -29,7 +29,7 @@ pub(super) enum Patience {
 
 /// How an attempt ended.
 pub(super) enum End {
-    First(Guard),
+    First(Box<Guard>),
     /// Somebody else has it, and we do not wait.
     Busy,
     /// The lease ran out meanwhile, or somebody deleted the key.
@@ -66,7 +66,7 @@ impl<'t> Waiter<'t> {
             outcome = self.reach_the_front(value, patience) => outcome?,
         };
         Ok(match outcome {
-            Some(Outcome::First(fence)) => End::First(Guard::new(self.turn, self.key, fence, self.lease, self.clean)),
+            Some(Outcome::First(fence)) => End::First(Box::new(Guard::new(self.turn, self.key, fence, self.lease, self.clean))),
             Some(Outcome::Gone) => {
                 telemetry::place_lost(self.turn.kind);
                 End::Gone
@@ -100,6 +100,9 @@ impl<'t> Waiter<'t> {
                 Want::Wait { predecessor, since } => self.wait(predecessor, since).await,
                 Want::End(outcome) => return Ok(Some(outcome)),
             };
+            if let Input::Made { fence, .. } | Input::WasThere { fence } = &input {
+                self.lease.stand(&self.turn.lessor, &self.key, *fence);
+            }
             self.place.handle(input);
         }
     }
@@ -204,8 +207,15 @@ impl<'t> Waiter<'t> {
     /// Waits until the predecessor is gone, a third of the lease's time has passed, or there is a reason to look.
     async fn wait(&mut self, predecessor: Key, since: Revision) -> Input {
         let look = Instant::now() + self.lease.ttl() / 3;
+        let stirred = async {
+            match self.turn.lessor.standings().neighbour(&predecessor, since) {
+                // One of our own client needs no watch.
+                Some(neighbour) => neighbour.gone().await,
+                None => self.follow(predecessor, since).await,
+            }
+        };
         tokio::select! {
-            () = self.follow(predecessor, since) => {}
+            () = stirred => {}
             // A watch may be deaf, or a server may lose an event (etcd issues 18089, 17529): nobody waits for ever for that.
             () = sleep_until(look) => {}
         }
