@@ -18,6 +18,7 @@ pub(crate) use self::lessor::Lessor;
 use self::life::EndsWith;
 pub(crate) use self::life::Life;
 pub use self::life::{Lost, LostReason};
+pub(crate) use self::standing::Handed;
 use self::standing::Standing;
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
@@ -70,10 +71,18 @@ pub struct Lease {
     standing: Option<Standing>,
 }
 
+/// The request that makes an end of all that needs a lease.
+#[derive(Clone, Debug)]
+pub(crate) struct Last {
+    pub(crate) txn: Txn,
+    /// For whom it also reads who is first then: the key that came to be at this revision.
+    pub(crate) next: Option<Revision>,
+}
+
 /// What the task of a lease is told.
 enum Order {
     /// Commit this, which makes an end of all that needs the lease, and then keep the lease as a spare one if it may be.
-    Finish { last: Txn, lease: Lease, reusable: bool },
+    Finish { last: Last, lease: Lease, reusable: bool },
     /// Revoke it and say what became of that.
     Revoke(oneshot::Sender<Result<()>>),
     /// End without revoking it: somebody else goes on. Its time starts a last time.
@@ -162,7 +171,7 @@ impl Lease {
 
     /// Commits `last` in the background, after which nothing needs the lease any more. If that goes well, and `reusable`, it becomes a spare one; else it
     /// is revoked.
-    pub(crate) fn finish(self, last: Txn, reusable: bool) {
+    pub(crate) fn finish(self, last: Last, reusable: bool) {
         let orders = self.orders.clone();
         // Without a task there is nobody who could: the lease runs out.
         let _ = orders.send(Order::Finish { last, lease: self, reusable });
@@ -311,10 +320,10 @@ impl Keeper {
         (sent, self.store.keep_alive(self.id).await)
     }
 
-    async fn finish(&self, last: Txn, lease: Lease, reusable: bool) {
-        let done = self.store.commit(last).await.is_ok_and(|done| done.succeeded);
-        match self.lessor.upgrade() {
-            Some(lessor) if reusable && done => lessor.put(lease),
+    async fn finish(&self, last: Last, lease: Lease, reusable: bool) {
+        let done = self.store.commit(last.txn).await.ok().filter(|done| done.succeeded);
+        match (self.lessor.upgrade(), done) {
+            (Some(lessor), Some(done)) if reusable => lessor.put(lease, Handed::of(done, last.next)),
             // Its keys go with it, whatever became of the commit.
             _ => drop(lease),
         }

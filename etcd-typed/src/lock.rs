@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -248,12 +249,13 @@ pub struct Process {
 
 impl Process {
     fn this() -> Self {
-        let program = std::env::current_exe().ok();
-        let name = program.as_deref().and_then(|path| path.file_stem()).map(|name| name.to_string_lossy().into_owned());
+        // What is always the same is asked once: a lock may be acquired thousands of times a second.
+        static HOST: LazyLock<String> = LazyLock::new(host);
+        static NAME: LazyLock<String> = LazyLock::new(program);
         Self {
-            host: host(),
+            host: HOST.clone(),
             pid: std::process::id(),
-            name: name.unwrap_or_default(),
+            name: NAME.clone(),
             since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         }
     }
@@ -263,6 +265,12 @@ impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (process {} on {}, since {})", self.name, self.pid, self.host, self.since)
     }
+}
+
+/// The name of this program, as far as the system tells.
+fn program() -> String {
+    let path = std::env::current_exe().unwrap_or_default();
+    path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 #[cfg(unix)]

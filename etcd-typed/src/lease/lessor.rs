@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Lease;
-use super::standing::Standings;
+use super::standing::{Handed, Standings};
 use crate::error::Result;
 use crate::retry::RetryPolicy;
 use crate::store::Store;
@@ -59,10 +59,13 @@ impl Lessor {
         Lease::grant(self, ttl).await
     }
 
-    /// Keeps a lease that nothing is attached to any more, nor ever will be.
-    pub(crate) fn put(&self, mut lease: Lease) {
+    /// Keeps a lease that nothing is attached to any more, nor ever will be. `handed` is for whoever waited for its key.
+    pub(crate) fn put(&self, mut lease: Lease, handed: Option<Handed>) {
         // Before anybody can take it, and stand with it somewhere else.
-        drop(lease.standing.take());
+        match (lease.standing.take(), handed) {
+            (Some(standing), Some(handed)) => standing.hand_on(handed),
+            (standing, _) => drop(standing),
+        }
         self.with(|spares| spares.push(Spare { lease, since: Instant::now() }));
     }
 

@@ -1,6 +1,7 @@
 //! `Standings`: which keys of this client stand in queues. Who waits for one of them needs no watch: the client knows itself when it gives it up.
 //!
-//! A word from here is never more than a reason to look: the server says who is first.
+//! A word from here makes nobody an owner: the server says who is first. But it says so already in its answer to the last request of who was before,
+//! which deletes the key and then reads who is first now; that answer is handed on.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 use super::Life;
 use crate::key::Key;
 use crate::revision::Revision;
+use crate::store::{Committed, OpResult, RangeReply};
 
 /// One for all clones of a client.
 #[derive(Default)]
@@ -20,24 +22,50 @@ struct Entry {
     created: Revision,
     life: Life,
     /// Dropped with the entry, which is what those who wait for the key are waiting for.
-    here: watch::Sender<()>,
+    here: watch::Sender<Option<Handed>>,
+    /// When the key came to be that waits for this one.
+    next: Option<Revision>,
+}
+
+/// What the server said when a key was given up: the newest of the queue up to the key that came to be at `next`, without the one that was deleted.
+#[derive(Clone)]
+pub(crate) struct Handed {
+    pub(crate) next: Revision,
+    pub(crate) reply: RangeReply,
+}
+
+impl Handed {
+    /// From the answer to the request that gave a key up for the one that came to be at `next`.
+    pub(crate) fn of(committed: Committed, next: Option<Revision>) -> Option<Self> {
+        let next = next?;
+        committed.results.into_iter().find_map(|result| match result {
+            OpResult::Get(reply) => Some(Self { next, reply }),
+            OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
+        })
+    }
 }
 
 impl Standings {
     /// A key came to be then, attached to this lease. It stands until what is returned is dropped.
     pub(super) fn stand(self: &Arc<Self>, key: &Key, created: Revision, life: &Life) -> Standing {
-        let entry = Entry { created, life: life.clone(), here: watch::Sender::new(()) };
+        let entry = Entry { created, life: life.clone(), here: watch::Sender::new(None), next: None };
         self.with(|entries| entries.insert(key.clone(), entry));
         Standing { standings: self.clone(), key: key.clone() }
     }
 
-    /// The key, if it is one of this client that was there at this revision and may be there still.
-    pub(crate) fn neighbour(&self, key: &Key, as_of: Revision) -> Option<Neighbour> {
+    /// The key, if it is one of this client that was there at this revision and may be there still, for the one behind it that came to be at `next`.
+    pub(crate) fn neighbour(&self, key: &Key, as_of: Revision, next: Revision) -> Option<Neighbour> {
         self.with(|entries| {
             // The lease may serve again, and its key, which has its name, then stands further back: to wait for that one would be to wait for oneself.
-            let entry = entries.get(key).filter(|entry| entry.created <= as_of && entry.life.is_held())?;
+            let entry = entries.get_mut(key).filter(|entry| entry.created <= as_of && entry.life.is_held())?;
+            entry.next = Some(next);
             Some(Neighbour { life: entry.life.clone(), here: entry.here.subscribe() })
         })
+    }
+
+    /// When the key came to be that waits for this one, if one does.
+    pub(crate) fn next(&self, key: &Key) -> Option<Revision> {
+        self.with(|entries| entries.get(key)?.next)
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut HashMap<Key, Entry>) -> R) -> R {
@@ -52,6 +80,15 @@ pub(super) struct Standing {
     key: Key,
 }
 
+impl Standing {
+    /// Gives the place up, and says to whoever waits what the server said then.
+    pub(super) fn hand_on(self, handed: Handed) {
+        if let Some(entry) = self.standings.with(|entries| entries.remove(&self.key)) {
+            entry.here.send_replace(Some(handed));
+        }
+    }
+}
+
 impl Drop for Standing {
     fn drop(&mut self) {
         // Who is woken by it finds the lock given back.
@@ -62,16 +99,16 @@ impl Drop for Standing {
 /// A key of this client, as seen by one who stands behind it.
 pub(crate) struct Neighbour {
     life: Life,
-    here: watch::Receiver<()>,
+    here: watch::Receiver<Option<Handed>>,
 }
 
 impl Neighbour {
-    /// Waits until the client has given up the key, or it or its lease is known to be lost.
-    pub(crate) async fn gone(mut self) {
+    /// Waits until the client has given up the key, or it or its lease is known to be lost. What the server said then, if that was asked.
+    pub(crate) async fn gone(mut self) -> Option<Handed> {
         tokio::select! {
-            // Nothing is ever sent: it ends.
-            _ = self.here.changed() => {}
-            _ = self.life.lost() => {}
+            // At most once something is sent, and then it ends.
+            _ = self.here.changed() => self.here.borrow().clone(),
+            _ = self.life.lost() => None,
         }
     }
 }
@@ -123,8 +160,9 @@ mod tests {
         first.release().await.unwrap();
         second.await.unwrap().release().await.unwrap();
         let after = counting.counts();
-        // It is deleted, the other one looks, and is deleted.
-        assert_eq!((after.commit - before.commit, after.watch - before.watch, after.grant - before.grant), (3, 0, 0));
+        // It is deleted, and the answer says that the other one is first; that is deleted.
+        assert_eq!((after.commit - before.commit, after.range - before.range), (2, 0));
+        assert_eq!((after.watch - before.watch, after.grant - before.grant), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -159,9 +197,9 @@ mod tests {
         let lease = client.lease(TTL).await.unwrap();
         let (standings, key) = (Arc::new(Standings::default()), Key::parse("/x/7").unwrap());
         let standing = standings.stand(&key, Revision::new(5), lease.life());
-        assert!(standings.neighbour(&key, Revision::new(4)).is_none());
-        assert!(standings.neighbour(&key, Revision::new(5)).is_some());
+        assert!(standings.neighbour(&key, Revision::new(4), Revision::new(9)).is_none());
+        assert!(standings.neighbour(&key, Revision::new(5), Revision::new(9)).is_some());
         drop(standing);
-        assert!(standings.neighbour(&key, Revision::new(5)).is_none());
+        assert!(standings.neighbour(&key, Revision::new(5), Revision::new(9)).is_none());
     }
 }

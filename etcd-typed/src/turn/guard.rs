@@ -12,7 +12,7 @@ use super::hold::Hold;
 use super::{Token, Turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::lease::{Lease, Lost, LostReason};
+use crate::lease::{Handed, Last, Lease, Lost, LostReason};
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, RangeReply, Span, Store, Txn};
@@ -262,14 +262,15 @@ impl Guard {
         let mut backoff = retry.backoff();
         let mut sent_before = false;
         loop {
-            let error = match self.turn.store().commit(self.last()).await {
+            let last = self.last();
+            let error = match self.turn.store().commit(last.txn).await {
                 Ok(committed) if committed.succeeded => {
                     // It was ours until now; whether all the time is for the clock to say.
                     if let Some(why) = lease.life().reason() {
                         return Err(self.claim.lost_since(why));
                     }
                     if self.clean && !sent_before {
-                        self.turn.lessor.put(lease);
+                        self.turn.lessor.put(lease, Handed::of(committed, last.next));
                     }
                     return Ok(());
                 }
@@ -292,6 +293,7 @@ impl Guard {
         if let Some(lease) = self.let_go() {
             lease.finish(self.last(), self.clean);
         }
+        self.watching.abort();
     }
 
     /// Leaves it as it is, for whoever has the token.
@@ -305,15 +307,17 @@ impl Guard {
     /// It is not held any more, and nobody else who has to do with it can harm its lease, which may serve another guard from now on. None if that was so
     /// before.
     fn let_go(&self) -> Option<Lease> {
-        self.watching.abort();
         self.claim.hold.release();
         // Nothing panics while it is held, so what a poisoned lock guards is whole.
         self.lease.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Deletes the key if it is the guard's.
-    fn last(&self) -> Txn {
-        Txn { compares: self.claim.compares(), then: vec![Op::delete(&self.claim.key)], otherwise: Vec::new() }
+    /// Deletes the key if it is the guard's. If one of our own client waits for it, it also asks for that one who is first then.
+    fn last(&self) -> Last {
+        let next = self.turn.lessor.standings().next(&self.claim.key).filter(|_| self.claim.transactions);
+        let newest = next.map(|next| Op::Newest { below: self.turn.directory.clone(), before: Some(next.next()), limit: 2 });
+        let then = [Op::delete(&self.claim.key)].into_iter().chain(newest).collect();
+        Last { txn: Txn { compares: self.claim.compares(), then, otherwise: Vec::new() }, next }
     }
 }
 

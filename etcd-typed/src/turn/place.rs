@@ -32,8 +32,8 @@ pub(super) enum Want {
     Enter,
     /// Is the key still there, and attached to the lease? If so, who came to be before it? The answer must be as of one revision, and linearizable.
     Look { fence: Revision, whole: bool },
-    /// Wait until this key may be gone. It was there at this revision.
-    Wait { predecessor: Key, since: Revision },
+    /// Wait until this key may be gone. It was there at this revision; ours came to be at `fence`.
+    Wait { fence: Revision, predecessor: Key, since: Revision },
     /// It is the first, or there is nothing left to wait with.
     End(Outcome),
 }
@@ -98,7 +98,7 @@ impl Place {
         match &self.state {
             State::Outside => Want::Enter,
             State::Unknown { fence } => Want::Look { fence: *fence, whole: self.whole },
-            State::Behind { predecessor, since, .. } => Want::Wait { predecessor: predecessor.clone(), since: *since },
+            State::Behind { fence, predecessor, since } => Want::Wait { fence: *fence, predecessor: predecessor.clone(), since: *since },
             State::First { fence } => Want::End(Outcome::First(*fence)),
             State::Gone => Want::End(Outcome::Gone),
         }
@@ -110,7 +110,8 @@ impl Place {
             (_, Input::Missing) => State::Gone,
             (_, Input::Made { fence, before: Some(before) }) => self.behind(fence, before),
             (_, Input::Made { fence, before: None } | Input::WasThere { fence }) => State::Unknown { fence },
-            (State::Unknown { fence }, Input::Looked(before)) => self.behind(*fence, before),
+            // Also of who waits: the answer to the request that deleted the key before ours is a look.
+            (State::Unknown { fence } | State::Behind { fence, .. }, Input::Looked(before)) => self.behind(*fence, before),
             // Whatever woke us: only a look makes an owner.
             (State::Behind { fence, .. }, Input::Stirred) => State::Unknown { fence: *fence },
             (state, Input::Looked(_) | Input::Stirred) => state.clone(),

@@ -83,7 +83,7 @@ impl<'t> Waiter<'t> {
         let gone = Txn { then: vec![Op::delete(&self.key)], ..Txn::default() };
         let outside = self.place.want() == Want::Enter;
         if self.clean && (outside || self.store().commit(gone).await.is_ok()) {
-            self.turn.lessor.put(self.lease);
+            self.turn.lessor.put(self.lease, None);
         }
     }
 
@@ -97,7 +97,7 @@ impl<'t> Waiter<'t> {
                 },
                 Want::Look { fence, whole } => self.look(fence, whole).await?,
                 Want::Wait { .. } if patience == Patience::None => return Ok(None),
-                Want::Wait { predecessor, since } => self.wait(predecessor, since).await,
+                Want::Wait { fence, predecessor, since } => self.wait(fence, predecessor, since).await,
                 Want::End(outcome) => return Ok(Some(outcome)),
             };
             if let Input::Made { fence, .. } | Input::WasThere { fence } = &input {
@@ -205,21 +205,27 @@ impl<'t> Waiter<'t> {
     }
 
     /// Waits until the predecessor is gone, a third of the lease's time has passed, or there is a reason to look.
-    async fn wait(&mut self, predecessor: Key, since: Revision) -> Input {
+    async fn wait(&mut self, fence: Revision, predecessor: Key, since: Revision) -> Input {
         let look = Instant::now() + self.lease.ttl() / 3;
         let stirred = async {
-            match self.turn.lessor.standings().neighbour(&predecessor, since) {
+            match self.turn.lessor.standings().neighbour(&predecessor, since, fence) {
                 // One of our own client needs no watch.
                 Some(neighbour) => neighbour.gone().await,
-                None => self.follow(predecessor, since).await,
+                None => {
+                    self.follow(predecessor, since).await;
+                    None
+                }
             }
         };
-        tokio::select! {
-            () = stirred => {}
+        let handed = tokio::select! {
+            handed = stirred => handed,
             // A watch may be deaf, or a server may lose an event (etcd issues 18089, 17529): nobody waits for ever for that.
-            () = sleep_until(look) => {}
+            () = sleep_until(look) => None,
+        };
+        match handed {
+            Some(handed) if handed.next == fence => self.looked(fence, handed.reply),
+            _ => Input::Stirred,
         }
-        Input::Stirred
     }
 
     /// Watches the predecessor. A watch that is good is kept for the next wait for the same one.

@@ -162,6 +162,7 @@ impl World {
         step(&|world| world.wake(i));
         step(&|world| world.expire(i));
         step(&|world| world.give_up(i));
+        step(&|world| world.hand_on(i));
         next
     }
 
@@ -185,22 +186,26 @@ impl World {
     /// The server does what was asked.
     fn perform(&mut self, i: usize) -> bool {
         let Some(request) = self.clients[i].sent.take() else { return false };
-        let answer = match request {
-            Request::Enter => self.enter(i),
-            Request::Look { fence, whole } => {
-                let there = self.key_of(i) == Some(fence) && self.clients[i].leased;
-                if there || self.mind == Mind::ForgetsItself { Answer::Looked(self.before(i, fence, whole)) } else { Answer::Missing }
-            }
+        let (answer, fence) = match request {
+            Request::Enter => (self.enter(i), self.key_of(i)),
+            Request::Look { fence, whole } => (self.look(i, fence, whole), Some(fence)),
         };
-        match (&answer, self.clients[i].place.want()) {
-            (Answer::Made(fence, Told::Nobody), _) => self.grant(i, *fence),
-            (Answer::Looked(Told::Nobody), Want::Look { fence, .. }) => self.grant(i, fence),
-            _ => {}
+        self.answer(i, answer, fence);
+        true
+    }
+
+    fn look(&self, i: usize, fence: Revision, whole: bool) -> Answer {
+        let there = self.key_of(i) == Some(fence) && self.clients[i].leased;
+        if there || self.mind == Mind::ForgetsItself { Answer::Looked(self.before(i, fence, whole)) } else { Answer::Missing }
+    }
+
+    fn answer(&mut self, i: usize, answer: Answer, fence: Option<Revision>) {
+        if let (Answer::Made(_, Told::Nobody) | Answer::Looked(Told::Nobody), Some(fence)) = (&answer, fence) {
+            self.grant(i, fence);
         }
         if !self.clients[i].done {
             self.clients[i].answer = Some(answer);
         }
-        true
     }
 
     /// This is the moment at which somebody becomes the holder, whenever he learns it.
@@ -275,7 +280,7 @@ impl World {
 
     fn hears(&self, i: usize) -> bool {
         let client = &self.clients[i];
-        let Want::Wait { predecessor, since } = client.place.want() else { return false };
+        let Want::Wait { predecessor, since, .. } = client.place.want() else { return false };
         let from = match self.mind {
             Mind::WatchesFromNow => client.watching,
             _ => Some(since),
@@ -304,6 +309,26 @@ impl World {
         // What it sent does nothing any more: it is all the same what that was.
         let client = &mut self.clients[i];
         (client.place, client.sent, client.answer, client.watching) = (Place::new(), None, None, None);
+        true
+    }
+
+    /// Whoever holds releases, and asks in the same request who is first then for the one of its own client that waits for it.
+    fn hand_on(&mut self, i: usize) -> bool {
+        let (Want::End(Outcome::First(fence)), false) = (self.clients[i].place.want(), self.clients[i].done) else { return false };
+        let waits = |other: &usize| {
+            let client = &self.clients[*other];
+            let free = client.sent.is_none() && client.answer.is_none() && !client.done;
+            free && matches!(client.place.want(), Want::Wait { predecessor, .. } if predecessor == key(i))
+        };
+        let Some(next) = (0..CLIENTS).find(waits) else { return false };
+        // The request is conditioned on the key, and answers nothing else if that is not as it was.
+        if self.key_of(i) != Some(fence) {
+            return false;
+        }
+        let Want::Wait { fence, .. } = self.clients[next].place.want() else { return false };
+        self.give_up(i);
+        let answer = self.look(next, fence, false);
+        self.answer(next, answer, Some(fence));
         true
     }
 
