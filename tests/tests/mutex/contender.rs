@@ -92,7 +92,13 @@ struct Seen {
 impl Contender {
     async fn run(mut self) {
         if self.all.creed == Creed::Keeping {
-            let _kept = self.acquire().await.unwrap();
+            let _kept = loop {
+                match self.acquire().await {
+                    Ok(kept) => break kept,
+                    // So many at once may be more than the server answers in time.
+                    Err(error) => assert!(error.is_retryable(), "{error}"),
+                }
+            };
             return std::future::pending().await;
         }
         while !self.all.finish.load(Ordering::Relaxed) {

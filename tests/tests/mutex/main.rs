@@ -49,8 +49,8 @@ fn campaign(scheme: &'static str, seconds: u64) -> Campaign {
         seed: from_env("MUTEX_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000)),
         time: Duration::from_secs(from_env("MUTEX_SECONDS").unwrap_or(seconds)),
         processes: 3,
-        // For each of three locks: sixteen in each process.
-        tasks: 5,
+        // For each of three locks: eighteen in each process.
+        tasks: 6,
         locks: locks(&[("long", 5), ("middle", 3), ("short", 2)]),
         creed: Creed::Sound,
         servers: &[],
