@@ -81,13 +81,13 @@ const KILLED_SERVERS: &[ServerFault] = &[ServerFault::Killed, ServerFault::Stopp
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l1_l4_one_at_a_time_while_members_and_clients_are_killed_stopped_and_cut_off() {
-    let figures = holds(3, Campaign { servers: KILLED_SERVERS, ..campaign("etcd", 30) }).await;
+    let figures = holds(3, Campaign { servers: KILLED_SERVERS, ..campaign("etcd", 20) }).await;
     assert!(figures.grants >= 200 && figures.committed >= 200 && figures.late_refused >= 20, "{figures}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l1_l4_one_at_a_time_while_members_and_clients_are_stopped_and_cut_off() {
-    let figures = holds(3, Campaign { servers: SERVERS, ..campaign("etcd", 15) }).await;
+    let figures = holds(3, Campaign { servers: SERVERS, ..campaign("etcd", 12) }).await;
     assert!(figures.grants >= 100 && figures.committed >= 100 && figures.late_refused >= 10, "{figures}");
 }
 
@@ -107,7 +107,7 @@ async fn the_checker_sees_what_processes_do_without_a_guard() {
 /// Without guarded writes, which v2 has not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn v2_l1_l4_one_at_a_time_while_the_server_and_clients_are_killed_stopped_and_cut_off() {
-    let figures = holds(1, Campaign { servers: KILLED_SERVERS, creed: Creed::Unwritten, ..campaign("etcd2", 15) }).await;
+    let figures = holds(1, Campaign { servers: KILLED_SERVERS, creed: Creed::Unwritten, ..campaign("etcd2", 10) }).await;
     assert!(figures.grants >= 50, "{figures}");
 }
 
