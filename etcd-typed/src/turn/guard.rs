@@ -188,12 +188,18 @@ impl Guard {
     /// Dropping it costs nothing.
     pub async fn verify(&self) -> Result<()> {
         self.claim.check()?;
-        let txn = Txn { compares: self.claim.compares(), then: Vec::new(), otherwise: vec![self.claim.look()] };
+        // Where the store tells leases the key alone tells all: a plain read on the wire, for what `Waiter::look_at_once` says. v2 must compare.
+        let txn = if self.claim.transactions {
+            Txn { then: vec![self.claim.look()], ..Txn::default() }
+        } else {
+            Txn { compares: self.claim.compares(), then: Vec::new(), otherwise: vec![self.claim.look()] }
+        };
         let committed = self.turn.store().commit(txn).await.map_err(|error| error.at(&self.claim.key))?;
-        if committed.succeeded {
-            return self.claim.check();
-        }
-        Err(self.lost_by(&committed))
+        let holds = match committed.results.first() {
+            Some(OpResult::Get(reply)) if self.claim.transactions => self.claim.holds(reply),
+            _ => committed.succeeded,
+        };
+        if holds { self.claim.check() } else { Err(self.lost_by(&committed)) }
     }
 
     /// Runs `work` as long as the guard is held. When it is lost, `work` is dropped where it waits.
