@@ -1,163 +1,79 @@
 // Go's own client as a peer: clientv3 and its package concurrency, as their examples use them. It understands what src/work.rs understands:
-// `work ADDRESS CASE …`; and `version`.
+// `work PEER ADDRESS CASE …`; and `version`. The cases are in the other files.
 package main
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/clientv3"
-	"go.etcd.io/etcd/clientv3/concurrency"
 	"go.etcd.io/etcd/version"
 )
 
-// Of every lease, in seconds; as in src/work.rs.
-const ttl = 60
-
-var input = bufio.NewReader(os.Stdin)
+// By name, what a case does with the server's address and the parameters.
+var cases = map[string]func(address string, parameters []string){
+	"lock-hand-over":     lockHandOver,
+	"election-hand-over": electionHandOver,
+}
 
 func main() {
 	if len(os.Args) == 2 && os.Args[1] == "version" {
 		fmt.Printf("%s, %s\n", version.Version, runtime.Version())
 		return
 	}
-	if len(os.Args) < 4 || os.Args[1] != "work" {
-		fail(fmt.Errorf("work ADDRESS CASE …"))
+	if len(os.Args) < 5 || os.Args[1] != "work" {
+		fail(fmt.Errorf("work PEER ADDRESS CASE …"))
 	}
-	holds, spent := work(os.Args[2], os.Args[3], os.Args[4:])
-	must(json.NewEncoder(os.Stdout).Encode(map[string]interface{}{"holds": holds, "processor": spent.Nanoseconds()}))
-	_, _ = io.ReadAll(input)
-}
-
-// That somebody had the thing that only one can have at a time; nanoseconds since the word to begin.
-type hold struct {
-	Who   int   `json:"who"`
-	From  int64 `json:"from"`
-	Until int64 `json:"until"`
-}
-
-// One of those who want it.
-type contender struct {
-	acquire func()
-	release func()
-}
-
-func work(address, name string, parameters []string) ([]hold, time.Duration) {
-	switch name {
-	case "lock-hand-over":
-		contenders := open(address, number(parameters[0]), func(session *concurrency.Session) contender {
-			mutex := concurrency.NewMutex(session, "/lock")
-			return contender{func() { must(mutex.Lock(context.Background())) }, func() { must(mutex.Unlock(context.Background())) }}
-		})
-		return contend(contenders, time.Duration(number(parameters[1]))*time.Millisecond)
-	case "election-hand-over":
-		var waits []time.Duration
-		for _, wait := range strings.Split(parameters[0], ",") {
-			waits = append(waits, time.Duration(number(wait))*time.Microsecond)
-		}
-		candidates := open(address, 2, func(session *concurrency.Session) contender {
-			election := concurrency.NewElection(session, "/election")
-			return contender{func() { must(election.Campaign(context.Background(), "me")) }, func() { must(election.Resign(context.Background())) }}
-		})
-		return alternate(candidates, waits)
+	work, known := cases[os.Args[4]]
+	if !known {
+		fail(fmt.Errorf("no case %s", os.Args[4]))
 	}
-	fail(fmt.Errorf("no case %s", name))
-	return nil, 0
+	work(os.Args[3], os.Args[5:])
 }
 
-// Opens a session for each and warms them up. All share one connection: with one for each, hand-overs are no faster and cost more.
-func open(address string, count int, contend func(*concurrency.Session) contender) []contender {
+func connect(address string) *clientv3.Client {
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{address}, DialTimeout: 10 * time.Second})
 	must(err)
-	var contenders []contender
-	for i := 0; i < count; i++ {
-		session, err := concurrency.NewSession(client, concurrency.WithTTL(ttl))
-		must(err)
-		contenders = append(contenders, contend(session))
-	}
-	warmUp(contenders)
-	return contenders
+	return client
 }
 
-// As in src/peers.rs.
-func warmUp(contenders []contender) {
-	done := make(chan bool)
-	for _, one := range contenders {
-		go func(one contender) {
-			one.acquire()
-			one.release()
-			done <- true
-		}(one)
-	}
-	for range contenders {
-		<-done
-	}
-}
+var input = bufio.NewReader(os.Stdin)
 
-// As in src/cases/lock_hand_over.rs.
-func contend(contenders []contender, contention time.Duration) ([]hold, time.Duration) {
-	began, before := ready()
-	done := make(chan []hold)
-	for who, one := range contenders {
-		go func(who int, one contender) {
-			var holds []hold
-			for time.Since(began) < contention {
-				one.acquire()
-				from := time.Since(began)
-				until := time.Since(began)
-				one.release()
-				holds = append(holds, hold{who, from.Nanoseconds(), until.Nanoseconds()})
-			}
-			done <- holds
-		}(who, one)
-	}
-	var all []hold
-	for range contenders {
-		all = append(all, <-done...)
-	}
-	return all, processorTime() - before
-}
-
-// As in src/cases/election_hand_over.rs.
-func alternate(candidates []contender, waits []time.Duration) ([]hold, time.Duration) {
-	began, before := ready()
-	var holds []hold
-	leader := 0
-	candidates[leader].acquire()
-	from := time.Since(began)
-	elected := make(chan time.Duration)
-	for _, wait := range waits {
-		follower := 1 - leader
-		go func() {
-			candidates[follower].acquire()
-			elected <- time.Since(began)
-		}()
-		time.Sleep(wait)
-		holds = append(holds, hold{leader, from.Nanoseconds(), time.Since(began).Nanoseconds()})
-		candidates[leader].release()
-		from = <-elected
-		leader = follower
-	}
-	holds = append(holds, hold{leader, from.Nanoseconds(), time.Since(began).Nanoseconds()})
-	candidates[leader].release()
-	return holds, processorTime() - before
+// Time, and processor time of this process, since the word to begin.
+type meter struct {
+	began     time.Time
+	processor time.Duration
 }
 
 // Says that everything is warm and waits for the word to begin.
-func ready() (time.Time, time.Duration) {
+func ready() meter {
 	fmt.Println("ready")
+	waitForALine()
+	return meter{time.Now(), processorTime()}
+}
+
+func (m meter) elapsed() time.Duration {
+	return time.Since(m.began)
+}
+
+// To be called when the work is done, to say how it went.
+func (m meter) report(found interface{}) {
+	elapsed, processor := m.elapsed(), processorTime()-m.processor
+	must(json.NewEncoder(os.Stdout).Encode(map[string]interface{}{
+		"elapsed": elapsed.Nanoseconds(), "processor": processor.Nanoseconds(), "found": found,
+	}))
+	waitForALine()
+}
+
+func waitForALine() {
 	_, err := input.ReadString('\n')
 	must(err)
-	return time.Now(), processorTime()
 }
 
 // User and system time of this process.

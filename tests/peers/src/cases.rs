@@ -1,41 +1,139 @@
-//! What is measured. A case is a file below: what a peer is told, what it does with it, what its report says, and the goal.
+//! What is measured. A case is a file below: what a peer is told, what it does with it, what its reports say, and the goals.
 
 mod election_hand_over;
+mod holds;
 mod lock_hand_over;
 
-use std::time::Duration;
+use std::pin::Pin;
+
+use serde::de::DeserializeOwned;
 
 use crate::Result;
-use crate::report::Report;
+use crate::peers::{ETCD_CLIENT, OURS};
+use crate::server::Counters;
+use crate::work::Report;
 
 /// How much is measured.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
+    pub(crate) quick: bool,
     pub(crate) rounds: usize,
-    /// For how long those who want a lock contend for it.
-    contention: Duration,
-    /// How often an election's leader changes while the follower waited for 3 to 100 ms.
-    short_waits: u32,
-    /// The same after 250 ms.
-    long_waits: u32,
 }
 
 impl Effort {
-    pub(crate) const FULL: Self = Self { rounds: 5, contention: Duration::from_secs(5), short_waits: 100, long_waits: 30 };
-    pub(crate) const QUICK: Self = Self { rounds: 3, contention: Duration::from_millis(1500), short_waits: 25, long_waits: 8 };
+    pub(crate) const FULL: Self = Self { quick: false, rounds: 5 };
+    pub(crate) const QUICK: Self = Self { quick: true, rounds: 2 };
+
+    /// Of two amounts of work the one to be done.
+    pub(crate) fn of<T>(&self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
 }
 
-/// The same work for every peer.
+/// The same work for each of some peers: in each round every peer has a process and a server of its own for it.
 pub(crate) struct Case {
-    pub(crate) title: String,
+    /// In the order of the rows.
+    pub(crate) peers: &'static [&'static str],
     /// What a peer is told: the case's name, and its parameters.
     pub(crate) work: Vec<String>,
-    pub(crate) operation: &'static str,
-    /// Of the figures; ratios are of the first.
-    pub(crate) columns: &'static [&'static str],
+    pub(crate) server: Server,
+    /// What a process does one after the other, with a report for each.
+    pub(crate) stages: Vec<Stage>,
+}
+
+/// What a case needs of a server.
+#[derive(Default)]
+pub(crate) struct Server {
+    /// It serves the v2 keys API too.
+    pub(crate) v2: bool,
+    /// Brings in, before the peer's process is started, what it is to find.
+    pub(crate) prepare: Option<Prepare>,
+}
+
+/// Given the server's address.
+pub(crate) type Prepare = Box<dyn Fn(String) -> Pin<Box<dyn Future<Output = Result<()>>>>>;
+
+/// What has a table of its own.
+pub(crate) struct Stage {
+    pub(crate) table: Table,
+    /// Checks that what was to be done was done, and fails if it was not.
+    pub(crate) evaluate: Box<dyn Fn(&Observed) -> Result<Measured>>,
+}
+
+/// What one stage of a trial left.
+pub(crate) struct Observed {
+    pub(crate) report: Report,
+    /// By the server, from the word to begin until the report was there.
+    pub(crate) counted: Counters,
+    /// The most memory that the peer's process had meanwhile, in MiB.
+    pub(crate) peak_memory: f64,
+}
+
+impl Observed {
+    /// What the peer found, in the case's own form.
+    pub(crate) fn found<T: DeserializeOwned>(&self) -> Result<T> {
+        Ok(serde_json::from_value(self.report.found.clone())?)
+    }
+}
+
+/// What the stage comes to.
+pub(crate) struct Measured {
+    /// One for each of the stage's own columns.
+    pub(crate) figures: Vec<f64>,
+    /// All that were done, also those that the figures leave out: costs are divided by it.
+    pub(crate) operations: f64,
+}
+
+impl Stage {
+    /// `columns` are the stage's own; ratios are of the first. What an operation costs comes after them.
+    pub(crate) fn new(
+        title: impl Into<String>,
+        operation: &str,
+        columns: &[(&str, Better)],
+        goals: Vec<Goal>,
+        evaluate: impl Fn(&Observed) -> Result<Measured> + 'static,
+    ) -> Self {
+        let mut columns: Vec<Column> =
+            columns.iter().map(|(title, better)| Column { title: (*title).to_owned(), better: *better }).collect();
+        columns.extend(COSTS.map(|cost| Column { title: format!("{cost}/{operation}"), better: Better::Lower }));
+        let table = Table { title: title.into(), columns, baseline: ETCD_CLIENT, goals };
+        Self { table, evaluate: Box::new(evaluate) }
+    }
+
+    /// Ratios are to this peer, and not to etcd-client.
+    pub(crate) fn beside(mut self, baseline: &'static str) -> Self {
+        self.table.baseline = baseline;
+        self
+    }
+}
+
+impl Observed {
+    /// The figures of all columns.
+    pub(crate) fn outcome(&self, measured: Measured) -> Vec<f64> {
+        let Measured { mut figures, operations } = measured;
+        let costs = [self.report.processor.as_secs_f64() * 1e6, self.counted.processor_seconds * 1e6, self.counted.messages];
+        figures.extend(costs.map(|cost| cost / operations));
+        figures
+    }
+}
+
+/// Processor time of the peer's process, the same of the server's, and messages that the server got; as `Observed::outcome` has them.
+const COSTS: [&str; 3] = [CLIENT, SERVER, "messages"];
+pub(crate) const CLIENT: &str = "client µs";
+pub(crate) const SERVER: &str = "server µs";
+
+/// A table of the page, before there are figures in it: a row for each peer.
+pub(crate) struct Table {
+    pub(crate) title: String,
+    pub(crate) columns: Vec<Column>,
+    /// The peer that ratios are to.
+    pub(crate) baseline: &'static str,
+    pub(crate) goals: Vec<Goal>,
+}
+
+pub(crate) struct Column {
+    pub(crate) title: String,
     pub(crate) better: Better,
-    /// How many times as good as the baseline we want to be.
-    pub(crate) goal: f64,
-    pub(crate) evaluate: Box<dyn Fn(&Report) -> Result<Measured>>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,11 +142,37 @@ pub(crate) enum Better {
     Lower,
 }
 
-/// What a report comes to.
-pub(crate) struct Measured {
-    pub(crate) figures: Vec<f64>,
-    /// All that were done, also those that the figures leave out: costs are divided by it.
-    pub(crate) operations: f64,
+/// What we want to be. A column is named by how its title begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Goal {
+    /// Whose figure it is.
+    pub(crate) who: &'static str,
+    pub(crate) column: &'static str,
+    pub(crate) bound: Bound,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bound {
+    /// At least so many times as good as the peer.
+    Times(f64, &'static str),
+    /// At most so many times the peer's figure.
+    AtMost(f64, &'static str),
+    /// A figure of at most so much, whatever others have.
+    Count(f64),
+}
+
+impl Goal {
+    pub(crate) fn times(times: f64, column: &'static str, peer: &'static str) -> Self {
+        Self { who: OURS, column, bound: Bound::Times(times, peer) }
+    }
+
+    pub(crate) fn at_most(part: f64, column: &'static str, peer: &'static str) -> Self {
+        Self { who: OURS, column, bound: Bound::AtMost(part, peer) }
+    }
+
+    pub(crate) fn count(count: f64, column: &'static str) -> Self {
+        Self { who: OURS, column, bound: Bound::Count(count) }
+    }
 }
 
 pub(crate) fn all(effort: &Effort) -> Vec<Case> {
@@ -58,7 +182,7 @@ pub(crate) fn all(effort: &Effort) -> Vec<Case> {
 }
 
 /// The side of a peer in Rust.
-pub(crate) async fn work(peer: &str, address: &str, case: &str, parameters: &[String]) -> Result<Report> {
+pub(crate) async fn work(peer: &str, address: &str, case: &str, parameters: &[String]) -> Result<()> {
     match case {
         lock_hand_over::NAME => lock_hand_over::work(peer, address, parameters).await,
         election_hand_over::NAME => election_hand_over::work(peer, address, parameters).await,
@@ -73,6 +197,42 @@ pub(crate) fn quantile(mut measured: Vec<f64>, part: f64) -> f64 {
     measured.get(at.round() as usize).copied().unwrap_or(f64::NAN)
 }
 
+/// The one in the middle, or what is between the two in the middle.
 pub(crate) fn median(measured: impl IntoIterator<Item = f64>) -> f64 {
-    quantile(measured.into_iter().collect(), 0.5)
+    let mut measured: Vec<f64> = measured.into_iter().collect();
+    measured.sort_by(f64::total_cmp);
+    let middle = measured.len() / 2;
+    match measured.get(middle.saturating_sub(1 - measured.len() % 2)..=middle) {
+        Some(pair) => pair.iter().sum::<f64>() / pair.len() as f64,
+        None => f64::NAN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_in_the_middle() {
+        assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median([1.0]), 1.0);
+        assert!(median([]).is_nan());
+    }
+
+    #[test]
+    fn goals_name_columns_and_peers_of_their_case() {
+        for case in all(&Effort::QUICK) {
+            for Stage { table, .. } in &case.stages {
+                assert!(case.peers.contains(&table.baseline), "{}: {}", table.title, table.baseline);
+                for Goal { who, column, bound } in &table.goals {
+                    assert!(table.columns.iter().any(|one| one.title.starts_with(column)), "{}: {column}", table.title);
+                    assert!(case.peers.contains(who), "{}: {who}", table.title);
+                    if let Bound::Times(_, peer) | Bound::AtMost(_, peer) = bound {
+                        assert!(case.peers.contains(peer), "{}: {peer}", table.title);
+                    }
+                }
+            }
+        }
+    }
 }

@@ -6,16 +6,16 @@
 mod cases;
 mod page;
 mod peers;
-mod report;
 mod server;
 mod trial;
 mod work;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::cases::{Case, Effort};
-use crate::page::Row;
-use crate::peers::Peer;
+use crate::page::{Filled, Page, Row};
+use crate::peers::Programs;
 
 /// For what stops the whole run, and is only ever shown.
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -70,33 +70,44 @@ impl Options {
 }
 
 async fn measure(options: &Options) -> Result<()> {
-    let peers = peers::all()?;
-    let cases: Vec<Case> = cases::all(&options.effort).into_iter().filter(|case| case.title.contains(&options.only)).collect();
+    let programs = Programs::find()?;
+    let wanted = |case: &Case| case.stages.iter().any(|stage| stage.table.title.contains(&options.only));
+    let cases: Vec<Case> = cases::all(&options.effort).into_iter().filter(wanted).collect();
     if cases.is_empty() {
         return Err(format!("no case has {:?} in its title", options.only).into());
     }
-    let load = page::load();
-    let mut tables = Vec::new();
-    for case in &cases {
-        tables.push(page::table(case, &alternate(case, &peers, options.effort.rounds).await?));
+    let mut page = Page::begin(&programs, options.effort.rounds);
+    for case in cases {
+        let rows = alternate(&case, &programs, options.effort.rounds).await?;
+        let tables = case.stages.into_iter().zip(rows).map(|(stage, rows)| Filled { table: stage.table, rows });
+        page.add(case.peers, tables)?;
     }
-    println!("{}", page::head(&peers, options.effort.rounds, &load).await?);
-    println!("{}", tables.join("\n"));
+    println!("{}", page.end().await?);
     Ok(())
 }
 
 /// All peers in turn, round after round, every second one in the other order: what the machine does meanwhile strikes all alike.
-async fn alternate(case: &Case, peers: &[Peer], rounds: usize) -> Result<Vec<Row>> {
-    let mut rows: Vec<Row> = peers.iter().map(|peer| Row { peer: peer.name, rounds: Vec::new() }).collect();
+///
+/// The rows of each stage.
+async fn alternate(case: &Case, programs: &Programs, rounds: usize) -> Result<Vec<Vec<Row>>> {
+    let peers: Vec<(&'static str, &Path)> = case.peers.iter().filter_map(|peer| Some((*peer, programs.of(peer)?))).collect();
+    let row = |(peer, _): &(&'static str, _)| Row { peer, rounds: Vec::new() };
+    let mut rows: Vec<Vec<Row>> = case.stages.iter().map(|_| peers.iter().map(row).collect()).collect();
     for round in 0..rounds {
-        let mut order: Vec<(&Peer, &mut Row)> = peers.iter().zip(&mut rows).collect();
+        let mut servers = server::start(peers.len(), &case.server).await?;
+        let mut order: Vec<usize> = (0..peers.len()).collect();
         if round % 2 == 1 {
             order.reverse();
         }
-        for (peer, row) in order {
-            let outcome = trial::run(peer, case).await.map_err(|error| format!("{}, {}: {error}", case.title, peer.name))?;
-            eprintln!("{}, round {}, {}: {:.2}", case.title, round + 1, peer.name, outcome.figures[0]);
-            row.rounds.push(outcome);
+        for at in order {
+            let (peer, program) = peers[at];
+            // Ends with the trial.
+            let server = servers.pop().ok_or("a server for each peer")?;
+            let outcomes = trial::run(program, peer, case, &server).await.map_err(|error| format!("{}, {peer}: {error}", case.work[0]))?;
+            for ((figures, rows), stage) in outcomes.into_iter().zip(&mut rows).zip(&case.stages) {
+                eprintln!("{}, round {}, {peer}: {:.2}", stage.table.title, round + 1, figures[0]);
+                rows[at].rounds.push(figures);
+            }
         }
     }
     Ok(rows)

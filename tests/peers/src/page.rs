@@ -2,58 +2,223 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Instant;
 
 use etcd_typed::testing::Etcd;
 
 use crate::Result;
-use crate::cases::{Better, Case, median};
-use crate::peers::{BASELINE, OURS, Peer};
-use crate::trial::Outcome;
+use crate::cases::{Better, Bound, CLIENT, Goal, Table, median};
+use crate::peers::{OURS, Programs};
 
-/// A peer's outcomes, one for each round.
+/// Written by hand: what the figures of the last page come from.
+const NOTES: &str = include_str!("../NOTES.md");
+
+/// A peer's figures: for each round one for each column.
 pub(crate) struct Row {
     pub(crate) peer: &'static str,
-    pub(crate) rounds: Vec<Outcome>,
+    pub(crate) rounds: Vec<Vec<f64>>,
 }
 
 impl Row {
-    fn of(&self, figure: impl Fn(&Outcome) -> f64) -> Vec<f64> {
-        self.rounds.iter().map(figure).collect()
-    }
-
-    /// How many times as good as the other, round by round.
-    fn ratios(&self, other: &Self, better: Better) -> Vec<f64> {
-        let ratio = |(ours, theirs): (f64, f64)| if better == Better::Higher { ours / theirs } else { theirs / ours };
-        self.of(first_figure).into_iter().zip(other.of(first_figure)).map(ratio).collect()
+    fn of(&self, column: usize) -> Vec<f64> {
+        self.rounds.iter().filter_map(|figures| figures.get(column)).copied().collect()
     }
 }
 
-fn first_figure(outcome: &Outcome) -> f64 {
-    outcome.figures[0]
+/// A table with what was measured.
+pub(crate) struct Filled {
+    pub(crate) table: Table,
+    pub(crate) rows: Vec<Row>,
 }
 
-/// What was measured with what, where, and how busy the machine was.
-pub(crate) async fn head(peers: &[Peer], rounds: usize, load_before: &str) -> Result<String> {
-    let command = std::env::args().skip(1).map(|argument| format!(" {argument}")).collect::<String>();
-    let mut lines = vec![
-        format!("`tests/peers/run{command}`, {}.\n", said_by("date", &["-u", "+%-d %B %Y, %H:%M UTC"])),
-        format!(
-            "- Server: etcd {}, one member, loopback, data in memory, without fsync; a new one for each peer and round.",
-            Etcd::start().await.version()
-        ),
-    ];
-    lines.extend(peers.iter().map(|peer| format!("- {}: {}", peer.name, peer.version)));
-    if !peers.iter().any(|peer| peer.name == crate::peers::GO) {
-        lines.push(format!("- {}: left out, since there is no Go here with etcd's client.", crate::peers::GO));
+pub(crate) struct Page<'a> {
+    programs: &'a Programs,
+    rounds: usize,
+    began: Instant,
+    load: String,
+    /// Who took part, in the order in which they came.
+    versions: Vec<String>,
+    tables: Vec<Filled>,
+    /// What is not on the page, and why.
+    omissions: Vec<String>,
+}
+
+impl<'a> Page<'a> {
+    pub(crate) fn begin(programs: &'a Programs, rounds: usize) -> Self {
+        Self { programs, rounds, began: Instant::now(), load: load(), versions: Vec::new(), tables: Vec::new(), omissions: Vec::new() }
     }
-    let cores = std::thread::available_parallelism()?;
-    lines.push(format!("- {}; {cores} cores, shared by the server and the peer.", said_by("rustc", &["--version"])));
-    lines.push(format!("- Load of the machine over 1, 5 and 15 minutes: {load_before} before, {} after.", load()));
-    lines.push(format!("- {rounds} rounds; medians over the rounds, and [least..most]."));
-    Ok(lines.join("\n") + "\n")
+
+    pub(crate) fn add(&mut self, peers: &[&str], tables: impl IntoIterator<Item = Filled>) -> Result<()> {
+        for peer in peers {
+            let version = self.programs.version(peer)?;
+            if !self.versions.contains(&version) {
+                self.versions.push(version);
+            }
+        }
+        self.tables.extend(tables);
+        Ok(())
+    }
+
+    #[expect(dead_code, reason = "for the cases that a quick run leaves out, which come next")]
+    pub(crate) fn omit(&mut self, what: impl Into<String>) {
+        self.omissions.push(what.into());
+    }
+
+    pub(crate) async fn end(&self) -> Result<String> {
+        let tables = self.tables.iter().map(|filled| filled.markdown() + "\n").collect::<String>();
+        Ok(format!("{}\n{tables}{}\n{NOTES}", self.head().await?, self.summary()))
+    }
+
+    /// What was measured with what, where, and how busy the machine was.
+    async fn head(&self) -> Result<String> {
+        let command = std::env::args().skip(1).map(|argument| format!(" {argument}")).collect::<String>();
+        let etcd = Etcd::start().await;
+        let cores = std::thread::available_parallelism()?;
+        let mut lines = vec![
+            format!("`tests/peers/run{command}`, {}.\n", said_by("date", &["-u", "+%-d %B %Y, %H:%M UTC"])),
+            format!(
+                "- Server: etcd {}, one member, loopback, data in memory, without fsync; a new one for each peer and round.",
+                etcd.version()
+            ),
+        ];
+        lines.extend(self.versions.iter().map(|version| format!("- {version}.")));
+        lines.push(format!("- {}; {cores} cores, shared by the server and the peer.", said_by("rustc", &["--version"])));
+        lines.push(format!("- Load of the machine over 1, 5 and 15 minutes: {} before, {} after.", self.load, load()));
+        lines.push(format!(
+            "- {} rounds in {} s; medians over the rounds, and [least..most].",
+            self.rounds,
+            self.began.elapsed().as_secs()
+        ));
+        lines.extend(self.omissions.iter().map(|what| format!("- Left out: {what}.")));
+        Ok(lines.join("\n") + "\n")
+    }
+
+    /// All goals in one table.
+    fn summary(&self) -> String {
+        let mut lines = vec![
+            "## All goals\n".to_owned(),
+            format!("| case | best peer but {OURS} | {OURS}, times as good | goal | |"),
+            "|---|---|---:|---|---|".to_owned(),
+        ];
+        for filled in &self.tables {
+            for goal in &filled.table.goals {
+                lines.extend(filled.verdict(goal).map(|verdict| verdict.summary));
+            }
+        }
+        lines.join("\n") + "\n"
+    }
 }
 
-pub(crate) fn load() -> String {
+/// How a goal came out, for the table and for the page.
+struct Verdict {
+    below: String,
+    summary: String,
+}
+
+impl Filled {
+    fn row(&self, peer: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.peer == peer)
+    }
+
+    /// The column whose title begins so.
+    fn column(&self, title: &str) -> Option<usize> {
+        self.table.columns.iter().position(|column| column.title.starts_with(title))
+    }
+
+    /// One's figure by the other's, round by round.
+    fn quotients(column: usize, one: &Row, other: &Row) -> Vec<f64> {
+        one.of(column).into_iter().zip(other.of(column)).map(|(one, other)| one / other).collect()
+    }
+
+    /// How many times as good as the other.
+    fn times(&self, column: usize, one: &Row, other: &Row) -> Vec<f64> {
+        match self.table.columns[column].better {
+            Better::Higher => Self::quotients(column, one, other),
+            Better::Lower => Self::quotients(column, other, one),
+        }
+    }
+
+    fn markdown(&self) -> String {
+        let Table { title, columns, baseline, goals } = &self.table;
+        let client = self.column(CLIENT);
+        let (mut heads, mut rules) = (String::new(), String::new());
+        for (at, column) in columns.iter().enumerate() {
+            heads += &format!(" {} |", column.title);
+            rules += "---:|";
+            if at == 0 {
+                heads += &format!(" times {baseline} |");
+                rules += "---:|";
+            } else if Some(at) == client {
+                heads += &format!(" of {baseline}'s |");
+                rules += "---:|";
+            }
+        }
+        let mut lines = vec![format!("## {title}\n"), format!("| |{heads}"), format!("|---|{rules}")];
+        for row in &self.rows {
+            let mut line = format!("| {} |", row.peer);
+            for at in 0..columns.len() {
+                // Costs are shown without their spread: there are columns enough.
+                let figure = if Some(at) < client || client.is_none() { spread(row.of(at)) } else { rounded(median(row.of(at))) };
+                line += &format!(" {figure} |");
+                let baseline = self.row(baseline);
+                if at == 0 {
+                    line += &format!(" {} |", baseline.map_or_else(|| "-".to_owned(), |baseline| spread(self.times(at, row, baseline))));
+                } else if Some(at) == client {
+                    let quotient = |baseline| rounded(median(Self::quotients(at, row, baseline)));
+                    line += &format!(" {} |", baseline.map_or_else(|| "-".to_owned(), quotient));
+                }
+            }
+            lines.push(line);
+        }
+        let verdicts: Vec<String> = goals.iter().filter_map(|goal| self.verdict(goal)).map(|verdict| verdict.below).collect();
+        if !verdicts.is_empty() {
+            lines.push(String::new());
+            lines.extend(verdicts);
+        }
+        lines.join("\n") + "\n"
+    }
+
+    /// None if the peer that the goal names is not there.
+    fn verdict(&self, goal: &Goal) -> Option<Verdict> {
+        let column = self.column(goal.column)?;
+        let who = self.row(goal.who)?;
+        let (wanted, reached, is_reached) = match goal.bound {
+            Bound::Times(times, peer) => {
+                let reached = median(self.times(column, who, self.row(peer)?));
+                (format!("at least {times} times as good as {peer}"), reached, reached >= times)
+            }
+            Bound::AtMost(part, peer) => {
+                let reached = median(Self::quotients(column, who, self.row(peer)?));
+                (format!("at most {part} times {peer}"), reached, reached <= part)
+            }
+            Bound::Count(count) => {
+                let reached = median(who.of(column));
+                (format!("at most {count}"), reached, reached <= count)
+            }
+        };
+        let of = if goal.who == OURS { String::new() } else { format!(" ({})", goal.who) };
+        let wanted = format!("{}{of}: {wanted}", self.table.columns[column].title);
+        let came_out = format!("{} with {}", if is_reached { "reached" } else { "**missed**" }, rounded(reached));
+        let (best, times) =
+            self.best_other(column).map_or(("-", "-".to_owned()), |best| (best.peer, rounded(median(self.times(column, who, best)))));
+        Some(Verdict {
+            below: format!("- Goal, {wanted}; {came_out}."),
+            summary: format!("| {} | {best} | {times} | {wanted} | {came_out} |", self.table.title),
+        })
+    }
+
+    /// The best that is not ours.
+    fn best_other(&self, column: usize) -> Option<&Row> {
+        let others = self.rows.iter().filter(|row| !row.peer.starts_with(OURS));
+        let by_figure = |one: &&Row, other: &&Row| median(one.of(column)).total_cmp(&median(other.of(column)));
+        match self.table.columns[column].better {
+            Better::Higher => others.max_by(by_figure),
+            Better::Lower => others.min_by(by_figure),
+        }
+    }
+}
+
+fn load() -> String {
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     load.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }
@@ -61,29 +226,6 @@ pub(crate) fn load() -> String {
 fn said_by(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     output.map_or_else(|error| format!("({program}: {error})"), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-pub(crate) fn table(case: &Case, rows: &[Row]) -> String {
-    let baseline = rows.iter().find(|row| row.peer == BASELINE);
-    let columns = case.columns.join(" | ");
-    let costs = format!("client µs/{0} | server µs/{0} | messages/{0}", case.operation);
-    let mut lines = vec![format!("## {}\n", case.title), format!("| | {columns} | times {BASELINE} | {costs} |")];
-    lines.push(format!("|---|{}", "---:|".repeat(case.columns.len() + 4)));
-    for row in rows {
-        let figures = (0..case.columns.len()).map(|at| spread(row.of(|outcome| outcome.figures[at])));
-        let ratio = baseline.map_or_else(|| "-".to_owned(), |baseline| spread(row.ratios(baseline, case.better)));
-        let client = rounded(median(row.of(|outcome| outcome.client)));
-        let server = rounded(median(row.of(|outcome| outcome.server)));
-        let messages = rounded(median(row.of(|outcome| outcome.messages)));
-        let figures = figures.collect::<Vec<_>>().join(" | ");
-        lines.push(format!("| {} | {figures} | {ratio} | {client} | {server} | {messages} |", row.peer));
-    }
-    if let (Some(ours), Some(baseline)) = (rows.iter().find(|row| row.peer == OURS), baseline) {
-        let reached = median(ours.ratios(baseline, case.better));
-        let verdict = if reached >= case.goal { "reached" } else { "**missed**" };
-        lines.push(format!("\nGoal: {} times {BASELINE}; {verdict} with {}.", case.goal, rounded(reached)));
-    }
-    lines.join("\n") + "\n"
 }
 
 /// The median and the range.

@@ -4,7 +4,7 @@
 mod etcd_client;
 mod etcd_typed;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Result;
@@ -12,44 +12,45 @@ use crate::Result;
 pub(crate) use etcd_client::EtcdClient;
 pub(crate) use etcd_typed::{Clients, EtcdTyped};
 
-/// A peer as the one who starts it sees it.
-pub(crate) struct Peer {
-    pub(crate) name: &'static str,
-    pub(crate) version: String,
-    /// What is run; the server's address and the work come after the arguments.
-    pub(crate) program: PathBuf,
-    pub(crate) arguments: Vec<String>,
-}
-
-/// Us.
-pub(crate) const OURS: &str = EtcdTyped::NAME;
+/// Us. What comes after a comma in a peer's name is another way to use the same.
+pub(crate) const OURS: &str = "etcd-typed";
+pub(crate) const OURS_CLIENT_EACH: &str = "etcd-typed, a client each";
+pub(crate) const ETCD_CLIENT: &str = "etcd-client";
 pub(crate) const GO: &str = "Go clientv3";
-/// Ratios are to this one.
-pub(crate) const BASELINE: &str = EtcdClient::NAME;
 
-/// Those that can be run here.
-pub(crate) fn all() -> Result<Vec<Peer>> {
-    let mut peers = vec![
-        in_rust(EtcdTyped::NAME, tree())?,
-        in_rust(EtcdTyped::CLIENT_EACH, "the same".to_owned())?,
-        in_rust(EtcdClient::NAME, locked_version("etcd-client"))?,
-    ];
-    peers.extend(go()?);
-    Ok(peers)
+/// The programs that the peers are run as.
+pub(crate) struct Programs {
+    rust: PathBuf,
+    /// Go's own client, where there is a Go to build it with.
+    go: Option<PathBuf>,
 }
 
-fn in_rust(name: &'static str, version: String) -> Result<Peer> {
-    Ok(Peer { name, version, program: std::env::current_exe()?, arguments: vec!["work".to_owned(), name.to_owned()] })
+impl Programs {
+    /// The script `run` builds the one in Go and says where it is.
+    pub(crate) fn find() -> Result<Self> {
+        let go = std::env::var_os("GO_PEER").filter(|program| !program.is_empty()).map(PathBuf::from);
+        Ok(Self { rust: std::env::current_exe()?, go })
+    }
+
+    /// None if the peer cannot be run here.
+    pub(crate) fn of(&self, peer: &str) -> Option<&Path> {
+        if package(peer) == GO { self.go.as_deref() } else { Some(&self.rust) }
+    }
+
+    /// What a peer is, without the way it is used, and of what version.
+    pub(crate) fn version(&self, peer: &str) -> Result<String> {
+        let version = match (package(peer), &self.go) {
+            (OURS, _) => tree(),
+            (GO, Some(program)) => String::from_utf8_lossy(&Command::new(program).arg("version").output()?.stdout).trim().to_owned(),
+            (GO, None) => "left out, since there is no Go here with etcd's client".to_owned(),
+            (name, _) => locked_version(name),
+        };
+        Ok(format!("{}: {version}", package(peer)))
+    }
 }
 
-/// Go's own client, where there is a Go to build it with. The script `run` builds it from `go/main.go` and says where it is.
-fn go() -> Result<Option<Peer>> {
-    let Some(program) = std::env::var_os("GO_PEER").filter(|program| !program.is_empty()).map(PathBuf::from) else {
-        return Ok(None);
-    };
-    let version = Command::new(&program).arg("version").output()?.stdout;
-    let version = String::from_utf8_lossy(&version).trim().to_owned();
-    Ok(Some(Peer { name: GO, version, program, arguments: vec!["work".to_owned()] }))
+fn package(peer: &str) -> &str {
+    peer.split(',').next().unwrap_or(peer)
 }
 
 /// What is measured of us: a commit, and whether something was changed since.

@@ -1,21 +1,41 @@
-//! What the server says of itself: its counters, from `/metrics`.
+//! The servers, and what they say of themselves: their counters, from `/metrics`.
 
+use etcd_typed::testing::Etcd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::Result;
+use crate::cases::Server;
+
+/// Starts so many at once: most of the time that one takes to start it waits.
+pub(crate) async fn start(count: usize, server: &Server) -> Result<Vec<Etcd>> {
+    let starting = |_| {
+        let builder = if server.v2 { Etcd::builder().flag("--enable-v2", "true") } else { Etcd::builder() };
+        tokio::spawn(builder.start())
+    };
+    let starting: Vec<_> = (0..count).map(starting).collect();
+    let mut started = Vec::new();
+    for one in starting {
+        started.push(one.await?);
+    }
+    Ok(started)
+}
 
 /// The counters at one moment, or between two.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counters {
     /// Processor time of the server, in steps of 10 ms.
     pub(crate) processor_seconds: f64,
+    /// Memory of the server, in MiB.
+    pub(crate) memory: f64,
     /// Messages from clients: one for each request, and each one on a stream.
     pub(crate) messages: f64,
     /// Keys that were written.
     pub(crate) puts: f64,
     /// Keys that were deleted.
     pub(crate) deletes: f64,
+    /// Times that keys were read.
+    pub(crate) ranges: f64,
 }
 
 impl Counters {
@@ -33,18 +53,23 @@ impl Counters {
         };
         Ok(Self {
             processor_seconds: sum("process_cpu_seconds_total")?,
-            messages: sum("grpc_server_msg_received_total")?,
+            memory: sum("process_resident_memory_bytes")? / f64::from(1 << 20),
+            // Those of the v2 keys API are counted as soon as there is one.
+            messages: sum("grpc_server_msg_received_total")? + sum("etcd_http_received_total").unwrap_or(0.0),
             puts: sum("etcd_mvcc_put_total")?,
             deletes: sum("etcd_mvcc_delete_total")?,
+            ranges: sum("etcd_mvcc_range_total")?,
         })
     }
 
     pub(crate) fn since(&self, before: &Self) -> Self {
         Self {
             processor_seconds: self.processor_seconds - before.processor_seconds,
+            memory: self.memory - before.memory,
             messages: self.messages - before.messages,
             puts: self.puts - before.puts,
             deletes: self.deletes - before.deletes,
+            ranges: self.ranges - before.ranges,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! One peer does the work of one case once: a process of its own, on a server of its own.
 
+use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -9,72 +11,69 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::Result;
-use crate::cases::Case;
-use crate::peers::Peer;
-use crate::report::Report;
+use crate::cases::{Case, Observed};
 use crate::server::Counters;
 
 /// A peer that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// What a trial showed.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    /// One for each of the case's columns.
-    pub(crate) figures: Vec<f64>,
-    /// Microseconds of processor time of the peer's process for one operation.
-    pub(crate) client: f64,
-    /// The same of the server's.
-    pub(crate) server: f64,
-    /// Messages to the server for one operation.
-    pub(crate) messages: f64,
-}
-
-pub(crate) async fn run(peer: &Peer, case: &Case) -> Result<Outcome> {
-    let etcd = Etcd::start().await;
+/// The figures of each stage, in the order of its columns. `program` is what the peer is run as.
+pub(crate) async fn run(program: &Path, peer: &str, case: &Case, etcd: &Etcd) -> Result<Vec<Vec<f64>>> {
     let address = etcd.endpoint();
-    let (report, counted) = timeout(LIMIT, supervise(peer, case, &address)).await.map_err(|_| format!("no end within {LIMIT:?}"))??;
-    let measured = (case.evaluate)(&report)?;
-    let holds = report.holds.len() as f64;
-    // The server has seen what is reported, neither more nor less.
-    if counted.puts != holds || counted.deletes != holds {
-        let Counters { puts, deletes, .. } = counted;
-        return Err(format!("it had it {holds} times, with {puts} keys written and {deletes} deleted").into());
+    if let Some(prepare) = &case.server.prepare {
+        prepare(address.clone()).await?;
     }
-    Ok(Outcome {
-        figures: measured.figures,
-        client: report.processor.as_secs_f64() * 1e6 / measured.operations,
-        server: counted.processor_seconds * 1e6 / measured.operations,
-        messages: counted.messages / measured.operations,
-    })
+    timeout(LIMIT, supervise(program, peer, case, &address)).await.map_err(|_| format!("no end within {LIMIT:?}"))?
 }
 
-/// Starts the process, lets it warm up, and reads the server's counters around its work.
-async fn supervise(peer: &Peer, case: &Case, address: &str) -> Result<(Report, Counters)> {
-    let mut process = Command::new(&peer.program)
-        .args(&peer.arguments)
-        .arg(address)
+/// Starts the process, lets it warm up, and reads the server's counters around each stage of its work.
+async fn supervise(program: &Path, peer: &str, case: &Case, address: &str) -> Result<Vec<Vec<f64>>> {
+    let mut process = Command::new(program)
+        .args(["work", peer, address])
         .args(&case.work)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    let (Some(mut input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
+    let (Some(mut input), Some(output), Some(id)) = (process.stdin.take(), process.stdout.take(), process.id()) else {
         return Err("a process without pipes".into());
     };
     let mut lines = BufReader::new(output).lines();
-    match lines.next_line().await? {
-        Some(line) if line == "ready" => {}
-        other => return Err(format!("it is not ready, but says {other:?}").into()),
+    let mut outcomes = Vec::new();
+    for stage in &case.stages {
+        match lines.next_line().await? {
+            Some(line) if line == "ready" => {}
+            other => return Err(format!("it is not ready, but says {other:?}").into()),
+        }
+        let before = Counters::read(address).await?;
+        forget_peak_memory(id)?;
+        input.write_all(b"go\n").await?;
+        let report = lines.next_line().await?.ok_or("it ended without a report")?;
+        let observed = Observed {
+            counted: Counters::read(address).await?.since(&before),
+            peak_memory: peak_memory(id)?,
+            report: serde_json::from_str(&report)?,
+        };
+        let measured = (stage.evaluate)(&observed).map_err(|error| format!("{}: {error}", stage.table.title))?;
+        outcomes.push(observed.outcome(measured));
+        input.write_all(b"counted\n").await?;
     }
-    let before = Counters::read(address).await?;
-    input.write_all(b"go\n").await?;
-    let report = lines.next_line().await?.ok_or("it ended without a report")?;
-    let counted = Counters::read(address).await?.since(&before);
-    drop(input);
     let status = process.wait().await?;
     if !status.success() {
         return Err(format!("it ended with {status}").into());
     }
-    Ok((serde_json::from_str(&report)?, counted))
+    Ok(outcomes)
+}
+
+/// From now on only what comes counts.
+fn forget_peak_memory(process: u32) -> Result<()> {
+    // See proc(5): 5 sets the peak to what there is now.
+    Ok(fs::write(format!("/proc/{process}/clear_refs"), "5")?)
+}
+
+/// The most memory that the process had, in MiB.
+fn peak_memory(process: u32) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB")?.trim().parse::<f64>().ok());
+    Ok(kibibytes.ok_or("no VmHWM of the process")? / 1024.0)
 }

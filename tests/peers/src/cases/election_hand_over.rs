@@ -3,18 +3,19 @@
 
 use std::time::Duration;
 
-use super::{Better, Case, Effort, Measured, quantile};
+use super::holds::{self, Hold};
+use super::{Better, Case, Effort, Goal, Measured, Server, Stage, quantile};
 use crate::Result;
-use crate::peers::{Clients, Contender, EtcdClient, EtcdTyped, warm_up};
-use crate::report::{Hold, Report};
+use crate::peers::{Clients, Contender, ETCD_CLIENT, EtcdClient, EtcdTyped, GO, OURS, OURS_CLIENT_EACH, warm_up};
 use crate::work::Meter;
 
 pub(super) const NAME: &str = "election-hand-over";
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
+    let long = vec![Duration::from_millis(250); effort.of(4, 30)];
     vec![
-        case("3 to 100 ms", 20.0, spread(effort.short_waits)),
-        case("250 ms", 1.0, vec![Duration::from_millis(250); effort.long_waits as usize]),
+        case("3 to 100 ms", vec![Goal::times(20.0, "p50 ms", ETCD_CLIENT), Goal::times(20.0, "p50 ms", GO)], spread(effort.of(12, 100))),
+        case("250 ms", vec![Goal::at_most(0.9, "p50 ms", ETCD_CLIENT)], long),
     ]
 }
 
@@ -24,40 +25,40 @@ fn spread(count: u32) -> Vec<Duration> {
     (0..count).map(|n| Duration::from_secs_f64(0.003 + 0.097 * golden(n))).collect()
 }
 
-fn case(waited: &str, goal: f64, waits: Vec<Duration>) -> Case {
+fn case(waited: &str, goals: Vec<Goal>, waits: Vec<Duration>) -> Case {
     let microseconds: Vec<String> = waits.iter().map(|wait| wait.as_micros().to_string()).collect();
+    let title = format!("election, hand-over to a follower that waited for {waited}");
+    let columns = [("p50 ms", Better::Lower), ("p99 ms", Better::Lower)];
+    let stage = Stage::new(title, "hand-over", &columns, goals, move |observed| {
+        let all = holds::reported(observed)?;
+        if all.len() != waits.len() {
+            return Err(format!("{} hand-overs, not {}", all.len(), waits.len()).into());
+        }
+        let each: Vec<f64> = all.iter().map(|hand_over| hand_over.took.as_secs_f64() * 1e3).collect();
+        Ok(Measured { figures: vec![quantile(each.clone(), 0.5), quantile(each, 0.99)], operations: all.len() as f64 })
+    });
     Case {
-        title: format!("election, hand-over to a follower that waited for {waited}"),
+        peers: &[OURS, OURS_CLIENT_EACH, ETCD_CLIENT, GO],
         work: vec![NAME.to_owned(), microseconds.join(",")],
-        operation: "hand-over",
-        columns: &["p50 ms", "p99 ms"],
-        better: Better::Lower,
-        goal,
-        evaluate: Box::new(move |report| {
-            let all = report.hand_overs()?;
-            if all.len() != waits.len() {
-                return Err(format!("{} hand-overs, not {}", all.len(), waits.len()).into());
-            }
-            let each: Vec<f64> = all.iter().map(|hand_over| hand_over.took.as_secs_f64() * 1e3).collect();
-            Ok(Measured { figures: vec![quantile(each.clone(), 0.5), quantile(each, 0.99)], operations: all.len() as f64 })
-        }),
+        server: Server::default(),
+        stages: vec![stage],
     }
 }
 
-pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<Report> {
+pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<()> {
     let [microseconds] = parameters else {
         return Err("the waits in microseconds".into());
     };
     let waits = microseconds.split(',').map(|wait| Ok(Duration::from_micros(wait.parse()?))).collect::<Result<Vec<_>>>()?;
     match peer {
-        EtcdTyped::NAME => alternate(EtcdTyped::candidates(address, "/election", 2, Clients::Shared).await?, &waits).await,
-        EtcdTyped::CLIENT_EACH => alternate(EtcdTyped::candidates(address, "/election", 2, Clients::Each).await?, &waits).await,
-        EtcdClient::NAME => alternate(EtcdClient::candidates(address, "/election", 2).await?, &waits).await,
+        OURS => alternate(EtcdTyped::candidates(address, "/election", 2, Clients::Shared).await?, &waits).await,
+        OURS_CLIENT_EACH => alternate(EtcdTyped::candidates(address, "/election", 2, Clients::Each).await?, &waits).await,
+        ETCD_CLIENT => alternate(EtcdClient::candidates(address, "/election", 2).await?, &waits).await,
         _ => Err(format!("no peer {peer}").into()),
     }
 }
 
-async fn alternate<C: Contender>(candidates: Vec<C>, waits: &[Duration]) -> Result<Report> {
+async fn alternate<C: Contender>(candidates: Vec<C>, waits: &[Duration]) -> Result<()> {
     let mut candidates = warm_up(candidates).await?.into_iter().enumerate();
     let (Some(mut leader), Some(mut follower)) = (candidates.next(), candidates.next()) else {
         return Err("it takes two".into());
@@ -79,7 +80,7 @@ async fn alternate<C: Contender>(candidates: Vec<C>, waits: &[Duration]) -> Resu
     }
     holds.push(Hold { who: leader.0, from, until: meter.elapsed() });
     leader.1.release(held).await?;
-    Ok(meter.report(holds))
+    meter.report(|| Ok(serde_json::to_value(holds)?))
 }
 
 #[cfg(test)]

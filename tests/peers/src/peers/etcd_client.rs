@@ -9,8 +9,6 @@ use crate::work::TTL;
 pub(crate) struct EtcdClient;
 
 impl EtcdClient {
-    pub(crate) const NAME: &str = "etcd-client";
-
     pub(crate) async fn lockers(address: &str, name: &str, count: usize) -> Result<Vec<Locker>> {
         let sessions = Session::open(address, count).await?;
         Ok(sessions.into_iter().map(|session| Locker { session, name: name.to_owned() }).collect())

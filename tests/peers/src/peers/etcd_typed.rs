@@ -16,9 +16,6 @@ pub(crate) enum Clients {
 }
 
 impl EtcdTyped {
-    pub(crate) const NAME: &str = "etcd-typed";
-    pub(crate) const CLIENT_EACH: &str = "etcd-typed, a client each";
-
     pub(crate) async fn lockers(address: &str, name: &str, count: usize, clients: Clients) -> Result<Vec<Locker>> {
         let clients = connect(address, count, clients).await?;
         Ok(clients.into_iter().map(|client| Locker(client.lock(name).ttl(TTL))).collect())

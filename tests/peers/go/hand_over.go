@@ -1,0 +1,116 @@
+// What only one can have at a time, a lock or the first place of an election, goes from one to another.
+package main
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/clientv3/concurrency"
+)
+
+// Of every lease, in seconds; as in src/work.rs.
+const ttl = 60
+
+// That somebody had it; nanoseconds since the word to begin.
+type hold struct {
+	Who   int   `json:"who"`
+	From  int64 `json:"from"`
+	Until int64 `json:"until"`
+}
+
+// One of those who want it.
+type contender struct {
+	acquire func()
+	release func()
+}
+
+// As in src/cases/lock_hand_over.rs.
+func lockHandOver(address string, parameters []string) {
+	contenders := open(address, number(parameters[0]), func(session *concurrency.Session) contender {
+		mutex := concurrency.NewMutex(session, "/lock")
+		return contender{func() { must(mutex.Lock(context.Background())) }, func() { must(mutex.Unlock(context.Background())) }}
+	})
+	contention := time.Duration(number(parameters[1])) * time.Millisecond
+	meter := ready()
+	done := make(chan []hold)
+	for who, one := range contenders {
+		go func(who int, one contender) {
+			var holds []hold
+			for meter.elapsed() < contention {
+				one.acquire()
+				from := meter.elapsed()
+				until := meter.elapsed()
+				one.release()
+				holds = append(holds, hold{who, from.Nanoseconds(), until.Nanoseconds()})
+			}
+			done <- holds
+		}(who, one)
+	}
+	var all []hold
+	for range contenders {
+		all = append(all, <-done...)
+	}
+	meter.report(all)
+}
+
+// As in src/cases/election_hand_over.rs.
+func electionHandOver(address string, parameters []string) {
+	var waits []time.Duration
+	for _, wait := range strings.Split(parameters[0], ",") {
+		waits = append(waits, time.Duration(number(wait))*time.Microsecond)
+	}
+	candidates := open(address, 2, func(session *concurrency.Session) contender {
+		election := concurrency.NewElection(session, "/election")
+		return contender{func() { must(election.Campaign(context.Background(), "me")) }, func() { must(election.Resign(context.Background())) }}
+	})
+	meter := ready()
+	var holds []hold
+	leader := 0
+	candidates[leader].acquire()
+	from := meter.elapsed()
+	elected := make(chan time.Duration)
+	for _, wait := range waits {
+		follower := 1 - leader
+		go func() {
+			candidates[follower].acquire()
+			elected <- meter.elapsed()
+		}()
+		time.Sleep(wait)
+		holds = append(holds, hold{leader, from.Nanoseconds(), meter.elapsed().Nanoseconds()})
+		candidates[leader].release()
+		from = <-elected
+		leader = follower
+	}
+	holds = append(holds, hold{leader, from.Nanoseconds(), meter.elapsed().Nanoseconds()})
+	candidates[leader].release()
+	meter.report(holds)
+}
+
+// Opens a session for each and warms them up. All share one connection: with one for each, hand-overs are no faster and cost more.
+func open(address string, count int, contend func(*concurrency.Session) contender) []contender {
+	client := connect(address)
+	var contenders []contender
+	for i := 0; i < count; i++ {
+		session, err := concurrency.NewSession(client, concurrency.WithTTL(ttl))
+		must(err)
+		contenders = append(contenders, contend(session))
+	}
+	warmUp(contenders)
+	return contenders
+}
+
+// As in src/peers.rs.
+func warmUp(contenders []contender) {
+	done := make(chan bool)
+	for _, one := range contenders {
+		go func(one contender) {
+			one.acquire()
+			one.release()
+			done <- true
+		}(one)
+	}
+	for range contenders {
+		<-done
+	}
+}
