@@ -20,6 +20,8 @@
 
 pub mod connect;
 pub mod memory;
+#[cfg(all(feature = "tls", any(feature = "v2", feature = "v3")))]
+mod tls;
 #[cfg(feature = "v2")]
 pub mod v2;
 #[cfg(feature = "v3")]

@@ -443,7 +443,7 @@ fn client(options: &ConnectOptions) -> Result<Client> {
 
 #[cfg(feature = "tls")]
 fn with_tls(builder: reqwest::ClientBuilder, options: &ConnectOptions) -> Result<reqwest::ClientBuilder> {
-    Ok(builder.tls_backend_preconfigured(super::tls::config(options.tls.as_ref())?))
+    Ok(builder.tls_backend_preconfigured(crate::store::tls::config(options.tls.as_ref())?))
 }
 
 #[cfg(not(feature = "tls"))]

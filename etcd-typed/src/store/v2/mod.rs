@@ -27,8 +27,6 @@ mod machine;
 mod plan;
 mod queue;
 mod range;
-#[cfg(feature = "tls")]
-mod tls;
 mod watch;
 
 use std::sync::Arc;

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
+use http::HeaderValue;
 use tokio::time::{Instant, timeout_at};
-use tonic::metadata::AsciiMetadataValue;
 
 use super::call::{Core, How};
 use super::status::{Failure, Row};
@@ -34,7 +34,7 @@ pub(super) struct Session {
     /// How many logins there were. Tells a token that was refused from one that was renewed since.
     pub(super) generation: u64,
     /// None where there are no credentials or nothing to log in to.
-    pub(super) token: Option<AsciiMetadataValue>,
+    pub(super) token: Option<HeaderValue>,
 }
 
 /// A login under way; all who need the token wait for the same.
@@ -94,14 +94,14 @@ fn log_in(core: Arc<Core>, generation: u64) -> Login {
     async move { task.await.unwrap_or_else(|_| Err(Failure::new(Row::NotSent, "the runtime is shutting down"))) }.boxed().shared()
 }
 
-async fn authenticate(core: &Core) -> Result<Option<AsciiMetadataValue>, Failure> {
+async fn authenticate(core: &Core) -> Result<Option<HeaderValue>, Failure> {
     let Some(Credentials { user, password }) = core.auth.credentials.clone() else {
         return Ok(None);
     };
     let request = AuthenticateRequest { name: user, password };
     let deadline = Instant::now() + core.retry.call_timeout;
     match core.attempts(&AUTHENTICATE, How::READ, None, &request, deadline).await {
-        Ok(answer) => match AsciiMetadataValue::try_from(answer.token) {
+        Ok(answer) => match HeaderValue::try_from(answer.token) {
             Ok(mut token) => {
                 token.set_sensitive(true);
                 Ok(Some(token))

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tonic::client::Grpc;
-use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::Channel;
-use tonic::{Request, Status};
-use tonic_prost::ProstCodec;
+use tonic::Status;
 
 use super::auth::Auth;
-use super::channel::{Endpoints, Lane, Slot, not_sent};
-use super::status::{Failure, Repeat, Row};
+use super::channel::{Endpoints, Lane, Slot};
+use super::connection::{Connection, Metadata};
+use super::status::{Failure, Local, Repeat, Row};
 use super::wire::{Answer, MEMBER_LIST, MemberListRequest, Method, Shape};
 use crate::error::Result;
 use crate::retry::RetryPolicy;
@@ -21,10 +19,6 @@ use crate::telemetry;
 
 /// The store in metrics and events.
 pub(super) const NAME: &str = "v3";
-
-/// The largest answer that is decoded. A page of a range is made smaller when it does not fit; a watch is sent in fragments of 2 MiB, but not
-/// what it held back until it was created.
-pub(super) const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
 
 /// What all calls of one client share.
 #[derive(Debug)]
@@ -74,8 +68,8 @@ impl Core {
     /// A call with the token of the session; a token that is refused is renewed and the call made again, as long as there is time.
     pub(super) async fn call<Q, A>(self: &Arc<Self>, method: &Method<Q, A>, how: How, request: Q) -> Result<A, Failure>
     where
-        Q: prost::Message + Clone + Default + 'static,
-        A: prost::Message + Answer + Default + 'static,
+        Q: prost::Message,
+        A: prost::Message + Answer + Default,
     {
         let deadline = Instant::now() + self.retry.call_timeout;
         // A new token can be refused once more where users and roles are being changed; after that it is not the token.
@@ -104,13 +98,13 @@ impl Core {
         &self,
         method: &Method<Q, A>,
         how: How,
-        token: Option<&AsciiMetadataValue>,
+        token: Option<&HeaderValue>,
         request: &Q,
         deadline: Instant,
     ) -> Result<A, Failure>
     where
-        Q: prost::Message + Clone + Default + 'static,
-        A: prost::Message + Answer + Default + 'static,
+        Q: prost::Message,
+        A: prost::Message + Answer + Default,
     {
         let mut backoff = self.retry.backoff();
         let mut may_have_applied = false;
@@ -153,30 +147,26 @@ impl Core {
         slot: &Slot,
         method: &Method<Q, A>,
         how: How,
-        token: Option<&AsciiMetadataValue>,
+        token: Option<&HeaderValue>,
         request: &Q,
         deadline: Instant,
     ) -> Result<A, Failure>
     where
-        Q: prost::Message + Clone + Default + 'static,
-        A: prost::Message + Answer + Default + 'static,
+        Q: prost::Message,
+        A: prost::Message + Answer + Default,
     {
         let limit = if how.repeatable { deadline.min(Instant::now() + self.retry.read_attempt_timeout) } else { deadline };
-        let channel = match timeout_at(limit, self.endpoints.channel(slot, how.lane)).await {
-            Ok(Ok(channel)) => channel,
+        let connection = match timeout_at(limit, self.endpoints.connection(slot, how.lane)).await {
+            Ok(Ok(connection)) => connection,
             Ok(Err(status)) => return Err(Failure::of(&slot.name, status)),
-            Err(_) => return Err(Failure::of(&slot.name, not_sent("no connection yet"))),
+            Err(_) => return Err(Failure::of(&slot.name, Local::NotSent("none yet".to_owned()).into())),
         };
+        let metadata = Metadata { leader: how.leader, token };
         if how.write && !how.repeatable && self.probes && !slot.is_proven() {
-            self.probe(slot, &channel, token).await.map_err(Failure::before_sending)?;
+            self.probe(slot, &connection, token).await.map_err(Failure::before_sending)?;
         }
-        let answer = send(channel, method, with_metadata(request.clone(), how.leader, token), limit, deadline).await;
-        let answer = answer.map_err(|unsent| {
-            if matches!(unsent, Unsent::NotReady(_)) {
-                slot.forget(how.lane);
-            }
-            unsent.at(slot, method.path)
-        })?;
+        let answer =
+            send(connection, method, request, metadata, limit, deadline).await.map_err(|unanswered| unanswered.at(slot, method.path))?;
         self.endpoints.check(slot, answer.header(), Row::ForeignCluster)?;
         slot.succeeded();
         Ok(answer)
@@ -185,13 +175,13 @@ impl Core {
     /// Sees that an endpoint is alive and of our cluster before a write is entrusted to it: a write that hangs at a frozen server, or was
     /// done by a foreign cluster, cannot be taken back. Nor can one that a server with TLS may have refused together with our
     /// certificate, which it does only after the handshake.
-    async fn probe(&self, slot: &Slot, channel: &Channel, token: Option<&AsciiMetadataValue>) -> Result<(), Failure> {
-        let request = with_metadata(MemberListRequest { linearizable: false }, true, token);
+    async fn probe(&self, slot: &Slot, connection: &Connection, token: Option<&HeaderValue>) -> Result<(), Failure> {
+        let (request, metadata) = (MemberListRequest { linearizable: false }, Metadata { leader: true, token });
         let limit = Instant::now() + self.connect_timeout;
-        match send(channel.clone(), &MEMBER_LIST, request, limit, limit).await {
+        match send(connection.clone(), &MEMBER_LIST, &request, metadata, limit, limit).await {
             Ok(answer) => self.endpoints.check(slot, answer.header(), Row::ForeignCluster)?,
-            Err(unsent) => {
-                let failure = unsent.at(slot, MEMBER_LIST.path);
+            Err(unanswered) => {
+                let failure = unanswered.at(slot, MEMBER_LIST.path);
                 // Every other refusal is the word of a server that is alive.
                 if failure.row.verdict().endpoint_failed {
                     return Err(failure);
@@ -204,62 +194,46 @@ impl Core {
 }
 
 /// Why there is no answer.
-pub(super) enum Unsent {
-    /// The connection's own task is gone; nothing was sent.
-    NotReady(Status),
-    /// The server, or the stack on the way there and back, said so.
-    Answered(Status),
+pub(super) enum Unanswered {
+    /// The server, or the connection, said so.
+    Refused(Status),
     /// Neither in time.
     TimedOut,
 }
 
-impl Unsent {
+impl Unanswered {
     pub(super) fn at(self, slot: &Slot, path: &str) -> Failure {
         match self {
-            Self::NotReady(status) | Self::Answered(status) => Failure::of(&slot.name, status),
+            Self::Refused(status) => Failure::of(&slot.name, status),
             Self::TimedOut => Failure::new(Row::TimedOut, format!("{}: no answer to {path} in time", slot.name)),
         }
     }
 }
 
-/// Sends one request. The answer must begin before `first`, which it does when the server is done with it, and be here before `whole`: a
-/// large one may take its time on a slow line.
+/// Sends one request on a connection that is ready. The answer must begin before `first`, which it does when the server is done with it, and be here before
+/// `whole`: a large one may take its time on a slow line.
 pub(super) async fn send<Q, A>(
-    channel: Channel,
+    connection: Connection,
     method: &Method<Q, A>,
-    request: Request<Q>,
+    request: &Q,
+    metadata: Metadata<'_>,
     first: Instant,
     whole: Instant,
-) -> Result<A, Unsent>
+) -> Result<A, Unanswered>
 where
-    Q: prost::Message + 'static,
-    A: prost::Message + Default + 'static,
+    Q: prost::Message,
+    A: prost::Message + Default,
 {
-    let mut grpc = Grpc::new(channel).max_decoding_message_size(LARGEST_ANSWER);
-    grpc.ready().await.map_err(|cause| Unsent::NotReady(Status::from_error(Box::new(tonic::ConnectError(cause.into())))))?;
-    let path = http::uri::PathAndQuery::from_static(method.path);
-    let request = request.map(|message| futures_util::stream::iter([message]));
-    let begun = timeout_at(first, grpc.streaming(request, path, ProstCodec::<Q, A>::default())).await;
-    let mut answers = begun.map_err(|_| Unsent::TimedOut)?.map_err(Unsent::Answered)?.into_inner();
+    let (mut requests, mut answers) = connection.begin(method.path, metadata).map_err(Unanswered::Refused)?;
+    requests.send(request, true);
+    timeout_at(first, answers.begun()).await.map_err(|_| Unanswered::TimedOut)?.map_err(Unanswered::Refused)?;
     let answer = async {
-        let answer = answers.message().await?.ok_or_else(|| Status::unavailable("the stream ended without an answer"))?;
+        let answer = answers.next().await?.ok_or(Local::Ended("without a message"))?;
         if method.shape == Shape::Unary {
             // An error may still be there.
-            answers.trailers().await?;
+            answers.next::<A>().await?;
         }
         Ok(answer)
     };
-    timeout_at(whole, answer).await.map_err(|_| Unsent::TimedOut)?.map_err(Unsent::Answered)
-}
-
-/// The request with what a server wants to know beside it.
-pub(super) fn with_metadata<Q>(message: Q, leader: bool, token: Option<&AsciiMetadataValue>) -> Request<Q> {
-    let mut request = Request::new(message);
-    if leader {
-        request.metadata_mut().insert("hasleader", AsciiMetadataValue::from_static("true"));
-    }
-    if let Some(token) = token {
-        request.metadata_mut().insert("token", token.clone());
-    }
-    request
+    timeout_at(whole, answer).await.map_err(|_| Unanswered::TimedOut)?.map_err(Unanswered::Refused)
 }

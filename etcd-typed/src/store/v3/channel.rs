@@ -4,17 +4,16 @@
 //! (grpc-rust #2839). One endpoint is used for everything until it fails; then the next one in the list is.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint as Target};
 
-use super::status::{Failure, Row};
-use super::tls;
+use super::connection::{Connection, Target};
+use super::status::{Failure, Local, Row};
 use super::wire::ResponseHeader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::connect::{ConnectOptions, Endpoint};
@@ -44,8 +43,7 @@ pub(super) struct Endpoints {
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) name: String,
-    target: Target,
-    tls: bool,
+    target: Arc<Target>,
     calls: Mutex<Option<Connecting>>,
     watches: Mutex<Option<Connecting>>,
     leases: Mutex<Option<Connecting>>,
@@ -53,7 +51,7 @@ pub(super) struct Slot {
 }
 
 /// A connection that is being made or stands. All who want it wait for the same attempt.
-type Connecting = Shared<BoxFuture<'static, Result<Channel, Status>>>;
+type Connecting = Shared<BoxFuture<'static, Result<Connection, Status>>>;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Health {
@@ -100,8 +98,18 @@ impl Endpoints {
         &self.slots[chosen]
     }
 
-    /// The connection of this endpoint for this lane, made if there is none.
-    pub(super) async fn channel(&self, slot: &Slot, lane: Lane) -> Result<Channel, Status> {
+    /// The connection of this endpoint for this lane, made if there is none. It takes the next call.
+    pub(super) async fn connection(&self, slot: &Slot, lane: Lane) -> Result<Connection, Status> {
+        let connection = self.connected(slot, lane).await?;
+        if let Ok(ready) = connection.clone().ready().await {
+            return Ok(ready);
+        }
+        // It ended while nobody used it, which is no fault of the endpoint.
+        slot.forget(lane, &connection);
+        self.connected(slot, lane).await?.ready().await
+    }
+
+    async fn connected(&self, slot: &Slot, lane: Lane) -> Result<Connection, Status> {
         let connecting = {
             let mut place = slot.lane(lane);
             match &*place {
@@ -132,25 +140,9 @@ impl Endpoints {
 
 impl Slot {
     fn new(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Self> {
-        let scheme = if options.tls.is_some() { "https" } else { "http" };
-        let name = endpoint.to_string();
-        let target = Target::from_shared(format!("{scheme}://{name}"))
-            .map_err(|cause| Error::new(ErrorKind::InvalidUrl, format!("`{name}` is no host and port")).caused_by(cause))?
-            .tcp_nodelay(true)
-            .tcp_keepalive(Some(Duration::from_secs(10)))
-            .http2_keep_alive_interval(options.keep_alive_interval)
-            .keep_alive_timeout(options.keep_alive_timeout)
-            // A server closes connections that ping without a stream (its PermitWithoutStream is false).
-            .keep_alive_while_idle(false);
-        let target = match &options.tls {
-            Some(tls) => tls::configured(target, tls)?,
-            None => target,
-        };
-        let tls = options.tls.is_some();
         Ok(Self {
-            name,
-            target,
-            tls,
+            name: endpoint.to_string(),
+            target: Arc::new(Target::new(endpoint, options)?),
             calls: Mutex::default(),
             watches: Mutex::default(),
             leases: Mutex::default(),
@@ -192,28 +184,21 @@ impl Slot {
         *health = Health { failures: health.failures.saturating_add(1), suspect_until: Some(Instant::now() + suspicion), proven: false };
     }
 
-    /// Forgets the connection of a lane that does not work any more, so that the next call makes another.
-    pub(super) fn forget(&self, lane: Lane) {
-        *self.lane(lane) = None;
+    /// Forgets the connection of a lane, which does not work any more, so that the next call makes another. Somebody else may have done so.
+    pub(super) fn forget(&self, lane: Lane, connection: &Connection) {
+        let mut place = self.lane(lane);
+        if place.as_ref().is_some_and(|made| matches!(made.peek(), Some(Ok(made)) if made.is(connection))) {
+            *place = None;
+        }
     }
 }
 
 /// Makes a connection in a task of its own, so that it is finished for the next caller when this one gives up.
 fn connect(slot: &Slot, limit: Duration) -> Connecting {
-    let (target, name, tls) = (slot.target.clone(), slot.name.clone(), slot.tls);
+    let target = slot.target.clone();
     let task = tokio::spawn(async move {
-        let deadline = Instant::now() + limit;
-        match timeout_at(deadline, target.connect()).await {
-            Ok(Ok(channel)) => Ok(channel),
-            Ok(Err(cause)) if tls && tls::is_cut_off(&cause) => Err(tls::why_cut_off(&name, cause, deadline).await),
-            Ok(Err(cause)) => Err(Status::from_error(Box::new(cause))),
-            Err(_) => Err(not_sent("no connection within the time for one")),
-        }
+        let late = |_| Local::NotSent("not within the time for one".to_owned());
+        timeout(limit, Connection::open(&target)).await.map_err(late)?
     });
-    async move { task.await.unwrap_or_else(|_| Err(not_sent("the runtime is shutting down"))) }.boxed().shared()
-}
-
-/// A status of the local stack that says: nothing was sent.
-pub(super) fn not_sent(words: &str) -> Status {
-    Status::from_error(Box::new(tonic::ConnectError(words.into())))
+    async move { task.await.unwrap_or_else(|_| Err(Local::NotSent("the runtime is shutting down".to_owned()).into())) }.boxed().shared()
 }

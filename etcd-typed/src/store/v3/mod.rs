@@ -1,16 +1,21 @@
 //! etcd v3 over gRPC: `V3Store`. Needs etcd 3.4 or later.
 //!
-//! The messages (`wire`) and what they mean (`kv`, `status`) are pure; `channel` holds the connections, `auth` the token, `call` makes one
+//! The messages (`wire`) and what they mean (`kv`, `status`) are pure; `connection` is one connection, `channel` holds them, `auth` the token, `call` makes one
 //! call with all its attempts, and `range`, `commit`, `lease` and `watch` are what the store is made of.
 
 mod auth;
 mod call;
 mod channel;
 mod commit;
+mod connection;
 mod kv;
 mod lease;
 mod range;
 mod status;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "without_tls.rs"]
 mod tls;
 mod watch;
 mod wire;

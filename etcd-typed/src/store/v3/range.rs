@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::call::{Core, How};
 use super::kv::{bounds_after, header_revision, key_value, number};
-use super::status::{Failure, Row, answer_length};
+use super::status::{Failure, Row};
 use super::wire::{RANGE, RangeRequest};
 use crate::error::{Error, Result};
 use crate::store::{Consistency, Range, RangeReply};
@@ -96,7 +96,7 @@ async fn pages(core: &Arc<Core>, range: &Range) -> Result<RangeReply, Stop> {
 
 /// A page that should fit, where this one did not: by the length that the answer had, or half as large.
 fn smaller(page: i64, failure: &Failure) -> i64 {
-    let fitting = answer_length(failure.words()).and_then(|(length, limit)| {
+    let fitting = failure.answer_length().and_then(|(length, limit)| {
         let (length, limit) = (i64::try_from(length).ok()?, i64::try_from(limit).ok()?);
         // Half of what fits on average, since values differ in length.
         page.checked_mul(limit)?.checked_div(length)?.checked_div(2)

@@ -1,13 +1,17 @@
 //! What an answer of gRPC means: the only place where a `tonic::Status` becomes an [`ErrorKind`] and a decision about repeating.
 //!
-//! The code alone says too little: a server that was killed in the middle of a call is `Unknown`, an answer that is too large has the code
-//! of a compacted revision. So the first question is where the error came from. What the local stack made has a cause below it
-//! (`source()`); what a server answered has only its words. Then the words decide, and the code only where they are not known.
+//! The code alone says too little: an answer that is too large has the code of a compacted revision, a server that stops that of one that is not
+//! there. So the first question is where the error came from. What was found on this side has a [`Local`] below it (`source()`); what a server
+//! answered has only its words, which decide, and the code only where they are not known.
 //! Each [`Row`] names a case that was seen with etcd 3.4.23, 3.5.1 or 3.5.30 or is in etcd's sources (`api/v3rpc/rpctypes/error.go`).
 
 use std::error::Error as StdError;
-use std::fmt::{self, Write as _};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
 
+use h2::Reason;
+use http::StatusCode;
 use tonic::{Code, Status};
 
 use crate::error::{Error, ErrorKind};
@@ -139,73 +143,104 @@ impl Row {
 /// Which case it is.
 pub(super) fn classify(status: &Status) -> Row {
     match StdError::source(status) {
-        Some(cause) => of_the_local_stack(status, cause),
-        // A proxy in front of the servers that has nobody to ask.
-        None if status.code() == Code::Unavailable && status.message().contains("grpc-status header missing") => {
-            Row::Other(Code::Unavailable)
-        }
+        Some(cause) => cause.downcast_ref().map_or(Row::Severed, Local::row),
         None => words_of_a_server(status.message()).unwrap_or_else(|| of_code(status.code())),
     }
 }
 
-/// The server was found to speak without TLS; see `tls.rs`.
-#[derive(Debug)]
-pub(super) struct WithoutTls;
+/// What was found on this side, and not said by a server. It is the cause of the [`Status`] that it becomes.
+#[derive(Clone, Debug)]
+pub(super) enum Local {
+    /// There is no connection, or it takes no call any more.
+    NotSent(String),
+    /// The TLS handshake failed.
+    Tls(Arc<io::Error>),
+    /// The server was found to speak without TLS; see `tls.rs`.
+    WithoutTls,
+    /// The stream or its connection broke: what the stream was told, and why the connection ended, if it did.
+    Broken {
+        end: Option<String>,
+        cause: Arc<h2::Error>,
+    },
+    /// The answer ended too soon.
+    Ended(&'static str),
+    /// A proxy that has no server to ask.
+    NobodyBehind(StatusCode),
+    /// No HTTP/2, no gRPC, or not of etcd.
+    NotGrpc(String),
+    AnswerTooLarge {
+        length: usize,
+        limit: usize,
+    },
+}
 
-impl fmt::Display for WithoutTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the server speaks HTTP/2 without TLS")
+impl Local {
+    fn row(&self) -> Row {
+        match self {
+            Self::NotSent(_) => Row::NotSent,
+            Self::Tls(_) | Self::WithoutTls => Row::TlsRefused,
+            Self::Broken { end, cause } => broken(end.as_deref().unwrap_or_default(), cause),
+            Self::Ended(_) => Row::Severed,
+            Self::NobodyBehind(_) => Row::Other(Code::Unavailable),
+            Self::NotGrpc(_) => Row::NotGrpc,
+            Self::AnswerTooLarge { .. } => Row::AnswerTooLarge,
+        }
     }
 }
 
-impl StdError for WithoutTls {}
+/// What TLS said is told by h2 only in words.
+fn broken(end: &str, cause: &h2::Error) -> Row {
+    let words = cause.to_string();
+    let says = |text: &str| words.contains(text) || end.contains(text);
+    if cause.reason() == Some(Reason::FRAME_SIZE_ERROR) {
+        // The first bytes of an answer in HTTP/1 as a frame.
+        Row::NotGrpc
+    } else if says("received fatal alert") {
+        Row::IdentityRefused
+    } else if cause.reason() == Some(Reason::REFUSED_STREAM) && !cause.is_go_away() {
+        // The server did not begin with it (RFC 9113, section 8.7).
+        Row::NotSent
+    } else {
+        Row::Severed
+    }
+}
 
-/// What tonic, hyper, h2, rustls or the socket said.
-fn of_the_local_stack(status: &Status, cause: &(dyn StdError + 'static)) -> Row {
-    let mut connecting = false;
-    let mut without_tls = false;
-    let mut words = status.message().to_ascii_lowercase();
-    let mut next = Some(cause);
-    while let Some(error) = next {
-        connecting |= error.is::<tonic::ConnectError>();
-        without_tls |= error.is::<WithoutTls>();
-        // Writing into a `String` cannot fail.
-        let _ = write!(words, "\n{error}");
-        next = error.source();
+impl fmt::Display for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSent(why) => write!(f, "no connection: {why}"),
+            Self::Tls(cause) => write!(f, "no TLS connection: {cause}"),
+            Self::WithoutTls => f.write_str("the server speaks HTTP/2 without TLS"),
+            Self::Broken { end: Some(end), .. } => write!(f, "the connection ended: {end}"),
+            Self::Broken { end: None, .. } => f.write_str("the call was broken off"),
+            Self::Ended(how) => write!(f, "the answer ended {how}"),
+            Self::NobodyBehind(status) => write!(f, "a proxy has no server to ask: HTTP status {status}"),
+            Self::NotGrpc(why) => write!(f, "this is no gRPC: {why}"),
+            Self::AnswerTooLarge { length, limit } => write!(f, "an answer of {length} bytes, and {limit} are taken"),
+        }
     }
-    let words = words.to_ascii_lowercase();
-    let says = |text: &str| words.contains(text);
-    if without_tls {
-        return Row::TlsRefused;
+}
+
+impl StdError for Local {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Broken { cause, .. } => Some(&**cause),
+            Self::Tls(cause) => Some(&**cause),
+            _ => None,
+        }
     }
-    if says("frame with invalid size") || says("http2 was not negotiated") {
-        return Row::NotGrpc;
+}
+
+impl From<Local> for Status {
+    fn from(local: Local) -> Self {
+        Self::from_error(Box::new(local))
     }
-    if connecting {
-        let tls = ["invalid peer certificate", "fatal alert", "corrupt message", "peer is incompatible"];
-        return if tls.iter().any(|text| says(text)) { Row::TlsRefused } else { Row::NotSent };
-    }
-    if says("fatal alert") {
-        return Row::IdentityRefused;
-    }
-    // hyper says the first two of a request that it gives back unsent, h2 the third of a stream that the server did not begin.
-    if says("connection was not ready") || words.lines().any(|line| line == "connection closed") || says("refused stream before processing")
-    {
-        return Row::NotSent;
-    }
-    if status.code() == Code::Cancelled && says("timeout expired") {
-        return Row::TimedOut;
-    }
-    Row::Severed
 }
 
 /// The case by the words of a server: the message of an answer, or the reason that a watch was cancelled for.
 pub(super) fn words_of_a_server(words: &str) -> Option<Row> {
     const TABLE: &[(&str, Row)] = &[
-        ("decoded message length too large", Row::AnswerTooLarge),
         ("trying to send message larger than max", Row::AnswerTooLarge),
-        ("grpc-status header missing", Row::NotGrpc),
-        ("invalid compression flag", Row::NotGrpc),
         ("etcdserver: no leader", Row::NoLeader),
         ("leader changed", Row::LeaderChanged),
         ("request timed out", Row::TimedOut),
@@ -293,6 +328,14 @@ impl Failure {
         &self.words
     }
 
+    /// Of an answer that was larger than we take: its length and our limit.
+    pub(super) fn answer_length(&self) -> Option<(usize, usize)> {
+        match StdError::source(self.cause.as_ref()?)?.downcast_ref() {
+            Some(Local::AnswerTooLarge { length, limit }) => Some((*length, *limit)),
+            _ => None,
+        }
+    }
+
     /// One that was found here.
     pub(super) fn new(row: Row, words: impl Into<String>) -> Self {
         Self { row, may_have_applied: false, unsent: false, words: words.into(), cause: None }
@@ -332,13 +375,6 @@ fn words(status: &Status) -> String {
         next = error.source();
     }
     words
-}
-
-/// Of an answer that was too large: its length and our limit, as tonic's message has them.
-pub(super) fn answer_length(words: &str) -> Option<(u64, u64)> {
-    let mut numbers =
-        words.split_once("found ")?.1.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty()).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 #[cfg(test)]

@@ -7,22 +7,19 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, OptionFuture};
+use http::HeaderValue;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
-use tonic::client::Grpc;
-use tonic::metadata::AsciiMetadataValue;
-use tonic::transport::Channel;
-use tonic::{Response, Status, Streaming};
-use tonic_prost::ProstCodec;
 
 use super::Command;
 use super::machine::{Machine, Output, Token};
 use super::queue::Queue;
 use crate::store::WatchItem;
-use crate::store::v3::call::{Core, LARGEST_ANSWER, Unsent, send, with_metadata};
-use crate::store::v3::channel::{Lane, Slot, not_sent};
-use crate::store::v3::status::{Failure, Row, classify};
-use crate::store::v3::wire::{Answer, STATUS, StatusRequest, WATCH, WatchRequest, WatchResponse};
+use crate::store::v3::call::{Core, Unanswered, send};
+use crate::store::v3::channel::{Lane, Slot};
+use crate::store::v3::connection::{Connection, Metadata, Requests};
+use crate::store::v3::status::{Failure, Local, Row, classify};
+use crate::store::v3::wire::{Answer, STATUS, StatusRequest, WATCH, WatchResponse};
 
 /// How long a server may take to say its version.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
@@ -44,7 +41,7 @@ struct Readers {
 /// Serves one stream from its first watch until its last one, or until it breaks; then every reader gets the error.
 pub(super) async fn run(
     core: Arc<Core>,
-    token: Option<AsciiMetadataValue>,
+    token: Option<HeaderValue>,
     mut wishes: mpsc::UnboundedReceiver<Command>,
     count: Arc<AtomicUsize>,
     progress_interval: Duration,
@@ -52,9 +49,10 @@ pub(super) async fn run(
     let mut readers = Readers { readers: HashMap::new(), count };
     let mut machine = Machine::default();
     let slot = core.endpoints.pick();
-    let end = match core.endpoints.channel(slot, Lane::Watches).await {
-        Ok(channel) => serve(&core, slot, channel, token, &mut wishes, &mut readers, &mut machine, progress_interval).await,
-        Err(status) => Err(Failure::of(&slot.name, status)),
+    let connection = core.endpoints.connection(slot, Lane::Watches).await;
+    let end = match &connection {
+        Ok(connection) => serve(&core, slot, connection, token, &mut wishes, &mut readers, &mut machine, progress_interval).await,
+        Err(status) => Err(Failure::of(&slot.name, status.clone())),
     };
     // Those who come from here on look for another stream, and so do those whose command is dropped here. To wait for the end of the channel, and
     // not only to look what is in it, finds the command of somebody who is just sending it: its sender waits for the answer and keeps the
@@ -77,7 +75,9 @@ pub(super) async fn run(
     }
     if failure.row.verdict().endpoint_failed {
         slot.failed();
-        slot.forget(Lane::Watches);
+        if let Ok(connection) = &connection {
+            slot.forget(Lane::Watches, connection);
+        }
     }
     for (_, reader) in readers.readers.drain() {
         reader.fail(failure.clone());
@@ -88,15 +88,17 @@ pub(super) async fn run(
 async fn serve(
     core: &Core,
     slot: &Slot,
-    channel: Channel,
-    token: Option<AsciiMetadataValue>,
+    connection: &Connection,
+    token: Option<HeaderValue>,
     wishes: &mut mpsc::UnboundedReceiver<Command>,
     readers: &mut Readers,
     machine: &mut Machine,
     progress_interval: Duration,
 ) -> Result<(), Failure> {
-    let (requests, outgoing) = mpsc::unbounded_channel();
-    let mut incoming = Incoming::Opening(open(channel.clone(), outgoing, token.clone()).boxed());
+    // A member without a leader would be silent for ever; so it ends the stream instead.
+    let metadata = Metadata { leader: true, token: token.as_ref() };
+    // A server sends nothing at all, not even the headers of its answer, before the first watch is created.
+    let (mut requests, mut answers) = connection.clone().begin(WATCH, metadata).map_err(|status| Failure::of(&slot.name, status))?;
     let mut ticks = interval_at(Instant::now() + progress_interval, progress_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Asked once, when it first matters.
@@ -115,8 +117,9 @@ async fn serve(
                 }
                 None => return Ok(()),
             },
-            message = incoming.next() => {
-                let message = message.map_err(|status| Failure::of(&slot.name, status))?;
+            message = answers.next::<WatchResponse>() => {
+                let ended = || Local::Ended("though watches were left on its stream").into();
+                let message = message.and_then(|message| message.ok_or_else(ended)).map_err(|status| Failure::of(&slot.name, status))?;
                 core.endpoints.check(slot, message.header(), Row::ForeignCluster)?;
                 machine.receive(message);
             }
@@ -124,7 +127,7 @@ async fn serve(
                 if version_is_known || version.is_some() {
                     machine.ask_progress();
                 } else {
-                    version = Some(progress_is_reliable(channel.clone(), token.clone()).boxed());
+                    version = Some(progress_is_reliable(connection.clone(), token.clone()).boxed());
                 }
             }
             Some(reliable) = OptionFuture::from(version.as_mut()), if version.is_some() => {
@@ -135,7 +138,7 @@ async fn serve(
             }
         }
         while let Some(output) = machine.next() {
-            act(output, readers, machine, &requests, slot)?;
+            act(output, readers, machine, &mut requests, slot)?;
         }
         if readers.readers.is_empty() {
             return Ok(());
@@ -143,18 +146,9 @@ async fn serve(
     }
 }
 
-fn act(
-    output: Output,
-    readers: &mut Readers,
-    machine: &mut Machine,
-    requests: &mpsc::UnboundedSender<WatchRequest>,
-    slot: &Slot,
-) -> Result<(), Failure> {
+fn act(output: Output, readers: &mut Readers, machine: &mut Machine, requests: &mut Requests, slot: &Slot) -> Result<(), Failure> {
     match output {
-        Output::Send(request) => {
-            // The connection is gone when nobody takes it; reading from it says why.
-            let _ = requests.send(request);
-        }
+        Output::Send(request) => requests.send(&request, false),
         Output::Established(token) => {
             slot.succeeded();
             if let Some(standing) = readers.readers.get_mut(&token).and_then(|reader| reader.standing.take()) {
@@ -209,48 +203,15 @@ impl Reader {
     }
 }
 
-/// The messages of the server.
-enum Incoming {
-    /// A server sends nothing at all, not even the headers of its answer, before the first watch is created.
-    Opening(BoxFuture<'static, Result<Response<Streaming<WatchResponse>>, Status>>),
-    Open(Box<Streaming<WatchResponse>>),
-}
-
-impl Incoming {
-    /// The next message. Cancel-safe: what was begun goes on with the next call.
-    async fn next(&mut self) -> Result<WatchResponse, Status> {
-        loop {
-            match self {
-                Self::Opening(opening) => *self = Self::Open(Box::new(opening.await?.into_inner())),
-                Self::Open(messages) => {
-                    return messages.message().await?.ok_or_else(|| Status::unavailable("the server ended the watch stream"));
-                }
-            }
-        }
-    }
-}
-
-async fn open(
-    channel: Channel,
-    mut outgoing: mpsc::UnboundedReceiver<WatchRequest>,
-    token: Option<AsciiMetadataValue>,
-) -> Result<Response<Streaming<WatchResponse>>, Status> {
-    let mut grpc = Grpc::new(channel).max_decoding_message_size(LARGEST_ANSWER);
-    grpc.ready().await.map_err(|cause| not_sent(&cause.to_string()))?;
-    let requests = futures_util::stream::poll_fn(move |context| outgoing.poll_recv(context));
-    let codec = ProstCodec::<WatchRequest, WatchResponse>::default();
-    // A member without a leader would be silent for ever; so it ends the stream instead.
-    grpc.streaming(with_metadata(requests, true, token.as_ref()), http::uri::PathAndQuery::from_static(WATCH), codec).await
-}
-
 /// Whether this server tells progress in order with the events: since 3.4.25 and 3.5.8 (etcd #15220).
-async fn progress_is_reliable(channel: Channel, token: Option<AsciiMetadataValue>) -> bool {
+async fn progress_is_reliable(connection: Connection, token: Option<HeaderValue>) -> bool {
     let limit = Instant::now() + STATUS_LIMIT;
-    match send(channel, &STATUS, with_metadata(StatusRequest {}, false, token.as_ref()), limit, limit).await {
+    let Ok(connection) = connection.ready().await else { return false };
+    match send(connection, &STATUS, &StatusRequest {}, Metadata { leader: false, token: token.as_ref() }, limit, limit).await {
         Ok(answer) => is_reliable(&answer.version),
         // Only servers later than those refuse it to a user that is no administrator (since 3.4.42 and 3.5.28).
-        Err(Unsent::Answered(status)) => classify(&status) == Row::PermissionDenied,
-        Err(_) => false,
+        Err(Unanswered::Refused(status)) => classify(&status) == Row::PermissionDenied,
+        Err(Unanswered::TimedOut) => false,
     }
 }
 

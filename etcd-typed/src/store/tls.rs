@@ -1,4 +1,4 @@
-//! TLS through rustls: from PEM bytes to the configuration that the HTTP client takes.
+//! TLS through rustls: from PEM bytes to the configuration that both stores on the network take.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::connect::Tls;
 
-/// The configuration for these options; of none (plain text) one that trusts nobody, since the HTTP client asks for one all the same.
+/// The configuration for these options; of none (plain text) one that trusts nobody, since v2's HTTP client asks for one all the same.
 ///
 /// # Errors
 ///

@@ -1,0 +1,191 @@
+//! `Connection`: one HTTP/2 connection to a server, right on the crate `h2`. What a gRPC library puts between a call and that (a buffer and a task that
+//! dispatches, for any kind of service) costs as much processor time as all the rest of a call; `tests/peers` shows what it is without.
+//!
+//! [`dial`] makes the connection below it, and [`exchange`] is one call on it.
+
+mod dial;
+mod exchange;
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{Builder, SendRequest};
+use h2::{Ping, PingPong};
+use http::uri::{Authority, Scheme};
+use tokio::sync::SetOnce;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tonic::Status;
+
+pub(super) use self::dial::Target;
+use self::dial::{Io, LastRead};
+pub(super) use self::exchange::{Metadata, Requests};
+use super::status::Local;
+
+/// How much a server may send on one stream before it is read: as much as a line of a gigabit carries in 30 ms.
+const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// The same of all streams of a connection.
+const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
+
+/// The headers and trailers of an answer; the words of an error are in them.
+const LONGEST_HEADERS: u32 = 64 * 1024;
+
+/// How long the end of a connection is waited for when a stream says that it ended: they are told one after the other.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// A connection that stood when it was last looked at. Clones share it; it ends when the last one and all its calls have ended.
+#[derive(Clone, Debug)]
+pub(super) struct Connection {
+    sender: SendRequest<Bytes>,
+    shared: Arc<Shared>,
+}
+
+/// What the calls of a connection and its task have in common.
+#[derive(Debug)]
+struct Shared {
+    scheme: Scheme,
+    authority: Authority,
+    /// Calls under way.
+    calls: AtomicUsize,
+    /// Why the connection ended.
+    end: SetOnce<String>,
+}
+
+impl Connection {
+    /// Connects, and spawns the task that moves its frames.
+    pub(super) async fn open(target: &Target) -> Result<Self, Status> {
+        let io = target.dial().await?;
+        let read = io.last_read();
+        let mut builder = Builder::new();
+        builder
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(LONGEST_HEADERS)
+            .enable_push(false);
+        let (sender, connection) = builder.handshake(io).await.map_err(|cause| Local::NotSent(cause.to_string()))?;
+        let shared =
+            Shared { scheme: target.scheme(), authority: target.authority.clone(), calls: AtomicUsize::new(0), end: SetOnce::new() };
+        let shared = Arc::new(shared);
+        tokio::spawn(drive(
+            connection,
+            shared.clone(),
+            KeepAlive { interval: target.keep_alive_interval, limit: target.keep_alive_timeout, read },
+        ));
+        Ok(Self { sender, shared })
+    }
+
+    /// This one, if it takes another call.
+    ///
+    /// # Errors
+    ///
+    /// It has ended, or the server said that it is about to. Nothing was sent.
+    pub(super) async fn ready(self) -> Result<Self, Status> {
+        match self.sender.ready().await {
+            Ok(sender) => Ok(Self { sender, shared: self.shared }),
+            Err(cause) => {
+                let why = self.shared.end.get().cloned().unwrap_or_else(|| cause.to_string());
+                Err(Local::NotSent(why).into())
+            }
+        }
+    }
+
+    /// Whether both are the same connection.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+}
+
+impl Shared {
+    /// What became of a call: `cause` is what its stream was told.
+    async fn broken(&self, cause: h2::Error) -> Status {
+        // A stream is told of the end of its connection, but not of the reason.
+        let ended = cause.is_io() || cause.is_go_away();
+        let end = if ended { timeout(LAST_WORDS, self.end.wait()).await.ok().cloned() } else { None };
+        Local::Broken { end, cause: Arc::new(cause) }.into()
+    }
+}
+
+/// A call under way, until this is dropped.
+#[derive(Debug)]
+struct UnderWay(Arc<Shared>);
+
+impl UnderWay {
+    fn of(shared: &Arc<Shared>) -> Self {
+        shared.calls.fetch_add(1, Ordering::Relaxed);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// When a silent connection is checked, and given up.
+struct KeepAlive {
+    interval: Duration,
+    limit: Duration,
+    read: LastRead,
+}
+
+/// The task of a connection.
+async fn drive(mut connection: h2::client::Connection<Io, Bytes>, shared: Arc<Shared>, keep_alive: KeepAlive) {
+    let pings = connection.ping_pong();
+    let end = tokio::select! {
+        biased;
+        end = &mut connection => match end {
+            Ok(()) => "the server closed the connection".to_owned(),
+            Err(cause) => cause.to_string(),
+        },
+        () = keep_alive.is_dead(pings, &shared) => format!("no answer to a ping within {:?}", keep_alive.limit),
+    };
+    // Nobody else sets it.
+    let _ = shared.end.set(end);
+    // Only now those of its streams that are left are told that it ended.
+    drop(connection);
+}
+
+impl KeepAlive {
+    /// Waits until the other side does not answer any more. It is asked only while calls are under way: a server closes connections that ping without one (its
+    /// `PermitWithoutStream` is false).
+    async fn is_dead(&self, pings: Option<PingPong>, shared: &Shared) {
+        let Some(mut pings) = pings else { return pending().await };
+        loop {
+            let silent = self.read.at() + self.interval;
+            if Instant::now() < silent {
+                sleep_until(silent).await;
+            } else if shared.calls.load(Ordering::Relaxed) == 0 {
+                sleep(self.interval).await;
+            } else if !self.answers(&mut pings).await {
+                return;
+            }
+        }
+    }
+
+    async fn answers(&self, pings: &mut PingPong) -> bool {
+        let mut asked = Instant::now();
+        let mut answer = std::pin::pin!(pings.ping(Ping::opaque()));
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => match answer {
+                    Ok(_) => return true,
+                    // The connection has ended, and says why.
+                    Err(_) => return pending().await,
+                },
+                () = sleep_until(asked + self.limit) => {
+                    // On a slow line the answer stands behind what else is on its way.
+                    let read = self.read.at();
+                    if read <= asked {
+                        return false;
+                    }
+                    asked = read;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! From a host and a port to bytes: addresses, TCP and TLS.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use http::uri::{Authority, Scheme};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, sleep};
+use tonic::Status;
+
+use crate::error::{Error, ErrorKind};
+use crate::store::connect::{ConnectOptions, Endpoint};
+use crate::store::v3::status::Local;
+use crate::store::v3::tls::Tls;
+
+/// When the system looks after a connection on which nothing is under way.
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How long one address of several may take before the next one is tried beside it (RFC 8305, section 5).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+
+/// Where to connect to, and how.
+#[derive(Clone, Debug)]
+pub(in crate::store::v3) struct Target {
+    endpoint: Endpoint,
+    pub(super) authority: Authority,
+    tls: Option<Tls>,
+    pub(super) keep_alive_interval: Duration,
+    pub(super) keep_alive_timeout: Duration,
+}
+
+impl Target {
+    pub(in crate::store::v3) fn new(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Self, Error> {
+        let name = endpoint.to_string();
+        let authority = Authority::try_from(name.as_str())
+            .map_err(|cause| Error::new(ErrorKind::InvalidUrl, format!("`{name}` is no host and port")).caused_by(cause))?;
+        Ok(Self {
+            endpoint: endpoint.clone(),
+            authority,
+            tls: options.tls.as_ref().map(|settings| Tls::new(settings, endpoint)).transpose()?,
+            keep_alive_interval: options.keep_alive_interval,
+            keep_alive_timeout: options.keep_alive_timeout,
+        })
+    }
+
+    pub(super) fn scheme(&self) -> Scheme {
+        if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP }
+    }
+
+    pub(super) async fn dial(&self) -> Result<Io, Status> {
+        let Endpoint { host, port } = &self.endpoint;
+        let tcp = connect(host, *port).await.map_err(|cause| Local::NotSent(cause.to_string()))?;
+        let bytes: Box<dyn Bytes> = match &self.tls {
+            None => Box::new(tcp),
+            Some(tls) => Box::new(tls.shake_hands(tcp).await?),
+        };
+        Ok(Io { bytes, read: LastRead::begin() })
+    }
+}
+
+/// The first of the host's addresses that answers. One that swallows packets must not hold up the others.
+async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut addresses = lookup_host((host, port)).await?.peekable();
+    let mut attempts = FuturesUnordered::new();
+    let mut last = None;
+    loop {
+        match addresses.next() {
+            Some(address) => attempts.push(TcpStream::connect(address)),
+            None if attempts.is_empty() => {
+                return Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the host has no address")));
+            }
+            None => {}
+        }
+        let others = addresses.peek().is_some();
+        tokio::select! {
+            Some(attempt) = attempts.next() => match attempt {
+                Ok(stream) => return configured(stream),
+                Err(error) => last = Some(error),
+            },
+            () = sleep(NEXT_ADDRESS), if others => {}
+        }
+    }
+}
+
+fn configured(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEP_ALIVE))?;
+    Ok(stream)
+}
+
+/// The bytes of a connection, of TCP or of TLS.
+pub(super) struct Io {
+    bytes: Box<dyn Bytes>,
+    read: LastRead,
+}
+
+trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
+
+impl Io {
+    pub(super) fn last_read(&self) -> LastRead {
+        self.read.clone()
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.bytes).poll_read(cx, into);
+        if polled.is_ready() {
+            self.read.now();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.bytes).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.bytes).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.bytes.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_shutdown(cx)
+    }
+}
+
+/// When something was last read.
+#[derive(Clone, Debug)]
+pub(super) struct LastRead {
+    opened: Instant,
+    /// Milliseconds since then.
+    after: Arc<AtomicU64>,
+}
+
+impl LastRead {
+    fn begin() -> Self {
+        Self { opened: Instant::now(), after: Arc::default() }
+    }
+
+    pub(super) fn at(&self) -> Instant {
+        self.opened + Duration::from_millis(self.after.load(Ordering::Relaxed))
+    }
+
+    fn now(&self) {
+        self.after.store(u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}

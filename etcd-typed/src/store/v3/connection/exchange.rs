@@ -1,0 +1,243 @@
+//! One gRPC call on a connection: messages out, messages in, and the status at the end ("gRPC over HTTP/2" of the gRPC project).
+
+use std::fmt;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h2::client::ResponseFuture;
+use h2::{RecvStream, SendStream};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use prost::Message;
+use tonic::{Code, Status};
+
+use super::{Connection, Shared, UnderWay};
+use crate::store::v3::status::Local;
+
+/// The largest answer that is decoded. A page of a range is made smaller when it does not fit; a watch is sent in fragments of 2 MiB, but not
+/// what it held back until it was created.
+const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+
+/// Before each message: whether it is compressed, which it never is since we do not say that we could read it, and its length.
+const PREFIX: usize = 5;
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("etcd-typed/", env!("CARGO_PKG_VERSION")));
+const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
+const TOKEN: HeaderName = HeaderName::from_static("token");
+
+/// What a server wants to know beside a request.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store::v3) struct Metadata<'t> {
+    /// A member that knows no leader shall refuse it at once.
+    pub(in crate::store::v3) leader: bool,
+    pub(in crate::store::v3) token: Option<&'t HeaderValue>,
+}
+
+/// The requests of a call. What is sent waits without limit where the server does not take it.
+pub(in crate::store::v3) struct Requests(SendStream<Bytes>);
+
+/// The answers of a call. Dropping it before its end tells the server that nobody wants them.
+pub(in crate::store::v3) struct Answers {
+    state: State,
+    unread: Unread,
+    /// Before the call is over nobody else says so.
+    call: UnderWay,
+}
+
+enum State {
+    /// The server has not begun to answer.
+    Asked(ResponseFuture),
+    Answering(RecvStream),
+    Ended,
+}
+
+impl Connection {
+    /// Begins a call. The connection must be [`ready`](Self::ready).
+    pub(in crate::store::v3) fn begin(mut self, path: &'static str, metadata: Metadata<'_>) -> Result<(Requests, Answers), Status> {
+        let (answer, requests) =
+            self.sender.send_request(self.request(path, metadata)?, false).map_err(|cause| Local::NotSent(cause.to_string()))?;
+        let call = UnderWay::of(&self.shared);
+        Ok((Requests(requests), Answers { state: State::Asked(answer), unread: Unread::default(), call }))
+    }
+
+    fn request(&self, path: &'static str, metadata: Metadata<'_>) -> Result<Request<()>, Status> {
+        let uri = Uri::builder()
+            .scheme(self.shared.scheme.clone())
+            .authority(self.shared.authority.clone())
+            .path_and_query(PathAndQuery::from_static(path))
+            .build()
+            .map_err(|cause| Local::NotSent(cause.to_string()))?;
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri;
+        *request.version_mut() = Version::HTTP_2;
+        let headers = request.headers_mut();
+        headers.reserve(5);
+        headers.insert(TE, TRAILERS);
+        headers.insert(CONTENT_TYPE, GRPC);
+        headers.insert(USER_AGENT, AGENT);
+        if metadata.leader {
+            headers.insert(HAS_LEADER, HeaderValue::from_static("true"));
+        }
+        if let Some(token) = metadata.token {
+            headers.insert(TOKEN, token.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl Requests {
+    /// Sends a message. If the call has ended this does nothing, and its [`Answers`] say why.
+    pub(in crate::store::v3) fn send(&mut self, message: &impl Message, last: bool) {
+        let length = message.encoded_len();
+        let mut frame = BytesMut::with_capacity(PREFIX + length);
+        frame.put_u8(0);
+        // What is longer than its length can say is far longer than a server takes, and is refused for what it seems to be.
+        frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+        message.encode_raw(&mut frame);
+        let _ = self.0.send_data(frame.freeze(), last);
+    }
+}
+
+impl Answers {
+    /// Waits until the server begins to answer. Cancel-safe.
+    pub(in crate::store::v3) async fn begun(&mut self) -> Result<(), Status> {
+        let State::Asked(answer) = &mut self.state else { return Ok(()) };
+        let response = match answer.await {
+            Ok(response) => response,
+            Err(cause) => return Err(self.shared().broken(cause).await),
+        };
+        self.state = State::Ended;
+        self.state = opened(response)?.map_or(State::Ended, State::Answering);
+        Ok(())
+    }
+
+    /// The next message; none after the last one, if the call went well. Cancel-safe: what was begun goes on with the next call.
+    pub(in crate::store::v3) async fn next<A: Message + Default>(&mut self) -> Result<Option<A>, Status> {
+        self.begun().await?;
+        loop {
+            if let Some(message) = self.unread.message()? {
+                let message = A::decode(message).map_err(|cause| Local::NotGrpc(format!("no message of etcd: {cause}")))?;
+                return Ok(Some(message));
+            }
+            let State::Answering(body) = &mut self.state else { return Ok(None) };
+            match body.data().await {
+                Some(Ok(chunk)) => {
+                    // It takes as much again; what is read here is decoded at once. It fails only for more than was received.
+                    let _ = body.flow_control().release_capacity(chunk.len());
+                    self.unread.push(chunk)?;
+                }
+                Some(Err(cause)) => return Err(self.shared().broken(cause).await),
+                None => {
+                    let trailers = match body.trailers().await {
+                        Ok(trailers) => trailers.unwrap_or_default(),
+                        Err(cause) => return Err(self.shared().broken(cause).await),
+                    };
+                    self.state = State::Ended;
+                    match Status::from_header_map(&trailers) {
+                        Some(status) if status.code() != Code::Ok => return Err(status),
+                        _ if !self.unread.is_empty() => return Err(Local::Ended("within a message").into()),
+                        Some(_) => {}
+                        None => return Err(Local::Ended("without a status").into()),
+                    }
+                }
+            }
+        }
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.call.0
+    }
+}
+
+/// The body of an answer; none if it has only a status, which is good.
+fn opened(response: Response<RecvStream>) -> Result<Option<RecvStream>, Status> {
+    let (head, body) = response.into_parts();
+    match Status::from_header_map(&head.headers) {
+        Some(status) if status.code() == Code::Ok => Ok(None),
+        Some(status) => Err(status),
+        None if head.status != StatusCode::OK => Err(of_http(head.status)),
+        None if !is_grpc(&head.headers) => Err(Local::NotGrpc("the answer has not the type of one".to_owned()).into()),
+        None => Ok(Some(body)),
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(GRPC.as_bytes()))
+}
+
+/// The answer of something that is no gRPC server: a proxy that has nobody to ask, or nothing that we know.
+fn of_http(status: StatusCode) -> Status {
+    match status.as_u16() {
+        429 | 502..=504 => Local::NobodyBehind(status).into(),
+        _ => Local::NotGrpc(format!("HTTP status {status}")).into(),
+    }
+}
+
+/// What was received and is no whole message yet.
+#[derive(Default)]
+struct Unread {
+    /// The usual case: messages begin and end in one chunk, and are not copied.
+    chunk: Bytes,
+    /// A message that did not, as far as it is there, with what follows.
+    parts: BytesMut,
+}
+
+impl Unread {
+    fn push(&mut self, chunk: Bytes) -> Result<(), Status> {
+        if self.is_empty() {
+            self.chunk = chunk;
+            return Ok(());
+        }
+        if self.parts.is_empty() {
+            let whole = length(&self.chunk)?.map_or(PREFIX, |length| PREFIX + length);
+            self.parts.reserve(whole.max(self.chunk.len() + chunk.len()));
+            self.parts.put(std::mem::take(&mut self.chunk));
+        }
+        self.parts.put(chunk);
+        Ok(())
+    }
+
+    /// The next message, if all of it is there.
+    fn message(&mut self) -> Result<Option<Bytes>, Status> {
+        let there = if self.parts.is_empty() { &self.chunk[..] } else { &self.parts[..] };
+        let Some(length) = length(there)?.filter(|length| there.len() - PREFIX >= *length) else { return Ok(None) };
+        let mut message = if self.parts.is_empty() {
+            self.chunk.split_to(PREFIX + length)
+        } else {
+            let message = self.parts.split_to(PREFIX + length).freeze();
+            // What follows has come with the last chunk; it is little, or another message that is not whole.
+            self.chunk = std::mem::take(&mut self.parts).freeze();
+            message
+        };
+        message.advance(PREFIX);
+        Ok(Some(message))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.chunk.is_empty() && self.parts.is_empty()
+    }
+}
+
+/// The length of the message that begins here; none if too little is there to tell.
+fn length(mut bytes: &[u8]) -> Result<Option<usize>, Status> {
+    if bytes.len() < PREFIX {
+        return Ok(None);
+    }
+    if bytes.get_u8() != 0 {
+        return Err(Local::NotGrpc("a compressed message, which nobody asked for".to_owned()).into());
+    }
+    let length = usize::try_from(bytes.get_u32()).unwrap_or(usize::MAX);
+    if length > LARGEST_ANSWER {
+        return Err(Local::AnswerTooLarge { length, limit: LARGEST_ANSWER }.into());
+    }
+    Ok(Some(length))
+}
+
+impl fmt::Debug for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answers").finish_non_exhaustive()
+    }
+}
