@@ -189,3 +189,6 @@ impl KeepAlive {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

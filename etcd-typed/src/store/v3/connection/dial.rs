@@ -1,6 +1,7 @@
 //! From a host and a port to bytes: addresses, TCP and TLS.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,7 +58,8 @@ impl Target {
 
     pub(super) async fn dial(&self) -> Result<Io, Status> {
         let Endpoint { host, port } = &self.endpoint;
-        let tcp = connect(host, *port).await.map_err(|cause| Local::NotSent(cause.to_string()))?;
+        let tcp = async { connect(lookup_host((host.as_str(), *port)).await?).await };
+        let tcp = tcp.await.map_err(|cause| Local::NotSent(cause.to_string()))?;
         let bytes: Box<dyn Bytes> = match &self.tls {
             None => Box::new(tcp),
             Some(tls) => Box::new(tls.shake_hands(tcp).await?),
@@ -67,8 +69,8 @@ impl Target {
 }
 
 /// The first of the host's addresses that answers. One that swallows packets must not hold up the others.
-async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut addresses = lookup_host((host, port)).await?.peekable();
+async fn connect(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let mut addresses = addresses.peekable();
     let mut attempts = FuturesUnordered::new();
     let mut last = None;
     loop {
@@ -163,5 +165,25 @@ impl LastRead {
 
     fn now(&self) {
         self.after.store(u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_where_nobody_listens_is_passed_over() {
+        let [nobody, somebody] = [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+        let addresses = [nobody.local_addr().unwrap(), somebody.local_addr().unwrap()];
+        drop(nobody);
+        let connected = connect(addresses.into_iter()).await.unwrap();
+        assert_eq!(connected.peer_addr().unwrap(), addresses[1]);
+        assert!(connected.nodelay().unwrap() && SockRef::from(&connected).keepalive().unwrap());
+        drop(somebody);
+        assert_eq!(connect(addresses.into_iter()).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(connect(std::iter::empty()).await.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -1,0 +1,273 @@
+//! Against servers that say what no etcd would.
+
+use std::future::pending;
+
+use bytes::{BufMut, BytesMut};
+use h2::server::{self, SendResponse};
+use h2::{Reason, RecvStream};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use prost::Message;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tonic::Code;
+
+use super::*;
+use crate::store::connect::{ConnectOptions, Endpoint};
+use crate::store::v3::status::{Row, classify};
+use crate::store::v3::wire::PutRequest;
+
+const PATH: &str = "/test/Echo";
+const PLAIN: Metadata<'static> = Metadata { leader: false, token: None };
+
+/// A connection to somebody who does this with it.
+async fn connected<F: Future<Output = ()> + Send + 'static>(
+    serve: impl FnOnce(TcpStream) -> F + Send + 'static,
+    keep_alive: Duration,
+) -> Connection {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Endpoint { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
+    tokio::spawn(async move { serve(listener.accept().await.unwrap().0).await });
+    let mut options = ConnectOptions::new(vec![endpoint.clone()]);
+    (options.keep_alive_interval, options.keep_alive_timeout) = (keep_alive, keep_alive);
+    Connection::open(&Target::new(&endpoint, &options).unwrap()).await.unwrap()
+}
+
+/// A connection to a server that answers each call so.
+async fn answered(answer: impl Fn(Request<RecvStream>, SendResponse<Bytes>) + Send + 'static) -> Connection {
+    let serve = |tcp| async move {
+        let mut connection = server::handshake(tcp).await.unwrap();
+        while let Some(Ok((request, respond))) = connection.accept().await {
+            answer(request, respond);
+        }
+    };
+    connected(serve, Duration::from_secs(5)).await
+}
+
+fn grpc() -> Response<()> {
+    Response::builder().header("content-type", "application/grpc+proto").body(()).unwrap()
+}
+
+fn status(code: &'static str, words: &'static str) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static(code));
+    trailers.insert("grpc-message", HeaderValue::from_static(words));
+    trailers
+}
+
+fn framed(message: &PutRequest) -> Vec<u8> {
+    let mut frame = vec![0];
+    frame.put_u32(message.encoded_len() as u32);
+    message.encode(&mut frame).unwrap();
+    frame
+}
+
+fn put(value: &[u8]) -> PutRequest {
+    PutRequest { key: Bytes::from_static(b"k"), value: Bytes::copy_from_slice(value), ..PutRequest::default() }
+}
+
+/// All messages of an answer.
+async fn all(connection: &Connection) -> Result<Vec<PutRequest>, Status> {
+    let (mut requests, mut answers) = connection.clone().ready().await?.begin(PATH, PLAIN)?;
+    requests.send(&put(b"asked"), true);
+    let mut messages = Vec::new();
+    while let Some(message) = answers.next().await? {
+        messages.push(message);
+    }
+    Ok(messages)
+}
+
+#[tokio::test]
+async fn messages_are_whole_however_they_were_cut() {
+    let messages = [put(b"first"), put(b""), put(&[7; 70_000]), put(b"last"), PutRequest::default()];
+    let bytes: Vec<u8> = messages.iter().flat_map(framed).collect();
+    for length in [1, 2, 5, 6, 7, 11, 1000, 16_384, bytes.len()] {
+        let bytes = bytes.clone();
+        let connection = answered(move |_, mut respond| {
+            let mut body = respond.send_response(grpc(), false).unwrap();
+            // A frame for each; one is at most 16 KiB long, and small ones are many.
+            let (some, rest) = bytes.split_at(if length < 1000 { 64 } else { 0 });
+            for chunk in some.chunks(length).chain(rest.chunks(length.max(1000))) {
+                body.send_data(Bytes::copy_from_slice(chunk), false).unwrap();
+            }
+            body.send_trailers(status("0", "")).unwrap();
+        });
+        assert_eq!(all(&connection.await).await.unwrap(), messages, "{length}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_says_what_it_is_and_arrives_whole() {
+    let value = vec![3; 1_500_000];
+    let (tell, told) = oneshot::channel();
+    let tell = std::sync::Mutex::new(Some(tell));
+    let connection = answered(move |request, mut respond| {
+        let tell = tell.lock().unwrap().take().unwrap();
+        tokio::spawn(async move {
+            let (head, mut body) = request.into_parts();
+            let mut bytes = BytesMut::new();
+            while let Some(chunk) = body.data().await {
+                let chunk = chunk.unwrap();
+                body.flow_control().release_capacity(chunk.len()).unwrap();
+                bytes.put(chunk);
+            }
+            respond.send_response(Response::builder().header("grpc-status", "0").body(()).unwrap(), true).unwrap();
+            tell.send((head, bytes)).unwrap();
+        });
+    })
+    .await;
+    let token = HeaderValue::from_static("secret");
+    let (mut requests, mut answers) =
+        connection.clone().ready().await.unwrap().begin(PATH, Metadata { leader: true, token: Some(&token) }).unwrap();
+    requests.send(&put(&value), true);
+    // An answer of a status alone.
+    assert_eq!(answers.next::<PutRequest>().await.unwrap(), None);
+    let (head, bytes) = told.await.unwrap();
+    assert_eq!((head.method.as_str(), head.uri.path(), head.uri.scheme_str()), ("POST", PATH, Some("http")));
+    let said = |name| head.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+    assert_eq!(
+        ["te", "content-type", "hasleader", "token"].map(said).map(Option::unwrap),
+        ["trailers", "application/grpc", "true", "secret"]
+    );
+    assert_eq!(bytes, framed(&put(&value)));
+}
+
+#[tokio::test]
+async fn what_a_server_says_instead_of_an_answer_is_told_apart() {
+    type Answer = fn(SendResponse<Bytes>);
+    let whole: Answer = |mut respond| {
+        let headers = status("5", "etcdserver: requested lease not found");
+        let mut response = grpc();
+        response.headers_mut().extend(headers);
+        respond.send_response(response, true).unwrap();
+    };
+    let at_the_end: Answer = |mut respond| {
+        let mut body = respond.send_response(grpc(), false).unwrap();
+        body.send_data(framed(&put(b"1")).into(), false).unwrap();
+        body.send_trailers(status("14", "etcdserver: no leader")).unwrap();
+    };
+    let without_a_status: Answer = |mut respond| {
+        let mut body = respond.send_response(grpc(), false).unwrap();
+        body.send_data(framed(&put(b"1")).into(), true).unwrap();
+    };
+    let within_a_message: Answer = |mut respond| {
+        let mut body = respond.send_response(grpc(), false).unwrap();
+        body.send_data(Bytes::from_static(b"\0\0\0\0\x09half"), false).unwrap();
+        body.send_trailers(status("0", "")).unwrap();
+    };
+    let compressed: Answer = |mut respond| {
+        let mut body = respond.send_response(grpc(), false).unwrap();
+        body.send_data(Bytes::from_static(b"\x01\0\0\0\x01x"), true).unwrap();
+    };
+    let endless: Answer = |mut respond| {
+        let mut body = respond.send_response(grpc(), false).unwrap();
+        body.send_data(Bytes::from_static(b"\0\xff\xff\xff\xffx"), true).unwrap();
+    };
+    let no_message: Answer = |mut respond| {
+        let mut body = respond.send_response(grpc(), false).unwrap();
+        body.send_data(Bytes::from_static(b"\0\0\0\0\x02\xff\xff"), true).unwrap();
+    };
+    let not_found: Answer = |mut respond| drop(respond.send_response(Response::builder().status(404).body(()).unwrap(), true).unwrap());
+    let nobody: Answer = |mut respond| drop(respond.send_response(Response::builder().status(503).body(()).unwrap(), true).unwrap());
+    let page: Answer =
+        |mut respond| drop(respond.send_response(Response::builder().header("content-type", "text/html").body(()).unwrap(), true).unwrap());
+    let refused: Answer = |mut respond| respond.send_reset(Reason::REFUSED_STREAM);
+    let reset: Answer = |mut respond| respond.send_reset(Reason::INTERNAL_ERROR);
+    for (name, answer, row) in [
+        ("whole", whole, Row::LeaseNotFound),
+        ("at the end", at_the_end, Row::NoLeader),
+        ("without a status", without_a_status, Row::Severed),
+        ("within a message", within_a_message, Row::Severed),
+        ("compressed", compressed, Row::NotGrpc),
+        ("endless", endless, Row::AnswerTooLarge),
+        ("no message", no_message, Row::NotGrpc),
+        ("not found", not_found, Row::NotGrpc),
+        ("nobody", nobody, Row::Other(Code::Unavailable)),
+        ("page", page, Row::NotGrpc),
+        ("refused", refused, Row::NotSent),
+        ("reset", reset, Row::Severed),
+    ] {
+        let connection = answered(move |_, respond| answer(respond)).await;
+        let status = all(&connection).await.unwrap_err();
+        assert_eq!(classify(&status), row, "{name}: {status:?}");
+        // The connection is as good as before.
+        connection.ready().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_http_1_is_no_grpc() {
+    let connection = connected(
+        |mut tcp| async move {
+            tcp.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\r\n400 Bad Request").await.unwrap();
+            pending::<()>().await;
+        },
+        Duration::from_secs(5),
+    )
+    .await;
+    let status = all(&connection).await.unwrap_err();
+    assert!(matches!(classify(&status), Row::NotGrpc | Row::NotSent), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_takes_no_call_and_says_why() {
+    let connection = connected(|tcp| async move { drop(tcp) }, Duration::from_secs(5)).await;
+    connection.shared.end.wait().await;
+    let status = connection.ready().await.unwrap_err();
+    assert_eq!(classify(&status), Row::NotSent, "{status:?}");
+}
+
+#[tokio::test]
+async fn a_call_on_a_silent_connection_ends_and_one_without_calls_is_left_alone() {
+    let silent = |tcp| async move {
+        // Bytes go in, and nothing comes back.
+        let _tcp: TcpStream = tcp;
+        pending::<()>().await;
+    };
+    let keep_alive = Duration::from_millis(50);
+    let connection = connected(silent, keep_alive).await;
+    sleep(keep_alive * 6).await;
+    assert_eq!(connection.shared.end.get(), None);
+    let status = all(&connection).await.unwrap_err();
+    assert_eq!(classify(&status), Row::Severed, "{status:?}");
+    assert!(status.message().contains("no answer to a ping"), "{status:?}");
+    connection.ready().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_call_that_goes_on_for_long_keeps_its_connection() {
+    let keep_alive = Duration::from_millis(50);
+    let serve = move |tcp| async move {
+        let mut connection = server::handshake(tcp).await.unwrap();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            tokio::spawn(async move {
+                let mut body = respond.send_response(grpc(), false).unwrap();
+                sleep(keep_alive * 8).await;
+                body.send_trailers(status("0", "")).unwrap();
+            });
+        }
+    };
+    assert_eq!(all(&connected(serve, keep_alive).await).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_is_called_off() {
+    let (tell, told) = oneshot::channel();
+    let tell = std::sync::Mutex::new(Some(tell));
+    let connection = answered(move |request, mut respond| {
+        let tell = tell.lock().unwrap().take().unwrap();
+        tokio::spawn(async move {
+            let reason = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+            tell.send(reason.unwrap()).unwrap();
+            drop(request);
+        });
+    })
+    .await;
+    let (mut requests, mut answers) = connection.clone().ready().await.unwrap().begin(PATH, PLAIN).unwrap();
+    requests.send(&put(b"x"), true);
+    assert!(timeout(Duration::from_millis(20), answers.begun()).await.is_err());
+    assert_eq!(connection.shared.calls.load(Ordering::Relaxed), 1);
+    drop((requests, answers));
+    assert_eq!(told.await.unwrap(), Reason::CANCEL);
+    assert_eq!(connection.shared.calls.load(Ordering::Relaxed), 0);
+}
