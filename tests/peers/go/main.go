@@ -20,6 +20,10 @@ import (
 var cases = map[string]func(address string, parameters []string){
 	"lock-hand-over":     lockHandOver,
 	"election-hand-over": electionHandOver,
+	"watch-latency":      watchLatency,
+	"watch-live":         watchLive,
+	"watch-old":          watchOld,
+	"watch-fan-out":      watchFanOut,
 }
 
 func main() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/clientv3"
@@ -35,12 +36,6 @@ func (t *tally) see(event *clientv3.Event) {
 	t.seen++
 }
 
-func connect(address string) *clientv3.Client {
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{address}, DialTimeout: 10 * time.Second})
-	must(err)
-	return client
-}
-
 func put(client *clientv3.Client) int64 {
 	answer, err := client.Put(context.Background(), directory+"/00", value)
 	must(err)
@@ -50,6 +45,11 @@ func put(client *clientv3.Client) int64 {
 // Returns when the watch is there: what is written from then on is seen.
 func watchKey(client *clientv3.Client) clientv3.WatchChan {
 	return created(client.Watch(context.Background(), directory+"/00", clientv3.WithCreatedNotify()))
+}
+
+func watchDirectory(client *clientv3.Client, options ...clientv3.OpOption) clientv3.WatchChan {
+	options = append(options, clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+	return created(client.Watch(context.Background(), directory+"/", options...))
 }
 
 // The first answer says that the watch is there.
@@ -76,8 +76,8 @@ func follow(answers clientv3.WatchChan, t *tally, events int64) {
 	}
 }
 
-// As in src/cases/watch_latency.rs; nanoseconds.
-func watchLatency(address string, warm, count int) ([]int64, time.Duration) {
+// As in src/cases/watch_latency.rs.
+func watchLatency(address string, parameters []string) {
 	client := connect(address)
 	t := &tally{revision: put(client), inEach: 1}
 	answers := watchKey(client)
@@ -91,70 +91,78 @@ func watchLatency(address string, warm, count int) ([]int64, time.Duration) {
 		put(client)
 		return (<-told).Sub(began).Nanoseconds()
 	}
-	for i := 0; i < warm; i++ {
+	for i := 0; i < 50; i++ {
 		once()
 	}
-	_, before := ready()
-	latencies := make([]int64, count)
+	meter := ready()
+	latencies := make([]int64, number(parameters[0]))
 	for i := range latencies {
 		latencies[i] = once()
 	}
-	return latencies, processorTime() - before
+	meter.report(latencies)
 }
 
-// As in src/cases/watch_events.rs. Live, the watch is there before the word to begin; else it begins at the past revision after that word.
-func watchEvents(address string, events, inEach int64, since int64) (time.Duration, time.Duration) {
+// As in src/cases/watch_events.rs.
+func watchLive(address string, parameters []string) {
 	client := connect(address)
-	var answers clientv3.WatchChan
-	t := &tally{revision: since, inEach: inEach}
-	watch := func(options ...clientv3.OpOption) {
-		options = append(options, clientv3.WithPrefix(), clientv3.WithCreatedNotify())
-		answers = created(client.Watch(context.Background(), directory+"/", options...))
+	answers := watchDirectory(client)
+	revision := put(client)
+	follow(answers, &tally{revision: revision - 1, inEach: 1}, 1)
+	for ; len(parameters) >= 2; parameters = parameters[2:] {
+		events, inEach := int64(number(parameters[0])), int64(number(parameters[1]))
+		meter := ready()
+		t := &tally{revision: revision, inEach: inEach}
+		follow(answers, t, events)
+		meter.report(t.seen)
+		revision += events / inEach
 	}
-	if since == 0 {
-		t.revision = put(client)
-		watch()
-		t.revision = put(client) - 1
-		follow(answers, &tally{revision: t.revision, inEach: 1}, 1)
-		t.revision++
-	} else {
-		_, err := client.Get(context.Background(), directory)
-		must(err)
-	}
-	began, before := ready()
-	if since != 0 {
-		watch(clientv3.WithRev(since + 1))
-	}
-	follow(answers, t, events)
-	return time.Since(began), processorTime() - before
+}
+
+// As in src/cases/watch_events.rs.
+func watchOld(address string, parameters []string) {
+	events, since := int64(number(parameters[0])), int64(number(parameters[1]))
+	client := connect(address)
+	warm, cancel := context.WithCancel(context.Background())
+	created(client.Watch(warm, directory+"/00", clientv3.WithCreatedNotify()))
+	cancel()
+	meter := ready()
+	t := &tally{revision: since, inEach: 1}
+	follow(watchDirectory(client, clientv3.WithRev(since+1)), t, events)
+	meter.report(t.seen)
 }
 
 // As in src/cases/watch_fan_out.rs.
-func watchFanOut(address string, watches int, puts int64) (opened, told, openedFor, toldFor time.Duration) {
+func watchFanOut(address string, parameters []string) {
+	watches, puts := number(parameters[0]), int64(number(parameters[1]))
 	client := connect(address)
 	revision := put(client)
-	began, before := ready()
+	meter := ready()
 	var all sync.WaitGroup
-	channels := make([]clientv3.WatchChan, watches)
-	for i := range channels {
+	opened := make([]clientv3.WatchChan, watches)
+	for i := range opened {
 		all.Add(1)
 		go func(i int) {
 			defer all.Done()
-			channels[i] = watchKey(client)
+			opened[i] = watchKey(client)
 		}(i)
 	}
 	all.Wait()
-	opened, openedFor = time.Since(began), processorTime()-before
-	for _, answers := range channels {
+	meter.report(len(opened))
+
+	meter = ready()
+	events := int64(0)
+	for _, answers := range opened {
 		all.Add(1)
 		go func(answers clientv3.WatchChan) {
 			defer all.Done()
-			follow(answers, &tally{revision: revision, inEach: 1}, puts)
+			t := &tally{revision: revision, inEach: 1}
+			follow(answers, t, puts)
+			atomic.AddInt64(&events, t.seen)
 		}(answers)
 	}
 	for i := int64(0); i < puts; i++ {
 		put(client)
 	}
 	all.Wait()
-	return opened, time.Since(began) - opened, openedFor, processorTime() - before - openedFor
+	meter.report(events)
 }

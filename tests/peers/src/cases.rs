@@ -2,7 +2,11 @@
 
 mod election_hand_over;
 mod holds;
+mod live_apply;
 mod lock_hand_over;
+mod watch_events;
+mod watch_fan_out;
+mod watch_latency;
 
 use std::pin::Pin;
 
@@ -51,11 +55,14 @@ pub(crate) struct Server {
 }
 
 /// Given the server's address.
-pub(crate) type Prepare = Box<dyn Fn(String) -> Pin<Box<dyn Future<Output = Result<()>>>>>;
+pub(crate) type Prepare = Box<dyn Fn(String) -> Doing>;
+pub(crate) type Doing = Pin<Box<dyn Future<Output = Result<()>>>>;
 
 /// What has a table of its own.
 pub(crate) struct Stage {
     pub(crate) table: Table,
+    /// What another process does from the word to begin on.
+    pub(crate) meanwhile: Option<Prepare>,
     /// Checks that what was to be done was done, and fails if it was not.
     pub(crate) evaluate: Box<dyn Fn(&Observed) -> Result<Measured>>,
 }
@@ -67,6 +74,8 @@ pub(crate) struct Observed {
     pub(crate) counted: Counters,
     /// The most memory that the peer's process had meanwhile, in MiB.
     pub(crate) peak_memory: f64,
+    /// By how much that is more than it had at the word to begin.
+    pub(crate) memory_growth: f64,
 }
 
 impl Observed {
@@ -97,7 +106,12 @@ impl Stage {
             columns.iter().map(|(title, better)| Column { title: (*title).to_owned(), better: *better }).collect();
         columns.extend(COSTS.map(|cost| Column { title: format!("{cost}/{operation}"), better: Better::Lower }));
         let table = Table { title: title.into(), columns, baseline: ETCD_CLIENT, goals };
-        Self { table, evaluate: Box::new(evaluate) }
+        Self { table, meanwhile: None, evaluate: Box::new(evaluate) }
+    }
+
+    pub(crate) fn meanwhile(mut self, meanwhile: Prepare) -> Self {
+        self.meanwhile = Some(meanwhile);
+        self
     }
 
     /// Ratios are to this peer, and not to etcd-client.
@@ -178,6 +192,10 @@ impl Goal {
 pub(crate) fn all(effort: &Effort) -> Vec<Case> {
     let mut cases = lock_hand_over::cases(effort);
     cases.extend(election_hand_over::cases(effort));
+    cases.extend(watch_latency::cases(effort));
+    cases.extend(watch_events::cases(effort));
+    cases.extend(watch_fan_out::cases(effort));
+    cases.extend(live_apply::cases(effort));
     cases
 }
 
@@ -186,6 +204,10 @@ pub(crate) async fn work(peer: &str, address: &str, case: &str, parameters: &[St
     match case {
         lock_hand_over::NAME => lock_hand_over::work(peer, address, parameters).await,
         election_hand_over::NAME => election_hand_over::work(peer, address, parameters).await,
+        watch_latency::NAME => watch_latency::work(peer, address, parameters).await,
+        watch_events::LIVE | watch_events::OLD => watch_events::work(peer, address, case, parameters).await,
+        live_apply::NAME => live_apply::work(peer, address, parameters).await,
+        watch_fan_out::NAME => watch_fan_out::work(peer, address, parameters).await,
         _ => Err(format!("no case {case}").into()),
     }
 }
@@ -209,6 +231,21 @@ pub(crate) fn median(measured: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 #[cfg(test)]
+impl Table {
+    /// That its goals are of its columns, and of these peers.
+    pub(crate) fn check(&self, peers: &[&str]) {
+        assert!(peers.contains(&self.baseline), "{}: {}", self.title, self.baseline);
+        for Goal { who, column, bound } in &self.goals {
+            assert!(self.columns.iter().any(|one| one.title.starts_with(column)), "{}: {column}", self.title);
+            assert!(peers.contains(who), "{}: {who}", self.title);
+            if let Bound::Times(_, peer) | Bound::AtMost(_, peer) = bound {
+                assert!(peers.contains(peer), "{}: {peer}", self.title);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -223,16 +260,7 @@ mod tests {
     #[test]
     fn goals_name_columns_and_peers_of_their_case() {
         for case in all(&Effort::QUICK) {
-            for Stage { table, .. } in &case.stages {
-                assert!(case.peers.contains(&table.baseline), "{}: {}", table.title, table.baseline);
-                for Goal { who, column, bound } in &table.goals {
-                    assert!(table.columns.iter().any(|one| one.title.starts_with(column)), "{}: {column}", table.title);
-                    assert!(case.peers.contains(who), "{}: {who}", table.title);
-                    if let Bound::Times(_, peer) | Bound::AtMost(_, peer) = bound {
-                        assert!(case.peers.contains(peer), "{}: {peer}", table.title);
-                    }
-                }
-            }
+            case.stages.iter().for_each(|stage| stage.table.check(case.peers));
         }
     }
 }

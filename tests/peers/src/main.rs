@@ -3,16 +3,20 @@
 //! `README.md` has the command and the method. Called as `work PEER ADDRESS CASE …` this program is one peer at work; the others are
 //! what starts it so (`trial.rs`), and what makes a page of the reports (`page.rs`).
 
+mod alone;
 mod cases;
 mod page;
 mod peers;
 mod server;
+mod tally;
 mod trial;
 mod work;
+mod writer;
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::alone::Alone;
 use crate::cases::{Case, Effort};
 use crate::page::{Filled, Page, Row};
 use crate::peers::Programs;
@@ -73,7 +77,8 @@ async fn measure(options: &Options) -> Result<()> {
     let programs = Programs::find()?;
     let wanted = |case: &Case| case.stages.iter().any(|stage| stage.table.title.contains(&options.only));
     let cases: Vec<Case> = cases::all(&options.effort).into_iter().filter(wanted).collect();
-    if cases.is_empty() {
+    let alone: Vec<Alone> = alone::all().into_iter().filter(|alone| alone.table.title.contains(&options.only)).collect();
+    if cases.is_empty() && alone.is_empty() {
         return Err(format!("no case has {:?} in its title", options.only).into());
     }
     let mut page = Page::begin(&programs, options.effort.rounds);
@@ -81,6 +86,15 @@ async fn measure(options: &Options) -> Result<()> {
         let rows = alternate(&case, &programs, options.effort.rounds).await?;
         let tables = case.stages.into_iter().zip(rows).map(|(stage, rows)| Filled { table: stage.table, rows });
         page.add(case.peers, tables)?;
+    }
+    for alone in alone {
+        if options.effort.quick && alone.long {
+            page.omit(format!("{}, which takes minutes", alone.table.title));
+            continue;
+        }
+        let (peers, rounds) = (alone.peers, options.effort.rounds);
+        let filled = tokio::task::spawn_blocking(move || alone.measure(rounds)).await??;
+        page.add(peers, [filled])?;
     }
     println!("{}", page.end().await?);
     Ok(())

@@ -3,19 +3,23 @@
 
 mod etcd_client;
 mod etcd_typed;
+pub(crate) mod watches;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Result;
 
-pub(crate) use etcd_client::EtcdClient;
-pub(crate) use etcd_typed::{Clients, EtcdTyped};
+pub(crate) use etcd_client::{EtcdClient, EtcdClientWatches};
+pub(crate) use etcd_typed::{Clients, EtcdTyped, EtcdTypedWatches};
 
 /// Us. What comes after a comma in a peer's name is another way to use the same.
 pub(crate) const OURS: &str = "etcd-typed";
 pub(crate) const OURS_CLIENT_EACH: &str = "etcd-typed, a client each";
 pub(crate) const ETCD_CLIENT: &str = "etcd-client";
+pub(crate) const ETCD_CLIENT_ONE_STREAM: &str = "etcd-client, one stream";
+pub(crate) const ETCD_CLIENT_LOCKED_MAP: &str = "etcd-client, map in a lock";
+pub(crate) const ETCD_CLIENT_COPIED_MAP: &str = "etcd-client, map copied";
 pub(crate) const GO: &str = "Go clientv3";
 
 /// The programs that the peers are run as.
@@ -43,6 +47,7 @@ impl Programs {
             (OURS, _) => tree(),
             (GO, Some(program)) => String::from_utf8_lossy(&Command::new(program).arg("version").output()?.stdout).trim().to_owned(),
             (GO, None) => "left out, since there is no Go here with etcd's client".to_owned(),
+            ("rustc" | "std", _) => "that of the compiler".to_owned(),
             (name, _) => locked_version(name),
         };
         Ok(format!("{}: {version}", package(peer)))

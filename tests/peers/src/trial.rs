@@ -47,11 +47,21 @@ async fn supervise(program: &Path, peer: &str, case: &Case, address: &str) -> Re
         }
         let before = Counters::read(address).await?;
         forget_peak_memory(id)?;
+        let memory_before = peak_memory(id)?;
         input.write_all(b"go\n").await?;
-        let report = lines.next_line().await?.ok_or("it ended without a report")?;
+        let meanwhile = async {
+            match &stage.meanwhile {
+                Some(meanwhile) => meanwhile(address.to_owned()).await,
+                None => Ok(()),
+            }
+        };
+        let reported = async { Ok(lines.next_line().await?.ok_or("it ended without a report")?) };
+        let ((), report) = tokio::try_join!(meanwhile, reported)?;
+        let peak_memory = peak_memory(id)?;
         let observed = Observed {
             counted: Counters::read(address).await?.since(&before),
-            peak_memory: peak_memory(id)?,
+            peak_memory,
+            memory_growth: peak_memory - memory_before,
             report: serde_json::from_str(&report)?,
         };
         let measured = (stage.evaluate)(&observed).map_err(|error| format!("{}: {error}", stage.table.title))?;

@@ -14,7 +14,7 @@ const PUTS_IN_FLIGHT: usize = 32;
 const TRANSACTIONS_IN_FLIGHT: usize = 4;
 
 /// So many events: with one in a revision, a put for each; with more, a transaction of so many puts.
-pub(crate) async fn write(address: &str, events: u64, in_each: u64) -> Result<()> {
+pub(crate) async fn events(address: &str, events: u64, in_each: u64) -> Result<()> {
     let client = Client::connect([address], None).await?;
     let in_flight = if in_each == 1 { PUTS_IN_FLIGHT } else { TRANSACTIONS_IN_FLIGHT };
     let requests = usize::try_from(events / in_each)?;
@@ -44,5 +44,44 @@ async fn send(client: &Client, first: usize, count: usize) -> Result<()> {
     }
     let puts: Vec<_> = (first..first + count).map(put).map(|(key, value)| TxnOp::put(key, value, None)).collect();
     client.kv_client().txn(Txn::new().and_then(puts)).await?;
+    Ok(())
+}
+
+/// The directory of a map of so many entries.
+pub(crate) fn map(size: u32) -> String {
+    format!("/maps/{size}")
+}
+
+fn map_key(entry: u32) -> String {
+    format!("customer-{entry:06}")
+}
+
+/// Which entry a change is of: each is of another one than the last, all over the map.
+pub(crate) fn changed_key(size: u32, change: u32) -> String {
+    // 7919 has no divisor with the sizes, so that every entry has its turn.
+    map_key((u64::from(change) * 7_919 % u64::from(size)) as u32)
+}
+
+/// Maps of these sizes, of one number for each entry.
+pub(crate) async fn maps(address: &str, sizes: &[u32]) -> Result<()> {
+    let mut client = Client::connect([address], None).await?;
+    for size in sizes {
+        let entries: Vec<u32> = (0..*size).collect();
+        // A server takes 128 operations in a transaction.
+        for some in entries.chunks(128) {
+            let puts: Vec<_> =
+                some.iter().map(|entry| TxnOp::put(format!("{}/{}", map(*size), map_key(*entry)), "1000000", None)).collect();
+            client.txn(Txn::new().and_then(puts)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// One entry after the other, each when the one before was answered. Change number N writes N.
+pub(crate) async fn change_map(address: &str, size: u32, changes: u32) -> Result<()> {
+    let mut client = Client::connect([address], None).await?;
+    for change in 0..changes {
+        client.put(format!("{}/{}", map(size), changed_key(size, change)), change.to_string(), None).await?;
+    }
     Ok(())
 }

@@ -1,29 +1,115 @@
 //! Many events: live, while another process writes them, one by one or a hundred in a transaction; or old ones, from a revision long past.
 
-use std::time::Duration;
-
+use super::{Better, CLIENT, Case, Effort, Goal, Measured, Observed, Server, Stage};
 use crate::Result;
-use crate::peers::watches::{Watcher, Watches, follow};
+use crate::peers::watches::{Watches, follow};
+use crate::peers::{ETCD_CLIENT, EtcdClientWatches, EtcdTypedWatches, GO, OURS};
 use crate::tally::{Tally, VALUE};
 use crate::work::Meter;
+use crate::writer;
 
-/// Live: those who are to be told are there before the word to begin, and another process begins to write then.
-async fn live<W: Watches>(address: &str, events: u64, in_each: u64) -> Result<(Meter, Duration)> {
-    let client = W::connect(address).await?;
-    let mut watcher = client.watch_directory(None).await?;
-    let revision = client.put(&[0; VALUE]).await?;
-    follow(&mut watcher, &mut Tally::after(revision - 1, 1), 1).await?;
-    let meter = Meter::ready()?;
-    follow(&mut watcher, &mut Tally::after(revision, in_each), events).await?;
-    Ok((meter, meter.elapsed()))
+pub(super) const LIVE: &str = "watch-live";
+pub(super) const OLD: &str = "watch-old";
+
+/// Puts in a transaction.
+const BURST: u64 = 100;
+/// A server that has just been started has written nothing yet.
+const FIRST_REVISION: u64 = 1;
+
+pub(super) fn cases(effort: &Effort) -> Vec<Case> {
+    let (single, bursts) = (effort.of(10_000, 60_000), effort.of(50_000, 400_000));
+    let mut cases = vec![live(&[(single, 1), (bursts, BURST)]), old(5_000, 3.0)];
+    if !effort.quick {
+        cases.push(old(100_000, 15.0));
+    }
+    cases
 }
 
-/// Old: they have been written before, and the watch begins with the word.
-async fn old<W: Watches>(address: &str, events: u64, since: u64) -> Result<(Meter, Duration)> {
+/// One stage for each number of events, and how many of them a request writes.
+fn live(amounts: &[(u64, u64)]) -> Case {
+    let stages = amounts.iter().map(|(events, in_each)| {
+        let (events, in_each) = (*events, *in_each);
+        let title = match in_each {
+            1 => "watch, live, puts of another process".to_owned(),
+            _ => format!("watch, live, transactions of {in_each} puts of another process"),
+        };
+        let goals = match in_each {
+            1 => vec![Goal::at_most(1.0, CLIENT, ETCD_CLIENT)],
+            _ => vec![Goal::at_most(0.85, CLIENT, ETCD_CLIENT), Goal::at_most(0.4, CLIENT, GO)],
+        };
+        Stage::new(title, "event", &[("events/s", Better::Higher)], goals, move |observed| told(observed, events, events as f64))
+            .meanwhile(Box::new(move |address| Box::pin(async move { writer::events(&address, events, in_each).await })))
+    });
+    let mut work = vec![LIVE.to_owned()];
+    work.extend(amounts.iter().flat_map(|(events, in_each)| [events.to_string(), in_each.to_string()]));
+    Case { peers: &[OURS, ETCD_CLIENT, GO], work, server: Server::default(), stages: stages.collect() }
+}
+
+/// `times` is what we want to be as fast as.
+fn old(events: u64, times: f64) -> Case {
+    let title = format!("watch, replay of {events} old events");
+    let goals = vec![Goal::times(times, "events/s", ETCD_CLIENT), Goal::times(times, "events/s", GO)];
+    let stage = Stage::new(title, "event", &[("events/s", Better::Higher)], goals, move |observed| told(observed, events, 0.0));
+    let prepare = Box::new(move |address: String| -> super::Doing { Box::pin(async move { writer::events(&address, events, 1).await }) });
+    Case {
+        peers: &[OURS, ETCD_CLIENT, GO],
+        work: vec![OLD.to_owned(), events.to_string(), FIRST_REVISION.to_string()],
+        server: Server { prepare: Some(prepare), ..Server::default() },
+        stages: vec![stage],
+    }
+}
+
+/// The peer has checked that every event is there once and in order, and says how many there were.
+fn told(observed: &Observed, events: u64, written: f64) -> Result<Measured> {
+    let seen: u64 = observed.found()?;
+    if seen != events || observed.counted.puts != written {
+        return Err(format!("{seen} events of {events}, with {} keys written and not {written}", observed.counted.puts).into());
+    }
+    Ok(Measured { figures: vec![events as f64 / observed.report.elapsed.as_secs_f64()], operations: events as f64 })
+}
+
+pub(super) async fn work(peer: &str, address: &str, case: &str, parameters: &[String]) -> Result<()> {
+    match (peer, case) {
+        (OURS, LIVE) => follow_live::<EtcdTypedWatches>(address, parameters).await,
+        (ETCD_CLIENT, LIVE) => follow_live::<EtcdClientWatches>(address, parameters).await,
+        (OURS, OLD) => follow_old::<EtcdTypedWatches>(address, parameters).await,
+        (ETCD_CLIENT, OLD) => follow_old::<EtcdClientWatches>(address, parameters).await,
+        _ => Err(format!("no peer {peer}").into()),
+    }
+}
+
+/// The watch is there before the word to begin, and has been told of something.
+async fn follow_live<W: Watches>(address: &str, parameters: &[String]) -> Result<()> {
     let client = W::connect(address).await?;
-    client.connected().await?;
+    let mut watcher = client.watch_directory(None).await?;
+    let mut revision = client.put(&[0; VALUE]).await?;
+    follow(&mut watcher, &mut Tally::after(revision - 1, 1), 1).await?;
+    for amount in parameters.chunks(2) {
+        let [events, in_each] = amount else {
+            return Err("numbers of events, and of those in each request".into());
+        };
+        let (events, in_each): (u64, u64) = (events.parse()?, in_each.parse()?);
+        let meter = Meter::ready()?;
+        let mut tally = Tally::after(revision, in_each);
+        follow(&mut watcher, &mut tally, events).await?;
+        meter.report(|| Ok(tally.seen().into()))?;
+        revision += events / in_each;
+    }
+    Ok(())
+}
+
+/// The watch is made after the word to begin; but for the connection nothing is there before.
+async fn follow_old<W: Watches>(address: &str, parameters: &[String]) -> Result<()> {
+    let [events, since] = parameters else {
+        return Err("a number of events, and a revision".into());
+    };
+    let (events, since) = (events.parse()?, since.parse()?);
+    let client = W::connect(address).await?;
+    // Told of nothing, and dropped: the connection is warm.
+    client.watch_key().await?;
     let meter = Meter::ready()?;
     let mut watcher = client.watch_directory(Some(since)).await?;
-    follow(&mut watcher, &mut Tally::after(since, 1), events).await?;
-    Ok((meter, meter.elapsed()))
+    let mut tally = Tally::after(since, 1);
+    follow(&mut watcher, &mut tally, events).await?;
+    meter.report(|| Ok(tally.seen().into()))
 }

@@ -1,16 +1,93 @@
 //! Many watches of one client on one key: how long until they are there, what they take of memory, and how fast all are told of a change.
 
-use std::time::Duration;
-
 use tokio::task::JoinSet;
 
+use super::{Better, Case, Effort, Goal, Measured, Observed, Server, Stage};
 use crate::Result;
-use crate::peers::EtcdClientWatches;
 use crate::peers::watches::{Watches, follow};
+use crate::peers::{ETCD_CLIENT, ETCD_CLIENT_ONE_STREAM, EtcdClientWatches, EtcdTypedWatches, GO, OURS};
 use crate::tally::{Tally, VALUE};
 use crate::work::Meter;
 
-/// A task for each watch.
+pub(super) const NAME: &str = "watch-fan-out";
+
+/// For so many watches, so many puts.
+pub(super) fn cases(effort: &Effort) -> Vec<Case> {
+    [(1, effort.of(200, 2_000)), (100, effort.of(100, 500)), (10_000, effort.of(10, 20))].map(|(watches, puts)| case(watches, puts)).into()
+}
+
+fn case(watches: u64, puts: u64) -> Case {
+    let (mut set_up_goals, mut told_goals) = (Vec::new(), Vec::new());
+    if watches == 10_000 {
+        set_up_goals = vec![
+            Goal::times(30.0, "set-up", ETCD_CLIENT),
+            Goal::times(30.0, "set-up", GO),
+            Goal::count(15.0, "client MiB"),
+            Goal::count(1.0, "server MiB"),
+        ];
+        told_goals = vec![
+            Goal::times(5.0, "events/s", ETCD_CLIENT_ONE_STREAM),
+            Goal::times(5.0, "events/s", ETCD_CLIENT),
+            Goal::times(10.0, "events/s", GO),
+        ];
+    }
+    let who = if watches == 1 { "1 watch".to_owned() } else { format!("{watches} watches of one client on one key") };
+    let set_up = Stage::new(
+        format!("{who}: until they are there, and what that takes of memory"),
+        "watch",
+        &[("set-up ms", Better::Lower), ("client MiB", Better::Lower), ("server MiB", Better::Lower)],
+        set_up_goals,
+        move |observed| set_up(observed, watches),
+    );
+    let told = Stage::new(
+        format!("{who}: until all are told of {puts} puts"),
+        "event",
+        &[("events/s", Better::Higher), ("client MiB more", Better::Lower), ("server MiB more", Better::Lower)],
+        told_goals,
+        move |observed| told(observed, watches, puts),
+    );
+    Case {
+        peers: &[OURS, ETCD_CLIENT, ETCD_CLIENT_ONE_STREAM, GO],
+        work: vec![NAME.to_owned(), watches.to_string(), puts.to_string()],
+        server: Server::default(),
+        stages: vec![set_up, told],
+    }
+}
+
+/// Memory is by how much it grew.
+fn set_up(observed: &Observed, watches: u64) -> Result<Measured> {
+    let there: u64 = observed.found()?;
+    if there != watches {
+        return Err(format!("{there} watches of {watches}").into());
+    }
+    let milliseconds = observed.report.elapsed.as_secs_f64() * 1e3;
+    Ok(Measured { figures: vec![milliseconds, observed.memory_growth, observed.counted.memory], operations: watches as f64 })
+}
+
+/// The peer has checked that each watch was told of every put, and in order.
+fn told(observed: &Observed, watches: u64, puts: u64) -> Result<Measured> {
+    let events: u64 = observed.found()?;
+    if events != watches * puts || observed.counted.puts != puts as f64 {
+        return Err(format!("{events} events of {puts} puts to {watches} watches, with {} keys written", observed.counted.puts).into());
+    }
+    let each_second = events as f64 / observed.report.elapsed.as_secs_f64();
+    Ok(Measured { figures: vec![each_second, observed.memory_growth, observed.counted.memory], operations: events as f64 })
+}
+
+pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<()> {
+    let [watches, puts] = parameters else {
+        return Err("watches and puts".into());
+    };
+    let (watches, puts) = (watches.parse()?, puts.parse()?);
+    match peer {
+        OURS => a_task_each::<EtcdTypedWatches>(address, watches, puts).await,
+        ETCD_CLIENT => a_task_each::<EtcdClientWatches>(address, watches, puts).await,
+        ETCD_CLIENT_ONE_STREAM => on_one_stream(address, watches, puts).await,
+        _ => Err(format!("no peer {peer}").into()),
+    }
+}
+
+/// Each watch has a task that is told.
 async fn a_task_each<W: Watches>(address: &str, watches: usize, puts: u64) -> Result<()> {
     let client = W::connect(address).await?;
     let tally = Tally::after(client.put(&[0; VALUE]).await?, 1);
@@ -20,36 +97,47 @@ async fn a_task_each<W: Watches>(address: &str, watches: usize, puts: u64) -> Re
         let client = client.clone();
         opening.spawn(async move { client.watch_key().await });
     }
-    let mut opened = Vec::with_capacity(watches);
+    let mut opened = Vec::new();
     while let Some(watcher) = opening.join_next().await {
         opened.push(watcher??);
     }
-    let (took, spent) = (meter.elapsed(), meter.spent());
+    meter.report(|| Ok(opened.len().into()))?;
+
+    let meter = Meter::ready()?;
     let mut following = JoinSet::new();
     for mut watcher in opened {
         let mut tally = tally;
-        following.spawn(async move { follow(&mut watcher, &mut tally, puts).await });
+        following.spawn(async move {
+            follow(&mut watcher, &mut tally, puts).await?;
+            // The watch stays until all have been told.
+            Result::Ok((watcher, tally.seen()))
+        });
     }
     for _ in 0..puts {
         client.put(&[0; VALUE]).await?;
     }
-    while let Some(done) = following.join_next().await {
-        done??;
+    let (mut done, mut events) = (Vec::new(), 0);
+    while let Some(followed) = following.join_next().await {
+        let (watcher, seen) = followed??;
+        done.push(watcher);
+        events += seen;
     }
-    Ok(())
+    meter.report(|| Ok(events.into()))
 }
 
-/// One task reads for all.
+/// One task is told for all.
 async fn on_one_stream(address: &str, watches: usize, puts: u64) -> Result<()> {
     let client = EtcdClientWatches::connect(address).await?;
     let tally = Tally::after(client.put(&[0; VALUE]).await?, 1);
     let meter = Meter::ready()?;
     let stream = client.watch_key_often(watches).await?;
-    let (took, spent) = (meter.elapsed(), meter.spent());
+    meter.report(|| Ok(watches.into()))?;
+
+    let meter = Meter::ready()?;
     let following = tokio::spawn(stream.follow(tally, puts));
     for _ in 0..puts {
         client.put(&[0; VALUE]).await?;
     }
-    following.await??;
-    Ok(())
+    let events = following.await??;
+    meter.report(|| Ok(events.into()))
 }

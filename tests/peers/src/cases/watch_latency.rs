@@ -2,15 +2,56 @@
 
 use std::time::{Duration, Instant};
 
+use super::{Better, CLIENT, Case, Effort, Goal, Measured, Server, Stage, quantile};
 use crate::Result;
-use crate::peers::watches::{Watcher, Watches, follow};
+use crate::peers::watches::{Watches, follow};
+use crate::peers::{ETCD_CLIENT, EtcdClientWatches, EtcdTypedWatches, GO, OURS};
 use crate::tally::{Tally, VALUE};
 use crate::work::Meter;
 
-/// Puts before the word to begin.
-const WARM: usize = 50;
+pub(super) const NAME: &str = "watch-latency";
 
-async fn measure<W: Watches>(address: &str, count: usize) -> Result<(Meter, Vec<Duration>)> {
+/// Puts before the word to begin. `go/watch.go` has as many.
+const WARM: u64 = 50;
+
+pub(super) fn cases(effort: &Effort) -> Vec<Case> {
+    let count: u64 = effort.of(500, 5_000);
+    let columns = [("p50 µs", Better::Lower), ("p99 µs", Better::Lower)];
+    let goals = vec![
+        Goal::at_most(1.0, "p50", ETCD_CLIENT),
+        Goal::at_most(0.8, "p50", ETCD_CLIENT),
+        Goal::at_most(1.0, "p50", GO),
+        Goal::at_most(0.5, CLIENT, ETCD_CLIENT),
+    ];
+    let stage = Stage::new("watch, from a put to its event", "put", &columns, goals, move |observed| {
+        let latencies: Vec<u64> = observed.found()?;
+        if latencies.len() as u64 != count || observed.counted.puts != count as f64 {
+            return Err(format!("{} latencies, {} keys written, and {count} were to be", latencies.len(), observed.counted.puts).into());
+        }
+        let microseconds: Vec<f64> = latencies.into_iter().map(|nanoseconds| nanoseconds as f64 / 1e3).collect();
+        Ok(Measured { figures: vec![quantile(microseconds.clone(), 0.5), quantile(microseconds, 0.99)], operations: count as f64 })
+    });
+    vec![Case {
+        peers: &[OURS, ETCD_CLIENT, GO],
+        work: vec![NAME.to_owned(), count.to_string()],
+        server: Server::default(),
+        stages: vec![stage],
+    }]
+}
+
+pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<()> {
+    let [count] = parameters else {
+        return Err("a count".into());
+    };
+    let count = count.parse()?;
+    match peer {
+        OURS => measure::<EtcdTypedWatches>(address, count).await,
+        ETCD_CLIENT => measure::<EtcdClientWatches>(address, count).await,
+        _ => Err(format!("no peer {peer}").into()),
+    }
+}
+
+async fn measure<W: Watches>(address: &str, count: u64) -> Result<()> {
     let client = W::connect(address).await?;
     let mut tally = Tally::after(client.put(&[0; VALUE]).await?, 1);
     let mut watcher = client.watch_key().await?;
@@ -18,11 +59,11 @@ async fn measure<W: Watches>(address: &str, count: usize) -> Result<(Meter, Vec<
         once(&client, &mut watcher, &mut tally).await?;
     }
     let meter = Meter::ready()?;
-    let mut latencies = Vec::with_capacity(count);
+    let mut latencies = Vec::new();
     for _ in 0..count {
-        latencies.push(once(&client, &mut watcher, &mut tally).await?);
+        latencies.push(u64::try_from(once(&client, &mut watcher, &mut tally).await?.as_nanos())?);
     }
-    Ok((meter, latencies))
+    meter.report(|| Ok(serde_json::to_value(latencies)?))
 }
 
 /// From the call to the event. The answer to the put is waited for too, as it is not what is measured.

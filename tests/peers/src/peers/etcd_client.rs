@@ -1,7 +1,10 @@
 //! The crate `etcd-client`, used as its examples do: a lease that is kept alive, and the server's own lock and election services.
 
+mod watches;
+
 use etcd_client::{Client, LeaderKey, LockOptions, ResignOptions};
 
+pub(crate) use self::watches::EtcdClientWatches;
 use super::Contender;
 use crate::Result;
 use crate::work::TTL;

@@ -1,7 +1,10 @@
 //! This tree: `client.lock(name)` and `client.election(name)`.
 
+mod watches;
+
 use etcd_typed::{Client, Election, Leader, Lock, NamedLock};
 
+pub(crate) use self::watches::EtcdTypedWatches;
 use super::Contender;
 use crate::Result;
 use crate::work::TTL;

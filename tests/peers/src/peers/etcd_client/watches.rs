@@ -84,8 +84,8 @@ pub(crate) struct OneStream {
 }
 
 impl OneStream {
-    /// Waits until each watch was told of so many events.
-    pub(crate) async fn follow(mut self, tally: Tally, events: u64) -> Result<()> {
+    /// Waits until each watch was told of so many events. Gives the number of all.
+    pub(crate) async fn follow(mut self, tally: Tally, events: u64) -> Result<u64> {
         // The server numbers the watches of a stream from 0.
         let mut tallies = vec![tally; self.count];
         let mut left = events * self.count as u64;
@@ -97,6 +97,10 @@ impl OneStream {
             see(&answer, tally)?;
             left -= tally.seen() - before;
         }
-        if tallies.iter().all(|tally| tally.seen() == events) { Ok(()) } else { Err("some were told more than others".into()) }
+        if tallies.iter().all(|tally| tally.seen() == events) {
+            Ok(tallies.iter().map(Tally::seen).sum())
+        } else {
+            Err("some were told more than others".into())
+        }
     }
 }

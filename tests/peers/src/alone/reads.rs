@@ -1,0 +1,195 @@
+//! What it takes to read a field of the current configuration, on one thread and on two at once. Nothing writes meanwhile.
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Barrier, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, Cache};
+use etcd_typed::{Client, EtcdSchema, Live};
+use tokio::sync::watch;
+
+use super::Alone;
+use crate::Result;
+use crate::cases::{Better, Bound, Column, Goal, Table, median};
+use crate::page::Row;
+
+const OURS_GET: &str = "etcd-typed, live.get()";
+const OURS_READER: &str = "etcd-typed, live.reader()";
+const CONFIG: &str = "config, get";
+const PEERS: &[&str] =
+    &[OURS_GET, OURS_READER, "arc-swap, load", "arc-swap, Cache", "std, RwLock of an Arc, read and clone", "tokio, watch, borrow", CONFIG];
+
+/// Reads between two looks at the clock, and at what the other thread does.
+const BATCH: u32 = 4_000;
+/// For so long one is measured in a round, on one thread and on two.
+const EACH: Duration = Duration::from_millis(60);
+/// Two threads of a busy machine do not always run at once. They are given so many times as long until there were enough batches in which they did.
+const PATIENCE: u32 = 100;
+const ENOUGH: usize = 20;
+
+const RATE_LIMIT: u32 = 100;
+
+#[derive(EtcdSchema, Clone, Debug)]
+struct Settings {
+    #[etcd(default = RATE_LIMIT)]
+    rate_limit: u32,
+    #[etcd(default = 16)]
+    pool: u64,
+    banner: Option<String>,
+}
+
+pub(super) fn reads() -> Alone {
+    let column = |title: &str| Column { title: title.to_owned(), better: Better::Lower };
+    let count = |who, column, count| Goal { who, column, bound: Bound::Count(count) };
+    let table = Table {
+        title: "live reads, in memory: a field of what is current".to_owned(),
+        columns: ["ns on 1 thread", "ns on 2 threads", "2 threads to 1"].map(column).into(),
+        baseline: CONFIG,
+        goals: vec![
+            count(OURS_GET, "ns on 1", 20.0),
+            count(OURS_GET, "2 threads", 2.0),
+            count(OURS_READER, "ns on 1", 2.0),
+            count(OURS_READER, "ns on 2", 2.0),
+            count(OURS_READER, "2 threads", 2.0),
+        ],
+    };
+    Alone { table, peers: PEERS, measure, long: false }
+}
+
+fn measure(rounds: usize) -> Result<Vec<Row>> {
+    // A view goes on in tasks of this runtime; it is another one than the caller's, which must not be blocked.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let live = runtime.block_on(async { Client::connect("memory:").await?.dir::<Settings>("/app")?.live().await })?;
+    let peers = peers(&live)?;
+    let mut rows: Vec<Row> = PEERS.iter().map(|peer| Row { peer, rounds: Vec::new() }).collect();
+    for round in 0..rounds {
+        let mut order: Vec<_> = peers.iter().zip(&mut rows).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for (peer, row) in order {
+            let (one, two) = (on_one_thread(peer)?, on_two_threads(peer)?);
+            eprintln!("live reads, round {}, {}: {one:.2}", round + 1, row.peer);
+            row.rounds.push(vec![one, two, two / one]);
+        }
+    }
+    Ok(rows)
+}
+
+/// Makes what a thread reads with.
+type Peer = Box<dyn Fn() -> Reading>;
+/// Reads again and again, beside another thread where there is one, and gives the nanoseconds of a read.
+type Reading = Box<dyn FnMut(&Thread, Option<&Thread>) -> Result<f64> + Send>;
+
+/// What a thread tells the other one, on a cache line of its own.
+#[repr(align(128))]
+#[derive(Default)]
+struct Thread {
+    /// Those that it has read.
+    batches: AtomicU32,
+    /// It has been measured, and goes on only as long as the other has not.
+    measured: AtomicBool,
+}
+
+/// In the order of `PEERS`.
+fn peers(live: &Live<Settings>) -> Result<Vec<Peer>> {
+    let settings = Settings::clone(&live.get());
+    let shared = Arc::new(ArcSwap::from_pointee(settings.clone()));
+    let lock = Arc::new(RwLock::new(Arc::new(settings.clone())));
+    let (_, watched) = watch::channel(settings);
+    let config = config::Config::builder().set_default("rate_limit", RATE_LIMIT)?.set_default("pool", 16)?.build()?;
+    let (got, read, cached) = (live.clone(), live.clone(), shared.clone());
+    Ok(vec![
+        peer(move || {
+            let live = got.clone();
+            move || live.get().rate_limit
+        }),
+        peer(move || {
+            let mut reader = read.reader();
+            move || reader.get().rate_limit
+        }),
+        peer(move || {
+            let shared = shared.clone();
+            move || shared.load().rate_limit
+        }),
+        peer(move || {
+            let mut cache = Cache::new(cached.clone());
+            move || cache.load().rate_limit
+        }),
+        peer(move || {
+            let lock = lock.clone();
+            // Nobody panics while holding it.
+            move || lock.read().map_or(0, |settings| settings.clone().rate_limit)
+        }),
+        peer(move || {
+            let watched = watched.clone();
+            move || watched.borrow().rate_limit
+        }),
+        peer(move || {
+            let config = config.clone();
+            move || config.get::<u32>("rate_limit").unwrap_or(0)
+        }),
+    ])
+}
+
+fn peer<R: FnMut() -> u32 + Send + 'static>(reader: impl Fn() -> R + 'static) -> Peer {
+    Box::new(move || reading(reader()))
+}
+
+/// One for each way to read, so that the read is compiled into the loop. It gives the median of the batches, so what was interrupted is none.
+fn reading(mut read: impl FnMut() -> u32 + Send + 'static) -> Reading {
+    Box::new(move |own, other| {
+        let done_by_other = || other.map_or(0, |other| other.batches.load(Ordering::Relaxed));
+        let began = Instant::now();
+        let mut batches = Vec::new();
+        loop {
+            let (before, start) = (done_by_other(), Instant::now());
+            let mut right = true;
+            for _ in 0..BATCH {
+                right &= black_box(read()) == RATE_LIMIT;
+            }
+            let took = start.elapsed();
+            if !right {
+                return Err("a read gave another value".into());
+            }
+            own.batches.fetch_add(1, Ordering::Relaxed);
+            // On two threads only a batch counts in which the other one read as well: it ended one, or two.
+            if other.is_none() || (1..=2).contains(&(done_by_other() - before)) {
+                batches.push(took.as_secs_f64() * 1e9 / f64::from(BATCH));
+            }
+            let passed = began.elapsed();
+            own.measured.fetch_or(passed >= EACH && batches.len() >= ENOUGH, Ordering::Relaxed);
+            let all_measured = [Some(own), other].into_iter().flatten().all(|one| one.measured.load(Ordering::Relaxed));
+            if all_measured {
+                return Ok(median(batches));
+            }
+            if passed >= EACH * PATIENCE {
+                own.measured.store(true, Ordering::Relaxed);
+                return Err("two threads hardly ever ran at once: the machine is too busy".into());
+            }
+        }
+    })
+}
+
+fn on_one_thread(peer: &Peer) -> Result<f64> {
+    peer()(&Thread::default(), None)
+}
+
+fn on_two_threads(peer: &Peer) -> Result<f64> {
+    let [first, second] = [Thread::default(), Thread::default()];
+    let start = Barrier::new(2);
+    let both = thread::scope(|scope| {
+        let both = [(&first, &second), (&second, &first)].map(|(own, other)| {
+            let (mut reading, start) = (peer(), &start);
+            scope.spawn(move || {
+                start.wait();
+                reading(own, Some(other))
+            })
+        });
+        both.map(|thread| thread.join().unwrap_or_else(|_| Err("a thread panicked".into())))
+    });
+    let [one, other] = both;
+    Ok((one? + other?) / 2.0)
+}
