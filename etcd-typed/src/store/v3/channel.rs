@@ -100,21 +100,23 @@ impl Endpoints {
 
     /// The connection of this endpoint for this lane, made if there is none. It takes the next call.
     pub(super) async fn connection(&self, slot: &Slot, lane: Lane) -> Result<Connection, Status> {
-        let connection = self.connected(slot, lane).await?;
-        if let Ok(ready) = connection.clone().ready().await {
-            return Ok(ready);
+        let mut connection = self.connected(slot, lane).await?;
+        if connection.ready().await.is_err() {
+            // It ended while nobody used it, which is no fault of the endpoint.
+            slot.forget(lane, &connection);
+            connection = self.connected(slot, lane).await?;
+            connection.ready().await?;
         }
-        // It ended while nobody used it, which is no fault of the endpoint.
-        slot.forget(lane, &connection);
-        self.connected(slot, lane).await?.ready().await
+        Ok(connection)
     }
 
     async fn connected(&self, slot: &Slot, lane: Lane) -> Result<Connection, Status> {
         let connecting = {
             let mut place = slot.lane(lane);
-            match &*place {
-                Some(connecting) if !matches!(connecting.peek(), Some(Err(_))) => connecting.clone(),
-                _ => place.insert(connect(slot, self.connect_timeout)).clone(),
+            match place.as_ref().map(|connecting| (connecting, connecting.peek())) {
+                Some((_, Some(Ok(connection)))) => return Ok(connection.clone()),
+                Some((connecting, None)) => connecting.clone(),
+                Some((_, Some(Err(_)))) | None => place.insert(connect(slot, self.connect_timeout)).clone(),
             }
         };
         connecting.await

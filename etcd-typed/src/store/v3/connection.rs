@@ -6,7 +6,7 @@
 mod dial;
 mod exchange;
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -77,19 +77,16 @@ impl Connection {
         Ok(Self { sender, shared })
     }
 
-    /// This one, if it takes another call.
+    /// Waits until it takes another call.
     ///
     /// # Errors
     ///
     /// It has ended, or the server said that it is about to. Nothing was sent.
-    pub(super) async fn ready(self) -> Result<Self, Status> {
-        match self.sender.ready().await {
-            Ok(sender) => Ok(Self { sender, shared: self.shared }),
-            Err(cause) => {
-                let why = self.shared.end.get().cloned().unwrap_or_else(|| cause.to_string());
-                Err(Local::NotSent(why).into())
-            }
-        }
+    pub(super) async fn ready(&mut self) -> Result<(), Status> {
+        poll_fn(|cx| self.sender.poll_ready(cx)).await.map_err(|cause| {
+            let why = self.shared.end.get().cloned().unwrap_or_else(|| cause.to_string());
+            Local::NotSent(why).into()
+        })
     }
 
     /// Whether both are the same connection.

@@ -68,7 +68,9 @@ fn put(value: &[u8]) -> PutRequest {
 
 /// All messages of an answer.
 async fn all(connection: &Connection) -> Result<Vec<PutRequest>, Status> {
-    let (mut requests, mut answers) = connection.clone().ready().await?.begin(PATH, PLAIN)?;
+    let mut connection = connection.clone();
+    connection.ready().await?;
+    let (mut requests, mut answers) = connection.begin(PATH, PLAIN)?;
     requests.send(&put(b"asked"), true);
     let mut messages = Vec::new();
     while let Some(message) = answers.next().await? {
@@ -117,8 +119,7 @@ async fn a_request_says_what_it_is_and_arrives_whole() {
     })
     .await;
     let token = HeaderValue::from_static("secret");
-    let (mut requests, mut answers) =
-        connection.clone().ready().await.unwrap().begin(PATH, Metadata { leader: true, token: Some(&token) }).unwrap();
+    let (mut requests, mut answers) = connection.clone().begin(PATH, Metadata { leader: true, token: Some(&token) }).unwrap();
     requests.send(&put(&value), true);
     // An answer of a status alone.
     assert_eq!(answers.next::<PutRequest>().await.unwrap(), None);
@@ -187,7 +188,7 @@ async fn what_a_server_says_instead_of_an_answer_is_told_apart() {
         ("refused", refused, Row::NotSent),
         ("reset", reset, Row::Severed),
     ] {
-        let connection = answered(move |_, respond| answer(respond)).await;
+        let mut connection = answered(move |_, respond| answer(respond)).await;
         let status = all(&connection).await.unwrap_err();
         assert_eq!(classify(&status), row, "{name}: {status:?}");
         // The connection is as good as before.
@@ -211,7 +212,7 @@ async fn an_answer_in_http_1_is_no_grpc() {
 
 #[tokio::test]
 async fn a_connection_that_was_closed_takes_no_call_and_says_why() {
-    let connection = connected(|tcp| async move { drop(tcp) }, Duration::from_secs(5)).await;
+    let mut connection = connected(|tcp| async move { drop(tcp) }, Duration::from_secs(5)).await;
     connection.shared.end.wait().await;
     let status = connection.ready().await.unwrap_err();
     assert_eq!(classify(&status), Row::NotSent, "{status:?}");
@@ -225,7 +226,7 @@ async fn a_call_on_a_silent_connection_ends_and_one_without_calls_is_left_alone(
         pending::<()>().await;
     };
     let keep_alive = Duration::from_millis(50);
-    let connection = connected(silent, keep_alive).await;
+    let mut connection = connected(silent, keep_alive).await;
     sleep(keep_alive * 6).await;
     assert_eq!(connection.shared.end.get(), None);
     let status = all(&connection).await.unwrap_err();
@@ -257,13 +258,13 @@ async fn a_call_that_is_dropped_is_called_off() {
     let connection = answered(move |request, mut respond| {
         let tell = tell.lock().unwrap().take().unwrap();
         tokio::spawn(async move {
-            let reason = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+            let reason = poll_fn(|cx| respond.poll_reset(cx)).await;
             tell.send(reason.unwrap()).unwrap();
             drop(request);
         });
     })
     .await;
-    let (mut requests, mut answers) = connection.clone().ready().await.unwrap().begin(PATH, PLAIN).unwrap();
+    let (mut requests, mut answers) = connection.clone().begin(PATH, PLAIN).unwrap();
     requests.send(&put(b"x"), true);
     assert!(timeout(Duration::from_millis(20), answers.begun()).await.is_err());
     assert_eq!(connection.shared.calls.load(Ordering::Relaxed), 1);

@@ -204,9 +204,11 @@ impl Reader {
 }
 
 /// Whether this server tells progress in order with the events: since 3.4.25 and 3.5.8 (etcd #15220).
-async fn progress_is_reliable(connection: Connection, token: Option<HeaderValue>) -> bool {
+async fn progress_is_reliable(mut connection: Connection, token: Option<HeaderValue>) -> bool {
     let limit = Instant::now() + STATUS_LIMIT;
-    let Ok(connection) = connection.ready().await else { return false };
+    if connection.ready().await.is_err() {
+        return false;
+    }
     match send(connection, &STATUS, &StatusRequest {}, Metadata { leader: false, token: token.as_ref() }, limit, limit).await {
         Ok(answer) => is_reliable(&answer.version),
         // Only servers later than those refuse it to a user that is no administrator (since 3.4.42 and 3.5.28).
