@@ -229,7 +229,7 @@ fn said_by(program: &str, arguments: &[&str]) -> String {
 
 /// The median and the range.
 fn spread(measured: Vec<f64>) -> String {
-    let (least, most) = measured.iter().fold((f64::INFINITY, 0.0_f64), |(least, most), one| (least.min(*one), most.max(*one)));
+    let (least, most) = measured.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), one| (least.min(*one), most.max(*one)));
     format!("{} [{}..{}]", rounded(median(measured)), rounded(least), rounded(most))
 }
 
