@@ -7,6 +7,7 @@ mod calls;
 mod faults;
 mod queues;
 mod raw;
+mod sharing;
 mod tls;
 mod watches;
 

@@ -21,14 +21,15 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 
-use crate::store::v3::kv::{bounds, key_value, number, revision};
+use crate::revision::Revision;
+use crate::store::v3::kv::{bounds, header_revision, key_value, number, revision};
 use crate::store::v3::status::{Failure, Row, words_of_a_server};
 use crate::store::v3::wire::{
     self, EventType, WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse, WatchStep,
 };
 use crate::store::{Batch, Event, Watch, WatchFrom, WatchItem};
 
-/// A reader's name for its watch. It stays the same when the watch is created again.
+/// The name of a watch. It stays the same when the watch is created again.
 pub(super) type Token = u64;
 
 /// The most bytes of one revision that are held back for its end. A transaction is far below it (`--max-request-bytes` is 1.5 MiB).
@@ -39,8 +40,8 @@ const LARGEST_REVISION: usize = 256 * 1024 * 1024;
 pub(super) enum Output {
     /// Send this.
     Send(WatchRequest),
-    /// The watch stands: what is written from now on is seen.
-    Established(Token),
+    /// The watch stands: what is written from now on is seen. The server was at this revision.
+    Established(Token, Revision),
     /// For the reader. [`WatchItem::HistoryLost`] and [`WatchItem::Behind`] end the watch.
     Item(Token, WatchItem),
     /// The watch was refused or ended; its last word.
@@ -231,7 +232,7 @@ impl Machine {
         } else if header < watch.last {
             self.ids.remove(&token);
             self.cancel(id);
-            self.outputs.push_back(Output::Established(token));
+            self.outputs.push_back(Output::Established(token, revision(header)));
             self.outputs.push_back(Output::Item(token, WatchItem::Behind(revision(header))));
         } else if watch.start == Start::AfterLast && header > watch.last {
             // Something was written between the read and the watch.
@@ -239,7 +240,7 @@ impl Machine {
             watch.start = Start::AtLast;
             self.want(watch);
         } else {
-            self.outputs.push_back(Output::Established(token));
+            self.outputs.push_back(Output::Established(token, revision(header)));
             if watch.start == Start::Now && header > watch.last {
                 watch.last = header;
                 self.outputs.push_back(Output::Item(token, WatchItem::Skipped(revision(header))));
@@ -277,7 +278,7 @@ impl Machine {
         let row = words_of_a_server(&message.cancel_reason);
         if message.compact_revision > 0 || row == Some(Row::Compacted) {
             if message.created {
-                self.outputs.push_back(Output::Established(token));
+                self.outputs.push_back(Output::Established(token, header_revision(message.header.as_ref())));
             }
             let oldest = (message.compact_revision > 0).then(|| revision(message.compact_revision));
             self.outputs.push_back(Output::Item(token, WatchItem::HistoryLost { oldest }));

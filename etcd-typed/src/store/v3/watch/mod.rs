@@ -1,18 +1,18 @@
-//! Watches: many of one client share a stream. `machine.rs` decides, `queue.rs` keeps what a reader has not taken; here are the streams, their tasks
-//! and the tokens.
+//! Watches: those of one client that are of the same are one on the server, and all share few streams. `machine.rs` decides what a stream does,
+//! `feed.rs` who shares a watch, `queue.rs` keeps what a reader has not taken; here are the streams, their tasks and the tokens.
 
+mod feed;
+mod feeds;
 mod machine;
 mod queue;
 mod stream;
 
-use std::pin::Pin;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::Stream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::auth::{Auth, Session};
@@ -21,15 +21,16 @@ use super::kv::bounds;
 use super::status::{Failure, Row};
 use super::wire::{RANGE, RangeRequest};
 use crate::error::{Error, Result};
-use crate::store::{Watch, WatchItem, WatchStream};
+use crate::revision::Revision;
+use crate::store::{Watch, WatchStream};
 use crate::telemetry;
+use feeds::{Feed, Feeds, Following, Stands};
 use machine::Token;
-use queue::Queue;
 
-/// Watches on one stream. More would gain little: 10 000 on one cost 2 MB here.
+/// Server watches on one stream. More would gain little: 10 000 on one cost 2 MB here.
 const WATCHES_PER_STREAM: usize = 1000;
 
-/// How often one call goes to another stream: for a stream that ended meanwhile, and for a token that was refused.
+/// How often one call goes to another watch or stream: for a stream that ended meanwhile, and for a token that was refused.
 const STREAMS_PER_CALL: u32 = 4;
 
 /// All watches of a client.
@@ -38,7 +39,9 @@ pub(super) struct Watches {
     core: Arc<Core>,
     progress_interval: Duration,
     streams: Mutex<Vec<Handle>>,
-    last_token: AtomicU64,
+    feeds: Arc<Feeds>,
+    /// Names of watches and of readers.
+    last_name: AtomicU64,
 }
 
 /// A stream, as the watches that want to join see it.
@@ -47,26 +50,36 @@ struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     /// Watches that are on it or on their way.
     watches: Arc<AtomicUsize>,
+    /// The newest revision that its server told.
+    reached: Arc<AtomicU64>,
     /// Of the session that it was opened with: a stream keeps its token.
     generation: u64,
+}
+
+impl Handle {
+    fn is_open(&self) -> bool {
+        !self.commands.is_closed()
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.commands.same_channel(&other.commands)
+    }
+
+    fn reached(&self) -> Revision {
+        Revision::new(self.reached.load(Ordering::Relaxed))
+    }
 }
 
 /// What a stream's task is told.
 #[derive(Debug)]
 enum Command {
-    Add {
-        token: Token,
-        watch: Watch,
-        queue: Arc<Queue>,
-        /// Told once when the watch stands, or why it does not. Dropped when the stream ended before it took the command.
-        standing: oneshot::Sender<Result<(), Failure>>,
-    },
+    Add(Arc<Feed>),
     Remove(Token),
 }
 
 impl Watches {
     pub(super) fn new(core: Arc<Core>, progress_interval: Duration) -> Self {
-        Self { core, progress_interval, streams: Mutex::default(), last_token: AtomicU64::new(0) }
+        Self { core, progress_interval, streams: Mutex::default(), feeds: Arc::default(), last_name: AtomicU64::new(0) }
     }
 
     /// [`Store::watch`](crate::store::Store::watch).
@@ -76,26 +89,44 @@ impl Watches {
 
     async fn establish(&self, watch: &Watch) -> Result<WatchStream, Failure> {
         let deadline = Instant::now() + self.core.retry.call_timeout;
-        let mut streams = 0;
+        let mut attempts = 0;
+        let mut turned_away = 0;
         loop {
-            let session = Auth::session(&self.core, deadline).await?;
-            let stream = self.stream(&session);
-            let failure = match self.join(&stream, watch, deadline).await {
-                Ok(following) => return Ok(Box::pin(following)),
-                Err(failure) => failure,
+            // Whoever was sent away by two watches has one made for himself.
+            let alone = turned_away > 1;
+            let (following, stands) = match self.feeds.reader(watch, self.name(), alone, |_| Err(())) {
+                Ok(reader) => reader,
+                Err(()) => {
+                    let session = Auth::session(&self.core, deadline).await?;
+                    self.create(watch, alone, &session)
+                }
             };
-            streams += 1;
+            // A caller that gives up here takes his reader back, by dropping it.
+            let failure = match timeout_at(deadline, stands).await {
+                Ok(Ok(Ok(()))) => return Ok(Box::pin(following)),
+                Ok(Ok(Err(failure))) => failure,
+                Ok(Err(_)) => None,
+                Err(_) => {
+                    self.retire(&following.feed.stream);
+                    None
+                }
+            };
+            let stream = following.feed.stream.clone();
+            drop(following);
+            attempts += 1;
             match failure.map(|failure| (failure.row, failure)) {
                 _ if Instant::now() >= deadline => return Err(Failure::new(Row::TimedOut, "the watch was not created in time")),
-                // The stream ended because its last watch did, just before this one came.
-                None if streams < STREAMS_PER_CALL => {}
+                // The stream ended because its last watch did, just before this one came. Or another's watch was joined before its server had told
+                // where it is, and then it was further back than this caller.
+                None if attempts < STREAMS_PER_CALL => turned_away += 1,
                 None => return Err(Failure::new(Row::Severed, "the watch streams end before a watch is on them")),
-                Some((Row::TokenRefused, failure)) if self.core.auth.has_credentials() && streams < STREAMS_PER_CALL => {
+                Some((Row::TokenRefused, failure)) if self.core.auth.has_credentials() && attempts < STREAMS_PER_CALL => {
                     telemetry::repeated(NAME, "Watch", failure.row.verdict().kind, failure.words());
-                    Auth::renew(&self.core, &session, deadline).await?;
+                    let refused = Session { generation: stream.generation, token: None };
+                    Auth::renew(&self.core, &refused, deadline).await?;
                 }
                 // 3.4 and early 3.5 say this of a token that expired, too. A call for the same keys tells which it is, and renews the token.
-                Some((Row::PermissionDenied, failure)) if self.core.auth.has_credentials() && streams < 2 => {
+                Some((Row::PermissionDenied, failure)) if self.core.auth.has_credentials() && attempts < 2 => {
                     self.may_read(watch).await.map_err(|_| failure)?;
                     self.retire(&stream);
                 }
@@ -104,10 +135,25 @@ impl Watches {
         }
     }
 
+    /// A reader, of a new watch if there is still no other.
+    fn create(&self, watch: &Watch, alone: bool, session: &Session) -> (Following, Stands) {
+        let mut sent = true;
+        let created = self.feeds.reader::<Infallible>(watch, self.name(), alone, |new| {
+            let feed = new.on(self.stream(session), self.name());
+            sent = feed.stream.commands.send(Command::Add(Arc::clone(&feed))).is_ok();
+            Ok(feed)
+        });
+        let Ok(reader) = created;
+        if !sent {
+            reader.0.feed.turn_away();
+        }
+        reader
+    }
+
     /// A stream of this session that takes another watch; a new one if there is none.
     fn stream(&self, session: &Session) -> Handle {
         let mut streams = self.streams();
-        streams.retain(|stream| !stream.commands.is_closed());
+        streams.retain(Handle::is_open);
         let joined = streams
             .iter()
             .find(|stream| stream.generation == session.generation && stream.watches.load(Ordering::Relaxed) < WATCHES_PER_STREAM);
@@ -116,36 +162,20 @@ impl Watches {
             return stream.clone();
         }
         let (commands, wishes) = mpsc::unbounded_channel();
-        let handle = Handle { commands, watches: Arc::new(AtomicUsize::new(1)), generation: session.generation };
-        let watches = Arc::clone(&handle.watches);
-        tokio::spawn(stream::run(Arc::clone(&self.core), session.token.clone(), wishes, watches, self.progress_interval));
+        let handle = Handle { commands, watches: Arc::new(AtomicUsize::new(1)), reached: Arc::default(), generation: session.generation };
+        let of_stream = stream::Watched::new(&self.feeds, &handle);
+        tokio::spawn(stream::run(Arc::clone(&self.core), session.token.clone(), wishes, of_stream, self.progress_interval));
         streams.push(handle.clone());
         handle
     }
 
     /// Takes no new watches on this stream; those that it has stay.
     fn retire(&self, stream: &Handle) {
-        self.streams().retain(|other| !other.commands.same_channel(&stream.commands));
+        self.streams().retain(|other| !other.is(stream));
     }
 
-    /// Puts a watch on a stream and waits until it stands. An error without a failure: the stream had ended.
-    async fn join(&self, stream: &Handle, watch: &Watch, deadline: Instant) -> Result<Following, Option<Failure>> {
-        let token = self.last_token.fetch_add(1, Ordering::Relaxed);
-        let queue = Arc::new(Queue::default());
-        let (standing, stands) = oneshot::channel();
-        let add = Command::Add { token, watch: watch.clone(), queue: Arc::clone(&queue), standing };
-        stream.commands.send(add).map_err(|_| None)?;
-        // From here on a caller that gives up takes the watch back, by dropping it.
-        let following = Following { queue, token, commands: stream.commands.clone() };
-        match timeout_at(deadline, stands).await {
-            Ok(Ok(Ok(()))) => Ok(following),
-            Ok(Ok(Err(failure))) => Err(Some(failure)),
-            Ok(Err(_)) => Err(None),
-            Err(_) => {
-                self.retire(stream);
-                Err(None)
-            }
-        }
+    fn name(&self) -> u64 {
+        self.last_name.fetch_add(1, Ordering::Relaxed)
     }
 
     async fn may_read(&self, watch: &Watch) -> Result<(), Failure> {
@@ -156,27 +186,5 @@ impl Watches {
 
     fn streams(&self) -> MutexGuard<'_, Vec<Handle>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A watch in a reader's hands. Dropping it ends it on the server.
-struct Following {
-    queue: Arc<Queue>,
-    token: Token,
-    commands: mpsc::UnboundedSender<Command>,
-}
-
-impl Stream for Following {
-    type Item = Result<WatchItem>;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.queue.poll_next(context)
-    }
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        // A task that has ended has no watches any more.
-        let _ = self.commands.send(Command::Remove(self.token));
     }
 }

@@ -1,7 +1,7 @@
 //! Between the task that reads a stream and the reader of one watch: a queue that never makes the task wait.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{Error, Result};
@@ -18,7 +18,7 @@ pub(super) struct Queue(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    items: VecDeque<Result<WatchItem>>,
+    items: VecDeque<Kept>,
     batches: usize,
     bytes: usize,
     /// Nothing comes after what is there.
@@ -26,72 +26,81 @@ struct State {
     reader: Option<Waker>,
 }
 
+#[derive(Debug)]
+enum Kept {
+    Item(Result<WatchItem>),
+    /// With its bytes.
+    Batch(Batch, usize),
+    /// One that other readers have, too: each takes its copy when it reads. What is in the events (keys and values) is never copied.
+    Shared(Arc<Batch>, usize),
+}
+
+/// What became of an item. The waker, if there is one, is to be called, and not while anything is locked.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Pushed {
+    /// False when the reader has too much to read already, or has ended: the queue then ends with [`WatchItem::Lagged`].
+    pub(super) taken: bool,
+    pub(super) waker: Option<Waker>,
+}
+
 impl Queue {
-    /// Adds an item. False when the reader has too much to read already: the queue then ends with [`WatchItem::Lagged`].
-    pub(super) fn push(&self, item: WatchItem) -> bool {
-        let mut state = self.state();
-        if state.ended {
-            return false;
-        }
-        let mut room = true;
-        match &item {
+    /// Adds an item.
+    pub(super) fn push(&self, item: WatchItem) -> Pushed {
+        match item {
             WatchItem::Batch(batch) => {
-                let size = size(batch);
-                room = state.batches < MOST_BATCHES && (state.batches == 0 || state.bytes.saturating_add(size) <= MOST_BYTES);
-                if room {
-                    state.batches += 1;
-                    state.bytes = state.bytes.saturating_add(size);
-                    state.items.push_back(Ok(item));
-                } else {
-                    state.items.push_back(Ok(WatchItem::Lagged));
-                    state.ended = true;
-                }
+                let bytes = size(&batch);
+                self.push_batch(batch, bytes)
             }
-            // Only the newest is worth reading.
-            WatchItem::Progress(_) => {
-                if matches!(state.items.back(), Some(Ok(WatchItem::Progress(_)))) {
-                    state.items.pop_back();
-                }
-                state.items.push_back(Ok(item));
-            }
-            // The first item, and there is one.
-            WatchItem::Skipped(_) => state.items.push_back(Ok(item)),
-            WatchItem::HistoryLost { .. } | WatchItem::Behind(_) | WatchItem::Lagged => {
-                state.items.push_back(Ok(item));
-                state.ended = true;
-            }
+            item => self.state().put(item),
         }
-        wake(state);
-        room
+    }
+
+    /// Adds a batch of so many bytes.
+    pub(super) fn push_batch(&self, batch: Batch, bytes: usize) -> Pushed {
+        self.state().put_batch(Kept::Batch(batch, bytes), bytes)
+    }
+
+    /// Adds a batch of so many bytes that others have, too.
+    pub(super) fn push_shared(&self, batch: &Arc<Batch>, bytes: usize) -> Pushed {
+        self.state().put_batch(Kept::Shared(Arc::clone(batch), bytes), bytes)
     }
 
     /// Ends with this error.
-    pub(super) fn fail(&self, error: Error) {
+    pub(super) fn fail(&self, error: Error) -> Option<Waker> {
         let mut state = self.state();
-        if !state.ended {
-            state.items.push_back(Err(error));
-            state.ended = true;
+        if state.ended {
+            return None;
         }
-        wake(state);
+        state.items.push_back(Kept::Item(Err(error)));
+        state.ended = true;
+        state.reader.take()
     }
 
     /// The next item; none after the last.
     pub(super) fn poll_next(&self, context: &Context<'_>) -> Poll<Option<Result<WatchItem>>> {
         let mut state = self.state();
-        match state.items.pop_front() {
-            Some(item) => {
-                if let Ok(WatchItem::Batch(batch)) = &item {
-                    state.batches = state.batches.saturating_sub(1);
-                    state.bytes = state.bytes.saturating_sub(size(batch));
-                }
-                Poll::Ready(Some(item))
-            }
-            None if state.ended => Poll::Ready(None),
+        let kept = match state.items.pop_front() {
+            Some(kept) => kept,
+            None if state.ended => return Poll::Ready(None),
             None => {
-                state.reader = Some(context.waker().clone());
-                Poll::Pending
+                let before = state.reader.replace(context.waker().clone());
+                drop(state);
+                // Whatever else it held on to, it may do now.
+                drop(before);
+                return Poll::Pending;
             }
+        };
+        if let Kept::Batch(_, bytes) | Kept::Shared(_, bytes) = &kept {
+            state.batches = state.batches.saturating_sub(1);
+            state.bytes = state.bytes.saturating_sub(*bytes);
         }
+        drop(state);
+        Poll::Ready(Some(match kept {
+            Kept::Item(item) => item,
+            Kept::Batch(batch, _) => Ok(WatchItem::Batch(batch)),
+            Kept::Shared(batch, _) => Ok(WatchItem::Batch(Arc::unwrap_or_clone(batch))),
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -99,15 +108,47 @@ impl Queue {
     }
 }
 
-fn wake(mut state: MutexGuard<'_, State>) {
-    let reader = state.reader.take();
-    drop(state);
-    if let Some(reader) = reader {
-        reader.wake();
+impl State {
+    fn put_batch(&mut self, kept: Kept, bytes: usize) -> Pushed {
+        if self.ended {
+            return Pushed { taken: false, waker: None };
+        }
+        let taken = self.batches < MOST_BATCHES && (self.batches == 0 || self.bytes.saturating_add(bytes) <= MOST_BYTES);
+        if taken {
+            self.batches += 1;
+            self.bytes = self.bytes.saturating_add(bytes);
+            self.items.push_back(kept);
+        } else {
+            self.items.push_back(Kept::Item(Ok(WatchItem::Lagged)));
+            self.ended = true;
+        }
+        Pushed { taken, waker: self.reader.take() }
+    }
+
+    fn put(&mut self, item: WatchItem) -> Pushed {
+        if self.ended {
+            return Pushed { taken: false, waker: None };
+        }
+        match &item {
+            // Only the newest is worth reading.
+            WatchItem::Progress(_) => {
+                if matches!(self.items.back(), Some(Kept::Item(Ok(WatchItem::Progress(_))))) {
+                    self.items.pop_back();
+                }
+            }
+            WatchItem::HistoryLost { .. } | WatchItem::Behind(_) | WatchItem::Lagged => self.ended = true,
+            // The first item, and there is one.
+            WatchItem::Skipped(_) => {}
+            // Not here: see `put_batch`.
+            WatchItem::Batch(_) => {}
+        }
+        self.items.push_back(Kept::Item(Ok(item)));
+        Pushed { taken: true, waker: self.reader.take() }
     }
 }
 
-fn size(batch: &Batch) -> usize {
+/// The bytes of the keys and values in it.
+pub(super) fn size(batch: &Batch) -> usize {
     batch.events.iter().map(|event| event.key().len() + if let Event::Put { kv, .. } = event { kv.value.len() } else { 0 }).sum()
 }
 
@@ -141,10 +182,10 @@ mod tests {
     fn w8_too_many_batches_end_with_lagged_after_what_was_kept() {
         let queue = Queue::default();
         for revision in 1..=1024 {
-            assert!(queue.push(batch(revision, 1)));
+            assert!(queue.push(batch(revision, 1)).taken);
         }
-        assert!(!queue.push(batch(1025, 1)));
-        assert!(!queue.push(batch(1026, 1)), "and nothing comes after it");
+        assert!(!queue.push(batch(1025, 1)).taken);
+        assert!(!queue.push(batch(1026, 1)).taken, "and nothing comes after it");
         let (items, ended) = drain(&queue);
         assert!(ended);
         assert_eq!(items.len(), 1025);
@@ -155,8 +196,8 @@ mod tests {
     #[test]
     fn w8_too_many_bytes_end_with_lagged_but_one_large_batch_does_not() {
         let queue = Queue::default();
-        assert!(queue.push(batch(1, MOST_BYTES + 1)));
-        assert!(!queue.push(batch(2, 1)));
+        assert!(queue.push(batch(1, MOST_BYTES + 1)).taken);
+        assert!(!queue.push(batch(2, 1)).taken);
         assert_eq!(drain(&queue), (vec![batch(1, MOST_BYTES + 1), WatchItem::Lagged], true));
     }
 
@@ -164,7 +205,7 @@ mod tests {
     fn what_was_read_makes_room() {
         let queue = Queue::default();
         for revision in 1..=5000 {
-            assert!(queue.push(batch(revision, 10_000)));
+            assert!(queue.push(batch(revision, 10_000)).taken);
             assert_eq!(drain(&queue), (vec![batch(revision, 10_000)], false));
         }
     }
@@ -173,7 +214,7 @@ mod tests {
     fn only_the_newest_progress_is_kept() {
         let queue = Queue::default();
         for revision in 1..=5000 {
-            assert!(queue.push(WatchItem::Progress(Revision::new(revision))));
+            assert!(queue.push(WatchItem::Progress(Revision::new(revision))).taken);
         }
         assert_eq!(drain(&queue), (vec![WatchItem::Progress(Revision::new(5000))], false));
     }

@@ -2,40 +2,40 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::Waker;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, OptionFuture};
 use http::HeaderValue;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::Command;
+use super::feeds::{Feed, Feeds};
 use super::machine::{Machine, Output, Token};
-use super::queue::Queue;
-use crate::store::WatchItem;
+use super::{Command, Handle};
 use crate::store::v3::call::{Core, Unanswered, send};
 use crate::store::v3::channel::{Lane, Slot};
 use crate::store::v3::connection::{Connection, Metadata, Requests};
+use crate::store::v3::kv::header_revision;
 use crate::store::v3::status::{Failure, Local, Row, classify};
 use crate::store::v3::wire::{Answer, STATUS, StatusRequest, WATCH, WatchResponse};
 
 /// How long a server may take to say its version.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
-/// One watch of the stream.
-struct Reader {
-    queue: Arc<Queue>,
-    /// Until the watch stands.
-    standing: Option<oneshot::Sender<Result<(), Failure>>>,
-}
-
-/// The readers of the stream.
-struct Readers {
-    readers: HashMap<Token, Reader>,
+/// The watches of the stream.
+pub(super) struct Watched {
+    feeds: HashMap<Token, Arc<Feed>>,
     /// One for each, counted up by who sends it here, so that a stream with room is found before this task runs.
     count: Arc<AtomicUsize>,
+    /// The newest revision that the server told.
+    reached: Arc<AtomicU64>,
+    /// All of the client.
+    all: Arc<Feeds>,
+    /// Of one batch, kept for the next.
+    wakers: Vec<Waker>,
 }
 
 /// Serves one stream from its first watch until its last one, or until it breaks; then every reader gets the error.
@@ -43,27 +43,26 @@ pub(super) async fn run(
     core: Arc<Core>,
     token: Option<HeaderValue>,
     mut wishes: mpsc::UnboundedReceiver<Command>,
-    count: Arc<AtomicUsize>,
+    mut watched: Watched,
     progress_interval: Duration,
 ) {
-    let mut readers = Readers { readers: HashMap::new(), count };
     let mut machine = Machine::default();
     let slot = core.endpoints.pick();
     let connection = core.endpoints.connection(slot, Lane::Watches).await;
     let end = match &connection {
-        Ok(connection) => serve(&core, slot, connection, token, &mut wishes, &mut readers, &mut machine, progress_interval).await,
+        Ok(connection) => serve(&core, slot, connection, token, &mut wishes, &mut watched, &mut machine, progress_interval).await,
         Err(status) => Err(Failure::of(&slot.name, status.clone())),
     };
-    // Those who come from here on look for another stream, and so do those whose command is dropped here. To wait for the end of the channel, and
+    // Those who come from here on look for another stream, and so do those who are turned away here. To wait for the end of the channel, and
     // not only to look what is in it, finds the command of somebody who is just sending it: its sender waits for the answer and keeps the
-    // channel, so that nobody else would ever drop it.
+    // channel, so that nobody else would ever turn him away.
     wishes.close();
     let mut failure = end.err();
     while let Some(wish) = wishes.recv().await {
         match wish {
-            Command::Add { token, queue, standing, .. } if failure.is_some() => readers.add(token, queue, standing),
-            Command::Add { .. } => {}
-            Command::Remove(token) => readers.remove(token),
+            Command::Add(feed) if failure.is_some() => watched.add(feed),
+            Command::Add(feed) => feed.turn_away(),
+            Command::Remove(token) => watched.remove(token),
         }
     }
     let Some(failure) = &mut failure else {
@@ -79,9 +78,7 @@ pub(super) async fn run(
             slot.forget(Lane::Watches, connection);
         }
     }
-    for (_, reader) in readers.readers.drain() {
-        reader.fail(failure.clone());
-    }
+    watched.fail(failure);
 }
 
 #[expect(clippy::too_many_arguments, reason = "the parts of one task, taken apart so that its caller can end them all in one place")]
@@ -91,7 +88,7 @@ async fn serve(
     connection: &Connection,
     token: Option<HeaderValue>,
     wishes: &mut mpsc::UnboundedReceiver<Command>,
-    readers: &mut Readers,
+    watched: &mut Watched,
     machine: &mut Machine,
     progress_interval: Duration,
 ) -> Result<(), Failure> {
@@ -107,12 +104,12 @@ async fn serve(
     loop {
         tokio::select! {
             wish = wishes.recv() => match wish {
-                Some(Command::Add { token, watch, queue, standing }) => {
-                    readers.add(token, queue, standing);
-                    machine.add(token, &watch);
+                Some(Command::Add(feed)) => {
+                    machine.add(feed.token(), &feed.watch);
+                    watched.add(feed);
                 }
                 Some(Command::Remove(token)) => {
-                    readers.remove(token);
+                    watched.remove(token);
                     machine.remove(token);
                 }
                 None => return Ok(()),
@@ -121,9 +118,11 @@ async fn serve(
                 let ended = || Local::Ended("though watches were left on its stream").into();
                 let message = message.and_then(|message| message.ok_or_else(ended)).map_err(|status| Failure::of(&slot.name, status))?;
                 core.endpoints.check(slot, message.header(), Row::ForeignCluster)?;
+                watched.reached.fetch_max(header_revision(message.header.as_ref()).get(), Ordering::Relaxed);
                 machine.receive(message);
             }
             _ = ticks.tick() => {
+                watched.feeds.values().for_each(|feed| feed.age());
                 if version_is_known || version.is_some() {
                     machine.ask_progress();
                 } else {
@@ -138,35 +137,36 @@ async fn serve(
             }
         }
         while let Some(output) = machine.next() {
-            act(output, readers, machine, &mut requests, slot)?;
+            act(output, watched, machine, &mut requests, slot)?;
         }
-        if readers.readers.is_empty() {
+        if watched.feeds.is_empty() {
             return Ok(());
         }
     }
 }
 
-fn act(output: Output, readers: &mut Readers, machine: &mut Machine, requests: &mut Requests, slot: &Slot) -> Result<(), Failure> {
+fn act(output: Output, watched: &mut Watched, machine: &mut Machine, requests: &mut Requests, slot: &Slot) -> Result<(), Failure> {
     match output {
         Output::Send(request) => requests.send(&request, false),
-        Output::Established(token) => {
+        Output::Established(token, at) => {
             slot.succeeded();
-            if let Some(standing) = readers.readers.get_mut(&token).and_then(|reader| reader.standing.take()) {
-                // A caller that gave up has dropped its watch, which is a command of its own.
-                let _ = standing.send(Ok(()));
+            if let Some(feed) = watched.feeds.get(&token)
+                && (!feed.stand(at) || watched.all.fold(feed))
+            {
+                machine.remove(token);
+                watched.remove(token);
             }
         }
         Output::Item(token, item) => {
-            let last = matches!(item, WatchItem::HistoryLost { .. } | WatchItem::Behind(_) | WatchItem::Lagged);
-            let taken = readers.readers.get(&token).is_some_and(|reader| reader.queue.push(item));
-            if last || !taken {
+            let Watched { feeds, wakers, .. } = watched;
+            if !feeds.get(&token).is_some_and(|feed| feed.deliver(item, wakers)) {
                 machine.remove(token);
-                readers.remove(token);
+                watched.remove(token);
             }
         }
         Output::Failed(token, failure) => {
-            if let Some(reader) = readers.take(token) {
-                reader.fail(failure);
+            if let Some(feed) = watched.take(token) {
+                feed.fail(&failure);
             }
         }
         Output::Break(failure) => return Err(failure),
@@ -174,32 +174,38 @@ fn act(output: Output, readers: &mut Readers, machine: &mut Machine, requests: &
     Ok(())
 }
 
-impl Readers {
-    fn add(&mut self, token: Token, queue: Arc<Queue>, standing: oneshot::Sender<Result<(), Failure>>) {
-        self.readers.insert(token, Reader { queue, standing: Some(standing) });
+impl Watched {
+    /// None yet, on this stream of a client with these.
+    pub(super) fn new(all: &Arc<Feeds>, stream: &Handle) -> Self {
+        let (count, reached) = (Arc::clone(&stream.watches), Arc::clone(&stream.reached));
+        Self { feeds: HashMap::new(), count, reached, all: Arc::clone(all), wakers: Vec::new() }
     }
 
-    fn take(&mut self, token: Token) -> Option<Reader> {
-        let reader = self.readers.remove(&token)?;
+    fn add(&mut self, feed: Arc<Feed>) {
+        self.feeds.insert(feed.token(), feed);
+    }
+
+    fn take(&mut self, token: Token) -> Option<Arc<Feed>> {
+        let feed = self.feeds.remove(&token)?;
         self.count.fetch_sub(1, Ordering::Relaxed);
-        Some(reader)
+        Some(feed)
     }
 
     fn remove(&mut self, token: Token) {
         drop(self.take(token));
     }
+
+    fn fail(&mut self, failure: &Failure) {
+        for (_, feed) in self.feeds.drain() {
+            feed.fail(failure);
+        }
+    }
 }
 
-impl Reader {
-    /// The caller of `watch` gets it while it waits, the reader otherwise.
-    fn fail(self, failure: Failure) {
-        match self.standing {
-            Some(standing) => {
-                // A caller that gave up wants to know nothing.
-                let _ = standing.send(Err(failure));
-            }
-            None => self.queue.fail(failure.into()),
-        }
+/// A task that is thrown away with its runtime leaves nobody waiting.
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.fail(&Failure::new(Row::Severed, "the runtime of the watch has ended"));
     }
 }
 

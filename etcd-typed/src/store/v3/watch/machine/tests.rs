@@ -96,7 +96,7 @@ fn short(output: &Output) -> String {
         Output::Send(WatchRequest { step: Some(WatchStep::Cancel(cancel)) }) => format!("cancel {}", cancel.watch_id),
         Output::Send(WatchRequest { step: Some(WatchStep::Progress(_)) }) => "progress?".to_owned(),
         Output::Send(WatchRequest { step: None }) => "nothing".to_owned(),
-        Output::Established(token) => format!("{token} stands"),
+        Output::Established(token, _) => format!("{token} stands"),
         Output::Item(token, WatchItem::Batch(batch)) => {
             let keys = batch.events.iter().map(|event| String::from_utf8_lossy(event.key()).into_owned()).collect::<Vec<_>>().join(" ");
             format!("{token}: {} {keys}", batch.revision)
@@ -583,7 +583,7 @@ proptest! {
                         broken = true;
                         break;
                     }
-                    Output::Send(_) | Output::Established(_) => {}
+                    Output::Send(_) | Output::Established(..) => {}
                     other => prop_assert!(false, "{}", short(&other)),
                 }
             }
