@@ -5,6 +5,7 @@
 mod auth;
 mod calls;
 mod faults;
+mod joined;
 mod queues;
 mod raw;
 mod sharing;

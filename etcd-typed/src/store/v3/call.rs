@@ -71,7 +71,21 @@ impl Core {
         Q: prost::Message,
         A: prost::Message + Answer + Default,
     {
-        let deadline = Instant::now() + self.retry.call_timeout;
+        self.call_until(method, how, request, Instant::now() + self.retry.call_timeout).await
+    }
+
+    /// The same, which ends at `deadline`.
+    pub(super) async fn call_until<Q, A>(
+        self: &Arc<Self>,
+        method: &Method<Q, A>,
+        how: How,
+        request: Q,
+        deadline: Instant,
+    ) -> Result<A, Failure>
+    where
+        Q: prost::Message,
+        A: prost::Message + Answer + Default,
+    {
         // A new token can be refused once more where users and roles are being changed; after that it is not the token.
         let mut logins = 0;
         loop {
@@ -142,7 +156,8 @@ impl Core {
         }
     }
 
-    async fn attempt<Q, A>(
+    /// One attempt at this endpoint.
+    pub(super) async fn attempt<Q, A>(
         &self,
         slot: &Slot,
         method: &Method<Q, A>,

@@ -61,6 +61,18 @@ struct Health {
     suspect_until: Option<Instant>,
     /// It answered, from the right cluster, since it last failed.
     proven: bool,
+    joining: Joining,
+}
+
+/// What is known of the server behind a connection: whether reads may be joined into a transaction there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Joining {
+    #[default]
+    Unknown,
+    /// It is being asked.
+    Asked,
+    Allowed,
+    Refused,
 }
 
 const FIRST_SUSPICION: Duration = Duration::from_millis(50);
@@ -116,7 +128,13 @@ impl Endpoints {
             match place.as_ref().map(|connecting| (connecting, connecting.peek())) {
                 Some((_, Some(Ok(connection)))) => return Ok(connection.clone()),
                 Some((connecting, None)) => connecting.clone(),
-                Some((_, Some(Err(_)))) | None => place.insert(connect(slot, self.connect_timeout)).clone(),
+                Some((_, Some(Err(_)))) | None => {
+                    if lane == Lane::Calls {
+                        // Another server may be behind it, or the same in another version.
+                        slot.set_joining(Joining::Unknown);
+                    }
+                    place.insert(connect(slot, self.connect_timeout)).clone()
+                }
             }
         };
         connecting.await
@@ -176,14 +194,35 @@ impl Slot {
 
     /// It answered.
     pub(super) fn succeeded(&self) {
-        *self.health() = Health { proven: true, ..Health::default() };
+        let mut health = self.health();
+        *health = Health { proven: true, joining: health.joining, ..Health::default() };
     }
 
     /// It failed: others are asked first for a while, twice as long each time.
     pub(super) fn failed(&self) {
         let mut health = self.health();
         let suspicion = FIRST_SUSPICION.saturating_mul(1 << health.failures.min(16)).min(LONGEST_SUSPICION);
-        *health = Health { failures: health.failures.saturating_add(1), suspect_until: Some(Instant::now() + suspicion), proven: false };
+        let (failures, suspect_until) = (health.failures.saturating_add(1), Some(Instant::now() + suspicion));
+        *health = Health { failures, suspect_until, ..Health::default() };
+    }
+
+    /// Whether reads may be joined there. What was known is forgotten with each failure and each connection for calls.
+    pub(super) fn joining(&self) -> Joining {
+        self.health().joining
+    }
+
+    pub(super) fn set_joining(&self, joining: Joining) {
+        self.health().joining = joining;
+    }
+
+    /// Goes from one to the other, if it is at the first.
+    pub(super) fn move_joining(&self, from: Joining, to: Joining) -> bool {
+        let mut health = self.health();
+        let moved = health.joining == from;
+        if moved {
+            health.joining = to;
+        }
+        moved
     }
 
     /// Forgets the connection of a lane, which does not work any more, so that the next call makes another. Somebody else may have done so.

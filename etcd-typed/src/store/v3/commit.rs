@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::call::{Core, How};
+use super::join::Reads;
 use super::kv::{self, NewLease, Plan, Request};
 use super::lease;
-use super::wire::{DELETE_RANGE, PUT, RANGE, TXN};
+use super::wire::{DELETE_RANGE, PUT, TXN};
 use crate::error::{Error, Result};
 use crate::store::{Capabilities, Committed, Txn};
 use crate::telemetry;
 
 /// [`Store::commit`](crate::store::Store::commit).
-pub(super) async fn commit(core: &Arc<Core>, capabilities: &Capabilities, txn: &Txn) -> Result<Committed> {
+pub(super) async fn commit(reads: &Arc<Reads>, capabilities: &Capabilities, txn: &Txn) -> Result<Committed> {
+    let core = reads.core();
     let at = |error: Error| match kv::only_key(txn) {
         Some(key) => error.at(key),
         None => error,
@@ -25,7 +27,7 @@ pub(super) async fn commit(core: &Arc<Core>, capabilities: &Capabilities, txn: &
             return Err(at(known(error)));
         }
     }
-    let outcome = perform(core, request).await;
+    let outcome = perform(reads, request).await;
     match &outcome {
         Ok(committed) => give_back(core, leases.iter().filter(|lease| lease.then != committed.succeeded)),
         Err(error) if !error.may_have_applied() => give_back(core, &leases),
@@ -34,9 +36,10 @@ pub(super) async fn commit(core: &Arc<Core>, capabilities: &Capabilities, txn: &
     outcome.map_err(at)
 }
 
-async fn perform(core: &Arc<Core>, request: Request) -> Result<Committed> {
+async fn perform(reads: &Arc<Reads>, request: Request) -> Result<Committed> {
+    let core = reads.core();
     match request {
-        Request::Range(request) => Ok(kv::range_committed(core.call(&RANGE, How::READ, request).await?)),
+        Request::Range(request) => Ok(kv::range_committed(reads.range(How::READ, request).await?)),
         Request::Put(request) => Ok(kv::put_committed(core.call(&PUT, How::WRITE, request).await?)),
         Request::Delete(request) => Ok(kv::delete_committed(core.call(&DELETE_RANGE, How::WRITE, request).await?)),
         Request::Txn { request, reads_only } => {

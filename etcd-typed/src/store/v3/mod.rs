@@ -1,13 +1,14 @@
 //! etcd v3 over gRPC: `V3Store`. Needs etcd 3.4 or later.
 //!
 //! The messages (`wire`) and what they mean (`kv`, `status`) are pure; `connection` is one connection, `channel` holds them, `auth` the token, `call` makes one
-//! call with all its attempts, and `range`, `commit`, `lease` and `watch` are what the store is made of.
+//! call with all its attempts, `join` one of several reads, and `range`, `commit`, `lease` and `watch` are what the store is made of.
 
 mod auth;
 mod call;
 mod channel;
 mod commit;
 mod connection;
+mod join;
 mod kv;
 mod lease;
 mod range;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use call::{Core, How};
+use join::Reads;
 use wire::{MEMBER_LIST, MemberListRequest, STATUS, StatusRequest};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -40,6 +42,7 @@ const MAX_VALUE: usize = 1_572_864;
 /// An etcd cluster, reached through gRPC.
 pub struct V3Store {
     core: Arc<Core>,
+    reads: Arc<Reads>,
     watches: watch::Watches,
     capabilities: Capabilities,
 }
@@ -62,8 +65,9 @@ impl V3Store {
             binary_values: true,
             directories: false,
         };
+        let reads = Arc::new(Reads::new(Arc::clone(&core), options.max_operations));
         let watches = watch::Watches::new(Arc::clone(&core), options.progress_interval);
-        Ok(Self { core, watches, capabilities })
+        Ok(Self { core, reads, watches, capabilities })
     }
 }
 
@@ -73,11 +77,11 @@ impl Store for V3Store {
     }
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        Box::pin(async move { range::range(&self.core, &range).await })
+        Box::pin(async move { range::range(&self.reads, &range).await })
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        Box::pin(async move { commit::commit(&self.core, &self.capabilities, &txn).await })
+        Box::pin(async move { commit::commit(&self.reads, &self.capabilities, &txn).await })
     }
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {

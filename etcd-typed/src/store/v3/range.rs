@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::call::{Core, How};
+use super::call::How;
+use super::join::Reads;
 use super::kv::{bounds_after, header_revision, key_value, number};
 use super::status::{Failure, Row};
-use super::wire::{RANGE, RangeRequest};
+use super::wire::RangeRequest;
 use crate::error::{Error, Result};
 use crate::store::{Consistency, Range, RangeReply};
 
@@ -19,11 +20,11 @@ const FIRST_PAGE: i64 = 10_000;
 const RESTARTS: u32 = 8;
 
 /// [`Store::range`](crate::store::Store::range).
-pub(super) async fn range(core: &Arc<Core>, range: &Range) -> Result<RangeReply> {
-    let deadline = Instant::now() + core.retry.call_timeout;
+pub(super) async fn range(reads: &Arc<Reads>, range: &Range) -> Result<RangeReply> {
+    let deadline = Instant::now() + reads.core().retry.call_timeout;
     let mut restarts = 0;
     loop {
-        match pages(core, range).await {
+        match pages(reads, range).await {
             Err(Stop::Restart(_)) if restarts < RESTARTS && Instant::now() < deadline => restarts += 1,
             Err(Stop::Restart(failure) | Stop::Failed(failure)) => return Err(Error::from(failure).at(range.span.key())),
             Ok(reply) => return Ok(reply),
@@ -38,7 +39,7 @@ enum Stop {
     Restart(Failure),
 }
 
-async fn pages(core: &Arc<Core>, range: &Range) -> Result<RangeReply, Stop> {
+async fn pages(reads: &Arc<Reads>, range: &Range) -> Result<RangeReply, Stop> {
     let how = match range.consistency {
         Consistency::Linearizable => How::READ,
         Consistency::Stale => How::STALE,
@@ -68,7 +69,7 @@ async fn pages(core: &Arc<Core>, range: &Range) -> Result<RangeReply, Stop> {
             keys_only: range.keys_only,
             ..RangeRequest::default()
         };
-        let answer = match core.call(&RANGE, how, request).await {
+        let answer = match reads.range(how, request).await {
             Ok(answer) => answer,
             Err(failure) if failure.row == Row::AnswerTooLarge && page > 1 && !single => {
                 page = smaller(page, &failure);

@@ -1,0 +1,72 @@
+//! `Loners`: keys that are read alone, since together with others they would cost those more than they save.
+
+use std::array;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const WORDS: usize = 64;
+
+/// A set of keys in half a kilobyte. It may hold a key that nobody put in, when another one has the same place; that one is read alone for a
+/// while.
+#[derive(Debug)]
+pub(super) struct Loners {
+    places: [AtomicU64; WORDS],
+    hasher: RandomState,
+}
+
+impl Default for Loners {
+    fn default() -> Self {
+        Self { places: array::from_fn(|_| AtomicU64::new(0)), hasher: RandomState::new() }
+    }
+}
+
+impl Loners {
+    pub(super) fn contain(&self, key: &[u8]) -> bool {
+        let (word, bit) = self.place(key);
+        word.load(Ordering::Relaxed) & bit != 0
+    }
+
+    pub(super) fn add(&self, key: &[u8]) {
+        let (word, bit) = self.place(key);
+        word.fetch_or(bit, Ordering::Relaxed);
+    }
+
+    pub(super) fn remove(&self, key: &[u8]) {
+        let (word, bit) = self.place(key);
+        word.fetch_and(!bit, Ordering::Relaxed);
+    }
+
+    fn place(&self, key: &[u8]) -> (&AtomicU64, u64) {
+        let hash = self.hasher.hash_one(key);
+        // Six bits of the hash say which word, six others which bit of it.
+        let [word, bit, ..] = hash.to_le_bytes().map(|byte| byte % 64);
+        #[expect(clippy::indexing_slicing, reason = "it is below 64, which is the length")]
+        let word = &self.places[usize::from(word)];
+        (word, 1 << bit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_holds_what_was_put_in_until_it_is_taken_out_and_little_else() {
+        let loners = Loners::default();
+        let key = |number: u32| format!("/app/{number}").into_bytes();
+        assert!((0..1000).all(|number| !loners.contain(&key(number))), "it begins empty");
+        for number in 0..40 {
+            loners.add(&key(number));
+            assert!(loners.contain(&key(number)));
+        }
+        assert!((0..40).all(|number| loners.contain(&key(number))));
+        // One in a hundred has a place of these by chance, and not one in ten.
+        let others = (1000..2000).filter(|&number| loners.contain(&key(number))).count();
+        assert!(others < 100, "{others} of a thousand others");
+        for number in 0..40 {
+            loners.remove(&key(number));
+            assert!(!loners.contain(&key(number)));
+        }
+        assert!((0..2000).all(|number| !loners.contain(&key(number))));
+    }
+}

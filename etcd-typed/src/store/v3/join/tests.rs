@@ -1,0 +1,54 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::store::v3::wire::{KeyValue, ResponseHeader, ResponseOp};
+
+#[test]
+fn reads_are_joined_only_where_the_server_bears_that_they_are_cut_off() {
+    for version in ["3.4.0", "3.4.23", "3.4.45", "3.5.7", "3.5.30", "3.5.31+git", "3.6.0", "3.6.0-rc.1", "3.7.1", "4.0.0"] {
+        assert!(bears_joined_reads(version), "{version}");
+    }
+    for version in ["3.5.0", "3.5.0-rc.0", "3.5.1", "3.5.4", "3.5.5", "3.5.6", "3.3.27", "3.5", "3.5.x", "3.6", "3", "2.3.8", "", "latest"]
+    {
+        assert!(!bears_joined_reads(version), "{version}");
+    }
+}
+
+#[test]
+fn only_reads_of_one_key_as_it_is_now_are_joined() {
+    let plain = RangeRequest { key: Bytes::from("/a"), ..RangeRequest::default() };
+    assert!(is_joinable(&plain));
+    assert!(is_joinable(&RangeRequest { keys_only: true, ..plain.clone() }));
+    let others = [
+        RangeRequest { range_end: Bytes::from("/b"), ..plain.clone() },
+        RangeRequest { limit: 1, ..plain.clone() },
+        RangeRequest { revision: 7, ..plain.clone() },
+        RangeRequest { sort_order: 1, ..plain.clone() },
+        RangeRequest { sort_target: 1, ..plain.clone() },
+        RangeRequest { serializable: true, ..plain.clone() },
+        RangeRequest { count_only: true, ..plain.clone() },
+        RangeRequest { max_create_revision: 7, ..plain },
+    ];
+    for other in others {
+        assert!(!is_joinable(&other), "{other:?}");
+    }
+}
+
+#[test]
+fn an_answer_is_for_each_what_he_would_have_had_and_one_that_does_not_fit_for_nobody() {
+    let kv = |key: &'static str| KeyValue { key: Bytes::from(key), ..KeyValue::default() };
+    let range =
+        |kvs: Vec<KeyValue>| ResponseOp { response: Some(wire::Response::Range(RangeResponse { kvs, ..RangeResponse::default() })) };
+    let header = Some(ResponseHeader { revision: 7, cluster_id: 1, member_id: 2 });
+    let answer = |responses: &[ResponseOp]| TxnResponse { header: header.clone(), succeeded: true, responses: responses.to_vec() };
+    let (a, none) = (range(vec![kv("/a")]), range(Vec::new()));
+    let each = ranges(answer(&[a.clone(), none.clone()]), 2).expect("it fits");
+    let expected = |kvs| RangeResponse { header: header.clone(), kvs, more: false };
+    assert_eq!(each, [expected(vec![kv("/a")]), expected(Vec::new())]);
+    let put = ResponseOp { response: Some(wire::Response::Put(wire::PutResponse::default())) };
+    for wrong in
+        [vec![], vec![a.clone()], vec![a.clone(), none.clone(), none], vec![a.clone(), put], vec![a, ResponseOp { response: None }]]
+    {
+        assert_eq!(ranges(answer(&wrong), 2), None);
+    }
+}

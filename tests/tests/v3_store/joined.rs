@@ -1,0 +1,488 @@
+//! Concurrent reads of one client, which share requests while others are in flight, and what each caller has of it all the same.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_typed::store::connect::Credentials;
+use etcd_typed::store::v3::V3Store;
+use etcd_typed::store::{Consistency, Op, OpResult, Range, RangeReply, Span, Store, Txn};
+use etcd_typed::testing::{Etcd, Mode, Proxy};
+use etcd_typed::{Error, ErrorKind, Key, Result, Revision};
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use super::raw::Admin;
+use super::{PATIENCE, key, metric_of, options, put, store, write};
+
+/// Requests that the server got, whatever it said to them.
+async fn got(etcd: &Etcd, method: &str) -> u64 {
+    let service = if method == "Status" { "Maintenance" } else { "KV" };
+    let name = format!(r#"grpc_server_started_total{{grpc_method="{method}",grpc_service="etcdserverpb.{service}",grpc_type="unary"}}"#);
+    metric_of(etcd, &name).await as u64
+}
+
+async fn reads_got(etcd: &Etcd) -> (u64, u64) {
+    (got(etcd, "Range").await, got(etcd, "Txn").await)
+}
+
+/// Whether this server bears it (etcd issues 14110 and 14891).
+fn bears_it(etcd: &Etcd) -> bool {
+    !["3.5.0", "3.5.1", "3.5.2", "3.5.3", "3.5.4", "3.5.5", "3.5.6"].contains(&etcd.version())
+}
+
+fn numbered(number: usize) -> Key {
+    key(&format!("/app/{number:03}"))
+}
+
+/// Writes `/app/000` and so on, each with its number.
+async fn fill(store: &V3Store, count: usize) {
+    for chunk in (0..count).collect::<Vec<_>>().chunks(100) {
+        let then = chunk.iter().map(|&number| Op::put(&numbered(number), Bytes::from(number.to_string()))).collect();
+        store.commit(Txn { then, ..Txn::default() }).await.unwrap();
+    }
+}
+
+async fn read(store: &V3Store, key: &Key) -> Result<RangeReply> {
+    timeout(PATIENCE, store.range(Range::of(Span::Key(key.clone())))).await.expect("an answer")
+}
+
+/// Reads so many keys at once; each caller has what is at his own.
+async fn read_all(store: &V3Store, count: usize) {
+    for (number, reply) in
+        join_all((0..count).map(|number| async move { read(store, &numbered(number)).await })).await.into_iter().enumerate()
+    {
+        let reply = reply.unwrap();
+        assert_eq!((reply.kvs.len(), reply.more), (1, false));
+        assert_eq!((&reply.kvs[0].key[..], &reply.kvs[0].value[..]), (numbered(number).as_str().as_bytes(), number.to_string().as_bytes()));
+        assert!(reply.kvs[0].modified <= reply.revision);
+    }
+}
+
+/// Reads until the client knows whether the server takes joined reads. Needs eight numbered keys.
+async fn acquaint(etcd: &Etcd, store: &V3Store) {
+    let before = got(etcd, "Txn").await;
+    let known = async {
+        let mut rounds = 0;
+        while got(etcd, "Txn").await == before && (bears_it(etcd) || rounds < 20) {
+            read_all(store, 8).await;
+            rounds += 1;
+        }
+    };
+    timeout(PATIENCE, known).await.expect("it comes to join them");
+}
+
+/// A server with so many numbered keys, and a client that knows its version.
+async fn acquainted(count: usize) -> (Etcd, V3Store) {
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    fill(&store, count).await;
+    acquaint(&etcd, &store).await;
+    (etcd, store)
+}
+
+#[tokio::test]
+async fn reads_at_once_share_requests_where_the_server_bears_it() {
+    let (etcd, store) = acquainted(300).await;
+    let (ranges, txns) = reads_got(&etcd).await;
+    for _ in 0..10 {
+        read_all(&store, 64).await;
+    }
+    let (ranges, txns) = (got(&etcd, "Range").await - ranges, got(&etcd, "Txn").await - txns);
+    if !bears_it(&etcd) {
+        assert_eq!((ranges, txns), (640, 0));
+        return;
+    }
+    assert!(txns > 0 && ranges + txns <= 640 / 8, "{ranges} ranges and {txns} transactions for 640 reads");
+
+    // More than a transaction may have.
+    let (ranges, txns) = reads_got(&etcd).await;
+    read_all(&store, 300).await;
+    let requests = (got(&etcd, "Range").await - ranges) + (got(&etcd, "Txn").await - txns);
+    assert!((4..=300 / 8).contains(&requests), "{requests} requests for 300 reads");
+    assert_eq!(got(&etcd, "Status").await, 1, "the version is asked for once");
+}
+
+#[tokio::test]
+async fn a_read_that_finds_nothing_in_flight_is_a_range() {
+    let (etcd, store) = acquainted(10).await;
+    let (ranges, txns) = reads_got(&etcd).await;
+    for _ in 0..10 {
+        read_all(&store, 1).await;
+        read_all(&store, 2).await;
+    }
+    assert_eq!(reads_got(&etcd).await, (ranges + 30, txns));
+    // The same by the other way to read.
+    let get = Txn { then: vec![Op::Get(Span::Key(numbered(1)))], ..Txn::default() };
+    assert!(matches!(&store.commit(get.clone()).await.unwrap().results[..], [OpResult::Get(reply)] if reply.kvs[0].value == "1"));
+    assert_eq!(reads_got(&etcd).await, (ranges + 31, txns));
+    let (ranges, txns) = reads_got(&etcd).await;
+    let read = join_all((0..40).map(|_| store.commit(get.clone()))).await;
+    assert!(read.into_iter().all(|read| matches!(&read.unwrap().results[..], [OpResult::Get(reply)] if reply.kvs[0].value == "1")));
+    let requests = (got(&etcd, "Range").await - ranges) + (got(&etcd, "Txn").await - txns);
+    assert!(requests <= 10 || !bears_it(&etcd), "{requests} requests for 40 reads");
+}
+
+#[tokio::test]
+async fn what_is_not_a_read_of_a_key_as_it_is_now_is_not_joined() {
+    let (etcd, store) = acquainted(10).await;
+    let first = read(&store, &numbered(3)).await.unwrap();
+    let written = write(&store, &numbered(3), "new").await;
+    let (ranges, txns) = reads_got(&etcd).await;
+    let of = |number| Range::of(Span::Key(numbered(number)));
+    let others = [
+        Range { consistency: Consistency::Stale, ..of(3) },
+        Range { revision: Some(first.revision), ..of(3) },
+        Range { limit: Some(1), ..Range::of(Span::Below(key("/app"))) },
+        Range { after: Some(Bytes::from("/app/002")), ..Range::of(Span::Below(key("/app"))) },
+    ];
+    let reads = others.iter().cycle().take(40).map(|range| store.range(range.clone()));
+    let mut replies = join_all(reads).await.into_iter().map(Result::unwrap);
+    while let Some(stale) = replies.next() {
+        let (past, page, rest) = (replies.next().unwrap(), replies.next().unwrap(), replies.next().unwrap());
+        assert_eq!((&stale.kvs[0].value[..], &past.kvs[0].value[..], past.revision), (&b"new"[..], &b"3"[..], first.revision));
+        assert_eq!((page.kvs.len(), page.more, rest.kvs.len()), (1, true, 7));
+    }
+    assert_eq!(reads_got(&etcd).await, (ranges + 40, txns));
+
+    // Keys without their values, and keys that are not there, are.
+    let missing = key("/app/none");
+    let reads = (0..40).map(|number| match number % 4 {
+        0 => store.range(Range { keys_only: true, ..of(3) }),
+        1 => store.range(Range::of(Span::Key(missing.clone()))),
+        _ => store.range(of(3)),
+    });
+    for (number, reply) in join_all(reads).await.into_iter().enumerate() {
+        let reply = reply.unwrap();
+        assert!(reply.revision >= Revision::new(written));
+        let values: Vec<&[u8]> = reply.kvs.iter().map(|kv| &kv.value[..]).collect();
+        let expected: &[&[u8]] = match number % 4 {
+            0 => &[b""],
+            1 => &[],
+            _ => &[b"new"],
+        };
+        assert_eq!(values, expected);
+    }
+    assert!(got(&etcd, "Range").await <= ranges + 50 || !bears_it(&etcd));
+}
+
+#[tokio::test]
+async fn each_has_his_own_error_and_who_spoils_it_for_others_does_so_once() {
+    let etcd = Etcd::start().await;
+    let (direct, admin) = (store(&etcd.endpoint()), Admin::of(&etcd.endpoint()));
+    for number in 0..40 {
+        write(&direct, &key(&format!("/anna/{number}")), number.to_string()).await;
+    }
+    admin.enable_auth().await;
+    let as_user = |user: &str, password: &str| {
+        let mut options = options([etcd.endpoint().as_str()]);
+        options.credentials = Some(Credentials { user: user.to_owned(), password: password.to_owned() });
+        V3Store::new(&options).unwrap()
+    };
+    let anna = as_user("anna", "secret");
+    let round = async |forbidden: &[usize]| {
+        let key = |number| if forbidden.contains(&number) { key("/other/a") } else { key(&format!("/anna/{number}")) };
+        let keys: Vec<Key> = (0..40).map(key).collect();
+        for (number, reply) in join_all(keys.iter().map(|key| read(&anna, key))).await.into_iter().enumerate() {
+            if forbidden.contains(&number) {
+                let error = reply.unwrap_err();
+                assert_eq!((error.kind(), error.key()), (ErrorKind::PermissionDenied, Some(&keys[number])));
+            } else {
+                assert_eq!(reply.unwrap().kvs[0].value, number.to_string());
+            }
+        }
+    };
+    let known = async {
+        let before = got(&etcd, "Txn").await;
+        while got(&etcd, "Txn").await == before && bears_it(&etcd) {
+            round(&[]).await;
+        }
+    };
+    timeout(PATIENCE, known).await.expect("it joins reads");
+    let (ranges, txns) = reads_got(&etcd).await;
+    round(&[5, 39]).await;
+    let (more_ranges, more_txns) = reads_got(&etcd).await;
+    assert!(more_ranges - ranges >= 40 && (more_txns - txns == 1 || !bears_it(&etcd)), "one transaction, which fails");
+    // From then on that key is read alone.
+    for _ in 0..5 {
+        round(&[5, 39]).await;
+    }
+    let (ranges, txns) = reads_got(&etcd).await;
+    assert!(ranges - more_ranges <= 5 * 6 || !bears_it(&etcd), "{} ranges, {} transactions", ranges - more_ranges, txns - more_txns);
+}
+
+#[tokio::test]
+async fn long_values_are_read_alone() {
+    let (etcd, store) = acquainted(100).await;
+    // 70 MB, above the 64 MiB that one answer may have.
+    for number in 0..70 {
+        write(&store, &key(&format!("/long/{number}")), vec![b'x'; 1_000_000]).await;
+    }
+    let long = async || {
+        let keys: Vec<Key> = (0..70).map(|number| key(&format!("/long/{number}"))).collect();
+        let replies = join_all(keys.iter().map(|key| read(&store, key))).await;
+        assert!(replies.into_iter().all(|reply| reply.unwrap().kvs[0].value.len() == 1_000_000));
+    };
+    long().await;
+    let (ranges, txns) = reads_got(&etcd).await;
+    long().await;
+    assert_eq!(reads_got(&etcd).await, (ranges + 70, txns));
+    // The others are joined as before; the few that have the same place in that memory make room for themselves.
+    read_all(&store, 100).await;
+    let (ranges, _) = reads_got(&etcd).await;
+    read_all(&store, 100).await;
+    assert!(got(&etcd, "Range").await - ranges <= 10 || !bears_it(&etcd));
+    // One that became short is so, too.
+    for number in 0..70 {
+        write(&store, &key(&format!("/long/{number}")), "short").await;
+    }
+    let short = async || {
+        let keys: Vec<Key> = (0..70).map(|number| key(&format!("/long/{number}"))).collect();
+        let replies = join_all(keys.iter().map(|key| read(&store, key))).await;
+        assert!(replies.into_iter().all(|reply| reply.unwrap().kvs[0].value == "short"));
+    };
+    short().await;
+    let (ranges, _) = reads_got(&etcd).await;
+    short().await;
+    assert!(got(&etcd, "Range").await - ranges <= 10 || !bears_it(&etcd));
+}
+
+#[tokio::test]
+async fn a_server_that_takes_fewer_in_one_transaction_is_asked_singly() {
+    let etcd = Etcd::builder().flag("--max-txn-ops", "4").start().await;
+    let store = store(&etcd.endpoint());
+    for number in 0..64 {
+        write(&store, &numbered(number), number.to_string()).await;
+    }
+    acquaint(&etcd, &store).await;
+    read_all(&store, 64).await;
+    let (ranges, txns) = reads_got(&etcd).await;
+    read_all(&store, 64).await;
+    assert_eq!(reads_got(&etcd).await, (ranges + 64, txns));
+
+    // Who says so beforehand has transactions of that length.
+    let mut options = options([etcd.endpoint().as_str()]);
+    options.max_operations = 4;
+    let told = V3Store::new(&options).unwrap();
+    acquaint(&etcd, &told).await;
+    let (ranges, txns) = reads_got(&etcd).await;
+    read_all(&told, 64).await;
+    let (ranges, txns) = (got(&etcd, "Range").await - ranges, got(&etcd, "Txn").await - txns);
+    assert!((ranges <= 8 && (62_u64.div_ceil(4)..=30).contains(&txns)) || !bears_it(&etcd), "{ranges} and {txns}");
+}
+
+#[tokio::test]
+async fn who_gives_up_harms_nobody() {
+    let (etcd, store) = acquainted(64).await;
+    let keys: Vec<Key> = (0..20).map(numbered).collect();
+    let begin = |number: usize| Box::pin(read(&store, &keys[number]));
+    for given_up in 0..8 {
+        // The first two are in flight, the third is the first that waits.
+        let mut reads: Vec<_> = (0..20).map(begin).collect();
+        for read in &mut reads {
+            assert!(read.now_or_never().is_none());
+        }
+        drop(reads.remove(given_up));
+        for (number, reply) in join_all(reads).await.into_iter().enumerate() {
+            let number = if number < given_up { number } else { number + 1 };
+            assert_eq!(reply.unwrap().kvs[0].value, number.to_string());
+        }
+    }
+    // Whom nobody waits for any more is not asked for.
+    let (ranges, txns) = reads_got(&etcd).await;
+    let mut reads: Vec<_> = (0..20).map(begin).collect();
+    for read in &mut reads {
+        assert!(read.now_or_never().is_none());
+    }
+    drop(reads.split_off(2));
+    assert!(join_all(reads).await.into_iter().all(|reply| reply.is_ok()));
+    for _ in 0..5 {
+        read_all(&store, 1).await;
+    }
+    if bears_it(&etcd) {
+        assert_eq!(reads_got(&etcd).await, (ranges + 7, txns));
+    }
+    // Those in flight leave their places.
+    for _ in 0..5 {
+        let mut reads: Vec<_> = (0..20).map(begin).collect();
+        for read in &mut reads {
+            assert!(read.now_or_never().is_none());
+        }
+        tokio::task::yield_now().await;
+    }
+    read_all(&store, 1).await;
+    let (ranges, txns) = reads_got(&etcd).await;
+    read_all(&store, 2).await;
+    assert_eq!(reads_got(&etcd).await, (ranges + 2, txns));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_gives_up_while_the_answer_is_on_its_way_harms_nobody() {
+    let (etcd, direct) = acquainted(64).await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let store = Arc::new(store(&proxy.endpoint()));
+    acquaint(&etcd, &store).await;
+    proxy.delay(Duration::from_millis(20));
+    for round in 0..6 {
+        let reads: Vec<_> = (0..64)
+            .map(|number| {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move { read(&store, &numbered(number)).await })
+            })
+            .collect();
+        sleep(Duration::from_millis(8 * round)).await;
+        reads.iter().step_by(2).for_each(|read| read.abort());
+        for (number, read) in reads.into_iter().enumerate() {
+            match read.await {
+                Ok(reply) => assert_eq!(reply.unwrap().kvs[0].value, number.to_string()),
+                Err(gone) => assert!(gone.is_cancelled() && number % 2 == 0),
+            }
+        }
+    }
+    assert!(etcd.log().lines().all(|line| !line.contains("panic")));
+    read_all(&direct, 64).await;
+}
+
+/// A reader that begins after a write was acknowledged sees it. The readers are a little away, so that there is always something in flight that
+/// was sent before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_after_a_write_was_acknowledged_sees_it() {
+    let (etcd, direct) = acquainted(8).await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    proxy.delay(Duration::from_millis(3));
+    let store = Arc::new(store(&proxy.endpoint()));
+    acquaint(&etcd, &store).await;
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    let counter = key("/counter");
+    write(&direct, &counter, "0").await;
+    let txns = got(&etcd, "Txn").await;
+    let readers: Vec<_> = (0..64)
+        .map(|_| {
+            let (store, acknowledged, counter) = (Arc::clone(&store), Arc::clone(&acknowledged), counter.clone());
+            tokio::spawn(async move {
+                let mut reads = 0;
+                while acknowledged.load(Ordering::SeqCst) < 400 {
+                    let before = acknowledged.load(Ordering::SeqCst);
+                    let reply = read(&store, &counter).await.unwrap();
+                    let seen: u64 = std::str::from_utf8(&reply.kvs[0].value).unwrap().parse().unwrap();
+                    assert!(seen >= before, "{before} was acknowledged, and {seen} was read");
+                    reads += 1;
+                }
+                reads
+            })
+        })
+        .collect();
+    for number in 1..=400 {
+        write(&direct, &counter, number.to_string()).await;
+        acknowledged.store(number, Ordering::SeqCst);
+        sleep(Duration::from_millis(1)).await;
+    }
+    let mut reads = 0;
+    for reader in readers {
+        reads += reader.await.unwrap();
+    }
+    let txns = got(&etcd, "Txn").await - txns;
+    assert!((txns > 20 && txns < reads / 4) || !bears_it(&etcd), "{txns} transactions for {reads} reads");
+}
+
+/// A member that lost the others answers a read only if it may be stale.
+#[tokio::test]
+async fn joined_reads_need_the_majority() {
+    let cluster = Etcd::cluster(3).await;
+    let [asked, others @ ..] = cluster.members() else { panic!("three members") };
+    let mut options = options([asked.endpoint().as_str()]);
+    options.retry.call_timeout = Duration::from_millis(1500);
+    let store = V3Store::new(&options).unwrap();
+    fill(&store, 20).await;
+    acquaint(asked, &store).await;
+    let txns = got(asked, "Txn").await;
+    others.iter().for_each(Etcd::pause);
+    let keys: Vec<Key> = (0..20).map(numbered).collect();
+    for reply in join_all(keys.iter().map(|key| read(&store, key))).await {
+        let error = reply.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{error}");
+    }
+    assert!(got(asked, "Txn").await > txns || !bears_it(asked), "they were joined");
+    others.iter().for_each(Etcd::resume);
+}
+
+/// Reads that meet an endpoint that fails have in the end what they would have alone.
+#[tokio::test]
+async fn reads_behind_a_request_that_hangs_go_elsewhere() {
+    let (etcd, _direct) = acquainted(64).await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let mut options = options([proxy.endpoint().as_str(), etcd.endpoint().as_str()]);
+    options.retry.read_attempt_timeout = Duration::from_millis(300);
+    for mode in [Mode::Stall, Mode::StallAnswers, Mode::Refuse] {
+        let store = V3Store::new(&options).unwrap();
+        acquaint(&etcd, &store).await;
+        proxy.set(mode).await;
+        if mode == Mode::Refuse {
+            proxy.cut();
+        }
+        // Nobody's deadline comes near.
+        read_all(&store, 64).await;
+        // What is known of an endpoint that failed is forgotten, and of the other one found out.
+        acquaint(&etcd, &store).await;
+        let (ranges, _) = reads_got(&etcd).await;
+        read_all(&store, 64).await;
+        assert!(got(&etcd, "Range").await - ranges <= 8 || !bears_it(&etcd));
+        proxy.set(Mode::Pass).await;
+    }
+}
+
+#[tokio::test]
+async fn reads_of_a_server_that_hangs_end_as_they_would_alone() {
+    let (etcd, _direct) = acquainted(64).await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let mut options = options([proxy.endpoint().as_str()]);
+    options.retry.call_timeout = Duration::from_millis(900);
+    options.retry.read_attempt_timeout = Duration::from_millis(250);
+    let store = V3Store::new(&options).unwrap();
+    for mode in [Mode::Stall, Mode::StallAnswers, Mode::Refuse] {
+        acquaint(&etcd, &store).await;
+        proxy.set(mode).await;
+        if mode == Mode::Refuse {
+            proxy.cut();
+        }
+        let keys: Vec<Key> = (0..64).map(numbered).collect();
+        let replies = join_all(keys.iter().map(|key| read(&store, key))).await;
+        let mut kinds: BTreeMap<String, u32> = BTreeMap::new();
+        for (key, reply) in keys.iter().zip(replies) {
+            let error: Error = reply.unwrap_err();
+            assert_eq!(error.key(), Some(key));
+            *kinds.entry(format!("{:?}", error.kind())).or_default() += 1;
+        }
+        let expected = if mode == Mode::Refuse { "Unavailable" } else { "Timeout" };
+        assert_eq!(kinds.get(expected), Some(&64), "{mode:?}: {kinds:?}");
+        // And it is well again with the server.
+        proxy.set(Mode::Pass).await;
+        proxy.cut();
+        read_all(&store, 64).await;
+    }
+}
+
+/// A request of reads that was lost on its way is one that is sent again for each; writes and watches of the same client go on beside.
+#[tokio::test]
+async fn a_connection_that_is_cut_is_no_error_for_those_who_read() {
+    let (etcd, _direct) = acquainted(64).await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let store = store(&proxy.endpoint());
+    acquaint(&etcd, &store).await;
+    for round in 0..10 {
+        proxy.delay(Duration::from_millis(5));
+        let (_, ()) = tokio::join!(read_all(&store, 64), async {
+            sleep(Duration::from_millis(2 * round)).await;
+            proxy.cut();
+        });
+    }
+    proxy.delay(Duration::ZERO);
+    store.commit(put(&numbered(0), "0")).await.unwrap();
+    acquaint(&etcd, &store).await;
+    let (ranges, _) = reads_got(&etcd).await;
+    read_all(&store, 64).await;
+    assert!(got(&etcd, "Range").await - ranges <= 8 || !bears_it(&etcd));
+}
