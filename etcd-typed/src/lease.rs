@@ -1,6 +1,8 @@
 //! `Lease`: a lease that is kept alive as long as its guard lives. Where leases come from is [`lessor`]; how long one is safe to trust
 //! is [`life`]; which of their keys stand in queues is [`standing`].
 
+mod last;
+mod later;
 mod lessor;
 mod life;
 mod standing;
@@ -13,19 +15,20 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
+pub(crate) use self::last::{Joined, Last};
 use self::lessor::IDLE;
 pub(crate) use self::lessor::Lessor;
 use self::life::EndsWith;
 pub(crate) use self::life::Life;
 pub use self::life::{Lost, LostReason};
-pub(crate) use self::standing::Handed;
 use self::standing::Standing;
+pub(crate) use self::standing::{Before, Rank};
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
-use crate::store::{Store, Txn};
+use crate::store::Store;
 use crate::telemetry;
 
 /// The time to live of a lock, a leadership and a published value where none is asked for.
@@ -69,14 +72,6 @@ pub struct Lease {
     orders: mpsc::UnboundedSender<Order>,
     /// Of the key that stands in a queue with it.
     standing: Option<Standing>,
-}
-
-/// The request that makes an end of all that needs a lease.
-#[derive(Clone, Debug)]
-pub(crate) struct Last {
-    pub(crate) txn: Txn,
-    /// For whom it also reads who is first then: the key that came to be at this revision.
-    pub(crate) next: Option<Revision>,
 }
 
 /// What the task of a lease is told.
@@ -160,9 +155,18 @@ impl Lease {
         self.store.revoke(self.id).await
     }
 
-    /// A key that is attached to it stands in a queue since then, until the lease is given back or ends.
-    pub(crate) fn stand(&mut self, lessor: &Lessor, key: &Key, created: Revision) {
-        self.standing = Some(lessor.standings().stand(key, created, &self.life));
+    /// A key that is attached to it is about to stand in the queue of this directory, until the lease is given back or ends.
+    pub(crate) fn enter(&mut self, lessor: &Lessor, directory: &Key, key: &Key) {
+        // First the end of what was: that may have the same key.
+        self.standing = None;
+        self.standing = Some(lessor.standings().enter(directory, key, &self.life));
+    }
+
+    /// The key came to be then.
+    pub(crate) fn entered(&self, created: Revision) {
+        if let Some(standing) = &self.standing {
+            standing.made(created);
+        }
     }
 
     pub(crate) fn life(&self) -> &Life {
@@ -321,9 +325,9 @@ impl Keeper {
     }
 
     async fn finish(&self, last: Last, lease: Lease, reusable: bool) {
-        let done = self.store.commit(last.txn).await.ok().filter(|done| done.succeeded);
+        let done = last.commit(&*self.store).await.ok().filter(|done| done.succeeded);
         match (self.lessor.upgrade(), done) {
-            (Some(lessor), Some(done)) if reusable => lessor.put(lease, Handed::of(done, last.next)),
+            (Some(lessor), Some(done)) if reusable => lessor.put(lease, done.handed),
             // Its keys go with it, whatever became of the commit.
             _ => drop(lease),
         }

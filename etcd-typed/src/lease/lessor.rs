@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Lease;
-use super::standing::{Handed, Standings};
+use super::last::Handed;
+use super::later::Later;
+use super::standing::Standings;
 use crate::error::Result;
 use crate::retry::RetryPolicy;
 use crate::store::Store;
@@ -22,6 +24,7 @@ pub(crate) struct Lessor {
     retry: RetryPolicy,
     spares: Mutex<Vec<Spare>>,
     standings: Arc<Standings>,
+    later: Arc<Later>,
 }
 
 struct Spare {
@@ -31,7 +34,7 @@ struct Spare {
 
 impl Lessor {
     pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy) -> Self {
-        Self { store, retry, spares: Mutex::default(), standings: Arc::default() }
+        Self { store, retry, spares: Mutex::default(), standings: Arc::default(), later: Arc::default() }
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
@@ -40,6 +43,10 @@ impl Lessor {
 
     pub(crate) fn standings(&self) -> &Arc<Standings> {
         &self.standings
+    }
+
+    pub(crate) fn later(&self) -> &Arc<Later> {
+        &self.later
     }
 
     pub(crate) fn retry(&self) -> &RetryPolicy {
@@ -63,8 +70,8 @@ impl Lessor {
     pub(crate) fn put(&self, mut lease: Lease, handed: Option<Handed>) {
         // Before anybody can take it, and stand with it somewhere else.
         match (lease.standing.take(), handed) {
-            (Some(standing), Some(handed)) => standing.hand_on(handed),
-            (standing, _) => drop(standing),
+            (standing, Some(handed)) => self.standings.hand_on(standing, handed),
+            (standing, None) => drop(standing),
         }
         self.with(|spares| spares.push(Spare { lease, since: Instant::now() }));
     }

@@ -1,10 +1,11 @@
 //! `Guard`: what whoever is first holds, and what a write is conditioned on that is guarded by it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -12,7 +13,7 @@ use super::hold::Hold;
 use super::{Token, Turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::lease::{Handed, Last, Lease, Lost, LostReason};
+use crate::lease::{Last, Lease, Lost, LostReason, Rank};
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, RangeReply, Span, Store, Txn};
@@ -49,8 +50,7 @@ pub struct Guard {
     lease: Mutex<Option<Lease>>,
     /// Whether all that was sent under the lease was also answered.
     clean: bool,
-    /// The task that watches the key.
-    watching: AbortHandle,
+    watching: Arc<Watching>,
 }
 
 /// What a guarded write is conditioned on: that the key is there, made when the guard was given, and attached to its lease. (A server that was emptied may
@@ -128,8 +128,7 @@ impl Guard {
     pub(super) fn new(turn: &Turn, key: Key, fence: Revision, lease: Lease, clean: bool) -> Self {
         let transactions = turn.store().capabilities().transactions;
         let claim = Claim { key, fence, lease: lease.id(), hold: Hold::of(lease.life()), transactions };
-        let watch = watch(turn.store().clone(), turn.lessor.retry().clone(), claim.clone());
-        let watching = lease.life().runtime().spawn(watch).abort_handle();
+        let watching = Watching::later(turn, &claim, lease.life().runtime());
         Self { turn: turn.clone(), claim, lease: Mutex::new(Some(lease)), clean, watching }
     }
 
@@ -268,15 +267,14 @@ impl Guard {
         let mut backoff = retry.backoff();
         let mut sent_before = false;
         loop {
-            let last = self.last();
-            let error = match self.turn.store().commit(last.txn).await {
-                Ok(committed) if committed.succeeded => {
+            let error = match self.last().commit(&**self.turn.store()).await {
+                Ok(left) if left.succeeded => {
                     // It was ours until now; whether all the time is for the clock to say.
                     if let Some(why) = lease.life().reason() {
                         return Err(self.claim.lost_since(why));
                     }
                     if self.clean && !sent_before {
-                        self.turn.lessor.put(lease, Handed::of(committed, last.next));
+                        self.turn.lessor.put(lease, left.handed);
                     }
                     return Ok(());
                 }
@@ -299,7 +297,7 @@ impl Guard {
         if let Some(lease) = self.let_go() {
             lease.finish(self.last(), self.clean);
         }
-        self.watching.abort();
+        self.watching.end();
     }
 
     /// Leaves it as it is, for whoever has the token.
@@ -318,12 +316,14 @@ impl Guard {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Deletes the key if it is the guard's. If one of our own client waits for it, it also asks for that one who is first then.
+    /// Deletes the key if it is the guard's, with all that the same request can do for others of this client.
     fn last(&self) -> Last {
-        let next = self.turn.lessor.standings().next(&self.claim.key).filter(|_| self.claim.transactions);
-        let newest = next.map(|next| Op::Newest { below: self.turn.directory.clone(), before: Some(next.next()), limit: 2 });
-        let then = [Op::delete(&self.claim.key)].into_iter().chain(newest).collect();
-        Last { txn: Txn { compares: self.claim.compares(), then, otherwise: Vec::new() }, next }
+        let Claim { key, fence, .. } = &self.claim;
+        let (next, joining) = match self.claim.transactions {
+            true => self.turn.lessor.standings().leaving(&self.turn.directory, key),
+            false => (None, None),
+        };
+        Last { rank: Rank { key: key.clone(), created: *fence }, compares: self.claim.compares(), next, joining }
     }
 }
 
@@ -343,9 +343,40 @@ impl fmt::Debug for Guard {
     }
 }
 
+/// The task that watches a guard's key, once there is one. It ends with this.
+#[derive(Default)]
+struct Watching(OnceLock<AbortHandle>);
+
+impl Watching {
+    /// Begins when the guard has been held for a while, if it is held then.
+    fn later(turn: &Turn, claim: &Claim, runtime: &Handle) -> Arc<Self> {
+        let watching = Arc::new(Self::default());
+        let (store, retry, claim) = (turn.store().clone(), turn.lessor.retry().clone(), claim.clone());
+        let (weak, handle) = (Arc::downgrade(&watching), runtime.clone());
+        turn.lessor.later().begin(SETTLED, runtime, move || {
+            // Nobody else sets it, and who drops the guard meanwhile leaves the end of it to this one.
+            if let Some(watching) = weak.upgrade().filter(|_| claim.hold.reason().is_none()) {
+                let _ = watching.0.set(handle.spawn(watch(store, retry, claim)).abort_handle());
+            }
+        });
+        watching
+    }
+
+    fn end(&self) {
+        if let Some(task) = self.0.get() {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// Watches a guard's key, and ends the guard when it is not there as it was made.
 async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim) {
-    sleep(SETTLED).await;
     let mut backoff = retry.backoff();
     loop {
         let span = Span::Key(claim.key.clone());

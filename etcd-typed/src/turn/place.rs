@@ -5,6 +5,7 @@ mod model;
 
 use super::is_contender;
 use crate::key::Key;
+use crate::lease::Rank;
 use crate::revision::Revision;
 use crate::store::{Capabilities, KeyValue, RangeReply};
 
@@ -20,7 +21,7 @@ pub(super) struct Place {
 enum State {
     Outside,
     Unknown { fence: Revision },
-    Behind { fence: Revision, predecessor: Key, since: Revision },
+    Behind { fence: Revision, predecessor: Rank, since: Revision },
     First { fence: Revision },
     Gone,
 }
@@ -33,7 +34,7 @@ pub(super) enum Want {
     /// Is the key still there, and attached to the lease? If so, who came to be before it? The answer must be as of one revision, and linearizable.
     Look { fence: Revision, whole: bool },
     /// Wait until this key may be gone. It was there at this revision; ours came to be at `fence`.
-    Wait { fence: Revision, predecessor: Key, since: Revision },
+    Wait { fence: Revision, predecessor: Rank, since: Revision },
     /// It is the first, or there is nothing left to wait with.
     End(Outcome),
 }
@@ -56,6 +57,8 @@ pub(super) enum Input {
     WasThere { fence: Revision },
     /// The key is there as it was made, behind these.
     Looked(Before),
+    /// The key is there as it was made, and this one, which was verified to be the first, is not: as of one revision.
+    Left(Rank),
     /// The one before may be gone, or time has passed.
     Stirred,
     /// The key, or its lease, is not there.
@@ -68,7 +71,7 @@ pub(super) enum Before {
     Nobody,
     /// This is the last one before us, as of this revision.
     Somebody {
-        key: Key,
+        rank: Rank,
         as_of: Revision,
     },
     /// The last key before ours is no contender's; whoever is before that was not looked at.
@@ -81,8 +84,8 @@ impl Before {
         let is_own = |kv: &KeyValue| kv.key.as_ref() == own.as_str().as_bytes();
         let older: Vec<KeyValue> = reply.kvs.into_iter().filter(|kv| kv.created < fence && !is_own(kv)).collect();
         let last = older.iter().filter(|kv| is_contender(directory, kv, capabilities)).max_by_key(|kv| kv.created);
-        match last.and_then(|kv| directory.below(&kv.key)) {
-            Some(name) => Self::Somebody { key: directory.descend(name), as_of: reply.revision },
+        match last.and_then(|kv| Some(Rank { key: directory.descend(directory.below(&kv.key)?), created: kv.created })) {
+            Some(rank) => Self::Somebody { rank, as_of: reply.revision },
             None if older.is_empty() || !reply.more => Self::Nobody,
             None => Self::Unclear,
         }
@@ -110,18 +113,20 @@ impl Place {
             (_, Input::Missing) => State::Gone,
             (_, Input::Made { fence, before: Some(before) }) => self.behind(fence, before),
             (_, Input::Made { fence, before: None } | Input::WasThere { fence }) => State::Unknown { fence },
-            // Also of who waits: the answer to the request that deleted the key before ours is a look.
-            (State::Unknown { fence } | State::Behind { fence, .. }, Input::Looked(before)) => self.behind(*fence, before),
-            // Whatever woke us: only a look makes an owner.
-            (State::Behind { fence, .. }, Input::Stirred) => State::Unknown { fence: *fence },
-            (state, Input::Looked(_) | Input::Stirred) => state.clone(),
+            (State::Unknown { fence }, Input::Looked(before)) => self.behind(*fence, before),
+            // Nobody came to be between the two of us, nor can he later, since what is made is made last. And nobody was before the one who left, since he
+            // was the first.
+            (State::Behind { fence, predecessor, .. }, Input::Left(first)) if *predecessor == first => State::First { fence: *fence },
+            // Whatever woke us: only what was read of our own key makes an owner.
+            (State::Behind { fence, .. }, Input::Stirred | Input::Left(_)) => State::Unknown { fence: *fence },
+            (state, Input::Looked(_) | Input::Left(_) | Input::Stirred) => state.clone(),
         };
     }
 
     fn behind(&mut self, fence: Revision, before: Before) -> State {
         match before {
             Before::Nobody => State::First { fence },
-            Before::Somebody { key, as_of } => State::Behind { fence, predecessor: key, since: as_of },
+            Before::Somebody { rank, as_of } => State::Behind { fence, predecessor: rank, since: as_of },
             Before::Unclear => {
                 self.whole = true;
                 State::Unknown { fence }

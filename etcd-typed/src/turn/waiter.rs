@@ -1,21 +1,23 @@
 //! `Waiter`: carries out what [`Place`] wants, with one lease and one key.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::guard::Guard;
 use super::place::{Before, Input, Outcome, Place, Want};
 use super::{Turn, is_contender};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::lease::Lease;
+use crate::lease::{self, Joined, Lease, Rank};
 use crate::retry::Backoff;
 use crate::revision::Revision;
 use crate::store::{
-    Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn, Watch, WatchFrom, WatchItem,
+    Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn, Watch, WatchFrom, WatchItem,
     WatchStream,
 };
 use crate::telemetry;
@@ -36,6 +38,17 @@ pub(super) enum End {
     Gone,
 }
 
+/// How old a watch is when its reader asks whether the predecessor is there yet: the watch may be a slow one.
+const DOUBT: Duration = Duration::from_millis(15);
+
+/// A watch of the predecessor.
+struct Following {
+    key: Key,
+    stream: WatchStream,
+    /// When to ask; once.
+    doubt: Option<Instant>,
+}
+
 /// Somebody who waits. When it is dropped the lease is revoked, and the key goes with it.
 pub(super) struct Waiter<'t> {
     turn: &'t Turn,
@@ -44,7 +57,7 @@ pub(super) struct Waiter<'t> {
     place: Place,
     /// Whether all that was sent was also answered. If not, a copy may be applied later, as long as the lease lives.
     clean: bool,
-    watch: Option<(Key, WatchStream)>,
+    watch: Option<Following>,
     backoff: Backoff,
     /// Of watches that fail, also where looks go well.
     rewatch: Backoff,
@@ -101,7 +114,7 @@ impl<'t> Waiter<'t> {
                 Want::End(outcome) => return Ok(Some(outcome)),
             };
             if let Input::Made { fence, .. } | Input::WasThere { fence } = &input {
-                self.lease.stand(&self.turn.lessor, &self.key, *fence);
+                self.lease.entered(*fence);
             }
             self.place.handle(input);
         }
@@ -125,8 +138,14 @@ impl<'t> Waiter<'t> {
         };
         let mut alone = patience == Patience::None && self.transactions();
         let mut txn = only_if(if alone { all } else { own.clone() });
+        self.lease.enter(&self.turn.lessor, &self.turn.directory, &self.key);
+        let mut joined = if patience == Patience::Wait && self.transactions() { self.join(&then).await } else { None };
         loop {
-            let error = match self.store().commit(txn.clone()).await {
+            let answer = match joined.take() {
+                Some(answer) => answer,
+                None => self.store().commit(txn.clone()).await,
+            };
+            let error = match answer {
                 Ok(committed) => {
                     self.backoff.reset();
                     let revision = committed.revision;
@@ -161,6 +180,27 @@ impl<'t> Waiter<'t> {
                 return Err(error);
             }
             sleep_until(next).await;
+        }
+    }
+
+    /// Lets the request with which another one of this client gives the lock up make the key too: where many want it all the time, whoever has it gives it up about now.
+    ///
+    /// None: nobody has taken it along, and nothing was done.
+    async fn join(&mut self, make: &[Op]) -> Option<Result<Committed>> {
+        let (standings, directory) = (self.turn.lessor.standings(), &self.turn.directory);
+        let joined = standings.offer(directory, &self.key, make)?;
+        // Whoever can run now does so before us.
+        yield_now().await;
+        if standings.withdraw(directory, &self.key) {
+            return None;
+        }
+        match joined.await {
+            Ok(Joined::Made(committed)) => Some(Ok(committed)),
+            Ok(Joined::Not) => None,
+            Err(_) => {
+                let unknown = "the key was to be made with a request whose outcome is unknown";
+                Some(Err(Error::new(ErrorKind::Unavailable, unknown).outcome_unknown()))
+            }
         }
     }
 
@@ -200,17 +240,17 @@ impl<'t> Waiter<'t> {
     }
 
     fn looked(&self, fence: Revision, reply: RangeReply) -> Input {
-        let there = reply.kvs.iter().any(|kv| kv.created == fence && self.is_ours(kv));
-        if there { Input::Looked(self.before(fence, reply)) } else { Input::Missing }
+        if self.is_there(fence, &reply) { Input::Looked(self.before(fence, reply)) } else { Input::Missing }
     }
 
     /// Waits until the predecessor is gone, a third of the lease's time has passed, or there is a reason to look.
-    async fn wait(&mut self, fence: Revision, predecessor: Key, since: Revision) -> Input {
+    async fn wait(&mut self, fence: Revision, predecessor: Rank, since: Revision) -> Input {
         let look = Instant::now() + self.lease.ttl() / 3;
         let stirred = async {
-            match self.turn.lessor.standings().neighbour(&predecessor, since, fence) {
+            match self.turn.lessor.standings().before(&self.key, &predecessor) {
+                Some(lease::Before::Left(handed)) => Some(handed),
                 // One of our own client needs no watch.
-                Some(neighbour) => neighbour.gone().await,
+                Some(lease::Before::Stands(neighbour)) => neighbour.gone().await,
                 None => {
                     self.follow(predecessor, since).await;
                     None
@@ -223,20 +263,41 @@ impl<'t> Waiter<'t> {
             () = sleep_until(look) => None,
         };
         match handed {
-            Some(handed) if handed.next == fence => self.looked(fence, handed.reply),
+            Some(handed) if self.is_there(fence, &handed.reply) => Input::Left(handed.left),
             _ => Input::Stirred,
         }
     }
 
     /// Watches the predecessor. A watch that is good is kept for the next wait for the same one.
-    async fn follow(&mut self, predecessor: Key, since: Revision) {
-        if self.watch.as_ref().is_none_or(|(watched, _)| *watched != predecessor) {
-            let watch = Watch { span: Span::Key(predecessor.clone()), from: WatchFrom::Live(since) };
-            self.watch = self.store().watch(watch).await.ok().map(|stream| (predecessor.clone(), stream));
+    async fn follow(&mut self, predecessor: Rank, since: Revision) {
+        let Rank { key, created } = predecessor;
+        if self.watch.as_ref().is_none_or(|watch| watch.key != key) {
+            let watch = Watch { span: Span::Key(key.clone()), from: WatchFrom::Live(since) };
+            let stream = self.store().watch(watch).await.ok();
+            // v3 reads its revision and enters the watch after that. A write in between makes it one that hears of it from a loop of 100 ms
+            // (`v3rpc/watch.go`, `watchable_store.go`); where a lock goes from one to the next as fast as it can, that is one in a hundred.
+            let doubt = self.transactions().then(|| Instant::now() + DOUBT);
+            self.watch = stream.map(|stream| Following { key: key.clone(), stream, doubt });
         }
-        while let Some((_, stream)) = &mut self.watch {
-            match stream.next().await {
-                Some(Ok(WatchItem::Batch(batch))) if batch.events.iter().any(|event| ends(event, &predecessor)) => return,
+        while let Some(Following { stream, doubt, .. }) = &mut self.watch {
+            let item = match *doubt {
+                Some(at) => timeout_at(at, stream.next()).await,
+                None => Ok(stream.next().await),
+            };
+            let Ok(item) = item else {
+                *doubt = None;
+                // One key is cheaper to read than the queue. Without an answer, a look tells.
+                let read = Txn { then: vec![Op::Get(Span::Key(key.clone()))], ..Txn::default() };
+                let read = self.store().commit(read).await;
+                let is_there =
+                    |result: &OpResult| matches!(result, OpResult::Get(reply) if reply.kvs.iter().any(|kv| kv.created == created));
+                if read.is_ok_and(|read| read.results.iter().any(is_there)) {
+                    continue;
+                }
+                return;
+            };
+            match item {
+                Some(Ok(WatchItem::Batch(batch))) if batch.events.iter().any(|event| ends(event, &key)) => return,
                 Some(Ok(WatchItem::Skipped(_))) => return,
                 Some(Ok(WatchItem::Batch(_) | WatchItem::Progress(_))) => self.rewatch.reset(),
                 Some(Ok(WatchItem::HistoryLost { .. } | WatchItem::Behind(_) | WatchItem::Lagged) | Err(_)) | None => self.watch = None,
@@ -247,6 +308,11 @@ impl<'t> Waiter<'t> {
 
     fn before(&self, fence: Revision, reply: RangeReply) -> Before {
         Before::of(&self.turn.directory, &self.key, fence, reply, self.store().capabilities())
+    }
+
+    /// Whether our key is there as it was made.
+    fn is_there(&self, fence: Revision, reply: &RangeReply) -> bool {
+        reply.kvs.iter().any(|kv| kv.created == fence && self.is_ours(kv))
     }
 
     fn is_ours(&self, kv: &KeyValue) -> bool {

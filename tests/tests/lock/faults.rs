@@ -13,6 +13,7 @@ use etcd_typed::store::{
 };
 use etcd_typed::{Client, ErrorKind, Key, LeaseId, Lock, LostReason, NamedLock, Result, Token};
 use futures_util::StreamExt;
+use futures_util::future::join;
 use tokio::task::yield_now;
 use tokio::time::{advance, sleep, timeout};
 
@@ -279,6 +280,77 @@ async fn a_dropped_release_releases() {
                 assert!(done.is_ok(), "{what}: {done:?}");
             }
             let is_done = done.is_some();
+            bench.nothing_is_left(&what).await;
+            if is_done {
+                break;
+            }
+            assert!(times < POLLS, "{what}");
+        }
+    }
+}
+
+/// One gives it up while another one of the same client joins the queue, so that one request may do both; there are leases for the two.
+async fn joined_by_another(bench: &Bench) -> Lock {
+    let elsewhere = bench.client.lock("/y").acquire().await.unwrap();
+    let lock = bench.lock().acquire().await.unwrap();
+    elsewhere.release().await.unwrap();
+    lock
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_release_that_took_another_one_along_leaves_him_to_himself() {
+    for (fault, set) in FAULTS {
+        for times in 0.. {
+            let what = format!("{fault}, release polled {times} times");
+            let bench = Bench::new();
+            let lock = joined_by_another(&bench).await;
+            let (fence, next) = (lock.fence(), bench.lock());
+            set(&bench.memory.faults());
+            let (mut joining, mut joined) = (Box::pin(next.acquire()), None);
+            let joins = async { joined = Some(joining.as_mut().await) };
+            let done = polled(times, join(joins, lock.release())).await;
+            bench.memory.faults().clear();
+            if let Some(((), released)) = &done {
+                assert!(released.is_ok(), "{what}: {released:?}");
+            }
+            let is_done = done.is_some();
+            let joined = match joined {
+                Some(joined) => joined,
+                None => timeout(Duration::from_secs(60), joining).await.expect("it is free"),
+            };
+            let joined = joined.unwrap();
+            assert!(joined.fence() > fence, "{what}");
+            joined.verify().await.unwrap();
+            drop(joined);
+            bench.nothing_is_left(&what).await;
+            if is_done {
+                break;
+            }
+            assert!(times < POLLS, "{what}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_dropped_while_a_release_takes_him_along_leaves_nothing() {
+    for (fault, set) in FAULTS {
+        for times in 0.. {
+            let what = format!("{fault}, acquire polled {times} times");
+            let bench = Bench::new();
+            let lock = joined_by_another(&bench).await;
+            set(&bench.memory.faults());
+            let (mut releasing, mut released) = (Box::pin(lock.release()), None);
+            let releases = async { released = Some(releasing.as_mut().await) };
+            let next = bench.lock();
+            let done = polled(times, join(next.acquire(), releases)).await;
+            bench.memory.faults().clear();
+            let is_done = done.is_some();
+            drop(done);
+            let released = match released {
+                Some(released) => released,
+                None => releasing.await,
+            };
+            assert!(released.is_ok(), "{what}: {released:?}");
             bench.nothing_is_left(&what).await;
             if is_done {
                 break;

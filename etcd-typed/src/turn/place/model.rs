@@ -26,6 +26,12 @@ enum Mind {
     ForgetsItself,
     /// Waits for changes after the moment at which it begins to wait, not after what it read.
     WatchesFromNow,
+    /// Takes what one who waited says when he gives up for what one who had it says.
+    TrustsWhoeverLeaves,
+    /// Takes it when whoever had it says so, without having read whether its own key is there.
+    TrustsTheRelease,
+    /// Takes the word of whoever had it also where another one was read to be before it.
+    TrustsAnyRelease,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +42,8 @@ struct Client {
     stray_enter: bool,
     /// An answer on its way.
     answer: Option<Answer>,
+    /// What another one of its process has left for it.
+    left: Option<Legacy>,
     /// The server has its lease.
     leased: bool,
     /// It gave up, or has released what it had.
@@ -50,6 +58,17 @@ enum Request {
     Look { fence: Revision, whole: bool },
 }
 
+/// What the answer to a release said.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Legacy {
+    /// Who had it.
+    first: Rank,
+    /// When the other key that was read came to be, if it was there.
+    found: Option<Revision>,
+    /// Whether that was the first then, which was not read.
+    is_first: bool,
+}
+
 /// An [`Input`] that can be told from another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Answer {
@@ -62,7 +81,7 @@ enum Answer {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Told {
     Nobody,
-    Somebody(Key, Revision),
+    Somebody(Rank, Revision),
     Unclear,
 }
 
@@ -70,7 +89,7 @@ impl From<Before> for Told {
     fn from(before: Before) -> Self {
         match before {
             Before::Nobody => Self::Nobody,
-            Before::Somebody { key, as_of } => Self::Somebody(key, as_of),
+            Before::Somebody { rank, as_of } => Self::Somebody(rank, as_of),
             Before::Unclear => Self::Unclear,
         }
     }
@@ -80,7 +99,7 @@ impl From<Told> for Before {
     fn from(told: Told) -> Self {
         match told {
             Told::Nobody => Self::Nobody,
-            Told::Somebody(key, as_of) => Self::Somebody { key, as_of },
+            Told::Somebody(rank, as_of) => Self::Somebody { rank, as_of },
             Told::Unclear => Self::Unclear,
         }
     }
@@ -118,8 +137,16 @@ struct World {
 
 impl World {
     fn new(mind: Mind, foreign: bool, misfortunes: u8) -> Self {
-        let client =
-            Client { place: Place::new(), sent: None, stray_enter: false, answer: None, leased: true, done: false, watching: None };
+        let client = Client {
+            place: Place::new(),
+            sent: None,
+            stray_enter: false,
+            answer: None,
+            left: None,
+            leased: true,
+            done: false,
+            watching: None,
+        };
         let clients = [client.clone(), client.clone(), client];
         let revision = Revision::new(1);
         Self {
@@ -162,7 +189,15 @@ impl World {
         step(&|world| world.wake(i));
         step(&|world| world.expire(i));
         step(&|world| world.give_up(i));
-        step(&|world| world.hand_on(i));
+        // Not always, since most of the time goes into trying.
+        let others = if self.gives_up_first(i).is_some() { 0..CLIENTS } else { 0..0 };
+        for other in others.filter(|other| *other != i) {
+            step(&|world| world.hand_on(i, other));
+            step(&|world| world.take_along(i, other));
+        }
+        if self.clients[i].left.is_some() {
+            step(&|world| world.hear_of_release(i));
+        }
         next
     }
 
@@ -210,13 +245,20 @@ impl World {
 
     /// This is the moment at which somebody becomes the holder, whenever he learns it.
     fn grant(&mut self, i: usize, fence: Revision) {
-        let older = self.keys.iter().any(|(owner, created)| owner.is_some() && *created < fence);
-        if self.key_of(i) != Some(fence) {
+        self.judge(self.key_of(i) == Some(fence), !self.is_behind(fence) && fence >= self.granted);
+        self.granted = fence;
+    }
+
+    fn judge(&mut self, is_there: bool, is_first: bool) {
+        if !is_there {
             self.fault = Some("granted to somebody whose key is gone");
-        } else if older || fence < self.granted {
+        } else if !is_first {
             self.fault = Some("granted before its turn");
         }
-        self.granted = fence;
+    }
+
+    fn is_behind(&self, fence: Revision) -> bool {
+        self.keys.iter().any(|(owner, created)| owner.is_some() && *created < fence)
     }
 
     fn enter(&mut self, i: usize) -> Answer {
@@ -237,6 +279,11 @@ impl World {
         let Some(answer) = client.answer.take() else { return false };
         client.place.handle(answer.into());
         client.watching = None;
+        let want = client.place.want();
+        let follows = |left: &Legacy| matches!(&want, Want::Wait { predecessor, .. } if *predecessor == left.first);
+        if self.mind != Mind::TrustsAnyRelease {
+            client.left = client.left.take().filter(follows);
+        }
         true
     }
 
@@ -285,8 +332,9 @@ impl World {
             Mind::WatchesFromNow => client.watching,
             _ => Some(since),
         };
-        let gone =
-            (0..CLIENTS).find(|other| key(*other) == predecessor).is_some_and(|other| from.is_some_and(|from| self.deleted[other] > from));
+        let gone = (0..CLIENTS)
+            .find(|other| key(*other) == predecessor.key)
+            .is_some_and(|other| from.is_some_and(|from| self.deleted[other] > from));
         gone && !client.done
     }
 
@@ -308,27 +356,77 @@ impl World {
         self.end_lease(i);
         // What it sent does nothing any more: it is all the same what that was.
         let client = &mut self.clients[i];
-        (client.place, client.sent, client.answer, client.watching) = (Place::new(), None, None, None);
+        (client.place, client.sent, client.answer, client.left, client.watching) = (Place::new(), None, None, None, None);
         true
     }
 
-    /// Whoever holds releases, and asks in the same request who is first then for the one of its own client that waits for it.
-    fn hand_on(&mut self, i: usize) -> bool {
-        let (Want::End(Outcome::First(fence)), false) = (self.clients[i].place.want(), self.clients[i].done) else { return false };
-        let waits = |other: &usize| {
-            let client = &self.clients[*other];
-            let free = client.sent.is_none() && client.answer.is_none() && !client.done;
-            free && matches!(client.place.want(), Want::Wait { predecessor, .. } if predecessor == key(i))
-        };
-        let Some(next) = (0..CLIENTS).find(waits) else { return false };
-        // The request is conditioned on the key, and answers nothing else if that is not as it was.
-        if self.key_of(i) != Some(fence) {
+    /// Whoever holds releases, and reads in the same request the key of another one of its process: one that waits for it, or one that is being made.
+    fn hand_on(&mut self, i: usize, next: usize) -> bool {
+        let Some(first) = self.gives_up_first(i) else { return false };
+        let client = &self.clients[next];
+        let entering = client.place.want() == Want::Enter && (client.sent.is_some() || client.answer.is_some());
+        let waits = matches!(client.place.want(), Want::Wait { predecessor, .. } if predecessor.key == key(i));
+        if client.done || client.left.is_some() || !(entering || waits) {
             return false;
         }
-        let Want::Wait { fence, .. } = self.clients[next].place.want() else { return false };
+        let found = self.key_of(next);
+        if found.is_none() && self.mind != Mind::TrustsTheRelease {
+            // Nothing follows from that: it is as if he gave up.
+            return false;
+        }
         self.give_up(i);
-        let answer = self.look(next, fence, false);
-        self.answer(next, answer, Some(fence));
+        let is_first = found.is_some_and(|found| !self.is_behind(found));
+        if let (true, Some(found)) = (is_first, found) {
+            // Whenever it is heard of, this is the moment that counts. (If it never is, nobody who came earlier can be granted it either.)
+            self.granted = self.granted.max(found);
+        }
+        self.clients[next].left = Some(Legacy { first, found, is_first });
+        true
+    }
+
+    /// Whoever holds releases, and makes in the same request the key of another one of its process.
+    fn take_along(&mut self, i: usize, other: usize) -> bool {
+        let Some(_) = self.gives_up_first(i) else { return false };
+        let client = &self.clients[other];
+        // A request that fails as a whole does nothing.
+        if client.sent != Some(Request::Enter) || !client.leased || self.key_of(other).is_some() {
+            return false;
+        }
+        self.give_up(i);
+        // One transaction has one revision.
+        self.revision = self.deleted[i];
+        self.keys.push((Some(other), self.revision));
+        self.clients[other].sent = None;
+        let made = Answer::Made(self.revision, self.before(other, self.revision, false));
+        self.answer(other, made, Some(self.revision));
+        true
+    }
+
+    /// What the request of whoever holds says that it gives up. The request is conditioned on the key, and does nothing if that is not as it was.
+    fn gives_up_first(&self, i: usize) -> Option<Rank> {
+        let client = &self.clients[i];
+        let created = match client.place.want() {
+            Want::End(Outcome::First(fence)) => fence,
+            Want::Wait { fence, .. } if self.mind == Mind::TrustsWhoeverLeaves => fence,
+            _ => return None,
+        };
+        (!client.done && self.key_of(i) == Some(created)).then(|| Rank { key: key(i), created })
+    }
+
+    /// Whoever waits finds what was left for it.
+    fn hear_of_release(&mut self, i: usize) -> bool {
+        let client = &mut self.clients[i];
+        let Want::Wait { fence, predecessor, .. } = client.place.want() else { return false };
+        let Some(Legacy { first, found, is_first }) = client.left.take() else { return false };
+        let there = found == Some(fence) || self.mind == Mind::TrustsTheRelease;
+        if self.mind == Mind::TrustsAnyRelease && there {
+            client.place.state = State::First { fence };
+        } else if predecessor == first {
+            client.place.handle(if there { Input::Left(first) } else { Input::Stirred });
+        }
+        if client.place.want() == Want::End(Outcome::First(fence)) {
+            self.judge(found == Some(fence), is_first);
+        }
         true
     }
 
@@ -376,7 +474,7 @@ impl World {
         for i in 0..CLIENTS {
             let client = &self.clients[i];
             if let (Want::Wait { predecessor, .. }, false) = (client.place.want(), client.done) {
-                let waits_for_somebody = (0..CLIENTS).any(|other| key(other) == predecessor && self.key_of(other).is_some());
+                let waits_for_somebody = (0..CLIENTS).any(|other| key(other) == predecessor.key && self.key_of(other).is_some());
                 let will_watch = self.mind == Mind::WatchesFromNow && client.watching.is_none();
                 if !waits_for_somebody && !will_watch && !self.hears(i) {
                     return Err(format!("{i} waits for ever"));
@@ -435,6 +533,10 @@ fn l1_l4_in_every_order_of_events_one_at_a_time_is_granted_it_and_nobody_waits_f
     for foreign in [false, true] {
         let worlds = explore(World::new(Mind::Ours, foreign, 2 - u8::from(foreign))).unwrap();
         assert!(worlds.len() > 10_000, "{} worlds are too few to be all", worlds.len());
+        // Some are granted it by the release of who was before, some before they knew that they wait, and some with the key they made in that request.
+        let some = |is: fn(&Client) -> bool| worlds.iter().any(|world| world.clients.iter().any(is));
+        assert!(some(|client| client.left.is_some() && matches!(client.place.want(), Want::Wait { .. })));
+        assert!(some(|client| client.left.is_some() && client.place.want() == Want::Enter));
         // A look at the newest key alone is not enough where it is a foreign one.
         assert_eq!(worlds.iter().any(|world| world.clients.iter().any(|client| client.place.whole)), foreign);
     }
@@ -456,4 +558,18 @@ fn l4_a_client_that_does_not_look_for_its_own_key_is_granted_it_after_its_lease_
 fn l5_a_client_that_watches_from_now_waits_for_ever() {
     let fault = explore(World::new(Mind::WatchesFromNow, false, 2)).unwrap_err();
     assert!(fault.contains("waits for ever"), "{fault}");
+}
+
+#[test]
+fn l4_a_client_that_takes_the_word_of_one_who_was_not_the_first_is_granted_it_before_its_turn() {
+    for mind in [Mind::TrustsWhoeverLeaves, Mind::TrustsAnyRelease] {
+        let fault = explore(World::new(mind, false, 1)).unwrap_err();
+        assert!(fault.starts_with("granted before its turn"), "{mind:?}: {fault}");
+    }
+}
+
+#[test]
+fn l4_a_client_that_was_not_read_with_the_release_is_granted_it_after_its_lease_ran_out() {
+    let fault = explore(World::new(Mind::TrustsTheRelease, false, 1)).unwrap_err();
+    assert!(fault.starts_with("granted to somebody whose key is gone"), "{fault}");
 }

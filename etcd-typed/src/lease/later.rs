@@ -1,0 +1,168 @@
+//! `Later`: what is to be begun a while from now, if somebody still wants it then. One task sleeps for all of it, so that what is given up before, thousands of
+//! times a second, wakes nobody.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::{Instant, sleep_until};
+
+/// One for all clones of a client.
+#[derive(Default)]
+pub(crate) struct Later(Mutex<Queue>);
+
+/// First what is due first. None: there is no task.
+type Queue = Option<VecDeque<Due>>;
+
+struct Due {
+    at: Instant,
+    /// Where it is wanted.
+    runtime: Handle,
+    begin: Box<dyn FnOnce() + Send>,
+}
+
+impl Later {
+    /// Calls `begin` after that time, which is the same for all, unless `runtime` has ended by then.
+    pub(crate) fn begin(self: &Arc<Self>, after: Duration, runtime: &Handle, begin: impl FnOnce() + Send + 'static) {
+        let due = Due { at: Instant::now() + after, runtime: runtime.clone(), begin: Box::new(begin) };
+        let first = self.with(|queue| {
+            let first = queue.is_none();
+            queue.get_or_insert_default().push_back(due);
+            first
+        });
+        if first {
+            runtime.spawn(Task { later: self.clone(), queue: true }.run());
+        }
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut Queue) -> R) -> R {
+        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What sleeps.
+struct Task {
+    later: Arc<Later>,
+    /// Whether the queue is this task's.
+    queue: bool,
+}
+
+impl Task {
+    async fn run(mut self) {
+        while let Some(at) = self.next() {
+            sleep_until(at).await;
+            for due in self.due(at) {
+                (due.begin)();
+            }
+        }
+    }
+
+    /// When something is due. The queue is given up when there is nothing.
+    fn next(&mut self) -> Option<Instant> {
+        let at = self.later.with(|queue| {
+            let at = queue.as_ref()?.front().map(|due| due.at);
+            if at.is_none() {
+                *queue = None;
+            }
+            at
+        });
+        self.queue = at.is_some();
+        at
+    }
+
+    fn due(&self, at: Instant) -> Vec<Due> {
+        self.later.with(|queue| {
+            let queue = queue.get_or_insert_default();
+            let count = queue.iter().take_while(|due| due.at <= at).count();
+            queue.drain(..count).collect()
+        })
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if !self.queue {
+            return;
+        }
+        // Its runtime has ended before it: what is wanted in another one goes on there.
+        for Due { at, runtime, begin } in self.later.with(Option::take).into_iter().flatten() {
+            runtime.spawn(async move {
+                sleep_until(at).await;
+                begin();
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::runtime::Runtime;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const AFTER: Duration = Duration::from_millis(100);
+
+    fn counter() -> (Arc<AtomicU32>, impl Fn() -> Box<dyn FnOnce() + Send>) {
+        let count = Arc::new(AtomicU32::new(0));
+        let counted = count.clone();
+        let one = move || {
+            let count = count.clone();
+            let begin: Box<dyn FnOnce() + Send> = Box::new(move || {
+                count.fetch_add(1, Ordering::SeqCst);
+            });
+            begin
+        };
+        (counted, one)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everything_is_begun_at_its_time_and_one_task_sleeps_for_it() {
+        let (count, one) = counter();
+        let (later, runtime) = (Arc::new(Later::default()), Handle::current());
+        let tasks = || runtime.metrics().num_alive_tasks();
+        let before = tasks();
+        for _ in 0..10 {
+            later.begin(AFTER, &runtime, one());
+            later.begin(AFTER, &runtime, one());
+            assert_eq!(tasks() - before, 1);
+            sleep(AFTER / 5).await;
+        }
+        sleep(AFTER / 10).await;
+        // The last ones are 30 ms old.
+        assert_eq!(count.load(Ordering::SeqCst), 12);
+        sleep(AFTER).await;
+        assert_eq!((count.load(Ordering::SeqCst), tasks() - before), (20, 0));
+        // And again.
+        later.begin(AFTER, &runtime, one());
+        sleep(AFTER * 2).await;
+        assert_eq!((count.load(Ordering::SeqCst), tasks() - before), (21, 0));
+    }
+
+    #[test]
+    fn the_end_of_a_runtime_does_not_keep_what_another_one_wants_from_beginning() {
+        let (count, one) = counter();
+        let later = Arc::new(Later::default());
+        let (short, long) = (Runtime::new().unwrap(), Runtime::new().unwrap());
+        later.begin(AFTER, short.handle(), one());
+        later.begin(AFTER, long.handle(), one());
+        drop(short);
+        long.block_on(async {
+            while count.load(Ordering::SeqCst) == 0 {
+                sleep(AFTER / 10).await;
+            }
+            sleep(AFTER).await;
+        });
+        assert_eq!(count.load(Ordering::SeqCst), 1, "what the other one wanted");
+        later.begin(AFTER, long.handle(), one());
+        long.block_on(async {
+            while count.load(Ordering::SeqCst) == 1 {
+                sleep(AFTER / 10).await;
+            }
+        });
+    }
+}
