@@ -1,5 +1,5 @@
 //! `Lease`: a lease that is kept alive as long as its guard lives. Where leases come from is [`lessor`]; how long one is safe to trust
-//! is [`life`]; which of their keys stand in queues is [`standing`].
+//! is [`life`]; which of their keys stand in queues is [`standing`], and how a first place is given up is [`last`].
 
 mod last;
 mod later;

@@ -15,7 +15,7 @@ use etcd_typed::{Client, ErrorKind, Key, LeaseId, Lock, LostReason, NamedLock, R
 use futures_util::StreamExt;
 use futures_util::future::join;
 use tokio::task::yield_now;
-use tokio::time::{advance, sleep, timeout};
+use tokio::time::{Instant, advance, sleep, timeout};
 
 /// No future is polled so often in any of the cases.
 const POLLS: usize = 200;
@@ -26,6 +26,8 @@ const POLLS: usize = 200;
 struct Yielding {
     inner: MemoryStore,
     leases: Arc<Mutex<Vec<LeaseId>>>,
+    /// How late a watch yields what it has.
+    late: Duration,
 }
 
 /// Pending once.
@@ -66,11 +68,14 @@ impl Store for Yielding {
     }
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        let watch = self.around(self.inner.watch(watch));
+        let (watch, late) = (self.around(self.inner.watch(watch)), self.late);
         Box::pin(async move {
             let slow = |stream: WatchStream| -> WatchStream {
-                Box::pin(stream.then(|item| async move {
+                Box::pin(stream.then(move |item| async move {
                     pause().await;
+                    if !late.is_zero() {
+                        sleep(late).await;
+                    }
                     item
                 }))
             };
@@ -118,8 +123,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with_watches(Duration::ZERO)
+    }
+
+    fn with_watches(late: Duration) -> Self {
         let memory = MemoryStore::new();
-        let store = Yielding { inner: memory.clone(), leases: Arc::default() };
+        let store = Yielding { inner: memory.clone(), leases: Arc::default(), late };
         Self { client: Client::with_store(store.clone()), other: Client::with_store(memory.clone()), memory, store }
     }
 
@@ -289,6 +298,24 @@ async fn a_dropped_release_releases() {
     }
 }
 
+/// A server serves a watch that a write overtook while it was made from a loop of 100 ms. Whoever waits with such a watch does not wait for that.
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_slow_at_first_costs_less_than_it_is_slow() {
+    const LATE: Duration = Duration::from_millis(90);
+    for held in [1, 5, 10] {
+        let bench = Bench::with_watches(LATE);
+        let holder = bench.theirs().acquire().await.unwrap();
+        let (lock, begun) = (bench.lock(), Instant::now());
+        let waiting = tokio::spawn(async move { lock.acquire().await });
+        sleep(Duration::from_millis(held)).await;
+        holder.release().await.unwrap();
+        let lock = waiting.await.unwrap().unwrap();
+        assert!(begun.elapsed() < LATE / 3, "{:?}", begun.elapsed());
+        lock.release().await.unwrap();
+        bench.nothing_is_left("slow watches").await;
+    }
+}
+
 /// One gives it up while another one of the same client joins the queue, so that one request may do both; there are leases for the two.
 async fn joined_by_another(bench: &Bench) -> Lock {
     let elsewhere = bench.client.lock("/y").acquire().await.unwrap();
@@ -306,7 +333,7 @@ async fn a_dropped_release_that_took_another_one_along_leaves_him_to_himself() {
             let lock = joined_by_another(&bench).await;
             let (fence, next) = (lock.fence(), bench.lock());
             set(&bench.memory.faults());
-            let (mut joining, mut joined) = (Box::pin(next.acquire()), None);
+            let (mut joining, mut joined) = (Box::pin(async move { next.acquire().await }), None);
             let joins = async { joined = Some(joining.as_mut().await) };
             let done = polled(times, join(joins, lock.release())).await;
             bench.memory.faults().clear();
@@ -342,7 +369,7 @@ async fn whoever_is_dropped_while_a_release_takes_him_along_leaves_nothing() {
             let (mut releasing, mut released) = (Box::pin(lock.release()), None);
             let releases = async { released = Some(releasing.as_mut().await) };
             let next = bench.lock();
-            let done = polled(times, join(next.acquire(), releases)).await;
+            let done = polled(times, join(async move { next.acquire().await }, releases)).await;
             bench.memory.faults().clear();
             let is_done = done.is_some();
             drop(done);
@@ -472,7 +499,7 @@ async fn a_spare_lease_that_the_server_has_forgotten_costs_one_more_round() {
     for id in ids {
         assert!(bench.memory.faults().expire(id));
     }
-    let before = tokio::time::Instant::now();
+    let before = Instant::now();
     let lock = bench.lock().acquire().await.unwrap();
     assert!(!ids.contains(&lock.lease_id()));
     assert!(before.elapsed() < Duration::from_millis(100), "{:?}", before.elapsed());

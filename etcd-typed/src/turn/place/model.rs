@@ -7,6 +7,7 @@
 #![allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 
@@ -333,7 +334,7 @@ impl World {
             _ => Some(since),
         };
         let gone = (0..CLIENTS)
-            .find(|other| key(*other) == predecessor.key)
+            .find(|other| KEYS[*other] == predecessor.key)
             .is_some_and(|other| from.is_some_and(|from| self.deleted[other] > from));
         gone && !client.done
     }
@@ -365,7 +366,7 @@ impl World {
         let Some(first) = self.gives_up_first(i) else { return false };
         let client = &self.clients[next];
         let entering = client.place.want() == Want::Enter && (client.sent.is_some() || client.answer.is_some());
-        let waits = matches!(client.place.want(), Want::Wait { predecessor, .. } if predecessor.key == key(i));
+        let waits = matches!(client.place.want(), Want::Wait { predecessor, .. } if predecessor.key == KEYS[i]);
         if client.done || client.left.is_some() || !(entering || waits) {
             return false;
         }
@@ -455,7 +456,7 @@ impl World {
             kvs.truncate(LIMIT);
         }
         let reply = RangeReply { revision: self.revision, kvs, more, ..RangeReply::default() };
-        Before::of(&directory(), &key(i), fence, reply, &capabilities()).into()
+        Before::of(&DIRECTORY, &key(i), fence, reply, &capabilities()).into()
     }
 
     /// What holds of every world.
@@ -474,7 +475,7 @@ impl World {
         for i in 0..CLIENTS {
             let client = &self.clients[i];
             if let (Want::Wait { predecessor, .. }, false) = (client.place.want(), client.done) {
-                let waits_for_somebody = (0..CLIENTS).any(|other| key(other) == predecessor.key && self.key_of(other).is_some());
+                let waits_for_somebody = (0..CLIENTS).any(|other| KEYS[other] == predecessor.key && self.key_of(other).is_some());
                 let will_watch = self.mind == Mind::WatchesFromNow && client.watching.is_none();
                 if !waits_for_somebody && !will_watch && !self.hears(i) {
                     return Err(format!("{i} waits for ever"));
@@ -485,17 +486,18 @@ impl World {
     }
 }
 
-fn directory() -> Key {
-    Key::root().descend("lock")
-}
+/// What is asked for all the time is made once.
+static DIRECTORY: LazyLock<Key> = LazyLock::new(|| Key::root().descend("lock"));
+
+/// The names are those of leases, of which none is zero.
+static KEYS: LazyLock<[Key; CLIENTS]> = LazyLock::new(|| std::array::from_fn(|i| DIRECTORY.descend(&(i + 1).to_string())));
 
 fn key(i: usize) -> Key {
-    // The name of a lease, of which none is zero.
-    directory().descend(&(i + 1).to_string())
+    KEYS[i].clone()
 }
 
 fn stored((owner, created): (Option<usize>, Revision)) -> KeyValue {
-    let key = owner.map_or_else(|| directory().descend("README"), key);
+    let key = owner.map_or_else(|| DIRECTORY.descend("README"), key);
     let lease = owner.and_then(|i| LeaseId::new(i as u64 + 1));
     let (value, version, ttl) = (Bytes::new(), None, None);
     KeyValue { key: Bytes::from(key.as_str().to_owned()), value, created, modified: created, version, lease, ttl }
