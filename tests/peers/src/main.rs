@@ -82,22 +82,31 @@ async fn measure(options: &Options) -> Result<()> {
         return Err(format!("no case has {:?} in its title", options.only).into());
     }
     let mut page = Page::begin(&programs, options.effort.rounds);
+    let mut failed = Vec::new();
     for case in cases {
-        let rows = alternate(&case, &programs, options.effort.rounds).await?;
-        let tables = case.stages.into_iter().zip(rows).map(|(stage, rows)| Filled { table: stage.table, rows });
-        page.add(case.peers, tables)?;
+        match alternate(&case, &programs, options.effort.rounds).await {
+            Ok(rows) => {
+                let tables = case.stages.into_iter().zip(rows).map(|(stage, rows)| Filled { table: stage.table, rows });
+                page.add(case.peers, tables)?;
+            }
+            Err(error) => failed.push(error.to_string()),
+        }
     }
     for alone in alone {
         if options.effort.quick && alone.long {
             page.omit(format!("{}, which takes minutes", alone.table.title));
             continue;
         }
-        let (peers, rounds) = (alone.peers, options.effort.rounds);
-        let filled = tokio::task::spawn_blocking(move || alone.measure(rounds)).await??;
-        page.add(peers, [filled])?;
+        let (title, peers, rounds) = (alone.table.title.clone(), alone.peers, options.effort.rounds);
+        match tokio::task::spawn_blocking(move || alone.measure(rounds)).await? {
+            Ok(filled) => page.add(peers, [filled])?,
+            Err(error) => failed.push(format!("{title}: {error}")),
+        }
     }
+    // A page that took long is not lost for one case; but nobody is to overlook that it is not whole.
+    failed.iter().for_each(|failure| page.omit(format!("**what failed**, {failure}")));
     println!("{}", page.end().await?);
-    Ok(())
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n").into()) }
 }
 
 /// All peers in turn, round after round, every second one in the other order: what the machine does meanwhile strikes all alike.
