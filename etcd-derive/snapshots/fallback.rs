@@ -2,10 +2,24 @@
     "there is no `jsn`; did you mean `json`?"
 }
 #[automatically_derived]
+#[allow(deprecated)]
 impl Schema {
-    const __CODECS: &'static (::etcd_typed::Codec<u8>, ::etcd_typed::Codec<u8>) = &(
-        ::etcd_typed::__private::value::<u8>(),
-        ::etcd_typed::__private::value::<u8>(),
+    const __CODECS: &'static (
+        ::etcd_typed::__private::Leaves<
+            (::etcd_typed::__private::Leaf<u8>, ::etcd_typed::__private::Leaf<u8>),
+        >,
+    ) = &(
+        ::etcd_typed::__private::Leaves::new(
+            0usize,
+            (
+                ::etcd_typed::__private::Leaf::new(
+                    ::etcd_typed::__private::value::<u8>(),
+                ),
+                ::etcd_typed::__private::Leaf::new(
+                    ::etcd_typed::__private::value::<u8>(),
+                ),
+            ),
+        ),
     );
 }
 ///The directory of [`Schema`]: a field for each of its fields, and the methods of [`Dir`](::etcd_typed::Dir).
@@ -51,9 +65,10 @@ impl ::etcd_typed::EtcdSchema for Schema {
     type Handle = SchemaDir;
     fn handle(__dir: ::etcd_typed::Dir<Self>) -> Self::Handle {
         let __fields = __dir.__fields();
+        let (__0, __1) = Self::__CODECS.0.entries(&__fields);
         SchemaDir {
-            good: __fields.entry(0usize, &Self::__CODECS.0),
-            typo: __fields.entry(1usize, &Self::__CODECS.1),
+            good: __0,
+            typo: __1,
             __dir: __dir,
         }
     }

@@ -1,28 +1,51 @@
 #[automatically_derived]
+#[allow(deprecated)]
 impl<T> Checkout<T>
 where
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     const __CODECS: &'static (
-        ::etcd_typed::Codec<u32>,
-        ::etcd_typed::Codec<String>,
-        ::etcd_typed::Codec<T>,
-        ::etcd_typed::Codec<u32>,
+        ::etcd_typed::__private::Leaves<
+            (
+                ::etcd_typed::__private::Leaf<u32>,
+                ::etcd_typed::__private::LeafOpt<String>,
+                ::etcd_typed::__private::Leaf<T>,
+                ::etcd_typed::__private::Leaf<u32>,
+            ),
+        >,
         ::etcd_typed::Codec<u64>,
     ) = &(
-        ::etcd_typed::__private::value::<u32>(),
-        ::etcd_typed::__private::value::<String>(),
-        ::etcd_typed::__private::json::<T>().secret(),
-        ::etcd_typed::Codec::<
-            u32,
-        >::with(
-                |value: &u32| ::etcd_typed::__private::encoded(hex::encode(value)),
-                |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
-                    hex::decode(value),
+        ::etcd_typed::__private::Leaves::new(
+            0usize,
+            (
+                ::etcd_typed::__private::Leaf::or(
+                    ::etcd_typed::__private::value::<u32>(),
+                    || 100,
                 ),
-            )
-            .validated(|value: &u32| ::etcd_typed::__private::checked(odd(value))),
+                ::etcd_typed::__private::LeafOpt::new(
+                    ::etcd_typed::__private::value::<String>(),
+                ),
+                ::etcd_typed::__private::Leaf::new(
+                    ::etcd_typed::__private::json::<T>().secret(),
+                ),
+                ::etcd_typed::__private::Leaf::new(
+                    ::etcd_typed::Codec::<
+                        u32,
+                    >::with(
+                            |value: &u32| ::etcd_typed::__private::encoded(
+                                hex::encode(value),
+                            ),
+                            |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
+                                hex::decode(value),
+                            ),
+                        )
+                        .validated(|value: &u32| ::etcd_typed::__private::checked(
+                            odd(value),
+                        )),
+                ),
+            ),
+        ),
         ::etcd_typed::__private::value::<u64>(),
     );
 }
@@ -40,35 +63,14 @@ where
         prefix: ::core::option::Option::Some("/{env}/checkout"),
         fields: &[
             ::etcd_typed::Field {
-                name: "rate_limit",
-                segment: "rate_limit",
                 doc: "Requests per second.",
-                kind: ::etcd_typed::Kind::Leaf(Self::__CODECS.0.type_name()),
                 presence: ::etcd_typed::Presence::Default("100"),
                 aliases: &["limit"],
-                ..::etcd_typed::__private::FIELD
+                ..Self::__CODECS.0.of.0.row("rate_limit", "rate_limit")
             },
-            ::etcd_typed::Field {
-                name: "banner",
-                segment: "banner",
-                kind: ::etcd_typed::Kind::Leaf(Self::__CODECS.1.type_name()),
-                presence: ::etcd_typed::Presence::Optional,
-                ..::etcd_typed::__private::FIELD
-            },
-            ::etcd_typed::Field {
-                name: "features",
-                segment: "features",
-                kind: ::etcd_typed::Kind::Leaf(Self::__CODECS.2.type_name()),
-                secret: true,
-                ..::etcd_typed::__private::FIELD
-            },
-            ::etcd_typed::Field {
-                name: "mask",
-                segment: "mask",
-                kind: ::etcd_typed::Kind::Leaf(Self::__CODECS.3.type_name()),
-                validated: true,
-                ..::etcd_typed::__private::FIELD
-            },
+            Self::__CODECS.0.of.1.row("banner", "banner"),
+            Self::__CODECS.0.of.2.row("features", "features"),
+            Self::__CODECS.0.of.3.row("mask", "mask"),
             ::etcd_typed::Field {
                 name: "database",
                 segment: "database",
@@ -90,7 +92,7 @@ where
                 segment: "quotas",
                 kind: ::etcd_typed::Kind::Entries {
                     key: <String as ::etcd_typed::EtcdValue>::TYPE,
-                    value: Self::__CODECS.4.type_name(),
+                    value: Self::__CODECS.1.type_name(),
                 },
                 presence: ::etcd_typed::Presence::Optional,
                 ..::etcd_typed::__private::FIELD
@@ -114,20 +116,14 @@ where
             )
         };
         match (
-            __decoder.leaf_or(0usize, &Self::__CODECS.0, || 100),
-            __decoder.leaf_opt(1usize, &Self::__CODECS.1),
-            __decoder.leaf(2usize, &Self::__CODECS.2),
-            __decoder.leaf(3usize, &Self::__CODECS.3),
+            Self::__CODECS.0.decode(__decoder),
             __decoder.dir::<Database>(4usize),
             __decoder.dir_map::<BTreeMap<String, Region>>(5usize),
-            __decoder.entries::<BTreeMap<String, u64>>(6usize, &Self::__CODECS.4),
+            __decoder.entries::<BTreeMap<String, u64>>(6usize, &Self::__CODECS.1),
             __decoder.flatten::<Common>(),
         ) {
             (
-                ::core::option::Option::Some(__0),
-                ::core::option::Option::Some(__1),
-                ::core::option::Option::Some(__2),
-                ::core::option::Option::Some(__3),
+                ::core::option::Option::Some((__0, __1, __2, __3)),
                 ::core::option::Option::Some(__4),
                 ::core::option::Option::Some(__5),
                 ::core::option::Option::Some(__6),
@@ -149,26 +145,36 @@ where
         }
     }
     fn encode(&self, __encoder: &mut ::etcd_typed::Encoder<'_>) {
-        __encoder.leaf(0usize, &self.rate_limit, &Self::__CODECS.0);
-        __encoder.leaf_opt(1usize, &self.banner, &Self::__CODECS.1);
-        __encoder.leaf(2usize, &self.features, &Self::__CODECS.2);
-        __encoder.leaf(3usize, &self.mask, &Self::__CODECS.3);
+        Self::__CODECS
+            .0
+            .encode(
+                __encoder,
+                (&self.rate_limit, &self.banner, &self.features, &self.mask),
+            );
         __encoder.dir(4usize, &self.database);
         __encoder.dir_map(5usize, &self.regions);
-        __encoder.entries(6usize, &self.quotas, &Self::__CODECS.4);
+        __encoder.entries(6usize, &self.quotas, &Self::__CODECS.1);
         __encoder.flatten(&self.common);
     }
     fn changes(
         __delta: &mut ::etcd_typed::Delta<'_>,
         __out: &mut ::std::vec::Vec<Self::Change>,
     ) {
-        __delta.leaf(0usize, &Self::__CODECS.0, CheckoutChange::RateLimit, __out);
-        __delta.leaf(1usize, &Self::__CODECS.1, CheckoutChange::Banner, __out);
-        __delta.leaf(2usize, &Self::__CODECS.2, CheckoutChange::Features, __out);
-        __delta.leaf(3usize, &Self::__CODECS.3, CheckoutChange::Mask, __out);
+        Self::__CODECS
+            .0
+            .changes(
+                __delta,
+                (
+                    CheckoutChange::RateLimit,
+                    CheckoutChange::Banner,
+                    CheckoutChange::Features,
+                    CheckoutChange::Mask,
+                ),
+                __out,
+            );
         __delta.dir::<Database, _>(4usize, CheckoutChange::Database, __out);
         __delta.dir_map::<String, Region, _>(5usize, CheckoutChange::Regions, __out);
-        __delta.entries(6usize, &Self::__CODECS.4, CheckoutChange::Quotas, __out);
+        __delta.entries(6usize, &Self::__CODECS.1, CheckoutChange::Quotas, __out);
         __delta.flatten::<Common, _>(CheckoutChange::Common, __out);
     }
     fn validate(&self) -> ::core::result::Result<(), ::etcd_typed::ValueError> {
@@ -237,14 +243,15 @@ where
     type Handle = CheckoutDir<T>;
     fn handle(__dir: ::etcd_typed::Dir<Self>) -> Self::Handle {
         let __fields = __dir.__fields();
+        let (__0, __1, __2, __3) = Self::__CODECS.0.entries(&__fields);
         CheckoutDir {
-            rate_limit: __fields.entry(0usize, &Self::__CODECS.0),
-            banner: __fields.entry(1usize, &Self::__CODECS.1),
-            features: __fields.entry(2usize, &Self::__CODECS.2),
-            mask: __fields.entry(3usize, &Self::__CODECS.3),
+            rate_limit: __0,
+            banner: __1,
+            features: __2,
+            mask: __3,
             database: __fields.dir::<Database>(4usize),
             regions: __fields.dir_map::<String, Region>(5usize),
-            quotas: __fields.entries(6usize, &Self::__CODECS.4),
+            quotas: __fields.entries(6usize, &Self::__CODECS.1),
             common: __fields.flatten::<Common>(),
             __dir: __dir,
         }

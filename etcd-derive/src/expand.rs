@@ -15,9 +15,10 @@ use crate::model::{Field, Kind, Schema};
 
 /// Everything that `#[derive(EtcdSchema)]` adds.
 pub(crate) fn schema(model: &Schema) -> TokenStream {
-    let codecs = codecs::codecs(model);
-    let schema = schema::schema(model);
-    let handle = handle::handle(model);
+    let parts = codecs::parts(model);
+    let codecs = codecs::codecs(model, &parts);
+    let schema = schema::schema(model, &parts);
+    let handle = handle::handle(model, &parts);
     let change = change::change(model);
     quote! { #codecs #schema #handle #change }
 }

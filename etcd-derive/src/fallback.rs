@@ -15,8 +15,9 @@ pub(crate) fn schema(model: &Schema, errors: &syn::Error) -> TokenStream {
     let name = format_ident!("{ident}Change");
     let generics = bounds::of_schema(model);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
-    let codecs = codecs::codecs(model);
-    let handle = handle::handle(model);
+    let parts = codecs::parts(model);
+    let codecs = codecs::codecs(model, &parts);
+    let handle = handle::handle(model, &parts);
     let change = change::change(model);
     let change_generics = change::generics(model);
     let (_, change_generics, _) = change_generics.split_for_impl();

@@ -9,12 +9,13 @@ use serde::de::DeserializeOwned;
 use crate::client::Client;
 use crate::error::{Masked, Result};
 use crate::handle::EtcdSchema;
-pub use crate::handle::Fields;
+pub use crate::handle::{Entries, Fields};
 use crate::key::Key;
 use crate::schema::{Change, Field, Keyed, Kind, Presence, Table};
+pub use crate::schema::{Leaf, LeafOpt, Leaves, OneLeaf, Tuple};
 use crate::value::{Codec, EtcdValue, ValueError};
 
-/// A field of which nothing was said; a row of a table names what it has.
+/// A directory or a map of which nothing was said; a row of a table names what it has.
 pub const FIELD: Field = Field {
     name: "",
     segment: "",

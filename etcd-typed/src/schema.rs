@@ -5,6 +5,7 @@ mod decode;
 mod delta;
 mod describe;
 mod encode;
+mod leaves;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -19,6 +20,7 @@ pub(crate) use delta::Touched;
 pub use delta::{Change, Delta, Keyed, Update};
 pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;
+pub use leaves::{Leaf, LeafOpt, Leaves, OneLeaf, Tuple};
 
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};

@@ -164,6 +164,11 @@ impl<T> Codec<T> {
         self.secret
     }
 
+    /// Whether values are checked.
+    pub(crate) const fn is_validated(&self) -> bool {
+        self.validate.is_some()
+    }
+
     pub(crate) fn encode(&self, value: &T) -> Result<Bytes, ValueError> {
         (self.encode)(value).map_err(|reason| self.masked(reason))
     }

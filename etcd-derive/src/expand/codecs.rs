@@ -1,46 +1,117 @@
-//! The codecs of all fields, once: a constant that the other generated functions take them from. What is wrong with a field's type is said here,
+//! How the fields are stored, once: a constant that the other generated functions take it from. What is wrong with a field's type is said here,
 //! and only here.
 
 use proc_macro2::TokenStream;
-use quote::{quote, quote_spanned};
-use syn::{Index, Path, Type};
+use quote::{ToTokens, quote, quote_spanned};
+use syn::{Expr, ExprLit, Index, Lit, Path, Type};
 
 use super::{bounds, here, local, stored};
-use crate::model::{Codec, Field, Form, Kind, Schema};
+use crate::model::{Codec, Field, Form, Kind, Leaf, Presence, Schema};
 
-/// `Checkout::__CODECS`: a tuple with a codec for each leaf and each map of values.
-pub(crate) fn codecs(model: &Schema) -> TokenStream {
+/// As many leaves as one tuple of the runtime has at most.
+const MOST_LEAVES: usize = 12;
+
+/// What the generated functions have one call for.
+pub(crate) enum Part<'a> {
+    /// Leaves that follow one another.
+    Leaves(Leaves<'a>),
+    /// A directory or a map, at this place in the table.
+    Dir(usize, &'a Field),
+    /// A map of values, at this place in the table, with the codec of the values.
+    Entries(usize, &'a Field, TokenStream),
+}
+
+pub(crate) struct Leaves<'a> {
+    /// The place of the first in the table.
+    first: usize,
+    /// `Self::__CODECS.0`.
+    pub(crate) place: TokenStream,
+    pub(crate) leaves: Vec<(&'a Field, &'a Leaf)>,
+}
+
+/// The fields in the order of the table.
+pub(crate) fn parts(model: &Schema) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    let mut places = (0..).map(|place| {
+        let place = Index::from(place);
+        quote!(Self::__CODECS.#place)
+    });
+    for (at, field) in stored(model) {
+        match (&field.kind, parts.last_mut()) {
+            (Kind::Leaf(leaf), Some(Part::Leaves(run))) if run.leaves.len() < MOST_LEAVES => run.leaves.push((field, leaf)),
+            (Kind::Leaf(leaf), _) => {
+                let place = places.next().unwrap_or_default();
+                parts.push(Part::Leaves(Leaves { first: at, place, leaves: vec![(field, leaf)] }));
+            }
+            (Kind::Entries(..), _) => parts.push(Part::Entries(at, field, places.next().unwrap_or_default())),
+            _ => parts.push(Part::Dir(at, field)),
+        }
+    }
+    parts
+}
+
+/// `Checkout::__CODECS`: a tuple with what follows one another of leaves, and a codec for each map of values.
+pub(crate) fn codecs(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let krate = &model.item.krate;
     let ident = &model.item.ident;
-    let generics = bounds::of_schema(model);
-    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
-    let of: Vec<_> = stored(model).filter_map(|(_, field)| of(field)).collect();
-    let types = of.iter().map(|(ty, _)| quote!(#krate::Codec<#ty>));
-    let codecs = of.iter().map(|(ty, of)| codec(krate, ty, of));
-    if of.is_empty() {
+    let (mut types, mut values) = (Vec::new(), Vec::new());
+    for part in parts {
+        match part {
+            Part::Leaves(Leaves { first, leaves, .. }) => {
+                let of = leaves.iter().map(|(_, leaf)| {
+                    let ty = &leaf.ty;
+                    match leaf.presence {
+                        Presence::Optional => quote!(#krate::__private::LeafOpt<#ty>),
+                        _ => quote!(#krate::__private::Leaf<#ty>),
+                    }
+                });
+                types.push(quote!(#krate::__private::Leaves<(#(#of,)*)>));
+                let of = leaves.iter().map(|(_, leaf)| self::leaf(krate, leaf));
+                values.push(quote!(#krate::__private::Leaves::new(#first, (#(#of,)*))));
+            }
+            Part::Entries(_, field, _) => {
+                if let Kind::Entries(map, of) = &field.kind {
+                    let ty = &map.value;
+                    types.push(quote!(#krate::Codec<#ty>));
+                    values.push(codec(krate, ty, of));
+                }
+            }
+            Part::Dir(..) => {}
+        }
+    }
+    if types.is_empty() {
         return TokenStream::new();
     }
+    let generics = bounds::of_schema(model);
+    let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
     quote! {
         #[automatically_derived]
+        #[allow(deprecated)]
         impl #impl_generics #ident #ty_generics #where_clause {
-            const __CODECS: &'static (#(#types,)*) = &(#(#codecs,)*);
+            const __CODECS: &'static (#(#types,)*) = &(#(#values,)*);
         }
     }
 }
 
-/// The codec of the field at this place in the table, as a place within an impl of the struct.
-pub(super) fn codec_of(model: &Schema, at: usize) -> TokenStream {
-    let number = stored(model).take(at).filter(|(_, field)| of(field).is_some()).count();
-    let index = Index::from(number);
-    quote!(Self::__CODECS.#index)
+/// A field of one value, and what its absence means.
+fn leaf(krate: &Path, leaf: &Leaf) -> TokenStream {
+    let codec = codec(krate, &leaf.ty, &leaf.codec);
+    match &leaf.presence {
+        Presence::Required => quote!(#krate::__private::Leaf::new(#codec)),
+        Presence::Optional => quote!(#krate::__private::LeafOpt::new(#codec)),
+        Presence::Default => quote!(#krate::__private::Leaf::or(#codec, ::core::default::Default::default)),
+        Presence::DefaultOf(expr, _) => {
+            let expr = default(expr);
+            quote!(#krate::__private::Leaf::or(#codec, || #expr))
+        }
+    }
 }
 
-/// The type of a field's values, and how they are stored; none of a directory.
-fn of(field: &Field) -> Option<(&Type, &Codec)> {
-    match &field.kind {
-        Kind::Leaf(leaf) => Some((&leaf.ty, &leaf.codec)),
-        Kind::Entries(map, codec) => Some((&map.value, codec)),
-        Kind::Dir { .. } | Kind::DirMap(_) | Kind::Flatten(_) | Kind::Skip => None,
+/// A text in quotes is a default for everything that can be made of it.
+fn default(expr: &Expr) -> TokenStream {
+    match expr {
+        Expr::Lit(ExprLit { lit: Lit::Str(_), .. }) => quote!(::core::convert::Into::into(#expr)),
+        _ => expr.to_token_stream(),
     }
 }
 

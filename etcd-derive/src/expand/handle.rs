@@ -4,11 +4,11 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 
-use super::codecs::codec_of;
+use super::codecs::Part;
 use super::{allowed, bounds, doc, here, local, stored};
 use crate::model::{Field, Kind, Piece, Prefix, Schema};
 
-pub(crate) fn handle(model: &Schema) -> TokenStream {
+pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let krate = &model.item.krate;
     let (vis, ident) = (&model.item.vis, &model.item.ident);
     let name = format_ident!("{}Dir", ident);
@@ -25,10 +25,26 @@ pub(crate) fn handle(model: &Schema) -> TokenStream {
         let (doc, ident, ty) = (doc(&field.doc), &field.ident, ty(model, field));
         quote!(#doc #vis #ident: #ty,)
     });
-    let values = stored(model).map(|(at, field)| {
-        let (ident, value) = (&field.ident, value(model, at, field));
-        quote!(#ident: #fields.#value,)
-    });
+    let (mut leaves, mut values) = (Vec::new(), Vec::new());
+    for part in parts {
+        match part {
+            Part::Leaves(run) => {
+                let names: Vec<_> = run.leaves.iter().map(|(field, _)| &field.ident).collect();
+                let locals: Vec<_> = (0..names.len()).map(|at| local(&format!("__{}", values.len() + at))).collect();
+                let place = &run.place;
+                leaves.push(quote!(let (#(#locals,)*) = #place.entries(&#fields);));
+                values.extend(names.iter().zip(&locals).map(|(name, local)| quote!(#name: #local,)));
+            }
+            Part::Dir(at, field) => {
+                let (ident, value) = (&field.ident, value(*at, field));
+                values.push(quote!(#ident: #fields.#value,));
+            }
+            Part::Entries(at, field, codec) => {
+                let ident = &field.ident;
+                values.push(quote!(#ident: #fields.entries(#at, &#codec),));
+            }
+        }
+    }
     let open = model.prefix.as_ref().map(|prefix| open(model, prefix));
     let formatter = local("__f");
     quote! {
@@ -47,6 +63,7 @@ pub(crate) fn handle(model: &Schema) -> TokenStream {
 
             fn handle(#dir: #krate::Dir<Self>) -> Self::Handle {
                 let #fields = #dir.__fields();
+                #(#leaves)*
                 #name { #(#values)* #hidden: #dir }
             }
         }
@@ -105,23 +122,16 @@ fn ty(model: &Schema, field: &Field) -> TokenStream {
     }
 }
 
-fn value(model: &Schema, at: usize, field: &Field) -> TokenStream {
+/// The handle of a directory.
+fn value(at: usize, field: &Field) -> TokenStream {
     match &field.kind {
-        Kind::Leaf(_) => {
-            let codec = codec_of(model, at);
-            quote!(entry(#at, &#codec))
-        }
         Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> dir::<#ty>(#at)),
         Kind::Flatten(ty) => quote_spanned!(here(ty)=> flatten::<#ty>()),
         Kind::DirMap(map) => {
             let (key, value) = (&map.key, &map.value);
             quote!(dir_map::<#key, #value>(#at))
         }
-        Kind::Entries(..) => {
-            let codec = codec_of(model, at);
-            quote!(entries(#at, &#codec))
-        }
-        Kind::Skip => TokenStream::new(),
+        Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip => TokenStream::new(),
     }
 }
 

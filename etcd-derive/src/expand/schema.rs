@@ -1,14 +1,14 @@
 //! `impl Schema`: the table, and a line for each field in each of three functions.
 
 use proc_macro2::{Ident, TokenStream};
-use quote::{ToTokens, format_ident, quote, quote_spanned};
-use syn::{Expr, ExprLit, Lit};
+use quote::{quote, quote_spanned};
+use syn::{Index, Path};
 
-use super::codecs::codec_of;
+use super::codecs::{Leaves, Part};
 use super::{bounds, change_name, here, local, stored};
 use crate::model::{Codec, Field, Kind, Leaf, Presence, Schema};
 
-pub(super) fn schema(model: &Schema) -> TokenStream {
+pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let krate = &model.item.krate;
     let ident = &model.item.ident;
     let generics = bounds::of_schema(model);
@@ -16,7 +16,7 @@ pub(super) fn schema(model: &Schema) -> TokenStream {
     let change = change_name(model);
     let change_generics = super::change::generics(model);
     let (_, change_generics, _) = change_generics.split_for_impl();
-    let table = table(model);
+    let table = table(model, parts);
     // The derive sees the struct's own keys; those of a flattened struct are compared with them when the table is evaluated: at once, or of a generic
     // struct when it is used.
     let distinct = stored(model)
@@ -26,9 +26,9 @@ pub(super) fn schema(model: &Schema) -> TokenStream {
     let at_once = distinct.as_ref().filter(|_| !is_generic).map(|distinct| quote!(const _: () = #distinct;));
     let when_used = distinct.as_ref().filter(|_| is_generic).map(|distinct| quote!(const { #distinct };));
     let (decoder, encoder, delta, out) = (local("__decoder"), local("__encoder"), local("__delta"), local("__out"));
-    let decode = decode(model, &decoder);
-    let encode = stored(model).map(|(at, field)| encode(model, at, field, &encoder));
-    let changes = stored(model).map(|(at, field)| changes(model, at, field, &delta, &out));
+    let decode = decode(model, parts, &decoder);
+    let encode = parts.iter().map(|part| encode(part, &encoder));
+    let changes = parts.iter().map(|part| changes(model, part, &delta, &out));
     let validate = model.validate.as_ref().map(|check| {
         quote! {
             fn validate(&self) -> ::core::result::Result<(), #krate::ValueError> {
@@ -64,7 +64,7 @@ pub(super) fn schema(model: &Schema) -> TokenStream {
     }
 }
 
-fn table(model: &Schema) -> TokenStream {
+fn table(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let krate = &model.item.krate;
     let name = model.item.ident.to_string();
     let doc = &model.doc;
@@ -75,63 +75,33 @@ fn table(model: &Schema) -> TokenStream {
         }
         None => quote!(::core::option::Option::None),
     };
-    let fields = stored(model).map(|(at, field)| row(model, at, field));
+    let fields = parts.iter().flat_map(|part| match part {
+        Part::Leaves(run) => leaves(krate, run),
+        Part::Dir(_, field) => vec![row(krate, field, None)],
+        Part::Entries(_, field, codec) => vec![row(krate, field, Some(codec))],
+    });
     quote!(#krate::Table { name: #name, doc: #doc, prefix: #prefix, fields: &[#(#fields),*] })
 }
 
-/// One field of the table; what is not said is as in `FIELD`.
-fn row(model: &Schema, at: usize, field: &Field) -> TokenStream {
-    let krate = &model.item.krate;
-    let name = field.ident.to_string();
-    let segment = &field.segment.text;
-    let doc = (!field.doc.is_empty()).then(|| {
-        let doc = &field.doc;
-        quote!(doc: #doc,)
-    });
-    let mut presence = TokenStream::new();
-    let mut flags = TokenStream::new();
-    let kind = match &field.kind {
-        Kind::Leaf(leaf) => {
-            presence = self::presence(model, leaf);
-            if !leaf.aliases.is_empty() {
-                let aliases = leaf.aliases.iter().map(|alias| &alias.text);
-                flags.extend(quote!(aliases: &[#(#aliases),*],));
-            }
-            flags.extend(self::flags(&leaf.codec));
-            let codec = codec_of(model, at);
-            quote!(Leaf(#codec.type_name()))
+/// The rows of leaves that follow one another. What their codecs know they say themselves.
+fn leaves(krate: &Path, run: &Leaves<'_>) -> Vec<TokenStream> {
+    let row = |(at, (field, leaf)): (usize, &(&Field, &Leaf))| {
+        let (name, segment, place, at) = (field.ident.to_string(), &field.segment.text, &run.place, Index::from(at));
+        let row = quote!(#place.of.#at.row(#name, #segment));
+        let mut more = doc(field);
+        more.extend(default(krate, leaf));
+        if !leaf.aliases.is_empty() {
+            let aliases = leaf.aliases.iter().map(|alias| &alias.text);
+            more.extend(quote!(aliases: &[#(#aliases),*],));
         }
-        Kind::Dir { ty, optional } => {
-            if *optional {
-                presence = quote!(presence: #krate::Presence::Optional,);
-            }
-            quote_spanned!(here(ty)=> Dir(<#ty as #krate::Schema>::TABLE))
-        }
-        Kind::DirMap(map) => {
-            presence = quote!(presence: #krate::Presence::Optional,);
-            let (key, value) = (&map.key, &map.value);
-            quote!(DirMap { key: <#key as #krate::EtcdValue>::TYPE, table: <#value as #krate::Schema>::TABLE })
-        }
-        Kind::Entries(map, of) => {
-            presence = quote!(presence: #krate::Presence::Optional,);
-            flags.extend(self::flags(of));
-            let key = &map.key;
-            let codec = codec_of(model, at);
-            quote!(Entries { key: <#key as #krate::EtcdValue>::TYPE, value: #codec.type_name() })
-        }
-        Kind::Flatten(ty) => quote_spanned!(here(ty)=> Flatten(<#ty as #krate::Schema>::TABLE)),
-        Kind::Skip => TokenStream::new(),
+        if more.is_empty() { row } else { quote!(#krate::Field { #more ..#row }) }
     };
-    quote! {
-        #krate::Field { name: #name, segment: #segment, #doc kind: #krate::Kind::#kind, #presence #flags ..#krate::__private::FIELD }
-    }
+    run.leaves.iter().enumerate().map(row).collect()
 }
 
-fn presence(model: &Schema, leaf: &Leaf) -> TokenStream {
-    let krate = &model.item.krate;
+fn default(krate: &Path, leaf: &Leaf) -> TokenStream {
     match &leaf.presence {
-        Presence::Required => TokenStream::new(),
-        Presence::Optional => quote!(presence: #krate::Presence::Optional,),
+        Presence::Required | Presence::Optional => TokenStream::new(),
         Presence::Default => {
             let text = format!("{}::default()", crate::parse::source(&leaf.ty));
             quote!(presence: #krate::Presence::Default(#text),)
@@ -142,115 +112,148 @@ fn presence(model: &Schema, leaf: &Leaf) -> TokenStream {
     }
 }
 
+/// The row of a directory or a map; what is not said is as in `FIELD`.
+fn row(krate: &Path, field: &Field, codec: Option<&TokenStream>) -> TokenStream {
+    let name = field.ident.to_string();
+    let segment = &field.segment.text;
+    let doc = doc(field);
+    let is_optional = matches!(field.kind, Kind::Dir { optional: true, .. } | Kind::DirMap(_) | Kind::Entries(..));
+    let presence = is_optional.then(|| quote!(presence: #krate::Presence::Optional,));
+    let mut flags = TokenStream::new();
+    let kind = match &field.kind {
+        Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> Dir(<#ty as #krate::Schema>::TABLE)),
+        Kind::DirMap(map) => {
+            let (key, value) = (&map.key, &map.value);
+            quote!(DirMap { key: <#key as #krate::EtcdValue>::TYPE, table: <#value as #krate::Schema>::TABLE })
+        }
+        Kind::Entries(map, of) => {
+            flags = self::flags(of);
+            let key = &map.key;
+            quote!(Entries { key: <#key as #krate::EtcdValue>::TYPE, value: #codec.type_name() })
+        }
+        Kind::Flatten(ty) => quote_spanned!(here(ty)=> Flatten(<#ty as #krate::Schema>::TABLE)),
+        Kind::Leaf(_) | Kind::Skip => TokenStream::new(),
+    };
+    quote! {
+        #krate::Field { name: #name, segment: #segment, #doc kind: #krate::Kind::#kind, #presence #flags ..#krate::__private::FIELD }
+    }
+}
+
+fn doc(field: &Field) -> TokenStream {
+    let doc = &field.doc;
+    if doc.is_empty() { TokenStream::new() } else { quote!(doc: #doc,) }
+}
+
 fn flags(codec: &Codec) -> TokenStream {
     let secret = codec.secret.then(|| quote!(secret: true,));
     let validated = codec.validate.is_some().then(|| quote!(validated: true,));
     quote!(#secret #validated)
 }
 
-/// Every field is read before the first is looked at, so that every problem is noted. One `match` costs the compiler less than a `?` for each field.
-fn decode(model: &Schema, decoder: &Ident) -> TokenStream {
+/// Every field is read before the first is looked at, so that every problem is noted. One `match` costs the compiler less than a `?` for each part.
+fn decode(model: &Schema, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
     let mut locals = (0..).map(|at| local(&format!("__{at}")));
-    let values = model.fields.iter().map(|field| {
-        let ident = &field.ident;
-        match field.kind {
-            Kind::Skip => quote!(#ident: ::core::default::Default::default()),
-            _ => {
-                let local = locals.next();
-                quote!(#ident: #local)
+    let (mut reads, mut patterns, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    for part in parts {
+        let read = match part {
+            Part::Leaves(run) => {
+                let place = &run.place;
+                quote!(#place.decode(#decoder))
             }
-        }
-    });
-    let value = quote!(::core::option::Option::Some(Self { #(#values),* }));
-    let reads: Vec<_> = stored(model).map(|(at, field)| read(model, at, field)).collect();
-    if reads.is_empty() {
-        return value;
+            Part::Dir(at, field) => read(*at, field, decoder),
+            Part::Entries(at, field, codec) => {
+                let ty = &field.ty;
+                quote!(#decoder.entries::<#ty>(#at, &#codec))
+            }
+        };
+        let fields: Vec<&Field> = match part {
+            Part::Leaves(run) => run.leaves.iter().map(|(field, _)| *field).collect(),
+            Part::Dir(_, field) | Part::Entries(_, field, _) => vec![field],
+        };
+        let locals: Vec<_> = locals.by_ref().take(fields.len()).collect();
+        values.extend(fields.iter().zip(&locals).map(|(field, local)| {
+            let ident = &field.ident;
+            quote!(#ident: #local)
+        }));
+        reads.push(read);
+        patterns.push(match part {
+            Part::Leaves(_) => quote!(::core::option::Option::Some((#(#locals,)*))),
+            _ => quote!(::core::option::Option::Some(#(#locals)*)),
+        });
     }
-    let locals = (0..reads.len()).map(|at| local(&format!("__{at}")));
+    let skipped = model.fields.iter().filter(|field| matches!(field.kind, Kind::Skip)).map(|field| &field.ident);
+    let value = quote!(::core::option::Option::Some(Self { #(#values,)* #(#skipped: ::core::default::Default::default()),* }));
+    let (read, pattern) = match (reads.as_slice(), patterns.as_slice()) {
+        ([], _) => return value,
+        ([read], [pattern]) => (quote!(#read), quote!(#pattern)),
+        (reads, patterns) => (quote!((#(#reads,)*)), quote!((#(#patterns,)*))),
+    };
     quote! {
-        match (#(#decoder.#reads,)*) {
-            (#(::core::option::Option::Some(#locals),)*) => #value,
+        match #read {
+            #pattern => #value,
             _ => ::core::option::Option::None,
         }
     }
 }
 
-fn read(model: &Schema, at: usize, field: &Field) -> TokenStream {
-    match &field.kind {
-        Kind::Leaf(leaf) => {
-            let codec = codec_of(model, at);
-            match &leaf.presence {
-                Presence::Required => quote!(leaf(#at, &#codec)),
-                Presence::Optional => quote!(leaf_opt(#at, &#codec)),
-                Presence::Default => quote!(leaf_or(#at, &#codec, ::core::default::Default::default)),
-                Presence::DefaultOf(expr, _) => {
-                    let expr = default(expr);
-                    quote!(leaf_or(#at, &#codec, || #expr))
-                }
-            }
-        }
+/// Reads a directory or a map of structs.
+fn read(at: usize, field: &Field, decoder: &Ident) -> TokenStream {
+    let read = match &field.kind {
         Kind::Dir { ty, optional: false } => quote_spanned!(here(ty)=> dir::<#ty>(#at)),
         Kind::Dir { ty, optional: true } => quote_spanned!(here(ty)=> dir_opt::<#ty>(#at)),
         Kind::DirMap(_) => {
             let ty = &field.ty;
             quote!(dir_map::<#ty>(#at))
         }
-        Kind::Entries(..) => {
-            let ty = &field.ty;
-            let codec = codec_of(model, at);
-            quote!(entries::<#ty>(#at, &#codec))
+        Kind::Flatten(ty) => quote_spanned!(here(ty)=> flatten::<#ty>()),
+        Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip => TokenStream::new(),
+    };
+    quote!(#decoder.#read)
+}
+
+fn encode(part: &Part<'_>, encoder: &Ident) -> TokenStream {
+    let (at, field) = match part {
+        Part::Leaves(run) => {
+            let (place, idents) = (&run.place, run.leaves.iter().map(|(field, _)| &field.ident));
+            return quote!(#place.encode(#encoder, (#(&self.#idents,)*)););
         }
-        Kind::Flatten(ty) => quote!(flatten::<#ty>()),
-        Kind::Skip => TokenStream::new(),
-    }
-}
-
-/// A text in quotes is a default for everything that can be made of it.
-fn default(expr: &Expr) -> TokenStream {
-    match expr {
-        Expr::Lit(ExprLit { lit: Lit::Str(_), .. }) => quote!(::core::convert::Into::into(#expr)),
-        _ => expr.to_token_stream(),
-    }
-}
-
-fn encode(model: &Schema, at: usize, field: &Field, encoder: &Ident) -> TokenStream {
+        Part::Entries(at, field, codec) => {
+            let ident = &field.ident;
+            return quote!(#encoder.entries(#at, &self.#ident, &#codec););
+        }
+        Part::Dir(at, field) => (at, field),
+    };
     let ident = &field.ident;
     match &field.kind {
-        Kind::Leaf(leaf) => {
-            let codec = codec_of(model, at);
-            let method = format_ident!("{}", if matches!(leaf.presence, Presence::Optional) { "leaf_opt" } else { "leaf" });
-            quote!(#encoder.#method(#at, &self.#ident, &#codec);)
-        }
         Kind::Dir { ty, optional: false } => quote_spanned!(here(ty)=> #encoder.dir(#at, &self.#ident);),
         Kind::Dir { ty, optional: true } => quote_spanned!(here(ty)=> #encoder.dir_opt(#at, &self.#ident);),
         Kind::DirMap(_) => quote!(#encoder.dir_map(#at, &self.#ident);),
-        Kind::Entries(..) => {
-            let codec = codec_of(model, at);
-            quote!(#encoder.entries(#at, &self.#ident, &#codec);)
-        }
         Kind::Flatten(_) => quote!(#encoder.flatten(&self.#ident);),
-        Kind::Skip => TokenStream::new(),
+        Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip => TokenStream::new(),
     }
 }
 
-fn changes(model: &Schema, at: usize, field: &Field, delta: &Ident, out: &Ident) -> TokenStream {
+fn changes(model: &Schema, part: &Part<'_>, delta: &Ident, out: &Ident) -> TokenStream {
     let change = change_name(model);
+    let (at, field) = match part {
+        Part::Leaves(run) => {
+            let (place, variants) = (&run.place, run.leaves.iter().map(|(field, _)| &field.variant));
+            return quote!(#place.changes(#delta, (#(#change::#variants,)*), #out););
+        }
+        Part::Entries(at, field, codec) => {
+            let variant = &field.variant;
+            return quote!(#delta.entries(#at, &#codec, #change::#variant, #out););
+        }
+        Part::Dir(at, field) => (at, field),
+    };
     let variant = &field.variant;
     match &field.kind {
-        Kind::Leaf(_) => {
-            let codec = codec_of(model, at);
-            quote!(#delta.leaf(#at, &#codec, #change::#variant, #out);)
-        }
         Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> #delta.dir::<#ty, _>(#at, #change::#variant, #out);),
         Kind::DirMap(map) => {
             let (key, value) = (&map.key, &map.value);
             quote!(#delta.dir_map::<#key, #value, _>(#at, #change::#variant, #out);)
         }
-        Kind::Entries(..) => {
-            let codec = codec_of(model, at);
-            quote!(#delta.entries(#at, &#codec, #change::#variant, #out);)
-        }
         Kind::Flatten(ty) => quote!(#delta.flatten::<#ty, _>(#change::#variant, #out);),
-        Kind::Skip => TokenStream::new(),
+        Kind::Leaf(_) | Kind::Entries(..) | Kind::Skip => TokenStream::new(),
     }
 }

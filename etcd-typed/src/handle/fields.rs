@@ -6,10 +6,11 @@ use super::dir::{Dir, EtcdSchema};
 use super::entry::Entry;
 use super::map::{DirMap, EntryMap};
 use crate::key::Key;
-use crate::schema::{Field, MapKey, Table};
+use crate::schema::{Field, Leaves, MapKey, OneLeaf, Table};
 use crate::value::Codec;
 
-/// The fields of one struct's directory; the derive calls one method for each, with the field's place in the table.
+/// The fields of one struct's directory; the derive makes one call for each directory or map, with the field's place in the table, and one for all
+/// leaves that follow one another.
 #[derive(Debug)]
 pub struct Fields<'a> {
     context: &'a Shared,
@@ -23,7 +24,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A field of one value.
-    pub fn entry<T: Send + Sync + 'static>(&self, field: usize, codec: &Codec<T>) -> Entry<T> {
+    fn entry<T: Send + Sync + 'static>(&self, field: usize, codec: &Codec<T>) -> Entry<T> {
         let (key, aliases) = self.keys(field);
         Entry::new(self.context.clone(), key, *codec).with_aliases(aliases)
     }
@@ -58,3 +59,44 @@ impl<'a> Fields<'a> {
         (self.key(field), aliases.iter().map(|alias| self.directory.descend(alias)).collect())
     }
 }
+
+impl<L: Entries> Leaves<L> {
+    /// The handle of every field.
+    pub fn entries(&self, fields: &Fields<'_>) -> L::Entries {
+        self.of.entries(self.first, fields)
+    }
+}
+
+/// Leaves that follow one another: a tuple of up to twelve.
+pub trait Entries {
+    /// A handle for each.
+    type Entries;
+
+    /// The handles.
+    fn entries(&self, first: usize, fields: &Fields<'_>) -> Self::Entries;
+}
+
+macro_rules! entries {
+    ($($leaf:ident $at:tt),+) => {
+        impl<$($leaf: OneLeaf<Stored: Send + Sync + 'static>),+> Entries for ($($leaf,)+) {
+            type Entries = ($(Entry<$leaf::Stored>,)+);
+
+            fn entries(&self, first: usize, fields: &Fields<'_>) -> Self::Entries {
+                ($(fields.entry(first + $at, self.$at.codec()),)+)
+            }
+        }
+    };
+}
+
+entries!(A 0);
+entries!(A 0, B 1);
+entries!(A 0, B 1, C 2);
+entries!(A 0, B 1, C 2, D 3);
+entries!(A 0, B 1, C 2, D 3, E 4);
+entries!(A 0, B 1, C 2, D 3, E 4, F 5);
+entries!(A 0, B 1, C 2, D 3, E 4, F 5, G 6);
+entries!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7);
+entries!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8);
+entries!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9);
+entries!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10);
+entries!(A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11);

@@ -18,7 +18,7 @@ pub use dir::{Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, Upd
 pub use directory::{Directory, DirectoryDelete, DirectoryWrite, Node};
 pub use dry::{Check, Diff, Difference, Shown};
 pub use entry::{Entry, EntryDelete, EntryModify, EntryWrite, Publish, Published};
-pub use fields::Fields;
+pub use fields::{Entries, Fields};
 pub use map::{DirMap, EntryMap, EntryPages, MapWrite};
 pub use transaction::Transaction;
 

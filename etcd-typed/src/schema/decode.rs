@@ -6,7 +6,8 @@ use crate::key::{self, Key};
 use crate::revision::Revision;
 use crate::value::Codec;
 
-/// Reads the fields of one struct; the derive calls one method for each field, with the field's place in the table.
+/// Reads the fields of one struct; the derive makes one call for each directory or map, with the field's place in the table, and one for all leaves that
+/// follow one another.
 ///
 /// Every method gives none after it noted a problem.
 #[derive(Debug)]
@@ -33,31 +34,24 @@ impl<'a> Decoder<'a> {
         Self { directory, tree, table: Table::EMPTY, prefix: String::new(), problems, basis, validation }
     }
 
-    /// A field that must be there.
-    pub fn leaf<T>(&mut self, field: usize, codec: &Codec<T>) -> Option<T> {
-        match self.stored(field)? {
-            Found::Value(at, stored) => self.value(at, stored, codec),
-            Found::Nothing(segment) => {
+    /// A field that must be there, or has a default.
+    pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Option<T> {
+        match (self.stored(field)?, default) {
+            (Found::Value(at, stored), _) => self.value(at, stored, codec),
+            (Found::Nothing(segment), Some(default)) => {
+                let value = default();
+                self.check(segment, &value, codec, None);
+                Some(value)
+            }
+            (Found::Nothing(segment), None) => {
                 self.problem(segment, ProblemKind::Missing, format!("missing ({})", codec.type_name), None);
                 None
             }
         }
     }
 
-    /// A field with a default.
-    pub fn leaf_or<T>(&mut self, field: usize, codec: &Codec<T>, default: fn() -> T) -> Option<T> {
-        match self.stored(field)? {
-            Found::Value(at, stored) => self.value(at, stored, codec),
-            Found::Nothing(segment) => {
-                let value = default();
-                self.check(segment, &value, codec, None);
-                Some(value)
-            }
-        }
-    }
-
     /// An `Option` field.
-    pub fn leaf_opt<T>(&mut self, field: usize, codec: &Codec<T>) -> Option<Option<T>> {
+    pub(super) fn leaf_opt<T>(&mut self, field: usize, codec: &Codec<T>) -> Option<Option<T>> {
         match self.stored(field)? {
             Found::Value(at, stored) => self.value(at, stored, codec).map(Some),
             Found::Nothing(_) => Some(None),

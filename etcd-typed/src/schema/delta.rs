@@ -80,7 +80,8 @@ pub struct Update<C> {
     pub resynced: bool,
 }
 
-/// What was touched, for the `changes` function that the derive writes: one call for each field, with the field's place in the table.
+/// What was touched, for the `changes` function that the derive writes: one call for each directory or map, with the field's place in the table, and one
+/// for all leaves that follow one another.
 #[derive(Debug)]
 pub struct Delta<'a> {
     directory: &'a Key,
@@ -111,15 +112,8 @@ impl<'a> Delta<'a> {
         Self { directory, table: Table::EMPTY, prefix: String::new(), after, touched, revision, resynced, problems }
     }
 
-    /// A field of one value.
-    // In three steps, so that what is compiled for each struct is only the first.
-    pub fn leaf<T, C>(&mut self, field: usize, codec: &Codec<T>, make: fn(Change<T>) -> C, out: &mut Vec<C>) {
-        if let Some(change) = self.leaf_change(field, codec) {
-            out.push(make(change));
-        }
-    }
-
-    fn leaf_change<T>(&mut self, field: usize, codec: &Codec<T>) -> Option<Change<T>> {
+    /// The change of a field of one value.
+    pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>) -> Option<Change<T>> {
         let (segment, before, after) = self.leaf_touched(field)?;
         self.change(segment, before, after, *codec)
     }

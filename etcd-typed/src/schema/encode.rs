@@ -5,7 +5,8 @@ use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::value::{Codec, ValueError};
 
-/// Writes the fields of one struct; the derive calls one method for each field, with the field's place in the table.
+/// Writes the fields of one struct; the derive makes one call for each directory or map, with the field's place in the table, and one for all leaves
+/// that follow one another.
 #[derive(Debug)]
 pub struct Encoder<'a> {
     directory: &'a Key,
@@ -27,16 +28,9 @@ impl<'a> Encoder<'a> {
     }
 
     /// A field of one value.
-    pub fn leaf<T>(&mut self, field: usize, value: &T, codec: &Codec<T>) {
+    pub(super) fn leaf<T>(&mut self, field: usize, value: &T, codec: &Codec<T>) {
         if let Some(segment) = self.segment(field) {
             self.value(segment, value, codec);
-        }
-    }
-
-    /// An `Option` field.
-    pub fn leaf_opt<T>(&mut self, field: usize, value: &Option<T>, codec: &Codec<T>) {
-        if let Some(value) = value {
-            self.leaf(field, value, codec);
         }
     }
 

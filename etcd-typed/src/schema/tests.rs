@@ -258,3 +258,74 @@ fn the_table_knows_the_keys_of_secrets() {
         assert!(!Outer::TABLE.is_secret(key), "{key}");
     }
 }
+
+/// More leaves in a row than one call takes.
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+#[etcd(crate = crate, change(PartialEq))]
+struct Long {
+    a: u8,
+    b: u16,
+    c: u32,
+    d: Option<u64>,
+    e: String,
+    f: i8,
+    #[etcd(default = 6)]
+    g: i16,
+    h: i32,
+    i: i64,
+    j: bool,
+    k: f32,
+    l: f64,
+    m: char,
+    n: Option<String>,
+    #[etcd(entries)]
+    o: BTreeMap<String, u8>,
+    p: u8,
+}
+
+#[test]
+fn more_leaves_than_one_call_takes_keep_their_places() {
+    let directory = Key::parse("/long").unwrap();
+    let long = Long {
+        a: 0,
+        b: 1,
+        c: 2,
+        d: Some(3),
+        e: "4".to_owned(),
+        f: 5,
+        g: 7,
+        h: 8,
+        i: 9,
+        j: true,
+        k: 10.5,
+        l: 11.5,
+        m: 'm',
+        n: None,
+        o: BTreeMap::from([("x".to_owned(), 13)]),
+        p: 14,
+    };
+    let encoded = encode(&directory, &long).unwrap();
+    assert_eq!(encoded.keys().collect::<String>(), "abcdefghijklmo/xp");
+    assert_eq!((&encoded["l"][..], &encoded["m"][..]), (&b"11.5"[..], &b"m"[..]));
+    let stored =
+        |value: Bytes| Stored { value, created: Revision::default(), modified: Revision::default(), version: None, lease: None, ttl: None };
+    let mut tree: Tree = encoded.into_iter().map(|(relative, value)| (relative, stored(value))).collect();
+    let revision = Revision::default();
+    assert_eq!(*decode::<Long>(&directory, &tree, revision).unwrap(), long);
+
+    // Every problem is told, in the order of the struct, on both sides of the border.
+    let before = tree.clone();
+    for relative in ["p", "m", "l", "a"] {
+        tree.insert(relative.to_owned(), stored(Bytes::from_static(b"no")));
+    }
+    let error = decode::<Long>(&directory, &tree, revision).unwrap_err();
+    let keys: Vec<_> = error.problems().iter().map(|problem| problem.key.to_string()).collect();
+    assert_eq!(keys, ["/long/a", "/long/l", "/long/m", "/long/p"]);
+
+    // So are changes.
+    let mut tree = before;
+    let touched: Touched = ["a", "l", "m", "p"].into_iter().map(|relative| (relative.to_owned(), tree.remove(relative))).collect();
+    let (mut problems, mut out) = (Vec::new(), Vec::new());
+    Delta::new(&directory, &tree, &touched, revision, false, &mut problems).whole::<Long, LongChange>(|change| change, &mut out);
+    assert!(matches!(&out[..], [LongChange::A(_), LongChange::L(_), LongChange::M(_), LongChange::P(_)]), "{out:?}");
+}

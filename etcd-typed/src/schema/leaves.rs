@@ -1,0 +1,208 @@
+//! `Leaves`: the fields of one value each that follow one another in a struct, as one tuple. The derive makes one call for them all where it would
+//! make one for each field: a call that the compiler has to check in every struct costs more than all that is in this file.
+
+use super::{Change, Decoder, Delta, Encoder, Field, Kind, Presence};
+use crate::value::Codec;
+
+/// Fields of one value each: a tuple of `Leaf` and `LeafOpt`, and the place of the first in the table.
+#[derive(Debug)]
+pub struct Leaves<L> {
+    pub(crate) first: usize,
+    /// The fields, for their rows in the table.
+    pub of: L,
+}
+
+impl<L> Leaves<L> {
+    /// The fields of the table from `first` on.
+    pub const fn new(first: usize, of: L) -> Self {
+        Self { first, of }
+    }
+}
+
+impl<L: Tuple> Leaves<L> {
+    /// Reads every field, so that every problem is noted; none if there was one.
+    pub fn decode(&self, decoder: &mut Decoder<'_>) -> Option<L::Values> {
+        self.of.decode(self.first, decoder)
+    }
+
+    /// Writes every field.
+    pub fn encode(&self, encoder: &mut Encoder<'_>, values: L::Refs<'_>) {
+        self.of.encode(self.first, encoder, values);
+    }
+
+    /// Adds the change of each field that changed, as the variant that `makers` has for it.
+    pub fn changes<C>(&self, delta: &mut Delta<'_>, makers: L::Makers<C>, out: &mut Vec<C>) {
+        self.of.changes(self.first, delta, &makers, out);
+    }
+}
+
+/// A field that must be there, or has a default.
+#[derive(Debug)]
+pub struct Leaf<T> {
+    pub(crate) codec: Codec<T>,
+    default: Option<fn() -> T>,
+}
+
+impl<T> Leaf<T> {
+    /// A field that must be there.
+    pub const fn new(codec: Codec<T>) -> Self {
+        Self { codec, default: None }
+    }
+
+    /// A field with a default.
+    pub const fn or(codec: Codec<T>, default: fn() -> T) -> Self {
+        Self { codec, default: Some(default) }
+    }
+
+    /// Its row in the table, but for what only the derive knows.
+    pub const fn row(&self, name: &'static str, segment: &'static str) -> Field {
+        row(name, segment, &self.codec, Presence::Required)
+    }
+}
+
+/// An `Option` field.
+#[derive(Debug)]
+pub struct LeafOpt<T> {
+    pub(crate) codec: Codec<T>,
+}
+
+impl<T> LeafOpt<T> {
+    /// An `Option` field.
+    pub const fn new(codec: Codec<T>) -> Self {
+        Self { codec }
+    }
+
+    /// Its row in the table, but for what only the derive knows.
+    pub const fn row(&self, name: &'static str, segment: &'static str) -> Field {
+        row(name, segment, &self.codec, Presence::Optional)
+    }
+}
+
+const fn row<T>(name: &'static str, segment: &'static str, codec: &Codec<T>, presence: Presence) -> Field {
+    Field {
+        name,
+        segment,
+        aliases: &[],
+        doc: "",
+        kind: Kind::Leaf(codec.type_name()),
+        presence,
+        secret: codec.is_secret(),
+        validated: codec.is_validated(),
+    }
+}
+
+/// One of the leaves.
+pub trait OneLeaf {
+    /// What is stored.
+    type Stored;
+    /// What the struct has.
+    type Value: 'static;
+
+    /// How it is stored.
+    fn codec(&self) -> &Codec<Self::Stored>;
+
+    /// Reads the field.
+    fn decode(&self, field: usize, decoder: &mut Decoder<'_>) -> Option<Self::Value>;
+
+    /// Writes the field.
+    fn encode(&self, field: usize, encoder: &mut Encoder<'_>, value: &Self::Value);
+}
+
+impl<T: 'static> OneLeaf for Leaf<T> {
+    type Stored = T;
+    type Value = T;
+
+    fn codec(&self) -> &Codec<T> {
+        &self.codec
+    }
+
+    fn decode(&self, field: usize, decoder: &mut Decoder<'_>) -> Option<T> {
+        decoder.leaf(field, &self.codec, self.default)
+    }
+
+    fn encode(&self, field: usize, encoder: &mut Encoder<'_>, value: &T) {
+        encoder.leaf(field, value, &self.codec);
+    }
+}
+
+impl<T: 'static> OneLeaf for LeafOpt<T> {
+    type Stored = T;
+    type Value = Option<T>;
+
+    fn codec(&self) -> &Codec<T> {
+        &self.codec
+    }
+
+    fn decode(&self, field: usize, decoder: &mut Decoder<'_>) -> Option<Option<T>> {
+        decoder.leaf_opt(field, &self.codec)
+    }
+
+    fn encode(&self, field: usize, encoder: &mut Encoder<'_>, value: &Option<T>) {
+        if let Some(value) = value {
+            encoder.leaf(field, value, &self.codec);
+        }
+    }
+}
+
+/// Leaves that follow one another: tuples of up to twelve.
+pub trait Tuple {
+    /// What the struct has of them.
+    type Values;
+    /// The same, to be written.
+    type Refs<'a>;
+    /// The variants of the change enum.
+    type Makers<C>;
+
+    /// Reads every field.
+    fn decode(&self, first: usize, decoder: &mut Decoder<'_>) -> Option<Self::Values>;
+
+    /// Writes every field.
+    fn encode(&self, first: usize, encoder: &mut Encoder<'_>, values: Self::Refs<'_>);
+
+    /// Adds the change of each field that changed.
+    fn changes<C>(&self, first: usize, delta: &mut Delta<'_>, makers: &Self::Makers<C>, out: &mut Vec<C>);
+}
+
+macro_rules! tuple {
+    ($($leaf:ident $value:ident $at:tt),+) => {
+        impl<$($leaf: OneLeaf),+> Tuple for ($($leaf,)+) {
+            type Values = ($($leaf::Value,)+);
+            type Refs<'a> = ($(&'a $leaf::Value,)+);
+            type Makers<C> = ($(fn(Change<$leaf::Stored>) -> C,)+);
+
+            fn decode(&self, first: usize, decoder: &mut Decoder<'_>) -> Option<Self::Values> {
+                $(let $value = self.$at.decode(first + $at, decoder);)+
+                Some(($($value?,)+))
+            }
+
+            fn encode(&self, first: usize, encoder: &mut Encoder<'_>, values: Self::Refs<'_>) {
+                $(self.$at.encode(first + $at, encoder, values.$at);)+
+            }
+
+            fn changes<C>(&self, first: usize, delta: &mut Delta<'_>, makers: &Self::Makers<C>, out: &mut Vec<C>) {
+                $(if let Some(change) = delta.leaf(first + $at, self.$at.codec()) {
+                    push(out, makers.$at(change));
+                })+
+            }
+        }
+    };
+}
+
+tuple!(A a 0);
+tuple!(A a 0, B b 1);
+tuple!(A a 0, B b 1, X c 2);
+tuple!(A a 0, B b 1, X c 2, D d 3);
+tuple!(A a 0, B b 1, X c 2, D d 3, E e 4);
+tuple!(A a 0, B b 1, X c 2, D d 3, E e 4, F f 5);
+tuple!(A a 0, B b 1, X c 2, D d 3, E e 4, F f 5, G g 6);
+tuple!(A a 0, B b 1, X c 2, D d 3, E e 4, F f 5, G g 6, H h 7);
+tuple!(A a 0, B b 1, X c 2, D d 3, E e 4, F f 5, G g 6, H h 7, I i 8);
+tuple!(A a 0, B b 1, X c 2, D d 3, E e 4, F f 5, G g 6, H h 7, I i 8, J j 9);
+tuple!(A a 0, B b 1, X c 2, D d 3, E e 4, F f 5, G g 6, H h 7, I i 8, J j 9, K k 10);
+tuple!(A a 0, B b 1, X c 2, D d 3, E e 4, F f 5, G g 6, H h 7, I i 8, J j 9, K k 10, L l 11);
+
+/// Once for each change enum, not once for each of its variants.
+#[inline(never)]
+fn push<C>(out: &mut Vec<C>, change: C) {
+    out.push(change);
+}
