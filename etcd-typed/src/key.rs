@@ -76,7 +76,7 @@ impl Key {
     /// The key `relative` (segments as stored, with `/` between) below this one. Only for text that is a part of a key
     /// already: the table of a schema, or what [`Key::below`] gave.
     pub(crate) fn descend(&self, relative: &str) -> Self {
-        Self(Arc::from(format!("{}/{relative}", self.0)))
+        Self(Arc::from([&self.0, "/", relative].concat()))
     }
 
     /// The path as text; the root is `/`.

@@ -120,9 +120,14 @@ impl Mirror {
     }
 
     fn put(&mut self, kv: KeyValue, previous: Option<KeyValue>, touched: &mut Touched) {
-        let Some(relative) = self.directory.below(&kv.key).map(str::to_owned) else { return };
-        let old = self.tree.insert(relative.clone(), Stored::from(kv));
-        self.touch(relative, old, previous, touched);
+        let key = kv.key.clone();
+        let Some(relative) = self.directory.below(&key) else { return };
+        // A key that is there already is not stored again: most changes are of those.
+        let old = match self.tree.get_mut(relative) {
+            Some(stored) => Some(std::mem::replace(stored, Stored::from(kv))),
+            None => self.tree.insert(relative.to_owned(), Stored::from(kv)),
+        };
+        self.touch(relative.to_owned(), old, previous, touched);
     }
 
     fn delete(&mut self, deleted: &[u8], directory: bool, previous: Option<KeyValue>, touched: &mut Touched) {

@@ -246,8 +246,13 @@ impl<'a> Delta<'a> {
             }
         };
         let old = before.and_then(|stored| codec.decode(&stored.value).ok());
-        let key = self.directory.descend(&format!("{}{segment}", self.prefix));
+        let key = self.key(segment);
         Some(Change { key, old, new, revision: self.revision, resynced: self.resynced, secret: codec.is_secret() })
+    }
+
+    /// A key of the struct that is being read.
+    fn key(&self, segment: &str) -> Key {
+        if self.prefix.is_empty() { self.directory.descend(segment) } else { self.directory.descend(&[&self.prefix, segment].concat()) }
     }
 
     fn map_key<K: MapKey>(&mut self, segment: &str) -> Option<K> {
@@ -263,7 +268,7 @@ impl<'a> Delta<'a> {
     }
 
     fn problem(&mut self, segment: &str, kind: ProblemKind, reason: String, revision: Revision) {
-        let key = self.directory.descend(&format!("{}{segment}", self.prefix));
+        let key = self.key(segment);
         self.problems.push(Problem { key, kind, reason, revision: Some(revision) });
     }
 }
