@@ -305,7 +305,7 @@ fn more_leaves_than_one_call_takes_keep_their_places() {
         p: 14,
     };
     let encoded = encode(&directory, &long).unwrap();
-    assert_eq!(encoded.keys().collect::<String>(), "abcdefghijklmo/xp");
+    assert_eq!(encoded.keys().map(String::as_str).collect::<String>(), "abcdefghijklmo/xp");
     assert_eq!((&encoded["l"][..], &encoded["m"][..]), (&b"11.5"[..], &b"m"[..]));
     let stored =
         |value: Bytes| Stored { value, created: Revision::default(), modified: Revision::default(), version: None, lease: None, ttl: None };
