@@ -393,20 +393,35 @@ async fn who_reads_after_a_write_was_acknowledged_sees_it() {
 async fn joined_reads_need_the_majority() {
     let cluster = Etcd::cluster(3).await;
     let [asked, others @ ..] = cluster.members() else { panic!("three members") };
-    let mut options = options([asked.endpoint().as_str()]);
-    options.retry.call_timeout = Duration::from_millis(1500);
-    let store = V3Store::new(&options).unwrap();
-    fill(&store, 20).await;
-    acquaint(asked, &store).await;
-    let txns = got(asked, "Txn").await;
-    others.iter().for_each(Etcd::pause);
+    let direct = store(&asked.endpoint());
+    fill(&direct, 20).await;
+    let limited = |limit| {
+        let mut options = options([asked.endpoint().as_str()]);
+        options.retry.call_timeout = limit;
+        V3Store::new(&options).unwrap()
+    };
+    let (reader, impatient) = (limited(Duration::from_millis(1500)), limited(Duration::from_millis(150)));
     let keys: Vec<Key> = (0..20).map(numbered).collect();
-    for reply in join_all(keys.iter().map(|key| read(&store, key))).await {
-        let error = reply.unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{error}");
-    }
-    assert!(got(asked, "Txn").await > txns || !bears_it(asked), "they were joined");
-    others.iter().for_each(Etcd::resume);
+    let joined = async {
+        loop {
+            // With the majority everything goes.
+            read_all(&direct, 20).await;
+            acquaint(asked, &reader).await;
+            let txns = got(asked, "Txn").await;
+            others.iter().for_each(Etcd::pause);
+            // Somebody else sees that they have stopped, before this one notices that it has no leader any more and takes no reads at all.
+            while read(&impatient, &numbered(0)).await.is_ok() {}
+            for reply in join_all(keys.iter().map(|key| read(&reader, key))).await {
+                let error = reply.unwrap_err();
+                assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{error}");
+            }
+            others.iter().for_each(Etcd::resume);
+            if got(asked, "Txn").await > txns || !bears_it(asked) {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE, joined).await.expect("they are joined");
 }
 
 /// Reads that meet an endpoint that fails have in the end what they would have alone.
@@ -431,6 +446,41 @@ async fn reads_behind_a_request_that_hangs_go_elsewhere() {
         read_all(&store, 64).await;
         assert!(got(&etcd, "Range").await - ranges <= 8 || !bears_it(&etcd));
         proxy.set(Mode::Pass).await;
+    }
+}
+
+/// Whoever waits for those in flight does not wait for ever.
+#[tokio::test]
+async fn reads_behind_answers_that_do_not_come_are_sent_all_the_same() {
+    let (etcd, _direct) = acquainted(64).await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let mut options = options([proxy.endpoint().as_str()]);
+    options.retry.call_timeout = 2 * PATIENCE;
+    options.retry.read_attempt_timeout = 2 * PATIENCE;
+    options.keep_alive_timeout = 2 * PATIENCE;
+    let store = Arc::new(V3Store::new(&options).unwrap());
+    acquaint(&etcd, &store).await;
+    let (ranges, txns) = reads_got(&etcd).await;
+    proxy.set(Mode::StallAnswers).await;
+    let reads: Vec<_> = (0..20)
+        .map(|number| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { read(&store, &numbered(number)).await })
+        })
+        .collect();
+    let arrive = async {
+        loop {
+            let (ranges, txns) = (got(&etcd, "Range").await - ranges, got(&etcd, "Txn").await - txns);
+            if ranges >= 20 || (ranges == 2 && txns >= 1) {
+                break;
+            }
+        }
+    };
+    timeout(PATIENCE / 2, arrive).await.expect("those behind the first two are sent");
+    assert!(reads.iter().all(|read| !read.is_finished()));
+    proxy.set(Mode::Pass).await;
+    for (number, read) in reads.into_iter().enumerate() {
+        assert_eq!(read.await.unwrap().unwrap().kvs[0].value, number.to_string());
     }
 }
 
