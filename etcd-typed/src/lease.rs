@@ -77,7 +77,7 @@ pub struct Lease {
 /// What the task of a lease is told.
 enum Order {
     /// Commit this, which makes an end of all that needs the lease, and then keep the lease as a spare one if it may be.
-    Finish { last: Last, lease: Lease, reusable: bool },
+    Finish { last: Box<Last>, lease: Lease, reusable: bool },
     /// Revoke it and say what became of that.
     Revoke(oneshot::Sender<Result<()>>),
     /// End without revoking it: somebody else goes on. Its time starts a last time.
@@ -178,7 +178,7 @@ impl Lease {
     pub(crate) fn finish(self, last: Last, reusable: bool) {
         let orders = self.orders.clone();
         // Without a task there is nobody who could: the lease runs out.
-        let _ = orders.send(Order::Finish { last, lease: self, reusable });
+        let _ = orders.send(Order::Finish { last: Box::new(last), lease: self, reusable });
     }
 
     /// Lets it run out, for somebody who knows its name to go on with.
@@ -280,7 +280,7 @@ impl Keeper {
                         let _ = answer.send(revoked);
                         return end;
                     }
-                    Some(Order::Finish { last, lease, reusable }) => self.finish(last, lease, reusable).await,
+                    Some(Order::Finish { last, lease, reusable }) => self.finish(*last, lease, reusable).await,
                 },
                 lost = self.life.lost() => {
                     self.life.lose(lost.reason());
