@@ -18,6 +18,11 @@ import (
 
 // By name, what a case does with the server's address and the parameters.
 var cases = map[string]func(address string, parameters []string){
+	"get":                gets,
+	"put":                puts,
+	"load":               load,
+	"directories":        directories,
+	"lock-uncontended":   lockUncontended,
 	"lock-hand-over":     lockHandOver,
 	"election-hand-over": electionHandOver,
 	"watch-latency":      watchLatency,

@@ -1,9 +1,15 @@
 //! What is measured. A case is a file below: what a peer is told, what it does with it, what its reports say, and the goals.
 
+mod directories;
 mod election_hand_over;
 mod holds;
 mod live_apply;
+mod load;
 mod lock_hand_over;
+mod lock_uncontended;
+pub(crate) mod repeated;
+mod requests;
+mod v2;
 mod watch_events;
 mod watch_fan_out;
 mod watch_latency;
@@ -50,7 +56,9 @@ pub(crate) struct Case {
 pub(crate) struct Server {
     /// It serves the v2 keys API too.
     pub(crate) v2: bool,
-    /// Brings in, before the peer's process is started, what it is to find.
+    /// All peers of a round use the same one, since none of them changes anything.
+    pub(crate) shared: bool,
+    /// Brings in, before a peer's process is started, what it is to find.
     pub(crate) prepare: Option<Prepare>,
 }
 
@@ -190,7 +198,12 @@ impl Goal {
 }
 
 pub(crate) fn all(effort: &Effort) -> Vec<Case> {
-    let mut cases = lock_hand_over::cases(effort);
+    let mut cases = requests::cases(effort);
+    cases.extend(load::cases(effort));
+    cases.extend(directories::cases(effort));
+    cases.extend(v2::cases(effort));
+    cases.extend(lock_uncontended::cases(effort));
+    cases.extend(lock_hand_over::cases(effort));
     cases.extend(election_hand_over::cases(effort));
     cases.extend(watch_latency::cases(effort));
     cases.extend(watch_events::cases(effort));
@@ -202,6 +215,11 @@ pub(crate) fn all(effort: &Effort) -> Vec<Case> {
 /// The side of a peer in Rust.
 pub(crate) async fn work(peer: &str, address: &str, case: &str, parameters: &[String]) -> Result<()> {
     match case {
+        requests::GET | requests::PUT => requests::work(peer, address, case, parameters).await,
+        load::NAME => load::work(peer, address, parameters).await,
+        directories::NAME => directories::work(peer, address, parameters).await,
+        v2::NAME => v2::work(peer, address, parameters).await,
+        lock_uncontended::NAME => lock_uncontended::work(peer, address, parameters).await,
         lock_hand_over::NAME => lock_hand_over::work(peer, address, parameters).await,
         election_hand_over::NAME => election_hand_over::work(peer, address, parameters).await,
         watch_latency::NAME => watch_latency::work(peer, address, parameters).await,

@@ -6,6 +6,7 @@
 mod alone;
 mod cases;
 mod page;
+mod payload;
 mod peers;
 mod server;
 mod tally;
@@ -24,6 +25,9 @@ use crate::peers::Programs;
 /// For what stops the whole run, and is only ever shown.
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Error>;
+
+/// Written by hand, about a page with all cases: what is missed, and where the time goes.
+const NOTES: &str = include_str!("../NOTES.md");
 
 const USAGE: &str = "usage: etcd-typed-peers [--quick] [--rounds N] [--only PART-OF-A-TITLE]";
 
@@ -106,6 +110,9 @@ async fn measure(options: &Options) -> Result<()> {
     // A page that took long is not lost for one case; but nobody is to overlook that it is not whole.
     failed.iter().for_each(|failure| page.omit(format!("**what failed**, {failure}")));
     println!("{}", page.end().await?);
+    if options.only.is_empty() {
+        println!("{}", NOTES.trim_end());
+    }
     if failed.is_empty() { Ok(()) } else { Err(failed.join("\n").into()) }
 }
 
@@ -117,19 +124,22 @@ async fn alternate(case: &Case, programs: &Programs, rounds: usize) -> Result<Ve
     let row = |(peer, _): &(&'static str, _)| Row { peer, rounds: Vec::new() };
     let mut rows: Vec<Vec<Row>> = case.stages.iter().map(|_| peers.iter().map(row).collect()).collect();
     for round in 0..rounds {
-        let mut servers = server::start(peers.len(), &case.server).await?;
+        let count = if case.server.shared { 1 } else { peers.len() };
+        let mut servers = server::start(count, &case.server).await?;
         let mut order: Vec<usize> = (0..peers.len()).collect();
         if round % 2 == 1 {
             order.reverse();
         }
         for at in order {
             let (peer, program) = peers[at];
-            // Ends with the trial.
-            let server = servers.pop().ok_or("a server for each peer")?;
-            let outcomes = trial::run(program, peer, case, &server).await.map_err(|error| format!("{}, {peer}: {error}", case.work[0]))?;
+            let server = servers.last().ok_or("a server for each peer")?;
+            let outcomes = trial::run(program, peer, case, server).await.map_err(|error| format!("{}, {peer}: {error}", case.work[0]))?;
             for ((figures, rows), stage) in outcomes.into_iter().zip(&mut rows).zip(&case.stages) {
                 eprintln!("{}, round {}, {peer}: {:.2}", stage.table.title, round + 1, figures[0]);
                 rows[at].rounds.push(figures);
+            }
+            if !case.server.shared {
+                servers.pop();
             }
         }
     }

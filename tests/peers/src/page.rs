@@ -10,9 +10,6 @@ use crate::Result;
 use crate::cases::{Better, Bound, CLIENT, Goal, Table, median};
 use crate::peers::{OURS, Programs};
 
-/// Written by hand: what the figures of the last page come from.
-const NOTES: &str = include_str!("../NOTES.md");
-
 /// A peer's figures: for each round one for each column.
 pub(crate) struct Row {
     pub(crate) peer: &'static str,
@@ -65,7 +62,7 @@ impl<'a> Page<'a> {
 
     pub(crate) async fn end(&self) -> Result<String> {
         let tables = self.tables.iter().map(|filled| filled.markdown() + "\n").collect::<String>();
-        Ok(format!("{}\n{tables}{}\n{NOTES}", self.head().await?, self.summary()))
+        Ok(format!("{}\n{tables}{}", self.head().await?, self.summary()))
     }
 
     /// What was measured with what, where, and how busy the machine was.

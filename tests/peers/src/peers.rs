@@ -3,6 +3,8 @@
 
 mod etcd_client;
 mod etcd_typed;
+mod reqwest;
+mod tonic;
 pub(crate) mod watches;
 
 use std::path::{Path, PathBuf};
@@ -10,17 +12,25 @@ use std::process::Command;
 
 use crate::Result;
 
-pub(crate) use etcd_client::{EtcdClient, EtcdClientWatches};
+pub(crate) use etcd_client::{EtcdClient, EtcdClientWatches, put_all};
 pub(crate) use etcd_typed::{Clients, EtcdTyped, EtcdTypedWatches};
+pub(crate) use reqwest::Reqwest;
+pub(crate) use tonic::Tonic;
 
 /// Us. What comes after a comma in a peer's name is another way to use the same.
 pub(crate) const OURS: &str = "etcd-typed";
 pub(crate) const OURS_CLIENT_EACH: &str = "etcd-typed, a client each";
+pub(crate) const OURS_STREAMED: &str = "etcd-typed, streamed";
 pub(crate) const ETCD_CLIENT: &str = "etcd-client";
 pub(crate) const ETCD_CLIENT_ONE_STREAM: &str = "etcd-client, one stream";
 pub(crate) const ETCD_CLIENT_LOCKED_MAP: &str = "etcd-client, map in a lock";
 pub(crate) const ETCD_CLIENT_COPIED_MAP: &str = "etcd-client, map copied";
+pub(crate) const ETCD_CLIENT_ONE_BY_ONE: &str = "etcd-client, 20 gets one by one";
+pub(crate) const ETCD_CLIENT_JOINED: &str = "etcd-client, 20 gets joined";
+pub(crate) const ETCD_CLIENT_PAGES: &str = "etcd-client, pages of 10,000";
 pub(crate) const GO: &str = "Go clientv3";
+pub(crate) const TONIC: &str = "tonic";
+pub(crate) const REQWEST: &str = "reqwest";
 
 /// The programs that the peers are run as.
 pub(crate) struct Programs {
@@ -70,6 +80,20 @@ fn locked_version(package: &str) -> String {
     let mut lines = include_str!("../Cargo.lock").lines().skip_while(|line| *line != format!("name = \"{package}\""));
     let version = lines.nth(1).and_then(|line| line.strip_prefix("version = "));
     version.unwrap_or("of an unknown version").trim_matches('"').to_owned()
+}
+
+/// One who reads and writes single keys; clones share a connection. Keys and values are those of `payload.rs`, by their numbers.
+pub(crate) trait KeyValue: Clone + Send + 'static {
+    /// Fails unless the key has the value.
+    fn get(&mut self, key: usize, value: usize) -> impl Future<Output = Result<()>> + Send;
+
+    fn put(&mut self, key: usize, value: usize) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// Who waits for changes of the first key.
+pub(crate) trait Watcher: Send + 'static {
+    /// Fails unless the next change is to this value.
+    fn next(&mut self, value: usize) -> impl Future<Output = Result<()>> + Send;
 }
 
 /// One of those who want a thing that only one can have at a time: a lock, or the first place of an election.

@@ -7,16 +7,20 @@ use tokio::net::TcpStream;
 use crate::Result;
 use crate::cases::Server;
 
-/// Starts so many at once: most of the time that one takes to start it waits.
-pub(crate) async fn start(count: usize, server: &Server) -> Result<Vec<Etcd>> {
+/// Starts so many at once, since most of the time that one takes to start it waits; and prepares them.
+pub(crate) async fn start(count: usize, wanted: &Server) -> Result<Vec<Etcd>> {
     let starting = |_| {
-        let builder = if server.v2 { Etcd::builder().flag("--enable-v2", "true") } else { Etcd::builder() };
+        let builder = if wanted.v2 { Etcd::builder().flag("--enable-v2", "true") } else { Etcd::builder() };
         tokio::spawn(builder.start())
     };
     let starting: Vec<_> = (0..count).map(starting).collect();
     let mut started = Vec::new();
     for one in starting {
-        started.push(one.await?);
+        let one = one.await?;
+        if let Some(prepare) = &wanted.prepare {
+            prepare(one.endpoint()).await?;
+        }
+        started.push(one);
     }
     Ok(started)
 }

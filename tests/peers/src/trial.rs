@@ -1,4 +1,4 @@
-//! One peer does the work of one case once: a process of its own, on a server of its own.
+//! One peer does the work of one case once: a process of its own.
 
 use std::fs;
 use std::path::Path;
@@ -19,11 +19,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 /// The figures of each stage, in the order of its columns. `program` is what the peer is run as.
 pub(crate) async fn run(program: &Path, peer: &str, case: &Case, etcd: &Etcd) -> Result<Vec<Vec<f64>>> {
-    let address = etcd.endpoint();
-    if let Some(prepare) = &case.server.prepare {
-        prepare(address.clone()).await?;
-    }
-    timeout(LIMIT, supervise(program, peer, case, &address)).await.map_err(|_| format!("no end within {LIMIT:?}"))?
+    timeout(LIMIT, supervise(program, peer, case, &etcd.endpoint())).await.map_err(|_| format!("no end within {LIMIT:?}"))?
 }
 
 /// Starts the process, lets it warm up, and reads the server's counters around each stage of its work.

@@ -1,17 +1,46 @@
-//! The crate `etcd-client`, used as its examples do: a lease that is kept alive, and the server's own lock and election services.
+//! The crate `etcd-client`, used as its examples do: for coordination a lease that is kept alive, and the server's own lock and election services.
 
 mod watches;
 
-use etcd_client::{Client, LeaderKey, LockOptions, ResignOptions};
+use etcd_client::{Client, GetOptions, GetResponse, KvClient, LeaderKey, LockOptions, ResignOptions, Txn, TxnOp};
+use futures_util::future::try_join_all;
 
 pub(crate) use self::watches::EtcdClientWatches;
-use super::Contender;
+use super::{Contender, KeyValue};
 use crate::Result;
+use crate::cases::repeated::Caller;
+use crate::payload::{self, CONFIG, KEYS, VALUES};
 use crate::work::TTL;
 
 pub(crate) struct EtcdClient;
 
 impl EtcdClient {
+    pub(crate) async fn key_value(address: &str) -> Result<Keys> {
+        Ok(Keys(Client::connect([address], None).await?.kv_client()))
+    }
+
+    pub(crate) async fn fields(address: &str) -> Result<Below> {
+        let client = Client::connect([address], None).await?.kv_client();
+        Ok(Below { client, directory: CONFIG.to_owned(), page: None, wanted: payload::fields() })
+    }
+
+    pub(crate) async fn fields_one_by_one(address: &str) -> Result<OneByOne> {
+        let client = Client::connect([address], None).await?.kv_client();
+        Ok(OneByOne { client, wanted: payload::fields() })
+    }
+
+    pub(crate) async fn fields_joined(address: &str) -> Result<Joined> {
+        Ok(Joined(Self::fields_one_by_one(address).await?))
+    }
+
+    /// In pages of so many keys, or with one range.
+    pub(crate) async fn directory(address: &str, count: usize, page: Option<usize>) -> Result<Below> {
+        let client = Client::connect([address], None).await?.kv_client();
+        // Otherwise an answer of more than 4 MiB is refused.
+        let client = client.max_decoding_message_size(usize::MAX);
+        Ok(Below { client, directory: payload::directory_name(count), page, wanted: payload::directory(count) })
+    }
+
     pub(crate) async fn lockers(address: &str, name: &str, count: usize) -> Result<Vec<Locker>> {
         let sessions = Session::open(address, count).await?;
         Ok(sessions.into_iter().map(|session| Locker { session, name: name.to_owned() }).collect())
@@ -20,6 +49,95 @@ impl EtcdClient {
     pub(crate) async fn candidates(address: &str, name: &str, count: usize) -> Result<Vec<Candidate>> {
         let sessions = Session::open(address, count).await?;
         Ok(sessions.into_iter().map(|session| Candidate { session, name: name.to_owned() }).collect())
+    }
+}
+
+/// Brings them to the server, before anything is measured.
+pub(crate) async fn put_all(address: &str, pairs: Vec<(String, String)>) -> Result<()> {
+    let mut client = Client::connect([address], None).await?;
+    let mut puts = pairs.into_iter().map(|(key, value)| TxnOp::put(key, value, None)).peekable();
+    while puts.peek().is_some() {
+        // A transaction may have 128.
+        client.txn(Txn::new().and_then(puts.by_ref().take(128).collect::<Vec<_>>())).await?;
+    }
+    Ok(())
+}
+
+#[derive(Clone)]
+pub(crate) struct Keys(KvClient);
+
+impl KeyValue for Keys {
+    async fn get(&mut self, key: usize, value: usize) -> Result<()> {
+        let found = self.0.get(KEYS[key].as_str(), None).await?;
+        payload::check(found.kvs().first().map(|pair| pair.value()), value)
+    }
+
+    async fn put(&mut self, key: usize, value: usize) -> Result<()> {
+        self.0.put(KEYS[key].as_str(), VALUES[value].as_str(), None).await?;
+        Ok(())
+    }
+}
+
+/// Everything in a directory.
+pub(crate) struct Below {
+    client: KvClient,
+    directory: String,
+    page: Option<usize>,
+    wanted: Vec<(String, String)>,
+}
+
+impl Caller for Below {
+    async fn call(&mut self) -> Result<()> {
+        let Some(page) = self.page else {
+            let found = self.client.get(self.directory.as_str(), Some(GetOptions::new().with_prefix())).await?;
+            return payload::check_all(&self.wanted, found.kvs().iter().map(|pair| (pair.key(), pair.value())));
+        };
+        // What begins with the directory's name, which ends with a slash, is before what begins with the character after it.
+        let end = self.directory.trim_end_matches('/').to_owned() + "0";
+        let (mut from, mut revision) = (self.directory.clone().into_bytes(), 0);
+        for wanted in self.wanted.chunks(page) {
+            let options = GetOptions::new().with_range(end.as_str()).with_limit(i64::try_from(page)?).with_revision(revision);
+            let found = self.client.get(from, Some(options)).await?;
+            payload::check_all(wanted, found.kvs().iter().map(|pair| (pair.key(), pair.value())))?;
+            revision = found.header().map_or(0, |header| header.revision());
+            from = found.kvs().last().map_or(Vec::new(), |last| [last.key(), b"\0"].concat());
+        }
+        Ok(())
+    }
+}
+
+/// A request for each key, one after the other.
+pub(crate) struct OneByOne {
+    client: KvClient,
+    wanted: Vec<(String, String)>,
+}
+
+impl Caller for OneByOne {
+    async fn call(&mut self) -> Result<()> {
+        let mut found = Vec::new();
+        for (key, _) in &self.wanted {
+            found.push(self.client.get(key.as_str(), None).await?);
+        }
+        check_each(&self.wanted, &found)
+    }
+}
+
+fn check_each(wanted: &[(String, String)], found: &[GetResponse]) -> Result<()> {
+    let pairs: Vec<_> = found.iter().flat_map(GetResponse::kvs).map(|pair| (pair.key(), pair.value())).collect();
+    payload::check_all(wanted, pairs.into_iter())
+}
+
+/// The same, all at once.
+pub(crate) struct Joined(OneByOne);
+
+impl Caller for Joined {
+    async fn call(&mut self) -> Result<()> {
+        let get = |(key, _): &(String, String)| {
+            let (mut client, key) = (self.0.client.clone(), key.clone());
+            async move { client.get(key, None).await }
+        };
+        let found = try_join_all(self.0.wanted.iter().map(get)).await?;
+        check_each(&self.0.wanted, &found)
     }
 }
 

@@ -1,4 +1,4 @@
-// What only one can have at a time, a lock or the first place of an election, goes from one to another.
+// What only one can have at a time: a lock, or the first place of an election.
 package main
 
 import (
@@ -25,13 +25,25 @@ type contender struct {
 	release func()
 }
 
+// As in src/cases/lock_uncontended.rs.
+func lockUncontended(address string, parameters []string) {
+	one := open(address, 1, locker)[0]
+	cycle := caller{call: func() {
+		one.acquire()
+		one.release()
+	}}
+	measure([]caller{cycle}, milliseconds(parameters[0]))
+}
+
+func locker(session *concurrency.Session) contender {
+	mutex := concurrency.NewMutex(session, "/lock")
+	return contender{func() { must(mutex.Lock(context.Background())) }, func() { must(mutex.Unlock(context.Background())) }}
+}
+
 // As in src/cases/lock_hand_over.rs.
 func lockHandOver(address string, parameters []string) {
-	contenders := open(address, number(parameters[0]), func(session *concurrency.Session) contender {
-		mutex := concurrency.NewMutex(session, "/lock")
-		return contender{func() { must(mutex.Lock(context.Background())) }, func() { must(mutex.Unlock(context.Background())) }}
-	})
-	contention := time.Duration(number(parameters[1])) * time.Millisecond
+	contenders := open(address, number(parameters[0]), locker)
+	contention := milliseconds(parameters[1])
 	meter := ready()
 	done := make(chan []hold)
 	for who, one := range contenders {

@@ -1,0 +1,85 @@
+//! The v2 keys API: single keys of 256 bytes are read and written, and a watch of one key sees its changes.
+
+use std::time::Duration;
+
+use super::repeated::{self, Caller};
+use super::requests::{getters, putters};
+use super::{Case, Effort, Goal, Server, Stage};
+use crate::Result;
+use crate::peers::{EtcdTyped, KeyValue, OURS, REQWEST, Reqwest, Watcher};
+
+pub(super) const NAME: &str = "v2";
+
+const CALLERS: [usize; 2] = [1, 64];
+
+pub(super) fn cases(effort: &Effort) -> Vec<Case> {
+    let duration = effort.of(Duration::from_millis(200), Duration::from_secs(2));
+    let get = |callers| stage(format!("v2, quorum get, {callers} at once"), "get");
+    let set = |callers| stage(format!("v2, set, {callers} at once"), "set");
+    let watch = stage("v2, from a set to its event".to_owned(), "event");
+    vec![Case {
+        peers: &[OURS, REQWEST],
+        work: vec![NAME.to_owned(), duration.as_millis().to_string()],
+        server: Server { v2: true, prepare: Some(Box::new(|address| Box::pin(Reqwest::prepare(address)))), ..Server::default() },
+        stages: CALLERS.map(get).into_iter().chain(CALLERS.map(set)).chain([watch]).collect(),
+    }]
+}
+
+/// What knows types and keeps its promises is to cost little over what has neither: we are reqwest ourselves here.
+fn stage(title: String, operation: &'static str) -> Stage {
+    let goals = vec![Goal::at_most(1.1, "p50 µs", REQWEST), Goal::at_most(1.2, super::CLIENT, REQWEST)];
+    let stage = repeated::stage(title, operation, goals, |observed, operations| {
+        // The server does not count those that wait for an event.
+        let messages = observed.counted.messages;
+        if messages == operations { Ok(()) } else { Err(format!("{messages} requests, not {operations}").into()) }
+    });
+    stage.beside(REQWEST)
+}
+
+pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<()> {
+    let [milliseconds] = parameters else {
+        return Err("milliseconds".into());
+    };
+    let duration = Duration::from_millis(milliseconds.parse()?);
+    match peer {
+        OURS => {
+            let entries = EtcdTyped::key_value(&format!("etcd2://{address}")).await?;
+            requests(&entries, duration).await?;
+            let watcher = entries.watch_first().await?;
+            repeated::measure(vec![Seen { peer: entries, watcher, value: 0 }], duration).await
+        }
+        REQWEST => {
+            let peer = Reqwest::connect(address)?;
+            requests(&peer, duration).await?;
+            let watcher = peer.watch_first().await?;
+            repeated::measure(vec![Seen { peer, watcher, value: 0 }], duration).await
+        }
+        _ => Err(format!("no peer {peer}").into()),
+    }
+}
+
+async fn requests<K: KeyValue>(peer: &K, duration: Duration) -> Result<()> {
+    for count in CALLERS {
+        repeated::measure(getters(peer, count), duration).await?;
+    }
+    for count in CALLERS {
+        repeated::measure(putters(peer, count), duration).await?;
+    }
+    Ok(())
+}
+
+/// Writes the first key, and waits until that is seen.
+struct Seen<K, W> {
+    peer: K,
+    watcher: W,
+    value: usize,
+}
+
+impl<K: KeyValue, W: Watcher> Caller for Seen<K, W> {
+    async fn call(&mut self) -> Result<()> {
+        self.value = (self.value + 1) % crate::payload::COUNT;
+        let (set, seen) = tokio::join!(self.peer.put(0, self.value), self.watcher.next(self.value));
+        set?;
+        seen
+    }
+}
