@@ -30,7 +30,7 @@ func directories(address string, parameters []string) {
 		directory := fmt.Sprintf("/directory/%d/", count)
 		var wanted []pair
 		for n := 0; n < count; n++ {
-			wanted = append(wanted, pair{fmt.Sprintf("%s%06d", directory, n), value(n)})
+			wanted = append(wanted, pair{fmt.Sprintf("%s%06d", directory, n), textOf(n)})
 		}
 		measure([]caller{{call: func() { below(client, directory, wanted) }}}, milliseconds(parameters[0]))
 	}

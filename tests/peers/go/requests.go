@@ -17,12 +17,12 @@ var keys, values = payload()
 func payload() (keys, values []string) {
 	for n := 0; n < count; n++ {
 		keys = append(keys, fmt.Sprintf("/requests/%04d", n))
-		values = append(values, value(n))
+		values = append(values, textOf(n))
 	}
 	return keys, values
 }
 
-func value(n int) string {
+func textOf(n int) string {
 	return fmt.Sprintf("%0256d", n)
 }
 

@@ -73,7 +73,7 @@ impl<'a> Page<'a> {
         let mut lines = vec![
             format!("`tests/peers/run{command}`, {}.\n", said_by("date", &["-u", "+%-d %B %Y, %H:%M UTC"])),
             format!(
-                "- Server: etcd {}, one member, loopback, data in memory, without fsync; a new one for each peer and round.",
+                "- Server: etcd {}, one member, loopback, data in memory, without fsync; a new one for each peer and round, or each round where nobody changes anything.",
                 etcd.version()
             ),
         ];
