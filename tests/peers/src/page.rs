@@ -226,6 +226,11 @@ fn said_by(program: &str, arguments: &[&str]) -> String {
 
 /// The median and the range.
 fn spread(measured: Vec<f64>) -> String {
+    // Rounds in which it could not be measured are not numbers.
+    let measured: Vec<f64> = measured.into_iter().filter(|one| !one.is_nan()).collect();
+    if measured.is_empty() {
+        return "not measured".to_owned();
+    }
     let (least, most) = measured.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), one| (least.min(*one), most.max(*one)));
     format!("{} [{}..{}]", rounded(median(measured)), rounded(least), rounded(most))
 }

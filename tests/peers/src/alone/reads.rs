@@ -29,7 +29,7 @@ const UNFAIR: u32 = 4;
 /// For so long one is measured in a round, on one thread and on two.
 const EACH: Duration = Duration::from_millis(60);
 /// Two threads of a busy machine do not always run at once. They are given so many times as long until there were enough batches in which they did.
-const PATIENCE: u32 = 30;
+const PATIENCE: u32 = 100;
 const ENOUGH: usize = 20;
 
 const RATE_LIMIT: u32 = 100;

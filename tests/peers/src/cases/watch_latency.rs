@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Better, CLIENT, Case, Effort, Goal, Measured, Server, Stage, quantile};
+use super::{Better, Case, Effort, Goal, Measured, Server, Stage, quantile};
 use crate::Result;
 use crate::peers::watches::{Watches, follow};
 use crate::peers::{ETCD_CLIENT, EtcdClientWatches, EtcdTypedWatches, GO, OURS};
@@ -17,12 +17,7 @@ const WARM: u64 = 50;
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     let count: u64 = effort.of(500, 5_000);
     let columns = [("p50 µs", Better::Lower), ("p99 µs", Better::Lower)];
-    let goals = vec![
-        Goal::at_most(1.0, "p50", ETCD_CLIENT),
-        Goal::at_most(0.8, "p50", ETCD_CLIENT),
-        Goal::at_most(1.0, "p50", GO),
-        Goal::at_most(0.5, CLIENT, ETCD_CLIENT),
-    ];
+    let goals = vec![Goal::at_most(1.0, "p50", ETCD_CLIENT), Goal::at_most(0.8, "p50", ETCD_CLIENT), Goal::at_most(1.0, "p50", GO)];
     let stage = Stage::new("watch, from a put to its event", "put", &columns, goals, move |observed| {
         let latencies: Vec<u64> = observed.found()?;
         if latencies.len() as u64 != count || observed.counted.puts != count as f64 {
