@@ -44,8 +44,10 @@ impl Reqwest {
     /// Changes of the first key from now on.
     pub(crate) async fn watch_first(&self) -> Result<LongPoll> {
         let url = self.urls[0].clone();
-        let now = send(self.client.get(&url)).await?.node;
-        Ok(LongPoll { client: self.client.clone(), url, after: now.modified_index })
+        let answer = self.client.get(&url).send().await?.error_for_status()?;
+        // Not the index of the key's last change: the server remembers only the last 1000 changes of all keys.
+        let now = answer.headers().get("x-etcd-index").ok_or("no index of the server")?;
+        Ok(LongPoll { client: self.client.clone(), after: now.to_str()?.parse()?, url })
     }
 }
 
