@@ -11,7 +11,7 @@ use crate::peers::{ETCD_CLIENT, ETCD_CLIENT_JOINED, ETCD_CLIENT_ONE_BY_ONE, Etcd
 pub(super) const NAME: &str = "load";
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
-    let duration = effort.of(Duration::from_millis(250), Duration::from_secs(2));
+    let duration = effort.of(Duration::from_millis(250), Duration::from_secs(1));
     let goals = vec![
         Goal::times(10.0, "p50 µs", ETCD_CLIENT_ONE_BY_ONE),
         Goal::times(5.0, "p50 µs", ETCD_CLIENT_JOINED),

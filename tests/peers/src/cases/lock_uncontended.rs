@@ -10,7 +10,7 @@ use crate::peers::{Clients, Contender, ETCD_CLIENT, EtcdClient, EtcdTyped, GO, O
 pub(super) const NAME: &str = "lock-uncontended";
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
-    let duration = effort.of(Duration::from_millis(300), Duration::from_secs(3));
+    let duration = effort.of(Duration::from_millis(300), Duration::from_millis(1500));
     // One request to have it, one to give it back.
     let goals = vec![Goal::at_most(0.7, "p50 µs", ETCD_CLIENT), Goal::at_most(1.0, "p50 µs", GO), Goal::count(2.0, "messages")];
     let stage = repeated::stage("lock, uncontended, acquire and release".to_owned(), "cycle", goals, |observed, cycles| {

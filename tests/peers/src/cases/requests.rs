@@ -14,7 +14,7 @@ pub(super) const PUT: &str = "put";
 const CALLERS: [usize; 3] = [1, 8, 64];
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
-    let duration = effort.of(Duration::from_millis(250), Duration::from_secs(2));
+    let duration = effort.of(Duration::from_millis(250), Duration::from_secs(1));
     vec![case(GET, duration), case(PUT, duration)]
 }
 
