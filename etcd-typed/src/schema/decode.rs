@@ -179,7 +179,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn value<T>(&mut self, segment: &str, stored: &Stored, codec: &Codec<T>) -> Option<T> {
-        self.basis.push((format!("{}{segment}", self.prefix), stored.modified));
+        self.basis.push(([&self.prefix, segment].concat(), stored.modified));
         match codec.decode(&stored.value) {
             Ok(value) => {
                 self.check(segment, &value, codec, Some(stored.modified));

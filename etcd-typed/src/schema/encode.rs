@@ -113,7 +113,7 @@ impl<'a> Encoder<'a> {
         }
         match codec.encode(value) {
             Ok(bytes) => {
-                self.out.insert(format!("{}{segment}", self.prefix), bytes);
+                self.out.insert([&self.prefix, segment].concat(), bytes);
             }
             Err(reason) => self.problem(segment, ProblemKind::Unencodable, &reason),
         }
