@@ -221,7 +221,7 @@ impl<'t> Waiter<'t> {
 
     /// Our key and the one before it are the two newest up to when ours was made.
     ///
-    /// One read without conditions, which is no transaction on the wire: one that only reads ends a server up to 3.5.4 when whoever asked gives it up
+    /// One read without conditions, which is no transaction on the wire: one that only reads ends a server of 3.5.0 to 3.5.6 when whoever asked gives it up
     /// (etcd issue 14110).
     async fn look_at_once(&mut self, fence: Revision, whole: bool) -> Result<Input> {
         let below = self.turn.directory.clone();

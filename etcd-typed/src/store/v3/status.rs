@@ -154,8 +154,10 @@ pub(super) enum Local {
     /// There is no connection, or it takes no call any more.
     NotSent(String),
     /// The TLS handshake failed.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "who makes it needs the feature; tests do without"))]
     Tls(Arc<io::Error>),
     /// The server was found to speak without TLS; see `tls.rs`.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "as above"))]
     WithoutTls,
     /// The stream or its connection broke: what the stream was told, and why the connection ended, if it did.
     Broken {
