@@ -236,7 +236,8 @@ impl Sharing {
         let (Stage::Standing(created_at), Stage::Standing(others_created_at)) = (self.stage, other.stage) else {
             return false;
         };
-        let slower = self.last < created_at && other.last >= others_created_at;
+        let behind = self.last < created_at;
+        let slower = behind && (other.last >= others_created_at || other.readers.values().any(|reader| !self.is_near(reader.last)));
         if slower || other.readers.values().any(|reader| reader.last < self.floor) {
             // For whoever comes next.
             self.keeps = true;

@@ -154,6 +154,15 @@ fn a_watch_that_is_behind_is_for_those_that_resume_nearby() {
 }
 
 #[test]
+fn nobody_is_moved_to_a_watch_that_is_far_behind_him() {
+    let mut behind = Shared::standing(resumed(5), 4000);
+    for (start, moved) in [(1006, false), (4000, false), (1005, true)] {
+        let mut other = Shared::standing(resumed(start), 4000);
+        assert_eq!(behind.sharing.take_over(&mut other.sharing, &mut Vec::new()), moved, "from {start}");
+    }
+}
+
+#[test]
 fn who_joins_before_it_stands_waits_as_the_first_does_and_is_judged_by_what_the_server_says() {
     let mut shared = Shared::new(listed(5));
     assert!(shared.join(1, listed(5), 0) && shared.join(2, listed(7), 0) && shared.join(3, listed(9), 0));
