@@ -728,12 +728,11 @@ impl Scene {
         self.said.say("a view that is to be", &kept.live().or_snapshot(&path));
         let live = kept.live().or_snapshot(&path).await.unwrap();
         assert!(**live.get() == value);
-        let mut texts = Vec::new();
-        while !texts.iter().any(|text: &String| text.contains("mine")) {
+        // Before it has its name it is another file.
+        while !std::fs::read_to_string(&path).is_ok_and(|text| text.contains("mine")) {
             tokio::time::sleep(Duration::from_millis(5)).await;
-            texts = files.texts();
         }
-        texts.iter().for_each(|text| self.said.print("a file", text));
+        files.texts().iter().for_each(|text| self.said.print("a file", text));
         drop(live);
 
         self.cut_off().await;
