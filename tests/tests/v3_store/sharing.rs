@@ -140,7 +140,7 @@ async fn who_joins_while_it_is_written_misses_nothing_and_gets_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_server_that_restarts_breaks_all_of_them_and_they_resume_as_one() {
+async fn a_server_that_is_killed_breaks_all_of_them_and_they_resume_as_one() {
     let mut etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let first = Revision::new(write(&store, &key("/app/a"), "0").await);
