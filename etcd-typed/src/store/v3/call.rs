@@ -131,11 +131,7 @@ impl Core {
                 Err(failure) => failure,
             };
             let verdict = failure.verdict();
-            if verdict.endpoint_failed {
-                slot.failed();
-            } else {
-                slot.succeeded();
-            }
+            slot.judge(verdict);
             may_have_applied |= how.write && verdict.may_have_applied;
             let again = match verdict.repeat {
                 Repeat::Always => true,

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use tonic::Status;
 
 use super::connection::{Connection, Target};
-use super::status::{Failure, Local, Row};
+use super::status::{Failure, Local, Row, Verdict};
 use super::wire::ResponseHeader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::connect::{ConnectOptions, Endpoint};
@@ -190,6 +190,11 @@ impl Slot {
     /// Whether it answered since it last failed.
     pub(super) fn is_proven(&self) -> bool {
         self.health().proven
+    }
+
+    /// It refused a request, or failed it.
+    pub(super) fn judge(&self, verdict: Verdict) {
+        if verdict.endpoint_failed { self.failed() } else { self.succeeded() }
     }
 
     /// It answered.

@@ -202,11 +202,7 @@ impl Reads {
             Err(failure) => failure,
         };
         let verdict = failure.verdict();
-        if verdict.endpoint_failed {
-            slot.failed();
-        } else {
-            slot.succeeded();
-        }
+        slot.judge(verdict);
         if matches!(failure.row, Row::TooManyOperations | Row::UnknownCall) {
             slot.set_joining(Joining::Refused);
         }
