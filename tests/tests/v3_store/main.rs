@@ -8,6 +8,7 @@ mod faults;
 mod joined;
 mod queues;
 mod raw;
+mod replay;
 mod sharing;
 mod tls;
 mod watches;

@@ -43,7 +43,7 @@ const MAX_VALUE: usize = 1_572_864;
 pub struct V3Store {
     core: Arc<Core>,
     reads: Arc<Reads>,
-    watches: watch::Watches,
+    watches: Arc<watch::Watches>,
     capabilities: Capabilities,
 }
 
@@ -66,7 +66,7 @@ impl V3Store {
             directories: false,
         };
         let reads = Arc::new(Reads::new(Arc::clone(&core), options.max_operations));
-        let watches = watch::Watches::new(Arc::clone(&core), options.progress_interval);
+        let watches = Arc::new(watch::Watches::new(Arc::clone(&core), options.progress_interval));
         Ok(Self { core, reads, watches, capabilities })
     }
 }
@@ -85,7 +85,7 @@ impl Store for V3Store {
     }
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        Box::pin(self.watches.watch(watch))
+        Box::pin(Arc::clone(&self.watches).watch(watch))
     }
 
     fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {

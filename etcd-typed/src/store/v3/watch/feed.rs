@@ -320,6 +320,10 @@ impl Sharing {
         }
     }
 
+    pub(super) fn has_one_reader(&self) -> bool {
+        self.readers.len() == 1
+    }
+
     fn is_near(&self, revision: Revision) -> bool {
         revision.get().saturating_sub(self.last.get()) <= NEAR
     }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::feed::{Join, ReaderId, Sharing, Standing};
 use super::machine::Token;
 use super::queue::Queue;
-use super::{Command, Handle};
+use super::{Command, Handle, Part};
 use crate::error;
 use crate::revision::Revision;
 use crate::store::v3::status::Failure;
@@ -32,6 +32,8 @@ pub(super) struct Feed {
     token: Token,
     pub(super) watch: Watch,
     pub(super) stream: Handle,
+    /// Of a long history: whoever reads it has watches side by side, and they stay so.
+    is_section: bool,
     feeds: Weak<Feeds>,
     state: Mutex<State>,
 }
@@ -49,9 +51,10 @@ impl Feeds {
         watch: &Watch,
         reader: ReaderId,
         alone: bool,
+        part: Part,
         create: impl FnOnce(NewFeed<'_>) -> Result<Arc<Feed>, E>,
     ) -> Result<(Following, Stands), E> {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue::until(part.until()));
         let (mut standing, stands) = oneshot::channel();
         let mut wakers = Vec::new();
         let mut feeds = self.list();
@@ -64,7 +67,7 @@ impl Feeds {
                     }
                 }
             }
-            let new = NewFeed { watch, feeds: self, reader, queue: &queue, standing };
+            let new = NewFeed { watch, is_section: part != Part::All, feeds: self, reader, queue: &queue, standing };
             let created = create(new)?;
             feeds.entry(watch.span.clone()).or_default().push(Arc::clone(&created));
             created
@@ -81,7 +84,7 @@ impl Feeds {
         let mut wakers = Vec::new();
         let mut feeds = self.list();
         let older = feeds.get(&feed.watch.span).into_iter().flatten().find(|older| {
-            if older.token >= feed.token || !older.stream.is(&feed.stream) {
+            if feed.is_section || older.token >= feed.token || !older.stream.is(&feed.stream) {
                 return false;
             }
             let mut into = older.state();
@@ -118,6 +121,7 @@ fn remove(feeds: &mut HashMap<Span, Vec<Arc<Feed>>>, feed: &Feed) {
 /// A watch that is about to be made.
 pub(super) struct NewFeed<'f> {
     watch: &'f Watch,
+    is_section: bool,
     feeds: &'f Arc<Feeds>,
     reader: ReaderId,
     queue: &'f Arc<Queue>,
@@ -129,7 +133,7 @@ impl NewFeed<'_> {
     pub(super) fn on(self, stream: Handle, token: Token) -> Arc<Feed> {
         let sharing = Sharing::new(self.watch.from, self.reader, Arc::clone(self.queue), self.standing);
         let state = Mutex::new(State { sharing, moved_to: None });
-        Arc::new(Feed { token, watch: self.watch.clone(), stream, feeds: Arc::downgrade(self.feeds), state })
+        Arc::new(Feed { token, watch: self.watch.clone(), stream, is_section: self.is_section, feeds: Arc::downgrade(self.feeds), state })
     }
 }
 
@@ -219,6 +223,13 @@ pub(super) struct Following {
     queue: Arc<Queue>,
     pub(super) feed: Arc<Feed>,
     reader: ReaderId,
+}
+
+impl Following {
+    /// Whether nobody else reads the same watch.
+    pub(super) fn is_alone(&self) -> bool {
+        self.feed.state().sharing.has_one_reader()
+    }
 }
 
 impl Stream for Following {

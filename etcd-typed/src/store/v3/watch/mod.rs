@@ -1,10 +1,11 @@
 //! Watches: those of one client that are of the same are one on the server, and all share few streams. `machine.rs` decides what a stream does,
-//! `feed.rs` who shares a watch, `queue.rs` keeps what a reader has not taken; here are the streams, their tasks and the tokens.
+//! `feed.rs` who shares a watch, `queue.rs` keeps what a reader has not taken, `replay.rs` reads a long history; here are the streams, their tasks and the tokens.
 
 mod feed;
 mod feeds;
 mod machine;
 mod queue;
+mod replay;
 mod stream;
 
 use std::convert::Infallible;
@@ -22,10 +23,11 @@ use super::status::{Failure, Row};
 use super::wire::{RANGE, RangeRequest};
 use crate::error::{Error, Result};
 use crate::revision::Revision;
-use crate::store::{Watch, WatchStream};
+use crate::store::{BoxFuture, Span, Watch, WatchFrom, WatchStream};
 use crate::telemetry;
 use feeds::{Feed, Feeds, Following, Stands};
 use machine::Token;
+use replay::{Permit, Replay};
 
 /// Server watches on one stream. More would gain little: 10 000 on one cost 2 MB here.
 const WATCHES_PER_STREAM: usize = 1000;
@@ -42,6 +44,8 @@ pub(super) struct Watches {
     feeds: Arc<Feeds>,
     /// Names of watches and of readers.
     last_name: AtomicU64,
+    /// Long histories that are read.
+    replays: Arc<AtomicUsize>,
 }
 
 /// A stream, as the watches that want to join see it.
@@ -70,6 +74,23 @@ impl Handle {
     }
 }
 
+/// How much of a watch a reader wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    All,
+    /// A section of a long history, up to here or without an end. It has a watch of its own, and keeps it.
+    Section(Option<Revision>),
+}
+
+impl Part {
+    fn until(self) -> Option<Revision> {
+        match self {
+            Self::All => None,
+            Self::Section(until) => until,
+        }
+    }
+}
+
 /// What a stream's task is told.
 #[derive(Debug)]
 enum Command {
@@ -79,31 +100,49 @@ enum Command {
 
 impl Watches {
     pub(super) fn new(core: Arc<Core>, progress_interval: Duration) -> Self {
-        Self { core, progress_interval, streams: Mutex::default(), feeds: Arc::default(), last_name: AtomicU64::new(0) }
+        Self {
+            core,
+            progress_interval,
+            streams: Mutex::default(),
+            feeds: Arc::default(),
+            last_name: AtomicU64::new(0),
+            replays: Arc::default(),
+        }
     }
 
     /// [`Store::watch`](crate::store::Store::watch).
-    pub(super) async fn watch(&self, watch: Watch) -> Result<WatchStream> {
-        self.establish(&watch).await.map_err(|failure| Error::from(failure).at(watch.span.key()))
+    pub(super) async fn watch(self: Arc<Self>, watch: Watch) -> Result<WatchStream> {
+        let following = self.establish(&watch, Part::All).await.map_err(|failure| Error::from(failure).at(watch.span.key()))?;
+        if let WatchFrom::Resumed(start) = watch.from
+            && following.feed.stream.reached().get().saturating_sub(start.get()) > replay::FAR
+            && following.is_alone()
+            && let Some(permit) = Permit::of(&self.replays)
+        {
+            let stream = following.feed.stream.clone();
+            let sections = Sections { watches: self, span: watch.span, stream };
+            return Ok(Box::pin(Replay::new(sections, start, Box::pin(following), permit)));
+        }
+        Ok(Box::pin(following))
     }
 
-    async fn establish(&self, watch: &Watch) -> Result<WatchStream, Failure> {
+    /// A reader whose watch stands.
+    async fn establish(&self, watch: &Watch, part: Part) -> Result<Following, Failure> {
         let deadline = Instant::now() + self.core.retry.call_timeout;
         let mut attempts = 0;
         let mut turned_away = 0;
         loop {
             // Whoever was sent away by two watches has one made for himself.
-            let alone = turned_away > 1;
-            let (following, stands) = match self.feeds.reader(watch, self.name(), alone, |_| Err(())) {
+            let alone = turned_away > 1 || part != Part::All;
+            let (following, stands) = match self.feeds.reader(watch, self.name(), alone, part, |_| Err(())) {
                 Ok(reader) => reader,
                 Err(()) => {
                     let session = Auth::session(&self.core, deadline).await?;
-                    self.create(watch, alone, &session)
+                    self.create(watch, alone, part, &session)
                 }
             };
             // A caller that gives up here takes his reader back, by dropping it.
             let failure = match timeout_at(deadline, stands).await {
-                Ok(Ok(Ok(()))) => return Ok(Box::pin(following)),
+                Ok(Ok(Ok(()))) => return Ok(following),
                 Ok(Ok(Err(failure))) => failure,
                 Ok(Err(_)) => None,
                 Err(_) => {
@@ -136,9 +175,9 @@ impl Watches {
     }
 
     /// A reader, of a new watch if there is still no other.
-    fn create(&self, watch: &Watch, alone: bool, session: &Session) -> (Following, Stands) {
+    fn create(&self, watch: &Watch, alone: bool, part: Part, session: &Session) -> (Following, Stands) {
         let mut sent = true;
-        let created = self.feeds.reader::<Infallible>(watch, self.name(), alone, |new| {
+        let created = self.feeds.reader::<Infallible>(watch, self.name(), alone, part, |new| {
             let feed = new.on(self.stream(session), self.name());
             sent = feed.stream.commands.send(Command::Add(Arc::clone(&feed))).is_ok();
             Ok(feed)
@@ -186,5 +225,29 @@ impl Watches {
 
     fn streams(&self) -> MutexGuard<'_, Vec<Handle>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The sections of a long history of a span.
+struct Sections {
+    watches: Arc<Watches>,
+    span: Span,
+    /// Of the first, whose server says how much there is.
+    stream: Handle,
+}
+
+impl replay::Source for Sections {
+    fn newest(&self) -> Revision {
+        self.stream.reached()
+    }
+
+    fn open(&self, start: Revision, until: Option<Revision>) -> BoxFuture<'static, Result<WatchStream>> {
+        let watches = Arc::clone(&self.watches);
+        let watch = Watch { span: self.span.clone(), from: WatchFrom::Resumed(start) };
+        Box::pin(async move {
+            let following =
+                watches.establish(&watch, Part::Section(until)).await.map_err(|failure| Error::from(failure).at(watch.span.key()))?;
+            Ok(Box::pin(following) as WatchStream)
+        })
     }
 }

@@ -5,16 +5,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use crate::error::{Error, Result};
+use crate::revision::Revision;
 use crate::store::{Batch, Event, WatchItem};
 
 /// Batches that are kept for a reader.
 const MOST_BATCHES: usize = 1024;
 /// Bytes of keys and values that are kept for a reader; a single batch may be larger.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
+/// The same for a reader of a section of a long history, who has many queues.
+const MOST_BYTES_OF_SECTION: usize = 1024 * 1024;
 
 /// What a reader has not taken yet.
 #[derive(Debug, Default)]
-pub(super) struct Queue(Mutex<State>);
+pub(super) struct Queue {
+    state: Mutex<State>,
+    /// The reader wants nothing that is newer.
+    until: Option<Revision>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -45,6 +52,11 @@ pub(super) struct Pushed {
 }
 
 impl Queue {
+    /// For a reader who wants nothing that is newer than this. What comes at it or beyond is the last; of what is beyond he is told progress only.
+    pub(super) fn until(until: Option<Revision>) -> Self {
+        Self { until, ..Self::default() }
+    }
+
     /// Adds an item.
     pub(super) fn push(&self, item: WatchItem) -> Pushed {
         match item {
@@ -52,18 +64,47 @@ impl Queue {
                 let bytes = size(&batch);
                 self.push_batch(batch, bytes)
             }
+            WatchItem::Progress(to) => match self.until {
+                Some(until) if to >= until => self.end_at(until),
+                _ => self.state().put(item),
+            },
             item => self.state().put(item),
         }
     }
 
     /// Adds a batch of so many bytes.
     pub(super) fn push_batch(&self, batch: Batch, bytes: usize) -> Pushed {
-        self.state().put_batch(Kept::Batch(batch, bytes), bytes)
+        self.put_batch(batch.revision, Kept::Batch(batch, bytes), bytes)
     }
 
     /// Adds a batch of so many bytes that others have, too.
     pub(super) fn push_shared(&self, batch: &Arc<Batch>, bytes: usize) -> Pushed {
-        self.state().put_batch(Kept::Shared(Arc::clone(batch), bytes), bytes)
+        self.put_batch(batch.revision, Kept::Shared(Arc::clone(batch), bytes), bytes)
+    }
+
+    fn put_batch(&self, revision: Revision, kept: Kept, bytes: usize) -> Pushed {
+        match self.until {
+            Some(until) if revision > until => self.end_at(until),
+            Some(until) if revision == until => {
+                let mut state = self.state();
+                let pushed = state.put_batch(kept, bytes, self.most_bytes());
+                state.ended = true;
+                Pushed { taken: false, ..pushed }
+            }
+            _ => self.state().put_batch(kept, bytes, self.most_bytes()),
+        }
+    }
+
+    fn most_bytes(&self) -> usize {
+        if self.until.is_some() { MOST_BYTES_OF_SECTION } else { MOST_BYTES }
+    }
+
+    /// Everything up to here was yielded, and that is all.
+    fn end_at(&self, revision: Revision) -> Pushed {
+        let mut state = self.state();
+        let pushed = state.put(WatchItem::Progress(revision));
+        state.ended = true;
+        Pushed { taken: false, ..pushed }
     }
 
     /// Ends with this error.
@@ -104,16 +145,16 @@ impl Queue {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn put_batch(&mut self, kept: Kept, bytes: usize) -> Pushed {
+    fn put_batch(&mut self, kept: Kept, bytes: usize, most_bytes: usize) -> Pushed {
         if self.ended {
             return Pushed { taken: false, waker: None };
         }
-        let taken = self.batches < MOST_BATCHES && (self.batches == 0 || self.bytes.saturating_add(bytes) <= MOST_BYTES);
+        let taken = self.batches < MOST_BATCHES && (self.batches == 0 || self.bytes.saturating_add(bytes) <= most_bytes);
         if taken {
             self.batches += 1;
             self.bytes = self.bytes.saturating_add(bytes);
@@ -159,7 +200,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::revision::Revision;
 
     fn batch(revision: u64, bytes: usize) -> WatchItem {
         let event = Event::Delete { key: Bytes::from(vec![b'k'; bytes]), directory: false, previous: None };
@@ -202,11 +242,37 @@ mod tests {
     }
 
     #[test]
+    fn w8_a_section_has_less_room_than_a_watch() {
+        let (section, all) = (Queue::until(Some(Revision::new(7))), Queue::until(None));
+        for revision in 1..=2 {
+            let large = || batch(revision, MOST_BYTES_OF_SECTION);
+            assert!(all.push(large()).taken);
+            assert_eq!(section.push(large()).taken, revision == 1);
+        }
+    }
+
+    #[test]
     fn what_was_read_makes_room() {
         let queue = Queue::default();
         for revision in 1..=5000 {
             assert!(queue.push(batch(revision, 10_000)).taken);
             assert_eq!(drain(&queue), (vec![batch(revision, 10_000)], false));
+        }
+    }
+
+    #[test]
+    fn a_reader_who_wants_nothing_newer_is_told_where_his_end_is() {
+        for (last, expected) in [
+            (batch(7, 1), batch(7, 1)),
+            (batch(9, 1), WatchItem::Progress(Revision::new(7))),
+            (WatchItem::Progress(Revision::new(8)), WatchItem::Progress(Revision::new(7))),
+            (WatchItem::Progress(Revision::new(7)), WatchItem::Progress(Revision::new(7))),
+        ] {
+            let queue = Queue::until(Some(Revision::new(7)));
+            assert!(queue.push(batch(6, 1)).taken);
+            assert!(!queue.push(last).taken);
+            assert!(!queue.push(batch(10, 1)).taken);
+            assert_eq!(drain(&queue), (vec![batch(6, 1), expected], true));
         }
     }
 

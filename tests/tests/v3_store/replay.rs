@@ -1,0 +1,160 @@
+//! A long history: what comes, in which order, and what is left on the server.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_typed::store::v3::V3Store;
+use etcd_typed::store::{Op, Span, Store, Txn, Watch, WatchFrom, WatchItem, WatchStream};
+use etcd_typed::testing::Etcd;
+use etcd_typed::{ErrorKind, Revision};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use super::raw::Admin;
+use super::{PATIENCE, key, metric_of, store, write};
+
+/// Writes so many revisions, `every`-th of them to the span; the revisions of those.
+async fn history(store: &V3Store, revisions: u64, every: u64) -> Vec<Revision> {
+    let mut of_span = Vec::new();
+    for round in 0..revisions / 100 {
+        let writes = (0..100).map(|number| {
+            let number = round * 100 + number;
+            let path = if number.is_multiple_of(every) { format!("/app/{}", number % 7) } else { "/elsewhere".to_owned() };
+            async move {
+                let txn = Txn { then: vec![Op::put(&key(&path), Bytes::from(number.to_string()))], ..Txn::default() };
+                (path.starts_with("/app"), store.commit(txn).await.unwrap().revision)
+            }
+        });
+        of_span.extend(join_all(writes).await.into_iter().filter(|(of_span, _)| *of_span).map(|(_, revision)| revision));
+    }
+    of_span.sort_unstable();
+    of_span
+}
+
+/// Says where they differ, and not only that they do.
+fn assert_same(seen: &[Revision], written: &[Revision]) {
+    let differ = seen.iter().zip(written).position(|(seen, written)| seen != written);
+    assert!(
+        differ.is_none() && seen.len() == written.len(),
+        "{} of {}; first {differ:?}: {:?} for {:?}",
+        seen.len(),
+        written.len(),
+        differ.map(|at| &seen[at.saturating_sub(2)..seen.len().min(at + 3)]),
+        differ.map(|at| &written[at.saturating_sub(2)..written.len().min(at + 3)]),
+    );
+}
+
+/// The next so many revisions after this one.
+async fn replay(store: &V3Store, after: Revision, count: usize) -> (Vec<Revision>, WatchStream) {
+    let watch = async |from| store.watch(Watch { span: Span::Below(key("/app")), from: WatchFrom::Resumed(from) }).await.unwrap();
+    let mut stream = watch(after).await;
+    let mut seen = Vec::new();
+    while seen.len() < count {
+        match timeout(PATIENCE, stream.next()).await.expect("an item in time").expect("an item").expect("no error") {
+            WatchItem::Batch(batch) => seen.push(batch.revision),
+            WatchItem::Progress(_) => {}
+            // Whoever shares a watch with others may be slower than it.
+            WatchItem::Lagged => stream = watch(seen.last().copied().unwrap_or(after)).await,
+            other => panic!("{other:?} after {} items", seen.len()),
+        }
+    }
+    (seen, stream)
+}
+
+/// Of the next batch. That a section is over may be told before it.
+async fn next_batch(stream: &mut WatchStream) -> Revision {
+    loop {
+        match timeout(PATIENCE, stream.next()).await.expect("an item in time").expect("an item").expect("no error") {
+            WatchItem::Batch(batch) => return batch.revision,
+            WatchItem::Progress(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn until_watchers(etcd: &Etcd, wanted: f64) {
+    let reached = timeout(PATIENCE, async {
+        while metric_of(etcd, "etcd_debugging_mvcc_watcher_total").await != wanted {
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    reached.await.unwrap_or_else(|_| panic!("the watches on the server do not become {wanted}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_history_comes_whole_and_in_order_and_leaves_one_watch() {
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let written = history(&store, 20_000, 1).await;
+    let (seen, mut stream) = replay(&store, Revision::new(1), written.len()).await;
+    assert_same(&seen, &written);
+    until_watchers(&etcd, 1.0).await;
+    // And it goes on.
+    let next = write(&store, &key("/app/a"), "next").await;
+    assert_eq!(next_batch(&mut stream).await.get(), next);
+    drop(stream);
+    until_watchers(&etcd, 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_does_one_of_which_little_is_of_the_span() {
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let written = history(&store, 20_000, 37).await;
+    let (seen, mut stream) = replay(&store, Revision::new(1), written.len()).await;
+    assert_same(&seen, &written);
+    let next = write(&store, &key("/app/a"), "next").await;
+    assert_eq!(next_batch(&mut stream).await.get(), next);
+    until_watchers(&etcd, 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_resume_far_behind_at_once_each_get_all_of_it() {
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let written = history(&store, 5_000, 1).await;
+    let all = join_all((0..20).map(|_| replay(&store, Revision::new(1), written.len()))).await;
+    for (seen, _) in all {
+        assert_same(&seen, &written);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compaction_or_a_break_in_the_middle_is_told_after_what_was_before_it() {
+    let mut etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    let written = history(&store, 20_000, 1).await;
+    for compacts in [true, false] {
+        let start = if compacts { Revision::new(1) } else { written[10_000] };
+        let expected = written.iter().copied().filter(|revision| *revision > start);
+        let (mut seen, mut stream) = replay(&store, start, 10).await;
+        if compacts {
+            Admin::of(&etcd.endpoint()).compact(written[9_000].get()).await;
+        } else {
+            etcd.restart().await;
+        }
+        // It may have been sent before. What comes is a beginning of the whole, and it says how it ends.
+        loop {
+            match timeout(Duration::from_secs(3), stream.next()).await {
+                Ok(Some(Ok(WatchItem::Batch(batch)))) => seen.push(batch.revision),
+                Ok(Some(Ok(WatchItem::Progress(_)))) => {}
+                Ok(Some(Ok(WatchItem::HistoryLost { .. }))) => {
+                    assert!(compacts);
+                    break;
+                }
+                Ok(Some(Err(error))) => {
+                    assert!(!compacts && error.kind() == ErrorKind::Unavailable, "{error}");
+                    break;
+                }
+                Err(_) => {
+                    assert!(compacts && seen.len() == written.len(), "{} of {}", seen.len(), written.len());
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        println!("{} of {} before the end", seen.len(), written.len());
+        assert!(seen.iter().copied().eq(expected.take(seen.len())));
+    }
+}
