@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 pub(crate) use self::last::{Joined, Last};
+pub(crate) use self::later::Begin;
 use self::lessor::IDLE;
 pub(crate) use self::lessor::Lessor;
 use self::life::EndsWith;

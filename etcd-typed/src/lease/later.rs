@@ -1,5 +1,5 @@
-//! `Later`: what is to be begun a while from now, if somebody still wants it then. One task sleeps for all of it, so that what is given up before, thousands of
-//! times a second, wakes nobody.
+//! `Later`: what is to be begun a while from now, if somebody still wants it then. One task sleeps for all of it, and only for what is still wanted, so that what
+//! is given up before, thousands of times a second, wakes nobody.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,12 +19,20 @@ struct Due {
     at: Instant,
     /// Where it is wanted.
     runtime: Handle,
-    begin: Box<dyn FnOnce() + Send>,
+    begin: Box<dyn Begin>,
+}
+
+/// What is begun later.
+pub(crate) trait Begin: Send + 'static {
+    /// Whether somebody still wants it; once not, never again.
+    fn is_wanted(&self) -> bool;
+
+    fn begin(self: Box<Self>);
 }
 
 impl Later {
-    /// Calls `begin` after that time, which is the same for all, unless `runtime` has ended by then.
-    pub(crate) fn begin(self: &Arc<Self>, after: Duration, runtime: &Handle, begin: impl FnOnce() + Send + 'static) {
+    /// Begins it after that time, which is the same for all, if it is wanted then and `runtime` has not ended.
+    pub(crate) fn begin(self: &Arc<Self>, after: Duration, runtime: &Handle, begin: impl Begin) {
         let due = Due { at: Instant::now() + after, runtime: runtime.clone(), begin: Box::new(begin) };
         let first = self.with(|queue| {
             let first = queue.is_none();
@@ -42,6 +50,14 @@ impl Later {
     }
 }
 
+impl Due {
+    fn begin(self) {
+        if self.begin.is_wanted() {
+            self.begin.begin();
+        }
+    }
+}
+
 /// What sleeps.
 struct Task {
     later: Arc<Later>,
@@ -54,19 +70,24 @@ impl Task {
         while let Some(at) = self.next() {
             sleep_until(at).await;
             for due in self.due(at) {
-                (due.begin)();
+                due.begin();
             }
         }
     }
 
-    /// When something is due. The queue is given up when there is nothing.
+    /// When something that is wanted is due. The queue is given up when there is nothing.
     fn next(&mut self) -> Option<Instant> {
-        let at = self.later.with(|queue| {
-            let at = queue.as_ref()?.front().map(|due| due.at);
+        let (at, _unwanted) = self.later.with(|queue| {
+            let due = queue.get_or_insert_default();
+            let unwanted: Vec<_> = {
+                let count = due.iter().take_while(|due| !due.begin.is_wanted()).count();
+                due.drain(..count).collect()
+            };
+            let at = due.front().map(|due| due.at);
             if at.is_none() {
                 *queue = None;
             }
-            at
+            (at, unwanted)
         });
         self.queue = at.is_some();
         at
@@ -87,10 +108,10 @@ impl Drop for Task {
             return;
         }
         // Its runtime has ended before it: what is wanted in another one goes on there.
-        for Due { at, runtime, begin } in self.later.with(Option::take).into_iter().flatten() {
-            runtime.spawn(async move {
-                sleep_until(at).await;
-                begin();
+        for due in self.later.with(Option::take).into_iter().flatten() {
+            due.runtime.clone().spawn(async move {
+                sleep_until(due.at).await;
+                due.begin();
             });
         }
     }
@@ -98,7 +119,7 @@ impl Drop for Task {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
     use tokio::runtime::Runtime;
     use tokio::time::sleep;
@@ -107,17 +128,51 @@ mod tests {
 
     const AFTER: Duration = Duration::from_millis(100);
 
-    fn counter() -> (Arc<AtomicU32>, impl Fn() -> Box<dyn FnOnce() + Send>) {
+    /// Counts that it was begun.
+    struct One {
+        count: Arc<AtomicU32>,
+        wanted: Arc<AtomicBool>,
+        /// How often it was asked for whether it is wanted.
+        asked: Arc<AtomicU32>,
+    }
+
+    impl Begin for One {
+        fn is_wanted(&self) -> bool {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            self.wanted.load(Ordering::SeqCst)
+        }
+
+        fn begin(self: Box<Self>) {
+            self.count.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn counter() -> (Arc<AtomicU32>, impl Fn() -> One) {
         let count = Arc::new(AtomicU32::new(0));
         let counted = count.clone();
-        let one = move || {
-            let count = count.clone();
-            let begin: Box<dyn FnOnce() + Send> = Box::new(move || {
-                count.fetch_add(1, Ordering::SeqCst);
-            });
-            begin
-        };
+        let asked = Arc::default();
+        let one = move || One { count: count.clone(), wanted: Arc::new(AtomicBool::new(true)), asked: Arc::clone(&asked) };
         (counted, one)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_wanted_any_more_wakes_nobody() {
+        let (count, one) = counter();
+        let (later, runtime) = (Arc::new(Later::default()), Handle::current());
+        let asked = one().asked;
+        for _ in 0..1000 {
+            let one = one();
+            let wanted = one.wanted.clone();
+            later.begin(AFTER, &runtime, one);
+            sleep(Duration::from_millis(1)).await;
+            wanted.store(false, Ordering::SeqCst);
+        }
+        // Each once, and twice more for each time that the task wakes, which is ten times in a second.
+        let asked = asked.load(Ordering::SeqCst);
+        assert!(asked <= 1000 + 2 * 11, "{asked}");
+        later.begin(AFTER, &runtime, one());
+        sleep(AFTER * 2).await;
+        assert_eq!(count.load(Ordering::SeqCst), 1, "the last one is wanted");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! `Guard`: what whoever is first holds, and what a write is conditioned on that is guarded by it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use super::hold::Hold;
 use super::{Token, Turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::lease::{Last, Lease, Lost, LostReason, Rank};
+use crate::lease::{Begin, Last, Lease, Lost, LostReason, Rank};
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, RangeReply, Span, Store, Txn};
@@ -347,18 +347,35 @@ impl fmt::Debug for Guard {
 #[derive(Default)]
 struct Watching(OnceLock<AbortHandle>);
 
+/// What begins when the guard has been held for a while, if it is held then.
+struct Watchful {
+    watching: Weak<Watching>,
+    store: Arc<dyn Store>,
+    retry: RetryPolicy,
+    claim: Claim,
+    runtime: Handle,
+}
+
+impl Begin for Watchful {
+    fn is_wanted(&self) -> bool {
+        self.watching.strong_count() > 0 && self.claim.hold.reason().is_none()
+    }
+
+    fn begin(self: Box<Self>) {
+        let Self { watching, store, retry, claim, runtime } = *self;
+        // Nobody else sets it, and who drops the guard meanwhile leaves the end of it to this one.
+        if let Some(watching) = watching.upgrade() {
+            let _ = watching.0.set(runtime.spawn(watch(store, retry, claim)).abort_handle());
+        }
+    }
+}
+
 impl Watching {
-    /// Begins when the guard has been held for a while, if it is held then.
     fn later(turn: &Turn, claim: &Claim, runtime: &Handle) -> Arc<Self> {
         let watching = Arc::new(Self::default());
         let (store, retry, claim) = (turn.store().clone(), turn.lessor.retry().clone(), claim.clone());
-        let (weak, handle) = (Arc::downgrade(&watching), runtime.clone());
-        turn.lessor.later().begin(SETTLED, runtime, move || {
-            // Nobody else sets it, and who drops the guard meanwhile leaves the end of it to this one.
-            if let Some(watching) = weak.upgrade().filter(|_| claim.hold.reason().is_none()) {
-                let _ = watching.0.set(handle.spawn(watch(store, retry, claim)).abort_handle());
-            }
-        });
+        let watchful = Watchful { watching: Arc::downgrade(&watching), store, retry, claim, runtime: runtime.clone() };
+        turn.lessor.later().begin(SETTLED, runtime, watchful);
         watching
     }
 

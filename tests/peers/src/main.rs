@@ -14,8 +14,11 @@ mod trial;
 mod work;
 mod writer;
 
+use std::fmt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::LazyLock;
+use std::time::Instant;
 
 use crate::alone::Alone;
 use crate::cases::{Case, Effort};
@@ -50,6 +53,12 @@ fn main() -> ExitCode {
     }
 }
 
+/// Says how far the run is, after how many seconds: where its time goes is to be seen.
+fn progress(said: fmt::Arguments<'_>) {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    eprintln!("{:7.1} s  {said}", BEGAN.elapsed().as_secs_f64());
+}
+
 fn failed(error: &Error) -> ExitCode {
     eprintln!("{error}");
     ExitCode::FAILURE
@@ -78,6 +87,7 @@ impl Options {
 }
 
 async fn measure(options: &Options) -> Result<()> {
+    progress(format_args!("{} rounds", options.effort.rounds));
     let programs = Programs::find()?;
     let wanted = |case: &Case| case.stages.iter().any(|stage| stage.table.title.contains(&options.only));
     let cases: Vec<Case> = cases::all(&options.effort).into_iter().filter(wanted).collect();
@@ -126,6 +136,7 @@ async fn alternate(case: &Case, programs: &Programs, rounds: usize) -> Result<Ve
     for round in 0..rounds {
         let count = if case.server.shared { 1 } else { peers.len() };
         let mut servers = server::start(count, &case.server).await?;
+        progress(format_args!("{}, round {}: {count} servers", case.work[0], round + 1));
         let mut order: Vec<usize> = (0..peers.len()).collect();
         if round % 2 == 1 {
             order.reverse();
@@ -135,7 +146,7 @@ async fn alternate(case: &Case, programs: &Programs, rounds: usize) -> Result<Ve
             let server = servers.last().ok_or("a server for each peer")?;
             let outcomes = trial::run(program, peer, case, server).await.map_err(|error| format!("{}, {peer}: {error}", case.work[0]))?;
             for ((figures, rows), stage) in outcomes.into_iter().zip(&mut rows).zip(&case.stages) {
-                eprintln!("{}, round {}, {peer}: {:.2}", stage.table.title, round + 1, figures[0]);
+                progress(format_args!("{}, round {}, {peer}: {:.2}", stage.table.title, round + 1, figures[0]));
                 rows[at].rounds.push(figures);
             }
             if !case.server.shared {

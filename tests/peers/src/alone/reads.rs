@@ -11,9 +11,9 @@ use etcd_typed::{Client, EtcdSchema, Live};
 use tokio::sync::watch;
 
 use super::Alone;
-use crate::Result;
 use crate::cases::{Better, Bound, Column, Goal, Table, median};
 use crate::page::Row;
+use crate::{Result, progress};
 
 const OURS_GET: &str = "etcd-typed, live.get()";
 const OURS_READER: &str = "etcd-typed, live.reader()";
@@ -74,7 +74,7 @@ fn measure(rounds: usize) -> Result<Vec<Row>> {
         }
         for (peer, row) in order {
             let (one, two) = (on_one_thread(peer)?, on_two_threads(peer)?);
-            eprintln!("live reads, round {}, {}: {one:.2}", round + 1, row.peer);
+            progress(format_args!("live reads, round {}, {}: {one:.2}", round + 1, row.peer));
             row.rounds.push(vec![one, two, two / one]);
         }
     }

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{Alone, Crate, Place, column, repository};
-use crate::Result;
 use crate::cases::{Goal, Table};
 use crate::page::Row;
 use crate::peers::{ETCD_CLIENT, OURS};
+use crate::{Result, progress};
 
 const PEERS: &[&str] = &[OURS, ETCD_CLIENT];
 
@@ -75,7 +75,7 @@ fn measure(rounds: usize) -> Result<Vec<Row>> {
             made.clean()?;
             let release = made.build(&["build", "--release"])?;
             made.clean()?;
-            eprintln!("application, round {}, {}: {:.1} {:.1}", round + 1, row.peer, check.seconds, release.seconds);
+            progress(format_args!("application, round {}, {}: {:.1} {:.1}", round + 1, row.peer, check.seconds, release.seconds));
             row.rounds.push(vec![check.seconds, release.seconds, dependencies(&release.messages)?]);
         }
     }

@@ -1,10 +1,10 @@
 //! 200 structs of 10 fields, each derived and used once. What they depend on is built before and not counted.
 
 use super::{Alone, Crate, Place, column, repository};
-use crate::Result;
 use crate::cases::{Goal, Table};
 use crate::page::Row;
 use crate::peers::OURS;
+use crate::{Result, progress};
 
 const STRUCTS: usize = 200;
 const FIELDS: usize = 10;
@@ -88,7 +88,7 @@ fn measure(rounds: usize) -> Result<Vec<Row>> {
         }
         for (made, row) in order {
             let (check, release) = (anew(made, CHECK)?, anew(made, RELEASE)?);
-            eprintln!("derived structs, round {}, {}: {check:.2} {release:.2}", round + 1, row.peer);
+            progress(format_args!("derived structs, round {}, {}: {check:.2} {release:.2}", round + 1, row.peer));
             let each = 1e3 / STRUCTS as f64;
             row.rounds.push(vec![check, release, check * each, release * each]);
         }

@@ -1,0 +1,126 @@
+//! Does one thing so many times: what `tests/tests/instructions.rs` counts the instructions of.
+//!
+//! ```text
+//! valgrind --tool=callgrind target/release/etcd-typed-instructions read 1000
+//! ```
+//!
+//! One thread, the embedded store, no clock and no network, so that each run takes the same way. The values are those that a service reads when it
+//! starts: ten numbers and ten texts. Everything is made before, so that what two runs differ by is what they do more often.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "who is counted has nobody to report to, and fails by panicking")]
+
+use std::hint::black_box;
+
+use etcd_typed::store::{Range, Span};
+use etcd_typed::{Client, EtcdSchema};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Builder;
+
+#[derive(EtcdSchema, Deserialize, Serialize, Clone, Debug, PartialEq)]
+struct Settings {
+    number_0: u32,
+    number_1: u32,
+    number_2: u32,
+    number_3: u32,
+    number_4: u32,
+    number_5: u32,
+    number_6: u32,
+    number_7: u32,
+    number_8: u32,
+    number_9: u32,
+    text_0: String,
+    text_1: String,
+    text_2: String,
+    text_3: String,
+    text_4: String,
+    text_5: String,
+    text_6: String,
+    text_7: String,
+    text_8: String,
+    text_9: String,
+}
+
+impl Settings {
+    fn new() -> Self {
+        let text = |number: u32| format!("a text of 31 bytes, and number {number}");
+        Self {
+            number_0: 12_345_670,
+            number_1: 12_345_671,
+            number_2: 12_345_672,
+            number_3: 12_345_673,
+            number_4: 12_345_674,
+            number_5: 12_345_675,
+            number_6: 12_345_676,
+            number_7: 12_345_677,
+            number_8: 12_345_678,
+            number_9: 12_345_679,
+            text_0: text(0),
+            text_1: text(1),
+            text_2: text(2),
+            text_3: text(3),
+            text_4: text(4),
+            text_5: text(5),
+            text_6: text(6),
+            text_7: text(7),
+            text_8: text(8),
+            text_9: text(9),
+        }
+    }
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let (case, times) = (arguments.next().expect("a case"), arguments.next().expect("how often"));
+    let times: u32 = times.parse().expect("how often it is done is a number");
+    Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(repeat(&case, times));
+}
+
+async fn repeat(case: &str, times: u32) {
+    let settings = Settings::new();
+    let client = Client::connect("memory:").await.unwrap();
+    let dir = client.dir::<Settings>("/app").unwrap();
+    dir.set(&settings).await.unwrap();
+    let live = dir.live().await.unwrap();
+    let mut reader = live.reader();
+    let json = serde_json::to_vec(&settings).unwrap();
+    match case {
+        "read" => {
+            for _ in 0..times {
+                assert_eq!(**black_box(&dir.get().await.unwrap()), settings);
+            }
+        }
+        // What of a read is the store's.
+        "range" => {
+            let below = Span::Below(dir.key().clone());
+            for _ in 0..times {
+                assert_eq!(black_box(client.store().range(Range::of(below.clone())).await.unwrap()).kvs.len(), 20);
+            }
+        }
+        // A write has encoded when it is there to be awaited; this one is not.
+        "encode" => {
+            for _ in 0..times {
+                drop(black_box(dir.set(black_box(&settings))));
+            }
+        }
+        "live get" => {
+            for _ in 0..times {
+                assert_eq!(black_box(&live).get().number_0, settings.number_0);
+            }
+        }
+        "live reader" => {
+            for _ in 0..times {
+                assert_eq!(black_box(&mut reader).get().number_0, settings.number_0);
+            }
+        }
+        "serde_json decode" => {
+            for _ in 0..times {
+                assert_eq!(serde_json::from_slice::<Settings>(black_box(&json)).unwrap(), settings);
+            }
+        }
+        "serde_json encode" => {
+            for _ in 0..times {
+                assert_eq!(black_box(serde_json::to_vec(black_box(&settings)).unwrap()).len(), json.len());
+            }
+        }
+        _ => panic!("no case {case}"),
+    }
+}
