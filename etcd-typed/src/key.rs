@@ -115,7 +115,10 @@ impl Key {
     pub fn below<'k>(&self, stored: &'k [u8]) -> Option<&'k str> {
         let relative = stored.strip_prefix(self.0.as_bytes())?.strip_prefix(b"/")?;
         let relative = std::str::from_utf8(relative).ok()?;
-        (!relative.split('/').any(str::is_empty)).then_some(relative)
+        let bytes = relative.as_bytes();
+        let has_empty =
+            bytes.first().is_none_or(|first| *first == b'/') || bytes.last() == Some(&b'/') || bytes.windows(2).any(|pair| pair == b"//");
+        (!has_empty).then_some(relative)
     }
 }
 
@@ -189,7 +192,10 @@ pub(crate) fn is_hidden(segment: &str) -> bool {
 /// empty text is a lone `%`. All else stays as a person would type it.
 pub(crate) fn escape(value: &str) -> Cow<'_, str> {
     let whole = matches!(value, "." | "..");
-    let plain = !value.is_empty() && !whole && !is_hidden(value) && !value.chars().any(|c| c == '%' || c == '/' || c.is_control());
+    // Nearly every name is of such bytes; only of others the characters have to be looked at.
+    let harmless = |byte: u8| byte.is_ascii_graphic() && byte != b'%' && byte != b'/';
+    let is_escaped = |c: char| c == '%' || c == '/' || c.is_control();
+    let plain = !value.is_empty() && !whole && !is_hidden(value) && (value.bytes().all(harmless) || !value.chars().any(is_escaped));
     if plain {
         return Cow::Borrowed(value);
     }
@@ -198,7 +204,7 @@ pub(crate) fn escape(value: &str) -> Cow<'_, str> {
     }
     let mut out = String::with_capacity(value.len() + 8);
     for (at, c) in value.char_indices() {
-        if whole || c == '%' || c == '/' || c.is_control() || (at == 0 && c == '_') {
+        if whole || is_escaped(c) || (at == 0 && c == '_') {
             let mut utf8 = [0; 4];
             for byte in c.encode_utf8(&mut utf8).bytes() {
                 let _ = write!(out, "%{byte:02X}");
@@ -215,7 +221,7 @@ pub(crate) fn escape(value: &str) -> Cow<'_, str> {
 pub(crate) fn unescape(segment: &str) -> Option<Cow<'_, str>> {
     let value = if segment == "%" {
         Cow::Borrowed("")
-    } else if segment.contains('%') {
+    } else if segment.bytes().any(|byte| byte == b'%') {
         let mut bytes = Vec::with_capacity(segment.len());
         let mut rest = segment.as_bytes();
         while let Some((&first, tail)) = rest.split_first() {

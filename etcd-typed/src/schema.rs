@@ -5,6 +5,7 @@ mod decode;
 mod delta;
 mod describe;
 mod encode;
+mod entries;
 mod leaves;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -20,6 +21,7 @@ pub(crate) use delta::Touched;
 pub use delta::{Change, Delta, Keyed, Update};
 pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;
+pub(crate) use entries::{Entries, entry};
 pub use leaves::{Leaf, LeafOpt, Leaves, OneLeaf, Tuple};
 
 use crate::error::{Error, Problem, ProblemKind, Result};
@@ -299,6 +301,9 @@ pub(crate) fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind
     let text = key::unescape(segment)
         .ok_or_else(|| foreign(format!("the key's name is not escaped as this library does it: write `{}`", key::escape(segment))))?;
     let value = K::decode(text.as_bytes()).map_err(|reason| foreign(format!("the key's name: {reason}")))?;
+    if value.is_stored_as(text.as_bytes()) {
+        return Ok(value);
+    }
     match segment_of(&value) {
         Ok(own) if own == segment => Ok(value),
         Ok(own) => Err(foreign(format!("the key's name stands for the same as `{own}`; write that"))),

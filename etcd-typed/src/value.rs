@@ -68,6 +68,12 @@ pub trait EtcdValue: Sized {
     ///
     /// [`ValueError`] for bytes that are not a value of the type.
     fn decode(bytes: &[u8]) -> Result<Self, ValueError>;
+
+    /// Whether the stored form is these bytes, for types that can tell without making it: of every key of a map it is asked.
+    #[must_use]
+    fn is_stored_as(&self, bytes: &[u8]) -> bool {
+        self.encode().is_ok_and(|stored| stored == bytes)
+    }
 }
 
 /// Why a value has no stored form, or bytes are no value.
@@ -288,6 +294,10 @@ impl EtcdValue for String {
 
     fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
         text(bytes).map(str::to_owned)
+    }
+
+    fn is_stored_as(&self, bytes: &[u8]) -> bool {
+        self.as_bytes() == bytes
     }
 }
 

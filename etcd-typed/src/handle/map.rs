@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::live::{DirsView, EntriesView, LiveMap, Viewing};
 use crate::revision::{LeaseId, Revision};
-use crate::schema::{self, Change, Encoded, Keyed, MapKey, Schema};
+use crate::schema::{self, Change, Encoded, Keyed, MapKey, Schema, Stored};
 use crate::store::{BoxFuture, Expiry, Range, Span};
 use crate::telemetry::Operation;
 use crate::turn::Guard;
@@ -100,8 +100,11 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     /// `Invalid`; [`Error::problems`] lists every entry that is undecodable or whose key's name is not one of ours.
     pub async fn get(&self) -> Result<Versioned<BTreeMap<K, V>>> {
         let work = async {
-            let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
-            self.decode(&schema::tree(&self.key, reply.kvs), reply.revision)
+            let span = Span::Below(self.key.clone());
+            let take = |entries: &mut schema::Entries<K, V>, page| entries.read(&self.key, &self.codec, page);
+            let (entries, revision) =
+                self.context.read_pages(&span, schema::Entries::new, take).await.map_err(|error| error.at(&self.key))?;
+            Ok(entries.finish(&self.key, revision)?.secret(self.codec.is_secret()))
         };
         Self::operation("get").run(work).await
     }
@@ -325,19 +328,16 @@ impl<K: MapKey, V: Send + Sync + 'static> Paging<K, V> {
         self.done = !reply.more;
         self.revision = Some(reply.revision);
         self.after = reply.kvs.last().map(|kv| kv.key.clone());
-        for (relative, stored) in schema::tree(&map.key, reply.kvs) {
-            let one = schema::Tree::from([(relative.clone(), stored.clone())]);
-            let item = match map.decode(&one, reply.revision) {
-                Ok(read) => read.into_inner().into_iter().next().map(|(key, value)| {
-                    let versions = stored.versions(reply.revision);
+        for kv in reply.kvs {
+            let item = match schema::entry(&map.key, &map.codec, &kv) {
+                None => continue,
+                Some(Ok((key, value))) => {
+                    let versions = Stored::from(kv).versions(reply.revision);
                     Ok((key, Versioned::new(value, versions).secret(map.codec.is_secret())))
-                }),
-                Err(error) => {
-                    let reason = error.problems().first().map_or_else(|| error.to_string(), |problem| problem.reason.clone());
-                    Some(Err(Error::new(ErrorKind::Decode, reason).at(&map.key.descend(&relative))))
                 }
+                Some(Err(wrong)) => Err(Error::new(ErrorKind::Decode, wrong.first.reason).at(&wrong.first.key)),
             };
-            self.page.extend(item);
+            self.page.push_back(item);
         }
         Ok(())
     }

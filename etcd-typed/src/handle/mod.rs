@@ -22,14 +22,28 @@ pub use fields::{Entries, Fields};
 pub use map::{DirMap, EntryMap, EntryPages, MapWrite};
 pub use transaction::Transaction;
 
-use crate::error::Result;
+use futures_util::FutureExt;
+use futures_util::future::try_join;
+use tokio::task::yield_now;
+
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::Lessor;
 use crate::live::{Source, Upstreams, View, Viewing};
 use crate::retry::RetryPolicy;
-use crate::store::{Consistency, Range, RangeReply, Span, Store};
+use crate::revision::Revision;
+use crate::store::{Consistency, KeyValue, Range, RangeReply, Span, Store};
 use crate::telemetry::Pattern;
 use crate::turn::Claim;
+
+/// Keys in the first page of a whole directory: what nearly all directories fit in.
+const FIRST_PAGE: usize = 10_000;
+
+/// Keys in the pages after it.
+const LARGEST_PAGE: usize = 40_000;
+
+/// How often a read of several pages starts again.
+const RESTARTS: u32 = 8;
 
 /// What all handles of one client share.
 #[derive(Clone)]
@@ -51,6 +65,44 @@ impl Context {
         self.store.range(Range { keys_only, consistency: self.reads, ..Range::of(span) }).await
     }
 
+    /// Reads a whole span as of now, page by page, and hands each page to `take`, while the server is at the next one. What it took is void where
+    /// `begin` is called again.
+    async fn read_pages<T>(&self, span: &Span, begin: impl Fn() -> T, take: impl Fn(&mut T, Vec<KeyValue>)) -> Result<(T, Revision)> {
+        let mut restarts = 0;
+        loop {
+            match self.try_pages(span, begin(), &take).await {
+                // The revision of the first page was compacted while the others were read.
+                Err(Stopped::BetweenPages(error)) if error.kind() == ErrorKind::HistoryLost && restarts < RESTARTS => restarts += 1,
+                Err(Stopped::BetweenPages(error) | Stopped::AtFirst(error)) => return Err(error),
+                Ok(read) => return Ok(read),
+            }
+        }
+    }
+
+    async fn try_pages<T>(&self, span: &Span, mut taken: T, take: impl Fn(&mut T, Vec<KeyValue>)) -> Result<(T, Revision), Stopped> {
+        let pages = self.store.capabilities().past_revisions;
+        let page = |revision, after, limit| {
+            let limit = pages.then_some(limit);
+            self.store.range(Range { revision, after, limit, consistency: self.reads, ..Range::of(span.clone()) })
+        };
+        let mut limit = FIRST_PAGE;
+        let mut reply = page(None, None, limit).await.map_err(Stopped::AtFirst)?;
+        let revision = reply.revision;
+        while let Some(last) = reply.kvs.last().filter(|_| reply.more).map(|kv| kv.key.clone()) {
+            // Each page costs the server a look at all keys after it: fewer where there are many.
+            limit = (2 * limit).min(LARGEST_PAGE);
+            let next = page(Some(revision), Some(last), limit);
+            let took = async {
+                // First the request has to be on its way.
+                yield_now().await;
+                take(&mut taken, reply.kvs);
+            };
+            (reply, ()) = try_join(next, took.map(Ok)).await.map_err(Stopped::BetweenPages)?;
+        }
+        take(&mut taken, reply.kvs);
+        Ok((taken, revision))
+    }
+
     /// A live view of what lies below a directory, or of keys in it.
     fn view<T>(&self, span: Span, directory: &Key, pattern: Pattern, view: impl View<State = T>) -> Viewing<T>
     where
@@ -59,6 +111,12 @@ impl Context {
         let (upstreams, store, retry) = (self.upstreams.clone(), self.store.clone(), self.retry.clone());
         Viewing::new(Source { upstreams, store, retry, span, directory: directory.clone(), pattern }, view)
     }
+}
+
+/// Why pages do not go on.
+enum Stopped {
+    AtFirst(Error),
+    BetweenPages(Error),
 }
 
 impl fmt::Debug for Context {
