@@ -76,7 +76,17 @@ impl Key {
     /// The key `relative` (segments as stored, with `/` between) below this one. Only for text that is a part of a key
     /// already: the table of a schema, or what [`Key::below`] gave.
     pub(crate) fn descend(&self, relative: &str) -> Self {
-        Self(Arc::from([&self.0, "/", relative].concat()))
+        self.descend_through(&mut String::new(), relative)
+    }
+
+    /// The same, put together in a text that can be used for the next one.
+    pub(crate) fn descend_through(&self, scratch: &mut String, relative: &str) -> Self {
+        scratch.clear();
+        scratch.reserve(self.0.len() + 1 + relative.len());
+        scratch.push_str(&self.0);
+        scratch.push('/');
+        scratch.push_str(relative);
+        Self(Arc::from(scratch.as_str()))
     }
 
     /// The path as text; the root is `/`.

@@ -7,6 +7,7 @@ mod describe;
 mod encode;
 mod entries;
 mod leaves;
+mod touched;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -17,12 +18,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use decode::Decoder;
-pub(crate) use delta::Touched;
 pub use delta::{Change, Delta, Keyed, Update};
 pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;
 pub(crate) use entries::{Entries, entry};
 pub use leaves::{Leaf, LeafOpt, Leaves, OneLeaf, Tuple};
+pub(crate) use touched::Touched;
 
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
@@ -89,11 +90,17 @@ pub(crate) struct Stored {
 
 impl From<KeyValue> for Stored {
     fn from(kv: KeyValue) -> Self {
-        Self { value: kv.value, created: kv.created, modified: kv.modified, version: kv.version, lease: kv.lease, ttl: kv.ttl }
+        Self::of(kv).1
     }
 }
 
 impl Stored {
+    /// The key, and what is there.
+    pub(crate) fn of(kv: KeyValue) -> (Bytes, Self) {
+        let KeyValue { key, value, created, modified, version, lease, ttl } = kv;
+        (key, Self { value, created, modified, version, lease, ttl })
+    }
+
     /// The versions of this one key in a snapshot of `revision`.
     pub(crate) fn versions(&self, revision: Revision) -> Versions {
         Versions {
@@ -152,29 +159,14 @@ where
 {
     let mut problems = Vec::new();
     let mut basis = Vec::new();
-    let value = read(&mut Decoder::new(directory, tree, &mut problems, &mut basis, validation));
-    finish(value, problems, basis, tree, revision).map_err(|error| error.at(directory))
-}
-
-fn finish<T>(
-    value: Option<T>,
-    problems: Vec<Problem>,
-    basis: Vec<(String, Revision)>,
-    tree: &Tree,
-    revision: Revision,
-) -> Result<Versioned<T>> {
+    let mut decoder = Decoder::new(directory, tree, &mut problems, &mut basis, validation);
+    let value = read(&mut decoder);
+    let created = decoder.created().unwrap_or_default();
     let Some(value) = value.filter(|_| problems.is_empty()) else {
-        return Err(Error::from_problems(problems));
+        return Err(Error::from_problems(problems).at(directory));
     };
-    let stored = || basis.iter().filter_map(|(key, _)| tree.get(key));
-    let versions = Versions {
-        revision,
-        created: stored().map(|stored| stored.created).min().unwrap_or_default(),
-        modified: stored().map(|stored| stored.modified).max().unwrap_or_default(),
-        basis: basis.into(),
-        ..Versions::default()
-    };
-    Ok(Versioned::new(value, versions))
+    let modified = basis.iter().map(|(_, modified)| *modified).max().unwrap_or_default();
+    Ok(Versioned::new(value, Versions { revision, created, modified, basis: basis.into(), ..Versions::default() }))
 }
 
 /// Whether the checks that a schema asks for are done.
@@ -327,8 +319,8 @@ fn place(directory: &Key, prefix: &str, segment: &str) -> Key {
     }
 }
 
-/// The part of a tree (or of anything keyed alike) whose keys start with `prefix`.
-fn with_prefix<'t, 'p, V>(tree: &'t BTreeMap<String, V>, prefix: &'p str) -> impl Iterator<Item = (&'t str, &'t V)> + use<'t, 'p, V> {
+/// The part of a tree whose keys start with `prefix`.
+fn with_prefix<'t, 'p>(tree: &'t Tree, prefix: &'p str) -> impl Iterator<Item = (&'t str, &'t Stored)> + use<'t, 'p> {
     let from = tree.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
     from.take_while(move |(key, _)| key.starts_with(prefix)).map(|(key, value)| (key.as_str(), value))
 }

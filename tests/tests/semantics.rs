@@ -10,10 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use etcd_typed::store::memory::{Calls, MemoryStore};
 use etcd_typed::store::{
-    BoxFuture, Capabilities, Committed, Consistency, Member, Range, RangeReply, Span, Stats, StatsKind, Status, Store, Txn, Watch,
+    BoxFuture, Capabilities, Committed, Consistency, Member, Op, Range, RangeReply, Span, Stats, StatsKind, Status, Store, Txn, Watch,
     WatchStream,
 };
-use etcd_typed::{Client, Error, ErrorKind, EtcdSchema, Expect, LeaseId, Result, RetryPolicy, UpdateError};
+use etcd_typed::testing::CountingStore;
+use etcd_typed::{Client, EntryMap, Error, ErrorKind, EtcdSchema, Expect, Key, LeaseId, Result, RetryPolicy, UpdateError};
 use futures_util::FutureExt;
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -622,4 +623,46 @@ async fn p3_stale_reads_are_reads_alone() {
     assert!(seen.len() >= 7 && seen.iter().all(|read| *read == Consistency::Stale), "{seen:?}");
     AppDir::open(&client).unwrap().get().await.unwrap();
     assert_eq!(noted(), [Consistency::Linearizable]);
+}
+
+/// A map of more entries than the first two pages of a read have; each read takes 50 ms.
+async fn map_of_three_pages(store: &MemoryStore) -> (CountingStore, EntryMap<u32, u32>) {
+    for first in (0..30_100).step_by(100) {
+        let then = (first..first + 100).map(|number| Op::put(&Key::parse(&format!("/many/{number}")).unwrap(), "1".into())).collect();
+        store.commit(Txn { then, ..Txn::default() }).await.unwrap();
+    }
+    store.faults().delay(Calls::Reads, Duration::from_millis(50));
+    let counting = CountingStore::new(Arc::new(store.clone()));
+    (counting.clone(), Client::with_store(counting).entries("/many").unwrap())
+}
+
+/// Writes the first and the last entry of the map together, while the second page of a read that just began is on its way.
+async fn write_between_pages(store: &MemoryStore) {
+    tokio::time::sleep(Duration::from_millis(75)).await;
+    let then = ["/many/0", "/many/9999"].map(|key| Op::put(&Key::parse(key).unwrap(), "2".into())).into();
+    store.commit(Txn { then, ..Txn::default() }).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_map_of_many_pages_is_of_one_revision() {
+    let store = MemoryStore::new();
+    let (counting, map) = map_of_three_pages(&store).await;
+    let (read, ()) = tokio::join!(map.get(), write_between_pages(&store));
+    let read = read.unwrap();
+    assert_eq!(read.into_inner(), (0..30_100).map(|number| (number, 1)).collect());
+    assert_eq!(counting.counts().range, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_map_is_read_again_where_its_revision_was_compacted_between_pages() {
+    let store = MemoryStore::new();
+    let (counting, map) = map_of_three_pages(&store).await;
+    let compact = async {
+        write_between_pages(&store).await;
+        store.faults().compact();
+    };
+    let (read, ()) = tokio::join!(map.get(), compact);
+    let value = |number| if number == 0 || number == 9999 { 2 } else { 1 };
+    assert_eq!(read.unwrap().into_inner(), (0..30_100).map(|number| (number, value(number))).collect());
+    assert_eq!(counting.counts().range, 2 + 3, "the second page is refused");
 }

@@ -126,7 +126,7 @@ impl<T> EntryChanges<T> {
 
     fn make(&self, touch: Touch) -> Option<Result<Change<T>>> {
         let Touch { revision, resynced, touched } = touch;
-        let (_, before) = touched.into_iter().next()?;
+        let before = touched.into_first()?;
         let new = match self.now().map(|stored| self.decode(stored)) {
             None => None,
             Some(Ok(value)) => Some(value),

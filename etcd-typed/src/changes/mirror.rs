@@ -1,7 +1,5 @@
 //! `Mirror`: what lies below a directory as far as a watch has told, and what each step of it touched. Pure.
 
-use std::collections::btree_map::Entry;
-
 use crate::key::Key;
 use crate::revision::Revision;
 use crate::schema::{self, Stored, Touched, Tree};
@@ -87,13 +85,15 @@ impl Mirror {
             }
             Step::Batch(batch) => {
                 self.advance(batch.revision);
-                let mut touched = Touched::new();
+                let mut touched = Touched::default();
+                touched.reserve(batch.events.len());
                 for event in batch.events {
                     match event {
                         Event::Put { kv, previous } => self.put(kv, previous, &mut touched),
                         Event::Delete { key, directory, previous } => self.delete(&key, directory, previous, &mut touched),
                     }
                 }
+                touched.sort();
                 (!touched.is_empty()).then_some(Touch { revision: batch.revision, resynced: false, touched })
             }
         }
@@ -104,15 +104,10 @@ impl Mirror {
     fn reset(&mut self, snapshot: Snapshot) -> Touch {
         let after = schema::tree(&self.directory, snapshot.kvs);
         let before = std::mem::take(&mut self.tree);
-        let mut touched = Touched::new();
-        for relative in after.keys().filter(|relative| !before.contains_key(*relative)) {
-            touched.insert(relative.clone(), None);
-        }
-        for (relative, old) in before {
-            if after.get(&relative).is_none_or(|new| differs(&old, new)) {
-                touched.insert(relative, Some(old));
-            }
-        }
+        let came = after.keys().filter(|relative| !before.contains_key(*relative)).cloned().map(|relative| (relative, None));
+        let came: Vec<_> = came.collect();
+        let other = before.into_iter().filter(|(relative, old)| after.get(relative).is_none_or(|new| differs(old, new)));
+        let touched = came.into_iter().chain(other.map(|(relative, old)| (relative, Some(old)))).collect();
         self.tree = after;
         self.revision = snapshot.revision;
         self.complete = snapshot.known;
@@ -120,24 +115,24 @@ impl Mirror {
     }
 
     fn put(&mut self, kv: KeyValue, previous: Option<KeyValue>, touched: &mut Touched) {
-        let key = kv.key.clone();
+        let (key, now) = Stored::of(kv);
         let Some(relative) = self.directory.below(&key) else { return };
         // A key that is there already is not stored again: most changes are of those.
         let old = match self.tree.get_mut(relative) {
-            Some(stored) => Some(std::mem::replace(stored, Stored::from(kv))),
-            None => self.tree.insert(relative.to_owned(), Stored::from(kv)),
+            Some(stored) => Some(std::mem::replace(stored, now)),
+            None => self.tree.insert(relative.to_owned(), now),
         };
-        self.touch(relative.to_owned(), old, previous, touched);
+        self.touch(relative, old, previous, touched);
     }
 
     fn delete(&mut self, deleted: &[u8], directory: bool, previous: Option<KeyValue>, touched: &mut Touched) {
         if directory {
             for relative in self.below(deleted) {
                 let old = self.tree.remove(&relative);
-                self.touch(relative, old, None, touched);
+                self.touch(&relative, old, None, touched);
             }
-        } else if let Some(relative) = self.directory.below(deleted).map(str::to_owned) {
-            let old = self.tree.remove(&relative);
+        } else if let Some(relative) = self.directory.below(deleted) {
+            let old = self.tree.remove(relative);
             // What is not in a complete tree was not there: there is nothing to tell.
             if old.is_some() || !self.complete {
                 self.touch(relative, old, previous, touched);
@@ -155,13 +150,10 @@ impl Mirror {
         self.tree.keys().filter(is_below).cloned().collect()
     }
 
-    /// Of several changes of one key in one step the first knows what was there before.
-    fn touch(&self, relative: String, old: Option<Stored>, previous: Option<KeyValue>, touched: &mut Touched) {
-        if let Entry::Vacant(vacant) = touched.entry(relative) {
-            // A server's own word of what was there is of use only while we do not know it.
-            let told = previous.filter(|_| !self.complete).map(Stored::from);
-            vacant.insert(old.or(told));
-        }
+    fn touch(&self, relative: &str, old: Option<Stored>, previous: Option<KeyValue>, touched: &mut Touched) {
+        // A server's own word of what was there is of use only while we do not know it.
+        let told = || previous.filter(|_| !self.complete).map(Stored::from);
+        touched.push(relative, old.or_else(told));
     }
 }
 
@@ -215,7 +207,7 @@ mod tests {
     /// Relative keys with their old and new values.
     fn told(mirror: &Mirror, touch: &Touch) -> Vec<(String, Option<String>, Option<String>)> {
         let text = |stored: &Stored| String::from_utf8(stored.value.to_vec()).unwrap();
-        let one = |(key, old): (&String, &Option<Stored>)| (key.clone(), old.as_ref().map(text), mirror.tree.get(key).map(text));
+        let one = |(key, old): (&str, &Option<Stored>)| (key.to_owned(), old.as_ref().map(text), mirror.tree.get(key).map(text));
         touch.touched.iter().map(one).collect()
     }
 

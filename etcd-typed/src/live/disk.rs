@@ -192,7 +192,7 @@ impl Keeper {
     pub(super) fn touch(&mut self, mirror: &Mirror, touched: &Touched, is_good: bool) {
         for relative in touched.keys().filter(|relative| (self.file.keeping.keeps)(relative)) {
             match mirror.tree().get(relative) {
-                Some(stored) => self.tree.insert_mut(relative.clone(), stored.clone()),
+                Some(stored) => self.tree.insert_mut(relative.to_owned(), stored.clone()),
                 None => {
                     self.tree.remove_mut(relative);
                 }

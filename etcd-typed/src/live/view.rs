@@ -263,7 +263,7 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
     }
 
     /// The children that these keys are of.
-    fn children<'k>(keys: impl Iterator<Item = &'k String>) -> BTreeSet<&'k str> {
+    fn children<'k>(keys: impl Iterator<Item = &'k str>) -> BTreeSet<&'k str> {
         keys.filter_map(|relative| Self::child_and_key(relative)).map(|(child, _)| child).collect()
     }
 
@@ -291,7 +291,7 @@ impl<K: MapKey, S: Schema> View for DirsView<K, S> {
 
     fn begin(&mut self, mirror: &Mirror) -> Result<Versioned<LiveMap<K, S>>> {
         self.0 = Children::new();
-        for child in Self::children(mirror.tree().keys()) {
+        for child in Self::children(mirror.tree().keys().map(String::as_str)) {
             self.child(mirror, child);
         }
         self.0.candidate(mirror.directory(), mirror.revision())

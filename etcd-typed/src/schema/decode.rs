@@ -20,6 +20,8 @@ pub struct Decoder<'a> {
     problems: &'a mut Vec<Problem>,
     /// Each key that was read.
     basis: &'a mut Vec<(String, Revision)>,
+    /// Of those the oldest.
+    created: Option<Revision>,
     validation: Validation,
 }
 
@@ -31,7 +33,12 @@ impl<'a> Decoder<'a> {
         basis: &'a mut Vec<(String, Revision)>,
         validation: Validation,
     ) -> Self {
-        Self { directory, tree, table: Table::EMPTY, prefix: String::new(), problems, basis, validation }
+        Self { directory, tree, table: Table::EMPTY, prefix: String::new(), problems, basis, created: None, validation }
+    }
+
+    /// When the oldest key that was read came to be.
+    pub(super) fn created(&self) -> Option<Revision> {
+        self.created
     }
 
     /// A field that must be there, or has a default.
@@ -180,6 +187,7 @@ impl<'a> Decoder<'a> {
 
     fn value<T>(&mut self, segment: &str, stored: &Stored, codec: &Codec<T>) -> Option<T> {
         self.basis.push(([&self.prefix, segment].concat(), stored.modified));
+        self.created = Some(self.created.map_or(stored.created, |oldest| oldest.min(stored.created)));
         match codec.decode(&stored.value) {
             Ok(value) => {
                 self.check(segment, &value, codec, Some(stored.modified));

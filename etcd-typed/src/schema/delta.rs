@@ -1,11 +1,10 @@
 //! The walk from what was touched to typed changes, and the types that carry them.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
 
-use super::{MapKey, Schema, Stored, Table, Tree, key_of_segment, split_first, with_prefix};
+use super::{MapKey, Schema, Stored, Table, Touched, Tree, key_of_segment, split_first};
 use crate::error::{Masked, Problem, ProblemKind};
 use crate::key::{self, Key};
 use crate::revision::Revision;
@@ -95,10 +94,9 @@ pub struct Delta<'a> {
     revision: Revision,
     resynced: bool,
     problems: &'a mut Vec<Problem>,
+    /// What keys are put together in.
+    scratch: String,
 }
-
-/// Relative keys, and what was there before.
-pub(crate) type Touched = BTreeMap<String, Option<Stored>>;
 
 impl<'a> Delta<'a> {
     pub(crate) fn new(
@@ -109,7 +107,7 @@ impl<'a> Delta<'a> {
         resynced: bool,
         problems: &'a mut Vec<Problem>,
     ) -> Self {
-        Self { directory, table: Table::EMPTY, prefix: String::new(), after, touched, revision, resynced, problems }
+        Self { directory, table: Table::EMPTY, prefix: String::new(), after, touched, revision, resynced, problems, scratch: String::new() }
     }
 
     /// The change of a field of one value.
@@ -171,7 +169,7 @@ impl<'a> Delta<'a> {
 
     /// A struct at this place.
     pub(crate) fn whole<S: Schema, C>(&mut self, make: fn(S::Change) -> C, out: &mut Vec<C>) {
-        if with_prefix(self.touched, &self.prefix).next().is_none() {
+        if self.touched.with_prefix(&self.prefix).next().is_none() {
             return;
         }
         let outer = std::mem::replace(&mut self.table, S::TABLE);
@@ -185,7 +183,7 @@ impl<'a> Delta<'a> {
     pub(crate) fn all_dirs<K: MapKey, S: Schema, C>(&mut self, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
         let mut children: Vec<&'a str> = Vec::new();
         let touched = self.touched;
-        for (relative, _) in with_prefix(touched, &self.prefix) {
+        for (relative, _) in touched.with_prefix(&self.prefix) {
             if let (child, Some(rest)) = split_first(&relative[self.prefix.len()..])
                 && !key::is_hidden(child)
                 && children.last() != Some(&child)
@@ -207,7 +205,8 @@ impl<'a> Delta<'a> {
     pub(crate) fn all_entries<K: MapKey, V, C>(&mut self, codec: Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
         let prefix = self.prefix.clone();
         let touched = self.touched;
-        for (relative, before) in with_prefix(touched, &prefix) {
+        out.reserve(touched.len());
+        for (relative, before) in touched.with_prefix(&prefix) {
             let (segment, None) = split_first(&relative[prefix.len()..]) else { continue };
             if key::is_hidden(segment) {
                 continue;
@@ -221,9 +220,9 @@ impl<'a> Delta<'a> {
     /// Every key as bytes.
     pub(crate) fn all_keys(&mut self, out: &mut Vec<Keyed<String, Change<Bytes>>>) {
         let touched = self.touched;
-        for (relative, before) in touched {
+        for (relative, before) in touched.iter() {
             let change = self.change(relative, before.as_ref(), self.after.get(relative), Codec::<Bytes>::value());
-            out.extend(change.map(|change| Keyed { key: relative.clone(), change }));
+            out.extend(change.map(|change| Keyed { key: relative.to_owned(), change }));
         }
     }
 
@@ -251,8 +250,12 @@ impl<'a> Delta<'a> {
     }
 
     /// A key of the struct that is being read.
-    fn key(&self, segment: &str) -> Key {
-        if self.prefix.is_empty() { self.directory.descend(segment) } else { self.directory.descend(&[&self.prefix, segment].concat()) }
+    fn key(&mut self, segment: &str) -> Key {
+        if self.prefix.is_empty() {
+            self.directory.descend_through(&mut self.scratch, segment)
+        } else {
+            self.directory.descend_through(&mut self.scratch, &[&self.prefix, segment].concat())
+        }
     }
 
     fn map_key<K: MapKey>(&mut self, segment: &str) -> Option<K> {

@@ -75,3 +75,73 @@ pub(crate) fn entry<K: MapKey, V>(directory: &Key, codec: &Codec<V>, kv: &KeyVal
         (Ok(_), Err(first)) => Err(Wrong { first, second: None }),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::schema;
+
+    /// Ours and foreign, good and bad, of this directory and not.
+    const KEYS: [&[u8]; 14] = [
+        b"/d/1",
+        b"/d/2",
+        b"/d/03",
+        b"/d/a%2Fb",
+        b"/d/a%2fb",
+        b"/d/_hidden",
+        b"/d/deep/er",
+        b"/d/",
+        b"/d",
+        b"/dd/1",
+        b"/d//x",
+        b"/d/\xff",
+        b"/d/%",
+        "/d/\u{85}".as_bytes(),
+    ];
+
+    fn agree<K: MapKey>(kvs: Vec<KeyValue>, at: usize) {
+        let (directory, revision) = (Key::parse("/d").unwrap(), Revision::new(99));
+        let tree = schema::tree(&directory, kvs.clone());
+        let walked = schema::decode_map::<BTreeMap<K, u8>, _>(&directory, &tree, revision, |decoder| decoder.all_entries(Codec::value()));
+        let mut entries = Entries::new();
+        let (first, second) = kvs.split_at(at.min(kvs.len()));
+        for page in [first, second] {
+            entries.read(&directory, &Codec::<u8>::value(), page.to_vec());
+        }
+        match (walked, entries.finish(&directory, revision)) {
+            (Ok(walked), Ok(read)) => {
+                assert_eq!((walked.created(), walked.modified(), walked.revision()), (read.created(), read.modified(), read.revision()));
+                assert_eq!(walked.into_inner(), read.into_inner());
+            }
+            (Err(walked), Err(read)) => assert_eq!((walked.problems(), walked.key()), (read.problems(), read.key())),
+            (walked, read) => panic!("{walked:?} and {read:?}"),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn they_are_what_a_walk_over_the_tree_finds(
+            picked in proptest::sample::subsequence((0..KEYS.len()).collect::<Vec<_>>(), 0..=KEYS.len()),
+            values in proptest::collection::vec(prop_oneof![Just("7"), Just("8"), Just("9"), Just("no")], KEYS.len()),
+            at in 0..KEYS.len(),
+        ) {
+            let kv = |(n, value): (usize, &str)| KeyValue {
+                key: Bytes::from_static(KEYS[n]),
+                value: Bytes::copy_from_slice(value.as_bytes()),
+                created: Revision::new(20 - n as u64),
+                modified: Revision::new(30 + n as u64),
+                version: None,
+                lease: None,
+                ttl: None,
+            };
+            let mut kvs: Vec<_> = picked.into_iter().zip(values).map(kv).collect();
+            // As a store answers.
+            kvs.sort_by(|a, b| a.key.cmp(&b.key));
+            agree::<String>(kvs.clone(), at);
+            agree::<u8>(kvs, at);
+        }
+    }
+}

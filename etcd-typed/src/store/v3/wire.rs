@@ -2,6 +2,8 @@
 //! and keys and values are `Bytes`. Field numbers are those of `rpc.proto` and `kv.proto`; fields that are not read are left out, and a
 //! decoder skips them.
 
+mod range;
+
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -156,13 +158,11 @@ pub(super) enum SortTarget {
     Value = 4,
 }
 
-#[derive(Clone, PartialEq, Message)]
+/// Its `Message` is in `wire/range.rs`: keys by the ten thousand are read in it.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct RangeResponse {
-    #[prost(message, optional, tag = "1")]
     pub(super) header: Option<ResponseHeader>,
-    #[prost(message, repeated, tag = "2")]
     pub(super) kvs: Vec<KeyValue>,
-    #[prost(bool, tag = "3")]
     pub(super) more: bool,
 }
 
