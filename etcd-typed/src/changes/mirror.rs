@@ -119,23 +119,23 @@ impl Mirror {
         let Some(relative) = self.directory.below(&key) else { return };
         // A key that is there already is not stored again: most changes are of those.
         let old = match self.tree.get_mut(relative) {
-            Some(stored) => Some(std::mem::replace(stored, now)),
-            None => self.tree.insert(relative.to_owned(), now),
+            Some(stored) => Some(std::mem::replace(stored, now.clone())),
+            None => self.tree.insert(relative.to_owned(), now.clone()),
         };
-        self.touch(relative, old, previous, touched);
+        self.touch(relative, old, previous, Some(now), touched);
     }
 
     fn delete(&mut self, deleted: &[u8], directory: bool, previous: Option<KeyValue>, touched: &mut Touched) {
         if directory {
             for relative in self.below(deleted) {
                 let old = self.tree.remove(&relative);
-                self.touch(&relative, old, None, touched);
+                self.touch(&relative, old, None, None, touched);
             }
         } else if let Some(relative) = self.directory.below(deleted) {
             let old = self.tree.remove(relative);
             // What is not in a complete tree was not there: there is nothing to tell.
             if old.is_some() || !self.complete {
-                self.touch(relative, old, previous, touched);
+                self.touch(relative, old, previous, None, touched);
             }
         }
     }
@@ -150,10 +150,10 @@ impl Mirror {
         self.tree.keys().filter(is_below).cloned().collect()
     }
 
-    fn touch(&self, relative: &str, old: Option<Stored>, previous: Option<KeyValue>, touched: &mut Touched) {
+    fn touch(&self, relative: &str, old: Option<Stored>, previous: Option<KeyValue>, now: Option<Stored>, touched: &mut Touched) {
         // A server's own word of what was there is of use only while we do not know it.
         let told = || previous.filter(|_| !self.complete).map(Stored::from);
-        touched.push(relative, old.or_else(told));
+        touched.push(relative, old.or_else(told), now);
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use super::touched::OneTouched;
 use super::{MapKey, Schema, Stored, Table, Touched, Tree, key_of_segment, split_first};
 use crate::error::{Masked, Problem, ProblemKind};
 use crate::key::{self, Key};
@@ -183,8 +184,8 @@ impl<'a> Delta<'a> {
     pub(crate) fn all_dirs<K: MapKey, S: Schema, C>(&mut self, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
         let mut children: Vec<&'a str> = Vec::new();
         let touched = self.touched;
-        for (relative, _) in touched.with_prefix(&self.prefix) {
-            if let (child, Some(rest)) = split_first(&relative[self.prefix.len()..])
+        for key in touched.with_prefix(&self.prefix) {
+            if let (child, Some(rest)) = split_first(&key.name[self.prefix.len()..])
                 && !key::is_hidden(child)
                 && children.last() != Some(&child)
                 && S::TABLE.owns(rest)
@@ -206,13 +207,13 @@ impl<'a> Delta<'a> {
         let prefix = self.prefix.clone();
         let touched = self.touched;
         out.reserve(touched.len());
-        for (relative, before) in touched.with_prefix(&prefix) {
-            let (segment, None) = split_first(&relative[prefix.len()..]) else { continue };
+        for OneTouched { name, before, now } in touched.with_prefix(&prefix) {
+            let (segment, None) = split_first(&name[prefix.len()..]) else { continue };
             if key::is_hidden(segment) {
                 continue;
             }
             let Some(key) = self.map_key::<K>(segment) else { continue };
-            let change = self.change(segment, before.as_ref(), self.after.get(relative), codec);
+            let change = self.change(segment, before, now.or_else(|| self.after.get(name)), codec);
             out.extend(change.map(|change| make(Keyed { key, change })));
         }
     }

@@ -19,6 +19,17 @@ struct TouchedKey {
     start: usize,
     end: usize,
     before: Option<Stored>,
+    /// What is there now, where it is known without looking into the tree.
+    now: Option<Stored>,
+}
+
+/// A key that was touched.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OneTouched<'t> {
+    pub(super) name: &'t str,
+    pub(super) before: Option<&'t Stored>,
+    /// What is there now; none where one has to look.
+    pub(super) now: Option<&'t Stored>,
 }
 
 impl TouchedKey {
@@ -33,17 +44,17 @@ impl Touched {
     pub(crate) fn of<N: AsRef<str>>(touched: impl IntoIterator<Item = (N, Option<Stored>)>) -> Self {
         let mut made = Self::default();
         for (name, before) in touched {
-            made.push(name.as_ref(), before);
+            made.push(name.as_ref(), before, None);
         }
         made.sort();
         made
     }
 
-    /// Adds a key; when all are there they are to be [sorted](Self::sort).
-    pub(crate) fn push(&mut self, name: &str, before: Option<Stored>) {
+    /// Adds a key; when all are there they are to be [sorted](Self::sort). To give what is there now saves a search.
+    pub(crate) fn push(&mut self, name: &str, before: Option<Stored>, now: Option<Stored>) {
         let start = self.names.len();
         self.names.push_str(name);
-        self.keys.push(TouchedKey { start, end: self.names.len(), before });
+        self.keys.push(TouchedKey { start, end: self.names.len(), before, now });
     }
 
     /// For so many more keys.
@@ -59,7 +70,13 @@ impl Touched {
             return;
         }
         keys.sort_by(|a, b| a.name(names).cmp(b.name(names)));
-        keys.dedup_by(|later, first| later.name(names) == first.name(names));
+        keys.dedup_by(|later, first| {
+            let same = later.name(names) == first.name(names);
+            if same {
+                first.now = None;
+            }
+            same
+        });
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -89,10 +106,10 @@ impl Touched {
     }
 
     /// The keys that start with this.
-    pub(super) fn with_prefix<'t, 'p>(&'t self, prefix: &'p str) -> impl Iterator<Item = (&'t str, &'t Option<Stored>)> + use<'t, 'p> {
+    pub(super) fn with_prefix<'t, 'p>(&'t self, prefix: &'p str) -> impl Iterator<Item = OneTouched<'t>> + use<'t, 'p> {
         let from = self.keys.partition_point(|key| key.name(&self.names).cmp(prefix) == Ordering::Less);
-        let keys = self.keys.iter().skip(from).map(|key| (key.name(&self.names), &key.before));
-        keys.take_while(move |(name, _)| name.starts_with(prefix))
+        let one = |key: &'t TouchedKey| OneTouched { name: key.name(&self.names), before: key.before.as_ref(), now: key.now.as_ref() };
+        self.keys.iter().skip(from).map(one).take_while(move |key| key.name.starts_with(prefix))
     }
 
     /// What was there before at the first key.
@@ -144,7 +161,7 @@ mod tests {
             for looked_for in ["", "a", "a/", "ab", "b/a", "/"] {
                 prop_assert_eq!(touched.get(looked_for), expected.get(looked_for));
                 let with_prefix = expected.keys().filter(|name| name.starts_with(looked_for));
-                prop_assert!(touched.with_prefix(looked_for).map(|(name, _)| name).eq(with_prefix));
+                prop_assert!(touched.with_prefix(looked_for).map(|key| key.name).eq(with_prefix));
             }
             prop_assert_eq!(touched.into_first(), expected.into_values().next());
         }
