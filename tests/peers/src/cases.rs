@@ -31,7 +31,7 @@ pub(crate) struct Effort {
 }
 
 impl Effort {
-    pub(crate) const FULL: Self = Self { quick: false, rounds: 5 };
+    pub(crate) const FULL: Self = Self { quick: false, rounds: 3 };
     pub(crate) const QUICK: Self = Self { quick: true, rounds: 2 };
 
     /// Of two amounts of work the one to be done.

@@ -1,28 +1,24 @@
 //! The servers, and what they say of themselves: their counters, from `/metrics`.
 
 use etcd_typed::testing::Etcd;
+use futures_util::future::try_join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::Result;
 use crate::cases::Server;
 
-/// Starts so many at once, since most of the time that one takes to start it waits; and prepares them.
+/// Starts so many at once, and prepares them.
 pub(crate) async fn start(count: usize, wanted: &Server) -> Result<Vec<Etcd>> {
-    let starting = |_| {
-        let builder = if wanted.v2 { Etcd::builder().flag("--enable-v2", "true") } else { Etcd::builder() };
-        tokio::spawn(builder.start())
-    };
-    let starting: Vec<_> = (0..count).map(starting).collect();
-    let mut started = Vec::new();
-    for one in starting {
-        let one = one.await?;
+    let starting = |_| async {
+        let builder = Etcd::builder().quick_election();
+        let started = if wanted.v2 { builder.flag("--enable-v2", "true") } else { builder }.start().await;
         if let Some(prepare) = &wanted.prepare {
-            prepare(one.endpoint()).await?;
+            prepare(started.endpoint()).await?;
         }
-        started.push(one);
-    }
-    Ok(started)
+        Ok(started)
+    };
+    try_join_all((0..count).map(starting)).await
 }
 
 /// The counters at one moment, or between two.

@@ -13,7 +13,7 @@ pub(super) const NAME: &str = "directories";
 const COUNTS: [usize; 3] = [1_000, 10_000, 100_000];
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
-    let duration = effort.of(Duration::from_millis(200), Duration::from_secs(1));
+    let duration = effort.of(Duration::from_millis(100), Duration::from_millis(500));
     let prepare = || COUNTS.into_iter().flat_map(payload::directory).collect();
     vec![Case {
         peers: &[OURS, OURS_STREAMED, ETCD_CLIENT, ETCD_CLIENT_PAGES, GO, TONIC],

@@ -12,9 +12,9 @@ use crate::work::Meter;
 pub(super) const NAME: &str = "election-hand-over";
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
-    let long = vec![Duration::from_millis(250); effort.of(4, 20)];
+    let long = vec![Duration::from_millis(250); effort.of(4, 10)];
     vec![
-        case("3 to 100 ms", vec![Goal::times(20.0, "p50 ms", ETCD_CLIENT), Goal::times(20.0, "p50 ms", GO)], spread(effort.of(12, 60))),
+        case("3 to 100 ms", vec![Goal::times(20.0, "p50 ms", ETCD_CLIENT), Goal::times(20.0, "p50 ms", GO)], spread(effort.of(12, 30))),
         case("250 ms", vec![Goal::at_most(0.9, "p50 ms", ETCD_CLIENT)], long),
     ]
 }

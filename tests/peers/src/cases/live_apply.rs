@@ -21,7 +21,7 @@ pub(super) const NAME: &str = "live-apply";
 const SIZES: [u32; 3] = [100, 10_000, 100_000];
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
-    let changes: u32 = effort.of(300, 2_000);
+    let changes: u32 = effort.of(100, 500);
     let stage = |size: u32| {
         // Who reads the copied map has no lock to wait for either.
         let goals = if size == 100_000 { vec![Goal::times(10.0, CLIENT, ETCD_CLIENT_COPIED_MAP)] } else { Vec::new() };

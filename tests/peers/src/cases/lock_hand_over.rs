@@ -13,7 +13,7 @@ use crate::work::Meter;
 pub(super) const NAME: &str = "lock-hand-over";
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
-    let contention = effort.of(Duration::from_millis(700), Duration::from_secs(3));
+    let contention = effort.of(Duration::from_millis(500), Duration::from_millis(1500));
     [(2, 50.0), (16, 10.0), (64, 2.5)].map(|(contenders, times)| case(contenders, times, contention)).into()
 }
 

@@ -13,7 +13,7 @@ pub(super) const NAME: &str = "v2";
 const CALLERS: [usize; 2] = [1, 64];
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
-    let duration = effort.of(Duration::from_millis(200), Duration::from_secs(1));
+    let duration = effort.of(Duration::from_millis(200), Duration::from_millis(500));
     let get = |callers| stage(format!("v2, quorum get, {callers} at once"), "get");
     let set = |callers| stage(format!("v2, set, {callers} at once"), "set");
     let watch = stage("v2, from a set to its event".to_owned(), "event");

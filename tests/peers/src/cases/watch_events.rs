@@ -17,7 +17,7 @@ const BURST: u64 = 100;
 const FIRST_REVISION: u64 = 1;
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
-    let (single, bursts) = (effort.of(10_000, 60_000), effort.of(50_000, 400_000));
+    let (single, bursts) = (effort.of(5_000, 20_000), effort.of(20_000, 100_000));
     let mut cases = vec![live(&[(single, 1), (bursts, BURST)]), old(5_000, 3.0)];
     if !effort.quick {
         cases.push(old(100_000, 15.0));

@@ -13,7 +13,7 @@ pub(super) const NAME: &str = "watch-fan-out";
 
 /// For so many watches, so many puts.
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
-    [(1, effort.of(200, 2_000)), (100, effort.of(100, 500)), (10_000, effort.of(10, 20))].map(|(watches, puts)| case(watches, puts)).into()
+    [(1, effort.of(200, 2_000)), (100, effort.of(100, 500)), (10_000, effort.of(5, 20))].map(|(watches, puts)| case(watches, puts)).into()
 }
 
 fn case(watches: u64, puts: u64) -> Case {

@@ -15,7 +15,7 @@ pub(super) const NAME: &str = "watch-latency";
 const WARM: u64 = 50;
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
-    let count: u64 = effort.of(500, 5_000);
+    let count: u64 = effort.of(500, 2_000);
     let columns = [("p50 µs", Better::Lower), ("p99 µs", Better::Lower)];
     let goals = vec![Goal::at_most(1.0, "p50", ETCD_CLIENT), Goal::at_most(0.8, "p50", ETCD_CLIENT), Goal::at_most(1.0, "p50", GO)];
     let stage = Stage::new("watch, from a put to its event", "put", &columns, goals, move |observed| {

@@ -37,7 +37,11 @@ struct Derive {
 fn derives() -> Result<[Derive; 3]> {
     Ok([
         Derive {
-            dependencies: format!("etcd-typed = {{ path = {:?} }}", repository()?.join("etcd-typed")),
+            // What is generated does not depend on the stores, which take long to build.
+            dependencies: format!(
+                "etcd-typed = {{ path = {:?}, default-features = false, features = [\"derive\"] }}",
+                repository()?.join("etcd-typed")
+            ),
             imports: "use std::pin::Pin;\nuse etcd_typed::{Dir, EtcdSchema, Result, Versioned};",
             derived: "EtcdSchema",
             usage: "(dir: &Dir<NAME>) -> Pin<Box<dyn Future<Output = Result<Versioned<NAME>>> + Send + '_>> { Box::pin(dir.get()) }",
