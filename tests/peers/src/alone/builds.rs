@@ -14,6 +14,9 @@ use super::Alone;
 use crate::Result;
 use crate::cases::{Better, Column};
 
+/// At the most: builds are long, and their processor time differs little between two.
+const ROUNDS: usize = 2;
+
 pub(super) fn builds() -> [Alone; 2] {
     [derive::derived(), application::application()]
 }

@@ -2,16 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Alone, Crate, Place, column, repository};
+use super::{Alone, Crate, Place, ROUNDS, column, repository};
 use crate::cases::{Goal, Table};
 use crate::page::Row;
 use crate::peers::{ETCD_CLIENT, OURS};
 use crate::{Result, progress};
 
 const PEERS: &[&str] = &[OURS, ETCD_CLIENT];
-
-/// Clean builds are long, and processor time differs little between two.
-const ROUNDS: usize = 2;
 
 const TOKIO: &str = "tokio = { version = \"1\", features = [\"macros\", \"rt-multi-thread\"] }";
 
