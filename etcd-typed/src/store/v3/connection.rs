@@ -7,8 +7,10 @@ mod dial;
 mod exchange;
 
 use std::future::{pending, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::ready;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +18,7 @@ use h2::client::{Builder, SendRequest};
 use h2::{Ping, PingPong};
 use http::uri::{Authority, Scheme};
 use tokio::sync::SetOnce;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::Status;
 
@@ -50,6 +53,10 @@ struct Shared {
     authority: Authority,
     /// Calls under way.
     calls: AtomicUsize,
+    /// Those of them that the server has not begun to answer.
+    asked: AtomicUsize,
+    /// Whether a call began since the connection's task has last written.
+    begun: AtomicBool,
     /// Why the connection ended.
     end: SetOnce<String>,
 }
@@ -57,7 +64,10 @@ struct Shared {
 impl Connection {
     /// Connects, and spawns the task that moves its frames.
     pub(super) async fn open(target: &Target) -> Result<Self, Status> {
-        let io = target.dial().await?;
+        Self::over(target.dial().await?, target).await
+    }
+
+    async fn over(io: Io, target: &Target) -> Result<Self, Status> {
         let read = io.last_read();
         let mut builder = Builder::new();
         builder
@@ -66,8 +76,14 @@ impl Connection {
             .max_header_list_size(LONGEST_HEADERS)
             .enable_push(false);
         let (sender, connection) = builder.handshake(io).await.map_err(|cause| Local::NotSent(cause.to_string()))?;
-        let shared =
-            Shared { scheme: target.scheme(), authority: target.authority.clone(), calls: AtomicUsize::new(0), end: SetOnce::new() };
+        let shared = Shared {
+            scheme: target.scheme(),
+            authority: target.authority.clone(),
+            calls: AtomicUsize::new(0),
+            asked: AtomicUsize::new(0),
+            begun: AtomicBool::new(false),
+            end: SetOnce::new(),
+        };
         let shared = Arc::new(shared);
         tokio::spawn(drive(
             connection,
@@ -107,18 +123,32 @@ impl Shared {
 
 /// A call under way, until this is dropped.
 #[derive(Debug)]
-struct UnderWay(Arc<Shared>);
+struct UnderWay {
+    shared: Arc<Shared>,
+    /// Whether the server has not begun to answer.
+    asked: bool,
+}
 
 impl UnderWay {
     fn of(shared: &Arc<Shared>) -> Self {
         shared.calls.fetch_add(1, Ordering::Relaxed);
-        Self(shared.clone())
+        shared.asked.fetch_add(1, Ordering::Relaxed);
+        shared.begun.store(true, Ordering::Relaxed);
+        Self { shared: shared.clone(), asked: true }
+    }
+
+    fn answered(&mut self) {
+        if self.asked {
+            self.asked = false;
+            self.shared.asked.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+        self.answered();
+        self.shared.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -134,7 +164,7 @@ async fn drive(mut connection: h2::client::Connection<Io, Bytes>, shared: Arc<Sh
     let pings = connection.ping_pong();
     let end = tokio::select! {
         biased;
-        end = &mut connection => match end {
+        end = gather(&mut connection, &shared) => match end {
             Ok(()) => "the server closed the connection".to_owned(),
             Err(cause) => cause.to_string(),
         },
@@ -144,6 +174,26 @@ async fn drive(mut connection: h2::client::Connection<Io, Bytes>, shared: Arc<Sh
     let _ = shared.end.set(end);
     // Only now those of its streams that are left are told that it ended.
     drop(connection);
+}
+
+/// Moves the frames of a connection until it ends.
+///
+/// Where a call begins while others are under way, whoever can run now does so first: those who were answered together ask again together, and one write
+/// then has all their requests. A call that is alone is written at once.
+async fn gather(connection: &mut h2::client::Connection<Io, Bytes>, shared: &Shared) -> Result<(), h2::Error> {
+    let mut others = pin!(None);
+    poll_fn(|cx| {
+        if others.is_none() && shared.begun.load(Ordering::Relaxed) && shared.asked.load(Ordering::Relaxed) > 1 {
+            others.set(Some(yield_now()));
+        }
+        if let Some(first) = others.as_mut().as_pin_mut() {
+            ready!(first.poll(cx));
+            others.set(None);
+        }
+        shared.begun.store(false, Ordering::Relaxed);
+        Pin::new(&mut *connection).poll(cx)
+    })
+    .await
 }
 
 impl KeepAlive {

@@ -60,11 +60,10 @@ impl Target {
         let Endpoint { host, port } = &self.endpoint;
         let tcp = async { connect(lookup_host((host.as_str(), *port)).await?).await };
         let tcp = tcp.await.map_err(|cause| Local::NotSent(cause.to_string()))?;
-        let bytes: Box<dyn Bytes> = match &self.tls {
-            None => Box::new(tcp),
-            Some(tls) => Box::new(tls.shake_hands(tcp).await?),
-        };
-        Ok(Io { bytes, read: LastRead::begin() })
+        Ok(match &self.tls {
+            None => Io::of(tcp),
+            Some(tls) => Io::of(tls.shake_hands(tcp).await?),
+        })
     }
 }
 
@@ -102,13 +101,19 @@ fn configured(stream: TcpStream) -> io::Result<TcpStream> {
 pub(super) struct Io {
     bytes: Box<dyn Bytes>,
     read: LastRead,
+    /// Whether it was read from, which happens when the connection stands.
+    in_use: bool,
 }
 
-trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
 impl Io {
+    pub(super) fn of(bytes: impl Bytes + 'static) -> Self {
+        Self { bytes: Box::new(bytes), read: LastRead::begin(), in_use: false }
+    }
+
     pub(super) fn last_read(&self) -> LastRead {
         self.read.clone()
     }
@@ -116,6 +121,7 @@ impl Io {
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.in_use = true;
         let polled = Pin::new(&mut self.bytes).poll_read(cx, into);
         if polled.is_ready() {
             self.read.now();
@@ -133,8 +139,10 @@ impl AsyncWrite for Io {
         Pin::new(&mut self.bytes).poll_write_vectored(cx, bytes)
     }
 
+    /// `h2` asks once, when a connection is made, which payloads to copy next to the frames before them: without vectored writes those of up to 1,024 bytes, and
+    /// not of 256 only. Then one write has many small requests instead of one. Later it asks before each write, and larger ones are not copied.
     fn is_write_vectored(&self) -> bool {
-        self.bytes.is_write_vectored()
+        self.in_use && self.bytes.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

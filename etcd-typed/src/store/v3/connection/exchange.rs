@@ -56,9 +56,9 @@ enum State {
 impl Connection {
     /// Begins a call. The connection must be [`ready`](Self::ready).
     pub(in crate::store::v3) fn begin(mut self, path: &'static str, metadata: Metadata<'_>) -> Result<(Requests, Answers), Status> {
-        let (answer, requests) =
-            self.sender.send_request(self.request(path, metadata)?, false).map_err(|cause| Local::NotSent(cause.to_string()))?;
+        let request = self.request(path, metadata)?;
         let call = UnderWay::of(&self.shared);
+        let (answer, requests) = self.sender.send_request(request, false).map_err(|cause| Local::NotSent(cause.to_string()))?;
         Ok((Requests(requests), Answers { state: State::Asked(answer), unread: Unread::default(), call }))
     }
 
@@ -105,7 +105,9 @@ impl Answers {
     /// Waits until the server begins to answer. Cancel-safe.
     pub(in crate::store::v3) async fn begun(&mut self) -> Result<(), Status> {
         let State::Asked(answer) = &mut self.state else { return Ok(()) };
-        let response = match answer.await {
+        let response = answer.await;
+        self.call.answered();
+        let response = match response {
             Ok(response) => response,
             Err(cause) => return Err(self.shared().broken(cause).await),
         };
@@ -148,7 +150,7 @@ impl Answers {
     }
 
     fn shared(&self) -> &Shared {
-        &self.call.0
+        &self.call.shared
     }
 }
 

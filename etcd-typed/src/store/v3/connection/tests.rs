@@ -1,13 +1,15 @@
 //! Against servers that say what no etcd would.
 
 use std::future::pending;
+use std::io;
+use std::task::{Context, Poll};
 
 use bytes::{BufMut, BytesMut};
 use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use prost::Message;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tonic::Code;
@@ -95,6 +97,91 @@ async fn messages_are_whole_however_they_were_cut() {
             body.send_trailers(status("0", "")).unwrap();
         });
         assert_eq!(all(&connection.await).await.unwrap(), messages, "{length}");
+    }
+}
+
+/// Those who were answered together ask again together. A worker would run the connection's task after the first of them already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn one_write_has_the_requests_of_all_who_ask_now() {
+    const CALLS: usize = 16;
+    let (near, far) = tokio::io::duplex(1 << 20);
+    // It takes no turns among those who ask, and answers the first one, then all others when they have asked.
+    std::thread::spawn(move || {
+        let serve = async {
+            let mut connection = server::handshake(far).await.unwrap();
+            for together in [1, CALLS, usize::MAX] {
+                let mut asked = Vec::new();
+                while asked.len() < together
+                    && let Some(Ok((_, respond))) = connection.accept().await
+                {
+                    asked.push(respond);
+                }
+                for mut respond in asked {
+                    let mut body = respond.send_response(grpc(), false).unwrap();
+                    body.send_data(framed(&put(b"done")).into(), false).unwrap();
+                    body.send_trailers(status("0", "")).unwrap();
+                }
+            }
+        };
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(serve);
+    });
+    let writes = Arc::new(AtomicUsize::new(0));
+    let endpoint = Endpoint { host: "127.0.0.1".to_owned(), port: 1 };
+    let target = Target::new(&endpoint, &ConnectOptions::new(vec![endpoint.clone()])).unwrap();
+    let connection = Connection::over(Io::of(Counted { bytes: near, writes: writes.clone() }), &target).await.unwrap();
+    let call = |mut connection: Connection| async move {
+        connection.ready().await.unwrap();
+        let (mut requests, mut answers) = connection.begin(PATH, PLAIN).unwrap();
+        // More than what is copied next to the frames before it where writes may be of several parts.
+        requests.send(&put(&[1; 600]), true);
+        while answers.next::<PutRequest>().await.unwrap().is_some() {}
+    };
+    tokio::spawn(call(connection.clone())).await.unwrap();
+    let before = writes.load(Ordering::SeqCst);
+    let all = tokio::spawn(async move {
+        let calls: Vec<_> = (0..CALLS).map(|_| tokio::spawn(call(connection.clone()))).collect();
+        for call in calls {
+            call.await.unwrap();
+        }
+    });
+    all.await.unwrap();
+    let writes = writes.load(Ordering::SeqCst) - before;
+    assert!(writes <= CALLS / 4, "{writes} writes for {CALLS} requests");
+}
+
+/// Counts how often it is written to.
+struct Counted {
+    bytes: DuplexStream,
+    writes: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        Pin::new(&mut self.bytes).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        Pin::new(&mut self.bytes).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_shutdown(cx)
     }
 }
 
