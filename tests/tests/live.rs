@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, Deref};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use etcd_typed::store::memory::{Calls, MemoryStore};
@@ -683,6 +685,47 @@ async fn a_map_follows_entry_by_entry() {
     let some = (Bound::Included("k10"), Bound::Excluded("k12"));
     assert_eq!(seen.range::<str, _>(some).map(|(key, _)| key.as_str()).collect::<Vec<_>>(), ["k10", "k11"]);
     assert_eq!((seen.keys().next().unwrap().as_str(), seen.values().last(), seen.contains_key("k50")), ("a/b", Some(&99), false));
+}
+
+/// How often somebody was woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_revision_is_woken_when_it_is_there() {
+    let bench = bench();
+    let map = bench.client.entries::<String, u64>("/quotas").unwrap();
+    let live = soon(map.live()).await.unwrap();
+    let goal = live.revision().get() + 5;
+    let (first, last) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+    let mut waits_for_first = pin!(live.wait_for_revision(goal - 2));
+    let mut waits_for_last = pin!(live.wait_for_revision(goal));
+    let waker = Waker::from(first.clone());
+    assert!(waits_for_first.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let waker = Waker::from(last.clone());
+    assert!(waits_for_last.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let count = |woken: &Woken| woken.0.load(Ordering::Relaxed);
+    for written in 1..=5 {
+        let revision = map.entry("k").unwrap().set(&written).await.unwrap();
+        while live.revision() < revision {
+            sleep(Duration::from_millis(1)).await;
+        }
+        if written == 3 {
+            assert_eq!(soon(waits_for_first.as_mut()).await.unwrap().get("k"), Some(&3));
+            // Both were told; the last one says again what he waits for.
+            assert_eq!((count(&first), count(&last)), (1, 1));
+            let waker = Waker::from(last.clone());
+            assert!(waits_for_last.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+    }
+    assert_eq!((count(&first), count(&last)), (1, 2));
+    assert_eq!(soon(waits_for_last).await.unwrap().get("k"), Some(&5));
 }
 
 #[tokio::test(start_paused = true)]

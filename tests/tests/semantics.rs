@@ -625,9 +625,11 @@ async fn p3_stale_reads_are_reads_alone() {
     assert_eq!(noted(), [Consistency::Linearizable]);
 }
 
-/// A map of more entries than the first two pages of a read have; each read takes 50 ms.
+const ENTRIES: u32 = 60_100;
+
+/// A map of more entries than two pages of a read have; each read takes 50 ms.
 async fn map_of_three_pages(store: &MemoryStore) -> (CountingStore, EntryMap<u32, u32>) {
-    for first in (0..30_100).step_by(100) {
+    for first in (0..ENTRIES).step_by(100) {
         let then = (first..first + 100).map(|number| Op::put(&Key::parse(&format!("/many/{number}")).unwrap(), "1".into())).collect();
         store.commit(Txn { then, ..Txn::default() }).await.unwrap();
     }
@@ -649,7 +651,7 @@ async fn a_map_of_many_pages_is_of_one_revision() {
     let (counting, map) = map_of_three_pages(&store).await;
     let (read, ()) = tokio::join!(map.get(), write_between_pages(&store));
     let read = read.unwrap();
-    assert_eq!(read.into_inner(), (0..30_100).map(|number| (number, 1)).collect());
+    assert_eq!(read.into_inner(), (0..ENTRIES).map(|number| (number, 1)).collect());
     assert_eq!(counting.counts().range, 3);
 }
 
@@ -663,6 +665,6 @@ async fn a_map_is_read_again_where_its_revision_was_compacted_between_pages() {
     };
     let (read, ()) = tokio::join!(map.get(), compact);
     let value = |number| if number == 0 || number == 9999 { 2 } else { 1 };
-    assert_eq!(read.unwrap().into_inner(), (0..30_100).map(|number| (number, value(number))).collect());
+    assert_eq!(read.unwrap().into_inner(), (0..ENTRIES).map(|number| (number, value(number))).collect());
     assert_eq!(counting.counts().range, 2 + 3, "the second page is refused");
 }

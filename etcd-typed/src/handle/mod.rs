@@ -39,8 +39,10 @@ use crate::turn::Claim;
 /// Keys in the first page of a whole directory: what nearly all directories fit in.
 const FIRST_PAGE: usize = 10_000;
 
-/// Keys in the pages after it.
-const LARGEST_PAGE: usize = 40_000;
+/// Keys in the pages after it, and about how many bytes of them. Each page costs the server a look at all keys that are left, so few pages are cheaper;
+/// and what is here of a page is memory.
+const LARGEST_PAGE: usize = 50_000;
+const LARGEST_PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// How often a read of several pages starts again.
 const RESTARTS: u32 = 8;
@@ -85,13 +87,10 @@ impl Context {
             let limit = pages.then_some(limit);
             self.store.range(Range { revision, after, limit, consistency: self.reads, ..Range::of(span.clone()) })
         };
-        let mut limit = FIRST_PAGE;
-        let mut reply = page(None, None, limit).await.map_err(Stopped::AtFirst)?;
+        let mut reply = page(None, None, FIRST_PAGE).await.map_err(Stopped::AtFirst)?;
         let revision = reply.revision;
         while let Some(last) = reply.kvs.last().filter(|_| reply.more).map(|kv| kv.key.clone()) {
-            // Each page costs the server a look at all keys after it: fewer where there are many.
-            limit = (2 * limit).min(LARGEST_PAGE);
-            let next = page(Some(revision), Some(last), limit);
+            let next = page(Some(revision), Some(last), limit_after(&reply.kvs));
             let took = async {
                 // First the request has to be on its way.
                 yield_now().await;
@@ -111,6 +110,12 @@ impl Context {
         let (upstreams, store, retry) = (self.upstreams.clone(), self.store.clone(), self.retry.clone());
         Viewing::new(Source { upstreams, store, retry, span, directory: directory.clone(), pattern }, view)
     }
+}
+
+/// How many keys the page after this one may have, if they are as long on average.
+fn limit_after(page: &[KeyValue]) -> usize {
+    let bytes: usize = page.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
+    LARGEST_PAGE_BYTES.saturating_mul(page.len()).checked_div(bytes).unwrap_or(LARGEST_PAGE).clamp(1, LARGEST_PAGE)
 }
 
 /// Why pages do not go on.

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
@@ -16,9 +17,15 @@ use crate::revision::Revision;
 use crate::telemetry::{Pattern, ViewTelemetry};
 use crate::version::Versioned;
 
+/// A revision that is never reached.
+const NOBODY: u64 = u64::MAX;
+
 pub(super) struct Cell<T> {
     state: ArcSwap<Versioned<T>>,
     book: watch::Sender<Book<T>>,
+    /// Nobody who waits wants to be woken before everything up to here was looked at. It is written while the book is locked, by who waits for reading and by who
+    /// wakes for writing, so that no wish is missed; each who was woken and waits on says his own again.
+    wanted: AtomicU64,
     /// Told after the book was written and never while it is locked: who listens may look into it.
     telemetry: ViewTelemetry,
     /// What feeds it; the last cell to go ends the watch.
@@ -62,7 +69,13 @@ impl<T> Cell<T> {
             ended: None,
             rewound: None,
         };
-        Self { state: ArcSwap::new(state), book: watch::Sender::new(book), telemetry: ViewTelemetry::new(pattern, revision), upstream }
+        Self {
+            state: ArcSwap::new(state),
+            book: watch::Sender::new(book),
+            wanted: AtomicU64::new(NOBODY),
+            telemetry: ViewTelemetry::new(pattern, revision),
+            upstream,
+        }
     }
 
     /// The same with a state from a file, since there is none of the server's for this reason.
@@ -99,7 +112,8 @@ impl<T> Cell<T> {
     /// Waits for a state after this one.
     pub(super) async fn after(&self, generation: u64) -> Result<(u64, Arc<Versioned<T>>)> {
         let mut book = self.book.subscribe();
-        let news = book.wait_for(|book| book.generation > generation || book.ended.is_some()).await;
+        let is_it = |book: &Book<T>| book.generation > generation || book.ended.is_some() || self.wait(Revision::ZERO);
+        let news = book.wait_for(is_it).await;
         let news = news.ok().filter(|book| book.generation > generation);
         news.map(|book| (book.generation, book.newest.clone())).ok_or_else(|| self.ended())
     }
@@ -110,13 +124,29 @@ impl<T> Cell<T> {
         if book.borrow().seen < revision {
             self.upstream.want(revision);
         }
-        let news = book.wait_for(|book| book.seen >= revision || book.ended.is_some()).await;
+        let is_it = |book: &Book<T>| book.seen >= revision || book.ended.is_some() || self.wait(revision);
+        let news = book.wait_for(is_it).await;
         let Some(book) = news.ok().filter(|book| book.seen >= revision) else { return Err(self.ended()) };
         match &book.rejected {
             // What was rejected later takes nothing from what the state has.
             Some((_, problems)) if book.good < revision => Err(Error::from_problems(problems.to_vec()).at(self.upstream.directory())),
             _ => Ok(book.newest.clone()),
         }
+    }
+
+    /// Whoever says so is to be woken when this revision was looked at. It is not yet.
+    fn wait(&self, revision: Revision) -> bool {
+        self.wanted.fetch_min(revision.get(), Ordering::Relaxed);
+        false
+    }
+
+    /// Whether somebody wants to know what was just written into the book.
+    fn is_awaited(&self, book: &Book<T>) -> bool {
+        let awaited = book.seen.get() >= self.wanted.load(Ordering::Relaxed);
+        if awaited {
+            self.wanted.store(NOBODY, Ordering::Relaxed);
+        }
+        awaited
     }
 
     fn ended(&self) -> Error {
@@ -129,7 +159,7 @@ impl<T> Cell<T> {
         let state = Arc::new(state);
         let revision = state.revision();
         self.state.store(state.clone());
-        self.book.send_modify(|book| {
+        self.book.send_if_modified(|book| {
             book.generation += 1;
             let before = std::mem::replace(&mut book.newest, state);
             book.older.push_back(before);
@@ -140,6 +170,7 @@ impl<T> Cell<T> {
             book.from_disk = None;
             book.good = revision;
             book.look(revision, rewinds);
+            self.is_awaited(book)
         });
         self.telemetry.applied(revision);
         self.tell_health();
@@ -148,11 +179,12 @@ impl<T> Cell<T> {
     /// What is stored as of `revision` is no good.
     pub(super) fn reject(&self, problems: Arc<[Problem]>, revision: Revision, rewinds: bool) {
         let count = problems.len();
-        self.book.send_modify(|book| {
+        self.book.send_if_modified(|book| {
             let since = book.rejected.as_ref().map_or_else(Instant::now, |(since, _)| *since);
             book.rejected = Some((since, problems));
             book.from_disk = None;
             book.look(revision, rewinds);
+            self.is_awaited(book)
         });
         self.telemetry.rejected(revision, count);
         self.tell_health();
@@ -160,15 +192,16 @@ impl<T> Cell<T> {
 
     /// Nothing of the view's changed up to `revision`.
     pub(super) fn progress(&self, revision: Revision) {
-        let news = self.book.send_if_modified(|book| {
-            let news = revision > book.seen;
+        let mut news = false;
+        self.book.send_if_modified(|book| {
+            news = revision > book.seen;
             if news {
                 book.seen = revision;
                 if book.rejected.is_none() {
                     book.good = revision;
                 }
             }
-            news
+            news && self.is_awaited(book)
         });
         if news {
             self.telemetry.progressed(self.book().good);
