@@ -3,6 +3,7 @@
 
 mod entry;
 mod mirror;
+mod one;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -209,15 +210,7 @@ struct Source {
 impl Source {
     async fn open(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, directory: Key, pattern: Pattern, start: Start) -> Result<Self> {
         let mut follow = Follow::new(store, retry, span, pattern, start);
-        let first = loop {
-            match follow.next().await {
-                Some(Ok(Step::Reset(snapshot))) => break snapshot,
-                // A reset is the first step.
-                Some(Ok(Step::Batch(_) | Step::Progress(_))) => {}
-                Some(Err(error)) => return Err(error),
-                None => return Err(Error::new(ErrorKind::Unavailable, "the watch ended before it began").at(&directory)),
-            }
-        };
+        let first = poll_fn(|cx| poll_first(&mut follow, cx)).await.map_err(|error| error.at(&directory))?;
         match start {
             Start::Since(revision) if first.reason != Reason::Start => {
                 Ok(Self { follow, mirror: Mirror::unknown(directory, revision), lost: Some(first) })
@@ -249,6 +242,19 @@ impl Source {
         }
         let message = "the state as of the revision that the watch started from cannot be read; the changes after it come all the same";
         Err(Error::new(ErrorKind::HistoryLost, message).at(self.mirror.directory()))
+    }
+}
+
+/// The state that a watch starts with.
+fn poll_first(follow: &mut Follow, cx: &mut Context<'_>) -> Poll<Result<Snapshot>> {
+    loop {
+        match ready!(follow.poll_step(cx)) {
+            Some(Ok(Step::Reset(snapshot))) => return Poll::Ready(Ok(snapshot)),
+            // A reset is the first step.
+            Some(Ok(Step::Batch(_) | Step::Progress(_))) => {}
+            Some(Err(error)) => return Poll::Ready(Err(error)),
+            None => return Poll::Ready(Err(Error::new(ErrorKind::Unavailable, "the watch ended before it began"))),
+        }
     }
 }
 

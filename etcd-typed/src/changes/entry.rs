@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use futures_util::Stream;
 
-use super::Source;
-use super::mirror::Touch;
+use super::one::{One, Turn};
+use super::poll_first;
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::retry::RetryPolicy;
@@ -19,7 +19,7 @@ use crate::schema::{Change, Stored};
 use crate::store::{BoxFuture, Span, Store};
 use crate::value::Codec;
 use crate::version::Versioned;
-use crate::watch::{Interruption, Start};
+use crate::watch::{Follow, Interruption, Reason, Snapshot, Start, Step};
 
 /// The change stream of one key, to be had: await it, or say first where it [starts](Self::since).
 #[must_use = "a watch begins when it is awaited"]
@@ -35,7 +35,10 @@ pub struct WatchingEntry<T> {
 /// that was lost without a difference at the key gives no item.
 #[must_use = "a watch goes on only while it is polled"]
 pub struct EntryChanges<T> {
-    source: Source,
+    follow: Follow,
+    one: One,
+    /// The history that the stream was to start with is gone; this is what is there instead, and the first thing to tell.
+    lost: Option<Box<Snapshot>>,
     key: Key,
     codec: Codec<T>,
 }
@@ -60,13 +63,16 @@ impl<T: 'static> IntoFuture for WatchingEntry<T> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Self { store, retry, key, codec, start } = self;
-            // The mirror is one of the directory that the key is in, with this one key.
-            let Some(directory) = key.parent() else {
+            if key.is_root() {
                 return Err(Error::new(ErrorKind::InvalidKey, "the root has no value").at(&key));
+            }
+            let mut follow = Follow::new(store, &retry, Span::Key(key.clone()), type_name::<T>(), start);
+            let first = poll_fn(|cx| poll_first(&mut follow, cx)).await.map_err(|error| error.at(&key))?;
+            let (one, lost) = match start {
+                Start::Since(revision) if first.reason != Reason::Start => (One::unknown(revision), Some(Box::new(first))),
+                Start::Since(_) | Start::Now => (One::new(&key, first), None),
             };
-            let source = Source::open(store, &retry, Span::Key(key.clone()), directory, type_name::<T>(), start).await;
-            let source = source.map_err(|error| error.at(&key))?;
-            Ok(EntryChanges { source, key, codec })
+            Ok(EntryChanges { follow, one, lost, key, codec })
         })
     }
 }
@@ -98,47 +104,42 @@ impl<T> EntryChanges<T> {
     /// `Decode` for what is not a `T`. `HistoryLost` while the value is not known, because the stream started
     /// [since](WatchingEntry::since) a revision that could not be read any more.
     pub fn current(&self) -> Result<Option<Versioned<T>>> {
-        let mirror = self.source.known().map_err(|error| error.at(&self.key))?;
-        let Some(stored) = self.now() else { return Ok(None) };
+        if !self.one.is_complete() {
+            let message = "the value as of the revision that the watch started from cannot be read; the changes after it come all the same";
+            return Err(Error::new(ErrorKind::HistoryLost, message).at(&self.key));
+        }
+        let Some(stored) = self.one.now() else { return Ok(None) };
         let value = self.decode(stored)?;
-        Ok(Some(Versioned::new(value, stored.versions(mirror.revision())).secret(self.codec.is_secret())))
+        Ok(Some(Versioned::new(value, stored.versions(self.one.revision())).secret(self.codec.is_secret())))
     }
 
     /// What keeps the stream from following at the moment; none while it does. It goes on trying either way.
     #[must_use]
     pub fn interruption(&self) -> Option<Interruption<'_>> {
-        self.source.follow.interruption()
+        self.follow.interruption()
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Change<T>>>> {
         loop {
-            match ready!(self.source.poll_touch(cx)) {
-                Some(Ok(touch)) => {
-                    if let item @ Some(_) = self.make(touch) {
-                        return Poll::Ready(item);
-                    }
-                }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => return Poll::Ready(None),
+            let step = match self.lost.take() {
+                Some(snapshot) => Step::Reset(*snapshot),
+                None => match ready!(self.follow.poll_step(cx)) {
+                    Some(Ok(step)) => step,
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    None => return Poll::Ready(None),
+                },
+            };
+            if let Some(turn) = self.one.apply(&self.key, step) {
+                return Poll::Ready(Some(self.make(turn)));
             }
         }
     }
 
-    fn make(&self, touch: Touch) -> Option<Result<Change<T>>> {
-        let Touch { revision, resynced, touched } = touch;
-        let before = touched.into_first()?;
-        let new = match self.now().map(|stored| self.decode(stored)) {
-            None => None,
-            Some(Ok(value)) => Some(value),
-            Some(Err(error)) => return Some(Err(error)),
-        };
+    fn make(&self, turn: Turn) -> Result<Change<T>> {
+        let Turn { revision, resynced, before } = turn;
+        let new = self.one.now().map(|stored| self.decode(stored)).transpose()?;
         let old = before.and_then(|stored| self.codec.decode(&stored.value).ok());
-        Some(Ok(Change { key: self.key.clone(), old, new, revision, resynced, secret: self.codec.is_secret() }))
-    }
-
-    /// The mirror holds nothing but this key.
-    fn now(&self) -> Option<&Stored> {
-        self.source.mirror.tree().values().next()
+        Ok(Change { key: self.key.clone(), old, new, revision, resynced, secret: self.codec.is_secret() })
     }
 
     fn decode(&self, stored: &Stored) -> Result<T> {
@@ -159,7 +160,6 @@ impl<T> Stream for EntryChanges<T> {
 
 impl<T> fmt::Debug for EntryChanges<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let revision = self.source.mirror.revision();
-        f.debug_struct("EntryChanges").field("key", &self.key).field("revision", &revision).finish_non_exhaustive()
+        f.debug_struct("EntryChanges").field("key", &self.key).field("revision", &self.one.revision()).finish_non_exhaustive()
     }
 }

@@ -158,7 +158,7 @@ impl Mirror {
 }
 
 /// Whether two states of a key are two states. After a rewound history the same revision may stand for another value.
-fn differs(old: &Stored, new: &Stored) -> bool {
+pub(super) fn differs(old: &Stored, new: &Stored) -> bool {
     (old.created, old.modified, &old.value) != (new.created, new.modified, &new.value)
 }
 

@@ -54,6 +54,13 @@ impl Anchor {
 
     /// The changes of a batch have happened.
     pub(crate) fn follow(&mut self, batch: &Batch) {
+        if let (Self::Written { key, mark, until }, [Event::Put { kv, .. }]) = (&mut *self, batch.events.as_slice())
+            && kv.key == key.as_str().as_bytes()
+        {
+            // What most batches are, where a key of its own is watched.
+            (*mark, *until) = (Mark::of(kv), None);
+            return;
+        }
         let puts = || batch.events.iter().filter_map(|event| if let Event::Put { kv, .. } = event { Some(kv) } else { None });
         if let Some(newest) = puts().rev().find_map(Self::written) {
             *self = newest;

@@ -2,17 +2,20 @@
 //!
 //! A request of a hundred reads costs the server, and us, a small part of a hundred requests. So while a few reads are in flight, further ones
 //! wait for the first of those to end, or for a moment, and then go out as one transaction that only reads. It is as linearizable as each of
-//! them would be: it is sent after all of them were called. A read that finds the connection idle goes out at once and as it is.
+//! them would be: it is sent after all of them were called. Those that are of the same key are one read in it, and all that is left of it if
+//! there is no other. A read that finds the connection idle goes out at once and as it is.
 //!
 //! The transaction is one attempt. What it does not answer each reader asks for himself, and so has his own error, in his own time.
 
 mod loners;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -46,14 +49,22 @@ pub(super) struct Reads {
     /// One for each request that may be in flight before others wait.
     places: Arc<Semaphore>,
     /// As long as it is not empty, a task is on its way to send what is in it.
-    waiting: Mutex<Vec<Reader>>,
+    waiting: Mutex<Waiting>,
     loners: Loners,
 }
 
-/// One who waits. A reader who gives up drops the other end.
-struct Reader {
+/// Who waits, by what he wants.
+#[derive(Default)]
+struct Waiting {
+    groups: Vec<Group>,
+    /// Where each is among them. In what may be joined, requests differ in their keys, and in whether values are wanted.
+    places: HashMap<(Bytes, bool), usize>,
+}
+
+/// Those who want the same. A reader who gives up drops the other end.
+struct Group {
     request: RangeRequest,
-    outcome: oneshot::Sender<Outcome>,
+    outcomes: Vec<oneshot::Sender<Outcome>>,
 }
 
 /// To send those who wait. If its task ends before it has, they are told by being dropped.
@@ -109,7 +120,8 @@ impl Reads {
             sleep_until(deadline.min(Instant::now() + self.core.retry.backoff().next_delay())).await;
         }
         let suspect = (loner || apart == Apart::Refused).then(|| request.key.clone());
-        let outcome = self.core.call_until(&RANGE, how, request, deadline).await;
+        // Boxed, since thousands may wait to be joined, and need no room for a call of their own.
+        let outcome = Box::pin(self.core.call_until(&RANGE, how, request, deadline)).await;
         drop((free, inherited));
         match (&outcome, &suspect) {
             (Ok(answer), _) => self.learn(suspect.as_deref(), answer),
@@ -128,19 +140,16 @@ impl Reads {
                 tokio::spawn(ask_version(Arc::clone(&self.core)));
                 false
             }
-            Joining::Asked | Joining::Refused => false,
+            // By the time they are sent it may be known.
+            Joining::Asked => self.most > 1,
+            Joining::Refused => false,
         }
     }
 
     /// Waits with others until they are sent together, and for what comes of it.
     async fn join(self: &Arc<Self>, request: &RangeRequest, deadline: Instant) -> Result<Outcome, Failure> {
         let (outcome, told) = oneshot::channel();
-        let first = {
-            let mut waiting = self.waiting();
-            waiting.push(Reader { request: request.clone(), outcome });
-            waiting.len() == 1
-        };
-        if first {
+        if self.waiting().add(request, outcome) {
             self.send_soon();
         }
         match timeout_at(deadline, told).await {
@@ -157,48 +166,62 @@ impl Reads {
         tokio::spawn(async move {
             let reads = Arc::clone(&errand.reads);
             let place = timeout(LONGEST_WAIT, Arc::clone(&reads.places).acquire_owned()).await.ok().and_then(Result::ok);
-            reads.send(errand.readers(), place).await;
+            reads.send(errand.groups(), place).await;
         });
     }
 
-    async fn send(&self, mut readers: Vec<Reader>, place: Option<OwnedSemaphorePermit>) {
-        readers.retain(|reader| !reader.outcome.is_closed());
-        if readers.len() <= 1 {
-            if let Some(only) = readers.pop() {
-                tell(only.outcome, Outcome::Apart(Apart::FromTheStart, place));
+    async fn send(&self, mut groups: Vec<Group>, place: Option<OwnedSemaphorePermit>) {
+        groups.retain_mut(|group| {
+            group.outcomes.retain(|outcome| !outcome.is_closed());
+            !group.outcomes.is_empty()
+        });
+        if groups.iter().map(|group| group.outcomes.len()).sum::<usize>() <= 1 {
+            if let Some(only) = groups.pop().and_then(|mut group| group.outcomes.pop()) {
+                tell(only, Outcome::Apart(Apart::FromTheStart, place));
             }
             return;
         }
-        let (requests, outcomes): (Vec<_>, Vec<_>) = readers.into_iter().map(|reader| (reader.request, reader.outcome)).unzip();
+        let (requests, outcomes): (Vec<_>, Vec<_>) = groups.into_iter().map(|group| (group.request, group.outcomes)).unzip();
         match self.together(requests).await {
             Ok(answers) => {
-                for (outcome, answer) in outcomes.into_iter().zip(answers) {
+                for (outcomes, answer) in outcomes.into_iter().zip(answers) {
                     self.learn(None, &answer);
-                    tell(outcome, Outcome::Answered(answer));
+                    outcomes.into_iter().for_each(|outcome| tell(outcome, Outcome::Answered(answer.clone())));
                 }
             }
-            Err(why) => outcomes.into_iter().for_each(|outcome| tell(outcome, Outcome::Apart(why, None))),
+            Err(why) => outcomes.into_iter().flatten().for_each(|outcome| tell(outcome, Outcome::Apart(why, None))),
         }
         drop(place);
     }
 
-    /// The answers to these requests, by one transaction and one attempt.
+    /// The answers to these requests, by one attempt: a transaction, or the only one as it is where the server is not known to bear that.
     async fn together(&self, requests: Vec<RangeRequest>) -> Result<Vec<RangeResponse>, Apart> {
         let deadline = Instant::now() + self.core.retry.call_timeout;
-        let count = requests.len();
-        let success = requests.into_iter().map(|request| RequestOp { request: Some(wire::Request::Range(request)) }).collect();
-        let request = TxnRequest { success, ..TxnRequest::default() };
         let Ok(session) = Auth::session(&self.core, deadline).await else {
             return Err(Apart::FromTheStart);
         };
         let slot = self.core.endpoints.pick();
         // A connection that has to be made anew may lead to a server of another version.
         let connection = timeout_at(deadline, self.core.endpoints.connection(slot, Lane::Calls)).await;
-        if !matches!(connection, Ok(Ok(_))) || slot.joining() != Joining::Allowed {
+        let count = requests.len();
+        let bears_transactions = slot.joining() == Joining::Allowed;
+        if !matches!(connection, Ok(Ok(_))) || (count > 1 && !bears_transactions) {
             return Err(Apart::FromTheStart);
         }
-        let failure = match self.core.attempt(slot, &TXN, How::READ, session.token.as_ref(), &request, deadline).await {
-            Ok(answer) => return ranges(answer, count).ok_or(Apart::Refused),
+        let token = session.token.as_ref();
+        let (name, answers) = if let [request] = requests.as_slice()
+            && !bears_transactions
+        {
+            let answer = self.core.attempt(slot, &RANGE, How::READ, token, request, deadline).await;
+            (RANGE.name(), answer.map(|answer| Some(vec![answer])))
+        } else {
+            let success = requests.into_iter().map(|request| RequestOp { request: Some(wire::Request::Range(request)) }).collect();
+            let request = TxnRequest { success, ..TxnRequest::default() };
+            let answer = self.core.attempt(slot, &TXN, How::READ, token, &request, deadline).await;
+            (TXN.name(), answer.map(|answer| ranges(answer, count)))
+        };
+        let failure = match answers {
+            Ok(answers) => return answers.ok_or(Apart::Refused),
             Err(failure) => failure,
         };
         let verdict = failure.verdict();
@@ -206,7 +229,7 @@ impl Reads {
         if matches!(failure.row, Row::TooManyOperations | Row::UnknownCall) {
             slot.set_joining(Joining::Refused);
         }
-        telemetry::repeated(NAME, TXN.name(), verdict.kind, failure.words());
+        telemetry::repeated(NAME, name, verdict.kind, failure.words());
         Err(if matches!(verdict.repeat, Repeat::Never | Repeat::AfterLogin) { Apart::Refused } else { Apart::Broken })
     }
 
@@ -218,42 +241,61 @@ impl Reads {
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<Reader>> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    /// True when nobody waited before.
+    fn add(&mut self, request: &RangeRequest, outcome: oneshot::Sender<Outcome>) -> bool {
+        let alone = self.groups.is_empty();
+        let next = self.groups.len();
+        let place = *self.places.entry((request.key.clone(), request.keys_only)).or_insert(next);
+        match self.groups.get_mut(place) {
+            Some(group) => group.outcomes.push(outcome),
+            None => self.groups.push(Group { request: request.clone(), outcomes: vec![outcome] }),
+        }
+        alone
+    }
+
+    /// Those who came first, and who want no more than so many things.
+    fn take(&mut self, most: usize) -> Vec<Group> {
+        let rest = self.groups.split_off(self.groups.len().min(most));
+        self.places = rest.iter().enumerate().map(|(place, group)| ((group.request.key.clone(), group.request.keys_only), place)).collect();
+        mem::replace(&mut self.groups, rest)
     }
 }
 
 impl Errand {
     /// Those who wait, as many as a transaction may have; who is left is sent by somebody else.
-    fn readers(mut self) -> Vec<Reader> {
-        let (readers, left) = {
+    fn groups(mut self) -> Vec<Group> {
+        let (groups, left) = {
             let mut waiting = self.reads.waiting();
-            let count = waiting.len().min(self.reads.most);
-            let rest = waiting.split_off(count);
-            let readers = mem::replace(&mut *waiting, rest);
-            (readers, !waiting.is_empty())
+            let groups = waiting.take(self.reads.most);
+            (groups, !waiting.groups.is_empty())
         };
         self.done = true;
         if left {
             self.reads.send_soon();
         }
-        readers
+        groups
     }
 }
 
 impl Drop for Errand {
     fn drop(&mut self) {
         if !self.done {
-            let readers = mem::take(&mut *self.reads.waiting());
+            let waiting = mem::take(&mut *self.reads.waiting());
             // Not under the lock: this wakes them.
-            drop(readers);
+            drop(waiting);
         }
     }
 }
 
 impl fmt::Debug for Reads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reads").field("waiting", &self.waiting().len()).finish_non_exhaustive()
+        f.debug_struct("Reads").field("waiting", &self.waiting().groups.len()).finish_non_exhaustive()
     }
 }
 

@@ -52,3 +52,29 @@ fn an_answer_is_for_each_what_he_would_have_had_and_one_that_does_not_fit_for_no
         assert_eq!(ranges(answer(&wrong), 2), None);
     }
 }
+
+#[test]
+fn who_wants_the_same_is_in_one_group_and_the_first_come_first() {
+    let request = |key: &'static str, keys_only| RangeRequest { key: Bytes::from(key), keys_only, ..RangeRequest::default() };
+    let mut waiting = Waiting::default();
+    let mut told = Vec::new();
+    for (place, (key, keys_only)) in
+        [("/a", false), ("/b", false), ("/a", false), ("/a", true), ("/c", false), ("/b", false)].into_iter().enumerate()
+    {
+        let (outcome, receiver) = oneshot::channel();
+        assert_eq!(waiting.add(&request(key, keys_only), outcome), place == 0);
+        told.push(receiver);
+    }
+    let words = |groups: &[Group]| -> Vec<_> {
+        groups.iter().map(|group| (group.request.key.clone(), group.request.keys_only, group.outcomes.len())).collect()
+    };
+    let first = waiting.take(2);
+    assert_eq!(words(&first), [(Bytes::from("/a"), false, 2), (Bytes::from("/b"), false, 2)]);
+    // Who comes now is not in what was taken, and joins those who are left.
+    for key in ["/c", "/a"] {
+        assert!(!waiting.add(&request(key, false), oneshot::channel().0));
+    }
+    assert_eq!(words(&waiting.take(9)), [(Bytes::from("/a"), true, 1), (Bytes::from("/c"), false, 2), (Bytes::from("/a"), false, 1)]);
+    assert!(waiting.take(9).is_empty());
+    assert!(waiting.add(&request("/a", false), oneshot::channel().0));
+}

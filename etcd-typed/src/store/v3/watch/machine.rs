@@ -314,8 +314,9 @@ impl Machine {
         if !matches!(watch.stage, Stage::Established(_)) {
             return self.misbehaved("it sent events before the watch was created");
         }
-        for event in message.events {
-            if let Err(fault) = watch.event(event, &mut self.outputs) {
+        let mut events = message.events.into_iter();
+        while let Some(event) = events.next() {
+            if let Err(fault) = watch.event(event, events.as_slice(), &mut self.outputs) {
                 return self.misbehaved(fault);
             }
         }
@@ -342,7 +343,8 @@ impl Machine {
 }
 
 impl Followed {
-    fn event(&mut self, event: wire::Event, outputs: &mut VecDeque<Output>) -> Result<(), &'static str> {
+    /// Takes an event that these follow.
+    fn event(&mut self, event: wire::Event, rest: &[wire::Event], outputs: &mut VecDeque<Output>) -> Result<(), &'static str> {
         let Some(kv) = event.kv else {
             return Err("an event without a key");
         };
@@ -354,7 +356,10 @@ impl Followed {
             None if at <= self.last => return Ok(()),
             None => {}
         }
-        let held = self.held.get_or_insert_with(|| Held { revision: at, events: Vec::new(), bytes: 0 });
+        let held = self.held.get_or_insert_with(|| {
+            let more = rest.iter().take_while(|event| event.kv.as_ref().is_some_and(|kv| kv.mod_revision == at)).count();
+            Held { revision: at, events: Vec::with_capacity(more.saturating_add(1)), bytes: 0 }
+        });
         held.bytes = held.bytes.saturating_add(kv.key.len()).saturating_add(kv.value.len());
         if held.bytes > LARGEST_REVISION {
             return Err("a revision without an end");
@@ -372,7 +377,8 @@ impl Followed {
         let Some(Held { revision: at, events, .. }) = self.held.take() else {
             return Ok(());
         };
-        if events.len() > 1 {
+        // A transaction's keys mostly ascend, and then no two are the same.
+        if !events.is_sorted_by(|one, next| one.key() < next.key()) {
             let mut keys = HashSet::with_capacity(events.len());
             if !events.iter().all(|event| keys.insert(event.key())) {
                 return Err("a key came twice in one revision");

@@ -136,7 +136,8 @@ impl Watches {
             let (following, stands) = match self.feeds.reader(watch, self.name(), alone, part, |_| Err(())) {
                 Ok(reader) => reader,
                 Err(()) => {
-                    let session = Auth::session(&self.core, deadline).await?;
+                    // Boxed, as what follows is: thousands may wait here, and nearly all join a watch that is there.
+                    let session = Box::pin(Auth::session(&self.core, deadline)).await?;
                     self.create(watch, alone, part, &session)
                 }
             };
@@ -162,11 +163,11 @@ impl Watches {
                 Some((Row::TokenRefused, failure)) if self.core.auth.has_credentials() && attempts < STREAMS_PER_CALL => {
                     telemetry::repeated(NAME, "Watch", failure.row.verdict().kind, failure.words());
                     let refused = Session { generation: stream.generation, token: None };
-                    Auth::renew(&self.core, &refused, deadline).await?;
+                    Box::pin(Auth::renew(&self.core, &refused, deadline)).await?;
                 }
                 // 3.4 and early 3.5 say this of a token that expired, too. A call for the same keys tells which it is, and renews the token.
                 Some((Row::PermissionDenied, failure)) if self.core.auth.has_credentials() && attempts < 2 => {
-                    self.may_read(watch).await.map_err(|_| failure)?;
+                    Box::pin(self.may_read(watch)).await.map_err(|_| failure)?;
                     self.retire(&stream);
                 }
                 Some((_, failure)) => return Err(failure),

@@ -1,0 +1,207 @@
+//! `One`: the value of one key as far as a watch has told. It is what [`Mirror`](super::Mirror) is for a directory, without a tree: programs have
+//! thousands of them. Pure.
+
+use super::mirror::differs;
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::schema::Stored;
+use crate::store::{Event, KeyValue};
+use crate::watch::{Snapshot, Step};
+
+/// A key's value that follows a watch.
+#[derive(Debug)]
+pub(super) struct One {
+    now: Option<Stored>,
+    revision: Revision,
+    /// False while nothing is known but what changed since a revision whose state could not be read.
+    complete: bool,
+}
+
+/// That a step changed the key, and what was there before. What is there now is in [`One`].
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub(super) revision: Revision,
+    pub(super) resynced: bool,
+    pub(super) before: Option<Stored>,
+}
+
+impl One {
+    /// What a watch starts with.
+    pub(super) fn new(key: &Key, start: Snapshot) -> Self {
+        Self { revision: start.revision, complete: start.known, now: find(key, start) }
+    }
+
+    /// What a watch starts with whose own start is not there to be read.
+    pub(super) fn unknown(revision: Revision) -> Self {
+        Self { now: None, revision, complete: false }
+    }
+
+    pub(super) fn now(&self) -> Option<&Stored> {
+        self.now.as_ref()
+    }
+
+    pub(super) fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Whether it is known what is there.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Takes a step; none where it did not touch the key.
+    pub(super) fn apply(&mut self, key: &Key, step: Step) -> Option<Turn> {
+        match step {
+            Step::Reset(snapshot) => {
+                let (revision, known) = (snapshot.revision, snapshot.known);
+                let after = find(key, snapshot);
+                let differ = match (&self.now, &after) {
+                    (None, None) => false,
+                    (Some(before), Some(after)) => differs(before, after),
+                    (None, Some(_)) | (Some(_), None) => true,
+                };
+                let before = std::mem::replace(&mut self.now, after);
+                (self.revision, self.complete) = (revision, known);
+                differ.then_some(Turn { revision, resynced: true, before })
+            }
+            Step::Progress(revision) => {
+                self.revision = self.revision.max(revision);
+                None
+            }
+            Step::Batch(batch) => {
+                self.revision = self.revision.max(batch.revision);
+                // Of several changes in one step the first knows what was there before.
+                let mut first = None;
+                for event in batch.events {
+                    let before = self.event(key, event);
+                    first = first.or(before);
+                }
+                first.map(|before| Turn { revision: batch.revision, resynced: false, before })
+            }
+        }
+    }
+
+    /// What was there before, if the event is about the key.
+    fn event(&mut self, key: &Key, event: Event) -> Option<Option<Stored>> {
+        let complete = self.complete;
+        // A server's own word of what was there is of use only while we do not know it.
+        let told = |previous: Option<KeyValue>| previous.filter(|_| !complete).map(Stored::from);
+        match event {
+            Event::Put { kv, previous } if is(key, &kv.key) => Some(self.now.replace(Stored::from(kv)).or(told(previous))),
+            Event::Delete { key: deleted, directory: false, previous } if is(key, &deleted) => {
+                let old = self.now.take();
+                // What was not there, as we know, cannot go.
+                (old.is_some() || !complete).then(|| old.or(told(previous)))
+            }
+            Event::Delete { key: deleted, directory: true, .. } if is_below(key, &deleted) => self.now.take().map(Some),
+            Event::Put { .. } | Event::Delete { .. } => None,
+        }
+    }
+}
+
+fn find(key: &Key, snapshot: Snapshot) -> Option<Stored> {
+    snapshot.kvs.into_iter().find(|kv| is(key, &kv.key)).map(Stored::from)
+}
+
+fn is(key: &Key, stored: &[u8]) -> bool {
+    key.as_str().as_bytes() == stored
+}
+
+/// Whether the key is somewhere below this directory.
+fn is_below(key: &Key, directory: &[u8]) -> bool {
+    let directory = directory.strip_suffix(b"/").unwrap_or(directory);
+    key.as_str().as_bytes().strip_prefix(directory).is_some_and(|rest| rest.starts_with(b"/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::changes::Mirror;
+    use crate::store::Batch;
+    use crate::watch::Reason;
+
+    const KEYS: [&str; 8] = ["/a/b", "/a/bb", "/a", "/a/b/c", "/a/b/", "/a/", "/", "/x"];
+
+    fn kv(key: usize, value: u8, revision: u64) -> KeyValue {
+        KeyValue {
+            key: Bytes::from_static(KEYS[key].as_bytes()),
+            value: Bytes::from(vec![value]),
+            created: Revision::new(1),
+            modified: Revision::new(revision),
+            version: None,
+            lease: None,
+            ttl: None,
+        }
+    }
+
+    fn event(revision: u64) -> impl Strategy<Value = Event> {
+        let previous = move || prop::option::of((0..KEYS.len(), 0..3_u8).prop_map(|(key, value)| kv(key, value, 1)));
+        let put = (0..KEYS.len(), 0..3_u8, previous())
+            .prop_map(move |(key, value, previous)| Event::Put { kv: kv(key, value, revision), previous });
+        let delete = (0..KEYS.len(), any::<bool>(), previous()).prop_map(|(key, directory, previous)| Event::Delete {
+            key: Bytes::from_static(KEYS[key].as_bytes()),
+            directory,
+            previous,
+        });
+        prop_oneof![put, delete]
+    }
+
+    fn snapshot(revision: u64) -> impl Strategy<Value = Snapshot> {
+        (prop::option::of((0..3_u8, 0..4_u64)), any::<bool>()).prop_map(move |(value, known)| Snapshot {
+            revision: Revision::new(revision),
+            kvs: value.into_iter().map(|(value, modified)| kv(0, value, modified)).collect(),
+            known,
+            reason: Reason::HistoryLost,
+        })
+    }
+
+    fn step(revision: u64) -> impl Strategy<Value = Step> {
+        prop_oneof![
+            8 => prop::collection::vec(event(revision), 1..4)
+                .prop_map(move |events| Step::Batch(Batch { revision: Revision::new(revision), events })),
+            1 => snapshot(revision).prop_map(Step::Reset),
+            1 => Just(Step::Progress(Revision::new(revision))),
+        ]
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        (10..20_u64).prop_flat_map(|last| (10..last).map(step).collect::<Vec<_>>())
+    }
+
+    /// A mirror of the directory that the key is in, which hears of the key alone.
+    fn of_the_key(step: Step) -> Step {
+        let Step::Batch(Batch { revision, events }) = step else { return step };
+        let concerns = |event: &Event| match event {
+            Event::Put { kv, .. } => kv.key == KEYS[0],
+            Event::Delete { directory: true, .. } => true,
+            Event::Delete { key, .. } => key == KEYS[0],
+        };
+        Step::Batch(Batch { revision, events: events.into_iter().filter(concerns).collect() })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn it_says_of_one_key_what_a_mirror_of_its_directory_would(start in prop::option::of(snapshot(9)), steps in steps()) {
+            let (key, directory) = (Key::parse(KEYS[0]).unwrap(), Key::parse("/a").unwrap());
+            let (mut one, mut mirror) = match start {
+                Some(start) => (One::new(&key, start.clone()), Mirror::new(directory, start)),
+                None => (One::unknown(Revision::new(9)), Mirror::unknown(directory, Revision::new(9))),
+            };
+            for step in steps {
+                let turn = one.apply(&key, step.clone());
+                let touch = mirror.apply(of_the_key(step)).and_then(|touch| {
+                    let before = touch.touched.get("b")?.clone();
+                    Some(Turn { revision: touch.revision, resynced: touch.resynced, before })
+                });
+                prop_assert_eq!(turn, touch);
+                prop_assert_eq!(one.now(), mirror.tree().get("b"));
+                prop_assert_eq!((one.revision(), one.is_complete()), (mirror.revision(), mirror.is_complete()));
+            }
+        }
+    }
+}
