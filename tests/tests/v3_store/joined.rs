@@ -84,6 +84,23 @@ async fn acquainted(count: usize) -> (Etcd, V3Store) {
     (etcd, store)
 }
 
+/// Whether the server's version is known, and whether it bears transactions that only read, is no matter: those who wait are one read.
+#[tokio::test]
+async fn reads_of_the_same_at_once_are_few() {
+    let etcd = Etcd::start().await;
+    let store = store(&etcd.endpoint());
+    fill(&store, 1).await;
+    let (ranges, txns) = reads_got(&etcd).await;
+    let same = numbered(0);
+    for reply in join_all((0..1000).map(|_| read(&store, &same))).await {
+        let reply = reply.unwrap();
+        assert_eq!((reply.kvs.len(), &reply.kvs[0].value[..]), (1, &b"0"[..]));
+    }
+    let (more_ranges, more_txns) = reads_got(&etcd).await;
+    let requests = more_ranges - ranges + more_txns - txns;
+    assert!(requests < 50, "{requests} requests");
+}
+
 #[tokio::test]
 async fn reads_at_once_share_requests_where_the_server_bears_it() {
     let (etcd, store) = acquainted(300).await;

@@ -132,15 +132,15 @@ impl Reads {
         outcome
     }
 
-    /// Whether the server that is asked now takes joined reads. If that is not known, it is found out for those who come later.
+    /// Whether the server that is asked now may take joined reads. If that is not known, it is found out.
     fn may_join(&self) -> bool {
         match self.core.endpoints.pick().joining() {
             Joining::Allowed => self.most > 1,
+            // By the time they are sent it may be known.
             Joining::Unknown => {
                 tokio::spawn(ask_version(Arc::clone(&self.core)));
-                false
+                self.most > 1
             }
-            // By the time they are sent it may be known.
             Joining::Asked => self.most > 1,
             Joining::Refused => false,
         }
