@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tonic::Status;
 
 use super::auth::Auth;
 use super::channel::{Endpoints, Lane, Slot};
 use super::connection::{Connection, Metadata};
-use super::status::{Failure, Local, Repeat, Row};
+use super::grpc::{Local, Status};
+use super::status::{Failure, Repeat, Row};
 use super::wire::{Answer, MEMBER_LIST, MemberListRequest, Method, Shape};
 use crate::error::Result;
 use crate::retry::RetryPolicy;

@@ -1,6 +1,6 @@
 //! The endpoints of a cluster: which one is asked next, and its connections. What is asked, and how often, is `call.rs`.
 //!
-//! Not tonic's own balancing over a list: with one dead endpoint of two it fails a third of the calls, and a frozen one hangs them
+//! Not a balancing over the list: with one dead endpoint of two it fails a third of the calls, and a frozen one hangs them
 //! (grpc-rust #2839). One endpoint is used for everything until it fails; then the next one in the list is.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,10 +10,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::time::{Instant, timeout};
-use tonic::Status;
 
 use super::connection::{Connection, Target};
-use super::status::{Failure, Local, Row, Verdict};
+use super::grpc::{Local, Status};
+use super::status::{Failure, Row, Verdict};
 use super::wire::ResponseHeader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::connect::{ConnectOptions, Endpoint};

@@ -20,12 +20,11 @@ use http::uri::{Authority, Scheme};
 use tokio::sync::SetOnce;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tonic::Status;
 
 pub(super) use self::dial::Target;
 use self::dial::{Io, LastRead};
 pub(super) use self::exchange::{Metadata, Requests};
-use super::status::Local;
+use super::grpc::{Local, Status};
 
 /// How much a server may send on one stream before it is read: as much as a line of a gigabit carries in 30 ms.
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;

@@ -1,6 +1,6 @@
 //! etcd v3 over gRPC: `V3Store`. Needs etcd 3.4 or later.
 //!
-//! The messages (`wire`) and what they mean (`kv`, `status`) are pure; `connection` is one connection, `channel` holds them, `auth` the token, `call` makes one
+//! The messages (`wire`), how a call ends (`grpc`) and what both mean (`kv`, `status`) are pure; `connection` is one connection, `channel` holds them, `auth` the token, `call` makes one
 //! call with all its attempts, `join` one of several reads, and `range`, `commit`, `lease` and `watch` are what the store is made of.
 
 mod auth;
@@ -8,6 +8,7 @@ mod call;
 mod channel;
 mod commit;
 mod connection;
+mod grpc;
 mod join;
 mod kv;
 mod lease;

@@ -1,19 +1,15 @@
-//! What an answer of gRPC means: the only place where a `tonic::Status` becomes an [`ErrorKind`] and a decision about repeating.
+//! What an answer of gRPC means: the only place where a [`Status`] becomes an [`ErrorKind`] and a decision about repeating.
 //!
 //! The code alone says too little: an answer that is too large has the code of a compacted revision, a server that stops that of one that is not
-//! there. So the first question is where the error came from. What was found on this side has a [`Local`] below it (`source()`); what a server
+//! there. So the first question is where the error came from. What was found on this side is a [`Local`]; what a server
 //! answered has only its words, which decide, and the code only where they are not known.
 //! Each [`Row`] names a case that was seen with etcd 3.4.23, 3.5.1 or 3.5.30 or is in etcd's sources (`api/v3rpc/rpctypes/error.go`).
 
 use std::error::Error as StdError;
-use std::fmt;
-use std::io;
-use std::sync::Arc;
 
 use h2::Reason;
-use http::StatusCode;
-use tonic::{Code, Status};
 
+use super::grpc::{Code, Local, Status};
 use crate::error::{Error, ErrorKind};
 
 /// A case that is told apart.
@@ -142,51 +138,21 @@ impl Row {
 
 /// Which case it is.
 pub(super) fn classify(status: &Status) -> Row {
-    match StdError::source(status) {
-        Some(cause) => cause.downcast_ref().map_or(Row::Severed, Local::row),
-        None => words_of_a_server(status.message()).unwrap_or_else(|| of_code(status.code())),
+    match status {
+        Status::Local(local) => of_local(local),
+        Status::Said { code, words } => words_of_a_server(words).unwrap_or_else(|| of_code(*code)),
     }
 }
 
-/// What was found on this side, and not said by a server. It is the cause of the [`Status`] that it becomes.
-#[derive(Clone, Debug)]
-pub(super) enum Local {
-    /// There is no connection, or it takes no call any more.
-    NotSent(String),
-    /// The TLS handshake failed.
-    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "who makes it needs the feature; tests do without"))]
-    Tls(Arc<io::Error>),
-    /// The server was found to speak without TLS; see `tls.rs`.
-    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "as above"))]
-    WithoutTls,
-    /// The stream or its connection broke: what the stream was told, and why the connection ended, if it did.
-    Broken {
-        end: Option<String>,
-        cause: Arc<h2::Error>,
-    },
-    /// The answer ended too soon.
-    Ended(&'static str),
-    /// A proxy that has no server to ask.
-    NobodyBehind(StatusCode),
-    /// No HTTP/2, no gRPC, or not of etcd.
-    NotGrpc(String),
-    AnswerTooLarge {
-        length: usize,
-        limit: usize,
-    },
-}
-
-impl Local {
-    fn row(&self) -> Row {
-        match self {
-            Self::NotSent(_) => Row::NotSent,
-            Self::Tls(_) | Self::WithoutTls => Row::TlsRefused,
-            Self::Broken { end, cause } => broken(end.as_deref().unwrap_or_default(), cause),
-            Self::Ended(_) => Row::Severed,
-            Self::NobodyBehind(_) => Row::Other(Code::Unavailable),
-            Self::NotGrpc(_) => Row::NotGrpc,
-            Self::AnswerTooLarge { .. } => Row::AnswerTooLarge,
-        }
+fn of_local(local: &Local) -> Row {
+    match local {
+        Local::NotSent(_) => Row::NotSent,
+        Local::Tls(_) | Local::WithoutTls => Row::TlsRefused,
+        Local::Broken { end, cause } => broken(end.as_deref().unwrap_or_default(), cause),
+        Local::Ended(_) => Row::Severed,
+        Local::NobodyBehind(_) => Row::Other(Code::Unavailable),
+        Local::NotGrpc(_) => Row::NotGrpc,
+        Local::AnswerTooLarge { .. } => Row::AnswerTooLarge,
     }
 }
 
@@ -204,38 +170,6 @@ fn broken(end: &str, cause: &h2::Error) -> Row {
         Row::NotSent
     } else {
         Row::Severed
-    }
-}
-
-impl fmt::Display for Local {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotSent(why) => write!(f, "no connection: {why}"),
-            Self::Tls(cause) => write!(f, "no TLS connection: {cause}"),
-            Self::WithoutTls => f.write_str("the server speaks HTTP/2 without TLS"),
-            Self::Broken { end: Some(end), .. } => write!(f, "the connection ended: {end}"),
-            Self::Broken { end: None, .. } => f.write_str("the call was broken off"),
-            Self::Ended(how) => write!(f, "the answer ended {how}"),
-            Self::NobodyBehind(status) => write!(f, "a proxy has no server to ask: HTTP status {status}"),
-            Self::NotGrpc(why) => write!(f, "this is no gRPC: {why}"),
-            Self::AnswerTooLarge { length, limit } => write!(f, "an answer of {length} bytes, and {limit} are taken"),
-        }
-    }
-}
-
-impl StdError for Local {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Broken { cause, .. } => Some(&**cause),
-            Self::Tls(cause) => Some(&**cause),
-            _ => None,
-        }
-    }
-}
-
-impl From<Local> for Status {
-    fn from(local: Local) -> Self {
-        Self::from_error(Box::new(local))
     }
 }
 
@@ -332,8 +266,8 @@ impl Failure {
 
     /// Of an answer that was larger than we take: its length and our limit.
     pub(super) fn answer_length(&self) -> Option<(usize, usize)> {
-        match StdError::source(self.cause.as_ref()?)?.downcast_ref() {
-            Some(Local::AnswerTooLarge { length, limit }) => Some((*length, *limit)),
+        match self.cause.as_ref()? {
+            Status::Local(Local::AnswerTooLarge { length, limit }) => Some((*length, *limit)),
             _ => None,
         }
     }
@@ -364,7 +298,7 @@ impl From<Failure> for Error {
 
 /// The words of a status with those of its causes, innermost last, each said once.
 fn words(status: &Status) -> String {
-    let mut words = status.message().to_owned();
+    let mut words = status.to_string();
     let mut next = StdError::source(status);
     while let Some(error) = next {
         let text = error.to_string();

@@ -11,9 +11,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tonic::Status;
 
-use super::status::Local;
+use super::grpc::{Local, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::connect::{self, Endpoint};
 use crate::store::tls::config;

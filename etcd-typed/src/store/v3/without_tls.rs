@@ -1,8 +1,8 @@
 //! In place of `tls.rs`, without the feature.
 
 use tokio::net::TcpStream;
-use tonic::Status;
 
+use super::grpc::Status;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::connect::{self, Endpoint};
 

@@ -15,11 +15,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep};
-use tonic::Status;
 
 use crate::error::{Error, ErrorKind};
 use crate::store::connect::{ConnectOptions, Endpoint};
-use crate::store::v3::status::Local;
+use crate::store::v3::grpc::{Local, Status};
 use crate::store::v3::tls::Tls;
 
 /// When the system looks after a connection on which nothing is under way.

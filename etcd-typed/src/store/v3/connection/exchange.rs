@@ -9,10 +9,9 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AG
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use prost::Message;
-use tonic::{Code, Status};
 
 use super::{Connection, Shared, UnderWay};
-use crate::store::v3::status::Local;
+use crate::store::v3::grpc::{Local, Status};
 
 /// The largest answer that is decoded. A page of a range is made smaller when it does not fit; a watch is sent in fragments of 2 MiB, but not
 /// what it held back until it was created.
@@ -138,10 +137,10 @@ impl Answers {
                         Err(cause) => return Err(self.shared().broken(cause).await),
                     };
                     self.state = State::Ended;
-                    match Status::from_header_map(&trailers) {
-                        Some(status) if status.code() != Code::Ok => return Err(status),
+                    match Status::said(&trailers) {
+                        Some(Err(status)) => return Err(status),
                         _ if !self.unread.is_empty() => return Err(Local::Ended("within a message").into()),
-                        Some(_) => {}
+                        Some(Ok(())) => {}
                         None => return Err(Local::Ended("without a status").into()),
                     }
                 }
@@ -157,9 +156,8 @@ impl Answers {
 /// The body of an answer; none if it has only a status, which is good.
 fn opened(response: Response<RecvStream>) -> Result<Option<RecvStream>, Status> {
     let (head, body) = response.into_parts();
-    match Status::from_header_map(&head.headers) {
-        Some(status) if status.code() == Code::Ok => Ok(None),
-        Some(status) => Err(status),
+    match Status::said(&head.headers) {
+        Some(said) => said.map(|()| None),
         None if head.status != StatusCode::OK => Err(of_http(head.status)),
         None if !is_grpc(&head.headers) => Err(Local::NotGrpc("the answer has not the type of one".to_owned()).into()),
         None => Ok(Some(body)),

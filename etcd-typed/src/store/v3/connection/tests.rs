@@ -12,10 +12,10 @@ use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use tonic::Code;
 
 use super::*;
 use crate::store::connect::{ConnectOptions, Endpoint};
+use crate::store::v3::grpc::Code;
 use crate::store::v3::status::{Row, classify};
 use crate::store::v3::wire::PutRequest;
 
@@ -318,7 +318,7 @@ async fn a_call_on_a_silent_connection_ends_and_one_without_calls_is_left_alone(
     assert_eq!(connection.shared.end.get(), None);
     let status = all(&connection).await.unwrap_err();
     assert_eq!(classify(&status), Row::Severed, "{status:?}");
-    assert!(status.message().contains("no answer to a ping"), "{status:?}");
+    assert!(status.to_string().contains("no answer to a ping"), "{status:?}");
     connection.ready().await.unwrap_err();
 }
 

@@ -18,8 +18,9 @@ use super::{Command, Handle};
 use crate::store::v3::call::{Core, Unanswered, send};
 use crate::store::v3::channel::{Lane, Slot};
 use crate::store::v3::connection::{Connection, Metadata, Requests};
+use crate::store::v3::grpc::Local;
 use crate::store::v3::kv::header_revision;
-use crate::store::v3::status::{Failure, Local, Row, classify};
+use crate::store::v3::status::{Failure, Row, classify};
 use crate::store::v3::wire::{Answer, STATUS, StatusRequest, WATCH, WatchResponse};
 
 /// How long a server may take to say its version.
