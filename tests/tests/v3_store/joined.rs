@@ -488,12 +488,12 @@ async fn reads_behind_answers_that_do_not_come_are_sent_all_the_same() {
     let arrive = async {
         loop {
             let (ranges, txns) = (got(&etcd, "Range").await - ranges, got(&etcd, "Txn").await - txns);
-            if ranges >= 20 || (ranges == 2 && txns >= 1) {
+            if ranges >= 20 || (ranges >= 1 && txns >= 1) {
                 break;
             }
         }
     };
-    timeout(PATIENCE / 2, arrive).await.expect("those behind the first two are sent");
+    timeout(PATIENCE / 2, arrive).await.expect("those behind the first are sent");
     assert!(reads.iter().all(|read| !read.is_finished()));
     proxy.set(Mode::Pass).await;
     for (number, read) in reads.into_iter().enumerate() {

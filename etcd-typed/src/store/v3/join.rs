@@ -3,7 +3,7 @@
 //! A request of a hundred reads costs the server, and us, a small part of a hundred requests. So while a few reads are in flight, further ones
 //! wait for the first of those to end, or for a moment, and then go out as one transaction that only reads. It is as linearizable as each of
 //! them would be: it is sent after all of them were called. Those that are of the same key are one read in it, and all that is left of it if
-//! there is no other. A read that finds the connection idle goes out at once and as it is.
+//! there is no other. A read that finds the connection idle goes out at once and as it is; one that does not first lets others run who may ask as well.
 //!
 //! The transaction is one attempt. What it does not answer each reader asks for himself, and so has his own error, in his own time.
 
@@ -16,7 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::auth::Auth;
@@ -108,9 +109,14 @@ impl Reads {
         let (mut free, mut inherited) = (None, None);
         if is_joinable(&request) {
             free = self.places.try_acquire().ok();
-            loner = free.is_none() && self.loners.contain(&request.key);
-            if free.is_none() && !loner && self.may_join() {
-                match self.join(&request, deadline).await? {
+            if free.is_some() && self.places.available_permits() + 1 < IN_FLIGHT {
+                // Others are in flight, and those who were answered together ask again together.
+                yield_now().await;
+            }
+            let together = free.is_none() || self.is_awaited();
+            loner = together && self.loners.contain(&request.key);
+            if together && !loner && self.may_join() {
+                match self.join(&request, free.take(), deadline).await? {
                     Outcome::Answered(answer) => return Ok(answer),
                     Outcome::Apart(why, place) => (apart, inherited) = (why, place),
                 }
@@ -147,11 +153,19 @@ impl Reads {
     }
 
     /// Waits with others until they are sent together, and for what comes of it.
-    async fn join(self: &Arc<Self>, request: &RangeRequest, deadline: Instant) -> Result<Outcome, Failure> {
+    ///
+    /// The place of whoever has one is theirs.
+    async fn join(
+        self: &Arc<Self>,
+        request: &RangeRequest,
+        place: Option<SemaphorePermit<'_>>,
+        deadline: Instant,
+    ) -> Result<Outcome, Failure> {
         let (outcome, told) = oneshot::channel();
         if self.waiting().add(request, outcome) {
             self.send_soon();
         }
+        drop(place);
         match timeout_at(deadline, told).await {
             Ok(Ok(outcome)) => Ok(outcome),
             // The task ended with its runtime, which is not ours.
@@ -166,6 +180,8 @@ impl Reads {
         tokio::spawn(async move {
             let reads = Arc::clone(&errand.reads);
             let place = timeout(LONGEST_WAIT, Arc::clone(&reads.places).acquire_owned()).await.ok().and_then(Result::ok);
+            // The end of another request may have made the place free, and whoever was answered by it is about to ask again.
+            yield_now().await;
             reads.send(errand.groups(), place).await;
         });
     }
@@ -239,6 +255,11 @@ impl Reads {
             [kv] if kv.value.len() > LONGEST_VALUE => self.loners.add(&kv.key),
             _ => suspect.into_iter().for_each(|key| self.loners.remove(key)),
         }
+    }
+
+    /// Whether somebody waits to be joined.
+    fn is_awaited(&self) -> bool {
+        !self.waiting().groups.is_empty()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
