@@ -58,7 +58,8 @@ pub struct Watching<C, T> {
 /// A revision that touches nothing of the schema gives no item. A stream that nobody polls costs no requests.
 #[must_use = "a watch goes on only while it is polled"]
 pub struct Changes<C, T> {
-    source: Source,
+    steps: Steps,
+    mirror: Mirror,
     typed: Typed<C, T>,
     /// What is left of the revision that is being delivered.
     ready: VecDeque<Result<Update<C>>>,
@@ -109,8 +110,12 @@ impl<C: 'static, T: 'static> IntoFuture for Watching<C, T> {
         Box::pin(async move {
             let Self { store, retry, directory, start, typed } = self;
             let span = Span::Below(directory.clone());
-            let source = Source::open(store, &retry, span, directory, typed.pattern, start).await?;
-            Ok(Changes { source, typed, ready: VecDeque::new() })
+            let (steps, begun) = Steps::open(store, &retry, span, typed.pattern, start).await?;
+            let mirror = match begun {
+                Begun::At(snapshot) => Mirror::new(directory, snapshot),
+                Begun::Unknown(revision) => Mirror::unknown(directory, revision),
+            };
+            Ok(Changes { steps, mirror, typed, ready: VecDeque::new() })
         })
     }
 }
@@ -143,14 +148,17 @@ impl<C, T> Changes<C, T> {
     /// As of a read of the directory: `Invalid` with every key that is missing or undecodable. `HistoryLost` while the state is not known, because
     /// the stream started [since](Watching::since) a revision that could not be read any more.
     pub fn current(&self) -> Result<Versioned<T>> {
-        let mirror = self.source.known()?;
+        let mirror = &self.mirror;
+        if !mirror.is_complete() {
+            return Err(start_unknown(mirror.directory()));
+        }
         (self.typed.state)(mirror.directory(), mirror.tree(), mirror.revision())
     }
 
     /// What keeps the stream from following at the moment; none while it does. It goes on trying either way.
     #[must_use]
     pub fn interruption(&self) -> Option<Interruption<'_>> {
-        self.source.follow.interruption()
+        self.steps.follow.interruption()
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Update<C>>>> {
@@ -158,8 +166,12 @@ impl<C, T> Changes<C, T> {
             if let Some(item) = self.ready.pop_front() {
                 return Poll::Ready(Some(item));
             }
-            match ready!(self.source.poll_touch(cx)) {
-                Some(Ok(touch)) => self.make(&touch),
+            match ready!(self.steps.poll_step(cx)) {
+                Some(Ok(step)) => {
+                    if let Some(touch) = self.mirror.apply(step) {
+                        self.make(&touch);
+                    }
+                }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => return Poll::Ready(None),
             }
@@ -169,7 +181,7 @@ impl<C, T> Changes<C, T> {
     /// The items of what was touched.
     fn make(&mut self, touch: &Touch) {
         let &Touch { revision, resynced, ref touched } = touch;
-        let mirror = &self.source.mirror;
+        let mirror = &self.mirror;
         let mut problems = Vec::new();
         let mut changes = Vec::new();
         let mut delta = Delta::new(mirror.directory(), mirror.tree(), touched, revision, resynced, &mut problems);
@@ -194,68 +206,61 @@ impl<C, T> Unpin for Changes<C, T> {}
 
 impl<C, T> fmt::Debug for Changes<C, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mirror = &self.source.mirror;
+        let mirror = &self.mirror;
         f.debug_struct("Changes").field("directory", mirror.directory()).field("revision", &mirror.revision()).finish_non_exhaustive()
     }
 }
 
-/// A watch and the mirror that it feeds.
-struct Source {
+/// The steps of a watch, after what it starts with.
+struct Steps {
     follow: Follow,
-    mirror: Mirror,
     /// The history that the stream was to start with is gone; this is what is there instead, and the first thing to tell.
-    lost: Option<Snapshot>,
+    lost: Option<Box<Snapshot>>,
 }
 
-impl Source {
-    async fn open(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, directory: Key, pattern: Pattern, start: Start) -> Result<Self> {
-        let mut follow = Follow::new(store, retry, span, pattern, start);
-        let first = poll_fn(|cx| poll_first(&mut follow, cx)).await.map_err(|error| error.at(&directory))?;
-        match start {
+/// What a stream starts with.
+enum Begun {
+    At(Snapshot),
+    /// What was there then cannot be read.
+    Unknown(Revision),
+}
+
+impl Steps {
+    async fn open(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, pattern: Pattern, start: Start) -> Result<(Self, Begun)> {
+        let key = span.key().clone();
+        let mut steps = Self { follow: Follow::new(store, retry, span, pattern, start), lost: None };
+        let first = loop {
+            // Not a future of its own, which would be a part of every stream that is about to begin.
+            match poll_fn(|cx| steps.follow.poll_step(cx)).await {
+                Some(Ok(Step::Reset(snapshot))) => break snapshot,
+                // A reset is the first step.
+                Some(Ok(Step::Batch(_) | Step::Progress(_))) => {}
+                Some(Err(error)) => return Err(error.at(&key)),
+                None => return Err(Error::new(ErrorKind::Unavailable, "the watch ended before it began").at(&key)),
+            }
+        };
+        let begun = match start {
             Start::Since(revision) if first.reason != Reason::Start => {
-                Ok(Self { follow, mirror: Mirror::unknown(directory, revision), lost: Some(first) })
+                steps.lost = Some(Box::new(first));
+                Begun::Unknown(revision)
             }
-            Start::Since(_) | Start::Now => Ok(Self { follow, mirror: Mirror::new(directory, first), lost: None }),
-        }
+            Start::Since(_) | Start::Now => Begun::At(first),
+        };
+        Ok((steps, begun))
     }
 
-    fn poll_touch(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Touch>>> {
-        loop {
-            let step = match self.lost.take() {
-                Some(snapshot) => Step::Reset(snapshot),
-                None => match ready!(self.follow.poll_step(cx)) {
-                    Some(Ok(step)) => step,
-                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                    None => return Poll::Ready(None),
-                },
-            };
-            if let Some(touch) = self.mirror.apply(step) {
-                return Poll::Ready(Some(Ok(touch)));
-            }
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step>>> {
+        match self.lost.take() {
+            Some(snapshot) => Poll::Ready(Some(Ok(Step::Reset(*snapshot)))),
+            None => self.follow.poll_step(cx),
         }
-    }
-
-    /// The mirror, if it has all that there is.
-    fn known(&self) -> Result<&Mirror> {
-        if self.mirror.is_complete() {
-            return Ok(&self.mirror);
-        }
-        let message = "the state as of the revision that the watch started from cannot be read; the changes after it come all the same";
-        Err(Error::new(ErrorKind::HistoryLost, message).at(self.mirror.directory()))
     }
 }
 
-/// The state that a watch starts with.
-fn poll_first(follow: &mut Follow, cx: &mut Context<'_>) -> Poll<Result<Snapshot>> {
-    loop {
-        match ready!(follow.poll_step(cx)) {
-            Some(Ok(Step::Reset(snapshot))) => return Poll::Ready(Ok(snapshot)),
-            // A reset is the first step.
-            Some(Ok(Step::Batch(_) | Step::Progress(_))) => {}
-            Some(Err(error)) => return Poll::Ready(Err(error)),
-            None => return Poll::Ready(Err(Error::new(ErrorKind::Unavailable, "the watch ended before it began"))),
-        }
-    }
+/// What is there is not known yet.
+fn start_unknown(key: &Key) -> Error {
+    let message = "what was there at the revision that the watch started from cannot be read; the changes after it come all the same";
+    Error::new(ErrorKind::HistoryLost, message).at(key)
 }
 
 #[cfg(test)]

@@ -354,7 +354,18 @@ pub use watch::Interruption;
 /// ```
 /// # use std::{collections::BTreeMap, ops::Deref, time::Duration};
 /// # use etcd_typed::{Change, Client, Dir, DirMap, Entry, EntryMap, EtcdSchema, Keyed, Result, Schema};
-/// # struct Checkout; #[derive(EtcdSchema)] struct Database { pool: u8 }
+/// # mod derived {
+/// #     use std::{collections::BTreeMap, time::Duration};
+/// #     #[derive(etcd_typed::EtcdSchema)]
+/// #     #[etcd(prefix = "/{env}/checkout")]
+/// #     pub struct Checkout {
+/// #         pub rate_limit: u32, pub timeout: Duration, pub banner: Option<String>,
+/// #         #[etcd(dir)] pub database: Database,
+/// #         #[etcd(entries)] pub quotas: BTreeMap<String, u64>,
+/// #     }
+/// #     #[derive(etcd_typed::EtcdSchema)] pub struct Database { pub pool: u8 }
+/// # }
+/// # use derived::{Checkout, Database};
 /// /// Each field has the documentation comment of the struct's.
 /// struct CheckoutDir {
 ///     pub rate_limit: Entry<u32>,
@@ -369,7 +380,10 @@ pub use watch::Interruption;
 /// impl CheckoutDir {
 ///     pub fn open(client: &Client, env: impl std::fmt::Display) -> Result<Self> {
 ///         // …
-/// #       unimplemented!()
+/// #       let made = derived::CheckoutDir::open(client, env)?;
+/// #       let (rate_limit, timeout, banner) = (made.rate_limit.clone(), made.timeout.clone(), made.banner.clone());
+/// #       let (database, quotas, dir) = (made.database.clone(), made.quotas.clone(), Dir::clone(&made));
+/// #       Ok(Self { rate_limit, timeout, banner, database, quotas, dir })
 ///     }
 /// }
 ///

@@ -69,7 +69,8 @@ pub trait EtcdValue: Sized {
     /// [`ValueError`] for bytes that are not a value of the type.
     fn decode(bytes: &[u8]) -> Result<Self, ValueError>;
 
-    /// Whether the stored form is these bytes, for types that can tell without making it: of every key of a map it is asked.
+    /// Whether [`encode`](Self::encode) gives these bytes. It is asked of every key of a map: a type that is such a key can tell without making its stored
+    /// form anew. Whoever writes it must say what `encode` says; else a key that was read is not found again by its handle.
     #[must_use]
     fn is_stored_as(&self, bytes: &[u8]) -> bool {
         self.encode().is_ok_and(|stored| stored == bytes)

@@ -54,6 +54,26 @@ impl Wire {
         now.map(|(kind, count)| (kind.clone(), count - self.before.get(&kind).unwrap_or(&0))).filter(|(_, count)| *count > 0).collect()
     }
 
+    /// Whether the server bears that reads are joined: before 3.5.7 those of that line do not (etcd issues 14110 and 14891).
+    fn joins(&self) -> bool {
+        let patch = self.etcd.version().strip_prefix("3.5.").map(|patch| patch.parse::<u32>().expect("a version"));
+        patch.is_none_or(|patch| patch >= 7)
+    }
+
+    /// In the beginning a client that is busy has to learn the server's version, too.
+    async fn learn(&mut self, reads: u64) {
+        let learned = async { while self.reads_at_once(reads).await > reads {} };
+        timeout(LIMIT, learned).await.expect("it learns it");
+    }
+
+    /// The messages of so many reads at the same time.
+    async fn reads_at_once(&mut self, reads: u64) -> u64 {
+        for read in join_all((0..reads).map(|_| self.dir.limit.get())).await {
+            assert_eq!(read.unwrap().as_deref(), Some(&1));
+        }
+        self.all().await
+    }
+
     /// How many these were, which is a look.
     async fn all(&mut self) -> u64 {
         let before: u64 = self.before.values().sum();
@@ -205,20 +225,37 @@ async fn warm(wire: &mut Wire, leases: u64) -> NamedLock {
 #[tokio::test]
 async fn reads_at_once_are_two_requests() {
     let mut wire = Wire::new().await;
-    // Before 3.5.7 servers of that line do not bear it (etcd issues 14110 and 14891).
-    let patch = wire.etcd.version().strip_prefix("3.5.").map(|patch| patch.parse::<u32>().expect("a version"));
-    let joins = patch.is_none_or(|patch| patch >= 7);
-    let all_at_once = async |wire: &mut Wire| {
-        for read in join_all((0..64).map(|_| wire.dir.limit.get())).await {
-            assert_eq!(read.unwrap().as_deref(), Some(&1));
-        }
-        wire.all().await
-    };
-    // In the beginning it also has to learn the server's version.
-    let learned = async { while all_at_once(&mut wire).await > 64 {} };
-    timeout(LIMIT, learned).await.expect("it learns it");
+    let joins = wire.joins();
+    wire.learn(64).await;
     for _ in 0..10 {
-        let requests = all_at_once(&mut wire).await;
+        let requests = wire.reads_at_once(64).await;
         assert!(requests == if joins { 2 } else { 64 }, "{requests} requests for 64 reads");
     }
+}
+
+/// Callers that ask again and again: those who were answered together ask again together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn reads_of_eight_callers_are_a_third_of_the_requests_at_most() {
+    const CALLERS: u64 = 8;
+    const EACH: u64 = 50;
+    let mut wire = Wire::new().await;
+    let joins = wire.joins();
+    wire.learn(64).await;
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|caller| {
+            let entry = wire.client.entry::<u32>(&format!("/callers/{caller}")).unwrap();
+            tokio::spawn(async move {
+                for _ in 0..EACH {
+                    assert!(entry.get().await.unwrap().is_none());
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let requests = wire.all().await;
+    println!("{requests} requests for {} reads", CALLERS * EACH);
+    let most = if joins { CALLERS * EACH / 3 } else { CALLERS * EACH };
+    assert!(requests <= most, "{requests} requests");
 }

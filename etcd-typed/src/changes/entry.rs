@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use futures_util::Stream;
 
-use super::one::{One, Turn};
-use super::poll_first;
+use super::one::{One, OneTouch};
+use super::{Begun, Steps, start_unknown};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::retry::RetryPolicy;
@@ -19,7 +19,7 @@ use crate::schema::{Change, Stored};
 use crate::store::{BoxFuture, Span, Store};
 use crate::value::Codec;
 use crate::version::Versioned;
-use crate::watch::{Follow, Interruption, Reason, Snapshot, Start, Step};
+use crate::watch::{Interruption, Start};
 
 /// The change stream of one key, to be had: await it, or say first where it [starts](Self::since).
 #[must_use = "a watch begins when it is awaited"]
@@ -35,10 +35,8 @@ pub struct WatchingEntry<T> {
 /// that was lost without a difference at the key gives no item.
 #[must_use = "a watch goes on only while it is polled"]
 pub struct EntryChanges<T> {
-    follow: Follow,
+    steps: Steps,
     one: One,
-    /// The history that the stream was to start with is gone; this is what is there instead, and the first thing to tell.
-    lost: Option<Box<Snapshot>>,
     key: Key,
     codec: Codec<T>,
 }
@@ -66,13 +64,12 @@ impl<T: 'static> IntoFuture for WatchingEntry<T> {
             if key.is_root() {
                 return Err(Error::new(ErrorKind::InvalidKey, "the root has no value").at(&key));
             }
-            let mut follow = Follow::new(store, &retry, Span::Key(key.clone()), type_name::<T>(), start);
-            let first = poll_fn(|cx| poll_first(&mut follow, cx)).await.map_err(|error| error.at(&key))?;
-            let (one, lost) = match start {
-                Start::Since(revision) if first.reason != Reason::Start => (One::unknown(revision), Some(Box::new(first))),
-                Start::Since(_) | Start::Now => (One::new(&key, first), None),
+            let (steps, begun) = Steps::open(store, &retry, Span::Key(key.clone()), type_name::<T>(), start).await?;
+            let one = match begun {
+                Begun::At(snapshot) => One::new(&key, snapshot),
+                Begun::Unknown(revision) => One::unknown(revision),
             };
-            Ok(EntryChanges { follow, one, lost, key, codec })
+            Ok(EntryChanges { steps, one, key, codec })
         })
     }
 }
@@ -105,8 +102,7 @@ impl<T> EntryChanges<T> {
     /// [since](WatchingEntry::since) a revision that could not be read any more.
     pub fn current(&self) -> Result<Option<Versioned<T>>> {
         if !self.one.is_complete() {
-            let message = "the value as of the revision that the watch started from cannot be read; the changes after it come all the same";
-            return Err(Error::new(ErrorKind::HistoryLost, message).at(&self.key));
+            return Err(start_unknown(&self.key));
         }
         let Some(stored) = self.one.now() else { return Ok(None) };
         let value = self.decode(stored)?;
@@ -116,27 +112,25 @@ impl<T> EntryChanges<T> {
     /// What keeps the stream from following at the moment; none while it does. It goes on trying either way.
     #[must_use]
     pub fn interruption(&self) -> Option<Interruption<'_>> {
-        self.follow.interruption()
+        self.steps.follow.interruption()
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Change<T>>>> {
         loop {
-            let step = match self.lost.take() {
-                Some(snapshot) => Step::Reset(*snapshot),
-                None => match ready!(self.follow.poll_step(cx)) {
-                    Some(Ok(step)) => step,
-                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                    None => return Poll::Ready(None),
-                },
-            };
-            if let Some(turn) = self.one.apply(&self.key, step) {
-                return Poll::Ready(Some(self.make(turn)));
+            match ready!(self.steps.poll_step(cx)) {
+                Some(Ok(step)) => {
+                    if let Some(touch) = self.one.apply(&self.key, step) {
+                        return Poll::Ready(Some(self.make(touch)));
+                    }
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
             }
         }
     }
 
-    fn make(&self, turn: Turn) -> Result<Change<T>> {
-        let Turn { revision, resynced, before } = turn;
+    fn make(&self, touch: OneTouch) -> Result<Change<T>> {
+        let OneTouch { revision, resynced, before } = touch;
         let new = self.one.now().map(|stored| self.decode(stored)).transpose()?;
         let old = before.and_then(|stored| self.codec.decode(&stored.value).ok());
         Ok(Change { key: self.key.clone(), old, new, revision, resynced, secret: self.codec.is_secret() })

@@ -19,7 +19,7 @@ pub(super) struct One {
 
 /// That a step changed the key, and what was there before. What is there now is in [`One`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Turn {
+pub(super) struct OneTouch {
     pub(super) revision: Revision,
     pub(super) resynced: bool,
     pub(super) before: Option<Stored>,
@@ -50,7 +50,7 @@ impl One {
     }
 
     /// Takes a step; none where it did not touch the key.
-    pub(super) fn apply(&mut self, key: &Key, step: Step) -> Option<Turn> {
+    pub(super) fn apply(&mut self, key: &Key, step: Step) -> Option<OneTouch> {
         match step {
             Step::Reset(snapshot) => {
                 let (revision, known) = (snapshot.revision, snapshot.known);
@@ -62,7 +62,7 @@ impl One {
                 };
                 let before = std::mem::replace(&mut self.now, after);
                 (self.revision, self.complete) = (revision, known);
-                differ.then_some(Turn { revision, resynced: true, before })
+                differ.then_some(OneTouch { revision, resynced: true, before })
             }
             Step::Progress(revision) => {
                 self.revision = self.revision.max(revision);
@@ -76,7 +76,7 @@ impl One {
                     let before = self.event(key, event);
                     first = first.or(before);
                 }
-                first.map(|before| Turn { revision: batch.revision, resynced: false, before })
+                first.map(|before| OneTouch { revision: batch.revision, resynced: false, before })
             }
         }
     }
@@ -193,12 +193,12 @@ mod tests {
                 None => (One::unknown(Revision::new(9)), Mirror::unknown(directory, Revision::new(9))),
             };
             for step in steps {
-                let turn = one.apply(&key, step.clone());
+                let told = one.apply(&key, step.clone());
                 let touch = mirror.apply(of_the_key(step)).and_then(|touch| {
                     let before = touch.touched.get("b")?.clone();
-                    Some(Turn { revision: touch.revision, resynced: touch.resynced, before })
+                    Some(OneTouch { revision: touch.revision, resynced: touch.resynced, before })
                 });
-                prop_assert_eq!(turn, touch);
+                prop_assert_eq!(told, touch);
                 prop_assert_eq!(one.now(), mirror.tree().get("b"));
                 prop_assert_eq!((one.revision(), one.is_complete()), (mirror.revision(), mirror.is_complete()));
             }

@@ -79,10 +79,9 @@ impl Task {
     fn next(&mut self) -> Option<Instant> {
         let (at, _unwanted) = self.later.with(|queue| {
             let due = queue.get_or_insert_default();
-            let unwanted: Vec<_> = {
-                let count = due.iter().take_while(|due| !due.begin.is_wanted()).count();
-                due.drain(..count).collect()
-            };
+            let count = due.iter().take_while(|due| !due.begin.is_wanted()).count();
+            // To be dropped when the queue is free again.
+            let unwanted: Vec<_> = due.drain(..count).collect();
             let at = due.front().map(|due| due.at);
             if at.is_none() {
                 *queue = None;

@@ -206,7 +206,10 @@ impl<'a> Delta<'a> {
     pub(crate) fn all_entries<K: MapKey, V, C>(&mut self, codec: Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
         let prefix = self.prefix.clone();
         let touched = self.touched;
-        out.reserve(touched.len());
+        if prefix.is_empty() {
+            // All of it is this map's.
+            out.reserve(touched.len());
+        }
         for OneTouched { name, before, now } in touched.with_prefix(&prefix) {
             let (segment, None) = split_first(&name[prefix.len()..]) else { continue };
             if key::is_hidden(segment) {

@@ -40,16 +40,6 @@ impl TouchedKey {
 }
 
 impl Touched {
-    /// Of these keys, in any order. Of several changes of one key the first knows what was there before.
-    pub(crate) fn of<N: AsRef<str>>(touched: impl IntoIterator<Item = (N, Option<Stored>)>) -> Self {
-        let mut made = Self::default();
-        for (name, before) in touched {
-            made.push(name.as_ref(), before, None);
-        }
-        made.sort();
-        made
-    }
-
     /// Adds a key; when all are there they are to be [sorted](Self::sort). To give what is there now saves a search.
     pub(crate) fn push(&mut self, name: &str, before: Option<Stored>, now: Option<Stored>) {
         let start = self.names.len();
@@ -121,9 +111,15 @@ impl PartialEq for Touched {
 
 impl Eq for Touched {}
 
+/// Of keys in any order. Of several changes of one key the first knows what was there before.
 impl<N: AsRef<str>> FromIterator<(N, Option<Stored>)> for Touched {
     fn from_iter<I: IntoIterator<Item = (N, Option<Stored>)>>(touched: I) -> Self {
-        Self::of(touched)
+        let mut made = Self::default();
+        for (name, before) in touched {
+            made.push(name.as_ref(), before, None);
+        }
+        made.sort();
+        made
     }
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use etcd_typed::store::v3::V3Store;
 use etcd_typed::store::{Op, Span, Store, Txn, Watch, WatchFrom, WatchItem, WatchStream};
-use etcd_typed::testing::Etcd;
-use etcd_typed::{ErrorKind, Revision};
+use etcd_typed::testing::{Etcd, Proxy};
+use etcd_typed::{Client, ErrorKind, Revision};
 use futures_util::StreamExt;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio::time::{sleep, timeout};
 
 use super::raw::Admin;
@@ -82,11 +82,11 @@ async fn until_watchers(etcd: &Etcd, wanted: f64) {
     reached.await.unwrap_or_else(|_| panic!("the watches on the server do not become {wanted}"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_history_comes_whole_and_in_order_and_leaves_one_watch() {
+/// With every so manieth revision of the span.
+async fn comes_whole_and_in_order_and_leaves_one_watch(every: u64) {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
-    let written = history(&store, 20_000, 1).await;
+    let written = history(&store, 20_000, every).await;
     let (seen, mut stream) = replay(&store, Revision::new(1), written.len()).await;
     assert_same(&seen, &written);
     until_watchers(&etcd, 1.0).await;
@@ -98,15 +98,44 @@ async fn a_long_history_comes_whole_and_in_order_and_leaves_one_watch() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_history_comes_whole_and_in_order_and_leaves_one_watch() {
+    comes_whole_and_in_order_and_leaves_one_watch(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_does_one_of_which_little_is_of_the_span() {
+    comes_whole_and_in_order_and_leaves_one_watch(37).await;
+}
+
+/// What is above the store goes on where a break left it: the typed stream has all of it, once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_typed_stream_loses_and_doubles_nothing_when_it_is_cut_off_in_the_middle() {
     let etcd = Etcd::start().await;
-    let store = store(&etcd.endpoint());
-    let written = history(&store, 20_000, 37).await;
-    let (seen, mut stream) = replay(&store, Revision::new(1), written.len()).await;
-    assert_same(&seen, &written);
-    let next = write(&store, &key("/app/a"), "next").await;
-    assert_eq!(next_batch(&mut stream).await.get(), next);
-    until_watchers(&etcd, 1.0).await;
+    let written = history(&store(&etcd.endpoint()), 20_000, 1).await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let client = Client::connect(&format!("etcd://{}", proxy.endpoint())).await.unwrap();
+    let map = client.entries::<String, u64>("/app").unwrap();
+    let read = async || {
+        let mut changes = map.watch().since(Revision::new(1)).await.unwrap();
+        let mut seen = Vec::new();
+        while seen.len() < written.len() {
+            let update = timeout(PATIENCE, changes.next()).await.expect("an item in time").expect("an item").expect("no error");
+            assert!(!update.resynced && update.changes.len() == 1, "{update:?}");
+            seen.push(update.revision);
+        }
+        seen
+    };
+    // The server sends in rounds of 100 ms: some cuts are before the first, and some between two.
+    for cuts in [1, 3, 9] {
+        let cut = async {
+            for _ in 0..cuts {
+                sleep(Duration::from_millis(40)).await;
+                proxy.cut();
+            }
+        };
+        let (seen, ()) = join(read(), cut).await;
+        assert_same(&seen, &written);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
