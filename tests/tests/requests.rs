@@ -255,7 +255,6 @@ async fn reads_of_eight_callers_are_a_third_of_the_requests_at_most() {
         caller.await.unwrap();
     }
     let requests = wire.all().await;
-    println!("{requests} requests for {} reads", CALLERS * EACH);
     let most = if joins { CALLERS * EACH / 3 } else { CALLERS * EACH };
     assert!(requests <= most, "{requests} requests");
 }
