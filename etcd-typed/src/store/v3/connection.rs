@@ -5,6 +5,7 @@
 
 mod dial;
 mod exchange;
+mod pong;
 
 use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep};
 
+use super::pong::LatePongs;
 use crate::error::{Error, ErrorKind};
 use crate::store::connect::{ConnectOptions, Endpoint};
 use crate::store::v3::grpc::{Local, Status};
@@ -110,7 +111,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
 impl Io {
     pub(super) fn of(bytes: impl Bytes + 'static) -> Self {
-        Self { bytes: Box::new(bytes), read: LastRead::begin(), in_use: false }
+        Self { bytes: Box::new(LatePongs::of(bytes)), read: LastRead::begin(), in_use: false }
     }
 
     pub(super) fn last_read(&self) -> LastRead {
