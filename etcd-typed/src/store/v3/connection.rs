@@ -5,13 +5,14 @@
 
 mod dial;
 mod exchange;
+mod incoming;
 mod pong;
 
 use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::ready;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 pub(super) use self::dial::Target;
 use self::dial::{Io, LastRead};
 pub(super) use self::exchange::{Metadata, Requests};
+use self::incoming::{Gathering, Long};
 use super::grpc::{Local, Status};
 
 /// How much a server may send on one stream before it is read: as much as a line of a gigabit carries in 30 ms.
@@ -57,6 +59,8 @@ struct Shared {
     asked: AtomicUsize,
     /// Whether a call began since the connection's task has last written.
     begun: AtomicBool,
+    /// What puts long messages together.
+    long: Long,
     /// Why the connection ended.
     end: SetOnce<String>,
 }
@@ -76,17 +80,20 @@ impl Connection {
             .max_header_list_size(LONGEST_HEADERS)
             .enable_push(false);
         let (sender, connection) = builder.handshake(io).await.map_err(|cause| Local::NotSent(cause.to_string()))?;
+        let (long, gathering) = Long::new();
         let shared = Shared {
             scheme: target.scheme(),
             authority: target.authority.clone(),
             calls: AtomicUsize::new(0),
             asked: AtomicUsize::new(0),
             begun: AtomicBool::new(false),
+            long,
             end: SetOnce::new(),
         };
         let shared = Arc::new(shared);
         tokio::spawn(drive(
             connection,
+            gathering,
             shared.clone(),
             KeepAlive { interval: target.keep_alive_interval, limit: target.keep_alive_timeout, read },
         ));
@@ -160,11 +167,11 @@ struct KeepAlive {
 }
 
 /// The task of a connection.
-async fn drive(mut connection: h2::client::Connection<Io, Bytes>, shared: Arc<Shared>, keep_alive: KeepAlive) {
+async fn drive(mut connection: h2::client::Connection<Io, Bytes>, mut gathering: Gathering, shared: Arc<Shared>, keep_alive: KeepAlive) {
     let pings = connection.ping_pong();
     let end = tokio::select! {
         biased;
-        end = gather(&mut connection, &shared) => match end {
+        end = move_frames(&mut connection, &mut gathering, &shared) => match end {
             Ok(()) => "the server closed the connection".to_owned(),
             Err(cause) => cause.to_string(),
         },
@@ -174,13 +181,18 @@ async fn drive(mut connection: h2::client::Connection<Io, Bytes>, shared: Arc<Sh
     let _ = shared.end.set(end);
     // Only now those of its streams that are left are told that it ended.
     drop(connection);
+    poll_fn(|cx| Poll::Ready(gathering.poll(cx))).await;
 }
 
 /// Moves the frames of a connection until it ends.
 ///
 /// Where a call begins while others are under way, whoever can run now does so first: those who were answered together ask again together, and one write
 /// then has all their requests. A call that is alone is written at once.
-async fn gather(connection: &mut h2::client::Connection<Io, Bytes>, shared: &Shared) -> Result<(), h2::Error> {
+async fn move_frames(
+    connection: &mut h2::client::Connection<Io, Bytes>,
+    gathering: &mut Gathering,
+    shared: &Shared,
+) -> Result<(), h2::Error> {
     let mut others = pin!(None);
     poll_fn(|cx| {
         if others.is_none() && shared.begun.load(Ordering::Relaxed) && shared.asked.load(Ordering::Relaxed) > 1 {
@@ -191,7 +203,9 @@ async fn gather(connection: &mut h2::client::Connection<Io, Bytes>, shared: &Sha
             others.set(None);
         }
         shared.begun.store(false, Ordering::Relaxed);
-        Pin::new(&mut *connection).poll(cx)
+        let polled = Pin::new(&mut *connection).poll(cx);
+        gathering.poll(cx);
+        polled
     })
     .await
 }

@@ -1,24 +1,19 @@
 //! One gRPC call on a connection: messages out, messages in, and the status at the end ("gRPC over HTTP/2" of the gRPC project).
 
-use std::fmt;
+use std::{fmt, mem};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use prost::Message;
+use tokio::sync::oneshot;
 
+use super::incoming::{Gathered, Incoming, PREFIX, Read};
 use super::{Connection, Shared, UnderWay};
 use crate::store::v3::grpc::{Local, Status};
-
-/// The largest answer that is decoded. A page of a range is made smaller when it does not fit; a watch is sent in fragments of 2 MiB, but not
-/// what it held back until it was created.
-const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
-
-/// Before each message: whether it is compressed, which it never is since we do not say that we could read it, and its length.
-const PREFIX: usize = 5;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
@@ -40,7 +35,6 @@ pub(in crate::store::v3) struct Requests(SendStream<Bytes>);
 /// The answers of a call. Dropping it before its end tells the server that nobody wants them.
 pub(in crate::store::v3) struct Answers {
     state: State,
-    unread: Unread,
     /// Before the call is over nobody else says so.
     call: UnderWay,
 }
@@ -48,7 +42,9 @@ pub(in crate::store::v3) struct Answers {
 enum State {
     /// The server has not begun to answer.
     Asked(ResponseFuture),
-    Answering(RecvStream),
+    Answering(Incoming),
+    /// The connection's task puts a long message together.
+    Gathering(oneshot::Receiver<Gathered>),
     Ended,
 }
 
@@ -58,7 +54,7 @@ impl Connection {
         let request = self.request(path, metadata)?;
         let call = UnderWay::of(&self.shared);
         let (answer, requests) = self.sender.send_request(request, false).map_err(|cause| Local::NotSent(cause.to_string()))?;
-        Ok((Requests(requests), Answers { state: State::Asked(answer), unread: Unread::default(), call }))
+        Ok((Requests(requests), Answers { state: State::Asked(answer), call }))
     }
 
     fn request(&self, path: &'static str, metadata: Metadata<'_>) -> Result<Request<()>, Status> {
@@ -111,7 +107,7 @@ impl Answers {
             Err(cause) => return Err(self.shared().broken(cause).await),
         };
         self.state = State::Ended;
-        self.state = opened(response)?.map_or(State::Ended, State::Answering);
+        self.state = opened(response)?.map_or(State::Ended, |body| State::Answering(Incoming::of(body)));
         Ok(())
     }
 
@@ -119,32 +115,53 @@ impl Answers {
     pub(in crate::store::v3) async fn next<A: Message + Default>(&mut self) -> Result<Option<A>, Status> {
         self.begun().await?;
         loop {
-            if let Some(message) = self.unread.message()? {
-                let message = A::decode(message).map_err(|cause| Local::NotGrpc(format!("no message of etcd: {cause}")))?;
-                return Ok(Some(message));
-            }
-            let State::Answering(body) = &mut self.state else { return Ok(None) };
-            match body.data().await {
-                Some(Ok(chunk)) => {
-                    // It takes as much again; what is read here is decoded at once. It fails only for more than was received.
-                    let _ = body.flow_control().release_capacity(chunk.len());
-                    self.unread.push(chunk)?;
-                }
-                Some(Err(cause)) => return Err(self.shared().broken(cause).await),
-                None => {
-                    let trailers = match body.trailers().await {
-                        Ok(trailers) => trailers.unwrap_or_default(),
-                        Err(cause) => return Err(self.shared().broken(cause).await),
-                    };
-                    self.state = State::Ended;
-                    match Status::said(&trailers) {
-                        Some(Err(status)) => return Err(status),
-                        _ if !self.unread.is_empty() => return Err(Local::Ended("within a message").into()),
-                        Some(Ok(())) => {}
-                        None => return Err(Local::Ended("without a status").into()),
+            self.give_away_if_long();
+            let read = match &mut self.state {
+                State::Answering(incoming) => {
+                    if let Some(message) = incoming.message()? {
+                        let message = A::decode(message).map_err(|cause| Local::NotGrpc(format!("no message of etcd: {cause}")))?;
+                        return Ok(Some(message));
                     }
+                    incoming.read().await
                 }
+                State::Gathering(gathered) => {
+                    let Ok((incoming, read)) = gathered.await else { return Err(Local::Ended("with its connection").into()) };
+                    self.state = State::Answering(incoming);
+                    read
+                }
+                State::Asked(_) | State::Ended => return Ok(None),
+            };
+            match read {
+                Read::More => {}
+                Read::End => return self.end().await.map(|()| None),
+                Read::Broken(cause) => return Err(self.shared().broken(cause).await),
+                Read::NotGrpc(status) => return Err(status),
             }
+        }
+    }
+
+    fn give_away_if_long(&mut self) {
+        if matches!(&self.state, State::Answering(incoming) if incoming.is_long())
+            && let State::Answering(incoming) = mem::replace(&mut self.state, State::Ended)
+        {
+            self.state = State::Gathering(self.shared().long.gather(incoming));
+        }
+    }
+
+    /// All messages were read.
+    async fn end(&mut self) -> Result<(), Status> {
+        let State::Answering(incoming) = &mut self.state else { return Ok(()) };
+        let (trailers, is_empty) = (incoming.trailers().await, incoming.is_empty());
+        let trailers = match trailers {
+            Ok(trailers) => trailers.unwrap_or_default(),
+            Err(cause) => return Err(self.shared().broken(cause).await),
+        };
+        self.state = State::Ended;
+        match Status::said(&trailers) {
+            Some(Err(status)) => Err(status),
+            _ if !is_empty => Err(Local::Ended("within a message").into()),
+            Some(Ok(())) => Ok(()),
+            None => Err(Local::Ended("without a status").into()),
         }
     }
 
@@ -174,66 +191,6 @@ fn of_http(status: StatusCode) -> Status {
         429 | 502..=504 => Local::NobodyBehind(status).into(),
         _ => Local::NotGrpc(format!("HTTP status {status}")).into(),
     }
-}
-
-/// What was received and is no whole message yet.
-#[derive(Default)]
-struct Unread {
-    /// The usual case: messages begin and end in one chunk, and are not copied.
-    chunk: Bytes,
-    /// A message that did not, as far as it is there, with what follows.
-    parts: BytesMut,
-}
-
-impl Unread {
-    fn push(&mut self, chunk: Bytes) -> Result<(), Status> {
-        if self.is_empty() {
-            self.chunk = chunk;
-            return Ok(());
-        }
-        if self.parts.is_empty() {
-            let whole = length(&self.chunk)?.map_or(PREFIX, |length| PREFIX + length);
-            self.parts.reserve(whole.max(self.chunk.len() + chunk.len()));
-            self.parts.put(std::mem::take(&mut self.chunk));
-        }
-        self.parts.put(chunk);
-        Ok(())
-    }
-
-    /// The next message, if all of it is there.
-    fn message(&mut self) -> Result<Option<Bytes>, Status> {
-        let there = if self.parts.is_empty() { &self.chunk[..] } else { &self.parts[..] };
-        let Some(length) = length(there)?.filter(|length| there.len() - PREFIX >= *length) else { return Ok(None) };
-        let mut message = if self.parts.is_empty() {
-            self.chunk.split_to(PREFIX + length)
-        } else {
-            let message = self.parts.split_to(PREFIX + length).freeze();
-            // What follows has come with the last chunk; it is little, or another message that is not whole.
-            self.chunk = std::mem::take(&mut self.parts).freeze();
-            message
-        };
-        message.advance(PREFIX);
-        Ok(Some(message))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.chunk.is_empty() && self.parts.is_empty()
-    }
-}
-
-/// The length of the message that begins here; none if too little is there to tell.
-fn length(mut bytes: &[u8]) -> Result<Option<usize>, Status> {
-    if bytes.len() < PREFIX {
-        return Ok(None);
-    }
-    if bytes.get_u8() != 0 {
-        return Err(Local::NotGrpc("a compressed message, which nobody asked for".to_owned()).into());
-    }
-    let length = usize::try_from(bytes.get_u32()).unwrap_or(usize::MAX);
-    if length > LARGEST_ANSWER {
-        return Err(Local::AnswerTooLarge { length, limit: LARGEST_ANSWER }.into());
-    }
-    Ok(Some(length))
 }
 
 impl fmt::Debug for Answers {
