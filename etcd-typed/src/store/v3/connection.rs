@@ -181,7 +181,11 @@ async fn drive(mut connection: h2::client::Connection<Io, Bytes>, mut gathering:
     let _ = shared.end.set(end);
     // Only now those of its streams that are left are told that it ended.
     drop(connection);
-    poll_fn(|cx| Poll::Ready(gathering.poll(cx))).await;
+    poll_fn(|cx| {
+        gathering.poll(cx);
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Moves the frames of a connection until it ends.

@@ -135,7 +135,6 @@ impl Answers {
                 Read::More => {}
                 Read::End => return self.end().await.map(|()| None),
                 Read::Broken(cause) => return Err(self.shared().broken(cause).await),
-                Read::NotGrpc(status) => return Err(status),
             }
         }
     }

@@ -3,6 +3,7 @@
 //! A long message comes in frames of 16 KiB. Were each of them told to whoever waits for the message, two threads would wake one another for every frame, and
 //! fight for the lock of `h2`: half of the time of a directory of 10,000 keys. So the connection's task puts it together, and tells when it is whole.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::task::{Context, Poll, Waker, ready};
@@ -27,7 +28,7 @@ const LONG: usize = 64 * 1024;
 /// A stream that a server answers on.
 pub(super) struct Incoming {
     body: RecvStream,
-    unread: Unread,
+    unread: Chunks,
 }
 
 /// What came of reading.
@@ -35,7 +36,6 @@ pub(super) enum Read {
     More,
     End,
     Broken(h2::Error),
-    NotGrpc(Status),
 }
 
 /// A stream with a message that is whole, or the reason why it is not.
@@ -43,16 +43,16 @@ pub(super) type Gathered = (Incoming, Read);
 
 impl Incoming {
     pub(super) fn of(body: RecvStream) -> Self {
-        Self { body, unread: Unread::default() }
+        Self { body, unread: Chunks::default() }
     }
 
     /// The next message, if all of it is there.
-    pub(super) fn message(&mut self) -> Result<Option<Bytes>, Status> {
+    pub(super) fn message(&mut self) -> Result<Option<Chunks>, Status> {
         self.unread.message()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.unread.is_empty()
+        self.unread.length == 0
     }
 
     pub(super) fn is_long(&self) -> bool {
@@ -74,7 +74,8 @@ impl Incoming {
             Some(Ok(chunk)) => {
                 // It takes as much again; what is read here is decoded at once. It fails only for more than was received.
                 let _ = self.body.flow_control().release_capacity(chunk.len());
-                self.unread.push(chunk).map_or_else(Read::NotGrpc, |()| Read::More)
+                self.unread.push(chunk);
+                Read::More
             }
             Some(Err(cause)) => Read::Broken(cause),
             None => Read::End,
@@ -145,75 +146,103 @@ impl Job {
     }
 }
 
-/// What was received and is no whole message yet.
+/// Bytes as they were received. A message of many chunks is read where they lie: to copy it together would touch all of it once more.
 #[derive(Default)]
-struct Unread {
-    /// The usual case: messages begin and end in one chunk, and are not copied.
-    chunk: Bytes,
-    /// A message that did not, as far as it is there, with what follows.
-    parts: BytesMut,
+pub(super) struct Chunks {
+    /// Not empty unless all is.
+    first: Bytes,
+    rest: VecDeque<Bytes>,
+    /// Of all.
+    length: usize,
 }
 
-impl Unread {
-    fn push(&mut self, chunk: Bytes) -> Result<(), Status> {
-        if self.is_empty() {
-            self.chunk = chunk;
-            return Ok(());
+impl Chunks {
+    fn push(&mut self, chunk: Bytes) {
+        self.length += chunk.len();
+        if self.first.is_empty() {
+            self.first = chunk;
+        } else if !chunk.is_empty() {
+            self.rest.push_back(chunk);
         }
-        if self.parts.is_empty() {
-            let whole = length(&self.chunk)?.map_or(PREFIX, |length| PREFIX + length);
-            self.parts.reserve(whole.max(self.chunk.len() + chunk.len()));
-            self.parts.put(std::mem::take(&mut self.chunk));
-        }
-        self.parts.put(chunk);
-        Ok(())
     }
 
     /// The next message, if all of it is there.
-    fn message(&mut self) -> Result<Option<Bytes>, Status> {
-        let there = self.there();
-        let Some(length) = length(there)?.filter(|length| there.len() - PREFIX >= *length) else { return Ok(None) };
-        let mut message = if self.parts.is_empty() {
-            self.chunk.split_to(PREFIX + length)
-        } else {
-            let message = self.parts.split_to(PREFIX + length).freeze();
-            // What follows has come with the last chunk; it is little, or another message that is not whole.
-            self.chunk = std::mem::take(&mut self.parts).freeze();
-            message
-        };
-        message.advance(PREFIX);
-        Ok(Some(message))
+    fn message(&mut self) -> Result<Option<Self>, Status> {
+        let Some(length) = self.message_length()?.filter(|length| self.length - PREFIX >= *length) else { return Ok(None) };
+        self.advance(PREFIX);
+        Ok(Some(self.split_to(length)))
     }
 
     /// How much of the message that was begun is not there. None of one whose length is not there, or is none.
     fn missing(&self) -> usize {
-        let there = self.there();
-        let whole = length(there).ok().flatten().map_or(0, |length| PREFIX + length);
-        whole.saturating_sub(there.len())
+        let whole = self.message_length().ok().flatten().map_or(0, |length| PREFIX + length);
+        whole.saturating_sub(self.length)
     }
 
-    fn there(&self) -> &[u8] {
-        if self.parts.is_empty() { &self.chunk } else { &self.parts }
+    /// The length of the message that begins here; none if too little is there to tell.
+    fn message_length(&self) -> Result<Option<usize>, Status> {
+        let mut bytes = self.first.iter().chain(self.rest.iter().flatten()).copied();
+        let mut next = || bytes.next();
+        let (Some(compressed), Some(a), Some(b), Some(c), Some(d)) = (next(), next(), next(), next(), next()) else { return Ok(None) };
+        if compressed != 0 {
+            return Err(Local::NotGrpc("a compressed message, which nobody asked for".to_owned()).into());
+        }
+        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+        if length > LARGEST_ANSWER {
+            return Err(Local::AnswerTooLarge { length, limit: LARGEST_ANSWER }.into());
+        }
+        Ok(Some(length))
     }
 
-    fn is_empty(&self) -> bool {
-        self.chunk.is_empty() && self.parts.is_empty()
+    fn split_to(&mut self, length: usize) -> Self {
+        let mut part = Self::default();
+        while part.length < length && self.length > 0 {
+            part.push(self.piece(length - part.length));
+        }
+        part
+    }
+
+    /// So much of the first chunk, or all of it.
+    fn piece(&mut self, most: usize) -> Bytes {
+        let piece = self.first.split_to(most.min(self.first.len()));
+        self.length -= piece.len();
+        if self.first.is_empty() {
+            self.first = self.rest.pop_front().unwrap_or_default();
+        }
+        piece
     }
 }
 
-/// The length of the message that begins here; none if too little is there to tell.
-fn length(mut bytes: &[u8]) -> Result<Option<usize>, Status> {
-    if bytes.len() < PREFIX {
-        return Ok(None);
+impl Buf for Chunks {
+    fn remaining(&self) -> usize {
+        self.length
     }
-    if bytes.get_u8() != 0 {
-        return Err(Local::NotGrpc("a compressed message, which nobody asked for".to_owned()).into());
+
+    fn chunk(&self) -> &[u8] {
+        &self.first
     }
-    let length = usize::try_from(bytes.get_u32()).unwrap_or(usize::MAX);
-    if length > LARGEST_ANSWER {
-        return Err(Local::AnswerTooLarge { length, limit: LARGEST_ANSWER }.into());
+
+    fn advance(&mut self, count: usize) {
+        if count < self.first.len() {
+            self.first.advance(count);
+            self.length -= count;
+        } else {
+            self.split_to(count);
+        }
     }
-    Ok(Some(length))
+
+    /// Copies only what is in several chunks.
+    fn copy_to_bytes(&mut self, count: usize) -> Bytes {
+        if count <= self.first.len() {
+            return self.piece(count);
+        }
+        let mut together = BytesMut::with_capacity(count);
+        let mut part = self.split_to(count);
+        while part.length > 0 {
+            together.put(part.piece(usize::MAX));
+        }
+        together.freeze()
+    }
 }
 
 impl fmt::Debug for Long {

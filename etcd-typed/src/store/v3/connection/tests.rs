@@ -83,7 +83,7 @@ async fn all(connection: &Connection) -> Result<Vec<PutRequest>, Status> {
 
 #[tokio::test]
 async fn messages_are_whole_however_they_were_cut() {
-    let messages = [put(b"first"), put(b""), put(&[7; 70_000]), put(b"last"), PutRequest::default()];
+    let messages = [put(b"first"), put(b""), put(&[7; 70_000]), put(&[8; 400_000]), put(b"last"), PutRequest::default()];
     let bytes: Vec<u8> = messages.iter().flat_map(framed).collect();
     for length in [1, 2, 5, 6, 7, 11, 1000, 16_384, bytes.len()] {
         let bytes = bytes.clone();
@@ -358,4 +358,65 @@ async fn a_call_that_is_dropped_is_called_off() {
     drop((requests, answers));
     assert_eq!(told.await.unwrap(), Reason::CANCEL);
     assert_eq!(connection.shared.calls.load(Ordering::Relaxed), 0);
+}
+
+/// The beginning of a message that is much longer.
+fn beginning_of_a_long_one() -> Bytes {
+    let mut begun = framed(&put(&[7; 1_000_000]));
+    begun.truncate(100_000);
+    begun.into()
+}
+
+#[tokio::test]
+async fn a_long_message_that_nobody_waits_for_any_more_is_called_off() {
+    let (tell, told) = oneshot::channel();
+    let tell = std::sync::Mutex::new(Some(tell));
+    let connection = answered(move |request, mut respond| {
+        let tell = tell.lock().unwrap().take().unwrap();
+        tokio::spawn(async move {
+            let mut body = respond.send_response(grpc(), false).unwrap();
+            body.send_data(beginning_of_a_long_one(), false).unwrap();
+            let reason = poll_fn(|cx| body.poll_reset(cx)).await;
+            tell.send(reason.unwrap()).unwrap();
+            drop(request);
+        });
+    })
+    .await;
+    let (mut requests, mut answers) = connection.clone().begin(PATH, PLAIN).unwrap();
+    requests.send(&put(b"x"), true);
+    assert!(timeout(Duration::from_millis(50), answers.next::<PutRequest>()).await.is_err());
+    // It is cancel-safe.
+    assert!(timeout(Duration::from_millis(50), answers.next::<PutRequest>()).await.is_err());
+    drop((requests, answers));
+    assert_eq!(told.await.unwrap(), Reason::CANCEL);
+}
+
+#[tokio::test]
+async fn a_long_message_ends_with_its_stream_or_its_connection() {
+    let reset: fn(SendResponse<Bytes>) = |mut respond| {
+        let mut body = respond.send_response(grpc(), false).unwrap();
+        body.send_data(beginning_of_a_long_one(), false).unwrap();
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(50)).await;
+            body.send_reset(Reason::INTERNAL_ERROR);
+        });
+    };
+    let ended: fn(SendResponse<Bytes>) = |mut respond| {
+        let mut body = respond.send_response(grpc(), false).unwrap();
+        body.send_data(beginning_of_a_long_one(), false).unwrap();
+        body.send_trailers(status("0", "")).unwrap();
+    };
+    for answer in [reset, ended] {
+        let status = all(&answered(move |_, respond| answer(respond)).await).await.unwrap_err();
+        assert_eq!(classify(&status), Row::Severed, "{status:?}");
+    }
+    let closed = |tcp| async move {
+        let mut connection = server::handshake(tcp).await.unwrap();
+        let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+        let mut body = respond.send_response(grpc(), false).unwrap();
+        body.send_data(beginning_of_a_long_one(), false).unwrap();
+        assert!(timeout(Duration::from_millis(50), connection.accept()).await.is_err());
+    };
+    let status = all(&connected(closed, Duration::from_secs(5)).await).await.unwrap_err();
+    assert_eq!(classify(&status), Row::Severed, "{status:?}");
 }
