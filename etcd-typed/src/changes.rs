@@ -109,8 +109,8 @@ impl<C: 'static, T: 'static> IntoFuture for Watching<C, T> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Self { store, retry, directory, start, typed } = self;
-            let span = Span::Below(directory.clone());
-            let (steps, begun) = Steps::open(store, &retry, span, typed.pattern, start).await?;
+            let mut steps = Steps::new(store, &retry, Span::Below(directory.clone()), typed.pattern, start);
+            let begun = poll_fn(|cx| steps.poll_begun(cx)).await.map_err(|error| error.at(&directory))?;
             let mirror = match begun {
                 Begun::At(snapshot) => Mirror::new(directory, snapshot),
                 Begun::Unknown(revision) => Mirror::unknown(directory, revision),
@@ -158,7 +158,7 @@ impl<C, T> Changes<C, T> {
     /// What keeps the stream from following at the moment; none while it does. It goes on trying either way.
     #[must_use]
     pub fn interruption(&self) -> Option<Interruption<'_>> {
-        self.steps.follow.interruption()
+        self.steps.interruption()
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Update<C>>>> {
@@ -214,6 +214,7 @@ impl<C, T> fmt::Debug for Changes<C, T> {
 /// The steps of a watch, after what it starts with.
 struct Steps {
     follow: Follow,
+    start: Start,
     /// The history that the stream was to start with is gone; this is what is there instead, and the first thing to tell.
     lost: Option<Box<Snapshot>>,
 }
@@ -226,27 +227,32 @@ enum Begun {
 }
 
 impl Steps {
-    async fn open(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, pattern: Pattern, start: Start) -> Result<(Self, Begun)> {
-        let key = span.key().clone();
-        let mut steps = Self { follow: Follow::new(store, retry, span, pattern, start), lost: None };
+    fn new(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, pattern: Pattern, start: Start) -> Self {
+        Self { follow: Follow::new(store, retry, span, pattern, start), start, lost: None }
+    }
+
+    /// What the stream starts with; to be asked for until it is there.
+    fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<Result<Begun>> {
         let first = loop {
-            // Not a future of its own, which would be a part of every stream that is about to begin.
-            match poll_fn(|cx| steps.follow.poll_step(cx)).await {
+            match ready!(self.follow.poll_step(cx)) {
                 Some(Ok(Step::Reset(snapshot))) => break snapshot,
                 // A reset is the first step.
                 Some(Ok(Step::Batch(_) | Step::Progress(_))) => {}
-                Some(Err(error)) => return Err(error.at(&key)),
-                None => return Err(Error::new(ErrorKind::Unavailable, "the watch ended before it began").at(&key)),
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => return Poll::Ready(Err(Error::new(ErrorKind::Unavailable, "the watch ended before it began"))),
             }
         };
-        let begun = match start {
+        Poll::Ready(Ok(match self.start {
             Start::Since(revision) if first.reason != Reason::Start => {
-                steps.lost = Some(Box::new(first));
+                self.lost = Some(Box::new(first));
                 Begun::Unknown(revision)
             }
             Start::Since(_) | Start::Now => Begun::At(first),
-        };
-        Ok((steps, begun))
+        }))
+    }
+
+    fn interruption(&self) -> Option<Interruption<'_>> {
+        self.follow.interruption()
     }
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step>>> {

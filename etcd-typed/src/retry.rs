@@ -56,6 +56,11 @@ impl Backoff {
         step.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
+    /// No wait is longer.
+    pub(crate) fn longest(&self) -> Duration {
+        self.max
+    }
+
     /// Starts again from the shortest wait: something went well.
     pub fn reset(&mut self) {
         self.next = self.first;

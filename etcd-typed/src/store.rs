@@ -498,8 +498,8 @@ pub enum Event {
     Put {
         /// As it is now.
         kv: KeyValue,
-        /// As it was, where the server says it; never needed to be right.
-        previous: Option<KeyValue>,
+        /// As it was, where the server says it; never needed to be right. v3 does not, and events are many.
+        previous: Option<Box<KeyValue>>,
     },
     /// The key, or a whole directory, was deleted or expired.
     Delete {
@@ -507,8 +507,8 @@ pub enum Event {
         key: Bytes,
         /// A directory (v2): all keys below `key` are gone with it.
         directory: bool,
-        /// As it was, where the server says it; never needed to be right.
-        previous: Option<KeyValue>,
+        /// As it was, where the server says it; never needed to be right. v3 does not, and events are many.
+        previous: Option<Box<KeyValue>>,
     },
 }
 

@@ -69,6 +69,16 @@ pub trait EtcdValue: Sized {
     /// [`ValueError`] for bytes that are not a value of the type.
     fn decode(bytes: &[u8]) -> Result<Self, ValueError>;
 
+    /// The same, of bytes that may be shared: a type that can hold on to them need not copy them. They keep the message in memory that they came in, so it is
+    /// only asked where a watch holds on to it as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode`](Self::decode).
+    fn decode_shared(bytes: &Bytes) -> Result<Self, ValueError> {
+        Self::decode(bytes)
+    }
+
     /// Whether [`encode`](Self::encode) gives these bytes. It is asked of every key of a map: a type that is such a key can tell without making its stored
     /// form anew. Whoever writes it must say what `encode` says; else a key that was read is not found again by its handle.
     #[must_use]
@@ -105,6 +115,8 @@ pub struct Codec<T> {
     pub(crate) type_name: &'static str,
     encode: fn(&T) -> Result<Bytes, ValueError>,
     decode: fn(&[u8]) -> Result<T, ValueError>,
+    /// Where the type has one.
+    decode_shared: Option<fn(&Bytes) -> Result<T, ValueError>>,
     validate: Option<Check<T>>,
     secret: bool,
 }
@@ -127,7 +139,14 @@ impl<T: EtcdValue> Codec<T> {
     /// The type's own stored form.
     #[must_use]
     pub const fn value() -> Self {
-        Self { type_name: T::TYPE, encode: T::encode, decode: T::decode, validate: None, secret: false }
+        Self {
+            type_name: T::TYPE,
+            encode: T::encode,
+            decode: T::decode,
+            decode_shared: Some(T::decode_shared),
+            validate: None,
+            secret: false,
+        }
     }
 }
 
@@ -135,7 +154,7 @@ impl<T: Serialize + DeserializeOwned> Codec<T> {
     /// JSON, for any serde type.
     #[must_use]
     pub const fn json() -> Self {
-        Self { type_name: JSON, encode: encode_json, decode: decode_json, validate: None, secret: false }
+        Self { type_name: JSON, encode: encode_json, decode: decode_json, decode_shared: None, validate: None, secret: false }
     }
 }
 
@@ -143,7 +162,7 @@ impl<T> Codec<T> {
     /// Two functions of the caller.
     #[must_use]
     pub const fn with(encode: fn(&T) -> Result<Bytes, ValueError>, decode: fn(&[u8]) -> Result<T, ValueError>) -> Self {
-        Self { type_name: "custom", encode, decode, validate: None, secret: false }
+        Self { type_name: "custom", encode, decode, decode_shared: None, validate: None, secret: false }
     }
 
     /// Runs this check on every value before it is written, and before a live view shows it.
@@ -182,6 +201,14 @@ impl<T> Codec<T> {
 
     pub(crate) fn decode(&self, bytes: &[u8]) -> Result<T, ValueError> {
         (self.decode)(bytes).map_err(|reason| self.masked(reason))
+    }
+
+    /// See [`EtcdValue::decode_shared`].
+    pub(crate) fn decode_shared(&self, bytes: &Bytes) -> Result<T, ValueError> {
+        match self.decode_shared {
+            Some(decode) => decode(bytes).map_err(|reason| self.masked(reason)),
+            None => self.decode(bytes),
+        }
     }
 
     pub(crate) fn validate(&self, value: &T) -> Result<(), ValueError> {
@@ -323,6 +350,10 @@ impl EtcdValue for Bytes {
 
     fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
         Ok(Self::copy_from_slice(bytes))
+    }
+
+    fn decode_shared(bytes: &Bytes) -> Result<Self, ValueError> {
+        Ok(bytes.clone())
     }
 }
 

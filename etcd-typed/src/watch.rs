@@ -84,13 +84,8 @@ impl Reason {
 /// A watch that is kept up. It works only while it is asked for the next step, so an idle one costs what its store keeps for it.
 pub(crate) struct Follow {
     store: Arc<dyn Store>,
-    span: Span,
-    /// What stands for the span where a key should not be told.
-    pattern: Pattern,
     engine: Engine,
     backoff: Backoff,
-    /// A watch that stood longer than this and then broke is tried again at once, as if nothing had been before.
-    settled: std::time::Duration,
     /// What is under way for what the engine wants.
     call: Option<Call>,
     watch: Option<Open>,
@@ -121,9 +116,8 @@ pub struct Interruption<'a> {
 
 impl Follow {
     pub(crate) fn new(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, pattern: Pattern, start: Start) -> Self {
-        let engine = Engine::new(span.clone(), pattern, store.capabilities().past_revisions, start);
-        let (backoff, settled) = (retry.backoff(), retry.max_delay);
-        Self { store, span, pattern, engine, backoff, settled, call: None, watch: None, broken_since: None }
+        let engine = Engine::new(span, pattern, store.capabilities().past_revisions, start);
+        Self { store, engine, backoff: retry.backoff(), call: None, watch: None, broken_since: None }
     }
 
     /// The next step. After an error there is nothing more.
@@ -172,11 +166,11 @@ impl Follow {
     fn note_trouble(&mut self) {
         match (self.broken_since, self.engine.trouble()) {
             (None, Some(error)) => {
-                telemetry::watch_interrupted(self.pattern, error);
+                telemetry::watch_interrupted(self.engine.pattern(), error);
                 self.broken_since = Some(Instant::now());
             }
             (Some(since), None) => {
-                telemetry::watch_resumed(self.pattern, since.elapsed());
+                telemetry::watch_resumed(self.engine.pattern(), since.elapsed());
                 self.broken_since = None;
             }
             (None, None) | (Some(_), Some(_)) => {}
@@ -197,7 +191,7 @@ impl Follow {
         }
         let call = match &mut self.call {
             Some(call) => call,
-            none => none.insert(Call::begin(want, &self.store, &self.span, &mut self.backoff)),
+            none => none.insert(Call::begin(want, &self.store, self.engine.span(), &mut self.backoff)),
         };
         Poll::Ready(match call {
             Call::Read(read) => Input::Read(ready!(read.as_mut().poll(cx))),
@@ -211,10 +205,10 @@ impl Follow {
         })
     }
 
-    /// Ends the open watch.
+    /// Ends the open watch. One that stood long and then broke is tried again at once, as if nothing had been before.
     fn close(&mut self) {
         if let Some(open) = self.watch.take()
-            && open.since.elapsed() >= self.settled
+            && open.since.elapsed() >= self.backoff.longest()
         {
             self.backoff.reset();
         }
@@ -238,6 +232,6 @@ impl Call {
 
 impl fmt::Debug for Follow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Follow").field("span", &self.span).field("engine", &self.engine).finish_non_exhaustive()
+        f.debug_struct("Follow").field("engine", &self.engine).finish_non_exhaustive()
     }
 }

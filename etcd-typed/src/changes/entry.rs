@@ -34,7 +34,10 @@ pub struct WatchingEntry<T> {
 /// The changes of one key: an endless stream of [`Change`]s. In all it is what [`Changes`](super::Changes) is for a directory, but that a history
 /// that was lost without a difference at the key gives no item.
 #[must_use = "a watch goes on only while it is polled"]
-pub struct EntryChanges<T> {
+pub struct EntryChanges<T>(Box<Following<T>>);
+
+/// The state of such a stream. It is made once, where it stays: programs have thousands, and what one takes while it begins all of them take at once.
+struct Following<T> {
     steps: Steps,
     one: One,
     key: Key,
@@ -59,17 +62,19 @@ impl<T: 'static> IntoFuture for WatchingEntry<T> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
+        let Self { store, retry, key, codec, start } = self;
+        let steps = Steps::new(store, &retry, Span::Key(key.clone()), type_name::<T>(), start);
+        let mut following = Box::new(Following { steps, one: One::unknown(Revision::ZERO), key, codec });
         Box::pin(async move {
-            let Self { store, retry, key, codec, start } = self;
-            if key.is_root() {
-                return Err(Error::new(ErrorKind::InvalidKey, "the root has no value").at(&key));
+            if following.key.is_root() {
+                return Err(Error::new(ErrorKind::InvalidKey, "the root has no value").at(&following.key));
             }
-            let (steps, begun) = Steps::open(store, &retry, Span::Key(key.clone()), type_name::<T>(), start).await?;
-            let one = match begun {
-                Begun::At(snapshot) => One::new(&key, snapshot),
+            let begun = poll_fn(|cx| following.steps.poll_begun(cx)).await.map_err(|error| error.at(&following.key))?;
+            following.one = match begun {
+                Begun::At(snapshot) => One::new(&following.key, snapshot),
                 Begun::Unknown(revision) => One::unknown(revision),
             };
-            Ok(EntryChanges { steps, one, key, codec })
+            Ok(EntryChanges(following))
         })
     }
 }
@@ -91,7 +96,7 @@ impl<T> EntryChanges<T> {
     ///
     /// Nothing is lost when it is dropped.
     pub async fn next(&mut self) -> Option<Result<Change<T>>> {
-        poll_fn(|cx| self.poll(cx)).await
+        poll_fn(|cx| self.0.poll(cx)).await
     }
 
     /// The value after the last item; before the first one, the value that the stream started from. None where there is none.
@@ -101,20 +106,23 @@ impl<T> EntryChanges<T> {
     /// `Decode` for what is not a `T`. `HistoryLost` while the value is not known, because the stream started
     /// [since](WatchingEntry::since) a revision that could not be read any more.
     pub fn current(&self) -> Result<Option<Versioned<T>>> {
-        if !self.one.is_complete() {
-            return Err(start_unknown(&self.key));
+        let Following { one, key, codec, .. } = &*self.0;
+        if !one.is_complete() {
+            return Err(start_unknown(key));
         }
-        let Some(stored) = self.one.now() else { return Ok(None) };
-        let value = self.decode(stored)?;
-        Ok(Some(Versioned::new(value, stored.versions(self.one.revision())).secret(self.codec.is_secret())))
+        let Some(stored) = one.now() else { return Ok(None) };
+        let value = self.0.decode(stored)?;
+        Ok(Some(Versioned::new(value, stored.versions(one.revision())).secret(codec.is_secret())))
     }
 
     /// What keeps the stream from following at the moment; none while it does. It goes on trying either way.
     #[must_use]
     pub fn interruption(&self) -> Option<Interruption<'_>> {
-        self.steps.follow.interruption()
+        self.0.steps.interruption()
     }
+}
 
+impl<T> Following<T> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Change<T>>>> {
         loop {
             match ready!(self.steps.poll_step(cx)) {
@@ -132,12 +140,12 @@ impl<T> EntryChanges<T> {
     fn make(&self, touch: OneTouch) -> Result<Change<T>> {
         let OneTouch { revision, resynced, before } = touch;
         let new = self.one.now().map(|stored| self.decode(stored)).transpose()?;
-        let old = before.and_then(|stored| self.codec.decode(&stored.value).ok());
+        let old = before.and_then(|stored| self.codec.decode_shared(&stored.value).ok());
         Ok(Change { key: self.key.clone(), old, new, revision, resynced, secret: self.codec.is_secret() })
     }
 
     fn decode(&self, stored: &Stored) -> Result<T> {
-        self.codec.decode(&stored.value).map_err(|reason| {
+        self.codec.decode_shared(&stored.value).map_err(|reason| {
             let (key, revision) = (self.key.clone(), Some(stored.modified));
             Error::undecodable(Problem { key, kind: ProblemKind::Undecodable, reason: reason.to_string(), revision })
         })
@@ -148,12 +156,12 @@ impl<T> Stream for EntryChanges<T> {
     type Item = Result<Change<T>>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.get_mut().poll(cx)
+        self.get_mut().0.poll(cx)
     }
 }
 
 impl<T> fmt::Debug for EntryChanges<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EntryChanges").field("key", &self.key).field("revision", &self.one.revision()).finish_non_exhaustive()
+        f.debug_struct("EntryChanges").field("key", &self.0.key).field("revision", &self.0.one.revision()).finish_non_exhaustive()
     }
 }

@@ -114,7 +114,7 @@ impl Mirror {
         Touch { revision: snapshot.revision, resynced: true, touched }
     }
 
-    fn put(&mut self, kv: KeyValue, previous: Option<KeyValue>, touched: &mut Touched) {
+    fn put(&mut self, kv: KeyValue, previous: Option<Box<KeyValue>>, touched: &mut Touched) {
         let (key, now) = Stored::of(kv);
         let Some(relative) = self.directory.below(&key) else { return };
         // A key that is there already is not stored again: most changes are of those.
@@ -125,7 +125,7 @@ impl Mirror {
         self.touch(relative, old, previous, Some(now), touched);
     }
 
-    fn delete(&mut self, deleted: &[u8], directory: bool, previous: Option<KeyValue>, touched: &mut Touched) {
+    fn delete(&mut self, deleted: &[u8], directory: bool, previous: Option<Box<KeyValue>>, touched: &mut Touched) {
         if directory {
             for relative in self.below(deleted) {
                 let old = self.tree.remove(&relative);
@@ -150,9 +150,9 @@ impl Mirror {
         self.tree.keys().filter(is_below).cloned().collect()
     }
 
-    fn touch(&self, relative: &str, old: Option<Stored>, previous: Option<KeyValue>, now: Option<Stored>, touched: &mut Touched) {
+    fn touch(&self, relative: &str, old: Option<Stored>, previous: Option<Box<KeyValue>>, now: Option<Stored>, touched: &mut Touched) {
         // A server's own word of what was there is of use only while we do not know it.
-        let told = || previous.filter(|_| !self.complete).map(Stored::from);
+        let told = || previous.filter(|_| !self.complete).map(|kv| Stored::from(*kv));
         touched.push(relative, old.or_else(told), now);
     }
 }
@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn where_the_start_is_unknown_the_server_is_believed_what_was_there() {
         let mut mirror = Mirror::unknown(Key::parse("/a/b").unwrap(), Revision::new(3));
-        let previous = || Some(kv("/a/b/x", "1", 2));
+        let previous = || Some(Box::new(kv("/a/b/x", "1", 2)));
         let written = Event::Put { kv: kv("/a/b/x", "2", 4), previous: previous() };
         let touch = mirror.apply(batch(4, vec![written])).unwrap();
         assert_eq!(told(&mirror, &touch), [line("x", Some("1"), Some("2"))]);

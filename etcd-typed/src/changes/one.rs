@@ -85,7 +85,7 @@ impl One {
     fn event(&mut self, key: &Key, event: Event) -> Option<Option<Stored>> {
         let complete = self.complete;
         // A server's own word of what was there is of use only while we do not know it.
-        let told = |previous: Option<KeyValue>| previous.filter(|_| !complete).map(Stored::from);
+        let told = |previous: Option<Box<KeyValue>>| previous.filter(|_| !complete).map(|kv| Stored::from(*kv));
         match event {
             Event::Put { kv, previous } if is(key, &kv.key) => Some(self.now.replace(Stored::from(kv)).or(told(previous))),
             Event::Delete { key: deleted, directory: false, previous } if is(key, &deleted) => {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     fn event(revision: u64) -> impl Strategy<Value = Event> {
-        let previous = move || prop::option::of((0..KEYS.len(), 0..3_u8).prop_map(|(key, value)| kv(key, value, 1)));
+        let previous = move || prop::option::of((0..KEYS.len(), 0..3_u8).prop_map(|(key, value)| Box::new(kv(key, value, 1))));
         let put = (0..KEYS.len(), 0..3_u8, previous())
             .prop_map(move |(key, value, previous)| Event::Put { kv: kv(key, value, revision), previous });
         let delete = (0..KEYS.len(), any::<bool>(), previous()).prop_map(|(key, directory, previous)| Event::Delete {

@@ -238,7 +238,7 @@ impl<'a> Delta<'a> {
         after: Option<&Stored>,
         codec: Codec<T>,
     ) -> Option<Change<T>> {
-        let new = match after.map(|stored| codec.decode(&stored.value)) {
+        let new = match after.map(|stored| codec.decode_shared(&stored.value)) {
             None => None,
             Some(Ok(value)) => Some(value),
             Some(Err(reason)) => {
@@ -248,7 +248,7 @@ impl<'a> Delta<'a> {
                 return None;
             }
         };
-        let old = before.and_then(|stored| codec.decode(&stored.value).ok());
+        let old = before.and_then(|stored| codec.decode_shared(&stored.value).ok());
         let key = self.key(segment);
         Some(Change { key, old, new, revision: self.revision, resynced: self.resynced, secret: codec.is_secret() })
     }

@@ -49,7 +49,7 @@ impl Anchor {
             return Self::Empty;
         }
         let newest = kvs.iter().filter(|kv| span.contains(&kv.key)).max_by_key(|kv| kv.modified);
-        newest.and_then(Self::written).unwrap_or(Self::Unknown)
+        newest.and_then(|kv| Self::listed(kv, span)).unwrap_or(Self::Unknown)
     }
 
     /// The changes of a batch have happened.
@@ -124,7 +124,17 @@ impl Anchor {
     pub(crate) fn adopt(&mut self, reply: &RangeReply, seen: Revision, span: &Span) {
         if *self == Self::Unknown {
             let newest = reply.kvs.iter().filter(|kv| kv.modified <= seen && span.contains(&kv.key)).max_by_key(|kv| kv.modified);
-            *self = newest.and_then(Self::written).unwrap_or(Self::Unknown);
+            *self = newest.and_then(|kv| Self::listed(kv, span)).unwrap_or(Self::Unknown);
+        }
+    }
+
+    /// The same as [`written`](Self::written) of a key of the span; where that is one key, it is not made anew.
+    fn listed(kv: &KeyValue, span: &Span) -> Option<Self> {
+        match span {
+            Span::Key(key) if key.as_str().as_bytes() == kv.key => {
+                Some(Self::Written { key: key.clone(), mark: Mark::of(kv), until: None })
+            }
+            Span::Key(_) | Span::Below(_) => Self::written(kv),
         }
     }
 

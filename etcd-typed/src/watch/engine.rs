@@ -106,6 +106,16 @@ impl Engine {
         Self { span, pattern, past_revisions, phase, delivered, resume, started, progress_lies: false, anchor, trouble }
     }
 
+    /// What is watched.
+    pub(crate) fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// What stands for it where a key should not be told.
+    pub(crate) fn pattern(&self) -> Pattern {
+        self.pattern
+    }
+
     /// What to do now.
     pub(crate) fn want(&self) -> Want {
         match &self.phase {

@@ -72,7 +72,7 @@ impl Model {
         let mut events = Vec::new();
         for kv in attached {
             next.remove(&kv.key);
-            events.push(Event::Delete { key: kv.key.clone(), directory: false, previous: Some(kv) });
+            events.push(Event::Delete { key: kv.key.clone(), directory: false, previous: Some(Box::new(kv)) });
         }
         self.push(next, events);
     }
@@ -155,14 +155,14 @@ impl Model {
                         ttl: None,
                     };
                     next.insert(key, kv.clone());
-                    events.push(Event::Put { kv, previous: before.clone() });
+                    events.push(Event::Put { kv, previous: before.clone().map(Box::new) });
                     OpResult::Put(before.filter(|_| *previous))
                 }
                 Op::Delete { span, previous } => {
                     let before: Vec<_> = next.values().filter(|kv| span.contains(&kv.key)).cloned().collect();
                     for kv in &before {
                         next.remove(&kv.key);
-                        events.push(Event::Delete { key: kv.key.clone(), directory: false, previous: Some(kv.clone()) });
+                        events.push(Event::Delete { key: kv.key.clone(), directory: false, previous: Some(Box::new(kv.clone())) });
                     }
                     OpResult::Delete { deleted: before.len() as u64, previous: if *previous { before } else { Vec::new() } }
                 }

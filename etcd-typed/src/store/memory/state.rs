@@ -238,7 +238,8 @@ impl State {
     fn event(&self, key: &Bytes, revision: Revision) -> Option<Event> {
         let versions = self.keys.get(key)?;
         let index = versions.partition_point(|version| version.modified < revision);
-        let previous = index.checked_sub(1).and_then(|before| versions.get(before)).and_then(|version| version.key_value(key, false));
+        let previous =
+            index.checked_sub(1).and_then(|before| versions.get(before)).and_then(|version| version.key_value(key, false)).map(Box::new);
         Some(match versions.get(index)?.key_value(key, false) {
             Some(kv) => Event::Put { kv, previous },
             None => Event::Delete { key: key.clone(), directory: false, previous },

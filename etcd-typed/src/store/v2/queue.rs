@@ -91,8 +91,8 @@ fn weight(item: &WatchItem) -> usize {
     let kv = |kv: &KeyValue| kv.key.len() + kv.value.len();
     let WatchItem::Batch(batch) = item else { return 0 };
     let event = |event: &Event| match event {
-        Event::Put { kv: new, previous } => kv(new) + previous.as_ref().map_or(0, kv),
-        Event::Delete { key, previous, .. } => key.len() + previous.as_ref().map_or(0, kv),
+        Event::Put { kv: new, previous } => kv(new) + previous.as_deref().map_or(0, kv),
+        Event::Delete { key, previous, .. } => key.len() + previous.as_deref().map_or(0, kv),
     };
     batch.events.iter().map(event).sum()
 }

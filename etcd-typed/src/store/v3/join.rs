@@ -102,40 +102,47 @@ impl Reads {
     }
 
     /// What a `Range` answers to this request.
-    pub(super) async fn range(self: &Arc<Self>, how: How, request: RangeRequest) -> Result<RangeResponse, Failure> {
+    pub(super) fn range(
+        self: &Arc<Self>,
+        how: How,
+        request: RangeRequest,
+    ) -> impl Future<Output = Result<RangeResponse, Failure>> + Send + use<'_> {
         let deadline = Instant::now() + self.core.retry.call_timeout;
-        let mut apart = Apart::FromTheStart;
-        let mut loner = false;
-        let (mut free, mut inherited) = (None, None);
-        if is_joinable(&request) {
-            free = self.places.try_acquire().ok();
-            if free.is_some() && self.places.available_permits() + 1 < IN_FLIGHT {
-                // Others are in flight, and those who were answered together ask again together.
-                yield_now().await;
-            }
-            let together = free.is_none() || self.is_awaited();
-            loner = together && self.loners.contain(&request.key);
-            if together && !loner && self.may_join() {
-                match self.join(&request, free.take(), deadline).await? {
-                    Outcome::Answered(answer) => return Ok(answer),
-                    Outcome::Apart(why, place) => (apart, inherited) = (why, place),
+        // Not an async function, which would keep room for the request twice.
+        async move {
+            let mut apart = Apart::FromTheStart;
+            let mut loner = false;
+            let (mut free, mut inherited) = (None, None);
+            if is_joinable(&request) {
+                free = self.places.try_acquire().ok();
+                if free.is_some() && self.places.available_permits() + 1 < IN_FLIGHT {
+                    // Others are in flight, and those who were answered together ask again together.
+                    yield_now().await;
+                }
+                let together = free.is_none() || self.is_awaited();
+                loner = together && self.loners.contain(&request.key);
+                if together && !loner && self.may_join() {
+                    match self.join(&request, free.take(), deadline).await? {
+                        Outcome::Answered(answer) => return Ok(answer),
+                        Outcome::Apart(why, place) => (apart, inherited) = (why, place),
+                    }
                 }
             }
+            if apart == Apart::Broken {
+                sleep_until(deadline.min(Instant::now() + self.core.retry.backoff().next_delay())).await;
+            }
+            let suspect = (loner || apart == Apart::Refused).then(|| request.key.clone());
+            // Boxed, since thousands may wait to be joined, and need no room for a call of their own.
+            let outcome = Box::pin(self.core.call_until(&RANGE, how, request, deadline)).await;
+            drop((free, inherited));
+            match (&outcome, &suspect) {
+                (Ok(answer), _) => self.learn(suspect.as_deref(), answer),
+                // Every transaction with this key would fail.
+                (Err(failure), Some(key)) if failure.verdict().repeat == Repeat::Never => self.loners.add(key),
+                (Err(_), _) => {}
+            }
+            outcome
         }
-        if apart == Apart::Broken {
-            sleep_until(deadline.min(Instant::now() + self.core.retry.backoff().next_delay())).await;
-        }
-        let suspect = (loner || apart == Apart::Refused).then(|| request.key.clone());
-        // Boxed, since thousands may wait to be joined, and need no room for a call of their own.
-        let outcome = Box::pin(self.core.call_until(&RANGE, how, request, deadline)).await;
-        drop((free, inherited));
-        match (&outcome, &suspect) {
-            (Ok(answer), _) => self.learn(suspect.as_deref(), answer),
-            // Every transaction with this key would fail.
-            (Err(failure), Some(key)) if failure.verdict().repeat == Repeat::Never => self.loners.add(key),
-            (Err(_), _) => {}
-        }
-        outcome
     }
 
     /// Whether the server that is asked now may take joined reads. If that is not known, it is found out.

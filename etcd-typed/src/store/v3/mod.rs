@@ -78,7 +78,7 @@ impl Store for V3Store {
     }
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        Box::pin(async move { range::range(&self.reads, &range).await })
+        range::range(&self.reads, range)
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {

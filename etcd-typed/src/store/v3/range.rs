@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::call::How;
 use super::join::Reads;
-use super::kv::{bounds_after, header_revision, key_value, number};
+use super::kv::{bounds, bounds_after, header_revision, key_value, number, range_reply};
 use super::status::{Failure, Row};
 use super::wire::RangeRequest;
 use crate::error::{Error, Result};
-use crate::store::{Consistency, Range, RangeReply};
+use crate::store::{BoxFuture, Consistency, Range, RangeReply, Span};
 
 /// Keys in the first page of a read that has no limit. Smaller pages cost the server far more, since for each one it counts all that remain
 /// (3 times at 1000 keys a page).
@@ -20,15 +21,42 @@ const FIRST_PAGE: i64 = 10_000;
 const RESTARTS: u32 = 8;
 
 /// [`Store::range`](crate::store::Store::range).
-pub(super) async fn range(reads: &Arc<Reads>, range: &Range) -> Result<RangeReply> {
-    let deadline = Instant::now() + reads.core().retry.call_timeout;
-    let mut restarts = 0;
-    loop {
-        match pages(reads, range).await {
-            Err(Stop::Restart(_)) if restarts < RESTARTS && Instant::now() < deadline => restarts += 1,
-            Err(Stop::Restart(failure) | Stop::Failed(failure)) => return Err(Error::from(failure).at(range.span.key())),
-            Ok(reply) => return Ok(reply),
+pub(super) fn range(reads: &Arc<Reads>, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
+    if matches!(range.span, Span::Key(_)) && range.after.is_none() && range.limit.is_none() && range.revision.is_none() {
+        return Box::pin(present(reads, &range));
+    }
+    Box::pin(async move {
+        let deadline = Instant::now() + reads.core().retry.call_timeout;
+        let mut restarts = 0;
+        loop {
+            match pages(reads, &range).await {
+                Err(Stop::Restart(_)) if restarts < RESTARTS && Instant::now() < deadline => restarts += 1,
+                Err(Stop::Restart(failure) | Stop::Failed(failure)) => return Err(Error::from(failure).at(range.span.key())),
+                Ok(reply) => return Ok(reply),
+            }
         }
+    })
+}
+
+/// One key as it is now, which has no pages: thousands may wait for it at once, and take less room so.
+fn present<'r>(reads: &'r Arc<Reads>, range: &Range) -> impl Future<Output = Result<RangeReply>> + Send + use<'r> {
+    let how = how(range);
+    let (key, range_end) = bounds(&range.span);
+    let serializable = range.consistency == Consistency::Stale;
+    let request = RangeRequest { key, range_end, serializable, keys_only: range.keys_only, ..RangeRequest::default() };
+    let key = range.span.key().clone();
+    // Not an async block, which would keep room for what it waits for twice.
+    reads.range(how, request).map(move |answer| {
+        let answer = answer.map_err(|failure| Error::from(failure).at(&key))?;
+        let revision = header_revision(answer.header.as_ref());
+        Ok(range_reply(answer, revision))
+    })
+}
+
+fn how(range: &Range) -> How {
+    match range.consistency {
+        Consistency::Linearizable => How::READ,
+        Consistency::Stale => How::STALE,
     }
 }
 
@@ -40,10 +68,7 @@ enum Stop {
 }
 
 async fn pages(reads: &Arc<Reads>, range: &Range) -> Result<RangeReply, Stop> {
-    let how = match range.consistency {
-        Consistency::Linearizable => How::READ,
-        Consistency::Stale => How::STALE,
-    };
+    let how = how(range);
     let asked = range.limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
     if asked == Some(0) {
         // For etcd a limit of zero is none.

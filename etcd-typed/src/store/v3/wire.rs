@@ -3,6 +3,7 @@
 //! decoder skips them.
 
 mod range;
+mod watch;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -346,23 +347,16 @@ pub(super) struct WatchCancelRequest {
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct WatchProgressRequest {}
 
-#[derive(Clone, PartialEq, Message)]
+/// See `wire/watch.rs`.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct WatchResponse {
-    #[prost(message, optional, tag = "1")]
     pub(super) header: Option<ResponseHeader>,
-    #[prost(int64, tag = "2")]
     pub(super) watch_id: i64,
-    #[prost(bool, tag = "3")]
     pub(super) created: bool,
-    #[prost(bool, tag = "4")]
     pub(super) canceled: bool,
-    #[prost(int64, tag = "5")]
     pub(super) compact_revision: i64,
-    #[prost(string, tag = "6")]
     pub(super) cancel_reason: String,
-    #[prost(bool, tag = "7")]
     pub(super) fragment: bool,
-    #[prost(message, repeated, tag = "11")]
     pub(super) events: Vec<Event>,
 }
 

@@ -10,7 +10,7 @@ use super::json::{Action, Change, Node};
 use crate::error::Result;
 use crate::key::{Key, is_hidden};
 use crate::revision::Revision;
-use crate::store::{Batch, Event, Span, Watch, WatchItem};
+use crate::store::{Batch, Event, KeyValue, Span, Watch, WatchItem};
 
 /// The state of one watch.
 #[derive(Debug)]
@@ -129,8 +129,8 @@ enum Place {
 }
 
 /// The value that was there, if there was one.
-fn value(previous: Option<Node>) -> Option<crate::store::KeyValue> {
-    previous.filter(|node| !node.dir).map(Node::into_kv)
+fn value(previous: Option<Node>) -> Option<Box<KeyValue>> {
+    previous.filter(|node| !node.dir).map(|node| Box::new(node.into_kv()))
 }
 
 #[cfg(test)]

@@ -48,17 +48,16 @@ impl Message for RangeResponse {
 }
 
 fn key_value(message: Bytes) -> Result<KeyValue, DecodeError> {
-    match usual(&message) {
+    match usual(&message, &message) {
         Some(kv) => Ok(kv),
         // Something that is new, or wrong: the general reader knows which.
         None => KeyValue::decode(message),
     }
 }
 
-/// Reads what servers send. Key and value are parts of the message.
-fn usual(message: &Bytes) -> Option<KeyValue> {
+/// Reads what servers send, in a part of this message. Key and value are parts of it, too.
+pub(super) fn usual(message: &Bytes, mut rest: &[u8]) -> Option<KeyValue> {
     let mut kv = KeyValue::default();
-    let mut rest: &[u8] = message;
     while let Some((&field, after)) = rest.split_first() {
         rest = after;
         let number = varint(&mut rest)?;
@@ -76,7 +75,7 @@ fn usual(message: &Bytes) -> Option<KeyValue> {
 }
 
 /// A number of up to 63 bits, as all of theirs are.
-fn varint(rest: &mut &[u8]) -> Option<u64> {
+pub(super) fn varint(rest: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..63).step_by(7) {
         let (&byte, after) = rest.split_first()?;
