@@ -63,6 +63,7 @@ None today: what cannot stand in a key as it is, is escaped.*/
 #[automatically_derived]
 impl ::etcd_typed::EtcdSchema for Schema {
     type Handle = SchemaDir;
+    #[inline]
     fn handle(__dir: ::etcd_typed::Dir<Self>) -> Self::Handle {
         let __fields = __dir.__fields();
         let (__0, __1) = Self::__CODECS.0.entries(&__fields);
@@ -76,18 +77,21 @@ impl ::etcd_typed::EtcdSchema for Schema {
 #[automatically_derived]
 impl ::core::ops::Deref for SchemaDir {
     type Target = ::etcd_typed::Dir<Schema>;
+    #[inline]
     fn deref(&self) -> &Self::Target {
         &self.__dir
     }
 }
 #[automatically_derived]
 impl ::core::clone::Clone for SchemaDir {
+    #[inline]
     fn clone(&self) -> Self {
         ::etcd_typed::EtcdSchema::handle(::core::clone::Clone::clone(&self.__dir))
     }
 }
 #[automatically_derived]
 impl ::core::fmt::Debug for SchemaDir {
+    #[inline]
     fn fmt(&self, __f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::core::fmt::Debug::fmt(&self.__dir, __f)
     }
@@ -108,6 +112,7 @@ enum SchemaChange {
 }
 #[automatically_derived]
 impl ::core::fmt::Debug for SchemaChange {
+    #[inline]
     fn fmt(&self, __f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         match self {
             Self::Good(__change) => {

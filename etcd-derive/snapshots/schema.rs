@@ -144,6 +144,7 @@ where
             _ => ::core::option::Option::None,
         }
     }
+    #[inline]
     fn encode(&self, __encoder: &mut ::etcd_typed::Encoder<'_>) {
         Self::__CODECS
             .0
@@ -156,6 +157,7 @@ where
         __encoder.entries(6usize, &self.quotas, &Self::__CODECS.1);
         __encoder.flatten(&self.common);
     }
+    #[inline]
     fn changes(
         __delta: &mut ::etcd_typed::Delta<'_>,
         __out: &mut ::std::vec::Vec<Self::Change>,
@@ -241,6 +243,7 @@ where
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     type Handle = CheckoutDir<T>;
+    #[inline]
     fn handle(__dir: ::etcd_typed::Dir<Self>) -> Self::Handle {
         let __fields = __dir.__fields();
         let (__0, __1, __2, __3) = Self::__CODECS.0.entries(&__fields);
@@ -264,6 +267,7 @@ where
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     type Target = ::etcd_typed::Dir<Checkout<T>>;
+    #[inline]
     fn deref(&self) -> &Self::Target {
         &self.__dir
     }
@@ -274,6 +278,7 @@ where
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
+    #[inline]
     fn clone(&self) -> Self {
         ::etcd_typed::EtcdSchema::handle(::core::clone::Clone::clone(&self.__dir))
     }
@@ -284,6 +289,7 @@ where
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
+    #[inline]
     fn fmt(&self, __f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         ::core::fmt::Debug::fmt(&self.__dir, __f)
     }
@@ -320,6 +326,7 @@ where
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
+    #[inline]
     fn fmt(&self, __f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
         match self {
             Self::RateLimit(__change) => {

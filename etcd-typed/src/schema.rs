@@ -25,7 +25,7 @@ pub(crate) use entries::{Entries, entry};
 pub use leaves::{Leaf, LeafOpt, Leaves, OneLeaf, Tuple};
 pub(crate) use touched::Touched;
 
-use crate::error::{Error, Problem, ProblemKind, Result};
+use crate::error::{Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::{LeaseId, Revision};
 use crate::store::KeyValue;
@@ -157,16 +157,9 @@ fn decode_with<T, F>(directory: &Key, tree: &Tree, revision: Revision, validatio
 where
     F: FnOnce(&mut Decoder<'_>) -> Option<T>,
 {
-    let mut problems = Vec::new();
-    let mut basis = Vec::new();
-    let mut decoder = Decoder::new(directory, tree, &mut problems, &mut basis, validation);
+    let mut decoder = Decoder::new(directory, tree, validation);
     let value = read(&mut decoder);
-    let created = decoder.created().unwrap_or_default();
-    let Some(value) = value.filter(|_| problems.is_empty()) else {
-        return Err(Error::from_problems(problems).at(directory));
-    };
-    let modified = basis.iter().map(|(_, modified)| *modified).max().unwrap_or_default();
-    Ok(Versioned::new(value, Versions { revision, created, modified, basis: basis.into(), ..Versions::default() }))
+    decoder.finish(value, revision)
 }
 
 /// Whether the checks that a schema asks for are done.
@@ -182,9 +175,9 @@ pub(crate) fn check<T, F>(directory: &Key, tree: &Tree, owns: impl Fn(&str) -> b
 where
     F: FnOnce(&mut Decoder<'_>) -> Option<T>,
 {
-    let mut problems = Vec::new();
-    let mut basis = Vec::new();
-    read(&mut Decoder::new(directory, tree, &mut problems, &mut basis, Validation::Run));
+    let mut decoder = Decoder::new(directory, tree, Validation::Run);
+    read(&mut decoder);
+    let (mut problems, basis) = decoder.into_found();
     // What was read was looked at, whatever it was; what is owned and was not read is an alias behind the field's own key.
     let was_read: HashSet<&str> = basis.iter().map(|(relative, _)| relative.as_str()).collect();
     let unknown = tree.iter().filter(|(relative, _)| {

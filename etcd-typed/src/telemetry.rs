@@ -88,8 +88,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tracing::Instrument as _;
 use tracing::instrument::Instrumented;
+use tracing::{Instrument as _, Span};
 
 #[cfg(feature = "metrics")]
 use self::facade::{add, count, observe, set};
@@ -484,8 +484,13 @@ impl Operation {
 
     /// The work of the operation in its span, which costs nothing that can be measured while nobody listens.
     pub(crate) fn run<F: Future>(self, work: F) -> Instrumented<F> {
+        work.instrument(self.span())
+    }
+
+    /// The span alone, for an operation that is not one future.
+    pub(crate) fn span(self) -> Span {
         let Self { op, pattern } = self;
-        work.instrument(tracing::debug_span!(target: "etcd_typed::operation", "operation", op, pattern))
+        tracing::debug_span!(target: "etcd_typed::operation", "operation", op, pattern)
     }
 
     /// Somebody else wrote first; the operation starts again as long as the policy allows.

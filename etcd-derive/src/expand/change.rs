@@ -39,6 +39,7 @@ pub(crate) fn change(model: &Schema) -> TokenStream {
 
         #[automatically_derived]
         impl #impl_generics ::core::fmt::Debug for #name #ty_generics #where_clause {
+            #[inline]
             fn fmt(&self, #formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
                 #debug
             }

@@ -61,6 +61,7 @@ pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
         impl #impl_generics #krate::EtcdSchema for #ident #ty_generics #where_clause {
             type Handle = #name #ty_generics;
 
+            #[inline]
             fn handle(#dir: #krate::Dir<Self>) -> Self::Handle {
                 let #fields = #dir.__fields();
                 #(#leaves)*
@@ -72,6 +73,7 @@ pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
         impl #impl_generics ::core::ops::Deref for #name #ty_generics #where_clause {
             type Target = #krate::Dir<#ident #ty_generics>;
 
+            #[inline]
             fn deref(&self) -> &Self::Target {
                 &self.#hidden
             }
@@ -79,6 +81,7 @@ pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
 
         #[automatically_derived]
         impl #impl_generics ::core::clone::Clone for #name #ty_generics #where_clause {
+            #[inline]
             fn clone(&self) -> Self {
                 #krate::EtcdSchema::handle(::core::clone::Clone::clone(&self.#hidden))
             }
@@ -86,6 +89,7 @@ pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
 
         #[automatically_derived]
         impl #impl_generics ::core::fmt::Debug for #name #ty_generics #where_clause {
+            #[inline]
             fn fmt(&self, #formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
                 ::core::fmt::Debug::fmt(&self.#hidden, #formatter)
             }

@@ -49,10 +49,12 @@ pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
                 #decode
             }
 
+            #[inline]
             fn encode(&self, #encoder: &mut #krate::Encoder<'_>) {
                 #(#encode)*
             }
 
+            #[inline]
             fn changes(#delta: &mut #krate::Delta<'_>, #out: &mut ::std::vec::Vec<Self::Change>) {
                 #(#changes)*
             }

@@ -115,11 +115,7 @@ impl<S: Schema> Dir<S> {
     ///
     /// `Invalid`; [`Error::problems`] lists every field that is missing without a default, or undecodable.
     pub async fn get(&self) -> Result<Versioned<S>> {
-        let work = async {
-            let (tree, revision) = self.read().await?;
-            schema::decode(&self.key, &tree, revision)
-        };
-        Self::operation("get").run(work).await
+        self.context.find("get", S::TABLE, &self.key).await?.decode(&self.key)
     }
 
     /// Whether any key of the schema is there.
@@ -310,11 +306,6 @@ impl<S: Schema> Dir<S> {
 
     fn write(&self, job: Job, work: Result<impl Into<Work>>) -> DirWrite<S> {
         DirWrite { dir: self.clone(), job, work: work.map(Into::into), expiry: Expiry::Never, atomicity: Atomicity::Atomic }
-    }
-
-    async fn read(&self) -> Result<(Tree, Revision)> {
-        let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
-        Ok((schema::tree(&self.key, reply.kvs), reply.revision))
     }
 
     async fn read_to_write(&self) -> Result<(Tree, Revision)> {

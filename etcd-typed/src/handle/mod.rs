@@ -25,6 +25,7 @@ pub use transaction::Transaction;
 use futures_util::FutureExt;
 use futures_util::future::try_join;
 use tokio::task::yield_now;
+use tracing::Instrument as _;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -32,9 +33,11 @@ use crate::lease::Lessor;
 use crate::live::{Source, Upstreams, View, Viewing};
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
+use crate::schema::{self, Schema, Table, Tree};
 use crate::store::{Consistency, KeyValue, Range, RangeReply, Span, Store};
-use crate::telemetry::Pattern;
+use crate::telemetry::{Operation, Pattern};
 use crate::turn::Claim;
+use crate::version::Versioned;
 
 /// Keys in the first page of a whole directory: what nearly all directories fit in.
 const FIRST_PAGE: usize = 10_000;
@@ -65,6 +68,15 @@ impl Context {
     /// Reads a whole span as of now.
     async fn read(&self, span: Span, keys_only: bool) -> Result<RangeReply> {
         self.store.range(Range { keys_only, consistency: self.reads, ..Range::of(span) }).await
+    }
+
+    /// Reads a whole directory as of now, for the operation `op` on a struct with this table. What does not need to know the struct is here and compiled
+    /// once; [`Found::decode`] is for each struct.
+    async fn find(&self, op: &'static str, table: &Table, directory: &Key) -> Result<Found> {
+        let span = Operation::new(op, table.pattern()).span();
+        let read = self.read(Span::Below(directory.clone()), false).instrument(span.clone());
+        let reply = read.await.map_err(|error| error.at(directory))?;
+        Ok(Found { tree: schema::tree(directory, reply.kvs), revision: reply.revision, span })
     }
 
     /// Reads a whole span as of now, page by page, and hands each page to `take`, while the server is at the next one. What it took is void where
@@ -109,6 +121,21 @@ impl Context {
     {
         let (upstreams, store, retry) = (self.upstreams.clone(), self.store.clone(), self.retry.clone());
         Viewing::new(Source { upstreams, store, retry, span, directory: directory.clone(), pattern }, view)
+    }
+}
+
+/// What lies in a directory.
+struct Found {
+    tree: Tree,
+    revision: Revision,
+    /// Of the operation: decoding is a part of it.
+    span: tracing::Span,
+}
+
+impl Found {
+    fn decode<S: Schema>(self, directory: &Key) -> Result<Versioned<S>> {
+        let _within = self.span.entered();
+        schema::decode(directory, &self.tree, self.revision)
     }
 }
 

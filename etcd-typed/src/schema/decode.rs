@@ -1,10 +1,11 @@
 //! The walk from a tree to a struct. It notes every problem instead of stopping at the first.
 
 use super::{Map, MapKey, Schema, Stored, Table, Tree, Validation, key_of_segment, place, split_first, with_prefix};
-use crate::error::{Problem, ProblemKind};
+use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::Revision;
-use crate::value::Codec;
+use crate::value::{Codec, ValueError};
+use crate::version::{Versioned, Versions};
 
 /// Reads the fields of one struct; the derive makes one call for each directory or map, with the field's place in the table, and one for all leaves that
 /// follow one another.
@@ -17,28 +18,46 @@ pub struct Decoder<'a> {
     table: &'static Table,
     /// Where the struct lies in the tree: empty, or segments each with a `/` after it. Between two calls.
     prefix: String,
-    problems: &'a mut Vec<Problem>,
+    problems: Vec<Problem>,
     /// Each key that was read.
-    basis: &'a mut Vec<(String, Revision)>,
+    basis: Vec<(String, Revision)>,
     /// Of those the oldest.
     created: Option<Revision>,
     validation: Validation,
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn new(
-        directory: &'a Key,
-        tree: &'a Tree,
-        problems: &'a mut Vec<Problem>,
-        basis: &'a mut Vec<(String, Revision)>,
-        validation: Validation,
-    ) -> Self {
+    // It would be inlined into every reading of a struct.
+    #[inline(never)]
+    pub(super) fn new(directory: &'a Key, tree: &'a Tree, validation: Validation) -> Self {
+        let (problems, basis) = (Vec::new(), Vec::new());
         Self { directory, tree, table: Table::EMPTY, prefix: String::new(), problems, basis, created: None, validation }
     }
 
-    /// When the oldest key that was read came to be.
-    pub(super) fn created(&self) -> Option<Revision> {
-        self.created
+    /// What was read, if nothing is wrong with it. As in [`whole`](Self::whole), what does not need to know the type is in functions that are compiled once.
+    pub(super) fn finish<T>(self, value: Option<T>, revision: Revision) -> Result<Versioned<T>> {
+        let Some(value) = value else { return Err(self.invalid()) };
+        let versions = self.versions(revision)?;
+        Ok(Versioned::new(value, versions))
+    }
+
+    fn invalid(self) -> Error {
+        Error::from_problems(self.problems).at(self.directory)
+    }
+
+    /// Of all that was read.
+    fn versions(self, revision: Revision) -> Result<Versions> {
+        if !self.problems.is_empty() {
+            return Err(self.invalid());
+        }
+        let created = self.created.unwrap_or_default();
+        let modified = self.basis.iter().map(|(_, modified)| *modified).max().unwrap_or_default();
+        Ok(Versions { revision, created, modified, basis: self.basis.into(), ..Versions::default() })
+    }
+
+    /// Every problem, and each key that was read.
+    pub(super) fn into_found(self) -> (Vec<Problem>, Vec<(String, Revision)>) {
+        (self.problems, self.basis)
     }
 
     /// A field that must be there, or has a default.
@@ -96,17 +115,28 @@ impl<'a> Decoder<'a> {
 
     /// A struct at this place, with the validation of the whole if all of it could be read.
     pub(crate) fn whole<S: Schema>(&mut self) -> Option<S> {
-        let outer = std::mem::replace(&mut self.table, S::TABLE);
-        let from = self.basis.len();
+        let outer = self.enter(S::TABLE);
         let value = S::decode(self);
-        self.table = outer;
-        if self.validation == Validation::Run
-            && let Some(Err(reason)) = value.as_ref().map(Schema::validate)
-        {
-            let newest = self.basis.iter().skip(from).map(|(_, modified)| *modified).max();
-            self.problem("", ProblemKind::Rejected, S::TABLE.masked(reason).to_string(), newest);
-        }
+        let verdict = match &value {
+            Some(value) if self.validation == Validation::Run => value.validate(),
+            _ => Ok(()),
+        };
+        self.leave(outer, verdict);
         value
+    }
+
+    /// Begins with a struct at this place.
+    fn enter(&mut self, table: &'static Table) -> Outer {
+        Outer { table: std::mem::replace(&mut self.table, table), read: self.basis.len() }
+    }
+
+    /// It is read, and this is what its validation says.
+    fn leave(&mut self, outer: Outer, verdict: std::result::Result<(), ValueError>) {
+        let table = std::mem::replace(&mut self.table, outer.table);
+        if let Err(reason) = verdict {
+            let newest = self.basis.iter().skip(outer.read).map(|(_, modified)| *modified).max();
+            self.problem("", ProblemKind::Rejected, table.masked(reason).to_string(), newest);
+        }
     }
 
     /// The map of structs that this directory is.
@@ -231,6 +261,13 @@ impl<'a> Decoder<'a> {
         let key = place(self.directory, &self.prefix, segment);
         self.problems.push(Problem { key, kind, reason, revision });
     }
+}
+
+/// The struct around the one that is being read.
+struct Outer {
+    table: &'static Table,
+    /// How many keys were read before.
+    read: usize,
 }
 
 /// Where a field's value was looked for.

@@ -21,6 +21,8 @@ impl<L> Leaves<L> {
 
 impl<L: Tuple> Leaves<L> {
     /// Reads every field, so that every problem is noted; none if there was one.
+    // Structs with the same types of fields share it, where it is not inlined into each.
+    #[inline(never)]
     pub fn decode(&self, decoder: &mut Decoder<'_>) -> Option<L::Values> {
         self.of.decode(self.first, decoder)
     }
