@@ -138,7 +138,7 @@ pub(crate) enum Shape {
     /// An enum without data; there is at least one variant.
     Choice(Vec<Variant>),
     /// A struct around one value.
-    Newtype(Type),
+    Newtype(Box<Type>),
     /// Neither: there is an error.
     Unknown,
 }

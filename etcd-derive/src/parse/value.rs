@@ -69,7 +69,7 @@ fn newtype(ctxt: &Ctxt, input: &DeriveInput, data: &DataStruct) -> Shape {
                 for attribute in inner.attrs.iter().filter(|attribute| attribute.path().is_ident("etcd")) {
                     ctxt.error(attribute, "a newtype is stored as its value is: remove this");
                 }
-                Shape::Newtype(inner.ty.clone())
+                Shape::Newtype(Box::new(inner.ty.clone()))
             }
             None => Shape::Unknown,
         },

@@ -2,6 +2,8 @@
 //! and keys and values are `Bytes`. Field numbers are those of `rpc.proto` and `kv.proto`; fields that are not read are left out, and a
 //! decoder skips them.
 
+#[macro_use]
+mod message;
 mod range;
 mod watch;
 
@@ -9,7 +11,8 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use prost::{Message, Oneof};
+#[cfg(test)]
+use prost::Message;
 
 /// One call: its path, and the types of its request and answer.
 pub(super) struct Method<Q, A> {
@@ -91,72 +94,66 @@ answers!(
     AuthenticateResponse,
 );
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct ResponseHeader {
-    #[prost(uint64, tag = "1")]
-    pub(super) cluster_id: u64,
-    #[prost(uint64, tag = "2")]
-    pub(super) member_id: u64,
-    #[prost(int64, tag = "3")]
-    pub(super) revision: i64,
+/// What is sent of an enum.
+macro_rules! numbers {
+    ($($name:ident),+ $(,)?) => {
+        $(impl From<$name> for i32 {
+            fn from(one: $name) -> Self {
+                one as Self
+            }
+        })+
+    };
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct KeyValue {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub(super) key: Bytes,
-    #[prost(int64, tag = "2")]
-    pub(super) create_revision: i64,
-    #[prost(int64, tag = "3")]
-    pub(super) mod_revision: i64,
-    #[prost(int64, tag = "4")]
-    pub(super) version: i64,
-    #[prost(bytes = "bytes", tag = "5")]
-    pub(super) value: Bytes,
-    #[prost(int64, tag = "6")]
-    pub(super) lease: i64,
+numbers!(SortOrder, SortTarget, CompareResult, CompareTarget, EventType);
+
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct ResponseHeader {
+        cluster_id: u64 = uint64 1,
+        member_id: u64 = uint64 2,
+        revision: i64 = int64 3,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct RangeRequest {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub(super) key: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(super) range_end: Bytes,
-    #[prost(int64, tag = "3")]
-    pub(super) limit: i64,
-    #[prost(int64, tag = "4")]
-    pub(super) revision: i64,
-    #[prost(enumeration = "SortOrder", tag = "5")]
-    pub(super) sort_order: i32,
-    #[prost(enumeration = "SortTarget", tag = "6")]
-    pub(super) sort_target: i32,
-    #[prost(bool, tag = "7")]
-    pub(super) serializable: bool,
-    #[prost(bool, tag = "8")]
-    pub(super) keys_only: bool,
-    #[prost(bool, tag = "9")]
-    pub(super) count_only: bool,
-    #[prost(int64, tag = "13")]
-    pub(super) max_create_revision: i64,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct KeyValue {
+        key: Bytes = bytes 1,
+        create_revision: i64 = int64 2,
+        mod_revision: i64 = int64 3,
+        version: i64 = int64 4,
+        value: Bytes = bytes 5,
+        lease: i64 = int64 6,
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct RangeRequest {
+        key: Bytes = bytes 1,
+        range_end: Bytes = bytes 2,
+        limit: i64 = int64 3,
+        revision: i64 = int64 4,
+        sort_order: i32 = int32 5,
+        sort_target: i32 = int32 6,
+        serializable: bool = bool 7,
+        keys_only: bool = bool 8,
+        count_only: bool = bool 9,
+        max_create_revision: i64 = int64 13,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(super) enum SortOrder {
-    None = 0,
-    Ascend = 1,
     Descend = 2,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(super) enum SortTarget {
-    Key = 0,
-    Version = 1,
     Create = 2,
-    Mod = 3,
-    Value = 4,
 }
 
 /// Its `Message` is in `wire/range.rs`: keys by the ten thousand are read in it.
@@ -167,90 +164,82 @@ pub(super) struct RangeResponse {
     pub(super) more: bool,
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct PutRequest {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub(super) key: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(super) value: Bytes,
-    #[prost(int64, tag = "3")]
-    pub(super) lease: i64,
-    #[prost(bool, tag = "4")]
-    pub(super) prev_kv: bool,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct PutRequest {
+        key: Bytes = bytes 1,
+        value: Bytes = bytes 2,
+        lease: i64 = int64 3,
+        prev_kv: bool = bool 4,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct PutResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
-    #[prost(message, optional, tag = "2")]
-    pub(super) prev_kv: Option<KeyValue>,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct PutResponse {
+        header: Option<ResponseHeader> = optional message 1,
+        prev_kv: Option<KeyValue> = optional message 2,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct DeleteRangeRequest {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub(super) key: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(super) range_end: Bytes,
-    #[prost(bool, tag = "3")]
-    pub(super) prev_kv: bool,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct DeleteRangeRequest {
+        key: Bytes = bytes 1,
+        range_end: Bytes = bytes 2,
+        prev_kv: bool = bool 3,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct DeleteRangeResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
-    #[prost(int64, tag = "2")]
-    pub(super) deleted: i64,
-    #[prost(message, repeated, tag = "3")]
-    pub(super) prev_kvs: Vec<KeyValue>,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct DeleteRangeResponse {
+        header: Option<ResponseHeader> = optional message 1,
+        deleted: i64 = int64 2,
+        prev_kvs: Vec<KeyValue> = repeated message 3,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct TxnRequest {
-    #[prost(message, repeated, tag = "1")]
-    pub(super) compare: Vec<Compare>,
-    #[prost(message, repeated, tag = "2")]
-    pub(super) success: Vec<RequestOp>,
-    #[prost(message, repeated, tag = "3")]
-    pub(super) failure: Vec<RequestOp>,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct TxnRequest {
+        compare: Vec<Compare> = repeated message 1,
+        success: Vec<RequestOp> = repeated message 2,
+        failure: Vec<RequestOp> = repeated message 3,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct TxnResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
-    #[prost(bool, tag = "2")]
-    pub(super) succeeded: bool,
-    #[prost(message, repeated, tag = "3")]
-    pub(super) responses: Vec<ResponseOp>,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct TxnResponse {
+        header: Option<ResponseHeader> = optional message 1,
+        succeeded: bool = bool 2,
+        responses: Vec<ResponseOp> = repeated message 3,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Compare {
-    #[prost(enumeration = "CompareResult", tag = "1")]
-    pub(super) result: i32,
-    #[prost(enumeration = "CompareTarget", tag = "2")]
-    pub(super) target: i32,
-    #[prost(bytes = "bytes", tag = "3")]
-    pub(super) key: Bytes,
-    #[prost(oneof = "TargetUnion", tags = "4, 5, 6, 7, 8")]
-    pub(super) target_union: Option<TargetUnion>,
-    #[prost(bytes = "bytes", tag = "64")]
-    pub(super) range_end: Bytes,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct Compare {
+        result: i32 = int32 1,
+        target: i32 = int32 2,
+        key: Bytes = bytes 3,
+        target_union: Option<TargetUnion> = oneof 4 | 5 | 6 | 7 | 8,
+        range_end: Bytes = bytes 64,
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(super) enum CompareResult {
     Equal = 0,
     Greater = 1,
     Less = 2,
+    #[allow(dead_code, reason = "nobody asks for it; it is here as in `rpc.proto`")]
     NotEqual = 3,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(super) enum CompareTarget {
     Version = 0,
@@ -260,92 +249,88 @@ pub(super) enum CompareTarget {
     Lease = 4,
 }
 
-#[derive(Clone, PartialEq, Oneof)]
-pub(super) enum TargetUnion {
-    #[prost(int64, tag = "4")]
-    Version(i64),
-    #[prost(int64, tag = "5")]
-    CreateRevision(i64),
-    #[prost(int64, tag = "6")]
-    ModRevision(i64),
-    #[prost(bytes = "bytes", tag = "7")]
-    Value(Bytes),
-    #[prost(int64, tag = "8")]
-    Lease(i64),
+oneof! {
+    #[derive(Clone, Debug, PartialEq)]
+    pub(super) enum TargetUnion {
+        Version(i64) = int64 4,
+        CreateRevision(i64) = int64 5,
+        ModRevision(i64) = int64 6,
+        Value(Bytes) = bytes 7,
+        Lease(i64) = int64 8,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct RequestOp {
-    #[prost(oneof = "Request", tags = "1, 2, 3")]
-    pub(super) request: Option<Request>,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct RequestOp {
+        request: Option<Request> = oneof 1 | 2 | 3,
+    }
 }
 
-#[derive(Clone, PartialEq, Oneof)]
-pub(super) enum Request {
-    #[prost(message, tag = "1")]
-    Range(RangeRequest),
-    #[prost(message, tag = "2")]
-    Put(PutRequest),
-    #[prost(message, tag = "3")]
-    DeleteRange(DeleteRangeRequest),
+oneof! {
+    #[derive(Clone, Debug, PartialEq)]
+    pub(super) enum Request {
+        Range(RangeRequest) = message 1,
+        Put(PutRequest) = message 2,
+        DeleteRange(DeleteRangeRequest) = message 3,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct ResponseOp {
-    #[prost(oneof = "Response", tags = "1, 2, 3")]
-    pub(super) response: Option<Response>,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct ResponseOp {
+        response: Option<Response> = oneof 1 | 2 | 3,
+    }
 }
 
-#[derive(Clone, PartialEq, Oneof)]
-pub(super) enum Response {
-    #[prost(message, tag = "1")]
-    Range(RangeResponse),
-    #[prost(message, tag = "2")]
-    Put(PutResponse),
-    #[prost(message, tag = "3")]
-    DeleteRange(DeleteRangeResponse),
+oneof! {
+    #[derive(Clone, Debug, PartialEq)]
+    pub(super) enum Response {
+        Range(RangeResponse) = message 1,
+        Put(PutResponse) = message 2,
+        DeleteRange(DeleteRangeResponse) = message 3,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct WatchRequest {
-    #[prost(oneof = "WatchStep", tags = "1, 2, 3")]
-    pub(super) step: Option<WatchStep>,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct WatchRequest {
+        step: Option<WatchStep> = oneof 1 | 2 | 3,
+    }
 }
 
-#[derive(Clone, PartialEq, Oneof)]
-pub(super) enum WatchStep {
-    #[prost(message, tag = "1")]
-    Create(WatchCreateRequest),
-    #[prost(message, tag = "2")]
-    Cancel(WatchCancelRequest),
-    #[prost(message, tag = "3")]
-    Progress(WatchProgressRequest),
+oneof! {
+    #[derive(Clone, Debug, PartialEq)]
+    pub(super) enum WatchStep {
+        Create(WatchCreateRequest) = message 1,
+        Cancel(WatchCancelRequest) = message 2,
+        Progress(WatchProgressRequest) = message 3,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct WatchCreateRequest {
-    #[prost(bytes = "bytes", tag = "1")]
-    pub(super) key: Bytes,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(super) range_end: Bytes,
-    #[prost(int64, tag = "3")]
-    pub(super) start_revision: i64,
-    #[prost(bool, tag = "4")]
-    pub(super) progress_notify: bool,
-    #[prost(int64, tag = "7")]
-    pub(super) watch_id: i64,
-    #[prost(bool, tag = "8")]
-    pub(super) fragment: bool,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct WatchCreateRequest {
+        key: Bytes = bytes 1,
+        range_end: Bytes = bytes 2,
+        start_revision: i64 = int64 3,
+        progress_notify: bool = bool 4,
+        watch_id: i64 = int64 7,
+        fragment: bool = bool 8,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct WatchCancelRequest {
-    #[prost(int64, tag = "1")]
-    pub(super) watch_id: i64,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct WatchCancelRequest {
+        watch_id: i64 = int64 1,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct WatchProgressRequest {}
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct WatchProgressRequest {}
+}
 
 /// See `wire/watch.rs`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -360,132 +345,132 @@ pub(super) struct WatchResponse {
     pub(super) events: Vec<Event>,
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Event {
-    #[prost(enumeration = "EventType", tag = "1")]
-    pub(super) r#type: i32,
-    #[prost(message, optional, tag = "2")]
-    pub(super) kv: Option<KeyValue>,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct Event {
+        r#type: i32 = int32 1,
+        kv: Option<KeyValue> = optional message 2,
+    }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(super) enum EventType {
+    #[allow(dead_code, reason = "what is no deletion is a put")]
     Put = 0,
     Delete = 1,
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseGrantRequest {
-    #[prost(int64, tag = "1")]
-    pub(super) ttl: i64,
-    #[prost(int64, tag = "2")]
-    pub(super) id: i64,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct LeaseGrantRequest {
+        ttl: i64 = int64 1,
+        id: i64 = int64 2,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseGrantResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
-    #[prost(int64, tag = "3")]
-    pub(super) ttl: i64,
-    #[prost(string, tag = "4")]
-    pub(super) error: String,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct LeaseGrantResponse {
+        header: Option<ResponseHeader> = optional message 1,
+        ttl: i64 = int64 3,
+        error: String = string 4,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseRevokeRequest {
-    #[prost(int64, tag = "1")]
-    pub(super) id: i64,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct LeaseRevokeRequest {
+        id: i64 = int64 1,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseRevokeResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct LeaseRevokeResponse {
+        header: Option<ResponseHeader> = optional message 1,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseKeepAliveRequest {
-    #[prost(int64, tag = "1")]
-    pub(super) id: i64,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct LeaseKeepAliveRequest {
+        id: i64 = int64 1,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseKeepAliveResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
-    #[prost(int64, tag = "3")]
-    pub(super) ttl: i64,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct LeaseKeepAliveResponse {
+        header: Option<ResponseHeader> = optional message 1,
+        ttl: i64 = int64 3,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseTimeToLiveRequest {
-    #[prost(int64, tag = "1")]
-    pub(super) id: i64,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct LeaseTimeToLiveRequest {
+        id: i64 = int64 1,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct LeaseTimeToLiveResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
-    #[prost(int64, tag = "3")]
-    pub(super) ttl: i64,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct LeaseTimeToLiveResponse {
+        header: Option<ResponseHeader> = optional message 1,
+        ttl: i64 = int64 3,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct MemberListRequest {
-    #[prost(bool, tag = "1")]
-    pub(super) linearizable: bool,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct MemberListRequest {
+        linearizable: bool = bool 1,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct MemberListResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
-    #[prost(message, repeated, tag = "2")]
-    pub(super) members: Vec<Member>,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct MemberListResponse {
+        header: Option<ResponseHeader> = optional message 1,
+        members: Vec<Member> = repeated message 2,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Member {
-    #[prost(uint64, tag = "1")]
-    pub(super) id: u64,
-    #[prost(string, tag = "2")]
-    pub(super) name: String,
-    #[prost(string, repeated, tag = "3")]
-    pub(super) peer_urls: Vec<String>,
-    #[prost(string, repeated, tag = "4")]
-    pub(super) client_urls: Vec<String>,
-    #[prost(bool, tag = "5")]
-    pub(super) is_learner: bool,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct Member {
+        id: u64 = uint64 1,
+        name: String = string 2,
+        peer_urls: Vec<String> = repeated string 3,
+        client_urls: Vec<String> = repeated string 4,
+        is_learner: bool = bool 5,
+    }
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct StatusRequest {}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct StatusResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
-    #[prost(string, tag = "2")]
-    pub(super) version: String,
-    #[prost(int64, tag = "3")]
-    pub(super) db_size: i64,
-    #[prost(uint64, tag = "4")]
-    pub(super) leader: u64,
-    #[prost(string, repeated, tag = "8")]
-    pub(super) errors: Vec<String>,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct StatusRequest {}
 }
 
-/// Its `Debug` is written below, without the password.
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub(super) struct AuthenticateRequest {
-    #[prost(string, tag = "1")]
-    pub(super) name: String,
-    #[prost(string, tag = "2")]
-    pub(super) password: String,
+message! {
+    #[derive(Clone, Debug, Default, PartialEq)]
+    pub(super) struct StatusResponse {
+        header: Option<ResponseHeader> = optional message 1,
+        version: String = string 2,
+        db_size: i64 = int64 3,
+        leader: u64 = uint64 4,
+        errors: Vec<String> = repeated string 8,
+    }
+}
+
+message! {
+    /// Its `Debug` is written below, without the password.
+    #[derive(Clone, Default, PartialEq)]
+    pub(super) struct AuthenticateRequest {
+        name: String = string 1,
+        password: String = string 2,
+    }
 }
 
 impl fmt::Debug for AuthenticateRequest {
@@ -494,13 +479,12 @@ impl fmt::Debug for AuthenticateRequest {
     }
 }
 
-#[derive(Clone, PartialEq, Message)]
-#[prost(skip_debug)]
-pub(super) struct AuthenticateResponse {
-    #[prost(message, optional, tag = "1")]
-    pub(super) header: Option<ResponseHeader>,
-    #[prost(string, tag = "2")]
-    pub(super) token: String,
+message! {
+    #[derive(Clone, Default, PartialEq)]
+    pub(super) struct AuthenticateResponse {
+        header: Option<ResponseHeader> = optional message 1,
+        token: String = string 2,
+    }
 }
 
 impl fmt::Debug for AuthenticateResponse {

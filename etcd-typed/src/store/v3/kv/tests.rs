@@ -121,8 +121,8 @@ fn conditions_of_zero_hold_of_no_key() {
         let translated = translate_compare(&Compare::key(&key("/a"), condition)).unwrap();
         // No version is below zero.
         assert_eq!(
-            (translated.result(), translated.target(), translated.target_union),
-            (CompareResult::Less, CompareTarget::Version, Some(TargetUnion::Version(0)))
+            (translated.result, translated.target, translated.target_union),
+            (i32::from(CompareResult::Less), i32::from(CompareTarget::Version), Some(TargetUnion::Version(0)))
         );
     }
 }

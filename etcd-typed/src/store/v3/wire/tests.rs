@@ -119,8 +119,8 @@ fn watch() {
     let answer = WatchResponse::decode(&answer[..]).unwrap();
     assert_eq!((answer.watch_id, answer.created, answer.canceled, answer.compact_revision), (7, true, true, 9));
     assert_eq!((answer.cancel_reason.as_str(), answer.fragment, answer.events.len()), ("r", true, 2));
-    assert_eq!(answer.events[0].r#type(), EventType::Delete);
-    assert_eq!(answer.events[1].r#type(), EventType::Put);
+    assert_eq!(answer.events[0].r#type, i32::from(EventType::Delete));
+    assert_eq!(answer.events[1].r#type, i32::from(EventType::Put));
     // -1 is ten bytes of a varint.
     let refused = WatchResponse::decode(&[0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1][..]).unwrap();
     assert_eq!(refused.watch_id, -1);
