@@ -224,7 +224,7 @@ message! {
         result: i32 = int32 1,
         target: i32 = int32 2,
         key: Bytes = bytes 3,
-        target_union: Option<TargetUnion> = oneof 4 | 5 | 6 | 7 | 8,
+        target_union: Option<TargetUnion> = oneof 4 ..= 8,
         range_end: Bytes = bytes 64,
     }
 }
@@ -263,7 +263,7 @@ oneof! {
 message! {
     #[derive(Clone, Debug, Default, PartialEq)]
     pub(super) struct RequestOp {
-        request: Option<Request> = oneof 1 | 2 | 3,
+        request: Option<Request> = oneof 1 ..= 3,
     }
 }
 
@@ -279,7 +279,7 @@ oneof! {
 message! {
     #[derive(Clone, Debug, Default, PartialEq)]
     pub(super) struct ResponseOp {
-        response: Option<Response> = oneof 1 | 2 | 3,
+        response: Option<Response> = oneof 1 ..= 3,
     }
 }
 
@@ -295,7 +295,7 @@ oneof! {
 message! {
     #[derive(Clone, Debug, Default, PartialEq)]
     pub(super) struct WatchRequest {
-        step: Option<WatchStep> = oneof 1 | 2 | 3,
+        step: Option<WatchStep> = oneof 1 ..= 3,
     }
 }
 

@@ -9,7 +9,7 @@ use prost::encoding::{DecodeContext, WireType};
 macro_rules! message {
     (
         $(#[$attribute:meta])*
-        pub(super) struct $name:ident { $($field:ident: $ty:ty = $($form:ident)+ $($tag:literal)|+),* $(,)? }
+        pub(super) struct $name:ident { $($field:ident: $ty:ty = $($form:ident)+ $first:literal $(..= $last:literal)?),* $(,)? }
     ) => {
         $(#[$attribute])*
         pub(super) struct $name { $(pub(super) $field: $ty),* }
@@ -17,7 +17,7 @@ macro_rules! message {
         impl prost::Message for $name {
             #[allow(unused_variables)]
             fn encode_raw(&self, out: &mut impl bytes::BufMut) {
-                $(field!(encode $($form)+, $($tag)|+, &self.$field, out);)*
+                $(field!(encode $($form)+, $first, &self.$field, out);)*
             }
 
             #[allow(unused_variables)]
@@ -29,7 +29,7 @@ macro_rules! message {
                 context: prost::encoding::DecodeContext,
             ) -> Result<(), prost::DecodeError> {
                 match tag {
-                    $($($tag)|+ => field!(merge $($form)+, tag, &mut self.$field, wire_type, bytes, context).map_err(|mut error| {
+                    $($first $(..= $last)? => field!(merge $($form)+, tag, &mut self.$field, wire_type, bytes, context).map_err(|mut error| {
                         error.push(stringify!($name), stringify!($field));
                         error
                     }),)*
@@ -38,7 +38,7 @@ macro_rules! message {
             }
 
             fn encoded_len(&self) -> usize {
-                0 $(+ field!(encoded_len $($form)+, $($tag)|+, &self.$field))*
+                0 $(+ field!(encoded_len $($form)+, $first, &self.$field))*
             }
 
             fn clear(&mut self) {
@@ -105,7 +105,7 @@ macro_rules! field {
     (encode repeated $form:ident, $tag:literal, $field:expr, $out:ident) => {
         prost::encoding::$form::encode_repeated($tag, $field, $out)
     };
-    (encode oneof, $($tag:literal)|+, $field:expr, $out:ident) => {
+    (encode oneof, $first:literal, $field:expr, $out:ident) => {
         if let Some(one) = $field {
             $crate::store::v3::wire::message::Oneof::encode(one, $out);
         }
@@ -134,7 +134,7 @@ macro_rules! field {
     (encoded_len repeated $form:ident, $tag:literal, $field:expr) => {
         prost::encoding::$form::encoded_len_repeated($tag, $field)
     };
-    (encoded_len oneof, $($tag:literal)|+, $field:expr) => {
+    (encoded_len oneof, $first:literal, $field:expr) => {
         $field.as_ref().map_or(0, $crate::store::v3::wire::message::Oneof::encoded_len)
     };
     (encoded_len $form:ident, $tag:literal, $field:expr) => {
@@ -181,7 +181,7 @@ mod tests {
             flag: bool = bool 7,
             inner: Option<OurInner> = optional message 8,
             inners: Vec<OurInner> = repeated message 9,
-            one: Option<OurOne> = oneof 64 | 65 | 66,
+            one: Option<OurOne> = oneof 64 ..= 66,
         }
     }
 
@@ -231,7 +231,7 @@ mod tests {
         #[prost(int64, tag = "1")]
         signed: i64,
         #[prost(message, optional, boxed, tag = "2")]
-        inner: Option<Box<DerivedInner>>,
+        inner: Option<Box<Self>>,
     }
 
     #[derive(Clone, PartialEq, prost::Oneof)]
