@@ -196,6 +196,8 @@ pub struct Range {
     pub limit: Option<usize>,
     /// Only keys after this one, byte for byte.
     pub after: Option<Bytes>,
+    /// Only keys up to this one, byte for byte, and it itself.
+    pub until: Option<Bytes>,
     /// Leaves out the values.
     pub keys_only: bool,
     /// How fresh.
@@ -206,7 +208,7 @@ impl Range {
     /// All of the span, as of now.
     #[must_use]
     pub fn of(span: Span) -> Self {
-        Self { span, revision: None, limit: None, after: None, keys_only: false, consistency: Consistency::Linearizable }
+        Self { span, revision: None, limit: None, after: None, until: None, keys_only: false, consistency: Consistency::Linearizable }
     }
 }
 

@@ -76,7 +76,7 @@ enum Act {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Read { spot: Spot, at: Option<At>, limit: Option<usize>, after: Option<usize>, keys_only: bool, stale: bool },
+    Read { spot: Spot, at: Option<At>, limit: Option<usize>, after: Option<usize>, until: Option<usize>, keys_only: bool, stale: bool },
     Commit { compares: Vec<(Spot, Asked)>, then: Vec<Act>, otherwise: Vec<Act> },
     Grant { lease: u64, seconds: u64 },
     KeepAlive(u64),
@@ -87,8 +87,8 @@ enum Step {
 
 const VALUES: [&[u8]; 4] = [b"", b"1", b"2", b"\xff\x00"];
 
-/// Where a page starts: keys of the case and texts around them.
-const AFTER: [&[u8]; 7] = [b"", b"/a", b"/b", b"/sub/x", b"/sub/x\x00", b"/z", b"/\xff"];
+/// Where pages begin and end: keys of the case and texts around them.
+const BORDERS: [&[u8]; 7] = [b"", b"/a", b"/b", b"/sub/x", b"/sub/x\x00", b"/z", b"/\xff"];
 
 fn spot() -> impl Strategy<Value = Spot> {
     prop_oneof![4 => (0..NAMES.len()).prop_map(Spot::Key), 2 => Just(Spot::Below), 1 => Just(Spot::BelowSub)]
@@ -135,12 +135,13 @@ fn step() -> impl Strategy<Value = Step> {
         spot(),
         proptest::option::of(at()),
         proptest::option::of(0_usize..4),
-        proptest::option::of(0..AFTER.len()),
+        proptest::option::of(0..BORDERS.len()),
+        proptest::option::of(0..BORDERS.len()),
         any::<bool>(),
         any::<bool>(),
     );
     prop_oneof![
-        6 => read.prop_map(|(spot, at, limit, after, keys_only, stale)| Step::Read { spot, at, limit, after, keys_only, stale }),
+        6 => read.prop_map(|(spot, at, limit, after, until, keys_only, stale)| Step::Read { spot, at, limit, after, until, keys_only, stale }),
         6 => act().prop_map(|act| Step::Commit { compares: Vec::new(), then: vec![act], otherwise: Vec::new() }),
         8 => (proptest::collection::vec((spot(), asked()), 0..3), acts(4), acts(3))
             .prop_map(|(compares, then, otherwise)| Step::Commit { compares, then, otherwise }),
@@ -311,7 +312,7 @@ impl Case {
     /// Does the step on both stores; what they answer must be the same.
     async fn run(&self, step: &Step) -> Result<(), TestCaseError> {
         match step {
-            Step::Read { spot, at, limit, after, keys_only, stale } => {
+            Step::Read { spot, at, limit, after, until, keys_only, stale } => {
                 let at = match at {
                     Some(at) => Some(self.revision(*at).await),
                     None => None,
@@ -319,7 +320,8 @@ impl Case {
                 let range = |side: &Side| Range {
                     revision: at.map(|at| shifted(at, side)),
                     limit: *limit,
-                    after: after.map(|after| [self.directory.as_str().as_bytes(), AFTER[after]].concat().into()),
+                    after: after.map(|after| [self.directory.as_str().as_bytes(), BORDERS[after]].concat().into()),
+                    until: until.map(|until| [self.directory.as_str().as_bytes(), BORDERS[until]].concat().into()),
                     keys_only: *keys_only,
                     consistency: if *stale { Consistency::Stale } else { Consistency::Linearizable },
                     ..Range::of(self.span(*spot))

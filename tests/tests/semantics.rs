@@ -627,44 +627,64 @@ async fn p3_stale_reads_are_reads_alone() {
 
 const ENTRIES: u32 = 60_100;
 
-/// A map of more entries than two pages of a read have; each read takes 50 ms.
-async fn map_of_three_pages(store: &MemoryStore) -> (CountingStore, EntryMap<u32, u32>) {
-    for first in (0..ENTRIES).step_by(100) {
-        let then = (first..first + 100).map(|number| Op::put(&Key::parse(&format!("/many/{number}")).unwrap(), "1".into())).collect();
-        store.commit(Txn { then, ..Txn::default() }).await.unwrap();
+/// A store with these entries, and a map of them.
+async fn map_of(names: impl Iterator<Item = String>) -> (MemoryStore, CountingStore, EntryMap<String, u32>) {
+    let store = MemoryStore::new();
+    let puts: Vec<_> = names.map(|name| Op::put(&Key::parse(&format!("/many/{name}")).unwrap(), "1".into())).collect();
+    for then in puts.chunks(100) {
+        store.commit(Txn { then: then.to_vec(), ..Txn::default() }).await.unwrap();
     }
-    store.faults().delay(Calls::Reads, Duration::from_millis(50));
     let counting = CountingStore::new(Arc::new(store.clone()));
-    (counting.clone(), Client::with_store(counting).entries("/many").unwrap())
+    (store, counting.clone(), Client::with_store(counting).entries("/many").unwrap())
 }
 
-/// Writes the first and the last entry of the map together, while the second page of a read that just began is on its way.
+fn number(number: u32) -> String {
+    format!("{number:05}")
+}
+
+/// A map of more entries than a page of a read has; each read takes 50 ms.
+async fn map_of_many_pages() -> (MemoryStore, CountingStore, EntryMap<String, u32>) {
+    let map = map_of((0..ENTRIES).map(number)).await;
+    map.0.faults().delay(Calls::Reads, Duration::from_millis(50));
+    map
+}
+
+/// Writes the first and the last entry of the map together, while the pages after the first one of a read that just began are on their way.
 async fn write_between_pages(store: &MemoryStore) {
     tokio::time::sleep(Duration::from_millis(75)).await;
-    let then = ["/many/0", "/many/9999"].map(|key| Op::put(&Key::parse(key).unwrap(), "2".into())).into();
+    let then = [0, ENTRIES - 1].map(|last| Op::put(&Key::parse(&format!("/many/{}", number(last))).unwrap(), "2".into())).into();
     store.commit(Txn { then, ..Txn::default() }).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_map_of_many_pages_is_of_one_revision() {
-    let store = MemoryStore::new();
-    let (counting, map) = map_of_three_pages(&store).await;
+    let (store, counting, map) = map_of_many_pages().await;
+    let begun = tokio::time::Instant::now();
     let (read, ()) = tokio::join!(map.get(), write_between_pages(&store));
-    let read = read.unwrap();
-    assert_eq!(read.into_inner(), (0..ENTRIES).map(|number| (number, 1)).collect());
-    assert_eq!(counting.counts().range, 3);
+    assert!(read.unwrap().into_inner() == (0..ENTRIES).map(|n| (number(n), 1)).collect());
+    // The first one, and then all others side by side.
+    assert_eq!((counting.counts().range, begun.elapsed().as_millis()), (1 + 4, 100));
+}
+
+#[tokio::test]
+async fn a_map_whose_names_do_not_go_on_as_they_began_comes_whole_all_the_same() {
+    let names = || (0..12_000).map(|n| format!("a{n:06}")).chain((0..60_000).map(|n| format!("zone-{n}")));
+    let (_, counting, map) = map_of(names()).await;
+    let read = map.get().await.unwrap();
+    assert!(read.into_inner() == names().map(|name| (name, 1)).collect());
+    // The first page, three parts of which two are empty, and three pages.
+    assert_eq!(counting.counts().range, 1 + 4 + 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_map_is_read_again_where_its_revision_was_compacted_between_pages() {
-    let store = MemoryStore::new();
-    let (counting, map) = map_of_three_pages(&store).await;
+    let (store, counting, map) = map_of_many_pages().await;
     let compact = async {
         write_between_pages(&store).await;
         store.faults().compact();
     };
     let (read, ()) = tokio::join!(map.get(), compact);
-    let value = |number| if number == 0 || number == 9999 { 2 } else { 1 };
-    assert_eq!(read.unwrap().into_inner(), (0..ENTRIES).map(|number| (number, value(number))).collect());
-    assert_eq!(counting.counts().range, 2 + 3, "the second page is refused");
+    let value = |n| if n == 0 || n == ENTRIES - 1 { 2 } else { 1 };
+    assert!(read.unwrap().into_inner() == (0..ENTRIES).map(|n| (number(n), value(n))).collect());
+    assert_eq!(counting.counts().range, (1 + 4) + (1 + 4), "the pages after the first one are refused");
 }

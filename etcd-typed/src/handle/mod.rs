@@ -8,6 +8,7 @@ mod entry;
 mod fields;
 mod guarded;
 mod map;
+mod pages;
 mod plan;
 mod transaction;
 
@@ -22,33 +23,19 @@ pub use fields::{Entries, Fields};
 pub use map::{DirMap, EntryMap, EntryPages, MapWrite};
 pub use transaction::Transaction;
 
-use futures_util::FutureExt;
-use futures_util::future::try_join;
-use tokio::task::yield_now;
 use tracing::Instrument as _;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::key::Key;
 use crate::lease::Lessor;
 use crate::live::{Source, Upstreams, View, Viewing};
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::schema::{self, Schema, Table, Tree};
-use crate::store::{Consistency, KeyValue, Range, RangeReply, Span, Store};
+use crate::store::{Consistency, Range, RangeReply, Span, Store};
 use crate::telemetry::{Operation, Pattern};
 use crate::turn::Claim;
 use crate::version::Versioned;
-
-/// Keys in the first page of a whole directory: what nearly all directories fit in.
-const FIRST_PAGE: usize = 10_000;
-
-/// Keys in the pages after it, and about how many bytes of them. Each page costs the server a look at all keys that are left, so few pages are cheaper;
-/// and what is here of a page is memory.
-const LARGEST_PAGE: usize = 50_000;
-const LARGEST_PAGE_BYTES: usize = 16 * 1024 * 1024;
-
-/// How often a read of several pages starts again.
-const RESTARTS: u32 = 8;
 
 /// What all handles of one client share.
 #[derive(Clone)]
@@ -79,41 +66,6 @@ impl Context {
         Ok(Found { tree: schema::tree(directory, reply.kvs), revision: reply.revision, span })
     }
 
-    /// Reads a whole span as of now, page by page, and hands each page to `take`, while the server is at the next one. What it took is void where
-    /// `begin` is called again.
-    async fn read_pages<T>(&self, span: &Span, begin: impl Fn() -> T, take: impl Fn(&mut T, Vec<KeyValue>)) -> Result<(T, Revision)> {
-        let mut restarts = 0;
-        loop {
-            match self.try_pages(span, begin(), &take).await {
-                // The revision of the first page was compacted while the others were read.
-                Err(Stopped::BetweenPages(error)) if error.kind() == ErrorKind::HistoryLost && restarts < RESTARTS => restarts += 1,
-                Err(Stopped::BetweenPages(error) | Stopped::AtFirst(error)) => return Err(error),
-                Ok(read) => return Ok(read),
-            }
-        }
-    }
-
-    async fn try_pages<T>(&self, span: &Span, mut taken: T, take: impl Fn(&mut T, Vec<KeyValue>)) -> Result<(T, Revision), Stopped> {
-        let pages = self.store.capabilities().past_revisions;
-        let page = |revision, after, limit| {
-            let limit = pages.then_some(limit);
-            self.store.range(Range { revision, after, limit, consistency: self.reads, ..Range::of(span.clone()) })
-        };
-        let mut reply = page(None, None, FIRST_PAGE).await.map_err(Stopped::AtFirst)?;
-        let revision = reply.revision;
-        while let Some(last) = reply.kvs.last().filter(|_| reply.more).map(|kv| kv.key.clone()) {
-            let next = page(Some(revision), Some(last), limit_after(&reply.kvs));
-            let took = async {
-                // First the request has to be on its way.
-                yield_now().await;
-                take(&mut taken, reply.kvs);
-            };
-            (reply, ()) = try_join(next, took.map(Ok)).await.map_err(Stopped::BetweenPages)?;
-        }
-        take(&mut taken, reply.kvs);
-        Ok((taken, revision))
-    }
-
     /// A live view of what lies below a directory, or of keys in it.
     fn view<T>(&self, span: Span, directory: &Key, pattern: Pattern, view: impl View<State = T>) -> Viewing<T>
     where
@@ -137,18 +89,6 @@ impl Found {
         let _within = self.span.entered();
         schema::decode(directory, &self.tree, self.revision)
     }
-}
-
-/// How many keys the page after this one may have, if they are as long on average.
-fn limit_after(page: &[KeyValue]) -> usize {
-    let bytes: usize = page.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
-    LARGEST_PAGE_BYTES.saturating_mul(page.len()).checked_div(bytes).unwrap_or(LARGEST_PAGE).clamp(1, LARGEST_PAGE)
-}
-
-/// Why pages do not go on.
-enum Stopped {
-    AtFirst(Error),
-    BetweenPages(Error),
 }
 
 impl fmt::Debug for Context {

@@ -310,6 +310,12 @@ fn every_revision_reads_the_same(engine: &Engine, model: &Model) -> Result<(), T
                 let rest: Vec<_> = expected.iter().filter(|kv| kv.key > after).cloned().collect();
                 let page = engine.state.range(&asked).unwrap();
                 prop_assert_eq!((page.kvs.as_slice(), page.more), (&rest[..rest.len().min(2)], rest.len() > 2));
+                for until in PATHS {
+                    let part: Vec<_> = rest.iter().filter(|kv| kv.key <= until).cloned().collect();
+                    let asked = Range { until: Some(until.into()), ..asked.clone() };
+                    let page = engine.state.range(&asked).unwrap();
+                    prop_assert_eq!((page.kvs.as_slice(), page.more), (&part[..part.len().min(2)], part.len() > 2));
+                }
             }
         }
     }

@@ -139,6 +139,7 @@ impl State {
         }
         let mut kvs = self
             .select(&range.span, range.after.as_deref())
+            .take_while(|(key, _)| range.until.as_ref().is_none_or(|until| *key <= until))
             .filter_map(|(key, versions)| at(versions, revision).and_then(|version| version.key_value(key, range.keys_only)));
         let limit = range.limit.unwrap_or(usize::MAX);
         let page = kvs.by_ref().take(limit).collect();

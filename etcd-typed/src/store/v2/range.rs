@@ -17,7 +17,7 @@ impl V2Store {
         if range.revision.is_some() {
             return unsupported("reads of the past");
         }
-        if range.limit.is_some() || range.after.is_some() {
+        if range.limit.is_some() || range.after.is_some() || range.until.is_some() {
             return unsupported("pages");
         }
         let reply = match &range.span {

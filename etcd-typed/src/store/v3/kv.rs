@@ -27,16 +27,18 @@ pub(super) fn bounds(span: &Span) -> (Bytes, Bytes) {
     }
 }
 
-/// The bounds of what is in the span after this key.
-pub(super) fn bounds_after(span: &Span, after: Option<&Bytes>) -> (Bytes, Bytes) {
+/// The bounds of what is in the span after one key and up to another.
+pub(super) fn bounds_within(span: &Span, after: Option<&Bytes>, until: Option<&Bytes>) -> (Bytes, Bytes) {
     let (start, end) = bounds(span);
-    match after {
-        None => (start, end),
-        Some(after) => {
-            let end = if end.is_empty() { successor(&start) } else { end };
-            (start.max(successor(after)), end)
-        }
+    if after.is_none() && until.is_none() {
+        return (start, end);
     }
+    let end = if end.is_empty() { successor(&start) } else { end };
+    let start = after.map_or(start.clone(), |after| start.max(successor(after)));
+    let end = until.map_or(end.clone(), |until| end.min(successor(until)));
+    // An end before the start could be a word of etcd's for something else.
+    let end = end.max(start.clone());
+    (start, end)
 }
 
 /// The key right after this one.

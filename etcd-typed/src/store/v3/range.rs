@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::call::How;
 use super::join::Reads;
-use super::kv::{bounds, bounds_after, header_revision, key_value, number, range_reply};
+use super::kv::{bounds, bounds_within, header_revision, key_value, number, range_reply};
 use super::status::{Failure, Row};
 use super::wire::RangeRequest;
 use crate::error::{Error, Result};
@@ -22,7 +22,8 @@ const RESTARTS: u32 = 8;
 
 /// [`Store::range`](crate::store::Store::range).
 pub(super) fn range(reads: &Arc<Reads>, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-    if matches!(range.span, Span::Key(_)) && range.after.is_none() && range.limit.is_none() && range.revision.is_none() {
+    let whole = range.after.is_none() && range.until.is_none() && range.limit.is_none();
+    if matches!(range.span, Span::Key(_)) && whole && range.revision.is_none() {
         return Box::pin(present(reads, &range));
     }
     Box::pin(async move {
@@ -83,7 +84,7 @@ async fn pages(reads: &Arc<Reads>, range: &Range) -> Result<RangeReply, Stop> {
     let mut after = range.after.clone();
     let mut first = true;
     loop {
-        let (key, range_end) = bounds_after(&range.span, after.as_ref());
+        let (key, range_end) = bounds_within(&range.span, after.as_ref(), range.until.as_ref());
         let single = range_end.is_empty();
         let request = RangeRequest {
             key,

@@ -44,14 +44,29 @@ fn bounds_and_contains_say_the_same() {
 
 #[test]
 fn a_page_begins_after_the_last_key() {
-    let (start, end) = bounds_after(&Span::Below(key("/app")), Some(&Bytes::from("/app/k")));
+    let (start, end) = bounds_within(&Span::Below(key("/app")), Some(&Bytes::from("/app/k")), None);
     assert_eq!((text(&start), text(&end)), ("/app/k\0".to_owned(), "/app0".to_owned()));
     // A key before the span does not widen it.
-    let (start, _) = bounds_after(&Span::Below(key("/app")), Some(&Bytes::from("/a")));
+    let (start, _) = bounds_within(&Span::Below(key("/app")), Some(&Bytes::from("/a")), None);
     assert_eq!(text(&start), "/app/\0");
     // After the one key there is none: the range is empty, and not the one key.
-    let (start, end) = bounds_after(&Span::Key(key("/app")), Some(&Bytes::from("/app")));
+    let (start, end) = bounds_within(&Span::Key(key("/app")), Some(&Bytes::from("/app")), None);
     assert_eq!((text(&start), text(&end)), ("/app\0".to_owned(), "/app\0".to_owned()));
+}
+
+#[test]
+fn a_part_ends_with_its_last_key_and_never_before_it_begins() {
+    let bounds = |after: Option<&str>, until: &str| {
+        let (after, until) = (after.map(|after| Bytes::copy_from_slice(after.as_bytes())), Bytes::copy_from_slice(until.as_bytes()));
+        let (start, end) = bounds_within(&Span::Below(key("/app")), after.as_ref(), Some(&until));
+        (text(&start), text(&end))
+    };
+    assert_eq!(bounds(Some("/app/b"), "/app/k"), ("/app/b\0".to_owned(), "/app/k\0".to_owned()));
+    assert_eq!(bounds(None, "/zoo"), ("/app/\0".to_owned(), "/app0".to_owned()));
+    for (after, until) in [(None, ""), (None, "/app"), (Some("/app/k"), "/app/b")] {
+        let (start, end) = bounds(after, until);
+        assert_eq!(start, end, "{after:?} {until:?}");
+    }
 }
 
 #[test]

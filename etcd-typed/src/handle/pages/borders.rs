@@ -1,0 +1,173 @@
+//! Where keys may be that nobody has read yet, from how those before them are named.
+//!
+//! Names of many keys are numbers in some digits: decimal ones, hexadecimal ones, letters. The digits are what stands where names of the page differ, and the
+//! names go on as they went through the page. Where they do not, a border is in a wrong place, which harms nobody.
+
+use bytes::Bytes;
+
+use crate::store::{KeyValue, Span};
+
+/// Keys that are looked at for the digits of their names.
+const SAMPLE: usize = 64;
+
+/// Digits before the first one in which the names of the page differ, which a larger number may count up.
+const CARRY: usize = 8;
+
+/// No number is larger, so that what is multiplied with it has room.
+const LARGEST: u128 = 1 << 96;
+
+/// Keys after the page, in their order, with about so many keys between them. Fewer than `count`, or none, where nothing can be said.
+pub(super) fn borders(span: &Span, page: &[KeyValue], each: usize, count: usize) -> Vec<Bytes> {
+    let (Span::Below(directory), [first, .., last]) = (span, page) else { return Vec::new() };
+    let names = directory.prefix().len();
+    let sample: Vec<&[u8]> = page.iter().step_by(page.len().div_ceil(SAMPLE)).chain([last]).filter_map(|kv| kv.key.get(names..)).collect();
+    let same = first.key.iter().zip(&last.key).take_while(|(first, last)| first == last).count();
+    let Some(digits) = Digits::of(&sample, same.saturating_sub(names)) else { return Vec::new() };
+    let counted_up = last.key.get(names..same).unwrap_or_default().iter().rev().take(CARRY).take_while(|byte| digits.bytes.contains(byte));
+    let begin = same - counted_up.count();
+    let number = |kv: &KeyValue| digits.number(kv.key.get(begin..).unwrap_or_default());
+    let (from, to) = (number(first), number(last));
+    let step = to.saturating_sub(from).saturating_mul(each as u128) / page.len() as u128;
+    let mut borders: Vec<Bytes> = Vec::new();
+    for number in (1..=count as u128).map_while(|nth| to.checked_add(step.checked_mul(nth)?)) {
+        let (Some(begin), Some(name)) = (last.key.get(..begin), digits.name(number)) else { break };
+        let border = Bytes::from([begin, &name].concat());
+        if border > *borders.last().unwrap_or(&last.key) {
+            borders.push(border);
+        }
+    }
+    borders
+}
+
+/// Bytes as the digits of numbers, which are in the order of the names.
+struct Digits {
+    bytes: Vec<u8>,
+    /// How many of them a number has.
+    length: usize,
+    /// No number with so many is as large.
+    end: u128,
+}
+
+impl Digits {
+    /// What stands where these names differ, from a place on; none if they do not.
+    fn of(names: &[&[u8]], from: usize) -> Option<Self> {
+        let longest = names.iter().map(|name| name.len()).max()?;
+        let mut bytes = Vec::new();
+        for place in from..longest {
+            let mut here: Vec<u8> = names.iter().filter_map(|name| name.get(place).copied()).collect();
+            here.sort_unstable();
+            here.dedup();
+            if here.len() > 1 {
+                bytes.append(&mut here);
+            }
+        }
+        bytes.sort_unstable();
+        bytes.dedup();
+        let radix = bytes.len() as u128;
+        if radix < 2 {
+            return None;
+        }
+        let (mut length, mut end) = (0, 1_u128);
+        while length < longest && end.saturating_mul(radix) <= LARGEST {
+            end *= radix;
+            length += 1;
+        }
+        Some(Self { bytes, length, end })
+    }
+
+    /// What is behind the end of a name is like the smallest digit.
+    fn number(&self, name: &[u8]) -> u128 {
+        let digit = |byte: &u8| self.bytes.partition_point(|other| other < byte).min(self.bytes.len() - 1);
+        let digits = name.iter().map(digit).chain(std::iter::repeat(0)).take(self.length);
+        digits.fold(0, |number, digit| number * self.bytes.len() as u128 + digit as u128)
+    }
+
+    /// None of a number that has more digits.
+    fn name(&self, mut number: u128) -> Option<Vec<u8>> {
+        if number >= self.end {
+            return None;
+        }
+        let radix = self.bytes.len() as u128;
+        let mut name = Vec::with_capacity(self.length);
+        for _ in 0..self.length {
+            name.push(*self.bytes.get(usize::try_from(number % radix).ok()?)?);
+            number /= radix;
+        }
+        name.reverse();
+        Some(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Key;
+    use crate::revision::Revision;
+
+    fn kv(key: String) -> KeyValue {
+        let at = Revision::new(1);
+        KeyValue { key: key.into(), value: Bytes::new(), created: at, modified: at, version: None, lease: None, ttl: None }
+    }
+
+    /// Of a directory with these names, of which the first `page` were read: how many keys lie between one border and the next.
+    fn parts(names: impl Iterator<Item = String>, page: usize, each: usize, count: usize) -> Vec<usize> {
+        let mut all: Vec<_> = names.map(|name| kv(format!("/app/{name}"))).collect();
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        let (read, rest) = all.split_at(page);
+        let borders = borders(&Span::Below(Key::parse("/app").unwrap()), read, each, count);
+        assert!(borders.is_sorted() && borders.first().is_none_or(|first| *first > read.last().unwrap().key));
+        let place = |border: &Bytes| rest.partition_point(|kv| kv.key <= border);
+        let places: Vec<_> = borders.iter().map(place).collect();
+        places.iter().scan(0, |before, place| Some(place - std::mem::replace(before, *place))).collect()
+    }
+
+    fn about(parts: &[usize], each: usize, count: usize) {
+        assert!(parts.len() == count && parts.iter().all(|part| (each * 3 / 4..=each * 5 / 4).contains(part)), "{parts:?}");
+    }
+
+    #[test]
+    fn numbers_go_on() {
+        about(&parts((0..100_000).map(|n| format!("{n:08}")), 10_000, 20_000, 3), 20_000, 3);
+        about(&parts((0..100_000).map(|n| format!("user-{n:06}/name")), 10_000, 20_000, 3), 20_000, 3);
+        about(&parts((0..60_000_u64).map(|n| format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))), 6_000, 12_000, 3), 12_000, 3);
+    }
+
+    #[test]
+    fn words_go_on() {
+        let word = |mut n: usize| {
+            let letter = |_| {
+                let letter = (b'a' + (n % 26) as u8) as char;
+                n /= 26;
+                letter
+            };
+            (0..4).map(letter).collect::<String>()
+        };
+        about(&parts((0..26 * 26 * 26 * 2).map(word), 5_000, 5_000, 3), 5_000, 3);
+    }
+
+    #[test]
+    fn where_nothing_can_be_said_there_is_no_border() {
+        let none = Vec::<usize>::new();
+        // There is no larger number with these digits.
+        assert_eq!(parts((0..1000).map(|n| format!("{n:03}")), 999, 500, 3), none);
+        // And no digit at all.
+        assert_eq!(parts(std::iter::once(String::from("a")), 1, 500, 3), none);
+        assert_eq!(parts((1..10).map(|n| "a".repeat(n)), 5, 2, 0), none);
+        assert_eq!(borders(&Span::Below(Key::parse("/app").unwrap()), &[], 10, 3), Vec::<Bytes>::new());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn borders_are_behind_the_page_and_in_order_whatever_it_has(
+            names in proptest::collection::btree_set(proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40), 0..50),
+            each in 0_usize..100_000,
+        ) {
+            let page: Vec<_> = names.into_iter().map(|name| KeyValue { key: [&b"/app/"[..], &name].concat().into(), ..kv(String::new()) }).collect();
+            let borders = borders(&Span::Below(Key::parse("/app").unwrap()), &page, each, 5);
+            proptest::prop_assert!(borders.is_sorted_by(|a, b| a < b));
+            if let (Some(last), Some(first)) = (page.last(), borders.first()) {
+                proptest::prop_assert!(*first > last.key && first.starts_with(b"/app/"));
+            }
+        }
+    }
+}
