@@ -89,6 +89,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tracing::instrument::Instrumented;
+use tracing::span::EnteredSpan;
 use tracing::{Instrument as _, Span};
 
 #[cfg(feature = "metrics")]
@@ -484,13 +485,13 @@ impl Operation {
 
     /// The work of the operation in its span, which costs nothing that can be measured while nobody listens.
     pub(crate) fn run<F: Future>(self, work: F) -> Instrumented<F> {
-        work.instrument(self.span())
+        self.begin().run(work)
     }
 
-    /// The span alone, for an operation that is not one future.
-    pub(crate) fn span(self) -> Span {
+    /// For an operation that is not one future.
+    pub(crate) fn begin(self) -> Ongoing {
         let Self { op, pattern } = self;
-        tracing::debug_span!(target: "etcd_typed::operation", "operation", op, pattern)
+        Ongoing(tracing::debug_span!(target: "etcd_typed::operation", "operation", op, pattern))
     }
 
     /// Somebody else wrote first; the operation starts again as long as the policy allows.
@@ -498,6 +499,21 @@ impl Operation {
         let Self { op, pattern } = self;
         tracing::debug!(target: "etcd_typed::operation", op, pattern, "conflict");
         count(&CONFLICTS, &[pattern, op]);
+    }
+}
+
+/// An operation that has begun: its span.
+pub(crate) struct Ongoing(Span);
+
+impl Ongoing {
+    /// A part of it that waits.
+    pub(crate) fn run<F: Future>(&self, work: F) -> Instrumented<F> {
+        work.instrument(self.0.clone())
+    }
+
+    /// The rest of it, which waits for nothing: until what this gives is dropped.
+    pub(crate) fn enter(self) -> EnteredSpan {
+        self.0.entered()
     }
 }
 

@@ -114,8 +114,10 @@ impl<S: Schema> Dir<S> {
     /// # Errors
     ///
     /// `Invalid`; [`Error::problems`] lists every field that is missing without a default, or undecodable.
-    pub async fn get(&self) -> Result<Versioned<S>> {
-        self.context.find("get", S::TABLE, &self.key).await?.decode(&self.key)
+    // That it can be sent is said, so that the compiler proves it here and not anew where it is called, for each struct.
+    #[allow(clippy::manual_async_fn)]
+    pub fn get(&self) -> impl Future<Output = Result<Versioned<S>>> + Send {
+        async { self.context.find("get", S::TABLE, &self.key).await?.decode(&self.key) }
     }
 
     /// Whether any key of the schema is there.

@@ -23,8 +23,6 @@ pub use fields::{Entries, Fields};
 pub use map::{DirMap, EntryMap, EntryPages, MapWrite};
 pub use transaction::Transaction;
 
-use tracing::Instrument as _;
-
 use crate::error::Result;
 use crate::key::Key;
 use crate::lease::Lessor;
@@ -33,7 +31,7 @@ use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::schema::{self, Schema, Table, Tree};
 use crate::store::{Consistency, Range, RangeReply, Span, Store};
-use crate::telemetry::{Operation, Pattern};
+use crate::telemetry::{Ongoing, Operation, Pattern};
 use crate::turn::Claim;
 use crate::version::Versioned;
 
@@ -60,10 +58,10 @@ impl Context {
     /// Reads a whole directory as of now, for the operation `op` on a struct with this table. What does not need to know the struct is here and compiled
     /// once; [`Found::decode`] is for each struct.
     async fn find(&self, op: &'static str, table: &Table, directory: &Key) -> Result<Found> {
-        let span = Operation::new(op, table.pattern()).span();
-        let read = self.read(Span::Below(directory.clone()), false).instrument(span.clone());
+        let ongoing = Operation::new(op, table.pattern()).begin();
+        let read = ongoing.run(self.read(Span::Below(directory.clone()), false));
         let reply = read.await.map_err(|error| error.at(directory))?;
-        Ok(Found { tree: schema::tree(directory, reply.kvs), revision: reply.revision, span })
+        Ok(Found { tree: schema::tree(directory, reply.kvs), revision: reply.revision, ongoing })
     }
 
     /// A live view of what lies below a directory, or of keys in it.
@@ -80,13 +78,13 @@ impl Context {
 struct Found {
     tree: Tree,
     revision: Revision,
-    /// Of the operation: decoding is a part of it.
-    span: tracing::Span,
+    /// Decoding is a part of the operation.
+    ongoing: Ongoing,
 }
 
 impl Found {
     fn decode<S: Schema>(self, directory: &Key) -> Result<Versioned<S>> {
-        let _within = self.span.entered();
+        let _within = self.ongoing.enter();
         schema::decode(directory, &self.tree, self.revision)
     }
 }
