@@ -29,6 +29,15 @@ fn is_read<T: EtcdValue + PartialEq + Debug>(text: &str, value: T) {
 }
 
 #[test]
+fn bytes_can_be_shared_with_their_change_and_what_is_no_bytes_is_read_as_ever() {
+    let bytes = Bytes::from(vec![7; 100]);
+    assert_eq!(Bytes::decode_shared(&bytes).map(|shared| shared.as_ptr()), Ok(bytes.as_ptr()));
+    assert_ne!(Bytes::decode(&bytes).map(|copied| copied.as_ptr()), Ok(bytes.as_ptr()));
+    assert_eq!(u16::decode_shared(&Bytes::from("80")), Ok(80));
+    assert_eq!(u16::decode_shared(&Bytes::from("eighty")), u16::decode(b"eighty"));
+}
+
+#[test]
 fn what_is_written_is_what_a_person_would_type() {
     is_written("  text\n".to_owned(), "  text\n");
     is_written(true, "true");

@@ -1,5 +1,8 @@
 //! `Mirror`: what lies below a directory as far as a watch has told, and what each step of it touched. Pure.
 
+use std::collections::btree_map::RangeMut;
+use std::ops::Bound;
+
 use crate::key::Key;
 use crate::revision::Revision;
 use crate::schema::{self, Stored, Touched, Tree};
@@ -87,12 +90,7 @@ impl Mirror {
                 self.advance(batch.revision);
                 let mut touched = Touched::default();
                 touched.reserve(batch.events.len());
-                for event in batch.events {
-                    match event {
-                        Event::Put { kv, previous } => self.put(kv, previous, &mut touched),
-                        Event::Delete { key, directory, previous } => self.delete(&key, directory, previous, &mut touched),
-                    }
-                }
+                self.take(batch.events, &mut touched);
                 touched.sort();
                 (!touched.is_empty()).then_some(Touch { revision: batch.revision, resynced: false, touched })
             }
@@ -114,28 +112,49 @@ impl Mirror {
         Touch { revision: snapshot.revision, resynced: true, touched }
     }
 
-    fn put(&mut self, kv: KeyValue, previous: Option<Box<KeyValue>>, touched: &mut Touched) {
-        let (key, now) = Stored::of(kv);
-        let Some(relative) = self.directory.below(&key) else { return };
-        // A key that is there already is not stored again: most changes are of those.
-        let old = match self.tree.get_mut(relative) {
-            Some(stored) => Some(std::mem::replace(stored, now.clone())),
-            None => self.tree.insert(relative.to_owned(), now.clone()),
-        };
-        self.touch(relative, old, previous, Some(now), touched);
+    /// Takes the events of one revision.
+    fn take(&mut self, events: Vec<Event>, touched: &mut Touched) {
+        // What follows the last key in the tree. The keys of a transaction mostly follow one another, and are found there without a search.
+        let mut following: Option<RangeMut<'_, String, Stored>> = None;
+        for event in events {
+            let (kv, previous) = match event {
+                Event::Put { kv, previous } => (kv, previous),
+                Event::Delete { key, directory, previous } => {
+                    self.delete(&key, directory, previous, touched);
+                    following = None;
+                    continue;
+                }
+            };
+            let (key, now) = Stored::of(kv);
+            let Some(relative) = self.directory.below(&key) else { continue };
+            let mut found = following.as_mut().and_then(RangeMut::next).filter(|(next, _)| *next == relative);
+            if found.is_none() {
+                let mut from_here = self.tree.range_mut::<str, _>((Bound::Included(relative), Bound::Unbounded));
+                found = from_here.next().filter(|(next, _)| *next == relative);
+                following = Some(from_here);
+            }
+            // A key that is there already is not stored again: most changes are of those.
+            let old = match found {
+                Some((_, stored)) => Some(std::mem::replace(stored, now.clone())),
+                None => {
+                    following = None;
+                    self.tree.insert(relative.to_owned(), now.clone())
+                }
+            };
+            touched.push(relative, old.or_else(|| told(previous, self.complete)), Some(now));
+        }
     }
 
     fn delete(&mut self, deleted: &[u8], directory: bool, previous: Option<Box<KeyValue>>, touched: &mut Touched) {
         if directory {
             for relative in self.below(deleted) {
-                let old = self.tree.remove(&relative);
-                self.touch(&relative, old, None, None, touched);
+                touched.push(&relative, self.tree.remove(&relative), None);
             }
         } else if let Some(relative) = self.directory.below(deleted) {
             let old = self.tree.remove(relative);
             // What is not in a complete tree was not there: there is nothing to tell.
             if old.is_some() || !self.complete {
-                self.touch(relative, old, previous, None, touched);
+                touched.push(relative, old.or_else(|| told(previous, self.complete)), None);
             }
         }
     }
@@ -149,12 +168,11 @@ impl Mirror {
         };
         self.tree.keys().filter(is_below).cloned().collect()
     }
+}
 
-    fn touch(&self, relative: &str, old: Option<Stored>, previous: Option<Box<KeyValue>>, now: Option<Stored>, touched: &mut Touched) {
-        // A server's own word of what was there is of use only while we do not know it.
-        let told = || previous.filter(|_| !self.complete).map(|kv| Stored::from(*kv));
-        touched.push(relative, old.or_else(told), now);
-    }
+/// What was there before by the server's own word, which is of use only while we do not know it.
+pub(super) fn told(previous: Option<Box<KeyValue>>, complete: bool) -> Option<Stored> {
+    previous.filter(|_| !complete).map(|kv| Stored::from(*kv))
 }
 
 /// Whether two states of a key are two states. After a rewound history the same revision may stand for another value.
@@ -164,7 +182,10 @@ pub(super) fn differs(old: &Stored, new: &Stored) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use bytes::Bytes;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::store::Batch;
@@ -282,6 +303,38 @@ mod tests {
             assert!(!agrees(|kvs| kvs[0] = kv("/a/b/x", "2", 9), with_values));
             assert_eq!(agrees(|kvs| kvs[0] = kv("/a/b/x", "1", 9), with_values), with_values, "refreshed");
             assert!(!agrees(|kvs| kvs[0] = KeyValue { created: Revision::new(9), ..kv("/a/b/x", "1", 9) }, with_values));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn keys_in_any_order_are_found(
+            start in proptest::collection::btree_set(0..9_u8, 0..9),
+            events in proptest::collection::vec((0..9_u8, any::<bool>()), 0..12),
+        ) {
+            let name = |key: u8| format!("/a/{key}");
+            let kvs = start.iter().map(|&key| kv(&name(key), "before", 2)).collect();
+            let mut mirror = Mirror::new(Key::parse("/a").unwrap(), snapshot(10, Reason::Start, kvs));
+            let mut expected: BTreeMap<String, String> = start.iter().map(|key| (key.to_string(), "before".to_owned())).collect();
+            let mut first = BTreeMap::new();
+            for (place, (key, is_put)) in events.iter().enumerate() {
+                let now = is_put.then(|| place.to_string());
+                let old = match &now {
+                    Some(now) => expected.insert(key.to_string(), now.clone()),
+                    None => expected.remove(&key.to_string()),
+                };
+                if old.is_some() || now.is_some() {
+                    first.entry(key.to_string()).or_insert(old);
+                }
+            }
+            let event = |(place, &(key, is_put)): (usize, &(u8, bool))| {
+                if is_put { put(&name(key), &place.to_string(), 11) } else { delete(&name(key), false) }
+            };
+            let touch = mirror.apply(batch(11, events.iter().enumerate().map(event).collect()));
+            let told: Vec<_> = touch.iter().flat_map(|touch| told(&mirror, touch)).collect();
+            let line = |(key, old): (String, Option<String>)| { let now = expected.get(&key).cloned(); (key, old, now) };
+            prop_assert_eq!(told, first.into_iter().map(line).collect::<Vec<_>>());
+            prop_assert!(mirror.tree().keys().eq(expected.keys()));
         }
     }
 

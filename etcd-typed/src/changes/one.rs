@@ -1,17 +1,18 @@
 //! `One`: the value of one key as far as a watch has told. It is what [`Mirror`](super::Mirror) is for a directory, without a tree: programs have
 //! thousands of them. Pure.
 
-use super::mirror::differs;
+use super::mirror::{differs, told};
 use crate::key::Key;
 use crate::revision::Revision;
 use crate::schema::Stored;
-use crate::store::{Event, KeyValue};
+use crate::store::Event;
 use crate::watch::{Snapshot, Step};
 
 /// A key's value that follows a watch.
 #[derive(Debug)]
 pub(super) struct One {
-    now: Option<Stored>,
+    /// Boxed: before it is known, while thousands begin, it takes no room.
+    now: Option<Box<Stored>>,
     revision: Revision,
     /// False while nothing is known but what changed since a revision whose state could not be read.
     complete: bool,
@@ -37,7 +38,7 @@ impl One {
     }
 
     pub(super) fn now(&self) -> Option<&Stored> {
-        self.now.as_ref()
+        self.now.as_deref()
     }
 
     pub(super) fn revision(&self) -> Revision {
@@ -60,7 +61,7 @@ impl One {
                     (Some(before), Some(after)) => differs(before, after),
                     (None, Some(_)) | (Some(_), None) => true,
                 };
-                let before = std::mem::replace(&mut self.now, after);
+                let before = std::mem::replace(&mut self.now, after).map(|stored| *stored);
                 (self.revision, self.complete) = (revision, known);
                 differ.then_some(OneTouch { revision, resynced: true, before })
             }
@@ -84,23 +85,31 @@ impl One {
     /// What was there before, if the event is about the key.
     fn event(&mut self, key: &Key, event: Event) -> Option<Option<Stored>> {
         let complete = self.complete;
-        // A server's own word of what was there is of use only while we do not know it.
-        let told = |previous: Option<Box<KeyValue>>| previous.filter(|_| !complete).map(|kv| Stored::from(*kv));
         match event {
-            Event::Put { kv, previous } if is(key, &kv.key) => Some(self.now.replace(Stored::from(kv)).or(told(previous))),
-            Event::Delete { key: deleted, directory: false, previous } if is(key, &deleted) => {
-                let old = self.now.take();
-                // What was not there, as we know, cannot go.
-                (old.is_some() || !complete).then(|| old.or(told(previous)))
+            Event::Put { kv, previous } if is(key, &kv.key) => {
+                let now = Stored::from(kv);
+                let old = match &mut self.now {
+                    Some(stored) => Some(std::mem::replace(&mut **stored, now)),
+                    None => {
+                        self.now = Some(Box::new(now));
+                        None
+                    }
+                };
+                Some(old.or_else(|| told(previous, complete)))
             }
-            Event::Delete { key: deleted, directory: true, .. } if is_below(key, &deleted) => self.now.take().map(Some),
+            Event::Delete { key: deleted, directory: false, previous } if is(key, &deleted) => {
+                let old = self.now.take().map(|stored| *stored);
+                // What was not there, as we know, cannot go.
+                (old.is_some() || !complete).then(|| old.or_else(|| told(previous, complete)))
+            }
+            Event::Delete { key: deleted, directory: true, .. } if is_below(key, &deleted) => self.now.take().map(|stored| Some(*stored)),
             Event::Put { .. } | Event::Delete { .. } => None,
         }
     }
 }
 
-fn find(key: &Key, snapshot: Snapshot) -> Option<Stored> {
-    snapshot.kvs.into_iter().find(|kv| is(key, &kv.key)).map(Stored::from)
+fn find(key: &Key, snapshot: Snapshot) -> Option<Box<Stored>> {
+    snapshot.kvs.into_iter().find(|kv| is(key, &kv.key)).map(|kv| Box::new(Stored::from(kv)))
 }
 
 fn is(key: &Key, stored: &[u8]) -> bool {
@@ -120,7 +129,7 @@ mod tests {
 
     use super::*;
     use crate::changes::Mirror;
-    use crate::store::Batch;
+    use crate::store::{Batch, KeyValue};
     use crate::watch::Reason;
 
     const KEYS: [&str; 8] = ["/a/b", "/a/bb", "/a", "/a/b/c", "/a/b/", "/a/", "/", "/x"];

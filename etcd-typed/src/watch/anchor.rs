@@ -8,8 +8,6 @@
 //! left out that key; where the past can be read, one whose key we saw deleted, if the new history is compacted between that and
 //! where we are.
 
-use std::hash::{DefaultHasher, Hasher};
-
 use bytes::Bytes;
 
 use crate::key::Key;
@@ -23,13 +21,17 @@ pub(crate) enum Anchor {
     Unknown,
     /// The span was read and was empty, and nothing was written since.
     Empty,
-    /// This key was the newest to be written.
-    Written {
-        key: Key,
-        mark: Mark,
-        /// It was deleted after this revision.
-        until: Option<Revision>,
-    },
+    /// This key was the newest to be written. Boxed: while thousands begin there is none yet.
+    Written(Box<Written>),
+}
+
+/// A key that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Written {
+    key: Key,
+    mark: Mark,
+    /// It was deleted after this revision.
+    until: Option<Revision>,
 }
 
 /// What a server says of a key, with its value as a hash. A server that was set up anew by the same script may well have the same key with the
@@ -54,11 +56,11 @@ impl Anchor {
 
     /// The changes of a batch have happened.
     pub(crate) fn follow(&mut self, batch: &Batch) {
-        if let (Self::Written { key, mark, until }, [Event::Put { kv, .. }]) = (&mut *self, batch.events.as_slice())
-            && kv.key == key.as_str().as_bytes()
+        if let (Self::Written(written), [Event::Put { kv, .. }]) = (&mut *self, batch.events.as_slice())
+            && kv.key == written.key.as_str().as_bytes()
         {
             // What most batches are, where a key of its own is watched.
-            (*mark, *until) = (Mark::of(kv), None);
+            (written.mark, written.until) = (Mark::of(kv), None);
             return;
         }
         let puts = || batch.events.iter().filter_map(|event| if let Event::Put { kv, .. } = event { Some(kv) } else { None });
@@ -71,10 +73,11 @@ impl Anchor {
         }
         for event in &batch.events {
             if let Event::Delete { key: deleted, directory, .. } = event
-                && let Self::Written { key, until: until @ None, .. } = self
-                && deletes(deleted, *directory, key)
+                && let Self::Written(written) = self
+                && written.until.is_none()
+                && deletes(deleted, *directory, &written.key)
             {
-                *until = Some(batch.revision.previous());
+                written.until = Some(batch.revision.previous());
             }
         }
     }
@@ -82,9 +85,9 @@ impl Anchor {
     /// The read that shows whether the anchor holds, where the past can be read as of `seen`, the revision up to which everything was yielded.
     pub(crate) fn range(&self, span: &Span, seen: Option<Revision>) -> Range {
         match self {
-            Self::Written { key, until, .. } => {
-                let revision = seen.map(|seen| until.unwrap_or(seen));
-                Range { revision, ..Range::of(Span::Key(key.clone())) }
+            Self::Written(written) => {
+                let revision = seen.map(|seen| written.until.unwrap_or(seen));
+                Range { revision, ..Range::of(Span::Key(written.key.clone())) }
             }
             Self::Empty | Self::Unknown => {
                 let limit = seen.is_some().then_some(1);
@@ -105,7 +108,8 @@ impl Anchor {
         match self {
             Self::Unknown => false,
             Self::Empty => reply.kvs.iter().any(|kv| kv.created <= seen),
-            Self::Written { key, mark, until } => {
+            Self::Written(written) => {
+                let Written { key, mark, until } = &**written;
                 let now = reply.kvs.iter().find(|kv| kv.key == key.as_str().as_bytes()).map(Mark::of);
                 match now {
                     _ if pinned => now != Some(*mark),
@@ -132,7 +136,7 @@ impl Anchor {
     fn listed(kv: &KeyValue, span: &Span) -> Option<Self> {
         match span {
             Span::Key(key) if key.as_str().as_bytes() == kv.key => {
-                Some(Self::Written { key: key.clone(), mark: Mark::of(kv), until: None })
+                Some(Self::Written(Box::new(Written { key: key.clone(), mark: Mark::of(kv), until: None })))
             }
             Span::Key(_) | Span::Below(_) => Self::written(kv),
         }
@@ -142,16 +146,32 @@ impl Anchor {
     fn written(kv: &KeyValue) -> Option<Self> {
         let key = Key::parse(std::str::from_utf8(&kv.key).ok()?).ok()?;
         let exact = key.as_str().as_bytes() == kv.key;
-        exact.then_some(Self::Written { key, mark: Mark::of(kv), until: None })
+        exact.then(|| Self::Written(Box::new(Written { key, mark: Mark::of(kv), until: None })))
     }
 }
 
 impl Mark {
     fn of(kv: &KeyValue) -> Self {
-        let mut hasher = DefaultHasher::new();
-        hasher.write(&kv.value);
-        Self { created: kv.created, modified: kv.modified, version: kv.version, value: hasher.finish() }
+        Self { created: kv.created, modified: kv.modified, version: kv.version, value: digest(&kv.value) }
     }
+}
+
+/// Two values that differ have almost surely different ones. Each of thousands of watches makes it of each event, so it is not the standard hash, which waits for
+/// every eight bytes before the next: here 16 bytes and their place are a product of their own, and all are added up.
+fn digest(value: &[u8]) -> u64 {
+    const ODD: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
+    let halves = |number: u128| ((number & u128::from(u64::MAX)) as u64, (number >> 64) as u64);
+    let product = |place: u64, bytes: [u8; 16]| {
+        let (one, other) = halves(u128::from_le_bytes(bytes));
+        let (low, high) = halves(u128::from(one ^ ODD[0].wrapping_mul(place)) * u128::from(other ^ ODD[1].wrapping_mul(place)));
+        low ^ high
+    };
+    let (whole, rest) = value.as_chunks::<16>();
+    let mut last = [0; 16];
+    last.iter_mut().zip(rest).for_each(|(to, byte)| *to = *byte);
+    let sum = (1..).zip(whole).fold(0_u64, |sum, (place, bytes)| sum.wrapping_add(product(place, *bytes)));
+    // Zeros at the end are told from nothing by the length, which no place is.
+    sum.wrapping_add(product(!(value.len() as u64), last))
 }
 
 /// Whether the deletion of `deleted` takes `key` away.
@@ -163,5 +183,28 @@ fn deletes(deleted: &Bytes, directory: bool, key: &Key) -> bool {
         // The root is the one directory whose name ends with the slash.
         Some(_) => directory && deleted.as_ref() == b"/",
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn values_that_differ_anywhere_have_digests_that_differ() {
+        let mut seen = HashSet::new();
+        for length in 0..70 {
+            let zeros = vec![0; length];
+            assert!(seen.insert(digest(&zeros)), "{length} zeros");
+            for (at, bit) in (0..length).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+                let mut other = zeros.clone();
+                other[at] ^= 1 << bit;
+                assert!(seen.insert(digest(&other)), "{length} bytes, one of them {at}, {bit}");
+            }
+        }
+        let (one, other) = ([1; 16], [2; 16]);
+        assert_ne!(digest(&[one, other].concat()), digest(&[other, one].concat()), "the order counts");
     }
 }

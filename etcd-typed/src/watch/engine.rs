@@ -67,7 +67,7 @@ enum Phase {
     Listing { reason: Reason, at: Option<Revision> },
     /// A watch is opened. The snapshot that it continues is held back until that was tried once: nobody's slowness comes between the
     /// two, and who gets the first one also knows that the watch is allowed.
-    Opening { from: WatchFrom, check: bool, held: Option<Snapshot> },
+    Opening { from: WatchFrom, check: bool, held: Option<Box<Snapshot>> },
     /// The resumed watch is open, and a read shows whether the server's history is still the one that we saw.
     Checking,
     /// Items are taken. `fresh`: the watch started from a list just made; `moved`: it has yielded something.
@@ -97,7 +97,7 @@ impl Engine {
             Start::Since(revision) => {
                 // Before everything there was nothing, so that much is known everywhere. (A range at zero would be one of now.)
                 let held = Snapshot { revision, kvs: Vec::new(), known: revision == Revision::ZERO, reason: Reason::Start };
-                (revision, Phase::Opening { from: WatchFrom::Resumed(revision), check: false, held: Some(held) })
+                (revision, Phase::Opening { from: WatchFrom::Resumed(revision), check: false, held: Some(Box::new(held)) })
             }
         };
         let started = matches!(phase, Phase::Opening { .. });
@@ -185,11 +185,17 @@ impl Engine {
         let snapshot = Snapshot { revision, kvs: reply.kvs, known: true, reason };
         let from = if at.is_some() { WatchFrom::Resumed(revision) } else { WatchFrom::Listed(revision) };
         self.started = true;
-        self.phase = Phase::Opening { from, check: false, held: Some(snapshot) };
+        self.phase = Phase::Opening { from, check: false, held: Some(Box::new(snapshot)) };
         None
     }
 
-    fn opened(&mut self, from: WatchFrom, check: bool, held: Option<Snapshot>, answer: Result<(), Error>) -> Option<Result<Step, Error>> {
+    fn opened(
+        &mut self,
+        from: WatchFrom,
+        check: bool,
+        held: Option<Box<Snapshot>>,
+        answer: Result<(), Error>,
+    ) -> Option<Result<Step, Error>> {
         match answer {
             Ok(()) if check => self.phase = Phase::Checking,
             Ok(()) => self.follow(matches!(from, WatchFrom::Listed(_))),
@@ -200,7 +206,7 @@ impl Engine {
                 }
             }
         }
-        held.map(|snapshot| Ok(Step::Reset(snapshot)))
+        held.map(|snapshot| Ok(Step::Reset(*snapshot)))
     }
 
     fn checked(&mut self, answer: Result<RangeReply, Error>) -> Option<Result<Step, Error>> {
