@@ -29,7 +29,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
-use crate::store::Store;
+use crate::store::{Store, spawn};
 use crate::telemetry;
 
 /// The time to live of a lock, a leadership and a published value where none is asked for.
@@ -97,7 +97,7 @@ impl Lease {
         let (orders, received) = mpsc::unbounded_channel();
         let (answer, answered) = oneshot::channel();
         let applicant = Applicant { lessor: Arc::downgrade(lessor), store: store.clone(), retry: lessor.retry().clone(), id, asked };
-        runtime.spawn(applicant.run(runtime.clone(), received, answer));
+        spawn(&runtime, applicant.run(runtime.clone(), received, answer));
         let gone = |_| Error::new(ErrorKind::Unavailable, "the runtime ended before a lease was had").outcome_unknown();
         let (ttl, life) = answered.await.map_err(gone)??;
         Ok(Self { id, ttl, asked, store, life, orders, standing: None })

@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::{Lease, Lessor};
 use crate::revision::Revision;
-use crate::store::{Expiry, Op, Store, Txn};
+use crate::store::{Expiry, Op, Store, Txn, spawn};
 use crate::telemetry::Pattern;
 
 /// Where something is published, and how long it outlives us.
@@ -46,7 +46,7 @@ impl Target {
         let (sets, received) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel();
         let publication = Publication { key: self.key.clone(), shared: shared.clone(), sets, end };
-        runtime.spawn(Keeper::new(self, shared, received, value, lease, committed.revision).run(ended));
+        spawn(&runtime, Keeper::new(self, shared, received, value, lease, committed.revision).run(ended));
         Ok(publication)
     }
 

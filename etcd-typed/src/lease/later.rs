@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until};
 
+use crate::store::spawn;
+
 /// One for all clones of a client.
 #[derive(Default)]
 pub(crate) struct Later(Mutex<Queue>);
@@ -40,7 +42,7 @@ impl Later {
             first
         });
         if first {
-            runtime.spawn(Task { later: self.clone(), queue: true }.run());
+            spawn(runtime, Task { later: self.clone(), queue: true }.run());
         }
     }
 
@@ -108,7 +110,8 @@ impl Drop for Task {
         }
         // Its runtime has ended before it: what is wanted in another one goes on there.
         for due in self.later.with(Option::take).into_iter().flatten() {
-            due.runtime.clone().spawn(async move {
+            let runtime = due.runtime.clone();
+            spawn(&runtime, async move {
                 sleep_until(due.at).await;
                 due.begin();
             });

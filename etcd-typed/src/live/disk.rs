@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -20,6 +21,7 @@ use crate::changes::Mirror;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 use crate::schema::Touched;
+use crate::store::spawn;
 use crate::telemetry::{self, Pattern};
 
 /// The time between two writes of a file.
@@ -212,7 +214,7 @@ impl Keeper {
         }
         let (sender, mut receiver) = watch::channel(kept);
         receiver.mark_changed();
-        tokio::spawn(write_newest(self.file.clone(), self.pattern, receiver));
+        spawn(&Handle::current(), write_newest(self.file.clone(), self.pattern, receiver));
         self.newest = Some(sender);
     }
 }

@@ -25,7 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::retry::{Backoff, RetryPolicy};
 use crate::revision::Revision;
-use crate::store::{Span, Store};
+use crate::store::{Span, Store, spawn};
 use crate::telemetry::{self, Pattern};
 use crate::watch::{Follow, Start, Step};
 
@@ -95,7 +95,7 @@ impl Upstream {
             proven: proven.clone(),
             store: store.clone(),
         };
-        let task = runtime.spawn(task.run());
+        let task = spawn(&runtime, task.run());
         Self { directory: directory.clone(), commands, proven, runtime, task }
     }
 

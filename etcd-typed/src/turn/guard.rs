@@ -16,7 +16,7 @@ use crate::key::Key;
 use crate::lease::{Begin, Last, Lease, Lost, LostReason, Rank};
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
-use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, RangeReply, Span, Store, Txn};
+use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, RangeReply, Span, Store, Txn, spawn};
 use crate::telemetry::Pattern;
 use crate::watch::{Follow, Start, Step};
 
@@ -365,7 +365,7 @@ impl Begin for Watchful {
         let Self { watching, store, retry, claim, runtime } = *self;
         // Nobody else sets it, and who drops the guard meanwhile leaves the end of it to this one.
         if let Some(watching) = watching.upgrade() {
-            let _ = watching.0.set(runtime.spawn(watch(store, retry, claim)).abort_handle());
+            let _ = watching.0.set(spawn(&runtime, watch(store, retry, claim)).abort_handle());
         }
     }
 }

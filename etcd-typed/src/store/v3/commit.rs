@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use super::call::{Core, How};
 use super::join::Reads;
 use super::kv::{self, NewLease, Plan, Request};
 use super::lease;
 use super::wire::{DELETE_RANGE, PUT, TXN};
 use crate::error::{Error, Result};
-use crate::store::{Capabilities, Committed, Txn};
+use crate::store::{Capabilities, Committed, Txn, spawn};
 use crate::telemetry;
 
 /// [`Store::commit`](crate::store::Store::commit).
@@ -53,7 +55,7 @@ async fn perform(reads: &Arc<Reads>, request: Request) -> Result<Committed> {
 fn give_back<'l>(core: &Arc<Core>, leases: impl IntoIterator<Item = &'l NewLease>) {
     for lease in leases {
         let (core, id) = (Arc::clone(core), lease.id);
-        tokio::spawn(async move {
+        spawn(&Handle::current(), async move {
             if let Err(error) = lease::revoke(&core, id).await {
                 telemetry::lease_not_revoked(id, &error);
             }

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use h2::{Ping, PingPong};
 use http::uri::{Authority, Scheme};
+use tokio::runtime::Handle;
 use tokio::sync::SetOnce;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -28,6 +29,7 @@ use self::dial::{Io, LastRead};
 pub(super) use self::exchange::{Metadata, Requests};
 use self::incoming::{Gathering, Long};
 use super::grpc::{Local, Status};
+use crate::store::spawn;
 
 /// How much a server may send on one stream before it is read: as much as a line of a gigabit carries in 30 ms.
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
@@ -91,12 +93,13 @@ impl Connection {
             end: SetOnce::new(),
         };
         let shared = Arc::new(shared);
-        tokio::spawn(drive(
+        let drive = drive(
             connection,
             gathering,
             shared.clone(),
             KeepAlive { interval: target.keep_alive_interval, limit: target.keep_alive_timeout, read },
-        ));
+        );
+        spawn(&Handle::current(), drive);
         Ok(Self { sender, shared })
     }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -23,7 +24,7 @@ use super::status::{Failure, Row};
 use super::wire::{RANGE, RangeRequest};
 use crate::error::{Error, Result};
 use crate::revision::Revision;
-use crate::store::{BoxFuture, Span, Watch, WatchFrom, WatchStream};
+use crate::store::{BoxFuture, Span, Watch, WatchFrom, WatchStream, spawn};
 use crate::telemetry;
 use feeds::{Feed, Feeds, Following, Stands};
 use machine::Token;
@@ -204,7 +205,8 @@ impl Watches {
         let (commands, wishes) = mpsc::unbounded_channel();
         let handle = Handle { commands, watches: Arc::new(AtomicUsize::new(1)), reached: Arc::default(), generation: session.generation };
         let of_stream = stream::Watched::new(&self.feeds, &handle);
-        tokio::spawn(stream::run(Arc::clone(&self.core), session.token.clone(), wishes, of_stream, self.progress_interval));
+        let run = stream::run(Arc::clone(&self.core), session.token.clone(), wishes, of_stream, self.progress_interval);
+        spawn(&runtime::Handle::current(), run);
         streams.push(handle.clone());
         handle
     }
