@@ -178,8 +178,8 @@ pub fn not_a(type_name: &str) -> ValueError {
     ValueError::new(format_args!("not {type_name}"))
 }
 
-/// A variant of a change enum. The compiler is quicker with a type than with making it a `dyn Debug`, in every variant of every struct.
-pub fn change<C: Debug>(f: &mut fmt::Formatter<'_>, variant: &str, change: &C) -> fmt::Result {
+/// A variant of a change enum.
+pub fn change(f: &mut fmt::Formatter<'_>, variant: &str, change: &dyn Debug) -> fmt::Result {
     f.debug_tuple(variant).field(change).finish()
 }
 
