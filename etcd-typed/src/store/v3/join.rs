@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, Timeout, sleep_until, timeout, timeout_at};
 
 use super::auth::Auth;
 use super::call::{Core, How, NAME};
@@ -76,7 +76,8 @@ struct Errand {
 
 /// What becomes of one who waited.
 enum Outcome {
-    Answered(RangeResponse),
+    /// As all who wanted the same are answered.
+    Answered(Arc<RangeResponse>),
     /// He is to ask for himself, in the place that was had for it.
     Apart(Apart, Option<OwnedSemaphorePermit>),
 }
@@ -122,9 +123,12 @@ impl Reads {
                 let together = free.is_none() || self.is_awaited();
                 loner = together && self.loners.contain(&request.key);
                 if together && !loner && self.may_join() {
-                    match self.join(&request, free.take(), deadline).await? {
-                        Outcome::Answered(answer) => return Ok(answer),
-                        Outcome::Apart(why, place) => (apart, inherited) = (why, place),
+                    match self.join(&request, free.take(), deadline).await {
+                        Ok(Ok(Outcome::Answered(answer))) => return Ok(Arc::unwrap_or_clone(answer)),
+                        Ok(Ok(Outcome::Apart(why, place))) => (apart, inherited) = (why, place),
+                        // The task ended with its runtime, which is not ours.
+                        Ok(Err(_)) => {}
+                        Err(_) => return Err(joined_too_long()),
                     }
                 }
             }
@@ -162,23 +166,18 @@ impl Reads {
     /// Waits with others until they are sent together, and for what comes of it.
     ///
     /// The place of whoever has one is theirs.
-    async fn join(
+    fn join(
         self: &Arc<Self>,
         request: &RangeRequest,
         place: Option<SemaphorePermit<'_>>,
         deadline: Instant,
-    ) -> Result<Outcome, Failure> {
+    ) -> Timeout<oneshot::Receiver<Outcome>> {
         let (outcome, told) = oneshot::channel();
         if self.waiting().add(request, outcome) {
             self.send_soon();
         }
         drop(place);
-        match timeout_at(deadline, told).await {
-            Ok(Ok(outcome)) => Ok(outcome),
-            // The task ended with its runtime, which is not ours.
-            Ok(Err(_)) => Ok(Outcome::Apart(Apart::FromTheStart, None)),
-            Err(_) => Err(Failure::new(Row::TimedOut, format!("no answer to {} in time, which was sent for several reads", TXN.path))),
-        }
+        timeout_at(deadline, told)
     }
 
     /// Sends those who wait as soon as there is a place, or a moment has passed. In a task of its own, which none of them ends by giving up.
@@ -209,7 +208,8 @@ impl Reads {
             Ok(answers) => {
                 for (outcomes, answer) in outcomes.into_iter().zip(answers) {
                     self.learn(None, &answer);
-                    outcomes.into_iter().for_each(|outcome| tell(outcome, Outcome::Answered(answer.clone())));
+                    let answer = Arc::new(answer);
+                    outcomes.into_iter().for_each(|outcome| tell(outcome, Outcome::Answered(Arc::clone(&answer))));
                 }
             }
             Err(why) => outcomes.into_iter().flatten().for_each(|outcome| tell(outcome, Outcome::Apart(why, None))),
@@ -330,6 +330,10 @@ impl fmt::Debug for Reads {
 fn tell(reader: oneshot::Sender<Outcome>, outcome: Outcome) {
     // One who gave up meanwhile wants to know nothing.
     let _ = reader.send(outcome);
+}
+
+fn joined_too_long() -> Failure {
+    Failure::new(Row::TimedOut, format!("no answer to {} in time, which was sent for several reads", TXN.path))
 }
 
 /// Whether it is a read of one key as it is now that sees every acknowledged write. Only those can share a transaction: a member answers what may be stale
