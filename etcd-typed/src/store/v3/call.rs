@@ -8,10 +8,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::auth::Auth;
 use super::channel::{Endpoints, Lane, Slot};
-use super::connection::{Connection, Metadata};
+use super::connection::{Connection, Metadata, Sent};
 use super::grpc::{Local, Status};
 use super::status::{Failure, Repeat, Row};
-use super::wire::{Answer, MEMBER_LIST, MemberListRequest, Method, Shape};
+use super::wire::{Answer, MEMBER_LIST, MemberListRequest, Method, Shape, Untyped};
 use crate::error::Result;
 use crate::retry::RetryPolicy;
 use crate::store::connect::ConnectOptions;
@@ -69,7 +69,7 @@ impl Core {
     pub(super) async fn call<Q, A>(self: &Arc<Self>, method: &Method<Q, A>, how: How, request: Q) -> Result<A, Failure>
     where
         Q: prost::Message,
-        A: prost::Message + Answer + Default,
+        A: Answer + Default,
     {
         self.call_until(method, how, request, Instant::now() + self.retry.call_timeout).await
     }
@@ -84,14 +84,29 @@ impl Core {
     ) -> Result<A, Failure>
     where
         Q: prost::Message,
-        A: prost::Message + Answer + Default,
+        A: Answer + Default,
     {
+        let mut answer = A::default();
+        self.call_into(&method.untyped(), how, &request, &mut answer, deadline).await?;
+        Ok(answer)
+    }
+
+    /// As with [`attempts_into`](Self::attempts_into) and [`attempt_into`](Self::attempt_into), all is in it that is the same for all types, so that it is
+    /// compiled once.
+    async fn call_into(
+        self: &Arc<Self>,
+        method: &Untyped,
+        how: How,
+        request: &dyn Sent,
+        answer: &mut dyn Answer,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
         // A new token can be refused once more where users and roles are being changed; after that it is not the token.
         let mut logins = 0;
         loop {
             let session = Auth::session(self, deadline).await?;
-            let failure = match self.attempts(method, how, session.token.as_ref(), &request, deadline).await {
-                Ok(answer) => return Ok(answer),
+            let failure = match self.attempts_into(method, how, session.token.as_ref(), request, answer, deadline).await {
+                Ok(()) => return Ok(()),
                 Err(failure) => failure,
             };
             if failure.row.verdict().repeat != Repeat::AfterLogin || logins >= 2 {
@@ -118,16 +133,30 @@ impl Core {
     ) -> Result<A, Failure>
     where
         Q: prost::Message,
-        A: prost::Message + Answer + Default,
+        A: Answer + Default,
     {
+        let mut answer = A::default();
+        self.attempts_into(&method.untyped(), how, token, request, &mut answer, deadline).await?;
+        Ok(answer)
+    }
+
+    async fn attempts_into(
+        &self,
+        method: &Untyped,
+        how: How,
+        token: Option<&HeaderValue>,
+        request: &dyn Sent,
+        answer: &mut dyn Answer,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
         let mut backoff = self.retry.backoff();
         let mut may_have_applied = false;
         // How often an endpoint said what only another one can mend.
         let mut elsewhere = 0;
         loop {
             let slot = self.endpoints.pick();
-            let mut failure = match self.attempt(slot, method, how, token, request, deadline).await {
-                Ok(answer) => return Ok(answer),
+            let mut failure = match self.attempt_into(slot, method, how, token, request, answer, deadline).await {
+                Ok(()) => return Ok(()),
                 Err(failure) => failure,
             };
             let verdict = failure.verdict();
@@ -164,8 +193,24 @@ impl Core {
     ) -> Result<A, Failure>
     where
         Q: prost::Message,
-        A: prost::Message + Answer + Default,
+        A: Answer + Default,
     {
+        let mut answer = A::default();
+        self.attempt_into(slot, &method.untyped(), how, token, request, &mut answer, deadline).await?;
+        Ok(answer)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "they are those of `attempt`, and the answer")]
+    async fn attempt_into(
+        &self,
+        slot: &Slot,
+        method: &Untyped,
+        how: How,
+        token: Option<&HeaderValue>,
+        request: &dyn Sent,
+        answer: &mut dyn Answer,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
         let limit = if how.repeatable { deadline.min(Instant::now() + self.retry.read_attempt_timeout) } else { deadline };
         let connection = match timeout_at(limit, self.endpoints.connection(slot, how.lane)).await {
             Ok(Ok(connection)) => connection,
@@ -176,11 +221,11 @@ impl Core {
         if how.write && !how.repeatable && self.probes && !slot.is_proven() {
             self.probe(slot, &connection, token).await.map_err(Failure::before_sending)?;
         }
-        let answer =
-            send(connection, method, request, metadata, limit, deadline).await.map_err(|unanswered| unanswered.at(slot, method.path))?;
+        let sent = send_into(connection, method, request, answer, metadata, limit, deadline);
+        sent.await.map_err(|unanswered| unanswered.at(slot, method.path))?;
         self.endpoints.check(slot, answer.header(), Row::ForeignCluster)?;
         slot.succeeded();
-        Ok(answer)
+        Ok(())
     }
 
     /// Sees that an endpoint is alive and of our cluster before a write is entrusted to it: a write that hangs at a frozen server, or was
@@ -233,18 +278,34 @@ pub(super) async fn send<Q, A>(
 ) -> Result<A, Unanswered>
 where
     Q: prost::Message,
-    A: prost::Message + Default,
+    A: Answer + Default,
 {
+    let mut answer = A::default();
+    send_into(connection, &method.untyped(), request, &mut answer, metadata, first, whole).await?;
+    Ok(answer)
+}
+
+async fn send_into(
+    connection: Connection,
+    method: &Untyped,
+    request: &dyn Sent,
+    answer: &mut dyn Answer,
+    metadata: Metadata<'_>,
+    first: Instant,
+    whole: Instant,
+) -> Result<(), Unanswered> {
     let (mut requests, mut answers) = connection.begin(method.path, metadata).map_err(Unanswered::Refused)?;
     requests.send(request, true);
     timeout_at(first, answers.begun()).await.map_err(|_| Unanswered::TimedOut)?.map_err(Unanswered::Refused)?;
     let answer = async {
-        let answer = answers.next().await?.ok_or(Local::Ended("without a message"))?;
+        if !answers.next_into(answer).await? {
+            return Err(Local::Ended("without a message").into());
+        }
         if method.shape == Shape::Unary {
             // An error may still be there.
-            answers.next::<A>().await?;
+            answers.next_into(&mut ()).await?;
         }
-        Ok(answer)
+        Ok(())
     };
     timeout_at(whole, answer).await.map_err(|_| Unanswered::TimedOut)?.map_err(Unanswered::Refused)
 }

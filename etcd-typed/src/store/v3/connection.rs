@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 pub(super) use self::dial::Target;
 use self::dial::{Io, LastRead};
-pub(super) use self::exchange::{Metadata, Requests};
+pub(super) use self::exchange::{Metadata, Received, Requests, Sent};
 use self::incoming::{Gathering, Long};
 use super::grpc::{Local, Status};
 use crate::store::spawn;

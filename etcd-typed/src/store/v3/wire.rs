@@ -14,12 +14,17 @@ use bytes::Bytes;
 #[cfg(test)]
 use prost::Message;
 
+use super::connection::Received;
+
 /// One call: its path, and the types of its request and answer.
 pub(super) struct Method<Q, A> {
     pub(super) path: &'static str,
     pub(super) shape: Shape,
     types: PhantomData<fn(Q) -> A>,
 }
+
+/// A [`Method`] of any types.
+pub(super) type Untyped = Method<(), ()>;
 
 /// How a [`Method`] is performed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +38,11 @@ pub(super) enum Shape {
 impl<Q, A> Method<Q, A> {
     const fn unary(path: &'static str) -> Self {
         Self { path, shape: Shape::Unary, types: PhantomData }
+    }
+
+    /// The same, for what does not need to know the types.
+    pub(super) const fn untyped(&self) -> Untyped {
+        Method { path: self.path, shape: self.shape, types: PhantomData }
     }
 
     /// The call without its service, `Range`; what a server's own metrics call `grpc_method`.
@@ -64,7 +74,7 @@ pub(super) const AUTHENTICATE: Method<AuthenticateRequest, AuthenticateResponse>
 pub(super) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
 /// An answer that says which cluster gave it.
-pub(super) trait Answer {
+pub(super) trait Answer: Received {
     /// The header, where the server sent one.
     fn header(&self) -> Option<&ResponseHeader>;
 }

@@ -8,10 +8,10 @@ use h2::{RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
-use prost::Message;
+use prost::{DecodeError, Message};
 use tokio::sync::oneshot;
 
-use super::incoming::{Gathered, Incoming, PREFIX, Read};
+use super::incoming::{Chunks, Gathered, Incoming, PREFIX, Read};
 use super::{Connection, Shared, UnderWay};
 use crate::store::v3::grpc::{Local, Status};
 
@@ -85,14 +85,39 @@ impl Connection {
 
 impl Requests {
     /// Sends a message. If the call has ended this does nothing, and its [`Answers`] say why.
-    pub(in crate::store::v3) fn send(&mut self, message: &impl Message, last: bool) {
-        let length = message.encoded_len();
+    pub(in crate::store::v3) fn send(&mut self, message: &dyn Sent, last: bool) {
+        let _ = self.0.send_data(message.frame(), last);
+    }
+}
+
+/// Any message that is sent: a call is compiled once, and not for each method.
+pub(in crate::store::v3) trait Sent: Sync {
+    /// The message, and before it its length.
+    fn frame(&self) -> Bytes;
+}
+
+impl<M: Message> Sent for M {
+    fn frame(&self) -> Bytes {
+        let length = self.encoded_len();
         let mut frame = BytesMut::with_capacity(PREFIX + length);
         frame.put_u8(0);
         // What is longer than its length can say is far longer than a server takes, and is refused for what it seems to be.
         frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-        message.encode_raw(&mut frame);
-        let _ = self.0.send_data(frame.freeze(), last);
+        self.encode_raw(&mut frame);
+        frame.freeze()
+    }
+}
+
+/// Any message that is received.
+pub(in crate::store::v3) trait Received: Send {
+    /// Becomes the message.
+    fn read(&mut self, message: Chunks) -> Result<(), DecodeError>;
+}
+
+impl<M: Message + Default> Received for M {
+    fn read(&mut self, message: Chunks) -> Result<(), DecodeError> {
+        *self = Self::decode(message)?;
+        Ok(())
     }
 }
 
@@ -113,14 +138,20 @@ impl Answers {
 
     /// The next message; none after the last one, if the call went well. Cancel-safe: what was begun goes on with the next call.
     pub(in crate::store::v3) async fn next<A: Message + Default>(&mut self) -> Result<Option<A>, Status> {
+        let mut message = A::default();
+        Ok(self.next_into(&mut message).await?.then_some(message))
+    }
+
+    /// The same; whether there was one.
+    pub(in crate::store::v3) async fn next_into(&mut self, into: &mut dyn Received) -> Result<bool, Status> {
         self.begun().await?;
         loop {
             self.give_away_if_long();
             let read = match &mut self.state {
                 State::Answering(incoming) => {
                     if let Some(message) = incoming.message()? {
-                        let message = A::decode(message).map_err(|cause| Local::NotGrpc(format!("no message of etcd: {cause}")))?;
-                        return Ok(Some(message));
+                        into.read(message).map_err(|cause| Local::NotGrpc(format!("no message of etcd: {cause}")))?;
+                        return Ok(true);
                     }
                     incoming.read().await
                 }
@@ -129,11 +160,11 @@ impl Answers {
                     self.state = State::Answering(incoming);
                     read
                 }
-                State::Asked(_) | State::Ended => return Ok(None),
+                State::Asked(_) | State::Ended => return Ok(false),
             };
             match read {
                 Read::More => {}
-                Read::End => return self.end().await.map(|()| None),
+                Read::End => return self.end().await.map(|()| false),
                 Read::Broken(cause) => return Err(self.shared().broken(cause).await),
             }
         }

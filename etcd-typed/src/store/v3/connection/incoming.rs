@@ -148,7 +148,7 @@ impl Job {
 
 /// Bytes as they were received. A message of many chunks is read where they lie: to copy it together would touch all of it once more.
 #[derive(Default)]
-pub(super) struct Chunks {
+pub(in crate::store::v3) struct Chunks {
     /// Not empty unless all is.
     first: Bytes,
     rest: VecDeque<Bytes>,
