@@ -35,14 +35,15 @@ pub(crate) trait Begin: Send + 'static {
 impl Later {
     /// Begins it after that time, which is the same for all, if it is wanted then and `runtime` has not ended.
     pub(crate) fn begin(self: &Arc<Self>, after: Duration, runtime: &Handle, begin: impl Begin) {
-        let due = Due { at: Instant::now() + after, runtime: runtime.clone(), begin: Box::new(begin) };
+        let at = Instant::now() + after;
+        let due = Due { at, runtime: runtime.clone(), begin: Box::new(begin) };
         let first = self.with(|queue| {
             let first = queue.is_none();
             queue.get_or_insert_default().push_back(due);
             first
         });
         if first {
-            spawn(runtime, Task { later: self.clone(), queue: true }.run());
+            spawn(runtime, Task { later: self.clone(), queue: true }.run(at));
         }
     }
 
@@ -68,12 +69,15 @@ struct Task {
 }
 
 impl Task {
-    async fn run(mut self) {
-        while let Some(at) = self.next() {
+    /// What is due first may be given up before this runs. It sleeps all the same: else there would be a task for each guard that is held for a moment.
+    async fn run(mut self, first: Instant) {
+        let mut next = Some(first);
+        while let Some(at) = next {
             sleep_until(at).await;
             for due in self.due(at) {
                 due.begin();
             }
+            next = self.next();
         }
     }
 
@@ -175,6 +179,23 @@ mod tests {
         later.begin(AFTER, &runtime, one());
         sleep(AFTER * 2).await;
         assert_eq!(count.load(Ordering::SeqCst), 1, "the last one is wanted");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_given_up_at_once_over_and_over_is_of_one_task() {
+        let (count, one) = counter();
+        let (later, runtime) = (Arc::new(Later::default()), Handle::current());
+        let before = runtime.metrics().num_alive_tasks();
+        for _ in 0..1000 {
+            let one = one();
+            one.wanted.store(false, Ordering::SeqCst);
+            later.begin(AFTER, &runtime, one);
+            // As the task would run, and end.
+            tokio::task::yield_now().await;
+            assert_eq!(runtime.metrics().num_alive_tasks() - before, 1);
+        }
+        sleep(AFTER * 2).await;
+        assert_eq!((count.load(Ordering::SeqCst), runtime.metrics().num_alive_tasks() - before), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
