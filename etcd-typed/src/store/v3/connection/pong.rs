@@ -27,6 +27,8 @@ pub(super) struct LatePongs<B> {
     /// Whether what was written ends with the end of a frame: who writes flushes when all of its frames are written.
     at_end: bool,
     pong: Pong,
+    /// When the last one was written. One that comes long after it is written at once: where there is little traffic a timer costs more than a write.
+    last: Option<Instant>,
     late: Pin<Box<Sleep>>,
 }
 
@@ -39,16 +41,22 @@ enum Pong {
 
 impl<B> LatePongs<B> {
     pub(super) fn of(bytes: B) -> Self {
-        Self { bytes, at_end: false, pong: Pong::None, late: Box::pin(sleep(LATE)) }
+        Self { bytes, at_end: false, pong: Pong::None, last: None, late: Box::pin(sleep(LATE)) }
     }
 
     /// Keeps the pong that these bytes begin with, if they do. One at a time.
     fn keeps(&mut self, bytes: &[u8]) -> bool {
         let Some(pong) = bytes.first_chunk::<LENGTH>() else { return false };
-        let keeps = self.at_end && matches!(self.pong, Pong::None) && pong.starts_with(&BEGINNING);
+        if !(self.at_end && matches!(self.pong, Pong::None) && pong.starts_with(&BEGINNING)) {
+            return false;
+        }
+        let now = Instant::now();
+        let keeps = self.last.is_some_and(|last| now - last < LATE);
         if keeps {
             self.pong = Pong::Held(*pong);
-            self.late.as_mut().reset(Instant::now() + LATE);
+            self.late.as_mut().reset(now + LATE);
+        } else {
+            self.last = Some(now);
         }
         keeps
     }
@@ -63,6 +71,7 @@ impl<B: AsyncWrite + Unpin> LatePongs<B> {
             let rest = pong.get(*written..).unwrap_or_default();
             if rest.is_empty() {
                 self.pong = Pong::None;
+                self.last = Some(Instant::now());
                 break;
             }
             *written += match ready!(Pin::new(&mut self.bytes).poll_write(cx, rest))? {
@@ -138,13 +147,15 @@ mod tests {
 
     const PONG: [u8; LENGTH] = [0, 0, 8, 6, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
 
-    /// Both ends, the near one after the first frames of a connection.
+    /// Both ends, the near one after the first frames of a connection and a pong, which is written at once.
     async fn connected() -> (LatePongs<DuplexStream>, DuplexStream) {
         let (near, mut far) = duplex(1024);
         let mut near = LatePongs::of(near);
         near.write_all(b"settings").await.unwrap();
         near.flush().await.unwrap();
-        expect(&mut far, b"settings").await;
+        near.write_all(&PONG).await.unwrap();
+        near.flush().await.unwrap();
+        expect(&mut far, &[b"settings", &PONG[..]].concat()).await;
         (near, far)
     }
 
@@ -176,12 +187,19 @@ mod tests {
         let reads = tokio::spawn(async move { near.read_u8().await.map(|_| near) });
         expect(&mut far, &PONG).await;
         assert!(asked.elapsed() <= LATE);
-        // And the next one is late again.
+        // The next one is late again, but not one that comes long after.
         far.write_u8(1).await.unwrap();
         let mut near = reads.await.unwrap().unwrap();
         near.write_all(&PONG).await.unwrap();
         near.flush().await.unwrap();
         expect_nothing(&mut far).await;
+        sleep(2 * LATE).await;
+        read_once(&mut near).await;
+        expect(&mut far, &PONG).await;
+        sleep(2 * LATE).await;
+        near.write_all(&PONG).await.unwrap();
+        near.flush().await.unwrap();
+        expect(&mut far, &PONG).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -201,6 +219,8 @@ mod tests {
     async fn a_pong_that_is_written_in_parts_is_whole_before_anything_else() {
         let (near, mut far) = duplex(5);
         let mut near = LatePongs::of(near);
+        near.flush().await.unwrap();
+        tokio::join!(async { near.write_all(&PONG).await.unwrap() }, expect(&mut far, &PONG));
         near.flush().await.unwrap();
         near.write_all(&PONG).await.unwrap();
         sleep(2 * LATE).await;
