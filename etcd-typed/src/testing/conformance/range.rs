@@ -108,7 +108,8 @@ pub(super) async fn pages_are_of_one_revision(bench: &Bench<'_>) {
     if !bench.capabilities().past_revisions {
         bench.range_refused(first, ErrorKind::Unsupported).await;
         let after = Some(Bytes::from(bench.key("a").to_string()));
-        bench.range_refused(Range { after, ..all }, ErrorKind::Unsupported).await;
+        bench.range_refused(Range { after: after.clone(), ..all.clone() }, ErrorKind::Unsupported).await;
+        bench.range_refused(Range { until: after, ..all }, ErrorKind::Unsupported).await;
         return;
     }
     bench.range_refused(Range { limit: Some(0), ..all.clone() }, ErrorKind::Invalid).await;
@@ -127,6 +128,13 @@ pub(super) async fn pages_are_of_one_revision(bench: &Bench<'_>) {
     }
     assert_eq!(pages.concat(), ["a", "b", "c", "d", "e"].map(|path| bench.key(path).to_string()));
     assert!(pages.len() >= 3, "{pages:?}");
+    // A page may end at a key, and what ends before it begins is empty.
+    for (after, until, expected) in [("a", "c", vec!["b", "c"]), ("b", "bb", vec![]), ("d", "b", vec![])] {
+        let [after, until] = [after, until].map(|path| Some(Bytes::from(bench.key(path).to_string())));
+        let reply = bench.range(Range { after, until, revision: Some(revision), ..all.clone() }).await;
+        assert_eq!(keys(&reply), expected.iter().map(|path| bench.key(path).to_string()).collect::<Vec<_>>());
+        assert!(!reply.more, "{reply:?}");
+    }
 }
 
 pub(super) async fn a_past_revision_is_read_as_it_was(bench: &Bench<'_>) {
