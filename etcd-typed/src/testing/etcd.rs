@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
-use self::process::{DataDir, Ports, Process, Settings, binary, version_of};
+use self::process::{DataDir, Ports, Process, Settings, binary, has_v2, numbers, version_of};
 use crate::revision::Revision;
 
 mod process;
@@ -20,7 +20,8 @@ const POLL: Duration = Duration::from_millis(10);
 /// How often other ports are tried when somebody else was quicker.
 const PORT_ATTEMPTS: usize = 10;
 
-/// A real etcd server (3.4 or 3.5) of its own: free loopback ports, a temporary data directory, the v2 and the v3 API.
+/// A real etcd server (3.4 to 3.7) of its own: free loopback ports, a temporary data directory, the v3 API, and the v2 API where the server
+/// [has it](Self::has_v2).
 ///
 /// The binary is the one that the environment variable `ETCD_BIN` names, else `etcd` on the `PATH`. Dropping the value kills the server and
 /// removes its data; so does the end of the test process, however it ends.
@@ -107,9 +108,24 @@ impl Etcd {
         format!("{scheme}://{}", self.endpoint())
     }
 
+    /// Whether the server has the v2 API, which etcd 3.6 removed.
+    #[must_use]
+    pub fn has_v2(&self) -> bool {
+        has_v2(&self.version)
+    }
+
     /// `etcd2://127.0.0.1:PORT`, or `etcd2s://` with TLS.
+    ///
+    /// # Panics
+    ///
+    /// If the server has no v2 API: see [`has_v2`](Self::has_v2).
     #[must_use]
     pub fn url_v2(&self) -> String {
+        assert!(
+            self.has_v2(),
+            "etcd {} has no v2 API, which was removed in 3.6; run this test on etcd 3.4 or 3.5, or leave it out with `--skip v2`",
+            self.version
+        );
         let scheme = if self.settings.tls.is_some() { "etcd2s" } else { "etcd2" };
         format!("{scheme}://{}", self.endpoint())
     }
@@ -150,7 +166,7 @@ impl Etcd {
         process.signal("TERM");
         let began = Instant::now();
         while process.is_running() {
-            assert!(began.elapsed() < START_LIMIT, "etcd does not end after SIGTERM; its log:\n{}", self.dir.log_tail());
+            assert!(began.elapsed() < START_LIMIT, "etcd does not end after SIGTERM; its log:\n{}", self.dir.log_excerpt());
             sleep(POLL).await;
         }
         self.process = None;
@@ -218,7 +234,7 @@ impl Etcd {
             self.version
         );
         if !self.is_running() {
-            self.process = Some(Process::spawn(&self.settings, &self.ports, &self.dir));
+            self.process = Some(Process::spawn(&self.settings, &self.version, &self.ports, &self.dir));
         }
     }
 
@@ -236,7 +252,7 @@ impl Etcd {
                 Start::PortTaken if began.elapsed() < START_LIMIT => self.launch().await,
                 Start::Pending if began.elapsed() < START_LIMIT => {}
                 Start::Pending | Start::PortTaken | Start::Ended => {
-                    panic!("etcd does not start; the end of its log:\n{}", self.dir.log_tail())
+                    panic!("etcd does not start; its log:\n{}", self.dir.log_excerpt())
                 }
             }
             sleep(POLL).await;
@@ -367,6 +383,10 @@ impl Cluster {
     }
 
     /// All members in one address: `etcd2://127.0.0.1:PORT,127.0.0.1:PORT,…`.
+    ///
+    /// # Panics
+    ///
+    /// If the servers have no v2 API: see [`Etcd::has_v2`].
     #[must_use]
     pub fn url_v2(&self) -> String {
         self.url(Etcd::url_v2)
@@ -458,7 +478,7 @@ async fn first_start(members: &mut [Etcd]) -> bool {
                 Start::Ready => break,
                 Start::PortTaken => return false,
                 Start::Pending if began.elapsed() < START_LIMIT => sleep(POLL).await,
-                Start::Pending | Start::Ended => panic!("etcd does not start; the end of its log:\n{}", member.dir.log_tail()),
+                Start::Pending | Start::Ended => panic!("etcd does not start; its log:\n{}", member.dir.log_excerpt()),
             }
         }
     }
@@ -467,9 +487,7 @@ async fn first_start(members: &mut [Etcd]) -> bool {
 
 /// Whether a server of this version, in a cluster of so many, may lose in a crash what it acknowledged.
 fn forgets_at_a_crash(version: &str, members: usize) -> bool {
-    let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
-    let mut number = || numbers.next().unwrap_or(0);
-    let version: (u32, u32, u32) = (number(), number(), number());
+    let version = numbers(version);
     // It notes how far it has applied its log before the v3 store has what was applied (issue 13766).
     let skips = ((3, 5, 0)..(3, 5, 3)).contains(&version);
     // A single member applies a write, and answers, while it saves the log; with others, a write is applied when a majority has saved it

@@ -74,11 +74,10 @@ impl DataDir {
         String::from_utf8_lossy(&fs::read(self.log()).unwrap_or_default()).into_owned()
     }
 
-    pub(super) fn log_tail(&self) -> String {
-        let log = self.read_log();
-        let lines: Vec<&str> = log.lines().collect();
-        let from = lines.len().saturating_sub(20);
-        lines.get(from..).unwrap_or_default().join("\n")
+    /// The first and the last lines of the log. A server that refuses a flag names it in the first line, before its usage text; one that fails later
+    /// says why in its last lines.
+    pub(super) fn log_excerpt(&self) -> String {
+        excerpt(&self.read_log())
     }
 
     pub(super) fn clear_data(&self) {
@@ -86,6 +85,20 @@ impl DataDir {
             panic!("cannot remove {}: {error}", self.data().display());
         }
     }
+}
+
+/// The first ten and the last twenty lines of a text.
+fn excerpt(log: &str) -> String {
+    const HEAD: usize = 10;
+    const TAIL: usize = 20;
+    let lines: Vec<&str> = log.lines().collect();
+    let left_out = lines.len().saturating_sub(HEAD + TAIL);
+    if left_out == 0 {
+        return lines.join("\n");
+    }
+    let (head, rest) = lines.split_at(HEAD);
+    let tail = rest.get(left_out..).unwrap_or_default();
+    format!("{}\n... {left_out} lines left out ...\n{}", head.join("\n"), tail.join("\n"))
 }
 
 impl Drop for DataDir {
@@ -102,14 +115,14 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn spawn(settings: &Settings, ports: &Ports, dir: &DataDir) -> Self {
+    pub(super) fn spawn(settings: &Settings, version: &str, ports: &Ports, dir: &DataDir) -> Self {
         let log = match File::create(dir.log()).and_then(|log| Ok((log.try_clone()?, log))) {
             Ok(log) => log,
             Err(error) => panic!("cannot write {}: {error}", dir.log().display()),
         };
         let binary = binary();
         let server = Command::new(&binary)
-            .args(arguments(settings, ports, &dir.data()))
+            .args(arguments(settings, version, ports, &dir.data()))
             .stdin(Stdio::null())
             .stdout(log.0)
             .stderr(log.1)
@@ -157,7 +170,7 @@ fn watchdog(server: &Child, dir: &Path) -> Child {
         .unwrap_or_else(|error| panic!("cannot start `sh`: {error}"))
 }
 
-fn arguments(settings: &Settings, ports: &Ports, data: &Path) -> Vec<String> {
+fn arguments(settings: &Settings, version: &str, ports: &Ports, data: &Path) -> Vec<String> {
     let scheme = if settings.tls.is_some() { "https" } else { "http" };
     let mut arguments = vec![
         format!("--name={}", ports.name()),
@@ -166,8 +179,11 @@ fn arguments(settings: &Settings, ports: &Ports, data: &Path) -> Vec<String> {
         format!("--advertise-client-urls={scheme}://127.0.0.1:{}", ports.client),
         format!("--listen-peer-urls=http://127.0.0.1:{}", ports.peer),
         format!("--initial-advertise-peer-urls=http://127.0.0.1:{}", ports.peer),
-        "--enable-v2=true".to_owned(),
     ];
+    // Since 3.6 the flag is unknown, and a server ends at a flag that it does not know.
+    if has_v2(version) {
+        arguments.push("--enable-v2=true".to_owned());
+    }
     if settings.unsafe_no_fsync {
         arguments.push("--unsafe-no-fsync=true".to_owned());
     }
@@ -181,6 +197,18 @@ fn arguments(settings: &Settings, ports: &Ports, data: &Path) -> Vec<String> {
     }
     arguments.extend(settings.flags.iter().cloned());
     arguments
+}
+
+/// Major, minor and patch version; zero for what is missing or no number.
+pub(super) fn numbers(version: &str) -> (u32, u32, u32) {
+    let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
+    let mut number = || numbers.next().unwrap_or(0);
+    (number(), number(), number())
+}
+
+/// Whether a server of this version has the v2 API, which etcd 3.6 removed.
+pub(super) fn has_v2(version: &str) -> bool {
+    numbers(version) < (3, 6, 0)
 }
 
 pub(super) fn binary() -> PathBuf {
@@ -199,8 +227,32 @@ pub(super) fn version_of(binary: &Path) -> String {
 
 fn no_etcd(binary: &Path, error: &std::io::Error) -> ! {
     panic!(
-        "cannot run `{}`: {error}. This test needs a real etcd server, 3.4 or 3.5: install one (Debian, Ubuntu: `apt-get install \
+        "cannot run `{}`: {error}. This test needs a real etcd server, 3.4 to 3.7: install one (Debian, Ubuntu: `apt-get install \
          etcd-server`), or name its binary in the environment variable ETCD_BIN",
         binary.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{excerpt, has_v2};
+
+    #[test]
+    fn versions_before_3_6_have_v2() {
+        for (version, expected) in
+            [("3.4.23", true), ("3.5.35", true), ("3.6.0-rc.4", false), ("3.6.16", false), ("3.7.3", false), ("4.0.0", false)]
+        {
+            assert_eq!(has_v2(version), expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn excerpt_shows_the_first_and_the_last_lines() {
+        assert_eq!(excerpt("a\nb\n"), "a\nb");
+        let log: Vec<String> = (0..100).map(|line| format!("line {line}")).collect();
+        let excerpt = excerpt(&log.join("\n"));
+        for line in ["line 0\n", "line 9\n... 70 lines left out ...\nline 80\n", "line 99"] {
+            assert!(excerpt.contains(line), "{excerpt}");
+        }
+    }
 }
