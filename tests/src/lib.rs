@@ -7,7 +7,38 @@
     reason = "a test fails by panicking, and prints none of these"
 )]
 
+use std::path::PathBuf;
+
+use etcd_typed::testing::{Cluster, Etcd};
+
 pub mod certificates;
+
+/// The program of the line after that of `ETCD_BIN`, which the environment variable `ETCD_NEXT_BIN` names.
+///
+/// # Panics
+///
+/// If it names none.
+#[must_use]
+pub fn next_etcd() -> PathBuf {
+    let path = std::env::var_os("ETCD_NEXT_BIN").filter(|path| !path.is_empty());
+    path.map(PathBuf::from)
+        .expect("ETCD_NEXT_BIN names an etcd of the line after that of ETCD_BIN: `tests/servers/build 3.7` prints where it builds one")
+}
+
+/// A cluster in the middle of a rolling upgrade: its last member runs the [next line](next_etcd), the others that of `ETCD_BIN`.
+///
+/// # Panics
+///
+/// If either program is missing, does not start, or both are of the same line.
+pub async fn mixed_cluster(members: usize) -> Cluster {
+    let mut cluster = Etcd::cluster(members).await;
+    let last = cluster.member(members - 1);
+    let line = |version: &str| version.rsplit_once('.').map(|(line, _)| line.to_owned());
+    let before = line(last.version());
+    last.upgrade(next_etcd()).await;
+    assert_ne!(line(last.version()), before, "ETCD_BIN and ETCD_NEXT_BIN are of one line");
+    cluster
+}
 
 /// Makes each case, an `async fn(Bench)`, a test on each store: `on_every_store! { "typed": case case }`. `Bench` is the file's own, with a field `client`: of a
 /// store of its own in memory, else with the namespace `/typed-case` of a server that all tests of the file share.

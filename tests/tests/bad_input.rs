@@ -564,12 +564,27 @@ async fn what_is_no_etcd_gives_an_error_in_time() {
     }
 }
 
+/// On every line: where the server has the API its flag turns it on, and where it was removed no flag is named.
 #[tokio::test]
-async fn a_server_without_the_v2_api_says_how_to_have_it() {
-    let etcd = Etcd::builder().flag("--enable-v2", "false").start().await;
-    let error = Client::connect(&etcd.url_v2()).await.expect_err("v2 is off");
-    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-    assert!(error.to_string().contains("--enable-v2"), "{error}");
+async fn etcd2_address_of_a_server_without_that_api_says_what_to_do() {
+    let etcd = Etcd::builder().v2(false).start().await;
+    let address = format!("etcd2://{}", etcd.endpoint());
+    let removed = etcd.is_at_least(3, 6);
+    let client = Client::builder(&address).connect_lazy().unwrap();
+    let entry = client.entry::<u32>("/a").unwrap();
+    let errors = [
+        Client::connect(&address).await.expect_err("a refusal"),
+        entry.get().await.expect_err("a refusal"),
+        entry.set(&1).await.expect_err("a refusal"),
+        entry.watch().await.expect_err("a refusal"),
+        client.members().await.expect_err("a refusal"),
+    ];
+    for error in errors {
+        assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Unsupported, false), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(etcd.version()) && text.contains("etcd://"), "{text}");
+        assert_eq!((text.contains("--enable-v2=true"), text.contains("3.6 removed it")), (!removed, removed), "{text}");
+    }
     Client::connect(&etcd.url_v3()).await.expect("v3 is there");
 }
 

@@ -104,6 +104,8 @@ mod v2 {
 
     async fn v2(isolation: Isolation) -> Real {
         let server = Server::of(isolation).await;
+        // Panics, and says what to do, where the server has no v2 API.
+        let _ = server.etcd().url_v2();
         let store = Box::new(V2Store::new(server.options()).expect("a store"));
         Real { store, server, lose_history: |_, store| Box::pin(write_a_thousand_times(store)) }
     }

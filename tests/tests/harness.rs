@@ -23,7 +23,7 @@ async fn http(endpoint: &str, request: &str, body: &str) -> std::io::Result<Stri
     let length = body.len();
     let head = format!(
         "{request} HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\
-         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n\r\n{body}"
+         Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
     );
     stream.write_all(head.as_bytes()).await?;
     let mut answer = String::new();
@@ -31,67 +31,117 @@ async fn http(endpoint: &str, request: &str, body: &str) -> std::io::Result<Stri
     Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
-async fn put(etcd: &Etcd, value: &str) {
-    let answer = http(&etcd.endpoint(), "PUT /v2/keys/harness", &format!("value={value}")).await.expect("a put");
-    assert!(answer.contains(value), "{answer}");
+const KEY: &str = "a2V5";
+
+/// A put in the JSON form of the v3 API, which every line has. That form has keys and values in Base64; a value of four letters or digits stands for
+/// itself there.
+fn put_request(value: &str) -> String {
+    format!(r#"{{"key": "{KEY}", "value": "{value}"}}"#)
 }
 
+async fn put(etcd: &Etcd, value: &str) {
+    let answer = etcd.call("/v3/kv/put", &put_request(value)).await;
+    assert!(answer.contains("revision"), "{answer}");
+}
+
+/// The answer to a linearizable read of the key.
 async fn get(etcd: &Etcd) -> String {
-    http(&etcd.endpoint(), "GET /v2/keys/harness?quorum=true", "").await.expect("a get")
+    let answer = etcd.call("/v3/kv/range", &format!(r#"{{"key": "{KEY}"}}"#)).await;
+    assert!(answer.contains("revision"), "{answer}");
+    answer
 }
 
 #[tokio::test]
-async fn a_server_says_its_version_and_both_addresses() {
-    let etcd = Etcd::start().await;
+async fn server_says_its_version_and_addresses() {
+    let etcd = Etcd::shared().await;
     let answer = http(&etcd.endpoint(), "GET /version", "").await.expect("the version");
     assert!(answer.contains(&format!("\"etcdserver\":\"{}\"", etcd.version())), "{answer}");
     assert_eq!(etcd.url_v3(), format!("etcd://127.0.0.1:{}", etcd.port()));
-    assert_eq!(etcd.url_v2(), format!("etcd2://127.0.0.1:{}", etcd.port()));
+    // Asked past the harness: only a server with that API knows the path.
+    let keys = http(&etcd.endpoint(), "GET /v2/keys/", "").await.expect("an answer");
+    assert_eq!(etcd.has_v2(), keys.contains("\"action\":\"get\""), "{keys}");
+    let address = std::panic::catch_unwind(|| etcd.url_v2());
+    assert_eq!(address.ok(), etcd.has_v2().then(|| format!("etcd2://127.0.0.1:{}", etcd.port())));
+}
+
+#[tokio::test]
+async fn builder_turns_the_old_api_off() {
+    let etcd = Etcd::builder().v2(false).start().await;
+    assert!(!etcd.has_v2());
+    let keys = http(&etcd.endpoint(), "GET /v2/keys/", "").await.expect("an answer");
+    assert!(keys.contains("404"), "{keys}");
+}
+
+#[tokio::test]
+async fn experimental_flag_is_known_on_every_line() {
+    let etcd = Etcd::builder().flag("--experimental-watch-progress-notify-interval", "1s").start().await;
+    put(&etcd, "seen").await;
+}
+
+#[tokio::test]
+async fn panic_names_the_flag_that_the_server_refuses() {
+    let refused = tokio::spawn(Etcd::builder().flag("--no-such-flag", "1").start()).await;
+    let panic = refused.expect_err("the server ends").into_panic();
+    let message = panic.downcast_ref::<String>().expect("a message");
+    assert!(message.contains("no-such-flag"), "{message}");
+}
+
+#[tokio::test]
+async fn upgraded_server_keeps_data_and_address() {
+    let mut etcd = Etcd::start().await;
+    put(&etcd, "kept").await;
+    let endpoint = etcd.endpoint();
+    // To the same program: `mixed_cluster.rs` upgrades to the next one.
+    etcd.upgrade(std::env::var("ETCD_BIN").unwrap_or_else(|_| "etcd".to_owned())).await;
+    assert_eq!(etcd.endpoint(), endpoint);
+    assert!(get(&etcd).await.contains("kept"));
+    assert!(etcd.log().contains("ready to serve client requests"));
 }
 
 #[tokio::test]
 async fn a_killed_server_is_gone_and_comes_back_with_its_data() {
     let mut etcd = Etcd::builder().quick_election().start().await;
-    put(&etcd, "before").await;
+    put(&etcd, "kept").await;
     etcd.kill().await;
     assert!(!etcd.is_running());
     let refused = TcpStream::connect(etcd.endpoint()).await.expect_err("nobody listens");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     etcd.restart().await;
-    assert!(get(&etcd).await.contains("before"));
+    assert!(get(&etcd).await.contains("kept"));
     etcd.terminate().await;
     assert!(!etcd.is_running());
     etcd.restart().await;
-    assert!(get(&etcd).await.contains("before"));
+    assert!(get(&etcd).await.contains("kept"));
 }
 
 #[tokio::test]
 async fn a_server_has_after_each_kill_what_it_acknowledged() {
     let mut etcd = Etcd::builder().quick_election().start().await;
     for round in 0..10 {
-        put(&etcd, &format!("round-{round}")).await;
+        let value = format!("{round:04}");
+        put(&etcd, &value).await;
         etcd.kill().await;
         etcd.restart().await;
-        assert!(get(&etcd).await.contains(&format!("round-{round}")));
+        assert!(get(&etcd).await.contains(&format!("\"{value}\"")));
     }
 }
 
 #[tokio::test]
 async fn a_wiped_server_comes_back_empty() {
     let mut etcd = Etcd::start().await;
-    put(&etcd, "before").await;
+    put(&etcd, "kept").await;
     etcd.wipe().await;
-    assert!(get(&etcd).await.contains("\"errorCode\":100"));
+    assert!(!get(&etcd).await.contains("kvs"));
 }
 
 #[tokio::test]
 async fn a_paused_server_is_silent_until_it_is_resumed() {
     let etcd = Etcd::start().await;
-    put(&etcd, "before").await;
+    put(&etcd, "kept").await;
     etcd.pause();
     timeout(SILENCE, get(&etcd)).await.expect_err("a frozen server does not answer");
     etcd.resume();
-    assert!(timeout(LIMIT, get(&etcd)).await.expect("an answer").contains("before"));
+    assert!(timeout(LIMIT, get(&etcd)).await.expect("an answer").contains("kept"));
 }
 
 #[tokio::test]
@@ -145,15 +195,15 @@ async fn owner_that_waits_to_be_killed() {
 #[tokio::test]
 async fn a_cluster_has_members_that_know_each_other() {
     let mut cluster = Etcd::cluster(3).await;
-    put(cluster.member(0), "one").await;
-    assert!(get(cluster.member(2)).await.contains("one"));
-    let members = http(&cluster.member(1).endpoint(), "GET /v2/members", "").await.expect("the members");
+    put(cluster.member(0), "once").await;
+    assert!(get(cluster.member(2)).await.contains("once"));
+    let members = cluster.member(1).call("/v3/cluster/member/list", "{}").await;
     for member in cluster.members() {
         assert!(members.contains(&member.endpoint()), "{members}");
     }
     cluster.member(0).terminate().await;
     cluster.member(0).restart().await;
-    assert!(get(cluster.member(0)).await.contains("one"));
+    assert!(get(cluster.member(0)).await.contains("once"));
     assert_eq!(cluster.url_v3(), format!("etcd://{}", cluster.endpoints()));
 }
 
@@ -256,17 +306,18 @@ async fn requests_arrive_while_answers_are_stalled() {
     let proxy = Proxy::to(etcd.endpoint()).await;
     proxy.set(Mode::StallAnswers).await;
     let endpoint = proxy.endpoint();
-    let mut request = Box::pin(http(&endpoint, "PUT /v2/keys/harness", "value=arrived"));
+    let body = put_request("sent");
+    let mut request = Box::pin(http(&endpoint, "POST /v3/kv/put", &body));
     timeout(SILENCE, &mut request).await.expect_err("no answer");
     timeout(LIMIT, async {
-        while !get(&etcd).await.contains("arrived") {
+        while !get(&etcd).await.contains("sent") {
             sleep(Duration::from_millis(10)).await;
         }
     })
     .await
     .expect("the write was applied all the same");
     proxy.set(Mode::Pass).await;
-    assert!(timeout(LIMIT, request).await.expect("in time").expect("the answer").contains("arrived"));
+    assert!(timeout(LIMIT, request).await.expect("in time").expect("the answer").contains("revision"));
 }
 
 #[tokio::test]

@@ -98,18 +98,31 @@ impl Wire {
     }
 }
 
+/// How many messages of each kind the server has received. A server of 3.6 or later counts the end of a stream as one more, which is taken off here:
+/// it has a counter of the streams that ended, too.
 async fn received(etcd: &Etcd) -> Messages {
     let mut stream = TcpStream::connect(etcd.endpoint()).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
     let mut metrics = String::new();
     stream.read_to_string(&mut metrics).await.unwrap();
-    let mut messages = Messages::new();
-    for line in metrics.lines().filter(|line| line.starts_with("grpc_server_msg_received_total{")) {
-        let kind = line.split_once(r#"grpc_method=""#).and_then(|(_, rest)| rest.split_once('"')).expect("a method").0;
-        let count: u64 = line.rsplit_once(' ').expect("a count").1.parse().expect("a number");
-        *messages.entry(kind.to_owned()).or_default() += count;
+    let mut messages = counted(&metrics, "grpc_server_msg_received_total{", "");
+    if etcd.is_at_least(3, 6) {
+        for (kind, ended) in counted(&metrics, "grpc_server_handled_total{", r#"grpc_type="bidi_stream""#) {
+            messages.entry(kind).and_modify(|count| *count = count.saturating_sub(ended));
+        }
     }
     messages
+}
+
+/// The sums of a counter for each method, over the lines that have this label.
+fn counted(metrics: &str, counter: &str, label: &str) -> Messages {
+    let mut counts = Messages::new();
+    for line in metrics.lines().filter(|line| line.starts_with(counter) && line.contains(label)) {
+        let kind = line.split_once(r#"grpc_method=""#).and_then(|(_, rest)| rest.split_once('"')).expect("a method").0;
+        let count: u64 = line.rsplit_once(' ').expect("a count").1.parse().expect("a number");
+        *counts.entry(kind.to_owned()).or_default() += count;
+    }
+    counts
 }
 
 /// Each lists for itself, so that it knows what it starts from. The second one of the same span asks for no watch, whether it is a stream of changes or a view.

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
-use self::process::{DataDir, Ports, Process, Settings, binary, has_v2, numbers, version_of};
+use self::process::{DataDir, Ports, Process, Settings, default_binary, numbers, version_of};
 use crate::revision::Revision;
 
 mod process;
@@ -23,18 +23,18 @@ const PORT_ATTEMPTS: usize = 10;
 /// A real etcd server (3.4 to 3.7) of its own: free loopback ports, a temporary data directory, the v3 API, and the v2 API where the server
 /// [has it](Self::has_v2).
 ///
-/// The binary is the one that the environment variable `ETCD_BIN` names, else `etcd` on the `PATH`. Dropping the value kills the server and
-/// removes its data; so does the end of the test process, however it ends.
+/// The program is the one that [`Builder::binary`] names, else the one that the environment variable `ETCD_BIN` names, else `etcd` on the
+/// `PATH`. Dropping the value kills the server and removes its data; so does the end of the test process, however it ends.
 pub struct Etcd {
     settings: Settings,
     ports: Ports,
     dir: DataDir,
     process: Option<Process>,
     version: String,
+    /// How many members its cluster has.
+    members: usize,
     /// It was killed, and may have lost what it acknowledged.
     doubtful: bool,
-    /// A crash makes it so.
-    forgetful: bool,
 }
 
 /// How a server is started; see [`Etcd::builder`].
@@ -67,7 +67,7 @@ impl Etcd {
     /// To start a server, or a cluster, with other settings.
     #[must_use]
     pub fn builder() -> Builder {
-        Builder { settings: Settings { flags: Vec::new(), tls: None, unsafe_no_fsync: true } }
+        Builder { settings: Settings { binary: default_binary(), flags: Vec::new(), tls: None, unsafe_no_fsync: true, v2: true } }
     }
 
     /// Starts a cluster of so many members with etcd's default settings and waits until it answers.
@@ -108,10 +108,10 @@ impl Etcd {
         format!("{scheme}://{}", self.endpoint())
     }
 
-    /// Whether the server has the v2 API, which etcd 3.6 removed.
+    /// Whether the server has the v2 API: etcd 3.6 removed it, and [`Builder::v2`] turns it off.
     #[must_use]
     pub fn has_v2(&self) -> bool {
-        has_v2(&self.version)
+        self.settings.v2 && process::has_v2(&self.version)
     }
 
     /// `etcd2://127.0.0.1:PORT`, or `etcd2s://` with TLS.
@@ -123,7 +123,8 @@ impl Etcd {
     pub fn url_v2(&self) -> String {
         assert!(
             self.has_v2(),
-            "etcd {} has no v2 API, which was removed in 3.6; run this test on etcd 3.4 or 3.5, or leave it out with `--skip v2`",
+            "this etcd {} has no v2 API, which 3.6 removed and `Builder::v2(false)` turns off; run this test on etcd 3.4 or 3.5, or leave it out \
+             with `--skip v2`",
             self.version
         );
         let scheme = if self.settings.tls.is_some() { "etcd2s" } else { "etcd2" };
@@ -134,6 +135,12 @@ impl Etcd {
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// Whether the server is of this line or a later one: `etcd.is_at_least(3, 6)`.
+    #[must_use]
+    pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
+        numbers(&self.version) >= (major, minor, 0)
     }
 
     /// Where the server keeps its data.
@@ -153,7 +160,7 @@ impl Etcd {
     /// Some versions may have lost then what they acknowledged, and are not started again on these data: single members before 3.4.21 and of
     /// 3.5.0 to 3.5.4 (etcd issue 14370), and every member of 3.5.0 to 3.5.2 (issue 13766).
     pub async fn kill(&mut self) {
-        self.doubtful |= self.process.take().is_some() && self.forgetful;
+        self.doubtful |= self.process.take().is_some() && forgets_at_a_crash(&self.version, self.members);
     }
 
     /// Asks the server to end (SIGTERM) and waits until it has. Its data stay. No error if it is not running.
@@ -204,6 +211,23 @@ impl Etcd {
     /// If it does not start, or is of a version that may lose in a crash what it acknowledged: see [`kill`](Self::kill).
     pub async fn restart(&mut self) {
         self.kill().await;
+        self.launch().await;
+        self.ready().await;
+    }
+
+    /// Stops the server in good order and starts this program on the same data, ports and flags, as an upgrade does; waits until it answers. A
+    /// [`Cluster`] whose members are upgraded one by one is a mixed one in between.
+    ///
+    /// etcd supports a step of one minor version (3.6 to 3.7), and no step back.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such program, the server does not stop, or the program does not start on these data.
+    pub async fn upgrade(&mut self, binary: impl Into<PathBuf>) {
+        let binary = binary.into();
+        self.terminate().await;
+        self.version = version_of(&binary);
+        self.settings.binary = binary;
         self.launch().await;
         self.ready().await;
     }
@@ -310,15 +334,15 @@ impl Etcd {
         Revision::new(revision)
     }
 
-    fn new(settings: &Settings, ports: Ports, version: &str, forgetful: bool) -> Self {
+    fn new(settings: &Settings, ports: Ports, version: &str, members: usize) -> Self {
         Self {
             settings: settings.clone(),
             ports,
             dir: DataDir::new(),
             process: None,
             version: version.to_owned(),
+            members,
             doubtful: false,
-            forgetful,
         }
     }
 
@@ -400,7 +424,25 @@ impl Cluster {
 }
 
 impl Builder {
+    /// The program to start, instead of the one that `ETCD_BIN` or the `PATH` names.
+    #[must_use]
+    pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.binary = path.into();
+        self
+    }
+
+    /// Whether to turn on the v2 API where the server has one, which is before 3.6 (default: true).
+    #[must_use]
+    pub fn v2(mut self, yes: bool) -> Self {
+        self.settings.v2 = yes;
+        self
+    }
+
     /// One more flag of etcd, with its value: `.flag("--auth-token-ttl", "3")`.
+    ///
+    /// A flag of 3.4 and 3.5 that begins with `--experimental-` is passed without that prefix to 3.6 and later, where it has become stable:
+    /// `.flag("--experimental-watch-progress-notify-interval", "1s")` works on every line. The few that became feature gates instead
+    /// (`--experimental-initial-corrupt-check`) do not: such a server does not start, and the panic shows that it does not know the flag.
     #[must_use]
     pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.settings.flags.push(format!("{name}={value}"));
@@ -448,8 +490,7 @@ impl Builder {
     ///
     /// If there is no etcd, or it does not start.
     pub async fn cluster(self, members: usize) -> Cluster {
-        let version = version_of(&binary());
-        let forgetful = forgets_at_a_crash(&version, members);
+        let version = version_of(&self.settings.binary);
         for _ in 0..PORT_ATTEMPTS {
             let peers: Vec<Ports> = Ports::free(members);
             let initial = peers.iter().map(Ports::as_initial_member).collect::<Vec<_>>().join(",");
@@ -457,12 +498,12 @@ impl Builder {
                 flags: [vec![format!("--initial-cluster={initial}")], self.settings.flags.clone()].concat(),
                 ..self.settings.clone()
             };
-            let mut members: Vec<Etcd> = peers.into_iter().map(|ports| Etcd::new(&settings, ports, &version, forgetful)).collect();
-            for member in &mut members {
+            let mut started: Vec<Etcd> = peers.into_iter().map(|ports| Etcd::new(&settings, ports, &version, members)).collect();
+            for member in &mut started {
                 member.launch().await;
             }
-            if first_start(&mut members).await {
-                return Cluster { members };
+            if first_start(&mut started).await {
+                return Cluster { members: started };
             }
         }
         panic!("no free ports for etcd in {PORT_ATTEMPTS} attempts")

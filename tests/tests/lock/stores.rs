@@ -578,18 +578,29 @@ async fn keeping_it_alive_is_no_change_of_its_key(bench: Bench) {
     assert!(seen[0].changes[0].change.new.is_some() && seen[1].changes[0].change.new.is_none(), "{seen:?}");
 }
 
+async fn each_namespace_has_its_own_locks(address: &str) {
+    let client = async |namespace| Client::builder(address).namespace(namespace).connect().await.unwrap();
+    let (outer, inner) = (client("/spaces").await, client("/spaces/inner").await);
+    let lock = acquire(&outer.lock("/x")).await;
+    let theirs = inner.lock("/x").try_acquire().await.unwrap().expect("another lock");
+    assert!(theirs.key().as_str().starts_with("/spaces/inner/x/"));
+    assert!(outer.lock("/inner/x").try_acquire().await.unwrap().is_none(), "the same key by another name");
+    assert_eq!(inner.lock("/x").release_token(&lock.into_token()).await.unwrap_err().kind(), ErrorKind::Invalid);
+}
+
 #[tokio::test]
-async fn each_namespace_has_its_own_locks() {
-    let etcd = Etcd::shared().await;
-    for address in ["memory:locks-of-namespaces".to_owned(), etcd.url_v3(), etcd.url_v2()] {
-        let client = async |namespace| Client::builder(&address).namespace(namespace).connect().await.unwrap();
-        let (outer, inner) = (client("/spaces").await, client("/spaces/inner").await);
-        let lock = acquire(&outer.lock("/x")).await;
-        let theirs = inner.lock("/x").try_acquire().await.unwrap().expect("another lock");
-        assert!(theirs.key().as_str().starts_with("/spaces/inner/x/"));
-        assert!(outer.lock("/inner/x").try_acquire().await.unwrap().is_none(), "the same key by another name");
-        assert_eq!(inner.lock("/x").release_token(&lock.into_token()).await.unwrap_err().kind(), ErrorKind::Invalid);
-    }
+async fn v3_each_namespace_has_its_own_locks() {
+    each_namespace_has_its_own_locks(&Etcd::shared().await.url_v3()).await;
+}
+
+#[tokio::test]
+async fn v2_each_namespace_has_its_own_locks() {
+    each_namespace_has_its_own_locks(&Etcd::shared().await.url_v2()).await;
+}
+
+#[tokio::test]
+async fn memory_each_namespace_has_its_own_locks() {
+    each_namespace_has_its_own_locks("memory:locks-of-namespaces").await;
     let root = Client::connect("memory:").await.unwrap();
     assert_eq!(root.lock("/").try_acquire().await.unwrap_err().kind(), ErrorKind::InvalidKey);
 }
@@ -618,39 +629,62 @@ fn outlives_its_runtime(address: &str) {
     drop((client, second));
 }
 
-#[test]
-fn a_guard_may_outlive_its_runtime() {
+/// The server runs in a runtime of its own.
+fn guard_may_outlive_its_runtime(address: impl Fn(&Etcd) -> String) {
     let servers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let etcd = servers.block_on(Etcd::start());
-    for address in ["memory:".to_owned(), etcd.url_v3(), etcd.url_v2()] {
-        outlives_its_runtime(&address);
-    }
+    outlives_its_runtime(&address(&etcd));
     servers.block_on(async move { drop(etcd) });
 }
 
+#[test]
+fn memory_guard_may_outlive_its_runtime() {
+    outlives_its_runtime("memory:");
+}
+
+#[test]
+fn v3_guard_may_outlive_its_runtime() {
+    guard_may_outlive_its_runtime(Etcd::url_v3);
+}
+
+#[test]
+fn v2_guard_may_outlive_its_runtime() {
+    guard_may_outlive_its_runtime(Etcd::url_v2);
+}
+
 /// L8: a server that comes back empty, with the same ids and soon at the same revision, has no holder of before.
+async fn a_wiped_server_has_no_holder_of_before(mut etcd: Etcd, address: &str) {
+    let client = Client::connect(address).await.unwrap();
+    let named = client.lock("/x").ttl(Duration::from_secs(5));
+    let (watched, waiter) = (
+        acquire(&named).await,
+        tokio::spawn({
+            let named = named.clone();
+            async move { acquire(&named).await }
+        }),
+    );
+    sleep(WHILE).await;
+    etcd.wipe().await;
+    lost(watched).await;
+    // Whoever waited for it begins anew, and so does everybody else.
+    let next = waiter.await.unwrap();
+    next.verify().await.unwrap();
+    next.release().await.unwrap();
+    assert!(named.try_acquire().await.unwrap().is_some());
+}
+
 #[tokio::test]
-async fn a_wiped_server_has_no_holder_of_before() {
-    for scheme in [Etcd::url_v3, Etcd::url_v2] {
-        let mut etcd = Etcd::start().await;
-        let client = Client::connect(&scheme(&etcd)).await.unwrap();
-        let named = client.lock("/x").ttl(Duration::from_secs(5));
-        let (watched, waiter) = (
-            acquire(&named).await,
-            tokio::spawn({
-                let named = named.clone();
-                async move { acquire(&named).await }
-            }),
-        );
-        sleep(WHILE).await;
-        etcd.wipe().await;
-        lost(watched).await;
-        // Whoever waited for it begins anew, and so does everybody else.
-        let next = waiter.await.unwrap();
-        next.verify().await.unwrap();
-        next.release().await.unwrap();
-        assert!(named.try_acquire().await.unwrap().is_some());
-    }
+async fn v3_a_wiped_server_has_no_holder_of_before() {
+    let etcd = Etcd::start().await;
+    let address = etcd.url_v3();
+    a_wiped_server_has_no_holder_of_before(etcd, &address).await;
+}
+
+#[tokio::test]
+async fn v2_a_wiped_server_has_no_holder_of_before() {
+    let etcd = Etcd::start().await;
+    let address = etcd.url_v2();
+    a_wiped_server_has_no_holder_of_before(etcd, &address).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::V2Store;
 use super::encode;
-use super::json::{self, Refusal};
+use super::json::{self, Refusal, VersionBody};
 use crate::error::Result;
 use crate::key::Key;
 use crate::store::{Member, Stats, StatsKind, Status};
@@ -53,11 +53,6 @@ impl V2Store {
         };
         Ok(Stats { fields: self.http.read(target, json::plain).await? })
     }
-}
-
-#[derive(Deserialize)]
-struct VersionBody {
-    etcdserver: String,
 }
 
 #[derive(Default, Deserialize)]

@@ -14,7 +14,7 @@ use reqwest::{Client, Method, Response};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::encode::MAX_TARGET;
-use super::json::{self, Again, Answer, Fault, Reply};
+use super::json::{self, Again, Answer, Fault, Reply, Server};
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
@@ -156,7 +156,8 @@ impl Http {
             let at = self.current();
             let sent = timeout_at(deadline, self.send_write(at, method.clone(), target, form.clone())).await;
             let unsent = match sent {
-                Ok(Ok(answer)) => {
+                Ok(Ok(mut incoming)) => {
+                    let answer = self.answer(at, &mut incoming, deadline).await;
                     return json::keys(&answer).map_err(|fault| {
                         if fault.again == Again::Never {
                             return fault.error;
@@ -204,6 +205,12 @@ impl Http {
 
     /// Asks one endpoint, once.
     pub(super) async fn ask(&self, at: EndpointIndex, target: &str, deadline: Instant) -> Result<Answer, Fault> {
+        let mut incoming = self.fetch(at, target, deadline).await?;
+        Ok(self.answer(at, &mut incoming, deadline).await)
+    }
+
+    /// Sends one read to one endpoint and reads the response to its end.
+    async fn fetch(&self, at: EndpointIndex, target: &str, deadline: Instant) -> Result<Incoming, Fault> {
         let patience = || self.retry.read_attempt_timeout.min(deadline.saturating_duration_since(Instant::now()));
         let request = self.request(&self.calls, at, Method::GET, target);
         let response = match timeout(patience(), request.send()).await {
@@ -214,7 +221,7 @@ impl Http {
         loop {
             match timeout(patience(), incoming.more()).await {
                 Ok(Ok(true)) => {}
-                Ok(Ok(false)) => return Ok(self.answer(incoming)),
+                Ok(Ok(false)) => return Ok(incoming),
                 Ok(Err(broken)) => return Err(self.broken_body(at, broken)),
                 Err(_) => return Err(self.timed_out(at)),
             }
@@ -241,7 +248,7 @@ impl Http {
         loop {
             match poll.incoming.more().await {
                 Ok(true) => {}
-                Ok(false) => return Ok(self.answer(std::mem::take(&mut poll.incoming))),
+                Ok(false) => return Ok(self.answer(poll.at, &mut poll.incoming, self.deadline()).await),
                 Err(broken) => return Err(self.broken_body(poll.at, broken)),
             }
         }
@@ -263,7 +270,7 @@ impl Http {
         asked.map(|reply| reply.index).map_err(|fault| silent().caused_by(fault.error))
     }
 
-    async fn send_write(&self, at: EndpointIndex, method: Method, target: &str, form: Option<String>) -> Result<Answer, Failure> {
+    async fn send_write(&self, at: EndpointIndex, method: Method, target: &str, form: Option<String>) -> Result<Incoming, Failure> {
         let mut request = self.request(&self.calls, at, method, target);
         if let Some(form) = form {
             // With any other type the server ignores the body and writes an empty value.
@@ -276,7 +283,7 @@ impl Http {
         })?;
         let mut incoming = Incoming::new(response);
         while incoming.more().await.map_err(|broken| Failure::Sent(self.broken_body(at, broken)))? {}
-        Ok(self.answer(incoming))
+        Ok(incoming)
     }
 
     fn request(&self, client: &Client, at: EndpointIndex, method: Method, target: &str) -> reqwest::RequestBuilder {
@@ -289,13 +296,30 @@ impl Http {
         }
     }
 
-    fn answer(&self, incoming: Incoming) -> Answer {
+    /// The answer that a response is, once it is read to its end. After a 404 that the keys API did not send, the endpoint is asked what it is.
+    ///
+    /// # Cancel safety
+    ///
+    /// The response stays in `incoming` until the answer is returned.
+    async fn answer(&self, at: EndpointIndex, incoming: &mut Incoming, deadline: Instant) -> Answer {
+        // The keys API sends the index with every answer.
+        let server = if incoming.status == 404 && incoming.index.is_none() { Some(self.identify(at, deadline).await) } else { None };
+        let incoming = std::mem::take(incoming);
         Answer {
             status: incoming.status,
             index: incoming.index,
             cluster: incoming.cluster,
             body: incoming.body.freeze(),
             authenticated: self.credentials.is_some(),
+            server,
+        }
+    }
+
+    /// Asks one endpoint for its version, once.
+    async fn identify(&self, at: EndpointIndex, deadline: Instant) -> Server {
+        match self.fetch(at, "/version", deadline).await {
+            Ok(incoming) => json::server(incoming.status, &incoming.body),
+            Err(fault) => Server::Unknown(fault.error.to_string()),
         }
     }
 

@@ -21,6 +21,36 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
     /// The request had credentials.
     pub(super) authenticated: bool,
+    /// What the server is: asked after a 404 that the keys API did not send.
+    pub(super) server: Option<Server>,
+}
+
+/// What a server that lacks the v2 API is, by its answer to `/version`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Server {
+    /// An etcd of this version.
+    Etcd(String),
+    /// It answers, and not as etcd does.
+    Other,
+    /// It did not say; why.
+    Unknown(String),
+}
+
+/// Reads an answer to `/version`. Every etcd sends one, with the v2 API or without, and to clients that have no credentials.
+pub(super) fn server(status: u16, body: &[u8]) -> Server {
+    match (status, serde_json::from_slice::<VersionBody>(body)) {
+        (200, Ok(VersionBody { etcdserver })) if etcdserver.len() <= 64 && etcdserver.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Server::Etcd(etcdserver)
+        }
+        (200 | 404, _) => Server::Other,
+        _ => Server::Unknown(format!("HTTP status {status}")),
+    }
+}
+
+/// The body of an answer to `/version`.
+#[derive(Deserialize)]
+pub(super) struct VersionBody {
+    pub(super) etcdserver: String,
 }
 
 /// A definite answer of the keys API.
@@ -257,15 +287,41 @@ fn unexpected(answer: &Answer) -> Fault {
             Fault::new(ErrorKind::Unavailable, "this member is not the leader; ask the leader", Again::Elsewhere)
         }
         403 => Fault::new(ErrorKind::PermissionDenied, message, Again::Never),
-        404 => Fault::new(
-            ErrorKind::Unsupported,
-            "the v2 API is off on this server: start it with --enable-v2=true, or use etcd:// for v3",
-            Again::Never,
-        ),
+        404 => not_found(answer.server.as_ref()),
         413 | 414 | 431 => Fault::new(ErrorKind::TooLarge, format!("HTTP status {status}"), Again::Never),
         408 | 429 | 500.. => Fault::new(ErrorKind::Unavailable, format!("HTTP status {status} {message}").trim_end(), Again::Later),
         _ => Fault::new(ErrorKind::Server, format!("HTTP status {status} {message}").trim_end(), Again::Never),
     }
+}
+
+/// A 404 that the keys API did not send: the server has no v2 API, or is no etcd.
+fn not_found(server: Option<&Server>) -> Fault {
+    let (kind, message) = match server {
+        Some(Server::Etcd(version)) if lost_v2(version) => {
+            (ErrorKind::Unsupported, format!("the server is etcd {version}, which has no v2 API (3.6 removed it): use etcd:// for v3"))
+        }
+        Some(Server::Etcd(version)) => (
+            ErrorKind::Unsupported,
+            format!("the v2 API is off on this server (etcd {version}): start it with --enable-v2=true, or use etcd:// for v3"),
+        ),
+        Some(Server::Other) => (
+            ErrorKind::Server,
+            "HTTP status 404, and `/version` is not answered as etcd answers it: this does not look like an etcd; check the address"
+                .to_owned(),
+        ),
+        Some(Server::Unknown(why)) => {
+            (ErrorKind::Server, format!("HTTP status 404, and the server did not say whether it is an etcd with the v2 API ({why})"))
+        }
+        None => (ErrorKind::Server, "HTTP status 404".to_owned()),
+    };
+    Fault::new(kind, message, Again::Never)
+}
+
+/// Whether an etcd of this version has no v2 API at all, which is so from 3.6 on.
+fn lost_v2(version: &str) -> bool {
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    let mut number = || numbers.next().unwrap_or(0);
+    (number(), number()) >= (3, 6)
 }
 
 #[derive(Deserialize)]
@@ -279,7 +335,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn answer(status: u16, body: &str) -> Answer {
-        Answer { status, index: Some(9), cluster: None, body: Bytes::copy_from_slice(body.as_bytes()), authenticated: false }
+        Answer { status, index: Some(9), cluster: None, body: Bytes::copy_from_slice(body.as_bytes()), authenticated: false, server: None }
     }
 
     fn refused(status: u16, code: u16, cause: &str) -> Refusal {
@@ -362,7 +418,7 @@ mod tests {
     #[test]
     fn answers_that_are_not_the_keys_api() {
         for (status, body, kind, again) in [
-            (404, "404 page not found\n", ErrorKind::Unsupported, Again::Never),
+            (404, "404 page not found\n", ErrorKind::Server, Again::Never),
             (301, "", ErrorKind::Server, Again::Never),
             (307, "", ErrorKind::Server, Again::Never),
             (400, "400 Bad Request", ErrorKind::Server, Again::Never),

@@ -10,9 +10,13 @@ use super::TlsFiles;
 
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
+    pub(super) binary: PathBuf,
+    /// `--name=value`, as etcd 3.4 and 3.5 name them.
     pub(super) flags: Vec<String>,
     pub(super) tls: Option<TlsFiles>,
     pub(super) unsafe_no_fsync: bool,
+    /// The v2 API is turned on where there is one.
+    pub(super) v2: bool,
 }
 
 #[derive(Debug)]
@@ -120,14 +124,14 @@ impl Process {
             Ok(log) => log,
             Err(error) => panic!("cannot write {}: {error}", dir.log().display()),
         };
-        let binary = binary();
-        let server = Command::new(&binary)
+        let binary = &settings.binary;
+        let server = Command::new(binary)
             .args(arguments(settings, version, ports, &dir.data()))
             .stdin(Stdio::null())
             .stdout(log.0)
             .stderr(log.1)
             .spawn()
-            .unwrap_or_else(|error| no_etcd(&binary, &error));
+            .unwrap_or_else(|error| no_etcd(binary, &error));
         let watchdog = watchdog(&server, &dir.0);
         Self { server, watchdog }
     }
@@ -182,7 +186,7 @@ fn arguments(settings: &Settings, version: &str, ports: &Ports, data: &Path) -> 
     ];
     // Since 3.6 the flag is unknown, and a server ends at a flag that it does not know.
     if has_v2(version) {
-        arguments.push("--enable-v2=true".to_owned());
+        arguments.push(format!("--enable-v2={}", settings.v2));
     }
     if settings.unsafe_no_fsync {
         arguments.push("--unsafe-no-fsync=true".to_owned());
@@ -195,8 +199,16 @@ fn arguments(settings: &Settings, version: &str, ports: &Ports, data: &Path) -> 
             arguments.push("--client-cert-auth=true".to_owned());
         }
     }
-    arguments.extend(settings.flags.iter().cloned());
+    arguments.extend(settings.flags.iter().map(|flag| by_version(flag, version)));
     arguments
+}
+
+/// Since 3.6 experimental flags are known by their names without the prefix; 3.7 does not know the old names any more.
+fn by_version(flag: &str, version: &str) -> String {
+    match flag.strip_prefix("--experimental-") {
+        Some(name) if numbers(version) >= (3, 6, 0) => format!("--{name}"),
+        _ => flag.to_owned(),
+    }
 }
 
 /// Major, minor and patch version; zero for what is missing or no number.
@@ -211,7 +223,8 @@ pub(super) fn has_v2(version: &str) -> bool {
     numbers(version) < (3, 6, 0)
 }
 
-pub(super) fn binary() -> PathBuf {
+/// What `ETCD_BIN` names, else `etcd` on the `PATH`.
+pub(super) fn default_binary() -> PathBuf {
     std::env::var_os("ETCD_BIN").filter(|path| !path.is_empty()).map_or_else(|| PathBuf::from("etcd"), PathBuf::from)
 }
 
@@ -235,7 +248,7 @@ fn no_etcd(binary: &Path, error: &std::io::Error) -> ! {
 
 #[cfg(test)]
 mod tests {
-    use super::{excerpt, has_v2};
+    use super::{by_version, excerpt, has_v2};
 
     #[test]
     fn versions_before_3_6_have_v2() {
@@ -243,6 +256,15 @@ mod tests {
             [("3.4.23", true), ("3.5.35", true), ("3.6.0-rc.4", false), ("3.6.16", false), ("3.7.3", false), ("4.0.0", false)]
         {
             assert_eq!(has_v2(version), expected, "{version}");
+        }
+    }
+
+    #[test]
+    fn experimental_flags_lose_their_prefix_in_3_6() {
+        let (old, new) = ("--experimental-watch-progress-notify-interval=1s", "--watch-progress-notify-interval=1s");
+        for (version, expected) in [("3.4.23", old), ("3.5.35", old), ("3.6.16", new), ("3.7.3", new)] {
+            assert_eq!(by_version(old, version), expected, "{version}");
+            assert_eq!(by_version("--max-txn-ops=4", version), "--max-txn-ops=4", "{version}");
         }
     }
 

@@ -17,8 +17,14 @@ fn key(path: &str) -> Key {
 }
 
 fn change(body: &str) -> Change {
-    let answer =
-        Answer { status: 200, index: Some(99), cluster: None, body: Bytes::copy_from_slice(body.as_bytes()), authenticated: false };
+    let answer = Answer {
+        status: 200,
+        index: Some(99),
+        cluster: None,
+        body: Bytes::copy_from_slice(body.as_bytes()),
+        authenticated: false,
+        server: None,
+    };
     json::keys(&answer).expect("an answer").outcome.expect("an event")
 }
 
@@ -221,7 +227,7 @@ proptest! {
         }
         let mut machine = machine(Span::Below(key("/t/app")), 4);
         for line in lines {
-            let answer = Answer { status: 200, index: Some(9), cluster: None, body: line.into(), authenticated: false };
+            let answer = Answer { status: 200, index: Some(9), cluster: None, body: line.into(), authenticated: false, server: None };
             let before = machine.yielded();
             if let Ok(Ok(change)) = json::keys(&answer).map(|reply| reply.outcome) {
                 let seen = machine.event(change);

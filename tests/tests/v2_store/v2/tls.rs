@@ -1,7 +1,5 @@
 //! The v2 store over TLS: who is trusted, and what is said when somebody is not.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +11,8 @@ use etcd_typed::store::{Op, Range, Span, Store, Txn, Watch, WatchFrom};
 use etcd_typed::testing::{Etcd, TlsFiles};
 use etcd_typed::{ErrorKind, Key, Result, Revision};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
+
+use super::launch;
 
 /// An authority, and what it signs.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -101,7 +101,7 @@ async fn a_server_is_trusted_by_its_authority_and_its_name() {
     let (files, authority) = (Files::new(), Authority::new());
     let (certificate, key) = authority.sign(&["127.0.0.1", "etcd.test"]);
     let server = TlsFiles { cert: files.put("cert", &certificate), key: files.put("key", &key), client_ca: None };
-    let etcd = Etcd::builder().tls(server).start().await;
+    let etcd = launch(Etcd::builder().tls(server)).await;
 
     let good = store(&etcd, Some(trusting(&authority))).unwrap();
     let start = put(&good).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_server_is_trusted_by_its_authority_and_its_name() {
     assert_eq!(refusal(store(&etcd, Some(Tls::default()))).await, ErrorKind::Tls);
     // TLS on one side only: the server closes the connection, as one that dies would.
     assert_eq!(put(&store(&etcd, None).unwrap()).await.unwrap_err().kind(), ErrorKind::Unavailable);
-    let plain = Etcd::start().await;
+    let plain = launch(Etcd::builder()).await;
     assert_eq!(refusal(store(&plain, Some(trusting(&authority)))).await, ErrorKind::Unavailable);
 }
 
@@ -129,7 +129,7 @@ async fn a_server_that_wants_a_certificate_gets_one() {
     let (certificate, key) = authority.sign(&["127.0.0.1"]);
     let ca = files.put("ca", &authority.pem());
     let server = TlsFiles { cert: files.put("cert", &certificate), key: files.put("key", &key), client_ca: Some(ca) };
-    let etcd = Etcd::builder().tls(server).start().await;
+    let etcd = launch(Etcd::builder().tls(server)).await;
 
     let with = |identity| {
         let mut tls = trusting(&authority);
@@ -145,7 +145,7 @@ async fn a_server_that_wants_a_certificate_gets_one() {
 
 #[tokio::test]
 async fn what_is_no_certificate_is_said_at_once() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let authority = Authority::new();
     let (certificate, key) = authority.sign(&["client"]);
     let no_pem = || b"-----BEGIN CERTIFICATE-----\n???\n-----END CERTIFICATE-----".to_vec();

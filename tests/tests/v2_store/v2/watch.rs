@@ -1,7 +1,5 @@
 //! Watches of the v2 store on a real server: what they yield, how they end, and that nothing is lost in between.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +11,8 @@ use etcd_typed::testing::{CountingStore, Etcd, Mode, Proxy};
 use etcd_typed::{Client, ErrorKind, Key, Result, Revision};
 use futures_util::StreamExt;
 use tokio::time::{Instant, sleep, timeout};
+
+use super::{cluster, launch};
 
 /// Only a test that fails waits for it.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -95,7 +95,7 @@ async fn last(mut stream: WatchStream) -> Result<WatchItem> {
 
 #[tokio::test]
 async fn changes_come_in_order_from_the_past_and_live() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let start = put(&store, "/other", "x").await;
     put(&store, "/app/a", "1").await;
@@ -122,7 +122,7 @@ async fn changes_come_in_order_from_the_past_and_live() {
 
 #[tokio::test]
 async fn a_watch_that_was_returned_sees_every_later_write() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let mut start = put(&store, "/app/a", "0").await;
     for round in 0..50 {
@@ -134,7 +134,7 @@ async fn a_watch_that_was_returned_sees_every_later_write() {
 
 #[tokio::test]
 async fn directories_that_are_deleted_or_expire_are_one_event_for_all_below() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let start = put(&store, "/top/app/dir/a", "1").await;
     put(&store, "/top/app/dir/deep/b", "1").await;
@@ -163,7 +163,7 @@ async fn directories_that_are_deleted_or_expire_are_one_event_for_all_below() {
 
 #[tokio::test]
 async fn a_watch_from_before_the_window_says_so() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let start = put(&store, "/app/a", "1").await;
     for _ in 0..1001 {
@@ -178,7 +178,7 @@ async fn a_watch_from_before_the_window_says_so() {
 
 #[tokio::test]
 async fn an_idle_watch_outlives_the_window_and_moves_its_start_on() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let (direct, store) = (connect(etcd.port()), connect(proxy.addr().port()));
     let start = put(&direct, "/app/a", "1").await;
@@ -207,7 +207,7 @@ async fn an_idle_watch_outlives_the_window_and_moves_its_start_on() {
 
 #[tokio::test]
 async fn nothing_is_lost_or_doubled_over_kills_of_the_server() {
-    let mut etcd = Etcd::builder().quick_election().start().await;
+    let mut etcd = launch(Etcd::builder().quick_election()).await;
     let store = connect(etcd.port());
     let mut yielded = put(&store, "/app/start", "x").await;
     let mut seen = Vec::new();
@@ -250,7 +250,7 @@ async fn nothing_is_lost_or_doubled_over_kills_of_the_server() {
 
 #[tokio::test]
 async fn a_store_that_starts_anew_is_behind() {
-    let mut etcd = Etcd::start().await;
+    let mut etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let mut start = Revision::ZERO;
     for _ in 0..20 {
@@ -265,7 +265,7 @@ async fn a_store_that_starts_anew_is_behind() {
 
 #[tokio::test]
 async fn a_server_that_hangs_and_a_network_that_swallows_are_noticed() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let start = put(&connect(etcd.port()), "/app/a", "1").await;
 
@@ -282,7 +282,7 @@ async fn a_server_that_hangs_and_a_network_that_swallows_are_noticed() {
 
 #[tokio::test]
 async fn a_member_that_lost_the_others_is_left() {
-    let mut cluster = Etcd::cluster(3).await;
+    let mut cluster = cluster().await;
     let ports = [cluster.member(0).port(), cluster.member(1).port()];
     let store = V2Store::new(options(&ports)).unwrap();
     let start = put(&store, "/app/a", "1").await;
@@ -321,7 +321,7 @@ async fn resume(store: &V2Store, start: Revision) -> WatchStream {
 
 #[tokio::test]
 async fn a_reader_that_does_not_keep_up_gets_what_was_kept_and_is_told() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let start = put(&store, "/app/a", "x").await;
     let mut stream = watch(&store, below("/app"), start).await;
@@ -353,7 +353,7 @@ async fn a_reader_that_does_not_keep_up_gets_what_was_kept_and_is_told() {
 
 #[tokio::test]
 async fn a_dropped_watch_ends_on_the_server() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let start = put(&store, "/app/a", "x").await;
     let mut streams = Vec::new();
@@ -367,7 +367,7 @@ async fn a_dropped_watch_ends_on_the_server() {
 
 #[tokio::test]
 async fn a_watch_of_a_server_without_v2_is_refused() {
-    let etcd = Etcd::builder().flag("--enable-v2", "false").start().await;
+    let etcd = Etcd::builder().v2(false).start().await;
     let refused = connect(etcd.port()).watch(Watch { span: below("/app"), from: WatchFrom::Listed(Revision::new(1)) }).await;
     assert_eq!(refused.err().map(|error| error.kind()), Some(ErrorKind::Unsupported));
 }
@@ -391,7 +391,7 @@ async fn no_watchers(store: &V2Store) {
 
 #[tokio::test]
 async fn a_key_that_is_refreshed_without_an_event_is_no_change_of_a_live_view() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     // Idle watches are left alone, so that it is the live view which asks.
     let mut patient = options(&[etcd.port()]);
     (patient.progress_interval, patient.keep_alive_interval) = (LIMIT, LIMIT);

@@ -1,7 +1,5 @@
 //! The v2 store on a real server: what is read and written, what is refused, and which of the server's traps it keeps out of.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +11,8 @@ use etcd_typed::{ErrorKind, Key, LeaseId, Revision};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
+
+use super::{cluster, launch};
 
 /// Only a test that fails waits for it.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -89,7 +89,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 
 #[tokio::test]
 async fn a_value_is_written_and_read_with_its_revisions() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let a = key("/dir/a");
     let missing = store.range(Range::of(Span::Key(a.clone()))).await.unwrap();
@@ -109,7 +109,7 @@ async fn a_value_is_written_and_read_with_its_revisions() {
 
 #[tokio::test]
 async fn hostile_keys_and_values_come_back_as_they_were() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let root = key("/round trip");
     let segments = ["a b", "#?&=%41;+", "\"'`$\\", ":foo", "ünï", "日本", "%2F", "..", ".", "", "_hidden", "a/b", "\0\n", "<&>\u{2028}"];
@@ -127,7 +127,7 @@ async fn hostile_keys_and_values_come_back_as_they_were() {
 
 #[tokio::test]
 async fn keys_that_a_request_cannot_carry_are_refused() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let longest = key(&format!("/{}", "k".repeat(2991)));
     // The first request of a connection is the one that is reset when it is too long.
@@ -144,7 +144,7 @@ async fn keys_that_a_request_cannot_carry_are_refused() {
 
 #[tokio::test]
 async fn every_condition_on_a_put() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let a = key("/a");
     let created = store.commit(put_if(&a, Condition::Absent, "1")).await.unwrap();
@@ -181,7 +181,7 @@ async fn every_condition_on_a_put() {
 
 #[tokio::test]
 async fn every_condition_on_a_delete() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let a = key("/a");
     // The server ignores conditions in the body of a delete, and a zero as an index.
@@ -220,7 +220,7 @@ async fn every_condition_on_a_delete() {
 
 #[tokio::test]
 async fn what_is_read_and_swapped_is_swapped_once_among_many() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let a = key("/a");
     let store = std::sync::Arc::new(connect(etcd.port()));
     put(&store, &a, "").await;
@@ -237,7 +237,7 @@ async fn what_is_read_and_swapped_is_swapped_once_among_many() {
 
 #[tokio::test]
 async fn directories_and_what_is_none() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let (d, file, inside) = (key("/d"), key("/file"), key("/d/sub/x"));
     let make = |key: &Key| write(Op::MakeDir { key: key.clone(), ttl: None });
@@ -299,7 +299,7 @@ async fn directories_and_what_is_none() {
 
 #[tokio::test]
 async fn hidden_names_are_there_by_name_and_not_in_listings() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     put(&store, &key("/d/_hidden/x"), "h").await;
     put(&store, &key("/d/shown"), "s").await;
@@ -337,7 +337,7 @@ async fn what_v2_cannot_do_is_refused_before_it_is_sent() {
 
 #[tokio::test]
 async fn the_largest_value_goes_through_whatever_is_in_it() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let a = key("/a");
     // Every byte is escaped by three, and by six in the answer.
@@ -348,7 +348,7 @@ async fn the_largest_value_goes_through_whatever_is_in_it() {
 
 #[tokio::test]
 async fn a_time_to_live_is_said_and_kept() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let a = key("/a");
     let put = |ttl| Op::Put { key: a.clone(), value: text("v"), expiry: Expiry::After(ttl), previous: false };
@@ -372,7 +372,7 @@ async fn a_time_to_live_is_said_and_kept() {
 
 #[tokio::test]
 async fn a_lease_keeps_its_keys_and_takes_them_along() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let (a, b) = (key("/a"), key("/b"));
     let id = LeaseId::random();
@@ -424,7 +424,7 @@ async fn a_lease_keeps_its_keys_and_takes_them_along() {
 
 #[tokio::test]
 async fn a_lease_is_lost_with_its_last_key_but_not_by_our_own_delete() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let (store, other) = (connect(etcd.port()), connect(etcd.port()));
     let a = key("/a");
     let with = |id| write(Op::Put { key: a.clone(), value: text("v"), expiry: Expiry::With(id), previous: false });
@@ -448,7 +448,7 @@ async fn a_lease_is_lost_with_its_last_key_but_not_by_our_own_delete() {
 
 #[tokio::test]
 async fn a_put_whose_answer_was_lost_is_kept_alive_if_it_arrived() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let store = {
         let mut options = ConnectOptions::new(vec![endpoint(proxy.addr().port())]);
@@ -476,7 +476,7 @@ async fn a_put_whose_answer_was_lost_is_kept_alive_if_it_arrived() {
 
 #[tokio::test]
 async fn reads_go_to_another_endpoint_and_writes_only_when_they_cannot_have_left() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     proxy.set(Mode::Refuse).await;
     let options = || ConnectOptions::new(vec![endpoint(proxy.addr().port()), endpoint(etcd.port())]);
@@ -499,7 +499,7 @@ async fn reads_go_to_another_endpoint_and_writes_only_when_they_cannot_have_left
 
 #[tokio::test]
 async fn a_write_without_quorum_has_an_unknown_outcome() {
-    let mut cluster = Etcd::cluster(3).await;
+    let mut cluster = cluster().await;
     let store = connect(cluster.member(0).port());
     let a = key("/a");
     put(&store, &a, "1").await;
@@ -535,16 +535,8 @@ async fn a_server_that_is_not_there_is_unavailable_and_nothing_was_written() {
 }
 
 #[tokio::test]
-async fn a_server_without_v2_says_how_to_have_it() {
-    let etcd = Etcd::builder().flag("--enable-v2", "false").start().await;
-    let error = connect(etcd.port()).range(Range::of(Span::Key(key("/a")))).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("--enable-v2=true") && error.to_string().contains("etcd://"), "{error}");
-}
-
-#[tokio::test]
 async fn status_members_and_statistics() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let revision = put(&store, &key("/a"), "v").await;
     let status = store.status().await.unwrap();
@@ -562,7 +554,7 @@ async fn status_members_and_statistics() {
 
 #[tokio::test]
 async fn the_leaders_statistics_are_found_from_any_endpoint() {
-    let mut cluster = Etcd::cluster(3).await;
+    let mut cluster = cluster().await;
     let ports = (0..3).map(|member| cluster.member(member).port()).collect::<Vec<_>>();
     for first in 0..3 {
         let endpoints = (0..3).map(|step| endpoint(ports[(first + step) % 3])).collect();
@@ -575,7 +567,7 @@ async fn the_leaders_statistics_are_found_from_any_endpoint() {
 
 #[tokio::test]
 async fn users_and_passwords() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let user = r#"{"user":"root","password":"secret word"}"#;
     assert!(foreign(&etcd, "PUT /v2/auth/users/root", "application/json", user).await.starts_with("HTTP/1.1 201"));
     assert!(foreign(&etcd, "PUT /v2/auth/enable", "application/json", "").await.starts_with("HTTP/1.1 200"));
@@ -599,7 +591,7 @@ async fn users_and_passwords() {
 
 #[tokio::test]
 async fn a_foreign_write_is_read_as_it_is() {
-    let etcd = Etcd::start().await;
+    let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     assert!(foreign(&etcd, "PUT /v2/keys/a", FORM, "value=8080&ttl=100").await.contains("201"));
     let reply = store.range(Range::of(Span::Key(key("/a")))).await.unwrap();

@@ -1,7 +1,5 @@
 //! One watch over etcd v2 while its server is killed and its connections are cut, under a writer: it yields the writer's history.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +8,8 @@ use std::time::Duration;
 use etcd_typed::testing::{Etcd, Proxy};
 use etcd_typed::{Client, Entry, Expect};
 use tokio::time::{sleep, timeout};
+
+use super::launch;
 
 const FAULTS: usize = 60;
 
@@ -41,7 +41,7 @@ async fn w2_w4_a_watch_yields_the_history_over_cuts() {
 
 /// One of so many faults is a kill, the others are cuts.
 async fn a_watch_yields_the_history(kill: Option<usize>) {
-    let mut etcd = Etcd::builder().quick_election().start().await;
+    let mut etcd = launch(Etcd::builder().quick_election()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let client = Client::connect(&format!("etcd2://{}", proxy.endpoint())).await.unwrap();
     let mut changes = client.directory("/app").unwrap().watch().await.unwrap();

@@ -1,7 +1,5 @@
 //! The v2 store against what is no etcd: proxies, other servers, and answers that break off or never end.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,21 +18,31 @@ use tokio::time::timeout;
 /// Only a test that fails waits for it.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A server that answers every request with the same bytes and closes the connection.
+/// A server that answers every request with the same bytes, but for those of `/version` where they have an answer of their own, and closes the
+/// connection.
 struct Fake {
     port: u16,
     requests: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
+/// What a [`Fake`] answers.
+#[derive(Default)]
+struct Script {
+    answer: Vec<u8>,
+    /// To a request of `/version`, where it is not `answer`.
+    version: Option<Vec<u8>>,
+    /// After `answer` this comes so many times.
+    filler: (Vec<u8>, usize),
+}
+
 impl Fake {
     async fn start(answer: impl Into<Vec<u8>>) -> Self {
-        Self::repeating(answer, Vec::new(), 0).await
+        Self::play(Script { answer: answer.into(), ..Script::default() }).await
     }
 
-    /// After the answer the filler comes so many times.
-    async fn repeating(answer: impl Into<Vec<u8>>, filler: Vec<u8>, times: usize) -> Self {
-        let (answer, listener) = (answer.into(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    async fn play(script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let requests = Arc::new(AtomicU64::new(0));
         let seen = requests.clone();
@@ -43,10 +51,12 @@ impl Fake {
                 let mut request = vec![0; 64 << 10];
                 if stream.read(&mut request).await.is_ok_and(|length| length > 0) {
                     seen.fetch_add(1, Ordering::Relaxed);
+                    let asks_for_version = request.starts_with(b"GET /version ");
+                    let answer = script.version.as_ref().filter(|_| asks_for_version).unwrap_or(&script.answer);
                     // The client may have enough before the end.
-                    let _ = stream.write_all(&answer).await;
-                    for _ in 0..times {
-                        if stream.write_all(&filler).await.is_err() {
+                    let _ = stream.write_all(answer).await;
+                    for _ in 0..script.filler.1 {
+                        if stream.write_all(&script.filler.0).await.is_err() {
                             break;
                         }
                     }
@@ -130,7 +140,7 @@ async fn row(answer: &str, on_read: ErrorKind, on_write: (ErrorKind, bool), on_w
 
 #[tokio::test]
 async fn answers_that_are_not_etcds() {
-    use ErrorKind::{PermissionDenied, Server, TooLarge, Unauthenticated, Unavailable, Unsupported};
+    use ErrorKind::{PermissionDenied, Server, TooLarge, Unauthenticated, Unavailable};
     let html = "<html><body>hello</body></html>";
     let index = "X-Etcd-Index: 7\r\n";
     let cut = format!("HTTP/1.1 200 OK\r\n{index}Content-Length: 500\r\n\r\n{{\"action\":");
@@ -147,8 +157,64 @@ async fn answers_that_are_not_etcds() {
     row(&http("429 Slow Down", "", ""), Unavailable, (Unavailable, true), Unavailable).await;
     row(&http("401 Unauthorized", "", html), Unauthenticated, (Unauthenticated, false), Unauthenticated).await;
     row(&http("403 Forbidden", "", html), PermissionDenied, (PermissionDenied, false), PermissionDenied).await;
-    row(&http("404 Not Found", "", "404 page not found\n"), Unsupported, (Unsupported, false), Unsupported).await;
     row(&http("413 Too Large", "", ""), TooLarge, (TooLarge, false), TooLarge).await;
+}
+
+/// A 404 without etcd's index tells nothing, so the server is asked for its version: once for each call, and after no other answer.
+#[tokio::test]
+async fn not_found_names_what_the_server_is() {
+    use ErrorKind::{Server, Unsupported};
+    let etcd = |version| http("200 OK", "", &format!(r#"{{"etcdserver":"{version}","etcdcluster":"3.0.0"}}"#));
+    let html = "<html>no such page</html>";
+    for (version, kind, words) in [
+        (etcd("3.6.16"), Unsupported, &["3.6.16", "has no v2 API", "etcd://"][..]),
+        (etcd("3.10.0-rc.1"), Unsupported, &["3.10.0-rc.1", "has no v2 API"]),
+        (etcd("4.0.0"), Unsupported, &["4.0.0", "has no v2 API"]),
+        (etcd("3.5.35"), Unsupported, &["3.5.35", "--enable-v2=true", "etcd://"]),
+        (etcd("3.4.23"), Unsupported, &["3.4.23", "--enable-v2=true"]),
+        (http("404 Not Found", "", html), Server, &["404", "does not look like an etcd"]),
+        (http("200 OK", "", html), Server, &["does not look like an etcd"]),
+        (http("200 OK", "", r#"{"version":"3.6.16"}"#), Server, &["does not look like an etcd"]),
+        (http("200 OK", "", &format!(r#"{{"etcdserver":"{}"}}"#, "3".repeat(10_000))), Server, &["does not look like an etcd"]),
+        (http("503 Busy", "", ""), Server, &["404", "did not say", "503"]),
+        (String::new(), Server, &["404", "did not say"]),
+    ] {
+        let script = Script { answer: http("404 Not Found", "", html).into(), version: Some(version.clone().into()), ..Script::default() };
+        let fake = Fake::play(script).await;
+        let store = store(&[fake.port]);
+        for error in [read(&store).await.unwrap_err(), put(&store).await.unwrap_err(), watch(&store).await] {
+            assert_eq!((error.kind(), error.may_have_applied()), (kind, false), "{version} {error:?}");
+            let text = error.to_string();
+            assert!(words.iter().all(|word| text.contains(word)) && text.len() < 400, "{version} {text}");
+            assert_eq!(text.contains("--enable-v2"), words.contains(&"--enable-v2=true"), "{version} {text}");
+        }
+        assert_eq!(fake.requests(), 6, "each call asks once: {version}");
+    }
+    // That a key does not exist is an answer of the keys API.
+    let missing = r#"{"errorCode":100,"message":"Key not found","cause":"/a","index":7}"#;
+    let fake = Fake::start(http("404 Not Found", "X-Etcd-Index: 7\r\n", missing)).await;
+    assert_eq!(read(&store(&[fake.port])).await.unwrap(), Revision::new(7));
+    assert_eq!(fake.requests(), 1);
+}
+
+/// The write was refused before the question that takes all its time.
+#[tokio::test]
+async fn refused_write_is_no_doubt_while_the_version_is_awaited() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = silent.accept().await {
+            let mut request = vec![0; 64 << 10];
+            let length = stream.read(&mut request).await.unwrap_or(0);
+            if !request[..length].starts_with(b"GET /version ") {
+                let _ = stream.write_all(http("404 Not Found", "", "").as_bytes()).await;
+            }
+            open.push(stream);
+        }
+    });
+    let error = put(&store(&[port])).await.unwrap_err();
+    assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Server, false), "{error:?}");
 }
 
 #[tokio::test]
@@ -177,7 +243,7 @@ async fn a_read_goes_on_to_an_endpoint_that_is_etcd() {
 #[tokio::test]
 async fn an_answer_without_end_is_not_read_to_its_end() {
     let head = "HTTP/1.1 200 OK\r\nX-Etcd-Index: 7\r\nContent-Length: 4000000000\r\n\r\n";
-    let fake = Fake::repeating(head, vec![b' '; 1 << 20], 4000).await;
+    let fake = Fake::play(Script { answer: head.into(), filler: (vec![b' '; 1 << 20], 4000), ..Script::default() }).await;
     let mut options = options(&[fake.port]);
     options.retry.call_timeout = LIMIT;
     options.retry.read_attempt_timeout = LIMIT;
