@@ -51,8 +51,9 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `InvalidUrl` lists what is known. `Unsupported` names the feature of this crate that the address needs. `Unavailable`, `Timeout`, `Tls`,
-    /// `Unauthenticated` when no server answers as it should.
+    /// `InvalidUrl` lists what is known. `Unsupported` names the feature of this crate that the address needs, or for an `etcd2://` address the version
+    /// of a server that has no v2 API, and what to do. `Unavailable`, `Timeout`, `Tls`, `Unauthenticated`, `Server` when no server answers as it
+    /// should.
     pub async fn connect(address: &str) -> Result<Self> {
         Self::builder(address).connect().await
     }

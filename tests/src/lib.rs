@@ -8,6 +8,7 @@
 )]
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use etcd_typed::testing::{Cluster, Etcd};
 
@@ -23,6 +24,16 @@ pub fn next_etcd() -> PathBuf {
     let path = std::env::var_os("ETCD_NEXT_BIN").filter(|path| !path.is_empty());
     path.map(PathBuf::from)
         .expect("ETCD_NEXT_BIN names an etcd of the line after that of ETCD_BIN: `tests/servers/build 3.7` prints where it builds one")
+}
+
+/// The etcd command-line client: the program that the environment variable `ETCDCTL_BIN` names, else `etcdctl` on the `PATH`. It speaks v3 unless
+/// `ETCDCTL_API=2` is set, which those of 3.4 and 3.5 know.
+#[must_use]
+pub fn etcdctl() -> Command {
+    let path = std::env::var_os("ETCDCTL_BIN").filter(|path| !path.is_empty());
+    let mut command = Command::new(path.unwrap_or_else(|| "etcdctl".into()));
+    command.env_remove("ETCDCTL_API");
+    command
 }
 
 /// A cluster in the middle of a rolling upgrade: its last member runs the [next line](next_etcd), the others that of `ETCD_BIN`.

@@ -92,7 +92,8 @@ async fn upgraded_server_keeps_data_and_address() {
     put(&etcd, "kept").await;
     let endpoint = etcd.endpoint();
     // To the same program: `mixed_cluster.rs` upgrades to the next one.
-    etcd.upgrade(std::env::var("ETCD_BIN").unwrap_or_else(|_| "etcd".to_owned())).await;
+    let program = etcd.binary().to_owned();
+    etcd.upgrade(program).await;
     assert_eq!(etcd.endpoint(), endpoint);
     assert!(get(&etcd).await.contains("kept"));
     assert!(etcd.log().contains("ready to serve client requests"));

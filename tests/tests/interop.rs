@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use etcd_typed::testing::Etcd;
 use etcd_typed::{Client, ErrorKind, EtcdSchema, EtcdValue};
+use etcd_typed_tests::etcdctl;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
@@ -144,11 +145,10 @@ struct Etcdctl {
 
 impl Etcdctl {
     fn command(&self, arguments: &[&str]) -> Command {
-        let binary = std::env::var("ETCDCTL_BIN").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "etcdctl".to_owned());
-        let mut command = Command::new(binary);
+        let mut command = Command::from(etcdctl());
         match self.api {
             Api::V2 => command.env("ETCDCTL_API", "2").arg("--no-sync").arg(format!("--endpoints=http://{}", self.endpoint)),
-            Api::V3 => command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.endpoint)),
+            Api::V3 => command.arg(format!("--endpoints={}", self.endpoint)),
         };
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command

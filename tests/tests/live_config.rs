@@ -7,6 +7,7 @@ use std::process::{Command as BlockingCommand, Stdio};
 use std::time::Duration;
 
 use etcd_typed::testing::Etcd;
+use etcd_typed_tests::etcdctl;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
@@ -111,17 +112,20 @@ fn built() -> PathBuf {
 /// Writes with the command-line client.
 struct Etcdctl {
     endpoint: String,
-    api: &'static str,
+    /// `put` on v3 and `set` on v2.
     verb: &'static str,
 }
 
 impl Etcdctl {
     async fn put(&self, key: &str, value: &str) {
-        let binary = std::env::var("ETCDCTL_BIN").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "etcdctl".to_owned());
         let endpoint = format!("--endpoints=http://{}", self.endpoint);
         let arguments = [&endpoint, self.verb, &format!("/demo/live_config/{key}"), value];
-        let run = Command::new(&binary).env("ETCDCTL_API", self.api).args(arguments).output();
-        let output = timeout(LIMIT, run).await.expect("it ends").unwrap_or_else(|error| panic!("cannot run {binary}: {error}"));
+        let mut command = etcdctl();
+        if self.verb == "set" {
+            command.env("ETCDCTL_API", "2");
+        }
+        let run = Command::from(command).args(arguments).output();
+        let output = timeout(LIMIT, run).await.expect("it ends").unwrap_or_else(|error| panic!("cannot run etcdctl: {error}"));
         assert!(output.status.success(), "{output:?}");
     }
 }
@@ -129,14 +133,14 @@ impl Etcdctl {
 #[tokio::test]
 async fn on_v3_etcdctl_changes_the_limit() {
     let etcd = Etcd::start().await;
-    let ctl = Etcdctl { endpoint: etcd.endpoint(), api: "3", verb: "put" };
+    let ctl = Etcdctl { endpoint: etcd.endpoint(), verb: "put" };
     etcdctl_changes_the_limit(&etcd.url_v3(), &ctl).await;
 }
 
 #[tokio::test]
 async fn on_v2_etcdctl_changes_the_limit() {
     let etcd = Etcd::start().await;
-    let ctl = Etcdctl { endpoint: etcd.endpoint(), api: "2", verb: "set" };
+    let ctl = Etcdctl { endpoint: etcd.endpoint(), verb: "set" };
     etcdctl_changes_the_limit(&etcd.url_v2(), &ctl).await;
 }
 

@@ -1,7 +1,7 @@
 //! `Etcd` and `Cluster`: real servers as child processes. What is between a client and a server is in `proxy.rs`.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -135,6 +135,12 @@ impl Etcd {
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// The program that the server runs.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.settings.binary
     }
 
     /// Whether the server is of this line or a later one: `etcd.is_at_least(3, 6)`.

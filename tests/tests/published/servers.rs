@@ -1,9 +1,8 @@
 //! What real servers and networks do.
 
-use std::process::Command;
-
 use etcd_typed::Published;
 use etcd_typed::testing::{Etcd, Mode, Proxy};
+use etcd_typed_tests::etcdctl;
 
 use super::*;
 
@@ -21,9 +20,8 @@ async fn a_lease_that_an_operator_revokes() {
     let published = entry.publish(&1).await.unwrap();
     let mut changes = entry.watch().await.unwrap();
     let lease = entry.get().await.unwrap().unwrap().lease().unwrap();
-    let etcdctl = std::env::var("ETCDCTL_BIN").unwrap_or_else(|_| "etcdctl".to_owned());
     let revoke = ["--endpoints", &etcd.endpoint(), "lease", "revoke", &lease.to_string()];
-    let output = Command::new(etcdctl).env("ETCDCTL_API", "3").args(revoke).output().unwrap();
+    let output = etcdctl().args(revoke).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(next(&mut changes).await, None);
     assert_eq!(next(&mut changes).await, Some(1));

@@ -15,6 +15,9 @@
 //!   No other process sees them. A keep-alive moves the `modifiedIndex` of the keys, which compares of this process follow and those of others
 //!   do not. When all keys of a lease were written or deleted by others, the lease is lost.
 //! - Servers of 3.5 cannot change the time to live of a directory (a defect of theirs); the error says so.
+//! - A server without the v2 API is refused with [`Unsupported`](crate::ErrorKind::Unsupported): etcd 3.6 removed it, and before that
+//!   `--enable-v2=true` turns it on. Such a server answers with a plain 404; only then is it asked for its `/version`, which the message names. An
+//!   address that answers with a 404 and is no etcd gives [`Server`](crate::ErrorKind::Server).
 //! - A server that does not let us in answers wrong passwords and missing permissions alike.
 
 mod admin;
