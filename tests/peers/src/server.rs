@@ -12,7 +12,7 @@ use crate::cases::Server;
 pub(crate) async fn start(count: usize, wanted: &Server) -> Result<Vec<Etcd>> {
     let starting = |_| async {
         let builder = Etcd::builder().quick_election();
-        let started = if wanted.v2 { builder.flag("--enable-v2", "true") } else { builder }.start().await;
+        let started = builder.v2(wanted.v2).start().await;
         if let Some(prepare) = &wanted.prepare {
             prepare(started.endpoint()).await?;
         }
