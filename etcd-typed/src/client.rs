@@ -178,13 +178,27 @@ impl Client {
         self.context.lessor.grant(ttl).await
     }
 
-    /// The lock of this name: a directory in which everybody who wants it has a key. Nothing is asked until it is acquired or looked at.
+    /// The lock of this name. Sends nothing until the lock is acquired or looked at.
+    ///
+    /// Each client that wants the lock has a key below `NAME/`, where `NAME` is this client's namespace and the name, byte for byte as they were given.
+    /// Any text that is not empty is a name: `/a` and `/a/` are two locks, as they are for `etcdctl lock`. Every key there that has a lease is in the
+    /// queue, as for Go's `concurrency`; so who wants `/a` also waits for the holder of `/a/b`. On etcd v2 a name is a path, and a key directly in that directory is
+    /// in the queue if its name is that of a lease and it has a time to live.
+    ///
+    /// [`NamedLock`] says which other clients share the queue.
     pub fn lock(&self, name: &str) -> NamedLock {
         NamedLock::new(Turn::named(self.context.lessor.clone(), &self.namespace, name, "lock"))
     }
 
-    /// The election of this name: a directory in which everybody who is to lead has a key, with a value of type `T` (for a serde type
-    /// `election::<Json<T>>`). Nothing is asked until somebody campaigns or looks.
+    /// The election of this name, with candidates' values of type `T` (for a serde type `election::<Json<T>>`). Sends nothing until somebody campaigns or
+    /// looks.
+    ///
+    /// Each candidate has a key below `NAME/`, where `NAME` is this client's namespace and the name, byte for byte as they were given. Any text that is not
+    /// empty is a name: `/a` and `/a/` are two elections, as they are for `etcdctl elect`. Every key there that has a lease is a candidate, as for Go's
+    /// `concurrency`; so a candidate for `/a` also waits for the leader of `/a/b`. On etcd v2 a name is a path, and a key directly in that directory is a
+    /// candidate if its name is that of a lease and it has a time to live.
+    ///
+    /// [`Election`] says which other clients share the queue.
     pub fn election<T: EtcdValue + Send + Sync + 'static>(&self, name: &str) -> Election<T> {
         Election::new(Turn::named(self.context.lessor.clone(), &self.namespace, name, election::KIND))
     }

@@ -25,12 +25,20 @@ pub(crate) const KIND: &str = "election";
 /// The election of one name, from [`Client::election`](crate::Client::election): to stand in, or to look at from outside. Cheap to clone.
 ///
 /// Who stands first leads, the others follow in the order in which they came; whoever is next is woken by an event when the one before is gone. Each has
-/// a value, the proposal: an address, a name, for a serde type [`Json<T>`](crate::Json). It is stored as it is. It is the same queue as that of an
-/// `Election` of the Go package `concurrency` and of `etcdctl elect` with the same name, and `etcdctl elect --listen` shows the values.
+/// a value, the proposal: an address, a name, for a serde type [`Json<T>`](crate::Json). It is stored as it is.
+///
+/// # Who shares the queue
+///
+/// On etcd v3 every client that keeps the layout of Go's package `concurrency`, with the same name: `Election` of that package, `etcdctl elect` (its
+/// `--listen` shows the values), the election service of the server (`v3election`), and the elections of Node's `etcd3`, whose `election('x')` is
+/// `election/x` here. All of them follow each other in the order in which they came.
+///
+/// Keys below the name that have no lease are not in the queue here. Go's and Node's clients wait for them too; [`strays`](Self::strays) lists them, and an
+/// event says that there are some ([`telemetry`]).
 ///
 /// # Errors
 ///
-/// Every method may answer `InvalidKey` for a name that is no [`Key`], and what the calls of a store may: `Unavailable`, `Timeout`,
+/// Every method may answer `InvalidKey` for an empty name, and on etcd v2 for one that is no path; and what the calls of a store may: `Unavailable`, `Timeout`,
 /// `Unauthenticated`, `PermissionDenied`, `NoSpace`, `Server`.
 ///
 /// ```
@@ -205,6 +213,13 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// name) hides nobody: its value is the error, of kind `Decode`.
     pub async fn candidates(&self) -> Result<Vec<Candidate<Result<T>>>> {
         Ok(self.turn()?.queue().await?.into_iter().map(Candidate::of).collect())
+    }
+
+    /// The keys below the election's name that are not in its queue, because they have no lease (on v2: because they are not named by one, or have no time
+    /// to live). Nothing here waits for them or deletes them. Go's `concurrency` and `etcdctl elect` wait for each that was created before their own key,
+    /// and since nothing ends such a key, they wait until it is deleted.
+    pub async fn strays(&self) -> Result<Vec<Key>> {
+        self.turn()?.strays().await
     }
 
     /// Who leads, and every change of it, as a stream that mends itself. It begins with who leads now.

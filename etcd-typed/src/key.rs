@@ -26,17 +26,33 @@ use std::sync::Arc;
 /// assert_eq!(quotas.child("_x").as_str(), "/app/quotas/%5Fx");
 /// # Ok::<(), etcd_typed::Error>(())
 /// ```
+///
+/// The keys of a lock's or an election's queue keep none of these rules: a queue has whatever name its users agreed on, and other clients
+/// name their keys in it as they like. Such a key is the stored key byte for byte; [`Key::as_bytes`] returns it, and [`Key::as_str`] replaces
+/// what is not UTF-8.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key(
-    /// Without the trailing slash, so the root is the empty text.
-    Arc<str>,
-);
+pub struct Key(Repr);
+
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Repr {
+    /// A path without the trailing slash, so the root is the empty text; or the text of a key that keeps no rules.
+    Text(Arc<str>),
+    /// A key of another client that is not UTF-8. Behind one more pointer, so that every other key stays small.
+    Bytes(Arc<NotText>),
+}
+
+#[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct NotText {
+    bytes: Box<[u8]>,
+    /// The same for people.
+    shown: Box<str>,
+}
 
 impl Key {
     /// The directory that everything is below.
     #[must_use]
     pub fn root() -> Self {
-        Self(Arc::from(""))
+        Self::text("")
     }
 
     /// Reads a path as a person types it: `/app/db/pool`, or `/` for the root. One trailing `/` is dropped.
@@ -58,19 +74,50 @@ impl Key {
                 return Err(KeyError::new(path, reason));
             }
         }
-        Ok(Self(Arc::from(&path[..=rest.len()])))
+        Ok(Self::text(&path[..=rest.len()]))
     }
 
     /// The key below this one that stands for `value`, which is escaped so that it stays one segment and can be read back.
     #[must_use]
     pub fn child(&self, value: &str) -> Self {
-        Self(Arc::from(format!("{}/{}", self.0, escape(value))))
+        self.then(&format!("/{}", escape(value)))
     }
 
     /// This path with another one below it, both as typed: `/a` joined with `/b/c` is `/a/b/c`.
     #[must_use]
     pub fn join(&self, below: &Self) -> Self {
-        Self(Arc::from(format!("{}{}", self.0, below.0)))
+        self.then(below.name())
+    }
+
+    /// This key's text with more text right after it, byte for byte: no rules are checked, and no slash is added.
+    pub(crate) fn then(&self, text: &str) -> Self {
+        match &self.0 {
+            Repr::Text(own) => Self::text(format!("{own}{text}")),
+            Repr::Bytes(own) => Self::stored(&[&own.bytes, text.as_bytes()].concat()),
+        }
+    }
+
+    /// The key that a store holds under these bytes, which need not keep the rules of a path.
+    pub(crate) fn stored(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::text(text),
+            Err(_) => {
+                let shown = String::from_utf8_lossy(bytes).into_owned().into();
+                Self(Repr::Bytes(Arc::new(NotText { bytes: bytes.into(), shown })))
+            }
+        }
+    }
+
+    fn text(text: impl Into<Arc<str>>) -> Self {
+        Self(Repr::Text(text.into()))
+    }
+
+    /// As it is held: the root is the empty text.
+    fn name(&self) -> &str {
+        match &self.0 {
+            Repr::Text(text) => text,
+            Repr::Bytes(key) => &key.shown,
+        }
     }
 
     /// The key `relative` (segments as stored, with `/` between) below this one. Only for text that is a part of a key
@@ -81,49 +128,67 @@ impl Key {
 
     /// The same, put together in a text that can be used for the next one.
     pub(crate) fn descend_through(&self, scratch: &mut String, relative: &str) -> Self {
+        let name = self.name();
         scratch.clear();
-        scratch.reserve(self.0.len() + 1 + relative.len());
-        scratch.push_str(&self.0);
+        scratch.reserve(name.len() + 1 + relative.len());
+        scratch.push_str(name);
         scratch.push('/');
         scratch.push_str(relative);
-        Self(Arc::from(scratch.as_str()))
+        Self::text(scratch.as_str())
     }
 
     /// The path as text; the root is `/`.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        if self.0.is_empty() { "/" } else { &self.0 }
+        match self.name() {
+            "" => "/",
+            name => name,
+        }
+    }
+
+    /// The key as it is stored. It differs from [`as_str`](Self::as_str) only for a key that another client made and that is not UTF-8.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Text(_) => self.as_str().as_bytes(),
+            Repr::Bytes(key) => &key.bytes,
+        }
+    }
+
+    /// Whether [`as_str`](Self::as_str) is the whole key.
+    pub(crate) fn is_text(&self) -> bool {
+        matches!(self.0, Repr::Text(_))
     }
 
     /// Whether this is the root.
     #[must_use]
     pub fn is_root(&self) -> bool {
-        self.0.is_empty()
+        self.name().is_empty()
     }
 
     /// The segments from the root down, escaped as they are stored.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
-        self.0.split('/').skip(1)
+        self.name().split('/').skip(1)
     }
 
     /// The directory that this key is in; none for the root.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
-        let (parent, _) = self.0.rsplit_once('/')?;
-        Some(Self(Arc::from(parent)))
+        let (parent, _) = self.name().rsplit_once('/')?;
+        Some(Self::text(parent))
     }
 
     /// What every key below this directory starts with: `/app/` for `/app`, so `/apple` is not below `/app`.
     #[must_use]
     pub fn prefix(&self) -> String {
-        format!("{}/", self.0)
+        format!("{}/", self.name())
     }
 
     /// The part of a stored key that is below this directory, on whole segments; none where it is not below it, is not
     /// UTF-8, or has an empty segment (such keys are somebody else's).
     #[must_use]
     pub fn below<'k>(&self, stored: &'k [u8]) -> Option<&'k str> {
-        let relative = stored.strip_prefix(self.0.as_bytes())?.strip_prefix(b"/")?;
+        let relative = stored.strip_prefix(self.name().as_bytes())?.strip_prefix(b"/")?;
         let relative = std::str::from_utf8(relative).ok()?;
         let bytes = relative.as_bytes();
         let has_empty =
@@ -164,12 +229,17 @@ impl std::str::FromStr for Key {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyError {
     path: String,
-    reason: &'static str,
+    reason: Cow<'static, str>,
 }
 
 impl KeyError {
     pub(crate) fn new(path: &str, reason: &'static str) -> Self {
-        Self { path: path.to_owned(), reason }
+        Self { path: path.to_owned(), reason: reason.into() }
+    }
+
+    /// The same error, with what to do about it.
+    pub(crate) fn advise(self, advice: &str) -> Self {
+        Self { reason: format!("{}; {advice}", self.reason).into(), ..self }
     }
 }
 
@@ -287,6 +357,27 @@ mod tests {
         for foreign in ["50%", "%2f", "%41", "_x", ".", "..", "%zz", "%2", "a%", "%+1"] {
             assert_eq!(unescape(foreign), None, "{foreign:?}");
         }
+    }
+
+    #[test]
+    fn stored_key_keeps_every_byte() {
+        for bytes in [&b"/a"[..], b"/a/", b"/a//", b"a/b", b"dlock:x", b" ", "ü/ö".as_bytes(), b"/a/\xff", b"\0"] {
+            assert_eq!(Key::stored(bytes).as_bytes(), bytes);
+        }
+        assert_eq!(Key::stored(b"/a/b"), Key::parse("/a/b").expect("a key"));
+        let odd = Key::stored(b"/a/\xff");
+        assert_ne!(odd, Key::stored(b"/a/\xfe"));
+        assert_eq!((odd.as_str(), odd.then("x").as_bytes()), ("/a/\u{fffd}", &b"/a/\xffx"[..]));
+    }
+
+    #[test]
+    fn text_is_appended_byte_for_byte() {
+        let namespace = Key::parse("/prod").expect("a key");
+        for (name, prefix) in [("/a", "/prod/a/"), ("/a/", "/prod/a//"), ("a", "/proda/"), ("/", "/prod//"), (" ", "/prod /")] {
+            assert_eq!(namespace.then(name).prefix(), prefix);
+        }
+        assert_eq!(Key::root().then("a").prefix(), "a/");
+        assert_eq!(Key::root().then("/").prefix(), "//");
     }
 
     proptest! {

@@ -16,8 +16,16 @@ use crate::turn::{Contender, Guard, Token, Turn};
 /// The lock of one name, from [`Client::lock`](crate::Client::lock): to be acquired, or looked at from outside. Cheap to clone.
 ///
 /// It is fair (first come, first served), and whoever waits is woken by an event when the one before is gone. It is not re-entrant: two
-/// acquisitions in one process exclude each other like any others. It is the same queue as that of the Go package `concurrency` and of `etcdctl lock`
-/// with the same name. (Those wait for every key below the name. Here only keys count that have the name of a lease and go with one, so what else is there does no harm.)
+/// acquisitions in one process exclude each other like any others.
+///
+/// # Who shares the queue
+///
+/// On etcd v3 every client that keeps the layout of Go's package `concurrency`, with the same name: `Mutex` of that package, `etcdctl lock`, and the lock
+/// service of the server (`v3lock`). All of them wait for each other in the order in which they came. Locks that are one single key share no queue with any
+/// of these: `lock()` of Node's `etcd3` and `Lock` of Python's `etcd3`. A program that uses those excludes neither this library nor Go.
+///
+/// Keys below the name that have no lease are not in the queue here. Go's clients wait for them too; [`strays`](Self::strays) lists them, and an event says
+/// that there are some ([`telemetry`](crate::telemetry)).
 ///
 /// # On etcd v2
 ///
@@ -27,7 +35,7 @@ use crate::turn::{Contender, Guard, Token, Turn};
 ///
 /// # Errors
 ///
-/// Every method may answer `InvalidKey` for a name that is no [`Key`], and what the calls of a store may: `Unavailable`, `Timeout`,
+/// Every method may answer `InvalidKey` for an empty name, and on etcd v2 for one that is no path; and what the calls of a store may: `Unavailable`, `Timeout`,
 /// `Unauthenticated`, `PermissionDenied`, `NoSpace`, `Server`.
 ///
 /// ```
@@ -118,6 +126,13 @@ impl NamedLock {
     /// Who has the lock and who waits for it, in their order, as of one revision.
     pub async fn queue(&self) -> Result<Vec<Holder>> {
         Ok(self.turn()?.queue().await?.into_iter().map(Holder::of).collect())
+    }
+
+    /// The keys below the lock's name that are not in its queue, because they have no lease (on v2: because they are not named by one, or have no time to
+    /// live). Nothing here waits for them or deletes them. Go's `concurrency` and `etcdctl lock` wait for each that was created before their own key, and
+    /// since nothing ends such a key, they wait until it is deleted.
+    pub async fn strays(&self) -> Result<Vec<Key>> {
+        self.turn()?.strays().await
     }
 
     /// Goes on with a lock that another process has left to us by [`Lock::into_token`]. It has this one's time to live from now on, and shows this one's

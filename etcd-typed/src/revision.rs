@@ -53,7 +53,8 @@ impl fmt::Display for Revision {
 
 /// The name of a lease: keys attached to it vanish with it.
 ///
-/// Always positive. Written in hexadecimal, as etcd's own tools do.
+/// Written in hexadecimal, as etcd's own tools do. The leases of this library, and those that a server names, are positive. etcd also takes a
+/// negative number from a client that names its own lease; its number here is the two's complement.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(u64);
 
@@ -68,6 +69,11 @@ impl LeaseId {
     #[must_use]
     pub fn random() -> Self {
         Self(fastrand::u64(1..=i64::MAX as u64))
+    }
+
+    /// The lease of this number on the wire; none for zero, which stands for no lease.
+    pub(crate) const fn from_signed(number: i64) -> Option<Self> {
+        if number == 0 { None } else { Some(Self(number.cast_unsigned())) }
     }
 
     /// The number.

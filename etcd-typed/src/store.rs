@@ -160,7 +160,7 @@ pub struct Capabilities {
 pub enum Span {
     /// This one key.
     Key(Key),
-    /// All keys below this directory, at any depth, on whole segments; not the key of that name itself.
+    /// All keys below this directory, at any depth: those that begin with its [`prefix`](Key::prefix) and go on after it.
     Below(Key),
 }
 
@@ -177,8 +177,8 @@ impl Span {
     #[must_use]
     pub fn contains(&self, stored: &[u8]) -> bool {
         match self {
-            Self::Key(key) => key.as_str().as_bytes() == stored,
-            Self::Below(directory) => stored.len() > directory.prefix().len() && stored.starts_with(directory.prefix().as_bytes()),
+            Self::Key(key) => key.as_bytes() == stored,
+            Self::Below(directory) => stored.strip_prefix(directory.prefix().as_bytes()).is_some_and(|name| !name.is_empty()),
         }
     }
 }
@@ -206,7 +206,8 @@ pub struct Range {
     pub after: Option<Bytes>,
     /// Only keys up to this one, byte for byte, and it itself.
     pub until: Option<Bytes>,
-    /// Leaves out the values.
+    /// Leaves out the values. The answer may also lack the leases: etcd since 3.7 answers it from its index, which has none (etcd issue
+    /// 22209). A caller that decides by leases asks for the values too.
     pub keys_only: bool,
     /// How fresh.
     pub consistency: Consistency,
@@ -248,7 +249,7 @@ pub struct KeyValue {
     pub modified: Revision,
     /// How often since it came to be, where the store counts.
     pub version: Option<u64>,
-    /// The lease it is attached to.
+    /// The lease it is attached to, where the store tells leases. An answer to [`Range::keys_only`] may not tell it.
     pub lease: Option<LeaseId>,
     /// How long it has left, where the answer says so.
     pub ttl: Option<Duration>,
@@ -325,7 +326,7 @@ pub enum Condition {
 pub enum Op {
     /// Reads. Its page is as long as it is.
     Get(Span),
-    /// Reads which of the keys below a directory came to be last: the newest first, without their values. The answer is an
+    /// Reads which of the keys below a directory came to be last: the newest first, with their values and leases. The answer is an
     /// [`OpResult::Get`], and [`RangeReply::more`] says that there were more than asked for. Like a get it sees what the operations
     /// before it did.
     ///
@@ -529,6 +530,18 @@ impl Event {
         match self {
             Self::Put { kv, .. } => &kv.key,
             Self::Delete { key, .. } => key,
+        }
+    }
+
+    /// Whether this deletes a stored key, alone or with the directory that it is in.
+    pub(crate) fn deletes(&self, stored: &[u8]) -> bool {
+        match self {
+            Self::Put { .. } => false,
+            Self::Delete { key, directory: false, .. } => stored == key,
+            Self::Delete { key, directory: true, .. } => {
+                let directory = key.strip_suffix(b"/").unwrap_or(key);
+                stored.strip_prefix(directory).is_some_and(|rest| rest.starts_with(b"/"))
+            }
         }
     }
 }

@@ -76,6 +76,7 @@
 //! | `etcd_typed::lease` | error | `lost` | `lease`, `cause` | the lease ended while it was wanted |
 //! | `etcd_typed::turn` | debug | `taken` | `recipe`, `waited` | a lock or the leadership is ours, after so long |
 //! | `etcd_typed::turn` | warn | `not taken` | `recipe`, `cause`, `error` | the leadership could not be had; [`lead`](crate::Election::lead) tries again |
+//! | `etcd_typed::turn` | warn | `keys outside the queue` | `recipe`, `queue` | below the name of a lock or an election are keys without a lease: they are not waited for here, and Go's `concurrency` and `etcdctl` wait for them; once for each client and name. [`NamedLock::strays`](crate::NamedLock::strays) and [`Election::strays`](crate::Election::strays) tell which |
 //! | `etcd_typed::turn` | warn | `place lost` | `recipe` | a waiter's lease ended or its key was deleted; it begins anew at the end of the queue |
 //! | `etcd_typed::publish` | warn | `missing` | `pattern`, `cause` | a published value is not there any more; it is put back |
 //! | `etcd_typed::publish` | debug | `not put` | `pattern`, `cause`, `error` | an attempt to put it back, or to write a newer value, failed; it is made again |
@@ -83,7 +84,8 @@
 //! | `etcd_typed::lease` | debug | `not revoked` | `lease`, `cause`, `error` | a lease that is not wanted any more could not be ended; it runs out |
 //!
 //! `pattern`, `store`, `op` and `cause` are those of the metrics. `error` is what a server or a connection said, with the endpoint. No field has a
-//! value, or a key; which key it is about the [`Error`] tells, and of a live view its [`status`](crate::Live::status).
+//! value, or a key, but for `queue`: the name of a lock or an election, with the client's namespace before it. Which key it is about the [`Error`] tells,
+//! and of a live view its [`status`](crate::Live::status).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -97,6 +99,7 @@ use self::facade::{add, count, observe, set};
 #[cfg(not(feature = "metrics"))]
 use self::nothing::{add, count, observe, set};
 use crate::error::{Error, ErrorKind};
+use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 
 /// All metrics of this crate: a contract, as the rest of its interface is. For tools that make dashboards and alerts.
@@ -595,6 +598,11 @@ pub(crate) fn turn_taken(recipe: &'static str, waited: Duration) {
 pub(crate) fn turn_not_taken(recipe: &'static str, error: &Error) {
     let cause = cause(error.kind());
     tracing::warn!(target: "etcd_typed::turn", recipe, cause, error = words(error), "not taken");
+}
+
+/// Keys below the name of a queue are not in the queue.
+pub(crate) fn strays_found(recipe: &'static str, queue: &Key) {
+    tracing::warn!(target: "etcd_typed::turn", recipe, %queue, "keys outside the queue");
 }
 
 /// A waiter has no place in the queue any more.

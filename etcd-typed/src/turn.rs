@@ -1,8 +1,10 @@
 //! Take a place below a directory, wait until it is the first, give it up: the queue that locks and elections are made of, on every store.
 //!
-//! A contender has a key of its own in the directory, attached to a lease of its own; first is whose key came to be first. The layout is that of the
-//! Go package `concurrency`, so its users and `etcdctl lock` and `etcdctl elect` stand in the same queue. The decisions are in [`place`], which is pure;
-//! [`waiter`] carries them out. What is held then is a [`Guard`], and what hands it to another process a [`Token`].
+//! A contender has a key of its own below the queue's prefix, attached to a lease; the contender whose key was created first holds the queue. Prefix and
+//! order are those of the Go package `concurrency`: the prefix is the queue's name and a `/`, byte for byte, and every key below it that has a lease is in
+//! the queue, whatever the rest of its name is. So Go's locks and elections, `etcdctl lock`, `etcdctl elect`, the server's own lock and election services
+//! (which name a key by its lease in hexadecimal) and the elections of Node's `etcd3` (in decimal) share the queue. The decisions are in [`place`], which
+//! is pure; [`waiter`] carries them out. What is held then is a [`Guard`], and what hands it to another process a [`Token`].
 
 mod guard;
 mod hold;
@@ -25,14 +27,18 @@ use crate::key::{Key, KeyError};
 use crate::lease::{Lease, Lessor, TTL};
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
-use crate::schema::{self, Stored, Tree};
 use crate::store::{Capabilities, Compare, Condition, KeyValue, Op, Range, Span, Store, Txn};
 use crate::telemetry;
+
+/// What to do about a name that is refused on v2.
+const PATHS_ONLY: &str =
+    "on etcd v2 a lock or an election is a directory: name it by a path such as `/locks/migrate`, or use etcd v3, where any text is a name";
 
 /// Something that one at a time may have: the queue of one directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Turn {
     pub(crate) lessor: Arc<Lessor>,
+    /// The queue's name below the client's namespace. Every key that begins with this and a `/` is below it.
     pub(crate) directory: Key,
     /// The time to live of the leases that are asked for.
     pub(crate) ttl: Duration,
@@ -41,13 +47,20 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// The queue of this name below a namespace.
+    /// The queue of this name below a namespace: the two as one text, byte for byte, as Go's `clientv3/namespace` and `concurrency` have it. On a store
+    /// whose directories are things of their own (v2) it is a directory, so the name must be a path.
     pub(crate) fn named(lessor: Arc<Lessor>, namespace: &Key, name: &str, kind: &'static str) -> Result<Self, KeyError> {
-        let name = Key::parse(name)?;
-        if name.is_root() {
-            return Err(KeyError::new(name.as_str(), "a lock or an election needs a name"));
+        const NAMELESS: &str = "a lock or an election needs a name";
+        if name.is_empty() {
+            return Err(KeyError::new(name, NAMELESS));
         }
-        Ok(Self { lessor, directory: namespace.join(&name), ttl: TTL, kind })
+        let directory = if lessor.store().capabilities().directories {
+            let path = Key::parse(name).and_then(|path| if path.is_root() { Err(KeyError::new(name, NAMELESS)) } else { Ok(path) });
+            namespace.join(&path.map_err(|error| error.advise(PATHS_ONLY))?)
+        } else {
+            namespace.then(name)
+        };
+        Ok(Self { lessor, directory, ttl: TTL, kind })
     }
 
     /// Waits until it is ours, through outages, but for one that is there from the start.
@@ -110,12 +123,33 @@ impl Turn {
 
     /// Who has it and who waits for it, in their order, as of one revision.
     pub(crate) async fn queue(&self) -> Result<Vec<Contender>> {
-        let reply = self.store().range(Range::of(Span::Below(self.directory.clone()))).await.map_err(|error| error.at(&self.directory))?;
-        let (tree, capabilities) = (schema::tree(&self.directory, reply.kvs), self.store().capabilities());
-        let mut queue: Vec<_> =
-            standing(&tree, capabilities).filter_map(|(name, stored)| Contender::of(&self.directory, name, stored)).collect();
-        queue.sort_by_key(|contender| contender.fence);
+        let capabilities = self.store().capabilities();
+        let contenders = self.read().await?.into_iter().filter_map(|kv| Contender::of(&self.directory, kv, capabilities));
+        let mut queue: Vec<_> = contenders.collect();
+        queue.sort_by(|one, other| one.order().cmp(&other.order()));
         Ok(queue)
+    }
+
+    /// The keys below the queue's prefix that are not in the queue, in the order of their bytes.
+    pub(crate) async fn strays(&self) -> Result<Vec<Key>> {
+        let capabilities = self.store().capabilities();
+        let strays = self.read().await?.into_iter().filter(|kv| !is_contender(&self.directory, kv, capabilities));
+        Ok(strays.map(|kv| Key::stored(&kv.key)).collect())
+    }
+
+    async fn read(&self) -> Result<Vec<KeyValue>> {
+        let reply = self.store().range(Range::of(Span::Below(self.directory.clone()))).await.map_err(|error| error.at(&self.directory))?;
+        self.report_strays(&reply.kvs);
+        Ok(reply.kvs)
+    }
+
+    /// Says, once for each queue and client, that a queue has keys below its prefix that are not in it.
+    pub(crate) fn report_strays(&self, kvs: &[KeyValue]) {
+        let capabilities = self.store().capabilities();
+        let found = kvs.iter().any(|kv| !is_contender(&self.directory, kv, capabilities));
+        if found && self.lessor.standings().is_first_report(&self.directory) {
+            telemetry::strays_found(self.kind, &self.directory);
+        }
     }
 
     /// Deletes the key of a contender who stands as it was read. Whether it was there.
@@ -149,39 +183,37 @@ pub(crate) struct Contender {
 }
 
 impl Contender {
-    /// The one who has it, from all that is below a queue's directory.
-    pub(crate) fn first(directory: &Key, tree: &Tree, capabilities: &Capabilities) -> Option<Self> {
-        let (name, stored) = standing(tree, capabilities).min_by_key(|(_, stored)| stored.created)?;
-        Self::of(directory, name, stored)
+    /// What a key below a queue's prefix stands for; none for a key that is not in the queue.
+    pub(crate) fn of(directory: &Key, kv: KeyValue, capabilities: &Capabilities) -> Option<Self> {
+        let lease = lease_of(directory, &kv, capabilities)?;
+        Some(Self { key: Key::stored(&kv.key), fence: kv.created, modified: kv.modified, lease, value: kv.value })
+    }
+
+    /// By what contenders are ordered. Keys that one transaction created are as old as each other; the order of their bytes then decides, so that every
+    /// client of this library sees one order, and one holder. (Go's `concurrency` takes all of them for the first.)
+    pub(crate) fn order(&self) -> (Revision, &[u8]) {
+        (self.fence, self.key.as_bytes())
     }
 
     /// Whether this is the same, with the same value.
     pub(crate) fn is(&self, other: &Self) -> bool {
         (&self.key, self.fence, self.lease, &self.value) == (&other.key, other.fence, other.lease, &other.value)
     }
-
-    fn of(directory: &Key, name: &str, stored: &Stored) -> Option<Self> {
-        let lease = stored.lease.or_else(|| LeaseId::new(u64::from_str_radix(name, 16).ok()?))?;
-        let key = directory.descend(name);
-        Some(Self { key, fence: stored.created, modified: stored.modified, lease, value: stored.value.clone() })
-    }
 }
 
-/// Those of the keys below a queue's directory that stand in it.
-fn standing<'t>(tree: &'t Tree, capabilities: &Capabilities) -> impl Iterator<Item = (&'t String, &'t Stored)> {
-    tree.iter().filter(|(name, stored)| stands(name, stored.lease, stored.ttl, capabilities))
-}
-
-/// Whether a key stands in the queue of a directory.
+/// Whether a key below a queue's prefix is in the queue.
 pub(crate) fn is_contender(directory: &Key, kv: &KeyValue, capabilities: &Capabilities) -> bool {
-    directory.below(&kv.key).is_some_and(|name| stands(name, kv.lease, kv.ttl, capabilities))
+    lease_of(directory, kv, capabilities).is_some()
 }
 
-/// Whether a key of this name below its directory stands in a queue: it is right below it, has the name of a lease, and goes by itself. Everything else
-/// there is somebody else's business, is never waited for and never deleted.
-fn stands(name: &str, lease: Option<LeaseId>, ttl: Option<Duration>, capabilities: &Capabilities) -> bool {
-    let lease_id = u64::from_str_radix(name, 16).ok().and_then(LeaseId::new);
-    let named = lease_id.is_some_and(|id| id.to_string() == name);
-    // v2 tells no leases; it tells what time a key has left.
-    named && if capabilities.transactions { lease.is_some() } else { ttl.is_some() }
+/// The lease by which a key below a queue's prefix is in the queue: the key vanishes with it. A key that does not vanish by itself would be waited for for
+/// ever, so it is not in the queue; it is not deleted either.
+fn lease_of(directory: &Key, kv: &KeyValue, capabilities: &Capabilities) -> Option<LeaseId> {
+    if capabilities.transactions {
+        return kv.lease;
+    }
+    // v2 does not tell leases, only what time a key has left. The name of the lease is that of the key, which only this library writes so.
+    let name = directory.below(&kv.key)?;
+    let lease = u64::from_str_radix(name, 16).ok().and_then(LeaseId::new)?;
+    (lease.to_string() == name && kv.ttl.is_some()).then_some(lease)
 }

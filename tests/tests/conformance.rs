@@ -76,6 +76,35 @@ mod memory {
     etcd_typed::conformance!(memory);
 }
 
+/// Answers without values have no leases.
+mod memory_like_etcd_3_7 {
+    use etcd_typed::store::memory::MemoryStore;
+
+    use super::{BoxFuture, Isolation, Store, TestStore};
+
+    struct Memory(MemoryStore);
+
+    impl TestStore for Memory {
+        fn store(&self) -> &dyn Store {
+            &self.0
+        }
+
+        fn lose_history(&self) -> BoxFuture<'_, ()> {
+            self.0.faults().compact();
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    async fn memory(_: Isolation) -> Memory {
+        tokio::time::pause();
+        let store = MemoryStore::new();
+        store.faults().hide_leases_of_keys_only(true);
+        Memory(store)
+    }
+
+    etcd_typed::conformance!(memory);
+}
+
 mod v3 {
     use etcd_typed::store::v3::V3Store;
 

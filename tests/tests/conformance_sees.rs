@@ -29,6 +29,8 @@ enum Defect {
     NewestOfAllTime,
     NewestByName,
     NewestFromBefore,
+    NewestWithoutLeases,
+    DropsKeysThatAreNoPaths,
     TakesLeasesThatAreNotThere,
     DoesNotSayThatItDidNothing,
     LosesDeletes,
@@ -87,6 +89,9 @@ impl Store for Broken {
             if self.defect == Defect::ListsInNoOrder {
                 reply.kvs.reverse();
             }
+            if self.defect == Defect::DropsKeysThatAreNoPaths {
+                reply.kvs.retain(|kv| std::str::from_utf8(&kv.key).is_ok_and(|key| etcd_typed::Key::parse(key).is_ok()));
+            }
             Ok(reply)
         })
     }
@@ -129,12 +134,23 @@ impl Store for Broken {
                 }
                 _ => {}
             }
+            // As on etcd 3.7, if it is asked for keys only.
+            let newest: Vec<bool> = txn.then.iter().map(|op| matches!(op, Op::Newest { .. })).collect();
             let by_name = self.defect == Defect::NewestByName && matches!(txn.then[..], [Op::Newest { .. }]);
             let mut committed = self.inner.commit(txn).await;
             if by_name && let Ok(Committed { results, .. }) = &mut committed {
                 for result in results {
                     if let OpResult::Get(reply) = result {
                         reply.kvs.sort_by(|a, b| a.key.cmp(&b.key));
+                    }
+                }
+            }
+            if self.defect == Defect::NewestWithoutLeases
+                && let Ok(Committed { results, .. }) = &mut committed
+            {
+                for (result, _) in results.iter_mut().zip(newest).filter(|(_, newest)| *newest) {
+                    if let OpResult::Get(reply) = result {
+                        reply.kvs.iter_mut().for_each(|kv| kv.lease = None);
                     }
                 }
             }
@@ -288,6 +304,8 @@ sees! {
     keys_that_are_newer_than_was_asked: NewestOfAllTime by the_newest_keys_before_a_revision_came_to_be_before_it;
     the_newest_keys_in_the_order_of_their_names: NewestByName by the_newest_keys_come_newest_first;
     the_newest_keys_of_before_the_transaction: NewestFromBefore by the_newest_keys_are_those_after_the_operations_before;
+    the_newest_keys_without_their_leases: NewestWithoutLeases by the_newest_keys_tell_their_leases;
+    keys_that_are_no_paths_and_are_dropped: DropsKeysThatAreNoPaths by keys_that_are_no_paths_are_taken_byte_for_byte;
     a_live_watch_that_does_not_say_what_it_skipped: SkipsInSilence by a_live_watch_yields_all_after_what_it_skipped;
     a_live_watch_that_skips_what_is_to_come: SkipsAhead by a_live_watch_has_no_gap_among_many_writes;
     a_live_watch_that_skipped_nothing_and_says_so: SkipsAtRest by a_live_watch_of_a_store_at_rest_skips_nothing;

@@ -1,18 +1,19 @@
 //! `LeaderChanges`: who leads, as a stream. How a watch goes on when a server does not is `watch.rs`.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use futures_util::Stream;
 
 use super::{Candidate, KIND};
-use crate::changes::Mirror;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::store::{Capabilities, Span};
+use crate::store::{Capabilities, Event, KeyValue, Span};
 use crate::turn::{Contender, Turn};
 use crate::value::EtcdValue;
 use crate::watch::{Follow, Interruption, Snapshot, Start, Step};
@@ -56,6 +57,7 @@ impl<T: EtcdValue> LeaderChanges<T> {
                 None => return Err(Error::new(ErrorKind::Unavailable, "the watch ended before it began").at(directory)),
             }
         };
+        turn.report_strays(&snapshot.kvs);
         let office = Office::new(directory.clone(), store.capabilities().clone(), snapshot);
         let first = Some(office.leader.clone());
         Ok(Self { follow, office, first, values: PhantomData })
@@ -110,31 +112,46 @@ impl<T: EtcdValue> Stream for LeaderChanges<T> {
 impl<T> fmt::Debug for LeaderChanges<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let leader = self.office.leader.as_ref().map(|leader| &leader.key);
-        f.debug_struct("LeaderChanges").field("election", self.office.mirror.directory()).field("leader", &leader).finish_non_exhaustive()
+        f.debug_struct("LeaderChanges").field("election", &self.office.directory).field("leader", &leader).finish_non_exhaustive()
     }
 }
 
 /// Who leads, from the steps of a watch. Pure.
 #[derive(Debug)]
 struct Office {
-    mirror: Mirror,
+    directory: Key,
     capabilities: Capabilities,
+    /// By their keys as they are stored.
+    contenders: HashMap<Bytes, Contender>,
     leader: Option<Contender>,
 }
 
 impl Office {
     fn new(directory: Key, capabilities: Capabilities, start: Snapshot) -> Self {
-        let mut office = Self { mirror: Mirror::new(directory, start), capabilities, leader: None };
-        office.leader = office.first();
+        let mut office = Self { directory, capabilities, contenders: HashMap::new(), leader: None };
+        office.apply(Step::Reset(start));
         office
     }
 
     /// Takes a step; whether who leads is another, or not as it was.
     fn apply(&mut self, step: Step) -> bool {
-        if self.mirror.apply(step).is_none() {
-            return false;
+        match step {
+            Step::Progress(_) => return false,
+            Step::Reset(snapshot) => {
+                self.contenders.clear();
+                snapshot.kvs.into_iter().for_each(|kv| self.put(kv));
+            }
+            Step::Batch(batch) => {
+                for event in batch.events {
+                    match event {
+                        Event::Put { kv, .. } => self.put(kv),
+                        Event::Delete { directory: true, .. } => self.contenders.retain(|key, _| !event.deletes(key)),
+                        Event::Delete { key, directory: false, .. } => drop(self.contenders.remove(&key)),
+                    }
+                }
+            }
         }
-        let leader = self.first();
+        let leader = self.contenders.values().min_by(|one, other| one.order().cmp(&other.order())).cloned();
         let same = match (&self.leader, &leader) {
             (Some(before), Some(now)) => before.is(now),
             (None, None) => true,
@@ -144,8 +161,13 @@ impl Office {
         !same
     }
 
-    fn first(&self) -> Option<Contender> {
-        Contender::first(self.mirror.directory(), self.mirror.tree(), &self.capabilities)
+    fn put(&mut self, kv: KeyValue) {
+        let key = kv.key.clone();
+        match Contender::of(&self.directory, kv, &self.capabilities) {
+            Some(contender) => self.contenders.insert(key, contender),
+            // It may have been one before its lease was taken away.
+            None => self.contenders.remove(&key),
+        };
     }
 }
 
@@ -254,19 +276,34 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_others_do_not_stand() {
-        let foreign = |key: &str, lease| KeyValue { key: Bytes::copy_from_slice(key.as_bytes()), lease, ..stands(1, 1, 1, "foreign") };
-        let lease = LeaseId::new(1);
-        let kvs = vec![
-            foreign("/a/config", lease),
-            foreign("/a/b/1", lease),
-            foreign("/a/1", None),
-            foreign("/a/A1", lease),
-            stands(0xf, 8, 8, "x"),
-        ];
-        let mut office = office(kvs);
+    fn key_without_lease_does_not_lead() {
+        let unleased = |key: &str| KeyValue { key: Bytes::copy_from_slice(key.as_bytes()), lease: None, ..stands(1, 1, 1, "foreign") };
+        let mut office = office(vec![unleased("/a/config"), unleased("/a/1"), stands(0xf, 8, 8, "x")]);
         assert_eq!(leader(&office), Some((0xf, "x".to_owned())));
-        assert_eq!(told(&mut office, 11, vec![put(foreign("/a/config", lease)), delete("/a/1", false)]), None);
+        assert_eq!(told(&mut office, 11, vec![put(unleased("/a/config")), delete("/a/1", false)]), None);
+        // A leader whose key loses its lease does not lead any more.
+        let detached = KeyValue { lease: None, ..stands(0xf, 8, 12, "x") };
+        assert_eq!(told(&mut office, 12, vec![put(detached)]), Some(None));
+    }
+
+    #[test]
+    fn leased_key_leads_whatever_its_name() {
+        for name in ["1234567890", "A1", "config", "b/1", "/", "", "ü", "_hidden"] {
+            let foreign = KeyValue { key: Bytes::from(format!("/a/{name}")), ..stands(1, 3, 3, "foreign") };
+            let mut office = office(vec![foreign, stands(0xf, 8, 8, "x")]);
+            assert_eq!(leader(&office), Some((1, "foreign".to_owned())), "{name:?}");
+            assert_eq!(told(&mut office, 11, vec![delete(&format!("/a/{name}"), false)]), is(0xf, "x"));
+        }
+        let not_text = KeyValue { key: Bytes::from_static(b"/a/\xff"), ..stands(1, 3, 3, "foreign") };
+        let office = office(vec![not_text, stands(0xf, 8, 8, "x")]);
+        assert_eq!(office.leader.map(|leader| leader.key.as_bytes().to_vec()), Some(b"/a/\xff".to_vec()));
+    }
+
+    #[test]
+    fn smaller_key_leads_among_those_of_one_transaction() {
+        let mut office = office(vec![stands(0xc, 5, 5, "c"), stands(0xb, 5, 5, "b")]);
+        assert_eq!(leader(&office), Some((0xb, "b".to_owned())));
+        assert_eq!(told(&mut office, 11, vec![delete("/a/b", false)]), is(0xc, "c"));
     }
 
     #[test]

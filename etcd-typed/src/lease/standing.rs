@@ -4,7 +4,7 @@
 //! A word from here makes nobody an owner: the server says who is first. But it says so already in its answer to the last request of who was before, which
 //! deletes that key and then reads the next one; that answer is handed on. See [`Place`](crate::turn) for why it is enough.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
@@ -32,10 +32,14 @@ struct Inner {
     entries: HashMap<Key, Entry>,
     /// By their directories; those without an entry are not here.
     queues: HashMap<Key, Queue>,
+    /// The queues of which it was said that they have keys which are not in them.
+    reported: HashSet<Key>,
 }
 
 /// A key that this client makes or has made, and has not given up.
 struct Entry {
+    /// Its queue's.
+    directory: Key,
     /// None until that is known.
     created: Option<Revision>,
     life: Life,
@@ -66,7 +70,7 @@ struct Queue {
 impl Standings {
     /// A key below this directory, attached to this lease, is about to be made. It stands until what is returned is dropped.
     pub(super) fn enter(self: &Arc<Self>, directory: &Key, key: &Key, life: &Life) -> Standing {
-        let entry = Entry { created: None, life: life.clone(), next: None, handed: None };
+        let entry = Entry { directory: directory.clone(), created: None, life: life.clone(), next: None, handed: None };
         self.with(|inner| {
             inner.entries.insert(key.clone(), entry);
             let queue = inner.queues.entry(directory.clone()).or_default();
@@ -114,15 +118,22 @@ impl Standings {
         })
     }
 
+    /// Whether this is the first report of keys that are below the queue's directory and not in the queue.
+    pub(crate) fn is_first_report(&self, directory: &Key) -> bool {
+        self.with(|inner| !inner.reported.contains(directory) && inner.reported.insert(directory.clone()))
+    }
+
     /// For the one who has this key: what became of the one before it, if that is one of this client and may be there still or has been given up just now.
-    pub(crate) fn before(&self, own: &Key, predecessor: &Rank) -> Option<Before> {
+    ///
+    /// None for a predecessor that stands in another queue, whose directory is below this one's: it tells only one of its own queue that it leaves.
+    pub(crate) fn before(&self, directory: &Key, own: &Key, predecessor: &Rank) -> Option<Before> {
         self.with(|inner| {
             if let Some(handed) = inner.entries.get_mut(own).and_then(|entry| entry.handed.take())
                 && handed.left == *predecessor
             {
                 return Some(Before::Left(handed));
             }
-            let entry = inner.entries.get_mut(&predecessor.key)?;
+            let entry = inner.entries.get_mut(&predecessor.key).filter(|entry| entry.directory == *directory)?;
             // The lease may serve again, and its key, which has its name, then stands further back: to wait for that one would be to wait for oneself. Where
             // that is not known yet, `made` finds out.
             let same = entry.created.is_none_or(|created| created == predecessor.created);
@@ -383,14 +394,37 @@ mod tests {
         assert!(!first.is_held() && second.is_held());
     }
 
+    /// The locks `/x` and `/x/y`: whoever holds the second stands in the queue of the first as well.
+    #[cfg(feature = "testing")]
+    #[tokio::test(start_paused = true)]
+    async fn two_waiters_of_two_queues_may_wait_for_one_key() {
+        let counting = crate::testing::CountingStore::new(Client::connect("memory:").await.unwrap().store().clone());
+        let client = Client::with_store(counting.clone());
+        let (outer, inner) = (client.lock("/x").ttl(TTL), client.lock("/x/y").ttl(TTL));
+        let holder = inner.acquire().await.unwrap();
+        let other = waiting(&inner, 2).await;
+        let waiter = waiting(&outer, 3).await;
+        counting.take();
+        tokio::time::sleep(TTL / 6).await;
+        let spent = counting.take();
+        assert!(spent.commit + spent.range <= 2, "the two drive each other on: {spent:?}");
+        holder.release().await.unwrap();
+        let second = other.await.unwrap();
+        tokio::time::sleep(TTL / 2).await;
+        assert!(!waiter.is_finished(), "the second key below `/x/y` is before it too");
+        second.release().await.unwrap();
+        waiter.await.unwrap().verify().await.unwrap();
+    }
+
     #[tokio::test]
     async fn a_key_that_came_to_be_later_is_another() {
         let (client, _lock) = lock().await;
         let lease = client.lease(TTL).await.unwrap();
         let (standings, key) = (Arc::new(Standings::default()), Key::parse("/x/7").unwrap());
         let own = Key::parse("/x/8").unwrap();
-        let before = |created| standings.before(&own, &Rank { key: key.clone(), created: Revision::new(created) });
-        let standing = standings.enter(&Key::parse("/x").unwrap(), &key, lease.life());
+        let directory = Key::parse("/x").unwrap();
+        let before = |created| standings.before(&directory, &own, &Rank { key: key.clone(), created: Revision::new(created) });
+        let standing = standings.enter(&directory, &key, lease.life());
         // Not known yet which one it is; whoever waits for another one is told as soon as it is.
         let Some(Before::Stands(mistaken)) = before(4) else { panic!("it may be that one") };
         standing.made(Revision::new(5));

@@ -151,6 +151,7 @@ cases! { $
     }
     newest {
         Shared the_newest_keys_come_newest_first,
+        Shared the_newest_keys_tell_their_leases,
         Shared the_newest_keys_before_a_revision_came_to_be_before_it,
         Shared the_newest_keys_are_those_after_the_operations_before,
         Shared keys_of_one_transaction_are_as_new_as_each_other,
@@ -171,6 +172,7 @@ cases! { $
         Shared a_hidden_name_is_a_key,
         Shared a_long_key_is_a_key_or_refused,
         Shared data_cannot_leave_its_segment,
+        Shared keys_that_are_no_paths_are_taken_byte_for_byte,
     }
     lease {
         Shared a_key_expires_and_not_before_its_time,

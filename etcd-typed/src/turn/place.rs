@@ -81,13 +81,13 @@ pub(super) enum Before {
 impl Before {
     /// From what was read of the directory as of one revision: the whole of it, or the newest keys up to ours.
     pub(super) fn of(directory: &Key, own: &Key, fence: Revision, reply: RangeReply, capabilities: &Capabilities) -> Self {
-        let is_own = |kv: &KeyValue| kv.key.as_ref() == own.as_str().as_bytes();
-        let older: Vec<KeyValue> = reply.kvs.into_iter().filter(|kv| kv.created < fence && !is_own(kv)).collect();
-        let last = older.iter().filter(|kv| is_contender(directory, kv, capabilities)).max_by_key(|kv| kv.created);
-        match last.and_then(|kv| Some(Rank { key: directory.descend(directory.below(&kv.key)?), created: kv.created })) {
-            Some(rank) => Self::Somebody { rank, as_of: reply.revision },
-            None if older.is_empty() || !reply.more => Self::Nobody,
-            None => Self::Unclear,
+        // Of keys that one transaction created the one with the smaller name is before the other. Without that, each of two would be the first.
+        let is_before = |kv: &KeyValue| (kv.created, &kv.key[..]) < (fence, own.as_bytes());
+        let contenders = reply.kvs.iter().filter(|kv| is_before(kv) && is_contender(directory, kv, capabilities));
+        match contenders.max_by(|one, other| (one.created, &one.key).cmp(&(other.created, &other.key))) {
+            Some(kv) => Self::Somebody { rank: Rank { key: Key::stored(&kv.key), created: kv.created }, as_of: reply.revision },
+            None if reply.more => Self::Unclear,
+            None => Self::Nobody,
         }
     }
 }
@@ -132,5 +132,69 @@ impl Place {
                 State::Unknown { fence }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::revision::LeaseId;
+
+    const V3: Capabilities = Capabilities {
+        name: "like v3",
+        transactions: true,
+        max_operations: 128,
+        max_value: 1 << 20,
+        past_revisions: true,
+        binary_values: true,
+        directories: false,
+    };
+
+    const OWN: &str = "/q/5";
+    const FENCE: Revision = Revision::new(5);
+
+    fn kv(key: &[u8], created: u64, lease: Option<u64>) -> KeyValue {
+        let (created, lease) = (Revision::new(created), lease.and_then(LeaseId::new));
+        let (key, value) = (Bytes::copy_from_slice(key), Bytes::new());
+        KeyValue { key, value, created, modified: created, version: Some(1), lease, ttl: None }
+    }
+
+    /// Who is before our own key, which was created at [`FENCE`] and is in the answer too.
+    fn before(others: Vec<KeyValue>, more: bool) -> Before {
+        let kvs = [vec![kv(OWN.as_bytes(), FENCE.get(), Some(5))], others].concat();
+        let reply = RangeReply { revision: Revision::new(9), kvs, more, ..RangeReply::default() };
+        Before::of(&Key::stored(b"/q"), &Key::stored(OWN.as_bytes()), FENCE, reply, &V3)
+    }
+
+    fn behind(key: &[u8], created: u64) -> Before {
+        Before::Somebody { rank: Rank { key: Key::stored(key), created: Revision::new(created) }, as_of: Revision::new(9) }
+    }
+
+    #[test]
+    fn leased_key_is_waited_for_whatever_its_name() {
+        for name in [&b"123456"[..], b"4F", b"README", b"sub/4", b"/", b"4/", b"_4", b" ", "ü".as_bytes(), b"\xff\xfe", b"\0"] {
+            let key = [b"/q/", name].concat();
+            assert_eq!(before(vec![kv(&key, 4, Some(1))], false), behind(&key, 4), "{name:?}");
+            assert_eq!(before(vec![kv(&key, 4, None)], false), Before::Nobody, "{name:?}");
+            assert_eq!(before(vec![kv(&key, 4, None)], true), Before::Unclear, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn one_of_two_keys_of_one_transaction_is_first() {
+        // Ours is the larger: it waits.
+        assert_eq!(before(vec![kv(b"/q/4", 5, Some(1))], false), behind(b"/q/4", 5));
+        // Ours is the smaller, and the other one waits for ours, if it is of this library.
+        assert_eq!(before(vec![kv(b"/q/6", 5, Some(1))], false), Before::Nobody);
+        // The answer shows two of at least three: the third may be before ours.
+        assert_eq!(before(vec![kv(b"/q/6", 5, Some(1))], true), Before::Unclear);
+    }
+
+    #[test]
+    fn last_key_before_ours_is_the_predecessor() {
+        let others = vec![kv(b"/q/1", 3, Some(1)), kv(b"/q/3", 4, Some(3)), kv(b"/q/2", 4, Some(2)), kv(b"/q/9", 6, Some(9))];
+        assert_eq!(before(others, false), behind(b"/q/3", 4));
     }
 }

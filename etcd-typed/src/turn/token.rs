@@ -15,14 +15,15 @@ use crate::key::Key;
 use crate::lease::Lease;
 use crate::retry::{Backoff, RetryPolicy};
 use crate::revision::{LeaseId, Revision};
-use crate::store::{Compare, Condition, Expiry, Op, Txn};
+use crate::store::{Compare, Condition, Expiry, Op, Span, Txn};
 
 /// A held lock or leadership, as text: to be handed to another process, which [adopts](crate::NamedLock::adopt) it, renews or releases it.
 ///
 /// It is no secret that protects anything: whoever may write the key may release it. It names one grant, not the lock: a token whose guard was
 /// lost is of no use.
 ///
-/// The text is the key, the fence and the lease in hexadecimal: `/locks/migrate/2f1c8b@17#2f1c8b`.
+/// The text is the key, the fence and the lease in hexadecimal: `/locks/migrate/2f1c8b@17#2f1c8b`. A key of another client that is not UTF-8 is written in
+/// hexadecimal too, which `#hex` at the end says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     key: Key,
@@ -56,7 +57,12 @@ impl Token {
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}#{}", self.key, self.fence, self.lease)
+        let Self { key, fence, lease } = self;
+        if key.is_text() {
+            return write!(f, "{key}@{fence}#{lease}");
+        }
+        key.as_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+        write!(f, "@{fence}#{lease}{HEX}")
     }
 }
 
@@ -76,12 +82,25 @@ impl FromStr for Token {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
+        let (text, hex) = text.strip_suffix(HEX).map_or((text, false), |text| (text, true));
         let (rest, lease) = text.rsplit_once('#').ok_or(TokenError)?;
         let (key, fence) = rest.rsplit_once('@').ok_or(TokenError)?;
-        let lease = u64::from_str_radix(lease, 16).ok().and_then(LeaseId::new).ok_or(TokenError)?;
+        let lease = u64::from_str_radix(lease, 16).ok().and_then(|lease| LeaseId::from_signed(lease.cast_signed())).ok_or(TokenError)?;
         let fence = fence.parse().map(Revision::new).map_err(|_| TokenError)?;
-        Ok(Self { key: Key::parse(key).map_err(|_| TokenError)?, fence, lease })
+        let key = if hex { bytes(key).ok_or(TokenError)? } else { key.as_bytes().to_vec() };
+        // Any key that a queue may hold: it begins with the queue's name, which is not empty, and a slash.
+        let in_a_queue = key.iter().skip(1).any(|byte| *byte == b'/');
+        if in_a_queue { Ok(Self { key: Key::stored(&key), fence, lease }) } else { Err(TokenError) }
     }
+}
+
+/// At the end of a token whose key is written in hexadecimal. No lease ends so.
+const HEX: &str = "#hex";
+
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    if rest.is_empty() { pairs.iter().map(byte).collect() } else { None }
 }
 
 impl Serialize for Token {
@@ -181,7 +200,7 @@ impl Turn {
     ///
     /// `Invalid` for a token of something else.
     fn names(&self, token: &Token) -> Result<()> {
-        if token.key.parent().as_ref() == Some(&self.directory) {
+        if Span::Below(self.directory.clone()).contains(token.key.as_bytes()) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Invalid, format!("the token is for {}", token.key)).at(&self.directory))
@@ -216,4 +235,54 @@ impl Attempts {
 
 fn not_there(token: &Token) -> Error {
     Error::new(ErrorKind::GuardLost, "what the token stands for is not held any more").at(&token.key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_text_keeps_every_key() {
+        let keys = [
+            &b"/locks/a/1"[..],
+            b"/a//1",
+            b"a/1",
+            b"//1",
+            b"dlock:x/1",
+            b" /1",
+            b"a@b#c/1",
+            "ü/1".as_bytes(),
+            b"a/b/c",
+            b"q/\xff\xfe",
+            b"q/\0",
+        ];
+        for key in keys {
+            for lease in [17, -17] {
+                let token = Token::new(Key::stored(key), Revision::new(3), LeaseId::from_signed(lease).unwrap());
+                assert_eq!(token.to_string().parse(), Ok(token.clone()), "{token}");
+            }
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_token_is_refused() {
+        for nonsense in [
+            "",
+            "/x",
+            "/x/1@2",
+            "/x/1#2",
+            "x@1#2",
+            "/x/1@#2",
+            "/x/1@2#",
+            "/x/1@2#0",
+            "/x/1@two#2",
+            "/x/1@2#xyz",
+            "/x@1#2",
+            "abc@1#2#hex",
+            "zz@1#2#hex",
+            "@1#2#hex",
+        ] {
+            assert_eq!(nonsense.parse::<Token>(), Err(TokenError), "{nonsense}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::lease::{self, Joined, Lease, Rank};
 use crate::retry::Backoff;
 use crate::revision::Revision;
 use crate::store::{
-    Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn, Watch, WatchFrom, WatchItem,
+    Committed, Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn, Watch, WatchFrom, WatchItem,
     WatchStream,
 };
 use crate::telemetry;
@@ -247,7 +247,7 @@ impl<'t> Waiter<'t> {
     async fn wait(&mut self, fence: Revision, predecessor: Rank, since: Revision) -> Input {
         let look = Instant::now() + self.lease.ttl() / 3;
         let stirred = async {
-            match self.turn.lessor.standings().before(&self.key, &predecessor) {
+            match self.turn.lessor.standings().before(&self.turn.directory, &self.key, &predecessor) {
                 Some(lease::Before::Left(handed)) => Some(handed),
                 // One of our own client needs no watch.
                 Some(lease::Before::Stands(neighbour)) => neighbour.gone().await,
@@ -297,7 +297,7 @@ impl<'t> Waiter<'t> {
                 return;
             };
             match item {
-                Some(Ok(WatchItem::Batch(batch))) if batch.events.iter().any(|event| ends(event, &key)) => return,
+                Some(Ok(WatchItem::Batch(batch))) if batch.events.iter().any(|event| event.deletes(key.as_bytes())) => return,
                 Some(Ok(WatchItem::Skipped(_))) => return,
                 Some(Ok(WatchItem::Batch(_) | WatchItem::Progress(_))) => self.rewatch.reset(),
                 Some(Ok(WatchItem::HistoryLost { .. } | WatchItem::Behind(_) | WatchItem::Lagged) | Err(_)) | None => self.watch = None,
@@ -307,6 +307,7 @@ impl<'t> Waiter<'t> {
     }
 
     fn before(&self, fence: Revision, reply: RangeReply) -> Before {
+        self.turn.report_strays(&reply.kvs);
         Before::of(&self.turn.directory, &self.key, fence, reply, self.store().capabilities())
     }
 
@@ -318,7 +319,7 @@ impl<'t> Waiter<'t> {
     fn is_ours(&self, kv: &KeyValue) -> bool {
         // v2 tells no leases; elsewhere a key without one was detached from ours.
         let attached = kv.lease.map_or(!self.transactions(), |lease| lease == self.lease.id());
-        attached && kv.key.as_ref() == self.key.as_str().as_bytes()
+        attached && kv.key.as_ref() == self.key.as_bytes()
     }
 
     fn transactions(&self) -> bool {
@@ -327,16 +328,5 @@ impl<'t> Waiter<'t> {
 
     fn store(&self) -> &Arc<dyn Store> {
         self.turn.lessor.store()
-    }
-}
-
-/// Whether an event says that a key is gone.
-fn ends(event: &Event, key: &Key) -> bool {
-    match event {
-        Event::Put { .. } => false,
-        Event::Delete { key: deleted, directory, .. } => {
-            let key = key.as_str().as_bytes();
-            deleted == key || (*directory && key.strip_prefix(deleted.as_ref()).is_some_and(|rest| rest.starts_with(b"/")))
-        }
     }
 }

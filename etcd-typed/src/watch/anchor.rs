@@ -51,25 +51,22 @@ impl Anchor {
             return Self::Empty;
         }
         let newest = kvs.iter().filter(|kv| span.contains(&kv.key)).max_by_key(|kv| kv.modified);
-        newest.and_then(|kv| Self::listed(kv, span)).unwrap_or(Self::Unknown)
+        newest.map_or(Self::Unknown, |kv| Self::listed(kv, span))
     }
 
     /// The changes of a batch have happened.
     pub(crate) fn follow(&mut self, batch: &Batch) {
         if let (Self::Written(written), [Event::Put { kv, .. }]) = (&mut *self, batch.events.as_slice())
-            && kv.key == written.key.as_str().as_bytes()
+            && kv.key == written.key.as_bytes()
         {
             // What most batches are, where a key of its own is watched.
             (written.mark, written.until) = (Mark::of(kv), None);
             return;
         }
-        let puts = || batch.events.iter().filter_map(|event| if let Event::Put { kv, .. } = event { Some(kv) } else { None });
-        if let Some(newest) = puts().rev().find_map(Self::written) {
-            *self = newest;
+        let mut puts = batch.events.iter().filter_map(|event| if let Event::Put { kv, .. } = event { Some(kv) } else { None });
+        if let Some(newest) = puts.next_back() {
+            *self = Self::written(newest);
             return;
-        }
-        if *self == Self::Empty && puts().next().is_some() {
-            *self = Self::Unknown;
         }
         for event in &batch.events {
             if let Event::Delete { key: deleted, directory, .. } = event
@@ -110,7 +107,7 @@ impl Anchor {
             Self::Empty => reply.kvs.iter().any(|kv| kv.created <= seen),
             Self::Written(written) => {
                 let Written { key, mark, until } = &**written;
-                let now = reply.kvs.iter().find(|kv| kv.key == key.as_str().as_bytes()).map(Mark::of);
+                let now = reply.kvs.iter().find(|kv| kv.key == key.as_bytes()).map(Mark::of);
                 match now {
                     _ if pinned => now != Some(*mark),
                     Some(now) => {
@@ -128,25 +125,22 @@ impl Anchor {
     pub(crate) fn adopt(&mut self, reply: &RangeReply, seen: Revision, span: &Span) {
         if *self == Self::Unknown {
             let newest = reply.kvs.iter().filter(|kv| kv.modified <= seen && span.contains(&kv.key)).max_by_key(|kv| kv.modified);
-            *self = newest.and_then(|kv| Self::listed(kv, span)).unwrap_or(Self::Unknown);
+            *self = newest.map_or(Self::Unknown, |kv| Self::listed(kv, span));
         }
     }
 
     /// The same as [`written`](Self::written) of a key of the span; where that is one key, it is not made anew.
-    fn listed(kv: &KeyValue, span: &Span) -> Option<Self> {
+    fn listed(kv: &KeyValue, span: &Span) -> Self {
         match span {
-            Span::Key(key) if key.as_str().as_bytes() == kv.key => {
-                Some(Self::Written(Box::new(Written { key: key.clone(), mark: Mark::of(kv), until: None })))
+            Span::Key(key) if key.as_bytes() == kv.key => {
+                Self::Written(Box::new(Written { key: key.clone(), mark: Mark::of(kv), until: None }))
             }
             Span::Key(_) | Span::Below(_) => Self::written(kv),
         }
     }
 
-    /// None for a key that cannot be asked for by name.
-    fn written(kv: &KeyValue) -> Option<Self> {
-        let key = Key::parse(std::str::from_utf8(&kv.key).ok()?).ok()?;
-        let exact = key.as_str().as_bytes() == kv.key;
-        exact.then(|| Self::Written(Box::new(Written { key, mark: Mark::of(kv), until: None })))
+    fn written(kv: &KeyValue) -> Self {
+        Self::Written(Box::new(Written { key: Key::stored(&kv.key), mark: Mark::of(kv), until: None }))
     }
 }
 
@@ -176,7 +170,7 @@ fn digest(value: &[u8]) -> u64 {
 
 /// Whether the deletion of `deleted` takes `key` away.
 fn deletes(deleted: &Bytes, directory: bool, key: &Key) -> bool {
-    let key = key.as_str().as_bytes();
+    let key = key.as_bytes();
     match key.strip_prefix(deleted.as_ref()) {
         Some([]) => true,
         Some([b'/', ..]) => directory,

@@ -20,9 +20,13 @@ struct Elect {
 
 impl Elect {
     async fn start(arguments: &[&str]) -> Self {
+        Self::at(Etcd::shared().await, arguments).await
+    }
+
+    async fn at(etcd: &Etcd, arguments: &[&str]) -> Self {
         let binary = std::env::var("ETCDCTL_BIN").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "etcdctl".to_owned());
         let mut command = Command::new(&binary);
-        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", Etcd::shared().await.endpoint())).arg("elect").args(arguments);
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", etcd.endpoint())).arg("elect").args(arguments);
         command.stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().unwrap_or_else(|error| panic!("cannot run {binary}: {error}; it is etcd's command-line client"));
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
@@ -121,4 +125,33 @@ async fn etcdctl_that_listens_shows_our_values_as_they_are() {
     let next = election.campaign(&value(9)).await.unwrap();
     assert_eq!(listener.shows().await, (next.key().to_string(), text(r#"["ü \"x\"","9"]"#)));
     next.resign().await.unwrap();
+}
+
+/// Each of these is one election for both, whoever comes first.
+#[tokio::test]
+async fn every_name_is_the_same_election_for_etcdctl() {
+    let etcd = Etcd::start().await;
+    let client = Client::connect(&etcd.url_v3()).await.unwrap();
+    for name in ["/a", "/a/", "/a//", "a", "a/b", "/", "dlock:x", " a b ", "größe/ü"] {
+        let election = client.election::<String>(name);
+        let mut changes = election.observe().await.unwrap();
+        assert_eq!(told(&mut changes).await, None);
+        let mut theirs = Elect::at(&etcd, &[name, "theirs"]).await;
+        let (key, value) = theirs.shows().await;
+        assert!(key.starts_with(&format!("{name}/")), "{name:?}: {key}");
+        let seen = next(&mut changes).await.unwrap().unwrap();
+        assert_eq!((seen.value.as_str(), seen.key.as_str()), (value.as_str(), key.as_str()));
+        assert!(election.try_campaign(&text("try")).await.unwrap().is_none(), "{name:?}: two lead");
+        let waiting = stand(&election, "ours").await;
+        theirs.interrupt().await;
+        let ours = led(waiting).await;
+        assert_eq!(told(&mut changes).await, Some((text("ours"), ours.fence())));
+        let mut theirs = Elect::at(&etcd, &[name, "theirs"]).await;
+        eventually(async || values(&election).await == ["ours", "theirs"]).await;
+        assert!(timeout(Duration::from_millis(100), theirs.lines.next_line()).await.is_err(), "{name:?}: two lead");
+        ours.resign().await.unwrap();
+        assert_eq!(theirs.shows().await.1, "theirs");
+        theirs.interrupt().await;
+        eventually(async || values(&election).await.is_empty()).await;
+    }
 }

@@ -12,6 +12,8 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use super::names::NAMES;
+
 /// Long enough for whatever comes at all; only a test that fails waits for it.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long something is given to happen that must not.
@@ -25,7 +27,10 @@ struct Bench {
 
 impl Bench {
     async fn of(name: &'static str) -> Self {
-        let etcd = Etcd::shared().await;
+        Self::at(Etcd::shared().await, name).await
+    }
+
+    async fn at(etcd: &Etcd, name: &'static str) -> Self {
         Self { client: Client::connect(&etcd.url_v3()).await.unwrap(), name, endpoint: etcd.endpoint() }
     }
 
@@ -59,7 +64,7 @@ impl Bench {
 
     /// `etcdctl lock`, which stands in the queue when this returns.
     async fn tool(&self, queued: usize) -> Tool {
-        let mut child = self.etcdctl(&["lock", self.name]).spawn().expect("an etcdctl");
+        let mut child = self.etcdctl(&["lock", "--ttl=2", self.name]).spawn().expect("an etcdctl");
         let output = BufReader::new(child.stdout.take().unwrap()).lines();
         self.queued(queued).await;
         Tool { child, output }
@@ -176,4 +181,39 @@ async fn what_etcdctl_takes_away_is_lost() {
     bench.run(&["del", "--prefix", "/interop/taken/"]).await;
     let lock = bench.acquire().await;
     assert!(lock.is_held());
+}
+
+/// Each of these is one queue for both, whoever comes first.
+#[tokio::test]
+async fn every_name_is_the_same_queue_for_etcdctl() {
+    let etcd = Etcd::start().await;
+    for name in NAMES {
+        let bench = Bench::at(&etcd, name).await;
+        let mut tool = bench.tool(1).await;
+        let key = tool.has_it().await;
+        assert!(key.starts_with(&format!("{name}/")), "{name:?}: {key}");
+        assert_eq!(bench.lock().holder().await.unwrap().unwrap().key.as_str(), key);
+        assert!(bench.lock().try_acquire().await.unwrap().is_none(), "{name:?}: two hold it");
+        let waiter = bench.waits(2).await;
+        tool.gives_it_up().await;
+        let lock = timeout(LIMIT, waiter).await.expect("in time").unwrap();
+        let mut tool = bench.tool(2).await;
+        assert!(timeout(WHILE / 4, tool.output.next_line()).await.is_err(), "{name:?}: two hold it");
+        lock.release().await.unwrap();
+        tool.has_it().await;
+        tool.gives_it_up().await;
+        bench.queued(0).await;
+    }
+}
+
+#[tokio::test]
+async fn killed_etcdctl_leaves_the_lock_to_us() {
+    let bench = Bench::of("/interop/killed/").await;
+    let mut tool = bench.tool(1).await;
+    tool.has_it().await;
+    let waiter = bench.waits(2).await;
+    tool.child.kill().await.unwrap();
+    let lock = timeout(LIMIT, waiter).await.expect("in time").unwrap();
+    lock.verify().await.unwrap();
+    bench.queued(1).await;
 }

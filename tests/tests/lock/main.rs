@@ -6,4 +6,6 @@ mod cost;
 mod etcdctl;
 mod example;
 mod faults;
+mod foreign;
+mod names;
 mod stores;

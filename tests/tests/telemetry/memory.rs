@@ -294,6 +294,30 @@ async fn how_long_the_leadership_was_waited_for_is_told_and_that_it_cannot_be_ha
 }
 
 #[tokio::test(start_paused = true)]
+async fn queue_reports_keys_without_lease_once_for_each_name() {
+    let Bench { listener, client, .. } = bench();
+    let told = || {
+        let events = listener.events("keys outside the queue").into_iter();
+        events.map(|said| (said.level, said.fields["recipe"].clone(), said.fields["queue"].clone())).collect::<Vec<_>>()
+    };
+    client.lock("/jobs").acquire().await.unwrap().release().await.unwrap();
+    assert_eq!(told(), []);
+    for path in ["/jobs/README", "/leader/README"] {
+        client.entry::<String>(path).unwrap().set(&"a note".to_owned()).await.unwrap();
+    }
+    let of = |recipe: &str, queue: &str| ("warn".to_owned(), recipe.to_owned(), queue.to_owned());
+    for _ in 0..2 {
+        client.lock("/jobs").acquire().await.unwrap().release().await.unwrap();
+        assert_eq!(told(), [of("lock", "/jobs")]);
+    }
+    client.lock("/jobs").queue().await.unwrap();
+    client.election::<String>("/leader").leader().await.unwrap();
+    let _changes = client.election::<String>("/leader").observe().await.unwrap();
+    assert_eq!(told(), [of("lock", "/jobs"), of("election", "/leader")]);
+    listener.check();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_published_value_tells_when_it_is_missing_and_that_it_was_put_back() {
     let Bench { listener, store, client, .. } = bench();
     let pattern = ("pattern", "u64");

@@ -66,7 +66,7 @@ impl Engine {
                     Expiry::With(lease) => Some(*lease),
                     Expiry::After(ttl) => leases.get(ttl).copied(),
                 };
-                let before = write.put(key.as_str().as_bytes(), value.clone(), lease);
+                let before = write.put(key.as_bytes(), value.clone(), lease);
                 OpResult::Put(before.filter(|_| *previous))
             }
             Op::Delete { span, previous } => {

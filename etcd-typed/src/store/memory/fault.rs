@@ -100,6 +100,12 @@ impl Faults {
         self.shared.with(|inner, _| inner.plan.delay(calls, delay));
     }
 
+    /// From now on an answer to [`Range::keys_only`](crate::store::Range::keys_only) has no leases, as on etcd since 3.7 (etcd issue 22209); or has them
+    /// again.
+    pub fn hide_leases_of_keys_only(&self, hide: bool) {
+        self.shared.with(|inner, _| inner.hides_leases = hide);
+    }
+
     /// Forgets all faults that are still to be met, and all delays. Does not [start](Self::start) a stopped server, and what is to be
     /// [applied late](Self::apply_late) still is.
     pub fn clear(&self) {

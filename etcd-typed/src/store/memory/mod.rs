@@ -160,7 +160,14 @@ impl Store for MemoryStore {
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
         Box::pin(async move {
             let key = range.span.key().clone();
-            self.call(Call::Range, move |inner, _| inner.engine.state.range(&range)).await.map_err(|error| error.at(&key))
+            let read = self.call(Call::Range, move |inner, _| {
+                let mut reply = inner.engine.state.range(&range)?;
+                if range.keys_only && inner.hides_leases {
+                    reply.kvs.iter_mut().for_each(|kv| kv.lease = None);
+                }
+                Ok(reply)
+            });
+            read.await.map_err(|error| error.at(&key))
         })
     }
 

@@ -108,7 +108,7 @@ impl Model {
                 let Op::Put { key, .. } = op else { continue };
                 let clash = ops.iter().enumerate().any(|(other, op)| match op {
                     Op::Put { key: written, .. } => other != index && written == key,
-                    Op::Delete { span, .. } => span.contains(key.as_str().as_bytes()),
+                    Op::Delete { span, .. } => span.contains(key.as_bytes()),
                     _ => false,
                 });
                 if clash {
@@ -136,14 +136,14 @@ impl Model {
                     let as_of = if events.is_empty() { self.revision() } else { revision };
                     let span = Span::Below(below.clone());
                     let asked = |kv: &&KeyValue| span.contains(&kv.key) && before.is_none_or(|before| kv.created < before);
-                    let mut kvs: Vec<_> = next.values().filter(asked).map(|kv| KeyValue { value: Bytes::new(), ..kv.clone() }).collect();
+                    let mut kvs: Vec<_> = next.values().filter(asked).cloned().collect();
                     kvs.sort_by(|a, b| (b.created, &a.key).cmp(&(a.created, &b.key)));
                     let more = kvs.len() > *limit;
                     kvs.truncate(*limit);
                     OpResult::Get(RangeReply { revision: as_of, kvs, more, ..RangeReply::default() })
                 }
                 Op::Put { key, value, expiry, previous } => {
-                    let key = Bytes::copy_from_slice(key.as_str().as_bytes());
+                    let key = Bytes::copy_from_slice(key.as_bytes());
                     let before = next.get(&key).cloned();
                     let kv = KeyValue {
                         key: key.clone(),

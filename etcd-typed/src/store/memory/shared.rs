@@ -26,6 +26,8 @@ pub(super) struct Shared {
 pub(super) struct Inner {
     pub(super) engine: Engine,
     pub(super) plan: Plan,
+    /// Whether an answer without values has no leases either.
+    pub(super) hides_leases: bool,
     /// False while the server is away.
     running: bool,
     /// Counted up whenever all watches are ended. A watch that knows another number has ended.
@@ -40,6 +42,7 @@ impl Shared {
             inner: Mutex::new(Inner {
                 engine: Engine::new(HistoryLimit::default()),
                 plan: Plan::default(),
+                hides_leases: false,
                 running: true,
                 connections: 0,
                 end: End::Dropped,

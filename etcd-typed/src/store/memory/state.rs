@@ -277,13 +277,12 @@ pub(super) struct Write<'s> {
 impl Write<'_> {
     /// All of a span as the transaction sees it: with what it wrote before.
     pub(super) fn get(&self, span: &Span) -> RangeReply {
-        RangeReply { revision: self.as_of(), kvs: self.now(span, false).collect(), ..RangeReply::default() }
+        RangeReply { revision: self.as_of(), kvs: self.now(span).collect(), ..RangeReply::default() }
     }
 
     /// The keys below a directory that came to be last, newest first, as the transaction sees them.
     pub(super) fn newest(&self, below: &Key, before: Option<Revision>, limit: usize) -> RangeReply {
-        let mut kvs: Vec<_> =
-            self.now(&Span::Below(below.clone()), true).filter(|kv| before.is_none_or(|before| kv.created < before)).collect();
+        let mut kvs: Vec<_> = self.now(&Span::Below(below.clone())).filter(|kv| before.is_none_or(|before| kv.created < before)).collect();
         // Stable, so that those of one transaction stay in the order of their keys.
         kvs.sort_by_key(|kv| Reverse(kv.created));
         let more = kvs.len() > limit;
@@ -334,8 +333,8 @@ impl Write<'_> {
     }
 
     /// What a span holds, with what was written so far.
-    fn now(&self, span: &Span, keys_only: bool) -> impl Iterator<Item = KeyValue> {
-        self.state.select(span, None).filter_map(move |(key, versions)| versions.back()?.key_value(key, keys_only))
+    fn now(&self, span: &Span) -> impl Iterator<Item = KeyValue> {
+        self.state.select(span, None).filter_map(|(key, versions)| versions.back()?.key_value(key, false))
     }
 
     /// The revision that a read has now.
@@ -368,13 +367,13 @@ fn at(versions: &VecDeque<Version>, revision: Revision) -> Option<&Version> {
 fn bounds(span: &Span) -> (Bound<Bytes>, Bound<Bytes>) {
     match span {
         Span::Key(key) => {
-            let key = Bytes::copy_from_slice(key.as_str().as_bytes());
+            let key = Bytes::copy_from_slice(key.as_bytes());
             (Bound::Included(key.clone()), Bound::Included(key))
         }
         Span::Below(directory) => {
             let prefix = directory.prefix();
             // The byte after `/`: all that is between `/app/` and `/app0` starts with `/app/`.
-            let end = format!("{}0", prefix.trim_end_matches('/'));
+            let end = format!("{}0", prefix.strip_suffix('/').unwrap_or(&prefix));
             (Bound::Excluded(prefix.into()), Bound::Excluded(end.into()))
         }
     }

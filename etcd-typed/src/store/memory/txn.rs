@@ -43,7 +43,7 @@ pub(super) fn check(txn: &Txn) -> Result<()> {
 
 /// Whether a compare holds now.
 pub(super) fn holds(state: &State, compare: &Compare) -> bool {
-    let key = || state.get(compare.span.key().as_str().as_bytes());
+    let key = || state.get(compare.span.key().as_bytes());
     match &compare.condition {
         Condition::Absent => state.modifications(&compare.span).next().is_none(),
         Condition::UnchangedSince(revision) => state.modifications(&compare.span).all(|modified| modified <= *revision),
@@ -98,7 +98,7 @@ fn check_written_once(ops: &[Op]) -> Result<()> {
         _ => None,
     });
     let deleted = ops.iter().find_map(|op| match op {
-        Op::Delete { span, .. } => written.iter().find(|key| span.contains(key.as_str().as_bytes())).copied(),
+        Op::Delete { span, .. } => written.iter().find(|key| span.contains(key.as_bytes())).copied(),
         _ => None,
     });
     match twice.or(deleted) {

@@ -176,7 +176,7 @@ fn check_compare(compare: &Compare) -> Result<()> {
 fn check_written_once(ops: &[Op]) -> Result<()> {
     let writes = |op: &Op, key: &Key| match op {
         Op::Put { key: written, .. } => written == key,
-        Op::Delete { span, .. } => span.contains(key.as_str().as_bytes()),
+        Op::Delete { span, .. } => span.contains(key.as_bytes()),
         _ => false,
     };
     for (at, op) in ops.iter().enumerate() {

@@ -15,7 +15,7 @@ use crate::store::{Committed, Compare, Condition, Expiry, KeyValue, Op, OpResult
 /// The key `/app/` is not below `/app`, so the span begins right after it.
 pub(super) fn bounds(span: &Span) -> (Bytes, Bytes) {
     match span {
-        Span::Key(key) => (Bytes::copy_from_slice(key.as_str().as_bytes()), Bytes::new()),
+        Span::Key(key) => (Bytes::copy_from_slice(key.as_bytes()), Bytes::new()),
         Span::Below(directory) => {
             let prefix = directory.prefix().into_bytes();
             // A prefix ends with `/`, so its last byte can be counted up without a carry.
@@ -61,8 +61,7 @@ pub(super) fn revision(number: i64) -> Revision {
 
 /// The number of a lease as etcd writes it.
 pub(super) fn lease_number(id: LeaseId) -> i64 {
-    // `LeaseId` holds what a signed number can.
-    i64::try_from(id.get()).unwrap_or(i64::MAX)
+    id.get().cast_signed()
 }
 
 pub(super) fn key_value(kv: wire::KeyValue) -> KeyValue {
@@ -70,7 +69,7 @@ pub(super) fn key_value(kv: wire::KeyValue) -> KeyValue {
         created: revision(kv.create_revision),
         modified: revision(kv.mod_revision),
         version: u64::try_from(kv.version).ok(),
-        lease: u64::try_from(kv.lease).ok().and_then(LeaseId::new),
+        lease: LeaseId::from_signed(kv.lease),
         ttl: None,
         key: kv.key,
         value: kv.value,
@@ -186,7 +185,6 @@ fn translate_op(op: &Op, then: bool, max_value: usize, leases: &mut Vec<NewLease
                 limit: i64::try_from(*limit).unwrap_or(i64::MAX),
                 sort_order: SortOrder::Descend.into(),
                 sort_target: SortTarget::Create.into(),
-                keys_only: true,
                 // Zero would be no bound. A store begins at revision 1, and no key came to be before 2.
                 max_create_revision: before.map_or(0, |before| number(before.previous()).max(1)),
                 ..Default::default()

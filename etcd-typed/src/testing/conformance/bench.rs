@@ -118,7 +118,7 @@ impl<'s> Bench<'s> {
         let mut reply = self.range(Range::of(Span::Key(key.clone()))).await;
         assert!(reply.kvs.len() <= 1 && !reply.more && reply.directories.is_empty() && reply.directory.is_none(), "one key: {reply:?}");
         let kv = reply.kvs.pop();
-        assert!(kv.iter().all(|kv| kv.key == key.as_str()), "{key}: {kv:?}");
+        assert!(kv.iter().all(|kv| kv.key == key.as_bytes()), "{key}: {kv:?}");
         kv
     }
 

@@ -139,3 +139,37 @@ pub(super) async fn data_cannot_leave_its_segment(bench: &Bench<'_>) {
         assert_eq!(bench.value(&map.child(name)).await, name);
     }
 }
+
+/// Keys of queues and of other clients are not always paths. Where keys are paths by nature (v2) there are none.
+pub(super) async fn keys_that_are_no_paths_are_taken_byte_for_byte(bench: &Bench<'_>) {
+    if bench.capabilities().directories {
+        return;
+    }
+    let dir = bench.dir().as_str();
+    // Below the directory, and below the one whose name has a slash more.
+    let names = [&b"/x"[..], b"//x", b"x", b"x/", b"x//y", b" ", "ü".as_bytes(), b"\0", b"\xff\xfe"];
+    let stored = |name: &[u8]| Key::stored(&[dir.as_bytes(), b"/", name].concat());
+    for name in names {
+        bench.put(&stored(name), "1").await;
+        assert_eq!(bench.value(&stored(name)).await, "1", "{name:?}");
+    }
+    let below = async |directory: Key| {
+        let mut found: Vec<_> = bench.range(Range::of(Span::Below(directory))).await.kvs.into_iter().map(|kv| kv.key.to_vec()).collect();
+        found.sort();
+        found
+    };
+    let listed = |names: &[&[u8]]| {
+        let mut keys: Vec<_> = names.iter().map(|name| stored(name).as_bytes().to_vec()).collect();
+        keys.sort();
+        keys
+    };
+    assert_eq!(below(bench.dir().clone()).await, listed(&names));
+    assert_eq!(below(stored(b"")).await, listed(&[b"/x", b"//x"]), "below a directory that ends with a slash");
+    assert_eq!(below(stored(b"x")).await, listed(&[b"x//y"]), "the key `x/` has no name below `x`");
+    let odd = stored(b"\xff\xfe");
+    let compares = vec![Compare::key(&odd, Condition::Value("1".into())), Compare::key(&stored(b"\xff"), Condition::Absent)];
+    let committed = bench.commit(Txn { compares, then: vec![Op::delete(&odd)], ..Txn::default() }).await;
+    assert!(committed.succeeded);
+    assert_eq!(bench.get(&odd).await, None);
+    assert_eq!(below(bench.dir().clone()).await.len(), names.len() - 1);
+}

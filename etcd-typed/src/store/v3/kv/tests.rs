@@ -98,7 +98,6 @@ fn the_newest_keys_are_a_sorted_range() {
         limit: 2,
         sort_order: SortOrder::Descend.into(),
         sort_target: SortTarget::Create.into(),
-        keys_only: true,
         ..wire::RangeRequest::default()
     };
     assert_eq!(range(None, 2), expected);
@@ -221,7 +220,8 @@ fn an_answer_that_does_not_fit_is_an_error_of_unknown_outcome() {
 fn numbers_that_no_server_should_send_do_no_harm() {
     let kv = wire::KeyValue { create_revision: -1, mod_revision: i64::MIN, version: -3, lease: -4, ..wire::KeyValue::default() };
     let kv = key_value(kv);
-    assert_eq!((kv.created, kv.modified, kv.version, kv.lease), (Revision::ZERO, Revision::ZERO, None, None));
+    assert_eq!((kv.created, kv.modified, kv.version, kv.lease), (Revision::ZERO, Revision::ZERO, None, LeaseId::from_signed(-4)));
+    assert_eq!(kv.lease.map(lease_number), Some(-4), "a client may choose a negative number for its lease");
     assert_eq!(number(Revision::new(u64::MAX)), i64::MAX);
 }
 
