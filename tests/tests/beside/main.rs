@@ -1,0 +1,268 @@
+//! Locks and elections in one queue with clients of other languages: Go's `concurrency` and Node's `etcd3`, in every order, with sessions that end well
+//! and processes that are killed. `tests/beside/run` builds those clients and runs these tests. (`etcdctl`, which is Go's client too, is in `tests/lock` and
+//! `tests/election`.)
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use etcd_typed::testing::Etcd;
+use etcd_typed::{Client, Election, NamedLock};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::{sleep, timeout};
+
+/// Long enough for whatever comes at all; only a test that fails waits for it.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How long something is given to happen that must not.
+const WHILE: Duration = Duration::from_millis(400);
+/// Of every session. The server takes no less than two seconds.
+const TTL: &str = "3";
+
+/// Whose client a contender uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Ours,
+    Go,
+    Node,
+}
+
+use Kind::{Go, Node, Ours};
+
+/// How a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Releases,
+    IsKilled,
+}
+
+/// Where `tests/beside/run` puts what it builds.
+fn built(path: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/beside").join(path);
+    assert!(path.exists(), "{} is not there: run these tests by `tests/beside/run`", path.display());
+    path
+}
+
+/// The command line of a contender. Node's elections put `election/` before their name.
+fn command(kind: Kind, endpoint: &str, what: &str, name: &str) -> Command {
+    let mut command = match kind {
+        Ours => Command::new(env!("CARGO_BIN_EXE_contender")),
+        Go => Command::new(built("go")),
+        Node => {
+            let mut command = Command::new("node");
+            command.arg(built("node/contender.js"));
+            command
+        }
+    };
+    let name = if kind == Node { name.strip_prefix("election/").expect("a name that Node can have") } else { name };
+    command.args([endpoint, what, name]).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// A process that holds the queue or waits for it.
+#[derive(Debug)]
+struct Contender {
+    kind: Kind,
+    process: Child,
+    /// Closed: it gives up.
+    input: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Contender {
+    /// Its line, within this time.
+    async fn says(&mut self, within: Duration) -> Option<String> {
+        let line = timeout(within, self.lines.next_line()).await.ok()?;
+        Some(line.unwrap().unwrap_or_else(|| panic!("{:?} ended without a word", self.kind)))
+    }
+
+    /// The key with which it holds the queue.
+    async fn holds(&mut self) -> String {
+        let line = self.says(LIMIT).await.unwrap_or_else(|| panic!("{:?} does not hold it", self.kind));
+        line.strip_prefix("holds ").unwrap_or_else(|| panic!("{line}")).to_owned()
+    }
+
+    async fn waits(&mut self) {
+        let said = self.says(WHILE).await;
+        assert_eq!(said, None, "{:?} does not wait", self.kind);
+    }
+
+    async fn ends(mut self, end: End) {
+        match end {
+            End::Releases => {
+                drop(self.input.take());
+                assert_eq!(self.says(LIMIT).await.as_deref(), Some("released"));
+            }
+            End::IsKilled => self.process.kill().await.unwrap(),
+        }
+    }
+}
+
+/// One queue, and how this test looks at it.
+struct Queue {
+    etcd: Etcd,
+    what: &'static str,
+    name: &'static str,
+    lock: NamedLock,
+    election: Election<String>,
+}
+
+impl Queue {
+    async fn of(what: &'static str, name: &'static str) -> Self {
+        let etcd = Etcd::start().await;
+        let client = Client::connect(&etcd.url_v3()).await.unwrap();
+        Self { etcd, what, name, lock: client.lock(name), election: client.election(name) }
+    }
+
+    /// A contender that is in the queue, as the last of so many.
+    async fn enters(&self, kind: Kind, value: &str, queued: usize) -> Contender {
+        let mut command = command(kind, &self.etcd.endpoint(), self.what, self.name);
+        let mut process = command.args([TTL, value]).spawn().unwrap_or_else(|error| panic!("{kind:?}: {error}"));
+        let input = process.stdin.take();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        timeout(LIMIT, async {
+            while self.keys().await.len() != queued {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("{kind:?} does not enter"));
+        Contender { kind, process, input, lines }
+    }
+
+    /// The keys of the queue in their order, as this library sees them. A lock and an election of one name are one queue.
+    async fn keys(&self) -> Vec<String> {
+        let keys: Vec<_> = self.lock.queue().await.unwrap().into_iter().map(|holder| holder.key.to_string()).collect();
+        if self.what == "elect" {
+            let candidates = self.election.candidates().await.unwrap();
+            assert!(candidates.len().abs_diff(keys.len()) <= 1, "one may come or go between the two reads");
+        }
+        keys
+    }
+
+    /// The second waits while the first holds the queue, and holds it when the first has ended.
+    async fn hands_over(&self, first: Kind, second: Kind, end: End) {
+        let story = format!("{first:?} {end:?}, {second:?} is next, {:?}", self.name);
+        let mut holder = self.enters(first, "first", 1).await;
+        let key = holder.holds().await;
+        assert!(key.starts_with(&format!("{}/", self.name)), "{story}: {key}");
+        assert_eq!(self.keys().await, [key.as_str()], "{story}");
+        let mut waiter = self.enters(second, "second", 2).await;
+        assert_eq!(self.keys().await.first(), Some(&key), "{story}");
+        assert!(self.lock.try_acquire().await.unwrap().is_none(), "{story}");
+        waiter.waits().await;
+        holder.ends(end).await;
+        let next = waiter.holds().await;
+        assert_ne!(next, key);
+        assert_eq!(self.keys().await, [next], "{story}");
+        waiter.ends(End::Releases).await;
+        assert_eq!(self.keys().await, Vec::<String>::new(), "{story}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Go and Node: tests/beside/run"]
+async fn lock_is_shared_with_go_in_both_orders() {
+    for name in ["/beside/lock", "/beside/lock/", "lock", "/", "dlock:x", "größe 1"] {
+        let queue = Queue::of("lock", name).await;
+        for (first, second) in [(Ours, Go), (Go, Ours)] {
+            queue.hands_over(first, second, End::Releases).await;
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Go and Node: tests/beside/run"]
+async fn killed_lock_holder_is_followed_by_the_other_language() {
+    let queue = Queue::of("lock", "/beside/lock/").await;
+    for (first, second) in [(Ours, Go), (Go, Ours)] {
+        queue.hands_over(first, second, End::IsKilled).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Go and Node: tests/beside/run"]
+async fn election_is_shared_with_go_and_node_in_every_order() {
+    for name in ["election/beside", "election/beside/"] {
+        let queue = Queue::of("elect", name).await;
+        for (first, second) in [(Ours, Go), (Go, Ours), (Ours, Node), (Node, Ours), (Go, Node), (Node, Go)] {
+            queue.hands_over(first, second, End::Releases).await;
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Go and Node: tests/beside/run"]
+async fn killed_leader_is_followed_by_the_other_language() {
+    let queue = Queue::of("elect", "election/beside").await;
+    for (first, second) in [(Ours, Go), (Go, Ours), (Ours, Node), (Node, Ours)] {
+        queue.hands_over(first, second, End::IsKilled).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Go and Node: tests/beside/run"]
+async fn candidates_of_all_languages_are_listed_and_observed() {
+    let queue = Queue::of("elect", "election/beside").await;
+    let mut changes = queue.election.observe().await.unwrap();
+    let mut next = async || timeout(LIMIT, changes.next()).await.expect("in time").unwrap().unwrap().map(|leader| leader.value);
+    assert_eq!(next().await, None);
+    let mut contenders = Vec::new();
+    for (place, kind) in [Node, Go, Ours].into_iter().enumerate() {
+        contenders.push(queue.enters(kind, &format!("{kind:?}"), place + 1).await);
+    }
+    let values: Vec<_> = queue.election.candidates().await.unwrap().into_iter().map(|candidate| candidate.value.unwrap()).collect();
+    assert_eq!(values, ["Node", "Go", "Ours"]);
+    let mut observers = Vec::new();
+    for kind in [Go, Node] {
+        let mut process = command(kind, &queue.etcd.endpoint(), "observe", queue.name).spawn().unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        observers.push(Contender { kind, input: process.stdin.take(), process, lines });
+    }
+    for mut contender in contenders {
+        contender.holds().await;
+        let value = format!("{:?}", contender.kind);
+        assert_eq!(next().await.as_deref(), Some(value.as_str()));
+        assert_eq!(queue.election.leader().await.unwrap().unwrap().value, value);
+        for observer in &mut observers {
+            assert_eq!(observer.says(LIMIT).await, Some(format!("leader {value}")), "{:?} observes", observer.kind);
+        }
+        contender.ends(End::Releases).await;
+    }
+    assert_eq!(next().await, None);
+}
+
+/// Six contenders; whoever leads is killed or resigns, and another one of its kind enters.
+#[tokio::test]
+#[ignore = "needs Go and Node: tests/beside/run"]
+async fn one_leads_at_a_time_while_sessions_die() {
+    let queue = Queue::of("elect", "election/storm").await;
+    let kinds = [Ours, Node, Go, Node, Ours, Go];
+    let mut contenders = Vec::new();
+    for (place, kind) in kinds.into_iter().enumerate() {
+        contenders.push(queue.enters(kind, "x", place + 1).await);
+    }
+    for round in 0..12 {
+        let mut leader = contenders.remove(0);
+        let key = leader.holds().await;
+        assert_eq!(queue.keys().await.first(), Some(&key), "round {round}");
+        assert_eq!(queue.election.leader().await.unwrap().unwrap().key.as_str(), key);
+        // While it leads all others wait.
+        for other in &mut contenders {
+            let said = other.says(Duration::from_millis(20)).await;
+            assert_eq!(said, None, "round {round}: {:?} leads beside {:?}", other.kind, leader.kind);
+        }
+        let kind = leader.kind;
+        leader.ends(if round % 2 == 0 { End::IsKilled } else { End::Releases }).await;
+        timeout(LIMIT, async {
+            while queue.keys().await.contains(&key) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("its session ends");
+        contenders.push(queue.enters(kind, "x", kinds.len()).await);
+    }
+}
