@@ -405,41 +405,41 @@ impl Drop for Watching {
 async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim, ttl: Duration) {
     let span = Span::Key(claim.key.clone());
     let mut backoff = retry.backoff();
-    let mut refused_since = None;
+    let mut refused_since: Option<Instant> = None;
     loop {
         let mut follow = Follow::new(store.clone(), &retry, span.clone(), PATTERN, Start::Now);
-        let error = loop {
-            let seen = match look(&mut follow, ttl / 3).await {
-                Look::Step(step) => seen(&step, &claim, &*store).await,
-                Look::Ended(error) => break error,
-                Look::Blind => match store.range(Range::of(span.clone())).await {
-                    Ok(reply) => claim.why_lost(reply.kvs.first()),
-                    Err(error) if error.is_outage() => continue,
-                    Err(_) => {
-                        if is_over(&mut refused_since, ttl) {
-                            return claim.hold.lose(LostReason::Unverified);
-                        }
-                        continue;
+        let mut follows = true;
+        while follows {
+            let why = match look(&mut follow, ttl / 3).await {
+                Look::Step(step) => {
+                    backoff.reset();
+                    refused_since = None;
+                    seen(&step, &claim, &*store).await
+                }
+                blind => {
+                    if let Look::Ended(error) = blind {
+                        telemetry::watch_refused(PATTERN, &error, false);
+                        follows = false;
                     }
-                },
+                    match store.range(Range::of(span.clone())).await {
+                        Ok(reply) => {
+                            refused_since = None;
+                            claim.why_lost(reply.kvs.first())
+                        }
+                        Err(error) if error.is_outage() => None,
+                        Err(_) => {
+                            let refused_for = refused_since.get_or_insert_with(Instant::now).elapsed();
+                            (refused_for >= ttl).then_some(LostReason::Unverified)
+                        }
+                    }
+                }
             };
-            if let Some(why) = seen {
+            if let Some(why) = why {
                 return claim.hold.lose(why);
             }
-            refused_since = None;
-            backoff.reset();
-        };
-        if !error.is_outage() && is_over(&mut refused_since, ttl) {
-            return claim.hold.lose(LostReason::Unverified);
         }
-        telemetry::watch_refused(PATTERN, &error, false);
         sleep(backoff.next_delay()).await;
     }
-}
-
-/// Whether the store has refused to show a key for this time, now that it refuses again.
-fn is_over(refused_since: &mut Option<Instant>, time: Duration) -> bool {
-    refused_since.get_or_insert_with(Instant::now).elapsed() >= time
 }
 
 /// What comes of following a key.
