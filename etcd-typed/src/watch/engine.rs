@@ -360,10 +360,7 @@ impl Engine {
 
 /// Whether an error of this kind ends a watch at once: the same request can only fail again, whatever anybody does to the server.
 fn is_permanent(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::InvalidKey | ErrorKind::InvalidUrl | ErrorKind::TooLarge
-    )
+    matches!(kind, ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::InvalidKey | ErrorKind::InvalidUrl | ErrorKind::TooLarge)
 }
 
 /// Whether an error of this kind ends a watch that meets it for long: only an administrator can mend it, who may be about to. Two kinds are not

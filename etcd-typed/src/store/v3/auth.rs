@@ -11,6 +11,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -23,6 +24,10 @@ use super::wire::{AUTHENTICATE, AuthenticateRequest};
 use crate::retry::{Backoff, RetryPolicy};
 use crate::store::connect::Credentials;
 use crate::telemetry;
+
+/// The longest pause after a login that went well, if no call was answered with its token. Shorter than after a refusal: while users and roles are
+/// changed all the time, each login is another chance.
+const LONGEST_TOKEN_PAUSE: Duration = Duration::from_millis(500);
 
 /// The credentials, and the session they gave.
 pub(super) struct Auth {
@@ -81,7 +86,8 @@ impl Pause {
             self.backoff.reset();
             return now;
         }
-        since + self.backoff.next_delay()
+        let delay = self.backoff.next_delay();
+        since + if self.refusal.is_some() { delay } else { delay.min(LONGEST_TOKEN_PAUSE) }
     }
 
     /// A login has ended.

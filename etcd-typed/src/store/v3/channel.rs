@@ -101,7 +101,8 @@ impl Endpoints {
     pub(super) fn pick_but(&self, refused: &[&Slot]) -> &Slot {
         let current = self.current.load(Ordering::Relaxed);
         let now = Instant::now();
-        let is_refused = |&index: &usize| self.slots.get(index).is_some_and(|slot| refused.iter().any(|refused| std::ptr::eq(*refused, slot)));
+        let is_refused =
+            |&index: &usize| self.slots.get(index).is_some_and(|slot| refused.iter().any(|refused| std::ptr::eq(*refused, slot)));
         let all_refused = refused.len() >= self.slots.len();
         let order = (0..self.slots.len()).map(|step| current.wrapping_add(step) % self.slots.len());
         let mut order = order.filter(|index| all_refused || !is_refused(index));

@@ -241,13 +241,7 @@ fn refused(kind: ErrorKind) -> (Story, Option<Result<Step, Error>>) {
 
 #[test]
 fn what_no_server_can_mend_ends_a_watch() {
-    for kind in [
-        ErrorKind::NotADirectory,
-        ErrorKind::IsADirectory,
-        ErrorKind::InvalidKey,
-        ErrorKind::InvalidUrl,
-        ErrorKind::TooLarge,
-    ] {
+    for kind in [ErrorKind::NotADirectory, ErrorKind::IsADirectory, ErrorKind::InvalidKey, ErrorKind::InvalidUrl, ErrorKind::TooLarge] {
         let (mut story, answer) = refused(kind);
         assert_eq!(answer.expect("an answer").expect_err("an error").kind(), kind);
         story.wants(&Want::Nothing);
@@ -270,14 +264,7 @@ fn refused_watch_waits_until_it_is_given_up() {
 
 #[test]
 fn outages_and_bad_certificates_are_waited_for() {
-    for kind in [
-        ErrorKind::Unavailable,
-        ErrorKind::Timeout,
-        ErrorKind::Server,
-        ErrorKind::NoSpace,
-        ErrorKind::NotFound,
-        ErrorKind::Tls,
-    ] {
+    for kind in [ErrorKind::Unavailable, ErrorKind::Timeout, ErrorKind::Server, ErrorKind::NoSpace, ErrorKind::NotFound, ErrorKind::Tls] {
         let mut story = Story::following(PAST);
         story.quiet(Input::Item(Some(Err(Error::new(kind, "")))));
         story.wants(&Want::Wait);

@@ -23,6 +23,7 @@ use super::kv::bounds;
 use super::status::{Failure, Repeat, Row};
 use super::wire::{RANGE, RangeRequest};
 use crate::error::{Error, Result};
+use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::store::{BoxFuture, Span, Watch, WatchFrom, WatchStream, spawn};
 use crate::telemetry;
@@ -35,6 +36,10 @@ const WATCHES_PER_STREAM: usize = 1000;
 
 /// How often one call goes to another watch or stream, for a stream that ended meanwhile.
 const STREAMS_PER_CALL: u32 = 4;
+
+/// The longest wait before a watch that was refused is created with another token. Short, since a new token may be good for milliseconds only where users
+/// and roles are being changed.
+const LONGEST_LOGIN_DELAY: Duration = Duration::from_millis(100);
 
 /// All watches of a client.
 #[derive(Debug)]
@@ -129,7 +134,7 @@ impl Watches {
     /// A reader whose watch stands.
     async fn establish(&self, watch: &Watch, part: Part) -> Result<Following, Failure> {
         let deadline = Instant::now() + self.core.retry.call_timeout;
-        let mut backoff = self.core.retry.backoff();
+        let mut backoff = RetryPolicy { max_delay: LONGEST_LOGIN_DELAY, ..self.core.retry.clone() }.backoff();
         let mut next_login = Instant::now();
         let mut turned_away = 0;
         let mut refusing_endpoints = 0;
