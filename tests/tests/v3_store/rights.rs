@@ -184,7 +184,9 @@ async fn guard_is_lost_when_the_right_to_its_key_is_gone() {
     sleep(Duration::from_secs(1)).await;
     bench.change("UserRevokeRole", "anna", "anna").await;
     proxy.cut();
-    assert_eq!(soon(lock.lost()).await.reason(), LostReason::Unverified);
+    // Current servers do not keep a lease alive either whose keys the user has no right to.
+    let reason = soon(lock.lost()).await.reason();
+    assert!(matches!(reason, LostReason::Unverified | LostReason::Expired), "{reason}");
 }
 
 /// Something adds a role, again and again.
