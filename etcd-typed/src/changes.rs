@@ -52,8 +52,11 @@ pub struct Watching<C, T> {
 /// - `Ok(update)`: revisions ascend, except that after a server lost history a resynced update may be of an earlier one than was seen.
 /// - `Err` of kind [`Decode`](ErrorKind::Decode): what was written at [`Error::key`] is not a value of the type. It comes after the
 ///   other changes of its revision, and the stream goes on; the next good change at that key has no `old`.
-/// - any other `Err` is the last item: `PermissionDenied`, `Unauthenticated`, `Unsupported`, `NotADirectory`, `IsADirectory`, `InvalidKey`,
-///   `InvalidUrl`, `TooLarge`, `Tls`. Everything else is waited for; [`interruption`](Self::interruption) shows it.
+/// - any other `Err` is the last item. `PermissionDenied`, `Unauthenticated` and `Unsupported`: the server refused every attempt to resume the
+///   stream for [`RetryPolicy::call_timeout`], so a right that is revoked and soon granted again ends no stream. (A stream that is not interrupted
+///   loses nothing by a revoked right: the server goes on with watches that it has.) `NotADirectory`, `IsADirectory`, `InvalidKey`, `InvalidUrl` and
+///   `TooLarge` come at once. Everything else is waited for, a certificate that no endpoint is trusted with (`Tls`) too;
+///   [`interruption`](Self::interruption) shows it.
 ///
 /// A revision that touches nothing of the schema gives no item. A stream that nobody polls costs no requests.
 #[must_use = "a watch goes on only while it is polled"]

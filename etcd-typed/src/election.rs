@@ -173,9 +173,11 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     {
         let retry = self.turn()?.retry();
         let mut backoff = retry.backoff();
+        let mut led = false;
         loop {
             match self.campaign(value).await {
                 Ok(leader) => {
+                    led = true;
                     let term = Term(Arc::new(leader));
                     let begun = Instant::now();
                     let leader = &term.0;
@@ -190,8 +192,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
                         backoff.reset();
                     }
                 }
-                // As a watch does: what a proxy says while servers restart is of the last kind.
-                Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Server) => {
+                // As a watch does: a proxy says what is of kind `Server` while servers restart, and a certificate that was good will be renewed.
+                Err(error) if error.is_retryable() || error.kind() == ErrorKind::Server || (led && error.is_outage()) => {
                     telemetry::turn_not_taken(KIND, &error);
                 }
                 Err(error) => return Err(error),

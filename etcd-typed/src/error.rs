@@ -73,8 +73,8 @@ pub enum ErrorKind {
     TooManyOperations,
     /// The server's space is used up: it takes deletes and reads, and no writes until somebody makes room.
     NoSpace,
-    /// TLS could not be agreed on: a certificate that is not trusted, for another name, expired or missing, or TLS on one side only.
-    /// Repeating does not help; mend the TLS settings.
+    /// TLS could not be agreed on with any endpoint: a certificate that is not trusted, for another name, expired or missing, or TLS on one side only.
+    /// Repeating does not help until the certificate or the TLS settings are mended. Streams, views and guards that have begun wait for that.
     Tls,
     /// No server could be reached or none could answer. Trying again later helps.
     Unavailable,
@@ -246,6 +246,12 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self.0.kind, ErrorKind::Unavailable | ErrorKind::Timeout)
+    }
+
+    /// Whether no server could be reached or none answered. Unlike [`is_retryable`](Self::is_retryable) this includes `Tls`: a task in the background
+    /// also waits until a certificate is renewed.
+    pub(crate) fn is_outage(&self) -> bool {
+        self.is_retryable() || self.0.kind == ErrorKind::Tls
     }
 
     /// True exactly when a write's outcome is unknown: it may have been applied, and it may still be applied after this

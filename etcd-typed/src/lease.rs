@@ -347,7 +347,7 @@ async fn revoke(store: &dyn Store, retry: &RetryPolicy, id: LeaseId, ttl: Durati
     while let Err(error) = store.revoke(id).await {
         telemetry::lease_not_revoked(id, &error);
         let delay = backoff.next_delay();
-        if !(error.is_retryable() || error.may_have_applied()) || Moment::now().since(begun) + delay >= ttl {
+        if !(error.is_outage() || error.may_have_applied()) || Moment::now().since(begun) + delay >= ttl {
             return;
         }
         sleep(delay).await;

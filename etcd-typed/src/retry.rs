@@ -6,7 +6,7 @@ use std::time::Duration;
 /// How calls are repeated and how long they may take. The defaults suit a cluster in one data centre.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// How long one call may take with all its attempts. Default: 10 s.
+    /// How long one call may take with all its attempts; and for how long a stream that has begun tries to go on while the server refuses it. Default: 10 s.
     pub call_timeout: Duration,
     /// How long one attempt of a read waits for an answer before another endpoint is asked. Default: 2 s, two election
     /// timeouts of a server with default flags. Writes wait for `call_timeout`, since giving up early makes their outcome unknown.

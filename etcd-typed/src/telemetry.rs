@@ -36,7 +36,7 @@
 //! | `op` of a conflict | the method of the handle: `modify`, `update`, `set`, `create`, `delete` |
 //! | `cause` of a retry or an interruption | the [`ErrorKind`] in small letters: `unavailable`, `timeout`, `permission_denied`, …; `lagged` of a watch whose reader was too slow |
 //! | `cause` of a resync | `history_lost`: compacted, or out of v2's window; `rewound`: the server came back with another history; `disproved`: it had what the watch of a live view did not tell |
-//! | `cause` of a lost lease | `gone`: the server does not know it; `expired`: its time passed without an answer; `key_deleted`, `taken_over`: of a guard, whose key was deleted or is somebody else's |
+//! | `cause` of a lost lease | `gone`: the server does not know it; `expired`: its time passed without an answer; `key_deleted`, `taken_over`, `unverified`: of a guard, whose key was deleted, is somebody else's, or was not shown for a whole time to live |
 //! | `cause` of a value that is put back | the same, and `not_kept_alive` |
 //! | `recipe` | `lock`, `election` |
 //!
@@ -57,12 +57,13 @@
 //! | `etcd_typed::operation` | debug | `conflict` | `op`, `pattern` | somebody else wrote first; it starts again as long as the policy allows |
 //! | `etcd_typed::operation` | warn | `previous value undecodable` | `pattern` | a write went well, and what it replaced or deleted cannot be given, since it is not of the type |
 //! | `etcd_typed::call` | debug | `sent again` | `store`, `op`, `cause`, `error` | a request failed and is repeated |
+//! | `etcd_typed::call` | warn | `login refused` | `store`, `cause`, `error` | the server refused user and password; the calls that need a token wait for the next login, after a pause |
 //! | `etcd_typed::watch` | info | `interrupted` | `pattern`, `cause`, `error` | a watch that was followed broke, and will be resumed |
 //! | `etcd_typed::watch` | info | `lagged` | `pattern` | its reader was too slow; it is resumed at once from where it was, and nothing is lost |
 //! | `etcd_typed::watch` | debug | `not resumed yet` | `pattern`, `resume`, `cause`, `error` | an attempt to resume it failed; `resume` is the revision up to which all was seen |
 //! | `etcd_typed::watch` | info | `resumed` | `pattern`, `interrupted` | it is followed again; `interrupted` is for how long it was not |
 //! | `etcd_typed::watch` | warn | `resynced` | `pattern`, `cause`, `revision`, `seen` | its history is gone: after `seen` it goes on with the state of `revision` |
-//! | `etcd_typed::watch` | warn | `refused` | `pattern`, `cause`, `error` | the watch of live views, or of a published value, ended with an error that time alone does not mend; it is tried again all the same |
+//! | `etcd_typed::watch` | warn | `refused` | `pattern`, `cause`, `error` | an attempt to read or watch met what time alone does not mend (a right that was revoked, credentials or certificates that are not taken); it is tried again: by watches of live views, published values and guards without end, by streams as their documentation says |
 //! | `etcd_typed::watch` | warn | `disproved` | `pattern` | the server has what the watch of live views did not tell; it starts again from the present state |
 //! | `etcd_typed::watch` | warn | `progress told too early` | `pattern`, `revision`, `progress` | a change came after the server had said that all was told (etcd issue 15220); nothing is lost |
 //! | `etcd_typed::watch` | trace | `seen before` | `pattern`, `revision` | changes came again and were dropped |
@@ -434,7 +435,7 @@ pub(crate) fn view_unproved(pattern: Pattern, error: &Error) {
     tracing::debug!(target: "etcd_typed::view", pattern, cause, error = words(error), "not proved");
 }
 
-/// The watch of live views, or of a published value, was refused, or nothing can be read; it is tried again. `first`: until now it was followed.
+/// A watch was refused, or nothing can be read; it is tried again. `first`: until now it was followed, and nothing else counts the interruption.
 pub(crate) fn watch_refused(pattern: Pattern, error: &Error, first: bool) {
     let cause = cause(error.kind());
     tracing::warn!(target: "etcd_typed::watch", pattern, cause, error = words(error), "refused");
@@ -472,6 +473,13 @@ pub(crate) fn repeated(store: &'static str, op: &'static str, kind: ErrorKind, e
     let cause = cause(kind);
     tracing::debug!(target: "etcd_typed::call", store, op, cause, error, "sent again");
     count(&RETRIES, &[store, op, cause]);
+}
+
+/// The server refused a login.
+#[cfg(feature = "v3")]
+pub(crate) fn login_refused(store: &'static str, kind: ErrorKind, error: &str) {
+    let cause = cause(kind);
+    tracing::warn!(target: "etcd_typed::call", store, cause, error, "login refused");
 }
 
 /// A typed operation: a method of a handle, and on what.

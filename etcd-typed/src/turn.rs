@@ -79,7 +79,7 @@ impl Turn {
                     return Ok(*guard);
                 }
                 Ok(End::Busy | End::Gone) => waited = true,
-                Err(error) if waited && error.is_retryable() => {}
+                Err(error) if waited && error.is_outage() => {}
                 Err(error) => return Err(error),
             }
             sleep(backoff.next_delay()).await;

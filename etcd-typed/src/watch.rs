@@ -15,6 +15,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -90,6 +91,10 @@ pub(crate) struct Follow {
     call: Option<Call>,
     watch: Option<Open>,
     broken_since: Option<Instant>,
+    /// Since when every attempt was refused.
+    refused_since: Option<Instant>,
+    /// For how long a watch that was followed goes on trying while it is refused.
+    patience: Duration,
 }
 
 /// A request under way, kept so that a caller who stops waiting and comes back waits for the same one.
@@ -117,15 +122,25 @@ pub struct Interruption<'a> {
 impl Follow {
     pub(crate) fn new(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, pattern: Pattern, start: Start) -> Self {
         let engine = Engine::new(span, pattern, store.capabilities().past_revisions, start);
-        Self { store, engine, backoff: retry.backoff(), call: None, watch: None, broken_since: None }
+        Self {
+            store,
+            engine,
+            backoff: retry.backoff(),
+            call: None,
+            watch: None,
+            broken_since: None,
+            refused_since: None,
+            patience: retry.call_timeout,
+        }
     }
 
     /// The next step. After an error there is nothing more.
     ///
     /// # Errors
     ///
-    /// Before the first step: whatever the first read met. Later only what no time mends: `PermissionDenied`, `Unauthenticated`,
-    /// `Unsupported`, `NotADirectory`, `IsADirectory`, `InvalidKey`, `InvalidUrl`, `TooLarge`, `Tls`.
+    /// Before the first step: whatever the first read met, and the refusals below and `Tls` of the first watch. Later
+    /// `NotADirectory`, `IsADirectory`, `InvalidKey`, `InvalidUrl`, `TooLarge`; and `PermissionDenied`, `Unauthenticated`, `Unsupported` when every
+    /// attempt was refused for [`RetryPolicy::call_timeout`].
     ///
     /// # Cancel safety
     ///
@@ -159,6 +174,9 @@ impl Follow {
             if step.is_some() {
                 return Poll::Ready(step);
             }
+            if self.refused_since.is_some_and(|since| since.elapsed() >= self.patience) {
+                return Poll::Ready(self.engine.give_up());
+            }
         }
     }
 
@@ -175,6 +193,7 @@ impl Follow {
             }
             (None, None) | (Some(_), Some(_)) => {}
         }
+        self.refused_since = self.engine.is_refused().then(|| self.refused_since.unwrap_or_else(Instant::now));
     }
 
     /// Does what is wanted.

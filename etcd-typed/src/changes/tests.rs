@@ -265,11 +265,11 @@ async fn the_root_has_no_value_to_watch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_time_mends_is_the_last_item() {
+async fn lasting_refusal_is_the_last_item() {
     let store = MemoryStore::new();
     let mut changes = watching(&store).await.unwrap();
     store.faults().drop_connections();
-    store.faults().fail(Calls::Watches, 1, ErrorKind::PermissionDenied);
+    store.faults().fail(Calls::Watches, usize::MAX, ErrorKind::PermissionDenied);
     let error = next(&mut changes).await.unwrap_err();
     assert_eq!((error.kind(), error.key()), (ErrorKind::PermissionDenied, Some(&key("/n"))));
     assert!(changes.next().await.is_none() && changes.next().await.is_none());

@@ -31,7 +31,8 @@ use crate::watch::{Follow, Interruption, Snapshot, Start, Step};
 ///
 /// - `Ok(Some(candidate))`: it leads. `Ok(None)`: nobody does.
 /// - `Err` of kind [`Decode`](ErrorKind::Decode): somebody leads whose value, at [`Error::key`], is not a `T`; the stream goes on.
-/// - any other `Err` is the last item: `PermissionDenied`, `Unauthenticated`, and other refusals that time does not mend. Everything else is waited for;
+/// - any other `Err` is the last item, as of [`Changes`](crate::Changes#items): `PermissionDenied`, `Unauthenticated` and `Unsupported` when the server has refused every
+///   attempt to resume the stream for [`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout). Everything else is waited for;
 ///   [`interruption`](Self::interruption) shows it.
 ///
 /// A stream that nobody polls costs no requests. It keeps what is below the name of the election, and nothing more.

@@ -251,16 +251,51 @@ async fn who_leads_is_told_through_everything_that_happens_to_a_watch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_ends_the_stream() {
+async fn lasting_refusal_ends_the_stream() {
     let (store, election) = bench();
     let mut changes = election.observe().await.unwrap();
     assert_eq!(told(&mut changes).await, None);
     store.faults().drop_connections();
-    store.faults().fail(Calls::Watches, 1, ErrorKind::PermissionDenied);
+    store.faults().fail(Calls::Watches, usize::MAX, ErrorKind::PermissionDenied);
     assert_eq!(next(&mut changes).await.unwrap_err().kind(), ErrorKind::PermissionDenied);
     assert!(changes.next().await.is_none());
+    store.faults().clear();
     store.faults().fail(Calls::Reads, 1, ErrorKind::PermissionDenied);
     assert_eq!(election.observe().await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn passing_refusal_is_not_seen_in_the_stream() {
+    let (store, election) = bench();
+    let mut changes = election.observe().await.unwrap();
+    assert_eq!(told(&mut changes).await, None);
+    store.faults().drop_connections();
+    store.faults().fail(Calls::Watches, 3, ErrorKind::PermissionDenied);
+    let leader = election.campaign(&text("me")).await.unwrap();
+    assert_eq!(told(&mut changes).await, Some((text("me"), leader.fence())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn lead_goes_on_after_a_bad_certificate() {
+    let (store, election) = bench();
+    let mut terms = 0;
+    let work = |leader: Arc<Leader<String>>| {
+        terms += 1;
+        let (store, term) = (store.clone(), terms);
+        async move {
+            if term == 1 {
+                store.faults().fail(Calls::Leases, 5, ErrorKind::Tls);
+                assert!(store.faults().expire(leader.lease_id()));
+                leader.lost().await;
+            }
+            term
+        }
+    };
+    assert_eq!(timeout(LONG, election.lead(&text("me"), work)).await.unwrap().unwrap(), 2);
+    // The first campaign fails with it, as every call does.
+    store.faults().fail(Calls::Leases, 1, ErrorKind::Tls);
+    store.faults().fail(Calls::Commits, 1, ErrorKind::Tls);
+    assert_eq!(election.lead(&text("me"), |_| async {}).await.unwrap_err().kind(), ErrorKind::Tls);
 }
 
 #[tokio::test(start_paused = true)]

@@ -212,6 +212,9 @@ pub enum LostReason {
     KeyDeleted,
     /// The key that stands for it is somebody else's: it was handed over, or made anew.
     TakenOver,
+    /// The server refused to show its key for a whole time to live, because a right was revoked or the credentials are not good any more: nobody
+    /// could tell whether the key still existed.
+    Unverified,
     /// The task that kept it alive is gone, with its runtime.
     NotKeptAlive,
     /// It was given up: the lock was released, the leadership resigned or handed over.
@@ -226,6 +229,7 @@ impl LostReason {
             Self::Revoked => Some("gone"),
             Self::KeyDeleted => Some("key_deleted"),
             Self::TakenOver => Some("taken_over"),
+            Self::Unverified => Some("unverified"),
             Self::NotKeptAlive | Self::Released => None,
         }
     }
@@ -238,6 +242,7 @@ impl fmt::Display for LostReason {
             Self::Revoked => "the server does not know its lease any more",
             Self::KeyDeleted => "its key was deleted",
             Self::TakenOver => "its key is somebody else's now",
+            Self::Unverified => "the server refuses to show its key",
             Self::NotKeptAlive => "it is not kept alive any more: the runtime is gone",
             Self::Released => "it was given up",
         })

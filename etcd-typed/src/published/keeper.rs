@@ -113,7 +113,10 @@ impl Keeper {
                     let found = self.attempt().await;
                     self.conclude(&found);
                 }
-                step = self.hints.next() => self.hear(&step),
+                hint = self.hints.next() => match hint {
+                    Hint::Step(step) => self.hear(&step),
+                    Hint::Refused => self.soon(),
+                },
             }
         }
     }
@@ -267,6 +270,11 @@ impl Keeper {
             }
             Ok(Found::Changed) => self.soon(),
             Err(error) => {
+                let refused = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unauthenticated);
+                if refused && self.hints.blind {
+                    // The key can neither be watched nor looked at.
+                    self.shared.lost(LostReason::Unverified);
+                }
                 self.shared.failed(error);
                 self.soon();
             }
@@ -346,13 +354,23 @@ struct Hints {
     /// It ended, and is to be begun again then.
     again: Option<Instant>,
     backoff: Backoff,
+    /// It ended with an error, and has told of no change since it was begun again.
     refused: bool,
+    /// It ended with an error, and was not begun again.
+    blind: bool,
+}
+
+/// A reason to look at the key.
+enum Hint {
+    Step(Step),
+    /// The key cannot be watched.
+    Refused,
 }
 
 impl Hints {
     fn new(target: Target) -> Self {
         let (follow, backoff) = (Self::follow(&target), target.lessor.retry().backoff());
-        Self { target, follow, again: None, backoff, refused: false }
+        Self { target, follow, again: None, backoff, refused: false, blind: false }
     }
 
     fn follow(target: &Target) -> Follow {
@@ -360,7 +378,7 @@ impl Hints {
     }
 
     /// Nothing is lost when it is dropped.
-    async fn next(&mut self) -> Step {
+    async fn next(&mut self) -> Hint {
         loop {
             if self.again.is_some() {
                 until(self.again).await;
@@ -369,17 +387,20 @@ impl Hints {
             }
             match self.follow.next().await {
                 Some(Ok(step)) => {
+                    self.blind = false;
                     // That it can be begun says little.
                     if !matches!(step, Step::Reset(_)) {
                         self.refused = false;
                         self.backoff.reset();
                     }
-                    return step;
+                    return Hint::Step(step);
                 }
                 Some(Err(error)) => {
                     let first = !std::mem::replace(&mut self.refused, true);
                     telemetry::watch_refused(self.target.pattern, &error, first);
+                    self.blind = true;
                     self.again = Some(Instant::now() + self.backoff.next_delay());
+                    return Hint::Refused;
                 }
                 None => self.again = Some(Instant::now() + self.backoff.next_delay()),
             }

@@ -24,8 +24,8 @@ pub enum PublishedStatus {
     Missing {
         /// Since when.
         since: std::time::Instant,
-        /// How it was lost: its lease ended, its key was deleted, or somebody else's value is there
-        /// ([`TakenOver`](LostReason::TakenOver)), in whose place it is put when that goes away.
+        /// How it was lost: its lease ended, its key was deleted, the server refuses to show the key ([`Unverified`](LostReason::Unverified)), or somebody
+        /// else's value is there ([`TakenOver`](LostReason::TakenOver)), in whose place it is put when that goes away.
         reason: LostReason,
         /// What the latest attempt to put it back has met.
         error: Option<Arc<Error>>,

@@ -1,7 +1,9 @@
 //! `Guard`: what whoever is first holds, and what a write is conditioned on that is guarded by it.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +18,8 @@ use crate::key::Key;
 use crate::lease::{Begin, Last, Lease, Lost, LostReason, Rank};
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
-use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, RangeReply, Span, Store, Txn, spawn};
-use crate::telemetry::Pattern;
+use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn, spawn};
+use crate::telemetry::{self, Pattern};
 use crate::watch::{Follow, Start, Step};
 
 /// How long a guard is held before its key is watched: most are released before, and cost no watch.
@@ -30,6 +32,9 @@ const PATTERN: Pattern = "guard";
 ///
 /// It is held as long as its key is there and its lease is kept alive, which a task in the background sees to. A guard that is not held any more never is
 /// again.
+///
+/// Another task watches the key, and reads it while it cannot be watched. If the server refuses both for a whole time to live of the lease, because a right was
+/// revoked or the password was changed, the guard is lost ([`LostReason::Unverified`]): the key may be gone, and another holder may be there.
 ///
 /// # What it promises, and what it cannot
 ///
@@ -128,7 +133,7 @@ impl Guard {
     pub(super) fn new(turn: &Turn, key: Key, fence: Revision, lease: Lease, clean: bool) -> Self {
         let transactions = turn.store().capabilities().transactions;
         let claim = Claim { key, fence, lease: lease.id(), hold: Hold::of(lease.life()), transactions };
-        let watching = Watching::later(turn, &claim, lease.life().runtime());
+        let watching = Watching::later(turn, &claim, &lease);
         Self { turn: turn.clone(), claim, lease: Mutex::new(Some(lease)), clean, watching }
     }
 
@@ -353,6 +358,7 @@ struct Watchful {
     store: Arc<dyn Store>,
     retry: RetryPolicy,
     claim: Claim,
+    ttl: Duration,
     runtime: Handle,
 }
 
@@ -362,19 +368,20 @@ impl Begin for Watchful {
     }
 
     fn begin(self: Box<Self>) {
-        let Self { watching, store, retry, claim, runtime } = *self;
+        let Self { watching, store, retry, claim, ttl, runtime } = *self;
         // Nobody else sets it, and who drops the guard meanwhile leaves the end of it to this one.
         if let Some(watching) = watching.upgrade() {
-            let _ = watching.0.set(spawn(&runtime, watch(store, retry, claim)).abort_handle());
+            let _ = watching.0.set(spawn(&runtime, watch(store, retry, claim, ttl)).abort_handle());
         }
     }
 }
 
 impl Watching {
-    fn later(turn: &Turn, claim: &Claim, runtime: &Handle) -> Arc<Self> {
+    fn later(turn: &Turn, claim: &Claim, lease: &Lease) -> Arc<Self> {
         let watching = Arc::new(Self::default());
+        let runtime = lease.life().runtime();
         let (store, retry, claim) = (turn.store().clone(), turn.lessor.retry().clone(), claim.clone());
-        let watchful = Watchful { watching: Arc::downgrade(&watching), store, retry, claim, runtime: runtime.clone() };
+        let watchful = Watchful { watching: Arc::downgrade(&watching), store, retry, claim, ttl: lease.ttl(), runtime: runtime.clone() };
         turn.lessor.later().begin(SETTLED, runtime, watchful);
         watching
     }
@@ -392,30 +399,77 @@ impl Drop for Watching {
     }
 }
 
-/// Watches a guard's key, and ends the guard when it is not there as it was made.
-async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim) {
+/// Watches a guard's key, and ends the guard when the key is not as it was made, or when the store refuses to show it for the time to live of the lease.
+///
+/// In an outage, the lease decides. But a lease needs no right to the key: it may be kept alive for ever while the key cannot be seen.
+async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim, ttl: Duration) {
+    let span = Span::Key(claim.key.clone());
     let mut backoff = retry.backoff();
+    let mut refused_since: Option<Instant> = None;
     loop {
-        let span = Span::Key(claim.key.clone());
-        let mut follow = Follow::new(store.clone(), &retry, span, PATTERN, Start::Now);
-        let error = loop {
-            match follow.next().await {
-                Some(Ok(step)) => {
-                    if let Some(why) = seen(&step, &claim, &*store).await {
-                        claim.hold.lose(why);
-                        return;
+        let mut follow = Follow::new(store.clone(), &retry, span.clone(), PATTERN, Start::Now);
+        let mut follows = true;
+        while follows {
+            let why = match look(&mut follow, ttl / 3).await {
+                Look::Step(step) => {
+                    backoff.reset();
+                    refused_since = None;
+                    seen(&step, &claim, &*store).await
+                }
+                blind => {
+                    if let Look::Ended(error) = blind {
+                        telemetry::watch_refused(PATTERN, &error, false);
+                        follows = false;
+                    }
+                    match store.range(Range::of(span.clone())).await {
+                        Ok(reply) => {
+                            refused_since = None;
+                            claim.why_lost(reply.kvs.first())
+                        }
+                        Err(error) if error.is_outage() => None,
+                        Err(_) => {
+                            let refused_for = refused_since.get_or_insert_with(Instant::now).elapsed();
+                            (refused_for >= ttl).then_some(LostReason::Unverified)
+                        }
                     }
                 }
-                Some(Err(error)) => break error,
-                None => return,
+            };
+            if let Some(why) = why {
+                return claim.hold.lose(why);
             }
-        };
-        // A watch repeats everything but its first read. What no time mends leaves the guard to its lease.
-        if !error.is_retryable() {
-            return;
         }
         sleep(backoff.next_delay()).await;
     }
+}
+
+/// What comes of following a key.
+enum Look {
+    Step(Step),
+    /// The watch ended.
+    Ended(Error),
+    /// The watch was interrupted for a while.
+    Blind,
+}
+
+/// The next step of a watch, or that it has not been followed for `patience`.
+async fn look(follow: &mut Follow, patience: Duration) -> Look {
+    let mut blind = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(step) = follow.poll_step(cx) {
+            return Poll::Ready(match step {
+                Some(Ok(step)) => Look::Step(step),
+                Some(Err(error)) => Look::Ended(error),
+                None => Look::Ended(Error::new(ErrorKind::Unavailable, "the watch ended without a reason")),
+            });
+        }
+        if follow.interruption().is_none() {
+            blind = None;
+            return Poll::Pending;
+        }
+        let blind = blind.get_or_insert_with(|| Box::pin(sleep(patience)));
+        blind.as_mut().poll(cx).map(|()| Look::Blind)
+    })
+    .await
 }
 
 /// Why the guard is lost, from what a watch of its key says.

@@ -213,7 +213,7 @@ impl<'t> Waiter<'t> {
                     self.backoff.reset();
                     return Ok(input);
                 }
-                Err(error) if error.is_retryable() => sleep(self.backoff.next_delay()).await,
+                Err(error) if error.is_outage() => sleep(self.backoff.next_delay()).await,
                 Err(error) => return Err(error),
             }
         }

@@ -54,6 +54,8 @@ pub(crate) struct Engine {
     resume: Revision,
     /// A snapshot was had: from now on no passing failure ends the watch.
     started: bool,
+    /// A step was yielded, or the watch was followed. Until then a refusal ends it at once, as it ends a read.
+    begun: bool,
     /// The server sent progress ahead of the changes it covered: it is never believed again.
     progress_lies: bool,
     anchor: Anchor,
@@ -103,7 +105,7 @@ impl Engine {
         let started = matches!(phase, Phase::Opening { .. });
         let (delivered, resume) = (revision, revision);
         let (anchor, trouble) = (Anchor::Unknown, None);
-        Self { span, pattern, past_revisions, phase, delivered, resume, started, progress_lies: false, anchor, trouble }
+        Self { span, pattern, past_revisions, phase, delivered, resume, started, begun: false, progress_lies: false, anchor, trouble }
     }
 
     /// What is watched.
@@ -135,6 +137,17 @@ impl Engine {
     /// What keeps the watch from being followed, since it last was; none while all is well.
     pub(crate) fn trouble(&self) -> Option<&Error> {
         self.trouble.as_ref()
+    }
+
+    /// Whether that is a refusal.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.trouble().is_some_and(|error| is_refusal(error.kind()))
+    }
+
+    /// Ends a watch that was refused for long. The refusal is its last item.
+    pub(crate) fn give_up(&mut self) -> Option<Result<Step, Error>> {
+        let error = self.trouble.take()?;
+        self.fail(error)
     }
 
     /// Takes the answer to what was wanted. An error that comes back is the last thing.
@@ -206,7 +219,9 @@ impl Engine {
                 }
             }
         }
-        held.map(|snapshot| Ok(Step::Reset(*snapshot)))
+        let snapshot = held?;
+        self.begun = true;
+        Some(Ok(Step::Reset(*snapshot)))
     }
 
     fn checked(&mut self, answer: Result<RangeReply, Error>) -> Option<Result<Step, Error>> {
@@ -300,6 +315,7 @@ impl Engine {
     }
 
     fn follow(&mut self, fresh: bool) {
+        self.begun = true;
         self.trouble = None;
         self.phase = Phase::Following { fresh, moved: false };
     }
@@ -316,10 +332,15 @@ impl Engine {
 
     /// Something failed: for good, or until later.
     fn broken(&mut self, error: Error, then: Then) -> Option<Result<Step, Error>> {
-        if is_permanent(error.kind()) {
+        let refused = is_refusal(error.kind()) || error.kind() == ErrorKind::Tls;
+        if is_permanent(error.kind()) || (refused && !self.begun) {
             return self.fail(error);
         }
-        telemetry::watch_attempt_failed(self.pattern, self.resume, &error);
+        if refused {
+            telemetry::watch_refused(self.pattern, &error, false);
+        } else {
+            telemetry::watch_attempt_failed(self.pattern, self.resume, &error);
+        }
         self.trouble = Some(error.at(self.span.key()));
         self.phase = Phase::Waiting(then);
         None
@@ -337,21 +358,15 @@ impl Engine {
     }
 }
 
-/// Whether an error of this kind ends a watch: the same request can only fail again until somebody changes something that is not the
-/// server's to change by itself. `Server` is not among them: what a proxy says while servers restart is of that kind.
+/// Whether an error of this kind ends a watch at once: the same request can only fail again, whatever anybody does to the server.
 fn is_permanent(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::PermissionDenied
-            | ErrorKind::Unauthenticated
-            | ErrorKind::Unsupported
-            | ErrorKind::NotADirectory
-            | ErrorKind::IsADirectory
-            | ErrorKind::InvalidKey
-            | ErrorKind::InvalidUrl
-            | ErrorKind::TooLarge
-            | ErrorKind::Tls
-    )
+    matches!(kind, ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::InvalidKey | ErrorKind::InvalidUrl | ErrorKind::TooLarge)
+}
+
+/// Whether an error of this kind ends a watch that meets it for long: only an administrator can mend it, who may be about to. Two kinds are not
+/// among them: `Server`, since a proxy says such things while servers restart, and `Tls`, since certificates are renewed on servers that run.
+fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::PermissionDenied | ErrorKind::Unauthenticated | ErrorKind::Unsupported)
 }
 
 /// Whether a check that failed so says nothing of the history: the revision is compacted, or the key is something else by now.

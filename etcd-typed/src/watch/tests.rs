@@ -276,17 +276,54 @@ async fn the_first_read_that_fails_ends_it() {
     assert!(follow.next().await.is_none());
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_no_time_mends_ends_it() {
+/// A store that cannot be watched again, with this error.
+async fn cut_off(kind: ErrorKind) -> (MemoryStore, Follow) {
     let store = MemoryStore::new();
     let mut follow = follow(&store, Start::Now);
     snapshot(&mut follow).await;
     store.faults().drop_connections();
-    store.faults().fail(Calls::Watches, 1, ErrorKind::PermissionDenied);
+    store.faults().fail(Calls::Watches, usize::MAX, kind);
+    (store, follow)
+}
+
+#[tokio::test(start_paused = true)]
+async fn lasting_refusal_ends_a_watch() {
+    let (_store, mut follow) = cut_off(ErrorKind::PermissionDenied).await;
+    let begun = Instant::now();
     let error = timeout(LONG, follow.next()).await.expect("an end").expect("an item").expect_err("an error");
     assert_eq!((error.kind(), error.key()), (ErrorKind::PermissionDenied, Some(&directory())));
+    assert!(begun.elapsed() >= RetryPolicy::default().call_timeout);
     assert!(follow.next().await.is_none());
     assert!(follow.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn passing_refusal_costs_a_watch_nothing() {
+    for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Unsupported] {
+        let (store, mut follow) = cut_off(kind).await;
+        put(&store, "/a/x", "1").await;
+        // Twice: the time of the first refusal does not count for the second.
+        for _ in 0..2 {
+            assert!(timeout(Duration::from_secs(8), follow.next()).await.is_err(), "it waits");
+            assert_eq!(follow.interruption().map(|interruption| interruption.error.kind()), Some(kind));
+            store.faults().clear();
+            assert_eq!(written(&step(&mut follow).await), [("/a/x".to_owned(), "1".to_owned())]);
+            assert!(follow.interruption().is_none());
+            store.faults().fail(Calls::Watches, usize::MAX, kind);
+            store.faults().drop_connections();
+            put(&store, "/a/x", "1").await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_certificate_is_waited_for_like_an_outage() {
+    let (store, mut follow) = cut_off(ErrorKind::Tls).await;
+    assert!(timeout(100 * LONG, follow.next()).await.is_err(), "it waits");
+    assert_eq!(follow.interruption().map(|interruption| interruption.error.kind()), Some(ErrorKind::Tls));
+    store.faults().clear();
+    put(&store, "/a/x", "1").await;
+    assert_eq!(written(&step(&mut follow).await), [("/a/x".to_owned(), "1".to_owned())]);
 }
 
 #[tokio::test(start_paused = true)]

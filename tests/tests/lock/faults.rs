@@ -585,3 +585,94 @@ async fn a_guard_is_watched_also_when_that_could_not_begin_at_once() {
     let lost = timeout(Duration::from_millis(100), lock.lost()).await.expect("it is seen at once");
     assert_eq!(lost.reason(), LostReason::KeyDeleted);
 }
+
+/// Deletes a lock's key past its guard, as an administrator may.
+async fn delete_key(bench: &Bench, lock: &Lock) {
+    let gone = Txn { then: vec![etcd_typed::store::Op::delete(lock.key())], ..Txn::default() };
+    bench.memory.commit(gone).await.unwrap();
+}
+
+/// A lock whose key is watched, on a store that from now on refuses to show it.
+async fn refused_lock(bench: &Bench, kind: ErrorKind) -> Lock {
+    let lock = bench.lock().ttl(Duration::from_secs(30)).acquire().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    bench.memory.faults().fail(Calls::Watches, usize::MAX, kind);
+    bench.memory.faults().drop_connections();
+    lock
+}
+
+#[tokio::test(start_paused = true)]
+async fn guard_is_lost_when_its_key_was_deleted_during_a_refusal() {
+    for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Unsupported, ErrorKind::Tls, ErrorKind::Server] {
+        for refused_for in [2, 20] {
+            let bench = Bench::new();
+            let lock = refused_lock(&bench, kind).await;
+            bench.memory.faults().fail(Calls::Reads, usize::MAX, kind);
+            sleep(Duration::from_secs(refused_for)).await;
+            delete_key(&bench, &lock).await;
+            let other = bench.lock().acquire().await.unwrap();
+            assert!(lock.is_held(), "it cannot know");
+            bench.memory.faults().clear();
+            let lost = timeout(Duration::from_secs(3), lock.lost()).await.expect("it is seen when the key is shown again");
+            assert_eq!(lost.reason(), LostReason::KeyDeleted);
+            other.verify().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn guard_survives_a_passing_refusal() {
+    let bench = Bench::new();
+    let lock = refused_lock(&bench, ErrorKind::PermissionDenied).await;
+    for _ in 0..3 {
+        bench.memory.faults().fail(Calls::All, usize::MAX, ErrorKind::PermissionDenied);
+        sleep(Duration::from_secs(10)).await;
+        bench.memory.faults().clear();
+        sleep(Duration::from_secs(15)).await;
+        lock.verify().await.unwrap();
+    }
+    delete_key(&bench, &lock).await;
+    timeout(Duration::from_secs(1), lock.lost()).await.expect("its key is watched again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn guard_reads_its_key_while_it_cannot_be_watched() {
+    for kind in [ErrorKind::PermissionDenied, ErrorKind::Unavailable, ErrorKind::Tls] {
+        let bench = Bench::new();
+        let lock = refused_lock(&bench, kind).await;
+        sleep(Duration::from_secs(300)).await;
+        lock.verify().await.unwrap();
+        delete_key(&bench, &lock).await;
+        let lost = timeout(Duration::from_secs(11), lock.lost()).await.expect("a third of the time to live");
+        assert_eq!(lost.reason(), LostReason::KeyDeleted, "{kind:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn guard_is_lost_when_its_key_is_not_shown_for_a_time_to_live() {
+    let bench = Bench::new();
+    let begun = Instant::now();
+    let lock = refused_lock(&bench, ErrorKind::PermissionDenied).await;
+    bench.memory.faults().fail(Calls::Reads, usize::MAX, ErrorKind::PermissionDenied);
+    let lost = timeout(Duration::from_secs(60), lock.lost()).await.expect("the lease is kept alive, and yet");
+    assert_eq!(lost.reason(), LostReason::Unverified);
+    assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
+    // Its lease is revoked, so that the next holder need not wait.
+    timeout(Duration::from_secs(3), bench.lock().acquire()).await.unwrap().unwrap();
+}
+
+/// Without a server neither the lock nor its key can be lost to another, other than by time.
+#[tokio::test(start_paused = true)]
+async fn waiter_waits_until_a_certificate_is_good_again() {
+    let bench = Bench::new();
+    let first = bench.lock().acquire().await.unwrap();
+    let lock = bench.lock();
+    let waiting = tokio::spawn(async move { lock.acquire().await });
+    sleep(Duration::from_secs(1)).await;
+    bench.memory.faults().fail(Calls::Commits, 3, ErrorKind::Tls);
+    bench.memory.faults().drop_connections();
+    sleep(Duration::from_secs(30)).await;
+    bench.memory.faults().clear();
+    first.release().await.unwrap();
+    timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap().unwrap();
+}

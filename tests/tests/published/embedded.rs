@@ -246,6 +246,35 @@ async fn a_watch_that_is_refused_is_begun_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn value_that_cannot_be_seen_is_not_called_published() {
+    let Faulty { store, entry } = faulty();
+    let published = entry.publish(&1).ttl(TEN).await.unwrap();
+    for calls in [Calls::Reads, Calls::Commits, Calls::Watches] {
+        store.faults().fail(calls, usize::MAX, ErrorKind::PermissionDenied);
+    }
+    store.faults().drop_connections();
+    until(|| reason(&published) == Some(LostReason::Unverified)).await;
+    store.faults().clear();
+    until(|| published.is_published()).await;
+    assert_eq!(entry.get().await.unwrap().map(|read| *read), Some(1));
+    // It is watched again.
+    entry.delete().await.unwrap();
+    shows(&entry, Some(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn passing_refusal_leaves_a_value_published() {
+    let Faulty { store, entry } = faulty();
+    let published = entry.publish(&1).ttl(TEN).await.unwrap();
+    store.faults().fail(Calls::Watches, 3, ErrorKind::PermissionDenied);
+    store.faults().drop_connections();
+    sleep(TEN).await;
+    assert!(published.is_published());
+    entry.delete().await.unwrap();
+    shows(&entry, Some(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failure_at_the_start_leaves_nothing_behind() {
     for fault in 0..4 {
         let Faulty { store, entry } = faulty();

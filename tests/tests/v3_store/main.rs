@@ -9,6 +9,7 @@ mod joined;
 mod queues;
 mod raw;
 mod replay;
+mod rights;
 mod sharing;
 mod tls;
 mod watches;

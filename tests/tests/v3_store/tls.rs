@@ -3,12 +3,13 @@
 use etcd_typed::store::connect::{ConnectOptions, Tls};
 use etcd_typed::store::v3::V3Store;
 use etcd_typed::store::{Range, Span, Store, Watch, WatchFrom};
-use etcd_typed::testing::{Etcd, TlsFiles};
-use etcd_typed::{ErrorKind, Key, LeaseId, Result};
+use etcd_typed::testing::{Etcd, Mode, Proxy, TlsFiles};
+use etcd_typed::{Client, Entry, EntryChanges, ErrorKind, Key, LeaderChanges, LeaseId, Live, Lock, LostReason, Result};
 use etcd_typed_tests::certificates::{Authority, Files, Identity};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
 
 use super::{PATIENCE, key, options, put};
 
@@ -171,6 +172,124 @@ async fn f20_what_is_no_certificate_is_said_at_once() {
     ] {
         assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
     }
+}
+
+/// A stream, a view and a lock of one client, and something to watch.
+struct Watchers {
+    entry: Entry<u64>,
+    changes: EntryChanges<u64>,
+    leaders: LeaderChanges<String>,
+    live: Live<Option<u64>>,
+    lock: Lock,
+}
+
+impl Watchers {
+    async fn begin(client: &Client) -> Self {
+        let entry = client.entry::<u64>("/entry").unwrap();
+        entry.set(&0).await.unwrap();
+        let mut leaders = client.election("/election").observe().await.unwrap();
+        assert!(leaders.next().await.unwrap().unwrap().is_none());
+        let (changes, live) = (entry.watch().await.unwrap(), entry.live().await.unwrap());
+        let lock = client.lock("/lock").ttl(Duration::from_secs(60)).acquire().await.unwrap();
+        // The guard's own watch begins after a while.
+        sleep(Duration::from_secs(1)).await;
+        Self { entry, changes, leaders, live, lock }
+    }
+
+    /// All of them see what happens from now on.
+    async fn go_on(mut self, client: &Client, value: u64) {
+        let entry = self.entry.clone();
+        // A call may still meet the end of the connection that it was given.
+        timeout(PATIENCE, async { while entry.set(&value).await.is_err() {} }).await.unwrap();
+        let change = timeout(PATIENCE, self.changes.next()).await.unwrap().expect("no end").expect("no error");
+        assert_eq!(change.new, Some(value));
+        let leader = client.election("/election").campaign(&"me".to_owned()).await.unwrap();
+        let seen = timeout(PATIENCE, self.leaders.next()).await.unwrap().expect("no end").expect("no error").expect("a leader");
+        assert_eq!(seen.fence, leader.fence());
+        timeout(PATIENCE, async {
+            while **self.live.get() != Some(value) {
+                self.live.changed().await.unwrap();
+            }
+        })
+        .await
+        .unwrap();
+        self.lock.verify().await.unwrap();
+        client.directory("/lock").unwrap().delete_recursive().await.unwrap();
+        assert_eq!(timeout(PATIENCE, self.lock.lost()).await.unwrap().reason(), LostReason::KeyDeleted);
+    }
+}
+
+fn client(endpoints: &str, authority: &Authority) -> Client {
+    Client::builder(&format!("etcds://{endpoints}")).ca_certificate(authority.pem()).connect_lazy().unwrap()
+}
+
+#[tokio::test]
+async fn streams_pass_over_an_endpoint_with_a_bad_certificate() {
+    let (files, authority) = (Files::new(), Authority::new());
+    let good = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
+    let bad = [
+        server(&Files::new(), &Authority::new().sign(&["127.0.0.1"]), None).await,
+        server(&Files::new(), &authority.sign_expired(&["127.0.0.1"]), None).await,
+        server(&Files::new(), &authority.sign(&["other.test"]), None).await,
+        Etcd::start().await,
+    ];
+    for bad in bad {
+        // Two members of a cluster, with one between them that cannot be trusted.
+        let (first, last) = (Proxy::to(good.endpoint()).await, Proxy::to(good.endpoint()).await);
+        let client = client(&format!("{},{},{}", first.endpoint(), bad.endpoint(), last.endpoint()), &authority);
+        client.directory("/").unwrap().delete_recursive().await.unwrap();
+        let watchers = Watchers::begin(&client).await;
+        first.set(Mode::Refuse).await;
+        first.cut();
+        watchers.go_on(&client, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn streams_wait_until_the_only_endpoint_has_a_good_certificate_again() {
+    let (files, authority) = (Files::new(), Authority::new());
+    let good = authority.sign(&["127.0.0.1"]);
+    let mut etcd = server(&files, &good, None).await;
+    let client = client(&etcd.endpoint(), &authority);
+    let mut watchers = Watchers::begin(&client).await;
+    restart_with(&mut etcd, &files, &Authority::new().sign(&["127.0.0.1"])).await;
+    assert!(timeout(Duration::from_secs(12), watchers.changes.next()).await.is_err(), "it waits");
+    let interruption = watchers.changes.interruption().expect("it says so");
+    assert_eq!(interruption.error.kind(), ErrorKind::Tls, "{}", interruption.error);
+    let degraded = watchers.live.status();
+    assert!(degraded.to_string().contains("no TLS connection"), "{degraded}");
+    assert_eq!(watchers.entry.get().await.unwrap_err().kind(), ErrorKind::Tls);
+    assert!(watchers.lock.is_held());
+    restart_with(&mut etcd, &files, &good).await;
+    watchers.go_on(&client, 1).await;
+}
+
+/// A server that goes on would take a client that it knows without another look at its certificate.
+async fn restart_with(etcd: &mut Etcd, files: &Files, (certificate, key): &Identity) {
+    etcd.terminate().await;
+    for (name, content) in [("cert", certificate), ("key", key)] {
+        assert!(files.put(name, content).exists());
+    }
+    etcd.restart().await;
+}
+
+#[tokio::test]
+async fn bad_certificate_ends_a_call_only_when_all_endpoints_refuse() {
+    let (files, authority) = (Files::new(), Authority::new());
+    let good = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
+    let bad = server(&Files::new(), &Authority::new().sign(&["127.0.0.1"]), None).await;
+    let proxy = Proxy::to(good.endpoint()).await;
+    let client = client(&format!("{},{}", proxy.endpoint(), bad.endpoint()), &authority);
+    let entry = client.entry::<u64>("/entry").unwrap();
+    entry.set(&1).await.unwrap();
+    proxy.set(Mode::Refuse).await;
+    proxy.cut();
+    // The good one cannot be reached, which may pass; so that is what the call waits for, and answers when it does not.
+    assert_eq!(entry.get().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let waiting = tokio::spawn(async move { entry.get().await });
+    sleep(Duration::from_secs(4)).await;
+    proxy.set(Mode::Pass).await;
+    assert_eq!(waiting.await.unwrap().unwrap().as_deref(), Some(&1));
 }
 
 #[tokio::test]

@@ -102,7 +102,7 @@ impl Http {
     pub(super) async fn read<T>(&self, target: &str, understand: impl Fn(&Answer) -> Result<T, Fault>) -> Result<T> {
         let deadline = self.deadline();
         let mut backoff = self.retry.backoff();
-        let mut dead_ends = 0;
+        let mut refusals = Refusals::default();
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -111,16 +111,15 @@ impl Http {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => fault,
             };
-            match fault.again {
-                Again::Never => return Err(fault.error),
-                Again::Elsewhere => dead_ends += 1,
-                Again::Later => {}
+            if fault.again == Again::Never {
+                return Err(fault.error);
             }
             self.leave(at);
             // The other endpoints are asked at once; a wait comes after each round.
             let delay = if attempt % self.endpoints.len() == 0 { backoff.next_delay() } else { Duration::ZERO };
-            if dead_ends == self.endpoints.len() || Instant::now() + delay >= deadline {
-                return Err(fault.error);
+            refusals.add(&fault);
+            if refusals.in_a_row == self.endpoints.len() || Instant::now() + delay >= deadline {
+                return Err(refusals.end(fault, self.endpoints.len()));
             }
             telemetry::repeated(NAME, "GET", fault.error.kind(), fault.error.message());
             sleep(delay).await;
@@ -149,7 +148,7 @@ impl Http {
         }
         let deadline = Instant::now() + patience;
         let mut backoff = self.retry.backoff();
-        let mut dead_ends = 0;
+        let mut refusals = Refusals::default();
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -176,16 +175,15 @@ impl Http {
                 }
                 Ok(Err(Failure::Unsent(fault))) => fault,
             };
-            match unsent.again {
-                Again::Never => return Err(unsent.error),
-                Again::Elsewhere => dead_ends += 1,
-                Again::Later => {}
+            if unsent.again == Again::Never {
+                return Err(unsent.error);
             }
             self.leave(at);
             let delay = if attempt % self.endpoints.len() == 0 { backoff.next_delay() } else { Duration::ZERO };
+            refusals.add(&unsent);
             // An attempt that runs into the deadline while it connects could not tell that it was not sent.
-            if dead_ends == self.endpoints.len() || Instant::now() + delay + self.connect_timeout >= deadline {
-                return Err(unsent.error);
+            if refusals.in_a_row == self.endpoints.len() || Instant::now() + delay + self.connect_timeout >= deadline {
+                return Err(refusals.end(unsent, self.endpoints.len()));
             }
             telemetry::repeated(NAME, name(&method), unsent.error.kind(), unsent.error.message());
             sleep(delay).await;
@@ -382,6 +380,31 @@ fn name(method: &Method) -> &'static str {
         Method::POST => "POST",
         Method::DELETE => "DELETE",
         _ => "other",
+    }
+}
+
+/// What the endpoints said that only another one can mend. A call ends with it only when all of them say so, one after the other: as long as one cannot be
+/// reached, that may be the one that serves the call.
+#[derive(Default)]
+struct Refusals {
+    in_a_row: usize,
+    /// The last failure of another kind.
+    outage: Option<Error>,
+}
+
+impl Refusals {
+    fn add(&mut self, fault: &Fault) {
+        if fault.again == Again::Elsewhere {
+            self.in_a_row += 1;
+        } else {
+            self.in_a_row = 0;
+            self.outage = Some(fault.error.again());
+        }
+    }
+
+    /// The error of a call that ends with `last`, of one that was sent to so many endpoints.
+    fn end(self, last: Fault, endpoints: usize) -> Error {
+        if self.in_a_row < endpoints { self.outage.unwrap_or(last.error) } else { last.error }
     }
 }
 

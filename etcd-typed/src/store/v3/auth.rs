@@ -3,19 +3,31 @@
 //! A simple token ends when it was not used for `--auth-token-ttl` (300 s by default), a JWT at a fixed time, both with some changes of users
 //! and roles. A server whose authentication was switched off says so to a login; then there is no token, since 3.4 refuses
 //! every token while it is off.
+//!
+//! Each login costs the server a password check, about 70 ms of a core. So a login that the server refuses, or whose token no call is
+//! answered with, is followed by a pause that doubles up to [`RetryPolicy::max_delay`](crate::RetryPolicy::max_delay). All calls that need
+//! a token wait for the same login, and so for the same pause.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use http::HeaderValue;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::call::{Core, How};
-use super::status::{Failure, Row};
+use super::call::{Core, How, NAME};
+use super::status::{Failure, Repeat, Row};
 use super::wire::{AUTHENTICATE, AuthenticateRequest};
+use crate::retry::{Backoff, RetryPolicy};
 use crate::store::connect::Credentials;
+use crate::telemetry;
+
+/// The longest pause after a login that went well, if no call was answered with its token. Shorter than after a refusal: while users and roles are
+/// changed all the time, each login is another chance.
+const LONGEST_TOKEN_PAUSE: Duration = Duration::from_millis(500);
 
 /// The credentials, and the session they gave.
 pub(super) struct Auth {
@@ -26,24 +38,70 @@ pub(super) struct Auth {
 struct State {
     session: Arc<Session>,
     login: Option<Login>,
+    pause: Pause,
 }
 
 /// What a call is sent with.
-#[derive(Clone)]
 pub(super) struct Session {
     /// How many logins there were. Tells a token that was refused from one that was renewed since.
     pub(super) generation: u64,
     /// None where there are no credentials or nothing to log in to.
     pub(super) token: Option<HeaderValue>,
+    /// Whether the server has answered a call that was sent with it.
+    served: AtomicBool,
+}
+
+/// The pause before the next login.
+struct Pause {
+    backoff: Backoff,
+    /// When the last login was answered; none if it met an outage, after which nothing needs a pause.
+    since: Option<Instant>,
+    /// What the server refused the last login with.
+    refusal: Option<Failure>,
 }
 
 /// A login under way; all who need the token wait for the same.
 type Login = Shared<BoxFuture<'static, Result<Arc<Session>, Failure>>>;
 
+impl Session {
+    fn new(generation: u64, token: Option<HeaderValue>) -> Arc<Self> {
+        Arc::new(Self { generation, token, served: AtomicBool::new(false) })
+    }
+
+    /// The server has answered a call that was sent with it.
+    pub(super) fn has_served(&self) {
+        if !self.served.load(Ordering::Relaxed) {
+            self.served.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Pause {
+    /// When the next login may begin, now that `session` is refused. Each call of this is followed by a login.
+    fn end(&mut self, session: &Session) -> Instant {
+        let now = Instant::now();
+        let Some(since) = self.since else { return now };
+        if self.refusal.is_none() && session.served.load(Ordering::Relaxed) {
+            // The token was good until now: it has expired, or users and roles were changed.
+            self.backoff.reset();
+            return now;
+        }
+        let delay = self.backoff.next_delay();
+        since + if self.refusal.is_some() { delay } else { delay.min(LONGEST_TOKEN_PAUSE) }
+    }
+
+    /// A login has ended.
+    fn begin(&mut self, outcome: Result<(), &Failure>) {
+        self.refusal = outcome.err().filter(|failure| failure.verdict().repeat == Repeat::Never).cloned();
+        let answered = outcome.is_ok() || self.refusal.is_some();
+        self.since = answered.then(Instant::now);
+    }
+}
+
 impl Auth {
-    pub(super) fn new(credentials: Option<Credentials>) -> Self {
-        let session = Arc::new(Session { generation: 0, token: None });
-        Self { credentials, state: Mutex::new(State { session, login: None }) }
+    pub(super) fn new(credentials: Option<Credentials>, retry: &RetryPolicy) -> Self {
+        let pause = Pause { backoff: retry.backoff(), since: None, refusal: None };
+        Self { credentials, state: Mutex::new(State { session: Session::new(0, None), login: None, pause }) }
     }
 
     pub(super) fn has_credentials(&self) -> bool {
@@ -54,27 +112,35 @@ impl Auth {
     pub(super) async fn session(core: &Arc<Core>, deadline: Instant) -> Result<Arc<Session>, Failure> {
         let session = Arc::clone(&core.auth.state().session);
         if session.generation == 0 && core.auth.has_credentials() {
-            return Self::renew(core, &session, deadline).await;
+            return Self::renew(core, session.generation, deadline).await;
         }
         Ok(session)
     }
 
-    /// A session newer than `refused`: the one that somebody else has had by now, or a new one.
-    pub(super) async fn renew(core: &Arc<Core>, refused: &Session, deadline: Instant) -> Result<Arc<Session>, Failure> {
+    /// A session of a later generation than the one that was refused: the current one if another caller has logged in since, or that of a new login.
+    ///
+    /// # Errors
+    ///
+    /// What the login met. `TimedOut` if the login has no answer by `deadline`; while logins are refused, the refusal of the last one.
+    pub(super) async fn renew(core: &Arc<Core>, refused: u64, deadline: Instant) -> Result<Arc<Session>, Failure> {
         let login = {
             let mut state = core.auth.state();
-            if state.session.generation > refused.generation {
-                return Ok(Arc::clone(&state.session));
+            let State { session, login, pause } = &mut *state;
+            if session.generation > refused {
+                return Ok(Arc::clone(session));
             }
-            match &state.login {
+            match login {
                 Some(login) if login.peek().is_none() => login.clone(),
-                _ => state.login.insert(log_in(Arc::clone(core), refused.generation)).clone(),
+                _ => login.insert(log_in(Arc::clone(core), session.generation, pause.end(session))).clone(),
             }
         };
         match timeout_at(deadline, login).await {
             Ok(outcome) => outcome,
-            // Nothing of the caller's was sent yet.
-            Err(_) => Err(Failure::new(Row::TimedOut, "no answer to the login in time")),
+            Err(_) => {
+                let refusal = core.auth.state().pause.refusal.clone();
+                // Nothing of the caller's was sent yet.
+                Err(refusal.unwrap_or_else(|| Failure::new(Row::TimedOut, "no answer to the login in time")))
+            }
         }
     }
 
@@ -83,12 +149,18 @@ impl Auth {
     }
 }
 
-/// Logs in, in a task of its own: a caller that gives up does not take it from the others.
-fn log_in(core: Arc<Core>, generation: u64) -> Login {
+/// Logs in at `begin`, in a task of its own: a caller that gives up does not take it from the others.
+fn log_in(core: Arc<Core>, generation: u64, begin: Instant) -> Login {
     let task = tokio::spawn(async move {
-        let token = authenticate(&core).await?;
-        let session = Arc::new(Session { generation: generation.saturating_add(1), token });
-        core.auth.state().session = Arc::clone(&session);
+        sleep_until(begin).await;
+        let outcome = authenticate(&core).await;
+        let mut state = core.auth.state();
+        state.pause.begin(outcome.as_ref().map(drop));
+        if let Some(refusal) = &state.pause.refusal {
+            telemetry::login_refused(NAME, refusal.row.verdict().kind, refusal.words());
+        }
+        let session = Session::new(generation.saturating_add(1), outcome?);
+        state.session = Arc::clone(&session);
         Ok(session)
     });
     async move { task.await.unwrap_or_else(|_| Err(Failure::new(Row::NotSent, "the runtime is shutting down"))) }.boxed().shared()

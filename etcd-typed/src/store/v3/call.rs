@@ -58,7 +58,7 @@ impl Core {
     pub(super) fn new(options: &ConnectOptions) -> Result<Self> {
         Ok(Self {
             endpoints: Endpoints::new(options)?,
-            auth: Auth::new(options.credentials.clone()),
+            auth: Auth::new(options.credentials.clone(), &options.retry),
             retry: options.retry.clone(),
             connect_timeout: options.connect_timeout,
             probes: options.endpoints.len() > 1 || options.tls.is_some(),
@@ -101,22 +101,31 @@ impl Core {
         answer: &mut dyn Answer,
         deadline: Instant,
     ) -> Result<(), Failure> {
-        // A new token can be refused once more where users and roles are being changed; after that it is not the token.
-        let mut logins = 0;
+        let mut backoff = self.retry.backoff();
+        let mut may_have_applied = false;
         loop {
-            let session = Auth::session(self, deadline).await?;
+            let session = Auth::session(self, deadline).await.map_err(|failure| failure.after(may_have_applied))?;
             let failure = match self.attempts_into(method, how, session.token.as_ref(), request, answer, deadline).await {
-                Ok(()) => return Ok(()),
-                Err(failure) => failure,
+                Ok(()) => {
+                    session.has_served();
+                    return Ok(());
+                }
+                Err(failure) => failure.after(may_have_applied),
             };
-            if failure.row.verdict().repeat != Repeat::AfterLogin || logins >= 2 {
+            if failure.row.verdict().repeat != Repeat::AfterLogin {
                 return Err(failure);
             }
-            logins += 1;
+            // A new token may be refused as well: where users and roles are being changed, each change ends all tokens (JWT). So the call is made
+            // again until its time is over. What keeps that from being a spin is the pause between logins.
+            may_have_applied = failure.may_have_applied;
             if self.auth.has_credentials() {
-                Auth::renew(self, &session, deadline).await?;
-            } else if failure.row != Row::AuthChanged {
-                return Err(failure);
+                Auth::renew(self, session.generation, deadline).await.map_err(|failure| failure.after(may_have_applied))?;
+            } else {
+                let next = Instant::now() + backoff.next_delay();
+                if failure.row != Row::AuthChanged || next >= deadline {
+                    return Err(failure);
+                }
+                sleep_until(next).await;
             }
             telemetry::repeated(NAME, method.name(), failure.row.verdict().kind, failure.words());
         }
@@ -151,10 +160,11 @@ impl Core {
     ) -> Result<(), Failure> {
         let mut backoff = self.retry.backoff();
         let mut may_have_applied = false;
-        // How often an endpoint said what only another one can mend.
-        let mut elsewhere = 0;
+        // The endpoints that said what only another one can mend. They are not asked again, so that the call ends with such a refusal only when
+        // all of them refuse.
+        let mut refused = Vec::new();
         loop {
-            let slot = self.endpoints.pick();
+            let slot = self.endpoints.pick_but(&refused);
             let mut failure = match self.attempt_into(slot, method, how, token, request, answer, deadline).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => failure,
@@ -166,8 +176,8 @@ impl Core {
                 Repeat::Always => true,
                 Repeat::Harmless => how.repeatable,
                 Repeat::Elsewhere => {
-                    elsewhere += 1;
-                    elsewhere < self.endpoints.count() && (how.repeatable || !verdict.may_have_applied)
+                    refused.push(slot);
+                    refused.len() < self.endpoints.count() && (how.repeatable || !verdict.may_have_applied)
                 }
                 Repeat::AfterLogin | Repeat::Never => false,
             };

@@ -94,9 +94,18 @@ impl Endpoints {
 
     /// The endpoint to ask now: the one in use, or the next that is not suspect, or the one whose suspicion ends first.
     pub(super) fn pick(&self) -> &Slot {
+        self.pick_but(&[])
+    }
+
+    /// The same among the endpoints that are not in `refused`; among all if there is no other.
+    pub(super) fn pick_but(&self, refused: &[&Slot]) -> &Slot {
         let current = self.current.load(Ordering::Relaxed);
         let now = Instant::now();
-        let mut order = (0..self.slots.len()).map(|step| current.wrapping_add(step) % self.slots.len());
+        let is_refused =
+            |&index: &usize| self.slots.get(index).is_some_and(|slot| refused.iter().any(|refused| std::ptr::eq(*refused, slot)));
+        let all_refused = refused.len() >= self.slots.len();
+        let order = (0..self.slots.len()).map(|step| current.wrapping_add(step) % self.slots.len());
+        let mut order = order.filter(|index| all_refused || !is_refused(index));
         let chosen = order.clone().find(|&index| self.slots.get(index).is_some_and(|slot| slot.suspect_until(now).is_none()));
         let chosen = chosen
             .or_else(|| order.by_ref().min_by_key(|&index| self.slots.get(index).and_then(|slot| slot.suspect_until(now))))

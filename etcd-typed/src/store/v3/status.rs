@@ -252,6 +252,12 @@ impl Failure {
         Self { unsent: true, ..self }
     }
 
+    /// The same, as the end of a call of which earlier attempts may have been applied.
+    pub(super) fn after(mut self, may_have_applied: bool) -> Self {
+        self.may_have_applied |= may_have_applied;
+        self
+    }
+
     /// What it means for the request.
     pub(super) fn verdict(&self) -> Verdict {
         let verdict = self.row.verdict();

@@ -230,41 +230,57 @@ fn the_first_read_fails_like_any_read() {
     story.wants(&Want::Nothing);
 }
 
+/// A watch that was followed, broke, and is refused with this as it is opened again.
+fn refused(kind: ErrorKind) -> (Story, Option<Result<Step, Error>>) {
+    let mut story = Story::following(PAST);
+    story.quiet(broken());
+    story.quiet(Input::Waited);
+    let answer = story.engine.handle(Input::Opened(Err(Error::new(kind, ""))));
+    (story, answer)
+}
+
 #[test]
-fn only_what_time_does_not_mend_ends_a_watch() {
-    for kind in [
-        ErrorKind::PermissionDenied,
-        ErrorKind::Unauthenticated,
-        ErrorKind::Unsupported,
-        ErrorKind::NotADirectory,
-        ErrorKind::IsADirectory,
-        ErrorKind::InvalidKey,
-        ErrorKind::InvalidUrl,
-        ErrorKind::TooLarge,
-        ErrorKind::Tls,
-    ] {
-        let mut story = Story::following(PAST);
-        story.quiet(broken());
-        story.quiet(Input::Waited);
-        let error = story.engine.handle(Input::Opened(Err(Error::new(kind, "")))).expect("an answer").expect_err("an error");
-        assert_eq!(error.kind(), kind);
+fn what_no_server_can_mend_ends_a_watch() {
+    for kind in [ErrorKind::NotADirectory, ErrorKind::IsADirectory, ErrorKind::InvalidKey, ErrorKind::InvalidUrl, ErrorKind::TooLarge] {
+        let (mut story, answer) = refused(kind);
+        assert_eq!(answer.expect("an answer").expect_err("an error").kind(), kind);
         story.wants(&Want::Nothing);
         story.quiet(Input::Waited);
         story.wants(&Want::Nothing);
     }
-    for kind in [ErrorKind::Unavailable, ErrorKind::Timeout, ErrorKind::Server, ErrorKind::NoSpace, ErrorKind::NotFound] {
+}
+
+#[test]
+fn refused_watch_waits_until_it_is_given_up() {
+    for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Unsupported] {
+        let (mut story, answer) = refused(kind);
+        assert!(answer.is_none() && story.engine.is_refused(), "{kind:?}: {answer:?}");
+        story.wants(&Want::Wait);
+        let error = story.engine.give_up().expect("an answer").expect_err("an error");
+        assert_eq!((error.kind(), error.key().map(Key::as_str)), (kind, Some("/a")));
+        story.wants(&Want::Nothing);
+    }
+}
+
+#[test]
+fn outages_and_bad_certificates_are_waited_for() {
+    for kind in [ErrorKind::Unavailable, ErrorKind::Timeout, ErrorKind::Server, ErrorKind::NoSpace, ErrorKind::NotFound, ErrorKind::Tls] {
         let mut story = Story::following(PAST);
         story.quiet(Input::Item(Some(Err(Error::new(kind, "")))));
         story.wants(&Want::Wait);
+        assert!(!story.engine.is_refused());
+        assert_eq!(story.engine.trouble().map(Error::kind), Some(kind));
     }
 }
 
 #[test]
 fn a_watch_that_is_not_allowed_fails_before_its_first_step() {
-    let mut story = Story::new(PAST, Start::Now);
-    story.quiet(Input::Read(Ok(list(10, &[]))));
-    let answer = story.engine.handle(Input::Opened(Err(Error::new(ErrorKind::PermissionDenied, ""))));
-    assert!(matches!(answer, Some(Err(_))), "{answer:?}");
+    for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Tls] {
+        let mut story = Story::new(PAST, Start::Now);
+        story.quiet(Input::Read(Ok(list(10, &[]))));
+        let answer = story.engine.handle(Input::Opened(Err(Error::new(kind, ""))));
+        assert!(matches!(answer, Some(Err(_))), "{answer:?}");
+    }
 }
 
 #[test]

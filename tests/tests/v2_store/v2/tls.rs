@@ -8,7 +8,7 @@ use bytes::Bytes;
 use etcd_typed::store::connect::{ConnectOptions, Endpoint, Tls};
 use etcd_typed::store::v2::V2Store;
 use etcd_typed::store::{Op, Range, Span, Store, Txn, Watch, WatchFrom};
-use etcd_typed::testing::{Etcd, TlsFiles};
+use etcd_typed::testing::{Etcd, Mode, Proxy, TlsFiles};
 use etcd_typed::{ErrorKind, Key, Result, Revision};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
 
@@ -141,6 +141,26 @@ async fn a_server_that_wants_a_certificate_gets_one() {
         let error = put(&with(foreign).unwrap()).await.expect_err("no certificate that is trusted");
         assert!(matches!(error.kind(), ErrorKind::Tls | ErrorKind::Unavailable), "{error:?}");
     }
+}
+
+#[tokio::test]
+async fn bad_certificate_ends_a_call_only_when_all_endpoints_refuse() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let server = async |files: &Files, authority: &Authority| {
+        let (certificate, key) = authority.sign(&["127.0.0.1"]);
+        let tls = TlsFiles { cert: files.put("cert", &certificate), key: files.put("key", &key), client_ca: None };
+        Etcd::builder().tls(tls).start().await
+    };
+    let (files, other_files) = (Files::new(), Files::new());
+    let (good, bad) = (server(&files, &authority).await, server(&other_files, &other).await);
+    let proxy = Proxy::to(good.endpoint()).await;
+    let endpoint = |port| Endpoint { host: "127.0.0.1".to_owned(), port };
+    let mut options = ConnectOptions::new(vec![endpoint(proxy.addr().port()), endpoint(bad.port())]);
+    options.tls = Some(trusting(&authority));
+    options.retry.call_timeout = Duration::from_secs(3);
+    put(&V2Store::new(options.clone()).unwrap()).await.unwrap();
+    proxy.set(Mode::Refuse).await;
+    assert_eq!(refusal(V2Store::new(options)).await, ErrorKind::Unavailable);
 }
 
 #[tokio::test]

@@ -15,14 +15,15 @@ use std::time::Duration;
 
 use tokio::runtime;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::auth::{Auth, Session};
 use super::call::{Core, How, NAME};
 use super::kv::bounds;
-use super::status::{Failure, Row};
+use super::status::{Failure, Repeat, Row};
 use super::wire::{RANGE, RangeRequest};
 use crate::error::{Error, Result};
+use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::store::{BoxFuture, Span, Watch, WatchFrom, WatchStream, spawn};
 use crate::telemetry;
@@ -33,8 +34,12 @@ use replay::{Permit, Replay};
 /// Server watches on one stream. More would gain little: 10 000 on one cost 2 MB here.
 const WATCHES_PER_STREAM: usize = 1000;
 
-/// How often one call goes to another watch or stream: for a stream that ended meanwhile, and for a token that was refused.
+/// How often one call goes to another watch or stream, for a stream that ended meanwhile.
 const STREAMS_PER_CALL: u32 = 4;
+
+/// The longest wait before a watch that was refused is created with another token. Short, since a new token may be good for milliseconds only where users
+/// and roles are being changed.
+const LONGEST_LOGIN_DELAY: Duration = Duration::from_millis(100);
 
 /// All watches of a client.
 #[derive(Debug)]
@@ -129,8 +134,10 @@ impl Watches {
     /// A reader whose watch stands.
     async fn establish(&self, watch: &Watch, part: Part) -> Result<Following, Failure> {
         let deadline = Instant::now() + self.core.retry.call_timeout;
-        let mut attempts = 0;
+        let mut backoff = RetryPolicy { max_delay: LONGEST_LOGIN_DELAY, ..self.core.retry.clone() }.backoff();
+        let mut next_login = Instant::now();
         let mut turned_away = 0;
+        let mut refusing_endpoints = 0;
         loop {
             // Whoever was sent away by two watches has one made for himself.
             let alone = turned_away > 1 || part != Part::All;
@@ -154,25 +161,58 @@ impl Watches {
             };
             let stream = following.feed.stream.clone();
             drop(following);
-            attempts += 1;
-            match failure.map(|failure| (failure.row, failure)) {
-                _ if Instant::now() >= deadline => return Err(Failure::new(Row::TimedOut, "the watch was not created in time")),
+            if Instant::now() >= deadline {
+                return Err(failure.unwrap_or_else(|| Failure::new(Row::TimedOut, "the watch was not created in time")));
+            }
+            let Some(failure) = failure else {
                 // The stream ended because its last watch did, just before this one came. Or another's watch was joined before its server had told
                 // where it is, and then it was further back than this caller.
-                None if attempts < STREAMS_PER_CALL => turned_away += 1,
-                None => return Err(Failure::new(Row::Severed, "the watch streams end before a watch is on them")),
-                Some((Row::TokenRefused, failure)) if self.core.auth.has_credentials() && attempts < STREAMS_PER_CALL => {
-                    telemetry::repeated(NAME, "Watch", failure.row.verdict().kind, failure.words());
-                    let refused = Session { generation: stream.generation, token: None };
-                    Box::pin(Auth::renew(&self.core, &refused, deadline)).await?;
+                turned_away += 1;
+                if turned_away < STREAMS_PER_CALL {
+                    continue;
                 }
-                // 3.4 and early 3.5 say this of a token that expired, too. A call for the same keys tells which it is, and renews the token.
-                Some((Row::PermissionDenied, failure)) if self.core.auth.has_credentials() && attempts < 2 => {
-                    Box::pin(self.may_read(watch)).await.map_err(|_| failure)?;
-                    self.retire(&stream);
+                return Err(Failure::new(Row::Severed, "the watch streams end before a watch is on them"));
+            };
+            if failure.row.verdict().repeat == Repeat::Elsewhere {
+                // The stream has marked its endpoint as failed, so the next one is asked.
+                refusing_endpoints += 1;
+                if refusing_endpoints >= self.core.endpoints.count() {
+                    return Err(failure);
                 }
-                Some((_, failure)) => return Err(failure),
+            } else {
+                // Before the token is renewed and not after it: where users and roles are being changed, a new token is good for a moment only.
+                sleep_until(next_login).await;
+                next_login = Instant::now() + backoff.next_delay();
+                if next_login >= deadline || !Box::pin(self.is_allowed(watch, &stream, &failure, deadline)).await? {
+                    return Err(failure);
+                }
+                // A stream keeps its token.
+                self.retire(&stream);
             }
+            telemetry::repeated(NAME, "Watch", failure.row.verdict().kind, failure.words());
+        }
+    }
+
+    /// Whether a watch that was refused with `failure` may be created on another stream: its token has expired, or users and roles were changed, and
+    /// the session is renewed now.
+    ///
+    /// # Errors
+    ///
+    /// What the login or the read met.
+    async fn is_allowed(&self, watch: &Watch, stream: &Handle, failure: &Failure, deadline: Instant) -> Result<bool, Failure> {
+        match failure.row {
+            Row::TokenRefused | Row::AuthChanged if self.core.auth.has_credentials() => {
+                Auth::renew(&self.core, stream.generation, deadline).await?;
+                Ok(true)
+            }
+            Row::AuthChanged => Ok(true),
+            // 3.4 and early 3.5 say this of a token that expired, too. A call for the same keys tells which it is, and renews the token.
+            Row::PermissionDenied if self.core.auth.has_credentials() => match self.read(watch, deadline).await {
+                Ok(()) => Ok(true),
+                Err(refused) if refused.row == Row::PermissionDenied => Ok(false),
+                Err(failure) => Err(failure),
+            },
+            _ => Ok(false),
         }
     }
 
@@ -220,10 +260,10 @@ impl Watches {
         self.last_name.fetch_add(1, Ordering::Relaxed)
     }
 
-    async fn may_read(&self, watch: &Watch) -> Result<(), Failure> {
+    async fn read(&self, watch: &Watch, deadline: Instant) -> Result<(), Failure> {
         let (key, range_end) = bounds(&watch.span);
         let request = RangeRequest { key, range_end, count_only: true, ..RangeRequest::default() };
-        self.core.call(&RANGE, How::READ, request).await.map(drop)
+        self.core.call_until(&RANGE, How::READ, request, deadline).await.map(drop)
     }
 
     fn streams(&self) -> MutexGuard<'_, Vec<Handle>> {

@@ -218,8 +218,8 @@ async fn progress_is_reliable(mut connection: Connection, token: Option<HeaderVa
     }
     match send(connection, &STATUS, &StatusRequest {}, Metadata { leader: false, token: token.as_ref() }, limit, limit).await {
         Ok(answer) => is_reliable(&answer.version),
-        // Only servers later than those refuse it to a user that is no administrator (since 3.4.42 and 3.5.28).
-        Err(Unanswered::Refused(status)) => classify(&status) == Row::PermissionDenied,
+        // Only servers later than those ask for a token, and refuse it to a user that is no administrator (since 3.4.42 and 3.5.28).
+        Err(Unanswered::Refused(status)) => matches!(classify(&status), Row::PermissionDenied | Row::TokenRefused | Row::AuthChanged),
         Err(Unanswered::TimedOut) => false,
     }
 }

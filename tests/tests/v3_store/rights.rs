@@ -1,0 +1,275 @@
+//! What guards, streams and calls do while users, roles and passwords are changed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use etcd_typed::testing::{Etcd, Proxy};
+use etcd_typed::{Client, Election, Entry, EntryChanges, ErrorKind, LeaderChanges, Live, Lock, LostReason, Published};
+use etcd_typed_tests::certificates::Files;
+use futures_util::future::join_all;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::raw::Admin;
+use super::{PATIENCE, metric_of};
+
+/// How the server makes its tokens.
+#[derive(Clone, Copy, Debug)]
+enum Tokens {
+    Simple,
+    /// Each change of users and roles ends all of them.
+    Jwt,
+}
+
+/// A server with the user `anna`, who may read and write below `/anna`.
+struct Bench {
+    etcd: Etcd,
+    admin: Admin,
+    _files: Files,
+}
+
+impl Bench {
+    async fn new(tokens: Tokens) -> Self {
+        let files = Files::new();
+        // Cheap logins: what is tested is how many there are.
+        let mut etcd = Etcd::builder().flag("--bcrypt-cost", "4");
+        if let Tokens::Jwt = tokens {
+            let key = files.put("key", b"known to the server alone");
+            etcd = etcd.flag("--auth-token", &format!("jwt,priv-key={},sign-method=HS256,ttl=10m", key.display()));
+        }
+        let etcd = etcd.start().await;
+        let admin = Admin::of(&etcd.endpoint());
+        admin.enable_auth().await;
+        Self { etcd, admin, _files: files }
+    }
+
+    async fn client(&self, endpoint: &str) -> Client {
+        Client::connect(&format!("etcd://anna:secret@{endpoint}")).await.unwrap()
+    }
+
+    /// Changes a user or a role.
+    async fn change(&self, call: &'static str, first: &str, second: &str) {
+        self.admin.as_root().await.pair(call, first, second).await;
+    }
+
+    /// How many logins were asked for.
+    async fn logins(&self) -> f64 {
+        let name = r#"grpc_server_started_total{grpc_method="Authenticate",grpc_service="etcdserverpb.Auth",grpc_type="unary"}"#;
+        metric_of(&self.etcd, name).await
+    }
+}
+
+async fn soon<F: Future>(future: F) -> F::Output {
+    timeout(PATIENCE, future).await.expect("in time")
+}
+
+/// One of everything that watches for its user.
+struct Watchers {
+    entry: Entry<u64>,
+    changes: EntryChanges<u64>,
+    live: Live<Option<u64>>,
+    election: Election<String>,
+    leaders: LeaderChanges<String>,
+    published: Published<u64>,
+    service: Entry<u64>,
+    lock: Lock,
+}
+
+impl Watchers {
+    /// As `watching`; what they are to see is done by `acting`.
+    async fn begin(watching: &Client, acting: &Client) -> Self {
+        let entry = |client: &Client, key| client.entry::<u64>(key).unwrap();
+        let watched = entry(watching, "/anna/entry");
+        watched.set(&0).await.unwrap();
+        let mut leaders = watching.election("/anna/election").observe().await.unwrap();
+        assert!(leaders.next().await.unwrap().unwrap().is_none());
+        let watchers = Self {
+            entry: entry(acting, "/anna/entry"),
+            changes: watched.watch().await.unwrap(),
+            live: watched.live().await.unwrap(),
+            election: acting.election("/anna/election"),
+            leaders,
+            published: entry(watching, "/anna/service").publish(&1).await.unwrap(),
+            service: entry(acting, "/anna/service"),
+            lock: watching.lock("/anna/lock").acquire().await.unwrap(),
+        };
+        // The guard's own watch begins after a while.
+        sleep(Duration::from_secs(1)).await;
+        watchers
+    }
+
+    /// All of them see what happens from now on.
+    async fn go_on(mut self, acting: &Client) {
+        self.entry.set(&2).await.unwrap();
+        let change = soon(self.changes.next()).await.expect("no end").expect("no error");
+        assert_eq!(change.new, Some(2));
+        soon(async {
+            while **self.live.get() != Some(2) {
+                self.live.changed().await.unwrap();
+            }
+        })
+        .await;
+
+        let leader = self.election.campaign(&"me".to_owned()).await.unwrap();
+        let seen = soon(self.leaders.next()).await.expect("no end").expect("no error").expect("a leader");
+        assert_eq!(seen.fence, leader.fence());
+
+        self.service.delete().await.unwrap();
+        soon(self.service.wait_for(|value| value == Some(&1))).await.unwrap();
+        soon(async {
+            while !self.published.is_published() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+
+        assert!(self.lock.is_held());
+        acting.directory("/anna/lock").unwrap().delete_recursive().await.unwrap();
+        let other = acting.lock("/anna/lock").acquire().await.unwrap();
+        assert_eq!(soon(self.lock.lost()).await.reason(), LostReason::KeyDeleted);
+        assert!(!self.lock.is_held() && other.is_held());
+    }
+}
+
+#[tokio::test]
+async fn guards_and_streams_survive_a_change_of_users_under_jwt() {
+    let bench = Bench::new(Tokens::Jwt).await;
+    let proxy = Proxy::to(bench.etcd.endpoint()).await;
+    let acting = bench.client(&bench.etcd.endpoint()).await;
+    let watchers = Watchers::begin(&bench.client(&proxy.endpoint()).await, &acting).await;
+    bench.change("UserAdd", "unrelated", "secret").await;
+    proxy.cut();
+    watchers.go_on(&acting).await;
+}
+
+#[tokio::test]
+async fn guards_and_streams_survive_a_right_that_is_revoked_for_a_moment() {
+    for tokens in [Tokens::Simple, Tokens::Jwt] {
+        let bench = Bench::new(tokens).await;
+        let proxy = Proxy::to(bench.etcd.endpoint()).await;
+        let acting = bench.client(&bench.etcd.endpoint()).await;
+        let watchers = Watchers::begin(&bench.client(&proxy.endpoint()).await, &acting).await;
+        bench.change("UserRevokeRole", "anna", "anna").await;
+        proxy.cut();
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(watchers.entry.get().await.unwrap_err().kind(), ErrorKind::PermissionDenied, "{tokens:?}: it is revoked");
+        bench.change("UserGrantRole", "anna", "anna").await;
+        watchers.go_on(&acting).await;
+    }
+}
+
+#[tokio::test]
+async fn guards_and_streams_survive_a_password_that_is_wrong_for_a_moment() {
+    let bench = Bench::new(Tokens::Simple).await;
+    let proxy = Proxy::to(bench.etcd.endpoint()).await;
+    let watching = bench.client(&proxy.endpoint()).await;
+    let acting = bench.client(&bench.etcd.endpoint()).await;
+    let watchers = Watchers::begin(&watching, &acting).await;
+    bench.change("UserChangePassword", "anna", "other").await;
+    proxy.cut();
+    sleep(Duration::from_secs(2)).await;
+    let read = watching.entry::<u64>("/anna/entry").unwrap().get().await;
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::Unauthenticated, "it is wrong");
+    bench.change("UserChangePassword", "anna", "secret").await;
+    watchers.go_on(&acting).await;
+}
+
+#[tokio::test]
+async fn guard_is_lost_when_the_right_to_its_key_is_gone() {
+    let bench = Bench::new(Tokens::Simple).await;
+    let proxy = Proxy::to(bench.etcd.endpoint()).await;
+    let client = bench.client(&proxy.endpoint()).await;
+    let lock = client.lock("/anna/lock").ttl(Duration::from_secs(3)).acquire().await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    bench.change("UserRevokeRole", "anna", "anna").await;
+    proxy.cut();
+    // Current servers do not keep a lease alive either whose keys the user has no right to.
+    let reason = soon(lock.lost()).await.reason();
+    assert!(matches!(reason, LostReason::Unverified | LostReason::Expired), "{reason}");
+}
+
+/// Something adds a role, again and again.
+struct Churn {
+    changes: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Churn {
+    fn of(endpoint: &str) -> Self {
+        let changes = Arc::<AtomicU64>::default();
+        let (endpoint, counted) = (endpoint.to_owned(), Arc::clone(&changes));
+        let task = tokio::spawn(async move {
+            for number in 0.. {
+                // A token is good for one change.
+                Admin::of(&endpoint).as_root().await.pair("RoleAdd", &format!("role-{number}"), "").await;
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Self { changes, task }
+    }
+
+    fn end(self) -> u64 {
+        self.task.abort();
+        self.changes.load(Ordering::Relaxed)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_call_fails_while_users_are_changed_all_the_time() {
+    let bench = Bench::new(Tokens::Jwt).await;
+    let client = bench.client(&bench.etcd.endpoint()).await;
+    let churn = Churn::of(&bench.etcd.endpoint());
+    let until = Instant::now() + Duration::from_secs(5);
+    let callers = (0..8).map(|number| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            let entry = client.entry::<u64>(&format!("/anna/{number}")).unwrap();
+            let mut calls = 0_u64;
+            while Instant::now() < until {
+                entry.set(&calls).await.unwrap();
+                assert_eq!(entry.get().await.unwrap().as_deref(), Some(&calls));
+                let mut changes = entry.watch().await.unwrap();
+                entry.set(&(calls + 1)).await.unwrap();
+                assert_eq!(soon(changes.next()).await.unwrap().unwrap().new, Some(calls + 1));
+                calls += 1;
+            }
+            calls
+        })
+    });
+    let calls: u64 = join_all(callers).await.into_iter().map(|calls| calls.expect("no call fails")).sum();
+    let changes = churn.end();
+    println!("{calls} rounds of calls, {changes} changes of users and roles");
+    assert!(calls > 8 && changes > 20, "{calls} {changes}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_logins_are_few_however_many_calls_wait() {
+    let bench = Bench::new(Tokens::Simple).await;
+    let client = bench.client(&bench.etcd.endpoint()).await;
+    bench.change("UserChangePassword", "anna", "other").await;
+    let before = bench.logins().await;
+    let recovered = Arc::<AtomicU64>::default();
+    let refused = Arc::<AtomicU64>::default();
+    let callers = Vec::from_iter((0..64).map(|_| {
+        let (client, recovered, refused) = (client.clone(), Arc::clone(&recovered), Arc::clone(&refused));
+        tokio::spawn(async move {
+            let entry = client.entry::<u64>("/anna/entry").unwrap();
+            while let Err(error) = entry.get().await {
+                assert_eq!(error.kind(), ErrorKind::Unauthenticated, "{error}");
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+            recovered.fetch_add(1, Ordering::Relaxed);
+        })
+    }));
+    sleep(Duration::from_secs(8)).await;
+    let logins = bench.logins().await - before;
+    let answers = refused.load(Ordering::Relaxed);
+    println!("{logins} logins, {answers} answers to 64 callers in 8 s");
+    assert_eq!(recovered.load(Ordering::Relaxed), 0);
+    // The pauses double: seven come to 2 s, and from there on each is a second at least.
+    assert!((4.0..20.0).contains(&logins), "{logins}");
+    assert!(answers >= 64, "every caller is answered with the refusal: {answers}");
+    bench.change("UserChangePassword", "anna", "secret").await;
+    soon(join_all(callers)).await.into_iter().for_each(|caller| caller.unwrap());
+}
