@@ -90,6 +90,8 @@ pub(crate) struct Follow {
     call: Option<Call>,
     watch: Option<Open>,
     broken_since: Option<Instant>,
+    /// [`Store::history`] when it was last looked at.
+    history: u64,
 }
 
 /// A request under way, kept so that a caller who stops waiting and comes back waits for the same one.
@@ -117,7 +119,8 @@ pub struct Interruption<'a> {
 impl Follow {
     pub(crate) fn new(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, pattern: Pattern, start: Start) -> Self {
         let engine = Engine::new(span, pattern, store.capabilities().past_revisions, start);
-        Self { store, engine, backoff: retry.backoff(), call: None, watch: None, broken_since: None }
+        let history = store.history();
+        Self { store, engine, backoff: retry.backoff(), call: None, watch: None, broken_since: None, history }
     }
 
     /// The next step. After an error there is nothing more.
@@ -150,6 +153,9 @@ impl Follow {
                 want => ready!(self.poll_input(want, cx)),
             };
             self.call = None;
+            let history = self.store.history();
+            let input = if history == self.history { input } else { Input::Moved };
+            self.history = history;
             let item = matches!(input, Input::Item(_));
             let step = self.engine.handle(input);
             if item && step.is_some() {

@@ -6,6 +6,7 @@
 mod auth;
 mod call;
 mod channel;
+mod cluster;
 mod commit;
 mod connection;
 mod grpc;
@@ -135,6 +136,10 @@ impl Store for V3Store {
             };
             Ok(answer.members.into_iter().map(member).collect())
         })
+    }
+
+    fn history(&self) -> u64 {
+        self.core.endpoints.cluster.history()
     }
 
     fn stats(&self, _: StatsKind) -> BoxFuture<'_, Result<Stats>> {

@@ -60,8 +60,10 @@ pub(super) enum Row {
     LeaseNotFound,
     LeaseExists,
     CorruptCluster,
-    /// The answer is from another cluster than the first one was.
+    /// The answer is of another cluster than the client belongs to.
     ForeignCluster,
+    /// The client has moved on to another cluster; what was under way on the former one is void.
+    ClusterReplaced,
     /// The server does not know the call.
     UnknownCall,
     /// Words and code that are not known here.
@@ -122,7 +124,8 @@ impl Row {
             Self::LeaseNotFound => (K::LeaseLost, Never, false, false),
             Self::LeaseExists => (K::AlreadyExists, Never, false, false),
             Self::CorruptCluster => (K::Server, Never, true, false),
-            Self::ForeignCluster => (K::Server, Never, true, true),
+            Self::ForeignCluster => (K::Server, Elsewhere, true, true),
+            Self::ClusterReplaced => (K::Unavailable, Harmless, true, false),
             Self::UnknownCall => (K::Unsupported, Elsewhere, false, true),
             Self::Other(code) => match code {
                 Code::Unavailable => (K::Unavailable, Harmless, true, true),

@@ -310,6 +310,7 @@ fn p5_nothing_that_may_have_been_applied_is_repeated_for_a_write() {
         Row::LeaseExists,
         Row::CorruptCluster,
         Row::ForeignCluster,
+        Row::ClusterReplaced,
         Row::UnknownCall,
     ];
     for row in rows.into_iter().chain(codes) {
