@@ -8,6 +8,7 @@ use http::HeaderValue;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::auth::Auth;
+use super::careful::careful;
 use super::channel::{Endpoints, Lane, Slot};
 use super::cluster::{Behind, SURVEY_PAUSE, agreed};
 use super::connection::{Connection, Metadata, Sent};
@@ -225,6 +226,8 @@ impl Core {
             // Boxed, as what follows an answer of another cluster is: both are rare, and thousands of calls may wait.
             Box::pin(self.prove(slot, &connection, how, token, limit)).await.map_err(Failure::before_sending)?;
         }
+        let careful = careful(slot, method, how, request);
+        let request = careful.as_ref().map_or(request, |careful| careful);
         let sent = send_into(connection, method, request, answer, metadata, limit, deadline);
         sent.await.map_err(|unanswered| unanswered.at(slot, method.path))?;
         if !method.header.is_met_by(answer.header()) {

@@ -5,6 +5,7 @@
 
 mod auth;
 mod call;
+mod careful;
 mod channel;
 mod cluster;
 mod commit;

@@ -309,7 +309,7 @@ oneof! {
 message! {
     #[derive(Clone, Debug, Default, PartialEq)]
     pub(super) struct RequestOp {
-        request: Option<Request> = oneof 1 ..= 3,
+        request: Option<Request> = oneof 1 ..= 4,
     }
 }
 
@@ -319,6 +319,7 @@ oneof! {
         Range(RangeRequest) = message 1,
         Put(PutRequest) = message 2,
         DeleteRange(DeleteRangeRequest) = message 3,
+        Txn(TxnRequest) = message 4,
     }
 }
 

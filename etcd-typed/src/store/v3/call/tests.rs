@@ -22,10 +22,10 @@ use crate::revision::LeaseId;
 use crate::store::connect::Endpoint;
 use crate::store::v3::V3Store;
 use crate::store::v3::wire::{
-    LeaseGrantResponse, LeaseKeepAliveResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, PUT, PutResponse, RANGE, RangeResponse, TxnResponse,
-    WatchResponse,
+    self, LEASE_GRANT, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MEMBER_LIST, PUT, PutResponse, RANGE, RangeResponse, RequestOp,
+    ResponseOp, StatusResponse, TxnRequest, TxnResponse, WatchResponse,
 };
-use crate::store::{Op, Range, Span, Store, Txn};
+use crate::store::{Compare, Condition, Op, OpResult, Range, Span, Store, Txn};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -42,6 +42,9 @@ struct State {
     revision: AtomicU64,
     without_header: AtomicBool,
     requests: Mutex<HashMap<String, u64>>,
+    version: Mutex<String>,
+    /// The latest transaction.
+    txn: Mutex<Option<TxnRequest>>,
     /// Counts the lives of the server.
     life: watch::Sender<u64>,
 }
@@ -66,7 +69,8 @@ impl Fake {
                     let serve = async {
                         let mut connection = server::handshake(tcp).await.unwrap();
                         while let Some(Ok((request, respond))) = connection.accept().await {
-                            state.answer(&request, respond);
+                            let state = state.clone();
+                            tokio::spawn(async move { state.answer(request, respond).await });
                         }
                     };
                     tokio::select! { biased; _ = life.changed() => {}, () = serve => {} }
@@ -88,8 +92,9 @@ impl Fake {
 }
 
 impl State {
-    fn answer(&self, request: &Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-        let method = request.uri().path().rsplit('/').next().unwrap();
+    async fn answer(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        let (head, mut body) = request.into_parts();
+        let method = head.uri.path().rsplit('/').next().unwrap();
         *self.requests.lock().unwrap().entry(method.to_owned()).or_default() += 1;
         let revision = if method == "Put" { self.revision.fetch_add(1, Ordering::SeqCst) + 1 } else { self.revision.load(Ordering::SeqCst) };
         let header = ResponseHeader { cluster_id: self.cluster.load(Ordering::SeqCst), member_id: 1, revision: revision as i64 };
@@ -97,7 +102,17 @@ impl State {
         let message = match method {
             "Put" => PutResponse { header, ..Default::default() }.encode_to_vec(),
             "Range" => RangeResponse { header, ..Default::default() }.encode_to_vec(),
-            "Txn" => TxnResponse { header, succeeded: true, ..Default::default() }.encode_to_vec(),
+            "Txn" => {
+                let mut message = Vec::new();
+                while let Some(Ok(chunk)) = body.data().await {
+                    message.extend_from_slice(&chunk);
+                }
+                let txn = TxnRequest::decode(&message[5..]).unwrap();
+                let responses = txn.failure.iter().map(of_op).collect();
+                *self.txn.lock().unwrap() = Some(txn);
+                TxnResponse { header, succeeded: false, responses }.encode_to_vec()
+            }
+            "Status" => StatusResponse { header, version: self.version.lock().unwrap().clone(), ..Default::default() }.encode_to_vec(),
             "LeaseGrant" => LeaseGrantResponse { header, ttl: 10, ..Default::default() }.encode_to_vec(),
             "LeaseRevoke" => LeaseRevokeResponse { header }.encode_to_vec(),
             "LeaseKeepAlive" => LeaseKeepAliveResponse { header, ttl: 10 }.encode_to_vec(),
@@ -121,6 +136,15 @@ impl State {
             tokio::spawn(async move { std::future::poll_fn(|cx| body.poll_reset(cx)).await });
         }
     }
+}
+
+/// What a server answers to an operation. It is not known here what one to a transaction looks like.
+fn of_op(op: &RequestOp) -> ResponseOp {
+    let response = match &op.request {
+        Some(wire::Request::Range(_)) => Some(wire::Response::Range(RangeResponse::default())),
+        _ => None,
+    };
+    ResponseOp { response }
 }
 
 fn store_of<const N: usize>(fakes: [&Fake; N]) -> V3Store {
@@ -278,7 +302,35 @@ fn header_of_the_store_has_a_revision() {
     {
         let header = header.as_ref();
         assert_eq!((PUT.header.is_met_by(header), RANGE.header.is_met_by(header)), (of_the_store, of_the_store), "{header:?}");
-        assert_eq!(crate::store::v3::wire::LEASE_GRANT.header.is_met_by(header), of_a_lease, "{header:?}");
-        assert!(crate::store::v3::wire::MEMBER_LIST.header.is_met_by(header), "{header:?}");
+        assert_eq!(LEASE_GRANT.header.is_met_by(header), of_a_lease, "{header:?}");
+        assert!(MEMBER_LIST.header.is_met_by(header), "{header:?}");
+    }
+}
+
+/// A transaction that compares and reads, as a read under a guard is one.
+#[tokio::test]
+async fn reading_transaction_is_sent_as_it_is_where_the_server_bears_it() {
+    let a = Key::parse("/a").unwrap();
+    let get = Op::Get(Span::Key(a.clone()));
+    let txn = Txn { compares: vec![Compare::key(&a, Condition::Present)], then: vec![get.clone(), get.clone()], otherwise: vec![get] };
+    for (version, bears) in [("3.4.23", true), ("3.5.0", false), ("3.5.6", false), ("3.5.7", true), ("3.6.0", true), ("unknown", false)] {
+        let fake = Fake::of(1).await;
+        *fake.state.version.lock().unwrap() = version.to_owned();
+        let store = store_of([&fake]);
+        let commit = async || {
+            let committed = timeout(PATIENCE, store.commit(txn.clone())).await.expect("an answer").unwrap();
+            assert!(matches!(&committed.results[..], [OpResult::Get(_)]), "{committed:?}");
+            let sent = fake.state.txn.lock().unwrap().take().unwrap();
+            assert_eq!((sent.compare.len(), sent.success.len()), (1, 2));
+            sent.failure.iter().map(|op| matches!(op.request, Some(wire::Request::Range(_)))).collect::<Vec<_>>()
+        };
+        assert_eq!(commit().await, [true, false], "the version is not known yet");
+        // It is asked for beside the first one.
+        let known = async { while fake.got("Status") == 0 || (bears && commit().await != [true]) {} };
+        timeout(PATIENCE, known).await.expect("the version is known");
+        for _ in 0..3 {
+            assert_eq!(commit().await, if bears { vec![true] } else { vec![true, false] }, "{version}");
+        }
+        assert_eq!(fake.got("Status"), 1, "it is asked for once");
     }
 }
