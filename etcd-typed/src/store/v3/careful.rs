@@ -51,7 +51,8 @@ mod tests {
 
     #[test]
     fn empty_transaction_is_appended_to_what_is_done_otherwise() {
-        let read = |key: &'static str| RequestOp { request: Some(Request::Range(RangeRequest { key: key.into(), ..RangeRequest::default() })) };
+        let read =
+            |key: &'static str| RequestOp { request: Some(Request::Range(RangeRequest { key: key.into(), ..RangeRequest::default() })) };
         for failure in [vec![], vec![read("/c")]] {
             let txn = TxnRequest { compare: vec![Compare::default()], success: vec![read("/a"), read("/b")], failure };
             let frame = Careful(&txn).frame();

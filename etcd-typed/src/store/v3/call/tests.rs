@@ -22,8 +22,8 @@ use crate::revision::LeaseId;
 use crate::store::connect::Endpoint;
 use crate::store::v3::V3Store;
 use crate::store::v3::wire::{
-    self, LEASE_GRANT, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MEMBER_LIST, PUT, PutResponse, RANGE, RangeResponse, RequestOp,
-    ResponseOp, StatusResponse, TxnRequest, TxnResponse, WatchResponse,
+    self, LEASE_GRANT, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, MEMBER_LIST, PUT,
+    PutResponse, RANGE, RangeResponse, RequestOp, ResponseOp, StatusResponse, TxnRequest, TxnResponse, WatchResponse,
 };
 use crate::store::{Compare, Condition, Op, OpResult, Range, Span, Store, Txn};
 
@@ -96,7 +96,8 @@ impl State {
         let (head, mut body) = request.into_parts();
         let method = head.uri.path().rsplit('/').next().unwrap();
         *self.requests.lock().unwrap().entry(method.to_owned()).or_default() += 1;
-        let revision = if method == "Put" { self.revision.fetch_add(1, Ordering::SeqCst) + 1 } else { self.revision.load(Ordering::SeqCst) };
+        let revision =
+            if method == "Put" { self.revision.fetch_add(1, Ordering::SeqCst) + 1 } else { self.revision.load(Ordering::SeqCst) };
         let header = ResponseHeader { cluster_id: self.cluster.load(Ordering::SeqCst), member_id: 1, revision: revision as i64 };
         let header = (!self.without_header.load(Ordering::SeqCst)).then_some(header);
         let message = match method {
@@ -275,7 +276,8 @@ async fn answer_without_header_is_not_believed() {
     assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Server, true), "{error}");
     let error = read(&store).await.unwrap_err();
     assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Server, false), "{error}");
-    let several = Txn { then: vec![Op::put(&Key::parse("/a").unwrap(), "1".into()), Op::delete(&Key::parse("/b").unwrap())], ..Txn::default() };
+    let several =
+        Txn { then: vec![Op::put(&Key::parse("/a").unwrap(), "1".into()), Op::delete(&Key::parse("/b").unwrap())], ..Txn::default() };
     let error = store.commit(several).await.unwrap_err();
     assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Server, true), "{error}");
     let lease = LeaseId::random();
@@ -297,9 +299,13 @@ async fn answer_without_header_is_not_believed() {
 #[test]
 fn header_of_the_store_has_a_revision() {
     let header = |cluster_id, revision| Some(ResponseHeader { cluster_id, member_id: 1, revision });
-    for (header, of_the_store, of_a_lease) in
-        [(None, false, false), (header(0, 5), false, false), (header(7, 0), false, true), (header(7, -1), false, true), (header(7, 1), true, true)]
-    {
+    for (header, of_the_store, of_a_lease) in [
+        (None, false, false),
+        (header(0, 5), false, false),
+        (header(7, 0), false, true),
+        (header(7, -1), false, true),
+        (header(7, 1), true, true),
+    ] {
         let header = header.as_ref();
         assert_eq!((PUT.header.is_met_by(header), RANGE.header.is_met_by(header)), (of_the_store, of_the_store), "{header:?}");
         assert_eq!(LEASE_GRANT.header.is_met_by(header), of_a_lease, "{header:?}");

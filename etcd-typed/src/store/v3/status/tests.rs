@@ -199,10 +199,9 @@ fn f19_a_token_that_is_not_taken_is_renewed() {
 
 #[test]
 fn f19_a_change_of_users_is_no_wrong_token() {
-    for status in [
-        said(Code::InvalidArgument, "etcdserver: revision of auth store is old"),
-        said(Code::Unknown, "auth: revision in header is old"),
-    ] {
+    for status in
+        [said(Code::InvalidArgument, "etcdserver: revision of auth store is old"), said(Code::Unknown, "auth: revision in header is old")]
+    {
         assert_row(&status, Row::AuthChanged, ErrorKind::Unauthenticated, Repeat::AfterLogin, false);
     }
 }

@@ -207,7 +207,13 @@ impl Watches {
             return stream.clone();
         }
         let (commands, wishes) = mpsc::unbounded_channel();
-        let handle = Handle { commands, watches: Arc::new(AtomicUsize::new(1)), reached: Arc::default(), generation: session.generation, origin: self.core.endpoints.cluster.present() };
+        let handle = Handle {
+            commands,
+            watches: Arc::new(AtomicUsize::new(1)),
+            reached: Arc::default(),
+            generation: session.generation,
+            origin: self.core.endpoints.cluster.present(),
+        };
         let of_stream = stream::Watched::new(&self.feeds, &handle);
         let run = stream::run(Arc::clone(&self.core), session.token.clone(), wishes, of_stream, self.progress_interval);
         spawn(&runtime::Handle::current(), run);
