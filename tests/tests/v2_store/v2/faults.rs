@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_typed::testing::{Etcd, Proxy};
-use etcd_typed::{Client, Entry, Expect};
+use etcd_typed::{Client, Entry, EtcdSchema, Expect};
 use tokio::time::{sleep, timeout};
 
 use super::launch;
@@ -98,4 +98,44 @@ async fn a_watch_yields_the_history(kill: Option<usize>) {
     let mut log = std::io::stderr();
     writeln!(log, "v2: {cuts} cuts, {kills} kills: {} writes, {} changes seen", written.len(), seen.len()).unwrap();
     assert_eq!(seen, written);
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct Settings {
+    #[etcd(default = 0)]
+    limit: u64,
+    note: Option<String>,
+}
+
+/// The new cluster is further than the former one was, and its newest key looks as if it had only been written again.
+#[tokio::test]
+async fn v2_clients_go_on_in_a_new_cluster() {
+    let mut etcd = Etcd::builder().quick_election().start().await;
+    let client = Client::connect(&etcd.url_v2()).await.unwrap();
+    let dir = client.dir::<Settings>("/app").unwrap();
+    dir.note.set(&"former".to_owned()).await.unwrap();
+    dir.limit.set(&1).await.unwrap();
+    let mut view = dir.live().await.unwrap();
+    assert_eq!((view.get().limit, view.get().note.as_deref()), (1, Some("former")));
+    let named = client.lock("/locks/a").ttl(Duration::from_secs(600));
+    let held = named.acquire().await.unwrap();
+    // Long enough for the lock's watch to begin.
+    sleep(Duration::from_millis(300)).await;
+
+    etcd.wipe_as("restored").await;
+    let direct = Client::connect(&etcd.url_v2()).await.unwrap().dir::<Settings>("/app").unwrap();
+    for limit in 0..100 {
+        direct.limit.set(&limit).await.unwrap();
+    }
+    let goes_on = async {
+        while !view.status().is_live() || view.get().limit != 99 || view.get().note.is_some() {
+            view.changed().await.unwrap();
+        }
+        held.lost().await
+    };
+    timeout(LIMIT, goes_on).await.expect("the view has the state of the new cluster, and the lock is lost");
+    assert!(!held.is_held() && view.rewound().is_some());
+    dir.limit.set(&7).await.unwrap();
+    timeout(LIMIT, async { while view.changed().await.unwrap().limit != 7 {} }).await.expect("a change after all");
+    timeout(LIMIT, named.acquire()).await.expect("in time").unwrap().release().await.unwrap();
 }
