@@ -42,19 +42,24 @@ pub(super) struct How {
     pub(super) write: bool,
     /// Happening twice is as good as happening once.
     pub(super) repeatable: bool,
+    /// It is not sent over a connection before an answer has shown that the client's own cluster is behind it.
+    pub(super) proof: bool,
     /// A member that knows no leader shall refuse it at once.
     pub(super) leader: bool,
 }
 
 impl How {
     /// A read that sees every acknowledged write.
-    pub(super) const READ: Self = Self { lane: Lane::Calls, write: false, repeatable: true, leader: true };
+    pub(super) const READ: Self = Self { lane: Lane::Calls, write: false, repeatable: true, proof: false, leader: true };
     /// A read that any member answers from what it has.
     pub(super) const STALE: Self = Self { leader: false, ..Self::READ };
     /// A write, sent again only while it cannot have been applied.
-    pub(super) const WRITE: Self = Self { lane: Lane::Calls, write: true, repeatable: false, leader: true };
-    /// About a lease: its id makes it harmless to send it again.
-    pub(super) const LEASE: Self = Self { lane: Lane::Leases, write: true, repeatable: true, leader: true };
+    pub(super) const WRITE: Self = Self { lane: Lane::Calls, write: true, repeatable: false, proof: true, leader: true };
+    /// Makes a lease or extends it: its random id makes it harmless to send it again. In another cluster it does nothing that anybody sees, and its
+    /// own answer tells which cluster it was.
+    pub(super) const LEASE: Self = Self { lane: Lane::Leases, write: true, repeatable: true, proof: false, leader: true };
+    /// Ends a lease. In a restored backup its keys would go.
+    pub(super) const REVOKE: Self = Self { proof: true, ..Self::LEASE };
 }
 
 impl Core {
@@ -222,7 +227,7 @@ impl Core {
         };
         let metadata = Metadata { leader: how.leader, token };
         let behind = connection.behind();
-        if how.write && self.needs_proof(slot, &behind, how) {
+        if how.proof && self.needs_proof(slot, &behind, how) {
             // Boxed, as what follows an answer of another cluster is: both are rare, and thousands of calls may wait.
             Box::pin(self.prove(slot, &connection, how, token, limit)).await.map_err(Failure::before_sending)?;
         }

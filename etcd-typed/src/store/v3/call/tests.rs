@@ -179,17 +179,21 @@ async fn one_endpoint_of_a_new_cluster_is_followed() {
     let store = store_of([&fake]);
     write(&store).await.unwrap();
     assert_eq!((fake.got("Watch"), store.history()), (0, 0), "the first connection of a client needs no proof");
+    // Asked before a write, and asked once more by the survey.
     fake.restart_as(2);
     write(&store).await.unwrap();
-    assert_eq!((fake.got("Put"), store.history()), (2, 1));
-    // The same by a read, whose own answer tells.
+    assert_eq!((fake.got("Put"), fake.got("Watch"), store.history()), (2, 2, 1));
+    // The answer to a read tells by itself, and so does the answer to a grant.
     fake.restart_as(3);
     read(&store).await.unwrap();
-    assert_eq!(store.history(), 2);
-    // And by a lease.
+    assert_eq!((fake.got("Watch"), store.history()), (3, 2));
     fake.restart_as(4);
     store.grant(LeaseId::random(), Duration::from_secs(10)).await.unwrap();
-    assert_eq!(store.history(), 3);
+    assert_eq!((fake.got("Watch"), store.history()), (4, 3));
+    // A restored backup may have the lease that is to be ended.
+    fake.restart_as(5);
+    store.revoke(LeaseId::random()).await.unwrap();
+    assert_eq!((fake.got("Watch"), store.history()), (6, 4));
 }
 
 #[tokio::test]
