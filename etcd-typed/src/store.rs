@@ -3,7 +3,8 @@
 //! # What a store is
 //!
 //! A map from keys to values with one history. Every transaction that changes something gets the next [`Revision`]; all of its
-//! changes carry that one. The trait is small, object-safe and without defaults, so that a wrapper cannot forget a method.
+//! changes carry that one. The trait is small, object-safe and (but for [`Store::history`]) without defaults, so
+//! that a wrapper cannot forget a method.
 //!
 //! # Rules that hold for every method
 //!
@@ -134,6 +135,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Statistics, where the server keeps them (v2).
     fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>>;
+
+    /// How often the store has moved on to another cluster, whose history has nothing to do with the one before: revisions, leases and watches that
+    /// were had at another number are void. No request is sent.
+    ///
+    /// The one method with a default, since a store that cannot know is right to answer always the same. A wrapper should pass it on: without it a watch finds
+    /// a new history only by what it reads, as after a server was emptied under its old id.
+    fn history(&self) -> u64 {
+        0
+    }
 }
 
 /// What a store can do.

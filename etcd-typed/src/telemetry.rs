@@ -58,6 +58,7 @@
 //! | `etcd_typed::operation` | warn | `previous value undecodable` | `pattern` | a write went well, and what it replaced or deleted cannot be given, since it is not of the type |
 //! | `etcd_typed::call` | debug | `sent again` | `store`, `op`, `cause`, `error` | a request failed and is repeated |
 //! | `etcd_typed::call` | warn | `login refused` | `store`, `cause`, `error` | the server refused user and password; the calls that need a token wait for the next login, after a pause |
+//! | `etcd_typed::call` | warn | `cluster replaced` | `store`, `former`, `cluster` | the endpoints agree that they are of another cluster: it was restored or made anew, and its history is another |
 //! | `etcd_typed::watch` | info | `interrupted` | `pattern`, `cause`, `error` | a watch that was followed broke, and will be resumed |
 //! | `etcd_typed::watch` | info | `lagged` | `pattern` | its reader was too slow; it is resumed at once from where it was, and nothing is lost |
 //! | `etcd_typed::watch` | debug | `not resumed yet` | `pattern`, `resume`, `cause`, `error` | an attempt to resume it failed; `resume` is the revision up to which all was seen |
@@ -480,6 +481,13 @@ pub(crate) fn repeated(store: &'static str, op: &'static str, kind: ErrorKind, e
 pub(crate) fn login_refused(store: &'static str, kind: ErrorKind, error: &str) {
     let cause = cause(kind);
     tracing::warn!(target: "etcd_typed::call", store, cause, error, "login refused");
+}
+
+/// The endpoints agree that they are of another cluster than before.
+#[cfg(feature = "v3")]
+pub(crate) fn cluster_replaced(store: &'static str, former: u64, cluster: u64) {
+    let (former, cluster) = (format_args!("{former:x}"), format_args!("{cluster:x}"));
+    tracing::warn!(target: "etcd_typed::call", store, %former, %cluster, "cluster replaced");
 }
 
 /// A typed operation: a method of a handle, and on what.

@@ -95,6 +95,8 @@ pub(crate) struct Follow {
     refused_since: Option<Instant>,
     /// For how long a watch that was followed goes on trying while it is refused.
     patience: Duration,
+    /// [`Store::history`] when it was last looked at.
+    history: u64,
 }
 
 /// A request under way, kept so that a caller who stops waiting and comes back waits for the same one.
@@ -122,6 +124,7 @@ pub struct Interruption<'a> {
 impl Follow {
     pub(crate) fn new(store: Arc<dyn Store>, retry: &RetryPolicy, span: Span, pattern: Pattern, start: Start) -> Self {
         let engine = Engine::new(span, pattern, store.capabilities().past_revisions, start);
+        let history = store.history();
         Self {
             store,
             engine,
@@ -131,6 +134,7 @@ impl Follow {
             broken_since: None,
             refused_since: None,
             patience: retry.call_timeout,
+            history,
         }
     }
 
@@ -165,6 +169,9 @@ impl Follow {
                 want => ready!(self.poll_input(want, cx)),
             };
             self.call = None;
+            let history = self.store.history();
+            let input = if history == self.history { input } else { Input::Moved };
+            self.history = history;
             let item = matches!(input, Input::Item(_));
             let step = self.engine.handle(input);
             if item && step.is_some() {

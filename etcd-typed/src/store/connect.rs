@@ -9,7 +9,9 @@ use crate::retry::RetryPolicy;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConnectOptions {
-    /// The members that are asked, in order of preference; at least one.
+    /// The members that are asked, in order of preference; at least one. All are of one cluster: on v3 an endpoint of another cluster than the first answer
+    /// was of is refused (`Server`), and nothing is written there. When all endpoints that answer are of the same other cluster, and they are more than half of the list, the
+    /// cluster was restored or made anew: the client moves on to it, watches and views start again from the state there, and guards are lost.
     pub endpoints: Vec<Endpoint>,
     /// User and password, where the server wants some.
     pub credentials: Option<Credentials>,

@@ -160,4 +160,8 @@ impl Store for CountingStore {
         count(&self.counters.stats);
         self.inner.stats(which)
     }
+
+    fn history(&self) -> u64 {
+        self.inner.history()
+    }
 }

@@ -250,6 +250,30 @@ impl Etcd {
         self.restart().await;
     }
 
+    /// Like [`wipe`](Self::wipe) with another `--initial-cluster-token`, from which the ids of the cluster and its members are made: the server of
+    /// another cluster at the same address, as after a restore.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start, or its data cannot be removed.
+    pub async fn wipe_as(&mut self, token: &str) {
+        self.forget(token).await;
+        self.restart().await;
+    }
+
+    /// Ends the server, removes its data and gives it another `--initial-cluster-token`. For the members of a cluster, which wait for one another:
+    /// [`launch`](Self::launch) each, then wait until they are [`ready`](Self::ready).
+    ///
+    /// # Panics
+    ///
+    /// If its data cannot be removed.
+    pub async fn forget(&mut self, token: &str) {
+        self.kill().await;
+        self.dir.clear_data();
+        self.doubtful = false;
+        self.settings.flags.push(format!("--initial-cluster-token={token}"));
+    }
+
     /// Starts the process on the data and ports that it has, if it does not run, and does not wait for an answer.
     ///
     /// # Panics

@@ -20,7 +20,7 @@ use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn, spawn};
 use crate::telemetry::{self, Pattern};
-use crate::watch::{Follow, Start, Step};
+use crate::watch::{Follow, Reason, Start, Step};
 
 /// How long a guard is held before its key is watched: most are released before, and cost no watch.
 const SETTLED: Duration = Duration::from_millis(100);
@@ -476,7 +476,10 @@ async fn look(follow: &mut Follow, patience: Duration) -> Look {
 async fn seen(step: &Step, claim: &Claim, store: &dyn Store) -> Option<LostReason> {
     let mut written = false;
     let why = match step {
-        Step::Reset(snapshot) => claim.why_lost(snapshot.kvs.first()),
+        // A key of another history may look the same, as in a restored backup; that it was given to this guard is not part of that history.
+        Step::Reset(snapshot) => {
+            claim.why_lost(snapshot.kvs.first()).or((snapshot.reason == Reason::Rewound).then_some(LostReason::Revoked))
+        }
         Step::Batch(batch) => batch.events.iter().find_map(|event| match event {
             Event::Put { kv, .. } => {
                 written = true;

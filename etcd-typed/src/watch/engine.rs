@@ -36,6 +36,8 @@ pub(crate) enum Input {
     Item(Option<Result<WatchItem, Error>>),
     /// The wait is over.
     Waited,
+    /// The store belongs to another cluster now, whatever the answer to what was wanted would have been.
+    Moved,
 }
 
 /// The state of one watch.
@@ -160,6 +162,10 @@ impl Engine {
             (Phase::Checking, Input::Read(answer)) => self.checked(answer),
             (Phase::Following { fresh, moved }, Input::Item(item)) => self.item(fresh, moved, item),
             (Phase::Confirming, Input::Read(answer)) => self.confirmed(answer),
+            (phase, Input::Moved) => {
+                self.phase = self.moved(phase);
+                None
+            }
             (Phase::Waiting(then), Input::Waited) => {
                 self.phase = match then {
                     Then::List(reason) => Phase::Listing { reason, at: None },
@@ -172,6 +178,19 @@ impl Engine {
                 None
             }
         }
+    }
+
+    /// What was seen is of another history. Until a snapshot was yielded there is nothing to take back.
+    fn moved(&self, phase: Phase) -> Phase {
+        let reason = match &phase {
+            Phase::Ended => return phase,
+            Phase::Listing { .. } if !self.started => return phase,
+            Phase::Opening { held: Some(snapshot), .. } => snapshot.reason,
+            Phase::Listing { reason, .. } => *reason,
+            _ => Reason::Rewound,
+        };
+        let reason = if reason == Reason::Start { reason } else { Reason::Rewound };
+        Phase::Listing { reason, at: None }
     }
 
     fn listed(&mut self, reason: Reason, at: Option<Revision>, answer: Result<RangeReply, Error>) -> Option<Result<Step, Error>> {

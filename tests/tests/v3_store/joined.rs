@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use etcd_typed::store::connect::Credentials;
 use etcd_typed::store::v3::V3Store;
-use etcd_typed::store::{Consistency, Op, OpResult, Range, RangeReply, Span, Store, Txn};
+use etcd_typed::store::{Compare, Condition, Consistency, Op, OpResult, Range, RangeReply, Span, Store, Txn};
 use etcd_typed::testing::{Etcd, Mode, Proxy};
 use etcd_typed::{Error, ErrorKind, Key, Result, Revision};
 use futures_util::FutureExt;
@@ -361,6 +361,27 @@ async fn who_gives_up_while_the_answer_is_on_its_way_harms_nobody() {
     }
     assert!(etcd.log().lines().all(|line| !line.contains("panic")));
     read_all(&direct, 64).await;
+}
+
+/// A server of 3.5.0 to 3.5.6 panics when a transaction that only reads is cancelled while it is performed; so none is sent there. The others bear it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelled_reading_transaction_ends_no_server() {
+    const KEYS: usize = 20_000;
+    let etcd = Etcd::start().await;
+    let store = Arc::new(store(&etcd.endpoint()));
+    fill(&store, KEYS).await;
+    let all = Op::Get(Span::Below(key("/app")));
+    let one = key("/app/000");
+    let txn = Txn { compares: vec![Compare::key(&one, Condition::Present)], then: vec![all.clone()], otherwise: vec![all] };
+    for round in 0..40 {
+        let (store, txn) = (Arc::clone(&store), txn.clone());
+        let read = tokio::spawn(async move { store.commit(txn).await });
+        sleep(Duration::from_millis(round)).await;
+        read.abort();
+    }
+    let answer = timeout(PATIENCE, store.commit(txn)).await.expect("an answer").unwrap();
+    assert!(matches!(&answer.results[..], [OpResult::Get(reply)] if reply.kvs.len() == KEYS));
+    assert!(etcd.log().lines().all(|line| !line.contains("panic")), "{}", etcd.log());
 }
 
 /// A reader that begins after a write was acknowledged sees it. The readers are a little away, so that there is always something in flight that

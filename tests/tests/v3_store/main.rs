@@ -4,6 +4,7 @@
 
 mod auth;
 mod calls;
+mod clusters;
 mod faults;
 mod joined;
 mod queues;

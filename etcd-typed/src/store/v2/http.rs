@@ -6,7 +6,8 @@
 #[cfg(feature = "tls")]
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -45,6 +46,9 @@ pub(super) struct Http {
     /// Of each endpoint what the last probe found. The lock is asynchronous and held over the request, so that of many watches that
     /// want to know one asks.
     probes: Vec<tokio::sync::Mutex<Option<Probe>>>,
+    /// Of each endpoint the cluster that it named last.
+    clusters: Vec<Mutex<Option<String>>>,
+    history: AtomicU64,
 }
 
 /// What a linearizable read through one endpoint found, and when.
@@ -85,6 +89,8 @@ impl Http {
             calls: client(options)?,
             watches: client(options)?,
             probes: endpoints.iter().map(|_| tokio::sync::Mutex::default()).collect(),
+            clusters: endpoints.iter().map(|_| Mutex::default()).collect(),
+            history: AtomicU64::new(0),
             endpoints,
             current: AtomicUsize::new(0),
             credentials: options.credentials.clone(),
@@ -215,7 +221,7 @@ impl Http {
             Ok(response) => response.map_err(|error| self.broken(at, error))?,
             Err(_) => return Err(self.timed_out(at)),
         };
-        let mut incoming = Incoming::new(response);
+        let mut incoming = self.incoming(at, response);
         loop {
             match timeout(patience(), incoming.more()).await {
                 Ok(Ok(true)) => {}
@@ -231,7 +237,7 @@ impl Http {
         let patience = self.connect_timeout + self.retry.read_attempt_timeout;
         let request = self.request(&self.watches, at, Method::GET, target);
         match timeout(patience, request.send()).await {
-            Ok(Ok(response)) => Ok(Poll { at, incoming: Incoming::new(response) }),
+            Ok(Ok(response)) => Ok(Poll { at, incoming: self.incoming(at, response) }),
             Ok(Err(error)) => Err(self.broken(at, error)),
             Err(_) => Err(self.timed_out(at)),
         }
@@ -279,7 +285,7 @@ impl Http {
             let fault = self.broken(at, error);
             if unsent { Failure::Unsent(fault) } else { Failure::Sent(fault) }
         })?;
-        let mut incoming = Incoming::new(response);
+        let mut incoming = self.incoming(at, response);
         while incoming.more().await.map_err(|broken| Failure::Sent(self.broken_body(at, broken)))? {}
         Ok(incoming)
     }
@@ -292,6 +298,23 @@ impl Http {
             None => request,
             Some(Credentials { user, password }) => request.basic_auth(user, Some(password)),
         }
+    }
+
+    /// How often an endpoint came back as another cluster than it was.
+    pub(super) fn history(&self) -> u64 {
+        self.history.load(Ordering::Acquire)
+    }
+
+    /// A response whose head has arrived; it names the cluster.
+    fn incoming(&self, at: EndpointIndex, response: Response) -> Incoming {
+        let incoming = Incoming::new(response);
+        if let (Some(cluster), Some(known)) = (&incoming.cluster, self.clusters.get(at)) {
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.as_ref() != Some(cluster) && known.replace(cluster.clone()).is_some() {
+                self.history.fetch_add(1, Ordering::Release);
+            }
+        }
+        incoming
     }
 
     /// The answer that a response is, once it is read to its end. After a 404 that the keys API did not send, the endpoint is asked what it is.

@@ -18,6 +18,9 @@
 //! - A server without the v2 API is refused with [`Unsupported`](crate::ErrorKind::Unsupported): etcd 3.6 removed it, and before that
 //!   `--enable-v2=true` turns it on. Such a server answers with a plain 404; only then is it asked for its `/version`, which the message names. An
 //!   address that answers with a 404 and is no etcd gives [`Server`](crate::ErrorKind::Server).
+//! - The cluster behind an endpoint is known only from its answers, so a write may be the first request that reaches a server which was restored. An
+//!   endpoint that comes back as another cluster is used all the same, and its history is a new one: watches and views start again from the present
+//!   state, guards of before are lost. Endpoints of two clusters in one list are not noticed (v3 refuses the second).
 //! - A server that does not let us in answers wrong passwords and missing permissions alike.
 
 mod admin;
@@ -129,5 +132,9 @@ impl Store for V2Store {
 
     fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
         Box::pin(self.read_stats(which))
+    }
+
+    fn history(&self) -> u64 {
+        self.http.history()
     }
 }

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use http::HeaderValue;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::auth::Auth;
+use super::careful::careful;
 use super::channel::{Endpoints, Lane, Slot};
+use super::cluster::{Behind, SURVEY_PAUSE, agreed};
 use super::connection::{Connection, Metadata, Sent};
 use super::grpc::{Local, Status};
 use super::status::{Failure, Repeat, Row};
-use super::wire::{Answer, MEMBER_LIST, MemberListRequest, Method, Shape, Untyped};
+use super::wire::{Answer, FIRST_OF_WATCH, Method, ResponseHeader, Shape, Untyped, WatchRequest};
 use crate::error::Result;
 use crate::retry::RetryPolicy;
 use crate::store::connect::ConnectOptions;
@@ -39,19 +42,24 @@ pub(super) struct How {
     pub(super) write: bool,
     /// Happening twice is as good as happening once.
     pub(super) repeatable: bool,
+    /// It is not sent over a connection before an answer has shown that the client's own cluster is behind it.
+    pub(super) proof: bool,
     /// A member that knows no leader shall refuse it at once.
     pub(super) leader: bool,
 }
 
 impl How {
     /// A read that sees every acknowledged write.
-    pub(super) const READ: Self = Self { lane: Lane::Calls, write: false, repeatable: true, leader: true };
+    pub(super) const READ: Self = Self { lane: Lane::Calls, write: false, repeatable: true, proof: false, leader: true };
     /// A read that any member answers from what it has.
     pub(super) const STALE: Self = Self { leader: false, ..Self::READ };
     /// A write, sent again only while it cannot have been applied.
-    pub(super) const WRITE: Self = Self { lane: Lane::Calls, write: true, repeatable: false, leader: true };
-    /// About a lease: its id makes it harmless to send it again.
-    pub(super) const LEASE: Self = Self { lane: Lane::Leases, write: true, repeatable: true, leader: true };
+    pub(super) const WRITE: Self = Self { lane: Lane::Calls, write: true, repeatable: false, proof: true, leader: true };
+    /// Makes a lease or extends it: its random id makes it harmless to send it again. In another cluster it does nothing that anybody sees, and its
+    /// own answer tells which cluster it was.
+    pub(super) const LEASE: Self = Self { lane: Lane::Leases, write: true, repeatable: true, proof: false, leader: true };
+    /// Ends a lease. In a restored backup its keys would go.
+    pub(super) const REVOKE: Self = Self { proof: true, ..Self::LEASE };
 }
 
 impl Core {
@@ -228,34 +236,119 @@ impl Core {
             Err(_) => return Err(Failure::of(&slot.name, Local::NotSent("none yet".to_owned()).into())),
         };
         let metadata = Metadata { leader: how.leader, token };
-        if how.write && !how.repeatable && self.probes && !slot.is_proven() {
-            self.probe(slot, &connection, token).await.map_err(Failure::before_sending)?;
+        let behind = connection.behind();
+        if how.proof && self.needs_proof(slot, &behind, how) {
+            // Boxed, as what follows an answer of another cluster is: both are rare, and thousands of calls may wait.
+            Box::pin(self.prove(slot, &connection, how, token, limit)).await.map_err(Failure::before_sending)?;
         }
+        let careful = careful(slot, method, how, request);
+        let request = careful.as_ref().map_or(request, |careful| careful);
         let sent = send_into(connection, method, request, answer, metadata, limit, deadline);
         sent.await.map_err(|unanswered| unanswered.at(slot, method.path))?;
-        self.endpoints.check(slot, answer.header(), Row::ForeignCluster)?;
+        if !method.header.is_met_by(answer.header()) {
+            let words = format!("{}: the answer to {} has no header, which every answer of etcd has", slot.name, method.path);
+            return Err(Failure::new(Row::NotGrpc, words));
+        }
+        self.recognize(slot, &behind, answer.header()).await?;
         slot.succeeded();
         Ok(())
     }
 
-    /// Sees that an endpoint is alive and of our cluster before a write is entrusted to it: a write that hangs at a frozen server, or was
-    /// done by a foreign cluster, cannot be taken back. Nor can one that a server with TLS may have refused together with our
-    /// certificate, which it does only after the handshake.
-    async fn probe(&self, slot: &Slot, connection: &Connection, token: Option<&HeaderValue>) -> Result<(), Failure> {
-        let (request, metadata) = (MemberListRequest { linearizable: false }, Metadata { leader: true, token });
-        let limit = Instant::now() + self.connect_timeout;
-        match send(connection.clone(), &MEMBER_LIST, &request, metadata, limit, limit).await {
-            Ok(answer) => self.endpoints.check(slot, answer.header(), Row::ForeignCluster)?,
-            Err(unanswered) => {
-                let failure = unanswered.at(slot, MEMBER_LIST.path);
-                // Every other refusal is the word of a server that is alive.
-                if failure.row.verdict().endpoint_failed {
-                    return Err(failure);
-                }
-            }
+    /// Whether a write may not be sent over a connection yet: another cluster may be behind it, or (where the endpoint has not answered since it last
+    /// failed) a server that is frozen, or that refuses our certificate, which it says only after the handshake. What was sent there is in doubt.
+    fn needs_proof(&self, slot: &Slot, behind: &Behind, how: How) -> bool {
+        // Before the first answer there is no cluster that it could differ from.
+        let known = self.endpoints.cluster.id();
+        let unknown = known != 0 && behind.get() != known;
+        unknown || (self.probes && !how.repeatable && !slot.is_proven())
+    }
+
+    /// Sees that an endpoint is alive and of our cluster, by one request for all writes that wait for it.
+    async fn prove(
+        &self,
+        slot: &Slot,
+        connection: &Connection,
+        how: How,
+        token: Option<&HeaderValue>,
+        limit: Instant,
+    ) -> Result<(), Failure> {
+        let began = Instant::now();
+        let behind = connection.behind();
+        let mut last = slot.proof.lock().await;
+        if !self.needs_proof(slot, &behind, how) {
+            return Ok(());
         }
+        if let Some((failed, failure)) = &*last
+            && *failed >= began
+        {
+            return Err(failure.clone());
+        }
+        let limit = limit.min(began + self.connect_timeout);
+        let metadata = Metadata { leader: true, token };
+        let answer = send(connection.clone(), &FIRST_OF_WATCH, &WatchRequest::of_one_key(), metadata, limit, limit).await;
+        let proof = match answer {
+            Ok(answer) => self.recognize(slot, &behind, answer.header()).await,
+            Err(unanswered) => Err(unanswered.at(slot, FIRST_OF_WATCH.path)),
+        };
+        *last = proof.as_ref().err().map(|failure| (Instant::now(), failure.clone()));
+        proof?;
+        // etcd's `grpc-proxy` answers this by itself, and does not say for whom.
+        behind.set(self.endpoints.cluster.id());
         slot.succeeded();
         Ok(())
+    }
+
+    /// Takes an answer if it is of the cluster that the client belongs to, or moves on to.
+    pub(super) async fn recognize(&self, slot: &Slot, behind: &Behind, header: Option<&ResponseHeader>) -> Result<(), Failure> {
+        let id = header.map_or(0, |header| header.cluster_id);
+        if id == 0 {
+            return Ok(());
+        }
+        behind.set(id);
+        let cluster = &self.endpoints.cluster;
+        if cluster.admits(id) {
+            return Ok(());
+        }
+        Box::pin(self.survey()).await;
+        if cluster.admits(id) {
+            return Ok(());
+        }
+        let words = format!(
+            "{} is of cluster {id:x}, and this client is of cluster {:x}; a client's endpoints must be of one (it moves on when they all are of another)",
+            slot.name,
+            cluster.id()
+        );
+        Err(Failure::new(Row::ForeignCluster, words))
+    }
+
+    /// Asks all endpoints which cluster they are of, and moves on to another one if they agree on it.
+    async fn survey(&self) {
+        let cluster = &self.endpoints.cluster;
+        let known = cluster.id();
+        let mut failed = cluster.survey.lock().await;
+        if cluster.id() != known || failed.is_some_and(|failed| failed.elapsed() < SURVEY_PAUSE) {
+            return;
+        }
+        let named = join_all(self.endpoints.all().iter().map(|slot| self.cluster_at(slot))).await;
+        *failed = match agreed(known, &named) {
+            Some(new) => {
+                cluster.move_to(new);
+                telemetry::cluster_replaced(NAME, known, new);
+                None
+            }
+            None => Some(Instant::now()),
+        };
+    }
+
+    /// The id of the cluster that a new connection to this endpoint leads to; none if that does not answer. A connection that stands may be one to a
+    /// server that is gone.
+    async fn cluster_at(&self, slot: &Slot) -> Option<u64> {
+        let limit = Instant::now() + self.connect_timeout;
+        let connection = timeout_at(limit, slot.another_connection()).await.ok()?.ok()?;
+        // Also a member without a leader has a say.
+        let metadata = Metadata { leader: false, token: None };
+        let answer = send(connection, &FIRST_OF_WATCH, &WatchRequest::of_one_key(), metadata, limit, limit).await.ok()?;
+        answer.header.map(|header| header.cluster_id).filter(|&id| id != 0)
     }
 }
 
@@ -319,3 +412,6 @@ async fn send_into(
     };
     timeout_at(whole, answer).await.map_err(|_| Unanswered::TimedOut)?.map_err(Unanswered::Refused)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 //! Not a balancing over the list: with one dead endpoint of two it fails a third of the calls, and a frozen one hangs them
 //! (grpc-rust #2839). One endpoint is used for everything until it fails; then the next one in the list is.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::time::{Instant, timeout};
 
+use super::cluster::Cluster;
 use super::connection::{Connection, Target};
 use super::grpc::{Local, Status};
-use super::status::{Failure, Row, Verdict};
-use super::wire::ResponseHeader;
+use super::status::{Failure, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::connect::{ConnectOptions, Endpoint};
 
@@ -34,8 +34,7 @@ pub(super) struct Endpoints {
     slots: Vec<Slot>,
     /// The one in use, as an index that is taken modulo the number of slots.
     current: AtomicUsize,
-    /// The id of the cluster that answered first; 0 until then.
-    cluster: AtomicU64,
+    pub(super) cluster: Cluster,
     connect_timeout: Duration,
 }
 
@@ -48,6 +47,8 @@ pub(super) struct Slot {
     watches: Mutex<Option<Connecting>>,
     leases: Mutex<Option<Connecting>>,
     health: Mutex<Health>,
+    /// Held by the call that finds out whether a write may go there: when that last failed, and why.
+    pub(super) proof: tokio::sync::Mutex<Option<(Instant, Failure)>>,
 }
 
 /// A connection that is being made or stands. All who want it wait for the same attempt.
@@ -85,11 +86,15 @@ impl Endpoints {
         if slots.is_empty() {
             return Err(Error::new(ErrorKind::InvalidUrl, "no endpoint is given"));
         }
-        Ok(Self { slots, current: AtomicUsize::new(0), cluster: AtomicU64::new(0), connect_timeout: options.connect_timeout })
+        Ok(Self { slots, current: AtomicUsize::new(0), cluster: Cluster::default(), connect_timeout: options.connect_timeout })
     }
 
     pub(super) fn count(&self) -> usize {
         self.slots.len()
+    }
+
+    pub(super) fn all(&self) -> &[Slot] {
+        &self.slots
     }
 
     /// The endpoint to ask now: the one in use, or the next that is not suspect, or the one whose suspicion ends first.
@@ -148,23 +153,6 @@ impl Endpoints {
         };
         connecting.await
     }
-
-    /// Whether an answer is from the cluster that answered first; otherwise it is a failure of this row.
-    pub(super) fn check(&self, slot: &Slot, header: Option<&ResponseHeader>, row: Row) -> Result<(), Failure> {
-        let Some(id) = header.map(|header| header.cluster_id).filter(|&id| id != 0) else {
-            return Ok(());
-        };
-        match self.cluster.compare_exchange(0, id, Ordering::Relaxed, Ordering::Relaxed) {
-            Err(first) if first != id => Err(Failure::new(
-                row,
-                format!(
-                    "{} is of cluster {id:x}, the first answer was of cluster {first:x}; a client's endpoints must be of one",
-                    slot.name
-                ),
-            )),
-            _ => Ok(()),
-        }
-    }
 }
 
 impl Slot {
@@ -176,6 +164,7 @@ impl Slot {
             watches: Mutex::default(),
             leases: Mutex::default(),
             health: Mutex::default(),
+            proof: tokio::sync::Mutex::default(),
         })
     }
 
@@ -237,6 +226,13 @@ impl Slot {
             health.joining = to;
         }
         moved
+    }
+
+    /// A connection beside those of the lanes.
+    pub(super) async fn another_connection(&self) -> Result<Connection, Status> {
+        let mut connection = Connection::open(&self.target).await?;
+        connection.ready().await?;
+        Ok(connection)
     }
 
     /// Forgets the connection of a lane, which does not work any more, so that the next call makes another. Somebody else may have done so.

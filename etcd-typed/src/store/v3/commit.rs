@@ -45,6 +45,9 @@ async fn perform(reads: &Arc<Reads>, request: Request) -> Result<Committed> {
         Request::Put(request) => Ok(kv::put_committed(core.call(&PUT, How::WRITE, request).await?)),
         Request::Delete(request) => Ok(kv::delete_committed(core.call(&DELETE_RANGE, How::WRITE, request).await?)),
         Request::Txn { request, reads_only } => {
+            if reads_only {
+                reads.expect_read_txn();
+            }
             let how = if reads_only { How::READ } else { How::WRITE };
             kv::txn_committed(core.call(&TXN, how, request.clone()).await?, &request)
         }

@@ -28,6 +28,7 @@ pub(super) use self::dial::Target;
 use self::dial::{Io, LastRead};
 pub(super) use self::exchange::{Metadata, Received, Requests, Sent};
 use self::incoming::{Gathering, Long};
+use super::cluster::Behind;
 use super::grpc::{Local, Status};
 use crate::store::spawn;
 
@@ -63,6 +64,8 @@ struct Shared {
     begun: AtomicBool,
     /// What puts long messages together.
     long: Long,
+    /// Which cluster answered.
+    behind: Behind,
     /// Why the connection ended.
     end: SetOnce<String>,
 }
@@ -90,6 +93,7 @@ impl Connection {
             asked: AtomicUsize::new(0),
             begun: AtomicBool::new(false),
             long,
+            behind: Behind::default(),
             end: SetOnce::new(),
         };
         let shared = Arc::new(shared);
@@ -113,6 +117,11 @@ impl Connection {
             let why = self.shared.end.get().cloned().unwrap_or_else(|| cause.to_string());
             Local::NotSent(why).into()
         })
+    }
+
+    /// Which cluster answered over it last.
+    pub(super) fn behind(&self) -> Behind {
+        self.shared.behind.clone()
     }
 
     /// Whether both are the same connection.

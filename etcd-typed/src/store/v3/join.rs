@@ -155,12 +155,23 @@ impl Reads {
             Joining::Allowed => self.most > 1,
             // By the time they are sent it may be known.
             Joining::Unknown => {
-                tokio::spawn(ask_version(Arc::clone(&self.core)));
+                self.ask_version();
                 self.most > 1
             }
             Joining::Asked => self.most > 1,
             Joining::Refused => false,
         }
+    }
+
+    /// A transaction that only reads is about to be sent: if it is not known whether the server bears it as it is, that is found out for the next one.
+    pub(super) fn expect_read_txn(&self) {
+        if self.core.endpoints.pick().joining() == Joining::Unknown {
+            self.ask_version();
+        }
+    }
+
+    fn ask_version(&self) {
+        tokio::spawn(ask_version(Arc::clone(&self.core)));
     }
 
     /// Waits with others until they are sent together, and for what comes of it.

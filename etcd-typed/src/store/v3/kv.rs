@@ -132,7 +132,7 @@ pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result
             Some(wire::Request::Range(range)) => Request::Range(range),
             Some(wire::Request::Put(put)) => Request::Put(put),
             Some(wire::Request::DeleteRange(delete)) => Request::Delete(delete),
-            None => return Err(Error::new(ErrorKind::Invalid, "an operation without content")),
+            Some(wire::Request::Txn(_)) | None => return Err(Error::new(ErrorKind::Invalid, "an operation without content")),
         };
         return Ok(Plan { request, leases });
     }
@@ -245,9 +245,12 @@ pub(super) fn range_committed(answer: wire::RangeResponse) -> Committed {
 }
 
 /// The answer to a [`Request::Txn`]; an error where the answer does not fit the request.
-pub(super) fn txn_committed(answer: wire::TxnResponse, request: &wire::TxnRequest) -> Result<Committed> {
+pub(super) fn txn_committed(mut answer: wire::TxnResponse, request: &wire::TxnRequest) -> Result<Committed> {
     let revision = header_revision(answer.header.as_ref());
     let asked = if answer.succeeded { &request.success } else { &request.failure };
+    // Where it was sent with an empty transaction behind it, see `careful.rs`.
+    let is_careful = !answer.succeeded && answer.responses.len() > asked.len();
+    answer.responses.pop_if(|last| is_careful && last.response.is_none());
     if asked.len() != answer.responses.len() {
         return Err(misfit());
     }

@@ -51,7 +51,7 @@ pub(super) async fn keep_alive(core: &Arc<Core>, id: LeaseId) -> Result<Duration
 
 /// [`Store::revoke`](crate::store::Store::revoke).
 pub(super) async fn revoke(core: &Arc<Core>, id: LeaseId) -> Result<()> {
-    match core.call(&LEASE_REVOKE, How::LEASE, LeaseRevokeRequest { id: lease_number(id) }).await {
+    match core.call(&LEASE_REVOKE, How::REVOKE, LeaseRevokeRequest { id: lease_number(id) }).await {
         Ok(_) | Err(Failure { row: Row::LeaseNotFound, .. }) => Ok(()),
         Err(failure) => Err(failure.into()),
     }

@@ -1,11 +1,13 @@
 //! etcd v3 over gRPC: `V3Store`. Needs etcd 3.4 or later.
 //!
-//! The messages (`wire`), how a call ends (`grpc`) and what both mean (`kv`, `status`) are pure; `connection` is one connection, `channel` holds them, `auth` the token, `call` makes one
-//! call with all its attempts, `join` one of several reads, and `range`, `commit`, `lease` and `watch` are what the store is made of.
+//! The messages (`wire`), how a call ends (`grpc`) and what both mean (`kv`, `status`) are pure; `connection` is one connection, `channel` holds them, `cluster` decides whose answers are taken, `auth` has the token, `call`
+//! makes one call with all its attempts, `careful` is what some servers get instead of a request, `join` makes one call of several reads, and `range`, `commit`, `lease` and `watch` are what the store is made of.
 
 mod auth;
 mod call;
+mod careful;
 mod channel;
+mod cluster;
 mod commit;
 mod connection;
 mod grpc;
@@ -135,6 +137,10 @@ impl Store for V3Store {
             };
             Ok(answer.members.into_iter().map(member).collect())
         })
+    }
+
+    fn history(&self) -> u64 {
+        self.core.endpoints.cluster.history()
     }
 
     fn stats(&self, _: StatsKind) -> BoxFuture<'_, Result<Stats>> {

@@ -29,11 +29,12 @@ pub(super) enum Row {
     TimedOut,
     /// The answer is larger than we take, so it was not read. What was asked for has happened.
     AnswerTooLarge,
-    /// The member knows no leader; said before anything was proposed.
+    /// The member knows no leader, or raft dropped the proposal (no leader, or leadership is being transferred). Nothing was appended to
+    /// the log.
     NoLeader,
     /// The leader changed while a read was waiting.
     LeaderChanged,
-    /// The member stops, lags or has lost its cluster.
+    /// The member stops, lags or has lost its cluster. It may stop between a proposal and its answer, so a write may have been applied.
     Failing,
     /// This member does not do it (a learner, not the leader); another may.
     NotThisMember,
@@ -59,8 +60,10 @@ pub(super) enum Row {
     LeaseNotFound,
     LeaseExists,
     CorruptCluster,
-    /// The answer is from another cluster than the first one was.
+    /// The answer is of another cluster than the client belongs to.
     ForeignCluster,
+    /// The client has moved on to another cluster; what was under way on the former one is void.
+    ClusterReplaced,
     /// The server does not know the call.
     UnknownCall,
     /// Words and code that are not known here.
@@ -121,7 +124,8 @@ impl Row {
             Self::LeaseNotFound => (K::LeaseLost, Never, false, false),
             Self::LeaseExists => (K::AlreadyExists, Never, false, false),
             Self::CorruptCluster => (K::Server, Never, true, false),
-            Self::ForeignCluster => (K::Server, Never, true, true),
+            Self::ForeignCluster => (K::Server, Elsewhere, true, true),
+            Self::ClusterReplaced => (K::Unavailable, Harmless, true, false),
             Self::UnknownCall => (K::Unsupported, Elsewhere, false, true),
             Self::Other(code) => match code {
                 Code::Unavailable => (K::Unavailable, Harmless, true, true),
@@ -178,11 +182,21 @@ pub(super) fn words_of_a_server(words: &str) -> Option<Row> {
     const TABLE: &[(&str, Row)] = &[
         ("trying to send message larger than max", Row::AnswerTooLarge),
         ("etcdserver: no leader", Row::NoLeader),
+        // raft returns it before an entry is appended; etcd passes it on with the code `Unknown`.
+        ("raft proposal dropped", Row::NoLeader),
         ("leader changed", Row::LeaderChanged),
         ("request timed out", Row::TimedOut),
         ("deadline exceeded", Row::TimedOut),
         ("applied index took too long", Row::Failing),
         ("server stopped", Row::Failing),
+        // raft says so to a request that waits for the proposal to be taken, which may have happened (`raft/node.go`, `stepWithWaitOption`).
+        ("raft: stopped", Row::Failing),
+        // A server, or a proxy, that stops cancels the requests it is serving. The caller of this client never sees its own cancellation.
+        ("request cancelled", Row::Failing),
+        ("request canceled", Row::Failing),
+        ("context canceled", Row::Failing),
+        ("watch canceled", Row::Failing),
+        ("connection is closing", Row::Failing),
         ("unhealthy cluster", Row::Failing),
         ("not a primary lessor", Row::NotThisMember),
         ("etcdserver: not leader", Row::NotThisMember),
@@ -204,6 +218,8 @@ pub(super) fn words_of_a_server(words: &str) -> Option<Row> {
         ("user name is empty", Row::TokenRefused),
         ("invalid auth token", Row::TokenRefused),
         ("revision of auth store is old", Row::AuthChanged),
+        // The same in the words of the auth store: 3.4.9 and 3.5.1, for example, do not translate it.
+        ("revision in header is old", Row::AuthChanged),
         ("authentication failed", Row::LoginRefused),
         ("authentication is not enabled", Row::AuthDisabled),
         ("permission denied", Row::PermissionDenied),

@@ -20,7 +20,20 @@ use super::connection::Received;
 pub(super) struct Method<Q, A> {
     pub(super) path: &'static str,
     pub(super) shape: Shape,
+    pub(super) header: Header,
     types: PhantomData<fn(Q) -> A>,
+}
+
+/// What the header of an answer must have. Without it the answer is none of etcd's: a peer that sends an empty message must not be taken for one that did
+/// what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Header {
+    /// The cluster, and the revision of the store, which begins at 1.
+    Revision,
+    /// The cluster.
+    Cluster,
+    /// Nothing: etcd's `grpc-proxy` gives this answer itself.
+    Nothing,
 }
 
 /// A [`Method`] of any types.
@@ -36,13 +49,17 @@ pub(super) enum Shape {
 }
 
 impl<Q, A> Method<Q, A> {
-    const fn unary(path: &'static str) -> Self {
-        Self { path, shape: Shape::Unary, types: PhantomData }
+    const fn unary(path: &'static str, header: Header) -> Self {
+        Self { path, shape: Shape::Unary, header, types: PhantomData }
+    }
+
+    const fn first_of_stream(path: &'static str, header: Header) -> Self {
+        Self { path, shape: Shape::FirstOfStream, header, types: PhantomData }
     }
 
     /// The same, for what does not need to know the types.
     pub(super) const fn untyped(&self) -> Untyped {
-        Method { path: self.path, shape: self.shape, types: PhantomData }
+        Method { path: self.path, shape: self.shape, header: self.header, types: PhantomData }
     }
 
     /// The call without its service, `Range`; what a server's own metrics call `grpc_method`.
@@ -57,19 +74,27 @@ impl<Q, A> fmt::Debug for Method<Q, A> {
     }
 }
 
-pub(super) const RANGE: Method<RangeRequest, RangeResponse> = Method::unary("/etcdserverpb.KV/Range");
-pub(super) const PUT: Method<PutRequest, PutResponse> = Method::unary("/etcdserverpb.KV/Put");
-pub(super) const DELETE_RANGE: Method<DeleteRangeRequest, DeleteRangeResponse> = Method::unary("/etcdserverpb.KV/DeleteRange");
-pub(super) const TXN: Method<TxnRequest, TxnResponse> = Method::unary("/etcdserverpb.KV/Txn");
-pub(super) const LEASE_GRANT: Method<LeaseGrantRequest, LeaseGrantResponse> = Method::unary("/etcdserverpb.Lease/LeaseGrant");
-pub(super) const LEASE_REVOKE: Method<LeaseRevokeRequest, LeaseRevokeResponse> = Method::unary("/etcdserverpb.Lease/LeaseRevoke");
+pub(super) const RANGE: Method<RangeRequest, RangeResponse> = Method::unary("/etcdserverpb.KV/Range", Header::Revision);
+pub(super) const PUT: Method<PutRequest, PutResponse> = Method::unary("/etcdserverpb.KV/Put", Header::Revision);
+pub(super) const DELETE_RANGE: Method<DeleteRangeRequest, DeleteRangeResponse> =
+    Method::unary("/etcdserverpb.KV/DeleteRange", Header::Revision);
+pub(super) const TXN: Method<TxnRequest, TxnResponse> = Method::unary("/etcdserverpb.KV/Txn", Header::Revision);
+pub(super) const LEASE_GRANT: Method<LeaseGrantRequest, LeaseGrantResponse> =
+    Method::unary("/etcdserverpb.Lease/LeaseGrant", Header::Cluster);
+pub(super) const LEASE_REVOKE: Method<LeaseRevokeRequest, LeaseRevokeResponse> =
+    Method::unary("/etcdserverpb.Lease/LeaseRevoke", Header::Cluster);
 pub(super) const LEASE_KEEP_ALIVE: Method<LeaseKeepAliveRequest, LeaseKeepAliveResponse> =
-    Method { path: "/etcdserverpb.Lease/LeaseKeepAlive", shape: Shape::FirstOfStream, types: PhantomData };
+    Method::first_of_stream("/etcdserverpb.Lease/LeaseKeepAlive", Header::Cluster);
 pub(super) const LEASE_TIME_TO_LIVE: Method<LeaseTimeToLiveRequest, LeaseTimeToLiveResponse> =
-    Method::unary("/etcdserverpb.Lease/LeaseTimeToLive");
-pub(super) const MEMBER_LIST: Method<MemberListRequest, MemberListResponse> = Method::unary("/etcdserverpb.Cluster/MemberList");
-pub(super) const STATUS: Method<StatusRequest, StatusResponse> = Method::unary("/etcdserverpb.Maintenance/Status");
-pub(super) const AUTHENTICATE: Method<AuthenticateRequest, AuthenticateResponse> = Method::unary("/etcdserverpb.Auth/Authenticate");
+    Method::unary("/etcdserverpb.Lease/LeaseTimeToLive", Header::Cluster);
+pub(super) const MEMBER_LIST: Method<MemberListRequest, MemberListResponse> =
+    Method::unary("/etcdserverpb.Cluster/MemberList", Header::Nothing);
+pub(super) const STATUS: Method<StatusRequest, StatusResponse> = Method::unary("/etcdserverpb.Maintenance/Status", Header::Cluster);
+pub(super) const AUTHENTICATE: Method<AuthenticateRequest, AuthenticateResponse> =
+    Method::unary("/etcdserverpb.Auth/Authenticate", Header::Cluster);
+/// A watch for the sake of its first answer, which every server gives, to every user and without a leader, and which names the cluster. (A user that may not
+/// watch is refused by an answer, not by a status.)
+pub(super) const FIRST_OF_WATCH: Method<WatchRequest, WatchResponse> = Method::first_of_stream(WATCH, Header::Nothing);
 /// The watch stream; it is kept, so it is no [`Method`].
 pub(super) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
@@ -77,6 +102,17 @@ pub(super) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 pub(super) trait Answer: Received {
     /// The header, where the server sent one.
     fn header(&self) -> Option<&ResponseHeader>;
+}
+
+impl Header {
+    /// Whether a header has what it must have.
+    pub(super) fn is_met_by(self, header: Option<&ResponseHeader>) -> bool {
+        match self {
+            Self::Revision => header.is_some_and(|header| header.cluster_id != 0 && header.revision > 0),
+            Self::Cluster => header.is_some_and(|header| header.cluster_id != 0),
+            Self::Nothing => true,
+        }
+    }
 }
 
 macro_rules! answers {
@@ -273,7 +309,7 @@ oneof! {
 message! {
     #[derive(Clone, Debug, Default, PartialEq)]
     pub(super) struct RequestOp {
-        request: Option<Request> = oneof 1 ..= 3,
+        request: Option<Request> = oneof 1 ..= 4,
     }
 }
 
@@ -283,6 +319,7 @@ oneof! {
         Range(RangeRequest) = message 1,
         Put(PutRequest) = message 2,
         DeleteRange(DeleteRangeRequest) = message 3,
+        Txn(TxnRequest) = message 4,
     }
 }
 
@@ -327,6 +364,13 @@ message! {
         progress_notify: bool = bool 4,
         watch_id: i64 = int64 7,
         fragment: bool = bool 8,
+    }
+}
+
+impl WatchRequest {
+    /// A watch of the smallest of all keys, from now on.
+    pub(super) fn of_one_key() -> Self {
+        Self { step: Some(WatchStep::Create(WatchCreateRequest { key: Bytes::from_static(&[0]), ..WatchCreateRequest::default() })) }
     }
 }
 

@@ -466,6 +466,43 @@ fn f21_a_wiped_server_that_passed_our_revision_is_found_by_the_anchor() {
     }
 }
 
+/// A restored backup may hold the very key that the anchor is, and be further than what was seen: only the store can tell that it is another history.
+#[test]
+fn move_to_another_cluster_lists_anew_in_every_phase() {
+    let opening = |story: &mut Story| {
+        story.quiet(broken());
+        story.quiet(Input::Waited);
+        story.wants(&Want::Open(WatchFrom::Resumed(at(10))));
+    };
+    let phases: [&dyn Fn(&mut Story); 6] = [
+        &|_| {},
+        &|story| story.quiet(broken()),
+        &opening,
+        &|story| {
+            opening(story);
+            story.quiet(Input::Opened(Ok(())));
+            story.wants_check("/a/y", Some(10));
+        },
+        &|story| story.quiet(item(WatchItem::Behind(at(3)))),
+        &|story| story.quiet(item(WatchItem::HistoryLost { oldest: None })),
+    ];
+    for reach in phases {
+        let mut story = Story::following(PAST);
+        reach(&mut story);
+        story.quiet(Input::Moved);
+        story.wants_read(None);
+        let snapshot = story.listed_again(list(90, &[("/a/x", 7), ("/a/y", 9), ("/a/z", 80)]));
+        assert_eq!((snapshot.revision, snapshot.reason), (at(90), Reason::Rewound));
+    }
+    // Nothing was yielded yet, so the state of the new cluster is the first.
+    let mut story = Story::new(PAST, Start::Now);
+    story.quiet(Input::Moved);
+    story.wants_read(None);
+    story.quiet(Input::Read(Ok(list(10, &[("/a/x", 7)]))));
+    story.quiet(Input::Moved);
+    assert_eq!(story.listed_again(list(12, &[("/a/x", 8)])).reason, Reason::Start);
+}
+
 #[test]
 fn the_anchor_of_a_deleted_key_is_looked_at_just_before_its_end() {
     let mut story = Story::following(PAST);

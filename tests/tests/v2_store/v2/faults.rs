@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use etcd_typed::testing::{Etcd, Proxy};
-use etcd_typed::{Client, Entry, Expect};
+use etcd_typed::testing::{Etcd, Mode, Proxy};
+use etcd_typed::{Client, Entry, EtcdSchema, Expect};
 use tokio::time::{sleep, timeout};
 
 use super::launch;
@@ -98,4 +98,50 @@ async fn a_watch_yields_the_history(kill: Option<usize>) {
     let mut log = std::io::stderr();
     writeln!(log, "v2: {cuts} cuts, {kills} kills: {} writes, {} changes seen", written.len(), seen.len()).unwrap();
     assert_eq!(seen, written);
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct Settings {
+    #[etcd(default = 0)]
+    limit: u64,
+    note: Option<String>,
+}
+
+/// The client comes back when the new cluster is further than the former one was, and the newest key that it saw may be the same one, written again.
+/// Nothing but the name of the cluster tells.
+#[tokio::test]
+async fn v2_clients_go_on_in_a_new_cluster() {
+    let mut etcd = Etcd::builder().quick_election().start().await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let client = Client::connect(&format!("etcd2://{}", proxy.addr())).await.unwrap();
+    let dir = client.dir::<Settings>("/app").unwrap();
+    dir.note.set(&"former".to_owned()).await.unwrap();
+    dir.limit.set(&1).await.unwrap();
+    let mut changes = dir.watch().await.unwrap();
+    let named = client.lock("/locks/a").ttl(Duration::from_secs(600));
+    let held = named.acquire().await.unwrap();
+    // Long enough for the lock's watch to begin.
+    sleep(Duration::from_millis(300)).await;
+
+    proxy.set(Mode::Refuse).await;
+    proxy.cut();
+    etcd.wipe_as("restored").await;
+    let direct = Client::connect(&etcd.url_v2()).await.unwrap().dir::<Settings>("/app").unwrap();
+    for limit in 0..100 {
+        direct.limit.set(&limit).await.unwrap();
+    }
+    proxy.set(Mode::Pass).await;
+    let resynced = async {
+        loop {
+            let update = changes.next().await.unwrap().unwrap();
+            if update.resynced {
+                return update;
+            }
+        }
+    };
+    let update = timeout(LIMIT, resynced).await.expect("the watch starts again from the state of the new cluster");
+    assert_eq!(update.changes.len(), 2, "one value is another, and one is gone: {update:?}");
+    timeout(LIMIT, held.lost()).await.expect("the lock is lost");
+    assert!(!held.is_held());
+    timeout(LIMIT, named.acquire()).await.expect("in time").unwrap().release().await.unwrap();
 }

@@ -105,6 +105,33 @@ fn a_failing_member_leaves_a_write_open() {
     }
 }
 
+/// etcd passes errors of raft and of cancelled contexts on with the code `Unknown` (3.4) or `Canceled`. None of them is the caller's own doing.
+#[test]
+fn stopping_server_leaves_a_write_open() {
+    for (code, text) in [
+        (Code::Unknown, "raft: stopped"),
+        (Code::Unavailable, "etcdserver: server stopped"),
+        (Code::Unknown, "etcdserver: request cancelled"),
+        (Code::Cancelled, "etcdserver: request canceled"),
+        (Code::Unknown, "context canceled"),
+        (Code::Cancelled, "context canceled"),
+        (Code::Cancelled, "etcdserver: watch canceled"),
+        (Code::Cancelled, "grpc: the client connection is closing"),
+    ] {
+        let status = said(code, text);
+        assert_row(&status, Row::Failing, ErrorKind::Unavailable, Repeat::Harmless, true);
+        assert!(Row::Failing.verdict().endpoint_failed, "another member is asked next");
+    }
+}
+
+/// raft refuses it before an entry is appended: as a follower or candidate without a leader, and as a leader that hands leadership over.
+#[test]
+fn dropped_proposal_is_sent_again_elsewhere() {
+    let status = said(Code::Unknown, "raft proposal dropped");
+    assert_row(&status, Row::NoLeader, ErrorKind::Unavailable, Repeat::Always, false);
+    assert!(Row::NoLeader.verdict().endpoint_failed, "another member is asked next");
+}
+
 #[test]
 fn a_member_that_does_not_do_it_sends_to_another() {
     for status in [
@@ -172,8 +199,11 @@ fn f19_a_token_that_is_not_taken_is_renewed() {
 
 #[test]
 fn f19_a_change_of_users_is_no_wrong_token() {
-    let status = said(Code::InvalidArgument, "etcdserver: revision of auth store is old");
-    assert_row(&status, Row::AuthChanged, ErrorKind::Unauthenticated, Repeat::AfterLogin, false);
+    for status in
+        [said(Code::InvalidArgument, "etcdserver: revision of auth store is old"), said(Code::Unknown, "auth: revision in header is old")]
+    {
+        assert_row(&status, Row::AuthChanged, ErrorKind::Unauthenticated, Repeat::AfterLogin, false);
+    }
 }
 
 #[test]
@@ -279,6 +309,7 @@ fn p5_nothing_that_may_have_been_applied_is_repeated_for_a_write() {
         Row::LeaseExists,
         Row::CorruptCluster,
         Row::ForeignCluster,
+        Row::ClusterReplaced,
         Row::UnknownCall,
     ];
     for row in rows.into_iter().chain(codes) {

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::auth::{Auth, Session};
 use super::call::{Core, How, NAME};
+use super::cluster::Origin;
 use super::kv::bounds;
 use super::status::{Failure, Repeat, Row};
 use super::wire::{RANGE, RangeRequest};
@@ -64,11 +65,14 @@ struct Handle {
     reached: Arc<AtomicU64>,
     /// Of the session that it was opened with: a stream keeps its token.
     generation: u64,
+    /// The history that its watches are of.
+    origin: Origin,
 }
 
 impl Handle {
+    /// Whether watches may join. A stream of a former cluster may not have noticed its end yet, and would yield changes that the present one never had.
     fn is_open(&self) -> bool {
-        !self.commands.is_closed()
+        !self.commands.is_closed() && self.origin.is_current()
     }
 
     fn is(&self, other: &Self) -> bool {
@@ -243,7 +247,13 @@ impl Watches {
             return stream.clone();
         }
         let (commands, wishes) = mpsc::unbounded_channel();
-        let handle = Handle { commands, watches: Arc::new(AtomicUsize::new(1)), reached: Arc::default(), generation: session.generation };
+        let handle = Handle {
+            commands,
+            watches: Arc::new(AtomicUsize::new(1)),
+            reached: Arc::default(),
+            generation: session.generation,
+            origin: self.core.endpoints.cluster.present(),
+        };
         let of_stream = stream::Watched::new(&self.feeds, &handle);
         let run = stream::run(Arc::clone(&self.core), session.token.clone(), wishes, of_stream, self.progress_interval);
         spawn(&runtime::Handle::current(), run);

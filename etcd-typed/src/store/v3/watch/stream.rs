@@ -17,6 +17,7 @@ use super::machine::{Machine, Output, Token};
 use super::{Command, Handle};
 use crate::store::v3::call::{Core, Unanswered, send};
 use crate::store::v3::channel::{Lane, Slot};
+use crate::store::v3::cluster::Origin;
 use crate::store::v3::connection::{Connection, Metadata, Requests};
 use crate::store::v3::grpc::Local;
 use crate::store::v3::kv::header_revision;
@@ -29,6 +30,8 @@ const STATUS_LIMIT: Duration = Duration::from_secs(5);
 /// The watches of the stream.
 pub(super) struct Watched {
     feeds: HashMap<Token, Arc<Feed>>,
+    /// The history that the watches are of.
+    origin: Origin,
     /// One for each, counted up by who sends it here, so that a stream with room is found before this task runs.
     count: Arc<AtomicUsize>,
     /// The newest revision that the server told.
@@ -97,6 +100,7 @@ async fn serve(
     let metadata = Metadata { leader: true, token: token.as_ref() };
     // A server sends nothing at all, not even the headers of its answer, before the first watch is created.
     let (mut requests, mut answers) = connection.clone().begin(WATCH, metadata).map_err(|status| Failure::of(&slot.name, status))?;
+    let behind = connection.behind();
     let mut ticks = interval_at(Instant::now() + progress_interval, progress_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Asked once, when it first matters.
@@ -118,7 +122,10 @@ async fn serve(
             message = answers.next::<WatchResponse>() => {
                 let ended = || Local::Ended("though watches were left on its stream").into();
                 let message = message.and_then(|message| message.ok_or_else(ended)).map_err(|status| Failure::of(&slot.name, status))?;
-                core.endpoints.check(slot, message.header(), Row::ForeignCluster)?;
+                core.recognize(slot, &behind, message.header()).await?;
+                if !watched.origin.is_current() {
+                    return Err(Failure::new(Row::ClusterReplaced, format!("{} is of another cluster now", slot.name)));
+                }
                 watched.reached.fetch_max(header_revision(message.header.as_ref()).get(), Ordering::Relaxed);
                 machine.receive(message);
             }
@@ -179,7 +186,7 @@ impl Watched {
     /// None yet, on this stream of a client with these.
     pub(super) fn new(all: &Arc<Feeds>, stream: &Handle) -> Self {
         let (count, reached) = (Arc::clone(&stream.watches), Arc::clone(&stream.reached));
-        Self { feeds: HashMap::new(), count, reached, all: Arc::clone(all), wakers: Vec::new() }
+        Self { feeds: HashMap::new(), origin: stream.origin.clone(), count, reached, all: Arc::clone(all), wakers: Vec::new() }
     }
 
     fn add(&mut self, feed: Arc<Feed>) {

@@ -1,0 +1,155 @@
+//! Which cluster a client belongs to, and when it moves on to another one.
+//!
+//! Every answer of etcd names its cluster. The first answer that a client gets decides which cluster it belongs to. A server that was restored
+//! or emptied comes back at the same address under another id, and so does a server of another cluster that was listed by mistake. A client
+//! tells the two apart by asking all of its endpoints ([`agreed`]):
+//!
+//! - All endpoints that answer name the same other id, and they are more than half of the list: the cluster was replaced. The client moves on, and
+//!   what it knew of the former history is void ([`Cluster::history`]).
+//! - Anything else: the endpoint is not used. So members that are restored one after another take no client with them while an old member still
+//!   answers, and neither does one foreign endpoint of two while the right one is down.
+//!
+//! No write is sent over a connection before an answer has named the cluster behind it (`call.rs`): an answer that names another cluster comes too
+//! late for the write that it answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+/// How long endpoints that did not agree are not asked again.
+pub(super) const SURVEY_PAUSE: Duration = Duration::from_millis(100);
+
+/// The cluster that a client belongs to.
+#[derive(Debug, Default)]
+pub(super) struct Cluster {
+    /// Its id; 0 until the first answer.
+    id: AtomicU64,
+    history: Arc<AtomicU64>,
+    /// Held by the call that asks all endpoints: when they were last asked in vain.
+    pub(super) survey: Mutex<Option<Instant>>,
+}
+
+/// The history in which something began, such as a watch stream.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    history: u64,
+    current: Arc<AtomicU64>,
+}
+
+/// The id of the cluster that answered last over a connection; 0 before the first answer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Behind(Arc<AtomicU64>);
+
+impl Cluster {
+    /// The id; 0 until the first answer.
+    pub(super) fn id(&self) -> u64 {
+        self.id.load(Ordering::Relaxed)
+    }
+
+    /// Whether an answer of this cluster is taken. The first one decides.
+    pub(super) fn admits(&self, id: u64) -> bool {
+        match self.id() {
+            0 => self.id.compare_exchange(0, id, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|first| first == id, |_| true),
+            known => known == id,
+        }
+    }
+
+    /// From now on the client belongs to this cluster, whose history is a new one.
+    pub(super) fn move_to(&self, id: u64) {
+        self.id.store(id, Ordering::Relaxed);
+        // Whoever sees the new number also sees the new id.
+        self.history.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often the client has moved on. Revisions, leases and watches of an earlier number mean nothing any more.
+    pub(super) fn history(&self) -> u64 {
+        self.history.load(Ordering::Acquire)
+    }
+
+    /// The present history, for what begins in it.
+    pub(super) fn present(&self) -> Origin {
+        Origin { history: self.history(), current: Arc::clone(&self.history) }
+    }
+}
+
+impl Origin {
+    /// Whether the client still belongs to that cluster.
+    pub(super) fn is_current(&self) -> bool {
+        self.current.load(Ordering::Acquire) == self.history
+    }
+}
+
+impl Behind {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set(&self, id: u64) {
+        // Most answers repeat what is known, and a store would take the cache line from other callers.
+        if self.get() != id {
+            self.0.store(id, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The cluster that a client of `known` moves on to, by what each of its endpoints named; none for an endpoint that did not answer.
+pub(super) fn agreed(known: u64, named: &[Option<u64>]) -> Option<u64> {
+    let mut answers = named.iter().flatten();
+    let new = *answers.next()?;
+    let unanimous = answers.all(|id| *id == new);
+    let majority = named.iter().flatten().count() * 2 > named.len();
+    (unanimous && majority && new != known).then_some(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: Option<u64> = Some(1);
+    const NEW: Option<u64> = Some(2);
+    const OTHER: Option<u64> = Some(3);
+
+    #[test]
+    fn first_answer_decides_the_cluster() {
+        let cluster = Cluster::default();
+        let origin = cluster.present();
+        assert!(cluster.admits(7) && cluster.admits(7) && !cluster.admits(8));
+        assert_eq!((cluster.id(), cluster.history()), (7, 0));
+        assert!(origin.is_current());
+        cluster.move_to(8);
+        assert!(!origin.is_current() && cluster.present().is_current());
+        assert!(cluster.admits(8) && !cluster.admits(7));
+        assert_eq!((cluster.id(), cluster.history()), (8, 1));
+    }
+
+    #[test]
+    fn client_moves_on_when_its_endpoints_agree() {
+        for (named, moves) in [
+            (&[NEW][..], true),
+            (&[None], false),
+            (&[OLD], false),
+            (&[NEW, NEW], true),
+            // The other one may be down for a moment, and of the old cluster.
+            (&[NEW, None], false),
+            (&[OLD, NEW], false),
+            (&[NEW, OTHER], false),
+            (&[NEW, NEW, NEW], true),
+            // A member that is gone for good keeps nobody locked out.
+            (&[None, NEW, NEW], true),
+            (&[None, None, NEW], false),
+            // Restored one after another.
+            (&[NEW, OLD, OLD], false),
+            (&[NEW, NEW, OLD], false),
+            (&[NEW, OTHER, NEW], false),
+            (&[None, NEW, OLD], false),
+            (&[None, OLD, OLD], false),
+            (&[NEW, NEW, None, None], false),
+            (&[NEW, NEW, NEW, None, None], true),
+        ] {
+            assert_eq!(agreed(1, named), if moves { NEW } else { None }, "{named:?}");
+        }
+    }
+}
