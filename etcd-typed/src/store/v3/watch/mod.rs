@@ -9,7 +9,7 @@ mod replay;
 mod stream;
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,13 +62,16 @@ struct Handle {
     watches: Arc<AtomicUsize>,
     /// The newest revision that its server told.
     reached: Arc<AtomicU64>,
+    /// Whether it takes no new watches; those that it has stay.
+    retired: Arc<AtomicBool>,
     /// Of the session that it was opened with: a stream keeps its token.
     generation: u64,
 }
 
 impl Handle {
+    /// Whether a watch may join it, or a reader one of its watches.
     fn is_open(&self) -> bool {
-        !self.commands.is_closed()
+        !self.commands.is_closed() && !self.retired.load(Ordering::Relaxed)
     }
 
     fn is(&self, other: &Self) -> bool {
@@ -102,6 +105,8 @@ impl Part {
 enum Command {
     Add(Arc<Feed>),
     Remove(Token),
+    /// The creation of a watch got no answer in time: what is sent on the stream's connection may be lost.
+    Doubt,
 }
 
 impl Watches {
@@ -156,6 +161,7 @@ impl Watches {
                 Ok(Err(_)) => None,
                 Err(_) => {
                     self.retire(&following.feed.stream);
+                    let _ = following.feed.stream.commands.send(Command::Doubt);
                     None
                 }
             };
@@ -243,7 +249,13 @@ impl Watches {
             return stream.clone();
         }
         let (commands, wishes) = mpsc::unbounded_channel();
-        let handle = Handle { commands, watches: Arc::new(AtomicUsize::new(1)), reached: Arc::default(), generation: session.generation };
+        let handle = Handle {
+            commands,
+            watches: Arc::new(AtomicUsize::new(1)),
+            reached: Arc::default(),
+            retired: Arc::default(),
+            generation: session.generation,
+        };
         let of_stream = stream::Watched::new(&self.feeds, &handle);
         let run = stream::run(Arc::clone(&self.core), session.token.clone(), wishes, of_stream, self.progress_interval);
         spawn(&runtime::Handle::current(), run);
@@ -253,6 +265,7 @@ impl Watches {
 
     /// Takes no new watches on this stream; those that it has stay.
     fn retire(&self, stream: &Handle) {
+        stream.retired.store(true, Ordering::Relaxed);
         self.streams().retain(|other| !other.is(stream));
     }
 
