@@ -212,7 +212,8 @@ impl Client {
         self.context.store.status().await
     }
 
-    /// The members of the cluster, as one of them knows them.
+    /// The members of the cluster, as one of them knows them. etcd's `grpc-proxy` names itself in their place, with the id 0, unless it is started with an empty
+    /// `--advertise-client-url`.
     ///
     /// # Errors
     ///

@@ -12,6 +12,7 @@ use std::process::Command;
 
 use etcd_typed::testing::{Cluster, Etcd};
 
+pub mod between;
 pub mod certificates;
 
 /// The program of the line after that of `ETCD_BIN`, which the environment variable `ETCD_NEXT_BIN` names.

@@ -123,6 +123,77 @@ mod v3 {
     etcd_typed::conformance!(v3);
 }
 
+/// The v3 store behind etcd's own proxy.
+mod v3_through_grpc_proxy {
+    use etcd_typed::store::connect::{ConnectOptions, Endpoint};
+    use etcd_typed::store::v3::V3Store;
+    use etcd_typed::store::{BoxFuture, Store};
+    use etcd_typed::testing::Etcd;
+    use etcd_typed::testing::conformance::{Isolation, TestStore};
+    use etcd_typed_tests::between::Between;
+    use tokio::sync::OnceCell;
+
+    struct Proxied {
+        etcd: Etcd,
+        proxy: Between,
+    }
+
+    impl Proxied {
+        async fn start() -> Self {
+            let etcd = Etcd::start().await;
+            let proxy = Between::grpc_proxy(&etcd);
+            Self { etcd, proxy }
+        }
+    }
+
+    enum Servers {
+        Shared(&'static Proxied),
+        Own(Box<Proxied>),
+    }
+
+    struct Subject {
+        store: V3Store,
+        servers: Servers,
+    }
+
+    impl Subject {
+        fn servers(&self) -> &Proxied {
+            match &self.servers {
+                Servers::Shared(servers) => servers,
+                Servers::Own(servers) => servers,
+            }
+        }
+    }
+
+    impl TestStore for Subject {
+        fn store(&self) -> &dyn Store {
+            &self.store
+        }
+
+        fn lose_history(&self) -> BoxFuture<'_, ()> {
+            Box::pin(async {
+                self.servers().etcd.compact().await;
+            })
+        }
+    }
+
+    async fn v3_through_grpc_proxy(isolation: Isolation) -> Subject {
+        static SHARED: OnceCell<Proxied> = OnceCell::const_new();
+        let servers = match isolation {
+            Isolation::Shared => Servers::Shared(SHARED.get_or_init(Proxied::start).await),
+            Isolation::Alone => Servers::Own(Box::new(Proxied::start().await)),
+        };
+        let port = match &servers {
+            Servers::Shared(servers) => servers.proxy.port(),
+            Servers::Own(servers) => servers.proxy.port(),
+        };
+        let options = ConnectOptions::new(vec![Endpoint { host: "127.0.0.1".to_owned(), port }]);
+        Subject { store: V3Store::new(&options).expect("a store"), servers }
+    }
+
+    etcd_typed::conformance!(v3_through_grpc_proxy);
+}
+
 mod v2 {
     use etcd_typed::Key;
     use etcd_typed::store::v2::V2Store;

@@ -49,6 +49,8 @@ struct State {
     modes: u64,
     /// Counts the cuts, so that a connection sees each once.
     cuts: u64,
+    /// Of connections with a lower number no requests pass; see [`Proxy::lose_requests`].
+    deaf_before: u64,
 }
 
 #[derive(Debug)]
@@ -122,6 +124,12 @@ impl Proxy {
         self.links.budget.store(bytes, Ordering::SeqCst);
     }
 
+    /// Loses what clients send from now on over the connections that are open now; answers to earlier requests arrive. New connections work.
+    pub fn lose_requests(&self) {
+        let accepted = self.accepted();
+        self.state.send_modify(|state| state.deaf_before = accepted);
+    }
+
     /// How many connections it has accepted so far.
     #[must_use]
     pub fn accepted(&self) -> u64 {
@@ -178,8 +186,8 @@ async fn serve(
             changed = changes.changed() => if changed.is_err() { return },
             accepted = accept(listener.as_ref()) => {
                 if let Ok(client) = accepted {
-                    links.accepted.fetch_add(1, Ordering::SeqCst);
-                    connections.spawn(connection(client, state.clone(), Arc::clone(&links)));
+                    let number = links.accepted.fetch_add(1, Ordering::SeqCst);
+                    connections.spawn(connection(client, number, state.clone(), Arc::clone(&links)));
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -202,13 +210,13 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
 }
 
 /// One connection until one side ends it in both directions, fails, or it is cut.
-async fn connection(mut client: TcpStream, state: watch::Sender<State>, links: Arc<Links>) {
+async fn connection(mut client: TcpStream, number: u64, state: watch::Sender<State>, links: Arc<Links>) {
     let mut cuts = state.subscribe();
     let seen = cuts.borrow().cuts;
     let cut = async { cuts.wait_for(|state| state.cuts != seen).await.is_ok() };
     let orderly = tokio::select! {
         _ = cut => false,
-        passed = pass(&mut client, &state, &links) => passed.is_ok(),
+        passed = pass(&mut client, number, &state, &links) => passed.is_ok(),
     };
     if !orderly {
         // A reset instead of an orderly end: that is what a process that died looks like.
@@ -216,16 +224,18 @@ async fn connection(mut client: TcpStream, state: watch::Sender<State>, links: A
     }
 }
 
-async fn pass(client: &mut TcpStream, state: &watch::Sender<State>, links: &Links) -> io::Result<()> {
-    until(&mut state.subscribe(), |mode| mode != Mode::Stall).await;
+async fn pass(client: &mut TcpStream, number: u64, state: &watch::Sender<State>, links: &Links) -> io::Result<()> {
+    until(&mut state.subscribe(), |state| state.mode != Mode::Stall).await;
     let mut server = TcpStream::connect(&links.target).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let passed = {
         let (client_read, client_write) = client.split();
         let (server_read, server_write) = server.split();
-        let requests = pump(client_read, server_write, state, |mode| mode != Mode::Stall, None);
-        let answers = pump(server_read, client_write, state, |mode| !matches!(mode, Mode::Stall | Mode::StallAnswers), Some(links));
+        let passes_requests = |state: &State| state.mode != Mode::Stall && number >= state.deaf_before;
+        let passes_answers = |state: &State| !matches!(state.mode, Mode::Stall | Mode::StallAnswers);
+        let requests = pump(client_read, server_write, state, passes_requests, None);
+        let answers = pump(server_read, client_write, state, passes_answers, Some(links));
         tokio::try_join!(requests, answers).map(|_| ())
     };
     if passed.is_err() {
@@ -239,7 +249,7 @@ async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     state: &watch::Sender<State>,
-    open: fn(Mode) -> bool,
+    open: impl Fn(&State) -> bool,
     counted: Option<&Links>,
 ) -> io::Result<()> {
     // Reading goes on while earlier bytes wait, so that a delay is one, and not a limit of the throughput.
@@ -259,7 +269,7 @@ async fn pump(
     let write = async move {
         while let Some((due, mut chunk)) = receiver.recv().await {
             sleep_until(due).await;
-            until(&mut changes, open).await;
+            until(&mut changes, &open).await;
             if let Some(links) = counted {
                 let allowed = links.spend(chunk.len());
                 if allowed < chunk.len() {
@@ -277,9 +287,9 @@ async fn pump(
     tokio::try_join!(read, write).map(|_| ())
 }
 
-/// Waits until the mode is one of these. The sender lives as long as the connections.
-async fn until(changes: &mut watch::Receiver<State>, open: impl Fn(Mode) -> bool) {
-    let _ = changes.wait_for(|state| open(state.mode)).await;
+/// Waits until the state is one of these. The sender lives as long as the connections.
+async fn until(changes: &mut watch::Receiver<State>, open: impl Fn(&State) -> bool) {
+    let _ = changes.wait_for(|state| open(state)).await;
 }
 
 impl Links {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test fails by panicking, and says what it counted")]
 
 mod auth;
+mod between;
 mod calls;
 mod clusters;
 mod faults;

@@ -303,3 +303,14 @@ async fn f20_one_endpoint_that_cannot_be_trusted_is_passed_over() {
     store.commit(put(&key("/a"), "1")).await.unwrap();
     store.range(Range::of(Span::Key(key("/a")))).await.unwrap();
 }
+
+/// The server closes the connection without a word, as a crash does. Nothing is sent before a server has spoken.
+#[tokio::test]
+async fn write_without_tls_to_a_tls_server_is_not_in_doubt() {
+    let (files, authority) = (Files::new(), Authority::new());
+    let etcd = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
+    let mut options = options([etcd.endpoint().as_str()]);
+    options.retry.call_timeout = Duration::from_secs(1);
+    let error = V3Store::new(&options).unwrap().commit(put(&key("/a"), "1")).await.unwrap_err();
+    assert!(!error.may_have_applied(), "{error}");
+}

@@ -13,22 +13,22 @@ use tokio::time::{sleep, timeout};
 use super::raw::Admin;
 use super::{PATIENCE, delete, key, metric_of, options, put, store, write};
 
-async fn watch(store: &V3Store, span: Span, from: WatchFrom) -> WatchStream {
+pub(super) async fn watch(store: &V3Store, span: Span, from: WatchFrom) -> WatchStream {
     store.watch(Watch { span, from }).await.unwrap()
 }
 
-async fn next(stream: &mut WatchStream) -> WatchItem {
+pub(super) async fn next(stream: &mut WatchStream) -> WatchItem {
     timeout(PATIENCE, stream.next()).await.expect("an item in time").expect("an item").expect("no error")
 }
 
-async fn batch(stream: &mut WatchStream) -> Batch {
+pub(super) async fn batch(stream: &mut WatchStream) -> Batch {
     match next(stream).await {
         WatchItem::Batch(batch) => batch,
         other => panic!("{other:?}"),
     }
 }
 
-async fn ends(stream: &mut WatchStream) -> bool {
+pub(super) async fn ends(stream: &mut WatchStream) -> bool {
     timeout(PATIENCE, stream.next()).await.expect("an end in time").is_none()
 }
 
@@ -40,11 +40,11 @@ fn text(event: &Event) -> String {
     }
 }
 
-fn texts(batch: &Batch) -> Vec<String> {
+pub(super) fn texts(batch: &Batch) -> Vec<String> {
     batch.events.iter().map(text).collect()
 }
 
-async fn until_metric(etcd: &Etcd, name: &str, wanted: f64) {
+pub(super) async fn until_metric(etcd: &Etcd, name: &str, wanted: f64) {
     let reached = timeout(PATIENCE, async {
         while metric_of(etcd, name).await != wanted {
             sleep(Duration::from_millis(20)).await;

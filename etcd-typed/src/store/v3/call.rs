@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::HeaderValue;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::auth::Auth;
 use super::careful::careful;
@@ -22,6 +22,9 @@ use crate::telemetry;
 
 /// The store in metrics and events.
 pub(super) const NAME: &str = "v3";
+
+/// How long the end of a stream is waited for after its answer.
+const GOODBYE: Duration = Duration::from_millis(100);
 
 /// What all calls of one client share.
 #[derive(Debug)]
@@ -232,7 +235,7 @@ impl Core {
         let limit = if how.repeatable { deadline.min(Instant::now() + self.retry.read_attempt_timeout) } else { deadline };
         let connection = match timeout_at(limit, self.endpoints.connection(slot, how.lane)).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(status)) => return Err(Failure::of(&slot.name, status)),
+            Ok(Err(status)) => return Err(Failure::of(&slot.name, status).before_sending()),
             Err(_) => return Err(Failure::of(&slot.name, Local::NotSent("none yet".to_owned()).into())),
         };
         let metadata = Metadata { leader: how.leader, token };
@@ -398,7 +401,8 @@ async fn send_into(
     whole: Instant,
 ) -> Result<(), Unanswered> {
     let (mut requests, mut answers) = connection.begin(method.path, metadata).map_err(Unanswered::Refused)?;
-    requests.send(request, true);
+    // A proxy may forward a stream only while its request side is open: etcd's `grpc-proxy` never answers a keep-alive whose stream was ended already.
+    requests.send(request, method.shape == Shape::Unary);
     timeout_at(first, answers.begun()).await.map_err(|_| Unanswered::TimedOut)?.map_err(Unanswered::Refused)?;
     let answer = async {
         if !answers.next_into(answer).await? {
@@ -410,7 +414,13 @@ async fn send_into(
         }
         Ok(())
     };
-    timeout_at(whole, answer).await.map_err(|_| Unanswered::TimedOut)?.map_err(Unanswered::Refused)
+    timeout_at(whole, answer).await.map_err(|_| Unanswered::TimedOut)?.map_err(Unanswered::Refused)?;
+    if method.shape == Shape::FirstOfStream {
+        // The server sees a stream that ended well, and not one that was cancelled. How it ends changes nothing: the answer is there.
+        requests.end();
+        let _ = timeout(GOODBYE, answers.next_into(&mut ())).await;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -140,9 +140,9 @@ impl Endpoints {
         let connecting = {
             let mut place = slot.lane(lane);
             match place.as_ref().map(|connecting| (connecting, connecting.peek())) {
-                Some((_, Some(Ok(connection)))) => return Ok(connection.clone()),
+                Some((_, Some(Ok(connection)))) if !connection.is_doubted() => return Ok(connection.clone()),
                 Some((connecting, None)) => connecting.clone(),
-                Some((_, Some(Err(_)))) | None => {
+                Some((_, Some(_))) | None => {
                     if lane == Lane::Calls {
                         // Another server may be behind it, or the same in another version.
                         slot.set_joining(Joining::Unknown);

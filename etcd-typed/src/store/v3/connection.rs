@@ -26,7 +26,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 pub(super) use self::dial::Target;
 use self::dial::{Io, LastRead};
-pub(super) use self::exchange::{Metadata, Received, Requests, Sent};
+use self::exchange::unsent;
+pub(super) use self::exchange::{Answers, Metadata, Received, Requests, Sent};
 use self::incoming::{Gathering, Long};
 use super::cluster::Behind;
 use super::grpc::{Local, Status};
@@ -40,6 +41,9 @@ const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 
 /// The headers and trailers of an answer; the words of an error are in them.
 const LONGEST_HEADERS: u32 = 64 * 1024;
+
+/// The limit of streams at a server that has not told its own. No server can: on the wire it is a number of 32 bits, or there is none.
+const UNTOLD: usize = usize::MAX - 1;
 
 /// How long the end of a connection is waited for when a stream says that it ended: they are told one after the other.
 const LAST_WORDS: Duration = Duration::from_millis(100);
@@ -66,12 +70,15 @@ struct Shared {
     long: Long,
     /// Which cluster answered.
     behind: Behind,
+    /// Set when requests seem to be lost on it while answers arrive: calls under way go on, new ones belong on another connection.
+    doubt: SetOnce<()>,
     /// Why the connection ended.
     end: SetOnce<String>,
 }
 
 impl Connection {
-    /// Connects, and spawns the task that moves its frames.
+    /// Connects, waits until the server has shown that it speaks HTTP/2, and spawns the task that moves its frames. Before that no request is sent: what is no
+    /// HTTP/2 server, a frozen one, or one that refuses our certificate leaves no write in doubt. It also tells the limit of streams.
     pub(super) async fn open(target: &Target) -> Result<Self, Status> {
         Self::over(target.dial().await?, target).await
     }
@@ -83,8 +90,16 @@ impl Connection {
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(LONGEST_HEADERS)
+            .initial_max_send_streams(UNTOLD)
             .enable_push(false);
-        let (sender, connection) = builder.handshake(io).await.map_err(|cause| Local::NotSent(cause.to_string()))?;
+        let (sender, mut connection) = builder.handshake(io).await.map_err(|cause| Local::NotSent(cause.to_string()))?;
+        // The first frame of a server is its SETTINGS (RFC 9113, section 3.4), and `h2` sets the limit by them.
+        poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(end) => Poll::Ready(Err(without_settings(end.err()))),
+            Poll::Pending if sender.current_max_send_streams() == UNTOLD => Poll::Pending,
+            Poll::Pending => Poll::Ready(Ok(())),
+        })
+        .await?;
         let (long, gathering) = Long::new();
         let shared = Shared {
             scheme: target.scheme(),
@@ -94,6 +109,7 @@ impl Connection {
             begun: AtomicBool::new(false),
             long,
             behind: Behind::default(),
+            doubt: SetOnce::new(),
             end: SetOnce::new(),
         };
         let shared = Arc::new(shared);
@@ -113,10 +129,22 @@ impl Connection {
     ///
     /// It has ended, or the server said that it is about to. Nothing was sent.
     pub(super) async fn ready(&mut self) -> Result<(), Status> {
-        poll_fn(|cx| self.sender.poll_ready(cx)).await.map_err(|cause| {
-            let why = self.shared.end.get().cloned().unwrap_or_else(|| cause.to_string());
-            Local::NotSent(why).into()
-        })
+        poll_fn(|cx| self.sender.poll_ready(cx))
+            .await
+            .map_err(|cause| self.shared.end.get().cloned().map_or_else(|| unsent(&cause), |why| Local::NotSent(why).into()))
+    }
+
+    /// Waits until requests seem to be lost on it while answers arrive. New calls belong on another connection then.
+    pub(super) async fn doubted(&self) {
+        self.shared.doubt.wait().await;
+    }
+
+    pub(super) fn doubt(&self) {
+        let _ = self.shared.doubt.set(());
+    }
+
+    pub(super) fn is_doubted(&self) -> bool {
+        self.shared.doubt.initialized()
     }
 
     /// Which cluster answered over it last.
@@ -128,6 +156,18 @@ impl Connection {
     pub(super) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
+}
+
+/// Why a connection ended before the server's first frame.
+fn without_settings(cause: Option<h2::Error>) -> Status {
+    let local = match cause {
+        None => Local::NotSent("the server closed the connection".to_owned()),
+        Some(cause) if cause.is_library() => Local::NotGrpc(format!("the server does not speak HTTP/2 ({cause})")),
+        // TLS may have refused our certificate, which only these words tell.
+        Some(cause) if cause.is_io() => Local::Broken { end: Some(cause.to_string()), cause: Arc::new(cause) },
+        Some(cause) => Local::NotSent(cause.to_string()),
+    };
+    local.into()
 }
 
 impl Shared {
@@ -146,14 +186,16 @@ struct UnderWay {
     shared: Arc<Shared>,
     /// Whether the server has not begun to answer.
     asked: bool,
+    /// How many calls were under way when it began, with itself.
+    place: usize,
 }
 
 impl UnderWay {
     fn of(shared: &Arc<Shared>) -> Self {
-        shared.calls.fetch_add(1, Ordering::Relaxed);
+        let place = shared.calls.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         shared.asked.fetch_add(1, Ordering::Relaxed);
         shared.begun.store(true, Ordering::Relaxed);
-        Self { shared: shared.clone(), asked: true }
+        Self { shared: shared.clone(), asked: true, place }
     }
 
     fn answered(&mut self) {
@@ -171,7 +213,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// When a silent connection is checked, and given up.
+/// When a connection is checked, and given up.
 struct KeepAlive {
     interval: Duration,
     limit: Duration,
@@ -227,25 +269,22 @@ async fn move_frames(
 }
 
 impl KeepAlive {
-    /// Waits until the other side does not answer any more. It is asked only while calls are under way: a server closes connections that ping without one (its
-    /// `PermitWithoutStream` is false).
+    /// Waits until the other side does not answer any more. Only an answered ping shows that requests arrive as well as answers: what is read may be answers to
+    /// other streams. It is asked only while calls are under way: a server closes connections that ping without one (its `PermitWithoutStream` is false).
     async fn is_dead(&self, pings: Option<PingPong>, shared: &Shared) {
         let Some(mut pings) = pings else { return pending().await };
         loop {
-            let silent = self.read.at() + self.interval;
-            if Instant::now() < silent {
-                sleep_until(silent).await;
-            } else if shared.calls.load(Ordering::Relaxed) == 0 {
-                sleep(self.interval).await;
-            } else if !self.answers(&mut pings).await {
+            // From one answer to the next ping, so that a server never sees them closer together.
+            sleep(self.interval).await;
+            if shared.calls.load(Ordering::Relaxed) > 0 && !self.answers(&mut pings, shared).await {
                 return;
             }
         }
     }
 
-    async fn answers(&self, pings: &mut PingPong) -> bool {
+    async fn answers(&self, pings: &mut PingPong, shared: &Shared) -> bool {
         let mut asked = Instant::now();
-        let mut answer = std::pin::pin!(pings.ping(Ping::opaque()));
+        let mut answer = pin!(pings.ping(Ping::opaque()));
         loop {
             tokio::select! {
                 biased;
@@ -255,12 +294,14 @@ impl KeepAlive {
                     Err(_) => return pending().await,
                 },
                 () = sleep_until(asked + self.limit) => {
-                    // On a slow line the answer stands behind what else is on its way.
                     let read = self.read.at();
                     if read <= asked {
                         return false;
                     }
+                    // Either the line is slow, and the answer stands behind what else is on its way, or the ping was lost, and so are requests. For the calls
+                    // under way it makes no difference as long as something comes.
                     asked = read;
+                    let _ = shared.doubt.set(());
                 }
             }
         }

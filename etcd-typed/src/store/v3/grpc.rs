@@ -47,6 +47,8 @@ pub(super) enum Code {
 pub(super) enum Local {
     /// There is no connection, or it takes no call any more.
     NotSent(String),
+    /// The server is closing the connection, and did not begin with the request.
+    TurnedAway(String),
     /// The TLS handshake failed.
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "who makes it needs the feature; tests do without"))]
     Tls(Arc<io::Error>),
@@ -143,6 +145,7 @@ impl fmt::Display for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotSent(why) => write!(f, "no connection: {why}"),
+            Self::TurnedAway(why) => write!(f, "the server is closing the connection: {why}"),
             Self::Tls(cause) => write!(f, "no TLS connection: {cause}"),
             Self::WithoutTls => f.write_str("the server speaks HTTP/2 without TLS"),
             Self::Broken { end: Some(end), .. } => write!(f, "the connection ended: {end}"),

@@ -17,6 +17,8 @@ use crate::error::{Error, ErrorKind};
 pub(super) enum Row {
     /// The request was never sent: no connection, or the stream was refused before it was processed.
     NotSent,
+    /// A server that closes its connection in good order did not begin with the request. Another connection takes it at once.
+    TurnedAway,
     /// The TLS handshake failed: the server's certificate, or no TLS where TLS was expected. One that was only cut off is [`Row::NotSent`].
     TlsRefused,
     /// The server refused our certificate, or the lack of one. It says so only after the handshake.
@@ -102,6 +104,7 @@ impl Row {
         use Repeat::{AfterLogin, Always, Elsewhere, Harmless, Never};
         let (kind, repeat, may_have_applied, endpoint_failed) = match self {
             Self::NotSent => (K::Unavailable, Always, false, true),
+            Self::TurnedAway => (K::Unavailable, Always, false, false),
             Self::TlsRefused => (K::Tls, Elsewhere, false, true),
             Self::IdentityRefused => (K::Tls, Elsewhere, true, true),
             Self::NotGrpc => (K::Server, Elsewhere, true, true),
@@ -151,6 +154,7 @@ pub(super) fn classify(status: &Status) -> Row {
 fn of_local(local: &Local) -> Row {
     match local {
         Local::NotSent(_) => Row::NotSent,
+        Local::TurnedAway(_) => Row::TurnedAway,
         Local::Tls(_) | Local::WithoutTls => Row::TlsRefused,
         Local::Broken { end, cause } => broken(end.as_deref().unwrap_or_default(), cause),
         Local::Ended(_) => Row::Severed,
@@ -164,10 +168,7 @@ fn of_local(local: &Local) -> Row {
 fn broken(end: &str, cause: &h2::Error) -> Row {
     let words = cause.to_string();
     let says = |text: &str| words.contains(text) || end.contains(text);
-    if cause.reason() == Some(Reason::FRAME_SIZE_ERROR) {
-        // The first bytes of an answer in HTTP/1 as a frame.
-        Row::NotGrpc
-    } else if says("received fatal alert") {
+    if says("received fatal alert") {
         Row::IdentityRefused
     } else if cause.reason() == Some(Reason::REFUSED_STREAM) && !cause.is_go_away() {
         // The server did not begin with it (RFC 9113, section 8.7).

@@ -53,8 +53,21 @@ impl Connection {
     pub(in crate::store::v3) fn begin(mut self, path: &'static str, metadata: Metadata<'_>) -> Result<(Requests, Answers), Status> {
         let request = self.request(path, metadata)?;
         let call = UnderWay::of(&self.shared);
-        let (answer, requests) = self.sender.send_request(request, false).map_err(|cause| Local::NotSent(cause.to_string()))?;
+        let (answer, requests) = self.sender.send_request(request, false).map_err(|cause| unsent(&cause))?;
         Ok((Requests(requests), Answers { state: State::Asked(answer), call }))
+    }
+
+    /// Begins a call that lasts. None if the calls under way are as many as the server allows: it would wait for the end of one of them.
+    pub(in crate::store::v3) fn begin_lasting(
+        self,
+        path: &'static str,
+        metadata: Metadata<'_>,
+    ) -> Result<Option<(Requests, Answers)>, Status> {
+        let limit = self.sender.current_max_send_streams();
+        let begun = self.begin(path, metadata)?;
+        // Where nothing else is under way, another connection has no more room.
+        let place = begun.1.call.place;
+        Ok((place <= limit || place == 1).then_some(begun))
     }
 
     fn request(&self, path: &'static str, metadata: Metadata<'_>) -> Result<Request<()>, Status> {
@@ -87,6 +100,11 @@ impl Requests {
     /// Sends a message. If the call has ended this does nothing, and its [`Answers`] say why.
     pub(in crate::store::v3) fn send(&mut self, message: &dyn Sent, last: bool) {
         let _ = self.0.send_data(message.frame(), last);
+    }
+
+    /// Ends the request side. Without a call of this a stream that is dropped is cancelled.
+    pub(in crate::store::v3) fn end(&mut self) {
+        let _ = self.0.send_data(Bytes::new(), true);
     }
 }
 
@@ -129,6 +147,7 @@ impl Answers {
         self.call.answered();
         let response = match response {
             Ok(response) => response,
+            Err(cause) if is_turned_away(&cause) => return Err(unsent(&cause)),
             Err(cause) => return Err(self.shared().broken(cause).await),
         };
         self.state = State::Ended;
@@ -198,6 +217,17 @@ impl Answers {
     fn shared(&self) -> &Shared {
         &self.call.shared
     }
+}
+
+/// Whether a server that closes its connection did not begin with a request, and never will: `h2` tells this of the streams above the last one that the
+/// server names in its GOAWAY (RFC 9113, section 6.8). Those at or below it go on, and are not told.
+fn is_turned_away(cause: &h2::Error) -> bool {
+    cause.is_go_away() && cause.is_remote()
+}
+
+/// Why a request was not begun with.
+pub(super) fn unsent(cause: &h2::Error) -> Status {
+    if is_turned_away(cause) { Local::TurnedAway(cause.to_string()).into() } else { Local::NotSent(cause.to_string()).into() }
 }
 
 /// The body of an answer; none if it has only a status, which is good.

@@ -35,7 +35,7 @@ pub(super) struct LatePongs<B> {
 enum Pong {
     None,
     Held([u8; LENGTH]),
-    /// It is time; so much of it is written.
+    /// It is time; so much of it is written. Then it is flushed.
     Due([u8; LENGTH], usize),
 }
 
@@ -44,8 +44,9 @@ impl<B> LatePongs<B> {
         Self { bytes, at_end: false, pong: Pong::None, last: None, late: Box::pin(sleep(LATE)) }
     }
 
-    /// Keeps the pong that these bytes begin with, if they do. One at a time.
-    fn keeps(&mut self, bytes: &[u8]) -> bool {
+    /// Keeps the pong that these bytes begin with, if they do. One at a time. The task that writes is woken when it is time: nothing else may come
+    /// on the connection by then.
+    fn keeps(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> bool {
         let Some(pong) = bytes.first_chunk::<LENGTH>() else { return false };
         if !(self.at_end && matches!(self.pong, Pong::None) && pong.starts_with(&BEGINNING)) {
             return false;
@@ -55,6 +56,10 @@ impl<B> LatePongs<B> {
         if keeps {
             self.pong = Pong::Held(*pong);
             self.late.as_mut().reset(now + LATE);
+            // A timer wakes only a task that has polled it since it was set.
+            if self.late.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
         } else {
             self.last = Some(now);
         }
@@ -70,6 +75,8 @@ impl<B: AsyncWrite + Unpin> LatePongs<B> {
         {
             let rest = pong.get(*written..).unwrap_or_default();
             if rest.is_empty() {
+                // TLS may have kept it.
+                ready!(Pin::new(&mut self.bytes).poll_flush(cx))?;
                 self.pong = Pong::None;
                 self.last = Some(Instant::now());
                 break;
@@ -102,7 +109,7 @@ impl<B: AsyncRead + AsyncWrite + Unpin> AsyncRead for LatePongs<B> {
 impl<B: AsyncWrite + Unpin> AsyncWrite for LatePongs<B> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.keeps(bytes) {
+        if this.keeps(cx, bytes) {
             return Poll::Ready(Ok(LENGTH));
         }
         ready!(this.poll_due(cx))?;
@@ -112,7 +119,7 @@ impl<B: AsyncWrite + Unpin> AsyncWrite for LatePongs<B> {
 
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if bytes.first().is_some_and(|first| this.keeps(first)) {
+        if bytes.first().is_some_and(|first| this.keeps(cx, first)) {
             return Poll::Ready(Ok(LENGTH));
         }
         ready!(this.poll_due(cx))?;
@@ -200,6 +207,30 @@ mod tests {
         near.write_all(&PONG).await.unwrap();
         near.flush().await.unwrap();
         expect(&mut far, &PONG).await;
+    }
+
+    /// The task of a connection reads until nothing comes, then writes, and is not polled again before something wakes it.
+    #[tokio::test(start_paused = true)]
+    async fn delayed_pong_wakes_its_task() {
+        let (mut near, mut far) = connected().await;
+        let connection = tokio::spawn(async move {
+            let mut has_written = false;
+            poll_fn(|cx| {
+                let read = Pin::new(&mut near).poll_read(cx, &mut ReadBuf::new(&mut [0; 8]));
+                if !has_written {
+                    has_written = true;
+                    assert!(Pin::new(&mut near).poll_write(cx, &PONG).is_ready());
+                    assert!(Pin::new(&mut near).poll_flush(cx).is_ready());
+                }
+                read
+            })
+            .await
+        });
+        // The far side sends nothing. Time stands still unless a timer is waited for, so that without one this waits as long as it may.
+        let mut pong = [0; LENGTH];
+        timeout(10 * LATE, far.read_exact(&mut pong)).await.expect("the pong comes by itself").unwrap();
+        assert_eq!(pong, PONG);
+        connection.abort();
     }
 
     #[tokio::test(start_paused = true)]

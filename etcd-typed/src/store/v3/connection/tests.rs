@@ -9,30 +9,38 @@ use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use prost::Message;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 use super::*;
 use crate::store::connect::{ConnectOptions, Endpoint};
 use crate::store::v3::grpc::Code;
-use crate::store::v3::status::{Row, classify};
+use crate::store::v3::status::{Failure, Row, classify};
 use crate::store::v3::wire::PutRequest;
 
 const PATH: &str = "/test/Echo";
 const PLAIN: Metadata<'static> = Metadata { leader: false, token: None };
 
-/// A connection to somebody who does this with it.
+/// A connection to a server that does this with it.
 async fn connected<F: Future<Output = ()> + Send + 'static>(
     serve: impl FnOnce(TcpStream) -> F + Send + 'static,
     keep_alive: Duration,
 ) -> Connection {
+    opened(serve, keep_alive).await.unwrap()
+}
+
+/// The same, or why there is none.
+async fn opened<F: Future<Output = ()> + Send + 'static>(
+    serve: impl FnOnce(TcpStream) -> F + Send + 'static,
+    keep_alive: Duration,
+) -> Result<Connection, Status> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Endpoint { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
     tokio::spawn(async move { serve(listener.accept().await.unwrap().0).await });
     let mut options = ConnectOptions::new(vec![endpoint.clone()]);
     (options.keep_alive_interval, options.keep_alive_timeout) = (keep_alive, keep_alive);
-    Connection::open(&Target::new(&endpoint, &options).unwrap()).await.unwrap()
+    Connection::open(&Target::new(&endpoint, &options).unwrap()).await
 }
 
 /// A connection to a server that answers each call so.
@@ -283,23 +291,51 @@ async fn what_a_server_says_instead_of_an_answer_is_told_apart() {
     }
 }
 
+/// Nothing is sent before the server has shown that it speaks HTTP/2, so a request to one of these is in no doubt.
 #[tokio::test]
-async fn an_answer_in_http_1_is_no_grpc() {
-    let connection = connected(
-        |mut tcp| async move {
-            tcp.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\r\n400 Bad Request").await.unwrap();
-            pending::<()>().await;
-        },
-        Duration::from_secs(5),
-    )
-    .await;
-    let status = all(&connection).await.unwrap_err();
-    assert!(matches!(classify(&status), Row::NotGrpc | Row::NotSent), "{status:?}");
+async fn other_protocols_are_found_before_a_request() {
+    // Whether the first bytes show that it is another protocol.
+    let cases: [(&str, &'static [u8], bool); 7] = [
+        ("HTTP/1", b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\r\n400 Bad Request", true),
+        ("SSH", b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", true),
+        ("TLS", b"\x15\x03\x01\0\x02\x02\x28", true),
+        ("Redis", b"-ERR unknown command 'PRI'\r\n", true),
+        ("an answer without settings", b"\0\0\x01\x01\x04\0\0\0\x01\x88", true),
+        ("an unknown frame alone", b"\0\0\x04\xff\0\0\0\0\0ABCD", false),
+        ("nothing", b"", false),
+    ];
+    for (name, bytes, is_other_protocol) in cases {
+        // It answers what it was sent, and closes the connection.
+        let serve = move |mut tcp: TcpStream| async move {
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"SM\r\n\r\n") {
+                asked.push(tcp.read_u8().await.unwrap());
+            }
+            tcp.write_all(bytes).await.unwrap();
+            tcp.shutdown().await.unwrap();
+            // Settings and window, of which no frame has headers or data.
+            let mut rest = Vec::new();
+            let _ = tcp.read_to_end(&mut rest).await;
+            let mut rest = &rest[..];
+            while let [a, b, c, kind, ..] = *rest {
+                assert!(kind > 1, "a frame of the type {kind}");
+                rest = rest.get(9 + (usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c))..).unwrap_or_default();
+            }
+        };
+        let status = opened(serve, Duration::from_secs(5)).await.unwrap_err();
+        let failure = Failure::of("here", status.clone()).before_sending();
+        assert!(!failure.verdict().may_have_applied, "{name}");
+        assert_eq!(failure.row == Row::NotGrpc, is_other_protocol, "{name}: {status:?}");
+    }
 }
 
 #[tokio::test]
 async fn a_connection_that_was_closed_takes_no_call_and_says_why() {
-    let mut connection = connected(|tcp| async move { drop(tcp) }, Duration::from_secs(5)).await;
+    let closed = |tcp| async move {
+        let mut connection = server::handshake(tcp).await.unwrap();
+        assert!(timeout(Duration::from_millis(20), connection.accept()).await.is_err());
+    };
+    let mut connection = connected(closed, Duration::from_secs(5)).await;
     connection.shared.end.wait().await;
     let status = connection.ready().await.unwrap_err();
     assert_eq!(classify(&status), Row::NotSent, "{status:?}");
@@ -309,7 +345,7 @@ async fn a_connection_that_was_closed_takes_no_call_and_says_why() {
 async fn a_call_on_a_silent_connection_ends_and_one_without_calls_is_left_alone() {
     let silent = |tcp| async move {
         // Bytes go in, and nothing comes back.
-        let _tcp: TcpStream = tcp;
+        let _connection = server::handshake(tcp).await.unwrap();
         pending::<()>().await;
     };
     let keep_alive = Duration::from_millis(50);
@@ -320,6 +356,130 @@ async fn a_call_on_a_silent_connection_ends_and_one_without_calls_is_left_alone(
     assert_eq!(classify(&status), Row::Severed, "{status:?}");
     assert!(status.to_string().contains("no answer to a ping"), "{status:?}");
     connection.ready().await.unwrap_err();
+}
+
+/// Answers to one call do not show that the requests of others arrive.
+#[tokio::test]
+async fn lost_requests_are_noticed_while_answers_arrive() {
+    // News come far more often, so that the machine must be very slow before it takes them for a silence.
+    let keep_alive = Duration::from_secs(1);
+    let serve = move |tcp| async move {
+        let deaf = Arc::new(AtomicBool::new(false));
+        let mut connection = server::handshake(Deaf { bytes: tcp, deaf: deaf.clone() }).await.unwrap();
+        let (request, mut respond) = connection.accept().await.unwrap().unwrap();
+        deaf.store(true, Ordering::SeqCst);
+        let mut body = respond.send_response(grpc(), false).unwrap();
+        tokio::spawn(async move {
+            let _request = request;
+            while body.send_data(framed(&put(b"news")).into(), false).is_ok() {
+                sleep(keep_alive / 100).await;
+            }
+        });
+        while connection.accept().await.is_some() {}
+    };
+    let connection = connected(serve, keep_alive).await;
+    let (mut requests, mut answers) = connection.clone().begin(PATH, PLAIN).unwrap();
+    requests.send(&put(b"x"), false);
+    assert_eq!(answers.next().await.unwrap(), Some(put(b"news")));
+    let doubted = async {
+        tokio::select! {
+            () = connection.doubted() => {}
+            () = async { while answers.next::<PutRequest>().await.unwrap().is_some() {} } => panic!("the call ended"),
+        }
+    };
+    timeout(keep_alive * 30, doubted).await.expect("noticed");
+    // The call goes on.
+    for _ in 0..20 {
+        assert_eq!(answers.next().await.unwrap(), Some(put(b"news")));
+    }
+}
+
+/// Hears nothing any more from a moment on.
+struct Deaf {
+    bytes: TcpStream,
+    deaf: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Deaf {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.deaf.load(Ordering::SeqCst) { Poll::Pending } else { Pin::new(&mut self.bytes).poll_read(cx, into) }
+    }
+}
+
+impl AsyncWrite for Deaf {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.bytes).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.bytes).poll_shutdown(cx)
+    }
+}
+
+/// Streams above the last one that a GOAWAY names were never begun; those at or below it are answered (RFC 9113, section 6.8).
+#[tokio::test]
+async fn closing_server_turns_away_what_it_did_not_begin() {
+    let serve = |mut tcp: TcpStream| async move {
+        let mut preface = [0; 24];
+        tcp.read_exact(&mut preface).await.unwrap();
+        let settings = [[0, 0, 0, 4, 0, 0, 0, 0, 0], [0, 0, 0, 4, 1, 0, 0, 0, 0]].concat();
+        tcp.write_all(&settings).await.unwrap();
+        let mut headers = 0;
+        while headers < 4 {
+            let mut head = [0; 9];
+            tcp.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+            tcp.read_exact(&mut payload).await.unwrap();
+            headers += usize::from(head[3] == 1);
+        }
+        let go_away = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0];
+        tcp.write_all(&go_away).await.unwrap();
+        sleep(Duration::from_millis(50)).await;
+        for stream in [1, 3] {
+            // `:status` 200 and `grpc-status` 0.
+            let answer = [&[0, 0, 16, 1, 5, 0, 0, 0, stream, 0x88, 0, 11], &b"grpc-status\x010"[..]].concat();
+            tcp.write_all(&answer).await.unwrap();
+        }
+        pending::<()>().await;
+    };
+    let mut connection = connected(serve, Duration::from_secs(5)).await;
+    let calls: Vec<_> = (0..4)
+        .map(|_| {
+            let (mut requests, answers) = connection.clone().begin(PATH, PLAIN).unwrap();
+            requests.send(&put(b"x"), true);
+            answers
+        })
+        .collect();
+    let mut ends = Vec::new();
+    for mut answers in calls {
+        ends.push(timeout(Duration::from_secs(5), answers.next::<PutRequest>()).await.expect("an end").map_err(|status| classify(&status)));
+    }
+    assert_eq!(ends, [Ok(None), Ok(None), Err(Row::TurnedAway), Err(Row::TurnedAway)]);
+    // Nothing more is sent on it.
+    assert!(!classify(&connection.ready().await.unwrap_err()).verdict().may_have_applied);
+}
+
+/// A stream that lasts must not wait for another one that lasts.
+#[tokio::test]
+async fn lasting_streams_find_no_room_beyond_the_servers_limit() {
+    let serve = |tcp| async move {
+        let mut connection: server::Connection<_, Bytes> = server::Builder::new().max_concurrent_streams(2).handshake(tcp).await.unwrap();
+        let mut open = Vec::new();
+        while let Some(Ok(stream)) = connection.accept().await {
+            open.push(stream);
+        }
+    };
+    let connection = connected(serve, Duration::from_secs(5)).await;
+    let begin = || connection.clone().begin_lasting(PATH, PLAIN).unwrap();
+    let (first, second) = (begin(), begin());
+    assert!(first.is_some() && second.is_some());
+    assert!(begin().is_none());
+    drop(first);
+    assert!(begin().is_some());
 }
 
 #[tokio::test]
@@ -335,7 +495,9 @@ async fn a_call_that_goes_on_for_long_keeps_its_connection() {
             });
         }
     };
-    assert_eq!(all(&connected(serve, keep_alive).await).await.unwrap(), []);
+    let connection = connected(serve, keep_alive).await;
+    assert_eq!(all(&connection).await.unwrap(), []);
+    assert!(!connection.is_doubted());
 }
 
 #[tokio::test]

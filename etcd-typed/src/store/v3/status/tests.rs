@@ -49,6 +49,13 @@ fn a_request_that_was_given_back_is_not_sent() {
 }
 
 #[test]
+fn closing_server_turns_requests_away() {
+    let status = Local::TurnedAway("connection error received: not a result of an error".to_owned()).into();
+    assert_row(&status, Row::TurnedAway, ErrorKind::Unavailable, Repeat::Always, false);
+    assert!(!Row::TurnedAway.verdict().endpoint_failed, "another connection to it takes the request");
+}
+
+#[test]
 fn a_connection_that_broke_leaves_a_write_open() {
     for status in [
         broken(Some("Connection reset by peer (os error 104)"), Reason::INTERNAL_ERROR),
@@ -256,8 +263,6 @@ fn a_server_that_does_not_know_the_call_is_no_etcd_v3() {
 
 #[test]
 fn what_speaks_no_grpc_is_named() {
-    let not_http2 = broken(None, Reason::FRAME_SIZE_ERROR);
-    assert_row(&not_http2, Row::NotGrpc, ErrorKind::Server, Repeat::Elsewhere, true);
     let not_grpc: Status = Local::NotGrpc("HTTP status 404".to_owned()).into();
     assert_row(&not_grpc, Row::NotGrpc, ErrorKind::Server, Repeat::Elsewhere, true);
     // A proxy without a server behind it.
@@ -283,6 +288,7 @@ fn p5_nothing_that_may_have_been_applied_is_repeated_for_a_write() {
     let codes = Code::ALL.into_iter().map(Row::Other);
     let rows = [
         Row::NotSent,
+        Row::TurnedAway,
         Row::TlsRefused,
         Row::IdentityRefused,
         Row::NotGrpc,

@@ -12,10 +12,11 @@
 //! - The resume point never follows the header of a message with events: a batch of old events carries the store's revision of now.
 //! - A revision is yielded when a later one begins or the message, with all its fragments, ends. What is held back is thrown away with
 //!   the stream.
-//! - One watch is created at a time: a refusal does not say which one it refuses (its `watch_id` is -1).
+//! - One watch is created at a time, so an answer to a creation belongs to the one under way, whatever id it names. A refusal names -1, or the requested id
+//!   (3.5.0 to 3.5.5). A watch goes by the id in the answer: a server takes the requested one, and etcd's `grpc-proxy` numbers watches itself, from 0.
 //! - An answer to a request for progress is about the watches that were established when the request was made, since `created` may overtake it. It counts
 //!   only on servers that answer it in order with the events (3.4.25, 3.5.8: #15220); on others an idle watch stays where it is, and is listed anew
-//!   if it breaks after a compaction.
+//!   if it breaks after a compaction. `grpc-proxy` is never asked: it ignores the request (3.5 and later) or ends with a panic (3.4).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -58,9 +59,9 @@ pub(super) struct Machine {
     watches: HashMap<i64, Followed>,
     ids: HashMap<Token, i64>,
     /// Not sent yet.
-    waiting: VecDeque<i64>,
+    waiting: VecDeque<Followed>,
     /// Sent, and not answered.
-    creating: Option<i64>,
+    creating: Option<Creating>,
     /// Cancelled by us, and not confirmed; what comes for them is late.
     cancelled: HashSet<i64>,
     last_id: i64,
@@ -69,6 +70,17 @@ pub(super) struct Machine {
     /// `established` at the oldest request for progress that was not answered.
     asked: Option<u64>,
     progress_is_reliable: bool,
+    /// An answer named another id than the request: the peer is a proxy that numbers watches itself.
+    is_proxied: bool,
+}
+
+/// The watch whose creation is under way.
+#[derive(Debug)]
+struct Creating {
+    requested: i64,
+    watch: Followed,
+    /// The reader went away before the server answered.
+    abandoned: bool,
 }
 
 #[derive(Debug)]
@@ -81,7 +93,8 @@ struct Followed {
     start: Start,
     /// Of the last revision, what may not be all of it.
     held: Option<Held>,
-    stage: Stage,
+    /// How many watches were established before it, and itself.
+    place: u64,
 }
 
 /// Where the server is asked to begin.
@@ -100,15 +113,6 @@ struct Held {
     revision: i64,
     events: Vec<Event>,
     bytes: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Wanted,
-    /// The reader went away before the server had answered.
-    Abandoned,
-    /// As the how manieth.
-    Established(u64),
 }
 
 impl Machine {
@@ -131,33 +135,38 @@ impl Machine {
             WatchFrom::Resumed(_) => Start::AtLast,
             WatchFrom::Live(_) => Start::Now,
         };
-        self.want(Followed { token, key, range_end, last, start, held: None, stage: Stage::Wanted });
+        self.want(Followed { token, key, range_end, last, start, held: None, place: 0 });
     }
 
     /// A reader has gone, or does not keep up.
     pub(super) fn remove(&mut self, token: Token) {
-        let Some(id) = self.ids.remove(&token) else {
-            return;
-        };
-        if self.creating == Some(id) {
-            // A cancel might reach the server before it has created it.
-            if let Some(watch) = self.watches.get_mut(&id) {
-                watch.stage = Stage::Abandoned;
-            }
-        } else if self.waiting.contains(&id) {
-            self.waiting.retain(|&waiting| waiting != id);
-            self.watches.remove(&id);
-        } else {
+        if let Some(id) = self.ids.remove(&token) {
             self.cancel(id);
+        } else if let Some(creating) = self.creating.as_mut().filter(|creating| creating.watch.token == token) {
+            // A cancel might reach the server before it has created the watch.
+            creating.abandoned = true;
+        } else {
+            self.waiting.retain(|watch| watch.token != token);
         }
     }
 
     /// Asks how far the server is, for the watches that are silent.
     pub(super) fn ask_progress(&mut self) {
-        if self.progress_is_reliable && self.watches.values().any(|watch| matches!(watch.stage, Stage::Established(_))) {
+        if self.progress_is_reliable && !self.is_proxied && !self.watches.is_empty() {
             self.asked.get_or_insert(self.established);
             self.send(WatchStep::Progress(WatchProgressRequest {}));
         }
+    }
+
+    /// What the watch whose creation is under way watches: a key, and the end of a range.
+    pub(super) fn under_way(&self) -> Option<(Bytes, Bytes)> {
+        self.creating.as_ref().map(|Creating { watch, .. }| (watch.key.clone(), watch.range_end.clone()))
+    }
+
+    /// The watches that are not established yet.
+    pub(super) fn not_established(&self) -> Vec<Token> {
+        let creating = self.creating.as_ref().filter(|creating| !creating.abandoned).map(|creating| creating.watch.token);
+        creating.into_iter().chain(self.waiting.iter().map(|watch| watch.token)).collect()
     }
 
     /// A message of the server.
@@ -175,11 +184,7 @@ impl Machine {
     }
 
     fn want(&mut self, watch: Followed) {
-        // Ids are never used twice on a stream, and never 0, which would let the server choose.
-        self.last_id = self.last_id.saturating_add(1);
-        self.ids.insert(watch.token, self.last_id);
-        self.watches.insert(self.last_id, watch);
-        self.waiting.push_back(self.last_id);
+        self.waiting.push_back(watch);
         self.create_next();
     }
 
@@ -187,12 +192,11 @@ impl Machine {
         if self.creating.is_some() {
             return;
         }
-        let Some(id) = self.waiting.pop_front() else {
+        let Some(watch) = self.waiting.pop_front() else {
             return;
         };
-        let Some(watch) = self.watches.get(&id) else {
-            return;
-        };
+        // Ids are never requested twice on a stream, and never 0, which would let the server choose.
+        self.last_id = self.last_id.saturating_add(1);
         let start_revision = match watch.start {
             // Zero would mean "now", and nothing is older than 1.
             Start::AtLast => watch.last.max(1),
@@ -204,33 +208,32 @@ impl Machine {
             range_end: watch.range_end.clone(),
             start_revision,
             progress_notify: true,
-            watch_id: id,
+            watch_id: self.last_id,
             fragment: true,
         };
-        self.creating = Some(id);
+        self.creating = Some(Creating { requested: self.last_id, watch, abandoned: false });
         self.send(WatchStep::Create(request));
     }
 
     /// The answer to the watch that is being created.
     fn answered(&mut self, message: &WatchResponse, header: i64) {
-        let Some(id) = self.creating.take() else {
+        let Some(Creating { requested, mut watch, abandoned }) = self.creating.take() else {
             return self.misbehaved("it created a watch that nobody asked for");
         };
-        let Some(mut watch) = self.watches.remove(&id) else {
-            return self.misbehaved("it created a watch twice");
-        };
-        let token = watch.token;
+        let (id, token) = (message.watch_id, watch.token);
         if message.canceled {
-            if watch.stage != Stage::Abandoned {
-                self.ids.remove(&token);
+            if !abandoned {
                 self.last_word(token, message);
             }
-        } else if message.watch_id != id {
-            return self.misbehaved("it created another watch than the one asked for");
-        } else if watch.stage == Stage::Abandoned {
+            return self.create_next();
+        }
+        if id < 0 || self.watches.contains_key(&id) || self.cancelled.contains(&id) {
+            return self.misbehaved("it gave a new watch the id of another one");
+        }
+        self.is_proxied |= id != requested;
+        if abandoned {
             self.cancel(id);
         } else if header < watch.last {
-            self.ids.remove(&token);
             self.cancel(id);
             self.outputs.push_back(Output::Established(token, revision(header)));
             self.outputs.push_back(Output::Item(token, WatchItem::Behind(revision(header))));
@@ -246,7 +249,8 @@ impl Machine {
                 self.outputs.push_back(Output::Item(token, WatchItem::Skipped(revision(header))));
             }
             self.established = self.established.saturating_add(1);
-            watch.stage = Stage::Established(self.established);
+            watch.place = self.established;
+            self.ids.insert(token, id);
             self.watches.insert(id, watch);
         }
         self.create_next();
@@ -258,19 +262,18 @@ impl Machine {
         if self.cancelled.remove(&id) {
             return;
         }
-        let Some(watch) = self.watches.get(&id) else {
+        let Some(watch) = self.watches.remove(&id) else {
             if id < 0 {
                 self.misbehaved(&format!("it ended a watch without saying which: {}", message.cancel_reason));
             }
             return;
         };
-        if !matches!(watch.stage, Stage::Established(_)) {
-            return self.misbehaved("it ended a watch that it had not created");
+        self.ids.remove(&watch.token);
+        if self.is_proxied {
+            // A proxy keeps an ended watch until it is cancelled, and lets later watches of the same keys share it: they would hear nothing.
+            self.cancel(id);
         }
-        let token = watch.token;
-        self.watches.remove(&id);
-        self.ids.remove(&token);
-        self.last_word(token, message);
+        self.last_word(watch.token, message);
     }
 
     /// Why a watch was refused or ended.
@@ -294,13 +297,12 @@ impl Machine {
                 return;
             };
             for watch in self.watches.values_mut() {
-                if matches!(watch.stage, Stage::Established(place) if place <= asked) {
+                if watch.place <= asked {
                     watch.progress(header, &mut self.outputs);
                 }
             }
         } else if self.progress_is_reliable
             && let Some(watch) = self.watches.get_mut(&id)
-            && matches!(watch.stage, Stage::Established(_))
         {
             watch.progress(header, &mut self.outputs);
         }
@@ -308,12 +310,12 @@ impl Machine {
 
     fn events(&mut self, message: WatchResponse) {
         let Some(watch) = self.watches.get_mut(&message.watch_id) else {
-            // Late events of a watch that we have cancelled.
+            // Late events of a watch that we have cancelled; or of the one under way, whose id is not known before its answer.
+            if self.creating.is_some() && !self.cancelled.contains(&message.watch_id) {
+                self.misbehaved("it sent events before the watch was created");
+            }
             return;
         };
-        if !matches!(watch.stage, Stage::Established(_)) {
-            return self.misbehaved("it sent events before the watch was created");
-        }
         let mut events = message.events.into_iter();
         while let Some(event) = events.next() {
             if let Err(fault) = watch.event(event, events.as_slice(), &mut self.outputs) {

@@ -9,7 +9,7 @@ mod replay;
 mod stream;
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -63,6 +63,8 @@ struct Handle {
     watches: Arc<AtomicUsize>,
     /// The newest revision that its server told.
     reached: Arc<AtomicU64>,
+    /// Whether it takes no new watches; those that it has stay.
+    retired: Arc<AtomicBool>,
     /// Of the session that it was opened with: a stream keeps its token.
     generation: u64,
     /// The history that its watches are of.
@@ -70,9 +72,10 @@ struct Handle {
 }
 
 impl Handle {
-    /// Whether watches may join. A stream of a former cluster may not have noticed its end yet, and would yield changes that the present one never had.
+    /// Whether a watch may join it, or a reader one of its watches. A stream of a former cluster may not have noticed its end yet, and would yield changes that
+    /// the present one never had.
     fn is_open(&self) -> bool {
-        !self.commands.is_closed() && self.origin.is_current()
+        !self.commands.is_closed() && !self.retired.load(Ordering::Relaxed) && self.origin.is_current()
     }
 
     fn is(&self, other: &Self) -> bool {
@@ -106,6 +109,8 @@ impl Part {
 enum Command {
     Add(Arc<Feed>),
     Remove(Token),
+    /// The creation of a watch got no answer in time: what is sent on the stream's connection may be lost.
+    Doubt,
 }
 
 impl Watches {
@@ -160,6 +165,7 @@ impl Watches {
                 Ok(Err(_)) => None,
                 Err(_) => {
                     self.retire(&following.feed.stream);
+                    let _ = following.feed.stream.commands.send(Command::Doubt);
                     None
                 }
             };
@@ -251,6 +257,7 @@ impl Watches {
             commands,
             watches: Arc::new(AtomicUsize::new(1)),
             reached: Arc::default(),
+            retired: Arc::default(),
             generation: session.generation,
             origin: self.core.endpoints.cluster.present(),
         };
@@ -263,6 +270,7 @@ impl Watches {
 
     /// Takes no new watches on this stream; those that it has stay.
     fn retire(&self, stream: &Handle) {
+        stream.retired.store(true, Ordering::Relaxed);
         self.streams().retain(|other| !other.is(stream));
     }
 

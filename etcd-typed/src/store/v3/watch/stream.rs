@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, OptionFuture};
 use http::HeaderValue;
@@ -15,14 +16,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use super::feeds::{Feed, Feeds};
 use super::machine::{Machine, Output, Token};
 use super::{Command, Handle};
-use crate::store::v3::call::{Core, Unanswered, send};
+use crate::store::v3::call::{Core, How};
 use crate::store::v3::channel::{Lane, Slot};
 use crate::store::v3::cluster::Origin;
-use crate::store::v3::connection::{Connection, Metadata, Requests};
-use crate::store::v3::grpc::Local;
+use crate::store::v3::connection::{Answers, Connection, Metadata, Requests};
+use crate::store::v3::grpc::{Local, Status};
 use crate::store::v3::kv::header_revision;
-use crate::store::v3::status::{Failure, Row, classify};
-use crate::store::v3::wire::{Answer, STATUS, StatusRequest, WATCH, WatchResponse};
+use crate::store::v3::status::{Failure, Row};
+use crate::store::v3::wire::{Answer, RANGE, RangeRequest, ResponseHeader, STATUS, StatusRequest, WATCH, WatchResponse};
 
 /// How long a server may take to say its version.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
@@ -36,6 +37,8 @@ pub(super) struct Watched {
     count: Arc<AtomicUsize>,
     /// The newest revision that the server told.
     reached: Arc<AtomicU64>,
+    /// Whether the stream takes no new watches.
+    retired: Arc<AtomicBool>,
     /// All of the client.
     all: Arc<Feeds>,
     /// Of one batch, kept for the next.
@@ -52,10 +55,13 @@ pub(super) async fn run(
 ) {
     let mut machine = Machine::default();
     let slot = core.endpoints.pick();
-    let connection = core.endpoints.connection(slot, Lane::Watches).await;
-    let end = match &connection {
-        Ok(connection) => serve(&core, slot, connection, token, &mut wishes, &mut watched, &mut machine, progress_interval).await,
-        Err(status) => Err(Failure::of(&slot.name, status.clone())),
+    let mut connection = None;
+    let end = match open(&core, slot, token.as_ref()).await {
+        Ok((opened, calls)) => {
+            let connection = connection.insert(opened);
+            serve(&core, slot, connection, calls, token, &mut wishes, &mut watched, &mut machine, progress_interval).await
+        }
+        Err(status) => Err(Failure::of(&slot.name, status)),
     };
     // Those who come from here on look for another stream, and so do those who are turned away here. To wait for the end of the channel, and
     // not only to look what is in it, finds the command of somebody who is just sending it: its sender waits for the answer and keeps the
@@ -67,22 +73,40 @@ pub(super) async fn run(
             Command::Add(feed) if failure.is_some() => watched.add(feed),
             Command::Add(feed) => feed.turn_away(),
             Command::Remove(token) => watched.remove(token),
+            Command::Doubt => {}
         }
     }
     let Some(failure) = &mut failure else {
         return;
     };
+    if failure.row == Row::TurnedAway {
+        // The server did not begin with the stream, so it has no watch yet.
+        return watched.turn_away();
+    }
     if failure.row == Row::AnswerTooLarge {
         // One message for one watch; the others have nothing to do with it, and on another stream it comes in other pieces.
         failure.row = Row::Severed;
     }
     if failure.row.verdict().endpoint_failed {
         slot.failed();
-        if let Ok(connection) = &connection {
+        if let Some(connection) = &connection {
             slot.forget(Lane::Watches, connection);
         }
     }
     watched.fail(failure);
+}
+
+/// Opens the stream, on a connection that has room for it: streams of watches last, so one that waited for another's end might wait for ever.
+async fn open(core: &Core, slot: &Slot, token: Option<&HeaderValue>) -> Result<(Connection, (Requests, Answers)), Status> {
+    // A member without a leader would be silent for ever; so it ends the stream instead.
+    let metadata = Metadata { leader: true, token };
+    loop {
+        let connection = core.endpoints.connection(slot, Lane::Watches).await?;
+        match connection.clone().begin_lasting(WATCH, metadata)? {
+            Some(calls) => return Ok((connection, calls)),
+            None => slot.forget(Lane::Watches, &connection),
+        }
+    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "the parts of one task, taken apart so that its caller can end them all in one place")]
@@ -90,25 +114,29 @@ async fn serve(
     core: &Core,
     slot: &Slot,
     connection: &Connection,
+    (mut requests, mut answers): (Requests, Answers),
     token: Option<HeaderValue>,
     wishes: &mut mpsc::UnboundedReceiver<Command>,
     watched: &mut Watched,
     machine: &mut Machine,
     progress_interval: Duration,
 ) -> Result<(), Failure> {
-    // A member without a leader would be silent for ever; so it ends the stream instead.
-    let metadata = Metadata { leader: true, token: token.as_ref() };
-    // A server sends nothing at all, not even the headers of its answer, before the first watch is created.
-    let (mut requests, mut answers) = connection.clone().begin(WATCH, metadata).map_err(|status| Failure::of(&slot.name, status))?;
     let behind = connection.behind();
     let mut ticks = interval_at(Instant::now() + progress_interval, progress_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // Asked once, when it first matters.
-    let mut version: Option<BoxFuture<'static, bool>> = None;
+    let mut version: Option<BoxFuture<'_, bool>> = None;
     let mut version_is_known = false;
+    let mut doubted = false;
     loop {
         tokio::select! {
             wish = wishes.recv() => match wish {
+                Some(Command::Add(feed)) if doubted => {
+                    // It was sent before the stream was seen to be retired.
+                    watched.add(Arc::clone(&feed));
+                    watched.remove(feed.token());
+                    feed.turn_away();
+                }
                 Some(Command::Add(feed)) => {
                     machine.add(feed.token(), &feed.watch);
                     watched.add(feed);
@@ -117,24 +145,44 @@ async fn serve(
                     watched.remove(token);
                     machine.remove(token);
                 }
+                Some(Command::Doubt) => connection.doubt(),
                 None => return Ok(()),
             },
             message = answers.next::<WatchResponse>() => {
                 let ended = || Local::Ended("though watches were left on its stream").into();
-                let message = message.and_then(|message| message.ok_or_else(ended)).map_err(|status| Failure::of(&slot.name, status))?;
+                // A server sends nothing at all, not even the headers of its answer, before the first watch is created.
+                let mut message = message.and_then(|message| message.ok_or_else(ended)).map_err(|status| Failure::of(&slot.name, status))?;
                 core.recognize(slot, &behind, message.header()).await?;
                 if !watched.origin.is_current() {
                     return Err(Failure::new(Row::ClusterReplaced, format!("{} is of another cluster now", slot.name)));
                 }
+                if message.created
+                    && !message.canceled
+                    && message.header().is_none_or(|header| header.cluster_id == 0)
+                    && let Some(span) = machine.under_way()
+                {
+                    message.header = header_of(core, token.as_ref(), span).await?;
+                }
                 watched.reached.fetch_max(header_revision(message.header.as_ref()).get(), Ordering::Relaxed);
                 machine.receive(message);
+            }
+            () = connection.doubted(), if !doubted => {
+                doubted = true;
+                // Those whose creation may have been lost try another stream, and so do later ones. Events of the others arrive.
+                watched.retired.store(true, Ordering::Relaxed);
+                for token in machine.not_established() {
+                    machine.remove(token);
+                    if let Some(feed) = watched.take(token) {
+                        feed.turn_away();
+                    }
+                }
             }
             _ = ticks.tick() => {
                 watched.feeds.values().for_each(|feed| feed.age());
                 if version_is_known || version.is_some() {
                     machine.ask_progress();
                 } else {
-                    version = Some(progress_is_reliable(connection.clone(), token.clone()).boxed());
+                    version = Some(progress_is_reliable(core, slot, token.as_ref()).boxed());
                 }
             }
             Some(reliable) = OptionFuture::from(version.as_mut()), if version.is_some() => {
@@ -185,8 +233,8 @@ fn act(output: Output, watched: &mut Watched, machine: &mut Machine, requests: &
 impl Watched {
     /// None yet, on this stream of a client with these.
     pub(super) fn new(all: &Arc<Feeds>, stream: &Handle) -> Self {
-        let (count, reached) = (Arc::clone(&stream.watches), Arc::clone(&stream.reached));
-        Self { feeds: HashMap::new(), origin: stream.origin.clone(), count, reached, all: Arc::clone(all), wakers: Vec::new() }
+        let (count, reached, retired) = (Arc::clone(&stream.watches), Arc::clone(&stream.reached), Arc::clone(&stream.retired));
+        Self { feeds: HashMap::new(), origin: stream.origin.clone(), count, reached, retired, all: Arc::clone(all), wakers: Vec::new() }
     }
 
     fn add(&mut self, feed: Arc<Feed>) {
@@ -203,6 +251,12 @@ impl Watched {
         drop(self.take(token));
     }
 
+    fn turn_away(&mut self) {
+        for (_, feed) in self.feeds.drain() {
+            feed.turn_away();
+        }
+    }
+
     fn fail(&mut self, failure: &Failure) {
         for (_, feed) in self.feeds.drain() {
             feed.fail(failure);
@@ -217,17 +271,23 @@ impl Drop for Watched {
     }
 }
 
-/// Whether this server tells progress in order with the events: since 3.4.25 and 3.5.8 (etcd #15220).
-async fn progress_is_reliable(mut connection: Connection, token: Option<HeaderValue>) -> bool {
+/// The header that the answer to a creation lacks: etcd's `grpc-proxy` makes such an answer up where it lets watches share one of its own, with the revision
+/// that was asked for, and without a cluster.
+async fn header_of(core: &Core, token: Option<&HeaderValue>, (key, range_end): (Bytes, Bytes)) -> Result<Option<ResponseHeader>, Failure> {
+    let request = RangeRequest { key, range_end, count_only: true, ..RangeRequest::default() };
     let limit = Instant::now() + STATUS_LIMIT;
-    if connection.ready().await.is_err() {
-        return false;
-    }
-    match send(connection, &STATUS, &StatusRequest {}, Metadata { leader: false, token: token.as_ref() }, limit, limit).await {
+    let answer = core.attempts(&RANGE, How::READ, token, &request, limit).await;
+    // Whatever it is, the stream ends for all of its watches, and each is tried again.
+    answer.map(|answer| answer.header).map_err(|failure| Failure::new(Row::Severed, failure.words()))
+}
+
+/// Whether this server tells progress in order with the events: since 3.4.25 and 3.5.8 (etcd #15220).
+async fn progress_is_reliable(core: &Core, slot: &Slot, token: Option<&HeaderValue>) -> bool {
+    let limit = Instant::now() + STATUS_LIMIT;
+    match core.attempt(slot, &STATUS, How::STALE, token, &StatusRequest {}, limit).await {
         Ok(answer) => is_reliable(&answer.version),
         // Only servers later than those ask for a token, and refuse it to a user that is no administrator (since 3.4.42 and 3.5.28).
-        Err(Unanswered::Refused(status)) => matches!(classify(&status), Row::PermissionDenied | Row::TokenRefused | Row::AuthChanged),
-        Err(Unanswered::TimedOut) => false,
+        Err(failure) => matches!(failure.row, Row::PermissionDenied | Row::TokenRefused | Row::AuthChanged),
     }
 }
 

@@ -437,10 +437,69 @@ fn a_stream_that_cannot_be_trusted_is_thrown_away() {
     early.add(7, &below(resumed(5)));
     run(&mut early);
     assert!(after(early, [events(1, 6, [put(6, A)])])[0].starts_with("break: "));
-    let mut other = Machine::default();
-    other.add(7, &below(resumed(5)));
-    run(&mut other);
-    assert!(after(other, [created(2, 6)])[0].starts_with("break: "));
+    // Under the id of a watch that stands, of one whose cancellation is not confirmed, and of none.
+    for id in [1, 2, -1] {
+        let mut machine = standing(5);
+        machine.add(8, &Watch { span: Span::Key(key(B)), from: resumed(5) });
+        machine.receive(created(2, 5));
+        machine.remove(8);
+        machine.add(9, &below(resumed(5)));
+        run(&mut machine);
+        assert!(after(machine, [created(id, 6)])[0].starts_with("break: "), "{id}");
+    }
+}
+
+/// As etcd's `grpc-proxy` does, which counts from 0.
+#[test]
+fn watches_go_by_the_id_that_the_answer_names() {
+    let mut machine = Machine::default();
+    machine.add(7, &below(resumed(5)));
+    machine.add(8, &Watch { span: Span::Key(key(B)), from: resumed(5) });
+    for id in [0, 1] {
+        machine.receive(created(id, 5));
+    }
+    assert_eq!(run(&mut machine), ["create 1 @5", "7 stands", "create 2 @5", "8 stands"]);
+    machine.receive(events(1, 6, [put(6, B)]));
+    machine.receive(events(0, 6, [put(6, B)]));
+    assert_eq!(run(&mut machine), ["8: 6 /app/b", "7: 6 /app/b"]);
+    machine.remove(7);
+    machine.receive(canceled(0));
+    assert_eq!(run(&mut machine), ["cancel 0"]);
+    // A request has the id of a watch that stands, since the two count apart; and a refusal may name it (3.5.0 to 3.5.5).
+    machine.add(9, &below(resumed(5)));
+    machine.add(10, &below(resumed(5)));
+    machine.receive(WatchResponse { watch_id: 1, ..refused(6, "etcdserver: permission denied") });
+    machine.receive(created(2, 6));
+    machine.receive(events(1, 7, [put(7, B)]));
+    machine.receive(events(2, 7, [put(7, B)]));
+    assert_eq!(run(&mut machine), ["create 3 @5", "9 failed PermissionDenied", "create 4 @5", "10 stands", "8: 7 /app/b", "10: 7 /app/b"]);
+}
+
+/// `grpc-proxy` ignores the request (3.5 and later), or ends with a panic (3.4).
+#[test]
+fn proxies_are_not_asked_for_progress() {
+    let mut machine = Machine::default();
+    machine.set_progress_is_reliable(true);
+    machine.add(7, &below(resumed(5)));
+    machine.receive(created(0, 5));
+    machine.ask_progress();
+    assert_eq!(run(&mut machine), ["create 1 @5", "7 stands"]);
+    // What it tells by itself counts.
+    assert_eq!(after(machine, [progress(0, 9)]), ["7 progress 9"]);
+}
+
+/// `grpc-proxy` keeps a watch that has ended until it is cancelled, and lets later watches of the same keys wait beside it for nothing.
+#[test]
+fn watches_that_a_proxy_ended_are_cancelled() {
+    let mut machine = Machine::default();
+    machine.add(7, &below(resumed(5)));
+    machine.receive(created(0, 9));
+    machine.receive(compacted(0, 8));
+    assert_eq!(run(&mut machine), ["create 1 @5", "7 stands", "cancel 0", "7 lost, oldest 8"]);
+    machine.receive(canceled(0));
+    assert!(machine.cancelled.is_empty());
+    // A server has forgotten it.
+    assert_eq!(after(standing(5), [compacted(1, 8)]), ["7 lost, oldest 8"]);
 }
 
 #[test]

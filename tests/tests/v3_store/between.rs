@@ -1,0 +1,288 @@
+//! What stands between a client and a server: etcd's `grpc-proxy`, nginx, limits of streams, and lines on which only one direction works.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use etcd_typed::store::v3::V3Store;
+use etcd_typed::store::{Compare, Condition, Op, Range, Span, Store, Txn, Watch, WatchFrom, WatchItem};
+use etcd_typed::testing::{Etcd, Proxy};
+use etcd_typed::{Client, ErrorKind, LeaseId, Revision};
+use etcd_typed_tests::between::Between;
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::{sleep, timeout};
+
+use super::watches::{batch, ends, next, texts, watch};
+use super::{PATIENCE, key, options, put, store, write};
+
+fn at(revision: u64) -> WatchFrom {
+    WatchFrom::Resumed(Revision::new(revision))
+}
+
+// ---- etcd's grpc-proxy ----------------------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn lock_through_grpc_proxy_outlives_its_ttl() {
+    let etcd = Etcd::start().await;
+    let proxy = Between::grpc_proxy(&etcd);
+    let client = || async { Client::connect(&format!("etcd://{}", proxy.endpoint())).await.unwrap() };
+    let (holder, waiter, direct) = (client().await, client().await, Client::connect(&etcd.url_v3()).await.unwrap());
+    let ttl = Duration::from_secs(2);
+    let guard = holder.lock("/x").ttl(ttl).acquire().await.unwrap();
+    let waits = tokio::spawn(async move { waiter.lock("/x").ttl(ttl).acquire().await.unwrap() });
+    timeout(10 * ttl, guard.lost()).await.expect_err("the lock was lost");
+    assert!(guard.is_held() && !waits.is_finished());
+    assert!(direct.lock("/x").ttl(ttl).try_acquire().await.unwrap().is_none());
+    guard.release().await.unwrap();
+    let next = timeout(PATIENCE, waits).await.expect("the waiter is next").unwrap();
+    assert!(next.is_held());
+}
+
+#[tokio::test]
+async fn grpc_proxy_is_not_asked_for_progress() {
+    let etcd = Etcd::start().await;
+    let mut proxy = Between::grpc_proxy(&etcd);
+    let mut options = options([proxy.endpoint().as_str()]);
+    options.progress_interval = Duration::from_millis(50);
+    let store = V3Store::new(&options).unwrap();
+    let listed = write(&store, &key("/a"), "0").await;
+    let mut stream = watch(&store, Span::Key(key("/a")), at(listed)).await;
+    sleep(20 * options.progress_interval).await;
+    write(&store, &key("/a"), "1").await;
+    assert_eq!(texts(&batch(&mut stream).await), ["/a=1"]);
+    assert!(proxy.is_running() && !proxy.log().contains("not supported request"), "{}", proxy.log());
+}
+
+/// The proxy lets watches of the same keys share one of its own, and makes up the answers to their creation.
+#[tokio::test]
+async fn watch_shared_by_grpc_proxy_knows_where_the_server_is() {
+    let etcd = Etcd::start().await;
+    let proxy = Between::grpc_proxy(&etcd);
+    let (first, second) = (store(&proxy.endpoint()), store(&proxy.endpoint()));
+    let span = Span::Key(key("/a"));
+    let listed = write(&first, &key("/a"), "0").await;
+    let mut of_first = watch(&first, span.clone(), at(listed)).await;
+    let written = write(&first, &key("/a"), "1").await;
+    assert_eq!(texts(&batch(&mut of_first).await), ["/a=1"]);
+    let mut shared = watch(&second, span.clone(), at(written)).await;
+    let mut listed = watch(&second, span.clone(), WatchFrom::Listed(Revision::new(written))).await;
+    let mut live = watch(&second, span.clone(), WatchFrom::Live(Revision::new(written))).await;
+    let mut ahead = watch(&store(&proxy.endpoint()), span, at(written + 100)).await;
+    assert_eq!(next(&mut ahead).await, WatchItem::Behind(Revision::new(written)));
+    assert!(ends(&mut ahead).await);
+    write(&first, &key("/a"), "2").await;
+    for stream in [&mut of_first, &mut shared, &mut listed, &mut live] {
+        assert_eq!(texts(&batch(stream).await), ["/a=2"]);
+    }
+}
+
+/// The proxy keeps a watch whose history was lost, and lets the next one share it, which would hear nothing.
+#[tokio::test]
+async fn watch_after_lost_history_works_through_grpc_proxy() {
+    let etcd = Etcd::start().await;
+    let proxy = Between::grpc_proxy(&etcd);
+    let store = store(&proxy.endpoint());
+    // It keeps the stream open.
+    let other = watch(&store, Span::Key(key("/b")), WatchFrom::Live(Revision::ZERO)).await;
+    let mut last = 0;
+    for value in 0..5 {
+        last = write(&store, &key("/a"), value.to_string()).await;
+    }
+    etcd.compact().await;
+    for round in 0..3 {
+        let mut lost = watch(&store, Span::Key(key("/a")), at(1)).await;
+        assert!(matches!(next(&mut lost).await, WatchItem::HistoryLost { .. }));
+        let mut stream = watch(&store, Span::Key(key("/a")), at(last)).await;
+        last = write(&store, &key("/a"), format!("after {round}")).await;
+        assert_eq!(texts(&batch(&mut stream).await), [format!("/a=after {round}")]);
+    }
+    drop(other);
+}
+
+// ---- nginx ----------------------------------------------------------------------------------------------------------------------------
+
+/// nginx sends a GOAWAY each 1,000 requests, while others are on their way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs nginx: run it by its name with `--ignored`"]
+async fn creates_through_nginx_neither_fail_nor_double() {
+    const WRITERS: usize = 50;
+    const EACH: usize = 400;
+    let etcd = Etcd::start().await;
+    let nginx = Between::nginx(&etcd);
+    let store = Arc::new(store(&nginx.endpoint()));
+    let writers = (0..WRITERS).map(|writer| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for number in 0..EACH {
+                let new = key(&format!("/created/{writer}-{number}"));
+                let absent = Compare { span: Span::Key(new.clone()), condition: Condition::Absent };
+                let create = Txn { compares: vec![absent], then: vec![Op::put(&new, "1".into())], ..Txn::default() };
+                let committed = store.commit(create).await.unwrap_or_else(|error| panic!("{new}: {error}"));
+                assert!(committed.succeeded, "{new} was created before");
+            }
+        })
+    });
+    for writer in join_all(writers).await {
+        writer.unwrap();
+    }
+    let direct = super::store(&etcd.endpoint());
+    let created = direct.range(Range::of(Span::Below(key("/created")))).await.unwrap();
+    assert_eq!(created.kvs.len(), WRITERS * EACH);
+    assert!(created.kvs.iter().all(|kv| kv.version == Some(1)), "each was written once");
+    println!("{} creates through nginx", created.kvs.len());
+}
+
+/// Watches and leases outlive the connections that nginx closes.
+#[tokio::test]
+#[ignore = "needs nginx: run it by its name with `--ignored`"]
+async fn watch_through_nginx_misses_nothing() {
+    let etcd = Etcd::start().await;
+    let nginx = Between::nginx(&etcd);
+    let store = store(&nginx.endpoint());
+    let lease = LeaseId::random();
+    store.grant(lease, Duration::from_secs(60)).await.unwrap();
+    let mut last = write(&store, &key("/a"), "0").await;
+    let mut kept = watch(&store, Span::Key(key("/a")), at(last)).await;
+    for number in 0..1500 {
+        store.keep_alive(lease).await.unwrap();
+        // Each is of another key, so that it is another watch of the same stream.
+        drop(watch(&store, Span::Key(key(&format!("/{number}"))), at(last)).await);
+        last = write(&store, &key("/a"), number.to_string()).await;
+        assert_eq!(batch(&mut kept).await.revision, Revision::new(last));
+    }
+}
+
+// ---- Limits of streams ----------------------------------------------------------------------------------------------------------------
+
+#[tokio::test]
+async fn watches_beyond_the_servers_streams_hear_their_keys() {
+    const WATCHES: usize = 2_100;
+    let etcd = Etcd::builder().flag("--max-concurrent-streams", "1").start().await;
+    let store = store(&etcd.endpoint());
+    let listed = write(&store, &key("/a"), "0").await;
+    let paths: Vec<String> = (0..WATCHES).map(|number| format!("/app/{number}")).collect();
+    let opened = join_all(paths.iter().map(|path| watch(&store, Span::Key(key(path)), at(listed)))).await;
+    let lease = LeaseId::random();
+    for path in &paths {
+        write(&store, &key(path), "1").await;
+    }
+    // Calls and leases share one stream each, one after the other.
+    store.grant(lease, Duration::from_secs(60)).await.unwrap();
+    for kept in join_all((0..20).map(|_| store.keep_alive(lease))).await {
+        kept.unwrap();
+    }
+    for (path, mut stream) in paths.iter().zip(opened) {
+        assert_eq!(texts(&batch(&mut stream).await), [format!("{path}=1")]);
+    }
+}
+
+// ---- Half a connection ----------------------------------------------------------------------------------------------------------------
+
+/// Events of an older watch arrive all the while, and are no sign that the creation of a new one does.
+#[tokio::test]
+async fn new_watch_avoids_a_connection_that_loses_requests() {
+    let etcd = Etcd::builder().flag("--grpc-keepalive-min-time", "10ms").start().await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let direct = store(&etcd.endpoint());
+    let mut options = options([proxy.endpoint().as_str()]);
+    (options.keep_alive_interval, options.keep_alive_timeout) = (Duration::from_millis(500), Duration::from_secs(2));
+    let store = V3Store::new(&options).unwrap();
+    let listed = write(&direct, &key("/old"), "0").await;
+    let mut old = watch(&store, Span::Key(key("/old")), at(listed)).await;
+    let heard = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&heard);
+    let reads = tokio::spawn(async move {
+        let mut last = listed;
+        loop {
+            let revision = batch(&mut old).await.revision.get();
+            assert!(revision > last);
+            last = revision;
+            counts.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let endpoint = etcd.endpoint();
+    let writes = tokio::spawn(async move {
+        let store = super::store(&endpoint);
+        loop {
+            write(&store, &key("/old"), "again").await;
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    while heard.load(Ordering::SeqCst) < 10 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let connections = proxy.accepted();
+    proxy.lose_requests();
+    let mut new = timeout(PATIENCE, watch(&store, Span::Key(key("/new")), at(listed))).await.expect("a watch");
+    write(&direct, &key("/new"), "1").await;
+    assert_eq!(texts(&batch(&mut new).await), ["/new=1"]);
+    assert_eq!(proxy.accepted(), connections + 1, "on a new connection, and the old one is left as it is");
+    let before = heard.load(Ordering::SeqCst);
+    while heard.load(Ordering::SeqCst) < before + 10 {
+        assert!(!reads.is_finished() && !writes.is_finished());
+        sleep(Duration::from_millis(10)).await;
+    }
+    reads.abort();
+    writes.abort();
+}
+
+/// Where no ping shows it, since they are rare.
+#[tokio::test]
+async fn unanswered_creation_moves_the_next_watch_to_another_connection() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let direct = store(&etcd.endpoint());
+    let mut options = options([proxy.endpoint().as_str()]);
+    options.keep_alive_interval = Duration::from_secs(600);
+    options.retry.call_timeout = Duration::from_secs(1);
+    let store = V3Store::new(&options).unwrap();
+    let listed = write(&direct, &key("/old"), "0").await;
+    let mut old = watch(&store, Span::Key(key("/old")), at(listed)).await;
+    let connections = proxy.accepted();
+    proxy.lose_requests();
+    let lost = store.watch(Watch { span: Span::Key(key("/new")), from: at(listed) }).await.err().expect("no answer");
+    assert_eq!(lost.kind(), ErrorKind::Timeout, "{lost}");
+    let mut new = watch(&store, Span::Key(key("/new")), at(listed)).await;
+    write(&direct, &key("/new"), "1").await;
+    assert_eq!(texts(&batch(&mut new).await), ["/new=1"]);
+    assert_eq!(proxy.accepted(), connections + 1);
+    write(&direct, &key("/old"), "1").await;
+    assert_eq!(texts(&batch(&mut old).await), ["/old=1"]);
+}
+
+// ---- No HTTP/2 ------------------------------------------------------------------------------------------------------------------------
+
+/// A server that answers the first bytes of everybody so.
+async fn answering(answer: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let mut request = [0; 24];
+            let _ = connection.read_exact(&mut request).await;
+            let _ = connection.write_all(answer).await;
+            // What was not read would end the connection with a reset, which may overtake the answer.
+            let _ = connection.shutdown().await;
+            let _ = connection.read_to_end(&mut Vec::new()).await;
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn write_to_another_protocol_is_not_in_doubt() {
+    let cases: [(&str, &[u8]); 3] = [
+        ("HTTP/1", b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"),
+        ("TLS", b"\x15\x03\x01\0\x02\x02\x28"),
+        ("SSH", b"SSH-2.0-OpenSSH_9.2p1\r\n"),
+    ];
+    for (name, answer) in cases {
+        let mut options = options([answering(answer).await.as_str()]);
+        options.retry.call_timeout = Duration::from_secs(2);
+        let error = V3Store::new(&options).unwrap().commit(put(&key("/a"), "1")).await.unwrap_err();
+        assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Server, false), "{name}: {error}");
+        assert!(error.to_string().contains("does not speak HTTP/2"), "{name}: {error}");
+    }
+}
