@@ -13,8 +13,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handle::{Context, Dir, DirMap, Directory, Entry, EntryMap, EtcdSchema, Shared, Transaction};
 use crate::key::Key;
 use crate::lease::{Lease, Lessor};
+use crate::live::Upstreams;
 use crate::lock::NamedLock;
 use crate::retry::RetryPolicy;
+use crate::runtime::Runtimes;
 use crate::schema::MapKey;
 use crate::store::connect::{ConnectOptions, Credentials, Tls};
 use crate::store::memory::MemoryStore;
@@ -88,8 +90,16 @@ impl Client {
     }
 
     fn of(store: Arc<dyn Store>, retry: RetryPolicy, namespace: Key) -> Self {
-        let lessor = Arc::new(Lessor::new(store.clone(), retry.clone()));
-        let context = Context { store, retry, reads: Consistency::Linearizable, upstreams: Arc::default(), lessor, claims: Vec::new() };
+        let runtimes = Runtimes::new();
+        let lessor = Arc::new(Lessor::new(store.clone(), retry.clone(), runtimes.clone()));
+        let context = Context {
+            store,
+            retry,
+            reads: Consistency::Linearizable,
+            upstreams: Arc::new(Upstreams::new(runtimes)),
+            lessor,
+            claims: Vec::new(),
+        };
         Self { context: Arc::new(context), namespace }
     }
 
@@ -174,7 +184,8 @@ impl Client {
     ///
     /// `Unavailable`, `Timeout`, `NoSpace`, …: no lease was had. `Unsupported` outside of a tokio runtime.
     pub async fn lease(&self, ttl: Duration) -> Result<Lease> {
-        self.context.lessor.grant(ttl).await
+        let lessor = &self.context.lessor;
+        lessor.grant(ttl).await.map(|lease| lease.by_itself(lessor))
     }
 
     /// The lock of this name: a directory in which everybody who wants it has a key. Nothing is asked until it is acquired or looked at.

@@ -16,8 +16,6 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-
 pub use self::map::{LiveMap, LiveMapIter};
 pub use self::status::{Cause, LiveStatus, Rewound};
 pub use self::subscribe::{LiveStream, Part, Reader, Selected, Subscription};
@@ -136,7 +134,7 @@ impl<T: Send + Sync + 'static> Live<T> {
     /// Whether the view follows, and what is wrong if not.
     #[must_use]
     pub fn status(&self) -> LiveStatus {
-        self.cell.book().status()
+        self.cell.status()
     }
 
     /// The time since the last proof that the server had nothing which the view had not seen. The proof is a linearizable read, made every 10 s or
@@ -179,10 +177,6 @@ impl<T: Send + Sync + 'static> Live<T> {
         Snapshot::of(book.newest().clone())
     }
 
-    fn runtime(&self) -> &Handle {
-        self.cell.upstream().runtime()
-    }
-
     /// The state now and every newer one, as a stream. Whoever reads it slowly misses states in between and never the newest.
     pub fn stream(&self) -> LiveStream<T> {
         LiveStream::new(self.clone())
@@ -212,7 +206,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for Live<T> {
         f.debug_struct("Live")
             .field("directory", self.cell.upstream().directory())
             .field("revision", &book.good())
-            .field("status", &book.status())
+            .field("status", &self.cell.status())
             .finish_non_exhaustive()
     }
 }

@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 
 use arc_swap::{ArcSwap, Cache};
 use futures_util::{Stream, stream};
-use tokio::task::AbortHandle;
 
 use super::cell::Cell;
 use super::{Live, Snapshot};
 use crate::error::{Masked, Result};
+use crate::runtime::Task;
 use crate::version::Versioned;
 
 /// Reads a [`Live`] view in a hot loop: it keeps the pointer to the state and only looks whether it is still the one. From [`Live::reader`].
@@ -174,23 +174,28 @@ impl<T, P: fmt::Debug + ?Sized> fmt::Debug for Part<T, P> {
 
 /// Calls that go on until it is dropped; a call that is being made is not cut short. From [`Live::on_change`]. It keeps the view alive.
 #[must_use = "the calls end when it is dropped"]
-#[derive(Debug)]
-pub struct Subscription(AbortHandle);
+pub struct Subscription(Task);
 
 impl Subscription {
     pub(super) fn new<T: Send + Sync + 'static>(mut live: Live<T>, mut f: impl FnMut(&Versioned<T>) + Send + 'static) -> Self {
-        let runtime = live.runtime().clone();
+        let runtimes = live.cell.upstream().runtimes().clone();
         let calls = async move {
             while let Ok(state) = live.changed().await {
                 f(&state);
             }
         };
-        Self(runtime.spawn(calls).abort_handle())
+        Self(runtimes.spawn(calls))
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.end();
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").finish_non_exhaustive()
     }
 }

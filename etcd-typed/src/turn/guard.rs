@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::hold::Hold;
 use super::{Token, Turn};
@@ -16,7 +14,8 @@ use crate::key::Key;
 use crate::lease::{Begin, Last, Lease, Lost, LostReason, Rank};
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
-use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, RangeReply, Span, Store, Txn, spawn};
+use crate::runtime::{Runtimes, Task, sleep, sleep_until};
+use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, RangeReply, Span, Store, Txn};
 use crate::telemetry::Pattern;
 use crate::watch::{Follow, Start, Step};
 
@@ -128,7 +127,7 @@ impl Guard {
     pub(super) fn new(turn: &Turn, key: Key, fence: Revision, lease: Lease, clean: bool) -> Self {
         let transactions = turn.store().capabilities().transactions;
         let claim = Claim { key, fence, lease: lease.id(), hold: Hold::of(lease.life()), transactions };
-        let watching = Watching::later(turn, &claim, lease.life().runtime());
+        let watching = Watching::later(turn, &claim);
         Self { turn: turn.clone(), claim, lease: Mutex::new(Some(lease)), clean, watching }
     }
 
@@ -155,6 +154,7 @@ impl Guard {
     /// Whether it is held, by the clock and by what is known; no request is sent. Once false it stays false.
     #[must_use]
     pub fn is_held(&self) -> bool {
+        self.turn.lessor.runtimes().note();
         !self.remaining().is_zero()
     }
 
@@ -345,7 +345,7 @@ impl fmt::Debug for Guard {
 
 /// The task that watches a guard's key, once there is one. It ends with this.
 #[derive(Default)]
-struct Watching(OnceLock<AbortHandle>);
+struct Watching(OnceLock<Task>);
 
 /// What begins when the guard has been held for a while, if it is held then.
 struct Watchful {
@@ -353,7 +353,8 @@ struct Watchful {
     store: Arc<dyn Store>,
     retry: RetryPolicy,
     claim: Claim,
-    runtime: Handle,
+    /// The client's, which has this.
+    runtimes: Weak<Runtimes>,
 }
 
 impl Begin for Watchful {
@@ -362,26 +363,27 @@ impl Begin for Watchful {
     }
 
     fn begin(self: Box<Self>) {
-        let Self { watching, store, retry, claim, runtime } = *self;
+        let Self { watching, store, retry, claim, runtimes } = *self;
         // Nobody else sets it, and who drops the guard meanwhile leaves the end of it to this one.
-        if let Some(watching) = watching.upgrade() {
-            let _ = watching.0.set(spawn(&runtime, watch(store, retry, claim)).abort_handle());
+        if let (Some(watching), Some(runtimes)) = (watching.upgrade(), runtimes.upgrade()) {
+            let _ = watching.0.set(runtimes.spawn(watch(store, retry, claim)));
         }
     }
 }
 
 impl Watching {
-    fn later(turn: &Turn, claim: &Claim, runtime: &Handle) -> Arc<Self> {
+    fn later(turn: &Turn, claim: &Claim) -> Arc<Self> {
         let watching = Arc::new(Self::default());
-        let (store, retry, claim) = (turn.store().clone(), turn.lessor.retry().clone(), claim.clone());
-        let watchful = Watchful { watching: Arc::downgrade(&watching), store, retry, claim, runtime: runtime.clone() };
-        turn.lessor.later().begin(SETTLED, runtime, watchful);
+        let (store, retry, claim) = (turn.lessor.roaming().clone(), turn.lessor.retry().clone(), claim.clone());
+        let runtimes = turn.lessor.runtimes();
+        let watchful = Watchful { watching: Arc::downgrade(&watching), store, retry, claim, runtimes: Arc::downgrade(runtimes) };
+        turn.lessor.later().begin(SETTLED, runtimes, watchful);
         watching
     }
 
     fn end(&self) {
         if let Some(task) = self.0.get() {
-            task.abort();
+            task.end();
         }
     }
 }

@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use http::HeaderValue;
+use tokio::runtime::Id;
 use tokio::time::{Instant, timeout_at};
 
 use super::call::{Core, How};
 use super::status::{Failure, Row};
 use super::wire::{AUTHENTICATE, AuthenticateRequest};
+use crate::runtime::current;
 use crate::store::connect::Credentials;
 
 /// The credentials, and the session they gave.
@@ -25,7 +27,8 @@ pub(super) struct Auth {
 
 struct State {
     session: Arc<Session>,
-    login: Option<Login>,
+    /// With the runtime that it is made on.
+    login: Option<(Option<Id>, Login)>,
 }
 
 /// What a call is sent with.
@@ -67,8 +70,9 @@ impl Auth {
                 return Ok(Arc::clone(&state.session));
             }
             match &state.login {
-                Some(login) if login.peek().is_none() => login.clone(),
-                _ => state.login.insert(log_in(Arc::clone(core), refused.generation)).clone(),
+                // One on another runtime may never end: that runtime may not be driven.
+                Some((runtime, login)) if *runtime == current() && login.peek().is_none() => login.clone(),
+                _ => state.login.insert((current(), log_in(Arc::clone(core), refused.generation))).1.clone(),
             }
         };
         match timeout_at(deadline, login).await {

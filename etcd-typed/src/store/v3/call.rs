@@ -103,12 +103,15 @@ impl Core {
     ) -> Result<(), Failure> {
         // A new token can be refused once more where users and roles are being changed; after that it is not the token.
         let mut logins = 0;
+        let mut may_have_applied = false;
         loop {
             let session = Auth::session(self, deadline).await?;
-            let failure = match self.attempts_into(method, how, session.token.as_ref(), request, answer, deadline).await {
+            let mut failure = match self.attempts_into(method, how, session.token.as_ref(), request, answer, deadline).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => failure,
             };
+            may_have_applied |= failure.may_have_applied;
+            failure.may_have_applied = may_have_applied;
             if failure.row.verdict().repeat != Repeat::AfterLogin || logins >= 2 {
                 return Err(failure);
             }
