@@ -189,3 +189,6 @@ impl Drop for Probe {
         self.dropped.store(!self.ran, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,7 +159,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_not_wanted_any_more_wakes_nobody() {
         let (count, one) = counter();
-        let (later, runtime, runtimes) = (Arc::new(Later::default()), Handle::current(), Runtimes::new());
+        let (later, runtimes) = (Arc::new(Later::default()), Runtimes::new());
         let asked = one().asked;
         for _ in 0..1000 {
             let one = one();

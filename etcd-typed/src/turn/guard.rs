@@ -374,7 +374,7 @@ impl Begin for Watchful {
 impl Watching {
     fn later(turn: &Turn, claim: &Claim) -> Arc<Self> {
         let watching = Arc::new(Self::default());
-        let (store, retry, claim) = (turn.lessor.roaming().clone(), turn.lessor.retry().clone(), claim.clone());
+        let (store, retry, claim) = (turn.roaming().clone(), turn.lessor.retry().clone(), claim.clone());
         let runtimes = turn.lessor.runtimes();
         let watchful = Watchful { watching: Arc::downgrade(&watching), store, retry, claim, runtimes: Arc::downgrade(runtimes) };
         turn.lessor.later().begin(SETTLED, runtimes, watchful);

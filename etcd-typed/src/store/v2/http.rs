@@ -6,7 +6,8 @@
 #[cfg(feature = "tls")]
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +19,7 @@ use super::json::{self, Again, Answer, Fault, Reply};
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
+use crate::runtime::PerRuntime;
 use crate::store::connect::{ConnectOptions, Credentials};
 use crate::telemetry;
 
@@ -32,9 +34,13 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// The endpoints of a cluster.
 pub(super) struct Http {
-    calls: Client,
-    /// A pool of their own, so that a thousand watches do not stand in the way of a lock's refresh.
-    watches: Client,
+    /// Each runtime has its own connections, whose tasks run on it: they move nothing while nobody drives it.
+    own: PerRuntime<Own>,
+    /// What the first runtime uses.
+    first: Clients,
+    first_is_used: AtomicBool,
+    /// To make those of the others.
+    options: ConnectOptions,
     /// `http://host:port`; at least one.
     endpoints: Vec<String>,
     /// The endpoint that answered last; it is asked until it fails.
@@ -42,9 +48,27 @@ pub(super) struct Http {
     credentials: Option<Credentials>,
     retry: RetryPolicy,
     connect_timeout: Duration,
+}
+
+/// What callers of one runtime share.
+struct Own {
+    clients: Clients,
     /// Of each endpoint what the last probe found. The lock is asynchronous and held over the request, so that of many watches that
     /// want to know one asks.
     probes: Vec<tokio::sync::Mutex<Option<Probe>>>,
+}
+
+#[derive(Clone)]
+struct Clients {
+    calls: Client,
+    /// A pool of their own, so that a thousand watches do not stand in the way of a lock's refresh.
+    watches: Client,
+}
+
+impl Clients {
+    fn new(options: &ConnectOptions) -> Result<Self> {
+        Ok(Self { calls: client(options)?, watches: client(options)? })
+    }
 }
 
 /// What a linearizable read through one endpoint found, and when.
@@ -82,9 +106,10 @@ impl Http {
                 .map_err(|error| Error::new(ErrorKind::InvalidUrl, format!("`{endpoint}` is no address")).caused_by(error))?;
         }
         Ok(Self {
-            calls: client(options)?,
-            watches: client(options)?,
-            probes: endpoints.iter().map(|_| tokio::sync::Mutex::default()).collect(),
+            own: PerRuntime::default(),
+            first: Clients::new(options)?,
+            first_is_used: AtomicBool::new(false),
+            options: options.clone(),
             endpoints,
             current: AtomicUsize::new(0),
             credentials: options.credentials.clone(),
@@ -196,6 +221,16 @@ impl Http {
         self.current.load(Ordering::Relaxed)
     }
 
+    fn own(&self) -> Arc<Own> {
+        self.own.here(|| {
+            let first = !self.first_is_used.swap(true, Ordering::Relaxed);
+            // The same options were good once.
+            let other = if first { None } else { Clients::new(&self.options).ok() };
+            let clients = other.unwrap_or_else(|| self.first.clone());
+            Own { clients, probes: self.endpoints.iter().map(|_| tokio::sync::Mutex::default()).collect() }
+        })
+    }
+
     /// Moves on from an endpoint that failed, unless another call has done so.
     pub(super) fn leave(&self, at: EndpointIndex) {
         let next = (at + 1) % self.endpoints.len();
@@ -205,7 +240,7 @@ impl Http {
     /// Asks one endpoint, once.
     pub(super) async fn ask(&self, at: EndpointIndex, target: &str, deadline: Instant) -> Result<Answer, Fault> {
         let patience = || self.retry.read_attempt_timeout.min(deadline.saturating_duration_since(Instant::now()));
-        let request = self.request(&self.calls, at, Method::GET, target);
+        let request = self.request(&self.own().clients.calls, at, Method::GET, target);
         let response = match timeout(patience(), request.send()).await {
             Ok(response) => response.map_err(|error| self.broken(at, error))?,
             Err(_) => return Err(self.timed_out(at)),
@@ -224,7 +259,7 @@ impl Http {
     /// Opens a long poll. When it returns, the server has registered the watch, or has answered otherwise.
     pub(super) async fn poll(&self, at: EndpointIndex, target: &str) -> Result<Poll, Fault> {
         let patience = self.connect_timeout + self.retry.read_attempt_timeout;
-        let request = self.request(&self.watches, at, Method::GET, target);
+        let request = self.request(&self.own().clients.watches, at, Method::GET, target);
         match timeout(patience, request.send()).await {
             Ok(Ok(response)) => Ok(Poll { at, incoming: Incoming::new(response) }),
             Ok(Err(error)) => Err(self.broken(at, error)),
@@ -251,7 +286,8 @@ impl Http {
     /// and where it has lost the others; an open long poll shows neither.
     pub(super) async fn probe(&self, at: EndpointIndex, target: &str, age: Duration) -> Result<Revision> {
         let silent = || Error::new(ErrorKind::Unavailable, format!("{} answers no linearizable read", self.endpoint(at)));
-        let mut last = self.probes.get(at).ok_or_else(silent)?.lock().await;
+        let own = self.own();
+        let mut last = own.probes.get(at).ok_or_else(silent)?.lock().await;
         if let Some(Probe { when, found }) = *last
             && when.elapsed() < age
         {
@@ -264,7 +300,7 @@ impl Http {
     }
 
     async fn send_write(&self, at: EndpointIndex, method: Method, target: &str, form: Option<String>) -> Result<Answer, Failure> {
-        let mut request = self.request(&self.calls, at, method, target);
+        let mut request = self.request(&self.own().clients.calls, at, method, target);
         if let Some(form) = form {
             // With any other type the server ignores the body and writes an empty value.
             request = request.header("Content-Type", "application/x-www-form-urlencoded").body(form);
