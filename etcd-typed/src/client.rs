@@ -36,6 +36,18 @@ use crate::value::{Codec, EtcdValue};
 /// assert_eq!(greeting.get().await?.as_deref().map(String::as_str), Some("hello"));
 /// # Ok(()) }
 /// ```
+///
+/// # Runtimes
+///
+/// One client may be used on several tokio runtimes, at the same time or one after the other; a client in a `static` serves all `#[tokio::test]`s of a program. Each
+/// runtime has connections and watches of its own (on v3 three connections), so that a runtime which ends, or is not driven any more, holds up no other.
+///
+/// Guards, leases, published values and live views are kept by tasks in the background, each on the runtime where it was made. When that runtime ends, its tasks
+/// go on on another runtime on which the client has been used. When there is none, they wait: the next use of the client, or of what they keep, within a runtime
+/// takes them there. A lease whose time has passed before that is lost ([`LostReason::NotKeptAlive`](crate::LostReason::NotKeptAlive)).
+///
+/// A runtime that exists but is not driven (a current-thread runtime outside of `block_on`) runs no tasks. A call on another runtime that waits for
+/// such a task takes it there.
 #[derive(Clone, Debug)]
 pub struct Client {
     context: Shared,
@@ -91,6 +103,7 @@ impl Client {
 
     fn of(store: Arc<dyn Store>, retry: RetryPolicy, namespace: Key) -> Self {
         let runtimes = Runtimes::new();
+        runtimes.note();
         let lessor = Arc::new(Lessor::new(store.clone(), retry.clone(), runtimes.clone()));
         let context = Context {
             store,
@@ -114,7 +127,7 @@ impl Client {
     /// The store below, for what no handle does.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
-        &self.context.store
+        self.context.asked()
     }
 
     /// The directory that every key of this client is below.
@@ -205,7 +218,7 @@ impl Client {
     ///
     /// `PermissionDenied` where the server wants more rights for it (with authentication on, from etcd 3.5.28 on).
     pub async fn status(&self) -> Result<Status> {
-        self.context.store.status().await
+        self.context.asked().status().await
     }
 
     /// The members of the cluster, as one of them knows them.
@@ -214,7 +227,7 @@ impl Client {
     ///
     /// `PermissionDenied`, as for [`status`](Self::status).
     pub async fn members(&self) -> Result<Vec<Member>> {
-        self.context.store.members().await
+        self.context.asked().members().await
     }
 
     /// Statistics, which only v2 servers keep.
@@ -223,7 +236,7 @@ impl Client {
     ///
     /// `Unsupported` on v3 and in memory; [`status`](Self::status) is what there is.
     pub async fn stats(&self, which: StatsKind) -> Result<Stats> {
-        self.context.store.stats(which).await
+        self.context.asked().stats(which).await
     }
 
     pub(crate) fn dir_at<S: EtcdSchema>(&self, key: Key) -> S::Handle {

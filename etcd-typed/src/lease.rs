@@ -47,10 +47,9 @@ const NAMES: u32 = 4;
 ///
 /// # Runtimes
 ///
-/// The task runs on the runtime on which the lease was acquired. When that runtime ends, the task goes on on another runtime on which the client is used. When
-/// there is none, the task waits for one: the next call of the client within a runtime takes it there. If that comes too late, the lease is lost
-/// ([`LostReason::NotKeptAlive`]). A runtime that still exists but is not driven (a current-thread runtime outside of `block_on`) keeps nothing alive. Revoking the
-/// lease, or waiting for [`lost`](Self::lost), on another runtime takes the task there; a lease of which nothing is asked runs out.
+/// The task moves when its runtime ends; see [`Client`](crate::Client). A runtime that exists but is not driven (a current-thread runtime outside of `block_on`)
+/// keeps no lease alive, and nothing tells the client so. Whoever asks [`is_held`](Self::is_held), or waits for [`lost`](Self::lost), on another runtime takes the
+/// task there when it is late. A lease of which nothing is asked is lost.
 ///
 /// # When it is lost
 ///
@@ -141,6 +140,7 @@ impl Lease {
         if let Some(runtimes) = &self.runtimes {
             runtimes.note();
         }
+        self.life.tend();
         self.life.is_held()
     }
 

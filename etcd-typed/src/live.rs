@@ -38,7 +38,8 @@ use crate::version::Versioned;
 /// - **Whole.** All keys that were changed in one transaction appear together (on v2, which has none, each change by itself).
 /// - **Never wrong.** What does not decode, misses a required field or fails its validation never replaces the last good state;
 ///   [`status`](Self::status) says so, and names each key, revision and reason. When the value is mended, the view goes on by itself.
-/// - **Never ends.** It outlives restarts of servers, cut connections, compactions, and rights that are taken away and given back. While it cannot
+/// - **Never ends.** It outlives restarts of servers, cut connections, compactions, and rights that are taken away and given back. It outlives the
+///   runtime it was made on, too: see [`Client`](crate::Client). While it cannot
 ///   follow it shows the last good state and says `Degraded`. [`staleness`](Self::staleness) is the measure for an alarm.
 ///
 #[cfg_attr(feature = "derive", doc = "```")]
@@ -115,8 +116,8 @@ impl<T: Send + Sync + 'static> Live<T> {
     ///
     /// # Errors
     ///
-    /// `Invalid` when the state has not come so far because what is stored is rejected; [`Error::problems`](crate::Error::problems) lists why. `Unavailable` when the runtime
-    /// that keeps the view is gone.
+    /// `Invalid` when the state has not come so far because what is stored is rejected; [`Error::problems`](crate::Error::problems) lists why. `Unavailable` when no
+    /// runtime keeps the view and this is not one either.
     ///
     /// # Cancel safety
     ///
@@ -159,7 +160,7 @@ impl<T: Send + Sync + 'static> Live<T> {
     ///
     /// # Errors
     ///
-    /// `Unavailable` when the runtime that keeps the view is gone; nothing else ends it.
+    /// `Unavailable` when no runtime keeps the view and this is not one either; nothing else ends it.
     ///
     /// # Cancel safety
     ///

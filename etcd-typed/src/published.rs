@@ -90,8 +90,11 @@ impl Publication {
         let (answer, answered) = oneshot::channel();
         // If the task is gone the other side is dropped, here or while it waits.
         let _ = self.sets.send(Set { value, answer });
-        let answered = self.task.attend(PATIENCE, answered).await;
-        answered.and_then(|answered| answered.ok()).unwrap_or_else(|| Err(self.abandoned()))
+        match self.task.attend(PATIENCE, answered).await {
+            Some(answered) => answered.unwrap_or_else(|_| Err(self.abandoned())),
+            // It is set when there is a runtime again.
+            None => Err(self.abandoned().outcome_unknown()),
+        }
     }
 
     /// Deletes it if it is still ours, and waits for the answer.

@@ -51,7 +51,7 @@ pub(crate) struct Context {
 
 impl Context {
     /// The store, to be asked something: the client is used on the current runtime.
-    fn asked(&self) -> &Arc<dyn Store> {
+    pub(crate) fn asked(&self) -> &Arc<dyn Store> {
         self.lessor.runtimes().note();
         &self.store
     }

@@ -53,7 +53,7 @@ impl State {
 
     /// Whether the server should have been asked by now, and should have answered.
     fn is_overdue(self) -> bool {
-        matches!(self, Self::Kept { safe, .. } if self.remaining() < safe / 3)
+        matches!(self, Self::Kept { safe, .. } if self.remaining() < safe / 2)
     }
 }
 
@@ -105,6 +105,14 @@ impl Life {
         });
     }
 
+    /// Takes the task to this runtime if it does not do its work on its own, which may be one that nobody drives.
+    pub(crate) fn tend(&self) {
+        let state = *self.0.state.borrow();
+        if state.is_overdue() {
+            self.0.task.come_here();
+        }
+    }
+
     /// Whether anything depends on the lease from now on. If not, its end is told to nobody.
     pub(super) fn set_wanted(&self, wanted: bool) {
         self.0.wanted.store(wanted, Ordering::Relaxed);
@@ -149,10 +157,7 @@ impl Life {
                 return reason;
             }
             let now = *state.borrow_and_update();
-            if now.is_overdue() {
-                // Its runtime may be one that nobody drives.
-                self.0.task.come_here();
-            }
+            self.tend();
             let look = async {
                 // Without a runtime there are no timers. The task looks at the clock then.
                 if current().is_some() { sleep(now.remaining().min(LOOK)).await } else { pending().await }

@@ -51,7 +51,7 @@ impl<T> fmt::Debug for Reader<T> {
 
 /// The states of a view as a stream: the present one, and then the newest whenever there is a newer one. From [`Live::stream`].
 ///
-/// It ends when the runtime that keeps the view is gone, and never otherwise. It keeps the view alive.
+/// It ends when it is polled outside of a runtime while none keeps the view, and never otherwise. It keeps the view alive.
 #[must_use = "a stream does nothing until it is polled"]
 pub struct LiveStream<T>(Pin<Box<dyn Stream<Item = Snapshot<T>> + Send>>);
 
@@ -115,7 +115,7 @@ impl<T: Send + Sync + 'static, P: PartialEq + ?Sized> Selected<T, P> {
     ///
     /// # Errors
     ///
-    /// `Unavailable` when the runtime that keeps the view is gone; nothing else ends it.
+    /// `Unavailable` when no runtime keeps the view and this is not one either; nothing else ends it.
     ///
     /// # Cancel safety
     ///

@@ -41,6 +41,11 @@ const PATTERN: Pattern = "guard";
 ///   seen.
 /// - [`is_held`](Self::is_held) and [`while_held`](Self::while_held) go by the clock and stop in time as long as clocks run nearly alike
 ///   (a tenth of the time to live, at least half a second, is left for their difference) and the program is not stopped in between.
+///
+/// # Runtimes
+///
+/// A guard outlives the runtime on which it was acquired; see [`Client`](crate::Client). If that runtime exists but is not driven, the guard is kept by whoever
+/// asks [`is_held`](Self::is_held), waits for [`lost`](Self::lost) or writes under it on another one. A guard of which nothing is asked is lost then.
 #[must_use = "a guard is released when it is dropped"]
 pub struct Guard {
     turn: Turn,
@@ -106,6 +111,7 @@ impl Claim {
     ///
     /// `GuardLost`.
     pub(crate) fn check(&self) -> Result<()> {
+        self.hold.tend();
         match self.hold.reason() {
             Some(why) => Err(self.lost_since(why)),
             None => Ok(()),
@@ -155,6 +161,7 @@ impl Guard {
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.turn.lessor.runtimes().note();
+        self.claim.hold.tend();
         !self.remaining().is_zero()
     }
 

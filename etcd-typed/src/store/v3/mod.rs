@@ -56,7 +56,7 @@ struct Own {
 }
 
 impl V3Store {
-    /// A store that connects with its first call. Must be used inside a tokio runtime.
+    /// A store that connects with its first call. Must be used inside a tokio runtime; each runtime has connections of its own.
     ///
     /// # Errors
     ///
