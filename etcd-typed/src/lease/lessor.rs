@@ -44,7 +44,7 @@ struct Spare {
 
 impl Lessor {
     pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy, runtimes: Arc<Runtimes>) -> Self {
-        let roaming = roaming(store.clone());
+        let roaming = roaming(store.clone(), &runtimes);
         Self { store, roaming, retry, spares: Mutex::default(), standings: Arc::default(), later: Arc::default(), runtimes }
     }
 

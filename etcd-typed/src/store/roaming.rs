@@ -2,7 +2,7 @@
 //! on, so a call that is polled on another one ends with an error, as if its connection had been cut. Its caller then makes it again, or finds out what became of it.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,62 +14,76 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
-use crate::runtime::current;
+use crate::runtime::{Runtimes, current};
 
-/// The same store, for a task that may move.
-pub(crate) fn roaming(store: Arc<dyn Store>) -> Arc<dyn Store> {
-    Arc::new(Roaming(store))
+/// The same store, for a task that may move. Its callers use the client, which has these runtimes.
+pub(crate) fn roaming(store: Arc<dyn Store>, runtimes: &Arc<Runtimes>) -> Arc<dyn Store> {
+    Arc::new(Roaming { store, runtimes: Arc::downgrade(runtimes) })
 }
 
 #[derive(Debug)]
-struct Roaming(Arc<dyn Store>);
+struct Roaming {
+    store: Arc<dyn Store>,
+    /// Not held: a task that waits for a runtime belongs to them, and has this.
+    runtimes: Weak<Runtimes>,
+}
+
+impl Roaming {
+    /// The store, to be asked something on the current runtime.
+    fn asked(&self) -> &dyn Store {
+        if let Some(runtimes) = self.runtimes.upgrade() {
+            runtimes.note();
+        }
+        &*self.store
+    }
+}
 
 impl Store for Roaming {
     fn capabilities(&self) -> &Capabilities {
-        self.0.capabilities()
+        self.store.capabilities()
     }
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        read(self.0.range(range))
+        read(self.asked().range(range))
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        write(self.0.commit(txn))
+        write(self.asked().commit(txn))
     }
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
         Box::pin(async move {
-            let stream = read(self.0.watch(watch)).await?;
+            let stream = read(self.asked().watch(watch)).await?;
             Ok(Box::pin(Items { stream: Some(stream), runtime: current() }) as WatchStream)
         })
     }
 
     fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
-        write(self.0.grant(id, ttl))
+        write(self.asked().grant(id, ttl))
     }
 
     fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
-        write(self.0.keep_alive(id))
+        write(self.asked().keep_alive(id))
     }
 
     fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
-        write(self.0.revoke(id))
+        write(self.asked().revoke(id))
     }
 
     fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
-        read(self.0.time_to_live(id))
+        read(self.asked().time_to_live(id))
     }
 
     fn status(&self) -> BoxFuture<'_, Result<Status>> {
-        read(self.0.status())
+        read(self.asked().status())
     }
 
     fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
-        read(self.0.members())
+        read(self.asked().members())
     }
 
     fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
-        read(self.0.stats(which))
+        read(self.asked().stats(which))
     }
 }
 
