@@ -19,6 +19,8 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::runtime::PerRuntime;
+
 /// How long endpoints that did not agree are not asked again.
 pub(super) const SURVEY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -28,8 +30,9 @@ pub(super) struct Cluster {
     /// Its id; 0 until the first answer.
     id: AtomicU64,
     history: Arc<AtomicU64>,
-    /// Held by the call that asks all endpoints: when they were last asked in vain.
-    pub(super) survey: Mutex<Option<Instant>>,
+    /// Held by the call that asks all endpoints: when they were last asked in vain. Each runtime has its own, since the call that holds it makes no progress while
+    /// its runtime is not driven.
+    pub(super) survey: PerRuntime<Mutex<Option<Instant>>>,
 }
 
 /// The history in which something began, such as a watch stream.
