@@ -110,7 +110,7 @@ struct Settings {
 /// The client comes back when the new cluster is further than the former one was, and the newest key that it saw may be the same one, written again.
 /// Nothing but the name of the cluster tells.
 #[tokio::test]
-async fn v2_clients_go_on_in_a_new_cluster() {
+async fn clients_go_on_in_a_new_cluster() {
     let mut etcd = Etcd::builder().quick_election().start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let client = Client::connect(&format!("etcd2://{}", proxy.addr())).await.unwrap();
