@@ -13,8 +13,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handle::{Context, Dir, DirMap, Directory, Entry, EntryMap, EtcdSchema, Shared, Transaction};
 use crate::key::Key;
 use crate::lease::{Lease, Lessor};
+use crate::live::Upstreams;
 use crate::lock::NamedLock;
 use crate::retry::RetryPolicy;
+use crate::runtime::Runtimes;
 use crate::schema::MapKey;
 use crate::store::connect::{ConnectOptions, Credentials, Tls};
 use crate::store::memory::MemoryStore;
@@ -34,6 +36,18 @@ use crate::value::{Codec, EtcdValue};
 /// assert_eq!(greeting.get().await?.as_deref().map(String::as_str), Some("hello"));
 /// # Ok(()) }
 /// ```
+///
+/// # Runtimes
+///
+/// One client may be used on several tokio runtimes, at the same time or one after the other; a client in a `static` serves all `#[tokio::test]`s of a program. Each
+/// runtime has connections and watches of its own (on v3 three connections), so that a runtime which ends, or is not driven any more, holds up no other.
+///
+/// Guards, leases, published values and live views are kept by tasks in the background, each on the runtime where it was made. When that runtime ends, its tasks
+/// go on on another runtime on which the client has been used. When there is none, they wait: the next use of the client, or of what they keep, within a runtime
+/// takes them there. A lease whose time has passed before that is lost ([`LostReason::NotKeptAlive`](crate::LostReason::NotKeptAlive)).
+///
+/// A runtime that exists but is not driven (a current-thread runtime outside of `block_on`) runs no tasks. A call on another runtime that waits for
+/// such a task takes it there.
 #[derive(Clone, Debug)]
 pub struct Client {
     context: Shared,
@@ -89,8 +103,17 @@ impl Client {
     }
 
     fn of(store: Arc<dyn Store>, retry: RetryPolicy, namespace: Key) -> Self {
-        let lessor = Arc::new(Lessor::new(store.clone(), retry.clone()));
-        let context = Context { store, retry, reads: Consistency::Linearizable, upstreams: Arc::default(), lessor, claims: Vec::new() };
+        let runtimes = Runtimes::new();
+        runtimes.note();
+        let lessor = Arc::new(Lessor::new(store.clone(), retry.clone(), runtimes.clone()));
+        let context = Context {
+            store,
+            retry,
+            reads: Consistency::Linearizable,
+            upstreams: Arc::new(Upstreams::new(runtimes)),
+            lessor,
+            claims: Vec::new(),
+        };
         Self { context: Arc::new(context), namespace }
     }
 
@@ -105,7 +128,7 @@ impl Client {
     /// The store below, for what no handle does.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
-        &self.context.store
+        self.context.asked()
     }
 
     /// The directory that every key of this client is below.
@@ -175,7 +198,8 @@ impl Client {
     ///
     /// `Unavailable`, `Timeout`, `NoSpace`, …: no lease was had. `Unsupported` outside of a tokio runtime.
     pub async fn lease(&self, ttl: Duration) -> Result<Lease> {
-        self.context.lessor.grant(ttl).await
+        let lessor = &self.context.lessor;
+        lessor.grant(ttl).await.map(|lease| lease.by_itself(lessor))
     }
 
     /// The lock of this name. Sends nothing until the lock is acquired or looked at.
@@ -209,7 +233,7 @@ impl Client {
     ///
     /// `PermissionDenied` where the server wants more rights for it (with authentication on, from etcd 3.5.28 on).
     pub async fn status(&self) -> Result<Status> {
-        self.context.store.status().await
+        self.context.asked().status().await
     }
 
     /// The members of the cluster, as one of them knows them. etcd's `grpc-proxy` names itself in their place, with the id 0, unless it is started with an empty
@@ -219,7 +243,7 @@ impl Client {
     ///
     /// `PermissionDenied`, as for [`status`](Self::status).
     pub async fn members(&self) -> Result<Vec<Member>> {
-        self.context.store.members().await
+        self.context.asked().members().await
     }
 
     /// Statistics, which only v2 servers keep.
@@ -228,7 +252,7 @@ impl Client {
     ///
     /// `Unsupported` on v3 and in memory; [`status`](Self::status) is what there is.
     pub async fn stats(&self, which: StatsKind) -> Result<Stats> {
-        self.context.store.stats(which).await
+        self.context.asked().stats(which).await
     }
 
     pub(crate) fn dir_at<S: EtcdSchema>(&self, key: Key) -> S::Handle {

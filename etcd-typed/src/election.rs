@@ -322,7 +322,7 @@ impl<T> Drop for Term<T> {
 
 /// The leadership, while it is ours: resigned when it is dropped. What it can do beside that is on [`Guard`], to which it derefs.
 ///
-/// Dropping it resigns in the background, by the task that keeps its lease alive; if that cannot be done (the runtime is gone, the server does not
+/// Dropping it resigns in the background, by the task that keeps its lease alive; if that cannot be done (no runtime is left, the server does not
 /// answer) the next one leads when the time to live has passed. [`resign`](Self::resign) waits for the answer and tells it.
 #[must_use = "a leadership is resigned when its guard is dropped"]
 pub struct Leader<T> {

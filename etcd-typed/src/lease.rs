@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::Instant;
 
 pub(crate) use self::last::{Joined, Last};
 pub(crate) use self::later::Begin;
@@ -29,17 +29,27 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
-use crate::store::{Store, spawn};
+use crate::runtime::{Patience, Runtimes, Task, sleep, sleep_until};
+use crate::store::Store;
 use crate::telemetry;
 
 /// The time to live of a lock, a leadership and a published value where none is asked for.
 pub(crate) const TTL: Duration = Duration::from_secs(15);
 
+/// Names that are tried for a lease, each after one that some other lease has.
+const NAMES: u32 = 4;
+
 /// A lease. Keys that are written with it (`.lease(&lease)`) vanish when it ends: when the guard is dropped, or revoked, or when the server
 /// could not be told in time that it is still wanted.
 ///
-/// It is kept alive by a task of its own, three times within its time to live. Dropping the guard revokes it in the background as well as
-/// possible; if that fails (or the runtime is gone) the keys vanish when the time to live has passed.
+/// A task of its own keeps it alive, three times within its time to live. Dropping the guard revokes it in the background as well as
+/// possible; if that fails the keys vanish when the time to live has passed.
+///
+/// # Runtimes
+///
+/// The task moves when its runtime ends; see [`Client`](crate::Client). A runtime that exists but is not driven (a current-thread runtime outside of `block_on`)
+/// keeps no lease alive, and nothing tells the client so. Whoever asks [`is_held`](Self::is_held), or waits for [`lost`](Self::lost), on another runtime takes the
+/// task there when it is late. A lease of which nothing is asked is lost.
 ///
 /// # When it is lost
 ///
@@ -71,6 +81,8 @@ pub struct Lease {
     life: Life,
     /// To the task that keeps it alive. When it is dropped, the task revokes the lease and ends.
     orders: mpsc::UnboundedSender<Order>,
+    /// Of a lease that may outlive its client: the runtimes that its task can go to.
+    runtimes: Option<Arc<Runtimes>>,
     /// Of the key that stands in a queue with it.
     standing: Option<Standing>,
 }
@@ -89,18 +101,25 @@ impl Lease {
     /// The task that is to keep the lease alive also asks for it: a caller who is dropped while he waits then leaves nothing behind, since the task knows
     /// what it was given, and that nobody wants it.
     async fn grant(lessor: &Arc<Lessor>, asked: Duration) -> Result<Self> {
-        let runtime = Handle::try_current().map_err(|error| {
+        Handle::try_current().map_err(|error| {
             Error::new(ErrorKind::Unsupported, "a lease is kept alive by a task: ask for it within a tokio runtime").caused_by(error)
         })?;
-        let store = lessor.store().clone();
-        let id = LeaseId::random();
+        let store = lessor.roaming().clone();
         let (orders, received) = mpsc::unbounded_channel();
         let (answer, answered) = oneshot::channel();
-        let applicant = Applicant { lessor: Arc::downgrade(lessor), store: store.clone(), retry: lessor.retry().clone(), id, asked };
-        spawn(&runtime, applicant.run(runtime.clone(), received, answer));
+        let prepared = lessor.runtimes().prepare();
+        let applicant = Applicant { lessor: Arc::downgrade(lessor), store: store.clone(), retry: lessor.retry().clone(), asked };
+        let task = prepared.task();
+        prepared.start(applicant.run(task, received, answer));
         let gone = |_| Error::new(ErrorKind::Unavailable, "the runtime ended before a lease was had").outcome_unknown();
-        let (ttl, life) = answered.await.map_err(gone)??;
-        Ok(Self { id, ttl, asked, store, life, orders, standing: None })
+        let (id, ttl, life) = answered.await.map_err(gone)??;
+        Ok(Self { id, ttl, asked, store, life, orders, runtimes: None, standing: None })
+    }
+
+    /// The same lease, whose task finds other runtimes as long as the lease lives, and not only as long as the client does.
+    pub(crate) fn by_itself(mut self, lessor: &Lessor) -> Self {
+        self.runtimes = Some(lessor.runtimes().clone());
+        self
     }
 
     /// Its name, for `.lease(&lease)` and for tools.
@@ -118,6 +137,10 @@ impl Lease {
     /// Whether the server cannot have ended it yet, as far as clocks tell; no request is sent. Once false it stays false.
     #[must_use]
     pub fn is_held(&self) -> bool {
+        if let Some(runtimes) = &self.runtimes {
+            runtimes.note();
+        }
+        self.life.tend();
         self.life.is_held()
     }
 
@@ -148,8 +171,8 @@ impl Lease {
     pub async fn revoke(self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         // By its task, which else would take the end for a loss.
-        if self.orders.send(Order::Revoke(answer)).is_ok()
-            && let Ok(result) = answered.await
+        if self.order(Order::Revoke(answer))
+            && let Some(Ok(result)) = self.task().attend(PATIENCE, answered).await
         {
             return result;
         }
@@ -177,14 +200,36 @@ impl Lease {
     /// Commits `last` in the background, after which nothing needs the lease any more. If that goes well, and `reusable`, it becomes a spare one; else it
     /// is revoked.
     pub(crate) fn finish(self, last: Last, reusable: bool) {
-        let orders = self.orders.clone();
+        let (orders, task) = (self.orders.clone(), self.task().clone());
+        self.life.set_wanted(false);
         // Without a task there is nobody who could: the lease runs out.
         let _ = orders.send(Order::Finish { last: Box::new(last), lease: self, reusable });
+        task.come_here();
     }
 
     /// Lets it run out, for somebody who knows its name to go on with.
     pub(crate) fn leave(self) {
-        let _ = self.orders.send(Order::Leave);
+        self.order(Order::Leave);
+    }
+
+    /// The last order. The task carries it out on this runtime: the one it is on may not be driven.
+    fn order(&self, order: Order) -> bool {
+        self.life.set_wanted(false);
+        let sent = self.orders.send(order).is_ok();
+        self.task().come_here();
+        sent
+    }
+
+    /// The task that keeps it alive.
+    fn task(&self) -> &Task {
+        self.life.task()
+    }
+}
+
+/// From here on its end is meant.
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.life.set_wanted(false);
     }
 }
 
@@ -200,33 +245,46 @@ impl fmt::Debug for Lease {
     }
 }
 
+/// How long the task of a lease may go without being polled: it wakes when it is told something, and at least each second.
+const PATIENCE: Patience = Patience { first: Duration::from_millis(500), then: Duration::from_secs(5) };
+
 /// The task of one lease, before it has it.
 struct Applicant {
     lessor: Weak<Lessor>,
     store: Arc<dyn Store>,
     retry: RetryPolicy,
-    id: LeaseId,
     asked: Duration,
 }
 
+/// A lease that was had.
+type Granted = (LeaseId, Duration, Life);
+
 impl Applicant {
-    async fn run(self, runtime: Handle, mut orders: mpsc::UnboundedReceiver<Order>, answer: oneshot::Sender<Result<(Duration, Life)>>) {
-        let Self { lessor, store, retry, id, asked } = self;
-        let sent = Moment::now();
-        match store.grant(id, asked).await {
-            Ok(ttl) => {
-                let life = Life::begin(id, sent, ttl, runtime);
-                let over = life.clone().ends_with_this();
-                // If nobody waits for it, nobody sends orders either.
-                let _ = answer.send(Ok((ttl, life.clone())));
-                let keeper = Keeper { store, retry, lessor, id, ttl, life, _over: over };
-                keeper.run(sent, &mut orders).await;
-            }
-            Err(error) => {
-                let unsure = error.may_have_applied();
-                let _ = answer.send(Err(error));
-                if unsure {
-                    revoke(&*store, &retry, id, asked).await;
+    async fn run(self, task: Task, mut orders: mpsc::UnboundedReceiver<Order>, answer: oneshot::Sender<Result<Granted>>) {
+        let Self { lessor, store, retry, asked } = self;
+        let mut names = NAMES;
+        loop {
+            let id = LeaseId::random();
+            let sent = Moment::now();
+            match store.grant(id, asked).await {
+                Ok(ttl) => {
+                    let life = Life::begin(id, sent, ttl, task);
+                    let over = life.clone().ends_with_this();
+                    // If nobody waits for it, nobody sends orders either.
+                    let _ = answer.send(Ok((id, ttl, life.clone())));
+                    let keeper = Keeper { store, retry, lessor, id, ttl, life, _over: over };
+                    keeper.run(sent, &mut orders).await;
+                    return;
+                }
+                // Somebody else's, and it must not be taken for ours: two would hold what one holds.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && names > 1 => names -= 1,
+                Err(error) => {
+                    let unsure = error.may_have_applied();
+                    let _ = answer.send(Err(error));
+                    if unsure {
+                        revoke(&*store, &retry, id, asked).await;
+                    }
+                    return;
                 }
             }
         }
@@ -241,7 +299,7 @@ struct Keeper {
     id: LeaseId,
     ttl: Duration,
     life: Life,
-    /// However the task ends, nobody keeps the lease alive after it: also when the runtime drops it.
+    /// However the task ends, nobody keeps the lease alive after it.
     _over: EndsWith,
 }
 
@@ -288,6 +346,7 @@ impl Keeper {
                     return End::Unwanted;
                 }
                 (sent, answer) = self.attempt(next) => {
+                    let Some(answer) = answer else { return End::Unwanted };
                     let remaining = self.life.remaining();
                     telemetry::lease_remaining(remaining);
                     match answer {
@@ -318,11 +377,14 @@ impl Keeper {
         }
     }
 
-    /// One attempt to keep it alive, at its time; and when it was sent. To be dropped at will.
-    async fn attempt(&self, at: Instant) -> (Moment, Result<Duration>) {
+    /// One attempt to keep it alive, at its time; and when it was sent. None: it is one spare lease too many. To be dropped at will.
+    async fn attempt(&self, at: Instant) -> (Moment, Option<Result<Duration>>) {
         sleep_until(at).await;
         let sent = Moment::now();
-        (sent, self.store.keep_alive(self.id).await)
+        if self.lessor.upgrade().is_some_and(|lessor| lessor.dismiss(self.id)) {
+            return (sent, None);
+        }
+        (sent, Some(self.store.keep_alive(self.id).await))
     }
 
     async fn finish(&self, last: Last, lease: Lease, reusable: bool) {

@@ -110,6 +110,7 @@ mod private;
 mod published;
 mod retry;
 mod revision;
+mod runtime;
 mod schema;
 pub mod store;
 pub mod telemetry;

@@ -16,8 +16,6 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-
 pub use self::map::{LiveMap, LiveMapIter};
 pub use self::status::{Cause, LiveStatus, Rewound};
 pub use self::subscribe::{LiveStream, Part, Reader, Selected, Subscription};
@@ -40,7 +38,8 @@ use crate::version::Versioned;
 /// - **Whole.** All keys that were changed in one transaction appear together (on v2, which has none, each change by itself).
 /// - **Never wrong.** What does not decode, misses a required field or fails its validation never replaces the last good state;
 ///   [`status`](Self::status) says so, and names each key, revision and reason. When the value is mended, the view goes on by itself.
-/// - **Never ends.** It outlives restarts of servers, cut connections, compactions, and rights that are taken away and given back. While it cannot
+/// - **Never ends.** It outlives restarts of servers, cut connections, compactions, and rights that are taken away and given back. It outlives the
+///   runtime it was made on, too: see [`Client`](crate::Client). While it cannot
 ///   follow it shows the last good state and says `Degraded`. [`staleness`](Self::staleness) is the measure for an alarm.
 ///
 #[cfg_attr(feature = "derive", doc = "```")]
@@ -117,8 +116,8 @@ impl<T: Send + Sync + 'static> Live<T> {
     ///
     /// # Errors
     ///
-    /// `Invalid` when the state has not come so far because what is stored is rejected; [`Error::problems`](crate::Error::problems) lists why. `Unavailable` when the runtime
-    /// that keeps the view is gone.
+    /// `Invalid` when the state has not come so far because what is stored is rejected; [`Error::problems`](crate::Error::problems) lists why. `Unavailable` when no
+    /// runtime keeps the view and this is not one either.
     ///
     /// # Cancel safety
     ///
@@ -136,7 +135,7 @@ impl<T: Send + Sync + 'static> Live<T> {
     /// Whether the view follows, and what is wrong if not.
     #[must_use]
     pub fn status(&self) -> LiveStatus {
-        self.cell.book().status()
+        self.cell.status()
     }
 
     /// The time since the last proof that the server had nothing which the view had not seen. The proof is a linearizable read, made every 10 s or
@@ -161,7 +160,7 @@ impl<T: Send + Sync + 'static> Live<T> {
     ///
     /// # Errors
     ///
-    /// `Unavailable` when the runtime that keeps the view is gone; nothing else ends it.
+    /// `Unavailable` when no runtime keeps the view and this is not one either; nothing else ends it.
     ///
     /// # Cancel safety
     ///
@@ -177,10 +176,6 @@ impl<T: Send + Sync + 'static> Live<T> {
         let book = self.cell.book();
         self.told = book.generation();
         Snapshot::of(book.newest().clone())
-    }
-
-    fn runtime(&self) -> &Handle {
-        self.cell.upstream().runtime()
     }
 
     /// The state now and every newer one, as a stream. Whoever reads it slowly misses states in between and never the newest.
@@ -212,7 +207,7 @@ impl<T: Send + Sync + 'static> fmt::Debug for Live<T> {
         f.debug_struct("Live")
             .field("directory", self.cell.upstream().directory())
             .field("revision", &book.good())
-            .field("status", &book.status())
+            .field("status", &self.cell.status())
             .finish_non_exhaustive()
     }
 }

@@ -182,7 +182,7 @@ impl NamedLock {
 
 /// A lock that is held: released when it is dropped. What it can do beside that is on [`Guard`], to which it derefs.
 ///
-/// Dropping it releases it in the background, by the task that keeps its lease alive; if that cannot be done (the runtime is gone, the server does
+/// Dropping it releases it in the background, by the task that keeps its lease alive; if that cannot be done (no runtime is left, the server does
 /// not answer) the lock is free when the time to live has passed. [`release`](Self::release) waits for the answer and tells it.
 #[derive(Debug)]
 #[must_use = "a lock is released when its guard is dropped"]

@@ -21,7 +21,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::{Lease, Lessor};
 use crate::revision::Revision;
-use crate::store::{Expiry, Op, Store, Txn, spawn};
+use crate::runtime::{Patience, Task};
+use crate::store::{Expiry, Op, Store, Txn};
 use crate::telemetry::Pattern;
 
 /// Where something is published, and how long it outlives us.
@@ -41,13 +42,13 @@ impl Target {
         let put = Txn { then: vec![self.put(&value, &lease)], ..Txn::default() };
         let committed = self.store().commit(put).await.map_err(|error| error.at(&self.key))?;
 
-        let runtime = lease.life().runtime().clone();
         let shared = Arc::new(Shared::new(self.pattern, lease.life()));
         let (sets, received) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel();
-        let publication = Publication { key: self.key.clone(), shared: shared.clone(), sets, end };
-        spawn(&runtime, Keeper::new(self, shared, received, value, lease, committed.revision).run(ended));
-        Ok(publication)
+        let (key, lessor) = (self.key.clone(), self.lessor.clone());
+        let keeper = Keeper::new(self, shared.clone(), received, value, lease, committed.revision);
+        let task = lessor.runtimes().spawn(keeper.run(ended));
+        Ok(Publication { key, shared, sets, end: Some(end), task, lessor })
     }
 
     async fn grant(&self) -> Result<Lease> {
@@ -59,7 +60,7 @@ impl Target {
     }
 
     fn store(&self) -> &Arc<dyn Store> {
-        self.lessor.store()
+        self.lessor.roaming()
     }
 }
 
@@ -69,11 +70,17 @@ pub(crate) struct Publication {
     shared: Arc<Shared>,
     sets: mpsc::UnboundedSender<Set>,
     /// The task ends when this is dropped, and answers if it is sent something to answer by.
-    end: oneshot::Sender<oneshot::Sender<Result<()>>>,
+    end: Option<oneshot::Sender<oneshot::Sender<Result<()>>>>,
+    task: Task,
+    lessor: Arc<Lessor>,
 }
+
+/// The task wakes when it is told something; an attempt may take as long as its requests.
+const PATIENCE: Patience = Patience { first: Duration::from_millis(500), then: Duration::from_secs(30) };
 
 impl Publication {
     pub(crate) fn status(&self) -> PublishedStatus {
+        self.lessor.runtimes().note();
         // Its task has the other side as long as it lives.
         self.shared.status(self.sets.is_closed())
     }
@@ -83,19 +90,38 @@ impl Publication {
         let (answer, answered) = oneshot::channel();
         // If the task is gone the other side is dropped, here or while it waits.
         let _ = self.sets.send(Set { value, answer });
-        answered.await.unwrap_or_else(|_| Err(self.abandoned()))
+        match self.task.attend(PATIENCE, answered).await {
+            Some(answered) => answered.unwrap_or_else(|_| Err(self.abandoned())),
+            // It is set when there is a runtime again.
+            None => Err(self.abandoned().outcome_unknown()),
+        }
     }
 
     /// Deletes it if it is still ours, and waits for the answer.
-    pub(crate) async fn withdraw(self) -> Result<()> {
+    pub(crate) async fn withdraw(mut self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
-        let abandoned = self.abandoned();
-        let _ = self.end.send(answer);
-        answered.await.unwrap_or(Err(abandoned))
+        if let Some(end) = self.end.take() {
+            let _ = end.send(answer);
+        }
+        let answered = self.task.attend(PATIENCE, answered).await;
+        answered.and_then(|answered| answered.ok()).unwrap_or_else(|| Err(self.abandoned()))
     }
 
     fn abandoned(&self) -> Error {
-        Error::new(ErrorKind::Unavailable, "the runtime that kept it published is gone").at(&self.key)
+        Error::new(ErrorKind::Unavailable, "the runtime that kept it published has ended, and the client was used on no other one")
+            .at(&self.key)
+    }
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        if self.task.is_stranded() {
+            // It may wait for a runtime for ever, and has the client.
+            self.task.end();
+        } else {
+            self.task.come_here();
+        }
     }
 }
 

@@ -68,7 +68,10 @@ impl LeaseId {
     /// A fresh name, so that asking for it twice is one lease and not two (a grant can then be repeated safely).
     #[must_use]
     pub fn random() -> Self {
-        Self(fastrand::u64(1..=i64::MAX as u64))
+        // A generator in this process is copied with it by a fork, and by a clone of the machine: two processes would then draw the same names, and each would
+        // hold what the other one holds. No system that this runs on is without a generator.
+        let drawn = getrandom::u64().unwrap_or_else(|_| fastrand::u64(..));
+        Self((drawn >> 1).max(1))
     }
 
     /// The lease of this number on the wire; none for zero, which stands for no lease.

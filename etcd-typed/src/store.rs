@@ -21,6 +21,7 @@
 
 pub mod connect;
 pub mod memory;
+mod roaming;
 #[cfg(all(feature = "tls", any(feature = "v2", feature = "v3")))]
 mod tls;
 #[cfg(feature = "v2")]
@@ -38,6 +39,7 @@ use futures_util::Stream;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+pub(crate) use self::roaming::roaming;
 use crate::error::Result;
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
@@ -106,12 +108,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// It makes one attempt; the error says whether another one may help.
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>>;
 
-    /// Makes a lease of this name, or finds that an earlier attempt of ours has made it. The answer is the time to live that the server granted,
-    /// which may be longer than asked for and never shorter.
+    /// Makes a lease of this name. The answer is the time to live that the server granted, which may be longer than asked for and never shorter.
     ///
     /// # Errors
     ///
-    /// `AlreadyExists` for a lease of that name with less time than asked for: it is somebody else's.
+    /// `AlreadyExists` when a lease of that name exists which this call has not made. (When the answer to a first attempt was lost, a later attempt of the same
+    /// call finds the lease that it made, and that is a success.) Names are random, so a caller whose earlier call may have been applied can take it for that one's.
     fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>>;
 
     /// Starts the time of a lease again; the answer is the time it has from when the request was *sent*.

@@ -36,8 +36,8 @@
 //! | `op` of a conflict | the method of the handle: `modify`, `update`, `set`, `create`, `delete` |
 //! | `cause` of a retry or an interruption | the [`ErrorKind`] in small letters: `unavailable`, `timeout`, `permission_denied`, …; `lagged` of a watch whose reader was too slow |
 //! | `cause` of a resync | `history_lost`: compacted, or out of v2's window; `rewound`: the server came back with another history; `disproved`: it had what the watch of a live view did not tell |
-//! | `cause` of a lost lease | `gone`: the server does not know it; `expired`: its time passed without an answer; `key_deleted`, `taken_over`, `unverified`: of a guard, whose key was deleted, is somebody else's, or was not shown for a whole time to live |
-//! | `cause` of a value that is put back | the same, and `not_kept_alive` |
+//! | `cause` of a lost lease | `gone`: the server does not know it; `expired`: its time passed without an answer; `not_kept_alive`: its runtime ended and the client was used on no other one in its time; `key_deleted`, `taken_over`, `unverified`: of a guard, whose key was deleted, is somebody else's, or was not shown for a whole time to live |
+//! | `cause` of a value that is put back | the same |
 //! | `recipe` | `lock`, `election` |
 //!
 //! An interruption is counted when a watch that was followed breaks, not for each attempt to resume it. An alert on live views is best made of

@@ -167,6 +167,11 @@ impl Turn {
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
         self.lessor.store()
     }
+
+    /// The store for what may be polled on another runtime later.
+    pub(crate) fn roaming(&self) -> &Arc<dyn Store> {
+        self.lessor.roaming()
+    }
 }
 
 /// Somebody who has it or waits for it.

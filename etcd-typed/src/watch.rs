@@ -12,16 +12,16 @@ mod tests;
 
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::retry::{Backoff, RetryPolicy};
 use crate::revision::Revision;
+use crate::runtime::sleep;
 use crate::store::{Batch, BoxFuture, KeyValue, RangeReply, Span, Store, Watch, WatchStream};
 use crate::telemetry::{self, Pattern};
 use crate::watch::engine::{Engine, Input, Want};
@@ -103,7 +103,7 @@ pub(crate) struct Follow {
 enum Call {
     Read(BoxFuture<'static, Result<RangeReply>>),
     Open(BoxFuture<'static, Result<WatchStream>>),
-    Wait(Pin<Box<Sleep>>),
+    Wait(BoxFuture<'static, ()>),
 }
 
 struct Open {

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up. A module may use those of the rows below its own; of its own row it may use none but itself.
 const ROWS: [&[&str]; 12] = [
-    &["clock", "key", "revision"],
+    &["clock", "key", "revision", "runtime"],
     &["error"],
     &["value", "version", "retry", "telemetry"],
     &["store", "store::connect"],
-    &["store::tls"],
+    &["store::tls", "store::roaming"],
     &["store::memory", "store::v2", "store::v3", "schema", "watch", "lease"],
     &["changes", "turn"],
     &["live", "lock", "election", "published"],

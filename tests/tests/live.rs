@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::{Bound, Deref};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use etcd_typed::store::{
 };
 use etcd_typed::testing::CountingStore;
 use etcd_typed::{Cause, Client, ErrorKind, EtcdSchema, LeaseId, Live, LiveStatus, ProblemKind, Revision};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::{sleep, timeout};
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -773,31 +773,39 @@ async fn a_map_of_structs_follows_struct_by_struct() {
 }
 
 #[test]
-fn a_view_whose_runtime_is_gone_says_so_and_waits_for_nothing() {
+fn view_without_a_runtime_says_so_and_goes_on_on_the_next() {
     let bench = bench();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (dir, mut live) = runtime.block_on(bench.open());
     drop(runtime);
     assert!(matches!(live.status(), LiveStatus::Degraded { cause: Cause::Ended, .. }));
     assert_eq!(live.get().name, "a");
-    let guard = live.on_change(|_| {});
-    let another = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let errors = another.block_on(async {
-        let changed = live.changed().await.unwrap_err();
-        let reached = live.wait_for_revision(u64::MAX).await.unwrap_err();
-        assert_eq!(live.stream().count().await, 1, "the state that there is");
-        let again = dir.live().await.unwrap();
-        assert!(again.status().is_live(), "a new one is fed by this runtime");
-        [changed.kind(), reached.kind()]
+    let called = Arc::new(AtomicU32::new(0));
+    let counts = called.clone();
+    let guard = live.on_change(move |_| {
+        counts.fetch_add(1, Ordering::SeqCst);
     });
-    assert_eq!(errors, [ErrorKind::Unavailable; 2]);
+    // Nothing would ever come.
+    let changed = live.changed().now_or_never().unwrap().unwrap_err();
+    let reached = live.wait_for_revision(u64::MAX).now_or_never().unwrap().unwrap_err();
+    assert_eq!([changed.kind(), reached.kind()], [ErrorKind::Unavailable; 2]);
+    assert_eq!(live.stream().count().now_or_never(), Some(1), "the state that there is");
+    let another = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    another.block_on(async {
+        dir.name.set(&"b".to_owned()).await.unwrap();
+        assert_eq!(live.changed().await.unwrap().name, "b");
+        while called.load(Ordering::SeqCst) == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(live.status().is_live(), "{}", live.status());
+    });
     drop(guard);
 }
 
 #[test]
 fn outside_a_runtime_a_view_is_refused() {
     let bench = bench();
-    let error = futures_util::FutureExt::now_or_never(bench.dir().live().into_future()).expect("at once").unwrap_err();
+    let error = bench.dir().live().into_future().now_or_never().expect("at once").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("tokio runtime"), "{error}");
 }

@@ -47,7 +47,7 @@ pub struct LeaderChanges<T> {
 
 impl<T: EtcdValue> LeaderChanges<T> {
     pub(super) async fn open(turn: &Turn) -> Result<Self> {
-        let (store, directory) = (turn.store(), &turn.directory);
+        let (store, directory) = (turn.roaming(), &turn.directory);
         let mut follow = Follow::new(store.clone(), turn.retry(), Span::Below(directory.clone()), KIND, Start::Now);
         let snapshot = loop {
             match follow.next().await {

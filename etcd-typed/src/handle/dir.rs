@@ -262,7 +262,7 @@ impl<S: Schema> Dir<S> {
     /// starts first.
     pub fn watch(&self) -> Watching<S::Change, S> {
         let typed = Typed::new(S::TABLE.pattern(), |delta, out| delta.whole::<S, S::Change>(|change| change, out), schema::decode::<S>);
-        Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
+        Watching::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
     /// The struct as an always-current view: reading it costs nanoseconds, and all fields are of one revision. See [`Live`](crate::Live).

@@ -154,7 +154,7 @@ impl Directory {
     /// The changes of all keys below it from now on, as bytes. Keys are paths below the directory, as stored.
     pub fn watch(&self) -> Watching<Keyed<String, Change<Bytes>>, BTreeMap<String, Bytes>> {
         let typed = Typed::new(PATTERN, |delta, out| delta.all_keys(out), values);
-        Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
+        Watching::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
     async fn nodes(&self, shown: fn(&str) -> &str) -> Result<Versioned<Vec<Node>>> {

@@ -222,7 +222,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// # Ok(()) }
     /// ```
     pub fn watch(&self) -> WatchingEntry<T> {
-        WatchingEntry::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), self.codec)
+        WatchingEntry::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), self.codec)
     }
 
     /// The value as an always-current view (none: there is no value); see [`Live`](crate::Live). Of a field with aliases it is what
@@ -303,7 +303,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         let mut revision = Revision::ZERO;
         for (at, key) in self.keys().enumerate() {
             let range = Range { consistency, ..Range::of(Span::Key(key.clone())) };
-            let reply = self.context.store.range(range).await.map_err(|error| error.at(key))?;
+            let reply = self.context.asked().range(range).await.map_err(|error| error.at(key))?;
             revision = reply.revision;
             if let Some(kv) = reply.kvs.into_iter().next() {
                 return Ok((Some(Found { at, kv }), revision));

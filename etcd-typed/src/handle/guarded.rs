@@ -52,13 +52,13 @@ impl Context {
     /// `GuardLost` when a guard was not held, whatever else did not hold: of the same revision and from the same answer.
     pub(super) async fn commit(&self, mut txn: Txn) -> Result<Committed> {
         if !self.is_guarded() {
-            return self.store.commit(txn).await;
+            return self.asked().commit(txn).await;
         }
         self.check_guards()?;
         let conditional = !txn.compares.is_empty();
         txn.compares.extend(self.guard_compares());
         txn.otherwise.extend(self.claims.iter().map(Claim::look));
-        let mut committed = self.store.commit(txn).await?;
+        let mut committed = self.asked().commit(txn).await?;
         if committed.succeeded {
             return Ok(committed);
         }
@@ -82,7 +82,7 @@ impl Context {
     /// As [`commit`](Self::commit) under guards.
     pub(super) async fn read_to_write(&self, span: Span) -> Result<RangeReply> {
         if !self.is_guarded() {
-            return self.store.range(Range::of(span)).await;
+            return self.asked().range(Range::of(span)).await;
         }
         let committed = self.commit(Txn { then: vec![Op::Get(span)], ..Txn::default() }).await?;
         match committed.results.into_iter().next() {

@@ -147,7 +147,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
             move |delta, out| delta.all_entries(codec, |change| change, out),
             move |_: &Key, tree: &schema::Tree, revision| map.decode(tree, revision),
         );
-        Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
+        Watching::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
     /// The map as an always-current view. A change of one entry costs O(log n). See [`Live`](crate::Live).
@@ -324,7 +324,7 @@ impl<K: MapKey, V: Send + Sync + 'static> Paging<K, V> {
             consistency: map.context.reads,
             ..Range::of(Span::Below(map.key.clone()))
         };
-        let reply = map.context.store.range(range).await?;
+        let reply = map.context.asked().range(range).await?;
         self.done = !reply.more;
         self.revision = Some(reply.revision);
         self.after = reply.kvs.last().map(|kv| kv.key.clone());
@@ -447,7 +447,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// The changes of all structs from now on; see [`Dir::watch`].
     pub fn watch(&self) -> Watching<Keyed<K, S::Change>, BTreeMap<K, S>> {
         let typed = Typed::new(S::TABLE.pattern(), |delta, out| delta.all_dirs::<K, S, _>(|change| change, out), decode_dirs::<K, S>);
-        Watching::new(self.context.store.clone(), self.context.retry.clone(), self.key.clone(), typed)
+        Watching::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
     /// The map as an always-current view, as [`EntryMap::live`] is for values. A change in one struct costs what that struct costs, and O(log n).

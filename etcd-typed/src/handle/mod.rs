@@ -50,9 +50,15 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// The store, to be asked something: the client is used on the current runtime.
+    pub(crate) fn asked(&self) -> &Arc<dyn Store> {
+        self.lessor.runtimes().note();
+        &self.store
+    }
+
     /// Reads a whole span as of now.
     async fn read(&self, span: Span, keys_only: bool) -> Result<RangeReply> {
-        self.store.range(Range { keys_only, consistency: self.reads, ..Range::of(span) }).await
+        self.asked().range(Range { keys_only, consistency: self.reads, ..Range::of(span) }).await
     }
 
     /// Reads a whole directory as of now, for the operation `op` on a struct with this table. What does not need to know the struct is here and compiled
@@ -69,7 +75,7 @@ impl Context {
     where
         T: Send + Sync + 'static,
     {
-        let (upstreams, store, retry) = (self.upstreams.clone(), self.store.clone(), self.retry.clone());
+        let (upstreams, store, retry) = (self.upstreams.clone(), self.lessor.roaming().clone(), self.retry.clone());
         Viewing::new(Source { upstreams, store, retry, span, directory: directory.clone(), pattern }, view)
     }
 }

@@ -73,7 +73,7 @@ impl Context {
         let read = |revision, after, until: Option<Bytes>, limit| async move {
             let range =
                 Range { revision, after, until: until.clone(), limit: Some(limit), consistency: self.reads, ..Range::of(span.clone()) };
-            Ok(Page { reply: self.store.range(range).await?, until, limit })
+            Ok(Page { reply: self.asked().range(range).await?, until, limit })
         };
         let mut page = read(None, None, None, FIRST_PAGE).await.map_err(Stopped::AtFirst)?;
         let revision = page.reply.revision;

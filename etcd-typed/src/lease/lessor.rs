@@ -13,18 +13,28 @@ use super::later::Later;
 use super::standing::Standings;
 use crate::error::Result;
 use crate::retry::RetryPolicy;
-use crate::store::Store;
+use crate::revision::LeaseId;
+use crate::runtime::Runtimes;
+use crate::store::{Store, roaming};
 
 /// How long a spare lease is kept alive for nobody.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 
+/// How many spare leases of one time to live are kept alive. What a burst of releases leaves beyond that may be taken again until it would have to be kept alive, and is
+/// revoked then: so many locks that are acquired and released over and over cost no grants, and a program that once had many costs the server little.
+const MOST: usize = 16;
+
 /// One for all clones of a client.
 pub(crate) struct Lessor {
     store: Arc<dyn Store>,
+    /// The same, for tasks.
+    roaming: Arc<dyn Store>,
     retry: RetryPolicy,
     spares: Mutex<Vec<Spare>>,
     standings: Arc<Standings>,
     later: Arc<Later>,
+    /// Dropped after the spare leases, whose tasks it may have.
+    runtimes: Arc<Runtimes>,
 }
 
 struct Spare {
@@ -33,12 +43,24 @@ struct Spare {
 }
 
 impl Lessor {
-    pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy) -> Self {
-        Self { store, retry, spares: Mutex::default(), standings: Arc::default(), later: Arc::default() }
+    pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy, runtimes: Arc<Runtimes>) -> Self {
+        let roaming = roaming(store.clone(), &runtimes);
+        Self { store, roaming, retry, spares: Mutex::default(), standings: Arc::default(), later: Arc::default(), runtimes }
     }
 
+    /// The store, for callers, who use the client on the current runtime.
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        self.runtimes.note();
         &self.store
+    }
+
+    /// The store for tasks.
+    pub(crate) fn roaming(&self) -> &Arc<dyn Store> {
+        &self.roaming
+    }
+
+    pub(crate) fn runtimes(&self) -> &Arc<Runtimes> {
+        &self.runtimes
     }
 
     pub(crate) fn standings(&self) -> &Arc<Standings> {
@@ -55,6 +77,7 @@ impl Lessor {
 
     /// A lease that nobody else has, a spare one if there is one.
     pub(crate) async fn take(self: &Arc<Self>, ttl: Duration) -> Result<Lease> {
+        self.runtimes.note();
         match self.take_spare(ttl) {
             Some(spare) => Ok(spare),
             None => self.grant(ttl).await,
@@ -73,6 +96,7 @@ impl Lessor {
             (standing, Some(handed)) => self.standings.hand_on(standing, handed),
             (standing, None) => drop(standing),
         }
+        lease.life.set_wanted(false);
         self.with(|spares| spares.push(Spare { lease, since: Instant::now() }));
     }
 
@@ -83,11 +107,30 @@ impl Lessor {
         drop(self.with(|spares| spares.extract_if(.., over).collect::<Vec<_>>()));
     }
 
+    /// Gives up this lease if it is a spare one and there are enough that were used later.
+    pub(super) fn dismiss(&self, id: LeaseId) -> bool {
+        let one_too_many = self.with(|spares| {
+            let at = spares.iter().position(|spare| spare.lease.id == id)?;
+            let asked = spares.get(at)?.lease.asked;
+            let later = spares.iter().skip(at + 1).filter(|spare| spare.lease.asked == asked).count();
+            (later >= MOST).then(|| spares.remove(at))
+        });
+        one_too_many.is_some()
+    }
+
     /// The one that was used last: the others may retire.
     fn take_spare(&self, ttl: Duration) -> Option<Lease> {
         // Most of its time must be there yet, or the lock that is made with it would hang on one answer.
         let fit = |spare: &Spare| spare.lease.asked == ttl && spare.lease.remaining() >= spare.lease.ttl() / 2;
-        self.with(|spares| spares.iter().rposition(fit).map(|at| spares.remove(at).lease))
+        let spare = self.with(|spares| {
+            let near = spares.iter().rposition(|spare| fit(spare) && spare.lease.task().is_here());
+            let at = near.or_else(|| spares.iter().rposition(fit))?;
+            Some(spares.remove(at))
+        })?;
+        // The runtime that it was kept alive on may end, or may not be driven, before this one.
+        spare.lease.task().come_here();
+        spare.lease.life.set_wanted(true);
+        Some(spare.lease)
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut Vec<Spare>) -> R) -> R {

@@ -1,20 +1,20 @@
 //! `Life`: until when a lease is safe to trust, and why it is not any more. Everything that depends on a lease asks here.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::sleep;
 
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind};
 use crate::key::Key;
 use crate::revision::LeaseId;
+use crate::runtime::{Patience, Task, current, sleep};
 use crate::telemetry;
 
 /// The longest that somebody waits for the end of a lease without a look at the clock: timers stand still while the machine sleeps.
@@ -27,8 +27,10 @@ pub(crate) struct Life(Arc<Inner>);
 struct Inner {
     lease: LeaseId,
     state: watch::Sender<State>,
-    /// Of the lease's task; also the clock of those who wait elsewhere.
-    runtime: Handle,
+    /// The task that keeps the lease alive.
+    task: Task,
+    /// Whether anything depends on the lease. The end of a spare lease is no loss.
+    wanted: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +50,11 @@ impl State {
             Self::Lost(_) => Duration::ZERO,
         }
     }
+
+    /// Whether the server should have been asked by now, and should have answered.
+    fn is_overdue(self) -> bool {
+        matches!(self, Self::Kept { safe, .. } if self.remaining() < safe / 2)
+    }
 }
 
 /// How long after it was asked for a lease of this time is safe to trust.
@@ -59,9 +66,9 @@ pub(super) fn safe(ttl: Duration) -> Duration {
 }
 
 impl Life {
-    pub(super) fn begin(lease: LeaseId, sent: Moment, ttl: Duration, runtime: Handle) -> Self {
+    pub(super) fn begin(lease: LeaseId, sent: Moment, ttl: Duration, task: Task) -> Self {
         let (state, _) = watch::channel(State::Kept { sent, safe: safe(ttl) });
-        Self(Arc::new(Inner { lease, state, runtime }))
+        Self(Arc::new(Inner { lease, state, task, wanted: AtomicBool::new(true) }))
     }
 
     pub(crate) fn is_held(&self) -> bool {
@@ -75,11 +82,16 @@ impl Life {
 
     /// Why it is lost, if it is.
     pub(crate) fn reason(&self) -> Option<LostReason> {
-        match *self.0.state.borrow() {
+        let state = *self.0.state.borrow();
+        match state {
             State::Lost(reason) => Some(reason),
-            state if state.remaining().is_zero() => Some(LostReason::Expired),
+            state if state.remaining().is_zero() => Some(self.why_expired()),
             State::Kept { .. } => None,
         }
+    }
+
+    fn why_expired(&self) -> LostReason {
+        if self.0.task.was_stranded() { LostReason::NotKeptAlive } else { LostReason::Expired }
     }
 
     /// The server has answered a request that was sent then. Too late is too late.
@@ -88,8 +100,22 @@ impl Life {
             // That it is over is told by `lose`, which whoever finds out calls.
             if !state.remaining().is_zero() {
                 *state = State::Kept { sent, safe: safe(ttl) };
+                self.0.task.settle();
             }
         });
+    }
+
+    /// Takes the task to this runtime if it does not do its work on its own, which may be one that nobody drives.
+    pub(crate) fn tend(&self) {
+        let state = *self.0.state.borrow();
+        if state.is_overdue() {
+            self.0.task.come_here();
+        }
+    }
+
+    /// Whether anything depends on the lease from now on. If not, its end is told to nobody.
+    pub(super) fn set_wanted(&self, wanted: bool) {
+        self.0.wanted.store(wanted, Ordering::Relaxed);
     }
 
     /// It is over, for this reason unless there was one before.
@@ -97,12 +123,14 @@ impl Life {
         let mut told = None;
         self.0.state.send_if_modified(|state| {
             let State::Kept { .. } = state else { return false };
-            let reason = if state.remaining().is_zero() { LostReason::Expired } else { reason };
+            let reason = if state.remaining().is_zero() { self.why_expired() } else { reason };
             *state = State::Lost(reason);
             told = Some(reason);
             true
         });
-        if let Some(cause) = told.and_then(LostReason::cause) {
+        if let Some(cause) = told.and_then(LostReason::cause)
+            && self.0.wanted.load(Ordering::Relaxed)
+        {
             telemetry::lease_lost(self.0.lease, cause);
         }
     }
@@ -117,6 +145,8 @@ impl Life {
             passed.as_mut().poll(cx)
         })
         .await;
+        // The task tells it too, unless no runtime has the task.
+        self.lose(reason);
         Lost { lease: self.0.lease, key: None, reason }
     }
 
@@ -126,23 +156,29 @@ impl Life {
             if let Some(reason) = self.reason() {
                 return reason;
             }
-            let remaining = state.borrow_and_update().remaining();
-            let look = {
-                let _within = self.0.runtime.enter();
-                sleep(remaining.min(LOOK))
+            let now = *state.borrow_and_update();
+            self.tend();
+            let look = async {
+                // Without a runtime there are no timers. The task looks at the clock then.
+                if current().is_some() { sleep(now.remaining().min(LOOK)).await } else { pending().await }
             };
-            tokio::select! {
-                // First the word that there is no task any more: the clock of a runtime that is gone must not be asked.
-                biased;
-                _ = state.changed() => {}
-                () = look => {}
+            let news = async {
+                tokio::select! {
+                    biased;
+                    _ = state.changed() => {}
+                    () = look => {}
+                }
+            };
+            if self.0.task.attend(Patience { first: LOOK * 2, then: LOOK * 2 }, news).await.is_none() {
+                // There is no runtime at all, so nobody would notice when its time has passed.
+                self.lose(LostReason::NotKeptAlive);
             }
         }
     }
 
-    /// Of the task that keeps it alive.
-    pub(crate) fn runtime(&self) -> &Handle {
-        &self.0.runtime
+    /// The task that keeps the lease alive.
+    pub(crate) fn task(&self) -> &Task {
+        &self.0.task
     }
 
     /// When what is returned is dropped, it is over.
@@ -215,14 +251,14 @@ pub enum LostReason {
     /// The server refused to show its key for a whole time to live, because a right was revoked or the credentials are not good any more: nobody
     /// could tell whether the key still existed.
     Unverified,
-    /// The task that kept it alive is gone, with its runtime.
+    /// No runtime was left to keep it alive: the one it was acquired on ended, and the client was used on no other one before its time had passed.
     NotKeptAlive,
     /// It was given up: the lock was released, the leadership resigned or handed over.
     Released,
 }
 
 impl LostReason {
-    /// As a label; none for an end that was meant, or comes with the runtime's.
+    /// As a label; none for an end that was meant.
     pub(crate) fn cause(self) -> Option<&'static str> {
         match self {
             Self::Expired => Some("expired"),
@@ -230,7 +266,8 @@ impl LostReason {
             Self::KeyDeleted => Some("key_deleted"),
             Self::TakenOver => Some("taken_over"),
             Self::Unverified => Some("unverified"),
-            Self::NotKeptAlive | Self::Released => None,
+            Self::NotKeptAlive => Some("not_kept_alive"),
+            Self::Released => None,
         }
     }
 }
@@ -243,7 +280,7 @@ impl fmt::Display for LostReason {
             Self::KeyDeleted => "its key was deleted",
             Self::TakenOver => "its key is somebody else's now",
             Self::Unverified => "the server refuses to show its key",
-            Self::NotKeptAlive => "it is not kept alive any more: the runtime is gone",
+            Self::NotKeptAlive => "it was not kept alive: its runtime has ended, and the client was used on no other one",
             Self::Released => "it was given up",
         })
     }

@@ -98,6 +98,7 @@ impl<T> Cell<T> {
     }
 
     pub(super) fn load(&self) -> Guard<Arc<Versioned<T>>> {
+        self.upstream.runtimes().note_if_waiting();
         self.state.load()
     }
 
@@ -109,12 +110,22 @@ impl<T> Cell<T> {
         &self.upstream
     }
 
+    pub(super) fn status(&self) -> LiveStatus {
+        self.upstream.runtimes().note();
+        let book = self.book();
+        if self.upstream.is_stranded() {
+            let (since, last_good_revision) = (self.upstream.last_proof(), book.good());
+            return LiveStatus::Degraded { since, cause: Cause::Ended, last_good_revision };
+        }
+        book.status()
+    }
+
     /// Waits for a state after this one.
     pub(super) async fn after(&self, generation: u64) -> Result<(u64, Arc<Versioned<T>>)> {
         let mut book = self.book.subscribe();
         let is_it = |book: &Book<T>| book.generation > generation || book.ended.is_some() || self.wait(Revision::ZERO);
-        let news = book.wait_for(is_it).await;
-        let news = news.ok().filter(|book| book.generation > generation);
+        let news = self.upstream.tells(book.wait_for(is_it)).await;
+        let news = news.and_then(|news| news.ok()).filter(|book| book.generation > generation);
         news.map(|book| (book.generation, book.newest.clone())).ok_or_else(|| self.ended())
     }
 
@@ -125,8 +136,8 @@ impl<T> Cell<T> {
             self.upstream.want(revision);
         }
         let is_it = |book: &Book<T>| book.seen >= revision || book.ended.is_some() || self.wait(revision);
-        let news = book.wait_for(is_it).await;
-        let Some(book) = news.ok().filter(|book| book.seen >= revision) else { return Err(self.ended()) };
+        let news = self.upstream.answers(book.wait_for(is_it)).await;
+        let Some(book) = news.and_then(|news| news.ok()).filter(|book| book.seen >= revision) else { return Err(self.ended()) };
         match &book.rejected {
             // What was rejected later takes nothing from what the state has.
             Some((_, problems)) if book.good < revision => Err(Error::from_problems(problems.to_vec()).at(self.upstream.directory())),
@@ -150,7 +161,7 @@ impl<T> Cell<T> {
     }
 
     fn ended(&self) -> Error {
-        let message = "the runtime that kept this view is gone; make a new view in the present one";
+        let message = "no runtime keeps this view any more, or a function of the schema panicked; make a new view";
         Error::new(ErrorKind::Unavailable, message).at(self.upstream.directory())
     }
 

@@ -4,13 +4,11 @@
 mod file;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
 
 use self::file::{Kept, KeptTree, StateFile};
 use super::cell::Cell;
@@ -20,8 +18,8 @@ use super::viewing::{Source, TypedFeed, Viewing};
 use crate::changes::Mirror;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
+use crate::runtime::{Runtimes, sleep};
 use crate::schema::Touched;
-use crate::store::spawn;
 use crate::telemetry::{self, Pattern};
 
 /// The time between two writes of a file.
@@ -110,6 +108,7 @@ impl<T: Send + Sync + 'static> Viewing<T> {
 pub(super) struct Disk<T> {
     file: Arc<StateFile>,
     pattern: Pattern,
+    runtimes: Weak<Runtimes>,
     /// For a start from the file; the first one is with the upstream.
     view: Box<dyn View<State = T>>,
 }
@@ -127,12 +126,13 @@ impl<T: Send + Sync + 'static> Disk<T> {
         let path = std::path::absolute(&path).unwrap_or(path);
         let (store, directory) = (source.store.capabilities().name, source.directory.clone());
         let file = Arc::new(StateFile { path, store, directory, keeping });
-        Ok(Self { file, pattern: source.pattern, view: view.anew() })
+        let runtimes = Arc::downgrade(source.upstreams.runtimes());
+        Ok(Self { file, pattern: source.pattern, runtimes, view: view.anew() })
     }
 
     /// What writes the file.
     pub(super) fn keeper(&self) -> Keeper {
-        Keeper { file: self.file.clone(), pattern: self.pattern, tree: KeptTree::new_sync(), newest: None }
+        Keeper { file: self.file.clone(), pattern: self.pattern, runtimes: self.runtimes.clone(), tree: KeptTree::new_sync(), newest: None }
     }
 
     /// Starts from the file, if that is better than this error.
@@ -176,6 +176,7 @@ fn is_worse_than_old(error: &Error) -> bool {
 pub(super) struct Keeper {
     file: Arc<StateFile>,
     pattern: Pattern,
+    runtimes: Weak<Runtimes>,
     /// The mirror's keys that are kept. What is rejected is in it as well; only what is good is sent on.
     tree: KeptTree,
     /// The state that is to be written next. The task at the other end writes what is left when this is dropped, and ends.
@@ -214,8 +215,10 @@ impl Keeper {
         }
         let (sender, mut receiver) = watch::channel(kept);
         receiver.mark_changed();
-        spawn(&Handle::current(), write_newest(self.file.clone(), self.pattern, receiver));
-        self.newest = Some(sender);
+        if let Some(runtimes) = self.runtimes.upgrade() {
+            runtimes.spawn(write_newest(self.file.clone(), self.pattern, receiver));
+            self.newest = Some(sender);
+        }
     }
 }
 
@@ -228,8 +231,8 @@ async fn write_newest(file: Arc<StateFile>, pattern: Pattern, mut newest: watch:
         match spawn_blocking(move || file.write(&kept).map_err(|error| (error, file))).await {
             Ok(Ok(())) => {}
             Ok(Err((error, file))) => telemetry::view_not_kept(pattern, &file.path, &error),
-            // The runtime ends.
-            Err(_) => return,
+            // The runtime has ended before it was written. This task goes on on another one.
+            Err(_) => newest.mark_changed(),
         }
         sleep(BETWEEN_WRITES).await;
     }

@@ -81,7 +81,7 @@ impl Serialize for LiveStatus {
     }
 }
 
-/// Why a view is degraded. All of them but the last end by themselves when what they name is mended.
+/// Why a view is degraded. Each ends by itself when what it names is mended.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Cause {
@@ -92,7 +92,8 @@ pub enum Cause {
     Snapshot(Arc<Error>),
     /// The server cannot be followed at the moment, or refuses it. It is tried again and again; this is what the latest attempt met.
     Interrupted(Arc<Error>),
-    /// The runtime that the view was made in is gone, or a function of the schema panicked: nothing keeps the view current any more. Make a new one.
+    /// No runtime keeps the view current: the runtime that did has ended, and the client was not used on another one since. The next use of the client, or of the view,
+    /// within a runtime mends it. Or a function of the schema panicked; then make a new view.
     Ended,
 }
 
@@ -120,7 +121,7 @@ impl fmt::Display for Cause {
             }
             Self::Snapshot(error) => write!(f, "a state from disk: {error}"),
             Self::Interrupted(error) => error.fmt(f),
-            Self::Ended => f.write_str("nothing keeps it current any more: make a new view"),
+            Self::Ended => f.write_str("no runtime keeps it current, or a function of the schema panicked"),
         }
     }
 }

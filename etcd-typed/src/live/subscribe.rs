@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 
 use arc_swap::{ArcSwap, Cache};
 use futures_util::{Stream, stream};
-use tokio::task::AbortHandle;
 
 use super::cell::Cell;
 use super::{Live, Snapshot};
 use crate::error::{Masked, Result};
+use crate::runtime::Task;
 use crate::version::Versioned;
 
 /// Reads a [`Live`] view in a hot loop: it keeps the pointer to the state and only looks whether it is still the one. From [`Live::reader`].
@@ -51,7 +51,7 @@ impl<T> fmt::Debug for Reader<T> {
 
 /// The states of a view as a stream: the present one, and then the newest whenever there is a newer one. From [`Live::stream`].
 ///
-/// It ends when the runtime that keeps the view is gone, and never otherwise. It keeps the view alive.
+/// It ends when it is polled outside of a runtime while none keeps the view, and never otherwise. It keeps the view alive.
 #[must_use = "a stream does nothing until it is polled"]
 pub struct LiveStream<T>(Pin<Box<dyn Stream<Item = Snapshot<T>> + Send>>);
 
@@ -115,7 +115,7 @@ impl<T: Send + Sync + 'static, P: PartialEq + ?Sized> Selected<T, P> {
     ///
     /// # Errors
     ///
-    /// `Unavailable` when the runtime that keeps the view is gone; nothing else ends it.
+    /// `Unavailable` when no runtime keeps the view and this is not one either; nothing else ends it.
     ///
     /// # Cancel safety
     ///
@@ -174,23 +174,28 @@ impl<T, P: fmt::Debug + ?Sized> fmt::Debug for Part<T, P> {
 
 /// Calls that go on until it is dropped; a call that is being made is not cut short. From [`Live::on_change`]. It keeps the view alive.
 #[must_use = "the calls end when it is dropped"]
-#[derive(Debug)]
-pub struct Subscription(AbortHandle);
+pub struct Subscription(Task);
 
 impl Subscription {
     pub(super) fn new<T: Send + Sync + 'static>(mut live: Live<T>, mut f: impl FnMut(&Versioned<T>) + Send + 'static) -> Self {
-        let runtime = live.runtime().clone();
+        let runtimes = live.cell.upstream().runtimes().clone();
         let calls = async move {
             while let Ok(state) = live.changed().await {
                 f(&state);
             }
         };
-        Self(runtime.spawn(calls).abort_handle())
+        Self(runtimes.spawn(calls))
     }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.end();
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").finish_non_exhaustive()
     }
 }

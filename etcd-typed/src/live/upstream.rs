@@ -15,8 +15,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use self::proof::{Outcome, Proof};
 use super::viewing::{Feed, Source};
@@ -25,30 +24,43 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::retry::{Backoff, RetryPolicy};
 use crate::revision::Revision;
-use crate::store::{Span, Store, spawn};
+use crate::runtime::{self, Patience, Runtimes, sleep};
+use crate::store::{Span, Store};
 use crate::telemetry::{self, Pattern};
 use crate::watch::{Follow, Start, Step};
 
 /// All upstreams of one client, by what they watch.
-#[derive(Default)]
-pub(crate) struct Upstreams(Mutex<HashMap<Span, Weak<Upstream>>>);
+pub(crate) struct Upstreams {
+    open: Mutex<HashMap<Span, Weak<Upstream>>>,
+    runtimes: Arc<Runtimes>,
+}
 
 impl Upstreams {
+    pub(crate) fn new(runtimes: Arc<Runtimes>) -> Self {
+        Self { open: Mutex::default(), runtimes }
+    }
+
+    #[cfg(feature = "snapshot")]
+    pub(super) fn runtimes(&self) -> &Arc<Runtimes> {
+        &self.runtimes
+    }
+
     /// The one that watches this, started if there is none.
     pub(super) fn open(&self, source: &Source) -> Result<Arc<Upstream>> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.runtimes.note();
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(upstream) = open.get(&source.span).and_then(Weak::upgrade)
             && !upstream.task.is_finished()
         {
             return Ok(upstream);
         }
-        let runtime = Handle::try_current().map_err(|error| {
+        Handle::try_current().map_err(|error| {
             Error::new(ErrorKind::Unsupported, "a live view is kept by a task: make it within a tokio runtime")
                 .at(&source.directory)
                 .caused_by(error)
         })?;
         open.retain(|_, upstream| upstream.strong_count() > 0);
-        let upstream = Arc::new(Upstream::start(runtime, source));
+        let upstream = Arc::new(Upstream::start(self.runtimes.clone(), source));
         open.insert(source.span.clone(), Arc::downgrade(&upstream));
         Ok(upstream)
     }
@@ -65,9 +77,12 @@ pub(super) struct Upstream {
     directory: Key,
     commands: mpsc::UnboundedSender<Command>,
     proven: Arc<Mutex<Instant>>,
-    runtime: Handle,
-    task: JoinHandle<()>,
+    runtimes: Arc<Runtimes>,
+    task: runtime::Task,
 }
+
+/// The task wakes when it is told something, and for a proof each 10 s.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 enum Command {
     Attach(Box<dyn Feed>),
@@ -76,7 +91,7 @@ enum Command {
 }
 
 impl Upstream {
-    fn start(runtime: Handle, source: &Source) -> Self {
+    fn start(runtimes: Arc<Runtimes>, source: &Source) -> Self {
         let Source { store, retry, span, directory, pattern, .. } = source;
         let (commands, receiver) = mpsc::unbounded_channel();
         let proven = Arc::new(Mutex::new(Instant::now()));
@@ -95,8 +110,8 @@ impl Upstream {
             proven: proven.clone(),
             store: store.clone(),
         };
-        let task = spawn(&runtime, task.run());
-        Self { directory: directory.clone(), commands, proven, runtime, task }
+        let task = runtimes.spawn(task.run());
+        Self { directory: directory.clone(), commands, proven, runtimes, task }
     }
 
     pub(super) fn attach(&self, feed: Box<dyn Feed>) {
@@ -113,18 +128,37 @@ impl Upstream {
         &self.directory
     }
 
-    pub(super) fn runtime(&self) -> &Handle {
-        &self.runtime
+    /// Waits for what comes of a command that was just sent. None: no runtime has the task.
+    pub(super) async fn answers<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        self.task.attend(Patience { first: Duration::from_millis(500), then: PATIENCE }, answer).await
+    }
+
+    /// Waits for what the watch tells. None: no runtime has the task.
+    pub(super) async fn tells<T>(&self, news: impl Future<Output = T>) -> Option<T> {
+        self.task.attend(Patience { first: PATIENCE, then: PATIENCE }, news).await
+    }
+
+    /// Whether no runtime has the task, for as long as the client is not used on one.
+    pub(super) fn is_stranded(&self) -> bool {
+        self.task.is_stranded()
+    }
+
+    pub(super) fn runtimes(&self) -> &Arc<Runtimes> {
+        &self.runtimes
     }
 
     pub(super) fn staleness(&self) -> Duration {
         self.proven.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
+
+    pub(super) fn last_proof(&self) -> std::time::Instant {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner).into_std()
+    }
 }
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        self.task.abort();
+        self.task.end();
     }
 }
 

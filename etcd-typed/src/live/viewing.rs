@@ -96,12 +96,9 @@ impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
                 #[cfg(feature = "snapshot")]
                 keeper: disk.as_ref().map(Disk::keeper),
             }));
-            let cell = told.await.map_err(|_| {
-                Error::new(
-                    ErrorKind::Unavailable,
-                    "the task that keeps the view is gone with its runtime, or a function of the schema panicked",
-                )
-                .at(directory)
+            let told = upstream.answers(told).await.and_then(|told| told.ok());
+            let cell = told.ok_or_else(|| {
+                Error::new(ErrorKind::Unavailable, "no runtime keeps the view, or a function of the schema panicked").at(directory)
             })?;
             #[cfg(feature = "snapshot")]
             let cell = match (cell, disk) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::Target;
 use super::status::Shared;
@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::lease::{Lease, Life, LostReason};
 use crate::retry::Backoff;
 use crate::revision::{LeaseId, Revision};
+use crate::runtime::sleep_until;
 use crate::store::{Compare, Condition, Event, KeyValue, Op, OpResult, Range, Span, Txn};
 use crate::telemetry;
 use crate::watch::{Follow, Start, Step};

@@ -7,9 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::hold::Hold;
 use super::{Token, Turn};
@@ -18,7 +16,8 @@ use crate::key::Key;
 use crate::lease::{Begin, Last, Lease, Lost, LostReason, Rank};
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
-use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn, spawn};
+use crate::runtime::{Runtimes, Task, sleep, sleep_until};
+use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn};
 use crate::telemetry::{self, Pattern};
 use crate::watch::{Follow, Reason, Start, Step};
 
@@ -47,6 +46,11 @@ const PATTERN: Pattern = "guard";
 ///   seen.
 /// - [`is_held`](Self::is_held) and [`while_held`](Self::while_held) go by the clock and stop in time as long as clocks run nearly alike
 ///   (a tenth of the time to live, at least half a second, is left for their difference) and the program is not stopped in between.
+///
+/// # Runtimes
+///
+/// A guard outlives the runtime on which it was acquired; see [`Client`](crate::Client). If that runtime exists but is not driven, the guard is kept by whoever
+/// asks [`is_held`](Self::is_held), waits for [`lost`](Self::lost) or writes under it on another one. A guard of which nothing is asked is lost then.
 #[must_use = "a guard is released when it is dropped"]
 pub struct Guard {
     turn: Turn,
@@ -112,6 +116,7 @@ impl Claim {
     ///
     /// `GuardLost`.
     pub(crate) fn check(&self) -> Result<()> {
+        self.hold.tend();
         match self.hold.reason() {
             Some(why) => Err(self.lost_since(why)),
             None => Ok(()),
@@ -160,6 +165,8 @@ impl Guard {
     /// Whether it is held, by the clock and by what is known; no request is sent. Once false it stays false.
     #[must_use]
     pub fn is_held(&self) -> bool {
+        self.turn.lessor.runtimes().note();
+        self.claim.hold.tend();
         !self.remaining().is_zero()
     }
 
@@ -350,7 +357,7 @@ impl fmt::Debug for Guard {
 
 /// The task that watches a guard's key, once there is one. It ends with this.
 #[derive(Default)]
-struct Watching(OnceLock<AbortHandle>);
+struct Watching(OnceLock<Task>);
 
 /// What begins when the guard has been held for a while, if it is held then.
 struct Watchful {
@@ -359,7 +366,8 @@ struct Watchful {
     retry: RetryPolicy,
     claim: Claim,
     ttl: Duration,
-    runtime: Handle,
+    /// The client's, which has this.
+    runtimes: Weak<Runtimes>,
 }
 
 impl Begin for Watchful {
@@ -368,10 +376,10 @@ impl Begin for Watchful {
     }
 
     fn begin(self: Box<Self>) {
-        let Self { watching, store, retry, claim, ttl, runtime } = *self;
+        let Self { watching, store, retry, claim, ttl, runtimes } = *self;
         // Nobody else sets it, and who drops the guard meanwhile leaves the end of it to this one.
-        if let Some(watching) = watching.upgrade() {
-            let _ = watching.0.set(spawn(&runtime, watch(store, retry, claim, ttl)).abort_handle());
+        if let (Some(watching), Some(runtimes)) = (watching.upgrade(), runtimes.upgrade()) {
+            let _ = watching.0.set(runtimes.spawn(watch(store, retry, claim, ttl)));
         }
     }
 }
@@ -379,16 +387,17 @@ impl Begin for Watchful {
 impl Watching {
     fn later(turn: &Turn, claim: &Claim, lease: &Lease) -> Arc<Self> {
         let watching = Arc::new(Self::default());
-        let runtime = lease.life().runtime();
-        let (store, retry, claim) = (turn.store().clone(), turn.lessor.retry().clone(), claim.clone());
-        let watchful = Watchful { watching: Arc::downgrade(&watching), store, retry, claim, ttl: lease.ttl(), runtime: runtime.clone() };
-        turn.lessor.later().begin(SETTLED, runtime, watchful);
+        let (store, retry, claim) = (turn.roaming().clone(), turn.lessor.retry().clone(), claim.clone());
+        let runtimes = turn.lessor.runtimes();
+        let runtimes_weak = Arc::downgrade(runtimes);
+        let watchful = Watchful { watching: Arc::downgrade(&watching), store, retry, claim, ttl: lease.ttl(), runtimes: runtimes_weak };
+        turn.lessor.later().begin(SETTLED, runtimes, watchful);
         watching
     }
 
     fn end(&self) {
         if let Some(task) = self.0.get() {
-            task.abort();
+            task.end();
         }
     }
 }

@@ -25,6 +25,13 @@ impl Hold {
         Self(Arc::new(Inner { life: life.clone(), ended: watch::Sender::new(None) }))
     }
 
+    /// See [`Life::tend`].
+    pub(super) fn tend(&self) {
+        if self.0.ended.borrow().is_none() {
+            self.0.life.tend();
+        }
+    }
+
     /// Why it is not held any more, if it is not.
     pub(super) fn reason(&self) -> Option<LostReason> {
         let ended = *self.0.ended.borrow();

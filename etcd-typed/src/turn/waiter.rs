@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::guard::Guard;
 use super::place::{Before, Input, Outcome, Place, Want};
@@ -194,10 +194,11 @@ impl<'t> Waiter<'t> {
         if standings.withdraw(directory, &self.key) {
             return None;
         }
-        match joined.await {
-            Ok(Joined::Made(committed)) => Some(Ok(committed)),
-            Ok(Joined::Not) => None,
-            Err(_) => {
+        // Whoever took it along may be on a runtime that is not driven any more.
+        match timeout(self.turn.lessor.retry().call_timeout, joined).await {
+            Ok(Ok(Joined::Made(committed))) => Some(Ok(committed)),
+            Ok(Ok(Joined::Not)) => None,
+            Ok(Err(_)) | Err(_) => {
                 let unknown = "the key was to be made with a request whose outcome is unknown";
                 Some(Err(Error::new(ErrorKind::Unavailable, unknown).outcome_unknown()))
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use etcd_typed::store::memory::{Calls, MemoryStore};
 use etcd_typed::testing::CountingStore;
-use etcd_typed::{Changes, Client, ErrorKind, Expect, Live, Update};
+use etcd_typed::{Changes, Client, ErrorKind, Expect, Live, LostReason, Update};
 use tokio::time::{sleep, timeout};
 
 use crate::listener::Listener;
@@ -252,6 +252,23 @@ async fn a_lease_tells_what_is_left_of_it_and_how_it_was_lost() {
     lease.lost().await;
     assert_eq!((lost("gone"), lost("expired")), (1.0, 0.0));
     drop(lease);
+
+    // One that no runtime keeps, and a spare one, which nobody misses.
+    let unkept = std::thread::spawn({
+        let store = store.clone();
+        move || {
+            let client = Client::with_store(store);
+            let own = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            own.block_on(async {
+                client.lock("/spare").acquire().await.unwrap().release().await.unwrap();
+                client.lease(Duration::from_secs(9)).await.unwrap()
+            })
+        }
+    });
+    let unkept = unkept.join().unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(unkept.lost().await.reason(), LostReason::NotKeptAlive);
+    assert_eq!((lost("gone"), lost("expired"), lost("not_kept_alive")), (1.0, 0.0, 1.0));
 
     let before = remaining().len();
     let lease = client.lease(Duration::from_secs(9)).await.unwrap();

@@ -115,7 +115,7 @@ impl<T> fmt::Debug for Publish<T> {
 ///
 /// # When it is dropped
 ///
-/// It is deleted in the background if it is still this one's; if that cannot be done (the runtime is gone, the server does not answer) it vanishes when
+/// It is deleted in the background if it is still this one's; if that cannot be done (no runtime is left, the server does not answer) it vanishes when
 /// the time to live has passed. [`withdraw`](Self::withdraw) waits for the answer and tells it.
 #[must_use = "what is published is withdrawn when its guard is dropped"]
 pub struct Published<T> {

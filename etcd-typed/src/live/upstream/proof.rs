@@ -8,11 +8,12 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::changes::Mirror;
 use crate::error::{Error, Result};
 use crate::revision::Revision;
+use crate::runtime::sleep_until;
 use crate::store::{BoxFuture, Range, RangeReply, Span, Store};
 
 /// How often it is proved with nobody asking.

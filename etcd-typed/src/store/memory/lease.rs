@@ -33,14 +33,10 @@ struct Lease {
 }
 
 impl Leases {
-    /// Makes a lease, or starts the time of one of that name again. Gives the time granted.
+    /// Makes a lease. Gives the time granted.
     pub(super) fn grant(&mut self, id: LeaseId, ttl: Duration, now: Instant) -> Result<Duration> {
-        if let Some(lease) = self.leases.get(&id) {
-            if lease.ttl < ttl {
-                let message = format!("there is a lease {id} already, with a time to live of {:?}", lease.ttl);
-                return Err(Error::new(ErrorKind::AlreadyExists, message));
-            }
-            return self.keep_alive(id, now);
+        if self.leases.contains_key(&id) {
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("a lease {id} exists already")));
         }
         let ttl = granted(ttl)?;
         let end = end(now, ttl);
@@ -150,13 +146,12 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_can_be_repeated() {
+    fn grant_refuses_name_that_exists() {
         let mut leases = Leases::default();
         let now = Instant::now();
         assert_eq!(leases.grant(id(1), 10 * SECOND, now).unwrap(), 10 * SECOND);
-        assert_eq!(leases.grant(id(1), 10 * SECOND, now + SECOND).unwrap(), 10 * SECOND);
-        assert_eq!(leases.time_to_live(id(1), now + SECOND), Some(10 * SECOND));
-        assert_eq!(leases.grant(id(1), 11 * SECOND, now).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(leases.grant(id(1), 10 * SECOND, now + SECOND).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(leases.time_to_live(id(1), now + SECOND), Some(9 * SECOND), "its time goes on");
     }
 
     #[test]

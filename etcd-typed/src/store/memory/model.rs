@@ -257,8 +257,7 @@ proptest! {
                 }
                 Step::Grant(id, ttl) => {
                     let granted = engine.leases.grant(id, ttl, now).ok();
-                    let known = model.leases.get(&id).map(|(ttl, _)| *ttl);
-                    let expected = if known.is_none_or(|known| known >= ttl) { Some(known.unwrap_or(ttl)) } else { None };
+                    let expected = (!model.leases.contains_key(&id)).then_some(ttl);
                     prop_assert_eq!(granted, expected);
                     if let Some(ttl) = expected {
                         model.leases.insert(id, (ttl, now + ttl));

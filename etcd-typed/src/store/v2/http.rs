@@ -6,8 +6,8 @@
 #[cfg(feature = "tls")]
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -19,6 +19,7 @@ use super::json::{self, Again, Answer, Fault, Reply, Server};
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
+use crate::runtime::PerRuntime;
 use crate::store::connect::{ConnectOptions, Credentials};
 use crate::telemetry;
 
@@ -33,9 +34,13 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// The endpoints of a cluster.
 pub(super) struct Http {
-    calls: Client,
-    /// A pool of their own, so that a thousand watches do not stand in the way of a lock's refresh.
-    watches: Client,
+    /// Each runtime has its own connections, whose tasks run on it: they move nothing while nobody drives it.
+    own: PerRuntime<Own>,
+    /// What the first runtime uses.
+    first: Clients,
+    first_is_used: AtomicBool,
+    /// To make those of the others.
+    options: ConnectOptions,
     /// `http://host:port`; at least one.
     endpoints: Vec<String>,
     /// The endpoint that answered last; it is asked until it fails.
@@ -43,12 +48,30 @@ pub(super) struct Http {
     credentials: Option<Credentials>,
     retry: RetryPolicy,
     connect_timeout: Duration,
-    /// Of each endpoint what the last probe found. The lock is asynchronous and held over the request, so that of many watches that
-    /// want to know one asks.
-    probes: Vec<tokio::sync::Mutex<Option<Probe>>>,
     /// Of each endpoint the cluster that it named last.
     clusters: Vec<Mutex<Option<String>>>,
     history: AtomicU64,
+}
+
+/// What callers of one runtime share.
+struct Own {
+    clients: Clients,
+    /// Of each endpoint what the last probe found. The lock is asynchronous and held over the request, so that of many watches that
+    /// want to know one asks.
+    probes: Vec<tokio::sync::Mutex<Option<Probe>>>,
+}
+
+#[derive(Clone)]
+struct Clients {
+    calls: Client,
+    /// A pool of their own, so that a thousand watches do not stand in the way of a lock's refresh.
+    watches: Client,
+}
+
+impl Clients {
+    fn new(options: &ConnectOptions) -> Result<Self> {
+        Ok(Self { calls: client(options)?, watches: client(options)? })
+    }
 }
 
 /// What a linearizable read through one endpoint found, and when.
@@ -86,9 +109,10 @@ impl Http {
                 .map_err(|error| Error::new(ErrorKind::InvalidUrl, format!("`{endpoint}` is no address")).caused_by(error))?;
         }
         Ok(Self {
-            calls: client(options)?,
-            watches: client(options)?,
-            probes: endpoints.iter().map(|_| tokio::sync::Mutex::default()).collect(),
+            own: PerRuntime::default(),
+            first: Clients::new(options)?,
+            first_is_used: AtomicBool::new(false),
+            options: options.clone(),
             clusters: endpoints.iter().map(|_| Mutex::default()).collect(),
             history: AtomicU64::new(0),
             endpoints,
@@ -201,6 +225,16 @@ impl Http {
         self.current.load(Ordering::Relaxed)
     }
 
+    fn own(&self) -> Arc<Own> {
+        self.own.here(|| {
+            let first = !self.first_is_used.swap(true, Ordering::Relaxed);
+            // The same options were good once.
+            let other = if first { None } else { Clients::new(&self.options).ok() };
+            let clients = other.unwrap_or_else(|| self.first.clone());
+            Own { clients, probes: self.endpoints.iter().map(|_| tokio::sync::Mutex::default()).collect() }
+        })
+    }
+
     /// Moves on from an endpoint that failed, unless another call has done so.
     pub(super) fn leave(&self, at: EndpointIndex) {
         let next = (at + 1) % self.endpoints.len();
@@ -216,7 +250,7 @@ impl Http {
     /// Sends one read to one endpoint and reads the response to its end.
     async fn fetch(&self, at: EndpointIndex, target: &str, deadline: Instant) -> Result<Incoming, Fault> {
         let patience = || self.retry.read_attempt_timeout.min(deadline.saturating_duration_since(Instant::now()));
-        let request = self.request(&self.calls, at, Method::GET, target);
+        let request = self.request(&self.own().clients.calls, at, Method::GET, target);
         let response = match timeout(patience(), request.send()).await {
             Ok(response) => response.map_err(|error| self.broken(at, error))?,
             Err(_) => return Err(self.timed_out(at)),
@@ -235,7 +269,7 @@ impl Http {
     /// Opens a long poll. When it returns, the server has registered the watch, or has answered otherwise.
     pub(super) async fn poll(&self, at: EndpointIndex, target: &str) -> Result<Poll, Fault> {
         let patience = self.connect_timeout + self.retry.read_attempt_timeout;
-        let request = self.request(&self.watches, at, Method::GET, target);
+        let request = self.request(&self.own().clients.watches, at, Method::GET, target);
         match timeout(patience, request.send()).await {
             Ok(Ok(response)) => Ok(Poll { at, incoming: self.incoming(at, response) }),
             Ok(Err(error)) => Err(self.broken(at, error)),
@@ -262,7 +296,8 @@ impl Http {
     /// and where it has lost the others; an open long poll shows neither.
     pub(super) async fn probe(&self, at: EndpointIndex, target: &str, age: Duration) -> Result<Revision> {
         let silent = || Error::new(ErrorKind::Unavailable, format!("{} answers no linearizable read", self.endpoint(at)));
-        let mut last = self.probes.get(at).ok_or_else(silent)?.lock().await;
+        let own = self.own();
+        let mut last = own.probes.get(at).ok_or_else(silent)?.lock().await;
         if let Some(Probe { when, found }) = *last
             && when.elapsed() < age
         {
@@ -275,7 +310,7 @@ impl Http {
     }
 
     async fn send_write(&self, at: EndpointIndex, method: Method, target: &str, form: Option<String>) -> Result<Incoming, Failure> {
-        let mut request = self.request(&self.calls, at, method, target);
+        let mut request = self.request(&self.own().clients.calls, at, method, target);
         if let Some(form) = form {
             // With any other type the server ignores the body and writes an empty value.
             request = request.header("Content-Type", "application/x-www-form-urlencoded").body(form);

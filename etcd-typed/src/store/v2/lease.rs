@@ -148,27 +148,19 @@ impl Leases {
 impl V2Store {
     pub(super) async fn grant_lease(&self, id: LeaseId, ttl: Duration) -> Result<Duration> {
         let ttl = Duration::from_secs(plan::seconds(ttl));
-        let made = {
+        {
             let mut book = self.leases.book();
             let Book { leases, attached } = &mut *book;
             // A lease that is over goes with what it was attached to; one that is in use is not over.
             leases.retain(|_, lease| lease.try_lock().map_or(true, |lease| lease.left().is_some()));
             attached.retain(|_, owner| leases.contains_key(owner));
-            match leases.get(&id) {
-                Some(made) => made.clone(),
-                None => {
-                    let lease = Lease { ttl, deadline: Instant::now() + ttl, keys: BTreeMap::new() };
-                    leases.insert(id, Arc::new(tokio::sync::Mutex::new(lease)));
-                    return Ok(ttl);
-                }
+            if leases.contains_key(&id) {
+                return Err(Error::new(ErrorKind::AlreadyExists, format!("a lease {id} exists already")));
             }
-        };
-        let made = made.lock().await.ttl;
-        if made < ttl {
-            let message = format!("there is a lease {id} already, with a time to live of {made:?}");
-            return Err(Error::new(ErrorKind::AlreadyExists, message));
+            let lease = Lease { ttl, deadline: Instant::now() + ttl, keys: BTreeMap::new() };
+            leases.insert(id, Arc::new(tokio::sync::Mutex::new(lease)));
         }
-        self.keep_lease_alive(id).await
+        Ok(ttl)
     }
 
     pub(super) async fn keep_lease_alive(&self, id: LeaseId) -> Result<Duration> {

@@ -16,12 +16,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use http::HeaderValue;
+use tokio::runtime::Id;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::call::{Core, How, NAME};
 use super::status::{Failure, Repeat, Row};
 use super::wire::{AUTHENTICATE, AuthenticateRequest};
 use crate::retry::{Backoff, RetryPolicy};
+use crate::runtime::current;
 use crate::store::connect::Credentials;
 use crate::telemetry;
 
@@ -37,7 +39,8 @@ pub(super) struct Auth {
 
 struct State {
     session: Arc<Session>,
-    login: Option<Login>,
+    /// With the runtime that it is made on.
+    login: Option<(Option<Id>, Login)>,
     pause: Pause,
 }
 
@@ -130,8 +133,9 @@ impl Auth {
                 return Ok(Arc::clone(session));
             }
             match login {
-                Some(login) if login.peek().is_none() => login.clone(),
-                _ => login.insert(log_in(Arc::clone(core), session.generation, pause.end(session))).clone(),
+                // One on another runtime may never end: that runtime may not be driven.
+                Some((runtime, login)) if *runtime == current() && login.peek().is_none() => login.clone(),
+                _ => login.insert((current(), log_in(Arc::clone(core), session.generation, pause.end(session)))).1.clone(),
             }
         };
         match timeout_at(deadline, login).await {

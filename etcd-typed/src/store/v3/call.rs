@@ -277,7 +277,8 @@ impl Core {
     ) -> Result<(), Failure> {
         let began = Instant::now();
         let behind = connection.behind();
-        let mut last = slot.proof.lock().await;
+        let lanes = slot.lanes();
+        let mut last = lanes.proof.lock().await;
         if !self.needs_proof(slot, &behind, how) {
             return Ok(());
         }
@@ -328,7 +329,8 @@ impl Core {
     async fn survey(&self) {
         let cluster = &self.endpoints.cluster;
         let known = cluster.id();
-        let mut failed = cluster.survey.lock().await;
+        let survey = cluster.survey.here(tokio::sync::Mutex::default);
+        let mut failed = survey.lock().await;
         if cluster.id() != known || failed.is_some_and(|failed| failed.elapsed() < SURVEY_PAUSE) {
             return;
         }

@@ -16,6 +16,7 @@ use super::connection::{Connection, Target};
 use super::grpc::{Local, Status};
 use super::status::{Failure, Verdict};
 use crate::error::{Error, ErrorKind, Result};
+use crate::runtime::PerRuntime;
 use crate::store::connect::{ConnectOptions, Endpoint};
 
 /// Each has a connection of its own, so that none waits for another: a watch that is not read fills the window of its connection, and
@@ -43,12 +44,30 @@ pub(super) struct Endpoints {
 pub(super) struct Slot {
     pub(super) name: String,
     target: Arc<Target>,
+    /// Each runtime has its own connections: the task of a connection runs on the runtime that made it, and moves no frames while nobody drives that one.
+    lanes: PerRuntime<Lanes>,
+    health: Mutex<Health>,
+}
+
+/// The connections of one runtime to one endpoint.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
     calls: Mutex<Option<Connecting>>,
     watches: Mutex<Option<Connecting>>,
     leases: Mutex<Option<Connecting>>,
-    health: Mutex<Health>,
     /// Held by the call that finds out whether a write may go there: when that last failed, and why.
     pub(super) proof: tokio::sync::Mutex<Option<(Instant, Failure)>>,
+}
+
+impl Lanes {
+    fn of(&self, lane: Lane) -> MutexGuard<'_, Option<Connecting>> {
+        let place = match lane {
+            Lane::Calls => &self.calls,
+            Lane::Watches => &self.watches,
+            Lane::Leases => &self.leases,
+        };
+        place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A connection that is being made or stands. All who want it wait for the same attempt.
@@ -138,7 +157,8 @@ impl Endpoints {
 
     async fn connected(&self, slot: &Slot, lane: Lane) -> Result<Connection, Status> {
         let connecting = {
-            let mut place = slot.lane(lane);
+            let lanes = slot.lanes();
+            let mut place = lanes.of(lane);
             match place.as_ref().map(|connecting| (connecting, connecting.peek())) {
                 Some((_, Some(Ok(connection)))) if !connection.is_doubted() => return Ok(connection.clone()),
                 Some((connecting, None)) => connecting.clone(),
@@ -160,21 +180,14 @@ impl Slot {
         Ok(Self {
             name: endpoint.to_string(),
             target: Arc::new(Target::new(endpoint, options)?),
-            calls: Mutex::default(),
-            watches: Mutex::default(),
-            leases: Mutex::default(),
+            lanes: PerRuntime::default(),
             health: Mutex::default(),
-            proof: tokio::sync::Mutex::default(),
         })
     }
 
-    fn lane(&self, lane: Lane) -> MutexGuard<'_, Option<Connecting>> {
-        let place = match lane {
-            Lane::Calls => &self.calls,
-            Lane::Watches => &self.watches,
-            Lane::Leases => &self.leases,
-        };
-        place.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What callers of the current runtime share.
+    pub(super) fn lanes(&self) -> Arc<Lanes> {
+        self.lanes.here(Lanes::default)
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
@@ -237,7 +250,8 @@ impl Slot {
 
     /// Forgets the connection of a lane, which does not work any more, so that the next call makes another. Somebody else may have done so.
     pub(super) fn forget(&self, lane: Lane, connection: &Connection) {
-        let mut place = self.lane(lane);
+        let lanes = self.lanes();
+        let mut place = lanes.of(lane);
         if place.as_ref().is_some_and(|made| matches!(made.peek(), Some(Ok(made)) if made.is(connection))) {
             *place = None;
         }

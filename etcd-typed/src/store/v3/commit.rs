@@ -41,7 +41,7 @@ pub(super) async fn commit(reads: &Arc<Reads>, capabilities: &Capabilities, txn:
 async fn perform(reads: &Arc<Reads>, request: Request) -> Result<Committed> {
     let core = reads.core();
     match request {
-        Request::Range(request) => Ok(kv::range_committed(reads.range(How::READ, request).await?)),
+        Request::Range(request) => Ok(kv::range_committed(Arc::clone(reads).range(How::READ, request).await?)),
         Request::Put(request) => Ok(kv::put_committed(core.call(&PUT, How::WRITE, request).await?)),
         Request::Delete(request) => Ok(kv::delete_committed(core.call(&DELETE_RANGE, How::WRITE, request).await?)),
         Request::Txn { request, reads_only } => {

@@ -22,7 +22,7 @@ use tokio::time::{Instant, Timeout, sleep_until, timeout, timeout_at};
 
 use super::auth::Auth;
 use super::call::{Core, How, NAME};
-use super::channel::{Joining, Lane};
+use super::channel::{Joining, Lane, Slot};
 use super::status::{Failure, Repeat, Row};
 use super::wire::{self, RANGE, RangeRequest, RangeResponse, RequestOp, STATUS, StatusRequest, TXN, TxnRequest, TxnResponse};
 use crate::telemetry;
@@ -104,10 +104,10 @@ impl Reads {
 
     /// What a `Range` answers to this request.
     pub(super) fn range(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         how: How,
         request: RangeRequest,
-    ) -> impl Future<Output = Result<RangeResponse, Failure>> + Send + use<'_> {
+    ) -> impl Future<Output = Result<RangeResponse, Failure>> + Send + use<> {
         let deadline = Instant::now() + self.core.retry.call_timeout;
         // Not an async function, which would keep room for the request twice.
         async move {
@@ -380,17 +380,24 @@ fn ranges(answer: TxnResponse, count: usize) -> Option<Vec<RangeResponse>> {
     answer.responses.into_iter().map(range).collect()
 }
 
+/// That it is being found out. Dropped with the task, which its runtime may end before its time.
+struct Asking<'s>(&'s Slot);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.move_joining(Joining::Asked, Joining::Unknown);
+    }
+}
+
 /// Finds out whether reads may be joined at the endpoint in use.
 async fn ask_version(core: Arc<Core>) {
     let slot = core.endpoints.pick();
     if !slot.move_joining(Joining::Unknown, Joining::Asked) {
         return;
     }
+    let _asking = Asking(slot);
     let deadline = Instant::now() + STATUS_LIMIT;
-    let Ok(session) = Auth::session(&core, deadline).await else {
-        slot.move_joining(Joining::Asked, Joining::Unknown);
-        return;
-    };
+    let Ok(session) = Auth::session(&core, deadline).await else { return };
     let known = match core.attempt(slot, &STATUS, How::STALE, session.token.as_ref(), &StatusRequest {}, deadline).await {
         Ok(answer) if bears_joined_reads(&answer.version) => Joining::Allowed,
         Ok(_) => Joining::Refused,

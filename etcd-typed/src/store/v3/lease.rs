@@ -19,24 +19,33 @@ use crate::revision::LeaseId;
 pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Result<Duration> {
     let asked = seconds(ttl);
     let deadline = Instant::now() + core.retry.call_timeout;
+    // Whether an attempt may have made it.
+    let mut ours = false;
     loop {
         match core.call(&LEASE_GRANT, How::LEASE, LeaseGrantRequest { ttl: asked, id: lease_number(id) }).await {
             Ok(answer) if answer.error.is_empty() => return Ok(time(answer.ttl)),
             Ok(answer) => return Err(Error::new(ErrorKind::Server, format!("lease {id}: {}", answer.error))),
-            // Our own earlier attempt may have made it. Its time starts again, as if it were made now.
-            Err(Failure { row: Row::LeaseExists, .. }) => match keep_alive(core, id).await {
-                Ok(granted) if granted < Duration::from_secs(asked.unsigned_abs()) => {
-                    return Err(Error::new(ErrorKind::AlreadyExists, format!("lease {id} is there, with less time than asked for")));
+            Err(failure) if failure.row == Row::LeaseExists => {
+                ours |= failure.may_have_applied;
+                // The first attempt to make it found it, so it is another client's.
+                if !ours {
+                    return Err(failure.into());
                 }
-                // It ran out while the answer was waited for, and the name is free again: the server answers this when it has removed it.
-                Err(error) if error.kind() == ErrorKind::LeaseLost => {
-                    if Instant::now() >= deadline {
-                        let late = format!("lease {id} ran out, again and again, before the answer that it was made");
-                        return Err(Error::new(ErrorKind::Timeout, late).caused_by(error));
+                // An earlier attempt has made it. Its time starts again, as if it were made now.
+                match keep_alive(core, id).await {
+                    Ok(granted) if granted < Duration::from_secs(asked.unsigned_abs()) => {
+                        return Err(Error::new(ErrorKind::AlreadyExists, format!("lease {id} exists, with less time than asked for")));
                     }
+                    // It ran out while the answer was waited for, and the name is free again: the server answers this when it has removed it.
+                    Err(error) if error.kind() == ErrorKind::LeaseLost => {
+                        if Instant::now() >= deadline {
+                            let late = format!("lease {id} ran out, again and again, before the answer that it was made");
+                            return Err(Error::new(ErrorKind::Timeout, late).caused_by(error));
+                        }
+                    }
+                    kept => return kept,
                 }
-                kept => return kept,
-            },
+            }
             Err(failure) => return Err(failure.into()),
         }
     }

@@ -34,6 +34,7 @@ use wire::{MEMBER_LIST, MemberListRequest, STATUS, StatusRequest};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
+use crate::runtime::PerRuntime;
 use crate::store::connect::ConnectOptions;
 use crate::store::{
     BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
@@ -45,13 +46,19 @@ const MAX_VALUE: usize = 1_572_864;
 /// An etcd cluster, reached through gRPC.
 pub struct V3Store {
     core: Arc<Core>,
-    reads: Arc<Reads>,
-    watches: Arc<watch::Watches>,
+    own: PerRuntime<Own>,
+    progress_interval: Duration,
     capabilities: Capabilities,
 }
 
+/// What callers of one runtime share, and no others: it waits for tasks of that runtime, which may not be driven any more.
+struct Own {
+    reads: Arc<Reads>,
+    watches: Arc<watch::Watches>,
+}
+
 impl V3Store {
-    /// A store that connects with its first call. Must be used inside a tokio runtime.
+    /// A store that connects with its first call. Must be used inside a tokio runtime; each runtime has connections of its own.
     ///
     /// # Errors
     ///
@@ -68,9 +75,14 @@ impl V3Store {
             binary_values: true,
             directories: false,
         };
-        let reads = Arc::new(Reads::new(Arc::clone(&core), options.max_operations));
-        let watches = Arc::new(watch::Watches::new(Arc::clone(&core), options.progress_interval));
-        Ok(Self { core, reads, watches, capabilities })
+        Ok(Self { core, own: PerRuntime::default(), progress_interval: options.progress_interval, capabilities })
+    }
+
+    fn own(&self) -> Arc<Own> {
+        self.own.here(|| Own {
+            reads: Arc::new(Reads::new(Arc::clone(&self.core), self.capabilities.max_operations)),
+            watches: Arc::new(watch::Watches::new(Arc::clone(&self.core), self.progress_interval)),
+        })
     }
 }
 
@@ -80,15 +92,16 @@ impl Store for V3Store {
     }
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        range::range(&self.reads, range)
+        range::range(self.own().reads.clone(), range)
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        Box::pin(async move { commit::commit(&self.reads, &self.capabilities, &txn).await })
+        let own = self.own();
+        Box::pin(async move { commit::commit(&own.reads, &self.capabilities, &txn).await })
     }
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        Box::pin(Arc::clone(&self.watches).watch(watch))
+        Box::pin(self.own().watches.clone().watch(watch))
     }
 
     fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {

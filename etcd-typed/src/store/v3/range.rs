@@ -21,7 +21,7 @@ const FIRST_PAGE: i64 = 10_000;
 const RESTARTS: u32 = 8;
 
 /// [`Store::range`](crate::store::Store::range).
-pub(super) fn range(reads: &Arc<Reads>, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
+pub(super) fn range(reads: Arc<Reads>, range: Range) -> BoxFuture<'static, Result<RangeReply>> {
     let whole = range.after.is_none() && range.until.is_none() && range.limit.is_none();
     if matches!(range.span, Span::Key(_)) && whole && range.revision.is_none() {
         return Box::pin(present(reads, &range));
@@ -30,7 +30,7 @@ pub(super) fn range(reads: &Arc<Reads>, range: Range) -> BoxFuture<'_, Result<Ra
         let deadline = Instant::now() + reads.core().retry.call_timeout;
         let mut restarts = 0;
         loop {
-            match pages(reads, &range).await {
+            match pages(&reads, &range).await {
                 Err(Stop::Restart(_)) if restarts < RESTARTS && Instant::now() < deadline => restarts += 1,
                 Err(Stop::Restart(failure) | Stop::Failed(failure)) => return Err(Error::from(failure).at(range.span.key())),
                 Ok(reply) => return Ok(reply),
@@ -40,7 +40,7 @@ pub(super) fn range(reads: &Arc<Reads>, range: Range) -> BoxFuture<'_, Result<Ra
 }
 
 /// One key as it is now, which has no pages: thousands may wait for it at once, and take less room so.
-fn present<'r>(reads: &'r Arc<Reads>, range: &Range) -> impl Future<Output = Result<RangeReply>> + Send + use<'r> {
+fn present(reads: Arc<Reads>, range: &Range) -> impl Future<Output = Result<RangeReply>> + Send + use<> {
     let how = how(range);
     let (key, range_end) = bounds(&range.span);
     let serializable = range.consistency == Consistency::Stale;
@@ -95,7 +95,7 @@ async fn pages(reads: &Arc<Reads>, range: &Range) -> Result<RangeReply, Stop> {
             keys_only: range.keys_only,
             ..RangeRequest::default()
         };
-        let answer = match reads.range(how, request).await {
+        let answer = match Arc::clone(reads).range(how, request).await {
             Ok(answer) => answer,
             Err(failure) if failure.row == Row::AnswerTooLarge && page > 1 && !single => {
                 page = smaller(page, &failure);

@@ -1,0 +1,67 @@
+//! `PerRuntime`: one value for each runtime.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+
+use super::Place;
+
+/// What cannot be shared between runtimes, such as connections: a socket is moved only while its runtime is driven.
+pub(crate) struct PerRuntime<T> {
+    values: ArcSwap<Vec<Own<T>>>,
+    /// Held by whoever adds a value.
+    adding: Mutex<()>,
+}
+
+struct Own<T> {
+    /// None: for callers outside of a runtime.
+    place: Option<Place>,
+    value: Arc<T>,
+}
+
+impl<T> PerRuntime<T> {
+    /// The value of the current runtime, made if there is none yet. The values of runtimes that ended are dropped then.
+    pub(crate) fn here(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let here = Handle::try_current().ok();
+        if let Some(found) = self.find(here.as_ref()) {
+            return found;
+        }
+        let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread of this runtime may have been first.
+        if let Some(found) = self.find(here.as_ref()) {
+            return found;
+        }
+        let value = Arc::new(make());
+        let others = self.values.load();
+        let alive = others.iter().filter(|own| own.place.as_ref().is_none_or(|place| !place.has_ended()));
+        let own = Own { place: here.map(Place::of), value: value.clone() };
+        self.values.store(Arc::new(alive.cloned().chain([own]).collect()));
+        value
+    }
+
+    fn find(&self, here: Option<&Handle>) -> Option<Arc<T>> {
+        let here = here.map(Handle::id);
+        let values = self.values.load();
+        values.iter().find(|own| own.place.as_ref().map(|place| place.id) == here).map(|own| own.value.clone())
+    }
+}
+
+impl<T> Clone for Own<T> {
+    fn clone(&self) -> Self {
+        Self { place: self.place.clone(), value: self.value.clone() }
+    }
+}
+
+impl<T> Default for PerRuntime<T> {
+    fn default() -> Self {
+        Self { values: ArcSwap::default(), adding: Mutex::default() }
+    }
+}
+
+impl<T> fmt::Debug for PerRuntime<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PerRuntime").field("runtimes", &self.values.load().len()).finish_non_exhaustive()
+    }
+}
