@@ -29,6 +29,27 @@ fn lease_without_a_runtime_is_lost_to_a_waiter_without_one() {
     assert!(!lease.is_held());
 }
 
+/// A clone of the machine, or a fork, has the same generator in its process.
+#[test]
+fn lease_names_differ_where_the_process_was_copied() {
+    let drawn = [(); 2].map(|()| {
+        fastrand::seed(7);
+        LeaseId::random()
+    });
+    assert_ne!(drawn[0], drawn[1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn name_that_exists_is_not_taken_for_our_own() {
+    let (store, client) = memory();
+    store.faults().fail(Calls::Leases, 2, ErrorKind::AlreadyExists);
+    let lease = client.lease(TTL).await.unwrap();
+    assert!(store.time_to_live(lease.id()).await.unwrap().is_some());
+    // A store that says so of every name is out of order.
+    store.faults().fail(Calls::Leases, usize::MAX, ErrorKind::AlreadyExists);
+    assert_eq!(client.lease(TTL).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+}
+
 /// What is left of [`TTL`] when the margin is taken off: a tenth.
 const SAFE: Duration = Duration::from_secs(9);
 const MOMENT: Duration = Duration::from_millis(10);

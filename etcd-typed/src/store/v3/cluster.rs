@@ -30,8 +30,8 @@ pub(super) struct Cluster {
     /// Its id; 0 until the first answer.
     id: AtomicU64,
     history: Arc<AtomicU64>,
-    /// Held by the call that asks all endpoints: when they were last asked in vain. Each runtime has its own, since the call that holds it makes no progress while
-    /// its runtime is not driven.
+    /// Held by the call that asks all endpoints: when they were last asked in vain. Each runtime asks for itself: a call on one that is not driven any more
+    /// would hold up the others.
     pub(super) survey: PerRuntime<Mutex<Option<Instant>>>,
 }
 
@@ -62,9 +62,11 @@ impl Cluster {
 
     /// From now on the client belongs to this cluster, whose history is a new one.
     pub(super) fn move_to(&self, id: u64) {
-        self.id.store(id, Ordering::Relaxed);
-        // Whoever sees the new number also sees the new id.
-        self.history.fetch_add(1, Ordering::Release);
+        // A call on another runtime may have found it out, too.
+        if self.id.swap(id, Ordering::Relaxed) != id {
+            // Whoever sees the new number also sees the new id.
+            self.history.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// How often the client has moved on. Revisions, leases and watches of an earlier number mean nothing any more.
