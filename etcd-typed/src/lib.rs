@@ -177,7 +177,7 @@ pub use watch::Interruption;
 /// let client = Client::connect("memory:").await?;
 /// let cfg = CheckoutDir::open(&client, "prod")?;
 ///
-/// cfg.timeout.set(&Duration::from_secs(90)).await?; // /prod/checkout/timeout is `1m 30s`
+/// cfg.timeout.set(&Duration::from_secs(90)).await?; // /prod/checkout/timeout is `1m30s`
 /// cfg.database.pool.set(&16).await?; // /prod/checkout/database/pool is `16`
 /// cfg.quotas.entry("acme")?.set(&7).await?; // /prod/checkout/quotas/acme is `7`
 ///

@@ -49,8 +49,8 @@ fn what_is_written_is_what_a_person_would_type() {
     is_written(f32::INFINITY, "inf");
     is_written('ß', "ß");
     is_written(' ', " ");
-    is_written(Duration::from_secs(90), "1m 30s");
-    is_written(Duration::from_millis(1500), "1s 500ms");
+    is_written(Duration::from_secs(90), "1m30s");
+    is_written(Duration::from_millis(1500), "1s500ms");
     is_written(Duration::ZERO, "0s");
     is_written(SystemTime::UNIX_EPOCH + Duration::from_millis(500), "1970-01-01T00:00:00.500000000Z");
     is_written("127.0.0.1:80".parse::<SocketAddr>().unwrap(), "127.0.0.1:80");
@@ -63,7 +63,7 @@ fn what_is_written_is_what_a_person_would_type() {
     is_written(jiff::civil::date(2024, 5, 6), "2024-05-06");
     is_written(jiff::civil::time(7, 8, 9, 0), "07:08:09");
     is_written(jiff::civil::date(2024, 5, 6).at(7, 8, 9, 0), "2024-05-06T07:08:09");
-    is_written(jiff::SignedDuration::from_secs(-90), "-PT1M30S");
+    is_written(jiff::SignedDuration::from_secs(-90), "-1m30s");
     is_written("2024-05-06T07:08:09Z".parse::<chrono::DateTime<chrono::Utc>>().unwrap(), "2024-05-06T07:08:09Z");
     is_written(chrono::NaiveDate::from_ymd_opt(2024, 5, 6).unwrap(), "2024-05-06");
     is_written(chrono::NaiveTime::from_hms_opt(7, 8, 9).unwrap(), "07:08:09");
