@@ -46,7 +46,7 @@ impl Client {
     /// Connects to the store of this address and sees that it answers.
     ///
     /// - `etcd://[user:password@]host[:2379][,host…][/namespace]`: etcd v3 over gRPC; `etcds://` the same over TLS. `http://` and `https://` mean the same
-    ///   two.
+    ///   two. In user and password `/`, `@`, `?`, `#` and `%` are percent-encoded (`%2F`, …), as is an `@` in the namespace.
     /// - `etcd2://` and `etcd2s://`: the v2 keys API over HTTP.
     /// - `memory:`: an embedded store of its own; `memory:name`: one that all in this process share who name it.
     ///

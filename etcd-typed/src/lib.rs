@@ -235,12 +235,14 @@ pub use watch::Interruption;
 ///
 /// ## `json`
 ///
-/// The value is JSON, for any type that serde can read and write.
+/// The value is JSON, for any type that serde can read and write. A value that would not be read back equal, such as NaN or `Some(None)`, is not written;
+/// see [`Json`].
 ///
 /// ## `with = module`
 ///
 /// The value is written by `module::encode(&T) -> Result<B, E>` and read by `module::decode(&[u8]) -> Result<T, E>`, with any `B: Into<Bytes>` and
-/// `E: Display`.
+/// `E: Display`. A write is refused with [`Encode`](ErrorKind::Encode) where `decode` does not give the value back: compared with `==` if the type has it,
+/// else by what `encode` makes of both.
 ///
 /// ```
 /// # use etcd_typed::EtcdSchema;
