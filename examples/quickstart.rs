@@ -82,7 +82,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     cfg.set(&settings).non_atomic().await?;
     step("written and read", &*cfg.get().await?, &settings)?;
     let stored = client.entry::<String>("/etcd-typed/quickstart/timeout")?;
-    step("a duration as a person would type it", stored.get().await?.as_deref().map(String::as_str), Some("1m 30s"))?;
+    step("a duration as a person would type it", stored.get().await?.as_deref().map(String::as_str), Some("1m30s"))?;
 
     println!("\nchanges as they arrive");
     let mut changes = cfg.watch().await?;

@@ -27,19 +27,34 @@ where
                     ::etcd_typed::__private::value::<String>(),
                 ),
                 ::etcd_typed::__private::Leaf::new(
-                    ::etcd_typed::__private::json::<T>().secret(),
+                    {
+                        #[allow(unused_imports)]
+                        use ::etcd_typed::__private::NotComparable as _;
+                        ::etcd_typed::__private::compared(
+                            ::etcd_typed::__private::json::<T>(),
+                            ::etcd_typed::__private::Comparable::<T>::EQUAL,
+                        )
+                    }
+                        .secret(),
                 ),
                 ::etcd_typed::__private::Leaf::new(
-                    ::etcd_typed::Codec::<
-                        u32,
-                    >::with(
-                            |value: &u32| ::etcd_typed::__private::encoded(
-                                hex::encode(value),
+                    {
+                        #[allow(unused_imports)]
+                        use ::etcd_typed::__private::NotComparable as _;
+                        ::etcd_typed::__private::compared(
+                            ::etcd_typed::Codec::<
+                                u32,
+                            >::with(
+                                |value: &u32| ::etcd_typed::__private::encoded(
+                                    hex::encode(value),
+                                ),
+                                |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
+                                    hex::decode(value),
+                                ),
                             ),
-                            |value: &[::core::primitive::u8]| ::etcd_typed::__private::checked(
-                                hex::decode(value),
-                            ),
+                            ::etcd_typed::__private::Comparable::<u32>::EQUAL,
                         )
+                    }
                         .validated(|value: &u32| ::etcd_typed::__private::checked(
                             odd(value),
                         )),

@@ -24,6 +24,12 @@ impl ::etcd_typed::EtcdValue for Level {
             _ => ::core::result::Result::Err(::etcd_typed::__private::not_a(Self::TYPE)),
         }
     }
+    fn survives(
+        &self,
+        _: &::etcd_typed::__private::Bytes,
+    ) -> ::core::result::Result<(), ::etcd_typed::ValueError> {
+        ::core::result::Result::Ok(())
+    }
 }
 #[automatically_derived]
 #[allow(deprecated)]
@@ -41,5 +47,11 @@ impl ::etcd_typed::EtcdValue for Port {
         __bytes: &[::core::primitive::u8],
     ) -> ::core::result::Result<Self, ::etcd_typed::ValueError> {
         <u16 as ::etcd_typed::EtcdValue>::decode(__bytes).map(Self)
+    }
+    fn survives(
+        &self,
+        __bytes: &::etcd_typed::__private::Bytes,
+    ) -> ::core::result::Result<(), ::etcd_typed::ValueError> {
+        <u16 as ::etcd_typed::EtcdValue>::survives(&self.0, __bytes)
     }
 }

@@ -2,6 +2,7 @@
 
 mod address;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,7 +60,7 @@ impl Client {
     /// Connects to the store of this address and sees that it answers.
     ///
     /// - `etcd://[user:password@]host[:2379][,host…][/namespace]`: etcd v3 over gRPC; `etcds://` the same over TLS. `http://` and `https://` mean the same
-    ///   two.
+    ///   two. In user and password `/`, `@`, `?`, `#` and `%` are percent-encoded (`%2F`, …), as is an `@` in the namespace.
     /// - `etcd2://` and `etcd2s://`: the v2 keys API over HTTP.
     /// - `memory:`: an embedded store of its own; `memory:name`: one that all in this process share who name it.
     ///
@@ -264,8 +265,8 @@ impl Client {
     }
 }
 
-/// Options of a [`Client`]; from [`Client::builder`].
-#[derive(Clone, Debug)]
+/// Options of a [`Client`]; from [`Client::builder`]. `Debug` shows neither the password nor the key, wherever they were given.
+#[derive(Clone)]
 #[must_use = "a builder does nothing until `connect` or `connect_lazy`"]
 pub struct ClientBuilder {
     address: String,
@@ -275,6 +276,23 @@ pub struct ClientBuilder {
     retry: RetryPolicy,
     namespace: Option<String>,
     tune: Tuning,
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, credentials, tls, tls_files, retry, namespace, tune } = self;
+        // What is no address may be anything.
+        let address = Address::parse(address).map_err(|error| error.kind());
+        f.debug_struct("ClientBuilder")
+            .field("address", &address)
+            .field("credentials", credentials)
+            .field("tls", tls)
+            .field("tls_files", tls_files)
+            .field("retry", retry)
+            .field("namespace", namespace)
+            .field("tune", tune)
+            .finish()
+    }
 }
 
 /// Files that are read when the client is made.
@@ -438,6 +456,47 @@ fn open(protocol: Protocol, options: ConnectOptions) -> Result<Arc<dyn Store>> {
             let _ = options;
             let message = format!("this address needs the feature `{feature}` of the crate etcd-typed");
             Err(Error::new(ErrorKind::Unsupported, message))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn random_password_is_in_no_debug(password in "XYZZY[ -~]{0,12}", key in "XYZZY[a-z]{0,9}", ns in "[ -~]{0,3}") {
+            let encoded = percent_encoding::utf8_percent_encode(&password, percent_encoding::NON_ALPHANUMERIC);
+            let builders = [
+                Client::builder(&format!("etcd://root:{encoded}@h")),
+                Client::builder(&format!("etcd2://root:{encoded}@h")),
+                Client::builder(&format!("etcd://root:{password}@h/{ns}")),
+                Client::builder(&format!("etcds://root:{encoded}@h/{ns}")).identity(key.clone(), key.clone()),
+                Client::builder("etcd://h").credentials("root", password.clone()),
+                Client::builder("etcd2://h").credentials("root", password.clone()),
+                Client::builder("etcd2s://h").ca_certificate(key.clone()).identity(key.clone(), key),
+                Client::builder(&password),
+            ];
+            for builder in builders {
+                let shown = format!("{builder:?} {:?}", builder.clone().connect_lazy());
+                prop_assert!(!shown.contains("XYZZY"), "{}", shown);
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(all(feature = "v2", feature = "v3"))]
+    fn host_with_credentials_is_refused_unquoted() {
+        for host in ["root:hunter2@h", "hunter2 x", "hunter2/x", "hunter2?"] {
+            let endpoint = crate::store::connect::Endpoint { host: host.to_owned(), port: 2379 };
+            for protocol in [Protocol::V3, Protocol::V2] {
+                let error = open(protocol, ConnectOptions::new(vec![endpoint.clone()])).map(|_| ()).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::InvalidUrl, "{host}");
+                assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+            }
         }
     }
 }

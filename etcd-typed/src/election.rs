@@ -17,7 +17,7 @@ use crate::key::{Key, KeyError};
 use crate::revision::{LeaseId, Revision};
 use crate::telemetry;
 use crate::turn::{Contender, Guard, Token, Turn};
-use crate::value::EtcdValue;
+use crate::value::{Codec, EtcdValue};
 
 /// What an election is called in metrics and events.
 pub(crate) const KIND: &str = "election";
@@ -308,7 +308,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
 }
 
 fn encode<T: EtcdValue>(value: &T, key: &Key) -> Result<Bytes> {
-    value.encode().map_err(|reason| Error::new(ErrorKind::Encode, reason.to_string()).at(key))
+    Codec::value().encode(value).map_err(|reason| Error::new(ErrorKind::Encode, reason.to_string()).at(key))
 }
 
 /// The leadership while [`Election::lead`] runs the work. When it is dropped the leadership is given up, whoever else has a share in it.
@@ -422,7 +422,7 @@ impl<T> Candidate<Result<T>> {
 impl<T: EtcdValue> Candidate<Result<T>> {
     fn of(contender: Contender) -> Self {
         let Contender { key, fence, modified, lease, value } = contender;
-        let value = T::decode(&value).map_err(|reason| {
+        let value = Codec::value().decode(&value).map_err(|reason| {
             let (reason, revision) = (reason.to_string(), Some(modified));
             Error::undecodable(Problem { key: key.clone(), kind: ProblemKind::Undecodable, reason, revision })
         });

@@ -44,7 +44,7 @@ pub enum ErrorKind {
     Conflict,
     /// What is stored is not a value of the type. Repeating does not help; mend the value.
     Decode,
-    /// The value cannot be stored: its type's own `encode` refused it.
+    /// The value cannot be stored: its type's own `encode` refused it, or a read of what it wrote would give another value. Nothing was sent.
     Encode,
     /// A whole struct is wrong: [`Error::problems`] lists every field that is missing, undecodable or fails its validation. Or the
     /// request is one that no store takes, such as two writes of one key in one transaction; the message says what.

@@ -249,6 +249,13 @@ impl fmt::Display for KeyError {
     }
 }
 
+impl KeyError {
+    /// Why, without the text.
+    pub(crate) fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
 impl std::error::Error for KeyError {}
 
 /// Why a segment cannot be used as it was typed.

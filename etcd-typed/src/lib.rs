@@ -178,7 +178,7 @@ pub use watch::Interruption;
 /// let client = Client::connect("memory:").await?;
 /// let cfg = CheckoutDir::open(&client, "prod")?;
 ///
-/// cfg.timeout.set(&Duration::from_secs(90)).await?; // /prod/checkout/timeout is `1m 30s`
+/// cfg.timeout.set(&Duration::from_secs(90)).await?; // /prod/checkout/timeout is `1m30s`
 /// cfg.database.pool.set(&16).await?; // /prod/checkout/database/pool is `16`
 /// cfg.quotas.entry("acme")?.set(&7).await?; // /prod/checkout/quotas/acme is `7`
 ///
@@ -236,12 +236,14 @@ pub use watch::Interruption;
 ///
 /// ## `json`
 ///
-/// The value is JSON, for any type that serde can read and write.
+/// The value is JSON, for any type that serde can read and write. A value that would not be read back equal, such as NaN or `Some(None)`, is not written;
+/// see [`Json`].
 ///
 /// ## `with = module`
 ///
 /// The value is written by `module::encode(&T) -> Result<B, E>` and read by `module::decode(&[u8]) -> Result<T, E>`, with any `B: Into<Bytes>` and
-/// `E: Display`.
+/// `E: Display`. A write is refused with [`Encode`](ErrorKind::Encode) where `decode` does not give the value back: compared with `==` if the type has it,
+/// else by what `encode` makes of both.
 ///
 /// ```
 /// # use etcd_typed::EtcdSchema;

@@ -195,7 +195,7 @@ impl<T: Send + Sync + 'static> Live<T> {
 
     /// Calls `f` with every newer state, in a task of its own, until the guard is dropped. If states come faster than `f` returns, it sees the newest
     /// and not each; nobody else waits for it. It must not block: for work that waits use [`stream`](Self::stream) in a task. If it
-    /// panics, the calls end, and nothing else.
+    /// panics, that call ends, an event tells it, and the next state is given to it again.
     pub fn on_change(&self, f: impl FnMut(&Versioned<T>) + Send + 'static) -> Subscription {
         Subscription::new(self.clone(), f)
     }

@@ -1,6 +1,7 @@
 //! What derived code calls. Not covered by semantic versioning; `etcd-derive` is pinned to the same version.
 
 use std::fmt::{self, Debug, Write as _};
+use std::marker::PhantomData;
 
 pub use bytes::Bytes;
 use serde::Serialize;
@@ -157,6 +158,28 @@ pub const fn value<T: EtcdValue>() -> Codec<T> {
 pub const fn json<T: Serialize + DeserializeOwned>() -> Codec<T> {
     Codec::json()
 }
+
+/// The codec of a `json` or `with` field, whose values are compared with this if they are read back.
+pub const fn compared<T>(codec: Codec<T>, equal: Option<fn(&T, &T) -> bool>) -> Codec<T> {
+    codec.compared(equal)
+}
+
+/// `Comparable::<T>::EQUAL` is `==` of `T`, if it has one, and else none: the inherent constant goes before that of the trait.
+#[derive(Debug)]
+pub struct Comparable<T>(PhantomData<T>);
+
+impl<T: PartialEq> Comparable<T> {
+    /// See [`Comparable`].
+    pub const EQUAL: Option<fn(&T, &T) -> bool> = Some(T::eq);
+}
+
+/// See [`Comparable`].
+pub trait NotComparable<T> {
+    /// See [`Comparable`].
+    const EQUAL: Option<fn(&T, &T) -> bool> = None;
+}
+
+impl<T> NotComparable<T> for Comparable<T> {}
 
 /// What `#[etcd(json)]` needs of a generic type.
 pub trait Serde: Serialize + DeserializeOwned {}

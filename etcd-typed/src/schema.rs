@@ -29,7 +29,7 @@ use crate::error::{Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::{LeaseId, Revision};
 use crate::store::KeyValue;
-use crate::value::{Codec, EtcdValue, ValueError};
+use crate::value::{Codec, EtcdValue, ValueError, contained};
 use crate::version::{Versioned, Versions};
 
 /// A struct that lies in a directory: one key for each field, deeper directories for nested structs and maps.
@@ -219,6 +219,11 @@ pub(crate) fn encode_with(directory: &Key, write: impl FnOnce(&mut Encoder<'_>))
     encoder.finish().map_err(|error| error.at(directory))
 }
 
+/// The validation of a struct as a whole.
+fn validated<S: Schema>(value: &S) -> std::result::Result<(), ValueError> {
+    contained("the validation", || value.validate())
+}
+
 /// The validation of one value at its own key.
 pub(crate) fn validate_value<T>(key: &Key, value: &T, codec: &Codec<T>) -> Option<Problem> {
     let reason = codec.validate(value).err()?;
@@ -275,7 +280,7 @@ impl<T: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static> MapKey for
 
 /// The segment that stands for a map key.
 pub(crate) fn segment_of<K: MapKey>(key: &K) -> Result<String, ValueError> {
-    let bytes = key.encode()?;
+    let bytes = Codec::value().encode(key)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| ValueError::new("a map key is text; this one's stored form is not UTF-8"))?;
     Ok(key::escape(text).into_owned())
 }
@@ -285,8 +290,9 @@ pub(crate) fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind
     let foreign = |reason: String| (ProblemKind::ForeignKey, reason);
     let text = key::unescape(segment)
         .ok_or_else(|| foreign(format!("the key's name is not escaped as this library does it: write `{}`", key::escape(segment))))?;
-    let value = K::decode(text.as_bytes()).map_err(|reason| foreign(format!("the key's name: {reason}")))?;
-    if value.is_stored_as(text.as_bytes()) {
+    let value: K = Codec::value().decode(text.as_bytes()).map_err(|reason| foreign(format!("the key's name: {reason}")))?;
+    let is_own = contained("the comparison", || Ok(value.is_stored_as(text.as_bytes())));
+    if is_own.map_err(|reason| foreign(format!("the key's name: {reason}")))? {
         return Ok(value);
     }
     match segment_of(&value) {

@@ -71,6 +71,7 @@
 //! | `etcd_typed::view` | debug | `applied` | `pattern`, `revision` | a live view shows a new state |
 //! | `etcd_typed::view` | warn | `rejected` | `pattern`, `revision`, `problems` | what is stored does not decode or fails a validation, at so many keys; the last good state stays |
 //! | `etcd_typed::view` | info | `recovered` | `pattern` | nothing is wrong with the view any more |
+//! | `etcd_typed::view` | error | `callback panicked` | `pattern` | a function given to [`on_change`](crate::Live::on_change) panicked; it is called with the next state again |
 //! | `etcd_typed::view` | warn | `started from disk` | `pattern`, `revision`, `cause`, `error` | there is no state of the server's: a live view begins with that of its file (feature `snapshot`) |
 //! | `etcd_typed::view` | warn | `not kept on disk` | `pattern`, `path`, `error` | a state could not be written to a live view's file; the next one is tried (feature `snapshot`) |
 //! | `etcd_typed::view` | debug | `not proved` | `pattern`, `cause`, `error` | how far the server is could not be read; the staleness grows |
@@ -356,6 +357,11 @@ impl ViewTelemetry {
     pub(crate) fn rejected(&self, revision: Revision, problems: usize) {
         tracing::warn!(target: "etcd_typed::view", pattern = self.pattern, %revision, problems, "rejected");
         count(&VIEW_REJECTED, &[self.pattern]);
+    }
+
+    /// A function that was called with its state panicked. What it said is for the panic hook to tell: it may quote values.
+    pub(crate) fn callback_panicked(&self) {
+        tracing::error!(target: "etcd_typed::view", pattern = self.pattern, "callback panicked");
     }
 
     /// Whether anything is wrong with it now.

@@ -1,22 +1,44 @@
-//! `EtcdValue`: one value and its bytes; `Codec`: how one field does it. What is written is what a person would type.
+//! `EtcdValue`: one value and its bytes; `Codec`: how one field does it. What is written is what a person would type, and is read back equal.
 
+mod duration;
+mod json;
+mod time;
+
+use std::any::Any;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::num::{
     NonZeroI8, NonZeroI16, NonZeroI32, NonZeroI64, NonZeroI128, NonZeroIsize, NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64, NonZeroU128,
     NonZeroUsize,
 };
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+pub use json::Json;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// A type that is stored as the value of one key.
 ///
-/// The stored form is the text that a person would type with a command-line client: `8080`, `debug`, `1m 30s`; never `"8080"`.
+/// The stored form is the text that a person would type with a command-line client: `8080`, `debug`, `1m30s`; never `"8080"`.
 /// Reading takes surrounding white space off where the type has none of its own (a value written with `echo` ends with a newline).
+///
+/// A write stores only what a read returns equal; [`survives`](Self::survives) says how this is known. Everything else is refused with
+/// [`Encode`](crate::ErrorKind::Encode) before it is sent.
+///
+/// If a method panics, this is an error of the key that it was called for, and nothing else stops: `Decode` or `Invalid` for a read, `Encode` for a write.
+/// The program's panic hook still runs. With `panic = "abort"` the program ends.
+///
+/// | type | stored form |
+/// |---|---|
+/// | `bool`, integers, `f32`, `f64`, `char`, IP and socket addresses, UUID | as `Display` writes it. A number that only infinity is near enough to, such as `1e400`, is refused |
+/// | `String`, `PathBuf`, `Bytes`, `Vec<u8>` | as it is. etcd v2 stores text only |
+/// | `Duration`, `jiff::SignedDuration` | `1m30s`, with `h`, `m`, `s`, `ms`, `us`, `ns`, as Go's `time.ParseDuration` reads it. `1m 30s`, `1.5h`, `90 seconds`, `2days`, `1week` are read too. Months and years are refused, since they differ in length, and `M`, which may mean minutes |
+/// | `jiff::Span` | the same without days and what is longer, else ISO 8601: `P1M2DT3H` |
+/// | `SystemTime`, `chrono::DateTime`, `jiff::Timestamp` | RFC 3339 |
+/// | dates, times of day, `jiff::civil::DateTime` | ISO 8601. A text with an offset, or another part that the type does not have, is refused |
+/// | `url::Url` | as it is. Without `//` after the scheme it needs one of the schemes that have no host, such as `mailto:`, since `localhost:80` is a URL with the scheme `localhost` |
 ///
 /// Derive it for enums without data and for newtypes. For any serde type there is `#[etcd(json)]` on the field, or [`Json`].
 /// Types of your own write it by hand:
@@ -62,7 +84,7 @@ pub trait EtcdValue: Sized {
     /// [`ValueError`] for a value that has none (a path that is not UTF-8).
     fn encode(&self) -> Result<Bytes, ValueError>;
 
-    /// Reads the stored form. It is called with whatever anybody wrote there and never panics.
+    /// Reads the stored form. It is called with whatever bytes are stored, by any program.
     ///
     /// # Errors
     ///
@@ -84,6 +106,42 @@ pub trait EtcdValue: Sized {
     #[must_use]
     fn is_stored_as(&self, bytes: &[u8]) -> bool {
         self.encode().is_ok_and(|stored| stored == bytes)
+    }
+
+    /// Says whether reading `stored`, which [`encode`](Self::encode) gave for this value, gives an equal value. It is asked before each write.
+    ///
+    /// The default reads `stored` and compares the stored form of what it read. It does not notice a type that rounds when it is written; such a type
+    /// compares the values:
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use etcd_typed::{EtcdValue, ValueError};
+    /// # #[derive(Debug, PartialEq)]
+    /// struct Percent(f64); // written as `12%`
+    /// # impl EtcdValue for Percent {
+    /// # const TYPE: &'static str = "percent";
+    /// # fn encode(&self) -> Result<Bytes, ValueError> { Ok(format!("{:.0}%", self.0).into()) }
+    /// # fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
+    /// #     let text = std::str::from_utf8(bytes).map_err(ValueError::new)?;
+    /// #     text.trim_end_matches('%').parse().map(Self).map_err(ValueError::new)
+    /// # }
+    ///
+    /// fn survives(&self, stored: &Bytes) -> Result<(), ValueError> {
+    ///     if Self::decode(stored)? == *self { Ok(()) } else { Err(ValueError::new("a percentage is a whole number")) }
+    /// }
+    /// # }
+    /// # for (percent, survives) in [(12.0, true), (12.3, false)] {
+    /// #     let percent = Percent(percent);
+    /// #     assert_eq!(percent.encode().and_then(|stored| percent.survives(&stored)).is_ok(), survives);
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ValueError`] where it does not.
+    fn survives(&self, stored: &Bytes) -> Result<(), ValueError> {
+        let read = Self::decode(stored).map_err(unreadable)?;
+        has_form_of(&read, self, stored, Self::encode)
     }
 }
 
@@ -109,6 +167,12 @@ impl std::error::Error for ValueError {}
 /// Whether a value may be written.
 type Check<T> = fn(&T) -> Result<(), ValueError>;
 
+/// `==`.
+type Equal<T> = fn(&T, &T) -> bool;
+
+/// Whether a value is read back equal from its stored form.
+type Survives<T> = fn(&T, &Bytes, &Codec<T>) -> Result<(), ValueError>;
+
 /// How the values of one key are read, written and checked. The derive makes one for each field from its attributes; without
 /// derive, [`Codec::value`] is what [`Client::entry`](crate::Client::entry) uses.
 pub struct Codec<T> {
@@ -117,6 +181,8 @@ pub struct Codec<T> {
     decode: fn(&[u8]) -> Result<T, ValueError>,
     /// Where the type has one.
     decode_shared: Option<fn(&Bytes) -> Result<T, ValueError>>,
+    survives: Survives<T>,
+    equal: Option<Equal<T>>,
     validate: Option<Check<T>>,
     secret: bool,
 }
@@ -139,30 +205,41 @@ impl<T: EtcdValue> Codec<T> {
     /// The type's own stored form.
     #[must_use]
     pub const fn value() -> Self {
-        Self {
-            type_name: T::TYPE,
-            encode: T::encode,
-            decode: T::decode,
-            decode_shared: Some(T::decode_shared),
-            validate: None,
-            secret: false,
-        }
+        let survives: Survives<T> = |value, stored, _| value.survives(stored);
+        Self { type_name: T::TYPE, decode_shared: Some(T::decode_shared), survives, ..Self::with(T::encode, T::decode) }
     }
 }
 
 impl<T: Serialize + DeserializeOwned> Codec<T> {
-    /// JSON, for any serde type.
+    /// JSON, for any serde type; see [`Json`].
     #[must_use]
     pub const fn json() -> Self {
-        Self { type_name: JSON, encode: encode_json, decode: decode_json, decode_shared: None, validate: None, secret: false }
+        let survives: Survives<T> = |value, stored, codec| json::survives(value, stored, codec.equal_to_itself(value));
+        Self { type_name: json::JSON, survives, ..Self::with(json::encode, json::decode) }
     }
 }
 
 impl<T> Codec<T> {
-    /// Two functions of the caller.
+    /// Two functions of the caller. A value that `decode` does not make of what `encode` makes of it is not written. It is compared by its stored form,
+    /// in a derived struct by `==` where the type has it.
     #[must_use]
     pub const fn with(encode: fn(&T) -> Result<Bytes, ValueError>, decode: fn(&[u8]) -> Result<T, ValueError>) -> Self {
-        Self { type_name: "custom", encode, decode, decode_shared: None, validate: None, secret: false }
+        let survives: Survives<T> = |value, stored, codec| {
+            let read = (codec.decode)(stored).map_err(unreadable)?;
+            match codec.equal_to_itself(value) {
+                Some(equal) if equal(value, &read) => Ok(()),
+                Some(_) => Err(changed()),
+                None => has_form_of(&read, value, stored, codec.encode),
+            }
+        };
+        Self { type_name: "custom", encode, decode, decode_shared: None, survives, equal: None, validate: None, secret: false }
+    }
+
+    /// Compares with this what is read back.
+    #[must_use]
+    pub(crate) const fn compared(mut self, equal: Option<fn(&T, &T) -> bool>) -> Self {
+        self.equal = equal;
+        self
     }
 
     /// Runs this check on every value before it is written, and before a live view shows it.
@@ -195,63 +272,111 @@ impl<T> Codec<T> {
         self.validate.is_some()
     }
 
+    /// `==`, unless the value is not equal to itself, as NaN is not.
+    fn equal_to_itself(&self, value: &T) -> Option<Equal<T>> {
+        self.equal.filter(|equal| equal(value, value))
+    }
+
+    /// The stored form of a value that is to be written: a read of it gives an equal value.
     pub(crate) fn encode(&self, value: &T) -> Result<Bytes, ValueError> {
-        (self.encode)(value).map_err(|reason| self.masked(reason))
+        let stored = self.form(value)?;
+        let survives = || if stored == LOST { Err(changed()) } else { (self.survives)(value, &stored, self) };
+        contained("the check that the value can be read back", survives).map_err(|reason| self.masked(reason))?;
+        Ok(stored)
+    }
+
+    /// The stored form of a value that was read.
+    pub(crate) fn form(&self, value: &T) -> Result<Bytes, ValueError> {
+        contained("the encoder", || (self.encode)(value)).map_err(|reason| self.masked(reason))
     }
 
     pub(crate) fn decode(&self, bytes: &[u8]) -> Result<T, ValueError> {
-        (self.decode)(bytes).map_err(|reason| self.masked(reason))
+        contained("the decoder", || if bytes == LOST { Err(lost()) } else { (self.decode)(bytes) }).map_err(|reason| self.masked(reason))
     }
 
     /// See [`EtcdValue::decode_shared`].
     pub(crate) fn decode_shared(&self, bytes: &Bytes) -> Result<T, ValueError> {
         match self.decode_shared {
-            Some(decode) => decode(bytes).map_err(|reason| self.masked(reason)),
-            None => self.decode(bytes),
+            Some(decode) if bytes != LOST => contained("the decoder", || decode(bytes)).map_err(|reason| self.masked(reason)),
+            _ => self.decode(bytes),
         }
     }
 
     pub(crate) fn validate(&self, value: &T) -> Result<(), ValueError> {
-        self.validate.map_or(Ok(()), |validate| validate(value)).map_err(|reason| self.masked(reason))
+        let Some(validate) = self.validate else { return Ok(()) };
+        contained("the validation", || validate(value)).map_err(|reason| self.masked(reason))
     }
 
-    fn masked(&self, reason: ValueError) -> ValueError {
+    pub(crate) fn masked(&self, reason: ValueError) -> ValueError {
         if self.secret { ValueError::new("*** (a secret: the reason is not shown)") } else { reason }
     }
 }
 
-const JSON: &str = "JSON";
-
-fn encode_json<T: Serialize>(value: &T) -> Result<Bytes, ValueError> {
-    serde_json::to_vec(value).map(Bytes::from).map_err(ValueError::new)
+/// Runs a function of the caller's types. If it panics, the value is refused and nothing else: a text in the store must not end the task that reads it.
+pub(crate) fn contained<T>(what: &str, run: impl FnOnce() -> Result<T, ValueError>) -> Result<T, ValueError> {
+    // What it leaves half done is its own, and is not used after a panic.
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(panicked(what, &*panic)))
 }
 
-fn decode_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError> {
-    serde_json::from_slice(bytes).map_err(ValueError::new)
+#[cold]
+fn panicked(what: &str, panic: &(dyn Any + Send)) -> ValueError {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    match text {
+        Some(text) => ValueError::new(format_args!("{what} panicked: {text}")),
+        None => ValueError::new(format_args!("{what} panicked")),
+    }
 }
 
-/// Any serde type as JSON in one key, where no field attribute can say so: `client.entry::<Json<Features>>("/features")`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Json<T>(
-    /// The value.
-    pub T,
-);
+/// What the v2 store gives for a value that the server returned with bytes replaced, since v2 answers in JSON and those were not UTF-8. No codec reads it.
+pub(crate) const LOST: &[u8] = b"\xffetcd-typed: this value is not UTF-8, and etcd v2 does not return such values\xff";
 
-impl<T: Serialize + DeserializeOwned> EtcdValue for Json<T> {
-    const TYPE: &'static str = JSON;
+fn lost() -> ValueError {
+    ValueError::new("it is not UTF-8 text, and etcd v2 returned it with bytes replaced; write it as text, or use etcd v3")
+}
 
-    fn encode(&self) -> Result<Bytes, ValueError> {
-        encode_json(&self.0)
-    }
+fn unreadable(reason: ValueError) -> ValueError {
+    ValueError::new(format_args!("its stored form cannot be read: {reason}"))
+}
 
-    fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-        decode_json(bytes).map(Self)
-    }
+fn changed() -> ValueError {
+    ValueError::new("its stored form is read as another value")
+}
+
+/// Whether what was read is the value, as far as the stored forms can tell.
+fn has_form_of<T>(read: &T, value: &T, stored: &Bytes, encode: fn(&T) -> Result<Bytes, ValueError>) -> Result<(), ValueError> {
+    let again = encode(read).map_err(|_| changed())?;
+    // A set comes in another order each time it is made, and what is encrypted has another form each time it is written.
+    if again == stored || has_bytes_of(&again, stored) || encode(value)? != stored { Ok(()) } else { Err(changed()) }
+}
+
+/// Whether both consist of the same bytes, in any order.
+fn has_bytes_of(one: &[u8], other: &[u8]) -> bool {
+    let count = |bytes: &[u8]| {
+        let mut counts = [0_usize; 256];
+        bytes.iter().for_each(|byte| counts[usize::from(*byte)] += 1);
+        counts
+    };
+    one.len() == other.len() && count(one) == count(other)
+}
+
+/// [`EtcdValue::survives`] of a type whose `==` says whether a value is the same.
+fn unchanged<T: EtcdValue + PartialEq>(value: &T, stored: &Bytes) -> Result<(), ValueError> {
+    if T::decode(stored).map_err(unreadable)? == *value { Ok(()) } else { Err(changed()) }
 }
 
 fn text(bytes: &[u8]) -> Result<&str, ValueError> {
     std::str::from_utf8(bytes).map_err(|_| ValueError::new("not UTF-8 text"))
 }
+
+/// Of a type whose values all have a stored form of their own.
+macro_rules! exact {
+    () => {
+        fn survives(&self, _: &Bytes) -> Result<(), ValueError> {
+            Ok(())
+        }
+    };
+}
+use exact;
 
 /// `$type`s whose text is `Display` and `FromStr`.
 macro_rules! text_values {
@@ -266,51 +391,82 @@ macro_rules! text_values {
             fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
                 text(bytes)?.trim().parse().map_err(|reason| ValueError::new(format_args!("not a value of type {}: {reason}", $name)))
             }
+
+            fn survives(&self, stored: &Bytes) -> Result<(), ValueError> {
+                crate::value::unchanged(self, stored)
+            }
         }
     )+};
 }
+use text_values;
 
 text_values!("boolean": bool);
 text_values!("integer": i8, i16, i32, i64, i128, isize);
 text_values!("unsigned integer": u8, u16, u32, u64, u128, usize);
 text_values!("integer, not 0": NonZeroI8, NonZeroI16, NonZeroI32, NonZeroI64, NonZeroI128, NonZeroIsize);
 text_values!("positive integer": NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64, NonZeroU128, NonZeroUsize);
-text_values!("number": f32, f64);
 text_values!("IP address": IpAddr, Ipv4Addr, Ipv6Addr);
+// The flow of an IPv6 address has no place in the text.
 text_values!("address:port": SocketAddr, SocketAddrV4, SocketAddrV6);
-#[cfg(feature = "chrono")]
-text_values!("date and time with offset": chrono::DateTime<chrono::FixedOffset>);
-#[cfg(feature = "chrono")]
-text_values!("date": chrono::NaiveDate);
-#[cfg(feature = "chrono")]
-text_values!("time of day": chrono::NaiveTime);
-#[cfg(feature = "jiff")]
-text_values!("timestamp": jiff::Timestamp);
-#[cfg(feature = "jiff")]
-text_values!("date": jiff::civil::Date);
-#[cfg(feature = "jiff")]
-text_values!("time of day": jiff::civil::Time);
-#[cfg(feature = "jiff")]
-text_values!("date and time": jiff::civil::DateTime);
-#[cfg(feature = "jiff")]
-text_values!("duration": jiff::SignedDuration, jiff::Span);
-#[cfg(feature = "url")]
-text_values!("URL": url::Url);
 #[cfg(feature = "uuid")]
 text_values!("UUID": uuid::Uuid);
 
-#[cfg(feature = "chrono")]
-impl EtcdValue for chrono::DateTime<chrono::Utc> {
-    const TYPE: &'static str = "date and time (RFC 3339)";
+macro_rules! floats {
+    ($($type:ty),+) => {$(
+        impl EtcdValue for $type {
+            const TYPE: &'static str = "number";
+
+            fn encode(&self) -> Result<Bytes, ValueError> {
+                Ok(self.to_string().into())
+            }
+
+            fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
+                let text = text(bytes)?.trim();
+                let number: Self = text.parse().map_err(|reason| ValueError::new(format_args!("not a value of type number: {reason}")))?;
+                // `inf` is infinity, and 1e400 is not.
+                if number.is_infinite() && text.contains(|c: char| c.is_ascii_digit()) {
+                    return Err(ValueError::new(concat!("not a value of type number: it is too large for an `", stringify!($type), "`")));
+                }
+                Ok(number)
+            }
+
+            exact!();
+        }
+    )+};
+}
+
+floats!(f32, f64);
+
+#[cfg(feature = "url")]
+impl EtcdValue for url::Url {
+    const TYPE: &'static str = "URL";
 
     fn encode(&self) -> Result<Bytes, ValueError> {
-        Ok(self.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true).into())
+        with_scheme(self)?;
+        Ok(Bytes::copy_from_slice(self.as_str().as_bytes()))
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-        let time = chrono::DateTime::parse_from_rfc3339(text(bytes)?.trim());
-        time.map(|time| time.to_utc()).map_err(|reason| ValueError::new(format_args!("not a date and time: {reason}")))
+        let url = text(bytes)?.trim().parse().map_err(|reason| ValueError::new(format_args!("not a URL: {reason}")))?;
+        with_scheme(&url)?;
+        Ok(url)
     }
+
+    fn survives(&self, stored: &Bytes) -> Result<(), ValueError> {
+        unchanged(self, stored)
+    }
+}
+
+/// Refuses `localhost:80` and `fe80::1`, which are URLs with the schemes `localhost` and `fe80`.
+#[cfg(feature = "url")]
+fn with_scheme(url: &url::Url) -> Result<(), ValueError> {
+    /// They have no host.
+    const WITHOUT_HOST: [&str; 14] =
+        ["about", "blob", "data", "file", "geo", "magnet", "mailto", "news", "sip", "sips", "sqlite", "tel", "unix", "urn"];
+    if url.has_authority() || WITHOUT_HOST.contains(&url.scheme()) {
+        return Ok(());
+    }
+    Err(ValueError::new("not a URL: it has no `//` and no host after its scheme; write the scheme, as in `http://localhost:80`"))
 }
 
 impl EtcdValue for String {
@@ -327,6 +483,8 @@ impl EtcdValue for String {
     fn is_stored_as(&self, bytes: &[u8]) -> bool {
         self.as_bytes() == bytes
     }
+
+    exact!();
 }
 
 impl EtcdValue for char {
@@ -339,6 +497,8 @@ impl EtcdValue for char {
     fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
         text(bytes)?.parse().map_err(|_| ValueError::new("not exactly one character"))
     }
+
+    exact!();
 }
 
 impl EtcdValue for Bytes {
@@ -355,6 +515,8 @@ impl EtcdValue for Bytes {
     fn decode_shared(bytes: &Bytes) -> Result<Self, ValueError> {
         Ok(bytes.clone())
     }
+
+    exact!();
 }
 
 impl EtcdValue for Vec<u8> {
@@ -367,35 +529,8 @@ impl EtcdValue for Vec<u8> {
     fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
         Ok(bytes.to_vec())
     }
-}
 
-impl EtcdValue for Duration {
-    const TYPE: &'static str = "duration, as in `1m 30s`";
-
-    fn encode(&self) -> Result<Bytes, ValueError> {
-        Ok(humantime::format_duration(*self).to_string().into())
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-        humantime::parse_duration(text(bytes)?.trim()).map_err(|reason| ValueError::new(format_args!("not a duration: {reason}")))
-    }
-}
-
-impl EtcdValue for SystemTime {
-    const TYPE: &'static str = "date and time (RFC 3339)";
-
-    fn encode(&self) -> Result<Bytes, ValueError> {
-        // The formatter panics outside of these.
-        const FIRST_OF_YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
-        match self.duration_since(Self::UNIX_EPOCH) {
-            Ok(since) if since < FIRST_OF_YEAR_10000 => Ok(humantime::format_rfc3339(*self).to_string().into()),
-            _ => Err(ValueError::new("a time before 1970 or after 9999")),
-        }
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-        humantime::parse_rfc3339(text(bytes)?.trim()).map_err(|reason| ValueError::new(format_args!("not a date and time: {reason}")))
-    }
+    exact!();
 }
 
 impl EtcdValue for PathBuf {
@@ -409,4 +544,6 @@ impl EtcdValue for PathBuf {
     fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
         text(bytes).map(Self::from)
     }
+
+    exact!();
 }

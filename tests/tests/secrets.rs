@@ -551,8 +551,13 @@ impl Scene {
         for entry in [&vault.leaf, &vault.maybe, &vault.with_default, &vault.custom, &vault.nested.inner, &vault.beside.flat, &token] {
             self.said.error("a field", entry.get().await, ErrorKind::Decode);
             self.said.error("a field", entry.modify(|word| word).await, ErrorKind::Decode);
+            // What could not be read again is not written.
+            self.said.error("a field", entry.swap(&Word::new("unreadable")).await, ErrorKind::Encode);
             // The answer has no value, and the log says that there was one.
-            assert_eq!(entry.swap(&Word::new("unreadable")).await.unwrap(), None);
+            assert_eq!(entry.swap(&Word::good()).await.unwrap(), None);
+        }
+        for path in WORDS {
+            self.put(path, &Word::new("unreadable").0).await;
         }
         self.said.error("JSON", vault.document.get().await, ErrorKind::Decode);
         self.said.error("a map", vault.tokens.get().await, ErrorKind::Invalid);

@@ -120,13 +120,16 @@ fn codec(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
     let value = local("value");
     let new = match &codec.form {
         Form::Own => quote_spanned!(here(ty)=> #krate::__private::value::<#ty>()),
-        Form::Json => quote_spanned!(here(ty)=> #krate::__private::json::<#ty>()),
-        Form::With(module) => quote_spanned! {here(module)=>
-            #krate::Codec::<#ty>::with(
-                |#value: &#ty| #krate::__private::encoded(#module::encode(#value)),
-                |#value: &[::core::primitive::u8]| #krate::__private::checked(#module::decode(#value)),
-            )
-        },
+        Form::Json => compared(krate, ty, &quote_spanned!(here(ty)=> #krate::__private::json::<#ty>())),
+        Form::With(module) => {
+            let with = quote_spanned! {here(module)=>
+                #krate::Codec::<#ty>::with(
+                    |#value: &#ty| #krate::__private::encoded(#module::encode(#value)),
+                    |#value: &[::core::primitive::u8]| #krate::__private::checked(#module::decode(#value)),
+                )
+            };
+            compared(krate, ty, &with)
+        }
     };
     let validated = codec
         .validate
@@ -134,4 +137,13 @@ fn codec(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
         .map(|check| quote_spanned!(here(check)=> .validated(|#value: &#ty| #krate::__private::checked(#check(#value)))));
     let secret = codec.secret.then(|| quote!(.secret()));
     quote!(#new #validated #secret)
+}
+
+/// The codec, and that what is read back is compared by `==` if `ty` has it: with the trait in scope the constant is found for every type.
+fn compared(krate: &Path, ty: &Type, codec: &TokenStream) -> TokenStream {
+    quote_spanned! {here(ty)=> {
+        #[allow(unused_imports)]
+        use #krate::__private::NotComparable as _;
+        #krate::__private::compared(#codec, #krate::__private::Comparable::<#ty>::EQUAL)
+    }}
 }

@@ -56,6 +56,10 @@ fn choice(model: &Value, variants: &[Variant]) -> TokenStream {
                 _ => ::core::result::Result::Err(#krate::__private::not_a(Self::TYPE)),
             }
         }
+
+        fn survives(&self, _: &#krate::__private::Bytes) -> ::core::result::Result<(), #krate::ValueError> {
+            ::core::result::Result::Ok(())
+        }
     }
 }
 
@@ -71,6 +75,10 @@ fn newtype(model: &Value, ty: &Type) -> TokenStream {
 
         fn decode(#bytes: &[::core::primitive::u8]) -> ::core::result::Result<Self, #krate::ValueError> {
             <#ty as #krate::EtcdValue>::decode(#bytes).map(Self)
+        }
+
+        fn survives(&self, #bytes: &#krate::__private::Bytes) -> ::core::result::Result<(), #krate::ValueError> {
+            <#ty as #krate::EtcdValue>::survives(&self.0, #bytes)
         }
     }
 }

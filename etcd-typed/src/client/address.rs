@@ -1,4 +1,4 @@
-//! The address of a store: text to endpoints, credentials and namespace.
+//! The address of a store: text to endpoints, credentials and namespace. Any part of a wrong address may be a password, so no error quotes it.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -53,26 +53,24 @@ impl Address {
             "etcds" | "https" => (Protocol::V3, true),
             "etcd2" => (Protocol::V2, false),
             "etcd2s" => (Protocol::V2, true),
-            // The scheme alone is said: what follows it may be a password.
-            other => return Err(invalid(format!("unknown scheme {other:?}; known are {KNOWN}"))),
+            _ => return Err(invalid(format!("unknown scheme; known are {KNOWN}"))),
+        };
+        let (credentials, rest) = match rest.rsplit_once('@') {
+            Some((userinfo, rest)) => (Some(parse_credentials(userinfo)?), rest),
+            None => (None, rest),
         };
         if rest.contains(['?', '#']) {
             return Err(invalid("an address has no parameters; options are set on `Client::builder`"));
         }
-        let (authority, path) = match rest.split_once('/') {
-            Some((authority, path)) => (authority, Some(path)),
+        let (hosts, path) = match rest.split_once('/') {
+            Some((hosts, path)) => (hosts, Some(path)),
             None => (rest, None),
         };
-        let (credentials, hosts) = match authority.rsplit_once('@') {
-            Some((userinfo, hosts)) => (Some(parse_credentials(userinfo)?), hosts),
-            None => (None, authority),
-        };
-        let endpoints = hosts.split(',').map(parse_endpoint).collect::<Result<_>>()?;
+        let endpoints = (1..).zip(hosts.split(',')).map(|(at, text)| parse_endpoint(at, text)).collect::<Result<_>>()?;
         let namespace = match path {
             None | Some("") => Key::root(),
-            Some(path) => {
-                Key::parse(&format!("/{}", percent_decoded(path)?)).map_err(|error| invalid(format!("the namespace: {error}")))?
-            }
+            Some(path) => Key::parse(&format!("/{}", percent_decoded(path)?))
+                .map_err(|error| invalid(format!("the namespace is not a key: {}", error.reason())))?,
         };
         Ok(Self::Network(Network { protocol, tls, credentials, endpoints, namespace }))
     }
@@ -82,7 +80,15 @@ fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidUrl, message)
 }
 
+/// What is before the last `@` of the address. A character that ends this part elsewhere would make another address of the same text, with a part of the
+/// password for a host, a port or a namespace.
 fn parse_credentials(userinfo: &str) -> Result<Credentials> {
+    if userinfo.contains(['/', '@', '?', '#']) {
+        return Err(invalid(
+            "before the `@` is a `/`, `@`, `?` or `#`: if it is in the user or the password, percent-encode it (`%2F`, `%40`, `%3F`, `%23`); \
+             an `@` in the namespace is written `%40`",
+        ));
+    }
     let Some((user, password)) = userinfo.split_once(':') else {
         return Err(invalid("user and password are written `user:password@`; percent-encode `:`, `@` and `/` in them"));
     };
@@ -92,19 +98,21 @@ fn parse_credentials(userinfo: &str) -> Result<Credentials> {
     Ok(Credentials { user: percent_decoded(user)?, password: percent_decoded(password)? })
 }
 
-fn parse_endpoint(text: &str) -> Result<Endpoint> {
+/// The host at this place in the list, counted from 1.
+fn parse_endpoint(at: usize, text: &str) -> Result<Endpoint> {
+    let invalid = |message: &str| invalid(format!("host {at}: {message}"));
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let Some((host, port)) = rest.split_once(']') else {
-                return Err(invalid(format!("{text:?}: an IPv6 address ends with `]`")));
+                return Err(invalid("an IPv6 address ends with `]`"));
             };
             if host.parse::<std::net::Ipv6Addr>().is_err() {
-                return Err(invalid(format!("{text:?}: not an IPv6 address")));
+                return Err(invalid("between `[` and `]` is no IPv6 address"));
             }
             match (port, port.strip_prefix(':')) {
                 ("", _) => (host, None),
                 (_, Some(port)) => (host, Some(port)),
-                _ => return Err(invalid(format!("{text:?}: after `]` comes `:` and the port"))),
+                _ => return Err(invalid("after `]` comes `:` and the port")),
             }
         }
         None => match text.split_once(':') {
@@ -113,21 +121,18 @@ fn parse_endpoint(text: &str) -> Result<Endpoint> {
         },
     };
     if host.is_empty() {
-        return Err(invalid("a host is empty; hosts are separated by single commas"));
-    }
-    // Whatever else a name resolver takes or not, these would change the meaning of the address.
-    if host.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '\\' | '%' | '"' | '<' | '>' | '^' | '`' | '{' | '|' | '}'))
-    {
-        return Err(invalid(format!("{host:?} is not a host")));
+        return Err(invalid("it is empty; hosts are separated by single commas"));
     }
     let port = match port {
         None => DEFAULT_PORT,
         Some(port) => match port.parse() {
             Ok(port) if port != 0 && !text.ends_with('+') => port,
-            _ => return Err(invalid(format!("{port:?} is not a port (1 to 65535; {DEFAULT_PORT} if none is written)"))),
+            _ => return Err(invalid("after `:` comes a port, 1 to 65535; a user and a password come before an `@`")),
         },
     };
-    Ok(Endpoint { host: host.to_owned(), port })
+    let endpoint = Endpoint { host: host.to_owned(), port };
+    endpoint.check()?;
+    Ok(endpoint)
 }
 
 fn percent_decoded(text: &str) -> Result<String> {
@@ -200,16 +205,62 @@ mod tests {
 
     #[test]
     fn no_error_shows_a_password() {
-        for text in ["etcd://anna:hunter2@h:x", "etcd://anna:hunter2@h/../", "redis://anna:hunter2@h", "etcd://anna:hunter2@h?x"] {
+        for text in [
+            "etcd://anna:hunter2@h:x",
+            "etcd://anna:hunter2@h/../",
+            "redis://anna:hunter2@h",
+            "etcd://anna:hunter2@h?x",
+            // Each is a mistake about where the password ends.
+            "etcd://anna:hunter2",
+            "etcd://hunter2 x",
+            "etcd://[hunter2",
+            "etcd://[::1]hunter2",
+            "etcd://anna:hunter2/x@h",
+            "hunter2:x@etcd://h",
+            "anna:hunter2@h",
+            "memory:anna:hunter2@h",
+        ] {
             let error = Address::parse(text).expect_err(text);
             assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
         }
+    }
+
+    #[test]
+    fn password_with_separator_must_be_percent_encoded() {
+        for password in ["hunter2/x", "12345/x", "12345,h2/x", "p@ss", "a?b", "a#b", "/", "@", "1/@", "/12345"] {
+            for scheme in ["etcd", "etcds", "etcd2", "http"] {
+                let error = Address::parse(&format!("{scheme}://root:{password}@h/ns")).expect_err(password);
+                assert_eq!(error.kind(), ErrorKind::InvalidUrl, "{password}");
+                assert!(error.to_string().contains("percent-encode it"), "{password}: {error}");
+            }
+            let encoded = percent_encoding::utf8_percent_encode(password, percent_encoding::NON_ALPHANUMERIC);
+            let address = network(&format!("etcd://root:{encoded}@h/ns"));
+            assert_eq!(address.credentials, Some(Credentials { user: "root".into(), password: password.into() }));
+            assert_eq!(address.endpoints, [endpoint("h", 2379)]);
+        }
+        assert!(Address::parse("etcd://h/name@space").is_err(), "it may be the end of a password");
+        assert_eq!(network("etcd://h/name%40space").namespace.as_str(), "/name@space");
     }
 
     proptest! {
         #[test]
         fn parsing_never_panics(text in "\\PC*|(etcd2?s?|http|memory):/?/?[a-z0-9:@,/%\\[\\]?.]*") {
             let _ = Address::parse(&text);
+        }
+
+        /// What comes after `user:` is the password, wherever it ends.
+        #[test]
+        fn random_password_is_in_no_error(
+            password in "[!-~]{0,6}XYZZY[!-~]{0,6}",
+            before in "(etcd2?s?|https?|redis|memory|)(://|:|)root:",
+            after in "(@h|@h:x|@h/a|@\\[::1|@h//|@|)(/ns|\\?x|,,|)",
+        ) {
+            match Address::parse(&format!("{before}{password}{after}")) {
+                Err(error) => prop_assert!(!format!("{error} {error:?}").contains("XYZZY"), "{}", error),
+                // Where there is no `@` nothing says that it is a password.
+                Ok(address) if after.contains('@') => prop_assert!(!format!("{address:?}").contains("XYZZY"), "{:?}", address),
+                Ok(_) => {}
+            }
         }
     }
 }

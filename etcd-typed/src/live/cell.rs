@@ -106,6 +106,11 @@ impl<T> Cell<T> {
         self.book.borrow()
     }
 
+    /// A function that was called with a state panicked.
+    pub(super) fn callback_panicked(&self) {
+        self.telemetry.callback_panicked();
+    }
+
     pub(super) fn upstream(&self) -> &Upstream {
         &self.upstream
     }

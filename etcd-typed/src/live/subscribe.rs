@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -181,7 +182,10 @@ impl Subscription {
         let runtimes = live.cell.upstream().runtimes().clone();
         let calls = async move {
             while let Ok(state) = live.changed().await {
-                f(&state);
+                // The next state is for it again; what it leaves half done is its own.
+                if catch_unwind(AssertUnwindSafe(|| f(&state))).is_err() {
+                    live.cell.callback_panicked();
+                }
             }
         };
         Self(runtimes.spawn(calls))

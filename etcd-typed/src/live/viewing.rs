@@ -14,12 +14,14 @@ use super::disk::{Disk, Keeper};
 use super::upstream::{Trouble, Upstream, Upstreams};
 use super::view::View;
 use crate::changes::{Mirror, Touch};
-use crate::error::{Error, ErrorKind, Problem, Result};
+use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
+use crate::schema::Touched;
 use crate::store::{BoxFuture, Span, Store};
 use crate::telemetry::Pattern;
+use crate::value::contained;
 use crate::version::Versioned;
 
 /// How many states before the present one are kept, if nothing is said.
@@ -91,6 +93,7 @@ impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
             let begin = Begin { tell, upstream: Arc::downgrade(&upstream), history };
             upstream.attach(Box::new(TypedFeed {
                 view,
+                is_torn: false,
                 pattern,
                 out: Out::Waiting(begin),
                 #[cfg(feature = "snapshot")]
@@ -139,6 +142,8 @@ pub(super) trait Feed: Send {
 
 pub(super) struct TypedFeed<T> {
     view: Box<dyn View<State = T>>,
+    /// It panicked while it took in a change, so what it knows may be half of it: it begins anew.
+    is_torn: bool,
     pattern: Pattern,
     out: Out<T>,
     #[cfg(feature = "snapshot")]
@@ -164,7 +169,7 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
     /// Of a view that has a state already.
     #[cfg(feature = "snapshot")]
     pub(super) fn begun(view: Box<dyn View<State = T>>, pattern: Pattern, cell: &Arc<Cell<T>>, keeper: Keeper) -> Self {
-        Self { view, pattern, out: Out::Begun(Arc::downgrade(cell)), keeper: Some(keeper) }
+        Self { view, is_torn: false, pattern, out: Out::Begun(Arc::downgrade(cell)), keeper: Some(keeper) }
     }
 
     fn seen(&self) -> Revision {
@@ -172,6 +177,27 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
             Out::Begun(cell) => cell.upgrade().map_or(Revision::ZERO, |cell| cell.book().seen()),
             Out::Waiting(_) | Out::Gone => Revision::ZERO,
         }
+    }
+
+    /// What the view makes of a change, or, if none is given, of everything. If a function of the caller's types panics there, such as an `Ord`, only this
+    /// candidate is lost: the task also feeds the views of others.
+    fn candidate(&mut self, mirror: &Mirror, touched: Option<&Touched>) -> Option<Result<Versioned<T>>> {
+        let touched = touched.filter(|_| !self.is_torn);
+        let view = &mut self.view;
+        let made = contained("a function of the schema", || {
+            Ok(match touched {
+                Some(touched) => view.touch(mirror, touched),
+                None => Some(view.begin(mirror)),
+            })
+        });
+        self.is_torn = made.is_err();
+        made.unwrap_or_else(|_| {
+            let key = mirror.directory().clone();
+            // What the panic says may quote a secret.
+            let reason = "a function of the schema's types panicked".to_owned();
+            let problem = Problem { key, kind: ProblemKind::Rejected, reason, revision: Some(mirror.revision()) };
+            Some(Err(Error::from_problems(vec![problem]).at(mirror.directory())))
+        })
     }
 
     fn take(&mut self, candidate: Result<Versioned<T>>, revision: Revision, resynced: bool) {
@@ -226,7 +252,7 @@ impl<T: Send + Sync + 'static> Feed for TypedFeed<T> {
     }
 
     fn begin(&mut self, mirror: &Mirror) {
-        let candidate = self.view.begin(mirror);
+        let Some(candidate) = self.candidate(mirror, None) else { return };
         #[cfg(feature = "snapshot")]
         if let Some(keeper) = &mut self.keeper {
             keeper.begin(mirror, candidate.is_ok());
@@ -235,7 +261,7 @@ impl<T: Send + Sync + 'static> Feed for TypedFeed<T> {
     }
 
     fn touch(&mut self, mirror: &Mirror, touch: &Touch) {
-        match self.view.touch(mirror, &touch.touched) {
+        match self.candidate(mirror, Some(&touch.touched)) {
             Some(candidate) => {
                 #[cfg(feature = "snapshot")]
                 if let Some(keeper) = &mut self.keeper {

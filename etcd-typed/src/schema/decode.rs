@@ -1,10 +1,10 @@
 //! The walk from a tree to a struct. It notes every problem instead of stopping at the first.
 
-use super::{Map, MapKey, Schema, Stored, Table, Tree, Validation, key_of_segment, place, split_first, with_prefix};
+use super::{Map, MapKey, Schema, Stored, Table, Tree, Validation, key_of_segment, place, split_first, validated, with_prefix};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::Revision;
-use crate::value::{Codec, ValueError};
+use crate::value::{Codec, ValueError, contained};
 use crate::version::{Versioned, Versions};
 
 /// Reads the fields of one struct; the derive makes one call for each directory or map, with the field's place in the table, and one for all leaves that
@@ -64,11 +64,16 @@ impl<'a> Decoder<'a> {
     pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Option<T> {
         match (self.stored(field)?, default) {
             (Found::Value(at, stored), _) => self.value(at, stored, codec),
-            (Found::Nothing(segment), Some(default)) => {
-                let value = default();
-                self.check(segment, &value, codec, None);
-                Some(value)
-            }
+            (Found::Nothing(segment), Some(default)) => match contained("the default", || Ok(default())) {
+                Ok(value) => {
+                    self.check(segment, &value, codec, None);
+                    Some(value)
+                }
+                Err(reason) => {
+                    self.problem(segment, ProblemKind::Missing, format!("missing, and {}", codec.masked(reason)), None);
+                    None
+                }
+            },
             (Found::Nothing(segment), None) => {
                 self.problem(segment, ProblemKind::Missing, format!("missing ({})", codec.type_name), None);
                 None
@@ -118,7 +123,7 @@ impl<'a> Decoder<'a> {
         let outer = self.enter(S::TABLE);
         let value = S::decode(self);
         let verdict = match &value {
-            Some(value) if self.validation == Validation::Run => value.validate(),
+            Some(value) if self.validation == Validation::Run => validated(value),
             _ => Ok(()),
         };
         self.leave(outer, verdict);

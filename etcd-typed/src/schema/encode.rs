@@ -1,6 +1,6 @@
 //! The walk from a struct to what is stored. It notes every problem instead of stopping at the first.
 
-use super::{Encoded, Map, MapKey, Schema, Table, Validation, place, segment_of};
+use super::{Encoded, Map, MapKey, Schema, Table, Validation, place, segment_of, validated};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::value::{Codec, ValueError};
@@ -73,7 +73,7 @@ impl<'a> Encoder<'a> {
         value.encode(self);
         self.table = outer;
         if self.validation == Validation::Run
-            && let Err(reason) = value.validate()
+            && let Err(reason) = validated(value)
         {
             self.problem("", ProblemKind::Rejected, &S::TABLE.masked(reason));
         }
@@ -106,15 +106,19 @@ impl<'a> Encoder<'a> {
     }
 
     fn value<T>(&mut self, segment: &str, value: &T, codec: &Codec<T>) {
-        if self.validation == Validation::Run
-            && let Err(reason) = codec.validate(value)
-        {
-            self.problem(segment, ProblemKind::Rejected, &reason);
-        }
-        match codec.encode(value) {
-            Ok(bytes) => {
-                self.out.insert([&self.prefix, segment].concat(), bytes);
+        let encoded = match self.validation {
+            Validation::Run => {
+                if let Err(reason) = codec.validate(value) {
+                    self.problem(segment, ProblemKind::Rejected, &reason);
+                }
+                codec.encode(value)
             }
+            Validation::Skip => codec.form(value),
+        };
+        let is_second = || ValueError::new("two keys of the map have this stored form");
+        match encoded.map(|bytes| self.out.insert([&self.prefix, segment].concat(), bytes)) {
+            Ok(None) => {}
+            Ok(Some(_)) => self.problem(segment, ProblemKind::Unencodable, &is_second()),
             Err(reason) => self.problem(segment, ProblemKind::Unencodable, &reason),
         }
     }

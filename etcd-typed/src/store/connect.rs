@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 
 /// How to reach a cluster.
@@ -56,6 +57,19 @@ pub struct Endpoint {
     pub host: String,
     /// The port.
     pub port: u16,
+}
+
+impl Endpoint {
+    /// Refuses a host that is none. It is not quoted: it may be a password.
+    pub(crate) fn check(&self) -> Result<()> {
+        // Whatever else a name resolver takes or not, these would change the meaning of an address.
+        let is_foreign = |c: char| c.is_whitespace() || c.is_control() || "\\%\"<>^`{|}/?#@[],".contains(c);
+        if self.host.is_empty() || self.host.contains(is_foreign) {
+            let message = "a host is neither a name nor an IP address; user and password go into the credentials";
+            return Err(Error::new(ErrorKind::InvalidUrl, message));
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Endpoint {

@@ -132,7 +132,7 @@ async fn every_problem_is_listed_in_one_error() {
     let error = CheckoutDir::open(&client, "prod").unwrap().get().await.unwrap_err();
     let expected = [
         "/prod/checkout/rate_limit: not a value of type unsigned integer: invalid digit found in string",
-        "/prod/checkout/timeout: missing (duration, as in `1m 30s`)",
+        "/prod/checkout/timeout: missing (duration, as in `1m30s`)",
         "/prod/checkout/level: not one of `debug`, `info`",
         "/prod/checkout/features: missing (JSON)",
         "/prod/checkout/database/url: missing (text)",
@@ -175,7 +175,7 @@ Checkout in /{env}/checkout
     Owned by the payments team.
 rate_limit  unsigned integer, default 100
     Requests per second allowed for one customer.
-timeout  duration, as in `1m 30s`
+timeout  duration, as in `1m30s`
 banner  text, optional
 level  one of `debug`, `info`
 features  JSON

@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::runtime::PerRuntime;
-use crate::store::connect::{ConnectOptions, Credentials};
+use crate::store::connect::{ConnectOptions, Credentials, Endpoint};
 use crate::telemetry;
 
 /// The store in metrics and events.
@@ -102,6 +102,7 @@ impl Http {
         if options.endpoints.is_empty() {
             return Err(Error::new(ErrorKind::InvalidUrl, "no endpoint is named"));
         }
+        options.endpoints.iter().try_for_each(Endpoint::check)?;
         let scheme = if options.tls.is_some() { "https" } else { "http" };
         let endpoints = options.endpoints.iter().map(|endpoint| format!("{scheme}://{endpoint}")).collect::<Vec<_>>();
         for endpoint in &endpoints {

@@ -1,14 +1,17 @@
 //! The bodies of answers, and what the server's error codes mean. No other file maps a code to an [`ErrorKind`].
 
+use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::error::{Error, ErrorKind};
 use crate::revision::Revision;
 use crate::store::{DirectoryNode, KeyValue};
+use crate::value::LOST;
 
 /// An answer as it came, read to its end.
 #[derive(Debug)]
@@ -94,8 +97,8 @@ impl Action {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Node {
-    pub(super) key: String,
-    pub(super) value: Option<String>,
+    pub(super) key: Text,
+    pub(super) value: Option<Text>,
     pub(super) dir: bool,
     /// Seconds, rounded up; below zero in events about the past.
     pub(super) ttl: Option<i64>,
@@ -108,8 +111,11 @@ impl Node {
     pub(super) fn into_kv(self) -> KeyValue {
         KeyValue {
             ttl: self.ttl(),
-            key: self.key.into(),
-            value: self.value.unwrap_or_default().into(),
+            key: self.key.0,
+            value: match self.value {
+                Some(value) if value.as_str().is_none() => Bytes::from_static(LOST),
+                value => value.unwrap_or_default().0,
+            },
             created: Revision::new(self.created_index),
             modified: Revision::new(self.modified_index),
             version: None,
@@ -120,7 +126,7 @@ impl Node {
     pub(super) fn into_directory(self) -> DirectoryNode {
         DirectoryNode {
             ttl: self.ttl(),
-            key: if self.key.is_empty() { Bytes::from_static(b"/") } else { self.key.into() },
+            key: self.key.or_root(),
             created: Revision::new(self.created_index),
             modified: Revision::new(self.modified_index),
         }
@@ -129,6 +135,76 @@ impl Node {
     fn ttl(&self) -> Option<Duration> {
         self.ttl.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
     }
+}
+
+/// A text of an answer. Where the server replaced bytes it is not UTF-8; see [`with_losses`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Text(Bytes);
+
+impl Text {
+    pub(super) fn as_str(&self) -> Option<&str> {
+        std::str::from_utf8(&self.0).ok()
+    }
+
+    pub(super) fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
+    /// The key of a node; the root comes without one.
+    pub(super) fn or_root(self) -> Bytes {
+        if self.0.is_empty() { Bytes::from_static(b"/") } else { self.0 }
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Self(Bytes::copy_from_slice(text.as_bytes()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Letters;
+
+        impl Visitor<'_> for Letters {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Text, E> {
+                Ok(text.into())
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Text, E> {
+                Ok(Text(Bytes::copy_from_slice(bytes)))
+            }
+        }
+
+        // Of bytes the parser takes half of a surrogate pair for what it is, which no UTF-8 text has.
+        deserializer.deserialize_bytes(Letters)
+    }
+}
+
+/// The body with half of a surrogate pair in each place where the server replaced a byte that was not UTF-8. Go's JSON encoder writes the six characters
+/// `\ufffd` for it, and the letter U+FFFD, where it was in the text, as it is (seen on 3.4.23 and 3.5).
+fn with_losses(body: &[u8]) -> Cow<'_, [u8]> {
+    const REPLACED: &[u8] = b"\\ufffd";
+    const HALF: &[u8] = b"\\ud800";
+    let mut body = Cow::Borrowed(body);
+    let mut from = 0;
+    while let Some(at) = body.get(from..).and_then(|rest| rest.iter().position(|byte| *byte == b'\\')) {
+        let start = from + at;
+        if let Some(escape) = body.get(start..start + REPLACED.len())
+            && escape.eq_ignore_ascii_case(REPLACED)
+        {
+            body.to_mut().splice(start..start + REPLACED.len(), HALF.iter().copied());
+        }
+        // With the character after it: that may be a backslash.
+        from = start + 2;
+    }
+    body
 }
 
 /// The server understood, and says no: nothing was changed.
@@ -218,7 +294,7 @@ impl Fault {
 /// Reads an answer of the keys API.
 pub(super) fn keys(answer: &Answer) -> Result<Reply, Fault> {
     if matches!(answer.status, 200 | 201) {
-        let body: ChangeBody = object(answer)?;
+        let body: ChangeBody = object(&with_losses(&answer.body))?;
         let index = answer.index.ok_or_else(|| {
             Fault::new(ErrorKind::Server, "an answer without `X-Etcd-Index`; is this an etcd v2 server?", Again::Elsewhere)
         })?;
@@ -239,7 +315,7 @@ pub(super) fn keys(answer: &Answer) -> Result<Reply, Fault> {
 
 /// Reads any other answer.
 pub(super) fn plain<T: DeserializeOwned>(answer: &Answer) -> Result<T, Fault> {
-    if answer.status == 200 { object(answer) } else { Err(unexpected(answer)) }
+    if answer.status == 200 { object(&answer.body) } else { Err(unexpected(answer)) }
 }
 
 #[derive(Deserialize)]
@@ -261,9 +337,9 @@ struct ErrorBody {
     index: u64,
 }
 
-fn object<T: DeserializeOwned>(answer: &Answer) -> Result<T, Fault> {
+fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     // The parser's error quotes no more than a name; its category would do, its position helps.
-    serde_json::from_slice(&answer.body).map_err(|error| Fault {
+    serde_json::from_slice(body).map_err(|error| Fault {
         error: Error::new(ErrorKind::Server, "the answer is not the JSON that an etcd v2 server gives").caused_by(error),
         again: Again::Elsewhere,
     })
@@ -460,6 +536,19 @@ mod tests {
         assert!(expired.action.removes());
         let previous = expired.previous.unwrap().into_kv();
         assert_eq!((previous.value.as_ref(), previous.ttl), (&b"<"[..], Some(Duration::ZERO)));
+    }
+
+    #[test]
+    fn replaced_bytes_are_not_taken_for_text() {
+        let kv = |node: &str| keys(&answer(200, &format!(r#"{{"action":"get","node":{node}}}"#))).unwrap().outcome.unwrap().node.into_kv();
+        for replaced in [r"\ufffd", r"x\ufffdy", r"\\\ufffd", r"\ufffd\ufffd\ufffd", r"\u0000\ufffd", "\u{fffd}\\ufffd"] {
+            assert_eq!(kv(&format!(r#"{{"key":"/a","value":"{replaced}"}}"#)).value, LOST, "{replaced}");
+        }
+        for (escaped, text) in [("\u{fffd}", "\u{fffd}"), (r"\\ufffd", r"\ufffd"), (r"\\\\ufffd\u0000", "\\\\ufffd\0"), ("", "")] {
+            assert_eq!(kv(&format!(r#"{{"key":"/a","value":"{escaped}"}}"#)).value, text, "{escaped}");
+        }
+        let key = kv(r#"{"key":"/a/\ufffd","value":"v"}"#).key;
+        assert!(std::str::from_utf8(&key).is_err(), "a key that was changed is no other key");
     }
 
     #[test]

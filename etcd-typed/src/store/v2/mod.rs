@@ -7,6 +7,8 @@
 //! # Limits
 //!
 //! - A path of more than 3000 bytes in a request, or of more than 60 segments, is refused; a value may have 1 MiB.
+//! - A value that another program wrote and that is not UTF-8 is not returned by the server as it is. A read of it through a handle is an error of its key
+//!   (`Decode`); the [`Store`] returns a text that says this in place of the value.
 //! - Names that begin with `_` are hidden by the server: their keys are read and written by name, and are left out of listings and
 //!   watches of what is above them.
 //! - Deleting a directory, changing its time to live and removing it read first whether it is one, since the server would do the same to a

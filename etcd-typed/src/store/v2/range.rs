@@ -102,8 +102,8 @@ mod tests {
 
     #[test]
     fn a_tree_is_listed_in_the_order_of_its_keys() {
-        let leaf = |key: &str| Node { key: key.to_owned(), value: Some("v".to_owned()), ..Node::default() };
-        let directory = |key: &str, nodes| Node { key: key.to_owned(), dir: true, nodes, ..Node::default() };
+        let leaf = |key: &str| Node { key: key.into(), value: Some("v".into()), ..Node::default() };
+        let directory = |key: &str, nodes| Node { key: key.into(), dir: true, nodes, ..Node::default() };
         // Bytewise `/a/b-` is before `/a/b/`, although the directory `b` is before the key `b-`.
         let tree =
             directory("/a", vec![directory("/a/b", vec![leaf("/a/b/x"), directory("/a/b/empty", vec![])]), leaf("/a/c"), leaf("/a/b-")]);

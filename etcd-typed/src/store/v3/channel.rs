@@ -101,6 +101,7 @@ const LONGEST_SUSPICION: Duration = Duration::from_secs(5);
 impl Endpoints {
     /// Nothing is connected yet.
     pub(super) fn new(options: &ConnectOptions) -> Result<Self> {
+        options.endpoints.iter().try_for_each(Endpoint::check)?;
         let slots = options.endpoints.iter().map(|endpoint| Slot::new(endpoint, options)).collect::<Result<Vec<_>>>()?;
         if slots.is_empty() {
             return Err(Error::new(ErrorKind::InvalidUrl, "no endpoint is given"));

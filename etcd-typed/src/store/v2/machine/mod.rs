@@ -3,8 +3,6 @@
 //! A poll gives one event. The server's history and its live events disagree on hidden names, and the history matches by prefix of text
 //! (deleting `/pf` answers a watch of `/pfoobar`), so every event is checked here once more, by whole segments.
 
-use bytes::Bytes;
-
 use super::encode::{self, Parameters};
 use super::json::{Action, Change, Node};
 use crate::error::Result;
@@ -83,19 +81,18 @@ impl Machine {
         // Servers of some versions leave `dir` out of one of the two when a directory expires.
         let was_directory = previous.as_ref().is_some_and(|previous| previous.dir);
         let is_directory = node.dir || (action.removes() && was_directory);
-        match (self.place(&node.key), action.removes(), is_directory) {
+        // A name that the server could not give as it is is none of ours, as on v3.
+        let place = node.key.as_str().map_or(Place::Elsewhere, |key| self.place(key));
+        match (place, action.removes(), is_directory) {
             (Place::Inside, false, false) => Some(Event::Put { kv: node.into_kv(), previous: value(previous) }),
             (Place::Inside, false, true) => {
                 // A directory comes to be, or its time changes: its keys tell for themselves. But it may have replaced a value.
                 let previous = value(previous)?;
-                Some(Event::Delete { key: node.key.into(), directory: false, previous: Some(previous) })
+                Some(Event::Delete { key: node.key.into_bytes(), directory: false, previous: Some(previous) })
             }
-            (Place::Inside, true, false) => Some(Event::Delete { key: node.key.into(), directory: false, previous: value(previous) }),
+            (Place::Inside, true, false) => Some(Event::Delete { key: node.key.into_bytes(), directory: false, previous: value(previous) }),
             // One event for all that was in it.
-            (Place::Inside | Place::Above, true, true) => {
-                let key = if node.key.is_empty() { Bytes::from_static(b"/") } else { node.key.into() };
-                Some(Event::Delete { key, directory: true, previous: None })
-            }
+            (Place::Inside | Place::Above, true, true) => Some(Event::Delete { key: node.key.or_root(), directory: true, previous: None }),
             (Place::Above, ..) | (Place::Elsewhere, ..) => None,
         }
     }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::super::json::{self, Answer};
+use bytes::Bytes;
+
 use super::*;
 use crate::store::WatchFrom;
 

@@ -1,0 +1,335 @@
+//! JSON values, and that what is written of a serde type is the whole of it.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::ser::{self, Serialize};
+
+use super::{Equal, EtcdValue, ValueError, changed, unreadable};
+
+pub(super) const JSON: &str = "JSON";
+
+/// Any serde type as JSON in one key, where no field attribute can say so: `client.entry::<Json<Features>>("/features")`.
+///
+/// A write is refused with [`Encode`](crate::ErrorKind::Encode) if a read of it would give another value: JSON has no NaN and no infinity, and nothing
+/// between `None` and `Some(None)`. What serde itself is told to leave out or to round is not noticed, but for fields with `#[etcd(json)]` whose type is
+/// `PartialEq`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Json<T>(
+    /// The value.
+    pub T,
+);
+
+impl<T: Serialize + DeserializeOwned> EtcdValue for Json<T> {
+    const TYPE: &'static str = JSON;
+
+    fn encode(&self) -> Result<Bytes, ValueError> {
+        encode(&self.0)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
+        decode(bytes).map(Self)
+    }
+
+    fn survives(&self, stored: &Bytes) -> Result<(), ValueError> {
+        survives(&self.0, stored, None)
+    }
+}
+
+pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, ValueError> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(ValueError::new)
+}
+
+pub(super) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError> {
+    let value = serde_json::from_slice(bytes).map_err(ValueError::new)?;
+    // An `f32` of 1e39 is read as infinity.
+    if has_large_number(bytes) {
+        print(&value)?;
+    }
+    Ok(value)
+}
+
+/// Whether reading `stored` gives the value again.
+pub(super) fn survives<T: Serialize + DeserializeOwned>(value: &T, stored: &Bytes, equal: Option<Equal<T>>) -> Result<(), ValueError> {
+    let written = print(value)?;
+    let read: T = decode(stored).map_err(unreadable)?;
+    let is_same = match equal {
+        Some(equal) => equal(value, &read),
+        None => print(&read)? == written,
+    };
+    if is_same { Ok(()) } else { Err(changed()) }
+}
+
+/// Whether there may be a number in it that is too large for an `f32`: one with an exponent, or with as many digits as the largest has.
+fn has_large_number(json: &[u8]) -> bool {
+    const DIGITS: usize = 39;
+    let mut digits = 0;
+    json.iter().any(|byte| {
+        let was_digit = digits > 0;
+        digits = if byte.is_ascii_digit() { digits + 1 } else { 0 };
+        digits >= DIGITS || was_digit && matches!(byte, b'e' | b'E')
+    })
+}
+
+/// A hash of a value as serde sees it, in which `Some(None)` is not `None`. Sequences and maps may come in any order, since a set is read in another one.
+///
+/// # Errors
+///
+/// For a number that JSON does not have.
+fn print<T: Serialize + ?Sized>(value: &T) -> Result<u64, ValueError> {
+    value.serialize(Printer)
+}
+
+struct Printer;
+
+/// What a value consists of.
+#[derive(Hash)]
+enum Token<'a> {
+    Bool(bool),
+    Int(i128),
+    UInt(u128),
+    /// By its bits.
+    F32(u32),
+    F64(u64),
+    Char(char),
+    Str(&'a str),
+    Bytes(&'a [u8]),
+    None,
+    Some(u64),
+    Unit,
+    Unordered(u64),
+    Ordered(u64, u64),
+    Variant(&'a str, u64),
+}
+
+fn token(token: Token<'_>) -> Result<u64, ValueError> {
+    let mut hasher = DefaultHasher::new();
+    token.hash(&mut hasher);
+    Ok(hasher.finish())
+}
+
+fn finite(number: f64) -> Result<(), ValueError> {
+    if number.is_finite() { Ok(()) } else { Err(ValueError::new("a number is NaN or infinite, which JSON does not have")) }
+}
+
+impl ser::Error for ValueError {
+    fn custom<T: std::fmt::Display>(reason: T) -> Self {
+        Self::new(reason)
+    }
+}
+
+/// Integers of one size are one kind each, so that a variant of an untagged enum is not taken for its neighbor.
+macro_rules! integers {
+    ($($method:ident $type:ty => $token:ident;)+) => {$(
+        fn $method(self, number: $type) -> Result<u64, ValueError> {
+            token(Token::Variant(stringify!($type), token(Token::$token(number.into()))?))
+        }
+    )+};
+}
+
+impl ser::Serializer for Printer {
+    type Ok = u64;
+    type Error = ValueError;
+    type SerializeSeq = Parts;
+    type SerializeTuple = Parts;
+    type SerializeTupleStruct = Parts;
+    type SerializeTupleVariant = Parts;
+    type SerializeMap = Parts;
+    type SerializeStruct = Parts;
+    type SerializeStructVariant = Parts;
+
+    integers! {
+        serialize_i8 i8 => Int;
+        serialize_i16 i16 => Int;
+        serialize_i32 i32 => Int;
+        serialize_i64 i64 => Int;
+        serialize_i128 i128 => Int;
+        serialize_u8 u8 => UInt;
+        serialize_u16 u16 => UInt;
+        serialize_u32 u32 => UInt;
+        serialize_u64 u64 => UInt;
+        serialize_u128 u128 => UInt;
+    }
+
+    fn serialize_bool(self, value: bool) -> Result<u64, ValueError> {
+        token(Token::Bool(value))
+    }
+
+    fn serialize_f32(self, value: f32) -> Result<u64, ValueError> {
+        finite(value.into())?;
+        token(Token::F32(value.to_bits()))
+    }
+
+    fn serialize_f64(self, value: f64) -> Result<u64, ValueError> {
+        finite(value)?;
+        token(Token::F64(value.to_bits()))
+    }
+
+    fn serialize_char(self, value: char) -> Result<u64, ValueError> {
+        token(Token::Char(value))
+    }
+
+    fn serialize_str(self, value: &str) -> Result<u64, ValueError> {
+        token(Token::Str(value))
+    }
+
+    fn serialize_bytes(self, value: &[u8]) -> Result<u64, ValueError> {
+        token(Token::Bytes(value))
+    }
+
+    fn serialize_none(self) -> Result<u64, ValueError> {
+        token(Token::None)
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<u64, ValueError> {
+        token(Token::Some(print(value)?))
+    }
+
+    fn serialize_unit(self) -> Result<u64, ValueError> {
+        token(Token::Unit)
+    }
+
+    fn serialize_unit_struct(self, _: &'static str) -> Result<u64, ValueError> {
+        token(Token::Unit)
+    }
+
+    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result<u64, ValueError> {
+        token(Token::Variant(variant, 0))
+    }
+
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<u64, ValueError> {
+        print(value)
+    }
+
+    fn serialize_newtype_variant<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+        value: &T,
+    ) -> Result<u64, ValueError> {
+        token(Token::Variant(variant, print(value)?))
+    }
+
+    fn serialize_seq(self, _: Option<usize>) -> Result<Parts, ValueError> {
+        Ok(Parts::UNORDERED)
+    }
+
+    fn serialize_tuple(self, _: usize) -> Result<Parts, ValueError> {
+        Ok(Parts::ORDERED)
+    }
+
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Parts, ValueError> {
+        Ok(Parts::ORDERED)
+    }
+
+    fn serialize_tuple_variant(self, _: &'static str, _: u32, variant: &'static str, _: usize) -> Result<Parts, ValueError> {
+        Ok(Parts { variant: Some(variant), ..Parts::ORDERED })
+    }
+
+    fn serialize_map(self, _: Option<usize>) -> Result<Parts, ValueError> {
+        Ok(Parts::UNORDERED)
+    }
+
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Parts, ValueError> {
+        Ok(Parts::UNORDERED)
+    }
+
+    fn serialize_struct_variant(self, _: &'static str, _: u32, variant: &'static str, _: usize) -> Result<Parts, ValueError> {
+        Ok(Parts { variant: Some(variant), ..Parts::UNORDERED })
+    }
+}
+
+/// The parts of a value so far.
+struct Parts {
+    hash: u64,
+    is_ordered: bool,
+    /// The key of a map that comes before its value.
+    key: u64,
+    variant: Option<&'static str>,
+}
+
+impl Parts {
+    const ORDERED: Self = Self { hash: 0, is_ordered: true, key: 0, variant: None };
+    const UNORDERED: Self = Self { is_ordered: false, ..Self::ORDERED };
+
+    fn part<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ValueError> {
+        let part = print(value)?;
+        self.hash = if self.is_ordered { token(Token::Ordered(self.hash, part))? } else { self.hash.wrapping_add(part) };
+        Ok(())
+    }
+
+    fn finish(self) -> Result<u64, ValueError> {
+        let all = token(if self.is_ordered { Token::Ordered(self.hash, 0) } else { Token::Unordered(self.hash) })?;
+        match self.variant {
+            Some(variant) => token(Token::Variant(variant, all)),
+            None => Ok(all),
+        }
+    }
+}
+
+macro_rules! parts {
+    ($($trait:ident $method:ident;)+) => {$(
+        impl ser::$trait for Parts {
+            type Ok = u64;
+            type Error = ValueError;
+
+            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ValueError> {
+                self.part(value)
+            }
+
+            fn end(self) -> Result<u64, ValueError> {
+                self.finish()
+            }
+        }
+    )+};
+}
+
+parts! {
+    SerializeSeq serialize_element;
+    SerializeTuple serialize_element;
+    SerializeTupleStruct serialize_field;
+    SerializeTupleVariant serialize_field;
+}
+
+macro_rules! named_parts {
+    ($($trait:ident;)+) => {$(
+        impl ser::$trait for Parts {
+            type Ok = u64;
+            type Error = ValueError;
+
+            fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), ValueError> {
+                self.part(&(name, value))
+            }
+
+            fn end(self) -> Result<u64, ValueError> {
+                self.finish()
+            }
+        }
+    )+};
+}
+
+named_parts! {
+    SerializeStruct;
+    SerializeStructVariant;
+}
+
+impl ser::SerializeMap for Parts {
+    type Ok = u64;
+    type Error = ValueError;
+
+    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), ValueError> {
+        self.key = print(key)?;
+        Ok(())
+    }
+
+    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ValueError> {
+        let key = self.key;
+        self.part(&(key, print(value)?))
+    }
+
+    fn end(self) -> Result<u64, ValueError> {
+        self.finish()
+    }
+}
