@@ -25,11 +25,11 @@ fn shows_the_same(address: &str) {
 }
 
 #[tokio::test]
-async fn v3_shows_the_same_as_memory() {
+async fn v3_shows_what_the_embedded_store_shows() {
     shows_the_same(&Etcd::start().await.url_v3());
 }
 
 #[tokio::test]
-async fn v2_shows_the_same_as_memory() {
+async fn v2_shows_what_the_embedded_store_shows() {
     shows_the_same(&Etcd::start().await.url_v2());
 }
