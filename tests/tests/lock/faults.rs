@@ -658,7 +658,7 @@ async fn guard_is_lost_when_its_key_is_not_shown_for_a_time_to_live() {
     assert_eq!(lost.reason(), LostReason::Unverified);
     assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
     // Its lease is revoked, so that the next holder need not wait.
-    timeout(Duration::from_secs(3), bench.lock().acquire()).await.unwrap().unwrap();
+    timeout(Duration::from_secs(3), bench.lock().acquire()).await.unwrap().unwrap().release().await.unwrap();
 }
 
 /// Without a server neither the lock nor its key can be lost to another, other than by time.
@@ -674,5 +674,5 @@ async fn waiter_waits_until_a_certificate_is_good_again() {
     sleep(Duration::from_secs(30)).await;
     bench.memory.faults().clear();
     first.release().await.unwrap();
-    timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap().unwrap();
+    timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap().unwrap().release().await.unwrap();
 }
