@@ -15,7 +15,7 @@ use super::connection::{Connection, Metadata, Sent};
 use super::grpc::{Local, Status};
 use super::status::{Failure, Repeat, Row};
 use super::wire::{Answer, FIRST_OF_WATCH, Method, ResponseHeader, Shape, Untyped, WatchRequest};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::retry::RetryPolicy;
 use crate::store::connect::ConnectOptions;
 use crate::telemetry;
@@ -174,6 +174,7 @@ impl Core {
         // The endpoints that said what only another one can mend. They are not asked again, so that the call ends with such a refusal only when
         // all of them refuse.
         let mut refused = Vec::new();
+        let mut foreign = None;
         loop {
             let slot = self.endpoints.pick_but(&refused);
             let mut failure = match self.attempt_into(slot, method, how, token, request, answer, deadline).await {
@@ -194,10 +195,17 @@ impl Core {
             };
             let next = Instant::now() + backoff.next_delay();
             if !again || next >= deadline {
+                // That the only endpoint which answers is of another cluster says more than that the others do not answer.
+                if matches!(verdict.kind, ErrorKind::Unavailable | ErrorKind::Timeout) {
+                    failure = foreign.unwrap_or(failure);
+                }
                 failure.may_have_applied = may_have_applied;
                 return Err(failure);
             }
             telemetry::repeated(NAME, method.name(), verdict.kind, failure.words());
+            if failure.row == Row::ForeignCluster {
+                foreign = Some(failure);
+            }
             sleep_until(next).await;
         }
     }
