@@ -1,6 +1,6 @@
 //! JSON values, and that what is written of a serde type is the whole of it.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{DefaultHasher, Hasher};
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -83,30 +83,51 @@ fn print<T: Serialize + ?Sized>(value: &T) -> Result<u64, ValueError> {
 
 struct Printer;
 
-/// What a value consists of.
-#[derive(Hash)]
-enum Token<'a> {
-    Bool(bool),
-    Int(i128),
-    UInt(u128),
-    /// By its bits.
-    F32(u32),
-    F64(u64),
-    Char(char),
-    Str(&'a str),
-    Bytes(&'a [u8]),
+/// What a part of a value is. Integers of one size are one kind each, so that a variant of an untagged enum is not taken for its neighbor.
+#[derive(Clone, Copy)]
+enum Kind {
+    Bool,
+    I8,
+    I16,
+    I32,
+    I64,
+    I128,
+    U8,
+    U16,
+    U32,
+    U64,
+    U128,
+    F32,
+    F64,
+    Char,
+    Str,
+    Bytes,
     None,
-    Some(u64),
+    Some,
     Unit,
-    Unordered(u64),
-    Ordered(u64, u64),
-    Variant(&'a str, u64),
+    Entry,
+    Ordered,
+    Unordered,
+    Variant,
 }
 
-fn token(token: Token<'_>) -> Result<u64, ValueError> {
+fn token(kind: Kind, content: u64) -> Result<u64, ValueError> {
+    Ok(mix(kind as u64, content))
+}
+
+/// A hash of two hashes, in this order. Nobody gains by a collision, so it need not be a strong one.
+fn mix(one: u64, other: u64) -> u64 {
+    // Two odd numbers without a pattern.
+    let product = u128::from(one ^ 0x9e37_79b9_7f4a_7c15) * u128::from(other.rotate_left(32) ^ 0xd1b5_4a32_d192_ed03);
+    #[expect(clippy::cast_possible_truncation, reason = "both halves")]
+    let (low, high) = (product as u64, (product >> 64) as u64);
+    low ^ high
+}
+
+fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    token.hash(&mut hasher);
-    Ok(hasher.finish())
+    hasher.write(bytes);
+    hasher.finish()
 }
 
 fn finite(number: f64) -> Result<(), ValueError> {
@@ -119,11 +140,10 @@ impl ser::Error for ValueError {
     }
 }
 
-/// Integers of one size are one kind each, so that a variant of an untagged enum is not taken for its neighbor.
 macro_rules! integers {
-    ($($method:ident $type:ty => $token:ident;)+) => {$(
+    ($($method:ident $type:ty => $kind:ident;)+) => {$(
         fn $method(self, number: $type) -> Result<u64, ValueError> {
-            token(Token::Variant(stringify!($type), token(Token::$token(number.into()))?))
+            token(Kind::$kind, hash(&number.to_ne_bytes()))
         }
     )+};
 }
@@ -140,62 +160,62 @@ impl ser::Serializer for Printer {
     type SerializeStructVariant = Parts;
 
     integers! {
-        serialize_i8 i8 => Int;
-        serialize_i16 i16 => Int;
-        serialize_i32 i32 => Int;
-        serialize_i64 i64 => Int;
-        serialize_i128 i128 => Int;
-        serialize_u8 u8 => UInt;
-        serialize_u16 u16 => UInt;
-        serialize_u32 u32 => UInt;
-        serialize_u64 u64 => UInt;
-        serialize_u128 u128 => UInt;
+        serialize_i8 i8 => I8;
+        serialize_i16 i16 => I16;
+        serialize_i32 i32 => I32;
+        serialize_i64 i64 => I64;
+        serialize_i128 i128 => I128;
+        serialize_u8 u8 => U8;
+        serialize_u16 u16 => U16;
+        serialize_u32 u32 => U32;
+        serialize_u64 u64 => U64;
+        serialize_u128 u128 => U128;
     }
 
     fn serialize_bool(self, value: bool) -> Result<u64, ValueError> {
-        token(Token::Bool(value))
+        token(Kind::Bool, value.into())
     }
 
     fn serialize_f32(self, value: f32) -> Result<u64, ValueError> {
         finite(value.into())?;
-        token(Token::F32(value.to_bits()))
+        token(Kind::F32, value.to_bits().into())
     }
 
     fn serialize_f64(self, value: f64) -> Result<u64, ValueError> {
         finite(value)?;
-        token(Token::F64(value.to_bits()))
+        token(Kind::F64, value.to_bits())
     }
 
     fn serialize_char(self, value: char) -> Result<u64, ValueError> {
-        token(Token::Char(value))
+        token(Kind::Char, u32::from(value).into())
     }
 
     fn serialize_str(self, value: &str) -> Result<u64, ValueError> {
-        token(Token::Str(value))
+        token(Kind::Str, hash(value.as_bytes()))
     }
 
     fn serialize_bytes(self, value: &[u8]) -> Result<u64, ValueError> {
-        token(Token::Bytes(value))
+        token(Kind::Bytes, hash(value))
     }
 
     fn serialize_none(self) -> Result<u64, ValueError> {
-        token(Token::None)
+        token(Kind::None, 0)
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<u64, ValueError> {
-        token(Token::Some(print(value)?))
+        token(Kind::Some, print(value)?)
     }
 
     fn serialize_unit(self) -> Result<u64, ValueError> {
-        token(Token::Unit)
+        token(Kind::Unit, 0)
     }
 
     fn serialize_unit_struct(self, _: &'static str) -> Result<u64, ValueError> {
-        token(Token::Unit)
+        token(Kind::Unit, 0)
     }
 
     fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result<u64, ValueError> {
-        token(Token::Variant(variant, 0))
+        variant_of(variant, 0)
     }
 
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<u64, ValueError> {
@@ -209,7 +229,7 @@ impl ser::Serializer for Printer {
         variant: &'static str,
         value: &T,
     ) -> Result<u64, ValueError> {
-        token(Token::Variant(variant, print(value)?))
+        variant_of(variant, print(value)?)
     }
 
     fn serialize_seq(self, _: Option<usize>) -> Result<Parts, ValueError> {
@@ -254,19 +274,26 @@ impl Parts {
     const ORDERED: Self = Self { hash: 0, is_ordered: true, key: 0, variant: None };
     const UNORDERED: Self = Self { is_ordered: false, ..Self::ORDERED };
 
-    fn part<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ValueError> {
-        let part = print(value)?;
-        self.hash = if self.is_ordered { token(Token::Ordered(self.hash, part))? } else { self.hash.wrapping_add(part) };
-        Ok(())
+    fn part(&mut self, part: u64) {
+        self.hash = if self.is_ordered { mix(self.hash, part) } else { self.hash.wrapping_add(part) };
     }
 
     fn finish(self) -> Result<u64, ValueError> {
-        let all = token(if self.is_ordered { Token::Ordered(self.hash, 0) } else { Token::Unordered(self.hash) })?;
+        let all = token(if self.is_ordered { Kind::Ordered } else { Kind::Unordered }, self.hash)?;
         match self.variant {
-            Some(variant) => token(Token::Variant(variant, all)),
+            Some(variant) => variant_of(variant, all),
             None => Ok(all),
         }
     }
+}
+
+fn variant_of(variant: &str, content: u64) -> Result<u64, ValueError> {
+    token(Kind::Variant, mix(hash(variant.as_bytes()), content))
+}
+
+/// An entry of a map, or a field.
+fn entry(key: u64, value: u64) -> Result<u64, ValueError> {
+    token(Kind::Entry, mix(key, value))
 }
 
 macro_rules! parts {
@@ -276,7 +303,8 @@ macro_rules! parts {
             type Error = ValueError;
 
             fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ValueError> {
-                self.part(value)
+                self.part(print(value)?);
+                Ok(())
             }
 
             fn end(self) -> Result<u64, ValueError> {
@@ -300,7 +328,8 @@ macro_rules! named_parts {
             type Error = ValueError;
 
             fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), ValueError> {
-                self.part(&(name, value))
+                self.part(entry(hash(name.as_bytes()), print(value)?)?);
+                Ok(())
             }
 
             fn end(self) -> Result<u64, ValueError> {
@@ -325,8 +354,8 @@ impl ser::SerializeMap for Parts {
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), ValueError> {
-        let key = self.key;
-        self.part(&(key, print(value)?))
+        self.part(entry(self.key, print(value)?)?);
+        Ok(())
     }
 
     fn end(self) -> Result<u64, ValueError> {
