@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 pub use decode::Decoder;
 pub use delta::{Change, Delta, Keyed, Update};
+pub(crate) use describe::Witnesses;
 pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;
 pub(crate) use entries::{Entries, entry};

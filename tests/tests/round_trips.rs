@@ -356,9 +356,9 @@ async fn update_is_two_requests_and_one_more_for_each_conflict(bench: &Bench) {
 async fn delete_of_a_struct_is_two_requests(bench: &Bench) {
     let mapped = bench.mapped();
     bench.others().1.set(&mapped_value(2)).await.unwrap();
-    assert_eq!(mapped.delete().await.unwrap().as_deref(), Some(&mapped_value(2)));
+    assert_eq!(mapped.delete().await.unwrap().into_value().as_deref(), Some(&mapped_value(2)));
     bench.cost(1, 1);
-    assert_eq!(mapped.delete().await.unwrap(), None);
+    assert!(!mapped.delete().await.unwrap().existed());
     bench.cost(1, 0);
     bench.others().1.set(&mapped_value(2)).await.unwrap();
     let seen = mapped.get().await.unwrap();

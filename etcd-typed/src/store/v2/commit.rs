@@ -1,5 +1,7 @@
 //! Transactions about one key, and operations on directories.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use tokio::time::{Instant, sleep};
 
@@ -177,6 +179,8 @@ impl V2Store {
             Expiry::With(id) => self.put_with_lease(id, key, &put.value, guard).await,
             Expiry::Never | Expiry::After(_) => {
                 let ttl = match put.expiry {
+                    // What has no time left ends at once; every other time is at least a second.
+                    Expiry::After(Duration::ZERO) => Some(0),
                     Expiry::After(ttl) => Some(plan::seconds(ttl)),
                     _ => None,
                 };

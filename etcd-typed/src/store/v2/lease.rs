@@ -67,6 +67,15 @@ impl Attached {
         same_life && self.values.iter().any(|value| value.as_bytes() == found.value)
     }
 
+    /// Whether what was read at the key was by our hand.
+    fn was(&self, found: &KeyValue) -> bool {
+        match self.index() {
+            // A keep-alive may have come after the read.
+            Some(index) => (self.written..=index).contains(&found.modified),
+            None => self.is(found),
+        }
+    }
+
     /// The index of the key, unless something of ours whose outcome is unknown may have moved it.
     fn index(&self) -> Option<Revision> {
         self.modified.filter(|_| !self.unsure)
@@ -111,11 +120,23 @@ impl Leases {
         let Some(lease) = self.find(id) else { return false };
         let lease = lease.lock().await;
         let Some(attached) = lease.left().and_then(|_| lease.keys.get(key)) else { return false };
-        match attached.index() {
-            // A keep-alive may have come after the read.
-            Some(index) => (attached.written..=index).contains(&found.modified),
-            None => attached.is(found),
+        attached.was(found)
+    }
+
+    /// The lease of this process that a key which was read just now is attached to. It does not wait: while the lease is in use by a put or a
+    /// keep-alive, what was attached last counts.
+    pub(super) fn of(&self, found: &KeyValue) -> Option<LeaseId> {
+        // What is attached has a time to live.
+        found.ttl?;
+        let book = self.book();
+        if book.attached.is_empty() {
+            return None;
         }
+        let key = Key::parse(std::str::from_utf8(&found.key).ok()?).ok()?;
+        let id = *book.attached.get(&key)?;
+        let lease = book.leases.get(&id)?;
+        let is_ours = lease.try_lock().map_or(true, |lease| lease.left().is_some() && lease.keys.get(&key).is_some_and(|at| at.was(found)));
+        is_ours.then_some(id)
     }
 
     /// The `modifiedIndex` that a key has now, if it had this one and nothing but our keep-alives has moved it since.

@@ -39,7 +39,15 @@ impl V2Store {
             Some(node) => reply.kvs.push(node.into_kv()),
             None => {}
         }
+        self.name_leases(&mut reply);
         Ok(reply)
+    }
+
+    /// The server knows no leases; those of this process are known here.
+    fn name_leases(&self, reply: &mut RangeReply) {
+        for kv in &mut reply.kvs {
+            kv.lease = self.leases.of(kv);
+        }
     }
 
     /// What is below a directory; of a directory that is not there an answer without anything.
@@ -54,6 +62,7 @@ impl V2Store {
             Some(node) => flatten(node, &mut reply),
             None => {}
         }
+        self.name_leases(&mut reply);
         Ok(reply)
     }
 
