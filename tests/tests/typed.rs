@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use etcd_typed::{Change, Client, Entry, ErrorKind, EtcdSchema, EtcdValue, Expect, Json, Keyed, Revision, Schema, StatsKind, Update};
+use etcd_typed::{
+    Change, Client, Deleted, Entry, ErrorKind, EtcdSchema, EtcdValue, Expect, Json, Keyed, Revision, Schema, StatsKind, Update,
+};
 
 /// A service's settings, with every kind of field.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]

@@ -20,9 +20,9 @@ use crate::changes::{EntryChanges, WatchingEntry};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::live::{EntryView, Viewing};
+use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::Stored;
-use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::store::{Committed, Compare, Condition, Consistency, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
 use crate::telemetry::{self, Operation};
 use crate::value::Codec;
@@ -284,11 +284,12 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// # Ok(()) }
     /// ```
     pub fn watch(&self) -> WatchingEntry<T> {
-        WatchingEntry::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), self.codec)
+        let Self { context, key, codec, default, .. } = self;
+        WatchingEntry::new(context.lessor.roaming().clone(), context.retry.clone(), key.clone(), *codec).with_default(*default)
     }
 
-    /// The value as an always-current view (none: there is no value); see [`Live`](crate::Live). Of a field with aliases it is what
-    /// [`get`](Self::get) would read.
+    /// The value as an always-current view (none: there is no value); see [`Live`](crate::Live). It is what
+    /// [`get_or_default`](Self::get_or_default) would read.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -304,10 +305,11 @@ impl<T: Send + Sync + 'static> Entry<T> {
         let directory = self.key.parent().unwrap_or_else(Key::root);
         let span = if self.aliases.is_empty() { Span::Key(self.key.clone()) } else { Span::Below(directory.clone()) };
         let keys = self.keys().filter_map(|key| Some(directory.below(key.as_str().as_bytes())?.to_owned())).collect();
-        self.context.view(span, &directory, type_name::<T>(), EntryView::new(keys, self.codec))
+        self.context.view(span, &directory, type_name::<T>(), EntryView::new(keys, self.codec, self.default))
     }
 
-    /// Waits until the value (none: there is none) satisfies `wanted`, and gives it. It looks at the value that is there now first.
+    /// Waits until the value (none: there is none, and the field has no default) satisfies `wanted`, and gives it. It looks at the value that is
+    /// there now first.
     ///
     /// A value that is not a `T` satisfies nothing.
     ///

@@ -301,7 +301,9 @@ impl Transaction {
         let mut otherwise: Vec<Op> = self.expectations.iter().map(|expectation| Op::Get(expectation.look.clone())).collect();
         let mut then = self.ops.clone();
         for part in &self.parts {
-            let of_one_key = |compare: &Compare| transactions || self.ops.iter().any(|op| matches!(op, Op::Put { key, .. } if compare.span.key() == key));
+            let of_one_key = |compare: &Compare| {
+                transactions || self.ops.iter().any(|op| matches!(op, Op::Put { key, .. } if compare.span.key() == key))
+            };
             let more = part.compares().into_iter().filter(of_one_key).filter(|compare| !compares.contains(compare)).collect::<Vec<_>>();
             compares.extend(more);
             if transactions {
@@ -329,6 +331,9 @@ impl IntoFuture for Transaction {
 
 impl fmt::Debug for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transaction").field("expectations", &self.expectations.len()).field("operations", &self.ops.len()).finish_non_exhaustive()
+        f.debug_struct("Transaction")
+            .field("expectations", &self.expectations.len())
+            .field("operations", &self.ops.len())
+            .finish_non_exhaustive()
     }
 }

@@ -193,7 +193,7 @@ macro_rules! tuple {
             }
 
             fn changes<C>(&self, first: usize, delta: &mut Delta<'_>, makers: &Self::Makers<C>, out: &mut Vec<C>) {
-                $(if let Some(change) = delta.leaf(first + $at, self.$at.codec()) {
+                $(if let Some(change) = delta.leaf(first + $at, self.$at.codec(), self.$at.default()) {
                     push(out, makers.$at(change));
                 })+
             }
