@@ -102,6 +102,11 @@ impl Stored {
         (key, Self { value, created, modified, version, lease, ttl })
     }
 
+    /// The lease, where it is one that others know too. On v2 it is only a word of this process for a time to live.
+    fn shared_lease(&self) -> Option<LeaseId> {
+        self.lease.filter(|_| self.ttl.is_none())
+    }
+
     /// The versions of this one key in a snapshot of `revision`.
     pub(crate) fn versions(&self, revision: Revision) -> Versions {
         Versions {
@@ -109,7 +114,7 @@ impl Stored {
             created: self.created,
             modified: self.modified,
             version: self.version,
-            lease: self.lease,
+            lease: self.shared_lease(),
             ttl: self.ttl,
             basis: [].into(),
             secret: false,

@@ -271,8 +271,8 @@ pub struct KeyValue {
 impl KeyValue {
     /// When the key vanishes by itself, as far as the answer says it: a put with this expiry keeps what the key had.
     ///
-    /// A time to live (v2) was rounded up to whole seconds, and is rounded up again by a put. One second less half of the time is right on
-    /// average, so that a key that is written often neither lives for ever nor ends early.
+    /// A time to live (v2) in whole seconds was rounded up by the server, and would be rounded up again by each put. One second less half of the
+    /// time is right on average, so that a key that is written often does not live for ever. What this process wrote is known exactly.
     pub(crate) fn expiry(&self) -> Expiry {
         expiry(self.lease, self.ttl)
     }
@@ -282,7 +282,8 @@ impl KeyValue {
 pub(crate) fn expiry(lease: Option<LeaseId>, ttl: Option<Duration>) -> Expiry {
     match (lease, ttl) {
         (Some(lease), _) => Expiry::With(lease),
-        (None, Some(ttl)) => Expiry::After(ttl.saturating_sub(Duration::from_secs(fastrand::u64(0..2)))),
+        (None, Some(ttl)) if ttl.subsec_nanos() == 0 => Expiry::After(ttl.saturating_sub(Duration::from_secs(fastrand::u64(0..2)))),
+        (None, Some(ttl)) => Expiry::After(ttl),
         (None, None) => Expiry::Never,
     }
 }

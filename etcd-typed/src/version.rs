@@ -75,8 +75,7 @@ impl<T> Versioned<T> {
         self.versions.version
     }
 
-    /// The lease that the key is attached to, where it is to one; of a struct the one that all its keys share. On v2, which has no leases, only
-    /// those of this process are known.
+    /// The lease that the key is attached to, where it is to one; of a struct the one that all its keys share (v3, memory).
     #[must_use]
     pub fn lease(&self) -> Option<LeaseId> {
         self.versions.lease

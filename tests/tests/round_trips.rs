@@ -356,9 +356,9 @@ async fn update_is_two_requests_and_one_more_for_each_conflict(bench: &Bench) {
 async fn delete_of_a_struct_is_two_requests(bench: &Bench) {
     let mapped = bench.mapped();
     bench.others().1.set(&mapped_value(2)).await.unwrap();
-    assert_eq!(mapped.delete().await.unwrap().into_value().as_deref(), Some(&mapped_value(2)));
+    assert_eq!(mapped.delete().await.unwrap().as_deref(), Some(&mapped_value(2)));
     bench.cost(1, 1);
-    assert!(!mapped.delete().await.unwrap().existed());
+    assert_eq!(mapped.delete().await.unwrap(), None);
     bench.cost(1, 0);
     bench.others().1.set(&mapped_value(2)).await.unwrap();
     let seen = mapped.get().await.unwrap();
@@ -494,8 +494,11 @@ async fn a_call_of_the_v3_store_is_one_request_on_the_wire() {
     };
     let one = |method: &str| BTreeMap::from([(method.to_owned(), 1)]);
 
-    mapped.limit.set(&1).await.unwrap();
+    client.entry::<u32>("/wire").unwrap().set(&1).await.unwrap();
     assert_eq!(sent().await, one("Put"));
+    // A field keeps its lease: that there is none is a condition of the write.
+    mapped.limit.set(&1).await.unwrap();
+    assert_eq!(sent().await, one("Txn"));
     mapped.limit.get().await.unwrap();
     assert_eq!(sent().await, one("Range"));
     mapped.limit.compare_and_swap(Expect::value(&1), &2).await.unwrap();

@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use etcd_typed::{
-    Change, Client, Deleted, Entry, ErrorKind, EtcdSchema, EtcdValue, Expect, Json, Keyed, Revision, Schema, StatsKind, Update,
-};
+use etcd_typed::{Change, Client, Entry, ErrorKind, EtcdSchema, EtcdValue, Expect, Json, Keyed, Revision, Schema, StatsKind, Update};
 
 /// A service's settings, with every kind of field.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -412,13 +410,13 @@ async fn a_struct_is_compared_and_deleted(bench: Bench) {
     if bench.transactions() {
         assert_eq!(dir.compare_and_delete(&seen).await.unwrap_err().kind(), ErrorKind::Conflict);
         let seen = dir.get().await.unwrap();
-        assert_eq!(dir.compare_and_delete(&seen).await.unwrap().into_value().as_deref(), Some(&*seen));
+        assert_eq!(dir.compare_and_delete(&seen).await.unwrap().as_deref(), Some(&*seen));
     } else {
         assert_eq!(dir.compare_and_delete(&seen).await.unwrap_err().kind(), ErrorKind::Unsupported);
         let error = dir.compare_and_delete(&seen).non_atomic().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict);
         let seen = dir.get().await.unwrap();
-        assert_eq!(dir.compare_and_delete(&seen).non_atomic().await.unwrap().into_value().as_deref(), Some(&*seen));
+        assert_eq!(dir.compare_and_delete(&seen).non_atomic().await.unwrap().as_deref(), Some(&*seen));
     }
     assert!(!dir.exists().await.unwrap());
 }
@@ -465,14 +463,14 @@ async fn a_struct_is_deleted(bench: Bench) {
     let foreign = bench.client.entry::<String>("/prod/app/foreign").unwrap();
     foreign.set(&"stays".to_owned()).await.unwrap();
     if bench.transactions() {
-        assert_eq!(dir.delete().await.unwrap().into_value().as_deref(), Some(&app()));
+        assert_eq!(dir.delete().await.unwrap().as_deref(), Some(&app()));
     } else {
         assert_eq!(dir.delete().await.unwrap_err().kind(), ErrorKind::Unsupported);
-        assert_eq!(dir.delete().non_atomic().await.unwrap().into_value().as_deref(), Some(&app()));
+        assert_eq!(dir.delete().non_atomic().await.unwrap().as_deref(), Some(&app()));
     }
     assert!(!dir.exists().await.unwrap());
     assert!(foreign.exists().await.unwrap());
-    assert!(matches!(dir.delete().await.unwrap(), Deleted::Nothing));
+    assert_eq!(dir.delete().await.unwrap(), None);
 }
 
 async fn a_struct_is_watched(bench: Bench) {

@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
+use futures_util::future::try_join_all;
+
 use super::Context;
 use crate::error::Result;
 use crate::key::Key;
 use crate::schema::{Stored, Table, Tree, Witnesses};
-use crate::store::{self, Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, Span};
+use crate::store::{self, Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, Span, Txn};
 
 /// What a write says of when it expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,14 +23,18 @@ pub(super) enum Wish {
 impl Wish {
     /// For what is written anew.
     pub(super) fn or_never(self) -> Expiry {
-        match self {
-            Self::Keep => Expiry::Never,
-            Self::Named(expiry) => expiry,
-        }
+        self.named().unwrap_or(Expiry::Never)
     }
 
     pub(super) fn is_named(self) -> bool {
         self != Self::Keep
+    }
+
+    pub(super) fn named(self) -> Option<Expiry> {
+        match self {
+            Self::Keep => None,
+            Self::Named(expiry) => Some(expiry),
+        }
     }
 }
 
@@ -96,14 +102,6 @@ impl Surroundings {
         self.keys().next().is_none()
     }
 
-    /// When what is added expires.
-    pub(super) fn fulfil(&self, wish: Wish) -> Expiry {
-        match wish {
-            Wish::Keep => self.expiry(),
-            Wish::Named(expiry) => expiry,
-        }
-    }
-
     fn keys(&self) -> impl Iterator<Item = &Key> {
         self.levels.iter().flat_map(|level| &level.keys)
     }
@@ -126,10 +124,12 @@ impl Surroundings {
         self.keys().map(|key| Op::Get(Span::Key(key.clone()))).collect()
     }
 
-    /// Takes what a refused write answered to its looks; other answers may be among them.
-    pub(super) fn learn(&mut self, results: &[OpResult]) {
-        let found = self.keys().map(|key| found_in(results, key).cloned()).collect();
+    /// Takes what a refused write answered to its looks; other answers may be among them. Whether the guess was wrong.
+    pub(super) fn learn(&mut self, results: &[OpResult]) -> bool {
+        let found: Vec<_> = self.keys().map(|key| found_in(results, key).cloned()).collect();
+        let was_wrong = self.known.is_none() && found.iter().flatten().any(|kv| kv.expiry() != Expiry::Never);
         self.know(found);
+        was_wrong
     }
 
     /// Guesses again: what was known is too old.
@@ -137,11 +137,23 @@ impl Surroundings {
         self.known = None;
     }
 
-    /// Asks, where a transaction cannot have conditions on other keys.
+    /// Asks, where the write itself cannot: in several steps, or where a transaction has no conditions on other keys.
+    ///
+    /// # Errors
+    ///
+    /// Also those of the guards.
     pub(super) async fn read(&mut self, context: &Context) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        if context.is_guarded() {
+            let committed = context.commit(Txn { then: self.looks(), ..Txn::default() }).await?;
+            self.learn(&committed.results);
+            return Ok(());
+        }
+        let ask = async |key: &Key| context.store.range(Range::of(Span::Key(key.clone()))).await.map_err(|error| error.at(key));
         let mut found = Vec::new();
-        for key in self.keys() {
-            let reply = context.store.range(Range::of(Span::Key(key.clone()))).await.map_err(|error| error.at(key))?;
+        for reply in try_join_all(self.keys().map(ask)).await? {
             found.push(reply.kvs.into_iter().next());
         }
         self.know(found);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Context;
+use super::expiry::Surroundings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
@@ -22,13 +23,13 @@ pub(super) struct Plan {
 pub(super) struct Put {
     pub(super) key: String,
     pub(super) value: Bytes,
-    pub(super) expiry: Expiry,
+    /// When it expires; none: with the struct around what is written.
+    pub(super) expiry: Option<Expiry>,
 }
 
 impl Put {
-    /// Of what never expires, unless the plan is told otherwise.
     fn new((key, value): (String, Bytes)) -> Self {
-        Self { key, value, expiry: Expiry::Never }
+        Self { key, value, expiry: None }
     }
 }
 
@@ -168,8 +169,8 @@ impl Plan {
         Self { deletes: self.deletes, ..Self::whole(encoded.clone()) }
     }
 
-    /// The same, with when each key expires.
-    pub(super) fn expiring(mut self, expiry: impl Fn(&str) -> Expiry) -> Self {
+    /// The same, with when each key expires, where that is not decided by what is around.
+    pub(super) fn expiring(mut self, expiry: impl Fn(&str) -> Option<Expiry>) -> Self {
         for put in &mut self.puts {
             put.expiry = expiry(&put.key);
         }
@@ -189,8 +190,16 @@ impl Plan {
         self.puts.iter().map(|put| &put.key).chain(&self.deletes)
     }
 
-    pub(super) fn into_ops(self, directory: &Key) -> Vec<Op> {
-        let put = |Put { key, value, expiry }| Op::Put { key: directory.descend(&key), value, expiry, previous: false };
+    /// Whether it is for `surroundings` to say when something expires.
+    fn depends_on(&self, surroundings: &Surroundings) -> bool {
+        !surroundings.is_empty() && self.puts.iter().any(|put| put.expiry.is_none())
+    }
+
+    pub(super) fn into_ops(self, directory: &Key, surroundings: &Surroundings) -> Vec<Op> {
+        let put = |Put { key, value, expiry }| {
+            let expiry = expiry.unwrap_or_else(|| surroundings.expiry());
+            Op::Put { key: directory.descend(&key), value, expiry, previous: false }
+        };
         let puts: Vec<Op> = self.puts.into_iter().map(put).collect();
         puts.into_iter().chain(self.deletes.iter().map(|relative| Op::delete(&directory.descend(relative)))).collect()
     }
@@ -221,18 +230,36 @@ impl Context {
         Ok(())
     }
 
-    /// Sends a plan in one transaction.
+    /// Whether one transaction takes so many conditions, beside those of the guards.
+    pub(super) fn has_room_for(&self, conditions: usize) -> bool {
+        conditions + self.guard_compares().len() <= self.store.capabilities().max_operations
+    }
+
+    /// Sends a plan in one transaction. If it is refused, `surroundings` have learnt from the answer.
     pub(super) async fn commit_plan(
         &self,
         directory: &Key,
         plan: Plan,
-        compares: Vec<Compare>,
-        otherwise: Vec<Op>,
+        mut compares: Vec<Compare>,
+        mut otherwise: Vec<Op>,
+        surroundings: &mut Surroundings,
         advice: &str,
     ) -> Result<Committed> {
         self.check_atomic(directory, &compares, plan.len(), advice)?;
-        let txn = Txn { compares, then: plan.into_ops(directory), otherwise };
-        self.commit(txn).await.map_err(|error| error.at(directory))
+        let depends = plan.depends_on(surroundings);
+        if depends && !self.store.capabilities().transactions {
+            surroundings.read(self).await.map_err(|error| error.at(directory))?;
+        } else if depends {
+            compares.extend(surroundings.compares());
+            otherwise.extend(surroundings.looks());
+            self.check_atomic(directory, &compares, plan.len(), advice)?;
+        }
+        let txn = Txn { compares, then: plan.into_ops(directory, surroundings), otherwise };
+        let committed = self.commit(txn).await.map_err(|error| error.at(directory))?;
+        if depends && !committed.succeeded {
+            surroundings.learn(&committed.results);
+        }
+        Ok(committed)
     }
 
     /// Sends a plan in as many transactions as it takes, each key under its own condition if it has one. The answer says at
@@ -246,23 +273,46 @@ impl Context {
         directory: &Key,
         plan: Plan,
         condition: impl Fn(&str) -> Option<Condition>,
+        surroundings: &mut Surroundings,
     ) -> Result<Vec<(String, Revision)>> {
         self.check_guards().map_err(|error| error.at(directory))?;
+        let depends = plan.depends_on(surroundings);
+        let asks = depends && self.store.capabilities().transactions;
+        if depends && !asks {
+            surroundings.read(self).await.map_err(|error| error.at(directory))?;
+        }
+        let (around, looks) = if asks { (surroundings.compares(), surroundings.looks()) } else { (Vec::new(), Vec::new()) };
         let keys: Vec<String> = plan.keys().cloned().collect();
-        let mut ops = plan.into_ops(directory);
+        let conditional = keys.iter().any(|relative| condition(relative).is_some());
+        let follows: Vec<bool> = plan.puts.iter().map(|put| put.expiry.is_none()).collect();
+        let mut ops = plan.into_ops(directory, surroundings);
         self.share_leases(&mut ops).await.map_err(|error| error.at(directory))?;
-        let mut written: Vec<(String, Revision)> = Vec::new();
+        let (mut around, mut written): (_, Vec<(String, Revision)>) = (around, Vec::new());
         while !ops.is_empty() {
-            let rest = ops.split_off(self.fitting(&ops));
+            // Conditions are limited as operations are, and are not more than these where the keys have none.
+            let beside = if conditional { &around[..] } else { &[] };
+            let rest = ops.split_off(self.fitting(&ops, beside));
             let step = std::mem::replace(&mut ops, rest);
             let keys: Vec<&String> = keys.iter().skip(written.len()).take(step.len()).collect();
             let on = |relative: &&String| Some(Compare::key(&directory.descend(relative), condition(relative)?));
-            let txn = Txn { compares: keys.iter().filter_map(on).collect(), then: step, otherwise: Vec::new() };
+            let compares = keys.iter().filter_map(on).chain(around.clone()).collect();
+            let txn = Txn { compares, then: step.clone(), otherwise: looks.clone() };
             let first = keys.first().map_or_else(|| directory.clone(), |relative| directory.descend(relative));
             let failure = match self.commit(txn).await {
                 Ok(committed) if committed.succeeded => {
                     let keys: Vec<_> = keys.into_iter().map(|relative| (relative.clone(), committed.revision)).collect();
                     written.extend(keys);
+                    continue;
+                }
+                // It expires, which the guess was that it does not.
+                Ok(committed) if asks && surroundings.learn(&committed.results) => {
+                    ops = step.into_iter().chain(std::mem::take(&mut ops)).collect();
+                    for (op, follows) in ops.iter_mut().zip(follows.iter().skip(written.len())) {
+                        if let (Op::Put { expiry, .. }, true) = (op, *follows) {
+                            *expiry = surroundings.expiry();
+                        }
+                    }
+                    around = surroundings.compares();
                     continue;
                 }
                 Ok(_) => Error::new(ErrorKind::Conflict, ""),
@@ -276,7 +326,7 @@ impl Context {
 
     /// Puts that live equally long share a lease, as in one transaction, where they need several.
     async fn share_leases(&self, ops: &mut [Op]) -> Result<()> {
-        if !self.store.capabilities().transactions || self.fitting(ops) == ops.len() {
+        if !self.store.capabilities().transactions || self.fitting(ops, &[]) == ops.len() {
             return Ok(());
         }
         let mut made: Vec<(Duration, LeaseId)> = Vec::new();
@@ -297,14 +347,15 @@ impl Context {
         Ok(())
     }
 
-    /// How many of the operations, at least one, fit in one transaction by number and by size.
-    fn fitting(&self, ops: &[Op]) -> usize {
+    /// How many of the operations, at least one, fit in one transaction by number and by size, beside these conditions and those of the guards.
+    fn fitting(&self, ops: &[Op], conditions: &[Compare]) -> usize {
         // What a request holds for each operation beside key and value, its condition and the key in that: generously.
         const OVERHEAD: usize = 64;
         let capabilities = self.store.capabilities();
-        let guards = self.guard_compares();
-        let most = if capabilities.transactions { capabilities.max_operations.saturating_sub(guards.len()) } else { 1 };
-        let mut size = OVERHEAD + guards.iter().map(|compare| OVERHEAD + 2 * compare.span.key().as_str().len()).sum::<usize>();
+        let mut conditions = conditions.to_vec();
+        conditions.extend(self.guard_compares());
+        let most = if capabilities.transactions { capabilities.max_operations.saturating_sub(conditions.len()) } else { 1 };
+        let mut size = OVERHEAD + conditions.iter().map(|compare| OVERHEAD + 2 * compare.span.key().as_str().len()).sum::<usize>();
         let fits = |op: &&Op| {
             size += OVERHEAD
                 + match op {

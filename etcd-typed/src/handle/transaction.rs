@@ -205,7 +205,7 @@ impl Transaction {
         match schema::encode(dir.key(), value) {
             Ok(encoded) => {
                 let from = self.ops.len();
-                self.ops.extend(owner.overwrite(encoded).into_ops(dir.key()));
+                self.ops.extend(owner.overwrite(encoded).into_ops(dir.key(), &Surroundings::default()));
                 let surroundings = Surroundings::of(dir.home(), dir.key());
                 if !surroundings.is_empty() {
                     self.parts.push(Part { ops: from..self.ops.len(), keys: Vec::new(), surroundings, found: None });

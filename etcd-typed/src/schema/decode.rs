@@ -223,7 +223,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn value<T>(&mut self, segment: &str, stored: &Stored, codec: &Codec<T>) -> Option<T> {
-        self.lease = stored.lease.filter(|lease| self.basis.is_empty() || self.lease == Some(*lease));
+        self.lease = stored.shared_lease().filter(|lease| self.basis.is_empty() || self.lease == Some(*lease));
         self.basis.push(([&self.prefix, segment].concat(), stored.modified));
         self.created = Some(self.created.map_or(stored.created, |oldest| oldest.min(stored.created)));
         match codec.decode(&stored.value) {

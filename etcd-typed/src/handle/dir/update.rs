@@ -153,27 +153,20 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
             if plan.is_empty() {
                 return Ok(Versioned::new(value, unwritten));
             }
-            // What is added where the struct itself does not tell when it expires.
-            let undecided = !wish.is_named() && plan.puts.iter().any(|put| expiry::kept(S::TABLE, &tree, &put.key).is_none());
-            let asks = undecided && transactions && atomicity == Atomicity::Atomic;
-            if undecided && !asks {
-                surroundings.read(&context).await?;
-            }
-            let otherwise = surroundings.fulfil(wish);
-            let keep = |key: &str| expiry::kept(S::TABLE, &tree, key).filter(|_| !wish.is_named()).unwrap_or(otherwise);
-            let plan = plan.expiring(keep);
+            // What is added where the struct itself does not tell when it expires, expires with what is around.
+            let plan = plan.expiring(|key| wish.named().or_else(|| expiry::kept(S::TABLE, &tree, key)));
 
             let keys: Vec<String> = plan.keys().cloned().collect();
             let lease = lease_after(unwritten.lease, wish, &plan);
             let was = |key: &str| Some(tree.get(key).map_or(Condition::Absent, |stored| Condition::Modified(stored.modified)));
             let shown = if atomicity == Atomicity::NonAtomic {
-                match context.commit_non_atomic(&dir.key, plan, was).await {
+                match context.commit_non_atomic(&dir.key, plan, was, &mut surroundings).await {
                     Ok(written) => return Ok(written_at(value, unwritten, &written, &new, lease)),
                     Err(error) if is_conflict(&error, wish) && error.written().is_empty() => None,
                     Err(error) => return Err(error.into()),
                 }
             } else {
-                let mut compares = match scope {
+                let compares = match scope {
                     UpdateScope::Directory => unchanged(&dir.key, revision, &basis),
                     UpdateScope::ChangedFields => {
                         let on = |key: &String| Some(Compare::key(&dir.key.descend(key), was(key)?));
@@ -184,20 +177,13 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
                         compares
                     }
                 };
-                let mut look = if transactions { dir.look() } else { Vec::new() };
-                if asks {
-                    compares.extend(surroundings.compares());
-                    look.extend(surroundings.looks());
-                }
-                match context.commit_plan(&dir.key, plan, compares, look, IN_SEVERAL_OR_FEWER).await {
+                let look = if transactions { dir.look() } else { Vec::new() };
+                match context.commit_plan(&dir.key, plan, compares, look, &mut surroundings, IN_SEVERAL_OR_FEWER).await {
                     Ok(committed) if committed.succeeded => {
                         let written: Vec<_> = keys.into_iter().map(|key| (key, committed.revision)).collect();
                         return Ok(written_at(value, unwritten, &written, &new, lease));
                     }
-                    Ok(committed) => {
-                        surroundings.learn(&committed.results);
-                        looked(&dir.key, committed)
-                    }
+                    Ok(committed) => looked(&dir.key, committed),
                     Err(error) if is_conflict(&error, wish) => None,
                     Err(error) => return Err(error.into()),
                 }
@@ -250,7 +236,7 @@ fn lease_after(before: Option<LeaseId>, wish: Wish, plan: &Plan) -> Option<Lease
     match wish {
         Wish::Named(Expiry::With(lease)) => Some(lease),
         Wish::Named(_) => None,
-        Wish::Keep => before.filter(|lease| plan.puts.iter().all(|put| put.expiry == Expiry::With(*lease))),
+        Wish::Keep => before.filter(|lease| plan.puts.iter().all(|put| put.expiry == Some(Expiry::With(*lease)))),
     }
 }
 

@@ -108,35 +108,30 @@ impl<S: Schema> Dir<S> {
         let exists = || Error::new(ErrorKind::AlreadyExists, "a key of the struct is there").at(&self.key);
         let is_there = |tree: &Tree| tree.keys().any(|key| S::TABLE.owns(key));
         let mut surroundings = Surroundings::around(self.home.as_ref(), &self.key, wish);
-        let plan = |surroundings: &Surroundings| {
-            let expiry = surroundings.fulfil(wish);
-            Plan::whole(encoded.clone()).expiring(|_| expiry)
-        };
+        let plan = Plan::whole(encoded).expiring(|_| wish.named());
         if atomicity == Atomicity::NonAtomic {
             let (tree, revision) = self.read_to_write().await?;
             if is_there(&tree) {
                 return Err(exists());
             }
-            surroundings.read(&self.context).await?;
-            let written = self.context.commit_non_atomic(&self.key, plan(&surroundings), |_| Some(Condition::Absent)).await?;
+            let absent = |_: &str| Some(Condition::Absent);
+            let written = self.context.commit_non_atomic(&self.key, plan, absent, &mut surroundings).await?;
             return Ok(last(&written, revision));
         }
         let mut retry = OptimisticRetry::new(&self.context.retry);
         // When what is below the directory was last looked at; what is in a map's directory may be no entry of it.
         let mut known = None;
         loop {
-            let mut compares = match known {
+            let compares = match known {
                 None => Self::OWNER.nothing_there(&self.key),
                 Some(revision) => unchanged(&self.key, revision, &[]),
             };
-            compares.extend(surroundings.compares());
-            let looks = if Self::OWNER.has_maps() || !surroundings.is_empty() { self.look() } else { Vec::new() };
-            let looks = looks.into_iter().chain(surroundings.looks()).collect();
-            let committed = self.context.commit_plan(&self.key, plan(&surroundings), compares, looks, IN_SEVERAL).await?;
+            let asks = self.context.store.capabilities().transactions && !surroundings.is_empty();
+            let look = if Self::OWNER.has_maps() || asks { self.look() } else { Vec::new() };
+            let committed = self.context.commit_plan(&self.key, plan.clone(), compares, look, &mut surroundings, IN_SEVERAL).await?;
             if committed.succeeded {
                 return Ok(committed.revision);
             }
-            surroundings.learn(&committed.results);
             let shown = match looked(&self.key, committed) {
                 Some((tree, revision)) if !is_there(&tree) => revision,
                 _ => return Err(exists()),
@@ -152,58 +147,51 @@ impl<S: Schema> Dir<S> {
 
     async fn swap(&self, swap: Swap, wish: Wish, atomicity: Atomicity) -> Result<Revision> {
         let Swap { revision, basis, lease, old, new } = swap;
-        let (context, table) = (&self.context, S::TABLE);
+        let context = &self.context;
         let mut plan = Self::OWNER.difference_to_read(&basis, &old, &new);
         if wish.is_named() {
             plan = plan.renewing(&new);
         }
         let mut surroundings = Surroundings::around(self.home.as_ref(), &self.key, wish);
-        let fulfil = |plan: Plan, tree: &Tree, surroundings: &Surroundings| {
-            let otherwise = surroundings.fulfil(wish);
-            plan.expiring(|key| expiry::kept(table, tree, key).filter(|_| !wish.is_named()).unwrap_or(otherwise))
-        };
+        let as_it_is = |tree: &Tree, key: &str| wish.named().or_else(|| expiry::kept(S::TABLE, tree, key));
         if atomicity == Atomicity::NonAtomic {
             let (tree, revision) = self.read_to_write().await?;
             self.still(&basis, &tree, revision)?;
-            surroundings.read(context).await?;
             // What is deleted and was not read is an alias of a field that was: whatever it holds, it goes.
             let deletes = plan.deletes.clone();
             let condition = |key: &str| match as_read(&basis, key) {
                 Condition::Absent if deletes.iter().any(|delete| delete == key) => None,
                 condition => Some(condition),
             };
-            let written = context.commit_non_atomic(&self.key, fulfil(plan, &tree, &surroundings), condition).await?;
+            let plan = plan.expiring(|key| as_it_is(&tree, key));
+            let written = context.commit_non_atomic(&self.key, plan, condition, &mut surroundings).await?;
             return Ok(last(&written, revision));
         }
-        let looks: Vec<Op> = self.look().into_iter().chain(surroundings.looks()).collect();
-        // What all of it is attached to is known, and what a write names. Else the guess is that nothing expires.
-        let (first, guess) = match (wish, lease) {
-            (Wish::Keep, Some(lease)) => (plan.clone().expiring(|_| Expiry::With(lease)), Vec::new()),
-            (Wish::Keep, None) => (plan.clone(), guess(&self.key, &surroundings)),
-            (Wish::Named(expiry), _) => (plan.clone().expiring(|_| expiry), Vec::new()),
+        let compares = unchanged(&self.key, revision, &basis);
+        // What all of it is attached to is known, and what a write names.
+        if let Some(expiry) = wish.named().or(lease.map(Expiry::With)) {
+            let plan = plan.expiring(|_| Some(expiry));
+            let committed = context.commit_plan(&self.key, plan, compares, self.look(), &mut surroundings, IN_SEVERAL).await?;
+            return if committed.succeeded { Ok(committed.revision) } else { Err(self.conflict(committed)) };
+        }
+        // Else the guess is that nothing expires, where there is room for one more condition.
+        let (tree, now) = if context.has_room_for(compares.len() + 1) {
+            let never = Compare::below(&self.key, Condition::NeverExpires);
+            let compares = compares.iter().cloned().chain([never]).collect();
+            let committed = context.commit_plan(&self.key, plan.clone(), compares, self.look(), &mut surroundings, IN_SEVERAL).await?;
+            if committed.succeeded {
+                return Ok(committed.revision);
+            }
+            looked(&self.key, committed).ok_or_else(|| self.worn_out())?
+        } else {
+            context.check_atomic(&self.key, &compares, plan.keys().count(), IN_SEVERAL)?;
+            self.read_to_write().await?
         };
-        let is_guess = !guess.is_empty();
-        let compares = unchanged(&self.key, revision, &basis).into_iter().chain(guess).collect();
-        let committed = context.commit_plan(&self.key, first, compares, looks.clone(), IN_SEVERAL).await?;
-        if committed.succeeded {
-            return Ok(committed.revision);
-        }
-        if !is_guess {
-            return Err(self.conflict(committed));
-        }
-        surroundings.learn(&committed.results);
-        let Some((tree, now)) = looked(&self.key, committed) else { return Err(self.worn_out()) };
         self.still(&basis, &tree, now)?;
-        let compares = unchanged(&self.key, revision, &basis).into_iter().chain(surroundings.compares()).collect();
-        let committed = context.commit_plan(&self.key, fulfil(plan, &tree, &surroundings), compares, looks, IN_SEVERAL).await?;
+        let plan = plan.expiring(|key| as_it_is(&tree, key));
+        let committed = context.commit_plan(&self.key, plan, compares, self.look(), &mut surroundings, IN_SEVERAL).await?;
         if committed.succeeded { Ok(committed.revision) } else { Err(self.conflict(committed)) }
     }
-}
-
-/// That nothing in the directory or around it expires.
-fn guess(directory: &Key, surroundings: &Surroundings) -> Vec<Compare> {
-    let below = Compare::below(directory, Condition::NeverExpires);
-    std::iter::once(below).chain(surroundings.compares()).collect()
 }
 
 /// Makes the owner's keys below a directory be exactly `encoded`.
@@ -218,45 +206,36 @@ pub(in crate::handle) async fn set(
     atomicity: Atomicity,
     operation: Operation,
 ) -> Result<Revision> {
-    let mut surroundings = Surroundings::around(home, directory, wish);
     if atomicity == Atomicity::Atomic {
         // With maps it will be on the condition that nothing changed below.
         let compares = if owner.has_maps() { unchanged(directory, Revision::ZERO, &[]) } else { Vec::new() };
         context.check_atomic(directory, &compares, encoded.len(), IN_SEVERAL)?;
-    } else {
-        surroundings.read(context).await?;
     }
-    let mut read = match owner.has_maps() {
-        true => Some(read_below(context, directory).await?),
-        false => None,
-    };
+    let mut surroundings = Surroundings::around(home, directory, wish);
+    let mut read = if owner.has_maps() { Some(read_below(context, directory).await?) } else { None };
     let mut retry = OptimisticRetry::new(&context.retry);
     loop {
-        let expiry = surroundings.fulfil(wish);
         let plan = match &read {
             Some((tree, _)) => owner.replace(tree, encoded.clone()),
             None => owner.overwrite(encoded.clone()),
         };
-        let plan = plan.expiring(|_| expiry);
+        let plan = plan.expiring(|_| wish.named());
         let revision = read.as_ref().map_or(Revision::ZERO, |(_, revision)| *revision);
         if atomicity == Atomicity::NonAtomic {
-            let written = context.commit_non_atomic(directory, plan, |_| None).await?;
+            let written = context.commit_non_atomic(directory, plan, |_| None, &mut surroundings).await?;
             return Ok(last(&written, revision));
         }
-        let (mut compares, mut looks) = (Vec::new(), Vec::new());
+        let (mut compares, mut look) = (Vec::new(), Vec::new());
         if owner.has_maps() {
             // Only what appears matters: a key that vanished is as good as deleted.
             compares = unchanged(directory, revision, &[]);
-            looks = vec![Op::Get(Span::Below(directory.clone()))];
+            look = vec![Op::Get(Span::Below(directory.clone()))];
         }
-        compares.extend(surroundings.compares());
-        looks.extend(surroundings.looks());
-        let committed = context.commit_plan(directory, plan, compares, looks, IN_SEVERAL).await?;
+        let committed = context.commit_plan(directory, plan, compares, look, &mut surroundings, IN_SEVERAL).await?;
         if committed.succeeded {
             return Ok(committed.revision);
         }
         operation.conflict();
-        surroundings.learn(&committed.results);
         let shown = if owner.has_maps() { looked(directory, committed).map(Some) } else { Some(None) };
         let again = async {
             surroundings.forget();
@@ -332,6 +311,36 @@ impl<S> Deleted<S> {
     pub fn into_value(self) -> Option<Versioned<S>> {
         if let Self::Struct(value) = self { Some(value) } else { None }
     }
+
+    /// Whether there was a struct that could be read.
+    #[must_use]
+    pub fn is_some(&self) -> bool {
+        self.value().is_some()
+    }
+
+    /// Whether there was no struct that could be read: nothing, or something else. [`existed`](Self::existed) tells which.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.value().is_none()
+    }
+
+    /// The struct without its versions, if there was one that could be read.
+    #[must_use]
+    pub fn as_deref(&self) -> Option<&S> {
+        self.value().map(|value| &**value)
+    }
+
+    /// Something of the struct, if there was one that could be read.
+    pub fn map<U>(self, f: impl FnOnce(Versioned<S>) -> U) -> Option<U> {
+        self.into_value().map(f)
+    }
+}
+
+/// Compares the struct that could be read.
+impl<S: PartialEq> PartialEq<Option<Versioned<S>>> for Deleted<S> {
+    fn eq(&self, other: &Option<Versioned<S>>) -> bool {
+        self.value() == other.as_ref()
+    }
 }
 
 /// A deletion of a whole struct that happens when it is awaited. The answer says what was there.
@@ -388,7 +397,7 @@ impl<S: Schema> DirDelete<S> {
                 }
                 // What is there and was not read is an alias, as was just seen.
                 let condition = |key: &str| Some(as_read(expected.as_ref()?, key)).filter(|condition| *condition != Condition::Absent);
-                context.commit_non_atomic(&dir.key, plan, condition).await?;
+                context.commit_non_atomic(&dir.key, plan, condition, &mut Surroundings::default()).await?;
                 return Ok(was);
             }
             let compares = match &seen {
@@ -396,7 +405,8 @@ impl<S: Schema> DirDelete<S> {
                 None if there.is_empty() => return Ok(was),
                 None => unchanged(&dir.key, revision, &there),
             };
-            let committed = context.commit_plan(&dir.key, plan, compares, dir.look(), IN_SEVERAL).await?;
+            let mut nothing = Surroundings::default();
+            let committed = context.commit_plan(&dir.key, plan, compares, dir.look(), &mut nothing, IN_SEVERAL).await?;
             if committed.succeeded {
                 return Ok(was);
             }

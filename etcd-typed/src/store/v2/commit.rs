@@ -184,9 +184,12 @@ impl V2Store {
                     Expiry::After(ttl) => Some(plan::seconds(ttl)),
                     _ => None,
                 };
+                let sent = Instant::now();
                 let reply = self.send_put(key, &put.value, ttl, guard).await?;
-                if reply.outcome.is_ok() {
+                if let Ok(change) = &reply.outcome {
                     self.leases.detach(key).await;
+                    let deadline = if let Expiry::After(ttl) = put.expiry { sent.checked_add(ttl) } else { None };
+                    self.leases.ends(key, Revision::new(change.node.modified_index), deadline);
                 }
                 Ok(reply)
             }

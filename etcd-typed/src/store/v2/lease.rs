@@ -36,6 +36,8 @@ struct Book {
     leases: HashMap<LeaseId, Arc<tokio::sync::Mutex<Lease>>>,
     /// Which lease a key was last written with.
     attached: HashMap<Key, LeaseId>,
+    /// When the keys end that were written with a time to live, and the index of that write. The server tells it in whole seconds, rounded up.
+    deadlines: HashMap<Key, (Revision, Instant)>,
 }
 
 #[derive(Debug)]
@@ -123,11 +125,42 @@ impl Leases {
         attached.was(found)
     }
 
+    /// Remembers when a key ends that was written with a time to live; none: with none.
+    pub(super) fn ends(&self, key: &Key, written: Revision, deadline: Option<Instant>) {
+        let mut book = self.book();
+        match deadline {
+            Some(deadline) => {
+                if book.deadlines.len() == book.deadlines.capacity() {
+                    let now = Instant::now();
+                    book.deadlines.retain(|_, (_, deadline)| *deadline > now);
+                }
+                book.deadlines.insert(key.clone(), (written, deadline));
+            }
+            None => drop(book.deadlines.remove(key)),
+        }
+    }
+
+    /// What is known of when a key ends that was read just now: its lease, and its time to live exactly.
+    pub(super) fn complete(&self, found: &mut KeyValue) {
+        if found.ttl.is_none() {
+            return;
+        }
+        found.lease = self.of(found);
+        let book = self.book();
+        if book.deadlines.is_empty() {
+            return;
+        }
+        let key = std::str::from_utf8(&found.key).ok().and_then(|key| Key::parse(key).ok());
+        if let Some((written, deadline)) = key.and_then(|key| book.deadlines.get(&key))
+            && *written == found.modified
+        {
+            found.ttl = Some(deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+
     /// The lease of this process that a key which was read just now is attached to. It does not wait: while the lease is in use by a put or a
     /// keep-alive, what was attached last counts.
-    pub(super) fn of(&self, found: &KeyValue) -> Option<LeaseId> {
-        // What is attached has a time to live.
-        found.ttl?;
+    fn of(&self, found: &KeyValue) -> Option<LeaseId> {
         let book = self.book();
         if book.attached.is_empty() {
             return None;
@@ -171,7 +204,7 @@ impl V2Store {
         let ttl = Duration::from_secs(plan::seconds(ttl));
         {
             let mut book = self.leases.book();
-            let Book { leases, attached } = &mut *book;
+            let Book { leases, attached, .. } = &mut *book;
             // A lease that is over goes with what it was attached to; one that is in use is not over.
             leases.retain(|_, lease| lease.try_lock().map_or(true, |lease| lease.left().is_some()));
             attached.retain(|_, owner| leases.contains_key(owner));

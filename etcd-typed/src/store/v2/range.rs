@@ -39,15 +39,13 @@ impl V2Store {
             Some(node) => reply.kvs.push(node.into_kv()),
             None => {}
         }
-        self.name_leases(&mut reply);
+        self.complete(&mut reply);
         Ok(reply)
     }
 
-    /// The server knows no leases; those of this process are known here.
-    fn name_leases(&self, reply: &mut RangeReply) {
-        for kv in &mut reply.kvs {
-            kv.lease = self.leases.of(kv);
-        }
+    /// Adds what this process knows and the server does not tell.
+    fn complete(&self, reply: &mut RangeReply) {
+        reply.kvs.iter_mut().for_each(|kv| self.leases.complete(kv));
     }
 
     /// What is below a directory; of a directory that is not there an answer without anything.
@@ -62,7 +60,7 @@ impl V2Store {
             Some(node) => flatten(node, &mut reply),
             None => {}
         }
-        self.name_leases(&mut reply);
+        self.complete(&mut reply);
         Ok(reply)
     }
 
