@@ -107,6 +107,12 @@ impl OptimisticRetry {
         Self { backoff, left, at_once: Self::AT_ONCE, deadline: None, call_timeout: retry.call_timeout }
     }
 
+    /// As many as the time allows.
+    #[cfg(feature = "v2")]
+    pub(crate) fn without_budget(retry: &RetryPolicy) -> Self {
+        Self { left: u32::MAX, ..Self::new(retry) }
+    }
+
     /// Gives what the next attempt works on: what the conflict showed, or what `read` gives now.
     ///
     /// # Errors

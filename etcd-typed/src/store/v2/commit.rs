@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reqwest::Method;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::V2Store;
 use super::encode::{self, Parameters};
@@ -12,6 +12,7 @@ use super::plan::{self, Check, Guard, Plan, Put, Step};
 use super::range::Depth;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::Revision;
 use crate::store::{Committed, Condition, Consistency, Expiry, KeyValue, OpResult, RangeReply, Txn};
 
@@ -94,10 +95,9 @@ impl V2Store {
 
     /// Reads, decides, and writes on the condition that nothing has changed since; if something has, from the start.
     async fn checked_here(&self, plan: &Plan) -> Result<Committed> {
-        let deadline = self.http.deadline();
-        let mut backoff = self.retry.backoff();
+        let mut retry = OptimisticRetry::without_budget(&self.retry);
+        let mut found = self.read_key(&plan.key, Consistency::Linearizable).await?;
         loop {
-            let found = self.read_key(&plan.key, Consistency::Linearizable).await?;
             let current = found.kvs.first();
             let mut hold = true;
             for condition in &plan.conditions {
@@ -127,11 +127,12 @@ impl V2Store {
             if let Attempt::Done(committed) = self.attempt(plan, &guard).await? {
                 return Ok(committed);
             }
-            let delay = backoff.next_delay();
-            if Instant::now() + delay >= deadline {
-                return Err(Error::new(ErrorKind::Timeout, "others write the key so often that its condition could not be checked"));
-            }
-            sleep(delay).await;
+            found = match retry.after_conflict(None, self.read_key(&plan.key, Consistency::Linearizable)).await? {
+                AfterConflict::Retry(found) => found,
+                AfterConflict::GiveUp(_) => {
+                    return Err(Error::new(ErrorKind::Timeout, "others write the key so often that its condition could not be checked"));
+                }
+            };
         }
     }
 
