@@ -187,7 +187,8 @@ impl<C, T> Changes<C, T> {
         let mirror = &self.mirror;
         let mut problems = Vec::new();
         let mut changes = Vec::new();
-        let mut delta = Delta::new(mirror.directory(), mirror.tree(), touched, revision, resynced, &mut problems);
+        let complete = mirror.is_complete();
+        let mut delta = Delta::new(mirror.directory(), mirror.tree(), touched, revision, resynced, complete, &mut problems);
         (self.typed.changes)(&mut delta, &mut changes);
         if !changes.is_empty() || resynced {
             self.ready.push_back(Ok(Update { revision, changes, resynced }));

@@ -1,7 +1,10 @@
 //! The one retry and backoff policy. It decides how long to wait and how often; what may be repeated at all is decided where
-//! the error is understood (the stores' mapping files).
+//! the error is understood (the stores' mapping files). [`OptimisticRetry`] is the rule for loops that read, decide and write.
 
+use std::future::Future;
 use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
 
 /// How calls are repeated and how long they may take. The defaults suit a cluster in one data centre.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +18,9 @@ pub struct RetryPolicy {
     pub first_delay: Duration,
     /// The longest wait between two attempts. Default: 2 s.
     pub max_delay: Duration,
-    /// How often `modify`, `update` and a struct's `set` start again after a conflict. Default: 32.
+    /// How often `modify`, `update` and a struct's `set` start again after a conflict. Each attempt works on a value that was just
+    /// read, or that the conflict itself showed. After every fourth one they wait, with jitter, and no wait begins that would
+    /// end more than `call_timeout` after the first conflict. Default: 32.
     pub conflict_budget: u32,
 }
 
@@ -67,9 +72,139 @@ impl Backoff {
     }
 }
 
+/// The attempts of one read-modify-write.
+///
+/// A conflict shows the value that won. It is tried at once: it cannot be fresher. Waiting first would only make it stale, and
+/// beside a steady writer every longer wait would make success less likely. Waits are for the case that many callers contend;
+/// after one the value is read anew.
+#[derive(Debug)]
+pub(crate) struct OptimisticRetry {
+    backoff: Backoff,
+    /// How many more attempts there are.
+    left: u32,
+    /// How many of them are made without a wait.
+    at_once: u32,
+    /// No wait ends later. It counts from the first conflict.
+    deadline: Option<Instant>,
+    call_timeout: Duration,
+}
+
+/// What follows a conflict.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum AfterConflict<T> {
+    /// Try again with this, which is fresh.
+    Retry(T),
+    /// The budget or the time is used up. This is what the last conflict showed.
+    GiveUp(Option<T>),
+}
+
+impl OptimisticRetry {
+    /// Attempts after each read: the first, and these many more on what the conflicts showed.
+    const AT_ONCE: u32 = 3;
+
+    pub(crate) fn new(retry: &RetryPolicy) -> Self {
+        let (backoff, left) = (retry.backoff(), retry.conflict_budget);
+        Self { backoff, left, at_once: Self::AT_ONCE, deadline: None, call_timeout: retry.call_timeout }
+    }
+
+    /// As many as the time allows.
+    #[cfg(feature = "v2")]
+    pub(crate) fn without_budget(retry: &RetryPolicy) -> Self {
+        Self { left: u32::MAX, ..Self::new(retry) }
+    }
+
+    /// Gives what the next attempt works on: what the conflict showed, or what `read` gives now.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`.
+    pub(crate) async fn after_conflict<T, E>(
+        &mut self,
+        shown: Option<T>,
+        read: impl Future<Output = Result<T, E>>,
+    ) -> Result<AfterConflict<T>, E> {
+        let now = Instant::now();
+        let deadline = *self.deadline.get_or_insert(now + self.call_timeout);
+        if self.left == 0 {
+            return Ok(AfterConflict::GiveUp(shown));
+        }
+        self.left -= 1;
+        if self.at_once > 0 {
+            self.at_once -= 1;
+            if let Some(shown) = shown {
+                return Ok(AfterConflict::Retry(shown));
+            }
+        } else {
+            let next = now + self.backoff.next_delay();
+            if next >= deadline {
+                return Ok(AfterConflict::GiveUp(shown));
+            }
+            sleep_until(next).await;
+            self.at_once = Self::AT_ONCE;
+        }
+        read.await.map(AfterConflict::Retry)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::convert::Infallible;
+
     use super::*;
+
+    /// Conflicts without end: what each attempt works on, and when it is made; and what was shown last.
+    async fn contended(policy: &RetryPolicy, shown: Option<&'static str>) -> (Vec<(&'static str, Duration)>, Option<&'static str>) {
+        let (start, mut retry, mut attempts) = (Instant::now(), OptimisticRetry::new(policy), Vec::new());
+        loop {
+            let read = async { Ok::<_, Infallible>("read") };
+            match retry.after_conflict(shown, read).await {
+                Ok(AfterConflict::Retry(value)) => attempts.push((value, start.elapsed())),
+                Ok(AfterConflict::GiveUp(last)) => return (attempts, last),
+                Err(never) => match never {},
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn shown_value_is_tried_at_once_and_read_anew_after_a_wait() {
+        let (attempts, last) = contended(&RetryPolicy::default(), Some("shown")).await;
+        assert_eq!(attempts.len(), 32);
+        assert_eq!(last, Some("shown"));
+        let read: Vec<usize> = attempts.iter().enumerate().filter(|(_, (value, _))| *value == "read").map(|(at, _)| at).collect();
+        assert_eq!(read, [3, 7, 11, 15, 19, 23, 27, 31]);
+        for pair in attempts.windows(2) {
+            assert_eq!(pair[1].0 == "read", pair[1].1 > pair[0].1, "a value is read after each wait and only then");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn value_that_no_conflict_shows_is_read_before_each_attempt() {
+        let (attempts, last) = contended(&RetryPolicy::default(), None).await;
+        assert_eq!((attempts.len(), last), (32, None));
+        assert!(attempts.iter().all(|(value, _)| *value == "read"));
+        assert_eq!(attempts[2].1, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_end_with_the_deadline_of_the_call() {
+        let policy = RetryPolicy { conflict_budget: 10_000, ..RetryPolicy::default() };
+        let (attempts, _) = contended(&policy, Some("shown")).await;
+        let last = attempts.last().unwrap().1;
+        assert!(last <= policy.call_timeout && last >= policy.call_timeout - policy.max_delay, "{last:?}");
+        assert!(attempts.len() < 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn read_is_not_started_for_a_shown_value() {
+        let (mut retry, polled) = (OptimisticRetry::new(&RetryPolicy::default()), Cell::new(false));
+        let read = async {
+            polled.set(true);
+            Ok::<_, Infallible>(2)
+        };
+        assert_eq!(retry.after_conflict(Some(1), read).await, Ok(AfterConflict::Retry(1)));
+        assert!(!polled.get());
+    }
 
     #[test]
     fn waits_double_up_to_the_limit_and_are_jittered() {

@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 pub use decode::Decoder;
 pub use delta::{Change, Delta, Keyed, Update};
+pub(crate) use describe::Witnesses;
 pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;
 pub(crate) use entries::{Entries, entry};
@@ -101,6 +102,11 @@ impl Stored {
         (key, Self { value, created, modified, version, lease, ttl })
     }
 
+    /// The lease, where it is one that others know too. On v2 it is only a word of this process for a time to live.
+    fn shared_lease(&self) -> Option<LeaseId> {
+        self.lease.filter(|_| self.ttl.is_none())
+    }
+
     /// The versions of this one key in a snapshot of `revision`.
     pub(crate) fn versions(&self, revision: Revision) -> Versions {
         Versions {
@@ -108,7 +114,7 @@ impl Stored {
             created: self.created,
             modified: self.modified,
             version: self.version,
-            lease: self.lease,
+            lease: self.shared_lease(),
             ttl: self.ttl,
             basis: [].into(),
             secret: false,

@@ -261,10 +261,31 @@ pub struct KeyValue {
     pub modified: Revision,
     /// How often since it came to be, where the store counts.
     pub version: Option<u64>,
-    /// The lease it is attached to, where the store tells leases. An answer to [`Range::keys_only`] may not tell it.
+    /// The lease it is attached to, where the store tells leases. An answer to [`Range::keys_only`] may not tell it. On v2, which has none, only
+    /// leases of this process are known, and only of keys that were read.
     pub lease: Option<LeaseId>,
     /// How long it has left, where the answer says so.
     pub ttl: Option<Duration>,
+}
+
+impl KeyValue {
+    /// When the key vanishes by itself, as far as the answer says it: a put with this expiry keeps what the key had.
+    ///
+    /// A time to live (v2) in whole seconds was rounded up by the server, and would be rounded up again by each put. One second less half of the
+    /// time is right on average, so that a key that is written often does not live for ever. What this process wrote is known exactly.
+    pub(crate) fn expiry(&self) -> Expiry {
+        expiry(self.lease, self.ttl)
+    }
+}
+
+/// See [`KeyValue::expiry`].
+pub(crate) fn expiry(lease: Option<LeaseId>, ttl: Option<Duration>) -> Expiry {
+    match (lease, ttl) {
+        (Some(lease), _) => Expiry::With(lease),
+        (None, Some(ttl)) if ttl.subsec_nanos() == 0 => Expiry::After(ttl.saturating_sub(Duration::from_secs(fastrand::u64(0..2)))),
+        (None, Some(ttl)) => Expiry::After(ttl),
+        (None, None) => Expiry::Never,
+    }
 }
 
 /// A directory, where the store has them as things of their own.
@@ -291,10 +312,11 @@ pub struct Txn {
     pub otherwise: Vec<Op>,
 }
 
-/// A condition on a span. All are false of a key that is not there, but for [`Condition::Absent`] and [`Condition::UnchangedSince`].
+/// A condition on a span. All are false of a key that is not there, but for [`Condition::Absent`], [`Condition::UnchangedSince`] and
+/// [`Condition::NeverExpires`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compare {
-    /// Which keys. Only [`Condition::Absent`] and [`Condition::UnchangedSince`] go with [`Span::Below`].
+    /// Which keys. Only [`Condition::Absent`], [`Condition::UnchangedSince`] and [`Condition::NeverExpires`] go with [`Span::Below`].
     pub span: Span,
     /// What must hold.
     pub condition: Condition,
@@ -331,6 +353,8 @@ pub enum Condition {
     Lease(LeaseId),
     /// Every key that is there now was last written at or before this revision. It does not see that a key vanished.
     UnchangedSince(Revision),
+    /// No key that is there now is attached to a lease or has a time to live.
+    NeverExpires,
 }
 
 /// One step of a [`Txn`].
@@ -415,8 +439,8 @@ pub enum Expiry {
     /// Never.
     #[default]
     Never,
-    /// After this time, at the earliest. v2 counts in whole seconds; where leases carry it (v3, memory) it is at least the server's
-    /// shortest lease (2 s with default flags). Fractions are rounded up.
+    /// After this time, at the earliest. v2 counts in whole seconds, and zero is at once; where leases carry it (v3, memory) it is at least
+    /// the server's shortest lease (2 s with default flags). Fractions are rounded up.
     After(Duration),
     /// With this lease.
     With(LeaseId),

@@ -302,6 +302,16 @@ impl<T> Codec<T> {
         }
     }
 
+    /// Whether what is stored stands for the same value as `ours`, which [`encode`](Self::encode) gave. A JSON object has no order.
+    pub(crate) fn is_same(&self, ours: &Bytes, stored: &Bytes) -> bool {
+        if ours == stored {
+            return true;
+        }
+        let Some(again) = self.decode(stored).ok().and_then(|value| self.encode(&value).ok()) else { return false };
+        let document = |bytes: &Bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok();
+        again == *ours || self.type_name == JSON && document(&again).is_some_and(|again| document(ours) == Some(again))
+    }
+
     pub(crate) fn validate(&self, value: &T) -> Result<(), ValueError> {
         let Some(validate) = self.validate else { return Ok(()) };
         contained("the validation", || validate(value)).map_err(|reason| self.masked(reason))

@@ -75,7 +75,7 @@ impl<T> Versioned<T> {
         self.versions.version
     }
 
-    /// The lease that the key is attached to, where it is to one (v3, memory; one key only).
+    /// The lease that the key is attached to, where it is to one; of a struct the one that all its keys share (v3, memory).
     #[must_use]
     pub fn lease(&self) -> Option<LeaseId> {
         self.versions.lease
@@ -138,6 +138,9 @@ pub enum Expect<'a, T> {
     Revision(Revision),
     /// This value, whenever it was written.
     Value(&'a T),
+    /// The value that was read, and no other since: with what is known of when it expires, which a write then need not ask for.
+    #[doc(hidden)]
+    Seen { modified: Revision, lease: Option<LeaseId>, ttl: Option<Duration> },
 }
 
 impl<'a, T> Expect<'a, T> {
@@ -146,7 +149,7 @@ impl<'a, T> Expect<'a, T> {
         Self::Revision(revision.into())
     }
 
-    /// A value equal to this one. What is compared is what is stored, byte for byte.
+    /// A value equal to this one, in whatever form it is stored: `90s` and `1m30s` are the same duration.
     pub fn value(value: &'a T) -> Self {
         Self::Value(value)
     }
@@ -161,8 +164,10 @@ impl<T> Clone for Expect<'_, T> {
 impl<T> Copy for Expect<'_, T> {}
 
 impl<T> From<&Versioned<T>> for Expect<'_, T> {
+    /// A default that was read where no key is ([`Entry::get_or_default`](crate::Entry::get_or_default)) expects that there is still none.
     fn from(seen: &Versioned<T>) -> Self {
-        Self::Revision(seen.modified())
+        let Versions { modified, lease, ttl, .. } = seen.versions;
+        if modified == Revision::ZERO { Self::Absent } else { Self::Seen { modified, lease, ttl } }
     }
 }
 

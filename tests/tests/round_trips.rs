@@ -382,8 +382,15 @@ async fn what_is_refused_costs_nothing(bench: &Bench) {
     let refused = mapped.set(&mapped_value(200)).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::TooManyOperations);
     bench.cost(0, 0);
+    // Each is advised what it has.
+    let advice = |refused: &etcd_typed::Error| {
+        (refused.to_string().contains(".non_atomic()"), refused.to_string().contains(".changed_fields_only()"))
+    };
+    assert_eq!(advice(&refused), (true, false));
     let refused = mapped.create(&mapped_value(200)).await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::TooManyOperations);
+    assert_eq!((refused.kind(), advice(&refused)), (ErrorKind::TooManyOperations, (true, false)));
+    let refused = mapped.quotas.set(&mapped_value(200).quotas).await.unwrap_err();
+    assert_eq!((refused.kind(), advice(&refused)), (ErrorKind::TooManyOperations, (true, false)));
     bench.cost(0, 0);
     assert!(!mapped.exists().await.unwrap());
 }
@@ -393,6 +400,9 @@ async fn a_write_in_steps_costs_a_request_for_each(bench: &Bench) {
     // 300 entries, the limit and the two fields of the region, in transactions of 128.
     mapped.set(&mapped_value(300)).non_atomic().await.unwrap();
     bench.cost(1, 3);
+    let refused = mapped.update(|m| m.limit += 1).await.unwrap_err();
+    assert!(refused.to_string().contains(".changed_fields_only()"), "{refused}");
+    bench.cost(1, 0);
     mapped.update(|m| m.quotas.retain(|_, n| *n >= 200)).non_atomic().await.unwrap();
     bench.cost(1, 2);
     mapped.delete().non_atomic().await.unwrap();
@@ -494,8 +504,11 @@ async fn a_call_of_the_v3_store_is_one_request_on_the_wire() {
     };
     let one = |method: &str| BTreeMap::from([(method.to_owned(), 1)]);
 
-    mapped.limit.set(&1).await.unwrap();
+    client.entry::<u32>("/wire").unwrap().set(&1).await.unwrap();
     assert_eq!(sent().await, one("Put"));
+    // A field keeps its lease: that there is none is a condition of the write.
+    mapped.limit.set(&1).await.unwrap();
+    assert_eq!(sent().await, one("Txn"));
     mapped.limit.get().await.unwrap();
     assert_eq!(sent().await, one("Range"));
     mapped.limit.compare_and_swap(Expect::value(&1), &2).await.unwrap();

@@ -395,12 +395,13 @@ async fn every_verb_of_a_field_takes_the_value_of_its_alias_for_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_struct_with_a_time_to_live_vanishes_and_a_later_write_without_one_stays() {
+async fn struct_with_a_time_to_live_vanishes_but_for_what_was_made_permanent() {
     let bench = Bench::new();
     bench.app.set(&app()).ttl(Duration::from_secs(60)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(59)).await;
     assert_eq!(*bench.app.get().await.unwrap(), app());
-    bench.app.limit.set(&7).await.unwrap();
+    bench.app.limit.set(&7).permanent().await.unwrap();
+    bench.app.name.set(&"of the struct".to_owned()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(bench.stored().await, map(&[("limit", "7")]));
 

@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use etcd_typed::{Change, Client, Entry, ErrorKind, EtcdSchema, EtcdValue, Expect, Json, Keyed, Revision, Schema, StatsKind, Update};
+use etcd_typed::{
+    Change, Client, Deleted, Entry, ErrorKind, EtcdSchema, EtcdValue, Expect, Json, Keyed, Revision, Schema, StatsKind, Update,
+};
 
 /// A service's settings, with every kind of field.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -94,6 +96,10 @@ etcd_typed_tests::on_every_store! { "typed":
     an_entry_is_compared_and_swapped
     an_entry_is_compared_and_deleted
     an_entry_is_deleted
+    equal_values_are_equal_in_any_stored_form
+    default_is_the_value_of_its_field
+    default_is_told_by_changes
+    deleted_struct_is_told_from_nothing_and_from_what_cannot_be_read
     an_entry_is_modified
     an_entry_that_expires_is_gone
     an_entry_vanishes_with_its_lease
@@ -708,4 +714,99 @@ fn a_schema_describes_itself() {
     ] {
         assert!(text.contains(line), "{line:?} is not in\n{text}");
     }
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+#[etcd(prefix = "/forms")]
+struct Forms {
+    wait: Duration,
+    #[etcd(json)]
+    weights: HashMap<String, f64>,
+    #[etcd(alias = "old")]
+    ratio: f64,
+}
+
+async fn equal_values_are_equal_in_any_stored_form(bench: Bench) {
+    let dir = FormsDir::open(&bench.client).unwrap();
+    let write = async |name: &str, text: &str| {
+        bench.client.entry::<String>(&format!("/forms/{name}")).unwrap().set(&text.to_owned()).await.unwrap();
+    };
+    let (wait, longer) = (Duration::from_secs(90), Duration::from_secs(91));
+    write("wait", "90s").await;
+    dir.wait.compare_and_swap(Expect::value(&wait), &longer).await.unwrap();
+    assert_eq!(dir.wait.get().await.unwrap().as_deref(), Some(&longer));
+    let conflict = dir.wait.compare_and_swap(Expect::value(&wait), &wait).await.unwrap_err();
+    assert_eq!(conflict.current::<Duration>().map(|now| **now), Some(longer));
+
+    write("wait", "1m 30 s\n").await;
+    bench.client.transaction().expect(&dir.wait, Expect::value(&wait)).set(&dir.wait, &longer).await.unwrap();
+    write("wait", "0h 90000ms").await;
+    assert_eq!(dir.wait.compare_and_delete(Expect::value(&wait)).await.unwrap().as_deref(), Some(&wait));
+
+    // A document has no order, and a number more than one form.
+    let weights: HashMap<String, f64> = (0..10).map(|n| (n.to_string(), 1.5)).collect();
+    let text = (0..10).rev().map(|n| format!("\"{n}\" : 15e-1")).collect::<Vec<_>>().join(", ");
+    write("weights", &format!("{{ {text} }}")).await;
+    dir.weights.compare_and_swap(Expect::value(&weights), &HashMap::new()).await.unwrap();
+    let conflict = dir.weights.compare_and_swap(Expect::value(&weights), &weights).await.unwrap_err();
+    assert_eq!(conflict.kind(), ErrorKind::Conflict);
+
+    // Where it is read from an alias, too.
+    write("old", "0.50").await;
+    dir.ratio.compare_and_swap(Expect::value(&0.5), &0.75).await.unwrap();
+    assert_eq!(dir.ratio.get().await.unwrap().as_deref(), Some(&0.75));
+}
+
+async fn default_is_the_value_of_its_field(bench: Bench) {
+    let dir = bench.app();
+    let limit = &dir.rate_limit;
+    assert_eq!(limit.get().await.unwrap(), None, "there is no key");
+    let seen = limit.get_or_default().await.unwrap().unwrap();
+    assert_eq!((*seen, seen.modified()), (100, Revision::ZERO));
+    assert_eq!(dir.banner.get_or_default().await.unwrap(), None);
+    assert_eq!(limit.modify(|n| n).await.unwrap().as_deref(), Some(&100));
+    assert_eq!(limit.wait_for(|n| n == Some(&100)).await.unwrap().as_deref(), Some(&100));
+    assert_eq!(limit.live().await.unwrap().get().as_ref(), Some(&100));
+    assert!(!limit.exists().await.unwrap(), "a default that nobody changed is not written");
+
+    limit.compare_and_swap(&seen, &101).await.unwrap();
+    let conflict = limit.compare_and_swap(&seen, &102).await.unwrap_err();
+    assert_eq!(conflict.current::<u32>().map(|now| **now), Some(101));
+    limit.delete().await.unwrap();
+    assert_eq!(limit.modify(|n| n.map(|n| n + 1)).await.unwrap().as_deref(), Some(&101));
+    assert_eq!(limit.get_or_default().await.unwrap().as_deref(), Some(&101));
+    assert_eq!(limit.modify(|_| None).await.unwrap(), None);
+    assert_eq!(limit.modify(|_| None).await.unwrap(), None);
+}
+
+async fn default_is_told_by_changes(bench: Bench) {
+    let dir = bench.filled().await;
+    dir.rate_limit.set(&5).await.unwrap();
+    let (mut whole, mut one) = (dir.watch().await.unwrap(), dir.rate_limit.watch().await.unwrap());
+    dir.rate_limit.delete().await.unwrap();
+    dir.rate_limit.set(&6).await.unwrap();
+    for expected in [(Some(5), Some(100)), (Some(100), Some(6))] {
+        let change = one.next().await.unwrap().unwrap();
+        assert_eq!((change.old, change.new), expected);
+        let update = whole.next().await.unwrap().unwrap();
+        let [AppChange::RateLimit(change)] = &update.changes[..] else { panic!("{update:?}") };
+        assert_eq!((change.old, change.new), expected);
+    }
+    dir.rate_limit.delete().await.unwrap();
+    one.next().await.unwrap().unwrap();
+    assert_eq!(one.current().unwrap().as_deref(), Some(&100));
+}
+
+async fn deleted_struct_is_told_from_nothing_and_from_what_cannot_be_read(bench: Bench) {
+    let dir = bench.app();
+    assert!(matches!(dir.delete().non_atomic().await.unwrap(), Deleted::Nothing));
+    dir.set(&app()).non_atomic().await.unwrap();
+    assert!(matches!(dir.delete().non_atomic().await.unwrap(), Deleted::Struct(was) if *was == app()));
+    dir.set(&app()).non_atomic().await.unwrap();
+    bench.client.entry::<String>("/prod/app/rate-limit").unwrap().set(&"many".to_owned()).await.unwrap();
+    let deleted = dir.delete().non_atomic().await.unwrap();
+    assert!(deleted.existed() && deleted.is_none());
+    let Deleted::Unreadable(error) = deleted else { panic!("{deleted:?}") };
+    assert_eq!(error.problems()[0].key, *dir.rate_limit.key());
+    assert!(!dir.exists().await.unwrap(), "it is deleted all the same");
 }

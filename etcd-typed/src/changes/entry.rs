@@ -18,7 +18,7 @@ use crate::revision::Revision;
 use crate::schema::{Change, Stored};
 use crate::store::{BoxFuture, Span, Store};
 use crate::value::Codec;
-use crate::version::Versioned;
+use crate::version::{Versioned, Versions};
 use crate::watch::{Interruption, Start};
 
 /// The change stream of one key, to be had: await it, or say first where it [starts](Self::since).
@@ -28,6 +28,8 @@ pub struct WatchingEntry<T> {
     retry: RetryPolicy,
     key: Key,
     codec: Codec<T>,
+    /// What the value is where no key is.
+    default: Option<fn() -> T>,
     start: Start,
 }
 
@@ -42,11 +44,17 @@ struct Following<T> {
     one: One,
     key: Key,
     codec: Codec<T>,
+    default: Option<fn() -> T>,
 }
 
 impl<T> WatchingEntry<T> {
     pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy, key: Key, codec: Codec<T>) -> Self {
-        Self { store, retry, key, codec, start: Start::Now }
+        Self { store, retry, key, codec, default: None, start: Start::Now }
+    }
+
+    pub(crate) fn with_default(mut self, default: Option<fn() -> T>) -> Self {
+        self.default = default;
+        self
     }
 
     /// Starts with the changes after this past revision, instead of now. Where the store has that revision no more, the first item is the value
@@ -62,9 +70,9 @@ impl<T: 'static> IntoFuture for WatchingEntry<T> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { store, retry, key, codec, start } = self;
+        let Self { store, retry, key, codec, default, start } = self;
         let steps = Steps::new(store, &retry, Span::Key(key.clone()), type_name::<T>(), start);
-        let mut following = Box::new(Following { steps, one: One::unknown(Revision::ZERO), key, codec });
+        let mut following = Box::new(Following { steps, one: One::unknown(Revision::ZERO), key, codec, default });
         Box::pin(async move {
             if following.key.is_root() {
                 return Err(Error::new(ErrorKind::InvalidKey, "the root has no value").at(&following.key));
@@ -99,20 +107,24 @@ impl<T> EntryChanges<T> {
         poll_fn(|cx| self.0.poll(cx)).await
     }
 
-    /// The value after the last item; before the first one, the value that the stream started from. None where there is none.
+    /// The value after the last item; before the first one, the value that the stream started from. Where there is none it is the field's default,
+    /// or none if it has no default.
     ///
     /// # Errors
     ///
     /// `Decode` for what is not a `T`. `HistoryLost` while the value is not known, because the stream started
     /// [since](WatchingEntry::since) a revision that could not be read any more.
     pub fn current(&self) -> Result<Option<Versioned<T>>> {
-        let Following { one, key, codec, .. } = &*self.0;
+        let Following { one, key, codec, default, .. } = &*self.0;
         if !one.is_complete() {
             return Err(start_unknown(key));
         }
-        let Some(stored) = one.now() else { return Ok(None) };
-        let value = self.0.decode(stored)?;
-        Ok(Some(Versioned::new(value, stored.versions(one.revision())).secret(codec.is_secret())))
+        let revision = one.revision();
+        let now = match one.now() {
+            Some(stored) => Some(Versioned::new(self.0.decode(stored)?, stored.versions(revision))),
+            None => default.map(|default| Versioned::new(default(), Versions { revision, ..Versions::default() })),
+        };
+        Ok(now.map(|now| now.secret(codec.is_secret())))
     }
 
     /// What keeps the stream from following at the moment; none while it does. It goes on trying either way.
@@ -139,8 +151,13 @@ impl<T> Following<T> {
 
     fn make(&self, touch: OneTouch) -> Result<Change<T>> {
         let OneTouch { revision, resynced, before } = touch;
-        let new = self.one.now().map(|stored| self.decode(stored)).transpose()?;
-        let old = before.and_then(|stored| self.codec.decode_shared(&stored.value).ok());
+        let default = || self.default.map(|default| default());
+        let new = self.one.now().map(|stored| self.decode(stored)).transpose()?.or_else(default);
+        let old = match before {
+            Some(stored) => self.codec.decode_shared(&stored.value).ok(),
+            None if self.one.is_complete() && !resynced => default(),
+            None => None,
+        };
         Ok(Change { key: self.key.clone(), old, new, revision, resynced, secret: self.codec.is_secret() })
     }
 

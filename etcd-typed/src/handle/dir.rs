@@ -5,26 +5,28 @@ mod write;
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 pub use update::{DirTryUpdate, DirUpdate, UpdateError};
 pub(super) use write::set;
-pub use write::{DirDelete, DirWrite};
+pub use write::{Deleted, DirDelete, DirWrite};
 
 use self::update::UpdateScope;
-use self::write::{Job, Work, last};
+use self::write::{Job, Swap, last, read_below};
 use super::Shared;
 use super::dry::{Check, Diff};
+use super::expiry::{Home, Wish};
 use super::fields::Fields;
-use super::plan::{Atomicity, Owner, Plan};
+use super::plan::{Atomicity, Owner};
 use crate::changes::{Changes, Typed, Watching};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::live::{StructView, Viewing};
 use crate::revision::Revision;
 use crate::schema::{self, Schema, Tree};
-use crate::store::{Committed, Expiry, Op, OpResult, Span};
+use crate::store::{Committed, Op, OpResult, Span};
 use crate::telemetry::Operation;
-use crate::version::Versioned;
+use crate::version::{Versioned, Versions};
 
 /// A schema with a handle: what `#[derive(EtcdSchema)]` implements beside [`Schema`].
 #[diagnostic::on_unimplemented(
@@ -83,12 +85,14 @@ pub trait EtcdSchema: Schema {
 pub struct Dir<S> {
     context: Shared,
     key: Key,
+    /// The struct that it is a part of.
+    home: Option<Arc<Home>>,
     schema: PhantomData<fn() -> S>,
 }
 
 impl<S> Clone for Dir<S> {
     fn clone(&self) -> Self {
-        Self { context: self.context.clone(), key: self.key.clone(), schema: PhantomData }
+        Self { context: self.context.clone(), key: self.key.clone(), home: self.home.clone(), schema: PhantomData }
     }
 }
 
@@ -100,7 +104,13 @@ impl<S: Schema> fmt::Debug for Dir<S> {
 
 impl<S: Schema> Dir<S> {
     pub(crate) fn new(context: Shared, key: Key) -> Self {
-        Self { context, key, schema: PhantomData }
+        Self { context, key, home: None, schema: PhantomData }
+    }
+
+    /// As a part of this struct.
+    pub(super) fn within(mut self, home: Option<Arc<Home>>) -> Self {
+        self.home = home;
+        self
     }
 
     /// The directory, from the root of the store.
@@ -132,12 +142,15 @@ impl<S: Schema> Dir<S> {
     /// Writes every field, and deletes what the value no longer has: a field that is none, an entry that is no longer in its map. It is one
     /// transaction; with maps in the struct one read goes before it, and if something changed in between it starts again.
     ///
+    /// The whole struct expires as the write says, and never if it says nothing. If the struct is a part of another one (a nested struct, or one in
+    /// a map that is a field), it then expires with that one.
+    ///
     /// # Errors
     ///
     /// `Invalid` lists every field whose validation fails or that has no stored form, before anything is sent. `TooManyOperations` for more
     /// keys than one transaction takes. `TooLarge`, `NoSpace`. `Conflict` when the budget of the policy is used up.
     pub fn set(&self, value: &S) -> DirWrite<S> {
-        self.write(Job::Set, schema::encode(&self.key, value))
+        self.write("set", schema::encode(&self.key, value).map(Job::Set))
     }
 
     /// What [`set`](Self::set) of this value would write and delete now, and nothing is written.
@@ -195,27 +208,30 @@ impl<S: Schema> Dir<S> {
     ///
     /// As [`set`](Self::set), and `AlreadyExists`.
     pub fn create(&self, value: &S) -> DirWrite<S> {
-        self.write(Job::Create, schema::encode(&self.key, value))
+        self.write("create", schema::encode(&self.key, value).map(Job::Create))
     }
 
     /// Makes the directory hold `value` if nothing below it changed, appeared or vanished since `seen` was read; writes only what
     /// differs from it.
     ///
+    /// Keys that are written stay attached to their lease, and keys that are added are attached to that of the struct; see [`Entry`'s
+    /// expiry](crate::Entry#expiry). A lease or a time to live that the write names is given to every key of the struct.
+    ///
     /// # Errors
     ///
     /// As [`set`](Self::set), and `Conflict`; then [`Error::current`] is the struct that is there, if it can be read, from the same round trip.
     pub fn compare_and_swap(&self, seen: &Versioned<S>, value: &S) -> DirWrite<S> {
-        let plan = || -> Result<Plan> {
+        let job = || -> Result<Job> {
             let old = schema::encode_unchecked(&self.key, &**seen)?;
             let new = schema::encode(&self.key, value)?;
-            Ok(Self::OWNER.difference_to_read(&seen.versions.basis, &old, &new))
+            let Versions { revision, lease, basis, .. } = seen.versions.clone();
+            Ok(Job::Swap(Swap { revision, basis, lease, old, new }))
         };
-        let basis = seen.versions.clone();
-        self.write(Job::Swap { revision: basis.revision, basis: basis.basis }, plan().map(Work::Plan))
+        self.write("compare_and_swap", job())
     }
 
-    /// Deletes every key of the schema and gives the struct that was there, if it could be read. It is one read and one transaction, which starts
-    /// again if something changed in between.
+    /// Deletes every key of the schema. The answer says what was there: nothing, the struct, or what could not be read as one. It is one read and one
+    /// transaction, which starts again if something changed in between.
     ///
     /// # Errors
     ///
@@ -237,6 +253,11 @@ impl<S: Schema> Dir<S> {
     /// vanished meanwhile; else starts again with what is there now. The answer is what is stored then.
     ///
     /// Without conflict it is two requests, and one if `f` changes nothing. `f` may run several times; what is stored is `f` of what it replaced.
+    /// What a conflict shows is tried at once; after every fourth attempt there is a wait, with jitter, and the struct is read anew.
+    ///
+    /// Keys that are written stay attached to their lease, and keys that are added are attached to that of the struct; see [`Entry`'s
+    /// expiry](crate::Entry#expiry). A lease or a time to live that the update names is given to every key of the struct, whether `f` changes it or
+    /// not.
     ///
     /// # Errors
     ///
@@ -255,7 +276,7 @@ impl<S: Schema> Dir<S> {
     ///
     /// [`UpdateError::Refused`] with the closure's error, or [`UpdateError::Store`].
     pub fn try_update<'f, E>(&self, f: impl Fn(&mut S) -> Result<(), E> + Send + 'f) -> DirTryUpdate<'f, S, E> {
-        DirTryUpdate { dir: self.clone(), f: Box::new(f), scope: UpdateScope::Directory, atomicity: Atomicity::Atomic }
+        DirTryUpdate { dir: self.clone(), f: Box::new(f), scope: UpdateScope::Directory, atomicity: Atomicity::Atomic, wish: Wish::Keep }
     }
 
     /// The changes below the directory from now on, as a stream that mends itself: one item for each revision. Await it, or set where it
@@ -297,7 +318,11 @@ impl<S: Schema> Dir<S> {
     /// For the derive.
     #[doc(hidden)]
     pub fn __fields(&self) -> Fields<'_> {
-        Fields::new(&self.context, &self.key, S::TABLE)
+        Fields::new(&self.context, &self.key, S::TABLE, self.home.clone())
+    }
+
+    pub(super) fn home(&self) -> Option<&Arc<Home>> {
+        self.home.as_ref()
     }
 
     const OWNER: Owner = Owner::Struct(S::TABLE);
@@ -306,13 +331,12 @@ impl<S: Schema> Dir<S> {
         Operation::new(op, S::TABLE.pattern())
     }
 
-    fn write(&self, job: Job, work: Result<impl Into<Work>>) -> DirWrite<S> {
-        DirWrite { dir: self.clone(), job, work: work.map(Into::into), expiry: Expiry::Never, atomicity: Atomicity::Atomic }
+    fn write(&self, op: &'static str, job: Result<Job>) -> DirWrite<S> {
+        DirWrite { dir: self.clone(), job, op, wish: Wish::Keep, atomicity: Atomicity::Atomic }
     }
 
     async fn read_to_write(&self) -> Result<(Tree, Revision)> {
-        let reply = self.context.read_to_write(Span::Below(self.key.clone())).await.map_err(|error| error.at(&self.key))?;
-        Ok((schema::tree(&self.key, reply.kvs), reply.revision))
+        read_below(&self.context, &self.key).await
     }
 
     /// What a refused transaction answers with: everything that is there.

@@ -81,7 +81,7 @@ impl Diff {
 }
 
 fn differences(directory: &Key, owner: Owner, tree: &Tree, plan: Plan) -> Vec<Difference> {
-    let puts = plan.puts.into_iter().map(|(relative, value)| (relative, Some(value)));
+    let puts = plan.puts.into_iter().map(|put| (put.key, Some(put.value)));
     let deletes = plan.deletes.into_iter().map(|relative| (relative, None));
     let mut differences: Vec<Difference> = puts
         .chain(deletes)

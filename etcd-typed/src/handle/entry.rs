@@ -6,6 +6,8 @@ mod write;
 
 use std::any::type_name;
 use std::fmt;
+use std::future::ready;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -13,16 +15,18 @@ pub use self::delete::EntryDelete;
 pub use self::publish::{Publish, Published};
 pub use self::write::{EntryModify, EntryWrite};
 use super::Shared;
+use super::expiry::{Home, Surroundings, Wish};
 use crate::changes::{EntryChanges, WatchingEntry};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::live::{EntryView, Viewing};
-use crate::revision::Revision;
+use crate::retry::{AfterConflict, OptimisticRetry};
+use crate::revision::{LeaseId, Revision};
 use crate::schema::Stored;
 use crate::store::{Committed, Compare, Condition, Consistency, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
 use crate::telemetry::{self, Operation};
 use crate::value::Codec;
-use crate::version::{Expect, Versioned};
+use crate::version::{Expect, Versioned, Versions};
 
 /// One key with values of type `T`.
 ///
@@ -37,6 +41,22 @@ use crate::version::{Expect, Versioned};
 /// # Cancel safety
 ///
 /// Dropping the future of a read costs nothing. A write whose future was dropped may have been applied.
+///
+/// # Expiry
+///
+/// A write can name when the value expires, with `ttl` or `lease`, or that it never does, with `permanent`. One that names nothing keeps what is
+/// there:
+///
+/// - [`modify`](Self::modify), [`compare_and_swap`](Self::compare_and_swap) and [`replace`](Self::replace) change the value and leave the expiry as
+///   it is.
+/// - So do [`set`](Self::set), [`swap`](Self::swap) and [`create`](Self::create) of a struct's field, through the handle of the struct or of a map in it: a struct that was
+///   written with one lease stays attached to it as a whole. Where the key is not there yet it is attached to the lease that the struct has:
+///   that of a required field. (A struct without required fields has one if all its fields with defaults are there and agree.)
+/// - Of an entry that stands alone, from [`Client::entry`](crate::Client::entry) or [`Client::entries`](crate::Client::entries), `set`, `swap` and `create` write a new value that never
+///   expires, as a put of etcd does.
+///
+/// It costs no request where nothing expires, and one more where the expiry that is there was not known. On v2, which has no conditions on other
+/// keys, a field is read before it is set.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -66,11 +86,16 @@ pub struct Entry<T> {
     /// Keys that are read when the first is not there.
     aliases: Vec<Key>,
     codec: Codec<T>,
+    /// What the field's value is where no key is.
+    default: Option<fn() -> T>,
+    /// The struct that it is a part of.
+    home: Option<Arc<Home>>,
 }
 
 impl<T> Clone for Entry<T> {
     fn clone(&self) -> Self {
-        Self { context: self.context.clone(), key: self.key.clone(), aliases: self.aliases.clone(), codec: self.codec }
+        let Self { context, key, aliases, codec, default, home } = self;
+        Self { context: context.clone(), key: key.clone(), aliases: aliases.clone(), codec: *codec, default: *default, home: home.clone() }
     }
 }
 
@@ -82,11 +107,22 @@ impl<T> fmt::Debug for Entry<T> {
 
 impl<T: Send + Sync + 'static> Entry<T> {
     pub(crate) fn new(context: Shared, key: Key, codec: Codec<T>) -> Self {
-        Self { context, key, aliases: Vec::new(), codec }
+        Self { context, key, aliases: Vec::new(), codec, default: None, home: None }
     }
 
-    pub(crate) fn with_aliases(mut self, aliases: Vec<Key>) -> Self {
+    pub(super) fn with_aliases(mut self, aliases: Vec<Key>) -> Self {
         self.aliases = aliases;
+        self
+    }
+
+    pub(super) fn with_default(mut self, default: Option<fn() -> T>) -> Self {
+        self.default = default;
+        self
+    }
+
+    /// As a part of this struct.
+    pub(super) fn within(mut self, home: Option<Arc<Home>>) -> Self {
+        self.home = home;
         self
     }
 
@@ -98,9 +134,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
 
     /// The value, or none.
     ///
-    /// A default of the struct's field is not used here: none means that no key is there. A field with aliases is read from the first alias
-    /// where its own key is not there, and every other method takes that for its value as well, but for [`watch`](Self::watch), which
-    /// follows the field's own key alone.
+    /// A default of the struct's field is not used here: none means that no key is there. [`get_or_default`](Self::get_or_default) uses it. A
+    /// field with aliases is read from the first alias where its own key is not there, and every other method takes that for its value as well,
+    /// but for [`watch`](Self::watch), which follows the field's own key alone.
     ///
     /// # Errors
     ///
@@ -109,6 +145,25 @@ impl<T: Send + Sync + 'static> Entry<T> {
         let work = async {
             let (found, revision) = self.find(self.context.reads).await?;
             found.map(|found| self.decode(found, revision)).transpose()
+        };
+        Self::operation("get").run(work).await
+    }
+
+    /// The value, or the field's default where no key is there, or none where it has no default either: what a read of the struct has in the
+    /// field.
+    ///
+    /// Of a default [`Versioned::modified`] is zero. A [`compare_and_swap`](Self::compare_and_swap) with it expects that there is still no key.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub async fn get_or_default(&self) -> Result<Option<Versioned<T>>> {
+        let work = async {
+            let (found, revision) = self.find(self.context.reads).await?;
+            match found {
+                Some(found) => self.decode(found, revision).map(Some),
+                None => Ok(self.default.map(|default| self.versioned(default(), Versions { revision, ..Versions::default() }))),
+            }
         };
         Self::operation("get").run(work).await
     }
@@ -129,6 +184,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
 
     /// Writes the value, whatever is there. The answer is the revision of the write.
     ///
+    /// A field of a struct keeps its [expiry](Self#expiry). An entry that stands alone never expires from then on, unless the write names a lease
+    /// or a time to live.
+    ///
     /// # Errors
     ///
     /// `Invalid` when the field's validation rejects the value, `Encode` when it has no stored form, `TooLarge`, `NoSpace`; all of them before or
@@ -143,18 +201,18 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// As [`set`](Self::set), and `AlreadyExists`; then [`Error::current`] is the value that is there.
     pub fn create(&self, value: &T) -> EntryWrite<T, Revision> {
-        let mut write = self.write("create", value, Ok(Some(Condition::Absent)), Self::written);
+        let mut write = self.write("create", value, Ok(Some(Condition::Absent.into())), Self::written);
         write.refusal = ErrorKind::AlreadyExists;
         write
     }
 
-    /// Writes the value if there is one.
+    /// Writes the value if there is one. It keeps its [expiry](Self#expiry).
     ///
     /// # Errors
     ///
     /// As [`set`](Self::set), and `NotFound`.
     pub fn replace(&self, value: &T) -> EntryWrite<T, Revision> {
-        let mut write = self.write("replace", value, Ok(Some(Condition::Present)), Self::written);
+        let mut write = self.write("replace", value, Ok(Some(Condition::Present.into())), Self::written);
         write.refusal = ErrorKind::NotFound;
         write
     }
@@ -170,19 +228,20 @@ impl<T: Send + Sync + 'static> Entry<T> {
         write
     }
 
-    /// Writes the value if the key is as expected: as it was read (`&Versioned<T>`, `&Option<Versioned<T>>`), or as an [`Expect`] says.
+    /// Writes the value if the key is as expected: as it was read (`&Versioned<T>`, `&Option<Versioned<T>>`), or as an [`Expect`] says. It keeps its
+    /// [expiry](Self#expiry).
     ///
     /// # Errors
     ///
     /// As [`set`](Self::set), and `Conflict`; then [`Error::current`] is the value that is there, from the same round trip (on v2, from a
     /// second one).
     pub fn compare_and_swap<'e>(&self, expected: impl Into<Expect<'e, T>>, value: &T) -> EntryWrite<T, Revision> {
-        self.write("compare_and_swap", value, self.condition(expected.into()).map(Some), Self::written)
+        self.write("compare_and_swap", value, self.expected(expected.into()).map(Some), Self::written)
     }
 
     /// Deletes the key and gives the value that was there, if it was a `T`. That there was none is no error.
     pub fn delete(&self) -> EntryDelete<T> {
-        EntryDelete { entry: self.clone(), condition: Ok(None) }
+        EntryDelete { entry: self.clone(), expected: Ok(None) }
     }
 
     /// Deletes the key if it is as expected, and gives the value that was there, if it was a `T`.
@@ -191,21 +250,24 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// `Conflict`; then [`Error::current`] is the value that is there.
     pub fn compare_and_delete<'e>(&self, expected: impl Into<Expect<'e, T>>) -> EntryDelete<T> {
-        EntryDelete { entry: self.clone(), condition: self.condition(expected.into()).map(Some) }
+        EntryDelete { entry: self.clone(), expected: self.expected(expected.into()).map(Some) }
     }
 
-    /// Reads, applies `f` and writes the result if the key is still as it was read; else starts again with what is there now. `f` gets none when
-    /// there is no value and gives none to delete it. The answer is what is stored then.
+    /// Reads, applies `f` and writes the result if the key is still as it was read; else starts again with what is there now. `f` gets the
+    /// field's default when there is no value, or none where it has no default, and gives none to delete the key. The answer is what is stored then.
     ///
-    /// `f` may run several times; what is stored is `f` of the value that it replaced. A result with the same stored form is not written again.
-    /// A conflict costs no extra read, and a wait with jitter before the next try.
+    /// `f` may run several times; what is stored is `f` of the value that it replaced. A result with the same stored form is not written again,
+    /// unless the write names when it expires and that is not so already. What is written keeps its [expiry](Self#expiry).
+    ///
+    /// The value that a conflict shows is tried at once, without a read. After every fourth attempt there is a wait, with jitter, and the value is
+    /// read anew.
     ///
     /// # Errors
     ///
     /// As [`set`](Self::set); `Decode` when what is stored is not a `T`; `Conflict` when the budget of
     /// [`RetryPolicy::conflict_budget`](crate::RetryPolicy::conflict_budget) is used up.
     pub fn modify<'f>(&self, f: impl Fn(Option<T>) -> Option<T> + Send + 'f) -> EntryModify<'f, T> {
-        EntryModify { entry: self.clone(), f: Box::new(f), expiry: Expiry::Never }
+        EntryModify { entry: self.clone(), f: Box::new(f), wish: Wish::Keep }
     }
 
     /// The changes of the key from now on, as a stream that mends itself; await it, or set where it starts first. It follows the field's own
@@ -222,11 +284,12 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// # Ok(()) }
     /// ```
     pub fn watch(&self) -> WatchingEntry<T> {
-        WatchingEntry::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), self.codec)
+        let Self { context, key, codec, default, .. } = self;
+        WatchingEntry::new(context.lessor.roaming().clone(), context.retry.clone(), key.clone(), *codec).with_default(*default)
     }
 
-    /// The value as an always-current view (none: there is no value); see [`Live`](crate::Live). Of a field with aliases it is what
-    /// [`get`](Self::get) would read.
+    /// The value as an always-current view (none: there is no value); see [`Live`](crate::Live). It is what
+    /// [`get_or_default`](Self::get_or_default) would read.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -242,10 +305,11 @@ impl<T: Send + Sync + 'static> Entry<T> {
         let directory = self.key.parent().unwrap_or_else(Key::root);
         let span = if self.aliases.is_empty() { Span::Key(self.key.clone()) } else { Span::Below(directory.clone()) };
         let keys = self.keys().filter_map(|key| Some(directory.below(key.as_str().as_bytes())?.to_owned())).collect();
-        self.context.view(span, &directory, type_name::<T>(), EntryView::new(keys, self.codec))
+        self.context.view(span, &directory, type_name::<T>(), EntryView::new(keys, self.codec, self.default))
     }
 
-    /// Waits until the value (none: there is none) satisfies `wanted`, and gives it. It looks at the value that is there now first.
+    /// Waits until the value (none: there is none, and the field has no default) satisfies `wanted`, and gives it. It looks at the value that is
+    /// there now first.
     ///
     /// A value that is not a `T` satisfies nothing.
     ///
@@ -275,8 +339,13 @@ impl<T: Send + Sync + 'static> Entry<T> {
         Operation::new(op, type_name::<T>())
     }
 
+    /// What tells when a write of a part of a struct expires; none of an entry that stands alone.
+    pub(super) fn surroundings(&self) -> Option<Surroundings> {
+        self.home.as_ref().map(|home| Surroundings::of(Some(home), &self.key))
+    }
+
     /// The field's own key and then its aliases.
-    fn keys(&self) -> impl Iterator<Item = &Key> {
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
         std::iter::once(&self.key).chain(&self.aliases)
     }
 
@@ -328,16 +397,36 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self.codec.encode(value).map_err(|reason| Error::new(ErrorKind::Encode, reason.to_string()).at(&self.key))
     }
 
-    pub(super) fn condition(&self, expected: Expect<'_, T>) -> Result<Condition> {
+    pub(super) fn expected(&self, expected: Expect<'_, T>) -> Result<Expected> {
         Ok(match expected {
-            Expect::Absent => Condition::Absent,
-            Expect::Present => Condition::Present,
-            Expect::Revision(revision) => Condition::Modified(revision),
+            Expect::Absent => Condition::Absent.into(),
+            Expect::Present => Condition::Present.into(),
+            Expect::Revision(revision) => Condition::Modified(revision).into(),
             Expect::Value(value) => {
                 let bytes = self.codec.encode(value);
-                Condition::Value(bytes.map_err(|reason| Error::new(ErrorKind::Encode, reason.to_string()).at(&self.key))?)
+                Condition::Value(bytes.map_err(|reason| Error::new(ErrorKind::Encode, reason.to_string()).at(&self.key))?).into()
+            }
+            Expect::Seen { modified, lease, ttl } => {
+                Expected { condition: Condition::Modified(modified), seen: Some(SeenExpiry { lease, has_ttl: ttl.is_some() }) }
             }
         })
+    }
+
+    /// Whether a condition holds of what is there. Equal values are equal, whatever form of the value is stored.
+    pub(super) fn holds(&self, condition: &Condition, kv: Option<&KeyValue>) -> bool {
+        match (condition, kv) {
+            (Condition::Value(value), Some(kv)) => self.codec.is_same(value, &kv.value),
+            (condition, kv) => holds(condition, kv),
+        }
+    }
+
+    fn versioned(&self, value: T, versions: Versions) -> Versioned<T> {
+        Versioned::new(value, versions).secret(self.codec.is_secret())
+    }
+
+    /// Whether this is the stored form of the field's default.
+    fn is_default(&self, bytes: &Bytes) -> bool {
+        self.default.is_some_and(|default| self.codec.encode(&default()).is_ok_and(|stored| stored == *bytes))
     }
 
     /// What is there now, as a `T`; none also where it is not one.
@@ -349,7 +438,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     fn decode(&self, found: Found, revision: Revision) -> Result<Versioned<T>> {
         let stored = Stored::from(found.kv);
         match self.codec.decode(&stored.value) {
-            Ok(value) => Ok(Versioned::new(value, stored.versions(revision)).secret(self.codec.is_secret())),
+            Ok(value) => Ok(self.versioned(value, stored.versions(revision))),
             Err(reason) => {
                 let message = format!("{reason} (revision {})", stored.modified);
                 Err(Error::new(ErrorKind::Decode, message).at(self.keys().nth(found.at).unwrap_or(&self.key)))
@@ -361,19 +450,11 @@ impl<T: Send + Sync + 'static> Entry<T> {
         &self,
         op: &'static str,
         value: &T,
-        condition: Result<Option<Condition>>,
+        expected: Result<Option<Expected>>,
         finish: fn(&Self, Committed) -> O,
     ) -> EntryWrite<T, O> {
-        let parts = self.encode(value).and_then(|bytes| Ok((bytes, condition?)));
-        EntryWrite { entry: self.clone(), op, parts, expiry: Expiry::Never, previous: false, refusal: ErrorKind::Conflict, finish }
-    }
-
-    fn finished<O>(&self, committed: Committed, refusal: ErrorKind, finish: fn(&Self, Committed) -> O) -> Result<O> {
-        if committed.succeeded {
-            return Ok(finish(self, committed));
-        }
-        let revision = committed.revision;
-        Err(self.refused(refusal, self.seen(committed), revision))
+        let parts = self.encode(value).and_then(|bytes| Ok((bytes, expected?)));
+        EntryWrite { entry: self.clone(), op, parts, wish: Wish::Keep, previous: false, refusal: ErrorKind::Conflict, finish }
     }
 
     fn written(&self, committed: Committed) -> Revision {
@@ -422,20 +503,134 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// Performs the operations if the value that is read is as it should be. Whether it is read from the field's own key or from an alias is known only
-    /// after the first answer, so with an alias it takes two.
-    async fn commit_if(&self, condition: Condition, then: Vec<Op>) -> Result<Committed> {
-        let compares = self.expectation(condition.clone());
-        let committed = self.commit(Txn { compares, then: then.clone(), otherwise: self.look() }).await?;
-        if committed.succeeded || self.aliases.is_empty() {
-            return Ok(committed);
-        }
-        match self.seen(committed.clone()) {
-            Some(found) if found.at > 0 && holds(&condition, Some(&found.kv)) => {
-                let compares = self.compares(found.at, Condition::Modified(found.kv.modified));
-                self.commit(Txn { compares, then, otherwise: self.look() }).await
+    /// Whether a write keeps the expiry of what it changes.
+    fn keeps(&self, expected: Option<&Expected>, wish: Wish) -> bool {
+        let changes = expected.is_some_and(|expected| expected.condition != Condition::Absent);
+        wish == Wish::Keep && (changes || self.home.is_some())
+    }
+
+    /// Performs the operations if the value that is read is as expected, with the expiry that they are to give it.
+    ///
+    /// What is not known is guessed: that the value is at the field's own key, that its stored form is ours, and that nothing expires. A refused
+    /// transaction shows what is so instead; then it takes two.
+    async fn write_if(&self, expected: Option<&Expected>, wish: Wish, ops: impl Fn(Expiry) -> Vec<Op>) -> Result<Written> {
+        let mut wish = wish;
+        if let (true, Some(Expected { seen: Some(seen), .. })) = (self.keeps(expected, wish), expected) {
+            match (seen.lease, self.transactional()) {
+                // What was not written since is attached to it still.
+                (Some(lease), true) => wish = Wish::Named(Expiry::With(lease)),
+                (None, false) if !seen.has_ttl => wish = Wish::Named(Expiry::Never),
+                _ => {}
             }
-            _ => Ok(committed),
+        }
+        let keeps = self.keeps(expected, wish);
+        if !self.transactional() && (keeps || !self.aliases.is_empty()) {
+            return self.read_and_write_if(expected, wish, ops).await;
+        }
+        let mut surroundings = if keeps { Surroundings::of(self.home.as_ref(), &self.key) } else { Surroundings::default() };
+        let mut retry = OptimisticRetry::new(&self.context.retry);
+        let mut known: Option<Option<Found>> = None;
+        loop {
+            let mut compares = match (&known, expected) {
+                (None, Some(Expected { condition, .. })) => self.expectation(condition.clone()),
+                (None, None) => Vec::new(),
+                (Some(Some(Found { at, kv: KeyValue { lease: Some(lease), .. } })), None) => self.compares(*at, Condition::Lease(*lease)),
+                (Some(Some(found)), _) => self.compares(found.at, Condition::Modified(found.kv.modified)),
+                (Some(None), _) => self.compares(self.aliases.len(), Condition::Absent),
+            };
+            if keeps && known.is_none() {
+                compares.extend(self.keys().map(|key| Compare::key(key, Condition::NeverExpires)));
+            }
+            if keeps && known.as_ref().is_none_or(Option::is_none) && expected.is_none_or(|it| it.condition == Condition::Absent) {
+                compares.extend(surroundings.compares());
+            }
+            let expiry = match &known {
+                Some(Some(found)) if keeps => found.kv.expiry(),
+                Some(None) if keeps => surroundings.expiry(),
+                _ => wish.or_never(),
+            };
+            let otherwise = self.look().into_iter().chain(surroundings.looks()).collect();
+            let committed = self.commit(Txn { compares, then: ops(expiry), otherwise }).await?;
+            if committed.succeeded {
+                return Ok(Written::Done(committed));
+            }
+            surroundings.learn(&committed.results);
+            let revision = committed.revision;
+            let found = self.seen(committed);
+            if expected.is_some_and(|expected| !self.holds(&expected.condition, found.as_ref().map(|found| &found.kv))) {
+                return Ok(Written::Refused(found, revision));
+            }
+            match retry.after_conflict(Some(Some(found)), ready(Ok::<_, Error>(None))).await? {
+                AfterConflict::Retry(now) => known = now,
+                AfterConflict::GiveUp(now) => return Ok(Written::Refused(now.flatten().flatten(), revision)),
+            }
+            if known.is_none() {
+                surroundings.forget();
+            }
+        }
+    }
+
+    /// [`write_if`](Self::write_if) where a transaction is about one key alone: whatever decides is read first, and the key is then to be as it was
+    /// found.
+    async fn read_and_write_if(&self, expected: Option<&Expected>, wish: Wish, ops: impl Fn(Expiry) -> Vec<Op>) -> Result<Written> {
+        let keeps = self.keeps(expected, wish);
+        let mut retry = OptimisticRetry::new(&self.context.retry);
+        let (mut found, mut revision) = self.find_to_write().await?;
+        loop {
+            if expected.is_some_and(|expected| !self.holds(&expected.condition, found.as_ref().map(|found| &found.kv))) {
+                return Ok(Written::Refused(found, revision));
+            }
+            let expiry = match &found {
+                Some(found) if keeps => found.kv.expiry(),
+                None if keeps => self.expiry_around().await?,
+                _ => wish.or_never(),
+            };
+            let compares = self.as_found(found.as_ref());
+            match self.commit(Txn { compares, then: ops(expiry), otherwise: self.look() }).await {
+                Ok(committed) if committed.succeeded => return Ok(Written::Done(committed)),
+                // The lease that was kept is over.
+                Err(error) if error.kind() != ErrorKind::LeaseLost || !keeps => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+            match retry.after_conflict(None, self.find_to_write()).await? {
+                AfterConflict::Retry(now) => (found, revision) = now,
+                AfterConflict::GiveUp(_) => return Ok(Written::Refused(found, revision)),
+            }
+        }
+    }
+
+    /// When the struct around the key expires, read where it cannot be guessed.
+    async fn expiry_around(&self) -> Result<Expiry> {
+        let mut surroundings = Surroundings::of(self.home.as_ref(), &self.key);
+        surroundings.read(&self.context).await?;
+        Ok(surroundings.expiry())
+    }
+
+    /// That the key is as it was found.
+    fn as_found(&self, found: Option<&Found>) -> Vec<Compare> {
+        match found {
+            Some(found) => self.compares(found.at, Condition::Modified(found.kv.modified)),
+            None => self.compares(self.aliases.len(), Condition::Absent),
+        }
+    }
+
+    /// Deletes what is as expected where a transaction is about one key alone.
+    async fn delete_one_by_one(&self, expected: Option<&Expected>) -> Result<Option<Versioned<T>>> {
+        let Some(Expected { condition, .. }) = expected else { return self.delete_each(None).await };
+        let mut retry = OptimisticRetry::new(&self.context.retry);
+        let (mut found, mut revision) = self.find_to_write().await?;
+        loop {
+            if !self.holds(condition, found.as_ref().map(|found| &found.kv)) {
+                return Err(self.refused(ErrorKind::Conflict, found, revision));
+            }
+            match self.delete_each(found.clone()).await {
+                Err(error) if error.kind() == ErrorKind::Conflict => {}
+                deleted => return deleted,
+            }
+            match retry.after_conflict(None, self.find_to_write()).await? {
+                AfterConflict::Retry(now) => (found, revision) = now,
+                AfterConflict::GiveUp(_) => return Err(self.refused(ErrorKind::Conflict, found, revision)),
+            }
         }
     }
 
@@ -472,13 +667,40 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// The first of the keys that the answers to [`look`](Self::look) show.
+    /// The first of the keys that the answers to [`look`](Self::look) show; others may come after them.
     fn seen(&self, committed: Committed) -> Option<Found> {
-        committed.results.into_iter().enumerate().find_map(|(at, result)| match result {
+        committed.results.into_iter().take(1 + self.aliases.len()).enumerate().find_map(|(at, result)| match result {
             OpResult::Get(reply) => Some(Found { at, kv: reply.kvs.into_iter().next()? }),
             OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
         })
     }
+}
+
+/// What a write expects to find.
+#[derive(Clone, Debug)]
+pub(super) struct Expected {
+    pub(super) condition: Condition,
+    /// What is known of when that expires, if it was read.
+    seen: Option<SeenExpiry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct SeenExpiry {
+    lease: Option<LeaseId>,
+    has_ttl: bool,
+}
+
+impl From<Condition> for Expected {
+    fn from(condition: Condition) -> Self {
+        Self { condition, seen: None }
+    }
+}
+
+/// What became of a write.
+enum Written {
+    Done(Committed),
+    /// This was there instead of what was expected, at this revision.
+    Refused(Option<Found>, Revision),
 }
 
 /// A value and which of the field's keys it is at.
@@ -488,8 +710,8 @@ struct Found {
     kv: KeyValue,
 }
 
-/// Whether a condition on one key holds of what is there.
-pub(super) fn holds(condition: &Condition, kv: Option<&KeyValue>) -> bool {
+/// Whether a condition on one key holds of what is there, byte for byte.
+fn holds(condition: &Condition, kv: Option<&KeyValue>) -> bool {
     match condition {
         Condition::Absent => kv.is_none(),
         Condition::Present => kv.is_some(),
@@ -498,5 +720,6 @@ pub(super) fn holds(condition: &Condition, kv: Option<&KeyValue>) -> bool {
         Condition::Value(value) => kv.is_some_and(|kv| kv.value == *value),
         Condition::Lease(lease) => kv.is_some_and(|kv| kv.lease == Some(*lease)),
         Condition::UnchangedSince(revision) => kv.is_none_or(|kv| kv.modified <= *revision),
+        Condition::NeverExpires => kv.is_none_or(|kv| kv.lease.is_none() && kv.ttl.is_none()),
     }
 }

@@ -1,9 +1,12 @@
 //! `Fields`: what derived handles are filled with. It is not generic over the struct, so that an entry of `u32` is compiled once and not once
 //! for each struct that has one.
 
+use std::sync::Arc;
+
 use super::Shared;
 use super::dir::{Dir, EtcdSchema};
 use super::entry::Entry;
+use super::expiry::Home;
 use super::map::{DirMap, EntryMap};
 use crate::key::Key;
 use crate::schema::{Field, Leaves, MapKey, OneLeaf, Table};
@@ -16,37 +19,41 @@ pub struct Fields<'a> {
     context: &'a Shared,
     directory: &'a Key,
     table: &'static Table,
+    /// The struct.
+    home: Arc<Home>,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(context: &'a Shared, directory: &'a Key, table: &'static Table) -> Self {
-        Self { context, directory, table }
+    /// Of a struct that may itself be a part of another one.
+    pub(super) fn new(context: &'a Shared, directory: &'a Key, table: &'static Table, outer: Option<Arc<Home>>) -> Self {
+        Self { context, directory, table, home: Home::new(directory.clone(), table, outer) }
     }
 
     /// A field of one value.
-    fn entry<T: Send + Sync + 'static>(&self, field: usize, codec: &Codec<T>) -> Entry<T> {
+    fn entry<T: Send + Sync + 'static>(&self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Entry<T> {
         let (key, aliases) = self.keys(field);
-        Entry::new(self.context.clone(), key, *codec).with_aliases(aliases)
+        let entry = Entry::new(self.context.clone(), key, *codec);
+        entry.with_aliases(aliases).with_default(default).within(Some(self.home.clone()))
     }
 
     /// A nested struct, optional or not.
     pub fn dir<N: EtcdSchema>(&self, field: usize) -> N::Handle {
-        N::handle(Dir::new(self.context.clone(), self.key(field)))
+        N::handle(Dir::new(self.context.clone(), self.key(field)).within(Some(self.home.clone())))
     }
 
     /// A struct whose keys lie beside this one's.
     pub fn flatten<N: EtcdSchema>(&self) -> N::Handle {
-        N::handle(Dir::new(self.context.clone(), self.directory.clone()))
+        N::handle(Dir::new(self.context.clone(), self.directory.clone()).within(Some(self.home.clone())))
     }
 
     /// A map of structs.
     pub fn dir_map<K: MapKey, N: EtcdSchema>(&self, field: usize) -> DirMap<K, N> {
-        DirMap::new(self.context.clone(), self.key(field))
+        DirMap::new(self.context.clone(), self.key(field)).within(self.home.clone())
     }
 
     /// A map of values.
     pub fn entries<K: MapKey, V: Send + Sync + 'static>(&self, field: usize, codec: &Codec<V>) -> EntryMap<K, V> {
-        EntryMap::new(self.context.clone(), self.key(field), *codec)
+        EntryMap::new(self.context.clone(), self.key(field), *codec).within(self.home.clone())
     }
 
     fn key(&self, field: usize) -> Key {
@@ -82,7 +89,7 @@ macro_rules! entries {
             type Entries = ($(Entry<$leaf::Stored>,)+);
 
             fn entries(&self, first: usize, fields: &Fields<'_>) -> Self::Entries {
-                ($(fields.entry(first + $at, self.$at.codec()),)+)
+                ($(fields.entry(first + $at, self.$at.codec(), self.$at.default()),)+)
             }
         }
     };

@@ -6,6 +6,7 @@ use std::fmt;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use super::Shared;
 use super::dir::{Dir, EtcdSchema, set};
 use super::dry::{Check, Diff};
 use super::entry::Entry;
+use super::expiry::{Home, Wish};
 use super::plan::{Atomicity, Owner};
 use crate::changes::{Typed, Watching};
 use crate::error::{Error, ErrorKind, Result};
@@ -55,12 +57,15 @@ pub struct EntryMap<K, V> {
     context: Shared,
     key: Key,
     codec: Codec<V>,
+    /// The struct that it is a part of.
+    home: Option<Arc<Home>>,
     keys: PhantomData<fn() -> K>,
 }
 
 impl<K, V> Clone for EntryMap<K, V> {
     fn clone(&self) -> Self {
-        Self { context: self.context.clone(), key: self.key.clone(), codec: self.codec, keys: PhantomData }
+        let Self { context, key, codec, home, .. } = self;
+        Self { context: context.clone(), key: key.clone(), codec: *codec, home: home.clone(), keys: PhantomData }
     }
 }
 
@@ -72,7 +77,13 @@ impl<K, V> fmt::Debug for EntryMap<K, V> {
 
 impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     pub(crate) fn new(context: Shared, key: Key, codec: Codec<V>) -> Self {
-        Self { context, key, codec, keys: PhantomData }
+        Self { context, key, codec, home: None, keys: PhantomData }
+    }
+
+    /// As a part of this struct.
+    pub(super) fn within(mut self, home: Arc<Home>) -> Self {
+        self.home = Some(home);
+        self
     }
 
     /// The directory, from the root of the store.
@@ -90,7 +101,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     where
         Q: ToOwned<Owned = K> + ?Sized,
     {
-        Ok(Entry::new(self.context.clone(), child(&self.key, &key.to_owned())?, self.codec))
+        Ok(Entry::new(self.context.clone(), child(&self.key, &key.to_owned())?, self.codec).within(self.home.clone()))
     }
 
     /// All entries, from one revision.
@@ -109,14 +120,15 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
         Self::operation("get").run(work).await
     }
 
-    /// Makes the directory hold exactly these entries: one read, and one transaction that starts again if something changed in between.
+    /// Makes the directory hold exactly these entries: one read, and one transaction that starts again if something changed in between. All of them
+    /// expire as the write says; if it says nothing they never do, or with the struct that the map is a part of.
     ///
     /// # Errors
     ///
     /// As for [`Dir::set`].
     pub fn set(&self, map: &BTreeMap<K, V>) -> MapWrite {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec));
-        MapWrite::new(&self.context, &self.key, self.owner(), encoded, Self::operation("set"))
+        MapWrite::new(&self.context, &self.key, self.home.as_ref(), self.owner(), encoded, Self::operation("set"))
     }
 
     /// What [`set`](Self::set) of these entries would write and delete now, and nothing is written; see [`Dir::diff`].
@@ -201,26 +213,34 @@ pub struct MapWrite {
     key: Key,
     owner: Owner,
     encoded: Result<Encoded>,
-    expiry: Expiry,
+    wish: Wish,
     atomicity: Atomicity,
     operation: Operation,
+    /// The struct that the map is a part of.
+    home: Option<Arc<Home>>,
 }
 
 impl MapWrite {
-    fn new(context: &Shared, key: &Key, owner: Owner, encoded: Result<Encoded>, operation: Operation) -> Self {
-        let (expiry, atomicity) = (Expiry::Never, Atomicity::Atomic);
-        Self { context: context.clone(), key: key.clone(), owner, encoded, expiry, atomicity, operation }
+    fn new(context: &Shared, key: &Key, home: Option<&Arc<Home>>, owner: Owner, encoded: Result<Encoded>, operation: Operation) -> Self {
+        let (wish, atomicity, home) = (Wish::Keep, Atomicity::Atomic, home.cloned());
+        Self { context: context.clone(), key: key.clone(), owner, encoded, wish, atomicity, operation, home }
     }
 
     /// Every entry that is written vanishes by itself after this time.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.expiry = Expiry::After(ttl);
+        self.wish = Wish::Named(Expiry::After(ttl));
         self
     }
 
     /// Every entry that is written vanishes with this lease.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
-        self.expiry = Expiry::With(lease.into());
+        self.wish = Wish::Named(Expiry::With(lease.into()));
+        self
+    }
+
+    /// No entry ever expires, also where the map is a part of a struct that does.
+    pub fn permanent(mut self) -> Self {
+        self.wish = Wish::Named(Expiry::Never);
         self
     }
 
@@ -246,8 +266,8 @@ impl IntoFuture for MapWrite {
     type IntoFuture = BoxFuture<'static, Result<Revision>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { context, key, owner, encoded, expiry, atomicity, operation } = self;
-        Box::pin(operation.run(async move { set(&context, &key, owner, encoded?, expiry, atomicity, operation).await }))
+        let Self { context, key, owner, encoded, wish, atomicity, operation, home } = self;
+        Box::pin(operation.run(async move { set(&context, &key, home.as_ref(), owner, encoded?, wish, atomicity, operation).await }))
     }
 }
 
@@ -349,12 +369,14 @@ impl<K: MapKey, V: Send + Sync + 'static> Paging<K, V> {
 pub struct DirMap<K, S> {
     context: Shared,
     key: Key,
+    /// The struct that it is a part of.
+    home: Option<Arc<Home>>,
     types: PhantomData<fn() -> (K, S)>,
 }
 
 impl<K, S> Clone for DirMap<K, S> {
     fn clone(&self) -> Self {
-        Self { context: self.context.clone(), key: self.key.clone(), types: PhantomData }
+        Self { context: self.context.clone(), key: self.key.clone(), home: self.home.clone(), types: PhantomData }
     }
 }
 
@@ -366,7 +388,13 @@ impl<K, S: Schema> fmt::Debug for DirMap<K, S> {
 
 impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     pub(crate) fn new(context: Shared, key: Key) -> Self {
-        Self { context, key, types: PhantomData }
+        Self { context, key, home: None, types: PhantomData }
+    }
+
+    /// As a part of this struct.
+    pub(super) fn within(mut self, home: Arc<Home>) -> Self {
+        self.home = Some(home);
+        self
     }
 
     /// The directory, from the root of the store.
@@ -384,7 +412,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     where
         Q: ToOwned<Owned = K> + ?Sized,
     {
-        Ok(S::handle(Dir::new(self.context.clone(), child(&self.key, &key.to_owned())?)))
+        Ok(S::handle(Dir::new(self.context.clone(), child(&self.key, &key.to_owned())?).within(self.home.clone())))
     }
 
     /// The map keys that are there, in order.
@@ -421,7 +449,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// As for [`Dir::set`].
     pub fn set(&self, map: &BTreeMap<K, S>) -> MapWrite {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map));
-        MapWrite::new(&self.context, &self.key, Owner::Dirs(S::TABLE), encoded, Self::operation("set"))
+        MapWrite::new(&self.context, &self.key, self.home.as_ref(), Owner::Dirs(S::TABLE), encoded, Self::operation("set"))
     }
 
     /// What [`set`](Self::set) of these structs would write and delete now, and nothing is written; see [`Dir::diff`].

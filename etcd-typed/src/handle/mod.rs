@@ -5,6 +5,7 @@ mod dir;
 mod directory;
 mod dry;
 mod entry;
+mod expiry;
 mod fields;
 mod guarded;
 mod map;
@@ -15,7 +16,7 @@ mod transaction;
 use std::fmt;
 use std::sync::Arc;
 
-pub use dir::{Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, UpdateError};
+pub use dir::{Deleted, Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, UpdateError};
 pub use directory::{Directory, DirectoryDelete, DirectoryWrite, Node};
 pub use dry::{Check, Diff, Difference, Shown};
 pub use entry::{Entry, EntryDelete, EntryModify, EntryWrite, Publish, Published};

@@ -1,19 +1,36 @@
 //! What a write of many keys comes to: which are put, which deleted, under which conditions. Deciding it is pure; `commit` sends it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::Context;
+use super::expiry::Surroundings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::revision::Revision;
+use crate::revision::{LeaseId, Revision};
 use crate::schema::{Encoded, Table, Tree};
 use crate::store::{Committed, Compare, Condition, Expiry, Op, Span, Txn};
 
 /// Writes below one directory; keys are relative to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    pub(super) puts: Vec<(String, Bytes)>,
+    pub(super) puts: Vec<Put>,
     pub(super) deletes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Put {
+    pub(super) key: String,
+    pub(super) value: Bytes,
+    /// When it expires; none: with the struct around what is written.
+    pub(super) expiry: Option<Expiry>,
+}
+
+impl Put {
+    fn new((key, value): (String, Bytes)) -> Self {
+        Self { key, value, expiry: None }
+    }
 }
 
 /// Which keys below a directory a handle owns: those of a struct, or those of a map that fills the directory.
@@ -79,18 +96,18 @@ impl Owner {
 
     /// Everything of `encoded` is put and everything else of the owner's is deleted, whatever is stored. Only without maps.
     pub(super) fn overwrite(self, encoded: Encoded) -> Plan {
-        Plan { deletes: self.absent_keys(&encoded), puts: encoded.into_iter().collect() }
+        Plan { deletes: self.absent_keys(&encoded), puts: encoded.into_iter().map(Put::new).collect() }
     }
 
     /// The same, where it is known what is stored: what a write with maps does, and what every write would do.
     pub(super) fn replace(self, tree: &Tree, encoded: Encoded) -> Plan {
-        Plan { deletes: self.superseded(tree.keys(), &encoded), puts: encoded.into_iter().collect() }
+        Plan { deletes: self.superseded(tree.keys(), &encoded), puts: encoded.into_iter().map(Put::new).collect() }
     }
 
     /// Only what differs: what is stored decodes to `old`.
     pub(super) fn difference<'k>(self, stored: impl Iterator<Item = &'k String>, old: &Encoded, new: &Encoded) -> Plan {
         let puts = new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes));
-        let puts = puts.map(|(key, bytes)| (key.clone(), bytes.clone())).collect();
+        let puts = puts.map(|(key, bytes)| Put::new((key.clone(), bytes.clone()))).collect();
         Plan { puts, deletes: self.superseded(stored, new) }
     }
 
@@ -128,6 +145,10 @@ pub(super) fn unchanged(directory: &Key, revision: Revision, basis: &[(String, R
     std::iter::once(appeared_or_changed).chain(vanished).collect()
 }
 
+/// What to do about a write that is too much for one transaction.
+pub(super) const IN_SEVERAL: &str = "`.non_atomic()` writes in several";
+pub(super) const IN_SEVERAL_OR_FEWER: &str = "`.non_atomic()` writes in several, `.changed_fields_only()` needs fewer conditions";
+
 /// How a write of many keys is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Atomicity {
@@ -138,6 +159,24 @@ pub(super) enum Atomicity {
 }
 
 impl Plan {
+    /// All of what was encoded.
+    pub(super) fn whole(encoded: Encoded) -> Self {
+        Self { puts: encoded.into_iter().map(Put::new).collect(), deletes: Vec::new() }
+    }
+
+    /// The same, but for what is put also where it does not differ: all of it is to expire together.
+    pub(super) fn renewing(self, encoded: &Encoded) -> Self {
+        Self { deletes: self.deletes, ..Self::whole(encoded.clone()) }
+    }
+
+    /// The same, with when each key expires, where that is not decided by what is around.
+    pub(super) fn expiring(mut self, expiry: impl Fn(&str) -> Option<Expiry>) -> Self {
+        for put in &mut self.puts {
+            put.expiry = expiry(&put.key);
+        }
+        self
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.puts.is_empty() && self.deletes.is_empty()
     }
@@ -148,19 +187,27 @@ impl Plan {
 
     /// All keys that are written.
     pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
-        self.puts.iter().map(|(key, _)| key).chain(&self.deletes)
+        self.puts.iter().map(|put| &put.key).chain(&self.deletes)
     }
 
-    pub(super) fn into_ops(self, directory: &Key, expiry: Expiry) -> Vec<Op> {
-        let put = |(relative, value): (String, Bytes)| Op::Put { key: directory.descend(&relative), value, expiry, previous: false };
+    /// Whether it is for `surroundings` to say when something expires.
+    fn depends_on(&self, surroundings: &Surroundings) -> bool {
+        !surroundings.is_empty() && self.puts.iter().any(|put| put.expiry.is_none())
+    }
+
+    pub(super) fn into_ops(self, directory: &Key, surroundings: &Surroundings) -> Vec<Op> {
+        let put = |Put { key, value, expiry }| {
+            let expiry = expiry.unwrap_or_else(|| surroundings.expiry());
+            Op::Put { key: directory.descend(&key), value, expiry, previous: false }
+        };
         let puts: Vec<Op> = self.puts.into_iter().map(put).collect();
         puts.into_iter().chain(self.deletes.iter().map(|relative| Op::delete(&directory.descend(relative)))).collect()
     }
 }
 
 impl Context {
-    /// Refuses what the store could not do in one transaction, before anything is sent.
-    pub(super) fn check_atomic(&self, directory: &Key, compares: &[Compare], operations: usize) -> Result<()> {
+    /// Refuses what the store could not do in one transaction, before anything is sent. `advice` says what the caller can do where it is too much.
+    pub(super) fn check_atomic(&self, directory: &Key, compares: &[Compare], operations: usize, advice: &str) -> Result<()> {
         self.check_guards().map_err(|error| error.at(directory))?;
         let capabilities = self.store.capabilities();
         let single_key = operations <= 1 && compares.iter().all(|compare| matches!(compare.span, Span::Key(_)));
@@ -176,26 +223,43 @@ impl Context {
         if operations > limit || conditions > limit {
             let message = format!(
                 "{operations} operations under {conditions} conditions{theirs}, and one transaction takes {limit} of each (server flag \
-                 `--max-txn-ops`); \
-                 `.non_atomic()` writes in several, `.changed_fields_only()` needs fewer conditions",
+                 `--max-txn-ops`); {advice}",
             );
             return Err(Error::new(ErrorKind::TooManyOperations, message).at(directory));
         }
         Ok(())
     }
 
-    /// Sends a plan in one transaction.
+    /// Whether one transaction takes so many conditions, beside those of the guards.
+    pub(super) fn has_room_for(&self, conditions: usize) -> bool {
+        conditions + self.guard_compares().len() <= self.store.capabilities().max_operations
+    }
+
+    /// Sends a plan in one transaction. If it is refused, `surroundings` have learnt from the answer.
     pub(super) async fn commit_plan(
         &self,
         directory: &Key,
         plan: Plan,
-        compares: Vec<Compare>,
-        otherwise: Vec<Op>,
-        expiry: Expiry,
+        mut compares: Vec<Compare>,
+        mut otherwise: Vec<Op>,
+        surroundings: &mut Surroundings,
+        advice: &str,
     ) -> Result<Committed> {
-        self.check_atomic(directory, &compares, plan.len())?;
-        let txn = Txn { compares, then: plan.into_ops(directory, expiry), otherwise };
-        self.commit(txn).await.map_err(|error| error.at(directory))
+        self.check_atomic(directory, &compares, plan.len(), advice)?;
+        let depends = plan.depends_on(surroundings);
+        if depends && !self.store.capabilities().transactions {
+            surroundings.read(self).await.map_err(|error| error.at(directory))?;
+        } else if depends {
+            compares.extend(surroundings.compares());
+            otherwise.extend(surroundings.looks());
+            self.check_atomic(directory, &compares, plan.len(), advice)?;
+        }
+        let txn = Txn { compares, then: plan.into_ops(directory, surroundings), otherwise };
+        let committed = self.commit(txn).await.map_err(|error| error.at(directory))?;
+        if depends && !committed.succeeded {
+            surroundings.learn(&committed.results);
+        }
+        Ok(committed)
     }
 
     /// Sends a plan in as many transactions as it takes, each key under its own condition if it has one. The answer says at
@@ -209,23 +273,46 @@ impl Context {
         directory: &Key,
         plan: Plan,
         condition: impl Fn(&str) -> Option<Condition>,
-        expiry: Expiry,
+        surroundings: &mut Surroundings,
     ) -> Result<Vec<(String, Revision)>> {
         self.check_guards().map_err(|error| error.at(directory))?;
+        let depends = plan.depends_on(surroundings);
+        let asks = depends && self.store.capabilities().transactions;
+        if depends && !asks {
+            surroundings.read(self).await.map_err(|error| error.at(directory))?;
+        }
+        let (around, looks) = if asks { (surroundings.compares(), surroundings.looks()) } else { (Vec::new(), Vec::new()) };
         let keys: Vec<String> = plan.keys().cloned().collect();
-        let mut ops = plan.into_ops(directory, expiry);
-        let mut written: Vec<(String, Revision)> = Vec::new();
+        let conditional = keys.iter().any(|relative| condition(relative).is_some());
+        let follows: Vec<bool> = plan.puts.iter().map(|put| put.expiry.is_none()).collect();
+        let mut ops = plan.into_ops(directory, surroundings);
+        self.share_leases(&mut ops).await.map_err(|error| error.at(directory))?;
+        let (mut around, mut written): (_, Vec<(String, Revision)>) = (around, Vec::new());
         while !ops.is_empty() {
-            let rest = ops.split_off(self.fitting(&ops));
+            // Conditions are limited as operations are, and are not more than these where the keys have none.
+            let beside = if conditional { &around[..] } else { &[] };
+            let rest = ops.split_off(self.fitting(&ops, beside));
             let step = std::mem::replace(&mut ops, rest);
             let keys: Vec<&String> = keys.iter().skip(written.len()).take(step.len()).collect();
             let on = |relative: &&String| Some(Compare::key(&directory.descend(relative), condition(relative)?));
-            let txn = Txn { compares: keys.iter().filter_map(on).collect(), then: step, otherwise: Vec::new() };
+            let compares = keys.iter().filter_map(on).chain(around.clone()).collect();
+            let txn = Txn { compares, then: step.clone(), otherwise: looks.clone() };
             let first = keys.first().map_or_else(|| directory.clone(), |relative| directory.descend(relative));
             let failure = match self.commit(txn).await {
                 Ok(committed) if committed.succeeded => {
                     let keys: Vec<_> = keys.into_iter().map(|relative| (relative.clone(), committed.revision)).collect();
                     written.extend(keys);
+                    continue;
+                }
+                // It expires, which the guess was that it does not.
+                Ok(committed) if asks && surroundings.learn(&committed.results) => {
+                    ops = step.into_iter().chain(std::mem::take(&mut ops)).collect();
+                    for (op, follows) in ops.iter_mut().zip(follows.iter().skip(written.len())) {
+                        if let (Op::Put { expiry, .. }, true) = (op, *follows) {
+                            *expiry = surroundings.expiry();
+                        }
+                    }
+                    around = surroundings.compares();
                     continue;
                 }
                 Ok(_) => Error::new(ErrorKind::Conflict, ""),
@@ -237,14 +324,38 @@ impl Context {
         Ok(written)
     }
 
-    /// How many of the operations, at least one, fit in one transaction by number and by size.
-    fn fitting(&self, ops: &[Op]) -> usize {
+    /// Puts that live equally long share a lease, as in one transaction, where they need several.
+    async fn share_leases(&self, ops: &mut [Op]) -> Result<()> {
+        if !self.store.capabilities().transactions || self.fitting(ops, &[]) == ops.len() {
+            return Ok(());
+        }
+        let mut made: Vec<(Duration, LeaseId)> = Vec::new();
+        for op in ops {
+            let Op::Put { expiry, .. } = op else { continue };
+            let Expiry::After(ttl) = *expiry else { continue };
+            let id = match made.iter().find(|(other, _)| *other == ttl) {
+                Some((_, id)) => *id,
+                None => {
+                    let id = LeaseId::random();
+                    self.store.grant(id, ttl).await?;
+                    made.push((ttl, id));
+                    id
+                }
+            };
+            *expiry = Expiry::With(id);
+        }
+        Ok(())
+    }
+
+    /// How many of the operations, at least one, fit in one transaction by number and by size, beside these conditions and those of the guards.
+    fn fitting(&self, ops: &[Op], conditions: &[Compare]) -> usize {
         // What a request holds for each operation beside key and value, its condition and the key in that: generously.
         const OVERHEAD: usize = 64;
         let capabilities = self.store.capabilities();
-        let guards = self.guard_compares();
-        let most = if capabilities.transactions { capabilities.max_operations.saturating_sub(guards.len()) } else { 1 };
-        let mut size = OVERHEAD + guards.iter().map(|compare| OVERHEAD + 2 * compare.span.key().as_str().len()).sum::<usize>();
+        let mut conditions = conditions.to_vec();
+        conditions.extend(self.guard_compares());
+        let most = if capabilities.transactions { capabilities.max_operations.saturating_sub(conditions.len()) } else { 1 };
+        let mut size = OVERHEAD + conditions.iter().map(|compare| OVERHEAD + 2 * compare.span.key().as_str().len()).sum::<usize>();
         let fits = |op: &&Op| {
             size += OVERHEAD
                 + match op {
@@ -300,7 +411,7 @@ mod tests {
         let old = encoded(&[("a", "1"), ("b", "2"), ("quotas/x", "3"), ("quotas/y", "4")]);
         let new = encoded(&[("a", "1"), ("quotas/x", "5")]);
         let plan = Owner::Struct(TABLE).difference(stored.iter(), &old, &new);
-        assert_eq!(plan.puts, [("quotas/x".to_owned(), Bytes::from_static(b"5"))]);
+        assert_eq!(plan.puts, [Put::new(("quotas/x".to_owned(), Bytes::from_static(b"5")))]);
         assert_eq!(plan.deletes, ["b", "quotas/y"]);
     }
 

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use super::Shared;
 use super::dir::Dir;
-use super::entry::{Entry, holds};
+use super::entry::Entry;
+use super::expiry::{Surroundings, Wish, found_in, same_expiry};
 use super::plan::{Owner, unchanged};
 use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Schema};
-use crate::store::{BoxFuture, Compare, Expiry, Op, OpResult, RangeReply, Span, Txn};
+use crate::store::{BoxFuture, Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
 use crate::telemetry::Operation;
 use crate::turn::Guard;
 use crate::version::{Expect, Versioned};
@@ -52,83 +55,143 @@ use crate::version::{Expect, Versioned};
 #[must_use = "a transaction does nothing until it is awaited"]
 pub struct Transaction {
     context: Shared,
-    compares: Vec<Compare>,
-    /// What to ask when they do not hold, and who understands the answer.
-    looks: Vec<(Span, Verdict)>,
+    expectations: Vec<Expectation>,
     ops: Vec<Op>,
+    parts: Vec<Part>,
     /// The first thing that was wrong while it was put together.
     error: Option<Error>,
 }
 
-/// The conflict that an answer shows; none when what it is about is as expected.
-type Verdict = Box<dyn FnOnce(RangeReply) -> Option<Error> + Send>;
+/// What the caller expects.
+struct Expectation {
+    compares: Vec<Compare>,
+    /// What to ask when they do not hold.
+    look: Span,
+    judge: Judge,
+}
+
+/// Understands the answer: the conditions that hold, or the conflict.
+type Judge = Box<dyn Fn(RangeReply) -> Result<Vec<Compare>> + Send>;
+
+/// Writes of a part of a struct, which keep the expiry that is there.
+struct Part {
+    /// Which operations.
+    ops: std::ops::Range<usize>,
+    /// The keys that the field is read from; none for a whole struct.
+    keys: Vec<Key>,
+    surroundings: Surroundings,
+    /// What was found at the first of the keys that is there; none as long as it is guessed that nothing expires.
+    found: Option<Option<KeyValue>>,
+}
+
+impl Part {
+    fn expiry(&self) -> Expiry {
+        match &self.found {
+            None => Expiry::Never,
+            Some(Some(found)) => found.expiry(),
+            Some(None) => self.surroundings.expiry(),
+        }
+    }
+
+    fn compares(&self) -> Vec<Compare> {
+        let of_keys = |condition: Condition| self.keys.iter().map(move |key| Compare::key(key, condition.clone()));
+        match &self.found {
+            None => of_keys(Condition::NeverExpires).chain(self.surroundings.compares()).collect(),
+            Some(Some(found)) => {
+                let at = self.keys.iter().find(|key| key.as_str().as_bytes() == found.key);
+                at.map(|key| same_expiry(key, found)).into_iter().collect()
+            }
+            Some(None) => of_keys(Condition::Absent).chain(self.surroundings.compares()).collect(),
+        }
+    }
+
+    fn looks(&self) -> impl Iterator<Item = Op> {
+        self.keys.iter().map(|key| Op::Get(Span::Key(key.clone()))).chain(self.surroundings.looks())
+    }
+
+    fn learn(&mut self, results: &[OpResult]) {
+        self.found = Some(self.keys.iter().find_map(|key| found_in(results, key).cloned()));
+        self.surroundings.learn(results);
+    }
+
+    fn forget(&mut self) {
+        self.found = None;
+        self.surroundings.forget();
+    }
+}
 
 impl Transaction {
     pub(crate) fn new(context: Shared) -> Self {
-        Self { context, compares: Vec::new(), looks: Vec::new(), ops: Vec::new(), error: None }
+        Self { context, expectations: Vec::new(), ops: Vec::new(), parts: Vec::new(), error: None }
     }
 
     /// Only if this key is as expected. Of a field with aliases it is the field's own key, and with [`Expect::Absent`] all of them.
     pub fn expect<'e, T: Send + Sync + 'static>(mut self, entry: &Entry<T>, expected: impl Into<Expect<'e, T>>) -> Self {
-        let condition = match entry.condition(expected.into()) {
-            Ok(condition) => condition,
+        let condition = match entry.expected(expected.into()) {
+            Ok(expected) => expected.condition,
             Err(error) => return self.failed(error),
         };
-        self.compares.extend(entry.expectation(condition.clone()));
+        let compares = entry.expectation(condition.clone());
         let entry = entry.clone();
-        let span = Span::Key(entry.key().clone());
-        let verdict = move |reply: RangeReply| {
-            if holds(&condition, reply.kvs.first()) {
-                return None;
+        let look = Span::Key(entry.key().clone());
+        let judge = move |reply: RangeReply| {
+            let found = reply.kvs.first();
+            if entry.holds(&condition, found) {
+                // It may be in another form than ours.
+                return Ok(match (&condition, found) {
+                    (Condition::Value(_), Some(kv)) => entry.expectation(Condition::Value(kv.value.clone())),
+                    _ => entry.expectation(condition.clone()),
+                });
             }
             let error = Error::new(ErrorKind::Conflict, "").at(entry.key());
-            Some(match entry.present(reply) {
+            Err(match entry.present(reply) {
                 Some(current) => error.with_current(current),
                 None => error,
             })
         };
-        self.looks.push((span, Box::new(verdict)));
+        self.expectations.push(Expectation { compares, look, judge: Box::new(judge) });
         self
     }
 
     /// Only if nothing below this struct's directory changed, appeared or vanished since it was read.
     pub fn expect_unchanged<S: Schema>(mut self, dir: &Dir<S>, seen: &Versioned<S>) -> Self {
         let basis = seen.versions.basis.clone();
-        self.compares.extend(unchanged(dir.key(), seen.revision(), &basis));
+        let compares = unchanged(dir.key(), seen.revision(), &basis);
         let (dir, revision) = (dir.clone(), seen.revision());
-        let span = Span::Below(dir.key().clone());
-        let verdict = move |reply: RangeReply| {
+        let look = Span::Below(dir.key().clone());
+        let judge = move |reply: RangeReply| {
             let tree = schema::tree(dir.key(), reply.kvs);
             let same = tree.values().all(|stored| stored.modified <= revision) && basis.iter().all(|(key, _)| tree.contains_key(key));
             if same {
-                return None;
+                return Ok(unchanged(dir.key(), revision, &basis));
             }
             let error = Error::new(ErrorKind::Conflict, "").at(dir.key());
-            Some(match schema::decode::<S>(dir.key(), &tree, reply.revision) {
+            Err(match schema::decode::<S>(dir.key(), &tree, reply.revision) {
                 Ok(current) => error.with_current(current),
                 Err(_) => error,
             })
         };
-        self.looks.push((span, Box::new(verdict)));
+        self.expectations.push(Expectation { compares, look, judge: Box::new(judge) });
         self
     }
 
-    /// Writes a value.
+    /// Writes a value. Like [`Entry::set`] it keeps the [expiry](Entry#expiry) of a struct's field.
     pub fn set<T: Send + Sync + 'static>(self, entry: &Entry<T>, value: &T) -> Self {
-        self.put(entry, value, Expiry::Never)
+        self.put(entry, value, Wish::Keep)
     }
 
     /// Writes a value that vanishes by itself after this time.
     pub fn set_for<T: Send + Sync + 'static>(self, entry: &Entry<T>, value: &T, ttl: Duration) -> Self {
-        self.put(entry, value, Expiry::After(ttl))
+        self.put(entry, value, Wish::Named(Expiry::After(ttl)))
     }
 
     /// Writes a value that vanishes with this lease.
     pub fn set_with_lease<T: Send + Sync + 'static>(self, entry: &Entry<T>, value: &T, lease: impl Into<LeaseId>) -> Self {
-        self.put(entry, value, Expiry::With(lease.into()))
+        self.put(entry, value, Wish::Named(Expiry::With(lease.into())))
     }
 
-    /// Writes a whole struct, and deletes the keys of its fields that are none.
+    /// Writes a whole struct, and deletes the keys of its fields that are none. Like [`Dir::set`] it never expires then, but with the struct that it is
+    /// a part of.
     ///
     /// # Errors
     ///
@@ -141,7 +204,12 @@ impl Transaction {
         }
         match schema::encode(dir.key(), value) {
             Ok(encoded) => {
-                self.ops.extend(owner.overwrite(encoded).into_ops(dir.key(), Expiry::Never));
+                let from = self.ops.len();
+                self.ops.extend(owner.overwrite(encoded).into_ops(dir.key(), &Surroundings::default()));
+                let surroundings = Surroundings::of(dir.home(), dir.key());
+                if !surroundings.is_empty() {
+                    self.parts.push(Part { ops: from..self.ops.len(), keys: Vec::new(), surroundings, found: None });
+                }
                 self
             }
             Err(error) => self.failed(error),
@@ -164,10 +232,14 @@ impl Transaction {
         self
     }
 
-    fn put<T: Send + Sync + 'static>(mut self, entry: &Entry<T>, value: &T, expiry: Expiry) -> Self {
+    fn put<T: Send + Sync + 'static>(mut self, entry: &Entry<T>, value: &T, wish: Wish) -> Self {
         match entry.encode(value) {
             Ok(value) => {
-                self.ops.push(Op::Put { key: entry.key().clone(), value, expiry, previous: false });
+                if let (Wish::Keep, Some(surroundings)) = (wish, entry.surroundings()) {
+                    let at = self.ops.len();
+                    self.parts.push(Part { ops: at..at + 1, keys: entry.keys().cloned().collect(), surroundings, found: None });
+                }
+                self.ops.push(Op::Put { key: entry.key().clone(), value, expiry: wish.or_never(), previous: false });
                 self
             }
             Err(error) => self.failed(error),
@@ -179,22 +251,72 @@ impl Transaction {
         self
     }
 
-    async fn commit(self) -> Result<Revision> {
-        if let Some(error) = self.error {
+    async fn commit(mut self) -> Result<Revision> {
+        if let Some(error) = self.error.take() {
             return Err(error);
         }
-        let (spans, verdicts): (Vec<Span>, Vec<Verdict>) = self.looks.into_iter().unzip();
-        let otherwise = spans.into_iter().map(Op::Get).collect();
-        let committed = self.context.commit(Txn { compares: self.compares, then: self.ops, otherwise }).await?;
-        if committed.succeeded {
-            return Ok(committed.revision);
+        let transactions = self.context.store.capabilities().transactions;
+        let mut retry = OptimisticRetry::new(&self.context.retry);
+        loop {
+            // What is about several keys is refused there, before anything is sent.
+            if !transactions && self.ops.len() == 1 {
+                self.read_parts().await?;
+            }
+            let committed = self.context.commit(self.txn(transactions)).await?;
+            if committed.succeeded {
+                return Ok(committed.revision);
+            }
+            let replies = committed.results.iter().filter_map(|result| match result {
+                OpResult::Get(reply) => Some(reply),
+                OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
+            });
+            for (expectation, reply) in self.expectations.iter_mut().zip(replies) {
+                expectation.compares = (expectation.judge)(reply.clone())?;
+            }
+            self.parts.iter_mut().for_each(|part| part.learn(&committed.results));
+            match retry.after_conflict(Some(true), async { Ok::<_, Error>(false) }).await? {
+                AfterConflict::Retry(true) => {}
+                AfterConflict::Retry(false) => self.parts.iter_mut().for_each(Part::forget),
+                AfterConflict::GiveUp(_) => return Err(Error::new(ErrorKind::Conflict, "others write its keys again and again")),
+            }
         }
-        let replies = committed.results.into_iter().filter_map(|result| match result {
-            OpResult::Get(reply) => Some(reply),
-            OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
-        });
-        let conflict = verdicts.into_iter().zip(replies).find_map(|(verdict, reply)| verdict(reply));
-        Err(conflict.unwrap_or_else(|| Error::new(ErrorKind::Conflict, "")))
+    }
+
+    /// Reads what decides when the written parts expire, where a transaction cannot have conditions on it.
+    async fn read_parts(&mut self) -> Result<()> {
+        for part in &mut self.parts {
+            let mut found = None;
+            for key in &part.keys {
+                let reply = self.context.store.range(Range::of(Span::Key(key.clone()))).await.map_err(|error| error.at(key))?;
+                found = found.or_else(|| reply.kvs.into_iter().next());
+            }
+            part.surroundings.read(&self.context).await?;
+            part.found = Some(found);
+        }
+        Ok(())
+    }
+
+    fn txn(&self, transactions: bool) -> Txn {
+        let mut compares: Vec<Compare> = self.expectations.iter().flat_map(|expectation| expectation.compares.clone()).collect();
+        let mut otherwise: Vec<Op> = self.expectations.iter().map(|expectation| Op::Get(expectation.look.clone())).collect();
+        let mut then = self.ops.clone();
+        for part in &self.parts {
+            let of_one_key = |compare: &Compare| {
+                transactions || self.ops.iter().any(|op| matches!(op, Op::Put { key, .. } if compare.span.key() == key))
+            };
+            let more = part.compares().into_iter().filter(of_one_key).filter(|compare| !compares.contains(compare)).collect::<Vec<_>>();
+            compares.extend(more);
+            if transactions {
+                let more = part.looks().filter(|look| !otherwise.contains(look)).collect::<Vec<_>>();
+                otherwise.extend(more);
+            }
+            for op in then.get_mut(part.ops.clone()).unwrap_or_default() {
+                if let Op::Put { expiry, .. } = op {
+                    *expiry = part.expiry();
+                }
+            }
+        }
+        Txn { compares, then, otherwise }
     }
 }
 
@@ -209,6 +331,9 @@ impl IntoFuture for Transaction {
 
 impl fmt::Debug for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transaction").field("compares", &self.compares.len()).field("operations", &self.ops.len()).finish_non_exhaustive()
+        f.debug_struct("Transaction")
+            .field("expectations", &self.expectations.len())
+            .field("operations", &self.ops.len())
+            .finish_non_exhaustive()
     }
 }

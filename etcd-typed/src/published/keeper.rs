@@ -217,8 +217,8 @@ impl Keeper {
         let Self { target, value, there, lease: Some(lease), .. } = self else { return Ok(Err(None)) };
         let (key, store) = (&target.key, target.store());
         let ours = Compare::key(key, Condition::Lease(lease.id()));
-        // To write, to look why that cannot be, and to write again.
-        for _ in 0..2 {
+        // To write, to look why that cannot be, and to write at once in the place of what was seen.
+        for _ in 0..4 {
             if let Some((before, modified)) = there.take_if(|(before, _)| before != value) {
                 let unchanged = Compare::key(key, Condition::Modified(modified));
                 // Where each condition is a request, the other one alone says as much, but of a server that was emptied.
@@ -269,7 +269,11 @@ impl Keeper {
                 self.lease = None;
                 self.shared.taken(|| self.taken());
             }
-            Ok(Found::Changed) => self.soon(),
+            Ok(Found::Changed) => {
+                // What was seen is too old after a wait.
+                self.there = None;
+                self.soon();
+            }
             Err(error) => {
                 let refused = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unauthenticated);
                 if refused && self.hints.blind {

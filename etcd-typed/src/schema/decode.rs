@@ -3,7 +3,7 @@
 use super::{Map, MapKey, Schema, Stored, Table, Tree, Validation, key_of_segment, place, split_first, validated, with_prefix};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
-use crate::revision::Revision;
+use crate::revision::{LeaseId, Revision};
 use crate::value::{Codec, ValueError, contained};
 use crate::version::{Versioned, Versions};
 
@@ -23,6 +23,8 @@ pub struct Decoder<'a> {
     basis: Vec<(String, Revision)>,
     /// Of those the oldest.
     created: Option<Revision>,
+    /// The lease that those are attached to, as long as it is the same one.
+    lease: Option<LeaseId>,
     validation: Validation,
 }
 
@@ -31,7 +33,7 @@ impl<'a> Decoder<'a> {
     #[inline(never)]
     pub(super) fn new(directory: &'a Key, tree: &'a Tree, validation: Validation) -> Self {
         let (problems, basis) = (Vec::new(), Vec::new());
-        Self { directory, tree, table: Table::EMPTY, prefix: String::new(), problems, basis, created: None, validation }
+        Self { directory, tree, table: Table::EMPTY, prefix: String::new(), problems, basis, created: None, lease: None, validation }
     }
 
     /// What was read, if nothing is wrong with it. As in [`whole`](Self::whole), what does not need to know the type is in functions that are compiled once.
@@ -52,7 +54,7 @@ impl<'a> Decoder<'a> {
         }
         let created = self.created.unwrap_or_default();
         let modified = self.basis.iter().map(|(_, modified)| *modified).max().unwrap_or_default();
-        Ok(Versions { revision, created, modified, basis: self.basis.into(), ..Versions::default() })
+        Ok(Versions { revision, created, modified, lease: self.lease, basis: self.basis.into(), ..Versions::default() })
     }
 
     /// Every problem, and each key that was read.
@@ -221,6 +223,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn value<T>(&mut self, segment: &str, stored: &Stored, codec: &Codec<T>) -> Option<T> {
+        self.lease = stored.shared_lease().filter(|lease| self.basis.is_empty() || self.lease == Some(*lease));
         self.basis.push(([&self.prefix, segment].concat(), stored.modified));
         self.created = Some(self.created.map_or(stored.created, |oldest| oldest.min(stored.created)));
         match codec.decode(&stored.value) {

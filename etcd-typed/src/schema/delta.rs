@@ -16,9 +16,10 @@ use crate::value::Codec;
 pub struct Change<T> {
     /// The key.
     pub key: Key,
-    /// The value before; none when there was none, or none that could be decoded.
+    /// The value before; none when there was none, or none that could be decoded. Of a field with a default it is the default where no key was,
+    /// unless what was there before is not known, or was not seen (`resynced`).
     pub old: Option<T>,
-    /// The value now; none when it was deleted or expired.
+    /// The value now; none when it was deleted or expired. Of a field with a default it is the default then.
     pub new: Option<T>,
     /// The revision of the change. When `resynced`, that of the snapshot it was found in.
     pub revision: Revision,
@@ -30,7 +31,7 @@ pub struct Change<T> {
 }
 
 impl<T> Change<T> {
-    /// There was no value and now there is one.
+    /// There was no value and now there is one. Of a field with a default there always is one.
     pub fn is_created(&self) -> bool {
         self.old.is_none() && self.new.is_some()
     }
@@ -94,6 +95,8 @@ pub struct Delta<'a> {
     touched: &'a Touched,
     revision: Revision,
     resynced: bool,
+    /// That nothing was there before is known, and not only not seen.
+    knows_before: bool,
     problems: &'a mut Vec<Problem>,
     /// What keys are put together in.
     scratch: String,
@@ -106,15 +109,20 @@ impl<'a> Delta<'a> {
         touched: &'a Touched,
         revision: Revision,
         resynced: bool,
+        complete: bool,
         problems: &'a mut Vec<Problem>,
     ) -> Self {
-        Self { directory, table: Table::EMPTY, prefix: String::new(), after, touched, revision, resynced, problems, scratch: String::new() }
+        let (table, prefix, scratch, knows_before) = (Table::EMPTY, String::new(), String::new(), complete && !resynced);
+        Self { directory, table, prefix, after, touched, revision, resynced, knows_before, problems, scratch }
     }
 
     /// The change of a field of one value.
-    pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>) -> Option<Change<T>> {
+    pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Option<Change<T>> {
         let (segment, before, after) = self.leaf_touched(field)?;
-        self.change(segment, before, after, *codec)
+        let change = self.change(segment, before, after, *codec)?;
+        let old = if before.is_none() && self.knows_before { default.map(|default| default()) } else { change.old };
+        let new = if after.is_none() { default.map(|default| default()) } else { change.new };
+        Some(Change { old, new, ..change })
     }
 
     /// The segment of a field that was touched, what was there before, and what is there now.

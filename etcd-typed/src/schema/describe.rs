@@ -21,6 +21,15 @@ pub struct Table {
     pub fields: &'static [Field],
 }
 
+/// The keys that tell when a struct expires, relative to its directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Witnesses {
+    /// The first one that is there tells it.
+    First(Vec<&'static str>),
+    /// If all are there and agree they tell it.
+    Every(Vec<&'static str>),
+}
+
 /// One field of a [`Table`].
 #[derive(Debug, Serialize)]
 pub struct Field {
@@ -179,6 +188,85 @@ impl Table {
         self.fields.iter().any(|field| match &field.kind {
             Kind::Leaf(_) | Kind::Entries { .. } => field.secret,
             Kind::Dir(table) | Kind::Flatten(table) | Kind::DirMap { table, .. } => table.has_secret(),
+        })
+    }
+
+    /// What is written as one with the struct, and so tells when the struct expires: a key that it cannot be read without. In a struct that
+    /// can be read without any, it takes all the keys that writing the whole struct writes, since each of them alone may be an override for a time.
+    ///
+    /// Of the struct's own fields, not of those in nested structs and maps; without the field at `except`.
+    pub(crate) fn witnesses(&self, except: &str) -> Witnesses {
+        // One request takes a limited number of conditions, and it is the same end wherever one looks.
+        const REQUIRED: usize = 4;
+        const EVERY: usize = 32;
+        let mut required = Vec::new();
+        let mut every = Vec::new();
+        self.each_own_leaf(&mut |field| {
+            if field.segments().any(|segment| segment == except) {
+                return;
+            }
+            match field.presence {
+                Presence::Required if required.len() < REQUIRED => required.extend(field.segments()),
+                Presence::Default(_) => every.push(field.segment),
+                Presence::Required | Presence::Optional => {}
+            }
+        });
+        if !required.is_empty() {
+            Witnesses::First(required)
+        } else if every.len() <= EVERY {
+            Witnesses::Every(every)
+        } else {
+            Witnesses::Every(Vec::new())
+        }
+    }
+
+    fn each_own_leaf(&self, visit: &mut impl FnMut(&Field)) {
+        for field in self.fields {
+            match &field.kind {
+                Kind::Leaf(_) => visit(field),
+                Kind::Flatten(table) => table.each_own_leaf(visit),
+                Kind::Dir(_) | Kind::DirMap { .. } | Kind::Entries { .. } => {}
+            }
+        }
+    }
+
+    /// The structs that a key of the schema is in, from the outermost to the innermost: where each lies (empty, or with a `/` at the end), and its
+    /// table.
+    pub(crate) fn structs_around(&'static self, relative: &str) -> Vec<(String, &'static Self)> {
+        let mut found = vec![(String::new(), self)];
+        let mut at = (0, self);
+        while let Some((length, table)) = at.1.struct_within(relative.get(at.0..).unwrap_or_default()) {
+            at = (at.0 + length, table);
+            found.push((relative[..at.0].to_owned(), table));
+        }
+        found
+    }
+
+    /// The aliases of the field whose own key this is, relative to the struct's directory.
+    pub(crate) fn aliases_of(&'static self, relative: &str) -> Vec<String> {
+        let mut aliases = Vec::new();
+        if let Some((prefix, table)) = self.structs_around(relative).pop() {
+            table.each_own_leaf(&mut |field| {
+                if relative.strip_prefix(&prefix) == Some(field.segment) {
+                    aliases.extend(field.aliases.iter().map(|alias| format!("{prefix}{alias}")));
+                }
+            });
+        }
+        aliases
+    }
+
+    /// The nested struct, or the struct in a map, that a key is in, and how much of the key is its directory.
+    fn struct_within(&self, relative: &str) -> Option<(usize, &'static Self)> {
+        let (first, rest) = split_first(relative);
+        let rest = rest?;
+        self.fields.iter().find_map(|field| match &field.kind {
+            Kind::Dir(table) if field.segment == first => Some((first.len() + 1, *table)),
+            Kind::DirMap { table, .. } if field.segment == first => {
+                let (child, rest) = split_first(rest);
+                rest.map(|_| (first.len() + 1 + child.len() + 1, *table))
+            }
+            Kind::Flatten(table) => table.struct_within(relative),
+            _ => None,
         })
     }
 

@@ -103,6 +103,9 @@ pub trait OneLeaf {
     /// How it is stored.
     fn codec(&self) -> &Codec<Self::Stored>;
 
+    /// What the field is where nothing is stored.
+    fn default(&self) -> Option<fn() -> Self::Stored>;
+
     /// Reads the field.
     fn decode(&self, field: usize, decoder: &mut Decoder<'_>) -> Option<Self::Value>;
 
@@ -116,6 +119,10 @@ impl<T: 'static> OneLeaf for Leaf<T> {
 
     fn codec(&self) -> &Codec<T> {
         &self.codec
+    }
+
+    fn default(&self) -> Option<fn() -> T> {
+        self.default
     }
 
     fn decode(&self, field: usize, decoder: &mut Decoder<'_>) -> Option<T> {
@@ -133,6 +140,10 @@ impl<T: 'static> OneLeaf for LeafOpt<T> {
 
     fn codec(&self) -> &Codec<T> {
         &self.codec
+    }
+
+    fn default(&self) -> Option<fn() -> T> {
+        None
     }
 
     fn decode(&self, field: usize, decoder: &mut Decoder<'_>) -> Option<Option<T>> {
@@ -182,7 +193,7 @@ macro_rules! tuple {
             }
 
             fn changes<C>(&self, first: usize, delta: &mut Delta<'_>, makers: &Self::Makers<C>, out: &mut Vec<C>) {
-                $(if let Some(change) = delta.leaf(first + $at, self.$at.codec()) {
+                $(if let Some(change) = delta.leaf(first + $at, self.$at.codec(), self.$at.default()) {
                     push(out, makers.$at(change));
                 })+
             }

@@ -326,7 +326,7 @@ fn more_leaves_than_one_call_takes_keep_their_places() {
     let mut tree = before;
     let touched: Touched = ["a", "l", "m", "p"].into_iter().map(|relative| (relative.to_owned(), tree.remove(relative))).collect();
     let (mut problems, mut out) = (Vec::new(), Vec::new());
-    Delta::new(&directory, &tree, &touched, revision, false, &mut problems).whole::<Long, LongChange>(|change| change, &mut out);
+    Delta::new(&directory, &tree, &touched, revision, false, true, &mut problems).whole::<Long, LongChange>(|change| change, &mut out);
     assert!(matches!(&out[..], [LongChange::A(_), LongChange::L(_), LongChange::M(_), LongChange::P(_)]), "{out:?}");
 }
 

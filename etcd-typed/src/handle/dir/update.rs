@@ -3,13 +3,16 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::IntoFuture;
+use std::time::Duration;
 
 use super::write::last;
 use super::{Dir, looked};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handle::plan::{Atomicity, unchanged};
-use crate::revision::Revision;
-use crate::schema::{self, Schema};
+use crate::handle::expiry::{self, Surroundings, Wish};
+use crate::handle::plan::{Atomicity, IN_SEVERAL_OR_FEWER, Plan, unchanged};
+use crate::retry::{AfterConflict, OptimisticRetry};
+use crate::revision::{LeaseId, Revision};
+use crate::schema::{self, Schema, Stored, Tree};
 use crate::store::{BoxFuture, Compare, Condition, Expiry};
 use crate::turn::Guard;
 use crate::version::{Versioned, Versions};
@@ -25,6 +28,7 @@ pub struct DirTryUpdate<'f, S, E> {
     pub(super) f: Closure<'f, S, E>,
     pub(super) scope: UpdateScope,
     pub(super) atomicity: Atomicity,
+    pub(super) wish: Wish,
 }
 
 type Closure<'f, S, E> = Box<dyn Fn(&mut S) -> Result<(), E> + Send + 'f>;
@@ -39,6 +43,25 @@ pub(super) enum UpdateScope {
 }
 
 impl<S> DirUpdate<'_, S> {
+    /// Every key of the struct vanishes by itself after this time from now on, whether the closure changes it or not.
+    pub fn ttl(self, ttl: Duration) -> Self {
+        Self(self.0.ttl(ttl))
+    }
+
+    /// Every key of the struct vanishes with this lease, whether the closure changes it or not.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` when the lease is not there any more.
+    pub fn lease(self, lease: impl Into<LeaseId>) -> Self {
+        Self(self.0.lease(lease))
+    }
+
+    /// No key of the struct ever expires, whatever lease it was attached to.
+    pub fn permanent(self) -> Self {
+        Self(self.0.permanent())
+    }
+
     /// Lets others change other fields meanwhile: only the fields that are written must be as they were read. Use it where the new values do not
     /// depend on other fields.
     pub fn changed_fields_only(self) -> Self {
@@ -61,6 +84,28 @@ impl<S> DirUpdate<'_, S> {
 }
 
 impl<S, E> DirTryUpdate<'_, S, E> {
+    /// Every key of the struct vanishes by itself after this time from now on, whether the closure changes it or not.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.wish = Wish::Named(Expiry::After(ttl));
+        self
+    }
+
+    /// Every key of the struct vanishes with this lease, whether the closure changes it or not.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` when the lease is not there any more.
+    pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
+        self.wish = Wish::Named(Expiry::With(lease.into()));
+        self
+    }
+
+    /// No key of the struct ever expires, whatever lease it was attached to.
+    pub fn permanent(mut self) -> Self {
+        self.wish = Wish::Named(Expiry::Never);
+        self
+    }
+
     /// Lets others change other fields meanwhile: only the fields that are written must be as they were read. Use it where the new values do not
     /// depend on other fields.
     pub fn changed_fields_only(mut self) -> Self {
@@ -87,11 +132,13 @@ impl<S, E> DirTryUpdate<'_, S, E> {
 
 impl<S: Schema, E> DirTryUpdate<'_, S, E> {
     async fn run(self) -> Result<Versioned<S>, UpdateError<E>> {
-        let Self { dir, f, scope, atomicity } = self;
+        let Self { dir, f, scope, atomicity, wish } = self;
         let (context, operation) = (dir.context.clone(), Dir::<S>::operation("update"));
+        let transactions = context.store.capabilities().transactions;
+        let mut surroundings = Surroundings::around(dir.home.as_ref(), &dir.key, wish);
         let (mut tree, mut revision) = dir.read_to_write().await?;
-        let mut backoff = context.retry.backoff();
-        for _ in 0..=context.retry.conflict_budget {
+        let mut retry = OptimisticRetry::new(&context.retry);
+        loop {
             let read = schema::decode::<S>(&dir.key, &tree, revision)?;
             let old = schema::encode_unchecked(&dir.key, &*read)?;
             let basis = read.versions.basis.clone();
@@ -99,56 +146,114 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
             let mut value = read.into_inner();
             f(&mut value).map_err(UpdateError::Refused)?;
             let new = schema::encode(&dir.key, &value)?;
-            let plan = Dir::<S>::OWNER.difference(tree.keys(), &old, &new);
+            let mut plan = Dir::<S>::OWNER.difference(tree.keys(), &old, &new);
+            if !is_so::<S>(wish, &tree, &new) {
+                plan = plan.renewing(&new);
+            }
             if plan.is_empty() {
                 return Ok(Versioned::new(value, unwritten));
             }
+            // What is added where the struct itself does not tell when it expires, expires with what is around.
+            let plan = plan.expiring(|key| wish.named().or_else(|| expiry::kept(S::TABLE, &tree, key)));
+
             let keys: Vec<String> = plan.keys().cloned().collect();
+            let lease = lease_after(unwritten.lease, wish, &plan);
             let was = |key: &str| Some(tree.get(key).map_or(Condition::Absent, |stored| Condition::Modified(stored.modified)));
-            if atomicity == Atomicity::NonAtomic {
-                return match context.commit_non_atomic(&dir.key, plan, was, Expiry::Never).await {
-                    Ok(written) => Ok(written_at(value, unwritten, &written, &new)),
-                    Err(error) if error.kind() == ErrorKind::Conflict && error.written().is_empty() => {
-                        operation.conflict();
-                        (tree, revision) = dir.read_to_write().await?;
-                        tokio::time::sleep(backoff.next_delay()).await;
-                        continue;
+            let shown = if atomicity == Atomicity::NonAtomic {
+                match context.commit_non_atomic(&dir.key, plan, was, &mut surroundings).await {
+                    Ok(written) => return Ok(written_at(value, unwritten, &written, &new, lease)),
+                    Err(error) if is_conflict(&error, wish) && error.written().is_empty() => None,
+                    Err(error) => return Err(error.into()),
+                }
+            } else {
+                let compares = match scope {
+                    UpdateScope::Directory => unchanged(&dir.key, revision, &basis),
+                    UpdateScope::ChangedFields => {
+                        let on = |key: &String| Some(Compare::key(&dir.key.descend(key), was(key)?));
+                        let mut compares: Vec<Compare> = keys.iter().filter_map(on).collect();
+                        if transactions && !wish.is_named() {
+                            compares.extend(as_the_struct(&dir, &tree, &plan));
+                        }
+                        compares
                     }
-                    Err(error) => Err(error.into()),
                 };
-            }
-            let compares = match scope {
-                UpdateScope::Directory => unchanged(&dir.key, revision, &basis),
-                UpdateScope::ChangedFields => {
-                    let on = |key: &String| Some(Compare::key(&dir.key.descend(key), was(key)?));
-                    keys.iter().filter_map(on).collect()
+                let look = if transactions { dir.look() } else { Vec::new() };
+                match context.commit_plan(&dir.key, plan, compares, look, &mut surroundings, IN_SEVERAL_OR_FEWER).await {
+                    Ok(committed) if committed.succeeded => {
+                        let written: Vec<_> = keys.into_iter().map(|key| (key, committed.revision)).collect();
+                        return Ok(written_at(value, unwritten, &written, &new, lease));
+                    }
+                    Ok(committed) => looked(&dir.key, committed),
+                    Err(error) if is_conflict(&error, wish) => None,
+                    Err(error) => return Err(error.into()),
                 }
             };
-            let transactions = context.store.capabilities().transactions;
-            let look = if transactions { dir.look() } else { Vec::new() };
-            let committed = context.commit_plan(&dir.key, plan, compares, look, Expiry::Never).await?;
-            if committed.succeeded {
-                let written: Vec<_> = keys.into_iter().map(|key| (key, committed.revision)).collect();
-                return Ok(written_at(value, unwritten, &written, &new));
-            }
             operation.conflict();
-            (tree, revision) = match looked(&dir.key, committed) {
-                Some(now) => now,
-                None => dir.read_to_write().await?,
+            let again = async {
+                surroundings.forget();
+                dir.read_to_write().await
             };
-            tokio::time::sleep(backoff.next_delay()).await;
+            match retry.after_conflict(shown, again).await? {
+                AfterConflict::Retry(now) => (tree, revision) = now,
+                AfterConflict::GiveUp(_) => return Err(dir.worn_out().into()),
+            }
         }
-        Err(dir.worn_out().into())
+    }
+}
+
+/// Whether somebody was faster, or the lease that is kept has ended.
+fn is_conflict(error: &Error, wish: Wish) -> bool {
+    error.kind() == ErrorKind::Conflict || error.kind() == ErrorKind::LeaseLost && !wish.is_named()
+}
+
+/// Whether what an update says of the expiry is so already, for every key of the struct.
+fn is_so<S: Schema>(wish: Wish, tree: &Tree, new: &schema::Encoded) -> bool {
+    let all = |is: &dyn Fn(&Stored) -> bool| new.keys().all(|key| tree.get(key).is_some_and(is));
+    match wish {
+        Wish::Keep => true,
+        Wish::Named(Expiry::Never) => all(&|stored| stored.lease.is_none() && stored.ttl.is_none()),
+        Wish::Named(Expiry::With(lease)) => all(&|stored| stored.lease == Some(lease)),
+        // Its time starts again.
+        Wish::Named(Expiry::After(_)) => false,
+    }
+}
+
+/// That the struct still expires as it was read, where keys are added to it.
+fn as_the_struct<S: Schema>(dir: &Dir<S>, tree: &Tree, plan: &Plan) -> Vec<Compare> {
+    let added = plan.puts.iter().filter(|put| !tree.contains_key(&put.key));
+    let mut compares: Vec<Compare> = Vec::new();
+    for (key, stored) in added.filter_map(|put| expiry::around(S::TABLE, tree, &put.key)) {
+        let compare = Compare::key(&dir.key.descend(&key), stored.lease.map_or(Condition::NeverExpires, Condition::Lease));
+        if !compares.contains(&compare) {
+            compares.push(compare);
+        }
+    }
+    compares
+}
+
+/// The lease that all keys of the struct are attached to after an update.
+fn lease_after(before: Option<LeaseId>, wish: Wish, plan: &Plan) -> Option<LeaseId> {
+    match wish {
+        Wish::Named(Expiry::With(lease)) => Some(lease),
+        Wish::Named(_) => None,
+        Wish::Keep => before.filter(|lease| plan.puts.iter().all(|put| put.expiry == Some(Expiry::With(*lease)))),
     }
 }
 
 /// The struct after its update, without reading it again: these keys were written or deleted, each at its revision.
-fn written_at<S>(value: S, mut versions: Versions, written: &[(String, Revision)], new: &schema::Encoded) -> Versioned<S> {
+fn written_at<S>(
+    value: S,
+    mut versions: Versions,
+    written: &[(String, Revision)],
+    new: &schema::Encoded,
+    lease: Option<LeaseId>,
+) -> Versioned<S> {
     let kept = versions.basis.iter().filter(|(key, _)| !written.iter().any(|(other, _)| other == key));
     let put = written.iter().filter(|(key, _)| new.contains_key(key));
     versions.basis = kept.chain(put).cloned().collect();
     versions.revision = last(written, versions.revision);
     versions.modified = last(&versions.basis, versions.revision);
+    versions.lease = lease;
     if versions.created == Revision::ZERO {
         versions.created = versions.modified;
     }

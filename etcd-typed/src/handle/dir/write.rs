@@ -2,16 +2,19 @@
 
 use std::fmt;
 use std::future::IntoFuture;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Dir, looked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Context;
-use crate::handle::plan::{Atomicity, Owner, Plan, unchanged};
+use crate::handle::expiry::{self, Home, Surroundings, Wish};
+use crate::handle::plan::{Atomicity, IN_SEVERAL, Owner, Plan, unchanged};
 use crate::key::Key;
+use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
-use crate::schema::{self, Schema, Tree};
-use crate::store::{BoxFuture, Condition, Expiry, Op, Span};
+use crate::schema::{self, Encoded, Schema, Tree};
+use crate::store::{BoxFuture, Compare, Condition, Expiry, Op, Span};
 use crate::telemetry::Operation;
 use crate::turn::Guard;
 use crate::version::{Basis, Versioned};
@@ -20,45 +23,49 @@ use crate::version::{Basis, Versioned};
 #[must_use = "a write does nothing until it is awaited"]
 pub struct DirWrite<S> {
     pub(super) dir: Dir<S>,
-    pub(super) job: Job,
-    pub(super) work: Result<Work>,
-    pub(super) expiry: Expiry,
+    pub(super) job: Result<Job>,
+    pub(super) op: &'static str,
+    pub(super) wish: Wish,
     pub(super) atomicity: Atomicity,
 }
 
-/// Under which condition.
+/// What is to be written, and under which condition.
 pub(super) enum Job {
-    Set,
-    Create,
-    Swap { revision: Revision, basis: Basis },
+    Set(Encoded),
+    Create(Encoded),
+    Swap(Swap),
 }
 
-/// What is to be written.
-pub(super) enum Work {
-    Whole(schema::Encoded),
-    Plan(Plan),
-}
-
-impl From<schema::Encoded> for Work {
-    fn from(encoded: schema::Encoded) -> Self {
-        Self::Whole(encoded)
-    }
+/// What was read, and what is to be there instead.
+pub(super) struct Swap {
+    pub(super) revision: Revision,
+    pub(super) basis: Basis,
+    /// The lease that all of it was attached to.
+    pub(super) lease: Option<LeaseId>,
+    pub(super) old: Encoded,
+    pub(super) new: Encoded,
 }
 
 impl<S> DirWrite<S> {
-    /// Every key that is written vanishes by itself after this time.
+    /// Every key of the struct vanishes by itself after this time; `compare_and_swap` also writes those that do not differ.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.expiry = Expiry::After(ttl);
+        self.wish = Wish::Named(Expiry::After(ttl));
         self
     }
 
-    /// Every key that is written vanishes with this lease.
+    /// Every key of the struct vanishes with this lease; `compare_and_swap` also writes those that do not differ.
     ///
     /// # Errors
     ///
     /// `LeaseLost` when the lease is not there any more.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
-        self.expiry = Expiry::With(lease.into());
+        self.wish = Wish::Named(Expiry::With(lease.into()));
+        self
+    }
+
+    /// No key of the struct ever expires; `compare_and_swap` also writes those that do not differ.
+    pub fn permanent(mut self) -> Self {
+        self.wish = Wish::Named(Expiry::Never);
         self
     }
 
@@ -82,123 +89,170 @@ impl<S> DirWrite<S> {
 }
 
 impl<S: Schema> DirWrite<S> {
-    fn operation(&self) -> Operation {
-        Dir::<S>::operation(match self.job {
-            Job::Set => "set",
-            Job::Create => "create",
-            Job::Swap { .. } => "compare_and_swap",
-        })
-    }
-
     async fn run(self) -> Result<Revision> {
-        let operation = self.operation();
-        let Self { dir, job, work, expiry, atomicity } = self;
-        let context = dir.context.clone();
-        match (job, work?) {
-            (Job::Swap { revision, basis }, Work::Plan(plan)) => {
-                if atomicity == Atomicity::NonAtomic {
-                    let (tree, revision) = dir.read_to_write().await?;
-                    dir.still(&basis, &tree, revision)?;
-                    // What is deleted and was not read is an alias of a field that was: whatever it holds, it goes.
-                    let deletes = plan.deletes.clone();
-                    let condition = |key: &str| match as_read(&basis, key) {
-                        Condition::Absent if deletes.iter().any(|delete| delete == key) => None,
-                        condition => Some(condition),
-                    };
-                    let written = context.commit_non_atomic(&dir.key, plan, condition, expiry).await?;
-                    return Ok(last(&written, revision));
-                }
-                let compares = unchanged(&dir.key, revision, &basis);
-                let committed = context.commit_plan(&dir.key, plan, compares, dir.look(), expiry).await?;
-                if committed.succeeded { Ok(committed.revision) } else { Err(dir.conflict(committed)) }
+        let operation = Dir::<S>::operation(self.op);
+        let Self { dir, job, wish, atomicity, .. } = self;
+        match job? {
+            Job::Set(encoded) => {
+                let Dir { context, key, home, .. } = &dir;
+                set(context, key, home.as_ref(), Dir::<S>::OWNER, encoded, wish, atomicity, operation).await
             }
-            (Job::Create, Work::Whole(encoded)) => {
-                let plan = Plan { puts: encoded.into_iter().collect(), deletes: Vec::new() };
-                let exists = || Error::new(ErrorKind::AlreadyExists, "a key of the struct is there").at(&dir.key);
-                let is_there = |tree: &Tree| tree.keys().any(|key| S::TABLE.owns(key));
-                if atomicity == Atomicity::NonAtomic {
-                    let (tree, revision) = dir.read_to_write().await?;
-                    if is_there(&tree) {
-                        return Err(exists());
-                    }
-                    let written = context.commit_non_atomic(&dir.key, plan, |_| Some(Condition::Absent), expiry).await?;
-                    return Ok(last(&written, revision));
-                }
-                let owner = Dir::<S>::OWNER;
-                let mut compares = owner.nothing_there(&dir.key);
-                let mut backoff = context.retry.backoff();
-                for _ in 0..=context.retry.conflict_budget {
-                    let look = if owner.has_maps() { dir.look() } else { Vec::new() };
-                    let committed = context.commit_plan(&dir.key, plan.clone(), compares, look, expiry).await?;
-                    if committed.succeeded {
-                        return Ok(committed.revision);
-                    }
-                    // What is in a map's directory may be no entry of it.
-                    match looked(&dir.key, committed) {
-                        Some((tree, revision)) if !is_there(&tree) => compares = unchanged(&dir.key, revision, &[]),
-                        _ => return Err(exists()),
-                    }
-                    operation.conflict();
-                    tokio::time::sleep(backoff.next_delay()).await;
-                }
-                Err(dir.worn_out())
-            }
-            (_, Work::Whole(encoded)) => set(&context, &dir.key, Dir::<S>::OWNER, encoded, expiry, atomicity, operation).await,
-            (_, Work::Plan(plan)) => {
-                context.commit_plan(&dir.key, plan, Vec::new(), Vec::new(), expiry).await.map(|committed| committed.revision)
-            }
+            Job::Create(encoded) => dir.create_whole(encoded, wish, atomicity, operation).await,
+            Job::Swap(swap) => dir.swap(swap, wish, atomicity).await,
         }
     }
 }
 
+impl<S: Schema> Dir<S> {
+    async fn create_whole(&self, encoded: Encoded, wish: Wish, atomicity: Atomicity, operation: Operation) -> Result<Revision> {
+        let exists = || Error::new(ErrorKind::AlreadyExists, "a key of the struct is there").at(&self.key);
+        let is_there = |tree: &Tree| tree.keys().any(|key| S::TABLE.owns(key));
+        let mut surroundings = Surroundings::around(self.home.as_ref(), &self.key, wish);
+        let plan = Plan::whole(encoded).expiring(|_| wish.named());
+        if atomicity == Atomicity::NonAtomic {
+            let (tree, revision) = self.read_to_write().await?;
+            if is_there(&tree) {
+                return Err(exists());
+            }
+            let absent = |_: &str| Some(Condition::Absent);
+            let written = self.context.commit_non_atomic(&self.key, plan, absent, &mut surroundings).await?;
+            return Ok(last(&written, revision));
+        }
+        let mut retry = OptimisticRetry::new(&self.context.retry);
+        // When what is below the directory was last looked at; what is in a map's directory may be no entry of it.
+        let mut known = None;
+        loop {
+            let compares = match known {
+                None => Self::OWNER.nothing_there(&self.key),
+                Some(revision) => unchanged(&self.key, revision, &[]),
+            };
+            let asks = self.context.store.capabilities().transactions && !surroundings.is_empty();
+            let look = if Self::OWNER.has_maps() || asks { self.look() } else { Vec::new() };
+            let committed = self.context.commit_plan(&self.key, plan.clone(), compares, look, &mut surroundings, IN_SEVERAL).await?;
+            if committed.succeeded {
+                return Ok(committed.revision);
+            }
+            let shown = match looked(&self.key, committed) {
+                Some((tree, revision)) if !is_there(&tree) => revision,
+                _ => return Err(exists()),
+            };
+            operation.conflict();
+            // That there is nothing is asked anew by the transaction itself.
+            match retry.after_conflict(Some(Some(shown)), async { Ok::<_, Error>(None) }).await? {
+                AfterConflict::Retry(now) => known = now,
+                AfterConflict::GiveUp(_) => return Err(self.worn_out()),
+            }
+        }
+    }
+
+    async fn swap(&self, swap: Swap, wish: Wish, atomicity: Atomicity) -> Result<Revision> {
+        let Swap { revision, basis, lease, old, new } = swap;
+        let context = &self.context;
+        let mut plan = Self::OWNER.difference_to_read(&basis, &old, &new);
+        if wish.is_named() {
+            plan = plan.renewing(&new);
+        }
+        let mut surroundings = Surroundings::around(self.home.as_ref(), &self.key, wish);
+        let as_it_is = |tree: &Tree, key: &str| wish.named().or_else(|| expiry::kept(S::TABLE, tree, key));
+        if atomicity == Atomicity::NonAtomic {
+            let (tree, revision) = self.read_to_write().await?;
+            self.still(&basis, &tree, revision)?;
+            // What is deleted and was not read is an alias of a field that was: whatever it holds, it goes.
+            let deletes = plan.deletes.clone();
+            let condition = |key: &str| match as_read(&basis, key) {
+                Condition::Absent if deletes.iter().any(|delete| delete == key) => None,
+                condition => Some(condition),
+            };
+            let plan = plan.expiring(|key| as_it_is(&tree, key));
+            let written = context.commit_non_atomic(&self.key, plan, condition, &mut surroundings).await?;
+            return Ok(last(&written, revision));
+        }
+        let compares = unchanged(&self.key, revision, &basis);
+        // What all of it is attached to is known, and what a write names.
+        if let Some(expiry) = wish.named().or(lease.map(Expiry::With)) {
+            let plan = plan.expiring(|_| Some(expiry));
+            let committed = context.commit_plan(&self.key, plan, compares, self.look(), &mut surroundings, IN_SEVERAL).await?;
+            return if committed.succeeded { Ok(committed.revision) } else { Err(self.conflict(committed)) };
+        }
+        // Else the guess is that nothing expires, where there is room for one more condition.
+        let (tree, now) = if context.has_room_for(compares.len() + 1) {
+            let never = Compare::below(&self.key, Condition::NeverExpires);
+            let compares = compares.iter().cloned().chain([never]).collect();
+            let committed = context.commit_plan(&self.key, plan.clone(), compares, self.look(), &mut surroundings, IN_SEVERAL).await?;
+            if committed.succeeded {
+                return Ok(committed.revision);
+            }
+            looked(&self.key, committed).ok_or_else(|| self.worn_out())?
+        } else {
+            context.check_atomic(&self.key, &compares, plan.keys().count(), IN_SEVERAL)?;
+            self.read_to_write().await?
+        };
+        self.still(&basis, &tree, now)?;
+        let plan = plan.expiring(|key| as_it_is(&tree, key));
+        let committed = context.commit_plan(&self.key, plan, compares, self.look(), &mut surroundings, IN_SEVERAL).await?;
+        if committed.succeeded { Ok(committed.revision) } else { Err(self.conflict(committed)) }
+    }
+}
+
 /// Makes the owner's keys below a directory be exactly `encoded`.
+#[allow(clippy::too_many_arguments, reason = "what a handle and a builder have")]
 pub(in crate::handle) async fn set(
     context: &Context,
     directory: &Key,
+    home: Option<&Arc<Home>>,
     owner: Owner,
-    encoded: schema::Encoded,
-    expiry: Expiry,
+    encoded: Encoded,
+    wish: Wish,
     atomicity: Atomicity,
     operation: Operation,
 ) -> Result<Revision> {
     if atomicity == Atomicity::Atomic {
         // With maps it will be on the condition that nothing changed below.
         let compares = if owner.has_maps() { unchanged(directory, Revision::ZERO, &[]) } else { Vec::new() };
-        context.check_atomic(directory, &compares, encoded.len())?;
+        context.check_atomic(directory, &compares, encoded.len(), IN_SEVERAL)?;
     }
-    if !owner.has_maps() {
-        let plan = owner.overwrite(encoded);
-        return match atomicity {
-            Atomicity::Atomic => {
-                context.commit_plan(directory, plan, Vec::new(), Vec::new(), expiry).await.map(|committed| committed.revision)
-            }
-            Atomicity::NonAtomic => {
-                let written = context.commit_non_atomic(directory, plan, |_| None, expiry).await?;
-                Ok(last(&written, Revision::ZERO))
-            }
+    let mut surroundings = Surroundings::around(home, directory, wish);
+    let mut read = if owner.has_maps() { Some(read_below(context, directory).await?) } else { None };
+    let mut retry = OptimisticRetry::new(&context.retry);
+    loop {
+        let plan = match &read {
+            Some((tree, _)) => owner.replace(tree, encoded.clone()),
+            None => owner.overwrite(encoded.clone()),
         };
-    }
-    let reply = context.read_to_write(Span::Below(directory.clone())).await.map_err(|error| error.at(directory))?;
-    let (mut tree, mut revision) = (schema::tree(directory, reply.kvs), reply.revision);
-    if atomicity == Atomicity::NonAtomic {
-        let written = context.commit_non_atomic(directory, owner.replace(&tree, encoded), |_| None, expiry).await?;
-        return Ok(last(&written, revision));
-    }
-    let mut backoff = context.retry.backoff();
-    for _ in 0..=context.retry.conflict_budget {
-        let plan = owner.replace(&tree, encoded.clone());
-        // Only what appears matters: a key that vanished is as good as deleted.
-        let compares = unchanged(directory, revision, &[]);
-        let look = vec![Op::Get(Span::Below(directory.clone()))];
-        let committed = context.commit_plan(directory, plan, compares, look, expiry).await?;
+        let plan = plan.expiring(|_| wish.named());
+        let revision = read.as_ref().map_or(Revision::ZERO, |(_, revision)| *revision);
+        if atomicity == Atomicity::NonAtomic {
+            let written = context.commit_non_atomic(directory, plan, |_| None, &mut surroundings).await?;
+            return Ok(last(&written, revision));
+        }
+        let (mut compares, mut look) = (Vec::new(), Vec::new());
+        if owner.has_maps() {
+            // Only what appears matters: a key that vanished is as good as deleted.
+            compares = unchanged(directory, revision, &[]);
+            look = vec![Op::Get(Span::Below(directory.clone()))];
+        }
+        let committed = context.commit_plan(directory, plan, compares, look, &mut surroundings, IN_SEVERAL).await?;
         if committed.succeeded {
             return Ok(committed.revision);
         }
         operation.conflict();
-        (tree, revision) = looked(directory, committed).unwrap_or_default();
-        tokio::time::sleep(backoff.next_delay()).await;
+        let shown = if owner.has_maps() { looked(directory, committed).map(Some) } else { Some(None) };
+        let again = async {
+            surroundings.forget();
+            if owner.has_maps() { read_below(context, directory).await.map(Some) } else { Ok(None) }
+        };
+        match retry.after_conflict(shown, again).await? {
+            AfterConflict::Retry(now) => read = now,
+            AfterConflict::GiveUp(_) => {
+                return Err(Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(directory));
+            }
+        }
     }
-    Err(Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(directory))
+}
+
+pub(super) async fn read_below(context: &Context, directory: &Key) -> Result<(Tree, Revision)> {
+    let reply = context.read_to_write(Span::Below(directory.clone())).await.map_err(|error| error.at(directory))?;
+    Ok((schema::tree(directory, reply.kvs), reply.revision))
 }
 
 /// The revision of the last of several writes; of none, what is known without them.
@@ -217,7 +271,7 @@ impl<S: Schema> IntoFuture for DirWrite<S> {
     type IntoFuture = BoxFuture<'static, Result<Revision>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.operation().run(self.run()))
+        Box::pin(Dir::<S>::operation(self.op).run(self.run()))
     }
 }
 
@@ -227,7 +281,69 @@ impl<S: Schema> fmt::Debug for DirWrite<S> {
     }
 }
 
-/// A deletion of a whole struct that happens when it is awaited. The answer is the struct that was there, if it could be read.
+/// What a [deletion](DirDelete) of a struct deleted.
+#[derive(Debug)]
+#[must_use]
+pub enum Deleted<S> {
+    /// No key of the struct was there.
+    Nothing,
+    /// This struct.
+    Struct(Versioned<S>),
+    /// Keys that could not be read as the struct. The error is that of a read: it lists every problem. They are deleted all the same.
+    Unreadable(Error),
+}
+
+impl<S> Deleted<S> {
+    /// Whether any key of the struct was there.
+    #[must_use]
+    pub fn existed(&self) -> bool {
+        !matches!(self, Self::Nothing)
+    }
+
+    /// The struct, if there was one that could be read.
+    #[must_use]
+    pub fn value(&self) -> Option<&Versioned<S>> {
+        if let Self::Struct(value) = self { Some(value) } else { None }
+    }
+
+    /// The struct, if there was one that could be read.
+    #[must_use]
+    pub fn into_value(self) -> Option<Versioned<S>> {
+        if let Self::Struct(value) = self { Some(value) } else { None }
+    }
+
+    /// Whether there was a struct that could be read.
+    #[must_use]
+    pub fn is_some(&self) -> bool {
+        self.value().is_some()
+    }
+
+    /// Whether there was no struct that could be read: nothing, or something else. [`existed`](Self::existed) tells which.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.value().is_none()
+    }
+
+    /// The struct without its versions, if there was one that could be read.
+    #[must_use]
+    pub fn as_deref(&self) -> Option<&S> {
+        self.value().map(|value| &**value)
+    }
+
+    /// Something of the struct, if there was one that could be read.
+    pub fn map<U>(self, f: impl FnOnce(Versioned<S>) -> U) -> Option<U> {
+        self.into_value().map(f)
+    }
+}
+
+/// Compares the struct that could be read.
+impl<S: PartialEq> PartialEq<Option<Versioned<S>>> for Deleted<S> {
+    fn eq(&self, other: &Option<Versioned<S>>) -> bool {
+        self.value() == other.as_ref()
+    }
+}
+
+/// A deletion of a whole struct that happens when it is awaited. The answer says what was there.
 #[must_use = "a deletion does nothing until it is awaited"]
 pub struct DirDelete<S> {
     pub(super) dir: Dir<S>,
@@ -259,16 +375,20 @@ impl<S: Schema> DirDelete<S> {
         Dir::<S>::operation(if self.seen.is_some() { "compare_and_delete" } else { "delete" })
     }
 
-    async fn run(self) -> Result<Option<Versioned<S>>> {
+    async fn run(self) -> Result<Deleted<S>> {
         let operation = self.operation();
         let Self { dir, seen, atomicity } = self;
         let context = dir.context.clone();
         let (mut tree, mut revision) = dir.read_to_write().await?;
-        let mut backoff = context.retry.backoff();
-        for _ in 0..=context.retry.conflict_budget {
+        let mut retry = OptimisticRetry::new(&context.retry);
+        loop {
             let there: Vec<(String, Revision)> =
                 tree.iter().filter(|(key, _)| S::TABLE.owns(key)).map(|(key, stored)| (key.clone(), stored.modified)).collect();
-            let was = schema::decode::<S>(&dir.key, &tree, revision).ok().filter(|_| !there.is_empty());
+            let was = match schema::decode::<S>(&dir.key, &tree, revision) {
+                _ if there.is_empty() => Deleted::Nothing,
+                Ok(value) => Deleted::Struct(value),
+                Err(error) => Deleted::Unreadable(error),
+            };
             let plan = Plan { puts: Vec::new(), deletes: there.iter().map(|(key, _)| key.clone()).collect() };
             if atomicity == Atomicity::NonAtomic {
                 let expected = seen.as_ref().map(|(_, basis)| basis.clone());
@@ -277,15 +397,16 @@ impl<S: Schema> DirDelete<S> {
                 }
                 // What is there and was not read is an alias, as was just seen.
                 let condition = |key: &str| Some(as_read(expected.as_ref()?, key)).filter(|condition| *condition != Condition::Absent);
-                context.commit_non_atomic(&dir.key, plan, condition, Expiry::Never).await?;
+                context.commit_non_atomic(&dir.key, plan, condition, &mut Surroundings::default()).await?;
                 return Ok(was);
             }
             let compares = match &seen {
                 Some((revision, basis)) => unchanged(&dir.key, *revision, basis),
-                None if there.is_empty() => return Ok(None),
+                None if there.is_empty() => return Ok(was),
                 None => unchanged(&dir.key, revision, &there),
             };
-            let committed = context.commit_plan(&dir.key, plan, compares, dir.look(), Expiry::Never).await?;
+            let mut nothing = Surroundings::default();
+            let committed = context.commit_plan(&dir.key, plan, compares, dir.look(), &mut nothing, IN_SEVERAL).await?;
             if committed.succeeded {
                 return Ok(was);
             }
@@ -293,15 +414,16 @@ impl<S: Schema> DirDelete<S> {
                 return Err(dir.conflict(committed));
             }
             operation.conflict();
-            (tree, revision) = looked(&dir.key, committed).unwrap_or_default();
-            tokio::time::sleep(backoff.next_delay()).await;
+            match retry.after_conflict(looked(&dir.key, committed), dir.read_to_write()).await? {
+                AfterConflict::Retry(now) => (tree, revision) = now,
+                AfterConflict::GiveUp(_) => return Err(dir.worn_out()),
+            }
         }
-        Err(dir.worn_out())
     }
 }
 
 impl<S: Schema> IntoFuture for DirDelete<S> {
-    type Output = Result<Option<Versioned<S>>>;
+    type Output = Result<Deleted<S>>;
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {

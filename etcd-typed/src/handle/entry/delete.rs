@@ -3,9 +3,10 @@
 use std::fmt;
 use std::future::IntoFuture;
 
-use super::{Entry, holds};
+use super::{Entry, Expected, Written};
 use crate::error::{ErrorKind, Result};
-use crate::store::{BoxFuture, Condition, Txn};
+use crate::handle::expiry::Wish;
+use crate::store::{BoxFuture, Expiry, Txn};
 use crate::turn::Guard;
 use crate::version::Versioned;
 
@@ -14,7 +15,7 @@ use crate::version::Versioned;
 pub struct EntryDelete<T> {
     pub(super) entry: Entry<T>,
     /// None: whatever is there.
-    pub(super) condition: Result<Option<Condition>>,
+    pub(super) expected: Result<Option<Expected>>,
 }
 
 impl<T> EntryDelete<T> {
@@ -31,27 +32,18 @@ impl<T> EntryDelete<T> {
 
 impl<T: Send + Sync + 'static> EntryDelete<T> {
     async fn run(self) -> Result<Option<Versioned<T>>> {
-        let (entry, condition) = (self.entry, self.condition?);
-        let Some(condition) = condition else {
-            if !entry.together() {
-                return entry.delete_each(None).await;
-            }
+        let (entry, expected) = (self.entry, self.expected?);
+        if !entry.together() {
+            return entry.delete_one_by_one(expected.as_ref()).await;
+        }
+        if expected.is_none() {
             let committed = entry.commit(Txn { then: entry.deletes(), ..Txn::default() }).await?;
             return Ok(entry.previous(committed));
-        };
-        if !entry.together() {
-            let (found, revision) = entry.find_to_write().await?;
-            if !holds(&condition, found.as_ref().map(|found| &found.kv)) {
-                return Err(entry.refused(ErrorKind::Conflict, found, revision));
-            }
-            return entry.delete_each(found).await;
         }
-        let committed = entry.commit_if(condition, entry.deletes()).await?;
-        if committed.succeeded {
-            return Ok(entry.previous(committed));
+        match entry.write_if(expected.as_ref(), Wish::Named(Expiry::Never), |_| entry.deletes()).await? {
+            Written::Done(committed) => Ok(entry.previous(committed)),
+            Written::Refused(found, revision) => Err(entry.refused(ErrorKind::Conflict, found, revision)),
         }
-        let revision = committed.revision;
-        Err(entry.refused(ErrorKind::Conflict, entry.seen(committed), revision))
     }
 }
 
@@ -60,7 +52,7 @@ impl<T: Send + Sync + 'static> IntoFuture for EntryDelete<T> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let op = if matches!(self.condition, Ok(None)) { "delete" } else { "compare_and_delete" };
+        let op = if matches!(self.expected, Ok(None)) { "delete" } else { "compare_and_delete" };
         Box::pin(Entry::<T>::operation(op).run(self.run()))
     }
 }

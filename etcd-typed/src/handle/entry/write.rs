@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Entry, Found, holds};
+use super::{Entry, Expected, Written};
 use crate::error::{ErrorKind, Result};
-use crate::retry::Backoff;
+use crate::handle::expiry::{Surroundings, Wish};
+use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::Stored;
-use crate::store::{BoxFuture, Committed, Condition, Expiry, Op, Txn};
+use crate::store::{BoxFuture, Committed, Expiry, KeyValue, Op, Txn};
 use crate::turn::Guard;
-use crate::version::Versioned;
+use crate::version::{Versioned, Versions};
 
 /// A write of one key that happens when it is awaited.
 #[must_use = "a write does nothing until it is awaited"]
@@ -21,8 +22,8 @@ pub struct EntryWrite<T, O> {
     pub(super) entry: Entry<T>,
     /// The method of the handle.
     pub(super) op: &'static str,
-    pub(super) parts: Result<(Bytes, Option<Condition>)>,
-    pub(super) expiry: Expiry,
+    pub(super) parts: Result<(Bytes, Option<Expected>)>,
+    pub(super) wish: Wish,
     pub(super) previous: bool,
     /// What it means that the condition does not hold.
     pub(super) refusal: ErrorKind,
@@ -32,7 +33,7 @@ pub struct EntryWrite<T, O> {
 impl<T, O> EntryWrite<T, O> {
     /// The value vanishes by itself after this time, unless it is written again before. See [`Expiry::After`] for how exact that is.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.expiry = Expiry::After(ttl);
+        self.wish = Wish::Named(Expiry::After(ttl));
         self
     }
 
@@ -42,7 +43,13 @@ impl<T, O> EntryWrite<T, O> {
     ///
     /// `LeaseLost` when the lease is not there any more.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
-        self.expiry = Expiry::With(lease.into());
+        self.wish = Wish::Named(Expiry::With(lease.into()));
+        self
+    }
+
+    /// The value never expires, whatever [expiry](Entry#expiry) the key had.
+    pub fn permanent(mut self) -> Self {
+        self.wish = Wish::Named(Expiry::Never);
         self
     }
 
@@ -94,38 +101,29 @@ impl<T: Send + Sync + 'static, O: 'static> IntoFuture for EntryWrite<T, O> {
 
 impl<T: Send + Sync + 'static, O: 'static> EntryWrite<T, O> {
     async fn run(self) -> Result<O> {
-        let (value, condition) = self.parts?;
+        let (value, expected) = self.parts?;
         let entry = self.entry;
-        let put = Op::Put { key: entry.key.clone(), value, expiry: self.expiry, previous: self.previous };
-        let Some(condition) = condition else {
-            let mut then = vec![put];
+        let ops = |expiry| {
+            let mut ops = vec![Op::Put { key: entry.key.clone(), value: value.clone(), expiry, previous: self.previous }];
             if self.previous {
-                then.extend(entry.look().into_iter().skip(1));
+                ops.extend(entry.look().into_iter().skip(1));
             }
-            let committed = entry.commit(Txn { then, ..Txn::default() }).await?;
-            return Ok((self.finish)(&entry, committed));
+            ops
         };
-        if !entry.together() {
-            // The aliases cannot be in the transaction: they are looked at first, and the key is then to be as it was found.
-            let (found, revision) = entry.find_to_write().await?;
-            let compares = match &found {
-                found if !holds(&condition, found.as_ref().map(|found| &found.kv)) => {
-                    return Err(entry.refused(self.refusal, found.clone(), revision));
-                }
-                Some(found) => entry.compares(found.at, Condition::Modified(found.kv.modified)),
-                None => entry.compares(entry.aliases.len(), Condition::Absent),
-            };
-            let committed = entry.commit(Txn { compares, then: vec![put], otherwise: entry.look() }).await?;
-            return entry.finished(committed, self.refusal, self.finish);
+        if expected.is_none() && !entry.keeps(None, self.wish) {
+            let committed = entry.commit(Txn { then: ops(self.wish.or_never()), ..Txn::default() }).await?;
+            return Ok((self.finish)(&entry, committed));
         }
-        let committed = entry.commit_if(condition, vec![put]).await?;
-        entry.finished(committed, self.refusal, self.finish)
+        match entry.write_if(expected.as_ref(), self.wish, ops).await? {
+            Written::Done(committed) => Ok((self.finish)(&entry, committed)),
+            Written::Refused(found, revision) => Err(entry.refused(self.refusal, found, revision)),
+        }
     }
 }
 
 impl<T, O> fmt::Debug for EntryWrite<T, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EntryWrite").field("entry", &self.entry).field("expiry", &self.expiry).finish_non_exhaustive()
+        f.debug_struct("EntryWrite").field("entry", &self.entry).field("expiry", &self.wish).finish_non_exhaustive()
     }
 }
 
@@ -134,19 +132,29 @@ impl<T, O> fmt::Debug for EntryWrite<T, O> {
 pub struct EntryModify<'f, T> {
     pub(super) entry: Entry<T>,
     pub(super) f: Box<dyn Fn(Option<T>) -> Option<T> + Send + 'f>,
-    pub(super) expiry: Expiry,
+    pub(super) wish: Wish,
 }
 
 impl<T> EntryModify<'_, T> {
-    /// The value that is written vanishes by itself after this time.
+    /// The value vanishes by itself after this time from now on, whether `f` changes it or not.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.expiry = Expiry::After(ttl);
+        self.wish = Wish::Named(Expiry::After(ttl));
         self
     }
 
-    /// The value that is written vanishes with this lease.
+    /// The value vanishes with this lease, whether `f` changes it or not.
+    ///
+    /// # Errors
+    ///
+    /// `LeaseLost` when the lease is not there any more.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
-        self.expiry = Expiry::With(lease.into());
+        self.wish = Wish::Named(Expiry::With(lease.into()));
+        self
+    }
+
+    /// The value never expires, whatever [expiry](Entry#expiry) the key had.
+    pub fn permanent(mut self) -> Self {
+        self.wish = Wish::Named(Expiry::Never);
         self
     }
 
@@ -172,68 +180,101 @@ impl<'f, T: Send + Sync + 'static> IntoFuture for EntryModify<'f, T> {
 
 impl<T: Send + Sync + 'static> EntryModify<'_, T> {
     async fn run(self) -> Result<Option<Versioned<T>>> {
-        let Self { entry, f, expiry } = self;
+        let Self { entry, f, wish } = self;
         let operation = Entry::<T>::operation("modify");
-        let context = entry.context.clone();
+        let mut surroundings = Surroundings::of(entry.home.as_ref(), &entry.key);
+        let mut retry = OptimisticRetry::new(&entry.context.retry);
         let (mut found, mut revision) = entry.find_to_write().await?;
-        let mut backoff: Backoff = context.retry.backoff();
-        for _ in 0..=context.retry.conflict_budget {
+        loop {
             let current = found.clone().map(|found| entry.decode(found, revision)).transpose()?;
-            let wanted = f(current.map(Versioned::into_inner));
+            let current = current.map(Versioned::into_inner).or_else(|| entry.default.map(|default| default()));
+            let wanted = f(current);
             let bytes = wanted.as_ref().map(|value| entry.encode(value)).transpose()?;
-
-            let stored = found.map(|found| (found.at, found.kv));
-            let then = match (&bytes, &stored) {
-                (Some(bytes), Some((_, kv))) if kv.value == *bytes => Vec::new(),
-                (Some(bytes), _) => vec![Op::Put { key: entry.key.clone(), value: bytes.clone(), expiry, previous: false }],
-                (None, Some((at, kv))) if !entry.together() => {
-                    match entry.delete_each(Some(Found { at: *at, kv: kv.clone() })).await {
-                        Err(error) if error.kind() == ErrorKind::Conflict => {}
-                        deleted => return deleted.map(|_| None),
-                    }
-                    operation.conflict();
-                    tokio::time::sleep(backoff.next_delay()).await;
-                    (found, revision) = entry.find_to_write().await?;
-                    continue;
-                }
+            // On whether the struct around the key expires it depends only where the key is added.
+            let adds = found.is_none() && bytes.is_some() && wish == Wish::Keep;
+            if adds && !entry.transactional() {
+                surroundings.read(&entry.context).await?;
+            }
+            let expiry = match (wish, &found) {
+                (Wish::Named(expiry), _) => expiry,
+                (Wish::Keep, Some(found)) => found.kv.expiry(),
+                (Wish::Keep, None) => surroundings.expiry(),
+            };
+            let then = match (bytes, &found) {
+                (Some(bytes), Some(found)) if found.kv.value == bytes && is_so(wish, &found.kv) => Vec::new(),
+                (Some(bytes), None) if wish == Wish::Keep && entry.is_default(&bytes) => Vec::new(),
+                (Some(value), _) => vec![Op::Put { key: entry.key.clone(), value, expiry, previous: false }],
                 (None, Some(_)) => entry.deletes(),
                 (None, None) => Vec::new(),
             };
-            let now = |value: T, revision: Revision, modified: Revision| {
-                let mut versions = stored.clone().map(|(_, kv)| Stored::from(kv).versions(revision)).unwrap_or_default();
-                if modified != versions.modified {
-                    versions.version = if stored.is_some() { versions.version.map(|n| n + 1) } else { None };
-                    versions.created = if stored.is_some() { versions.created } else { modified };
-                    (versions.lease, versions.ttl) = (None, None);
-                }
-                (versions.revision, versions.modified) = (revision, modified);
-                Versioned::new(value, versions).secret(entry.codec.is_secret())
-            };
             if then.is_empty() {
-                return Ok(wanted.map(|value| now(value, revision, stored.as_ref().map_or(revision, |(_, kv)| kv.modified))));
+                let versions = found.map_or_else(Versions::default, |found| Stored::from(found.kv).versions(revision));
+                return Ok(wanted.map(|value| entry.versioned(value, Versions { revision, ..versions })));
             }
-            let compares = match &stored {
-                Some((at, kv)) => entry.compares(*at, Condition::Modified(kv.modified)),
-                None => entry.compares(entry.aliases.len(), Condition::Absent),
+            let committed = if wanted.is_none() && !entry.together() {
+                match entry.delete_each(found.clone()).await {
+                    Ok(_) => return Ok(None),
+                    Err(error) if error.kind() == ErrorKind::Conflict => None,
+                    Err(error) => return Err(error),
+                }
+            } else {
+                let mut compares = entry.as_found(found.as_ref());
+                let mut otherwise = entry.look();
+                if adds && entry.transactional() {
+                    compares.extend(surroundings.compares());
+                    otherwise.extend(surroundings.looks());
+                }
+                match entry.commit(Txn { compares, then, otherwise }).await {
+                    Ok(committed) => Some(committed),
+                    // The lease that was kept is over.
+                    Err(error) if error.kind() == ErrorKind::LeaseLost && wish == Wish::Keep => None,
+                    Err(error) => return Err(error),
+                }
             };
-            let committed = entry.commit(Txn { compares, then, otherwise: entry.look() }).await?;
-            if committed.succeeded {
-                return Ok(wanted.map(|value| now(value, committed.revision, committed.revision)));
+            if let Some(Committed { succeeded: true, revision, .. }) = committed {
+                return Ok(wanted.map(|value| entry.versioned(value, after_write(found.map(|found| found.kv), revision, expiry))));
             }
             operation.conflict();
-            (found, revision) = if entry.together() {
+            let shown = committed.filter(|_| entry.together()).map(|committed| {
+                surroundings.learn(&committed.results);
                 let revision = committed.revision;
                 (entry.seen(committed), revision)
-            } else {
-                entry.find_to_write().await?
+            });
+            let read = async {
+                surroundings.forget();
+                entry.find_to_write().await
             };
-            tokio::time::sleep(backoff.next_delay()).await;
+            match retry.after_conflict(shown, read).await? {
+                AfterConflict::Retry(now) => (found, revision) = now,
+                AfterConflict::GiveUp(shown) => {
+                    let (found, revision) = shown.unwrap_or((found, revision));
+                    return Err(match found.and_then(|found| entry.decode(found, revision).ok()) {
+                        Some(current) => entry.worn_out().with_current(current),
+                        None => entry.worn_out(),
+                    });
+                }
+            }
         }
-        Err(match found.and_then(|found| entry.decode(found, revision).ok()) {
-            Some(current) => entry.worn_out().with_current(current),
-            None => entry.worn_out(),
-        })
     }
+}
+
+/// Whether what a write says of the expiry is so already.
+fn is_so(wish: Wish, kv: &KeyValue) -> bool {
+    match wish {
+        Wish::Keep => true,
+        Wish::Named(Expiry::Never) => kv.lease.is_none() && kv.ttl.is_none(),
+        Wish::Named(Expiry::With(lease)) => kv.lease == Some(lease),
+        // Its time starts again.
+        Wish::Named(Expiry::After(_)) => false,
+    }
+}
+
+/// What is known of a value that replaced this one.
+fn after_write(before: Option<KeyValue>, revision: Revision, expiry: Expiry) -> Versions {
+    let lease = if let Expiry::With(lease) = expiry { Some(lease) } else { None };
+    let ttl = if let Expiry::After(ttl) = expiry { Some(ttl) } else { None };
+    let (created, version) = before.map_or((revision, None), |kv| (kv.created, kv.version.map(|version| version + 1)));
+    Versions { revision, created, modified: revision, version, lease, ttl, ..Versions::default() }
 }
 
 impl<T> fmt::Debug for EntryModify<'_, T> {

@@ -89,6 +89,7 @@ impl Model {
         match &compare.condition {
             Condition::Absent => keys.is_empty(),
             Condition::UnchangedSince(revision) => keys.iter().all(|kv| kv.modified <= *revision),
+            Condition::NeverExpires => keys.iter().all(|kv| kv.lease.is_none()),
             condition => {
                 !keys.is_empty()
                     && keys.iter().all(|kv| match condition {
@@ -210,8 +211,9 @@ fn compare() -> impl Strategy<Value = Compare> {
         value().prop_map(Condition::Value),
         lease().prop_map(Condition::Lease),
         revision().prop_map(Condition::UnchangedSince),
+        Just(Condition::NeverExpires),
     ];
-    let many = prop_oneof![Just(Condition::Absent), revision().prop_map(Condition::UnchangedSince)];
+    let many = prop_oneof![Just(Condition::Absent), revision().prop_map(Condition::UnchangedSince), Just(Condition::NeverExpires)];
     prop_oneof![
         (key(), one).prop_map(|(key, condition)| Compare::key(&key, condition)),
         (key(), many).prop_map(|(key, condition)| Compare::below(&key, condition)),

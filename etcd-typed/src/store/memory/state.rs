@@ -152,6 +152,11 @@ impl State {
         self.select(span, None).filter_map(|(_, versions)| versions.back().filter(|version| version.stored.is_some())).map(|it| it.modified)
     }
 
+    /// Whether a key that is there now is attached to a lease.
+    pub(super) fn has_lease(&self, span: &Span) -> bool {
+        self.select(span, None).any(|(_, versions)| versions.back().and_then(|it| it.stored.as_ref()).is_some_and(|it| it.lease.is_some()))
+    }
+
     /// One key as it is now.
     pub(super) fn get(&self, key: &[u8]) -> Option<KeyValue> {
         let (key, versions) = self.keys.get_key_value(key)?;

@@ -52,12 +52,13 @@ pub(super) fn holds(state: &State, compare: &Compare) -> bool {
         Condition::Modified(revision) => key().is_some_and(|kv| kv.modified == *revision),
         Condition::Value(value) => key().is_some_and(|kv| kv.value == value),
         Condition::Lease(lease) => key().is_some_and(|kv| kv.lease == Some(*lease)),
+        Condition::NeverExpires => !state.has_lease(&compare.span),
     }
 }
 
 fn check_compare(compare: &Compare) -> Result<()> {
     match (&compare.span, &compare.condition) {
-        (Span::Key(_), _) | (Span::Below(_), Condition::Absent | Condition::UnchangedSince(_)) => Ok(()),
+        (Span::Key(_), _) | (Span::Below(_), Condition::Absent | Condition::UnchangedSince(_) | Condition::NeverExpires) => Ok(()),
         (Span::Below(directory), condition) => {
             Err(Error::new(ErrorKind::Invalid, format!("the condition {} is about one key, not a directory", name(condition)))
                 .at(directory))
@@ -75,6 +76,7 @@ fn name(condition: &Condition) -> &'static str {
         Condition::Value(_) => "Value",
         Condition::Lease(_) => "Lease",
         Condition::UnchangedSince(_) => "UnchangedSince",
+        Condition::NeverExpires => "NeverExpires",
     }
 }
 
@@ -229,10 +231,11 @@ mod tests {
     }
 
     #[test]
-    fn only_two_conditions_go_with_a_directory() {
+    fn conditions_of_one_key_are_refused_for_a_directory() {
         let asked = |condition| refusal(&Txn { compares: vec![Compare::below(&key("/a"), condition)], ..Txn::default() });
         assert_eq!(asked(Condition::Absent), None);
         assert_eq!(asked(Condition::UnchangedSince(Revision::ZERO)), None);
+        assert_eq!(asked(Condition::NeverExpires), None);
         for condition in [
             Condition::Present,
             Condition::Created(Revision::ZERO),
@@ -268,6 +271,7 @@ mod tests {
         assert!(asked(Condition::Value("v".into())) && !asked(Condition::Value("".into())));
         assert!(!asked(Condition::Lease(LeaseId::new(7).unwrap())));
         assert!(holds(&state, &Compare::key(&key("/d/x"), Condition::Lease(LeaseId::new(7).unwrap()))));
+        assert!(asked(Condition::NeverExpires) && !holds(&state, &Compare::key(&key("/d/x"), Condition::NeverExpires)));
         assert!(asked(Condition::UnchangedSince(at(4))) && !asked(Condition::UnchangedSince(at(3))));
     }
 
@@ -279,6 +283,7 @@ mod tests {
         assert!(!asked(Condition::Present) && !asked(Condition::Value(Bytes::new())));
         assert!(!asked(Condition::Created(Revision::ZERO)) && !asked(Condition::Modified(Revision::ZERO)));
         assert!(!asked(Condition::Lease(LeaseId::new(7).unwrap())));
+        assert!(asked(Condition::NeverExpires));
     }
 
     #[test]
@@ -286,6 +291,7 @@ mod tests {
         let state = state();
         let asked = |path, condition| holds(&state, &Compare::below(&key(path), condition));
         assert!(asked("/a", Condition::Absent) && !asked("/d", Condition::Absent));
+        assert!(asked("/a", Condition::NeverExpires) && !asked("/d", Condition::NeverExpires));
         assert!(asked("/d", Condition::UnchangedSince(Revision::new(3))) && !asked("/d", Condition::UnchangedSince(Revision::new(2))));
         assert!(!asked("/", Condition::UnchangedSince(Revision::new(3))));
     }

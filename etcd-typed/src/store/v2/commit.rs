@@ -1,7 +1,9 @@
 //! Transactions about one key, and operations on directories.
 
+use std::time::Duration;
+
 use reqwest::Method;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::V2Store;
 use super::encode::{self, Parameters};
@@ -10,6 +12,7 @@ use super::plan::{self, Check, Guard, Plan, Put, Step};
 use super::range::Depth;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::Revision;
 use crate::store::{Committed, Condition, Consistency, Expiry, KeyValue, OpResult, RangeReply, Txn};
 
@@ -92,10 +95,9 @@ impl V2Store {
 
     /// Reads, decides, and writes on the condition that nothing has changed since; if something has, from the start.
     async fn checked_here(&self, plan: &Plan) -> Result<Committed> {
-        let deadline = self.http.deadline();
-        let mut backoff = self.retry.backoff();
+        let mut retry = OptimisticRetry::without_budget(&self.retry);
+        let mut found = self.read_key(&plan.key, Consistency::Linearizable).await?;
         loop {
-            let found = self.read_key(&plan.key, Consistency::Linearizable).await?;
             let current = found.kvs.first();
             let mut hold = true;
             for condition in &plan.conditions {
@@ -125,11 +127,12 @@ impl V2Store {
             if let Attempt::Done(committed) = self.attempt(plan, &guard).await? {
                 return Ok(committed);
             }
-            let delay = backoff.next_delay();
-            if Instant::now() + delay >= deadline {
-                return Err(Error::new(ErrorKind::Timeout, "others write the key so often that its condition could not be checked"));
-            }
-            sleep(delay).await;
+            found = match retry.after_conflict(None, self.read_key(&plan.key, Consistency::Linearizable)).await? {
+                AfterConflict::Retry(found) => found,
+                AfterConflict::GiveUp(_) => {
+                    return Err(Error::new(ErrorKind::Timeout, "others write the key so often that its condition could not be checked"));
+                }
+            };
         }
     }
 
@@ -177,12 +180,17 @@ impl V2Store {
             Expiry::With(id) => self.put_with_lease(id, key, &put.value, guard).await,
             Expiry::Never | Expiry::After(_) => {
                 let ttl = match put.expiry {
+                    // What has no time left ends at once; every other time is at least a second.
+                    Expiry::After(Duration::ZERO) => Some(0),
                     Expiry::After(ttl) => Some(plan::seconds(ttl)),
                     _ => None,
                 };
+                let sent = Instant::now();
                 let reply = self.send_put(key, &put.value, ttl, guard).await?;
-                if reply.outcome.is_ok() {
+                if let Ok(change) = &reply.outcome {
                     self.leases.detach(key).await;
+                    let deadline = if let Expiry::After(ttl) = put.expiry { sent.checked_add(ttl) } else { None };
+                    self.leases.ends(key, Revision::new(change.node.modified_index), deadline);
                 }
                 Ok(reply)
             }

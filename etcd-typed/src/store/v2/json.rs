@@ -100,8 +100,10 @@ pub(super) struct Node {
     pub(super) key: Text,
     pub(super) value: Option<Text>,
     pub(super) dir: bool,
-    /// Seconds, rounded up; below zero in events about the past.
+    /// Seconds, rounded up; below zero in events about the past. Left out where they are none, as they are for half a second before the key vanishes.
     pub(super) ttl: Option<i64>,
+    /// When it expires, by the clock of a server. That it does is what is of use.
+    pub(super) expiration: Option<serde::de::IgnoredAny>,
     pub(super) nodes: Vec<Self>,
     pub(super) modified_index: u64,
     pub(super) created_index: u64,
@@ -133,7 +135,8 @@ impl Node {
     }
 
     fn ttl(&self) -> Option<Duration> {
-        self.ttl.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+        let seconds = self.ttl.or(self.expiration.map(|_| 0))?;
+        Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
     }
 }
 
@@ -536,6 +539,9 @@ mod tests {
         assert!(expired.action.removes());
         let previous = expired.previous.unwrap().into_kv();
         assert_eq!((previous.value.as_ref(), previous.ttl), (&b"<"[..], Some(Duration::ZERO)));
+        let over = r#"{"key":"/a","value":"v","expiration":"2026-11-22T04:43:34.29939115Z","modifiedIndex":4,"createdIndex":4}"#;
+        let over: Node = serde_json::from_str(over).unwrap();
+        assert_eq!(over.into_kv().ttl, Some(Duration::ZERO), "its time is over, and it is there for a moment");
     }
 
     #[test]

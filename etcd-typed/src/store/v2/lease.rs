@@ -36,6 +36,8 @@ struct Book {
     leases: HashMap<LeaseId, Arc<tokio::sync::Mutex<Lease>>>,
     /// Which lease a key was last written with.
     attached: HashMap<Key, LeaseId>,
+    /// When the keys end that were written with a time to live, and the index of that write. The server tells it in whole seconds, rounded up.
+    deadlines: HashMap<Key, (Revision, Instant)>,
 }
 
 #[derive(Debug)]
@@ -65,6 +67,15 @@ impl Attached {
     fn is(&self, found: &KeyValue) -> bool {
         let same_life = self.modified.is_none() || found.created == self.created;
         same_life && self.values.iter().any(|value| value.as_bytes() == found.value)
+    }
+
+    /// Whether what was read at the key was by our hand.
+    fn was(&self, found: &KeyValue) -> bool {
+        match self.index() {
+            // A keep-alive may have come after the read.
+            Some(index) => (self.written..=index).contains(&found.modified),
+            None => self.is(found),
+        }
     }
 
     /// The index of the key, unless something of ours whose outcome is unknown may have moved it.
@@ -111,11 +122,54 @@ impl Leases {
         let Some(lease) = self.find(id) else { return false };
         let lease = lease.lock().await;
         let Some(attached) = lease.left().and_then(|_| lease.keys.get(key)) else { return false };
-        match attached.index() {
-            // A keep-alive may have come after the read.
-            Some(index) => (attached.written..=index).contains(&found.modified),
-            None => attached.is(found),
+        attached.was(found)
+    }
+
+    /// Remembers when a key ends that was written with a time to live; none: with none.
+    pub(super) fn ends(&self, key: &Key, written: Revision, deadline: Option<Instant>) {
+        let mut book = self.book();
+        match deadline {
+            Some(deadline) => {
+                if book.deadlines.len() == book.deadlines.capacity() {
+                    let now = Instant::now();
+                    book.deadlines.retain(|_, (_, deadline)| *deadline > now);
+                }
+                book.deadlines.insert(key.clone(), (written, deadline));
+            }
+            None => drop(book.deadlines.remove(key)),
         }
+    }
+
+    /// What is known of when a key ends that was read just now: its lease, and its time to live exactly.
+    pub(super) fn complete(&self, found: &mut KeyValue) {
+        if found.ttl.is_none() {
+            return;
+        }
+        found.lease = self.of(found);
+        let book = self.book();
+        if book.deadlines.is_empty() {
+            return;
+        }
+        let key = std::str::from_utf8(&found.key).ok().and_then(|key| Key::parse(key).ok());
+        if let Some((written, deadline)) = key.and_then(|key| book.deadlines.get(&key))
+            && *written == found.modified
+        {
+            found.ttl = Some(deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// The lease of this process that a key which was read just now is attached to. It does not wait: while the lease is in use by a put or a
+    /// keep-alive, what was attached last counts.
+    fn of(&self, found: &KeyValue) -> Option<LeaseId> {
+        let book = self.book();
+        if book.attached.is_empty() {
+            return None;
+        }
+        let key = Key::parse(std::str::from_utf8(&found.key).ok()?).ok()?;
+        let id = *book.attached.get(&key)?;
+        let lease = book.leases.get(&id)?;
+        let is_ours = lease.try_lock().map_or(true, |lease| lease.left().is_some() && lease.keys.get(&key).is_some_and(|at| at.was(found)));
+        is_ours.then_some(id)
     }
 
     /// The `modifiedIndex` that a key has now, if it had this one and nothing but our keep-alives has moved it since.
@@ -150,7 +204,7 @@ impl V2Store {
         let ttl = Duration::from_secs(plan::seconds(ttl));
         {
             let mut book = self.leases.book();
-            let Book { leases, attached } = &mut *book;
+            let Book { leases, attached, .. } = &mut *book;
             // A lease that is over goes with what it was attached to; one that is in use is not over.
             leases.retain(|_, lease| lease.try_lock().map_or(true, |lease| lease.left().is_some()));
             attached.retain(|_, owner| leases.contains_key(owner));

@@ -147,13 +147,14 @@ impl Plan {
 /// Whether a condition holds of what was read. One on a lease is not for here: only `Leases` knows.
 pub(super) fn holds(condition: &Condition, found: Option<&KeyValue>) -> bool {
     match (condition, found) {
-        (Condition::Absent | Condition::UnchangedSince(_), None) => true,
+        (Condition::Absent | Condition::UnchangedSince(_) | Condition::NeverExpires, None) => true,
         (_, None) | (Condition::Absent | Condition::Lease(_), Some(_)) => false,
         (Condition::Present, Some(_)) => true,
         (Condition::Created(revision), Some(kv)) => kv.created == *revision,
         (Condition::Modified(revision), Some(kv)) => kv.modified == *revision,
         (Condition::UnchangedSince(revision), Some(kv)) => kv.modified <= *revision,
         (Condition::Value(value), Some(kv)) => kv.value == *value,
+        (Condition::NeverExpires, Some(kv)) => kv.ttl.is_none(),
     }
 }
 
@@ -165,7 +166,7 @@ pub(super) fn seconds(ttl: Duration) -> u64 {
 
 fn check_compare(compare: &Compare) -> Result<()> {
     match (&compare.span, &compare.condition) {
-        (Span::Key(_), _) | (Span::Below(_), Condition::Absent | Condition::UnchangedSince(_)) => Ok(()),
+        (Span::Key(_), _) | (Span::Below(_), Condition::Absent | Condition::UnchangedSince(_) | Condition::NeverExpires) => Ok(()),
         (Span::Below(directory), _) => {
             Err(Error::new(ErrorKind::Invalid, "a condition about one key was asked of a directory").at(directory))
         }
@@ -371,6 +372,7 @@ mod tests {
             (Condition::UnchangedSince(two), true, true),
             (Condition::UnchangedSince(one), false, true),
             (Condition::Lease(lease), false, false),
+            (Condition::NeverExpires, true, true),
         ] {
             assert_eq!(holds(&condition, Some(&kv)), present, "{condition:?}");
             assert_eq!(holds(&condition, None), absent, "{condition:?}");

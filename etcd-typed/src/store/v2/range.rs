@@ -39,7 +39,13 @@ impl V2Store {
             Some(node) => reply.kvs.push(node.into_kv()),
             None => {}
         }
+        self.complete(&mut reply);
         Ok(reply)
+    }
+
+    /// Adds what this process knows and the server does not tell.
+    fn complete(&self, reply: &mut RangeReply) {
+        reply.kvs.iter_mut().for_each(|kv| self.leases.complete(kv));
     }
 
     /// What is below a directory; of a directory that is not there an answer without anything.
@@ -54,6 +60,7 @@ impl V2Store {
             Some(node) => flatten(node, &mut reply),
             None => {}
         }
+        self.complete(&mut reply);
         Ok(reply)
     }
 

@@ -143,9 +143,10 @@ pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result
 fn translate_compare(compare: &Compare) -> Result<wire::Compare> {
     use CompareResult::{Equal, Greater, Less};
     use CompareTarget as T;
-    if matches!(compare.span, Span::Below(_)) && !matches!(compare.condition, Condition::Absent | Condition::UnchangedSince(_)) {
-        return Err(Error::new(ErrorKind::Invalid, "only Absent and UnchangedSince can be asked of all keys below a directory")
-            .at(compare.span.key()));
+    let of_many = matches!(compare.condition, Condition::Absent | Condition::UnchangedSince(_) | Condition::NeverExpires);
+    if matches!(compare.span, Span::Below(_)) && !of_many {
+        let message = "only Absent, UnchangedSince and NeverExpires can be asked of all keys below a directory";
+        return Err(Error::new(ErrorKind::Invalid, message).at(compare.span.key()));
     }
     let never = (Less, T::Version, TargetUnion::Version(0));
     let (result, target, union) = match &compare.condition {
@@ -157,6 +158,7 @@ fn translate_compare(compare: &Compare) -> Result<wire::Compare> {
         Condition::Modified(at) => (Equal, T::Mod, TargetUnion::ModRevision(number(*at))),
         Condition::Value(value) => (Equal, T::Value, TargetUnion::Value(value.clone())),
         Condition::Lease(id) => (Equal, T::Lease, TargetUnion::Lease(lease_number(*id))),
+        Condition::NeverExpires => (Equal, T::Lease, TargetUnion::Lease(0)),
         Condition::UnchangedSince(at) => (Less, T::Mod, TargetUnion::ModRevision(number(at.next()))),
     };
     let (key, range_end) = bounds(&compare.span);

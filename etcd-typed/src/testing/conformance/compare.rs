@@ -51,6 +51,7 @@ fn table(subject: &Subject, lease: LeaseId) -> Vec<(Condition, bool, bool)> {
         (Condition::UnchangedSince(modified.next()), true, true),
         (Condition::UnchangedSince(modified.previous()), false, true),
         (Condition::UnchangedSince(Revision::ZERO), false, true),
+        (Condition::NeverExpires, false, true),
     ]
 }
 

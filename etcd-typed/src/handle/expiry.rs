@@ -1,0 +1,248 @@
+//! When what is written expires. A write that says nothing of it keeps what is there: that of the key, or for a key that is added that of the struct
+//! which the key is a part of. Finding that out costs no request where nothing expires.
+
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+
+use super::Context;
+use crate::error::Result;
+use crate::key::Key;
+use crate::schema::{Stored, Table, Tree, Witnesses};
+use crate::store::{self, Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, Span, Txn};
+
+/// What a write says of when it expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// As it is.
+    Keep,
+    /// This, for all that is written.
+    Named(Expiry),
+}
+
+impl Wish {
+    /// For what is written anew.
+    pub(super) fn or_never(self) -> Expiry {
+        self.named().unwrap_or(Expiry::Never)
+    }
+
+    pub(super) fn is_named(self) -> bool {
+        self != Self::Keep
+    }
+
+    pub(super) fn named(self) -> Option<Expiry> {
+        match self {
+            Self::Keep => None,
+            Self::Named(expiry) => Some(expiry),
+        }
+    }
+}
+
+impl Stored {
+    pub(super) fn expiry(&self) -> Expiry {
+        store::expiry(self.lease, self.ttl)
+    }
+}
+
+/// The struct that a handle is a part of.
+#[derive(Debug)]
+pub(crate) struct Home {
+    directory: Key,
+    table: &'static Table,
+    /// The struct that this one is a part of.
+    outer: Option<Arc<Home>>,
+}
+
+impl Home {
+    pub(super) fn new(directory: Key, table: &'static Table, outer: Option<Arc<Self>>) -> Arc<Self> {
+        Arc::new(Self { directory, table, outer })
+    }
+}
+
+/// When the struct around a key, or around a nested struct, expires: guessed first (never), and known after a refused write.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Surroundings {
+    /// From the innermost struct on.
+    levels: Vec<Level>,
+    known: Option<Known>,
+}
+
+#[derive(Clone, Debug)]
+struct Level {
+    keys: Vec<Key>,
+    witnesses: Witnesses,
+}
+
+/// What a level tells, and the conditions under which that is still so.
+#[derive(Clone, Debug)]
+struct Known {
+    expiry: Expiry,
+    compares: Vec<Compare>,
+}
+
+impl Surroundings {
+    /// Those of a key or directory below the innermost struct. What is said of `own` says nothing about what is around it.
+    pub(super) fn of(home: Option<&Arc<Home>>, own: &Key) -> Self {
+        let homes = std::iter::successors(home, |home| home.outer.as_ref());
+        let levels = homes.map(|home| {
+            let except = home.directory.below(own.as_str().as_bytes()).unwrap_or_default();
+            let witnesses = home.table.witnesses(except);
+            let keys = witnesses.segments().iter().map(|segment| home.directory.descend(segment)).collect();
+            Level { keys, witnesses }
+        });
+        Self { levels: levels.collect(), known: None }
+    }
+
+    /// Those of a directory that is written with this wish: nothing depends on them where the wish names something.
+    pub(super) fn around(home: Option<&Arc<Home>>, own: &Key, wish: Wish) -> Self {
+        if wish.is_named() { Self::default() } else { Self::of(home, own) }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys().next().is_none()
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.levels.iter().flat_map(|level| &level.keys)
+    }
+
+    /// For a key that is added.
+    pub(super) fn expiry(&self) -> Expiry {
+        self.known.as_ref().map_or(Expiry::Never, |known| known.expiry)
+    }
+
+    /// That [`expiry`](Self::expiry) is right.
+    pub(super) fn compares(&self) -> Vec<Compare> {
+        match &self.known {
+            Some(known) => known.compares.clone(),
+            None => self.keys().map(|key| Compare::key(key, Condition::NeverExpires)).collect(),
+        }
+    }
+
+    /// What a write that is refused answers, to be [learnt](Self::learn) from.
+    pub(super) fn looks(&self) -> Vec<Op> {
+        self.keys().map(|key| Op::Get(Span::Key(key.clone()))).collect()
+    }
+
+    /// Takes what a refused write answered to its looks; other answers may be among them. Whether the guess was wrong.
+    pub(super) fn learn(&mut self, results: &[OpResult]) -> bool {
+        let found: Vec<_> = self.keys().map(|key| found_in(results, key).cloned()).collect();
+        let was_wrong = self.known.is_none() && found.iter().flatten().any(|kv| kv.expiry() != Expiry::Never);
+        self.know(found);
+        was_wrong
+    }
+
+    /// Guesses again: what was known is too old.
+    pub(super) fn forget(&mut self) {
+        self.known = None;
+    }
+
+    /// Asks, where the write itself cannot: in several steps, or where a transaction has no conditions on other keys.
+    ///
+    /// # Errors
+    ///
+    /// Also those of the guards.
+    pub(super) async fn read(&mut self, context: &Context) -> Result<()> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        if context.is_guarded() {
+            let committed = context.commit(Txn { then: self.looks(), ..Txn::default() }).await?;
+            self.learn(&committed.results);
+            return Ok(());
+        }
+        let ask = async |key: &Key| context.store.range(Range::of(Span::Key(key.clone()))).await.map_err(|error| error.at(key));
+        let mut found = Vec::new();
+        for reply in try_join_all(self.keys().map(ask)).await? {
+            found.push(reply.kvs.into_iter().next());
+        }
+        self.know(found);
+        Ok(())
+    }
+
+    fn know(&mut self, found: Vec<Option<KeyValue>>) {
+        let mut found = found.into_iter();
+        let mut known = Known { expiry: Expiry::Never, compares: Vec::new() };
+        for level in &self.levels {
+            let of_level: Vec<_> = level.keys.iter().map(|_| found.next().flatten()).collect();
+            let told = level.witnesses.tell(&of_level, |kv| (kv.lease, kv.ttl.is_some()));
+            if let Some((at, kv)) = told.and_then(|at| Some((level.keys.get(at)?, of_level.get(at)?.as_ref()?))) {
+                known = Known { expiry: kv.expiry(), compares: vec![same_expiry(at, kv)] };
+                break;
+            }
+        }
+        self.known = Some(known);
+    }
+}
+
+/// What the reads among these answers found at a key.
+pub(super) fn found_in<'r>(results: &'r [OpResult], key: &Key) -> Option<&'r KeyValue> {
+    results.iter().find_map(|result| match result {
+        OpResult::Get(reply) => reply.kvs.iter().find(|kv| kv.key == key.as_str().as_bytes()),
+        OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
+    })
+}
+
+/// That a key still expires as it was read.
+pub(super) fn same_expiry(key: &Key, kv: &KeyValue) -> Compare {
+    let condition = match (kv.lease, kv.ttl) {
+        (Some(lease), _) => Condition::Lease(lease),
+        // A time to live of its own (v2) starts anew with every write.
+        (None, Some(_)) => Condition::Modified(kv.modified),
+        (None, None) => Condition::NeverExpires,
+    };
+    Compare::key(key, condition)
+}
+
+/// When a key of a struct that was read expires after a write that keeps it; none where the struct itself does not tell, but what is around it.
+pub(super) fn kept(table: &'static Table, tree: &Tree, relative: &str) -> Option<Expiry> {
+    if let Some(stored) = tree.get(relative) {
+        return Some(keep_in_step(table, tree, relative, stored));
+    }
+    // What is moved from an alias to the field's own key.
+    let alias = table.aliases_of(relative).iter().find_map(|alias| tree.get(alias));
+    alias.or_else(|| around(table, tree, relative).map(|(_, stored)| stored)).map(Stored::expiry)
+}
+
+/// The key that tells when the struct around a key expires, and what is there.
+pub(super) fn around<'t>(table: &'static Table, tree: &'t Tree, relative: &str) -> Option<(String, &'t Stored)> {
+    table.structs_around(relative).into_iter().rev().find_map(|(prefix, table)| {
+        let witnesses = table.witnesses(relative.get(prefix.len()..).unwrap_or_default());
+        let keys: Vec<_> = witnesses.segments().iter().map(|segment| [&prefix, *segment].concat()).collect();
+        let stored: Vec<_> = keys.iter().map(|key| tree.get(key)).collect();
+        let at = witnesses.tell(&stored, |stored| (stored.lease, stored.ttl.is_some()))?;
+        Some((keys.into_iter().nth(at)?, stored.into_iter().nth(at)??))
+    })
+}
+
+/// Times to live are told in whole seconds: one that is that of the struct but for the rounding must not drift away from it, however often the key is
+/// written.
+fn keep_in_step(table: &'static Table, tree: &Tree, relative: &str, stored: &Stored) -> Expiry {
+    if let (None, Some(own)) = (stored.lease, stored.ttl)
+        && let Some((_, Stored { lease: None, ttl: Some(of_struct), .. })) = around(table, tree, relative)
+        && own.abs_diff(*of_struct).as_secs() <= 2
+    {
+        return Expiry::After(*of_struct);
+    }
+    stored.expiry()
+}
+
+impl Witnesses {
+    fn segments(&self) -> &[&'static str] {
+        match self {
+            Self::First(segments) | Self::Every(segments) => segments,
+        }
+    }
+
+    /// Which one tells, of what was found for each.
+    fn tell<T, E: PartialEq>(&self, found: &[Option<T>], expiry: impl Fn(&T) -> E) -> Option<usize> {
+        match self {
+            Self::First(_) => found.iter().position(Option::is_some),
+            Self::Every(_) => {
+                let mut all = found.iter().map(|found| found.as_ref().map(&expiry));
+                let first = all.next()??;
+                all.all(|other| other.as_ref() == Some(&first)).then_some(0)
+            }
+        }
+    }
+}
