@@ -44,8 +44,10 @@ pub(super) type Untyped = Method<(), ()>;
 pub(super) enum Shape {
     /// One request, one answer.
     Unary,
-    /// A bidirectional stream, opened for one request and its first answer.
+    /// A bidirectional stream, opened for one request and its first answer. The server ends it when its request side ends.
     FirstOfStream,
+    /// The same, of a stream that the server keeps until it is cancelled.
+    FirstOfLastingStream,
 }
 
 impl<Q, A> Method<Q, A> {
@@ -53,8 +55,8 @@ impl<Q, A> Method<Q, A> {
         Self { path, shape: Shape::Unary, header, types: PhantomData }
     }
 
-    const fn first_of_stream(path: &'static str, header: Header) -> Self {
-        Self { path, shape: Shape::FirstOfStream, header, types: PhantomData }
+    const fn first_of_stream(path: &'static str, shape: Shape, header: Header) -> Self {
+        Self { path, shape, header, types: PhantomData }
     }
 
     /// The same, for what does not need to know the types.
@@ -84,7 +86,7 @@ pub(super) const LEASE_GRANT: Method<LeaseGrantRequest, LeaseGrantResponse> =
 pub(super) const LEASE_REVOKE: Method<LeaseRevokeRequest, LeaseRevokeResponse> =
     Method::unary("/etcdserverpb.Lease/LeaseRevoke", Header::Cluster);
 pub(super) const LEASE_KEEP_ALIVE: Method<LeaseKeepAliveRequest, LeaseKeepAliveResponse> =
-    Method::first_of_stream("/etcdserverpb.Lease/LeaseKeepAlive", Header::Cluster);
+    Method::first_of_stream("/etcdserverpb.Lease/LeaseKeepAlive", Shape::FirstOfStream, Header::Cluster);
 pub(super) const LEASE_TIME_TO_LIVE: Method<LeaseTimeToLiveRequest, LeaseTimeToLiveResponse> =
     Method::unary("/etcdserverpb.Lease/LeaseTimeToLive", Header::Cluster);
 pub(super) const MEMBER_LIST: Method<MemberListRequest, MemberListResponse> =
@@ -94,7 +96,8 @@ pub(super) const AUTHENTICATE: Method<AuthenticateRequest, AuthenticateResponse>
     Method::unary("/etcdserverpb.Auth/Authenticate", Header::Cluster);
 /// A watch for the sake of its first answer, which every server gives, to every user and without a leader, and which names the cluster. (A user that may not
 /// watch is refused by an answer, not by a status.)
-pub(super) const FIRST_OF_WATCH: Method<WatchRequest, WatchResponse> = Method::first_of_stream(WATCH, Header::Nothing);
+pub(super) const FIRST_OF_WATCH: Method<WatchRequest, WatchResponse> =
+    Method::first_of_stream(WATCH, Shape::FirstOfLastingStream, Header::Nothing);
 /// The watch stream; it is kept, so it is no [`Method`].
 pub(super) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 

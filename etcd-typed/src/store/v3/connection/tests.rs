@@ -15,9 +15,10 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::store::connect::{ConnectOptions, Endpoint};
+use crate::store::v3::call::send;
 use crate::store::v3::grpc::Code;
 use crate::store::v3::status::{Failure, Row, classify};
-use crate::store::v3::wire::PutRequest;
+use crate::store::v3::wire::{FIRST_OF_WATCH, PutRequest, WatchRequest};
 
 const PATH: &str = "/test/Echo";
 const PLAIN: Metadata<'static> = Metadata { leader: false, token: None };
@@ -581,4 +582,27 @@ async fn a_long_message_ends_with_its_stream_or_its_connection() {
     };
     let status = all(&connected(closed, Duration::from_secs(5)).await).await.unwrap_err();
     assert_eq!(classify(&status), Row::Severed, "{status:?}");
+}
+
+/// A server keeps a stream of watches until it is cancelled, so nothing is waited for after the first answer.
+#[tokio::test(start_paused = true)]
+async fn first_answer_of_a_lasting_stream_ends_the_call() {
+    let (near, far) = tokio::io::duplex(1 << 16);
+    tokio::spawn(async move {
+        let mut connection = server::handshake(far).await.unwrap();
+        let mut open = Vec::new();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            let mut body = respond.send_response(grpc(), false).unwrap();
+            body.send_data(Bytes::from_static(b"\0\0\0\0\0"), false).unwrap();
+            open.push((request, body));
+        }
+    });
+    let endpoint = Endpoint { host: "127.0.0.1".to_owned(), port: 1 };
+    let target = Target::new(&endpoint, &ConnectOptions::new(vec![endpoint.clone()])).unwrap();
+    let connection = Connection::over(Io::of(near), &target).await.unwrap();
+    let begun = Instant::now();
+    let limit = begun + Duration::from_secs(1);
+    let answer = send(connection, &FIRST_OF_WATCH, &WatchRequest::of_one_key(), PLAIN, limit, limit).await;
+    assert!(answer.is_ok());
+    assert_eq!(begun.elapsed(), Duration::ZERO);
 }
