@@ -251,6 +251,9 @@ async fn panic_in_default_is_problem_of_its_key() {
     let error = dir.get().await.unwrap_err();
     assert_eq!((error.kind(), error.problems()[0].key.as_str()), (ErrorKind::Invalid, "/app/size"));
     assert!(error.to_string().contains("no default today"), "{error}");
+    for error in [dir.size.get_or_default().await.unwrap_err(), dir.size.modify(|size| size).await.unwrap_err()] {
+        assert_eq!((error.kind(), error.key().unwrap().as_str()), (ErrorKind::Invalid, "/app/size"));
+    }
     put(&client, "size", "5").await;
     assert_eq!(dir.get().await.unwrap().size, 5);
 }

@@ -25,7 +25,7 @@ use crate::revision::{LeaseId, Revision};
 use crate::schema::Stored;
 use crate::store::{Committed, Compare, Condition, Consistency, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
 use crate::telemetry::{self, Operation};
-use crate::value::Codec;
+use crate::value::{Codec, contained};
 use crate::version::{Expect, Versioned, Versions};
 
 /// One key with values of type `T`.
@@ -162,7 +162,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             let (found, revision) = self.find(self.context.reads).await?;
             match found {
                 Some(found) => self.decode(found, revision).map(Some),
-                None => Ok(self.default.map(|default| self.versioned(default(), Versions { revision, ..Versions::default() }))),
+                None => Ok(self.default()?.map(|value| self.versioned(value, Versions { revision, ..Versions::default() }))),
             }
         };
         Self::operation("get").run(work).await
@@ -424,9 +424,15 @@ impl<T: Send + Sync + 'static> Entry<T> {
         Versioned::new(value, versions).secret(self.codec.is_secret())
     }
 
+    /// The field's default, where it has one.
+    fn default(&self) -> Result<Option<T>> {
+        let value = self.default.map(|default| contained("the default", || Ok(default()))).transpose();
+        value.map_err(|reason| Error::new(ErrorKind::Invalid, self.codec.masked(reason).to_string()).at(&self.key))
+    }
+
     /// Whether this is the stored form of the field's default.
     fn is_default(&self, bytes: &Bytes) -> bool {
-        self.default.is_some_and(|default| self.codec.encode(&default()).is_ok_and(|stored| stored == *bytes))
+        matches!(self.default(), Ok(Some(value)) if self.codec.form(&value).is_ok_and(|stored| stored == *bytes))
     }
 
     /// What is there now, as a `T`; none also where it is not one.

@@ -187,7 +187,10 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
         let (mut found, mut revision) = entry.find_to_write().await?;
         loop {
             let current = found.clone().map(|found| entry.decode(found, revision)).transpose()?;
-            let current = current.map(Versioned::into_inner).or_else(|| entry.default.map(|default| default()));
+            let current = match current {
+                Some(current) => Some(current.into_inner()),
+                None => entry.default()?,
+            };
             let wanted = f(current);
             let bytes = wanted.as_ref().map(|value| entry.encode(value)).transpose()?;
             // On whether the struct around the key expires it depends only where the key is added.
