@@ -307,9 +307,9 @@ impl<T> Codec<T> {
         if ours == stored {
             return true;
         }
-        let Some(again) = self.decode(stored).ok().and_then(|value| self.encode(&value).ok()) else { return false };
+        let Some(again) = self.decode(stored).ok().and_then(|value| self.form(&value).ok()) else { return false };
         let document = |bytes: &Bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok();
-        again == *ours || self.type_name == JSON && document(&again).is_some_and(|again| document(ours) == Some(again))
+        again == *ours || self.type_name == json::JSON && document(&again).is_some_and(|again| document(ours) == Some(again))
     }
 
     pub(crate) fn validate(&self, value: &T) -> Result<(), ValueError> {

@@ -426,7 +426,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
 
     /// Whether this is the stored form of the field's default.
     fn is_default(&self, bytes: &Bytes) -> bool {
-        self.default.is_some_and(|default| self.codec.encode(&default()).is_ok_and(|stored| stored == *bytes))
+        self.default.is_some_and(|default| self.codec.form(&default()).is_ok_and(|stored| stored == *bytes))
     }
 
     /// What is there now, as a `T`; none also where it is not one.
