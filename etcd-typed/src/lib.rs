@@ -61,7 +61,8 @@
 //! | `diff` | | what `set` would write and delete, without a write |
 //! | `check` | | everything that is wrong with what is stored: missing, undecodable, rejected, unknown |
 //!
-//! Writes happen when they are awaited, and take options before that: `.ttl(…)`, `.lease(…)`, `.non_atomic()`, [`.guarded_by(…)`](EntryWrite::guarded_by).
+//! Writes happen when they are awaited, and take options before that: `.ttl(…)`, `.lease(…)`, `.permanent()`, `.non_atomic()`,
+//! [`.guarded_by(…)`](EntryWrite::guarded_by). What names no [expiry](Entry#expiry) keeps that of the struct or key that it changes.
 //!
 //! # Questions
 //!

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use etcd_typed::store::memory::{Calls, MemoryStore};
 use etcd_typed::testing::Etcd;
-use etcd_typed::{Client, EtcdSchema};
+use etcd_typed::{Client, ErrorKind, EtcdSchema};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -144,5 +144,38 @@ async fn few_attempts_are_enough_beside_a_steady_writer_v2() {
             let each = attempts_of_two(&client, way, interval, 100).await;
             assert!(each <= 3.0, "{way:?} beside a writer each {interval:?}: {each} attempts");
         }
+    }
+}
+
+/// Whoever modifies a published value keeps its lease, and so changes what the publisher wants to replace.
+#[tokio::test(start_paused = true)]
+async fn publisher_prevails_beside_a_steady_modifier() {
+    let store = MemoryStore::new();
+    store.faults().delay(Calls::All, Duration::from_millis(1));
+    let client = Client::with_store(store);
+    let entry = client.entry::<u32>("/published").unwrap();
+    for interval in INTERVALS {
+        let published = entry.publish(&0).await.unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let modifier = {
+            let (entry, stop) = (entry.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    entry.modify(|n| n.map(|n| n + 1000)).await.unwrap();
+                    sleep(interval.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+                }
+            })
+        };
+        let mut refused = 0;
+        for n in 1..=200 {
+            if let Err(error) = published.set(&n).await {
+                assert_eq!(error.kind(), ErrorKind::Conflict);
+                refused += 1;
+            }
+        }
+        assert!(refused <= 2, "{refused} of 200 beside a modifier each {interval:?}");
+        stop.store(true, Ordering::Relaxed);
+        modifier.await.unwrap();
+        published.withdraw().await.unwrap();
     }
 }

@@ -156,7 +156,7 @@ impl<S: Schema> Dir<S> {
     /// What [`set`](Self::set) of this value would write and delete now, and nothing is written.
     ///
     /// It is decided as `set` decides it, by one read that is never stale. `set` writes every field, also those that are stored just so already: these are
-    /// no differences, although their keys get a new revision by it and lose the lease that they may have. Keys that the schema does
+    /// no differences, although their keys get a new revision by it and expire then as `set` says. Keys that the schema does
     /// not have are not in it, as `set` leaves them alone, and so are the aliases of a field that has a value. The values of secrets are `***`.
     ///
     /// ```

@@ -50,7 +50,7 @@ pub(crate) struct Home {
     directory: Key,
     table: &'static Table,
     /// The struct that this one is a part of.
-    outer: Option<Arc<Home>>,
+    outer: Option<Arc<Self>>,
 }
 
 impl Home {
@@ -151,7 +151,7 @@ impl Surroundings {
             self.learn(&committed.results);
             return Ok(());
         }
-        let ask = async |key: &Key| context.store.range(Range::of(Span::Key(key.clone()))).await.map_err(|error| error.at(key));
+        let ask = async |key: &Key| context.asked().range(Range::of(Span::Key(key.clone()))).await.map_err(|error| error.at(key));
         let mut found = Vec::new();
         for reply in try_join_all(self.keys().map(ask)).await? {
             found.push(reply.kvs.into_iter().next());

@@ -337,7 +337,7 @@ impl Context {
                 Some((_, id)) => *id,
                 None => {
                     let id = LeaseId::random();
-                    self.store.grant(id, ttl).await?;
+                    self.asked().grant(id, ttl).await?;
                     made.push((ttl, id));
                     id
                 }

@@ -287,7 +287,7 @@ impl Transaction {
         for part in &mut self.parts {
             let mut found = None;
             for key in &part.keys {
-                let reply = self.context.store.range(Range::of(Span::Key(key.clone()))).await.map_err(|error| error.at(key))?;
+                let reply = self.context.asked().range(Range::of(Span::Key(key.clone()))).await.map_err(|error| error.at(key))?;
                 found = found.or_else(|| reply.kvs.into_iter().next());
             }
             part.surroundings.read(&self.context).await?;

@@ -15,7 +15,7 @@ use crate::lease::{Lease, Life, LostReason};
 use crate::retry::Backoff;
 use crate::revision::{LeaseId, Revision};
 use crate::runtime::sleep_until;
-use crate::store::{Compare, Condition, Event, KeyValue, Op, OpResult, Range, Span, Txn};
+use crate::store::{Committed, Compare, Condition, Event, KeyValue, Op, OpResult, Range, Span, Txn};
 use crate::telemetry;
 use crate::watch::{Follow, Start, Step};
 
@@ -217,33 +217,45 @@ impl Keeper {
         let Self { target, value, there, lease: Some(lease), .. } = self else { return Ok(Err(None)) };
         let (key, store) = (&target.key, target.store());
         let ours = Compare::key(key, Condition::Lease(lease.id()));
-        // To write, to look why that cannot be, and to write at once in the place of what was seen.
+        let look = || vec![Op::Get(Span::Key(key.clone()))];
+        let found_in = |committed: Committed| {
+            committed.results.into_iter().find_map(|result| match result {
+                OpResult::Get(reply) => reply.kvs.into_iter().next(),
+                OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
+            })
+        };
+        // What a refused write shows in its place is tried at once.
         for _ in 0..4 {
             if let Some((before, modified)) = there.take_if(|(before, _)| before != value) {
                 let unchanged = Compare::key(key, Condition::Modified(modified));
                 // Where each condition is a request, the other one alone says as much, but of a server that was emptied.
                 let compares = if store.capabilities().transactions { vec![ours.clone(), unchanged] } else { vec![unchanged] };
-                let write = Txn { compares, then: vec![target.put(value, lease)], otherwise: Vec::new() };
+                let write = Txn { compares, then: vec![target.put(value, lease)], otherwise: look() };
                 let refused = |error: &Error| *there = Some((before, modified)).filter(|_| !error.may_have_applied());
                 let committed = store.commit(write).await.inspect_err(refused)?;
                 if committed.succeeded {
                     *there = Some((value.clone(), committed.revision));
                     return Ok(Ok(Found::Ours(committed.revision)));
                 }
-            }
-            let look = || vec![Op::Get(Span::Key(key.clone()))];
-            let committed = store.commit(Txn { compares: vec![ours.clone()], then: look(), otherwise: look() }).await?;
-            let found = committed.results.into_iter().find_map(|result| match result {
-                OpResult::Get(reply) => reply.kvs.into_iter().next(),
-                OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
-            });
-            *there = None;
-            match found {
-                Some(kv) if committed.succeeded => {
+                let revision = committed.revision;
+                if let Some(kv) = found_in(committed).filter(|kv| kv.lease == Some(lease.id())) {
                     let is_wanted = kv.value == *value;
                     *there = Some((kv.value, kv.modified));
                     if is_wanted {
-                        return Ok(Ok(Found::Ours(committed.revision)));
+                        return Ok(Ok(Found::Ours(revision)));
+                    }
+                    continue;
+                }
+            }
+            let committed = store.commit(Txn { compares: vec![ours.clone()], then: look(), otherwise: look() }).await?;
+            let (revision, is_ours) = (committed.revision, committed.succeeded);
+            *there = None;
+            match found_in(committed) {
+                Some(kv) if is_ours => {
+                    let is_wanted = kv.value == *value;
+                    *there = Some((kv.value, kv.modified));
+                    if is_wanted {
+                        return Ok(Ok(Found::Ours(revision)));
                     }
                 }
                 found => return Ok(Err(found)),

@@ -147,7 +147,7 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
             f(&mut value).map_err(UpdateError::Refused)?;
             let new = schema::encode(&dir.key, &value)?;
             let mut plan = Dir::<S>::OWNER.difference(tree.keys(), &old, &new);
-            if !is_so::<S>(wish, &tree, &new) {
+            if !is_so(wish, &tree, &new) {
                 plan = plan.renewing(&new);
             }
             if plan.is_empty() {
@@ -207,7 +207,7 @@ fn is_conflict(error: &Error, wish: Wish) -> bool {
 }
 
 /// Whether what an update says of the expiry is so already, for every key of the struct.
-fn is_so<S: Schema>(wish: Wish, tree: &Tree, new: &schema::Encoded) -> bool {
+fn is_so(wish: Wish, tree: &Tree, new: &schema::Encoded) -> bool {
     let all = |is: &dyn Fn(&Stored) -> bool| new.keys().all(|key| tree.get(key).is_some_and(is));
     match wish {
         Wish::Keep => true,
