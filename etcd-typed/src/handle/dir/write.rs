@@ -283,7 +283,6 @@ impl<S: Schema> fmt::Debug for DirWrite<S> {
 
 /// What a [deletion](DirDelete) of a struct deleted.
 #[derive(Debug)]
-#[must_use]
 pub enum Deleted<S> {
     /// No key of the struct was there.
     Nothing,
