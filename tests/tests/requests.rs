@@ -146,7 +146,7 @@ async fn watches_and_views_of_the_same_are_one_watch() {
         assert_eq!(view.get().limit, 7);
     }
     drop((first, second, more));
-    wire.gets([("Put", 1)]).await;
+    wire.gets([("Txn", 1)]).await;
 }
 
 #[tokio::test]
@@ -158,7 +158,8 @@ async fn a_view_is_a_list_and_a_watch() {
         wire.dir.limit.set(&limit).await.unwrap();
         while view.changed().await.unwrap().limit != limit {}
     }
-    wire.gets([("Put", 10)]).await;
+    // A field is set on the condition that its struct does not expire.
+    wire.gets([("Txn", 10)]).await;
 }
 
 #[tokio::test]
