@@ -85,9 +85,8 @@ impl Runtimes {
         };
         NOTED.set(Some((self.number, id)));
         // Their handles would keep timers and file descriptors of runtimes that ended. Looked for only when a runtime is new.
-        let ended: Vec<Id> = others.iter().filter(|place| place.has_ended()).map(|place| place.id).collect();
-        if !ended.is_empty() {
-            self.inner().known.retain(|place| !ended.contains(&place.id));
+        for ended in others.iter().filter(|place| place.has_ended()) {
+            self.forget(ended.id);
         }
         for seat in waiting {
             if seat.offer(&here) {
@@ -129,7 +128,8 @@ impl Runtimes {
 
     /// A runtime refused a task, or dropped it: it has ended.
     fn forget(&self, ended: Id) {
-        self.inner().known.retain(|place| place.id != ended);
+        // Dropped when the lock is given back.
+        let _ended: Vec<Place> = self.inner().known.extract_if(.., |place| place.id == ended).collect();
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

@@ -156,10 +156,11 @@ impl Task {
         let mut outcome = pin!(outcome);
         let mut patience_now = patience.first;
         while let Some(seat) = self.0.upgrade() {
-            let moved = seat.moved.notified();
             if let Some(runtimes) = seat.runtimes.upgrade() {
                 runtimes.note();
             }
+            // After it: a runtime that is just ending refuses what it is offered. To be woken by that would be to offer it again, without end.
+            let moved = seat.moved.notified();
             let here = current();
             let (polls, is_elsewhere) = {
                 let state = seat.state();
@@ -241,10 +242,11 @@ impl Carrier {
         state.driver = Some(self.runtime);
         state.candidates.clear();
         state.polls += 1;
-        match &mut state.waker {
-            Some(known) => known.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
+        let is_known = state.waker.as_ref().is_some_and(|known| known.will_wake(waker));
+        let former = if is_known { None } else { state.waker.replace(waker.clone()) };
+        drop(state);
+        // Not under the lock: it may be the last of a carrier.
+        drop(former);
         true
     }
 }

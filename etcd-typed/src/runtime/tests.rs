@@ -169,6 +169,37 @@ fn waiter_leaves_task_on_driven_runtime() {
     });
 }
 
+/// The poll comes back, although its runtime refuses to take the task.
+#[test]
+fn waiter_on_ending_runtime_does_not_spin() {
+    for _ in 0..20 {
+        let runtimes = Runtimes::new();
+        let own = multi_thread();
+        let patience = Patience { first: MOMENT, then: MOMENT };
+        own.block_on(async {
+            let ticker = Ticker::start(&runtimes);
+            for _ in 0..10 {
+                let task = ticker.task.clone();
+                let wakes = async {
+                    for _ in 0..u64::MAX {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                runtimes.spawn(async move {
+                    let _ = task.attend(patience, wakes).await;
+                });
+            }
+            ticker.ticks().await;
+        });
+        let (done, ends) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(own);
+            let _ = done.send(());
+        });
+        ends.recv_timeout(Duration::from_secs(10)).expect("the runtime ends");
+    }
+}
+
 #[test]
 fn waiter_without_any_runtime_is_told() {
     let runtimes = Runtimes::new();
