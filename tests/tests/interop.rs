@@ -408,7 +408,7 @@ async fn what_etcdctl_deletes_is_gone(bench: Bench) {
     assert!(!dir.exists().await.unwrap());
     // And what we delete, it does not find.
     bench.type_everything().await;
-    assert_eq!(dir.delete().non_atomic().await.unwrap().unwrap().into_inner(), checkout());
+    assert_eq!(dir.delete().non_atomic().await.unwrap().into_value().unwrap().into_inner(), checkout());
     for (key, _) in TYPED {
         assert_eq!(bench.ctl.get(key).await, None, "{key}");
     }
