@@ -744,7 +744,6 @@ mod random {
     async fn struct_has_one_end_under_random_writes_memory() {
         for seed in 0..60 {
             fastrand::seed(seed);
-            println!("seed {seed}");
             play(Bench { client: Client::connect("memory:").await.unwrap() }, 5).await;
         }
     }
