@@ -408,7 +408,7 @@ async fn what_etcdctl_deletes_is_gone(bench: Bench) {
     assert!(!dir.exists().await.unwrap());
     // And what we delete, it does not find.
     bench.type_everything().await;
-    assert_eq!(dir.delete().non_atomic().await.unwrap().unwrap().into_inner(), checkout());
+    assert_eq!(dir.delete().non_atomic().await.unwrap().into_value().unwrap().into_inner(), checkout());
     for (key, _) in TYPED {
         assert_eq!(bench.ctl.get(key).await, None, "{key}");
     }
@@ -478,10 +478,11 @@ async fn our_compare_and_swap_sees_etcdctl(bench: Bench) {
     assert_eq!(bench.ctl.get("/prod/checkout/rate_limit").await.as_deref(), Some("300"));
     bench.ctl.delete("/prod/checkout/rate_limit").await;
     limit.create(&1).await.unwrap();
-    // A value compares as it is stored.
+    // A value compares as what it is read as.
     bench.ctl.pipe("/prod/checkout/rate_limit", "2\n").await;
-    assert_eq!(limit.compare_and_swap(etcd_typed::Expect::value(&2), &3).await.unwrap_err().kind(), ErrorKind::Conflict);
-    assert_eq!(*limit.get().await.unwrap().unwrap(), 2);
+    assert_eq!(limit.compare_and_swap(etcd_typed::Expect::value(&1), &3).await.unwrap_err().kind(), ErrorKind::Conflict);
+    limit.compare_and_swap(etcd_typed::Expect::value(&2), &3).await.unwrap();
+    assert_eq!(*limit.get().await.unwrap().unwrap(), 3);
 }
 
 async fn the_compare_and_swap_of_etcdctl_sees_ours(bench: Bench) {
