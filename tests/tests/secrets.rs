@@ -802,7 +802,8 @@ impl Scene {
         self.said.error("a value that is too large", vault.leaf.set(&long).await, ErrorKind::TooLarge);
         self.said.error(
             "a condition that is too large",
-            vault.leaf.compare_and_swap(Expect::value(&long), &word).await,
+            // Without keeping the expiry, for which v2 would read and compare here.
+            vault.leaf.compare_and_swap(Expect::value(&long), &word).permanent().await,
             ErrorKind::TooLarge,
         );
     }

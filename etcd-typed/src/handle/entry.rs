@@ -44,16 +44,14 @@ use crate::version::{Expect, Versioned, Versions};
 ///
 /// # Expiry
 ///
-/// A write can name when the value expires, with `ttl` or `lease`, or that it never does, with `permanent`. One that names nothing keeps what is
-/// there:
+/// A write can name when the value expires, with `ttl` or `lease`, or that it never does, with `permanent`. One that names nothing:
 ///
-/// - [`modify`](Self::modify), [`compare_and_swap`](Self::compare_and_swap) and [`replace`](Self::replace) change the value and leave the expiry as
-///   it is.
-/// - So do [`set`](Self::set), [`swap`](Self::swap) and [`create`](Self::create) of a struct's field, through the handle of the struct or of a map in it: a struct that was
-///   written with one lease stays attached to it as a whole. Where the key is not there yet it is attached to the lease that the struct has:
-///   that of a required field. (A struct without required fields has one if all its fields with defaults are there and agree.)
-/// - Of an entry that stands alone, from [`Client::entry`](crate::Client::entry) or [`Client::entries`](crate::Client::entries), `set`, `swap` and `create` write a new value that never
-///   expires, as a put of etcd does.
+/// - [`modify`](Self::modify) changes the value and leaves the expiry as it is.
+/// - Every write of a struct's field, through the handle of the struct or of a map in it, leaves it as it is, too: a struct that was written with one
+///   lease stays attached to it as a whole. Where the key is not there yet it is attached to the lease that the struct has: that of a
+///   required field. (A struct without required fields has one if all its fields with defaults are there and agree.)
+/// - Other writes of an entry that stands alone, from [`Client::entry`](crate::Client::entry) or [`Client::entries`](crate::Client::entries), write a value that never expires, as
+///   a put of etcd does.
 ///
 /// It costs no request where nothing expires, and one more where the expiry that is there was not known. On v2, which has no conditions on other
 /// keys, a field is read before it is set.
@@ -206,7 +204,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         write
     }
 
-    /// Writes the value if there is one. It keeps its [expiry](Self#expiry).
+    /// Writes the value if there is one.
     ///
     /// # Errors
     ///
@@ -228,8 +226,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         write
     }
 
-    /// Writes the value if the key is as expected: as it was read (`&Versioned<T>`, `&Option<Versioned<T>>`), or as an [`Expect`] says. It keeps its
-    /// [expiry](Self#expiry).
+    /// Writes the value if the key is as expected: as it was read (`&Versioned<T>`, `&Option<Versioned<T>>`), or as an [`Expect`] says.
     ///
     /// # Errors
     ///
@@ -288,8 +285,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         WatchingEntry::new(context.lessor.roaming().clone(), context.retry.clone(), key.clone(), *codec).with_default(*default)
     }
 
-    /// The value as an always-current view (none: there is no value); see [`Live`](crate::Live). It is what
-    /// [`get_or_default`](Self::get_or_default) would read.
+    /// The value as an always-current view (none: there is no key); see [`Live`](crate::Live). It is what [`get`](Self::get) would read, so
+    /// without the field's default, which a view of the struct has.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -305,7 +302,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         let directory = self.key.parent().unwrap_or_else(Key::root);
         let span = if self.aliases.is_empty() { Span::Key(self.key.clone()) } else { Span::Below(directory.clone()) };
         let keys = self.keys().filter_map(|key| Some(directory.below(key.as_str().as_bytes())?.to_owned())).collect();
-        self.context.view(span, &directory, type_name::<T>(), EntryView::new(keys, self.codec, self.default))
+        self.context.view(span, &directory, type_name::<T>(), EntryView::new(keys, self.codec))
     }
 
     /// Waits until the value (none: there is none, and the field has no default) satisfies `wanted`, and gives it. It looks at the value that is
@@ -509,10 +506,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// Whether a write keeps the expiry of what it changes.
-    fn keeps(&self, expected: Option<&Expected>, wish: Wish) -> bool {
-        let changes = expected.is_some_and(|expected| expected.condition != Condition::Absent);
-        wish == Wish::Keep && (changes || self.home.is_some())
+    /// Whether a write keeps the expiry of what it changes. (That `modify` does it decides by itself.)
+    fn keeps(&self, wish: Wish) -> bool {
+        wish == Wish::Keep && self.home.is_some()
     }
 
     /// Performs the operations if the value that is read is as expected, with the expiry that they are to give it.
@@ -521,7 +517,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// transaction shows what is so instead; then it takes two.
     async fn write_if(&self, expected: Option<&Expected>, wish: Wish, ops: impl Fn(Expiry) -> Vec<Op>) -> Result<Written> {
         let mut wish = wish;
-        if let (true, Some(Expected { seen: Some(seen), .. })) = (self.keeps(expected, wish), expected) {
+        if let (true, Some(Expected { seen: Some(seen), .. })) = (self.keeps(wish), expected) {
             match (seen.lease, self.transactional()) {
                 // What was not written since is attached to it still.
                 (Some(lease), true) => wish = Wish::Named(Expiry::With(lease)),
@@ -529,7 +525,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 _ => {}
             }
         }
-        let keeps = self.keeps(expected, wish);
+        let keeps = self.keeps(wish);
         if !self.transactional() && (keeps || !self.aliases.is_empty()) {
             return self.read_and_write_if(expected, wish, ops).await;
         }
@@ -579,7 +575,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// [`write_if`](Self::write_if) where a transaction is about one key alone: whatever decides is read first, and the key is then to be as it was
     /// found.
     async fn read_and_write_if(&self, expected: Option<&Expected>, wish: Wish, ops: impl Fn(Expiry) -> Vec<Op>) -> Result<Written> {
-        let keeps = self.keeps(expected, wish);
+        let keeps = self.keeps(wish);
         let mut retry = OptimisticRetry::new(&self.context.retry);
         let (mut found, mut revision) = self.find_to_write().await?;
         loop {

@@ -85,13 +85,11 @@ pub(crate) struct EntryView<T> {
     /// Relative to the mirror's directory, in order of preference.
     keys: Vec<String>,
     codec: Codec<T>,
-    /// What the value is where no key is.
-    default: Option<fn() -> T>,
 }
 
 impl<T> EntryView<T> {
-    pub(crate) fn new(keys: Vec<String>, codec: Codec<T>, default: Option<fn() -> T>) -> Self {
-        Self { keys, codec, default }
+    pub(crate) fn new(keys: Vec<String>, codec: Codec<T>) -> Self {
+        Self { keys, codec }
     }
 }
 
@@ -101,8 +99,7 @@ impl<T: 'static> View for EntryView<T> {
     fn begin(&mut self, mirror: &Mirror) -> Result<Versioned<Option<T>>> {
         let revision = mirror.revision();
         let Some((relative, stored)) = self.keys.iter().find_map(|relative| Some((relative, mirror.tree().get(relative)?))) else {
-            let default = self.default.map(|default| default());
-            return Ok(Versioned::new(default, Versions { revision, ..Versions::default() }).secret(self.codec.is_secret()));
+            return Ok(Versioned::new(None, Versions { revision, ..Versions::default() }));
         };
         match value(&mirror.directory().descend(relative), stored, &self.codec) {
             Ok(value) => Ok(Versioned::new(Some(value), stored.versions(revision)).secret(self.codec.is_secret())),
@@ -117,7 +114,7 @@ impl<T: 'static> View for EntryView<T> {
 
     #[cfg(feature = "snapshot")]
     fn anew(&self) -> Box<dyn View<State = Option<T>>> {
-        Box::new(Self::new(self.keys.clone(), self.codec, self.default))
+        Box::new(Self::new(self.keys.clone(), self.codec))
     }
 
     #[cfg(feature = "snapshot")]

@@ -110,7 +110,7 @@ impl<T: Send + Sync + 'static, O: 'static> EntryWrite<T, O> {
             }
             ops
         };
-        if expected.is_none() && !entry.keeps(None, self.wish) {
+        if expected.is_none() && !entry.keeps(self.wish) {
             let committed = entry.commit(Txn { then: ops(self.wish.or_never()), ..Txn::default() }).await?;
             return Ok((self.finish)(&entry, committed));
         }
