@@ -103,9 +103,7 @@ async fn attempts_of_two(client: &Client, way: Way, interval: Duration, times: u
     }
     stop.store(true, Ordering::Relaxed);
     writer.await.unwrap();
-    let each = f64::from(attempts.load(Ordering::Relaxed)) / f64::from(2 * times);
-    println!("{way:?} beside a writer each {interval:?}: {each:.2} attempts");
-    each
+    f64::from(attempts.load(Ordering::Relaxed)) / f64::from(2 * times)
 }
 
 const INTERVALS: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(5), Duration::from_millis(20)];
