@@ -383,7 +383,7 @@ async fn a_lease_keeps_its_keys_and_takes_them_along() {
 
     let ttl = Duration::from_secs(2);
     assert_eq!(store.grant(id, ttl).await.unwrap(), ttl);
-    assert_eq!(store.grant(id, ttl).await.unwrap(), ttl);
+    assert_eq!(store.grant(id, ttl).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert_eq!(store.grant(id, LIMIT).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     let created = store.commit(with(&a, id)).await.unwrap().revision;
     store.commit(with(&b, id)).await.unwrap();
