@@ -4,6 +4,7 @@
 //! A task that moves takes its future along as it is. So whatever the future waits for must not be bound to a runtime: timers are [`sleep`] and [`sleep_until`]
 //! of this module, and calls of a store go through [`roaming`](crate::store::roaming), which ends a call that was begun on another runtime.
 
+#[cfg(any(test, feature = "v2", feature = "v3"))]
 mod local;
 mod task;
 mod time;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::runtime::{Handle, Id};
 
+#[cfg(any(test, feature = "v2", feature = "v3"))]
 pub(crate) use self::local::PerRuntime;
 pub(crate) use self::task::{Patience, Task};
 use self::task::{Prepared, Seat};

@@ -36,8 +36,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
 pub(crate) use self::roaming::roaming;
 use crate::error::Result;
@@ -46,12 +44,6 @@ use crate::revision::{LeaseId, Revision};
 
 /// What the methods of a [`Store`] return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// Starts a task. What the runtime does for a task is compiled for each type of future, and twice, since it boxes long ones; so they are all of one type.
-pub(crate) fn spawn(runtime: &Handle, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-    let task: BoxFuture<'static, ()> = Box::pin(task);
-    runtime.spawn(task)
-}
 
 /// What [`Store::watch`] yields. After an error or an item that says so it ends; dropping it ends the watch on the server.
 pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchItem>> + Send>>;

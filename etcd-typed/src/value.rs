@@ -408,6 +408,7 @@ macro_rules! text_values {
         }
     )+};
 }
+#[cfg(any(feature = "chrono", feature = "jiff"))]
 use text_values;
 
 text_values!("boolean": bool);

@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-
 use super::call::{Core, How};
 use super::join::Reads;
 use super::kv::{self, NewLease, Plan, Request};
-use super::lease;
 use super::wire::{DELETE_RANGE, PUT, TXN};
+use super::{lease, spawn};
 use crate::error::{Error, Result};
-use crate::store::{Capabilities, Committed, Txn, spawn};
+use crate::store::{Capabilities, Committed, Txn};
 use crate::telemetry;
 
 /// [`Store::commit`](crate::store::Store::commit).
@@ -58,7 +56,7 @@ async fn perform(reads: &Arc<Reads>, request: Request) -> Result<Committed> {
 fn give_back<'l>(core: &Arc<Core>, leases: impl IntoIterator<Item = &'l NewLease>) {
     for lease in leases {
         let (core, id) = (Arc::clone(core), lease.id);
-        spawn(&Handle::current(), async move {
+        spawn(async move {
             if let Err(error) = lease::revoke(&core, id).await {
                 telemetry::lease_not_revoked(id, &error);
             }

@@ -19,7 +19,6 @@ use bytes::Bytes;
 use h2::client::{Builder, SendRequest};
 use h2::{Ping, PingPong};
 use http::uri::{Authority, Scheme};
-use tokio::runtime::Handle;
 use tokio::sync::SetOnce;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -31,7 +30,7 @@ pub(super) use self::exchange::{Answers, Metadata, Received, Requests, Sent};
 use self::incoming::{Gathering, Long};
 use super::cluster::Behind;
 use super::grpc::{Local, Status};
-use crate::store::spawn;
+use super::spawn;
 
 /// How much a server may send on one stream before it is read: as much as a line of a gigabit carries in 30 ms.
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
@@ -119,7 +118,7 @@ impl Connection {
             shared.clone(),
             KeepAlive { interval: target.keep_alive_interval, limit: target.keep_alive_timeout, read },
         );
-        spawn(&Handle::current(), drive);
+        spawn(drive);
         Ok(Self { sender, shared })
     }
 

@@ -43,6 +43,13 @@ use crate::store::{
 /// The longest value that is sent: a whole request may have 1.5 MiB with a server's default `--max-request-bytes`.
 const MAX_VALUE: usize = 1_572_864;
 
+/// Starts a task on the current runtime. What a runtime does for a task is compiled for each type of future, and twice, since it boxes long ones. So all tasks are of
+/// one type.
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    let task: BoxFuture<'static, ()> = Box::pin(task);
+    tokio::spawn(task);
+}
+
 /// An etcd cluster, reached through gRPC.
 pub struct V3Store {
     core: Arc<Core>,

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::runtime;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -21,12 +20,13 @@ use super::auth::{Auth, Session};
 use super::call::{Core, How, NAME};
 use super::cluster::Origin;
 use super::kv::bounds;
+use super::spawn;
 use super::status::{Failure, Repeat, Row};
 use super::wire::{RANGE, RangeRequest};
 use crate::error::{Error, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
-use crate::store::{BoxFuture, Span, Watch, WatchFrom, WatchStream, spawn};
+use crate::store::{BoxFuture, Span, Watch, WatchFrom, WatchStream};
 use crate::telemetry;
 use feeds::{Feed, Feeds, Following, Stands};
 use machine::Token;
@@ -263,7 +263,7 @@ impl Watches {
         };
         let of_stream = stream::Watched::new(&self.feeds, &handle);
         let run = stream::run(Arc::clone(&self.core), session.token.clone(), wishes, of_stream, self.progress_interval);
-        spawn(&runtime::Handle::current(), run);
+        spawn(run);
         streams.push(handle.clone());
         handle
     }
