@@ -114,7 +114,7 @@ impl Life {
     }
 
     /// Whether anything depends on the lease from now on. If not, its end is told to nobody.
-    pub(super) fn set_wanted(&self, wanted: bool) {
+    pub(crate) fn set_wanted(&self, wanted: bool) {
         self.0.wanted.store(wanted, Ordering::Relaxed);
     }
 

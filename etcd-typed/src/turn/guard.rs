@@ -281,11 +281,12 @@ impl Guard {
         loop {
             let error = match self.last().commit(&**self.turn.store()).await {
                 Ok(left) if left.succeeded => {
-                    // It was ours until now; whether all the time is for the clock to say.
-                    if let Some(why) = lease.life().reason() {
+                    // The key was the guard's until now, so the server knew the lease. A keep-alive at the same time may have found the key gone, which on v2 means
+                    // that the lease is gone; this deletion is the reason. Whether the guard was safe all the time is for the clock to say.
+                    if let Some(why) = lease.life().reason().filter(|why| *why != LostReason::Revoked) {
                         return Err(self.claim.lost_since(why));
                     }
-                    if self.clean && !sent_before {
+                    if self.clean && !sent_before && lease.is_held() {
                         self.turn.lessor.put(lease, left.handed);
                     }
                     return Ok(());
@@ -325,7 +326,9 @@ impl Guard {
     fn let_go(&self) -> Option<Lease> {
         self.claim.hold.release();
         // Nothing panics while it is held, so what a poisoned lock guards is whole.
-        self.lease.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        lease.life().set_wanted(false);
+        Some(lease)
     }
 
     /// Deletes the key if it is the guard's, with all that the same request can do for others of this client.
@@ -526,6 +529,23 @@ mod tests {
         assert!(second.is_held());
         second.verify().await.unwrap();
         second.release().await.unwrap();
+    }
+
+    /// On v2 a keep-alive that meets the deletion of the guard's key takes the lease for gone.
+    #[tokio::test(start_paused = true)]
+    async fn keep_alive_that_meets_the_release_is_no_loss() {
+        let store = crate::store::memory::MemoryStore::new();
+        let client = Client::with_store(store.clone());
+        let lock = client.lock("/x").acquire().await.unwrap();
+        let lease = lock.lease_id();
+        // The next keep-alive is due after a third of 15 s, while the release waits for its answer.
+        sleep(Duration::from_millis(4900)).await;
+        store.faults().fail(crate::store::memory::Calls::KeepAlives, 1, ErrorKind::LeaseLost);
+        store.faults().delay(crate::store::memory::Calls::Commits, Duration::from_millis(200));
+        lock.release().await.unwrap();
+        let next = client.lock("/x").acquire().await.unwrap();
+        assert_ne!(next.lease_id(), lease, "a lease that may be gone serves no other guard");
+        next.release().await.unwrap();
     }
 
     /// F15: what runs under a lock is not asked to go on after a pause in which the lock may have gone to somebody else.
