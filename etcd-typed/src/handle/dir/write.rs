@@ -201,7 +201,7 @@ pub(in crate::handle) async fn set(
     directory: &Key,
     home: Option<&Arc<Home>>,
     owner: Owner,
-    encoded: Encoded,
+    mut encoded: Encoded,
     wish: Wish,
     atomicity: Atomicity,
     operation: Operation,
@@ -214,9 +214,13 @@ pub(in crate::handle) async fn set(
     let mut surroundings = Surroundings::around(home, directory, wish);
     let mut read = if owner.has_maps() { Some(read_below(context, directory).await?) } else { None };
     let mut retry = OptimisticRetry::new(&context.retry);
+    let worn_out = || Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(directory);
+    // A write without conditions cannot be refused, so it needs no copy for another attempt.
+    let is_sole = read.is_none() && surroundings.is_empty();
     loop {
         let plan = match &read {
             Some((tree, _)) => owner.replace(tree, encoded.clone()),
+            None if is_sole => owner.overwrite(std::mem::take(&mut encoded)),
             None => owner.overwrite(encoded.clone()),
         };
         let plan = plan.expiring(|_| wish.named());
@@ -236,6 +240,9 @@ pub(in crate::handle) async fn set(
             return Ok(committed.revision);
         }
         operation.conflict();
+        if is_sole {
+            return Err(worn_out());
+        }
         let shown = if owner.has_maps() { looked(directory, committed).map(Some) } else { Some(None) };
         let again = async {
             surroundings.forget();
@@ -243,9 +250,7 @@ pub(in crate::handle) async fn set(
         };
         match retry.after_conflict(shown, again).await? {
             AfterConflict::Retry(now) => read = now,
-            AfterConflict::GiveUp(_) => {
-                return Err(Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(directory));
-            }
+            AfterConflict::GiveUp(_) => return Err(worn_out()),
         }
     }
 }
