@@ -347,26 +347,26 @@ impl ClientBuilder {
         self
     }
 
-    /// How calls are repeated and how long they may take.
+    /// How calls are repeated and how long they may take. [`RetryPolicy`] says what its fields may be.
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
         self
     }
 
-    /// How long a connection may take to be had. Default: 2 s.
+    /// How long a connection may take to be had. Default: 2 s. Zero is refused.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.tune.connect_timeout = Some(timeout);
         self
     }
 
     /// How often a silent connection is checked, and how long the answer may take. Default: 5 s and 2 s; servers cut off who checks more often
-    /// than each 5 s (server flag `--grpc-keepalive-min-time`).
+    /// than each 5 s (server flag `--grpc-keepalive-min-time`). Zero is refused.
     pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
         self.tune.keep_alive = Some((interval, timeout));
         self
     }
 
-    /// How many operations the server takes in one transaction (server flag `--max-txn-ops`). Default: 128.
+    /// How many operations the server takes in one transaction (server flag `--max-txn-ops`). Default: 128. Zero is refused.
     pub fn max_operations(mut self, operations: usize) -> Self {
         self.tune.max_operations = Some(operations);
         self
@@ -398,32 +398,40 @@ impl ClientBuilder {
     /// # Errors
     ///
     /// `InvalidUrl`, `InvalidKey` (the namespace), `Unsupported` names the feature of this crate that the address needs; `Tls` for a certificate or a key that
-    /// cannot be read.
+    /// cannot be read. `Invalid` names an option that is zero, with which no call could succeed.
     pub fn connect_lazy(self) -> Result<Client> {
         let named = self.namespace.as_deref().map(Key::parse).transpose()?;
-        match Address::parse(&self.address)? {
+        let address = Address::parse(&self.address)?;
+        let options = self.tuned()?;
+        match address {
             Address::Memory(name) => {
                 let store = name.map_or_else(MemoryStore::new, |name| MemoryStore::named(&name));
-                Ok(Client::of(Arc::new(store), self.retry, named.unwrap_or_else(Key::root)))
+                Ok(Client::of(Arc::new(store), options.retry, named.unwrap_or_else(Key::root)))
             }
             Address::Network(network) => {
                 let namespace = named.unwrap_or_else(|| network.namespace.clone());
-                let retry = self.retry.clone();
-                let store = open(network.protocol, self.options(network)?)?;
+                let retry = options.retry.clone();
+                let store = open(network.protocol, self.options(network, options)?)?;
                 Ok(Client::of(store, retry, namespace))
             }
         }
     }
 
-    fn options(self, network: Network) -> Result<ConnectOptions> {
-        let mut options = ConnectOptions::new(network.endpoints);
-        options.credentials = self.credentials.or(network.credentials);
-        options.retry = self.retry;
+    /// The options that every store has, without an endpoint.
+    fn tuned(&self) -> Result<ConnectOptions> {
+        let mut options = ConnectOptions::new(Vec::new());
+        options.retry = self.retry.clone();
         options.max_operations = self.tune.max_operations.unwrap_or(options.max_operations);
         options.connect_timeout = self.tune.connect_timeout.unwrap_or(options.connect_timeout);
         if let Some((interval, timeout)) = self.tune.keep_alive {
             (options.keep_alive_interval, options.keep_alive_timeout) = (interval, timeout);
         }
+        options.checked()
+    }
+
+    fn options(self, network: Network, mut options: ConnectOptions) -> Result<ConnectOptions> {
+        options.endpoints = network.endpoints;
+        options.credentials = self.credentials.or(network.credentials);
         if network.tls {
             let mut tls = self.tls;
             if let Some(path) = self.tls_files.ca {

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// The longest time that is reckoned with: 30 years. A moment that much later than now exists on every platform, and so does the sum of several.
+pub(crate) const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
 /// A point in time on two clocks at once.
 ///
 /// The later one counts: tokio's, which tests can move, stands still on Linux while the machine is suspended (`CLOCK_MONOTONIC`); the other

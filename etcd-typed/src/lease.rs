@@ -24,7 +24,7 @@ pub(crate) use self::life::Life;
 pub use self::life::{Lost, LostReason};
 use self::standing::Standing;
 pub(crate) use self::standing::{Before, Rank};
-use crate::clock::Moment;
+use crate::clock::{FAR, Moment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::retry::RetryPolicy;
@@ -268,6 +268,7 @@ impl Applicant {
             let sent = Moment::now();
             match store.grant(id, asked).await {
                 Ok(ttl) => {
+                    let ttl = ttl.min(FAR);
                     let life = Life::begin(id, sent, ttl, task);
                     let over = life.clone().ends_with_this();
                     // If nobody waits for it, nobody sends orders either.
@@ -351,6 +352,7 @@ impl Keeper {
                     telemetry::lease_remaining(remaining);
                     match answer {
                         Ok(granted) => {
+                            let granted = granted.min(FAR);
                             self.life.extend(sent, granted);
                             backoff.reset();
                             next = third(sent, granted);

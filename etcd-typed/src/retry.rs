@@ -6,7 +6,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use crate::clock::FAR;
+use crate::error::{Error, ErrorKind, Result};
+
 /// How calls are repeated and how long they may take. The defaults suit a cluster in one data centre.
+///
+/// A duration above 30 years counts as 30 years, so [`Duration::MAX`] means "without a limit". A builder or a store that is given a zero `call_timeout` or
+/// `read_attempt_timeout` refuses it with `Invalid`, because no call could succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// How long one call may take with all its attempts; and for how long a stream that has begun tries to go on while the server refuses it. Default: 10 s.
@@ -14,9 +20,9 @@ pub struct RetryPolicy {
     /// How long one attempt of a read waits for an answer before another endpoint is asked. Default: 2 s, two election
     /// timeouts of a server with default flags. Writes wait for `call_timeout`, since giving up early makes their outcome unknown.
     pub read_attempt_timeout: Duration,
-    /// The wait before the first repetition. Default: 25 ms.
+    /// The wait before the first repetition. Default: 25 ms. Less than 1 ms counts as 1 ms.
     pub first_delay: Duration,
-    /// The longest wait between two attempts. Default: 2 s.
+    /// The longest wait between two attempts. Default: 2 s. Less than 1 ms counts as 1 ms.
     pub max_delay: Duration,
     /// How often `modify`, `update` and a struct's `set` start again after a conflict. Each attempt works on a value that was just
     /// read, or that the conflict itself showed. After every fourth one they wait, with jitter, and no wait begins that would
@@ -36,12 +42,43 @@ impl Default for RetryPolicy {
     }
 }
 
+/// The shortest wait before a repetition: without one, a task would spin while a server is away.
+const SHORTEST_DELAY: Duration = Duration::from_millis(1);
+
 impl RetryPolicy {
     /// The waits of one call, or of one connection that is to be had again.
     #[must_use]
     pub fn backoff(&self) -> Backoff {
-        Backoff { first: self.first_delay, max: self.max_delay, next: self.first_delay }
+        let [first, max] = [self.first_delay, self.max_delay].map(|delay| delay.clamp(SHORTEST_DELAY, FAR));
+        Backoff { first, max, next: first }
     }
+
+    /// The same policy with no duration above [`FAR`], so that a deadline can be computed from each.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` for a limit of zero, which no call could keep.
+    pub(crate) fn checked(&self) -> Result<Self> {
+        Ok(Self {
+            call_timeout: limit("call_timeout", self.call_timeout)?,
+            read_attempt_timeout: limit("read_attempt_timeout", self.read_attempt_timeout)?,
+            first_delay: self.first_delay.min(FAR),
+            max_delay: self.max_delay.min(FAR),
+            conflict_budget: self.conflict_budget,
+        })
+    }
+}
+
+/// The time that an option allows, at most [`FAR`].
+///
+/// # Errors
+///
+/// `Invalid` for zero.
+pub(crate) fn limit(option: &str, time: Duration) -> Result<Duration> {
+    if time.is_zero() {
+        return Err(Error::new(ErrorKind::Invalid, format!("`{option}` is zero: set a duration above zero")));
+    }
+    Ok(time.min(FAR))
 }
 
 /// A row of waits that doubles up to a limit; each is drawn from the upper half of its step, so that many clients that were

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::retry::RetryPolicy;
+use crate::retry::{RetryPolicy, limit};
 
 /// How to reach a cluster.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct ConnectOptions {
     /// How calls are repeated and how long they may take.
     pub retry: RetryPolicy,
     /// How long a connection may take to be had. Default: 2 s.
+    ///
+    /// This and every other duration here: zero is refused, and more than 30 years counts as 30 years.
     pub connect_timeout: Duration,
     /// How often a silent connection is checked. Default: 5 s, the shortest that servers allow (server flag `--grpc-keepalive-min-time`).
     pub keep_alive_interval: Duration,
@@ -28,7 +30,7 @@ pub struct ConnectOptions {
     pub keep_alive_timeout: Duration,
     /// How often a watch that was silent for so long asks the server how far it is, so that its resume point moves along. Default: 60 s.
     pub progress_interval: Duration,
-    /// Operations in one transaction (server flag `--max-txn-ops`). Default: 128.
+    /// Operations in one transaction (server flag `--max-txn-ops`). Default: 128. Zero is refused.
     pub max_operations: usize,
 }
 
@@ -47,6 +49,25 @@ impl ConnectOptions {
             progress_interval: Duration::from_secs(60),
             max_operations: 128,
         }
+    }
+
+    /// The same options with no duration above 30 years.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` names the option that is zero, with which no call could succeed.
+    pub(crate) fn checked(&self) -> Result<Self> {
+        if self.max_operations == 0 {
+            return Err(Error::new(ErrorKind::Invalid, "`max_operations` is zero: a transaction needs at least one operation"));
+        }
+        Ok(Self {
+            retry: self.retry.checked()?,
+            connect_timeout: limit("connect_timeout", self.connect_timeout)?,
+            keep_alive_interval: limit("keep_alive interval", self.keep_alive_interval)?,
+            keep_alive_timeout: limit("keep_alive timeout", self.keep_alive_timeout)?,
+            progress_interval: limit("progress_interval", self.progress_interval)?,
+            ..self.clone()
+        })
     }
 }
 

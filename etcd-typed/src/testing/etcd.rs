@@ -17,6 +17,9 @@ mod process;
 /// How long a server may take until it answers. Far above what it needs, since tests share the machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
+
+/// The most members that a cluster is started with. Each takes a process and two ports.
+const MOST_MEMBERS: usize = 99;
 /// How often other ports are tried when somebody else was quicker.
 const PORT_ATTEMPTS: usize = 10;
 
@@ -74,7 +77,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If there is no etcd, or it does not start.
+    /// If there is no etcd, or it does not start. If `members` is zero or more than 99.
     pub async fn cluster(members: usize) -> Cluster {
         Self::builder().cluster(members).await
     }
@@ -518,8 +521,9 @@ impl Builder {
     ///
     /// # Panics
     ///
-    /// If there is no etcd, or it does not start.
+    /// If there is no etcd, or it does not start. If `members` is zero or more than 99.
     pub async fn cluster(self, members: usize) -> Cluster {
+        assert!((1..=MOST_MEMBERS).contains(&members), "a cluster of {members} members: ask for 1 to {MOST_MEMBERS}");
         let version = version_of(&self.settings.binary);
         for _ in 0..PORT_ATTEMPTS {
             let peers: Vec<Ports> = Ports::free(members);

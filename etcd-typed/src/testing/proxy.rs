@@ -13,6 +13,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::clock::FAR;
+
 /// No budget is set: see [`Proxy::cut_after`].
 const UNLIMITED: u64 = u64::MAX;
 
@@ -259,7 +261,7 @@ async fn pump(
         let mut buffer = vec![0; 16 * 1024];
         loop {
             let read = from.read(&mut buffer).await?;
-            let due = Instant::now() + state.borrow().delay;
+            let due = Instant::now() + state.borrow().delay.min(FAR);
             let chunk = Bytes::copy_from_slice(buffer.get(..read).unwrap_or_default());
             if read == 0 || sender.send((due, chunk)).await.is_err() {
                 return Ok(());

@@ -70,8 +70,10 @@ impl V2Store {
     ///
     /// [`InvalidUrl`](crate::ErrorKind::InvalidUrl) without an endpoint or for one that is no address;
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for TLS where this crate is built without its feature `tls`;
-    /// [`Tls`](crate::ErrorKind::Tls) for certificates or keys that cannot be read.
+    /// [`Tls`](crate::ErrorKind::Tls) for certificates or keys that cannot be read;
+    /// [`Invalid`](crate::ErrorKind::Invalid) names an option that is zero.
     pub fn new(options: ConnectOptions) -> Result<Self> {
+        let options = options.checked()?;
         Ok(Self {
             http: Arc::new(Http::new(&options)?),
             leases: Leases::default(),

@@ -70,8 +70,9 @@ impl V3Store {
     /// # Errors
     ///
     /// `InvalidUrl` without an endpoint or with one that is no host. `Tls` for certificates that cannot be read. `Unsupported` for TLS
-    /// without the crate's feature `tls`.
+    /// without the crate's feature `tls`. `Invalid` names an option that is zero.
     pub fn new(options: &ConnectOptions) -> Result<Self> {
+        let options = &options.checked()?;
         let core = Arc::new(Core::new(options)?);
         let capabilities = Capabilities {
             name: "etcd v3",
