@@ -6,6 +6,7 @@ mod delta;
 mod describe;
 mod encode;
 mod entries;
+mod kept;
 mod leaves;
 mod touched;
 
@@ -23,6 +24,7 @@ pub(crate) use describe::Witnesses;
 pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;
 pub(crate) use entries::{Entries, entry};
+pub(crate) use kept::Copies;
 pub use leaves::{Leaf, LeafOpt, Leaves, OneLeaf, Tuple};
 pub(crate) use touched::Touched;
 
@@ -102,6 +104,12 @@ impl Stored {
         (key, Self { value, created, modified, version, lease, ttl })
     }
 
+    /// The same for a value that is kept by itself: a copy.
+    pub(crate) fn kept(kv: KeyValue) -> Self {
+        let stored = Self::from(kv);
+        Self { value: Bytes::copy_from_slice(&stored.value), ..stored }
+    }
+
     /// The lease, where it is one that others know too. On v2 it is only a word of this process for a time to live.
     fn shared_lease(&self) -> Option<LeaseId> {
         self.lease.filter(|_| self.ttl.is_none())
@@ -125,6 +133,18 @@ impl Stored {
 /// The keys of an answer as a tree; foreign keys that are no path below the directory are left out.
 pub(crate) fn tree(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
     kvs.into_iter().filter_map(|kv| Some((directory.below(&kv.key)?.to_owned(), Stored::from(kv)))).collect()
+}
+
+/// The same for a tree that is kept: the values are copies, and keep nothing of the answer alive.
+pub(crate) fn kept_tree(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
+    let mut copies = Copies::of(kvs.iter().map(|kv| kv.value.len()));
+    let kept = |kv: KeyValue| {
+        let (key, mut stored) = Stored::of(kv);
+        let relative = directory.below(&key)?.to_owned();
+        stored.value = copies.copy(&stored.value);
+        Some((relative, stored))
+    };
+    kvs.into_iter().filter_map(kept).collect()
 }
 
 /// What lies below one segment of a tree.

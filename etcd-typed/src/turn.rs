@@ -191,7 +191,7 @@ impl Contender {
     /// What a key below a queue's prefix stands for; none for a key that is not in the queue.
     pub(crate) fn of(directory: &Key, kv: KeyValue, capabilities: &Capabilities) -> Option<Self> {
         let lease = lease_of(directory, &kv, capabilities)?;
-        Some(Self { key: Key::stored(&kv.key), fence: kv.created, modified: kv.modified, lease, value: kv.value })
+        Some(Self { key: Key::stored(&kv.key), fence: kv.created, modified: kv.modified, lease, value: Bytes::copy_from_slice(&kv.value) })
     }
 
     /// By what contenders are ordered. Keys that one transaction created are as old as each other; the order of their bytes then decides, so that every

@@ -93,8 +93,12 @@ pub(crate) struct Follow {
     broken_since: Option<Instant>,
     /// Since when every attempt was refused.
     refused_since: Option<Instant>,
-    /// For how long a watch that was followed goes on trying while it is refused.
+    /// For how long a watch that was followed goes on trying while it is refused, and how long the first step may take.
     patience: Duration,
+    /// When it was asked for the first step.
+    asked: Option<Instant>,
+    /// The time after which the first step is given, although the watch is still being opened.
+    overdue: Option<BoxFuture<'static, ()>>,
     /// [`Store::history`] when it was last looked at.
     history: u64,
 }
@@ -134,11 +138,14 @@ impl Follow {
             broken_since: None,
             refused_since: None,
             patience: retry.call_timeout,
+            asked: None,
+            overdue: None,
             history,
         }
     }
 
-    /// The next step. After an error there is nothing more.
+    /// The next step. After an error there is nothing more. The first one, once it was read, waits for the watch to be opened for no longer than
+    /// [`RetryPolicy::call_timeout`] since it was asked for.
     ///
     /// # Errors
     ///
@@ -160,6 +167,7 @@ impl Follow {
     }
 
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step>>> {
+        self.asked.get_or_insert_with(Instant::now);
         loop {
             let input = match self.engine.want() {
                 Want::Nothing => {
@@ -168,7 +176,11 @@ impl Follow {
                 }
                 want => ready!(self.poll_input(want, cx)),
             };
-            self.call = None;
+            // The call goes on after that: only it can tell what becomes of the watch.
+            if !matches!(input, Input::Overdue) {
+                self.call = None;
+            }
+            self.overdue = None;
             let history = self.store.history();
             let input = if history == self.history { input } else { Input::Moved };
             self.history = history;
@@ -221,14 +233,27 @@ impl Follow {
         };
         Poll::Ready(match call {
             Call::Read(read) => Input::Read(ready!(read.as_mut().poll(cx))),
-            Call::Open(open) => {
-                Input::Opened(ready!(open.as_mut().poll(cx)).map(|stream| self.watch = Some(Open { stream, since: Instant::now() })))
-            }
+            Call::Open(open) => match open.as_mut().poll(cx) {
+                Poll::Ready(opened) => Input::Opened(opened.map(|stream| self.watch = Some(Open { stream, since: Instant::now() }))),
+                Poll::Pending => {
+                    ready!(self.poll_overdue(cx));
+                    Input::Overdue
+                }
+            },
             Call::Wait(wait) => {
                 ready!(wait.as_mut().poll(cx));
                 Input::Waited
             }
         })
+    }
+
+    /// Ready when the first step is there, and the time that a call may take has passed before the watch was opened.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.engine.is_holding() {
+            return Poll::Pending;
+        }
+        let left = self.patience.saturating_sub(self.asked.map_or(Duration::ZERO, |asked| asked.elapsed()));
+        self.overdue.get_or_insert_with(|| Box::pin(sleep(left))).as_mut().poll(cx)
     }
 
     /// Ends the open watch. One that stood long and then broke is tried again at once, as if nothing had been before.

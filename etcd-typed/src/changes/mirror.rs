@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use crate::key::Key;
 use crate::revision::Revision;
-use crate::schema::{self, Stored, Touched, Tree};
+use crate::schema::{self, Copies, Stored, Touched, Tree};
 use crate::store::{Event, KeyValue};
 use crate::watch::{Snapshot, Step};
 
@@ -30,7 +30,7 @@ pub(crate) struct Touch {
 impl Mirror {
     /// What a watch starts with.
     pub(crate) fn new(directory: Key, start: Snapshot) -> Self {
-        let tree = schema::tree(&directory, start.kvs);
+        let tree = schema::kept_tree(&directory, start.kvs);
         Self { directory, tree, revision: start.revision, complete: start.known }
     }
 
@@ -100,7 +100,7 @@ impl Mirror {
     /// The state is this one now; what differs from the one before was touched. It is worth telling even where nothing differs: what happened in
     /// between was not seen.
     fn reset(&mut self, snapshot: Snapshot) -> Touch {
-        let after = schema::tree(&self.directory, snapshot.kvs);
+        let after = schema::kept_tree(&self.directory, snapshot.kvs);
         let before = std::mem::take(&mut self.tree);
         let came = after.keys().filter(|relative| !before.contains_key(*relative)).cloned().map(|relative| (relative, None));
         let came: Vec<_> = came.collect();
@@ -116,6 +116,7 @@ impl Mirror {
     fn take(&mut self, events: Vec<Event>, touched: &mut Touched) {
         // What follows the last key in the tree. The keys of a transaction mostly follow one another, and are found there without a search.
         let mut following: Option<RangeMut<'_, String, Stored>> = None;
+        let mut copies = Copies::of(events.iter().map(|event| if let Event::Put { kv, .. } = event { kv.value.len() } else { 0 }));
         for event in events {
             let (kv, previous) = match event {
                 Event::Put { kv, previous } => (kv, previous),
@@ -125,8 +126,9 @@ impl Mirror {
                     continue;
                 }
             };
-            let (key, now) = Stored::of(kv);
+            let (key, mut now) = Stored::of(kv);
             let Some(relative) = self.directory.below(&key) else { continue };
+            now.value = copies.copy(&now.value);
             let mut found = following.as_mut().and_then(RangeMut::next).filter(|(next, _)| *next == relative);
             if found.is_none() {
                 let mut from_here = self.tree.range_mut::<str, _>((Bound::Included(relative), Bound::Unbounded));

@@ -87,7 +87,7 @@ impl One {
         let complete = self.complete;
         match event {
             Event::Put { kv, previous } if is(key, &kv.key) => {
-                let now = Stored::from(kv);
+                let now = Stored::kept(kv);
                 let old = match &mut self.now {
                     Some(stored) => Some(std::mem::replace(&mut **stored, now)),
                     None => {
@@ -109,7 +109,7 @@ impl One {
 }
 
 fn find(key: &Key, snapshot: Snapshot) -> Option<Box<Stored>> {
-    snapshot.kvs.into_iter().find(|kv| is(key, &kv.key)).map(|kv| Box::new(Stored::from(kv)))
+    snapshot.kvs.into_iter().find(|kv| is(key, &kv.key)).map(|kv| Box::new(Stored::kept(kv)))
 }
 
 fn is(key: &Key, stored: &[u8]) -> bool {

@@ -163,7 +163,7 @@ impl Office {
     }
 
     fn put(&mut self, kv: KeyValue) {
-        let key = kv.key.clone();
+        let key = Bytes::copy_from_slice(&kv.key);
         match Contender::of(&self.directory, kv, &self.capabilities) {
             Some(contender) => self.contenders.insert(key, contender),
             // It may have been one before its lease was taken away.

@@ -36,6 +36,8 @@ pub(crate) enum Input {
     Item(Option<Result<WatchItem, Error>>),
     /// The wait is over.
     Waited,
+    /// The watch is still being opened, and whoever waits for the first step has waited long enough.
+    Overdue,
     /// The store belongs to another cluster now, whatever the answer to what was wanted would have been.
     Moved,
 }
@@ -136,6 +138,11 @@ impl Engine {
         }
     }
 
+    /// Whether the first step is known, and held back until the watch is open.
+    pub(crate) fn is_holding(&self) -> bool {
+        !self.begun && matches!(&self.phase, Phase::Opening { held: Some(_), .. })
+    }
+
     /// What keeps the watch from being followed, since it last was; none while all is well.
     pub(crate) fn trouble(&self) -> Option<&Error> {
         self.trouble.as_ref()
@@ -162,6 +169,14 @@ impl Engine {
             (Phase::Checking, Input::Read(answer)) => self.checked(answer),
             (Phase::Following { fresh, moved }, Input::Item(item)) => self.item(fresh, moved, item),
             (Phase::Confirming, Input::Read(answer)) => self.confirmed(answer),
+            (Phase::Opening { from, check, held: Some(snapshot) }, Input::Overdue) => {
+                let error = Error::new(ErrorKind::Timeout, "the watch was not created in time");
+                telemetry::watch_attempt_failed(self.pattern, self.resume, &error);
+                self.trouble = Some(error.at(self.span.key()));
+                self.begun = true;
+                self.phase = Phase::Opening { from, check, held: None };
+                Some(Ok(Step::Reset(*snapshot)))
+            }
             (phase, Input::Moved) => {
                 self.phase = self.moved(phase);
                 None

@@ -81,6 +81,26 @@ async fn w6_the_state_and_then_what_happens() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn first_step_comes_in_time_while_the_watch_is_opened() {
+    let store = MemoryStore::new();
+    put(&store, "/a/x", "1").await;
+    store.faults().delay(Calls::Reads, Duration::from_secs(4));
+    store.faults().delay(Calls::Watches, Duration::from_secs(60));
+    let begun = Instant::now();
+    let mut follow = follow(&store, Start::Now);
+    // A caller that stops waiting and comes back waits no longer for it.
+    timeout(Duration::from_secs(9), follow.next()).await.unwrap_err();
+    assert_eq!(snapshot(&mut follow).await.kvs.len(), 1);
+    assert_eq!(begun.elapsed(), RetryPolicy::default().call_timeout);
+    assert_eq!(follow.interruption().unwrap().error.kind(), ErrorKind::Timeout);
+    // The call that was under way goes on.
+    put(&store, "/a/y", "2").await;
+    let step = timeout(Duration::from_secs(55), follow.next()).await.expect("in time").unwrap().unwrap();
+    assert_eq!((written(&step), begun.elapsed().as_secs()), (vec![("/a/y".to_owned(), "2".to_owned())], 64));
+    assert!(follow.interruption().is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn w2_w4_a_hundred_cuts_under_a_writer_cost_nothing_and_double_nothing() {
     let store = MemoryStore::new();
     let mut follow = follow(&store, Start::Now);

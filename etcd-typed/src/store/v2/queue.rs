@@ -15,7 +15,7 @@ use crate::store::{Event, KeyValue, WatchItem};
 /// Items that wait for a slow reader.
 const MAX_ITEMS: usize = 1024;
 
-/// Bytes of keys and values that wait for a slow reader; one item may be larger.
+/// Bytes of memory that wait for a slow reader; one item may be larger.
 const MAX_BYTES: usize = 16 << 20;
 
 /// A queue, and the stream that reads it. Only [`Items`] and the last word leave it.
@@ -90,11 +90,12 @@ impl Drop for Items {
 fn weight(item: &WatchItem) -> usize {
     let kv = |kv: &KeyValue| kv.key.len() + kv.value.len();
     let WatchItem::Batch(batch) = item else { return 0 };
+    let before = |previous: &Option<Box<KeyValue>>| previous.as_deref().map_or(0, |before| size_of::<KeyValue>() + kv(before));
     let event = |event: &Event| match event {
-        Event::Put { kv: new, previous } => kv(new) + previous.as_deref().map_or(0, kv),
-        Event::Delete { key, previous, .. } => key.len() + previous.as_deref().map_or(0, kv),
+        Event::Put { kv: new, previous } => kv(new) + before(previous),
+        Event::Delete { key, previous, .. } => key.len() + before(previous),
     };
-    batch.events.iter().map(event).sum()
+    batch.events.iter().map(|one| size_of::<Event>() + event(one)).sum()
 }
 
 #[cfg(test)]
@@ -137,7 +138,8 @@ mod tests {
         assert!(queue.push(batch(MAX_BYTES + 1)));
         assert!(!queue.push(batch(1)));
         items.next().await.unwrap().unwrap();
-        assert!(queue.push(batch(MAX_BYTES - 1)) && queue.push(batch(1)) && !queue.push(batch(1)));
+        let rest = MAX_BYTES - 2 * size_of::<Event>() - 1;
+        assert!(queue.push(batch(rest)) && queue.push(batch(1)) && !queue.push(batch(1)));
     }
 
     #[tokio::test]

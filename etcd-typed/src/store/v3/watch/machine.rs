@@ -11,30 +11,32 @@
 //! - A live watch names no start: it begins after the revision that the answer to its creation tells, and what was between R and that one is skipped.
 //! - The resume point never follows the header of a message with events: a batch of old events carries the store's revision of now.
 //! - A revision is yielded when a later one begins or the message, with all its fragments, ends. What is held back is thrown away with
-//!   the stream.
+//!   the stream. It is bounded: a watch whose revision is larger ends with `HistoryLost`, and its span is read anew.
 //! - One watch is created at a time, so an answer to a creation belongs to the one under way, whatever id it names. A refusal names -1, or the requested id
 //!   (3.5.0 to 3.5.5). A watch goes by the id in the answer: a server takes the requested one, and etcd's `grpc-proxy` numbers watches itself, from 0.
 //! - An answer to a request for progress is about the watches that were established when the request was made, since `created` may overtake it. It counts
 //!   only on servers that answer it in order with the events (3.4.25, 3.5.8: #15220); on others an idle watch stays where it is, and is listed anew
 //!   if it breaks after a compaction. `grpc-proxy` is never asked: it ignores the request (3.5 and later) or ends with a panic (3.4).
 
+mod held;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 
+use self::held::Held;
 use crate::revision::Revision;
-use crate::store::v3::kv::{bounds, header_revision, key_value, number, revision};
+use crate::store::v3::kv::{bounds, header_revision, number, revision};
 use crate::store::v3::status::{Failure, Row, words_of_a_server};
-use crate::store::v3::wire::{
-    self, EventType, WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse, WatchStep,
-};
-use crate::store::{Batch, Event, Watch, WatchFrom, WatchItem};
+use crate::store::v3::wire::{self, WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse, WatchStep};
+use crate::store::{Batch, Watch, WatchFrom, WatchItem};
 
 /// The name of a watch. It stays the same when the watch is created again.
 pub(super) type Token = u64;
 
-/// The most bytes of one revision that are held back for its end. A transaction is far below it (`--max-request-bytes` is 1.5 MiB).
-const LARGEST_REVISION: usize = 256 * 1024 * 1024;
+/// The most bytes that one stream holds back for the ends of revisions, with the memory of their events. A transaction is far below it
+/// (`--max-request-bytes` is 1.5 MiB by default). The deletion of some 400,000 keys is above it: then the span is read anew, which takes pages.
+const MOST_HELD: usize = 64 * 1024 * 1024;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -106,13 +108,6 @@ enum Start {
     AfterLast,
     /// Wherever it is.
     Now,
-}
-
-#[derive(Debug)]
-struct Held {
-    revision: i64,
-    events: Vec<Event>,
-    bytes: usize,
 }
 
 impl Machine {
@@ -316,16 +311,32 @@ impl Machine {
             }
             return;
         };
-        let mut events = message.events.into_iter();
-        while let Some(event) = events.next() {
-            if let Err(fault) = watch.event(event, events.as_slice(), &mut self.outputs) {
+        let mut rest = message.events.as_slice();
+        while let Some((event, after)) = rest.split_first() {
+            if let Err(fault) = watch.event(event, after, &mut self.outputs) {
                 return self.misbehaved(fault);
             }
+            rest = after;
         }
         if !message.fragment
             && let Err(fault) = watch.flush(&mut self.outputs)
         {
-            self.misbehaved(fault);
+            return self.misbehaved(fault);
+        }
+        if watch.held.is_some() {
+            self.limit_held();
+        }
+    }
+
+    /// Ends the watch that holds most back while the stream holds back too much.
+    fn limit_held(&mut self) {
+        let held = |watch: &Followed| watch.held.as_ref().map_or(0, Held::size);
+        while self.watches.values().map(held).sum::<usize>() > MOST_HELD {
+            let Some((&id, watch)) = self.watches.iter().max_by_key(|(_, watch)| held(watch)) else { return };
+            let token = watch.token;
+            self.ids.remove(&token);
+            self.cancel(id);
+            self.outputs.push_back(Output::Item(token, WatchItem::HistoryLost { oldest: None }));
         }
     }
 
@@ -346,39 +357,29 @@ impl Machine {
 
 impl Followed {
     /// Takes an event that these follow.
-    fn event(&mut self, event: wire::Event, rest: &[wire::Event], outputs: &mut VecDeque<Output>) -> Result<(), &'static str> {
-        let Some(kv) = event.kv else {
+    fn event(&mut self, event: &wire::Event, rest: &[wire::Event], outputs: &mut VecDeque<Output>) -> Result<(), &'static str> {
+        let Some(kv) = &event.kv else {
             return Err("an event without a key");
         };
         let at = kv.mod_revision;
         match &self.held {
-            Some(held) if at < held.revision => return Err("its revisions went backwards"),
-            Some(held) if at > held.revision => self.flush(outputs)?,
+            Some(held) if at < held.revision() => return Err("its revisions went backwards"),
+            Some(held) if at > held.revision() => self.flush(outputs)?,
             Some(_) => {}
             None if at <= self.last => return Ok(()),
             None => {}
         }
-        let held = self.held.get_or_insert_with(|| {
-            let more = rest.iter().take_while(|event| event.kv.as_ref().is_some_and(|kv| kv.mod_revision == at)).count();
-            Held { revision: at, events: Vec::with_capacity(more.saturating_add(1)), bytes: 0 }
-        });
-        held.bytes = held.bytes.saturating_add(kv.key.len()).saturating_add(kv.value.len());
-        if held.bytes > LARGEST_REVISION {
-            return Err("a revision without an end");
-        }
-        held.events.push(if event.r#type == i32::from(EventType::Delete) {
-            Event::Delete { key: kv.key, directory: false, previous: None }
-        } else {
-            Event::Put { kv: key_value(kv), previous: None }
-        });
+        self.held.get_or_insert_with(|| Held::begin(at, kv, rest)).push(event.r#type, kv);
         Ok(())
     }
 
     /// Yields what was held back; it is whole.
     fn flush(&mut self, outputs: &mut VecDeque<Output>) -> Result<(), &'static str> {
-        let Some(Held { revision: at, events, .. }) = self.held.take() else {
+        let Some(held) = self.held.take() else {
             return Ok(());
         };
+        let at = held.revision();
+        let events = held.finish();
         // A transaction's keys mostly ascend, and then no two are the same.
         if !events.is_sorted_by(|one, next| one.key() < next.key()) {
             let mut keys = HashSet::with_capacity(events.len());

@@ -312,3 +312,6 @@ impl replay::Source for Sections {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use crate::store::{Batch, Event, WatchItem};
 
 /// Batches that are kept for a reader.
 const MOST_BATCHES: usize = 1024;
-/// Bytes of keys and values that are kept for a reader; a single batch may be larger.
+/// Bytes of memory that are kept for a reader; a single batch may be larger.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 /// The same for a reader of a section of a long history, who has many queues.
 const MOST_BYTES_OF_SECTION: usize = 1024 * 1024;
@@ -188,9 +188,10 @@ impl State {
     }
 }
 
-/// The bytes of the keys and values in it.
+/// The bytes of memory that a batch takes: its events, and their keys and values, which are in a buffer of the batch's own.
 pub(super) fn size(batch: &Batch) -> usize {
-    batch.events.iter().map(|event| event.key().len() + if let Event::Put { kv, .. } = event { kv.value.len() } else { 0 }).sum()
+    let bytes = |event: &Event| event.key().len() + if let Event::Put { kv, .. } = event { kv.value.len() } else { 0 };
+    batch.events.iter().map(|event| size_of::<Event>() + bytes(event)).sum()
 }
 
 #[cfg(test)]

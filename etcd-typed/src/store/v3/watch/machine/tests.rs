@@ -8,7 +8,8 @@ use super::*;
 use crate::error::{Error, ErrorKind};
 use crate::key::Key;
 use crate::revision::Revision;
-use crate::store::Span;
+use crate::store::v3::wire::EventType;
+use crate::store::{Event, Span};
 
 const A: &str = "/app/a";
 const B: &str = "/app/b";
@@ -309,6 +310,71 @@ fn w3_fragments_are_joined() {
 fn w3_what_a_broken_row_of_fragments_left_open_is_not_yielded() {
     let messages = [fragment(events(1, 9, [put(6, A), put(7, A)]))];
     assert_eq!(after(standing(5), messages), ["7: 6 /app/a"]);
+}
+
+/// Fragments of one revision that has no end: events with nothing in them, and events with large values.
+#[test]
+fn w8_endless_fragments_end_the_watch_alone() {
+    const EVENTS: usize = 1000;
+    for (value, most) in [(Bytes::new(), 1000), (Bytes::from(vec![b'v'; 10_000]), 7)] {
+        let mut machine = standing(5);
+        machine.add(8, &below(resumed(5)));
+        machine.receive(created(2, 5));
+        run(&mut machine);
+        let mut messages = 0;
+        let said = loop {
+            messages += 1;
+            assert!(messages <= most, "{messages} messages are held back");
+            machine.receive(fragment(events(
+                1,
+                9,
+                (0..EVENTS).map(|n| {
+                    let mut event = put(6, &format!("/app/{messages}/{n}"));
+                    event.kv.as_mut().unwrap().value = value.clone();
+                    event
+                }),
+            )));
+            let said = run(&mut machine);
+            if !said.is_empty() {
+                break said;
+            }
+        };
+        assert_eq!(said, ["cancel 1", "7 lost, oldest 0"]);
+        assert!(messages > 1);
+        machine.receive(fragment(events(1, 9, [put(6, A)])));
+        machine.receive(events(2, 9, [put(6, B)]));
+        assert_eq!(run(&mut machine), ["8: 6 /app/b"]);
+    }
+}
+
+#[test]
+fn w8_fragments_of_many_watches_are_limited_together() {
+    let mut machine = standing(5);
+    for id in 2..=9 {
+        machine.add(6 + id, &below(resumed(5)));
+        machine.receive(created(i64::try_from(id).unwrap(), 5));
+    }
+    run(&mut machine);
+    let large = |id: i64| {
+        let mut event = put(6, A);
+        event.kv.as_mut().unwrap().value = vec![b'v'; 10_000_000 + usize::try_from(id).unwrap()].into();
+        fragment(events(id, 9, [event]))
+    };
+    (1..=6).for_each(|id| machine.receive(large(id)));
+    assert_eq!(run(&mut machine), Vec::<String>::new());
+    machine.receive(large(7));
+    assert_eq!(run(&mut machine), ["cancel 7", "13 lost, oldest 0"], "the one that holds most");
+}
+
+#[test]
+fn w8_events_do_not_keep_the_message_they_came_in() {
+    let mut machine = standing(5);
+    let message = Bytes::from(vec![b'm'; 100_000]);
+    let mut event = put(6, A);
+    event.kv.as_mut().unwrap().value = message.slice(10..20);
+    machine.receive(events(1, 6, [event]));
+    let Some(Output::Item(_, WatchItem::Batch(batch))) = machine.next() else { panic!("a batch") };
+    assert!(message.is_unique(), "{batch:?}");
 }
 
 #[test]

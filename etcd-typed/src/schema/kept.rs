@@ -1,0 +1,78 @@
+//! Copies of values that are kept. The bytes of an answer are a slice of the connection's read buffers, or of a whole transaction: a view that kept ten of
+//! them would keep all of those alive.
+
+use bytes::{Bytes, BytesMut};
+
+/// Values that are shorter share an allocation with their neighbours.
+const SHORT: usize = 128;
+
+/// The largest allocation that short values share, so that one that stays when its neighbours are replaced keeps little more than itself.
+const SHARED: usize = 512;
+
+/// Copies the values of one answer or batch.
+#[derive(Debug)]
+pub(crate) struct Copies {
+    room: BytesMut,
+    /// The bytes of the short values that are still to come.
+    short: usize,
+}
+
+impl Copies {
+    /// For values of these lengths.
+    pub(crate) fn of(lengths: impl Iterator<Item = usize>) -> Self {
+        Self { room: BytesMut::new(), short: lengths.filter(|length| *length < SHORT).sum() }
+    }
+
+    /// A copy of a value.
+    pub(crate) fn copy(&mut self, value: &[u8]) -> Bytes {
+        if value.len() >= SHORT || value.len() >= self.short {
+            self.short = self.short.saturating_sub(if value.len() < SHORT { value.len() } else { 0 });
+            return Bytes::copy_from_slice(value);
+        }
+        if self.room.capacity() < value.len() {
+            self.room = BytesMut::with_capacity(self.short.min(SHARED));
+        }
+        self.short -= value.len();
+        self.room.extend_from_slice(value);
+        self.room.split().freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn copies_are_equal_and_take_little_more_than_their_bytes(lengths in proptest::collection::vec(0..300_usize, 0..50)) {
+            let value = |length: &usize| vec![u8::try_from(length % 251).unwrap(); *length];
+            let values: Vec<_> = lengths.iter().map(value).collect();
+            let mut copied = Vec::new();
+            let allocated = allocation_counter::measure(|| {
+                let mut copies = Copies::of(values.iter().map(Vec::len));
+                copied = Vec::with_capacity(values.len());
+                copied.extend(values.iter().map(|value| copies.copy(value)));
+            });
+            prop_assert!(copied.iter().zip(&values).all(|(copy, value)| copy == value) && copied.len() == values.len());
+            let bytes: usize = lengths.iter().sum();
+            let others = values.len() * size_of::<Bytes>();
+            let kept = usize::try_from(allocated.bytes_current).unwrap();
+            // What is lost at the end of a shared allocation, and what each of those takes beside its bytes.
+            prop_assert!(kept <= others + bytes + bytes / 2 + SHARED + 128, "{kept} for {bytes}");
+        }
+
+        #[test]
+        fn one_copy_keeps_no_more_than_one_shared_allocation(lengths in proptest::collection::vec(0..300_usize, 1..50), kept in any::<prop::sample::Index>()) {
+            let mut copies = Copies::of(lengths.iter().copied());
+            let mut one = Bytes::new();
+            let allocated = allocation_counter::measure(|| {
+                let mut copied: Vec<_> = lengths.iter().map(|length| copies.copy(&vec![b'v'; *length])).collect();
+                copies = Copies::of(std::iter::empty());
+                one = copied.swap_remove(kept.index(copied.len()));
+            });
+            prop_assert!(allocated.bytes_current <= 600, "{} bytes for {}", allocated.bytes_current, one.len());
+        }
+    }
+}
