@@ -134,7 +134,8 @@ impl<C, T> Changes<C, T> {
     ///
     /// # Errors
     ///
-    /// `Decode` for a value that is none of its type, and the stream goes on; any other is the last item.
+    /// `Decode` for a value that is none of its type, and the stream goes on; any other is the last item. A call outside of a tokio runtime answers `Unsupported`
+    /// and changes nothing.
     ///
     /// # Cancel safety
     ///

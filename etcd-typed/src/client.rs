@@ -47,6 +47,9 @@ use crate::value::{Codec, EtcdValue};
 /// go on on another runtime on which the client has been used. When there is none, they wait: the next use of the client, or of what they keep, within a runtime
 /// takes them there. A lease whose time has passed before that is lost ([`LostReason::NotKeptAlive`](crate::LostReason::NotKeptAlive)).
 ///
+/// A call outside of a runtime answers `Unsupported`, where it needs one; nothing panics. Guards, views and published values may be asked and dropped there. Calls of
+/// the memory store need a runtime only to wait.
+///
 /// A runtime that exists but is not driven (a current-thread runtime outside of `block_on`) runs no tasks. A call on another runtime that waits for
 /// such a task takes it there.
 #[derive(Clone, Debug)]
@@ -393,7 +396,7 @@ impl ClientBuilder {
         }
     }
 
-    /// Makes the client without asking any server; the first call connects. To be called within a tokio runtime.
+    /// Makes the client without asking any server; the first call connects.
     ///
     /// # Errors
     ///

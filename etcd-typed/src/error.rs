@@ -82,7 +82,7 @@ pub enum ErrorKind {
     Timeout,
     /// The history that was asked for is gone (compaction, or v2's window of 1000 events), or not there yet.
     HistoryLost,
-    /// This store cannot do it; the message names the store and what to use instead.
+    /// This store cannot do it; the message names the store and what to use instead. Or the call needs a tokio runtime and was made outside of one.
     Unsupported,
     /// The server answered something that this library does not expect; the message has its words.
     Server,
@@ -133,6 +133,11 @@ impl Error {
             current: None,
             may_have_applied: false,
         }))
+    }
+
+    /// An [`Unsupported`](ErrorKind::Unsupported): what was called needs a tokio runtime, and there is none.
+    pub(crate) fn without_runtime() -> Self {
+        Self::new(ErrorKind::Unsupported, "there is no tokio runtime here: call it within a tokio runtime")
     }
 
     /// Names the key, unless one is named already (the innermost knows best).

@@ -11,7 +11,6 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -29,7 +28,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
-use crate::runtime::{Patience, Runtimes, Task, sleep, sleep_until};
+use crate::runtime::{self, Patience, Runtimes, Task, sleep, sleep_until};
 use crate::store::Store;
 use crate::telemetry;
 
@@ -101,9 +100,9 @@ impl Lease {
     /// The task that is to keep the lease alive also asks for it: a caller who is dropped while he waits then leaves nothing behind, since the task knows
     /// what it was given, and that nobody wants it.
     async fn grant(lessor: &Arc<Lessor>, asked: Duration) -> Result<Self> {
-        Handle::try_current().map_err(|error| {
-            Error::new(ErrorKind::Unsupported, "a lease is kept alive by a task: ask for it within a tokio runtime").caused_by(error)
-        })?;
+        if !runtime::is_here() {
+            return Err(Error::without_runtime());
+        }
         let store = lessor.roaming().clone();
         let (orders, received) = mpsc::unbounded_channel();
         let (answer, answered) = oneshot::channel();

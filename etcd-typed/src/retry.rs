@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::clock::FAR;
 use crate::error::{Error, ErrorKind, Result};
+use crate::runtime;
 
 /// How calls are repeated and how long they may take. The defaults suit a cluster in one data centre.
 ///
@@ -173,7 +174,7 @@ impl OptimisticRetry {
             }
         } else {
             let next = now + self.backoff.next_delay();
-            if next >= deadline {
+            if next >= deadline || !runtime::is_here() {
                 return Ok(AfterConflict::GiveUp(shown));
             }
             sleep_until(next).await;

@@ -27,6 +27,11 @@ pub(crate) fn current() -> Option<Id> {
     Handle::try_current().ok().map(|handle| handle.id())
 }
 
+/// Whether the caller is polled by a runtime. Outside of one there are no timers, and tokio's panic.
+pub(crate) fn is_here() -> bool {
+    current().is_some()
+}
+
 thread_local! {
     /// The registry and the runtime that this thread noted last, so that noting them again costs a comparison.
     static NOTED: Cell<Option<(u64, Id)>> = const { Cell::new(None) };

@@ -16,6 +16,8 @@
 //!   [`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout); a write only when it cannot have been applied. The callers above
 //!   never repeat a call. [`Store::watch`] is the exception: it makes one attempt, and `watch.rs` resumes.
 //! - **Cancel safety.** Dropping a returned future ends the call; a write that was dropped may have been applied.
+//! - **No panic outside of a runtime.** A call that needs a tokio runtime and is made outside of one answers
+//!   [`Unsupported`](crate::ErrorKind::Unsupported).
 //! - **Errors name the key** ([`Error::at`](crate::Error::at)) where the request was about one.
 //! - Values and keys that come back are as stored. What they mean is decided above.
 
@@ -38,12 +40,20 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 pub(crate) use self::roaming::roaming;
+#[cfg(any(feature = "v2", feature = "v3"))]
+use crate::error::Error;
 use crate::error::Result;
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 
 /// What the methods of a [`Store`] return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A call that needs a runtime, or its refusal where there is none.
+#[cfg(any(feature = "v2", feature = "v3"))]
+fn within_runtime<'a, T: Send + 'a>(call: impl FnOnce() -> BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
+    if crate::runtime::is_here() { call() } else { Box::pin(std::future::ready(Err(Error::without_runtime()))) }
+}
 
 /// What [`Store::watch`] yields. After an error or an item that says so it ends; dropping it ends the watch on the server.
 pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchItem>> + Send>>;

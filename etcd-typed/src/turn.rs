@@ -27,6 +27,7 @@ use crate::key::{Key, KeyError};
 use crate::lease::{Lease, Lessor, TTL};
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
+use crate::runtime;
 use crate::store::{Capabilities, Compare, Condition, KeyValue, Op, Range, Span, Store, Txn};
 use crate::telemetry;
 
@@ -112,6 +113,9 @@ impl Turn {
     ///
     /// `Timeout`.
     pub(crate) async fn take_within(&self, value: Bytes, time: Duration) -> Result<Guard> {
+        if !runtime::is_here() {
+            return Err(Error::without_runtime().at(&self.directory));
+        }
         let late = |_| Error::new(ErrorKind::Timeout, format!("the {} was not to be had within {time:?}", self.kind)).at(&self.directory);
         tokio::time::timeout(time, self.take(value)).await.map_err(late)?
     }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::retry::{Backoff, RetryPolicy};
 use crate::revision::Revision;
-use crate::runtime::sleep;
+use crate::runtime::{self, sleep};
 use crate::store::{Batch, BoxFuture, KeyValue, RangeReply, Span, Store, Watch, WatchStream};
 use crate::telemetry::{self, Pattern};
 use crate::watch::engine::{Engine, Input, Want};
@@ -144,7 +144,7 @@ impl Follow {
         }
     }
 
-    /// The next step. After an error there is nothing more. The first one, once it was read, waits for the watch to be opened for no longer than
+    /// The next step. After an error there is nothing more, except that a poll outside of a tokio runtime is `Unsupported` and changes nothing. The first one, once it was read, waits for the watch to be opened for no longer than
     /// [`RetryPolicy::call_timeout`] since it was asked for.
     ///
     /// # Errors
@@ -167,6 +167,9 @@ impl Follow {
     }
 
     pub(crate) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step>>> {
+        if !runtime::is_here() {
+            return Poll::Ready(Some(Err(Error::without_runtime().at(self.engine.span().key()))));
+        }
         self.asked.get_or_insert_with(Instant::now);
         loop {
             let input = match self.engine.want() {

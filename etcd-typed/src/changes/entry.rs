@@ -98,7 +98,8 @@ impl<T> EntryChanges<T> {
     ///
     /// # Errors
     ///
-    /// `Decode` for a value that is not a `T`, and the stream goes on; any other is the last item.
+    /// `Decode` for a value that is not a `T`, and the stream goes on; any other is the last item. A call outside of a tokio runtime answers `Unsupported` and
+    /// changes nothing.
     ///
     /// # Cancel safety
     ///

@@ -68,7 +68,8 @@ impl<T: EtcdValue> LeaderChanges<T> {
     ///
     /// # Errors
     ///
-    /// `Decode` for a leader whose value is not a `T`, and the stream goes on; any other is the last item.
+    /// `Decode` for a leader whose value is not a `T`, and the stream goes on; any other is the last item. A call outside of a tokio runtime answers `Unsupported`
+    /// and changes nothing.
     ///
     /// # Cancel safety
     ///

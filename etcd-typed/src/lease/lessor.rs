@@ -11,10 +11,10 @@ use super::Lease;
 use super::last::Handed;
 use super::later::Later;
 use super::standing::Standings;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::LeaseId;
-use crate::runtime::Runtimes;
+use crate::runtime::{self, Runtimes};
 use crate::store::{Store, roaming};
 
 /// How long a spare lease is kept alive for nobody.
@@ -77,6 +77,9 @@ impl Lessor {
 
     /// A lease that nobody else has, a spare one if there is one.
     pub(crate) async fn take(self: &Arc<Self>, ttl: Duration) -> Result<Lease> {
+        if !runtime::is_here() {
+            return Err(Error::without_runtime());
+        }
         self.runtimes.note();
         match self.take_spare(ttl) {
             Some(spare) => Ok(spare),

@@ -13,14 +13,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::proof::{Outcome, Proof};
 use super::viewing::{Feed, Source};
 use crate::changes::Mirror;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::retry::{Backoff, RetryPolicy};
 use crate::revision::Revision;
@@ -54,11 +53,9 @@ impl Upstreams {
         {
             return Ok(upstream);
         }
-        Handle::try_current().map_err(|error| {
-            Error::new(ErrorKind::Unsupported, "a live view is kept by a task: make it within a tokio runtime")
-                .at(&source.directory)
-                .caused_by(error)
-        })?;
+        if !runtime::is_here() {
+            return Err(Error::without_runtime().at(&source.directory));
+        }
         open.retain(|_, upstream| upstream.strong_count() > 0);
         let upstream = Arc::new(Upstream::start(self.runtimes.clone(), source));
         open.insert(source.span.clone(), Arc::downgrade(&upstream));

@@ -16,7 +16,7 @@ use crate::key::Key;
 use crate::lease::{Begin, Last, Lease, Lost, LostReason, Rank};
 use crate::retry::RetryPolicy;
 use crate::revision::{LeaseId, Revision};
-use crate::runtime::{Runtimes, Task, sleep, sleep_until};
+use crate::runtime::{self, Runtimes, Task, sleep, sleep_until};
 use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn};
 use crate::telemetry::{self, Pattern};
 use crate::watch::{Follow, Reason, Start, Step};
@@ -298,7 +298,7 @@ impl Guard {
             };
             sent_before |= error.may_have_applied();
             let next = Instant::now() + backoff.next_delay();
-            if !(error.may_have_applied() || error.is_retryable()) || next >= deadline {
+            if !(error.may_have_applied() || error.is_retryable()) || next >= deadline || !runtime::is_here() {
                 return Err(error.at(&self.claim.key));
             }
             sleep_until(next).await;

@@ -15,6 +15,7 @@ use crate::key::Key;
 use crate::lease::Lease;
 use crate::retry::{Backoff, RetryPolicy};
 use crate::revision::{LeaseId, Revision};
+use crate::runtime;
 use crate::store::{Compare, Condition, Expiry, Op, Span, Txn};
 
 /// A held lock or leadership, as text: to be handed to another process, which [adopts](crate::NamedLock::adopt) it, renews or releases it.
@@ -225,7 +226,7 @@ impl Attempts {
         self.unsure |= error.may_have_applied();
         let next = Instant::now() + self.backoff.next_delay();
         let again = error.may_have_applied() || error.is_retryable() || error.kind() == ErrorKind::Conflict;
-        if !again || next >= self.deadline {
+        if !again || next >= self.deadline || !runtime::is_here() {
             return Err(error);
         }
         sleep_until(next).await;

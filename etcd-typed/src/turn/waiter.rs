@@ -16,6 +16,7 @@ use crate::key::Key;
 use crate::lease::{self, Joined, Lease, Rank};
 use crate::retry::Backoff;
 use crate::revision::Revision;
+use crate::runtime;
 use crate::store::{
     Committed, Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn, Watch, WatchFrom, WatchItem,
     WatchStream,
@@ -176,7 +177,7 @@ impl<'t> Waiter<'t> {
             };
             self.clean &= !error.may_have_applied();
             let next = Instant::now() + self.backoff.next_delay();
-            if !(error.may_have_applied() || error.is_retryable()) || next >= deadline {
+            if !(error.may_have_applied() || error.is_retryable()) || next >= deadline || !runtime::is_here() {
                 return Err(error);
             }
             sleep_until(next).await;

@@ -32,6 +32,7 @@ use self::watch::Cursor;
 use super::{BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
+use crate::runtime;
 
 /// A store in this process, with the semantics of etcd v3: for tests, for examples, and for programs that want its model without a server.
 ///
@@ -50,7 +51,7 @@ use crate::revision::LeaseId;
 ///
 /// It reads tokio's clock and has no task of its own: what is due happens when the store is next called or while a watch is awaited. In a
 /// test with paused time (`#[tokio::test(start_paused = true)]`) a lease of an hour ends as soon as everybody waits. A runtime with its
-/// timers enabled is needed to await a watch or a delayed call, and for nothing else.
+/// timers enabled is needed to await a watch or a delayed call, and for nothing else; without one those answer `Unsupported`.
 ///
 /// # Faults
 ///
@@ -120,6 +121,9 @@ impl MemoryStore {
     ) -> Result<T> {
         let delay = self.shared.with(|inner, _| inner.plan.delay_of(call));
         if !delay.is_zero() {
+            if !runtime::is_here() {
+                return Err(Error::without_runtime());
+            }
             time::sleep(delay).await;
         }
         self.shared.with(|inner, now| {

@@ -13,6 +13,7 @@ use super::shared::{Inner, Shared};
 use super::state::Next;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
+use crate::runtime;
 use crate::store::{Span, WatchItem, WatchStream};
 
 /// Between two reports that nothing concerned the span.
@@ -73,6 +74,7 @@ impl Cursor {
             match shared.with(|inner, now| self.step(inner, now)) {
                 Step::Yield(item) => return item,
                 Step::Again => tokio::task::yield_now().await,
+                Step::Wait(_) if !runtime::is_here() => return Err(Error::without_runtime()),
                 // The sender lives as long as `shared`, so the signal never ends.
                 Step::Wait(None) => drop(self.signal.changed().await),
                 Step::Wait(Some(until)) => drop(time::timeout_at(until, self.signal.changed()).await),

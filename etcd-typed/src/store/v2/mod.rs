@@ -47,7 +47,7 @@ use crate::retry::RetryPolicy;
 use crate::revision::LeaseId;
 use crate::store::connect::ConnectOptions;
 use crate::store::{
-    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream, within_runtime,
 };
 
 /// A cluster that speaks the v2 keys API. See the [module page](self).
@@ -99,43 +99,43 @@ impl Store for V2Store {
     }
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        Box::pin(self.read_range(range))
+        within_runtime(|| Box::pin(self.read_range(range)))
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        Box::pin(self.commit_txn(txn))
+        within_runtime(|| Box::pin(self.commit_txn(txn)))
     }
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        Box::pin(self.open_watch(watch))
+        within_runtime(|| Box::pin(self.open_watch(watch)))
     }
 
     fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
-        Box::pin(self.grant_lease(id, ttl))
+        within_runtime(|| Box::pin(self.grant_lease(id, ttl)))
     }
 
     fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
-        Box::pin(self.keep_lease_alive(id))
+        within_runtime(|| Box::pin(self.keep_lease_alive(id)))
     }
 
     fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.revoke_lease(id))
+        within_runtime(|| Box::pin(self.revoke_lease(id)))
     }
 
     fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
-        Box::pin(async move { Ok(self.lease_time_to_live(id).await) })
+        within_runtime(|| Box::pin(async move { Ok(self.lease_time_to_live(id).await) }))
     }
 
     fn status(&self) -> BoxFuture<'_, Result<Status>> {
-        Box::pin(self.read_status())
+        within_runtime(|| Box::pin(self.read_status()))
     }
 
     fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
-        Box::pin(self.read_members())
+        within_runtime(|| Box::pin(self.read_members()))
     }
 
     fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
-        Box::pin(self.read_stats(which))
+        within_runtime(|| Box::pin(self.read_stats(which)))
     }
 
     fn history(&self) -> u64 {

@@ -37,7 +37,7 @@ use crate::revision::LeaseId;
 use crate::runtime::PerRuntime;
 use crate::store::connect::ConnectOptions;
 use crate::store::{
-    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream, within_runtime,
 };
 
 /// The longest value that is sent: a whole request may have 1.5 MiB with a server's default `--max-request-bytes`.
@@ -100,63 +100,69 @@ impl Store for V3Store {
     }
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        range::range(self.own().reads.clone(), range)
+        within_runtime(|| range::range(self.own().reads.clone(), range))
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        let own = self.own();
-        Box::pin(async move { commit::commit(&own.reads, &self.capabilities, &txn).await })
+        within_runtime(|| {
+            let own = self.own();
+            Box::pin(async move { commit::commit(&own.reads, &self.capabilities, &txn).await })
+        })
     }
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        Box::pin(self.own().watches.clone().watch(watch))
+        within_runtime(|| Box::pin(self.own().watches.clone().watch(watch)))
     }
 
     fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
-        Box::pin(lease::grant(&self.core, id, ttl))
+        within_runtime(|| Box::pin(lease::grant(&self.core, id, ttl)))
     }
 
     fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
-        Box::pin(lease::keep_alive(&self.core, id))
+        within_runtime(|| Box::pin(lease::keep_alive(&self.core, id)))
     }
 
     fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
-        Box::pin(lease::revoke(&self.core, id))
+        within_runtime(|| Box::pin(lease::revoke(&self.core, id)))
     }
 
     fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
-        Box::pin(lease::time_to_live(&self.core, id))
+        within_runtime(|| Box::pin(lease::time_to_live(&self.core, id)))
     }
 
     fn status(&self) -> BoxFuture<'_, Result<Status>> {
-        Box::pin(async move {
-            // A member without a leader can say so itself.
-            let answer = self.core.call(&STATUS, How::STALE, StatusRequest {}).await?;
-            let header = answer.header.as_ref();
-            Ok(Status {
-                store: self.capabilities.name,
-                version: answer.version,
-                revision: kv::header_revision(header),
-                cluster: header.map(|header| hex(header.cluster_id)),
-                member: header.map(|header| hex(header.member_id)),
-                leader: (answer.leader != 0).then(|| hex(answer.leader)),
-                database_size: u64::try_from(answer.db_size).ok(),
-                errors: answer.errors,
+        within_runtime(|| {
+            Box::pin(async move {
+                // A member without a leader can say so itself.
+                let answer = self.core.call(&STATUS, How::STALE, StatusRequest {}).await?;
+                let header = answer.header.as_ref();
+                Ok(Status {
+                    store: self.capabilities.name,
+                    version: answer.version,
+                    revision: kv::header_revision(header),
+                    cluster: header.map(|header| hex(header.cluster_id)),
+                    member: header.map(|header| hex(header.member_id)),
+                    leader: (answer.leader != 0).then(|| hex(answer.leader)),
+                    database_size: u64::try_from(answer.db_size).ok(),
+                    errors: answer.errors,
+                })
             })
         })
     }
 
     fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
-        Box::pin(async move {
-            let answer = self.core.call(&MEMBER_LIST, How::STALE, MemberListRequest { linearizable: false }).await?;
-            let member = |member: wire::Member| Member {
-                id: hex(member.id),
-                name: member.name,
-                peer_urls: member.peer_urls,
-                client_urls: member.client_urls,
-                learner: member.is_learner,
-            };
-            Ok(answer.members.into_iter().map(member).collect())
+        within_runtime(|| {
+            Box::pin(async move {
+                let answer = self.core.call(&MEMBER_LIST, How::STALE, MemberListRequest { linearizable: false }).await?;
+                let member = |member: wire::Member| Member {
+                    id: hex(member.id),
+                    name: member.name,
+                    peer_urls: member.peer_urls,
+                    client_urls: member.client_urls,
+                    learner: member.is_learner,
+                };
+                Ok(answer.members.into_iter().map(member).collect())
+            })
         })
     }
 
