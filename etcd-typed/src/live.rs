@@ -138,14 +138,21 @@ impl<T: Send + Sync + 'static> Live<T> {
         self.cell.status()
     }
 
-    /// The time since the last proof that the server had nothing which the view had not seen. The proof is a linearizable read, made every 10 s or
-    /// so and whenever one is needed: while all is well it stays below that and a little.
-    ///
-    /// Of a directory of more than 10,000 keys it is proven only as long as nothing else is written to the store meanwhile; to
-    /// list it again and again would cost the server too much.
+    /// The time since the last proof that the server had nothing which the view had not seen. The proof is a linearizable read. While all is well, the
+    /// staleness stays below [`proof_period`](Self::proof_period) and a few seconds, so an alarm compares the two: `live.staleness() > 5 * live.proof_period()`.
     #[must_use]
     pub fn staleness(&self) -> Duration {
         self.cell.upstream().staleness()
+    }
+
+    /// The time in which the view is proved again while all is well: 10 s, and 1 ms for each key of its directory. A directory of 100,000 keys is proved each 110 s.
+    ///
+    /// The server is asked every 10 s how far it is, which is proof enough while nothing is written elsewhere. Otherwise it is asked what was modified in the directory and how
+    /// many keys there are; the answer is small, but the server reads the directory for it, so a large one is read less often. etcd v2 has no such question: the whole
+    /// directory is listed once in this time.
+    #[must_use]
+    pub fn proof_period(&self) -> Duration {
+        self.cell.upstream().proof_period()
     }
 
     /// The last time that the server came back with an older history than the view had seen (it was restored or emptied), if it ever did: then,

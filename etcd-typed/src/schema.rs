@@ -135,12 +135,15 @@ pub(crate) fn tree(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
     kvs.into_iter().filter_map(|kv| Some((directory.below(&kv.key)?.to_owned(), Stored::from(kv)))).collect()
 }
 
-/// The same for a tree that is kept: the values are copies, and keep nothing of the answer alive.
-pub(crate) fn kept_tree(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
+/// The same for a tree that is kept: the values are copies, and keep nothing of the answer alive. Each key that is left out is given to `other`.
+pub(crate) fn kept_tree(directory: &Key, kvs: Vec<KeyValue>, mut other: impl FnMut(&[u8])) -> Tree {
     let mut copies = Copies::of(kvs.iter().map(|kv| kv.value.len()));
     let kept = |kv: KeyValue| {
         let (key, mut stored) = Stored::of(kv);
-        let relative = directory.below(&key)?.to_owned();
+        let Some(relative) = directory.below(&key).map(str::to_owned) else {
+            other(&key);
+            return None;
+        };
         stored.value = copies.copy(&stored.value);
         Some((relative, stored))
     };

@@ -73,8 +73,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `HistoryLost` when the revision asked for is compacted, zero or in the future. `Invalid` for a page of no keys. `Unsupported` for a past revision, or a page,
-    /// where the capabilities have none. `NotADirectory` for the keys below a key that holds a value, `IsADirectory` for the
+    /// `HistoryLost` when the revision asked for is compacted, zero or in the future. `Invalid` for a page of no keys. `Unsupported` for a past revision, a page,
+    /// or what was modified after a revision, where the capabilities have none. `NotADirectory` for the keys below a key that holds a value, `IsADirectory` for the
     /// value of a directory, where directories are things of their own.
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>>;
 
@@ -161,7 +161,7 @@ pub struct Capabilities {
     pub max_operations: usize,
     /// The largest value in bytes that is sent.
     pub max_value: usize,
-    /// Reading the past: [`Range::revision`]. Without it, [`Range::limit`] and [`Range::after`] are not there either: one answer has all.
+    /// Reading the past: [`Range::revision`]. Without it, [`Range::limit`], [`Range::after`] and [`Range::modified_after`] are not there either: one answer has all.
     pub past_revisions: bool,
     /// Values of any bytes. Without: text (UTF-8) only.
     pub binary_values: bool,
@@ -223,6 +223,9 @@ pub struct Range {
     /// Leaves out the values. The answer may also lack the leases: etcd since 3.7 answers it from its index, which has none (etcd issue
     /// 22209). A caller that decides by leases asks for the values too.
     pub keys_only: bool,
+    /// Only keys that were modified after this revision. [`RangeReply::count`] then says how many keys there are in all, so that an empty answer with an unchanged
+    /// count proves that nothing changed. The server still reads all of the span. Only with [`Capabilities::past_revisions`].
+    pub modified_after: Option<Revision>,
     /// How fresh.
     pub consistency: Consistency,
 }
@@ -231,7 +234,16 @@ impl Range {
     /// All of the span, as of now.
     #[must_use]
     pub fn of(span: Span) -> Self {
-        Self { span, revision: None, limit: None, after: None, until: None, keys_only: false, consistency: Consistency::Linearizable }
+        Self {
+            span,
+            revision: None,
+            limit: None,
+            after: None,
+            until: None,
+            keys_only: false,
+            modified_after: None,
+            consistency: Consistency::Linearizable,
+        }
     }
 }
 
@@ -248,6 +260,8 @@ pub struct RangeReply {
     pub directory: Option<DirectoryNode>,
     /// There are keys after the last one.
     pub more: bool,
+    /// Of a read with [`Range::modified_after`]: how many keys the range has, modified or not. The limit does not change it.
+    pub count: Option<u64>,
 }
 
 /// A key with its value and versions.

@@ -16,6 +16,7 @@
 //! | `etcd_typed_views_degraded` | gauge | `pattern` | count | live views that may not show what is stored: it is rejected, or cannot be followed |
 //! | `etcd_typed_view_revision` | gauge | `pattern` | count | revision up to which a live view has everything |
 //! | `etcd_typed_view_staleness_seconds` | gauge | `pattern` | seconds | time since the last proof that a live view has everything, at the latest attempt to have one |
+//! | `etcd_typed_view_proof_period_seconds` | gauge | `pattern` | seconds | time in which a live view is proved again while all is well: 10 s, and 1 ms for each key of its directory |
 //! | `etcd_typed_view_applied_total` | counter | `pattern` | count | states that a live view has taken |
 //! | `etcd_typed_view_rejected_total` | counter | `pattern` | count | states that a live view did not take, since they do not decode or fail a validation |
 //! | `etcd_typed_lease_remaining_seconds` | histogram |  | seconds | what was left of a lease's time each time that an attempt to keep it alive ended |
@@ -41,8 +42,8 @@
 //! | `recipe` | `lock`, `election` |
 //!
 //! An interruption is counted when a watch that was followed breaks, not for each attempt to resume it. An alert on live views is best made of
-//! `etcd_typed_views_degraded`, which counts each view: of several with the same pattern `etcd_typed_view_revision` and
-//! `etcd_typed_view_staleness_seconds` show what was last told of any. A view that is dropped is counted no more; those two gauges stay as they are, since the
+//! `etcd_typed_views_degraded`, which counts each view: of several with the same pattern `etcd_typed_view_revision`, `etcd_typed_view_staleness_seconds` and
+//! `etcd_typed_view_proof_period_seconds` show what was last told of any. A view is out of date when its staleness is several times its proof period. A view that is dropped is counted no more; those three gauges stay as they are, since the
 //! facade cannot take one back, and mean nothing while `etcd_typed_views` is zero. An alert on services that are not in their registry is made of
 //! `etcd_typed_published_missing`.
 //!
@@ -115,6 +116,7 @@ pub const METRICS: &[Metric] = &[
     VIEWS_DEGRADED,
     VIEW_REVISION,
     VIEW_STALENESS,
+    VIEW_PROOF_PERIOD,
     VIEW_APPLIED,
     VIEW_REJECTED,
     LEASE_REMAINING,
@@ -251,6 +253,14 @@ const VIEW_STALENESS: Metric = Metric {
     labels: &["pattern"],
     unit: MetricUnit::Seconds,
     meaning: "time since the last proof that a live view has everything, at the latest attempt to have one",
+};
+
+const VIEW_PROOF_PERIOD: Metric = Metric {
+    name: "etcd_typed_view_proof_period_seconds",
+    kind: MetricKind::Gauge,
+    labels: &["pattern"],
+    unit: MetricUnit::Seconds,
+    meaning: "time in which a live view is proved again while all is well: 10 s, and 1 ms for each key of its directory",
 };
 
 const VIEW_APPLIED: Metric = Metric {
@@ -432,8 +442,11 @@ impl Drop for PublishedTelemetry {
 }
 
 /// So much time has passed since the last proof that the views of a directory have seen everything.
-pub(crate) fn view_staleness(pattern: Pattern, staleness: Duration) {
+///
+/// `period`: in which time the next proof is due.
+pub(crate) fn view_staleness(pattern: Pattern, staleness: Duration, period: Duration) {
     set(&VIEW_STALENESS, &[pattern], staleness.as_secs_f64());
+    set(&VIEW_PROOF_PERIOD, &[pattern], period.as_secs_f64());
 }
 
 /// How far the server is could not be asked: the staleness of the views grows.

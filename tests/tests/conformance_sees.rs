@@ -22,6 +22,8 @@ enum Defect {
     ListsInNoOrder,
     ListsTwins,
     IgnoresThePast,
+    IgnoresModifications,
+    CountsOnlyTheModified,
     IgnoresConditions,
     PerformsOneByOne,
     WritesTwice,
@@ -82,7 +84,17 @@ impl Store for Broken {
             if let Some(parent) = twins.as_ref().and_then(etcd_typed::Key::parent) {
                 range.span = Span::Below(parent);
             }
+            let (modified_after, is_one) = (range.modified_after, matches!(range.span, Span::Key(_)));
+            if self.defect == Defect::IgnoresModifications && !is_one {
+                range.modified_after = None;
+            }
             let mut reply = self.inner.range(range).await?;
+            if self.defect == Defect::IgnoresModifications && modified_after.is_some() && !is_one {
+                reply.count = Some(reply.kvs.len() as u64);
+            }
+            if self.defect == Defect::CountsOnlyTheModified && modified_after.is_some() {
+                reply.count = Some(reply.kvs.len() as u64);
+            }
             if let Some(dir) = twins {
                 reply.kvs.retain(|kv| kv.key.starts_with(dir.as_str().as_bytes()));
             }
@@ -283,6 +295,8 @@ sees! {
     a_listing_with_twins: ListsTwins by below_is_on_whole_segments;
     pages_of_several_revisions: IgnoresThePast by pages_are_of_one_revision;
     a_past_that_is_the_present: IgnoresThePast by a_past_revision_is_read_as_it_was;
+    modifications_that_are_not_asked_for: IgnoresModifications by modified_keys_come_with_the_count_of_all;
+    a_count_of_the_modified_alone: CountsOnlyTheModified by modified_keys_come_with_the_count_of_all;
     conditions_that_are_not_checked: IgnoresConditions by every_condition_holds_exactly_when_it_should;
     a_race_that_all_win: IgnoresConditions by of_many_who_create_one_key_one_succeeds;
     a_transaction_in_pieces: PerformsOneByOne by operations_of_one_transaction_have_one_revision;

@@ -76,9 +76,25 @@ enum Act {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Read { spot: Spot, at: Option<At>, limit: Option<usize>, after: Option<usize>, until: Option<usize>, keys_only: bool, stale: bool },
-    Commit { compares: Vec<(Spot, Asked)>, then: Vec<Act>, otherwise: Vec<Act> },
-    Grant { lease: u64, seconds: u64 },
+    Read {
+        spot: Spot,
+        at: Option<At>,
+        modified_after: Option<At>,
+        limit: Option<usize>,
+        after: Option<usize>,
+        until: Option<usize>,
+        keys_only: bool,
+        stale: bool,
+    },
+    Commit {
+        compares: Vec<(Spot, Asked)>,
+        then: Vec<Act>,
+        otherwise: Vec<Act>,
+    },
+    Grant {
+        lease: u64,
+        seconds: u64,
+    },
     KeepAlive(u64),
     Revoke(u64),
     TimeToLive(u64),
@@ -134,6 +150,7 @@ fn step() -> impl Strategy<Value = Step> {
     let read = (
         spot(),
         proptest::option::of(at()),
+        proptest::option::of(at()),
         proptest::option::of(0_usize..4),
         proptest::option::of(0..BORDERS.len()),
         proptest::option::of(0..BORDERS.len()),
@@ -141,7 +158,9 @@ fn step() -> impl Strategy<Value = Step> {
         any::<bool>(),
     );
     prop_oneof![
-        6 => read.prop_map(|(spot, at, limit, after, until, keys_only, stale)| Step::Read { spot, at, limit, after, until, keys_only, stale }),
+        6 => read.prop_map(|(spot, at, modified_after, limit, after, until, keys_only, stale)| {
+            Step::Read { spot, at, modified_after, limit, after, until, keys_only, stale }
+        }),
         6 => act().prop_map(|act| Step::Commit { compares: Vec::new(), then: vec![act], otherwise: Vec::new() }),
         8 => (proptest::collection::vec((spot(), asked()), 0..3), acts(4), acts(3))
             .prop_map(|(compares, then, otherwise)| Step::Commit { compares, then, otherwise }),
@@ -312,17 +331,19 @@ impl Case {
     /// Does the step on both stores; what they answer must be the same.
     async fn run(&self, step: &Step) -> Result<(), TestCaseError> {
         match step {
-            Step::Read { spot, at, limit, after, until, keys_only, stale } => {
-                let at = match at {
+            Step::Read { spot, at, modified_after, limit, after, until, keys_only, stale } => {
+                let revision = async |at: &Option<At>| match at {
                     Some(at) => Some(self.revision(*at).await),
                     None => None,
                 };
+                let (at, modified_after) = (revision(at).await, revision(modified_after).await);
                 let range = |side: &Side| Range {
                     revision: at.map(|at| shifted(at, side)),
                     limit: *limit,
                     after: after.map(|after| [self.directory.as_str().as_bytes(), BORDERS[after]].concat().into()),
                     until: until.map(|until| [self.directory.as_str().as_bytes(), BORDERS[until]].concat().into()),
                     keys_only: *keys_only,
+                    modified_after: modified_after.map(|after| shifted(after, side)),
                     consistency: if *stale { Consistency::Stale } else { Consistency::Linearizable },
                     ..Range::of(self.span(*spot))
                 };

@@ -68,6 +68,22 @@ async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
 struct Taciturn {
     inner: CountingStore,
     mute: Arc<AtomicBool>,
+    answers: Arc<Answers>,
+}
+
+/// What reads were answered with.
+#[derive(Debug, Default)]
+struct Answers {
+    /// The most keys in one.
+    largest: AtomicUsize,
+    /// How many made the server read a whole directory.
+    of_all: AtomicUsize,
+}
+
+impl Answers {
+    fn take(&self) -> (usize, usize) {
+        (self.largest.swap(0, Ordering::SeqCst), self.of_all.swap(0, Ordering::SeqCst))
+    }
 }
 
 impl Store for Taciturn {
@@ -76,7 +92,14 @@ impl Store for Taciturn {
     }
 
     fn range(&self, range: Range) -> BoxFuture<'_, etcd_typed::Result<RangeReply>> {
-        self.inner.range(range)
+        let of_all = range.until.is_none();
+        self.answers.of_all.fetch_add(of_all.into(), Ordering::SeqCst);
+        let reply = self.inner.range(range);
+        Box::pin(async move {
+            let reply = reply.await?;
+            self.answers.largest.fetch_max(reply.kvs.len(), Ordering::SeqCst);
+            Ok(reply)
+        })
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, etcd_typed::Result<Committed>> {
@@ -127,6 +150,7 @@ struct Bench {
     mute: Arc<AtomicBool>,
     store: MemoryStore,
     counting: CountingStore,
+    answers: Arc<Answers>,
     client: Client,
 }
 
@@ -134,8 +158,9 @@ fn bench() -> Bench {
     let store = MemoryStore::new();
     let counting = CountingStore::new(Arc::new(store.clone()));
     let mute = Arc::new(AtomicBool::new(false));
-    let client = Client::with_store(Taciturn { inner: counting.clone(), mute: mute.clone() });
-    Bench { mute, store, counting, client }
+    let answers = Arc::<Answers>::default();
+    let client = Client::with_store(Taciturn { inner: counting.clone(), mute: mute.clone(), answers: answers.clone() });
+    Bench { mute, store, counting, answers, client }
 }
 
 impl Bench {
@@ -523,20 +548,69 @@ async fn a_quiet_directory_of_a_busy_store_is_proved_by_its_keys() {
     assert!(counts.range <= 22 && counts.watch == 0, "two requests in ten seconds: {counts:?}");
 }
 
+/// The answers do not grow with the directory, and the server reads it less often the larger it is.
 #[tokio::test(start_paused = true)]
-async fn a_long_directory_is_listed_only_for_somebody_who_waits() {
-    let bench = bench();
-    let map = bench.client.entries::<u32, u32>("/long").unwrap();
-    map.set(&(0..10_001).map(|n| (n, n)).collect()).non_atomic().await.unwrap();
-    let live = soon(map.live()).await.unwrap();
-    sleep(LONG).await;
-    assert!(live.staleness() < Duration::from_secs(11), "where nothing else happens the head is proof enough");
-    bench.put("/other", "x").await;
-    sleep(LONG).await;
-    assert!(live.staleness() > Duration::from_secs(100), "it is not listed, and not said to be proved");
-    let elsewhere = bench.put("/other", "y").await;
-    assert_eq!(soon(live.wait_for_revision(elsewhere)).await.unwrap().len(), 10_001);
-    assert!(live.staleness() < Duration::from_secs(1));
+async fn directory_of_any_size_is_proved_on_a_busy_store() {
+    for keys in [0, 5, 10_001, 40_000] {
+        let bench = bench();
+        let map = bench.client.entries::<u32, u32>("/long").unwrap();
+        map.set(&(0..keys).map(|n| (n, n)).collect()).non_atomic().await.unwrap();
+        let live = soon(map.live()).await.unwrap();
+        let period = Duration::from_secs(10) + Duration::from_millis(keys.into());
+        assert_eq!(live.proof_period(), period);
+        sleep(LONG).await;
+        assert!(live.staleness() < Duration::from_secs(11), "where nothing else happens the head is proof enough");
+        bench.answers.take();
+        const SECONDS: u32 = 300;
+        let mut stalest = Duration::ZERO;
+        for _ in 0..SECONDS {
+            bench.put("/other", "x").await;
+            sleep(Duration::from_secs(1)).await;
+            stalest = stalest.max(live.staleness());
+        }
+        assert!(stalest < period + Duration::from_secs(1), "{keys} keys: {stalest:?}");
+        let (largest, of_all) = bench.answers.take();
+        let most = usize::try_from(SECONDS / u32::try_from(period.as_secs()).unwrap()).unwrap() + 1;
+        assert!(largest <= 1 && of_all <= most, "{keys} keys: an answer of {largest} keys, {of_all} reads of the directory");
+        // Somebody who waits does not wait for the period.
+        let elsewhere = bench.put("/other", "y").await;
+        assert_eq!(soon(live.wait_for_revision(elsewhere)).await.unwrap().len(), keys as usize);
+        assert!(live.staleness() < Duration::from_secs(1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_change_that_a_watch_does_not_tell_is_found_out() {
+    type Change = fn(etcd_typed::EntryMap<u32, u32>) -> BoxFuture<'static, etcd_typed::Result<()>>;
+    let changes: [(&str, Change, u32); 4] = [
+        ("one more", |map| Box::pin(async move { map.entry(&9)?.set(&9).await.map(drop) }), 6),
+        ("one less", |map| Box::pin(async move { map.entry(&1)?.delete().await.map(drop) }), 4),
+        ("another", |map| Box::pin(async move { map.entry(&1)?.set(&7).await.map(drop) }), 5),
+        (
+            "one for another",
+            |map| {
+                Box::pin(async move {
+                    map.entry(&1)?.delete().await?;
+                    map.entry(&9)?.set(&9).await.map(drop)
+                })
+            },
+            5,
+        ),
+    ];
+    for (name, change, keys) in changes {
+        let bench = bench();
+        let map = bench.client.entries::<u32, u32>("/map").unwrap();
+        map.set(&(0..5).map(|n| (n, n)).collect()).await.unwrap();
+        let mut live = soon(map.live()).await.unwrap();
+        bench.mute.store(true, Ordering::SeqCst);
+        change(map.clone()).await.unwrap();
+        let seen = timeout(LONG, live.changed()).await.unwrap_or_else(|_| panic!("{name} is not found")).unwrap();
+        assert_eq!(
+            (seen.len(), &**seen),
+            (keys as usize, &soon(map.get()).await.unwrap().iter().map(|(k, v)| (*k, *v)).collect()),
+            "{name}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,10 @@
 //! `Mirror`: what lies below a directory as far as a watch has told, and what each step of it touched. Pure.
 
+use std::collections::HashSet;
 use std::collections::btree_map::RangeMut;
 use std::ops::Bound;
+
+use bytes::Bytes;
 
 use crate::key::Key;
 use crate::revision::Revision;
@@ -14,6 +17,8 @@ use crate::watch::{Snapshot, Step};
 pub(crate) struct Mirror {
     directory: Key,
     tree: Tree,
+    /// Keys below the directory that are no path, and so not in the tree.
+    others: HashSet<Bytes>,
     revision: Revision,
     /// False while the tree has only what changed since a revision whose state could not be read.
     complete: bool,
@@ -30,13 +35,13 @@ pub(crate) struct Touch {
 impl Mirror {
     /// What a watch starts with.
     pub(crate) fn new(directory: Key, start: Snapshot) -> Self {
-        let tree = schema::kept_tree(&directory, start.kvs);
-        Self { directory, tree, revision: start.revision, complete: start.known }
+        let (tree, others) = split(&directory, start.kvs);
+        Self { directory, tree, others, revision: start.revision, complete: start.known }
     }
 
     /// What a watch starts with whose own start is not there to be read.
     pub(crate) fn unknown(directory: Key, revision: Revision) -> Self {
-        Self { directory, tree: Tree::new(), revision, complete: false }
+        Self { directory, tree: Tree::new(), others: HashSet::new(), revision, complete: false }
     }
 
     pub(crate) fn directory(&self) -> &Key {
@@ -54,6 +59,11 @@ impl Mirror {
     /// Whether the tree has all that there is.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    /// How many keys the directory has.
+    pub(crate) fn count(&self) -> u64 {
+        (self.tree.len() + self.others.len()) as u64
     }
 
     /// Whether these keys, all of the directory, are the ones here, as they are here. Without their values a key is as it is here if it was modified
@@ -100,7 +110,8 @@ impl Mirror {
     /// The state is this one now; what differs from the one before was touched. It is worth telling even where nothing differs: what happened in
     /// between was not seen.
     fn reset(&mut self, snapshot: Snapshot) -> Touch {
-        let after = schema::kept_tree(&self.directory, snapshot.kvs);
+        let (after, others) = split(&self.directory, snapshot.kvs);
+        self.others = others;
         let before = std::mem::take(&mut self.tree);
         let came = after.keys().filter(|relative| !before.contains_key(*relative)).cloned().map(|relative| (relative, None));
         let came: Vec<_> = came.collect();
@@ -127,7 +138,12 @@ impl Mirror {
                 }
             };
             let (key, mut now) = Stored::of(kv);
-            let Some(relative) = self.directory.below(&key) else { continue };
+            let Some(relative) = self.directory.below(&key) else {
+                if is_other(&self.directory, &key) {
+                    self.others.insert(Bytes::copy_from_slice(&key));
+                }
+                continue;
+            };
             now.value = copies.copy(&now.value);
             let mut found = following.as_mut().and_then(RangeMut::next).filter(|(next, _)| *next == relative);
             if found.is_none() {
@@ -158,6 +174,8 @@ impl Mirror {
             if old.is_some() || !self.complete {
                 touched.push(relative, old.or_else(|| told(previous, self.complete)), None);
             }
+        } else {
+            self.others.remove(deleted);
         }
     }
 
@@ -170,6 +188,22 @@ impl Mirror {
         };
         self.tree.keys().filter(is_below).cloned().collect()
     }
+}
+
+/// What lies below a directory, and the keys there that are no path.
+fn split(directory: &Key, kvs: Vec<KeyValue>) -> (Tree, HashSet<Bytes>) {
+    let mut others = HashSet::new();
+    let tree = schema::kept_tree(directory, kvs, |key| {
+        if is_other(directory, key) {
+            others.insert(Bytes::copy_from_slice(key));
+        }
+    });
+    (tree, others)
+}
+
+/// Whether a key that is no path is below the directory.
+fn is_other(directory: &Key, key: &[u8]) -> bool {
+    key.strip_prefix(directory.prefix().as_bytes()).is_some_and(|name| !name.is_empty())
 }
 
 /// What was there before by the server's own word, which is of use only while we do not know it.
@@ -255,6 +289,20 @@ mod tests {
             assert_eq!(mirror.apply(batch(11, vec![foreign])), None);
         }
         assert_eq!((mirror.apply(Step::Progress(Revision::new(20))), mirror.revision()), (None, Revision::new(20)));
+    }
+
+    #[test]
+    fn keys_that_are_no_path_are_counted() {
+        let kvs = vec![kv("/a/b/x", "1", 2), kv("/a/b//odd", "1", 3), kv("/a/bb", "1", 3)];
+        let mut mirror = Mirror::new(Key::parse("/a/b").unwrap(), snapshot(10, Reason::Start, kvs));
+        assert_eq!((mirror.tree.len(), mirror.count()), (1, 2));
+        let events = vec![put("/a/b/y/", "1", 11), put("/a/b//odd", "2", 11), put("/a/b/", "1", 11), put("/a/b/z", "1", 11)];
+        mirror.apply(batch(11, events));
+        assert_eq!((mirror.tree.len(), mirror.count()), (2, 4));
+        mirror.apply(batch(12, vec![delete("/a/b//odd", false), delete("/a/b/x", false), delete("/a/b//none", false)]));
+        assert_eq!((mirror.tree.len(), mirror.count()), (1, 2));
+        mirror.apply(Step::Reset(snapshot(40, Reason::HistoryLost, vec![kv("/a/b//odd", "1", 30)])));
+        assert_eq!((mirror.tree.len(), mirror.count()), (0, 1));
     }
 
     #[test]

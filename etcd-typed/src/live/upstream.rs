@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use self::proof::{Outcome, Proof};
+use self::proof::{Outcome, Proof, period};
 use super::viewing::{Feed, Source};
 use crate::changes::Mirror;
 use crate::error::{Error, Result};
@@ -73,7 +73,7 @@ impl fmt::Debug for Upstreams {
 pub(super) struct Upstream {
     directory: Key,
     commands: mpsc::UnboundedSender<Command>,
-    proven: Arc<Mutex<Instant>>,
+    proven: Arc<Mutex<Proven>>,
     runtimes: Arc<Runtimes>,
     task: runtime::Task,
 }
@@ -91,7 +91,7 @@ impl Upstream {
     fn start(runtimes: Arc<Runtimes>, source: &Source) -> Self {
         let Source { store, retry, span, directory, pattern, .. } = source;
         let (commands, receiver) = mpsc::unbounded_channel();
-        let proven = Arc::new(Mutex::new(Instant::now()));
+        let proven = Arc::new(Mutex::new(Proven { asked: Instant::now(), period: period(0) }));
         let task = Task {
             backoff: retry.backoff(),
             retry: retry.clone(),
@@ -145,11 +145,15 @@ impl Upstream {
     }
 
     pub(super) fn staleness(&self) -> Duration {
-        self.proven.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner).asked.elapsed()
+    }
+
+    pub(super) fn proof_period(&self) -> Duration {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner).period
     }
 
     pub(super) fn last_proof(&self) -> std::time::Instant {
-        self.proven.lock().unwrap_or_else(PoisonError::into_inner).into_std()
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner).asked.into_std()
     }
 }
 
@@ -177,8 +181,16 @@ struct Task {
     feeds: Vec<Attached>,
     trouble: Option<Trouble>,
     proof: Proof,
-    /// When the last proof was asked for.
-    proven: Arc<Mutex<Instant>>,
+    proven: Arc<Mutex<Proven>>,
+}
+
+/// What is known of the last proof.
+#[derive(Clone, Copy)]
+struct Proven {
+    /// When it was asked for.
+    asked: Instant,
+    /// In which time the next one is due.
+    period: Duration,
 }
 
 struct Attached {
@@ -378,7 +390,8 @@ impl Task {
 
     /// At this moment the server had nothing that is not here.
     fn proved(&mut self, asked: Instant) {
-        *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+        let period = period(self.mirror.as_ref().map_or(0, Mirror::count));
+        *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = Proven { asked, period };
         self.tell_staleness();
         let Some(mirror) = &self.mirror else { return };
         for attached in self.feeds.iter_mut().filter(|attached| !attached.begun) {
@@ -393,8 +406,8 @@ impl Task {
     }
 
     fn tell_staleness(&self) {
-        let proven = *self.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        telemetry::view_staleness(self.pattern, proven.elapsed());
+        let Proven { asked, period } = *self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        telemetry::view_staleness(self.pattern, asked.elapsed(), period);
     }
 
     fn set_trouble(&mut self, trouble: Option<Trouble>) {

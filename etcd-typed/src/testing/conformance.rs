@@ -122,6 +122,7 @@ cases! { $
         Shared keys_alone_come_without_values,
         Shared a_stale_read_is_an_answer,
         Shared pages_are_of_one_revision,
+        Shared modified_keys_come_with_the_count_of_all,
         Shared a_past_revision_is_read_as_it_was,
         Shared a_revision_that_never_was_is_no_answer,
         Alone a_revision_that_is_lost_is_no_answer,

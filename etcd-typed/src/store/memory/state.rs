@@ -137,14 +137,18 @@ impl State {
             let message = format!("revision {revision} is a future revision; the newest is {}", self.revision);
             return Err(Error::new(ErrorKind::HistoryLost, message));
         }
-        let mut kvs = self
-            .select(&range.span, range.after.as_deref())
-            .take_while(|(key, _)| range.until.as_ref().is_none_or(|until| *key <= until))
-            .filter_map(|(key, versions)| at(versions, revision).and_then(|version| version.key_value(key, range.keys_only)));
+        let present = || {
+            let within = self.select(&range.span, range.after.as_deref());
+            let within = within.take_while(|(key, _)| range.until.as_ref().is_none_or(|until| *key <= until));
+            within.filter_map(|(key, versions)| Some((key, at(versions, revision).filter(|version| version.stored.is_some())?)))
+        };
+        let modified = present().filter(|(_, version)| range.modified_after.is_none_or(|after| version.modified > after));
+        let mut kvs = modified.filter_map(|(key, version)| version.key_value(key, range.keys_only));
         let limit = range.limit.unwrap_or(usize::MAX);
         let page = kvs.by_ref().take(limit).collect();
         let more = kvs.next().is_some();
-        Ok(RangeReply { revision, kvs: page, more, ..RangeReply::default() })
+        let count = range.modified_after.map(|_| present().count() as u64);
+        Ok(RangeReply { revision, kvs: page, more, count, ..RangeReply::default() })
     }
 
     /// The newest modification of each key that is there now.

@@ -20,6 +20,9 @@ impl V2Store {
         if range.limit.is_some() || range.after.is_some() || range.until.is_some() {
             return unsupported("pages");
         }
+        if range.modified_after.is_some() {
+            return unsupported("reads of what was modified after a revision");
+        }
         let reply = match &range.span {
             Span::Key(key) => self.read_key(key, range.consistency).await,
             Span::Below(key) => self.read_below(key, range.consistency, Depth::All).await,

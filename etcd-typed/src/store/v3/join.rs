@@ -360,10 +360,11 @@ fn is_joinable(request: &RangeRequest) -> bool {
         sort_target,
         serializable,
         count_only,
+        min_mod_revision,
         max_create_revision,
     } = request;
     let plain = range_end.is_empty() && !serializable && !count_only;
-    plain && [*limit, *revision, *max_create_revision, (*sort_order).into(), (*sort_target).into()] == [0; 5]
+    plain && [*limit, *revision, *min_mod_revision, *max_create_revision, (*sort_order).into(), (*sort_target).into()] == [0; 6]
 }
 
 /// What a transaction of so many reads answers to each.

@@ -22,7 +22,7 @@ const RESTARTS: u32 = 8;
 
 /// [`Store::range`](crate::store::Store::range).
 pub(super) fn range(reads: Arc<Reads>, range: Range) -> BoxFuture<'static, Result<RangeReply>> {
-    let whole = range.after.is_none() && range.until.is_none() && range.limit.is_none();
+    let whole = range.after.is_none() && range.until.is_none() && range.limit.is_none() && range.modified_after.is_none();
     if matches!(range.span, Span::Key(_)) && whole && range.revision.is_none() {
         return Box::pin(present(reads, &range));
     }
@@ -93,6 +93,8 @@ async fn pages(reads: &Arc<Reads>, range: &Range) -> Result<RangeReply, Stop> {
             revision: number(reply.revision),
             serializable: range.consistency == Consistency::Stale,
             keys_only: range.keys_only,
+            // Zero would be no bound. No key was modified before revision 2.
+            min_mod_revision: range.modified_after.map_or(0, |after| number(after.next())),
             ..RangeRequest::default()
         };
         let answer = match Arc::clone(reads).range(how, request).await {
@@ -108,6 +110,10 @@ async fn pages(reads: &Arc<Reads>, range: &Range) -> Result<RangeReply, Stop> {
         };
         if first && range.revision.is_none() {
             reply.revision = header_revision(answer.header.as_ref());
+        }
+        if first && range.modified_after.is_some() {
+            // The server counts all keys of the range, whatever its filters and the limit leave out.
+            reply.count = u64::try_from(answer.count).ok();
         }
         first = false;
         let last = answer.kvs.last().map(|kv| kv.key.clone());

@@ -189,6 +189,7 @@ message! {
         serializable: bool = bool 7,
         keys_only: bool = bool 8,
         count_only: bool = bool 9,
+        min_mod_revision: i64 = int64 10,
         max_create_revision: i64 = int64 13,
     }
 }
@@ -211,6 +212,7 @@ pub(super) struct RangeResponse {
     pub(super) header: Option<ResponseHeader>,
     pub(super) kvs: Vec<KeyValue>,
     pub(super) more: bool,
+    pub(super) count: i64,
 }
 
 message! {

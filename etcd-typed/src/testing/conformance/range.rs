@@ -137,6 +137,43 @@ pub(super) async fn pages_are_of_one_revision(bench: &Bench<'_>) {
     }
 }
 
+pub(super) async fn modified_keys_come_with_the_count_of_all(bench: &Bench<'_>) {
+    for path in ["a", "b", "c", "d/e"] {
+        bench.put(&bench.key(path), path).await;
+    }
+    let since = bench.put(&bench.key("b"), "before").await;
+    let modified = |after: Revision| Range { modified_after: Some(after), ..Range::of(Span::Below(bench.dir().clone())) };
+    if !bench.capabilities().past_revisions {
+        bench.range_refused(modified(since), ErrorKind::Unsupported).await;
+        return;
+    }
+    let found = async |range: Range| {
+        let reply = bench.range(range).await;
+        (keys(&reply), reply.count, reply.more)
+    };
+    let names = |paths: &[&str]| paths.iter().map(|path| bench.key(path).to_string()).collect::<Vec<_>>();
+    assert_eq!(found(modified(since)).await, (names(&[]), Some(4), false), "nothing was modified since");
+    assert_eq!(found(modified(since.previous())).await, (names(&["b"]), Some(4), false), "after a revision is not at it");
+    assert_eq!(found(modified(Revision::ZERO)).await, (names(&["a", "b", "c", "d/e"]), Some(4), false));
+    assert_eq!(found(modified(Revision::new(u64::MAX))).await, (names(&[]), Some(4), false));
+    assert_eq!(bench.list().await.count, None, "nobody asked for it");
+    bench.put(&bench.key("c"), "after").await;
+    let put = bench.put(&bench.key("new"), "after").await;
+    assert_eq!(found(modified(since)).await, (names(&["c", "new"]), Some(5), false));
+    let first = Range { limit: Some(1), keys_only: true, ..modified(since) };
+    assert_eq!(found(first.clone()).await, (names(&["c"]), Some(5), true), "the limit does not change the count");
+    let deleted = bench.delete(&bench.key("a")).await;
+    assert_eq!(found(modified(put)).await, (names(&[]), Some(4), false), "a deleted key is told by the count alone");
+    // As of a revision of the past, and within a part of the range.
+    assert_eq!(found(Range { revision: Some(put), ..modified(since) }).await, (names(&["c", "new"]), Some(5), false));
+    let part = Range { after: Some(bench.key("b").to_string().into()), until: Some(bench.key("c").to_string().into()), ..modified(since) };
+    assert_eq!(found(part).await, (names(&["c"]), Some(1), false));
+    let one = |path: &str, after| Range { modified_after: Some(after), ..Range::of(Span::Key(bench.key(path))) };
+    assert_eq!(found(one("c", since)).await, (names(&["c"]), Some(1), false));
+    assert_eq!(found(one("c", deleted)).await, (names(&[]), Some(1), false));
+    assert_eq!(found(one("a", since)).await, (names(&[]), Some(0), false));
+}
+
 pub(super) async fn a_past_revision_is_read_as_it_was(bench: &Bench<'_>) {
     let (a, b) = (bench.key("a"), bench.key("b"));
     let past = bench.put(&a, "old").await;

@@ -27,6 +27,7 @@ fn only_reads_of_one_key_as_it_is_now_are_joined() {
         RangeRequest { sort_target: 1, ..plain.clone() },
         RangeRequest { serializable: true, ..plain.clone() },
         RangeRequest { count_only: true, ..plain.clone() },
+        RangeRequest { min_mod_revision: 7, ..plain.clone() },
         RangeRequest { max_create_revision: 7, ..plain },
     ];
     for other in others {

@@ -10,6 +10,7 @@ use super::{KeyValue, RangeResponse};
 const HEADER: u32 = 1;
 const KVS: u32 = 2;
 const MORE: u32 = 3;
+const COUNT: u32 = 4;
 
 impl Message for RangeResponse {
     fn encode_raw(&self, out: &mut impl BufMut) {
@@ -19,6 +20,9 @@ impl Message for RangeResponse {
         encoding::message::encode_repeated(KVS, &self.kvs, out);
         if self.more {
             encoding::bool::encode(MORE, &self.more, out);
+        }
+        if self.count != 0 {
+            encoding::int64::encode(COUNT, &self.count, out);
         }
     }
 
@@ -32,6 +36,7 @@ impl Message for RangeResponse {
                 Ok(())
             }
             MORE => encoding::bool::merge(wire_type, &mut self.more, bytes, context),
+            COUNT => encoding::int64::merge(wire_type, &mut self.count, bytes, context),
             _ => encoding::skip_field(wire_type, tag, bytes, context),
         }
     }
@@ -39,7 +44,8 @@ impl Message for RangeResponse {
     fn encoded_len(&self) -> usize {
         let header = self.header.as_ref().map_or(0, |header| encoding::message::encoded_len(HEADER, header));
         let more = if self.more { encoding::bool::encoded_len(MORE, &self.more) } else { 0 };
-        header + encoding::message::encoded_len_repeated(KVS, &self.kvs) + more
+        let count = if self.count == 0 { 0 } else { encoding::int64::encoded_len(COUNT, &self.count) };
+        header + encoding::message::encoded_len_repeated(KVS, &self.kvs) + more + count
     }
 
     fn clear(&mut self) {
@@ -110,12 +116,14 @@ mod tests {
         kvs: Vec<KeyValue>,
         #[prost(bool, tag = "3")]
         more: bool,
+        #[prost(int64, tag = "4")]
+        count: i64,
     }
 
     fn agree(message: &[u8]) {
         let message = Bytes::copy_from_slice(message);
-        let derived = Derived::decode(message.clone()).map(|found| (found.header, found.kvs, found.more));
-        let ours = RangeResponse::decode(message).map(|found| (found.header, found.kvs, found.more));
+        let derived = Derived::decode(message.clone()).map(|found| (found.header, found.kvs, found.more, found.count));
+        let ours = RangeResponse::decode(message).map(|found| (found.header, found.kvs, found.more, found.count));
         assert_eq!(derived.is_ok(), ours.is_ok(), "{derived:?} and {ours:?}");
         if let (Ok(derived), Ok(ours)) = (derived, ours) {
             assert_eq!(derived, ours);
@@ -139,12 +147,13 @@ mod tests {
             revision in proptest::option::of(any::<i64>()),
             kvs in proptest::collection::vec(kv(), 0..5),
             more in any::<bool>(),
+            count in prop_oneof![Just(0), any::<i64>()],
             damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
             cut in proptest::option::of(any::<prop::sample::Index>()),
         ) {
             let header = revision.map(|revision| super::super::ResponseHeader { revision, ..Default::default() });
-            let ours = RangeResponse { header, kvs, more };
-            let derived = Derived { header: ours.header.clone(), kvs: ours.kvs.clone(), more };
+            let ours = RangeResponse { header, kvs, more, count };
+            let derived = Derived { header: ours.header.clone(), kvs: ours.kvs.clone(), more, count };
             let mut message = ours.encode_to_vec();
             prop_assert_eq!(&message, &derived.encode_to_vec());
             prop_assert_eq!(ours.encoded_len(), message.len());

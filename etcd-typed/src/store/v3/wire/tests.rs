@@ -24,9 +24,10 @@ fn range() {
         serializable: true,
         keys_only: true,
         count_only: true,
+        min_mod_revision: 6,
         max_create_revision: 5,
     };
-    let bytes = [0x0a, 1, b'a', 0x12, 1, b'b', 0x18, 3, 0x20, 4, 0x28, 2, 0x30, 2, 0x38, 1, 0x40, 1, 0x48, 1, 0x68, 5];
+    let bytes = [0x0a, 1, b'a', 0x12, 1, b'b', 0x18, 3, 0x20, 4, 0x28, 2, 0x30, 2, 0x38, 1, 0x40, 1, 0x48, 1, 0x50, 6, 0x68, 5];
     assert_bytes(&request, &bytes);
     // header {cluster_id 1, member_id 2, revision 3, raft_term 4}, kvs {all fields}, more, count
     let answer = [
@@ -38,6 +39,7 @@ fn range() {
         header: Some(ResponseHeader { cluster_id: 1, member_id: 2, revision: 3 }),
         kvs: vec![KeyValue { key: b("k"), create_revision: 5, mod_revision: 6, version: 7, value: b("v"), lease: 8 }],
         more: true,
+        count: 9,
     };
     assert_eq!(RangeResponse::decode(&answer[..]), Ok(expected));
 }
