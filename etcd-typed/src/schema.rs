@@ -6,6 +6,7 @@ mod delta;
 mod describe;
 mod encode;
 mod entries;
+mod gather;
 mod kept;
 mod leaves;
 mod touched;
@@ -17,6 +18,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::task::yield_now;
 
 pub use decode::Decoder;
 pub use delta::{Change, Delta, Keyed, Update};
@@ -24,6 +26,7 @@ pub(crate) use describe::Witnesses;
 pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;
 pub(crate) use entries::{Entries, entry};
+use gather::Gathered;
 pub(crate) use kept::Copies;
 pub use leaves::{Leaf, LeafOpt, Leaves, OneLeaf, Tuple};
 pub(crate) use touched::Touched;
@@ -76,6 +79,9 @@ pub trait Schema: Sized + Send + Sync + 'static {
         Ok(())
     }
 }
+
+/// Keys that are read before others get the thread. At 3 µs for each that is less than a millisecond.
+pub(crate) const AT_ONCE: usize = if cfg!(test) { 3 } else { 256 };
 
 /// What lies below one directory: keys relative to it, as stored.
 pub(crate) type Tree = BTreeMap<String, Stored>;
@@ -137,8 +143,26 @@ pub(crate) fn tree(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
 
 /// The same for a tree that is kept: the values are copies, and keep nothing of the answer alive. Each key that is left out is given to `other`.
 pub(crate) fn kept_tree(directory: &Key, kvs: Vec<KeyValue>, mut other: impl FnMut(&[u8])) -> Tree {
+    kept(directory, kvs, &mut other).collect()
+}
+
+/// The same as [`kept_tree`], of however many keys, without keeping others from the thread.
+pub(crate) async fn kept_tree_in_turns(directory: &Key, kvs: Vec<KeyValue>, mut other: impl FnMut(&[u8])) -> Tree {
+    if kvs.len() <= AT_ONCE {
+        return kept_tree(directory, kvs, other);
+    }
+    let mut entries = Vec::with_capacity(kvs.len());
+    let mut kvs = kvs.into_iter();
+    while kvs.len() > 0 {
+        entries.extend(kept(directory, kvs.by_ref().take(AT_ONCE).collect(), &mut other));
+        yield_now().await;
+    }
+    entries.into_iter().collect()
+}
+
+fn kept(directory: &Key, kvs: Vec<KeyValue>, other: &mut impl FnMut(&[u8])) -> impl Iterator<Item = (String, Stored)> {
     let mut copies = Copies::of(kvs.iter().map(|kv| kv.value.len()));
-    let kept = |kv: KeyValue| {
+    kvs.into_iter().filter_map(move |kv| {
         let (key, mut stored) = Stored::of(kv);
         let Some(relative) = directory.below(&key).map(str::to_owned) else {
             other(&key);
@@ -146,8 +170,7 @@ pub(crate) fn kept_tree(directory: &Key, kvs: Vec<KeyValue>, mut other: impl FnM
         };
         stored.value = copies.copy(&stored.value);
         Some((relative, stored))
-    };
-    kvs.into_iter().filter_map(kept).collect()
+    })
 }
 
 /// What lies below one segment of a tree.
@@ -165,13 +188,41 @@ pub(crate) fn decode<S: Schema>(directory: &Key, tree: &Tree, revision: Revision
     decode_with(directory, tree, revision, Validation::Skip, |decoder| decoder.whole())
 }
 
+/// The same as [`decode`], of however many keys, without keeping others from the thread.
+pub(crate) async fn decode_in_turns<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
+    read_in_turns(directory, tree, revision, Validation::Skip, |decoder| decoder.whole()).await
+}
+
 /// The same with every validation done, as before a write; for what is only taken if it is right.
 ///
 /// # Errors
 ///
 /// `Invalid`, also with every field and struct that fails its validation.
-pub(crate) fn decode_valid<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
-    decode_with(directory, tree, revision, Validation::Run, |decoder| decoder.whole())
+pub(crate) async fn decode_valid_in_turns<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
+    read_in_turns(directory, tree, revision, Validation::Run, |decoder| decoder.whole()).await
+}
+
+/// The same as [`decode_map`], of however many keys, without keeping others from the thread.
+pub(crate) async fn decode_map_in_turns<M, F>(directory: &Key, tree: &Tree, revision: Revision, read: F) -> Result<Versioned<M>>
+where
+    F: Fn(&mut Decoder<'_>) -> Option<M>,
+{
+    read_in_turns(directory, tree, revision, Validation::Skip, read).await
+}
+
+/// The same as [`tree`], of however many keys, without keeping others from the thread.
+pub(crate) async fn tree_in_turns(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
+    if kvs.len() <= AT_ONCE {
+        return tree(directory, kvs);
+    }
+    let mut entries = Vec::with_capacity(kvs.len());
+    let mut kvs = kvs.into_iter();
+    while kvs.len() > 0 {
+        entries.extend(kvs.by_ref().take(AT_ONCE).filter_map(|kv| Some((directory.below(&kv.key)?.to_owned(), Stored::from(kv)))));
+        yield_now().await;
+    }
+    // They are in order, so this compares each with the next and no more.
+    entries.into_iter().collect()
 }
 
 /// A whole map that lies in `directory`: its keys are one level below it.
@@ -187,6 +238,26 @@ where
     F: FnOnce(&mut Decoder<'_>) -> Option<T>,
 {
     let mut decoder = Decoder::new(directory, tree, validation);
+    let value = read(&mut decoder);
+    decoder.finish(value, revision)
+}
+
+async fn read_in_turns<T>(
+    directory: &Key,
+    tree: &Tree,
+    revision: Revision,
+    validation: Validation,
+    read: impl Fn(&mut Decoder<'_>) -> Option<T>,
+) -> Result<Versioned<T>> {
+    if tree.len() <= AT_ONCE {
+        return decode_with(directory, tree, revision, validation, read);
+    }
+    let mut gathered = Gathered::default();
+    while !gathered.more(directory, tree, validation, &read) {
+        yield_now().await;
+    }
+    let mut decoder = Decoder::new(directory, tree, validation);
+    decoder.take(gathered);
     let value = read(&mut decoder);
     decoder.finish(value, revision)
 }
@@ -264,7 +335,7 @@ pub trait Map: Sized {
     /// What the segment below the map's directory stands for.
     type Key: MapKey;
     /// What is there.
-    type Value;
+    type Value: Send + 'static;
 
     /// The map of these.
     #[doc(hidden)]
@@ -275,7 +346,7 @@ pub trait Map: Sized {
     fn pairs(&self) -> Vec<(&Self::Key, &Self::Value)>;
 }
 
-impl<K: MapKey, V> Map for BTreeMap<K, V> {
+impl<K: MapKey, V: Send + 'static> Map for BTreeMap<K, V> {
     type Key = K;
     type Value = V;
 
@@ -288,7 +359,7 @@ impl<K: MapKey, V> Map for BTreeMap<K, V> {
     }
 }
 
-impl<K: MapKey + Hash, V, H: BuildHasher + Default> Map for HashMap<K, V, H> {
+impl<K: MapKey + Hash, V: Send + 'static, H: BuildHasher + Default> Map for HashMap<K, V, H> {
     type Key = K;
     type Value = V;
 

@@ -95,7 +95,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tracing::instrument::Instrumented;
-use tracing::span::EnteredSpan;
 use tracing::{Instrument as _, Span};
 
 #[cfg(feature = "metrics")]
@@ -547,11 +546,6 @@ impl Ongoing {
     /// A part of it that waits.
     pub(crate) fn run<F: Future>(&self, work: F) -> Instrumented<F> {
         work.instrument(self.0.clone())
-    }
-
-    /// The rest of it, which waits for nothing: until what this gives is dropped.
-    pub(crate) fn enter(self) -> EnteredSpan {
-        self.0.entered()
     }
 }
 

@@ -39,6 +39,12 @@ impl Mirror {
         Self { directory, tree, others, revision: start.revision, complete: start.known }
     }
 
+    /// The same, of however many keys, without keeping others from the thread.
+    pub(crate) async fn new_in_turns(directory: Key, start: Snapshot) -> Self {
+        let (tree, others) = split_in_turns(&directory, start.kvs).await;
+        Self { directory, tree, others, revision: start.revision, complete: start.known }
+    }
+
     /// What a watch starts with whose own start is not there to be read.
     pub(crate) fn unknown(directory: Key, revision: Revision) -> Self {
         Self { directory, tree: Tree::new(), others: HashSet::new(), revision, complete: false }
@@ -107,20 +113,33 @@ impl Mirror {
         }
     }
 
+    /// The same as [`apply`](Self::apply): a state of however many keys is taken without keeping others from the thread.
+    pub(crate) async fn apply_in_turns(&mut self, step: Step) -> Option<Touch> {
+        match step {
+            Step::Reset(Snapshot { revision, kvs, known, .. }) => {
+                let (after, others) = split_in_turns(&self.directory, kvs).await;
+                Some(self.reset_to(after, others, revision, known))
+            }
+            step => self.apply(step),
+        }
+    }
+
     /// The state is this one now; what differs from the one before was touched. It is worth telling even where nothing differs: what happened in
     /// between was not seen.
     fn reset(&mut self, snapshot: Snapshot) -> Touch {
-        let (after, others) = split(&self.directory, snapshot.kvs);
-        self.others = others;
+        let Snapshot { revision, kvs, known, .. } = snapshot;
+        let (after, others) = split(&self.directory, kvs);
+        self.reset_to(after, others, revision, known)
+    }
+
+    fn reset_to(&mut self, after: Tree, others: HashSet<Bytes>, revision: Revision, known: bool) -> Touch {
         let before = std::mem::take(&mut self.tree);
         let came = after.keys().filter(|relative| !before.contains_key(*relative)).cloned().map(|relative| (relative, None));
         let came: Vec<_> = came.collect();
         let other = before.into_iter().filter(|(relative, old)| after.get(relative).is_none_or(|new| differs(old, new)));
         let touched = came.into_iter().chain(other.map(|(relative, old)| (relative, Some(old)))).collect();
-        self.tree = after;
-        self.revision = snapshot.revision;
-        self.complete = snapshot.known;
-        Touch { revision: snapshot.revision, resynced: true, touched }
+        (self.tree, self.others, self.revision, self.complete) = (after, others, revision, known);
+        Touch { revision, resynced: true, touched }
     }
 
     /// Takes the events of one revision.
@@ -139,9 +158,7 @@ impl Mirror {
             };
             let (key, mut now) = Stored::of(kv);
             let Some(relative) = self.directory.below(&key) else {
-                if is_other(&self.directory, &key) {
-                    self.others.insert(Bytes::copy_from_slice(&key));
-                }
+                take_other(&self.directory, &key, &mut self.others);
                 continue;
             };
             now.value = copies.copy(&now.value);
@@ -193,12 +210,21 @@ impl Mirror {
 /// What lies below a directory, and the keys there that are no path.
 fn split(directory: &Key, kvs: Vec<KeyValue>) -> (Tree, HashSet<Bytes>) {
     let mut others = HashSet::new();
-    let tree = schema::kept_tree(directory, kvs, |key| {
-        if is_other(directory, key) {
-            others.insert(Bytes::copy_from_slice(key));
-        }
-    });
+    let tree = schema::kept_tree(directory, kvs, |key| take_other(directory, key, &mut others));
     (tree, others)
+}
+
+/// The same, of however many keys.
+async fn split_in_turns(directory: &Key, kvs: Vec<KeyValue>) -> (Tree, HashSet<Bytes>) {
+    let mut others = HashSet::new();
+    let tree = schema::kept_tree_in_turns(directory, kvs, |key| take_other(directory, key, &mut others)).await;
+    (tree, others)
+}
+
+fn take_other(directory: &Key, key: &[u8], others: &mut HashSet<Bytes>) {
+    if is_other(directory, key) {
+        others.insert(Bytes::copy_from_slice(key));
+    }
 }
 
 /// Whether a key that is no path is below the directory.

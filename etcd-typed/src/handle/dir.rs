@@ -127,7 +127,7 @@ impl<S: Schema> Dir<S> {
     // That it can be sent is said, so that the compiler proves it here and not anew where it is called, for each struct.
     #[allow(clippy::manual_async_fn)]
     pub fn get(&self) -> impl Future<Output = Result<Versioned<S>>> + Send {
-        async { self.context.find("get", S::TABLE, &self.key).await?.decode(&self.key) }
+        async { self.context.find("get", S::TABLE, &self.key).await?.decode(&self.key).await }
     }
 
     /// Whether any key of the schema is there.

@@ -423,7 +423,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     pub async fn keys(&self) -> Result<Vec<K>> {
         let work = async {
             let reply = self.context.read(Span::Below(self.key.clone()), true).await.map_err(|error| error.at(&self.key))?;
-            let tree = schema::tree(&self.key, reply.kvs);
+            let tree = schema::tree_in_turns(&self.key, reply.kvs).await;
             schema::decode_map(&self.key, &tree, reply.revision, |decoder| decoder.dir_keys::<K>(S::TABLE)).map(Versioned::into_inner)
         };
         Self::operation("keys").run(work).await
@@ -437,7 +437,8 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     pub async fn get(&self) -> Result<Versioned<BTreeMap<K, S>>> {
         let work = async {
             let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
-            decode_dirs(&self.key, &schema::tree(&self.key, reply.kvs), reply.revision)
+            let tree = schema::tree_in_turns(&self.key, reply.kvs).await;
+            schema::decode_map_in_turns(&self.key, &tree, reply.revision, |decoder| decoder.all_dirs()).await
         };
         Self::operation("get").run(work).await
     }

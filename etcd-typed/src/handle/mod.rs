@@ -68,7 +68,7 @@ impl Context {
         let ongoing = Operation::new(op, table.pattern()).begin();
         let read = ongoing.run(self.read(Span::Below(directory.clone()), false));
         let reply = read.await.map_err(|error| error.at(directory))?;
-        Ok(Found { tree: schema::tree(directory, reply.kvs), revision: reply.revision, ongoing })
+        Ok(Found { tree: schema::tree_in_turns(directory, reply.kvs).await, revision: reply.revision, ongoing })
     }
 
     /// A live view of what lies below a directory, or of keys in it.
@@ -90,9 +90,8 @@ struct Found {
 }
 
 impl Found {
-    fn decode<S: Schema>(self, directory: &Key) -> Result<Versioned<S>> {
-        let _within = self.ongoing.enter();
-        schema::decode(directory, &self.tree, self.revision)
+    async fn decode<S: Schema>(self, directory: &Key) -> Result<Versioned<S>> {
+        self.ongoing.run(schema::decode_in_turns(directory, &self.tree, self.revision)).await
     }
 }
 

@@ -16,6 +16,7 @@ use self::borders::borders;
 use super::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
+use crate::schema::AT_ONCE;
 use crate::store::{KeyValue, Range, RangeReply, Span};
 
 /// Keys in the first page: what nearly all directories fit in.
@@ -67,7 +68,7 @@ impl Context {
     async fn try_pages<T>(&self, span: &Span, mut taken: T, take: impl Fn(&mut T, Vec<KeyValue>)) -> Result<(T, Revision), Stopped> {
         if !self.store.capabilities().past_revisions {
             let reply = self.read(span.clone(), false).await.map_err(Stopped::AtFirst)?;
-            take(&mut taken, reply.kvs);
+            take_in_turns(&mut taken, reply.kvs, &take).await;
             return Ok((taken, reply.revision));
         }
         let read = |revision, after, until: Option<Bytes>, limit| async move {
@@ -102,7 +103,7 @@ impl Context {
             let took = async {
                 // First the requests have to be on their way.
                 yield_now().await;
-                take(&mut taken, reply.kvs);
+                take_in_turns(&mut taken, reply.kvs, &take).await;
             };
             let (next, ()) = try_join(under_way.try_next(), took.map(Ok)).await.map_err(Stopped::BetweenPages)?;
             match next {
@@ -110,6 +111,18 @@ impl Context {
                 None => return Ok((taken, revision)),
             }
         }
+    }
+}
+
+/// Hands over a page in parts, without keeping others from the thread.
+async fn take_in_turns<T>(taken: &mut T, page: Vec<KeyValue>, take: &impl Fn(&mut T, Vec<KeyValue>)) {
+    if page.len() <= AT_ONCE {
+        return take(taken, page);
+    }
+    let mut page = page.into_iter();
+    while page.len() > 0 {
+        take(taken, page.by_ref().take(AT_ONCE).collect());
+        yield_now().await;
     }
 }
 

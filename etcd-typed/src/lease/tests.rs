@@ -220,7 +220,7 @@ async fn an_outage_shorter_than_its_time_is_survived() {
 #[tokio::test(start_paused = true)]
 async fn its_task_ends_with_it() {
     let (store, client) = memory();
-    let tasks = || Handle::current().metrics().num_alive_tasks();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
     let (dropped, revoked) = (client.lease(TTL).await.unwrap(), client.lease(TTL).await.unwrap());
     let (lost, left) = (client.lease(TTL).await.unwrap(), client.lease(TTL).await.unwrap());

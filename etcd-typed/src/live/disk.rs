@@ -145,7 +145,10 @@ impl<T: Send + Sync + 'static> Disk<T> {
             Ok(read) => read.map_err(|unusable| unusable.to_string()),
             Err(_) => Err("the runtime ends".to_owned()),
         };
-        let state = read.and_then(|mirror| self.view.begin(&mirror).map_err(|error| error.to_string()));
+        let state = match read {
+            Ok(mirror) => self.view.begin(&mirror).await.map_err(|error| error.to_string()),
+            Err(reason) => Err(reason),
+        };
         let state = match state {
             Ok(state) => state,
             Err(reason) => {

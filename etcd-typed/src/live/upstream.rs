@@ -254,10 +254,10 @@ impl Task {
                         None
                     }
                 },
-                outcome = self.proof.next(self.mirror.as_ref()) => self.proof_outcome(outcome),
+                outcome = self.proof.next(self.mirror.as_ref()) => self.proof_outcome(outcome).await,
                 news = poll_fn(|cx| poll_news(&mut follow, first, self.trouble.as_ref(), cx)) => match news {
                     News::Step(Some(Ok(step))) => {
-                        self.step(step, std::mem::take(&mut first).then_some(started));
+                        self.step(step, std::mem::take(&mut first).then_some(started)).await;
                         None
                     }
                     News::Step(Some(Err(error))) => Some(Stop::Failed(error)),
@@ -303,7 +303,7 @@ impl Task {
         }
     }
 
-    fn step(&mut self, step: Step, first: Option<Instant>) {
+    async fn step(&mut self, step: Step, first: Option<Instant>) {
         let is_reset = matches!(step, Step::Reset(_));
         if is_reset {
             self.listed = Revision::ZERO;
@@ -316,9 +316,9 @@ impl Task {
             return;
         }
         let touch = match (&mut self.mirror, step) {
-            (Some(mirror), step) => mirror.apply(step),
+            (Some(mirror), step) => mirror.apply_in_turns(step).await,
             (none, Step::Reset(snapshot)) => {
-                none.replace(Mirror::new(self.directory.clone(), snapshot));
+                none.replace(Mirror::new_in_turns(self.directory.clone(), snapshot).await);
                 None
             }
             // A reset is the first step.
@@ -330,7 +330,7 @@ impl Task {
         let Some(mirror) = &self.mirror else { return };
         for attached in self.feeds.iter_mut().filter(|attached| attached.begun) {
             match &touch {
-                Some(touch) => attached.feed.touch(mirror, touch),
+                Some(touch) => attached.feed.touch(mirror, touch).await,
                 None if self.proof.doubts() => {}
                 None => attached.feed.progress(mirror.revision()),
             }
@@ -339,12 +339,12 @@ impl Task {
             // The first read was sent after the watch was started.
             Some(started) => {
                 self.set_trouble(None);
-                self.proved(started);
+                self.proved(started).await;
             }
             None => {
                 let outcome = self.proof.seen(mirror.revision());
                 // What is seen disproves nothing.
-                self.proof_outcome(outcome);
+                self.proof_outcome(outcome).await;
                 if is_reset {
                     self.proof.ask();
                 }
@@ -352,7 +352,7 @@ impl Task {
         }
     }
 
-    fn proof_outcome(&mut self, outcome: Outcome) -> Option<Stop> {
+    async fn proof_outcome(&mut self, outcome: Outcome) -> Option<Stop> {
         match outcome {
             Outcome::Open => {
                 self.tell_staleness();
@@ -368,7 +368,7 @@ impl Task {
                         attached.feed.progress(mirror.revision());
                     }
                 }
-                self.proved(asked);
+                self.proved(asked).await;
                 None
             }
             Outcome::Disproved => {
@@ -389,14 +389,14 @@ impl Task {
     }
 
     /// At this moment the server had nothing that is not here.
-    fn proved(&mut self, asked: Instant) {
+    async fn proved(&mut self, asked: Instant) {
         let period = period(self.mirror.as_ref().map_or(0, Mirror::count));
         *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = Proven { asked, period };
         self.tell_staleness();
         let Some(mirror) = &self.mirror else { return };
         for attached in self.feeds.iter_mut().filter(|attached| !attached.begun) {
             if attached.since <= asked {
-                attached.feed.begin(mirror);
+                attached.feed.begin(mirror).await;
                 attached.feed.interrupted(self.trouble.as_ref());
                 attached.begun = true;
             } else {

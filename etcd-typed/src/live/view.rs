@@ -1,14 +1,18 @@
 //! From a tree to the candidate for a view's next state. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::ready;
 use std::marker::PhantomData;
+
+use tokio::task::yield_now;
 
 use super::map::LiveMap;
 use crate::changes::Mirror;
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::Revision;
-use crate::schema::{self, MapKey, Schema, Stored, Touched};
+use crate::schema::{self, AT_ONCE, MapKey, Schema, Stored, Touched};
+use crate::store::BoxFuture;
 use crate::value::Codec;
 use crate::version::{Versioned, Versions};
 
@@ -17,11 +21,11 @@ pub(crate) trait View: Send + 'static {
     /// What the view shows.
     type State;
 
-    /// The first candidate.
-    fn begin(&mut self, mirror: &Mirror) -> Result<Versioned<Self::State>>;
+    /// The first candidate. However many keys there are, it does not keep others from the thread.
+    fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<Self::State>>>;
 
-    /// The candidate after these keys changed; none where none of them is the view's.
-    fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<Self::State>>>;
+    /// The candidate after these keys changed; none where none of them is the view's. Others get the thread meanwhile, as with [`begin`](Self::begin).
+    fn touch<'v>(&'v mut self, mirror: &'v Mirror, touched: &'v Touched) -> BoxFuture<'v, Option<Result<Versioned<Self::State>>>>;
 
     /// The same view with nothing seen yet.
     #[cfg(feature = "snapshot")]
@@ -57,12 +61,12 @@ impl<S: Schema> StructView<S> {
 impl<S: Schema> View for StructView<S> {
     type State = S;
 
-    fn begin(&mut self, mirror: &Mirror) -> Result<Versioned<S>> {
-        schema::decode_valid(mirror.directory(), mirror.tree(), mirror.revision())
+    fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<S>>> {
+        Box::pin(schema::decode_valid_in_turns(mirror.directory(), mirror.tree(), mirror.revision()))
     }
 
-    fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<S>>> {
-        touched.keys().any(|relative| S::TABLE.reads(relative)).then(|| self.begin(mirror))
+    fn touch<'v>(&'v mut self, mirror: &'v Mirror, touched: &'v Touched) -> BoxFuture<'v, Option<Result<Versioned<S>>>> {
+        Box::pin(async move { if touched.keys().any(|relative| S::TABLE.reads(relative)) { Some(self.begin(mirror).await) } else { None } })
     }
 
     #[cfg(feature = "snapshot")]
@@ -91,12 +95,8 @@ impl<T> EntryView<T> {
     pub(crate) fn new(keys: Vec<String>, codec: Codec<T>) -> Self {
         Self { keys, codec }
     }
-}
 
-impl<T: 'static> View for EntryView<T> {
-    type State = Option<T>;
-
-    fn begin(&mut self, mirror: &Mirror) -> Result<Versioned<Option<T>>> {
+    fn state(&self, mirror: &Mirror) -> Result<Versioned<Option<T>>> {
         let revision = mirror.revision();
         let Some((relative, stored)) = self.keys.iter().find_map(|relative| Some((relative, mirror.tree().get(relative)?))) else {
             return Ok(Versioned::new(None, Versions { revision, ..Versions::default() }));
@@ -107,9 +107,18 @@ impl<T: 'static> View for EntryView<T> {
             Err(problem) => Err(Error::from_problems(vec![problem])),
         }
     }
+}
 
-    fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<Option<T>>>> {
-        self.keys.iter().any(|relative| touched.contains_key(relative)).then(|| self.begin(mirror))
+impl<T: Send + 'static> View for EntryView<T> {
+    type State = Option<T>;
+
+    fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<Option<T>>>> {
+        Box::pin(ready(self.state(mirror)))
+    }
+
+    fn touch<'v>(&'v mut self, mirror: &'v Mirror, touched: &'v Touched) -> BoxFuture<'v, Option<Result<Versioned<Option<T>>>>> {
+        let any = self.keys.iter().any(|relative| touched.contains_key(relative));
+        Box::pin(ready(any.then(|| self.state(mirror))))
     }
 
     #[cfg(feature = "snapshot")]
@@ -137,6 +146,21 @@ fn value<T>(key: &Key, stored: &Stored, codec: &Codec<T>) -> Result<T, Problem> 
     match schema::validate_value(key, &value, codec) {
         None => Ok(value),
         Some(problem) => Err(Problem { revision, ..problem }),
+    }
+}
+
+/// Counts keys that are read, and lets others have the thread when they are many.
+#[derive(Default)]
+struct Turn(usize);
+
+impl Turn {
+    /// So many keys are read.
+    async fn take(&mut self, keys: usize) {
+        self.0 += keys;
+        if self.0 > AT_ONCE {
+            self.0 = keys;
+            yield_now().await;
+        }
     }
 }
 
@@ -220,24 +244,31 @@ impl<K: MapKey, V: Send + Sync + 'static> EntriesView<K, V> {
 impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
     type State = LiveMap<K, V>;
 
-    fn begin(&mut self, mirror: &Mirror) -> Result<Versioned<LiveMap<K, V>>> {
-        self.children = Children::new();
-        for relative in mirror.tree().keys().filter(|relative| Self::owns(relative)) {
-            self.entry(mirror, relative);
-        }
-        self.candidate(mirror)
+    fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<LiveMap<K, V>>>> {
+        Box::pin(async move {
+            self.children = Children::new();
+            let mut turn = Turn::default();
+            for relative in mirror.tree().keys().filter(|relative| Self::owns(relative)) {
+                turn.take(1).await;
+                self.entry(mirror, relative);
+            }
+            self.candidate(mirror)
+        })
     }
 
-    fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<LiveMap<K, V>>>> {
-        if self.children.is_of_the_future(mirror) {
-            return Some(self.begin(mirror));
-        }
-        let mut any = false;
-        for relative in touched.keys().filter(|relative| Self::owns(relative)) {
-            self.entry(mirror, relative);
-            any = true;
-        }
-        any.then(|| self.candidate(mirror))
+    fn touch<'v>(&'v mut self, mirror: &'v Mirror, touched: &'v Touched) -> BoxFuture<'v, Option<Result<Versioned<LiveMap<K, V>>>>> {
+        Box::pin(async move {
+            if self.children.is_of_the_future(mirror) {
+                return Some(self.begin(mirror).await);
+            }
+            let (mut any, mut turn) = (false, Turn::default());
+            for relative in touched.keys().filter(|relative| Self::owns(relative)) {
+                turn.take(1).await;
+                self.entry(mirror, relative);
+                any = true;
+            }
+            any.then(|| self.candidate(mirror))
+        })
     }
 
     #[cfg(feature = "snapshot")]
@@ -273,39 +304,49 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
         (!key::is_hidden(child) && S::TABLE.reads(rest)).then_some((child, rest))
     }
 
-    fn child(&mut self, mirror: &Mirror, child: &str) {
+    /// Takes what a child is now. Returns how many keys were read for it.
+    async fn child(&mut self, mirror: &Mirror, child: &str) -> usize {
         let directory = mirror.directory();
         let tree = schema::subtree(mirror.tree(), child);
         let modified = tree.values().map(|stored| stored.modified).max();
         let exists = tree.keys().any(|relative| S::TABLE.owns(relative));
-        let now = exists.then(|| {
-            let state = schema::decode_valid::<S>(&directory.descend(child), &tree, mirror.revision());
-            state.map(Versioned::into_inner).map_err(|error| error.problems().to_vec())
-        });
+        let now = if exists {
+            let state = schema::decode_valid_in_turns::<S>(&directory.descend(child), &tree, mirror.revision()).await;
+            Some(state.map(Versioned::into_inner).map_err(|error| error.problems().to_vec()))
+        } else {
+            None
+        };
         self.0.set(directory, child, now, modified.unwrap_or_else(|| mirror.revision()));
+        tree.len().clamp(1, AT_ONCE)
     }
 }
 
 impl<K: MapKey, S: Schema> View for DirsView<K, S> {
     type State = LiveMap<K, S>;
 
-    fn begin(&mut self, mirror: &Mirror) -> Result<Versioned<LiveMap<K, S>>> {
-        self.0 = Children::new();
-        for child in Self::children(mirror.tree().keys().map(String::as_str)) {
-            self.child(mirror, child);
-        }
-        self.0.candidate(mirror.directory(), mirror.revision())
+    fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<LiveMap<K, S>>>> {
+        Box::pin(async move {
+            self.0 = Children::new();
+            let mut turn = Turn::default();
+            for child in Self::children(mirror.tree().keys().map(String::as_str)) {
+                turn.take(self.child(mirror, child).await).await;
+            }
+            self.0.candidate(mirror.directory(), mirror.revision())
+        })
     }
 
-    fn touch(&mut self, mirror: &Mirror, touched: &Touched) -> Option<Result<Versioned<LiveMap<K, S>>>> {
-        if self.0.is_of_the_future(mirror) {
-            return Some(self.begin(mirror));
-        }
-        let children = Self::children(touched.keys());
-        for child in &children {
-            self.child(mirror, child);
-        }
-        (!children.is_empty()).then(|| self.0.candidate(mirror.directory(), mirror.revision()))
+    fn touch<'v>(&'v mut self, mirror: &'v Mirror, touched: &'v Touched) -> BoxFuture<'v, Option<Result<Versioned<LiveMap<K, S>>>>> {
+        Box::pin(async move {
+            if self.0.is_of_the_future(mirror) {
+                return Some(self.begin(mirror).await);
+            }
+            let children = Self::children(touched.keys());
+            let mut turn = Turn::default();
+            for child in &children {
+                turn.take(self.child(mirror, child).await).await;
+            }
+            (!children.is_empty()).then(|| self.0.candidate(mirror.directory(), mirror.revision()))
+        })
     }
 
     #[cfg(feature = "snapshot")]

@@ -1,10 +1,12 @@
 //! `Viewing`: a live view to be had. And `Feed`: what stands between the upstream's mirror and one view's cell.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 #[cfg(feature = "snapshot")]
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::Live;
@@ -21,7 +23,6 @@ use crate::revision::Revision;
 use crate::schema::Touched;
 use crate::store::{BoxFuture, Span, Store};
 use crate::telemetry::Pattern;
-use crate::value::contained;
 use crate::version::Versioned;
 
 /// How many states before the present one are kept, if nothing is said.
@@ -125,10 +126,10 @@ pub(super) trait Feed: Send {
     fn is_gone(&self) -> bool;
 
     /// The first state.
-    fn begin(&mut self, mirror: &Mirror);
+    fn begin<'f>(&'f mut self, mirror: &'f Mirror) -> BoxFuture<'f, ()>;
 
     /// A step touched something in the directory.
-    fn touch(&mut self, mirror: &Mirror, touch: &Touch);
+    fn touch<'f>(&'f mut self, mirror: &'f Mirror, touch: &'f Touch) -> BoxFuture<'f, ()>;
 
     /// Nothing in the directory was touched up to this revision.
     fn progress(&mut self, revision: Revision);
@@ -181,15 +182,18 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
 
     /// What the view makes of a change, or, if none is given, of everything. If a function of the caller's types panics there, such as an `Ord`, only this
     /// candidate is lost: the task also feeds the views of others.
-    fn candidate(&mut self, mirror: &Mirror, touched: Option<&Touched>) -> Option<Result<Versioned<T>>> {
+    async fn candidate(&mut self, mirror: &Mirror, touched: Option<&Touched>) -> Option<Result<Versioned<T>>> {
         let touched = touched.filter(|_| !self.is_torn);
         let view = &mut self.view;
-        let made = contained("a function of the schema", || {
-            Ok(match touched {
-                Some(touched) => view.touch(mirror, touched),
-                None => Some(view.begin(mirror)),
-            })
-        });
+        let made = async {
+            match touched {
+                Some(touched) => view.touch(mirror, touched).await,
+                None => Some(view.begin(mirror).await),
+            }
+        };
+        // It is whole again when it is done with this, and is not used before.
+        self.is_torn = true;
+        let made = AssertUnwindSafe(made).catch_unwind().await;
         self.is_torn = made.is_err();
         made.unwrap_or_else(|_| {
             let key = mirror.directory().clone();
@@ -251,28 +255,32 @@ impl<T: Send + Sync + 'static> Feed for TypedFeed<T> {
         }
     }
 
-    fn begin(&mut self, mirror: &Mirror) {
-        let Some(candidate) = self.candidate(mirror, None) else { return };
-        #[cfg(feature = "snapshot")]
-        if let Some(keeper) = &mut self.keeper {
-            keeper.begin(mirror, candidate.is_ok());
-        }
-        self.take(candidate, mirror.revision(), true);
+    fn begin<'f>(&'f mut self, mirror: &'f Mirror) -> BoxFuture<'f, ()> {
+        Box::pin(async move {
+            let Some(candidate) = self.candidate(mirror, None).await else { return };
+            #[cfg(feature = "snapshot")]
+            if let Some(keeper) = &mut self.keeper {
+                keeper.begin(mirror, candidate.is_ok());
+            }
+            self.take(candidate, mirror.revision(), true);
+        })
     }
 
-    fn touch(&mut self, mirror: &Mirror, touch: &Touch) {
-        match self.candidate(mirror, Some(&touch.touched)) {
-            Some(candidate) => {
-                #[cfg(feature = "snapshot")]
-                if let Some(keeper) = &mut self.keeper {
-                    keeper.touch(mirror, &touch.touched, candidate.is_ok());
+    fn touch<'f>(&'f mut self, mirror: &'f Mirror, touch: &'f Touch) -> BoxFuture<'f, ()> {
+        Box::pin(async move {
+            match self.candidate(mirror, Some(&touch.touched)).await {
+                Some(candidate) => {
+                    #[cfg(feature = "snapshot")]
+                    if let Some(keeper) = &mut self.keeper {
+                        keeper.touch(mirror, &touch.touched, candidate.is_ok());
+                    }
+                    self.take(candidate, mirror.revision(), touch.resynced);
                 }
-                self.take(candidate, mirror.revision(), touch.resynced);
+                // Not one of the view's keys, and yet the revisions go back.
+                None if touch.resynced && self.seen() > mirror.revision() => self.begin(mirror).await,
+                None => self.progress(mirror.revision()),
             }
-            // Not one of the view's keys, and yet the revisions go back.
-            None if touch.resynced && self.seen() > mirror.revision() => self.begin(mirror),
-            None => self.progress(mirror.revision()),
-        }
+        })
     }
 
     fn progress(&mut self, revision: Revision) {

@@ -1,5 +1,6 @@
 //! The walk from a tree to a struct. It notes every problem instead of stopping at the first.
 
+use super::gather::Gathered;
 use super::{Map, MapKey, Schema, Stored, Table, Tree, Validation, key_of_segment, place, split_first, validated, with_prefix};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
@@ -14,10 +15,21 @@ use crate::version::{Versioned, Versions};
 #[derive(Debug)]
 pub struct Decoder<'a> {
     directory: &'a Key,
-    tree: &'a Tree,
+    pub(super) tree: &'a Tree,
     table: &'static Table,
     /// Where the struct lies in the tree: empty, or segments each with a `/` after it. Between two calls.
-    prefix: String,
+    pub(super) prefix: String,
+    pub(super) found: Found,
+    validation: Validation,
+    /// The maps that were read before.
+    pub(super) gathered: Gathered<'a>,
+    /// Only maps are read now, and so many more of their keys.
+    pub(super) left: Option<usize>,
+}
+
+/// What was found so far.
+#[derive(Debug, Default)]
+pub(super) struct Found {
     problems: Vec<Problem>,
     /// Each key that was read.
     basis: Vec<(String, Revision)>,
@@ -25,15 +37,31 @@ pub struct Decoder<'a> {
     created: Option<Revision>,
     /// The lease that those are attached to, as long as it is the same one.
     lease: Option<LeaseId>,
-    validation: Validation,
+}
+
+impl Found {
+    /// Adds what was found after it.
+    pub(super) fn append(&mut self, mut later: Self) {
+        if !later.basis.is_empty() {
+            self.lease = later.lease.filter(|lease| self.basis.is_empty() || self.lease == Some(*lease));
+        }
+        self.problems.append(&mut later.problems);
+        self.basis.append(&mut later.basis);
+        self.created = [self.created, later.created].into_iter().flatten().min();
+    }
 }
 
 impl<'a> Decoder<'a> {
     // It would be inlined into every reading of a struct.
     #[inline(never)]
     pub(super) fn new(directory: &'a Key, tree: &'a Tree, validation: Validation) -> Self {
-        let (problems, basis) = (Vec::new(), Vec::new());
-        Self { directory, tree, table: Table::EMPTY, prefix: String::new(), problems, basis, created: None, lease: None, validation }
+        let (found, gathered) = (Found::default(), Gathered::default());
+        Self { directory, tree, table: Table::EMPTY, prefix: String::new(), found, validation, gathered, left: None }
+    }
+
+    /// Takes the maps that were gathered instead of reading them.
+    pub(super) fn take(&mut self, gathered: Gathered<'a>) {
+        self.gathered = gathered;
     }
 
     /// What was read, if nothing is wrong with it. As in [`whole`](Self::whole), what does not need to know the type is in functions that are compiled once.
@@ -44,29 +72,30 @@ impl<'a> Decoder<'a> {
     }
 
     fn invalid(self) -> Error {
-        Error::from_problems(self.problems).at(self.directory)
+        Error::from_problems(self.found.problems).at(self.directory)
     }
 
     /// Of all that was read.
     fn versions(self, revision: Revision) -> Result<Versions> {
-        if !self.problems.is_empty() {
+        if !self.found.problems.is_empty() {
             return Err(self.invalid());
         }
-        let created = self.created.unwrap_or_default();
-        let modified = self.basis.iter().map(|(_, modified)| *modified).max().unwrap_or_default();
-        Ok(Versions { revision, created, modified, lease: self.lease, basis: self.basis.into(), ..Versions::default() })
+        let Found { basis, created, lease, .. } = self.found;
+        let created = created.unwrap_or_default();
+        let modified = basis.iter().map(|(_, modified)| *modified).max().unwrap_or_default();
+        Ok(Versions { revision, created, modified, lease, basis: basis.into(), ..Versions::default() })
     }
 
     /// Every problem, and each key that was read.
     pub(super) fn into_found(self) -> (Vec<Problem>, Vec<(String, Revision)>) {
-        (self.problems, self.basis)
+        (self.found.problems, self.found.basis)
     }
 
     /// A field that must be there, or has a default.
     pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Option<T> {
         match (self.stored(field)?, default) {
-            (Found::Value(at, stored), _) => self.value(at, stored, codec),
-            (Found::Nothing(segment), Some(default)) => match contained("the default", || Ok(default())) {
+            (Place::Value(at, stored), _) => self.value(at, stored, codec),
+            (Place::Nothing(segment), Some(default)) => match contained("the default", || Ok(default())) {
                 Ok(value) => {
                     self.check(segment, &value, codec, None);
                     Some(value)
@@ -76,7 +105,7 @@ impl<'a> Decoder<'a> {
                     None
                 }
             },
-            (Found::Nothing(segment), None) => {
+            (Place::Nothing(segment), None) => {
                 self.problem(segment, ProblemKind::Missing, format!("missing ({})", codec.type_name), None);
                 None
             }
@@ -86,8 +115,8 @@ impl<'a> Decoder<'a> {
     /// An `Option` field.
     pub(super) fn leaf_opt<T>(&mut self, field: usize, codec: &Codec<T>) -> Option<Option<T>> {
         match self.stored(field)? {
-            Found::Value(at, stored) => self.value(at, stored, codec).map(Some),
-            Found::Nothing(_) => Some(None),
+            Place::Value(at, stored) => self.value(at, stored, codec).map(Some),
+            Place::Nothing(_) => Some(None),
         }
     }
 
@@ -134,28 +163,34 @@ impl<'a> Decoder<'a> {
 
     /// Begins with a struct at this place.
     fn enter(&mut self, table: &'static Table) -> Outer {
-        Outer { table: std::mem::replace(&mut self.table, table), read: self.basis.len() }
+        Outer { table: std::mem::replace(&mut self.table, table), read: self.found.basis.len() }
     }
 
     /// It is read, and this is what its validation says.
     fn leave(&mut self, outer: Outer, verdict: std::result::Result<(), ValueError>) {
         let table = std::mem::replace(&mut self.table, outer.table);
         if let Err(reason) = verdict {
-            let newest = self.basis.iter().skip(outer.read).map(|(_, modified)| *modified).max();
+            let newest = self.found.basis.iter().skip(outer.read).map(|(_, modified)| *modified).max();
             self.problem("", ProblemKind::Rejected, table.masked(reason).to_string(), newest);
         }
     }
 
     /// The map of structs that this directory is.
     pub(crate) fn all_dirs<M: Map<Value: Schema>>(&mut self) -> Option<M> {
+        if self.left.is_some() {
+            self.gather_dirs::<M>();
+            return None;
+        }
+        if let Some((found, pairs)) = self.gathered.take_map::<M>(&self.prefix) {
+            self.found.append(found);
+            return pairs.map(M::of);
+        }
         let mut pairs = Vec::new();
         let mut complete = true;
         for child in self.children(M::Value::TABLE) {
-            let key = self.map_key::<M::Key>(child, None);
-            let value = self.below(child, Self::whole::<M::Value>);
-            match (key, value) {
-                (Some(key), Some(value)) => pairs.push((key, value)),
-                _ => complete = false,
+            match self.one_dir(child) {
+                Some(pair) => pairs.push(pair),
+                None => complete = false,
             }
         }
         complete.then(|| M::of(pairs))
@@ -170,7 +205,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// The directories here that have a key of the struct in them.
-    fn children(&self, table: &Table) -> Vec<&'a str> {
+    pub(super) fn children(&self, table: &Table) -> Vec<&'a str> {
         let mut children: Vec<&'a str> = Vec::new();
         for (relative, _) in with_prefix(self.tree, &self.prefix) {
             if let (child, Some(rest)) = split_first(&relative[self.prefix.len()..])
@@ -186,21 +221,41 @@ impl<'a> Decoder<'a> {
 
     /// The map of values that this directory is.
     pub(crate) fn all_entries<M: Map>(&mut self, codec: Codec<M::Value>) -> Option<M> {
+        if self.left.is_some() {
+            self.gather_entries::<M>(codec);
+            return None;
+        }
+        if let Some((found, pairs)) = self.gathered.take_map::<M>(&self.prefix) {
+            self.found.append(found);
+            return pairs.map(M::of);
+        }
         let mut pairs = Vec::new();
         let mut complete = true;
         let prefix = self.prefix.clone();
         for (relative, stored) in with_prefix(self.tree, &prefix) {
-            let (segment, None) = split_first(&relative[prefix.len()..]) else { continue };
-            if key::is_hidden(segment) {
-                continue;
-            }
-            let key = self.map_key::<M::Key>(segment, Some(stored.modified));
-            match (key, self.value(segment, stored, &codec)) {
-                (Some(key), Some(value)) => pairs.push((key, value)),
-                _ => complete = false,
+            match self.one_entry(&relative[prefix.len()..], stored, &codec) {
+                Some(Some(pair)) => pairs.push(pair),
+                Some(None) => complete = false,
+                None => {}
             }
         }
         complete.then(|| M::of(pairs))
+    }
+
+    /// One entry of a map of values; none where the key is none of the map's. Of an entry with a problem the inner one is none.
+    pub(super) fn one_entry<K: MapKey, V>(&mut self, name: &str, stored: &Stored, codec: &Codec<V>) -> Option<Option<(K, V)>> {
+        let (segment, None) = split_first(name) else { return None };
+        if key::is_hidden(segment) {
+            return None;
+        }
+        let key = self.map_key::<K>(segment, Some(stored.modified));
+        Some(key.zip(self.value(segment, stored, codec)))
+    }
+
+    /// One struct of a map.
+    pub(super) fn one_dir<K: MapKey, S: Schema>(&mut self, child: &str) -> Option<(K, S)> {
+        let key = self.map_key::<K>(child, None);
+        key.zip(self.below(child, Self::whole::<S>))
     }
 
     fn segment(&self, field: usize) -> Option<&'static str> {
@@ -208,7 +263,10 @@ impl<'a> Decoder<'a> {
     }
 
     /// The value of a field: at its segment, or else at the first alias that is there.
-    fn stored(&mut self, field: usize) -> Option<Found<'a>> {
+    fn stored(&mut self, field: usize) -> Option<Place<'a>> {
+        if self.left.is_some() {
+            return None;
+        }
         let field = self.table.fields.get(field)?;
         for segment in field.segments() {
             let length = self.prefix.len();
@@ -216,16 +274,17 @@ impl<'a> Decoder<'a> {
             let stored = self.tree.get(&self.prefix);
             self.prefix.truncate(length);
             if let Some(stored) = stored {
-                return Some(Found::Value(segment, stored));
+                return Some(Place::Value(segment, stored));
             }
         }
-        Some(Found::Nothing(field.segment))
+        Some(Place::Nothing(field.segment))
     }
 
     fn value<T>(&mut self, segment: &str, stored: &Stored, codec: &Codec<T>) -> Option<T> {
-        self.lease = stored.shared_lease().filter(|lease| self.basis.is_empty() || self.lease == Some(*lease));
-        self.basis.push(([&self.prefix, segment].concat(), stored.modified));
-        self.created = Some(self.created.map_or(stored.created, |oldest| oldest.min(stored.created)));
+        let found = &mut self.found;
+        found.lease = stored.shared_lease().filter(|lease| found.basis.is_empty() || found.lease == Some(*lease));
+        found.basis.push(([&self.prefix, segment].concat(), stored.modified));
+        found.created = Some(found.created.map_or(stored.created, |oldest| oldest.min(stored.created)));
         match codec.decode(&stored.value) {
             Ok(value) => {
                 self.check(segment, &value, codec, Some(stored.modified));
@@ -247,7 +306,7 @@ impl<'a> Decoder<'a> {
         with_prefix(self.tree, &prefix).any(|(relative, _)| table.owns(&relative[prefix.len()..]))
     }
 
-    fn below<T>(&mut self, segment: &str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+    pub(super) fn below<T>(&mut self, segment: &str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
         let length = self.prefix.len();
         self.prefix.push_str(segment);
         self.prefix.push('/');
@@ -267,7 +326,7 @@ impl<'a> Decoder<'a> {
 
     fn problem(&mut self, segment: &str, kind: ProblemKind, reason: String, revision: Option<Revision>) {
         let key = place(self.directory, &self.prefix, segment);
-        self.problems.push(Problem { key, kind, reason, revision });
+        self.found.problems.push(Problem { key, kind, reason, revision });
     }
 }
 
@@ -279,7 +338,7 @@ struct Outer {
 }
 
 /// Where a field's value was looked for.
-enum Found<'a> {
+enum Place<'a> {
     Value(&'static str, &'a Stored),
     Nothing(&'static str),
 }

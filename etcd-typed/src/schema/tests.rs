@@ -159,14 +159,14 @@ fn all_is_well_with_what_a_valid_value_is_stored_as() {
     assert_eq!(checked(&pairs), [""; 0]);
 }
 
-#[test]
-fn what_a_write_would_refuse_is_found_in_what_is_stored() {
+#[tokio::test]
+async fn what_a_write_would_refuse_is_found_in_what_is_stored() {
     let encoded = encode_unchecked(&app(), &bad()).unwrap();
     let pairs: Vec<_> = encoded.iter().map(|(key, value)| (key.as_str(), &*String::from_utf8(value.to_vec()).unwrap().leak())).collect();
     let tree = stored(&pairs);
     let found = check(&app(), &tree, |relative| App::TABLE.owns(relative), |decoder| decoder.whole::<App>());
     assert_eq!(seen(&found), WRONG);
-    assert_eq!(decode_valid::<App>(&app(), &tree, Revision::new(20)).unwrap_err().problems(), found);
+    assert_eq!(decode_valid_in_turns::<App>(&app(), &tree, Revision::new(20)).await.unwrap_err().problems(), found);
     assert_eq!(*decode::<App>(&app(), &tree, Revision::new(20)).unwrap(), bad(), "reading validates nothing");
     for problem in &found {
         let own = app().below(problem.key.as_str().as_bytes()).and_then(|relative| tree.get(relative));
@@ -384,3 +384,63 @@ fn a_field_costs_as_many_allocations_as_it_has_results() {
 
 const ENCODE_ALLOCATIONS: u64 = 44;
 const DECODE_ALLOCATIONS: u64 = 36;
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+#[etcd(crate = crate)]
+struct Deep {
+    low: u8,
+    #[etcd(entries)]
+    each: BTreeMap<String, u8>,
+    #[etcd(dir)]
+    maybe: Option<Nested>,
+    #[etcd(dir)]
+    many: BTreeMap<u8, Nested>,
+    #[etcd(flatten)]
+    beside: Nested,
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+#[etcd(crate = crate)]
+struct Nested {
+    #[etcd(entries)]
+    rows: HashMap<u8, u8>,
+    #[etcd(dir)]
+    inners: BTreeMap<u8, Inner>,
+    note: Option<u8>,
+}
+
+fn relative() -> impl proptest::strategy::Strategy<Value = String> {
+    let nested = "(rows/[0-9]{1,2}|inners/[0-9]/size|note|inners/[0-9]/other)";
+    proptest::string::string_regex(&format!("(low|each/[a-c_%]{{1,2}}|maybe/{nested}|many/[0-3x]/{nested}|{nested}|else)")).unwrap()
+}
+
+proptest::proptest! {
+    #[test]
+    fn reading_in_turns_gives_what_reading_at_once_gives(
+        keys in proptest::collection::btree_map(relative(), ("[0-9]{1,2}|x", 1..30_u64, 0..3_i64), 0..60),
+    ) {
+        let key_value = |(relative, (value, at, lease)): (&String, &(String, u64, i64))| {
+            let at = Revision::new(*at);
+            let lease = LeaseId::from_signed(*lease);
+            KeyValue { key: format!("/app/{relative}").into(), value: value.clone().into(), created: at, modified: at, version: None, lease, ttl: None }
+        };
+        let kvs: Vec<_> = keys.iter().map(key_value).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let known = tree(&app(), kvs.clone());
+        proptest::prop_assert_eq!(&runtime.block_on(tree_in_turns(&app(), kvs.clone())), &known);
+        proptest::prop_assert_eq!(&runtime.block_on(kept_tree_in_turns(&app(), kvs, |_| {})), &known);
+        for validation in [Validation::Run, Validation::Skip] {
+            let at = Revision::new(40);
+            let at_once = decode_with(&app(), &known, at, validation, |decoder| decoder.whole::<Deep>());
+            let in_turns = runtime.block_on(read_in_turns(&app(), &known, at, validation, |decoder| decoder.whole::<Deep>()));
+            match (at_once, in_turns) {
+                (Ok(at_once), Ok(in_turns)) => {
+                    proptest::prop_assert_eq!(&*at_once, &*in_turns);
+                    proptest::prop_assert_eq!(format!("{:?}", at_once.versions), format!("{:?}", in_turns.versions));
+                }
+                (Err(at_once), Err(in_turns)) => proptest::prop_assert_eq!(at_once.problems(), in_turns.problems()),
+                (at_once, in_turns) => proptest::prop_assert!(false, "{at_once:?} and {in_turns:?}"),
+            }
+        }
+    }
+}

@@ -139,7 +139,7 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
         let (mut tree, mut revision) = dir.read_to_write().await?;
         let mut retry = OptimisticRetry::new(&context.retry);
         loop {
-            let read = schema::decode::<S>(&dir.key, &tree, revision)?;
+            let read = schema::decode_in_turns::<S>(&dir.key, &tree, revision).await?;
             let old = schema::encode_unchecked(&dir.key, &*read)?;
             let basis = read.versions.basis.clone();
             let unwritten = read.versions.clone();

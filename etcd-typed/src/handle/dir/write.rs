@@ -257,7 +257,7 @@ pub(in crate::handle) async fn set(
 
 pub(super) async fn read_below(context: &Context, directory: &Key) -> Result<(Tree, Revision)> {
     let reply = context.read_to_write(Span::Below(directory.clone())).await.map_err(|error| error.at(directory))?;
-    Ok((schema::tree(directory, reply.kvs), reply.revision))
+    Ok((schema::tree_in_turns(directory, reply.kvs).await, reply.revision))
 }
 
 /// The revision of the last of several writes; of none, what is known without them.
@@ -388,7 +388,7 @@ impl<S: Schema> DirDelete<S> {
         loop {
             let there: Vec<(String, Revision)> =
                 tree.iter().filter(|(key, _)| S::TABLE.owns(key)).map(|(key, stored)| (key.clone(), stored.modified)).collect();
-            let was = match schema::decode::<S>(&dir.key, &tree, revision) {
+            let was = match schema::decode_in_turns::<S>(&dir.key, &tree, revision).await {
                 _ if there.is_empty() => Deleted::Nothing,
                 Ok(value) => Deleted::Struct(value),
                 Err(error) => Deleted::Unreadable(error),

@@ -44,7 +44,7 @@ fn an_answer_is_for_each_what_he_would_have_had_and_one_that_does_not_fit_for_no
     let answer = |responses: &[ResponseOp]| TxnResponse { header: header.clone(), succeeded: true, responses: responses.to_vec() };
     let (a, none) = (range(vec![kv("/a")]), range(Vec::new()));
     let each = ranges(answer(&[a.clone(), none.clone()]), 2).expect("it fits");
-    let expected = |kvs| RangeResponse { header: header.clone(), kvs, more: false };
+    let expected = |kvs| RangeResponse { header: header.clone(), kvs, more: false, count: 0 };
     assert_eq!(each, [expected(vec![kv("/a")]), expected(Vec::new())]);
     let put = ResponseOp { response: Some(wire::Response::Put(wire::PutResponse::default())) };
     for wrong in

@@ -267,7 +267,8 @@ mod fuzz {
             (header(), kvs(), any::<bool>()).prop_map(|(header, kvs, more)| wire::Response::Range(wire::RangeResponse {
                 header,
                 kvs,
-                more
+                more,
+                count: 0
             })),
             (header(), proptest::option::of(kv())).prop_map(|(header, prev_kv)| wire::Response::Put(wire::PutResponse { header, prev_kv })),
             (header(), number(), kvs()).prop_map(|(header, deleted, prev_kvs)| wire::Response::DeleteRange(wire::DeleteRangeResponse {

@@ -241,7 +241,8 @@ fn what_is_kept_is_bounded_and_goes_with_time() {
     assert!(shared.join(1, listed(10), 10));
     shared.batches(11..=500);
     assert_eq!((shared.sharing.recent.len(), shared.sharing.floor), (MOST_RECENT, at(500 - 64)));
-    let large = Event::Delete { key: Bytes::from(vec![b'k'; MOST_RECENT_BYTES / 2]), directory: false, previous: None };
+    let large =
+        Event::Delete { key: Bytes::from(vec![b'k'; MOST_RECENT_BYTES / 2 - size_of::<Event>()]), directory: false, previous: None };
     for revision in 501..=503 {
         shared.deliver(WatchItem::Batch(Batch { revision: at(revision), events: vec![large.clone()] }));
     }

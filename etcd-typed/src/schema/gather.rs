@@ -1,0 +1,149 @@
+//! Maps of a struct that are read before the struct, a few keys at a time, so that others get the thread between two times.
+//!
+//! The derive's `decode` reads a struct in one go, and cannot stop in the middle. So it is called several times. Each time but the last it reads only maps, up to a
+//! number of keys, and what was read is put away here. The last time it reads the rest of the struct, which has as many fields as its author wrote, and takes the maps.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Bound;
+
+use super::decode::Found;
+use super::{AT_ONCE, Decoder, Map, Schema, Tree, Validation, with_prefix};
+use crate::key::Key;
+use crate::value::Codec;
+
+/// The maps that were read, by where they lie in the tree.
+#[derive(Debug, Default)]
+pub(super) struct Gathered<'a>(HashMap<String, Part<'a>>);
+
+/// A map of which some entries were read.
+#[derive(Debug)]
+struct Part<'a> {
+    /// A vector of keys and values.
+    pairs: Box<dyn Any + Send>,
+    /// False if an entry has a problem.
+    complete: bool,
+    found: Found,
+    /// What is to be read.
+    rest: Rest<'a>,
+}
+
+#[derive(Debug)]
+enum Rest<'a> {
+    /// Of a map of values: what comes after this key.
+    After(Bound<&'a str>),
+    /// Of a map of structs: these.
+    Children(VecDeque<&'a str>),
+    Nothing,
+}
+
+impl<'a> Gathered<'a> {
+    /// Reads some more. Whether that was all.
+    pub(super) fn more<T>(
+        &mut self,
+        directory: &'a Key,
+        tree: &'a Tree,
+        validation: Validation,
+        read: impl Fn(&mut Decoder<'_>) -> Option<T>,
+    ) -> bool {
+        let mut decoder = Decoder::new(directory, tree, validation);
+        decoder.take(std::mem::take(self));
+        decoder.left = Some(AT_ONCE);
+        // There is no value, since fields are not read.
+        read(&mut decoder);
+        let is_all = decoder.left.is_some_and(|left| left > 0);
+        *self = std::mem::take(&mut decoder.gathered);
+        is_all
+    }
+
+    /// A map that was read here: what was found, and its entries, if none has a problem.
+    #[expect(clippy::type_complexity, reason = "two parts, each for one thing")]
+    pub(super) fn take_map<M: Map>(&mut self, prefix: &str) -> Option<(Found, Option<Vec<(M::Key, M::Value)>>)> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let Part { pairs, complete, found, .. } = self.0.remove(prefix)?;
+        let pairs = pairs.downcast::<Vec<(M::Key, M::Value)>>().ok()?;
+        Some((found, complete.then_some(*pairs)))
+    }
+}
+
+impl<'a> Decoder<'a> {
+    /// Goes on with the map of values at this place.
+    pub(super) fn gather_entries<M: Map>(&mut self, codec: Codec<M::Value>) {
+        let tree = self.tree;
+        let prefix = self.prefix.clone();
+        self.gather::<M>(
+            |_| Rest::After(Bound::Unbounded),
+            |decoder, rest| {
+                let Rest::After(after) = rest else { return None };
+                let from = if *after == Bound::Unbounded { Bound::Included(prefix.as_str()) } else { *after };
+                let next = tree.range::<str, _>((from, Bound::Unbounded)).next().filter(|(relative, _)| relative.starts_with(&prefix));
+                let Some((relative, stored)) = next else {
+                    *rest = Rest::Nothing;
+                    return None;
+                };
+                *after = Bound::Excluded(relative);
+                Some((1, decoder.one_entry(&relative[prefix.len()..], stored, &codec)))
+            },
+        );
+    }
+
+    /// Goes on with the map of structs at this place.
+    pub(super) fn gather_dirs<M: Map<Value: Schema>>(&mut self) {
+        self.gather::<M>(
+            |decoder| Rest::Children(decoder.children(M::Value::TABLE).into()),
+            |decoder, rest| {
+                let Rest::Children(children) = rest else { return None };
+                let Some(&child) = children.front() else {
+                    *rest = Rest::Nothing;
+                    return None;
+                };
+                let below = format!("{}{child}/", decoder.prefix);
+                let keys = with_prefix(decoder.tree, &below).take(AT_ONCE + 1).count();
+                if keys > AT_ONCE {
+                    // First the maps in it.
+                    decoder.below(child, Self::whole::<M::Value>);
+                    if decoder.left == Some(0) {
+                        return None;
+                    }
+                }
+                children.pop_front();
+                let left = decoder.left.take();
+                let pair = decoder.one_dir(child);
+                decoder.left = left;
+                Some((keys.clamp(1, AT_ONCE), Some(pair)))
+            },
+        );
+    }
+
+    /// Goes on with the map at this place. `one` reads the next entry, with the number of keys that it read; none where there is no more, for now or at all.
+    #[expect(clippy::type_complexity, reason = "what an entry is read to is said above")]
+    fn gather<M: Map>(
+        &mut self,
+        begin: impl FnOnce(&Self) -> Rest<'a>,
+        mut one: impl FnMut(&mut Self, &mut Rest<'a>) -> Option<(usize, Option<Option<(M::Key, M::Value)>>)>,
+    ) {
+        let prefix = self.prefix.clone();
+        let mut part = self.gathered.0.remove(&prefix).unwrap_or_else(|| Part {
+            pairs: Box::<Vec<(M::Key, M::Value)>>::default(),
+            complete: true,
+            found: Found::default(),
+            rest: begin(self),
+        });
+        if let Some(pairs) = part.pairs.downcast_mut::<Vec<(M::Key, M::Value)>>() {
+            std::mem::swap(&mut self.found, &mut part.found);
+            while let Some(left) = self.left.filter(|left| *left > 0) {
+                let Some((keys, pair)) = one(self, &mut part.rest) else { break };
+                self.left = Some(left.saturating_sub(keys));
+                match pair {
+                    Some(Some(pair)) => pairs.push(pair),
+                    Some(None) => part.complete = false,
+                    None => {}
+                }
+            }
+            std::mem::swap(&mut self.found, &mut part.found);
+        }
+        self.gathered.0.insert(prefix, part);
+    }
+}
