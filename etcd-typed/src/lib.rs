@@ -128,8 +128,8 @@ pub use election::{Candidate, Election, Leader, LeaderChanges};
 pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use handle::{
     Check, Deleted, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete,
-    DirectoryWrite, Entry, EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, MapWrite, Node, Publish, Published,
-    Shown, Transaction, UpdateError,
+    DirectoryWrite, Entry, EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, MapWrite, Node, Previous, Publish,
+    Published, Shown, Transaction, UpdateError,
 };
 pub use key::{Key, KeyError};
 pub use lease::{Lease, Lost, LostReason};

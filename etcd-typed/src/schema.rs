@@ -7,6 +7,7 @@ mod describe;
 mod encode;
 mod entries;
 mod leaves;
+mod presence;
 mod touched;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -24,6 +25,7 @@ pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;
 pub(crate) use entries::{Entries, entry};
 pub use leaves::{Leaf, LeafOpt, Leaves, OneLeaf, Tuple};
+pub(crate) use presence::{Removable, removable_in_map};
 pub(crate) use touched::Touched;
 
 use crate::error::{Problem, ProblemKind, Result};
@@ -175,26 +177,31 @@ enum Validation {
     Skip,
 }
 
-/// Every problem of what lies in `directory`: what a read lists, what fails its validation, and what nobody owns. A struct's own validation is run
-/// where all of the struct could be read.
-pub(crate) fn check<T, F>(directory: &Key, tree: &Tree, owns: impl Fn(&str) -> bool, read: F) -> Vec<Problem>
+/// Every problem of what lies in `directory`: what a read lists, what fails its validation, and keys that no read looks at. A struct's own validation
+/// is run where all of the struct could be read. `owns` says which keys are in the schema, and `around` which directories around a key may be absent.
+pub(crate) fn check<'t, T, F>(
+    directory: &Key,
+    tree: &'t Tree,
+    owns: impl Fn(&str) -> bool,
+    around: impl Fn(&'t str) -> Vec<Removable<'t>>,
+    read: F,
+) -> Vec<Problem>
 where
     F: FnOnce(&mut Decoder<'_>) -> Option<T>,
 {
     let mut decoder = Decoder::new(directory, tree, Validation::Run);
     read(&mut decoder);
     let (mut problems, basis) = decoder.into_found();
-    // What was read was looked at, whatever it was; what is owned and was not read is an alias behind the field's own key.
+    // What was read was looked at, whatever it was. A key of the schema that was not read is an alias behind the field's own key, or left over.
     let was_read: HashSet<&str> = basis.iter().map(|(relative, _)| relative.as_str()).collect();
-    let unknown = tree.iter().filter(|(relative, _)| {
+    problems.extend(tree.iter().filter_map(|(relative, stored)| {
         let is_hidden = relative.split('/').any(key::is_hidden);
-        !is_hidden && !was_read.contains(relative.as_str()) && !owns(relative)
-    });
-    problems.extend(unknown.map(|(relative, stored)| Problem {
-        key: directory.descend(relative),
-        kind: ProblemKind::Unknown,
-        reason: "not a key of the schema".to_owned(),
-        revision: Some(stored.modified),
+        if is_hidden || was_read.contains(relative.as_str()) {
+            return None;
+        }
+        let reason = if owns(relative) { presence::left_over(&around(relative), tree)? } else { "not a key of the schema".to_owned() };
+        let (key, revision) = (directory.descend(relative), Some(stored.modified));
+        Some(Problem { key, kind: ProblemKind::Unknown, reason, revision })
     }));
     problems
 }
@@ -206,9 +213,18 @@ pub(crate) type Encoded = BTreeMap<String, Bytes>;
 ///
 /// # Errors
 ///
-/// `Invalid`, with every field that has no stored form or fails its validation.
+/// `Invalid`, with every field that has no stored form or fails its validation, and every entry or optional directory that would have no key.
 pub(crate) fn encode<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
     encode_with(directory, |encoder| encoder.whole(value))
+}
+
+/// The stored form of a struct that exists only if it has a key.
+///
+/// # Errors
+///
+/// As [`encode`], and if it has none.
+pub(crate) fn encode_present<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
+    encode_with(directory, |encoder| encoder.present(value))
 }
 
 /// The stored form of a struct that was read: a validation that it fails is no reason not to mend it.

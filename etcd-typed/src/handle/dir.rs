@@ -12,7 +12,7 @@ pub(super) use write::set;
 pub use write::{Deleted, DirDelete, DirWrite};
 
 use self::update::UpdateScope;
-use self::write::{Job, Swap, last, read_below};
+use self::write::{Job, Swap, read_below};
 use super::Shared;
 use super::dry::{Check, Diff};
 use super::expiry::{Home, Wish};
@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::live::{StructView, Viewing};
 use crate::revision::Revision;
-use crate::schema::{self, Schema, Tree};
+use crate::schema::{self, Encoded, Schema, Tree};
 use crate::store::{Committed, Op, OpResult, Span};
 use crate::telemetry::Operation;
 use crate::version::{Versioned, Versions};
@@ -87,12 +87,15 @@ pub struct Dir<S> {
     key: Key,
     /// The struct that it is a part of.
     home: Option<Arc<Home>>,
+    /// It is an entry of a map or an optional directory: it exists only if it has a key, and is removed as a whole.
+    removable: bool,
     schema: PhantomData<fn() -> S>,
 }
 
 impl<S> Clone for Dir<S> {
     fn clone(&self) -> Self {
-        Self { context: self.context.clone(), key: self.key.clone(), home: self.home.clone(), schema: PhantomData }
+        let Self { context, key, home, removable, .. } = self;
+        Self { context: context.clone(), key: key.clone(), home: home.clone(), removable: *removable, schema: PhantomData }
     }
 }
 
@@ -104,12 +107,18 @@ impl<S: Schema> fmt::Debug for Dir<S> {
 
 impl<S: Schema> Dir<S> {
     pub(crate) fn new(context: Shared, key: Key) -> Self {
-        Self { context, key, home: None, schema: PhantomData }
+        Self { context, key, home: None, removable: false, schema: PhantomData }
     }
 
     /// As a part of this struct.
     pub(super) fn within(mut self, home: Option<Arc<Home>>) -> Self {
         self.home = home;
+        self
+    }
+
+    /// As an entry of a map, or an optional directory.
+    pub(super) fn removable(mut self, removable: bool) -> Self {
+        self.removable = removable;
         self
     }
 
@@ -130,11 +139,12 @@ impl<S: Schema> Dir<S> {
         async { self.context.find("get", S::TABLE, &self.key).await?.decode(&self.key) }
     }
 
-    /// Whether any key of the schema is there.
+    /// Whether any key of the schema exists. An entry of a map and an optional struct exist if a key exists that they cannot do
+    /// without; see [`Dir`](Dir#structs-that-may-be-absent).
     pub async fn exists(&self) -> Result<bool> {
         let work = async {
             let reply = self.context.read(Span::Below(self.key.clone()), true).await.map_err(|error| error.at(&self.key))?;
-            Ok(reply.kvs.iter().any(|kv| self.key.below(&kv.key).is_some_and(|relative| S::TABLE.owns(relative))))
+            Ok(reply.kvs.iter().any(|kv| self.key.below(&kv.key).is_some_and(|relative| self.exists_by(relative))))
         };
         Self::operation("exists").run(work).await
     }
@@ -150,7 +160,7 @@ impl<S: Schema> Dir<S> {
     /// `Invalid` lists every field whose validation fails or that has no stored form, before anything is sent. `TooManyOperations` for more
     /// keys than one transaction takes. `TooLarge`, `NoSpace`. `Conflict` when the budget of the policy is used up.
     pub fn set(&self, value: &S) -> DirWrite<S> {
-        self.write("set", schema::encode(&self.key, value).map(Job::Set))
+        self.write("set", self.encode(value).map(Job::Set))
     }
 
     /// What [`set`](Self::set) of this value would write and delete now, and nothing is written.
@@ -179,7 +189,7 @@ impl<S: Schema> Dir<S> {
     ///
     /// Dropping it costs nothing.
     pub async fn diff(&self, value: &S) -> Result<Diff> {
-        let read = Diff::read(&self.context, &self.key, Self::OWNER, schema::encode(&self.key, value)?);
+        let read = Diff::read(&self.context, &self.key, Self::OWNER, self.encode(value)?);
         Self::operation("diff").run(read).await
     }
 
@@ -208,7 +218,7 @@ impl<S: Schema> Dir<S> {
     ///
     /// As [`set`](Self::set), and `AlreadyExists`.
     pub fn create(&self, value: &S) -> DirWrite<S> {
-        self.write("create", schema::encode(&self.key, value).map(Job::Create))
+        self.write("create", schema::encode_present(&self.key, value).map(Job::Create))
     }
 
     /// Makes the directory hold `value` if nothing below it changed, appeared or vanished since `seen` was read; writes only what
@@ -223,7 +233,7 @@ impl<S: Schema> Dir<S> {
     pub fn compare_and_swap(&self, seen: &Versioned<S>, value: &S) -> DirWrite<S> {
         let job = || -> Result<Job> {
             let old = schema::encode_unchecked(&self.key, &**seen)?;
-            let new = schema::encode(&self.key, value)?;
+            let new = self.encode(value)?;
             let Versions { revision, lease, basis, .. } = seen.versions.clone();
             Ok(Job::Swap(Swap { revision, basis, lease, old, new }))
         };
@@ -321,6 +331,16 @@ impl<S: Schema> Dir<S> {
         Fields::new(&self.context, &self.key, S::TABLE, self.home.clone())
     }
 
+    /// The stored form of what is to be in the directory.
+    pub(super) fn encode(&self, value: &S) -> Result<Encoded> {
+        if self.removable { schema::encode_present(&self.key, value) } else { schema::encode(&self.key, value) }
+    }
+
+    /// Whether this key of the directory says that the struct exists.
+    fn exists_by(&self, relative: &str) -> bool {
+        if self.removable { S::TABLE.is_present_by(relative) } else { S::TABLE.owns(relative) }
+    }
+
     pub(super) fn home(&self) -> Option<&Arc<Home>> {
         self.home.as_ref()
     }
@@ -353,12 +373,11 @@ impl<S: Schema> Dir<S> {
         }
     }
 
-    /// That what was read is what is there, as far as reading it again can tell.
-    fn still(&self, basis: &[(String, Revision)], tree: &Tree, revision: Revision) -> Result<()> {
+    /// That what was read, as of `seen`, is what is there, as far as reading it again can tell.
+    fn still(&self, seen: Revision, basis: &[(String, Revision)], tree: &Tree, revision: Revision) -> Result<()> {
         let mut there = tree.iter().filter(|(key, _)| S::TABLE.owns(key)).map(|(key, stored)| (key, stored.modified));
-        // A key that no field is read from (an alias behind the field's own key) is not in the basis.
-        let newest = last(basis, Revision::ZERO);
-        let same = there.all(|(key, modified)| basis.iter().any(|(read, at)| read == key && *at == modified) || modified <= newest);
+        // A key that no field is read from (an alias behind the field's own key, or one that is left over) is not in the basis.
+        let same = there.all(|(key, modified)| basis.iter().any(|(read, at)| read == key && *at == modified) || modified <= seen);
         if same && basis.iter().all(|(key, at)| tree.get(key).is_some_and(|stored| stored.modified == *at)) {
             return Ok(());
         }

@@ -82,7 +82,9 @@ impl Diff {
 
 fn differences(directory: &Key, owner: Owner, tree: &Tree, plan: Plan) -> Vec<Difference> {
     let puts = plan.puts.into_iter().map(|put| (put.key, Some(put.value)));
-    let deletes = plan.deletes.into_iter().map(|relative| (relative, None));
+    let removed = plan.removals.iter().flat_map(|removal| tree.keys().filter(|key| removal.has(key)).cloned());
+    let deletes: Vec<String> = removed.chain(plan.deletes).collect();
+    let deletes = deletes.into_iter().map(|relative| (relative, None));
     let mut differences: Vec<Difference> = puts
         .chain(deletes)
         .filter_map(|(relative, new)| {
@@ -198,7 +200,13 @@ impl Check {
                 revision: Some(kv.modified),
             })
             .collect();
-        let mut problems = schema::check(directory, &schema::tree(directory, reply.kvs), |relative| owner.owns(relative), read);
+        let mut problems = schema::check(
+            directory,
+            &schema::tree(directory, reply.kvs),
+            |relative| owner.owns(relative),
+            |relative| owner.removable_around(relative),
+            read,
+        );
         problems.extend(nameless);
         Ok(Self { revision: reply.revision, problems })
     }

@@ -1,6 +1,7 @@
 //! `Entry<T>`: one key.
 
 mod delete;
+mod previous;
 mod publish;
 mod write;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use self::delete::EntryDelete;
+pub use self::previous::Previous;
 pub use self::publish::{Publish, Published};
 pub use self::write::{EntryModify, EntryWrite};
 use super::Shared;
@@ -215,12 +217,12 @@ impl<T: Send + Sync + 'static> Entry<T> {
         write
     }
 
-    /// Writes the value and gives the one that was there, if it was a `T`.
+    /// Writes the value and returns the [previous](Previous) one.
     ///
     /// # Errors
     ///
     /// As [`set`](Self::set).
-    pub fn swap(&self, value: &T) -> EntryWrite<T, Option<Versioned<T>>> {
+    pub fn swap(&self, value: &T) -> EntryWrite<T, Previous<T>> {
         let mut write = self.write("swap", value, Ok(None), Self::previous);
         write.previous = true;
         write
@@ -236,12 +238,12 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self.write("compare_and_swap", value, self.expected(expected.into()).map(Some), Self::written)
     }
 
-    /// Deletes the key and gives the value that was there, if it was a `T`. That there was none is no error.
+    /// Deletes the key and returns the [previous](Previous) value. A key that does not exist is no error.
     pub fn delete(&self) -> EntryDelete<T> {
         EntryDelete { entry: self.clone(), expected: Ok(None) }
     }
 
-    /// Deletes the key if it is as expected, and gives the value that was there, if it was a `T`.
+    /// Deletes the key if it is as expected, and returns the [previous](Previous) value.
     ///
     /// # Errors
     ///
@@ -465,9 +467,14 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     /// The value of the first key that a write replaced or deleted.
-    fn previous(&self, committed: Committed) -> Option<Versioned<T>> {
+    fn previous(&self, committed: Committed) -> Previous<T> {
+        self.previous_from(0, committed)
+    }
+
+    /// The same of operations on the field's keys from this one on.
+    fn previous_from(&self, first: usize, committed: Committed) -> Previous<T> {
         let revision = committed.revision;
-        let found = committed.results.into_iter().enumerate().find_map(|(at, result)| {
+        let found = committed.results.into_iter().zip(first..).find_map(|(result, at)| {
             let kv = match result {
                 OpResult::Put(previous) => previous?,
                 OpResult::Delete { previous, .. } => previous.into_iter().next()?,
@@ -475,8 +482,15 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 OpResult::Done => return None,
             };
             Some(Found { at, kv })
-        })?;
-        self.decode(found, revision).inspect_err(|_| telemetry::previous_undecodable(type_name::<T>())).ok()
+        });
+        match found.map(|found| self.decode(found, revision)) {
+            None => Previous::Nothing,
+            Some(Ok(value)) => Previous::Value(value),
+            Some(Err(error)) => {
+                telemetry::previous_undecodable(type_name::<T>());
+                Previous::Unreadable(error)
+            }
+        }
     }
 
     /// Deletes every key of the field: it would otherwise be read from the next alias.
@@ -617,7 +631,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     /// Deletes what is as expected where a transaction is about one key alone.
-    async fn delete_one_by_one(&self, expected: Option<&Expected>) -> Result<Option<Versioned<T>>> {
+    async fn delete_one_by_one(&self, expected: Option<&Expected>) -> Result<Previous<T>> {
         let Some(Expected { condition, .. }) = expected else { return self.delete_each(None).await };
         let mut retry = OptimisticRetry::new(&self.context.retry);
         let (mut found, mut revision) = self.find_to_write().await?;
@@ -637,8 +651,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     /// Deletes key by key, the aliases first; the field's own key, or the alias that was found, only if it is still the same.
-    async fn delete_each(&self, expected: Option<Found>) -> Result<Option<Versioned<T>>> {
-        let mut was = None;
+    async fn delete_each(&self, expected: Option<Found>) -> Result<Previous<T>> {
+        let mut was = Previous::Nothing;
         for (at, key) in self.keys().enumerate().collect::<Vec<_>>().into_iter().rev() {
             let expected = expected.as_ref().filter(|found| found.at == at);
             let compares = expected.map(|found| Compare::key(key, Condition::Modified(found.kv.modified))).into_iter().collect();
@@ -648,7 +662,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 let revision = committed.revision;
                 return Err(self.refused(ErrorKind::Conflict, self.seen(committed), revision));
             }
-            was = self.previous(committed).or(was);
+            // The first key that is there is the one that was read.
+            let previous = self.previous_from(at, committed);
+            was = if previous.existed() { previous } else { was };
         }
         Ok(was)
     }

@@ -412,7 +412,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     where
         Q: ToOwned<Owned = K> + ?Sized,
     {
-        Ok(S::handle(Dir::new(self.context.clone(), child(&self.key, &key.to_owned())?).within(self.home.clone())))
+        Ok(S::handle(Dir::new(self.context.clone(), child(&self.key, &key.to_owned())?).within(self.home.clone()).removable(true)))
     }
 
     /// The map keys that are there, in order.

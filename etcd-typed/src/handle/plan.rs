@@ -9,7 +9,7 @@ use super::expiry::Surroundings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
-use crate::schema::{Encoded, Table, Tree};
+use crate::schema::{Encoded, Removable, Table, Tree, removable_in_map};
 use crate::store::{Committed, Compare, Condition, Expiry, Op, Span, Txn};
 
 /// Writes below one directory; keys are relative to it.
@@ -17,6 +17,41 @@ use crate::store::{Committed, Compare, Condition, Expiry, Op, Span, Txn};
 pub(super) struct Plan {
     pub(super) puts: Vec<Put>,
     pub(super) deletes: Vec<String>,
+    /// Directories that are deleted with all that is below them. Nothing is put there.
+    pub(super) removals: Vec<Removal>,
+}
+
+/// A directory that is deleted with all that is below it, whether the schema knows it or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Removal {
+    pub(super) directory: String,
+    /// Only if nothing was written below it since then; for a plan of several steps, in which no other condition says so.
+    since: Option<Revision>,
+}
+
+impl Removal {
+    pub(super) fn of(directory: &str) -> Self {
+        Self { directory: directory.to_owned(), since: None }
+    }
+
+    /// That nothing in it changed, appeared or vanished since `revision`, when these keys were there. Keys are relative to `directory`.
+    pub(super) fn unchanged(&self, directory: &Key, revision: Revision, basis: &[(String, Revision)]) -> Vec<Compare> {
+        let below = basis.iter().filter(|(key, _)| self.has(key)).filter_map(|(key, modified)| {
+            let relative = if self.directory.is_empty() { key } else { key.get(self.directory.len() + 1..)? };
+            Some((relative.to_owned(), *modified))
+        });
+        unchanged(&place(directory, &self.directory), revision, &below.collect::<Vec<_>>())
+    }
+
+    /// Whether it deletes this key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        is_below(&self.directory, key)
+    }
+}
+
+/// Whether a key is below a directory, both relative to the same one. All are below the empty one.
+pub(super) fn is_below(directory: &str, key: &str) -> bool {
+    directory.is_empty() || key.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,21 +129,76 @@ impl Owner {
         }
     }
 
+    /// The directories around a key that may be absent and are removed as a whole, from the outermost to the innermost.
+    pub(super) fn removable_around(self, relative: &str) -> Vec<Removable<'_>> {
+        match self {
+            Self::Struct(table) => table.removable_around(relative),
+            Self::Dirs(table) => removable_in_map(table, relative),
+            Self::Entries { .. } => Vec::new(),
+        }
+    }
+
     /// Everything of `encoded` is put and everything else of the owner's is deleted, whatever is stored. Only without maps.
     pub(super) fn overwrite(self, encoded: Encoded) -> Plan {
-        Plan { deletes: self.absent_keys(&encoded), puts: encoded.into_iter().map(Put::new).collect() }
+        let mut plan = Plan::default();
+        for key in self.absent_keys(&encoded) {
+            self.delete(&key, &encoded, &mut plan);
+        }
+        Plan { puts: encoded.into_iter().map(Put::new).collect(), ..plan }
     }
 
     /// The same, where it is known what is stored: what a write with maps does, and what every write would do.
     pub(super) fn replace(self, tree: &Tree, encoded: Encoded) -> Plan {
-        Plan { deletes: self.superseded(tree.keys(), &encoded), puts: encoded.into_iter().map(Put::new).collect() }
+        let mut plan = Plan::default();
+        for key in self.superseded(tree.keys(), &encoded) {
+            self.delete(key, &encoded, &mut plan);
+        }
+        // An optional directory that is to be absent also goes if only keys of others are in it, as where it is not known what is stored.
+        for key in tree.keys().filter(|key| !self.owns(key)) {
+            let around = self.removable_around(key);
+            if around.iter().find(|removable| !removable.is_encoded(&encoded)).is_some_and(|removable| !removable.is_entry) {
+                self.delete(key, &encoded, &mut plan);
+            }
+        }
+        Plan { puts: encoded.into_iter().map(Put::new).collect(), ..plan }
     }
 
-    /// Only what differs: what is stored decodes to `old`.
+    /// Only what differs: what is stored decodes to `old`. What is left over from a struct that is absent before and after stays: it may be one that
+    /// somebody is just writing, key by key.
     pub(super) fn difference<'k>(self, stored: impl Iterator<Item = &'k String>, old: &Encoded, new: &Encoded) -> Plan {
         let puts = new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes));
-        let puts = puts.map(|(key, bytes)| Put::new((key.clone(), bytes.clone()))).collect();
-        Plan { puts, deletes: self.superseded(stored, new) }
+        let mut plan = Plan { puts: puts.map(|(key, bytes)| Put::new((key.clone(), bytes.clone()))).collect(), ..Plan::default() };
+        for key in self.superseded(stored, new) {
+            let around = self.removable_around(key);
+            if around.iter().find(|removable| !removable.is_encoded(new)).is_none_or(|removable| removable.is_encoded(old)) {
+                self.delete(key, new, &mut plan);
+            }
+        }
+        plan
+    }
+
+    /// Adds the deletion of a key, with all of the outermost directory around it that is to be absent.
+    fn delete(self, key: &str, encoded: &Encoded, plan: &mut Plan) {
+        if plan.removals.iter().any(|removal| removal.has(key)) {
+            return;
+        }
+        match self.removable_around(key).into_iter().find(|removable| !removable.is_encoded(encoded)) {
+            Some(removable) => plan.removals.push(Removal::of(removable.directory)),
+            None => plan.deletes.push(key.to_owned()),
+        }
+    }
+
+    /// The directories that are absent in `old` and not in `new`. What was read does not tell what may be left over in them.
+    pub(super) fn added(self, old: &Encoded, new: &Encoded) -> Vec<String> {
+        let mut added: Vec<String> = Vec::new();
+        for key in new.keys().filter(|key| !old.contains_key(*key)) {
+            if added.last().is_some_and(|directory| is_below(directory, key)) {
+                continue;
+            }
+            let around = self.removable_around(key);
+            added.extend(around.iter().find(|removable| !removable.is_encoded(old)).map(|removable| removable.directory.to_owned()));
+        }
+        added
     }
 
     /// [`difference`](Self::difference) where only the keys that `old` was read from are known: of a field that has no value any more the aliases go
@@ -121,11 +211,11 @@ impl Owner {
     }
 
     /// The keys of the owner that are stored and have no place beside `encoded`.
-    fn superseded<'k>(self, stored: impl Iterator<Item = &'k String>, encoded: &Encoded) -> Vec<String> {
+    fn superseded<'k>(self, stored: impl Iterator<Item = &'k String>, encoded: &Encoded) -> Vec<&'k String> {
         let absent = self.absent_keys(encoded);
         let fixed = self.fixed_keys();
         let gone = |key: &String| if fixed.contains(key) { absent.contains(key) } else { !encoded.contains_key(key) };
-        stored.filter(|key| self.owns(key) && gone(key)).cloned().collect()
+        stored.filter(|key| self.owns(key) && gone(key)).collect()
     }
 
     /// That no key of the owner is there.
@@ -145,6 +235,11 @@ pub(super) fn unchanged(directory: &Key, revision: Revision, basis: &[(String, R
     std::iter::once(appeared_or_changed).chain(vanished).collect()
 }
 
+/// That nothing is below a directory, which is relative to another one.
+pub(super) fn nothing_below(directory: &Key, relative: &str) -> Compare {
+    Compare::below(&place(directory, relative), Condition::Absent)
+}
+
 /// What to do about a write that is too much for one transaction.
 pub(super) const IN_SEVERAL: &str = "`.non_atomic()` writes in several";
 pub(super) const IN_SEVERAL_OR_FEWER: &str = "`.non_atomic()` writes in several, `.changed_fields_only()` needs fewer conditions";
@@ -161,12 +256,12 @@ pub(super) enum Atomicity {
 impl Plan {
     /// All of what was encoded.
     pub(super) fn whole(encoded: Encoded) -> Self {
-        Self { puts: encoded.into_iter().map(Put::new).collect(), deletes: Vec::new() }
+        Self { puts: encoded.into_iter().map(Put::new).collect(), ..Self::default() }
     }
 
     /// The same, but for what is put also where it does not differ: all of it is to expire together.
     pub(super) fn renewing(self, encoded: &Encoded) -> Self {
-        Self { deletes: self.deletes, ..Self::whole(encoded.clone()) }
+        Self { puts: Self::whole(encoded.clone()).puts, ..self }
     }
 
     /// The same, with when each key expires, where that is not decided by what is around.
@@ -178,16 +273,31 @@ impl Plan {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.puts.is_empty() && self.deletes.is_empty()
+        self.len() == 0
     }
 
     fn len(&self) -> usize {
-        self.puts.len() + self.deletes.len()
+        self.puts.len() + self.deletes.len() + self.removals.len()
     }
 
-    /// All keys that are written.
+    /// All keys that are written, and the directories that are removed.
     pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
+        self.own_keys().chain(self.removals.iter().map(|removal| &removal.directory))
+    }
+
+    /// All keys that are written each by itself.
+    pub(super) fn own_keys(&self) -> impl Iterator<Item = &String> {
         self.puts.iter().map(|put| &put.key).chain(&self.deletes)
+    }
+
+    /// The same in steps, of which each is on a condition of its own: what is below a removed directory, and was seen there at `revision`, is deleted key by
+    /// key, and then the directory, unless something was written there since.
+    pub(super) fn in_steps(mut self, tree: &Tree, revision: Revision) -> Self {
+        for removal in &mut self.removals {
+            self.deletes.extend(tree.keys().filter(|key| removal.has(key)).cloned());
+            removal.since = Some(revision);
+        }
+        self
     }
 
     /// Whether it is for `surroundings` to say when something expires.
@@ -200,9 +310,17 @@ impl Plan {
             let expiry = expiry.unwrap_or_else(|| surroundings.expiry());
             Op::Put { key: directory.descend(&key), value, expiry, previous: false }
         };
+        let delete = |span| Op::Delete { span, previous: false };
         let puts: Vec<Op> = self.puts.into_iter().map(put).collect();
-        puts.into_iter().chain(self.deletes.iter().map(|relative| Op::delete(&directory.descend(relative)))).collect()
+        let deletes = self.deletes.iter().map(|relative| delete(Span::Key(directory.descend(relative))));
+        let removals = self.removals.iter().map(|removal| delete(Span::Below(place(directory, &removal.directory))));
+        puts.into_iter().chain(deletes).chain(removals).collect()
     }
+}
+
+/// A key or directory below this one, which may be this one itself.
+fn place(directory: &Key, relative: &str) -> Key {
+    if relative.is_empty() { directory.clone() } else { directory.descend(relative) }
 }
 
 impl Context {
@@ -276,14 +394,21 @@ impl Context {
         surroundings: &mut Surroundings,
     ) -> Result<Vec<(String, Revision)>> {
         self.check_guards().map_err(|error| error.at(directory))?;
+        let transactions = self.store.capabilities().transactions;
         let depends = plan.depends_on(surroundings);
-        let asks = depends && self.store.capabilities().transactions;
+        let asks = depends && transactions;
         if depends && !asks {
             surroundings.read(self).await.map_err(|error| error.at(directory))?;
         }
         let (around, looks) = if asks { (surroundings.compares(), surroundings.looks()) } else { (Vec::new(), Vec::new()) };
+        let on_key = |key: &String| Some(Compare::key(&directory.descend(key), condition(key)?));
+        let on_directory = |removal: &Removal| {
+            let below = Span::Below(place(directory, &removal.directory));
+            Some(Compare { span: below, condition: Condition::UnchangedSince(removal.since?) })
+        };
+        let conditions: Vec<Option<Compare>> = plan.own_keys().map(on_key).chain(plan.removals.iter().map(on_directory)).collect();
         let keys: Vec<String> = plan.keys().cloned().collect();
-        let conditional = keys.iter().any(|relative| condition(relative).is_some());
+        let conditional = conditions.iter().any(Option::is_some);
         let follows: Vec<bool> = plan.puts.iter().map(|put| put.expiry.is_none()).collect();
         let mut ops = plan.into_ops(directory, surroundings);
         self.share_leases(&mut ops).await.map_err(|error| error.at(directory))?;
@@ -293,15 +418,19 @@ impl Context {
             let beside = if conditional { &around[..] } else { &[] };
             let rest = ops.split_off(self.fitting(&ops, beside));
             let step = std::mem::replace(&mut ops, rest);
-            let keys: Vec<&String> = keys.iter().skip(written.len()).take(step.len()).collect();
-            let on = |relative: &&String| Some(Compare::key(&directory.descend(relative), condition(relative)?));
-            let compares = keys.iter().filter_map(on).chain(around.clone()).collect();
-            let txn = Txn { compares, then: step.clone(), otherwise: looks.clone() };
-            let first = keys.first().map_or_else(|| directory.clone(), |relative| directory.descend(relative));
-            let failure = match self.commit(txn).await {
+            let steps = written.len()..written.len() + step.len();
+            let keys = keys.get(steps.clone()).unwrap_or_default();
+            let of_step: Vec<Compare> = conditions.get(steps).unwrap_or_default().iter().flatten().cloned().collect();
+            let outcome = match &step[..] {
+                [Op::Delete { span: Span::Below(removed), .. }] if !transactions => self.remove(removed, !of_step.is_empty()).await,
+                _ => {
+                    let compares = of_step.into_iter().chain(around.clone()).collect();
+                    self.commit(Txn { compares, then: step.clone(), otherwise: looks.clone() }).await
+                }
+            };
+            let failure = match outcome {
                 Ok(committed) if committed.succeeded => {
-                    let keys: Vec<_> = keys.into_iter().map(|relative| (relative.clone(), committed.revision)).collect();
-                    written.extend(keys);
+                    written.extend(keys.iter().map(|relative| (relative.clone(), committed.revision)));
                     continue;
                 }
                 // It expires, which the guess was that it does not.
@@ -318,10 +447,35 @@ impl Context {
                 Ok(_) => Error::new(ErrorKind::Conflict, ""),
                 Err(error) => error,
             };
-            let written = written.iter().map(|(relative, _)| directory.descend(relative)).collect();
+            let first = keys.first().map_or_else(|| directory.clone(), |relative| place(directory, relative));
+            let written = written.iter().map(|(relative, _)| place(directory, relative)).collect();
             return Err(failure.at(&first).after_writing(written));
         }
         Ok(written)
+    }
+
+    /// Removes a directory with all in it where no transaction can be on a condition of its keys (v2). If it is only to be removed when nothing was added,
+    /// and all that was seen in it is deleted, it must look empty. What v2 hides is not seen, and goes with the directory; what is written
+    /// between the look and the deletion goes too.
+    async fn remove(&self, directory: &Key, only_empty: bool) -> Result<Committed> {
+        let mut looked = Committed { revision: Revision::ZERO, succeeded: true, results: Vec::new() };
+        if only_empty {
+            match self.commit(Txn { then: vec![Op::RemoveDir { key: directory.clone() }], ..Txn::default() }).await {
+                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+                Err(error) if is_no_directory(&error) => return Ok(looked),
+                removed => return removed,
+            }
+            let reply = self.read_to_write(Span::Below(directory.clone())).await?;
+            if !reply.kvs.is_empty() {
+                return Ok(Committed { succeeded: false, ..looked });
+            }
+            looked.revision = reply.revision;
+        }
+        let then = vec![Op::Delete { span: Span::Below(directory.clone()), previous: false }];
+        match self.commit(Txn { then, ..Txn::default() }).await {
+            Err(error) if is_no_directory(&error) => Ok(looked),
+            removed => removed,
+        }
     }
 
     /// Puts that live equally long share a lease, as in one transaction, where they need several.
@@ -366,6 +520,11 @@ impl Context {
         };
         ops.iter().take(most).take_while(fits).count().max(1)
     }
+}
+
+/// Whether nothing is below a directory because it is none.
+fn is_no_directory(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]

@@ -277,7 +277,7 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
         let directory = mirror.directory();
         let tree = schema::subtree(mirror.tree(), child);
         let modified = tree.values().map(|stored| stored.modified).max();
-        let exists = tree.keys().any(|relative| S::TABLE.owns(relative));
+        let exists = tree.keys().any(|relative| S::TABLE.is_present_by(relative));
         let now = exists.then(|| {
             let state = schema::decode_valid::<S>(&directory.descend(child), &tree, mirror.revision());
             state.map(Versioned::into_inner).map_err(|error| error.problems().to_vec())

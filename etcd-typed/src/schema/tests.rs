@@ -148,7 +148,13 @@ fn stored(pairs: &[(&str, &'static str)]) -> Tree {
 
 /// Key, kind, reason and revision of each problem.
 fn checked(pairs: &[(&str, &'static str)]) -> Vec<String> {
-    let problems = check(&app(), &stored(pairs), |relative| App::TABLE.owns(relative), |decoder| decoder.whole::<App>());
+    let problems = check(
+        &app(),
+        &stored(pairs),
+        |relative| App::TABLE.owns(relative),
+        |relative| App::TABLE.removable_around(relative),
+        |decoder| decoder.whole::<App>(),
+    );
     problems.iter().map(|problem| format!("{:?} {problem}", problem.kind)).collect()
 }
 
@@ -164,7 +170,13 @@ fn what_a_write_would_refuse_is_found_in_what_is_stored() {
     let encoded = encode_unchecked(&app(), &bad()).unwrap();
     let pairs: Vec<_> = encoded.iter().map(|(key, value)| (key.as_str(), &*String::from_utf8(value.to_vec()).unwrap().leak())).collect();
     let tree = stored(&pairs);
-    let found = check(&app(), &tree, |relative| App::TABLE.owns(relative), |decoder| decoder.whole::<App>());
+    let found = check(
+        &app(),
+        &tree,
+        |relative| App::TABLE.owns(relative),
+        |relative| App::TABLE.removable_around(relative),
+        |decoder| decoder.whole::<App>(),
+    );
     assert_eq!(seen(&found), WRONG);
     assert_eq!(decode_valid::<App>(&app(), &tree, Revision::new(20)).unwrap_err().problems(), found);
     assert_eq!(*decode::<App>(&app(), &tree, Revision::new(20)).unwrap(), bad(), "reading validates nothing");
