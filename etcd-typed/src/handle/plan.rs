@@ -164,13 +164,15 @@ impl Owner {
     }
 
     /// Only what differs: what is stored decodes to `old`. What is left over from a struct that is absent before and after stays: it may be one that
-    /// somebody is just writing, key by key.
+    /// somebody is just writing, key by key. It goes if the struct around it is added.
     pub(super) fn difference<'k>(self, stored: impl Iterator<Item = &'k String>, old: &Encoded, new: &Encoded) -> Plan {
         let puts = new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes));
         let mut plan = Plan { puts: puts.map(|(key, bytes)| Put::new((key.clone(), bytes.clone()))).collect(), ..Plan::default() };
         for key in self.superseded(stored, new) {
             let around = self.removable_around(key);
-            if around.iter().find(|removable| !removable.is_encoded(new)).is_none_or(|removable| removable.is_encoded(old)) {
+            let (present, absent) = around.split_at(around.iter().take_while(|removable| removable.is_encoded(new)).count());
+            let is_left_over = absent.first().is_some_and(|removable| !removable.is_encoded(old));
+            if !is_left_over || present.iter().any(|removable| !removable.is_encoded(old)) {
                 self.delete(key, new, &mut plan);
             }
         }
