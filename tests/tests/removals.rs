@@ -4,12 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_typed::store::memory::MemoryStore;
 use etcd_typed::testing::CountingStore;
 use etcd_typed::{Client, Deleted, ErrorKind, EtcdSchema, Previous, ProblemKind};
+use futures_util::FutureExt;
 
 /// What a program of the older version knows.
 mod old {
@@ -658,20 +660,38 @@ async fn previous_value_that_cannot_be_read_is_told(bench: Bench) {
     assert!(previous.existed() && !format!("{previous:?}").contains("hunter2"), "{previous:?}");
 }
 
-/// On v2, which has no leases, the library keeps those of its own; what is removed is not kept alive any more.
+/// On v2, which has no leases, the library keeps those of its own: a lease whose last entry is removed stays, and can be used again.
 #[tokio::test]
 async fn removed_entry_leaves_its_lease_v2() {
     let etcd = etcd_typed::testing::Etcd::shared().await;
     let client = Client::builder(&etcd.url_v2()).namespace("/removals-lease").connect().await.unwrap();
     let lease = client.lease(Duration::from_secs(2)).await.unwrap();
     let map = client.dirs::<String, old::Db>("/services").unwrap();
-    for name in ["a", "b"] {
-        map.dir(name).unwrap().set(&old_db(name)).lease(&lease).non_atomic().await.unwrap();
-    }
-    map.dir("a").unwrap().delete().non_atomic().await.unwrap();
+    map.dir("a").unwrap().set(&old_db("a")).lease(&lease).non_atomic().await.unwrap();
+    map.set(&BTreeMap::new()).non_atomic().await.unwrap();
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert!(lease.is_held(), "{lease:?}");
+    map.dir("b").unwrap().set(&old_db("b")).lease(&lease).non_atomic().await.unwrap();
     assert_eq!(map.keys().await.unwrap(), ["b"]);
+}
+
+/// What appears in an entry while an update removes it is seen by the update, and nothing else is.
+#[tokio::test]
+async fn update_of_fields_sees_what_is_added_to_the_entry_that_it_removes_memory() {
+    let bench = Bench { client: Client::connect("memory:").await.unwrap() };
+    for (added, runs) in [("regions/us/added", 2), ("regions/us/host", 2), ("regions/eu/added", 1), ("name", 1)] {
+        bench.filled().await;
+        let count = AtomicU32::new(0);
+        let updated = bench.old().update(|app| {
+            app.regions.remove("us");
+            if count.fetch_add(1, Ordering::Relaxed) == 0 {
+                bench.put(&format!("/app/{added}"), "x").now_or_never().expect("memory does not wait");
+            }
+        });
+        updated.changed_fields_only().await.unwrap();
+        assert_eq!(count.into_inner(), runs, "{added}");
+        assert_eq!(bench.below("/app/regions/us").await, [""; 0], "{added}");
+    }
 }
 
 #[tokio::test]
