@@ -328,13 +328,14 @@ pub enum ProblemKind {
     Missing,
     /// What is stored is not a value of the field's type.
     Undecodable,
-    /// The value has no stored form.
+    /// The value has no stored form, or a struct no key to be stored at.
     Unencodable,
     /// The value fails the validation that the schema asks for.
     Rejected,
     /// A key in a map is not written as this library writes it.
     ForeignKey,
-    /// A key that the schema does not have; only [`Dir::check`](crate::Dir::check) and its like look for them.
+    /// A key that no read looks at: the schema does not have it, or it is left over of a struct that does not exist. Only
+    /// [`Dir::check`](crate::Dir::check) and its like look for them.
     Unknown,
 }
 

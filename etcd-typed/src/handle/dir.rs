@@ -47,7 +47,31 @@ pub trait EtcdSchema: Schema {
 /// The directory that a struct lies in; a derived handle derefs to it.
 ///
 /// Reads are one request and one revision; writes are one transaction. Keys below the directory that the schema does not know are never read
-/// into the struct and never written or deleted.
+/// into the struct and never written. They are deleted only with an entry of a map or an optional directory that is removed.
+///
+/// # Structs that may be absent
+///
+/// An entry of a map of structs, and an optional struct in its directory, may be absent.
+///
+/// - **It exists** if one of its required keys exists: a field without a default that is no `Option` and no map, also one in a required directory
+///   or a flattened struct in it. If the struct has no required key, it exists if any of its keys exists.
+/// - **What is left over** of it, keys without any required key, is not read and fails no read. A program with an older schema, or a program that deletes
+///   single keys, may leave such keys. [`check`](Self::check) lists them. A write of the entry deletes them or writes over them, and so does a
+///   [`set`](Self::set) of the whole. If some required keys exist and others do not, the struct is half written, and a read fails.
+/// - **Removing it** deletes everything below its directory, in one operation where the store has transactions: keys of other versions of the
+///   schema, and names that begin with `_`. Every write that removes it does so: `set`, `update`, `compare_and_swap`, the `set` of its map, and
+///   [`delete`](Self::delete) through a handle from [`DirMap::dir`](crate::DirMap::dir) or from the field of the optional struct.
+/// - **It has a key.** A `Some` or an entry that would be stored without any key, since all of its fields are none or empty, is refused as `Invalid`. A read
+///   would find nothing.
+///
+/// A handle from [`Client::dir`](crate::Client::dir) or `open` stands for a directory of its own, even if its path is that of an entry. Its `delete` leaves keys that the
+/// schema does not have, and so does that of a required directory or a flattened struct.
+///
+/// On v2 a directory is removed by one request. With a condition (`update`, `compare_and_swap`, `compare_and_delete`; all with `non_atomic`) the keys that were read
+/// are deleted one by one, and then the directory, unless a listing shows a key that was added since. What is added between that listing and the
+/// deletion is deleted.
+///
+/// # Errors and cancel safety
 ///
 /// Errors and cancel safety are as for [`Entry`](crate::Entry); methods name what they add. A store without transactions over several keys (v2) refuses
 /// a write of the whole with `Unsupported` before anything is sent; [`DirWrite::non_atomic`] writes key by key.
@@ -149,16 +173,16 @@ impl<S: Schema> Dir<S> {
         Self::operation("exists").run(work).await
     }
 
-    /// Writes every field, and deletes what the value no longer has: a field that is none, an entry that is no longer in its map. It is one
-    /// transaction; with maps in the struct one read goes before it, and if something changed in between it starts again.
+    /// Writes every field, and deletes what the value no longer has: a field that is none, and [with all below it](Self#structs-that-may-be-absent) an
+    /// optional struct that is none or an entry that is no longer in its map. It is one transaction; with maps in the struct one read goes before it, and if something changed in between it starts again.
     ///
     /// The whole struct expires as the write says, and never if it says nothing. If the struct is a part of another one (a nested struct, or one in
     /// a map that is a field), it then expires with that one.
     ///
     /// # Errors
     ///
-    /// `Invalid` lists every field whose validation fails or that has no stored form, before anything is sent. `TooManyOperations` for more
-    /// keys than one transaction takes. `TooLarge`, `NoSpace`. `Conflict` when the budget of the policy is used up.
+    /// `Invalid` lists every field whose validation fails or that has no stored form, and every entry and optional struct that would have no key, before
+    /// anything is sent. `TooManyOperations` for more keys than one transaction takes. `TooLarge`, `NoSpace`. `Conflict` when the budget of the policy is used up.
     pub fn set(&self, value: &S) -> DirWrite<S> {
         self.write("set", self.encode(value).map(Job::Set))
     }
@@ -166,8 +190,9 @@ impl<S: Schema> Dir<S> {
     /// What [`set`](Self::set) of this value would write and delete now, and nothing is written.
     ///
     /// It is decided as `set` decides it, by one read that is never stale. `set` writes every field, also those that are stored just so already: these are
-    /// no differences, although their keys get a new revision by it and expire then as `set` says. Keys that the schema does
-    /// not have are not in it, as `set` leaves them alone, and so are the aliases of a field that has a value. The values of secrets are `***`.
+    /// no differences, although their keys get a new revision by it and expire then as `set` says. Aliases of a
+    /// field that has a value are not in it, as `set` leaves them alone. Keys that the schema does not have are in it if they are removed with an entry or an
+    /// optional struct. The values of secrets are `***`; whether a key that the schema does not have is a secret of another version is not known.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -195,7 +220,8 @@ impl<S: Schema> Dir<S> {
 
     /// Everything that is wrong with what is stored now: fields that are missing or undecodable, values and structs that fail their
     /// validation, keys in maps that are not written as this library writes them, and keys below the directory that
-    /// the schema does not have (a misspelt name, a field of another version).
+    /// the schema does not have (a misspelt name, a field of another version). Keys that are [left over](Self#structs-that-may-be-absent) of an entry or an
+    /// optional struct are listed each by itself; the reason names the required keys that are missing.
     ///
     /// A struct's own validation is run where all of the struct could be read, at whatever depth; that of a field wherever the field could. A default that
     /// is used is validated too. An alias that lies behind the field's own key is no problem: it is not read, and `set` leaves it to older readers.
@@ -212,11 +238,12 @@ impl<S: Schema> Dir<S> {
         Self::operation("check").run(Check::read(&self.context, &self.key, Self::OWNER, |decoder| decoder.whole::<S>())).await
     }
 
-    /// Writes every field if no key of the schema is there.
+    /// Writes every field if no key of the schema exists. An entry of a map or an optional struct is created if it does not
+    /// [exist](Self#structs-that-may-be-absent): what is left over of it is deleted or written over.
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `AlreadyExists`.
+    /// As [`set`](Self::set), and `AlreadyExists`. `Invalid` for a value without any key to store: nothing would tell a second creation of the first.
     pub fn create(&self, value: &S) -> DirWrite<S> {
         self.write("create", schema::encode_present(&self.key, value).map(Job::Create))
     }
@@ -240,7 +267,11 @@ impl<S: Schema> Dir<S> {
         self.write("compare_and_swap", job())
     }
 
-    /// Deletes every key of the schema. The answer says what was there: nothing, the struct, or what could not be read as one. It is one read and one
+    /// Deletes every key of the schema, and with all below them the entries and optional structs in it. If the struct itself is an entry of a map or an
+    /// optional struct, and the handle is that of the map or the field, everything below its directory is deleted; see
+    /// [`Dir`](Self#structs-that-may-be-absent).
+    ///
+    /// The answer says what existed: nothing, the struct, or what could not be read as one. It is one read and one
     /// transaction, which starts again if something changed in between.
     ///
     /// # Errors
@@ -250,7 +281,7 @@ impl<S: Schema> Dir<S> {
         DirDelete { dir: self.clone(), seen: None, atomicity: Atomicity::Atomic }
     }
 
-    /// Deletes every key of the schema if nothing below the directory changed, appeared or vanished since `seen` was read.
+    /// [Deletes](Self::delete) the struct if nothing below the directory changed, appeared or vanished since `seen` was read.
     ///
     /// # Errors
     ///

@@ -82,7 +82,7 @@ impl Diff {
 
 fn differences(directory: &Key, owner: Owner, tree: &Tree, plan: Plan) -> Vec<Difference> {
     let puts = plan.puts.into_iter().map(|put| (put.key, Some(put.value)));
-    let removed = plan.removals.iter().flat_map(|removal| tree.keys().filter(|key| removal.has(key)).cloned());
+    let removed = plan.removals.iter().flat_map(|removal| removal.keys(tree).cloned());
     let deletes: Vec<String> = removed.chain(plan.deletes).collect();
     let deletes = deletes.into_iter().map(|relative| (relative, None));
     let mut differences: Vec<Difference> = puts

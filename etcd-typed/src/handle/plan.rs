@@ -1,16 +1,14 @@
-//! What a write of many keys comes to: which are put, which deleted, under which conditions. Deciding it is pure; `commit` sends it.
+//! What a write of many keys comes to: which are put, which deleted, under which conditions. Deciding it is pure; `plan/commit.rs` sends it.
 
-use std::time::Duration;
+mod commit;
 
 use bytes::Bytes;
 
-use super::Context;
 use super::expiry::Surroundings;
-use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::revision::{LeaseId, Revision};
+use crate::revision::Revision;
 use crate::schema::{Encoded, Removable, Table, Tree, removable_in_map};
-use crate::store::{Committed, Compare, Condition, Expiry, Op, Span, Txn};
+use crate::store::{Compare, Condition, Expiry, Op, Span};
 
 /// Writes below one directory; keys are relative to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +32,12 @@ impl Removal {
         Self { directory: directory.to_owned(), since: None }
     }
 
+    /// The keys of this tree that it deletes.
+    pub(super) fn keys<'t>(&self, tree: &'t Tree) -> impl Iterator<Item = &'t String> + use<'_, 't> {
+        let from = if self.directory.is_empty() { String::new() } else { format!("{}/", self.directory) };
+        tree.range(from..).map(|(key, _)| key).take_while(|key| self.has(key))
+    }
+
     /// That nothing in it changed, appeared or vanished since `revision`, when these keys were there. Keys are relative to `directory`.
     pub(super) fn unchanged(&self, directory: &Key, revision: Revision, basis: &[(String, Revision)]) -> Vec<Compare> {
         let below = basis.iter().filter(|(key, _)| self.has(key)).filter_map(|(key, modified)| {
@@ -44,7 +48,7 @@ impl Removal {
     }
 
     /// Whether it deletes this key.
-    pub(super) fn has(&self, key: &str) -> bool {
+    fn has(&self, key: &str) -> bool {
         is_below(&self.directory, key)
     }
 }
@@ -144,7 +148,7 @@ impl Owner {
         for key in self.absent_keys(&encoded) {
             self.delete(&key, &encoded, &mut plan);
         }
-        Plan { puts: encoded.into_iter().map(Put::new).collect(), ..plan }
+        Plan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
     }
 
     /// The same, where it is known what is stored: what a write with maps does, and what every write would do.
@@ -160,7 +164,7 @@ impl Owner {
                 self.delete(key, &encoded, &mut plan);
             }
         }
-        Plan { puts: encoded.into_iter().map(Put::new).collect(), ..plan }
+        Plan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
     }
 
     /// Only what differs: what is stored decodes to `old`. What is left over from a struct that is absent before and after stays: it may be one that
@@ -176,12 +180,13 @@ impl Owner {
                 self.delete(key, new, &mut plan);
             }
         }
-        plan
+        plan.each_once()
     }
 
     /// Adds the deletion of a key, with all of the outermost directory around it that is to be absent.
     fn delete(self, key: &str, encoded: &Encoded, plan: &mut Plan) {
-        if plan.removals.iter().any(|removal| removal.has(key)) {
+        // The keys of a directory mostly follow one another.
+        if plan.removals.last().is_some_and(|removal| removal.has(key)) {
             return;
         }
         match self.removable_around(key).into_iter().find(|removable| !removable.is_encoded(encoded)) {
@@ -274,6 +279,13 @@ impl Plan {
         self
     }
 
+    /// The same, with each removal once.
+    fn each_once(mut self) -> Self {
+        self.removals.sort_unstable_by(|a, b| a.directory.cmp(&b.directory));
+        self.removals.dedup();
+        self
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -296,7 +308,7 @@ impl Plan {
     /// key, and then the directory, unless something was written there since.
     pub(super) fn in_steps(mut self, tree: &Tree, revision: Revision) -> Self {
         for removal in &mut self.removals {
-            self.deletes.extend(tree.keys().filter(|key| removal.has(key)).cloned());
+            self.deletes.extend(removal.keys(tree).cloned());
             removal.since = Some(revision);
         }
         self
@@ -323,210 +335,6 @@ impl Plan {
 /// A key or directory below this one, which may be this one itself.
 fn place(directory: &Key, relative: &str) -> Key {
     if relative.is_empty() { directory.clone() } else { directory.descend(relative) }
-}
-
-impl Context {
-    /// Refuses what the store could not do in one transaction, before anything is sent. `advice` says what the caller can do where it is too much.
-    pub(super) fn check_atomic(&self, directory: &Key, compares: &[Compare], operations: usize, advice: &str) -> Result<()> {
-        self.check_guards().map_err(|error| error.at(directory))?;
-        let capabilities = self.store.capabilities();
-        let single_key = operations <= 1 && compares.iter().all(|compare| matches!(compare.span, Span::Key(_)));
-        if !capabilities.transactions && !single_key {
-            let message =
-                format!("{} has no transaction over several keys; `.non_atomic()` writes key by key, or use etcd v3", capabilities.name);
-            return Err(Error::new(ErrorKind::Unsupported, message).at(directory));
-        }
-        let limit = capabilities.max_operations;
-        let guards = self.guard_compares().len();
-        let conditions = compares.len() + guards;
-        let theirs = if guards == 0 { String::new() } else { format!(" ({guards} of them the guard's)") };
-        if operations > limit || conditions > limit {
-            let message = format!(
-                "{operations} operations under {conditions} conditions{theirs}, and one transaction takes {limit} of each (server flag \
-                 `--max-txn-ops`); {advice}",
-            );
-            return Err(Error::new(ErrorKind::TooManyOperations, message).at(directory));
-        }
-        Ok(())
-    }
-
-    /// Whether one transaction takes so many conditions, beside those of the guards.
-    pub(super) fn has_room_for(&self, conditions: usize) -> bool {
-        conditions + self.guard_compares().len() <= self.store.capabilities().max_operations
-    }
-
-    /// Sends a plan in one transaction. If it is refused, `surroundings` have learnt from the answer.
-    pub(super) async fn commit_plan(
-        &self,
-        directory: &Key,
-        plan: Plan,
-        mut compares: Vec<Compare>,
-        mut otherwise: Vec<Op>,
-        surroundings: &mut Surroundings,
-        advice: &str,
-    ) -> Result<Committed> {
-        self.check_atomic(directory, &compares, plan.len(), advice)?;
-        let depends = plan.depends_on(surroundings);
-        if depends && !self.store.capabilities().transactions {
-            surroundings.read(self).await.map_err(|error| error.at(directory))?;
-        } else if depends {
-            compares.extend(surroundings.compares());
-            otherwise.extend(surroundings.looks());
-            self.check_atomic(directory, &compares, plan.len(), advice)?;
-        }
-        let txn = Txn { compares, then: plan.into_ops(directory, surroundings), otherwise };
-        let committed = self.commit(txn).await.map_err(|error| error.at(directory))?;
-        if depends && !committed.succeeded {
-            surroundings.learn(&committed.results);
-        }
-        Ok(committed)
-    }
-
-    /// Sends a plan in as many transactions as it takes, each key under its own condition if it has one. The answer says at
-    /// which revision each was written.
-    ///
-    /// # Errors
-    ///
-    /// Say which keys were written. `Conflict` when a condition does not hold.
-    pub(super) async fn commit_non_atomic(
-        &self,
-        directory: &Key,
-        plan: Plan,
-        condition: impl Fn(&str) -> Option<Condition>,
-        surroundings: &mut Surroundings,
-    ) -> Result<Vec<(String, Revision)>> {
-        self.check_guards().map_err(|error| error.at(directory))?;
-        let transactions = self.store.capabilities().transactions;
-        let depends = plan.depends_on(surroundings);
-        let asks = depends && transactions;
-        if depends && !asks {
-            surroundings.read(self).await.map_err(|error| error.at(directory))?;
-        }
-        let (around, looks) = if asks { (surroundings.compares(), surroundings.looks()) } else { (Vec::new(), Vec::new()) };
-        let on_key = |key: &String| Some(Compare::key(&directory.descend(key), condition(key)?));
-        let on_directory = |removal: &Removal| {
-            let below = Span::Below(place(directory, &removal.directory));
-            Some(Compare { span: below, condition: Condition::UnchangedSince(removal.since?) })
-        };
-        let conditions: Vec<Option<Compare>> = plan.own_keys().map(on_key).chain(plan.removals.iter().map(on_directory)).collect();
-        let keys: Vec<String> = plan.keys().cloned().collect();
-        let conditional = conditions.iter().any(Option::is_some);
-        let follows: Vec<bool> = plan.puts.iter().map(|put| put.expiry.is_none()).collect();
-        let mut ops = plan.into_ops(directory, surroundings);
-        self.share_leases(&mut ops).await.map_err(|error| error.at(directory))?;
-        let (mut around, mut written): (_, Vec<(String, Revision)>) = (around, Vec::new());
-        while !ops.is_empty() {
-            // Conditions are limited as operations are, and are not more than these where the keys have none.
-            let beside = if conditional { &around[..] } else { &[] };
-            let rest = ops.split_off(self.fitting(&ops, beside));
-            let step = std::mem::replace(&mut ops, rest);
-            let steps = written.len()..written.len() + step.len();
-            let keys = keys.get(steps.clone()).unwrap_or_default();
-            let of_step: Vec<Compare> = conditions.get(steps).unwrap_or_default().iter().flatten().cloned().collect();
-            let outcome = match &step[..] {
-                [Op::Delete { span: Span::Below(removed), .. }] if !transactions => self.remove(removed, !of_step.is_empty()).await,
-                _ => {
-                    let compares = of_step.into_iter().chain(around.clone()).collect();
-                    self.commit(Txn { compares, then: step.clone(), otherwise: looks.clone() }).await
-                }
-            };
-            let failure = match outcome {
-                Ok(committed) if committed.succeeded => {
-                    written.extend(keys.iter().map(|relative| (relative.clone(), committed.revision)));
-                    continue;
-                }
-                // It expires, which the guess was that it does not.
-                Ok(committed) if asks && surroundings.learn(&committed.results) => {
-                    ops = step.into_iter().chain(std::mem::take(&mut ops)).collect();
-                    for (op, follows) in ops.iter_mut().zip(follows.iter().skip(written.len())) {
-                        if let (Op::Put { expiry, .. }, true) = (op, *follows) {
-                            *expiry = surroundings.expiry();
-                        }
-                    }
-                    around = surroundings.compares();
-                    continue;
-                }
-                Ok(_) => Error::new(ErrorKind::Conflict, ""),
-                Err(error) => error,
-            };
-            let first = keys.first().map_or_else(|| directory.clone(), |relative| place(directory, relative));
-            let written = written.iter().map(|(relative, _)| place(directory, relative)).collect();
-            return Err(failure.at(&first).after_writing(written));
-        }
-        Ok(written)
-    }
-
-    /// Removes a directory with all in it where no transaction can be on a condition of its keys (v2). If it is only to be removed when nothing was added,
-    /// and all that was seen in it is deleted, it must look empty. What v2 hides is not seen, and goes with the directory; what is written
-    /// between the look and the deletion goes too.
-    async fn remove(&self, directory: &Key, only_empty: bool) -> Result<Committed> {
-        let mut looked = Committed { revision: Revision::ZERO, succeeded: true, results: Vec::new() };
-        if only_empty {
-            match self.commit(Txn { then: vec![Op::RemoveDir { key: directory.clone() }], ..Txn::default() }).await {
-                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
-                Err(error) if is_no_directory(&error) => return Ok(looked),
-                removed => return removed,
-            }
-            let reply = self.read_to_write(Span::Below(directory.clone())).await?;
-            if !reply.kvs.is_empty() {
-                return Ok(Committed { succeeded: false, ..looked });
-            }
-            looked.revision = reply.revision;
-        }
-        let then = vec![Op::Delete { span: Span::Below(directory.clone()), previous: false }];
-        match self.commit(Txn { then, ..Txn::default() }).await {
-            Err(error) if is_no_directory(&error) => Ok(looked),
-            removed => removed,
-        }
-    }
-
-    /// Puts that live equally long share a lease, as in one transaction, where they need several.
-    async fn share_leases(&self, ops: &mut [Op]) -> Result<()> {
-        if !self.store.capabilities().transactions || self.fitting(ops, &[]) == ops.len() {
-            return Ok(());
-        }
-        let mut made: Vec<(Duration, LeaseId)> = Vec::new();
-        for op in ops {
-            let Op::Put { expiry, .. } = op else { continue };
-            let Expiry::After(ttl) = *expiry else { continue };
-            let id = match made.iter().find(|(other, _)| *other == ttl) {
-                Some((_, id)) => *id,
-                None => {
-                    let id = LeaseId::random();
-                    self.asked().grant(id, ttl).await?;
-                    made.push((ttl, id));
-                    id
-                }
-            };
-            *expiry = Expiry::With(id);
-        }
-        Ok(())
-    }
-
-    /// How many of the operations, at least one, fit in one transaction by number and by size, beside these conditions and those of the guards.
-    fn fitting(&self, ops: &[Op], conditions: &[Compare]) -> usize {
-        // What a request holds for each operation beside key and value, its condition and the key in that: generously.
-        const OVERHEAD: usize = 64;
-        let capabilities = self.store.capabilities();
-        let mut conditions = conditions.to_vec();
-        conditions.extend(self.guard_compares());
-        let most = if capabilities.transactions { capabilities.max_operations.saturating_sub(conditions.len()) } else { 1 };
-        let mut size = OVERHEAD + conditions.iter().map(|compare| OVERHEAD + 2 * compare.span.key().as_str().len()).sum::<usize>();
-        let fits = |op: &&Op| {
-            size += OVERHEAD
-                + match op {
-                    Op::Put { key, value, .. } => 2 * key.as_str().len() + value.len(),
-                    _ => 0,
-                };
-            size <= capabilities.max_value
-        };
-        ops.iter().take(most).take_while(fits).count().max(1)
-    }
-}
-
-/// Whether nothing is below a directory because it is none.
-fn is_no_directory(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]
@@ -582,6 +390,83 @@ mod tests {
         assert_eq!(plan.deletes, ["a", "old_a"]);
         let plan = Owner::Struct(TABLE).overwrite(encoded(&[("a", "1"), ("b", "2")]));
         assert_eq!(plan.deletes, [""; 0]);
+    }
+
+    const ENTRY: &Table = &Table {
+        name: "Db",
+        doc: "",
+        prefix: None,
+        fields: &[Field { presence: Presence::Required, ..leaf("host", &[]) }, leaf("note", &["n"])],
+    };
+
+    /// An optional directory, a required one, and a map of structs with one in each.
+    const WITH_DIRECTORIES: &Table = &Table {
+        name: "App",
+        doc: "",
+        prefix: None,
+        fields: &[
+            leaf("a", &[]),
+            Field { kind: Kind::Dir(ENTRY), ..leaf("backup", &[]) },
+            Field { kind: Kind::Dir(ENTRY), presence: Presence::Required, ..leaf("main", &[]) },
+            Field { kind: Kind::DirMap { key: "text", table: ENTRY }, ..leaf("regions", &[]) },
+        ],
+    };
+
+    fn removed(plan: &Plan) -> Vec<&str> {
+        plan.removals.iter().map(|removal| removal.directory.as_str()).collect()
+    }
+
+    #[test]
+    fn an_absent_directory_is_one_removal() {
+        let owner = Owner::Struct(WITH_DIRECTORIES);
+        let new = encoded(&[("main/host", "h"), ("regions/eu/host", "h")]);
+        let stored =
+            stored(&["backup/host", "backup/note", "main/note", "regions/eu/note", "regions/us/host", "regions/us/n", "regions/us/x"]);
+        let old = encoded(&[("backup/host", "h"), ("main/host", "h"), ("main/note", "n"), ("regions/us/host", "h")]);
+        let plan = owner.difference(stored.iter(), &old, &new);
+        assert_eq!(
+            (removed(&plan), &plan.deletes[..]),
+            (vec!["backup", "regions/us"], &["main/note".to_owned(), "regions/eu/note".to_owned()][..])
+        );
+
+        // Where it is not known what is stored, what may be there.
+        let plan = owner.overwrite(encoded(&[("main/host", "h")]));
+        assert_eq!(
+            (removed(&plan), &plan.deletes[..]),
+            (vec!["backup"], &["a".to_owned(), "main/note".to_owned(), "main/n".to_owned()][..])
+        );
+        let basis: Vec<_> = ["regions/us/host", "backup/host", "regions/us/n"].map(|key| (key.to_owned(), Revision::ZERO)).into();
+        let plan = owner.difference_to_read(&basis, &old, &new);
+        assert_eq!(removed(&plan), ["backup", "regions/us"]);
+    }
+
+    #[test]
+    fn a_leftover_stays_unless_its_directory_is_added() {
+        let owner = Owner::Struct(WITH_DIRECTORIES);
+        let stored = stored(&["backup/note", "regions/eu/note", "regions/us/note"]);
+        let old = encoded(&[("main/host", "h")]);
+        let new = encoded(&[("main/host", "h"), ("regions/us/host", "h")]);
+        let plan = owner.difference(stored.iter(), &old, &new);
+        assert_eq!((removed(&plan), &plan.deletes[..]), (vec![], &["regions/us/note".to_owned()][..]));
+        assert_eq!(owner.added(&old, &new), ["regions/us"]);
+    }
+
+    #[test]
+    fn in_steps_keys_go_before_their_directory() {
+        let stored = |key: &str| {
+            let revision = Revision::new(3);
+            let stored =
+                crate::schema::Stored { value: Bytes::new(), created: revision, modified: revision, version: None, lease: None, ttl: None };
+            (key.to_owned(), stored)
+        };
+        let tree: Tree = ["us-x/host", "us/_x", "us/deep/er", "us/host", "us0", "v/host"].map(stored).into();
+        let plan = Owner::Dirs(ENTRY).replace(&tree, encoded(&[("v/host", "h")]));
+        assert_eq!((removed(&plan), &plan.deletes[..]), (vec!["us", "us-x"], &[][..]));
+        let plan = plan.in_steps(&tree, Revision::new(5));
+        assert_eq!(plan.deletes, ["us/_x", "us/deep/er", "us/host", "us-x/host"]);
+        assert!(plan.removals.iter().all(|removal| removal.since == Some(Revision::new(5))));
+        let whole = Plan { removals: vec![Removal::of("")], ..Plan::default() };
+        assert_eq!(whole.in_steps(&tree, Revision::new(5)).deletes.len(), tree.len());
     }
 
     #[test]
