@@ -3,17 +3,18 @@
 
 use std::collections::VecDeque;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
 use super::status::{Cause, LiveStatus, Rewound};
-use super::upstream::Upstream;
+use super::upstream::{Audience, Upstream};
 use crate::error::{Error, ErrorKind, Problem, Result};
 use crate::revision::Revision;
+use crate::runtime::now;
 use crate::telemetry::{Pattern, ViewTelemetry};
 use crate::version::Versioned;
 
@@ -83,12 +84,23 @@ impl<T> Cell<T> {
     pub(super) fn from_disk(state: Versioned<T>, keep: usize, upstream: Arc<Upstream>, pattern: Pattern, error: Error) -> Self {
         let cell = Self::new(state, keep, upstream, pattern);
         cell.book.send_modify(|book| {
-            let now = Instant::now();
+            let now = now();
             match error.problems() {
                 [] => book.from_disk = Some((now, Arc::new(error))),
                 problems => book.rejected = Some((now, problems.into())),
             }
         });
+        cell
+    }
+
+    /// Shares the cell, and tells it from now on whether a runtime has the task of its upstream.
+    pub(super) fn begin(self) -> Arc<Self>
+    where
+        T: Send + Sync + 'static,
+    {
+        let cell = Arc::new(self);
+        let view: Weak<Self> = Arc::downgrade(&cell);
+        cell.upstream.heed(view);
         cell.tell_health();
         cell
     }
@@ -196,7 +208,7 @@ impl<T> Cell<T> {
     pub(super) fn reject(&self, problems: Arc<[Problem]>, revision: Revision, rewinds: bool) {
         let count = problems.len();
         self.book.send_if_modified(|book| {
-            let since = book.rejected.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+            let since = book.rejected.as_ref().map_or_else(now, |(since, _)| *since);
             book.rejected = Some((since, problems));
             book.from_disk = None;
             book.look(revision, rewinds);
@@ -245,20 +257,26 @@ impl<T> Cell<T> {
     }
 
     pub(super) fn end(&self) {
-        self.book.send_modify(|book| book.ended = Some(Instant::now()));
+        self.book.send_modify(|book| book.ended = Some(now()));
         self.tell_health();
     }
 
+    /// Tells telemetry whether anything is wrong now.
     fn tell_health(&self) {
-        let degraded = !self.book().is_live();
-        self.telemetry.degraded(degraded);
+        self.telemetry.degraded(|| !self.book().is_live() || self.upstream.is_stranded());
+    }
+}
+
+impl<T: Send + Sync> Audience for Cell<T> {
+    fn task_moved(&self) {
+        self.tell_health();
     }
 }
 
 impl<T> Book<T> {
     fn look(&mut self, revision: Revision, rewinds: bool) {
         if rewinds && revision < self.seen {
-            self.rewound = Some(Rewound { at: Instant::now(), from: self.seen, to: revision });
+            self.rewound = Some(Rewound { at: now(), from: self.seen, to: revision });
         }
         self.seen = revision;
     }

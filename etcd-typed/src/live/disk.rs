@@ -155,7 +155,7 @@ impl<T: Send + Sync + 'static> Disk<T> {
         };
         telemetry::view_from_disk(self.pattern, state.revision(), &error);
         let keeper = self.keeper();
-        let cell = Arc::new(Cell::from_disk(state, history, upstream.clone(), self.pattern, error));
+        let cell = Cell::begin(Cell::from_disk(state, history, upstream.clone(), self.pattern, error));
         upstream.attach(Box::new(TypedFeed::begun(self.view, self.pattern, &cell, keeper)));
         Ok(cell)
     }

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Problem};
 use crate::revision::Revision;
+use crate::runtime::elapsed;
 
 /// Whether a [`Live`](crate::Live) view follows.
 ///
@@ -22,7 +23,7 @@ pub enum LiveStatus {
     /// The view shows the last good state, and the server may have another.
     #[non_exhaustive]
     Degraded {
-        /// Since when there has been anything wrong.
+        /// When the view became degraded, on tokio's clock: see [`degraded_for`](LiveStatus::degraded_for).
         since: Instant,
         /// What is wrong; of several things the one that time alone does not mend.
         cause: Cause,
@@ -36,6 +37,17 @@ impl LiveStatus {
     #[must_use]
     pub fn is_live(&self) -> bool {
         matches!(self, Self::Live)
+    }
+
+    /// Returns how long the view has been degraded, or `None` while it is live.
+    ///
+    /// The time is tokio's, so a test with paused time sees an outage of an hour last an hour. `since.elapsed()` reads the system's clock.
+    #[must_use]
+    pub fn degraded_for(&self) -> Option<Duration> {
+        match self {
+            Self::Live => None,
+            Self::Degraded { since, .. } => Some(elapsed(*since)),
+        }
     }
 
     /// Everything that is wrong with what is stored now, by key; empty unless the cause is [`Cause::Rejected`].
@@ -53,7 +65,7 @@ impl fmt::Display for LiveStatus {
         match self {
             Self::Live => f.write_str("live"),
             Self::Degraded { since, cause, last_good_revision } => {
-                write!(f, "degraded for {} s, at revision {last_good_revision}: {cause}", since.elapsed().as_secs())
+                write!(f, "degraded for {} s, at revision {last_good_revision}: {cause}", elapsed(*since).as_secs())
             }
         }
     }
@@ -72,7 +84,7 @@ impl Serialize for LiveStatus {
             Self::Degraded { since, cause, last_good_revision } => Shown::Degraded {
                 cause: cause.name(),
                 reason: cause.to_string(),
-                for_seconds: since.elapsed().as_secs_f64(),
+                for_seconds: elapsed(*since).as_secs_f64(),
                 last_good_revision: *last_good_revision,
                 problems: self.problems(),
             },
@@ -130,7 +142,7 @@ impl fmt::Display for Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rewound {
-    /// When it was noticed.
+    /// When it was noticed, on tokio's clock.
     pub at: Instant,
     /// The revision that had been seen.
     pub from: Revision,

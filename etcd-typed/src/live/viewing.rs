@@ -217,12 +217,12 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
     }
 }
 
-impl<T> Begin<T> {
+impl<T: Send + Sync + 'static> Begin<T> {
     fn finish(self, candidate: Result<Versioned<T>>, pattern: Pattern) -> Out<T> {
         let Some(upstream) = self.upstream.upgrade() else { return Out::Gone };
         match candidate {
             Ok(state) => {
-                let cell = Arc::new(Cell::new(state, self.history, upstream, pattern));
+                let cell = Cell::begin(Cell::new(state, self.history, upstream, pattern));
                 let begun = Out::Begun(Arc::downgrade(&cell));
                 // If nobody waits any more the cell is gone with this.
                 let _ = self.tell.send(Ok(cell));
