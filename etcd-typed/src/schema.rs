@@ -7,6 +7,8 @@ mod describe;
 mod encode;
 mod entries;
 mod leaves;
+#[cfg(feature = "snapshot")]
+mod looks;
 mod touched;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -24,6 +26,8 @@ pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;
 pub(crate) use entries::{Entries, entry};
 pub use leaves::{Leaf, LeafOpt, Leaves, OneLeaf, Tuple};
+#[cfg(feature = "snapshot")]
+pub(crate) use looks::{Look, NeededSecret};
 pub(crate) use touched::Touched;
 
 use crate::error::{Problem, ProblemKind, Result};

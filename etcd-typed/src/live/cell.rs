@@ -10,7 +10,7 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
-use super::status::{Cause, LiveStatus, Rewound};
+use super::status::{Cause, FileStatus, LiveStatus, Rewound};
 use super::upstream::{Audience, Upstream};
 use crate::error::{Error, ErrorKind, Problem, Result};
 use crate::revision::Revision;
@@ -31,6 +31,7 @@ pub(super) struct Cell<T> {
     telemetry: ViewTelemetry,
     /// What feeds it; the last cell to go ends the watch.
     upstream: Arc<Upstream>,
+    file: FileStatus,
 }
 
 pub(super) struct Book<T> {
@@ -76,7 +77,14 @@ impl<T> Cell<T> {
             wanted: AtomicU64::new(NOBODY),
             telemetry: ViewTelemetry::new(pattern, revision),
             upstream,
+            file: FileStatus::default(),
         }
+    }
+
+    /// The same with a file that the state is kept in.
+    #[cfg(feature = "snapshot")]
+    pub(super) fn with_file(self, file: FileStatus) -> Self {
+        Self { file, ..self }
     }
 
     /// The same with a state from a file, since there is none of the server's for this reason.
@@ -132,9 +140,10 @@ impl<T> Cell<T> {
         let book = self.book();
         if self.upstream.is_stranded() {
             let (since, last_good_revision) = (self.upstream.last_proof(), book.good());
-            return LiveStatus::Degraded { since, cause: Cause::Ended, last_good_revision };
+            let snapshot_failure = self.file.failure();
+            return LiveStatus::Degraded { since, cause: Cause::Ended, last_good_revision, snapshot_failure };
         }
-        book.status()
+        book.status().with_file(self.file.failure())
     }
 
     /// Waits for a state after this one.
@@ -317,7 +326,7 @@ impl<T> Book<T> {
         let wrong: Vec<_> = [ended, rejected, from_disk, interrupted].into_iter().flatten().collect();
         let since = wrong.iter().map(|(since, _)| *since).min();
         match (since, wrong.into_iter().next()) {
-            (Some(since), Some((_, cause))) => LiveStatus::Degraded { since, cause, last_good_revision: self.good },
+            (Some(since), Some((_, cause))) => LiveStatus::Degraded { since, cause, last_good_revision: self.good, snapshot_failure: None },
             _ => LiveStatus::Live,
         }
     }
