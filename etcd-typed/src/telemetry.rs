@@ -77,7 +77,7 @@
 //! | `etcd_typed::view` | info | `recovered` | `pattern` | nothing is wrong with the view any more |
 //! | `etcd_typed::view` | error | `callback panicked` | `pattern` | a function given to [`on_change`](crate::Live::on_change) panicked; it is called with the next state again |
 //! | `etcd_typed::view` | warn | `started from disk` | `pattern`, `revision`, `cause`, `error` | there is no state of the server's: a live view begins with that of its file (feature `snapshot`) |
-//! | `etcd_typed::view` | warn | `not kept on disk` | `pattern`, `path`, `error` | a state could not be written to a live view's file; the next one is tried (feature `snapshot`) |
+//! | `etcd_typed::view` | warn | `not kept on disk` | `pattern`, `path`, `error` | the file of a live view does not hold its state: an attempt to write it failed and will be repeated, or the file is another view's now (feature `snapshot`) |
 //! | `etcd_typed::view` | debug | `not proved` | `pattern`, `cause`, `error` | how far the server is could not be read; the staleness grows |
 //! | `etcd_typed::lease` | warn | `not kept alive` | `lease`, `remaining`, `cause`, `error` | an attempt failed; it is made again |
 //! | `etcd_typed::lease` | error | `lost` | `lease`, `cause` | the lease ended while it was wanted |
@@ -493,7 +493,7 @@ pub(crate) fn view_from_disk(pattern: Pattern, revision: Revision, error: &Error
     tracing::warn!(target: "etcd_typed::view", pattern, %revision, cause, error = words(error), "started from disk");
 }
 
-/// The state of a live view could not be written to its file; the next one will be.
+/// The file of a live view does not hold its state.
 #[cfg(feature = "snapshot")]
 pub(crate) fn view_not_kept(pattern: Pattern, path: &std::path::Path, error: &std::io::Error) {
     tracing::warn!(target: "etcd_typed::view", pattern, path = %path.display(), %error, "not kept on disk");

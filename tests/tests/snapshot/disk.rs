@@ -145,6 +145,49 @@ async fn unfinished_files_of_dead_processes_are_removed() {
     assert_eq!(bench.names(), stays, "also without a server");
 }
 
+const CHILD: &str = "SNAPSHOT_TEST_WRITES";
+
+/// Writes a long state again and again in the process that the next test starts, and does nothing in this one.
+#[tokio::test]
+async fn child_writes_until_it_is_killed() {
+    let Some(path) = std::env::var_os(CHILD) else { return };
+    let bench = Bench::new();
+    let map = bench.client.entries::<u64, String>("/app").unwrap();
+    let live = map.live().or_snapshot(path).await.unwrap();
+    map.set(&(0..20_000).map(|n| (n, "x".repeat(50))).collect()).non_atomic().await.unwrap();
+    loop {
+        map.entry(&0).unwrap().set(&"y".to_owned()).await.unwrap();
+        sleep(TICK).await;
+        assert!(live.status().is_live());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_writers_leave_nothing_after_the_next_start() {
+    let bench = Bench::stored().await;
+    let unfinished = || bench.names().into_iter().filter(|name| name.starts_with(".etcd-typed-")).count();
+    for _ in 0..3 {
+        // It may be killed just after the rename.
+        while unfinished() == 0 {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "disk::child_writes_until_it_is_killed"])
+                .env(CHILD, bench.path())
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            while unfinished() == 0 {
+                assert!(child.try_wait().unwrap().is_none(), "it writes");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let live = bench.view(&bench.files.path().join("other.json")).await;
+        until(|| unfinished() == 0).await;
+        drop(live);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn views_of_one_process_disturb_no_write_of_each_other() {
     let bench = Bench::stored().await;

@@ -168,9 +168,7 @@ impl StateFile {
     }
 
     fn document(&self) -> Result<Document, Unusable> {
-        if replace::existing(&self.path).map_err(Unusable::Unreadable)?.is_none() {
-            return Err(Unusable::Unreadable(io::Error::from(io::ErrorKind::NotFound)));
-        }
+        replace::existing(&self.path).map_err(Unusable::Unreadable)?;
         let bytes = fs::read(&self.path).map_err(Unusable::Unreadable)?;
         let Header { etcd_typed_snapshot } = serde_json::from_slice(&bytes).map_err(Unusable::Damaged)?;
         if etcd_typed_snapshot != FORMAT {

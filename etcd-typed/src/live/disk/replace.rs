@@ -53,9 +53,6 @@ impl Stamp {
 pub(super) fn replace(path: &Path, mut write: impl FnMut(Manner, &mut dyn Write) -> io::Result<()>) -> io::Result<Stamp> {
     let target = follow(path)?;
     let former = existing(&target)?;
-    if former.as_ref().is_some_and(|former| is_mounted(&target, former)) {
-        return overwrite(&target, &mut write);
-    }
     match put(&target, former.as_ref(), &mut write) {
         Err(error) if former.is_some() && is_about_the_place(&error) => {
             overwrite(&target, &mut write).map_err(|second| match second.kind() {
@@ -104,18 +101,6 @@ fn follow(path: &Path) -> io::Result<PathBuf> {
 
 fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Whether the file is of another file system than its directory. A file that is mounted from the same one is found out by the rename.
-#[cfg(unix)]
-fn is_mounted(target: &Path, file: &Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    fs::metadata(directory_of(target)).is_ok_and(|directory| directory.dev() != file.dev())
-}
-
-#[cfg(not(unix))]
-fn is_mounted(_: &Path, _: &Metadata) -> bool {
-    false
 }
 
 /// Whether another file cannot be put here, while the one that is there may be written.
