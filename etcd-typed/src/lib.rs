@@ -134,7 +134,8 @@ pub use handle::{
 pub use key::{Key, KeyError};
 pub use lease::{Lease, Lost, LostReason};
 pub use live::{
-    Cause, Live, LiveMap, LiveMapIter, LiveStatus, LiveStream, Part, Reader, Rewound, Selected, Snapshot, Subscription, Viewing,
+    Cause, Live, LiveMap, LiveMapIter, LiveStatus, LiveStream, Part, Reader, Rewound, Selected, Snapshot, SnapshotFailure, Subscription,
+    Viewing,
 };
 pub use lock::{Holder, Lock, NamedLock, Process};
 pub use published::PublishedStatus;

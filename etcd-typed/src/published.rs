@@ -47,7 +47,10 @@ impl Target {
         let (end, ended) = oneshot::channel();
         let (key, lessor) = (self.key.clone(), self.lessor.clone());
         let keeper = Keeper::new(self, shared.clone(), received, value, lease, committed.revision);
-        let task = lessor.runtimes().spawn(keeper.run(ended));
+        let prepared = lessor.runtimes().prepare();
+        let task = prepared.task();
+        let (told, kept_by) = (Arc::downgrade(&shared), task.clone());
+        prepared.observed(move || told.upgrade().iter().for_each(|shared| shared.task_moved(&kept_by))).start(keeper.run(ended));
         Ok(Publication { key, shared, sets, end: Some(end), task, lessor })
     }
 

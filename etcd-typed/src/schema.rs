@@ -7,6 +7,8 @@ mod describe;
 mod encode;
 mod entries;
 mod leaves;
+#[cfg(feature = "snapshot")]
+mod looks;
 mod presence;
 mod touched;
 
@@ -25,6 +27,8 @@ pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;
 pub(crate) use entries::{Entries, entry};
 pub use leaves::{Leaf, LeafOpt, Leaves, OneLeaf, Tuple};
+#[cfg(feature = "snapshot")]
+pub(crate) use looks::{Look, NeededSecret};
 pub(crate) use presence::{Removable, removable_in_map};
 pub(crate) use touched::Touched;
 

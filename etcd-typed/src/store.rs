@@ -3,7 +3,7 @@
 //! # What a store is
 //!
 //! A map from keys to values with one history. Every transaction that changes something gets the next [`Revision`]; all of its
-//! changes carry that one. The trait is small, object-safe and (but for [`Store::history`]) without defaults, so
+//! changes carry that one. The trait is small, object-safe and (but for [`Store::history`] and [`Store::identity`]) without defaults, so
 //! that a wrapper cannot forget a method.
 //!
 //! # Rules that hold for every method
@@ -133,11 +133,28 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// How often the store has moved on to another cluster, whose history has nothing to do with the one before: revisions, leases and watches that
     /// were had at another number are void. No request is sent.
     ///
-    /// The one method with a default, since a store that cannot know is right to answer always the same. A wrapper should pass it on: without it a watch finds
+    /// It has a default, since a store that cannot know is right to answer always the same. A wrapper should pass it on: without it a watch finds
     /// a new history only by what it reads, as after a server was emptied under its old id.
     fn history(&self) -> u64 {
         0
     }
+
+    /// Returns what is known of the cluster behind the store. No request is sent.
+    ///
+    /// The file of a live view's `or_snapshot` names it, so that no view starts from a file of another cluster. The default knows nothing, and then
+    /// nothing is compared. A wrapper should pass it on.
+    fn identity(&self) -> Identity {
+        Identity::default()
+    }
+}
+
+/// What is known of the cluster behind a [`Store`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The id of the cluster; none before the first answer.
+    pub cluster: Option<String>,
+    /// The addresses that the store was given, `host:port`; empty for a store that has none.
+    pub endpoints: Vec<String>,
 }
 
 /// What a store can do.

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind};
@@ -87,6 +88,14 @@ impl Life {
             State::Lost(reason) => Some(reason),
             state if state.remaining().is_zero() => Some(self.why_expired()),
             State::Kept { .. } => None,
+        }
+    }
+
+    /// Returns when its time was over, for a lease that is not held any more; `None` if it was lost before.
+    pub(crate) fn ended_at(&self) -> Option<Instant> {
+        match *self.0.state.borrow() {
+            State::Kept { sent, safe } => sent.after(safe).map(|end| end.min(Instant::now())),
+            State::Lost(_) => None,
         }
     }
 

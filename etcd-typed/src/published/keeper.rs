@@ -5,6 +5,7 @@ use std::future::pending;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -90,10 +91,11 @@ impl Keeper {
     }
 
     pub(super) async fn run(mut self, end: oneshot::Receiver<oneshot::Sender<Result<()>>>) {
+        let mut abandoned = Abandoned { shared: self.shared.clone(), end };
         let answer = tokio::select! {
             biased;
             // An attempt that is under way is given up: whatever it leaves is attached to a lease that is revoked now.
-            answer = end => answer.ok(),
+            answer = &mut abandoned.end => answer.ok(),
             never = self.keep() => match never {},
         };
         let withdrawn = self.withdraw().await;
@@ -346,6 +348,20 @@ impl Keeper {
 
     fn conflict(&self, message: &str) -> Error {
         Error::new(ErrorKind::Conflict, message).at(&self.target.key)
+    }
+}
+
+/// The value is lost if this is dropped while its guard lives: the task panicked, or will never have a runtime again.
+struct Abandoned {
+    shared: Arc<Shared>,
+    end: oneshot::Receiver<oneshot::Sender<Result<()>>>,
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if matches!(self.end.try_recv(), Err(TryRecvError::Empty)) {
+            self.shared.lost(LostReason::NotKeptAlive);
+        }
     }
 }
 

@@ -60,6 +60,13 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// The address in one form: names in small letters, IP addresses as they are shortest.
+    #[cfg(any(feature = "v2", feature = "v3"))]
+    pub(crate) fn identity(&self) -> String {
+        let host = self.host.parse::<std::net::IpAddr>().map_or_else(|_| self.host.to_ascii_lowercase(), |ip| ip.to_string());
+        Self { host, port: self.port }.to_string()
+    }
+
     /// Refuses a host that is none. It is not quoted: it may be a password.
     pub(crate) fn check(&self) -> Result<()> {
         // Whatever else a name resolver takes or not, these would change the meaning of an address.

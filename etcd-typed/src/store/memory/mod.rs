@@ -29,7 +29,9 @@ use self::fault::{Call, Effect, lost};
 use self::shared::{Inner, Shared};
 use self::state::HistoryLimit;
 use self::watch::Cursor;
-use super::{BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream};
+use super::{
+    BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 
@@ -230,6 +232,10 @@ impl Store for MemoryStore {
     fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
         let member = Member { id: format!("{:x}", self.shared.id), name: CAPABILITIES.name.to_owned(), ..Member::default() };
         Box::pin(self.call(Call::Members, move |_, _| Ok(vec![member])))
+    }
+
+    fn identity(&self) -> Identity {
+        Identity { cluster: Some(format!("{:x}", self.shared.id)), endpoints: Vec::new() }
     }
 
     fn stats(&self, _which: StatsKind) -> BoxFuture<'_, Result<Stats>> {

@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::runtime::PerRuntime;
+use crate::store::Identity;
 use crate::store::connect::{ConnectOptions, Credentials, Endpoint};
 use crate::telemetry;
 
@@ -339,6 +340,14 @@ impl Http {
     /// How often an endpoint came back as another cluster than it was.
     pub(super) fn history(&self) -> u64 {
         self.history.load(Ordering::Acquire)
+    }
+
+    /// The addresses, and the cluster if all endpoints that have answered named the same.
+    pub(super) fn identity(&self) -> Identity {
+        let named = |known: &Mutex<Option<String>>| known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut clusters = self.clusters.iter().filter_map(named);
+        let cluster = clusters.next().filter(|first| clusters.all(|other| other == *first));
+        Identity { cluster, endpoints: self.options.endpoints.iter().map(Endpoint::identity).collect() }
     }
 
     /// A response whose head has arrived; it names the cluster.

@@ -47,7 +47,7 @@ use crate::retry::RetryPolicy;
 use crate::revision::LeaseId;
 use crate::store::connect::ConnectOptions;
 use crate::store::{
-    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+    BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
 };
 
 /// A cluster that speaks the v2 keys API. See the [module page](self).
@@ -138,5 +138,9 @@ impl Store for V2Store {
 
     fn history(&self) -> u64 {
         self.http.history()
+    }
+
+    fn identity(&self) -> Identity {
+        self.http.identity()
     }
 }

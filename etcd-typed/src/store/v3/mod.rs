@@ -35,9 +35,9 @@ use wire::{MEMBER_LIST, MemberListRequest, STATUS, StatusRequest};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 use crate::runtime::PerRuntime;
-use crate::store::connect::ConnectOptions;
+use crate::store::connect::{ConnectOptions, Endpoint};
 use crate::store::{
-    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+    BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
 };
 
 /// The longest value that is sent: a whole request may have 1.5 MiB with a server's default `--max-request-bytes`.
@@ -56,6 +56,8 @@ pub struct V3Store {
     own: PerRuntime<Own>,
     progress_interval: Duration,
     capabilities: Capabilities,
+    /// Of the endpoints.
+    addresses: Vec<String>,
 }
 
 /// What callers of one runtime share, and no others: it waits for tasks of that runtime, which may not be driven any more.
@@ -82,7 +84,8 @@ impl V3Store {
             binary_values: true,
             directories: false,
         };
-        Ok(Self { core, own: PerRuntime::default(), progress_interval: options.progress_interval, capabilities })
+        let addresses = options.endpoints.iter().map(Endpoint::identity).collect();
+        Ok(Self { core, own: PerRuntime::default(), progress_interval: options.progress_interval, capabilities, addresses })
     }
 
     fn own(&self) -> Arc<Own> {
@@ -161,6 +164,11 @@ impl Store for V3Store {
 
     fn history(&self) -> u64 {
         self.core.endpoints.cluster.history()
+    }
+
+    fn identity(&self) -> Identity {
+        let cluster = self.core.endpoints.cluster.id();
+        Identity { cluster: (cluster != 0).then(|| hex(cluster)), endpoints: self.addresses.clone() }
     }
 
     fn stats(&self, _: StatsKind) -> BoxFuture<'_, Result<Stats>> {
