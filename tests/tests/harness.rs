@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -156,36 +156,121 @@ async fn a_dropped_server_is_gone_with_its_data() {
     TcpStream::connect(&endpoint).await.expect_err("nobody listens");
 }
 
-/// What ends a server that nobody dropped: the end of its process, here a second run of this binary that is killed.
-#[tokio::test]
-async fn a_server_ends_with_its_process_however_that_ends() {
-    let mut owner = tokio::process::Command::new(std::env::current_exe().expect("this binary"))
-        .args(["--exact", "--ignored", "--nocapture", "owner_that_waits_to_be_killed"])
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("this binary again");
-    let mut lines = BufReader::new(owner.stdout.take().expect("its output")).lines();
-    let owned = loop {
-        let line = timeout(LIMIT, lines.next_line()).await.expect("in time").expect("text").expect("it owns something");
-        if let Some((_, owned)) = line.split_once("OWNS ") {
-            break owned.to_owned();
-        }
-    };
-    let (endpoint, home) = owned.split_once(' ').expect("an endpoint and a directory");
-    TcpStream::connect(endpoint).await.expect("the server runs");
-    owner.kill().await.expect("killed");
-    timeout(LIMIT, async {
-        while TcpStream::connect(endpoint).await.is_ok() || Path::new(home).exists() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .expect("the server and its data are gone");
+/// A second run of this binary, which starts a server and waits to be killed. It leads a process group of its own.
+struct Owner {
+    process: tokio::process::Child,
+    endpoint: String,
+    home: PathBuf,
+}
+
+impl Owner {
+    async fn start(variables: &[(&str, &str)]) -> Self {
+        let mut process = tokio::process::Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--exact", "--ignored", "--nocapture", "owner_that_waits_to_be_killed"])
+            .envs(variables.iter().copied())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("this binary again");
+        let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+        let owned = loop {
+            let line = timeout(LIMIT, lines.next_line()).await.expect("in time").expect("text").expect("it owns something");
+            if let Some((_, owned)) = line.split_once("OWNS ") {
+                break owned.to_owned();
+            }
+        };
+        let (endpoint, home) = owned.split_once(' ').expect("an endpoint and a directory");
+        TcpStream::connect(endpoint).await.expect("the server runs");
+        Self { process, endpoint: endpoint.to_owned(), home: home.into() }
+    }
+
+    async fn kill(&mut self) {
+        self.process.kill().await.expect("killed");
+    }
+
+    async fn until_nothing_is_left(&self) {
+        timeout(LIMIT, async {
+            while TcpStream::connect(&self.endpoint).await.is_ok() || self.home.exists() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("the server and its data are gone");
+    }
+
+    /// The processes that have the server's folder in their arguments: the server and its watchdog.
+    fn helpers(&self) -> Vec<u32> {
+        let home = self.home.to_str().expect("text").as_bytes();
+        let names_home = |process: &u32| {
+            let arguments = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+            arguments.windows(home.len()).any(|part| part == home)
+        };
+        let processes = std::fs::read_dir("/proc").expect("Linux");
+        processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(names_home).collect()
+    }
+}
+
+fn kill(process: impl std::fmt::Display) {
+    let killed = std::process::Command::new("sh").arg("-c").arg(format!("kill -KILL {process}")).status();
+    assert!(killed.expect("a shell").success());
 }
 
 #[tokio::test]
-#[ignore = "no test of its own: a_server_ends_with_its_process_however_that_ends runs it"]
+async fn a_server_ends_with_its_process_however_that_ends() {
+    let mut owner = Owner::start(&[]).await;
+    owner.kill().await;
+    owner.until_nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn killed_process_group_leaves_no_server_and_no_data() {
+    let mut owner = Owner::start(&[]).await;
+    kill(format_args!("-{}", owner.process.id().expect("it runs")));
+    owner.process.wait().await.expect("it ends");
+    owner.until_nothing_is_left().await;
+}
+
+/// As when a container ends and its volume stays.
+#[tokio::test]
+async fn next_start_removes_folders_of_dead_processes_only() {
+    let mut dead = Owner::start(&[]).await;
+    let live = Owner::start(&[]).await;
+    let helpers = dead.helpers();
+    assert_eq!(helpers.len(), 2, "the server and its watchdog");
+    helpers.into_iter().for_each(kill);
+    dead.kill().await;
+    assert!(dead.home.exists(), "no process is left to remove it");
+    let etcd = Etcd::start().await;
+    assert!(!dead.home.exists());
+    assert!(live.home.join("data").exists() && etcd.data_dir().exists());
+    http(&live.endpoint, "GET /version", "").await.expect("it runs");
+}
+
+#[tokio::test]
+async fn server_with_a_quiet_log_starts() {
+    for level in ["warn", "error", "panic"] {
+        let mut etcd = Etcd::builder().flag("--log-level", level).start().await;
+        put(&etcd, "kept").await;
+        etcd.terminate().await;
+        etcd.restart().await;
+        assert!(get(&etcd).await.contains("kept"), "{level}");
+    }
+}
+
+/// The owner fails if its server does not start, and the server does not start with another name.
+#[tokio::test]
+async fn variables_of_the_host_do_not_reach_the_server() {
+    let variables = [("ETCD_LOG_LEVEL", "error"), ("ETCD_NAME", "other"), ("ETCD_MAX_TXN_OPS", "1"), ("ETCD_AUTH_TOKEN", "nonsense")];
+    let owner = Owner::start(&variables).await;
+    let put = |key: &str| format!(r#"{{"requestPut": {{"key": "{key}", "value": "{KEY}"}}}}"#);
+    let two = format!(r#"{{"success": [{}, {}]}}"#, put("YQ=="), put("Yg=="));
+    let answer = http(&owner.endpoint, "POST /v3/kv/txn", &two).await.expect("an answer");
+    assert!(answer.contains("succeeded"), "{answer}");
+}
+
+#[tokio::test]
+#[ignore = "no test of its own: an `Owner` runs it"]
 #[allow(clippy::print_stdout, reason = "it tells its parent what it owns")]
 async fn owner_that_waits_to_be_killed() {
     let etcd = Etcd::start().await;

@@ -9,10 +9,14 @@ use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
-use self::process::{DataDir, Ports, Process, Settings, default_binary, numbers, version_of};
+use self::folder::Folder;
+use self::process::{Ports, Process, Settings, default_binary, numbers, version_of};
+use self::question::Question;
 use crate::revision::Revision;
 
+mod folder;
 mod process;
+mod question;
 
 /// How long a server may take until it answers. Far above what it needs, since tests share the machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -24,11 +28,14 @@ const PORT_ATTEMPTS: usize = 10;
 /// [has it](Self::has_v2).
 ///
 /// The program is the one that [`Builder::binary`] names, else the one that the environment variable `ETCD_BIN` names, else `etcd` on the
-/// `PATH`. Dropping the value kills the server and removes its data; so does the end of the test process, however it ends.
+/// `PATH`. The server does not see the other variables of the environment: `ETCD_*` variables of the host do not change it.
+///
+/// Dropping the value kills the server and removes its data. If the test process ends in another way, a helper process does both, also after a SIGKILL
+/// of the test's process group. If the helper is killed as well, the next server that any process starts removes the data.
 pub struct Etcd {
     settings: Settings,
     ports: Ports,
-    dir: DataDir,
+    folder: Folder,
     process: Option<Process>,
     version: String,
     /// How many members its cluster has.
@@ -152,13 +159,13 @@ impl Etcd {
     /// Where the server keeps its data.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.data()
+        self.folder.data()
     }
 
     /// What the server has logged since it was started last.
     #[must_use]
     pub fn log(&self) -> String {
-        self.dir.read_log()
+        self.folder.read_log()
     }
 
     /// Ends the server at once, as a crash does (SIGKILL). Its data stay. No error if it is not running.
@@ -179,7 +186,7 @@ impl Etcd {
         process.signal("TERM");
         let began = Instant::now();
         while process.is_running() {
-            assert!(began.elapsed() < START_LIMIT, "etcd does not end after SIGTERM; its log:\n{}", self.dir.log_excerpt());
+            assert!(began.elapsed() < START_LIMIT, "etcd does not end after SIGTERM; its log:\n{}", self.folder.log_excerpt());
             sleep(POLL).await;
         }
         self.process = None;
@@ -245,7 +252,7 @@ impl Etcd {
     /// If it does not start, or its data cannot be removed.
     pub async fn wipe(&mut self) {
         self.kill().await;
-        self.dir.clear_data();
+        self.folder.clear_data();
         self.doubtful = false;
         self.restart().await;
     }
@@ -269,7 +276,7 @@ impl Etcd {
     /// If its data cannot be removed.
     pub async fn forget(&mut self, token: &str) {
         self.kill().await;
-        self.dir.clear_data();
+        self.folder.clear_data();
         self.doubtful = false;
         self.settings.flags.push(format!("--initial-cluster-token={token}"));
     }
@@ -288,7 +295,7 @@ impl Etcd {
             self.version
         );
         if !self.is_running() {
-            self.process = Some(Process::spawn(&self.settings, &self.version, &self.ports, &self.dir));
+            self.process = Some(Process::spawn(&self.settings, &self.version, &self.ports, &self.folder));
         }
     }
 
@@ -300,29 +307,28 @@ impl Etcd {
     pub async fn ready(&mut self) {
         let began = Instant::now();
         loop {
-            match self.observe() {
+            match self.observe().await {
                 Start::Ready => return,
                 // What holds the port after a restart is a passing thing: a client's own connection.
                 Start::PortTaken if began.elapsed() < START_LIMIT => self.launch().await,
                 Start::Pending if began.elapsed() < START_LIMIT => {}
                 Start::Pending | Start::PortTaken | Start::Ended => {
-                    panic!("etcd does not start; its log:\n{}", self.dir.log_excerpt())
+                    panic!("etcd does not start; its log:\n{}", self.folder.log_excerpt())
                 }
             }
             sleep(POLL).await;
         }
     }
 
-    /// The server says in its own log when it answers. To ask its port instead could reach another test's server that was quicker to
-    /// take it.
-    fn observe(&mut self) -> Start {
-        let running = self.is_running();
-        let log = self.dir.read_log();
-        if !running {
+    /// Asks the server. No other user of the harness has its ports, so that it is not another server that answers.
+    async fn observe(&mut self) -> Start {
+        let answers = Question::of(&self.settings, &self.ports).is_answered().await;
+        if !self.is_running() {
             self.process = None;
-            return if log.contains("address already in use") { Start::PortTaken } else { Start::Ended };
+            let port_taken = self.folder.read_log().contains("address already in use");
+            return if port_taken { Start::PortTaken } else { Start::Ended };
         }
-        if log.contains("ready to serve client requests") { Start::Ready } else { Start::Pending }
+        if answers { Start::Ready } else { Start::Pending }
     }
 
     /// Sends a request to the JSON form of the v3 API, past everything of this crate: `etcd.call("/v3/kv/compaction", "{\"revision\": 7}")`.
@@ -368,7 +374,7 @@ impl Etcd {
         Self {
             settings: settings.clone(),
             ports,
-            dir: DataDir::new(),
+            folder: Folder::new(),
             process: None,
             version: version.to_owned(),
             members,
@@ -545,11 +551,11 @@ async fn first_start(members: &mut [Etcd]) -> bool {
     let began = Instant::now();
     for member in members {
         loop {
-            match member.observe() {
+            match member.observe().await {
                 Start::Ready => break,
                 Start::PortTaken => return false,
                 Start::Pending if began.elapsed() < START_LIMIT => sleep(POLL).await,
-                Start::Pending | Start::Ended => panic!("etcd does not start; its log:\n{}", member.dir.log_excerpt()),
+                Start::Pending | Start::Ended => panic!("etcd does not start; its log:\n{}", member.folder.log_excerpt()),
             }
         }
     }
