@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::io::ErrorKind;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -375,7 +376,7 @@ async fn a_proxy_that_refuses_keeps_its_port_and_listens_again() {
 
 #[tokio::test]
 async fn a_stalled_proxy_moves_nothing_and_loses_nothing() {
-    for mode in [Mode::Stall, Mode::StallAnswers] {
+    for mode in [Mode::Stall, Mode::StallAnswers, Mode::StallRequests] {
         let (proxy, mut stream) = proxied().await;
         round_trip(&mut stream, b"before").await;
         proxy.set(mode).await;
@@ -415,4 +416,94 @@ async fn a_delay_is_on_both_directions() {
     let began = Instant::now();
     round_trip(&mut stream, &[7; 400_000]).await;
     assert!(began.elapsed() >= 2 * delay, "{:?}", began.elapsed());
+}
+
+/// Greets each connection, and reports what it got from it when the other side ends.
+async fn listener_that_sends(greeting: &'static [u8]) -> (String, tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = listener.local_addr().expect("its address").to_string();
+    let (sender, heard) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(greeting).await.expect("sent");
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                let mut got = Vec::new();
+                stream.read_to_end(&mut got).await.expect("an orderly end");
+                // Nobody may want to know.
+                let _ = sender.send(got);
+            });
+        }
+    });
+    (endpoint, heard)
+}
+
+#[tokio::test]
+async fn answers_arrive_while_requests_are_stalled() {
+    let (endpoint, mut heard) = listener_that_sends(b"hello").await;
+    let proxy = Proxy::to(endpoint).await;
+    proxy.set(Mode::StallRequests).await;
+    let mut stream = TcpStream::connect(proxy.addr()).await.expect("a connection");
+    stream.write_all(b"request").await.expect("it is taken");
+    stream.shutdown().await.expect("no more");
+    let mut answer = [0; 5];
+    timeout(LIMIT, stream.read_exact(&mut answer)).await.expect("in time").expect("an answer");
+    timeout(SILENCE, heard.recv()).await.expect_err("no request");
+    proxy.set(Mode::Pass).await;
+    assert_eq!(timeout(LIMIT, heard.recv()).await.expect("in time").expect("a request"), b"request");
+}
+
+#[tokio::test]
+async fn half_close_ends_one_direction_of_open_connections() {
+    let (endpoint, mut heard) = listener_that_sends(b"hello").await;
+    let proxy = Proxy::to(endpoint).await;
+    let greeted = async || {
+        let mut stream = TcpStream::connect(proxy.addr()).await.expect("a connection");
+        timeout(LIMIT, stream.read_exact(&mut [0; 5])).await.expect("in time").expect("an answer");
+        stream
+    };
+    let mut stream = greeted().await;
+    proxy.end_answers();
+    let ended = timeout(LIMIT, stream.read(&mut [0])).await.expect("in time").expect("an orderly end");
+    assert_eq!(ended, 0);
+    stream.write_all(b"still").await.expect("sent");
+    stream.shutdown().await.expect("no more");
+    assert_eq!(timeout(LIMIT, heard.recv()).await.expect("in time").expect("a request"), b"still");
+
+    let mut stream = greeted().await;
+    stream.write_all(b"before").await.expect("sent");
+    sleep(SILENCE).await;
+    proxy.end_requests();
+    assert_eq!(timeout(LIMIT, heard.recv()).await.expect("in time").expect("the end"), b"before");
+    greeted().await;
+}
+
+#[tokio::test]
+async fn limited_proxy_takes_a_second_for_so_many_bytes() {
+    let (proxy, mut stream) = proxied().await;
+    round_trip(&mut stream, &[7; 400_000]).await;
+    proxy.limit(NonZeroU32::new(200_000));
+    let began = Instant::now();
+    round_trip(&mut stream, &[7; 100_000]).await;
+    // What was read last is written before the pause for it, in each direction.
+    let least = Duration::from_millis(400);
+    assert!(began.elapsed() >= least, "{:?}", began.elapsed());
+    proxy.limit(None);
+    round_trip(&mut stream, b"quick").await;
+}
+
+#[tokio::test]
+async fn held_connection_stands_still_beside_others() {
+    let (proxy, mut first) = proxied().await;
+    round_trip(&mut first, b"first").await;
+    let mut second = TcpStream::connect(proxy.addr()).await.expect("a connection");
+    round_trip(&mut second, b"second").await;
+    proxy.hold(Some(0));
+    first.write_all(b"x").await.expect("it is taken");
+    timeout(SILENCE, first.read_u8()).await.expect_err("nothing comes");
+    round_trip(&mut second, b"second").await;
+    proxy.hold(Some(1));
+    assert_eq!(timeout(LIMIT, first.read_u8()).await.expect("in time").expect("a byte"), b'x');
+    proxy.hold(None);
+    round_trip(&mut second, b"second").await;
 }
