@@ -14,6 +14,7 @@ use etcd_typed::testing::{Cluster, Etcd};
 
 pub mod between;
 pub mod certificates;
+pub mod checks;
 
 /// The program of the line after that of `ETCD_BIN`, which the environment variable `ETCD_NEXT_BIN` names.
 ///

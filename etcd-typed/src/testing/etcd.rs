@@ -9,11 +9,13 @@ use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
+pub use self::cluster::Cluster;
 use self::folder::Folder;
 use self::process::{Ports, Process, Settings, default_binary, numbers, version_of};
 use self::question::Question;
 use crate::revision::Revision;
 
+mod cluster;
 mod folder;
 mod process;
 mod question;
@@ -21,7 +23,7 @@ mod question;
 /// How long a server may take until it answers. Far above what it needs, since tests share the machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
-/// How often other ports are tried when somebody else was quicker.
+/// How often other ports are tried when another program was quicker.
 const PORT_ATTEMPTS: usize = 10;
 
 /// A real etcd server (3.4 to 3.7) of its own: free loopback ports, a temporary data directory, the v3 API, and the v2 API where the server
@@ -403,62 +405,6 @@ enum Start {
     Ended,
 }
 
-/// Several [`Etcd`] servers that are one cluster.
-#[derive(Debug)]
-pub struct Cluster {
-    members: Vec<Etcd>,
-}
-
-impl Cluster {
-    /// A member.
-    ///
-    /// # Panics
-    ///
-    /// If there are not so many.
-    #[must_use]
-    pub fn member(&mut self, index: usize) -> &mut Etcd {
-        let count = self.members.len();
-        match self.members.get_mut(index) {
-            Some(member) => member,
-            None => panic!("member {index} of a cluster of {count}"),
-        }
-    }
-
-    /// All members.
-    #[must_use]
-    pub fn members(&self) -> &[Etcd] {
-        &self.members
-    }
-
-    /// The addresses of all members for clients, with commas between.
-    #[must_use]
-    pub fn endpoints(&self) -> String {
-        self.members.iter().map(Etcd::endpoint).collect::<Vec<_>>().join(",")
-    }
-
-    /// All members in one address: `etcd://127.0.0.1:PORT,127.0.0.1:PORT,…`.
-    #[must_use]
-    pub fn url_v3(&self) -> String {
-        self.url(Etcd::url_v3)
-    }
-
-    /// All members in one address: `etcd2://127.0.0.1:PORT,127.0.0.1:PORT,…`.
-    ///
-    /// # Panics
-    ///
-    /// If the servers have no v2 API: see [`Etcd::has_v2`].
-    #[must_use]
-    pub fn url_v2(&self) -> String {
-        self.url(Etcd::url_v2)
-    }
-
-    fn url(&self, of: impl Fn(&Etcd) -> String) -> String {
-        let first = self.members.first().map(of).unwrap_or_default();
-        let (scheme, _) = first.split_once("://").unwrap_or_default();
-        format!("{scheme}://{}", self.endpoints())
-    }
-}
-
 impl Builder {
     /// The program to start, instead of the one that `ETCD_BIN` or the `PATH` names.
     #[must_use]
@@ -513,11 +459,7 @@ impl Builder {
     ///
     /// If there is no etcd, or it does not start.
     pub async fn start(self) -> Etcd {
-        // A cluster of one has one member.
-        match self.cluster(1).await.members.pop() {
-            Some(etcd) => etcd,
-            None => panic!("a cluster without a member"),
-        }
+        self.cluster(1).await.into_first()
     }
 
     /// Starts a cluster of so many members and waits until all of them answer.
@@ -526,40 +468,8 @@ impl Builder {
     ///
     /// If there is no etcd, or it does not start.
     pub async fn cluster(self, members: usize) -> Cluster {
-        let version = version_of(&self.settings.binary);
-        for _ in 0..PORT_ATTEMPTS {
-            let peers: Vec<Ports> = Ports::free(members);
-            let initial = peers.iter().map(Ports::as_initial_member).collect::<Vec<_>>().join(",");
-            let settings = Settings {
-                flags: [vec![format!("--initial-cluster={initial}")], self.settings.flags.clone()].concat(),
-                ..self.settings.clone()
-            };
-            let mut started: Vec<Etcd> = peers.into_iter().map(|ports| Etcd::new(&settings, ports, &version, members)).collect();
-            for member in &mut started {
-                member.launch().await;
-            }
-            if first_start(&mut started).await {
-                return Cluster { members: started };
-            }
-        }
-        panic!("no free ports for etcd in {PORT_ATTEMPTS} attempts")
+        Cluster::start(&self.settings, members).await
     }
-}
-
-/// Waits until all answer. False if somebody else was quicker to take a port.
-async fn first_start(members: &mut [Etcd]) -> bool {
-    let began = Instant::now();
-    for member in members {
-        loop {
-            match member.observe().await {
-                Start::Ready => break,
-                Start::PortTaken => return false,
-                Start::Pending if began.elapsed() < START_LIMIT => sleep(POLL).await,
-                Start::Pending | Start::Ended => panic!("etcd does not start; its log:\n{}", member.folder.log_excerpt()),
-            }
-        }
-    }
-    true
 }
 
 /// Whether a server of this version, in a cluster of so many, may lose in a crash what it acknowledged.
