@@ -200,7 +200,7 @@ impl Etcd {
     ///
     /// If it is not running.
     pub fn pause(&self) {
-        self.running().signal("STOP");
+        self.running().pause();
     }
 
     /// Lets a frozen server go on (SIGCONT).

@@ -8,6 +8,7 @@ mod calls;
 mod clusters;
 mod faults;
 mod joined;
+mod lines;
 mod members;
 mod queues;
 mod raw;

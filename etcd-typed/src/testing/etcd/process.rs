@@ -112,6 +112,18 @@ impl Process {
         matches!(self.server.try_wait(), Ok(None))
     }
 
+    /// Freezes the server. All of its threads stand still when this returns, which takes them a moment on a busy machine.
+    pub(super) fn pause(&self) {
+        self.signal("STOP");
+        #[cfg(unix)]
+        {
+            use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+            let stopped = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            let waited = waitid(WaitId::Pid(Pid::from_child(&self.server)), stopped);
+            assert!(waited.is_ok(), "a server that is to stop: {waited:?}");
+        }
+    }
+
     /// Through the shell, since the standard library sends no signal but SIGKILL.
     pub(super) fn signal(&self, name: &str) {
         let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.server.id())).status();
