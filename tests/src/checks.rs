@@ -1,5 +1,6 @@
 //! Checks of what clients saw. They are pure, so that tests can feed them what broken clients see (`tests/checks.rs`).
 
+use std::collections::VecDeque;
 use std::fmt;
 
 /// A promise that was broken.
@@ -121,27 +122,48 @@ pub fn whole(left: Option<u64>, right: Option<u64>) -> Result<(), Violation> {
     if left == right { Ok(()) } else { Err(Violation::Torn { left, right }) }
 }
 
-/// Checks the holders of one lock, in the order of their fences.
-#[derive(Clone, Copy, Debug, Default)]
+/// Checks the holders of one lock. They may be told in any order, within the newest sixty-four.
+#[derive(Clone, Debug, Default)]
 pub struct Tenures {
+    newest: VecDeque<Tenure>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Tenure {
     fence: u64,
+    from: u64,
     until: u64,
 }
 
 impl Tenures {
-    /// A guard said that it was held at both times, which are those of one clock for all holders.
+    /// A guard said that it was held at both times, which are those of one clock for all holders. A guard may say so again later.
     ///
     /// # Errors
     ///
-    /// If another one was held then, or has a larger fence.
+    /// If another one was held at the same time, or one with a larger fence before.
     pub fn held(&mut self, fence: u64, from: u64, until: u64) -> Result<(), Violation> {
-        let before = *self;
-        if fence < before.fence {
-            return Err(Violation::FenceWentBack { fence, after: before.fence });
+        let mut tenure = Tenure { fence, from, until };
+        if let Some(known) = self.newest.iter().position(|known| known.fence == fence).and_then(|index| self.newest.remove(index)) {
+            tenure = Tenure { fence, from: from.min(known.from), until: until.max(known.until) };
         }
-        *self = Self { fence, until: until.max(before.until) };
-        if fence != before.fence && from < before.until {
-            return Err(Violation::HeldTwice { fences: [before.fence, fence], from, until: before.until.min(until) });
+        let verdict = self.newest.iter().try_for_each(|other| other.agrees(&tenure));
+        self.newest.push_back(tenure);
+        if self.newest.len() > 64 {
+            self.newest.pop_front();
+        }
+        verdict
+    }
+}
+
+impl Tenure {
+    fn agrees(&self, other: &Self) -> Result<(), Violation> {
+        let (first, second) = if self.fence < other.fence { (self, other) } else { (other, self) };
+        if second.until <= first.from {
+            return Err(Violation::FenceWentBack { fence: first.fence, after: second.fence });
+        }
+        if second.from < first.until {
+            let (from, until) = (first.from.max(second.from), first.until.min(second.until));
+            return Err(Violation::HeldTwice { fences: [first.fence, second.fence], from, until });
         }
         Ok(())
     }
@@ -175,4 +197,14 @@ impl Fenced {
         }
         Ok(())
     }
+}
+
+/// Whether a leader of this version that was stopped, and is none any more, ends the leases whose time it saw pass (etcd issue 15247, mended in 3.4.31 and
+/// 3.5.13), though their holders keep them alive elsewhere.
+#[must_use]
+pub fn has_faithless_leaders(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+    let mut number = || numbers.next().unwrap_or(0);
+    let version = (number(), number(), number());
+    version < (3, 4, 31) || ((3, 5, 0)..(3, 5, 13)).contains(&version)
 }

@@ -197,6 +197,10 @@ fn overlapping_holders_are_caught() {
     assert_eq!(tenures.held(7, 300, 400), Ok(()));
     assert_eq!(tenures.held(9, 399, 500), Err(Violation::HeldTwice { fences: [7, 9], from: 399, until: 400 }));
     assert_eq!(tenures.held(8, 600, 700), Err(Violation::FenceWentBack { fence: 8, after: 9 }));
+    let mut tenures = Tenures::default();
+    assert_eq!(tenures.held(7, 300, 400), Ok(()));
+    assert_eq!(tenures.held(5, 100, 300), Ok(()), "told late");
+    assert_eq!(tenures.held(6, 299, 300), Err(Violation::HeldTwice { fences: [5, 6], from: 299, until: 300 }));
 }
 
 #[test]
