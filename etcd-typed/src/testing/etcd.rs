@@ -184,6 +184,10 @@ impl Etcd {
     ///
     /// If it takes longer than a minute.
     pub async fn terminate(&mut self) {
+        // It may have ended by itself.
+        if !self.is_running() {
+            self.process = None;
+        }
         let Some(process) = &mut self.process else { return };
         process.signal("TERM");
         let began = Instant::now();

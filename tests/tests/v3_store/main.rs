@@ -15,6 +15,7 @@ mod raw;
 mod replay;
 mod rights;
 mod sharing;
+mod silence;
 mod tls;
 mod watches;
 
