@@ -8,11 +8,14 @@ mod calls;
 mod clusters;
 mod faults;
 mod joined;
+mod lines;
+mod members;
 mod queues;
 mod raw;
 mod replay;
 mod rights;
 mod sharing;
+mod silence;
 mod tls;
 mod watches;
 

@@ -20,6 +20,8 @@ enum Tokens {
     Simple,
     /// Each change of users and roles ends all of them.
     Jwt,
+    /// They end after this time, used or not.
+    JwtFor(Duration),
 }
 
 /// A server with the user `anna`, who may read and write below `/anna`.
@@ -34,9 +36,14 @@ impl Bench {
         let files = Files::new();
         // Cheap logins: what is tested is how many there are.
         let mut etcd = Etcd::builder().flag("--bcrypt-cost", "4");
-        if let Tokens::Jwt = tokens {
+        let ttl = match tokens {
+            Tokens::Simple => None,
+            Tokens::Jwt => Some(Duration::from_secs(600)),
+            Tokens::JwtFor(ttl) => Some(ttl),
+        };
+        if let Some(ttl) = ttl {
             let key = files.put("key", b"known to the server alone");
-            etcd = etcd.flag("--auth-token", &format!("jwt,priv-key={},sign-method=HS256,ttl=10m", key.display()));
+            etcd = etcd.flag("--auth-token", &format!("jwt,priv-key={},sign-method=HS256,ttl={ttl:?}", key.display()));
         }
         let etcd = etcd.start().await;
         let admin = Admin::of(&etcd.endpoint());
@@ -140,6 +147,29 @@ async fn guards_and_streams_survive_a_change_of_users_under_jwt() {
     let watchers = Watchers::begin(&bench.client(&proxy.endpoint()).await, &acting).await;
     bench.change("UserAdd", "unrelated", "secret").await;
     proxy.cut();
+    watchers.go_on(&acting).await;
+}
+
+/// F19: a JWT ends at a fixed time, also while it is in use.
+#[tokio::test]
+async fn token_that_ends_in_use_is_renewed_without_an_error() {
+    let ttl = Duration::from_secs(3);
+    let bench = Bench::new(Tokens::JwtFor(ttl)).await;
+    let (watching, acting) = (bench.client(&bench.etcd.endpoint()).await, bench.client(&bench.etcd.endpoint()).await);
+    let watchers = Watchers::begin(&watching, &acting).await;
+    let entry = acting.entry::<u64>("/anna/calls").unwrap();
+    let (before, begun) = (bench.logins().await, Instant::now());
+    let mut calls = 0;
+    while begun.elapsed() < 3 * ttl {
+        entry.set(&calls).await.unwrap();
+        assert_eq!(entry.get().await.unwrap().as_deref(), Some(&calls));
+        calls += 1;
+        sleep(Duration::from_millis(10)).await;
+    }
+    let logins = bench.logins().await - before;
+    println!("{calls} rounds of calls, {logins} logins of two clients in three lives of a token");
+    // Each client for each life, and once more for each of its connections that meets the end of a token at the same moment.
+    assert!((2.0..=20.0).contains(&logins), "{logins}");
     watchers.go_on(&acting).await;
 }
 
