@@ -200,7 +200,7 @@ impl Error {
     }
 
     /// The same, and this is to be known as well.
-    #[cfg(feature = "snapshot")]
+    #[cfg(any(feature = "snapshot", feature = "v2"))]
     #[must_use]
     pub(crate) fn noting(mut self, more: &str) -> Self {
         let message = &mut self.0.message;

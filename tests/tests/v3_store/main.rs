@@ -8,6 +8,7 @@ mod calls;
 mod clusters;
 mod faults;
 mod joined;
+mod messages;
 mod queues;
 mod raw;
 mod replay;

@@ -28,6 +28,7 @@
 mod admin;
 mod commit;
 mod encode;
+mod failure;
 mod http;
 mod json;
 mod lease;

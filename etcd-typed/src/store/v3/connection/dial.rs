@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use super::pong::LatePongs;
 use crate::error::{Error, ErrorKind};
 use crate::store::connect::{ConnectOptions, Endpoint};
+use crate::store::diagnosis::{Spoken, spoken};
 use crate::store::v3::grpc::{Local, Status};
 use crate::store::v3::tls::Tls;
 
@@ -63,6 +64,24 @@ impl Target {
         Ok(match &self.tls {
             None => Io::of(tcp),
             Some(tls) => Io::of(tls.shake_hands(tcp).await?),
+        })
+    }
+}
+
+impl Target {
+    /// What a server speaks instead of what the address says; none if that cannot be told, or is the same.
+    pub(in crate::store::v3) async fn contradiction(&self, limit: Duration) -> Option<Local> {
+        Some(match (spoken(&self.endpoint, limit).await?, self.tls.is_some()) {
+            (Spoken::Tls, false) => Local::TlsOnOneSide("the server speaks TLS: use the scheme `etcds://`"),
+            (Spoken::Http2 | Spoken::Http1 { .. }, true) => Local::TlsOnOneSide("the server speaks without TLS: use the scheme `etcd://`"),
+            (Spoken::Http1 { etcd: Some(version) }, false) if version.starts_with("2.") => {
+                Local::NotGrpc(format!("the server is etcd {version}, which has no v3 API over gRPC: use the scheme `etcd2://`"))
+            }
+            (Spoken::Http1 { etcd: Some(version) }, false) => Local::NotGrpc(format!(
+                "etcd {version} answers in HTTP/1.1 and not in HTTP/2: a proxy before the server must pass on HTTP/2"
+            )),
+            (Spoken::Http1 { etcd: None }, false) => Local::NotGrpc("the server speaks HTTP/1.1 and not HTTP/2".to_owned()),
+            (Spoken::Tls, true) | (Spoken::Http2, false) => return None,
         })
     }
 }

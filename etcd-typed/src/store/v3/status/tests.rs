@@ -31,8 +31,9 @@ fn no_connection_is_not_sent() {
 
 #[test]
 fn a_server_that_cannot_be_trusted_is_a_matter_of_settings() {
-    let untrusted = Local::Tls(Arc::new(io::Error::other("invalid peer certificate: UnknownIssuer")));
-    for local in [untrusted, Local::WithoutTls] {
+    let cause = Arc::new(io::Error::other("invalid peer certificate: UnknownIssuer"));
+    let untrusted = Local::Tls { words: "the server's certificate is signed by nobody".to_owned(), cause, is_tls: true };
+    for local in [untrusted, Local::TlsOnOneSide("the server speaks TLS")] {
         assert_row(&local.into(), Row::TlsRefused, ErrorKind::Tls, Repeat::Elsewhere, false);
     }
 }

@@ -142,7 +142,8 @@ impl Watches {
 
     /// A reader whose watch stands.
     async fn establish(&self, watch: &Watch, part: Part) -> Result<Following, Failure> {
-        let deadline = Instant::now() + self.core.retry.call_timeout;
+        let began = Instant::now();
+        let deadline = began + self.core.retry.call_timeout;
         let mut backoff = RetryPolicy { max_delay: LONGEST_LOGIN_DELAY, ..self.core.retry.clone() }.backoff();
         let mut next_login = Instant::now();
         let mut turned_away = 0;
@@ -172,7 +173,10 @@ impl Watches {
             let stream = following.feed.stream.clone();
             drop(following);
             if Instant::now() >= deadline {
-                return Err(failure.unwrap_or_else(|| Failure::new(Row::TimedOut, "the watch was not created in time")));
+                return Err(match failure {
+                    Some(failure) => failure.after_giving_up(self.core.retry.call_timeout),
+                    None => self.core.out_of_time(began, "the watch was not created"),
+                });
             }
             let Some(failure) = failure else {
                 // The stream ended because its last watch did, just before this one came. Or another's watch was joined before its server had told

@@ -1,0 +1,162 @@
+//! What errors say when a client cannot use the server that its address names.
+
+use std::time::Duration;
+
+use etcd_typed::testing::{Etcd, TlsFiles};
+use etcd_typed::{Client, ClientBuilder, Error, ErrorKind, RetryPolicy};
+use etcd_typed_tests::certificates::{Authority, Files, Identity, version_1};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::{Instant, timeout};
+
+use super::PATIENCE;
+
+async fn server(files: &Files, (certificate, key): &Identity, clients: Option<&Authority>) -> Etcd {
+    let client_ca = clients.map(|authority| files.put("client-ca", &authority.pem()));
+    let files = TlsFiles { cert: files.put("cert", certificate), key: files.put("key", key), client_ca };
+    Etcd::builder().tls(files).start().await
+}
+
+/// The error of a read. It must come before the call's time of ten seconds is half over.
+async fn error_of(builder: ClientBuilder) -> Error {
+    let client = builder.connect_lazy().unwrap();
+    let began = Instant::now();
+    let read = timeout(PATIENCE, client.entry::<u64>("/a").unwrap().get()).await.expect("an answer");
+    let error = read.expect_err("an error");
+    assert!(began.elapsed() < RetryPolicy::default().call_timeout / 2, "after {:?}: {error}", began.elapsed());
+    error
+}
+
+/// No phrase of the message may be said twice.
+#[track_caller]
+fn assert_says(error: &Error, kind: ErrorKind, parts: &[&str]) {
+    let text = error.to_string();
+    assert_eq!(error.kind(), kind, "{text}");
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is missing: {text}");
+    }
+    let phrases: Vec<&str> = text.split(": ").collect();
+    for (at, phrase) in phrases.iter().enumerate() {
+        assert!(!phrases[at + 1..].contains(phrase), "`{phrase}` is said twice: {text}");
+    }
+}
+
+fn trusting(address: &str, authority: &Authority) -> ClientBuilder {
+    Client::builder(address).ca_certificate(authority.pem())
+}
+
+/// A server that answers each connection so, whatever it is sent. `None`: it waits for a line, as an HTTP/1.1 server does.
+async fn answering(answer: &'static [u8], waits_for_line: bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut seen = Vec::new();
+                while let Ok(1..) = stream.read_buf(&mut seen).await {
+                    let is_http = seen.starts_with(b"GET ") || seen.starts_with(b"PRI ");
+                    if !waits_for_line || (is_http && seen.contains(&b'\n')) {
+                        // The client may have gone.
+                        let _ = stream.write_all(answer).await;
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    endpoint
+}
+
+const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn wrong_scheme_for_tls_names_the_right_one() {
+    let (files, authority) = (Files::new(), Authority::new());
+    let tls = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
+    let plain = Etcd::start().await;
+    let error = error_of(Client::builder(&format!("etcd://{}", tls.endpoint()))).await;
+    assert_says(&error, ErrorKind::Tls, &[&tls.endpoint(), "speaks TLS", "`etcds://`"]);
+    let error = error_of(trusting(&format!("etcds://{}", plain.endpoint()), &authority)).await;
+    assert_says(&error, ErrorKind::Tls, &[&plain.endpoint(), "without TLS", "`etcd://`"]);
+    let error = error_of(Client::builder(&format!("etcd2://{}", tls.endpoint()))).await;
+    assert_says(&error, ErrorKind::Tls, &[&tls.endpoint(), "speaks TLS", "`etcd2s://`"]);
+    let error = error_of(trusting(&format!("etcd2s://{}", plain.endpoint()), &authority)).await;
+    assert_says(&error, ErrorKind::Tls, &[&plain.endpoint(), "without TLS", "`etcd2://`"]);
+    // Also with the names of HTTP, and when the first call is the one that `connect` makes.
+    let error = Client::connect(&format!("http://{}", tls.endpoint())).await.expect_err("an error");
+    assert_says(&error, ErrorKind::Tls, &["speaks TLS", "`etcds://`"]);
+}
+
+/// A server that answers a TLS handshake in HTTP, and one that waits for the end of the line.
+#[tokio::test]
+async fn etcds_scheme_at_plain_http_names_the_right_one() {
+    for waits_for_line in [false, true] {
+        let endpoint = answering(BAD_REQUEST, waits_for_line).await;
+        for (scheme, right) in [("etcds", "`etcd://`"), ("etcd2s", "`etcd2://`")] {
+            let error = error_of(trusting(&format!("{scheme}://{endpoint}"), &Authority::new())).await;
+            assert_says(&error, ErrorKind::Tls, &[&endpoint, "without TLS", right]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn server_without_http2_is_named() {
+    let endpoint = answering(BAD_REQUEST, false).await;
+    let error = error_of(Client::builder(&format!("etcd://{endpoint}"))).await;
+    assert_says(&error, ErrorKind::Server, &[&endpoint, "HTTP/1.1", "is it an etcd v3 server"]);
+    let old = b"HTTP/1.1 200 OK\r\nContent-Length: 48\r\nConnection: close\r\n\r\n{\"etcdserver\":\"2.3.8\",\"etcdcluster\":\"2.3.0\"}    ";
+    let endpoint = answering(old, false).await;
+    let error = error_of(Client::builder(&format!("etcd://{endpoint}"))).await;
+    assert_says(&error, ErrorKind::Server, &[&endpoint, "etcd 2.3.8", "`etcd2://`"]);
+}
+
+#[tokio::test]
+async fn certificate_errors_say_cause_and_remedy() {
+    let authority = Authority::new();
+    let refused = async |identity: &Identity, trusted: &Authority, name: Option<&str>| {
+        let files = Files::new();
+        let etcd = server(&files, identity, None).await;
+        let mut texts = Vec::new();
+        for scheme in ["etcds", "etcd2s"] {
+            let mut builder = trusting(&format!("{scheme}://{}", etcd.endpoint()), trusted);
+            if let Some(name) = name {
+                builder = builder.server_name(name);
+            }
+            texts.push((error_of(builder).await, etcd.endpoint()));
+        }
+        texts
+    };
+    let cases: [(Identity, &Authority, Option<&str>, &[&str]); 6] = [
+        (authority.sign_expired(&["127.0.0.1"]), &authority, None, &["expired", "2002-01-0", "renew"]),
+        (authority.sign_future(&["127.0.0.1"]), &authority, None, &["not valid before", "2090-01-01", "clock"]),
+        (authority.sign(&["other.test"]), &authority, None, &["127.0.0.1", "other.test", "server_name"]),
+        (authority.sign(&["127.0.0.1"]), &authority, Some("x.test"), &["x.test", "127.0.0.1", "server_name"]),
+        (authority.sign(&["127.0.0.1"]), &Authority::new(), None, &["authority", "ca_certificate"]),
+        (authority.identity(), &authority, None, &["CA certificate", "sign"]),
+    ];
+    for (identity, trusted, server_name, parts) in cases {
+        for (error, endpoint) in refused(&identity, trusted, server_name).await {
+            assert_says(&error, ErrorKind::Tls, &[parts, &[&endpoint]].concat());
+        }
+    }
+    for (error, _) in refused(&version_1(), &authority, None).await {
+        assert_says(&error, ErrorKind::Tls, &["X.509 version 1", "version 3"]);
+    }
+}
+
+#[tokio::test]
+async fn calls_that_run_out_of_time_say_what_they_met() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let refusing = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let retry = RetryPolicy { call_timeout: Duration::from_millis(600), ..RetryPolicy::default() };
+    for (address, cause) in [(refusing.as_str(), "Connection refused"), ("no-such-host.invalid:1", "lookup")] {
+        for scheme in ["etcd", "etcd2"] {
+            let client = Client::builder(&format!("{scheme}://{address}")).retry(retry.clone()).connect_lazy().unwrap();
+            let error = client.entry::<u64>("/a").unwrap().get().await.expect_err("an error");
+            assert_says(&error, ErrorKind::Unavailable, &[address, cause, "600ms"]);
+            let error = client.entry::<u64>("/a").unwrap().set(&1).await.expect_err("an error");
+            assert_says(&error, ErrorKind::Unavailable, &[address, cause, "600ms"]);
+        }
+    }
+}
