@@ -1,19 +1,20 @@
 //! What a port speaks. A client that meets no server of its own protocol asks this, so that the error can name the right scheme.
 
 use std::io;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::connect::Endpoint;
 
-/// How long a server may take to show what it speaks where nothing else waits for it.
-pub(super) const LONGEST: Duration = Duration::from_secs(1);
+/// How long nothing is asked again after an answer that explained nothing.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// The longest answer to `GET /version` that is read. etcd's has about 200 bytes.
-const LONGEST_ANSWER: u64 = 4096;
+const LONGEST_ANSWER: usize = 4096;
 
 /// What a server speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +28,32 @@ pub(super) enum Spoken {
     },
 }
 
+/// Finds out what one endpoint speaks.
+#[derive(Debug, Default)]
+pub(super) struct Diagnosis {
+    /// When that was last found to be what is expected, or not found.
+    in_vain: Mutex<Option<Instant>>,
+}
+
+impl Diagnosis {
+    /// What `explain` makes of what the endpoint speaks. Takes `limit` at most, and asks nothing for a while after it found no explanation.
+    pub(super) async fn of<T>(&self, endpoint: &Endpoint, limit: Duration, explain: impl FnOnce(Spoken) -> Option<T>) -> Option<T> {
+        let last = *self.in_vain();
+        if last.is_some_and(|last| last.elapsed() < PAUSE) {
+            return None;
+        }
+        let explanation = spoken(endpoint, limit).await.and_then(explain);
+        *self.in_vain() = explanation.is_none().then(Instant::now);
+        explanation
+    }
+
+    fn in_vain(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.in_vain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Connects to the endpoint and finds out within `limit`. `None` proves nothing: the server may be slow, or about to stop.
-pub(super) async fn spoken(endpoint: &Endpoint, limit: Duration) -> Option<Spoken> {
+async fn spoken(endpoint: &Endpoint, limit: Duration) -> Option<Spoken> {
     let tls = timeout(limit, speaks_tls(endpoint));
     let http2 = timeout(limit, speaks_http2(endpoint));
     let http1 = timeout(limit, speaks_http1(endpoint));
@@ -85,12 +110,17 @@ async fn speaks_http1(endpoint: &Endpoint) -> io::Result<Option<Spoken>> {
     let request = format!("GET /version HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    // What arrived before a reset counts.
-    let ended = stream.take(LONGEST_ANSWER).read_to_end(&mut answer).await;
-    if !answer.starts_with(b"HTTP/1.") {
-        return ended.map(|_| None);
-    }
-    Ok(Some(Spoken::Http1 { etcd: etcd_version(&answer) }))
+    // What arrived before an end or a reset counts.
+    while !is_whole(&answer) && answer.len() < LONGEST_ANSWER && matches!(stream.read_buf(&mut answer).await, Ok(1..)) {}
+    let is_http = answer.starts_with(b"HTTP/1.");
+    Ok(is_http.then(|| Spoken::Http1 { etcd: etcd_version(&answer) }))
+}
+
+/// Whether an answer has the length that its head names. A server may keep the connection open after it.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some((head, body)) = std::str::from_utf8(answer).ok().and_then(|answer| answer.split_once("\r\n\r\n")) else { return false };
+    let lengths = head.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    lengths.filter_map(|(_, length)| length.trim().parse::<usize>().ok()).any(|length| body.len() >= length)
 }
 
 /// The version in an answer such as `{"etcdserver":"3.4.23","etcdcluster":"3.4.0"}`.
@@ -117,6 +147,19 @@ mod tests {
         assert_eq!(number(3), hello.len() - 5, "the record");
         assert_eq!(number(7), hello.len() - 9, "the message");
         assert_eq!(number(62), hello.len() - 64, "the extensions");
+    }
+
+    #[test]
+    fn answer_is_whole_when_its_body_is() {
+        for (answer, whole) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", true),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhell", false),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\n\r\nhello", false),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n", false),
+        ] {
+            assert_eq!(is_whole(answer.as_bytes()), whole, "{answer}");
+        }
     }
 
     #[test]

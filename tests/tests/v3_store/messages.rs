@@ -144,6 +144,29 @@ async fn certificate_errors_say_cause_and_remedy() {
     }
 }
 
+/// The server hangs up on the first attempts, and the last one is under way when the time of the call ends.
+#[tokio::test]
+async fn call_cut_short_tells_the_last_attempt_that_ended() {
+    let call_timeout = Duration::from_millis(800);
+    for scheme in ["etcd", "etcd2"] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (began, mut open) = (Instant::now(), Vec::new());
+            while let Ok((stream, _)) = listener.accept().await {
+                if began.elapsed() > call_timeout / 2 {
+                    open.push(stream);
+                }
+            }
+        });
+        let retry = RetryPolicy { call_timeout, max_delay: Duration::from_millis(50), ..RetryPolicy::default() };
+        let client = Client::builder(&format!("{scheme}://{endpoint}")).retry(retry).connect_lazy().unwrap();
+        let error = client.entry::<u64>("/a").unwrap().get().await.expect_err("an error");
+        assert_says(&error, ErrorKind::Unavailable, &[&endpoint, "close", "800ms"]);
+        assert!(!error.to_string().contains("no answer from"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn calls_that_run_out_of_time_say_what_they_met() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -20,7 +20,7 @@ use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::runtime::PerRuntime;
 use crate::store::connect::{ConnectOptions, Credentials, Endpoint};
-use crate::store::diagnosis::{LONGEST, Spoken, spoken};
+use crate::store::diagnosis::{Diagnosis, Spoken};
 use crate::telemetry;
 
 /// The store in metrics and events.
@@ -45,6 +45,8 @@ pub(super) struct Http {
     endpoints: Vec<String>,
     /// Of each endpoint the cluster that it named last.
     clusters: Vec<Mutex<Option<String>>>,
+    /// Of each endpoint.
+    diagnoses: Vec<Diagnosis>,
     history: AtomicU64,
     /// The endpoint that answered last; it is asked until it fails.
     current: AtomicUsize,
@@ -115,6 +117,7 @@ impl Http {
             first_is_used: AtomicBool::new(false),
             options: options.clone(),
             clusters: endpoints.iter().map(|_| Mutex::default()).collect(),
+            diagnoses: endpoints.iter().map(|_| Diagnosis::default()).collect(),
             history: AtomicU64::new(0),
             endpoints,
             current: AtomicUsize::new(0),
@@ -141,6 +144,8 @@ impl Http {
             let began = Instant::now();
             let fault = match self.ask(at, target, deadline).await.and_then(|answer| understand(&answer)) {
                 Ok(answer) => return Ok(answer),
+                // The other endpoints are asked first.
+                Err(fault) if attempt < self.endpoints.len() && fault.origin == Origin::Unclear => fault,
                 Err(fault) => self.diagnosed(at, fault, began, deadline).await,
             };
             if fault.again == Again::Never {
@@ -433,13 +438,16 @@ impl Http {
             }
             Origin::Unclear => {
                 fault.origin = Origin::Told;
-                let Some(endpoint) = self.options.endpoints.get(at) else { return fault };
-                let words = match (spoken(endpoint, LONGEST).await, &self.options.tls) {
-                    (Some(Spoken::Tls), None) => json::USE_TLS,
-                    (Some(Spoken::Http1 { .. } | Spoken::Http2), Some(_)) => json::USE_NO_TLS,
-                    _ => return fault,
+                let (Some(endpoint), Some(diagnosis)) = (self.options.endpoints.get(at), self.diagnoses.get(at)) else { return fault };
+                let has_tls = self.options.tls.is_some();
+                let explain = |spoken| match (spoken, has_tls) {
+                    (Spoken::Tls, false) => Some(json::USE_TLS),
+                    (Spoken::Http1 { .. } | Spoken::Http2, true) => Some(json::USE_NO_TLS),
+                    _ => None,
                 };
-                fault = Fault::new(ErrorKind::Tls, format!("{}: {words}", self.endpoint(at)), Again::Elsewhere);
+                if let Some(words) = diagnosis.of(endpoint, self.connect_timeout / 2, explain).await {
+                    fault = Fault::new(ErrorKind::Tls, format!("{}: {words}", self.endpoint(at)), Again::Elsewhere);
+                }
             }
         }
         fault

@@ -19,7 +19,6 @@ use super::status::{Failure, Verdict};
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::PerRuntime;
 use crate::store::connect::{ConnectOptions, Endpoint};
-use crate::store::diagnosis::LONGEST;
 
 /// Each has a connection of its own, so that none waits for another: a watch that is not read fills the window of its connection, and
 /// the calls and keep-alives on the same one would hang with it (seen with 4 unread watches).
@@ -286,27 +285,23 @@ impl Slot {
 fn connect(slot: &Slot, limit: Duration) -> Connecting {
     let target = slot.target.clone();
     let task = tokio::spawn(async move {
-        let opened = async {
-            match Connection::open(&target).await {
-                Err(Status::Local(local)) if local.may_be_wrong_scheme() => {
-                    Err(target.contradiction(LONGEST).await.unwrap_or(local).into())
-                }
-                opened => opened,
-            }
-        };
         // A server that is silent may wait for the rest of a line that never ends.
-        let contradiction = async {
+        let explained = async {
             sleep(limit / 2).await;
             match target.contradiction(limit / 4).await {
                 Some(found) => found,
                 None => pending().await,
             }
         };
-        tokio::select! {
+        let opened = tokio::select! {
             biased;
-            opened = opened => opened,
-            found = contradiction => Err(found.into()),
+            opened = Connection::open(&target) => opened,
+            found = explained => return Err(found.into()),
             () = sleep(limit) => Err(Local::NotSent(format!("none within {limit:?}")).into()),
+        };
+        match opened {
+            Err(Status::Local(local)) if local.may_be_wrong_scheme() => Err(target.contradiction(limit / 2).await.unwrap_or(local).into()),
+            opened => opened,
         }
     });
     async move { task.await.unwrap_or_else(|_| Err(Local::NotSent("the runtime is shutting down".to_owned()).into())) }.boxed().shared()
