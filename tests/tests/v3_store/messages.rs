@@ -162,7 +162,7 @@ async fn call_cut_short_tells_the_last_attempt_that_ended() {
         let retry = RetryPolicy { call_timeout, max_delay: Duration::from_millis(50), ..RetryPolicy::default() };
         let client = Client::builder(&format!("{scheme}://{endpoint}")).retry(retry).connect_lazy().unwrap();
         let error = client.entry::<u64>("/a").unwrap().get().await.expect_err("an error");
-        assert_says(&error, ErrorKind::Unavailable, &[&endpoint, "close", "800ms"]);
+        assert_says(&error, ErrorKind::Unavailable, &[&endpoint, "connection", "800ms"]);
         assert!(!error.to_string().contains("no answer from"), "{error}");
     }
 }
