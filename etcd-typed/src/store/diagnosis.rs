@@ -127,7 +127,7 @@ fn is_whole(answer: &[u8]) -> bool {
 fn etcd_version(answer: &[u8]) -> Option<String> {
     let answer = std::str::from_utf8(answer).ok()?;
     let (_, rest) = answer.split_once("\"etcdserver\"")?;
-    let version = rest.trim_start_matches([':', ' ', '"']).split('"').next()?;
+    let version = rest.trim_start_matches([':', ' ']).strip_prefix('"')?.split('"').next()?;
     let is_version = (1..=64).contains(&version.len()) && version.bytes().all(|byte| byte.is_ascii_graphic());
     is_version.then(|| version.to_owned())
 }
