@@ -183,3 +183,41 @@ async fn calls_that_run_out_of_time_say_what_they_met() {
         }
     }
 }
+
+async fn put_many(client: &Client, keys: usize) -> Result<(), Error> {
+    let map = client.entries::<u32, u32>("/many").unwrap();
+    let mut transaction = client.transaction();
+    for key in 0..u32::try_from(keys).unwrap() {
+        transaction = transaction.set(&map.entry(&key).unwrap(), &1);
+    }
+    transaction.await.map(drop)
+}
+
+/// The client's limits are options, and an error names the server's flag.
+#[tokio::test]
+async fn limits_of_a_client_are_options() {
+    let etcd = Etcd::builder().flag("--max-txn-ops", "200").flag("--max-request-bytes", "3000000").start().await;
+    for address in [etcd.url_v3(), "memory:".to_owned()] {
+        let with_defaults = Client::connect(&address).await.unwrap();
+        let error = put_many(&with_defaults, 150).await.unwrap_err();
+        assert_says(&error, ErrorKind::TooManyOperations, &["150", "128", "max_operations"]);
+        let large = "x".repeat(2_000_000);
+        let error = with_defaults.entry("/large").unwrap().set(&large).await.unwrap_err();
+        assert_says(&error, ErrorKind::TooLarge, &["max_request_bytes", "/large"]);
+
+        let raised = Client::builder(&address).max_operations(200).max_request_bytes(3_000_000).connect().await.unwrap();
+        put_many(&raised, 150).await.unwrap();
+        raised.entry("/large").unwrap().set(&large).await.unwrap();
+        let lowered = Client::builder(&address).max_operations(3).max_request_bytes(1000).connect().await.unwrap();
+        assert_says(&put_many(&lowered, 4).await.unwrap_err(), ErrorKind::TooManyOperations, &["3"]);
+        put_many(&lowered, 3).await.unwrap();
+        let error = lowered.entry("/large").unwrap().set(&"x".repeat(1001)).await.unwrap_err();
+        assert_says(&error, ErrorKind::TooLarge, &["1000"]);
+    }
+    let too_high = Client::builder(&etcd.url_v3()).max_operations(1000).max_request_bytes(9_000_000).connect().await.unwrap();
+    assert_says(&put_many(&too_high, 250).await.unwrap_err(), ErrorKind::TooManyOperations, &["`--max-txn-ops`", "`max_operations`"]);
+    for size in [3_100_000, 8_000_000] {
+        let error = too_high.entry("/large").unwrap().set(&"x".repeat(size)).await.unwrap_err();
+        assert_says(&error, ErrorKind::TooLarge, &["`--max-request-bytes`", "`max_request_bytes`"]);
+    }
+}

@@ -326,6 +326,12 @@ impl From<Failure> for Error {
             Row::NotGrpc if failure.words.contains("use the scheme") => "",
             Row::NotGrpc => " (is it an etcd v3 server, and is the scheme right? v2 is etcd2://, TLS is etcds://)",
             Row::UnknownCall => " (it is no etcd v3 server, or too old: 3.4 is needed)",
+            Row::TooManyOperations => {
+                " (the server's flag `--max-txn-ops` is lower than this client's `max_operations`: set both to the same number)"
+            }
+            Row::RequestTooLarge if failure.words.contains("etcdserver:") || failure.words.contains("grpc:") => {
+                " (the server's flag `--max-request-bytes` limits it: divide the request, or raise the flag and this client's `max_request_bytes`)"
+            }
             Row::TokenRefused => " (give user and password in the address)",
             _ => "",
         };

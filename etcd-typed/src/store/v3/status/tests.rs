@@ -175,6 +175,14 @@ fn a_request_that_is_too_large_is_not_applied() {
 }
 
 #[test]
+fn proxy_that_refuses_a_large_request_is_named() {
+    let status: Status = Local::RefusedByProxy(StatusCode::PAYLOAD_TOO_LARGE).into();
+    assert_row(&status, Row::RequestTooLarge, ErrorKind::TooLarge, Repeat::Never, false);
+    let said = Error::from(Failure::of("127.0.0.1:80", status)).to_string();
+    assert!(said.contains("proxy") && said.contains("client_max_body_size") && !said.contains("etcd v3 server"), "{said}");
+}
+
+#[test]
 fn too_many_operations_are_not_applied() {
     let status = said(Code::InvalidArgument, "etcdserver: too many operations in txn request");
     assert_row(&status, Row::TooManyOperations, ErrorKind::TooManyOperations, Repeat::Never, false);
