@@ -456,7 +456,7 @@ impl ClientBuilder {
 }
 
 fn read(path: PathBuf) -> Result<Vec<u8>> {
-    std::fs::read(&path).map_err(|error| Error::new(ErrorKind::Tls, format!("{} cannot be read", path.display())).caused_by(error))
+    std::fs::read(&path).map_err(|error| Error::new(ErrorKind::Tls, format!("{} cannot be read: {error}", path.display())).caused_by(error))
 }
 
 fn open(protocol: Protocol, options: ConnectOptions) -> Result<Arc<dyn Store>> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use etcd_typed::testing::{Etcd, TlsFiles};
 use etcd_typed::{Client, ClientBuilder, Error, ErrorKind, RetryPolicy};
-use etcd_typed_tests::certificates::{Authority, Files, Identity, version_1};
+use etcd_typed_tests::certificates::{Authority, Files, Identity, encrypted_keys, version_1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
@@ -181,6 +181,37 @@ async fn calls_that_run_out_of_time_say_what_they_met() {
             let error = client.entry::<u64>("/a").unwrap().set(&1).await.expect_err("an error");
             assert_says(&error, ErrorKind::Unavailable, &[address, cause, "600ms"]);
         }
+    }
+}
+
+#[test]
+fn unusable_certificates_and_keys_have_their_reason() {
+    let (authority, files) = (Authority::new(), Files::new());
+    let (certificate, key) = authority.sign(&["client"]);
+    let (_, other_key) = authority.sign(&["client"]);
+    let (old, old_key) = version_1();
+    let [encrypted, encrypted_too] = encrypted_keys();
+    for scheme in ["etcds", "etcd2s"] {
+        let error = |build: &dyn Fn(ClientBuilder) -> ClientBuilder| {
+            build(trusting(&format!("{scheme}://127.0.0.1:1"), &authority)).connect_lazy().map(drop).expect_err("an error")
+        };
+        let identity = |certificate: &[u8], key: &[u8]| error(&|builder| builder.identity(certificate, key));
+        for encrypted in [&encrypted, &encrypted_too] {
+            assert_says(&identity(&old, encrypted), ErrorKind::Tls, &["is encrypted", "openssl pkey"]);
+        }
+        assert_says(&identity(&certificate, &other_key), ErrorKind::Tls, &["private key does not belong to the client's certificate"]);
+        assert_says(&identity(&old, &old_key), ErrorKind::Tls, &["the client's certificate", "X.509 version 1"]);
+        assert_says(&identity(&key, &certificate), ErrorKind::Tls, &["holds a private key", "swapped"]);
+        assert_says(&identity(&certificate, &certificate), ErrorKind::Tls, &["private key", "holds a certificate"]);
+        assert_says(&identity(&certificate, b""), ErrorKind::Tls, &["private key", "empty"]);
+        assert_says(&error(&|builder| builder.ca_certificate(key.clone())), ErrorKind::Tls, &["CA certificate", "holds a private key"]);
+        assert_says(&error(&|builder| builder.ca_certificate(b"\x30\x82\x01".to_vec())), ErrorKind::Tls, &["it is DER"]);
+        let missing = files.put("x", b"").with_file_name("missing.pem");
+        let path = missing.display().to_string();
+        assert_says(&error(&|builder| builder.ca_certificate_file(&missing)), ErrorKind::Tls, &[&path, "No such file"]);
+        assert_says(&error(&|builder| builder.identity_files(&missing, &missing)), ErrorKind::Tls, &[&path, "No such file"]);
+        let directory = missing.parent().unwrap();
+        assert_says(&error(&|builder| builder.ca_certificate_file(directory)), ErrorKind::Tls, &["Is a directory"]);
     }
 }
 
