@@ -212,6 +212,14 @@ impl Error {
         self
     }
 
+    /// The same with another message.
+    #[cfg(feature = "v3")]
+    #[must_use]
+    pub(crate) fn with_message(mut self, message: String) -> Self {
+        self.0.message = message;
+        self
+    }
+
     /// What it means.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

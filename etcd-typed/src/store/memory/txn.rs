@@ -259,7 +259,10 @@ mod tests {
         ] {
             assert_eq!(asked(condition), Some(ErrorKind::Invalid));
         }
-        let error = check(&Txn { compares: vec![Compare::below(&key("/a"), Condition::Value("secret".into()))], ..Txn::default() }, Limits::DEFAULT);
+        let error = check(
+            &Txn { compares: vec![Compare::below(&key("/a"), Condition::Value("secret".into()))], ..Txn::default() },
+            Limits::DEFAULT,
+        );
         assert!(!error.unwrap_err().to_string().contains("secret"));
     }
 

@@ -119,10 +119,13 @@ pub(super) struct NewLease {
 pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result<Plan> {
     for (what, count) in [("compares", txn.compares.len()), ("operations", txn.then.len().max(txn.otherwise.len()))] {
         if count > max_operations {
-            return Err(Error::new(ErrorKind::TooManyOperations, format!(
-                "{count} {what}, and a transaction may have {max_operations}: divide it, or set `max_operations` on the client where the server's flag \
+            return Err(Error::new(
+                ErrorKind::TooManyOperations,
+                format!(
+                    "{count} {what}, and a transaction may have {max_operations}: divide it, or set `max_operations` on the client where the server's flag \
                  `--max-txn-ops` is higher"
-            )));
+                ),
+            ));
         }
     }
     let mut leases = Vec::new();

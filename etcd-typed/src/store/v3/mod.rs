@@ -15,6 +15,7 @@ mod join;
 mod kv;
 mod lease;
 mod range;
+mod rights;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;

@@ -320,6 +320,12 @@ impl Failure {
     }
 }
 
+/// A refusal in the words of a server.
+const DENIED: &str = "etcdserver: permission denied";
+
+/// The same in ours, where it is not known what the user may not do.
+pub(super) const NOT_ALLOWED: &str = "the roles of the user do not allow it";
+
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let hint = match failure.row {
@@ -337,7 +343,12 @@ impl From<Failure> for Error {
         };
         let alert = if failure.row == Row::IdentityRefused { advice(&failure.words) } else { "" };
         let hint = if alert.is_empty() { hint.to_owned() } else { format!(": {alert}") };
-        let mut error = Self::new(failure.row.verdict().kind, format!("{}{hint}", failure.words));
+        let words = match failure.row {
+            // Where the kind says it, the server's words would say it once more.
+            Row::PermissionDenied => failure.words.replace(DENIED, NOT_ALLOWED),
+            _ => failure.words,
+        };
+        let mut error = Self::new(failure.row.verdict().kind, format!("{words}{hint}"));
         if let Some(status) = failure.cause {
             error = error.caused_by(status);
         }

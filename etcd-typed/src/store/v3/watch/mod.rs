@@ -20,10 +20,11 @@ use super::auth::{Auth, Session};
 use super::call::{Core, How, NAME};
 use super::cluster::Origin;
 use super::kv::bounds;
+use super::rights;
 use super::spawn;
 use super::status::{Failure, Repeat, Row};
 use super::wire::{RANGE, RangeRequest};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::store::{BoxFuture, Span, Watch, WatchFrom, WatchStream};
@@ -127,7 +128,7 @@ impl Watches {
 
     /// [`Store::watch`](crate::store::Store::watch).
     pub(super) async fn watch(self: Arc<Self>, watch: Watch) -> Result<WatchStream> {
-        let following = self.establish(&watch, Part::All).await.map_err(|failure| Error::from(failure).at(watch.span.key()))?;
+        let following = self.establish(&watch, Part::All).await.map_err(|failure| rights::unreadable(&watch.span, failure.into()))?;
         if let WatchFrom::Resumed(start) = watch.from
             && following.feed.stream.reached().get().saturating_sub(start.get()) > replay::FAR
             && following.is_alone()
@@ -311,7 +312,7 @@ impl replay::Source for Sections {
         let watch = Watch { span: self.span.clone(), from: WatchFrom::Resumed(start) };
         Box::pin(async move {
             let following =
-                watches.establish(&watch, Part::Section(until)).await.map_err(|failure| Error::from(failure).at(watch.span.key()))?;
+                watches.establish(&watch, Part::Section(until)).await.map_err(|failure| rights::unreadable(&watch.span, failure.into()))?;
             Ok(Box::pin(following) as WatchStream)
         })
     }
