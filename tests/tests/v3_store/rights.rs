@@ -230,6 +230,26 @@ async fn permission_error_names_key_and_missing_right() {
     }
 }
 
+#[tokio::test]
+async fn lost_lock_says_what_the_server_refused() {
+    for (call, second, cause) in [
+        ("UserChangePassword", "other", ErrorKind::Unauthenticated),
+        ("UserDelete", "", ErrorKind::Unauthenticated),
+        ("UserRevokeRole", "anna", ErrorKind::PermissionDenied),
+    ] {
+        let bench = Bench::new(Tokens::Simple).await;
+        let proxy = Proxy::to(bench.etcd.endpoint()).await;
+        let client = bench.client(&proxy.endpoint()).await;
+        let lock = client.lock("/anna/lock").ttl(Duration::from_secs(3)).acquire().await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        bench.change(call, "anna", second).await;
+        proxy.cut();
+        let lost = soon(lock.lost()).await;
+        assert_eq!((lost.reason(), lost.cause().map(etcd_typed::Error::kind)), (LostReason::Unverified, Some(cause)), "{call}: {lost}");
+        assert!(!lost.to_string().contains("no answer"), "{call}: {lost}");
+    }
+}
+
 /// Something adds a role, again and again.
 struct Churn {
     changes: Arc<AtomicU64>,
