@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 
-use super::PATIENCE;
+use super::{PATIENCE, metric_of};
 
 async fn server(files: &Files, (certificate, key): &Identity, clients: Option<&Authority>) -> Etcd {
     let client_ca = clients.map(|authority| files.put("client-ca", &authority.pem()));
@@ -251,4 +251,35 @@ async fn limits_of_a_client_are_options() {
         let error = too_high.entry("/large").unwrap().set(&"x".repeat(size)).await.unwrap_err();
         assert_says(&error, ErrorKind::TooLarge, &["`--max-request-bytes`", "`max_request_bytes`"]);
     }
+}
+
+/// As a write of a value does. The clients have spare leases, so the first request that is refused is the one for the key.
+#[tokio::test]
+async fn acquire_fails_at_once_when_the_server_is_out_of_space() {
+    let etcd = Etcd::builder().flag("--quota-backend-bytes", "400000").start().await;
+    let (holder, waiter) = (Client::connect(&etcd.url_v3()).await.unwrap(), Client::connect(&etcd.url_v3()).await.unwrap());
+    let lock = |client: &Client| client.lock("/lock");
+    lock(&waiter).acquire().await.unwrap().release().await.unwrap();
+    // Two at once, so that there is a spare lease for a second waiter of the same client.
+    let (first, second) = (holder.lock("/a").acquire().await.unwrap(), holder.lock("/b").acquire().await.unwrap());
+    first.release().await.unwrap();
+    second.release().await.unwrap();
+    let held = lock(&holder).acquire().await.unwrap();
+    let full = holder.entry("/full").unwrap();
+    while full.set(&"x".repeat(50_000)).await.is_ok() {}
+    assert_eq!(full.set(&"x".to_owned()).await.unwrap_err().kind(), ErrorKind::NoSpace);
+
+    let transactions = r#"grpc_server_started_total{grpc_method="Txn",grpc_service="etcdserverpb.KV",grpc_type="unary"}"#;
+    let before = metric_of(&etcd, transactions).await;
+    assert_eq!(lock(&waiter).acquire().await.unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(lock(&holder).acquire().await.unwrap_err().kind(), ErrorKind::NoSpace);
+    let election = waiter.election::<String>("/election").campaign(&"me".to_owned()).await;
+    assert_eq!(election.unwrap_err().kind(), ErrorKind::NoSpace);
+    let sent = metric_of(&etcd, transactions).await - before;
+    assert!(sent <= 6.0, "{sent} transactions for three keys");
+    // Who holds the lock is not hindered by one who comes.
+    let again = lock(&holder);
+    let (released, refused) = tokio::join!(held.release(), again.acquire());
+    released.unwrap();
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::NoSpace);
 }
