@@ -17,7 +17,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What went wrong, at which key, and whether a write may have happened all the same.
 ///
 /// Match on [`kind`](Self::kind). `Display` is one line that names the key; the cause below it is
-/// [`source`](StdError::source). No text of it ever holds the value of a key.
+/// [`source`](StdError::source). A text of it quotes a stored value only where that is not a value of its type, is not secret, and its type allows it
+/// ([`EtcdValue::QUOTABLE`](crate::EtcdValue::QUOTABLE)); integers are quoted when they are out of range.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -121,7 +122,7 @@ impl ErrorKind {
 }
 
 impl Error {
-    /// An error of this kind; `message` says what to know beyond the kind (it may be empty) and never holds a value.
+    /// An error of this kind; `message` says what to know beyond the kind (it may be empty) and quotes no value that may be secret.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
@@ -200,7 +201,7 @@ impl Error {
     }
 
     /// The same, and this is to be known as well.
-    #[cfg(feature = "snapshot")]
+    #[cfg(any(feature = "snapshot", feature = "v2"))]
     #[must_use]
     pub(crate) fn noting(mut self, more: &str) -> Self {
         let message = &mut self.0.message;
@@ -208,6 +209,14 @@ impl Error {
             message.push_str("; ");
         }
         message.push_str(more);
+        self
+    }
+
+    /// The same with another message.
+    #[cfg(feature = "v3")]
+    #[must_use]
+    pub(crate) fn with_message(mut self, message: String) -> Self {
+        self.0.message = message;
         self
     }
 

@@ -361,6 +361,7 @@ impl Keeper {
                         }
                         Err(error) => {
                             telemetry::lease_attempt_failed(self.id, remaining, &error);
+                            self.life.meet(error);
                             // Ever sooner, so that an outage that ends just before the lease does not cost it.
                             let soon = (remaining / 4).max(self.retry.first_delay);
                             next = Instant::now() + backoff.next_delay().min(soon);

@@ -314,8 +314,7 @@ pub(crate) fn segment_of<K: MapKey>(key: &K) -> Result<String, ValueError> {
 /// The map key that a segment stands for. A segment that [`segment_of`] would not write is refused: handles could not address it.
 pub(crate) fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind, String)> {
     let foreign = |reason: String| (ProblemKind::ForeignKey, reason);
-    let text = key::unescape(segment)
-        .ok_or_else(|| foreign(format!("the key's name is not escaped as this library does it: write `{}`", key::escape(segment))))?;
+    let text = key::unescape(segment).ok_or_else(|| foreign(unescaped(segment)))?;
     let value: K = Codec::value().decode(text.as_bytes()).map_err(|reason| foreign(format!("the key's name: {reason}")))?;
     let is_own = contained("the comparison", || Ok(value.is_stored_as(text.as_bytes())));
     if is_own.map_err(|reason| foreign(format!("the key's name: {reason}")))? {
@@ -323,9 +322,23 @@ pub(crate) fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind
     }
     match segment_of(&value) {
         Ok(own) if own == segment => Ok(value),
-        Ok(own) => Err(foreign(format!("the key's name stands for the same as `{own}`; write that"))),
+        Ok(own) => Err(foreign(format!(
+            "the key's name stands for the same as `{own}`: write that, or use `String` for the keys of the map, which takes every name"
+        ))),
         Err(reason) => Err(foreign(format!("the key's name: {reason}"))),
     }
+}
+
+/// What to write instead of a name that [`segment_of`] would not write. It may be escaped as in a URL, or mean what is there.
+fn unescaped(segment: &str) -> String {
+    let literally = key::escape(segment);
+    let meant = percent_encoding::percent_decode_str(segment).decode_utf8().ok().filter(|meant| meant != segment);
+    let advice = match meant.as_deref().map(|meant| (meant, key::escape(meant))) {
+        Some((meant, own)) if meant == own => format!("write `{own}` if that is meant, or `{literally}` for the text `{segment}`"),
+        Some((meant, own)) => format!("write `{own}` if {meant:?} is meant, or `{literally}` for the text `{segment}`"),
+        None => format!("write `{literally}`"),
+    };
+    format!("the key's name is not escaped as this library does it: {advice}")
 }
 
 /// The first segment of a relative key and what is below it.

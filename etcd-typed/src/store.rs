@@ -20,6 +20,8 @@
 //! - Values and keys that come back are as stored. What they mean is decided above.
 
 pub mod connect;
+#[cfg(any(feature = "v2", feature = "v3"))]
+mod diagnosis;
 pub mod memory;
 mod roaming;
 #[cfg(all(feature = "tls", any(feature = "v2", feature = "v3")))]

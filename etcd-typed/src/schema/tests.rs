@@ -213,9 +213,9 @@ fn everything_that_is_wrong_is_found_at_once() {
     ]);
     let expected = [
         "Rejected /app/old_high: 5 is odd (revision 11)",
-        "Undecodable /app/inner/size: not a value of type unsigned integer: invalid digit found in string (revision 6)",
+        "Undecodable /app/inner/size: not an integer in 0 … 255: invalid digit found in string (revision 6)",
         "Undecodable /app/pin: *** (a secret: the reason is not shown) (revision 12)",
-        "ForeignKey /app/inners/%2f: the key's name is not escaped as this library does it: write `%252f`",
+        "ForeignKey /app/inners/%2f: the key's name is not escaped as this library does it: write `%2F` if \"/\" is meant, or `%252f` for the text `%2f`",
         "Rejected /app/inners/b: ten (revision 9)",
         "ForeignKey /app/each/50%: the key's name is not escaped as this library does it: write `50%25` (revision 1)",
         "Rejected /app/each/x: 3 is odd (revision 4)",

@@ -30,6 +30,8 @@ pub struct ConnectOptions {
     pub progress_interval: Duration,
     /// Operations in one transaction (server flag `--max-txn-ops`). Default: 128.
     pub max_operations: usize,
+    /// Bytes of one request (server flag `--max-request-bytes`). Default: 1,572,864, which is 1.5 MiB. The v2 API has limits of its own.
+    pub max_request_bytes: usize,
 }
 
 impl ConnectOptions {
@@ -46,6 +48,7 @@ impl ConnectOptions {
             keep_alive_timeout: Duration::from_secs(2),
             progress_interval: Duration::from_secs(60),
             max_operations: 128,
+            max_request_bytes: 1_572_864,
         }
     }
 }

@@ -129,7 +129,11 @@ impl Claim {
     }
 
     fn lost_since(&self, why: LostReason) -> Error {
-        Error::new(ErrorKind::GuardLost, why.to_string()).at(&self.key)
+        self.loss(why).into()
+    }
+
+    fn loss(&self, why: LostReason) -> Lost {
+        Lost::of(self.lease, &self.key, why, self.hold.cause(why))
     }
 }
 
@@ -184,7 +188,8 @@ impl Guard {
     ///
     /// Dropping it costs nothing.
     pub async fn lost(&self) -> Lost {
-        Lost::of(self.claim.lease, &self.claim.key, self.claim.hold.lost().await)
+        let reason = self.claim.hold.lost().await;
+        self.claim.loss(reason)
     }
 
     /// Asks the store whether the guard is still held: whether the key is there, is the one that was made, and is attached to the lease, as of one
@@ -438,9 +443,12 @@ async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim, ttl: Dur
                             claim.why_lost(reply.kvs.first())
                         }
                         Err(error) if error.is_outage() => None,
-                        Err(_) => {
+                        Err(error) => {
                             let refused_for = refused_since.get_or_insert_with(Instant::now).elapsed();
-                            (refused_for >= ttl).then_some(LostReason::Unverified)
+                            if refused_for >= ttl {
+                                return claim.hold.lose_by(LostReason::Unverified, error);
+                            }
+                            None
                         }
                     }
                 }

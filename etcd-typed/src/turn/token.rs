@@ -224,7 +224,9 @@ impl Attempts {
     async fn failed(&mut self, error: Error) -> Result<()> {
         self.unsure |= error.may_have_applied();
         let next = Instant::now() + self.backoff.next_delay();
-        let again = error.may_have_applied() || error.is_retryable() || error.kind() == ErrorKind::Conflict;
+        // A server without space says the same until somebody makes room.
+        let again =
+            (error.may_have_applied() && error.kind() != ErrorKind::NoSpace) || error.is_retryable() || error.kind() == ErrorKind::Conflict;
         if !again || next >= self.deadline {
             return Err(error);
         }

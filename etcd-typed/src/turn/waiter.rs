@@ -176,7 +176,9 @@ impl<'t> Waiter<'t> {
             };
             self.clean &= !error.may_have_applied();
             let next = Instant::now() + self.backoff.next_delay();
-            if !(error.may_have_applied() || error.is_retryable()) || next >= deadline {
+            // A server without space leaves the write in doubt too, but says the same until somebody makes room. If the key came to be, it ends with the lease.
+            let is_hopeless = error.kind() == ErrorKind::NoSpace || !(error.may_have_applied() || error.is_retryable());
+            if is_hopeless || next >= deadline {
                 return Err(error);
             }
             sleep_until(next).await;

@@ -219,6 +219,67 @@ async fn guard_is_lost_when_the_right_to_its_key_is_gone() {
     assert!(matches!(reason, LostReason::Unverified | LostReason::Expired), "{reason}");
 }
 
+#[tokio::test]
+async fn permission_error_names_key_and_missing_right() {
+    let bench = Bench::new(Tokens::Simple).await;
+    bench.admin.as_root().await.let_read("anna", "/readable").await;
+    let client = bench.client(&bench.etcd.endpoint()).await;
+    let entry = |key: &str| client.entry::<u64>(key).unwrap();
+    let (own, readable, other) = (entry("/anna/a"), entry("/readable/r"), entry("/other/o"));
+    let root = Client::connect(&format!("etcd://root:root@{}", bench.etcd.endpoint())).await.unwrap();
+    for key in ["/readable/r", "/other/o"] {
+        root.entry::<u64>(key).unwrap().set(&1).await.unwrap();
+    }
+    let mut set_all = client.transaction().set(&own, &1);
+    for number in 0..40 {
+        set_all = set_all.set(&entry(&format!("/anna/{number}")), &1);
+    }
+    let condition = client.transaction().expect(&other, etcd_typed::Expect::Absent).set(&own, &1);
+    let cases = [
+        (other.get().await.map(drop), "/other/o", "may not read this key"),
+        (other.set(&1).await.map(drop), "/other/o", "may not write this key"),
+        (readable.set(&1).await.map(drop), "/readable/r", "may not write this key"),
+        (readable.compare_and_swap(etcd_typed::Expect::value(&1), &2).await.map(drop), "/readable/r", "may not write this key"),
+        (readable.modify(|_| Some(3)).await.map(drop), "/readable/r", "may not write this key"),
+        (readable.delete().await.map(drop), "/readable/r", "may not delete this key"),
+        (set_all.set(&readable, &1).await.map(drop), "/readable/r", "may not write this key"),
+        (condition.await.map(drop), "/other/o", "may not read this key"),
+        (client.directory("/other").unwrap().list_recursive().await.map(drop), "/other", "may not read the keys below"),
+        (client.directory("/readable").unwrap().delete_recursive().await.map(drop), "/readable", "may not delete"),
+        (other.watch().await.map(drop), "/other/o", "may not read this key"),
+        (client.entries::<u64, u64>("/other").unwrap().watch().await.map(drop), "/other", "may not read the keys below"),
+        (client.lock("/readable/lock").acquire().await.map(drop), "/readable/lock", "may not write this key"),
+    ];
+    for (outcome, key, words) in cases {
+        let error = outcome.expect_err(words);
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        assert!(error.key().is_some_and(|named| named.as_str().starts_with(key)), "{key}: {error}");
+        let text = error.to_string();
+        assert!(text.contains(words) && text.contains(&bench.etcd.endpoint()), "{words}: {text}");
+        assert_eq!(text.matches("permission denied").count(), 1, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn lost_lock_says_what_the_server_refused() {
+    for (call, second, cause) in [
+        ("UserChangePassword", "other", ErrorKind::Unauthenticated),
+        ("UserDelete", "", ErrorKind::Unauthenticated),
+        ("UserRevokeRole", "anna", ErrorKind::PermissionDenied),
+    ] {
+        let bench = Bench::new(Tokens::Simple).await;
+        let proxy = Proxy::to(bench.etcd.endpoint()).await;
+        let client = bench.client(&proxy.endpoint()).await;
+        let lock = client.lock("/anna/lock").ttl(Duration::from_secs(3)).acquire().await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        bench.change(call, "anna", second).await;
+        proxy.cut();
+        let lost = soon(lock.lost()).await;
+        assert_eq!((lost.reason(), lost.cause().map(etcd_typed::Error::kind)), (LostReason::Unverified, Some(cause)), "{call}: {lost}");
+        assert!(!lost.to_string().contains("no answer"), "{call}: {lost}");
+    }
+}
+
 /// Something adds a role, again and again.
 struct Churn {
     changes: Arc<AtomicU64>,

@@ -28,7 +28,7 @@ impl Context {
         if operations > limit || conditions > limit {
             let message = format!(
                 "{operations} operations under {conditions} conditions{theirs}, and one transaction takes {limit} of each (server flag \
-                 `--max-txn-ops`); {advice}",
+                 `--max-txn-ops`, `max_operations` on the client); {advice}",
             );
             return Err(Error::new(ErrorKind::TooManyOperations, message).at(directory));
         }

@@ -28,6 +28,7 @@
 mod admin;
 mod commit;
 mod encode;
+mod failure;
 mod http;
 mod json;
 mod lease;
@@ -42,7 +43,7 @@ use std::time::Duration;
 
 use self::http::Http;
 use self::lease::Leases;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::LeaseId;
 use crate::store::connect::ConnectOptions;
@@ -91,17 +92,22 @@ impl V2Store {
     }
 }
 
+/// The error of a call, with what the user may not do.
+fn refused_to(error: Error, what: &str) -> Error {
+    if error.kind() == ErrorKind::PermissionDenied { error.noting(&format!("it refused {what}")) } else { error }
+}
+
 impl Store for V2Store {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        Box::pin(self.read_range(range))
+        Box::pin(async move { self.read_range(range).await.map_err(|error| refused_to(error, "a read")) })
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        Box::pin(self.commit_txn(txn))
+        Box::pin(async move { self.commit_txn(txn).await.map_err(|error| refused_to(error, "a write, or the read before it")) })
     }
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {

@@ -138,12 +138,13 @@ impl Auth {
                 _ => login.insert((current(), log_in(Arc::clone(core), session.generation, pause.end(session)))).1.clone(),
             }
         };
+        let began = Instant::now();
         match timeout_at(deadline, login).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 let refusal = core.auth.state().pause.refusal.clone();
                 // Nothing of the caller's was sent yet.
-                Err(refusal.unwrap_or_else(|| Failure::new(Row::TimedOut, "no answer to the login in time")))
+                Err(refusal.unwrap_or_else(|| core.out_of_time(began, "no answer to the login")))
             }
         }
     }

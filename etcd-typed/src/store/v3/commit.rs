@@ -7,7 +7,7 @@ use super::call::{Core, How};
 use super::join::Reads;
 use super::kv::{self, NewLease, Plan, Request};
 use super::wire::{DELETE_RANGE, PUT, TXN};
-use super::{lease, spawn};
+use super::{lease, rights, spawn};
 use crate::error::{Error, Result};
 use crate::store::{Capabilities, Committed, Txn};
 use crate::telemetry;
@@ -33,7 +33,11 @@ pub(super) async fn commit(reads: &Arc<Reads>, capabilities: &Capabilities, txn:
         Err(error) if !error.may_have_applied() => give_back(core, &leases),
         Err(_) => {}
     }
-    outcome.map_err(at)
+    match outcome {
+        Ok(committed) => Ok(committed),
+        // Boxed: it is rare, and thousands of calls may wait.
+        Err(error) => Err(at(Box::pin(rights::explained(core, txn, error)).await)),
+    }
 }
 
 async fn perform(reads: &Arc<Reads>, request: Request) -> Result<Committed> {

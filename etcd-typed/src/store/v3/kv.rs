@@ -119,7 +119,13 @@ pub(super) struct NewLease {
 pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result<Plan> {
     for (what, count) in [("compares", txn.compares.len()), ("operations", txn.then.len().max(txn.otherwise.len()))] {
         if count > max_operations {
-            return Err(Error::new(ErrorKind::TooManyOperations, format!("{count} {what}, and a transaction may have {max_operations}")));
+            return Err(Error::new(
+                ErrorKind::TooManyOperations,
+                format!(
+                    "{count} {what}, and a transaction may have {max_operations}: divide it, or set `max_operations` on the client where the server's flag \
+                 `--max-txn-ops` is higher"
+                ),
+            ));
         }
     }
     let mut leases = Vec::new();
@@ -220,7 +226,11 @@ fn translate_op(op: &Op, then: bool, max_value: usize, leases: &mut Vec<NewLease
 }
 
 fn too_large(key: &Key, length: usize, limit: usize) -> Error {
-    Error::new(ErrorKind::TooLarge, format!("a value of {length} bytes, and {limit} are taken; divide it over several keys")).at(key)
+    let message = format!(
+        "a value of {length} bytes, and a request may have {limit}: divide it over several keys, or set `max_request_bytes` on the client where the server's \
+         flag `--max-request-bytes` is higher"
+    );
+    Error::new(ErrorKind::TooLarge, message).at(key)
 }
 
 /// Puts of one list that live equally long share a lease.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::call::{Core, How};
 use super::kv::{lease_number, seconds};
-use super::status::{Failure, Row};
+use super::status::{Failure, NOT_ALLOWED, Row};
 use super::wire::{
     LEASE_GRANT, LEASE_KEEP_ALIVE, LEASE_REVOKE, LEASE_TIME_TO_LIVE, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest,
     LeaseTimeToLiveRequest,
@@ -53,7 +53,8 @@ pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Resul
 
 /// [`Store::keep_alive`](crate::store::Store::keep_alive): a short stream for each, so that an error of one lease ends nothing else.
 pub(super) async fn keep_alive(core: &Arc<Core>, id: LeaseId) -> Result<Duration> {
-    let answer = core.call(&LEASE_KEEP_ALIVE, How::LEASE, LeaseKeepAliveRequest { id: lease_number(id) }).await?;
+    let answer = core.call(&LEASE_KEEP_ALIVE, How::LEASE, LeaseKeepAliveRequest { id: lease_number(id) }).await;
+    let answer = answer.map_err(|failure| of_lease(id, failure))?;
     // The server answers a time of zero for a lease that is not there.
     if answer.ttl <= 0 { Err(Error::new(ErrorKind::LeaseLost, format!("lease {id} is not there"))) } else { Ok(time(answer.ttl)) }
 }
@@ -62,8 +63,16 @@ pub(super) async fn keep_alive(core: &Arc<Core>, id: LeaseId) -> Result<Duration
 pub(super) async fn revoke(core: &Arc<Core>, id: LeaseId) -> Result<()> {
     match core.call(&LEASE_REVOKE, How::REVOKE, LeaseRevokeRequest { id: lease_number(id) }).await {
         Ok(_) | Err(Failure { row: Row::LeaseNotFound, .. }) => Ok(()),
-        Err(failure) => Err(failure.into()),
+        Err(failure) => Err(of_lease(id, failure)),
     }
+}
+
+/// Who keeps a lease alive or ends it needs the right to write all keys that are attached to it.
+fn of_lease(id: LeaseId, failure: Failure) -> Error {
+    let error = Error::from(failure);
+    let words = format!("the user may not write a key that is attached to lease {id}");
+    let message = error.message().replace(NOT_ALLOWED, &words);
+    error.with_message(message)
 }
 
 /// [`Store::time_to_live`](crate::store::Store::time_to_live).

@@ -15,6 +15,7 @@ mod join;
 mod kv;
 mod lease;
 mod range;
+mod rights;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;
@@ -39,9 +40,6 @@ use crate::store::connect::{ConnectOptions, Endpoint};
 use crate::store::{
     BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
 };
-
-/// The longest value that is sent: a whole request may have 1.5 MiB with a server's default `--max-request-bytes`.
-const MAX_VALUE: usize = 1_572_864;
 
 /// Starts a task on the current runtime. What a runtime does for a task is compiled for each type of future, and twice, since it boxes long ones. So all tasks are of
 /// one type.
@@ -79,7 +77,7 @@ impl V3Store {
             name: "etcd v3",
             transactions: true,
             max_operations: options.max_operations,
-            max_value: MAX_VALUE,
+            max_value: options.max_request_bytes,
             past_revisions: true,
             binary_values: true,
             directories: false,
