@@ -192,7 +192,8 @@ impl<S: Schema> Dir<S> {
     /// It is decided as `set` decides it, by one read that is never stale. `set` writes every field, also those that are stored just so already: these are
     /// no differences, although their keys get a new revision by it and expire then as `set` says. Aliases of a
     /// field that has a value are not in it, as `set` leaves them alone. Keys that the schema does not have are in it if they are removed with an entry or an
-    /// optional struct. The values of secrets are `***`; whether a key that the schema does not have is a secret of another version is not known.
+    /// optional struct. The values of secrets are `***`, and so are those of keys that the schema does not have: they
+    /// may be secrets of another version of it.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
