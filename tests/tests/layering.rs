@@ -13,7 +13,7 @@ const ROWS: [&[&str]; 12] = [
     &["error"],
     &["value", "version", "retry", "telemetry"],
     &["store", "store::connect"],
-    &["store::tls", "store::roaming"],
+    &["store::tls", "store::roaming", "store::diagnosis"],
     &["store::memory", "store::v2", "store::v3", "schema", "watch", "lease"],
     &["changes", "turn"],
     &["live", "lock", "election", "published"],

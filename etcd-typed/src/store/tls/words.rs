@@ -1,7 +1,5 @@
 //! What an error of TLS means, and what to do about it.
 
-use std::time::{Duration, SystemTime};
-
 use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, Error, InconsistentKeys};
 
@@ -144,18 +142,37 @@ fn plain_name(name: &str) -> String {
     inner.trim_matches('"').to_owned()
 }
 
-/// As RFC 3339; a time beyond what that has as seconds.
+/// As RFC 3339; a time beyond what that has as seconds. Nothing here reads a clock.
 fn date(time: UnixTime) -> String {
     const FIRST_OF_YEAR_10000: u64 = 253_402_300_800;
+    const DAY: u64 = 24 * 60 * 60;
     let seconds = time.as_secs();
-    match SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)) {
-        Some(time) if seconds < FIRST_OF_YEAR_10000 => humantime::format_rfc3339_seconds(time).to_string(),
-        _ => format!("{seconds} s after 1970"),
+    if seconds >= FIRST_OF_YEAR_10000 {
+        return format!("{seconds} s after 1970");
     }
+    let (mut days, of_day) = (seconds / DAY, seconds % DAY);
+    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let mut year = 1970;
+    while days >= 365 + u64::from(is_leap(year)) {
+        days -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let mut month = 1;
+    for length in [31, 28 + u64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", days + 1)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use rustls::{AlertDescription, PeerIncompatible};
 
     use super::*;
@@ -183,6 +200,17 @@ mod tests {
         let expired = CertificateError::ExpiredContext { time: at(2_000_000_000), not_after: at(1_000_000_000) };
         let text = explain(&Error::InvalidCertificate(expired), Whose::Server);
         assert!(text.contains("2001-09-09T01:46:40Z") && text.contains("2033-05-18"), "{text}");
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for day in 0..80_000_u64 {
+            let seconds = day * 86_400 + 12_345;
+            let expected = humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).to_string();
+            assert_eq!(date(UnixTime::since_unix_epoch(Duration::from_secs(seconds))), expected);
+        }
+        assert_eq!(date(UnixTime::since_unix_epoch(Duration::from_secs(253_402_300_799))), "9999-12-31T23:59:59Z");
+        assert!(date(UnixTime::since_unix_epoch(Duration::from_secs(253_402_300_800))).contains("after 1970"));
     }
 
     #[test]
