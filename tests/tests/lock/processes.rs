@@ -93,9 +93,9 @@ async fn holder_that_starts_a_process() {
     let client = Client::connect(&address).await.unwrap();
     let _lock = client.lock("/dead-process").ttl(TTL).acquire().await.unwrap();
     // It waits for the test, which ends it, or for its own end.
-    let child = std::process::Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().unwrap();
-    println!("CHILD {}", child.id());
-    std::future::pending::<()>().await;
+    let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().unwrap();
+    println!("CHILD {}", child.id().unwrap());
+    child.wait().await.unwrap();
 }
 
 /// F33: the keep-alives of a guard whose runtime ended are those of one runtime, not of two.

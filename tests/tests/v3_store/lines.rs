@@ -66,7 +66,7 @@ impl Scene {
     }
 
     /// The client works, its guard is held, and its watch has lost and doubled nothing.
-    async fn is_whole(self, what: &str) {
+    async fn assert_whole(self, what: &str) {
         self.count(3).await;
         let entry = self.client.entry::<u64>("/entry").unwrap();
         soon(async { while entry.set(&7).await.is_err() {} }).await;
@@ -184,7 +184,7 @@ async fn stalled_direction_costs_no_guard_and_no_change() {
         sleep(3 * CHECK).await;
         scene.count(5).await;
         scene.proxy.set(Mode::Pass).await;
-        scene.is_whole(&format!("{mode:?}")).await;
+        scene.assert_whole(&format!("{mode:?}")).await;
     };
     tokio::join!(stalled(Mode::StallRequests), stalled(Mode::StallAnswers));
 }
@@ -199,7 +199,7 @@ async fn half_closed_connections_cost_no_guard_and_no_change() {
             close(&scene.proxy);
             sleep(Duration::from_millis(200)).await;
         }
-        scene.is_whole(what).await;
+        scene.assert_whole(what).await;
     };
     tokio::join!(half_closed("answers", Proxy::end_answers), half_closed("requests", Proxy::end_requests));
 }
@@ -220,7 +220,7 @@ async fn one_dead_connection_costs_no_guard_and_no_change() {
             assert!(scene.lock.is_held(), "connection {connection}");
             sleep(Duration::from_millis(200)).await;
         }
-        scene.is_whole(&format!("connection {connection}")).await;
+        scene.assert_whole(&format!("connection {connection}")).await;
     };
     tokio::join!(dead(0), dead(1), dead(2));
 }
@@ -248,5 +248,5 @@ async fn slow_line_costs_no_guard_and_no_change() {
     scene.proxy.limit(None);
     short.release().await.unwrap();
     drop(unread);
-    scene.is_whole("slow").await;
+    scene.assert_whole("slow").await;
 }
