@@ -113,7 +113,7 @@ impl<C: 'static, T: 'static> IntoFuture for Watching<C, T> {
         Box::pin(async move {
             let Self { store, retry, directory, start, typed } = self;
             let mut steps = Steps::new(store, &retry, Span::Below(directory.clone()), typed.pattern, start);
-            let begun = poll_fn(|cx| steps.poll_begun(cx)).await.map_err(|error| error.at(&directory))?;
+            let begun = retry.one_call(poll_fn(|cx| steps.poll_begun(cx))).await.map_err(|error| error.at(&directory))?;
             let mirror = match begun {
                 Begun::At(snapshot) => Mirror::new(directory, snapshot),
                 Begun::Unknown(revision) => Mirror::unknown(directory, revision),

@@ -243,7 +243,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// As said for [all methods](Self): it begins with a read.
     pub async fn observe(&self) -> Result<LeaderChanges<T>> {
-        LeaderChanges::open(self.turn()?).await
+        let turn = self.turn()?;
+        turn.retry().one_call(LeaderChanges::open(turn)).await
     }
 
     /// Takes everybody who stands with exactly this value out of the election, be it the leader or somebody who waits: deletes their keys. The
@@ -257,12 +258,15 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// As said for [all methods](Self), and `Encode`. Some may be out of it already then.
     pub async fn depose(&self, value: &T) -> Result<usize> {
         let (turn, value) = self.proposal(value)?;
-        let mut deposed = 0;
-        // Those who wait go first: none of them is to lead for a moment.
-        for contender in turn.queue().await?.iter().rev().filter(|contender| contender.value == value) {
-            deposed += usize::from(turn.remove(contender).await?);
-        }
-        Ok(deposed)
+        let depose = async {
+            let mut deposed = 0;
+            // Those who wait go first: none of them is to lead for a moment.
+            for contender in turn.queue().await?.iter().rev().filter(|contender| contender.value == value) {
+                deposed += usize::from(turn.remove(contender).await?);
+            }
+            Ok(deposed)
+        };
+        turn.retry().one_call(depose).await
     }
 
     /// Goes on with a leadership that another process has left to us by [`Leader::into_token`]. It keeps its value, and has this one's time to live from

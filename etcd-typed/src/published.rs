@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::{Lease, Lessor};
 use crate::revision::Revision;
-use crate::runtime::{Patience, Task};
+use crate::runtime::{Patience, Task, sleep_until};
 use crate::store::{Expiry, Op, Store, Txn};
 use crate::telemetry::Pattern;
 
@@ -93,8 +93,8 @@ impl Publication {
         let (answer, answered) = oneshot::channel();
         // If the task is gone the other side is dropped, here or while it waits.
         let _ = self.sets.send(Set { value, answer });
-        match self.task.attend(PATIENCE, answered).await {
-            Some(answered) => answered.unwrap_or_else(|_| Err(self.abandoned())),
+        match self.task.attend(PATIENCE, self.in_time(answered)).await {
+            Some(answered) => answered?.unwrap_or_else(|_| Err(self.abandoned())),
             // It is set when there is a runtime again.
             None => Err(self.abandoned().outcome_unknown()),
         }
@@ -106,8 +106,23 @@ impl Publication {
         if let Some(end) = self.end.take() {
             let _ = end.send(answer);
         }
-        let answered = self.task.attend(PATIENCE, answered).await;
-        answered.and_then(|answered| answered.ok()).unwrap_or_else(|| Err(self.abandoned()))
+        match self.task.attend(PATIENCE, self.in_time(answered)).await {
+            Some(answered) => answered?.unwrap_or_else(|_| Err(self.abandoned())),
+            None => Err(self.abandoned()),
+        }
+    }
+
+    /// What the task answers. It may be at an attempt of its own, and takes what it is told after that.
+    async fn in_time<T>(&self, answered: impl Future<Output = T>) -> Result<T> {
+        let deadline = self.lessor.retry().deadline();
+        tokio::select! {
+            biased;
+            answered = answered => Ok(answered),
+            () = sleep_until(deadline) => {
+                let late = Error::new(ErrorKind::Timeout, "the task that keeps it published was not done in time, and goes on");
+                Err(late.at(&self.key).outcome_unknown())
+            }
+        }
     }
 
     fn abandoned(&self) -> Error {

@@ -77,7 +77,7 @@ impl<T: 'static> IntoFuture for WatchingEntry<T> {
             if following.key.is_root() {
                 return Err(Error::new(ErrorKind::InvalidKey, "the root has no value").at(&following.key));
             }
-            let begun = poll_fn(|cx| following.steps.poll_begun(cx)).await.map_err(|error| error.at(&following.key))?;
+            let begun = retry.one_call(poll_fn(|cx| following.steps.poll_begun(cx))).await.map_err(|error| error.at(&following.key))?;
             following.one = match begun {
                 Begun::At(snapshot) => One::new(&following.key, snapshot),
                 Begun::Unknown(revision) => One::unknown(revision),

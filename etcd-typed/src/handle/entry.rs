@@ -146,7 +146,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             let (found, revision) = self.find(self.context.reads).await?;
             found.map(|found| self.decode(found, revision)).transpose()
         };
-        Self::operation("get").run(work).await
+        Self::operation("get").run(self.context.retry.one_call(work)).await
     }
 
     /// The value, or the field's default where no key is there, or none where it has no default either: what a read of the struct has in the
@@ -165,7 +165,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 None => Ok(self.default()?.map(|value| self.versioned(value, Versions { revision, ..Versions::default() }))),
             }
         };
-        Self::operation("get").run(work).await
+        Self::operation("get").run(self.context.retry.one_call(work)).await
     }
 
     /// Whether there is a value, of whatever type.
@@ -179,7 +179,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             }
             Ok(false)
         };
-        Self::operation("exists").run(work).await
+        Self::operation("exists").run(self.context.retry.one_call(work)).await
     }
 
     /// Writes the value, whatever is there. The answer is the revision of the write.

@@ -98,7 +98,8 @@ impl Keeper {
             answer = &mut abandoned.end => answer.ok(),
             never = self.keep() => match never {},
         };
-        let withdrawn = self.withdraw().await;
+        let retry = self.target.lessor.retry().clone();
+        let withdrawn = retry.one_call(self.withdraw()).await;
         if let Some(answer) = answer {
             let _ = answer.send(withdrawn);
         }

@@ -89,7 +89,8 @@ impl<T: Send + Sync + 'static> IntoFuture for Publish<T> {
         let Self { entry, value, ttl } = self;
         let work = async move {
             let (lessor, key) = (entry.context.lessor.clone(), entry.key.clone());
-            let publication = Target { lessor, key, ttl, pattern: type_name::<T>() }.publish(value?).await?;
+            let target = Target { lessor, key, ttl, pattern: type_name::<T>() };
+            let publication = entry.context.retry.one_call(target.publish(value?)).await?;
             Ok(Published { entry, publication })
         };
         Box::pin(Entry::<T>::operation("publish").run(work))

@@ -95,7 +95,8 @@ impl<T: Send + Sync + 'static, O: 'static> IntoFuture for EntryWrite<T, O> {
     type IntoFuture = BoxFuture<'static, Result<O>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(Entry::<T>::operation(self.op).run(self.run()))
+        let retry = self.entry.context.retry.clone();
+        Box::pin(Entry::<T>::operation(self.op).run(retry.one_call(self.run())))
     }
 }
 
@@ -174,7 +175,8 @@ impl<'f, T: Send + Sync + 'static> IntoFuture for EntryModify<'f, T> {
     type IntoFuture = BoxFuture<'f, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(Entry::<T>::operation("modify").run(self.run()))
+        let retry = self.entry.context.retry.clone();
+        Box::pin(Entry::<T>::operation("modify").run(retry.one_call(self.run())))
     }
 }
 

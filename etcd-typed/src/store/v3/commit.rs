@@ -20,24 +20,36 @@ pub(super) async fn commit(reads: &Arc<Reads>, capabilities: &Capabilities, txn:
         None => error,
     };
     let Plan { request, leases } = kv::plan(txn, capabilities.max_operations, capabilities.max_value).map_err(at)?;
-    for (made, lease) in leases.iter().enumerate() {
-        if let Err(error) = lease::grant(core, lease.id, Duration::from_secs(lease.seconds.unsigned_abs())).await {
-            // A lease that may have been made after all runs out by itself; no key was written.
-            give_back(core, leases.iter().take(made + 1));
-            return Err(at(known(error)));
-        }
-    }
-    let outcome = perform(reads, request).await;
-    match &outcome {
-        Ok(committed) => give_back(core, leases.iter().filter(|lease| lease.then != committed.succeeded)),
-        Err(error) if !error.may_have_applied() => give_back(core, &leases),
-        Err(_) => {}
-    }
+    let outcome = if leases.is_empty() {
+        perform(reads, request).await
+    } else {
+        // Boxed: few writes need a lease first.
+        Box::pin(core.retry.one_call(with_leases(reads, request, &leases))).await
+    };
     match outcome {
         Ok(committed) => Ok(committed),
         // Boxed: it is rare, and thousands of calls may wait.
         Err(error) => Err(at(Box::pin(rights::explained(core, txn, error)).await)),
     }
+}
+
+/// Performs a request after making the leases that it names.
+async fn with_leases(reads: &Arc<Reads>, request: Request, leases: &[NewLease]) -> Result<Committed> {
+    let core = reads.core();
+    for (made, lease) in leases.iter().enumerate() {
+        if let Err(error) = lease::grant(core, lease.id, Duration::from_secs(lease.seconds.unsigned_abs())).await {
+            // A lease that may have been made after all runs out by itself; no key was written.
+            give_back(core, leases.iter().take(made + 1));
+            return Err(known(error));
+        }
+    }
+    let outcome = perform(reads, request).await;
+    match &outcome {
+        Ok(committed) => give_back(core, leases.iter().filter(|lease| lease.then != committed.succeeded)),
+        Err(error) if !error.may_have_applied() => give_back(core, leases),
+        Err(_) => {}
+    }
+    outcome
 }
 
 async fn perform(reads: &Arc<Reads>, request: Request) -> Result<Committed> {
