@@ -15,8 +15,11 @@ use crate::turn::{Contender, Guard, Token, Turn};
 
 /// The lock of one name, from [`Client::lock`](crate::Client::lock): to be acquired, or looked at from outside. Cheap to clone.
 ///
-/// It is fair (first come, first served), and whoever waits is woken by an event when the one before is gone. It is not re-entrant: two
-/// acquisitions in one process exclude each other like any others.
+/// It is fair (first come, first served), and whoever waits is woken by an event when the one before is gone.
+///
+/// It is not re-entrant: two acquisitions in one process exclude each other like any others. A task that holds the lock and calls
+/// [`acquire`](Self::acquire) again waits for itself. [`try_acquire`](Self::try_acquire) returns none in this case, and
+/// [`acquire_within`](Self::acquire_within) ends with `Timeout`.
 ///
 /// # Who shares the queue
 ///
@@ -136,7 +139,7 @@ impl NamedLock {
     }
 
     /// Goes on with a lock that another process has left to us by [`Lock::into_token`]. It has this one's time to live from now on, and shows this one's
-    /// information. A guard that is still alive elsewhere loses it.
+    /// information. A guard that is still alive elsewhere loses it, in this process too. It does not enter the queue, so it waits for no other holder.
     ///
     /// # Errors
     ///

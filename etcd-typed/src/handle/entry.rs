@@ -255,8 +255,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// Reads, applies `f` and writes the result if the key is still as it was read; else starts again with what is there now. `f` gets the
     /// field's default when there is no value, or none where it has no default, and gives none to delete the key. The answer is what is stored then.
     ///
-    /// `f` may run several times; what is stored is `f` of the value that it replaced. A result with the same stored form is not written again,
-    /// unless the write names when it expires and that is not so already. What is written keeps its [expiry](Self#expiry).
+    /// `f` may run several times; what is stored is `f` of the value that it replaced. A result that equals the value which was read is not written, in
+    /// whatever form that value is stored (`+7` stays as it is while the value is 7), unless the write names when it expires and that is not so already.
+    /// What is written keeps its [expiry](Self#expiry).
     ///
     /// The value that a conflict shows is tried at once, without a read. After every fourth attempt there is a wait, with jitter, and the value is
     /// read anew.

@@ -206,7 +206,7 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
                 (Wish::Keep, None) => surroundings.expiry(),
             };
             let then = match (bytes, &found) {
-                (Some(bytes), Some(found)) if found.kv.value == bytes && is_so(wish, &found.kv) => Vec::new(),
+                (Some(bytes), Some(found)) if is_so(wish, &found.kv) && entry.codec.is_same(&bytes, &found.kv.value) => Vec::new(),
                 (Some(bytes), None) if wish == Wish::Keep && entry.is_default(&bytes) => Vec::new(),
                 (Some(value), _) => vec![Op::Put { key: entry.key.clone(), value, expiry, previous: false }],
                 (None, Some(_)) => entry.deletes(),
