@@ -500,7 +500,8 @@ pub struct Watch {
 pub enum WatchFrom {
     /// The span was just read as of this revision. It is what lets a store choose its quickest start.
     Listed(Revision),
-    /// A watch that had yielded everything up to this revision broke, or a caller names a revision of the past.
+    /// A watch that had yielded everything up to this revision broke, or a caller names a revision of the past. A store that has not
+    /// reached the revision does not wait for it: the watch yields [`WatchItem::Behind`] and ends.
     Resumed(Revision),
     /// As `Listed`, and rather at once than complete: where the store would have to go back for changes after this revision, it
     /// skips them and says so with [`WatchItem::Skipped`]. It is for a caller that can read again what matters to it: on v3 a watch that goes back
