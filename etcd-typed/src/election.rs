@@ -212,7 +212,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// As said for [all methods](Self); `Decode`, with the leader's key, if its value is not a `T`.
     pub async fn leader(&self) -> Result<Option<Candidate<T>>> {
-        self.candidates().await?.into_iter().next().map(Candidate::transpose).transpose()
+        self.turn()?.first().await?.map(|first| Candidate::of(first).transpose()).transpose()
     }
 
     /// Who leads and who waits to, in their order, as of one revision. A candidate whose value is not a `T` (somebody else's program stands with the same

@@ -32,7 +32,8 @@ use crate::turn::{Contender, Guard, Token, Turn};
 ///
 /// # On etcd v2
 ///
-/// The queue is among clients of this library. The server knows no leases, so three things are weaker: a [token](Lock::into_token) stays good as long as the lock is held, whoever
+/// The queue is among clients of this library. The server lists a key for up to half a second after its time is over; such a key has no holder any more,
+/// and whoever is next deletes it, so that a refresh which arrives late does not revive it. The server knows no leases, so three things are weaker: a [token](Lock::into_token) stays good as long as the lock is held, whoever
 /// adopted it meanwhile; a create that the server applies seconds after its sender gave up stands in the queue until its time to live is over; and
 /// [`is_held`](Guard::is_held) also relies on the clocks of the members, which may differ by the margin at most.
 ///
@@ -123,7 +124,7 @@ impl NamedLock {
 
     /// Who has the lock now; none if nobody does.
     pub async fn holder(&self) -> Result<Option<Holder>> {
-        Ok(self.queue().await?.into_iter().next())
+        Ok(self.turn()?.first().await?.map(Holder::of))
     }
 
     /// Who has the lock and who waits for it, in their order, as of one revision.

@@ -287,6 +287,12 @@ impl KeyValue {
     pub(crate) fn expiry(&self) -> Expiry {
         expiry(self.lease, self.ttl)
     }
+
+    /// Whether its time is over by the clock of the server, which still has it: v2 lists a key for up to half a second after its end, and a refresh that
+    /// arrives then gives it another life.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ttl == Some(Duration::ZERO)
+    }
 }
 
 /// See [`KeyValue::expiry`].

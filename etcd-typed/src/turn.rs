@@ -129,13 +129,31 @@ impl Turn {
         attempt.await.map_err(|error| error.at(&self.directory))
     }
 
-    /// Who has it and who waits for it, in their order, as of one revision.
+    /// Who has it and who waits for it, in their order, as of one revision. Without those whose time is over.
     pub(crate) async fn queue(&self) -> Result<Vec<Contender>> {
+        let (queue, over) = self.all().await?;
+        Ok(queue.into_iter().filter(|contender| !over.contains(&contender.key)).collect())
+    }
+
+    /// Who has it; none also while the time of the first is over and the server still has its key: whoever is next does not have it yet.
+    pub(crate) async fn first(&self) -> Result<Option<Contender>> {
+        let (queue, over) = self.all().await?;
+        Ok(queue.into_iter().next().filter(|first| !over.contains(&first.key)))
+    }
+
+    /// All in the queue, in their order, and the keys of those whose time is over.
+    async fn all(&self) -> Result<(Vec<Contender>, Vec<Key>)> {
         let capabilities = self.store().capabilities();
-        let contenders = self.read().await?.into_iter().filter_map(|kv| Contender::of(&self.directory, kv, capabilities));
-        let mut queue: Vec<_> = contenders.collect();
+        let (mut queue, mut over) = (Vec::new(), Vec::new());
+        for kv in self.read().await? {
+            let is_over = kv.is_over();
+            if let Some(contender) = Contender::of(&self.directory, kv, capabilities) {
+                over.extend(is_over.then(|| contender.key.clone()));
+                queue.push(contender);
+            }
+        }
         queue.sort_by(|one, other| one.order().cmp(&other.order()));
-        Ok(queue)
+        Ok((queue, over))
     }
 
     /// The keys below the queue's prefix that are not in the queue, in the order of their bytes.

@@ -187,6 +187,8 @@ impl Keeper {
             (None, _) => Condition::Absent,
             // The server has not ended the lease of before yet: nobody sees that it was lost.
             (Some(kv), Some(former)) if kv.lease == Some(former) => Condition::Lease(former),
+            // Whoever published it is gone. If a refresh arrives late, this is refused.
+            (Some(kv), _) if kv.is_over() => Condition::Modified(kv.modified),
             (Some(_), _) => return Ok(Found::Theirs),
         };
         self.shared.lost(LostReason::KeyDeleted);

@@ -246,8 +246,22 @@ impl<'t> Waiter<'t> {
 
     /// Where a transaction is about one key, one listing says all.
     async fn look_at_all(&mut self, fence: Revision) -> Result<Input> {
-        let reply = self.store().range(Range::of(Span::Below(self.turn.directory.clone()))).await?;
-        Ok(self.looked(fence, reply))
+        loop {
+            let reply = self.store().range(Range::of(Span::Below(self.turn.directory.clone()))).await?;
+            let is_before = |kv: &&KeyValue| kv.created < fence && kv.is_over();
+            let over = reply.kvs.iter().filter(is_before).find(|kv| is_contender(&self.turn.directory, kv, self.store().capabilities()));
+            let Some(over) = over.cloned() else { return Ok(self.looked(fence, reply)) };
+            self.bury(&over).await?;
+        }
+    }
+
+    /// Deletes the key of a contender whose time is over and that the server still has, unless it was refreshed meanwhile. After that no refresh can
+    /// revive it.
+    async fn bury(&mut self, over: &KeyValue) -> Result<()> {
+        let key = Key::stored(&over.key);
+        let compares = vec![Compare::key(&key, Condition::Modified(over.modified))];
+        let txn = Txn { compares, then: vec![Op::delete(&key)], otherwise: Vec::new() };
+        self.store().commit(txn).await.map(drop)
     }
 
     fn looked(&self, fence: Revision, reply: RangeReply) -> Input {
