@@ -20,7 +20,7 @@ use crate::store::{Store, roaming};
 /// How long a spare lease is kept alive for nobody.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 
-/// How many spare leases of one time to live are kept alive. What a burst of releases leaves beyond that may be taken again until it would have to be kept alive, and is
+/// How many spare leases are kept alive, whatever their times to live. What a burst of releases leaves beyond that may be taken again until it would have to be kept alive, and is
 /// revoked then: so many locks that are acquired and released over and over cost no grants, and a program that once had many costs the server little.
 const MOST: usize = 16;
 
@@ -111,8 +111,7 @@ impl Lessor {
     pub(super) fn dismiss(&self, id: LeaseId) -> bool {
         let one_too_many = self.with(|spares| {
             let at = spares.iter().position(|spare| spare.lease.id == id)?;
-            let asked = spares.get(at)?.lease.asked;
-            let later = spares.iter().skip(at + 1).filter(|spare| spare.lease.asked == asked).count();
+            let later = spares.len() - at - 1;
             (later >= MOST).then(|| spares.remove(at))
         });
         one_too_many.is_some()
