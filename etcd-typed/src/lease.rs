@@ -5,6 +5,7 @@ mod last;
 mod later;
 mod lessor;
 mod life;
+mod shared;
 mod standing;
 
 use std::fmt;
@@ -22,6 +23,7 @@ pub(crate) use self::lessor::Lessor;
 use self::life::EndsWith;
 pub(crate) use self::life::Life;
 pub use self::life::{Lost, LostReason};
+pub(crate) use self::shared::Share;
 use self::standing::Standing;
 pub(crate) use self::standing::{Before, Rank};
 use crate::clock::Moment;
@@ -171,6 +173,11 @@ impl Lease {
     ///
     /// Dropping it revokes the lease in the background.
     pub async fn revoke(self) -> Result<()> {
+        self.end().await
+    }
+
+    /// The same, for whoever has a part in it.
+    async fn end(&self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         // By its task, which else would take the end for a loss.
         if self.order(Order::Revoke(answer))

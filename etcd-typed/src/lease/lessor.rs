@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::Lease;
 use super::last::Handed;
 use super::later::Later;
+use super::shared::SharedLeases;
 use super::standing::Standings;
 use crate::error::Result;
 use crate::retry::RetryPolicy;
@@ -31,6 +32,7 @@ pub(crate) struct Lessor {
     roaming: Arc<dyn Store>,
     retry: RetryPolicy,
     spares: Mutex<Vec<Spare>>,
+    shared: SharedLeases,
     standings: Arc<Standings>,
     later: Arc<Later>,
     /// Dropped after the spare leases, whose tasks it may have.
@@ -45,7 +47,16 @@ struct Spare {
 impl Lessor {
     pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy, runtimes: Arc<Runtimes>) -> Self {
         let roaming = roaming(store.clone(), &runtimes);
-        Self { store, roaming, retry, spares: Mutex::default(), standings: Arc::default(), later: Arc::default(), runtimes }
+        Self {
+            store,
+            roaming,
+            retry,
+            spares: Mutex::default(),
+            shared: SharedLeases::default(),
+            standings: Arc::default(),
+            later: Arc::default(),
+            runtimes,
+        }
     }
 
     /// The store, for callers, who use the client on the current runtime.
@@ -65,6 +76,10 @@ impl Lessor {
 
     pub(crate) fn standings(&self) -> &Arc<Standings> {
         &self.standings
+    }
+
+    pub(super) fn shared(&self) -> &SharedLeases {
+        &self.shared
     }
 
     pub(crate) fn later(&self) -> &Arc<Later> {
