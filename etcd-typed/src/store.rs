@@ -459,9 +459,9 @@ pub enum Expiry {
     /// After this time, at the earliest. v2 counts in whole seconds, and zero is at once; where leases carry it (v3, memory) it is at least
     /// the server's shortest lease (2 s with default flags). Fractions are rounded up.
     ///
-    /// On v3 a write with it needs a lease, which costs a request and stays on the server for the whole time, also when the key is written again. From 20 s
-    /// on the lease is made a twentieth longer, and writes of one client with the same time share it until that part is over (a thousand writes at
-    /// most). A key so ends up to a twentieth later, together with others. Below 20 s each write makes a lease. A program that writes a key often attaches it to a lease that is kept alive instead
+    /// On v3 a write with it needs a lease, which costs a request and stays on the server for the whole time, also when the key is written again. From five
+    /// minutes on the lease is made a twentieth longer, and writes of one client with the same time share it until that part is over (a thousand writes at
+    /// most). A key so ends up to a twentieth later, together with others. Below five minutes each write makes a lease. A program that writes a key often attaches it to a lease that is kept alive instead
     /// ([`Client::lease`](crate::Client::lease)).
     After(Duration),
     /// With this lease.

@@ -58,8 +58,8 @@ use crate::version::{Expect, Versioned, Versions};
 /// It costs no request where nothing expires, and one more where the expiry that is there was not known. On v2, which has no conditions on other
 /// keys, a field is read before it is set.
 ///
-/// On v3 a write with `ttl` makes a lease, which stays on the server for its whole time. From 20 s on, writes with the same time to live share leases and
-/// may end a twentieth later; see [`Expiry::After`]. For a key that is written often, as a sign of life, `.lease(&lease)` with a
+/// On v3 a write with `ttl` makes a lease, which stays on the server for its whole time. From five minutes on, writes with the same time to live share leases
+/// and may end a twentieth later; see [`Expiry::After`]. For a key that is written often, as a sign of life, `.lease(&lease)` with a
 /// lease from [`Client::lease`](crate::Client::lease), or [`publish`](Self::publish), costs less. Do not revoke a lease that was found at a key: other keys may
 /// be attached to it.
 ///

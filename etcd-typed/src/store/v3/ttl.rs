@@ -17,8 +17,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 use crate::telemetry;
 
-/// The part of a time to live for which its lease is shared, and by which the lease is longer.
+/// The part of a time to live for which its lease is shared, and by which the lease is longer: a twentieth.
 const SURPLUS: i64 = 20;
+
+/// The shortest time to live in seconds whose lease is shared. A lease of a shorter one is soon gone, and its surplus would be seen.
+const SHORTEST: i64 = 300;
 
 /// Writes that share a lease at most. All keys of a lease are deleted in one revision when it ends.
 const SHARES: u32 = 1000;
@@ -57,7 +60,7 @@ impl TtlLeases {
     pub(super) async fn take(&self, core: &Arc<Core>, new: &NewLease) -> Result<Given> {
         let NewLease { id, seconds, .. } = *new;
         let surplus = seconds / SURPLUS;
-        if surplus == 0 {
+        if seconds < SHORTEST {
             lease::grant(core, id, time(seconds)).await.inspect_err(|_| revoke(core, id))?;
             return Ok(Given { id, seconds, is_old: false });
         }
