@@ -100,9 +100,11 @@ impl<C, T> Watching<C, T> {
     /// [`Update::resynced`] set. A store that cannot read the past (v2) knows the changes after it and not the state as of it; see
     /// [`Changes::current`].
     ///
-    /// A revision that the store has not reached yet belongs to another history: of another store, or of this one before it was restored or emptied.
-    /// The stream does not wait for that revision, as a watch of etcd does, because it would miss every change until then. Its first item is the
-    /// present state with [`Update::resynced`] set, too. Every later change follows, also at revisions that are not above the one asked for.
+    /// A revision that the store has not reached yet belongs to another history: of another store,
+    /// or of this one before it was restored or emptied. The stream does not wait for that
+    /// revision, as a watch of etcd does, because it would miss every change until then. Its first
+    /// item is the present state with [`Update::resynced`] set, too. Every later change follows,
+    /// also at revisions that are not above the one asked for.
     pub fn since(mut self, revision: impl Into<Revision>) -> Self {
         self.start = Start::Since(revision.into());
         self

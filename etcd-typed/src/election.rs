@@ -27,9 +27,11 @@ pub(crate) const KIND: &str = "election";
 /// Who stands first leads, the others follow in the order in which they came; whoever is next is woken by an event when the one before is gone. Each has
 /// a value, the proposal: an address, a name, for a serde type [`Json<T>`](crate::Json). It is stored as it is.
 ///
-/// An election is not re-entrant: each campaign is a candidate of its own. A second [`campaign`](Self::campaign) in the same process, with the same client and the
-/// same value, waits until the first leadership ends; a task that holds the first one waits for itself. [`try_campaign`](Self::try_campaign) returns none in
-/// this case, and [`campaign_within`](Self::campaign_within) ends with `Timeout`.
+/// An election is not re-entrant: each campaign is a candidate of its own. A second
+/// [`campaign`](Self::campaign) in the same process, with the same client and the same value, waits
+/// until the first leadership ends; a task that holds the first one waits for itself.
+/// [`try_campaign`](Self::try_campaign) returns none in this case, and
+/// [`campaign_within`](Self::campaign_within) ends with `Timeout`.
 ///
 /// # Who shares the queue
 ///
@@ -273,8 +275,9 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         turn.retry().one_call(depose).await
     }
 
-    /// Goes on with a leadership that another process has left to us by [`Leader::into_token`]. It keeps its value, and has this one's time to live from
-    /// now on. A guard that is still alive elsewhere loses it, in this process too. It does not campaign, so it waits for no candidate.
+    /// Goes on with a leadership that another process has left to us by [`Leader::into_token`]. It
+    /// keeps its value, and has this one's time to live from now on. A guard that is still alive
+    /// elsewhere loses it, in this process too. It does not campaign, so it waits for no candidate.
     ///
     /// # Errors
     ///

@@ -1,9 +1,10 @@
 //! `Publication`: a value that is at a key as long as its guard lives, and that is put back whenever it is lost. Bytes only; the typed side is
 //! [`Entry::publish`](crate::Entry::publish).
 //!
-//! One task for each has the lease and decides. What its watch tells is only a reason to look: each decision is taken from a linearizable answer, so an
-//! event that comes late or twice does no harm. That the value is ours is that its key is attached to our lease, whose name is random. Values with the
-//! same time to live share leases; no key is attached twice to one.
+//! One task for each has the lease and decides. What its watch tells is only a reason to look: each
+//! decision is taken from a linearizable answer, so an event that comes late or twice does no harm.
+//! That the value is ours is that its key is attached to our lease, whose name is random. Values
+//! with the same time to live share leases; no key is attached twice to one.
 
 mod keeper;
 mod status;
@@ -122,7 +123,8 @@ impl Publication {
         }
     }
 
-    /// What the task answers. It may be at an attempt of its own, and takes what it is told after that.
+    /// What the task answers. It may be at an attempt of its own, and takes what it is told after
+    /// that.
     async fn in_time<T>(&self, answered: impl Future<Output = T>) -> Result<T> {
         let deadline = self.lessor.retry().deadline();
         tokio::select! {

@@ -33,12 +33,13 @@ impl Call {
 /// How calls are repeated and how long they may take. The defaults suit a cluster in one data centre.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// How long one call may take with all its requests and attempts. A stream that has begun tries to go on for as long
-    /// while the server refuses it. Default: 10 s.
+    /// How long one call may take with all its requests and attempts. A stream that has begun tries
+    /// to go on for as long while the server refuses it. Default: 10 s.
     ///
-    /// The limit starts again with each step of a call whose number of steps depends on the data: a write with
-    /// `.non_atomic()`, and a listing that is read in pages. It does not limit a call that waits for something else than
-    /// an answer, such as [`acquire`](crate::NamedLock::acquire), [`campaign`](crate::Election::campaign) and
+    /// The limit starts again with each step of a call whose number of steps depends on the data: a
+    /// write with `.non_atomic()`, and a listing that is read in pages. It does not limit a call
+    /// that waits for something else than an answer, such as
+    /// [`acquire`](crate::NamedLock::acquire), [`campaign`](crate::Election::campaign) and
     /// [`wait_for`](crate::Entry::wait_for).
     pub call_timeout: Duration,
     /// How long one attempt of a read waits for an answer before another endpoint is asked. Default: 2 s, two election
@@ -73,14 +74,15 @@ impl RetryPolicy {
         Backoff { first: self.first_delay, max: self.max_delay, next: self.first_delay }
     }
 
-    /// The instant at which a request that is sent now gives up: after [`call_timeout`](Self::call_timeout), or sooner where
-    /// the request is a part of [one call](Self::one_call).
+    /// The instant at which a request that is sent now gives up: after
+    /// [`call_timeout`](Self::call_timeout), or sooner where the request is a part of [one
+    /// call](Self::one_call).
     pub(crate) fn deadline(&self) -> Instant {
         earlier(call_ends(), after(self.call_timeout))
     }
 
-    /// Runs a call that sends several requests: all of them share one [`call_timeout`](Self::call_timeout), which begins with
-    /// the first.
+    /// Runs a call that sends several requests: all of them share one
+    /// [`call_timeout`](Self::call_timeout), which begins with the first.
     ///
     /// A request that another task sends for the call is not limited.
     pub(crate) fn one_call<F: Future>(&self, call: F) -> OneCall<F> {
@@ -102,7 +104,8 @@ pub(crate) fn until<F: Future>(ends: Instant, part: F) -> OneCall<F> {
 ///
 /// # Errors
 ///
-/// Those of the write. `Timeout`, outcome unknown, where a store does not keep to the time that is left.
+/// Those of the write. `Timeout`, outcome unknown, where a store does not keep to the time that is
+/// left.
 pub(crate) async fn answer_until<T>(ends: Instant, write: impl Future<Output = Result<T>>) -> Result<T> {
     // A store that keeps to it ends at the same instant, and says more.
     let late = |_| Error::new(ErrorKind::Timeout, "no answer in time").outcome_unknown();

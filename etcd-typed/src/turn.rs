@@ -129,13 +129,15 @@ impl Turn {
         attempt.await.map_err(|error| error.at(&self.directory))
     }
 
-    /// Who has it and who waits for it, in their order, as of one revision. Without those whose time is over.
+    /// Who has it and who waits for it, in their order, as of one revision. Without those whose
+    /// time is over.
     pub(crate) async fn queue(&self) -> Result<Vec<Contender>> {
         let (queue, over) = self.all().await?;
         Ok(queue.into_iter().filter(|contender| !over.contains(&contender.key)).collect())
     }
 
-    /// Who has it; none also while the time of the first is over and the server still has its key: whoever is next does not have it yet.
+    /// Who has it; none also while the time of the first is over and the server still has its key:
+    /// whoever is next does not have it yet.
     pub(crate) async fn first(&self) -> Result<Option<Contender>> {
         let (queue, over) = self.all().await?;
         Ok(queue.into_iter().next().filter(|first| !over.contains(&first.key)))

@@ -1,6 +1,8 @@
-//! One call has one limit, however many requests it sends. On the memory store, whose clock is paused.
+//! One call has one limit, however many requests it sends. On the memory store, whose clock is
+//! paused.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::async_yields_async, reason = "what prepares a call returns the call")]
 
 use std::collections::BTreeMap;
 use std::future::Future;

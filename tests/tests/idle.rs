@@ -1,5 +1,5 @@
-//! What a client costs a server while nothing happens: it grows with what is held now, and not with what was held before. On the memory store, whose
-//! clock is paused.
+//! What a client costs a server while nothing happens: it grows with what is held now, and not with
+//! what was held before. On the memory store, whose clock is paused.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -32,7 +32,8 @@ async fn idle(counting: &CountingStore) -> Counts {
     counting.take()
 }
 
-/// That so many leases were kept alive in a minute, and nothing else was done. A keep-alive may fall on either side of the minute.
+/// That so many leases were kept alive in a minute, and nothing else was done. A keep-alive may
+/// fall on either side of the minute.
 fn assert_kept(calls: Counts, leases: u64) {
     assert!((leases * (THIRDS - 1)..=leases * (THIRDS + 1)).contains(&calls.keep_alive), "{leases} leases: {calls:?}");
     assert_eq!(Counts { keep_alive: 0, ..calls }, Counts::default(), "{leases} leases");

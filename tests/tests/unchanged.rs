@@ -1,4 +1,5 @@
-//! A closure that changes nothing writes nothing, in whatever form the value is stored. On the memory store.
+//! A closure that changes nothing writes nothing, in whatever form the value is stored. On the
+//! memory store.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

@@ -33,10 +33,12 @@ pub struct WatchingEntry<T> {
     start: Start,
 }
 
-/// The changes of one key: an endless stream of [`Change`]s. In all it is what [`Changes`](super::Changes) is for a directory.
+/// The changes of one key: an endless stream of [`Change`]s. In all it is what
+/// [`Changes`](super::Changes) is for a directory.
 ///
-/// After a lost history there is always an item with [`Change::resynced`] set, also where the key is as it was seen last: its `old` and `new` are
-/// equal then, and the values in between, if there were any, were not seen.
+/// After a lost history there is always an item with [`Change::resynced`] set, also where the key
+/// is as it was seen last: its `old` and `new` are equal then, and the values in between, if there
+/// were any, were not seen.
 #[must_use = "a watch goes on only while it is polled"]
 pub struct EntryChanges<T>(Box<Following<T>>);
 
@@ -62,8 +64,9 @@ impl<T> WatchingEntry<T> {
     /// Starts with the changes after this past revision, instead of now. Where the store has that revision no more, the first item is the value
     /// that is there now, if there is one, as a change from nothing, with [`Change::resynced`] set.
     ///
-    /// The same holds for a revision that the store has not reached yet: the stream does not wait for it, and every later change follows, also at
-    /// revisions that are not above the one asked for. See [`Watching::since`](super::Watching::since) for the reason.
+    /// The same holds for a revision that the store has not reached yet: the stream does not wait
+    /// for it, and every later change follows, also at revisions that are not above the one asked
+    /// for. See [`Watching::since`](super::Watching::since) for the reason.
     pub fn since(mut self, revision: impl Into<Revision>) -> Self {
         self.start = Start::Since(revision.into());
         self
@@ -160,7 +163,8 @@ impl<T> Following<T> {
         let new = self.one.now().map(|stored| self.decode(stored)).transpose()?.or_else(default);
         let old = match before {
             Some(stored) => self.codec.decode_shared(&stored.value).ok(),
-            // Of a resync the value before is told only where a key or nothing was seen: a default may have been another value meanwhile.
+            // Of a resync the value before is told only where a key or nothing was seen: a default
+            // may have been another value meanwhile.
             None if known && (!resynced || self.one.now().is_none()) => default(),
             None => None,
         };

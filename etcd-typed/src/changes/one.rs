@@ -18,7 +18,8 @@ pub(super) struct One {
     complete: bool,
 }
 
-/// That a step changed the key or told of lost history, and what was there before. What is there now is in [`One`].
+/// That a step changed the key or told of lost history, and what was there before. What is there
+/// now is in [`One`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct OneTouch {
     pub(super) revision: Revision,
@@ -52,7 +53,8 @@ impl One {
         self.complete
     }
 
-    /// Takes a step; none where it did not touch the key. A lost history is told even where nothing differs: what happened in between was not seen.
+    /// Takes a step; none where it did not touch the key. A lost history is told even where nothing
+    /// differs: what happened in between was not seen.
     pub(super) fn apply(&mut self, key: &Key, step: Step) -> Option<OneTouch> {
         match step {
             Step::Reset(snapshot) => {

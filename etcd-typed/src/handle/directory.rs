@@ -28,8 +28,9 @@ use crate::version::{Versioned, Versions};
 /// On v2 directories are things of their own: they can be empty, be made and expire. On v3 and in memory a directory is there as long as a key is below
 /// it; what cannot be done there is refused with `Unsupported`.
 ///
-/// A stored key below the directory that is no path (one with an empty segment, or not UTF-8) belongs to another program: the queue of a lock that
-/// Go's clients name `/a/` is below `/a//`. Such a key is not listed, watched, counted or deleted here.
+/// A stored key below the directory that is no path (one with an empty segment, or not UTF-8)
+/// belongs to another program: the queue of a lock that Go's clients name `/a/` is below `/a//`.
+/// Such a key is not listed, watched, counted or deleted here.
 ///
 /// Errors and cancel safety are as for [`Entry`].
 ///
@@ -148,14 +149,17 @@ impl Directory {
         DirectoryDelete { directory: self.clone(), op: "delete", recursive: false, finish: |committed| committed.revision }
     }
 
-    /// Deletes the directory and everything below it that [`list_recursive`](Self::list_recursive) shows. The answer is how many keys there were. Except
-    /// on v2 it is one read and one transaction, which starts again if a key below was written in between.
+    /// Deletes the directory and everything below it that [`list_recursive`](Self::list_recursive)
+    /// shows. The answer is how many keys there were. Except on v2 it is one read and one
+    /// transaction, which starts again if a key below was written in between.
     ///
-    /// On v2 the directory counts as one with all in it, and what is hidden there (names that begin with `_`) is deleted too: no listing shows it.
+    /// On v2 the directory counts as one with all in it, and what is hidden there (names that begin
+    /// with `_`) is deleted too: no listing shows it.
     ///
     /// # Errors
     ///
-    /// `Conflict` when the budget of the policy is used up. `TooManyOperations` where many keys of other programs lie between those of the directory.
+    /// `Conflict` when the budget of the policy is used up. `TooManyOperations` where many keys of
+    /// other programs lie between those of the directory.
     pub fn delete_recursive(&self) -> DirectoryDelete<u64> {
         let finish = |committed: Committed| {
             let deleted = |result: &OpResult| if let OpResult::Delete { deleted, .. } = result { *deleted } else { 0 };

@@ -21,8 +21,10 @@ use crate::store::{Store, roaming};
 /// How long a spare lease is kept alive for nobody.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 
-/// How many spare leases are kept alive, whatever their times to live. What a burst of releases leaves beyond that may be taken again until it would have to be kept alive, and is
-/// revoked then: so many locks that are acquired and released over and over cost no grants, and a program that once had many costs the server little.
+/// How many spare leases are kept alive, whatever their times to live. What a burst of releases
+/// leaves beyond that may be taken again until it would have to be kept alive, and is revoked then:
+/// so many locks that are acquired and released over and over cost no grants, and a program that
+/// once had many costs the server little.
 const MOST: usize = 16;
 
 /// One for all clones of a client.

@@ -1,7 +1,9 @@
-//! `Share`: one lease for the keys of several owners, who come and go. Each deletes its own key; the lease ends with the last of them.
+//! `Share`: one lease for the keys of several owners, who come and go. Each deletes its own key;
+//! the lease ends with the last of them.
 //!
-//! A request whose outcome is unknown may make a key after its owner is gone, and nothing but the end of the lease would end that key. So an owner who
-//! leaves without knowing that its key is gone retires the lease: the others attach their keys to another one, and the last to go ends it.
+//! A request whose outcome is unknown may make a key after its owner is gone, and nothing but the
+//! end of the lease would end that key. So an owner who leaves without knowing that its key is gone
+//! retires the lease: the others attach their keys to another one, and the last to go ends it.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -17,11 +19,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::runtime::{current, sleep_until};
 
-/// The keys of one lease at most: so many are lost together when it ends, and are attached anew when it is retired.
+/// The keys of one lease at most: so many are lost together when it ends, and are attached anew
+/// when it is retired.
 const MEMBERS: usize = 100;
 
-/// The lease that the next key may be attached to, by its time to live and for each runtime: an entry is locked while its lease is made, and a
-/// runtime that is not driven must not hold up another one.
+/// The lease that the next key may be attached to, by its time to live and for each runtime: an
+/// entry is locked while its lease is made, and a runtime that is not driven must not hold up
+/// another one.
 #[derive(Default)]
 pub(super) struct SharedLeases(Mutex<HashMap<(Duration, Option<Id>), Slot>>);
 
@@ -103,7 +107,8 @@ impl Share {
         self.gone = true;
     }
 
-    /// Ends the lease if that costs no other owner its key. Else the others are told to leave it, and this owner waits; false.
+    /// Ends the lease if that costs no other owner its key. Else the others are told to leave it,
+    /// and this owner waits; false.
     ///
     /// # Errors
     ///

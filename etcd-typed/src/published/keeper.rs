@@ -97,7 +97,8 @@ impl Keeper {
         let mut abandoned = Abandoned { shared: self.shared.clone(), end };
         let answer = tokio::select! {
             biased;
-            // An attempt that is under way is given up: whatever it leaves is attached to a lease that is retired now.
+            // An attempt that is under way is given up: whatever it leaves is attached to a lease
+            // that is retired now.
             answer = &mut abandoned.end => answer.ok(),
             never = self.keep() => match never {},
         };
@@ -332,7 +333,8 @@ impl Keeper {
             // That it goes away is told by the watch.
             Ok(Found::Theirs) => {
                 self.forget_left();
-                // What may still come to be is refused, since it was on the condition that nothing is there, and goes with the lease.
+                // What may still come to be is refused, since it was on the condition that nothing
+                // is there, and goes with the lease.
                 if let Some(lease) = self.lease.take()
                     && !self.unsure
                 {

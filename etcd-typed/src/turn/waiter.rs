@@ -209,7 +209,8 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Asks until there is an answer, as long as the lease lives; a caller who does not wait gets the error when its call ends.
+    /// Asks until there is an answer, as long as the lease lives; a caller who does not wait gets
+    /// the error when its call ends.
     async fn look(&mut self, fence: Revision, whole: bool, patience: Patience) -> Result<Input> {
         loop {
             let looked = if self.transactions() { self.look_at_once(fence, whole).await } else { self.look_at_all(fence).await };
@@ -255,8 +256,8 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Deletes the key of a contender whose time is over and that the server still has, unless it was refreshed meanwhile. After that no refresh can
-    /// revive it.
+    /// Deletes the key of a contender whose time is over and that the server still has, unless it
+    /// was refreshed meanwhile. After that no refresh can revive it.
     async fn bury(&mut self, over: &KeyValue) -> Result<()> {
         let key = Key::stored(&over.key);
         let compares = vec![Compare::key(&key, Condition::Modified(over.modified))];

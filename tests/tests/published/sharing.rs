@@ -1,4 +1,5 @@
-//! Values with the same time to live share a lease: what that saves, and that nobody else loses by what happens to one of them. On paused time.
+//! Values with the same time to live share a lease: what that saves, and that nobody else loses by
+//! what happens to one of them. On paused time.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -126,8 +127,8 @@ async fn lost_lease_is_replaced_by_one() {
     assert_eq!(values.counting.take().grant, 1);
 }
 
-/// The put of one that is given up may come late, and nothing but the end of the lease would delete what it puts. The others leave that lease, and nobody
-/// sees a gap.
+/// The put of one that is given up may come late, and nothing but the end of the lease would delete
+/// what it puts. The others leave that lease, and nobody sees a gap.
 #[tokio::test(start_paused = true)]
 async fn put_of_unknown_outcome_leaves_nothing() {
     for late in [0, 1, 100, 3000] {
@@ -166,7 +167,8 @@ async fn owners_in_doubt_do_not_wait_for_each_other() {
     assert!(published.iter().all(Published::is_published));
 }
 
-/// Whatever happens to some, each value is there in the end, no old one comes back, and what is withdrawn stays away.
+/// Whatever happens to some, each value is there in the end, no old one comes back, and what is
+/// withdrawn stays away.
 #[tokio::test(start_paused = true)]
 async fn many_values_outlive_many_losses() {
     const COUNT: usize = 6;

@@ -83,7 +83,8 @@ async fn delete_dir_recursive(bed: Bed) {
     assert!(apart.exists().await.unwrap());
 }
 
-/// A key that is no path belongs to another program: Go's lock of the name `/foo/` is below `/foo//`.
+/// A key that is no path belongs to another program: Go's lock of the name `/foo/` is below
+/// `/foo//`.
 async fn only_listed_keys_are_deleted(bed: Bed) {
     if bed.has_directories() {
         // v2 has paths only.

@@ -164,7 +164,8 @@ async fn watch_sees_its_directory_go(bed: Bed) {
     assert_eq!((gone.old.as_deref(), gone.new), (Some("Hello World"), None));
 }
 
-/// A revision that the store has not reached is of another history. No stream waits for it, and none keeps that to itself.
+/// A revision that the store has not reached is of another history. No stream waits for it, and
+/// none keeps that to itself.
 async fn future_revision_is_told_as_resync(bed: Bed) {
     for there in [false, true] {
         let bar = bed.text("/foo/bar");

@@ -22,8 +22,9 @@ pub struct DirectoryDelete<O> {
 }
 
 impl<O> DirectoryDelete<O> {
-    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by). It may be one whose key is below the directory, and is then
-    /// lost by it.
+    /// Only while this guard is held; see
+    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by). It may be one whose key is below
+    /// the directory, and is then lost by it.
     ///
     /// # Errors
     ///
@@ -55,8 +56,8 @@ impl<O> DirectoryDelete<O> {
 impl Directory {
     /// Deletes the keys that a listing shows, in one transaction, and no others.
     ///
-    /// A range of keys may hold some that belong to another program, so the keys are read first. The transaction is on the condition that
-    /// no key was written meanwhile.
+    /// A range of keys may hold some that belong to another program, so the keys are read first.
+    /// The transaction is on the condition that no key was written meanwhile.
     async fn delete_listed(&self, op: &'static str) -> Result<Committed> {
         let mut retry = OptimisticRetry::new(&self.context.retry);
         let mut reply = self.keys_to_write().await?;
@@ -99,7 +100,8 @@ impl Directory {
     }
 }
 
-/// Deletes each key that is a path below the directory, with as few operations as leave the other keys alone.
+/// Deletes each key that is a path below the directory, with as few operations as leave the other
+/// keys alone.
 fn deletes(directory: &Key, kvs: &[KeyValue]) -> Vec<Op> {
     if kvs.iter().all(|kv| directory.below(&kv.key).is_some()) {
         return vec![Op::Delete { span: Span::Below(directory.clone()), previous: false }];

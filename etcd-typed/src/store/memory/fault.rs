@@ -37,9 +37,10 @@ pub enum Calls {
 ///    [`lose_reply`](Self::lose_reply) and [`apply_late`](Self::apply_late), it uses up one of the oldest that is for calls of its
 ///    kind. Faults so form a queue: two lost replies and then a refusal are the next three calls.
 ///
-/// A fault is what is left when a store has tried all it could: the memory store repeats nothing by itself. A delay is cut off
-/// only where the call is one of several that share the limit of one call
-/// ([`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout)); it then ends with `Timeout` and is not performed.
+/// A fault is what is left when a store has tried all it could: the memory store repeats nothing by
+/// itself. A delay is cut off only where the call is one of several that share the limit of one
+/// call ([`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout)); it then ends with
+/// `Timeout` and is not performed.
 ///
 /// ```
 /// use etcd_typed::ErrorKind;

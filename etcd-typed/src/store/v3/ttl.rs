@@ -1,7 +1,9 @@
-//! Leases for writes that name a time to live. Each such write needs a lease, and a lease stays on the server for its whole time.
+//! Leases for writes that name a time to live. Each such write needs a lease, and a lease stays on
+//! the server for its whole time.
 //!
-//! So a lease is made a little longer than it was asked for, and writes of the same time to live share it while that surplus lasts. No key ends
-//! sooner than its write says. (Kubernetes does the same for its events.)
+//! So a lease is made a little longer than it was asked for, and writes of the same time to live
+//! share it while that surplus lasts. No key ends sooner than its write says. (Kubernetes does the
+//! same for its events.)
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,17 +19,20 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 use crate::telemetry;
 
-/// The part of a time to live for which its lease is shared, and by which the lease is longer: a twentieth.
+/// The part of a time to live for which its lease is shared, and by which the lease is longer: a
+/// twentieth.
 const SURPLUS: i64 = 20;
 
-/// The shortest time to live in seconds whose lease is shared. A lease of a shorter one is soon gone, and its surplus would be seen.
+/// The shortest time to live in seconds whose lease is shared. A lease of a shorter one is soon
+/// gone, and its surplus would be seen.
 const SHORTEST: i64 = 300;
 
 /// Writes that share a lease at most. All keys of a lease are deleted in one revision when it ends.
 const SHARES: u32 = 1000;
 
-/// The leases that writes of one runtime share, by their time to live in seconds. An entry is locked while its lease is made, so that
-/// writes at the same time share it; a lock must not be held by a runtime that is not driven.
+/// The leases that writes of one runtime share, by their time to live in seconds. An entry is
+/// locked while its lease is made, so that writes at the same time share it; a lock must not be
+/// held by a runtime that is not driven.
 #[derive(Debug, Default)]
 pub(super) struct TtlLeases(Mutex<HashMap<i64, Slot>>);
 
@@ -80,7 +85,8 @@ impl TtlLeases {
         Ok(Given { id, seconds, is_old: false })
     }
 
-    /// No key was attached for this write. A lease that no other write was given is ended in the background.
+    /// No key was attached for this write. A lease that no other write was given is ended in the
+    /// background.
     pub(super) fn give_back(&self, core: &Arc<Core>, given: Given) {
         let slot = self.slots().get(&given.seconds).cloned();
         let Some(slot) = slot else { return revoke(core, given.id) };

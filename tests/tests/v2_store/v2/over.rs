@@ -1,4 +1,5 @@
-//! A key whose time is over: the server lists it for up to half a second more, and a refresh gives it another life.
+//! A key whose time is over: the server lists it for up to half a second more, and a refresh gives
+//! it another life.
 
 use std::time::Duration;
 
