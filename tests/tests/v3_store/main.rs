@@ -8,12 +8,9 @@ mod calls;
 mod clusters;
 mod faults;
 mod joined;
-<<<<<<< HEAD
 mod lines;
 mod members;
-=======
 mod messages;
->>>>>>> w-d
 mod queues;
 mod raw;
 mod replay;
