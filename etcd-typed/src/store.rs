@@ -287,6 +287,12 @@ impl KeyValue {
     pub(crate) fn expiry(&self) -> Expiry {
         expiry(self.lease, self.ttl)
     }
+
+    /// Whether its time is over by the clock of the server, which still has it: v2 lists a key for
+    /// up to half a second after its end, and a refresh that arrives then gives it another life.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ttl == Some(Duration::ZERO)
+    }
 }
 
 /// See [`KeyValue::expiry`].
@@ -452,6 +458,13 @@ pub enum Expiry {
     Never,
     /// After this time, at the earliest. v2 counts in whole seconds, and zero is at once; where leases carry it (v3, memory) it is at least
     /// the server's shortest lease (2 s with default flags). Fractions are rounded up.
+    ///
+    /// On v3 a write with it needs a lease, which costs a request and stays on the server for the
+    /// whole time, also when the key is written again. From five minutes on the lease is made a
+    /// twentieth longer, and writes of one client with the same time share it until that part is
+    /// over (a thousand writes at most). A key so ends up to a twentieth later, together with
+    /// others. Below five minutes each write makes a lease. A program that writes a key often
+    /// attaches it to a lease that is kept alive instead ([`Client::lease`](crate::Client::lease)).
     After(Duration),
     /// With this lease.
     With(LeaseId),
@@ -500,7 +513,9 @@ pub struct Watch {
 pub enum WatchFrom {
     /// The span was just read as of this revision. It is what lets a store choose its quickest start.
     Listed(Revision),
-    /// A watch that had yielded everything up to this revision broke, or a caller names a revision of the past.
+    /// A watch that had yielded everything up to this revision broke, or a caller names a revision
+    /// of the past. A store that has not reached the revision does not wait for it: the watch
+    /// yields [`WatchItem::Behind`] and ends.
     Resumed(Revision),
     /// As `Listed`, and rather at once than complete: where the store would have to go back for changes after this revision, it
     /// skips them and says so with [`WatchItem::Skipped`]. It is for a caller that can read again what matters to it: on v3 a watch that goes back

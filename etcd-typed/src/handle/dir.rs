@@ -294,8 +294,10 @@ impl<S: Schema> Dir<S> {
     /// Reads the struct, lets `f` change it, and writes what changed in one transaction if nothing below the directory changed, appeared or
     /// vanished meanwhile; else starts again with what is there now. The answer is what is stored then.
     ///
-    /// Without conflict it is two requests, and one if `f` changes nothing. `f` may run several times; what is stored is `f` of what it replaced.
-    /// What a conflict shows is tried at once; after every fourth attempt there is a wait, with jitter, and the struct is read anew.
+    /// Without conflict it is two requests, and one if `f` changes nothing: a field that `f` leaves
+    /// as it was read is not written, in whatever form its value is stored. `f` may run several
+    /// times; what is stored is `f` of what it replaced. What a conflict shows is tried at once;
+    /// after every fourth attempt there is a wait, with jitter, and the struct is read anew.
     ///
     /// Keys that are written stay attached to their lease, and keys that are added are attached to that of the struct; see [`Entry`'s
     /// expiry](crate::Entry#expiry). A lease or a time to live that the update names is given to every key of the struct, whether `f` changes it or

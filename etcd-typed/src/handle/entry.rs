@@ -58,6 +58,12 @@ use crate::version::{Expect, Versioned, Versions};
 /// It costs no request where nothing expires, and one more where the expiry that is there was not known. On v2, which has no conditions on other
 /// keys, a field is read before it is set.
 ///
+/// On v3 a write with `ttl` makes a lease, which stays on the server for its whole time. From five
+/// minutes on, writes with the same time to live share leases and may end a twentieth later; see
+/// [`Expiry::After`]. For a key that is written often, as a sign of life, `.lease(&lease)` with a
+/// lease from [`Client::lease`](crate::Client::lease), or [`publish`](Self::publish), costs less.
+/// Do not revoke a lease that was found at a key: other keys may be attached to it.
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
 /// use etcd_typed::{Client, ErrorKind, Expect};
@@ -146,7 +152,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             let (found, revision) = self.find(self.context.reads).await?;
             found.map(|found| self.decode(found, revision)).transpose()
         };
-        Self::operation("get").run(work).await
+        Self::operation("get").run(self.context.retry.one_call(work)).await
     }
 
     /// The value, or the field's default where no key is there, or none where it has no default either: what a read of the struct has in the
@@ -165,7 +171,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 None => Ok(self.default()?.map(|value| self.versioned(value, Versions { revision, ..Versions::default() }))),
             }
         };
-        Self::operation("get").run(work).await
+        Self::operation("get").run(self.context.retry.one_call(work)).await
     }
 
     /// Whether there is a value, of whatever type.
@@ -179,7 +185,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             }
             Ok(false)
         };
-        Self::operation("exists").run(work).await
+        Self::operation("exists").run(self.context.retry.one_call(work)).await
     }
 
     /// Writes the value, whatever is there. The answer is the revision of the write.
@@ -255,8 +261,10 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// Reads, applies `f` and writes the result if the key is still as it was read; else starts again with what is there now. `f` gets the
     /// field's default when there is no value, or none where it has no default, and gives none to delete the key. The answer is what is stored then.
     ///
-    /// `f` may run several times; what is stored is `f` of the value that it replaced. A result with the same stored form is not written again,
-    /// unless the write names when it expires and that is not so already. What is written keeps its [expiry](Self#expiry).
+    /// `f` may run several times; what is stored is `f` of the value that it replaced. A result
+    /// that equals the value which was read is not written, in whatever form that value is stored
+    /// (`+7` stays as it is while the value is 7), unless the write names when it expires and that
+    /// is not so already. What is written keeps its [expiry](Self#expiry).
     ///
     /// The value that a conflict shows is tried at once, without a read. After every fourth attempt there is a wait, with jitter, and the value is
     /// read anew.

@@ -267,7 +267,10 @@ impl IntoFuture for MapWrite {
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { context, key, owner, encoded, wish, atomicity, operation, home } = self;
-        Box::pin(operation.run(async move { set(&context, &key, home.as_ref(), owner, encoded?, wish, atomicity, operation).await }))
+        Box::pin(operation.run(async move {
+            let write = set(&context, &key, home.as_ref(), owner, encoded?, wish, atomicity, operation);
+            context.limited(atomicity, write).await
+        }))
     }
 }
 

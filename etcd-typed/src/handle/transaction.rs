@@ -325,7 +325,8 @@ impl IntoFuture for Transaction {
     type IntoFuture = BoxFuture<'static, Result<Revision>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(Operation::new("commit", "transaction").run(self.commit()))
+        let retry = self.context.retry.clone();
+        Box::pin(Operation::new("commit", "transaction").run(retry.one_call(self.commit())))
     }
 }
 

@@ -18,6 +18,7 @@ mod rights;
 mod sharing;
 mod silence;
 mod tls;
+mod ttl;
 mod watches;
 
 use std::time::Duration;

@@ -268,7 +268,8 @@ impl<'f, S: Schema> IntoFuture for DirUpdate<'f, S> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            Dir::<S>::operation("update").run(self.0.run()).await.map_err(|error| match error {
+            let (context, atomicity) = (self.0.dir.context.clone(), self.0.atomicity);
+            Dir::<S>::operation("update").run(context.limited(atomicity, self.0.run())).await.map_err(|error| match error {
                 UpdateError::Store(error) => error,
                 UpdateError::Refused(never) => match never {},
             })
@@ -281,7 +282,8 @@ impl<'f, S: Schema, E: Send + 'f> IntoFuture for DirTryUpdate<'f, S, E> {
     type IntoFuture = BoxFuture<'f, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(Dir::<S>::operation("update").run(self.run()))
+        let (context, atomicity) = (self.dir.context.clone(), self.atomicity);
+        Box::pin(Dir::<S>::operation("update").run(async move { context.limited(atomicity, self.run()).await }))
     }
 }
 

@@ -287,7 +287,8 @@ impl<S: Schema> IntoFuture for DirWrite<S> {
     type IntoFuture = BoxFuture<'static, Result<Revision>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(Dir::<S>::operation(self.op).run(self.run()))
+        let (context, atomicity) = (self.dir.context.clone(), self.atomicity);
+        Box::pin(Dir::<S>::operation(self.op).run(async move { context.limited(atomicity, self.run()).await }))
     }
 }
 
@@ -442,7 +443,8 @@ impl<S: Schema> IntoFuture for DirDelete<S> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.operation().run(self.run()))
+        let (context, atomicity) = (self.dir.context.clone(), self.atomicity);
+        Box::pin(self.operation().run(async move { context.limited(atomicity, self.run()).await }))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Plan, Removal, place};
+use super::{Atomicity, Plan, Removal, place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Context;
 use crate::handle::expiry::Surroundings;
@@ -11,6 +11,15 @@ use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Compare, Condition, Expiry, Op, Span, Txn};
 
 impl Context {
+    /// Runs a write of many keys: as one call, or where it takes as many steps as there are keys,
+    /// each step with a limit of its own.
+    pub(in crate::handle) async fn limited<F: Future>(&self, atomicity: Atomicity, write: F) -> F::Output {
+        match atomicity {
+            Atomicity::Atomic => self.retry.one_call(write).await,
+            Atomicity::NonAtomic => write.await,
+        }
+    }
+
     /// Refuses what the store could not do in one transaction, before anything is sent. `advice` says what the caller can do where it is too much.
     pub(in crate::handle) fn check_atomic(&self, directory: &Key, compares: &[Compare], operations: usize, advice: &str) -> Result<()> {
         self.check_guards().map_err(|error| error.at(directory))?;

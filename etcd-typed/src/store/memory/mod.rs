@@ -25,7 +25,7 @@ use tokio::time::{self, Instant};
 
 pub use self::fault::{Calls, Faults};
 
-use self::fault::{Call, Effect, lost};
+use self::fault::{Call, Effect, late, lost};
 use self::shared::{Inner, Shared};
 use self::state::HistoryLimit;
 use self::txn::Limits;
@@ -34,6 +34,7 @@ use super::{
     BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::retry::call_ends;
 use crate::revision::LeaseId;
 
 /// A store in this process, with the semantics of etcd v3: for tests, for examples, and for programs that want its model without a server.
@@ -139,7 +140,13 @@ impl MemoryStore {
     ) -> Result<T> {
         let delay = self.shared.with(|inner, _| inner.plan.delay_of(call));
         if !delay.is_zero() {
-            time::sleep(delay).await;
+            match call_ends() {
+                Some(ends) if ends < Instant::now() + delay => {
+                    time::sleep_until(ends).await;
+                    return Err(late(call));
+                }
+                _ => time::sleep(delay).await,
+            }
         }
         self.shared.with(|inner, now| {
             inner.check_running()?;

@@ -130,7 +130,7 @@ impl Http {
 
     /// When a call that begins now must be over.
     pub(super) fn deadline(&self) -> Instant {
-        Instant::now() + self.retry.call_timeout
+        self.retry.deadline()
     }
 
     /// Asks until `understand` finds an answer.
@@ -184,7 +184,7 @@ impl Http {
             let message = format!("the request's first line takes {} bytes and may take {MAX_TARGET}", target.len());
             return Err(Error::new(ErrorKind::TooLarge, message));
         }
-        let deadline = Instant::now() + patience;
+        let deadline = self.deadline().min(Instant::now() + patience);
         let mut backoff = self.retry.backoff();
         let mut refusals = Refusals::default();
         let mut attempt = 0;

@@ -97,21 +97,24 @@ fn refused_to(error: Error, what: &str) -> Error {
     if error.kind() == ErrorKind::PermissionDenied { error.noting(&format!("it refused {what}")) } else { error }
 }
 
+/// What the server is asked may take several requests, which share the limit of one call.
 impl Store for V2Store {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        Box::pin(async move { self.read_range(range).await.map_err(|error| refused_to(error, "a read")) })
+        let read = self.retry.one_call(self.read_range(range));
+        Box::pin(async move { read.await.map_err(|error| refused_to(error, "a read")) })
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        Box::pin(async move { self.commit_txn(txn).await.map_err(|error| refused_to(error, "a write, or the read before it")) })
+        let write = self.retry.one_call(self.commit_txn(txn));
+        Box::pin(async move { write.await.map_err(|error| refused_to(error, "a write, or the read before it")) })
     }
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        Box::pin(self.open_watch(watch))
+        Box::pin(self.retry.one_call(self.open_watch(watch)))
     }
 
     fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
@@ -131,15 +134,15 @@ impl Store for V2Store {
     }
 
     fn status(&self) -> BoxFuture<'_, Result<Status>> {
-        Box::pin(self.read_status())
+        Box::pin(self.retry.one_call(self.read_status()))
     }
 
     fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
-        Box::pin(self.read_members())
+        Box::pin(self.retry.one_call(self.read_members()))
     }
 
     fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
-        Box::pin(self.read_stats(which))
+        Box::pin(self.retry.one_call(self.read_stats(which)))
     }
 
     fn history(&self) -> u64 {

@@ -176,7 +176,7 @@ async fn authenticate(core: &Core) -> Result<Option<HeaderValue>, Failure> {
         return Ok(None);
     };
     let request = AuthenticateRequest { name: user, password };
-    let deadline = Instant::now() + core.retry.call_timeout;
+    let deadline = core.retry.deadline();
     match core.attempts(&AUTHENTICATE, How::READ, None, &request, deadline).await {
         Ok(answer) => match HeaderValue::try_from(answer.token) {
             Ok(mut token) => {

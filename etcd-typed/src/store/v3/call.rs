@@ -82,7 +82,7 @@ impl Core {
         Q: prost::Message,
         A: Answer + Default,
     {
-        self.call_until(method, how, request, Instant::now() + self.retry.call_timeout).await
+        self.call_until(method, how, request, self.retry.deadline()).await
     }
 
     /// The same, which ends at `deadline`.

@@ -109,7 +109,7 @@ impl Reads {
         request: RangeRequest,
     ) -> impl Future<Output = Result<RangeResponse, Failure>> + Send + use<> {
         let began = Instant::now();
-        let deadline = began + self.core.retry.call_timeout;
+        let deadline = self.core.retry.deadline();
         // Not an async function, which would keep room for the request twice.
         async move {
             let mut apart = Apart::FromTheStart;
@@ -231,7 +231,7 @@ impl Reads {
 
     /// The answers to these requests, by one attempt: a transaction, or the only one as it is where the server is not known to bear that.
     async fn together(&self, requests: Vec<RangeRequest>) -> Result<Vec<RangeResponse>, Apart> {
-        let deadline = Instant::now() + self.core.retry.call_timeout;
+        let deadline = self.core.retry.deadline();
         let Ok(session) = Auth::session(&self.core, deadline).await else {
             return Err(Apart::FromTheStart);
         };

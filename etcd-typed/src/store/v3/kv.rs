@@ -99,6 +99,29 @@ pub(super) enum Request {
     },
 }
 
+impl Request {
+    /// Puts another lease in the place of one that was to be made.
+    pub(super) fn put_in_place(&mut self, planned: LeaseId, given: LeaseId) {
+        let (planned, given) = (lease_number(planned), lease_number(given));
+        let attach = |put: &mut wire::PutRequest| {
+            if put.lease == planned {
+                put.lease = given;
+            }
+        };
+        match self {
+            Self::Put(put) => attach(put),
+            Self::Txn { request, .. } => {
+                for op in request.success.iter_mut().chain(&mut request.failure) {
+                    if let Some(wire::Request::Put(put)) = &mut op.request {
+                        attach(put);
+                    }
+                }
+            }
+            Self::Range(_) | Self::Delete(_) => {}
+        }
+    }
+}
+
 /// A [`Txn`] translated, and the leases that it needs first.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Plan {

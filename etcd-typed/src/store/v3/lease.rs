@@ -13,16 +13,18 @@ use super::wire::{
     LeaseTimeToLiveRequest,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::retry::until;
 use crate::revision::LeaseId;
 
 /// [`Store::grant`](crate::store::Store::grant).
 pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Result<Duration> {
     let asked = seconds(ttl);
-    let deadline = Instant::now() + core.retry.call_timeout;
+    let deadline = core.retry.deadline();
     // Whether an attempt may have made it.
     let mut ours = false;
     loop {
-        match core.call(&LEASE_GRANT, How::LEASE, LeaseGrantRequest { ttl: asked, id: lease_number(id) }).await {
+        let request = LeaseGrantRequest { ttl: asked, id: lease_number(id) };
+        match core.call_until(&LEASE_GRANT, How::LEASE, request, deadline).await {
             Ok(answer) if answer.error.is_empty() => return Ok(time(answer.ttl)),
             Ok(answer) => return Err(Error::new(ErrorKind::Server, format!("lease {id}: {}", answer.error))),
             Err(failure) if failure.row == Row::LeaseExists => {
@@ -32,7 +34,7 @@ pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Resul
                     return Err(failure.into());
                 }
                 // An earlier attempt has made it. Its time starts again, as if it were made now.
-                match keep_alive(core, id).await {
+                match until(deadline, keep_alive(core, id)).await {
                     Ok(granted) if granted < Duration::from_secs(asked.unsigned_abs()) => {
                         return Err(Error::new(ErrorKind::AlreadyExists, format!("lease {id} exists, with less time than asked for")));
                     }

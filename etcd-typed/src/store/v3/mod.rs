@@ -22,6 +22,7 @@ mod tls;
 #[cfg(not(feature = "tls"))]
 #[path = "without_tls.rs"]
 mod tls;
+mod ttl;
 mod watch;
 mod wire;
 
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use call::{Core, How};
 use join::Reads;
+use ttl::TtlLeases;
 use wire::{MEMBER_LIST, MemberListRequest, STATUS, StatusRequest};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -61,6 +63,7 @@ pub struct V3Store {
 /// What callers of one runtime share, and no others: it waits for tasks of that runtime, which may not be driven any more.
 struct Own {
     reads: Arc<Reads>,
+    ttls: TtlLeases,
     watches: Arc<watch::Watches>,
 }
 
@@ -89,6 +92,7 @@ impl V3Store {
     fn own(&self) -> Arc<Own> {
         self.own.here(|| Own {
             reads: Arc::new(Reads::new(Arc::clone(&self.core), self.capabilities.max_operations)),
+            ttls: TtlLeases::default(),
             watches: Arc::new(watch::Watches::new(Arc::clone(&self.core), self.progress_interval)),
         })
     }
@@ -105,7 +109,7 @@ impl Store for V3Store {
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
         let own = self.own();
-        Box::pin(async move { commit::commit(&own.reads, &self.capabilities, &txn).await })
+        Box::pin(async move { commit::commit(&own.reads, &own.ttls, &self.capabilities, &txn).await })
     }
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {

@@ -28,7 +28,7 @@ pub(super) fn range(reads: Arc<Reads>, range: Range) -> BoxFuture<'static, Resul
         return Box::pin(present(reads, &range));
     }
     Box::pin(async move {
-        let deadline = Instant::now() + reads.core().retry.call_timeout;
+        let deadline = reads.core().retry.deadline();
         let mut restarts = 0;
         loop {
             match pages(&reads, &range).await {

@@ -144,7 +144,7 @@ impl Watches {
     /// A reader whose watch stands.
     async fn establish(&self, watch: &Watch, part: Part) -> Result<Following, Failure> {
         let began = Instant::now();
-        let deadline = began + self.core.retry.call_timeout;
+        let deadline = self.core.retry.deadline();
         let mut backoff = RetryPolicy { max_delay: LONGEST_LOGIN_DELAY, ..self.core.retry.clone() }.backoff();
         let mut next_login = Instant::now();
         let mut turned_away = 0;
