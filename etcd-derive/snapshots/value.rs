@@ -2,6 +2,7 @@
 #[allow(deprecated)]
 impl ::etcd_typed::EtcdValue for Level {
     const TYPE: &'static ::core::primitive::str = "one of `very-low`, `high`";
+    const QUOTABLE: ::core::primitive::bool = true;
     fn encode(
         &self,
     ) -> ::core::result::Result<
@@ -35,6 +36,7 @@ impl ::etcd_typed::EtcdValue for Level {
 #[allow(deprecated)]
 impl ::etcd_typed::EtcdValue for Port {
     const TYPE: &'static ::core::primitive::str = <u16 as ::etcd_typed::EtcdValue>::TYPE;
+    const QUOTABLE: ::core::primitive::bool = <u16 as ::etcd_typed::EtcdValue>::QUOTABLE;
     fn encode(
         &self,
     ) -> ::core::result::Result<

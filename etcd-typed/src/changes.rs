@@ -99,6 +99,12 @@ impl<C, T> Watching<C, T> {
     /// Where the store has that revision no more, the first item is the present state as changes from nothing, with
     /// [`Update::resynced`] set. A store that cannot read the past (v2) knows the changes after it and not the state as of it; see
     /// [`Changes::current`].
+    ///
+    /// A revision that the store has not reached yet belongs to another history: of another store,
+    /// or of this one before it was restored or emptied. The stream does not wait for that
+    /// revision, as a watch of etcd does, because it would miss every change until then. Its first
+    /// item is the present state with [`Update::resynced`] set, too. Every later change follows,
+    /// also at revisions that are not above the one asked for.
     pub fn since(mut self, revision: impl Into<Revision>) -> Self {
         self.start = Start::Since(revision.into());
         self
@@ -113,7 +119,7 @@ impl<C: 'static, T: 'static> IntoFuture for Watching<C, T> {
         Box::pin(async move {
             let Self { store, retry, directory, start, typed } = self;
             let mut steps = Steps::new(store, &retry, Span::Below(directory.clone()), typed.pattern, start);
-            let begun = poll_fn(|cx| steps.poll_begun(cx)).await.map_err(|error| error.at(&directory))?;
+            let begun = retry.one_call(poll_fn(|cx| steps.poll_begun(cx))).await.map_err(|error| error.at(&directory))?;
             let mirror = match begun {
                 Begun::At(snapshot) => Mirror::new_in_turns(directory, snapshot).await,
                 Begun::Unknown(revision) => Mirror::unknown(directory, revision),

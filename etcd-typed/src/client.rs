@@ -62,7 +62,8 @@ pub struct Client {
 impl Client {
     /// Connects to the store of this address and sees that it answers.
     ///
-    /// - `etcd://[user:password@]host[:2379][,host…][/namespace]`: etcd v3 over gRPC; `etcds://` the same over TLS. `http://` and `https://` mean the same
+    /// - `etcd://[user:password@]host[:2379][,host…][/namespace]`: etcd v3 over gRPC; `etcds://` the same over TLS. Each host may have the scheme before it,
+    ///   as in `http://a:2379,http://b:2379`; all hosts have one scheme. `http://` and `https://` mean the same
     ///   two. In user and password `/`, `@`, `?`, `#` and `%` are percent-encoded (`%2F`, …), as is an `@` in the namespace.
     /// - `etcd2://` and `etcd2s://`: the v2 keys API over HTTP.
     /// - `memory:`: an embedded store of its own; `memory:name`: one that all in this process share who name it.
@@ -311,6 +312,7 @@ struct Tuning {
     connect_timeout: Option<Duration>,
     keep_alive: Option<(Duration, Duration)>,
     max_operations: Option<usize>,
+    max_request_bytes: Option<usize>,
 }
 
 impl ClientBuilder {
@@ -369,9 +371,17 @@ impl ClientBuilder {
         self
     }
 
-    /// How many operations the server takes in one transaction (server flag `--max-txn-ops`). Default: 128. Zero is refused.
+    /// How many operations one transaction may have (server flag `--max-txn-ops`). Default: 128; zero is refused. It holds for etcd v3 and in memory; on v2 a
+    /// transaction has one operation. Larger transactions fail with `TooManyOperations` before anything is sent.
     pub fn max_operations(mut self, operations: usize) -> Self {
         self.tune.max_operations = Some(operations);
+        self
+    }
+
+    /// How many bytes one request may have (server flag `--max-request-bytes`). Default: 1,572,864 (1.5 MiB), which is the server's default. It holds for
+    /// etcd v3 and in memory. A larger value fails with `TooLarge` before anything is sent.
+    pub fn max_request_bytes(mut self, bytes: usize) -> Self {
+        self.tune.max_request_bytes = Some(bytes);
         self
     }
 
@@ -409,6 +419,10 @@ impl ClientBuilder {
         match address {
             Address::Memory(name) => {
                 let store = name.map_or_else(MemoryStore::new, |name| MemoryStore::named(&name));
+                let limits = store.capabilities();
+                let max_operations = self.tune.max_operations.unwrap_or(limits.max_operations);
+                let max_request_bytes = self.tune.max_request_bytes.unwrap_or(limits.max_value);
+                let store = store.with_limits(max_operations, max_request_bytes);
                 Ok(Client::of(Arc::new(store), options.retry, named.unwrap_or_else(Key::root)))
             }
             Address::Network(network) => {
@@ -425,6 +439,7 @@ impl ClientBuilder {
         let mut options = ConnectOptions::new(Vec::new());
         options.retry = self.retry.clone();
         options.max_operations = self.tune.max_operations.unwrap_or(options.max_operations);
+        options.max_request_bytes = self.tune.max_request_bytes.unwrap_or(options.max_request_bytes);
         options.connect_timeout = self.tune.connect_timeout.unwrap_or(options.connect_timeout);
         if let Some((interval, timeout)) = self.tune.keep_alive {
             (options.keep_alive_interval, options.keep_alive_timeout) = (interval, timeout);
@@ -452,7 +467,7 @@ impl ClientBuilder {
 }
 
 fn read(path: PathBuf) -> Result<Vec<u8>> {
-    std::fs::read(&path).map_err(|error| Error::new(ErrorKind::Tls, format!("{} cannot be read", path.display())).caused_by(error))
+    std::fs::read(&path).map_err(|error| Error::new(ErrorKind::Tls, format!("{} cannot be read: {error}", path.display())).caused_by(error))
 }
 
 fn open(protocol: Protocol, options: ConnectOptions) -> Result<Arc<dyn Store>> {

@@ -23,6 +23,11 @@ impl Moment {
         Self { steady: Instant::now(), boot: boot() }
     }
 
+    /// The time on tokio's clock when so much has passed.
+    pub(crate) fn after(self, time: Duration) -> Option<Instant> {
+        self.steady.checked_add(time)
+    }
+
     /// How long ago `earlier` was, by the clock on which it is longer.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         self.steady.saturating_duration_since(earlier.steady).max(self.boot.saturating_sub(earlier.boot))

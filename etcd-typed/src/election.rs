@@ -27,6 +27,12 @@ pub(crate) const KIND: &str = "election";
 /// Who stands first leads, the others follow in the order in which they came; whoever is next is woken by an event when the one before is gone. Each has
 /// a value, the proposal: an address, a name, for a serde type [`Json<T>`](crate::Json). It is stored as it is.
 ///
+/// An election is not re-entrant: each campaign is a candidate of its own. A second
+/// [`campaign`](Self::campaign) in the same process, with the same client and the same value, waits
+/// until the first leadership ends; a task that holds the first one waits for itself.
+/// [`try_campaign`](Self::try_campaign) returns none in this case, and
+/// [`campaign_within`](Self::campaign_within) ends with `Timeout`.
+///
 /// # Who shares the queue
 ///
 /// On etcd v3 every client that keeps the layout of Go's package `concurrency`, with the same name: `Election` of that package, `etcdctl elect` (its
@@ -208,7 +214,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// As said for [all methods](Self); `Decode`, with the leader's key, if its value is not a `T`.
     pub async fn leader(&self) -> Result<Option<Candidate<T>>> {
-        self.candidates().await?.into_iter().next().map(Candidate::transpose).transpose()
+        self.turn()?.first().await?.map(|first| Candidate::of(first).transpose()).transpose()
     }
 
     /// Who leads and who waits to, in their order, as of one revision. A candidate whose value is not a `T` (somebody else's program stands with the same
@@ -243,7 +249,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// As said for [all methods](Self): it begins with a read.
     pub async fn observe(&self) -> Result<LeaderChanges<T>> {
-        LeaderChanges::open(self.turn()?).await
+        let turn = self.turn()?;
+        turn.retry().one_call(LeaderChanges::open(turn)).await
     }
 
     /// Takes everybody who stands with exactly this value out of the election, be it the leader or somebody who waits: deletes their keys. The
@@ -257,16 +264,20 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// As said for [all methods](Self), and `Encode`. Some may be out of it already then.
     pub async fn depose(&self, value: &T) -> Result<usize> {
         let (turn, value) = self.proposal(value)?;
-        let mut deposed = 0;
-        // Those who wait go first: none of them is to lead for a moment.
-        for contender in turn.queue().await?.iter().rev().filter(|contender| contender.value == value) {
-            deposed += usize::from(turn.remove(contender).await?);
-        }
-        Ok(deposed)
+        let depose = async {
+            let mut deposed = 0;
+            // Those who wait go first: none of them is to lead for a moment.
+            for contender in turn.queue().await?.iter().rev().filter(|contender| contender.value == value) {
+                deposed += usize::from(turn.remove(contender).await?);
+            }
+            Ok(deposed)
+        };
+        turn.retry().one_call(depose).await
     }
 
-    /// Goes on with a leadership that another process has left to us by [`Leader::into_token`]. It keeps its value, and has this one's time to live from
-    /// now on. A guard that is still alive elsewhere loses it.
+    /// Goes on with a leadership that another process has left to us by [`Leader::into_token`]. It
+    /// keeps its value, and has this one's time to live from now on. A guard that is still alive
+    /// elsewhere loses it, in this process too. It does not campaign, so it waits for no candidate.
     ///
     /// # Errors
     ///

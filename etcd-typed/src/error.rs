@@ -17,7 +17,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What went wrong, at which key, and whether a write may have happened all the same.
 ///
 /// Match on [`kind`](Self::kind). `Display` is one line that names the key; the cause below it is
-/// [`source`](StdError::source). No text of it ever holds the value of a key.
+/// [`source`](StdError::source). A text of it quotes a stored value only where that is not a value of its type, is not secret, and its type allows it
+/// ([`EtcdValue::QUOTABLE`](crate::EtcdValue::QUOTABLE)); integers are quoted when they are out of range.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -121,7 +122,7 @@ impl ErrorKind {
 }
 
 impl Error {
-    /// An error of this kind; `message` says what to know beyond the kind (it may be empty) and never holds a value.
+    /// An error of this kind; `message` says what to know beyond the kind (it may be empty) and quotes no value that may be secret.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
@@ -205,7 +206,7 @@ impl Error {
     }
 
     /// The same, and this is to be known as well.
-    #[cfg(feature = "snapshot")]
+    #[cfg(any(feature = "snapshot", feature = "v2"))]
     #[must_use]
     pub(crate) fn noting(mut self, more: &str) -> Self {
         let message = &mut self.0.message;
@@ -213,6 +214,14 @@ impl Error {
             message.push_str("; ");
         }
         message.push_str(more);
+        self
+    }
+
+    /// The same with another message.
+    #[cfg(feature = "v3")]
+    #[must_use]
+    pub(crate) fn with_message(mut self, message: String) -> Self {
+        self.0.message = message;
         self
     }
 
@@ -333,13 +342,14 @@ pub enum ProblemKind {
     Missing,
     /// What is stored is not a value of the field's type.
     Undecodable,
-    /// The value has no stored form.
+    /// The value has no stored form, or a struct no key to be stored at.
     Unencodable,
     /// The value fails the validation that the schema asks for.
     Rejected,
     /// A key in a map is not written as this library writes it.
     ForeignKey,
-    /// A key that the schema does not have; only [`Dir::check`](crate::Dir::check) and its like look for them.
+    /// A key that no read looks at: the schema does not have it, or it is left over of a struct that does not exist. Only
+    /// [`Dir::check`](crate::Dir::check) and its like look for them.
     Unknown,
 }
 

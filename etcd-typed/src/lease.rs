@@ -5,6 +5,7 @@ mod last;
 mod later;
 mod lessor;
 mod life;
+mod shared;
 mod standing;
 
 use std::fmt;
@@ -21,12 +22,13 @@ pub(crate) use self::lessor::Lessor;
 use self::life::EndsWith;
 pub(crate) use self::life::Life;
 pub use self::life::{Lost, LostReason};
+pub(crate) use self::shared::Share;
 use self::standing::Standing;
 pub(crate) use self::standing::{Before, Rank};
 use crate::clock::{FAR, Moment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::retry::RetryPolicy;
+use crate::retry::{RetryPolicy, until};
 use crate::revision::{LeaseId, Revision};
 use crate::runtime::{self, Patience, Runtimes, Task, sleep, sleep_until};
 use crate::store::Store;
@@ -107,7 +109,9 @@ impl Lease {
         let (orders, received) = mpsc::unbounded_channel();
         let (answer, answered) = oneshot::channel();
         let prepared = lessor.runtimes().prepare();
-        let applicant = Applicant { lessor: Arc::downgrade(lessor), store: store.clone(), retry: lessor.retry().clone(), asked };
+        // The task is not a part of the caller's call, and is to end with it.
+        let deadline = lessor.retry().deadline();
+        let applicant = Applicant { lessor: Arc::downgrade(lessor), store: store.clone(), retry: lessor.retry().clone(), asked, deadline };
         let task = prepared.task();
         prepared.start(applicant.run(task, received, answer));
         let gone = |_| Error::new(ErrorKind::Unavailable, "the runtime ended before a lease was had").outcome_unknown();
@@ -168,6 +172,11 @@ impl Lease {
     ///
     /// Dropping it revokes the lease in the background.
     pub async fn revoke(self) -> Result<()> {
+        self.end().await
+    }
+
+    /// The same, for whoever has a part in it.
+    async fn end(&self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         // By its task, which else would take the end for a loss.
         if self.order(Order::Revoke(answer))
@@ -253,6 +262,7 @@ struct Applicant {
     store: Arc<dyn Store>,
     retry: RetryPolicy,
     asked: Duration,
+    deadline: Instant,
 }
 
 /// A lease that was had.
@@ -260,12 +270,12 @@ type Granted = (LeaseId, Duration, Life);
 
 impl Applicant {
     async fn run(self, task: Task, mut orders: mpsc::UnboundedReceiver<Order>, answer: oneshot::Sender<Result<Granted>>) {
-        let Self { lessor, store, retry, asked } = self;
+        let Self { lessor, store, retry, asked, deadline } = self;
         let mut names = NAMES;
         loop {
             let id = LeaseId::random();
             let sent = Moment::now();
-            match store.grant(id, asked).await {
+            match until(deadline, store.grant(id, asked)).await {
                 Ok(ttl) => {
                     let ttl = ttl.min(FAR);
                     let life = Life::begin(id, sent, ttl, task);
@@ -334,7 +344,7 @@ impl Keeper {
                         return End::Nothing;
                     }
                     Some(Order::Revoke(answer)) => {
-                        let revoked = self.store.revoke(self.id).await;
+                        let revoked = self.retry.one_call(self.store.revoke(self.id)).await;
                         let end = if revoked.is_ok() { End::Nothing } else { End::Unwanted };
                         let _ = answer.send(revoked);
                         return end;
@@ -362,6 +372,7 @@ impl Keeper {
                         }
                         Err(error) => {
                             telemetry::lease_attempt_failed(self.id, remaining, &error);
+                            self.life.meet(error);
                             // Ever sooner, so that an outage that ends just before the lease does not cost it.
                             let soon = (remaining / 4).max(self.retry.first_delay);
                             next = Instant::now() + backoff.next_delay().min(soon);

@@ -54,7 +54,7 @@
 //! | `create` | only if absent | only if no key of the schema is there |
 //! | `replace`, `swap` | only if present; and get the previous value | |
 //! | `compare_and_swap` | by revision, value or existence | nothing below changed, appeared or vanished |
-//! | `delete`, `compare_and_delete` | get what was there | every key of the schema |
+//! | `delete`, `compare_and_delete` | get the [previous](Previous) value | every key of the schema; of an entry of a map all below it |
 //! | `modify`, `update` | `Fn(Option<T>) -> Option<T>` | `Fn(&mut S)`, writes only what changed |
 //! | `watch`, `wait_for` | [`Change<T>`](Change) | [`Update`] of the derived change enum |
 //! | `live` | [`Live<Option<T>>`](Live) | [`Live<S>`](Live) |
@@ -128,13 +128,14 @@ pub use election::{Candidate, Election, Leader, LeaderChanges};
 pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use handle::{
     Check, Deleted, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete,
-    DirectoryWrite, Entry, EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, MapWrite, Node, Publish, Published,
-    Shown, Transaction, UpdateError,
+    DirectoryWrite, Entry, EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, MapWrite, Node, Previous, Publish,
+    Published, Shown, Transaction, UpdateError,
 };
 pub use key::{Key, KeyError};
 pub use lease::{Lease, Lost, LostReason};
 pub use live::{
-    Cause, Live, LiveMap, LiveMapIter, LiveStatus, LiveStream, Part, Reader, Rewound, Selected, Snapshot, Subscription, Viewing,
+    Cause, Live, LiveMap, LiveMapIter, LiveStatus, LiveStream, Part, Reader, Rewound, Selected, Snapshot, SnapshotFailure, Subscription,
+    Viewing,
 };
 pub use lock::{Holder, Lock, NamedLock, Process};
 pub use published::PublishedStatus;
@@ -268,8 +269,11 @@ pub use watch::Interruption;
 ///
 /// ## `dir`
 ///
-/// The field is a struct that derives `EtcdSchema`, in a directory of the field's name; or an `Option` of one, none when none of its keys is there; or a
+/// The field is a struct that derives `EtcdSchema`, in a directory of the field's name; or an `Option` of one; or a
 /// `BTreeMap` or `HashMap` of such structs, one directory for each, named by the map's key.
+///
+/// An `Option` is none, and a map has no entry, unless one of the struct's required keys is there. A struct without required
+/// keys is there with any of its keys. See [`Dir`](Dir#structs-that-may-be-absent).
 ///
 /// ## `entries`
 ///

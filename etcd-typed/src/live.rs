@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::map::{LiveMap, LiveMapIter};
-pub use self::status::{Cause, LiveStatus, Rewound};
+pub use self::status::{Cause, LiveStatus, Rewound, SnapshotFailure};
 pub use self::subscribe::{LiveStream, Part, Reader, Selected, Subscription};
 pub(crate) use self::upstream::Upstreams;
 pub(crate) use self::view::{DirsView, EntriesView, EntryView, StructView, View};

@@ -15,8 +15,13 @@ use crate::turn::{Contender, Guard, Token, Turn};
 
 /// The lock of one name, from [`Client::lock`](crate::Client::lock): to be acquired, or looked at from outside. Cheap to clone.
 ///
-/// It is fair (first come, first served), and whoever waits is woken by an event when the one before is gone. It is not re-entrant: two
-/// acquisitions in one process exclude each other like any others.
+/// It is fair (first come, first served), and whoever waits is woken by an event when the one
+/// before is gone.
+///
+/// It is not re-entrant: two acquisitions in one process exclude each other like any others. A task
+/// that holds the lock and calls [`acquire`](Self::acquire) again waits for itself.
+/// [`try_acquire`](Self::try_acquire) returns none in this case, and
+/// [`acquire_within`](Self::acquire_within) ends with `Timeout`.
 ///
 /// # Who shares the queue
 ///
@@ -29,9 +34,13 @@ use crate::turn::{Contender, Guard, Token, Turn};
 ///
 /// # On etcd v2
 ///
-/// The queue is among clients of this library. The server knows no leases, so three things are weaker: a [token](Lock::into_token) stays good as long as the lock is held, whoever
-/// adopted it meanwhile; a create that the server applies seconds after its sender gave up stands in the queue until its time to live is over; and
-/// [`is_held`](Guard::is_held) also relies on the clocks of the members, which may differ by the margin at most.
+/// The queue is among clients of this library. The server lists a key for up to half a second after
+/// its time is over; such a key has no holder any more, and whoever is next deletes it, so that a
+/// refresh which arrives late does not revive it. The server knows no leases, so three things are
+/// weaker: a [token](Lock::into_token) stays good as long as the lock is held, whoever adopted it
+/// meanwhile; a create that the server applies seconds after its sender gave up stands in the queue
+/// until its time to live is over; and [`is_held`](Guard::is_held) also relies on the clocks of the
+/// members, which may differ by the margin at most.
 ///
 /// # Errors
 ///
@@ -120,7 +129,7 @@ impl NamedLock {
 
     /// Who has the lock now; none if nobody does.
     pub async fn holder(&self) -> Result<Option<Holder>> {
-        Ok(self.queue().await?.into_iter().next())
+        Ok(self.turn()?.first().await?.map(Holder::of))
     }
 
     /// Who has the lock and who waits for it, in their order, as of one revision.
@@ -135,8 +144,10 @@ impl NamedLock {
         self.turn()?.strays().await
     }
 
-    /// Goes on with a lock that another process has left to us by [`Lock::into_token`]. It has this one's time to live from now on, and shows this one's
-    /// information. A guard that is still alive elsewhere loses it.
+    /// Goes on with a lock that another process has left to us by [`Lock::into_token`]. It has this
+    /// one's time to live from now on, and shows this one's information. A guard that is still
+    /// alive elsewhere loses it, in this process too. It does not enter the queue, so it waits for
+    /// no other holder.
     ///
     /// # Errors
     ///

@@ -1,8 +1,10 @@
 //! `Publication`: a value that is at a key as long as its guard lives, and that is put back whenever it is lost. Bytes only; the typed side is
 //! [`Entry::publish`](crate::Entry::publish).
 //!
-//! One task for each has the lease and decides. What its watch tells is only a reason to look: each decision is taken from a linearizable answer, so an
-//! event that comes late or twice does no harm. That the value is ours is that its key is attached to our lease, whose name is random.
+//! One task for each has the lease and decides. What its watch tells is only a reason to look: each
+//! decision is taken from a linearizable answer, so an event that comes late or twice does no harm.
+//! That the value is ours is that its key is attached to our lease, whose name is random. Values
+//! with the same time to live share leases; no key is attached twice to one.
 
 mod keeper;
 mod status;
@@ -19,9 +21,9 @@ pub use self::status::PublishedStatus;
 use self::status::Shared;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::lease::{Lease, Lessor};
+use crate::lease::{Lessor, Share};
 use crate::revision::Revision;
-use crate::runtime::{Patience, Task};
+use crate::runtime::{Patience, Task, sleep_until};
 use crate::store::{Expiry, Op, Store, Txn};
 use crate::telemetry::Pattern;
 
@@ -38,24 +40,36 @@ pub(crate) struct Target {
 impl Target {
     /// Puts the value there, whatever is there, and keeps it there. Dropping the future drops the lease, so that nothing stays.
     pub(crate) async fn publish(self, value: Bytes) -> Result<Publication> {
-        let lease = self.grant().await?;
+        // As long as it is not known that the value was not put, dropping this retires the lease.
+        let lease = self.share().await?;
         let put = Txn { then: vec![self.put(&value, &lease)], ..Txn::default() };
-        let committed = self.store().commit(put).await.map_err(|error| error.at(&self.key))?;
+        let committed = match self.store().commit(put).await {
+            Ok(committed) => committed,
+            Err(error) => {
+                if !error.may_have_applied() {
+                    lease.leave();
+                }
+                return Err(error.at(&self.key));
+            }
+        };
 
         let shared = Arc::new(Shared::new(self.pattern, lease.life()));
         let (sets, received) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel();
         let (key, lessor) = (self.key.clone(), self.lessor.clone());
         let keeper = Keeper::new(self, shared.clone(), received, value, lease, committed.revision);
-        let task = lessor.runtimes().spawn(keeper.run(ended));
+        let prepared = lessor.runtimes().prepare();
+        let task = prepared.task();
+        let (told, kept_by) = (Arc::downgrade(&shared), task.clone());
+        prepared.observed(move || told.upgrade().iter().for_each(|shared| shared.task_moved(&kept_by))).start(keeper.run(ended));
         Ok(Publication { key, shared, sets, end: Some(end), task, lessor })
     }
 
-    async fn grant(&self) -> Result<Lease> {
-        self.lessor.grant(self.ttl).await.map_err(|error| error.at(&self.key))
+    async fn share(&self) -> Result<Share> {
+        Share::of(&self.lessor, self.ttl, &self.key).await.map_err(|error| error.at(&self.key))
     }
 
-    fn put(&self, value: &Bytes, lease: &Lease) -> Op {
+    fn put(&self, value: &Bytes, lease: &Share) -> Op {
         Op::Put { key: self.key.clone(), value: value.clone(), expiry: Expiry::With(lease.id()), previous: false }
     }
 
@@ -90,8 +104,8 @@ impl Publication {
         let (answer, answered) = oneshot::channel();
         // If the task is gone the other side is dropped, here or while it waits.
         let _ = self.sets.send(Set { value, answer });
-        match self.task.attend(PATIENCE, answered).await {
-            Some(answered) => answered.unwrap_or_else(|_| Err(self.abandoned())),
+        match self.task.attend(PATIENCE, self.in_time(answered)).await {
+            Some(answered) => answered?.unwrap_or_else(|_| Err(self.abandoned())),
             // It is set when there is a runtime again.
             None => Err(self.abandoned().outcome_unknown()),
         }
@@ -103,8 +117,24 @@ impl Publication {
         if let Some(end) = self.end.take() {
             let _ = end.send(answer);
         }
-        let answered = self.task.attend(PATIENCE, answered).await;
-        answered.and_then(|answered| answered.ok()).unwrap_or_else(|| Err(self.abandoned()))
+        match self.task.attend(PATIENCE, self.in_time(answered)).await {
+            Some(answered) => answered?.unwrap_or_else(|_| Err(self.abandoned())),
+            None => Err(self.abandoned()),
+        }
+    }
+
+    /// What the task answers. It may be at an attempt of its own, and takes what it is told after
+    /// that.
+    async fn in_time<T>(&self, answered: impl Future<Output = T>) -> Result<T> {
+        let deadline = self.lessor.retry().deadline();
+        tokio::select! {
+            biased;
+            answered = answered => Ok(answered),
+            () = sleep_until(deadline) => {
+                let late = Error::new(ErrorKind::Timeout, "the task that keeps it published was not done in time, and goes on");
+                Err(late.at(&self.key).outcome_unknown())
+            }
+        }
     }
 
     fn abandoned(&self) -> Error {

@@ -1,14 +1,36 @@
 //! The one retry and backoff policy. It decides how long to wait and how often; what may be repeated at all is decided where
 //! the error is understood (the stores' mapping files). [`OptimisticRetry`] is the rule for loops that read, decide and write.
 
+use std::cell::OnceCell;
 use std::future::Future;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::task::futures::TaskLocalFuture;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::clock::FAR;
 use crate::error::{Error, ErrorKind, Result};
 use crate::runtime;
+
+tokio::task_local! {
+    /// The call that the current future is a part of.
+    static CALL: Call;
+}
+
+/// A call that may send several requests.
+pub(crate) struct Call {
+    call_timeout: Duration,
+    /// The instant at which the call around this one ends.
+    outer: Option<Instant>,
+    /// None before its first request.
+    ends: OnceCell<Instant>,
+}
+
+impl Call {
+    fn ends(&self) -> Instant {
+        *self.ends.get_or_init(|| earlier(self.outer, after(self.call_timeout)))
+    }
+}
 
 /// How calls are repeated and how long they may take. The defaults suit a cluster in one data centre.
 ///
@@ -16,7 +38,14 @@ use crate::runtime;
 /// `read_attempt_timeout` refuses it with `Invalid`, because no call could succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// How long one call may take with all its attempts; and for how long a stream that has begun tries to go on while the server refuses it. Default: 10 s.
+    /// How long one call may take with all its requests and attempts. A stream that has begun tries
+    /// to go on for as long while the server refuses it. Default: 10 s.
+    ///
+    /// The limit starts again with each step of a call whose number of steps depends on the data: a
+    /// write with `.non_atomic()`, and a listing that is read in pages. It does not limit a call
+    /// that waits for something else than an answer, such as
+    /// [`acquire`](crate::NamedLock::acquire), [`campaign`](crate::Election::campaign) and
+    /// [`wait_for`](crate::Entry::wait_for).
     pub call_timeout: Duration,
     /// How long one attempt of a read waits for an answer before another endpoint is asked. Default: 2 s, two election
     /// timeouts of a server with default flags. Writes wait for `call_timeout`, since giving up early makes their outcome unknown.
@@ -68,6 +97,22 @@ impl RetryPolicy {
             conflict_budget: self.conflict_budget,
         })
     }
+
+    /// The instant at which a request that is sent now gives up: after
+    /// [`call_timeout`](Self::call_timeout), or sooner where the request is a part of [one
+    /// call](Self::one_call).
+    pub(crate) fn deadline(&self) -> Instant {
+        earlier(call_ends(), after(self.call_timeout))
+    }
+
+    /// Runs a call that sends several requests: all of them share one
+    /// [`call_timeout`](Self::call_timeout), which begins with the first.
+    ///
+    /// A request that another task sends for the call is not limited.
+    pub(crate) fn one_call<F: Future>(&self, call: F) -> OneCall<F> {
+        let (call_timeout, outer) = (self.call_timeout, call_ends());
+        CALL.scope(Call { call_timeout, outer, ends: OnceCell::new() }, call)
+    }
 }
 
 /// The time that an option allows, at most [`FAR`].
@@ -80,6 +125,41 @@ pub(crate) fn limit(option: &str, time: Duration) -> Result<Duration> {
         return Err(Error::new(ErrorKind::Invalid, format!("`{option}` is zero: set a duration above zero")));
     }
     Ok(time.min(FAR))
+}
+
+/// A call that sends several requests; from [`RetryPolicy::one_call`].
+pub(crate) type OneCall<F> = TaskLocalFuture<Call, F>;
+
+/// Runs a part of a call, which ends at this instant at the latest.
+pub(crate) fn until<F: Future>(ends: Instant, part: F) -> OneCall<F> {
+    let ends = earlier(call_ends(), ends);
+    CALL.scope(Call { call_timeout: Duration::ZERO, outer: None, ends: OnceCell::from(ends) }, part)
+}
+
+/// The answer to a write that is a part of a call which ends at this instant.
+///
+/// # Errors
+///
+/// Those of the write. `Timeout`, outcome unknown, where a store does not keep to the time that is
+/// left.
+pub(crate) async fn answer_until<T>(ends: Instant, write: impl Future<Output = Result<T>>) -> Result<T> {
+    // A store that keeps to it ends at the same instant, and says more.
+    let late = |_| Error::new(ErrorKind::Timeout, "no answer in time").outcome_unknown();
+    timeout_at(ends, until(ends, write)).await.map_err(late)?
+}
+
+/// The instant at which the call ends that the current future is a part of; none outside of a call.
+pub(crate) fn call_ends() -> Option<Instant> {
+    CALL.try_with(Call::ends).ok()
+}
+
+fn earlier(outer: Option<Instant>, ends: Instant) -> Instant {
+    outer.map_or(ends, |outer| outer.min(ends))
+}
+
+/// The instant after this time from now, or one that nobody will see.
+fn after(time: Duration) -> Instant {
+    Instant::now() + time.min(FAR)
 }
 
 /// A row of waits that doubles up to a limit; each is drawn from the upper half of its step, so that many clients that were
@@ -162,7 +242,7 @@ impl OptimisticRetry {
         read: impl Future<Output = Result<T, E>>,
     ) -> Result<AfterConflict<T>, E> {
         let now = Instant::now();
-        let deadline = *self.deadline.get_or_insert(now + self.call_timeout);
+        let deadline = *self.deadline.get_or_insert_with(|| earlier(call_ends(), after(self.call_timeout)));
         if self.left == 0 {
             return Ok(AfterConflict::GiveUp(shown));
         }

@@ -20,7 +20,7 @@ use tokio::runtime::{Handle, Id};
 pub(crate) use self::local::PerRuntime;
 pub(crate) use self::task::{Patience, Task};
 use self::task::{Prepared, Seat};
-pub(crate) use self::time::{sleep, sleep_until};
+pub(crate) use self::time::{elapsed, now, sleep, sleep_until};
 
 /// The runtime that polls the caller; none outside of a runtime.
 pub(crate) fn current() -> Option<Id> {

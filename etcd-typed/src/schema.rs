@@ -9,6 +9,9 @@ mod entries;
 mod gather;
 mod kept;
 mod leaves;
+#[cfg(feature = "snapshot")]
+mod looks;
+mod presence;
 mod touched;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -29,6 +32,9 @@ pub(crate) use entries::{Entries, entry};
 use gather::Gathered;
 pub(crate) use kept::Copies;
 pub use leaves::{Leaf, LeafOpt, Leaves, OneLeaf, Tuple};
+#[cfg(feature = "snapshot")]
+pub(crate) use looks::{Look, NeededSecret};
+pub(crate) use presence::{Removable, removable_in_map};
 pub(crate) use touched::Touched;
 
 use crate::error::{Problem, ProblemKind, Result};
@@ -269,26 +275,31 @@ enum Validation {
     Skip,
 }
 
-/// Every problem of what lies in `directory`: what a read lists, what fails its validation, and what nobody owns. A struct's own validation is run
-/// where all of the struct could be read.
-pub(crate) fn check<T, F>(directory: &Key, tree: &Tree, owns: impl Fn(&str) -> bool, read: F) -> Vec<Problem>
+/// Every problem of what lies in `directory`: what a read lists, what fails its validation, and keys that no read looks at. A struct's own validation
+/// is run where all of the struct could be read. `owns` says which keys are in the schema, and `around` which directories around a key may be absent.
+pub(crate) fn check<'t, T, F>(
+    directory: &Key,
+    tree: &'t Tree,
+    owns: impl Fn(&str) -> bool,
+    around: impl Fn(&'t str) -> Vec<Removable<'t>>,
+    read: F,
+) -> Vec<Problem>
 where
     F: FnOnce(&mut Decoder<'_>) -> Option<T>,
 {
     let mut decoder = Decoder::new(directory, tree, Validation::Run);
     read(&mut decoder);
     let (mut problems, basis) = decoder.into_found();
-    // What was read was looked at, whatever it was; what is owned and was not read is an alias behind the field's own key.
+    // What was read was looked at, whatever it was. A key of the schema that was not read is an alias behind the field's own key, or left over.
     let was_read: HashSet<&str> = basis.iter().map(|(relative, _)| relative.as_str()).collect();
-    let unknown = tree.iter().filter(|(relative, _)| {
+    problems.extend(tree.iter().filter_map(|(relative, stored)| {
         let is_hidden = relative.split('/').any(key::is_hidden);
-        !is_hidden && !was_read.contains(relative.as_str()) && !owns(relative)
-    });
-    problems.extend(unknown.map(|(relative, stored)| Problem {
-        key: directory.descend(relative),
-        kind: ProblemKind::Unknown,
-        reason: "not a key of the schema".to_owned(),
-        revision: Some(stored.modified),
+        if is_hidden || was_read.contains(relative.as_str()) {
+            return None;
+        }
+        let reason = if owns(relative) { presence::left_over(&around(relative), tree)? } else { "not a key of the schema".to_owned() };
+        let (key, revision) = (directory.descend(relative), Some(stored.modified));
+        Some(Problem { key, kind: ProblemKind::Unknown, reason, revision })
     }));
     problems
 }
@@ -300,9 +311,18 @@ pub(crate) type Encoded = BTreeMap<String, Bytes>;
 ///
 /// # Errors
 ///
-/// `Invalid`, with every field that has no stored form or fails its validation.
+/// `Invalid`, with every field that has no stored form or fails its validation, and every entry or optional directory that would have no key.
 pub(crate) fn encode<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
     encode_with(directory, |encoder| encoder.whole(value))
+}
+
+/// The stored form of a struct that exists only if it has a key.
+///
+/// # Errors
+///
+/// As [`encode`], and if it has none.
+pub(crate) fn encode_present<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
+    encode_with(directory, |encoder| encoder.present(value))
 }
 
 /// The stored form of a struct that was read: a validation that it fails is no reason not to mend it.
@@ -388,8 +408,7 @@ pub(crate) fn segment_of<K: MapKey>(key: &K) -> Result<String, ValueError> {
 /// The map key that a segment stands for. A segment that [`segment_of`] would not write is refused: handles could not address it.
 pub(crate) fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind, String)> {
     let foreign = |reason: String| (ProblemKind::ForeignKey, reason);
-    let text = key::unescape(segment)
-        .ok_or_else(|| foreign(format!("the key's name is not escaped as this library does it: write `{}`", key::escape(segment))))?;
+    let text = key::unescape(segment).ok_or_else(|| foreign(unescaped(segment)))?;
     let value: K = Codec::value().decode(text.as_bytes()).map_err(|reason| foreign(format!("the key's name: {reason}")))?;
     let is_own = contained("the comparison", || Ok(value.is_stored_as(text.as_bytes())));
     if is_own.map_err(|reason| foreign(format!("the key's name: {reason}")))? {
@@ -397,9 +416,23 @@ pub(crate) fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind
     }
     match segment_of(&value) {
         Ok(own) if own == segment => Ok(value),
-        Ok(own) => Err(foreign(format!("the key's name stands for the same as `{own}`; write that"))),
+        Ok(own) => Err(foreign(format!(
+            "the key's name stands for the same as `{own}`: write that, or use `String` for the keys of the map, which takes every name"
+        ))),
         Err(reason) => Err(foreign(format!("the key's name: {reason}"))),
     }
+}
+
+/// What to write instead of a name that [`segment_of`] would not write. It may be escaped as in a URL, or mean what is there.
+fn unescaped(segment: &str) -> String {
+    let literally = key::escape(segment);
+    let meant = percent_encoding::percent_decode_str(segment).decode_utf8().ok().filter(|meant| meant != segment);
+    let advice = match meant.as_deref().map(|meant| (meant, key::escape(meant))) {
+        Some((meant, own)) if meant == own => format!("write `{own}` if that is meant, or `{literally}` for the text `{segment}`"),
+        Some((meant, own)) => format!("write `{own}` if {meant:?} is meant, or `{literally}` for the text `{segment}`"),
+        None => format!("write `{literally}`"),
+    };
+    format!("the key's name is not escaped as this library does it: {advice}")
 }
 
 /// The first segment of a relative key and what is below it.

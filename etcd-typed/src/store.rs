@@ -3,7 +3,7 @@
 //! # What a store is
 //!
 //! A map from keys to values with one history. Every transaction that changes something gets the next [`Revision`]; all of its
-//! changes carry that one. The trait is small, object-safe and (but for [`Store::history`]) without defaults, so
+//! changes carry that one. The trait is small, object-safe and (but for [`Store::history`] and [`Store::identity`]) without defaults, so
 //! that a wrapper cannot forget a method.
 //!
 //! # Rules that hold for every method
@@ -22,6 +22,8 @@
 //! - Values and keys that come back are as stored. What they mean is decided above.
 
 pub mod connect;
+#[cfg(any(feature = "v2", feature = "v3"))]
+mod diagnosis;
 pub mod memory;
 mod roaming;
 #[cfg(all(feature = "tls", any(feature = "v2", feature = "v3")))]
@@ -143,11 +145,28 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// How often the store has moved on to another cluster, whose history has nothing to do with the one before: revisions, leases and watches that
     /// were had at another number are void. No request is sent.
     ///
-    /// The one method with a default, since a store that cannot know is right to answer always the same. A wrapper should pass it on: without it a watch finds
+    /// It has a default, since a store that cannot know is right to answer always the same. A wrapper should pass it on: without it a watch finds
     /// a new history only by what it reads, as after a server was emptied under its old id.
     fn history(&self) -> u64 {
         0
     }
+
+    /// Returns what is known of the cluster behind the store. No request is sent.
+    ///
+    /// The file of a live view's `or_snapshot` names it, so that no view starts from a file of another cluster. The default knows nothing, and then
+    /// nothing is compared. A wrapper should pass it on.
+    fn identity(&self) -> Identity {
+        Identity::default()
+    }
+}
+
+/// What is known of the cluster behind a [`Store`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The id of the cluster; none before the first answer.
+    pub cluster: Option<String>,
+    /// The addresses that the store was given, `host:port`; empty for a store that has none.
+    pub endpoints: Vec<String>,
 }
 
 /// What a store can do.
@@ -291,6 +310,12 @@ impl KeyValue {
     /// time is right on average, so that a key that is written often does not live for ever. What this process wrote is known exactly.
     pub(crate) fn expiry(&self) -> Expiry {
         expiry(self.lease, self.ttl)
+    }
+
+    /// Whether its time is over by the clock of the server, which still has it: v2 lists a key for
+    /// up to half a second after its end, and a refresh that arrives then gives it another life.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ttl == Some(Duration::ZERO)
     }
 }
 
@@ -457,6 +482,13 @@ pub enum Expiry {
     Never,
     /// After this time, at the earliest. v2 counts in whole seconds, and zero is at once; where leases carry it (v3, memory) it is at least
     /// the server's shortest lease (2 s with default flags). Fractions are rounded up.
+    ///
+    /// On v3 a write with it needs a lease, which costs a request and stays on the server for the
+    /// whole time, also when the key is written again. From five minutes on the lease is made a
+    /// twentieth longer, and writes of one client with the same time share it until that part is
+    /// over (a thousand writes at most). A key so ends up to a twentieth later, together with
+    /// others. Below five minutes each write makes a lease. A program that writes a key often
+    /// attaches it to a lease that is kept alive instead ([`Client::lease`](crate::Client::lease)).
     After(Duration),
     /// With this lease.
     With(LeaseId),
@@ -505,7 +537,9 @@ pub struct Watch {
 pub enum WatchFrom {
     /// The span was just read as of this revision. It is what lets a store choose its quickest start.
     Listed(Revision),
-    /// A watch that had yielded everything up to this revision broke, or a caller names a revision of the past.
+    /// A watch that had yielded everything up to this revision broke, or a caller names a revision
+    /// of the past. A store that has not reached the revision does not wait for it: the watch
+    /// yields [`WatchItem::Behind`] and ends.
     Resumed(Revision),
     /// As `Listed`, and rather at once than complete: where the store would have to go back for changes after this revision, it
     /// skips them and says so with [`WatchItem::Skipped`]. It is for a caller that can read again what matters to it: on v3 a watch that goes back

@@ -24,7 +24,7 @@
 //! | `etcd_typed_lock_wait_seconds` | histogram | `recipe` | seconds | time that it took to have a lock or the leadership |
 //! | `etcd_typed_places_lost_total` | counter | `recipe` | count | times that a waiter's lease ended or its key was deleted, so that it began anew at the end of the queue |
 //! | `etcd_typed_published` | gauge | `pattern` | count | values that are to be published |
-//! | `etcd_typed_published_missing` | gauge | `pattern` | count | values that are to be published and are not there |
+//! | `etcd_typed_published_missing` | gauge | `pattern` | count | values that are to be published and are not there, or that no runtime keeps there |
 //! | `etcd_typed_put_back_total` | counter | `pattern`, `cause` | count | times that a published value was lost and is there again |
 //!
 //! Labels have few values, all known when the program is compiled; none is ever made of a key or a value:
@@ -46,6 +46,10 @@
 //! `etcd_typed_view_proof_period_seconds` show what was last told of any. A view is out of date when its staleness is several times its proof period. A view that is dropped is counted no more; those three gauges stay as they are, since the
 //! facade cannot take one back, and mean nothing while `etcd_typed_views` is zero. An alert on services that are not in their registry is made of
 //! `etcd_typed_published_missing`.
+//!
+//! A runtime that ends while no other one takes over its tasks leaves nobody who could tell anything later. So at its end each of its views counts as degraded and each of
+//! its published values as missing, although the server keeps a value until its time to live is over. `etcd_typed_leases_lost_total` counts a lease of such a
+//! runtime when the client or the guard is used again.
 //!
 //! # Spans and events
 //!
@@ -74,7 +78,7 @@
 //! | `etcd_typed::view` | info | `recovered` | `pattern` | nothing is wrong with the view any more |
 //! | `etcd_typed::view` | error | `callback panicked` | `pattern` | a function given to [`on_change`](crate::Live::on_change) panicked; it is called with the next state again |
 //! | `etcd_typed::view` | warn | `started from disk` | `pattern`, `revision`, `cause`, `error` | there is no state of the server's: a live view begins with that of its file (feature `snapshot`) |
-//! | `etcd_typed::view` | warn | `not kept on disk` | `pattern`, `path`, `error` | a state could not be written to a live view's file; the next one is tried (feature `snapshot`) |
+//! | `etcd_typed::view` | warn | `not kept on disk` | `pattern`, `path`, `error` | the file of a live view does not hold its state: an attempt to write it failed and will be repeated, or the file is another view's now (feature `snapshot`) |
 //! | `etcd_typed::view` | debug | `not proved` | `pattern`, `cause`, `error` | how far the server is could not be read; the staleness grows |
 //! | `etcd_typed::lease` | warn | `not kept alive` | `lease`, `remaining`, `cause`, `error` | an attempt failed; it is made again |
 //! | `etcd_typed::lease` | error | `lost` | `lease`, `cause` | the lease ended while it was wanted |
@@ -91,7 +95,7 @@
 //! value, or a key, but for `queue`: the name of a lock or an election, with the client's namespace before it. Which key it is about the [`Error`] tells,
 //! and of a live view its [`status`](crate::Live::status).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tracing::instrument::Instrumented;
@@ -323,7 +327,7 @@ const PUBLISHED_MISSING: Metric = Metric {
     kind: MetricKind::Gauge,
     labels: &["pattern"],
     unit: MetricUnit::Count,
-    meaning: "values that are to be published and are not there",
+    meaning: "values that are to be published and are not there, or that no runtime keeps there",
 };
 
 const PUT_BACK: Metric = Metric {
@@ -338,13 +342,13 @@ const PUT_BACK: Metric = Metric {
 #[derive(Debug)]
 pub(crate) struct ViewTelemetry {
     pattern: Pattern,
-    degraded: AtomicBool,
+    degraded: Mutex<bool>,
 }
 
 impl ViewTelemetry {
     pub(crate) fn new(pattern: Pattern, revision: Revision) -> Self {
         add(&VIEWS, &[pattern], 1.0);
-        let view = Self { pattern, degraded: AtomicBool::new(false) };
+        let view = Self { pattern, degraded: Mutex::new(false) };
         view.applied(revision);
         view
     }
@@ -373,11 +377,16 @@ impl ViewTelemetry {
         tracing::error!(target: "etcd_typed::view", pattern = self.pattern, "callback panicked");
     }
 
-    /// Whether anything is wrong with it now.
-    pub(crate) fn degraded(&self, now: bool) {
-        if self.degraded.swap(now, Ordering::Relaxed) == now {
-            return;
-        }
+    /// Takes whether anything is wrong with it now. It is asked under a lock, so that of two threads that tell at the same time the later one is right.
+    pub(crate) fn degraded(&self, is_degraded: impl FnOnce() -> bool) {
+        let now = {
+            let mut degraded = self.degraded.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = is_degraded();
+            if std::mem::replace(&mut *degraded, now) == now {
+                return;
+            }
+            now
+        };
         add(&VIEWS_DEGRADED, &[self.pattern], if now { 1.0 } else { -1.0 });
         if !now {
             tracing::info!(target: "etcd_typed::view", pattern = self.pattern, "recovered");
@@ -388,7 +397,7 @@ impl ViewTelemetry {
 impl Drop for ViewTelemetry {
     fn drop(&mut self) {
         add(&VIEWS, &[self.pattern], -1.0);
-        if *self.degraded.get_mut() {
+        if *self.degraded.get_mut().unwrap_or_else(PoisonError::into_inner) {
             add(&VIEWS_DEGRADED, &[self.pattern], -1.0);
         }
     }
@@ -398,19 +407,39 @@ impl Drop for ViewTelemetry {
 #[derive(Debug)]
 pub(crate) struct PublishedTelemetry {
     pattern: Pattern,
-    missing: AtomicBool,
+    absence: Mutex<Absence>,
+}
+
+/// Why a published value counts as missing.
+#[derive(Debug, Default)]
+struct Absence {
+    /// It was found missing.
+    is_missing: bool,
+    /// No runtime keeps it.
+    is_stranded: bool,
+}
+
+impl Absence {
+    fn counts(&self) -> bool {
+        self.is_missing || self.is_stranded
+    }
 }
 
 impl PublishedTelemetry {
     pub(crate) fn new(pattern: Pattern) -> Self {
         add(&PUBLISHED, &[pattern], 1.0);
-        Self { pattern, missing: AtomicBool::new(false) }
+        Self { pattern, absence: Mutex::default() }
     }
 
     /// It is not there any more.
     pub(crate) fn missing(&self, cause: &'static str) {
         tracing::warn!(target: "etcd_typed::publish", pattern = self.pattern, cause, "missing");
-        self.count_missing(true);
+        self.count(|absence| absence.is_missing = true);
+    }
+
+    /// Takes whether no runtime keeps it. It is asked under a lock, so that of two threads that tell at the same time the later one is right.
+    pub(crate) fn stranded(&self, is_stranded: impl FnOnce() -> bool) {
+        self.count(|absence| absence.is_stranded = is_stranded());
     }
 
     /// An attempt to have it there, or a newer value, failed.
@@ -423,11 +452,17 @@ impl PublishedTelemetry {
     pub(crate) fn put_back(&self, cause: &'static str, missing: Duration) {
         tracing::info!(target: "etcd_typed::publish", pattern = self.pattern, cause, ?missing, "put back");
         count(&PUT_BACK, &[self.pattern, cause]);
-        self.count_missing(false);
+        self.count(|absence| absence.is_missing = false);
     }
 
-    fn count_missing(&self, now: bool) {
-        if self.missing.swap(now, Ordering::Relaxed) != now {
+    fn count(&self, change: impl FnOnce(&mut Absence)) {
+        let (before, now) = {
+            let mut absence = self.absence.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = absence.counts();
+            change(&mut absence);
+            (before, absence.counts())
+        };
+        if before != now {
             add(&PUBLISHED_MISSING, &[self.pattern], if now { 1.0 } else { -1.0 });
         }
     }
@@ -435,7 +470,7 @@ impl PublishedTelemetry {
 
 impl Drop for PublishedTelemetry {
     fn drop(&mut self) {
-        self.count_missing(false);
+        self.count(|absence| *absence = Absence::default());
         add(&PUBLISHED, &[self.pattern], -1.0);
     }
 }
@@ -470,7 +505,7 @@ pub(crate) fn view_from_disk(pattern: Pattern, revision: Revision, error: &Error
     tracing::warn!(target: "etcd_typed::view", pattern, %revision, cause, error = words(error), "started from disk");
 }
 
-/// The state of a live view could not be written to its file; the next one will be.
+/// The file of a live view does not hold its state.
 #[cfg(feature = "snapshot")]
 pub(crate) fn view_not_kept(pattern: Pattern, path: &std::path::Path, error: &std::io::Error) {
     tracing::warn!(target: "etcd_typed::view", pattern, path = %path.display(), %error, "not kept on disk");

@@ -25,7 +25,7 @@ use self::waiter::{End, Patience, Waiter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, KeyError};
 use crate::lease::{Lease, Lessor, TTL};
-use crate::retry::RetryPolicy;
+use crate::retry::{RetryPolicy, until};
 use crate::revision::{LeaseId, Revision};
 use crate::runtime;
 use crate::store::{Capabilities, Compare, Condition, KeyValue, Op, Range, Span, Store, Txn};
@@ -71,10 +71,12 @@ impl Turn {
     pub(crate) async fn take(&self, value: Bytes) -> Result<Guard> {
         let begun = Instant::now();
         let mut backoff = self.lessor.retry().backoff();
-        let mut lease = self.lessor.take(self.ttl).await;
+        // To have a lease and to enter the queue is one call.
+        let mut deadline = self.retry().deadline();
+        let mut lease = until(deadline, self.lessor.take(self.ttl)).await;
         let mut waited = false;
         loop {
-            match self.attempt(lease, &value, Patience::Wait).await {
+            match self.attempt(lease, &value, Patience::Wait, deadline).await {
                 Ok(End::First(guard)) => {
                     telemetry::turn_taken(self.kind, begun.elapsed());
                     return Ok(*guard);
@@ -84,18 +86,23 @@ impl Turn {
                 Err(error) => return Err(error),
             }
             sleep(backoff.next_delay()).await;
+            deadline = self.retry().deadline();
             // Not a spare one: if the server has forgotten one, it has forgotten all.
-            lease = self.lessor.grant(self.ttl).await;
+            lease = until(deadline, self.lessor.grant(self.ttl)).await;
         }
     }
 
     /// Takes it if nobody has it and nobody waits for it; none if somebody does.
     pub(crate) async fn try_take(&self, value: Bytes) -> Result<Option<Guard>> {
-        let begun = Instant::now();
+        self.retry().one_call(self.try_to_take(value)).await
+    }
+
+    async fn try_to_take(&self, value: Bytes) -> Result<Option<Guard>> {
+        let (begun, deadline) = (Instant::now(), self.retry().deadline());
         let mut backoff = self.lessor.retry().backoff();
         let mut lease = self.lessor.take(self.ttl).await;
         loop {
-            match self.attempt(lease, &value, Patience::None).await? {
+            match self.attempt(lease, &value, Patience::None, deadline).await? {
                 End::First(guard) => {
                     telemetry::turn_taken(self.kind, begun.elapsed());
                     return Ok(Some(*guard));
@@ -120,18 +127,39 @@ impl Turn {
         tokio::time::timeout(time, self.take(value)).await.map_err(late)?
     }
 
-    async fn attempt(&self, lease: Result<Lease>, value: &Bytes, patience: Patience) -> Result<End> {
-        let attempt = async { Waiter::new(self, lease?).run(value, patience).await };
+    /// `deadline`: until then the key is to be made.
+    async fn attempt(&self, lease: Result<Lease>, value: &Bytes, patience: Patience, deadline: Instant) -> Result<End> {
+        let attempt = async { Waiter::new(self, lease?, deadline).run(value, patience).await };
         attempt.await.map_err(|error| error.at(&self.directory))
     }
 
-    /// Who has it and who waits for it, in their order, as of one revision.
+    /// Who has it and who waits for it, in their order, as of one revision. Without those whose
+    /// time is over.
     pub(crate) async fn queue(&self) -> Result<Vec<Contender>> {
+        let (queue, over) = self.all().await?;
+        Ok(queue.into_iter().filter(|contender| !over.contains(&contender.key)).collect())
+    }
+
+    /// Who has it; none also while the time of the first is over and the server still has its key:
+    /// whoever is next does not have it yet.
+    pub(crate) async fn first(&self) -> Result<Option<Contender>> {
+        let (queue, over) = self.all().await?;
+        Ok(queue.into_iter().next().filter(|first| !over.contains(&first.key)))
+    }
+
+    /// All in the queue, in their order, and the keys of those whose time is over.
+    async fn all(&self) -> Result<(Vec<Contender>, Vec<Key>)> {
         let capabilities = self.store().capabilities();
-        let contenders = self.read().await?.into_iter().filter_map(|kv| Contender::of(&self.directory, kv, capabilities));
-        let mut queue: Vec<_> = contenders.collect();
+        let (mut queue, mut over) = (Vec::new(), Vec::new());
+        for kv in self.read().await? {
+            let is_over = kv.is_over();
+            if let Some(contender) = Contender::of(&self.directory, kv, capabilities) {
+                over.extend(is_over.then(|| contender.key.clone()));
+                queue.push(contender);
+            }
+        }
         queue.sort_by(|one, other| one.order().cmp(&other.order()));
-        Ok(queue)
+        Ok((queue, over))
     }
 
     /// The keys below the queue's prefix that are not in the queue, in the order of their bytes.

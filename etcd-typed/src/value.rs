@@ -2,15 +2,12 @@
 
 mod duration;
 mod json;
+mod number;
 mod time;
 
 use std::any::Any;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::num::{
-    NonZeroI8, NonZeroI16, NonZeroI32, NonZeroI64, NonZeroI128, NonZeroIsize, NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64, NonZeroU128,
-    NonZeroUsize,
-};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
@@ -34,7 +31,7 @@ use serde::de::DeserializeOwned;
 /// |---|---|
 /// | `bool`, integers, `f32`, `f64`, `char`, IP and socket addresses, UUID | as `Display` writes it. A number that only infinity is near enough to, such as `1e400`, is refused |
 /// | `String`, `PathBuf`, `Bytes`, `Vec<u8>` | as it is. etcd v2 stores text only |
-/// | `Duration`, `jiff::SignedDuration` | `1m30s`, with `h`, `m`, `s`, `ms`, `us`, `ns`, as Go's `time.ParseDuration` reads it. `1m 30s`, `1.5h`, `90 seconds`, `2days`, `1week` are read too. Months and years are refused, since they differ in length, and `M`, which may mean minutes |
+/// | `Duration`, `jiff::SignedDuration` | `1m30s`, with `h`, `m`, `s`, `ms`, `us`, `ns`, as Go's `time.ParseDuration` reads it. `1m 30s`, `1.5h`, `90 seconds`, `2days`, `1week` and ISO 8601 (`PT1H30M`, `P1DT0.5S`; a day is 24 hours) are read too. Months and years are refused, since they differ in length, and `M`, which may mean minutes |
 /// | `jiff::Span` | the same without days and what is longer, else ISO 8601: `P1M2DT3H` |
 /// | `SystemTime`, `chrono::DateTime`, `jiff::Timestamp` | RFC 3339 |
 /// | dates, times of day, `jiff::civil::DateTime` | ISO 8601. A text with an offset, or another part that the type does not have, is refused |
@@ -76,6 +73,11 @@ use serde::de::DeserializeOwned;
 pub trait EtcdValue: Sized {
     /// What a person is told that goes here: `integer`, `duration`, ``one of `debug`, `info` ``.
     const TYPE: &'static str;
+
+    /// Whether an error quotes a stored text that is not a value of the type, as in ``"loud" is not one of `debug`, `info` ``. Booleans, times, addresses and
+    /// derived enums are quoted, and so is an integer that is out of range. The default is `false`, since a text of any other type may hold a password. A
+    /// field with `#[etcd(secret)]` is never quoted.
+    const QUOTABLE: bool = false;
 
     /// The stored form.
     ///
@@ -150,7 +152,7 @@ pub trait EtcdValue: Sized {
 pub struct ValueError(String);
 
 impl ValueError {
-    /// Says why, without the value itself: the field may be a secret.
+    /// Says why, without the value itself: the field may be a secret. See [`EtcdValue::QUOTABLE`].
     pub fn new(reason: impl fmt::Display) -> Self {
         Self(reason.to_string())
     }
@@ -185,6 +187,7 @@ pub struct Codec<T> {
     equal: Option<Equal<T>>,
     validate: Option<Check<T>>,
     secret: bool,
+    quotable: bool,
 }
 
 impl<T> Clone for Codec<T> {
@@ -206,7 +209,13 @@ impl<T: EtcdValue> Codec<T> {
     #[must_use]
     pub const fn value() -> Self {
         let survives: Survives<T> = |value, stored, _| value.survives(stored);
-        Self { type_name: T::TYPE, decode_shared: Some(T::decode_shared), survives, ..Self::with(T::encode, T::decode) }
+        Self {
+            type_name: T::TYPE,
+            decode_shared: Some(T::decode_shared),
+            survives,
+            quotable: T::QUOTABLE,
+            ..Self::with(T::encode, T::decode)
+        }
     }
 }
 
@@ -232,7 +241,17 @@ impl<T> Codec<T> {
                 None => has_form_of(&read, value, stored, codec.encode),
             }
         };
-        Self { type_name: "custom", encode, decode, decode_shared: None, survives, equal: None, validate: None, secret: false }
+        Self {
+            type_name: "custom",
+            encode,
+            decode,
+            decode_shared: None,
+            survives,
+            equal: None,
+            validate: None,
+            secret: false,
+            quotable: false,
+        }
     }
 
     /// Compares with this what is read back.
@@ -291,13 +310,37 @@ impl<T> Codec<T> {
     }
 
     pub(crate) fn decode(&self, bytes: &[u8]) -> Result<T, ValueError> {
-        contained("the decoder", || if bytes == LOST { Err(lost()) } else { (self.decode)(bytes) }).map_err(|reason| self.masked(reason))
+        contained("the decoder", || if bytes == LOST { Err(lost()) } else { (self.decode)(bytes) })
+            .map_err(|reason| self.masked(self.refusal(reason, bytes)))
+    }
+
+    /// The error of stored bytes that are not a value, with the bytes where they may be shown.
+    #[cold]
+    fn refusal(&self, ValueError(reason): ValueError, bytes: &[u8]) -> ValueError {
+        /// What a person can still take in.
+        const LONGEST: usize = 64;
+        if bytes == LOST {
+            return ValueError(reason);
+        }
+        let cause = match bytes {
+            [0xef, 0xbb, 0xbf, ..] => "; it begins with a byte order mark (the bytes EF BB BF): store it without",
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "; it begins with the byte order mark of UTF-16: store it as UTF-8 without one",
+            _ => "",
+        };
+        let quoted = std::str::from_utf8(bytes).ok().filter(|text| self.quotable && text.len() <= LONGEST);
+        ValueError(match quoted {
+            Some(text) if reason.starts_with("not ") => format!("{:?} is {reason}{cause}", text.trim()),
+            Some(text) => format!("{:?}: {reason}{cause}", text.trim()),
+            None => reason + cause,
+        })
     }
 
     /// See [`EtcdValue::decode_shared`].
     pub(crate) fn decode_shared(&self, bytes: &Bytes) -> Result<T, ValueError> {
         match self.decode_shared {
-            Some(decode) if bytes != LOST => contained("the decoder", || decode(bytes)).map_err(|reason| self.masked(reason)),
+            Some(decode) if bytes != LOST => {
+                contained("the decoder", || decode(bytes)).map_err(|reason| self.masked(self.refusal(reason, bytes)))
+            }
             _ => self.decode(bytes),
         }
     }
@@ -388,18 +431,25 @@ macro_rules! exact {
 }
 use exact;
 
-/// `$type`s whose text is `Display` and `FromStr`.
+/// `$type`s whose text is `Display` and `FromStr`. With `not` this is said of a text that is none; else the reason that `FromStr` gives.
 macro_rules! text_values {
-    ($name:literal: $($type:ty),+) => {$(
+    ($name:literal: $($type:ty),+) => {
+        $crate::value::text_values!(@ $name, |reason| $crate::value::ValueError::new(format_args!("not a value of type {}: {reason}", $name)) => $($type),+);
+    };
+    ($name:literal, not $not:literal: $($type:ty),+) => {
+        $crate::value::text_values!(@ $name, |_| $crate::value::ValueError::new(concat!("not ", $not)) => $($type),+);
+    };
+    (@ $name:literal, $wrong:expr => $($type:ty),+) => {$(
         impl EtcdValue for $type {
             const TYPE: &'static str = $name;
+            const QUOTABLE: bool = true;
 
             fn encode(&self) -> Result<Bytes, ValueError> {
                 Ok(self.to_string().into())
             }
 
             fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-                text(bytes)?.trim().parse().map_err(|reason| ValueError::new(format_args!("not a value of type {}: {reason}", $name)))
+                text(bytes)?.trim().parse().map_err($wrong)
             }
 
             fn survives(&self, stored: &Bytes) -> Result<(), ValueError> {
@@ -408,45 +458,18 @@ macro_rules! text_values {
         }
     )+};
 }
-#[cfg(any(feature = "chrono", feature = "jiff"))]
 use text_values;
 
-text_values!("boolean": bool);
-text_values!("integer": i8, i16, i32, i64, i128, isize);
-text_values!("unsigned integer": u8, u16, u32, u64, u128, usize);
-text_values!("integer, not 0": NonZeroI8, NonZeroI16, NonZeroI32, NonZeroI64, NonZeroI128, NonZeroIsize);
-text_values!("positive integer": NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64, NonZeroU128, NonZeroUsize);
-text_values!("IP address": IpAddr, Ipv4Addr, Ipv6Addr);
+text_values!("boolean", not "`true` or `false`": bool);
+text_values!("IP address", not "an IP address, as in `192.0.2.1` or `2001:db8::1`": IpAddr);
+text_values!("IP address", not "an IPv4 address, as in `192.0.2.1`": Ipv4Addr);
+text_values!("IP address", not "an IPv6 address, as in `2001:db8::1`": Ipv6Addr);
 // The flow of an IPv6 address has no place in the text.
-text_values!("address:port": SocketAddr, SocketAddrV4, SocketAddrV6);
+text_values!("address:port", not "an IP address with a port, as in `192.0.2.1:80` or `[2001:db8::1]:80`": SocketAddr);
+text_values!("address:port", not "an IPv4 address with a port, as in `192.0.2.1:80`": SocketAddrV4);
+text_values!("address:port", not "an IPv6 address with a port, as in `[2001:db8::1]:80`": SocketAddrV6);
 #[cfg(feature = "uuid")]
 text_values!("UUID": uuid::Uuid);
-
-macro_rules! floats {
-    ($($type:ty),+) => {$(
-        impl EtcdValue for $type {
-            const TYPE: &'static str = "number";
-
-            fn encode(&self) -> Result<Bytes, ValueError> {
-                Ok(self.to_string().into())
-            }
-
-            fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-                let text = text(bytes)?.trim();
-                let number: Self = text.parse().map_err(|reason| ValueError::new(format_args!("not a value of type number: {reason}")))?;
-                // `inf` is infinity, and 1e400 is not.
-                if number.is_infinite() && text.contains(|c: char| c.is_ascii_digit()) {
-                    return Err(ValueError::new(concat!("not a value of type number: it is too large for an `", stringify!($type), "`")));
-                }
-                Ok(number)
-            }
-
-            exact!();
-        }
-    )+};
-}
-
-floats!(f32, f64);
 
 #[cfg(feature = "url")]
 impl EtcdValue for url::Url {
@@ -500,6 +523,7 @@ impl EtcdValue for String {
 
 impl EtcdValue for char {
     const TYPE: &'static str = "one character";
+    const QUOTABLE: bool = true;
 
     fn encode(&self) -> Result<Bytes, ValueError> {
         Ok(self.to_string().into())
@@ -558,3 +582,6 @@ impl EtcdValue for PathBuf {
 
     exact!();
 }
+
+#[cfg(test)]
+mod tests;

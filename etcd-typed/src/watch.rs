@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::retry::{Backoff, RetryPolicy};
 use crate::revision::Revision;
-use crate::runtime::{self, sleep};
+use crate::runtime::{self, elapsed, sleep};
 use crate::store::{Batch, BoxFuture, KeyValue, RangeReply, Span, Store, Watch, WatchStream};
 use crate::telemetry::{self, Pattern};
 use crate::watch::engine::{Engine, Input, Want};
@@ -119,10 +119,18 @@ struct Open {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Interruption<'a> {
-    /// When it began.
+    /// When it began, on tokio's clock: see [`lasted`](Interruption::lasted).
     pub since: std::time::Instant,
     /// What the latest attempt met.
     pub error: &'a Error,
+}
+
+impl Interruption<'_> {
+    /// Returns how long the interruption has lasted on tokio's clock, which tests can pause.
+    #[must_use]
+    pub fn lasted(&self) -> Duration {
+        elapsed(self.since)
+    }
 }
 
 impl Follow {

@@ -32,6 +32,7 @@ impl Between {
         let binary = std::env::var("ETCD_BIN").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "etcd".to_owned());
         Self::start(|dir, port| {
             let mut command = Command::new("sh");
+            crate::remove_variables(&mut command, "ETCD_");
             command.args(["-c", WATCHED, "watched", &binary, "grpc-proxy", "start"]);
             command.arg(format!("--endpoints={}", etcd.endpoint()));
             command.arg(format!("--listen-addr=127.0.0.1:{port}"));

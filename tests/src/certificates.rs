@@ -44,6 +44,22 @@ impl Authority {
         self.finish(params)
     }
 
+    /// The same, that begins in 2090.
+    #[must_use]
+    pub fn sign_future(&self, names: &[&str]) -> Identity {
+        let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_before = rcgen::date_time_ymd(2090, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2091, 1, 1);
+        self.finish(params)
+    }
+
+    /// The certificate of the authority itself, with its key.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        (self.pem(), self.0.key().serialize_pem().into_bytes())
+    }
+
     fn finish(&self, mut params: CertificateParams) -> Identity {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().unwrap();
@@ -56,6 +72,18 @@ impl Default for Authority {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// A certificate of X.509 version 1 that signs itself, and its key; made by `openssl x509 -req`, since `rcgen` makes version 3 only.
+#[must_use]
+pub fn version_1() -> Identity {
+    (include_bytes!("certificates/version-1.pem").to_vec(), include_bytes!("certificates/version-1.key").to_vec())
+}
+
+/// The key of [`version_1`], encrypted with a passphrase: as PKCS #8, and in the older form of OpenSSL.
+#[must_use]
+pub fn encrypted_keys() -> [Vec<u8>; 2] {
+    [include_bytes!("certificates/encrypted.key").to_vec(), include_bytes!("certificates/encrypted-traditional.key").to_vec()]
 }
 
 /// A directory that is gone with the test.

@@ -14,6 +14,7 @@ use etcd_typed::testing::{Cluster, Etcd};
 
 pub mod between;
 pub mod certificates;
+pub mod checks;
 
 /// The program of the line after that of `ETCD_BIN`, which the environment variable `ETCD_NEXT_BIN` names.
 ///
@@ -28,13 +29,20 @@ pub fn next_etcd() -> PathBuf {
 }
 
 /// The etcd command-line client: the program that the environment variable `ETCDCTL_BIN` names, else `etcdctl` on the `PATH`. It speaks v3 unless
-/// `ETCDCTL_API=2` is set, which those of 3.4 and 3.5 know.
+/// `ETCDCTL_API=2` is set, which those of 3.4 and 3.5 know. It gets no such variables from the host: it ends where one contradicts a flag.
 #[must_use]
 pub fn etcdctl() -> Command {
     let path = std::env::var_os("ETCDCTL_BIN").filter(|path| !path.is_empty());
     let mut command = Command::new(path.unwrap_or_else(|| "etcdctl".into()));
-    command.env_remove("ETCDCTL_API");
+    remove_variables(&mut command, "ETCDCTL_");
     command
+}
+
+/// Keeps the variables of the environment that begin so from a program.
+pub(crate) fn remove_variables(command: &mut Command, prefix: &str) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(prefix.as_bytes())) {
+        command.env_remove(name);
+    }
 }
 
 /// A cluster in the middle of a rolling upgrade: its last member runs the [next line](next_etcd), the others that of `ETCD_BIN`.

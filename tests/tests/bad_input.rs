@@ -172,7 +172,7 @@ const FOREIGN: [&str; 8] = [
     "/prod/app/database/unknown",
     "/prod/app/deep/er/still",
     "/prod/app/quotas/acme.d/below",
-    "/prod/app/regions/eu/unknown",
+    "/prod/app/regions/foreign/unknown",
     "/prod/apple/limit",
     "/prod/app2",
     "/produce/app/limit",
@@ -195,6 +195,16 @@ async fn keys_of_others_are_left_alone(bench: Bench) {
     dir.compare_and_swap(&seen, &smaller).non_atomic().await.unwrap();
     assert_eq!(dir.delete().non_atomic().await.unwrap().map(|was| was.into_inner()), Some(smaller));
     assert!(!dir.exists().await.unwrap());
+    assert_eq!(bench.all().await, foreign);
+
+    // What is below an entry stays as long as the entry does, and goes with it.
+    let inside = "/prod/app/regions/eu/unknown";
+    bench.foreign(inside, "foreign").await;
+    dir.set(&app()).non_atomic().await.unwrap();
+    dir.regions.set(&app().regions).non_atomic().await.unwrap();
+    dir.regions.dir("eu").unwrap().update(|database| database.pool += 1).changed_fields_only().await.unwrap();
+    assert!(bench.all().await.contains_key(inside));
+    dir.delete().non_atomic().await.unwrap();
     assert_eq!(bench.all().await, foreign);
 }
 

@@ -243,7 +243,6 @@ async fn everything_that_is_wrong_is_checked_at_once(bench: Bench) {
         "Rejected minimum: 5 is odd",
         "Missing user: missing (text)",
         "Undecodable database/pin: *** (a secret: the reason is not shown)",
-        "Missing regions/us/host: missing (text)",
         "ForeignKey quotas/50%: the key's name is not escaped as this library does it: write `50%25`",
         "Rejected quotas/x: 3 is odd",
         "Unknown database/hots: not a key of the schema",
@@ -251,6 +250,7 @@ async fn everything_that_is_wrong_is_checked_at_once(bench: Bench) {
         "Unknown quotas/deeper/x: not a key of the schema",
         "Unknown regions/eu/pni: not a key of the schema",
         "Unknown regions/none/deeper/x: not a key of the schema",
+        "Unknown regions/us/pin: left over, and not read: the entry `regions/us` lacks its required key `host`; delete it as a whole, or write that",
     ];
     let directory = dir.key().clone();
     let mut problems = Vec::new();
@@ -291,7 +291,11 @@ async fn a_check_of_a_map(bench: Bench) {
     assert_eq!(kinds(dir.quotas.check().await.unwrap()), [ProblemKind::Rejected, ProblemKind::Undecodable, ProblemKind::Unknown]);
     bench.put("/app/regions/us/pin", "1").await;
     bench.put("/app/regions/us/pni", "1").await;
-    assert_eq!(kinds(dir.regions.check().await.unwrap()), [ProblemKind::Missing, ProblemKind::Unknown]);
+    assert_eq!(kinds(dir.regions.check().await.unwrap()), [ProblemKind::Unknown, ProblemKind::Unknown]);
+    bench.put("/app/regions/us/host", "us").await;
+    assert_eq!(kinds(dir.regions.check().await.unwrap()), [ProblemKind::Unknown]);
+    // An entry by itself is told what it lacks.
+    assert_eq!(kinds(dir.regions.dir("new").unwrap().check().await.unwrap()), [ProblemKind::Missing]);
 }
 
 fn value(bytes: Bytes) -> impl Strategy<Value = App> {
@@ -394,10 +398,17 @@ fn a_write_does_what_its_diff_said(runtime: &Runtime, client: &Client, cases: u3
                 for (shown, stored) in [(&difference.old, before.get(&key)), (&difference.new, after.get(&key))] {
                     match (shown, stored) {
                         (None, None) => {}
-                        (Some(Shown::Text(text)), Some(stored)) => prop_assert_eq!(text.as_bytes(), &stored[..]),
+                        (Some(Shown::Text(text)), Some(stored)) => {
+                            prop_assert_eq!(text.as_bytes(), &stored[..]);
+                            prop_assert!(!key.ends_with("/x"), "{} may be a secret of another version", key);
+                        }
                         (Some(Shown::Bytes(bytes)), Some(stored)) => prop_assert_eq!(bytes, stored),
                         (Some(Shown::Secret), Some(_)) => {
-                            prop_assert!(key.contains("password") || key.contains("pin") || key.starts_with("tokens/"), "{}", key);
+                            prop_assert!(
+                                key.contains("password") || key.contains("pin") || key.starts_with("tokens/") || key.ends_with("/x"),
+                                "{}",
+                                key
+                            );
                         }
                         other => return Err(TestCaseError::fail(format!("{key}: {other:?}"))),
                     }

@@ -563,7 +563,7 @@ async fn lease_that_ends_during_an_update_leaves_nothing() {
 mod random {
     use std::cell::Cell;
 
-    use etcd_typed::Lease;
+    use etcd_typed::{Key, Lease};
 
     use super::{Bench, Client, End, Etcd, Expect, Limits, Service, ServiceDir, service};
     use crate::{Duration, LONG, sleep};
@@ -641,7 +641,7 @@ mod random {
             let (dir, n) = (&self.dir, self.next());
             let text = n.to_string();
             let atomic = self.bench.transactions();
-            match fastrand::u8(0..16) {
+            match fastrand::u8(0..17) {
                 0 => {
                     let value = self.value();
                     if atomic {
@@ -674,6 +674,14 @@ mod random {
                 12 => dir.zones.dir("x").unwrap().high.set(&n).await.map(drop),
                 13 => self.bench.client.transaction().set(&dir.note, &text).await.map(drop),
                 14 => dir.load.compare_and_swap(Expect::Present, &n).await.map(drop),
+                15 => {
+                    // A published field ends with what published it, and nothing else does.
+                    let published = dir.note.publish(&text).await.unwrap();
+                    dir.load.set(&n).await.unwrap();
+                    dir.tags.entry("y").unwrap().set(&text).await.unwrap();
+                    self.check_but("what is written beside a published field", Some(dir.note.key())).await;
+                    published.withdraw().await
+                }
                 _ => dir.tags.set(&std::collections::BTreeMap::from([(text, "y".to_owned())])).non_atomic().await.map(drop),
             }
             .unwrap_or_else(|error| panic!("{error:?}"));
@@ -681,7 +689,12 @@ mod random {
 
         /// Everything that is stored has the one end that it was given.
         async fn check(&self, what: &str) {
-            let ends = self.bench.ends("/services/a").await;
+            self.check_but(what, None).await;
+        }
+
+        async fn check_but(&self, what: &str, except: Option<&Key>) {
+            let stored = self.bench.stored("/services/a").await;
+            let ends: Vec<End> = stored.iter().filter(|kv| except.is_none_or(|key| key.as_bytes() != kv.key)).map(End::of).collect();
             let is_right = |end: &End| match &self.lease {
                 Some(lease) => *end == End::With(lease.id()),
                 None => end.expires() == self.ends && *end == ends[0],

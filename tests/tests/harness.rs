@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -156,36 +157,121 @@ async fn a_dropped_server_is_gone_with_its_data() {
     TcpStream::connect(&endpoint).await.expect_err("nobody listens");
 }
 
-/// What ends a server that nobody dropped: the end of its process, here a second run of this binary that is killed.
-#[tokio::test]
-async fn a_server_ends_with_its_process_however_that_ends() {
-    let mut owner = tokio::process::Command::new(std::env::current_exe().expect("this binary"))
-        .args(["--exact", "--ignored", "--nocapture", "owner_that_waits_to_be_killed"])
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("this binary again");
-    let mut lines = BufReader::new(owner.stdout.take().expect("its output")).lines();
-    let owned = loop {
-        let line = timeout(LIMIT, lines.next_line()).await.expect("in time").expect("text").expect("it owns something");
-        if let Some((_, owned)) = line.split_once("OWNS ") {
-            break owned.to_owned();
-        }
-    };
-    let (endpoint, home) = owned.split_once(' ').expect("an endpoint and a directory");
-    TcpStream::connect(endpoint).await.expect("the server runs");
-    owner.kill().await.expect("killed");
-    timeout(LIMIT, async {
-        while TcpStream::connect(endpoint).await.is_ok() || Path::new(home).exists() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await
-    .expect("the server and its data are gone");
+/// A second run of this binary, which starts a server and waits to be killed. It leads a process group of its own.
+struct Owner {
+    process: tokio::process::Child,
+    endpoint: String,
+    home: PathBuf,
+}
+
+impl Owner {
+    async fn start(variables: &[(&str, &str)]) -> Self {
+        let mut process = tokio::process::Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--exact", "--ignored", "--nocapture", "owner_that_waits_to_be_killed"])
+            .envs(variables.iter().copied())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("this binary again");
+        let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+        let owned = loop {
+            let line = timeout(LIMIT, lines.next_line()).await.expect("in time").expect("text").expect("it owns something");
+            if let Some((_, owned)) = line.split_once("OWNS ") {
+                break owned.to_owned();
+            }
+        };
+        let (endpoint, home) = owned.split_once(' ').expect("an endpoint and a directory");
+        TcpStream::connect(endpoint).await.expect("the server runs");
+        Self { process, endpoint: endpoint.to_owned(), home: home.into() }
+    }
+
+    async fn kill(&mut self) {
+        self.process.kill().await.expect("killed");
+    }
+
+    async fn until_nothing_is_left(&self) {
+        timeout(LIMIT, async {
+            while TcpStream::connect(&self.endpoint).await.is_ok() || self.home.exists() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .expect("the server and its data are gone");
+    }
+
+    /// The processes that have the server's folder in their arguments: the server and its watchdog.
+    fn helpers(&self) -> Vec<u32> {
+        let home = self.home.to_str().expect("text").as_bytes();
+        let names_home = |process: &u32| {
+            let arguments = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+            arguments.windows(home.len()).any(|part| part == home)
+        };
+        let processes = std::fs::read_dir("/proc").expect("Linux");
+        processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(names_home).collect()
+    }
+}
+
+fn kill(process: impl std::fmt::Display) {
+    let killed = std::process::Command::new("sh").arg("-c").arg(format!("kill -KILL {process}")).status();
+    assert!(killed.expect("a shell").success());
 }
 
 #[tokio::test]
-#[ignore = "no test of its own: a_server_ends_with_its_process_however_that_ends runs it"]
+async fn a_server_ends_with_its_process_however_that_ends() {
+    let mut owner = Owner::start(&[]).await;
+    owner.kill().await;
+    owner.until_nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn killed_process_group_leaves_no_server_and_no_data() {
+    let mut owner = Owner::start(&[]).await;
+    kill(format_args!("-{}", owner.process.id().expect("it runs")));
+    owner.process.wait().await.expect("it ends");
+    owner.until_nothing_is_left().await;
+}
+
+/// As when a container ends and its volume stays.
+#[tokio::test]
+async fn next_start_removes_folders_of_dead_processes_only() {
+    let mut dead = Owner::start(&[]).await;
+    let live = Owner::start(&[]).await;
+    let helpers = dead.helpers();
+    assert_eq!(helpers.len(), 2, "the server and its watchdog");
+    helpers.into_iter().for_each(kill);
+    dead.kill().await;
+    assert!(dead.home.exists(), "no process is left to remove it");
+    let etcd = Etcd::start().await;
+    assert!(!dead.home.exists());
+    assert!(live.home.join("data").exists() && etcd.data_dir().exists());
+    http(&live.endpoint, "GET /version", "").await.expect("it runs");
+}
+
+#[tokio::test]
+async fn server_with_a_quiet_log_starts() {
+    for level in ["warn", "error", "panic"] {
+        let mut etcd = Etcd::builder().flag("--log-level", level).start().await;
+        put(&etcd, "kept").await;
+        etcd.terminate().await;
+        etcd.restart().await;
+        assert!(get(&etcd).await.contains("kept"), "{level}");
+    }
+}
+
+/// The owner fails if its server does not start, and the server does not start with another name.
+#[tokio::test]
+async fn variables_of_the_host_do_not_reach_the_server() {
+    let variables = [("ETCD_LOG_LEVEL", "error"), ("ETCD_NAME", "other"), ("ETCD_MAX_TXN_OPS", "1"), ("ETCD_AUTH_TOKEN", "nonsense")];
+    let owner = Owner::start(&variables).await;
+    let put = |key: &str| format!(r#"{{"requestPut": {{"key": "{key}", "value": "{KEY}"}}}}"#);
+    let two = format!(r#"{{"success": [{}, {}]}}"#, put("YQ=="), put("Yg=="));
+    let answer = http(&owner.endpoint, "POST /v3/kv/txn", &two).await.expect("an answer");
+    assert!(answer.contains("succeeded"), "{answer}");
+}
+
+#[tokio::test]
+#[ignore = "no test of its own: an `Owner` runs it"]
 #[allow(clippy::print_stdout, reason = "it tells its parent what it owns")]
 async fn owner_that_waits_to_be_killed() {
     let etcd = Etcd::start().await;
@@ -290,7 +376,7 @@ async fn a_proxy_that_refuses_keeps_its_port_and_listens_again() {
 
 #[tokio::test]
 async fn a_stalled_proxy_moves_nothing_and_loses_nothing() {
-    for mode in [Mode::Stall, Mode::StallAnswers] {
+    for mode in [Mode::Stall, Mode::StallAnswers, Mode::StallRequests] {
         let (proxy, mut stream) = proxied().await;
         round_trip(&mut stream, b"before").await;
         proxy.set(mode).await;
@@ -330,4 +416,94 @@ async fn a_delay_is_on_both_directions() {
     let began = Instant::now();
     round_trip(&mut stream, &[7; 400_000]).await;
     assert!(began.elapsed() >= 2 * delay, "{:?}", began.elapsed());
+}
+
+/// Greets each connection, and reports what it got from it when the other side ends.
+async fn listener_that_sends(greeting: &'static [u8]) -> (String, tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = listener.local_addr().expect("its address").to_string();
+    let (sender, heard) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(greeting).await.expect("sent");
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                let mut got = Vec::new();
+                stream.read_to_end(&mut got).await.expect("an orderly end");
+                // Nobody may want to know.
+                let _ = sender.send(got);
+            });
+        }
+    });
+    (endpoint, heard)
+}
+
+#[tokio::test]
+async fn answers_arrive_while_requests_are_stalled() {
+    let (endpoint, mut heard) = listener_that_sends(b"hello").await;
+    let proxy = Proxy::to(endpoint).await;
+    proxy.set(Mode::StallRequests).await;
+    let mut stream = TcpStream::connect(proxy.addr()).await.expect("a connection");
+    stream.write_all(b"request").await.expect("it is taken");
+    stream.shutdown().await.expect("no more");
+    let mut answer = [0; 5];
+    timeout(LIMIT, stream.read_exact(&mut answer)).await.expect("in time").expect("an answer");
+    timeout(SILENCE, heard.recv()).await.expect_err("no request");
+    proxy.set(Mode::Pass).await;
+    assert_eq!(timeout(LIMIT, heard.recv()).await.expect("in time").expect("a request"), b"request");
+}
+
+#[tokio::test]
+async fn half_close_ends_one_direction_of_open_connections() {
+    let (endpoint, mut heard) = listener_that_sends(b"hello").await;
+    let proxy = Proxy::to(endpoint).await;
+    let greeted = async || {
+        let mut stream = TcpStream::connect(proxy.addr()).await.expect("a connection");
+        timeout(LIMIT, stream.read_exact(&mut [0; 5])).await.expect("in time").expect("an answer");
+        stream
+    };
+    let mut stream = greeted().await;
+    proxy.end_answers();
+    let ended = timeout(LIMIT, stream.read(&mut [0])).await.expect("in time").expect("an orderly end");
+    assert_eq!(ended, 0);
+    stream.write_all(b"still").await.expect("sent");
+    stream.shutdown().await.expect("no more");
+    assert_eq!(timeout(LIMIT, heard.recv()).await.expect("in time").expect("a request"), b"still");
+
+    let mut stream = greeted().await;
+    stream.write_all(b"before").await.expect("sent");
+    sleep(SILENCE).await;
+    proxy.end_requests();
+    assert_eq!(timeout(LIMIT, heard.recv()).await.expect("in time").expect("the end"), b"before");
+    greeted().await;
+}
+
+#[tokio::test]
+async fn limited_proxy_takes_a_second_for_so_many_bytes() {
+    let (proxy, mut stream) = proxied().await;
+    round_trip(&mut stream, &[7; 400_000]).await;
+    proxy.limit(NonZeroU32::new(200_000));
+    let began = Instant::now();
+    round_trip(&mut stream, &[7; 100_000]).await;
+    // What was read last is written before the pause for it, in each direction.
+    let least = Duration::from_millis(400);
+    assert!(began.elapsed() >= least, "{:?}", began.elapsed());
+    proxy.limit(None);
+    round_trip(&mut stream, b"quick").await;
+}
+
+#[tokio::test]
+async fn held_connection_stands_still_beside_others() {
+    let (proxy, mut first) = proxied().await;
+    round_trip(&mut first, b"first").await;
+    let mut second = TcpStream::connect(proxy.addr()).await.expect("a connection");
+    round_trip(&mut second, b"second").await;
+    proxy.hold(Some(0));
+    first.write_all(b"x").await.expect("it is taken");
+    timeout(SILENCE, first.read_u8()).await.expect_err("nothing comes");
+    round_trip(&mut second, b"second").await;
+    proxy.hold(Some(1));
+    assert_eq!(timeout(LIMIT, first.read_u8()).await.expect("in time").expect("a byte"), b'x');
+    proxy.hold(None);
+    round_trip(&mut second, b"second").await;
 }

@@ -13,7 +13,7 @@ const ROWS: [&[&str]; 12] = [
     &["error"],
     &["value", "version", "retry", "telemetry"],
     &["store", "store::connect"],
-    &["store::tls", "store::roaming"],
+    &["store::tls", "store::roaming", "store::diagnosis"],
     &["store::memory", "store::v2", "store::v3", "schema", "watch", "lease"],
     &["changes", "turn"],
     &["live", "lock", "election", "published"],
@@ -211,6 +211,24 @@ fn an_import_that_points_up_is_seen() {
         assert_eq!(faults(module, text), Vec::<String>::new(), "{module}: {text}");
     }
     assert!(place("store::v4").is_none() && place("helpers").is_none());
+}
+
+/// F16: a jump of the wall clock moves no deadline, since none is made from it. Whatever keeps times uses the clocks that only go forward.
+#[test]
+fn no_deadline_comes_from_the_wall_clock() {
+    const KEEP_TIMES: [&str; 10] = ["clock", "runtime", "retry", "lease", "turn", "watch", "changes", "published", "election", "store"];
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../etcd-typed/src");
+    let reads_wall_clock =
+        |text: &str| ["SystemTime::now", "UNIX_EPOCH.elapsed", "ClockId::Realtime"].iter().any(|name| text.contains(name));
+    let modules = modules(&src);
+    let keep_times = |module: &&String| KEEP_TIMES.contains(&module.split("::").next().unwrap_or_default());
+    let kept: Vec<&String> = modules.keys().filter(keep_times).collect();
+    let faulty: Vec<_> = kept.iter().filter(|module| reads_wall_clock(without_tests(&read(&modules[**module])))).collect();
+    assert!(kept.len() > 30, "they are not read any more: {kept:?}");
+    assert!(faulty.is_empty(), "{faulty:?} read the wall clock");
+    // A lock says by the wall clock since when it is asked for, as a text for people.
+    let lock = read(&modules["lock"]);
+    assert!(reads_wall_clock(&lock) && lock.matches("SystemTime::now()").count() == 1);
 }
 
 #[test]

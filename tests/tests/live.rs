@@ -905,3 +905,47 @@ async fn debug_shows_where_and_how_and_no_values() {
     assert!(text.contains("/app") && text.contains("Live") && !text.contains("acme"), "{text}");
     assert_eq!(format!("{:?}", live.get()), format!("{:?}", live.get().deref()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn status_counts_paused_time() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let store = MemoryStore::new();
+    let client = Client::with_store(store.clone());
+    let entry = client.entry::<u64>("/a").unwrap();
+    entry.set(&1).await.unwrap();
+    let mut changes = entry.watch().await.unwrap();
+    changes.next().now_or_never();
+    let live = entry.live().await.unwrap();
+    store.faults().stop();
+    while live.status().is_live() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    timeout(HOUR, changes.next()).await.unwrap_err();
+    let status = live.status();
+    let LiveStatus::Degraded { since, .. } = &status else { panic!("{status}") };
+    assert!(tokio::time::Instant::from_std(*since).elapsed() >= HOUR, "{status}");
+    let seconds = serde_json::to_value(&status).unwrap()["for_seconds"].as_f64().unwrap();
+    assert!(seconds >= 3600.0 && status.to_string().starts_with("degraded for 360"), "{status}");
+    assert!(status.degraded_for().unwrap() >= HOUR);
+    assert!(changes.interruption().unwrap().lasted() >= HOUR);
+
+    // A rejected value, and a rewound history.
+    store.faults().start();
+    while !live.status().is_live() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(live.status().degraded_for(), None);
+    client.entry::<String>("/a").unwrap().set(&"x".to_owned()).await.unwrap();
+    while live.status().is_live() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    sleep(HOUR).await;
+    assert!(live.status().degraded_for().unwrap() >= HOUR, "{}", live.status());
+    store.faults().wipe();
+    while live.rewound().is_none() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    sleep(HOUR).await;
+    let at = live.rewound().unwrap().at;
+    assert!(tokio::time::Instant::from_std(at).elapsed() >= HOUR);
+}

@@ -276,23 +276,28 @@ async fn set_takes_away_what_the_value_no_longer_has() {
     bench.write("/app/database/unknown", "foreign").await;
     let smaller = App { limit: 2, name: None, database: None, quotas: BTreeMap::from([("b".to_owned(), 3)]) };
     bench.app.set(&smaller).await.unwrap();
-    let left =
-        [("limit", "2"), ("quotas/b", "3"), ("quotas/_hidden", "foreign"), ("quotas/a/deeper", "foreign"), ("database/unknown", "foreign")];
+    // An optional directory goes with all that is below it.
+    let left = [("limit", "2"), ("quotas/b", "3"), ("quotas/_hidden", "foreign"), ("quotas/a/deeper", "foreign")];
     assert_eq!(bench.stored().await, map(&left));
+    bench.write("/app/database/unknown", "foreign").await;
     assert_eq!(*bench.app.get().await.unwrap(), smaller, "a directory with nothing of the schema in it is none");
     bench.app.quotas.set(&BTreeMap::new()).await.unwrap();
     assert_eq!(bench.stored().await.len(), 4);
     bench.app.delete().await.unwrap();
-    assert_eq!(bench.stored().await.len(), 3);
+    assert_eq!(bench.stored().await, map(&[("quotas/_hidden", "foreign"), ("quotas/a/deeper", "foreign")]));
 }
 
 #[tokio::test]
-async fn an_optional_struct_is_there_with_any_of_its_keys() {
+async fn an_optional_struct_is_there_with_a_required_key() {
     let bench = Bench::new();
     bench.write("/app/limit", "1").await;
     assert_eq!(bench.app.get().await.unwrap().database, None);
     bench.write("/app/database/pool", "2").await;
-    let error = bench.app.get().await.unwrap_err();
+    assert_eq!(bench.app.get().await.unwrap().database, None);
+    let check = bench.app.check().await.unwrap();
+    assert_eq!(check.problems.len(), 1);
+    assert_eq!(check.problems[0].key.as_str(), "/app/database/pool");
+    let error = bench.app.database.get().await.unwrap_err();
     assert_eq!(error.problems().len(), 1);
     assert_eq!(error.problems()[0].key.as_str(), "/app/database/host");
     bench.write("/app/database/host", "h").await;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use etcd_typed::testing::{Etcd, Proxy};
 use etcd_typed::{Client, Entry, EtcdSchema, Expect, Revision};
+use etcd_typed_tests::checks::{Counted, Told, whole};
 use tokio::task::JoinHandle;
 
 /// The figures of a run: past the capture of a test that passes, so that they are in every log.
@@ -143,24 +144,20 @@ async fn a_v3_watcher_sees_exactly_the_writers_history(faults: &Faults) {
     let counter = PairDir::open(&direct).unwrap().left.clone();
     let writer = writer(direct, write, counter, written.clone(), stop.clone());
     let watcher = tokio::spawn(async move {
-        let (mut last, mut revision, mut seen) = (0, Revision::ZERO, 0);
+        let mut counted = Counted::default();
         // Zero is the writer's last word.
         while let Some(update) = changes.next().await {
             let update = update.unwrap();
-            assert!(!update.resynced, "history was kept: {update:?}");
-            assert!(update.revision > revision, "{update:?} after {revision}");
-            revision = update.revision;
             let [PairChange::Left(left), PairChange::Right(right)] = &update.changes[..] else { panic!("half a revision: {update:?}") };
-            assert_eq!((left.new, left.old), (right.new, right.old), "{update:?}");
+            whole(left.new, right.new).and(whole(left.old, right.old)).unwrap();
             if left.new == Some(0) {
+                assert!(!update.resynced && update.revision.get() > counted.revision(), "{update:?}");
                 break;
             }
-            // Before the first one it is the default.
-            assert_eq!(left.old, Some(last), "{update:?}");
-            assert_eq!(left.new, Some(last + 1), "lost or doubled after {last}: {update:?}");
-            (last, seen) = (last + 1, seen + 1);
+            let told = Told { revision: update.revision.get(), resynced: update.resynced, old: left.old, new: left.new };
+            counted.tell(told).unwrap_or_else(|violation| panic!("{violation}: {update:?}"));
         }
-        (last, seen)
+        (counted.last, counted.told)
     });
     torment(&mut etcd, &proxy, faults, &written).await;
     stop.store(true, Ordering::Relaxed);
@@ -190,17 +187,17 @@ async fn w2_w4_a_watcher_outlives_kills_of_every_member_of_a_cluster() {
     let counter = client.entry::<u64>("/counter").unwrap();
     let writer = writer(client.clone(), write, counter.clone(), written.clone(), stop.clone());
     let watcher = tokio::spawn(async move {
-        let mut last = 0;
+        let mut counted = Counted::default();
         while let Some(change) = changes.next().await {
             let change = change.unwrap();
-            assert!(!change.resynced, "{change:?}");
             if change.new == Some(0) {
+                assert!(!change.resynced, "{change:?}");
                 break;
             }
-            assert_eq!(change.new, Some(last + 1), "lost or doubled after {last}: {change:?}");
-            last += 1;
+            let told = Told { revision: change.revision.get(), resynced: change.resynced, old: change.old, new: change.new };
+            counted.tell(told).unwrap_or_else(|violation| panic!("{violation}: {change:?}"));
         }
-        last
+        counted.last
     });
     for round in 0..6 {
         let member = cluster.member(round % 3);

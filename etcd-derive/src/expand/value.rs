@@ -45,6 +45,7 @@ fn choice(model: &Value, variants: &[Variant]) -> TokenStream {
     });
     quote! {
         const TYPE: &'static ::core::primitive::str = #type_name;
+        const QUOTABLE: ::core::primitive::bool = true;
 
         fn encode(&self) -> ::core::result::Result<#krate::__private::Bytes, #krate::ValueError> {
             #krate::__private::text(match self { #(#written)* })
@@ -68,6 +69,7 @@ fn newtype(model: &Value, ty: &Type) -> TokenStream {
     let bytes = local("__bytes");
     quote! {
         const TYPE: &'static ::core::primitive::str = <#ty as #krate::EtcdValue>::TYPE;
+        const QUOTABLE: ::core::primitive::bool = <#ty as #krate::EtcdValue>::QUOTABLE;
 
         fn encode(&self) -> ::core::result::Result<#krate::__private::Bytes, #krate::ValueError> {
             <#ty as #krate::EtcdValue>::encode(&self.0)

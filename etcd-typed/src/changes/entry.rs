@@ -33,8 +33,12 @@ pub struct WatchingEntry<T> {
     start: Start,
 }
 
-/// The changes of one key: an endless stream of [`Change`]s. In all it is what [`Changes`](super::Changes) is for a directory, but that a history
-/// that was lost without a difference at the key gives no item.
+/// The changes of one key: an endless stream of [`Change`]s. In all it is what
+/// [`Changes`](super::Changes) is for a directory.
+///
+/// After a lost history there is always an item with [`Change::resynced`] set, also where the key
+/// is as it was seen last: its `old` and `new` are equal then, and the values in between, if there
+/// were any, were not seen.
 #[must_use = "a watch goes on only while it is polled"]
 pub struct EntryChanges<T>(Box<Following<T>>);
 
@@ -59,6 +63,10 @@ impl<T> WatchingEntry<T> {
 
     /// Starts with the changes after this past revision, instead of now. Where the store has that revision no more, the first item is the value
     /// that is there now, if there is one, as a change from nothing, with [`Change::resynced`] set.
+    ///
+    /// The same holds for a revision that the store has not reached yet: the stream does not wait
+    /// for it, and every later change follows, also at revisions that are not above the one asked
+    /// for. See [`Watching::since`](super::Watching::since) for the reason.
     pub fn since(mut self, revision: impl Into<Revision>) -> Self {
         self.start = Start::Since(revision.into());
         self
@@ -77,7 +85,7 @@ impl<T: 'static> IntoFuture for WatchingEntry<T> {
             if following.key.is_root() {
                 return Err(Error::new(ErrorKind::InvalidKey, "the root has no value").at(&following.key));
             }
-            let begun = poll_fn(|cx| following.steps.poll_begun(cx)).await.map_err(|error| error.at(&following.key))?;
+            let begun = retry.one_call(poll_fn(|cx| following.steps.poll_begun(cx))).await.map_err(|error| error.at(&following.key))?;
             following.one = match begun {
                 Begun::At(snapshot) => One::new(&following.key, snapshot),
                 Begun::Unknown(revision) => One::unknown(revision),
@@ -151,12 +159,14 @@ impl<T> Following<T> {
     }
 
     fn make(&self, touch: OneTouch) -> Result<Change<T>> {
-        let OneTouch { revision, resynced, before } = touch;
+        let OneTouch { revision, resynced, known, before } = touch;
         let default = || self.default.map(|default| default());
         let new = self.one.now().map(|stored| self.decode(stored)).transpose()?.or_else(default);
         let old = match before {
             Some(stored) => self.codec.decode_shared(&stored.value).ok(),
-            None if self.one.is_complete() && !resynced => default(),
+            // Of a resync the value before is told only where a key or nothing was seen: a default
+            // may have been another value meanwhile.
+            None if known && (!resynced || self.one.now().is_none()) => default(),
             None => None,
         };
         Ok(Change { key: self.key.clone(), old, new, revision, resynced, secret: self.codec.is_secret() })

@@ -238,7 +238,7 @@ pub(super) fn told(previous: Option<Box<KeyValue>>, complete: bool) -> Option<St
 }
 
 /// Whether two states of a key are two states. After a rewound history the same revision may stand for another value.
-pub(super) fn differs(old: &Stored, new: &Stored) -> bool {
+fn differs(old: &Stored, new: &Stored) -> bool {
     (old.created, old.modified, &old.value) != (new.created, new.modified, &new.value)
 }
 

@@ -1,7 +1,7 @@
 //! `One`: the value of one key as far as a watch has told. It is what [`Mirror`](super::Mirror) is for a directory, without a tree: programs have
 //! thousands of them. Pure.
 
-use super::mirror::{differs, told};
+use super::mirror::told;
 use crate::key::Key;
 use crate::revision::Revision;
 use crate::schema::Stored;
@@ -18,11 +18,14 @@ pub(super) struct One {
     complete: bool,
 }
 
-/// That a step changed the key, and what was there before. What is there now is in [`One`].
+/// That a step changed the key or told of lost history, and what was there before. What is there
+/// now is in [`One`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct OneTouch {
     pub(super) revision: Revision,
     pub(super) resynced: bool,
+    /// Whether it was known what was there before.
+    pub(super) known: bool,
     pub(super) before: Option<Stored>,
 }
 
@@ -50,20 +53,16 @@ impl One {
         self.complete
     }
 
-    /// Takes a step; none where it did not touch the key.
+    /// Takes a step; none where it did not touch the key. A lost history is told even where nothing
+    /// differs: what happened in between was not seen.
     pub(super) fn apply(&mut self, key: &Key, step: Step) -> Option<OneTouch> {
         match step {
             Step::Reset(snapshot) => {
                 let (revision, known) = (snapshot.revision, snapshot.known);
-                let after = find(key, snapshot);
-                let differ = match (&self.now, &after) {
-                    (None, None) => false,
-                    (Some(before), Some(after)) => differs(before, after),
-                    (None, Some(_)) | (Some(_), None) => true,
-                };
-                let before = std::mem::replace(&mut self.now, after).map(|stored| *stored);
-                (self.revision, self.complete) = (revision, known);
-                differ.then_some(OneTouch { revision, resynced: true, before })
+                let before = std::mem::replace(&mut self.now, find(key, snapshot)).map(|stored| *stored);
+                let known_before = std::mem::replace(&mut self.complete, known);
+                self.revision = revision;
+                Some(OneTouch { revision, resynced: true, known: known_before, before })
             }
             Step::Progress(revision) => {
                 self.revision = self.revision.max(revision);
@@ -77,7 +76,7 @@ impl One {
                     let before = self.event(key, event);
                     first = first.or(before);
                 }
-                first.map(|before| OneTouch { revision: batch.revision, resynced: false, before })
+                first.map(|before| OneTouch { revision: batch.revision, resynced: false, known: self.complete, before })
             }
         }
     }
@@ -203,9 +202,12 @@ mod tests {
             };
             for step in steps {
                 let told = one.apply(&key, step.clone());
+                let (known, here) = (mirror.is_complete(), mirror.tree().get("b").cloned());
                 let touch = mirror.apply(of_the_key(step)).and_then(|touch| {
-                    let before = touch.touched.get("b")?.clone();
-                    Some(OneTouch { revision: touch.revision, resynced: touch.resynced, before })
+                    let touched = touch.touched.get("b").cloned();
+                    // What a reset does not touch is as it was, and the reset is told all the same.
+                    let before = touched.or_else(|| touch.resynced.then_some(here))?;
+                    Some(OneTouch { revision: touch.revision, resynced: touch.resynced, known, before })
                 });
                 prop_assert_eq!(told, touch);
                 prop_assert_eq!(one.now(), mirror.tree().get("b"));

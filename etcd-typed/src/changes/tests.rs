@@ -245,17 +245,35 @@ async fn one_key_from_nothing_to_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_key_that_did_not_change_while_history_was_lost() {
+async fn lost_history_without_difference_at_key_is_told() {
     let store = MemoryStore::new();
     commit(&store, vec![put("/n/one", "1")]).await;
     let mut changes = watching_one(&store).await.unwrap();
     store.faults().drop_connections();
-    commit(&store, vec![put("/n/two", "1")]).await;
+    let two = commit(&store, vec![put("/n/two", "1")]).await;
     store.faults().compact();
-    assert!(timeout(LONG, changes.next()).await.is_err());
+    let change = next_one(&mut changes).await.unwrap();
+    assert_eq!((change.old, change.new, change.revision, change.resynced), (Some(1), Some(1), two, true));
+    assert!(!change.is_created() && !change.is_deleted());
     let revision = commit(&store, vec![put("/n/one", "2")]).await;
     let change = next_one(&mut changes).await.unwrap();
     assert_eq!((change.old, change.new, change.revision, change.resynced), (Some(1), Some(2), revision, false));
+}
+
+/// As a directory's stream does.
+#[tokio::test(start_paused = true)]
+async fn lost_history_of_absent_key_is_told() {
+    let store = MemoryStore::new();
+    let mut changes = watching_one(&store).await.unwrap();
+    let mut with_default = watching_one(&store).with_default(Some(|| 5)).await.unwrap();
+    store.faults().drop_connections();
+    commit(&store, vec![put("/n/one", "1")]).await;
+    let gone = commit(&store, vec![Op::delete(&key("/n/one"))]).await;
+    store.faults().compact();
+    let change = next_one(&mut changes).await.unwrap();
+    assert_eq!((change.old, change.new, change.revision, change.resynced), (None, None, gone, true));
+    let change = next_one(&mut with_default).await.unwrap();
+    assert_eq!((change.old, change.new, change.resynced), (Some(5), Some(5), true));
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,7 +35,7 @@ const DEFAULT_PORT: u16 = 2379;
 const KNOWN: &str = "`etcd://`, `etcds://` (v3, with TLS), `http://`, `https://` (the same), `etcd2://`, `etcd2s://` (v2, with TLS), `memory:`, `memory:name`";
 
 impl Address {
-    /// Reads `etcd://[user:password@]host[:port][,host[:port]…][/namespace]` and the rest of the family.
+    /// Reads `etcd://[user:password@]host[:port][,host[:port]…][/namespace]` and the rest of the family. Each host may have the scheme before it.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let text = text.trim();
         if let Some(name) = text.strip_prefix("memory:") {
@@ -48,13 +48,7 @@ impl Address {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(invalid(format!("no scheme; known are {KNOWN}")));
         };
-        let (protocol, tls) = match scheme.to_ascii_lowercase().as_str() {
-            "etcd" | "http" => (Protocol::V3, false),
-            "etcds" | "https" => (Protocol::V3, true),
-            "etcd2" => (Protocol::V2, false),
-            "etcd2s" => (Protocol::V2, true),
-            _ => return Err(invalid(format!("unknown scheme; known are {KNOWN}"))),
-        };
+        let (protocol, tls) = parse_scheme(scheme)?;
         let (credentials, rest) = match rest.rsplit_once('@') {
             Some((userinfo, rest)) => (Some(parse_credentials(userinfo)?), rest),
             None => (None, rest),
@@ -62,11 +56,8 @@ impl Address {
         if rest.contains(['?', '#']) {
             return Err(invalid("an address has no parameters; options are set on `Client::builder`"));
         }
-        let (hosts, path) = match rest.split_once('/') {
-            Some((hosts, path)) => (hosts, Some(path)),
-            None => (rest, None),
-        };
-        let endpoints = (1..).zip(hosts.split(',')).map(|(at, text)| parse_endpoint(at, text)).collect::<Result<_>>()?;
+        let (hosts, path) = split_hosts(rest, (protocol, tls))?;
+        let endpoints = (1..).zip(hosts).map(|(at, text)| parse_endpoint(at, text)).collect::<Result<_>>()?;
         let namespace = match path {
             None | Some("") => Key::root(),
             Some(path) => Key::parse(&format!("/{}", percent_decoded(path)?))
@@ -78,6 +69,47 @@ impl Address {
 
 fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidUrl, message)
+}
+
+fn parse_scheme(scheme: &str) -> Result<(Protocol, bool)> {
+    Ok(match scheme.to_ascii_lowercase().as_str() {
+        "etcd" | "http" => (Protocol::V3, false),
+        "etcds" | "https" => (Protocol::V3, true),
+        "etcd2" => (Protocol::V2, false),
+        "etcd2s" => (Protocol::V2, true),
+        _ => return Err(invalid(format!("unknown scheme; known are {KNOWN}"))),
+    })
+}
+
+/// The hosts and the namespace of `a:1,b:2/namespace`, or of `a:1,http://b:2/namespace`, where `first` is what the first host's scheme says.
+fn split_hosts(rest: &str, first: (Protocol, bool)) -> Result<(Vec<&str>, Option<&str>)> {
+    let mut hosts = Vec::new();
+    let mut rest = rest;
+    loop {
+        let (host, after) = rest.split_at(rest.find([',', '/']).unwrap_or(rest.len()));
+        if let (Some(scheme), Some(after)) = (host.strip_suffix(':'), after.strip_prefix("//"))
+            && !hosts.is_empty()
+        {
+            if parse_scheme(scheme)? != first {
+                return Err(invalid(format!(
+                    "host {} has another scheme than host 1: all hosts of an address have one scheme",
+                    hosts.len() + 1
+                )));
+            }
+            let (host, after) = after.split_at(after.find([',', '/']).unwrap_or(after.len()));
+            hosts.push(host);
+            rest = after;
+        } else {
+            hosts.push(host);
+            rest = after;
+        }
+        // A slash after a host that is not the last one begins no namespace.
+        let next = rest.strip_prefix("/,").filter(|next| next.split(['/', ',']).next().is_some_and(|scheme| scheme.ends_with(':')));
+        match next.or_else(|| rest.strip_prefix(',')) {
+            Some(next) => rest = next,
+            None => return Ok((hosts, rest.strip_prefix('/'))),
+        }
+    }
 }
 
 /// What is before the last `@` of the address. A character that ends this part elsewhere would make another address of the same text, with a part of the
@@ -179,6 +211,34 @@ mod tests {
         }
         assert_eq!(Address::parse("memory:").ok(), Some(Address::Memory(None)));
         assert_eq!(Address::parse("memory:shared").ok(), Some(Address::Memory(Some("shared".into()))));
+    }
+
+    #[test]
+    fn each_host_may_have_the_scheme() {
+        for (text, namespace) in [
+            ("http://a:1,http://b:2", "/"),
+            ("http://a:1,b:2", "/"),
+            ("etcd://a:1,http://b:2", "/"),
+            ("http://a:1/,http://b:2/", "/"),
+            ("http://u:p@a:1,HTTP://b:2/x,y", "/x,y"),
+        ] {
+            let address = network(text);
+            assert_eq!(address.endpoints, [endpoint("a", 1), endpoint("b", 2)], "{text}");
+            assert_eq!((address.protocol, address.tls, address.namespace.as_str()), (Protocol::V3, false, namespace), "{text}");
+        }
+        let three = network("etcd2s://[::1]:1,etcd2s://b,etcd2s://c:3/ns");
+        assert_eq!(three.endpoints, [endpoint("::1", 1), endpoint("b", 2379), endpoint("c", 3)]);
+        for (text, said) in [
+            ("http://a:1,https://b:2", "host 2 has another scheme"),
+            ("etcd://a,b,etcd2://c", "host 3 has another scheme"),
+            ("http://a:1,ftp://b:2", "unknown scheme"),
+            ("http://a:1,http://", "empty"),
+            ("http://a:1,,http://b:2", "empty"),
+            ("http://a:1,http://u:p@b:2", "before the `@`"),
+        ] {
+            let error = Address::parse(text).expect_err(text);
+            assert!(error.to_string().contains(said), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub(super) use write::set;
 pub use write::{Deleted, DirDelete, DirWrite};
 
 use self::update::UpdateScope;
-use self::write::{Job, Swap, last, read_below};
+use self::write::{Job, Swap, read_below};
 use super::Shared;
 use super::dry::{Check, Diff};
 use super::expiry::{Home, Wish};
@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::live::{StructView, Viewing};
 use crate::revision::Revision;
-use crate::schema::{self, Schema, Tree};
+use crate::schema::{self, Encoded, Schema, Tree};
 use crate::store::{Committed, Op, OpResult, Span};
 use crate::telemetry::Operation;
 use crate::version::{Versioned, Versions};
@@ -47,7 +47,31 @@ pub trait EtcdSchema: Schema {
 /// The directory that a struct lies in; a derived handle derefs to it.
 ///
 /// Reads are one request and one revision; writes are one transaction. Keys below the directory that the schema does not know are never read
-/// into the struct and never written or deleted.
+/// into the struct and never written. They are deleted only with an entry of a map or an optional directory that is removed.
+///
+/// # Structs that may be absent
+///
+/// An entry of a map of structs, and an optional struct in its directory, may be absent.
+///
+/// - **It exists** if one of its required keys exists: a field without a default that is no `Option` and no map, also one in a required directory
+///   or a flattened struct in it. If the struct has no required key, it exists if any of its keys exists.
+/// - **What is left over** of it, keys without any required key, is not read and fails no read. A program with an older schema, or a program that deletes
+///   single keys, may leave such keys. [`check`](Self::check) lists them. A write of the entry deletes them or writes over them, and so does a
+///   [`set`](Self::set) of the whole. If some required keys exist and others do not, the struct is half written, and a read fails.
+/// - **Removing it** deletes everything below its directory, in one operation where the store has transactions: keys of other versions of the
+///   schema, and names that begin with `_`. Every write that removes it does so: `set`, `update`, `compare_and_swap`, the `set` of its map, and
+///   [`delete`](Self::delete) through a handle from [`DirMap::dir`](crate::DirMap::dir) or from the field of the optional struct.
+/// - **It has a key.** A `Some` or an entry that would be stored without any key, since all of its fields are none or empty, is refused as `Invalid`. A read
+///   would find nothing.
+///
+/// A handle from [`Client::dir`](crate::Client::dir) or `open` stands for a directory of its own, even if its path is that of an entry. Its `delete` leaves keys that the
+/// schema does not have, and so does that of a required directory or a flattened struct.
+///
+/// On v2 a directory is removed by one request. With a condition (`update`, `compare_and_swap`, `compare_and_delete`; all with `non_atomic`) the keys that were read
+/// are deleted one by one, and then the directory, unless a listing shows a key that was added since. What is added between that listing and the
+/// deletion is deleted.
+///
+/// # Errors and cancel safety
 ///
 /// Errors and cancel safety are as for [`Entry`](crate::Entry); methods name what they add. A store without transactions over several keys (v2) refuses
 /// a write of the whole with `Unsupported` before anything is sent; [`DirWrite::non_atomic`] writes key by key.
@@ -87,12 +111,15 @@ pub struct Dir<S> {
     key: Key,
     /// The struct that it is a part of.
     home: Option<Arc<Home>>,
+    /// It is an entry of a map or an optional directory: it exists only if it has a key, and is removed as a whole.
+    removable: bool,
     schema: PhantomData<fn() -> S>,
 }
 
 impl<S> Clone for Dir<S> {
     fn clone(&self) -> Self {
-        Self { context: self.context.clone(), key: self.key.clone(), home: self.home.clone(), schema: PhantomData }
+        let Self { context, key, home, removable, .. } = self;
+        Self { context: context.clone(), key: key.clone(), home: home.clone(), removable: *removable, schema: PhantomData }
     }
 }
 
@@ -104,12 +131,18 @@ impl<S: Schema> fmt::Debug for Dir<S> {
 
 impl<S: Schema> Dir<S> {
     pub(crate) fn new(context: Shared, key: Key) -> Self {
-        Self { context, key, home: None, schema: PhantomData }
+        Self { context, key, home: None, removable: false, schema: PhantomData }
     }
 
     /// As a part of this struct.
     pub(super) fn within(mut self, home: Option<Arc<Home>>) -> Self {
         self.home = home;
+        self
+    }
+
+    /// As an entry of a map, or an optional directory.
+    pub(super) fn removable(mut self, removable: bool) -> Self {
+        self.removable = removable;
         self
     }
 
@@ -130,34 +163,37 @@ impl<S: Schema> Dir<S> {
         async { self.context.find("get", S::TABLE, &self.key).await?.decode(&self.key).await }
     }
 
-    /// Whether any key of the schema is there.
+    /// Whether any key of the schema exists. An entry of a map and an optional struct exist if a key exists that they cannot do
+    /// without; see [`Dir`](Dir#structs-that-may-be-absent).
     pub async fn exists(&self) -> Result<bool> {
         let work = async {
             let reply = self.context.read(Span::Below(self.key.clone()), true).await.map_err(|error| error.at(&self.key))?;
-            Ok(reply.kvs.iter().any(|kv| self.key.below(&kv.key).is_some_and(|relative| S::TABLE.owns(relative))))
+            Ok(reply.kvs.iter().any(|kv| self.key.below(&kv.key).is_some_and(|relative| self.exists_by(relative))))
         };
         Self::operation("exists").run(work).await
     }
 
-    /// Writes every field, and deletes what the value no longer has: a field that is none, an entry that is no longer in its map. It is one
-    /// transaction; with maps in the struct one read goes before it, and if something changed in between it starts again.
+    /// Writes every field, and deletes what the value no longer has: a field that is none, and [with all below it](Self#structs-that-may-be-absent) an
+    /// optional struct that is none or an entry that is no longer in its map. It is one transaction; with maps in the struct one read goes before it, and if something changed in between it starts again.
     ///
     /// The whole struct expires as the write says, and never if it says nothing. If the struct is a part of another one (a nested struct, or one in
     /// a map that is a field), it then expires with that one.
     ///
     /// # Errors
     ///
-    /// `Invalid` lists every field whose validation fails or that has no stored form, before anything is sent. `TooManyOperations` for more
-    /// keys than one transaction takes. `TooLarge`, `NoSpace`. `Conflict` when the budget of the policy is used up.
+    /// `Invalid` lists every field whose validation fails or that has no stored form, and every entry and optional struct that would have no key, before
+    /// anything is sent. `TooManyOperations` for more keys than one transaction takes. `TooLarge`, `NoSpace`. `Conflict` when the budget of the policy is used up.
     pub fn set(&self, value: &S) -> DirWrite<S> {
-        self.write("set", schema::encode(&self.key, value).map(Job::Set))
+        self.write("set", self.encode(value).map(Job::Set))
     }
 
     /// What [`set`](Self::set) of this value would write and delete now, and nothing is written.
     ///
     /// It is decided as `set` decides it, by one read that is never stale. `set` writes every field, also those that are stored just so already: these are
-    /// no differences, although their keys get a new revision by it and expire then as `set` says. Keys that the schema does
-    /// not have are not in it, as `set` leaves them alone, and so are the aliases of a field that has a value. The values of secrets are `***`.
+    /// no differences, although their keys get a new revision by it and expire then as `set` says. Aliases of a
+    /// field that has a value are not in it, as `set` leaves them alone. Keys that the schema does not have are in it if they are removed with an entry or an
+    /// optional struct. The values of secrets are `***`, and so are those of keys that the schema does not have: they
+    /// may be secrets of another version of it.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -179,13 +215,14 @@ impl<S: Schema> Dir<S> {
     ///
     /// Dropping it costs nothing.
     pub async fn diff(&self, value: &S) -> Result<Diff> {
-        let read = Diff::read(&self.context, &self.key, Self::OWNER, schema::encode(&self.key, value)?);
+        let read = Diff::read(&self.context, &self.key, Self::OWNER, self.encode(value)?);
         Self::operation("diff").run(read).await
     }
 
     /// Everything that is wrong with what is stored now: fields that are missing or undecodable, values and structs that fail their
     /// validation, keys in maps that are not written as this library writes them, and keys below the directory that
-    /// the schema does not have (a misspelt name, a field of another version).
+    /// the schema does not have (a misspelt name, a field of another version). Keys that are [left over](Self#structs-that-may-be-absent) of an entry or an
+    /// optional struct are listed each by itself; the reason names the required keys that are missing.
     ///
     /// A struct's own validation is run where all of the struct could be read, at whatever depth; that of a field wherever the field could. A default that
     /// is used is validated too. An alias that lies behind the field's own key is no problem: it is not read, and `set` leaves it to older readers.
@@ -202,13 +239,14 @@ impl<S: Schema> Dir<S> {
         Self::operation("check").run(Check::read(&self.context, &self.key, Self::OWNER, |decoder| decoder.whole::<S>())).await
     }
 
-    /// Writes every field if no key of the schema is there.
+    /// Writes every field if no key of the schema exists. An entry of a map or an optional struct is created if it does not
+    /// [exist](Self#structs-that-may-be-absent): what is left over of it is deleted or written over.
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `AlreadyExists`.
+    /// As [`set`](Self::set), and `AlreadyExists`. `Invalid` for a value without any key to store: nothing would tell a second creation of the first.
     pub fn create(&self, value: &S) -> DirWrite<S> {
-        self.write("create", schema::encode(&self.key, value).map(Job::Create))
+        self.write("create", schema::encode_present(&self.key, value).map(Job::Create))
     }
 
     /// Makes the directory hold `value` if nothing below it changed, appeared or vanished since `seen` was read; writes only what
@@ -223,14 +261,18 @@ impl<S: Schema> Dir<S> {
     pub fn compare_and_swap(&self, seen: &Versioned<S>, value: &S) -> DirWrite<S> {
         let job = || -> Result<Job> {
             let old = schema::encode_unchecked(&self.key, &**seen)?;
-            let new = schema::encode(&self.key, value)?;
+            let new = self.encode(value)?;
             let Versions { revision, lease, basis, .. } = seen.versions.clone();
             Ok(Job::Swap(Swap { revision, basis, lease, old, new }))
         };
         self.write("compare_and_swap", job())
     }
 
-    /// Deletes every key of the schema. The answer says what was there: nothing, the struct, or what could not be read as one. It is one read and one
+    /// Deletes every key of the schema, and with all below them the entries and optional structs in it. If the struct itself is an entry of a map or an
+    /// optional struct, and the handle is that of the map or the field, everything below its directory is deleted; see
+    /// [`Dir`](Self#structs-that-may-be-absent).
+    ///
+    /// The answer says what existed: nothing, the struct, or what could not be read as one. It is one read and one
     /// transaction, which starts again if something changed in between.
     ///
     /// # Errors
@@ -240,7 +282,7 @@ impl<S: Schema> Dir<S> {
         DirDelete { dir: self.clone(), seen: None, atomicity: Atomicity::Atomic }
     }
 
-    /// Deletes every key of the schema if nothing below the directory changed, appeared or vanished since `seen` was read.
+    /// [Deletes](Self::delete) the struct if nothing below the directory changed, appeared or vanished since `seen` was read.
     ///
     /// # Errors
     ///
@@ -252,8 +294,10 @@ impl<S: Schema> Dir<S> {
     /// Reads the struct, lets `f` change it, and writes what changed in one transaction if nothing below the directory changed, appeared or
     /// vanished meanwhile; else starts again with what is there now. The answer is what is stored then.
     ///
-    /// Without conflict it is two requests, and one if `f` changes nothing. `f` may run several times; what is stored is `f` of what it replaced.
-    /// What a conflict shows is tried at once; after every fourth attempt there is a wait, with jitter, and the struct is read anew.
+    /// Without conflict it is two requests, and one if `f` changes nothing: a field that `f` leaves
+    /// as it was read is not written, in whatever form its value is stored. `f` may run several
+    /// times; what is stored is `f` of what it replaced. What a conflict shows is tried at once;
+    /// after every fourth attempt there is a wait, with jitter, and the struct is read anew.
     ///
     /// Keys that are written stay attached to their lease, and keys that are added are attached to that of the struct; see [`Entry`'s
     /// expiry](crate::Entry#expiry). A lease or a time to live that the update names is given to every key of the struct, whether `f` changes it or
@@ -321,6 +365,16 @@ impl<S: Schema> Dir<S> {
         Fields::new(&self.context, &self.key, S::TABLE, self.home.clone())
     }
 
+    /// The stored form of what is to be in the directory.
+    pub(super) fn encode(&self, value: &S) -> Result<Encoded> {
+        if self.removable { schema::encode_present(&self.key, value) } else { schema::encode(&self.key, value) }
+    }
+
+    /// Whether this key of the directory says that the struct exists.
+    fn exists_by(&self, relative: &str) -> bool {
+        if self.removable { S::TABLE.is_present_by(relative) } else { S::TABLE.owns(relative) }
+    }
+
     pub(super) fn home(&self) -> Option<&Arc<Home>> {
         self.home.as_ref()
     }
@@ -353,12 +407,11 @@ impl<S: Schema> Dir<S> {
         }
     }
 
-    /// That what was read is what is there, as far as reading it again can tell.
-    fn still(&self, basis: &[(String, Revision)], tree: &Tree, revision: Revision) -> Result<()> {
+    /// That what was read, as of `seen`, is what is there, as far as reading it again can tell.
+    fn still(&self, seen: Revision, basis: &[(String, Revision)], tree: &Tree, revision: Revision) -> Result<()> {
         let mut there = tree.iter().filter(|(key, _)| S::TABLE.owns(key)).map(|(key, stored)| (key, stored.modified));
-        // A key that no field is read from (an alias behind the field's own key) is not in the basis.
-        let newest = last(basis, Revision::ZERO);
-        let same = there.all(|(key, modified)| basis.iter().any(|(read, at)| read == key && *at == modified) || modified <= newest);
+        // A key that no field is read from (an alias behind the field's own key, or one that is left over) is not in the basis.
+        let same = there.all(|(key, modified)| basis.iter().any(|(read, at)| read == key && *at == modified) || modified <= seen);
         if same && basis.iter().all(|(key, at)| tree.get(key).is_some_and(|stored| stored.modified == *at)) {
             return Ok(());
         }

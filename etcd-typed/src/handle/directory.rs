@@ -1,5 +1,7 @@
 //! `Directory`: a directory without a schema, for tools and for what is no struct.
 
+mod delete;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::IntoFuture;
@@ -7,10 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use self::delete::DirectoryDelete;
 use super::Shared;
 use super::entry::Entry;
 use crate::changes::{Typed, Watching};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
 use crate::schema::{self, Change, Keyed, Stored};
@@ -23,7 +26,11 @@ use crate::version::{Versioned, Versions};
 /// A directory, untyped: list, make, delete, watch.
 ///
 /// On v2 directories are things of their own: they can be empty, be made and expire. On v3 and in memory a directory is there as long as a key is below
-/// it; what cannot be done there is refused with `Unsupported`. Stored keys that are no paths (an empty segment, not UTF-8) are not listed.
+/// it; what cannot be done there is refused with `Unsupported`.
+///
+/// A stored key below the directory that is no path (one with an empty segment, or not UTF-8)
+/// belongs to another program: the queue of a lock that Go's clients name `/a/` is below `/a//`.
+/// Such a key is not listed, watched, counted or deleted here.
 ///
 /// Errors and cancel safety are as for [`Entry`].
 ///
@@ -109,7 +116,7 @@ impl Directory {
     /// Whether it is there: a key is below it, or (v2) it exists with nothing in it.
     pub async fn exists(&self) -> Result<bool> {
         match operation("exists").run(self.read(true)).await {
-            Ok(reply) => Ok(reply.directory.is_some() || !reply.kvs.is_empty()),
+            Ok(reply) => Ok(reply.directory.is_some() || reply.kvs.iter().any(|kv| self.key.below(&kv.key).is_some())),
             Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(false),
             Err(error) => Err(error),
         }
@@ -142,11 +149,21 @@ impl Directory {
         DirectoryDelete { directory: self.clone(), op: "delete", recursive: false, finish: |committed| committed.revision }
     }
 
-    /// Deletes the directory and everything below it. The answer is how many keys there were; on v2 the directory counts as one with all in it.
+    /// Deletes the directory and everything below it that [`list_recursive`](Self::list_recursive)
+    /// shows. The answer is how many keys there were. Except on v2 it is one read and one
+    /// transaction, which starts again if a key below was written in between.
+    ///
+    /// On v2 the directory counts as one with all in it, and what is hidden there (names that begin
+    /// with `_`) is deleted too: no listing shows it.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` when the budget of the policy is used up. `TooManyOperations` where many keys of
+    /// other programs lie between those of the directory.
     pub fn delete_recursive(&self) -> DirectoryDelete<u64> {
-        let finish = |committed: Committed| match committed.results.first() {
-            Some(OpResult::Delete { deleted, .. }) => *deleted,
-            _ => 0,
+        let finish = |committed: Committed| {
+            let deleted = |result: &OpResult| if let OpResult::Delete { deleted, .. } = result { *deleted } else { 0 };
+            committed.results.iter().map(deleted).sum()
         };
         DirectoryDelete { directory: self.clone(), op: "delete_recursive", recursive: true, finish }
     }
@@ -263,57 +280,5 @@ impl IntoFuture for DirectoryWrite {
 impl fmt::Debug for DirectoryWrite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DirectoryWrite").field("directory", &self.directory).field("ttl", &self.ttl).finish_non_exhaustive()
-    }
-}
-
-/// A deletion of a directory that happens when it is awaited.
-#[must_use = "a deletion does nothing until it is awaited"]
-pub struct DirectoryDelete<O> {
-    directory: Directory,
-    op: &'static str,
-    /// With all that is in it.
-    recursive: bool,
-    finish: fn(Committed) -> O,
-}
-
-impl<O> DirectoryDelete<O> {
-    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by). It may be one whose key is below the directory, and is then
-    /// lost by it.
-    ///
-    /// # Errors
-    ///
-    /// `GuardLost`; nothing was deleted. `Unsupported` on v2.
-    pub fn guarded_by(mut self, guard: &Guard) -> Self {
-        self.directory.context = self.directory.context.guarded_by(guard);
-        self
-    }
-
-    async fn run(self) -> Result<O> {
-        let Self { directory: Directory { context, key }, recursive, finish, .. } = self;
-        let op = if recursive {
-            Op::Delete { span: Span::Below(key.clone()), previous: false }
-        } else if context.store.capabilities().directories {
-            Op::RemoveDir { key: key.clone() }
-        } else {
-            let reply = context.read_to_write(Span::Below(key.clone())).await.map_err(|error| error.at(&key))?;
-            let kind = if reply.kvs.is_empty() { ErrorKind::NotFound } else { ErrorKind::DirectoryNotEmpty };
-            return Err(Error::new(kind, "").at(&key));
-        };
-        Directory { context, key }.commit(op).await.map(finish)
-    }
-}
-
-impl<O: 'static> IntoFuture for DirectoryDelete<O> {
-    type Output = Result<O>;
-    type IntoFuture = BoxFuture<'static, Result<O>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(operation(self.op).run(self.run()))
-    }
-}
-
-impl<O> fmt::Debug for DirectoryDelete<O> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DirectoryDelete").field("directory", &self.directory).field("recursive", &self.recursive).finish_non_exhaustive()
     }
 }

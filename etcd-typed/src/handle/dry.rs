@@ -51,7 +51,8 @@ pub enum Shown {
     Text(String),
     /// It is not.
     Bytes(Bytes),
-    /// The field is a secret. The value is not kept, so nothing can show it; it is another one than on the other side of the [`Difference`].
+    /// The field is a secret, or the key is not in the schema and may be a secret of another version of it. The value is not kept, so nothing can show
+    /// it. It differs from the value on the other side of the [`Difference`].
     Secret,
 }
 
@@ -82,12 +83,16 @@ impl Diff {
 
 fn differences(directory: &Key, owner: Owner, tree: &Tree, plan: Plan) -> Vec<Difference> {
     let puts = plan.puts.into_iter().map(|put| (put.key, Some(put.value)));
-    let deletes = plan.deletes.into_iter().map(|relative| (relative, None));
+    let removed = plan.removals.iter().flat_map(|removal| removal.keys(tree).cloned());
+    let deletes: Vec<String> = removed.chain(plan.deletes).collect();
+    let deletes = deletes.into_iter().map(|relative| (relative, None));
     let mut differences: Vec<Difference> = puts
         .chain(deletes)
         .filter_map(|(relative, new)| {
             let old = tree.get(&relative).map(|stored| stored.value.clone());
-            let shown = |value: Bytes| if owner.is_secret(&relative) { Shown::Secret } else { Shown::of(value) };
+            // A key that this schema does not have may be a secret of another version of it.
+            let may_be_secret = owner.is_secret(&relative) || !owner.owns(&relative);
+            let shown = |value: Bytes| if may_be_secret { Shown::Secret } else { Shown::of(value) };
             (old != new).then(|| Difference { key: directory.descend(&relative), old: old.map(shown), new: new.map(shown) })
         })
         .collect();
@@ -198,7 +203,13 @@ impl Check {
                 revision: Some(kv.modified),
             })
             .collect();
-        let mut problems = schema::check(directory, &schema::tree(directory, reply.kvs), |relative| owner.owns(relative), read);
+        let mut problems = schema::check(
+            directory,
+            &schema::tree(directory, reply.kvs),
+            |relative| owner.owns(relative),
+            |relative| owner.removable_around(relative),
+            read,
+        );
         problems.extend(nameless);
         Ok(Self { revision: reply.revision, problems })
     }

@@ -1,6 +1,7 @@
 //! `Entry<T>`: one key.
 
 mod delete;
+mod previous;
 mod publish;
 mod write;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use self::delete::EntryDelete;
+pub use self::previous::Previous;
 pub use self::publish::{Publish, Published};
 pub use self::write::{EntryModify, EntryWrite};
 use super::Shared;
@@ -55,6 +57,12 @@ use crate::version::{Expect, Versioned, Versions};
 ///
 /// It costs no request where nothing expires, and one more where the expiry that is there was not known. On v2, which has no conditions on other
 /// keys, a field is read before it is set.
+///
+/// On v3 a write with `ttl` makes a lease, which stays on the server for its whole time. From five
+/// minutes on, writes with the same time to live share leases and may end a twentieth later; see
+/// [`Expiry::After`]. For a key that is written often, as a sign of life, `.lease(&lease)` with a
+/// lease from [`Client::lease`](crate::Client::lease), or [`publish`](Self::publish), costs less.
+/// Do not revoke a lease that was found at a key: other keys may be attached to it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -144,7 +152,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             let (found, revision) = self.find(self.context.reads).await?;
             found.map(|found| self.decode(found, revision)).transpose()
         };
-        Self::operation("get").run(work).await
+        Self::operation("get").run(self.context.retry.one_call(work)).await
     }
 
     /// The value, or the field's default where no key is there, or none where it has no default either: what a read of the struct has in the
@@ -163,7 +171,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 None => Ok(self.default()?.map(|value| self.versioned(value, Versions { revision, ..Versions::default() }))),
             }
         };
-        Self::operation("get").run(work).await
+        Self::operation("get").run(self.context.retry.one_call(work)).await
     }
 
     /// Whether there is a value, of whatever type.
@@ -177,7 +185,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             }
             Ok(false)
         };
-        Self::operation("exists").run(work).await
+        Self::operation("exists").run(self.context.retry.one_call(work)).await
     }
 
     /// Writes the value, whatever is there. The answer is the revision of the write.
@@ -215,12 +223,12 @@ impl<T: Send + Sync + 'static> Entry<T> {
         write
     }
 
-    /// Writes the value and gives the one that was there, if it was a `T`.
+    /// Writes the value and returns the [previous](Previous) one.
     ///
     /// # Errors
     ///
     /// As [`set`](Self::set).
-    pub fn swap(&self, value: &T) -> EntryWrite<T, Option<Versioned<T>>> {
+    pub fn swap(&self, value: &T) -> EntryWrite<T, Previous<T>> {
         let mut write = self.write("swap", value, Ok(None), Self::previous);
         write.previous = true;
         write
@@ -236,12 +244,12 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self.write("compare_and_swap", value, self.expected(expected.into()).map(Some), Self::written)
     }
 
-    /// Deletes the key and gives the value that was there, if it was a `T`. That there was none is no error.
+    /// Deletes the key and returns the [previous](Previous) value. A key that does not exist is no error.
     pub fn delete(&self) -> EntryDelete<T> {
         EntryDelete { entry: self.clone(), expected: Ok(None) }
     }
 
-    /// Deletes the key if it is as expected, and gives the value that was there, if it was a `T`.
+    /// Deletes the key if it is as expected, and returns the [previous](Previous) value.
     ///
     /// # Errors
     ///
@@ -253,8 +261,10 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// Reads, applies `f` and writes the result if the key is still as it was read; else starts again with what is there now. `f` gets the
     /// field's default when there is no value, or none where it has no default, and gives none to delete the key. The answer is what is stored then.
     ///
-    /// `f` may run several times; what is stored is `f` of the value that it replaced. A result with the same stored form is not written again,
-    /// unless the write names when it expires and that is not so already. What is written keeps its [expiry](Self#expiry).
+    /// `f` may run several times; what is stored is `f` of the value that it replaced. A result
+    /// that equals the value which was read is not written, in whatever form that value is stored
+    /// (`+7` stays as it is while the value is 7), unless the write names when it expires and that
+    /// is not so already. What is written keeps its [expiry](Self#expiry).
     ///
     /// The value that a conflict shows is tried at once, without a read. After every fourth attempt there is a wait, with jitter, and the value is
     /// read anew.
@@ -465,9 +475,14 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     /// The value of the first key that a write replaced or deleted.
-    fn previous(&self, committed: Committed) -> Option<Versioned<T>> {
+    fn previous(&self, committed: Committed) -> Previous<T> {
+        self.previous_from(0, committed)
+    }
+
+    /// The same of operations on the field's keys from this one on.
+    fn previous_from(&self, first: usize, committed: Committed) -> Previous<T> {
         let revision = committed.revision;
-        let found = committed.results.into_iter().enumerate().find_map(|(at, result)| {
+        let found = committed.results.into_iter().zip(first..).find_map(|(result, at)| {
             let kv = match result {
                 OpResult::Put(previous) => previous?,
                 OpResult::Delete { previous, .. } => previous.into_iter().next()?,
@@ -475,8 +490,15 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 OpResult::Done => return None,
             };
             Some(Found { at, kv })
-        })?;
-        self.decode(found, revision).inspect_err(|_| telemetry::previous_undecodable(type_name::<T>())).ok()
+        });
+        match found.map(|found| self.decode(found, revision)) {
+            None => Previous::Nothing,
+            Some(Ok(value)) => Previous::Value(value),
+            Some(Err(error)) => {
+                telemetry::previous_undecodable(type_name::<T>());
+                Previous::Unreadable(error)
+            }
+        }
     }
 
     /// Deletes every key of the field: it would otherwise be read from the next alias.
@@ -617,7 +639,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     /// Deletes what is as expected where a transaction is about one key alone.
-    async fn delete_one_by_one(&self, expected: Option<&Expected>) -> Result<Option<Versioned<T>>> {
+    async fn delete_one_by_one(&self, expected: Option<&Expected>) -> Result<Previous<T>> {
         let Some(Expected { condition, .. }) = expected else { return self.delete_each(None).await };
         let mut retry = OptimisticRetry::new(&self.context.retry);
         let (mut found, mut revision) = self.find_to_write().await?;
@@ -637,8 +659,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     /// Deletes key by key, the aliases first; the field's own key, or the alias that was found, only if it is still the same.
-    async fn delete_each(&self, expected: Option<Found>) -> Result<Option<Versioned<T>>> {
-        let mut was = None;
+    async fn delete_each(&self, expected: Option<Found>) -> Result<Previous<T>> {
+        let mut was = Previous::Nothing;
         for (at, key) in self.keys().enumerate().collect::<Vec<_>>().into_iter().rev() {
             let expected = expected.as_ref().filter(|found| found.at == at);
             let compares = expected.map(|found| Compare::key(key, Condition::Modified(found.kv.modified))).into_iter().collect();
@@ -648,7 +670,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 let revision = committed.revision;
                 return Err(self.refused(ErrorKind::Conflict, self.seen(committed), revision));
             }
-            was = self.previous(committed).or(was);
+            // The first key that is there is the one that was read.
+            let previous = self.previous_from(at, committed);
+            was = if previous.existed() { previous } else { was };
         }
         Ok(was)
     }

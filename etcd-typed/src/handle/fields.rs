@@ -9,7 +9,7 @@ use super::entry::Entry;
 use super::expiry::Home;
 use super::map::{DirMap, EntryMap};
 use crate::key::Key;
-use crate::schema::{Field, Leaves, MapKey, OneLeaf, Table};
+use crate::schema::{Field, Leaves, MapKey, OneLeaf, Presence, Table};
 use crate::value::Codec;
 
 /// The fields of one struct's directory; the derive makes one call for each directory or map, with the field's place in the table, and one for all
@@ -38,7 +38,8 @@ impl<'a> Fields<'a> {
 
     /// A nested struct, optional or not.
     pub fn dir<N: EtcdSchema>(&self, field: usize) -> N::Handle {
-        N::handle(Dir::new(self.context.clone(), self.key(field)).within(Some(self.home.clone())))
+        let optional = self.table.fields.get(field).is_some_and(|field| field.presence == Presence::Optional);
+        N::handle(Dir::new(self.context.clone(), self.key(field)).within(Some(self.home.clone())).removable(optional))
     }
 
     /// A struct whose keys lie beside this one's.

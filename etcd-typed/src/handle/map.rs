@@ -267,7 +267,10 @@ impl IntoFuture for MapWrite {
 
     fn into_future(self) -> Self::IntoFuture {
         let Self { context, key, owner, encoded, wish, atomicity, operation, home } = self;
-        Box::pin(operation.run(async move { set(&context, &key, home.as_ref(), owner, encoded?, wish, atomicity, operation).await }))
+        Box::pin(operation.run(async move {
+            let write = set(&context, &key, home.as_ref(), owner, encoded?, wish, atomicity, operation);
+            context.limited(atomicity, write).await
+        }))
     }
 }
 
@@ -365,7 +368,8 @@ impl<K: MapKey, V: Send + Sync + 'static> Paging<K, V> {
 
 /// A directory with one directory for each entry of a map, and a struct in each.
 ///
-/// Map keys are as for [`EntryMap`]. A directory counts as an entry when a key of the schema is in it.
+/// Map keys are as for [`EntryMap`]. A directory is an entry if one of the struct's required keys is in it, or any of its keys if it has no required key. An entry
+/// is removed with everything below its directory. See [`Dir`](Dir#structs-that-may-be-absent).
 pub struct DirMap<K, S> {
     context: Shared,
     key: Key,
@@ -403,7 +407,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
         &self.key
     }
 
-    /// The handle of the struct at this map key. Nothing is asked of the store.
+    /// The handle of the struct at this map key. Nothing is asked of the store. Its `delete` removes the entry, with everything below its directory.
     ///
     /// # Errors
     ///
@@ -412,7 +416,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     where
         Q: ToOwned<Owned = K> + ?Sized,
     {
-        Ok(S::handle(Dir::new(self.context.clone(), child(&self.key, &key.to_owned())?).within(self.home.clone())))
+        Ok(S::handle(Dir::new(self.context.clone(), child(&self.key, &key.to_owned())?).within(self.home.clone()).removable(true)))
     }
 
     /// The map keys that are there, in order.
@@ -443,11 +447,11 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
         Self::operation("get").run(work).await
     }
 
-    /// Makes the directory hold exactly these structs, as [`EntryMap::set`] does for values.
+    /// Makes the directory hold exactly these structs, as [`EntryMap::set`] does for values. Other entries are removed with everything below them.
     ///
     /// # Errors
     ///
-    /// As for [`Dir::set`].
+    /// As for [`Dir::set`]. `Invalid` also for a struct that would have no key.
     pub fn set(&self, map: &BTreeMap<K, S>) -> MapWrite {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map));
         MapWrite::new(&self.context, &self.key, self.home.as_ref(), Owner::Dirs(S::TABLE), encoded, Self::operation("set"))

@@ -1,22 +1,61 @@
-//! What a write of many keys comes to: which are put, which deleted, under which conditions. Deciding it is pure; `commit` sends it.
+//! What a write of many keys comes to: which are put, which deleted, under which conditions. Deciding it is pure; `plan/commit.rs` sends it.
 
-use std::time::Duration;
+mod commit;
 
 use bytes::Bytes;
 
-use super::Context;
 use super::expiry::Surroundings;
-use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::revision::{LeaseId, Revision};
-use crate::schema::{Encoded, Table, Tree};
-use crate::store::{Committed, Compare, Condition, Expiry, Op, Span, Txn};
+use crate::revision::Revision;
+use crate::schema::{Encoded, Removable, Table, Tree, removable_in_map};
+use crate::store::{Compare, Condition, Expiry, Op, Span};
 
 /// Writes below one directory; keys are relative to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) puts: Vec<Put>,
     pub(super) deletes: Vec<String>,
+    /// Directories that are deleted with all that is below them. Nothing is put there.
+    pub(super) removals: Vec<Removal>,
+}
+
+/// A directory that is deleted with all that is below it, whether the schema knows it or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Removal {
+    pub(super) directory: String,
+    /// Only if nothing was written below it since then; for a plan of several steps, in which no other condition says so.
+    since: Option<Revision>,
+}
+
+impl Removal {
+    pub(super) fn of(directory: &str) -> Self {
+        Self { directory: directory.to_owned(), since: None }
+    }
+
+    /// The keys of this tree that it deletes.
+    pub(super) fn keys<'t>(&self, tree: &'t Tree) -> impl Iterator<Item = &'t String> + use<'_, 't> {
+        let from = if self.directory.is_empty() { String::new() } else { format!("{}/", self.directory) };
+        tree.range(from..).map(|(key, _)| key).take_while(|key| self.has(key))
+    }
+
+    /// That nothing in it changed, appeared or vanished since `revision`, when these keys were there. Keys are relative to `directory`.
+    pub(super) fn unchanged(&self, directory: &Key, revision: Revision, basis: &[(String, Revision)]) -> Vec<Compare> {
+        let below = basis.iter().filter(|(key, _)| self.has(key)).filter_map(|(key, modified)| {
+            let relative = if self.directory.is_empty() { key } else { key.get(self.directory.len() + 1..)? };
+            Some((relative.to_owned(), *modified))
+        });
+        unchanged(&place(directory, &self.directory), revision, &below.collect::<Vec<_>>())
+    }
+
+    /// Whether it deletes this key.
+    fn has(&self, key: &str) -> bool {
+        is_below(&self.directory, key)
+    }
+}
+
+/// Whether a key is below a directory, both relative to the same one. All are below the empty one.
+pub(super) fn is_below(directory: &str, key: &str) -> bool {
+    directory.is_empty() || key.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,21 +133,79 @@ impl Owner {
         }
     }
 
+    /// The directories around a key that may be absent and are removed as a whole, from the outermost to the innermost.
+    pub(super) fn removable_around(self, relative: &str) -> Vec<Removable<'_>> {
+        match self {
+            Self::Struct(table) => table.removable_around(relative),
+            Self::Dirs(table) => removable_in_map(table, relative),
+            Self::Entries { .. } => Vec::new(),
+        }
+    }
+
     /// Everything of `encoded` is put and everything else of the owner's is deleted, whatever is stored. Only without maps.
     pub(super) fn overwrite(self, encoded: Encoded) -> Plan {
-        Plan { deletes: self.absent_keys(&encoded), puts: encoded.into_iter().map(Put::new).collect() }
+        let mut plan = Plan::default();
+        for key in self.absent_keys(&encoded) {
+            self.delete(&key, &encoded, &mut plan);
+        }
+        Plan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
     }
 
     /// The same, where it is known what is stored: what a write with maps does, and what every write would do.
     pub(super) fn replace(self, tree: &Tree, encoded: Encoded) -> Plan {
-        Plan { deletes: self.superseded(tree.keys(), &encoded), puts: encoded.into_iter().map(Put::new).collect() }
+        let mut plan = Plan::default();
+        for key in self.superseded(tree.keys(), &encoded) {
+            self.delete(key, &encoded, &mut plan);
+        }
+        // An optional directory that is to be absent also goes if only keys of others are in it, as where it is not known what is stored.
+        for key in tree.keys().filter(|key| !self.owns(key)) {
+            let around = self.removable_around(key);
+            if around.iter().find(|removable| !removable.is_encoded(&encoded)).is_some_and(|removable| !removable.is_entry) {
+                self.delete(key, &encoded, &mut plan);
+            }
+        }
+        Plan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
     }
 
-    /// Only what differs: what is stored decodes to `old`.
+    /// Only what differs: what is stored decodes to `old`. What is left over from a struct that is absent before and after stays: it may be one that
+    /// somebody is just writing, key by key. It goes if the struct around it is added.
     pub(super) fn difference<'k>(self, stored: impl Iterator<Item = &'k String>, old: &Encoded, new: &Encoded) -> Plan {
         let puts = new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes));
-        let puts = puts.map(|(key, bytes)| Put::new((key.clone(), bytes.clone()))).collect();
-        Plan { puts, deletes: self.superseded(stored, new) }
+        let mut plan = Plan { puts: puts.map(|(key, bytes)| Put::new((key.clone(), bytes.clone()))).collect(), ..Plan::default() };
+        for key in self.superseded(stored, new) {
+            let around = self.removable_around(key);
+            let (present, absent) = around.split_at(around.iter().take_while(|removable| removable.is_encoded(new)).count());
+            let is_left_over = absent.first().is_some_and(|removable| !removable.is_encoded(old));
+            if !is_left_over || present.iter().any(|removable| !removable.is_encoded(old)) {
+                self.delete(key, new, &mut plan);
+            }
+        }
+        plan.each_once()
+    }
+
+    /// Adds the deletion of a key, with all of the outermost directory around it that is to be absent.
+    fn delete(self, key: &str, encoded: &Encoded, plan: &mut Plan) {
+        // The keys of a directory mostly follow one another.
+        if plan.removals.last().is_some_and(|removal| removal.has(key)) {
+            return;
+        }
+        match self.removable_around(key).into_iter().find(|removable| !removable.is_encoded(encoded)) {
+            Some(removable) => plan.removals.push(Removal::of(removable.directory)),
+            None => plan.deletes.push(key.to_owned()),
+        }
+    }
+
+    /// The directories that are absent in `old` and not in `new`. What was read does not tell what may be left over in them.
+    pub(super) fn added(self, old: &Encoded, new: &Encoded) -> Vec<String> {
+        let mut added: Vec<String> = Vec::new();
+        for key in new.keys().filter(|key| !old.contains_key(*key)) {
+            if added.last().is_some_and(|directory| is_below(directory, key)) {
+                continue;
+            }
+            let around = self.removable_around(key);
+            added.extend(around.iter().find(|removable| !removable.is_encoded(old)).map(|removable| removable.directory.to_owned()));
+        }
+        added
     }
 
     /// [`difference`](Self::difference) where only the keys that `old` was read from are known: of a field that has no value any more the aliases go
@@ -121,11 +218,11 @@ impl Owner {
     }
 
     /// The keys of the owner that are stored and have no place beside `encoded`.
-    fn superseded<'k>(self, stored: impl Iterator<Item = &'k String>, encoded: &Encoded) -> Vec<String> {
+    fn superseded<'k>(self, stored: impl Iterator<Item = &'k String>, encoded: &Encoded) -> Vec<&'k String> {
         let absent = self.absent_keys(encoded);
         let fixed = self.fixed_keys();
         let gone = |key: &String| if fixed.contains(key) { absent.contains(key) } else { !encoded.contains_key(key) };
-        stored.filter(|key| self.owns(key) && gone(key)).cloned().collect()
+        stored.filter(|key| self.owns(key) && gone(key)).collect()
     }
 
     /// That no key of the owner is there.
@@ -145,6 +242,11 @@ pub(super) fn unchanged(directory: &Key, revision: Revision, basis: &[(String, R
     std::iter::once(appeared_or_changed).chain(vanished).collect()
 }
 
+/// That nothing is below a directory, which is relative to another one.
+pub(super) fn nothing_below(directory: &Key, relative: &str) -> Compare {
+    Compare::below(&place(directory, relative), Condition::Absent)
+}
+
 /// What to do about a write that is too much for one transaction.
 pub(super) const IN_SEVERAL: &str = "`.non_atomic()` writes in several";
 pub(super) const IN_SEVERAL_OR_FEWER: &str = "`.non_atomic()` writes in several, `.changed_fields_only()` needs fewer conditions";
@@ -161,12 +263,12 @@ pub(super) enum Atomicity {
 impl Plan {
     /// All of what was encoded.
     pub(super) fn whole(encoded: Encoded) -> Self {
-        Self { puts: encoded.into_iter().map(Put::new).collect(), deletes: Vec::new() }
+        Self { puts: encoded.into_iter().map(Put::new).collect(), ..Self::default() }
     }
 
     /// The same, but for what is put also where it does not differ: all of it is to expire together.
     pub(super) fn renewing(self, encoded: &Encoded) -> Self {
-        Self { deletes: self.deletes, ..Self::whole(encoded.clone()) }
+        Self { puts: Self::whole(encoded.clone()).puts, ..self }
     }
 
     /// The same, with when each key expires, where that is not decided by what is around.
@@ -177,17 +279,39 @@ impl Plan {
         self
     }
 
+    /// The same, with each removal once.
+    fn each_once(mut self) -> Self {
+        self.removals.sort_unstable_by(|a, b| a.directory.cmp(&b.directory));
+        self.removals.dedup();
+        self
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.puts.is_empty() && self.deletes.is_empty()
+        self.len() == 0
     }
 
     fn len(&self) -> usize {
-        self.puts.len() + self.deletes.len()
+        self.puts.len() + self.deletes.len() + self.removals.len()
     }
 
-    /// All keys that are written.
+    /// All keys that are written, and the directories that are removed.
     pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
+        self.own_keys().chain(self.removals.iter().map(|removal| &removal.directory))
+    }
+
+    /// All keys that are written each by itself.
+    pub(super) fn own_keys(&self) -> impl Iterator<Item = &String> {
         self.puts.iter().map(|put| &put.key).chain(&self.deletes)
+    }
+
+    /// The same in steps, of which each is on a condition of its own: what is below a removed directory, and was seen there at `revision`, is deleted key by
+    /// key, and then the directory, unless something was written there since.
+    pub(super) fn in_steps(mut self, tree: &Tree, revision: Revision) -> Self {
+        for removal in &mut self.removals {
+            self.deletes.extend(removal.keys(tree).cloned());
+            removal.since = Some(revision);
+        }
+        self
     }
 
     /// Whether it is for `surroundings` to say when something expires.
@@ -200,172 +324,17 @@ impl Plan {
             let expiry = expiry.unwrap_or_else(|| surroundings.expiry());
             Op::Put { key: directory.descend(&key), value, expiry, previous: false }
         };
+        let delete = |span| Op::Delete { span, previous: false };
         let puts: Vec<Op> = self.puts.into_iter().map(put).collect();
-        puts.into_iter().chain(self.deletes.iter().map(|relative| Op::delete(&directory.descend(relative)))).collect()
+        let deletes = self.deletes.iter().map(|relative| delete(Span::Key(directory.descend(relative))));
+        let removals = self.removals.iter().map(|removal| delete(Span::Below(place(directory, &removal.directory))));
+        puts.into_iter().chain(deletes).chain(removals).collect()
     }
 }
 
-impl Context {
-    /// Refuses what the store could not do in one transaction, before anything is sent. `advice` says what the caller can do where it is too much.
-    pub(super) fn check_atomic(&self, directory: &Key, compares: &[Compare], operations: usize, advice: &str) -> Result<()> {
-        self.check_guards().map_err(|error| error.at(directory))?;
-        let capabilities = self.store.capabilities();
-        let single_key = operations <= 1 && compares.iter().all(|compare| matches!(compare.span, Span::Key(_)));
-        if !capabilities.transactions && !single_key {
-            let message =
-                format!("{} has no transaction over several keys; `.non_atomic()` writes key by key, or use etcd v3", capabilities.name);
-            return Err(Error::new(ErrorKind::Unsupported, message).at(directory));
-        }
-        let limit = capabilities.max_operations;
-        let guards = self.guard_compares().len();
-        let conditions = compares.len() + guards;
-        let theirs = if guards == 0 { String::new() } else { format!(" ({guards} of them the guard's)") };
-        if operations > limit || conditions > limit {
-            let message = format!(
-                "{operations} operations under {conditions} conditions{theirs}, and one transaction takes {limit} of each (server flag \
-                 `--max-txn-ops`); {advice}",
-            );
-            return Err(Error::new(ErrorKind::TooManyOperations, message).at(directory));
-        }
-        Ok(())
-    }
-
-    /// Whether one transaction takes so many conditions, beside those of the guards.
-    pub(super) fn has_room_for(&self, conditions: usize) -> bool {
-        conditions + self.guard_compares().len() <= self.store.capabilities().max_operations
-    }
-
-    /// Sends a plan in one transaction. If it is refused, `surroundings` have learnt from the answer.
-    pub(super) async fn commit_plan(
-        &self,
-        directory: &Key,
-        plan: Plan,
-        mut compares: Vec<Compare>,
-        mut otherwise: Vec<Op>,
-        surroundings: &mut Surroundings,
-        advice: &str,
-    ) -> Result<Committed> {
-        self.check_atomic(directory, &compares, plan.len(), advice)?;
-        let depends = plan.depends_on(surroundings);
-        if depends && !self.store.capabilities().transactions {
-            surroundings.read(self).await.map_err(|error| error.at(directory))?;
-        } else if depends {
-            compares.extend(surroundings.compares());
-            otherwise.extend(surroundings.looks());
-            self.check_atomic(directory, &compares, plan.len(), advice)?;
-        }
-        let txn = Txn { compares, then: plan.into_ops(directory, surroundings), otherwise };
-        let committed = self.commit(txn).await.map_err(|error| error.at(directory))?;
-        if depends && !committed.succeeded {
-            surroundings.learn(&committed.results);
-        }
-        Ok(committed)
-    }
-
-    /// Sends a plan in as many transactions as it takes, each key under its own condition if it has one. The answer says at
-    /// which revision each was written.
-    ///
-    /// # Errors
-    ///
-    /// Say which keys were written. `Conflict` when a condition does not hold.
-    pub(super) async fn commit_non_atomic(
-        &self,
-        directory: &Key,
-        plan: Plan,
-        condition: impl Fn(&str) -> Option<Condition>,
-        surroundings: &mut Surroundings,
-    ) -> Result<Vec<(String, Revision)>> {
-        self.check_guards().map_err(|error| error.at(directory))?;
-        let depends = plan.depends_on(surroundings);
-        let asks = depends && self.store.capabilities().transactions;
-        if depends && !asks {
-            surroundings.read(self).await.map_err(|error| error.at(directory))?;
-        }
-        let (around, looks) = if asks { (surroundings.compares(), surroundings.looks()) } else { (Vec::new(), Vec::new()) };
-        let keys: Vec<String> = plan.keys().cloned().collect();
-        let conditional = keys.iter().any(|relative| condition(relative).is_some());
-        let follows: Vec<bool> = plan.puts.iter().map(|put| put.expiry.is_none()).collect();
-        let mut ops = plan.into_ops(directory, surroundings);
-        self.share_leases(&mut ops).await.map_err(|error| error.at(directory))?;
-        let (mut around, mut written): (_, Vec<(String, Revision)>) = (around, Vec::new());
-        while !ops.is_empty() {
-            // Conditions are limited as operations are, and are not more than these where the keys have none.
-            let beside = if conditional { &around[..] } else { &[] };
-            let rest = ops.split_off(self.fitting(&ops, beside));
-            let step = std::mem::replace(&mut ops, rest);
-            let keys: Vec<&String> = keys.iter().skip(written.len()).take(step.len()).collect();
-            let on = |relative: &&String| Some(Compare::key(&directory.descend(relative), condition(relative)?));
-            let compares = keys.iter().filter_map(on).chain(around.clone()).collect();
-            let txn = Txn { compares, then: step.clone(), otherwise: looks.clone() };
-            let first = keys.first().map_or_else(|| directory.clone(), |relative| directory.descend(relative));
-            let failure = match self.commit(txn).await {
-                Ok(committed) if committed.succeeded => {
-                    let keys: Vec<_> = keys.into_iter().map(|relative| (relative.clone(), committed.revision)).collect();
-                    written.extend(keys);
-                    continue;
-                }
-                // It expires, which the guess was that it does not.
-                Ok(committed) if asks && surroundings.learn(&committed.results) => {
-                    ops = step.into_iter().chain(std::mem::take(&mut ops)).collect();
-                    for (op, follows) in ops.iter_mut().zip(follows.iter().skip(written.len())) {
-                        if let (Op::Put { expiry, .. }, true) = (op, *follows) {
-                            *expiry = surroundings.expiry();
-                        }
-                    }
-                    around = surroundings.compares();
-                    continue;
-                }
-                Ok(_) => Error::new(ErrorKind::Conflict, ""),
-                Err(error) => error,
-            };
-            let written = written.iter().map(|(relative, _)| directory.descend(relative)).collect();
-            return Err(failure.at(&first).after_writing(written));
-        }
-        Ok(written)
-    }
-
-    /// Puts that live equally long share a lease, as in one transaction, where they need several.
-    async fn share_leases(&self, ops: &mut [Op]) -> Result<()> {
-        if !self.store.capabilities().transactions || self.fitting(ops, &[]) == ops.len() {
-            return Ok(());
-        }
-        let mut made: Vec<(Duration, LeaseId)> = Vec::new();
-        for op in ops {
-            let Op::Put { expiry, .. } = op else { continue };
-            let Expiry::After(ttl) = *expiry else { continue };
-            let id = match made.iter().find(|(other, _)| *other == ttl) {
-                Some((_, id)) => *id,
-                None => {
-                    let id = LeaseId::random();
-                    self.asked().grant(id, ttl).await?;
-                    made.push((ttl, id));
-                    id
-                }
-            };
-            *expiry = Expiry::With(id);
-        }
-        Ok(())
-    }
-
-    /// How many of the operations, at least one, fit in one transaction by number and by size, beside these conditions and those of the guards.
-    fn fitting(&self, ops: &[Op], conditions: &[Compare]) -> usize {
-        // What a request holds for each operation beside key and value, its condition and the key in that: generously.
-        const OVERHEAD: usize = 64;
-        let capabilities = self.store.capabilities();
-        let mut conditions = conditions.to_vec();
-        conditions.extend(self.guard_compares());
-        let most = if capabilities.transactions { capabilities.max_operations.saturating_sub(conditions.len()) } else { 1 };
-        let mut size = OVERHEAD + conditions.iter().map(|compare| OVERHEAD + 2 * compare.span.key().as_str().len()).sum::<usize>();
-        let fits = |op: &&Op| {
-            size += OVERHEAD
-                + match op {
-                    Op::Put { key, value, .. } => 2 * key.as_str().len() + value.len(),
-                    _ => 0,
-                };
-            size <= capabilities.max_value
-        };
-        ops.iter().take(most).take_while(fits).count().max(1)
-    }
+/// A key or directory below this one, which may be this one itself.
+fn place(directory: &Key, relative: &str) -> Key {
+    if relative.is_empty() { directory.clone() } else { directory.descend(relative) }
 }
 
 #[cfg(test)]
@@ -421,6 +390,83 @@ mod tests {
         assert_eq!(plan.deletes, ["a", "old_a"]);
         let plan = Owner::Struct(TABLE).overwrite(encoded(&[("a", "1"), ("b", "2")]));
         assert_eq!(plan.deletes, [""; 0]);
+    }
+
+    const ENTRY: &Table = &Table {
+        name: "Db",
+        doc: "",
+        prefix: None,
+        fields: &[Field { presence: Presence::Required, ..leaf("host", &[]) }, leaf("note", &["n"])],
+    };
+
+    /// An optional directory, a required one, and a map of structs with one in each.
+    const WITH_DIRECTORIES: &Table = &Table {
+        name: "App",
+        doc: "",
+        prefix: None,
+        fields: &[
+            leaf("a", &[]),
+            Field { kind: Kind::Dir(ENTRY), ..leaf("backup", &[]) },
+            Field { kind: Kind::Dir(ENTRY), presence: Presence::Required, ..leaf("main", &[]) },
+            Field { kind: Kind::DirMap { key: "text", table: ENTRY }, ..leaf("regions", &[]) },
+        ],
+    };
+
+    fn removed(plan: &Plan) -> Vec<&str> {
+        plan.removals.iter().map(|removal| removal.directory.as_str()).collect()
+    }
+
+    #[test]
+    fn an_absent_directory_is_one_removal() {
+        let owner = Owner::Struct(WITH_DIRECTORIES);
+        let new = encoded(&[("main/host", "h"), ("regions/eu/host", "h")]);
+        let stored =
+            stored(&["backup/host", "backup/note", "main/note", "regions/eu/note", "regions/us/host", "regions/us/n", "regions/us/x"]);
+        let old = encoded(&[("backup/host", "h"), ("main/host", "h"), ("main/note", "n"), ("regions/us/host", "h")]);
+        let plan = owner.difference(stored.iter(), &old, &new);
+        assert_eq!(
+            (removed(&plan), &plan.deletes[..]),
+            (vec!["backup", "regions/us"], &["main/note".to_owned(), "regions/eu/note".to_owned()][..])
+        );
+
+        // Where it is not known what is stored, what may be there.
+        let plan = owner.overwrite(encoded(&[("main/host", "h")]));
+        assert_eq!(
+            (removed(&plan), &plan.deletes[..]),
+            (vec!["backup"], &["a".to_owned(), "main/note".to_owned(), "main/n".to_owned()][..])
+        );
+        let basis: Vec<_> = ["regions/us/host", "backup/host", "regions/us/n"].map(|key| (key.to_owned(), Revision::ZERO)).into();
+        let plan = owner.difference_to_read(&basis, &old, &new);
+        assert_eq!(removed(&plan), ["backup", "regions/us"]);
+    }
+
+    #[test]
+    fn a_leftover_stays_unless_its_directory_is_added() {
+        let owner = Owner::Struct(WITH_DIRECTORIES);
+        let stored = stored(&["backup/note", "regions/eu/note", "regions/us/note"]);
+        let old = encoded(&[("main/host", "h")]);
+        let new = encoded(&[("main/host", "h"), ("regions/us/host", "h")]);
+        let plan = owner.difference(stored.iter(), &old, &new);
+        assert_eq!((removed(&plan), &plan.deletes[..]), (vec![], &["regions/us/note".to_owned()][..]));
+        assert_eq!(owner.added(&old, &new), ["regions/us"]);
+    }
+
+    #[test]
+    fn in_steps_keys_go_before_their_directory() {
+        let stored = |key: &str| {
+            let revision = Revision::new(3);
+            let stored =
+                crate::schema::Stored { value: Bytes::new(), created: revision, modified: revision, version: None, lease: None, ttl: None };
+            (key.to_owned(), stored)
+        };
+        let tree: Tree = ["us-x/host", "us/_x", "us/deep/er", "us/host", "us0", "v/host"].map(stored).into();
+        let plan = Owner::Dirs(ENTRY).replace(&tree, encoded(&[("v/host", "h")]));
+        assert_eq!((removed(&plan), &plan.deletes[..]), (vec!["us", "us-x"], &[][..]));
+        let plan = plan.in_steps(&tree, Revision::new(5));
+        assert_eq!(plan.deletes, ["us/_x", "us/deep/er", "us/host", "us-x/host"]);
+        assert!(plan.removals.iter().all(|removal| removal.since == Some(Revision::new(5))));
+        let whole = Plan { removals: vec![Removal::of("")], ..Plan::default() };
+        assert_eq!(whole.in_steps(&tree, Revision::new(5)).deletes.len(), tree.len());
     }
 
     #[test]

@@ -202,7 +202,7 @@ impl Transaction {
             let message = "which entries of its maps must go depends on what is stored; use `update` on the directory, or set fields";
             return self.failed(Error::new(ErrorKind::Unsupported, message).at(dir.key()));
         }
-        match schema::encode(dir.key(), value) {
+        match dir.encode(value) {
             Ok(encoded) => {
                 let from = self.ops.len();
                 self.ops.extend(owner.overwrite(encoded).into_ops(dir.key(), &Surroundings::default()));
@@ -325,7 +325,8 @@ impl IntoFuture for Transaction {
     type IntoFuture = BoxFuture<'static, Result<Revision>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(Operation::new("commit", "transaction").run(self.commit()))
+        let retry = self.context.retry.clone();
+        Box::pin(Operation::new("commit", "transaction").run(retry.one_call(self.commit())))
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::Lease;
 use super::last::Handed;
 use super::later::Later;
+use super::shared::SharedLeases;
 use super::standing::Standings;
 use crate::error::{Error, Result};
 use crate::retry::RetryPolicy;
@@ -20,8 +21,10 @@ use crate::store::{Store, roaming};
 /// How long a spare lease is kept alive for nobody.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 
-/// How many spare leases of one time to live are kept alive. What a burst of releases leaves beyond that may be taken again until it would have to be kept alive, and is
-/// revoked then: so many locks that are acquired and released over and over cost no grants, and a program that once had many costs the server little.
+/// How many spare leases are kept alive, whatever their times to live. What a burst of releases
+/// leaves beyond that may be taken again until it would have to be kept alive, and is revoked then:
+/// so many locks that are acquired and released over and over cost no grants, and a program that
+/// once had many costs the server little.
 const MOST: usize = 16;
 
 /// One for all clones of a client.
@@ -31,6 +34,7 @@ pub(crate) struct Lessor {
     roaming: Arc<dyn Store>,
     retry: RetryPolicy,
     spares: Mutex<Vec<Spare>>,
+    shared: SharedLeases,
     standings: Arc<Standings>,
     later: Arc<Later>,
     /// Dropped after the spare leases, whose tasks it may have.
@@ -45,7 +49,16 @@ struct Spare {
 impl Lessor {
     pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy, runtimes: Arc<Runtimes>) -> Self {
         let roaming = roaming(store.clone(), &runtimes);
-        Self { store, roaming, retry, spares: Mutex::default(), standings: Arc::default(), later: Arc::default(), runtimes }
+        Self {
+            store,
+            roaming,
+            retry,
+            spares: Mutex::default(),
+            shared: SharedLeases::default(),
+            standings: Arc::default(),
+            later: Arc::default(),
+            runtimes,
+        }
     }
 
     /// The store, for callers, who use the client on the current runtime.
@@ -65,6 +78,10 @@ impl Lessor {
 
     pub(crate) fn standings(&self) -> &Arc<Standings> {
         &self.standings
+    }
+
+    pub(super) fn shared(&self) -> &SharedLeases {
+        &self.shared
     }
 
     pub(crate) fn later(&self) -> &Arc<Later> {
@@ -114,8 +131,7 @@ impl Lessor {
     pub(super) fn dismiss(&self, id: LeaseId) -> bool {
         let one_too_many = self.with(|spares| {
             let at = spares.iter().position(|spare| spare.lease.id == id)?;
-            let asked = spares.get(at)?.lease.asked;
-            let later = spares.iter().skip(at + 1).filter(|spare| spare.lease.asked == asked).count();
+            let later = spares.len() - at - 1;
             (later >= MOST).then(|| spares.remove(at))
         });
         one_too_many.is_some()

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::future::{pending, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::clock::Moment;
 use crate::error::{Error, ErrorKind};
@@ -31,6 +32,8 @@ struct Inner {
     task: Task,
     /// Whether anything depends on the lease. The end of a spare lease is no loss.
     wanted: AtomicBool,
+    /// What the attempts to keep it alive have met since the last one that went well, newest last.
+    met: Mutex<Option<Arc<Error>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +71,7 @@ pub(super) fn safe(ttl: Duration) -> Duration {
 impl Life {
     pub(super) fn begin(lease: LeaseId, sent: Moment, ttl: Duration, task: Task) -> Self {
         let (state, _) = watch::channel(State::Kept { sent, safe: safe(ttl) });
-        Self(Arc::new(Inner { lease, state, task, wanted: AtomicBool::new(true) }))
+        Self(Arc::new(Inner { lease, state, task, wanted: AtomicBool::new(true), met: Mutex::default() }))
     }
 
     pub(crate) fn is_held(&self) -> bool {
@@ -90,8 +93,38 @@ impl Life {
         }
     }
 
+    /// Returns when its time was over, for a lease that is not held any more; `None` if it was lost before.
+    pub(crate) fn ended_at(&self) -> Option<Instant> {
+        match *self.0.state.borrow() {
+            State::Kept { sent, safe } => sent.after(safe).map(|end| end.min(Instant::now())),
+            State::Lost(_) => None,
+        }
+    }
+
     fn why_expired(&self) -> LostReason {
-        if self.0.task.was_stranded() { LostReason::NotKeptAlive } else { LostReason::Expired }
+        if self.0.task.was_stranded() {
+            return LostReason::NotKeptAlive;
+        }
+        // A server that refuses has answered.
+        match self.met().as_deref() {
+            Some(error) if !error.is_retryable() => LostReason::Unverified,
+            _ => LostReason::Expired,
+        }
+    }
+
+    /// An attempt to keep it alive has failed.
+    pub(super) fn meet(&self, error: Error) {
+        *self.met() = Some(Arc::new(error));
+    }
+
+    /// What the attempts to keep it alive met, where it was lost since none went well.
+    pub(crate) fn cause(&self, reason: LostReason) -> Option<Arc<Error>> {
+        matches!(reason, LostReason::Expired | LostReason::Unverified).then(|| self.met().clone()).flatten()
+    }
+
+    fn met(&self) -> MutexGuard<'_, Option<Arc<Error>>> {
+        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        self.0.met.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The server has answered a request that was sent then. Too late is too late.
@@ -100,6 +133,7 @@ impl Life {
             // That it is over is told by `lose`, which whoever finds out calls.
             if !state.remaining().is_zero() {
                 *state = State::Kept { sent, safe: safe(ttl) };
+                *self.met() = None;
                 self.0.task.settle();
             }
         });
@@ -147,7 +181,7 @@ impl Life {
         .await;
         // The task tells it too, unless no runtime has the task.
         self.lose(reason);
-        Lost { lease: self.0.lease, key: None, reason }
+        Lost { lease: self.0.lease, key: None, reason, cause: self.cause(reason) }
     }
 
     async fn passed(&self) -> LostReason {
@@ -204,18 +238,37 @@ impl fmt::Debug for Life {
 
 /// What was held is not held any more: a lease, a lock, the leadership. It becomes an [`Error`] of kind
 /// [`GuardLost`](ErrorKind::GuardLost), or [`LeaseLost`](ErrorKind::LeaseLost) for a lease by itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// `Display` is one line with the reason and the cause. Two are equal if lease, key and reason are.
+#[derive(Clone, Debug)]
 pub struct Lost {
     lease: LeaseId,
     key: Option<Key>,
     reason: LostReason,
+    cause: Option<Arc<Error>>,
 }
+
+impl PartialEq for Lost {
+    fn eq(&self, other: &Self) -> bool {
+        (self.lease, &self.key, self.reason) == (other.lease, &other.key, other.reason)
+    }
+}
+
+impl Eq for Lost {}
 
 impl Lost {
     /// Why.
     #[must_use]
     pub fn reason(&self) -> LostReason {
         self.reason
+    }
+
+    /// The error of the last attempt to keep the lease alive, or to see the key, where such errors are why it is lost
+    /// ([`Expired`](LostReason::Expired), [`Unverified`](LostReason::Unverified)): a refused password, a missing right, a certificate, a connection that
+    /// could not be made.
+    #[must_use]
+    pub fn cause(&self) -> Option<&Error> {
+        self.cause.as_deref()
     }
 
     /// The key that stood for it; none for a lease by itself.
@@ -231,8 +284,16 @@ impl Lost {
     }
 
     /// What was held by this key.
-    pub(crate) fn of(lease: LeaseId, key: &Key, reason: LostReason) -> Self {
-        Self { lease, key: Some(key.clone()), reason }
+    pub(crate) fn of(lease: LeaseId, key: &Key, reason: LostReason, cause: Option<Arc<Error>>) -> Self {
+        Self { lease, key: Some(key.clone()), reason, cause }
+    }
+
+    /// The reason with the cause.
+    fn why(&self) -> String {
+        match &self.cause {
+            Some(cause) => format!("{}: {cause}", self.reason),
+            None => self.reason.to_string(),
+        }
     }
 }
 
@@ -248,8 +309,8 @@ pub enum LostReason {
     KeyDeleted,
     /// The key that stands for it is somebody else's: it was handed over, or made anew.
     TakenOver,
-    /// The server refused to show its key for a whole time to live, because a right was revoked or the credentials are not good any more: nobody
-    /// could tell whether the key still existed.
+    /// The server refused to keep the lease alive, or to show its key, for a whole time to live: a right was revoked, the credentials are not good any more, or
+    /// a certificate is refused. So the lease may have ended, or the key may be another holder's. [`Lost::cause`] is the last refusal.
     Unverified,
     /// No runtime was left to keep it alive: the one it was acquired on ended, and the client was used on no other one before its time had passed.
     NotKeptAlive,
@@ -279,7 +340,7 @@ impl fmt::Display for LostReason {
             Self::Revoked => "the server does not know its lease any more",
             Self::KeyDeleted => "its key was deleted",
             Self::TakenOver => "its key is somebody else's now",
-            Self::Unverified => "the server refuses to show its key",
+            Self::Unverified => "the server refuses to keep its lease alive or to show its key",
             Self::NotKeptAlive => "it was not kept alive: its runtime has ended, and the client was used on no other one",
             Self::Released => "it was given up",
         })
@@ -289,19 +350,28 @@ impl fmt::Display for LostReason {
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.key {
-            Some(key) => write!(f, "{key}: lost: {}", self.reason),
-            None => write!(f, "lease {}: lost: {}", self.lease, self.reason),
+            Some(key) => write!(f, "{key}: lost: {}", self.why()),
+            None => write!(f, "lease {}: lost: {}", self.lease, self.why()),
         }
     }
 }
 
-impl std::error::Error for Lost {}
+impl std::error::Error for Lost {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
+}
 
 impl From<Lost> for Error {
     fn from(lost: Lost) -> Self {
-        match lost.key {
-            Some(key) => Self::new(ErrorKind::GuardLost, lost.reason.to_string()).at(&key),
-            None => Self::new(ErrorKind::LeaseLost, format!("lease {}: {}", lost.lease, lost.reason)),
+        let why = lost.why();
+        let error = match lost.key {
+            Some(key) => Self::new(ErrorKind::GuardLost, why).at(&key),
+            None => Self::new(ErrorKind::LeaseLost, format!("lease {}: {why}", lost.lease)),
+        };
+        match lost.cause {
+            Some(cause) => error.caused_by(cause),
+            None => error,
         }
     }
 }

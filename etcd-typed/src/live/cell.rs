@@ -3,17 +3,18 @@
 
 use std::collections::VecDeque;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
-use super::status::{Cause, LiveStatus, Rewound};
-use super::upstream::Upstream;
+use super::status::{Cause, FileStatus, LiveStatus, Rewound};
+use super::upstream::{Audience, Upstream};
 use crate::error::{Error, ErrorKind, Problem, Result};
 use crate::revision::Revision;
+use crate::runtime::now;
 use crate::telemetry::{Pattern, ViewTelemetry};
 use crate::version::Versioned;
 
@@ -30,6 +31,7 @@ pub(super) struct Cell<T> {
     telemetry: ViewTelemetry,
     /// What feeds it; the last cell to go ends the watch.
     upstream: Arc<Upstream>,
+    file: FileStatus,
 }
 
 pub(super) struct Book<T> {
@@ -75,7 +77,14 @@ impl<T> Cell<T> {
             wanted: AtomicU64::new(NOBODY),
             telemetry: ViewTelemetry::new(pattern, revision),
             upstream,
+            file: FileStatus::default(),
         }
+    }
+
+    /// The same with a file that the state is kept in.
+    #[cfg(feature = "snapshot")]
+    pub(super) fn with_file(self, file: FileStatus) -> Self {
+        Self { file, ..self }
     }
 
     /// The same with a state from a file, since there is none of the server's for this reason.
@@ -83,12 +92,23 @@ impl<T> Cell<T> {
     pub(super) fn from_disk(state: Versioned<T>, keep: usize, upstream: Arc<Upstream>, pattern: Pattern, error: Error) -> Self {
         let cell = Self::new(state, keep, upstream, pattern);
         cell.book.send_modify(|book| {
-            let now = Instant::now();
+            let now = now();
             match error.problems() {
                 [] => book.from_disk = Some((now, Arc::new(error))),
                 problems => book.rejected = Some((now, problems.into())),
             }
         });
+        cell
+    }
+
+    /// Shares the cell, and tells it from now on whether a runtime has the task of its upstream.
+    pub(super) fn begin(self) -> Arc<Self>
+    where
+        T: Send + Sync + 'static,
+    {
+        let cell = Arc::new(self);
+        let view: Weak<Self> = Arc::downgrade(&cell);
+        cell.upstream.heed(view);
         cell.tell_health();
         cell
     }
@@ -120,9 +140,10 @@ impl<T> Cell<T> {
         let book = self.book();
         if self.upstream.is_stranded() {
             let (since, last_good_revision) = (self.upstream.last_proof(), book.good());
-            return LiveStatus::Degraded { since, cause: Cause::Ended, last_good_revision };
+            let snapshot_failure = self.file.failure();
+            return LiveStatus::Degraded { since, cause: Cause::Ended, last_good_revision, snapshot_failure };
         }
-        book.status()
+        book.status().with_file(self.file.failure())
     }
 
     /// Waits for a state after this one.
@@ -196,7 +217,7 @@ impl<T> Cell<T> {
     pub(super) fn reject(&self, problems: Arc<[Problem]>, revision: Revision, rewinds: bool) {
         let count = problems.len();
         self.book.send_if_modified(|book| {
-            let since = book.rejected.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+            let since = book.rejected.as_ref().map_or_else(now, |(since, _)| *since);
             book.rejected = Some((since, problems));
             book.from_disk = None;
             book.look(revision, rewinds);
@@ -245,20 +266,26 @@ impl<T> Cell<T> {
     }
 
     pub(super) fn end(&self) {
-        self.book.send_modify(|book| book.ended = Some(Instant::now()));
+        self.book.send_modify(|book| book.ended = Some(now()));
         self.tell_health();
     }
 
+    /// Tells telemetry whether anything is wrong now.
     fn tell_health(&self) {
-        let degraded = !self.book().is_live();
-        self.telemetry.degraded(degraded);
+        self.telemetry.degraded(|| !self.book().is_live() || self.upstream.is_stranded());
+    }
+}
+
+impl<T: Send + Sync> Audience for Cell<T> {
+    fn task_moved(&self) {
+        self.tell_health();
     }
 }
 
 impl<T> Book<T> {
     fn look(&mut self, revision: Revision, rewinds: bool) {
         if rewinds && revision < self.seen {
-            self.rewound = Some(Rewound { at: Instant::now(), from: self.seen, to: revision });
+            self.rewound = Some(Rewound { at: now(), from: self.seen, to: revision });
         }
         self.seen = revision;
     }
@@ -299,7 +326,7 @@ impl<T> Book<T> {
         let wrong: Vec<_> = [ended, rejected, from_disk, interrupted].into_iter().flatten().collect();
         let since = wrong.iter().map(|(since, _)| *since).min();
         match (since, wrong.into_iter().next()) {
-            (Some(since), Some((_, cause))) => LiveStatus::Degraded { since, cause, last_good_revision: self.good },
+            (Some(since), Some((_, cause))) => LiveStatus::Degraded { since, cause, last_good_revision: self.good, snapshot_failure: None },
             _ => LiveStatus::Live,
         }
     }

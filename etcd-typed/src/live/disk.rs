@@ -2,32 +2,33 @@
 //! here; what is in it is `disk/file.rs`.
 
 mod file;
+mod replace;
+mod writer;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 
 use self::file::{Kept, KeptTree, StateFile};
+use self::writer::Writer;
 use super::cell::Cell;
+use super::status::FileStatus;
 use super::upstream::Upstream;
 use super::view::View;
 use super::viewing::{Source, TypedFeed, Viewing};
-use crate::changes::Mirror;
+use crate::changes::{Mirror, Touch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
-use crate::runtime::{Runtimes, sleep};
-use crate::schema::Touched;
+use crate::runtime::Runtimes;
+use crate::schema::NeededSecret;
+use crate::store::Identity;
 use crate::telemetry::{self, Pattern};
 
-/// The time between two writes of a file.
-const BETWEEN_WRITES: Duration = Duration::from_secs(1);
-
 impl<T: Send + Sync + 'static> Viewing<T> {
-    /// Keeps the last good state in this file, and starts from it if there is no server when the view is awaited: a program comes up during an outage with what it
-    /// knew last.
+    /// Keeps the last good state in this file, and starts from it if no server answers when the view is awaited. So a program can start during an outage,
+    /// with the state that it knew last.
     ///
     #[cfg_attr(feature = "derive", doc = "```")]
     #[cfg_attr(not(feature = "derive"), doc = "```text")]
@@ -79,16 +80,40 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     /// It moves on as soon as there is a good state of the server's. That is of no earlier revision than the file's, unless the server has lost
     /// history: then it is shown too, and [`rewound`](crate::Live::rewound) says so. Keys that expired meanwhile are shown until then.
     ///
-    /// A file that is missing, damaged, of another format, of another view or directory, or of a schema that wants more than is in it, is as if there
-    /// were none: the error of the server is given, and says why the file was of no use.
+    /// # When the file is refused
+    ///
+    /// If the file is refused, the program behaves as if it did not exist: the error of the server is returned, and its message says why. A file is refused
+    ///
+    /// - if it is missing, damaged, not written to its end, or of another version of the format;
+    /// - if it belongs to another view or directory;
+    /// - if it belongs to another cluster. The file names the id of its cluster. Once a server has answered this client, the ids must be equal.
+    ///   Before the first answer only the addresses can be compared: at least one endpoint of the client must be among those that the file was written with. Two
+    ///   clusters that are reached at the same address (`etcd:2379`) can only be told apart when the server answers;
+    /// - if it does not tell what a field was. The file lists the keys that the writing program looked for. A field that has been added since, or that was a secret, has
+    ///   no value in it, and its default would be a guess. The same holds for an alias, unless the field has a value at a key that is read before
+    ///   the alias. The next state from a server is written with all keys;
+    /// - if the schema refuses what is in it, for example a value that another type cannot read.
+    ///
+    /// Removed fields, changed defaults and changed types that read the same text do not matter.
     ///
     /// # What is in it, and when it is written
     ///
-    /// The keys of the view and their values as they are stored, as JSON, and the directory and the revision that they are of. Each view has a file of
-    /// its own; processes with the same view may share one. It is written after the first good state and after each newer one, but not more often than
-    /// once in a second or so, and then with the newest. A program that ends sooner leaves the state before that. It is replaced at once as a whole (a
-    /// crash leaves the old one or the new one, and maybe a file `.etcd-typed-….tmp` beside it), and on Unix nobody but its owner may read it. Its directory must be
-    /// there. A write that fails is told by a warning and does no harm to the view.
+    /// The file holds the keys of the view and their values as they are stored, as JSON, with their directory, revision and cluster. Each view needs a file of
+    /// its own; processes with the same view may share one.
+    ///
+    /// It is written after the first good state and after each newer one, at most about once a second, and then with the newest. A program that ends sooner
+    /// leaves the state before that. A write that fails does no harm to the view. It is repeated after 1 s to 30 s until the file holds the newest state; meanwhile
+    /// [`status`](crate::Live::status) tells since when it does not ([`LiveStatus::snapshot_failure`](crate::LiveStatus::snapshot_failure)), and each attempt
+    /// gives a warning. Every 10 s the view checks that the file is still there, and writes it again if it was removed or damaged.
+    ///
+    /// # How it is written
+    ///
+    /// A new file is written in the same directory (`.etcd-typed-….tmp`) and renamed, so that a crash leaves the former file or the new one. The first view
+    /// that uses the directory removes such files of processes that were killed; on Windows they stay. The directory must exist. On Unix only its owner may read
+    /// a file that did not exist; an existing file keeps its owner and permissions.
+    ///
+    /// A symbolic link is followed, also to a file that does not exist yet. Where no file can be renamed to the path (a bind-mounted file, a directory that may not be
+    /// written), the existing file is overwritten in place. A crash in the middle of that loses the state: the file carries a checksum, and a torn one is refused.
     ///
     /// # Secrets
     ///
@@ -97,7 +122,11 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     ///
     /// # Errors
     ///
-    /// `Unsupported`, before anything is asked, where the view cannot be without a secret: a required field, or the values of a map.
+    /// `Unsupported`, before anything is asked, where the view cannot be without a secret: a required field, the values of a map, or a secret that may be
+    /// the only stored key of a map entry or an optional struct, which would then be missing from the file. A required field that is no secret rules that out.
+    ///
+    /// `Unsupported` when a server has answered and the path names a directory, a FIFO, a socket or a device. Without an answer the error is that of the server,
+    /// and its message names the path.
     pub fn or_snapshot(mut self, path: impl Into<PathBuf>) -> Self {
         self.snapshot = Some(path.into());
         self
@@ -107,6 +136,7 @@ impl<T: Send + Sync + 'static> Viewing<T> {
 /// A view's file, until the view has begun.
 pub(super) struct Disk<T> {
     file: Arc<StateFile>,
+    status: FileStatus,
     pattern: Pattern,
     runtimes: Weak<Runtimes>,
     /// For a start from the file; the first one is with the upstream.
@@ -115,24 +145,42 @@ pub(super) struct Disk<T> {
 
 impl<T: Send + Sync + 'static> Disk<T> {
     pub(super) fn new(path: PathBuf, source: &Source, view: &dyn View<State = T>) -> Result<Self> {
-        let keeping = view.keeping().map_err(|place| {
-            let message = format!(
-                "`or_snapshot` writes no secret to the disk, and this view cannot be without `{place}`: make that an `Option`, give it a default, \
-                 or do without the snapshot"
-            );
-            Error::new(ErrorKind::Unsupported, message).at(&source.directory)
-        })?;
+        let keeping = view.keeping().map_err(|secret| refusal(&secret).at(&source.directory))?;
         // What a relative path is relative to may change while the view lives.
         let path = std::path::absolute(&path).unwrap_or(path);
-        let (store, directory) = (source.store.capabilities().name, source.directory.clone());
+        let (store, directory) = (source.store.clone(), source.directory.clone());
         let file = Arc::new(StateFile { path, store, directory, keeping });
         let runtimes = Arc::downgrade(source.upstreams.runtimes());
-        Ok(Self { file, pattern: source.pattern, runtimes, view: view.anew() })
+        Ok(Self { file, status: FileStatus::default(), pattern: source.pattern, runtimes, view: view.anew() })
     }
 
     /// What writes the file.
     pub(super) fn keeper(&self) -> Keeper {
-        Keeper { file: self.file.clone(), pattern: self.pattern, runtimes: self.runtimes.clone(), tree: KeptTree::new_sync(), newest: None }
+        Keeper {
+            file: self.file.clone(),
+            status: self.status.clone(),
+            pattern: self.pattern,
+            runtimes: self.runtimes.clone(),
+            origin: Arc::default(),
+            tree: KeptTree::new_sync(),
+            newest: None,
+        }
+    }
+
+    /// Whether the file holds the view's state.
+    pub(super) fn status(&self) -> FileStatus {
+        self.status.clone()
+    }
+
+    /// Refuses a path that names something else than a file.
+    pub(super) fn check_path(&self) -> impl Future<Output = Result<()>> + use<T> {
+        let file = self.file.clone();
+        async move {
+            let checked = file.clone();
+            let Some(Err(unusable)) = blocking(move || checked.check_kind()).await else { return Ok(()) };
+            let message = format!("`or_snapshot` keeps its state in a file, and {} cannot be one: {unusable}", file.path.display());
+            Err(Error::new(ErrorKind::Unsupported, message).at(&file.directory))
+        }
     }
 
     /// Starts from the file, if that is better than this error.
@@ -141,9 +189,13 @@ impl<T: Send + Sync + 'static> Disk<T> {
             return Err(error);
         }
         let file = self.file.clone();
-        let read = match spawn_blocking(move || file.read()).await {
-            Ok(read) => read.map_err(|unusable| unusable.to_string()),
-            Err(_) => Err("the runtime ends".to_owned()),
+        let read = blocking(move || {
+            file.tidy();
+            file.read()
+        });
+        let read = match read.await {
+            Some(read) => read.map_err(|unusable| unusable.to_string()),
+            None => Err("the runtime ends".to_owned()),
         };
         let state = match read {
             Ok(mirror) => self.view.begin(&mirror).await.map_err(|error| error.to_string()),
@@ -158,10 +210,33 @@ impl<T: Send + Sync + 'static> Disk<T> {
         };
         telemetry::view_from_disk(self.pattern, state.revision(), &error);
         let keeper = self.keeper();
-        let cell = Arc::new(Cell::from_disk(state, history, upstream.clone(), self.pattern, error));
+        let cell = Cell::begin(Cell::from_disk(state, history, upstream.clone(), self.pattern, error).with_file(self.status.clone()));
         upstream.attach(Box::new(TypedFeed::begun(self.view, self.pattern, &cell, keeper)));
         Ok(cell)
     }
+}
+
+/// What this work on the disk comes to; none if the runtime ends meanwhile. A view may also be awaited outside of a runtime, if another one of its
+/// directory exists.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    match Handle::try_current() {
+        Ok(runtime) => runtime.spawn_blocking(work).await.ok(),
+        Err(_) => Some(work()),
+    }
+}
+
+/// The error of a view that cannot be without a secret.
+fn refusal(secret: &NeededSecret) -> Error {
+    let NeededSecret { place, tells_existence } = secret;
+    let reason = if *tells_existence {
+        format!(
+            "an entry or optional struct of this view may hold no other key than `{place}`, and would then be missing: add a required field \
+             that is no secret"
+        )
+    } else {
+        format!("this view cannot be without `{place}`: make that an `Option`, give it a default,")
+    };
+    Error::new(ErrorKind::Unsupported, format!("`or_snapshot` writes no secret to the disk, and {reason} or do without the snapshot"))
 }
 
 /// Whether the last good state is better than what this error says. The kinds are named so that a refusal is never among them.
@@ -174,12 +249,15 @@ fn is_worse_than_old(error: &Error) -> bool {
     }
 }
 
-/// Writes a view's file. It follows the mirror with a tree of its own, which shares what does not change with the one that is being written: so an event
-/// costs O(log n), and a write costs the view nothing.
+/// Tells the writer what a view's file is to hold. It follows the mirror with a tree of its own, which shares what does not change with the one that is
+/// being written: so an event costs O(log n), and a write costs the view nothing.
 pub(super) struct Keeper {
     file: Arc<StateFile>,
+    status: FileStatus,
     pattern: Pattern,
     runtimes: Weak<Runtimes>,
+    /// The cluster that the mirror was read from.
+    origin: Arc<Identity>,
     /// The mirror's keys that are kept. What is rejected is in it as well; only what is good is sent on.
     tree: KeptTree,
     /// The state that is to be written next. The task at the other end writes what is left when this is dropped, and ends.
@@ -191,18 +269,23 @@ impl Keeper {
     pub(super) fn begin(&mut self, mirror: &Mirror, is_good: bool) {
         let kept = mirror.tree().iter().filter(|(relative, _)| (self.file.keeping.keeps)(relative));
         self.tree = kept.map(|(relative, stored)| (relative.clone(), stored.clone())).collect();
+        self.origin = Arc::new(self.file.store.identity());
         self.take(mirror.revision(), is_good);
     }
 
     /// The view looked at what was touched.
-    pub(super) fn touch(&mut self, mirror: &Mirror, touched: &Touched, is_good: bool) {
-        for relative in touched.keys().filter(|relative| (self.file.keeping.keeps)(relative)) {
+    pub(super) fn touch(&mut self, mirror: &Mirror, touch: &Touch, is_good: bool) {
+        for relative in touch.touched.keys().filter(|relative| (self.file.keeping.keeps)(relative)) {
             match mirror.tree().get(relative) {
                 Some(stored) => self.tree.insert_mut(relative.to_owned(), stored.clone()),
                 None => {
                     self.tree.remove_mut(relative);
                 }
             }
+        }
+        // Only a watch that starts anew may be of another cluster.
+        if touch.resynced {
+            self.origin = Arc::new(self.file.store.identity());
         }
         self.take(mirror.revision(), is_good);
     }
@@ -211,7 +294,7 @@ impl Keeper {
         if !is_good {
             return;
         }
-        let kept = Kept { revision, tree: self.tree.clone() };
+        let kept = Kept { revision, tree: self.tree.clone(), origin: self.origin.clone() };
         if let Some(newest) = &self.newest {
             newest.send_replace(kept);
             return;
@@ -219,24 +302,8 @@ impl Keeper {
         let (sender, mut receiver) = watch::channel(kept);
         receiver.mark_changed();
         if let Some(runtimes) = self.runtimes.upgrade() {
-            runtimes.spawn(write_newest(self.file.clone(), self.pattern, receiver));
+            runtimes.spawn(Writer::new(self.file.clone(), self.status.clone(), self.pattern, receiver).run());
             self.newest = Some(sender);
         }
-    }
-}
-
-/// Writes the newest state, one write at a time, until there will be no newer one.
-async fn write_newest(file: Arc<StateFile>, pattern: Pattern, mut newest: watch::Receiver<Kept>) {
-    // Of a sender that is gone the last state is still told.
-    while newest.changed().await.is_ok() {
-        let kept = newest.borrow_and_update().clone();
-        let file = file.clone();
-        match spawn_blocking(move || file.write(&kept).map_err(|error| (error, file))).await {
-            Ok(Ok(())) => {}
-            Ok(Err((error, file))) => telemetry::view_not_kept(pattern, &file.path, &error),
-            // The runtime has ended before it was written. This task goes on on another one.
-            Err(_) => newest.mark_changed(),
-        }
-        sleep(BETWEEN_WRITES).await;
     }
 }

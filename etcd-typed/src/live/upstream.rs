@@ -76,6 +76,29 @@ pub(super) struct Upstream {
     proven: Arc<Mutex<Proven>>,
     runtimes: Arc<Runtimes>,
     task: runtime::Task,
+    audience: Arc<AudienceList>,
+}
+
+/// A view that is told when a runtime takes the task or the last one loses it.
+pub(super) trait Audience: Send + Sync {
+    fn task_moved(&self);
+}
+
+#[derive(Default)]
+struct AudienceList(Mutex<Vec<Weak<dyn Audience>>>);
+
+impl AudienceList {
+    fn add(&self, view: Weak<dyn Audience>) {
+        let mut views = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        views.retain(|view| view.strong_count() > 0);
+        views.push(view);
+    }
+
+    fn task_moved(&self) {
+        // A view that is told here may be the last one, and ends the task when it is dropped: not under the lock.
+        let views: Vec<_> = self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
+        views.iter().for_each(|view| view.task_moved());
+    }
 }
 
 /// The task wakes when it is told something, and for a proof each 10 s.
@@ -107,8 +130,17 @@ impl Upstream {
             proven: proven.clone(),
             store: store.clone(),
         };
-        let task = runtimes.spawn(task.run());
-        Self { directory: directory.clone(), commands, proven, runtimes, task }
+        let audience = Arc::<AudienceList>::default();
+        let told = Arc::downgrade(&audience);
+        let prepared = runtimes.prepare().observed(move || told.upgrade().iter().for_each(|audience| audience.task_moved()));
+        let handle = prepared.task();
+        prepared.start(task.run());
+        Self { directory: directory.clone(), commands, proven, runtimes, task: handle, audience }
+    }
+
+    /// Tells the view from now on when the task is taken by a runtime or left without one.
+    pub(super) fn heed(&self, view: Weak<dyn Audience>) {
+        self.audience.add(view);
     }
 
     pub(super) fn attach(&self, feed: Box<dyn Feed>) {
@@ -424,7 +456,7 @@ impl Task {
     fn fail(&mut self, error: Error) {
         telemetry::watch_refused(self.pattern, &error, self.mirror.is_some() && self.trouble.is_none());
         self.tell_staleness();
-        let since = self.trouble.as_ref().map_or_else(std::time::Instant::now, |(since, _)| *since);
+        let since = self.trouble.as_ref().map_or_else(runtime::now, |(since, _)| *since);
         let error = Arc::new(error);
         for attached in self.feeds.iter_mut().filter(|attached| !attached.begun) {
             attached.feed.failed(&error);

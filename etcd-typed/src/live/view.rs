@@ -12,6 +12,8 @@ use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::Revision;
 use crate::schema::{self, AT_ONCE, MapKey, Schema, Stored, Touched};
+#[cfg(feature = "snapshot")]
+use crate::schema::{Look, NeededSecret};
 use crate::store::BoxFuture;
 use crate::value::Codec;
 use crate::version::{Versioned, Versions};
@@ -35,9 +37,9 @@ pub(crate) trait View: Send + 'static {
     ///
     /// # Errors
     ///
-    /// The place of a secret that it cannot be without.
+    /// A secret that it cannot be without.
     #[cfg(feature = "snapshot")]
-    fn keeping(&self) -> Result<Keeping, String>;
+    fn keeping(&self) -> Result<Keeping, NeededSecret>;
 }
 
 /// What of a view may lie on a disk.
@@ -47,6 +49,8 @@ pub(crate) struct Keeping {
     pub(super) what: String,
     /// Whether a key, relative to the mirror's directory, is the view's and its value no secret.
     pub(super) keeps: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// Which keys a read of it looks at.
+    pub(super) looks: Vec<Look>,
 }
 
 /// A struct in its directory.
@@ -75,11 +79,14 @@ impl<S: Schema> View for StructView<S> {
     }
 
     #[cfg(feature = "snapshot")]
-    fn keeping(&self) -> Result<Keeping, String> {
+    fn keeping(&self) -> Result<Keeping, NeededSecret> {
         let keeps = |relative: &str| S::TABLE.owns(relative) && !S::TABLE.is_secret(relative);
-        match S::TABLE.indispensable_secret() {
-            Some(place) => Err(place),
-            None => Ok(Keeping { what: format!("the struct {}", S::TABLE.name), keeps: Box::new(keeps) }),
+        match S::TABLE.needed_secret() {
+            Some(secret) => Err(secret),
+            None => {
+                let what = format!("the struct {}", S::TABLE.name);
+                Ok(Keeping { what, keeps: Box::new(keeps), looks: S::TABLE.looks("", false) })
+            }
         }
     }
 }
@@ -127,14 +134,15 @@ impl<T: Send + 'static> View for EntryView<T> {
     }
 
     #[cfg(feature = "snapshot")]
-    fn keeping(&self) -> Result<Keeping, String> {
+    fn keeping(&self) -> Result<Keeping, NeededSecret> {
         let name = self.keys.first().map_or("", String::as_str);
         if self.codec.is_secret() {
-            return Err(name.to_owned());
+            return Err(NeededSecret::at(name));
         }
         let keys = self.keys.clone();
         let keeps = move |relative: &str| keys.iter().any(|key| key == relative);
-        Ok(Keeping { what: format!("the value `{name}` ({})", self.codec.type_name), keeps: Box::new(keeps) })
+        let looks = vec![Look { keys: self.keys.clone(), is_in_map: false }];
+        Ok(Keeping { what: format!("the value `{name}` ({})", self.codec.type_name), keeps: Box::new(keeps), looks })
     }
 }
 
@@ -277,11 +285,12 @@ impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
     }
 
     #[cfg(feature = "snapshot")]
-    fn keeping(&self) -> Result<Keeping, String> {
+    fn keeping(&self) -> Result<Keeping, NeededSecret> {
         if self.codec.is_secret() {
-            return Err(format!("<{}>", K::TYPE));
+            return Err(NeededSecret::at(&format!("<{}>", K::TYPE)));
         }
-        Ok(Keeping { what: format!("a map of values ({})", self.codec.type_name), keeps: Box::new(Self::owns) })
+        let looks = vec![Look { keys: vec![String::new()], is_in_map: true }];
+        Ok(Keeping { what: format!("a map of values ({})", self.codec.type_name), keeps: Box::new(Self::owns), looks })
     }
 }
 
@@ -309,7 +318,7 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
         let directory = mirror.directory();
         let tree = schema::subtree(mirror.tree(), child);
         let modified = tree.values().map(|stored| stored.modified).max();
-        let exists = tree.keys().any(|relative| S::TABLE.owns(relative));
+        let exists = tree.keys().any(|relative| S::TABLE.is_present_by(relative));
         let now = if exists {
             let state = schema::decode_valid_in_turns::<S>(&directory.descend(child), &tree, mirror.revision()).await;
             Some(state.map(Versioned::into_inner).map_err(|error| error.problems().to_vec()))
@@ -355,11 +364,14 @@ impl<K: MapKey, S: Schema> View for DirsView<K, S> {
     }
 
     #[cfg(feature = "snapshot")]
-    fn keeping(&self) -> Result<Keeping, String> {
+    fn keeping(&self) -> Result<Keeping, NeededSecret> {
         let keeps = |relative: &str| Self::child_and_key(relative).is_some_and(|(_, rest)| !S::TABLE.is_secret(rest));
-        match S::TABLE.indispensable_secret() {
-            Some(place) => Err(format!("<{}>/{place}", K::TYPE)),
-            None => Ok(Keeping { what: format!("a map of structs {}", S::TABLE.name), keeps: Box::new(keeps) }),
+        match S::TABLE.entry_secret() {
+            Some(secret) => Err(secret.below(&format!("<{}>", K::TYPE))),
+            None => {
+                let what = format!("a map of structs {}", S::TABLE.name);
+                Ok(Keeping { what, keeps: Box::new(keeps), looks: S::TABLE.looks("/", true) })
+            }
         }
     }
 }

@@ -13,6 +13,8 @@ use super::Live;
 use super::cell::Cell;
 #[cfg(feature = "snapshot")]
 use super::disk::{Disk, Keeper};
+#[cfg(feature = "snapshot")]
+use super::status::FileStatus;
 use super::upstream::{Trouble, Upstream, Upstreams};
 use super::view::View;
 use crate::changes::{Mirror, Touch};
@@ -91,14 +93,27 @@ impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
             let Source { ref upstreams, ref directory, pattern, .. } = source;
             let upstream = upstreams.open(&source)?;
             let (tell, told) = oneshot::channel();
-            let begin = Begin { tell, upstream: Arc::downgrade(&upstream), history };
+            #[cfg(feature = "snapshot")]
+            let check = disk.as_ref().map(Disk::check_path);
+            #[cfg(feature = "snapshot")]
+            let not_a_file = match check {
+                Some(check) => check.await.err(),
+                None => None,
+            };
+            let begin = Begin {
+                tell,
+                upstream: Arc::downgrade(&upstream),
+                history,
+                #[cfg(feature = "snapshot")]
+                file: disk.as_ref().map(Disk::status).unwrap_or_default(),
+            };
             upstream.attach(Box::new(TypedFeed {
                 view,
                 is_torn: false,
                 pattern,
                 out: Out::Waiting(begin),
                 #[cfg(feature = "snapshot")]
-                keeper: disk.as_ref().map(Disk::keeper),
+                keeper: disk.as_ref().filter(|_| not_a_file.is_none()).map(Disk::keeper),
             }));
             let told = upstream.answers(told).await.and_then(|told| told.ok());
             let cell = told.ok_or_else(|| {
@@ -107,7 +122,8 @@ impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
             #[cfg(feature = "snapshot")]
             let cell = match (cell, disk) {
                 (Err(error), Some(disk)) => disk.begin(error, upstream, history).await,
-                (cell, _) => cell,
+                (Ok(cell), _) => not_a_file.map_or(Ok(cell), Err),
+                (Err(error), None) => Err(error),
             };
             cell.map(Live::new)
         })
@@ -164,6 +180,8 @@ struct Begin<T> {
     /// Whoever waits holds it.
     upstream: Weak<Upstream>,
     history: usize,
+    #[cfg(feature = "snapshot")]
+    file: FileStatus,
 }
 
 impl<T: Send + Sync + 'static> TypedFeed<T> {
@@ -221,12 +239,15 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
     }
 }
 
-impl<T> Begin<T> {
+impl<T: Send + Sync + 'static> Begin<T> {
     fn finish(self, candidate: Result<Versioned<T>>, pattern: Pattern) -> Out<T> {
         let Some(upstream) = self.upstream.upgrade() else { return Out::Gone };
         match candidate {
             Ok(state) => {
-                let cell = Arc::new(Cell::new(state, self.history, upstream, pattern));
+                let cell = Cell::new(state, self.history, upstream, pattern);
+                #[cfg(feature = "snapshot")]
+                let cell = cell.with_file(self.file);
+                let cell = Cell::begin(cell);
                 let begun = Out::Begun(Arc::downgrade(&cell));
                 // If nobody waits any more the cell is gone with this.
                 let _ = self.tell.send(Ok(cell));
@@ -272,7 +293,7 @@ impl<T: Send + Sync + 'static> Feed for TypedFeed<T> {
                 Some(candidate) => {
                     #[cfg(feature = "snapshot")]
                     if let Some(keeper) = &mut self.keeper {
-                        keeper.touch(mirror, &touch.touched, candidate.is_ok());
+                        keeper.touch(mirror, touch, candidate.is_ok());
                     }
                     self.take(candidate, mirror.revision(), touch.resynced);
                 }

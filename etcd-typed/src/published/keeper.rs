@@ -5,13 +5,14 @@ use std::future::pending;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::Target;
 use super::status::Shared;
 use crate::error::{Error, ErrorKind, Result};
-use crate::lease::{Lease, Life, LostReason};
+use crate::lease::{Life, LostReason, Share};
 use crate::retry::Backoff;
 use crate::revision::{LeaseId, Revision};
 use crate::runtime::sleep_until;
@@ -34,7 +35,9 @@ pub(super) struct Keeper {
     /// What is there with our lease, and when it was written, where that is known.
     there: Option<(Bytes, Revision)>,
     /// What the key is attached to when it is ours. None while somebody else's value is there, which may be for long.
-    lease: Option<Lease>,
+    lease: Option<Share>,
+    /// A lease that is to be left, as long as the key may be attached to it.
+    left: Option<Share>,
     /// Whether the key may still come to be with this lease, by a request whose outcome is unknown.
     unsure: bool,
     /// The lease before, as long as the key may be attached to it.
@@ -66,7 +69,7 @@ impl Keeper {
         shared: Arc<Shared>,
         sets: mpsc::UnboundedReceiver<Set>,
         value: Bytes,
-        lease: Lease,
+        lease: Share,
         seen: Revision,
     ) -> Self {
         let backoff = target.lessor.retry().backoff();
@@ -79,6 +82,7 @@ impl Keeper {
             value,
             there,
             lease: Some(lease),
+            left: None,
             unsure: false,
             former: None,
             seen,
@@ -90,13 +94,16 @@ impl Keeper {
     }
 
     pub(super) async fn run(mut self, end: oneshot::Receiver<oneshot::Sender<Result<()>>>) {
+        let mut abandoned = Abandoned { shared: self.shared.clone(), end };
         let answer = tokio::select! {
             biased;
-            // An attempt that is under way is given up: whatever it leaves is attached to a lease that is revoked now.
-            answer = end => answer.ok(),
+            // An attempt that is under way is given up: whatever it leaves is attached to a lease
+            // that is retired now.
+            answer = &mut abandoned.end => answer.ok(),
             never = self.keep() => match never {},
         };
-        let withdrawn = self.withdraw().await;
+        let retry = self.target.lessor.retry().clone();
+        let withdrawn = retry.one_call(self.withdraw()).await;
         if let Some(answer) = answer {
             let _ = answer.send(withdrawn);
         }
@@ -105,11 +112,13 @@ impl Keeper {
     async fn keep(&mut self) -> Infallible {
         loop {
             let life = self.lease.as_ref().map(|lease| lease.life().clone());
+            let retired = self.lease.as_ref().map(Share::retired);
             let due = self.due;
             tokio::select! {
                 biased;
                 Some(set) = self.sets.recv() => self.set(set).await,
                 reason = end_of(life) => self.lose(reason),
+                () = told(retired), if !self.unsure => self.move_on(),
                 () = until(due) => {
                     let found = self.attempt().await;
                     self.conclude(&found);
@@ -122,15 +131,41 @@ impl Keeper {
         }
     }
 
+    /// The leases of before that the key may be attached to.
+    fn formers(&self) -> impl Iterator<Item = LeaseId> {
+        self.former.into_iter().chain(self.left.as_ref().map(|left| left.id()))
+    }
+
     async fn withdraw(self) -> Result<()> {
-        let Self { target, lease, former, .. } = self;
-        if let Some(former) = former {
-            target.store().revoke(former).await.map_err(|error| error.at(&target.key))?;
+        let formers: Vec<_> = self.formers().collect();
+        let Self { target, lease, left, unsure, .. } = self;
+        let at = |error: Error| error.at(&target.key);
+        let delete = async |lease: LeaseId| {
+            let compares = vec![Compare::key(&target.key, Condition::Lease(lease))];
+            let txn = Txn { compares, then: vec![Op::delete(&target.key)], otherwise: Vec::new() };
+            target.store().commit(txn).await.map_err(at)
+        };
+        for former in formers {
+            if target.store().capabilities().transactions {
+                // Others may have keys of theirs with it.
+                delete(former).await?;
+            } else {
+                target.store().revoke(former).await.map_err(at)?;
+            }
         }
-        match lease {
-            Some(lease) => lease.revoke().await.map_err(|error| error.at(&target.key)),
-            None => Ok(()),
+        if let Some(left) = left {
+            left.leave();
         }
+        let Some(mut lease) = lease else { return Ok(()) };
+        if lease.is_sole() {
+            return lease.end().await.map(drop).map_err(at);
+        }
+        delete(lease.id()).await?;
+        // What may still come to be goes with the lease, which is retired when this is dropped.
+        if !unsure {
+            lease.leave();
+        }
+        Ok(())
     }
 
     async fn set(&mut self, set: Set) {
@@ -180,29 +215,44 @@ impl Keeper {
             let reply = self.target.store().range(Range::of(Span::Key(key.clone()))).await?;
             reply.kvs.into_iter().next()
         };
-        let condition = match (&there, self.former) {
-            (None, _) => Condition::Absent,
-            // The server has not ended the lease of before yet: nobody sees that it was lost.
-            (Some(kv), Some(former)) if kv.lease == Some(former) => Condition::Lease(former),
-            (Some(_), _) => return Ok(Found::Theirs),
+        let condition = match &there {
+            None => Condition::Absent,
+            Some(kv) => match kv.lease.filter(|lease| self.formers().any(|former| former == *lease)) {
+                // The server has not ended the lease of before yet: nobody sees that it was lost.
+                Some(former) => Condition::Lease(former),
+                // Whoever published it is gone. If a refresh arrives late, this is refused.
+                None if kv.is_over() => Condition::Modified(kv.modified),
+                None => return Ok(Found::Theirs),
+            },
         };
-        self.shared.lost(LostReason::KeyDeleted);
+        if there.is_none() || self.left.is_none() {
+            self.shared.lost(LostReason::KeyDeleted);
+        }
         if self.unsure {
             // An older value must not come after the one that is put now.
-            self.unsure = false;
-            if let Some(lease) = self.lease.take() {
-                lease.revoke().await?;
+            if let Some(lease) = &mut self.lease
+                && !lease.end().await?
+            {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "an earlier value may still come to be, until the lease that others share has ended",
+                ));
             }
+            self.lease = None;
+            self.unsure = false;
         }
         let lease = match self.lease.take() {
             Some(lease) => lease,
-            None => self.target.grant().await?,
+            None => self.target.share().await?,
         };
         // Before anything is attached to it: when this is dropped, it goes with what is.
         let lease = self.lease.insert(lease);
         let then = vec![self.target.put(&self.value, lease)];
         let txn = Txn { compares: vec![Compare::key(&key, condition)], then, otherwise: Vec::new() };
+        // Also if this is dropped while it waits.
+        self.unsure = true;
         let committed = self.target.store().commit(txn).await.inspect_err(|error| self.unsure = error.may_have_applied())?;
+        self.unsure = false;
         if !committed.succeeded {
             return Ok(Found::Changed);
         }
@@ -269,6 +319,10 @@ impl Keeper {
         match found {
             Ok(Found::Ours(revision)) => {
                 (self.seen, self.former, self.unsure) = (*revision, None, false);
+                self.forget_left();
+                if let Some(lease) = &mut self.lease {
+                    lease.stay();
+                }
                 let put_back = self.lease.as_ref().is_some_and(|lease| self.shared.found(lease.life()));
                 if put_back {
                     self.since = Instant::now();
@@ -278,7 +332,15 @@ impl Keeper {
             }
             // That it goes away is told by the watch.
             Ok(Found::Theirs) => {
-                self.lease = None;
+                self.forget_left();
+                // What may still come to be is refused, since it was on the condition that nothing
+                // is there, and goes with the lease.
+                if let Some(lease) = self.lease.take()
+                    && !self.unsure
+                {
+                    lease.leave();
+                }
+                self.unsure = false;
                 self.shared.taken(|| self.taken());
             }
             Ok(Found::Changed) => {
@@ -295,6 +357,20 @@ impl Keeper {
                 self.shared.failed(error);
                 self.soon();
             }
+        }
+    }
+
+    /// The lease is to be left. The value stays where it is until it is attached to another one.
+    fn move_on(&mut self) {
+        self.left = self.lease.take();
+        self.there = None;
+        self.due = Some(Instant::now());
+    }
+
+    /// The key is not attached any more to the lease that was left.
+    fn forget_left(&mut self) {
+        if let Some(left) = self.left.take() {
+            left.leave();
         }
     }
 
@@ -349,12 +425,36 @@ impl Keeper {
     }
 }
 
+/// The value is lost if this is dropped while its guard lives: the task panicked, or will never have a runtime again.
+struct Abandoned {
+    shared: Arc<Shared>,
+    end: oneshot::Receiver<oneshot::Sender<Result<()>>>,
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if matches!(self.end.try_recv(), Err(TryRecvError::Empty)) {
+            self.shared.lost(LostReason::NotKeptAlive);
+        }
+    }
+}
+
 /// Waits for the end of a lease, if there is one.
 async fn end_of(life: Option<Life>) -> LostReason {
     match life {
         Some(life) => life.lost().await.reason(),
         None => pending().await,
     }
+}
+
+/// Waits until a lease is retired, if there is one.
+async fn told(retired: Option<watch::Receiver<bool>>) {
+    if let Some(mut retired) = retired
+        && retired.wait_for(|retired| *retired).await.is_ok()
+    {
+        return;
+    }
+    pending().await
 }
 
 async fn until(due: Option<Instant>) {

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::lease::{Life, LostReason};
+use crate::runtime::{Task, elapsed};
 use crate::telemetry::{Pattern, PublishedTelemetry};
 
 /// Whether a [`Published`](crate::Published) value is there.
@@ -22,7 +24,7 @@ pub enum PublishedStatus {
     /// It is not there, or may not be, and is put back as soon as it can be.
     #[non_exhaustive]
     Missing {
-        /// Since when.
+        /// When it was lost, on tokio's clock: see [`missing_for`](PublishedStatus::missing_for).
         since: std::time::Instant,
         /// How it was lost: its lease ended, its key was deleted, the server refuses to show the key ([`Unverified`](LostReason::Unverified)), or somebody
         /// else's value is there ([`TakenOver`](LostReason::TakenOver)), in whose place it is put when that goes away.
@@ -38,6 +40,17 @@ impl PublishedStatus {
     pub fn is_published(&self) -> bool {
         matches!(self, Self::Published)
     }
+
+    /// Returns how long the value has been missing, or `None` while it is published.
+    ///
+    /// The time is tokio's, so a test with paused time sees an outage of an hour last an hour. `since.elapsed()` reads the system's clock.
+    #[must_use]
+    pub fn missing_for(&self) -> Option<Duration> {
+        match self {
+            Self::Published => None,
+            Self::Missing { since, .. } => Some(elapsed(*since)),
+        }
+    }
 }
 
 impl fmt::Display for PublishedStatus {
@@ -45,7 +58,7 @@ impl fmt::Display for PublishedStatus {
         match self {
             Self::Published => f.write_str("published"),
             Self::Missing { since, reason, error } => {
-                write!(f, "missing for {} s: {reason}", since.elapsed().as_secs())?;
+                write!(f, "missing for {} s: {reason}", elapsed(*since).as_secs())?;
                 error.iter().try_for_each(|error| write!(f, "; not put back yet: {error}"))
             }
         }
@@ -64,7 +77,7 @@ impl Serialize for PublishedStatus {
             Self::Published => Shown::Published,
             Self::Missing { since, reason, error } => Shown::Missing {
                 reason: reason.to_string(),
-                for_seconds: since.elapsed().as_secs_f64(),
+                for_seconds: elapsed(*since).as_secs_f64(),
                 error: error.as_ref().map(ToString::to_string),
             },
         };
@@ -103,10 +116,15 @@ impl Shared {
             State::There(_) if abandoned => missing(Instant::now(), LostReason::NotKeptAlive, None),
             State::There(life) => match life.reason() {
                 // Its task is about to notice.
-                Some(reason) => missing(Instant::now(), reason, None),
+                Some(reason) => missing(life.ended_at().unwrap_or_else(Instant::now), reason, None),
                 None => PublishedStatus::Published,
             },
         }
+    }
+
+    /// A runtime has taken the task, or the last one has lost it.
+    pub(super) fn task_moved(&self, task: &Task) {
+        self.telemetry.stranded(|| task.is_stranded());
     }
 
     /// It is there, with a lease of this life. Whether it was missing until now.

@@ -6,7 +6,7 @@
 
 use std::future::pending;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(super) struct Seat {
     /// The task has another runtime, or none, or has ended.
     moved: Notify,
     runtimes: Weak<Runtimes>,
+    /// Called when the last runtime has lost the task, and when a runtime has it again.
+    observer: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 #[derive(Default)]
@@ -53,6 +55,8 @@ struct State {
     ended: bool,
     /// For a while no runtime had the task.
     was_stranded: bool,
+    /// The observer was told that no runtime has the task.
+    told_stranded: bool,
     /// How often the future was polled.
     polls: u64,
     /// Of the carrier that was polled last.
@@ -69,7 +73,13 @@ impl State {
 impl Prepared {
     pub(super) fn new(runtimes: &Arc<Runtimes>) -> Self {
         let (state, body, moved) = (Mutex::default(), Mutex::default(), Notify::new());
-        Self(Arc::new(Seat { state, body, moved, runtimes: Arc::downgrade(runtimes) }))
+        Self(Arc::new(Seat { state, body, moved, runtimes: Arc::downgrade(runtimes), observer: OnceLock::new() }))
+    }
+
+    /// Calls this when the last runtime has lost the task, and when a runtime has it again; [`Task::is_stranded`] tells which.
+    pub(crate) fn observed(self, observer: impl Fn() + Send + Sync + 'static) -> Self {
+        self.0.observer.get_or_init(|| Box::new(observer));
+        self
     }
 
     pub(crate) fn task(&self) -> Task {
@@ -83,7 +93,10 @@ impl Prepared {
         runtimes.note();
         match Handle::try_current() {
             Ok(here) => drop(seat.offer(&here)),
-            Err(_) => runtimes.wait(&seat),
+            Err(_) => {
+                runtimes.wait(&seat);
+                seat.tell();
+            }
         }
     }
 }
@@ -219,6 +232,19 @@ impl Seat {
         drop(body);
     }
 
+    /// Tells the observer if the task has lost its last runtime, or has one again. Not under a lock: the observer may end the task.
+    fn tell(&self) {
+        let Some(observer) = self.observer.get() else { return };
+        let news = {
+            let mut state = self.state();
+            let is_stranded = state.is_stranded();
+            std::mem::replace(&mut state.told_stranded, is_stranded) != is_stranded
+        };
+        if news {
+            observer();
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held, so what a poisoned lock guards is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -242,11 +268,15 @@ impl Carrier {
         state.driver = Some(self.runtime);
         state.candidates.clear();
         state.polls += 1;
+        let told_stranded = state.told_stranded;
         let is_known = state.waker.as_ref().is_some_and(|known| known.will_wake(waker));
         let former = if is_known { None } else { state.waker.replace(waker.clone()) };
         drop(state);
         // Not under the lock: it may be the last of a carrier.
         drop(former);
+        if told_stranded {
+            self.seat.tell();
+        }
         true
     }
 }
@@ -310,6 +340,8 @@ impl Drop for Carrier {
                 runtimes.wait(seat);
                 let mut state = seat.state();
                 state.was_stranded |= state.is_stranded();
+                drop(state);
+                seat.tell();
             }
             None => seat.clear(),
         }

@@ -10,6 +10,16 @@ use tokio::time::Instant;
 
 use super::current;
 
+/// Returns the time on tokio's clock, which tests can pause, in the type that the public API shows.
+pub(crate) fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// Returns how long ago `since` was on tokio's clock.
+pub(crate) fn elapsed(since: std::time::Instant) -> Duration {
+    Instant::from_std(since).elapsed()
+}
+
 /// [`tokio::time::sleep`], which goes on on the runtime that polls it.
 pub(crate) async fn sleep(time: Duration) {
     let far = Duration::from_secs(86_400 * 365 * 30);

@@ -126,7 +126,7 @@ impl<'a> Decoder<'a> {
         self.below(segment, Self::whole)
     }
 
-    /// A nested struct that is none when it has no key.
+    /// A nested struct that may be absent.
     pub fn dir_opt<S: Schema>(&mut self, field: usize) -> Option<Option<S>> {
         let segment = self.segment(field)?;
         if self.has_struct(segment, S::TABLE) { self.below(segment, Self::whole).map(Some) } else { Some(None) }
@@ -204,14 +204,14 @@ impl<'a> Decoder<'a> {
         Some(keys)
     }
 
-    /// The directories here that have a key of the struct in them.
+    /// The directories here in which the struct exists.
     pub(super) fn children(&self, table: &Table) -> Vec<&'a str> {
         let mut children: Vec<&'a str> = Vec::new();
         for (relative, _) in with_prefix(self.tree, &self.prefix) {
             if let (child, Some(rest)) = split_first(&relative[self.prefix.len()..])
                 && !key::is_hidden(child)
                 && children.last() != Some(&child)
-                && table.owns(rest)
+                && table.is_present_by(rest)
             {
                 children.push(child);
             }
@@ -303,7 +303,7 @@ impl<'a> Decoder<'a> {
 
     fn has_struct(&self, segment: &str, table: &Table) -> bool {
         let prefix = format!("{}{segment}/", self.prefix);
-        with_prefix(self.tree, &prefix).any(|(relative, _)| table.owns(&relative[prefix.len()..]))
+        with_prefix(self.tree, &prefix).any(|(relative, _)| table.is_present_by(&relative[prefix.len()..]))
     }
 
     pub(super) fn below<T>(&mut self, segment: &str, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::touched::OneTouched;
-use super::{MapKey, Schema, Stored, Table, Touched, Tree, key_of_segment, split_first};
+use super::{MapKey, Presence, Schema, Stored, Table, Touched, Tree, key_of_segment, split_first, with_prefix};
 use crate::error::{Masked, Problem, ProblemKind};
 use crate::key::{self, Key};
 use crate::revision::Revision;
@@ -95,6 +95,8 @@ pub struct Delta<'a> {
     touched: &'a Touched,
     revision: Revision,
     resynced: bool,
+    /// The tree has all that there is.
+    complete: bool,
     /// That nothing was there before is known, and not only not seen.
     knows_before: bool,
     problems: &'a mut Vec<Problem>,
@@ -113,7 +115,7 @@ impl<'a> Delta<'a> {
         problems: &'a mut Vec<Problem>,
     ) -> Self {
         let (table, prefix, scratch, knows_before) = (Table::EMPTY, String::new(), String::new(), complete && !resynced);
-        Self { directory, table, prefix, after, touched, revision, resynced, knows_before, problems, scratch }
+        Self { directory, table, prefix, after, touched, revision, resynced, complete, knows_before, problems, scratch }
     }
 
     /// The change of a field of one value.
@@ -156,7 +158,10 @@ impl<'a> Delta<'a> {
     /// A nested struct, optional or not.
     pub fn dir<S: Schema, C>(&mut self, field: usize, make: fn(S::Change) -> C, out: &mut Vec<C>) {
         let Some(field) = self.table.fields.get(field) else { return };
-        self.below(field.segment, |delta| delta.whole::<S, C>(make, out));
+        match field.presence {
+            Presence::Required => self.below(field.segment, |delta| delta.whole::<S, C>(make, out)),
+            _ => self.below(field.segment, |delta| delta.present::<S, C>(make, out)),
+        }
     }
 
     /// A struct whose keys lie beside this one's.
@@ -188,6 +193,37 @@ impl<'a> Delta<'a> {
         out.extend(changes.into_iter().map(make));
     }
 
+    /// A struct at this place that may be absent. While it is, no change of what is left over of it is told; when it appears or vanishes, all of its
+    /// keys do, so that the changes lead from state to state.
+    fn present<S: Schema, C>(&mut self, make: fn(S::Change) -> C, out: &mut Vec<C>) {
+        if !self.complete || self.touched.with_prefix(&self.prefix).next().is_none() {
+            return self.whole::<S, C>(make, out);
+        }
+        let (prefix, touched) = (self.prefix.clone(), self.touched);
+        let makes_present = |name: &str| S::TABLE.is_present_by(name.get(prefix.len()..).unwrap_or_default());
+        let stays = || with_prefix(self.after, &prefix).filter(|(name, _)| !touched.contains_key(name));
+        let came = || with_prefix(self.after, &prefix).filter(|(name, _)| touched.contains_key(name));
+        let went = || touched.with_prefix(&prefix).filter(|key| key.before.is_some());
+        let always = stays().any(|(name, _)| makes_present(name));
+        let was = always || went().any(|key| makes_present(key.name));
+        let is = always || came().any(|(name, _)| makes_present(name));
+        let has_left_over = || stays().next().is_some() || if is { went().next().is_some() } else { came().next().is_some() };
+        if !was && !is {
+            return;
+        }
+        if was == is || !has_left_over() {
+            return self.whole::<S, C>(make, out);
+        }
+        let after: Tree = with_prefix(self.after, &prefix).filter(|_| is).map(|(name, stored)| (name.to_owned(), stored.clone())).collect();
+        let rest = stays().map(|(name, stored)| (name, was.then(|| stored.clone())));
+        let touched: Touched =
+            touched.with_prefix(&prefix).map(|key| (key.name, key.before.filter(|_| was).cloned())).chain(rest).collect();
+        let (complete, revision, resynced) = (self.complete, self.revision, self.resynced);
+        let mut whole = Delta::new(self.directory, &after, &touched, revision, resynced, complete, self.problems);
+        whole.prefix = prefix;
+        whole.whole::<S, C>(make, out);
+    }
+
     /// The map of structs that this directory is.
     pub(crate) fn all_dirs<K: MapKey, S: Schema, C>(&mut self, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
         let mut children: Vec<&'a str> = Vec::new();
@@ -204,7 +240,7 @@ impl<'a> Delta<'a> {
         for child in children {
             if let Some(key) = self.map_key::<K>(child) {
                 let mut changes = Vec::new();
-                self.below(child, |delta| delta.whole::<S, S::Change>(|change| change, &mut changes));
+                self.below(child, |delta| delta.present::<S, S::Change>(|change| change, &mut changes));
                 out.extend(changes.into_iter().map(|change| make(Keyed { key: key.clone(), change })));
             }
         }

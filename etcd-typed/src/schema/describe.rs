@@ -170,20 +170,6 @@ impl Table {
         if self.has_secret() { ValueError::new("*** (the struct has a secret in it: the reason is not shown)") } else { reason }
     }
 
-    /// The first secret that the struct cannot be read without, or would be another struct without: a required field, or the values of a map. It
-    /// is a place relative to the struct's directory.
-    #[cfg(feature = "snapshot")]
-    pub(crate) fn indispensable_secret(&self) -> Option<String> {
-        let within = |prefix: String, table: &Self| table.indispensable_secret().map(|place| prefix + &place);
-        self.fields.iter().find_map(|field| match &field.kind {
-            Kind::Leaf(_) => (field.secret && field.presence == Presence::Required).then(|| field.segment.to_owned()),
-            Kind::Entries { key, .. } => field.secret.then(|| format!("{}/<{key}>", field.segment)),
-            Kind::Dir(table) => within(format!("{}/", field.segment), table),
-            Kind::DirMap { key, table } => within(format!("{}/<{key}>/", field.segment), table),
-            Kind::Flatten(table) => within(String::new(), table),
-        })
-    }
-
     fn has_secret(&self) -> bool {
         self.fields.iter().any(|field| match &field.kind {
             Kind::Leaf(_) | Kind::Entries { .. } => field.secret,

@@ -43,8 +43,8 @@ impl<'a> Encoder<'a> {
 
     /// A nested struct that may be none.
     pub fn dir_opt<S: Schema>(&mut self, field: usize, value: &Option<S>) {
-        if let Some(value) = value {
-            self.dir(field, value);
+        if let (Some(value), Some(segment)) = (value, self.segment(field)) {
+            self.below(segment, |encoder| encoder.present(value));
         }
     }
 
@@ -79,11 +79,29 @@ impl<'a> Encoder<'a> {
         }
     }
 
+    /// A struct at this place that exists only if it has a key: without one a read finds nothing.
+    pub(super) fn present<S: Schema>(&mut self, value: &S) {
+        let before = (self.out.len(), self.problems.len());
+        self.whole(value);
+        if self.validation == Validation::Run && (self.out.len(), self.problems.len()) == before {
+            self.has_no_key(S::TABLE);
+        }
+    }
+
+    fn has_no_key(&mut self, table: &Table) {
+        let reason = format!(
+            "this {} has no key to store: its fields are none or empty, and a read would find nothing here; give a field a value, or the struct \
+             a required field",
+            table.name
+        );
+        self.problem("", ProblemKind::Unencodable, &ValueError::new(reason));
+    }
+
     /// The map of structs that this directory is.
     pub(crate) fn all_dirs<M: Map<Value: Schema>>(&mut self, map: &M) {
         for (key, value) in map.pairs() {
             if let Some(segment) = self.map_segment(key) {
-                self.below(&segment, |encoder| encoder.whole(value));
+                self.below(&segment, |encoder| encoder.present(value));
             }
         }
     }

@@ -148,7 +148,13 @@ fn stored(pairs: &[(&str, &'static str)]) -> Tree {
 
 /// Key, kind, reason and revision of each problem.
 fn checked(pairs: &[(&str, &'static str)]) -> Vec<String> {
-    let problems = check(&app(), &stored(pairs), |relative| App::TABLE.owns(relative), |decoder| decoder.whole::<App>());
+    let problems = check(
+        &app(),
+        &stored(pairs),
+        |relative| App::TABLE.owns(relative),
+        |relative| App::TABLE.removable_around(relative),
+        |decoder| decoder.whole::<App>(),
+    );
     problems.iter().map(|problem| format!("{:?} {problem}", problem.kind)).collect()
 }
 
@@ -164,7 +170,13 @@ async fn what_a_write_would_refuse_is_found_in_what_is_stored() {
     let encoded = encode_unchecked(&app(), &bad()).unwrap();
     let pairs: Vec<_> = encoded.iter().map(|(key, value)| (key.as_str(), &*String::from_utf8(value.to_vec()).unwrap().leak())).collect();
     let tree = stored(&pairs);
-    let found = check(&app(), &tree, |relative| App::TABLE.owns(relative), |decoder| decoder.whole::<App>());
+    let found = check(
+        &app(),
+        &tree,
+        |relative| App::TABLE.owns(relative),
+        |relative| App::TABLE.removable_around(relative),
+        |decoder| decoder.whole::<App>(),
+    );
     assert_eq!(seen(&found), WRONG);
     assert_eq!(decode_valid_in_turns::<App>(&app(), &tree, Revision::new(20)).await.unwrap_err().problems(), found);
     assert_eq!(*decode::<App>(&app(), &tree, Revision::new(20)).unwrap(), bad(), "reading validates nothing");
@@ -201,9 +213,9 @@ fn everything_that_is_wrong_is_found_at_once() {
     ]);
     let expected = [
         "Rejected /app/old_high: 5 is odd (revision 11)",
-        "Undecodable /app/inner/size: not a value of type unsigned integer: invalid digit found in string (revision 6)",
+        "Undecodable /app/inner/size: not an integer in 0 … 255: invalid digit found in string (revision 6)",
         "Undecodable /app/pin: *** (a secret: the reason is not shown) (revision 12)",
-        "ForeignKey /app/inners/%2f: the key's name is not escaped as this library does it: write `%252f`",
+        "ForeignKey /app/inners/%2f: the key's name is not escaped as this library does it: write `%2F` if \"/\" is meant, or `%252f` for the text `%2f`",
         "Rejected /app/inners/b: ten (revision 9)",
         "ForeignKey /app/each/50%: the key's name is not escaped as this library does it: write `50%25` (revision 1)",
         "Rejected /app/each/x: 3 is odd (revision 4)",

@@ -32,6 +32,8 @@ pub struct ConnectOptions {
     pub progress_interval: Duration,
     /// Operations in one transaction (server flag `--max-txn-ops`). Default: 128. Zero is refused.
     pub max_operations: usize,
+    /// Bytes of one request (server flag `--max-request-bytes`). Default: 1,572,864, which is 1.5 MiB. The v2 API has limits of its own.
+    pub max_request_bytes: usize,
 }
 
 impl ConnectOptions {
@@ -48,6 +50,7 @@ impl ConnectOptions {
             keep_alive_timeout: Duration::from_secs(2),
             progress_interval: Duration::from_secs(60),
             max_operations: 128,
+            max_request_bytes: 1_572_864,
         }
     }
 
@@ -81,6 +84,13 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// The address in one form: names in small letters, IP addresses as they are shortest.
+    #[cfg(any(feature = "v2", feature = "v3"))]
+    pub(crate) fn identity(&self) -> String {
+        let host = self.host.parse::<std::net::IpAddr>().map_or_else(|_| self.host.to_ascii_lowercase(), |ip| ip.to_string());
+        Self { host, port: self.port }.to_string()
+    }
+
     /// Refuses a host that is none. It is not quoted: it may be a password.
     pub(crate) fn check(&self) -> Result<()> {
         // Whatever else a name resolver takes or not, these would change the meaning of an address.

@@ -10,7 +10,8 @@ use futures_util::Stream;
 use tokio::runtime::Id;
 
 use super::{
-    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchItem, WatchStream,
+    BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchItem,
+    WatchStream,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
@@ -88,6 +89,10 @@ impl Store for Roaming {
 
     fn history(&self) -> u64 {
         self.store.history()
+    }
+
+    fn identity(&self) -> Identity {
+        self.store.identity()
     }
 }
 

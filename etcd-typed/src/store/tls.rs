@@ -1,5 +1,7 @@
 //! TLS through rustls: from PEM bytes to the configuration that both stores on the network take.
 
+pub(super) mod words;
+
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -9,6 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use self::words::Whose;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::connect::Tls;
 
@@ -34,11 +37,9 @@ pub(super) fn config(tls: Option<&Tls>) -> Result<ClientConfig> {
         None => Ok(builder.with_no_client_auth()),
         Some((chain, key)) => {
             let chain = certificates(chain, "the client's certificate chain")?;
-            let key =
-                PrivateKeyDer::from_pem_slice(key).map_err(|error| invalid("the client's key is no PEM private key").caused_by(error))?;
             builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| invalid("the client's certificate and key cannot be used").caused_by(error))
+                .with_client_auth_cert(chain, private_key(key)?)
+                .map_err(|error| invalid(words::explain(&error, Whose::Client)).caused_by(error))
         }
     }
 }
@@ -46,8 +47,8 @@ pub(super) fn config(tls: Option<&Tls>) -> Result<ClientConfig> {
 fn roots(tls: &Tls) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     if let Some(ca) = &tls.ca {
-        for certificate in certificates(ca, "the CA")? {
-            roots.add(certificate).map_err(|error| invalid("the CA is no certificate").caused_by(error))?;
+        for certificate in certificates(ca, "the CA certificate")? {
+            roots.add(certificate).map_err(|error| invalid(words::explain(&error, Whose::Authority)).caused_by(error))?;
         }
     } else {
         // A system's store may hold some that do not parse; the others are good.
@@ -62,11 +63,54 @@ fn roots(tls: &Tls) -> Result<RootCertStore> {
 fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>> {
     let certificates = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| invalid(format!("{what} is no PEM")).caused_by(error))?;
+        .map_err(|error| invalid(format!("{what} is damaged PEM: {error}")).caused_by(error))?;
     if certificates.is_empty() {
-        return Err(invalid(format!("{what} holds no PEM certificate")));
+        let found = if pem.is_empty() {
+            "it is empty"
+        } else if has(pem, "PRIVATE KEY-----") {
+            "it holds a private key; are certificate and key swapped?"
+        } else if has(pem, "CERTIFICATE REQUEST-----") {
+            "it holds a request for one, which an authority must sign first"
+        } else if is_der(pem) {
+            "it is DER; `openssl x509 -inform der` makes PEM of it"
+        } else {
+            "PEM begins with `-----BEGIN CERTIFICATE-----`"
+        };
+        return Err(invalid(format!("{what} holds no PEM certificate: {found}")));
     }
     Ok(certificates)
+}
+
+/// The first private key. An error says nothing of the bytes, and has no source that might.
+fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>> {
+    if has(pem, "-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(pem, "Proc-Type: 4,ENCRYPTED") {
+        return Err(invalid(
+            "the client's private key is encrypted, and no passphrase can be given: decrypt it, as by `openssl pkey -in KEY -out DECRYPTED`",
+        ));
+    }
+    PrivateKeyDer::from_pem_slice(pem).map_err(|_| {
+        let found = if pem.is_empty() {
+            "it is empty"
+        } else if has(pem, "PRIVATE KEY-----") {
+            "it is damaged"
+        } else if has(pem, "-----BEGIN CERTIFICATE-----") {
+            "it holds a certificate; are certificate and key swapped?"
+        } else if is_der(pem) {
+            "it is DER; `openssl pkey -inform der` makes PEM of it"
+        } else {
+            "PEM begins with `-----BEGIN PRIVATE KEY-----`"
+        };
+        invalid(format!("the client's private key is not a PEM private key: {found}"))
+    })
+}
+
+fn has(pem: &[u8], text: &str) -> bool {
+    pem.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+/// Whether it begins with a long sequence of ASN.1, as certificates and keys do.
+fn is_der(bytes: &[u8]) -> bool {
+    matches!(bytes, [0x30, 0x81..=0x83, ..])
 }
 
 fn invalid(message: impl Into<String>) -> Error {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::revision::LeaseId;
 use crate::store::{
-    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+    BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
 };
 
 /// Passes every call on and counts it. Clones count together: one goes to [`Client::with_store`](crate::Client::with_store), the other tells.
@@ -163,5 +163,9 @@ impl Store for CountingStore {
 
     fn history(&self) -> u64 {
         self.inner.history()
+    }
+
+    fn identity(&self) -> Identity {
+        self.inner.identity()
     }
 }

@@ -9,10 +9,16 @@ use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
-use self::process::{DataDir, Ports, Process, Settings, default_binary, numbers, version_of};
+pub use self::cluster::Cluster;
+use self::folder::Folder;
+use self::process::{Ports, Process, Settings, default_binary, numbers, version_of};
+use self::question::Question;
 use crate::revision::Revision;
 
+mod cluster;
+mod folder;
 mod process;
+mod question;
 
 /// How long a server may take until it answers. Far above what it needs, since tests share the machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -20,18 +26,21 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// The most members that a cluster is started with. Each takes a process and two ports.
 const MOST_MEMBERS: usize = 99;
-/// How often other ports are tried when somebody else was quicker.
+/// How often other ports are tried when another program was quicker.
 const PORT_ATTEMPTS: usize = 10;
 
 /// A real etcd server (3.4 to 3.7) of its own: free loopback ports, a temporary data directory, the v3 API, and the v2 API where the server
 /// [has it](Self::has_v2).
 ///
 /// The program is the one that [`Builder::binary`] names, else the one that the environment variable `ETCD_BIN` names, else `etcd` on the
-/// `PATH`. Dropping the value kills the server and removes its data; so does the end of the test process, however it ends.
+/// `PATH`. The server does not see the other variables of the environment: `ETCD_*` variables of the host do not change it.
+///
+/// Dropping the value kills the server and removes its data. If the test process ends in another way, a helper process does both, also after a SIGKILL
+/// of the test's process group. If the helper is killed as well, the next server that any process starts removes the data.
 pub struct Etcd {
     settings: Settings,
     ports: Ports,
-    dir: DataDir,
+    folder: Folder,
     process: Option<Process>,
     version: String,
     /// How many members its cluster has.
@@ -155,13 +164,13 @@ impl Etcd {
     /// Where the server keeps its data.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.data()
+        self.folder.data()
     }
 
     /// What the server has logged since it was started last.
     #[must_use]
     pub fn log(&self) -> String {
-        self.dir.read_log()
+        self.folder.read_log()
     }
 
     /// Ends the server at once, as a crash does (SIGKILL). Its data stay. No error if it is not running.
@@ -178,11 +187,15 @@ impl Etcd {
     ///
     /// If it takes longer than a minute.
     pub async fn terminate(&mut self) {
+        // It may have ended by itself.
+        if !self.is_running() {
+            self.process = None;
+        }
         let Some(process) = &mut self.process else { return };
         process.signal("TERM");
         let began = Instant::now();
         while process.is_running() {
-            assert!(began.elapsed() < START_LIMIT, "etcd does not end after SIGTERM; its log:\n{}", self.dir.log_excerpt());
+            assert!(began.elapsed() < START_LIMIT, "etcd does not end after SIGTERM; its log:\n{}", self.folder.log_excerpt());
             sleep(POLL).await;
         }
         self.process = None;
@@ -194,7 +207,7 @@ impl Etcd {
     ///
     /// If it is not running.
     pub fn pause(&self) {
-        self.running().signal("STOP");
+        self.running().pause();
     }
 
     /// Lets a frozen server go on (SIGCONT).
@@ -248,7 +261,7 @@ impl Etcd {
     /// If it does not start, or its data cannot be removed.
     pub async fn wipe(&mut self) {
         self.kill().await;
-        self.dir.clear_data();
+        self.folder.clear_data();
         self.doubtful = false;
         self.restart().await;
     }
@@ -272,7 +285,7 @@ impl Etcd {
     /// If its data cannot be removed.
     pub async fn forget(&mut self, token: &str) {
         self.kill().await;
-        self.dir.clear_data();
+        self.folder.clear_data();
         self.doubtful = false;
         self.settings.flags.push(format!("--initial-cluster-token={token}"));
     }
@@ -291,7 +304,7 @@ impl Etcd {
             self.version
         );
         if !self.is_running() {
-            self.process = Some(Process::spawn(&self.settings, &self.version, &self.ports, &self.dir));
+            self.process = Some(Process::spawn(&self.settings, &self.version, &self.ports, &self.folder));
         }
     }
 
@@ -303,29 +316,28 @@ impl Etcd {
     pub async fn ready(&mut self) {
         let began = Instant::now();
         loop {
-            match self.observe() {
+            match self.observe().await {
                 Start::Ready => return,
                 // What holds the port after a restart is a passing thing: a client's own connection.
                 Start::PortTaken if began.elapsed() < START_LIMIT => self.launch().await,
                 Start::Pending if began.elapsed() < START_LIMIT => {}
                 Start::Pending | Start::PortTaken | Start::Ended => {
-                    panic!("etcd does not start; its log:\n{}", self.dir.log_excerpt())
+                    panic!("etcd does not start; its log:\n{}", self.folder.log_excerpt())
                 }
             }
             sleep(POLL).await;
         }
     }
 
-    /// The server says in its own log when it answers. To ask its port instead could reach another test's server that was quicker to
-    /// take it.
-    fn observe(&mut self) -> Start {
-        let running = self.is_running();
-        let log = self.dir.read_log();
-        if !running {
+    /// Asks the server. No other user of the harness has its ports, so that it is not another server that answers.
+    async fn observe(&mut self) -> Start {
+        let answers = Question::of(&self.settings, &self.ports).is_answered().await;
+        if !self.is_running() {
             self.process = None;
-            return if log.contains("address already in use") { Start::PortTaken } else { Start::Ended };
+            let port_taken = self.folder.read_log().contains("address already in use");
+            return if port_taken { Start::PortTaken } else { Start::Ended };
         }
-        if log.contains("ready to serve client requests") { Start::Ready } else { Start::Pending }
+        if answers { Start::Ready } else { Start::Pending }
     }
 
     /// Sends a request to the JSON form of the v3 API, past everything of this crate: `etcd.call("/v3/kv/compaction", "{\"revision\": 7}")`.
@@ -371,7 +383,7 @@ impl Etcd {
         Self {
             settings: settings.clone(),
             ports,
-            dir: DataDir::new(),
+            folder: Folder::new(),
             process: None,
             version: version.to_owned(),
             members,
@@ -398,62 +410,6 @@ enum Start {
     Pending,
     PortTaken,
     Ended,
-}
-
-/// Several [`Etcd`] servers that are one cluster.
-#[derive(Debug)]
-pub struct Cluster {
-    members: Vec<Etcd>,
-}
-
-impl Cluster {
-    /// A member.
-    ///
-    /// # Panics
-    ///
-    /// If there are not so many.
-    #[must_use]
-    pub fn member(&mut self, index: usize) -> &mut Etcd {
-        let count = self.members.len();
-        match self.members.get_mut(index) {
-            Some(member) => member,
-            None => panic!("member {index} of a cluster of {count}"),
-        }
-    }
-
-    /// All members.
-    #[must_use]
-    pub fn members(&self) -> &[Etcd] {
-        &self.members
-    }
-
-    /// The addresses of all members for clients, with commas between.
-    #[must_use]
-    pub fn endpoints(&self) -> String {
-        self.members.iter().map(Etcd::endpoint).collect::<Vec<_>>().join(",")
-    }
-
-    /// All members in one address: `etcd://127.0.0.1:PORT,127.0.0.1:PORT,…`.
-    #[must_use]
-    pub fn url_v3(&self) -> String {
-        self.url(Etcd::url_v3)
-    }
-
-    /// All members in one address: `etcd2://127.0.0.1:PORT,127.0.0.1:PORT,…`.
-    ///
-    /// # Panics
-    ///
-    /// If the servers have no v2 API: see [`Etcd::has_v2`].
-    #[must_use]
-    pub fn url_v2(&self) -> String {
-        self.url(Etcd::url_v2)
-    }
-
-    fn url(&self, of: impl Fn(&Etcd) -> String) -> String {
-        let first = self.members.first().map(of).unwrap_or_default();
-        let (scheme, _) = first.split_once("://").unwrap_or_default();
-        format!("{scheme}://{}", self.endpoints())
-    }
 }
 
 impl Builder {
@@ -510,11 +466,7 @@ impl Builder {
     ///
     /// If there is no etcd, or it does not start.
     pub async fn start(self) -> Etcd {
-        // A cluster of one has one member.
-        match self.cluster(1).await.members.pop() {
-            Some(etcd) => etcd,
-            None => panic!("a cluster without a member"),
-        }
+        self.cluster(1).await.into_first()
     }
 
     /// Starts a cluster of so many members and waits until all of them answer.
@@ -524,40 +476,8 @@ impl Builder {
     /// If there is no etcd, or it does not start. If `members` is zero or more than 99.
     pub async fn cluster(self, members: usize) -> Cluster {
         assert!((1..=MOST_MEMBERS).contains(&members), "a cluster of {members} members: ask for 1 to {MOST_MEMBERS}");
-        let version = version_of(&self.settings.binary);
-        for _ in 0..PORT_ATTEMPTS {
-            let peers: Vec<Ports> = Ports::free(members);
-            let initial = peers.iter().map(Ports::as_initial_member).collect::<Vec<_>>().join(",");
-            let settings = Settings {
-                flags: [vec![format!("--initial-cluster={initial}")], self.settings.flags.clone()].concat(),
-                ..self.settings.clone()
-            };
-            let mut started: Vec<Etcd> = peers.into_iter().map(|ports| Etcd::new(&settings, ports, &version, members)).collect();
-            for member in &mut started {
-                member.launch().await;
-            }
-            if first_start(&mut started).await {
-                return Cluster { members: started };
-            }
-        }
-        panic!("no free ports for etcd in {PORT_ATTEMPTS} attempts")
+        Cluster::start(&self.settings, members).await
     }
-}
-
-/// Waits until all answer. False if somebody else was quicker to take a port.
-async fn first_start(members: &mut [Etcd]) -> bool {
-    let began = Instant::now();
-    for member in members {
-        loop {
-            match member.observe() {
-                Start::Ready => break,
-                Start::PortTaken => return false,
-                Start::Pending if began.elapsed() < START_LIMIT => sleep(POLL).await,
-                Start::Pending | Start::Ended => panic!("etcd does not start; its log:\n{}", member.dir.log_excerpt()),
-            }
-        }
-    }
-    true
 }
 
 /// Whether a server of this version, in a cluster of so many, may lose in a crash what it acknowledged.

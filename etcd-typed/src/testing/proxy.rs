@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub enum Mode {
     Stall,
     /// What clients send arrives, the answers do not.
     StallAnswers,
+    /// What servers send arrives, the requests do not.
+    StallRequests,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +56,19 @@ struct State {
     cuts: u64,
     /// Of connections with a lower number no requests pass; see [`Proxy::lose_requests`].
     deaf_before: u64,
+    /// The number of the connection on which nothing moves; see [`Proxy::hold`].
+    held: Option<u64>,
+    /// Bytes in a second, in each direction of each connection; see [`Proxy::limit`].
+    limit: Option<NonZeroU32>,
+    /// Count the half-closes of each direction, so that a connection sees each once.
+    ends: Directions<u64>,
+}
+
+/// One for each direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Directions<T> {
+    requests: T,
+    answers: T,
 }
 
 #[derive(Debug)]
@@ -130,6 +146,27 @@ impl Proxy {
     pub fn lose_requests(&self) {
         let accepted = self.accepted();
         self.state.send_modify(|state| state.deaf_before = accepted);
+    }
+
+    /// Half-closes all open connections: the server sees the end of the requests, and its answers still arrive. New connections work.
+    pub fn end_requests(&self) {
+        self.state.send_modify(|state| state.ends.requests += 1);
+    }
+
+    /// Half-closes all open connections: clients see the end of the answers, and what they send still arrives. New connections work.
+    pub fn end_answers(&self) {
+        self.state.send_modify(|state| state.ends.answers += 1);
+    }
+
+    /// Lets so many bytes in a second pass from now on, in each direction of each connection. `None`: as many as come.
+    pub fn limit(&self, bytes_per_second: Option<NonZeroU32>) {
+        self.state.send_modify(|state| state.limit = bytes_per_second);
+    }
+
+    /// Holds one connection: it stays open and nothing moves on it, until another one or none is held. The connections are numbered from 0 in the
+    /// order in which they are accepted.
+    pub fn hold(&self, connection: Option<u64>) {
+        self.state.send_modify(|state| state.held = connection);
     }
 
     /// How many connections it has accepted so far.
@@ -227,18 +264,25 @@ async fn connection(mut client: TcpStream, number: u64, state: watch::Sender<Sta
 }
 
 async fn pass(client: &mut TcpStream, number: u64, state: &watch::Sender<State>, links: &Links) -> io::Result<()> {
-    until(&mut state.subscribe(), |state| state.mode != Mode::Stall).await;
+    until(&mut state.subscribe(), |state| state.mode != Mode::Stall && state.held != Some(number)).await;
     let mut server = TcpStream::connect(&links.target).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let passed = {
         let (client_read, client_write) = client.split();
         let (server_read, server_write) = server.split();
-        let passes_requests = |state: &State| state.mode != Mode::Stall && number >= state.deaf_before;
-        let passes_answers = |state: &State| !matches!(state.mode, Mode::Stall | Mode::StallAnswers);
-        let requests = pump(client_read, server_write, state, passes_requests, None);
-        let answers = pump(server_read, client_write, state, passes_answers, Some(links));
-        tokio::try_join!(requests, answers).map(|_| ())
+        let stalls = |state: &State| state.mode == Mode::Stall || state.held == Some(number);
+        let requests = Direction {
+            opens: |state: &State| !stalls(state) && state.mode != Mode::StallRequests && number >= state.deaf_before,
+            ends: |state: &State| state.ends.requests,
+            counted: None,
+        };
+        let answers = Direction {
+            opens: |state: &State| !stalls(state) && state.mode != Mode::StallAnswers,
+            ends: |state: &State| state.ends.answers,
+            counted: Some(links),
+        };
+        tokio::try_join!(requests.pump(client_read, server_write, state), answers.pump(server_read, client_write, state)).map(|_| ())
     };
     if passed.is_err() {
         let _ = server.set_zero_linger();
@@ -246,47 +290,75 @@ async fn pass(client: &mut TcpStream, number: u64, state: &watch::Sender<State>,
     passed
 }
 
-/// Moves bytes in one direction: read, wait out the delay, wait until the mode lets them pass, write.
-async fn pump(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    state: &watch::Sender<State>,
-    open: impl Fn(&State) -> bool,
-    counted: Option<&Links>,
-) -> io::Result<()> {
-    // Reading goes on while earlier bytes wait, so that a delay is one, and not a limit of the throughput.
-    let (sender, mut receiver) = mpsc::channel::<(Instant, Bytes)>(256);
-    let mut changes = state.subscribe();
-    let read = async move {
-        let mut buffer = vec![0; 16 * 1024];
-        loop {
-            let read = from.read(&mut buffer).await?;
-            let due = Instant::now() + state.borrow().delay.min(FAR);
-            let chunk = Bytes::copy_from_slice(buffer.get(..read).unwrap_or_default());
-            if read == 0 || sender.send((due, chunk)).await.is_err() {
-                return Ok(());
-            }
-        }
-    };
-    let write = async move {
-        while let Some((due, mut chunk)) = receiver.recv().await {
-            sleep_until(due).await;
-            until(&mut changes, &open).await;
-            if let Some(links) = counted {
-                let allowed = links.spend(chunk.len());
-                if allowed < chunk.len() {
-                    chunk.truncate(allowed);
-                    to.write_all(&chunk).await?;
-                    to.flush().await?;
-                    state.send_modify(|state| state.cuts += 1);
-                    return Err(io::ErrorKind::ConnectionReset.into());
+/// One direction of a connection.
+struct Direction<'l, O, E> {
+    /// Whether bytes pass.
+    opens: O,
+    /// How often it was half-closed.
+    ends: E,
+    /// Where the bytes are counted, if they are.
+    counted: Option<&'l Links>,
+}
+
+impl<O: Fn(&State) -> bool, E: Fn(&State) -> u64> Direction<'_, O, E> {
+    /// Moves bytes: read, wait out the delay, wait until the mode lets them pass, write.
+    async fn pump(
+        &self,
+        mut from: impl AsyncRead + Unpin,
+        mut to: impl AsyncWrite + Unpin,
+        state: &watch::Sender<State>,
+    ) -> io::Result<()> {
+        // Reading goes on while earlier bytes wait, so that a delay is one, and not a limit of the throughput.
+        let (sender, mut receiver) = mpsc::channel::<(Instant, Bytes)>(256);
+        let read = async move {
+            let mut buffer = vec![0; 16 * 1024];
+            loop {
+                let read = from.read(&mut buffer).await?;
+                let State { delay, limit, .. } = *state.borrow();
+                let chunk = Bytes::copy_from_slice(buffer.get(..read).unwrap_or_default());
+                if read == 0 || sender.send((Instant::now() + delay.min(FAR), chunk)).await.is_err() {
+                    return Ok(());
+                }
+                if let Some(limit) = limit {
+                    sleep(Duration::from_secs_f64(read as f64 / f64::from(limit.get()))).await;
                 }
             }
-            to.write_all(&chunk).await?;
+        };
+        let write = async move {
+            let (mut ends, mut changes) = (state.subscribe(), state.subscribe());
+            let seen = (self.ends)(&ends.borrow());
+            loop {
+                let (due, chunk) = tokio::select! {
+                    biased;
+                    _ = ends.wait_for(|state| (self.ends)(state) != seen) => break,
+                    received = receiver.recv() => match received {
+                        Some(received) => received,
+                        None => break,
+                    },
+                };
+                sleep_until(due).await;
+                until(&mut changes, &self.opens).await;
+                self.write(chunk, &mut to, state).await?;
+            }
+            to.shutdown().await?;
+            // What comes after a half-close is read and lost.
+            while receiver.recv().await.is_some() {}
+            Ok(())
+        };
+        tokio::try_join!(read, write).map(|_| ())
+    }
+
+    async fn write(&self, mut chunk: Bytes, to: &mut (impl AsyncWrite + Unpin), state: &watch::Sender<State>) -> io::Result<()> {
+        let allowed = self.counted.map_or(chunk.len(), |links| links.spend(chunk.len()));
+        if allowed == chunk.len() {
+            return to.write_all(&chunk).await;
         }
-        to.shutdown().await
-    };
-    tokio::try_join!(read, write).map(|_| ())
+        chunk.truncate(allowed);
+        to.write_all(&chunk).await?;
+        to.flush().await?;
+        state.send_modify(|state| state.cuts += 1);
+        Err(io::ErrorKind::ConnectionReset.into())
+    }
 }
 
 /// Waits until the state is one of these. The sender lives as long as the connections.

@@ -14,7 +14,7 @@ use super::{Token, Turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::{Begin, Last, Lease, Lost, LostReason, Rank};
-use crate::retry::RetryPolicy;
+use crate::retry::{RetryPolicy, answer_until};
 use crate::revision::{LeaseId, Revision};
 use crate::runtime::{self, Runtimes, Task, sleep, sleep_until};
 use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Store, Txn};
@@ -129,7 +129,11 @@ impl Claim {
     }
 
     fn lost_since(&self, why: LostReason) -> Error {
-        Error::new(ErrorKind::GuardLost, why.to_string()).at(&self.key)
+        self.loss(why).into()
+    }
+
+    fn loss(&self, why: LostReason) -> Lost {
+        Lost::of(self.lease, &self.key, why, self.hold.cause(why))
     }
 }
 
@@ -184,7 +188,8 @@ impl Guard {
     ///
     /// Dropping it costs nothing.
     pub async fn lost(&self) -> Lost {
-        Lost::of(self.claim.lease, &self.claim.key, self.claim.hold.lost().await)
+        let reason = self.claim.hold.lost().await;
+        self.claim.loss(reason)
     }
 
     /// Asks the store whether the guard is still held: whether the key is there, is the one that was made, and is attached to the lease, as of one
@@ -205,7 +210,7 @@ impl Guard {
         } else {
             Txn { compares: self.claim.compares(), then: Vec::new(), otherwise: vec![self.claim.look()] }
         };
-        let committed = self.turn.store().commit(txn).await.map_err(|error| error.at(&self.claim.key))?;
+        let committed = self.turn.retry().one_call(self.turn.store().commit(txn)).await.map_err(|error| error.at(&self.claim.key))?;
         let holds = match committed.results.first() {
             Some(OpResult::Get(reply)) if self.claim.transactions => self.claim.holds(reply),
             _ => committed.succeeded,
@@ -243,7 +248,7 @@ impl Guard {
         self.claim.check()?;
         let put = Op::Put { key: self.claim.key.clone(), value, expiry: Expiry::With(self.claim.lease), previous: false };
         let txn = Txn { compares: self.claim.compares(), then: vec![put], otherwise: vec![self.claim.look()] };
-        let committed = match self.turn.store().commit(txn).await {
+        let committed = match self.turn.retry().one_call(self.turn.store().commit(txn)).await {
             Ok(committed) => committed,
             Err(error) if error.kind() == ErrorKind::LeaseLost => {
                 self.claim.hold.lose(LostReason::Revoked);
@@ -275,11 +280,11 @@ impl Guard {
             return Err(self.claim.lost_since(why));
         }
         let retry = self.turn.lessor.retry();
-        let deadline = Instant::now() + retry.call_timeout;
+        let deadline = retry.deadline();
         let mut backoff = retry.backoff();
         let mut sent_before = false;
         loop {
-            let error = match self.last().commit(&**self.turn.store()).await {
+            let error = match answer_until(deadline, self.last().commit(&**self.turn.store())).await {
                 Ok(left) if left.succeeded => {
                     // The key was the guard's until now, so the server knew the lease. A keep-alive at the same time may have found the key gone, which on v2 means
                     // that the lease is gone; this deletion is the reason. Whether the guard was safe all the time is for the clock to say.
@@ -438,9 +443,12 @@ async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim, ttl: Dur
                             claim.why_lost(reply.kvs.first())
                         }
                         Err(error) if error.is_outage() => None,
-                        Err(_) => {
+                        Err(error) => {
                             let refused_for = refused_since.get_or_insert_with(Instant::now).elapsed();
-                            (refused_for >= ttl).then_some(LostReason::Unverified)
+                            if refused_for >= ttl {
+                                return claim.hold.lose_by(LostReason::Unverified, error);
+                            }
+                            None
                         }
                     }
                 }

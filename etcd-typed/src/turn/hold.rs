@@ -2,12 +2,13 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::error::Error;
 use crate::lease::{Life, LostReason};
 
 /// Shared by a guard and all that depend on it.
@@ -18,11 +19,13 @@ struct Inner {
     life: Life,
     /// Why the guard is not held any more, beside the end of its lease.
     ended: watch::Sender<Option<LostReason>>,
+    /// The error that is behind that.
+    cause: OnceLock<Arc<Error>>,
 }
 
 impl Hold {
     pub(super) fn of(life: &Life) -> Self {
-        Self(Arc::new(Inner { life: life.clone(), ended: watch::Sender::new(None) }))
+        Self(Arc::new(Inner { life: life.clone(), ended: watch::Sender::new(None), cause: OnceLock::new() }))
     }
 
     /// See [`Life::tend`].
@@ -68,6 +71,19 @@ impl Hold {
         if self.end(why) {
             self.0.life.lose(why);
         }
+    }
+
+    /// The same, because the server refuses this.
+    pub(super) fn lose_by(&self, why: LostReason, error: Error) {
+        // Nobody else sets it.
+        let _ = self.0.cause.set(Arc::new(error));
+        self.lose(why);
+    }
+
+    /// The error that is behind the reason, if one is.
+    pub(super) fn cause(&self, reason: LostReason) -> Option<Arc<Error>> {
+        let own = (reason == LostReason::Unverified).then(|| self.0.cause.get().cloned()).flatten();
+        own.or_else(|| self.0.life.cause(reason))
     }
 
     /// It was given up. The lease goes its own way from now on.

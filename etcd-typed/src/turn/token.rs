@@ -13,7 +13,7 @@ use super::{Contender, Guard, Turn};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::Lease;
-use crate::retry::{Backoff, RetryPolicy};
+use crate::retry::{Backoff, RetryPolicy, answer_until};
 use crate::revision::{LeaseId, Revision};
 use crate::runtime;
 use crate::store::{Compare, Condition, Expiry, Op, Span, Txn};
@@ -120,32 +120,42 @@ impl Turn {
     /// Goes on with a guard that was left to us: its key is attached to a lease of ours, so whoever held it until now does not any more.
     pub(crate) async fn adopt(&self, token: &Token, value: Option<Bytes>) -> Result<Guard> {
         self.names(token)?;
-        // Not a spare one, which the server may have forgotten.
-        let lease = self.lessor.grant(self.ttl).await.map_err(|error| error.at(&token.key))?;
-        let clean = self.attach(token, &lease, value).await?;
-        // Nothing is attached to it any more; if it cannot be ended it runs out.
-        let _ = self.store().revoke(token.lease).await;
-        Ok(Guard::new(self, token.key.clone(), token.fence, lease, clean))
+        let adopt = async {
+            // Not a spare one, which the server may have forgotten.
+            let lease = self.lessor.grant(self.ttl).await.map_err(|error| error.at(&token.key))?;
+            let clean = self.attach(token, &lease, value).await?;
+            // Nothing is attached to it any more; if it cannot be ended it runs out.
+            let _ = self.store().revoke(token.lease).await;
+            Ok(Guard::new(self, token.key.clone(), token.fence, lease, clean))
+        };
+        self.retry().one_call(adopt).await
     }
 
     /// Gives a guard that was left another time to live from now on, and leaves it again.
     pub(crate) async fn renew(&self, token: &Token, ttl: Duration) -> Result<Token> {
         self.names(token)?;
-        let lease = self.lessor.grant(ttl).await.map_err(|error| error.at(&token.key))?;
-        self.attach(token, &lease, None).await?;
-        let _ = self.store().revoke(token.lease).await;
-        let renewed = Token { lease: lease.id(), ..token.clone() };
-        lease.leave();
-        Ok(renewed)
+        let renew = async {
+            let lease = self.lessor.grant(ttl).await.map_err(|error| error.at(&token.key))?;
+            self.attach(token, &lease, None).await?;
+            let _ = self.store().revoke(token.lease).await;
+            let renewed = Token { lease: lease.id(), ..token.clone() };
+            lease.leave();
+            Ok(renewed)
+        };
+        self.retry().one_call(renew).await
     }
 
     /// Ends a guard that was left.
     pub(crate) async fn release_token(&self, token: &Token) -> Result<()> {
         self.names(token)?;
+        self.retry().one_call(self.release_left(token)).await
+    }
+
+    async fn release_left(&self, token: &Token) -> Result<()> {
         let txn = Txn { compares: self.as_left(token, None), then: vec![Op::delete(&token.key)], otherwise: Vec::new() };
         let mut attempts = Attempts::new(self.lessor.retry());
         loop {
-            match self.store().commit(txn.clone()).await {
+            match answer_until(attempts.deadline, self.store().commit(txn.clone())).await {
                 // One that is refused after another one whose outcome was unknown: that has done it.
                 Ok(committed) if committed.succeeded || attempts.unsure => break,
                 Ok(_) => return Err(not_there(token)),
@@ -176,7 +186,7 @@ impl Turn {
             let value = value.clone().unwrap_or(first.value);
             let put = Op::Put { key: token.key.clone(), value, expiry: Expiry::With(lease.id()), previous: false };
             let txn = Txn { compares: self.as_left(token, Some(first.modified)), then: vec![put], otherwise: Vec::new() };
-            let error = match self.store().commit(txn).await {
+            let error = match answer_until(attempts.deadline, self.store().commit(txn)).await {
                 Ok(committed) if committed.succeeded => return Ok(!attempts.unsure),
                 // Its value was written meanwhile, or it is not what it was; the next look tells.
                 Ok(_) => Error::new(ErrorKind::Conflict, "others wrote it faster, again and again"),
@@ -218,14 +228,16 @@ struct Attempts {
 
 impl Attempts {
     fn new(retry: &RetryPolicy) -> Self {
-        Self { deadline: Instant::now() + retry.call_timeout, backoff: retry.backoff(), unsure: false }
+        Self { deadline: retry.deadline(), backoff: retry.backoff(), unsure: false }
     }
 
     /// Waits for the next attempt; the error is the answer where there is none.
     async fn failed(&mut self, error: Error) -> Result<()> {
         self.unsure |= error.may_have_applied();
         let next = Instant::now() + self.backoff.next_delay();
-        let again = error.may_have_applied() || error.is_retryable() || error.kind() == ErrorKind::Conflict;
+        // A server without space says the same until somebody makes room.
+        let again =
+            (error.may_have_applied() && error.kind() != ErrorKind::NoSpace) || error.is_retryable() || error.kind() == ErrorKind::Conflict;
         if !again || next >= self.deadline || !runtime::is_here() {
             return Err(error);
         }

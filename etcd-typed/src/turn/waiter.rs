@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::guard::Guard;
 use super::place::{Before, Input, Outcome, Place, Want};
@@ -14,7 +14,7 @@ use super::{Turn, is_contender};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::{self, Joined, Lease, Rank};
-use crate::retry::Backoff;
+use crate::retry::{Backoff, answer_until};
 use crate::revision::Revision;
 use crate::runtime;
 use crate::store::{
@@ -56,6 +56,8 @@ pub(super) struct Waiter<'t> {
     lease: Lease,
     key: Key,
     place: Place,
+    /// The instant at which the attempt to make the key ends.
+    deadline: Instant,
     /// Whether all that was sent was also answered. If not, a copy may be applied later, as long as the lease lives.
     clean: bool,
     watch: Option<Following>,
@@ -65,10 +67,10 @@ pub(super) struct Waiter<'t> {
 }
 
 impl<'t> Waiter<'t> {
-    pub(super) fn new(turn: &'t Turn, lease: Lease) -> Self {
+    pub(super) fn new(turn: &'t Turn, lease: Lease, deadline: Instant) -> Self {
         let key = turn.directory.descend(&lease.id().to_string());
         let backoff = turn.lessor.retry().backoff();
-        Self { turn, lease, key, place: Place::new(), clean: true, watch: None, rewatch: backoff.clone(), backoff }
+        Self { turn, lease, key, place: Place::new(), deadline, clean: true, watch: None, rewatch: backoff.clone(), backoff }
     }
 
     pub(super) async fn run(mut self, value: &Bytes, patience: Patience) -> Result<End> {
@@ -109,7 +111,7 @@ impl<'t> Waiter<'t> {
                     Some(input) => input,
                     None => return Ok(None),
                 },
-                Want::Look { fence, whole } => self.look(fence, whole).await?,
+                Want::Look { fence, whole } => self.look(fence, whole, patience).await?,
                 Want::Wait { .. } if patience == Patience::None => return Ok(None),
                 Want::Wait { fence, predecessor, since } => self.wait(fence, predecessor, since).await,
                 Want::End(outcome) => return Ok(Some(outcome)),
@@ -125,7 +127,7 @@ impl<'t> Waiter<'t> {
     ///
     /// None: somebody is there and we do not wait; then there is no key of ours, where one transaction can be about all of that.
     async fn enter(&mut self, value: &Bytes, patience: Patience) -> Result<Option<Input>> {
-        let deadline = Instant::now() + self.turn.lessor.retry().call_timeout;
+        let deadline = self.deadline;
         let put = Op::Put { key: self.key.clone(), value: value.clone(), expiry: Expiry::With(self.lease.id()), previous: false };
         let mut then = vec![put];
         if self.transactions() {
@@ -144,7 +146,7 @@ impl<'t> Waiter<'t> {
         loop {
             let answer = match joined.take() {
                 Some(answer) => answer,
-                None => self.store().commit(txn.clone()).await,
+                None => answer_until(deadline, self.store().commit(txn.clone())).await,
             };
             let error = match answer {
                 Ok(committed) => {
@@ -177,7 +179,9 @@ impl<'t> Waiter<'t> {
             };
             self.clean &= !error.may_have_applied();
             let next = Instant::now() + self.backoff.next_delay();
-            if !(error.may_have_applied() || error.is_retryable()) || next >= deadline || !runtime::is_here() {
+            // A server without space leaves the write in doubt too, but says the same until somebody makes room. If the key came to be, it ends with the lease.
+            let is_hopeless = error.kind() == ErrorKind::NoSpace || !(error.may_have_applied() || error.is_retryable());
+            if is_hopeless || next >= deadline || !runtime::is_here() {
                 return Err(error);
             }
             sleep_until(next).await;
@@ -196,7 +200,7 @@ impl<'t> Waiter<'t> {
             return None;
         }
         // Whoever took it along may be on a runtime that is not driven any more.
-        match timeout(self.turn.lessor.retry().call_timeout, joined).await {
+        match timeout_at(self.deadline, joined).await {
             Ok(Ok(Joined::Made(committed))) => Some(Ok(committed)),
             Ok(Ok(Joined::Not)) => None,
             Ok(Err(_)) | Err(_) => {
@@ -206,8 +210,9 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Asks until there is an answer, as long as the lease lives.
-    async fn look(&mut self, fence: Revision, whole: bool) -> Result<Input> {
+    /// Asks until there is an answer, as long as the lease lives; a caller who does not wait gets
+    /// the error when its call ends.
+    async fn look(&mut self, fence: Revision, whole: bool, patience: Patience) -> Result<Input> {
         loop {
             let looked = if self.transactions() { self.look_at_once(fence, whole).await } else { self.look_at_all(fence).await };
             match looked {
@@ -215,7 +220,13 @@ impl<'t> Waiter<'t> {
                     self.backoff.reset();
                     return Ok(input);
                 }
-                Err(error) if error.is_outage() => sleep(self.backoff.next_delay()).await,
+                Err(error) if error.is_outage() => {
+                    let next = Instant::now() + self.backoff.next_delay();
+                    if patience == Patience::None && next >= self.deadline {
+                        return Err(error);
+                    }
+                    sleep_until(next).await;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -237,8 +248,22 @@ impl<'t> Waiter<'t> {
 
     /// Where a transaction is about one key, one listing says all.
     async fn look_at_all(&mut self, fence: Revision) -> Result<Input> {
-        let reply = self.store().range(Range::of(Span::Below(self.turn.directory.clone()))).await?;
-        Ok(self.looked(fence, reply))
+        loop {
+            let reply = self.store().range(Range::of(Span::Below(self.turn.directory.clone()))).await?;
+            let is_before = |kv: &&KeyValue| kv.created < fence && kv.is_over();
+            let over = reply.kvs.iter().filter(is_before).find(|kv| is_contender(&self.turn.directory, kv, self.store().capabilities()));
+            let Some(over) = over.cloned() else { return Ok(self.looked(fence, reply)) };
+            self.bury(&over).await?;
+        }
+    }
+
+    /// Deletes the key of a contender whose time is over and that the server still has, unless it
+    /// was refreshed meanwhile. After that no refresh can revive it.
+    async fn bury(&mut self, over: &KeyValue) -> Result<()> {
+        let key = Key::stored(&over.key);
+        let compares = vec![Compare::key(&key, Condition::Modified(over.modified))];
+        let txn = Txn { compares, then: vec![Op::delete(&key)], otherwise: Vec::new() };
+        self.store().commit(txn).await.map(drop)
     }
 
     fn looked(&self, fence: Revision, reply: RangeReply) -> Input {

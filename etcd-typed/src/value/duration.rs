@@ -15,6 +15,7 @@ const UNITS: [(&str, u128); 6] =
 
 impl EtcdValue for Duration {
     const TYPE: &'static str = "duration, as in `1m30s`";
+    const QUOTABLE: bool = true;
 
     fn encode(&self) -> Result<Bytes, ValueError> {
         Ok(written(self.as_nanos()).into())
@@ -68,7 +69,13 @@ fn parsed(text: &str) -> Result<u128, String> {
         return Ok(0);
     }
     if text.is_empty() {
-        return Err("it is empty".to_owned());
+        return Err("it is empty; write it as in `1m30s`".to_owned());
+    }
+    if text.starts_with('-') {
+        return Err("it is negative; write it as in `1m30s`".to_owned());
+    }
+    if let Some(iso) = text.strip_prefix(['P', 'p']) {
+        return of_iso_8601(iso);
     }
     let mut total = 0_u128;
     let mut rest = text;
@@ -81,6 +88,39 @@ fn parsed(text: &str) -> Result<u128, String> {
         let (unit, after) = after.split_at(after.find(|c: char| !c.is_alphabetic()).unwrap_or(after.len()));
         total = total.checked_add(nanos(number, nanos_of(unit)?)?).ok_or_else(too_long)?;
         rest = after.trim_start();
+    }
+    Ok(total)
+}
+
+/// The nanoseconds of what comes after the `P` of ISO 8601: `1DT2H`, `T0.5S`. The units come in their order; a day is 24 hours.
+fn of_iso_8601(text: &str) -> Result<u128, String> {
+    let wrong = || "ISO 8601 writes it as in `PT1H30M`, `PT0.5S` or `P1D`; `1h30m` is shorter".to_owned();
+    let (days, time) = text.split_once(['T', 't']).map_or((text, None), |(days, time)| (days, Some(time)));
+    if time.map_or(days, |time| time).is_empty() {
+        return Err(wrong());
+    }
+    let mut total = 0_u128;
+    for (part, units, is_time) in [(days, "YMWD", false), (time.unwrap_or_default(), "HMS", true)] {
+        let (mut rest, mut units) = (part, units);
+        while !rest.is_empty() {
+            let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ',').unwrap_or(rest.len()));
+            let unit = after.chars().next().map(|unit| unit.to_ascii_uppercase()).ok_or_else(wrong)?;
+            let (_, later) = units.split_once(unit).ok_or_else(wrong)?;
+            if number.is_empty() {
+                return Err(wrong());
+            }
+            let unit = match (unit, is_time) {
+                ('Y', _) => "years",
+                ('M', false) => "months",
+                ('W', _) => "w",
+                ('D', _) => "d",
+                ('H', _) => "h",
+                ('M', true) => "m",
+                _ => "s",
+            };
+            total = total.checked_add(nanos(&number.replace(',', "."), nanos_of(unit)?)?).ok_or_else(too_long)?;
+            (rest, units) = (after.get(1..).unwrap_or_default(), later);
+        }
     }
     Ok(total)
 }
@@ -133,6 +173,7 @@ mod of_jiff {
 
     impl EtcdValue for SignedDuration {
         const TYPE: &'static str = "duration, as in `-1m30s`";
+        const QUOTABLE: bool = true;
 
         fn encode(&self) -> Result<Bytes, ValueError> {
             let sign = if self.is_negative() { "-" } else { "" };
@@ -142,8 +183,9 @@ mod of_jiff {
         fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
             let text = text(bytes)?.trim();
             let (is_negative, unsigned) = sign(text);
-            // What else jiff reads: `PT1M30S`, `1 hour, 2 minutes`, `1:30:00`, `5m ago`.
-            if unsigned.starts_with(['P', 'p']) || unsigned.contains([',', ':']) || unsigned.ends_with("ago") {
+            // What else jiff reads: `1 hour, 2 minutes`, `1:30:00`, `5m ago`.
+            let is_iso = unsigned.starts_with(['P', 'p']);
+            if !is_iso && unsigned.contains([',', ':']) || unsigned.ends_with("ago") {
                 return text.parse().map_err(|reason: jiff::Error| not_a_duration(reason.to_string()));
             }
             let nanos = parsed(unsigned).map_err(not_a_duration)?;
@@ -162,6 +204,7 @@ mod of_jiff {
     /// Without days and what is longer it is written as a duration is, each unit as it is in the span; else in the ISO 8601 form, `P1M2DT3H`.
     impl EtcdValue for Span {
         const TYPE: &'static str = "span of time, as in `1m30s` or `P1M2D`";
+        const QUOTABLE: bool = true;
 
         fn encode(&self) -> Result<Bytes, ValueError> {
             if self.get_years() != 0 || self.get_months() != 0 || self.get_weeks() != 0 || self.get_days() != 0 {

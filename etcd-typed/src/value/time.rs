@@ -8,6 +8,7 @@ use super::{EtcdValue, ValueError, exact, text};
 
 impl EtcdValue for SystemTime {
     const TYPE: &'static str = "date and time (RFC 3339)";
+    const QUOTABLE: bool = true;
 
     fn encode(&self) -> Result<Bytes, ValueError> {
         // The formatter panics outside of these.
@@ -19,18 +20,35 @@ impl EtcdValue for SystemTime {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
-        let text = text(bytes)?.trim();
-        let time = match with_offset(text) {
-            None => humantime::parse_rfc3339(text).ok(),
+        let text = in_capitals(text(bytes)?.trim());
+        let time = match with_offset(&text) {
+            None => humantime::parse_rfc3339(&text).ok(),
             Some((local, is_east, offset)) => humantime::parse_rfc3339(&format!("{local}Z")).ok().and_then(|local| {
                 // East of Greenwich the day begins earlier.
                 if is_east { local.checked_sub(offset) } else { local.checked_add(offset) }
             }),
         };
-        time.ok_or_else(|| ValueError::new("not a date and time from 1970 on: write it as in `2024-05-06T07:08:09Z`"))
+        let time = time.filter(|time| *time >= Self::UNIX_EPOCH);
+        time.ok_or_else(|| {
+            ValueError::new("not a date and time from 1970 on: write it as in `2024-05-06T07:08:09Z` or `2024-05-06T09:08:09+02:00`")
+        })
     }
 
     exact!();
+}
+
+/// With a `T` between date and time, and a `Z` at the end, where RFC 3339 allows others there.
+fn in_capitals(text: &str) -> String {
+    let mut capitals = text.to_owned();
+    let between = "2024-05-06".len();
+    if matches!(capitals.get(between..=between), Some("t" | " ")) {
+        capitals.replace_range(between..=between, "T");
+    }
+    if capitals.ends_with('z') {
+        capitals.pop();
+        capitals.push('Z');
+    }
+    capitals
 }
 
 /// The local time before an offset such as `+02:00`, whether the offset is to the east, and how much.
@@ -63,6 +81,7 @@ mod of_chrono {
 
     impl EtcdValue for DateTime<Utc> {
         const TYPE: &'static str = RFC_3339;
+        const QUOTABLE: bool = true;
 
         fn encode(&self) -> Result<Bytes, ValueError> {
             rfc_3339(self)
@@ -79,6 +98,7 @@ mod of_chrono {
 
     impl EtcdValue for DateTime<FixedOffset> {
         const TYPE: &'static str = RFC_3339;
+        const QUOTABLE: bool = true;
 
         fn encode(&self) -> Result<Bytes, ValueError> {
             rfc_3339(self)
@@ -125,6 +145,7 @@ mod of_jiff {
         ($($type:ty, $name:literal, $is_all:ident, $hint:literal;)+) => {$(
             impl EtcdValue for $type {
                 const TYPE: &'static str = $name;
+                const QUOTABLE: bool = true;
 
                 fn encode(&self) -> Result<Bytes, ValueError> {
                     Ok(self.to_string().into())

@@ -196,11 +196,9 @@ async fn dir_and_flatten() {
     assert_eq!(cfg.beside.certificate.key().as_str(), "/a/certificate");
     assert_eq!(cfg.by_name.dir("x").unwrap().certificate.key().as_str(), "/a/by_name/x/certificate");
     cfg.maybe.required.set(&true).await.unwrap();
-    assert_eq!(
-        problems(&cfg.get().await.unwrap_err()),
-        ["/a/maybe/certificate: missing (text)"],
-        "with one of its keys there, an optional directory is there"
-    );
+    assert_eq!(*cfg.get().await.unwrap(), value, "without its required key an optional directory is not there");
+    assert_eq!(problems(&cfg.maybe.get().await.unwrap_err()), ["/a/maybe/certificate: missing (text)"]);
+    assert_eq!(cfg.check().await.unwrap().problems[0].key.as_str(), "/a/maybe/required");
     cfg.maybe.certificate.set(&"4".to_owned()).await.unwrap();
     assert_eq!(cfg.get().await.unwrap().maybe, Some(tls("4")));
 }

@@ -131,13 +131,13 @@ async fn every_problem_is_listed_in_one_error() {
     }
     let error = CheckoutDir::open(&client, "prod").unwrap().get().await.unwrap_err();
     let expected = [
-        "/prod/checkout/rate_limit: not a value of type unsigned integer: invalid digit found in string",
+        "/prod/checkout/rate_limit: not an integer in 0 … 4294967295: invalid digit found in string",
         "/prod/checkout/timeout: missing (duration, as in `1m30s`)",
-        "/prod/checkout/level: not one of `debug`, `info`",
+        "/prod/checkout/level: \"loud\" is not one of `debug`, `info`",
         "/prod/checkout/features: missing (JSON)",
         "/prod/checkout/database/url: missing (text)",
-        "/prod/checkout/regions/eu/replicas: not a value of type unsigned integer: number too large to fit in target type",
-        "/prod/checkout/quotas/acme: not a value of type unsigned integer: invalid digit found in string",
+        "/prod/checkout/regions/eu/replicas: \"300\" is not in 0 … 255",
+        "/prod/checkout/quotas/acme: \"-1\" is not in 0 … 18446744073709551615: invalid digit found in string",
     ];
     assert_eq!(problems(&error), expected);
 }

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use etcd_typed::testing::Etcd;
 use etcd_typed::{Client, Json};
+use etcd_typed_tests::etcdctl;
 use futures_util::FutureExt;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -24,11 +25,11 @@ impl Elect {
     }
 
     async fn at(etcd: &Etcd, arguments: &[&str]) -> Self {
-        let binary = std::env::var("ETCDCTL_BIN").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "etcdctl".to_owned());
-        let mut command = Command::new(&binary);
-        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", etcd.endpoint())).arg("elect").args(arguments);
+        let mut command = Command::from(etcdctl());
+        command.arg(format!("--endpoints={}", etcd.endpoint())).arg("elect").args(arguments);
         command.stdout(Stdio::piped()).kill_on_drop(true);
-        let mut process = command.spawn().unwrap_or_else(|error| panic!("cannot run {binary}: {error}; it is etcd's command-line client"));
+        let mut process =
+            command.spawn().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}; it is etcd's command-line client"));
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         Self { process, lines }
     }

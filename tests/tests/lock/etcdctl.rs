@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use etcd_typed::testing::Etcd;
 use etcd_typed::{Client, Lock, LostReason, NamedLock};
+use etcd_typed_tests::etcdctl;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
@@ -50,9 +51,8 @@ impl Bench {
     }
 
     fn etcdctl(&self, arguments: &[&str]) -> Command {
-        let binary = std::env::var("ETCDCTL_BIN").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "etcdctl".to_owned());
-        let mut command = Command::new(binary);
-        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.endpoint)).args(arguments);
+        let mut command = Command::from(etcdctl());
+        command.arg(format!("--endpoints={}", self.endpoint)).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         command
     }

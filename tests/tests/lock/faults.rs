@@ -676,3 +676,47 @@ async fn waiter_waits_until_a_certificate_is_good_again() {
     first.release().await.unwrap();
     timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap().unwrap().release().await.unwrap();
 }
+
+/// A server that refuses has answered.
+#[tokio::test(start_paused = true)]
+async fn lost_lock_names_what_refused_its_lease() {
+    for (kind, reason) in [
+        (ErrorKind::PermissionDenied, LostReason::Unverified),
+        (ErrorKind::Unauthenticated, LostReason::Unverified),
+        (ErrorKind::Tls, LostReason::Unverified),
+        (ErrorKind::Unavailable, LostReason::Expired),
+        (ErrorKind::Timeout, LostReason::Expired),
+    ] {
+        let bench = Bench::new();
+        let lock = bench.lock().acquire().await.unwrap();
+        bench.memory.faults().fail(Calls::Leases, usize::MAX, kind);
+        let lost = timeout(Duration::from_secs(120), lock.lost()).await.expect("its lease runs out");
+        assert_eq!((lost.reason(), lost.cause().map(etcd_typed::Error::kind)), (reason, Some(kind)), "{lost}");
+        let cause = lost.cause().unwrap().to_string();
+        assert!(lost.to_string().ends_with(&cause), "{lost}");
+        let error = lock.verify().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::GuardLost);
+        assert!(error.to_string().contains(&cause) && std::error::Error::source(&error).is_some(), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_lock_names_what_refused_its_key() {
+    let bench = Bench::new();
+    let lock = refused_lock(&bench, ErrorKind::PermissionDenied).await;
+    bench.memory.faults().fail(Calls::Reads, usize::MAX, ErrorKind::PermissionDenied);
+    let lost = timeout(Duration::from_secs(60), lock.lost()).await.unwrap();
+    assert_eq!((lost.reason(), lost.cause().map(etcd_typed::Error::kind)), (LostReason::Unverified, Some(ErrorKind::PermissionDenied)));
+}
+
+/// An error that a keep-alive recovered from is not the cause of a later loss.
+#[tokio::test(start_paused = true)]
+async fn lost_lock_forgets_refusals_that_passed() {
+    let bench = Bench::new();
+    let lock = bench.lock().acquire().await.unwrap();
+    bench.memory.faults().fail(Calls::Leases, 1, ErrorKind::PermissionDenied);
+    sleep(Duration::from_secs(60)).await;
+    delete_key(&bench, &lock).await;
+    let lost = timeout(Duration::from_secs(60), lock.lost()).await.unwrap();
+    assert!(lost.reason() == LostReason::KeyDeleted && lost.cause().is_none(), "{lost}");
+}

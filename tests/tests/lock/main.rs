@@ -8,4 +8,5 @@ mod example;
 mod faults;
 mod foreign;
 mod names;
+mod processes;
 mod stores;

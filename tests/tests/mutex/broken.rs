@@ -1,13 +1,13 @@
 //! Locks with the defects that the checker must see, made of requests, so that the library needs no switches for them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etcd_typed::store::{Compare, Condition, Expiry, Op, OpResult, Range, RangeReply, Span, Store, Txn};
 use etcd_typed::{ErrorKind, Key, LeaseId, Result, Revision};
 use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::record::Creed;
 
@@ -20,16 +20,18 @@ pub(crate) struct Guard {
     lease: Lease,
 }
 
-/// A lease that is kept alive, and believed in until the server says that it is gone.
+/// A lease that is kept alive, and believed in until the server says that it is gone, or until a time that is a second too late.
 struct Lease {
     id: LeaseId,
     believed: Arc<AtomicBool>,
+    /// When it ends with [`Creed::Overlong`].
+    ends: Arc<Mutex<Option<Instant>>>,
     keeper: AbortHandle,
 }
 
 impl Guard {
     pub(crate) async fn acquire(store: &Arc<dyn Store>, directory: &Key, ttl: Duration, creed: Creed) -> Result<Self> {
-        let lease = Lease::grant(store, ttl).await?;
+        let lease = Lease::grant(store, ttl, creed).await?;
         let key = Key::parse(&format!("{directory}/{}", lease.id)).unwrap();
         let put = Op::Put { key: key.clone(), value: Default::default(), expiry: Expiry::With(lease.id), previous: false };
         let newest = Op::Newest { below: directory.clone(), before: None, limit: 2 };
@@ -80,7 +82,8 @@ impl Guard {
     }
 
     pub(crate) fn is_held(&self) -> bool {
-        self.lease.believed.load(Ordering::Relaxed)
+        let in_time = self.lease.ends.lock().unwrap().is_none_or(|ends| Instant::now() < ends);
+        self.lease.believed.load(Ordering::Relaxed) && in_time
     }
 
     pub(crate) async fn release(self) {
@@ -96,22 +99,25 @@ fn reply(result: OpResult) -> RangeReply {
 }
 
 impl Lease {
-    async fn grant(store: &Arc<dyn Store>, ttl: Duration) -> Result<Self> {
+    async fn grant(store: &Arc<dyn Store>, ttl: Duration, creed: Creed) -> Result<Self> {
         let id = LeaseId::random();
+        let trust = move |sent: Instant, ttl| (creed == Creed::Overlong).then(|| sent + ttl + Duration::from_secs(1));
+        let sent = Instant::now();
         let ttl = store.grant(id, ttl).await?;
-        let believed = Arc::new(AtomicBool::new(true));
-        let (store, told) = (store.clone(), believed.clone());
+        let (believed, ends) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(trust(sent, ttl))));
+        let (store, told, later) = (store.clone(), believed.clone(), ends.clone());
         let keeper = tokio::spawn(async move {
             loop {
                 sleep(ttl / 3).await;
-                if let Err(error) = store.keep_alive(id).await
-                    && error.kind() == ErrorKind::LeaseLost
-                {
-                    return told.store(false, Ordering::Relaxed);
+                let sent = Instant::now();
+                match store.keep_alive(id).await {
+                    Ok(ttl) => *later.lock().unwrap() = trust(sent, ttl),
+                    Err(error) if error.kind() == ErrorKind::LeaseLost => return told.store(false, Ordering::Relaxed),
+                    Err(_) => {}
                 }
             }
         });
-        Ok(Self { id, believed, keeper: keeper.abort_handle() })
+        Ok(Self { id, believed, ends, keeper: keeper.abort_handle() })
     }
 }
 

@@ -124,7 +124,7 @@ impl Contender {
     /// Takes the lock in one of the ways there are. None: it was not to be had like that.
     async fn take(&mut self) -> Result<Option<Guard>> {
         let moment = Duration::from_millis(self.rng.u64(0..60));
-        let broken = matches!(self.all.creed, Creed::Trusting | Creed::Hasty | Creed::Forgetful);
+        let broken = matches!(self.all.creed, Creed::Trusting | Creed::Overlong | Creed::Hasty | Creed::Forgetful);
         match self.rng.u32(0..100) {
             0..10 => match timeout(moment, self.acquire()).await {
                 Ok(taken) => taken.map(Some),
@@ -149,7 +149,7 @@ impl Contender {
         let (creed, ttl) = (self.all.creed, self.ttl());
         match creed {
             Creed::Sound | Creed::Unwritten | Creed::Unguarded | Creed::Keeping => self.named().acquire().await.map(Guard::Sound),
-            Creed::Trusting | Creed::Hasty | Creed::Forgetful => {
+            Creed::Trusting | Creed::Overlong | Creed::Hasty | Creed::Forgetful => {
                 let directory = Key::parse(&directory(&self.lock)).unwrap();
                 broken::Guard::acquire(self.all.client.store(), &directory, ttl, creed).await.map(Guard::Broken)
             }

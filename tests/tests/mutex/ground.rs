@@ -9,6 +9,7 @@ use std::time::Duration;
 use etcd_typed::store::{Batch, Op, Span, Store, Txn, Watch, WatchFrom, WatchItem};
 use etcd_typed::testing::{Cluster, Mode, Proxy};
 use etcd_typed::{Client, Key, Revision};
+use etcd_typed_tests::checks::has_faithless_leaders;
 use fastrand::Rng;
 use futures_util::StreamExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -342,15 +343,6 @@ pub(crate) fn read(text: &str) -> Vec<Event> {
     // Of a process that was killed the last line may be half of one.
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
     text[..whole].lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// Whether a leader of this version that was stopped, and is none any more, ends the leases whose time it saw pass (etcd issue 15247, mended in 3.4.31 and
-/// 3.5.13), though their holders keep them alive elsewhere.
-fn has_faithless_leaders(version: &str) -> bool {
-    let mut numbers = version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
-    let mut number = || numbers.next().unwrap_or(0);
-    let version = (number(), number(), number());
-    version < (3, 4, 31) || ((3, 5, 0)..(3, 5, 13)).contains(&version)
 }
 
 impl Contenders {

@@ -170,6 +170,12 @@ async fn the_checker_sees_a_holder_who_trusts_the_keep_alive() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn checker_sees_a_lease_trusted_a_second_too_long() {
+    let seen = seen_of(Creed::Overlong).await;
+    assert!(seen.iter().any(|violation| matches!(violation, Violation::HeldTwice { .. })), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_checker_sees_a_waiter_who_does_not_look() {
     let seen = seen_of(Creed::Hasty).await;
     assert!(seen.iter().any(|violation| matches!(violation, Violation::NotTheFirst { .. })), "{seen:?}");

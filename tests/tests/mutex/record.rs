@@ -38,6 +38,8 @@ pub(crate) enum Creed {
     Unguarded,
     /// A lock is held as long as no keep-alive was refused.
     Trusting,
+    /// A lease is trusted for a second longer than the server confirmed it.
+    Overlong,
     /// Whoever was before us is gone, so the lock is ours.
     Hasty,
     /// Who was before us is gone, and nobody told us to go on.

@@ -450,3 +450,32 @@ fn guard_may_be_used_without_a_runtime() {
     let error = entry.publish(&1).into_future().now_or_never().unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn status_counts_paused_time() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let Faulty { store, entry } = faulty();
+    let published = entry.publish(&1).ttl(TEN).await.unwrap();
+    store.faults().stop();
+    until(|| !published.is_published()).await;
+    sleep(HOUR).await;
+    let status = published.status();
+    let seconds = serde_json::to_value(&status).unwrap()["for_seconds"].as_f64().unwrap();
+    assert!(seconds >= 3600.0 && status.to_string().starts_with("missing for 360"), "{status}");
+    assert!(status.missing_for().unwrap() >= HOUR);
+}
+
+#[test]
+fn value_without_runtime_is_missing_since_its_lease_ended() {
+    let paused = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let entry = Client::with_store(MemoryStore::new()).entry::<u64>("/services/a").unwrap();
+    let own = paused();
+    let published = own.block_on(entry.publish(&1).ttl(TTL).into_future()).unwrap();
+    drop(own);
+    // Nobody keeps it, and the clock outside of a runtime is the real one.
+    std::thread::sleep(TTL);
+    let missing = || published.status().missing_for().expect("its time has passed");
+    let first = missing();
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(missing() >= first + Duration::from_millis(20));
+}

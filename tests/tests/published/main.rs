@@ -5,6 +5,7 @@
 mod embedded;
 mod example;
 mod servers;
+mod sharing;
 
 use std::time::Duration;
 

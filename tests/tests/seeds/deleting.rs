@@ -5,7 +5,9 @@ use serde_json::json;
 
 use crate::bed::{Bed, assert_refused, next};
 
-on_every_store! { delete, delete_empty_dir, delete_dir_recursive, compare_and_delete_by_value, compare_and_delete_by_index }
+on_every_store! {
+    delete, delete_empty_dir, delete_dir_recursive, only_listed_keys_are_deleted, compare_and_delete_by_value, compare_and_delete_by_index
+}
 
 /// `delete(etcd, "/foo/boo")`.
 async fn delete(bed: Bed) {
@@ -79,6 +81,33 @@ async fn delete_dir_recursive(bed: Bed) {
     assert_eq!(bed.text("/foo/bar").get().await.unwrap(), None);
     assert_eq!(foo.delete_recursive().await.unwrap(), 0);
     assert!(apart.exists().await.unwrap());
+}
+
+/// A key that is no path belongs to another program: Go's lock of the name `/foo/` is below
+/// `/foo//`.
+async fn only_listed_keys_are_deleted(bed: Bed) {
+    if bed.has_directories() {
+        // v2 has paths only.
+        return;
+    }
+    let foo = bed.client.directory("/foo").unwrap();
+    let locks = ["/foo/", "/foo/a/", "/foo/b/c//"].map(|name| bed.client.lock(name));
+    let mut held = Vec::new();
+    for lock in &locks {
+        held.push(lock.acquire().await.unwrap());
+    }
+    assert!(!foo.exists().await.unwrap());
+    assert_eq!(foo.delete_recursive().await.unwrap(), 0);
+    for path in ["/foo/x", "/foo/a", "/foo/a/y", "/foo/b/c/z", "/foo/b/d/e/f", "/foo/g/h"] {
+        bed.text(path).set(&"v".to_owned()).await.unwrap();
+    }
+    let listed = foo.list_recursive().await.unwrap().iter().filter(|node| !node.is_directory()).count();
+    assert_eq!((foo.delete_recursive().await.unwrap(), listed), (6, 6));
+    assert!(!foo.exists().await.unwrap());
+    assert_eq!(foo.delete().await.unwrap_err().kind(), ErrorKind::NotFound);
+    for lock in held {
+        lock.verify().await.unwrap();
+    }
 }
 
 /// `compare_and_delete(etcd, "/foo/bar", prev_value="bar value")`.

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use etcd_typed::Expect;
+use etcd_typed::{Expect, Revision};
 
 use crate::bed::{Bed, Kind, next};
 
 on_every_store! {
     watch_once, watch_with_a_callback, watch_recursive, watch_from_an_index, keep_watching, watch_until, wait_until_a_value, watch_sees_expiry,
-    watch_sees_its_directory_go,
+    watch_sees_its_directory_go, future_revision_is_told_as_resync,
 }
 
 /// `watch(etcd, "/foo/bar", ev -> …)`: the next change, and no other.
@@ -162,4 +162,38 @@ async fn watch_sees_its_directory_go(bed: Bed) {
     bed.client.directory("/foo").unwrap().delete_recursive().await.unwrap();
     let gone = next(&mut changes).await;
     assert_eq!((gone.old.as_deref(), gone.new), (Some("Hello World"), None));
+}
+
+/// A revision that the store has not reached is of another history. No stream waits for it, and
+/// none keeps that to itself.
+async fn future_revision_is_told_as_resync(bed: Bed) {
+    for there in [false, true] {
+        let bar = bed.text("/foo/bar");
+        if there {
+            bar.set(&"one".to_owned()).await.unwrap();
+        }
+        let now = bar.get().await.unwrap().map_or(Revision::new(1), |bar| bar.revision());
+        let future = now.get() + 1000;
+        let map = bed.client.entries::<String, String>("/foo").unwrap();
+        let mut entry = bar.watch().since(future).await.unwrap();
+        let mut entries = map.watch().since(future).await.unwrap();
+        let mut keys = bed.client.directory("/foo").unwrap().watch().since(future).await.unwrap();
+        let present = there.then(|| "one".to_owned());
+
+        let change = next(&mut entry).await;
+        assert_eq!((change.old, change.new.clone(), change.resynced), (None, present.clone(), true));
+        let update = next(&mut entries).await;
+        let told = update.changes.into_iter().map(|keyed| keyed.change.new).next().flatten();
+        assert_eq!((told, update.resynced), (present.clone(), true));
+        let update = next(&mut keys).await;
+        assert_eq!((update.changes.len(), update.resynced), (usize::from(there), true));
+
+        // What comes is told, although the revision is not reached.
+        let written = bar.set(&"two".to_owned()).await.unwrap();
+        assert!(written.get() < future);
+        let change = next(&mut entry).await;
+        assert_eq!((change.old, change.new.as_deref(), change.revision, change.resynced), (present, Some("two"), written, false));
+        assert_eq!(next(&mut entries).await.revision, written);
+        assert_eq!(next(&mut keys).await.revision, written);
+    }
 }

@@ -487,3 +487,73 @@ async fn every_operation_is_a_span_with_the_pattern_of_its_directory() {
     said("transaction", &["commit"]);
     listener.check();
 }
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn published_value_without_runtime_counts_as_missing() {
+    let Bench { listener, client, .. } = bench();
+    let value = |name: &str| listener.value(&format!("etcd_typed_{name}"), &[("pattern", "u64")]);
+    let own = runtime();
+    let entry = client.entry::<u64>("/planted/a").unwrap();
+    let publish = || own.block_on(entry.publish(&1).ttl(Duration::from_secs(10)).into_future()).unwrap();
+    let (kept, dropped) = (publish(), publish());
+    assert_eq!((value("published"), value("published_missing")), (2.0, 0.0));
+    drop(own);
+    assert_eq!((value("published"), value("published_missing")), (2.0, 2.0));
+    drop(dropped);
+    assert_eq!((value("published"), value("published_missing")), (1.0, 1.0));
+    // Its time has not passed when another runtime takes it.
+    let other = runtime();
+    other.block_on(async {
+        assert!(kept.is_published());
+        until(|| value("published_missing") == 0.0).await;
+    });
+    drop(other);
+    assert_eq!(value("published_missing"), 1.0);
+    drop(kept);
+    assert_eq!((value("published"), value("published_missing")), (0.0, 0.0));
+    listener.check();
+}
+
+#[test]
+fn published_value_of_dropped_client_and_runtime_counts_as_missing() {
+    let Bench { listener, client, dir, .. } = bench();
+    let value = |name: &str| listener.value(&format!("etcd_typed_{name}"), &[("pattern", "u64")]);
+    let own = runtime();
+    let published = own.block_on(client.entry::<u64>("/planted/a").unwrap().publish(&1).into_future()).unwrap();
+    drop((client, dir));
+    drop(own);
+    assert_eq!((value("published"), value("published_missing")), (1.0, 1.0));
+    drop(published);
+    assert_eq!((value("published"), value("published_missing")), (0.0, 0.0));
+}
+
+#[test]
+fn view_without_runtime_counts_as_degraded() {
+    let Bench { listener, client, dir, .. } = bench();
+    let value = |name: &str| listener.value(&format!("etcd_typed_{name}"), &[("pattern", CHECKOUT)]);
+    let own = runtime();
+    let (first, second, other) = own.block_on(async {
+        dir.set(&planted()).await.unwrap();
+        let second = client.dir::<Checkout>("/planted/checkout").unwrap().live().await.unwrap();
+        (dir.live().await.unwrap(), second, client.entry::<u64>("/planted/a").unwrap().live().await.unwrap())
+    });
+    assert_eq!((value("views"), value("views_degraded")), (2.0, 0.0));
+    drop(own);
+    assert_eq!((value("views"), value("views_degraded")), (2.0, 2.0));
+    assert_eq!(listener.value("etcd_typed_views_degraded", &[("pattern", "u64")]), 1.0);
+    assert!(!first.status().is_live());
+    drop(second);
+    assert_eq!((value("views"), value("views_degraded")), (1.0, 1.0));
+    runtime().block_on(async {
+        // It is looked at within a runtime.
+        until(|| first.status().is_live()).await;
+        until(|| value("views_degraded") == 0.0).await;
+    });
+    drop((first, other));
+    assert_eq!((value("views"), value("views_degraded")), (0.0, 0.0));
+    listener.check();
+}

@@ -10,6 +10,7 @@ mod v2 {
     mod faults;
     mod hostile;
     mod keys;
+    mod over;
     mod tls;
     mod watch;
 

@@ -7,7 +7,8 @@ use etcd_typed::store::connect::ConnectOptions;
 use etcd_typed::store::v3::V3Store;
 use etcd_typed::store::{Consistency, Op, Range, Span, Store, Txn, Watch, WatchFrom};
 use etcd_typed::testing::{Etcd, Mode, Proxy};
-use etcd_typed::{Error, ErrorKind, LeaseId, Revision};
+use etcd_typed::{Client, Error, ErrorKind, LeaseId, Revision};
+use etcd_typed_tests::certificates::Files;
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -216,6 +217,53 @@ async fn f13_a_full_server_says_so_and_still_reads_and_deletes() {
     assert_eq!(store.range(Range::of(Span::Key(key("/0")))).await.unwrap().kvs.len(), 1);
     store.commit(delete(&key("/0"))).await.unwrap();
     assert!(!store.status().await.unwrap().errors.is_empty(), "the alarm is shown");
+}
+
+/// A server that cannot write any more ends itself: what it does with a full disk. Here no file of it may be larger than 65 MB, which needs no disk of that
+/// size.
+#[tokio::test]
+async fn f14_a_server_whose_disk_is_full_is_like_one_that_was_killed() {
+    let files = Files::new();
+    let program = Etcd::shared().await.binary().to_owned();
+    // In blocks of 512 bytes.
+    let full = files.put("etcd", format!("#!/bin/sh\nulimit -f 131072\nexec '{}' \"$@\"\n", program.display()).as_bytes());
+    std::fs::set_permissions(&full, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut etcd = Etcd::builder().binary(&full).quick_election().start().await;
+
+    let client = Client::connect(&etcd.url_v3()).await.unwrap();
+    let lock = client.lock("/lock").ttl(Duration::from_secs(60)).acquire().await.unwrap();
+    let counter = client.entry::<u64>("/counter").unwrap();
+    let mut changes = counter.watch().await.unwrap();
+    counter.set(&1).await.unwrap();
+    let store = store(&etcd.endpoint());
+    let mut acknowledged = 0;
+    let error = loop {
+        assert!(acknowledged < 200, "the disk fills up");
+        match store.commit(put(&key("/filler"), vec![b'x'; 1_400_000])).await {
+            Ok(_) => acknowledged += 1,
+            Err(error) => break error,
+        }
+    };
+    println!("{acknowledged} writes, then: {error}");
+    assert!(error.is_retryable() && error.may_have_applied(), "{error}");
+    timeout(PATIENCE, async {
+        while etcd.is_running() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the server ends");
+
+    // There is room again.
+    etcd.upgrade(program).await;
+    let version = store.range(Range::of(Span::Key(key("/filler")))).await.unwrap().kvs.remove(0).version.unwrap();
+    assert!((acknowledged..=acknowledged + 1).contains(&version), "{acknowledged} acknowledged, {version} there");
+    lock.verify().await.unwrap();
+    counter.set(&2).await.unwrap();
+    for value in [1, 2] {
+        let change = timeout(PATIENCE, changes.next()).await.expect("in time").unwrap().unwrap();
+        assert_eq!((change.new, change.resynced), (Some(value), false));
+    }
 }
 
 /// A server that gives one fixed answer to everybody.

@@ -8,12 +8,17 @@ mod calls;
 mod clusters;
 mod faults;
 mod joined;
+mod lines;
+mod members;
+mod messages;
 mod queues;
 mod raw;
 mod replay;
 mod rights;
 mod sharing;
+mod silence;
 mod tls;
+mod ttl;
 mod watches;
 
 use std::time::Duration;

@@ -80,6 +80,13 @@ impl Admin {
         let _: Nothing = self.call("/etcdserverpb.Auth/AuthEnable", Nothing {}).await.unwrap();
     }
 
+    /// Lets a role read a key and what is below it.
+    pub(crate) async fn let_read(&self, role: &str, directory: &str) {
+        let permission = Permission { kind: 0, key: directory.into(), range_end: format!("{directory}0").into() };
+        let grant = Grant { role: role.to_owned(), permission: Some(permission) };
+        let _: Nothing = self.call("/etcdserverpb.Auth/RoleGrantPermission", grant).await.unwrap();
+    }
+
     pub(crate) async fn disable_auth(&self) {
         let _: Nothing = self.as_root().await.call("/etcdserverpb.Auth/AuthDisable", Nothing {}).await.unwrap();
     }

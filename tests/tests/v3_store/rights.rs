@@ -20,6 +20,8 @@ enum Tokens {
     Simple,
     /// Each change of users and roles ends all of them.
     Jwt,
+    /// They end after this time, used or not.
+    JwtFor(Duration),
 }
 
 /// A server with the user `anna`, who may read and write below `/anna`.
@@ -34,9 +36,14 @@ impl Bench {
         let files = Files::new();
         // Cheap logins: what is tested is how many there are.
         let mut etcd = Etcd::builder().flag("--bcrypt-cost", "4");
-        if let Tokens::Jwt = tokens {
+        let ttl = match tokens {
+            Tokens::Simple => None,
+            Tokens::Jwt => Some(Duration::from_secs(600)),
+            Tokens::JwtFor(ttl) => Some(ttl),
+        };
+        if let Some(ttl) = ttl {
             let key = files.put("key", b"known to the server alone");
-            etcd = etcd.flag("--auth-token", &format!("jwt,priv-key={},sign-method=HS256,ttl=10m", key.display()));
+            etcd = etcd.flag("--auth-token", &format!("jwt,priv-key={},sign-method=HS256,ttl={ttl:?}", key.display()));
         }
         let etcd = etcd.start().await;
         let admin = Admin::of(&etcd.endpoint());
@@ -143,6 +150,29 @@ async fn guards_and_streams_survive_a_change_of_users_under_jwt() {
     watchers.go_on(&acting).await;
 }
 
+/// F19: a JWT ends at a fixed time, also while it is in use.
+#[tokio::test]
+async fn token_that_ends_in_use_is_renewed_without_an_error() {
+    let ttl = Duration::from_secs(3);
+    let bench = Bench::new(Tokens::JwtFor(ttl)).await;
+    let (watching, acting) = (bench.client(&bench.etcd.endpoint()).await, bench.client(&bench.etcd.endpoint()).await);
+    let watchers = Watchers::begin(&watching, &acting).await;
+    let entry = acting.entry::<u64>("/anna/calls").unwrap();
+    let (before, begun) = (bench.logins().await, Instant::now());
+    let mut calls = 0;
+    while begun.elapsed() < 3 * ttl {
+        entry.set(&calls).await.unwrap();
+        assert_eq!(entry.get().await.unwrap().as_deref(), Some(&calls));
+        calls += 1;
+        sleep(Duration::from_millis(10)).await;
+    }
+    let logins = bench.logins().await - before;
+    println!("{calls} rounds of calls, {logins} logins of two clients in three lives of a token");
+    // Each client for each life, and once more for each of its connections that meets the end of a token at the same moment.
+    assert!((2.0..=20.0).contains(&logins), "{logins}");
+    watchers.go_on(&acting).await;
+}
+
 #[tokio::test]
 async fn guards_and_streams_survive_a_right_that_is_revoked_for_a_moment() {
     for tokens in [Tokens::Simple, Tokens::Jwt] {
@@ -187,6 +217,67 @@ async fn guard_is_lost_when_the_right_to_its_key_is_gone() {
     // Current servers do not keep a lease alive either whose keys the user has no right to.
     let reason = soon(lock.lost()).await.reason();
     assert!(matches!(reason, LostReason::Unverified | LostReason::Expired), "{reason}");
+}
+
+#[tokio::test]
+async fn permission_error_names_key_and_missing_right() {
+    let bench = Bench::new(Tokens::Simple).await;
+    bench.admin.as_root().await.let_read("anna", "/readable").await;
+    let client = bench.client(&bench.etcd.endpoint()).await;
+    let entry = |key: &str| client.entry::<u64>(key).unwrap();
+    let (own, readable, other) = (entry("/anna/a"), entry("/readable/r"), entry("/other/o"));
+    let root = Client::connect(&format!("etcd://root:root@{}", bench.etcd.endpoint())).await.unwrap();
+    for key in ["/readable/r", "/other/o"] {
+        root.entry::<u64>(key).unwrap().set(&1).await.unwrap();
+    }
+    let mut set_all = client.transaction().set(&own, &1);
+    for number in 0..40 {
+        set_all = set_all.set(&entry(&format!("/anna/{number}")), &1);
+    }
+    let condition = client.transaction().expect(&other, etcd_typed::Expect::Absent).set(&own, &1);
+    let cases = [
+        (other.get().await.map(drop), "/other/o", "may not read this key"),
+        (other.set(&1).await.map(drop), "/other/o", "may not write this key"),
+        (readable.set(&1).await.map(drop), "/readable/r", "may not write this key"),
+        (readable.compare_and_swap(etcd_typed::Expect::value(&1), &2).await.map(drop), "/readable/r", "may not write this key"),
+        (readable.modify(|_| Some(3)).await.map(drop), "/readable/r", "may not write this key"),
+        (readable.delete().await.map(drop), "/readable/r", "may not delete this key"),
+        (set_all.set(&readable, &1).await.map(drop), "/readable/r", "may not write this key"),
+        (condition.await.map(drop), "/other/o", "may not read this key"),
+        (client.directory("/other").unwrap().list_recursive().await.map(drop), "/other", "may not read the keys below"),
+        (client.directory("/readable").unwrap().delete_recursive().await.map(drop), "/readable", "may not delete"),
+        (other.watch().await.map(drop), "/other/o", "may not read this key"),
+        (client.entries::<u64, u64>("/other").unwrap().watch().await.map(drop), "/other", "may not read the keys below"),
+        (client.lock("/readable/lock").acquire().await.map(drop), "/readable/lock", "may not write this key"),
+    ];
+    for (outcome, key, words) in cases {
+        let error = outcome.expect_err(words);
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+        assert!(error.key().is_some_and(|named| named.as_str().starts_with(key)), "{key}: {error}");
+        let text = error.to_string();
+        assert!(text.contains(words) && text.contains(&bench.etcd.endpoint()), "{words}: {text}");
+        assert_eq!(text.matches("permission denied").count(), 1, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn lost_lock_says_what_the_server_refused() {
+    for (call, second, cause) in [
+        ("UserChangePassword", "other", ErrorKind::Unauthenticated),
+        ("UserDelete", "", ErrorKind::Unauthenticated),
+        ("UserRevokeRole", "anna", ErrorKind::PermissionDenied),
+    ] {
+        let bench = Bench::new(Tokens::Simple).await;
+        let proxy = Proxy::to(bench.etcd.endpoint()).await;
+        let client = bench.client(&proxy.endpoint()).await;
+        let lock = client.lock("/anna/lock").ttl(Duration::from_secs(3)).acquire().await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        bench.change(call, "anna", second).await;
+        proxy.cut();
+        let lost = soon(lock.lost()).await;
+        assert_eq!((lost.reason(), lost.cause().map(etcd_typed::Error::kind)), (LostReason::Unverified, Some(cause)), "{call}: {lost}");
+        assert!(!lost.to_string().contains("no answer"), "{call}: {lost}");
+    }
 }
 
 /// Something adds a role, again and again.

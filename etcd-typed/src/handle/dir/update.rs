@@ -5,11 +5,11 @@ use std::fmt;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use super::write::last;
+use super::write::{as_found, last};
 use super::{Dir, looked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::expiry::{self, Surroundings, Wish};
-use crate::handle::plan::{Atomicity, IN_SEVERAL_OR_FEWER, Plan, unchanged};
+use crate::handle::plan::{Atomicity, IN_SEVERAL_OR_FEWER, Plan, is_below, unchanged};
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Schema, Stored, Tree};
@@ -145,7 +145,7 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
             let unwritten = read.versions.clone();
             let mut value = read.into_inner();
             f(&mut value).map_err(UpdateError::Refused)?;
-            let new = schema::encode(&dir.key, &value)?;
+            let new = dir.encode(&value)?;
             let mut plan = Dir::<S>::OWNER.difference(tree.keys(), &old, &new);
             if !is_so(wish, &tree, &new) {
                 plan = plan.renewing(&new);
@@ -158,8 +158,9 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
 
             let keys: Vec<String> = plan.keys().cloned().collect();
             let lease = lease_after(unwritten.lease, wish, &plan);
-            let was = |key: &str| Some(tree.get(key).map_or(Condition::Absent, |stored| Condition::Modified(stored.modified)));
+            let was = |key: &str| Some(as_found(&tree, key));
             let shown = if atomicity == Atomicity::NonAtomic {
+                let plan = plan.in_steps(&tree, revision);
                 match context.commit_non_atomic(&dir.key, plan, was, &mut surroundings).await {
                     Ok(written) => return Ok(written_at(value, unwritten, &written, &new, lease)),
                     Err(error) if is_conflict(&error, wish) && error.written().is_empty() => None,
@@ -170,7 +171,8 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
                     UpdateScope::Directory => unchanged(&dir.key, revision, &basis),
                     UpdateScope::ChangedFields => {
                         let on = |key: &String| Some(Compare::key(&dir.key.descend(key), was(key)?));
-                        let mut compares: Vec<Compare> = keys.iter().filter_map(on).collect();
+                        let mut compares: Vec<Compare> = plan.own_keys().filter_map(on).collect();
+                        compares.extend(plan.removals.iter().flat_map(|removal| removal.unchanged(&dir.key, revision, &basis)));
                         if transactions && !wish.is_named() {
                             compares.extend(as_the_struct(&dir, &tree, &plan));
                         }
@@ -248,7 +250,7 @@ fn written_at<S>(
     new: &schema::Encoded,
     lease: Option<LeaseId>,
 ) -> Versioned<S> {
-    let kept = versions.basis.iter().filter(|(key, _)| !written.iter().any(|(other, _)| other == key));
+    let kept = versions.basis.iter().filter(|(key, _)| !written.iter().any(|(other, _)| other == key || is_below(other, key)));
     let put = written.iter().filter(|(key, _)| new.contains_key(key));
     versions.basis = kept.chain(put).cloned().collect();
     versions.revision = last(written, versions.revision);
@@ -266,7 +268,8 @@ impl<'f, S: Schema> IntoFuture for DirUpdate<'f, S> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            Dir::<S>::operation("update").run(self.0.run()).await.map_err(|error| match error {
+            let (context, atomicity) = (self.0.dir.context.clone(), self.0.atomicity);
+            Dir::<S>::operation("update").run(context.limited(atomicity, self.0.run())).await.map_err(|error| match error {
                 UpdateError::Store(error) => error,
                 UpdateError::Refused(never) => match never {},
             })
@@ -279,7 +282,8 @@ impl<'f, S: Schema, E: Send + 'f> IntoFuture for DirTryUpdate<'f, S, E> {
     type IntoFuture = BoxFuture<'f, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(Dir::<S>::operation("update").run(self.run()))
+        let (context, atomicity) = (self.dir.context.clone(), self.atomicity);
+        Box::pin(Dir::<S>::operation("update").run(async move { context.limited(atomicity, self.run()).await }))
     }
 }
 

@@ -9,7 +9,7 @@ use super::{Dir, looked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Context;
 use crate::handle::expiry::{self, Home, Surroundings, Wish};
-use crate::handle::plan::{Atomicity, IN_SEVERAL, Owner, Plan, unchanged};
+use crate::handle::plan::{Atomicity, IN_SEVERAL, Owner, Plan, Removal, nothing_below, unchanged};
 use crate::key::Key;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
@@ -104,20 +104,31 @@ impl<S: Schema> DirWrite<S> {
 }
 
 impl<S: Schema> Dir<S> {
+    /// Deletes the struct: of an entry of a map and of an optional directory all that is below, else the keys of the schema, and with them the entries and
+    /// optional directories in it.
+    fn deletion(&self, tree: &Tree) -> Plan {
+        match tree.is_empty() {
+            false if self.removable => Plan { removals: vec![Removal::of("")], ..Plan::default() },
+            _ => Self::OWNER.replace(tree, Encoded::new()),
+        }
+    }
+
     async fn create_whole(&self, encoded: Encoded, wish: Wish, atomicity: Atomicity, operation: Operation) -> Result<Revision> {
         let exists = || Error::new(ErrorKind::AlreadyExists, "a key of the struct is there").at(&self.key);
-        let is_there = |tree: &Tree| tree.keys().any(|key| S::TABLE.owns(key));
+        let is_there = |tree: &Tree| tree.keys().any(|key| self.exists_by(key));
         let mut surroundings = Surroundings::around(self.home.as_ref(), &self.key, wish);
-        let plan = Plan::whole(encoded).expiring(|_| wish.named());
+        // With what is left over there: keys that do not make the struct exist, and have no place beside the new ones.
+        let over = |tree: &Tree| Self::OWNER.difference(tree.keys(), &Encoded::new(), &encoded).expiring(|_| wish.named());
         if atomicity == Atomicity::NonAtomic {
             let (tree, revision) = self.read_to_write().await?;
             if is_there(&tree) {
                 return Err(exists());
             }
-            let absent = |_: &str| Some(Condition::Absent);
-            let written = self.context.commit_non_atomic(&self.key, plan, absent, &mut surroundings).await?;
+            let plan = over(&tree).in_steps(&tree, revision);
+            let written = self.context.commit_non_atomic(&self.key, plan, |key| Some(as_found(&tree, key)), &mut surroundings).await?;
             return Ok(last(&written, revision));
         }
+        let mut plan = Plan::whole(encoded.clone()).expiring(|_| wish.named());
         let mut retry = OptimisticRetry::new(&self.context.retry);
         // When what is below the directory was last looked at; what is in a map's directory may be no entry of it.
         let mut known = None;
@@ -127,13 +138,16 @@ impl<S: Schema> Dir<S> {
                 Some(revision) => unchanged(&self.key, revision, &[]),
             };
             let asks = self.context.store.capabilities().transactions && !surroundings.is_empty();
-            let look = if Self::OWNER.has_maps() || asks { self.look() } else { Vec::new() };
+            let look = if Self::OWNER.has_maps() || self.removable || asks { self.look() } else { Vec::new() };
             let committed = self.context.commit_plan(&self.key, plan.clone(), compares, look, &mut surroundings, IN_SEVERAL).await?;
             if committed.succeeded {
                 return Ok(committed.revision);
             }
             let shown = match looked(&self.key, committed) {
-                Some((tree, revision)) if !is_there(&tree) => revision,
+                Some((tree, revision)) if !is_there(&tree) => {
+                    plan = over(&tree);
+                    revision
+                }
                 _ => return Err(exists()),
             };
             operation.conflict();
@@ -148,47 +162,45 @@ impl<S: Schema> Dir<S> {
     async fn swap(&self, swap: Swap, wish: Wish, atomicity: Atomicity) -> Result<Revision> {
         let Swap { revision, basis, lease, old, new } = swap;
         let context = &self.context;
-        let mut plan = Self::OWNER.difference_to_read(&basis, &old, &new);
-        if wish.is_named() {
-            plan = plan.renewing(&new);
-        }
         let mut surroundings = Surroundings::around(self.home.as_ref(), &self.key, wish);
-        let as_it_is = |tree: &Tree, key: &str| wish.named().or_else(|| expiry::kept(S::TABLE, tree, key));
+        let renewing = |plan: Plan| if wish.is_named() { plan.renewing(&new) } else { plan };
+        // What is stored tells which keys of the struct were not read, and when each key expires.
+        let exactly = |tree: &Tree, known: Option<Expiry>| {
+            let plan = renewing(Self::OWNER.difference(tree.keys(), &old, &new));
+            plan.expiring(|key| known.or_else(|| expiry::kept(S::TABLE, tree, key)))
+        };
         if atomicity == Atomicity::NonAtomic {
-            let (tree, revision) = self.read_to_write().await?;
-            self.still(&basis, &tree, revision)?;
-            // What is deleted and was not read is an alias of a field that was: whatever it holds, it goes.
-            let deletes = plan.deletes.clone();
-            let condition = |key: &str| match as_read(&basis, key) {
-                Condition::Absent if deletes.iter().any(|delete| delete == key) => None,
-                condition => Some(condition),
-            };
-            let plan = plan.expiring(|key| as_it_is(&tree, key));
-            let written = context.commit_non_atomic(&self.key, plan, condition, &mut surroundings).await?;
-            return Ok(last(&written, revision));
+            let (tree, now) = self.read_to_write().await?;
+            self.still(revision, &basis, &tree, now)?;
+            let plan = exactly(&tree, wish.named()).in_steps(&tree, now);
+            let written = context.commit_non_atomic(&self.key, plan, |key| Some(as_found(&tree, key)), &mut surroundings).await?;
+            return Ok(last(&written, now));
         }
+        let plan = renewing(Self::OWNER.difference_to_read(&basis, &old, &new));
         let compares = unchanged(&self.key, revision, &basis);
-        // What all of it is attached to is known, and what a write names.
-        if let Some(expiry) = wish.named().or(lease.map(Expiry::With)) {
-            let plan = plan.expiring(|_| Some(expiry));
-            let committed = context.commit_plan(&self.key, plan, compares, self.look(), &mut surroundings, IN_SEVERAL).await?;
-            return if committed.succeeded { Ok(committed.revision) } else { Err(self.conflict(committed)) };
+        // What was read does not tell whether something is left over where a struct is added, and may not tell what expires: the guess is that nothing does.
+        let mut guesses: Vec<Compare> = Self::OWNER.added(&old, &new).iter().map(|added| nothing_below(&self.key, added)).collect();
+        let known = wish.named().or(lease.map(Expiry::With));
+        if known.is_none() {
+            guesses.push(Compare::below(&self.key, Condition::NeverExpires));
         }
-        // Else the guess is that nothing expires, where there is room for one more condition.
-        let (tree, now) = if context.has_room_for(compares.len() + 1) {
-            let never = Compare::below(&self.key, Condition::NeverExpires);
-            let compares = compares.iter().cloned().chain([never]).collect();
-            let committed = context.commit_plan(&self.key, plan.clone(), compares, self.look(), &mut surroundings, IN_SEVERAL).await?;
+        let (tree, now) = if context.has_room_for(compares.len() + guesses.len()) {
+            let plan = plan.expiring(|_| known);
+            let guessed = compares.iter().chain(&guesses).cloned().collect();
+            let committed = context.commit_plan(&self.key, plan, guessed, self.look(), &mut surroundings, IN_SEVERAL).await?;
             if committed.succeeded {
                 return Ok(committed.revision);
+            }
+            if guesses.is_empty() {
+                return Err(self.conflict(committed));
             }
             looked(&self.key, committed).ok_or_else(|| self.worn_out())?
         } else {
             context.check_atomic(&self.key, &compares, plan.keys().count(), IN_SEVERAL)?;
             self.read_to_write().await?
         };
-        self.still(&basis, &tree, now)?;
-        let plan = plan.expiring(|key| as_it_is(&tree, key));
+        self.still(revision, &basis, &tree, now)?;
+        let plan = exactly(&tree, known);
         let committed = context.commit_plan(&self.key, plan, compares, self.look(), &mut surroundings, IN_SEVERAL).await?;
         if committed.succeeded { Ok(committed.revision) } else { Err(self.conflict(committed)) }
     }
@@ -265,10 +277,9 @@ pub(super) fn last(written: &[(String, Revision)], without: Revision) -> Revisio
     written.iter().map(|(_, revision)| *revision).max().unwrap_or(without)
 }
 
-/// The condition that one key is as it was read.
-pub(super) fn as_read(basis: &[(String, Revision)], key: &str) -> Condition {
-    let read = basis.iter().find(|(read, _)| read == key);
-    read.map_or(Condition::Absent, |(_, modified)| Condition::Modified(*modified))
+/// The condition that one key is as it was found.
+pub(super) fn as_found(tree: &Tree, key: &str) -> Condition {
+    tree.get(key).map_or(Condition::Absent, |stored| Condition::Modified(stored.modified))
 }
 
 impl<S: Schema> IntoFuture for DirWrite<S> {
@@ -276,7 +287,8 @@ impl<S: Schema> IntoFuture for DirWrite<S> {
     type IntoFuture = BoxFuture<'static, Result<Revision>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(Dir::<S>::operation(self.op).run(self.run()))
+        let (context, atomicity) = (self.dir.context.clone(), self.atomicity);
+        Box::pin(Dir::<S>::operation(self.op).run(async move { context.limited(atomicity, self.run()).await }))
     }
 }
 
@@ -393,20 +405,20 @@ impl<S: Schema> DirDelete<S> {
                 Ok(value) => Deleted::Struct(value),
                 Err(error) => Deleted::Unreadable(error),
             };
-            let plan = Plan { puts: Vec::new(), deletes: there.iter().map(|(key, _)| key.clone()).collect() };
+            let plan = dir.deletion(&tree);
             if atomicity == Atomicity::NonAtomic {
-                let expected = seen.as_ref().map(|(_, basis)| basis.clone());
-                if let Some(basis) = &expected {
-                    dir.still(basis, &tree, revision)?;
+                let mut plan = plan;
+                if let Some((seen, basis)) = &seen {
+                    dir.still(*seen, basis, &tree, revision)?;
+                    plan = plan.in_steps(&tree, revision);
                 }
-                // What is there and was not read is an alias, as was just seen.
-                let condition = |key: &str| Some(as_read(expected.as_ref()?, key)).filter(|condition| *condition != Condition::Absent);
+                let condition = |key: &str| seen.is_some().then(|| as_found(&tree, key));
                 context.commit_non_atomic(&dir.key, plan, condition, &mut Surroundings::default()).await?;
                 return Ok(was);
             }
             let compares = match &seen {
                 Some((revision, basis)) => unchanged(&dir.key, *revision, basis),
-                None if there.is_empty() => return Ok(was),
+                None if plan.is_empty() => return Ok(was),
                 None => unchanged(&dir.key, revision, &there),
             };
             let mut nothing = Surroundings::default();
@@ -431,7 +443,8 @@ impl<S: Schema> IntoFuture for DirDelete<S> {
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.operation().run(self.run()))
+        let (context, atomicity) = (self.dir.context.clone(), self.atomicity);
+        Box::pin(self.operation().run(async move { context.limited(atomicity, self.run()).await }))
     }
 }
 

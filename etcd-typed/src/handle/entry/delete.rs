@@ -3,14 +3,13 @@
 use std::fmt;
 use std::future::IntoFuture;
 
-use super::{Entry, Expected, Written};
+use super::{Entry, Expected, Previous, Written};
 use crate::error::{ErrorKind, Result};
 use crate::handle::expiry::Wish;
 use crate::store::{BoxFuture, Expiry, Txn};
 use crate::turn::Guard;
-use crate::version::Versioned;
 
-/// A deletion of one key that happens when it is awaited. The answer is the value that was there, if it was a `T`.
+/// A deletion of one key that happens when it is awaited. The answer is the [previous](Previous) value.
 #[must_use = "a deletion does nothing until it is awaited"]
 pub struct EntryDelete<T> {
     pub(super) entry: Entry<T>,
@@ -31,7 +30,7 @@ impl<T> EntryDelete<T> {
 }
 
 impl<T: Send + Sync + 'static> EntryDelete<T> {
-    async fn run(self) -> Result<Option<Versioned<T>>> {
+    async fn run(self) -> Result<Previous<T>> {
         let (entry, expected) = (self.entry, self.expected?);
         if !entry.together() {
             return entry.delete_one_by_one(expected.as_ref()).await;
@@ -48,12 +47,13 @@ impl<T: Send + Sync + 'static> EntryDelete<T> {
 }
 
 impl<T: Send + Sync + 'static> IntoFuture for EntryDelete<T> {
-    type Output = Result<Option<Versioned<T>>>;
+    type Output = Result<Previous<T>>;
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
         let op = if matches!(self.expected, Ok(None)) { "delete" } else { "compare_and_delete" };
-        Box::pin(Entry::<T>::operation(op).run(self.run()))
+        let retry = self.entry.context.retry.clone();
+        Box::pin(Entry::<T>::operation(op).run(retry.one_call(self.run())))
     }
 }
 

@@ -18,9 +18,12 @@ use crate::store::BoxFuture;
 impl<T: Send + Sync + 'static> Entry<T> {
     /// Puts the value there as long as what it returns lives, and no longer: an address in a registry of services, a load, a sign of life.
     ///
-    /// It is attached to a lease, and is there when this is answered. A task keeps the lease alive; if the value is lost all the same (an outage longer than
-    /// the time to live, a revoked lease, a deleted key, an emptied server) it is put back with a new lease, as soon as that can be done and as often as
-    /// it is needed: see [`Published`].
+    /// It is attached to a lease, and is there when this is answered. Up to a hundred values that a
+    /// client publishes with the same time to live share a lease (except on v2); each comes and
+    /// goes by itself. A task keeps the lease alive; if the value is lost all the same (an outage
+    /// longer than the time to live, a revoked lease, a deleted key, an emptied server) it is put
+    /// back with a new lease, as soon as that can be done and as often as it is needed: see
+    /// [`Published`].
     ///
     /// It is put whatever is there, since a service that is started again must not wait for the lease of its former self. It is only ever put *back* where
     /// nothing is: of two who publish at one key the later one is there, and the other waits until it goes away.
@@ -53,12 +56,15 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// Of awaiting it: as [`set`](Self::set), and `Unsupported` outside of a tokio runtime. Then nothing is published, and the lease is revoked in the background.
+    /// Of awaiting it: as [`set`](Self::set), and `Unsupported` outside of a tokio runtime. Then
+    /// nothing is published, or nothing that stays: where the outcome is unknown, the other values
+    /// of the lease are attached to another one, and it is revoked in the background.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future at any point leaves nothing: the lease is revoked in the background, and the key goes with it. (On v2, which has no leases, a write
-    /// that a server applies later than that stays for the time to live.)
+    /// Dropping the future at any point leaves nothing: the lease is revoked in the background as
+    /// soon as no other value is attached to it, and the key goes with it. (On v2, which has no
+    /// leases, a write that a server applies later than that stays for the time to live.)
     pub fn publish(&self, value: &T) -> Publish<T> {
         Publish { entry: self.clone(), value: self.encode(value), ttl: TTL }
     }
@@ -89,7 +95,8 @@ impl<T: Send + Sync + 'static> IntoFuture for Publish<T> {
         let Self { entry, value, ttl } = self;
         let work = async move {
             let (lessor, key) = (entry.context.lessor.clone(), entry.key.clone());
-            let publication = Target { lessor, key, ttl, pattern: type_name::<T>() }.publish(value?).await?;
+            let target = Target { lessor, key, ttl, pattern: type_name::<T>() };
+            let publication = entry.context.retry.one_call(target.publish(value?)).await?;
             Ok(Published { entry, publication })
         };
         Box::pin(Entry::<T>::operation("publish").run(work))
@@ -111,7 +118,9 @@ impl<T> fmt::Debug for Publish<T> {
 /// [`telemetry`](crate::telemetry). While the server still has it under a lease that this side has given up, it is put over it, and nobody sees a
 /// gap (on v2, which tells no leases, it vanishes and comes back).
 ///
-/// What it costs while nothing happens: the keep-alives of a lease, three within the time to live, and one watch.
+/// What it costs while nothing happens: one watch, and the keep-alives of a lease, three within the
+/// time to live, which up to a hundred values of the same time to live share. An operator who
+/// revokes that lease takes all of them away for a moment.
 ///
 /// # When it is dropped
 ///

@@ -95,7 +95,8 @@ impl<T: Send + Sync + 'static, O: 'static> IntoFuture for EntryWrite<T, O> {
     type IntoFuture = BoxFuture<'static, Result<O>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(Entry::<T>::operation(self.op).run(self.run()))
+        let retry = self.entry.context.retry.clone();
+        Box::pin(Entry::<T>::operation(self.op).run(retry.one_call(self.run())))
     }
 }
 
@@ -174,7 +175,8 @@ impl<'f, T: Send + Sync + 'static> IntoFuture for EntryModify<'f, T> {
     type IntoFuture = BoxFuture<'f, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(Entry::<T>::operation("modify").run(self.run()))
+        let retry = self.entry.context.retry.clone();
+        Box::pin(Entry::<T>::operation("modify").run(retry.one_call(self.run())))
     }
 }
 
@@ -204,7 +206,7 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
                 (Wish::Keep, None) => surroundings.expiry(),
             };
             let then = match (bytes, &found) {
-                (Some(bytes), Some(found)) if found.kv.value == bytes && is_so(wish, &found.kv) => Vec::new(),
+                (Some(bytes), Some(found)) if is_so(wish, &found.kv) && entry.codec.is_same(&bytes, &found.kv.value) => Vec::new(),
                 (Some(bytes), None) if wish == Wish::Keep && entry.is_default(&bytes) => Vec::new(),
                 (Some(value), _) => vec![Op::Put { key: entry.key.clone(), value, expiry, previous: false }],
                 (None, Some(_)) => entry.deletes(),

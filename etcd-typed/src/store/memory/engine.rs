@@ -35,7 +35,7 @@ impl Engine {
                     if let Some(index) = self.late.iter().position(|(at, _)| *at == due) {
                         let (_, txn) = self.late.remove(index);
                         // It was answered already; that it is refused now is one of the things that may become of it.
-                        let _ = self.commit(&txn, due);
+                        let _ = self.commit(&txn, txn::Limits::NONE, due);
                     }
                 }
             }
@@ -50,8 +50,8 @@ impl Engine {
     }
 
     /// See [`Store::commit`](crate::store::Store::commit).
-    pub(super) fn commit(&mut self, txn: &Txn, now: Instant) -> Result<Committed> {
-        txn::check(txn)?;
+    pub(super) fn commit(&mut self, txn: &Txn, limits: txn::Limits, now: Instant) -> Result<Committed> {
+        txn::check(txn, limits)?;
         let succeeded = txn.compares.iter().all(|compare| txn::holds(&self.state, compare));
         let ops = if succeeded { &txn.then } else { &txn.otherwise };
         // All that can fail comes before the first write.

@@ -37,8 +37,10 @@ pub enum Calls {
 ///    [`lose_reply`](Self::lose_reply) and [`apply_late`](Self::apply_late), it uses up one of the oldest that is for calls of its
 ///    kind. Faults so form a queue: two lost replies and then a refusal are the next three calls.
 ///
-/// A fault is what is left when a store has tried all it could: the memory store repeats nothing by itself, and a delay is not
-/// cut off by a [`RetryPolicy`](crate::RetryPolicy).
+/// A fault is what is left when a store has tried all it could: the memory store repeats nothing by
+/// itself. A delay is cut off only where the call is one of several that share the limit of one
+/// call ([`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout)); it then ends with
+/// `Timeout` and is not performed.
 ///
 /// ```
 /// use etcd_typed::ErrorKind;
@@ -263,6 +265,12 @@ impl Plan {
 /// The answer to a call that did not reach the store, or whose own answer did not come back.
 pub(super) fn lost(call: Call, message: &'static str) -> Error {
     let error = Error::new(ErrorKind::Unavailable, message);
+    if call.is_write() { error.outcome_unknown() } else { error }
+}
+
+/// The answer to a call whose delay is longer than the time that the caller has left.
+pub(super) fn late(call: Call) -> Error {
+    let error = Error::new(ErrorKind::Timeout, "no answer in time (a fault)");
     if call.is_write() { error.outcome_unknown() } else { error }
 }
 

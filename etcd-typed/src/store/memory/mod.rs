@@ -25,12 +25,16 @@ use tokio::time::{self, Instant};
 
 pub use self::fault::{Calls, Faults};
 
-use self::fault::{Call, Effect, lost};
+use self::fault::{Call, Effect, late, lost};
 use self::shared::{Inner, Shared};
 use self::state::HistoryLimit;
+use self::txn::Limits;
 use self::watch::Cursor;
-use super::{BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream};
+use super::{
+    BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+};
 use crate::error::{Error, ErrorKind, Result};
+use crate::retry::call_ends;
 use crate::revision::LeaseId;
 use crate::runtime;
 
@@ -44,6 +48,7 @@ use crate::runtime;
 /// - The past can be read and watched as far as the history reaches: by default 100,000 changes, or 256 MiB of them if that is
 ///   less; [`keep_history`](Self::keep_history) sets the number. Older history is compacted away at every write.
 /// - The limits of an etcd server with default flags: 128 compares or operations, requests of 1.5 MiB, leases of 2 s at least.
+///   [`with_limits`](Self::with_limits) changes the first two.
 /// - A lease ends to the instant that its time is up, its keys in one revision. (A server takes up to half a second more.)
 /// - Nothing is kept on disk.
 ///
@@ -59,13 +64,15 @@ use crate::runtime;
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
+    /// Of this handle.
+    capabilities: Capabilities,
 }
 
-static CAPABILITIES: Capabilities = Capabilities {
+const CAPABILITIES: Capabilities = Capabilities {
     name: "memory",
     transactions: true,
-    max_operations: txn::MAX_OPERATIONS,
-    max_value: txn::MAX_REQUEST,
+    max_operations: Limits::DEFAULT.operations,
+    max_value: Limits::DEFAULT.request,
     past_revisions: true,
     binary_values: true,
     directories: false,
@@ -78,7 +85,7 @@ impl MemoryStore {
     /// An empty store of its own.
     #[must_use]
     pub fn new() -> Self {
-        Self { shared: Arc::new(Shared::new()) }
+        Self { shared: Arc::new(Shared::new()), capabilities: CAPABILITIES }
     }
 
     /// The store of this name in this process: all who name it share it. It comes to be, empty, with the first handle and ends with the last one.
@@ -87,12 +94,25 @@ impl MemoryStore {
         // Nothing panics under this lock.
         let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = named.get(name).and_then(Weak::upgrade) {
-            return Self { shared };
+            return Self { shared, capabilities: CAPABILITIES };
         }
         named.retain(|_, shared| shared.strong_count() > 0);
         let store = Self::new();
         named.insert(name.to_owned(), Arc::downgrade(&store.shared));
         store
+    }
+
+    /// The same store with other limits for what is committed through this handle: operations in one transaction, and bytes of a whole request. They are what
+    /// etcd's flags `--max-txn-ops` and `--max-request-bytes` are. Other handles keep theirs.
+    #[must_use]
+    pub fn with_limits(mut self, max_operations: usize, max_request_bytes: usize) -> Self {
+        self.capabilities.max_operations = max_operations;
+        self.capabilities.max_value = max_request_bytes;
+        self
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { operations: self.capabilities.max_operations, request: self.capabilities.max_value }
     }
 
     /// Keeps the history of so many changes (default: 100,000), from now on and for all handles. The newest revision is kept whole whatever the
@@ -124,7 +144,13 @@ impl MemoryStore {
             if !runtime::is_here() {
                 return Err(Error::without_runtime());
             }
-            time::sleep(delay).await;
+            match call_ends() {
+                Some(ends) if ends < Instant::now() + delay => {
+                    time::sleep_until(ends).await;
+                    return Err(late(call));
+                }
+                _ => time::sleep(delay).await,
+            }
         }
         self.shared.with(|inner, now| {
             inner.check_running()?;
@@ -158,7 +184,7 @@ impl fmt::Debug for MemoryStore {
 
 impl Store for MemoryStore {
     fn capabilities(&self) -> &Capabilities {
-        &CAPABILITIES
+        &self.capabilities
     }
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
@@ -178,11 +204,12 @@ impl Store for MemoryStore {
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
         Box::pin(async move {
             // Before sending, as the contract has it; nothing in the store changes the answer.
-            txn::check(&txn)?;
+            let limits = self.limits();
+            txn::check(&txn, limits)?;
             let late = txn.clone();
             self.call_or_late(
                 Call::Commit,
-                move |inner, now| inner.engine.commit(&txn, now),
+                move |inner, now| inner.engine.commit(&txn, limits, now),
                 move |inner, at| inner.engine.commit_late(late, at),
             )
             .await
@@ -234,6 +261,10 @@ impl Store for MemoryStore {
     fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
         let member = Member { id: format!("{:x}", self.shared.id), name: CAPABILITIES.name.to_owned(), ..Member::default() };
         Box::pin(self.call(Call::Members, move |_, _| Ok(vec![member])))
+    }
+
+    fn identity(&self) -> Identity {
+        Identity { cluster: Some(format!("{:x}", self.shared.id)), endpoints: Vec::new() }
     }
 
     fn stats(&self, _which: StatsKind) -> BoxFuture<'_, Result<Stats>> {

@@ -255,7 +255,7 @@ proptest! {
             model.advance(now);
             match step {
                 Step::Commit(txn) => {
-                    prop_assert_eq!(engine.commit(&txn, now).map_err(|error| error.kind()), model.commit(&txn));
+                    prop_assert_eq!(engine.commit(&txn, crate::store::memory::txn::Limits::DEFAULT, now).map_err(|error| error.kind()), model.commit(&txn));
                 }
                 Step::Grant(id, ttl) => {
                     let granted = engine.leases.grant(id, ttl, now).ok();

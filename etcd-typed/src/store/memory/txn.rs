@@ -6,21 +6,34 @@ use crate::store::{Compare, Condition, Op, Span, Txn};
 
 use super::state::State;
 
-/// Compares, and operations of either list (etcd's `--max-txn-ops`).
-pub(super) const MAX_OPERATIONS: usize = 128;
+/// How much one transaction may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Compares, and operations of either list (etcd's `--max-txn-ops`).
+    pub(super) operations: usize,
+    /// Bytes of a whole request (etcd's `--max-request-bytes`).
+    pub(super) request: usize,
+}
 
-/// Bytes of a whole request (etcd's `--max-request-bytes`).
-pub(super) const MAX_REQUEST: usize = 3 << 19;
+impl Limits {
+    /// Those of an etcd with default flags.
+    pub(super) const DEFAULT: Self = Self { operations: 128, request: 3 << 19 };
+    /// Of a transaction that was checked before.
+    pub(super) const NONE: Self = Self { operations: usize::MAX, request: usize::MAX };
+}
 
 /// What an encoded request holds beside keys and values, roughly: etcd counts these bytes too.
 const OVERHEAD_OF_REQUEST: usize = 64;
 const OVERHEAD_OF_OPERATION: usize = 16;
 
 /// Refuses what etcd refuses whatever is stored, in its order.
-pub(super) fn check(txn: &Txn) -> Result<()> {
+pub(super) fn check(txn: &Txn, limits: Limits) -> Result<()> {
     let operations = txn.compares.len().max(txn.then.len()).max(txn.otherwise.len());
-    if operations > MAX_OPERATIONS {
-        let message = format!("{operations} in one transaction; memory takes {MAX_OPERATIONS}, as etcd does with default flags");
+    if operations > limits.operations {
+        let message = format!(
+            "{operations} in one transaction, and the limit is {} (etcd's is 128 with default flags; to raise it, set `max_operations` on the client)",
+            limits.operations
+        );
         return Err(Error::new(ErrorKind::TooManyOperations, message));
     }
     txn.compares.iter().try_for_each(check_compare)?;
@@ -28,11 +41,12 @@ pub(super) fn check(txn: &Txn) -> Result<()> {
     check_written_once(&txn.then)?;
     check_written_once(&txn.otherwise)?;
     let size = size(txn);
-    if size > MAX_REQUEST {
-        let error = Error::new(
-            ErrorKind::TooLarge,
-            format!("a request of {size} bytes; memory takes {MAX_REQUEST}, as etcd does with default flags"),
+    if size > limits.request {
+        let message = format!(
+            "a request of {size} bytes, and the limit is {} (etcd's is 1.5 MiB with default flags; to raise it, set `max_request_bytes` on the client)",
+            limits.request
         );
+        let error = Error::new(ErrorKind::TooLarge, message);
         return Err(match txn.then.as_slice() {
             [Op::Put { key, .. }] => error.at(key),
             _ => error,
@@ -148,7 +162,7 @@ mod tests {
     }
 
     fn refusal(txn: &Txn) -> Option<ErrorKind> {
-        check(txn).err().map(|error| error.kind())
+        check(txn, Limits::DEFAULT).err().map(|error| error.kind())
     }
 
     fn then(ops: Vec<Op>) -> Txn {
@@ -168,7 +182,7 @@ mod tests {
             assert_eq!(refusal(&then(ops.clone())), Some(ErrorKind::Invalid), "{ops:?}");
             assert_eq!(refusal(&Txn { otherwise: ops, ..Txn::default() }), Some(ErrorKind::Invalid));
         }
-        assert_eq!(check(&then(vec![put("/d/a"), put("/d/a")])).unwrap_err().key(), Some(&a()));
+        assert_eq!(check(&then(vec![put("/d/a"), put("/d/a")]), Limits::DEFAULT).unwrap_err().key(), Some(&a()));
     }
 
     #[test]
@@ -213,7 +227,7 @@ mod tests {
         // Both seen on real servers.
         assert_eq!(refusal(&sized(1_572_764)), None);
         assert_eq!(refusal(&sized(1_572_844)), Some(ErrorKind::TooLarge));
-        assert_eq!(check(&sized(1 << 21)).unwrap_err().key(), Some(&key("/a")));
+        assert_eq!(check(&sized(1 << 21), Limits::DEFAULT).unwrap_err().key(), Some(&key("/a")));
         let half = || vec![0; 800_000].into();
         let both = Txn { then: vec![Op::put(&key("/a"), half())], otherwise: vec![Op::put(&key("/b"), half())], ..Txn::default() };
         assert_eq!(refusal(&both), Some(ErrorKind::TooLarge));
@@ -245,7 +259,10 @@ mod tests {
         ] {
             assert_eq!(asked(condition), Some(ErrorKind::Invalid));
         }
-        let error = check(&Txn { compares: vec![Compare::below(&key("/a"), Condition::Value("secret".into()))], ..Txn::default() });
+        let error = check(
+            &Txn { compares: vec![Compare::below(&key("/a"), Condition::Value("secret".into()))], ..Txn::default() },
+            Limits::DEFAULT,
+        );
         assert!(!error.unwrap_err().to_string().contains("secret"));
     }
 

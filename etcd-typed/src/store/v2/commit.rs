@@ -228,6 +228,7 @@ impl V2Store {
         let reply = self.http.write(Method::DELETE, &target, None).await?;
         match reply.outcome {
             Ok(change) => {
+                self.leases.detach_below(key).await;
                 let previous = if previous { found.kvs } else { Vec::new() };
                 Ok(committed(Revision::new(change.node.modified_index), OpResult::Delete { deleted: 1, previous }))
             }

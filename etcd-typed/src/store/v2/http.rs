@@ -3,8 +3,6 @@
 //! A read is asked again, elsewhere first, until the time of the call is over. A write is sent once; only when no connection
 //! could be had, so that it cannot have left, another endpoint gets it.
 
-#[cfg(feature = "tls")]
-use std::error::Error as StdError;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,12 +13,15 @@ use reqwest::{Client, Method, Response};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::encode::MAX_TARGET;
-use super::json::{self, Again, Answer, Fault, Reply, Server};
+use super::failure::{Refusals, is_turned_away, may_be_wrong_scheme, root_cause, tls_words};
+use super::json::{self, Again, Answer, Fault, Origin, Reply, Server};
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::runtime::PerRuntime;
+use crate::store::Identity;
 use crate::store::connect::{ConnectOptions, Credentials, Endpoint};
+use crate::store::diagnosis::{Diagnosis, Spoken};
 use crate::telemetry;
 
 /// The store in metrics and events.
@@ -45,6 +46,8 @@ pub(super) struct Http {
     endpoints: Vec<String>,
     /// Of each endpoint the cluster that it named last.
     clusters: Vec<Mutex<Option<String>>>,
+    /// Of each endpoint.
+    diagnoses: Vec<Diagnosis>,
     history: AtomicU64,
     /// The endpoint that answered last; it is asked until it fails.
     current: AtomicUsize,
@@ -115,6 +118,7 @@ impl Http {
             first_is_used: AtomicBool::new(false),
             options: options.clone(),
             clusters: endpoints.iter().map(|_| Mutex::default()).collect(),
+            diagnoses: endpoints.iter().map(|_| Diagnosis::default()).collect(),
             history: AtomicU64::new(0),
             endpoints,
             current: AtomicUsize::new(0),
@@ -126,7 +130,7 @@ impl Http {
 
     /// When a call that begins now must be over.
     pub(super) fn deadline(&self) -> Instant {
-        Instant::now() + self.retry.call_timeout
+        self.retry.deadline()
     }
 
     /// Asks until `understand` finds an answer.
@@ -138,9 +142,12 @@ impl Http {
         loop {
             attempt += 1;
             let at = self.current();
+            let began = Instant::now();
             let fault = match self.ask(at, target, deadline).await.and_then(|answer| understand(&answer)) {
                 Ok(answer) => return Ok(answer),
-                Err(fault) => fault,
+                // The other endpoints are asked first.
+                Err(fault) if attempt < self.endpoints.len() && fault.origin == Origin::Unclear => fault,
+                Err(fault) => self.diagnosed(at, fault, began, deadline).await,
             };
             if fault.again == Again::Never {
                 return Err(fault.error);
@@ -150,7 +157,7 @@ impl Http {
             let delay = if attempt % self.endpoints.len() == 0 { backoff.next_delay() } else { Duration::ZERO };
             refusals.add(&fault);
             if refusals.in_a_row == self.endpoints.len() || Instant::now() + delay >= deadline {
-                return Err(refusals.end(fault, self.endpoints.len()));
+                return Err(refusals.end(fault, self.endpoints.len(), self.retry.call_timeout));
             }
             telemetry::repeated(NAME, "GET", fault.error.kind(), fault.error.message());
             sleep(delay).await;
@@ -177,13 +184,14 @@ impl Http {
             let message = format!("the request's first line takes {} bytes and may take {MAX_TARGET}", target.len());
             return Err(Error::new(ErrorKind::TooLarge, message));
         }
-        let deadline = Instant::now() + patience;
+        let deadline = self.deadline().min(Instant::now() + patience);
         let mut backoff = self.retry.backoff();
         let mut refusals = Refusals::default();
         let mut attempt = 0;
         loop {
             attempt += 1;
             let at = self.current();
+            let began = Instant::now();
             let sent = timeout_at(deadline, self.send_write(at, method.clone(), target, form.clone())).await;
             let unsent = match sent {
                 Ok(Ok(mut incoming)) => {
@@ -198,13 +206,15 @@ impl Http {
                 }
                 Ok(Err(Failure::Sent(fault))) => {
                     self.leave(at);
-                    return Err(fault.error.outcome_unknown());
+                    return Err(self.diagnosed(at, fault, began, deadline).await.error.outcome_unknown());
                 }
                 Err(_) => {
                     self.leave(at);
-                    return Err(self.timed_out(at).error.outcome_unknown());
+                    let fault = self.diagnosed(at, self.timed_out(at, began), began, deadline).await;
+                    refusals.add(&fault);
+                    return Err(refusals.end(fault, self.endpoints.len(), patience).outcome_unknown());
                 }
-                Ok(Err(Failure::Unsent(fault))) => fault,
+                Ok(Err(Failure::Unsent(fault))) => self.diagnosed(at, fault, began, deadline).await,
             };
             if unsent.again == Again::Never {
                 return Err(unsent.error);
@@ -214,7 +224,7 @@ impl Http {
             refusals.add(&unsent);
             // An attempt that runs into the deadline while it connects could not tell that it was not sent.
             if refusals.in_a_row == self.endpoints.len() || Instant::now() + delay + self.connect_timeout >= deadline {
-                return Err(refusals.end(unsent, self.endpoints.len()));
+                return Err(refusals.end(unsent, self.endpoints.len(), patience));
             }
             telemetry::repeated(NAME, name(&method), unsent.error.kind(), unsent.error.message());
             sleep(delay).await;
@@ -252,17 +262,19 @@ impl Http {
     async fn fetch(&self, at: EndpointIndex, target: &str, deadline: Instant) -> Result<Incoming, Fault> {
         let patience = || self.retry.read_attempt_timeout.min(deadline.saturating_duration_since(Instant::now()));
         let request = self.request(&self.own().clients.calls, at, Method::GET, target);
+        let mut began = Instant::now();
         let response = match timeout(patience(), request.send()).await {
             Ok(response) => response.map_err(|error| self.broken(at, error))?,
-            Err(_) => return Err(self.timed_out(at)),
+            Err(_) => return Err(self.timed_out(at, began)),
         };
         let mut incoming = self.incoming(at, response);
         loop {
+            began = Instant::now();
             match timeout(patience(), incoming.more()).await {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => return Ok(incoming),
                 Ok(Err(broken)) => return Err(self.broken_body(at, broken)),
-                Err(_) => return Err(self.timed_out(at)),
+                Err(_) => return Err(self.timed_out(at, began)),
             }
         }
     }
@@ -271,10 +283,11 @@ impl Http {
     pub(super) async fn poll(&self, at: EndpointIndex, target: &str) -> Result<Poll, Fault> {
         let patience = self.connect_timeout + self.retry.read_attempt_timeout;
         let request = self.request(&self.own().clients.watches, at, Method::GET, target);
+        let began = Instant::now();
         match timeout(patience, request.send()).await {
             Ok(Ok(response)) => Ok(Poll { at, incoming: self.incoming(at, response) }),
             Ok(Err(error)) => Err(self.broken(at, error)),
-            Err(_) => Err(self.timed_out(at)),
+            Err(_) => Err(self.timed_out(at, began)),
         }
     }
 
@@ -341,6 +354,14 @@ impl Http {
         self.history.load(Ordering::Acquire)
     }
 
+    /// The addresses, and the cluster if all endpoints that have answered named the same.
+    pub(super) fn identity(&self) -> Identity {
+        let named = |known: &Mutex<Option<String>>| known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut clusters = self.clusters.iter().filter_map(named);
+        let cluster = clusters.next().filter(|first| clusters.all(|other| other == *first));
+        Identity { cluster, endpoints: self.options.endpoints.iter().map(Endpoint::identity).collect() }
+    }
+
     /// A response whose head has arrived; it names the cluster.
     fn incoming(&self, at: EndpointIndex, response: Response) -> Incoming {
         let incoming = Incoming::new(response);
@@ -391,21 +412,54 @@ impl Http {
         let endpoint = self.endpoint(at);
         // The address has the condition of a delete in it, which may be a value.
         let error = error.without_url();
-        let mut fault = if is_tls(&error) {
-            Fault::new(ErrorKind::Tls, format!("the handshake with {endpoint} failed"), Again::Elsewhere)
+        let cause = root_cause(&error);
+        let mut fault = if let Some(words) = tls_words(&error) {
+            Fault::new(ErrorKind::Tls, format!("{endpoint}: {words}"), Again::Elsewhere)
         } else if error.is_builder() {
             Fault::new(ErrorKind::Server, "the request could not be built", Again::Never)
         } else if error.is_connect() {
-            Fault::new(ErrorKind::Unavailable, format!("no connection to {endpoint}"), Again::Later)
+            Fault::new(ErrorKind::Unavailable, format!("no connection to {endpoint}: {cause}"), Again::Later)
         } else {
-            Fault::new(ErrorKind::Unavailable, format!("the connection to {endpoint} broke"), Again::Later)
+            Fault::new(ErrorKind::Unavailable, format!("the connection to {endpoint} broke: {cause}"), Again::Later)
         };
+        if may_be_wrong_scheme(&error, self.options.tls.is_some()) {
+            fault.origin = Origin::Unclear;
+        }
         fault.error = fault.error.caused_by(error);
         fault
     }
 
-    fn timed_out(&self, at: EndpointIndex) -> Fault {
-        Fault::new(ErrorKind::Timeout, format!("no answer from {}", self.endpoint(at)), Again::Later)
+    fn timed_out(&self, at: EndpointIndex, began: Instant) -> Fault {
+        let waited = Duration::from_millis(u64::try_from(began.elapsed().as_micros().div_ceil(1000)).unwrap_or(u64::MAX));
+        let fault = Fault::new(ErrorKind::Timeout, format!("no answer from {} within {waited:?}", self.endpoint(at)), Again::Later);
+        Fault { origin: Origin::Clock, ..fault }
+    }
+
+    /// The fault of an attempt that began then, with what is wrong about the address if that can be found out. One that was cut short by the end of the call's
+    /// time stays [`Origin::Clock`]; another one is told.
+    async fn diagnosed(&self, at: EndpointIndex, mut fault: Fault, began: Instant, deadline: Instant) -> Fault {
+        match fault.origin {
+            Origin::Told => {}
+            Origin::Clock => {
+                if deadline.saturating_duration_since(began) >= self.retry.read_attempt_timeout {
+                    fault.origin = Origin::Told;
+                }
+            }
+            Origin::Unclear => {
+                fault.origin = Origin::Told;
+                let (Some(endpoint), Some(diagnosis)) = (self.options.endpoints.get(at), self.diagnoses.get(at)) else { return fault };
+                let has_tls = self.options.tls.is_some();
+                let explain = |spoken| match (spoken, has_tls) {
+                    (Spoken::Tls, false) => Some(json::USE_TLS),
+                    (Spoken::Http1 { .. } | Spoken::Http2, true) => Some(json::USE_NO_TLS),
+                    _ => None,
+                };
+                if let Some(words) = diagnosis.of(endpoint, self.connect_timeout / 2, explain).await {
+                    fault = Fault::new(ErrorKind::Tls, format!("{}: {words}", self.endpoint(at)), Again::Elsewhere);
+                }
+            }
+        }
+        fault
     }
 
     fn endpoint(&self, at: EndpointIndex) -> &str {
@@ -439,31 +493,6 @@ fn name(method: &Method) -> &'static str {
         Method::POST => "POST",
         Method::DELETE => "DELETE",
         _ => "other",
-    }
-}
-
-/// What the endpoints said that only another one can mend. A call ends with it only when all of them say so, one after the other: as long as one cannot be
-/// reached, that may be the one that serves the call.
-#[derive(Default)]
-struct Refusals {
-    in_a_row: usize,
-    /// The last failure of another kind.
-    outage: Option<Error>,
-}
-
-impl Refusals {
-    fn add(&mut self, fault: &Fault) {
-        if fault.again == Again::Elsewhere {
-            self.in_a_row += 1;
-        } else {
-            self.in_a_row = 0;
-            self.outage = Some(fault.error.again());
-        }
-    }
-
-    /// The error of a call that ends with `last`, of one that was sent to so many endpoints.
-    fn end(self, last: Fault, endpoints: usize) -> Error {
-        if self.in_a_row < endpoints { self.outage.unwrap_or(last.error) } else { last.error }
     }
 }
 
@@ -558,56 +587,4 @@ fn with_tls(builder: reqwest::ClientBuilder, options: &ConnectOptions) -> Result
         None => Ok(builder),
         Some(_) => Err(Error::new(ErrorKind::Unsupported, "TLS to etcd v2 needs the feature `tls` of the crate `etcd-typed`")),
     }
-}
-
-/// Whether TLS failed, which does not heal by itself as a refused connection does.
-#[cfg(feature = "tls")]
-fn is_tls(error: &reqwest::Error) -> bool {
-    tls_error(error).is_some()
-}
-
-#[cfg(not(feature = "tls"))]
-fn is_tls(_: &reqwest::Error) -> bool {
-    false
-}
-
-/// Whether the server ended the handshake because of our certificate. With TLS 1.3 it says so when the request is on its way already, which it
-/// then has not read.
-#[cfg(feature = "tls")]
-fn is_turned_away(error: &reqwest::Error) -> bool {
-    use rustls::AlertDescription as Alert;
-    matches!(
-        tls_error(error),
-        Some(rustls::Error::AlertReceived(
-            Alert::BadCertificate
-                | Alert::UnsupportedCertificate
-                | Alert::CertificateRevoked
-                | Alert::CertificateExpired
-                | Alert::CertificateUnknown
-                | Alert::CertificateRequired
-                | Alert::UnknownCA
-                | Alert::AccessDenied
-        ))
-    )
-}
-
-#[cfg(not(feature = "tls"))]
-fn is_turned_away(_: &reqwest::Error) -> bool {
-    false
-}
-
-#[cfg(feature = "tls")]
-fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
-    let mut cause: Option<&(dyn StdError + 'static)> = error.source();
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        // An I/O error shows not what it wraps as its source, but the source of that.
-        cause = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        };
-    }
-    None
 }

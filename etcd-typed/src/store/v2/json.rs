@@ -275,6 +275,19 @@ impl Refusal {
 pub(super) struct Fault {
     pub(super) error: Error,
     pub(super) again: Again,
+    pub(super) origin: Origin,
+}
+
+/// How a fault was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A server, a connection or the system said so.
+    Told,
+    /// The server ended the connection before it answered, or answered something else than HTTP: it may speak TLS where the address says none, or none
+    /// where it says TLS.
+    Unclear,
+    /// This client gave up waiting.
+    Clock,
 }
 
 /// Whether to ask again.
@@ -290,7 +303,7 @@ pub(super) enum Again {
 
 impl Fault {
     pub(super) fn new(kind: ErrorKind, message: impl Into<String>, again: Again) -> Self {
-        Self { error: Error::new(kind, message), again }
+        Self { error: Error::new(kind, message), again, origin: Origin::Told }
     }
 }
 
@@ -311,7 +324,7 @@ pub(super) fn keys(answer: &Answer) -> Result<Reply, Fault> {
     // The raft errors: a write may have been done, or may be still.
     if (answer.status >= 500 || matches!(refusal.code, 300 | 301)) && !refusal.is_defect_of_3_5() {
         let error = refusal.into_error();
-        return Err(Fault { error, again: Again::Later });
+        return Err(Fault { error, again: Again::Later, origin: Origin::Told });
     }
     Ok(Reply { index: Revision::new(body.index), outcome: Err(refusal) })
 }
@@ -345,16 +358,26 @@ fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(body).map_err(|error| Fault {
         error: Error::new(ErrorKind::Server, "the answer is not the JSON that an etcd v2 server gives").caused_by(error),
         again: Again::Elsewhere,
+        origin: Origin::Told,
     })
 }
+
+/// What a server with TLS needs.
+pub(super) const USE_TLS: &str = "the server speaks TLS: use the scheme `etcd2s://`";
+
+/// What a server without TLS needs.
+pub(super) const USE_NO_TLS: &str = "the server speaks without TLS: use the scheme `etcd2://`";
 
 /// What is no answer of the keys API: another server, a proxy, or a part of etcd that speaks otherwise.
 fn unexpected(answer: &Answer) -> Fault {
     let message = serde_json::from_slice::<MessageBody>(&answer.body).map(|body| body.message).unwrap_or_default();
     let status = answer.status;
     match status {
-        400 if answer.body.windows(12).any(|words| words == b"HTTPS server") => {
-            Fault::new(ErrorKind::Tls, "the server speaks TLS; use etcd2s://", Again::Never)
+        // As Go's servers and nginx say it.
+        400 if answer.body.windows(12).any(|words| words == b"HTTPS server")
+            || answer.body.windows(10).any(|words| words == b"HTTPS port") =>
+        {
+            Fault::new(ErrorKind::Tls, USE_TLS, Again::Never)
         }
         301 | 302 | 307 | 308 => Fault::new(
             ErrorKind::Server,
@@ -367,7 +390,17 @@ fn unexpected(answer: &Answer) -> Fault {
         }
         403 => Fault::new(ErrorKind::PermissionDenied, message, Again::Never),
         404 => not_found(answer.server.as_ref()),
-        413 | 414 | 431 => Fault::new(ErrorKind::TooLarge, format!("HTTP status {status}"), Again::Never),
+        413 => {
+            let message =
+                "HTTP status 413: a proxy before the server refuses requests of this size; raise its limit (nginx: `client_max_body_size`)";
+            Fault::new(ErrorKind::TooLarge, message, Again::Never)
+        }
+        414 | 431 => {
+            let message = format!(
+                "HTTP status {status}: the server, or a proxy before it, refuses a request line or headers of this length (nginx: `large_client_header_buffers`)"
+            );
+            Fault::new(ErrorKind::TooLarge, message, Again::Never)
+        }
         408 | 429 | 500.. => Fault::new(ErrorKind::Unavailable, format!("HTTP status {status} {message}").trim_end(), Again::Later),
         _ => Fault::new(ErrorKind::Server, format!("HTTP status {status} {message}").trim_end(), Again::Never),
     }

@@ -22,7 +22,7 @@ use super::plan::{self, Guard};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
-use crate::store::{Consistency, KeyValue};
+use crate::store::{Consistency, KeyValue, Span};
 use crate::telemetry;
 
 /// The leases of one store.
@@ -106,6 +106,15 @@ impl Leases {
         };
         if let Some(lease) = lease {
             lease.lock().await.keys.remove(key);
+        }
+    }
+
+    /// Forgets what is attached below a directory: we deleted it with all in it.
+    pub(super) async fn detach_below(&self, directory: &Key) {
+        let below = Span::Below(directory.clone());
+        let attached: Vec<Key> = self.book().attached.keys().filter(|key| below.contains(key.as_bytes())).cloned().collect();
+        for key in &attached {
+            self.detach(key).await;
         }
     }
 

@@ -28,6 +28,7 @@
 mod admin;
 mod commit;
 mod encode;
+mod failure;
 mod http;
 mod json;
 mod lease;
@@ -42,12 +43,13 @@ use std::time::Duration;
 
 use self::http::Http;
 use self::lease::Leases;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::LeaseId;
 use crate::store::connect::ConnectOptions;
 use crate::store::{
-    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream, within_runtime,
+    BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+    within_runtime,
 };
 
 /// A cluster that speaks the v2 keys API. See the [module page](self).
@@ -93,21 +95,33 @@ impl V2Store {
     }
 }
 
+/// The error of a call, with what the user may not do.
+fn refused_to(error: Error, what: &str) -> Error {
+    if error.kind() == ErrorKind::PermissionDenied { error.noting(&format!("it refused {what}")) } else { error }
+}
+
+/// What the server is asked may take several requests, which share the limit of one call.
 impl Store for V2Store {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        within_runtime(|| Box::pin(self.read_range(range)))
+        within_runtime(|| {
+            let read = self.retry.one_call(self.read_range(range));
+            Box::pin(async move { read.await.map_err(|error| refused_to(error, "a read")) })
+        })
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        within_runtime(|| Box::pin(self.commit_txn(txn)))
+        within_runtime(|| {
+            let write = self.retry.one_call(self.commit_txn(txn));
+            Box::pin(async move { write.await.map_err(|error| refused_to(error, "a write, or the read before it")) })
+        })
     }
 
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        within_runtime(|| Box::pin(self.open_watch(watch)))
+        within_runtime(|| Box::pin(self.retry.one_call(self.open_watch(watch))))
     }
 
     fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
@@ -127,18 +141,22 @@ impl Store for V2Store {
     }
 
     fn status(&self) -> BoxFuture<'_, Result<Status>> {
-        within_runtime(|| Box::pin(self.read_status()))
+        within_runtime(|| Box::pin(self.retry.one_call(self.read_status())))
     }
 
     fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
-        within_runtime(|| Box::pin(self.read_members()))
+        within_runtime(|| Box::pin(self.retry.one_call(self.read_members())))
     }
 
     fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
-        within_runtime(|| Box::pin(self.read_stats(which)))
+        within_runtime(|| Box::pin(self.retry.one_call(self.read_stats(which))))
     }
 
     fn history(&self) -> u64 {
         self.http.history()
+    }
+
+    fn identity(&self) -> Identity {
+        self.http.identity()
     }
 }

@@ -211,7 +211,7 @@ impl Follower {
 
 /// A poll that broke. A body that ended too early is such a break too, whatever was in it: servers cut their polls when they stop.
 fn cut(fault: Fault) -> Error {
-    let Fault { error, again } = fault;
+    let Fault { error, again, origin: _ } = fault;
     if again == Again::Never || error.is_retryable() {
         return error;
     }

@@ -138,12 +138,13 @@ impl Auth {
                 _ => login.insert((current(), log_in(Arc::clone(core), session.generation, pause.end(session)))).1.clone(),
             }
         };
+        let began = Instant::now();
         match timeout_at(deadline, login).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 let refusal = core.auth.state().pause.refusal.clone();
                 // Nothing of the caller's was sent yet.
-                Err(refusal.unwrap_or_else(|| Failure::new(Row::TimedOut, "no answer to the login in time")))
+                Err(refusal.unwrap_or_else(|| core.out_of_time(began, "no answer to the login")))
             }
         }
     }
@@ -175,7 +176,7 @@ async fn authenticate(core: &Core) -> Result<Option<HeaderValue>, Failure> {
         return Ok(None);
     };
     let request = AuthenticateRequest { name: user, password };
-    let deadline = Instant::now() + core.retry.call_timeout;
+    let deadline = core.retry.deadline();
     match core.attempts(&AUTHENTICATE, How::READ, None, &request, deadline).await {
         Ok(answer) => match HeaderValue::try_from(answer.token) {
             Ok(mut token) => {

@@ -82,7 +82,7 @@ impl Core {
         Q: prost::Message,
         A: Answer + Default,
     {
-        self.call_until(method, how, request, Instant::now() + self.retry.call_timeout).await
+        self.call_until(method, how, request, self.retry.deadline()).await
     }
 
     /// The same, which ends at `deadline`.
@@ -175,14 +175,19 @@ impl Core {
         // all of them refuse.
         let mut refused = Vec::new();
         let mut foreign = None;
+        let call_began = Instant::now();
+        // What the last attempt met that was not cut short by the end of the call's time.
+        let mut met = None;
         loop {
             let slot = self.endpoints.pick_but(&refused);
+            let began = Instant::now();
             let mut failure = match self.attempt_into(slot, method, how, token, request, answer, deadline).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => failure,
             };
             let verdict = failure.verdict();
             slot.judge(verdict);
+            self.endpoints.meet(&failure);
             may_have_applied |= how.write && verdict.may_have_applied;
             let again = match verdict.repeat {
                 Repeat::Always => true,
@@ -194,10 +199,21 @@ impl Core {
                 Repeat::AfterLogin | Repeat::Never => false,
             };
             let next = Instant::now() + backoff.next_delay();
+            let is_cut_short = failure.by_clock && deadline.saturating_duration_since(began) < self.retry.read_attempt_timeout;
+            if !is_cut_short {
+                met = Some(failure.clone());
+            }
             if !again || next >= deadline {
+                let ran_out = again || failure.by_clock;
+                if is_cut_short {
+                    failure = met.or_else(|| self.endpoints.met_since(call_began)).unwrap_or(failure);
+                }
                 // That the only endpoint which answers is of another cluster says more than that the others do not answer.
                 if matches!(verdict.kind, ErrorKind::Unavailable | ErrorKind::Timeout) {
                     failure = foreign.unwrap_or(failure);
+                }
+                if ran_out {
+                    failure = failure.after_giving_up(self.retry.call_timeout);
                 }
                 failure.may_have_applied = may_have_applied;
                 return Err(failure);
@@ -208,6 +224,12 @@ impl Core {
             }
             sleep_until(next).await;
         }
+    }
+
+    /// The failure of a call whose time is over while it waited for something else than its own request: what attempts met since it began, or these words.
+    pub(super) fn out_of_time(&self, began: Instant, words: &str) -> Failure {
+        let met = self.endpoints.met_since(began).map(Failure::before_sending);
+        met.unwrap_or_else(|| Failure::by_clock(Row::TimedOut, words)).after_giving_up(self.retry.call_timeout)
     }
 
     /// One attempt at this endpoint.
@@ -240,11 +262,15 @@ impl Core {
         answer: &mut dyn Answer,
         deadline: Instant,
     ) -> Result<(), Failure> {
-        let limit = if how.repeatable { deadline.min(Instant::now() + self.retry.read_attempt_timeout) } else { deadline };
+        let began = Instant::now();
+        let limit = if how.repeatable { deadline.min(began + self.retry.read_attempt_timeout) } else { deadline };
         let connection = match timeout_at(limit, self.endpoints.connection(slot, how.lane)).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(status)) => return Err(Failure::of(&slot.name, status).before_sending()),
-            Err(_) => return Err(Failure::of(&slot.name, Local::NotSent("none yet".to_owned()).into())),
+            Err(_) => {
+                let words = format!("{}: no connection: none within {:?}", slot.name, whole(began.elapsed()));
+                return Err(Failure::by_clock(Row::NotSent, words));
+            }
         };
         let metadata = Metadata { leader: how.leader, token };
         let behind = connection.behind();
@@ -369,15 +395,24 @@ impl Core {
 pub(super) enum Unanswered {
     /// The server, or the connection, said so.
     Refused(Status),
-    /// Neither in time.
-    TimedOut,
+    /// Neither, for so long.
+    TimedOut(Duration),
+}
+
+/// A measured time as a person reads it: rounded up to milliseconds, since timers are late and never early.
+fn whole(time: Duration) -> Duration {
+    let milliseconds = time.as_micros().div_ceil(1000);
+    Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX))
 }
 
 impl Unanswered {
     pub(super) fn at(self, slot: &Slot, path: &str) -> Failure {
         match self {
             Self::Refused(status) => Failure::of(&slot.name, status),
-            Self::TimedOut => Failure::new(Row::TimedOut, format!("{}: no answer to {path} in time", slot.name)),
+            Self::TimedOut(after) => {
+                let words = format!("{}: no answer to {path} within {:?}", slot.name, whole(after));
+                Failure::by_clock(Row::TimedOut, words)
+            }
         }
     }
 }
@@ -410,10 +445,12 @@ async fn send_into(
     first: Instant,
     whole: Instant,
 ) -> Result<(), Unanswered> {
+    let began = Instant::now();
+    let late = |_| Unanswered::TimedOut(began.elapsed());
     let (mut requests, mut answers) = connection.begin(method.path, metadata).map_err(Unanswered::Refused)?;
     // A proxy may forward a stream only while its request side is open: etcd's `grpc-proxy` never answers a keep-alive whose stream was ended already.
     requests.send(request, method.shape == Shape::Unary);
-    timeout_at(first, answers.begun()).await.map_err(|_| Unanswered::TimedOut)?.map_err(Unanswered::Refused)?;
+    timeout_at(first, answers.begun()).await.map_err(late)?.map_err(Unanswered::Refused)?;
     let answer = async {
         if !answers.next_into(answer).await? {
             return Err(Local::Ended("without a message").into());
@@ -424,7 +461,7 @@ async fn send_into(
         }
         Ok(())
     };
-    timeout_at(whole, answer).await.map_err(|_| Unanswered::TimedOut)?.map_err(Unanswered::Refused)?;
+    timeout_at(whole, answer).await.map_err(late)?.map_err(Unanswered::Refused)?;
     if method.shape == Shape::FirstOfStream {
         // The server sees a stream that ended well, and not one that was cancelled. How it ends changes nothing: the answer is there.
         requests.end();

@@ -3,13 +3,14 @@
 //! Not a balancing over the list: with one dead endpoint of two it fails a third of the calls, and a frozen one hangs them
 //! (grpc-rust #2839). One endpoint is used for everything until it fails; then the next one in the list is.
 
+use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::cluster::Cluster;
 use super::connection::{Connection, Target};
@@ -37,6 +38,8 @@ pub(super) struct Endpoints {
     current: AtomicUsize,
     pub(super) cluster: Cluster,
     connect_timeout: Duration,
+    /// What the last attempt met that had no answer from a server, and when.
+    met: Mutex<Option<(Instant, Failure)>>,
 }
 
 /// One endpoint with its connections.
@@ -106,7 +109,13 @@ impl Endpoints {
         if slots.is_empty() {
             return Err(Error::new(ErrorKind::InvalidUrl, "no endpoint is given"));
         }
-        Ok(Self { slots, current: AtomicUsize::new(0), cluster: Cluster::default(), connect_timeout: options.connect_timeout })
+        Ok(Self {
+            slots,
+            current: AtomicUsize::new(0),
+            cluster: Cluster::default(),
+            connect_timeout: options.connect_timeout,
+            met: Mutex::default(),
+        })
     }
 
     pub(super) fn count(&self) -> usize {
@@ -115,6 +124,20 @@ impl Endpoints {
 
     pub(super) fn all(&self) -> &[Slot] {
         &self.slots
+    }
+
+    /// Keeps in mind why an attempt failed, for a call whose time ends while another attempt is under way.
+    pub(super) fn meet(&self, failure: &Failure) {
+        if failure.verdict().endpoint_failed && !failure.by_clock {
+            *self.met.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), failure.clone()));
+        }
+    }
+
+    /// The last such failure, if it came after this.
+    pub(super) fn met_since(&self, began: Instant) -> Option<Failure> {
+        let met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        let (when, failure) = met.as_ref()?;
+        (*when >= began).then(|| failure.clone())
     }
 
     /// The endpoint to ask now: the one in use, or the next that is not suspect, or the one whose suspicion ends first.
@@ -262,8 +285,24 @@ impl Slot {
 fn connect(slot: &Slot, limit: Duration) -> Connecting {
     let target = slot.target.clone();
     let task = tokio::spawn(async move {
-        let late = |_| Local::NotSent("not within the time for one".to_owned());
-        timeout(limit, Connection::open(&target)).await.map_err(late)?
+        // A server that is silent may wait for the rest of a line that never ends.
+        let explained = async {
+            sleep(limit / 2).await;
+            match target.contradiction(limit / 4).await {
+                Some(found) => found,
+                None => pending().await,
+            }
+        };
+        let opened = tokio::select! {
+            biased;
+            opened = Connection::open(&target) => opened,
+            found = explained => return Err(found.into()),
+            () = sleep(limit) => Err(Local::NotSent(format!("none within {limit:?}")).into()),
+        };
+        match opened {
+            Err(Status::Local(local)) if local.may_be_wrong_scheme() => Err(target.contradiction(limit / 2).await.unwrap_or(local).into()),
+            opened => opened,
+        }
     });
     async move { task.await.unwrap_or_else(|_| Err(Local::NotSent("the runtime is shutting down".to_owned()).into())) }.boxed().shared()
 }

@@ -1,39 +1,82 @@
 //! Performing a transaction: the leases it needs, the request, and giving back the leases that it turned out not to need.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::call::{Core, How};
+use super::call::How;
 use super::join::Reads;
 use super::kv::{self, NewLease, Plan, Request};
+use super::rights;
+use super::ttl::TtlLeases;
 use super::wire::{DELETE_RANGE, PUT, TXN};
-use super::{lease, spawn};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::revision::LeaseId;
 use crate::store::{Capabilities, Committed, Txn};
-use crate::telemetry;
+
+/// Attempts of a write whose shared lease the server does not have.
+const ATTEMPTS: u32 = 3;
 
 /// [`Store::commit`](crate::store::Store::commit).
-pub(super) async fn commit(reads: &Arc<Reads>, capabilities: &Capabilities, txn: &Txn) -> Result<Committed> {
+pub(super) async fn commit(reads: &Arc<Reads>, ttls: &TtlLeases, capabilities: &Capabilities, txn: &Txn) -> Result<Committed> {
     let core = reads.core();
     let at = |error: Error| match kv::only_key(txn) {
         Some(key) => error.at(key),
         None => error,
     };
     let Plan { request, leases } = kv::plan(txn, capabilities.max_operations, capabilities.max_value).map_err(at)?;
-    for (made, lease) in leases.iter().enumerate() {
-        if let Err(error) = lease::grant(core, lease.id, Duration::from_secs(lease.seconds.unsigned_abs())).await {
-            // A lease that may have been made after all runs out by itself; no key was written.
-            give_back(core, leases.iter().take(made + 1));
-            return Err(at(known(error)));
+    let outcome = if leases.is_empty() {
+        perform(reads, request).await
+    } else {
+        // Boxed: few writes need a lease first.
+        Box::pin(core.retry.one_call(with_leases(reads, ttls, request, &leases))).await
+    };
+    match outcome {
+        Ok(committed) => Ok(committed),
+        // Boxed: it is rare, and thousands of calls may wait.
+        Err(error) => Err(at(Box::pin(rights::explained(core, txn, error)).await)),
+    }
+}
+
+/// Performs a request with leases in the place of those that it names.
+async fn with_leases(reads: &Arc<Reads>, ttls: &TtlLeases, request: Request, leases: &[NewLease]) -> Result<Committed> {
+    let core = reads.core();
+    let (mut request, mut leases) = (request, leases.to_vec());
+    let mut more = ATTEMPTS;
+    loop {
+        more -= 1;
+        let mut given = Vec::with_capacity(leases.len());
+        for new in &leases {
+            match ttls.take(core, new).await {
+                Ok(lease) => {
+                    request.put_in_place(new.id, lease.id);
+                    given.push(lease);
+                }
+                Err(error) => {
+                    given.into_iter().for_each(|lease| ttls.give_back(core, lease));
+                    return Err(known(error));
+                }
+            }
+        }
+        let outcome = perform(reads, request.clone()).await;
+        let is_needed = |new: &NewLease| match &outcome {
+            Ok(committed) => new.then == committed.succeeded,
+            Err(error) => error.may_have_applied(),
+        };
+        match &outcome {
+            // A lease that was shared has ended, or the server has lost it. Nothing was written.
+            Err(error) if more > 0 && error.kind() == ErrorKind::LeaseLost && given.iter().any(|lease| lease.is_old) => {
+                for (new, lease) in leases.iter_mut().zip(given) {
+                    ttls.forget(lease).await;
+                    new.id = LeaseId::random();
+                    request.put_in_place(lease.id, new.id);
+                }
+            }
+            _ => {
+                let unused = leases.iter().zip(given).filter(|(new, _)| !is_needed(new));
+                unused.for_each(|(_, lease)| ttls.give_back(core, lease));
+                return outcome;
+            }
         }
     }
-    let outcome = perform(reads, request).await;
-    match &outcome {
-        Ok(committed) => give_back(core, leases.iter().filter(|lease| lease.then != committed.succeeded)),
-        Err(error) if !error.may_have_applied() => give_back(core, &leases),
-        Err(_) => {}
-    }
-    outcome.map_err(at)
 }
 
 async fn perform(reads: &Arc<Reads>, request: Request) -> Result<Committed> {
@@ -49,18 +92,6 @@ async fn perform(reads: &Arc<Reads>, request: Request) -> Result<Committed> {
             let how = if reads_only { How::READ } else { How::WRITE };
             kv::txn_committed(core.call(&TXN, how, request.clone()).await?, &request)
         }
-    }
-}
-
-/// Ends leases in the background. Where that fails they run out by themselves.
-fn give_back<'l>(core: &Arc<Core>, leases: impl IntoIterator<Item = &'l NewLease>) {
-    for lease in leases {
-        let (core, id) = (Arc::clone(core), lease.id);
-        spawn(async move {
-            if let Err(error) = lease::revoke(&core, id).await {
-                telemetry::lease_not_revoked(id, &error);
-            }
-        });
     }
 }
 

@@ -160,7 +160,7 @@ impl Connection {
 /// Why a connection ended before the server's first frame.
 fn without_settings(cause: Option<h2::Error>) -> Status {
     let local = match cause {
-        None => Local::NotSent("the server closed the connection".to_owned()),
+        None => Local::HungUp("the server closed the connection".to_owned()),
         Some(cause) if cause.is_library() => Local::NotGrpc(format!("the server does not speak HTTP/2 ({cause})")),
         // TLS may have refused our certificate, which only these words tell.
         Some(cause) if cause.is_io() => Local::Broken { end: Some(cause.to_string()), cause: Arc::new(cause) },

@@ -47,14 +47,21 @@ pub(super) enum Code {
 pub(super) enum Local {
     /// There is no connection, or it takes no call any more.
     NotSent(String),
+    /// The server closed a new connection before it had shown what it speaks.
+    HungUp(String),
     /// The server is closing the connection, and did not begin with the request.
     TurnedAway(String),
     /// The TLS handshake failed.
-    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "who makes it needs the feature; tests do without"))]
-    Tls(Arc<io::Error>),
-    /// The server was found to speak without TLS; see `tls.rs`.
-    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "as above"))]
-    WithoutTls,
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "the code that makes it needs the feature; tests do without"))]
+    Tls {
+        /// What that means.
+        words: String,
+        cause: Arc<io::Error>,
+        /// Whether the server's answer was TLS.
+        is_tls: bool,
+    },
+    /// TLS is spoken on one side only; what to do about it.
+    TlsOnOneSide(&'static str),
     /// The stream or its connection broke: what the stream was told, and why the connection ended, if it did.
     Broken {
         end: Option<String>,
@@ -64,12 +71,26 @@ pub(super) enum Local {
     Ended(&'static str),
     /// A proxy that has no server to ask.
     NobodyBehind(StatusCode),
+    /// A proxy does not pass on requests of this size.
+    RefusedByProxy(StatusCode),
     /// No HTTP/2, no gRPC, or not of etcd.
     NotGrpc(String),
     AnswerTooLarge {
         length: usize,
         limit: usize,
     },
+}
+
+impl Local {
+    /// Whether a new connection ended so that the server may speak something else than what its scheme says.
+    pub(super) fn may_be_wrong_scheme(&self) -> bool {
+        match self {
+            Self::HungUp(_) | Self::NotGrpc(_) | Self::Tls { is_tls: false, .. } => true,
+            // An alert tells that TLS is spoken on both sides.
+            Self::Broken { end, .. } => !end.as_ref().is_some_and(|end| end.contains("fatal alert")),
+            _ => false,
+        }
+    }
 }
 
 impl Status {
@@ -144,14 +165,18 @@ impl From<Local> for Status {
 impl fmt::Display for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotSent(why) => write!(f, "no connection: {why}"),
+            Self::NotSent(why) | Self::HungUp(why) => write!(f, "no connection: {why}"),
             Self::TurnedAway(why) => write!(f, "the server is closing the connection: {why}"),
-            Self::Tls(cause) => write!(f, "no TLS connection: {cause}"),
-            Self::WithoutTls => f.write_str("the server speaks HTTP/2 without TLS"),
+            Self::Tls { words, .. } => f.write_str(words),
+            Self::TlsOnOneSide(words) => f.write_str(words),
             Self::Broken { end: Some(end), .. } => write!(f, "the connection ended: {end}"),
             Self::Broken { end: None, .. } => f.write_str("the call was broken off"),
             Self::Ended(how) => write!(f, "the answer ended {how}"),
             Self::NobodyBehind(status) => write!(f, "a proxy has no server to ask: HTTP status {status}"),
+            Self::RefusedByProxy(status) => write!(
+                f,
+                "HTTP status {status}: a proxy before the server refuses requests of this size; raise its limit (nginx: `client_max_body_size`)"
+            ),
             Self::NotGrpc(why) => write!(f, "this is no gRPC: {why}"),
             Self::AnswerTooLarge { length, limit } => write!(f, "an answer of {length} bytes, and {limit} are taken"),
         }
@@ -162,7 +187,7 @@ impl StdError for Local {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Broken { cause, .. } => Some(&**cause),
-            Self::Tls(cause) => Some(&**cause),
+            Self::Tls { cause, .. } => Some(&**cause),
             _ => None,
         }
     }

@@ -108,7 +108,8 @@ impl Reads {
         how: How,
         request: RangeRequest,
     ) -> impl Future<Output = Result<RangeResponse, Failure>> + Send + use<> {
-        let deadline = Instant::now() + self.core.retry.call_timeout;
+        let began = Instant::now();
+        let deadline = self.core.retry.deadline();
         // Not an async function, which would keep room for the request twice.
         async move {
             let mut apart = Apart::FromTheStart;
@@ -128,7 +129,7 @@ impl Reads {
                         Ok(Ok(Outcome::Apart(why, place))) => (apart, inherited) = (why, place),
                         // The task ended with its runtime, which is not ours.
                         Ok(Err(_)) => {}
-                        Err(_) => return Err(joined_too_long()),
+                        Err(_) => return Err(self.core.out_of_time(began, "no answer to a request that was sent for several reads")),
                     }
                 }
             }
@@ -230,7 +231,7 @@ impl Reads {
 
     /// The answers to these requests, by one attempt: a transaction, or the only one as it is where the server is not known to bear that.
     async fn together(&self, requests: Vec<RangeRequest>) -> Result<Vec<RangeResponse>, Apart> {
-        let deadline = Instant::now() + self.core.retry.call_timeout;
+        let deadline = self.core.retry.deadline();
         let Ok(session) = Auth::session(&self.core, deadline).await else {
             return Err(Apart::FromTheStart);
         };
@@ -260,6 +261,7 @@ impl Reads {
         };
         let verdict = failure.verdict();
         slot.judge(verdict);
+        self.core.endpoints.meet(&failure);
         if matches!(failure.row, Row::TooManyOperations | Row::UnknownCall) {
             slot.set_joining(Joining::Refused);
         }
@@ -341,10 +343,6 @@ impl fmt::Debug for Reads {
 fn tell(reader: oneshot::Sender<Outcome>, outcome: Outcome) {
     // One who gave up meanwhile wants to know nothing.
     let _ = reader.send(outcome);
-}
-
-fn joined_too_long() -> Failure {
-    Failure::new(Row::TimedOut, format!("no answer to {} in time, which was sent for several reads", TXN.path))
 }
 
 /// Whether it is a read of one key as it is now that sees every acknowledged write. Only those can share a transaction: a member answers what may be stale

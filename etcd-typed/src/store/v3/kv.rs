@@ -99,6 +99,29 @@ pub(super) enum Request {
     },
 }
 
+impl Request {
+    /// Puts another lease in the place of one that was to be made.
+    pub(super) fn put_in_place(&mut self, planned: LeaseId, given: LeaseId) {
+        let (planned, given) = (lease_number(planned), lease_number(given));
+        let attach = |put: &mut wire::PutRequest| {
+            if put.lease == planned {
+                put.lease = given;
+            }
+        };
+        match self {
+            Self::Put(put) => attach(put),
+            Self::Txn { request, .. } => {
+                for op in request.success.iter_mut().chain(&mut request.failure) {
+                    if let Some(wire::Request::Put(put)) = &mut op.request {
+                        attach(put);
+                    }
+                }
+            }
+            Self::Range(_) | Self::Delete(_) => {}
+        }
+    }
+}
+
 /// A [`Txn`] translated, and the leases that it needs first.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Plan {
@@ -119,7 +142,13 @@ pub(super) struct NewLease {
 pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result<Plan> {
     for (what, count) in [("compares", txn.compares.len()), ("operations", txn.then.len().max(txn.otherwise.len()))] {
         if count > max_operations {
-            return Err(Error::new(ErrorKind::TooManyOperations, format!("{count} {what}, and a transaction may have {max_operations}")));
+            return Err(Error::new(
+                ErrorKind::TooManyOperations,
+                format!(
+                    "{count} {what}, and a transaction may have {max_operations}: divide it, or set `max_operations` on the client where the server's flag \
+                 `--max-txn-ops` is higher"
+                ),
+            ));
         }
     }
     let mut leases = Vec::new();
@@ -220,7 +249,11 @@ fn translate_op(op: &Op, then: bool, max_value: usize, leases: &mut Vec<NewLease
 }
 
 fn too_large(key: &Key, length: usize, limit: usize) -> Error {
-    Error::new(ErrorKind::TooLarge, format!("a value of {length} bytes, and {limit} are taken; divide it over several keys")).at(key)
+    let message = format!(
+        "a value of {length} bytes, and a request may have {limit}: divide it over several keys, or set `max_request_bytes` on the client where the server's \
+         flag `--max-request-bytes` is higher"
+    );
+    Error::new(ErrorKind::TooLarge, message).at(key)
 }
 
 /// Puts of one list that live equally long share a lease.

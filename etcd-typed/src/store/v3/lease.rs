@@ -7,22 +7,24 @@ use tokio::time::Instant;
 
 use super::call::{Core, How};
 use super::kv::{lease_number, seconds};
-use super::status::{Failure, Row};
+use super::status::{Failure, NOT_ALLOWED, Row};
 use super::wire::{
     LEASE_GRANT, LEASE_KEEP_ALIVE, LEASE_REVOKE, LEASE_TIME_TO_LIVE, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest,
     LeaseTimeToLiveRequest,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::retry::until;
 use crate::revision::LeaseId;
 
 /// [`Store::grant`](crate::store::Store::grant).
 pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Result<Duration> {
     let asked = seconds(ttl);
-    let deadline = Instant::now() + core.retry.call_timeout;
+    let deadline = core.retry.deadline();
     // Whether an attempt may have made it.
     let mut ours = false;
     loop {
-        match core.call(&LEASE_GRANT, How::LEASE, LeaseGrantRequest { ttl: asked, id: lease_number(id) }).await {
+        let request = LeaseGrantRequest { ttl: asked, id: lease_number(id) };
+        match core.call_until(&LEASE_GRANT, How::LEASE, request, deadline).await {
             Ok(answer) if answer.error.is_empty() => return Ok(time(answer.ttl)),
             Ok(answer) => return Err(Error::new(ErrorKind::Server, format!("lease {id}: {}", answer.error))),
             Err(failure) if failure.row == Row::LeaseExists => {
@@ -32,7 +34,7 @@ pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Resul
                     return Err(failure.into());
                 }
                 // An earlier attempt has made it. Its time starts again, as if it were made now.
-                match keep_alive(core, id).await {
+                match until(deadline, keep_alive(core, id)).await {
                     Ok(granted) if granted < Duration::from_secs(asked.unsigned_abs()) => {
                         return Err(Error::new(ErrorKind::AlreadyExists, format!("lease {id} exists, with less time than asked for")));
                     }
@@ -53,7 +55,8 @@ pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Resul
 
 /// [`Store::keep_alive`](crate::store::Store::keep_alive): a short stream for each, so that an error of one lease ends nothing else.
 pub(super) async fn keep_alive(core: &Arc<Core>, id: LeaseId) -> Result<Duration> {
-    let answer = core.call(&LEASE_KEEP_ALIVE, How::LEASE, LeaseKeepAliveRequest { id: lease_number(id) }).await?;
+    let answer = core.call(&LEASE_KEEP_ALIVE, How::LEASE, LeaseKeepAliveRequest { id: lease_number(id) }).await;
+    let answer = answer.map_err(|failure| of_lease(id, failure))?;
     // The server answers a time of zero for a lease that is not there.
     if answer.ttl <= 0 { Err(Error::new(ErrorKind::LeaseLost, format!("lease {id} is not there"))) } else { Ok(time(answer.ttl)) }
 }
@@ -62,8 +65,16 @@ pub(super) async fn keep_alive(core: &Arc<Core>, id: LeaseId) -> Result<Duration
 pub(super) async fn revoke(core: &Arc<Core>, id: LeaseId) -> Result<()> {
     match core.call(&LEASE_REVOKE, How::REVOKE, LeaseRevokeRequest { id: lease_number(id) }).await {
         Ok(_) | Err(Failure { row: Row::LeaseNotFound, .. }) => Ok(()),
-        Err(failure) => Err(failure.into()),
+        Err(failure) => Err(of_lease(id, failure)),
     }
+}
+
+/// Who keeps a lease alive or ends it needs the right to write all keys that are attached to it.
+fn of_lease(id: LeaseId, failure: Failure) -> Error {
+    let error = Error::from(failure);
+    let words = format!("the user may not write a key that is attached to lease {id}");
+    let message = error.message().replace(NOT_ALLOWED, &words);
+    error.with_message(message)
 }
 
 /// [`Store::time_to_live`](crate::store::Store::time_to_live).

@@ -15,12 +15,14 @@ mod join;
 mod kv;
 mod lease;
 mod range;
+mod rights;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(not(feature = "tls"))]
 #[path = "without_tls.rs"]
 mod tls;
+mod ttl;
 mod watch;
 mod wire;
 
@@ -30,18 +32,17 @@ use std::time::Duration;
 
 use call::{Core, How};
 use join::Reads;
+use ttl::TtlLeases;
 use wire::{MEMBER_LIST, MemberListRequest, STATUS, StatusRequest};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 use crate::runtime::PerRuntime;
-use crate::store::connect::ConnectOptions;
+use crate::store::connect::{ConnectOptions, Endpoint};
 use crate::store::{
-    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream, within_runtime,
+    BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+    within_runtime,
 };
-
-/// The longest value that is sent: a whole request may have 1.5 MiB with a server's default `--max-request-bytes`.
-const MAX_VALUE: usize = 1_572_864;
 
 /// Starts a task on the current runtime. What a runtime does for a task is compiled for each type of future, and twice, since it boxes long ones. So all tasks are of
 /// one type.
@@ -56,11 +57,14 @@ pub struct V3Store {
     own: PerRuntime<Own>,
     progress_interval: Duration,
     capabilities: Capabilities,
+    /// Of the endpoints.
+    addresses: Vec<String>,
 }
 
 /// What callers of one runtime share, and no others: it waits for tasks of that runtime, which may not be driven any more.
 struct Own {
     reads: Arc<Reads>,
+    ttls: TtlLeases,
     watches: Arc<watch::Watches>,
 }
 
@@ -78,17 +82,19 @@ impl V3Store {
             name: "etcd v3",
             transactions: true,
             max_operations: options.max_operations,
-            max_value: MAX_VALUE,
+            max_value: options.max_request_bytes,
             past_revisions: true,
             binary_values: true,
             directories: false,
         };
-        Ok(Self { core, own: PerRuntime::default(), progress_interval: options.progress_interval, capabilities })
+        let addresses = options.endpoints.iter().map(Endpoint::identity).collect();
+        Ok(Self { core, own: PerRuntime::default(), progress_interval: options.progress_interval, capabilities, addresses })
     }
 
     fn own(&self) -> Arc<Own> {
         self.own.here(|| Own {
             reads: Arc::new(Reads::new(Arc::clone(&self.core), self.capabilities.max_operations)),
+            ttls: TtlLeases::default(),
             watches: Arc::new(watch::Watches::new(Arc::clone(&self.core), self.progress_interval)),
         })
     }
@@ -106,7 +112,7 @@ impl Store for V3Store {
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
         within_runtime(|| {
             let own = self.own();
-            Box::pin(async move { commit::commit(&own.reads, &self.capabilities, &txn).await })
+            Box::pin(async move { commit::commit(&own.reads, &own.ttls, &self.capabilities, &txn).await })
         })
     }
 
@@ -168,6 +174,11 @@ impl Store for V3Store {
 
     fn history(&self) -> u64 {
         self.core.endpoints.cluster.history()
+    }
+
+    fn identity(&self) -> Identity {
+        let cluster = self.core.endpoints.cluster.id();
+        Identity { cluster: (cluster != 0).then(|| hex(cluster)), endpoints: self.addresses.clone() }
     }
 
     fn stats(&self, _: StatsKind) -> BoxFuture<'_, Result<Stats>> {

@@ -8,9 +8,10 @@ use tokio::time::Instant;
 use super::call::How;
 use super::join::Reads;
 use super::kv::{bounds, bounds_within, header_revision, key_value, number, range_reply};
+use super::rights;
 use super::status::{Failure, Row};
 use super::wire::RangeRequest;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::{BoxFuture, Consistency, Range, RangeReply, Span};
 
 /// Keys in the first page of a read that has no limit. Smaller pages cost the server far more, since for each one it counts all that remain
@@ -27,12 +28,12 @@ pub(super) fn range(reads: Arc<Reads>, range: Range) -> BoxFuture<'static, Resul
         return Box::pin(present(reads, &range));
     }
     Box::pin(async move {
-        let deadline = Instant::now() + reads.core().retry.call_timeout;
+        let deadline = reads.core().retry.deadline();
         let mut restarts = 0;
         loop {
             match pages(&reads, &range).await {
                 Err(Stop::Restart(_)) if restarts < RESTARTS && Instant::now() < deadline => restarts += 1,
-                Err(Stop::Restart(failure) | Stop::Failed(failure)) => return Err(Error::from(failure).at(range.span.key())),
+                Err(Stop::Restart(failure) | Stop::Failed(failure)) => return Err(rights::unreadable(&range.span, failure.into())),
                 Ok(reply) => return Ok(reply),
             }
         }
@@ -45,10 +46,10 @@ fn present(reads: Arc<Reads>, range: &Range) -> impl Future<Output = Result<Rang
     let (key, range_end) = bounds(&range.span);
     let serializable = range.consistency == Consistency::Stale;
     let request = RangeRequest { key, range_end, serializable, keys_only: range.keys_only, ..RangeRequest::default() };
-    let key = range.span.key().clone();
+    let span = range.span.clone();
     // Not an async block, which would keep room for what it waits for twice.
     reads.range(how, request).map(move |answer| {
-        let answer = answer.map_err(|failure| Error::from(failure).at(&key))?;
+        let answer = answer.map_err(|failure| rights::unreadable(&span, failure.into()))?;
         let revision = header_revision(answer.header.as_ref());
         Ok(range_reply(answer, revision))
     })

@@ -6,10 +6,12 @@
 //! Each [`Row`] names a case that was seen with etcd 3.4.23, 3.5.1 or 3.5.30 or is in etcd's sources (`api/v3rpc/rpctypes/error.go`).
 
 use std::error::Error as StdError;
+use std::time::Duration;
 
 use h2::Reason;
 
 use super::grpc::{Code, Local, Status};
+use super::tls::advice;
 use crate::error::{Error, ErrorKind};
 
 /// A case that is told apart.
@@ -19,7 +21,7 @@ pub(super) enum Row {
     NotSent,
     /// A server that closes its connection in good order did not begin with the request. Another connection takes it at once.
     TurnedAway,
-    /// The TLS handshake failed: the server's certificate, or no TLS where TLS was expected. One that was only cut off is [`Row::NotSent`].
+    /// The TLS handshake failed: the server's certificate, or TLS on one side only. A handshake that was only cut off is [`Row::NotSent`].
     TlsRefused,
     /// The server refused our certificate, or the lack of one. It says so only after the handshake.
     IdentityRefused,
@@ -153,12 +155,13 @@ pub(super) fn classify(status: &Status) -> Row {
 
 fn of_local(local: &Local) -> Row {
     match local {
-        Local::NotSent(_) => Row::NotSent,
+        Local::NotSent(_) | Local::HungUp(_) => Row::NotSent,
         Local::TurnedAway(_) => Row::TurnedAway,
-        Local::Tls(_) | Local::WithoutTls => Row::TlsRefused,
+        Local::Tls { .. } | Local::TlsOnOneSide(_) => Row::TlsRefused,
         Local::Broken { end, cause } => broken(end.as_deref().unwrap_or_default(), cause),
         Local::Ended(_) => Row::Severed,
         Local::NobodyBehind(_) => Row::Other(Code::Unavailable),
+        Local::RefusedByProxy(_) => Row::RequestTooLarge,
         Local::NotGrpc(_) => Row::NotGrpc,
         Local::AnswerTooLarge { .. } => Row::AnswerTooLarge,
     }
@@ -254,6 +257,8 @@ pub(super) struct Failure {
     pub(super) may_have_applied: bool,
     /// It happened before the request itself was sent.
     unsent: bool,
+    /// This client gave up waiting; neither the server nor the connection said anything.
+    pub(super) by_clock: bool,
     words: String,
     cause: Option<Status>,
 }
@@ -297,21 +302,53 @@ impl Failure {
 
     /// One that was found here.
     pub(super) fn new(row: Row, words: impl Into<String>) -> Self {
-        Self { row, may_have_applied: false, unsent: false, words: words.into(), cause: None }
+        Self { row, may_have_applied: false, unsent: false, by_clock: false, words: words.into(), cause: None }
+    }
+
+    /// This client gave up waiting.
+    pub(super) fn by_clock(row: Row, words: impl Into<String>) -> Self {
+        Self { by_clock: true, ..Self::new(row, words) }
+    }
+
+    /// The same, as the end of a call whose time is over.
+    pub(super) fn after_giving_up(self, call_timeout: Duration) -> Self {
+        // A login within the call may have said so.
+        if self.words.contains("; gave up after ") {
+            return self;
+        }
+        Self { words: format!("{}; gave up after {call_timeout:?} (`call_timeout`)", self.words), ..self }
     }
 }
+
+/// A refusal in the words of a server.
+const DENIED: &str = "etcdserver: permission denied";
+
+/// The same in ours, where it is not known what the user may not do.
+pub(super) const NOT_ALLOWED: &str = "the roles of the user do not allow it";
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         let hint = match failure.row {
+            Row::NotGrpc if failure.words.contains("use the scheme") => "",
             Row::NotGrpc => " (is it an etcd v3 server, and is the scheme right? v2 is etcd2://, TLS is etcds://)",
             Row::UnknownCall => " (it is no etcd v3 server, or too old: 3.4 is needed)",
-            Row::TlsRefused => " (check the authority, the server's name, and that the server speaks TLS)",
-            Row::IdentityRefused => " (the server wants another client certificate, or one at all)",
+            Row::TooManyOperations => {
+                " (the server's flag `--max-txn-ops` is lower than this client's `max_operations`: set both to the same number)"
+            }
+            Row::RequestTooLarge if failure.words.contains("etcdserver:") || failure.words.contains("grpc:") => {
+                " (the server's flag `--max-request-bytes` limits it: divide the request, or raise the flag and this client's `max_request_bytes`)"
+            }
             Row::TokenRefused => " (give user and password in the address)",
             _ => "",
         };
-        let mut error = Self::new(failure.row.verdict().kind, format!("{}{hint}", failure.words));
+        let alert = if failure.row == Row::IdentityRefused { advice(&failure.words) } else { "" };
+        let hint = if alert.is_empty() { hint.to_owned() } else { format!(": {alert}") };
+        let words = match failure.row {
+            // Where the kind says it, the server's words would say it once more.
+            Row::PermissionDenied => failure.words.replace(DENIED, NOT_ALLOWED),
+            _ => failure.words,
+        };
+        let mut error = Self::new(failure.row.verdict().kind, format!("{words}{hint}"));
         if let Some(status) = failure.cause {
             error = error.caused_by(status);
         }

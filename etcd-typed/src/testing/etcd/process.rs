@@ -1,12 +1,16 @@
-//! What an [`Etcd`](super::Etcd) is made of: the binary and its arguments, ports, a directory, a process and the watchdog behind it.
+//! What an [`Etcd`](super::Etcd) is made of: the program and its arguments, ports, a process and the watchdog behind it.
 
-use std::fs::{self, File};
-use std::io::ErrorKind;
-use std::net::TcpListener;
+use std::fs::File;
+use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+#[cfg(target_os = "linux")]
+use tokio::net::TcpSocket;
+
 use super::TlsFiles;
+use super::folder::Folder;
 
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
@@ -23,93 +27,61 @@ pub(super) struct Settings {
 pub(super) struct Ports {
     pub(super) client: u16,
     peer: u16,
+    /// For questions without TLS; only a server with TLS listens there.
+    pub(super) health: u16,
+    /// Keep other users of the harness from these ports, also while the server does not run.
+    _reserved: [Reserved; 3],
 }
 
 impl Ports {
     /// Ports that are free at this moment, for so many members. They are below the range that the system takes the ports of outgoing
     /// connections from (32768 and up on Linux), so that no client sits on the port of a server that is restarted.
     pub(super) fn free(members: usize) -> Vec<Self> {
-        let mut held = Vec::new();
-        while held.len() < 2 * members {
+        let free = || loop {
             let port = fastrand::u16(10_000..32_000);
-            held.extend(TcpListener::bind(("127.0.0.1", port)).ok().map(|listener| (port, listener)));
-        }
-        held.chunks_exact(2)
-            .filter_map(|pair| match pair {
-                [(client, _), (peer, _)] => Some(Self { client: *client, peer: *peer }),
-                _ => None,
-            })
-            .collect()
+            if let Ok(reserved) = reserve(port) {
+                return (port, reserved);
+            }
+        };
+        let ports = |_| {
+            let [(client, a), (peer, b), (health, c)] = [free(), free(), free()];
+            Self { client, peer, health, _reserved: [a, b, c] }
+        };
+        (0..members).map(ports).collect()
     }
 
     fn name(&self) -> String {
         format!("m{}", self.client)
     }
 
+    pub(super) fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer)
+    }
+
     pub(super) fn as_initial_member(&self) -> String {
-        format!("{}=http://127.0.0.1:{}", self.name(), self.peer)
+        format!("{}={}", self.name(), self.peer_url())
     }
 }
 
-/// The directory of one server: `data/` and `log`. Removed on drop.
-pub(super) struct DataDir(PathBuf);
+#[cfg(target_os = "linux")]
+type Reserved = TcpSocket;
+#[cfg(not(target_os = "linux"))]
+type Reserved = ();
 
-impl DataDir {
-    pub(super) fn new() -> Self {
-        loop {
-            let path = std::env::temp_dir().join(format!("etcd-typed-{}-{:x}", std::process::id(), fastrand::u64(..)));
-            match fs::create_dir(&path) {
-                Ok(()) => return Self(path),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => panic!("cannot make {}: {error}", path.display()),
-            }
-        }
-    }
-
-    pub(super) fn data(&self) -> PathBuf {
-        self.0.join("data")
-    }
-
-    fn log(&self) -> PathBuf {
-        self.0.join("log")
-    }
-
-    pub(super) fn read_log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.log()).unwrap_or_default()).into_owned()
-    }
-
-    /// The first and the last lines of the log. A server that refuses a flag names it in the first line, before its usage text; one that fails later
-    /// says why in its last lines.
-    pub(super) fn log_excerpt(&self) -> String {
-        excerpt(&self.read_log())
-    }
-
-    pub(super) fn clear_data(&self) {
-        if let Err(error) = fs::remove_dir_all(self.data()) {
-            panic!("cannot remove {}: {error}", self.data().display());
-        }
-    }
+/// Binds a port without listening. An error if any other socket is bound to it, be it such a one; from then on only a socket with
+/// SO_REUSEADDR can be bound to it, which a server's listener has and a second reservation has not.
+#[cfg(target_os = "linux")]
+fn reserve(port: u16) -> io::Result<Reserved> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::LOCALHOST, port).into())?;
+    socket.set_reuseaddr(true)?;
+    Ok(socket)
 }
 
-/// The first ten and the last twenty lines of a text.
-fn excerpt(log: &str) -> String {
-    const HEAD: usize = 10;
-    const TAIL: usize = 20;
-    let lines: Vec<&str> = log.lines().collect();
-    let left_out = lines.len().saturating_sub(HEAD + TAIL);
-    if left_out == 0 {
-        return lines.join("\n");
-    }
-    let (head, rest) = lines.split_at(HEAD);
-    let tail = rest.get(left_out..).unwrap_or_default();
-    format!("{}\n... {left_out} lines left out ...\n{}", head.join("\n"), tail.join("\n"))
-}
-
-impl Drop for DataDir {
-    fn drop(&mut self) {
-        // What is left over in the temporary directory fails no test.
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// Other systems let no server listen on a port that is reserved so.
+#[cfg(not(target_os = "linux"))]
+fn reserve(port: u16) -> io::Result<Reserved> {
+    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(|_| ())
 }
 
 /// A running server, and the watchdog that ends it if this process ends without having done so.
@@ -119,25 +91,37 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn spawn(settings: &Settings, version: &str, ports: &Ports, dir: &DataDir) -> Self {
-        let log = match File::create(dir.log()).and_then(|log| Ok((log.try_clone()?, log))) {
+    pub(super) fn spawn(settings: &Settings, version: &str, ports: &Ports, folder: &Folder) -> Self {
+        let log = match File::create(folder.log()).and_then(|log| Ok((log.try_clone()?, log))) {
             Ok(log) => log,
-            Err(error) => panic!("cannot write {}: {error}", dir.log().display()),
+            Err(error) => panic!("cannot write {}: {error}", folder.log().display()),
         };
         let binary = &settings.binary;
-        let server = Command::new(binary)
-            .args(arguments(settings, version, ports, &dir.data()))
+        let server = command(binary)
+            .args(arguments(settings, version, ports, &folder.data()))
             .stdin(Stdio::null())
             .stdout(log.0)
             .stderr(log.1)
             .spawn()
             .unwrap_or_else(|error| no_etcd(binary, &error));
-        let watchdog = watchdog(&server, &dir.0);
+        let watchdog = watchdog(&server, folder.path());
         Self { server, watchdog }
     }
 
     pub(super) fn is_running(&mut self) -> bool {
         matches!(self.server.try_wait(), Ok(None))
+    }
+
+    /// Freezes the server. All of its threads stand still when this returns, which takes them a moment on a busy machine.
+    pub(super) fn pause(&self) {
+        self.signal("STOP");
+        #[cfg(unix)]
+        {
+            use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+            let stopped = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            let waited = waitid(WaitId::Pid(Pid::from_child(&self.server)), stopped);
+            assert!(waited.is_ok(), "a server that is to stop: {waited:?}");
+        }
     }
 
     /// Through the shell, since the standard library sends no signal but SIGKILL.
@@ -158,15 +142,28 @@ impl Drop for Process {
     }
 }
 
+/// What a server gets from this process's environment. The rest would change how it behaves: `ETCD_*`, `GOMAXPROCS`, a proxy for HTTP. etcd
+/// 3.4 asks for the last one of these where it runs on another processor than amd64.
+const PASSED_ON: [&str; 4] = ["PATH", "HOME", "TMPDIR", "ETCD_UNSUPPORTED_ARCH"];
+
+fn command(binary: &Path) -> Command {
+    let mut command = Command::new(binary);
+    command.env_clear().envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command
+}
+
 /// Waits for the end of its input, which comes when this process ends in any way, also by SIGKILL; then kills the server and
-/// removes its directory. It ignores the signals that end a whole group of processes, since then it is needed most.
-fn watchdog(server: &Child, dir: &Path) -> Child {
-    Command::new("sh")
+/// removes its folder. It is in a process group of its own, since a signal to the group of this process is when it is needed most.
+fn watchdog(server: &Child, folder: &Path) -> Child {
+    let mut shell = Command::new("sh");
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut shell, 0);
+    shell
         .arg("-c")
         .arg("trap '' HUP INT TERM; read -r _; kill -KILL \"$1\"; rm -rf -- \"$2\"")
         .arg("etcd-watchdog")
         .arg(server.id().to_string())
-        .arg(dir)
+        .arg(folder)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -181,8 +178,8 @@ fn arguments(settings: &Settings, version: &str, ports: &Ports, data: &Path) -> 
         format!("--data-dir={}", data.display()),
         format!("--listen-client-urls={scheme}://127.0.0.1:{}", ports.client),
         format!("--advertise-client-urls={scheme}://127.0.0.1:{}", ports.client),
-        format!("--listen-peer-urls=http://127.0.0.1:{}", ports.peer),
-        format!("--initial-advertise-peer-urls=http://127.0.0.1:{}", ports.peer),
+        format!("--listen-peer-urls={}", ports.peer_url()),
+        format!("--initial-advertise-peer-urls={}", ports.peer_url()),
     ];
     // Since 3.6 the flag is unknown, and a server ends at a flag that it does not know.
     if has_v2(version) {
@@ -194,6 +191,7 @@ fn arguments(settings: &Settings, version: &str, ports: &Ports, data: &Path) -> 
     if let Some(TlsFiles { cert, key, client_ca }) = &settings.tls {
         arguments.push(format!("--cert-file={}", cert.display()));
         arguments.push(format!("--key-file={}", key.display()));
+        arguments.push(format!("--listen-metrics-urls=http://127.0.0.1:{}", ports.health));
         if let Some(ca) = client_ca {
             arguments.push(format!("--trusted-ca-file={}", ca.display()));
             arguments.push("--client-cert-auth=true".to_owned());
@@ -230,7 +228,7 @@ pub(super) fn default_binary() -> PathBuf {
 
 /// `etcd --version` begins with `etcd Version: 3.4.23`.
 pub(super) fn version_of(binary: &Path) -> String {
-    let output = Command::new(binary).arg("--version").output().unwrap_or_else(|error| no_etcd(binary, &error));
+    let output = command(binary).arg("--version").output().unwrap_or_else(|error| no_etcd(binary, &error));
     let text = String::from_utf8_lossy(&output.stdout);
     match text.lines().find_map(|line| line.strip_prefix("etcd Version: ")) {
         Some(version) => version.trim().to_owned(),
@@ -238,7 +236,7 @@ pub(super) fn version_of(binary: &Path) -> String {
     }
 }
 
-fn no_etcd(binary: &Path, error: &std::io::Error) -> ! {
+fn no_etcd(binary: &Path, error: &io::Error) -> ! {
     panic!(
         "cannot run `{}`: {error}. This test needs a real etcd server, 3.4 to 3.7: install one (Debian, Ubuntu: `apt-get install \
          etcd-server`), or name its binary in the environment variable ETCD_BIN",
@@ -248,7 +246,7 @@ fn no_etcd(binary: &Path, error: &std::io::Error) -> ! {
 
 #[cfg(test)]
 mod tests {
-    use super::{by_version, excerpt, has_v2};
+    use super::{by_version, has_v2};
 
     #[test]
     fn versions_before_3_6_have_v2() {
@@ -265,16 +263,6 @@ mod tests {
         for (version, expected) in [("3.4.23", old), ("3.5.35", old), ("3.6.16", new), ("3.7.3", new)] {
             assert_eq!(by_version(old, version), expected, "{version}");
             assert_eq!(by_version("--max-txn-ops=4", version), "--max-txn-ops=4", "{version}");
-        }
-    }
-
-    #[test]
-    fn excerpt_shows_the_first_and_the_last_lines() {
-        assert_eq!(excerpt("a\nb\n"), "a\nb");
-        let log: Vec<String> = (0..100).map(|line| format!("line {line}")).collect();
-        let excerpt = excerpt(&log.join("\n"));
-        for line in ["line 0\n", "line 9\n... 70 lines left out ...\nline 80\n", "line 99"] {
-            assert!(excerpt.contains(line), "{excerpt}");
         }
     }
 }

@@ -117,10 +117,10 @@ async fn a_server_is_trusted_by_its_authority_and_its_name() {
     assert_eq!(refusal(store(&etcd, Some(trusting(&Authority::new())))).await, ErrorKind::Tls);
     // The authority is no one that the system knows.
     assert_eq!(refusal(store(&etcd, Some(Tls::default()))).await, ErrorKind::Tls);
-    // TLS on one side only: the server closes the connection, as one that dies would.
-    assert_eq!(put(&store(&etcd, None).unwrap()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    // TLS on one side only: the server closes the connection, as one that dies would; so it is asked what it speaks.
+    assert_eq!(put(&store(&etcd, None).unwrap()).await.unwrap_err().kind(), ErrorKind::Tls);
     let plain = launch(Etcd::builder()).await;
-    assert_eq!(refusal(store(&plain, Some(trusting(&authority)))).await, ErrorKind::Unavailable);
+    assert_eq!(refusal(store(&plain, Some(trusting(&authority)))).await, ErrorKind::Tls);
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use super::pong::LatePongs;
 use crate::error::{Error, ErrorKind};
 use crate::store::connect::{ConnectOptions, Endpoint};
+use crate::store::diagnosis::{Diagnosis, Spoken};
 use crate::store::v3::grpc::{Local, Status};
 use crate::store::v3::tls::Tls;
 
@@ -29,11 +30,12 @@ const TCP_KEEP_ALIVE: Duration = Duration::from_secs(10);
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
 /// Where to connect to, and how.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(in crate::store::v3) struct Target {
     endpoint: Endpoint,
     pub(super) authority: Authority,
     tls: Option<Tls>,
+    diagnosis: Diagnosis,
     pub(super) keep_alive_interval: Duration,
     pub(super) keep_alive_timeout: Duration,
 }
@@ -47,6 +49,7 @@ impl Target {
             endpoint: endpoint.clone(),
             authority,
             tls: options.tls.as_ref().map(|settings| Tls::new(settings, endpoint)).transpose()?,
+            diagnosis: Diagnosis::default(),
             keep_alive_interval: options.keep_alive_interval,
             keep_alive_timeout: options.keep_alive_timeout,
         })
@@ -63,6 +66,28 @@ impl Target {
         Ok(match &self.tls {
             None => Io::of(tcp),
             Some(tls) => Io::of(tls.shake_hands(tcp).await?),
+        })
+    }
+}
+
+impl Target {
+    /// What a server speaks instead of what the address says; none if that cannot be told, or is the same.
+    pub(in crate::store::v3) async fn contradiction(&self, limit: Duration) -> Option<Local> {
+        self.diagnosis.of(&self.endpoint, limit, |spoken| self.contradiction_of(spoken)).await
+    }
+
+    fn contradiction_of(&self, spoken: Spoken) -> Option<Local> {
+        Some(match (spoken, self.tls.is_some()) {
+            (Spoken::Tls, false) => Local::TlsOnOneSide("the server speaks TLS: use the scheme `etcds://`"),
+            (Spoken::Http2 | Spoken::Http1 { .. }, true) => Local::TlsOnOneSide("the server speaks without TLS: use the scheme `etcd://`"),
+            (Spoken::Http1 { etcd: Some(version) }, false) if version.starts_with("2.") => {
+                Local::NotGrpc(format!("the server is etcd {version}, which has no v3 API over gRPC: use the scheme `etcd2://`"))
+            }
+            (Spoken::Http1 { etcd: Some(version) }, false) => Local::NotGrpc(format!(
+                "etcd {version} answers in HTTP/1.1 and not in HTTP/2: a proxy before the server must pass on HTTP/2"
+            )),
+            (Spoken::Http1 { etcd: None }, false) => Local::NotGrpc("the server speaks HTTP/1.1 and not HTTP/2".to_owned()),
+            (Spoken::Tls, true) | (Spoken::Http2, false) => return None,
         })
     }
 }

@@ -249,6 +249,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 fn of_http(status: StatusCode) -> Status {
     match status.as_u16() {
         429 | 502..=504 => Local::NobodyBehind(status).into(),
+        413 => Local::RefusedByProxy(status).into(),
         _ => Local::NotGrpc(format!("HTTP status {status}")).into(),
     }
 }

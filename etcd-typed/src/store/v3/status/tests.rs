@@ -31,8 +31,9 @@ fn no_connection_is_not_sent() {
 
 #[test]
 fn a_server_that_cannot_be_trusted_is_a_matter_of_settings() {
-    let untrusted = Local::Tls(Arc::new(io::Error::other("invalid peer certificate: UnknownIssuer")));
-    for local in [untrusted, Local::WithoutTls] {
+    let cause = Arc::new(io::Error::other("invalid peer certificate: UnknownIssuer"));
+    let untrusted = Local::Tls { words: "the server's certificate is signed by nobody".to_owned(), cause, is_tls: true };
+    for local in [untrusted, Local::TlsOnOneSide("the server speaks TLS")] {
         assert_row(&local.into(), Row::TlsRefused, ErrorKind::Tls, Repeat::Elsewhere, false);
     }
 }
@@ -171,6 +172,14 @@ fn a_request_that_is_too_large_is_not_applied() {
     ] {
         assert_row(&status, Row::RequestTooLarge, ErrorKind::TooLarge, Repeat::Never, false);
     }
+}
+
+#[test]
+fn proxy_that_refuses_a_large_request_is_named() {
+    let status: Status = Local::RefusedByProxy(StatusCode::PAYLOAD_TOO_LARGE).into();
+    assert_row(&status, Row::RequestTooLarge, ErrorKind::TooLarge, Repeat::Never, false);
+    let said = Error::from(Failure::of("127.0.0.1:80", status)).to_string();
+    assert!(said.contains("proxy") && said.contains("client_max_body_size") && !said.contains("etcd v3 server"), "{said}");
 }
 
 #[test]

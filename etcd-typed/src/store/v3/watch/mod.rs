@@ -20,10 +20,11 @@ use super::auth::{Auth, Session};
 use super::call::{Core, How, NAME};
 use super::cluster::Origin;
 use super::kv::bounds;
+use super::rights;
 use super::spawn;
 use super::status::{Failure, Repeat, Row};
 use super::wire::{RANGE, RangeRequest};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::store::{BoxFuture, Span, Watch, WatchFrom, WatchStream};
@@ -127,7 +128,7 @@ impl Watches {
 
     /// [`Store::watch`](crate::store::Store::watch).
     pub(super) async fn watch(self: Arc<Self>, watch: Watch) -> Result<WatchStream> {
-        let following = self.establish(&watch, Part::All).await.map_err(|failure| Error::from(failure).at(watch.span.key()))?;
+        let following = self.establish(&watch, Part::All).await.map_err(|failure| rights::unreadable(&watch.span, failure.into()))?;
         if let WatchFrom::Resumed(start) = watch.from
             && following.feed.stream.reached().get().saturating_sub(start.get()) > replay::FAR
             && following.is_alone()
@@ -142,7 +143,8 @@ impl Watches {
 
     /// A reader whose watch stands.
     async fn establish(&self, watch: &Watch, part: Part) -> Result<Following, Failure> {
-        let deadline = Instant::now() + self.core.retry.call_timeout;
+        let began = Instant::now();
+        let deadline = self.core.retry.deadline();
         let mut backoff = RetryPolicy { max_delay: LONGEST_LOGIN_DELAY, ..self.core.retry.clone() }.backoff();
         let mut next_login = Instant::now();
         let mut turned_away = 0;
@@ -172,7 +174,10 @@ impl Watches {
             let stream = following.feed.stream.clone();
             drop(following);
             if Instant::now() >= deadline {
-                return Err(failure.unwrap_or_else(|| Failure::new(Row::TimedOut, "the watch was not created in time")));
+                return Err(match failure {
+                    Some(failure) => failure.after_giving_up(self.core.retry.call_timeout),
+                    None => self.core.out_of_time(began, "the watch was not created"),
+                });
             }
             let Some(failure) = failure else {
                 // The stream ended because its last watch did, just before this one came. Or another's watch was joined before its server had told
@@ -307,7 +312,7 @@ impl replay::Source for Sections {
         let watch = Watch { span: self.span.clone(), from: WatchFrom::Resumed(start) };
         Box::pin(async move {
             let following =
-                watches.establish(&watch, Part::Section(until)).await.map_err(|failure| Error::from(failure).at(watch.span.key()))?;
+                watches.establish(&watch, Part::Section(until)).await.map_err(|failure| rights::unreadable(&watch.span, failure.into()))?;
             Ok(Box::pin(following) as WatchStream)
         })
     }

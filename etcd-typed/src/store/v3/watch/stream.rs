@@ -88,6 +88,7 @@ pub(super) async fn run(
         failure.row = Row::Severed;
     }
     if failure.row.verdict().endpoint_failed {
+        core.endpoints.meet(failure);
         slot.failed();
         if let Some(connection) = &connection {
             slot.forget(Lane::Watches, connection);

@@ -1,0 +1,185 @@
+//! Deleting a directory: what [`Directory::delete`](super::Directory::delete) and its like return.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::IntoFuture;
+
+use super::{Directory, operation};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::retry::{AfterConflict, OptimisticRetry};
+use crate::store::{BoxFuture, Committed, Compare, Condition, KeyValue, Op, Range, RangeReply, Span, Txn};
+use crate::turn::Guard;
+
+/// A deletion of a directory that happens when it is awaited.
+#[must_use = "a deletion does nothing until it is awaited"]
+pub struct DirectoryDelete<O> {
+    pub(super) directory: Directory,
+    pub(super) op: &'static str,
+    /// With all that is in it.
+    pub(super) recursive: bool,
+    pub(super) finish: fn(Committed) -> O,
+}
+
+impl<O> DirectoryDelete<O> {
+    /// Only while this guard is held; see
+    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by). It may be one whose key is below
+    /// the directory, and is then lost by it.
+    ///
+    /// # Errors
+    ///
+    /// `GuardLost`; nothing was deleted. `Unsupported` on v2.
+    pub fn guarded_by(mut self, guard: &Guard) -> Self {
+        self.directory.context = self.directory.context.guarded_by(guard);
+        self
+    }
+
+    async fn run(self) -> Result<O> {
+        let Self { directory, recursive, finish, op } = self;
+        let context = &directory.context;
+        let committed = if recursive && context.store.capabilities().transactions {
+            directory.delete_listed(op).await?
+        } else if recursive {
+            directory.commit(Op::Delete { span: Span::Below(directory.key.clone()), previous: false }).await?
+        } else if context.store.capabilities().directories {
+            directory.commit(Op::RemoveDir { key: directory.key.clone() }).await?
+        } else {
+            let reply = directory.keys_to_write().await?;
+            let is_empty = reply.kvs.iter().all(|kv| directory.key.below(&kv.key).is_none());
+            let kind = if is_empty { ErrorKind::NotFound } else { ErrorKind::DirectoryNotEmpty };
+            return Err(Error::new(kind, "").at(&directory.key));
+        };
+        Ok(finish(committed))
+    }
+}
+
+impl Directory {
+    /// Deletes the keys that a listing shows, in one transaction, and no others.
+    ///
+    /// A range of keys may hold some that belong to another program, so the keys are read first.
+    /// The transaction is on the condition that no key was written meanwhile.
+    async fn delete_listed(&self, op: &'static str) -> Result<Committed> {
+        let mut retry = OptimisticRetry::new(&self.context.retry);
+        let mut reply = self.keys_to_write().await?;
+        loop {
+            let then = deletes(&self.key, &reply.kvs);
+            let limit = self.context.store.capabilities().max_operations;
+            if then.len() > limit {
+                let message = format!(
+                    "keys of other programs, which are no paths, lie between those of the directory: it takes {} deletions, and one \
+                     transaction takes {limit} (server flag `--max-txn-ops`); delete its directories one by one",
+                    then.len()
+                );
+                return Err(Error::new(ErrorKind::TooManyOperations, message).at(&self.key));
+            }
+            let compares = vec![Compare::below(&self.key, Condition::UnchangedSince(reply.revision))];
+            let txn = Txn { compares, then, otherwise: Vec::new() };
+            let committed = self.context.commit(txn).await.map_err(|error| error.at(&self.key))?;
+            if committed.succeeded {
+                return Ok(committed);
+            }
+            operation(op).conflict();
+            match retry.after_conflict(None, self.keys_to_write()).await? {
+                AfterConflict::Retry(now) => reply = now,
+                AfterConflict::GiveUp(_) => {
+                    return Err(Error::new(ErrorKind::Conflict, "others write below it faster, again and again").at(&self.key));
+                }
+            }
+        }
+    }
+
+    /// All keys below the directory as of now, for a decision.
+    async fn keys_to_write(&self) -> Result<RangeReply> {
+        let span = Span::Below(self.key.clone());
+        let reply = if self.context.is_guarded() {
+            self.context.read_to_write(span).await
+        } else {
+            self.context.asked().range(Range { keys_only: true, ..Range::of(span) }).await
+        };
+        reply.map_err(|error| error.at(&self.key))
+    }
+}
+
+/// Deletes each key that is a path below the directory, with as few operations as leave the other
+/// keys alone.
+fn deletes(directory: &Key, kvs: &[KeyValue]) -> Vec<Op> {
+    if kvs.iter().all(|kv| directory.below(&kv.key).is_some()) {
+        return vec![Op::Delete { span: Span::Below(directory.clone()), previous: false }];
+    }
+    // By the first segment of their paths.
+    let mut children = BTreeSet::new();
+    let mut ops = Vec::new();
+    for kv in kvs {
+        match directory.below(&kv.key).map(|path| path.split_once('/').map_or((path, false), |(first, _)| (first, true))) {
+            Some((name, false)) => ops.push(Op::delete(&directory.descend(name))),
+            Some((name, true)) => {
+                children.insert(name);
+            }
+            None => {}
+        }
+    }
+    for name in children {
+        let child = directory.descend(name);
+        let span = Span::Below(child.clone());
+        let within: Vec<KeyValue> = kvs.iter().filter(|kv| span.contains(&kv.key)).cloned().collect();
+        ops.extend(deletes(&child, &within));
+    }
+    ops
+}
+
+impl<O: 'static> IntoFuture for DirectoryDelete<O> {
+    type Output = Result<O>;
+    type IntoFuture = BoxFuture<'static, Result<O>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let retry = self.directory.context.retry.clone();
+        Box::pin(operation(self.op).run(retry.one_call(self.run())))
+    }
+}
+
+impl<O> fmt::Debug for DirectoryDelete<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectoryDelete").field("directory", &self.directory).field("recursive", &self.recursive).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::revision::Revision;
+
+    fn kv(key: &str) -> KeyValue {
+        let at = Revision::new(1);
+        let (key, value) = (Bytes::copy_from_slice(key.as_bytes()), Bytes::new());
+        KeyValue { key, value, created: at, modified: at, version: None, lease: None, ttl: None }
+    }
+
+    #[test]
+    fn clean_directory_is_one_deletion() {
+        let directory = Key::parse("/a").unwrap();
+        let ops = deletes(&directory, &["/a/b", "/a/b/c", "/a/d"].map(kv));
+        assert_eq!(ops, [Op::Delete { span: Span::Below(directory), previous: false }]);
+    }
+
+    #[test]
+    fn nested_paths_without_odd_keys_share_deletion() {
+        let ops = deletes(&Key::parse("/a").unwrap(), &["/a//odd", "/a/b", "/a/b/c", "/a/b/d/e"].map(kv));
+        assert_eq!(ops.len(), 2, "{ops:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn exactly_the_listed_keys_are_deleted(names in prop::collection::btree_set("(/|a|b){1,6}", 0..12)) {
+            let directory = Key::parse("/a").unwrap();
+            let kvs: Vec<KeyValue> = names.iter().map(|name| kv(&format!("/a/{name}"))).collect();
+            let ops = deletes(&directory, &kvs);
+            for kv in &kvs {
+                let deleted = ops.iter().any(|op| matches!(op, Op::Delete { span, .. } if span.contains(&kv.key)));
+                prop_assert_eq!(deleted, directory.below(&kv.key).is_some(), "{:?}", kv.key);
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What was at a key before a write: what [`Entry::swap`](super::Entry::swap) and [`Entry::delete`](super::Entry::delete) answer.
+
+use crate::error::Error;
+use crate::version::Versioned;
+
+/// The value that a [`swap`](crate::Entry::swap) replaced or a [`delete`](crate::Entry::delete) deleted. The write is done, whichever it is.
+///
+/// It has the methods of an `Option` of the value that are used most; they take a value that cannot be decoded for none.
+/// [`existed`](Self::existed) tells the two apart.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+/// use etcd_typed::{Client, Previous};
+///
+/// let client = Client::connect("memory:").await?;
+/// let limit = client.entry::<u32>("/limit")?;
+/// assert!(matches!(limit.swap(&1).await?, Previous::Nothing));
+/// assert_eq!(limit.swap(&2).await?.as_deref(), Some(&1));
+///
+/// client.entry::<String>("/limit")?.set(&"many".to_owned()).await?;
+/// let Previous::Unreadable(error) = limit.delete().await? else { panic!("it was no number") };
+/// assert!(error.to_string().starts_with("/limit: cannot be decoded"));
+/// assert!(!limit.exists().await?);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub enum Previous<T> {
+    /// No key existed.
+    Nothing,
+    /// This value.
+    Value(Versioned<T>),
+    /// A value that is not a `T`. The error is that of a read, of kind [`Decode`](crate::ErrorKind::Decode).
+    Unreadable(Error),
+}
+
+impl<T> Previous<T> {
+    /// Whether the key existed, with whatever value.
+    #[must_use]
+    pub fn existed(&self) -> bool {
+        !matches!(self, Self::Nothing)
+    }
+
+    /// The value, if the key existed with a value that could be decoded.
+    #[must_use]
+    pub fn value(&self) -> Option<&Versioned<T>> {
+        if let Self::Value(value) = self { Some(value) } else { None }
+    }
+
+    /// The value, if the key existed with a value that could be decoded.
+    #[must_use]
+    pub fn into_value(self) -> Option<Versioned<T>> {
+        if let Self::Value(value) = self { Some(value) } else { None }
+    }
+
+    /// Whether the key existed with a value that could be decoded.
+    #[must_use]
+    pub fn is_some(&self) -> bool {
+        self.value().is_some()
+    }
+
+    /// Whether the key did not exist, or its value could not be decoded.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.value().is_none()
+    }
+
+    /// The value without its versions, if the key existed with a value that could be decoded.
+    #[must_use]
+    pub fn as_deref(&self) -> Option<&T> {
+        self.value().map(|value| &**value)
+    }
+
+    /// The result of a function of the value, if the key existed with a value that could be decoded.
+    pub fn map<U>(self, f: impl FnOnce(Versioned<T>) -> U) -> Option<U> {
+        self.into_value().map(f)
+    }
+
+    /// The value.
+    ///
+    /// # Panics
+    ///
+    /// If the key did not exist, or its value could not be decoded.
+    #[must_use]
+    #[track_caller]
+    #[allow(clippy::unwrap_used, reason = "it is what the caller asks for, as with an `Option`")]
+    pub fn unwrap(self) -> Versioned<T> {
+        self.into_value().unwrap()
+    }
+}
+
+/// Compares the value that could be decoded.
+impl<T: PartialEq> PartialEq<Option<Versioned<T>>> for Previous<T> {
+    fn eq(&self, other: &Option<Versioned<T>>) -> bool {
+        self.value() == other.as_ref()
+    }
+}
+
+/// The value that could be decoded.
+impl<T> From<Previous<T>> for Option<Versioned<T>> {
+    fn from(previous: Previous<T>) -> Self {
+        previous.into_value()
+    }
+}

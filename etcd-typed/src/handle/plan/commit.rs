@@ -1,0 +1,224 @@
+//! Sending a plan: in one transaction, or in as many as it takes.
+
+use std::time::Duration;
+
+use super::{Atomicity, Plan, Removal, place};
+use crate::error::{Error, ErrorKind, Result};
+use crate::handle::Context;
+use crate::handle::expiry::Surroundings;
+use crate::key::Key;
+use crate::revision::{LeaseId, Revision};
+use crate::store::{Committed, Compare, Condition, Expiry, Op, Span, Txn};
+
+impl Context {
+    /// Runs a write of many keys: as one call, or where it takes as many steps as there are keys,
+    /// each step with a limit of its own.
+    pub(in crate::handle) async fn limited<F: Future>(&self, atomicity: Atomicity, write: F) -> F::Output {
+        match atomicity {
+            Atomicity::Atomic => self.retry.one_call(write).await,
+            Atomicity::NonAtomic => write.await,
+        }
+    }
+
+    /// Refuses what the store could not do in one transaction, before anything is sent. `advice` says what the caller can do where it is too much.
+    pub(in crate::handle) fn check_atomic(&self, directory: &Key, compares: &[Compare], operations: usize, advice: &str) -> Result<()> {
+        self.check_guards().map_err(|error| error.at(directory))?;
+        let capabilities = self.store.capabilities();
+        let single_key = operations <= 1 && compares.iter().all(|compare| matches!(compare.span, Span::Key(_)));
+        if !capabilities.transactions && !single_key {
+            let message =
+                format!("{} has no transaction over several keys; `.non_atomic()` writes key by key, or use etcd v3", capabilities.name);
+            return Err(Error::new(ErrorKind::Unsupported, message).at(directory));
+        }
+        let limit = capabilities.max_operations;
+        let guards = self.guard_compares().len();
+        let conditions = compares.len() + guards;
+        let theirs = if guards == 0 { String::new() } else { format!(" ({guards} of them the guard's)") };
+        if operations > limit || conditions > limit {
+            let message = format!(
+                "{operations} operations under {conditions} conditions{theirs}, and one transaction takes {limit} of each (server flag \
+                 `--max-txn-ops`, `max_operations` on the client); {advice}",
+            );
+            return Err(Error::new(ErrorKind::TooManyOperations, message).at(directory));
+        }
+        Ok(())
+    }
+
+    /// Whether one transaction takes so many conditions, beside those of the guards.
+    pub(in crate::handle) fn has_room_for(&self, conditions: usize) -> bool {
+        conditions + self.guard_compares().len() <= self.store.capabilities().max_operations
+    }
+
+    /// Sends a plan in one transaction. If it is refused, `surroundings` have learnt from the answer.
+    pub(in crate::handle) async fn commit_plan(
+        &self,
+        directory: &Key,
+        plan: Plan,
+        mut compares: Vec<Compare>,
+        mut otherwise: Vec<Op>,
+        surroundings: &mut Surroundings,
+        advice: &str,
+    ) -> Result<Committed> {
+        self.check_atomic(directory, &compares, plan.len(), advice)?;
+        let depends = plan.depends_on(surroundings);
+        if depends && !self.store.capabilities().transactions {
+            surroundings.read(self).await.map_err(|error| error.at(directory))?;
+        } else if depends {
+            compares.extend(surroundings.compares());
+            otherwise.extend(surroundings.looks());
+            self.check_atomic(directory, &compares, plan.len(), advice)?;
+        }
+        let txn = Txn { compares, then: plan.into_ops(directory, surroundings), otherwise };
+        let committed = self.commit(txn).await.map_err(|error| error.at(directory))?;
+        if depends && !committed.succeeded {
+            surroundings.learn(&committed.results);
+        }
+        Ok(committed)
+    }
+
+    /// Sends a plan in as many transactions as it takes, each key under its own condition if it has one. The answer says at
+    /// which revision each was written.
+    ///
+    /// # Errors
+    ///
+    /// Say which keys were written. `Conflict` when a condition does not hold.
+    pub(in crate::handle) async fn commit_non_atomic(
+        &self,
+        directory: &Key,
+        plan: Plan,
+        condition: impl Fn(&str) -> Option<Condition>,
+        surroundings: &mut Surroundings,
+    ) -> Result<Vec<(String, Revision)>> {
+        self.check_guards().map_err(|error| error.at(directory))?;
+        let transactions = self.store.capabilities().transactions;
+        let depends = plan.depends_on(surroundings);
+        let asks = depends && transactions;
+        if depends && !asks {
+            surroundings.read(self).await.map_err(|error| error.at(directory))?;
+        }
+        let (around, looks) = if asks { (surroundings.compares(), surroundings.looks()) } else { (Vec::new(), Vec::new()) };
+        let on_key = |key: &String| Some(Compare::key(&directory.descend(key), condition(key)?));
+        let on_directory = |removal: &Removal| {
+            let below = Span::Below(place(directory, &removal.directory));
+            Some(Compare { span: below, condition: Condition::UnchangedSince(removal.since?) })
+        };
+        let conditions: Vec<Option<Compare>> = plan.own_keys().map(on_key).chain(plan.removals.iter().map(on_directory)).collect();
+        let keys: Vec<String> = plan.keys().cloned().collect();
+        let conditional = conditions.iter().any(Option::is_some);
+        let follows: Vec<bool> = plan.puts.iter().map(|put| put.expiry.is_none()).collect();
+        let mut ops = plan.into_ops(directory, surroundings);
+        self.share_leases(&mut ops).await.map_err(|error| error.at(directory))?;
+        let (mut around, mut written): (_, Vec<(String, Revision)>) = (around, Vec::new());
+        while !ops.is_empty() {
+            // Conditions are limited as operations are, and are not more than these where the keys have none.
+            let beside = if conditional { &around[..] } else { &[] };
+            let rest = ops.split_off(self.fitting(&ops, beside));
+            let step = std::mem::replace(&mut ops, rest);
+            let steps = written.len()..written.len() + step.len();
+            let keys = keys.get(steps.clone()).unwrap_or_default();
+            let of_step: Vec<Compare> = conditions.get(steps).unwrap_or_default().iter().flatten().cloned().collect();
+            let outcome = match &step[..] {
+                [Op::Delete { span: Span::Below(removed), .. }] if !transactions => self.remove(removed, !of_step.is_empty()).await,
+                _ => {
+                    let compares = of_step.into_iter().chain(around.clone()).collect();
+                    self.commit(Txn { compares, then: step.clone(), otherwise: looks.clone() }).await
+                }
+            };
+            let failure = match outcome {
+                Ok(committed) if committed.succeeded => {
+                    written.extend(keys.iter().map(|relative| (relative.clone(), committed.revision)));
+                    continue;
+                }
+                // It expires, which the guess was that it does not.
+                Ok(committed) if asks && surroundings.learn(&committed.results) => {
+                    ops = step.into_iter().chain(std::mem::take(&mut ops)).collect();
+                    for (op, follows) in ops.iter_mut().zip(follows.iter().skip(written.len())) {
+                        if let (Op::Put { expiry, .. }, true) = (op, *follows) {
+                            *expiry = surroundings.expiry();
+                        }
+                    }
+                    around = surroundings.compares();
+                    continue;
+                }
+                Ok(_) => Error::new(ErrorKind::Conflict, ""),
+                Err(error) => error,
+            };
+            let first = keys.first().map_or_else(|| directory.clone(), |relative| place(directory, relative));
+            let written = written.iter().map(|(relative, _)| place(directory, relative)).collect();
+            return Err(failure.at(&first).after_writing(written));
+        }
+        Ok(written)
+    }
+
+    /// Removes a directory with all in it where no transaction can be on a condition of its keys (v2). If it is only to be removed when nothing was added,
+    /// and all that was seen in it is deleted, it must look empty. What v2 hides is not seen, and goes with the directory; what is written
+    /// between the look and the deletion goes too.
+    async fn remove(&self, directory: &Key, only_empty: bool) -> Result<Committed> {
+        let mut looked = Committed { revision: Revision::ZERO, succeeded: true, results: Vec::new() };
+        if only_empty {
+            match self.commit(Txn { then: vec![Op::RemoveDir { key: directory.clone() }], ..Txn::default() }).await {
+                Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+                Err(error) if is_no_directory(&error) => return Ok(looked),
+                removed => return removed,
+            }
+            let reply = self.read_to_write(Span::Below(directory.clone())).await?;
+            if !reply.kvs.is_empty() {
+                return Ok(Committed { succeeded: false, ..looked });
+            }
+            looked.revision = reply.revision;
+        }
+        let then = vec![Op::Delete { span: Span::Below(directory.clone()), previous: false }];
+        match self.commit(Txn { then, ..Txn::default() }).await {
+            Err(error) if is_no_directory(&error) => Ok(looked),
+            removed => removed,
+        }
+    }
+
+    /// Puts that live equally long share a lease, as in one transaction, where they need several.
+    async fn share_leases(&self, ops: &mut [Op]) -> Result<()> {
+        if !self.store.capabilities().transactions || self.fitting(ops, &[]) == ops.len() {
+            return Ok(());
+        }
+        let mut made: Vec<(Duration, LeaseId)> = Vec::new();
+        for op in ops {
+            let Op::Put { expiry, .. } = op else { continue };
+            let Expiry::After(ttl) = *expiry else { continue };
+            let id = match made.iter().find(|(other, _)| *other == ttl) {
+                Some((_, id)) => *id,
+                None => {
+                    let id = LeaseId::random();
+                    self.asked().grant(id, ttl).await?;
+                    made.push((ttl, id));
+                    id
+                }
+            };
+            *expiry = Expiry::With(id);
+        }
+        Ok(())
+    }
+
+    /// How many of the operations, at least one, fit in one transaction by number and by size, beside these conditions and those of the guards.
+    fn fitting(&self, ops: &[Op], conditions: &[Compare]) -> usize {
+        // What a request holds for each operation beside key and value, its condition and the key in that: generously.
+        const OVERHEAD: usize = 64;
+        let capabilities = self.store.capabilities();
+        let mut conditions = conditions.to_vec();
+        conditions.extend(self.guard_compares());
+        let most = if capabilities.transactions { capabilities.max_operations.saturating_sub(conditions.len()) } else { 1 };
+        let mut size = OVERHEAD + conditions.iter().map(|compare| OVERHEAD + 2 * compare.span.key().as_str().len()).sum::<usize>();
+        let fits = |op: &&Op| {
+            size += OVERHEAD
+                + match op {
+                    Op::Put { key, value, .. } => 2 * key.as_str().len() + value.len(),
+                    _ => 0,
+                };
+            size <= capabilities.max_value
+        };
+        ops.iter().take(most).take_while(fits).count().max(1)
+    }
+}
+
+/// Whether nothing is below a directory because it is none.
+fn is_no_directory(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}

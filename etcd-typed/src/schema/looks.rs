@@ -1,0 +1,90 @@
+//! Which keys a read of a schema looks at, and which secrets it cannot be without: what a file on disk must know to stand for a server.
+
+use super::{Field, Kind, Presence, Table};
+
+/// The keys of one field, in the order in which a read looks at them: the own one first, then the aliases.
+///
+/// A key is relative to the directory of the view. An empty segment stands for any name in a map: `pools//size`. No schema has an empty segment of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    pub(crate) keys: Vec<String>,
+    /// Whether the keys also tell which entries a map has.
+    pub(crate) is_in_map: bool,
+}
+
+/// A secret that a view cannot be without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NeededSecret {
+    /// Relative to the directory of the view.
+    pub(crate) place: String,
+    /// The secret alone may tell that an entry of a map, or an optional struct, exists.
+    pub(crate) tells_existence: bool,
+}
+
+impl Table {
+    /// Every key that a read looks at, without those of secret fields. `prefix` is where the struct lies: empty, or with a `/` at the end.
+    pub(crate) fn looks(&self, prefix: &str, is_in_map: bool) -> Vec<Look> {
+        let within = |directory: String, table: &Self, is_in_map| table.looks(&directory, is_in_map);
+        let of_field = |field: &Field| {
+            let at = |segment: &str| format!("{prefix}{segment}");
+            match &field.kind {
+                Kind::Leaf(_) | Kind::Entries { .. } if field.secret => Vec::new(),
+                Kind::Leaf(_) => vec![Look { keys: field.segments().map(at).collect(), is_in_map }],
+                Kind::Entries { .. } => vec![Look { keys: vec![at(field.segment) + "/"], is_in_map: true }],
+                Kind::Dir(table) => within(at(field.segment) + "/", table, is_in_map),
+                Kind::DirMap { table, .. } => within(at(field.segment) + "//", table, true),
+                Kind::Flatten(table) => within(prefix.to_owned(), table, is_in_map),
+            }
+        };
+        self.fields.iter().flat_map(of_field).collect()
+    }
+
+    /// The first secret that the struct cannot be read without, or would be another struct without: a required field, the values of a map, or what
+    /// alone tells that an entry of a map or an optional struct exists.
+    pub(crate) fn needed_secret(&self) -> Option<NeededSecret> {
+        self.fields.iter().find_map(|field| match &field.kind {
+            Kind::Leaf(_) => (field.secret && field.presence == Presence::Required).then(|| NeededSecret::at(field.segment)),
+            Kind::Entries { key, .. } => field.secret.then(|| NeededSecret::at(&format!("{}/<{key}>", field.segment))),
+            Kind::Dir(table) if field.presence == Presence::Optional => Some(table.entry_secret()?.below(field.segment)),
+            Kind::Dir(table) => Some(table.needed_secret()?.below(field.segment)),
+            Kind::DirMap { key, table } => Some(table.entry_secret()?.below(&format!("{}/<{key}>", field.segment))),
+            Kind::Flatten(table) => table.needed_secret(),
+        })
+    }
+
+    /// The same of a struct that exists only if one of its keys is stored.
+    pub(crate) fn entry_secret(&self) -> Option<NeededSecret> {
+        let alone = || Some(NeededSecret { place: self.first_secret()?, tells_existence: true });
+        self.needed_secret().or_else(|| if self.always_shows() { None } else { alone() })
+    }
+
+    /// Whether the struct cannot be read without a key that is no secret.
+    fn always_shows(&self) -> bool {
+        self.fields.iter().any(|field| match &field.kind {
+            Kind::Leaf(_) => !field.secret && field.presence == Presence::Required,
+            Kind::Dir(table) => field.presence == Presence::Required && table.always_shows(),
+            Kind::Flatten(table) => table.always_shows(),
+            Kind::DirMap { .. } | Kind::Entries { .. } => false,
+        })
+    }
+
+    fn first_secret(&self) -> Option<String> {
+        self.fields.iter().find_map(|field| match &field.kind {
+            Kind::Leaf(_) => field.secret.then(|| field.segment.to_owned()),
+            Kind::Entries { key, .. } => field.secret.then(|| format!("{}/<{key}>", field.segment)),
+            Kind::Dir(table) => Some(format!("{}/{}", field.segment, table.first_secret()?)),
+            Kind::DirMap { key, table } => Some(format!("{}/<{key}>/{}", field.segment, table.first_secret()?)),
+            Kind::Flatten(table) => table.first_secret(),
+        })
+    }
+}
+
+impl NeededSecret {
+    pub(crate) fn at(place: &str) -> Self {
+        Self { place: place.to_owned(), tells_existence: false }
+    }
+
+    pub(crate) fn below(self, directory: &str) -> Self {
+        Self { place: format!("{directory}/{}", self.place), ..self }
+    }
+}

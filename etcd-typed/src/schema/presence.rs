@@ -1,0 +1,142 @@
+//! When a struct exists that may be absent, an entry of a map of structs or an optional directory, and which keys go with it.
+
+use super::{Encoded, Kind, Presence, Table, Tree, split_first, with_prefix};
+use crate::key;
+
+/// A directory that may be absent and is removed as a whole: an entry of a map of structs, or an optional directory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Removable<'r> {
+    /// Relative to where the search began.
+    pub(crate) directory: &'r str,
+    /// The struct in it.
+    table: &'static Table,
+    pub(crate) is_entry: bool,
+}
+
+impl Removable<'_> {
+    /// Whether the struct exists in this tree.
+    fn is_in(&self, tree: &Tree) -> bool {
+        let prefix = format!("{}/", self.directory);
+        with_prefix(tree, &prefix).any(|(relative, _)| self.table.is_present_by(&relative[prefix.len()..]))
+    }
+
+    /// Whether something of it is to be stored.
+    pub(crate) fn is_encoded(&self, encoded: &Encoded) -> bool {
+        let prefix = format!("{}/", self.directory);
+        encoded.range(prefix.clone()..).next().is_some_and(|(relative, _)| relative.starts_with(&prefix))
+    }
+}
+
+/// Why no read looks at a key of the schema, if it is left over from a struct that is not there any more. These are the directories around the key.
+pub(crate) fn left_over(around: &[Removable<'_>], tree: &Tree) -> Option<String> {
+    let absent = around.iter().find(|removable| removable.table.has_required() && !removable.is_in(tree))?;
+    let mut required = Vec::new();
+    absent.table.add_required("", &mut required);
+    let names = required.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let (what, keys) = (if absent.is_entry { "entry" } else { "directory" }, if required.len() == 1 { "key" } else { "keys" });
+    Some(format!(
+        "left over, and not read: the {what} `{}` lacks its required {keys} {names}; delete it as a whole, or write that",
+        absent.directory
+    ))
+}
+
+/// The directories around a key of a map of structs that are removed as a whole, from the outermost to the innermost.
+pub(crate) fn removable_in_map<'r>(table: &'static Table, relative: &'r str) -> Vec<Removable<'r>> {
+    let mut found = Vec::new();
+    table.add_entry(relative, 0, &mut found);
+    found
+}
+
+impl Table {
+    /// Whether a stored key, relative to the struct's directory, makes a struct exist that may be absent.
+    ///
+    /// If the struct has required keys, only these do: a program that does not know the others may have deleted these alone. If it has none, each of its
+    /// keys does.
+    pub(crate) fn is_present_by(&self, relative: &str) -> bool {
+        self.makes_present(relative, self.has_required())
+    }
+
+    /// `required`: only a required key does.
+    fn makes_present(&self, relative: &str, required: bool) -> bool {
+        let (first, rest) = split_first(relative);
+        self.fields.iter().any(|field| match (&field.kind, rest) {
+            (Kind::Flatten(table), _) => table.makes_present(relative, required),
+            (Kind::Leaf(_), None) => {
+                (!required || field.presence == Presence::Required) && field.segments().any(|segment| segment == first)
+            }
+            (_, Some(rest)) if field.segment == first => match &field.kind {
+                Kind::Dir(table) if field.presence == Presence::Required => table.makes_present(rest, required),
+                Kind::Dir(table) => !required && table.is_present_by(rest),
+                Kind::Entries { .. } => !required && !rest.contains('/') && key::unescape(rest).is_some(),
+                Kind::DirMap { table, .. } => match split_first(rest) {
+                    (child, Some(rest)) => !required && key::unescape(child).is_some() && table.is_present_by(rest),
+                    (_, None) => false,
+                },
+                Kind::Leaf(_) | Kind::Flatten(_) => false,
+            },
+            _ => false,
+        })
+    }
+
+    /// Whether there is a key that the struct cannot be read without.
+    fn has_required(&self) -> bool {
+        self.fields.iter().any(|field| match &field.kind {
+            Kind::Leaf(_) => field.presence == Presence::Required,
+            Kind::Dir(table) => field.presence == Presence::Required && table.has_required(),
+            Kind::Flatten(table) => table.has_required(),
+            Kind::DirMap { .. } | Kind::Entries { .. } => false,
+        })
+    }
+
+    fn add_required(&self, prefix: &str, required: &mut Vec<String>) {
+        for field in self.fields {
+            match &field.kind {
+                Kind::Flatten(table) => table.add_required(prefix, required),
+                _ if field.presence != Presence::Required => {}
+                Kind::Leaf(_) => required.push(format!("{prefix}{}", field.segment)),
+                Kind::Dir(table) => table.add_required(&format!("{prefix}{}/", field.segment), required),
+                Kind::DirMap { .. } | Kind::Entries { .. } => {}
+            }
+        }
+    }
+
+    /// The directories around a key, relative to the struct's directory, that are removed as a whole, from the outermost to the innermost.
+    pub(crate) fn removable_around<'r>(&self, relative: &'r str) -> Vec<Removable<'r>> {
+        let mut found = Vec::new();
+        self.add_removable(relative, 0, &mut found);
+        found
+    }
+
+    /// This struct's directory ends at `start` of the key. Whether one of its own directories has the key.
+    fn add_removable<'r>(&self, relative: &'r str, start: usize, found: &mut Vec<Removable<'r>>) -> bool {
+        let (first, Some(_)) = split_first(&relative[start..]) else { return false };
+        let end = start + first.len();
+        self.fields.iter().any(|field| match &field.kind {
+            Kind::Flatten(table) => table.add_removable(relative, start, found),
+            _ if field.segment != first => false,
+            Kind::Dir(table) => {
+                if field.presence != Presence::Required {
+                    found.push(Removable { directory: &relative[..end], table, is_entry: false });
+                }
+                table.add_removable(relative, end + 1, found);
+                true
+            }
+            Kind::DirMap { table, .. } => {
+                table.add_entry(relative, end + 1, found);
+                true
+            }
+            Kind::Leaf(_) | Kind::Entries { .. } => false,
+        })
+    }
+
+    /// The map's directory ends at `start` of the key, and this is the struct in its entries.
+    fn add_entry<'r>(&'static self, relative: &'r str, start: usize, found: &mut Vec<Removable<'r>>) {
+        if let (child, Some(_)) = split_first(&relative[start..])
+            && key::unescape(child).is_some()
+        {
+            let end = start + child.len();
+            found.push(Removable { directory: &relative[..end], table: self, is_entry: true });
+            self.add_removable(relative, end + 1, found);
+        }
+    }
+}

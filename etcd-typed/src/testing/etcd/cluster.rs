@@ -1,0 +1,183 @@
+//! `Cluster`: several servers that are one, and the change of its members.
+
+use std::time::Instant;
+
+use tokio::time::sleep;
+
+use super::process::{Ports, Settings, version_of};
+use super::{Etcd, POLL, PORT_ATTEMPTS, START_LIMIT, Start};
+
+/// Several [`Etcd`] servers that are one cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    members: Vec<Etcd>,
+    /// Without the list of members.
+    settings: Settings,
+}
+
+impl Cluster {
+    pub(super) async fn start(settings: &Settings, members: usize) -> Self {
+        let version = version_of(&settings.binary);
+        for _ in 0..PORT_ATTEMPTS {
+            let peers: Vec<Ports> = Ports::free(members);
+            let initial = peers.iter().map(Ports::as_initial_member).collect::<Vec<_>>().join(",");
+            let with_initial =
+                Settings { flags: [vec![format!("--initial-cluster={initial}")], settings.flags.clone()].concat(), ..settings.clone() };
+            let mut started: Vec<Etcd> = peers.into_iter().map(|ports| Etcd::new(&with_initial, ports, &version, members)).collect();
+            for member in &mut started {
+                member.launch().await;
+            }
+            if first_start(&mut started).await {
+                return Self { members: started, settings: settings.clone() };
+            }
+        }
+        panic!("no free ports for etcd in {PORT_ATTEMPTS} attempts")
+    }
+    pub(super) fn into_first(mut self) -> Etcd {
+        self.members.swap_remove(0)
+    }
+
+    /// Adds a member that is a learner: it copies the data and has no vote, and it refuses all requests but stale reads until it is
+    /// [promoted](Self::promote). Waits until it answers. It is the last of the [members](Self::members).
+    ///
+    /// # Panics
+    ///
+    /// If the cluster refuses it, as it does without a majority and with users, or the server does not start.
+    pub async fn add_learner(&mut self) -> &mut Etcd {
+        let [ports] = <[Ports; 1]>::try_from(Ports::free(1)).unwrap_or_else(|ports| panic!("one member's ports: {ports:?}"));
+        let add = format!(r#"{{"peerURLs": ["{}"], "isLearner": true}}"#, ports.peer_url());
+        self.change("/v3/cluster/member/add", &add).await;
+        let all = self.members.iter().map(|member| &member.ports).chain([&ports]);
+        let initial = all.map(Ports::as_initial_member).collect::<Vec<_>>().join(",");
+        let mut settings = self.settings.clone();
+        settings.flags.extend([format!("--initial-cluster={initial}"), "--initial-cluster-state=existing".to_owned()]);
+        let mut learner = Etcd::new(&settings, ports, &version_of(&settings.binary), self.members.len() + 1);
+        learner.launch().await;
+        learner.ready().await;
+        self.members.push(learner);
+        let last = self.members.len() - 1;
+        self.member(last)
+    }
+
+    /// Gives a learner a vote, as soon as it has copied enough.
+    ///
+    /// # Panics
+    ///
+    /// If that takes longer than a minute.
+    pub async fn promote(&mut self, index: usize) {
+        let id = self.id_of(index).await;
+        let began = Instant::now();
+        loop {
+            let answer = self.first().call("/v3/cluster/member/promote", &format!(r#"{{"ID": "{id}"}}"#)).await;
+            if answer.contains("\"members\"") {
+                return;
+            }
+            assert!(answer.contains("in sync with leader") && began.elapsed() < START_LIMIT, "{answer}");
+            sleep(POLL).await;
+        }
+    }
+
+    /// Removes a member from the cluster, ends its server and removes its data.
+    ///
+    /// # Panics
+    ///
+    /// If the cluster refuses it, as it does without a majority and with users.
+    pub async fn remove(&mut self, index: usize) {
+        let id = self.id_of(index).await;
+        let removed = self.members.remove(index);
+        self.change("/v3/cluster/member/remove", &format!(r#"{{"ID": "{id}"}}"#)).await;
+        drop(removed);
+    }
+
+    async fn change(&self, path: &str, body: &str) {
+        let began = Instant::now();
+        loop {
+            let answer = self.first().call(path, body).await;
+            if answer.contains("\"members\"") {
+                return;
+            }
+            // For some seconds after its start a cluster refuses changes.
+            assert!(answer.contains("unhealthy cluster") && began.elapsed() < START_LIMIT, "{path}: {answer}");
+            sleep(POLL).await;
+        }
+    }
+
+    /// The member's number in the cluster, in decimal.
+    async fn id_of(&mut self, index: usize) -> String {
+        let url = self.member(index).ports.peer_url();
+        let answer = self.first().call("/v3/cluster/member/list", "{}").await;
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
+        let members = answer["members"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let id = members.iter().find(|member| member["peerURLs"][0] == url.as_str()).and_then(|member| member["ID"].as_str());
+        id.unwrap_or_else(|| panic!("no member {url} in {answer}")).to_owned()
+    }
+
+    /// The member that is asked to change the cluster.
+    fn first(&self) -> &Etcd {
+        self.members.first().unwrap_or_else(|| panic!("a cluster without members"))
+    }
+
+    /// A member.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many.
+    #[must_use]
+    pub fn member(&mut self, index: usize) -> &mut Etcd {
+        let count = self.members.len();
+        match self.members.get_mut(index) {
+            Some(member) => member,
+            None => panic!("member {index} of a cluster of {count}"),
+        }
+    }
+
+    /// All members.
+    #[must_use]
+    pub fn members(&self) -> &[Etcd] {
+        &self.members
+    }
+
+    /// The addresses of all members for clients, with commas between.
+    #[must_use]
+    pub fn endpoints(&self) -> String {
+        self.members.iter().map(Etcd::endpoint).collect::<Vec<_>>().join(",")
+    }
+
+    /// All members in one address: `etcd://127.0.0.1:PORT,127.0.0.1:PORT,…`.
+    #[must_use]
+    pub fn url_v3(&self) -> String {
+        self.url(Etcd::url_v3)
+    }
+
+    /// All members in one address: `etcd2://127.0.0.1:PORT,127.0.0.1:PORT,…`.
+    ///
+    /// # Panics
+    ///
+    /// If the servers have no v2 API: see [`Etcd::has_v2`].
+    #[must_use]
+    pub fn url_v2(&self) -> String {
+        self.url(Etcd::url_v2)
+    }
+
+    fn url(&self, of: impl Fn(&Etcd) -> String) -> String {
+        let first = self.members.first().map(of).unwrap_or_default();
+        let (scheme, _) = first.split_once("://").unwrap_or_default();
+        format!("{scheme}://{}", self.endpoints())
+    }
+}
+
+/// Waits until all answer. False if somebody else was quicker to take a port.
+async fn first_start(members: &mut [Etcd]) -> bool {
+    let began = Instant::now();
+    for member in members {
+        loop {
+            match member.observe().await {
+                Start::Ready => break,
+                Start::PortTaken => return false,
+                Start::Pending if began.elapsed() < START_LIMIT => sleep(POLL).await,
+                Start::Pending | Start::Ended => panic!("etcd does not start; its log:\n{}", member.folder.log_excerpt()),
+            }
+        }
+    }
+    true
+}

@@ -1,0 +1,150 @@
+//! The folder of one server in the temporary directory, and the removal of those whose process is dead.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+const PREFIX: &str = "etcd-typed-";
+/// The process that a folder belongs to holds a lock on this file in it. The system frees the lock when the process ends in any way.
+const LOCK: &str = "lock";
+
+/// The folder of one server: `data/`, `log` and `lock`. Removed on drop.
+pub(super) struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes a new one, and removes those of dead processes.
+    pub(super) fn new() -> Self {
+        let parent = std::env::temp_dir();
+        remove_abandoned(&parent);
+        loop {
+            let path = parent.join(format!("{PREFIX}{}-{:x}", std::process::id(), fastrand::u64(..)));
+            match fs::create_dir(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                Err(error) => panic!("cannot make {}: {error}", path.display()),
+            }
+            // Before it is locked, another process may take it for an abandoned one and remove it. Then another one is made.
+            match File::create(path.join(LOCK)) {
+                Ok(lock) if take(&lock) && path.join(LOCK).exists() => return Self { path, _lock: lock },
+                Err(error) if error.kind() != ErrorKind::NotFound => panic!("cannot write into {}: {error}", path.display()),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.path.join("data")
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    pub(super) fn read_log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log()).unwrap_or_default()).into_owned()
+    }
+
+    /// The first and the last lines of the log. A server that refuses a flag names it in the first line, before its usage text; one that fails later
+    /// says why in its last lines.
+    pub(super) fn log_excerpt(&self) -> String {
+        excerpt(&self.read_log())
+    }
+
+    pub(super) fn clear_data(&self) {
+        if let Err(error) = fs::remove_dir_all(self.data()) {
+            panic!("cannot remove {}: {error}", self.data().display());
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left over in the temporary directory fails no test.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes the folders in this directory whose lock nobody holds. A folder without a lock file is not ours. Errors are ignored: another process may
+/// remove the same folder, and other users' folders cannot be removed.
+fn remove_abandoned(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder && entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+            let path = entry.path();
+            if let Ok(lock) = File::open(path.join(LOCK))
+                && take(&lock)
+            {
+                let _ = fs::remove_dir_all(path);
+            }
+        }
+    }
+}
+
+/// Takes the lock on a file, until the file is closed. False if somebody else has it.
+#[cfg(unix)]
+fn take(lock: &File) -> bool {
+    use rustix::fs::{FlockOperation, flock};
+    flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+}
+
+/// The harness needs a Unix system to run.
+#[cfg(not(unix))]
+fn take(_lock: &File) -> bool {
+    true
+}
+
+/// The first ten and the last twenty lines of a text.
+fn excerpt(log: &str) -> String {
+    const HEAD: usize = 10;
+    const TAIL: usize = 20;
+    let lines: Vec<&str> = log.lines().collect();
+    let left_out = lines.len().saturating_sub(HEAD + TAIL);
+    if left_out == 0 {
+        return lines.join("\n");
+    }
+    let (head, rest) = lines.split_at(HEAD);
+    let tail = rest.get(left_out..).unwrap_or_default();
+    format!("{}\n... {left_out} lines left out ...\n{}", head.join("\n"), tail.join("\n"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_folders_with_a_free_lock_are_removed() {
+        let parent = Folder::new();
+        let folder = |name: &str, locked: bool| {
+            let path = parent.path().join(name);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("log"), "kept").unwrap();
+            let lock = locked.then(|| File::create(path.join(LOCK)).unwrap());
+            (path, lock)
+        };
+        let (dead, _) = folder("etcd-typed-1-a", true);
+        let (live, lock) = folder("etcd-typed-1-b", true);
+        assert!(take(lock.as_ref().unwrap()));
+        let (strange, _) = folder("etcd-typed-certificates-1-c", false);
+        let (other, _) = folder("other-1-d", true);
+        remove_abandoned(parent.path());
+        assert_eq!([dead, live, strange, other].map(|path| path.exists()), [false, true, true, true]);
+    }
+
+    #[test]
+    fn excerpt_shows_the_first_and_the_last_lines() {
+        assert_eq!(excerpt("a\nb\n"), "a\nb");
+        let log: Vec<String> = (0..100).map(|line| format!("line {line}")).collect();
+        let excerpt = excerpt(&log.join("\n"));
+        for line in ["line 0\n", "line 9\n... 70 lines left out ...\nline 80\n", "line 99"] {
+            assert!(excerpt.contains(line), "{excerpt}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Integers and floating-point numbers as text.
+
+use std::fmt::Display;
+use std::num::{
+    IntErrorKind, NonZeroI8, NonZeroI16, NonZeroI32, NonZeroI64, NonZeroI128, NonZeroIsize, NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64,
+    NonZeroU128, NonZeroUsize, ParseIntError,
+};
+
+use bytes::Bytes;
+
+use super::{EtcdValue, ValueError, exact, text};
+
+/// Why a text is not an integer from `min` to `max`. `beside` is what is said of a zero that is not among them. An integer is quoted; any other text may be
+/// one that somebody stored at the wrong key, such as a password.
+fn not_in(text: &str, reason: &ParseIntError, min: &dyn Display, max: &dyn Display, beside: &str) -> ValueError {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let is_integer = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    match reason.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow | IntErrorKind::Zero => {
+            ValueError::new(format_args!("{:?} is not in {min} … {max}{beside}", shortened(text)))
+        }
+        // `-1` for an unsigned type.
+        _ if is_integer => ValueError::new(format_args!("{:?} is not in {min} … {max}{beside}: {reason}", shortened(text))),
+        _ => ValueError::new(format_args!("not an integer in {min} … {max}{beside}: {reason}")),
+    }
+}
+
+/// As much of a number as a person can take in.
+fn shortened(number: &str) -> String {
+    const LONGEST: usize = 64;
+    match number.get(..LONGEST) {
+        Some(first) if number.len() > LONGEST => format!("{first}…"),
+        _ => number.to_owned(),
+    }
+}
+
+macro_rules! integers {
+    ($name:literal, $beside:literal: $($type:ty),+) => {$(
+        impl EtcdValue for $type {
+            const TYPE: &'static str = $name;
+
+            fn encode(&self) -> Result<Bytes, ValueError> {
+                Ok(self.to_string().into())
+            }
+
+            fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
+                let text = text(bytes)?.trim();
+                text.parse().map_err(|reason| not_in(text, &reason, &Self::MIN, &Self::MAX, $beside))
+            }
+
+            exact!();
+        }
+    )+};
+}
+
+integers!("integer", "": i8, i16, i32, i64, i128, isize);
+integers!("unsigned integer", "": u8, u16, u32, u64, u128, usize);
+integers!("integer, not 0", ", without 0": NonZeroI8, NonZeroI16, NonZeroI32, NonZeroI64, NonZeroI128, NonZeroIsize);
+integers!("positive integer", "": NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64, NonZeroU128, NonZeroUsize);
+
+macro_rules! floats {
+    ($($type:ty),+) => {$(
+        impl EtcdValue for $type {
+            const TYPE: &'static str = "number";
+
+            fn encode(&self) -> Result<Bytes, ValueError> {
+                Ok(self.to_string().into())
+            }
+
+            fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
+                let text = text(bytes)?.trim();
+                let number: Self = text.parse().map_err(|_| ValueError::new("not a number, as in `2.5`, `-3` or `1e9`"))?;
+                // `inf` is infinity, and 1e400 is not.
+                if number.is_infinite() && text.contains(|c: char| c.is_ascii_digit()) {
+                    let (number, range) = (shortened(text), concat!("the range of `", stringify!($type), "`"));
+                    return Err(ValueError::new(format_args!("{number:?} is not in {:e} … {:e}, {range}", Self::MIN, Self::MAX)));
+                }
+                Ok(number)
+            }
+
+            exact!();
+        }
+    )+};
+}
+
+floats!(f32, f64);

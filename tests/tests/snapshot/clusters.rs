@@ -1,0 +1,80 @@
+//! A file of another cluster with the same directory and the same struct.
+
+use etcd_typed::RetryPolicy;
+use etcd_typed::testing::{CountingStore, Etcd};
+
+use super::*;
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct Limits {
+    rate: u32,
+}
+
+#[tokio::test(start_paused = true)]
+async fn file_of_another_memory_store_is_refused() {
+    let (one, other) = (Bench::new(), Bench::new());
+    one.put(&[("rate", "1")]).await;
+    keep::<Limits>(&one.client, &one.path()).await;
+    other.store.faults().stop();
+    let refused = refusal(view::<Limits>(&other.client, &one.path()).await);
+    assert!(refused.contains("cluster"), "{refused}");
+
+    // Another client of the same store, through a wrapper.
+    one.store.faults().stop();
+    let wrapped = Client::with_store(CountingStore::new(one.client.store().clone()));
+    assert_eq!(view::<Limits>(&wrapped, &one.path()).await.unwrap().get().rate, 1);
+
+    // A server that answers and holds what is not valid.
+    other.store.faults().start();
+    other.put(&[("rate", "many")]).await;
+    let error = view::<Limits>(&other.client, &one.path()).await.map(drop).unwrap_err();
+    assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("cluster"), "{error}");
+}
+
+fn client(url: &str) -> Client {
+    let retry = RetryPolicy { call_timeout: Duration::from_millis(500), ..RetryPolicy::default() };
+    Client::builder(url).retry(retry).connect_lazy().unwrap()
+}
+
+/// The file of one server and clients of others, all away, and then one that is there.
+async fn with_servers(scheme: &str) {
+    let (mut one, other) = (Etcd::start().await, Etcd::start().await);
+    let files = TempDir::new().unwrap();
+    let path = files.path().join("view.json");
+    let url = |endpoints: &[&str]| format!("{scheme}://{}", endpoints.join(","));
+    let port = |etcd: &Etcd| etcd.endpoint().rsplit_once(':').unwrap().1.to_owned();
+    let (here, there) = (one.endpoint(), other.endpoint());
+    let dir = client(&url(&[&here])).dir::<Limits>("/app").unwrap();
+    dir.set(&Limits { rate: 1 }).non_atomic().await.unwrap();
+    keep::<Limits>(&client(&url(&[&here])), &path).await;
+    one.terminate().await;
+
+    // Nothing listens at the first one.
+    let refused = refusal(view::<Limits>(&client(&url(&["127.0.0.1:1"])), &path).await);
+    assert!(refused.contains(&here) && refused.contains("127.0.0.1:1"), "{refused}");
+    // The name of a host says nothing of its address.
+    refusal(view::<Limits>(&client(&url(&[&format!("localhost:{}", port(&one))])), &path).await);
+    for known in [vec![here.as_str()], vec!["127.0.0.1:1", here.as_str()]] {
+        assert_eq!(view::<Limits>(&client(&url(&known)), &path).await.unwrap().get().rate, 1, "{known:?}");
+    }
+    // User and password are no part of it.
+    let with_password = client(&format!("{scheme}://root:hunter2@{here}"));
+    assert_eq!(view::<Limits>(&with_password, &path).await.unwrap().get().rate, 1);
+    assert!(!fs::read_to_string(&path).unwrap().contains("hunter2"));
+
+    // A server of another cluster answers: now the ids decide.
+    let invalid = client(&url(&[&there])).entry::<String>("/app/rate").unwrap();
+    invalid.set(&"many".to_owned()).await.unwrap();
+    let error = view::<Limits>(&client(&url(&[&there, &here])), &path).await.map(drop).unwrap_err();
+    assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains("cluster"), "{error}");
+}
+
+#[tokio::test]
+async fn file_of_another_v3_cluster_is_refused() {
+    with_servers("etcd").await;
+}
+
+#[tokio::test]
+async fn file_of_another_v2_cluster_is_refused() {
+    with_servers("etcd2").await;
+}

@@ -1,0 +1,94 @@
+//! The files of `or_snapshot`: which ones a program of another version or of another cluster may start from (`schemas`, `clusters`), and how they get to the
+//! disk (`disk`). What a view does with them is in `live_snapshot.rs`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod clusters;
+mod disk;
+mod schemas;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use etcd_typed::store::memory::MemoryStore;
+use etcd_typed::{Client, Error, ErrorKind, EtcdSchema, Live, Revision};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+/// Longer than any backoff; the time is paused.
+const LONG: Duration = Duration::from_secs(120);
+const TICK: Duration = Duration::from_millis(10);
+
+async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
+    timeout(LONG, wait).await.expect("it comes to it")
+}
+
+async fn until(what: impl Fn() -> bool) {
+    soon(async {
+        while !what() {
+            sleep(TICK).await;
+        }
+    })
+    .await;
+}
+
+/// An embedded store and a directory for files.
+struct Bench {
+    store: MemoryStore,
+    client: Client,
+    files: TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let store = MemoryStore::new();
+        Self { client: Client::with_store(store.clone()), store, files: TempDir::new().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.files.path().join("view.json")
+    }
+
+    /// Stores these texts below `/app`.
+    async fn put(&self, values: &[(&str, &str)]) {
+        for (key, text) in values {
+            self.client.entry::<String>(&format!("/app/{key}")).unwrap().set(&(*text).to_owned()).await.unwrap();
+        }
+    }
+}
+
+fn document(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Whether the file holds the state of this revision.
+fn holds(path: &Path, revision: Revision) -> bool {
+    document(path).is_some_and(|document| document["revision"] == revision.get())
+}
+
+/// A live view of the struct in `/app`, with this file.
+async fn view<S: EtcdSchema>(client: &Client, path: &Path) -> Result<Live<S>, Error>
+where
+    S::Handle: std::ops::Deref<Target = etcd_typed::Dir<S>>,
+{
+    soon(client.dir::<S>("/app").unwrap().live().or_snapshot(path)).await
+}
+
+/// Lets a program with this schema see what is stored and keep it.
+async fn keep<S: EtcdSchema>(client: &Client, path: &Path)
+where
+    S::Handle: std::ops::Deref<Target = etcd_typed::Dir<S>>,
+{
+    let live = view::<S>(client, path).await.unwrap();
+    let revision = live.get().revision();
+    until(|| holds(path, revision)).await;
+}
+
+/// The message of a refusal to start without a server.
+fn refusal<T>(started: Result<Live<T>, Error>) -> String {
+    let error = started.map(drop).expect_err("the file is refused");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "as without a file: {error}");
+    error.to_string()
+}

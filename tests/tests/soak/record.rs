@@ -1,0 +1,142 @@
+//! What is counted, what was broken, and how much memory the clients take.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Write as _;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use etcd_typed::{Error, ErrorKind};
+use tokio::time::sleep;
+
+/// Past the capture of a test.
+pub(crate) fn show(figures: fmt::Arguments<'_>) {
+    let mut log = std::io::stderr();
+    writeln!(log, "soak: {figures}").unwrap();
+}
+
+/// The counts and the broken promises of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    counts: Mutex<BTreeMap<&'static str, u64>>,
+    violations: Mutex<Vec<String>>,
+    /// From when to when a server may have ended leases that it had confirmed, by [`Record::now`].
+    faithless: Mutex<Vec<(u64, u64)>>,
+    began: Began,
+}
+
+#[derive(Debug)]
+struct Began(Instant);
+
+impl Default for Began {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Record {
+    pub(crate) fn count(&self, what: &'static str) {
+        *self.counts.lock().unwrap().entry(what).or_default() += 1;
+    }
+
+    pub(crate) fn get(&self, what: &'static str) -> u64 {
+        self.counts.lock().unwrap().get(what).copied().unwrap_or_default()
+    }
+
+    /// The first ones are kept.
+    pub(crate) fn violation(&self, what: String) {
+        self.count("violations");
+        let mut violations = self.violations.lock().unwrap();
+        if violations.len() < 50 {
+            violations.push(what);
+        }
+    }
+
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.violations.lock().unwrap().clone()
+    }
+
+    /// Counts an error that faults explain. Any other one is a violation.
+    pub(crate) fn error(&self, what: &'static str, error: &Error) {
+        self.count("errors");
+        let explained =
+            error.is_retryable() || error.may_have_applied() || matches!(error.kind(), ErrorKind::GuardLost | ErrorKind::Conflict);
+        if !explained {
+            self.violation(format!("{what}: {:?}: {error}", error.kind()));
+        }
+    }
+
+    /// Nanoseconds since the beginning.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from(self.began.0.elapsed().as_nanos()).unwrap()
+    }
+
+    pub(crate) fn faithless(&self, from: u64, until: u64) {
+        self.faithless.lock().unwrap().push((from, until));
+    }
+
+    pub(crate) fn is_faithless(&self, at: u64) -> bool {
+        self.faithless.lock().unwrap().iter().any(|(from, until)| (from..until).contains(&&at))
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.counts.lock().unwrap();
+        let counts: Vec<String> = counts.iter().map(|(what, count)| format!("{count} {what}")).collect();
+        f.write_str(&counts.join(", "))
+    }
+}
+
+/// How much memory this process took over time, in bytes. Clients and proxies are all that is in it.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    samples: Vec<u64>,
+    time: Duration,
+}
+
+impl Memory {
+    /// Looks a hundred times at least, and tells what has been counted ten times.
+    pub(crate) async fn measure(record: Arc<Record>, time: Duration) -> Self {
+        let mut samples = Vec::new();
+        let (began, pause) = (Instant::now(), time.div_f64(100.0));
+        while began.elapsed() < time {
+            sleep(pause).await;
+            samples.push(resident());
+            if samples.len() % 10 == 0 {
+                show(format_args!("{:.0?}: {} kB, {record}", began.elapsed(), samples.last().unwrap() / 1024));
+            }
+        }
+        Self { samples, time }
+    }
+
+    fn mean(samples: &[u64]) -> u64 {
+        samples.iter().sum::<u64>() / samples.len().max(1) as u64
+    }
+
+    /// The means of four quarters.
+    fn quarters(&self) -> Vec<u64> {
+        self.samples.chunks(self.samples.len().div_ceil(4).max(1)).map(Self::mean).collect()
+    }
+
+    pub(crate) fn show(&self) {
+        let quarters: Vec<String> = self.quarters().iter().map(|bytes| format!("{} kB", bytes / 1024)).collect();
+        show(format_args!("memory, the means of four quarters: {}", quarters.join(", ")));
+    }
+
+    /// The first quarter warms up. From the second one to the last one it grows by 3 MB at most, which is what the allocator's own pools take; in a
+    /// run of less than five minutes everything warms up.
+    pub(crate) fn is_flat(&self) -> bool {
+        match self.quarters()[..] {
+            [_, second, .., last] if self.time >= Duration::from_secs(300) => last < second + 3 * 1024 * 1024,
+            _ => true,
+        }
+    }
+}
+
+/// The memory of this process that is in RAM.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}

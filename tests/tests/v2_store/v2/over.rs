@@ -1,0 +1,83 @@
+//! A key whose time is over: the server lists it for up to half a second more, and a refresh gives
+//! it another life.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_typed::store::{Compare, Condition, Expiry, KeyValue, Op, Range, Span, Txn};
+use etcd_typed::testing::Etcd;
+use etcd_typed::{Client, Key, LeaseId};
+use tokio::time::sleep;
+
+use super::launch;
+
+/// A client, and another one that stands for a program which is gone.
+async fn two() -> (Etcd, Client, Client) {
+    let etcd = launch(Etcd::builder()).await;
+    let client = Client::connect(&etcd.url_v2()).await.unwrap();
+    let gone = Client::connect(&etcd.url_v2()).await.unwrap();
+    (etcd, client, gone)
+}
+
+fn write(key: &Key, ttl: u64, compares: Vec<Compare>) -> Txn {
+    let put = Op::Put { key: key.clone(), value: Bytes::from("gone"), expiry: Expiry::After(Duration::from_secs(ttl)), previous: false };
+    Txn { compares, then: vec![put], otherwise: Vec::new() }
+}
+
+async fn find(client: &Client, key: &Key) -> Option<KeyValue> {
+    client.store().range(Range::of(Span::Key(key.clone()))).await.unwrap().kvs.into_iter().next()
+}
+
+/// A contender below this name whose time is over and whose key is listed.
+async fn over(client: &Client, gone: &Client, name: &str) -> (Key, KeyValue) {
+    loop {
+        let key = Key::parse(&format!("{name}/{}", LeaseId::random())).unwrap();
+        gone.store().commit(write(&key, 1, Vec::new())).await.unwrap();
+        while let Some(kv) = find(client, &key).await {
+            if kv.ttl == Some(Duration::ZERO) {
+                return (key, kv);
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        // The server removed it between two looks.
+    }
+}
+
+/// The refresh of a program that was frozen. Whether it was in time.
+async fn refresh(gone: &Client, key: &Key, kv: &KeyValue) -> bool {
+    let unchanged = vec![Compare::key(key, Condition::Modified(kv.modified))];
+    gone.store().commit(write(key, 60, unchanged)).await.unwrap().succeeded
+}
+
+#[tokio::test]
+async fn nobody_holds_key_whose_time_is_over() {
+    let (_etcd, client, gone) = two().await;
+    over(&client, &gone, "/lock").await;
+    assert_eq!(client.lock("/lock").holder().await.unwrap(), None);
+    assert_eq!(client.lock("/lock").queue().await.unwrap(), []);
+    over(&client, &gone, "/election").await;
+    assert!(client.election::<String>("/election").leader().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn late_refresh_does_not_revive_key_of_former_holder() {
+    let (_etcd, client, gone) = two().await;
+    let (key, kv) = over(&client, &gone, "/lock").await;
+    let lock = client.lock("/lock").try_acquire().await.unwrap().expect("nobody has it");
+    assert!(!refresh(&gone, &key, &kv).await, "another one holds the lock");
+    lock.verify().await.unwrap();
+    assert_eq!(client.lock("/lock").queue().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn refresh_in_time_keeps_lock() {
+    let (_etcd, client, gone) = two().await;
+    loop {
+        let (key, kv) = over(&client, &gone, "/lock").await;
+        if refresh(&gone, &key, &kv).await {
+            assert!(client.lock("/lock").try_acquire().await.unwrap().is_none());
+            assert_eq!(client.lock("/lock").holder().await.unwrap().unwrap().key, key);
+            return;
+        }
+    }
+}

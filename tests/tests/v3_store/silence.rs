@@ -1,0 +1,177 @@
+//! G3: a call has a limit, and a wait may be given up at any time.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::time::Duration;
+
+use etcd_typed::store::StatsKind;
+use etcd_typed::testing::{Etcd, Mode, Proxy};
+use etcd_typed::{Client, Error, ErrorKind, EtcdSchema, Expect, Result, RetryPolicy};
+use etcd_typed_tests::checks::{Counted, Told};
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
+use super::PATIENCE;
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct Settings {
+    #[etcd(default = 1)]
+    limit: u64,
+}
+
+type Call<'c> = Pin<Box<dyn Future<Output = (&'static str, Option<Error>)> + 'c>>;
+
+fn call<'c, T>(name: &'static str, work: impl Future<Output = Result<T>> + 'c) -> Call<'c> {
+    Box::pin(async move { (name, work.await.err()) })
+}
+
+/// The server takes everything and answers nothing. What waits for something that may never happen is left out: `acquire`, `campaign`, `lead`,
+/// `wait_for`, and the streams.
+#[tokio::test]
+async fn every_call_ends_while_the_server_is_silent() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let retry = RetryPolicy { call_timeout: Duration::from_secs(1), ..RetryPolicy::default() };
+    let client = Client::builder(&format!("etcd://{}", proxy.endpoint())).retry(retry).connect().await.unwrap();
+    let seconds = Duration::from_secs(60);
+    let locks = |name: &str| client.lock(name).ttl(seconds);
+    let election = client.election::<u64>("/election").ttl(seconds);
+    let token = locks("/token").acquire().await.unwrap().into_token();
+    let (held, verified) = (locks("/held").acquire().await.unwrap(), locks("/verified").acquire().await.unwrap());
+    let (leader, proclaimer) = (election.campaign(&1).await.unwrap(), client.election::<u64>("/other").campaign(&1).await.unwrap());
+    let lease = client.lease(seconds).await.unwrap();
+    let published = client.entry::<u64>("/service").unwrap().publish(&1).ttl(seconds).await.unwrap();
+    let changed = client.entry::<u64>("/changed").unwrap().publish(&1).ttl(seconds).await.unwrap();
+    let dir = client.dir::<Settings>("/settings").unwrap();
+    dir.set(&Settings { limit: 2 }).await.unwrap();
+    let seen = dir.get().await.unwrap();
+
+    proxy.set(Mode::Stall).await;
+    let entry = client.entry::<u64>("/entry").unwrap();
+    let (map, dirs) = (client.entries::<String, u64>("/map").unwrap(), client.dirs::<String, Settings>("/dirs").unwrap());
+    let directory = client.directory("/directory").unwrap();
+    let one = |value: u64| BTreeMap::from([("a".to_owned(), value)]);
+    let one_dir = BTreeMap::from([("a".to_owned(), Settings { limit: 1 })]);
+    macro_rules! calls {
+        ($($name:literal: $call:expr;)*) => {
+            [$(call($name, async { $call })),*]
+        };
+    }
+    let calls = calls! {
+        "status": client.status().await;
+        "members": client.members().await;
+        "lease": client.lease(seconds).await;
+        "revoke": lease.revoke().await;
+        "get": entry.get().await;
+        "get_or_default": entry.get_or_default().await;
+        "exists": entry.exists().await;
+        "set": entry.set(&1).await;
+        "set with ttl": entry.set(&1).ttl(seconds).await;
+        "create": entry.create(&1).await;
+        "replace": entry.replace(&1).await;
+        "swap": entry.swap(&1).await;
+        "compare_and_swap": entry.compare_and_swap(Expect::value(&1), &2).await;
+        "delete": entry.delete().await;
+        "compare_and_delete": entry.compare_and_delete(Expect::value(&1)).await;
+        "modify": entry.modify(|value| value).await;
+        "watch": entry.watch().await;
+        "publish": entry.publish(&1).await;
+        "withdraw": published.withdraw().await;
+        "set of a published value": changed.set(&2).await;
+        "transaction": client.transaction().set(&entry, &1).await;
+        "get of a struct": dir.get().await;
+        "exists of a struct": dir.exists().await;
+        "set of a struct": dir.set(&Settings { limit: 3 }).await;
+        "create of a struct": dir.create(&Settings { limit: 3 }).await;
+        "compare_and_swap of a struct": dir.compare_and_swap(&seen, &Settings { limit: 3 }).await;
+        "delete of a struct": dir.delete().await;
+        "compare_and_delete of a struct": dir.compare_and_delete(&seen).await;
+        "update of a struct": dir.update(|settings| settings.limit += 1).await;
+        "diff of a struct": dir.diff(&Settings { limit: 3 }).await;
+        "check of a struct": dir.check().await;
+        "watch of a struct": dir.watch().await;
+        "get of a map": map.get().await;
+        "set of a map": map.set(&one(1)).await;
+        "diff of a map": map.diff(&one(1)).await;
+        "check of a map": map.check().await;
+        "watch of a map": map.watch().await;
+        "pages of a map": map.stream().next().await.transpose();
+        "keys of a map of structs": dirs.keys().await;
+        "get of a map of structs": dirs.get().await;
+        "set of a map of structs": dirs.set(&one_dir).await;
+        "list": directory.list().await;
+        "list_recursive": directory.list_recursive().await;
+        "exists of a directory": directory.exists().await;
+        "delete_recursive": directory.delete_recursive().await;
+        "watch of a directory": directory.watch().await;
+        "try_acquire": client.lock("/try").try_acquire().await;
+        "acquire_within": client.lock("/within").acquire_within(Duration::from_secs(1)).await;
+        "holder": client.lock("/held").holder().await;
+        "queue": client.lock("/held").queue().await;
+        "strays": client.lock("/held").strays().await;
+        "adopt": client.lock("/token").adopt(&token).await;
+        "renew": client.lock("/token").renew(&token, seconds).await;
+        "release_token": client.lock("/token").release_token(&token).await;
+        "release": held.release().await;
+        "verify": verified.verify().await;
+        "try_campaign": client.election::<u64>("/try").try_campaign(&1).await;
+        "campaign_within": client.election::<u64>("/within").campaign_within(&1, Duration::from_secs(1)).await;
+        "leader": election.leader().await;
+        "candidates": election.candidates().await;
+        "observe": election.observe().await;
+        "depose": client.election::<u64>("/deposed").depose(&1).await;
+        "resign": leader.resign().await;
+        "proclaim": proclaimer.proclaim(&2).await;
+    };
+    // Refused without a request.
+    assert_eq!(client.stats(StatsKind::Store).await.unwrap_err().kind(), ErrorKind::Unsupported);
+    let count = calls.len();
+    let ends = join_all(calls.into_iter().map(|call| timeout(PATIENCE, call))).await;
+    let mut told = 0;
+    for end in ends {
+        let (name, error) = end.expect("a call does not end");
+        let error = error.unwrap_or_else(|| panic!("{name} succeeds"));
+        assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{name}: {:?}: {error}", error.kind());
+        told += 1;
+    }
+    assert_eq!(told, count);
+}
+
+/// A wait that is given up after any time loses no change.
+#[tokio::test]
+async fn wait_for_a_change_may_be_given_up_at_any_time() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let direct = Client::connect(&etcd.url_v3()).await.unwrap().entry::<u64>("/counter").unwrap();
+    let watching = Client::connect(&format!("etcd://{}", proxy.endpoint())).await.unwrap();
+    let entry = watching.entry::<u64>("/counter").unwrap();
+    let (mut changes, mut view) = (entry.watch().await.unwrap(), entry.live().await.unwrap());
+    const WRITES: u64 = 500;
+    let writer = tokio::spawn(async move {
+        for value in 1..=WRITES {
+            direct.set(&value).await.unwrap();
+            if value % 100 == 0 {
+                proxy.cut();
+            }
+        }
+        proxy
+    });
+    let (mut counted, mut given_up) = (Counted::default(), 0);
+    while counted.last < WRITES {
+        match timeout(Duration::from_micros(fastrand::u64(..1500)), changes.next()).await {
+            Ok(change) => {
+                let change = change.unwrap().unwrap();
+                let told = Told { revision: change.revision.get(), resynced: change.resynced, old: change.old, new: change.new };
+                counted.tell(told).unwrap();
+            }
+            Err(_) => given_up += 1,
+        }
+    }
+    while **view.get() != Some(WRITES) {
+        // Giving it up skips nothing that is newest.
+        let _ = timeout(Duration::from_micros(fastrand::u64(..1500)), view.changed()).await;
+    }
+    let _proxy = writer.await.unwrap();
+    println!("given up {given_up} times");
+    assert!(given_up > 10);
+}
