@@ -118,7 +118,6 @@ impl<'a> Decoder<'a> {
     }
 
     /// Goes on with the map at this place. `one` reads the next entry, with the number of keys that it read; none where there is no more, for now or at all.
-    #[expect(clippy::type_complexity, reason = "what an entry is read to is said above")]
     fn gather<M: Map>(
         &mut self,
         begin: impl FnOnce(&Self) -> Rest<'a>,
