@@ -388,6 +388,12 @@ fn bytes_are_stored_as_they_are() {
 }
 
 #[test]
+fn number_out_of_range_names_number_and_range() {
+    let refused = |decoded: Result<u8, _>| decoded.map_err(|error: etcd_typed::ValueError| error.to_string()).unwrap_err();
+    assert_eq!(refused(u8::decode(b"256")), r#""256" is not in 0 … 255"#);
+}
+
+#[test]
 fn what_is_no_value_says_of_which_type() {
     #[track_caller]
     fn refused<T: EtcdValue + Debug>(text: &str) {
@@ -395,7 +401,6 @@ fn what_is_no_value_says_of_which_type() {
         assert!(error.starts_with("not "), "{error}");
     }
     refused::<bool>("yes");
-    refused::<u8>("256");
     refused::<NonZeroU8>("0");
     refused::<f64>("one");
     refused::<Duration>("30");

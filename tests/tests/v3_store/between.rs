@@ -273,16 +273,16 @@ async fn answering(answer: &'static [u8]) -> String {
 
 #[tokio::test]
 async fn write_to_another_protocol_is_not_in_doubt() {
-    let cases: [(&str, &[u8]); 3] = [
-        ("HTTP/1", b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"),
-        ("TLS", b"\x15\x03\x01\0\x02\x02\x28"),
-        ("SSH", b"SSH-2.0-OpenSSH_9.2p1\r\n"),
+    let cases: [(&str, &[u8], ErrorKind, &str); 3] = [
+        ("HTTP/1", b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", ErrorKind::Server, "does not speak HTTP/2"),
+        ("TLS", b"\x15\x03\x01\0\x02\x02\x28", ErrorKind::Tls, "the server speaks TLS: use the scheme `etcds://`"),
+        ("SSH", b"SSH-2.0-OpenSSH_9.2p1\r\n", ErrorKind::Server, "does not speak HTTP/2"),
     ];
-    for (name, answer) in cases {
+    for (name, answer, kind, cause) in cases {
         let mut options = options([answering(answer).await.as_str()]);
         options.retry.call_timeout = Duration::from_secs(2);
         let error = V3Store::new(&options).unwrap().commit(put(&key("/a"), "1")).await.unwrap_err();
-        assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Server, false), "{name}: {error}");
-        assert!(error.to_string().contains("does not speak HTTP/2"), "{name}: {error}");
+        assert_eq!((error.kind(), error.may_have_applied()), (kind, false), "{name}: {error}");
+        assert!(error.to_string().contains(cause), "{name}: {error}");
     }
 }

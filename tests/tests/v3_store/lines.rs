@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etcd_typed::store::{Range, Span, Store};
@@ -95,8 +96,9 @@ async fn addition_is_made_once_whichever_direction_stalls() {
         .connect()
         .await
         .unwrap();
+    let over = Arc::new(AtomicBool::new(false));
     let stalls = tokio::spawn({
-        let proxy = Arc::clone(&proxy);
+        let (proxy, over) = (Arc::clone(&proxy), Arc::clone(&over));
         async move {
             for round in 0..6 {
                 sleep(Duration::from_millis(100)).await;
@@ -107,22 +109,20 @@ async fn addition_is_made_once_whichever_direction_stalls() {
                 }
                 proxy.set(Mode::Pass).await;
             }
+            over.store(true, Ordering::Relaxed);
         }
     });
     let adders = (0..4).map(|_| {
-        let sum = client.entry::<u64>("/sum").unwrap();
+        let (sum, over) = (client.entry::<u64>("/sum").unwrap(), Arc::clone(&over));
         tokio::spawn(async move {
             let (mut done, mut unknown) = (0, 0);
-            for _ in 0..100_000 {
+            while !over.load(Ordering::Relaxed) {
                 match sum.modify(|sum| Some(sum.unwrap_or(0) + 1)).await {
                     Ok(_) => done += 1,
                     Err(error) if error.may_have_applied() => unknown += 1,
                     Err(error) => assert!(error.is_retryable(), "{error}"),
                 }
                 sleep(Duration::from_millis(5)).await;
-                if unknown + done > 50 && unknown > 0 {
-                    break;
-                }
             }
             (done, unknown)
         })

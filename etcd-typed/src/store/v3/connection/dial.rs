@@ -86,7 +86,7 @@ impl Target {
             (Spoken::Http1 { etcd: Some(version) }, false) => Local::NotGrpc(format!(
                 "etcd {version} answers in HTTP/1.1 and not in HTTP/2: a proxy before the server must pass on HTTP/2"
             )),
-            (Spoken::Http1 { etcd: None }, false) => Local::NotGrpc("the server speaks HTTP/1.1 and not HTTP/2".to_owned()),
+            (Spoken::Http1 { etcd: None }, false) => Local::NotGrpc("the server speaks HTTP/1.1 and does not speak HTTP/2".to_owned()),
             (Spoken::Tls, true) | (Spoken::Http2, false) => return None,
         })
     }
