@@ -141,8 +141,11 @@ pub(crate) fn until<F: Future>(ends: Instant, part: F) -> OneCall<F> {
 /// # Errors
 ///
 /// Those of the write. `Timeout`, outcome unknown, where a store does not keep to the time that is
-/// left.
+/// left. `Unsupported` outside of a runtime, which has the timers.
 pub(crate) async fn answer_until<T>(ends: Instant, write: impl Future<Output = Result<T>>) -> Result<T> {
+    if !runtime::is_here() {
+        return Err(Error::without_runtime());
+    }
     // A store that keeps to it ends at the same instant, and says more.
     let late = |_| Error::new(ErrorKind::Timeout, "no answer in time").outcome_unknown();
     timeout_at(ends, until(ends, write)).await.map_err(late)?

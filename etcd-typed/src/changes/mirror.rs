@@ -34,6 +34,7 @@ pub(crate) struct Touch {
 
 impl Mirror {
     /// What a watch starts with.
+    #[cfg(any(test, feature = "snapshot"))]
     pub(crate) fn new(directory: Key, start: Snapshot) -> Self {
         let (tree, others) = split(&directory, start.kvs);
         Self { directory, tree, others, revision: start.revision, complete: start.known }

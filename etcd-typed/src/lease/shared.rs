@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::{Lease, Lessor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::runtime::{current, sleep_until};
+use crate::runtime::{self, current, sleep_until};
 
 /// The keys of one lease at most: so many are lost together when it ends, and are attached anew
 /// when it is retired.
@@ -77,6 +77,9 @@ impl Share {
     ///
     /// Those of a grant.
     pub(crate) async fn of(lessor: &Arc<Lessor>, ttl: Duration, key: &Key) -> Result<Self> {
+        if !runtime::is_here() {
+            return Err(Error::without_runtime().at(key));
+        }
         if !lessor.roaming().capabilities().transactions {
             // There a lease is a table of this process, and each key costs a refresh of its own.
             return Ok(Group::new(lessor.grant(ttl).await?).first(key));

@@ -27,12 +27,12 @@ pub(crate) async fn sleep(time: Duration) {
     sleep_until(now.checked_add(time).unwrap_or_else(|| now + far)).await;
 }
 
-/// [`tokio::time::sleep_until`], which goes on on the runtime that polls it.
+/// [`tokio::time::sleep_until`], which goes on on the runtime that polls it. Outside of a runtime there are no timers, and it is not over before it is polled within one.
 pub(crate) async fn sleep_until(at: Instant) {
     let mut is_over = false;
     while !is_over {
-        let runtime = current();
+        let runtime = poll_fn(|_| current().map_or(Poll::Pending, Poll::Ready)).await;
         let mut timer = pin!(tokio::time::sleep_until(at));
-        is_over = poll_fn(|cx| if current() == runtime { timer.as_mut().poll(cx).map(|()| true) } else { Poll::Ready(false) }).await;
+        is_over = poll_fn(|cx| if current() == Some(runtime) { timer.as_mut().poll(cx).map(|()| true) } else { Poll::Ready(false) }).await;
     }
 }

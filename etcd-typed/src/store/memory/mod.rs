@@ -33,6 +33,7 @@ use self::watch::Cursor;
 use super::{
     BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
 };
+use crate::clock::FAR;
 use crate::error::{Error, ErrorKind, Result};
 use crate::retry::call_ends;
 use crate::revision::LeaseId;
@@ -145,7 +146,7 @@ impl MemoryStore {
                 return Err(Error::without_runtime());
             }
             match call_ends() {
-                Some(ends) if ends < Instant::now() + delay => {
+                Some(ends) if ends < Instant::now() + delay.min(FAR) => {
                     time::sleep_until(ends).await;
                     return Err(late(call));
                 }
