@@ -391,6 +391,7 @@ fn bytes_are_stored_as_they_are() {
 fn number_out_of_range_names_number_and_range() {
     let refused = |decoded: Result<u8, _>| decoded.map_err(|error: etcd_typed::ValueError| error.to_string()).unwrap_err();
     assert_eq!(refused(u8::decode(b"256")), r#""256" is not in 0 … 255"#);
+    assert_eq!(refused(NonZeroU8::decode(b"0").map(NonZeroU8::get)), r#""0" is not in 1 … 255"#);
 }
 
 #[test]
@@ -401,7 +402,6 @@ fn what_is_no_value_says_of_which_type() {
         assert!(error.starts_with("not "), "{error}");
     }
     refused::<bool>("yes");
-    refused::<NonZeroU8>("0");
     refused::<f64>("one");
     refused::<Duration>("30");
     refused::<SocketAddr>("localhost:80");
