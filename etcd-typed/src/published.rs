@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::{Lessor, Share};
 use crate::revision::Revision;
-use crate::runtime::{self, Patience, Task, sleep_until};
+use crate::runtime::{Patience, Task, sleep_until};
 use crate::store::{Expiry, Op, Store, Txn};
 use crate::telemetry::Pattern;
 
@@ -101,9 +101,6 @@ impl Publication {
 
     /// From now on it is this value: attempts to have it there at once and gives the outcome of that.
     pub(crate) async fn set(&self, value: Bytes) -> Result<Revision> {
-        if !runtime::is_here() {
-            return Err(Error::without_runtime().at(&self.key));
-        }
         let (answer, answered) = oneshot::channel();
         // If the task is gone the other side is dropped, here or while it waits.
         let _ = self.sets.send(Set { value, answer });
@@ -116,10 +113,6 @@ impl Publication {
 
     /// Deletes it if it is still ours, and waits for the answer.
     pub(crate) async fn withdraw(mut self) -> Result<()> {
-        if !runtime::is_here() {
-            // Dropped, it is withdrawn in the background.
-            return Err(Error::without_runtime().at(&self.key));
-        }
         let (answer, answered) = oneshot::channel();
         if let Some(end) = self.end.take() {
             let _ = end.send(answer);

@@ -171,7 +171,7 @@ impl<T: Send + Sync + 'static> Published<T> {
     ///
     /// # Errors
     ///
-    /// `Unavailable`, `Timeout`, …: it vanishes when the time to live has passed. `Unsupported` outside of a tokio runtime: it is withdrawn in the background.
+    /// `Unavailable`, `Timeout`, …: it vanishes when the time to live has passed.
     ///
     /// # Cancel safety
     ///
