@@ -29,7 +29,7 @@ use crate::telemetry;
 
 /// The longest pause after a login that went well, if no call was answered with its token. Shorter than after a refusal: while users and roles are
 /// changed all the time, each login is another chance.
-const LONGEST_TOKEN_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_TOKEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// The credentials, and the session they gave.
 pub(super) struct Auth {
