@@ -266,7 +266,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         let (turn, value) = self.proposal(value)?;
         let depose = async {
             let mut deposed = 0;
-            // Those who wait go first: none of them is to lead for a moment.
+            // From the last waiter to the leader, so that no waiter leads in between.
             for contender in turn.queue().await?.iter().rev().filter(|contender| contender.value == value) {
                 deposed += usize::from(turn.remove(contender).await?);
             }

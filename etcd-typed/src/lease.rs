@@ -175,7 +175,7 @@ impl Lease {
         self.end().await
     }
 
-    /// The same, for whoever has a part in it.
+    /// Ends the lease as [`revoke`](Self::revoke) does, for one of several owners.
     async fn end(&self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         // By its task, which else would take the end for a loss.

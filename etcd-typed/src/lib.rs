@@ -127,9 +127,9 @@ pub use client::{Client, ClientBuilder};
 pub use election::{Candidate, Election, Leader, LeaderChanges};
 pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use handle::{
-    Check, Deleted, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete,
-    DirectoryWrite, Entry, EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, MapWrite, Node, Previous, Publish,
-    Published, Shown, Transaction, UpdateError,
+    Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete, DirectoryWrite, Entry,
+    EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, MapWrite, Node, Previous, Publish, Published, Shown,
+    Transaction, UpdateError,
 };
 pub use key::{Key, KeyError};
 pub use lease::{Lease, Lost, LostReason};
@@ -272,8 +272,8 @@ pub use watch::Interruption;
 /// The field is a struct that derives `EtcdSchema`, in a directory of the field's name; or an `Option` of one; or a
 /// `BTreeMap` or `HashMap` of such structs, one directory for each, named by the map's key.
 ///
-/// An `Option` is none, and a map has no entry, unless one of the struct's required keys is there. A struct without required
-/// keys is there with any of its keys. See [`Dir`](Dir#structs-that-may-be-absent).
+/// An `Option` is none, and a map has no entry, unless one of the struct's required keys exists. A struct without required
+/// keys exists if any of its keys does. See [`Dir`](Dir#structs-that-may-be-absent).
 ///
 /// ## `entries`
 ///

@@ -15,8 +15,8 @@ use crate::turn::{Contender, Guard, Token, Turn};
 
 /// The lock of one name, from [`Client::lock`](crate::Client::lock): to be acquired, or looked at from outside. Cheap to clone.
 ///
-/// It is fair (first come, first served), and whoever waits is woken by an event when the one
-/// before is gone.
+/// It is fair (first come, first served), and a waiter is woken by an event when the
+/// contender before it is gone.
 ///
 /// It is not re-entrant: two acquisitions in one process exclude each other like any others. A task
 /// that holds the lock and calls [`acquire`](Self::acquire) again waits for itself.
@@ -35,7 +35,7 @@ use crate::turn::{Contender, Guard, Token, Turn};
 /// # On etcd v2
 ///
 /// The queue is among clients of this library. The server lists a key for up to half a second after
-/// its time is over; such a key has no holder any more, and whoever is next deletes it, so that a
+/// its time is over; such a key has no holder any more, and the next waiter deletes it, so that a
 /// refresh which arrives late does not revive it. The server knows no leases, so three things are
 /// weaker: a [token](Lock::into_token) stays good as long as the lock is held, whoever adopted it
 /// meanwhile; a create that the server applies seconds after its sender gave up stands in the queue

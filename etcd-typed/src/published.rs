@@ -3,7 +3,7 @@
 //!
 //! One task for each has the lease and decides. What its watch tells is only a reason to look: each
 //! decision is taken from a linearizable answer, so an event that comes late or twice does no harm.
-//! That the value is ours is that its key is attached to our lease, whose name is random. Values
+//! A value is ours if its key is attached to our lease, whose id is random. Values
 //! with the same time to live share leases; no key is attached twice to one.
 
 mod keeper;
@@ -123,8 +123,7 @@ impl Publication {
         }
     }
 
-    /// What the task answers. It may be at an attempt of its own, and takes what it is told after
-    /// that.
+    /// Waits for the answer of the task, which finishes an attempt under way first.
     async fn in_time<T>(&self, answered: impl Future<Output = T>) -> Result<T> {
         let deadline = self.lessor.retry().deadline();
         tokio::select! {

@@ -160,7 +160,7 @@ fn earlier(outer: Option<Instant>, ends: Instant) -> Instant {
     outer.map_or(ends, |outer| outer.min(ends))
 }
 
-/// The instant after this time from now, or one that nobody will see.
+/// The instant after this time from now, at most 30 years away.
 fn after(time: Duration) -> Instant {
     Instant::now() + time.min(FAR)
 }

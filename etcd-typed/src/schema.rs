@@ -423,7 +423,7 @@ pub(crate) fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind
     }
 }
 
-/// What to write instead of a name that [`segment_of`] would not write. It may be escaped as in a URL, or mean what is there.
+/// What to write instead of a name that [`segment_of`] would not write. The writer may have escaped it as in a URL, or may have meant it literally.
 fn unescaped(segment: &str) -> String {
     let literally = key::escape(segment);
     let meant = percent_encoding::percent_decode_str(segment).decode_utf8().ok().filter(|meant| meant != segment);

@@ -10,7 +10,9 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use etcd_typed::Client;
 use etcd_typed::testing::{Cluster, Etcd};
+use tokio::runtime::{Builder, Runtime};
 
 pub mod between;
 pub mod certificates;
@@ -43,6 +45,23 @@ pub(crate) fn remove_variables(command: &mut Command, prefix: &str) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(prefix.as_bytes())) {
         command.env_remove(name);
     }
+}
+
+/// A runtime for a test that is not async itself, as property tests are, with a server and a client of this address of it. The runtime comes first, so that it is
+/// dropped last.
+///
+/// # Panics
+///
+/// If the server does not start.
+#[must_use]
+pub fn server(address: impl FnOnce(&Etcd) -> String) -> (Runtime, Etcd, Client) {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (etcd, client) = runtime.block_on(async {
+        let etcd = Etcd::start().await;
+        let client = Client::connect(&address(&etcd)).await.unwrap();
+        (etcd, client)
+    });
+    (runtime, etcd, client)
 }
 
 /// A cluster in the middle of a rolling upgrade: its last member runs the [next line](next_etcd), the others that of `ETCD_BIN`.

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use etcd_typed::testing::Etcd;
 use etcd_typed::{Client, ErrorKind, EtcdSchema, ProblemKind, Shown};
+use etcd_typed_tests::server;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 
 /// A struct with every kind of field, and secrets in them.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -431,35 +432,21 @@ fn a_write_does_what_its_diff_said(runtime: &Runtime, client: &Client, cases: u3
     }
 }
 
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
-}
-
 #[test]
 fn a_write_does_what_its_diff_said_on_memory() {
-    let runtime = runtime();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let client = runtime.block_on(Client::connect("memory:")).unwrap();
     a_write_does_what_its_diff_said(&runtime, &client, 300);
 }
 
 #[test]
 fn a_write_does_what_its_diff_said_on_v3() {
-    let runtime = runtime();
-    let (_etcd, client) = runtime.block_on(async {
-        let etcd = Etcd::start().await;
-        let client = Client::connect(&etcd.url_v3()).await.unwrap();
-        (etcd, client)
-    });
+    let (runtime, _etcd, client) = server(Etcd::url_v3);
     a_write_does_what_its_diff_said(&runtime, &client, 40);
 }
 
 #[test]
 fn a_write_does_what_its_diff_said_on_v2() {
-    let runtime = runtime();
-    let (_etcd, client) = runtime.block_on(async {
-        let etcd = Etcd::start().await;
-        let client = Client::connect(&etcd.url_v2()).await.unwrap();
-        (etcd, client)
-    });
+    let (runtime, _etcd, client) = server(Etcd::url_v2);
     a_write_does_what_its_diff_said(&runtime, &client, 20);
 }

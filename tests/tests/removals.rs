@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use etcd_typed::store::memory::MemoryStore;
 use etcd_typed::testing::CountingStore;
-use etcd_typed::{Client, Deleted, ErrorKind, EtcdSchema, Previous, ProblemKind};
+use etcd_typed::{Client, ErrorKind, EtcdSchema, Previous, ProblemKind};
 use futures_util::FutureExt;
 
 /// What a program of the older version knows.
@@ -408,7 +408,7 @@ async fn leftover_does_not_count(bench: Bench) {
     assert_eq!(dir.regions.dir("us").unwrap().get().await.unwrap_err().problems()[0].kind, ProblemKind::Missing);
     // It can be removed as a whole, and a write of the whole does it.
     let was = dir.regions.dir("us").unwrap().delete().non_atomic().await.unwrap();
-    assert!(matches!(was, Deleted::Unreadable(_)), "{was:?}");
+    assert!(matches!(was, Previous::Unreadable(_)), "{was:?}");
     assert!(!bench.exists("/app/regions/us/_locks/x").await);
     dir.set(&wanted).non_atomic().await.unwrap();
     assert!(dir.check().await.unwrap().is_empty() && bench.below("/app/backup").await.is_empty());

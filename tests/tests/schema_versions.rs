@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use etcd_typed::testing::Etcd;
 use etcd_typed::{Changes, Client, EtcdSchema, Keyed, Live, LiveMap, Result, Revision};
+use etcd_typed_tests::server;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -400,23 +401,14 @@ fn versions_never_make_each_other_unreadable_on_memory() {
     run(&runtime, &client, 300);
 }
 
-/// The address of a server, and how many programs it is to run.
-fn run_on_a_server(address: impl FnOnce(&Etcd) -> String, cases: u32) {
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (_etcd, client) = runtime.block_on(async {
-        let etcd = Etcd::start().await;
-        let client = Client::connect(&address(&etcd)).await.unwrap();
-        (etcd, client)
-    });
-    run(&runtime, &client, cases);
-}
-
 #[test]
 fn versions_never_make_each_other_unreadable_on_v3() {
-    run_on_a_server(Etcd::url_v3, 30);
+    let (runtime, _etcd, client) = server(Etcd::url_v3);
+    run(&runtime, &client, 30);
 }
 
 #[test]
 fn versions_never_make_each_other_unreadable_on_v2() {
-    run_on_a_server(Etcd::url_v2, 20);
+    let (runtime, _etcd, client) = server(Etcd::url_v2);
+    run(&runtime, &client, 20);
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use etcd_typed::{
-    Change, Client, Deleted, Entry, ErrorKind, EtcdSchema, EtcdValue, Expect, Json, Keyed, Revision, Schema, StatsKind, Update,
+    Change, Client, Entry, ErrorKind, EtcdSchema, EtcdValue, Expect, Json, Keyed, Previous, Revision, Schema, StatsKind, Update,
 };
 
 /// A service's settings, with every kind of field.
@@ -798,14 +798,14 @@ async fn default_is_told_by_changes(bench: Bench) {
 
 async fn deleted_struct_is_told_from_nothing_and_from_what_cannot_be_read(bench: Bench) {
     let dir = bench.app();
-    assert!(matches!(dir.delete().non_atomic().await.unwrap(), Deleted::Nothing));
+    assert!(matches!(dir.delete().non_atomic().await.unwrap(), Previous::Nothing));
     dir.set(&app()).non_atomic().await.unwrap();
-    assert!(matches!(dir.delete().non_atomic().await.unwrap(), Deleted::Struct(was) if *was == app()));
+    assert!(matches!(dir.delete().non_atomic().await.unwrap(), Previous::Value(was) if *was == app()));
     dir.set(&app()).non_atomic().await.unwrap();
     bench.client.entry::<String>("/prod/app/rate-limit").unwrap().set(&"many".to_owned()).await.unwrap();
     let deleted = dir.delete().non_atomic().await.unwrap();
     assert!(deleted.existed() && deleted.is_none());
-    let Deleted::Unreadable(error) = deleted else { panic!("{deleted:?}") };
+    let Previous::Unreadable(error) = deleted else { panic!("{deleted:?}") };
     assert_eq!(error.problems()[0].key, *dir.rate_limit.key());
     assert!(!dir.exists().await.unwrap(), "it is deleted all the same");
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use etcd_typed::testing::Etcd;
 use etcd_typed::{Client, ErrorKind, EtcdSchema, ProblemKind, Result, Revision};
+use etcd_typed_tests::server;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -246,22 +247,14 @@ fn written_struct_is_read_equal_on_memory() {
     run(&runtime, &client, 300);
 }
 
-fn run_on_a_server(address: impl FnOnce(&Etcd) -> String, cases: u32) {
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (_etcd, client) = runtime.block_on(async {
-        let etcd = Etcd::start().await;
-        let client = Client::connect(&address(&etcd)).await.unwrap();
-        (etcd, client)
-    });
-    run(&runtime, &client, cases);
-}
-
 #[test]
 fn written_struct_is_read_equal_on_v3() {
-    run_on_a_server(Etcd::url_v3, 40);
+    let (runtime, _etcd, client) = server(Etcd::url_v3);
+    run(&runtime, &client, 40);
 }
 
 #[test]
 fn written_struct_is_read_equal_on_v2() {
-    run_on_a_server(Etcd::url_v2, 25);
+    let (runtime, _etcd, client) = server(Etcd::url_v2);
+    run(&runtime, &client, 25);
 }

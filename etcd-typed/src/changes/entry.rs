@@ -36,9 +36,9 @@ pub struct WatchingEntry<T> {
 /// The changes of one key: an endless stream of [`Change`]s. In all it is what
 /// [`Changes`](super::Changes) is for a directory.
 ///
-/// After a lost history there is always an item with [`Change::resynced`] set, also where the key
-/// is as it was seen last: its `old` and `new` are equal then, and the values in between, if there
-/// were any, were not seen.
+/// If the server compacts history that the stream has not read, the next item has
+/// [`Change::resynced`] set. Its `old` and `new` are equal if the value is the one seen last. Values
+/// in between were not seen.
 #[must_use = "a watch goes on only while it is polled"]
 pub struct EntryChanges<T>(Box<Following<T>>);
 

@@ -18,8 +18,8 @@ pub(super) struct One {
     complete: bool,
 }
 
-/// That a step changed the key or told of lost history, and what was there before. What is there
-/// now is in [`One`].
+/// A step that changed the key or told of lost history, with the value before it. The value after it
+/// is in [`One`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct OneTouch {
     pub(super) revision: Revision,
@@ -205,7 +205,7 @@ mod tests {
                 let (known, here) = (mirror.is_complete(), mirror.tree().get("b").cloned());
                 let touch = mirror.apply(of_the_key(step)).and_then(|touch| {
                     let touched = touch.touched.get("b").cloned();
-                    // What a reset does not touch is as it was, and the reset is told all the same.
+                    // A reset is told even if it does not change the key.
                     let before = touched.or_else(|| touch.resynced.then_some(here))?;
                     Some(OneTouch { revision: touch.revision, resynced: touch.resynced, known, before })
                 });

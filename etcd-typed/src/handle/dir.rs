@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 pub use update::{DirTryUpdate, DirUpdate, UpdateError};
 pub(super) use write::set;
-pub use write::{Deleted, DirDelete, DirWrite};
+pub use write::{DirDelete, DirWrite};
 
 use self::update::UpdateScope;
 use self::write::{Job, Swap, read_below};
@@ -294,8 +294,8 @@ impl<S: Schema> Dir<S> {
     /// Reads the struct, lets `f` change it, and writes what changed in one transaction if nothing below the directory changed, appeared or
     /// vanished meanwhile; else starts again with what is there now. The answer is what is stored then.
     ///
-    /// Without conflict it is two requests, and one if `f` changes nothing: a field that `f` leaves
-    /// as it was read is not written, in whatever form its value is stored. `f` may run several
+    /// Without conflict it is two requests, and one if `f` changes nothing: a field that `f` does
+    /// not change is not written, whatever form its value is stored in. `f` may run several
     /// times; what is stored is `f` of what it replaced. What a conflict shows is tried at once;
     /// after every fourth attempt there is a wait, with jitter, and the struct is read anew.
     ///
@@ -365,7 +365,7 @@ impl<S: Schema> Dir<S> {
         Fields::new(&self.context, &self.key, S::TABLE, self.home.clone())
     }
 
-    /// The stored form of what is to be in the directory.
+    /// The keys and values that store `value`.
     pub(super) fn encode(&self, value: &S) -> Result<Encoded> {
         if self.removable { schema::encode_present(&self.key, value) } else { schema::encode(&self.key, value) }
     }
@@ -407,7 +407,11 @@ impl<S: Schema> Dir<S> {
         }
     }
 
-    /// That what was read, as of `seen`, is what is there, as far as reading it again can tell.
+    /// Checks that the keys read at `seen` are still the keys in `tree`.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict`.
     fn still(&self, seen: Revision, basis: &[(String, Revision)], tree: &Tree, revision: Revision) -> Result<()> {
         let mut there = tree.iter().filter(|(key, _)| S::TABLE.owns(key)).map(|(key, stored)| (key, stored.modified));
         // A key that no field is read from (an alias behind the field's own key, or one that is left over) is not in the basis.

@@ -1,7 +1,6 @@
 //! `Entry<T>`: one key.
 
 mod delete;
-mod previous;
 mod publish;
 mod write;
 
@@ -13,11 +12,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use self::delete::EntryDelete;
-pub use self::previous::Previous;
 pub use self::publish::{Publish, Published};
 pub use self::write::{EntryModify, EntryWrite};
 use super::Shared;
 use super::expiry::{Home, Surroundings, Wish};
+use super::previous::Previous;
 use crate::changes::{EntryChanges, WatchingEntry};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::Key;
@@ -670,7 +669,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 let revision = committed.revision;
                 return Err(self.refused(ErrorKind::Conflict, self.seen(committed), revision));
             }
-            // The first key that is there is the one that was read.
+            // The first key that exists is the one that a read would have used.
             let previous = self.previous_from(at, committed);
             was = if previous.existed() { previous } else { was };
         }

@@ -11,17 +11,19 @@ mod guarded;
 mod map;
 mod pages;
 mod plan;
+mod previous;
 mod transaction;
 
 use std::fmt;
 use std::sync::Arc;
 
-pub use dir::{Deleted, Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, UpdateError};
+pub use dir::{Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, UpdateError};
 pub use directory::{Directory, DirectoryDelete, DirectoryWrite, Node};
 pub use dry::{Check, Diff, Difference, Shown};
-pub use entry::{Entry, EntryDelete, EntryModify, EntryWrite, Previous, Publish, Published};
+pub use entry::{Entry, EntryDelete, EntryModify, EntryWrite, Publish, Published};
 pub use fields::{Entries, Fields};
 pub use map::{DirMap, EntryMap, EntryPages, MapWrite};
+pub use previous::Previous;
 pub use transaction::Transaction;
 
 use crate::error::Result;

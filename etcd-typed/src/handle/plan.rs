@@ -157,7 +157,7 @@ impl Owner {
         for key in self.superseded(tree.keys(), &encoded) {
             self.delete(key, &encoded, &mut plan);
         }
-        // An optional directory that is to be absent also goes if only keys of others are in it, as where it is not known what is stored.
+        // An absent optional directory is removed even if it holds only foreign keys: `overwrite`, which reads nothing first, does the same.
         for key in tree.keys().filter(|key| !self.owns(key)) {
             let around = self.removable_around(key);
             if around.iter().find(|removable| !removable.is_encoded(&encoded)).is_some_and(|removable| !removable.is_entry) {
@@ -304,8 +304,8 @@ impl Plan {
         self.puts.iter().map(|put| &put.key).chain(&self.deletes)
     }
 
-    /// The same in steps, of which each is on a condition of its own: what is below a removed directory, and was seen there at `revision`, is deleted key by
-    /// key, and then the directory, unless something was written there since.
+    /// The same plan in steps that each have their own condition. Each key that was seen below a removed directory at `revision` is deleted by itself; then
+    /// the directory is deleted, unless a key was written there since.
     pub(super) fn in_steps(mut self, tree: &Tree, revision: Revision) -> Self {
         for removal in &mut self.removals {
             self.deletes.extend(removal.keys(tree).cloned());

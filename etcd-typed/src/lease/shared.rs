@@ -35,7 +35,7 @@ type Slot = Arc<tokio::sync::Mutex<Weak<Group>>>;
 struct Group {
     lease: Lease,
     members: Mutex<Members>,
-    /// Whether the owners are to leave it.
+    /// Whether the owners must attach their keys to another lease.
     retired: watch::Sender<bool>,
 }
 
@@ -44,7 +44,7 @@ struct Members {
     keys: HashSet<Key>,
     /// How many of the owners wait for its end.
     waiting: usize,
-    /// Nobody joins any more.
+    /// No further key may join.
     closed: bool,
 }
 
@@ -63,7 +63,7 @@ impl SharedLeases {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = (ttl, current());
         if !slots.contains_key(&at) {
-            // A slot that is in use, or whose lease is, stays.
+            // A slot stays while it, or its lease, is in use.
             slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|group| group.strong_count() > 0));
         }
         slots.entry(at).or_default().clone()
@@ -81,7 +81,7 @@ impl Share {
             return Err(Error::without_runtime().at(key));
         }
         if !lessor.roaming().capabilities().transactions {
-            // There a lease is a table of this process, and each key costs a refresh of its own.
+            // v2 has no leases: the client refreshes each key by itself, so sharing saves nothing.
             return Ok(Group::new(lessor.grant(ttl).await?).first(key));
         }
         let slot = lessor.shared().slot(ttl);
@@ -100,7 +100,7 @@ impl Share {
         Ok(new.first(key))
     }
 
-    /// Tells, by the value true, that the lease is to be left.
+    /// Becomes true when the lease is retired: its owners must attach their keys to another one.
     pub(crate) fn retired(&self) -> watch::Receiver<bool> {
         self.group.retired.subscribe()
     }

@@ -172,7 +172,7 @@ impl<T: Send + Sync + 'static> Disk<T> {
         self.status.clone()
     }
 
-    /// Refuses a path that names something else than a file.
+    /// Refuses a path that names something other than a file.
     pub(super) fn check_path(&self) -> impl Future<Output = Result<()>> + use<T> {
         let file = self.file.clone();
         async move {
@@ -249,7 +249,7 @@ fn is_worse_than_old(error: &Error) -> bool {
     }
 }
 
-/// Tells the writer what a view's file is to hold. It follows the mirror with a tree of its own, which shares what does not change with the one that is
+/// Tells the writer the state that a view's file must hold. It follows the mirror with a tree of its own, which shares what does not change with the one that is
 /// being written: so an event costs O(log n), and a write costs the view nothing.
 pub(super) struct Keeper {
     file: Arc<StateFile>,

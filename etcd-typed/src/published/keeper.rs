@@ -36,7 +36,7 @@ pub(super) struct Keeper {
     there: Option<(Bytes, Revision)>,
     /// What the key is attached to when it is ours. None while somebody else's value is there, which may be for long.
     lease: Option<Share>,
-    /// A lease that is to be left, as long as the key may be attached to it.
+    /// A retired lease that the key may still be attached to.
     left: Option<Share>,
     /// Whether the key may still come to be with this lease, by a request whose outcome is unknown.
     unsure: bool,
@@ -218,9 +218,9 @@ impl Keeper {
         let condition = match &there {
             None => Condition::Absent,
             Some(kv) => match kv.lease.filter(|lease| self.formers().any(|former| former == *lease)) {
-                // The server has not ended the lease of before yet: nobody sees that it was lost.
+                // The server has not ended the former lease yet, so watchers never see the value vanish.
                 Some(former) => Condition::Lease(former),
-                // Whoever published it is gone. If a refresh arrives late, this is refused.
+                // Its publisher is gone. If a refresh arrives late, this is refused.
                 None if kv.is_over() => Condition::Modified(kv.modified),
                 None => return Ok(Found::Theirs),
             },

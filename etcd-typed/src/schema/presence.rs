@@ -20,7 +20,7 @@ impl Removable<'_> {
         with_prefix(tree, &prefix).any(|(relative, _)| self.table.is_present_by(&relative[prefix.len()..]))
     }
 
-    /// Whether something of it is to be stored.
+    /// Whether a key below it will be stored.
     pub(crate) fn is_encoded(&self, encoded: &Encoded) -> bool {
         let prefix = format!("{}/", self.directory);
         encoded.range(prefix.clone()..).next().is_some_and(|(relative, _)| relative.starts_with(&prefix))

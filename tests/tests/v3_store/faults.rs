@@ -219,10 +219,10 @@ async fn f13_a_full_server_says_so_and_still_reads_and_deletes() {
     assert!(!store.status().await.unwrap().errors.is_empty(), "the alarm is shown");
 }
 
-/// A server that cannot write any more ends itself: what it does with a full disk. Here no file of it may be larger than 65 MB, which needs no disk of that
-/// size.
+/// F14: a server that cannot write any more ends itself, and after that it is like one that was killed. No file of this one may be larger than 65 MB, which
+/// needs no full disk.
 #[tokio::test]
-async fn f14_a_server_whose_disk_is_full_is_like_one_that_was_killed() {
+async fn full_disk_costs_no_acknowledged_write() {
     let files = Files::new();
     let program = Etcd::shared().await.binary().to_owned();
     // In blocks of 512 bytes.

@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Context;
 use crate::handle::expiry::{self, Home, Surroundings, Wish};
 use crate::handle::plan::{Atomicity, IN_SEVERAL, Owner, Plan, Removal, nothing_below, unchanged};
+use crate::handle::previous::Previous;
 use crate::key::Key;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
@@ -17,7 +18,7 @@ use crate::schema::{self, Encoded, Schema, Tree};
 use crate::store::{BoxFuture, Compare, Condition, Expiry, Op, Span};
 use crate::telemetry::Operation;
 use crate::turn::Guard;
-use crate::version::{Basis, Versioned};
+use crate::version::Basis;
 
 /// A write of a whole struct that happens when it is awaited. The answer is its revision.
 #[must_use = "a write does nothing until it is awaited"]
@@ -298,67 +299,6 @@ impl<S: Schema> fmt::Debug for DirWrite<S> {
     }
 }
 
-/// What a [deletion](DirDelete) of a struct deleted.
-#[derive(Debug)]
-pub enum Deleted<S> {
-    /// No key of the struct was there.
-    Nothing,
-    /// This struct.
-    Struct(Versioned<S>),
-    /// Keys that could not be read as the struct. The error is that of a read: it lists every problem. They are deleted all the same.
-    Unreadable(Error),
-}
-
-impl<S> Deleted<S> {
-    /// Whether any key of the struct was there.
-    #[must_use]
-    pub fn existed(&self) -> bool {
-        !matches!(self, Self::Nothing)
-    }
-
-    /// The struct, if there was one that could be read.
-    #[must_use]
-    pub fn value(&self) -> Option<&Versioned<S>> {
-        if let Self::Struct(value) = self { Some(value) } else { None }
-    }
-
-    /// The struct, if there was one that could be read.
-    #[must_use]
-    pub fn into_value(self) -> Option<Versioned<S>> {
-        if let Self::Struct(value) = self { Some(value) } else { None }
-    }
-
-    /// Whether there was a struct that could be read.
-    #[must_use]
-    pub fn is_some(&self) -> bool {
-        self.value().is_some()
-    }
-
-    /// Whether there was no struct that could be read: nothing, or something else. [`existed`](Self::existed) tells which.
-    #[must_use]
-    pub fn is_none(&self) -> bool {
-        self.value().is_none()
-    }
-
-    /// The struct without its versions, if there was one that could be read.
-    #[must_use]
-    pub fn as_deref(&self) -> Option<&S> {
-        self.value().map(|value| &**value)
-    }
-
-    /// Something of the struct, if there was one that could be read.
-    pub fn map<U>(self, f: impl FnOnce(Versioned<S>) -> U) -> Option<U> {
-        self.into_value().map(f)
-    }
-}
-
-/// Compares the struct that could be read.
-impl<S: PartialEq> PartialEq<Option<Versioned<S>>> for Deleted<S> {
-    fn eq(&self, other: &Option<Versioned<S>>) -> bool {
-        self.value() == other.as_ref()
-    }
-}
-
 /// A deletion of a whole struct that happens when it is awaited. The answer says what was there.
 #[must_use = "a deletion does nothing until it is awaited"]
 pub struct DirDelete<S> {
@@ -391,7 +331,7 @@ impl<S: Schema> DirDelete<S> {
         Dir::<S>::operation(if self.seen.is_some() { "compare_and_delete" } else { "delete" })
     }
 
-    async fn run(self) -> Result<Deleted<S>> {
+    async fn run(self) -> Result<Previous<S>> {
         let operation = self.operation();
         let Self { dir, seen, atomicity } = self;
         let context = dir.context.clone();
@@ -401,9 +341,8 @@ impl<S: Schema> DirDelete<S> {
             let there: Vec<(String, Revision)> =
                 tree.iter().filter(|(key, _)| S::TABLE.owns(key)).map(|(key, stored)| (key.clone(), stored.modified)).collect();
             let was = match schema::decode_in_turns::<S>(&dir.key, &tree, revision).await {
-                _ if there.is_empty() => Deleted::Nothing,
-                Ok(value) => Deleted::Struct(value),
-                Err(error) => Deleted::Unreadable(error),
+                _ if there.is_empty() => Previous::Nothing,
+                decoded => decoded.into(),
             };
             let plan = dir.deletion(&tree);
             if atomicity == Atomicity::NonAtomic {
@@ -439,7 +378,7 @@ impl<S: Schema> DirDelete<S> {
 }
 
 impl<S: Schema> IntoFuture for DirDelete<S> {
-    type Output = Result<Deleted<S>>;
+    type Output = Result<Previous<S>>;
     type IntoFuture = BoxFuture<'static, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {

@@ -53,7 +53,7 @@ pub(super) enum Unusable {
     Torn,
     /// It is of another version of the format.
     Format(u32),
-    /// It is of another view, or of another cluster.
+    /// The file belongs to another view or another cluster.
     Foreign { is_of: String, wanted: String },
     /// It does not tell what this key was, which a read of this field looks at.
     Unknown { field: String, key: String },
@@ -135,7 +135,7 @@ impl StateFile {
         replace::tidy(&self.path);
     }
 
-    /// Refuses a path that names something else than a file. That nothing is there is no reason to.
+    /// Refuses a path that names something other than a file. A path that does not exist is fine.
     pub(super) fn check_kind(&self) -> Result<(), Unusable> {
         match replace::existing(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(Unusable::Unreadable(error)),

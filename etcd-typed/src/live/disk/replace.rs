@@ -4,7 +4,7 @@
 //! the file that they name. Where no file can be put in the place of the target (a bind mount, a directory that may not be written), the target is
 //! overwritten; the writer then adds what lets a reader find out that it was not written to its end.
 //!
-//! A process that is killed leaves its unfinished file. A writer holds a lock on it, which ends with the process, so [`tidy`] knows what nobody writes.
+//! A process that is killed leaves its unfinished file. A writer holds a lock on it, which ends with the process, so [`tidy`] can tell unfinished files of dead processes.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -82,7 +82,7 @@ pub(super) fn existing(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// The path that a link leads to, whether or not something is there. Else a rename would replace the link.
+/// The path that a link leads to, even if it does not exist. A rename to the link itself would replace the link.
 fn follow(path: &Path) -> io::Result<PathBuf> {
     let mut at = path.to_owned();
     for _ in 0..LINKS {
@@ -103,7 +103,7 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Whether another file cannot be put here, while the one that is there may be written.
+/// Whether a rename to this path is impossible, although the existing file may still be written.
 fn is_about_the_place(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -120,7 +120,7 @@ fn put(target: &Path, former: Option<&Metadata>, write: &mut impl FnMut(Manner, 
     write(Manner::AtOnce, &mut out)?;
     out.flush()?;
     drop(out);
-    // Else the name could be on the disk before what it names. The name itself may come later: the former file is whole as well.
+    // Otherwise the name could reach the disk before the content. The name itself may come later: until then the former file is found, which is whole.
     file.as_file().sync_all()?;
     let stamp = Stamp::of(&file.as_file().metadata()?);
     // The lock is held until the file has its name.
@@ -132,7 +132,7 @@ fn put(target: &Path, former: Option<&Metadata>, write: &mut impl FnMut(Manner, 
 fn unfinished(directory: &Path) -> io::Result<NamedTempFile> {
     for _ in 0..ATTEMPTS {
         let file = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempfile_in(directory)?;
-        // Between the two it is nobody's, and another process may tidy up.
+        // Between creation and lock, another process may take the file for an unfinished one and remove it.
         if lock(file.as_file()) != Lock::Taken && is_named(&file) {
             return Ok(file);
         }
@@ -175,7 +175,7 @@ pub(super) fn tidy(path: &Path) {
 
 fn remove_if_dead(path: &Path) {
     let Ok(file) = OpenOptions::new().read(true).write(true).open(path) else { return };
-    // Held until it is removed: whoever has just made it takes the lock after that and sees that it is gone.
+    // The lock is held until the file is removed. A process that has just made the file gets the lock after that and sees that its file is gone.
     if lock(&file) == Lock::Ours {
         let _ = fs::remove_file(path);
     }

@@ -27,7 +27,7 @@ pub(super) struct Writer {
     status: FileStatus,
     pattern: Pattern,
     newest: watch::Receiver<Kept>,
-    /// The file as it was written last.
+    /// What tells whether the file is still the one that was written last.
     stamp: Option<Stamp>,
     backoff: Backoff,
 }
@@ -35,7 +35,7 @@ pub(super) struct Writer {
 /// What a look at the file found.
 enum Found {
     Held(Option<Stamp>),
-    /// It is to be written again.
+    /// The file must be written again.
     Lost,
     /// It has become the file of another view, whose writer would write it again.
     Foreign(Unusable),
@@ -81,7 +81,7 @@ impl Writer {
         }
     }
 
-    /// Looks at the file. Whether it is to be written again.
+    /// Whether the file must be written again, by a look at it.
     async fn is_lost(&mut self) -> bool {
         let (file, kept, stamp) = (self.file.clone(), self.newest.borrow().clone(), self.stamp.clone());
         let look = spawn_blocking(move || {

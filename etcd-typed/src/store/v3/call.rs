@@ -130,7 +130,7 @@ impl Core {
             // again until its time is over. What keeps that from being a spin is the pause between logins.
             may_have_applied = failure.may_have_applied;
             if self.auth.has_credentials() {
-                Auth::renew(self, session.generation, deadline).await.map_err(|failure| failure.after(may_have_applied))?;
+                Auth::renew(self, session.generation, failure.row, deadline).await.map_err(|failure| failure.after(may_have_applied))?;
             } else {
                 let next = Instant::now() + backoff.next_delay();
                 if failure.row != Row::AuthChanged || next >= deadline {

@@ -112,7 +112,8 @@ pub(super) async fn explained(core: &Arc<Core>, txn: &Txn, error: Error) -> Erro
         return error;
     }
     let all = accesses(txn);
-    let deadline = Instant::now() + PATIENCE;
+    // Within the limit of the call that was refused.
+    let deadline = core.retry.deadline().min(Instant::now() + PATIENCE);
     let mut suspects = all.as_slice();
     while suspects.len() > 1 {
         let (first, second) = suspects.split_at(suspects.len() / 2);

@@ -39,9 +39,8 @@ const WATCHES_PER_STREAM: usize = 1000;
 /// How often one call goes to another watch or stream, for a stream that ended meanwhile.
 const STREAMS_PER_CALL: u32 = 4;
 
-/// The longest wait before a watch that was refused is created with another token. Short, since a new token may be good for milliseconds only where users
-/// and roles are being changed.
-const LONGEST_LOGIN_DELAY: Duration = Duration::from_millis(100);
+/// The longest wait before a watch that was refused is tried again, where no login is waited for.
+const LONGEST_DELAY: Duration = Duration::from_millis(100);
 
 /// All watches of a client.
 #[derive(Debug)]
@@ -145,8 +144,8 @@ impl Watches {
     async fn establish(&self, watch: &Watch, part: Part) -> Result<Following, Failure> {
         let began = Instant::now();
         let deadline = self.core.retry.deadline();
-        let mut backoff = RetryPolicy { max_delay: LONGEST_LOGIN_DELAY, ..self.core.retry.clone() }.backoff();
-        let mut next_login = Instant::now();
+        let mut backoff = RetryPolicy { max_delay: LONGEST_DELAY, ..self.core.retry.clone() }.backoff();
+        let mut next_attempt = Instant::now();
         let mut turned_away = 0;
         let mut refusing_endpoints = 0;
         loop {
@@ -162,7 +161,10 @@ impl Watches {
             };
             // A caller that gives up here takes his reader back, by dropping it.
             let failure = match timeout_at(deadline, stands).await {
-                Ok(Ok(Ok(()))) => return Ok(following),
+                Ok(Ok(Ok(()))) => {
+                    self.core.auth.has_served(following.feed.stream.generation);
+                    return Ok(following);
+                }
                 Ok(Ok(Err(failure))) => failure,
                 Ok(Err(_)) => None,
                 Err(_) => {
@@ -195,10 +197,13 @@ impl Watches {
                     return Err(failure);
                 }
             } else {
-                // Before the token is renewed and not after it: where users and roles are being changed, a new token is good for a moment only.
-                sleep_until(next_login).await;
-                next_login = Instant::now() + backoff.next_delay();
-                if next_login >= deadline || !Box::pin(self.is_allowed(watch, &stream, &failure, deadline)).await? {
+                // A login is waited for anyway, and its token is used at once: while users and roles
+                // are changed all the time, it is good for milliseconds.
+                if !self.is_mended_by_login(&failure) {
+                    sleep_until(next_attempt).await;
+                    next_attempt = Instant::now() + backoff.next_delay();
+                }
+                if next_attempt >= deadline || !Box::pin(self.is_allowed(watch, &stream, &failure, deadline)).await? {
                     return Err(failure);
                 }
                 // A stream keeps its token.
@@ -216,8 +221,8 @@ impl Watches {
     /// What the login or the read met.
     async fn is_allowed(&self, watch: &Watch, stream: &Handle, failure: &Failure, deadline: Instant) -> Result<bool, Failure> {
         match failure.row {
-            Row::TokenRefused | Row::AuthChanged if self.core.auth.has_credentials() => {
-                Auth::renew(&self.core, stream.generation, deadline).await?;
+            _ if self.is_mended_by_login(failure) => {
+                Auth::renew(&self.core, stream.generation, failure.row, deadline).await?;
                 Ok(true)
             }
             Row::AuthChanged => Ok(true),
@@ -229,6 +234,11 @@ impl Watches {
             },
             _ => Ok(false),
         }
+    }
+
+    /// Whether it takes a new token, and nothing else, to create a watch that was refused with this.
+    fn is_mended_by_login(&self, failure: &Failure) -> bool {
+        matches!(failure.row, Row::TokenRefused | Row::AuthChanged) && self.core.auth.has_credentials()
     }
 
     /// A reader, of a new watch if there is still no other.

@@ -1,9 +1,10 @@
-//! What was at a key before a write: what [`Entry::swap`](super::Entry::swap) and [`Entry::delete`](super::Entry::delete) answer.
+//! What was stored before a write: what a swap or a deletion of an entry, and a deletion of a struct, answer.
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::version::Versioned;
 
-/// The value that a [`swap`](crate::Entry::swap) replaced or a [`delete`](crate::Entry::delete) deleted. The write is done, whichever it is.
+/// The value that a write replaced or deleted: from [`Entry::swap`](crate::Entry::swap), [`Entry::delete`](crate::Entry::delete) and
+/// [`Dir::delete`](crate::Dir::delete), and from their conditional forms. The write is done in each case.
 ///
 /// It has the methods of an `Option` of the value that are used most; they take a value that cannot be decoded for none.
 /// [`existed`](Self::existed) tells the two apart.
@@ -25,16 +26,26 @@ use crate::version::Versioned;
 /// ```
 #[derive(Debug)]
 pub enum Previous<T> {
-    /// No key existed.
+    /// No key existed: of a struct, none of its keys.
     Nothing,
     /// This value.
     Value(Versioned<T>),
-    /// A value that is not a `T`. The error is that of a read, of kind [`Decode`](crate::ErrorKind::Decode).
+    /// What was stored could not be decoded as a `T`. The error is that of a read: of kind [`Decode`](crate::ErrorKind::Decode) for an entry, and
+    /// [`Invalid`](crate::ErrorKind::Invalid) with every problem for a struct.
     Unreadable(Error),
 }
 
+impl<T> From<Result<Versioned<T>>> for Previous<T> {
+    fn from(read: Result<Versioned<T>>) -> Self {
+        match read {
+            Ok(value) => Self::Value(value),
+            Err(error) => Self::Unreadable(error),
+        }
+    }
+}
+
 impl<T> Previous<T> {
-    /// Whether the key existed, with whatever value.
+    /// Whether a key existed, with whatever value.
     #[must_use]
     pub fn existed(&self) -> bool {
         !matches!(self, Self::Nothing)
