@@ -95,6 +95,7 @@
 //!
 //! The embedded store and its faults ([`store::memory`]) are always there: test against them with paused time.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking"))]
 
 mod changes;
