@@ -13,7 +13,8 @@ use std::sync::Arc;
 /// - No segment is empty, `.` or `..`. None contains `/` or a control character.
 /// - A key is readable text, such as `/prod/checkout/rate-limit`.
 ///
-/// [`Key::parse`] takes a path as a person types it. [`Key::child`] takes *data* (a tenant's name, a map key) and escapes it, so that no value can add or leave a segment:
+/// [`Key::parse`] takes a path as a person types it. [`Key::child`] takes *data* (a tenant's name,
+/// a map key) and escapes it, so that no value can add or leave a segment:
 ///
 /// ```
 /// use etcd_typed::Key;
@@ -60,7 +61,8 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// [`KeyError`] if the path does not start with `/`, or a segment is empty, `.`, `..` or contains a control character. For data that may contain such characters use [`Key::child`].
+    /// [`KeyError`] if the path does not start with `/`, or a segment is empty, `.`, `..` or
+    /// contains a control character. For data that may contain such characters use [`Key::child`].
     pub fn parse(path: &str) -> Result<Self, KeyError> {
         let Some(rest) = path.strip_prefix('/') else {
             return Err(KeyError::new(path, "a key starts with `/`"));

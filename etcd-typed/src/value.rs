@@ -406,7 +406,7 @@ fn unreadable(reason: ValueError) -> ValueError {
 }
 
 fn changed() -> ValueError {
-    ValueError::new("its stored form is read as another value")
+    ValueError::new("reading its stored form returns another value")
 }
 
 /// Whether `read` equals `value`, judged by their stored forms.

@@ -465,7 +465,7 @@ impl<S: Schema> Dir<S> {
     }
 
     fn worn_out(&self) -> Error {
-        Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(&self.key)
+        Error::new(ErrorKind::Conflict, "other writers were faster on every attempt; try again later").at(&self.key)
     }
 }
 

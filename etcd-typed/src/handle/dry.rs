@@ -206,7 +206,7 @@ impl Check {
             .map(|kv| Problem {
                 key: directory.clone(),
                 kind: ProblemKind::Unknown,
-                reason: format!("a key below it is no path: \"{}\"", kv.key.escape_ascii()),
+                reason: format!("a key below it is not a valid path: \"{}\"", kv.key.escape_ascii()),
                 revision: Some(kv.modified),
             })
             .collect();

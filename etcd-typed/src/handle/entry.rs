@@ -702,7 +702,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     fn worn_out(&self) -> Error {
-        Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(&self.key)
+        Error::new(ErrorKind::Conflict, "other writers were faster on every attempt; try again later").at(&self.key)
     }
 
     fn refused(&self, kind: ErrorKind, found: Option<Found>, revision: Revision) -> Error {

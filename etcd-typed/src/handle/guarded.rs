@@ -39,8 +39,8 @@ impl Context {
         let capabilities = self.store.capabilities();
         if self.is_guarded() && !capabilities.transactions {
             let message = format!(
-                "{} has no transaction over two keys, so nothing can be written on the condition that a guard's key is still the guard's; `verify()` \
-                 asks before a write and `while_held` stops what writes (both leave a moment in between), or use etcd v3",
+                "{} has no transaction over two keys, so a write cannot require that a guard is held; `verify()` checks the guard before a \
+                 write and `while_held` stops the writer (both leave a short gap), or use etcd v3",
                 capabilities.name
             );
             return Err(Error::new(ErrorKind::Unsupported, message));

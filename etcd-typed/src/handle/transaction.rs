@@ -206,7 +206,8 @@ impl Transaction {
     pub fn set_dir<S: Schema>(mut self, dir: &Dir<S>, value: &S) -> Self {
         let owner = Owner::Struct(S::TABLE);
         if owner.has_maps() {
-            let message = "which entries of its maps must go depends on what is stored; use `update` on the directory, or set fields";
+            let message =
+                "the entries to delete from its maps depend on what is stored; use `update` on the directory, or set single fields";
             return self.failed(Error::new(ErrorKind::Unsupported, message).at(dir.key()));
         }
         match dir.encode(value) {
@@ -285,7 +286,9 @@ impl Transaction {
             match retry.after_conflict(Some(true), async { Ok::<_, Error>(false) }).await? {
                 AfterConflict::Retry(true) => {}
                 AfterConflict::Retry(false) => self.parts.iter_mut().for_each(Part::forget),
-                AfterConflict::GiveUp(_) => return Err(Error::new(ErrorKind::Conflict, "others write its keys again and again")),
+                AfterConflict::GiveUp(_) => {
+                    return Err(Error::new(ErrorKind::Conflict, "other writers were faster on every attempt; try again later"));
+                }
             }
         }
     }

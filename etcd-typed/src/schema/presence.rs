@@ -38,7 +38,7 @@ pub(crate) fn left_over(around: &[Removable<'_>], tree: &Tree) -> Option<String>
     let names = required.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let (what, keys) = (if absent.is_entry { "entry" } else { "directory" }, if required.len() == 1 { "key" } else { "keys" });
     Some(format!(
-        "left over, and not read: the {what} `{}` lacks its required {keys} {names}; delete it as a whole, or write that",
+        "left over and not read: the {what} `{}` lacks its required {keys} {names}; delete the {what}, or write the missing {keys}",
         absent.directory
     ))
 }

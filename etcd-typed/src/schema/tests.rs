@@ -114,7 +114,7 @@ fn encode_runs_every_validation() {
 }
 
 #[test]
-fn problems_at_the_root_name_it() {
+fn problems_at_root_name_root_keys() {
     let error = encode(&Key::root(), &Inner { size: 10 }).unwrap_err();
     assert_eq!(seen(error.problems()), [("/", "ten")]);
     let error = encode(&Key::root(), &Inner { size: 5 }).unwrap_err();

@@ -238,7 +238,7 @@ pub(in crate::handle) async fn set(
     let mut surroundings = Surroundings::around(home, directory, wish);
     let mut read = if owner.has_maps() { Some(read_below(context, directory).await?) } else { None };
     let mut retry = OptimisticRetry::new(&context.retry);
-    let worn_out = || Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(directory);
+    let worn_out = || Error::new(ErrorKind::Conflict, "other writers were faster on every attempt; try again later").at(directory);
     // A write without conditions cannot be refused, so it needs no copy for another attempt.
     let is_sole = read.is_none() && surroundings.is_empty();
     loop {

@@ -67,8 +67,8 @@ impl Directory {
             let limit = self.context.store.capabilities().max_operations;
             if then.len() > limit {
                 let message = format!(
-                    "keys of other programs, which are no paths, lie between those of the directory: it takes {} deletions, and one \
-                     transaction takes {limit} (server flag `--max-txn-ops`); delete its directories one by one",
+                    "keys of other programs lie between those of the directory: its deletion takes {} operations, and one \
+                     transaction accepts {limit} (server flag `--max-txn-ops`); delete its subdirectories one by one",
                     then.len()
                 );
                 return Err(Error::new(ErrorKind::TooManyOperations, message).at(&self.key));
@@ -83,7 +83,8 @@ impl Directory {
             match retry.after_conflict(None, self.keys_to_write()).await? {
                 AfterConflict::Retry(now) => reply = now,
                 AfterConflict::GiveUp(_) => {
-                    return Err(Error::new(ErrorKind::Conflict, "others write below it faster, again and again").at(&self.key));
+                    return Err(Error::new(ErrorKind::Conflict, "other writers below it were faster on every attempt; try again later")
+                        .at(&self.key));
                 }
             }
         }
