@@ -31,7 +31,7 @@ use crate::watch::{Follow, Interruption, Reason, Snapshot, Start, Step};
 ///
 /// Returned by `watch()` on a directory or a map. Awaiting it reads the current state (one request
 /// for the state, one for the watch), and fails like a read.
-#[must_use = "a watch begins when it is awaited"]
+#[must_use = "a watch does nothing until it is awaited"]
 pub struct Watching<C, T> {
     store: Arc<dyn Store>,
     retry: RetryPolicy,
@@ -68,7 +68,7 @@ pub struct Watching<C, T> {
 ///
 /// A revision that changes nothing in the schema yields no item. A stream that is not polled sends
 /// no requests.
-#[must_use = "a watch goes on only while it is polled"]
+#[must_use = "a watch makes progress only while it is polled"]
 pub struct Changes<C, T> {
     steps: Steps,
     mirror: Mirror,

@@ -496,7 +496,7 @@ impl ClientBuilder {
             }
             options.tls = Some(tls);
         } else if self.tls != Tls::default() || self.tls_files.ca.is_some() || self.tls_files.identity.is_some() {
-            return Err(Error::new(ErrorKind::InvalidUrl, "certificates go with `etcds://` or `etcd2s://`; this address is without TLS"));
+            return Err(Error::new(ErrorKind::InvalidUrl, "certificates need an address with TLS: `etcds://` or `etcd2s://`"));
         }
         Ok(options)
     }

@@ -54,7 +54,7 @@ use crate::version::{Versioned, Versions};
     message = "`{Self}` is not a schema",
     label = "not a schema",
     note = "for a directory with a key for each field add `#[derive(EtcdSchema)]` to the type",
-    note = "for one key with all of it take `dir` off the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
+    note = "to store all of it in one key, remove `dir` from the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
 )]
 pub trait Schema: Sized + Send + Sync + 'static {
     /// A change of one field: an enum with one variant per field.

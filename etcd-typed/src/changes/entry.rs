@@ -23,7 +23,7 @@ use crate::watch::{Interruption, Start};
 
 /// A change stream of one key that is not started yet. Await it, or first set where it
 /// [starts](Self::since).
-#[must_use = "a watch begins when it is awaited"]
+#[must_use = "a watch does nothing until it is awaited"]
 pub struct WatchingEntry<T> {
     store: Arc<dyn Store>,
     retry: RetryPolicy,
@@ -40,7 +40,7 @@ pub struct WatchingEntry<T> {
 /// If the server compacts history that the stream has not read, intermediate values are skipped;
 /// the next item has [`Change::resynced`] set. Its `old` and `new` are equal if the value is the
 /// last one seen.
-#[must_use = "a watch goes on only while it is polled"]
+#[must_use = "a watch makes progress only while it is polled"]
 pub struct EntryChanges<T>(Box<Following<T>>);
 
 /// The state of the stream, boxed once before the stream starts. A program may start thousands of

@@ -142,7 +142,7 @@ fn parse_endpoint(at: usize, text: &str) -> Result<Endpoint> {
                 return Err(invalid("an IPv6 address ends with `]`"));
             };
             if host.parse::<std::net::Ipv6Addr>().is_err() {
-                return Err(invalid("between `[` and `]` is no IPv6 address"));
+                return Err(invalid("the text between `[` and `]` is not an IPv6 address"));
             }
             match (port, port.strip_prefix(':')) {
                 ("", _) => (host, None),

@@ -93,7 +93,7 @@ impl Context {
         let committed = self.commit(Txn { then: vec![Op::Get(span)], ..Txn::default() }).await?;
         match committed.results.into_iter().next() {
             Some(OpResult::Get(reply)) => Ok(reply),
-            _ => Err(Error::new(ErrorKind::Server, "the answer to a read has nothing that was read")),
+            _ => Err(Error::new(ErrorKind::Server, "the answer to a read contains no result")),
         }
     }
 }

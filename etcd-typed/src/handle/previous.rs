@@ -96,7 +96,7 @@ impl<T> Previous<T> {
     /// If the key did not exist, or its value could not be decoded.
     #[must_use]
     #[track_caller]
-    #[allow(clippy::unwrap_used, reason = "it is what the caller asks for, as with an `Option`")]
+    #[allow(clippy::unwrap_used, reason = "the caller accepts the panic, as with `Option::unwrap`")]
     pub fn unwrap(self) -> Versioned<T> {
         self.into_value().unwrap()
     }

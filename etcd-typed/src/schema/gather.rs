@@ -60,7 +60,7 @@ impl<'a> Gathered<'a> {
     }
 
     /// Takes a map that was read here: its metadata, and its entries unless one has a problem.
-    #[expect(clippy::type_complexity, reason = "two parts, each for one thing")]
+    #[expect(clippy::type_complexity, reason = "an alias would hide the two parts")]
     pub(super) fn take_map<M: Map>(&mut self, prefix: &str) -> Option<(Found, Option<Vec<(M::Key, M::Value)>>)> {
         if self.0.is_empty() {
             return None;

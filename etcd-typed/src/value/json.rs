@@ -125,7 +125,7 @@ fn token(kind: Kind, content: u64) -> Result<u64, ValueError> {
 fn mix(one: u64, other: u64) -> u64 {
     // Two odd constants without a pattern.
     let product = u128::from(one ^ 0x9e37_79b9_7f4a_7c15) * u128::from(other.rotate_left(32) ^ 0xd1b5_4a32_d192_ed03);
-    #[expect(clippy::cast_possible_truncation, reason = "both halves")]
+    #[expect(clippy::cast_possible_truncation, reason = "the two casts take both halves")]
     let (low, high) = (product as u64, (product >> 64) as u64);
     low ^ high
 }

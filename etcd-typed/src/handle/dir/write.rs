@@ -123,7 +123,7 @@ impl<S: Schema> Dir<S> {
     }
 
     async fn create_whole(&self, encoded: Encoded, wish: Wish, atomicity: Atomicity, operation: Operation) -> Result<Revision> {
-        let exists = || Error::new(ErrorKind::AlreadyExists, "a key of the struct is there").at(&self.key);
+        let exists = || Error::new(ErrorKind::AlreadyExists, "a key of the struct exists already").at(&self.key);
         let is_there = |tree: &Tree| tree.keys().any(|key| self.exists_by(key));
         let mut surroundings = Surroundings::around(self.home.as_ref(), &self.key, wish);
         // Also deletes leftover keys: keys that do not make the struct exist and are not in the new
@@ -219,7 +219,7 @@ impl<S: Schema> Dir<S> {
 }
 
 /// Makes the keys of `owner` below a directory exactly `encoded`.
-#[allow(clippy::too_many_arguments, reason = "what a handle and a builder have")]
+#[allow(clippy::too_many_arguments, reason = "the parts of a handle and of a builder")]
 pub(in crate::handle) async fn set(
     context: &Context,
     directory: &Key,

@@ -134,7 +134,7 @@ impl<T> fmt::Debug for Publish<T> {
 /// The value is deleted in the background if it is still this guard's. If that is not possible (no
 /// runtime is left, or the server does not answer), it disappears when the time to live has passed.
 /// [`withdraw`](Self::withdraw) waits for the deletion and returns its result.
-#[must_use = "what is published is withdrawn when its guard is dropped"]
+#[must_use = "the value is withdrawn when this guard is dropped"]
 pub struct Published<T> {
     entry: Entry<T>,
     publication: Publication,
