@@ -85,7 +85,7 @@ pub(crate) enum Kind {
     DirMap(Map),
     /// A directory of values.
     Entries(Map, Codec),
-    /// A struct whose keys are next to the keys of this one.
+    /// A struct whose keys are in this struct's own directory.
     Flatten(Type),
     /// Nothing is stored.
     Skip,

@@ -114,7 +114,7 @@ impl Surroundings {
         self.known.as_ref().map_or(Expiry::Never, |known| known.expiry)
     }
 
-    /// The conditions that [`expiry`](Self::expiry) is right.
+    /// The conditions under which [`expiry`](Self::expiry) is right.
     pub(super) fn compares(&self) -> Vec<Compare> {
         match &self.known {
             Some(known) => known.compares.clone(),

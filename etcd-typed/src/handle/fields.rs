@@ -42,7 +42,7 @@ impl<'a> Fields<'a> {
         N::handle(Dir::new(self.context.clone(), self.key(field)).within(Some(self.home.clone())).removable(optional))
     }
 
-    /// The handle of a struct whose keys are next to the keys of this one.
+    /// The handle of a struct whose keys are in this struct's own directory.
     pub fn flatten<N: EtcdSchema>(&self) -> N::Handle {
         N::handle(Dir::new(self.context.clone(), self.directory.clone()).within(Some(self.home.clone())))
     }

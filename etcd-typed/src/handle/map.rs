@@ -248,7 +248,7 @@ impl MapWrite {
         self
     }
 
-    /// Lets no entry expire, even if the map is part of a struct that expires.
+    /// Stores the entries without expiry, even if the map is part of a struct that expires.
     pub fn permanent(mut self) -> Self {
         self.wish = Wish::Named(Expiry::Never);
         self

@@ -134,7 +134,7 @@ impl<'a> Decoder<'a> {
         if self.has_struct(segment, S::TABLE) { self.below(segment, Self::whole).map(Some) } else { Some(None) }
     }
 
-    /// Reads a struct whose keys are next to the keys of this one.
+    /// Reads a struct whose keys are in this struct's own directory.
     pub fn flatten<S: Schema>(&mut self) -> Option<S> {
         self.whole()
     }

@@ -173,7 +173,7 @@ impl<'a> Delta<'a> {
         }
     }
 
-    /// Adds the changes of a struct whose keys are next to the keys of this one.
+    /// Adds the changes of a struct whose keys are in this struct's own directory.
     pub fn flatten<S: Schema, C>(&mut self, make: fn(S::Change) -> C, out: &mut Vec<C>) {
         self.whole::<S, C>(make, out);
     }

@@ -60,7 +60,7 @@ pub enum Kind {
     Leaf(&'static str),
     /// A directory with a struct.
     Dir(&'static Table),
-    /// A struct whose keys are next to the keys of the enclosing struct.
+    /// A struct whose keys are in the enclosing struct's own directory.
     Flatten(&'static Table),
     /// A directory with one subdirectory per struct.
     DirMap {

@@ -49,7 +49,7 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Writes a struct whose keys are next to the keys of this one.
+    /// Writes a struct whose keys are in this struct's own directory.
     pub fn flatten<S: Schema>(&mut self, value: &S) {
         self.whole(value);
     }

@@ -59,7 +59,7 @@ impl<S> DirUpdate<'_, S> {
         Self(self.0.lease(lease))
     }
 
-    /// Lets no key of the struct expire, whatever lease it was attached to.
+    /// Stores the struct without expiry, whatever lease its keys were attached to.
     pub fn permanent(self) -> Self {
         Self(self.0.permanent())
     }
@@ -107,7 +107,7 @@ impl<S, E> DirTryUpdate<'_, S, E> {
         self
     }
 
-    /// Lets no key of the struct expire, whatever lease it was attached to.
+    /// Stores the struct without expiry, whatever lease its keys were attached to.
     pub fn permanent(mut self) -> Self {
         self.wish = Wish::Named(Expiry::Never);
         self

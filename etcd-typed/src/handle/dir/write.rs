@@ -67,7 +67,7 @@ impl<S> DirWrite<S> {
         self
     }
 
-    /// Lets no key of the struct expire. `compare_and_swap` then also writes the keys that do not
+    /// Stores the struct without expiry. `compare_and_swap` then also writes the keys that do not
     /// differ.
     pub fn permanent(mut self) -> Self {
         self.wish = Wish::Named(Expiry::Never);

@@ -49,7 +49,7 @@ impl<T, O> EntryWrite<T, O> {
         self
     }
 
-    /// Lets the value never expire, whatever [expiry](Entry#expiry) the key had.
+    /// Stores the value without expiry, whatever [expiry](Entry#expiry) the key had.
     pub fn permanent(mut self) -> Self {
         self.wish = Wish::Named(Expiry::Never);
         self
@@ -161,7 +161,7 @@ impl<T> EntryModify<'_, T> {
         self
     }
 
-    /// Lets the value never expire, whatever [expiry](Entry#expiry) the key had.
+    /// Stores the value without expiry, whatever [expiry](Entry#expiry) the key had.
     pub fn permanent(mut self) -> Self {
         self.wish = Wish::Named(Expiry::Never);
         self
