@@ -22,7 +22,7 @@ impl Schema {
         ),
     );
 }
-///The directory of [`Schema`]: a field for each of its fields, and the methods of [`Dir`](::etcd_typed::Dir).
+///A handle to the directory of [`Schema`]: one handle for each field, and the methods of [`Dir`](::etcd_typed::Dir).
 #[allow(
     dead_code,
     missing_docs,
@@ -38,12 +38,12 @@ struct SchemaDir {
     typo: ::etcd_typed::Entry<u8>,
 }
 impl SchemaDir {
-    ///The directory `/a/{env}`; each parameter is escaped, so that it stays within its segment.
+    ///Opens the directory `/a/{env}`. Each parameter is escaped, so that it stays within its segment.
     /**
 
 # Errors
 
-None today: what cannot stand in a key as it is, is escaped.*/
+None at present: characters that a key cannot contain are escaped.*/
     #[allow(dead_code)]
     fn open(
         __client: &::etcd_typed::Client,
@@ -96,7 +96,7 @@ impl ::core::fmt::Debug for SchemaDir {
         ::core::fmt::Debug::fmt(&self.__dir, __f)
     }
 }
-///One change of one field of [`Schema`].
+///A change of one field of [`Schema`].
 #[allow(
     dead_code,
     missing_docs,

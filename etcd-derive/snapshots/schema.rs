@@ -198,7 +198,7 @@ where
         ::etcd_typed::__private::checked(check(self))
     }
 }
-///The directory of [`Checkout`]: a field for each of its fields, and the methods of [`Dir`](::etcd_typed::Dir).
+///A handle to the directory of [`Checkout`]: one handle for each field, and the methods of [`Dir`](::etcd_typed::Dir).
 #[allow(
     dead_code,
     missing_docs,
@@ -229,12 +229,12 @@ where
     T: ::core::marker::Send + ::core::marker::Sync + 'static,
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
-    ///The directory `/{env}/checkout`; each parameter is escaped, so that it stays within its segment.
+    ///Opens the directory `/{env}/checkout`. Each parameter is escaped, so that it stays within its segment.
     /**
 
 # Errors
 
-None today: what cannot stand in a key as it is, is escaped.*/
+None at present: characters that a key cannot contain are escaped.*/
     #[allow(dead_code)]
     pub fn open(
         __client: &::etcd_typed::Client,
@@ -309,7 +309,7 @@ where
         ::core::fmt::Debug::fmt(&self.__dir, __f)
     }
 }
-///One change of one field of [`Checkout`].
+///A change of one field of [`Checkout`].
 #[derive(Clone)]
 #[allow(
     dead_code,

@@ -1,4 +1,5 @@
-//! The grammar of `#[etcd(...)]`: which names there are, where, and what each takes. What they mean together is `parse.rs`.
+//! The grammar of `#[etcd(...)]`: the attributes, where they are allowed, and what each takes.
+//! `parse.rs` interprets them together.
 
 use proc_macro2::{Ident, TokenTree};
 use syn::ext::IdentExt;
@@ -13,15 +14,15 @@ use crate::ctxt::Ctxt;
 pub(crate) enum Place {
     /// On a struct that derives `EtcdSchema`.
     Struct,
-    /// On a field of one.
+    /// On a field of such a struct.
     Field,
     /// On a type that derives `EtcdValue`.
     Value,
-    /// On a variant of one.
+    /// On a variant of such a type.
     Variant,
 }
 
-/// What an attribute takes.
+/// The argument of an attribute.
 #[derive(Clone, Copy)]
 enum Takes {
     Nothing,
@@ -31,11 +32,11 @@ enum Takes {
     ExprOrNothing,
 }
 
-/// One attribute that there is.
+/// A supported attribute.
 struct Known {
     name: &'static str,
     takes: Takes,
-    /// For error messages.
+    /// An example for error messages.
     example: &'static str,
 }
 
@@ -80,7 +81,7 @@ impl Place {
         }
     }
 
-    /// The other place of the same derive.
+    /// The other place in the same derive.
     fn other(self) -> Self {
         match self {
             Self::Struct => Self::Field,
@@ -100,10 +101,11 @@ impl Place {
     }
 }
 
-/// What is written in all `#[etcd(...)]` of one place, in order; only names that are known there, each once but for `alias`.
+/// The attributes in all `#[etcd(...)]` of one place, in order. Contains only attributes that are
+/// allowed there, each at most once except `alias`.
 pub(crate) struct Attrs(Vec<Given>);
 
-/// One attribute as it was given.
+/// One attribute as the user wrote it.
 pub(crate) struct Given {
     pub(crate) name: Ident,
     value: Value,
@@ -118,12 +120,12 @@ enum Value {
 }
 
 impl Attrs {
-    /// Reads them; what is wrong is noted and left out.
+    /// Reads the attributes. Records an error for each wrong one and skips it.
     pub(crate) fn read(ctxt: &Ctxt, attributes: &[Attribute], place: Place) -> Self {
         let mut given = Vec::new();
         for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("etcd")) {
             if !matches!(attribute.meta, Meta::List(_)) {
-                ctxt.error(attribute, "what to do goes in parentheses: `#[etcd(...)]`");
+                ctxt.error(attribute, "the attribute needs arguments in parentheses: `#[etcd(...)]`");
                 continue;
             }
             let list = |input: ParseStream<'_>| {
@@ -155,7 +157,7 @@ impl Attrs {
         self.0.iter()
     }
 
-    /// The attribute of this name, for its place in errors.
+    /// Finds an attribute by name, for example to report an error at it.
     pub(crate) fn find(&self, name: &str) -> Option<&Given> {
         self.0.iter().find(|given| given.name == name)
     }
@@ -197,7 +199,7 @@ impl Attrs {
     }
 }
 
-/// Reads one attribute, up to the comma after it.
+/// Reads one attribute, up to the next comma.
 fn one(input: ParseStream<'_>, place: Place) -> syn::Result<Given> {
     let name = input.call(Ident::parse_any).map_err(|error| syn::Error::new(error.span(), names(place)))?;
     let Some(known) = place.knows().iter().find(|known| name == known.name) else {
@@ -269,13 +271,13 @@ fn unknown(name: &Ident, place: Place) -> syn::Error {
     syn::Error::new_spanned(name, message)
 }
 
-/// What could be written.
+/// Lists the attributes that are allowed here.
 fn names(place: Place) -> String {
     let names: Vec<_> = place.knows().iter().map(|known| format!("`{}`", known.name)).collect();
-    format!("on {} there is {}", place.words(), names.join(", "))
+    format!("{} accepts {}", place.words(), names.join(", "))
 }
 
-/// Passes over what is left of an attribute that was wrong.
+/// Skips the rest of a wrong attribute.
 fn skip_one(input: ParseStream<'_>) -> syn::Result<()> {
     while !input.is_empty() && !input.peek(Token![,]) {
         input.parse::<TokenTree>()?;
@@ -283,7 +285,8 @@ fn skip_one(input: ParseStream<'_>) -> syn::Result<()> {
     Ok(())
 }
 
-/// How many characters to insert, remove or replace to make one of the other (Levenshtein's distance).
+/// The number of characters to insert, remove or replace to turn one text into the other
+/// (Levenshtein distance).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -305,7 +308,7 @@ mod tests {
     use super::distance;
 
     #[test]
-    fn distances() {
+    fn distance_counts_edits() {
         for (a, b, expected) in [("", "ab", 2), ("json", "json", 0), ("rename", "renam", 1), ("json", "jsno", 2), ("dir", "entries", 6)] {
             assert_eq!(distance(a, b), expected, "{a} {b}");
         }

@@ -1,6 +1,7 @@
-//! Names made of names: a field's key segment and its variant, a variant's text.
+//! Names derived from other names: the key segment and the change variant of a field, and the text
+//! of an enum variant.
 
-/// What `rename_all` can be.
+/// The values of `rename_all`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Case {
     Lower,
@@ -14,7 +15,7 @@ pub(crate) enum Case {
 }
 
 impl Case {
-    /// With the names that people give them.
+    /// All cases with their names in the attribute.
     pub(crate) const ALL: [(&str, Self); 8] = [
         ("lowercase", Self::Lower),
         ("UPPERCASE", Self::Upper),
@@ -26,7 +27,7 @@ impl Case {
         ("SCREAMING-KEBAB-CASE", Self::ScreamingKebab),
     ];
 
-    /// A field's name (`rate_limit`) in this case.
+    /// Converts a field name (`rate_limit`) to this case.
     pub(crate) fn of_field(self, name: &str) -> String {
         match self {
             Self::Lower | Self::Snake => name.to_owned(),
@@ -38,7 +39,7 @@ impl Case {
         }
     }
 
-    /// A variant's name (`VeryBad`) in this case.
+    /// Converts a variant name (`VeryBad`) to this case.
     pub(crate) fn of_variant(self, name: &str) -> String {
         match self {
             Self::Pascal => name.to_owned(),
@@ -50,7 +51,8 @@ impl Case {
     }
 }
 
-/// `rate_limit` as `RateLimit`: the variant that stands for a field. It is an identifier and no keyword.
+/// Converts `rate_limit` to `RateLimit`, the name of the field's change variant. The result is an
+/// identifier and not a keyword.
 pub(crate) fn variant_of_field(name: &str) -> String {
     let variant = pascal(name);
     match variant.as_str() {
@@ -90,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_and_variants_in_every_case() {
+    fn case_converts_fields_and_variants() {
         let names: Vec<_> = Case::ALL.iter().map(|(_, case)| (case.of_field("rate_limit"), case.of_variant("VeryBad"))).collect();
         let expected = [
             ("rate_limit", "verybad"),
@@ -106,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variant_is_an_identifier() {
+    fn variant_of_field_is_an_identifier() {
         for (field, variant) in
             [("a", "A"), ("a_b", "AB"), ("aB", "AB"), ("type", "Type"), ("self_", "Self_"), ("_1", "_1"), ("__", "_"), ("größe", "Größe")]
         {

@@ -1,11 +1,11 @@
-//! Rules over more than one field or variant.
+//! Checks rules that cover more than one field or variant.
 
 use std::collections::HashMap;
 
 use crate::ctxt::Ctxt;
 use crate::model::{Kind, Schema, Shape, Text, Value};
 
-/// No two fields have the same segment or the same variant.
+/// Checks that no two fields have the same segment or the same change variant.
 pub(crate) fn schema(ctxt: &Ctxt, schema: &mut Schema) {
     segments(ctxt, schema);
     variants(ctxt, schema);
@@ -42,7 +42,7 @@ fn segments(ctxt: &Ctxt, schema: &Schema) {
     }
 }
 
-/// A field whose variant is taken is left out, so that the enum beside the error is one.
+/// Removes a field whose change variant is already taken, so that the generated enum is valid.
 fn variants(ctxt: &Ctxt, schema: &mut Schema) {
     let of = &schema.item.ident;
     let mut seen = HashMap::new();
@@ -61,14 +61,14 @@ fn variants(ctxt: &Ctxt, schema: &mut Schema) {
     });
 }
 
-/// No text stands for two variants.
+/// Checks that no text is used for two variants.
 pub(crate) fn value(ctxt: &Ctxt, value: &Value) {
     let Shape::Choice(variants) = &value.shape else { return };
     let mut seen = HashMap::new();
     for variant in variants {
         for Text { text, span } in std::iter::once(&variant.text).chain(&variant.aliases) {
             if let Some(other) = seen.insert(text, &variant.ident) {
-                let message = format_args!("`{text}` stands for `{other}` already: rename one of them");
+                let message = format_args!("`{text}` is already the text of `{other}`: rename one of them");
                 ctxt.push(syn::Error::new(*span, message));
             }
         }

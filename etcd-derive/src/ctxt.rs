@@ -1,4 +1,5 @@
-//! `Ctxt` collects errors, so that all mistakes of a struct are reported at once. Nothing else in this crate stops at an error.
+//! `Ctxt` collects errors, so that all mistakes in a struct are reported at once. No other part of
+//! this crate stops at an error.
 
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -12,7 +13,7 @@ pub(crate) struct Ctxt {
 }
 
 impl Ctxt {
-    /// An error on these tokens.
+    /// Records an error at these tokens.
     pub(crate) fn error(&self, on: impl ToTokens, message: impl Display) {
         self.push(syn::Error::new_spanned(on, message));
     }
@@ -21,7 +22,7 @@ impl Ctxt {
         self.errors.borrow_mut().push(error);
     }
 
-    /// All errors as one, if there are any.
+    /// Combines all errors into one, if there are any.
     pub(crate) fn finish(self) -> Result<(), syn::Error> {
         let all = self.errors.into_inner().into_iter().reduce(|mut all, error| {
             all.combine(error);

@@ -1,4 +1,5 @@
-//! From the model to tokens: names and calls, every path absolute. What is generated is described at `etcd_typed::EtcdSchema`.
+//! Converts the model to tokens: names and calls, with absolute paths. The generated items are
+//! described at `etcd_typed::EtcdSchema`.
 
 pub(crate) mod bounds;
 pub(crate) mod change;
@@ -13,7 +14,7 @@ use syn::spanned::Spanned;
 
 use crate::model::{Field, Kind, Schema};
 
-/// Everything that `#[derive(EtcdSchema)]` adds.
+/// Everything that `#[derive(EtcdSchema)]` generates.
 pub(crate) fn schema(model: &Schema) -> TokenStream {
     let parts = codecs::parts(model);
     let codecs = codecs::codecs(model, &parts);
@@ -25,32 +26,32 @@ pub(crate) fn schema(model: &Schema) -> TokenStream {
 
 pub(crate) use value::value;
 
-/// The fields that have keys, each with its place in the table.
+/// The fields that have keys, each with its index in the table.
 fn stored(model: &Schema) -> impl Iterator<Item = (usize, &Field)> {
     model.fields.iter().filter(|field| !matches!(field.kind, Kind::Skip)).enumerate()
 }
 
-/// `CheckoutChange`.
+/// The name of the change enum, such as `CheckoutChange`.
 fn change_name(model: &Schema) -> Ident {
     format_ident!("{}Change", model.item.ident)
 }
 
-/// A name of a local variable that code of the user's within ours does not see.
+/// A local variable name that the user's expressions in the generated code cannot see.
 fn local(name: &str) -> Ident {
     Ident::new(name, Span::mixed_site())
 }
 
-/// Where an error in generated code is reported: on the tokens that it is about.
+/// The span for errors in generated code: the tokens that the error is about.
 fn here(tokens: &impl Spanned) -> Span {
     tokens.span().resolved_at(Span::call_site())
 }
 
-/// `#[doc = "..."]`, if there is something to say.
+/// A `#[doc = "..."]` attribute, if the text is not empty.
 fn doc(text: &str) -> Option<TokenStream> {
     (!text.is_empty()).then(|| quote!(#[doc = #text]))
 }
 
-/// What lints may not say of generated code: the user cannot change it there.
+/// Disables lints on generated code, since the user cannot fix them there.
 fn allowed() -> impl ToTokens {
     quote!(#[allow(dead_code, missing_docs, private_bounds, private_interfaces, unreachable_pub, unnameable_types, deprecated)])
 }

@@ -1,7 +1,8 @@
-//! The derive macros of `etcd-typed`. Their documentation is on the re-exports there.
+//! The derive macros of `etcd-typed`. They are documented at their re-exports there.
 //!
-//! The files are the pipeline: attributes (`attr`) and syntax (`parse`) become a `model`, which is checked as a whole (`check`) and
-//! turned into tokens (`expand`). Mistakes are collected on the way (`ctxt`); with any, `fallback` keeps them from causing others.
+//! The modules form a pipeline: attributes (`attr`) and syntax (`parse`) become a `model`, which is
+//! checked as a whole (`check`) and converted to tokens (`expand`). `ctxt` collects mistakes on the
+//! way. If there are any, `fallback` keeps them from causing further errors.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking"))]
 

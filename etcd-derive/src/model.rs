@@ -1,41 +1,43 @@
-//! A struct as the derive understood it: plain types with their tokens, no parsing and no quoting. What `expand` may rely on is said here.
+//! The parsed struct: plain types with their tokens. No parsing or code generation happens here.
+//! The comments state what `expand` may rely on.
 
 use proc_macro2::Ident;
 use syn::{Expr, Generics, Path, Type, Visibility};
 
 /// A struct that derives `EtcdSchema`.
 pub(crate) struct Schema {
-    /// What everything and everybody calls it.
+    /// Name, visibility, generics and runtime crate.
     pub(crate) item: Item,
-    /// The documentation comment, lines without the space they start with.
+    /// The documentation comment, each line without its leading space.
     pub(crate) doc: String,
-    /// Where its directory is.
+    /// The prefix of its directory.
     pub(crate) prefix: Option<Prefix>,
-    /// The check of the whole.
+    /// The validation of the struct as a whole.
     pub(crate) validate: Option<Path>,
-    /// What its change enum derives beside `Debug`.
+    /// The traits that its change enum derives in addition to `Debug`.
     pub(crate) change_derives: Vec<Path>,
-    /// In the order of the struct. A field with a mistake may be left out: then there is an error.
+    /// The fields, in the order of the struct. A field with a mistake may be missing; an error is
+    /// then recorded.
     pub(crate) fields: Vec<Field>,
 }
 
-/// What both derives need to know of their type.
+/// What both derives need to know about their type.
 pub(crate) struct Item {
-    /// How this crate's runtime is called.
+    /// The path of the runtime crate.
     pub(crate) krate: Path,
     pub(crate) vis: Visibility,
     pub(crate) ident: Ident,
-    /// Without lifetimes; with one there is an error.
+    /// The generics. If they contain a lifetime, an error is recorded.
     pub(crate) generics: Generics,
 }
 
-/// `prefix = "/{env}/checkout"`.
+/// The parsed `prefix = "/{env}/checkout"`.
 pub(crate) struct Prefix {
-    /// As it was written.
+    /// The text as the user wrote it.
     pub(crate) text: String,
-    /// From the root down.
+    /// The segments, from the root down.
     pub(crate) segments: Vec<Vec<Piece>>,
-    /// In the order of their first use, each once.
+    /// The parameters in the order of their first use, without duplicates.
     pub(crate) parameters: Vec<Ident>,
 }
 
@@ -49,28 +51,30 @@ pub(crate) enum Piece {
 /// One field.
 pub(crate) struct Field {
     pub(crate) ident: Ident,
-    /// As it was written.
+    /// The type as the user wrote it.
     pub(crate) ty: Type,
     pub(crate) doc: String,
-    /// What its changes are called. No two fields have the same.
+    /// The name of its change variant. It is unique in the struct.
     pub(crate) variant: Ident,
-    /// The segment of its key; empty of a field without one (`flatten`, `skip`), and of no other. No two fields have the same.
+    /// The segment of its key. It is unique in the struct, and empty exactly for fields without a
+    /// key (`flatten`, `skip`).
     pub(crate) segment: Text,
     pub(crate) kind: Kind,
 }
 
-/// A text of the user's or made of an identifier of the user's, and where to report what is wrong with it.
+/// A text written by the user, or made from an identifier of the user, and where to report its
+/// errors.
 #[derive(Clone)]
 pub(crate) struct Text {
     pub(crate) text: String,
     pub(crate) span: proc_macro2::Span,
 }
 
-/// What lies at a field's segment.
+/// What is stored at the segment of a field.
 pub(crate) enum Kind {
     /// One value.
     Leaf(Leaf),
-    /// A directory with a struct in it.
+    /// A directory with a struct.
     Dir {
         /// The struct; never an `Option`.
         ty: Type,
@@ -81,15 +85,15 @@ pub(crate) enum Kind {
     DirMap(Map),
     /// A directory of values.
     Entries(Map, Codec),
-    /// A struct whose keys lie beside this struct's.
+    /// A struct whose keys are in this struct's own directory.
     Flatten(Type),
-    /// Nothing.
+    /// Nothing is stored.
     Skip,
 }
 
-/// A field of one value.
+/// A field with one value.
 pub(crate) struct Leaf {
-    /// The value; never an `Option` that stands for the presence of the key.
+    /// The type of the value. Never an `Option` that represents a missing key.
     pub(crate) ty: Type,
     pub(crate) codec: Codec,
     pub(crate) presence: Presence,
@@ -102,7 +106,7 @@ pub(crate) struct Map {
     pub(crate) value: Type,
 }
 
-/// How a value is written, read, checked and shown.
+/// How a value is encoded, decoded, validated and shown.
 pub(crate) struct Codec {
     pub(crate) form: Form,
     pub(crate) validate: Option<Path>,
@@ -111,20 +115,20 @@ pub(crate) struct Codec {
 
 /// The stored form of a value.
 pub(crate) enum Form {
-    /// Its `EtcdValue`.
+    /// The type's own `EtcdValue`.
     Own,
     Json,
-    /// By `encode` and `decode` of this module.
+    /// The functions `encode` and `decode` of this module.
     With(Path),
 }
 
-/// What it means that a leaf has no key.
+/// What it means if a leaf has no key.
 pub(crate) enum Presence {
     Required,
     Optional,
-    /// The type's own default.
+    /// The `Default` of the type.
     Default,
-    /// This expression, and its text.
+    /// This expression, and its source text.
     DefaultOf(Box<Expr>, String),
 }
 
@@ -135,19 +139,19 @@ pub(crate) struct Value {
 }
 
 pub(crate) enum Shape {
-    /// An enum without data; there is at least one variant.
+    /// An enum without data, with at least one variant.
     Choice(Vec<Variant>),
     /// A struct around one value.
     Newtype(Box<Type>),
-    /// Neither: there is an error.
+    /// Neither of them; an error is recorded.
     Unknown,
 }
 
 /// One variant of an enum without data.
 pub(crate) struct Variant {
     pub(crate) ident: Ident,
-    /// What is written. No two texts of an enum are the same.
+    /// The text that is written. It is unique in the enum.
     pub(crate) text: Text,
-    /// What is read as well.
+    /// Other texts that are accepted when reading.
     pub(crate) aliases: Vec<Text>,
 }

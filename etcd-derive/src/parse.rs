@@ -1,4 +1,5 @@
-//! From `DeriveInput` and attributes to the model: one type, one field at a time. Rules over several fields are `check.rs`.
+//! Converts a `DeriveInput` and its attributes to the model, one type and one field at a time.
+//! Rules that cover several fields are in `check.rs`.
 
 mod prefix;
 mod types;
@@ -17,7 +18,8 @@ use crate::model::{Codec, Field, Form, Item, Kind, Leaf, Map, Presence, Schema, 
 pub(crate) use types::source;
 pub(crate) use value::value;
 
-/// The struct that derives `EtcdSchema`. There is always a model, for the fallback beside errors.
+/// Parses the struct that derives `EtcdSchema`. Always returns a model, since the fallback for
+/// errors needs one.
 pub(crate) fn schema(ctxt: &Ctxt, input: &DeriveInput) -> Schema {
     let attrs = Attrs::read(ctxt, &input.attrs, Place::Struct);
     let case = case(ctxt, &attrs);
@@ -26,7 +28,7 @@ pub(crate) fn schema(ctxt: &Ctxt, input: &DeriveInput) -> Schema {
             Fields::Named(fields) => fields.named.iter().filter_map(|it| field(ctxt, it, case, &input.ident)).collect(),
             Fields::Unit => Vec::new(),
             Fields::Unnamed(fields) => {
-                ctxt.error(fields, "a schema has named fields, each is a key; for a newtype that is one value derive `EtcdValue`");
+                ctxt.error(fields, "a schema needs named fields, one key each; for a newtype with one value derive `EtcdValue`");
                 Vec::new()
             }
         },
@@ -54,7 +56,7 @@ pub(crate) fn schema(ctxt: &Ctxt, input: &DeriveInput) -> Schema {
 
 fn item(ctxt: &Ctxt, input: &DeriveInput, attrs: &Attrs) -> Item {
     for lifetime in input.generics.lifetimes() {
-        ctxt.error(lifetime, "what is stored is read into owned values: use `String` for `&str`, `Vec<u8>` for `&[u8]`, and no lifetime");
+        ctxt.error(lifetime, "stored values are read into owned types: use `String` for `&str`, `Vec<u8>` for `&[u8]`, and no lifetime");
     }
     Item {
         krate: attrs.path("crate").cloned().unwrap_or_else(|| parse_quote!(::etcd_typed)),
@@ -74,7 +76,7 @@ fn case(ctxt: &Ctxt, attrs: &Attrs) -> Option<Case> {
     found.map(|(_, case)| *case)
 }
 
-/// One field; none where it is so wrong that nothing can be said of it.
+/// Parses one field. Returns `None` if the field is too wrong to be used.
 fn field(ctxt: &Ctxt, field: &syn::Field, case: Option<Case>, of: &Ident) -> Option<Field> {
     let ident = field.ident.clone()?;
     let attrs = Attrs::read(ctxt, &field.attrs, Place::Field);
@@ -84,7 +86,7 @@ fn field(ctxt: &Ctxt, field: &syn::Field, case: Option<Case>, of: &Ident) -> Opt
     if matches!(&kind, Kind::Dir { ty, .. } | Kind::DirMap(Map { value: ty, .. }) | Kind::Flatten(ty) if types::is(ty, of)) {
         ctxt.error(
             &field.ty,
-            format_args!("a schema cannot hold itself: its keys are fixed; with `#[etcd(json)]` `{of}` can be one value"),
+            format_args!("a schema cannot contain itself, since its keys are fixed; `#[etcd(json)]` stores `{of}` as one value"),
         );
         return None;
     }
@@ -101,7 +103,7 @@ fn field(ctxt: &Ctxt, field: &syn::Field, case: Option<Case>, of: &Ident) -> Opt
     Some(Field { ty: field.ty.clone(), doc: doc(&field.attrs), variant, segment, kind, ident })
 }
 
-/// Which of the attributes that exclude one another a field has.
+/// The kind of a field, chosen by attributes that exclude each other.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Leaf,
@@ -117,25 +119,27 @@ impl Mode {
         first.into_iter().find(|(name, _)| attrs.has(name)).map_or(Self::Leaf, |(_, mode)| mode)
     }
 
-    /// Why an attribute has no meaning beside this one; none where it has.
+    /// Why an attribute is not allowed on a field of this kind. `None` if it is allowed.
     fn refuses(self, name: &str) -> Option<&'static str> {
         match (self, name) {
             (Self::Skip, "skip") | (Self::Flatten, "flatten") | (Self::Dir, "dir") | (Self::Entries, "entries") => None,
             (Self::Leaf, _) | (Self::Dir, "rename") | (Self::Entries, "rename" | "json" | "with" | "secret" | "validate") => None,
             (Self::Skip, _) => Some("`skip` leaves the field out: remove this, or `skip`"),
             (Self::Flatten, "rename" | "alias") => {
-                Some("`flatten` puts the struct's keys beside this one's, there is nothing to name: remove this")
+                Some("`flatten` puts the keys of the field's struct next to those of this struct, so there is no name to set: remove this")
             }
             (Self::Flatten, "validate") => Some("put `#[etcd(validate = ...)]` on the flattened struct"),
             (Self::Flatten, "default") => Some("put `#[etcd(default)]` on the fields of the flattened struct"),
             (Self::Flatten, "secret") => Some("put `#[etcd(secret)]` on the fields of the flattened struct"),
             (Self::Flatten, _) => Some("`flatten` is for a struct of keys: remove this, or `flatten`"),
-            (Self::Dir, "json" | "with") => Some("`dir` makes one key for each field, this makes one key of it all: remove one of them"),
+            (Self::Dir, "json" | "with") => {
+                Some("`dir` stores one key per field, this stores the whole struct in one key: remove one of them")
+            }
             (Self::Dir, "entries") => Some("`dir` is for a map of structs, `entries` for a map of values: remove one of them"),
             (Self::Dir, "validate") => Some("put `#[etcd(validate = ...)]` on the nested struct"),
             (Self::Dir, "default") => Some("put `#[etcd(default)]` on the fields of the nested struct, or make the field an `Option`"),
             (Self::Dir, "secret") => Some("put `#[etcd(secret)]` on the fields of the nested struct"),
-            (Self::Entries, "default") => Some("a map without keys is empty, it needs no default: remove this"),
+            (Self::Entries, "default") => Some("a map without keys is empty and needs no default: remove this"),
             (Self::Dir | Self::Entries, "alias") => Some("only a field of one key can have an alias: remove this"),
             (Self::Dir | Self::Entries, _) => Some("this has no meaning here: remove it"),
         }
@@ -168,7 +172,7 @@ fn kind(ctxt: &Ctxt, attrs: &Attrs, mode: Mode, ty: &Type) -> Option<Kind> {
         Mode::Dir => match (map, option) {
             (Some((key, value)), _) => Some(Kind::DirMap(Map { key: key.clone(), value: value.clone() })),
             (None, Some(inner)) if types::map(inner).is_some() => {
-                ctxt.error(ty, "a map without keys is empty, there is no `None` beside it: write the map without `Option`");
+                ctxt.error(ty, "a map without keys is empty and is never `None`: write the map without `Option`");
                 None
             }
             (None, Some(inner)) => Some(Kind::Dir { ty: inner.clone(), optional: true }),
@@ -190,8 +194,8 @@ fn leaf(ctxt: &Ctxt, attrs: &Attrs, ty: &Type, option: Option<&Type>, is_map: bo
     if is_map && matches!(codec.form, Form::Own) {
         ctxt.error(
             ty,
-            "a map needs to be told how it is stored: `#[etcd(entries)]` for one key for each value, `#[etcd(dir)]` for a directory \
-             for each struct, `#[etcd(json)]` for one key",
+            "choose how the map is stored: `#[etcd(entries)]` for one key per value, `#[etcd(dir)]` for one directory per struct, \
+             `#[etcd(json)]` for one key",
         );
         return None;
     }
@@ -218,15 +222,15 @@ fn codec(attrs: &Attrs) -> Codec {
     Codec { form, validate: attrs.path("validate").cloned(), secret: attrs.has("secret") }
 }
 
-/// A segment of a key, as it will be stored. `otherwise` says what to do where it is wrong.
+/// A segment of a key as it is stored. `otherwise` is appended to errors and says what to do.
 fn segment(ctxt: &Ctxt, text: String, span: proc_macro2::Span, otherwise: &str) -> Text {
     let reason = match text.as_str() {
         "" => Some("a segment of a key cannot be empty"),
-        "." | ".." => Some("`.` and `..` are no segments of a key: servers would take another key"),
+        "." | ".." => Some("`.` and `..` cannot be segments: servers would use another key"),
         _ if text.contains('/') => Some("this is one segment of a key, without `/`: for a directory nest a struct with `#[etcd(dir)]`"),
         _ if text.starts_with('_') => Some("a segment that starts with `_` is hidden on etcd v2"),
-        _ if text.contains('%') => Some("`%` is what escapes start with in a segment: leave it out"),
-        _ if text.chars().any(char::is_control) => Some("a segment of a key holds no control character"),
+        _ if text.contains('%') => Some("`%` starts an escape in a segment: leave it out"),
+        _ if text.chars().any(char::is_control) => Some("a segment cannot contain a control character"),
         _ => None,
     };
     if let Some(reason) = reason {

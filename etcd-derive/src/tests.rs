@@ -1,11 +1,11 @@
-//! What the derives write, as a whole. What it does is tested in the crate `tests`.
+//! Snapshot tests of the generated code. The crate `tests` checks what that code does.
 
 use std::path::Path;
 
 use proc_macro2::TokenStream;
 use syn::{DeriveInput, parse_quote};
 
-/// Compares with `snapshots/NAME.rs`; `UPDATE_SNAPSHOTS=1` writes it.
+/// Compares with `snapshots/NAME.rs`. `UPDATE_SNAPSHOTS=1` rewrites the file.
 fn assert_snapshot(name: &str, tokens: TokenStream) {
     let expansion = prettyplease::unparse(&syn::parse2(tokens).unwrap());
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots").join(name).with_extension("rs");
@@ -21,7 +21,7 @@ fn assert_snapshot(name: &str, tokens: TokenStream) {
 }
 
 #[test]
-fn a_schema_with_every_kind_of_field() {
+fn schema_with_every_kind_of_field() {
     let input: DeriveInput = parse_quote! {
         /// Limits and endpoints of the checkout service.
         #[etcd(prefix = "/{env}/checkout", validate = check, change(Clone))]
@@ -50,7 +50,7 @@ fn a_schema_with_every_kind_of_field() {
 }
 
 #[test]
-fn an_enum_and_a_newtype() {
+fn enum_and_newtype_values() {
     let level: DeriveInput = parse_quote! {
         #[etcd(rename_all = "kebab-case")]
         enum Level {
@@ -66,7 +66,7 @@ fn an_enum_and_a_newtype() {
 }
 
 #[test]
-fn beside_a_mistake_the_items_are_there() {
+fn items_are_generated_despite_a_mistake() {
     let input: DeriveInput = parse_quote! {
         #[etcd(prefix = "/a/{env}")]
         struct Schema {

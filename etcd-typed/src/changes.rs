@@ -1,5 +1,6 @@
-//! Typed change streams: from the steps of a watch to typed changes, one item for each revision. How a watch goes on when a server does not
-//! is `watch.rs`; which change is of which field is `schema.rs`.
+//! Typed change streams: convert the steps of a watch to typed changes, one item per revision.
+//! `watch.rs` keeps a watch running when a server fails. `schema.rs` decides which change belongs
+//! to which field.
 
 mod entry;
 mod mirror;
@@ -26,10 +27,11 @@ use crate::telemetry::Pattern;
 use crate::version::Versioned;
 use crate::watch::{Follow, Interruption, Reason, Snapshot, Start, Step};
 
-/// A change stream to be had: await it, or say first where it [starts](Self::since).
+/// A change stream that is not started yet. Await it, or first set where it [starts](Self::since).
 ///
-/// From `watch()` of a directory or a map. Awaiting it reads the present state (two requests: that, and the watch) and fails as a read does.
-#[must_use = "a watch begins when it is awaited"]
+/// Returned by `watch()` on a directory or a map. Awaiting it reads the current state (one request
+/// for the state, one for the watch), and fails like a read.
+#[must_use = "a watch does nothing until it is awaited"]
 pub struct Watching<C, T> {
     store: Arc<dyn Store>,
     retry: RetryPolicy,
@@ -38,37 +40,44 @@ pub struct Watching<C, T> {
     typed: Typed<C, T>,
 }
 
-/// The typed changes of a directory: an endless stream of [`Update`]s, each with all changes of one revision.
+/// The typed changes of a directory: an endless stream of [`Update`]s, each with all changes of one
+/// revision.
 ///
-/// It goes on by itself through restarts of servers, dead members and cut connections, and loses and doubles nothing while the server keeps its
-/// history. Where the history is gone (compaction, v2's window of 1000 events, a server that was restored or emptied), the next item is the
-/// difference between what was seen and what is there now, with [`Update::resynced`] set.
+/// The stream survives server restarts, failed members and broken connections. It loses and
+/// duplicates nothing while the server keeps its history. If the history is gone (compaction, the
+/// v2 window of 1000 events, a server that was restored or emptied), the next item is the
+/// difference between the last known state and the current one, with [`Update::resynced`] set.
 ///
-/// One loss may pass unnoticed on v2, which answers no questions about the past: a server that came back empty and was written to beyond the
-/// index that was seen, before this client reached it again.
+/// On v2, which keeps no past states, one loss may go unnoticed: the server comes back empty, and
+/// is written to beyond the last index this client saw before the client reconnects.
 ///
 /// # Items
 ///
-/// - `Ok(update)`: revisions ascend, except that after a server lost history a resynced update may be of an earlier one than was seen.
-/// - `Err` of kind [`Decode`](ErrorKind::Decode): what was written at [`Error::key`] is not a value of the type. It comes after the
-///   other changes of its revision, and the stream goes on; the next good change at that key has no `old`.
-/// - any other `Err` is the last item. `PermissionDenied`, `Unauthenticated` and `Unsupported`: the server refused every attempt to resume the
-///   stream for [`RetryPolicy::call_timeout`], so a right that is revoked and soon granted again ends no stream. (A stream that is not interrupted
-///   loses nothing by a revoked right: the server goes on with watches that it has.) `NotADirectory`, `IsADirectory`, `InvalidKey`, `InvalidUrl` and
-///   `TooLarge` come at once. Everything else is waited for, a certificate that no endpoint is trusted with (`Tls`) too;
-///   [`interruption`](Self::interruption) shows it.
+/// - `Ok(update)`: revisions ascend. Only after a server has lost history may a resynced update
+///   have an earlier revision.
+/// - `Err` of kind [`Decode`](ErrorKind::Decode): the value written at [`Error::key`] is not a
+///   value of the type. This item follows the other changes of its revision. The stream continues;
+///   the next valid change of that key has no `old`.
+/// - Any other `Err` is the last item. `PermissionDenied`, `Unauthenticated` and `Unsupported` come
+///   if the server has refused every attempt to resume the stream for
+///   [`RetryPolicy::call_timeout`]; a right that is revoked and granted again within that time does
+///   not end the stream. (A revoked right has no effect on an uninterrupted stream, since the
+///   server continues existing watches.) `NotADirectory`, `IsADirectory`, `InvalidKey`,
+///   `InvalidUrl` and `TooLarge` come at once. All other errors are retried, including `Tls`;
+///   [`interruption`](Self::interruption) shows them.
 ///
-/// A revision that touches nothing of the schema gives no item. A stream that nobody polls costs no requests.
-#[must_use = "a watch goes on only while it is polled"]
+/// A revision that changes nothing in the schema yields no item. A stream that is not polled sends
+/// no requests.
+#[must_use = "a watch makes progress only while it is polled"]
 pub struct Changes<C, T> {
     steps: Steps,
     mirror: Mirror,
     typed: Typed<C, T>,
-    /// What is left of the revision that is being delivered.
+    /// The remaining items of the current revision.
     ready: VecDeque<Result<Update<C>>>,
 }
 
-/// What makes the steps of a watch typed.
+/// The functions that convert the steps of a watch to typed values.
 pub(crate) struct Typed<C, T> {
     pattern: Pattern,
     changes: Arc<MakeChanges<C>>,
@@ -79,7 +88,8 @@ type MakeChanges<C> = dyn Fn(&mut Delta<'_>, &mut Vec<C>) + Send + Sync;
 type MakeState<T> = dyn Fn(&Key, &Tree, Revision) -> Result<Versioned<T>> + Send + Sync;
 
 impl<C, T> Typed<C, T> {
-    /// `pattern` stands for the directory in metrics and events; `changes` adds the typed changes of what was touched; `state` reads the whole directory.
+    /// `pattern` is the name of the directory in metrics and events. `changes` adds the typed
+    /// changes of the changed keys. `state` reads the whole directory.
     pub(crate) fn new(
         pattern: Pattern,
         changes: impl Fn(&mut Delta<'_>, &mut Vec<C>) + Send + Sync + 'static,
@@ -96,15 +106,15 @@ impl<C, T> Watching<C, T> {
 
     /// Starts with the changes after this past revision, instead of now.
     ///
-    /// Where the store has that revision no more, the first item is the present state as changes from nothing, with
-    /// [`Update::resynced`] set. A store that cannot read the past (v2) knows the changes after it and not the state as of it; see
-    /// [`Changes::current`].
+    /// If the store no longer has that revision, the first item is the current state as changes
+    /// from nothing, with [`Update::resynced`] set. A store that cannot read the past (v2) returns
+    /// the changes after the revision, but not the state at it; see [`Changes::current`].
     ///
     /// A revision that the store has not reached yet belongs to another history: of another store,
-    /// or of this one before it was restored or emptied. The stream does not wait for that
-    /// revision, as a watch of etcd does, because it would miss every change until then. Its first
-    /// item is the present state with [`Update::resynced`] set, too. Every later change follows,
-    /// also at revisions that are not above the one asked for.
+    /// or of this one before it was restored or emptied. A watch of etcd would wait for that
+    /// revision and miss every change until then. This stream does not wait: its first item is the
+    /// current state, again with [`Update::resynced`] set. All later changes follow, even at
+    /// revisions that are not above the requested one.
     pub fn since(mut self, revision: impl Into<Revision>) -> Self {
         self.start = Start::Since(revision.into());
         self
@@ -136,27 +146,29 @@ impl<C, T> fmt::Debug for Watching<C, T> {
 }
 
 impl<C, T> Changes<C, T> {
-    /// The next item; see [the type](Self). None only after the last one.
+    /// Returns the next item; see [the type](Self). `None` only after the last item.
     ///
     /// # Errors
     ///
-    /// `Decode` for a value that is none of its type, and the stream goes on; any other is the last item. A call outside of a tokio runtime answers `Unsupported`
-    /// and changes nothing.
+    /// `Decode` for a value that is not of its type; the stream continues. Any other error is the
+    /// last item. Outside of a tokio runtime the call returns `Unsupported` and changes nothing.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when it is dropped.
+    /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<Update<C>>> {
         poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// The typed state with every change in it that was delivered so far, all of one revision; before the first item, the state that the stream
-    /// started from. It is decoded in one go, which takes 3 µs for each key.
+    /// The typed state after all items returned so far, all from one revision. Before the first
+    /// item it is the state in which the stream started. Decoding is synchronous and takes 3 µs per
+    /// key.
     ///
     /// # Errors
     ///
-    /// As of a read of the directory: `Invalid` with every key that is missing or undecodable. `HistoryLost` while the state is not known, because
-    /// the stream started [since](Watching::since) a revision that could not be read any more.
+    /// As a read of the directory: `Invalid` with every key that is missing or cannot be decoded.
+    /// `HistoryLost` while the state is unknown, because the stream started
+    /// [since](Watching::since) a revision that can no longer be read.
     pub fn current(&self) -> Result<Versioned<T>> {
         let mirror = &self.mirror;
         if !mirror.is_complete() {
@@ -165,7 +177,8 @@ impl<C, T> Changes<C, T> {
         (self.typed.state)(mirror.directory(), mirror.tree(), mirror.revision())
     }
 
-    /// What keeps the stream from following at the moment; none while it does. It goes on trying either way.
+    /// Why the stream cannot follow the store at the moment. `None` while it follows. The stream
+    /// keeps trying in either case.
     #[must_use]
     pub fn interruption(&self) -> Option<Interruption<'_>> {
         self.steps.interruption()
@@ -188,7 +201,7 @@ impl<C, T> Changes<C, T> {
         }
     }
 
-    /// The items of what was touched.
+    /// Creates the items for one step.
     fn make(&mut self, touch: &Touch) {
         let &Touch { revision, resynced, ref touched } = touch;
         let mirror = &self.mirror;
@@ -212,7 +225,7 @@ impl<C, T> Stream for Changes<C, T> {
     }
 }
 
-/// Nothing in it is pinned in place: what is polled is boxed.
+/// No field is pinned in place, since everything that is polled is boxed.
 impl<C, T> Unpin for Changes<C, T> {}
 
 impl<C, T> fmt::Debug for Changes<C, T> {
@@ -222,18 +235,19 @@ impl<C, T> fmt::Debug for Changes<C, T> {
     }
 }
 
-/// The steps of a watch, after what it starts with.
+/// The steps of a watch after its start.
 struct Steps {
     follow: Follow,
     start: Start,
-    /// The history that the stream was to start with is gone; this is what is there instead, and the first thing to tell.
+    /// The current state, to be reported first. Set if the history that the stream was to start
+    /// with is gone.
     lost: Option<Box<Snapshot>>,
 }
 
-/// What a stream starts with.
+/// The state that a stream starts with.
 enum Begun {
     At(Snapshot),
-    /// What was there then cannot be read.
+    /// The state at this revision cannot be read.
     Unknown(Revision),
 }
 
@@ -242,12 +256,12 @@ impl Steps {
         Self { follow: Follow::new(store, retry, span, pattern, start), start, lost: None }
     }
 
-    /// What the stream starts with; to be asked for until it is there.
+    /// Polls until the start of the stream is known.
     fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<Result<Begun>> {
         let first = loop {
             match ready!(self.follow.poll_step(cx)) {
                 Some(Ok(Step::Reset(snapshot))) => break snapshot,
-                // A reset is the first step.
+                // The first step is always a reset.
                 Some(Ok(Step::Batch(_) | Step::Progress(_))) => {}
                 Some(Err(error)) => return Poll::Ready(Err(error)),
                 None => return Poll::Ready(Err(Error::new(ErrorKind::Unavailable, "the watch ended before it began"))),
@@ -274,9 +288,9 @@ impl Steps {
     }
 }
 
-/// What is there is not known yet.
+/// The error of [`Changes::current`] while the state is unknown.
 fn start_unknown(key: &Key) -> Error {
-    let message = "what was there at the revision that the watch started from cannot be read; the changes after it come all the same";
+    let message = "the state at the revision that the watch started from cannot be read; later changes are still delivered";
     Error::new(ErrorKind::HistoryLost, message).at(key)
 }
 

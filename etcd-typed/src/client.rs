@@ -1,4 +1,4 @@
-//! `Client`, its builder and its address: the top. It picks a store and opens handles.
+//! `Client`, its builder and its address: the top layer. It picks a store and opens handles.
 
 mod address;
 
@@ -25,7 +25,8 @@ use crate::store::{Consistency, Member, Stats, StatsKind, Status, Store};
 use crate::turn::Turn;
 use crate::value::{Codec, EtcdValue};
 
-/// A store, and the way to everything in it. Cheap to clone; all clones share connections.
+/// A connection to a store. It opens typed handles to the keys and directories in it. Cloning is
+/// cheap; all clones share connections.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -40,39 +41,50 @@ use crate::value::{Codec, EtcdValue};
 ///
 /// # Runtimes
 ///
-/// One client may be used on several tokio runtimes, at the same time or one after the other; a client in a `static` serves all `#[tokio::test]`s of a program. Each
-/// runtime has connections and watches of its own (on v3 three connections), so that a runtime which ends, or is not driven any more, holds up no other.
+/// One client can be used on several tokio runtimes, at the same time or one after the other. A
+/// client in a `static` serves all `#[tokio::test]`s of a program. Each runtime has its own
+/// connections and watches (three connections on v3), so a runtime that ends or is no longer driven
+/// blocks no other runtime.
 ///
-/// Guards, leases, published values and live views are kept by tasks in the background, each on the runtime where it was made. When that runtime ends, its tasks
-/// go on on another runtime on which the client has been used. When there is none, they wait: the next use of the client, or of what they keep, within a runtime
-/// takes them there. A lease whose time has passed before that is lost ([`LostReason::NotKeptAlive`](crate::LostReason::NotKeptAlive)).
+/// Guards, leases, published values and live views are kept by background tasks. Each task runs on
+/// the runtime where its object was created. When that runtime ends, its tasks move to another
+/// runtime on which the client has been used. If there is no such runtime, they wait until the
+/// client, or one of these objects, is next used within a runtime. A lease that expires in the
+/// meantime is lost ([`LostReason::NotKeptAlive`](crate::LostReason::NotKeptAlive)).
 ///
-/// A call outside of a runtime answers `Unsupported`, where it needs one; nothing panics. Guards, views and published values may be asked and dropped there. Calls of
-/// the memory store need a runtime only to wait.
+/// Outside of a runtime, a call that needs one returns `Unsupported`; it never panics. Guards,
+/// views and published values can be queried and dropped there. Calls to the memory store need a
+/// runtime only when they wait.
 ///
-/// A runtime that exists but is not driven (a current-thread runtime outside of `block_on`) runs no tasks. A call on another runtime that waits for
-/// such a task takes it there.
+/// A runtime that exists but is not driven (a current-thread runtime outside of `block_on`) runs no
+/// tasks. If a call on another runtime waits for such a task, the task moves to the runtime of that
+/// call.
 #[derive(Clone, Debug)]
 pub struct Client {
     context: Shared,
-    /// What every key is below.
+    /// The directory that contains every key of this client.
     namespace: Key,
 }
 
 impl Client {
-    /// Connects to the store of this address and sees that it answers.
+    /// Connects to the store at this address and checks that it answers.
     ///
-    /// - `etcd://[user:password@]host[:2379][,host…][/namespace]`: etcd v3 over gRPC; `etcds://` the same over TLS. Each host may have the scheme before it,
-    ///   as in `http://a:2379,http://b:2379`; all hosts have one scheme. `http://` and `https://` mean the same
-    ///   two. In user and password `/`, `@`, `?`, `#` and `%` are percent-encoded (`%2F`, …), as is an `@` in the namespace.
+    /// - `etcd://[user:password@]host[:2379][,host…][/namespace]`: etcd v3 over gRPC. `etcds://` is
+    ///   the same over TLS. `http://` and `https://` are synonyms of these two. Each host may
+    ///   repeat the scheme, as in `http://a:2379,http://b:2379`; all hosts must have the same one.
+    ///   In the user and the password, `/`, `@`, `?`, `#` and `%` are percent-encoded (`%2F`, …).
+    ///   In the namespace, `@` is percent-encoded.
     /// - `etcd2://` and `etcd2s://`: the v2 keys API over HTTP.
-    /// - `memory:`: an embedded store of its own; `memory:name`: one that all in this process share who name it.
+    /// - `memory:`: a new embedded store. `memory:name`: an embedded store that every client in
+    ///   this process with the same name shares.
     ///
     /// # Errors
     ///
-    /// `InvalidUrl` lists what is known. `Unsupported` names the feature of this crate that the address needs, or for an `etcd2://` address the version
-    /// of a server that has no v2 API, and what to do. `Unavailable`, `Timeout`, `Tls`, `Unauthenticated`, `Server` when no server answers as it
-    /// should.
+    /// `InvalidUrl` for an address that is not valid; the message lists the known forms.
+    /// `Unsupported` if the address needs a feature of this crate that is not enabled, or if an
+    /// `etcd2://` address leads to a server without a v2 API; the message says what to do.
+    /// `Unavailable`, `Timeout`, `Tls`, `Unauthenticated` or `Server` if no server answers as
+    /// expected.
     pub async fn connect(address: &str) -> Result<Self> {
         Self::builder(address).connect().await
     }
@@ -81,7 +93,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// `InvalidUrl` when it is not set: no program falls back to an empty store by accident. Then as [`connect`](Self::connect).
+    /// `InvalidUrl` when the variable is not set, so that no program uses an empty store by
+    /// accident. Otherwise as [`connect`](Self::connect).
     pub async fn from_env() -> Result<Self> {
         let address = std::env::var("ETCD_URL");
         let address =
@@ -89,7 +102,7 @@ impl Client {
         Self::connect(&address).await
     }
 
-    /// Starts a client with options.
+    /// Returns a builder, to set options before connecting.
     pub fn builder(address: &str) -> ClientBuilder {
         ClientBuilder {
             address: address.to_owned(),
@@ -102,7 +115,8 @@ impl Client {
         }
     }
 
-    /// A client of a store that the caller made: a [`MemoryStore`] whose faults a test wants to inject, a wrapper, a store of one's own.
+    /// Creates a client for a store that the caller has made: a [`MemoryStore`] with injected
+    /// faults, a wrapper, or a custom store.
     pub fn with_store(store: impl Store) -> Self {
         Self::of(Arc::new(store), RetryPolicy::default(), Key::root())
     }
@@ -122,31 +136,33 @@ impl Client {
         Self { context: Arc::new(context), namespace }
     }
 
-    /// The same client with reads that any member may answer from what it has. They are cheaper, work without a quorum, and may be old. Writes,
-    /// and the reads that decide a write, are not touched by it.
+    /// Returns a client whose reads may be answered by any member from its local data. Such reads
+    /// are cheaper and work without a quorum, but may return old values. Writes, and reads that a
+    /// write depends on, stay linearizable.
     #[must_use]
     pub fn stale_reads(&self) -> Self {
         let context = Context { reads: Consistency::Stale, ..(*self.context).clone() };
         Self { context: Arc::new(context), namespace: self.namespace.clone() }
     }
 
-    /// The store below, for what no handle does.
+    /// The store of this client, for operations that no handle offers.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         self.context.asked()
     }
 
-    /// The directory that every key of this client is below.
+    /// The directory that contains every key of this client.
     #[must_use]
     pub fn namespace(&self) -> &Key {
         &self.namespace
     }
 
-    /// One key with values of type `T`. For a serde type without a stored form of its own: `entry::<Json<T>>`.
+    /// Opens a handle to one key with values of type `T`. For a serde type that is not an
+    /// [`EtcdValue`], use `entry::<Json<T>>`.
     ///
     /// # Errors
     ///
-    /// `InvalidKey`; see [`Key::parse`]. The root is a directory, and never an entry.
+    /// `InvalidKey` (see [`Key::parse`]), also for the root, which is always a directory.
     pub fn entry<T: EtcdValue + Send + Sync + 'static>(&self, path: &str) -> Result<Entry<T>> {
         let below = Key::parse(path)?;
         if below.is_root() {
@@ -155,7 +171,8 @@ impl Client {
         Ok(Entry::new(self.context.clone(), self.namespace.join(&below), Codec::value()))
     }
 
-    /// The directory of a struct, wherever it is; the derived handle's `open` is for structs that name their prefix.
+    /// Opens a handle to the directory of a struct, at any path. For a struct that declares its
+    /// prefix, the derived handle has `open`.
     ///
     /// # Errors
     ///
@@ -164,7 +181,7 @@ impl Client {
         Ok(self.dir_at::<S>(self.key(path)?))
     }
 
-    /// A directory of values, one key for each.
+    /// Opens a handle to a directory of values, one key each.
     ///
     /// # Errors
     ///
@@ -173,7 +190,7 @@ impl Client {
         Ok(EntryMap::new(self.context.clone(), self.key(path)?, Codec::value()))
     }
 
-    /// A directory of structs, one directory for each.
+    /// Opens a handle to a directory of structs, one subdirectory each.
     ///
     /// # Errors
     ///
@@ -182,7 +199,7 @@ impl Client {
         Ok(DirMap::new(self.context.clone(), self.key(path)?))
     }
 
-    /// A directory without a schema.
+    /// Opens a handle to a directory whose contents have no schema.
     ///
     /// # Errors
     ///
@@ -191,58 +208,67 @@ impl Client {
         Ok(Directory::new(self.context.clone(), self.key(path)?))
     }
 
-    /// Conditions and writes over any handles, to be committed together.
+    /// Starts a transaction: conditions and writes on any handles, committed atomically.
     pub fn transaction(&self) -> Transaction {
         Transaction::new(self.context.clone())
     }
 
-    /// A lease that is kept alive as long as the guard lives. `ttl` is at least the server's shortest (2 s with default flags); fractions of a second are
-    /// rounded up.
+    /// Grants a lease and keeps it alive as long as the returned guard exists. The server raises a
+    /// `ttl` below its minimum (2 s with default flags). Fractions of a second are rounded up.
     ///
     /// # Errors
     ///
-    /// `Unavailable`, `Timeout`, `NoSpace`, …: no lease was had. `Unsupported` outside of a tokio runtime.
+    /// `Unavailable`, `Timeout`, `NoSpace`, …: no lease was granted. `Unsupported` outside of a
+    /// tokio runtime.
     pub async fn lease(&self, ttl: Duration) -> Result<Lease> {
         let lessor = &self.context.lessor;
         lessor.grant(ttl).await.map(|lease| lease.by_itself(lessor))
     }
 
-    /// The lock of this name. Sends nothing until the lock is acquired or looked at.
+    /// Returns a handle to the lock with this name. Sends no request until the lock is acquired or
+    /// inspected.
     ///
-    /// Each client that wants the lock has a key below `NAME/`, where `NAME` is this client's namespace and the name, byte for byte as they were given.
-    /// Any text that is not empty is a name: `/a` and `/a/` are two locks, as they are for `etcdctl lock`. Every key there that has a lease is in the
-    /// queue, as for Go's `concurrency`; so who wants `/a` also waits for the holder of `/a/b`. On etcd v2 a name is a path, and a key directly in that directory is
-    /// in the queue if its name is that of a lease and it has a time to live.
+    /// Each client that wants the lock has a key below `NAME/`, where `NAME` is the namespace of
+    /// this client followed by the name, byte for byte. Any text that is not empty is a valid name:
+    /// `/a` and `/a/` are two different locks, as they are for `etcdctl lock`. As in Go's
+    /// `concurrency` package, every key with a lease below `NAME/` is in the queue, so a client
+    /// that wants `/a` also waits for the holder of `/a/b`. On etcd v2 a name is a path. A key
+    /// directly in that directory is in the queue if its name is a lease id and it has a time to
+    /// live.
     ///
     /// [`NamedLock`] says which other clients share the queue.
     pub fn lock(&self, name: &str) -> NamedLock {
         NamedLock::new(Turn::named(self.context.lessor.clone(), &self.namespace, name, "lock"))
     }
 
-    /// The election of this name, with candidates' values of type `T` (for a serde type `election::<Json<T>>`). Sends nothing until somebody campaigns or
-    /// looks.
+    /// Returns a handle to the election with this name, whose candidates have values of type `T`
+    /// (for a serde type, `election::<Json<T>>`). Sends no request until a candidate campaigns or
+    /// the election is inspected.
     ///
-    /// Each candidate has a key below `NAME/`, where `NAME` is this client's namespace and the name, byte for byte as they were given. Any text that is not
-    /// empty is a name: `/a` and `/a/` are two elections, as they are for `etcdctl elect`. Every key there that has a lease is a candidate, as for Go's
-    /// `concurrency`; so a candidate for `/a` also waits for the leader of `/a/b`. On etcd v2 a name is a path, and a key directly in that directory is a
-    /// candidate if its name is that of a lease and it has a time to live.
+    /// Each candidate has a key below `NAME/`, where `NAME` is the namespace of this client
+    /// followed by the name, byte for byte. Any text that is not empty is a valid name: `/a` and
+    /// `/a/` are two different elections, as they are for `etcdctl elect`. As in Go's `concurrency`
+    /// package, every key with a lease below `NAME/` is a candidate, so a candidate for `/a` also
+    /// waits for the leader of `/a/b`. On etcd v2 a name is a path. A key directly in that
+    /// directory is a candidate if its name is a lease id and it has a time to live.
     ///
     /// [`Election`] says which other clients share the queue.
     pub fn election<T: EtcdValue + Send + Sync + 'static>(&self, name: &str) -> Election<T> {
         Election::new(Turn::named(self.context.lessor.clone(), &self.namespace, name, election::KIND))
     }
 
-    /// What one server says of itself.
+    /// Returns the status of one server: its version, its database size and so on.
     ///
     /// # Errors
     ///
-    /// `PermissionDenied` where the server wants more rights for it (with authentication on, from etcd 3.5.28 on).
+    /// `PermissionDenied` if authentication is on and the user lacks the right to ask (etcd 3.5.28
+    /// and later).
     pub async fn status(&self) -> Result<Status> {
         self.context.asked().status().await
     }
 
-    /// The members of the cluster, as one of them knows them. etcd's `grpc-proxy` names itself in their place, with the id 0, unless it is started with an empty
-    /// `--advertise-client-url`.
+    /// Returns the members of the cluster, as one of them lists them. etcd's `grpc-proxy` returns
+    /// itself with the id 0 instead, unless it is started with an empty `--advertise-client-url`.
     ///
     /// # Errors
     ///
@@ -251,11 +277,11 @@ impl Client {
         self.context.asked().members().await
     }
 
-    /// Statistics, which only v2 servers keep.
+    /// Returns statistics, which only v2 servers keep.
     ///
     /// # Errors
     ///
-    /// `Unsupported` on v3 and in memory; [`status`](Self::status) is what there is.
+    /// `Unsupported` on v3 and in memory; use [`status`](Self::status) there.
     pub async fn stats(&self, which: StatsKind) -> Result<Stats> {
         self.context.asked().stats(which).await
     }
@@ -269,7 +295,8 @@ impl Client {
     }
 }
 
-/// Options of a [`Client`]; from [`Client::builder`]. `Debug` shows neither the password nor the key, wherever they were given.
+/// Options of a [`Client`], created by [`Client::builder`]. `Debug` never shows the password or the
+/// private key.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until `connect` or `connect_lazy`"]
 pub struct ClientBuilder {
@@ -285,7 +312,7 @@ pub struct ClientBuilder {
 impl fmt::Debug for ClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { address, credentials, tls, tls_files, retry, namespace, tune } = self;
-        // What is no address may be anything.
+        // A text that is not an address may contain anything, also a password.
         let address = Address::parse(address).map_err(|error| error.kind());
         f.debug_struct("ClientBuilder")
             .field("address", &address)
@@ -299,14 +326,14 @@ impl fmt::Debug for ClientBuilder {
     }
 }
 
-/// Files that are read when the client is made.
+/// Files that are read when the client is created.
 #[derive(Clone, Debug, Default)]
 struct TlsFiles {
     ca: Option<PathBuf>,
     identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// What replaces a default of [`ConnectOptions`].
+/// Options that replace the defaults of [`ConnectOptions`].
 #[derive(Clone, Debug, Default)]
 struct Tuning {
     connect_timeout: Option<Duration>,
@@ -316,102 +343,111 @@ struct Tuning {
 }
 
 impl ClientBuilder {
-    /// User and password, where the address has none.
+    /// Sets user and password. They replace those in the address.
     pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
         self.credentials = Some(Credentials { user: user.into(), password: password.into() });
         self
     }
 
-    /// The certificate authorities to trust, PEM. Without them: the system's.
+    /// Sets the certificate authorities to trust, in PEM format. Default: those of the system.
     pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.tls.ca = Some(pem.into());
         self
     }
 
-    /// The same, from a file that is read when the client is made.
+    /// Like [`ca_certificate`](Self::ca_certificate), from a file that is read when the client is
+    /// created.
     pub fn ca_certificate_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls_files.ca = Some(path.into());
         self
     }
 
-    /// The client's certificate chain and private key, PEM.
+    /// Sets the client's certificate chain and private key, in PEM format.
     pub fn identity(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         self.tls.identity = Some((certificate.into(), key.into()));
         self
     }
 
-    /// The same, from files that are read when the client is made.
+    /// Like [`identity`](Self::identity), from files that are read when the client is created.
     pub fn identity_files(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.tls_files.identity = Some((certificate.into(), key.into()));
         self
     }
 
-    /// The name that the server's certificate must be for, where it is not the host of the address.
+    /// Sets the name that the server's certificate must contain, if it is not the host in the
+    /// address.
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.tls.server_name = Some(name.into());
         self
     }
 
-    /// How calls are repeated and how long they may take. [`RetryPolicy`] says what its fields may be.
+    /// Sets how often calls are retried and how long they may take. [`RetryPolicy`] lists the
+    /// allowed values.
     pub fn retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
         self
     }
 
-    /// How long a connection may take to be had. Default: 2 s. Zero is refused.
+    /// Sets how long a connection attempt may take. Default: 2 s. Zero is refused.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.tune.connect_timeout = Some(timeout);
         self
     }
 
-    /// How often a silent connection is checked, and how long the answer may take. Default: 5 s and 2 s; servers cut off who checks more often
-    /// than each 5 s (server flag `--grpc-keepalive-min-time`). Zero is refused.
+    /// Sets how often an idle connection is checked, and how long the answer may take. Default: 5 s
+    /// and 2 s. Servers disconnect clients that check more often than every 5 s (server flag
+    /// `--grpc-keepalive-min-time`). Zero is refused.
     pub fn keep_alive(mut self, interval: Duration, timeout: Duration) -> Self {
         self.tune.keep_alive = Some((interval, timeout));
         self
     }
 
-    /// How many operations one transaction may have (server flag `--max-txn-ops`). Default: 128; zero is refused. It holds for etcd v3 and in memory; on v2 a
-    /// transaction has one operation. Larger transactions fail with `TooManyOperations` before anything is sent.
+    /// Sets how many operations one transaction may have (server flag `--max-txn-ops`). Default:
+    /// 128. Zero is refused. Larger transactions fail with `TooManyOperations` before anything is
+    /// sent. The limit applies to etcd v3 and to the memory store; on v2 a transaction always has
+    /// one operation.
     pub fn max_operations(mut self, operations: usize) -> Self {
         self.tune.max_operations = Some(operations);
         self
     }
 
-    /// How many bytes one request may have (server flag `--max-request-bytes`). Default: 1,572,864 (1.5 MiB), which is the server's default. It holds for
-    /// etcd v3 and in memory. A larger value fails with `TooLarge` before anything is sent.
+    /// Sets how many bytes one request may have (server flag `--max-request-bytes`). Default:
+    /// 1,572,864 (1.5 MiB), the default of the server. A larger request fails with `TooLarge`
+    /// before anything is sent. The limit applies to etcd v3 and to the memory store.
     pub fn max_request_bytes(mut self, bytes: usize) -> Self {
         self.tune.max_request_bytes = Some(bytes);
         self
     }
 
-    /// The directory that every key is below. It replaces the one in the address.
+    /// Sets the directory that contains every key of the client. It replaces the one in the
+    /// address.
     pub fn namespace(mut self, path: impl Into<String>) -> Self {
         self.namespace = Some(path.into());
         self
     }
 
-    /// Makes the client and sees that a server answers.
+    /// Creates the client and checks that a server answers.
     ///
     /// # Errors
     ///
-    /// As [`Client::connect`]; and `Tls` for a file that cannot be read.
+    /// As [`Client::connect`], and `Tls` for a file that cannot be read.
     pub async fn connect(self) -> Result<Client> {
         let client = self.connect_lazy()?;
         match client.status().await {
             Ok(_) => Ok(client),
-            // It answers, and knows who we are.
+            // The server answers and accepts the credentials.
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(client),
             Err(error) => Err(error),
         }
     }
 
-    /// Makes the client without asking any server; the first call connects.
+    /// Creates the client without a request to any server. The first call connects.
     ///
     /// # Errors
     ///
-    /// `InvalidUrl`, `InvalidKey` (the namespace), `Unsupported` names the feature of this crate that the address needs; `Tls` for a certificate or a key that
-    /// cannot be read. `Invalid` names an option that is zero, with which no call could succeed.
+    /// `InvalidUrl` for the address, `InvalidKey` for the namespace, `Tls` for a certificate or a
+    /// key that cannot be read. `Unsupported` names the feature of this crate that the address
+    /// needs. `Invalid` names an option that is zero.
     pub fn connect_lazy(self) -> Result<Client> {
         let named = self.namespace.as_deref().map(Key::parse).transpose()?;
         let address = Address::parse(&self.address)?;
@@ -434,7 +470,7 @@ impl ClientBuilder {
         }
     }
 
-    /// The options that every store has, without an endpoint.
+    /// The options that apply to every kind of store, without endpoints.
     fn tuned(&self) -> Result<ConnectOptions> {
         let mut options = ConnectOptions::new(Vec::new());
         options.retry = self.retry.clone();
@@ -460,7 +496,7 @@ impl ClientBuilder {
             }
             options.tls = Some(tls);
         } else if self.tls != Tls::default() || self.tls_files.ca.is_some() || self.tls_files.identity.is_some() {
-            return Err(Error::new(ErrorKind::InvalidUrl, "certificates go with `etcds://` or `etcd2s://`; this address is without TLS"));
+            return Err(Error::new(ErrorKind::InvalidUrl, "certificates need an address with TLS: `etcds://` or `etcd2s://`"));
         }
         Ok(options)
     }
@@ -494,7 +530,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn random_password_is_in_no_debug(password in "XYZZY[ -~]{0,12}", key in "XYZZY[a-z]{0,9}", ns in "[ -~]{0,3}") {
+        fn debug_never_shows_the_password(password in "XYZZY[ -~]{0,12}", key in "XYZZY[a-z]{0,9}", ns in "[ -~]{0,3}") {
             let encoded = percent_encoding::utf8_percent_encode(&password, percent_encoding::NON_ALPHANUMERIC);
             let builders = [
                 Client::builder(&format!("etcd://root:{encoded}@h")),
@@ -515,7 +551,7 @@ mod tests {
 
     #[test]
     #[cfg(all(feature = "v2", feature = "v3"))]
-    fn host_with_credentials_is_refused_unquoted() {
+    fn error_never_quotes_host_with_credentials() {
         for host in ["root:hunter2@h", "hunter2 x", "hunter2/x", "hunter2?"] {
             let endpoint = crate::store::connect::Endpoint { host: host.to_owned(), port: 2379 };
             for protocol in [Protocol::V3, Protocol::V2] {

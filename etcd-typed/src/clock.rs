@@ -1,20 +1,23 @@
-//! `Moment`: time for promises that bind others. A server counts a lease's time while this machine sleeps, so what is reckoned from it must as well.
+//! `Moment`: a clock for leases. A server counts the time of a lease while this machine sleeps, so
+//! a deadline that depends on a lease must also count that time.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The longest time that is reckoned with: 30 years. A moment that much later than now exists on every platform, and so does the sum of several.
+/// The longest duration in use: 30 years. Every platform can represent a moment that much later
+/// than now, and the sum of several such durations.
 pub(crate) const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// A point in time on two clocks at once.
 ///
-/// The later one counts: tokio's, which tests can move, stands still on Linux while the machine is suspended (`CLOCK_MONOTONIC`); the other
-/// one does not, and is not moved by tests.
+/// The clock that has advanced further counts. Tokio's clock can be moved by tests, but on Linux it
+/// stands still while the machine is suspended (`CLOCK_MONOTONIC`). The other clock counts
+/// suspended time, and tests cannot move it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     steady: Instant,
-    /// Since some point in the past, with suspended time.
+    /// The time since some point in the past, including suspended time.
     boot: Duration,
 }
 
@@ -23,12 +26,12 @@ impl Moment {
         Self { steady: Instant::now(), boot: boot() }
     }
 
-    /// The time on tokio's clock when so much has passed.
+    /// The time on tokio's clock after this duration has passed.
     pub(crate) fn after(self, time: Duration) -> Option<Instant> {
         self.steady.checked_add(time)
     }
 
-    /// How long ago `earlier` was, by the clock on which it is longer.
+    /// The time since `earlier`, on the clock that has advanced further.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         self.steady.saturating_duration_since(earlier.steady).max(self.boot.saturating_sub(earlier.boot))
     }
@@ -37,7 +40,8 @@ impl Moment {
 #[cfg(unix)]
 fn boot() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
-    // Elsewhere than on Linux this clock counts suspended time by itself, where the system counts it at all.
+    // On other systems the monotonic clock already counts suspended time, if the system counts it
+    // at all.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     const CLOCK: ClockId = ClockId::Boottime;
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -64,17 +68,17 @@ pub(crate) mod tests {
     use super::*;
 
     thread_local! {
-        /// How long the machine of this test was suspended.
+        /// How long the simulated machine of this test was suspended.
         pub(crate) static SLEPT: Cell<Duration> = const { Cell::new(Duration::ZERO) };
     }
 
-    /// Suspends the machine of this thread's test.
+    /// Simulates that the machine is suspended, for the test on this thread.
     pub(crate) fn suspend(time: Duration) {
         SLEPT.set(SLEPT.get() + time);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_clock_that_went_further_counts() {
+    async fn clock_that_advanced_further_counts() {
         let start = Moment::now();
         tokio::time::advance(Duration::from_secs(5)).await;
         let later = Moment::now();

@@ -1,5 +1,5 @@
-//! `Error`, `ErrorKind`, `Problem`: what went wrong, by meaning. Which answer of a server means what is decided in the store's
-//! own mapping file, not here.
+//! `Error`, `ErrorKind` and `Problem`: what went wrong, by meaning. Each store's own mapping file
+//! decides which server answer maps to which kind.
 
 use std::any::Any;
 use std::error::Error as StdError;
@@ -11,14 +11,16 @@ use serde::Serialize;
 use crate::key::{Key, KeyError};
 use crate::revision::Revision;
 
-/// The result of what talks to a store.
+/// The result of operations on a store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, at which key, and whether a write may have happened all the same.
+/// Says what went wrong, at which key, and whether a write may have been applied anyway.
 ///
-/// Match on [`kind`](Self::kind). `Display` is one line that names the key; the cause below it is
-/// [`source`](StdError::source). A text of it quotes a stored value only where that is not a value of its type, is not secret, and its type allows it
-/// ([`EtcdValue::QUOTABLE`](crate::EtcdValue::QUOTABLE)); integers are quoted when they are out of range.
+/// Match on [`kind`](Self::kind). `Display` prints one line that starts with the key. The cause is
+/// in [`source`](StdError::source). A message quotes a stored value only if three things are true:
+/// the value does not decode as its type, it is not secret, and its type allows quoting
+/// ([`EtcdValue::QUOTABLE`](crate::EtcdValue::QUOTABLE)). Integers are quoted when they are out of
+/// range.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -28,69 +30,77 @@ struct Inner {
     source: Option<Arc<dyn StdError + Send + Sync>>,
     problems: Vec<Problem>,
     written: Vec<Key>,
-    /// `Versioned<T>` of the key's type, put there by the handle that knows the type.
+    /// A `Versioned<T>` of the key's type, set by the handle that knows the type.
     current: Option<Box<dyn Any + Send + Sync>>,
     may_have_applied: bool,
 }
 
-/// What an [`Error`] means. Says of each whether trying again helps.
+/// The meaning of an [`Error`]. Each variant says whether to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// There is no value at the key, and the call needs one.
+    /// The key has no value, and the call needs one.
     NotFound,
-    /// The key exists, and the call was to create it.
+    /// The key already exists, and the call was to create it.
     AlreadyExists,
-    /// The key is not as expected. [`Error::current`] is what it is now; read, decide, and swap again.
+    /// The key is not in the expected state. [`Error::current`] returns its current value. Read,
+    /// decide and swap again.
     Conflict,
-    /// What is stored is not a value of the type. Repeating does not help; mend the value.
+    /// The stored value is not a value of the type. Retrying does not help; correct the value.
     Decode,
-    /// The value cannot be stored: its type's own `encode` refused it, or a read of what it wrote would give another value. Nothing was sent.
+    /// The value cannot be stored: its type's `encode` refused it, or reading it back would give
+    /// another value. Nothing was sent.
     Encode,
-    /// A whole struct is wrong: [`Error::problems`] lists every field that is missing, undecodable or fails its validation. Or the
-    /// request is one that no store takes, such as two writes of one key in one transaction; the message says what.
+    /// A whole struct is wrong: [`Error::problems`] lists every field that is missing, cannot be
+    /// decoded or fails its validation. Or the request is one that no store accepts, such as two
+    /// writes to one key in a transaction; the message says why.
     Invalid,
-    /// A text is not a key, or a store cannot hold a key of that name.
+    /// A text is not a valid key, or the store cannot store a key with that name.
     InvalidKey,
-    /// An address is wrong; the message lists what is known.
+    /// An address is not valid. The message lists the known forms.
     InvalidUrl,
-    /// The path passes through a key that holds a value (v2).
+    /// A parent of the key holds a value and so cannot be a directory (v2).
     NotADirectory,
-    /// The key is a directory, and the call was for a value (v2).
+    /// The key is a directory, and the call needs a value (v2).
     IsADirectory,
-    /// The directory has something in it; delete recursively, or delete that first.
+    /// The directory is not empty. Delete it recursively, or delete its contents first.
     DirectoryNotEmpty,
-    /// The lease is not there (any more).
+    /// The lease does not exist, or has expired or been revoked.
     LeaseLost,
-    /// The lock or the leadership is not held any more. What was to be done under it was not done; acquire it again.
+    /// The lock or the leadership is no longer held. The write that depends on it was not applied.
+    /// Acquire it again.
     GuardLost,
-    /// The server does not know these credentials, or wants some.
+    /// The credentials are missing or not valid.
     Unauthenticated,
-    /// The credentials are good and do not allow this.
+    /// The credentials are valid, but do not permit this operation.
     PermissionDenied,
-    /// The value, or the whole request, is larger than the server takes.
+    /// The value, or the whole request, is larger than the server accepts.
     TooLarge,
-    /// The transaction has more operations than the server takes in one.
+    /// The transaction has more operations than the server accepts.
     TooManyOperations,
-    /// The server's space is used up: it takes deletes and reads, and no writes until somebody makes room.
+    /// The database has reached the server's size limit. Reads and deletes still work; writes fail
+    /// until an operator frees space.
     NoSpace,
-    /// TLS could not be agreed on with any endpoint: a certificate that is not trusted, for another name, expired or missing, or TLS on one side only.
-    /// Repeating does not help until the certificate or the TLS settings are mended. Streams, views and guards that have begun wait for that.
+    /// No endpoint completed a TLS handshake: a certificate is missing, expired, not trusted or for
+    /// another name, or only one side uses TLS. Retrying does not help until the certificate or the
+    /// TLS settings are corrected. Streams, views and guards that already run wait for that.
     Tls,
-    /// No server could be reached or none could answer. Trying again later helps.
+    /// No server could be reached, or no server could answer. Retrying later helps.
     Unavailable,
-    /// No answer came in time. Trying again may help.
+    /// No answer came in time. Retrying may help.
     Timeout,
-    /// The history that was asked for is gone (compaction, or v2's window of 1000 events), or not there yet.
+    /// The requested history no longer exists (compaction, or the v2 window of 1000 events), or
+    /// does not exist yet.
     HistoryLost,
-    /// This store cannot do it; the message names the store and what to use instead. Or the call needs a tokio runtime and was made outside of one.
+    /// The store does not support this operation; the message names the store and an alternative.
+    /// Or the call needs a tokio runtime and ran outside of one.
     Unsupported,
-    /// The server answered something that this library does not expect; the message has its words.
+    /// The server sent an answer that this library does not expect. The message quotes it.
     Server,
 }
 
 impl ErrorKind {
-    /// One word or two for the message.
+    /// The text of the kind in a message.
     fn words(self) -> &'static str {
         match self {
             Self::NotFound => "not found",
@@ -122,7 +132,8 @@ impl ErrorKind {
 }
 
 impl Error {
-    /// An error of this kind; `message` says what to know beyond the kind (it may be empty) and quotes no value that may be secret.
+    /// Creates an error of this kind. `message` adds what the kind does not say; it may be empty.
+    /// It must not quote a value that may be secret.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
@@ -136,34 +147,35 @@ impl Error {
         }))
     }
 
-    /// An [`Unsupported`](ErrorKind::Unsupported): what was called needs a tokio runtime, and there is none.
+    /// An [`Unsupported`](ErrorKind::Unsupported) error for a call outside of a tokio runtime that
+    /// needs one.
     pub(crate) fn without_runtime() -> Self {
         Self::new(ErrorKind::Unsupported, "there is no tokio runtime here: call it within a tokio runtime")
     }
 
-    /// Names the key, unless one is named already (the innermost knows best).
+    /// Sets the key, unless one is already set: the innermost call knows the exact key.
     #[must_use]
     pub fn at(mut self, key: &Key) -> Self {
         self.0.key.get_or_insert_with(|| key.clone());
         self
     }
 
-    /// Adds the cause.
+    /// Sets the cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(Arc::from(source.into()));
         self
     }
 
-    /// Says that the write's outcome is unknown: it may have been applied, or may still be.
+    /// Marks the outcome of the write as unknown: it may have been applied, or may be applied
+    /// later.
     #[must_use]
     pub fn outcome_unknown(mut self) -> Self {
         self.0.may_have_applied = true;
         self
     }
 
-    /// An [`Invalid`](ErrorKind::Invalid) that lists all problems of a struct; of a single undecodable or unencodable key the
-    /// kind is that problem's own.
+    /// An [`Invalid`](ErrorKind::Invalid) error that lists all problems of a struct.
     pub(crate) fn from_problems(problems: Vec<Problem>) -> Self {
         let listed = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
         let mut error = Self::new(ErrorKind::Invalid, listed);
@@ -171,7 +183,8 @@ impl Error {
         error
     }
 
-    /// A [`Decode`](ErrorKind::Decode): what is stored at one key is not a value of its type.
+    /// A [`Decode`](ErrorKind::Decode) error: the value stored at one key is not a value of its
+    /// type.
     pub(crate) fn undecodable(problem: Problem) -> Self {
         let revision = problem.revision.map(|revision| format!(" (revision {revision})")).unwrap_or_default();
         let mut error = Self::new(ErrorKind::Decode, format!("{}{revision}", problem.reason)).at(&problem.key);
@@ -179,7 +192,7 @@ impl Error {
         error
     }
 
-    /// Says which keys a write that is not atomic had written before it failed.
+    /// Records which keys a non-atomic write had written before it failed.
     #[must_use]
     pub(crate) fn after_writing(mut self, written: Vec<Key>) -> Self {
         self.0.written = written;
@@ -195,7 +208,8 @@ impl Error {
         self.0.current.as_deref()
     }
 
-    /// The same once more, for another who waits for the same thing; without what only a write has.
+    /// A copy for another caller that waits for the same result, without the fields that only
+    /// writes use.
     pub(crate) fn again(&self) -> Self {
         let Inner { kind, ref key, ref message, ref source, ref problems, .. } = *self.0;
         let mut error = Self::new(kind, message.clone());
@@ -205,7 +219,7 @@ impl Error {
         error
     }
 
-    /// The same, and this is to be known as well.
+    /// Appends a note to the message.
     #[cfg(any(feature = "snapshot", feature = "v2"))]
     #[must_use]
     pub(crate) fn noting(mut self, more: &str) -> Self {
@@ -217,7 +231,7 @@ impl Error {
         self
     }
 
-    /// The same with another message.
+    /// Replaces the message.
     #[cfg(feature = "v3")]
     #[must_use]
     pub(crate) fn with_message(mut self, message: String) -> Self {
@@ -225,51 +239,53 @@ impl Error {
         self
     }
 
-    /// What it means.
+    /// The kind of this error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The key it is about, where it is about one.
+    /// The key that this error is about, if there is one.
     #[must_use]
     pub fn key(&self) -> Option<&Key> {
         self.0.key.as_ref()
     }
 
-    /// What is to be known beyond the kind. Unlike the whole error it has no key in front, so it may go where keys should not.
+    /// The message without the kind and the key. It can be shown where the key must not be.
     pub(crate) fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// Every field that is wrong, with key and reason; empty but for [`Invalid`](ErrorKind::Invalid) and
+    /// Every wrong field, with key and reason. Empty except for [`Invalid`](ErrorKind::Invalid) and
     /// [`Decode`](ErrorKind::Decode).
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.0.problems
     }
 
-    /// The keys that a `.non_atomic()` write had written when it failed, in order; empty for every other error.
+    /// The keys that a `.non_atomic()` write had written when it failed, in order. Empty for every
+    /// other error.
     #[must_use]
     pub fn written(&self) -> &[Key] {
         &self.0.written
     }
 
-    /// Whether the same call may succeed later with nothing mended: [`Unavailable`](ErrorKind::Unavailable) and
-    /// [`Timeout`](ErrorKind::Timeout). For a write look at [`may_have_applied`](Self::may_have_applied) first.
+    /// Whether the same call may succeed later without any change:
+    /// [`Unavailable`](ErrorKind::Unavailable) and [`Timeout`](ErrorKind::Timeout). For a write,
+    /// check [`may_have_applied`](Self::may_have_applied) first.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self.0.kind, ErrorKind::Unavailable | ErrorKind::Timeout)
     }
 
-    /// Whether no server could be reached or none answered. Unlike [`is_retryable`](Self::is_retryable) this includes `Tls`: a task in the background
-    /// also waits until a certificate is renewed.
+    /// Whether no server could be reached or answered. Unlike [`is_retryable`](Self::is_retryable)
+    /// this includes `Tls`, since background tasks also wait until a certificate is renewed.
     pub(crate) fn is_outage(&self) -> bool {
         self.is_retryable() || self.0.kind == ErrorKind::Tls
     }
 
-    /// True exactly when a write's outcome is unknown: it may have been applied, and it may still be applied after this
-    /// answer. False means that it was not applied and will not be.
+    /// True if the outcome of a write is unknown: it may have been applied, or may still be applied
+    /// after this error is returned. False if it was not applied and will not be.
     #[must_use]
     pub fn may_have_applied(&self) -> bool {
         self.0.may_have_applied
@@ -320,36 +336,37 @@ impl From<KeyError> for Error {
     }
 }
 
-/// One thing that is wrong with what is stored, or with what was to be stored.
+/// One thing that is wrong with a stored value, or with a value that was to be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// The key it is at.
+    /// The key with the problem.
     pub key: Key,
     /// What kind of problem.
     pub kind: ProblemKind,
-    /// Why, for a person; never holds the value of a secret.
+    /// The reason, for a person. Never contains the value of a secret.
     pub reason: String,
-    /// The revision that the value was written at, of a whole struct the newest of its keys; none for a value that is missing or not stored yet.
+    /// The revision at which the value was written; for a whole struct, the newest revision of its
+    /// keys. `None` for a value that is missing or not yet stored.
     pub revision: Option<Revision>,
 }
 
-/// What kind of [`Problem`].
+/// The kind of a [`Problem`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ProblemKind {
     /// A required field has no key.
     Missing,
-    /// What is stored is not a value of the field's type.
+    /// The stored value is not a value of the field's type.
     Undecodable,
-    /// The value has no stored form, or a struct no key to be stored at.
+    /// The value has no stored form, or a struct has no key to store.
     Unencodable,
-    /// The value fails the validation that the schema asks for.
+    /// The value fails the validation of the schema.
     Rejected,
-    /// A key in a map is not written as this library writes it.
+    /// A key in a map is not written in the form that this library uses.
     ForeignKey,
-    /// A key that no read looks at: the schema does not have it, or it is left over of a struct that does not exist. Only
-    /// [`Dir::check`](crate::Dir::check) and its like look for them.
+    /// A key that no read looks at: it is not in the schema, or it remains from a struct that does
+    /// not exist. Only [`Dir::check`](crate::Dir::check) and similar methods report such keys.
     Unknown,
 }
 
@@ -363,7 +380,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What is shown of a secret.
+/// Shown in place of a secret.
 pub(crate) struct Masked;
 
 impl fmt::Debug for Masked {

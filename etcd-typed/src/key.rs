@@ -1,20 +1,20 @@
-//! `Key`: where a value lives, as segments below a root. What a store's bytes mean as a key is decided here and
-//! nowhere else; which keys a struct owns is `schema.rs`.
+//! `Key`: the path of a value or of a directory. Only this module decides how the bytes of a store
+//! map to keys. Which keys a struct owns is decided in `schema.rs`.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
-/// The path of one key or of one directory.
+/// The path of one key or directory.
 ///
 /// Invariants:
 ///
-/// - it is the root, or it starts with `/` and has no trailing `/`;
-/// - no segment is empty, `.` or `..`, and none holds `/` or a control character;
-/// - it is what a person would type: `/prod/checkout/rate-limit`.
+/// - A key is the root, or it starts with `/` and has no trailing `/`.
+/// - No segment is empty, `.` or `..`. None contains `/` or a control character.
+/// - A key is readable text, such as `/prod/checkout/rate-limit`.
 ///
-/// [`Key::parse`] takes a path as it was typed. [`Key::child`] takes *data* (a tenant's name, a map key) and escapes it, so
-/// that no value can leave its segment:
+/// [`Key::parse`] takes a path as a person types it. [`Key::child`] takes *data* (a tenant's name,
+/// a map key) and escapes it, so that no value can add or leave a segment:
 ///
 /// ```
 /// use etcd_typed::Key;
@@ -27,40 +27,42 @@ use std::sync::Arc;
 /// # Ok::<(), etcd_typed::Error>(())
 /// ```
 ///
-/// The keys of a lock's or an election's queue keep none of these rules: a queue has whatever name its users agreed on, and other clients
-/// name their keys in it as they like. Such a key is the stored key byte for byte; [`Key::as_bytes`] returns it, and [`Key::as_str`] replaces
-/// what is not UTF-8.
+/// These rules do not apply to keys in the queue of a lock or an election: users choose the name of
+/// the queue, and other clients choose the names of their keys. Such a `Key` has exactly the stored
+/// bytes: [`Key::as_bytes`] returns them, and [`Key::as_str`] replaces what is not UTF-8.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Repr);
 
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Repr {
-    /// A path without the trailing slash, so the root is the empty text; or the text of a key that keeps no rules.
+    /// A path without the trailing slash, so the root is the empty string. Also any queue key that
+    /// is UTF-8.
     Text(Arc<str>),
-    /// A key of another client that is not UTF-8. Behind one more pointer, so that every other key stays small.
+    /// A key of another client that is not UTF-8. It is boxed to keep all other keys small.
     Bytes(Arc<NotText>),
 }
 
 #[derive(PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct NotText {
     bytes: Box<[u8]>,
-    /// The same for people.
+    /// `bytes` with replacement characters, for display.
     shown: Box<str>,
 }
 
 impl Key {
-    /// The directory that everything is below.
+    /// The root directory, which contains all keys.
     #[must_use]
     pub fn root() -> Self {
         Self::text("")
     }
 
-    /// Reads a path as a person types it: `/app/db/pool`, or `/` for the root. One trailing `/` is dropped.
+    /// Parses a path as a person types it: `/app/db/pool`, or `/` for the root. One trailing `/` is
+    /// dropped.
     ///
     /// # Errors
     ///
-    /// [`KeyError`] where the path does not start with `/`, or a segment is empty, `.`, `..` or holds a control
-    /// character. Data that may hold such things goes through [`Key::child`].
+    /// [`KeyError`] if the path does not start with `/`, or a segment is empty, `.`, `..` or
+    /// contains a control character. For data that may contain such characters use [`Key::child`].
     pub fn parse(path: &str) -> Result<Self, KeyError> {
         let Some(rest) = path.strip_prefix('/') else {
             return Err(KeyError::new(path, "a key starts with `/`"));
@@ -77,19 +79,20 @@ impl Key {
         Ok(Self::text(&path[..=rest.len()]))
     }
 
-    /// The key below this one that stands for `value`, which is escaped so that it stays one segment and can be read back.
+    /// Returns the key below this one for `value`. The value is escaped: it stays one segment and
+    /// can be read back.
     #[must_use]
     pub fn child(&self, value: &str) -> Self {
         self.then(&format!("/{}", escape(value)))
     }
 
-    /// This path with another one below it, both as typed: `/a` joined with `/b/c` is `/a/b/c`.
+    /// Appends another path: `/a` joined with `/b/c` is `/a/b/c`.
     #[must_use]
     pub fn join(&self, below: &Self) -> Self {
         self.then(below.name())
     }
 
-    /// This key's text with more text right after it, byte for byte: no rules are checked, and no slash is added.
+    /// Appends text to this key byte for byte. It checks no rules and adds no slash.
     pub(crate) fn then(&self, text: &str) -> Self {
         match &self.0 {
             Repr::Text(own) => Self::text(format!("{own}{text}")),
@@ -97,7 +100,7 @@ impl Key {
         }
     }
 
-    /// The key that a store holds under these bytes, which need not keep the rules of a path.
+    /// The key with these stored bytes, which need not follow the rules of a path.
     pub(crate) fn stored(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self::text(text),
@@ -112,7 +115,7 @@ impl Key {
         Self(Repr::Text(text.into()))
     }
 
-    /// As it is held: the root is the empty text.
+    /// The key as this type stores it: the root is the empty string.
     fn name(&self) -> &str {
         match &self.0 {
             Repr::Text(text) => text,
@@ -120,13 +123,13 @@ impl Key {
         }
     }
 
-    /// The key `relative` (segments as stored, with `/` between) below this one. Only for text that is a part of a key
-    /// already: the table of a schema, or what [`Key::below`] gave.
+    /// The key at `relative` (stored segments, separated by `/`) below this one. `relative` must
+    /// already be part of a key: from the table of a schema or from [`Key::below`].
     pub(crate) fn descend(&self, relative: &str) -> Self {
         self.descend_through(&mut String::new(), relative)
     }
 
-    /// The same, put together in a text that can be used for the next one.
+    /// Like [`descend`](Self::descend), but builds the text in a buffer that the caller can reuse.
     pub(crate) fn descend_through(&self, scratch: &mut String, relative: &str) -> Self {
         let name = self.name();
         scratch.clear();
@@ -137,7 +140,7 @@ impl Key {
         Self::text(scratch.as_str())
     }
 
-    /// The path as text; the root is `/`.
+    /// The path as text. The root is `/`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match self.name() {
@@ -146,7 +149,8 @@ impl Key {
         }
     }
 
-    /// The key as it is stored. It differs from [`as_str`](Self::as_str) only for a key that another client made and that is not UTF-8.
+    /// The key as the server stores it. It differs from [`as_str`](Self::as_str) only for another
+    /// client's key that is not UTF-8.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         match &self.0 {
@@ -155,7 +159,7 @@ impl Key {
         }
     }
 
-    /// Whether [`as_str`](Self::as_str) is the whole key.
+    /// Whether the key is UTF-8, so that [`as_str`](Self::as_str) is the exact key.
     pub(crate) fn is_text(&self) -> bool {
         matches!(self.0, Repr::Text(_))
     }
@@ -171,21 +175,22 @@ impl Key {
         self.name().split('/').skip(1)
     }
 
-    /// The directory that this key is in; none for the root.
+    /// The directory that contains this key. `None` for the root.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
         let (parent, _) = self.name().rsplit_once('/')?;
         Some(Self::text(parent))
     }
 
-    /// What every key below this directory starts with: `/app/` for `/app`, so `/apple` is not below `/app`.
+    /// The prefix of every key below this directory: `/app/` for `/app`, so `/apple` is not below
+    /// `/app`.
     #[must_use]
     pub fn prefix(&self) -> String {
         format!("{}/", self.name())
     }
 
-    /// The part of a stored key that is below this directory, on whole segments; none where it is not below it, is not
-    /// UTF-8, or has an empty segment (such keys are somebody else's).
+    /// The part of a stored key that follows this directory. `None` if the key is not below this
+    /// directory, is not UTF-8, or has an empty segment, since this library writes no such keys.
     #[must_use]
     pub fn below<'k>(&self, stored: &'k [u8]) -> Option<&'k str> {
         let relative = stored.strip_prefix(self.name().as_bytes())?.strip_prefix(b"/")?;
@@ -224,7 +229,7 @@ impl std::str::FromStr for Key {
     }
 }
 
-/// Why a text is not a [`Key`]. It becomes an [`Error`](crate::Error) of kind
+/// The reason why a text is not a [`Key`]. It becomes an [`Error`](crate::Error) of kind
 /// [`InvalidKey`](crate::ErrorKind::InvalidKey).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyError {
@@ -237,7 +242,7 @@ impl KeyError {
         Self { path: path.to_owned(), reason: reason.into() }
     }
 
-    /// The same error, with what to do about it.
+    /// Adds what to do about the error.
     pub(crate) fn advise(self, advice: &str) -> Self {
         Self { reason: format!("{}; {advice}", self.reason).into(), ..self }
     }
@@ -250,7 +255,7 @@ impl fmt::Display for KeyError {
 }
 
 impl KeyError {
-    /// Why, without the text.
+    /// The reason, without the path.
     pub(crate) fn reason(&self) -> &str {
         &self.reason
     }
@@ -258,7 +263,7 @@ impl KeyError {
 
 impl std::error::Error for KeyError {}
 
-/// Why a segment cannot be used as it was typed.
+/// The reason why a segment is not valid in [`Key::parse`].
 fn literal_fault(segment: &str) -> Option<&'static str> {
     match segment {
         "" => Some("a segment is empty"),
@@ -268,18 +273,22 @@ fn literal_fault(segment: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether v2 servers leave this segment out of listings: its name starts with `_`. Handles leave it out on every store.
+/// Whether v2 servers hide this segment in listings: its name starts with `_`. Handles hide it on
+/// every store.
 pub(crate) fn is_hidden(segment: &str) -> bool {
     segment.starts_with('_')
 }
 
-/// `value` as one segment. The inverse is [`unescape`]; no two values share a segment.
+/// Escapes `value` into one segment. [`unescape`] is the inverse. Different values never share a
+/// segment.
 ///
-/// Escaped are `%` and `/`, control characters, a leading `_` (v2 hides such names) and the whole of `.` and `..`; the
-/// empty text is a lone `%`. All else stays as a person would type it.
+/// It escapes `%`, `/`, control characters, a leading `_` (v2 hides such names), and every
+/// character of `.` and `..`. The empty string becomes a lone `%`. All other text stays as a person
+/// would type it.
 pub(crate) fn escape(value: &str) -> Cow<'_, str> {
     let whole = matches!(value, "." | "..");
-    // Nearly every name is of such bytes; only of others the characters have to be looked at.
+    // Fast path: nearly every name has only harmless bytes. Only other names need a check of each
+    // character.
     let harmless = |byte: u8| byte.is_ascii_graphic() && byte != b'%' && byte != b'/';
     let is_escaped = |c: char| c == '%' || c == '/' || c.is_control();
     let plain = !value.is_empty() && !whole && !is_hidden(value) && (value.bytes().all(harmless) || !value.chars().any(is_escaped));
@@ -303,8 +312,8 @@ pub(crate) fn escape(value: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The value that a segment stands for; none where [`escape`] would not have written it so (a foreign key that our handles
-/// could not address).
+/// Returns the value of a segment. `None` if [`escape`] would not have written this segment: it
+/// belongs to another client, and no handle could address it.
 pub(crate) fn unescape(segment: &str) -> Option<Cow<'_, str>> {
     let value = if segment == "%" {
         Cow::Borrowed("")
@@ -334,7 +343,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_path_is_taken_as_typed() {
+    fn parse_keeps_path_as_typed() {
         for path in ["/a", "/a/b c/ü", "/:foo/bar", "/a/50%", "/_hidden/x", "/a.b/..c"] {
             assert_eq!(Key::parse(path).map(|k| k.to_string()), Ok(path.to_owned()));
         }
@@ -343,14 +352,14 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_could_mean_another_key_is_refused() {
+    fn parse_refuses_ambiguous_paths() {
         for path in ["", "a", "a/b", "//", "/a//b", "/a//", "/./a", "/a/..", "/a\0b", "/a\n"] {
             assert!(Key::parse(path).is_err(), "{path:?}");
         }
     }
 
     #[test]
-    fn below_is_on_whole_segments() {
+    fn below_matches_whole_segments() {
         let app = Key::parse("/app").expect("a key");
         assert_eq!(app.below(b"/app/x/y"), Some("x/y"));
         for foreign in [&b"/apple/x"[..], b"/app", b"/app/", b"/app//x", b"/app/x/", b"/app/\xff", b"app/x"] {
@@ -360,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_that_escape_would_not_write_is_not_read() {
+    fn unescape_refuses_what_escape_never_writes() {
         for foreign in ["50%", "%2f", "%41", "_x", ".", "..", "%zz", "%2", "a%", "%+1"] {
             assert_eq!(unescape(foreign), None, "{foreign:?}");
         }
@@ -389,7 +398,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn escaping_is_one_segment_and_reversible(value in "\\PC*|[._/%\0-\x1f\u{7f}-\u{9f}]{0,4}") {
+        fn escape_yields_one_reversible_segment(value in "\\PC*|[._/%\0-\x1f\u{7f}-\u{9f}]{0,4}") {
             let segment = escape(&value).into_owned();
             prop_assert!(literal_fault(&segment).is_none() && !segment.contains('/') && !is_hidden(&segment));
             let read = unescape(&segment);

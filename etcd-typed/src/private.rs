@@ -1,4 +1,5 @@
-//! What derived code calls. Not covered by semantic versioning; `etcd-derive` is pinned to the same version.
+//! Functions that derived code calls. They are not covered by semantic versioning; `etcd-derive` is
+//! pinned to the same version.
 
 use std::fmt::{self, Debug, Write as _};
 use std::marker::PhantomData;
@@ -16,7 +17,7 @@ use crate::schema::{Change, Field, Keyed, Kind, Presence, Table};
 pub use crate::schema::{Leaf, LeafOpt, Leaves, OneLeaf, Tuple};
 use crate::value::{Codec, EtcdValue, ValueError};
 
-/// A directory or a map of which nothing was said; a row of a table names what it has.
+/// The defaults of a table row. Rows of directories and maps override some of them.
 pub const FIELD: Field = Field {
     name: "",
     segment: "",
@@ -28,8 +29,8 @@ pub const FIELD: Field = Field {
     validated: false,
 };
 
-/// Fails the build if two fields of the table and of what it flattens are at the same segment. The derive itself sees only the struct's own
-/// fields.
+/// Fails the build if two fields of the struct, including the fields of flattened structs, have the
+/// same segment. The derive sees only the struct's own fields.
 pub const fn distinct(table: &Table) {
     let (mut at, mut rest) = (0, table.fields);
     while let Some((field, after)) = rest.split_first() {
@@ -42,7 +43,8 @@ pub const fn distinct(table: &Table) {
     }
 }
 
-/// Whether something in `inner` is where something in `outer` is, apart from its field `except`.
+/// Whether a field in `inner` has the segment of a field in `outer`, ignoring the field `except` of
+/// `outer`.
 const fn share_a_segment(inner: &Table, outer: &Table, except: usize) -> bool {
     let mut rest = inner.fields;
     while let Some((field, after)) = rest.split_first() {
@@ -90,7 +92,7 @@ const fn has_segment(table: &Table, except: usize, segment: &str) -> bool {
     false
 }
 
-/// `==` for a `const fn`.
+/// `==` for `const fn`.
 const fn same(a: &str, b: &str) -> bool {
     let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
     while let (Some((x, after_a)), Some((y, after_b))) = (a.split_first(), b.split_first()) {
@@ -105,9 +107,9 @@ const fn same(a: &str, b: &str) -> bool {
 /// One segment of a struct's prefix.
 #[derive(Clone, Copy)]
 pub enum Segment<'a> {
-    /// Written in the pattern, without parameters.
+    /// A segment without parameters.
     Literal(&'static str),
-    /// Put together from literals and parameters; escaped as a whole.
+    /// A segment built from literals and parameters. It is escaped as a whole.
     Of(&'a [&'a dyn fmt::Display]),
 }
 
@@ -120,7 +122,7 @@ impl Debug for Segment<'_> {
     }
 }
 
-/// The handle of a struct below the client's namespace.
+/// Opens the handle of a struct below the client's namespace.
 pub fn open<S: EtcdSchema>(client: &Client, prefix: &[Segment<'_>]) -> Result<S::Handle> {
     let mut key: Key = client.namespace().clone();
     for segment in prefix {
@@ -129,7 +131,7 @@ pub fn open<S: EtcdSchema>(client: &Client, prefix: &[Segment<'_>]) -> Result<S:
             Segment::Of(pieces) => {
                 let mut text = String::new();
                 for piece in *pieces {
-                    // A `Display` that fails has said all it had to say.
+                    // A `Display` that fails has already written its text so far.
                     let _ = write!(text, "{piece}");
                 }
                 key.child(&text)
@@ -139,32 +141,34 @@ pub fn open<S: EtcdSchema>(client: &Client, prefix: &[Segment<'_>]) -> Result<S:
     Ok(client.dir_at::<S>(key))
 }
 
-/// The result of a `with = module`'s `encode`.
+/// Converts the result of `encode` in a `with = module`.
 pub fn encoded<B: Into<Bytes>, E: fmt::Display>(result: std::result::Result<B, E>) -> std::result::Result<Bytes, ValueError> {
     result.map(Into::into).map_err(ValueError::new)
 }
 
-/// The result of a `with = module`'s `decode`, or of a `validate = path`.
+/// Converts the result of `decode` in a `with = module`, or of `validate = path`.
 pub fn checked<T, E: fmt::Display>(result: std::result::Result<T, E>) -> std::result::Result<T, ValueError> {
     result.map_err(ValueError::new)
 }
 
-/// [`Codec::value`] as a function, so that what the compiler says of another type is what [`EtcdValue`] has to say.
+/// [`Codec::value`] as a function, so that for a wrong type the compiler shows the diagnostics of
+/// [`EtcdValue`].
 pub const fn value<T: EtcdValue>() -> Codec<T> {
     Codec::value()
 }
 
-/// The same of [`Codec::json`].
+/// [`Codec::json`] as a function, for the same reason.
 pub const fn json<T: Serialize + DeserializeOwned>() -> Codec<T> {
     Codec::json()
 }
 
-/// The codec of a `json` or `with` field, whose values are compared with this if they are read back.
+/// Sets the function that compares the values of a `json` or `with` field with what is read back.
 pub const fn compared<T>(codec: Codec<T>, equal: Option<fn(&T, &T) -> bool>) -> Codec<T> {
     codec.compared(equal)
 }
 
-/// `Comparable::<T>::EQUAL` is `==` of `T`, if it has one, and else none: the inherent constant goes before that of the trait.
+/// `Comparable::<T>::EQUAL` is `Some` of `==` if `T` has it, and `None` otherwise: the inherent
+/// constant takes precedence over that of the trait.
 #[derive(Debug)]
 pub struct Comparable<T>(PhantomData<T>);
 
@@ -181,37 +185,37 @@ pub trait NotComparable<T> {
 
 impl<T> NotComparable<T> for Comparable<T> {}
 
-/// What `#[etcd(json)]` needs of a generic type.
+/// The bound of `#[etcd(json)]` on a generic type.
 pub trait Serde: Serialize + DeserializeOwned {}
 
 impl<T: Serialize + DeserializeOwned> Serde for T {}
 
-/// A text as a stored value.
+/// Converts a static text to a stored value.
 pub fn text(text: &'static str) -> Result<Bytes, ValueError> {
     Ok(Bytes::from_static(text.as_bytes()))
 }
 
-/// A stored value as a text, without the white space around it.
+/// Reads a stored value as text, without surrounding white space.
 pub fn trimmed(bytes: &[u8]) -> Result<&str, ValueError> {
     std::str::from_utf8(bytes).map(str::trim).map_err(|_| ValueError::new("not UTF-8 text"))
 }
 
-/// The error of a value that is none of its type.
+/// The error for a text that is not a value of the type.
 pub fn not_a(type_name: &str) -> ValueError {
     ValueError::new(format_args!("not {type_name}"))
 }
 
-/// A variant of a change enum.
+/// Writes a variant of a change enum.
 pub fn change(f: &mut fmt::Formatter<'_>, variant: &str, change: &dyn Debug) -> fmt::Result {
     f.debug_tuple(variant).field(change).finish()
 }
 
-/// A variant of a change enum, of a field whose values are not to be seen.
+/// Writes a variant of a change enum for a secret field, with its values hidden.
 pub fn secret_change<T>(f: &mut fmt::Formatter<'_>, variant: &str, secret: &Change<T>) -> fmt::Result {
     change(f, variant, &masked(secret))
 }
 
-/// The same of a map's entry.
+/// Writes a variant of a change enum for an entry of a secret map, with its values hidden.
 pub fn secret_entry<K: Debug, T>(f: &mut fmt::Formatter<'_>, variant: &str, entry: &Keyed<K, Change<T>>) -> fmt::Result {
     change(f, variant, &Keyed { key: &entry.key, change: masked(&entry.change) })
 }

@@ -1,5 +1,6 @@
-//! The one retry and backoff policy. It decides how long to wait and how often; what may be repeated at all is decided where
-//! the error is understood (the stores' mapping files). [`OptimisticRetry`] is the rule for loops that read, decide and write.
+//! The retry and backoff policy that all modules share. It decides how long to wait and how often
+//! to retry. Whether a request may be retried at all is decided where its error is mapped, in each
+//! store. [`OptimisticRetry`] controls loops that read, decide and write.
 
 use std::cell::OnceCell;
 use std::future::Future;
@@ -13,16 +14,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::runtime;
 
 tokio::task_local! {
-    /// The call that the current future is a part of.
+    /// The call that the current future is part of.
     static CALL: Call;
 }
 
 /// A call that may send several requests.
 pub(crate) struct Call {
     call_timeout: Duration,
-    /// The instant at which the call around this one ends.
+    /// When the enclosing call ends.
     outer: Option<Instant>,
-    /// None before its first request.
+    /// When this call ends. Unset before its first request.
     ends: OnceCell<Instant>,
 }
 
@@ -32,31 +33,35 @@ impl Call {
     }
 }
 
-/// How calls are repeated and how long they may take. The defaults suit a cluster in one data centre.
+/// How often calls are retried, and how long they may take. The defaults suit a cluster in one data
+/// centre.
 ///
-/// A duration above 30 years counts as 30 years, so [`Duration::MAX`] means "without a limit". A builder or a store that is given a zero `call_timeout` or
-/// `read_attempt_timeout` refuses it with `Invalid`, because no call could succeed.
+/// Durations above 30 years count as 30 years, so [`Duration::MAX`] means "no limit". A zero
+/// `call_timeout` or `read_attempt_timeout` is refused with `Invalid`, because no call could
+/// succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// How long one call may take with all its requests and attempts. A stream that has begun tries
-    /// to go on for as long while the server refuses it. Default: 10 s.
+    /// How long one call may take, including all its requests and attempts. An open stream also
+    /// retries for this long while the server refuses it. Default: 10 s.
     ///
-    /// The limit starts again with each step of a call whose number of steps depends on the data: a
-    /// write with `.non_atomic()`, and a listing that is read in pages. It does not limit a call
-    /// that waits for something else than an answer, such as
+    /// If the number of steps in a call depends on the data (a write with `.non_atomic()`, or a
+    /// listing that is read in pages), the limit applies to each step. The limit does not apply to
+    /// calls that wait for an event instead of an answer, such as
     /// [`acquire`](crate::NamedLock::acquire), [`campaign`](crate::Election::campaign) and
     /// [`wait_for`](crate::Entry::wait_for).
     pub call_timeout: Duration,
-    /// How long one attempt of a read waits for an answer before another endpoint is asked. Default: 2 s, two election
-    /// timeouts of a server with default flags. Writes wait for `call_timeout`, since giving up early makes their outcome unknown.
+    /// How long one attempt of a read waits for an answer before the next endpoint is tried.
+    /// Default: 2 s, which is two election timeouts of a server with default flags. Writes wait for
+    /// `call_timeout`, since giving up early leaves their outcome unknown.
     pub read_attempt_timeout: Duration,
-    /// The wait before the first repetition. Default: 25 ms. Less than 1 ms counts as 1 ms.
+    /// The delay before the first retry. Default: 25 ms. Less than 1 ms counts as 1 ms.
     pub first_delay: Duration,
-    /// The longest wait between two attempts. Default: 2 s. Less than 1 ms counts as 1 ms.
+    /// The longest delay between two attempts. Default: 2 s. Less than 1 ms counts as 1 ms.
     pub max_delay: Duration,
-    /// How often `modify`, `update` and a struct's `set` start again after a conflict. Each attempt works on a value that was just
-    /// read, or that the conflict itself showed. After every fourth one they wait, with jitter, and no wait begins that would
-    /// end more than `call_timeout` after the first conflict. Default: 32.
+    /// How many attempts `modify`, `update` and a struct's `set` make after a conflict. Each
+    /// attempt starts from a value that was just read or that the conflict returned. After every
+    /// fourth attempt they wait, with jitter. No wait ends later than `call_timeout` after the
+    /// first conflict. Default: 32.
     pub conflict_budget: u32,
 }
 
@@ -72,22 +77,24 @@ impl Default for RetryPolicy {
     }
 }
 
-/// The shortest wait before a repetition: without one, a task would spin while a server is away.
+/// The shortest delay before a retry. Without a delay, a task would spin while a server is
+/// unreachable.
 const SHORTEST_DELAY: Duration = Duration::from_millis(1);
 
 impl RetryPolicy {
-    /// The waits of one call, or of one connection that is to be had again.
+    /// The delays between the attempts of one call, or between attempts to reconnect.
     #[must_use]
     pub fn backoff(&self) -> Backoff {
         let [first, max] = [self.first_delay, self.max_delay].map(|delay| delay.clamp(SHORTEST_DELAY, FAR));
         Backoff { first, max, next: first }
     }
 
-    /// The same policy with no duration above [`FAR`], so that a deadline can be computed from each.
+    /// Returns the same policy with every duration limited to [`FAR`], so that a deadline can be
+    /// computed from each.
     ///
     /// # Errors
     ///
-    /// `Invalid` for a limit of zero, which no call could keep.
+    /// `Invalid` for a timeout of zero, with which no call could succeed.
     pub(crate) fn checked(&self) -> Result<Self> {
         Ok(Self {
             call_timeout: limit("call_timeout", self.call_timeout)?,
@@ -98,24 +105,23 @@ impl RetryPolicy {
         })
     }
 
-    /// The instant at which a request that is sent now gives up: after
-    /// [`call_timeout`](Self::call_timeout), or sooner where the request is a part of [one
-    /// call](Self::one_call).
+    /// When a request that is sent now gives up: after [`call_timeout`](Self::call_timeout), or
+    /// sooner if the request is part of [one call](Self::one_call).
     pub(crate) fn deadline(&self) -> Instant {
         earlier(call_ends(), after(self.call_timeout))
     }
 
-    /// Runs a call that sends several requests: all of them share one
-    /// [`call_timeout`](Self::call_timeout), which begins with the first.
+    /// Runs a call that sends several requests. They share one
+    /// [`call_timeout`](Self::call_timeout), which starts with the first request.
     ///
-    /// A request that another task sends for the call is not limited.
+    /// The limit does not apply to requests that another task sends for the call.
     pub(crate) fn one_call<F: Future>(&self, call: F) -> OneCall<F> {
         let (call_timeout, outer) = (self.call_timeout, call_ends());
         CALL.scope(Call { call_timeout, outer, ends: OnceCell::new() }, call)
     }
 }
 
-/// The time that an option allows, at most [`FAR`].
+/// Returns the time of a timeout option, limited to [`FAR`].
 ///
 /// # Errors
 ///
@@ -130,28 +136,28 @@ pub(crate) fn limit(option: &str, time: Duration) -> Result<Duration> {
 /// A call that sends several requests; from [`RetryPolicy::one_call`].
 pub(crate) type OneCall<F> = TaskLocalFuture<Call, F>;
 
-/// Runs a part of a call, which ends at this instant at the latest.
+/// Runs a part of a call that must end at `ends` at the latest.
 pub(crate) fn until<F: Future>(ends: Instant, part: F) -> OneCall<F> {
     let ends = earlier(call_ends(), ends);
     CALL.scope(Call { call_timeout: Duration::ZERO, outer: None, ends: OnceCell::from(ends) }, part)
 }
 
-/// The answer to a write that is a part of a call which ends at this instant.
+/// Returns the answer to a write that is part of a call which ends at `ends`.
 ///
 /// # Errors
 ///
-/// Those of the write. `Timeout`, outcome unknown, where a store does not keep to the time that is
-/// left. `Unsupported` outside of a runtime, which has the timers.
+/// Those of the write. `Timeout` with an unknown outcome, if a store ignores the remaining time.
+/// `Unsupported` outside of a runtime, since timers need one.
 pub(crate) async fn answer_until<T>(ends: Instant, write: impl Future<Output = Result<T>>) -> Result<T> {
     if !runtime::is_here() {
         return Err(Error::without_runtime());
     }
-    // A store that keeps to it ends at the same instant, and says more.
+    // A store that respects the limit fails at the same instant, with a more detailed error.
     let late = |_| Error::new(ErrorKind::Timeout, "no answer in time").outcome_unknown();
     timeout_at(ends, until(ends, write)).await.map_err(late)?
 }
 
-/// The instant at which the call ends that the current future is a part of; none outside of a call.
+/// When the call ends that the current future is part of. `None` outside of a call.
 pub(crate) fn call_ends() -> Option<Instant> {
     CALL.try_with(Call::ends).ok()
 }
@@ -160,13 +166,13 @@ fn earlier(outer: Option<Instant>, ends: Instant) -> Instant {
     outer.map_or(ends, |outer| outer.min(ends))
 }
 
-/// The instant after this time from now, at most 30 years away.
+/// The instant after this duration from now, at most 30 years away.
 fn after(time: Duration) -> Instant {
     Instant::now() + time.min(FAR)
 }
 
-/// A row of waits that doubles up to a limit; each is drawn from the upper half of its step, so that many clients that were
-/// cut off together do not come back together.
+/// A series of delays that doubles up to a limit. Each delay is drawn from the upper half of its
+/// step, so that many clients that were disconnected together do not reconnect together.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,
@@ -175,19 +181,19 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// How long to wait now.
+    /// Returns the next delay.
     pub fn next_delay(&mut self) -> Duration {
         let step = self.next.min(self.max);
         self.next = step.saturating_mul(2).min(self.max);
         step.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
-    /// No wait is longer.
+    /// The longest delay of this series.
     pub(crate) fn longest(&self) -> Duration {
         self.max
     }
 
-    /// Starts again from the shortest wait: something went well.
+    /// Starts again with the shortest delay, after a success.
     pub fn reset(&mut self) {
         self.next = self.first;
     }
@@ -195,32 +201,34 @@ impl Backoff {
 
 /// The attempts of one read-modify-write.
 ///
-/// A conflict shows the value that won. It is tried at once: it cannot be fresher. Waiting first would only make it stale, and
-/// beside a steady writer every longer wait would make success less likely. Waits are for the case that many callers contend;
-/// after one the value is read anew.
+/// A conflict returns the value that won. The next attempt uses that value at once, since no value
+/// is fresher. A delay would only make it stale, and against a steady writer each longer delay
+/// would reduce the chance of success. Delays help when many callers compete. After a delay the
+/// value is read again.
 #[derive(Debug)]
 pub(crate) struct OptimisticRetry {
     backoff: Backoff,
-    /// How many more attempts there are.
+    /// The number of attempts left.
     left: u32,
-    /// How many of them are made without a wait.
+    /// The number of attempts left before the next delay.
     at_once: u32,
-    /// No wait ends later. It counts from the first conflict.
+    /// No delay ends later than this. Set at the first conflict.
     deadline: Option<Instant>,
     call_timeout: Duration,
 }
 
-/// What follows a conflict.
+/// What the caller does after a conflict.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AfterConflict<T> {
-    /// Try again with this, which is fresh.
+    /// Try again with this fresh value.
     Retry(T),
-    /// The budget or the time is used up. This is what the last conflict showed.
+    /// Give up: the budget or the time is used up. Contains the value that the last conflict
+    /// returned.
     GiveUp(Option<T>),
 }
 
 impl OptimisticRetry {
-    /// Attempts after each read: the first, and these many more on what the conflicts showed.
+    /// The number of further attempts after each read that use the values that conflicts returned.
     const AT_ONCE: u32 = 3;
 
     pub(crate) fn new(retry: &RetryPolicy) -> Self {
@@ -228,13 +236,14 @@ impl OptimisticRetry {
         Self { backoff, left, at_once: Self::AT_ONCE, deadline: None, call_timeout: retry.call_timeout }
     }
 
-    /// As many as the time allows.
+    /// Limits the attempts by time only, not by number.
     #[cfg(feature = "v2")]
     pub(crate) fn without_budget(retry: &RetryPolicy) -> Self {
         Self { left: u32::MAX, ..Self::new(retry) }
     }
 
-    /// Gives what the next attempt works on: what the conflict showed, or what `read` gives now.
+    /// Returns the value for the next attempt: the one that the conflict returned, or a new one
+    /// from `read`.
     ///
     /// # Errors
     ///
@@ -274,7 +283,8 @@ mod tests {
 
     use super::*;
 
-    /// Conflicts without end: what each attempt works on, and when it is made; and what was shown last.
+    /// Runs an operation that always conflicts. Returns the value and the time of each attempt, and
+    /// the value that the last conflict returned.
     async fn contended(policy: &RetryPolicy, shown: Option<&'static str>) -> (Vec<(&'static str, Duration)>, Option<&'static str>) {
         let (start, mut retry, mut attempts) = (Instant::now(), OptimisticRetry::new(policy), Vec::new());
         loop {
@@ -288,7 +298,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn shown_value_is_tried_at_once_and_read_anew_after_a_wait() {
+    async fn retry_reads_again_only_after_delay() {
         let (attempts, last) = contended(&RetryPolicy::default(), Some("shown")).await;
         assert_eq!(attempts.len(), 32);
         assert_eq!(last, Some("shown"));
@@ -300,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn value_that_no_conflict_shows_is_read_before_each_attempt() {
+    async fn retry_without_shown_value_always_reads() {
         let (attempts, last) = contended(&RetryPolicy::default(), None).await;
         assert_eq!((attempts.len(), last), (32, None));
         assert!(attempts.iter().all(|(value, _)| *value == "read"));
@@ -308,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn attempts_end_with_the_deadline_of_the_call() {
+    async fn attempts_stop_at_call_deadline() {
         let policy = RetryPolicy { conflict_budget: 10_000, ..RetryPolicy::default() };
         let (attempts, _) = contended(&policy, Some("shown")).await;
         let last = attempts.last().unwrap().1;
@@ -317,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn read_is_not_started_for_a_shown_value() {
+    async fn shown_value_needs_no_read() {
         let (mut retry, polled) = (OptimisticRetry::new(&RetryPolicy::default()), Cell::new(false));
         let read = async {
             polled.set(true);
@@ -328,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_up_to_the_limit_and_are_jittered() {
+    fn delays_double_up_to_limit_with_jitter() {
         let policy = RetryPolicy { first_delay: Duration::from_millis(10), max_delay: Duration::from_millis(35), ..RetryPolicy::default() };
         let mut backoff = policy.backoff();
         for step in [10, 20, 35, 35, 35] {

@@ -1,26 +1,27 @@
-//! The two numbers that a store hands out: `Revision` and `LeaseId`.
+//! The two numbers that a store assigns: `Revision` and `LeaseId`.
 
 use std::fmt;
 
-/// A point in a store's history. Every committed transaction that changes something has its own, larger than all before.
+/// A point in a store's history. Every committed transaction that changes something gets a
+/// revision, larger than all earlier ones.
 ///
-/// On etcd v3 and in memory it is the `revision` of the response header and the `mod_revision` of a key; on v2 it is the
-/// `X-Etcd-Index` and the `modifiedIndex`. Zero means "before everything".
+/// On etcd v3 and in memory this is the `revision` of the response header and the `mod_revision` of
+/// a key. On v2 it is the `X-Etcd-Index` and the `modifiedIndex`. Zero is before all changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize)]
 #[serde(transparent)]
 pub struct Revision(u64);
 
 impl Revision {
-    /// Before everything.
+    /// The revision before all changes.
     pub const ZERO: Self = Self(0);
 
-    /// The revision of this number, as a server printed it.
+    /// Creates a revision from a number, as a server prints it.
     #[must_use]
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// The revision as a number.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
@@ -32,7 +33,7 @@ impl Revision {
         Self(self.0.saturating_add(1))
     }
 
-    /// The revision before this one; zero has none before it and stays.
+    /// The revision before this one. For zero it returns zero.
     #[must_use]
     pub const fn previous(self) -> Self {
         Self(self.0.saturating_sub(1))
@@ -51,35 +52,38 @@ impl fmt::Display for Revision {
     }
 }
 
-/// The name of a lease: keys attached to it vanish with it.
+/// The id of a lease. Keys attached to a lease are deleted when it ends.
 ///
-/// Written in hexadecimal, as etcd's own tools do. The leases of this library, and those that a server names, are positive. etcd also takes a
-/// negative number from a client that names its own lease; its number here is the two's complement.
+/// `Display` prints it in hexadecimal, as etcd's own tools do. The ids of this library, and those
+/// that a server chooses, are positive. etcd also accepts a negative id from a client; here its
+/// number is the two's complement.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(u64);
 
 impl LeaseId {
-    /// The lease of this number; none for zero and for what a signed 64-bit number cannot hold.
+    /// Creates a lease id from a number. `None` for zero and for numbers above `i64::MAX`.
     #[must_use]
     pub const fn new(number: u64) -> Option<Self> {
         if number == 0 || number > i64::MAX as u64 { None } else { Some(Self(number)) }
     }
 
-    /// A fresh name, so that asking for it twice is one lease and not two (a grant can then be repeated safely).
+    /// Creates a new random id. A grant with an id chosen by the client can be repeated safely,
+    /// because the second attempt cannot create a second lease.
     #[must_use]
     pub fn random() -> Self {
-        // A generator in this process is copied with it by a fork, and by a clone of the machine: two processes would then draw the same names, and each would
-        // hold what the other one holds. No system that this runs on is without a generator.
+        // A generator in process memory is copied by a fork or by cloning a virtual machine. Two
+        // processes would then draw the same ids, and each would own the leases of the other. Every
+        // supported system has a generator.
         let drawn = getrandom::u64().unwrap_or_else(|_| fastrand::u64(..));
         Self((drawn >> 1).max(1))
     }
 
-    /// The lease of this number on the wire; none for zero, which stands for no lease.
+    /// The lease with this number in the wire format. `None` for zero, which means no lease.
     pub(crate) const fn from_signed(number: i64) -> Option<Self> {
         if number == 0 { None } else { Some(Self(number.cast_unsigned())) }
     }
 
-    /// The number.
+    /// The id as a number.
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0

@@ -1,8 +1,11 @@
-//! Several runtimes, one client. A task of a client does not end with the runtime that it was started on: [`Runtimes`] knows on which runtimes the client is
-//! used, and [`Task`] is a task that goes on on another one of them. [`PerRuntime`] is for what cannot move, such as connections: each runtime has its own.
+//! Several runtimes for one client. A client's task does not end with the runtime that it was
+//! started on. [`Runtimes`] records the runtimes on which the client is used, and a [`Task`]
+//! continues on another one of them. [`PerRuntime`] holds what cannot move, such as connections:
+//! each runtime has its own.
 //!
-//! A task that moves takes its future along as it is. So whatever the future waits for must not be bound to a runtime: timers are [`sleep`] and [`sleep_until`]
-//! of this module, and calls of a store go through [`roaming`](crate::store::roaming), which ends a call that was begun on another runtime.
+//! A task moves without changes to its future, so nothing that the future waits for may be bound to
+//! a runtime. Timers use [`sleep`] and [`sleep_until`] in this module. Calls to a store use
+//! [`roaming`](crate::store::roaming), which ends a call that began on another runtime.
 
 #[cfg(any(test, feature = "v2", feature = "v3"))]
 mod local;
@@ -22,26 +25,28 @@ pub(crate) use self::task::{Patience, Task};
 use self::task::{Prepared, Seat};
 pub(crate) use self::time::{elapsed, now, sleep, sleep_until};
 
-/// The runtime that polls the caller; none outside of a runtime.
+/// The runtime that polls the caller. `None` outside of a runtime.
 pub(crate) fn current() -> Option<Id> {
     Handle::try_current().ok().map(|handle| handle.id())
 }
 
-/// Whether the caller is polled by a runtime. Outside of one there are no timers, and tokio's panic.
+/// Whether a runtime polls the caller. Outside of one there are no timers, and tokio's timers
+/// panic.
 pub(crate) fn is_here() -> bool {
     current().is_some()
 }
 
 thread_local! {
-    /// The registry and the runtime that this thread noted last, so that noting them again costs a comparison.
+    /// The registry and the runtime that this thread has noted last, so that noting them again
+    /// costs one comparison.
     static NOTED: Cell<Option<(u64, Id)>> = const { Cell::new(None) };
 }
 
 static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
-/// The runtimes on which one client is used, and the tasks that wait for one of them.
+/// The runtimes on which one client is used, and the tasks that wait for a runtime.
 pub(crate) struct Runtimes {
-    /// Tells the registries of a process apart.
+    /// Distinguishes the registries of a process.
     number: u64,
     /// Whether a task waits for a runtime.
     waiting: AtomicBool,
@@ -51,7 +56,8 @@ pub(crate) struct Runtimes {
 #[derive(Default)]
 struct Inner {
     known: Vec<Place>,
-    /// Tasks whose runtime ended and that no other runtime has polled yet. Some may have been taken by now.
+    /// Tasks whose runtime has ended and that no other runtime has polled yet. Some of them may
+    /// have started elsewhere since.
     waiting: Vec<Arc<Seat>>,
 }
 
@@ -61,7 +67,8 @@ impl Runtimes {
         Arc::new(Self { number, waiting: AtomicBool::new(false), inner: Mutex::default() })
     }
 
-    /// Notes that the client is used on the current runtime, if there is one. Tasks that wait for a runtime go on there. Cheap when nothing is new.
+    /// Records that the client is used on the current runtime, if there is one. Tasks that wait for
+    /// a runtime continue there. Cheap if nothing is new.
     pub(crate) fn note(self: &Arc<Self>) {
         let Ok(here) = Handle::try_current() else { return };
         let known = NOTED.get() == Some((self.number, here.id()));
@@ -70,7 +77,7 @@ impl Runtimes {
         }
     }
 
-    /// The same for hot paths: only when a task waits for a runtime.
+    /// Like [`note`](Self::note), for hot paths: does something only if a task waits for a runtime.
     #[inline]
     pub(crate) fn note_if_waiting(self: &Arc<Self>) {
         if self.waiting.load(Ordering::Relaxed) {
@@ -91,7 +98,8 @@ impl Runtimes {
             (std::mem::take(&mut inner.waiting), others)
         };
         NOTED.set(Some((self.number, id)));
-        // Their handles would keep timers and file descriptors of runtimes that ended. Looked for only when a runtime is new.
+        // The handles of ended runtimes would keep their timers and file descriptors. This check
+        // runs only when a new runtime appears.
         for ended in others.iter().filter(|place| place.has_ended()) {
             self.forget(ended.id);
         }
@@ -102,7 +110,8 @@ impl Runtimes {
         }
     }
 
-    /// Starts a task on the current runtime. Outside of a runtime, on any that the client is used on.
+    /// Starts a task on the current runtime. Outside of a runtime, on any runtime that uses the
+    /// client.
     pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) -> Task {
         let prepared = self.prepare();
         let handle = prepared.task();
@@ -110,20 +119,21 @@ impl Runtimes {
         handle
     }
 
-    /// A task whose future is not made yet, for a future that wants to know its task.
+    /// Creates a task without its future, for a future that needs to know its task.
     pub(crate) fn prepare(self: &Arc<Self>) -> Prepared {
         Prepared::new(self)
     }
 
-    /// The task has lost its runtime, or never had one. It is offered to all runtimes, and to those that are noted later, until one polls it: a runtime that
-    /// nobody drives takes a task and does nothing.
+    /// Offers a task without a runtime to all known runtimes, and to those that are noted later,
+    /// until one polls it. One offer is not enough: a runtime that is not driven accepts a task but
+    /// never polls it.
     fn wait(&self, seat: &Arc<Seat>) {
         for place in self.list(seat.clone()) {
             seat.offer(&place.handle);
         }
     }
 
-    /// Keeps the task for the runtimes that are noted from now on. Returns those that are known.
+    /// Keeps the task for runtimes that are noted later. Returns the known ones.
     fn list(&self, seat: Arc<Seat>) -> Vec<Place> {
         let mut inner = self.inner();
         if !inner.waiting.iter().any(|other| Arc::ptr_eq(other, &seat)) {
@@ -133,14 +143,14 @@ impl Runtimes {
         inner.known.clone()
     }
 
-    /// A runtime refused a task, or dropped it: it has ended.
+    /// Removes a runtime that refused or dropped a task, and so has ended.
     fn forget(&self, ended: Id) {
-        // Dropped when the lock is given back.
+        // The handles are dropped after the lock is released.
         let _ended: Vec<Place> = self.inner().known.extract_if(.., |place| place.id == ended).collect();
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        // No code panics while it holds the lock, so the data behind a poisoned lock is consistent.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -151,7 +161,7 @@ impl fmt::Debug for Runtimes {
     }
 }
 
-/// A runtime, and whether it is still there.
+/// A runtime, and a way to find out whether it still exists.
 #[derive(Clone)]
 struct Place {
     id: Id,
@@ -164,11 +174,13 @@ impl Place {
         Self { id: handle.id(), handle, probe: Arc::default() }
     }
 
-    /// Whether the runtime refuses tasks. A runtime that ended drops a new task before `spawn` returns.
+    /// Whether the runtime refuses tasks. A runtime that has ended drops a new task before `spawn`
+    /// returns.
     fn has_ended(&self) -> bool {
         let mut sent = self.probe.lock().unwrap_or_else(PoisonError::into_inner);
         if sent.strong_count() > 0 {
-            // The last one is still in the runtime's queue. So the runtime exists, and needs no second one.
+            // The last probe is still in the queue of the runtime. So the runtime exists, and needs
+            // no second probe.
             return false;
         }
         let dropped = Arc::new(AtomicBool::new(false));
@@ -179,7 +191,7 @@ impl Place {
     }
 }
 
-/// Tells when it is dropped without having been run.
+/// Reports if it is dropped before it has run.
 struct Probe {
     dropped: Arc<AtomicBool>,
     ran: bool,

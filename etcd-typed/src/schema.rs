@@ -1,5 +1,6 @@
-//! `Schema`: how a struct lies in a directory, as a table and three small functions that the derive writes. The walks over the
-//! table are here, once, and do no I/O. What a directory of a store can do with it is `handle/`.
+//! `Schema`: the layout of a struct in a directory, as a table and three small functions that the
+//! derive generates. The code here traverses that table and does no I/O. Operations on stored
+//! directories are in `handle/`.
 
 mod decode;
 mod delta;
@@ -44,30 +45,32 @@ use crate::store::KeyValue;
 use crate::value::{Codec, EtcdValue, ValueError, contained};
 use crate::version::{Versioned, Versions};
 
-/// A struct that lies in a directory: one key for each field, deeper directories for nested structs and maps.
+/// A struct that is stored in a directory: one key for each field, and subdirectories for nested
+/// structs and maps.
 ///
-/// Derived by `#[derive(EtcdSchema)]`; nobody writes it by hand, and its methods are called by this crate. It is pure: a tree of relative
-/// keys on one side, the struct on the other.
+/// Use `#[derive(EtcdSchema)]` to implement it; do not implement it by hand. Only this crate calls
+/// its methods. They are pure: they convert between the struct and a tree of relative keys.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a schema",
     label = "not a schema",
     note = "for a directory with a key for each field add `#[derive(EtcdSchema)]` to the type",
-    note = "for one key with all of it take `dir` off the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
+    note = "to store all of it in one key, remove `dir` from the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
 )]
 pub trait Schema: Sized + Send + Sync + 'static {
-    /// One change of one field; an enum with a variant for each.
+    /// A change of one field: an enum with one variant per field.
     type Change: fmt::Debug + Send + 'static;
 
-    /// The fields as data.
+    /// The fields of the struct as data.
     const TABLE: &'static Table;
 
-    /// The keys, types, documentation, defaults and flags of the struct, for people (`Display`) and tools (`Serialize`).
+    /// Returns the keys, types, documentation, defaults and flags of the struct, for people
+    /// (`Display`) and for tools (`Serialize`).
     #[must_use]
     fn describe() -> &'static Table {
         Self::TABLE
     }
 
-    /// Reads the struct; none where a problem was noted.
+    /// Reads the struct. Returns `None` if a problem was recorded.
     #[doc(hidden)]
     fn decode(decoder: &mut Decoder<'_>) -> Option<Self>;
 
@@ -75,21 +78,23 @@ pub trait Schema: Sized + Send + Sync + 'static {
     #[doc(hidden)]
     fn encode(&self, encoder: &mut Encoder<'_>);
 
-    /// Adds the typed changes of what was touched.
+    /// Adds the typed changes of the changed keys to `out`.
     #[doc(hidden)]
     fn changes(delta: &mut Delta<'_>, out: &mut Vec<Self::Change>);
 
-    /// The check of the struct as a whole (`validate` on the struct). What it says goes through [`Table::masked`].
+    /// Validates the struct as a whole (`validate` on the struct). [`Table::masked`] hides the
+    /// reason if it may contain a secret.
     #[doc(hidden)]
     fn validate(&self) -> Result<(), ValueError> {
         Ok(())
     }
 }
 
-/// Keys that are read before others get the thread. At 3 µs for each that is less than a millisecond.
+/// The number of keys that are read before the task yields. At 3 µs per key this takes less than a
+/// millisecond.
 pub(crate) const AT_ONCE: usize = if cfg!(test) { 3 } else { 256 };
 
-/// What lies below one directory: keys relative to it, as stored.
+/// The contents of one directory: stored values by relative key.
 pub(crate) type Tree = BTreeMap<String, Stored>;
 
 /// A value in a [`Tree`].
@@ -110,24 +115,25 @@ impl From<KeyValue> for Stored {
 }
 
 impl Stored {
-    /// The key, and what is there.
+    /// Splits a key-value pair into its key and the rest.
     pub(crate) fn of(kv: KeyValue) -> (Bytes, Self) {
         let KeyValue { key, value, created, modified, version, lease, ttl } = kv;
         (key, Self { value, created, modified, version, lease, ttl })
     }
 
-    /// The same for a value that is kept by itself: a copy.
+    /// Like `from`, but copies the value, so that it does not keep the message it came in alive.
     pub(crate) fn kept(kv: KeyValue) -> Self {
         let stored = Self::from(kv);
         Self { value: Bytes::copy_from_slice(&stored.value), ..stored }
     }
 
-    /// The lease, where it is one that others know too. On v2 it is only a word of this process for a time to live.
+    /// The lease, if other clients can use its id. On v2 a lease id exists only within this process
+    /// and stands for a time to live.
     fn shared_lease(&self) -> Option<LeaseId> {
         self.lease.filter(|_| self.ttl.is_none())
     }
 
-    /// The versions of this one key in a snapshot of `revision`.
+    /// The metadata of this key in a snapshot at `revision`.
     pub(crate) fn versions(&self, revision: Revision) -> Versions {
         Versions {
             revision,
@@ -142,17 +148,20 @@ impl Stored {
     }
 }
 
-/// The keys of an answer as a tree; foreign keys that are no path below the directory are left out.
+/// Converts the keys of an answer to a tree. Skips keys that are not valid paths below the
+/// directory.
 pub(crate) fn tree(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
     kvs.into_iter().filter_map(|kv| Some((directory.below(&kv.key)?.to_owned(), Stored::from(kv)))).collect()
 }
 
-/// The same for a tree that is kept: the values are copies, and keep nothing of the answer alive. Each key that is left out is given to `other`.
+/// Like [`tree`], for a tree that is kept: the values are copies, so the tree does not keep the
+/// answer alive. Calls `other` with each skipped key.
 pub(crate) fn kept_tree(directory: &Key, kvs: Vec<KeyValue>, mut other: impl FnMut(&[u8])) -> Tree {
     kept(directory, kvs, &mut other).collect()
 }
 
-/// The same as [`kept_tree`], of however many keys, without keeping others from the thread.
+/// Like [`kept_tree`], but yields between groups of keys, so that a large directory does not block
+/// the thread.
 pub(crate) async fn kept_tree_in_turns(directory: &Key, kvs: Vec<KeyValue>, mut other: impl FnMut(&[u8])) -> Tree {
     if kvs.len() <= AT_ONCE {
         return kept_tree(directory, kvs, other);
@@ -179,36 +188,40 @@ fn kept(directory: &Key, kvs: Vec<KeyValue>, other: &mut impl FnMut(&[u8])) -> i
     })
 }
 
-/// What lies below one segment of a tree.
+/// The part of a tree below one segment.
 pub(crate) fn subtree(tree: &Tree, segment: &str) -> Tree {
     let prefix = format!("{segment}/");
     with_prefix(tree, &prefix).filter_map(|(relative, stored)| Some((relative.strip_prefix(&prefix)?.to_owned(), stored.clone()))).collect()
 }
 
-/// The struct that lies in `directory`, as of `revision`. Keys that the schema does not know are passed over.
+/// Reads a struct in `directory` at `revision`. Ignores keys that are not in the schema.
 ///
 /// # Errors
 ///
-/// `Invalid`, with every field that is missing or undecodable.
+/// `Invalid`, with every field that is missing or cannot be decoded.
 pub(crate) fn decode<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
     decode_with(directory, tree, revision, Validation::Skip, |decoder| decoder.whole())
 }
 
-/// The same as [`decode`], of however many keys, without keeping others from the thread.
+/// Like [`decode`], but yields between groups of keys, so that a large directory does not block the
+/// thread.
 pub(crate) async fn decode_in_turns<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
     read_in_turns(directory, tree, revision, Validation::Skip, |decoder| decoder.whole()).await
 }
 
-/// The same with every validation done, as before a write; for what is only taken if it is right.
+/// Like [`decode_in_turns`], but also runs every validation, as before a write. Used where an
+/// invalid value must not be accepted.
 ///
 /// # Errors
 ///
-/// `Invalid`, also with every field and struct that fails its validation.
+/// `Invalid`, with every field that is missing or cannot be decoded, and every field and struct
+/// that fails its validation.
 pub(crate) async fn decode_valid_in_turns<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
     read_in_turns(directory, tree, revision, Validation::Run, |decoder| decoder.whole()).await
 }
 
-/// The same as [`decode_map`], of however many keys, without keeping others from the thread.
+/// Like [`decode_map`], but yields between groups of keys, so that a large directory does not block
+/// the thread.
 pub(crate) async fn decode_map_in_turns<M, F>(directory: &Key, tree: &Tree, revision: Revision, read: F) -> Result<Versioned<M>>
 where
     F: Fn(&mut Decoder<'_>) -> Option<M>,
@@ -216,7 +229,8 @@ where
     read_in_turns(directory, tree, revision, Validation::Skip, read).await
 }
 
-/// The same as [`tree`], of however many keys, without keeping others from the thread.
+/// Like [`tree`], but yields between groups of keys, so that a large directory does not block the
+/// thread.
 pub(crate) async fn tree_in_turns(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
     if kvs.len() <= AT_ONCE {
         return tree(directory, kvs);
@@ -227,11 +241,11 @@ pub(crate) async fn tree_in_turns(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
         entries.extend(kvs.by_ref().take(AT_ONCE).filter_map(|kv| Some((directory.below(&kv.key)?.to_owned(), Stored::from(kv)))));
         yield_now().await;
     }
-    // They are in order, so this compares each with the next and no more.
+    // The entries are sorted, so building the map compares each only with the next one.
     entries.into_iter().collect()
 }
 
-/// A whole map that lies in `directory`: its keys are one level below it.
+/// Reads a map that fills `directory`: its keys are one level below.
 pub(crate) fn decode_map<M, F>(directory: &Key, tree: &Tree, revision: Revision, read: F) -> Result<Versioned<M>>
 where
     F: FnOnce(&mut Decoder<'_>) -> Option<M>,
@@ -268,15 +282,17 @@ async fn read_in_turns<T>(
     decoder.finish(value, revision)
 }
 
-/// Whether the checks that a schema asks for are done.
+/// Whether the validations of the schema run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Validation {
     Run,
     Skip,
 }
 
-/// Every problem of what lies in `directory`: what a read lists, what fails its validation, and keys that no read looks at. A struct's own validation
-/// is run where all of the struct could be read. `owns` says which keys are in the schema, and `around` which directories around a key may be absent.
+/// Returns every problem in `directory`: those that a read would report, failed validations, and
+/// keys that no read looks at. The validation of a struct as a whole runs only if all its fields
+/// could be read. `owns` decides whether a key is in the schema. `around` lists the directories
+/// around a key that may be absent.
 pub(crate) fn check<'t, T, F>(
     directory: &Key,
     tree: &'t Tree,
@@ -290,7 +306,8 @@ where
     let mut decoder = Decoder::new(directory, tree, Validation::Run);
     read(&mut decoder);
     let (mut problems, basis) = decoder.into_found();
-    // What was read was looked at, whatever it was. A key of the schema that was not read is an alias behind the field's own key, or left over.
+    // A key that was read needs no further check. A key of the schema that was not read is an
+    // unused alias, or is left over.
     let was_read: HashSet<&str> = basis.iter().map(|(relative, _)| relative.as_str()).collect();
     problems.extend(tree.iter().filter_map(|(relative, stored)| {
         let is_hidden = relative.split('/').any(key::is_hidden);
@@ -304,64 +321,66 @@ where
     problems
 }
 
-/// What a value looks like when it is stored: relative keys and their bytes.
+/// The stored form of a value: bytes by relative key.
 pub(crate) type Encoded = BTreeMap<String, Bytes>;
 
-/// The stored form of a struct, with every validation of it done.
+/// Encodes a struct to be written, and runs every validation.
 ///
 /// # Errors
 ///
-/// `Invalid`, with every field that has no stored form or fails its validation, and every entry or optional directory that would have no key.
+/// `Invalid`, with every field that has no stored form or fails its validation, and every map entry
+/// or optional directory that would have no key.
 pub(crate) fn encode<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
     encode_with(directory, |encoder| encoder.whole(value))
 }
 
-/// The stored form of a struct that exists only if it has a key.
+/// Encodes a struct that exists only if it has at least one key.
 ///
 /// # Errors
 ///
-/// As [`encode`], and if it has none.
+/// As [`encode`], and if the struct has no key.
 pub(crate) fn encode_present<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
     encode_with(directory, |encoder| encoder.present(value))
 }
 
-/// The stored form of a struct that was read: a validation that it fails is no reason not to mend it.
+/// Encodes a struct that was read, without validation: an existing invalid value must not prevent a
+/// correction.
 pub(crate) fn encode_unchecked<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
     let mut encoder = Encoder::new(directory, Validation::Skip);
     encoder.whole(value);
     encoder.finish().map_err(|error| error.at(directory))
 }
 
-/// The stored form of what `write` writes, with every validation of it done.
+/// Encodes whatever `write` writes, and runs every validation.
 pub(crate) fn encode_with(directory: &Key, write: impl FnOnce(&mut Encoder<'_>)) -> Result<Encoded> {
     let mut encoder = Encoder::new(directory, Validation::Run);
     write(&mut encoder);
     encoder.finish().map_err(|error| error.at(directory))
 }
 
-/// The validation of a struct as a whole.
+/// Runs the validation of a struct as a whole.
 fn validated<S: Schema>(value: &S) -> std::result::Result<(), ValueError> {
     contained("the validation", || value.validate())
 }
 
-/// The validation of one value at its own key.
+/// Validates one value at its key.
 pub(crate) fn validate_value<T>(key: &Key, value: &T, codec: &Codec<T>) -> Option<Problem> {
     let reason = codec.validate(value).err()?;
     Some(Problem { key: key.clone(), kind: ProblemKind::Rejected, reason: reason.to_string(), revision: None })
 }
 
-/// The types that a map field may have.
+/// The map types that a field may have.
 pub trait Map: Sized {
-    /// What the segment below the map's directory stands for.
+    /// The type of the map's keys. Each becomes one segment below the map's directory.
     type Key: MapKey;
-    /// What is there.
+    /// The type of the map's values.
     type Value: Send + 'static;
 
-    /// The map of these.
+    /// Builds the map from its entries.
     #[doc(hidden)]
     fn of(pairs: Vec<(Self::Key, Self::Value)>) -> Self;
 
-    /// What is in it.
+    /// The entries of the map.
     #[doc(hidden)]
     fn pairs(&self) -> Vec<(&Self::Key, &Self::Value)>;
 }
@@ -392,20 +411,21 @@ impl<K: MapKey + Hash, V: Send + 'static, H: BuildHasher + Default> Map for Hash
     }
 }
 
-/// A type whose values are the keys of a map: its stored form is text, which becomes one segment, escaped where it must be.
-/// Every [`EtcdValue`] that can be ordered is one.
+/// A type whose values can be the keys of a map. The stored form must be text; it becomes one
+/// segment, escaped if necessary. Every [`EtcdValue`] that has an order implements this.
 pub trait MapKey: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static {}
 
 impl<T: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static> MapKey for T {}
 
-/// The segment that stands for a map key.
+/// Converts a map key to its segment.
 pub(crate) fn segment_of<K: MapKey>(key: &K) -> Result<String, ValueError> {
     let bytes = Codec::value().encode(key)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| ValueError::new("a map key is text; this one's stored form is not UTF-8"))?;
     Ok(key::escape(text).into_owned())
 }
 
-/// The map key that a segment stands for. A segment that [`segment_of`] would not write is refused: handles could not address it.
+/// Converts a segment to its map key. Refuses a segment that [`segment_of`] would not write, since
+/// no handle could address it.
 pub(crate) fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind, String)> {
     let foreign = |reason: String| (ProblemKind::ForeignKey, reason);
     let text = key::unescape(segment).ok_or_else(|| foreign(unescaped(segment)))?;
@@ -423,7 +443,8 @@ pub(crate) fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind
     }
 }
 
-/// What to write instead of a name that [`segment_of`] would not write. The writer may have escaped it as in a URL, or may have meant it literally.
+/// Says what to write instead of a name that [`segment_of`] would not write. The writer may have
+/// escaped the name as in a URL, or may have meant it literally.
 fn unescaped(segment: &str) -> String {
     let literally = key::escape(segment);
     let meant = percent_encoding::percent_decode_str(segment).decode_utf8().ok().filter(|meant| meant != segment);
@@ -435,7 +456,7 @@ fn unescaped(segment: &str) -> String {
     format!("the key's name is not escaped as this library does it: {advice}")
 }
 
-/// The first segment of a relative key and what is below it.
+/// Splits a relative key into its first segment and the rest.
 fn split_first(relative: &str) -> (&str, Option<&str>) {
     match relative.split_once('/') {
         Some((first, rest)) => (first, Some(rest)),
@@ -443,7 +464,8 @@ fn split_first(relative: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// The key of a segment where a walk is, or of no segment the directory that it is in.
+/// The key of `segment` at the current position. For an empty segment, the directory at that
+/// position.
 fn place(directory: &Key, prefix: &str, segment: &str) -> Key {
     match format!("{prefix}{segment}").trim_end_matches('/') {
         "" => directory.clone(),
@@ -451,7 +473,7 @@ fn place(directory: &Key, prefix: &str, segment: &str) -> Key {
     }
 }
 
-/// The part of a tree whose keys start with `prefix`.
+/// The keys of a tree that start with `prefix`.
 fn with_prefix<'t, 'p>(tree: &'t Tree, prefix: &'p str) -> impl Iterator<Item = (&'t str, &'t Stored)> + use<'t, 'p> {
     let from = tree.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
     from.take_while(move |(key, _)| key.starts_with(prefix)).map(|(key, value)| (key.as_str(), value))

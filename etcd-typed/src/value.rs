@@ -1,4 +1,5 @@
-//! `EtcdValue`: one value and its bytes; `Codec`: how one field does it. What is written is what a person would type, and is read back equal.
+//! `EtcdValue` converts one value to and from bytes. `Codec` does so for one field. The written
+//! form is what a person would type, and reading it returns an equal value.
 
 mod duration;
 mod json;
@@ -18,27 +19,30 @@ use serde::de::DeserializeOwned;
 
 /// A type that is stored as the value of one key.
 ///
-/// The stored form is the text that a person would type with a command-line client: `8080`, `debug`, `1m30s`; never `"8080"`.
-/// Reading takes surrounding white space off where the type has none of its own (a value written with `echo` ends with a newline).
+/// The stored form is the text that a person would type with a command-line client: `8080`,
+/// `debug`, `1m30s`; never `"8080"`. Reading removes surrounding white space, unless white space
+/// can be part of the type (a value written with `echo` ends with a newline).
 ///
-/// A write stores only what a read returns equal; [`survives`](Self::survives) says how this is known. Everything else is refused with
-/// [`Encode`](crate::ErrorKind::Encode) before it is sent.
+/// A write stores a value only if a read would return an equal one; [`survives`](Self::survives)
+/// explains how this is checked. All other values are refused with
+/// [`Encode`](crate::ErrorKind::Encode) before anything is sent.
 ///
-/// If a method panics, this is an error of the key that it was called for, and nothing else stops: `Decode` or `Invalid` for a read, `Encode` for a write.
-/// The program's panic hook still runs. With `panic = "abort"` the program ends.
+/// If a method panics, the call returns an error for that key, and nothing else stops: `Decode` or
+/// `Invalid` for a read, `Encode` for a write. The program's panic hook still runs. With `panic =
+/// "abort"` the program ends.
 ///
 /// | type | stored form |
 /// |---|---|
-/// | `bool`, integers, `f32`, `f64`, `char`, IP and socket addresses, UUID | as `Display` writes it. A number that only infinity is near enough to, such as `1e400`, is refused |
-/// | `String`, `PathBuf`, `Bytes`, `Vec<u8>` | as it is. etcd v2 stores text only |
-/// | `Duration`, `jiff::SignedDuration` | `1m30s`, with `h`, `m`, `s`, `ms`, `us`, `ns`, as Go's `time.ParseDuration` reads it. `1m 30s`, `1.5h`, `90 seconds`, `2days`, `1week` and ISO 8601 (`PT1H30M`, `P1DT0.5S`; a day is 24 hours) are read too. Months and years are refused, since they differ in length, and `M`, which may mean minutes |
-/// | `jiff::Span` | the same without days and what is longer, else ISO 8601: `P1M2DT3H` |
+/// | `bool`, integers, `f32`, `f64`, `char`, IP and socket addresses, UUID | as `Display` writes it. A finite number that is too large for the type, such as `1e400`, is refused |
+/// | `String`, `PathBuf`, `Bytes`, `Vec<u8>` | unchanged. etcd v2 stores text only |
+/// | `Duration`, `jiff::SignedDuration` | `1m30s`, with `h`, `m`, `s`, `ms`, `us`, `ns`, as Go's `time.ParseDuration` reads it. Reading also accepts `1m 30s`, `1.5h`, `90 seconds`, `2days`, `1week` and ISO 8601 (`PT1H30M`, `P1DT0.5S`; a day is 24 hours). Months and years are refused, since they differ in length. `M` is refused, since it may mean minutes |
+/// | `jiff::Span` | the same if it has no days or larger units, otherwise ISO 8601: `P1M2DT3H` |
 /// | `SystemTime`, `chrono::DateTime`, `jiff::Timestamp` | RFC 3339 |
-/// | dates, times of day, `jiff::civil::DateTime` | ISO 8601. A text with an offset, or another part that the type does not have, is refused |
-/// | `url::Url` | as it is. Without `//` after the scheme it needs one of the schemes that have no host, such as `mailto:`, since `localhost:80` is a URL with the scheme `localhost` |
+/// | dates, times of day, `jiff::civil::DateTime` | ISO 8601. A text with an offset, or with another part that the type cannot hold, is refused |
+/// | `url::Url` | unchanged. A URL without `//` after the scheme is accepted only for schemes that have no host, such as `mailto:`, since `localhost:80` is a URL with the scheme `localhost` |
 ///
-/// Derive it for enums without data and for newtypes. For any serde type there is `#[etcd(json)]` on the field, or [`Json`].
-/// Types of your own write it by hand:
+/// Derive it for newtypes and for enums without data. For any serde type, use `#[etcd(json)]` on
+/// the field, or [`Json`]. For your own types, implement it by hand:
 ///
 /// ```
 /// use bytes::Bytes;
@@ -71,30 +75,33 @@ use serde::de::DeserializeOwned;
     note = "for a struct of keys add `#[etcd(dir)]` to the field"
 )]
 pub trait EtcdValue: Sized {
-    /// What a person is told that goes here: `integer`, `duration`, ``one of `debug`, `info` ``.
+    /// A description of the type for error messages: `integer`, `duration`, ``one of `debug`,
+    /// `info` ``.
     const TYPE: &'static str;
 
-    /// Whether an error quotes a stored text that is not a value of the type, as in ``"loud" is not one of `debug`, `info` ``. Booleans, times, addresses and
-    /// derived enums are quoted, and so is an integer that is out of range. The default is `false`, since a text of any other type may hold a password. A
-    /// field with `#[etcd(secret)]` is never quoted.
+    /// Whether an error quotes a stored text that is not a value of the type, as in ``"loud" is not
+    /// one of `debug`, `info` ``. Booleans, times, addresses, derived enums and out-of-range
+    /// integers are quoted. The default is `false`, since a text of any other type may contain a
+    /// password. A field with `#[etcd(secret)]` is never quoted.
     const QUOTABLE: bool = false;
 
-    /// The stored form.
+    /// Converts the value to its stored form.
     ///
     /// # Errors
     ///
-    /// [`ValueError`] for a value that has none (a path that is not UTF-8).
+    /// [`ValueError`] for a value without a stored form (such as a path that is not UTF-8).
     fn encode(&self) -> Result<Bytes, ValueError>;
 
-    /// Reads the stored form. It is called with whatever bytes are stored, by any program.
+    /// Reads the stored form. The bytes may come from any program, so they can be anything.
     ///
     /// # Errors
     ///
     /// [`ValueError`] for bytes that are not a value of the type.
     fn decode(bytes: &[u8]) -> Result<Self, ValueError>;
 
-    /// The same, of bytes that may be shared: a type that can hold on to them need not copy them. They keep the message in memory that they came in, so it is
-    /// only asked where a watch holds on to it as well.
+    /// Like [`decode`](Self::decode), but may keep a reference to `bytes` instead of a copy. That
+    /// keeps the whole message in memory that the bytes came in, so this method is called only
+    /// where a watch holds the message anyway.
     ///
     /// # Errors
     ///
@@ -103,17 +110,19 @@ pub trait EtcdValue: Sized {
         Self::decode(bytes)
     }
 
-    /// Whether [`encode`](Self::encode) gives these bytes. It is asked of every key of a map: a type that is such a key can tell without making its stored
-    /// form anew. Whoever writes it must say what `encode` says; else a key that was read is not found again by its handle.
+    /// Whether [`encode`](Self::encode) returns these bytes. It is called for every key of a map; a
+    /// type can answer without encoding the value again. An implementation must agree with
+    /// `encode`. Otherwise a map returns a key that its handle cannot find again.
     #[must_use]
     fn is_stored_as(&self, bytes: &[u8]) -> bool {
         self.encode().is_ok_and(|stored| stored == bytes)
     }
 
-    /// Says whether reading `stored`, which [`encode`](Self::encode) gave for this value, gives an equal value. It is asked before each write.
+    /// Checks that reading `stored`, the result of [`encode`](Self::encode) for this value, returns
+    /// an equal value. It is called before each write.
     ///
-    /// The default reads `stored` and compares the stored form of what it read. It does not notice a type that rounds when it is written; such a type
-    /// compares the values:
+    /// The default reads `stored`, encodes the result and compares the two stored forms. It does
+    /// not notice if `encode` rounds a value. A type that rounds should compare the values:
     ///
     /// ```
     /// # use bytes::Bytes;
@@ -140,19 +149,20 @@ pub trait EtcdValue: Sized {
     ///
     /// # Errors
     ///
-    /// [`ValueError`] where it does not.
+    /// [`ValueError`] if the values differ.
     fn survives(&self, stored: &Bytes) -> Result<(), ValueError> {
         let read = Self::decode(stored).map_err(unreadable)?;
         has_form_of(&read, self, stored, Self::encode)
     }
 }
 
-/// Why a value has no stored form, or bytes are no value.
+/// The reason why a value has no stored form, or why bytes are not a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValueError(String);
 
 impl ValueError {
-    /// Says why, without the value itself: the field may be a secret. See [`EtcdValue::QUOTABLE`].
+    /// Creates an error from a reason. The reason must not contain the value, since the field may
+    /// be a secret. See [`EtcdValue::QUOTABLE`].
     pub fn new(reason: impl fmt::Display) -> Self {
         Self(reason.to_string())
     }
@@ -166,22 +176,22 @@ impl fmt::Display for ValueError {
 
 impl std::error::Error for ValueError {}
 
-/// Whether a value may be written.
+/// Checks whether a value may be written.
 type Check<T> = fn(&T) -> Result<(), ValueError>;
 
-/// `==`.
 type Equal<T> = fn(&T, &T) -> bool;
 
-/// Whether a value is read back equal from its stored form.
+/// Checks whether reading the stored form returns an equal value.
 type Survives<T> = fn(&T, &Bytes, &Codec<T>) -> Result<(), ValueError>;
 
-/// How the values of one key are read, written and checked. The derive makes one for each field from its attributes; without
-/// derive, [`Codec::value`] is what [`Client::entry`](crate::Client::entry) uses.
+/// Reads, writes and checks the values of one key. The derive creates a codec for each field from
+/// its attributes. Without the derive, [`Client::entry`](crate::Client::entry) uses
+/// [`Codec::value`].
 pub struct Codec<T> {
     pub(crate) type_name: &'static str,
     encode: fn(&T) -> Result<Bytes, ValueError>,
     decode: fn(&[u8]) -> Result<T, ValueError>,
-    /// Where the type has one.
+    /// Set only for types that implement [`EtcdValue`].
     decode_shared: Option<fn(&Bytes) -> Result<T, ValueError>>,
     survives: Survives<T>,
     equal: Option<Equal<T>>,
@@ -205,7 +215,7 @@ impl<T> fmt::Debug for Codec<T> {
 }
 
 impl<T: EtcdValue> Codec<T> {
-    /// The type's own stored form.
+    /// A codec for the type's own stored form.
     #[must_use]
     pub const fn value() -> Self {
         let survives: Survives<T> = |value, stored, _| value.survives(stored);
@@ -220,7 +230,7 @@ impl<T: EtcdValue> Codec<T> {
 }
 
 impl<T: Serialize + DeserializeOwned> Codec<T> {
-    /// JSON, for any serde type; see [`Json`].
+    /// A codec for JSON, for any serde type; see [`Json`].
     #[must_use]
     pub const fn json() -> Self {
         let survives: Survives<T> = |value, stored, codec| json::survives(value, stored, codec.equal_to_itself(value));
@@ -229,8 +239,9 @@ impl<T: Serialize + DeserializeOwned> Codec<T> {
 }
 
 impl<T> Codec<T> {
-    /// Two functions of the caller. A value that `decode` does not make of what `encode` makes of it is not written. It is compared by its stored form,
-    /// in a derived struct by `==` where the type has it.
+    /// A codec from two functions. A value is written only if `decode` returns it from the result
+    /// of `encode`. A derived struct compares the two values with `==` if the type has it.
+    /// Otherwise their stored forms are compared.
     #[must_use]
     pub const fn with(encode: fn(&T) -> Result<Bytes, ValueError>, decode: fn(&[u8]) -> Result<T, ValueError>) -> Self {
         let survives: Survives<T> = |value, stored, codec| {
@@ -254,7 +265,7 @@ impl<T> Codec<T> {
         }
     }
 
-    /// Compares with this what is read back.
+    /// Sets the function that compares a value with the result of reading it back.
     #[must_use]
     pub(crate) const fn compared(mut self, equal: Option<fn(&T, &T) -> bool>) -> Self {
         self.equal = equal;
@@ -268,35 +279,35 @@ impl<T> Codec<T> {
         self
     }
 
-    /// Keeps everything that is said of the value out of errors.
+    /// Keeps the value, and every message about it, out of errors.
     #[must_use]
     pub const fn secret(mut self) -> Self {
         self.secret = true;
         self
     }
 
-    /// The type of the values, for a person: [`EtcdValue::TYPE`], or `JSON`, or `custom`.
+    /// The type of the values, for messages: [`EtcdValue::TYPE`], or `JSON`, or `custom`.
     #[must_use]
     pub const fn type_name(&self) -> &'static str {
         self.type_name
     }
 
-    /// Whether the values are not to be shown.
+    /// Whether the values must not be shown.
     pub(crate) const fn is_secret(&self) -> bool {
         self.secret
     }
 
-    /// Whether values are checked.
+    /// Whether the codec has a validation.
     pub(crate) const fn is_validated(&self) -> bool {
         self.validate.is_some()
     }
 
-    /// `==`, unless the value is not equal to itself, as NaN is not.
+    /// The comparison function, unless the value does not equal itself, like NaN.
     fn equal_to_itself(&self, value: &T) -> Option<Equal<T>> {
         self.equal.filter(|equal| equal(value, value))
     }
 
-    /// The stored form of a value that is to be written: a read of it gives an equal value.
+    /// Encodes a value to be written, and checks that a read of it returns an equal value.
     pub(crate) fn encode(&self, value: &T) -> Result<Bytes, ValueError> {
         let stored = self.form(value)?;
         let survives = || if stored == LOST { Err(changed()) } else { (self.survives)(value, &stored, self) };
@@ -304,7 +315,7 @@ impl<T> Codec<T> {
         Ok(stored)
     }
 
-    /// The stored form of a value that was read.
+    /// Encodes a value that was read. Checks nothing.
     pub(crate) fn form(&self, value: &T) -> Result<Bytes, ValueError> {
         contained("the encoder", || (self.encode)(value)).map_err(|reason| self.masked(reason))
     }
@@ -314,10 +325,10 @@ impl<T> Codec<T> {
             .map_err(|reason| self.masked(self.refusal(reason, bytes)))
     }
 
-    /// The error of stored bytes that are not a value, with the bytes where they may be shown.
+    /// The error for stored bytes that are not a value. It quotes the bytes if that is allowed.
     #[cold]
     fn refusal(&self, ValueError(reason): ValueError, bytes: &[u8]) -> ValueError {
-        /// What a person can still take in.
+        /// Longer texts are not quoted: a person cannot read them in an error.
         const LONGEST: usize = 64;
         if bytes == LOST {
             return ValueError(reason);
@@ -345,7 +356,8 @@ impl<T> Codec<T> {
         }
     }
 
-    /// Whether what is stored stands for the same value as `ours`, which [`encode`](Self::encode) gave. A JSON object has no order.
+    /// Whether `stored` represents the same value as `ours`, a result of [`encode`](Self::encode).
+    /// The order of fields in a JSON object does not matter.
     pub(crate) fn is_same(&self, ours: &Bytes, stored: &Bytes) -> bool {
         if ours == stored {
             return true;
@@ -365,9 +377,10 @@ impl<T> Codec<T> {
     }
 }
 
-/// Runs a function of the caller's types. If it panics, the value is refused and nothing else: a text in the store must not end the task that reads it.
+/// Runs a function of the caller's type. A panic becomes an error for this value only, since a
+/// value in the store must not end the task that reads it.
 pub(crate) fn contained<T>(what: &str, run: impl FnOnce() -> Result<T, ValueError>) -> Result<T, ValueError> {
-    // What it leaves half done is its own, and is not used after a panic.
+    // The function may leave its own data half changed, but nothing uses that data after a panic.
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(panicked(what, &*panic)))
 }
 
@@ -380,7 +393,8 @@ fn panicked(what: &str, panic: &(dyn Any + Send)) -> ValueError {
     }
 }
 
-/// What the v2 store gives for a value that the server returned with bytes replaced, since v2 answers in JSON and those were not UTF-8. No codec reads it.
+/// The placeholder that the v2 store returns for a value that is not UTF-8. v2 answers in JSON, and
+/// the server replaces such bytes. No codec decodes the placeholder.
 pub(crate) const LOST: &[u8] = b"\xffetcd-typed: this value is not UTF-8, and etcd v2 does not return such values\xff";
 
 fn lost() -> ValueError {
@@ -392,17 +406,18 @@ fn unreadable(reason: ValueError) -> ValueError {
 }
 
 fn changed() -> ValueError {
-    ValueError::new("its stored form is read as another value")
+    ValueError::new("reading its stored form returns another value")
 }
 
-/// Whether what was read is the value, as far as the stored forms can tell.
+/// Whether `read` equals `value`, judged by their stored forms.
 fn has_form_of<T>(read: &T, value: &T, stored: &Bytes, encode: fn(&T) -> Result<Bytes, ValueError>) -> Result<(), ValueError> {
     let again = encode(read).map_err(|_| changed())?;
-    // A set comes in another order each time it is made, and what is encrypted has another form each time it is written.
+    // A `HashSet` is encoded in a different order each time it is built, and encrypted data in a
+    // different form each time it is written.
     if again == stored || has_bytes_of(&again, stored) || encode(value)? != stored { Ok(()) } else { Err(changed()) }
 }
 
-/// Whether both consist of the same bytes, in any order.
+/// Whether both slices contain the same bytes in any order.
 fn has_bytes_of(one: &[u8], other: &[u8]) -> bool {
     let count = |bytes: &[u8]| {
         let mut counts = [0_usize; 256];
@@ -412,7 +427,7 @@ fn has_bytes_of(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && count(one) == count(other)
 }
 
-/// [`EtcdValue::survives`] of a type whose `==` says whether a value is the same.
+/// [`EtcdValue::survives`] for a type whose values can be compared with `==`.
 fn unchanged<T: EtcdValue + PartialEq>(value: &T, stored: &Bytes) -> Result<(), ValueError> {
     if T::decode(stored).map_err(unreadable)? == *value { Ok(()) } else { Err(changed()) }
 }
@@ -421,7 +436,7 @@ fn text(bytes: &[u8]) -> Result<&str, ValueError> {
     std::str::from_utf8(bytes).map_err(|_| ValueError::new("not UTF-8 text"))
 }
 
-/// Of a type whose values all have a stored form of their own.
+/// [`EtcdValue::survives`] for a type that encodes every value exactly.
 macro_rules! exact {
     () => {
         fn survives(&self, _: &Bytes) -> Result<(), ValueError> {
@@ -431,7 +446,8 @@ macro_rules! exact {
 }
 use exact;
 
-/// `$type`s whose text is `Display` and `FromStr`. With `not` this is said of a text that is none; else the reason that `FromStr` gives.
+/// Implements [`EtcdValue`] with `Display` and `FromStr`. With `not`, errors use that text;
+/// otherwise they contain the error of `FromStr`.
 macro_rules! text_values {
     ($name:literal: $($type:ty),+) => {
         $crate::value::text_values!(@ $name, |reason| $crate::value::ValueError::new(format_args!("not a value of type {}: {reason}", $name)) => $($type),+);
@@ -464,7 +480,7 @@ text_values!("boolean", not "`true` or `false`": bool);
 text_values!("IP address", not "an IP address, as in `192.0.2.1` or `2001:db8::1`": IpAddr);
 text_values!("IP address", not "an IPv4 address, as in `192.0.2.1`": Ipv4Addr);
 text_values!("IP address", not "an IPv6 address, as in `2001:db8::1`": Ipv6Addr);
-// The flow of an IPv6 address has no place in the text.
+// The text form of an IPv6 socket address does not include the flow information.
 text_values!("address:port", not "an IP address with a port, as in `192.0.2.1:80` or `[2001:db8::1]:80`": SocketAddr);
 text_values!("address:port", not "an IPv4 address with a port, as in `192.0.2.1:80`": SocketAddrV4);
 text_values!("address:port", not "an IPv6 address with a port, as in `[2001:db8::1]:80`": SocketAddrV6);
@@ -494,7 +510,7 @@ impl EtcdValue for url::Url {
 /// Refuses `localhost:80` and `fe80::1`, which are URLs with the schemes `localhost` and `fe80`.
 #[cfg(feature = "url")]
 fn with_scheme(url: &url::Url) -> Result<(), ValueError> {
-    /// They have no host.
+    /// Schemes whose URLs have no host.
     const WITHOUT_HOST: [&str; 14] =
         ["about", "blob", "data", "file", "geo", "magnet", "mailto", "news", "sip", "sips", "sqlite", "tel", "unix", "urn"];
     if url.has_authority() || WITHOUT_HOST.contains(&url.scheme()) {

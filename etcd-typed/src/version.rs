@@ -1,4 +1,5 @@
-//! `Versioned<T>`: a value with what the store knows of it, and `Expect<T>`: what a compare-and-swap expects.
+//! `Versioned<T>`: a value with its revision and other metadata. `Expect<T>`: what a
+//! compare-and-swap expects.
 
 use std::fmt;
 use std::ops::Deref;
@@ -8,17 +9,18 @@ use std::time::Duration;
 use crate::error::{Error, ErrorKind, Masked};
 use crate::revision::{LeaseId, Revision};
 
-/// A value as it was read: it derefs to the value and knows the revision it was read at.
+/// A value with the metadata of the read that returned it. It dereferences to the value.
 ///
-/// Two of them are equal when value and versions are. For a whole struct `modified` is the newest and `created` the oldest
-/// of its keys. Of a value that was read through the handle of a `secret` field itself `Debug` shows `***`.
+/// Two of them are equal when both value and metadata are equal. For a whole struct, `modified` is
+/// the newest and `created` the oldest revision of its keys. If the value was read through the
+/// handle of a `secret` field itself, `Debug` prints `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Versioned<T> {
     value: T,
     pub(crate) versions: Versions,
 }
 
-/// All that is known of a value beside itself.
+/// The metadata of a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Versions {
     pub(crate) revision: Revision,
@@ -28,12 +30,12 @@ pub(crate) struct Versions {
     pub(crate) lease: Option<LeaseId>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) basis: Basis,
-    /// The value is not to be shown.
+    /// Whether `Debug` hides the value.
     pub(crate) secret: bool,
 }
 
-/// Of a struct or a map: each key it was read from, relative to its directory, and that key's modification. It is what
-/// "nothing below changed since" is checked against.
+/// For a struct or a map: each key that was read, relative to the directory, with its modification
+/// revision. A write uses it to check that nothing below the directory has changed since.
 pub(crate) type Basis = Arc<[(String, Revision)]>;
 
 impl<T> Versioned<T> {
@@ -41,7 +43,7 @@ impl<T> Versioned<T> {
         Self { value, versions }
     }
 
-    /// The same, and `Debug` does not show the value.
+    /// Sets whether `Debug` hides the value.
     pub(crate) fn secret(mut self, secret: bool) -> Self {
         self.versions.secret = secret;
         self
@@ -51,49 +53,53 @@ impl<T> Versioned<T> {
         self.versions.secret
     }
 
-    /// The revision of the snapshot that this was read from: all of it is as of this revision.
+    /// The revision of the snapshot that this was read from. All parts of the value are from this
+    /// revision.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.versions.revision
     }
 
-    /// The revision at which the key came to be.
+    /// The revision at which the key was created.
     #[must_use]
     pub fn created(&self) -> Revision {
         self.versions.created
     }
 
-    /// The revision at which the value was last written; what a compare-and-swap compares.
+    /// The revision at which the value was last written. A compare-and-swap compares it.
     #[must_use]
     pub fn modified(&self) -> Revision {
         self.versions.modified
     }
 
-    /// How often the key was written since it came to be, where the store counts (v3, memory; one key only).
+    /// How often the key has been written since it was created, if the store counts this (v3,
+    /// memory; one key only).
     #[must_use]
     pub fn version(&self) -> Option<u64> {
         self.versions.version
     }
 
-    /// The lease that the key is attached to, where it is to one; of a struct the one that all its keys share (v3, memory).
+    /// The lease that the key is attached to, if there is one. For a struct, the lease that all its
+    /// keys share (v3, memory).
     #[must_use]
     pub fn lease(&self) -> Option<LeaseId> {
         self.versions.lease
     }
 
-    /// How long the key had left when it was read, where the answer says so (v2 only; on v3 ask for the lease).
+    /// The remaining time to live of the key when it was read, if the answer contains it (v2 only;
+    /// on v3 query the lease).
     #[must_use]
     pub fn ttl(&self) -> Option<Duration> {
         self.versions.ttl
     }
 
-    /// The value alone.
+    /// Returns the value without its metadata.
     #[must_use]
     pub fn into_inner(self) -> T {
         self.value
     }
 
-    /// The same versions around another value.
+    /// Converts the value and keeps the metadata.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Versioned<U> {
         Versioned { value: f(self.value), versions: self.versions }
     }
@@ -114,7 +120,7 @@ impl<T> Deref for Versioned<T> {
     }
 }
 
-/// What is in it, one by one: `for node in directory.list().await? { … }`.
+/// Iterates over the contents of the value: `for node in directory.list().await? { … }`.
 impl<T: IntoIterator> IntoIterator for Versioned<T> {
     type Item = T::Item;
     type IntoIter = T::IntoIter;
@@ -126,30 +132,32 @@ impl<T: IntoIterator> IntoIterator for Versioned<T> {
 
 /// What a compare-and-swap expects to find at one key.
 ///
-/// A `&Versioned<T>` and a `&Option<Versioned<T>>` (what `get` gave) turn into one: the key is as it was read.
+/// A `&Versioned<T>` and a `&Option<Versioned<T>>` (the result of `get`) convert into an `Expect`:
+/// the key must still be as it was read.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Expect<'a, T> {
-    /// No value.
+    /// The key has no value.
     Absent,
-    /// Any value.
+    /// The key has a value.
     Present,
-    /// The value that was written at this revision, and no other since.
+    /// The key has the value that was written at this revision.
     Revision(Revision),
-    /// This value, whenever it was written.
+    /// The key has this value, whenever it was written.
     Value(&'a T),
-    /// The value that was read, and no other since: with what is known of when it expires, which a write then need not ask for.
+    /// The key has the value that was read. Includes its expiry, so that a write need not query it.
     #[doc(hidden)]
     Seen { modified: Revision, lease: Option<LeaseId>, ttl: Option<Duration> },
 }
 
 impl<'a, T> Expect<'a, T> {
-    /// The value that was written at this revision (on v2 its `modifiedIndex`).
+    /// Expects the value that was written at this revision (on v2, its `modifiedIndex`).
     pub fn revision(revision: impl Into<Revision>) -> Self {
         Self::Revision(revision.into())
     }
 
-    /// A value equal to this one, in whatever form it is stored: `90s` and `1m30s` are the same duration.
+    /// Expects a value equal to this one, in any stored form: `90s` and `1m30s` are the same
+    /// duration.
     pub fn value(value: &'a T) -> Self {
         Self::Value(value)
     }
@@ -164,7 +172,9 @@ impl<T> Clone for Expect<'_, T> {
 impl<T> Copy for Expect<'_, T> {}
 
 impl<T> From<&Versioned<T>> for Expect<'_, T> {
-    /// A default that was read where no key is ([`Entry::get_or_default`](crate::Entry::get_or_default)) expects that there is still none.
+    /// A default that was returned for a missing key
+    /// ([`Entry::get_or_default`](crate::Entry::get_or_default)) expects that the key is still
+    /// missing.
     fn from(seen: &Versioned<T>) -> Self {
         let Versions { modified, lease, ttl, .. } = seen.versions;
         if modified == Revision::ZERO { Self::Absent } else { Self::Seen { modified, lease, ttl } }
@@ -178,8 +188,9 @@ impl<T> From<&Option<Versioned<T>>> for Expect<'_, T> {
 }
 
 impl Error {
-    /// Of a [`Conflict`](ErrorKind::Conflict) at one key: what is there now, which came in the same answer. None when nothing is there,
-    /// when what is there is not a `T`, and for every other error.
+    /// For a [`Conflict`](ErrorKind::Conflict) or an [`AlreadyExists`](ErrorKind::AlreadyExists) at
+    /// one key: the current value, which came with the same answer. `None` if the key has no value,
+    /// if its value is not a `T`, and for every other error.
     #[must_use]
     pub fn current<T: 'static>(&self) -> Option<&Versioned<T>> {
         if self.kind() != ErrorKind::Conflict && self.kind() != ErrorKind::AlreadyExists {

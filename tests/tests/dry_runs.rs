@@ -251,7 +251,7 @@ async fn everything_that_is_wrong_is_checked_at_once(bench: Bench) {
         "Unknown quotas/deeper/x: not a key of the schema",
         "Unknown regions/eu/pni: not a key of the schema",
         "Unknown regions/none/deeper/x: not a key of the schema",
-        "Unknown regions/us/pin: left over, and not read: the entry `regions/us` lacks its required key `host`; delete it as a whole, or write that",
+        "Unknown regions/us/pin: left over and not read: the entry `regions/us` lacks its required key `host`; delete the entry, or write the missing key",
     ];
     let directory = dir.key().clone();
     let mut problems = Vec::new();

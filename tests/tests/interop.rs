@@ -372,7 +372,7 @@ async fn what_was_mistyped_is_found(bench: Bench) {
     if bench.ctl.api == Api::V3 {
         // v2 takes this for `/prod/checkout/rate_limit`.
         bench.ctl.put("/prod/checkout//rate_limit", "250").await;
-        expected.push("/prod/checkout: a key below it is no path: \"/prod/checkout//rate_limit\"");
+        expected.push("/prod/checkout: a key below it is not a valid path: \"/prod/checkout//rate_limit\"");
     }
     let check = dir.check().await.unwrap();
     let problems: Vec<_> = check.problems.iter().map(|problem| format!("{}: {}", problem.key, problem.reason)).collect();

@@ -1,4 +1,5 @@
-//! The where clause of what is generated for a generic struct: the struct's own, and what its fields need.
+//! The where clauses of the code generated for a generic struct: the struct's own clause, and what
+//! its fields require.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +9,7 @@ use syn::{GenericParam, Generics, Type, WhereClause, WherePredicate, parse_quote
 
 use crate::model::{Codec, Form, Item, Kind, Presence, Schema, Shape, Value};
 
-/// The generics of everything that is made of this struct.
+/// The generics of everything that is generated for this struct.
 pub(crate) fn of_schema(model: &Schema) -> Generics {
     let mut bounds = Bounds::new(&model.item);
     if bounds.parameters.is_empty() {
@@ -45,7 +46,7 @@ pub(crate) fn of_schema(model: &Schema) -> Generics {
     bounds.generics
 }
 
-/// The generics of the impl of a value.
+/// The generics of `impl EtcdValue`.
 pub(crate) fn of_value(model: &Value) -> Generics {
     let mut bounds = Bounds::new(&model.item);
     if let Shape::Newtype(ty) = &model.shape {
@@ -55,8 +56,8 @@ pub(crate) fn of_value(model: &Value) -> Generics {
     bounds.generics
 }
 
-/// Only the parameters that one of `types` uses, and the bounds that speak of no others: an enum may not have parameters that it does
-/// not use.
+/// Keeps only the parameters that `types` use, and the bounds that mention no other parameters. An
+/// enum must not have unused parameters.
 pub(crate) fn only_used(generics: &Generics, types: &[TokenStream]) -> Generics {
     let used: BTreeSet<String> = types.iter().flat_map(|ty| words(ty.clone())).collect();
     let (kept, left): (Vec<_>, Vec<_>) = generics.params.iter().cloned().partition(|parameter| used.contains(&name(parameter)));
@@ -83,7 +84,8 @@ impl<'a> Bounds<'a> {
         Self { item, parameters: item.generics.params.iter().map(name).collect(), generics: item.generics.clone() }
     }
 
-    /// Says that `ty` is all of this, where it depends on a parameter. Of other types the compiler knows it, and says it better.
+    /// Adds the bounds for `ty` if it depends on a parameter. For other types the compiler checks
+    /// them anyway, with a better error message.
     fn add(&mut self, ty: &impl ToTokens, bounds: TokenStream) {
         if !words(ty.to_token_stream()).is_disjoint(&self.parameters) {
             self.generics.make_where_clause().predicates.push(parse_quote!(#ty: #bounds));
@@ -115,7 +117,8 @@ fn name(parameter: &GenericParam) -> String {
     }
 }
 
-/// Every identifier in these tokens. It may be more than the parameters that they mean, and then a bound too many is harmless.
+/// Every identifier in these tokens. This may include identifiers that are not parameters; the
+/// extra bounds are harmless.
 fn words(tokens: TokenStream) -> BTreeSet<String> {
     let mut words = BTreeSet::new();
     for token in tokens {

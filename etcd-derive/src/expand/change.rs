@@ -1,4 +1,4 @@
-//! `CheckoutChange`: a variant for each field.
+//! Generates `CheckoutChange`, with one variant per field.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -11,7 +11,7 @@ pub(crate) fn change(model: &Schema) -> TokenStream {
     let vis = &model.item.vis;
     let name = change_name(model);
     let allowed = allowed();
-    let intro = format!("One change of one field of [`{}`].", model.item.ident);
+    let intro = format!("A change of one field of [`{}`].", model.item.ident);
     let derives = (!model.change_derives.is_empty()).then(|| {
         let derives = &model.change_derives;
         quote!(#[derive(#(#derives),*)])
@@ -56,7 +56,7 @@ fn types(model: &Schema) -> Vec<TokenStream> {
     stored(model).map(|(_, field)| ty(model, field)).collect()
 }
 
-/// What a variant carries.
+/// The payload of a field's variant.
 fn ty(model: &Schema, field: &Field) -> TokenStream {
     let krate = &model.item.krate;
     match &field.kind {

@@ -1,5 +1,5 @@
-//! How the fields are stored, once: a constant that the other generated functions take it from. What is wrong with a field's type is said here,
-//! and only here.
+//! Generates a constant with the codecs of all fields, which the other generated functions use. So
+//! the compiler reports an error in a field's type only once, here.
 
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote, quote_spanned};
@@ -8,28 +8,28 @@ use syn::{Expr, ExprLit, Index, Lit, Path, Type};
 use super::{bounds, here, local, stored};
 use crate::model::{Codec, Field, Form, Kind, Leaf, Presence, Schema};
 
-/// As many leaves as one tuple of the runtime has at most.
+/// The largest number of leaves in one tuple of the runtime.
 const MOST_LEAVES: usize = 12;
 
-/// What the generated functions have one call for.
+/// A part of the struct for which each generated function has one call.
 pub(crate) enum Part<'a> {
-    /// Leaves that follow one another.
+    /// Adjacent leaves.
     Leaves(Leaves<'a>),
-    /// A directory or a map, at this place in the table.
+    /// A directory or a map of structs, with its index in the table.
     Dir(usize, &'a Field),
-    /// A map of values, at this place in the table, with the codec of the values.
+    /// A map of values, with its index in the table and the codec of the values.
     Entries(usize, &'a Field, TokenStream),
 }
 
 pub(crate) struct Leaves<'a> {
-    /// The place of the first in the table.
+    /// The index of the first leaf in the table.
     first: usize,
-    /// `Self::__CODECS.0`.
+    /// The expression for these leaves, such as `Self::__CODECS.0`.
     pub(crate) place: TokenStream,
     pub(crate) leaves: Vec<(&'a Field, &'a Leaf)>,
 }
 
-/// The fields in the order of the table.
+/// The parts of the struct, in the order of the table.
 pub(crate) fn parts(model: &Schema) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
     let mut places = (0..).map(|place| {
@@ -50,7 +50,8 @@ pub(crate) fn parts(model: &Schema) -> Vec<Part<'_>> {
     parts
 }
 
-/// `Checkout::__CODECS`: a tuple with what follows one another of leaves, and a codec for each map of values.
+/// Generates `Checkout::__CODECS`: a tuple with an element for each group of adjacent leaves and a
+/// codec for each map of values.
 pub(crate) fn codecs(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let krate = &model.item.krate;
     let ident = &model.item.ident;
@@ -93,7 +94,7 @@ pub(crate) fn codecs(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     }
 }
 
-/// A field of one value, and what its absence means.
+/// The expression for a leaf, with its default.
 fn leaf(krate: &Path, leaf: &Leaf) -> TokenStream {
     let codec = codec(krate, &leaf.ty, &leaf.codec);
     match &leaf.presence {
@@ -107,7 +108,7 @@ fn leaf(krate: &Path, leaf: &Leaf) -> TokenStream {
     }
 }
 
-/// A text in quotes is a default for everything that can be made of it.
+/// A string literal is a default for every type that can be converted from it.
 fn default(expr: &Expr) -> TokenStream {
     match expr {
         Expr::Lit(ExprLit { lit: Lit::Str(_), .. }) => quote!(::core::convert::Into::into(#expr)),
@@ -115,7 +116,7 @@ fn default(expr: &Expr) -> TokenStream {
     }
 }
 
-/// How values of type `ty` are written, read, checked and shown.
+/// The expression for the codec of values of type `ty`.
 fn codec(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
     let value = local("value");
     let new = match &codec.form {
@@ -139,7 +140,8 @@ fn codec(krate: &Path, ty: &Type, codec: &Codec) -> TokenStream {
     quote!(#new #validated #secret)
 }
 
-/// The codec, and that what is read back is compared by `==` if `ty` has it: with the trait in scope the constant is found for every type.
+/// Adds a comparison with `==` to the codec, if `ty` has it. With the trait in scope, the constant
+/// exists for every type.
 fn compared(krate: &Path, ty: &Type, codec: &TokenStream) -> TokenStream {
     quote_spanned! {here(ty)=> {
         #[allow(unused_imports)]

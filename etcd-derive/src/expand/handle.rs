@@ -1,4 +1,5 @@
-//! `CheckoutDir`: a public field for each field, `open`, and `impl EtcdSchema`.
+//! Generates `CheckoutDir`, with a public field for each field and with `open`, and `impl
+//! EtcdSchema`.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
@@ -15,7 +16,7 @@ pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let hidden = hidden_field(model);
     let allowed = allowed();
     let intro = format!(
-        "The directory of [`{ident}`]: a field for each of its fields, and the methods of [`Dir`]({krate}::Dir).",
+        "A handle to the directory of [`{ident}`]: one handle for each field, and the methods of [`Dir`]({krate}::Dir).",
         krate = path(krate)
     );
     let generics = bounds::of_schema(model);
@@ -126,7 +127,7 @@ fn ty(model: &Schema, field: &Field) -> TokenStream {
     }
 }
 
-/// The handle of a directory.
+/// The expression for the handle of a directory or a map of structs.
 fn value(at: usize, field: &Field) -> TokenStream {
     match &field.kind {
         Kind::Dir { ty, .. } => quote_spanned!(here(ty)=> dir::<#ty>(#at)),
@@ -145,7 +146,7 @@ fn open(model: &Schema, prefix: &Prefix) -> TokenStream {
     let name = format_ident!("{}Dir", ident);
     let generics = bounds::of_schema(model);
     let (impl_generics, ty_generics, where_clause) = generics.split_for_impl();
-    let intro = format!("The directory `{}`; each parameter is escaped, so that it stays within its segment.", prefix.text);
+    let intro = format!("Opens the directory `{}`. Each parameter is escaped, so that it stays within its segment.", prefix.text);
     let client = local("__client");
     let parameters = &prefix.parameters;
     let segments = prefix.segments.iter().map(|pieces| match pieces.as_slice() {
@@ -161,7 +162,7 @@ fn open(model: &Schema, prefix: &Prefix) -> TokenStream {
     quote! {
         impl #impl_generics #name #ty_generics #where_clause {
             #[doc = #intro]
-            #[doc = "\n\n# Errors\n\nNone today: what cannot stand in a key as it is, is escaped."]
+            #[doc = "\n\n# Errors\n\nNone at present: characters that a key cannot contain are escaped."]
             #[allow(dead_code)]
             #vis fn open(
                 #client: &#krate::Client,
@@ -173,7 +174,7 @@ fn open(model: &Schema, prefix: &Prefix) -> TokenStream {
     }
 }
 
-/// A path as it is written in documentation.
+/// A path, as it is written in documentation.
 fn path(krate: &syn::Path) -> String {
     crate::parse::source(krate)
 }

@@ -1,4 +1,4 @@
-//! `impl Schema`: the table, and a line for each field in each of three functions.
+//! Generates `impl Schema`: the table, and three functions with a statement for each part.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{quote, quote_spanned};
@@ -17,8 +17,8 @@ pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let change_generics = super::change::generics(model);
     let (_, change_generics, _) = change_generics.split_for_impl();
     let table = table(model, parts);
-    // The derive sees the struct's own keys; those of a flattened struct are compared with them when the table is evaluated: at once, or of a generic
-    // struct when it is used.
+    // The derive sees only the struct's own keys. They are compared with the keys of a flattened
+    // struct when the table is evaluated: at once, or for a generic struct when it is used.
     let distinct = stored(model)
         .find(|(_, field)| matches!(field.kind, Kind::Flatten(_)))
         .map(|(_, field)| quote_spanned!(here(&field.ty)=> #krate::__private::distinct(<#ident #ty_generics as #krate::Schema>::TABLE)));
@@ -85,7 +85,7 @@ fn table(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     quote!(#krate::Table { name: #name, doc: #doc, prefix: #prefix, fields: &[#(#fields),*] })
 }
 
-/// The rows of leaves that follow one another. What their codecs know they say themselves.
+/// The rows of adjacent leaves. Values that a codec knows come from the codec.
 fn leaves(krate: &Path, run: &Leaves<'_>) -> Vec<TokenStream> {
     let row = |(at, (field, leaf)): (usize, &(&Field, &Leaf))| {
         let (name, segment, place, at) = (field.ident.to_string(), &field.segment.text, &run.place, Index::from(at));
@@ -108,13 +108,14 @@ fn default(krate: &Path, leaf: &Leaf) -> TokenStream {
             let text = format!("{}::default()", crate::parse::source(&leaf.ty));
             quote!(presence: #krate::Presence::Default(#text),)
         }
-        // It is the value of everybody who sets none.
+        // The default of a secret applies to everyone who sets no other value, so it must not be
+        // shown.
         Presence::DefaultOf(..) if leaf.codec.secret => quote!(presence: #krate::Presence::Default("***"),),
         Presence::DefaultOf(_, text) => quote!(presence: #krate::Presence::Default(#text),),
     }
 }
 
-/// The row of a directory or a map; what is not said is as in `FIELD`.
+/// The row of a directory or a map. All other values are those of `FIELD`.
 fn row(krate: &Path, field: &Field, codec: Option<&TokenStream>) -> TokenStream {
     let name = field.ident.to_string();
     let segment = &field.segment.text;
@@ -152,7 +153,8 @@ fn flags(codec: &Codec) -> TokenStream {
     quote!(#secret #validated)
 }
 
-/// Every field is read before the first is looked at, so that every problem is noted. One `match` costs the compiler less than a `?` for each part.
+/// Generates `decode`. It reads every field before it checks the first result, so that every
+/// problem is recorded. One `match` compiles faster than a `?` per part.
 fn decode(model: &Schema, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
     let mut locals = (0..).map(|at| local(&format!("__{at}")));
     let (mut reads, mut patterns, mut values) = (Vec::new(), Vec::new(), Vec::new());
@@ -198,7 +200,7 @@ fn decode(model: &Schema, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
     }
 }
 
-/// Reads a directory or a map of structs.
+/// The expression that reads a directory or a map of structs.
 fn read(at: usize, field: &Field, decoder: &Ident) -> TokenStream {
     let read = match &field.kind {
         Kind::Dir { ty, optional: false } => quote_spanned!(here(ty)=> dir::<#ty>(#at)),

@@ -1,4 +1,4 @@
-//! `impl EtcdValue` for an enum without data and for a newtype.
+//! Generates `impl EtcdValue` for an enum without data or a newtype.
 
 use proc_macro2::TokenStream;
 use quote::quote;

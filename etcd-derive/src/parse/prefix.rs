@@ -1,4 +1,4 @@
-//! `prefix = "/{env}/checkout"`: literal segments and parameters.
+//! Parses `prefix = "/{env}/checkout"` into literal segments and parameters.
 
 use proc_macro2::{Ident, Span};
 use syn::LitStr;
@@ -6,7 +6,7 @@ use syn::LitStr;
 use crate::ctxt::Ctxt;
 use crate::model::{Piece, Prefix};
 
-/// Reads it; what is wrong is noted and left out.
+/// Parses the prefix. Records an error for each wrong part and skips it.
 pub(super) fn prefix(ctxt: &Ctxt, literal: &LitStr) -> Prefix {
     let text = literal.value();
     let mut reader = Reader { ctxt, literal, parameters: Vec::new() };
@@ -38,8 +38,8 @@ impl Reader<'_> {
     fn segment(&mut self, segment: &str) -> Vec<Piece> {
         match segment {
             "" => self.error("a segment between two `/` is empty: write one `/`"),
-            "." | ".." => self.error(format_args!("`{segment}` is no segment of a key: servers would take another key")),
-            _ if segment.chars().any(char::is_control) => self.error("a key holds no control character"),
+            "." | ".." => self.error(format_args!("`{segment}` cannot be a segment: servers would use another key")),
+            _ if segment.chars().any(char::is_control) => self.error("a key cannot contain a control character"),
             _ => {}
         }
         let mut pieces = Vec::new();
@@ -70,11 +70,11 @@ impl Reader<'_> {
         pieces
     }
 
-    /// The argument of `open` that this name stands for, the same for the same name.
+    /// The argument of `open` for this parameter. The same name always yields the same argument.
     fn parameter(&mut self, name: &str) -> Option<Ident> {
         let Some(ident) = identifier(name, self.literal.span()) else {
             self.error(format_args!(
-                "`{{{name}}}` is no parameter: its name becomes an argument of `open`, so it is an identifier, as in `{{env}}`"
+                "`{{{name}}}` is not a parameter: the name becomes an argument of `open` and must be an identifier, as in `{{env}}`"
             ));
             return None;
         };

@@ -1,4 +1,4 @@
-//! What can be seen of a type or an expression from its tokens.
+//! What the tokens of a type or an expression show about it.
 
 use proc_macro2::{Delimiter, Ident, Spacing, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -13,7 +13,7 @@ pub(super) fn option(ty: &Type) -> Option<&Type> {
     }
 }
 
-/// The `K` and `V` of a `BTreeMap<K, V>` or `HashMap<K, V>` (which may name its hasher).
+/// The `K` and `V` of a `BTreeMap<K, V>` or `HashMap<K, V>`. A `HashMap` may name its hasher.
 pub(super) fn map(ty: &Type) -> Option<(&Type, &Type)> {
     let last = last(ty)?;
     match (last.ident == "HashMap", last.ident == "BTreeMap", arguments(last).as_slice()) {
@@ -22,7 +22,7 @@ pub(super) fn map(ty: &Type) -> Option<(&Type, &Type)> {
     }
 }
 
-/// Whether the type is called just this.
+/// Whether the type has exactly this name.
 pub(super) fn is(ty: &Type, ident: &Ident) -> bool {
     matches!(plain(ty), Type::Path(path) if path.qself.is_none() && path.path.segments.len() == 1)
         && last(ty).is_some_and(|last| last.ident == *ident || last.ident == "Self")
@@ -35,7 +35,7 @@ fn last(ty: &Type) -> Option<&PathSegment> {
     }
 }
 
-/// Without parentheses, and the invisible ones that a macro put around its `$t:ty`.
+/// Removes parentheses, and the invisible ones that a macro puts around its `$t:ty`.
 fn plain(ty: &Type) -> &Type {
     match ty {
         Type::Group(group) => plain(&group.elem),
@@ -53,7 +53,8 @@ fn arguments(segment: &PathSegment) -> Vec<&Type> {
     types.collect()
 }
 
-/// An expression as a person would write it, near enough to be read: tokens do not know the space between them.
+/// The source text of an expression, with approximate spacing, since tokens do not record the
+/// spaces between them.
 pub(crate) fn source(expr: &impl ToTokens) -> String {
     let mut out = String::new();
     write(expr.to_token_stream(), &mut out);
@@ -61,14 +62,14 @@ pub(crate) fn source(expr: &impl ToTokens) -> String {
 }
 
 fn write(tokens: TokenStream, out: &mut String) {
-    /// What the token before was, as far as the space after it goes.
+    /// The kind of the previous token, which decides whether a space follows.
     #[derive(PartialEq)]
     enum Before {
         Start,
         Word,
-        /// An operator that stands before or within what it belongs to: no space.
+        /// An operator before or inside its operand: no space.
         Tight,
-        /// One that stands between two operands.
+        /// An operator between two operands.
         Between,
         Comma,
     }

@@ -1,4 +1,4 @@
-//! `#[derive(EtcdValue)]`: an enum without data, or a newtype.
+//! Parses the input of `#[derive(EtcdValue)]`: an enum without data, or a newtype.
 
 use syn::ext::IdentExt;
 use syn::{Data, DataEnum, DataStruct, DeriveInput, Fields};
@@ -9,7 +9,8 @@ use crate::case::Case;
 use crate::ctxt::Ctxt;
 use crate::model::{Shape, Text, Value, Variant};
 
-/// The type that derives `EtcdValue`. There is always a model, for the fallback beside errors.
+/// Parses the type that derives `EtcdValue`. Always returns a model, since the fallback for errors
+/// needs one.
 pub(crate) fn value(ctxt: &Ctxt, input: &DeriveInput) -> Value {
     let attrs = Attrs::read(ctxt, &input.attrs, Place::Value);
     let case = case(ctxt, &attrs);
@@ -17,7 +18,7 @@ pub(crate) fn value(ctxt: &Ctxt, input: &DeriveInput) -> Value {
         Data::Enum(data) => choice(ctxt, input, data, case.unwrap_or(Case::Snake)),
         Data::Struct(data) => {
             if let Some(given) = attrs.find("rename_all") {
-                ctxt.error(&given.name, "a newtype is stored as its value is, there is nothing to rename: remove this");
+                ctxt.error(&given.name, "a newtype is stored like its value, so there is nothing to rename: remove this");
             }
             newtype(ctxt, input, data)
         }
@@ -31,7 +32,7 @@ pub(crate) fn value(ctxt: &Ctxt, input: &DeriveInput) -> Value {
 
 fn choice(ctxt: &Ctxt, input: &DeriveInput, data: &DataEnum, case: Case) -> Shape {
     if data.variants.is_empty() {
-        ctxt.error(&input.ident, "an enum that is stored has at least one variant");
+        ctxt.error(&input.ident, "a stored enum needs at least one variant");
         return Shape::Unknown;
     }
     let variants = data.variants.iter().map(|variant| {
@@ -53,11 +54,11 @@ fn choice(ctxt: &Ctxt, input: &DeriveInput, data: &DataEnum, case: Case) -> Shap
     Shape::Choice(variants.collect())
 }
 
-/// A text that stands for a variant.
+/// Reads the text of a variant.
 fn text(ctxt: &Ctxt, literal: &syn::LitStr) -> Text {
     let text = literal.value();
     if text.trim() != text || text.is_empty() {
-        ctxt.error(literal, "reading takes white space off the ends, so a text has none there and is not empty");
+        ctxt.error(literal, "reading removes surrounding white space, so a text cannot begin or end with it, and cannot be empty");
     }
     Text { text, span: literal.span() }
 }
@@ -67,7 +68,7 @@ fn newtype(ctxt: &Ctxt, input: &DeriveInput, data: &DataStruct) -> Shape {
         Fields::Unnamed(fields) if fields.unnamed.len() == 1 => match fields.unnamed.first() {
             Some(inner) => {
                 for attribute in inner.attrs.iter().filter(|attribute| attribute.path().is_ident("etcd")) {
-                    ctxt.error(attribute, "a newtype is stored as its value is: remove this");
+                    ctxt.error(attribute, "a newtype is stored like its value: remove this");
                 }
                 Shape::Newtype(Box::new(inner.ty.clone()))
             }

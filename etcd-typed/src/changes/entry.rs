@@ -21,28 +21,30 @@ use crate::value::Codec;
 use crate::version::{Versioned, Versions};
 use crate::watch::{Interruption, Start};
 
-/// The change stream of one key, to be had: await it, or say first where it [starts](Self::since).
-#[must_use = "a watch begins when it is awaited"]
+/// A change stream of one key that is not started yet. Await it, or first set where it
+/// [starts](Self::since).
+#[must_use = "a watch does nothing until it is awaited"]
 pub struct WatchingEntry<T> {
     store: Arc<dyn Store>,
     retry: RetryPolicy,
     key: Key,
     codec: Codec<T>,
-    /// What the value is where no key is.
+    /// The value if no key exists.
     default: Option<fn() -> T>,
     start: Start,
 }
 
-/// The changes of one key: an endless stream of [`Change`]s. In all it is what
-/// [`Changes`](super::Changes) is for a directory.
+/// The changes of one key: an endless stream of [`Change`]s. It behaves like
+/// [`Changes`](super::Changes) for a directory.
 ///
-/// If the server compacts history that the stream has not read, the next item has
-/// [`Change::resynced`] set. Its `old` and `new` are equal if the value is the one seen last. Values
-/// in between were not seen.
-#[must_use = "a watch goes on only while it is polled"]
+/// If the server compacts history that the stream has not read, intermediate values are skipped;
+/// the next item has [`Change::resynced`] set. Its `old` and `new` are equal if the value is the
+/// last one seen.
+#[must_use = "a watch makes progress only while it is polled"]
 pub struct EntryChanges<T>(Box<Following<T>>);
 
-/// The state of such a stream. It is made once, where it stays: programs have thousands, and what one takes while it begins all of them take at once.
+/// The state of the stream, boxed once before the stream starts. A program may start thousands of
+/// streams at the same time, and moving the state would cost memory in each of them.
 struct Following<T> {
     steps: Steps,
     one: One,
@@ -61,12 +63,13 @@ impl<T> WatchingEntry<T> {
         self
     }
 
-    /// Starts with the changes after this past revision, instead of now. Where the store has that revision no more, the first item is the value
-    /// that is there now, if there is one, as a change from nothing, with [`Change::resynced`] set.
+    /// Starts with the changes after this past revision, instead of now. If the store no longer has
+    /// that revision, the first item is the current value, if there is one, as a change from
+    /// nothing, with [`Change::resynced`] set.
     ///
-    /// The same holds for a revision that the store has not reached yet: the stream does not wait
-    /// for it, and every later change follows, also at revisions that are not above the one asked
-    /// for. See [`Watching::since`](super::Watching::since) for the reason.
+    /// The same applies to a revision that the store has not reached yet. The stream does not wait
+    /// for it, and all later changes follow, even at revisions that are not above the requested
+    /// one. See [`Watching::since`](super::Watching::since) for the reason.
     pub fn since(mut self, revision: impl Into<Revision>) -> Self {
         self.start = Start::Since(revision.into());
         self
@@ -102,27 +105,27 @@ impl<T> fmt::Debug for WatchingEntry<T> {
 }
 
 impl<T> EntryChanges<T> {
-    /// The next change. None only after the last item.
+    /// Returns the next change. `None` only after the last item.
     ///
     /// # Errors
     ///
-    /// `Decode` for a value that is not a `T`, and the stream goes on; any other is the last item. A call outside of a tokio runtime answers `Unsupported` and
-    /// changes nothing.
+    /// `Decode` for a value that is not a `T`; the stream continues. Any other error is the last
+    /// item. Outside of a tokio runtime the call returns `Unsupported` and changes nothing.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when it is dropped.
+    /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<Change<T>>> {
         poll_fn(|cx| self.0.poll(cx)).await
     }
 
-    /// The value after the last item; before the first one, the value that the stream started from. Where there is none it is the field's default,
-    /// or none if it has no default.
+    /// The value after the last item. Before the first item it is the value with which the stream
+    /// started. If the key does not exist, it is the field's default, or `None` without a default.
     ///
     /// # Errors
     ///
-    /// `Decode` for what is not a `T`. `HistoryLost` while the value is not known, because the stream started
-    /// [since](WatchingEntry::since) a revision that could not be read any more.
+    /// `Decode` for a value that is not a `T`. `HistoryLost` while the value is unknown, because
+    /// the stream started [since](WatchingEntry::since) a revision that can no longer be read.
     pub fn current(&self) -> Result<Option<Versioned<T>>> {
         let Following { one, key, codec, default, .. } = &*self.0;
         if !one.is_complete() {
@@ -136,7 +139,8 @@ impl<T> EntryChanges<T> {
         Ok(now.map(|now| now.secret(codec.is_secret())))
     }
 
-    /// What keeps the stream from following at the moment; none while it does. It goes on trying either way.
+    /// Why the stream cannot follow the store at the moment. `None` while it follows. The stream
+    /// keeps trying in either case.
     #[must_use]
     pub fn interruption(&self) -> Option<Interruption<'_>> {
         self.0.steps.interruption()
@@ -164,8 +168,8 @@ impl<T> Following<T> {
         let new = self.one.now().map(|stored| self.decode(stored)).transpose()?.or_else(default);
         let old = match before {
             Some(stored) => self.codec.decode_shared(&stored.value).ok(),
-            // Of a resync the value before is told only where a key or nothing was seen: a default
-            // may have been another value meanwhile.
+            // In a resync, a missing key has the default as `old` only if the key does not exist
+            // now either. Otherwise another value may have been stored in between.
             None if known && (!resynced || self.one.now().is_none()) => default(),
             None => None,
         };

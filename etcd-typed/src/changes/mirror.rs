@@ -1,4 +1,5 @@
-//! `Mirror`: what lies below a directory as far as a watch has told, and what each step of it touched. Pure.
+//! `Mirror`: the contents of a directory as far as a watch has reported them, and the keys that
+//! each step changed. Does no I/O.
 
 use std::collections::HashSet;
 use std::collections::btree_map::RangeMut;
@@ -12,19 +13,19 @@ use crate::schema::{self, Copies, Stored, Touched, Tree};
 use crate::store::{Event, KeyValue};
 use crate::watch::{Snapshot, Step};
 
-/// A directory's tree that follows a watch.
+/// A copy of a directory that follows a watch.
 #[derive(Debug)]
 pub(crate) struct Mirror {
     directory: Key,
     tree: Tree,
-    /// Keys below the directory that are no path, and so not in the tree.
+    /// Stored keys below the directory that are not valid paths, and so not in the tree.
     others: HashSet<Bytes>,
     revision: Revision,
-    /// False while the tree has only what changed since a revision whose state could not be read.
+    /// False while the tree contains only changes since a revision whose state could not be read.
     complete: bool,
 }
 
-/// What one step touched: each relative key with what was there before. What is there now is in the mirror.
+/// The keys that one step changed, each with its earlier value. The new values are in the mirror.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Touch {
     pub(crate) revision: Revision,
@@ -33,20 +34,21 @@ pub(crate) struct Touch {
 }
 
 impl Mirror {
-    /// What a watch starts with.
+    /// Starts with a snapshot.
     #[cfg(any(test, feature = "snapshot"))]
     pub(crate) fn new(directory: Key, start: Snapshot) -> Self {
         let (tree, others) = split(&directory, start.kvs);
         Self { directory, tree, others, revision: start.revision, complete: start.known }
     }
 
-    /// The same, of however many keys, without keeping others from the thread.
+    /// Like [`new`](Self::new), but yields between groups of keys, so that a large directory does
+    /// not block the thread.
     pub(crate) async fn new_in_turns(directory: Key, start: Snapshot) -> Self {
         let (tree, others) = split_in_turns(&directory, start.kvs).await;
         Self { directory, tree, others, revision: start.revision, complete: start.known }
     }
 
-    /// What a watch starts with whose own start is not there to be read.
+    /// Starts at a revision whose state cannot be read.
     pub(crate) fn unknown(directory: Key, revision: Revision) -> Self {
         Self { directory, tree: Tree::new(), others: HashSet::new(), revision, complete: false }
     }
@@ -63,19 +65,20 @@ impl Mirror {
         self.revision
     }
 
-    /// Whether the tree has all that there is.
+    /// Whether the tree contains everything in the directory.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// How many keys the directory has.
+    /// The number of keys in the directory.
     pub(crate) fn count(&self) -> u64 {
         (self.tree.len() + self.others.len()) as u64
     }
 
-    /// Whether these keys, all of the directory, are the ones here, as they are here. Without their values a key is as it is here if it was modified
-    /// last when it was here. With them it is too if it holds the same: an etcd v2 server counts the refresh of a time to live as a modification, and
-    /// tells no watch of it.
+    /// Whether a full listing of the directory matches this mirror. A key matches if its last
+    /// modification is the one known here. With `with_values`, it also matches if it has the same
+    /// creation and value: an etcd v2 server counts the refresh of a time to live as a
+    /// modification, but does not report it to watches.
     pub(crate) fn agrees(&self, kvs: &[KeyValue], with_values: bool) -> bool {
         let is_here = |relative: &str, kv: &KeyValue| {
             self.tree.get(relative).is_some_and(|stored| {
@@ -90,12 +93,12 @@ impl Mirror {
         same && found == self.tree.len()
     }
 
-    /// It was found out otherwise that nothing here changed up to this revision.
+    /// Records that nothing changed up to this revision, as found by other means.
     pub(crate) fn advance(&mut self, revision: Revision) {
         self.revision = self.revision.max(revision);
     }
 
-    /// Takes a step; none where it touched nothing here.
+    /// Applies a step. `None` if it changed nothing here.
     pub(crate) fn apply(&mut self, step: Step) -> Option<Touch> {
         match step {
             Step::Reset(snapshot) => Some(self.reset(snapshot)),
@@ -114,7 +117,8 @@ impl Mirror {
         }
     }
 
-    /// The same as [`apply`](Self::apply): a state of however many keys is taken without keeping others from the thread.
+    /// Like [`apply`](Self::apply), but yields between the keys of a new state, so that a large
+    /// directory does not block the thread.
     pub(crate) async fn apply_in_turns(&mut self, step: Step) -> Option<Touch> {
         match step {
             Step::Reset(Snapshot { revision, kvs, known, .. }) => {
@@ -125,8 +129,8 @@ impl Mirror {
         }
     }
 
-    /// The state is this one now; what differs from the one before was touched. It is worth telling even where nothing differs: what happened in
-    /// between was not seen.
+    /// Replaces the state. The changed keys are those that differ. The step is reported even if
+    /// nothing differs, since intermediate changes were not seen.
     fn reset(&mut self, snapshot: Snapshot) -> Touch {
         let Snapshot { revision, kvs, known, .. } = snapshot;
         let (after, others) = split(&self.directory, kvs);
@@ -143,9 +147,10 @@ impl Mirror {
         Touch { revision, resynced: true, touched }
     }
 
-    /// Takes the events of one revision.
+    /// Applies the events of one revision.
     fn take(&mut self, events: Vec<Event>, touched: &mut Touched) {
-        // What follows the last key in the tree. The keys of a transaction mostly follow one another, and are found there without a search.
+        // The tree after the last key. The keys of a transaction are mostly adjacent, and are found
+        // here without a search.
         let mut following: Option<RangeMut<'_, String, Stored>> = None;
         let mut copies = Copies::of(events.iter().map(|event| if let Event::Put { kv, .. } = event { kv.value.len() } else { 0 }));
         for event in events {
@@ -169,7 +174,7 @@ impl Mirror {
                 found = from_here.next().filter(|(next, _)| *next == relative);
                 following = Some(from_here);
             }
-            // A key that is there already is not stored again: most changes are of those.
+            // An existing key is not stored again. Most changes are to existing keys.
             let old = match found {
                 Some((_, stored)) => Some(std::mem::replace(stored, now.clone())),
                 None => {
@@ -188,7 +193,7 @@ impl Mirror {
             }
         } else if let Some(relative) = self.directory.below(deleted) {
             let old = self.tree.remove(relative);
-            // What is not in a complete tree was not there: there is nothing to tell.
+            // A key that is not in a complete tree did not exist, so its deletion is not a change.
             if old.is_some() || !self.complete {
                 touched.push(relative, old.or_else(|| told(previous, self.complete)), None);
             }
@@ -197,7 +202,8 @@ impl Mirror {
         }
     }
 
-    /// Our keys below a directory of the store: it may be above ours, ours, or below ours.
+    /// The known keys below a deleted directory. It may be above, below or equal to the directory
+    /// of the mirror.
     fn below(&self, deleted: &[u8]) -> Vec<String> {
         let deleted = deleted.strip_suffix(b"/").unwrap_or(deleted);
         let is_below = |relative: &&String| {
@@ -208,14 +214,14 @@ impl Mirror {
     }
 }
 
-/// What lies below a directory, and the keys there that are no path.
+/// Splits the contents of a directory into a tree and the keys that are not valid paths.
 fn split(directory: &Key, kvs: Vec<KeyValue>) -> (Tree, HashSet<Bytes>) {
     let mut others = HashSet::new();
     let tree = schema::kept_tree(directory, kvs, |key| take_other(directory, key, &mut others));
     (tree, others)
 }
 
-/// The same, of however many keys.
+/// Like [`split`], but yields between groups of keys.
 async fn split_in_turns(directory: &Key, kvs: Vec<KeyValue>) -> (Tree, HashSet<Bytes>) {
     let mut others = HashSet::new();
     let tree = schema::kept_tree_in_turns(directory, kvs, |key| take_other(directory, key, &mut others)).await;
@@ -228,17 +234,19 @@ fn take_other(directory: &Key, key: &[u8], others: &mut HashSet<Bytes>) {
     }
 }
 
-/// Whether a key that is no path is below the directory.
+/// Whether a key that is not a valid path is below the directory.
 fn is_other(directory: &Key, key: &[u8]) -> bool {
     key.strip_prefix(directory.prefix().as_bytes()).is_some_and(|name| !name.is_empty())
 }
 
-/// What was there before by the server's own word, which is of use only while we do not know it.
+/// The earlier value that the server reports. It is used only while the mirror does not know that
+/// value itself.
 pub(super) fn told(previous: Option<Box<KeyValue>>, complete: bool) -> Option<Stored> {
     previous.filter(|_| !complete).map(|kv| Stored::from(*kv))
 }
 
-/// Whether two states of a key are two states. After a rewound history the same revision may stand for another value.
+/// Whether two states of a key differ. After the history was rewound, the same revision may have
+/// another value.
 fn differs(old: &Stored, new: &Stored) -> bool {
     (old.created, old.modified, &old.value) != (new.created, new.modified, &new.value)
 }
@@ -270,7 +278,7 @@ mod tests {
         Snapshot { revision: Revision::new(revision), kvs, known: true, reason }
     }
 
-    /// A mirror of `/a/b` with three keys, two of them deeper.
+    /// A mirror of `/a/b` with four keys, two of them in a subdirectory.
     fn mirror() -> Mirror {
         let kvs = vec![kv("/a/b/x", "1", 2), kv("/a/b/d/y", "1", 3), kv("/a/b/d/z", "1", 4), kv("/a/b/dd", "1", 5)];
         Mirror::new(Key::parse("/a/b").unwrap(), snapshot(10, Reason::Start, kvs))
@@ -288,7 +296,7 @@ mod tests {
         Event::Delete { key: Bytes::copy_from_slice(key.as_bytes()), directory, previous: None }
     }
 
-    /// Relative keys with their old and new values.
+    /// The changed keys with their old and new values.
     fn told(mirror: &Mirror, touch: &Touch) -> Vec<(String, Option<String>, Option<String>)> {
         let text = |stored: &Stored| String::from_utf8(stored.value.to_vec()).unwrap();
         let one = |(key, old): (&str, &Option<Stored>)| (key.to_owned(), old.as_ref().map(text), mirror.tree.get(key).map(text));
@@ -300,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_says_what_was_there_before() {
+    fn batch_reports_earlier_values() {
         let mut mirror = mirror();
         let touch = mirror.apply(batch(11, vec![put("/a/b/x", "2", 11), put("/a/b/new", "1", 11), delete("/a/b/dd", false)])).unwrap();
         assert_eq!(told(&mirror, &touch), [line("dd", Some("1"), None), line("new", None, Some("1")), line("x", Some("1"), Some("2"))]);
@@ -308,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_or_was_not_there_touches_nothing() {
+    fn unrelated_events_change_nothing() {
         let mut mirror = mirror();
         for foreign in
             [put("/a/bb", "1", 11), put("/a/b", "1", 11), put("/a/b/x/", "1", 11), delete("/a/b/none", false), delete("/a/bb", true)]
@@ -319,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_no_path_are_counted() {
+    fn keys_with_invalid_paths_are_counted() {
         let kvs = vec![kv("/a/b/x", "1", 2), kv("/a/b//odd", "1", 3), kv("/a/bb", "1", 3)];
         let mut mirror = Mirror::new(Key::parse("/a/b").unwrap(), snapshot(10, Reason::Start, kvs));
         assert_eq!((mirror.tree.len(), mirror.count()), (1, 2));
@@ -333,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deletion_of_a_directory_is_that_of_all_below_it() {
+    fn directory_deletion_deletes_all_keys_below() {
         for (deleted, gone) in [("/a/b/d", 2), ("/a/b", 4), ("/a", 4), ("/", 4), ("/a/b/x", 0), ("/a/b/e", 0), ("/a/b/d/", 2)] {
             let mut mirror = mirror();
             let touch = mirror.apply(batch(11, vec![delete(deleted, true)]));
@@ -342,14 +350,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_goes_with_its_directory_and_comes_back_was_there_before() {
+    fn recreated_key_keeps_its_earlier_value() {
         let mut mirror = mirror();
         let touch = mirror.apply(batch(11, vec![delete("/a/b/d", true), put("/a/b/d/y", "2", 11)])).unwrap();
         assert_eq!(told(&mirror, &touch), [line("d/y", Some("1"), Some("2")), line("d/z", Some("1"), None)]);
     }
 
     #[test]
-    fn w5_a_reset_touches_what_differs() {
+    fn reset_reports_differing_keys() {
         let mut mirror = mirror();
         let kvs = vec![kv("/a/b/d/y", "1", 3), kv("/a/b/d/z", "2", 30), kv("/a/b/dd", "other life", 5), kv("/a/b/n", "1", 31)];
         let touch = mirror.apply(Step::Reset(snapshot(40, Reason::HistoryLost, kvs))).unwrap();
@@ -364,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_agrees_if_every_key_is_as_it_is_here() {
+    fn listing_agrees_if_all_keys_match() {
         let all = || vec![kv("/a/b/x", "1", 2), kv("/a/b/d/y", "1", 3), kv("/a/b/d/z", "1", 4), kv("/a/b/dd", "1", 5)];
         let agrees = |change: fn(&mut Vec<KeyValue>), with_values| {
             let mut kvs = all();
@@ -385,7 +393,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keys_in_any_order_are_found(
+        fn batch_keys_may_have_any_order(
             start in proptest::collection::btree_set(0..9_u8, 0..9),
             events in proptest::collection::vec((0..9_u8, any::<bool>()), 0..12),
         ) {
@@ -416,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn where_the_start_is_unknown_the_server_is_believed_what_was_there() {
+    fn unknown_start_uses_earlier_values_from_server() {
         let mut mirror = Mirror::unknown(Key::parse("/a/b").unwrap(), Revision::new(3));
         let previous = || Some(Box::new(kv("/a/b/x", "1", 2)));
         let written = Event::Put { kv: kv("/a/b/x", "2", 4), previous: previous() };

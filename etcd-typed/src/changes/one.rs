@@ -1,5 +1,6 @@
-//! `One`: the value of one key as far as a watch has told. It is what [`Mirror`](super::Mirror) is for a directory, without a tree: programs have
-//! thousands of them. Pure.
+//! `One`: the value of one key as far as a watch has reported it. It does for one key what
+//! [`Mirror`](super::Mirror) does for a directory, but without a tree, since a program may have
+//! thousands of these. Does no I/O.
 
 use super::mirror::told;
 use crate::key::Key;
@@ -8,34 +9,35 @@ use crate::schema::Stored;
 use crate::store::Event;
 use crate::watch::{Snapshot, Step};
 
-/// A key's value that follows a watch.
+/// The value of a key, which follows a watch.
 #[derive(Debug)]
 pub(super) struct One {
-    /// Boxed: before it is known, while thousands begin, it takes no room.
+    /// Boxed, so that it takes little memory until the value is known. Thousands of watches may
+    /// start at once.
     now: Option<Box<Stored>>,
     revision: Revision,
-    /// False while nothing is known but what changed since a revision whose state could not be read.
+    /// False while only changes since a revision are known whose state could not be read.
     complete: bool,
 }
 
-/// A step that changed the key or told of lost history, with the value before it. The value after it
-/// is in [`One`].
+/// A step that changed the key, or that reports lost history, with the value before it. The value
+/// after it is in [`One`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct OneTouch {
     pub(super) revision: Revision,
     pub(super) resynced: bool,
-    /// Whether it was known what was there before.
+    /// Whether the earlier value was known.
     pub(super) known: bool,
     pub(super) before: Option<Stored>,
 }
 
 impl One {
-    /// What a watch starts with.
+    /// Starts with a snapshot.
     pub(super) fn new(key: &Key, start: Snapshot) -> Self {
         Self { revision: start.revision, complete: start.known, now: find(key, start) }
     }
 
-    /// What a watch starts with whose own start is not there to be read.
+    /// Starts at a revision whose state cannot be read.
     pub(super) fn unknown(revision: Revision) -> Self {
         Self { now: None, revision, complete: false }
     }
@@ -48,13 +50,13 @@ impl One {
         self.revision
     }
 
-    /// Whether it is known what is there.
+    /// Whether the current value is known.
     pub(super) fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// Takes a step; none where it did not touch the key. A lost history is told even where nothing
-    /// differs: what happened in between was not seen.
+    /// Applies a step. `None` if it did not change the key. Lost history is reported even if the
+    /// value is the same, since intermediate values were not seen.
     pub(super) fn apply(&mut self, key: &Key, step: Step) -> Option<OneTouch> {
         match step {
             Step::Reset(snapshot) => {
@@ -70,7 +72,7 @@ impl One {
             }
             Step::Batch(batch) => {
                 self.revision = self.revision.max(batch.revision);
-                // Of several changes in one step the first knows what was there before.
+                // If a step changes the key several times, the first change has the earlier value.
                 let mut first = None;
                 for event in batch.events {
                     let before = self.event(key, event);
@@ -81,7 +83,7 @@ impl One {
         }
     }
 
-    /// What was there before, if the event is about the key.
+    /// The earlier value, if the event concerns the key.
     fn event(&mut self, key: &Key, event: Event) -> Option<Option<Stored>> {
         let complete = self.complete;
         match event {
@@ -98,7 +100,7 @@ impl One {
             }
             Event::Delete { key: deleted, directory: false, previous } if is(key, &deleted) => {
                 let old = self.now.take().map(|stored| *stored);
-                // What was not there, as we know, cannot go.
+                // The deletion of a key that is known not to exist is not a change.
                 (old.is_some() || !complete).then(|| old.or_else(|| told(previous, complete)))
             }
             Event::Delete { key: deleted, directory: true, .. } if is_below(key, &deleted) => self.now.take().map(|stored| Some(*stored)),
@@ -115,7 +117,7 @@ fn is(key: &Key, stored: &[u8]) -> bool {
     key.as_str().as_bytes() == stored
 }
 
-/// Whether the key is somewhere below this directory.
+/// Whether the key is below this directory, at any depth.
 fn is_below(key: &Key, directory: &[u8]) -> bool {
     let directory = directory.strip_suffix(b"/").unwrap_or(directory);
     key.as_str().as_bytes().strip_prefix(directory).is_some_and(|rest| rest.starts_with(b"/"))
@@ -179,7 +181,8 @@ mod tests {
         (10..20_u64).prop_flat_map(|last| (10..last).map(step).collect::<Vec<_>>())
     }
 
-    /// A mirror of the directory that the key is in, which hears of the key alone.
+    /// Removes events for other keys of the directory, so that a mirror of it sees the same events
+    /// as `One`.
     fn of_the_key(step: Step) -> Step {
         let Step::Batch(Batch { revision, events }) = step else { return step };
         let concerns = |event: &Event| match event {
@@ -194,7 +197,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn it_says_of_one_key_what_a_mirror_of_its_directory_would(start in prop::option::of(snapshot(9)), steps in steps()) {
+        fn one_key_matches_mirror_of_its_directory(start in prop::option::of(snapshot(9)), steps in steps()) {
             let (key, directory) = (Key::parse(KEYS[0]).unwrap(), Key::parse("/a").unwrap());
             let (mut one, mut mirror) = match start {
                 Some(start) => (One::new(&key, start.clone()), Mirror::new(directory, start)),
@@ -205,7 +208,7 @@ mod tests {
                 let (known, here) = (mirror.is_complete(), mirror.tree().get("b").cloned());
                 let touch = mirror.apply(of_the_key(step)).and_then(|touch| {
                     let touched = touch.touched.get("b").cloned();
-                    // A reset is told even if it does not change the key.
+                    // A reset is reported even if it does not change the key.
                     let before = touched.or_else(|| touch.resynced.then_some(here))?;
                     Some(OneTouch { revision: touch.revision, resynced: touch.resynced, known, before })
                 });

@@ -1,4 +1,4 @@
-//! Typed changes on the embedded store, with paused time.
+//! Tests of typed changes on the memory store, with paused time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::store::memory::{Calls, MemoryStore};
 use crate::store::{Op, Txn};
 use crate::value::Codec;
 
-/// Longer than any backoff.
+/// Longer than any delay between retries.
 const LONG: Duration = Duration::from_secs(60);
 
 type Numbers = Changes<Keyed<String, Change<u32>>, BTreeMap<String, u32>>;
@@ -31,7 +31,7 @@ async fn commit(store: &MemoryStore, then: Vec<Op>) -> Revision {
     store.commit(Txn { then, ..Txn::default() }).await.unwrap().revision
 }
 
-/// A watch of the numbers in `/n`, as a map's handle makes it.
+/// Watches the numbers in `/n`, as a handle of a map does.
 fn watching(store: &MemoryStore) -> Watching<Keyed<String, Change<u32>>, BTreeMap<String, u32>> {
     let typed = Typed::new(
         "/n",
@@ -55,7 +55,7 @@ async fn next_one(changes: &mut EntryChanges<u32>) -> Result<Change<u32>> {
     timeout(LONG, changes.next()).await.expect("an item").expect("no end")
 }
 
-/// The map keys of an update with old and new.
+/// The map keys of an update with their old and new values.
 fn told(update: &Update<Keyed<String, Change<u32>>>) -> Vec<(&str, Option<u32>, Option<u32>)> {
     for Keyed { key: name, change } in &update.changes {
         assert_eq!((change.revision, change.resynced), (update.revision, update.resynced));
@@ -73,7 +73,7 @@ fn map<const N: usize>(pairs: [(&str, u32); N]) -> BTreeMap<String, u32> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn w3_all_changes_of_a_revision_are_one_item() {
+async fn all_changes_of_a_revision_are_one_item() {
     let store = MemoryStore::new();
     commit(&store, vec![put("/n/a", "1"), put("/n/b", "2")]).await;
     let mut changes = watching(&store).await.unwrap();
@@ -84,7 +84,7 @@ async fn w3_all_changes_of_a_revision_are_one_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn current_is_the_state_of_what_was_delivered() {
+async fn current_shows_delivered_items_only() {
     let store = MemoryStore::new();
     let start = commit(&store, vec![put("/n/a", "1")]).await;
     let mut changes = watching(&store).await.unwrap();
@@ -100,7 +100,7 @@ async fn current_is_the_state_of_what_was_delivered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p1_a_bad_value_is_an_item_after_the_good_ones_of_its_revision() {
+async fn bad_value_follows_good_changes_of_its_revision() {
     let store = MemoryStore::new();
     commit(&store, vec![put("/n/b", "1")]).await;
     let mut changes = watching(&store).await.unwrap();
@@ -114,7 +114,7 @@ async fn p1_a_bad_value_is_an_item_after_the_good_ones_of_its_revision() {
     assert_eq!((error.kind(), error.key()), (ErrorKind::Decode, Some(&key("/n/b"))));
     assert_eq!(error.problems().iter().map(|problem| problem.revision).collect::<Vec<_>>(), [Some(bad)]);
     assert!(error.to_string().contains(&format!("revision {bad}")) && !error.to_string().contains("many"), "{error}");
-    // Of the state it is a problem as long as it is there; of the stream it was one item.
+    // The state contains the bad value as long as it is stored. The stream reported it once.
     assert_eq!(changes.current().unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(told(&next(&mut changes).await.unwrap()), [("d", None, Some(4))]);
     assert_eq!(told(&next(&mut changes).await.unwrap()), [("b", None, Some(2))]);
@@ -122,7 +122,7 @@ async fn p1_a_bad_value_is_an_item_after_the_good_ones_of_its_revision() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_schema_does_not_own_gives_no_item() {
+async fn keys_outside_the_schema_yield_no_item() {
     let store = MemoryStore::new();
     let mut changes = watching(&store).await.unwrap();
     for foreign in ["/n/_hidden", "/n/a/deeper", "/na", "/n"] {
@@ -133,7 +133,7 @@ async fn what_the_schema_does_not_own_gives_no_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn w5_lost_history_is_the_difference_and_says_so() {
+async fn lost_history_yields_resynced_difference() {
     let store = MemoryStore::new();
     commit(&store, vec![put("/n/gone", "1"), put("/n/kept", "2"), put("/n/changed", "3")]).await;
     let mut changes = watching(&store).await.unwrap();
@@ -155,7 +155,7 @@ async fn w5_lost_history_is_the_difference_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn w5_lost_history_without_a_difference_is_told_too() {
+async fn lost_history_without_difference_yields_item() {
     let store = MemoryStore::new();
     commit(&store, vec![put("/n/a", "1")]).await;
     let mut changes = watching(&store).await.unwrap();
@@ -167,7 +167,7 @@ async fn w5_lost_history_without_a_difference_is_told_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn f21_an_emptied_server_is_a_difference_too() {
+async fn emptied_server_yields_resynced_difference() {
     let store = MemoryStore::new();
     for value in 0..10 {
         commit(&store, vec![put("/n/a", &value.to_string())]).await;
@@ -181,7 +181,7 @@ async fn f21_an_emptied_server_is_a_difference_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn since_a_past_revision() {
+async fn watch_starts_since_past_revision() {
     let store = MemoryStore::new();
     let then = commit(&store, vec![put("/n/a", "1")]).await;
     commit(&store, vec![put("/n/a", "2")]).await;
@@ -191,7 +191,7 @@ async fn since_a_past_revision() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn since_a_compacted_revision_begins_with_the_present() {
+async fn since_compacted_revision_starts_with_current_state() {
     let store = MemoryStore::new();
     let then = commit(&store, vec![put("/n/a", "1")]).await;
     let now = commit(&store, vec![put("/n/one", "2")]).await;
@@ -212,7 +212,7 @@ async fn since_a_compacted_revision_begins_with_the_present() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_key_from_nothing_to_nothing() {
+async fn watch_follows_key_from_creation_to_deletion() {
     let store = MemoryStore::new();
     let mut changes = watching_one(&store).await.unwrap();
     assert_eq!(changes.current().unwrap(), None);
@@ -224,7 +224,7 @@ async fn one_key_from_nothing_to_nothing() {
     let now = changes.current().unwrap().unwrap();
     assert_eq!((*now, now.modified(), now.version()), (1, revision, Some(1)));
 
-    // The same value once more is a write, and told.
+    // Writing the same value again is a change.
     commit(&store, vec![put("/n/one", "1")]).await;
     let change = next_one(&mut changes).await.unwrap();
     assert!(change.is_modified() && change.old == change.new);
@@ -245,7 +245,7 @@ async fn one_key_from_nothing_to_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_history_without_difference_at_key_is_told() {
+async fn unchanged_key_yields_item_after_lost_history() {
     let store = MemoryStore::new();
     commit(&store, vec![put("/n/one", "1")]).await;
     let mut changes = watching_one(&store).await.unwrap();
@@ -260,9 +260,9 @@ async fn lost_history_without_difference_at_key_is_told() {
     assert_eq!((change.old, change.new, change.revision, change.resynced), (Some(1), Some(2), revision, false));
 }
 
-/// As a directory's stream does.
+/// A directory's stream does the same.
 #[tokio::test(start_paused = true)]
-async fn lost_history_of_absent_key_is_told() {
+async fn absent_key_yields_item_after_lost_history() {
     let store = MemoryStore::new();
     let mut changes = watching_one(&store).await.unwrap();
     let mut with_default = watching_one(&store).with_default(Some(|| 5)).await.unwrap();
@@ -277,7 +277,7 @@ async fn lost_history_of_absent_key_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_root_has_no_value_to_watch() {
+async fn watching_root_as_entry_is_refused() {
     let watching = WatchingEntry::<u32>::new(Arc::new(MemoryStore::new()), RetryPolicy::default(), Key::root(), Codec::value());
     assert_eq!(watching.await.unwrap_err().kind(), ErrorKind::InvalidKey);
 }
@@ -297,7 +297,7 @@ async fn lasting_refusal_is_the_last_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interruption_is_seen_while_it_lasts() {
+async fn interruption_is_shown_while_it_lasts() {
     let store = MemoryStore::new();
     let mut changes = watching(&store).await.unwrap();
     assert!(changes.interruption().is_none());
@@ -311,7 +311,7 @@ async fn an_interruption_is_seen_while_it_lasts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn they_are_streams_that_can_move_between_threads() {
+async fn changes_are_send_streams() {
     fn check<S: Stream + Send + Unpin + 'static>(stream: S) -> S {
         stream
     }
@@ -324,7 +324,7 @@ async fn they_are_streams_that_can_move_between_threads() {
     assert_eq!(update.changes.first().map(|keyed| &keyed.change), Some(&change));
 }
 
-/// What happens to a store and its watcher.
+/// An event in the life of a store and its watcher.
 #[derive(Clone, Debug)]
 enum Happening {
     Write(Vec<(u8, Option<u32>)>),
@@ -334,7 +334,7 @@ enum Happening {
     Wipe,
     FailWatches(usize),
     LoseReply,
-    /// The watcher takes an item, if one comes.
+    /// The watcher takes an item, if there is one.
     Take,
 }
 
@@ -355,9 +355,10 @@ fn happening() -> impl Strategy<Value = Happening> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// W5, W6: a map that starts as `current` and follows the updates is `current` after each, and what the store has in the end.
+    /// A map that starts as `current` and follows the updates equals `current` after each update.
+    /// At the end it equals the contents of the store.
     #[test]
-    fn changes_add_up_whatever_happens(happenings in prop::collection::vec(happening(), 0..80)) {
+    fn changes_add_up_after_any_faults(happenings in prop::collection::vec(happening(), 0..80)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(follow_along(happenings));
     }
@@ -368,7 +369,8 @@ async fn follow_along(happenings: Vec<Happening>) {
     commit(&store, vec![put("/n/0", "0"), put("/n/1", "1")]).await;
     let mut changes = watching(&store).await.unwrap();
     let mut mine = current(&changes);
-    // A server that was emptied and then compacted before anybody looked can hide that from us: the limit that `anchor.rs` states.
+    // A server that is emptied and compacted before the client sees it can hide that it was
+    // emptied. `anchor.rs` documents this limit.
     let mut emptied = false;
     for happening in happenings {
         match happening {
@@ -401,7 +403,8 @@ async fn follow_along(happenings: Vec<Happening>) {
     assert!(changes.interruption().is_none());
 }
 
-/// If an update comes within that time, it is applied to `mine` and must fit. Whether it was a resynced one.
+/// Waits that long for an update and applies it to `mine`, where it must fit. Returns whether the
+/// update was resynced.
 async fn take(changes: &mut Numbers, mine: &mut BTreeMap<String, u32>, within: Duration) -> Option<bool> {
     let update = timeout(within, changes.next()).await.ok()?.expect("no end").expect("no error");
     for Keyed { key, change } in update.changes {

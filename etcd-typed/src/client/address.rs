@@ -1,4 +1,5 @@
-//! The address of a store: text to endpoints, credentials and namespace. Any part of a wrong address may be a password, so no error quotes it.
+//! Parses the address of a store into endpoints, credentials and a namespace. Any part of a wrong
+//! address may be a password, so no error quotes it.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -13,7 +14,7 @@ pub(super) enum Address {
     Network(Network),
 }
 
-/// Where a cluster is.
+/// The location of a cluster, and how to access it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Network {
     pub(super) protocol: Protocol,
@@ -23,7 +24,7 @@ pub(super) struct Network {
     pub(super) namespace: Key,
 }
 
-/// Which of the server's APIs.
+/// The API version of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     V3,
@@ -35,7 +36,8 @@ const DEFAULT_PORT: u16 = 2379;
 const KNOWN: &str = "`etcd://`, `etcds://` (v3, with TLS), `http://`, `https://` (the same), `etcd2://`, `etcd2s://` (v2, with TLS), `memory:`, `memory:name`";
 
 impl Address {
-    /// Reads `etcd://[user:password@]host[:port][,host[:port]…][/namespace]` and the rest of the family. Each host may have the scheme before it.
+    /// Parses `etcd://[user:password@]host[:port][,host[:port]…][/namespace]` and the other forms
+    /// in [`KNOWN`]. Each host may repeat the scheme.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let text = text.trim();
         if let Some(name) = text.strip_prefix("memory:") {
@@ -81,7 +83,8 @@ fn parse_scheme(scheme: &str) -> Result<(Protocol, bool)> {
     })
 }
 
-/// The hosts and the namespace of `a:1,b:2/namespace`, or of `a:1,http://b:2/namespace`, where `first` is what the first host's scheme says.
+/// Splits `a:1,b:2/namespace`, or `a:1,http://b:2/namespace`, into the hosts and the namespace.
+/// `first` is the scheme of the first host.
 fn split_hosts(rest: &str, first: (Protocol, bool)) -> Result<(Vec<&str>, Option<&str>)> {
     let mut hosts = Vec::new();
     let mut rest = rest;
@@ -103,7 +106,7 @@ fn split_hosts(rest: &str, first: (Protocol, bool)) -> Result<(Vec<&str>, Option
             hosts.push(host);
             rest = after;
         }
-        // A slash after a host that is not the last one begins no namespace.
+        // In `http://a/,http://b`, the slash after `a` does not begin the namespace.
         let next = rest.strip_prefix("/,").filter(|next| next.split(['/', ',']).next().is_some_and(|scheme| scheme.ends_with(':')));
         match next.or_else(|| rest.strip_prefix(',')) {
             Some(next) => rest = next,
@@ -112,8 +115,8 @@ fn split_hosts(rest: &str, first: (Protocol, bool)) -> Result<(Vec<&str>, Option
     }
 }
 
-/// What is before the last `@` of the address. A character that ends this part elsewhere would make another address of the same text, with a part of the
-/// password for a host, a port or a namespace.
+/// Parses the text before the last `@` of the address. It refuses unencoded separators. Otherwise a
+/// part of the password would become a host, a port or the namespace.
 fn parse_credentials(userinfo: &str) -> Result<Credentials> {
     if userinfo.contains(['/', '@', '?', '#']) {
         return Err(invalid(
@@ -130,7 +133,7 @@ fn parse_credentials(userinfo: &str) -> Result<Credentials> {
     Ok(Credentials { user: percent_decoded(user)?, password: percent_decoded(password)? })
 }
 
-/// The host at this place in the list, counted from 1.
+/// Parses the host at position `at` in the list, counted from 1.
 fn parse_endpoint(at: usize, text: &str) -> Result<Endpoint> {
     let invalid = |message: &str| invalid(format!("host {at}: {message}"));
     let (host, port) = match text.strip_prefix('[') {
@@ -139,7 +142,7 @@ fn parse_endpoint(at: usize, text: &str) -> Result<Endpoint> {
                 return Err(invalid("an IPv6 address ends with `]`"));
             };
             if host.parse::<std::net::Ipv6Addr>().is_err() {
-                return Err(invalid("between `[` and `]` is no IPv6 address"));
+                return Err(invalid("the text between `[` and `]` is not an IPv6 address"));
             }
             match (port, port.strip_prefix(':')) {
                 ("", _) => (host, None),
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_an_address_is_read() {
+    fn parse_reads_every_part() {
         let address = network("etcds://anna:p%40ss@a.example:1234,b.example,[::1]:5/prod/x");
         assert_eq!((address.protocol, address.tls), (Protocol::V3, true));
         assert_eq!(address.credentials, Some(Credentials { user: "anna".into(), password: "p@ss".into() }));
@@ -214,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn each_host_may_have_the_scheme() {
+    fn each_host_may_repeat_the_scheme() {
         for (text, namespace) in [
             ("http://a:1,http://b:2", "/"),
             ("http://a:1,b:2", "/"),
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_refused_and_said() {
+    fn wrong_address_is_refused_with_reason() {
         for (text, said) in [
             ("localhost:2379", "known are"),
             ("redis://h", "known are"),
@@ -270,7 +273,7 @@ mod tests {
             "etcd://anna:hunter2@h/../",
             "redis://anna:hunter2@h",
             "etcd://anna:hunter2@h?x",
-            // Each is a mistake about where the password ends.
+            // In each of these the password ends at an unexpected place.
             "etcd://anna:hunter2",
             "etcd://hunter2 x",
             "etcd://[hunter2",
@@ -308,16 +311,16 @@ mod tests {
             let _ = Address::parse(&text);
         }
 
-        /// What comes after `user:` is the password, wherever it ends.
+        /// The text after `user:` is the password, wherever it ends.
         #[test]
-        fn random_password_is_in_no_error(
+        fn error_never_shows_random_password(
             password in "[!-~]{0,6}XYZZY[!-~]{0,6}",
             before in "(etcd2?s?|https?|redis|memory|)(://|:|)root:",
             after in "(@h|@h:x|@h/a|@\\[::1|@h//|@|)(/ns|\\?x|,,|)",
         ) {
             match Address::parse(&format!("{before}{password}{after}")) {
                 Err(error) => prop_assert!(!format!("{error} {error:?}").contains("XYZZY"), "{}", error),
-                // Where there is no `@` nothing says that it is a password.
+                // Without an `@`, nothing marks the text as a password.
                 Ok(address) if after.contains('@') => prop_assert!(!format!("{address:?}").contains("XYZZY"), "{:?}", address),
                 Ok(_) => {}
             }

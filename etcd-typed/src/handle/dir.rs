@@ -28,53 +28,63 @@ use crate::store::{Committed, Op, OpResult, Span};
 use crate::telemetry::Operation;
 use crate::version::{Versioned, Versions};
 
-/// A schema with a handle: what `#[derive(EtcdSchema)]` implements beside [`Schema`].
+/// A schema with a typed handle. `#[derive(EtcdSchema)]` implements it together with [`Schema`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a schema",
     label = "not a schema",
     note = "for a directory with a key for each field add `#[derive(EtcdSchema)]` to the type",
-    note = "for one key with all of it take `dir` off the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
+    note = "to store all of it in one key, remove `dir` from the field, and add `#[etcd(json)]` or derive `EtcdValue` for the type"
 )]
 pub trait EtcdSchema: Schema {
-    /// The derived handle, `CheckoutDir` for `Checkout`: a public field for each field of the struct, and it derefs to [`Dir<Self>`].
+    /// The derived handle: `CheckoutDir` for `Checkout`. It has a public field for each field of
+    /// the struct, and dereferences to [`Dir<Self>`].
     type Handle: Send + Sync + 'static;
 
-    /// The handle of this directory.
+    /// Creates the handle of this directory.
     #[doc(hidden)]
     fn handle(dir: Dir<Self>) -> Self::Handle;
 }
 
-/// The directory that a struct lies in; a derived handle derefs to it.
+/// A handle to the directory of a struct. A derived handle dereferences to it.
 ///
-/// Reads are one request and one revision; writes are one transaction. Keys below the directory that the schema does not know are never read
-/// into the struct and never written. They are deleted only with an entry of a map or an optional directory that is removed.
+/// A read is one request and returns one revision; a write is one transaction. Keys below the
+/// directory that are not in the schema are never read into the struct and never written. They are
+/// deleted only together with a map entry or an optional directory that is removed.
 ///
 /// # Structs that may be absent
 ///
-/// An entry of a map of structs, and an optional struct in its directory, may be absent.
+/// An entry of a map of structs, and an optional struct in its own directory, may be absent.
 ///
-/// - **It exists** if one of its required keys exists: a field without a default that is no `Option` and no map, also one in a required directory
-///   or a flattened struct in it. If the struct has no required key, it exists if any of its keys exists.
-/// - **What is left over** of it, keys without any required key, is not read and fails no read. A program with an older schema, or a program that deletes
-///   single keys, may leave such keys. [`check`](Self::check) lists them. A write of the entry deletes them or writes over them, and so does a
-///   [`set`](Self::set) of the whole. If some required keys exist and others do not, the struct is half written, and a read fails.
-/// - **Removing it** deletes everything below its directory, in one operation where the store has transactions: keys of other versions of the
-///   schema, and names that begin with `_`. Every write that removes it does so: `set`, `update`, `compare_and_swap`, the `set` of its map, and
-///   [`delete`](Self::delete) through a handle from [`DirMap::dir`](crate::DirMap::dir) or from the field of the optional struct.
-/// - **It has a key.** A `Some` or an entry that would be stored without any key, since all of its fields are none or empty, is refused as `Invalid`. A read
-///   would find nothing.
+/// - **When it exists:** if one of its required keys exists. Required is a field without a default
+///   that is neither an `Option` nor a map, also in a required directory or a flattened struct
+///   inside it. A struct without required keys exists if any of its keys exists.
+/// - **Leftover keys** are keys of a struct that has none of its required keys. No read returns
+///   them, and they make no read fail. A program with an older schema, or one that deletes single
+///   keys, may leave such keys. [`check`](Self::check) lists them. A write of the entry deletes or
+///   overwrites them, and so does a [`set`](Self::set) of the enclosing struct. If only some of the
+///   required keys exist, the struct is incomplete, and a read fails.
+/// - **Removing it** deletes everything below its directory, including keys of other versions of
+///   the schema and names that begin with `_`. This is one operation on stores with transactions.
+///   Every write that removes the struct does so: `set`, `update`, `compare_and_swap`, the `set` of
+///   its map, and [`delete`](Self::delete) through a handle from
+///   [`DirMap::dir`](crate::DirMap::dir) or from the field of the optional struct.
+/// - **It needs a key.** A `Some` or an entry whose fields are all none or empty would be stored
+///   without any key, and a read would not find it. Such a write is refused as `Invalid`.
 ///
-/// A handle from [`Client::dir`](crate::Client::dir) or `open` stands for a directory of its own, even if its path is that of an entry. Its `delete` leaves keys that the
-/// schema does not have, and so does that of a required directory or a flattened struct.
+/// A handle from [`Client::dir`](crate::Client::dir) or `open` is independent, even if its path is
+/// that of an entry. Its `delete` leaves keys that are not in the schema, as does the `delete` of a
+/// required directory or a flattened struct.
 ///
-/// On v2 a directory is removed by one request. With a condition (`update`, `compare_and_swap`, `compare_and_delete`; all with `non_atomic`) the keys that were read
-/// are deleted one by one, and then the directory, unless a listing shows a key that was added since. What is added between that listing and the
-/// deletion is deleted.
+/// On v2 one request removes a directory. A conditional removal (`update`, `compare_and_swap`,
+/// `compare_and_delete`; all with `non_atomic`) first deletes the keys that were read, one by one.
+/// It then removes the directory, unless a listing shows a newly added key. A key that is added
+/// between that listing and the removal is lost.
 ///
 /// # Errors and cancel safety
 ///
-/// Errors and cancel safety are as for [`Entry`](crate::Entry); methods name what they add. A store without transactions over several keys (v2) refuses
-/// a write of the whole with `Unsupported` before anything is sent; [`DirWrite::non_atomic`] writes key by key.
+/// Errors and cancel safety are as for [`Entry`](crate::Entry); each method lists its additional
+/// errors. A store without transactions over several keys (v2) refuses a write of the whole struct
+/// with `Unsupported` before anything is sent. [`DirWrite::non_atomic`] writes key by key instead.
 ///
 #[cfg_attr(feature = "derive", doc = "```")]
 #[cfg_attr(not(feature = "derive"), doc = "```text")]
@@ -95,12 +105,12 @@ pub trait EtcdSchema: Schema {
 /// let seen = db.get().await?;
 /// db.update(|db| db.pool += 1).await?;
 ///
-/// // What was read is out of date: the conflict carries what is there.
+/// // `seen` is out of date now: the conflict contains the current value.
 /// let conflict = db.compare_and_swap(&seen, &Database { host: "b".to_owned(), pool: 1 }).await.unwrap_err();
 /// assert_eq!(conflict.kind(), ErrorKind::Conflict);
 /// assert_eq!(conflict.current::<Database>().unwrap().pool, 17);
 ///
-/// // Everything that is wrong is listed at once.
+/// // All problems are reported at once.
 /// db.host.delete().await?;
 /// client.entry::<String>("/app/database/pool")?.set(&"many".to_owned()).await?;
 /// assert_eq!(db.get().await.unwrap_err().problems().len(), 2);
@@ -109,9 +119,10 @@ pub trait EtcdSchema: Schema {
 pub struct Dir<S> {
     context: Shared,
     key: Key,
-    /// The struct that it is a part of.
+    /// The enclosing struct, if there is one.
     home: Option<Arc<Home>>,
-    /// It is an entry of a map or an optional directory: it exists only if it has a key, and is removed as a whole.
+    /// Whether the struct is a map entry or an optional directory. Then it exists only if it has a
+    /// key, and is removed as a whole.
     removable: bool,
     schema: PhantomData<fn() -> S>,
 }
@@ -134,37 +145,39 @@ impl<S: Schema> Dir<S> {
         Self { context, key, home: None, removable: false, schema: PhantomData }
     }
 
-    /// As a part of this struct.
+    /// Marks the handle as part of this struct.
     pub(super) fn within(mut self, home: Option<Arc<Home>>) -> Self {
         self.home = home;
         self
     }
 
-    /// As an entry of a map, or an optional directory.
+    /// Marks the handle as that of a map entry or an optional directory.
     pub(super) fn removable(mut self, removable: bool) -> Self {
         self.removable = removable;
         self
     }
 
-    /// The directory, from the root of the store.
+    /// The key of the directory, from the root of the store.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// The struct, all fields from one revision, in one request.
+    /// Reads the struct in one request. All fields are from the same revision.
     ///
     /// # Errors
     ///
-    /// `Invalid`; [`Error::problems`] lists every field that is missing without a default, or undecodable.
-    // That it can be sent is said, so that the compiler proves it here and not anew where it is called, for each struct.
+    /// `Invalid`: [`Error::problems`] lists every field that is missing without a default, or that
+    /// cannot be decoded.
+    // The explicit `Send` bound makes the compiler check it once here, instead of at each call for
+    // each struct.
     #[allow(clippy::manual_async_fn)]
     pub fn get(&self) -> impl Future<Output = Result<Versioned<S>>> + Send {
         async { self.context.find("get", S::TABLE, &self.key).await?.decode(&self.key).await }
     }
 
-    /// Whether any key of the schema exists. An entry of a map and an optional struct exist if a key exists that they cannot do
-    /// without; see [`Dir`](Dir#structs-that-may-be-absent).
+    /// Whether any key of the schema exists. A map entry or an optional struct exists under the
+    /// conditions in [`Dir`](Dir#structs-that-may-be-absent).
     pub async fn exists(&self) -> Result<bool> {
         let work = async {
             let reply = self.context.read(Span::Below(self.key.clone()), true).await.map_err(|error| error.at(&self.key))?;
@@ -173,27 +186,36 @@ impl<S: Schema> Dir<S> {
         Self::operation("exists").run(work).await
     }
 
-    /// Writes every field, and deletes what the value no longer has: a field that is none, and [with all below it](Self#structs-that-may-be-absent) an
-    /// optional struct that is none or an entry that is no longer in its map. It is one transaction; with maps in the struct one read goes before it, and if something changed in between it starts again.
+    /// Writes every field, and deletes what the value does not contain: the keys of fields that are
+    /// `None`, and the directories of optional structs that are `None` and of entries that are no
+    /// longer in their map ([everything below them](Self#structs-that-may-be-absent)). This is one
+    /// transaction. If the struct has maps, a read precedes it, and the write starts again if
+    /// something has changed in between.
     ///
-    /// The whole struct expires as the write says, and never if it says nothing. If the struct is a part of another one (a nested struct, or one in
-    /// a map that is a field), it then expires with that one.
+    /// The whole struct expires as the write says. If the write does not say, the struct never
+    /// expires; a part of another struct (a nested struct, or one in a map that is a field) then
+    /// expires with that struct.
     ///
     /// # Errors
     ///
-    /// `Invalid` lists every field whose validation fails or that has no stored form, and every entry and optional struct that would have no key, before
-    /// anything is sent. `TooManyOperations` for more keys than one transaction takes. `TooLarge`, `NoSpace`. `Conflict` when the budget of the policy is used up.
+    /// `Invalid`, before anything is sent: it lists every field that has no stored form or fails
+    /// its validation, and every map entry and optional struct that would have no key.
+    /// `TooManyOperations` for more keys than one transaction accepts. `TooLarge`, `NoSpace`.
+    /// `Conflict` when the retry budget of the policy is used up.
     pub fn set(&self, value: &S) -> DirWrite<S> {
         self.write("set", self.encode(value).map(Job::Set))
     }
 
-    /// What [`set`](Self::set) of this value would write and delete now, and nothing is written.
+    /// Returns what [`set`](Self::set) of this value would write and delete now, without writing
+    /// anything.
     ///
-    /// It is decided as `set` decides it, by one read that is never stale. `set` writes every field, also those that are stored just so already: these are
-    /// no differences, although their keys get a new revision by it and expire then as `set` says. Aliases of a
-    /// field that has a value are not in it, as `set` leaves them alone. Keys that the schema does not have are in it if they are removed with an entry or an
-    /// optional struct. The values of secrets are `***`, and so are those of keys that the schema does not have: they
-    /// may be secrets of another version of it.
+    /// It uses the same rules as `set`, and one read that is never stale. `set` also writes fields
+    /// that already have the same value. Such fields are not in the diff, although `set` gives
+    /// their keys a new revision and a new expiry. Aliases of a field that has a value are not in
+    /// the diff, since `set` leaves them. Keys that are not in the schema are in the diff only if
+    /// they would be removed with a map entry or an optional struct. The values of secrets are
+    /// shown as `***`. So are the values of keys that are not in the schema, since they may be
+    /// secrets of another version of it.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -209,55 +231,63 @@ impl<S: Schema> Dir<S> {
     ///
     /// # Errors
     ///
-    /// `Invalid` as for `set`. That the store has no transaction for it (v2), or not one that is large enough, is found by `set` alone.
+    /// `Invalid` as for `set`. Limits of the store (no transactions on v2, too many operations) are
+    /// reported only by `set`.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it costs nothing.
+    /// Dropping the future is safe: it only reads.
     pub async fn diff(&self, value: &S) -> Result<Diff> {
         let read = Diff::read(&self.context, &self.key, Self::OWNER, self.encode(value)?);
         Self::operation("diff").run(read).await
     }
 
-    /// Everything that is wrong with what is stored now: fields that are missing or undecodable, values and structs that fail their
-    /// validation, keys in maps that are not written as this library writes them, and keys below the directory that
-    /// the schema does not have (a misspelt name, a field of another version). Keys that are [left over](Self#structs-that-may-be-absent) of an entry or an
-    /// optional struct are listed each by itself; the reason names the required keys that are missing.
+    /// Lists every problem in the stored struct: fields that are missing or cannot be decoded,
+    /// values and structs that fail their validation, map keys that are not written in the form of
+    /// this library, and keys below the directory that are not in the schema (a misspelt name, a
+    /// field of another version). Each [leftover key](Self#structs-that-may-be-absent) of an entry
+    /// or an optional struct is listed; its reason names the missing required keys.
     ///
-    /// A struct's own validation is run where all of the struct could be read, at whatever depth; that of a field wherever the field could. A default that
-    /// is used is validated too. An alias that lies behind the field's own key is no problem: it is not read, and `set` leaves it to older readers.
-    /// Nor are keys with a segment that starts with `_`, which are hidden on v2 and left alone everywhere.
+    /// The validation of a struct runs if the whole struct could be read, at any depth. The
+    /// validation of a field runs if the field could be read. A default that is used is also
+    /// validated. An alias next to the field's own key is not a problem: it is not read, and `set`
+    /// leaves it for older readers. Keys with a segment that starts with `_` are not reported,
+    /// since v2 hides them and this library leaves them alone.
     ///
     /// # Errors
     ///
-    /// Those of a read. Problems are not errors here.
+    /// Those of a read. The problems themselves are returned, not reported as an error.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it costs nothing.
+    /// Dropping the future is safe: it only reads.
     pub async fn check(&self) -> Result<Check> {
         Self::operation("check").run(Check::read(&self.context, &self.key, Self::OWNER, |decoder| decoder.whole::<S>())).await
     }
 
-    /// Writes every field if no key of the schema exists. An entry of a map or an optional struct is created if it does not
-    /// [exist](Self#structs-that-may-be-absent): what is left over of it is deleted or written over.
+    /// Writes every field if no key of the schema exists. A map entry or an optional struct is
+    /// created if it does not [exist](Self#structs-that-may-be-absent); its leftover keys are
+    /// deleted or overwritten.
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `AlreadyExists`. `Invalid` for a value without any key to store: nothing would tell a second creation of the first.
+    /// As [`set`](Self::set), and `AlreadyExists`. `Invalid` for a value without any key, since a
+    /// second `create` could not detect it.
     pub fn create(&self, value: &S) -> DirWrite<S> {
         self.write("create", schema::encode_present(&self.key, value).map(Job::Create))
     }
 
-    /// Makes the directory hold `value` if nothing below it changed, appeared or vanished since `seen` was read; writes only what
-    /// differs from it.
+    /// Replaces the struct by `value` if nothing below the directory was changed, added or deleted
+    /// since `seen` was read. Writes only the fields that differ from `seen`.
     ///
-    /// Keys that are written stay attached to their lease, and keys that are added are attached to that of the struct; see [`Entry`'s
-    /// expiry](crate::Entry#expiry). A lease or a time to live that the write names is given to every key of the struct.
+    /// Keys that are written keep their lease. New keys are attached to the lease of the struct;
+    /// see [`Entry`'s expiry](crate::Entry#expiry). A lease or a time to live that the write sets
+    /// applies to every key of the struct.
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `Conflict`; then [`Error::current`] is the struct that is there, if it can be read, from the same round trip.
+    /// As [`set`](Self::set), and `Conflict`. Then [`Error::current`] is the current struct, if it
+    /// can be decoded. It comes with the same answer.
     pub fn compare_and_swap(&self, seen: &Versioned<S>, value: &S) -> DirWrite<S> {
         let job = || -> Result<Job> {
             let old = schema::encode_unchecked(&self.key, &**seen)?;
@@ -268,45 +298,50 @@ impl<S: Schema> Dir<S> {
         self.write("compare_and_swap", job())
     }
 
-    /// Deletes every key of the schema, and with all below them the entries and optional structs in it. If the struct itself is an entry of a map or an
-    /// optional struct, and the handle is that of the map or the field, everything below its directory is deleted; see
-    /// [`Dir`](Self#structs-that-may-be-absent).
+    /// Deletes every key of the schema, and the map entries and optional structs inside it with
+    /// everything below them. If this handle is that of a map entry or of an optional field,
+    /// everything below its directory is deleted; see [`Dir`](Self#structs-that-may-be-absent).
     ///
-    /// The answer says what existed: nothing, the struct, or what could not be read as one. It is one read and one
-    /// transaction, which starts again if something changed in between.
+    /// Returns what existed: nothing, the struct, or keys that could not be decoded as the struct.
+    /// This is one read and one transaction. It starts again if something has changed in between.
     ///
     /// # Errors
     ///
-    /// `TooManyOperations`; `Conflict` when the budget of the policy is used up.
+    /// `TooManyOperations`. `Conflict` when the retry budget of the policy is used up.
     pub fn delete(&self) -> DirDelete<S> {
         DirDelete { dir: self.clone(), seen: None, atomicity: Atomicity::Atomic }
     }
 
-    /// [Deletes](Self::delete) the struct if nothing below the directory changed, appeared or vanished since `seen` was read.
+    /// [Deletes](Self::delete) the struct if nothing below the directory was changed, added or
+    /// deleted since `seen` was read.
     ///
     /// # Errors
     ///
-    /// `TooManyOperations`; `Conflict`, and then [`Error::current`] is the struct that is there, if it can be read.
+    /// `TooManyOperations`. `Conflict`; then [`Error::current`] is the current struct, if it can be
+    /// decoded.
     pub fn compare_and_delete(&self, seen: &Versioned<S>) -> DirDelete<S> {
         DirDelete { dir: self.clone(), seen: Some((seen.revision(), seen.versions.basis.clone())), atomicity: Atomicity::Atomic }
     }
 
-    /// Reads the struct, lets `f` change it, and writes what changed in one transaction if nothing below the directory changed, appeared or
-    /// vanished meanwhile; else starts again with what is there now. The answer is what is stored then.
+    /// Reads the struct, lets `f` change it, and writes the changes in one transaction if nothing
+    /// below the directory was changed, added or deleted in the meantime. Otherwise it starts again
+    /// with the current struct. Returns the struct that is stored afterwards.
     ///
-    /// Without conflict it is two requests, and one if `f` changes nothing: a field that `f` does
-    /// not change is not written, whatever form its value is stored in. `f` may run several
-    /// times; what is stored is `f` of what it replaced. What a conflict shows is tried at once;
-    /// after every fourth attempt there is a wait, with jitter, and the struct is read anew.
+    /// Without a conflict this takes two requests, or one if `f` changes nothing. A field that `f`
+    /// does not change is not written, whatever its stored form. `f` may run several times; the
+    /// stored result is always `f` of the struct that it replaces. A conflict returns the current
+    /// struct, which is tried at once. After every fourth attempt there is a delay, with jitter,
+    /// and the struct is read again.
     ///
-    /// Keys that are written stay attached to their lease, and keys that are added are attached to that of the struct; see [`Entry`'s
-    /// expiry](crate::Entry#expiry). A lease or a time to live that the update names is given to every key of the struct, whether `f` changes it or
-    /// not.
+    /// Keys that are written keep their lease. New keys are attached to the lease of the struct;
+    /// see [`Entry`'s expiry](crate::Entry#expiry). A lease or a time to live that the update sets
+    /// applies to every key of the struct, whether `f` changes it or not.
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get) and [`set`](Self::set); `Conflict` when the budget of the policy is used up; `TooManyOperations` when the struct
-    /// has more keys than one transaction takes conditions: [`changed_fields_only`](DirUpdate::changed_fields_only) needs fewer.
+    /// As [`get`](Self::get) and [`set`](Self::set). `Conflict` when the retry budget of the policy
+    /// is used up. `TooManyOperations` when the struct has more keys than one transaction accepts
+    /// conditions; [`changed_fields_only`](DirUpdate::changed_fields_only) needs fewer.
     pub fn update<'f>(&self, f: impl Fn(&mut S) + Send + 'f) -> DirUpdate<'f, S> {
         DirUpdate(self.try_update(move |value| {
             f(value);
@@ -314,7 +349,7 @@ impl<S: Schema> Dir<S> {
         }))
     }
 
-    /// [`update`](Self::update) with a closure that may refuse; then nothing is written.
+    /// Like [`update`](Self::update), with a closure that may refuse. Then nothing is written.
     ///
     /// # Errors
     ///
@@ -323,19 +358,21 @@ impl<S: Schema> Dir<S> {
         DirTryUpdate { dir: self.clone(), f: Box::new(f), scope: UpdateScope::Directory, atomicity: Atomicity::Atomic, wish: Wish::Keep }
     }
 
-    /// The changes below the directory from now on, as a stream that mends itself: one item for each revision. Await it, or set where it
-    /// starts first.
+    /// Watches all changes below the directory from now on, as a stream that reconnects by itself
+    /// and has one item per revision. Await the result, or first set where the watch starts.
     pub fn watch(&self) -> Watching<S::Change, S> {
         let typed = Typed::new(S::TABLE.pattern(), |delta, out| delta.whole::<S, S::Change>(|change| change, out), schema::decode::<S>);
         Watching::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
-    /// The struct as an always-current view: reading it costs nanoseconds, and all fields are of one revision. See [`Live`](crate::Live).
+    /// Opens an always-current view of the struct. Reading it takes nanoseconds, and all fields are
+    /// from the same revision. See [`Live`](crate::Live).
     pub fn live(&self) -> Viewing<S> {
         self.context.view(Span::Below(self.key.clone()), &self.key, S::TABLE.pattern(), StructView::new())
     }
 
-    /// Waits until the struct satisfies `wanted`, and gives it. It looks at what is there now first. A state that cannot be read satisfies nothing.
+    /// Waits until the struct satisfies `wanted`, and returns it. The current struct is checked
+    /// first. A struct that cannot be decoded never satisfies `wanted`.
     ///
     /// # Errors
     ///
@@ -343,7 +380,7 @@ impl<S: Schema> Dir<S> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it costs nothing.
+    /// Dropping the future is safe.
     pub async fn wait_for(&self, wanted: impl Fn(&S) -> bool) -> Result<Versioned<S>> {
         let mut changes: Changes<S::Change, S> = self.watch().await?;
         loop {
@@ -359,18 +396,18 @@ impl<S: Schema> Dir<S> {
         }
     }
 
-    /// For the derive.
+    /// Used by the derive.
     #[doc(hidden)]
     pub fn __fields(&self) -> Fields<'_> {
         Fields::new(&self.context, &self.key, S::TABLE, self.home.clone())
     }
 
-    /// The keys and values that store `value`.
+    /// Encodes `value` into keys and values.
     pub(super) fn encode(&self, value: &S) -> Result<Encoded> {
         if self.removable { schema::encode_present(&self.key, value) } else { schema::encode(&self.key, value) }
     }
 
-    /// Whether this key of the directory says that the struct exists.
+    /// Whether a key, relative to the directory, shows that the struct exists.
     fn exists_by(&self, relative: &str) -> bool {
         if self.removable { S::TABLE.is_present_by(relative) } else { S::TABLE.owns(relative) }
     }
@@ -393,7 +430,7 @@ impl<S: Schema> Dir<S> {
         read_below(&self.context, &self.key).await
     }
 
-    /// What a refused transaction answers with: everything that is there.
+    /// The read that a failed transaction performs, so that its answer contains the current state.
     fn look(&self) -> Vec<Op> {
         vec![Op::Get(Span::Below(self.key.clone()))]
     }
@@ -407,14 +444,15 @@ impl<S: Schema> Dir<S> {
         }
     }
 
-    /// Checks that the keys read at `seen` are still the keys in `tree`.
+    /// Checks that the keys in `basis`, read at the revision `seen`, are unchanged in `tree`.
     ///
     /// # Errors
     ///
     /// `Conflict`.
     fn still(&self, seen: Revision, basis: &[(String, Revision)], tree: &Tree, revision: Revision) -> Result<()> {
         let mut there = tree.iter().filter(|(key, _)| S::TABLE.owns(key)).map(|(key, stored)| (key, stored.modified));
-        // A key that no field is read from (an alias behind the field's own key, or one that is left over) is not in the basis.
+        // A key that no field was read from (an unused alias, or a leftover key) is not in the
+        // basis.
         let same = there.all(|(key, modified)| basis.iter().any(|(read, at)| read == key && *at == modified) || modified <= seen);
         if same && basis.iter().all(|(key, at)| tree.get(key).is_some_and(|stored| stored.modified == *at)) {
             return Ok(());
@@ -427,11 +465,11 @@ impl<S: Schema> Dir<S> {
     }
 
     fn worn_out(&self) -> Error {
-        Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(&self.key)
+        Error::new(ErrorKind::Conflict, "other writers were faster on every attempt; try again later").at(&self.key)
     }
 }
 
-/// What a refused transaction found.
+/// Returns what a failed transaction read.
 fn looked(directory: &Key, committed: Committed) -> Option<(Tree, Revision)> {
     match committed.results.into_iter().next()? {
         OpResult::Get(reply) => Some((schema::tree(directory, reply.kvs), committed.revision)),

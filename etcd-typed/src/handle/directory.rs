@@ -1,4 +1,4 @@
-//! `Directory`: a directory without a schema, for tools and for what is no struct.
+//! `Directory`: a directory without a schema, for tools and for contents that are not a struct.
 
 mod delete;
 
@@ -23,12 +23,13 @@ use crate::turn::Guard;
 use crate::value::{Codec, EtcdValue};
 use crate::version::{Versioned, Versions};
 
-/// A directory, untyped: list, make, delete, watch.
+/// A handle to a directory whose contents have no schema. Lists, creates, deletes and watches it.
 ///
-/// On v2 directories are things of their own: they can be empty, be made and expire. On v3 and in memory a directory is there as long as a key is below
-/// it; what cannot be done there is refused with `Unsupported`.
+/// On v2 a directory exists by itself: it can be empty, be created and expire. On v3 and in memory
+/// a directory exists while it contains at least one key. Operations that need a real directory
+/// return `Unsupported` there.
 ///
-/// A stored key below the directory that is no path (one with an empty segment, or not UTF-8)
+/// A stored key below the directory that is not a valid path (with an empty segment, or not UTF-8)
 /// belongs to another program: the queue of a lock that Go's clients name `/a/` is below `/a//`.
 /// Such a key is not listed, watched, counted or deleted here.
 ///
@@ -54,16 +55,17 @@ pub struct Directory {
 /// A key or a directory in a [`Directory`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its path below the directory that was listed, as stored.
+    /// The path below the directory that was listed, as it is stored.
     pub path: String,
-    /// The value; none of a directory.
+    /// The value. `None` for a directory.
     pub value: Option<Versioned<Bytes>>,
-    /// How long a directory has left, where it expires (v2). Of a value it is [`Versioned::ttl`].
+    /// The remaining time to live of an expiring directory (v2 only). For a value, see
+    /// [`Versioned::ttl`].
     pub directory_ttl: Option<Duration>,
 }
 
 impl Node {
-    /// Whether it is a directory.
+    /// Whether this node is a directory.
     #[must_use]
     pub fn is_directory(&self) -> bool {
         self.value.is_none()
@@ -75,36 +77,38 @@ impl Directory {
         Self { context, key }
     }
 
-    /// The directory, from the root of the store.
+    /// The key of the directory, from the root of the store.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// The key of this name in it; the name is data and is escaped.
+    /// The handle of a key in this directory. The name is treated as data and escaped.
     #[must_use]
     pub fn entry<T: EtcdValue + Send + Sync + 'static>(&self, name: &str) -> Entry<T> {
         Entry::new(self.context.clone(), self.key.child(name), Codec::value())
     }
 
-    /// The directory of this name in it; the name is data and is escaped.
+    /// The handle of a subdirectory. The name is treated as data and escaped.
     #[must_use]
     pub fn directory(&self, name: &str) -> Self {
         Self::new(self.context.clone(), self.key.child(name))
     }
 
-    /// What is directly in it, values and directories, in the order of their names; nothing where there is no directory. The answer knows the
-    /// [`revision`](Versioned::revision) of the snapshot, from which a [`watch`](Self::watch) goes on without a gap. Its other versions are of the
-    /// directory itself where directories are things of their own (v2); elsewhere `created` is the oldest and `modified` the newest of the keys below.
+    /// Lists the values and directories directly in this directory, in the order of their names.
+    /// Returns an empty list if the directory does not exist. The [`revision`](Versioned::revision)
+    /// of the result is that of the snapshot; a [`watch`](Self::watch) can continue from there
+    /// without a gap. On v2 the other metadata is that of the directory itself. On other stores,
+    /// `created` is the oldest and `modified` the newest revision of the keys below.
     ///
     /// # Errors
     ///
-    /// `NotADirectory` (v2) where a value is.
+    /// `NotADirectory` (v2) if the key holds a value.
     pub async fn list(&self) -> Result<Versioned<Vec<Node>>> {
         operation("list").run(self.nodes(|path| path.split_once('/').map_or(path, |(first, _)| first))).await
     }
 
-    /// Everything below it, at any depth.
+    /// Lists everything below this directory, at any depth.
     ///
     /// # Errors
     ///
@@ -113,7 +117,7 @@ impl Directory {
         operation("list_recursive").run(self.nodes(|path| path)).await
     }
 
-    /// Whether it is there: a key is below it, or (v2) it exists with nothing in it.
+    /// Whether the directory exists: it contains a key, or (v2) it exists and is empty.
     pub async fn exists(&self) -> Result<bool> {
         match operation("exists").run(self.read(true)).await {
             Ok(reply) => Ok(reply.directory.is_some() || reply.kvs.iter().any(|kv| self.key.below(&kv.key).is_some())),
@@ -122,44 +126,47 @@ impl Directory {
         }
     }
 
-    /// Makes the directory, with those above it (v2).
+    /// Creates the directory and its parents (v2).
     ///
     /// # Errors
     ///
-    /// `AlreadyExists`. `Unsupported` on v3 and in memory, where it comes to be with the first key in it.
+    /// `AlreadyExists`. `Unsupported` on v3 and in memory, where a directory exists as soon as it
+    /// contains a key.
     pub fn create(&self) -> DirectoryWrite {
         DirectoryWrite { directory: self.clone(), ttl: None, op: "create", make: |key, ttl| Op::MakeDir { key, ttl } }
     }
 
-    /// Gives the directory the time to live that [`DirectoryWrite::ttl`] says, or takes it away (v2). All in it expires with it.
+    /// Sets the time to live of the directory from [`DirectoryWrite::ttl`], or removes it if none
+    /// is given (v2). All contents expire with the directory.
     ///
     /// # Errors
     ///
-    /// `NotFound`. `Unsupported` on v3 and in memory, where a lease on the keys does it.
+    /// `NotFound`. `Unsupported` on v3 and in memory; attach the keys to a lease there.
     pub fn update(&self) -> DirectoryWrite {
         DirectoryWrite { directory: self.clone(), ttl: None, op: "update", make: |key, ttl| Op::UpdateDir { key, ttl } }
     }
 
-    /// Deletes the directory if nothing is in it. The answer is the revision of that.
+    /// Deletes the directory if it is empty. Returns the revision of the deletion.
     ///
     /// # Errors
     ///
-    /// `DirectoryNotEmpty`, `NotFound`; `IsADirectory` never, `NotADirectory` (v2) where a value is.
+    /// `DirectoryNotEmpty`, `NotFound`. `NotADirectory` (v2) if the key holds a value. Never
+    /// `IsADirectory`.
     pub fn delete(&self) -> DirectoryDelete<Revision> {
         DirectoryDelete { directory: self.clone(), op: "delete", recursive: false, finish: |committed| committed.revision }
     }
 
     /// Deletes the directory and everything below it that [`list_recursive`](Self::list_recursive)
-    /// shows. The answer is how many keys there were. Except on v2 it is one read and one
-    /// transaction, which starts again if a key below was written in between.
+    /// shows. Returns the number of keys that existed. Except on v2 this is one read and one
+    /// transaction. It starts again if a key below was written in between.
     ///
-    /// On v2 the directory counts as one with all in it, and what is hidden there (names that begin
-    /// with `_`) is deleted too: no listing shows it.
+    /// On v2 the directory counts as one key, whatever it contains. Hidden keys in it (names that
+    /// begin with `_`) are deleted too, since no listing shows them.
     ///
     /// # Errors
     ///
-    /// `Conflict` when the budget of the policy is used up. `TooManyOperations` where many keys of
-    /// other programs lie between those of the directory.
+    /// `Conflict` when the retry budget of the policy is used up. `TooManyOperations` if many keys
+    /// of other programs lie between those of the directory.
     pub fn delete_recursive(&self) -> DirectoryDelete<u64> {
         let finish = |committed: Committed| {
             let deleted = |result: &OpResult| if let OpResult::Delete { deleted, .. } = result { *deleted } else { 0 };
@@ -168,7 +175,8 @@ impl Directory {
         DirectoryDelete { directory: self.clone(), op: "delete_recursive", recursive: true, finish }
     }
 
-    /// The changes of all keys below it from now on, as bytes. Keys are paths below the directory, as stored.
+    /// Watches the changes of all keys below the directory from now on, with values as bytes. Keys
+    /// are stored paths, relative to the directory.
     pub fn watch(&self) -> Watching<Keyed<String, Change<Bytes>>, BTreeMap<String, Bytes>> {
         let typed = Typed::new(PATTERN, |delta, out| delta.all_keys(out), values);
         Watching::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
@@ -179,7 +187,7 @@ impl Directory {
         let versions = versions(&reply);
         let mut nodes = BTreeMap::new();
         let mut add_directory = |path: &str, ttl: Option<Duration>| {
-            // A key and a directory may have the same name on v3: both are there.
+            // On v3 a key and a directory can have the same name. Both are listed.
             let node = Node { path: path.to_owned(), value: None, directory_ttl: ttl };
             nodes.entry((path.to_owned(), true)).or_insert(node);
         };
@@ -213,14 +221,14 @@ impl Directory {
     }
 }
 
-/// What stands for a directory without a schema in metrics and events.
+/// The name of a directory without a schema in metrics and events.
 const PATTERN: &str = "directory";
 
 fn operation(op: &'static str) -> Operation {
     Operation::new(op, PATTERN)
 }
 
-/// The versions of the directory that was read.
+/// The metadata of the directory that was read.
 fn versions(reply: &RangeReply) -> Versions {
     let (created, modified, ttl) = match &reply.directory {
         Some(directory) => (directory.created, directory.modified, directory.ttl),
@@ -238,7 +246,7 @@ fn values(_: &Key, tree: &schema::Tree, revision: Revision) -> Result<Versioned<
     Ok(Versioned::new(values, Versions { revision, ..Versions::default() }))
 }
 
-/// A write of a directory itself that happens when it is awaited. The answer is its revision.
+/// A write of a directory. It runs when it is awaited and returns its revision.
 #[must_use = "a write does nothing until it is awaited"]
 pub struct DirectoryWrite {
     directory: Directory,
@@ -248,13 +256,14 @@ pub struct DirectoryWrite {
 }
 
 impl DirectoryWrite {
-    /// The directory, and all in it, vanishes by itself after this time.
+    /// Lets the directory and all its contents expire after this time.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 
-    /// Only while this guard is held. No store of today can do that: those that have directories of their own have no transactions.
+    /// Applies the write only while this guard is held. No built-in store supports this: stores
+    /// with real directories have no transactions.
     ///
     /// # Errors
     ///

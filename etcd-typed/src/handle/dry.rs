@@ -1,5 +1,6 @@
-//! What a write would do and what is wrong with what is stored, without a write: what [`Dir::diff`](crate::Dir::diff) and
-//! [`Dir::check`](crate::Dir::check) answer. What a write does is decided in `plan.rs`, what is wrong in `schema.rs`.
+//! Shows what a write would do, and what is wrong with the stored data, without a write: the
+//! results of [`Dir::diff`](crate::Dir::diff) and [`Dir::check`](crate::Dir::check). `plan.rs`
+//! decides what a write does; `schema.rs` finds the problems.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -14,7 +15,8 @@ use crate::revision::Revision;
 use crate::schema::{self, Decoder, Encoded, Tree};
 use crate::store::Span;
 
-/// What a write of a whole struct or map would change; from [`Dir::diff`](crate::Dir::diff). `Display` is a line for each difference:
+/// What a write of a whole struct or map would change, returned by [`Dir::diff`](crate::Dir::diff).
+/// `Display` prints one line per difference:
 ///
 /// ```text
 /// ~ /prod/app/rate_limit: 100 -> 250
@@ -24,55 +26,59 @@ use crate::store::Span;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diff {
-    /// The revision that the value was compared with.
+    /// The revision of the stored value in the comparison.
     pub revision: Revision,
-    /// In the order of the keys.
+    /// The differences, in the order of the keys.
     pub differences: Vec<Difference>,
 }
 
-/// One key of a [`Diff`]: it would be created, changed or deleted.
+/// One key of a [`Diff`] that would be created, changed or deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// The key, from the root of the store.
     pub key: Key,
-    /// What is stored now; none where nothing is.
+    /// The value that is stored now. `None` if the key does not exist.
     pub old: Option<Shown>,
-    /// What would be stored; none where the key would be deleted.
+    /// The value that would be stored. `None` if the key would be deleted.
     pub new: Option<Shown>,
 }
 
-/// A stored value as it may be shown.
+/// A stored value in a form that may be shown.
 ///
-/// `Display` is for a line of text: what could not be typed is escaped, and what is long is cut. The fields have all of it.
+/// `Display` prints a single line: control characters are escaped, and long values are cut. The
+/// fields contain the whole value.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shown {
-    /// The value is UTF-8.
+    /// A UTF-8 value.
     Text(String),
-    /// It is not.
+    /// A value that is not UTF-8.
     Bytes(Bytes),
-    /// The field is a secret, or the key is not in the schema and may be a secret of another version of it. The value is not kept, so nothing can show
-    /// it. It differs from the value on the other side of the [`Difference`].
+    /// The value of a secret field, or of a key that is not in the schema and may be a secret of
+    /// another version of it. The value is not kept, so it cannot be shown. It differs from the
+    /// value on the other side of the [`Difference`].
     Secret,
 }
 
-/// What is wrong with what is stored; from [`Dir::check`](crate::Dir::check). `Display` is a line for each problem.
+/// The problems of the stored data, returned by [`Dir::check`](crate::Dir::check). `Display` prints
+/// one line per problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// The revision that was looked at.
+    /// The revision that was checked.
     pub revision: Revision,
-    /// In the order of the schema, and then the keys that are not in it. None: all is well.
+    /// The problems, in the order of the schema, followed by keys that are not in the schema. Empty
+    /// if there is no problem.
     pub problems: Vec<Problem>,
 }
 
 impl Diff {
-    /// Whether the write would leave everything as it is.
+    /// Whether the write would change nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.differences.is_empty()
     }
 
-    /// Reads what is there as a write would, and decides as it would.
+    /// Reads the current state and plans the write in the same way as the write itself.
     pub(super) async fn read(context: &Context, directory: &Key, owner: Owner, encoded: Encoded) -> Result<Self> {
         let reply = context.read_to_write(Span::Below(directory.clone())).await.map_err(|error| error.at(directory))?;
         let tree = schema::tree(directory, reply.kvs);
@@ -90,7 +96,7 @@ fn differences(directory: &Key, owner: Owner, tree: &Tree, plan: Plan) -> Vec<Di
         .chain(deletes)
         .filter_map(|(relative, new)| {
             let old = tree.get(&relative).map(|stored| stored.value.clone());
-            // A key that this schema does not have may be a secret of another version of it.
+            // A key that is not in the schema may be a secret of another version of it.
             let may_be_secret = owner.is_secret(&relative) || !owner.owns(&relative);
             let shown = |value: Bytes| if may_be_secret { Shown::Secret } else { Shown::of(value) };
             (old != new).then(|| Difference { key: directory.descend(&relative), old: old.map(shown), new: new.map(shown) })
@@ -101,17 +107,17 @@ fn differences(directory: &Key, owner: Owner, tree: &Tree, plan: Plan) -> Vec<Di
 }
 
 impl Difference {
-    /// There is nothing and there would be something.
+    /// Whether the key would be created.
     pub fn is_created(&self) -> bool {
         self.old.is_none() && self.new.is_some()
     }
 
-    /// There is something and there would be something else.
+    /// Whether the key would be changed.
     pub fn is_modified(&self) -> bool {
         self.old.is_some() && self.new.is_some()
     }
 
-    /// There is something and there would be nothing.
+    /// Whether the key would be deleted.
     pub fn is_deleted(&self) -> bool {
         self.new.is_none()
     }
@@ -136,7 +142,7 @@ impl fmt::Display for Difference {
 }
 
 impl Shown {
-    /// The characters of a value that are in a line.
+    /// The maximum number of characters of a value in one line.
     const LINE: usize = 60;
 
     fn of(value: Bytes) -> Self {
@@ -161,7 +167,8 @@ impl fmt::Display for Shown {
     }
 }
 
-/// Whether a text can be shown as it is: one sees where it begins and ends, and it plays no tricks with a terminal.
+/// Whether a text can be printed without quotes: its beginning and end are visible, and it contains
+/// no control characters.
 fn is_plain(text: &str) -> bool {
     !text.is_empty() && text.trim() == text && text.chars().all(|c| matches!(c, '"' | '\'' | '\\') || c.escape_debug().count() == 1)
 }
@@ -177,13 +184,13 @@ impl fmt::Debug for Shown {
 }
 
 impl Check {
-    /// Whether all is well.
+    /// Whether there are no problems.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.problems.is_empty()
     }
 
-    /// Reads what is there and all of its problems.
+    /// Reads the directory and finds all problems.
     pub(super) async fn read<T>(
         context: &Context,
         directory: &Key,
@@ -191,7 +198,7 @@ impl Check {
         read: impl FnOnce(&mut Decoder<'_>) -> Option<T>,
     ) -> Result<Self> {
         let reply = context.read(Span::Below(directory.clone()), false).await.map_err(|error| error.at(directory))?;
-        // Other clients of v3 may write keys that are no paths; no handle could name them.
+        // Other v3 clients may write keys that are not valid paths. No handle can address them.
         let nameless: Vec<Problem> = reply
             .kvs
             .iter()
@@ -199,7 +206,7 @@ impl Check {
             .map(|kv| Problem {
                 key: directory.clone(),
                 kind: ProblemKind::Unknown,
-                reason: format!("a key below it is no path: \"{}\"", kv.key.escape_ascii()),
+                reason: format!("a key below it is not a valid path: \"{}\"", kv.key.escape_ascii()),
                 revision: Some(kv.modified),
             })
             .collect();
@@ -226,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_a_line() {
+    fn shown_value_fits_one_line() {
         let shown = |value: &[u8]| Shown::of(Bytes::copy_from_slice(value)).to_string();
         for plain in ["8080", "1m30s", r#"{"a":"it's","b":"\\"}"#, "grüße"] {
             assert_eq!(shown(plain.as_bytes()), plain);

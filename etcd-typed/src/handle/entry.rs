@@ -29,39 +29,46 @@ use crate::telemetry::{self, Operation};
 use crate::value::{Codec, contained};
 use crate::version::{Expect, Versioned, Versions};
 
-/// One key with values of type `T`.
+/// A handle to one key with values of type `T`.
 ///
-/// From a field of a derived handle (`cfg.rate_limit`), from [`EntryMap::entry`](crate::EntryMap::entry), or from
-/// [`Client::entry`](crate::Client::entry). Cheap to clone; all methods take `&self`.
+/// It comes from a field of a derived handle (`cfg.rate_limit`), from
+/// [`EntryMap::entry`](crate::EntryMap::entry), or from [`Client::entry`](crate::Client::entry).
+/// Cloning is cheap, and all methods take `&self`.
 ///
 /// # Errors
 ///
-/// Every method that talks to the store may answer with `Unavailable`, `Timeout`, `Unauthenticated`, `PermissionDenied` or `Server`; the
-/// methods name what they add to these. A write's error says by [`may_have_applied`](Error::may_have_applied) whether the outcome is unknown.
+/// Every method that sends a request may return `Unavailable`, `Timeout`, `Unauthenticated`,
+/// `PermissionDenied` or `Server`. Each method lists its additional errors. For a write,
+/// [`may_have_applied`](Error::may_have_applied) tells whether the outcome is unknown.
 ///
 /// # Cancel safety
 ///
-/// Dropping the future of a read costs nothing. A write whose future was dropped may have been applied.
+/// Dropping the future of a read is safe. A write whose future was dropped may have been applied.
 ///
 /// # Expiry
 ///
-/// A write can name when the value expires, with `ttl` or `lease`, or that it never does, with `permanent`. One that names nothing:
+/// A write can set when the value expires, with `ttl` or `lease`, or that it never expires, with
+/// `permanent`. Without these:
 ///
-/// - [`modify`](Self::modify) changes the value and leaves the expiry as it is.
-/// - Every write of a struct's field, through the handle of the struct or of a map in it, leaves it as it is, too: a struct that was written with one
-///   lease stays attached to it as a whole. Where the key is not there yet it is attached to the lease that the struct has: that of a
-///   required field. (A struct without required fields has one if all its fields with defaults are there and agree.)
-/// - Other writes of an entry that stands alone, from [`Client::entry`](crate::Client::entry) or [`Client::entries`](crate::Client::entries), write a value that never expires, as
-///   a put of etcd does.
+/// - [`modify`](Self::modify) changes the value and keeps its expiry.
+/// - A write of a struct's field, through the handle of the struct or of a map in it, also keeps
+///   the expiry. So a struct that was written with one lease stays attached to it as a whole. A new
+///   key is attached to the lease of the struct: that of a required field, or, if the struct has no
+///   required field, the lease that all its fields with defaults share (if all of these exist).
+/// - Other writes of a standalone entry, from [`Client::entry`](crate::Client::entry) or
+///   [`Client::entries`](crate::Client::entries), store a value that never expires, like a put of
+///   etcd.
 ///
-/// It costs no request where nothing expires, and one more where the expiry that is there was not known. On v2, which has no conditions on other
-/// keys, a field is read before it is set.
+/// Keeping the expiry takes no extra request if nothing expires, and one more if an expiry exists
+/// that was not known before. On v2, which has no conditions on other keys, a field is read before
+/// it is set.
 ///
-/// On v3 a write with `ttl` makes a lease, which stays on the server for its whole time. From five
-/// minutes on, writes with the same time to live share leases and may end a twentieth later; see
-/// [`Expiry::After`]. For a key that is written often, as a sign of life, `.lease(&lease)` with a
-/// lease from [`Client::lease`](crate::Client::lease), or [`publish`](Self::publish), costs less.
-/// Do not revoke a lease that was found at a key: other keys may be attached to it.
+/// On v3 a write with `ttl` creates a lease, which stays on the server until its time has passed.
+/// From five minutes on, writes with the same time to live share leases and may expire up to one
+/// twentieth later; see [`Expiry::After`]. For a key that is written often, such as a heartbeat,
+/// `.lease(&lease)` with a lease from [`Client::lease`](crate::Client::lease), or
+/// [`publish`](Self::publish), costs less. Do not revoke a lease that you found at a key, since
+/// other keys may be attached to it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -75,7 +82,7 @@ use crate::version::{Expect, Versioned, Versions};
 /// let seen = limit.get().await?;
 /// limit.compare_and_swap(&seen, &300).await?;
 ///
-/// // Somebody else was faster: the error carries what is there now.
+/// // Another write came first: the error contains the current value.
 /// let conflict = limit.compare_and_swap(&seen, &350).await.unwrap_err();
 /// assert_eq!(conflict.kind(), ErrorKind::Conflict);
 /// assert_eq!(conflict.current::<u32>().map(|now| **now), Some(300));
@@ -88,12 +95,12 @@ use crate::version::{Expect, Versioned, Versions};
 pub struct Entry<T> {
     context: Shared,
     key: Key,
-    /// Keys that are read when the first is not there.
+    /// Alternative keys, read if the field's own key does not exist.
     aliases: Vec<Key>,
     codec: Codec<T>,
-    /// What the field's value is where no key is.
+    /// The value of the field if no key exists.
     default: Option<fn() -> T>,
-    /// The struct that it is a part of.
+    /// The enclosing struct, if there is one.
     home: Option<Arc<Home>>,
 }
 
@@ -125,7 +132,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self
     }
 
-    /// As a part of this struct.
+    /// Marks the handle as part of this struct.
     pub(super) fn within(mut self, home: Option<Arc<Home>>) -> Self {
         self.home = home;
         self
@@ -137,15 +144,15 @@ impl<T: Send + Sync + 'static> Entry<T> {
         &self.key
     }
 
-    /// The value, or none.
+    /// Reads the value. Returns `None` if the key does not exist.
     ///
-    /// A default of the struct's field is not used here: none means that no key is there. [`get_or_default`](Self::get_or_default) uses it. A
-    /// field with aliases is read from the first alias where its own key is not there, and every other method takes that for its value as well,
-    /// but for [`watch`](Self::watch), which follows the field's own key alone.
+    /// The default of a struct's field is not used here; [`get_or_default`](Self::get_or_default)
+    /// uses it. If a field with aliases has no key of its own, its first existing alias is read.
+    /// All other methods except [`watch`](Self::watch) fall back to the aliases in the same way.
     ///
     /// # Errors
     ///
-    /// `Decode` when what is stored is not a `T`. `IsADirectory` (v2).
+    /// `Decode` if the stored value is not a `T`. `IsADirectory` (v2).
     pub async fn get(&self) -> Result<Option<Versioned<T>>> {
         let work = async {
             let (found, revision) = self.find(self.context.reads).await?;
@@ -154,10 +161,11 @@ impl<T: Send + Sync + 'static> Entry<T> {
         Self::operation("get").run(self.context.retry.one_call(work)).await
     }
 
-    /// The value, or the field's default where no key is there, or none where it has no default either: what a read of the struct has in the
-    /// field.
+    /// Reads the value, or returns the field's default if no key exists. `None` if there is no
+    /// default either. This is what a read of the whole struct returns for the field.
     ///
-    /// Of a default [`Versioned::modified`] is zero. A [`compare_and_swap`](Self::compare_and_swap) with it expects that there is still no key.
+    /// For a default, [`Versioned::modified`] is zero. A
+    /// [`compare_and_swap`](Self::compare_and_swap) with it expects that there is still no key.
     ///
     /// # Errors
     ///
@@ -173,7 +181,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         Self::operation("get").run(self.context.retry.one_call(work)).await
     }
 
-    /// Whether there is a value, of whatever type.
+    /// Whether a value exists, of any type.
     pub async fn exists(&self) -> Result<bool> {
         let work = async {
             for key in self.keys() {
@@ -187,31 +195,31 @@ impl<T: Send + Sync + 'static> Entry<T> {
         Self::operation("exists").run(self.context.retry.one_call(work)).await
     }
 
-    /// Writes the value, whatever is there. The answer is the revision of the write.
+    /// Writes the value unconditionally. Returns the revision of the write.
     ///
-    /// A field of a struct keeps its [expiry](Self#expiry). An entry that stands alone never expires from then on, unless the write names a lease
-    /// or a time to live.
+    /// A field of a struct keeps its [expiry](Self#expiry). A standalone entry never expires after
+    /// this write, unless the write sets a lease or a time to live.
     ///
     /// # Errors
     ///
-    /// `Invalid` when the field's validation rejects the value, `Encode` when it has no stored form, `TooLarge`, `NoSpace`; all of them before or
-    /// instead of a write.
+    /// `Invalid` if the value fails the field's validation, `Encode` if it has no stored form,
+    /// `TooLarge`, `NoSpace`. In all of these cases nothing was written.
     pub fn set(&self, value: &T) -> EntryWrite<T, Revision> {
         self.write("set", value, Ok(None), Self::written)
     }
 
-    /// Writes the value if there is none.
+    /// Writes the value if the key does not exist.
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `AlreadyExists`; then [`Error::current`] is the value that is there.
+    /// As [`set`](Self::set), and `AlreadyExists`. Then [`Error::current`] is the current value.
     pub fn create(&self, value: &T) -> EntryWrite<T, Revision> {
         let mut write = self.write("create", value, Ok(Some(Condition::Absent.into())), Self::written);
         write.refusal = ErrorKind::AlreadyExists;
         write
     }
 
-    /// Writes the value if there is one.
+    /// Writes the value if the key exists.
     ///
     /// # Errors
     ///
@@ -233,51 +241,56 @@ impl<T: Send + Sync + 'static> Entry<T> {
         write
     }
 
-    /// Writes the value if the key is as expected: as it was read (`&Versioned<T>`, `&Option<Versioned<T>>`), or as an [`Expect`] says.
+    /// Writes the value if the key is in the expected state: as it was read (`&Versioned<T>`,
+    /// `&Option<Versioned<T>>`), or as described by an [`Expect`].
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `Conflict`; then [`Error::current`] is the value that is there, from the same round trip (on v2, from a
-    /// second one).
+    /// As [`set`](Self::set), and `Conflict`. Then [`Error::current`] is the current value. It
+    /// comes with the same answer (on v2, from a second request).
     pub fn compare_and_swap<'e>(&self, expected: impl Into<Expect<'e, T>>, value: &T) -> EntryWrite<T, Revision> {
         self.write("compare_and_swap", value, self.expected(expected.into()).map(Some), Self::written)
     }
 
-    /// Deletes the key and returns the [previous](Previous) value. A key that does not exist is no error.
+    /// Deletes the key and returns the [previous](Previous) value. A key that does not exist is not
+    /// an error.
     pub fn delete(&self) -> EntryDelete<T> {
         EntryDelete { entry: self.clone(), expected: Ok(None) }
     }
 
-    /// Deletes the key if it is as expected, and returns the [previous](Previous) value.
+    /// Deletes the key if it is in the expected state, and returns the [previous](Previous) value.
     ///
     /// # Errors
     ///
-    /// `Conflict`; then [`Error::current`] is the value that is there.
+    /// `Conflict`. Then [`Error::current`] is the current value.
     pub fn compare_and_delete<'e>(&self, expected: impl Into<Expect<'e, T>>) -> EntryDelete<T> {
         EntryDelete { entry: self.clone(), expected: self.expected(expected.into()).map(Some) }
     }
 
-    /// Reads, applies `f` and writes the result if the key is still as it was read; else starts again with what is there now. `f` gets the
-    /// field's default when there is no value, or none where it has no default, and gives none to delete the key. The answer is what is stored then.
+    /// Reads the value, applies `f`, and writes the result if the key has not changed since the
+    /// read. Otherwise it starts again with the current value. If there is no value, `f` receives
+    /// the field's default, or `None` without a default. If `f` returns `None`, the key is deleted.
+    /// Returns the value that is stored afterwards.
     ///
-    /// `f` may run several times; what is stored is `f` of the value that it replaced. A result
-    /// that equals the value which was read is not written, in whatever form that value is stored
-    /// (`+7` stays as it is while the value is 7), unless the write names when it expires and that
-    /// is not so already. What is written keeps its [expiry](Self#expiry).
+    /// `f` may run several times; the stored result is always `f` of the value that it replaces. A
+    /// result that equals the value that was read is not written, whatever its stored form (`+7`
+    /// stays as it is while the value is 7), unless the write sets a different expiry. The value
+    /// keeps its [expiry](Self#expiry).
     ///
-    /// The value that a conflict shows is tried at once, without a read. After every fourth attempt there is a wait, with jitter, and the value is
-    /// read anew.
+    /// A conflict returns the current value, which is tried at once without another read. After
+    /// every fourth attempt there is a delay, with jitter, and the value is read again.
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set); `Decode` when what is stored is not a `T`; `Conflict` when the budget of
-    /// [`RetryPolicy::conflict_budget`](crate::RetryPolicy::conflict_budget) is used up.
+    /// As [`set`](Self::set). `Decode` if the stored value is not a `T`. `Conflict` when the budget
+    /// in [`RetryPolicy::conflict_budget`](crate::RetryPolicy::conflict_budget) is used up.
     pub fn modify<'f>(&self, f: impl Fn(Option<T>) -> Option<T> + Send + 'f) -> EntryModify<'f, T> {
         EntryModify { entry: self.clone(), f: Box::new(f), wish: Wish::Keep }
     }
 
-    /// The changes of the key from now on, as a stream that mends itself; await it, or set where it starts first. It follows the field's own
-    /// key alone; the watch of the struct's directory follows the aliases too.
+    /// Watches the changes of the key from now on, as a stream that reconnects by itself. Await the
+    /// result, or first set where the watch starts. The watch follows only the field's own key. A
+    /// watch of the struct's directory also follows the aliases.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -294,8 +307,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
         WatchingEntry::new(context.lessor.roaming().clone(), context.retry.clone(), key.clone(), *codec).with_default(*default)
     }
 
-    /// The value as an always-current view (none: there is no key); see [`Live`](crate::Live). It is what [`get`](Self::get) would read, so
-    /// without the field's default, which a view of the struct has.
+    /// Opens an always-current view of the value (`None` if the key does not exist); see
+    /// [`Live`](crate::Live). It shows what [`get`](Self::get) would return, so without the field's
+    /// default. A view of the whole struct includes defaults.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -307,17 +321,17 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// # Ok(()) }
     /// ```
     pub fn live(&self) -> Viewing<Option<T>> {
-        // An entry has a name, so it has a parent.
+        // An entry is never the root, so it has a parent.
         let directory = self.key.parent().unwrap_or_else(Key::root);
         let span = if self.aliases.is_empty() { Span::Key(self.key.clone()) } else { Span::Below(directory.clone()) };
         let keys = self.keys().filter_map(|key| Some(directory.below(key.as_str().as_bytes())?.to_owned())).collect();
         self.context.view(span, &directory, type_name::<T>(), EntryView::new(keys, self.codec))
     }
 
-    /// Waits until the value (none: there is none, and the field has no default) satisfies `wanted`, and gives it. It looks at the value that is
-    /// there now first.
+    /// Waits until the value satisfies `wanted`, and returns it. `wanted` receives `None` if there
+    /// is neither a value nor a default. The current value is checked first.
     ///
-    /// A value that is not a `T` satisfies nothing.
+    /// A value that cannot be decoded never satisfies `wanted`.
     ///
     /// # Errors
     ///
@@ -325,7 +339,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it costs nothing.
+    /// Dropping the future is safe.
     pub async fn wait_for(&self, wanted: impl Fn(Option<&T>) -> bool) -> Result<Option<Versioned<T>>> {
         let mut changes: EntryChanges<T> = self.watch().await?;
         loop {
@@ -345,12 +359,12 @@ impl<T: Send + Sync + 'static> Entry<T> {
         Operation::new(op, type_name::<T>())
     }
 
-    /// What tells when a write of a part of a struct expires; none of an entry that stands alone.
+    /// The structs that decide when a new key of a struct expires. `None` for a standalone entry.
     pub(super) fn surroundings(&self) -> Option<Surroundings> {
         self.home.as_ref().map(|home| Surroundings::of(Some(home), &self.key))
     }
 
-    /// The field's own key and then its aliases.
+    /// The field's own key, followed by its aliases.
     pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
         std::iter::once(&self.key).chain(&self.aliases)
     }
@@ -359,18 +373,19 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self.context.store.capabilities().transactions
     }
 
-    /// Whether one transaction can be about all keys of the field.
+    /// Whether one transaction can cover all keys of the field.
     fn together(&self) -> bool {
         self.aliases.is_empty() || self.transactional()
     }
 
-    /// [`find`](Self::find), so that a write can be decided by it.
+    /// Like [`find`](Self::find), for a read that a write depends on.
     async fn find_to_write(&self) -> Result<(Option<Found>, Revision)> {
         if self.context.is_guarded() { self.find_in_one().await } else { self.find(Consistency::Linearizable).await }
     }
 
-    /// The first of the keys that is there, and as of which revision. Where it can be asked so, all keys are looked at in one revision: a value that
-    /// moves from an alias to the field's own key is never missed.
+    /// Returns the first of the keys that exists, and the revision of the read. If possible, all
+    /// keys are read at one revision, so that a value that moves from an alias to the field's own
+    /// key is never missed.
     async fn find(&self, consistency: Consistency) -> Result<(Option<Found>, Revision)> {
         if !self.aliases.is_empty() && self.transactional() && consistency == Consistency::Linearizable {
             return self.find_in_one().await;
@@ -387,14 +402,14 @@ impl<T: Send + Sync + 'static> Entry<T> {
         Ok((None, revision))
     }
 
-    /// [`find`](Self::find), in one transaction.
+    /// Like [`find`](Self::find), in one transaction.
     async fn find_in_one(&self) -> Result<(Option<Found>, Revision)> {
         let committed = self.commit(Txn { then: self.look(), ..Txn::default() }).await?;
         let revision = committed.revision;
         Ok((self.seen(committed), revision))
     }
 
-    /// The stored form, validated.
+    /// Validates and encodes a value.
     pub(super) fn encode(&self, value: &T) -> Result<Bytes> {
         self.codec.validate(value).map_err(|reason| {
             let problem = Problem { key: self.key.clone(), kind: ProblemKind::Rejected, reason: reason.to_string(), revision: None };
@@ -418,7 +433,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         })
     }
 
-    /// Whether a condition holds of what is there. Equal values are equal, whatever form of the value is stored.
+    /// Whether a condition holds for a stored value. Values are compared after decoding, so the
+    /// stored form does not matter.
     pub(super) fn holds(&self, condition: &Condition, kv: Option<&KeyValue>) -> bool {
         match (condition, kv) {
             (Condition::Value(value), Some(kv)) => self.codec.is_same(value, &kv.value),
@@ -430,18 +446,18 @@ impl<T: Send + Sync + 'static> Entry<T> {
         Versioned::new(value, versions).secret(self.codec.is_secret())
     }
 
-    /// The field's default, where it has one.
+    /// The default of the field, if there is one.
     fn default(&self) -> Result<Option<T>> {
         let value = self.default.map(|default| contained("the default", || Ok(default()))).transpose();
         value.map_err(|reason| Error::new(ErrorKind::Invalid, self.codec.masked(reason).to_string()).at(&self.key))
     }
 
-    /// Whether this is the stored form of the field's default.
+    /// Whether `bytes` is the stored form of the field's default.
     fn is_default(&self, bytes: &Bytes) -> bool {
         matches!(self.default(), Ok(Some(value)) if self.codec.form(&value).is_ok_and(|stored| stored == *bytes))
     }
 
-    /// What is there now, as a `T`; none also where it is not one.
+    /// The current value. `None` if it does not exist or is not a `T`.
     pub(super) fn present(&self, reply: RangeReply) -> Option<Versioned<T>> {
         let kv = reply.kvs.into_iter().next()?;
         self.decode(Found { at: 0, kv }, reply.revision).ok()
@@ -478,7 +494,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         self.previous_from(0, committed)
     }
 
-    /// The same of operations on the field's keys from this one on.
+    /// Like [`previous`](Self::previous), if the first result is that of the key at index `first`.
     fn previous_from(&self, first: usize, committed: Committed) -> Previous<T> {
         let revision = committed.revision;
         let found = committed.results.into_iter().zip(first..).find_map(|(result, at)| {
@@ -500,18 +516,19 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// Deletes every key of the field: it would otherwise be read from the next alias.
+    /// Deletes every key of the field. Otherwise the next alias would be read in its place.
     pub(super) fn deletes(&self) -> Vec<Op> {
         self.keys().map(|key| Op::Delete { span: Span::Key(key.clone()), previous: true }).collect()
     }
 
-    /// What a compare that failed asks for, so that the answer carries the current value. Without transactions it can only ask for the one key.
+    /// The reads of a failed compare, so that its answer contains the current value. Without
+    /// transactions only one key can be read.
     fn look(&self) -> Vec<Op> {
         let keys = if self.transactional() { usize::MAX } else { 1 };
         self.keys().take(keys).map(|key| Op::Get(Span::Key(key.clone()))).collect()
     }
 
-    /// That the key that is read is the one at `at`, and is so.
+    /// Conditions that a read uses the key at index `at`, and that `condition` holds for it.
     fn compares(&self, at: usize, condition: Condition) -> Vec<Compare> {
         let absent = self.keys().take(at).map(|key| Compare::key(key, Condition::Absent));
         let is = self.keys().nth(at).map(|key| Compare::key(key, condition));
@@ -519,7 +536,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         absent.chain(is).filter(|compare| transactions || compare.span.key() == &self.key).collect()
     }
 
-    /// What a transaction that knows of no answer yet compares: the field's own key, and that no alias is there where none should be.
+    /// The conditions of a first transaction, which knows nothing about the current state. It
+    /// checks the field's own key, and for `Absent` also the aliases.
     pub(super) fn expectation(&self, condition: Condition) -> Vec<Compare> {
         match condition {
             Condition::Absent => self.compares(self.aliases.len(), Condition::Absent),
@@ -527,20 +545,22 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// Whether a write keeps the expiry of what it changes. (That `modify` does it decides by itself.)
+    /// Whether a write keeps the existing expiry. (`modify` decides this by itself.)
     fn keeps(&self, wish: Wish) -> bool {
         wish == Wish::Keep && self.home.is_some()
     }
 
-    /// Performs the operations if the value that is read is as expected, with the expiry that they are to give it.
+    /// Applies the operations if the current value is as expected. Passes them the expiry that they
+    /// must set.
     ///
-    /// What is not known is guessed: that the value is at the field's own key, that its stored form is ours, and that nothing expires. A refused
-    /// transaction shows what is so instead; then it takes two.
+    /// Unknown facts are guessed: that the value is at the field's own key, that its stored form is
+    /// the one this library writes, and that nothing expires. If a guess is wrong, the failed
+    /// transaction returns the facts, and a second one follows.
     async fn write_if(&self, expected: Option<&Expected>, wish: Wish, ops: impl Fn(Expiry) -> Vec<Op>) -> Result<Written> {
         let mut wish = wish;
         if let (true, Some(Expected { seen: Some(seen), .. })) = (self.keeps(wish), expected) {
             match (seen.lease, self.transactional()) {
-                // What was not written since is attached to it still.
+                // A key that was not written since is still attached to this lease.
                 (Some(lease), true) => wish = Wish::Named(Expiry::With(lease)),
                 (None, false) if !seen.has_ttl => wish = Wish::Named(Expiry::Never),
                 _ => {}
@@ -593,8 +613,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// [`write_if`](Self::write_if) where a transaction is about one key alone: whatever decides is read first, and the key is then to be as it was
-    /// found.
+    /// Like [`write_if`](Self::write_if), where a transaction covers only one key. All facts are
+    /// read first. The write then requires that the key has not changed.
     async fn read_and_write_if(&self, expected: Option<&Expected>, wish: Wish, ops: impl Fn(Expiry) -> Vec<Op>) -> Result<Written> {
         let keeps = self.keeps(wish);
         let mut retry = OptimisticRetry::new(&self.context.retry);
@@ -611,7 +631,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             let compares = self.as_found(found.as_ref());
             match self.commit(Txn { compares, then: ops(expiry), otherwise: self.look() }).await {
                 Ok(committed) if committed.succeeded => return Ok(Written::Done(committed)),
-                // The lease that was kept is over.
+                // The kept lease no longer exists.
                 Err(error) if error.kind() != ErrorKind::LeaseLost || !keeps => return Err(error),
                 Ok(_) | Err(_) => {}
             }
@@ -622,14 +642,14 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// When the struct around the key expires, read where it cannot be guessed.
+    /// Reads when the enclosing struct expires, where this cannot be guessed.
     async fn expiry_around(&self) -> Result<Expiry> {
         let mut surroundings = Surroundings::of(self.home.as_ref(), &self.key);
         surroundings.read(&self.context).await?;
         Ok(surroundings.expiry())
     }
 
-    /// That the key is as it was found.
+    /// The conditions that the key has not changed since it was found.
     fn as_found(&self, found: Option<&Found>) -> Vec<Compare> {
         match found {
             Some(found) => self.compares(found.at, Condition::Modified(found.kv.modified)),
@@ -637,7 +657,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// Deletes what is as expected where a transaction is about one key alone.
+    /// Deletes the keys if the value is as expected, where a transaction covers only one key.
     async fn delete_one_by_one(&self, expected: Option<&Expected>) -> Result<Previous<T>> {
         let Some(Expected { condition, .. }) = expected else { return self.delete_each(None).await };
         let mut retry = OptimisticRetry::new(&self.context.retry);
@@ -657,7 +677,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// Deletes key by key, the aliases first; the field's own key, or the alias that was found, only if it is still the same.
+    /// Deletes key by key, aliases first. The key in `expected` is deleted only if it has not
+    /// changed.
     async fn delete_each(&self, expected: Option<Found>) -> Result<Previous<T>> {
         let mut was = Previous::Nothing;
         for (at, key) in self.keys().enumerate().collect::<Vec<_>>().into_iter().rev() {
@@ -669,7 +690,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 let revision = committed.revision;
                 return Err(self.refused(ErrorKind::Conflict, self.seen(committed), revision));
             }
-            // The first key that exists is the one that a read would have used.
+            // A read would have used the first key that exists.
             let previous = self.previous_from(at, committed);
             was = if previous.existed() { previous } else { was };
         }
@@ -681,7 +702,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     fn worn_out(&self) -> Error {
-        Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(&self.key)
+        Error::new(ErrorKind::Conflict, "other writers were faster on every attempt; try again later").at(&self.key)
     }
 
     fn refused(&self, kind: ErrorKind, found: Option<Found>, revision: Revision) -> Error {
@@ -692,7 +713,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
         }
     }
 
-    /// The first of the keys that the answers to [`look`](Self::look) show; others may come after them.
+    /// The first existing key in the answers to [`look`](Self::look). Further answers may follow
+    /// them.
     fn seen(&self, committed: Committed) -> Option<Found> {
         committed.results.into_iter().take(1 + self.aliases.len()).enumerate().find_map(|(at, result)| match result {
             OpResult::Get(reply) => Some(Found { at, kv: reply.kvs.into_iter().next()? }),
@@ -705,7 +727,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
 #[derive(Clone, Debug)]
 pub(super) struct Expected {
     pub(super) condition: Condition,
-    /// What is known of when that expires, if it was read.
+    /// The expiry at the time of the read, if there was one.
     seen: Option<SeenExpiry>,
 }
 
@@ -721,21 +743,21 @@ impl From<Condition> for Expected {
     }
 }
 
-/// What became of a write.
+/// The outcome of a conditional write.
 enum Written {
     Done(Committed),
-    /// This was there instead of what was expected, at this revision.
+    /// The write was refused. Contains the value found instead, and its revision.
     Refused(Option<Found>, Revision),
 }
 
-/// A value and which of the field's keys it is at.
+/// A stored value, and the index of the field's key that holds it.
 #[derive(Clone, Debug)]
 struct Found {
     at: usize,
     kv: KeyValue,
 }
 
-/// Whether a condition on one key holds of what is there, byte for byte.
+/// Whether a condition holds for a stored value, compared byte for byte.
 fn holds(condition: &Condition, kv: Option<&KeyValue>) -> bool {
     match condition {
         Condition::Absent => kv.is_none(),

@@ -1,5 +1,6 @@
-//! When what is written expires. A write that says nothing of it keeps what is there: that of the key, or for a key that is added that of the struct
-//! which the key is a part of. Finding that out costs no request where nothing expires.
+//! Decides when written keys expire. A write that does not set an expiry keeps the existing one:
+//! that of the key, or for a new key that of the enclosing struct. Finding the expiry takes no
+//! extra request if nothing expires.
 
 use std::sync::Arc;
 
@@ -11,17 +12,17 @@ use crate::key::Key;
 use crate::schema::{Stored, Table, Tree, Witnesses};
 use crate::store::{self, Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, Span, Txn};
 
-/// What a write says of when it expires.
+/// The expiry that a write asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// As it is.
+    /// Keep the existing expiry.
     Keep,
-    /// This, for all that is written.
+    /// Set this expiry for everything that is written.
     Named(Expiry),
 }
 
 impl Wish {
-    /// For what is written anew.
+    /// The expiry for a new, standalone key.
     pub(super) fn or_never(self) -> Expiry {
         self.named().unwrap_or(Expiry::Never)
     }
@@ -44,12 +45,12 @@ impl Stored {
     }
 }
 
-/// The struct that a handle is a part of.
+/// The struct that a handle is part of.
 #[derive(Debug)]
 pub(crate) struct Home {
     directory: Key,
     table: &'static Table,
-    /// The struct that this one is a part of.
+    /// The struct that encloses this one.
     outer: Option<Arc<Self>>,
 }
 
@@ -59,10 +60,11 @@ impl Home {
     }
 }
 
-/// When the struct around a key, or around a nested struct, expires: guessed first (never), and known after a refused write.
+/// When the structs around a key or a nested struct expire. The first guess is never. After a
+/// refused write it is known.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Surroundings {
-    /// From the innermost struct on.
+    /// The enclosing structs, from the innermost outwards.
     levels: Vec<Level>,
     known: Option<Known>,
 }
@@ -73,7 +75,7 @@ struct Level {
     witnesses: Witnesses,
 }
 
-/// What a level tells, and the conditions under which that is still so.
+/// The expiry that a level shows, and the conditions under which this remains true.
 #[derive(Clone, Debug)]
 struct Known {
     expiry: Expiry,
@@ -81,7 +83,7 @@ struct Known {
 }
 
 impl Surroundings {
-    /// Those of a key or directory below the innermost struct. What is said of `own` says nothing about what is around it.
+    /// The structs around a key or directory. The key `own` itself is not used as evidence.
     pub(super) fn of(home: Option<&Arc<Home>>, own: &Key) -> Self {
         let homes = std::iter::successors(home, |home| home.outer.as_ref());
         let levels = homes.map(|home| {
@@ -93,7 +95,8 @@ impl Surroundings {
         Self { levels: levels.collect(), known: None }
     }
 
-    /// Those of a directory that is written with this wish: nothing depends on them where the wish names something.
+    /// The structs around a directory that is written with `wish`. Empty if the wish sets an
+    /// expiry, since nothing then depends on them.
     pub(super) fn around(home: Option<&Arc<Home>>, own: &Key, wish: Wish) -> Self {
         if wish.is_named() { Self::default() } else { Self::of(home, own) }
     }
@@ -106,12 +109,12 @@ impl Surroundings {
         self.levels.iter().flat_map(|level| &level.keys)
     }
 
-    /// For a key that is added.
+    /// The expiry of a new key.
     pub(super) fn expiry(&self) -> Expiry {
         self.known.as_ref().map_or(Expiry::Never, |known| known.expiry)
     }
 
-    /// That [`expiry`](Self::expiry) is right.
+    /// The conditions under which [`expiry`](Self::expiry) is right.
     pub(super) fn compares(&self) -> Vec<Compare> {
         match &self.known {
             Some(known) => known.compares.clone(),
@@ -119,12 +122,13 @@ impl Surroundings {
         }
     }
 
-    /// What a write that is refused answers, to be [learnt](Self::learn) from.
+    /// The reads of a refused write, as input for [`learn`](Self::learn).
     pub(super) fn looks(&self) -> Vec<Op> {
         self.keys().map(|key| Op::Get(Span::Key(key.clone()))).collect()
     }
 
-    /// Takes what a refused write answered to its looks; other answers may be among them. Whether the guess was wrong.
+    /// Takes the answers to [`looks`](Self::looks) from a refused write, among other answers.
+    /// Returns whether the guess was wrong.
     pub(super) fn learn(&mut self, results: &[OpResult]) -> bool {
         let found: Vec<_> = self.keys().map(|key| found_in(results, key).cloned()).collect();
         let was_wrong = self.known.is_none() && found.iter().flatten().any(|kv| kv.expiry() != Expiry::Never);
@@ -132,16 +136,17 @@ impl Surroundings {
         was_wrong
     }
 
-    /// Guesses again: what was known is too old.
+    /// Returns to guessing, when the known expiry is out of date.
     pub(super) fn forget(&mut self) {
         self.known = None;
     }
 
-    /// Asks, where the write itself cannot: in several steps, or where a transaction has no conditions on other keys.
+    /// Reads the expiry, where the write itself cannot check it: when it takes several steps, or
+    /// when a transaction cannot have conditions on other keys.
     ///
     /// # Errors
     ///
-    /// Also those of the guards.
+    /// Those of the reads, and those of the guards.
     pub(super) async fn read(&mut self, context: &Context) -> Result<()> {
         if self.is_empty() {
             return Ok(());
@@ -175,7 +180,7 @@ impl Surroundings {
     }
 }
 
-/// What the reads among these answers found at a key.
+/// Finds the value of a key among the answers to reads.
 pub(super) fn found_in<'r>(results: &'r [OpResult], key: &Key) -> Option<&'r KeyValue> {
     results.iter().find_map(|result| match result {
         OpResult::Get(reply) => reply.kvs.iter().find(|kv| kv.key == key.as_str().as_bytes()),
@@ -183,28 +188,29 @@ pub(super) fn found_in<'r>(results: &'r [OpResult], key: &Key) -> Option<&'r Key
     })
 }
 
-/// That a key still expires as it was read.
+/// The condition that a key still has the same expiry.
 pub(super) fn same_expiry(key: &Key, kv: &KeyValue) -> Compare {
     let condition = match (kv.lease, kv.ttl) {
         (Some(lease), _) => Condition::Lease(lease),
-        // A time to live of its own (v2) starts anew with every write.
+        // A time to live without a lease (v2) starts again with every write.
         (None, Some(_)) => Condition::Modified(kv.modified),
         (None, None) => Condition::NeverExpires,
     };
     Compare::key(key, condition)
 }
 
-/// When a key of a struct that was read expires after a write that keeps it; none where the struct itself does not tell, but what is around it.
+/// When a key of a struct that was read expires, after a write that keeps the expiry. `None` if
+/// only the structs around this one can tell.
 pub(super) fn kept(table: &'static Table, tree: &Tree, relative: &str) -> Option<Expiry> {
     if let Some(stored) = tree.get(relative) {
         return Some(keep_in_step(table, tree, relative, stored));
     }
-    // What is moved from an alias to the field's own key.
+    // A write moves the value from an alias to the field's own key.
     let alias = table.aliases_of(relative).iter().find_map(|alias| tree.get(alias));
     alias.or_else(|| around(table, tree, relative).map(|(_, stored)| stored)).map(Stored::expiry)
 }
 
-/// The key that tells when the struct around a key expires, and what is there.
+/// Returns the key that shows when the struct around `relative` expires, and its stored value.
 pub(super) fn around<'t>(table: &'static Table, tree: &'t Tree, relative: &str) -> Option<(String, &'t Stored)> {
     table.structs_around(relative).into_iter().rev().find_map(|(prefix, table)| {
         let witnesses = table.witnesses(relative.get(prefix.len()..).unwrap_or_default());
@@ -215,8 +221,8 @@ pub(super) fn around<'t>(table: &'static Table, tree: &'t Tree, relative: &str) 
     })
 }
 
-/// Times to live are told in whole seconds: one that is that of the struct but for the rounding must not drift away from it, however often the key is
-/// written.
+/// Keeps the time to live of a key equal to that of its struct, if both differ only by rounding to
+/// whole seconds. Otherwise they would drift apart with repeated writes.
 fn keep_in_step(table: &'static Table, tree: &Tree, relative: &str, stored: &Stored) -> Expiry {
     if let (None, Some(own)) = (stored.lease, stored.ttl)
         && let Some((_, Stored { lease: None, ttl: Some(of_struct), .. })) = around(table, tree, relative)
@@ -234,7 +240,7 @@ impl Witnesses {
         }
     }
 
-    /// Which one tells, of what was found for each.
+    /// The index of the key that shows the expiry, given what was found for each key.
     fn tell<T, E: PartialEq>(&self, found: &[Option<T>], expiry: impl Fn(&T) -> E) -> Option<usize> {
         match self {
             Self::First(_) => found.iter().position(Option::is_some),

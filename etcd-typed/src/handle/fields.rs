@@ -1,5 +1,5 @@
-//! `Fields`: what derived handles are filled with. It is not generic over the struct, so that an entry of `u32` is compiled once and not once
-//! for each struct that has one.
+//! `Fields`: creates the fields of derived handles. It is not generic over the struct, so that an
+//! entry of `u32` is compiled once and not for each struct that has one.
 
 use std::sync::Arc;
 
@@ -12,47 +12,47 @@ use crate::key::Key;
 use crate::schema::{Field, Leaves, MapKey, OneLeaf, Presence, Table};
 use crate::value::Codec;
 
-/// The fields of one struct's directory; the derive makes one call for each directory or map, with the field's place in the table, and one for all
-/// leaves that follow one another.
+/// The fields of one struct's directory. The derive generates one call for each directory or map,
+/// with the index of the field in the table, and one call for each group of adjacent leaves.
 #[derive(Debug)]
 pub struct Fields<'a> {
     context: &'a Shared,
     directory: &'a Key,
     table: &'static Table,
-    /// The struct.
+    /// The struct itself.
     home: Arc<Home>,
 }
 
 impl<'a> Fields<'a> {
-    /// Of a struct that may itself be a part of another one.
+    /// Creates the fields of a struct, which may itself be part of another one.
     pub(super) fn new(context: &'a Shared, directory: &'a Key, table: &'static Table, outer: Option<Arc<Home>>) -> Self {
         Self { context, directory, table, home: Home::new(directory.clone(), table, outer) }
     }
 
-    /// A field of one value.
+    /// The handle of a field with one value.
     fn entry<T: Send + Sync + 'static>(&self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Entry<T> {
         let (key, aliases) = self.keys(field);
         let entry = Entry::new(self.context.clone(), key, *codec);
         entry.with_aliases(aliases).with_default(default).within(Some(self.home.clone()))
     }
 
-    /// A nested struct, optional or not.
+    /// The handle of a nested struct, optional or not.
     pub fn dir<N: EtcdSchema>(&self, field: usize) -> N::Handle {
         let optional = self.table.fields.get(field).is_some_and(|field| field.presence == Presence::Optional);
         N::handle(Dir::new(self.context.clone(), self.key(field)).within(Some(self.home.clone())).removable(optional))
     }
 
-    /// A struct whose keys lie beside this one's.
+    /// The handle of a struct whose keys are in this struct's own directory.
     pub fn flatten<N: EtcdSchema>(&self) -> N::Handle {
         N::handle(Dir::new(self.context.clone(), self.directory.clone()).within(Some(self.home.clone())))
     }
 
-    /// A map of structs.
+    /// The handle of a map of structs.
     pub fn dir_map<K: MapKey, N: EtcdSchema>(&self, field: usize) -> DirMap<K, N> {
         DirMap::new(self.context.clone(), self.key(field)).within(self.home.clone())
     }
 
-    /// A map of values.
+    /// The handle of a map of values.
     pub fn entries<K: MapKey, V: Send + Sync + 'static>(&self, field: usize, codec: &Codec<V>) -> EntryMap<K, V> {
         EntryMap::new(self.context.clone(), self.key(field), *codec).within(self.home.clone())
     }
@@ -61,7 +61,7 @@ impl<'a> Fields<'a> {
         self.table.fields.get(field).map_or_else(|| self.directory.clone(), |field| self.directory.descend(field.segment))
     }
 
-    /// The key of a field, and those that are read when it is not there.
+    /// The key of a field, and its aliases.
     fn keys(&self, field: usize) -> (Key, Vec<Key>) {
         let aliases = self.table.fields.get(field).map_or(&[][..], |field: &Field| field.aliases);
         (self.key(field), aliases.iter().map(|alias| self.directory.descend(alias)).collect())
@@ -69,18 +69,18 @@ impl<'a> Fields<'a> {
 }
 
 impl<L: Entries> Leaves<L> {
-    /// The handle of every field.
+    /// Creates the handle of every field.
     pub fn entries(&self, fields: &Fields<'_>) -> L::Entries {
         self.of.entries(self.first, fields)
     }
 }
 
-/// Leaves that follow one another: a tuple of up to twelve.
+/// Adjacent leaves: a tuple of up to twelve.
 pub trait Entries {
-    /// A handle for each.
+    /// A tuple with one handle per leaf.
     type Entries;
 
-    /// The handles.
+    /// Creates the handles. `first` is the index of the first leaf in the table.
     fn entries(&self, first: usize, fields: &Fields<'_>) -> Self::Entries;
 }
 

@@ -1,7 +1,9 @@
-//! Writes under guards: what a handle sends to decide or to do a write goes through here, and on the condition that its guards are held.
+//! Writes under guards. Every request of a handle that decides or does a write passes through this
+//! file and requires that its guards are held.
 //!
-//! A builder's `guarded_by` gives it a [`Context`] of its own with the guard in it. So no way to a commit can miss the guard, and a read that decides
-//! a write is as of a revision at which the guard was held, whether anything is written after it or not.
+//! `guarded_by` on a builder adds the guard to the builder's own [`Context`]. So no commit can miss
+//! the guard. A read that decides a write is from a revision at which the guard was held, even if
+//! nothing is written afterwards.
 
 use std::sync::Arc;
 
@@ -11,7 +13,7 @@ use crate::store::{Committed, Compare, Op, OpResult, Range, RangeReply, Span, Tx
 use crate::turn::{Claim, Guard};
 
 impl Context {
-    /// The same, for writes that are also on the condition that this guard is held.
+    /// Returns a copy whose writes also require that this guard is held.
     pub(super) fn guarded_by(&self, guard: &Guard) -> Shared {
         let mut context = self.clone();
         context.claims.push(guard.claim().clone());
@@ -22,22 +24,23 @@ impl Context {
         !self.claims.is_empty()
     }
 
-    /// What the guards add to the conditions of a transaction.
+    /// The conditions that the guards add to a transaction.
     pub(super) fn guard_compares(&self) -> Vec<Compare> {
         self.claims.iter().flat_map(Claim::compares).collect()
     }
 
-    /// That the guards may be held, and that the store can say so in the transaction that writes.
+    /// Checks that the guards may still be held, and that the store can check them in the
+    /// transaction of the write.
     ///
     /// # Errors
     ///
-    /// `GuardLost`. `Unsupported` without transactions.
+    /// `GuardLost`. `Unsupported` if the store has no transactions.
     pub(super) fn check_guards(&self) -> Result<()> {
         let capabilities = self.store.capabilities();
         if self.is_guarded() && !capabilities.transactions {
             let message = format!(
-                "{} has no transaction over two keys, so nothing can be written on the condition that a guard's key is still the guard's; `verify()` \
-                 asks before a write and `while_held` stops what writes (both leave a moment in between), or use etcd v3",
+                "{} has no transaction over two keys, so a write cannot require that a guard is held; `verify()` checks the guard before a \
+                 write and `while_held` stops the writer (both leave a short gap), or use etcd v3",
                 capabilities.name
             );
             return Err(Error::new(ErrorKind::Unsupported, message));
@@ -45,11 +48,13 @@ impl Context {
         self.claims.iter().try_for_each(Claim::check)
     }
 
-    /// Sends a transaction of a write. That it did not succeed, its guards do not account for.
+    /// Sends the transaction of a write. If the result says that it failed, the reason is not a
+    /// guard.
     ///
     /// # Errors
     ///
-    /// `GuardLost` when a guard was not held, whatever else did not hold: of the same revision and from the same answer.
+    /// `GuardLost` if a guard was not held, whether or not other conditions failed. The same answer
+    /// shows this, so it is from the same revision.
     pub(super) async fn commit(&self, mut txn: Txn) -> Result<Committed> {
         if !self.is_guarded() {
             return self.asked().commit(txn).await;
@@ -70,16 +75,17 @@ impl Context {
         match lost {
             Some((claim, _)) => Err(claim.lost()),
             None if conditional => Ok(committed),
-            // Whoever sends no condition does not ask whether it held.
+            // A caller without conditions does not check whether they held.
             None => Err(Error::new(ErrorKind::Server, "a write was refused although its only condition, a guard, holds")),
         }
     }
 
-    /// Reads a whole span so that a write can be decided by it: never stale, whatever the client's reads are.
+    /// Reads a whole span for a decision about a write. The read is never stale, whatever the
+    /// client is set to.
     ///
     /// # Errors
     ///
-    /// As [`commit`](Self::commit) under guards.
+    /// As [`commit`](Self::commit), under guards.
     pub(super) async fn read_to_write(&self, span: Span) -> Result<RangeReply> {
         if !self.is_guarded() {
             return self.asked().range(Range::of(span)).await;
@@ -87,7 +93,7 @@ impl Context {
         let committed = self.commit(Txn { then: vec![Op::Get(span)], ..Txn::default() }).await?;
         match committed.results.into_iter().next() {
             Some(OpResult::Get(reply)) => Ok(reply),
-            _ => Err(Error::new(ErrorKind::Server, "the answer to a read has nothing that was read")),
+            _ => Err(Error::new(ErrorKind::Server, "the answer to a read contains no result")),
         }
     }
 }

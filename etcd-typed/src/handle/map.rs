@@ -1,4 +1,5 @@
-//! `EntryMap<K, V>`: a directory of values. `DirMap<K, S>`: a directory of directories, each with a struct in it.
+//! `EntryMap<K, V>`: a directory of values. `DirMap<K, S>`: a directory of directories that each
+//! hold a struct.
 
 use std::any::type_name;
 use std::collections::{BTreeMap, VecDeque};
@@ -31,10 +32,11 @@ use crate::turn::Guard;
 use crate::value::Codec;
 use crate::version::Versioned;
 
-/// A directory with one key for each entry of a map.
+/// A handle to a directory with one key for each entry of a map.
 ///
-/// A map key becomes one segment, escaped where it must be, so that any text is a key and none can leave the directory. Keys whose
-/// name starts with `_`, and keys deeper down, are not entries and are left alone. Errors and cancel safety are as for [`Entry`].
+/// A map key becomes one segment, escaped if necessary, so any text can be a key and none can leave
+/// the directory. Keys whose name starts with `_`, and keys in subdirectories, are not entries and
+/// are left alone. Errors and cancel safety are as for [`Entry`].
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -43,7 +45,7 @@ use crate::version::Versioned;
 /// let client = Client::connect("memory:").await?;
 /// let quotas = client.entries::<String, u64>("/app/quotas")?;
 /// quotas.entry("acme")?.set(&1000).await?;
-/// quotas.entry("../evil")?.set(&1).await?; // any text is a key, and none leaves the directory
+/// quotas.entry("../evil")?.set(&1).await?; // any text can be a key, and none leaves the directory
 /// assert_eq!(quotas.get().await?.len(), 2);
 ///
 /// let mut entries = quotas.stream();
@@ -57,7 +59,7 @@ pub struct EntryMap<K, V> {
     context: Shared,
     key: Key,
     codec: Codec<V>,
-    /// The struct that it is a part of.
+    /// The struct that contains the map, if there is one.
     home: Option<Arc<Home>>,
     keys: PhantomData<fn() -> K>,
 }
@@ -80,23 +82,23 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
         Self { context, key, codec, home: None, keys: PhantomData }
     }
 
-    /// As a part of this struct.
+    /// Marks the handle as part of this struct.
     pub(super) fn within(mut self, home: Arc<Home>) -> Self {
         self.home = Some(home);
         self
     }
 
-    /// The directory, from the root of the store.
+    /// The key of the directory, from the root of the store.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// The entry of this map key. Nothing is asked of the store.
+    /// The handle of the entry with this map key. Sends no request.
     ///
     /// # Errors
     ///
-    /// `InvalidKey` when the key's stored form is not text.
+    /// `InvalidKey` if the stored form of the map key is not text.
     pub fn entry<Q>(&self, key: &Q) -> Result<Entry<V>>
     where
         Q: ToOwned<Owned = K> + ?Sized,
@@ -104,11 +106,12 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
         Ok(Entry::new(self.context.clone(), child(&self.key, &key.to_owned())?, self.codec).within(self.home.clone()))
     }
 
-    /// All entries, from one revision.
+    /// Reads all entries from one revision.
     ///
     /// # Errors
     ///
-    /// `Invalid`; [`Error::problems`] lists every entry that is undecodable or whose key's name is not one of ours.
+    /// `Invalid`: [`Error::problems`] lists every entry that cannot be decoded or whose name is not
+    /// valid.
     pub async fn get(&self) -> Result<Versioned<BTreeMap<K, V>>> {
         let work = async {
             let span = Span::Below(self.key.clone());
@@ -120,8 +123,9 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
         Self::operation("get").run(work).await
     }
 
-    /// Makes the directory hold exactly these entries: one read, and one transaction that starts again if something changed in between. All of them
-    /// expire as the write says; if it says nothing they never do, or with the struct that the map is a part of.
+    /// Makes the directory contain exactly these entries: one read and one transaction, which
+    /// starts again if something has changed in between. All entries expire as the write says. If
+    /// the write does not say, they never expire, or expire with the struct that contains the map.
     ///
     /// # Errors
     ///
@@ -131,7 +135,8 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
         MapWrite::new(&self.context, &self.key, self.home.as_ref(), self.owner(), encoded, Self::operation("set"))
     }
 
-    /// What [`set`](Self::set) of these entries would write and delete now, and nothing is written; see [`Dir::diff`].
+    /// Returns what [`set`](Self::set) of these entries would write and delete now, without writing
+    /// anything; see [`Dir::diff`].
     ///
     /// # Errors
     ///
@@ -141,7 +146,8 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
         Self::operation("diff").run(Diff::read(&self.context, &self.key, self.owner(), encoded)).await
     }
 
-    /// Everything that is wrong with what is stored now; see [`Dir::check`]. Keys deeper down are not in the schema.
+    /// Lists every problem in the stored map; see [`Dir::check`]. Keys in subdirectories are not in
+    /// the schema.
     ///
     /// # Errors
     ///
@@ -151,7 +157,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
         Self::operation("check").run(read).await
     }
 
-    /// The changes of the entries from now on; see [`Dir::watch`].
+    /// Watches the changes of the entries from now on; see [`Dir::watch`].
     pub fn watch(&self) -> Watching<Keyed<K, Change<V>>, BTreeMap<K, V>> {
         let (codec, map) = (self.codec, self.clone());
         let typed = Typed::new(
@@ -162,25 +168,29 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
         Watching::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
-    /// The map as an always-current view. A change of one entry costs O(log n). See [`Live`](crate::Live).
+    /// Opens an always-current view of the map. A change of one entry costs O(log n). See
+    /// [`Live`](crate::Live).
     ///
-    /// The map of the view is in the order of its keys. `created()` of its states is not known and is zero.
+    /// The map in the view is in the order of its keys. `created()` of its states is unknown and
+    /// returns zero.
     pub fn live(&self) -> Viewing<LiveMap<K, V>> {
         self.context.view(Span::Below(self.key.clone()), &self.key, type_name::<V>(), EntriesView::new(self.codec))
     }
 
-    /// The entries in the order of their keys' stored form, in pages of one revision, for directories that do not fit in memory. An entry that cannot
-    /// be decoded is an item, not the end.
+    /// Reads the entries in pages of one revision, in the order of the stored form of their keys.
+    /// Use it for directories that do not fit in memory. An entry that cannot be decoded is an item
+    /// and does not end the stream.
     ///
     /// # Errors
     ///
-    /// Items: `Decode` names the key. `HistoryLost` ends it when the revision was compacted meanwhile. On a store without past revisions (v2)
-    /// the whole directory is one answer.
+    /// `Decode` for an entry, with its key. `HistoryLost` ends the stream if the revision was
+    /// compacted in the meantime. On a store without past revisions (v2) the whole directory is one
+    /// answer.
     pub fn stream(&self) -> EntryPages<K, V> {
         self.stream_in_pages_of(10_000)
     }
 
-    /// [`stream`](Self::stream) with pages of at most so many keys (at least one).
+    /// Like [`stream`](Self::stream), with at most `limit` keys per page (at least one).
     pub fn stream_in_pages_of(&self, limit: usize) -> EntryPages<K, V> {
         let paging = Paging { map: self.clone(), limit: limit.max(1), revision: None, after: None, page: VecDeque::new(), done: false };
         EntryPages { items: Box::pin(stream::unfold(paging, Paging::next)) }
@@ -200,13 +210,13 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     }
 }
 
-/// The key of a map's entry.
+/// The key of a map entry.
 fn child<K: MapKey>(directory: &Key, key: &K) -> Result<Key> {
     let segment = schema::segment_of(key).map_err(|reason| Error::new(ErrorKind::InvalidKey, reason.to_string()).at(directory))?;
     Ok(directory.descend(&segment))
 }
 
-/// A write of a whole map that happens when it is awaited. The answer is its revision.
+/// A write of a whole map. It runs when it is awaited and returns its revision.
 #[must_use = "a write does nothing until it is awaited"]
 pub struct MapWrite {
     context: Shared,
@@ -216,7 +226,7 @@ pub struct MapWrite {
     wish: Wish,
     atomicity: Atomicity,
     operation: Operation,
-    /// The struct that the map is a part of.
+    /// The struct that contains the map, if there is one.
     home: Option<Arc<Home>>,
 }
 
@@ -226,35 +236,38 @@ impl MapWrite {
         Self { context: context.clone(), key: key.clone(), owner, encoded, wish, atomicity, operation, home }
     }
 
-    /// Every entry that is written vanishes by itself after this time.
+    /// Lets every written entry expire after this time.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.wish = Wish::Named(Expiry::After(ttl));
         self
     }
 
-    /// Every entry that is written vanishes with this lease.
+    /// Attaches every written entry to this lease.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
         self.wish = Wish::Named(Expiry::With(lease.into()));
         self
     }
 
-    /// No entry ever expires, also where the map is a part of a struct that does.
+    /// Stores the entries without expiry, even if the map is part of a struct that expires.
     pub fn permanent(mut self) -> Self {
         self.wish = Wish::Named(Expiry::Never);
         self
     }
 
-    /// Allows to write in several steps; see [`DirWrite::non_atomic`](crate::DirWrite::non_atomic).
+    /// Allows several steps instead of one transaction; see
+    /// [`DirWrite::non_atomic`](crate::DirWrite::non_atomic).
     pub fn non_atomic(mut self) -> Self {
         self.atomicity = Atomicity::NonAtomic;
         self
     }
 
-    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    /// Applies the write only while this guard is held; see
+    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
     ///
     /// # Errors
     ///
-    /// `GuardLost`; nothing was written, or with `.non_atomic()` nothing but [`Error::written`]. `Unsupported` on v2.
+    /// `GuardLost`: nothing was written, or with `.non_atomic()` only [`Error::written`].
+    /// `Unsupported` on v2.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.context = self.context.guarded_by(guard);
         self
@@ -280,7 +293,7 @@ impl fmt::Debug for MapWrite {
     }
 }
 
-/// The entries of a map, page by page; from [`EntryMap::stream`].
+/// The entries of a map, page by page; created by [`EntryMap::stream`].
 pub struct EntryPages<K, V> {
     items: Pin<Box<dyn Stream<Item = PageItem<K, V>> + Send>>,
 }
@@ -288,7 +301,7 @@ pub struct EntryPages<K, V> {
 type PageItem<K, V> = Result<(K, Versioned<V>)>;
 
 impl<K, V> EntryPages<K, V> {
-    /// The next entry; none after the last.
+    /// Returns the next entry, or `None` after the last.
     ///
     /// # Cancel safety
     ///
@@ -366,14 +379,15 @@ impl<K: MapKey, V: Send + Sync + 'static> Paging<K, V> {
     }
 }
 
-/// A directory with one directory for each entry of a map, and a struct in each.
+/// A handle to a directory that contains one subdirectory with a struct for each entry of a map.
 ///
-/// Map keys are as for [`EntryMap`]. A directory is an entry if one of the struct's required keys is in it, or any of its keys if it has no required key. An entry
-/// is removed with everything below its directory. See [`Dir`](Dir#structs-that-may-be-absent).
+/// Map keys are as for [`EntryMap`]. A subdirectory is an entry if it contains one of the struct's
+/// required keys, or any of its keys if it has no required key. An entry is removed with everything
+/// below its directory. See [`Dir`](Dir#structs-that-may-be-absent).
 pub struct DirMap<K, S> {
     context: Shared,
     key: Key,
-    /// The struct that it is a part of.
+    /// The struct that contains the map, if there is one.
     home: Option<Arc<Home>>,
     types: PhantomData<fn() -> (K, S)>,
 }
@@ -395,23 +409,24 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
         Self { context, key, home: None, types: PhantomData }
     }
 
-    /// As a part of this struct.
+    /// Marks the handle as part of this struct.
     pub(super) fn within(mut self, home: Arc<Home>) -> Self {
         self.home = Some(home);
         self
     }
 
-    /// The directory, from the root of the store.
+    /// The key of the directory, from the root of the store.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// The handle of the struct at this map key. Nothing is asked of the store. Its `delete` removes the entry, with everything below its directory.
+    /// The handle of the struct with this map key. Sends no request. Its `delete` removes the
+    /// entry, with everything below its directory.
     ///
     /// # Errors
     ///
-    /// `InvalidKey` when the key's stored form is not text.
+    /// `InvalidKey` if the stored form of the map key is not text.
     pub fn dir<Q>(&self, key: &Q) -> Result<S::Handle>
     where
         Q: ToOwned<Owned = K> + ?Sized,
@@ -419,11 +434,11 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
         Ok(S::handle(Dir::new(self.context.clone(), child(&self.key, &key.to_owned())?).within(self.home.clone()).removable(true)))
     }
 
-    /// The map keys that are there, in order.
+    /// Lists the map keys that exist, in order.
     ///
     /// # Errors
     ///
-    /// `Invalid` lists every directory whose name is not one of ours.
+    /// `Invalid` lists every subdirectory whose name is not valid.
     pub async fn keys(&self) -> Result<Vec<K>> {
         let work = async {
             let reply = self.context.read(Span::Below(self.key.clone()), true).await.map_err(|error| error.at(&self.key))?;
@@ -433,11 +448,11 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
         Self::operation("keys").run(work).await
     }
 
-    /// All structs, from one revision.
+    /// Reads all structs from one revision.
     ///
     /// # Errors
     ///
-    /// `Invalid` lists every field of every struct that is wrong.
+    /// `Invalid` lists every wrong field of every struct.
     pub async fn get(&self) -> Result<Versioned<BTreeMap<K, S>>> {
         let work = async {
             let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
@@ -447,7 +462,8 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
         Self::operation("get").run(work).await
     }
 
-    /// Makes the directory hold exactly these structs, as [`EntryMap::set`] does for values. Other entries are removed with everything below them.
+    /// Makes the directory contain exactly these structs, as [`EntryMap::set`] does for values.
+    /// Other entries are removed with everything below them.
     ///
     /// # Errors
     ///
@@ -457,7 +473,8 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
         MapWrite::new(&self.context, &self.key, self.home.as_ref(), Owner::Dirs(S::TABLE), encoded, Self::operation("set"))
     }
 
-    /// What [`set`](Self::set) of these structs would write and delete now, and nothing is written; see [`Dir::diff`].
+    /// Returns what [`set`](Self::set) of these structs would write and delete now, without writing
+    /// anything; see [`Dir::diff`].
     ///
     /// # Errors
     ///
@@ -467,7 +484,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
         Self::operation("diff").run(Diff::read(&self.context, &self.key, Owner::Dirs(S::TABLE), encoded)).await
     }
 
-    /// Everything that is wrong with what is stored now; see [`Dir::check`].
+    /// Lists every problem in the stored map; see [`Dir::check`].
     ///
     /// # Errors
     ///
@@ -477,13 +494,14 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
         Self::operation("check").run(read).await
     }
 
-    /// The changes of all structs from now on; see [`Dir::watch`].
+    /// Watches the changes of all structs from now on; see [`Dir::watch`].
     pub fn watch(&self) -> Watching<Keyed<K, S::Change>, BTreeMap<K, S>> {
         let typed = Typed::new(S::TABLE.pattern(), |delta, out| delta.all_dirs::<K, S, _>(|change| change, out), decode_dirs::<K, S>);
         Watching::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
-    /// The map as an always-current view, as [`EntryMap::live`] is for values. A change in one struct costs what that struct costs, and O(log n).
+    /// Opens an always-current view of the map, as [`EntryMap::live`] does for values. A change of
+    /// one struct costs the decoding of that struct and O(log n).
     pub fn live(&self) -> Viewing<LiveMap<K, S>> {
         self.context.view(Span::Below(self.key.clone()), &self.key, S::TABLE.pattern(), DirsView::new())
     }

@@ -1,5 +1,6 @@
-//! The typed surface: what is done to one key, to a struct's directory, to a map, to a directory without a schema, and in one transaction.
-//! How bytes become values is `value.rs` and `schema.rs`; what a store does with a transaction is `store.rs`.
+//! The typed handles: operations on one key, on a struct's directory, on a map, on a directory
+//! without a schema, and transactions. `value.rs` and `schema.rs` convert bytes to values.
+//! `store.rs` defines what a store does with a transaction.
 
 mod dir;
 mod directory;
@@ -38,34 +39,35 @@ use crate::telemetry::{Ongoing, Operation, Pattern};
 use crate::turn::Claim;
 use crate::version::Versioned;
 
-/// What all handles of one client share.
+/// The state that all handles of one client share.
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) retry: RetryPolicy,
     pub(crate) reads: Consistency,
-    /// What its live views are fed by.
+    /// The watches that feed the client's live views.
     pub(crate) upstreams: Arc<Upstreams>,
-    /// Where its leases come from.
+    /// The source of the client's leases.
     pub(crate) lessor: Arc<Lessor>,
-    /// The guards under which it writes; none but in a builder that was given some.
+    /// The guards of a write. Empty except in a builder that was given guards.
     pub(crate) claims: Vec<Claim>,
 }
 
 impl Context {
-    /// The store, to be asked something: the client is used on the current runtime.
+    /// The store, for a request. Also records that the client is used on the current runtime.
     pub(crate) fn asked(&self) -> &Arc<dyn Store> {
         self.lessor.runtimes().note();
         &self.store
     }
 
-    /// Reads a whole span as of now.
+    /// Reads the current state of a whole span.
     async fn read(&self, span: Span, keys_only: bool) -> Result<RangeReply> {
         self.asked().range(Range { keys_only, consistency: self.reads, ..Range::of(span) }).await
     }
 
-    /// Reads a whole directory as of now, for the operation `op` on a struct with this table. What does not need to know the struct is here and compiled
-    /// once; [`Found::decode`] is for each struct.
+    /// Reads the current state of a whole directory, for the operation `op` on a struct with this
+    /// table. This part does not depend on the struct and is compiled once; [`Found::decode`] is
+    /// compiled for each struct.
     async fn find(&self, op: &'static str, table: &Table, directory: &Key) -> Result<Found> {
         let ongoing = Operation::new(op, table.pattern()).begin();
         let read = ongoing.run(self.read(Span::Below(directory.clone()), false));
@@ -73,7 +75,7 @@ impl Context {
         Ok(Found { tree: schema::tree_in_turns(directory, reply.kvs).await, revision: reply.revision, ongoing })
     }
 
-    /// A live view of what lies below a directory, or of keys in it.
+    /// Opens a live view of a directory, or of keys in it.
     fn view<T>(&self, span: Span, directory: &Key, pattern: Pattern, view: impl View<State = T>) -> Viewing<T>
     where
         T: Send + Sync + 'static,
@@ -83,11 +85,11 @@ impl Context {
     }
 }
 
-/// What lies in a directory.
+/// The contents of a directory.
 struct Found {
     tree: Tree,
     revision: Revision,
-    /// Decoding is a part of the operation.
+    /// The operation, which also covers the decoding.
     ongoing: Ongoing,
 }
 
@@ -103,5 +105,5 @@ impl fmt::Debug for Context {
     }
 }
 
-/// Handles hold it so that they are cheap to clone.
+/// Shared by reference, so that cloning a handle is cheap.
 pub(crate) type Shared = Arc<Context>;

@@ -1,7 +1,9 @@
-//! A whole directory, page by page: what does not fit into the first page is read in several parts side by side.
+//! Reads a whole directory page by page. What does not fit into the first page is read in several
+//! parts at the same time.
 //!
-//! One page after the other leaves the server idle while its answer is read, and makes it count all keys that are left for each of them. A part that ends at
-//! a known key needs neither. Where such keys are is guessed, see [`borders`]; a bad guess costs a small request.
+//! Reading one page after the other leaves the server idle while the client processes its answer.
+//! It also makes the server count all remaining keys for each page. A part that ends at a given key
+//! needs neither. These keys are guessed, see [`borders`]; a wrong guess costs one small request.
 
 mod borders;
 
@@ -19,26 +21,26 @@ use crate::revision::Revision;
 use crate::schema::AT_ONCE;
 use crate::store::{KeyValue, Range, RangeReply, Span};
 
-/// Keys in the first page: what nearly all directories fit in.
+/// The number of keys in the first page. Nearly all directories fit into it.
 const FIRST_PAGE: usize = 10_000;
 
-/// Keys in the pages after it, and about how many bytes of them: what is here of a page is memory.
+/// The limits of each further page, in keys and in approximate bytes. A page is held in memory.
 const LARGEST_PAGE: usize = 25_000;
 const LARGEST_PAGE_BYTES: usize = 8 * 1024 * 1024;
 
-/// Parts that are read side by side.
+/// The number of parts that are read at the same time.
 const PARTS: usize = 4;
 
-/// How often a read of several pages starts again.
+/// How often a read of several pages may start again.
 const RESTARTS: u32 = 8;
 
-/// Why pages do not go on.
+/// Where reading pages failed.
 enum Stopped {
     AtFirst(Error),
     BetweenPages(Error),
 }
 
-/// A page of a part that ends with `until`, or of the last one.
+/// A page of the part that ends with `until`, or of the last part.
 struct Page {
     reply: RangeReply,
     until: Option<Bytes>,
@@ -46,8 +48,9 @@ struct Page {
 }
 
 impl Context {
-    /// Reads a whole span as of now, and hands each page to `take`, in the order of their keys, while the server is at others. What it took is void where
-    /// `begin` is called again.
+    /// Reads a whole span and passes each page to `take`, in the order of the keys, while further
+    /// pages are read. When the read starts again, `begin` creates a new value, and the old one is
+    /// dropped.
     pub(super) async fn read_pages<T>(
         &self,
         span: &Span,
@@ -83,7 +86,8 @@ impl Context {
         loop {
             let Page { reply, until, limit } = page;
             if until.is_some() && !reply.more && reply.kvs.len() < limit / 8 {
-                // The keys are not where they were expected. One part after the other then.
+                // The keys are not where they were expected. Read the parts one after the other
+                // from now on.
                 parts = 1;
             }
             if let Some(last) = reply.kvs.last().filter(|_| reply.more) {
@@ -92,7 +96,7 @@ impl Context {
                     under_way.push_front(read(Some(revision), Some(after), until, limit));
                 } else {
                     let limit = limit_after(&reply.kvs);
-                    // Of somewhat fewer keys than a page may have.
+                    // With fewer keys than a page may have, to leave room for an inexact guess.
                     for border in borders(span, &reply.kvs, limit - limit / 8, parts - 1) {
                         under_way.push_back(read(Some(revision), Some(after), Some(border.clone()), limit));
                         after = border;
@@ -101,7 +105,7 @@ impl Context {
                 }
             }
             let took = async {
-                // First the requests have to be on their way.
+                // Yield first, so that the requests are sent.
                 yield_now().await;
                 take_in_turns(&mut taken, reply.kvs, &take).await;
             };
@@ -114,7 +118,7 @@ impl Context {
     }
 }
 
-/// Hands over a page in parts, without keeping others from the thread.
+/// Passes a page on in parts, yielding in between, so that it does not block the thread.
 async fn take_in_turns<T>(taken: &mut T, page: Vec<KeyValue>, take: &impl Fn(&mut T, Vec<KeyValue>)) {
     if page.len() <= AT_ONCE {
         return take(taken, page);
@@ -126,7 +130,8 @@ async fn take_in_turns<T>(taken: &mut T, page: Vec<KeyValue>, take: &impl Fn(&mu
     }
 }
 
-/// How many keys the pages after this one may have, if they are as long on average.
+/// The number of keys for the following pages, if their entries have the same average size as those
+/// in this page.
 fn limit_after(page: &[KeyValue]) -> usize {
     let bytes: usize = page.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
     LARGEST_PAGE_BYTES.saturating_mul(page.len()).checked_div(bytes).unwrap_or(LARGEST_PAGE).clamp(1, LARGEST_PAGE)

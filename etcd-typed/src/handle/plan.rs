@@ -1,4 +1,5 @@
-//! What a write of many keys comes to: which are put, which deleted, under which conditions. Deciding it is pure; `plan/commit.rs` sends it.
+//! The effect of a write of many keys: which keys are put, which are deleted, and under which
+//! conditions. This file decides; `plan/commit.rs` sends.
 
 mod commit;
 
@@ -10,20 +11,21 @@ use crate::revision::Revision;
 use crate::schema::{Encoded, Removable, Table, Tree, removable_in_map};
 use crate::store::{Compare, Condition, Expiry, Op, Span};
 
-/// Writes below one directory; keys are relative to it.
+/// Writes below one directory. Keys are relative to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) puts: Vec<Put>,
     pub(super) deletes: Vec<String>,
-    /// Directories that are deleted with all that is below them. Nothing is put there.
+    /// Directories that are deleted with everything below them. Nothing is put there.
     pub(super) removals: Vec<Removal>,
 }
 
-/// A directory that is deleted with all that is below it, whether the schema knows it or not.
+/// A directory that is deleted with everything below it, including keys that are not in the schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Removal {
     pub(super) directory: String,
-    /// Only if nothing was written below it since then; for a plan of several steps, in which no other condition says so.
+    /// If set, the directory is deleted only if no key below it was written after this revision.
+    /// Used when a plan is sent in several steps, in which no other condition covers this.
     since: Option<Revision>,
 }
 
@@ -32,13 +34,14 @@ impl Removal {
         Self { directory: directory.to_owned(), since: None }
     }
 
-    /// The keys of this tree that it deletes.
+    /// The keys of `tree` that this removal deletes.
     pub(super) fn keys<'t>(&self, tree: &'t Tree) -> impl Iterator<Item = &'t String> + use<'_, 't> {
         let from = if self.directory.is_empty() { String::new() } else { format!("{}/", self.directory) };
         tree.range(from..).map(|(key, _)| key).take_while(|key| self.has(key))
     }
 
-    /// That nothing in it changed, appeared or vanished since `revision`, when these keys were there. Keys are relative to `directory`.
+    /// The conditions that nothing below this directory was changed, added or deleted since
+    /// `revision`, when it contained `basis`. Keys are relative to `directory`.
     pub(super) fn unchanged(&self, directory: &Key, revision: Revision, basis: &[(String, Revision)]) -> Vec<Compare> {
         let below = basis.iter().filter(|(key, _)| self.has(key)).filter_map(|(key, modified)| {
             let relative = if self.directory.is_empty() { key } else { key.get(self.directory.len() + 1..)? };
@@ -47,13 +50,14 @@ impl Removal {
         unchanged(&place(directory, &self.directory), revision, &below.collect::<Vec<_>>())
     }
 
-    /// Whether it deletes this key.
+    /// Whether this removal deletes `key`.
     fn has(&self, key: &str) -> bool {
         is_below(&self.directory, key)
     }
 }
 
-/// Whether a key is below a directory, both relative to the same one. All are below the empty one.
+/// Whether a key is below a directory; both are relative to the same directory. Every key is below
+/// the empty one.
 pub(super) fn is_below(directory: &str, key: &str) -> bool {
     directory.is_empty() || key.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
 }
@@ -62,7 +66,7 @@ pub(super) fn is_below(directory: &str, key: &str) -> bool {
 pub(super) struct Put {
     pub(super) key: String,
     pub(super) value: Bytes,
-    /// When it expires; none: with the struct around what is written.
+    /// When the key expires. `None`: with the enclosing struct.
     pub(super) expiry: Option<Expiry>,
 }
 
@@ -72,7 +76,8 @@ impl Put {
     }
 }
 
-/// Which keys below a directory a handle owns: those of a struct, or those of a map that fills the directory.
+/// The keys below a directory that belong to a handle: those of a struct, or those of a map that
+/// fills the directory.
 #[derive(Clone, Copy)]
 pub(super) enum Owner {
     Struct(&'static Table),
@@ -80,7 +85,7 @@ pub(super) enum Owner {
     Dirs(&'static Table),
     /// A map of values.
     Entries {
-        /// Whose values are not to be shown.
+        /// Whether the values must not be shown.
         secret: bool,
     },
 }
@@ -95,7 +100,7 @@ impl Owner {
         }
     }
 
-    /// Whether the value of a key of the owner is not to be shown.
+    /// Whether the value of a key must not be shown.
     pub(super) fn is_secret(self, relative: &str) -> bool {
         match self {
             Self::Struct(table) => table.is_secret(relative),
@@ -104,7 +109,7 @@ impl Owner {
         }
     }
 
-    /// Whether which keys there are depends on what is stored.
+    /// Whether the set of keys depends on what is stored.
     pub(super) fn has_maps(self) -> bool {
         match self {
             Self::Struct(table) => !table.map_directories().is_empty(),
@@ -133,7 +138,8 @@ impl Owner {
         }
     }
 
-    /// The directories around a key that may be absent and are removed as a whole, from the outermost to the innermost.
+    /// The directories around a key that may be absent and are removed as a whole, from the
+    /// outermost to the innermost.
     pub(super) fn removable_around(self, relative: &str) -> Vec<Removable<'_>> {
         match self {
             Self::Struct(table) => table.removable_around(relative),
@@ -142,7 +148,8 @@ impl Owner {
         }
     }
 
-    /// Everything of `encoded` is put and everything else of the owner's is deleted, whatever is stored. Only without maps.
+    /// Plans a write without knowledge of what is stored: puts everything in `encoded`, and deletes
+    /// all other keys that belong to the handle. Only for structs without maps.
     pub(super) fn overwrite(self, encoded: Encoded) -> Plan {
         let mut plan = Plan::default();
         for key in self.absent_keys(&encoded) {
@@ -151,13 +158,15 @@ impl Owner {
         Plan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
     }
 
-    /// The same, where it is known what is stored: what a write with maps does, and what every write would do.
+    /// Plans the same write when the stored keys are known. Writes with maps use it, and `diff`
+    /// uses it to predict every write.
     pub(super) fn replace(self, tree: &Tree, encoded: Encoded) -> Plan {
         let mut plan = Plan::default();
         for key in self.superseded(tree.keys(), &encoded) {
             self.delete(key, &encoded, &mut plan);
         }
-        // An absent optional directory is removed even if it holds only foreign keys: `overwrite`, which reads nothing first, does the same.
+        // Removes an absent optional directory even if it contains only unknown keys, as
+        // `overwrite` does, which reads nothing first.
         for key in tree.keys().filter(|key| !self.owns(key)) {
             let around = self.removable_around(key);
             if around.iter().find(|removable| !removable.is_encoded(&encoded)).is_some_and(|removable| !removable.is_entry) {
@@ -167,8 +176,9 @@ impl Owner {
         Plan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
     }
 
-    /// Only what differs: what is stored decodes to `old`. What is left over from a struct that is absent before and after stays: it may be one that
-    /// somebody is just writing, key by key. It goes if the struct around it is added.
+    /// Plans to write only the differences. `old` is the decoded state. Leftover keys of a struct
+    /// that is absent before and after are kept, since another client may just be writing that
+    /// struct key by key. They are deleted if the enclosing struct is added.
     pub(super) fn difference<'k>(self, stored: impl Iterator<Item = &'k String>, old: &Encoded, new: &Encoded) -> Plan {
         let puts = new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes));
         let mut plan = Plan { puts: puts.map(|(key, bytes)| Put::new((key.clone(), bytes.clone()))).collect(), ..Plan::default() };
@@ -183,9 +193,10 @@ impl Owner {
         plan.each_once()
     }
 
-    /// Adds the deletion of a key, with all of the outermost directory around it that is to be absent.
+    /// Deletes a key. If it is in a directory that will be absent, removes the outermost such
+    /// directory instead.
     fn delete(self, key: &str, encoded: &Encoded, plan: &mut Plan) {
-        // The keys of a directory mostly follow one another.
+        // The keys of a directory are mostly adjacent.
         if plan.removals.last().is_some_and(|removal| removal.has(key)) {
             return;
         }
@@ -195,7 +206,8 @@ impl Owner {
         }
     }
 
-    /// The directories that are absent in `old` and not in `new`. What was read does not tell what may be left over in them.
+    /// The directories that are absent in `old` and present in `new`. Leftover keys in them are not
+    /// known from what was read.
     pub(super) fn added(self, old: &Encoded, new: &Encoded) -> Vec<String> {
         let mut added: Vec<String> = Vec::new();
         for key in new.keys().filter(|key| !old.contains_key(*key)) {
@@ -208,8 +220,8 @@ impl Owner {
         added
     }
 
-    /// [`difference`](Self::difference) where only the keys that `old` was read from are known: of a field that has no value any more the aliases go
-    /// too, of which one may be there unread.
+    /// Like [`difference`](Self::difference), if only the keys in `basis` are known. For a field
+    /// that no longer has a value, all aliases are deleted too, since an unread alias may exist.
     pub(super) fn difference_to_read(self, basis: &[(String, Revision)], old: &Encoded, new: &Encoded) -> Plan {
         let already_absent = self.absent_keys(old);
         let is_read = |key: &String| basis.iter().any(|(read, _)| read == key);
@@ -217,7 +229,7 @@ impl Owner {
         self.difference(basis.iter().map(|(key, _)| key).chain(&unread), old, new)
     }
 
-    /// The keys of the owner that are stored and have no place beside `encoded`.
+    /// The stored keys that belong to the handle but not to the new state `encoded`.
     fn superseded<'k>(self, stored: impl Iterator<Item = &'k String>, encoded: &Encoded) -> Vec<&'k String> {
         let absent = self.absent_keys(encoded);
         let fixed = self.fixed_keys();
@@ -225,7 +237,7 @@ impl Owner {
         stored.filter(|key| self.owns(key) && gone(key)).collect()
     }
 
-    /// That no key of the owner is there.
+    /// The conditions that no key of the handle exists.
     pub(super) fn nothing_there(self, directory: &Key) -> Vec<Compare> {
         let fixed = self.fixed_keys();
         let keys = fixed.iter().map(|relative| Compare::key(&directory.descend(relative), Condition::Absent));
@@ -234,44 +246,45 @@ impl Owner {
     }
 }
 
-/// That nothing below the directory changed, appeared or vanished since `revision`, when these keys were there.
+/// The conditions that nothing below the directory was changed, added or deleted since `revision`,
+/// when it contained `basis`.
 pub(super) fn unchanged(directory: &Key, revision: Revision, basis: &[(String, Revision)]) -> Vec<Compare> {
     let appeared_or_changed = Compare::below(directory, Condition::UnchangedSince(revision));
-    // A range compare looks at the keys that are there: it does not see that one is gone.
+    // A range compare only sees keys that exist, and does not notice a deleted one.
     let vanished = basis.iter().map(|(relative, _)| Compare::key(&directory.descend(relative), Condition::Present));
     std::iter::once(appeared_or_changed).chain(vanished).collect()
 }
 
-/// That nothing is below a directory, which is relative to another one.
+/// The condition that nothing exists below a directory.
 pub(super) fn nothing_below(directory: &Key, relative: &str) -> Compare {
     Compare::below(&place(directory, relative), Condition::Absent)
 }
 
-/// What to do about a write that is too much for one transaction.
+/// What to do if a write is too large for one transaction.
 pub(super) const IN_SEVERAL: &str = "`.non_atomic()` writes in several";
 pub(super) const IN_SEVERAL_OR_FEWER: &str = "`.non_atomic()` writes in several, `.changed_fields_only()` needs fewer conditions";
 
 /// How a write of many keys is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Atomicity {
-    /// In one transaction, or refused.
+    /// In one transaction, or not at all.
     Atomic,
-    /// In as many as it takes.
+    /// In as many transactions as necessary.
     NonAtomic,
 }
 
 impl Plan {
-    /// All of what was encoded.
+    /// A plan that puts everything in `encoded`.
     pub(super) fn whole(encoded: Encoded) -> Self {
         Self { puts: encoded.into_iter().map(Put::new).collect(), ..Self::default() }
     }
 
-    /// The same, but for what is put also where it does not differ: all of it is to expire together.
+    /// Also puts the keys that do not differ, so that all of them get the same expiry.
     pub(super) fn renewing(self, encoded: &Encoded) -> Self {
         Self { puts: Self::whole(encoded.clone()).puts, ..self }
     }
 
-    /// The same, with when each key expires, where that is not decided by what is around.
+    /// Sets when each key expires. `None` leaves the decision to the enclosing structs.
     pub(super) fn expiring(mut self, expiry: impl Fn(&str) -> Option<Expiry>) -> Self {
         for put in &mut self.puts {
             put.expiry = expiry(&put.key);
@@ -279,7 +292,7 @@ impl Plan {
         self
     }
 
-    /// The same, with each removal once.
+    /// Removes duplicate removals.
     fn each_once(mut self) -> Self {
         self.removals.sort_unstable_by(|a, b| a.directory.cmp(&b.directory));
         self.removals.dedup();
@@ -299,13 +312,14 @@ impl Plan {
         self.own_keys().chain(self.removals.iter().map(|removal| &removal.directory))
     }
 
-    /// All keys that are written each by itself.
+    /// All keys that are put or deleted individually.
     pub(super) fn own_keys(&self) -> impl Iterator<Item = &String> {
         self.puts.iter().map(|put| &put.key).chain(&self.deletes)
     }
 
-    /// The same plan in steps that each have their own condition. Each key that was seen below a removed directory at `revision` is deleted by itself; then
-    /// the directory is deleted, unless a key was written there since.
+    /// Prepares the plan for several steps that each have their own condition. Each key that was
+    /// seen below a removed directory at `revision` is deleted individually. The directory is then
+    /// deleted unless a key was written there after `revision`.
     pub(super) fn in_steps(mut self, tree: &Tree, revision: Revision) -> Self {
         for removal in &mut self.removals {
             self.deletes.extend(removal.keys(tree).cloned());
@@ -314,7 +328,7 @@ impl Plan {
         self
     }
 
-    /// Whether it is for `surroundings` to say when something expires.
+    /// Whether the expiry of a key depends on the enclosing structs.
     fn depends_on(&self, surroundings: &Surroundings) -> bool {
         !surroundings.is_empty() && self.puts.iter().any(|put| put.expiry.is_none())
     }
@@ -332,7 +346,7 @@ impl Plan {
     }
 }
 
-/// A key or directory below this one, which may be this one itself.
+/// The key at `relative` below `directory`, or `directory` itself if `relative` is empty.
 fn place(directory: &Key, relative: &str) -> Key {
     if relative.is_empty() { directory.clone() } else { directory.descend(relative) }
 }
@@ -375,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_written_and_only_own_keys_are_deleted() {
+    fn difference_writes_changes_and_deletes_own_keys() {
         let stored = stored(&["a", "b", "quotas/x", "quotas/y", "foreign", "quotas/deeper/z", "old_a"]);
         let old = encoded(&[("a", "1"), ("b", "2"), ("quotas/x", "3"), ("quotas/y", "4")]);
         let new = encoded(&[("a", "1"), ("quotas/x", "5")]);
@@ -385,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_without_value_takes_its_aliases_with_it() {
+    fn absent_field_deletes_its_aliases() {
         let plan = Owner::Struct(TABLE).overwrite(encoded(&[("b", "2")]));
         assert_eq!(plan.deletes, ["a", "old_a"]);
         let plan = Owner::Struct(TABLE).overwrite(encoded(&[("a", "1"), ("b", "2")]));
@@ -399,7 +413,7 @@ mod tests {
         fields: &[Field { presence: Presence::Required, ..leaf("host", &[]) }, leaf("note", &["n"])],
     };
 
-    /// An optional directory, a required one, and a map of structs with one in each.
+    /// A struct with an optional directory, a required one, and a map of structs.
     const WITH_DIRECTORIES: &Table = &Table {
         name: "App",
         doc: "",
@@ -417,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_directory_is_one_removal() {
+    fn absent_directory_is_one_removal() {
         let owner = Owner::Struct(WITH_DIRECTORIES);
         let new = encoded(&[("main/host", "h"), ("regions/eu/host", "h")]);
         let stored =
@@ -429,7 +443,7 @@ mod tests {
             (vec!["backup", "regions/us"], &["main/note".to_owned(), "regions/eu/note".to_owned()][..])
         );
 
-        // Where it is not known what is stored, what may be there.
+        // Without knowledge of what is stored, all keys that may exist are deleted.
         let plan = owner.overwrite(encoded(&[("main/host", "h")]));
         assert_eq!(
             (removed(&plan), &plan.deletes[..]),
@@ -441,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leftover_stays_unless_its_directory_is_added() {
+    fn leftover_stays_unless_directory_is_added() {
         let owner = Owner::Struct(WITH_DIRECTORIES);
         let stored = stored(&["backup/note", "regions/eu/note", "regions/us/note"]);
         let old = encoded(&[("main/host", "h")]);
@@ -452,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn in_steps_keys_go_before_their_directory() {
+    fn steps_delete_keys_before_directory() {
         let stored = |key: &str| {
             let revision = Revision::new(3);
             let stored =
@@ -470,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_owns_what_is_directly_below_it() {
+    fn map_owns_only_direct_children() {
         let entries = Owner::Entries { secret: false };
         assert!(entries.owns("x") && entries.owns("a%2Fb"));
         assert!(!entries.owns("x/y") && !entries.owns("_x") && !entries.owns("50%"));

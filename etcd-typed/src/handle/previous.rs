@@ -1,13 +1,15 @@
-//! What was stored before a write: what a swap or a deletion of an entry, and a deletion of a struct, answer.
+//! The value before a write: the result of a swap or deletion of an entry, and of a deletion of a
+//! struct.
 
 use crate::error::{Error, Result};
 use crate::version::Versioned;
 
-/// The value that a write replaced or deleted: from [`Entry::swap`](crate::Entry::swap), [`Entry::delete`](crate::Entry::delete) and
-/// [`Dir::delete`](crate::Dir::delete), and from their conditional forms. The write is done in each case.
+/// The value that a write replaced or deleted. [`Entry::swap`](crate::Entry::swap),
+/// [`Entry::delete`](crate::Entry::delete), [`Dir::delete`](crate::Dir::delete) and their
+/// conditional forms return it. In every case the write was applied.
 ///
-/// It has the methods of an `Option` of the value that are used most; they take a value that cannot be decoded for none.
-/// [`existed`](Self::existed) tells the two apart.
+/// It has the most common methods of `Option`. They treat a value that cannot be decoded as `None`;
+/// [`existed`](Self::existed) tells the two cases apart.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -26,11 +28,12 @@ use crate::version::Versioned;
 /// ```
 #[derive(Debug)]
 pub enum Previous<T> {
-    /// No key existed: of a struct, none of its keys.
+    /// No key existed. For a struct, none of its keys.
     Nothing,
-    /// This value.
+    /// The value existed and could be decoded.
     Value(Versioned<T>),
-    /// What was stored could not be decoded as a `T`. The error is that of a read: of kind [`Decode`](crate::ErrorKind::Decode) for an entry, and
+    /// The stored value could not be decoded as a `T`. The error is the one that a read would
+    /// return: [`Decode`](crate::ErrorKind::Decode) for an entry,
     /// [`Invalid`](crate::ErrorKind::Invalid) with every problem for a struct.
     Unreadable(Error),
 }
@@ -45,7 +48,7 @@ impl<T> From<Result<Versioned<T>>> for Previous<T> {
 }
 
 impl<T> Previous<T> {
-    /// Whether a key existed, with whatever value.
+    /// Whether a key existed, with any value.
     #[must_use]
     pub fn existed(&self) -> bool {
         !matches!(self, Self::Nothing)
@@ -75,38 +78,38 @@ impl<T> Previous<T> {
         self.value().is_none()
     }
 
-    /// The value without its versions, if the key existed with a value that could be decoded.
+    /// The value without its metadata, if the key existed with a value that could be decoded.
     #[must_use]
     pub fn as_deref(&self) -> Option<&T> {
         self.value().map(|value| &**value)
     }
 
-    /// The result of a function of the value, if the key existed with a value that could be decoded.
+    /// Applies a function to the value, if the key existed with a value that could be decoded.
     pub fn map<U>(self, f: impl FnOnce(Versioned<T>) -> U) -> Option<U> {
         self.into_value().map(f)
     }
 
-    /// The value.
+    /// Returns the value.
     ///
     /// # Panics
     ///
     /// If the key did not exist, or its value could not be decoded.
     #[must_use]
     #[track_caller]
-    #[allow(clippy::unwrap_used, reason = "it is what the caller asks for, as with an `Option`")]
+    #[allow(clippy::unwrap_used, reason = "the caller accepts the panic, as with `Option::unwrap`")]
     pub fn unwrap(self) -> Versioned<T> {
         self.into_value().unwrap()
     }
 }
 
-/// Compares the value that could be decoded.
+/// Compares the decoded value.
 impl<T: PartialEq> PartialEq<Option<Versioned<T>>> for Previous<T> {
     fn eq(&self, other: &Option<Versioned<T>>) -> bool {
         self.value() == other.as_ref()
     }
 }
 
-/// The value that could be decoded.
+/// Returns the value if it could be decoded.
 impl<T> From<Previous<T>> for Option<Versioned<T>> {
     fn from(previous: Previous<T>) -> Self {
         previous.into_value()

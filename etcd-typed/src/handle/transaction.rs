@@ -1,4 +1,4 @@
-//! `Transaction`: typed conditions and typed writes over any handles, in one atomic commit.
+//! `Transaction`: typed conditions and typed writes on any handles, in one atomic commit.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -19,8 +19,9 @@ use crate::telemetry::Operation;
 use crate::turn::Guard;
 use crate::version::{Expect, Versioned};
 
-/// Conditions and writes that happen together or not at all; from [`Client::transaction`](crate::Client::transaction). It is sent when it is
-/// awaited; the answer is its revision.
+/// Conditions and writes that are committed atomically; created by
+/// [`Client::transaction`](crate::Client::transaction). The transaction is sent when it is awaited,
+/// and returns its revision.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -41,7 +42,7 @@ use crate::version::{Expect, Versioned};
 ///     .await?;
 /// assert_eq!(*to.get().await?.unwrap(), 30);
 ///
-/// // What was read is out of date now.
+/// // `anna` is out of date now.
 /// let conflict = client.transaction().expect(&from, &anna).set(&from, &0).await.unwrap_err();
 /// assert_eq!(conflict.kind(), ErrorKind::Conflict);
 /// assert_eq!(conflict.current::<i64>().map(|now| **now), Some(70));
@@ -50,37 +51,38 @@ use crate::version::{Expect, Versioned};
 ///
 /// # Errors
 ///
-/// Of a handle's value (`Invalid`, `Encode`) before anything is sent. `Conflict` names the first key that is not as expected, and
-/// [`Error::current`] is its value. `TooManyOperations`. `Unsupported` on v2, unless all is about one key. `Invalid` when one key is written twice.
+/// `Invalid` or `Encode` for a value, before anything is sent. `Conflict` names the first key that
+/// is not in the expected state; [`Error::current`] is its value. `Invalid` if one key is written
+/// twice. `TooManyOperations`. `Unsupported` on v2, unless only one key is used.
 #[must_use = "a transaction does nothing until it is awaited"]
 pub struct Transaction {
     context: Shared,
     expectations: Vec<Expectation>,
     ops: Vec<Op>,
     parts: Vec<Part>,
-    /// The first thing that was wrong while it was put together.
+    /// The first error while the transaction was built.
     error: Option<Error>,
 }
 
-/// What the caller expects.
+/// A condition of the caller.
 struct Expectation {
     compares: Vec<Compare>,
-    /// What to ask when they do not hold.
+    /// What to read if the condition fails.
     look: Span,
     judge: Judge,
 }
 
-/// Understands the answer: the conditions that hold, or the conflict.
+/// Evaluates that read: returns corrected conditions, or the conflict.
 type Judge = Box<dyn Fn(RangeReply) -> Result<Vec<Compare>> + Send>;
 
-/// Writes of a part of a struct, which keep the expiry that is there.
+/// Writes to a part of a struct that keep the existing expiry.
 struct Part {
-    /// Which operations.
+    /// The indexes of these operations.
     ops: std::ops::Range<usize>,
-    /// The keys that the field is read from; none for a whole struct.
+    /// The keys that the field is read from. Empty for a whole struct.
     keys: Vec<Key>,
     surroundings: Surroundings,
-    /// What was found at the first of the keys that is there; none as long as it is guessed that nothing expires.
+    /// The first of these keys that exists. `None` while the guess is that nothing expires.
     found: Option<Option<KeyValue>>,
 }
 
@@ -125,7 +127,8 @@ impl Transaction {
         Self { context, expectations: Vec::new(), ops: Vec::new(), parts: Vec::new(), error: None }
     }
 
-    /// Only if this key is as expected. Of a field with aliases it is the field's own key, and with [`Expect::Absent`] all of them.
+    /// Requires that the key is in the expected state. For a field with aliases this means its own
+    /// key; with [`Expect::Absent`] it means all of its keys.
     pub fn expect<'e, T: Send + Sync + 'static>(mut self, entry: &Entry<T>, expected: impl Into<Expect<'e, T>>) -> Self {
         let condition = match entry.expected(expected.into()) {
             Ok(expected) => expected.condition,
@@ -137,7 +140,7 @@ impl Transaction {
         let judge = move |reply: RangeReply| {
             let found = reply.kvs.first();
             if entry.holds(&condition, found) {
-                // It may be in another form than ours.
+                // The stored form may differ from the one that this library writes.
                 return Ok(match (&condition, found) {
                     (Condition::Value(_), Some(kv)) => entry.expectation(Condition::Value(kv.value.clone())),
                     _ => entry.expectation(condition.clone()),
@@ -153,7 +156,8 @@ impl Transaction {
         self
     }
 
-    /// Only if nothing below this struct's directory changed, appeared or vanished since it was read.
+    /// Requires that nothing below this struct's directory was changed, added or deleted since
+    /// `seen` was read.
     pub fn expect_unchanged<S: Schema>(mut self, dir: &Dir<S>, seen: &Versioned<S>) -> Self {
         let basis = seen.versions.basis.clone();
         let compares = unchanged(dir.key(), seen.revision(), &basis);
@@ -175,31 +179,35 @@ impl Transaction {
         self
     }
 
-    /// Writes a value. Like [`Entry::set`] it keeps the [expiry](Entry#expiry) of a struct's field.
+    /// Writes a value. As with [`Entry::set`], a field of a struct keeps its
+    /// [expiry](Entry#expiry).
     pub fn set<T: Send + Sync + 'static>(self, entry: &Entry<T>, value: &T) -> Self {
         self.put(entry, value, Wish::Keep)
     }
 
-    /// Writes a value that vanishes by itself after this time.
+    /// Writes a value that expires after this time.
     pub fn set_for<T: Send + Sync + 'static>(self, entry: &Entry<T>, value: &T, ttl: Duration) -> Self {
         self.put(entry, value, Wish::Named(Expiry::After(ttl)))
     }
 
-    /// Writes a value that vanishes with this lease.
+    /// Writes a value and attaches it to this lease.
     pub fn set_with_lease<T: Send + Sync + 'static>(self, entry: &Entry<T>, value: &T, lease: impl Into<LeaseId>) -> Self {
         self.put(entry, value, Wish::Named(Expiry::With(lease.into())))
     }
 
-    /// Writes a whole struct, and deletes the keys of its fields that are none. Like [`Dir::set`] it never expires then, but with the struct that it is
-    /// a part of.
+    /// Writes a whole struct, and deletes the keys of its fields that are `None`. As with
+    /// [`Dir::set`], the struct never expires afterwards, or expires with the struct that it is
+    /// part of.
     ///
     /// # Errors
     ///
-    /// `Unsupported` for a struct with maps: which entries must go depends on what is stored. [`Dir::update`] does that.
+    /// `Unsupported` for a struct with maps, since the entries to delete depend on what is stored.
+    /// Use [`Dir::update`] instead.
     pub fn set_dir<S: Schema>(mut self, dir: &Dir<S>, value: &S) -> Self {
         let owner = Owner::Struct(S::TABLE);
         if owner.has_maps() {
-            let message = "which entries of its maps must go depends on what is stored; use `update` on the directory, or set fields";
+            let message =
+                "the entries to delete from its maps depend on what is stored; use `update` on the directory, or set single fields";
             return self.failed(Error::new(ErrorKind::Unsupported, message).at(dir.key()));
         }
         match dir.encode(value) {
@@ -216,17 +224,18 @@ impl Transaction {
         }
     }
 
-    /// Deletes a key, with the aliases of its field; that there is none is no error.
+    /// Deletes a key, and the aliases of its field. A key that does not exist is not an error.
     pub fn delete<T: Send + Sync + 'static>(mut self, entry: &Entry<T>) -> Self {
         self.ops.extend(entry.deletes());
         self
     }
 
-    /// Only while this guard is held, whatever else is expected; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    /// Applies the transaction only while this guard is held, in addition to the other conditions;
+    /// see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
     ///
     /// # Errors
     ///
-    /// `GuardLost`; nothing was written. `Unsupported` on v2.
+    /// `GuardLost`: nothing was written. `Unsupported` on v2.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.context = self.context.guarded_by(guard);
         self
@@ -258,7 +267,7 @@ impl Transaction {
         let transactions = self.context.store.capabilities().transactions;
         let mut retry = OptimisticRetry::new(&self.context.retry);
         loop {
-            // What is about several keys is refused there, before anything is sent.
+            // With several operations, the store refuses the transaction before anything is sent.
             if !transactions && self.ops.len() == 1 {
                 self.read_parts().await?;
             }
@@ -277,12 +286,15 @@ impl Transaction {
             match retry.after_conflict(Some(true), async { Ok::<_, Error>(false) }).await? {
                 AfterConflict::Retry(true) => {}
                 AfterConflict::Retry(false) => self.parts.iter_mut().for_each(Part::forget),
-                AfterConflict::GiveUp(_) => return Err(Error::new(ErrorKind::Conflict, "others write its keys again and again")),
+                AfterConflict::GiveUp(_) => {
+                    return Err(Error::new(ErrorKind::Conflict, "other writers were faster on every attempt; try again later"));
+                }
             }
         }
     }
 
-    /// Reads what decides when the written parts expire, where a transaction cannot have conditions on it.
+    /// Reads the values that decide when the written parts expire, where a transaction cannot have
+    /// conditions on them.
     async fn read_parts(&mut self) -> Result<()> {
         for part in &mut self.parts {
             let mut found = None;

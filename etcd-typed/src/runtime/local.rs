@@ -1,4 +1,4 @@
-//! `PerRuntime`: one value for each runtime.
+//! `PerRuntime`: one value per runtime.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,28 +8,30 @@ use tokio::runtime::Handle;
 
 use super::Place;
 
-/// What cannot be shared between runtimes, such as connections: a socket is moved only while its runtime is driven.
+/// Holds what runtimes cannot share, such as connections: data in a socket moves only while the
+/// socket's runtime is driven.
 pub(crate) struct PerRuntime<T> {
     values: ArcSwap<Vec<Own<T>>>,
-    /// Held by whoever adds a value.
+    /// Held while a value is added.
     adding: Mutex<()>,
 }
 
 struct Own<T> {
-    /// None: for callers outside of a runtime.
+    /// `None` for callers outside of a runtime.
     place: Option<Place>,
     value: Arc<T>,
 }
 
 impl<T> PerRuntime<T> {
-    /// The value of the current runtime, made if there is none yet. The values of runtimes that ended are dropped then.
+    /// The value of the current runtime, created if there is none yet. In that case, values of
+    /// ended runtimes are dropped.
     pub(crate) fn here(&self, make: impl FnOnce() -> T) -> Arc<T> {
         let here = Handle::try_current().ok();
         if let Some(found) = self.find(here.as_ref()) {
             return found;
         }
         let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another thread of this runtime may have been first.
+        // Another thread of this runtime may have added it in the meantime.
         if let Some(found) = self.find(here.as_ref()) {
             return found;
         }

@@ -1,8 +1,9 @@
-//! `Task`: a future that is polled by one runtime after the other.
+//! `Task`: a future that can move from one runtime to another.
 //!
-//! The future is in a [`Seat`]. On a runtime there is only a [`Carrier`], which polls the future where it is. A carrier that is dropped by its runtime offers the
-//! seat to the other runtimes; a carrier whose seat was taken by another one ends. So a task is moved by starting another carrier, whether or not its runtime is
-//! still driven.
+//! The future is in a [`Seat`]. Each runtime only has a [`Carrier`], which polls the future in its
+//! place. If a runtime drops its carrier, the carrier offers the seat to the other runtimes. If
+//! another carrier has taken over the seat, the old carrier ends. So a task moves by starting
+//! another carrier, whether or not the old runtime is still driven.
 
 use std::future::pending;
 use std::pin::{Pin, pin};
@@ -17,27 +18,28 @@ use super::{Runtimes, current, sleep};
 
 type Body = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A task of a client. Dropping this does not end the task; [`end`](Self::end) does. The task itself belongs to its runtime, or to [`Runtimes`] while it has none.
+/// A task of a client. Dropping this handle does not end the task; [`end`](Self::end) does. The
+/// task itself belongs to its runtime, or to [`Runtimes`] while it has none.
 #[derive(Clone)]
 pub(crate) struct Task(Weak<Seat>);
 
-/// A task before it runs.
+/// A task that has not started yet.
 pub(crate) struct Prepared(Arc<Seat>);
 
-/// How long a task that is driven may go without being polled.
+/// How long a task may go without being polled before its runtime counts as not driven.
 #[derive(Clone, Copy)]
 pub(crate) struct Patience {
-    /// From now on, when the task was just told something.
+    /// The limit of the first wait, when the task was just sent something.
     pub(crate) first: Duration,
-    /// Later on.
+    /// The limit of later waits.
     pub(crate) then: Duration,
 }
 
 pub(super) struct Seat {
     state: Mutex<State>,
-    /// Locked by the carrier that polls. Poisoned when the future panicked.
+    /// Locked by the carrier that polls. Poisoned if the future panicked.
     body: Mutex<Option<Body>>,
-    /// The task has another runtime, or none, or has ended.
+    /// Notified when the task has moved to another runtime, has lost its runtime, or has ended.
     moved: Notify,
     runtimes: Weak<Runtimes>,
     /// Called when the last runtime has lost the task, and when a runtime has it again.
@@ -46,25 +48,25 @@ pub(super) struct Seat {
 
 #[derive(Default)]
 struct State {
-    /// Counts moves. Carriers of an earlier round have nothing to do any more.
+    /// The number of moves. Carriers of an earlier round have ended their work.
     round: u64,
-    /// The runtime whose carrier polls; none until the first carrier of this round was polled.
+    /// The runtime whose carrier polls. `None` until a carrier of this round is polled.
     driver: Option<Id>,
-    /// Runtimes that have a carrier of this round which was not polled yet.
+    /// Runtimes with a carrier of this round that has not been polled yet.
     candidates: Vec<Id>,
     ended: bool,
-    /// For a while no runtime had the task.
+    /// Whether the task had no runtime for some time.
     was_stranded: bool,
-    /// The observer was told that no runtime has the task.
+    /// Whether the observer has been told that no runtime has the task.
     told_stranded: bool,
     /// How often the future was polled.
     polls: u64,
-    /// Of the carrier that was polled last.
+    /// The waker of the carrier that was polled last.
     waker: Option<Waker>,
 }
 
 impl State {
-    /// No runtime has the task.
+    /// Whether no runtime has the task.
     fn is_stranded(&self) -> bool {
         !self.ended && self.driver.is_none() && self.candidates.is_empty()
     }
@@ -76,7 +78,8 @@ impl Prepared {
         Self(Arc::new(Seat { state, body, moved, runtimes: Arc::downgrade(runtimes), observer: OnceLock::new() }))
     }
 
-    /// Calls this when the last runtime has lost the task, and when a runtime has it again; [`Task::is_stranded`] tells which.
+    /// Calls `observer` when the last runtime has lost the task, and when a runtime has it again.
+    /// [`Task::is_stranded`] tells which.
     pub(crate) fn observed(self, observer: impl Fn() + Send + Sync + 'static) -> Self {
         self.0.observer.get_or_init(|| Box::new(observer));
         self
@@ -102,7 +105,7 @@ impl Prepared {
 }
 
 impl Task {
-    /// Ends the task where it waits. Its future is dropped at once, or when it returns from the poll it is in.
+    /// Ends the task. Its future is dropped at once, or after the current poll returns.
     pub(crate) fn end(&self) {
         let Some(seat) = self.0.upgrade() else { return };
         let waker = {
@@ -121,12 +124,14 @@ impl Task {
         self.0.upgrade().is_none_or(|seat| seat.state().ended)
     }
 
-    /// Whether no runtime has the task. It goes on with the next use of the client within a runtime.
+    /// Whether no runtime has the task. It continues with the next use of the client within a
+    /// runtime.
     pub(crate) fn is_stranded(&self) -> bool {
         self.0.upgrade().is_some_and(|seat| seat.state().is_stranded())
     }
 
-    /// Whether no runtime had the task for a while, since [`settle`](Self::settle) was called. Also true for a task that has ended.
+    /// Whether the task had no runtime for some time since the last [`settle`](Self::settle). Also
+    /// true for a task that has ended.
     pub(crate) fn was_stranded(&self) -> bool {
         self.0.upgrade().is_none_or(|seat| seat.state().was_stranded)
     }
@@ -143,7 +148,7 @@ impl Task {
         here.is_some() && self.0.upgrade().is_some_and(|seat| seat.state().driver == here)
     }
 
-    /// Takes the task to the current runtime, if there is one and the task is on another one.
+    /// Moves the task to the current runtime, if there is one and the task is on another one.
     pub(crate) fn come_here(&self) {
         let (Some(seat), Ok(here)) = (self.0.upgrade(), Handle::try_current()) else { return };
         let id = here.id();
@@ -163,8 +168,9 @@ impl Task {
         seat.moved.notify_waiters();
     }
 
-    /// Waits for something that the task brings about. A task that is not polled within the patience is on a runtime that nobody drives, and is taken to the
-    /// current runtime. None: there is no runtime, here or anywhere else.
+    /// Waits for an outcome that the task produces. A task that is not polled within `patience` is
+    /// on a runtime that is not driven, and moves to the current runtime. Returns `None` if no
+    /// runtime exists, here or elsewhere.
     pub(crate) async fn attend<T>(&self, patience: Patience, outcome: impl Future<Output = T>) -> Option<T> {
         let mut outcome = pin!(outcome);
         let mut patience_now = patience.first;
@@ -172,7 +178,9 @@ impl Task {
             if let Some(runtimes) = seat.runtimes.upgrade() {
                 runtimes.note();
             }
-            // After it: a runtime that is just ending refuses what it is offered. To be woken by that would be to offer it again, without end.
+            // Register for the notification only after `note`. A runtime that is just ending
+            // refuses the task that `note` offers, which sends this notification. Receiving it
+            // would offer the task again, in an endless loop.
             let moved = seat.moved.notified();
             let here = current();
             let (polls, is_elsewhere) = {
@@ -201,7 +209,8 @@ impl Task {
 }
 
 impl Seat {
-    /// Gives a runtime a carrier. Whether the task still waits for a runtime that polls it.
+    /// Starts a carrier on a runtime. Returns whether the task still waits for a runtime that polls
+    /// it.
     pub(super) fn offer(self: &Arc<Self>, handle: &Handle) -> bool {
         let runtime = handle.id();
         let round = {
@@ -215,15 +224,16 @@ impl Seat {
             state.candidates.push(runtime);
             state.round
         };
-        // Not under the lock: a runtime that has ended drops it at once.
+        // Not under the lock, since a runtime that has ended drops the carrier immediately.
         handle.spawn(Carrier { seat: self.clone(), runtime, round });
         let state = self.state();
         !state.ended && state.driver.is_none()
     }
 
-    /// Drops the future, unless it is polled now.
+    /// Drops the future, unless it is being polled.
     fn clear(&self) {
-        // Dropped when the lock is given back: what is dropped with it may end other tasks, or this one.
+        // The future is dropped after the lock is released, since its destructors may end other
+        // tasks, or this one.
         let body = match self.body.try_lock() {
             Ok(mut body) => body.take(),
             Err(TryLockError::Poisoned(body)) => body.into_inner().take(),
@@ -232,7 +242,8 @@ impl Seat {
         drop(body);
     }
 
-    /// Tells the observer if the task has lost its last runtime, or has one again. Not under a lock: the observer may end the task.
+    /// Calls the observer if the task has lost its last runtime, or has one again. Must be called
+    /// without a lock, since the observer may end the task.
     fn tell(&self) {
         let Some(observer) = self.observer.get() else { return };
         let news = {
@@ -246,7 +257,7 @@ impl Seat {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        // No code panics while it holds the lock, so the data behind a poisoned lock is consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -259,7 +270,8 @@ struct Carrier {
 }
 
 impl Carrier {
-    /// Whether this is the one that polls.
+    /// Makes this carrier the one that polls. Returns false if another carrier has taken over or
+    /// the task has ended.
     fn take(&self, waker: &Waker) -> bool {
         let mut state = self.seat.state();
         if state.ended || state.round != self.round || state.driver.is_some_and(|driver| driver != self.runtime) {
@@ -272,7 +284,7 @@ impl Carrier {
         let is_known = state.waker.as_ref().is_some_and(|known| known.will_wake(waker));
         let former = if is_known { None } else { state.waker.replace(waker.clone()) };
         drop(state);
-        // Not under the lock: it may be the last of a carrier.
+        // Not under the lock, since this may be the last waker of a carrier and drop it.
         drop(former);
         if told_stranded {
             self.seat.tell();
@@ -291,9 +303,9 @@ impl Future for Carrier {
         }
         let mut body = match seat.body.try_lock() {
             Ok(body) => body,
-            // The carrier before this one still polls, and wakes this one when it has done so.
+            // The previous carrier is still polling. It wakes this carrier when it has finished.
             Err(TryLockError::WouldBlock) => return Poll::Pending,
-            // The future panicked, and is not to be polled again.
+            // The future panicked and must not be polled again.
             Err(TryLockError::Poisoned(_)) => return Poll::Ready(()),
         };
         let polled = body.as_mut().map_or(Poll::Ready(()), |body| body.as_mut().poll(cx));
@@ -314,7 +326,8 @@ impl Future for Carrier {
     }
 }
 
-/// Before its end, it is dropped by the end of its runtime, or because the future panicked.
+/// A carrier that is dropped before the task ends was dropped by the end of its runtime, or because
+/// the future panicked.
 impl Drop for Carrier {
     fn drop(&mut self) {
         let seat = &self.seat;
@@ -326,7 +339,7 @@ impl Drop for Carrier {
             if is_over && !panicked {
                 return;
             }
-            // Without the others, which are gone with the client, no runtime will ever be found.
+            // Without `Runtimes`, which are dropped with the client, no other runtime can be found.
             state.ended |= panicked || runtimes.is_none();
             state.candidates.retain(|candidate| *candidate != self.runtime);
             if state.driver == Some(self.runtime) {

@@ -17,7 +17,7 @@ fn multi_thread() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 
-/// Ticks as long as it runs, and tells when its future is dropped.
+/// A task that counts ticks while it runs, and reports when its future is dropped.
 struct Ticker {
     ticks: Arc<AtomicUsize>,
     task: Task,
@@ -65,7 +65,7 @@ fn task_moves_when_its_runtime_ends() {
 }
 
 #[test]
-fn task_moves_however_its_runtime_ends() {
+fn task_moves_for_every_runtime_shutdown() {
     let ends: [fn(Runtime); 3] = [Runtime::shutdown_background, |runtime| runtime.shutdown_timeout(MOMENT), drop];
     for end in ends {
         let (first, second, runtimes) = (multi_thread(), current_thread(), Runtimes::new());
@@ -77,7 +77,7 @@ fn task_moves_however_its_runtime_ends() {
 }
 
 #[test]
-fn task_goes_from_runtime_to_runtime() {
+fn task_moves_several_times() {
     let runtimes = Runtimes::new();
     let mut now = current_thread();
     let ticker = now.block_on(async { Ticker::start(&runtimes) });
@@ -91,7 +91,7 @@ fn task_goes_from_runtime_to_runtime() {
 }
 
 #[test]
-fn task_waits_for_next_runtime_when_none_is_left() {
+fn stranded_task_waits_for_next_runtime() {
     let runtimes = Runtimes::new();
     let first = current_thread();
     let ticker = first.block_on(async { Ticker::start(&runtimes) });
@@ -107,7 +107,7 @@ fn task_waits_for_next_runtime_when_none_is_left() {
 }
 
 #[test]
-fn task_that_was_never_polled_is_not_lost() {
+fn unpolled_task_is_not_lost() {
     let runtimes = Runtimes::new();
     let (first, second) = (current_thread(), current_thread());
     let ticker = {
@@ -120,7 +120,7 @@ fn task_that_was_never_polled_is_not_lost() {
 }
 
 #[test]
-fn undriven_runtime_does_not_keep_a_task_from_moving() {
+fn task_skips_undriven_runtime() {
     let runtimes = Runtimes::new();
     let (first, undriven, driven) = (current_thread(), current_thread(), current_thread());
     let ticker = first.block_on(async { Ticker::start(&runtimes) });
@@ -129,7 +129,7 @@ fn undriven_runtime_does_not_keep_a_task_from_moving() {
     }
     drop(first);
     driven.block_on(ticker.ticks());
-    // When it is driven again, it has nothing to do.
+    // When the runtime is driven again, it has nothing to do.
     undriven.block_on(async { tokio::time::sleep(MOMENT).await });
     driven.block_on(ticker.ticks());
 }
@@ -169,7 +169,8 @@ fn waiter_leaves_task_on_driven_runtime() {
     });
 }
 
-/// The poll comes back, although its runtime refuses to take the task.
+/// The task's runtime refuses the task while it ends, and the waiter must not retry without a
+/// pause.
 #[test]
 fn waiter_on_ending_runtime_does_not_spin() {
     for _ in 0..20 {
@@ -201,7 +202,7 @@ fn waiter_on_ending_runtime_does_not_spin() {
 }
 
 #[test]
-fn waiter_without_any_runtime_is_told() {
+fn waiter_without_any_runtime_returns_none() {
     let runtimes = Runtimes::new();
     let first = current_thread();
     let ticker = first.block_on(async { Ticker::start(&runtimes) });
@@ -217,7 +218,7 @@ fn waiter_without_any_runtime_is_told() {
 }
 
 #[test]
-fn ended_task_is_dropped_wherever_it_is() {
+fn ended_task_is_dropped_on_any_runtime() {
     let runtimes = Runtimes::new();
     let (driven, undriven, ended) = (multi_thread(), current_thread(), current_thread());
     let mut tickers = [&driven, &undriven, &ended].map(|runtime| runtime.block_on(async { Ticker::start(&runtimes) }));
@@ -255,7 +256,7 @@ fn task_may_end_itself() {
 }
 
 #[test]
-fn panic_ends_task_and_it_does_not_move() {
+fn panicked_task_ends_and_does_not_move() {
     let runtimes = Runtimes::new();
     let (first, second) = (current_thread(), current_thread());
     second.block_on(async { runtimes.note() });
@@ -272,7 +273,7 @@ fn panic_ends_task_and_it_does_not_move() {
 }
 
 #[test]
-fn tasks_end_with_the_client_and_their_runtime() {
+fn task_ends_with_client_and_runtime() {
     let runtimes = Runtimes::new();
     let first = current_thread();
     let mut ticker = first.block_on(async { Ticker::start(&runtimes) });
@@ -283,7 +284,7 @@ fn tasks_end_with_the_client_and_their_runtime() {
 }
 
 #[test]
-fn task_is_dropped_with_the_client_while_it_waits_for_a_runtime() {
+fn stranded_task_is_dropped_with_client() {
     let runtimes = Runtimes::new();
     let first = current_thread();
     let mut ticker = first.block_on(async { Ticker::start(&runtimes) });
@@ -294,7 +295,7 @@ fn task_is_dropped_with_the_client_while_it_waits_for_a_runtime() {
 }
 
 #[test]
-fn many_tasks_move_between_many_ending_runtimes() {
+fn many_tasks_leave_many_ending_runtimes() {
     let runtimes = Runtimes::new();
     let last = multi_thread();
     last.block_on(async { runtimes.note() });
@@ -321,7 +322,7 @@ fn many_tasks_move_between_many_ending_runtimes() {
 }
 
 #[test]
-fn runtimes_that_end_without_a_task_are_forgotten() {
+fn ended_runtimes_are_forgotten() {
     let (runtimes, own) = (Runtimes::new(), PerRuntime::<u32>::default());
     for number in 0..10 {
         let runtime = current_thread();
@@ -336,7 +337,7 @@ fn runtimes_that_end_without_a_task_are_forgotten() {
 }
 
 #[test]
-fn value_of_a_runtime_is_made_once() {
+fn runtime_value_is_made_once() {
     let own = PerRuntime::<u32>::default();
     let (one, other) = (multi_thread(), current_thread());
     for _ in 0..3 {
@@ -344,14 +345,14 @@ fn value_of_a_runtime_is_made_once() {
         assert_eq!(*other.block_on(async { own.here(|| 2) }), 2);
         assert_eq!(*own.here(|| 3), 3, "outside of a runtime");
     }
-    // One that is not driven may be some day.
+    // A runtime that is not driven now may be driven later.
     drop(one);
     current_thread().block_on(async { own.here(|| 4) });
     assert_eq!(*other.block_on(async { own.here(|| 5) }), 2);
 }
 
 #[test]
-fn timer_goes_on_on_the_runtime_that_polls_it() {
+fn timer_continues_on_polling_runtime() {
     let (first, second) = (current_thread(), current_thread());
     let mut timer = Box::pin(sleep(MOMENT));
     let begun = Instant::now();

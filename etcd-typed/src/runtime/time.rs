@@ -1,5 +1,6 @@
-//! Timers that are not bound to a runtime. A timer of tokio belongs to the runtime it was made on: it panics when it is polled after that runtime has ended, and
-//! stays silent while nobody drives it.
+//! Timers that are not bound to a runtime. A tokio timer belongs to the runtime on which it was
+//! created: it panics if it is polled after that runtime has ended, and never fires while that
+//! runtime is not driven.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -10,24 +11,25 @@ use tokio::time::Instant;
 
 use super::current;
 
-/// Returns the time on tokio's clock, which tests can pause, in the type that the public API shows.
+/// The time on tokio's clock, which tests can pause, as the type that the public API uses.
 pub(crate) fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-/// Returns how long ago `since` was on tokio's clock.
+/// The time since `since` on tokio's clock.
 pub(crate) fn elapsed(since: std::time::Instant) -> Duration {
     Instant::from_std(since).elapsed()
 }
 
-/// [`tokio::time::sleep`], which goes on on the runtime that polls it.
+/// Like [`tokio::time::sleep`], but continues on the runtime that polls it.
 pub(crate) async fn sleep(time: Duration) {
     let far = Duration::from_secs(86_400 * 365 * 30);
     let now = Instant::now();
     sleep_until(now.checked_add(time).unwrap_or_else(|| now + far)).await;
 }
 
-/// [`tokio::time::sleep_until`], which goes on on the runtime that polls it. Outside of a runtime there are no timers, and it is not over before it is polled within one.
+/// Like [`tokio::time::sleep_until`], but continues on the runtime that polls it. Outside of a
+/// runtime there are no timers, so it then completes only when it is polled within one.
 pub(crate) async fn sleep_until(at: Instant) {
     let mut is_over = false;
     while !is_over {

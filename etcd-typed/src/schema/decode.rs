@@ -1,4 +1,4 @@
-//! The walk from a tree to a struct. It notes every problem instead of stopping at the first.
+//! Converts a tree to a struct. Records every problem instead of stopping at the first.
 
 use super::gather::Gathered;
 use super::{Map, MapKey, Schema, Stored, Table, Tree, Validation, key_of_segment, place, split_first, validated, with_prefix};
@@ -8,39 +8,40 @@ use crate::revision::{LeaseId, Revision};
 use crate::value::{Codec, ValueError, contained};
 use crate::version::{Versioned, Versions};
 
-/// Reads the fields of one struct; the derive makes one call for each directory or map, with the field's place in the table, and one for all leaves that
-/// follow one another.
+/// Reads the fields of one struct. The derive generates one call for each directory or map, with
+/// the index of the field in the table, and one call for each group of adjacent leaves.
 ///
-/// Every method gives none after it noted a problem.
+/// Every method returns `None` after it has recorded a problem.
 #[derive(Debug)]
 pub struct Decoder<'a> {
     directory: &'a Key,
     pub(super) tree: &'a Tree,
     table: &'static Table,
-    /// Where the struct lies in the tree: empty, or segments each with a `/` after it. Between two calls.
+    /// The position of the struct in the tree: empty, or segments that each end with `/`. Valid
+    /// between two calls.
     pub(super) prefix: String,
     pub(super) found: Found,
     validation: Validation,
-    /// The maps that were read before.
+    /// The maps that have already been read.
     pub(super) gathered: Gathered<'a>,
-    /// Only maps are read now, and so many more of their keys.
+    /// If set, only maps are read, and at most this many more of their keys.
     pub(super) left: Option<usize>,
 }
 
-/// What was found so far.
+/// The problems and the metadata that were found so far.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     problems: Vec<Problem>,
     /// Each key that was read.
     basis: Vec<(String, Revision)>,
-    /// Of those the oldest.
+    /// The oldest creation revision of these keys.
     created: Option<Revision>,
-    /// The lease that those are attached to, as long as it is the same one.
+    /// The lease of these keys, as long as they all have the same one.
     lease: Option<LeaseId>,
 }
 
 impl Found {
-    /// Adds what was found after it.
+    /// Appends what was found later.
     pub(super) fn append(&mut self, mut later: Self) {
         if !later.basis.is_empty() {
             self.lease = later.lease.filter(|lease| self.basis.is_empty() || self.lease == Some(*lease));
@@ -52,19 +53,20 @@ impl Found {
 }
 
 impl<'a> Decoder<'a> {
-    // It would be inlined into every reading of a struct.
+    // Without this, it would be inlined into the reading of every struct.
     #[inline(never)]
     pub(super) fn new(directory: &'a Key, tree: &'a Tree, validation: Validation) -> Self {
         let (found, gathered) = (Found::default(), Gathered::default());
         Self { directory, tree, table: Table::EMPTY, prefix: String::new(), found, validation, gathered, left: None }
     }
 
-    /// Takes the maps that were gathered instead of reading them.
+    /// Uses the maps that were read before, instead of reading them again.
     pub(super) fn take(&mut self, gathered: Gathered<'a>) {
         self.gathered = gathered;
     }
 
-    /// What was read, if nothing is wrong with it. As in [`whole`](Self::whole), what does not need to know the type is in functions that are compiled once.
+    /// Returns the value, or an error if there was a problem. Code that does not depend on the type
+    /// is in separate functions, which are compiled only once.
     pub(super) fn finish<T>(self, value: Option<T>, revision: Revision) -> Result<Versioned<T>> {
         let Some(value) = value else { return Err(self.invalid()) };
         let versions = self.versions(revision)?;
@@ -75,7 +77,7 @@ impl<'a> Decoder<'a> {
         Error::from_problems(self.found.problems).at(self.directory)
     }
 
-    /// Of all that was read.
+    /// The metadata of all keys that were read.
     fn versions(self, revision: Revision) -> Result<Versions> {
         if !self.found.problems.is_empty() {
             return Err(self.invalid());
@@ -91,7 +93,7 @@ impl<'a> Decoder<'a> {
         (self.found.problems, self.found.basis)
     }
 
-    /// A field that must be there, or has a default.
+    /// Reads a required field, or a field with a default.
     pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Option<T> {
         match (self.stored(field)?, default) {
             (Place::Value(at, stored), _) => self.value(at, stored, codec),
@@ -112,7 +114,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// An `Option` field.
+    /// Reads an `Option` field.
     pub(super) fn leaf_opt<T>(&mut self, field: usize, codec: &Codec<T>) -> Option<Option<T>> {
         match self.stored(field)? {
             Place::Value(at, stored) => self.value(at, stored, codec).map(Some),
@@ -120,36 +122,36 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// A nested struct.
+    /// Reads a nested struct.
     pub fn dir<S: Schema>(&mut self, field: usize) -> Option<S> {
         let segment = self.segment(field)?;
         self.below(segment, Self::whole)
     }
 
-    /// A nested struct that may be absent.
+    /// Reads a nested struct that may be absent.
     pub fn dir_opt<S: Schema>(&mut self, field: usize) -> Option<Option<S>> {
         let segment = self.segment(field)?;
         if self.has_struct(segment, S::TABLE) { self.below(segment, Self::whole).map(Some) } else { Some(None) }
     }
 
-    /// A struct whose keys lie beside this one's.
+    /// Reads a struct whose keys are in this struct's own directory.
     pub fn flatten<S: Schema>(&mut self) -> Option<S> {
         self.whole()
     }
 
-    /// A map of structs.
+    /// Reads a map of structs.
     pub fn dir_map<M: Map<Value: Schema>>(&mut self, field: usize) -> Option<M> {
         let segment = self.segment(field)?;
         self.below(segment, Self::all_dirs)
     }
 
-    /// A map of values.
+    /// Reads a map of values.
     pub fn entries<M: Map>(&mut self, field: usize, codec: &Codec<M::Value>) -> Option<M> {
         let segment = self.segment(field)?;
         self.below(segment, |decoder| decoder.all_entries(*codec))
     }
 
-    /// A struct at this place, with the validation of the whole if all of it could be read.
+    /// Reads a struct at this position. Validates it as a whole if all its fields could be read.
     pub(crate) fn whole<S: Schema>(&mut self) -> Option<S> {
         let outer = self.enter(S::TABLE);
         let value = S::decode(self);
@@ -161,12 +163,12 @@ impl<'a> Decoder<'a> {
         value
     }
 
-    /// Begins with a struct at this place.
+    /// Starts reading a struct at this position.
     fn enter(&mut self, table: &'static Table) -> Outer {
         Outer { table: std::mem::replace(&mut self.table, table), read: self.found.basis.len() }
     }
 
-    /// It is read, and this is what its validation says.
+    /// Ends reading a struct, and records a failed validation.
     fn leave(&mut self, outer: Outer, verdict: std::result::Result<(), ValueError>) {
         let table = std::mem::replace(&mut self.table, outer.table);
         if let Err(reason) = verdict {
@@ -175,7 +177,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// The map of structs that this directory is.
+    /// Reads this directory as a map of structs.
     pub(crate) fn all_dirs<M: Map<Value: Schema>>(&mut self) -> Option<M> {
         if self.left.is_some() {
             self.gather_dirs::<M>();
@@ -196,7 +198,7 @@ impl<'a> Decoder<'a> {
         complete.then(|| M::of(pairs))
     }
 
-    /// The keys alone of the map of structs that this directory is.
+    /// Reads only the keys of this directory as a map of structs.
     pub(crate) fn dir_keys<K: MapKey>(&mut self, table: &Table) -> Option<Vec<K>> {
         let children = self.children(table);
         let mut keys: Vec<K> = children.into_iter().filter_map(|child| self.map_key(child, None)).collect();
@@ -204,7 +206,7 @@ impl<'a> Decoder<'a> {
         Some(keys)
     }
 
-    /// The directories here in which the struct exists.
+    /// The subdirectories in which the struct exists.
     pub(super) fn children(&self, table: &Table) -> Vec<&'a str> {
         let mut children: Vec<&'a str> = Vec::new();
         for (relative, _) in with_prefix(self.tree, &self.prefix) {
@@ -219,7 +221,7 @@ impl<'a> Decoder<'a> {
         children
     }
 
-    /// The map of values that this directory is.
+    /// Reads this directory as a map of values.
     pub(crate) fn all_entries<M: Map>(&mut self, codec: Codec<M::Value>) -> Option<M> {
         if self.left.is_some() {
             self.gather_entries::<M>(codec);
@@ -242,7 +244,8 @@ impl<'a> Decoder<'a> {
         complete.then(|| M::of(pairs))
     }
 
-    /// One entry of a map of values; none where the key is none of the map's. Of an entry with a problem the inner one is none.
+    /// Reads one entry of a map of values. Returns `None` if the key does not belong to the map,
+    /// and `Some(None)` if the entry has a problem.
     pub(super) fn one_entry<K: MapKey, V>(&mut self, name: &str, stored: &Stored, codec: &Codec<V>) -> Option<Option<(K, V)>> {
         let (segment, None) = split_first(name) else { return None };
         if key::is_hidden(segment) {
@@ -252,7 +255,7 @@ impl<'a> Decoder<'a> {
         Some(key.zip(self.value(segment, stored, codec)))
     }
 
-    /// One struct of a map.
+    /// Reads one struct of a map.
     pub(super) fn one_dir<K: MapKey, S: Schema>(&mut self, child: &str) -> Option<(K, S)> {
         let key = self.map_key::<K>(child, None);
         key.zip(self.below(child, Self::whole::<S>))
@@ -262,7 +265,7 @@ impl<'a> Decoder<'a> {
         Some(self.table.fields.get(field)?.segment)
     }
 
-    /// The value of a field: at its segment, or else at the first alias that is there.
+    /// Finds the stored value of a field: at its own segment, or at the first alias that exists.
     fn stored(&mut self, field: usize) -> Option<Place<'a>> {
         if self.left.is_some() {
             return None;
@@ -315,7 +318,8 @@ impl<'a> Decoder<'a> {
         value
     }
 
-    /// A value that fails its validation is noted and still read: the struct that it is in may be wrong in another way.
+    /// Records a failed validation. The value is still used, since its struct may have further
+    /// problems.
     fn check<T>(&mut self, segment: &str, value: &T, codec: &Codec<T>, revision: Option<Revision>) {
         if self.validation == Validation::Run
             && let Err(reason) = codec.validate(value)
@@ -330,14 +334,14 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// The struct around the one that is being read.
+/// The state of the enclosing struct, while a nested struct is read.
 struct Outer {
     table: &'static Table,
-    /// How many keys were read before.
+    /// How many keys had been read before.
     read: usize,
 }
 
-/// Where a field's value was looked for.
+/// The segment where the value of a field was found or expected.
 enum Place<'a> {
     Value(&'static str, &'a Stored),
     Nothing(&'static str),

@@ -1,4 +1,4 @@
-//! The walk from what was touched to typed changes, and the types that carry them.
+//! Converts changed keys to typed changes, and defines the types of these changes.
 
 use std::fmt;
 
@@ -11,37 +11,42 @@ use crate::key::{self, Key};
 use crate::revision::Revision;
 use crate::value::Codec;
 
-/// One value changed. `Debug` shows the values of a [secret](Self::secret) as `***`.
+/// A change of one value. `Debug` shows the values of a [secret](Self::secret) as `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Change<T> {
     /// The key.
     pub key: Key,
-    /// The value before; none when there was none, or none that could be decoded. Of a field with a default it is the default where no key was,
-    /// unless what was there before is not known, or was not seen (`resynced`).
+    /// The value before. `None` if there was no value, or it could not be decoded. For a field with
+    /// a default, a missing key counts as the default, unless the earlier value is unknown or was
+    /// not seen (`resynced`).
     pub old: Option<T>,
-    /// The value now; none when it was deleted or expired. Of a field with a default it is the default then.
+    /// The value now. `None` if it was deleted or has expired; a field with a default then has its
+    /// default.
     pub new: Option<T>,
-    /// The revision of the change. When `resynced`, that of the snapshot it was found in.
+    /// The revision of the change. If `resynced`, the revision of the snapshot that showed the
+    /// change.
     pub revision: Revision,
-    /// History was lost in between (compaction, v2's event window, a restored server): this is the difference to what was seen before,
-    /// and values in between may have been missed.
+    /// History was lost (compaction, the event window of v2, a restored server). The change is the
+    /// difference from the last known value, and values in between may have been missed.
     pub resynced: bool,
-    /// The field is marked `secret`.
+    /// Whether the field is marked `secret`.
     pub secret: bool,
 }
 
 impl<T> Change<T> {
-    /// There was no value and now there is one. Of a field with a default there always is one.
+    /// Whether there was no value before and there is one now. Never true for a field with a
+    /// default, which always has a value.
     pub fn is_created(&self) -> bool {
         self.old.is_none() && self.new.is_some()
     }
 
-    /// There is no value any more.
+    /// Whether there is no value any more.
     pub fn is_deleted(&self) -> bool {
         self.new.is_none()
     }
 
-    /// There was a value and there is one; it may be the same, written again.
+    /// Whether there was a value before and there is one now. Both may be equal, if the same value
+    /// was written again.
     pub fn is_modified(&self) -> bool {
         self.old.is_some() && self.new.is_some()
     }
@@ -61,12 +66,12 @@ impl<T: fmt::Debug> fmt::Debug for Change<T> {
     }
 }
 
-/// A change at one key of a map.
+/// A change of one key of a map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keyed<K, C> {
     /// The map key.
     pub key: K,
-    /// What changed there.
+    /// The change of its value.
     pub change: C,
 }
 
@@ -75,32 +80,36 @@ pub struct Keyed<K, C> {
 pub struct Update<C> {
     /// The revision.
     pub revision: Revision,
-    /// In the order of the schema.
+    /// The changes, in the order of the schema.
     pub changes: Vec<C>,
-    /// History was lost in between: these changes are the difference to what was seen before. See [`Change::resynced`].
+    /// History was lost: the changes are the difference from the last known state. See
+    /// [`Change::resynced`].
     pub resynced: bool,
 }
 
-/// What was touched, for the `changes` function that the derive writes: one call for each directory or map, with the field's place in the table, and one
-/// for all leaves that follow one another.
+/// The changed keys, as input of the `changes` function that the derive generates. That function
+/// makes one call for each directory or map, with the index of the field in the table, and one call
+/// for each group of adjacent leaves.
 #[derive(Debug)]
 pub struct Delta<'a> {
     directory: &'a Key,
     table: &'static Table,
-    /// Where the struct lies in the tree: empty, or segments each with a `/` after it. Between two calls.
+    /// The position of the struct in the tree: empty, or segments that each end with `/`. Valid
+    /// between two calls.
     prefix: String,
-    /// The tree with the changes in it.
+    /// The tree after the changes.
     after: &'a Tree,
-    /// Each relative key that was touched, and what was there before.
+    /// Each changed relative key, with its earlier value.
     touched: &'a Touched,
     revision: Revision,
     resynced: bool,
-    /// The tree has all that there is.
+    /// Whether the tree contains everything in the directory.
     complete: bool,
-    /// That nothing was there before is known, and not only not seen.
+    /// Whether a missing earlier value means that there was none. Otherwise it may just not have
+    /// been seen.
     knows_before: bool,
     problems: &'a mut Vec<Problem>,
-    /// What keys are put together in.
+    /// A buffer to build keys in.
     scratch: String,
 }
 
@@ -118,7 +127,7 @@ impl<'a> Delta<'a> {
         Self { directory, table, prefix, after, touched, revision, resynced, complete, knows_before, problems, scratch }
     }
 
-    /// The change of a field of one value.
+    /// The change of a field with one value.
     pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Option<Change<T>> {
         let (segment, before, after) = self.leaf_touched(field)?;
         let change = self.change(segment, before, after, *codec)?;
@@ -127,7 +136,7 @@ impl<'a> Delta<'a> {
         Some(Change { old, new, ..change })
     }
 
-    /// The segment of a field that was touched, what was there before, and what is there now.
+    /// Returns the segment of a changed field, its value before and its value now.
     fn leaf_touched(&self, field: usize) -> Option<(&'static str, Option<&'a Stored>, Option<&'a Stored>)> {
         let field = self.table.fields.get(field)?;
         let (tree, touched) = (self.after, self.touched);
@@ -147,7 +156,7 @@ impl<'a> Delta<'a> {
             before = before.or(was);
             after = after.or(now);
         }
-        // An alias that is not read, because the field's own key is there, is no change of the field.
+        // A change of an alias does not change the field while its own key exists.
         if !is_touched || before == after {
             return None;
         }
@@ -155,7 +164,7 @@ impl<'a> Delta<'a> {
         Some((segment, before.map(|(_, stored)| stored), after.map(|(_, stored)| stored)))
     }
 
-    /// A nested struct, optional or not.
+    /// Adds the changes of a nested struct, optional or not.
     pub fn dir<S: Schema, C>(&mut self, field: usize, make: fn(S::Change) -> C, out: &mut Vec<C>) {
         let Some(field) = self.table.fields.get(field) else { return };
         match field.presence {
@@ -164,24 +173,24 @@ impl<'a> Delta<'a> {
         }
     }
 
-    /// A struct whose keys lie beside this one's.
+    /// Adds the changes of a struct whose keys are in this struct's own directory.
     pub fn flatten<S: Schema, C>(&mut self, make: fn(S::Change) -> C, out: &mut Vec<C>) {
         self.whole::<S, C>(make, out);
     }
 
-    /// A map of structs.
+    /// Adds the changes of a map of structs.
     pub fn dir_map<K: MapKey, S: Schema, C>(&mut self, field: usize, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
         let Some(field) = self.table.fields.get(field) else { return };
         self.below(field.segment, |delta| delta.all_dirs::<K, S, C>(make, out));
     }
 
-    /// A map of values.
+    /// Adds the changes of a map of values.
     pub fn entries<K: MapKey, V, C>(&mut self, field: usize, codec: &Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
         let Some(field) = self.table.fields.get(field) else { return };
         self.below(field.segment, |delta| delta.all_entries(*codec, make, out));
     }
 
-    /// A struct at this place.
+    /// Adds the changes of a struct at this position.
     pub(crate) fn whole<S: Schema, C>(&mut self, make: fn(S::Change) -> C, out: &mut Vec<C>) {
         if self.touched.with_prefix(&self.prefix).next().is_none() {
             return;
@@ -193,8 +202,9 @@ impl<'a> Delta<'a> {
         out.extend(changes.into_iter().map(make));
     }
 
-    /// A struct at this place that may be absent. While it is, no change of what is left over of it is told; when it appears or vanishes, all of its
-    /// keys do, so that the changes lead from state to state.
+    /// Adds the changes of a struct that may be absent. While it is absent, changes of leftover
+    /// keys are not reported. When it appears or disappears, all of its keys appear or disappear,
+    /// so that the changes lead from one state to the next.
     fn present<S: Schema, C>(&mut self, make: fn(S::Change) -> C, out: &mut Vec<C>) {
         if !self.complete || self.touched.with_prefix(&self.prefix).next().is_none() {
             return self.whole::<S, C>(make, out);
@@ -224,7 +234,7 @@ impl<'a> Delta<'a> {
         whole.whole::<S, C>(make, out);
     }
 
-    /// The map of structs that this directory is.
+    /// Adds the changes of this directory as a map of structs.
     pub(crate) fn all_dirs<K: MapKey, S: Schema, C>(&mut self, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
         let mut children: Vec<&'a str> = Vec::new();
         let touched = self.touched;
@@ -246,12 +256,12 @@ impl<'a> Delta<'a> {
         }
     }
 
-    /// The map of values that this directory is.
+    /// Adds the changes of this directory as a map of values.
     pub(crate) fn all_entries<K: MapKey, V, C>(&mut self, codec: Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
         let prefix = self.prefix.clone();
         let touched = self.touched;
         if prefix.is_empty() {
-            // All of it is this map's.
+            // All changed keys belong to this map.
             out.reserve(touched.len());
         }
         for OneTouched { name, before, now } in touched.with_prefix(&prefix) {
@@ -265,7 +275,7 @@ impl<'a> Delta<'a> {
         }
     }
 
-    /// Every key as bytes.
+    /// Adds the changes of every key, as bytes.
     pub(crate) fn all_keys(&mut self, out: &mut Vec<Keyed<String, Change<Bytes>>>) {
         let touched = self.touched;
         for (relative, before) in touched.iter() {
@@ -274,7 +284,8 @@ impl<'a> Delta<'a> {
         }
     }
 
-    /// One value; none where what is there now cannot be decoded, which is noted.
+    /// The change of one value. `None` if the new value cannot be decoded, which is recorded as a
+    /// problem.
     pub(crate) fn change<T>(
         &mut self,
         segment: &str,
@@ -286,7 +297,7 @@ impl<'a> Delta<'a> {
             None => None,
             Some(Ok(value)) => Some(value),
             Some(Err(reason)) => {
-                // Found in a resync, it was written before the revision that it was found at.
+                // In a resync, the value was written before the revision of the snapshot.
                 let written = after.map_or(self.revision, |stored| stored.modified);
                 self.problem(segment, ProblemKind::Undecodable, reason.to_string(), written);
                 return None;
@@ -297,7 +308,7 @@ impl<'a> Delta<'a> {
         Some(Change { key, old, new, revision: self.revision, resynced: self.resynced, secret: codec.is_secret() })
     }
 
-    /// A key of the struct that is being read.
+    /// The full key of a segment of the current struct.
     fn key(&mut self, segment: &str) -> Key {
         if self.prefix.is_empty() {
             self.directory.descend_through(&mut self.scratch, segment)

@@ -1,4 +1,4 @@
-//! `Table`: a schema as data, for the walks, for people and for tools.
+//! `Table`: a schema as data, for the code that traverses it, for people and for tools.
 
 use std::fmt;
 
@@ -8,25 +8,26 @@ use super::{Encoded, split_first};
 use crate::key;
 use crate::value::ValueError;
 
-/// A struct's fields, as the derive found them. `Display` is a table for people, `Serialize` the same for tools.
+/// The fields of a struct, as the derive found them. `Display` prints a table for people;
+/// `Serialize` returns the same for tools.
 #[derive(Debug, Serialize)]
 pub struct Table {
     /// The struct's name.
     pub name: &'static str,
-    /// Its documentation comment.
+    /// The documentation comment of the struct.
     pub doc: &'static str,
-    /// The pattern of its directory, `/{env}/checkout`, where the struct names one.
+    /// The pattern of its directory, such as `/{env}/checkout`, if the struct declares one.
     pub prefix: Option<&'static str>,
-    /// In the order of the struct.
+    /// The fields, in the order of the struct.
     pub fields: &'static [Field],
 }
 
-/// The keys that tell when a struct expires, relative to its directory.
+/// The keys that show when a struct expires, relative to its directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Witnesses {
-    /// The first one that is there tells it.
+    /// The first of these keys that exists.
     First(Vec<&'static str>),
-    /// If all are there and agree they tell it.
+    /// All of these keys, if they all exist and agree.
     Every(Vec<&'static str>),
 }
 
@@ -35,80 +36,81 @@ pub(crate) enum Witnesses {
 pub struct Field {
     /// The field's name.
     pub name: &'static str,
-    /// The segment below the struct's directory; empty of a flattened field.
+    /// The segment below the struct's directory. Empty for a flattened field.
     pub segment: &'static str,
-    /// Segments that are read when the first is not there.
+    /// Alternative segments, read if the first one does not exist.
     pub aliases: &'static [&'static str],
-    /// Its documentation comment.
+    /// The documentation comment of the field.
     pub doc: &'static str,
-    /// What lies there.
+    /// What is stored at the segment.
     pub kind: Kind,
-    /// What its absence means.
+    /// What it means if the field has no key.
     pub presence: Presence,
-    /// Its value is never shown.
+    /// Whether its value is never shown.
     pub secret: bool,
-    /// Values are checked before they are written.
+    /// Whether its values are validated before they are written.
     pub validated: bool,
 }
 
-/// What lies at a field's segment.
+/// What is stored at the segment of a field.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// One value of this type, for a person.
+    /// One value. Contains the name of its type, for people.
     Leaf(&'static str),
-    /// A directory with a struct in it.
+    /// A directory with a struct.
     Dir(&'static Table),
-    /// A struct whose keys lie beside this struct's own.
+    /// A struct whose keys are in the enclosing struct's own directory.
     Flatten(&'static Table),
-    /// A directory of directories, each with a struct in it.
+    /// A directory with one subdirectory per struct.
     DirMap {
-        /// The type of the map's keys, for a person.
+        /// The name of the type of the map's keys, for people.
         key: &'static str,
         /// The struct.
         table: &'static Table,
     },
-    /// A directory of values.
+    /// A directory with one key per value.
     Entries {
-        /// The type of the map's keys, for a person.
+        /// The name of the type of the map's keys, for people.
         key: &'static str,
-        /// The type of the values, for a person.
+        /// The name of the type of the values, for people.
         value: &'static str,
     },
 }
 
-/// What it means that a field has no key.
+/// What it means if a field has no key.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Presence {
     /// The struct cannot be read.
     Required,
-    /// None, or an empty map.
+    /// The field is `None` or an empty map.
     Optional,
-    /// This expression.
+    /// The field has the value of this expression.
     Default(&'static str),
 }
 
 impl Table {
     pub(crate) const EMPTY: &'static Self = &Self { name: "", doc: "", prefix: None, fields: &[] };
 
-    /// What stands for the struct's directory, wherever it is, in metrics and events.
+    /// The name of the struct's directory in metrics and events: the same for all directories of
+    /// the type.
     pub(crate) fn pattern(&self) -> &'static str {
         self.prefix.unwrap_or(self.name)
     }
 
-    /// Whether a key relative to the struct's directory is one of the schema's.
+    /// Whether a key, relative to the struct's directory, is in the schema.
     pub(crate) fn owns(&self, relative: &str) -> bool {
         self.has(relative, |name| key::unescape(name).is_some())
     }
 
-    /// Whether what is stored at a key relative to the struct's directory has a say in what is read: those of the schema, and in maps the names
-    /// that are not ours, which make a read fail.
+    /// Whether a key, relative to the struct's directory, affects a read: every key of the schema,
+    /// and in maps also names that are not valid, which make the read fail.
     pub(crate) fn reads(&self, relative: &str) -> bool {
         self.has(relative, |name| !key::is_hidden(name))
     }
 
-    /// `is_name` says which segments are names in a map.
+    /// `is_name` decides whether a segment is a name in a map.
     fn has(&self, relative: &str, is_name: fn(&str) -> bool) -> bool {
         let (first, rest) = split_first(relative);
         self.fields.iter().any(|field| match (&field.kind, rest) {
@@ -124,7 +126,8 @@ impl Table {
         })
     }
 
-    /// Whether the value at a key of the schema, relative to the struct's directory, is not to be shown.
+    /// Whether the value at a key of the schema must not be shown. The key is relative to the
+    /// struct's directory.
     pub(crate) fn is_secret(&self, relative: &str) -> bool {
         let (first, rest) = split_first(relative);
         self.fields.iter().any(|field| match (&field.kind, rest) {
@@ -139,15 +142,15 @@ impl Table {
         })
     }
 
-    /// Every key that is not in a map, relative to the struct's directory, with the aliases.
+    /// Every key outside of maps, including aliases, relative to the struct's directory.
     pub(crate) fn fixed_keys(&self) -> Vec<String> {
         let mut keys = Vec::new();
         self.each_leaf("", &mut |prefix, field| keys.extend(field.segments().map(|segment| format!("{prefix}{segment}"))));
         keys
     }
 
-    /// The keys of fields that have no value in `encoded`, with their aliases. (Of a field that has one the aliases are not read, so
-    /// they may stay for older readers.)
+    /// The keys of fields without a value in `encoded`, including their aliases. If a field has a
+    /// value, its aliases are not read, so they may remain for older readers.
     pub(crate) fn absent_keys(&self, encoded: &Encoded) -> Vec<String> {
         let mut keys = Vec::new();
         self.each_leaf("", &mut |prefix, field| {
@@ -158,14 +161,15 @@ impl Table {
         keys
     }
 
-    /// The directories of its maps, relative to the struct's directory.
+    /// The directories of the maps, relative to the struct's directory.
     pub(crate) fn map_directories(&self) -> Vec<String> {
         let mut directories = Vec::new();
         self.add_map_directories("", &mut directories);
         directories
     }
 
-    /// What a validation of the whole struct said, unless it could have said a secret.
+    /// The reason of a failed validation of the whole struct. It is hidden if it may contain a
+    /// secret.
     pub(crate) fn masked(&self, reason: ValueError) -> ValueError {
         if self.has_secret() { ValueError::new("*** (the struct has a secret in it: the reason is not shown)") } else { reason }
     }
@@ -177,12 +181,15 @@ impl Table {
         })
     }
 
-    /// What is written as one with the struct, and so tells when the struct expires: a key that it cannot be read without. In a struct that
-    /// can be read without any, it takes all the keys that writing the whole struct writes, since each of them alone may be an override for a time.
+    /// The keys that show when the struct expires, since they are written together with it. These
+    /// are required keys. If the struct has none, these are all keys that a write of the whole
+    /// struct writes, since each of them alone may be a temporary override.
     ///
-    /// Of the struct's own fields, not of those in nested structs and maps; without the field at `except`.
+    /// Considers only the struct's own fields, without nested structs and maps, and without the
+    /// field at `except`.
     pub(crate) fn witnesses(&self, except: &str) -> Witnesses {
-        // One request takes a limited number of conditions, and it is the same end wherever one looks.
+        // One request accepts only a limited number of conditions, and all required keys expire
+        // together.
         const REQUIRED: usize = 4;
         const EVERY: usize = 32;
         let mut required = Vec::new();
@@ -216,8 +223,8 @@ impl Table {
         }
     }
 
-    /// The structs that a key of the schema is in, from the outermost to the innermost: where each lies (empty, or with a `/` at the end), and its
-    /// table.
+    /// The structs that contain a key of the schema, from the outermost to the innermost. Each with
+    /// its relative directory (empty, or with a final `/`) and its table.
     pub(crate) fn structs_around(&'static self, relative: &str) -> Vec<(String, &'static Self)> {
         let mut found = vec![(String::new(), self)];
         let mut at = (0, self);
@@ -228,7 +235,7 @@ impl Table {
         found
     }
 
-    /// The aliases of the field whose own key this is, relative to the struct's directory.
+    /// The aliases of the field with this key, relative to the struct's directory.
     pub(crate) fn aliases_of(&'static self, relative: &str) -> Vec<String> {
         let mut aliases = Vec::new();
         if let Some((prefix, table)) = self.structs_around(relative).pop() {
@@ -241,7 +248,8 @@ impl Table {
         aliases
     }
 
-    /// The nested struct, or the struct in a map, that a key is in, and how much of the key is its directory.
+    /// The nested struct, or the struct in a map, that contains the key, and the length of its
+    /// directory in the key.
     fn struct_within(&self, relative: &str) -> Option<(usize, &'static Self)> {
         let (first, rest) = split_first(relative);
         let rest = rest?;
@@ -267,7 +275,7 @@ impl Table {
         }
     }
 
-    /// Every leaf that is not in a map, with where its struct lies.
+    /// Visits every leaf outside of maps, with the directory of its struct.
     fn each_leaf(&self, prefix: &str, visit: &mut impl FnMut(&str, &Field)) {
         for field in self.fields {
             match &field.kind {
@@ -302,7 +310,7 @@ impl Table {
 }
 
 impl Field {
-    /// The segments it is read from, in order of preference.
+    /// The segments that the field is read from, in order of preference.
     pub(crate) fn segments(&self) -> impl Iterator<Item = &'static str> {
         std::iter::once(self.segment).chain(self.aliases.iter().copied())
     }

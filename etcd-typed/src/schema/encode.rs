@@ -1,17 +1,18 @@
-//! The walk from a struct to what is stored. It notes every problem instead of stopping at the first.
+//! Converts a struct to its stored form. Records every problem instead of stopping at the first.
 
 use super::{Encoded, Map, MapKey, Schema, Table, Validation, place, segment_of, validated};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::value::{Codec, ValueError};
 
-/// Writes the fields of one struct; the derive makes one call for each directory or map, with the field's place in the table, and one for all leaves
-/// that follow one another.
+/// Writes the fields of one struct. The derive generates one call for each directory or map, with
+/// the index of the field in the table, and one call for each group of adjacent leaves.
 #[derive(Debug)]
 pub struct Encoder<'a> {
     directory: &'a Key,
     table: &'static Table,
-    /// Where the struct lies: empty, or segments each with a `/` after it. Between two calls.
+    /// The position of the struct: empty, or segments that each end with `/`. Valid between two
+    /// calls.
     prefix: String,
     out: Encoded,
     validation: Validation,
@@ -27,47 +28,47 @@ impl<'a> Encoder<'a> {
         if self.problems.is_empty() { Ok(self.out) } else { Err(Error::from_problems(self.problems)) }
     }
 
-    /// A field of one value.
+    /// Writes a field with one value.
     pub(super) fn leaf<T>(&mut self, field: usize, value: &T, codec: &Codec<T>) {
         if let Some(segment) = self.segment(field) {
             self.value(segment, value, codec);
         }
     }
 
-    /// A nested struct.
+    /// Writes a nested struct.
     pub fn dir<S: Schema>(&mut self, field: usize, value: &S) {
         if let Some(segment) = self.segment(field) {
             self.below(segment, |encoder| encoder.whole(value));
         }
     }
 
-    /// A nested struct that may be none.
+    /// Writes a nested struct that may be `None`.
     pub fn dir_opt<S: Schema>(&mut self, field: usize, value: &Option<S>) {
         if let (Some(value), Some(segment)) = (value, self.segment(field)) {
             self.below(segment, |encoder| encoder.present(value));
         }
     }
 
-    /// A struct whose keys lie beside this one's.
+    /// Writes a struct whose keys are in this struct's own directory.
     pub fn flatten<S: Schema>(&mut self, value: &S) {
         self.whole(value);
     }
 
-    /// A map of structs.
+    /// Writes a map of structs.
     pub fn dir_map<M: Map<Value: Schema>>(&mut self, field: usize, map: &M) {
         if let Some(segment) = self.segment(field) {
             self.below(segment, |encoder| encoder.all_dirs(map));
         }
     }
 
-    /// A map of values.
+    /// Writes a map of values.
     pub fn entries<M: Map>(&mut self, field: usize, map: &M, codec: &Codec<M::Value>) {
         if let Some(segment) = self.segment(field) {
             self.below(segment, |encoder| encoder.all_entries(map, *codec));
         }
     }
 
-    /// A struct at this place, with the validation of the whole.
+    /// Writes a struct at this position, and validates it as a whole.
     pub(super) fn whole<S: Schema>(&mut self, value: &S) {
         let outer = std::mem::replace(&mut self.table, S::TABLE);
         value.encode(self);
@@ -79,7 +80,7 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// A struct at this place that exists only if it has a key: without one a read finds nothing.
+    /// Writes a struct that exists only if it has a key. Without one, a read would not find it.
     pub(super) fn present<S: Schema>(&mut self, value: &S) {
         let before = (self.out.len(), self.problems.len());
         self.whole(value);
@@ -97,7 +98,7 @@ impl<'a> Encoder<'a> {
         self.problem("", ProblemKind::Unencodable, &ValueError::new(reason));
     }
 
-    /// The map of structs that this directory is.
+    /// Writes this directory as a map of structs.
     pub(crate) fn all_dirs<M: Map<Value: Schema>>(&mut self, map: &M) {
         for (key, value) in map.pairs() {
             if let Some(segment) = self.map_segment(key) {
@@ -106,7 +107,7 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// The map of values that this directory is.
+    /// Writes this directory as a map of values.
     pub(crate) fn all_entries<M: Map>(&mut self, map: &M, codec: Codec<M::Value>) {
         for (key, value) in map.pairs() {
             if let Some(segment) = self.map_segment(key) {

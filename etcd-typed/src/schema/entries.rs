@@ -1,5 +1,5 @@
-//! From the answer of a store straight to the entries of a map of values: one pass over it, and no tree between. What a map inside of a struct is read by
-//! is `decode.rs`; both read an entry alike.
+//! Reads a store's answer directly into the entries of a map of values, in one pass and without a
+//! tree. `decode.rs` reads maps inside of structs. Both read an entry in the same way.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,12 @@ use crate::store::KeyValue;
 use crate::value::Codec;
 use crate::version::{Versioned, Versions};
 
-/// The entries that were read so far, of answers of one revision.
+/// The entries that were read so far, from answers at one revision.
 #[derive(Debug)]
 pub(crate) struct Entries<K, V> {
     pairs: Vec<(K, V)>,
     problems: Vec<Problem>,
-    /// Of all that was read.
+    /// The oldest creation revision of all entries.
     created: Option<Revision>,
     modified: Revision,
 }
@@ -26,7 +26,7 @@ impl<K: MapKey, V> Entries<K, V> {
         Self { pairs: Vec::new(), problems: Vec::new(), created: None, modified: Revision::ZERO }
     }
 
-    /// Reads a page. Its memory is free afterwards: the entries hold nothing of it.
+    /// Reads a page. The entries keep no reference to it, so its memory can be freed.
     pub(crate) fn read(&mut self, directory: &Key, codec: &Codec<V>, page: Vec<KeyValue>) {
         self.pairs.reserve(page.len());
         for kv in page {
@@ -40,30 +40,31 @@ impl<K: MapKey, V> Entries<K, V> {
         }
     }
 
-    /// The map. It knows no basis: nothing compares a whole map of values with what is there.
+    /// Returns the map. Its metadata has no basis, since no operation compares a whole map of
+    /// values with the store.
     ///
     /// # Errors
     ///
-    /// `Invalid`, with every entry that is undecodable or whose key's name is not one of ours.
+    /// `Invalid`, with every entry that cannot be decoded or whose name is not valid.
     pub(crate) fn finish(self, directory: &Key, revision: Revision) -> Result<Versioned<BTreeMap<K, V>>> {
         if !self.problems.is_empty() {
             return Err(Error::from_problems(self.problems).at(directory));
         }
         let (created, modified) = (self.created.unwrap_or_default(), self.modified);
         let versions = Versions { revision, created, modified, ..Versions::default() };
-        // What is in order already, as nearly every answer is, is not compared more than once.
+        // Nearly every answer is already sorted, and then this compares each entry only once.
         Ok(Versioned::new(self.pairs.into_iter().collect(), versions))
     }
 }
 
-/// All that is wrong with an entry: its key, its value, or both.
+/// The problems of an entry: of its key, its value, or both.
 #[derive(Debug)]
 pub(crate) struct Wrong {
     pub(crate) first: Problem,
     pub(crate) second: Option<Problem>,
 }
 
-/// The entry that a key is; none where the key is none of the map's.
+/// Reads the entry at a key. `None` if the key does not belong to the map.
 pub(crate) fn entry<K: MapKey, V>(directory: &Key, codec: &Codec<V>, kv: &KeyValue) -> Option<Result<(K, V), Wrong>> {
     let segment = directory.below(&kv.key).filter(|relative| !relative.contains('/') && !key::is_hidden(relative))?;
     let problem = |(kind, reason)| Problem { key: directory.descend(segment), kind, reason, revision: Some(kv.modified) };
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
     use crate::schema;
 
-    /// Ours and foreign, good and bad, of this directory and not.
+    /// Valid and invalid names, inside and outside of the directory.
     const KEYS: [&[u8]; 14] = [
         b"/d/1",
         b"/d/2",
@@ -123,7 +124,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn they_are_what_a_walk_over_the_tree_finds(
+        fn entries_match_decoded_tree(
             picked in proptest::sample::subsequence((0..KEYS.len()).collect::<Vec<_>>(), 0..=KEYS.len()),
             values in proptest::collection::vec(prop_oneof![Just("7"), Just("8"), Just("9"), Just("no")], KEYS.len()),
             at in 0..KEYS.len(),
@@ -138,7 +139,7 @@ mod tests {
                 ttl: None,
             };
             let mut kvs: Vec<_> = picked.into_iter().zip(values).map(kv).collect();
-            // As a store answers.
+            // Stores return sorted keys.
             kvs.sort_by(|a, b| a.key.cmp(&b.key));
             agree::<String>(kvs.clone(), at);
             agree::<u8>(kvs, at);

@@ -1,7 +1,10 @@
-//! Maps of a struct that are read before the struct, a few keys at a time, so that others get the thread between two times.
+//! Reads the maps of a struct before the struct itself, a few keys at a time, so that other tasks
+//! can run in between.
 //!
-//! The derive's `decode` reads a struct in one go, and cannot stop in the middle. So it is called several times. Each time but the last it reads only maps, up to a
-//! number of keys, and what was read is put away here. The last time it reads the rest of the struct, which has as many fields as its author wrote, and takes the maps.
+//! The derived `decode` reads a struct in one call and cannot pause, so it is called several times.
+//! Each call but the last reads only maps, up to a number of keys, and stores the result here. The
+//! last call takes the maps from here and reads the other fields, whose number is fixed by the
+//! type.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -12,33 +15,33 @@ use super::{AT_ONCE, Decoder, Map, Schema, Tree, Validation, with_prefix};
 use crate::key::Key;
 use crate::value::Codec;
 
-/// The maps that were read, by where they lie in the tree.
+/// The maps that were read, by their position in the tree.
 #[derive(Debug, Default)]
 pub(super) struct Gathered<'a>(HashMap<String, Part<'a>>);
 
 /// A map of which some entries were read.
 #[derive(Debug)]
 struct Part<'a> {
-    /// A vector of keys and values.
+    /// A `Vec` of key-value pairs.
     pairs: Box<dyn Any + Send>,
     /// False if an entry has a problem.
     complete: bool,
     found: Found,
-    /// What is to be read.
+    /// What remains to be read.
     rest: Rest<'a>,
 }
 
 #[derive(Debug)]
 enum Rest<'a> {
-    /// Of a map of values: what comes after this key.
+    /// For a map of values: all keys after this one.
     After(Bound<&'a str>),
-    /// Of a map of structs: these.
+    /// For a map of structs: these subdirectories.
     Children(VecDeque<&'a str>),
     Nothing,
 }
 
 impl<'a> Gathered<'a> {
-    /// Reads some more. Whether that was all.
+    /// Reads some more keys. Returns true if nothing remains.
     pub(super) fn more<T>(
         &mut self,
         directory: &'a Key,
@@ -49,15 +52,15 @@ impl<'a> Gathered<'a> {
         let mut decoder = Decoder::new(directory, tree, validation);
         decoder.take(std::mem::take(self));
         decoder.left = Some(AT_ONCE);
-        // There is no value, since fields are not read.
+        // The result is always `None`, since only maps are read.
         read(&mut decoder);
         let is_all = decoder.left.is_some_and(|left| left > 0);
         *self = std::mem::take(&mut decoder.gathered);
         is_all
     }
 
-    /// A map that was read here: what was found, and its entries, if none has a problem.
-    #[expect(clippy::type_complexity, reason = "two parts, each for one thing")]
+    /// Takes a map that was read here: its metadata, and its entries unless one has a problem.
+    #[expect(clippy::type_complexity, reason = "an alias would hide the two parts")]
     pub(super) fn take_map<M: Map>(&mut self, prefix: &str) -> Option<(Found, Option<Vec<(M::Key, M::Value)>>)> {
         if self.0.is_empty() {
             return None;
@@ -69,7 +72,7 @@ impl<'a> Gathered<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    /// Goes on with the map of values at this place.
+    /// Reads more of the map of values at this position.
     pub(super) fn gather_entries<M: Map>(&mut self, codec: Codec<M::Value>) {
         let tree = self.tree;
         let prefix = self.prefix.clone();
@@ -89,7 +92,7 @@ impl<'a> Decoder<'a> {
         );
     }
 
-    /// Goes on with the map of structs at this place.
+    /// Reads more of the map of structs at this position.
     pub(super) fn gather_dirs<M: Map<Value: Schema>>(&mut self) {
         self.gather::<M>(
             |decoder| Rest::Children(decoder.children(M::Value::TABLE).into()),
@@ -102,7 +105,7 @@ impl<'a> Decoder<'a> {
                 let below = format!("{}{child}/", decoder.prefix);
                 let keys = with_prefix(decoder.tree, &below).take(AT_ONCE + 1).count();
                 if keys > AT_ONCE {
-                    // First the maps in it.
+                    // A large entry: read its maps first.
                     decoder.below(child, Self::whole::<M::Value>);
                     if decoder.left == Some(0) {
                         return None;
@@ -117,7 +120,8 @@ impl<'a> Decoder<'a> {
         );
     }
 
-    /// Goes on with the map at this place. `one` reads the next entry, with the number of keys that it read; none where there is no more, for now or at all.
+    /// Reads more of the map at this position. `one` reads the next entry and returns how many keys
+    /// it read. It returns `None` if no more entries can be read, now or at all.
     fn gather<M: Map>(
         &mut self,
         begin: impl FnOnce(&Self) -> Rest<'a>,

@@ -1,29 +1,31 @@
-//! Copies of values that are kept. The bytes of an answer are a slice of the connection's read buffers, or of a whole transaction: a view that kept ten of
-//! them would keep all of those alive.
+//! Copies values that are kept for long. The bytes of an answer are a slice of the connection's
+//! read buffer, or of a whole transaction. A view that kept ten such values would keep all of these
+//! buffers in memory.
 
 use bytes::{Bytes, BytesMut};
 
-/// Values that are shorter share an allocation with their neighbours.
+/// Values below this length share an allocation with their neighbours.
 const SHORT: usize = 128;
 
-/// The largest allocation that short values share, so that one that stays when its neighbours are replaced keeps little more than itself.
+/// The largest shared allocation. A limit keeps the waste small if one value outlives its
+/// neighbours.
 const SHARED: usize = 512;
 
 /// Copies the values of one answer or batch.
 #[derive(Debug)]
 pub(crate) struct Copies {
     room: BytesMut,
-    /// The bytes of the short values that are still to come.
+    /// The total length of the short values that are not yet copied.
     short: usize,
 }
 
 impl Copies {
-    /// For values of these lengths.
+    /// Prepares to copy values of these lengths.
     pub(crate) fn of(lengths: impl Iterator<Item = usize>) -> Self {
         Self { room: BytesMut::new(), short: lengths.filter(|length| *length < SHORT).sum() }
     }
 
-    /// A copy of a value.
+    /// Copies a value.
     pub(crate) fn copy(&mut self, value: &[u8]) -> Bytes {
         if value.len() >= SHORT || value.len() >= self.short {
             self.short = self.short.saturating_sub(if value.len() < SHORT { value.len() } else { 0 });
@@ -46,7 +48,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn copies_are_equal_and_take_little_more_than_their_bytes(lengths in proptest::collection::vec(0..300_usize, 0..50)) {
+        fn copies_are_equal_with_little_overhead(lengths in proptest::collection::vec(0..300_usize, 0..50)) {
             let value = |length: &usize| vec![u8::try_from(length % 251).unwrap(); *length];
             let values: Vec<_> = lengths.iter().map(value).collect();
             let mut copied = Vec::new();
@@ -59,12 +61,12 @@ mod tests {
             let bytes: usize = lengths.iter().sum();
             let others = values.len() * size_of::<Bytes>();
             let kept = usize::try_from(allocated.bytes_current).unwrap();
-            // What is lost at the end of a shared allocation, and what each of those takes beside its bytes.
+            // The unused rest of each shared allocation, and the overhead of each allocation.
             prop_assert!(kept <= others + bytes + bytes / 2 + SHARED + 128, "{kept} for {bytes}");
         }
 
         #[test]
-        fn one_copy_keeps_no_more_than_one_shared_allocation(lengths in proptest::collection::vec(0..300_usize, 1..50), kept in any::<prop::sample::Index>()) {
+        fn copy_keeps_at_most_one_shared_allocation(lengths in proptest::collection::vec(0..300_usize, 1..50), kept in any::<prop::sample::Index>()) {
             let mut copies = Copies::of(lengths.iter().copied());
             let mut one = Bytes::new();
             let allocated = allocation_counter::measure(|| {

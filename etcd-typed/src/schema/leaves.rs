@@ -1,27 +1,29 @@
-//! `Leaves`: the fields of one value each that follow one another in a struct, as one tuple. The derive makes one call for them all where it would
-//! make one for each field: a call that the compiler has to check in every struct costs more than all that is in this file.
+//! `Leaves`: adjacent fields of a struct that each have one value, as one tuple. The derive
+//! generates one call for the whole tuple instead of one per field. This makes derived structs
+//! compile faster, since the compiler checks each call in each struct.
 
 use super::{Change, Decoder, Delta, Encoder, Field, Kind, Presence};
 use crate::value::Codec;
 
-/// Fields of one value each: a tuple of `Leaf` and `LeafOpt`, and the place of the first in the table.
+/// Adjacent fields with one value each: a tuple of `Leaf` and `LeafOpt`, and the index of the first
+/// in the table.
 #[derive(Debug)]
 pub struct Leaves<L> {
     pub(crate) first: usize,
-    /// The fields, for their rows in the table.
+    /// The fields. The derive reads their table rows from here.
     pub of: L,
 }
 
 impl<L> Leaves<L> {
-    /// The fields of the table from `first` on.
+    /// Combines adjacent fields, where the first one has the index `first` in the table.
     pub const fn new(first: usize, of: L) -> Self {
         Self { first, of }
     }
 }
 
 impl<L: Tuple> Leaves<L> {
-    /// Reads every field, so that every problem is noted; none if there was one.
-    // Structs with the same types of fields share it, where it is not inlined into each.
+    /// Reads every field and records every problem. Returns `None` if there was one.
+    // Without inlining, structs whose fields have the same types share this function.
     #[inline(never)]
     pub fn decode(&self, decoder: &mut Decoder<'_>) -> Option<L::Values> {
         self.of.decode(self.first, decoder)
@@ -32,13 +34,13 @@ impl<L: Tuple> Leaves<L> {
         self.of.encode(self.first, encoder, values);
     }
 
-    /// Adds the change of each field that changed, as the variant that `makers` has for it.
+    /// Adds the change of each changed field, converted by its function in `makers`.
     pub fn changes<C>(&self, delta: &mut Delta<'_>, makers: L::Makers<C>, out: &mut Vec<C>) {
         self.of.changes(self.first, delta, &makers, out);
     }
 }
 
-/// A field that must be there, or has a default.
+/// A required field, or a field with a default.
 #[derive(Debug)]
 pub struct Leaf<T> {
     pub(crate) codec: Codec<T>,
@@ -46,7 +48,7 @@ pub struct Leaf<T> {
 }
 
 impl<T> Leaf<T> {
-    /// A field that must be there.
+    /// A required field.
     pub const fn new(codec: Codec<T>) -> Self {
         Self { codec, default: None }
     }
@@ -56,7 +58,7 @@ impl<T> Leaf<T> {
         Self { codec, default: Some(default) }
     }
 
-    /// Its row in the table, but for what only the derive knows.
+    /// Its row in the table, without the parts that only the derive knows.
     pub const fn row(&self, name: &'static str, segment: &'static str) -> Field {
         row(name, segment, &self.codec, Presence::Required)
     }
@@ -74,7 +76,7 @@ impl<T> LeafOpt<T> {
         Self { codec }
     }
 
-    /// Its row in the table, but for what only the derive knows.
+    /// Its row in the table, without the parts that only the derive knows.
     pub const fn row(&self, name: &'static str, segment: &'static str) -> Field {
         row(name, segment, &self.codec, Presence::Optional)
     }
@@ -93,17 +95,17 @@ const fn row<T>(name: &'static str, segment: &'static str, codec: &Codec<T>, pre
     }
 }
 
-/// One of the leaves.
+/// One leaf of a tuple.
 pub trait OneLeaf {
-    /// What is stored.
+    /// The type of the stored value.
     type Stored;
-    /// What the struct has.
+    /// The type of the struct's field.
     type Value: 'static;
 
-    /// How it is stored.
+    /// The codec of the stored value.
     fn codec(&self) -> &Codec<Self::Stored>;
 
-    /// What the field is where nothing is stored.
+    /// The default of the field, if nothing is stored.
     fn default(&self) -> Option<fn() -> Self::Stored>;
 
     /// Reads the field.
@@ -157,13 +159,13 @@ impl<T: 'static> OneLeaf for LeafOpt<T> {
     }
 }
 
-/// Leaves that follow one another: tuples of up to twelve.
+/// Adjacent leaves: tuples of up to twelve.
 pub trait Tuple {
-    /// What the struct has of them.
+    /// The values of the struct's fields.
     type Values;
-    /// The same, to be written.
+    /// References to these values, for writing.
     type Refs<'a>;
-    /// The variants of the change enum.
+    /// The functions that create the variants of the change enum.
     type Makers<C>;
 
     /// Reads every field.
@@ -172,7 +174,7 @@ pub trait Tuple {
     /// Writes every field.
     fn encode(&self, first: usize, encoder: &mut Encoder<'_>, values: Self::Refs<'_>);
 
-    /// Adds the change of each field that changed.
+    /// Adds the change of each changed field.
     fn changes<C>(&self, first: usize, delta: &mut Delta<'_>, makers: &Self::Makers<C>, out: &mut Vec<C>);
 }
 
@@ -214,7 +216,7 @@ tuple!(A a 0, B b 1, X c 2, D d 3, E e 4, F f 5, G g 6, H h 7, I i 8, J j 9);
 tuple!(A a 0, B b 1, X c 2, D d 3, E e 4, F f 5, G g 6, H h 7, I i 8, J j 9, K k 10);
 tuple!(A a 0, B b 1, X c 2, D d 3, E e 4, F f 5, G g 6, H h 7, I i 8, J j 9, K k 10, L l 11);
 
-/// Once for each change enum, not once for each of its variants.
+/// A separate function is compiled once per change enum instead of once per variant.
 #[inline(never)]
 fn push<C>(out: &mut Vec<C>, change: C) {
     out.push(change);

@@ -1,28 +1,32 @@
-//! Which keys a read of a schema looks at, and which secrets it cannot be without: what a file on disk must know to stand for a server.
+//! Which keys a schema reads, and which secrets it needs. A snapshot file needs both to replace a
+//! server.
 
 use super::{Field, Kind, Presence, Table};
 
-/// The keys of one field, in the order in which a read looks at them: the own one first, then the aliases.
+/// The keys of one field, in the order in which they are tried: its own key first, then its
+/// aliases.
 ///
-/// A key is relative to the directory of the view. An empty segment stands for any name in a map: `pools//size`. No schema has an empty segment of its own.
+/// A key is relative to the directory of the view. An empty segment matches any name in a map:
+/// `pools//size`. A schema never has an empty segment of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Look {
     pub(crate) keys: Vec<String>,
-    /// Whether the keys also tell which entries a map has.
+    /// Whether the keys also decide which entries a map has.
     pub(crate) is_in_map: bool,
 }
 
-/// A secret that a view cannot be without.
+/// A secret that a view needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NeededSecret {
-    /// Relative to the directory of the view.
+    /// Its place, relative to the directory of the view.
     pub(crate) place: String,
-    /// The secret alone may tell that an entry of a map, or an optional struct, exists.
+    /// Whether this secret alone may decide that a map entry or an optional struct exists.
     pub(crate) tells_existence: bool,
 }
 
 impl Table {
-    /// Every key that a read looks at, without those of secret fields. `prefix` is where the struct lies: empty, or with a `/` at the end.
+    /// Every key that a read uses, without secret fields. `prefix` is the position of the struct:
+    /// empty, or with a final `/`.
     pub(crate) fn looks(&self, prefix: &str, is_in_map: bool) -> Vec<Look> {
         let within = |directory: String, table: &Self, is_in_map| table.looks(&directory, is_in_map);
         let of_field = |field: &Field| {
@@ -39,8 +43,9 @@ impl Table {
         self.fields.iter().flat_map(of_field).collect()
     }
 
-    /// The first secret that the struct cannot be read without, or would be another struct without: a required field, the values of a map, or what
-    /// alone tells that an entry of a map or an optional struct exists.
+    /// The first secret without which the struct cannot be read, or would be read as another value:
+    /// a required field, the values of a map, or a field that alone decides whether a map entry or
+    /// an optional struct exists.
     pub(crate) fn needed_secret(&self) -> Option<NeededSecret> {
         self.fields.iter().find_map(|field| match &field.kind {
             Kind::Leaf(_) => (field.secret && field.presence == Presence::Required).then(|| NeededSecret::at(field.segment)),
@@ -52,13 +57,14 @@ impl Table {
         })
     }
 
-    /// The same of a struct that exists only if one of its keys is stored.
+    /// Like [`needed_secret`](Self::needed_secret), for a struct that exists only if one of its
+    /// keys is stored.
     pub(crate) fn entry_secret(&self) -> Option<NeededSecret> {
         let alone = || Some(NeededSecret { place: self.first_secret()?, tells_existence: true });
         self.needed_secret().or_else(|| if self.always_shows() { None } else { alone() })
     }
 
-    /// Whether the struct cannot be read without a key that is no secret.
+    /// Whether the struct has a required key that is not a secret.
     fn always_shows(&self) -> bool {
         self.fields.iter().any(|field| match &field.kind {
             Kind::Leaf(_) => !field.secret && field.presence == Presence::Required,

@@ -1,14 +1,16 @@
-//! When a struct exists that may be absent, an entry of a map of structs or an optional directory, and which keys go with it.
+//! Decides whether a struct exists that may be absent (an entry of a map of structs, or an optional
+//! directory), and which keys belong to it.
 
 use super::{Encoded, Kind, Presence, Table, Tree, split_first, with_prefix};
 use crate::key;
 
-/// A directory that may be absent and is removed as a whole: an entry of a map of structs, or an optional directory.
+/// A directory that may be absent and is removed as a whole: an entry of a map of structs, or an
+/// optional directory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Removable<'r> {
-    /// Relative to where the search began.
+    /// Relative to the directory in which the search began.
     pub(crate) directory: &'r str,
-    /// The struct in it.
+    /// The struct in the directory.
     table: &'static Table,
     pub(crate) is_entry: bool,
 }
@@ -20,14 +22,15 @@ impl Removable<'_> {
         with_prefix(tree, &prefix).any(|(relative, _)| self.table.is_present_by(&relative[prefix.len()..]))
     }
 
-    /// Whether a key below it will be stored.
+    /// Whether `encoded` contains a key below this directory.
     pub(crate) fn is_encoded(&self, encoded: &Encoded) -> bool {
         let prefix = format!("{}/", self.directory);
         encoded.range(prefix.clone()..).next().is_some_and(|(relative, _)| relative.starts_with(&prefix))
     }
 }
 
-/// Why no read looks at a key of the schema, if it is left over from a struct that is not there any more. These are the directories around the key.
+/// Why no read uses a key of the schema: it is left over from a struct that no longer exists.
+/// `around` lists the directories around the key.
 pub(crate) fn left_over(around: &[Removable<'_>], tree: &Tree) -> Option<String> {
     let absent = around.iter().find(|removable| removable.table.has_required() && !removable.is_in(tree))?;
     let mut required = Vec::new();
@@ -35,12 +38,13 @@ pub(crate) fn left_over(around: &[Removable<'_>], tree: &Tree) -> Option<String>
     let names = required.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let (what, keys) = (if absent.is_entry { "entry" } else { "directory" }, if required.len() == 1 { "key" } else { "keys" });
     Some(format!(
-        "left over, and not read: the {what} `{}` lacks its required {keys} {names}; delete it as a whole, or write that",
+        "left over and not read: the {what} `{}` lacks its required {keys} {names}; delete the {what}, or write the missing {keys}",
         absent.directory
     ))
 }
 
-/// The directories around a key of a map of structs that are removed as a whole, from the outermost to the innermost.
+/// The directories around a key of a map of structs that are removed as a whole, from the outermost
+/// to the innermost.
 pub(crate) fn removable_in_map<'r>(table: &'static Table, relative: &'r str) -> Vec<Removable<'r>> {
     let mut found = Vec::new();
     table.add_entry(relative, 0, &mut found);
@@ -48,15 +52,16 @@ pub(crate) fn removable_in_map<'r>(table: &'static Table, relative: &'r str) -> 
 }
 
 impl Table {
-    /// Whether a stored key, relative to the struct's directory, makes a struct exist that may be absent.
+    /// Whether a stored key, relative to the struct's directory, shows that the struct exists.
     ///
-    /// If the struct has required keys, only these do: a program that does not know the others may have deleted these alone. If it has none, each of its
-    /// keys does.
+    /// If the struct has required keys, only these count: an older program may have deleted only
+    /// the required keys that it knows, and left others. If the struct has none, every key of the
+    /// struct counts.
     pub(crate) fn is_present_by(&self, relative: &str) -> bool {
         self.makes_present(relative, self.has_required())
     }
 
-    /// `required`: only a required key does.
+    /// `required`: whether only required keys count.
     fn makes_present(&self, relative: &str, required: bool) -> bool {
         let (first, rest) = split_first(relative);
         self.fields.iter().any(|field| match (&field.kind, rest) {
@@ -78,7 +83,7 @@ impl Table {
         })
     }
 
-    /// Whether there is a key that the struct cannot be read without.
+    /// Whether the struct has a required key.
     fn has_required(&self) -> bool {
         self.fields.iter().any(|field| match &field.kind {
             Kind::Leaf(_) => field.presence == Presence::Required,
@@ -100,14 +105,16 @@ impl Table {
         }
     }
 
-    /// The directories around a key, relative to the struct's directory, that are removed as a whole, from the outermost to the innermost.
+    /// The directories around a key that are removed as a whole, relative to the struct's
+    /// directory, from the outermost to the innermost.
     pub(crate) fn removable_around<'r>(&self, relative: &'r str) -> Vec<Removable<'r>> {
         let mut found = Vec::new();
         self.add_removable(relative, 0, &mut found);
         found
     }
 
-    /// This struct's directory ends at `start` of the key. Whether one of its own directories has the key.
+    /// `start` is where this struct's directory ends in the key. Returns whether the key is in one
+    /// of its subdirectories.
     fn add_removable<'r>(&self, relative: &'r str, start: usize, found: &mut Vec<Removable<'r>>) -> bool {
         let (first, Some(_)) = split_first(&relative[start..]) else { return false };
         let end = start + first.len();
@@ -129,7 +136,8 @@ impl Table {
         })
     }
 
-    /// The map's directory ends at `start` of the key, and this is the struct in its entries.
+    /// `start` is where the map's directory ends in the key. `self` is the struct in the map's
+    /// entries.
     fn add_entry<'r>(&'static self, relative: &'r str, start: usize, found: &mut Vec<Removable<'r>>) {
         if let (child, Some(_)) = split_first(&relative[start..])
             && key::unescape(child).is_some()

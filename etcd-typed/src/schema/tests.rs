@@ -1,4 +1,4 @@
-//! The walks over a struct with every kind of field.
+//! Tests of encoding, decoding and checking a struct with every kind of field.
 
 use std::collections::BTreeMap;
 
@@ -81,7 +81,7 @@ fn bad() -> App {
 const MASK: &str = "*** (a secret: the reason is not shown)";
 const MASK_OF_STRUCT: &str = "*** (the struct has a secret in it: the reason is not shown)";
 
-/// What is wrong with [`bad`]; of each what is in a field first, and what of the whole after it.
+/// The problems of [`bad`]: those of each field first, then those of the struct as a whole.
 const WRONG: [(&str, &str); 10] = [
     ("/app/low", "7 is odd"),
     ("/app/high", "5 is odd"),
@@ -105,7 +105,7 @@ fn seen(problems: &[Problem]) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn every_validation_of_a_value_is_run_before_it_is_written() {
+fn encode_runs_every_validation() {
     assert!(encode(&app(), &good()).is_ok());
     let error = encode(&app(), &bad()).unwrap_err();
     assert_eq!(seen(error.problems()), WRONG);
@@ -114,7 +114,7 @@ fn every_validation_of_a_value_is_run_before_it_is_written() {
 }
 
 #[test]
-fn the_root_is_a_directory_too() {
+fn problems_at_root_name_root_keys() {
     let error = encode(&Key::root(), &Inner { size: 10 }).unwrap_err();
     assert_eq!(seen(error.problems()), [("/", "ten")]);
     let error = encode(&Key::root(), &Inner { size: 5 }).unwrap_err();
@@ -122,7 +122,7 @@ fn the_root_is_a_directory_too() {
 }
 
 #[test]
-fn one_value_is_validated_at_its_own_key() {
+fn single_value_is_validated_at_its_key() {
     let codec = Codec::<u8>::value().validated(|value| even(value).map_err(ValueError::new));
     assert_eq!(validate_value(&app(), &2, &codec), None);
     assert_eq!(seen(validate_value(&app(), &77, &codec).as_slice()), [("/app", "77 is odd")]);
@@ -146,7 +146,7 @@ fn stored(pairs: &[(&str, &'static str)]) -> Tree {
     pairs.iter().enumerate().map(entry).collect()
 }
 
-/// Key, kind, reason and revision of each problem.
+/// Checks a tree and returns kind, key, reason and revision of each problem.
 fn checked(pairs: &[(&str, &'static str)]) -> Vec<String> {
     let problems = check(
         &app(),
@@ -159,14 +159,14 @@ fn checked(pairs: &[(&str, &'static str)]) -> Vec<String> {
 }
 
 #[test]
-fn all_is_well_with_what_a_valid_value_is_stored_as() {
+fn valid_value_has_no_problems() {
     let encoded = encode(&app(), &good()).unwrap();
     let pairs: Vec<_> = encoded.iter().map(|(key, value)| (key.as_str(), &*String::from_utf8(value.to_vec()).unwrap().leak())).collect();
     assert_eq!(checked(&pairs), [""; 0]);
 }
 
 #[tokio::test]
-async fn what_a_write_would_refuse_is_found_in_what_is_stored() {
+async fn check_finds_what_a_write_would_refuse() {
     let encoded = encode_unchecked(&app(), &bad()).unwrap();
     let pairs: Vec<_> = encoded.iter().map(|(key, value)| (key.as_str(), &*String::from_utf8(value.to_vec()).unwrap().leak())).collect();
     let tree = stored(&pairs);
@@ -182,7 +182,7 @@ async fn what_a_write_would_refuse_is_found_in_what_is_stored() {
     assert_eq!(*decode::<App>(&app(), &tree, Revision::new(20)).unwrap(), bad(), "reading validates nothing");
     for problem in &found {
         let own = app().below(problem.key.as_str().as_bytes()).and_then(|relative| tree.get(relative));
-        // Of a struct it is the newest of its keys.
+        // For a struct, the newest revision of its keys.
         let expected = match (own, problem.key.as_str()) {
             (Some(stored), _) => stored.modified,
             (None, "/app/inner") => tree["inner/size"].modified,
@@ -195,7 +195,7 @@ async fn what_a_write_would_refuse_is_found_in_what_is_stored() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_found_at_once() {
+fn check_reports_all_problems_at_once() {
     let found = checked(&[
         ("each/50%", "2"),
         ("each/_hidden", "2"),
@@ -227,7 +227,7 @@ fn everything_that_is_wrong_is_found_at_once() {
 }
 
 #[test]
-fn of_nothing_what_is_missing_and_a_bad_default_are_found() {
+fn empty_directory_reports_missing_fields_and_bad_default() {
     let expected = [
         "Missing /app/low: missing (unsigned integer)",
         "Rejected /app/high: 3 is odd",
@@ -238,7 +238,7 @@ fn of_nothing_what_is_missing_and_a_bad_default_are_found() {
 }
 
 #[test]
-fn an_alias_behind_the_field_is_no_problem() {
+fn unused_alias_is_no_problem() {
     let well = [("low", "2"), ("high", "4"), ("inner/size", "2"), ("pin", "2")];
     assert_eq!(checked(&well), [""; 0]);
     let alias = |value| [&well[..], &[("old_high", value)]].concat();
@@ -246,7 +246,7 @@ fn an_alias_behind_the_field_is_no_problem() {
 }
 
 #[test]
-fn the_table_knows_the_keys_of_secrets() {
+fn table_marks_secret_keys() {
     #[derive(EtcdSchema)]
     #[etcd(crate = crate)]
     struct Outer {
@@ -271,7 +271,7 @@ fn the_table_knows_the_keys_of_secrets() {
     }
 }
 
-/// More leaves in a row than one call takes.
+/// A struct with more adjacent leaves than one tuple holds.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 #[etcd(crate = crate, change(PartialEq))]
 struct Long {
@@ -296,7 +296,7 @@ struct Long {
 }
 
 #[test]
-fn more_leaves_than_one_call_takes_keep_their_places() {
+fn fields_beyond_tuple_limit_keep_their_order() {
     let directory = Key::parse("/long").unwrap();
     let long = Long {
         a: 0,
@@ -325,7 +325,7 @@ fn more_leaves_than_one_call_takes_keep_their_places() {
     let revision = Revision::default();
     assert_eq!(*decode::<Long>(&directory, &tree, revision).unwrap(), long);
 
-    // Every problem is told, in the order of the struct, on both sides of the border.
+    // Every problem is reported, in the order of the struct, on both sides of the tuple limit.
     let before = tree.clone();
     for relative in ["p", "m", "l", "a"] {
         tree.insert(relative.to_owned(), stored(Bytes::from_static(b"no")));
@@ -334,7 +334,7 @@ fn more_leaves_than_one_call_takes_keep_their_places() {
     let keys: Vec<_> = error.problems().iter().map(|problem| problem.key.to_string()).collect();
     assert_eq!(keys, ["/long/a", "/long/l", "/long/m", "/long/p"]);
 
-    // So are changes.
+    // Changes are reported in the same way.
     let mut tree = before;
     let touched: Touched = ["a", "l", "m", "p"].into_iter().map(|relative| (relative.to_owned(), tree.remove(relative))).collect();
     let (mut problems, mut out) = (Vec::new(), Vec::new());
@@ -342,7 +342,7 @@ fn more_leaves_than_one_call_takes_keep_their_places() {
     assert!(matches!(&out[..], [LongChange::A(_), LongChange::L(_), LongChange::M(_), LongChange::P(_)]), "{out:?}");
 }
 
-/// What a service reads at its start.
+/// A struct of a typical size that a service reads at its start.
 #[derive(EtcdSchema, Clone, Debug, PartialEq, Default)]
 #[etcd(crate = crate)]
 struct Twenty {
@@ -368,16 +368,16 @@ struct Twenty {
     b9: String,
 }
 
-/// The bounds are what rustc 1.95 counts (40 and 32) and four more, which another version of the standard library may need; an allocation more for each field is not
-/// among them.
+/// The limits are the counts of rustc 1.95 (40 and 32) plus four, as a reserve for other versions
+/// of the standard library. One more allocation per field would exceed them.
 #[test]
-fn a_field_costs_as_many_allocations_as_it_has_results() {
+fn field_allocates_only_its_results() {
     let directory = Key::parse("/twenty").unwrap();
     let name = || "thirty-one bytes of a text, here".to_owned();
     let value = Twenty { a0: 1_000, b0: name(), b1: name(), b2: name(), b3: name(), b4: name(), b5: name(), ..Twenty::default() };
     let mut encoded = Encoded::new();
     let counted = allocation_counter::measure(|| encoded = encode(&directory, &value).unwrap());
-    // For each its key and its bytes, and the nodes of the map.
+    // For each field its key and its bytes, plus the nodes of the map.
     assert!(counted.count_total <= ENCODE_ALLOCATIONS, "encode: {}", counted.count_total);
 
     let tree: Tree = encoded
@@ -390,7 +390,7 @@ fn a_field_costs_as_many_allocations_as_it_has_results() {
     let mut read = None;
     let counted = allocation_counter::measure(|| read = decode::<Twenty>(&directory, &tree, Revision::default()).ok());
     assert_eq!(read.as_deref(), Some(&value));
-    // For each its key among the versions, and for a text the text.
+    // For each field its key in the basis, and the text of a `String`.
     assert!(counted.count_total <= DECODE_ALLOCATIONS, "decode: {}", counted.count_total);
 }
 
@@ -428,7 +428,7 @@ fn relative() -> impl proptest::strategy::Strategy<Value = String> {
 
 proptest::proptest! {
     #[test]
-    fn reading_in_turns_gives_what_reading_at_once_gives(
+    fn reading_in_turns_matches_reading_at_once(
         keys in proptest::collection::btree_map(relative(), ("[0-9]{1,2}|x", 1..30_u64, 0..3_i64), 0..60),
     ) {
         let key_value = |(relative, (value, at, lease)): (&String, &(String, u64, i64))| {

@@ -1,12 +1,13 @@
-//! `Touched`: what one step of a watch touched.
+//! `Touched`: the keys that one step of a watch changed.
 
 use std::cmp::Ordering;
 
 use super::Stored;
 
-/// Relative keys in order, each with what was there before.
+/// Changed relative keys in order, each with its earlier value.
 ///
-/// A step may touch a hundred keys or a hundred thousand, and is looked at once: the keys are one text, and in order without a tree.
+/// A step may change a hundred keys or a hundred thousand, and is read once. So the names are
+/// stored in one string, and the order needs no tree.
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
     names: String,
@@ -15,47 +16,48 @@ pub(crate) struct Touched {
 
 #[derive(Debug)]
 struct TouchedKey {
-    /// Where its name is.
+    /// The position of the name in `names`.
     start: usize,
     end: usize,
     before: Option<Stored>,
-    /// What is there now, where it is known without looking into the tree.
+    /// The new value, if it is known without a lookup in the tree.
     now: Option<Stored>,
 }
 
-/// A key that was touched.
+/// One changed key.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OneTouched<'t> {
     pub(super) name: &'t str,
     pub(super) before: Option<&'t Stored>,
-    /// What is there now; none where one has to look.
+    /// The new value. `None` if it must be looked up in the tree.
     pub(super) now: Option<&'t Stored>,
 }
 
 impl TouchedKey {
     fn name<'n>(&self, names: &'n str) -> &'n str {
-        // A key's own place in the text that it was put into.
+        // The range of a key is always within the string.
         names.get(self.start..self.end).unwrap_or_default()
     }
 }
 
 impl Touched {
-    /// Adds a key; when all are there they are to be [sorted](Self::sort). To give what is there now saves a search.
+    /// Adds a key. Call [`sort`](Self::sort) after the last one. A known new value (`now`) saves a
+    /// lookup later.
     pub(crate) fn push(&mut self, name: &str, before: Option<Stored>, now: Option<Stored>) {
         let start = self.names.len();
         self.names.push_str(name);
         self.keys.push(TouchedKey { start, end: self.names.len(), before, now });
     }
 
-    /// For so many more keys.
+    /// Reserves space for more keys.
     pub(crate) fn reserve(&mut self, more: usize) {
         self.keys.reserve(more);
     }
 
-    /// Brings the keys into their order, each once, as it was pushed first.
+    /// Sorts the keys and keeps the first entry of each.
     pub(crate) fn sort(&mut self) {
         let Self { names, keys } = self;
-        // As transactions mostly are.
+        // Transactions mostly are sorted already.
         if keys.is_sorted_by(|a, b| a.name(names) < b.name(names)) {
             return;
         }
@@ -77,7 +79,7 @@ impl Touched {
         self.keys.len()
     }
 
-    /// What was there before at this key; none where it was not touched.
+    /// The earlier value at this key. `None` if the key was not changed.
     pub(crate) fn get(&self, relative: &str) -> Option<&Option<Stored>> {
         let at = self.keys.binary_search_by(|key| key.name(&self.names).cmp(relative)).ok()?;
         self.keys.get(at).map(|key| &key.before)
@@ -95,7 +97,7 @@ impl Touched {
         self.iter().map(|(name, _)| name)
     }
 
-    /// The keys that start with this.
+    /// The keys that start with `prefix`.
     pub(super) fn with_prefix<'t, 'p>(&'t self, prefix: &'p str) -> impl Iterator<Item = OneTouched<'t>> + use<'t, 'p> {
         let from = self.keys.partition_point(|key| key.name(&self.names).cmp(prefix) == Ordering::Less);
         let one = |key: &'t TouchedKey| OneTouched { name: key.name(&self.names), before: key.before.as_ref(), now: key.now.as_ref() };
@@ -111,7 +113,8 @@ impl PartialEq for Touched {
 
 impl Eq for Touched {}
 
-/// Of keys in any order. Of several changes of one key the first knows what was there before.
+/// Builds from keys in any order. If a key occurs several times, the first entry has its earlier
+/// value.
 impl<N: AsRef<str>> FromIterator<(N, Option<Stored>)> for Touched {
     fn from_iter<I: IntoIterator<Item = (N, Option<Stored>)>>(touched: I) -> Self {
         let mut made = Self::default();
@@ -140,7 +143,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_the_map_of_the_first_of_each_key(pushed in proptest::collection::vec(("[ab/]{0,3}", proptest::option::of(0..9_u64)), 0..12)) {
+        fn touched_keeps_first_entry_of_each_key(pushed in proptest::collection::vec(("[ab/]{0,3}", proptest::option::of(0..9_u64)), 0..12)) {
             let pushed: Vec<_> = pushed.into_iter().map(|(name, before)| (name, before.map(stored))).collect();
             let mut expected = BTreeMap::new();
             for (name, before) in &pushed {

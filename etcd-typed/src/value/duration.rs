@@ -1,4 +1,5 @@
-//! Durations as text: `1h30m`. Written so that Go's `time.ParseDuration` reads it; read as a person types it.
+//! Durations as text: `1h30m`. Go's `time.ParseDuration` reads what is written here. Reading
+//! accepts what a person would type.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use super::{EtcdValue, ValueError, exact, text};
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
-/// The units of the stored form, each in nanoseconds, in the order in which they are written.
+/// The units of the stored form in nanoseconds, in the order of writing.
 const UNITS: [(&str, u128); 6] =
     [("h", 3600 * NANOS_PER_SECOND), ("m", 60 * NANOS_PER_SECOND), ("s", NANOS_PER_SECOND), ("ms", 1_000_000), ("us", 1000), ("ns", 1)];
 
@@ -28,7 +29,7 @@ impl EtcdValue for Duration {
     exact!();
 }
 
-/// The units that are not zero, largest first; `0s` for nothing.
+/// Writes the units that are not zero, largest first; `0s` for zero.
 fn written(mut nanos: u128) -> String {
     if nanos == 0 {
         return "0s".to_owned();
@@ -50,7 +51,7 @@ fn push(out: &mut String, number: u128, unit: &str) {
 
 fn duration(nanos: u128) -> Result<Duration, String> {
     let seconds = u64::try_from(nanos / NANOS_PER_SECOND).map_err(|_| too_long())?;
-    // A remainder below a billion fits.
+    // The remainder is below a billion, so the cast loses nothing.
     Ok(Duration::new(seconds, (nanos % NANOS_PER_SECOND) as u32))
 }
 
@@ -62,9 +63,10 @@ fn too_long() -> String {
     "it is too long".to_owned()
 }
 
-/// The nanoseconds of numbers with units: `1m30s`, `1m 30s`, `1.5h`, `1 day 2 hours`. The units may come in any order.
+/// Parses numbers with units into nanoseconds: `1m30s`, `1m 30s`, `1.5h`, `1 day 2 hours`. The
+/// units may have any order.
 fn parsed(text: &str) -> Result<u128, String> {
-    // Go writes it with a unit, and reads it without.
+    // Go accepts zero without a unit.
     if text == "0" {
         return Ok(0);
     }
@@ -92,7 +94,8 @@ fn parsed(text: &str) -> Result<u128, String> {
     Ok(total)
 }
 
-/// The nanoseconds of what comes after the `P` of ISO 8601: `1DT2H`, `T0.5S`. The units come in their order; a day is 24 hours.
+/// Parses the text after the `P` of an ISO 8601 duration: `1DT2H`, `T0.5S`. The units must be in
+/// order. A day is 24 hours.
 fn of_iso_8601(text: &str) -> Result<u128, String> {
     let wrong = || "ISO 8601 writes it as in `PT1H30M`, `PT0.5S` or `P1D`; `1h30m` is shorter".to_owned();
     let (days, time) = text.split_once(['T', 't']).map_or((text, None), |(days, time)| (days, Some(time)));
@@ -125,7 +128,7 @@ fn of_iso_8601(text: &str) -> Result<u128, String> {
     Ok(total)
 }
 
-/// A number of units in nanoseconds.
+/// Converts a decimal number of a unit to nanoseconds.
 fn nanos(number: &str, unit: u128) -> Result<u128, String> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let fraction = fraction.trim_end_matches('0');
@@ -143,12 +146,12 @@ fn nanos(number: &str, unit: u128) -> Result<u128, String> {
     whole.checked_add(fraction / scale).ok_or_else(too_long)
 }
 
-/// A unit in nanoseconds.
+/// The length of a unit in nanoseconds.
 fn nanos_of(unit: &str) -> Result<u128, String> {
     const HOUR: u128 = 3600 * NANOS_PER_SECOND;
     Ok(match unit {
         "ns" | "nsec" | "nsecs" | "nanos" | "nanosecond" | "nanoseconds" => 1,
-        // The sign for micro, and the Greek letter.
+        // The micro sign, and the Greek letter mu.
         "us" | "\u{b5}s" | "\u{3bc}s" | "usec" | "usecs" | "micros" | "microsecond" | "microseconds" => 1000,
         "ms" | "msec" | "msecs" | "millis" | "millisecond" | "milliseconds" => 1_000_000,
         "s" | "sec" | "secs" | "second" | "seconds" => NANOS_PER_SECOND,
@@ -183,7 +186,7 @@ mod of_jiff {
         fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
             let text = text(bytes)?.trim();
             let (is_negative, unsigned) = sign(text);
-            // What else jiff reads: `1 hour, 2 minutes`, `1:30:00`, `5m ago`.
+            // Formats that only jiff parses: `1 hour, 2 minutes`, `1:30:00`, `5m ago`.
             let is_iso = unsigned.starts_with(['P', 'p']);
             if !is_iso && unsigned.contains([',', ':']) || unsigned.ends_with("ago") {
                 return text.parse().map_err(|reason: jiff::Error| not_a_duration(reason.to_string()));
@@ -192,7 +195,7 @@ mod of_jiff {
             let nanos = i128::try_from(nanos).map_err(|_| not_a_duration(too_long()))?;
             let nanos = if is_negative { -nanos } else { nanos };
             let seconds = i64::try_from(nanos / NANOS).map_err(|_| not_a_duration(too_long()))?;
-            // A remainder below a billion fits.
+            // The remainder is below a billion, so the cast loses nothing.
             Ok(Self::new(seconds, (nanos % NANOS) as i32))
         }
 
@@ -201,7 +204,8 @@ mod of_jiff {
 
     const NANOS: i128 = NANOS_PER_SECOND as i128;
 
-    /// Without days and what is longer it is written as a duration is, each unit as it is in the span; else in the ISO 8601 form, `P1M2DT3H`.
+    /// A span without days or larger units is written like a duration, with each unit as it is in
+    /// the span. Other spans are written in ISO 8601: `P1M2DT3H`.
     impl EtcdValue for Span {
         const TYPE: &'static str = "span of time, as in `1m30s` or `P1M2D`";
         const QUOTABLE: bool = true;
@@ -228,7 +232,8 @@ mod of_jiff {
             text(bytes)?.trim().parse().map_err(|reason| ValueError::new(format_args!("not a span of time: {reason}")))
         }
 
-        /// The ISO 8601 form has no place for less than seconds beside them: `1 d 1500 ms` is read as `1 d 1 s 500 ms`, which is no equal span.
+        /// ISO 8601 cannot express milliseconds next to days: `1 d 1500 ms` is read back as `1 d 1
+        /// s 500 ms`, a different span.
         fn survives(&self, stored: &Bytes) -> Result<(), ValueError> {
             if Self::decode(stored)?.fieldwise() == self.fieldwise() { Ok(()) } else { Err(changed()) }
         }

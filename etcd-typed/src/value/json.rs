@@ -1,4 +1,4 @@
-//! JSON values, and that what is written of a serde type is the whole of it.
+//! JSON values of serde types, and the check that nothing is lost when they are written.
 
 use std::hash::{DefaultHasher, Hasher};
 
@@ -10,11 +10,13 @@ use super::{Equal, EtcdValue, ValueError, changed, unreadable};
 
 pub(super) const JSON: &str = "JSON";
 
-/// Any serde type as JSON in one key, where no field attribute can say so: `client.entry::<Json<Features>>("/features")`.
+/// Stores any serde type as JSON in one key. Use it where no field attribute can be set:
+/// `client.entry::<Json<Features>>("/features")`.
 ///
-/// A write is refused with [`Encode`](crate::ErrorKind::Encode) if a read of it would give another value: JSON has no NaN and no infinity, and nothing
-/// between `None` and `Some(None)`. What serde itself is told to leave out or to round is not noticed, but for fields with `#[etcd(json)]` whose type is
-/// `PartialEq`.
+/// A write is refused with [`Encode`](crate::ErrorKind::Encode) if a read would return another
+/// value. For example, JSON has no NaN and no infinity, and cannot tell `None` from `Some(None)`.
+/// The check does not notice what a serde attribute skips or rounds. Fields with `#[etcd(json)]`
+/// whose type is `PartialEq` are compared with `==` and do notice it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Json<T>(
     /// The value.
@@ -43,14 +45,14 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Result<Bytes, ValueError> {
 
 pub(super) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T, ValueError> {
     let value = serde_json::from_slice(bytes).map_err(ValueError::new)?;
-    // An `f32` of 1e39 is read as infinity.
+    // An `f32` of 1e39 is read as infinity, which `print` refuses.
     if has_large_number(bytes) {
         print(&value)?;
     }
     Ok(value)
 }
 
-/// Whether reading `stored` gives the value again.
+/// Checks that reading `stored` returns the value again.
 pub(super) fn survives<T: Serialize + DeserializeOwned>(value: &T, stored: &Bytes, equal: Option<Equal<T>>) -> Result<(), ValueError> {
     let written = print(value)?;
     let read: T = decode(stored).map_err(unreadable)?;
@@ -61,7 +63,8 @@ pub(super) fn survives<T: Serialize + DeserializeOwned>(value: &T, stored: &Byte
     if is_same { Ok(()) } else { Err(changed()) }
 }
 
-/// Whether there may be a number in it that is too large for an `f32`: one with an exponent, or with as many digits as the largest has.
+/// Whether `json` may contain a number that is too large for an `f32`: one with an exponent, or
+/// with as many digits as `f32::MAX`.
 fn has_large_number(json: &[u8]) -> bool {
     const DIGITS: usize = 39;
     let mut digits = 0;
@@ -72,18 +75,20 @@ fn has_large_number(json: &[u8]) -> bool {
     })
 }
 
-/// A hash of a value as serde sees it, in which `Some(None)` is not `None`. Sequences and maps may come in any order, since a set is read in another one.
+/// Hashes a value as serde sees it. `Some(None)` and `None` differ. The order of sequences and maps
+/// does not matter, since a `HashSet` may have another order after it is read.
 ///
 /// # Errors
 ///
-/// For a number that JSON does not have.
+/// For a number that JSON cannot represent.
 fn print<T: Serialize + ?Sized>(value: &T) -> Result<u64, ValueError> {
     value.serialize(Printer)
 }
 
 struct Printer;
 
-/// What a part of a value is. Integers of one size are one kind each, so that a variant of an untagged enum is not taken for its neighbor.
+/// The kind of a part of a value. Each integer type is its own kind, so that two variants of an
+/// untagged enum cannot be confused.
 #[derive(Clone, Copy)]
 enum Kind {
     Bool,
@@ -115,11 +120,12 @@ fn token(kind: Kind, content: u64) -> Result<u64, ValueError> {
     Ok(mix(kind as u64, content))
 }
 
-/// A hash of two hashes, in this order. Nobody gains by a collision, so it need not be a strong one.
+/// Combines two hashes; their order matters. A weak hash suffices, since nobody gains from a
+/// collision.
 fn mix(one: u64, other: u64) -> u64 {
-    // Two odd numbers without a pattern.
+    // Two odd constants without a pattern.
     let product = u128::from(one ^ 0x9e37_79b9_7f4a_7c15) * u128::from(other.rotate_left(32) ^ 0xd1b5_4a32_d192_ed03);
-    #[expect(clippy::cast_possible_truncation, reason = "both halves")]
+    #[expect(clippy::cast_possible_truncation, reason = "the two casts take both halves")]
     let (low, high) = (product as u64, (product >> 64) as u64);
     low ^ high
 }
@@ -261,11 +267,11 @@ impl ser::Serializer for Printer {
     }
 }
 
-/// The parts of a value so far.
+/// The hash of the parts so far.
 struct Parts {
     hash: u64,
     is_ordered: bool,
-    /// The key of a map that comes before its value.
+    /// The hash of the current map key, until its value arrives.
     key: u64,
     variant: Option<&'static str>,
 }
@@ -291,7 +297,7 @@ fn variant_of(variant: &str, content: u64) -> Result<u64, ValueError> {
     token(Kind::Variant, mix(hash(variant.as_bytes()), content))
 }
 
-/// An entry of a map, or a field.
+/// The hash of a map entry or of a field.
 fn entry(key: u64, value: u64) -> Result<u64, ValueError> {
     token(Kind::Entry, mix(key, value))
 }

@@ -1,4 +1,5 @@
-//! Dates and times: RFC 3339, or the part of it that the type has. A part that the type would lose is refused.
+//! Dates and times in RFC 3339, or in the part of it that the type can hold. A text with a part
+//! that the type would lose is refused.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +12,7 @@ impl EtcdValue for SystemTime {
     const QUOTABLE: bool = true;
 
     fn encode(&self) -> Result<Bytes, ValueError> {
-        // The formatter panics outside of these.
+        // `humantime` panics outside of this range.
         const FIRST_OF_YEAR_10000: Duration = Duration::from_secs(253_402_300_800);
         match self.duration_since(Self::UNIX_EPOCH) {
             Ok(since) if since < FIRST_OF_YEAR_10000 => Ok(humantime::format_rfc3339(*self).to_string().into()),
@@ -24,7 +25,7 @@ impl EtcdValue for SystemTime {
         let time = match with_offset(&text) {
             None => humantime::parse_rfc3339(&text).ok(),
             Some((local, is_east, offset)) => humantime::parse_rfc3339(&format!("{local}Z")).ok().and_then(|local| {
-                // East of Greenwich the day begins earlier.
+                // East of Greenwich, local time is ahead of UTC.
                 if is_east { local.checked_sub(offset) } else { local.checked_add(offset) }
             }),
         };
@@ -37,7 +38,8 @@ impl EtcdValue for SystemTime {
     exact!();
 }
 
-/// With a `T` between date and time, and a `Z` at the end, where RFC 3339 allows others there.
+/// Normalizes the lowercase letters and the space that RFC 3339 also allows: a `T` between date and
+/// time, and a `Z` at the end.
 fn in_capitals(text: &str) -> String {
     let mut capitals = text.to_owned();
     let between = "2024-05-06".len();
@@ -51,7 +53,8 @@ fn in_capitals(text: &str) -> String {
     capitals
 }
 
-/// The local time before an offset such as `+02:00`, whether the offset is to the east, and how much.
+/// Splits an offset such as `+02:00` from a time. Returns the local time, whether the offset is
+/// east, and its size.
 fn with_offset(text: &str) -> Option<(&str, bool, Duration)> {
     let (local, offset) = text.split_at_checked(text.len().checked_sub("+02:00".len())?)?;
     let (sign, offset) = offset.split_at_checked(1)?;
@@ -63,7 +66,7 @@ fn with_offset(text: &str) -> Option<(&str, bool, Duration)> {
     let (hours, minutes) = offset.split_once(':')?;
     let number = |digits: &str| if digits.bytes().all(|b| b.is_ascii_digit()) { digits.parse::<u64>().ok() } else { None };
     let (hours, minutes) = (number(hours)?, number(minutes)?);
-    // A date alone ends like an offset: `2024-05-06` has no colon.
+    // A date alone, such as `2024-05-06`, also ends with a sign and digits, but has no colon.
     (hours < 24 && minutes < 60).then(|| (local, is_east, Duration::from_secs(hours * 3600 + minutes * 60)))
 }
 
@@ -104,12 +107,12 @@ mod of_chrono {
             rfc_3339(self)
         }
 
-        /// It was once written with spaces, `2024-05-06 07:08:09 +02:00`, which is still read.
+        /// Also reads the format of older versions, with spaces: `2024-05-06 07:08:09 +02:00`.
         fn decode(bytes: &[u8]) -> Result<Self, ValueError> {
             text(bytes)?.trim().parse().map_err(not_a_time)
         }
 
-        /// `==` does not look at the offset, and RFC 3339 has none with seconds.
+        /// `==` ignores the offset, and RFC 3339 cannot express an offset with seconds.
         fn survives(&self, stored: &Bytes) -> Result<(), ValueError> {
             let read = Self::decode(stored)?;
             if read == *self && read.offset() == self.offset() { Ok(()) } else { Err(changed()) }
@@ -117,7 +120,8 @@ mod of_chrono {
     }
 
     fn rfc_3339<Z: TimeZone>(time: &DateTime<Z>) -> Result<Bytes, ValueError> {
-        // The year as it is written, in the offset; the formatter panics near the ends of what chrono has.
+        // The year in the local time of the offset. The formatter panics near the limits of
+        // chrono's range.
         if (0..=9999).contains(&time.year()) {
             Ok(time.to_rfc3339_opts(SecondsFormat::AutoSi, true).into())
         } else {
@@ -140,7 +144,7 @@ mod of_jiff {
 
     text_values!("timestamp": Timestamp);
 
-    /// `$type`s of which jiff reads more than they are, and leaves out the rest.
+    /// For types whose jiff parser accepts more than the type holds and drops the rest.
     macro_rules! civil {
         ($($type:ty, $name:literal, $is_all:ident, $hint:literal;)+) => {$(
             impl EtcdValue for $type {

@@ -1,4 +1,5 @@
-//! Reading a struct, changing it and writing what changed: what [`Dir::update`](super::Dir::update) returns.
+//! Reads a struct, lets a closure change it, and writes the changes: the implementation of
+//! [`Dir::update`](super::Dir::update).
 
 use std::convert::Infallible;
 use std::fmt;
@@ -17,7 +18,8 @@ use crate::store::{BoxFuture, Compare, Condition, Expiry};
 use crate::turn::Guard;
 use crate::version::{Versioned, Versions};
 
-/// A read-modify-write of a struct that happens when it is awaited. The answer is what is stored then.
+/// A read-modify-write of a struct. It runs when it is awaited and returns the struct that is
+/// stored afterwards.
 #[must_use = "an update does nothing until it is awaited"]
 pub struct DirUpdate<'f, S>(pub(super) DirTryUpdate<'f, S, Infallible>);
 
@@ -33,97 +35,107 @@ pub struct DirTryUpdate<'f, S, E> {
 
 type Closure<'f, S, E> = Box<dyn Fn(&mut S) -> Result<(), E> + Send + 'f>;
 
-/// What must not have changed.
+/// What must not have changed since the read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum UpdateScope {
-    /// Anything below the directory.
+    /// Everything below the directory.
     Directory,
     /// The keys that are written.
     ChangedFields,
 }
 
 impl<S> DirUpdate<'_, S> {
-    /// Every key of the struct vanishes by itself after this time from now on, whether the closure changes it or not.
+    /// Lets every key of the struct expire after this time, whether the closure changes it or not.
     pub fn ttl(self, ttl: Duration) -> Self {
         Self(self.0.ttl(ttl))
     }
 
-    /// Every key of the struct vanishes with this lease, whether the closure changes it or not.
+    /// Attaches every key of the struct to this lease, whether the closure changes it or not.
     ///
     /// # Errors
     ///
-    /// `LeaseLost` when the lease is not there any more.
+    /// `LeaseLost` if the lease no longer exists.
     pub fn lease(self, lease: impl Into<LeaseId>) -> Self {
         Self(self.0.lease(lease))
     }
 
-    /// No key of the struct ever expires, whatever lease it was attached to.
+    /// Stores the struct without expiry, whatever lease its keys were attached to.
     pub fn permanent(self) -> Self {
         Self(self.0.permanent())
     }
 
-    /// Lets others change other fields meanwhile: only the fields that are written must be as they were read. Use it where the new values do not
-    /// depend on other fields.
+    /// Requires only that the fields that are written are unchanged since the read. Other clients
+    /// may change other fields at the same time. Use it if the new values do not depend on other
+    /// fields.
     pub fn changed_fields_only(self) -> Self {
         Self(self.0.changed_fields_only())
     }
 
-    /// Allows to write in several steps, as [`DirWrite::non_atomic`](crate::DirWrite::non_atomic); each key that is written must be as it was read.
+    /// Allows several steps instead of one transaction, as
+    /// [`DirWrite::non_atomic`](crate::DirWrite::non_atomic). Each key is written only if it is
+    /// unchanged since the read.
     pub fn non_atomic(self) -> Self {
         Self(self.0.non_atomic())
     }
 
-    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    /// Applies the update only while this guard is held; see
+    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
     ///
     /// # Errors
     ///
-    /// `GuardLost`; nothing was written, or with `.non_atomic()` nothing but [`Error::written`]. `Unsupported` on v2.
+    /// `GuardLost`: nothing was written, or with `.non_atomic()` only [`Error::written`].
+    /// `Unsupported` on v2.
     pub fn guarded_by(self, guard: &Guard) -> Self {
         Self(self.0.guarded_by(guard))
     }
 }
 
 impl<S, E> DirTryUpdate<'_, S, E> {
-    /// Every key of the struct vanishes by itself after this time from now on, whether the closure changes it or not.
+    /// Lets every key of the struct expire after this time, whether the closure changes it or not.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.wish = Wish::Named(Expiry::After(ttl));
         self
     }
 
-    /// Every key of the struct vanishes with this lease, whether the closure changes it or not.
+    /// Attaches every key of the struct to this lease, whether the closure changes it or not.
     ///
     /// # Errors
     ///
-    /// `LeaseLost` when the lease is not there any more.
+    /// `LeaseLost` if the lease no longer exists.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
         self.wish = Wish::Named(Expiry::With(lease.into()));
         self
     }
 
-    /// No key of the struct ever expires, whatever lease it was attached to.
+    /// Stores the struct without expiry, whatever lease its keys were attached to.
     pub fn permanent(mut self) -> Self {
         self.wish = Wish::Named(Expiry::Never);
         self
     }
 
-    /// Lets others change other fields meanwhile: only the fields that are written must be as they were read. Use it where the new values do not
-    /// depend on other fields.
+    /// Requires only that the fields that are written are unchanged since the read. Other clients
+    /// may change other fields at the same time. Use it if the new values do not depend on other
+    /// fields.
     pub fn changed_fields_only(mut self) -> Self {
         self.scope = UpdateScope::ChangedFields;
         self
     }
 
-    /// Allows to write in several steps, as [`DirWrite::non_atomic`](crate::DirWrite::non_atomic); each key that is written must be as it was read.
+    /// Allows several steps instead of one transaction, as
+    /// [`DirWrite::non_atomic`](crate::DirWrite::non_atomic). Each key is written only if it is
+    /// unchanged since the read.
     pub fn non_atomic(mut self) -> Self {
         self.atomicity = Atomicity::NonAtomic;
         self
     }
 
-    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    /// Applies the update only while this guard is held; see
+    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
     ///
     /// # Errors
     ///
-    /// `GuardLost`; nothing was written, or with `.non_atomic()` nothing but [`Error::written`]. `Unsupported` on v2.
+    /// `GuardLost`: nothing was written, or with `.non_atomic()` only [`Error::written`].
+    /// `Unsupported` on v2.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.dir.context = self.dir.context.guarded_by(guard);
         self
@@ -153,7 +165,8 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
             if plan.is_empty() {
                 return Ok(Versioned::new(value, unwritten));
             }
-            // What is added where the struct itself does not tell when it expires, expires with what is around.
+            // If the struct itself does not show when it expires, its new keys expire with the
+            // enclosing struct.
             let plan = plan.expiring(|key| wish.named().or_else(|| expiry::kept(S::TABLE, &tree, key)));
 
             let keys: Vec<String> = plan.keys().cloned().collect();
@@ -203,24 +216,24 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
     }
 }
 
-/// Whether somebody was faster, or the lease that is kept has ended.
+/// Whether another write came first, or the kept lease has ended.
 fn is_conflict(error: &Error, wish: Wish) -> bool {
     error.kind() == ErrorKind::Conflict || error.kind() == ErrorKind::LeaseLost && !wish.is_named()
 }
 
-/// Whether what an update says of the expiry is so already, for every key of the struct.
+/// Whether every key of the struct already has the expiry that the update asks for.
 fn is_so(wish: Wish, tree: &Tree, new: &schema::Encoded) -> bool {
     let all = |is: &dyn Fn(&Stored) -> bool| new.keys().all(|key| tree.get(key).is_some_and(is));
     match wish {
         Wish::Keep => true,
         Wish::Named(Expiry::Never) => all(&|stored| stored.lease.is_none() && stored.ttl.is_none()),
         Wish::Named(Expiry::With(lease)) => all(&|stored| stored.lease == Some(lease)),
-        // Its time starts again.
+        // A time to live starts again with each write.
         Wish::Named(Expiry::After(_)) => false,
     }
 }
 
-/// That the struct still expires as it was read, where keys are added to it.
+/// The conditions that the struct still has the same expiry, if keys are added to it.
 fn as_the_struct<S: Schema>(dir: &Dir<S>, tree: &Tree, plan: &Plan) -> Vec<Compare> {
     let added = plan.puts.iter().filter(|put| !tree.contains_key(&put.key));
     let mut compares: Vec<Compare> = Vec::new();
@@ -233,7 +246,7 @@ fn as_the_struct<S: Schema>(dir: &Dir<S>, tree: &Tree, plan: &Plan) -> Vec<Compa
     compares
 }
 
-/// The lease that all keys of the struct are attached to after an update.
+/// The lease of all keys of the struct after an update.
 fn lease_after(before: Option<LeaseId>, wish: Wish, plan: &Plan) -> Option<LeaseId> {
     match wish {
         Wish::Named(Expiry::With(lease)) => Some(lease),
@@ -242,7 +255,8 @@ fn lease_after(before: Option<LeaseId>, wish: Wish, plan: &Plan) -> Option<Lease
     }
 }
 
-/// The struct after its update, without reading it again: these keys were written or deleted, each at its revision.
+/// The struct after its update, without another read. `written` are the keys that were written or
+/// deleted, each with its revision.
 fn written_at<S>(
     value: S,
     mut versions: Versions,
@@ -299,12 +313,12 @@ impl<S: Schema, E> fmt::Debug for DirTryUpdate<'_, S, E> {
     }
 }
 
-/// Why a [`Dir::try_update`] did not happen.
+/// The reason why a [`Dir::try_update`] failed.
 #[derive(Debug)]
 pub enum UpdateError<E> {
-    /// The closure refused; nothing was written.
+    /// The closure refused. Nothing was written.
     Refused(E),
-    /// The store, or what is stored.
+    /// The store failed, or the stored struct cannot be read.
     Store(Error),
 }
 

@@ -1,4 +1,5 @@
-//! Writing and deleting a whole struct: what [`Dir::set`](super::Dir::set) and its like return.
+//! Writes and deletes a whole struct: the results of [`Dir::set`](super::Dir::set) and similar
+//! methods.
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -20,7 +21,7 @@ use crate::telemetry::Operation;
 use crate::turn::Guard;
 use crate::version::Basis;
 
-/// A write of a whole struct that happens when it is awaited. The answer is its revision.
+/// A write of a whole struct. It runs when it is awaited and returns its revision.
 #[must_use = "a write does nothing until it is awaited"]
 pub struct DirWrite<S> {
     pub(super) dir: Dir<S>,
@@ -30,59 +31,65 @@ pub struct DirWrite<S> {
     pub(super) atomicity: Atomicity,
 }
 
-/// What is to be written, and under which condition.
+/// What to write, and under which condition.
 pub(super) enum Job {
     Set(Encoded),
     Create(Encoded),
     Swap(Swap),
 }
 
-/// What was read, and what is to be there instead.
+/// The struct that was read, and the one to replace it.
 pub(super) struct Swap {
     pub(super) revision: Revision,
     pub(super) basis: Basis,
-    /// The lease that all of it was attached to.
+    /// The lease that all of its keys were attached to.
     pub(super) lease: Option<LeaseId>,
     pub(super) old: Encoded,
     pub(super) new: Encoded,
 }
 
 impl<S> DirWrite<S> {
-    /// Every key of the struct vanishes by itself after this time; `compare_and_swap` also writes those that do not differ.
+    /// Lets every key of the struct expire after this time. `compare_and_swap` then also writes the
+    /// keys that do not differ.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.wish = Wish::Named(Expiry::After(ttl));
         self
     }
 
-    /// Every key of the struct vanishes with this lease; `compare_and_swap` also writes those that do not differ.
+    /// Attaches every key of the struct to this lease. `compare_and_swap` then also writes the keys
+    /// that do not differ.
     ///
     /// # Errors
     ///
-    /// `LeaseLost` when the lease is not there any more.
+    /// `LeaseLost` if the lease no longer exists.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
         self.wish = Wish::Named(Expiry::With(lease.into()));
         self
     }
 
-    /// No key of the struct ever expires; `compare_and_swap` also writes those that do not differ.
+    /// Stores the struct without expiry. `compare_and_swap` then also writes the keys that do not
+    /// differ.
     pub fn permanent(mut self) -> Self {
         self.wish = Wish::Named(Expiry::Never);
         self
     }
 
-    /// Allows to write in several steps, for stores without transactions (v2) and for structs with more keys than one transaction takes. Others
-    /// may see the struct half written, and a failure may leave it so: [`Error::written`] lists the keys that were. With `compare_and_swap` and `create`
-    /// each key that is written is compared by itself.
+    /// Allows several steps instead of one transaction, for stores without transactions (v2) and
+    /// for structs with more keys than one transaction accepts. Other clients may see the struct
+    /// half written, and a failure may leave it so: [`Error::written`] lists the keys that were
+    /// written. With `compare_and_swap` and `create`, each key has its own condition.
     pub fn non_atomic(mut self) -> Self {
         self.atomicity = Atomicity::NonAtomic;
         self
     }
 
-    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    /// Applies the write only while this guard is held; see
+    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
     ///
     /// # Errors
     ///
-    /// `GuardLost`; nothing was written, or with `.non_atomic()` nothing but [`Error::written`]. `Unsupported` on v2.
+    /// `GuardLost`: nothing was written, or with `.non_atomic()` only [`Error::written`].
+    /// `Unsupported` on v2.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.dir.context = self.dir.context.guarded_by(guard);
         self
@@ -105,8 +112,9 @@ impl<S: Schema> DirWrite<S> {
 }
 
 impl<S: Schema> Dir<S> {
-    /// Deletes the struct: of an entry of a map and of an optional directory all that is below, else the keys of the schema, and with them the entries and
-    /// optional directories in it.
+    /// Plans the deletion of the struct. For a map entry or an optional directory this is
+    /// everything below the directory. Otherwise it is the keys of the schema, including the
+    /// entries and optional directories inside.
     fn deletion(&self, tree: &Tree) -> Plan {
         match tree.is_empty() {
             false if self.removable => Plan { removals: vec![Removal::of("")], ..Plan::default() },
@@ -115,10 +123,11 @@ impl<S: Schema> Dir<S> {
     }
 
     async fn create_whole(&self, encoded: Encoded, wish: Wish, atomicity: Atomicity, operation: Operation) -> Result<Revision> {
-        let exists = || Error::new(ErrorKind::AlreadyExists, "a key of the struct is there").at(&self.key);
+        let exists = || Error::new(ErrorKind::AlreadyExists, "a key of the struct exists already").at(&self.key);
         let is_there = |tree: &Tree| tree.keys().any(|key| self.exists_by(key));
         let mut surroundings = Surroundings::around(self.home.as_ref(), &self.key, wish);
-        // With what is left over there: keys that do not make the struct exist, and have no place beside the new ones.
+        // Also deletes leftover keys: keys that do not make the struct exist and are not in the new
+        // value.
         let over = |tree: &Tree| Self::OWNER.difference(tree.keys(), &Encoded::new(), &encoded).expiring(|_| wish.named());
         if atomicity == Atomicity::NonAtomic {
             let (tree, revision) = self.read_to_write().await?;
@@ -131,7 +140,8 @@ impl<S: Schema> Dir<S> {
         }
         let mut plan = Plan::whole(encoded.clone()).expiring(|_| wish.named());
         let mut retry = OptimisticRetry::new(&self.context.retry);
-        // When what is below the directory was last looked at; what is in a map's directory may be no entry of it.
+        // The revision of the last look below the directory. A key in the directory of a map is not
+        // necessarily an entry.
         let mut known = None;
         loop {
             let compares = match known {
@@ -152,7 +162,7 @@ impl<S: Schema> Dir<S> {
                 _ => return Err(exists()),
             };
             operation.conflict();
-            // That there is nothing is asked anew by the transaction itself.
+            // The transaction itself checks again that the struct does not exist.
             match retry.after_conflict(Some(Some(shown)), async { Ok::<_, Error>(None) }).await? {
                 AfterConflict::Retry(now) => known = now,
                 AfterConflict::GiveUp(_) => return Err(self.worn_out()),
@@ -165,7 +175,7 @@ impl<S: Schema> Dir<S> {
         let context = &self.context;
         let mut surroundings = Surroundings::around(self.home.as_ref(), &self.key, wish);
         let renewing = |plan: Plan| if wish.is_named() { plan.renewing(&new) } else { plan };
-        // What is stored tells which keys of the struct were not read, and when each key expires.
+        // The stored keys show which keys of the struct were not read, and when each key expires.
         let exactly = |tree: &Tree, known: Option<Expiry>| {
             let plan = renewing(Self::OWNER.difference(tree.keys(), &old, &new));
             plan.expiring(|key| known.or_else(|| expiry::kept(S::TABLE, tree, key)))
@@ -179,7 +189,8 @@ impl<S: Schema> Dir<S> {
         }
         let plan = renewing(Self::OWNER.difference_to_read(&basis, &old, &new));
         let compares = unchanged(&self.key, revision, &basis);
-        // What was read does not tell whether something is left over where a struct is added, and may not tell what expires: the guess is that nothing does.
+        // What was read does not show leftover keys where a struct is added, and may not show all
+        // expiries. The guess is that there are no leftover keys and that nothing expires.
         let mut guesses: Vec<Compare> = Self::OWNER.added(&old, &new).iter().map(|added| nothing_below(&self.key, added)).collect();
         let known = wish.named().or(lease.map(Expiry::With));
         if known.is_none() {
@@ -207,8 +218,8 @@ impl<S: Schema> Dir<S> {
     }
 }
 
-/// Makes the owner's keys below a directory be exactly `encoded`.
-#[allow(clippy::too_many_arguments, reason = "what a handle and a builder have")]
+/// Makes the keys of `owner` below a directory exactly `encoded`.
+#[allow(clippy::too_many_arguments, reason = "the parts of a handle and of a builder")]
 pub(in crate::handle) async fn set(
     context: &Context,
     directory: &Key,
@@ -220,14 +231,14 @@ pub(in crate::handle) async fn set(
     operation: Operation,
 ) -> Result<Revision> {
     if atomicity == Atomicity::Atomic {
-        // With maps it will be on the condition that nothing changed below.
+        // With maps, the transaction will require that nothing below has changed.
         let compares = if owner.has_maps() { unchanged(directory, Revision::ZERO, &[]) } else { Vec::new() };
         context.check_atomic(directory, &compares, encoded.len(), IN_SEVERAL)?;
     }
     let mut surroundings = Surroundings::around(home, directory, wish);
     let mut read = if owner.has_maps() { Some(read_below(context, directory).await?) } else { None };
     let mut retry = OptimisticRetry::new(&context.retry);
-    let worn_out = || Error::new(ErrorKind::Conflict, "others wrote it faster, again and again").at(directory);
+    let worn_out = || Error::new(ErrorKind::Conflict, "other writers were faster on every attempt; try again later").at(directory);
     // A write without conditions cannot be refused, so it needs no copy for another attempt.
     let is_sole = read.is_none() && surroundings.is_empty();
     loop {
@@ -244,7 +255,7 @@ pub(in crate::handle) async fn set(
         }
         let (mut compares, mut look) = (Vec::new(), Vec::new());
         if owner.has_maps() {
-            // Only what appears matters: a key that vanished is as good as deleted.
+            // Only added keys matter: a key that has disappeared needs no deletion.
             compares = unchanged(directory, revision, &[]);
             look = vec![Op::Get(Span::Below(directory.clone()))];
         }
@@ -273,12 +284,12 @@ pub(super) async fn read_below(context: &Context, directory: &Key) -> Result<(Tr
     Ok((schema::tree_in_turns(directory, reply.kvs).await, reply.revision))
 }
 
-/// The revision of the last of several writes; of none, what is known without them.
+/// The revision of the last of several writes, or `without` if there were none.
 pub(super) fn last(written: &[(String, Revision)], without: Revision) -> Revision {
     written.iter().map(|(_, revision)| *revision).max().unwrap_or(without)
 }
 
-/// The condition that one key is as it was found.
+/// The condition that one key is unchanged.
 pub(super) fn as_found(tree: &Tree, key: &str) -> Condition {
     tree.get(key).map_or(Condition::Absent, |stored| Condition::Modified(stored.modified))
 }
@@ -299,27 +310,30 @@ impl<S: Schema> fmt::Debug for DirWrite<S> {
     }
 }
 
-/// A deletion of a whole struct that happens when it is awaited. The answer says what was there.
+/// A deletion of a whole struct. It runs when it is awaited and returns what existed.
 #[must_use = "a deletion does nothing until it is awaited"]
 pub struct DirDelete<S> {
     pub(super) dir: Dir<S>,
-    /// The revision and the keys of a read that must still hold.
+    /// The revision and the keys of an earlier read, which must be unchanged.
     pub(super) seen: Option<(Revision, Basis)>,
     pub(super) atomicity: Atomicity,
 }
 
 impl<S> DirDelete<S> {
-    /// Allows to delete in several steps, as [`DirWrite::non_atomic`]. With `compare_and_delete` each key is compared by itself.
+    /// Allows several steps instead of one transaction, as [`DirWrite::non_atomic`]. With
+    /// `compare_and_delete`, each key has its own condition.
     pub fn non_atomic(mut self) -> Self {
         self.atomicity = Atomicity::NonAtomic;
         self
     }
 
-    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    /// Applies the deletion only while this guard is held; see
+    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
     ///
     /// # Errors
     ///
-    /// `GuardLost`; nothing was deleted, or with `.non_atomic()` nothing but [`Error::written`]. `Unsupported` on v2.
+    /// `GuardLost`: nothing was deleted, or with `.non_atomic()` only [`Error::written`].
+    /// `Unsupported` on v2.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.dir.context = self.dir.context.guarded_by(guard);
         self

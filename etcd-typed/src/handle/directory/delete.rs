@@ -1,4 +1,5 @@
-//! Deleting a directory: what [`Directory::delete`](super::Directory::delete) and its like return.
+//! Deletes a directory: the results of [`Directory::delete`](super::Directory::delete) and similar
+//! methods.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,24 +12,24 @@ use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::store::{BoxFuture, Committed, Compare, Condition, KeyValue, Op, Range, RangeReply, Span, Txn};
 use crate::turn::Guard;
 
-/// A deletion of a directory that happens when it is awaited.
+/// A deletion of a directory. It runs when it is awaited.
 #[must_use = "a deletion does nothing until it is awaited"]
 pub struct DirectoryDelete<O> {
     pub(super) directory: Directory,
     pub(super) op: &'static str,
-    /// With all that is in it.
+    /// Whether the contents are deleted too.
     pub(super) recursive: bool,
     pub(super) finish: fn(Committed) -> O,
 }
 
 impl<O> DirectoryDelete<O> {
-    /// Only while this guard is held; see
-    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by). It may be one whose key is below
-    /// the directory, and is then lost by it.
+    /// Applies the deletion only while this guard is held; see
+    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by). If the key of the guard is below
+    /// the directory, the deletion ends the guard.
     ///
     /// # Errors
     ///
-    /// `GuardLost`; nothing was deleted. `Unsupported` on v2.
+    /// `GuardLost`: nothing was deleted. `Unsupported` on v2.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.directory.context = self.directory.context.guarded_by(guard);
         self
@@ -54,10 +55,10 @@ impl<O> DirectoryDelete<O> {
 }
 
 impl Directory {
-    /// Deletes the keys that a listing shows, in one transaction, and no others.
+    /// Deletes exactly the keys that a listing shows, in one transaction.
     ///
-    /// A range of keys may hold some that belong to another program, so the keys are read first.
-    /// The transaction is on the condition that no key was written meanwhile.
+    /// A range of keys may contain keys of another program, so the keys are read first. The
+    /// transaction requires that no key was written in the meantime.
     async fn delete_listed(&self, op: &'static str) -> Result<Committed> {
         let mut retry = OptimisticRetry::new(&self.context.retry);
         let mut reply = self.keys_to_write().await?;
@@ -66,8 +67,8 @@ impl Directory {
             let limit = self.context.store.capabilities().max_operations;
             if then.len() > limit {
                 let message = format!(
-                    "keys of other programs, which are no paths, lie between those of the directory: it takes {} deletions, and one \
-                     transaction takes {limit} (server flag `--max-txn-ops`); delete its directories one by one",
+                    "keys of other programs lie between those of the directory: its deletion takes {} operations, and one \
+                     transaction accepts {limit} (server flag `--max-txn-ops`); delete its subdirectories one by one",
                     then.len()
                 );
                 return Err(Error::new(ErrorKind::TooManyOperations, message).at(&self.key));
@@ -82,13 +83,14 @@ impl Directory {
             match retry.after_conflict(None, self.keys_to_write()).await? {
                 AfterConflict::Retry(now) => reply = now,
                 AfterConflict::GiveUp(_) => {
-                    return Err(Error::new(ErrorKind::Conflict, "others write below it faster, again and again").at(&self.key));
+                    return Err(Error::new(ErrorKind::Conflict, "other writers below it were faster on every attempt; try again later")
+                        .at(&self.key));
                 }
             }
         }
     }
 
-    /// All keys below the directory as of now, for a decision.
+    /// Reads all keys below the directory for a decision about a write.
     async fn keys_to_write(&self) -> Result<RangeReply> {
         let span = Span::Below(self.key.clone());
         let reply = if self.context.is_guarded() {
@@ -100,13 +102,13 @@ impl Directory {
     }
 }
 
-/// Deletes each key that is a path below the directory, with as few operations as leave the other
-/// keys alone.
+/// Deletes each key that is a valid path below the directory, with as few operations as possible,
+/// and leaves all other keys.
 fn deletes(directory: &Key, kvs: &[KeyValue]) -> Vec<Op> {
     if kvs.iter().all(|kv| directory.below(&kv.key).is_some()) {
         return vec![Op::Delete { span: Span::Below(directory.clone()), previous: false }];
     }
-    // By the first segment of their paths.
+    // Groups the keys by the first segment of their paths.
     let mut children = BTreeSet::new();
     let mut ops = Vec::new();
     for kv in kvs {

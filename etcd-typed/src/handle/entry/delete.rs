@@ -1,4 +1,5 @@
-//! Deleting one key: what [`Entry::delete`](super::Entry::delete) and [`Entry::compare_and_delete`](super::Entry::compare_and_delete) return.
+//! Deletes one key: the results of [`Entry::delete`](super::Entry::delete) and
+//! [`Entry::compare_and_delete`](super::Entry::compare_and_delete).
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -9,20 +10,21 @@ use crate::handle::expiry::Wish;
 use crate::store::{BoxFuture, Expiry, Txn};
 use crate::turn::Guard;
 
-/// A deletion of one key that happens when it is awaited. The answer is the [previous](Previous) value.
+/// A deletion of one key. It runs when it is awaited and returns the [previous](Previous) value.
 #[must_use = "a deletion does nothing until it is awaited"]
 pub struct EntryDelete<T> {
     pub(super) entry: Entry<T>,
-    /// None: whatever is there.
+    /// The condition. `None` deletes any value.
     pub(super) expected: Result<Option<Expected>>,
 }
 
 impl<T> EntryDelete<T> {
-    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    /// Applies the deletion only while this guard is held; see
+    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
     ///
     /// # Errors
     ///
-    /// `GuardLost`; nothing was deleted. `Unsupported` on v2.
+    /// `GuardLost`: nothing was deleted. `Unsupported` on v2.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.entry.context = self.entry.context.guarded_by(guard);
         self

@@ -1,4 +1,4 @@
-//! Publishing one key: what [`Entry::publish`] returns.
+//! Publishes one key: the result of [`Entry::publish`].
 
 use std::any::type_name;
 use std::fmt;
@@ -16,20 +16,24 @@ use crate::revision::Revision;
 use crate::store::BoxFuture;
 
 impl<T: Send + Sync + 'static> Entry<T> {
-    /// Puts the value there as long as what it returns lives, and no longer: an address in a registry of services, a load, a sign of life.
+    /// Publishes the value for as long as the returned guard exists: an address in a service
+    /// registry, a load figure, a heartbeat.
     ///
-    /// It is attached to a lease, and is there when this is answered. Up to a hundred values that a
-    /// client publishes with the same time to live share a lease (except on v2); each comes and
-    /// goes by itself. A task keeps the lease alive; if the value is lost all the same (an outage
-    /// longer than the time to live, a revoked lease, a deleted key, an emptied server) it is put
-    /// back with a new lease, as soon as that can be done and as often as it is needed: see
+    /// The key is attached to a lease, and exists when this returns. Up to a hundred values that a
+    /// client publishes with the same time to live share one lease (except on v2); each can be
+    /// published and withdrawn separately. A task keeps the lease alive. If the value is lost (an
+    /// outage longer than the time to live, a revoked lease, a deleted key, an emptied server), the
+    /// task publishes it again with a new lease as soon as possible, and as often as needed; see
     /// [`Published`].
     ///
-    /// It is put whatever is there, since a service that is started again must not wait for the lease of its former self. It is only ever put *back* where
-    /// nothing is: of two who publish at one key the later one is there, and the other waits until it goes away.
+    /// The first write overwrites any existing value, since a restarted service must not wait for
+    /// the lease of its previous run. A lost value is written *again* only if the key does not
+    /// exist. If two clients publish at one key, the later value is stored, and the earlier
+    /// publisher waits until it disappears.
     ///
-    /// A field's value is checked and stored as [`set`](Self::set) does it, a `secret` stays one, and aliases are left alone: like every write it goes to the field's own
-    /// key, and when that is gone the field is read from an alias again.
+    /// A field's value is validated and encoded as by [`set`](Self::set), and a `secret` stays
+    /// hidden. Like every write, this writes the field's own key and leaves its aliases. When that
+    /// key disappears, the field is read from an alias again.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -38,7 +42,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// let client = Client::connect("memory:").await?;
     /// let services = client.entries::<String, String>("/services/checkout")?;
-    /// let mut live = services.live().await?; // who looks for services
+    /// let mut live = services.live().await?; // a client that looks for services
     ///
     /// let a = services.entry("a")?.publish(&"10.0.0.7:8080".to_owned()).ttl(Duration::from_secs(5)).await?;
     /// assert_eq!(live.changed().await?.len(), 1);
@@ -46,7 +50,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// a.set(&"10.0.0.7:8081".to_owned()).await?;
     /// assert_eq!(live.changed().await?.get("a").map(String::as_str), Some("10.0.0.7:8081"));
     ///
-    /// services.entry("a")?.delete().await?; // somebody deletes it: it comes back
+    /// services.entry("a")?.delete().await?; // another client deletes it: it comes back
     /// while !live.changed().await?.contains_key("a") {}
     ///
     /// a.withdraw().await?; // or drop it
@@ -56,21 +60,21 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// Of awaiting it: as [`set`](Self::set), and `Unsupported` outside of a tokio runtime. Then
-    /// nothing is published, or nothing that stays: where the outcome is unknown, the other values
-    /// of the lease are attached to another one, and it is revoked in the background.
+    /// As [`set`](Self::set), and `Unsupported` outside of a tokio runtime. After an error nothing
+    /// stays published. If the outcome is unknown, the lease is revoked in the background, after
+    /// the other values of the lease have moved to another one.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future at any point leaves nothing: the lease is revoked in the background as
-    /// soon as no other value is attached to it, and the key goes with it. (On v2, which has no
-    /// leases, a write that a server applies later than that stays for the time to live.)
+    /// Dropping the future at any point leaves nothing behind: the lease is revoked in the
+    /// background as soon as no other value is attached to it, and the key is deleted with it. (v2
+    /// has no leases. A write that a v2 server applies after the drop stays for the time to live.)
     pub fn publish(&self, value: &T) -> Publish<T> {
         Publish { entry: self.clone(), value: self.encode(value), ttl: TTL }
     }
 }
 
-/// A value that is published when this is awaited; from [`Entry::publish`].
+/// A value that is published when this is awaited; created by [`Entry::publish`].
 #[must_use = "nothing is published until it is awaited"]
 pub struct Publish<T> {
     entry: Entry<T>,
@@ -79,8 +83,9 @@ pub struct Publish<T> {
 }
 
 impl<T> Publish<T> {
-    /// How long the value outlives a publisher who vanished. Default: 15 s. At least the server's shortest lease (2 s with default flags); fractions
-    /// of a second are rounded up. It is kept alive three times within that time.
+    /// Sets how long the value remains after its publisher has failed. Default: 15 s. The server
+    /// raises it to its minimum (2 s with default flags). Fractions of a second are rounded up. The
+    /// lease is renewed three times within that time.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
@@ -109,24 +114,27 @@ impl<T> fmt::Debug for Publish<T> {
     }
 }
 
-/// A value that is there as long as this lives; from [`Entry::publish`].
+/// A published value, which exists as long as this guard; created by [`Entry::publish`].
 ///
-/// # When it is lost
+/// # When the value is lost
 ///
-/// It is put back with the backoff of the [`RetryPolicy`](crate::RetryPolicy), for as long as this lives; nothing ends that. Until then
-/// [`status`](Self::status) says since when it is missing, why, and what the latest attempt met; so do the metrics and events of
-/// [`telemetry`](crate::telemetry). While the server still has it under a lease that this side has given up, it is put over it, and nobody sees a
-/// gap (on v2, which tells no leases, it vanishes and comes back).
+/// The value is published again, with the backoff of the [`RetryPolicy`](crate::RetryPolicy), for
+/// as long as this guard exists. Until then [`status`](Self::status) tells since when it is
+/// missing, why, and the result of the latest attempt. The metrics and events in
+/// [`telemetry`](crate::telemetry) tell the same. If the server still has the value under a lease
+/// that this client has given up, the value is overwritten, and readers see no gap. (v2 does not
+/// report leases, so there the value disappears and comes back.)
 ///
-/// What it costs while nothing happens: one watch, and the keep-alives of a lease, three within the
-/// time to live, which up to a hundred values of the same time to live share. An operator who
-/// revokes that lease takes all of them away for a moment.
+/// An idle guard costs one watch, and three keep-alives within the time to live for a lease that up
+/// to a hundred values with the same time to live share. If an operator revokes that lease, all
+/// these values disappear for a moment.
 ///
-/// # When it is dropped
+/// # When the guard is dropped
 ///
-/// It is deleted in the background if it is still this one's; if that cannot be done (no runtime is left, the server does not answer) it vanishes when
-/// the time to live has passed. [`withdraw`](Self::withdraw) waits for the answer and tells it.
-#[must_use = "what is published is withdrawn when its guard is dropped"]
+/// The value is deleted in the background if it is still this guard's. If that is not possible (no
+/// runtime is left, or the server does not answer), it disappears when the time to live has passed.
+/// [`withdraw`](Self::withdraw) waits for the deletion and returns its result.
+#[must_use = "the value is withdrawn when this guard is dropped"]
 pub struct Published<T> {
     entry: Entry<T>,
     publication: Publication,
@@ -139,43 +147,45 @@ impl<T: Send + Sync + 'static> Published<T> {
         &self.entry.key
     }
 
-    /// Whether it is there, by the clock and by what is known; no request is sent.
+    /// Whether the value is published, as far as is known, and by the clock. Sends no request.
     #[must_use]
     pub fn is_published(&self) -> bool {
         self.status().is_published()
     }
 
-    /// Whether it is there, and if not why; no request is sent.
+    /// Whether the value is published, and the reason if it is not. Sends no request.
     #[must_use]
     pub fn status(&self) -> PublishedStatus {
         self.publication.status()
     }
 
-    /// Publishes another value from now on, with the same lease. The answer is a revision as of which it is there. One that has the same stored form as
-    /// what is there is not written again.
+    /// Publishes another value from now on, with the same lease. Returns a revision at which the
+    /// value is stored. A value with the same stored form is not written again.
     ///
     /// # Errors
     ///
-    /// As [`Entry::set`]; and `Conflict` while somebody else's value is there. Where it says what is wrong with the value (`Invalid`, `Encode`, `TooLarge`,
-    /// `Unsupported`) the one before stays. After every other error the new one is put there all the same, as soon as it can be.
+    /// As [`Entry::set`], and `Conflict` while the key holds the value of another client. If the
+    /// error is about the value itself (`Invalid`, `Encode`, `TooLarge`, `Unsupported`), the old
+    /// value stays published. After every other error the new value is still published as soon as
+    /// possible.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it changes nothing about that.
+    /// Dropping the future makes no difference: the new value is still published.
     pub async fn set(&self, value: &T) -> Result<Revision> {
         let value = self.entry.encode(value);
         Entry::<T>::operation("set").run(async { self.publication.set(value?).await }).await
     }
 
-    /// Deletes the value if it is still this one's, and waits for the answer.
+    /// Deletes the value if it is still this guard's, and waits for the answer.
     ///
     /// # Errors
     ///
-    /// `Unavailable`, `Timeout`, …: it vanishes when the time to live has passed.
+    /// `Unavailable`, `Timeout`, …: the value disappears when the time to live has passed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it withdraws the value in the background.
+    /// Dropping the future withdraws the value in the background.
     pub async fn withdraw(self) -> Result<()> {
         Entry::<T>::operation("withdraw").run(self.publication.withdraw()).await
     }

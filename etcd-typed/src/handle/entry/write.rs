@@ -1,4 +1,5 @@
-//! Writing one key: what [`Entry::set`](super::Entry::set) and [`Entry::modify`](super::Entry::modify) return.
+//! Writes one key: the results of [`Entry::set`](super::Entry::set) and
+//! [`Entry::modify`](super::Entry::modify).
 
 use std::fmt;
 use std::future::IntoFuture;
@@ -16,52 +17,57 @@ use crate::store::{BoxFuture, Committed, Expiry, KeyValue, Op, Txn};
 use crate::turn::Guard;
 use crate::version::{Versioned, Versions};
 
-/// A write of one key that happens when it is awaited.
+/// A write of one key. It runs when it is awaited.
 #[must_use = "a write does nothing until it is awaited"]
 pub struct EntryWrite<T, O> {
     pub(super) entry: Entry<T>,
-    /// The method of the handle.
+    /// The name of the handle's method.
     pub(super) op: &'static str,
     pub(super) parts: Result<(Bytes, Option<Expected>)>,
     pub(super) wish: Wish,
     pub(super) previous: bool,
-    /// What it means that the condition does not hold.
+    /// The error if the condition does not hold.
     pub(super) refusal: ErrorKind,
     pub(super) finish: fn(&Entry<T>, Committed) -> O,
 }
 
 impl<T, O> EntryWrite<T, O> {
-    /// The value vanishes by itself after this time, unless it is written again before. See [`Expiry::After`] for how exact that is.
+    /// Lets the value expire after this time, unless it is written again before. [`Expiry::After`]
+    /// describes how exact the time is.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.wish = Wish::Named(Expiry::After(ttl));
         self
     }
 
-    /// The value vanishes with this lease.
+    /// Attaches the value to this lease.
     ///
     /// # Errors
     ///
-    /// `LeaseLost` when the lease is not there any more.
+    /// `LeaseLost` if the lease no longer exists.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
         self.wish = Wish::Named(Expiry::With(lease.into()));
         self
     }
 
-    /// The value never expires, whatever [expiry](Entry#expiry) the key had.
+    /// Stores the value without expiry, whatever [expiry](Entry#expiry) the key had.
     pub fn permanent(mut self) -> Self {
         self.wish = Wish::Named(Expiry::Never);
         self
     }
 
-    /// Only while this guard is held: a [`Lock`](crate::Lock) or the leadership, of the same store.
+    /// Applies the write only while this guard is held: a [`Lock`](crate::Lock) or a leadership on
+    /// the same store.
     ///
-    /// The commit carries the conditions that the guard's key is there, came to be when the guard was given, and is attached to its lease. So it
-    /// is true of the revision of the write, whatever clocks and networks do, and a holder of the past writes nothing any more. A second guard
-    /// comes on top of the first.
+    /// The commit requires that the guard's key exists, has the creation revision of this guard,
+    /// and is attached to its lease. This holds at the revision of the write, independent of clocks
+    /// and networks, so a former holder can no longer write. A second guard adds its conditions to
+    /// those of the first.
     ///
-    /// It costs no request: the same answer tells a lost guard from a conflict, and where both is the case it is `GuardLost`. In a transaction it takes two
-    /// conditions and one read. A write that reads first (such as [`modify`](Entry::modify)) reads under the guard too, so that also one that finds nothing
-    /// to be written answers `Ok` only if the guard was held; what it reads must fit into one answer (64 MiB on v3).
+    /// The check costs no extra request: the same answer tells a lost guard from a conflict. If
+    /// both apply, the error is `GuardLost`. Each guard adds two conditions and one read to the
+    /// transaction. A write that reads first (such as [`modify`](Entry::modify)) reads under the
+    /// guard too. So even if nothing needs to be written, it returns `Ok` only if the guard was
+    /// held. Such a read must fit into one answer (64 MiB on v3).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -71,7 +77,7 @@ impl<T, O> EntryWrite<T, O> {
     /// let lock = client.lock("/locks/limits").acquire().await?;
     /// limit.set(&1).guarded_by(&lock).await?;
     ///
-    /// // An operator breaks the lock: he deletes its key.
+    /// // An operator breaks the lock by deleting its key.
     /// client.directory("/locks")?.delete_recursive().await?;
     /// let error = limit.set(&2).guarded_by(&lock).await.unwrap_err();
     /// assert_eq!(error.kind(), ErrorKind::GuardLost);
@@ -81,9 +87,11 @@ impl<T, O> EntryWrite<T, O> {
     ///
     /// # Errors
     ///
-    /// `GuardLost` when it is not held; nothing was written. When that is known here (by the clock, or since the guard was released) nothing is sent.
-    /// `Unsupported` on v2, which has no transaction over two keys, before anything is sent: [`Guard::verify`] asks before a write there, and
-    /// [`Guard::while_held`] stops what writes, with a moment in between.
+    /// `GuardLost` if the guard is not held: nothing was written. If this is already known (by the
+    /// clock, or since the guard was released), nothing is sent. `Unsupported` on v2, which has no
+    /// transaction over two keys, before anything is sent. On v2, [`Guard::verify`] checks the
+    /// guard before a write, and [`Guard::while_held`] stops a writer when the guard is lost. Both
+    /// leave a short gap.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.entry.context = self.entry.context.guarded_by(guard);
         self
@@ -128,7 +136,7 @@ impl<T, O> fmt::Debug for EntryWrite<T, O> {
     }
 }
 
-/// A read-modify-write of one key that happens when it is awaited.
+/// A read-modify-write of one key. It runs when it is awaited.
 #[must_use = "a write does nothing until it is awaited"]
 pub struct EntryModify<'f, T> {
     pub(super) entry: Entry<T>,
@@ -137,33 +145,34 @@ pub struct EntryModify<'f, T> {
 }
 
 impl<T> EntryModify<'_, T> {
-    /// The value vanishes by itself after this time from now on, whether `f` changes it or not.
+    /// Lets the value expire after this time, whether `f` changes it or not.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.wish = Wish::Named(Expiry::After(ttl));
         self
     }
 
-    /// The value vanishes with this lease, whether `f` changes it or not.
+    /// Attaches the value to this lease, whether `f` changes it or not.
     ///
     /// # Errors
     ///
-    /// `LeaseLost` when the lease is not there any more.
+    /// `LeaseLost` if the lease no longer exists.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
         self.wish = Wish::Named(Expiry::With(lease.into()));
         self
     }
 
-    /// The value never expires, whatever [expiry](Entry#expiry) the key had.
+    /// Stores the value without expiry, whatever [expiry](Entry#expiry) the key had.
     pub fn permanent(mut self) -> Self {
         self.wish = Wish::Named(Expiry::Never);
         self
     }
 
-    /// Only while this guard is held; see [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
+    /// Applies the write only while this guard is held; see
+    /// [`EntryWrite::guarded_by`](crate::EntryWrite::guarded_by).
     ///
     /// # Errors
     ///
-    /// `GuardLost`; nothing was written, and `f` is not run again. `Unsupported` on v2.
+    /// `GuardLost`: nothing was written, and `f` is not run again. `Unsupported` on v2.
     pub fn guarded_by(mut self, guard: &Guard) -> Self {
         self.entry.context = self.entry.context.guarded_by(guard);
         self
@@ -195,7 +204,7 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
             };
             let wanted = f(current);
             let bytes = wanted.as_ref().map(|value| entry.encode(value)).transpose()?;
-            // On whether the struct around the key expires it depends only where the key is added.
+            // The expiry of the enclosing struct matters only for a new key.
             let adds = found.is_none() && bytes.is_some() && wish == Wish::Keep;
             if adds && !entry.transactional() {
                 surroundings.read(&entry.context).await?;
@@ -231,7 +240,7 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
                 }
                 match entry.commit(Txn { compares, then, otherwise }).await {
                     Ok(committed) => Some(committed),
-                    // The lease that was kept is over.
+                    // The kept lease no longer exists.
                     Err(error) if error.kind() == ErrorKind::LeaseLost && wish == Wish::Keep => None,
                     Err(error) => return Err(error),
                 }
@@ -263,18 +272,18 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
     }
 }
 
-/// Whether what a write says of the expiry is so already.
+/// Whether the key already has the expiry that the write asks for.
 fn is_so(wish: Wish, kv: &KeyValue) -> bool {
     match wish {
         Wish::Keep => true,
         Wish::Named(Expiry::Never) => kv.lease.is_none() && kv.ttl.is_none(),
         Wish::Named(Expiry::With(lease)) => kv.lease == Some(lease),
-        // Its time starts again.
+        // A time to live starts again with each write.
         Wish::Named(Expiry::After(_)) => false,
     }
 }
 
-/// What is known of a value that replaced this one.
+/// The metadata of a value that replaced `before`.
 fn after_write(before: Option<KeyValue>, revision: Revision, expiry: Expiry) -> Versions {
     let lease = if let Expiry::With(lease) = expiry { Some(lease) } else { None };
     let ttl = if let Expiry::After(ttl) = expiry { Some(ttl) } else { None };

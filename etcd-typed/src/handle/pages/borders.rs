@@ -1,22 +1,25 @@
-//! Where keys may be that nobody has read yet, from how those before them are named.
+//! Guesses where unread keys are, from the names of the keys before them.
 //!
-//! Names of many keys are numbers in some digits: decimal ones, hexadecimal ones, letters. The digits are what stands where names of the page differ, and the
-//! names go on as they went through the page. Where they do not, a border is in a wrong place, which harms nobody.
+//! Many names are numbers: in decimal or hexadecimal digits, or in letters. The digits are the
+//! bytes at positions where the names of the page differ. The guess is that the names after the
+//! page continue at the same rate. If they do not, a border is in the wrong place, which does no
+//! harm.
 
 use bytes::Bytes;
 
 use crate::store::{KeyValue, Span};
 
-/// Keys that are looked at for the digits of their names.
+/// The number of keys that are examined for digits.
 const SAMPLE: usize = 64;
 
-/// Digits before the first one in which the names of the page differ, which a larger number may count up.
+/// The number of digits before the first difference that an increasing number may change.
 const CARRY: usize = 8;
 
-/// No number is larger, so that what is multiplied with it has room.
+/// The limit for numbers, which leaves room for multiplication.
 const LARGEST: u128 = 1 << 96;
 
-/// Keys after the page, in their order, with about so many keys between them. Fewer than `count`, or none, where nothing can be said.
+/// Guesses keys after the page, in order, with about `each` keys between them. Returns fewer than
+/// `count`, or none, if no guess is possible.
 pub(super) fn borders(span: &Span, page: &[KeyValue], each: usize, count: usize) -> Vec<Bytes> {
     let (Span::Below(directory), [first, .., last]) = (span, page) else { return Vec::new() };
     let names = directory.prefix().len();
@@ -39,17 +42,18 @@ pub(super) fn borders(span: &Span, page: &[KeyValue], each: usize, count: usize)
     borders
 }
 
-/// Bytes as the digits of numbers, which are in the order of the names.
+/// Bytes that serve as the digits of numbers, in an order that matches the names.
 struct Digits {
     bytes: Vec<u8>,
-    /// How many of them a number has.
+    /// The number of digits of each number.
     length: usize,
-    /// No number with so many is as large.
+    /// One more than the largest number with that many digits.
     end: u128,
 }
 
 impl Digits {
-    /// What stands where these names differ, from a place on; none if they do not.
+    /// The bytes at positions from `from` on where these names differ. `None` if they do not
+    /// differ.
     fn of(names: &[&[u8]], from: usize) -> Option<Self> {
         let longest = names.iter().map(|name| name.len()).max()?;
         let mut bytes = Vec::new();
@@ -75,14 +79,14 @@ impl Digits {
         Some(Self { bytes, length, end })
     }
 
-    /// What is behind the end of a name is like the smallest digit.
+    /// Reads a name as a number. Positions after the end of the name count as the smallest digit.
     fn number(&self, name: &[u8]) -> u128 {
         let digit = |byte: &u8| self.bytes.partition_point(|other| other < byte).min(self.bytes.len() - 1);
         let digits = name.iter().map(digit).chain(std::iter::repeat(0)).take(self.length);
         digits.fold(0, |number, digit| number * self.bytes.len() as u128 + digit as u128)
     }
 
-    /// None of a number that has more digits.
+    /// Writes a number as a name. `None` if it needs more digits.
     fn name(&self, mut number: u128) -> Option<Vec<u8>> {
         if number >= self.end {
             return None;
@@ -109,7 +113,8 @@ mod tests {
         KeyValue { key: key.into(), value: Bytes::new(), created: at, modified: at, version: None, lease: None, ttl: None }
     }
 
-    /// Of a directory with these names, of which the first `page` were read: how many keys lie between one border and the next.
+    /// For a directory with these names, of which the first `page` were read: the number of keys
+    /// between each border and the next.
     fn parts(names: impl Iterator<Item = String>, page: usize, each: usize, count: usize) -> Vec<usize> {
         let mut all: Vec<_> = names.map(|name| kv(format!("/app/{name}"))).collect();
         all.sort_by(|a, b| a.key.cmp(&b.key));
@@ -126,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn numbers_go_on() {
+    fn borders_continue_numbers() {
         about(&parts((0..100_000).map(|n| format!("{n:08}")), 10_000, 20_000, 3), 20_000, 3);
         about(&parts((0..100_000).map(|n| format!("user-{n:06}/name")), 10_000, 20_000, 3), 20_000, 3);
         about(&parts((0..60_000_u64).map(|n| format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))), 6_000, 12_000, 3), 12_000, 3);
     }
 
     #[test]
-    fn words_go_on() {
+    fn borders_continue_words() {
         let word = |mut n: usize| {
             let letter = |_| {
                 let letter = (b'a' + (n % 26) as u8) as char;
@@ -146,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_can_be_said_there_is_no_border() {
+    fn no_border_without_a_pattern() {
         let none = Vec::<usize>::new();
-        // There is no larger number with these digits.
+        // No larger number exists with these digits.
         assert_eq!(parts((0..1000).map(|n| format!("{n:03}")), 999, 500, 3), none);
-        // And no digit at all.
+        // There is no digit at all.
         assert_eq!(parts(std::iter::once(String::from("a")), 1, 500, 3), none);
         assert_eq!(parts((1..10).map(|n| "a".repeat(n)), 5, 2, 0), none);
         assert_eq!(borders(&Span::Below(Key::parse("/app").unwrap()), &[], 10, 3), Vec::<Bytes>::new());
@@ -158,7 +163,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn borders_are_behind_the_page_and_in_order_whatever_it_has(
+        fn borders_follow_the_page_in_order(
             names in proptest::collection::btree_set(proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40), 0..50),
             each in 0_usize..100_000,
         ) {

@@ -1,4 +1,4 @@
-//! Sending a plan: in one transaction, or in as many as it takes.
+//! Sends a plan in one transaction, or in as many as necessary.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Compare, Condition, Expiry, Op, Span, Txn};
 
 impl Context {
-    /// Runs a write of many keys: as one call, or where it takes as many steps as there are keys,
-    /// each step with a limit of its own.
+    /// Runs a write of many keys. An atomic write is one call with one time limit. Each step of a
+    /// non-atomic write has its own limit, since the number of steps depends on the number of keys.
     pub(in crate::handle) async fn limited<F: Future>(&self, atomicity: Atomicity, write: F) -> F::Output {
         match atomicity {
             Atomicity::Atomic => self.retry.one_call(write).await,
@@ -20,7 +20,8 @@ impl Context {
         }
     }
 
-    /// Refuses what the store could not do in one transaction, before anything is sent. `advice` says what the caller can do where it is too much.
+    /// Refuses a write that the store cannot do in one transaction, before anything is sent.
+    /// `advice` says what the caller can do if the write is too large.
     pub(in crate::handle) fn check_atomic(&self, directory: &Key, compares: &[Compare], operations: usize, advice: &str) -> Result<()> {
         self.check_guards().map_err(|error| error.at(directory))?;
         let capabilities = self.store.capabilities();
@@ -44,12 +45,12 @@ impl Context {
         Ok(())
     }
 
-    /// Whether one transaction takes so many conditions, beside those of the guards.
+    /// Whether one transaction accepts this many conditions in addition to those of the guards.
     pub(in crate::handle) fn has_room_for(&self, conditions: usize) -> bool {
         conditions + self.guard_compares().len() <= self.store.capabilities().max_operations
     }
 
-    /// Sends a plan in one transaction. If it is refused, `surroundings` have learnt from the answer.
+    /// Sends a plan in one transaction. If it fails, updates `surroundings` from the answer.
     pub(in crate::handle) async fn commit_plan(
         &self,
         directory: &Key,
@@ -76,12 +77,13 @@ impl Context {
         Ok(committed)
     }
 
-    /// Sends a plan in as many transactions as it takes, each key under its own condition if it has one. The answer says at
-    /// which revision each was written.
+    /// Sends a plan in as many transactions as necessary, each key under its own condition if it
+    /// has one. Returns the revision at which each key was written.
     ///
     /// # Errors
     ///
-    /// Say which keys were written. `Conflict` when a condition does not hold.
+    /// Each error lists the keys that were written before it. `Conflict` if a condition does not
+    /// hold.
     pub(in crate::handle) async fn commit_non_atomic(
         &self,
         directory: &Key,
@@ -110,7 +112,8 @@ impl Context {
         self.share_leases(&mut ops).await.map_err(|error| error.at(directory))?;
         let (mut around, mut written): (_, Vec<(String, Revision)>) = (around, Vec::new());
         while !ops.is_empty() {
-            // Conditions are limited as operations are, and are not more than these where the keys have none.
+            // Conditions and operations have the same limit. If the keys have no conditions, there
+            // are never more conditions than operations.
             let beside = if conditional { &around[..] } else { &[] };
             let rest = ops.split_off(self.fitting(&ops, beside));
             let step = std::mem::replace(&mut ops, rest);
@@ -129,7 +132,7 @@ impl Context {
                     written.extend(keys.iter().map(|relative| (relative.clone(), committed.revision)));
                     continue;
                 }
-                // It expires, which the guess was that it does not.
+                // The guess that nothing expires was wrong.
                 Ok(committed) if asks && surroundings.learn(&committed.results) => {
                     ops = step.into_iter().chain(std::mem::take(&mut ops)).collect();
                     for (op, follows) in ops.iter_mut().zip(follows.iter().skip(written.len())) {
@@ -150,9 +153,10 @@ impl Context {
         Ok(written)
     }
 
-    /// Removes a directory with all in it where no transaction can be on a condition of its keys (v2). If it is only to be removed when nothing was added,
-    /// and all that was seen in it is deleted, it must look empty. What v2 hides is not seen, and goes with the directory; what is written
-    /// between the look and the deletion goes too.
+    /// Removes a directory with all its contents, where a transaction cannot have conditions on its
+    /// keys (v2). With `only_empty` the directory must look empty, after all keys seen in it were
+    /// deleted. Keys that v2 hides are not seen and are removed with the directory. So is a key
+    /// that is written between the look and the removal.
     async fn remove(&self, directory: &Key, only_empty: bool) -> Result<Committed> {
         let mut looked = Committed { revision: Revision::ZERO, succeeded: true, results: Vec::new() };
         if only_empty {
@@ -174,7 +178,8 @@ impl Context {
         }
     }
 
-    /// Puts that live equally long share a lease, as in one transaction, where they need several.
+    /// Lets puts with the same time to live share a lease, as in one transaction, when they need
+    /// several transactions.
     async fn share_leases(&self, ops: &mut [Op]) -> Result<()> {
         if !self.store.capabilities().transactions || self.fitting(ops, &[]) == ops.len() {
             return Ok(());
@@ -197,9 +202,11 @@ impl Context {
         Ok(())
     }
 
-    /// How many of the operations, at least one, fit in one transaction by number and by size, beside these conditions and those of the guards.
+    /// The number of operations, at least one, that fit into one transaction by number and size,
+    /// next to these conditions and those of the guards.
     fn fitting(&self, ops: &[Op], conditions: &[Compare]) -> usize {
-        // What a request holds for each operation beside key and value, its condition and the key in that: generously.
+        // A generous estimate of the bytes per operation in a request, without the key and the
+        // value. Includes its condition, except for the key in it.
         const OVERHEAD: usize = 64;
         let capabilities = self.store.capabilities();
         let mut conditions = conditions.to_vec();
@@ -218,7 +225,7 @@ impl Context {
     }
 }
 
-/// Whether nothing is below a directory because it is none.
+/// Whether the error means that the directory does not exist.
 fn is_no_directory(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
