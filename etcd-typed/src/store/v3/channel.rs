@@ -309,7 +309,7 @@ fn connect(slot: &Slot, limit: Duration) -> Connecting {
             biased;
             opened = Connection::open(&target) => opened,
             found = explained => return Err(found.into()),
-            () = sleep(limit) => Err(Local::NotSent(format!("none within {limit:?}")).into()),
+            () = sleep(limit) => Err(Local::NotSent(format!("not established within {limit:?}")).into()),
         };
         match opened {
             Err(Status::Local(local)) if local.may_be_wrong_scheme() => Err(target.contradiction(limit / 2).await.unwrap_or(local).into()),
