@@ -129,7 +129,7 @@ struct Named {
 impl Named {
     fn new(name: &str, roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>) -> Result<Self> {
         let name = ServerName::try_from(name.to_owned())
-            .map_err(|error| invalid(format!("`{name}` is no name that a certificate can be for")).caused_by(error))?;
+            .map_err(|error| invalid(format!("`{name}` is not a valid name for a certificate")).caused_by(error))?;
         let inner = WebPkiServerVerifier::builder_with_provider(roots, provider)
             .build()
             .map_err(|error| invalid("the CA cannot be used").caused_by(error))?;
