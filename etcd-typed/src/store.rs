@@ -669,8 +669,8 @@ pub enum Event {
         key: Bytes,
         /// Whether this is a directory (v2). If so, all keys below `key` are deleted too.
         directory: bool,
-        /// The key before the deletion, if the server reports it. Callers must work without it: on v3
-        /// the client does not ask for it, because there are many events.
+        /// The key before the deletion, if the server reports it. Callers must work without it: on
+        /// v3 the client does not ask for it, because there are many events.
         previous: Option<Box<KeyValue>>,
     },
 }

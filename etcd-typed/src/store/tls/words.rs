@@ -145,8 +145,7 @@ fn plain_name(name: &str) -> String {
     inner.trim_matches('"').to_owned()
 }
 
-/// Formats a time as RFC 3339, or in seconds if it is beyond the range of RFC 3339. The crate has
-/// no other need for a date formatter, and this one reads no clock.
+/// Formats a time as RFC 3339, or in seconds if it is beyond that range. Reads no clock.
 fn date(time: UnixTime) -> String {
     const FIRST_OF_YEAR_10000: u64 = 253_402_300_800;
     const DAY: u64 = 24 * 60 * 60;

@@ -13,8 +13,8 @@ use crate::store::tls::words::{Whose, explain};
 
 /// The failures of the attempts of one call.
 ///
-/// A call ends with a refusal that only another endpoint can avoid if all endpoints refuse in a
-/// row. As long as one endpoint cannot be reached, that one might serve the call.
+/// If all endpoints refuse in a row, the call ends with the last refusal. As long as one endpoint
+/// cannot be reached, that endpoint might serve the call.
 #[derive(Default)]
 pub(super) struct Refusals {
     pub(super) in_a_row: usize,

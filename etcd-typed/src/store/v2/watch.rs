@@ -62,7 +62,7 @@ struct Follower {
 }
 
 /// The outcome of opening a poll.
-#[expect(clippy::large_enum_variant, reason = "it lives from one line to the next")]
+#[expect(clippy::large_enum_variant, reason = "the value is short-lived")]
 enum Opened {
     Poll(OpenPoll),
     /// The last item of the watch.

@@ -177,8 +177,8 @@ impl Core {
     ) -> Result<(), Failure> {
         let mut backoff = self.retry.backoff();
         let mut may_have_applied = false;
-        // The endpoints whose refusal only another endpoint can avoid. They are not asked again, so
-        // the call ends with such a refusal only when all endpoints refuse.
+        // The endpoints that refused the request for a reason that may not apply to others. They
+        // are not asked again, so the call ends with such a refusal only when all endpoints refuse.
         let mut refused = Vec::new();
         let mut foreign = None;
         let call_began = Instant::now();
@@ -259,7 +259,7 @@ impl Core {
         Ok(answer)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "they are those of `attempt`, and the answer")]
+    #[allow(clippy::too_many_arguments, reason = "the arguments of `attempt`, and the answer")]
     async fn attempt_into(
         &self,
         slot: &Slot,

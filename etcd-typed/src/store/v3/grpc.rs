@@ -53,7 +53,7 @@ pub(super) enum Local {
     /// The server is closing the connection and did not begin the request.
     TurnedAway(String),
     /// The TLS handshake failed.
-    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "the code that makes it needs the feature; tests do without"))]
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "built only with the feature `tls`, and by tests"))]
     Tls {
         /// The meaning of the failure.
         words: String,

@@ -36,7 +36,10 @@ pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Resul
                 // An earlier attempt created the lease. Renewing it restores its full time.
                 match until(deadline, keep_alive(core, id)).await {
                     Ok(granted) if granted < Duration::from_secs(asked.unsigned_abs()) => {
-                        return Err(Error::new(ErrorKind::AlreadyExists, format!("lease {id} exists, with a shorter time to live than requested")));
+                        return Err(Error::new(
+                            ErrorKind::AlreadyExists,
+                            format!("lease {id} exists, with a shorter time to live than requested"),
+                        ));
                     }
                     // The lease expired while the client waited for the answer. The server answers
                     // `LeaseLost` after it has removed the lease, so the id is free again.

@@ -48,8 +48,9 @@ use crate::store::{
     within_runtime,
 };
 
-/// Spawns a task on the current runtime. tokio's code for a task is compiled once for each type of
-/// future, and twice for futures that may be boxed. Boxing every future here compiles it once.
+/// Spawns a task on the current runtime. The compiler generates tokio's task code for each type of
+/// future, and twice each, because tokio boxes large futures. Boxing every future here leaves one
+/// type.
 fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     let task: BoxFuture<'static, ()> = Box::pin(task);
     tokio::spawn(task);

@@ -291,7 +291,7 @@ pub(super) enum CompareResult {
     Equal = 0,
     Greater = 1,
     Less = 2,
-    #[allow(dead_code, reason = "nobody asks for it; it is here as in `rpc.proto`")]
+    #[allow(dead_code, reason = "unused, but part of `rpc.proto`")]
     NotEqual = 3,
 }
 
@@ -420,7 +420,7 @@ message! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(super) enum EventType {
-    #[allow(dead_code, reason = "what is no deletion is a put")]
+    #[allow(dead_code, reason = "unused: any event that is not a deletion is a put")]
     Put = 0,
     Delete = 1,
 }

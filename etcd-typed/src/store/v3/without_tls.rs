@@ -20,7 +20,7 @@ impl Tls {
         Err(Error::new(ErrorKind::Unsupported, "TLS needs the feature `tls` of the crate etcd-typed"))
     }
 
-    #[expect(clippy::unused_async, reason = "as the one that is not empty")]
+    #[expect(clippy::unused_async, reason = "same signature as with the feature")]
     pub(super) async fn shake_hands(&self, _: TcpStream) -> Result<TcpStream, Status> {
         match *self {}
     }

@@ -173,7 +173,10 @@ enum Disturbance {
 }
 
 fn disturbances() -> impl Strategy<Value = Vec<Disturbance>> {
-    let one = prop_oneof![(0usize..19).prop_map(Disturbance::Twice), (0usize..19, 0usize..19).prop_map(|(from, at)| Disturbance::Again { from, at })];
+    let one = prop_oneof![
+        (0usize..19).prop_map(Disturbance::Twice),
+        (0usize..19, 0usize..19).prop_map(|(from, at)| Disturbance::Again { from, at })
+    ];
     proptest::collection::vec(one, 0..6)
 }
 

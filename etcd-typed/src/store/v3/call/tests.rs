@@ -139,8 +139,8 @@ impl State {
     }
 }
 
-/// Answers one operation of a transaction. For an empty transaction, which these wire types cannot
-/// express, the response is empty.
+/// Answers one operation of a transaction. For an empty inner transaction the response is empty,
+/// because the wire types here have no variant for it.
 fn of_op(op: &RequestOp) -> ResponseOp {
     let response = match &op.request {
         Some(wire::Request::Range(_)) => Some(wire::Response::Range(RangeResponse::default())),
@@ -229,7 +229,7 @@ async fn write_is_not_sent_to_foreign_cluster() {
 }
 
 #[tokio::test]
-async fn client_moves_on_after_last_member_is_restored() {
+async fn client_moves_when_all_members_are_restored() {
     let fakes = [Fake::of(1).await, Fake::of(1).await, Fake::of(1).await];
     let [one, two, three] = &fakes;
     let store = store_of([one, two, three]);
@@ -320,7 +320,7 @@ fn store_header_needs_revision() {
 
 /// The transaction compares and reads, like a read under a guard.
 #[tokio::test]
-async fn read_only_transaction_is_unchanged_for_safe_servers() {
+async fn safe_servers_get_unchanged_read_transactions() {
     let a = Key::parse("/a").unwrap();
     let get = Op::Get(Span::Key(a.clone()));
     let txn = Txn { compares: vec![Compare::key(&a, Condition::Present)], then: vec![get.clone(), get.clone()], otherwise: vec![get] };

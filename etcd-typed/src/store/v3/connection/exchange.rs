@@ -243,7 +243,9 @@ fn opened(response: Response<RecvStream>) -> Result<Option<RecvStream>, Status> 
     match Status::said(&head.headers) {
         Some(said) => said.map(|()| None),
         None if head.status != StatusCode::OK => Err(of_http(head.status)),
-        None if !is_grpc(&head.headers) => Err(Local::NotGrpc("the content type of the answer is not `application/grpc`".to_owned()).into()),
+        None if !is_grpc(&head.headers) => {
+            Err(Local::NotGrpc("the content type of the answer is not `application/grpc`".to_owned()).into())
+        }
         None => Ok(Some(body)),
     }
 }

@@ -593,7 +593,7 @@ async fn broken_stream_ends_long_message() {
 /// A server keeps a watch stream open until it is cancelled, so the client must not wait for its
 /// end after the first answer.
 #[tokio::test(start_paused = true)]
-async fn first_answer_of_a_lasting_stream_ends_the_call() {
+async fn first_answer_ends_call_on_lasting_stream() {
     let (near, far) = tokio::io::duplex(1 << 16);
     tokio::spawn(async move {
         let mut connection = server::handshake(far).await.unwrap();

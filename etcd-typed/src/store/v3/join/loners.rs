@@ -41,7 +41,7 @@ impl Loners {
         let hash = self.hasher.hash_one(key);
         // Six bits of the hash select the word, and six others the bit in it.
         let [word, bit, ..] = hash.to_le_bytes().map(|byte| byte % 64);
-        #[expect(clippy::indexing_slicing, reason = "it is below 64, which is the length")]
+        #[expect(clippy::indexing_slicing, reason = "the index is below 64, which is the length")]
         let word = &self.places[usize::from(word)];
         (word, 1 << bit)
     }

@@ -15,7 +15,7 @@ fn reads_are_joined_on_safe_versions_only() {
 }
 
 #[test]
-fn only_current_reads_of_one_key_are_joined() {
+fn only_current_single_key_reads_are_joined() {
     let plain = RangeRequest { key: Bytes::from("/a"), ..RangeRequest::default() };
     assert!(is_joinable(&plain));
     assert!(is_joinable(&RangeRequest { keys_only: true, ..plain.clone() }));

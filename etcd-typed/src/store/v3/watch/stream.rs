@@ -117,7 +117,7 @@ async fn open(core: &Core, slot: &Slot, token: Option<&HeaderValue>) -> Result<(
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one task, taken apart so that its caller can end them all in one place")]
+#[expect(clippy::too_many_arguments, reason = "the parts of one task, which its caller ends in one place")]
 async fn serve(
     core: &Core,
     slot: &Slot,

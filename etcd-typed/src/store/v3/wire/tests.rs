@@ -142,7 +142,7 @@ fn lease_messages_match_expected_bytes() {
 }
 
 #[test]
-fn member_status_and_login_messages_match_expected_bytes() {
+fn admin_messages_match_expected_bytes() {
     assert_bytes(&MemberListRequest { linearizable: true }, &[0x08, 1]);
     let member = [0x12, 16, 0x08, 1, 0x12, 1, b'n', 0x1a, 1, b'p', 0x22, 1, b'c', 0x22, 1, b'd', 0x28, 1];
     let member = MemberListResponse::decode(&member[..]).unwrap().members.remove(0);

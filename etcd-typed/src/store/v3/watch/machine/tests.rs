@@ -731,8 +731,8 @@ proptest! {
         }
     }
 
-    /// Missing messages go unnoticed, because no server drops any. Order and uniqueness hold even
-    /// then, and nothing panics.
+    /// The machine cannot detect lost messages, because no server loses any. Even then, revisions
+    /// rise, no key comes twice in one, and nothing panics.
     #[test]
     fn any_messages_keep_revisions_rising(
         messages in prop::collection::vec(any_message(), 0..40),
