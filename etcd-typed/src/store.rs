@@ -1,25 +1,32 @@
-//! `trait Store` and its words. This page is the contract for whoever writes a store; what is built on it is in the modules above.
+//! The [`Store`] trait and the types of its requests and replies. This page is the contract that an
+//! implementation of [`Store`] must meet. The other modules of the crate are built on this trait.
 //!
 //! # What a store is
 //!
-//! A map from keys to values with one history. Every transaction that changes something gets the next [`Revision`]; all of its
-//! changes carry that one. The trait is small, object-safe and (but for [`Store::history`] and [`Store::identity`]) without defaults, so
+//! A store maps keys to values and has one history. Every transaction that changes something gets
+//! the next [`Revision`], and all its changes carry that revision. The trait is small and
+//! object-safe. Only [`Store::history`] and [`Store::identity`] have default implementations, so
 //! that a wrapper cannot forget a method.
 //!
 //! # Rules that hold for every method
 //!
-//! - **Refuse before sending.** What the store cannot do is said by [`Store::capabilities`] and answered by
-//!   [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) with a message that names the store and what to use instead.
-//! - **Three outcomes of a write.** `Ok` is committed, an error whose [`may_have_applied`](crate::Error::may_have_applied) is false
-//!   was not applied and never will be, one where it is true may have been or may still be. The first two are never wrong.
-//! - **Retry inside, by the policy.** A read that failed on the way is repeated (elsewhere, if there is an elsewhere) until
-//!   [`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout); a write only when it cannot have been applied. The callers above
-//!   never repeat a call. [`Store::watch`] is the exception: it makes one attempt, and `watch.rs` resumes.
-//! - **Cancel safety.** Dropping a returned future ends the call; a write that was dropped may have been applied.
-//! - **No panic outside of a runtime.** A call that needs a tokio runtime and is made outside of one answers
-//!   [`Unsupported`](crate::ErrorKind::Unsupported).
-//! - **Errors name the key** ([`Error::at`](crate::Error::at)) where the request was about one.
-//! - Values and keys that come back are as stored. What they mean is decided above.
+//! - **Refuse before sending.** [`Store::capabilities`] says what the store can do. The store
+//!   answers any other request with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported). The
+//!   message names the store and what to use instead.
+//! - **A write has three outcomes.** `Ok`: the write was committed. An error whose
+//!   [`may_have_applied`](crate::Error::may_have_applied) is false: the write was not applied and
+//!   never will be. An error whose `may_have_applied` is true: the write may have been applied, or
+//!   may still be. The first two answers are always right.
+//! - **The store retries.** It repeats a failed read, on another endpoint if there is one, until
+//!   [`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout). It repeats a write only when
+//!   the write cannot have been applied. Callers of a store never repeat a call. [`Store::watch`]
+//!   is the exception: the store makes one attempt, and `watch.rs` resumes.
+//! - **Calls can be cancelled.** Dropping a returned future ends the call. A dropped write may have
+//!   been applied.
+//! - **No panic outside a runtime.** A call that needs a tokio runtime returns
+//!   [`Unsupported`](crate::ErrorKind::Unsupported) if there is none.
+//! - **Errors name the key** ([`Error::at`](crate::Error::at)) if the request was about one key.
+//! - Keys and values are returned as stored. The layers above decode them.
 
 pub mod connect;
 #[cfg(any(feature = "v2", feature = "v3"))]
@@ -51,154 +58,180 @@ use crate::revision::{LeaseId, Revision};
 /// What the methods of a [`Store`] return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A call that needs a runtime, or its refusal where there is none.
+/// Makes a call that needs a runtime, or refuses it if there is no runtime.
 #[cfg(any(feature = "v2", feature = "v3"))]
 fn within_runtime<'a, T: Send + 'a>(call: impl FnOnce() -> BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
     if crate::runtime::is_here() { call() } else { Box::pin(std::future::ready(Err(Error::without_runtime()))) }
 }
 
-/// What [`Store::watch`] yields. After an error or an item that says so it ends; dropping it ends the watch on the server.
+/// The stream that [`Store::watch`] returns. It ends after an error and after an item that is
+/// documented as the last one. Dropping it ends the watch on the server.
 pub type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchItem>> + Send>>;
 
-/// A server, or something that behaves like one.
+/// A server, or an implementation that behaves like one.
 ///
-/// The [module page](self) has the rules for all methods.
+/// The [module page](self) has the rules that hold for all methods.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
-    /// What this store can do. The same for the whole life of the value, and known without asking a server.
+    /// Returns what this store can do. The answer never changes during the life of the value, and
+    /// no request is sent.
     fn capabilities(&self) -> &Capabilities;
 
-    /// Reads keys, in the order of their bytes, as of one revision.
+    /// Reads keys at one revision, in byte order.
     ///
-    /// With [`Range::revision`] the answer is as of that revision, else as of the newest that the
-    /// [`Consistency`] asks for. Which revision it was is [`RangeReply::revision`]; the next page asks for that one and
-    /// [`Range::after`] the last key. A page may be shorter than asked for; [`RangeReply::more`] says whether it was the last.
+    /// The read is at [`Range::revision`] if that is set, otherwise at the newest revision that the
+    /// [`Consistency`] requires. [`RangeReply::revision`] tells which revision that was. To read
+    /// the next page, ask for the same revision, with [`Range::after`] set to the last key. A page
+    /// may be shorter than requested; [`RangeReply::more`] tells whether more keys follow.
     ///
     /// # Errors
     ///
-    /// `HistoryLost` when the revision asked for is compacted, zero or in the future. `Invalid` for a page of no keys. `Unsupported` for a past revision, a page,
-    /// or what was modified after a revision, where the capabilities have none. `NotADirectory` for the keys below a key that holds a value, `IsADirectory` for the
-    /// value of a directory, where directories are things of their own.
+    /// - `HistoryLost` if the requested revision is compacted, zero or in the future.
+    /// - `Invalid` for a page of zero keys.
+    /// - `Unsupported` for [`Range::revision`], [`Range::limit`], [`Range::after`] or
+    ///   [`Range::modified_after`] if the store lacks [`Capabilities::past_revisions`].
+    /// - On a store with [`Capabilities::directories`]: `NotADirectory` for the keys below a key
+    ///   that holds a value, and `IsADirectory` for the value of a directory.
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>>;
 
-    /// Checks every compare at one revision and then performs the operations of one of the two lists, in order, all or nothing.
+    /// Checks all compares at one revision, then performs one of the two lists of operations, in
+    /// order, all or nothing.
     ///
-    /// A transaction that changes nothing has no revision of its own; [`Committed::revision`] then is the store's.
-    /// Compares that fail are no error: [`Committed::succeeded`] is false and [`Txn::otherwise`] was performed.
-    /// No two writes of one list may touch the same key, but for two deletes (etcd's rule: an [`Op::Get`], an [`Op::Newest`] or a delete
-    /// sees what the operations before it in the list did).
+    /// A transaction that changes nothing has no revision of its own; [`Committed::revision`] is
+    /// then the store's revision. A failed compare is not an error: [`Committed::succeeded`] is
+    /// false, and [`Txn::otherwise`] was performed. Two writes in one list must not touch the same
+    /// key, unless both are deletes. This is etcd's rule. An [`Op::Get`], an [`Op::Newest`] or a
+    /// delete sees the effects of the earlier operations of its list.
     ///
-    /// Without [`Capabilities::transactions`] a list holds at most one write, the compares are about that same key, and
-    /// `otherwise` holds at most one [`Op::Get`] of it. A store maps that to its cheapest request.
+    /// Without [`Capabilities::transactions`], a list holds at most one write, all compares are
+    /// about the key of that write, and `otherwise` holds at most one [`Op::Get`] of that key. The
+    /// store maps this to its cheapest request.
     ///
     /// # Errors
     ///
-    /// `TooManyOperations` above [`Capabilities::max_operations`], before sending. `Invalid`, before sending or from the server, for two
-    /// writes of one key in a list (in either list, performed or not), for a [`Condition`] that does not go with its span and for an
-    /// [`Op::Newest`] of no keys. `TooLarge` for a request larger than the server
-    /// takes. `LeaseLost` for a lease that is not there. `NoSpace`, `PermissionDenied`, … as the server says.
+    /// - `TooManyOperations`, before sending, above [`Capabilities::max_operations`].
+    /// - `Invalid`, before sending or from the server, for two writes of one key in either list
+    ///   (performed or not), for a [`Condition`] that does not go with its span, and for an
+    ///   [`Op::Newest`] with a limit of zero.
+    /// - `TooLarge` for a request larger than the server accepts.
+    /// - `LeaseLost` for a lease that does not exist.
+    /// - `NoSpace`, `PermissionDenied` and others, as the server answers.
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>>;
 
-    /// Follows the changes of a span from a revision on. Returns when the watch is established (so that a write that begins after
-    /// it is seen), and yields items until the first error.
+    /// Watches the changes of a span after a revision. Returns once the watch is established, so
+    /// that the watch sees every write that begins later. The stream yields items until the first
+    /// error.
     ///
-    /// - Every change after the start is yielded once, in order (after what was [`Skipped`](WatchItem::Skipped), if the caller allowed it); all changes of one revision are one [`WatchItem::Batch`], whole.
-    /// - [`WatchItem::Progress`]`(r)`: everything up to `r` has been yielded. Never sent ahead of the changes it covers.
-    /// - [`WatchItem::HistoryLost`] and [`WatchItem::Behind`] are the last item. So is an error. No silent end: a stream that just ends is a
-    ///   defect of the store.
-    /// - A reader that does not keep up costs bounded memory and delays nobody: the stream then ends with [`WatchItem::Lagged`]
-    ///   after what was kept, and the caller starts again after the last batch it saw.
-    /// - A connection that went silent is noticed and becomes an error.
+    /// - The stream yields every change after the start once, in order. If the caller allowed it,
+    ///   the changes before [`Skipped`](WatchItem::Skipped) are left out. All changes of one
+    ///   revision come in one [`WatchItem::Batch`].
+    /// - [`WatchItem::Progress`]`(r)` says that everything up to `r` has been yielded. It never
+    ///   comes before the changes that it covers.
+    /// - [`WatchItem::HistoryLost`] and [`WatchItem::Behind`] are the last item, and so is an
+    ///   error. A stream that ends without one of these is a defect of the store.
+    /// - A slow reader costs bounded memory and delays no other watch. When its buffer is full, the
+    ///   stream ends with [`WatchItem::Lagged`] after the buffered items. The caller starts a new
+    ///   watch after the last batch that it received.
+    /// - If the connection goes silent, the store notices and yields an error.
     ///
-    /// It makes one attempt; the error says whether another one may help.
+    /// The store makes one attempt. The error tells whether another attempt may help.
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>>;
 
-    /// Makes a lease of this name. The answer is the time to live that the server granted, which may be longer than asked for and never shorter.
+    /// Creates a lease with this id. Returns the time to live that the server granted, which may be
+    /// longer than requested but never shorter.
     ///
     /// # Errors
     ///
-    /// `AlreadyExists` when a lease of that name exists which this call has not made. (When the answer to a first attempt was lost, a later attempt of the same
-    /// call finds the lease that it made, and that is a success.) Names are random, so a caller whose earlier call may have been applied can take it for that one's.
+    /// `AlreadyExists` if a lease with this id exists and this call did not create it. If the
+    /// answer to a first attempt is lost, the next attempt of the same call finds the lease of the
+    /// first, and the call succeeds. Ids are random. A caller whose earlier call may have been
+    /// applied can therefore assume that the existing lease comes from that call.
     fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>>;
 
-    /// Starts the time of a lease again; the answer is the time it has from when the request was *sent*.
+    /// Renews a lease. Returns its time to live, counted from when the request was *sent*.
     ///
     /// # Errors
     ///
-    /// `LeaseLost` when the lease is not there: final.
+    /// `LeaseLost` if the lease does not exist. This is final.
     fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>>;
 
-    /// Ends a lease; the keys attached to it vanish. Of a lease that is not there it is done already, and no error.
+    /// Ends a lease and deletes the keys attached to it. Succeeds if the lease does not exist.
     fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>>;
 
-    /// How long the lease has left; none when it is not there.
+    /// Returns the remaining time to live of the lease, or `None` if it does not exist.
     fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>>;
 
-    /// What one server says of itself.
+    /// Returns what one server reports about itself.
     fn status(&self) -> BoxFuture<'_, Result<Status>>;
 
-    /// The members of the cluster as one of them knows them.
+    /// Returns the members of the cluster, as one of them knows them.
     fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>>;
 
-    /// Statistics, where the server keeps them (v2).
+    /// Returns statistics, if the server keeps them (v2).
     fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>>;
 
-    /// How often the store has moved on to another cluster, whose history has nothing to do with the one before: revisions, leases and watches that
-    /// were had at another number are void. No request is sent.
+    /// Returns how often the store has moved on to another cluster with an unrelated history.
+    /// Revisions, leases and watches obtained at another number are void. No request is sent.
     ///
-    /// It has a default, since a store that cannot know is right to answer always the same. A wrapper should pass it on: without it a watch finds
-    /// a new history only by what it reads, as after a server was emptied under its old id.
+    /// The default suits a store that cannot know: it always returns the same number. A wrapper
+    /// should forward this method. Otherwise a watch recognises a new history only by what it
+    /// reads, as after a server was emptied but kept its id.
     fn history(&self) -> u64 {
         0
     }
 
-    /// Returns what is known of the cluster behind the store. No request is sent.
+    /// Returns what is known about the cluster behind the store. No request is sent.
     ///
-    /// The file of a live view's `or_snapshot` names it, so that no view starts from a file of another cluster. The default knows nothing, and then
-    /// nothing is compared. A wrapper should pass it on.
+    /// The file of a live view's `or_snapshot` names the cluster, so that no view starts from a
+    /// file of another cluster. The default knows nothing, and then nothing is compared. A wrapper
+    /// should forward this method.
     fn identity(&self) -> Identity {
         Identity::default()
     }
 }
 
-/// What is known of the cluster behind a [`Store`].
+/// What is known about the cluster behind a [`Store`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
-    /// The id of the cluster; none before the first answer.
+    /// The id of the cluster. `None` before the first answer.
     pub cluster: Option<String>,
-    /// The addresses that the store was given, `host:port`; empty for a store that has none.
+    /// The addresses that the store was given, as `host:port`. Empty for a store without addresses.
     pub endpoints: Vec<String>,
 }
 
 /// What a store can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// The store's name in messages: `etcd v3`, `etcd v2`, `memory`.
+    /// The store's name in messages: `etcd v3`, `etcd v2` or `memory`.
     pub name: &'static str,
-    /// Transactions over several keys. Without: one key in a transaction, see [`Store::commit`].
+    /// Whether a transaction may touch several keys. If false, a transaction is about one key; see
+    /// [`Store::commit`].
     pub transactions: bool,
-    /// Compares, and operations in either list, that one transaction may have.
+    /// The maximum number of compares in one transaction, and of operations in each of its lists.
     pub max_operations: usize,
-    /// The largest value in bytes that is sent.
+    /// The largest value, in bytes, that the store sends.
     pub max_value: usize,
-    /// Reading the past: [`Range::revision`]. Without it, [`Range::limit`], [`Range::after`] and [`Range::modified_after`] are not there either: one answer has all.
+    /// Whether the store can read the past ([`Range::revision`]). If false, [`Range::limit`],
+    /// [`Range::after`] and [`Range::modified_after`] are not available either, and one reply
+    /// contains all keys.
     pub past_revisions: bool,
-    /// Values of any bytes. Without: text (UTF-8) only.
+    /// Whether values may be any bytes. If false, values must be UTF-8 text.
     pub binary_values: bool,
-    /// Directories that exist by themselves: [`Op::MakeDir`] and the rest.
+    /// Whether directories exist on their own, as with [`Op::MakeDir`].
     pub directories: bool,
 }
 
-/// Which keys.
+/// The keys that a request is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Span {
     /// This one key.
     Key(Key),
-    /// All keys below this directory, at any depth: those that begin with its [`prefix`](Key::prefix) and go on after it.
+    /// All keys below this directory, at any depth: the keys that start with its
+    /// [`prefix`](Key::prefix) and are longer.
     Below(Key),
 }
 
 impl Span {
-    /// The key or directory.
+    /// Returns the key or the directory.
     #[must_use]
     pub fn key(&self) -> &Key {
         match self {
@@ -206,7 +239,7 @@ impl Span {
         }
     }
 
-    /// Whether a stored key is in the span.
+    /// Returns whether a stored key is in the span.
     #[must_use]
     pub fn contains(&self, stored: &[u8]) -> bool {
         match self {
@@ -219,38 +252,42 @@ impl Span {
 /// How fresh a read must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Consistency {
-    /// It sees every write that was acknowledged before it began (v3: not serializable; v2: `quorum=true`).
+    /// The read sees every write that was acknowledged before the read began (v3: not serializable;
+    /// v2: `quorum=true`).
     #[default]
     Linearizable,
-    /// Any member answers from what it has.
+    /// Any member answers from its local data.
     Stale,
 }
 
-/// A read.
+/// A request to read keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {
-    /// Which keys.
+    /// The keys to read.
     pub span: Span,
-    /// As of which revision; none: the newest.
+    /// The revision to read at. `None` is the newest.
     pub revision: Option<Revision>,
-    /// At most so many keys, at least one; none: all, in as few answers as the store takes (the store pages by itself, at one revision).
+    /// The maximum number of keys, at least one. `None` asks for all keys; the store then pages by
+    /// itself, at one revision, with as few requests as it can.
     pub limit: Option<usize>,
-    /// Only keys after this one, byte for byte.
+    /// Returns only keys greater than this one, in byte order.
     pub after: Option<Bytes>,
-    /// Only keys up to this one, byte for byte, and it itself.
+    /// Returns only keys less than or equal to this one, in byte order.
     pub until: Option<Bytes>,
-    /// Leaves out the values. The answer may also lack the leases: etcd since 3.7 answers it from its index, which has none (etcd issue
-    /// 22209). A caller that decides by leases asks for the values too.
+    /// Leaves out the values. The reply may lack the leases too: since 3.7, etcd answers this
+    /// request from its index, which has no leases (etcd issue 22209). A caller that decides by
+    /// leases must ask for the values.
     pub keys_only: bool,
-    /// Only keys that were modified after this revision. [`RangeReply::count`] then says how many keys there are in all, so that an empty answer with an unchanged
-    /// count proves that nothing changed. The server still reads all of the span. Only with [`Capabilities::past_revisions`].
+    /// Returns only keys modified after this revision. [`RangeReply::count`] then gives the number
+    /// of all keys in the span. An empty reply with an unchanged count proves that nothing changed.
+    /// The server still reads the whole span. Requires [`Capabilities::past_revisions`].
     pub modified_after: Option<Revision>,
-    /// How fresh.
+    /// How fresh the reply must be.
     pub consistency: Consistency,
 }
 
 impl Range {
-    /// All of the span, as of now.
+    /// Returns a request for all keys of the span at the newest revision.
     #[must_use]
     pub fn of(span: Span) -> Self {
         Self {
@@ -266,54 +303,63 @@ impl Range {
     }
 }
 
-/// The answer to a [`Range`].
+/// The reply to a [`Range`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeReply {
-    /// What it is as of. For a read of a past revision this is that revision, not the store's newest.
+    /// The revision of the read. For a read of the past, this is that past revision, not the
+    /// store's newest.
     pub revision: Revision,
-    /// In the order of their keys; of an [`Op::Newest`] the newest first.
+    /// The keys, in byte order. For [`Op::Newest`], the newest key comes first.
     pub kvs: Vec<KeyValue>,
-    /// The directories below the span, where the store has [`Capabilities::directories`], in the order of their keys.
+    /// The directories below the span, in byte order of their keys. Only on a store with
+    /// [`Capabilities::directories`].
     pub directories: Vec<DirectoryNode>,
-    /// Of [`Span::Below`] on such a store: the directory itself, where it exists.
+    /// The directory of a [`Span::Below`] itself, if it exists. Only on a store with
+    /// [`Capabilities::directories`].
     pub directory: Option<DirectoryNode>,
-    /// There are keys after the last one.
+    /// Whether more keys follow the last one.
     pub more: bool,
-    /// Of a read with [`Range::modified_after`]: how many keys the range has, modified or not. The limit does not change it.
+    /// The number of all keys in the span, modified or not. Only for a read with
+    /// [`Range::modified_after`]. The limit does not change it.
     pub count: Option<u64>,
 }
 
-/// A key with its value and versions.
+/// A key with its value, revisions, lease and time to live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyValue {
-    /// As stored; it may be no [`Key`] of ours.
+    /// The key as stored. It may be invalid as a [`Key`].
     pub key: Bytes,
-    /// Empty where only keys were asked for.
+    /// The value. Empty if only keys were requested.
     pub value: Bytes,
-    /// When the key came to be. On v2 a key comes to be anew with every put that has no condition.
+    /// The revision at which the key was created. On v2, every put without a condition creates the
+    /// key again.
     pub created: Revision,
-    /// When it was last written.
+    /// The revision at which the key was last written.
     pub modified: Revision,
-    /// How often since it came to be, where the store counts.
+    /// The number of writes since the key was created, if the store counts them.
     pub version: Option<u64>,
-    /// The lease it is attached to, where the store tells leases. An answer to [`Range::keys_only`] may not tell it. On v2, which has none, only
-    /// leases of this process are known, and only of keys that were read.
+    /// The lease that the key is attached to, if the store reports leases. A reply to
+    /// [`Range::keys_only`] may lack it. v2 has no leases: only leases of this process are known
+    /// there, and only for keys that were read.
     pub lease: Option<LeaseId>,
-    /// How long it has left, where the answer says so.
+    /// The remaining time to live, if the reply tells it.
     pub ttl: Option<Duration>,
 }
 
 impl KeyValue {
-    /// When the key vanishes by itself, as far as the answer says it: a put with this expiry keeps what the key had.
+    /// Returns when the key expires, as far as the reply tells. A put with this expiry preserves
+    /// the expiry of the key.
     ///
-    /// A time to live (v2) in whole seconds was rounded up by the server, and would be rounded up again by each put. One second less half of the
-    /// time is right on average, so that a key that is written often does not live for ever. What this process wrote is known exactly.
+    /// The v2 server rounds a time to live up to whole seconds, and each put rounds it up again.
+    /// Subtracting one second half of the time is right on average, so that a key that is written
+    /// often still expires. For a key that this process wrote, the time is known exactly.
     pub(crate) fn expiry(&self) -> Expiry {
         expiry(self.lease, self.ttl)
     }
 
-    /// Whether its time is over by the clock of the server, which still has it: v2 lists a key for
-    /// up to half a second after its end, and a refresh that arrives then gives it another life.
+    /// Returns whether the time to live is over although the server still lists the key. v2 lists a
+    /// key for up to half a second after its end, and a refresh that arrives in that time revives
+    /// the key.
     pub(crate) fn is_over(&self) -> bool {
         self.ttl == Some(Duration::ZERO)
     }
@@ -329,131 +375,140 @@ pub(crate) fn expiry(lease: Option<LeaseId>, ttl: Option<Duration>) -> Expiry {
     }
 }
 
-/// A directory, where the store has them as things of their own.
+/// A directory, on a store with [`Capabilities::directories`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectoryNode {
-    /// As stored.
+    /// The key as stored.
     pub key: Bytes,
-    /// When it came to be.
+    /// The revision at which the directory was created.
     pub created: Revision,
-    /// When it was last written.
+    /// The revision at which the directory was last written.
     pub modified: Revision,
-    /// How long it has left.
+    /// The remaining time to live. `None` if the directory does not expire.
     pub ttl: Option<Duration>,
 }
 
-/// Compares and what to do then or otherwise.
+/// A transaction: compares, and the operations to perform if they hold or fail.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
-    /// All must hold.
+    /// The compares. All must hold for [`then`](Self::then) to be performed.
     pub compares: Vec<Compare>,
-    /// Done when they hold.
+    /// The operations to perform if all compares hold.
     pub then: Vec<Op>,
-    /// Done when one does not.
+    /// The operations to perform if a compare fails.
     pub otherwise: Vec<Op>,
 }
 
-/// A condition on a span. All are false of a key that is not there, but for [`Condition::Absent`], [`Condition::UnchangedSince`] and
-/// [`Condition::NeverExpires`].
+/// A condition on a span. For a key that does not exist, only [`Condition::Absent`],
+/// [`Condition::UnchangedSince`] and [`Condition::NeverExpires`] hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compare {
-    /// Which keys. Only [`Condition::Absent`], [`Condition::UnchangedSince`] and [`Condition::NeverExpires`] go with [`Span::Below`].
+    /// The keys that the condition is about. [`Span::Below`] goes only with [`Condition::Absent`],
+    /// [`Condition::UnchangedSince`] and [`Condition::NeverExpires`].
     pub span: Span,
-    /// What must hold.
+    /// The condition that must hold.
     pub condition: Condition,
 }
 
 impl Compare {
-    /// A condition on one key.
+    /// Returns a condition on one key.
     #[must_use]
     pub fn key(key: &Key, condition: Condition) -> Self {
         Self { span: Span::Key(key.clone()), condition }
     }
 
-    /// A condition on all keys below a directory.
+    /// Returns a condition on all keys below a directory.
     #[must_use]
     pub fn below(directory: &Key, condition: Condition) -> Self {
         Self { span: Span::Below(directory.clone()), condition }
     }
 }
 
-/// What a [`Compare`] asks.
+/// The condition of a [`Compare`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// There is no key in the span.
+    /// No key exists in the span.
     Absent,
     /// The key exists.
     Present,
-    /// The key came to be at this revision.
+    /// The key was created at this revision.
     Created(Revision),
     /// The key was last written at this revision.
     Modified(Revision),
-    /// The value is this, byte for byte.
+    /// The value equals these bytes.
     Value(Bytes),
     /// The key is attached to this lease.
     Lease(LeaseId),
-    /// Every key that is there now was last written at or before this revision. It does not see that a key vanished.
+    /// Every key that exists was last written at or before this revision. The condition does not
+    /// notice deleted keys.
     UnchangedSince(Revision),
-    /// No key that is there now is attached to a lease or has a time to live.
+    /// No key that exists is attached to a lease or has a time to live.
     NeverExpires,
 }
 
 /// One step of a [`Txn`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Reads. Its page is as long as it is.
+    /// Reads the keys of a span. The reply has no page limit.
     Get(Span),
-    /// Reads which of the keys below a directory came to be last: the newest first, with their values and leases. The answer is an
-    /// [`OpResult::Get`], and [`RangeReply::more`] says that there were more than asked for. Like a get it sees what the operations
-    /// before it did.
+    /// Reads the most recently created keys below a directory, newest first, with their values and
+    /// leases. The result is an [`OpResult::Get`]; [`RangeReply::more`] tells whether the directory
+    /// has more keys than the limit. Like a get, this operation sees the effects of the earlier
+    /// operations.
     ///
-    /// Keys that one transaction made are as new as each other: which of them comes first, and which the limit cuts off, is left open.
-    /// In memory it is the order of their bytes; etcd's sort is not stable (3.5.1: with eleven keys it is another order).
+    /// The order of keys created by one transaction is unspecified, and so is which of them the
+    /// limit cuts off. The memory store sorts them by their bytes. etcd's sort is not stable: 3.5.1
+    /// returns another order as soon as there are eleven keys.
     ///
-    /// The server reads and sorts all of the directory, whatever the limit, so this is for small ones, such as queues. Only with
-    /// [`Capabilities::transactions`]; elsewhere list the directory.
+    /// The server reads and sorts the whole directory, whatever the limit is. Use this only for
+    /// small directories, such as queues. Requires [`Capabilities::transactions`]; on other stores,
+    /// list the directory.
     Newest {
         /// The directory, as in [`Span::Below`].
         below: Key,
-        /// Only keys that came to be before this revision.
+        /// Returns only keys created before this revision.
         before: Option<Revision>,
-        /// At most so many keys. At least one, else `Invalid`.
+        /// The maximum number of keys. Zero returns `Invalid`.
         limit: usize,
     },
-    /// Writes a value. On a store with directories the directories above come to be.
+    /// Writes a value. A store with directories creates the missing parent directories.
     Put {
         /// The key.
         key: Key,
         /// The value.
         value: Bytes,
-        /// When it expires. A put without expiry takes away the one that the key had.
+        /// When the key expires. A put with [`Expiry::Never`] removes an expiry that the key had.
         expiry: Expiry,
-        /// Asks for the value that was there.
+        /// Whether to return the previous value.
         previous: bool,
     },
-    /// Deletes every key of the span; on a store with directories the directory and all in it. That there was none is no error.
+    /// Deletes every key of the span. On a store with directories, this deletes the directory with
+    /// its contents. Succeeds if nothing exists.
     Delete {
-        /// Which keys.
+        /// The keys to delete.
         span: Span,
-        /// Asks for what was there.
+        /// Whether to return the deleted values.
         previous: bool,
     },
-    /// Makes a directory; `AlreadyExists` if there is something. Only with [`Capabilities::directories`].
+    /// Creates a directory. Fails with `AlreadyExists` if the key or directory exists. Requires
+    /// [`Capabilities::directories`].
     MakeDir {
         /// The directory.
         key: Key,
-        /// It and all in it expire then.
+        /// The time after which the directory and its contents expire.
         ttl: Option<Duration>,
     },
-    /// Gives a directory another time to live, or none; `NotFound` if there is none. Only with [`Capabilities::directories`], and
-    /// `Unsupported` where the server cannot (the v2 API of etcd 3.5 answers every such update with an error).
+    /// Replaces or removes the time to live of a directory. Fails with `NotFound` if the directory
+    /// does not exist. Requires [`Capabilities::directories`]. Returns `Unsupported` if the server
+    /// cannot do this: the v2 API of etcd 3.5 answers every such update with an error.
     UpdateDir {
         /// The directory.
         key: Key,
-        /// It and all in it expire then; none: never.
+        /// The time after which the directory and its contents expire. `None` means never.
         ttl: Option<Duration>,
     },
-    /// Deletes a directory with nothing in it; `DirectoryNotEmpty` otherwise, `NotFound` if there is none. Only with [`Capabilities::directories`].
+    /// Deletes an empty directory. Fails with `DirectoryNotEmpty` if it has contents, and with
+    /// `NotFound` if it does not exist. Requires [`Capabilities::directories`].
     RemoveDir {
         /// The directory.
         key: Key,
@@ -461,94 +516,99 @@ pub enum Op {
 }
 
 impl Op {
-    /// Writes a value that does not expire.
+    /// Returns a put without expiry.
     #[must_use]
     pub fn put(key: &Key, value: Bytes) -> Self {
         Self::Put { key: key.clone(), value, expiry: Expiry::Never, previous: false }
     }
 
-    /// Deletes one key.
+    /// Returns a delete of one key.
     #[must_use]
     pub fn delete(key: &Key) -> Self {
         Self::Delete { span: Span::Key(key.clone()), previous: false }
     }
 }
 
-/// When a key vanishes by itself.
+/// When a key expires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expiry {
     /// Never.
     #[default]
     Never,
-    /// After this time, at the earliest. v2 counts in whole seconds, and zero is at once; where leases carry it (v3, memory) it is at least
-    /// the server's shortest lease (2 s with default flags). Fractions are rounded up.
+    /// The key expires after this time or later. On v2 the time is in whole seconds, and zero
+    /// expires at once. Where a lease carries the time (v3, memory), it is at least the server's
+    /// shortest lease (2 s with default flags). Fractions of a second are rounded up.
     ///
-    /// On v3 a write with it needs a lease, which costs a request and stays on the server for the
-    /// whole time, also when the key is written again. From five minutes on the lease is made a
-    /// twentieth longer, and writes of one client with the same time share it until that part is
-    /// over (a thousand writes at most). A key so ends up to a twentieth later, together with
-    /// others. Below five minutes each write makes a lease. A program that writes a key often
-    /// attaches it to a lease that is kept alive instead ([`Client::lease`](crate::Client::lease)).
+    /// On v3 such a write needs a lease. Granting it costs a request, and the lease stays on the
+    /// server until its time is over, even if the key is written again. Below five minutes, each
+    /// write grants its own lease. From five minutes on, the client makes the lease 5 % longer.
+    /// Until these 5 % have passed, other writes of the client with the same time share the lease,
+    /// at most a thousand writes. Such a key expires up to 5 % later, together with the others. A
+    /// program that writes a key often should attach it to a lease that is kept alive
+    /// ([`Client::lease`](crate::Client::lease)).
     After(Duration),
-    /// With this lease.
+    /// The key expires with this lease.
     With(LeaseId),
 }
 
-/// The answer to a [`Txn`].
+/// The reply to a [`Txn`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// The revision of the changes; of a transaction that changed nothing, the store's.
+    /// The revision of the changes. If the transaction changed nothing, the store's revision.
     pub revision: Revision,
     /// Whether all compares held.
     pub succeeded: bool,
-    /// One for each operation of the list that was performed, in order.
+    /// One result for each operation of the performed list, in order.
     pub results: Vec<OpResult>,
 }
 
-/// What an [`Op`] gave.
+/// The result of an [`Op`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpResult {
-    /// Of [`Op::Get`] and [`Op::Newest`].
+    /// The result of [`Op::Get`] and [`Op::Newest`].
     Get(RangeReply),
-    /// Of [`Op::Put`]: what was there, if it was asked for.
+    /// The result of [`Op::Put`]: the previous value, if it was requested.
     Put(Option<KeyValue>),
-    /// Of [`Op::Delete`].
+    /// The result of [`Op::Delete`].
     Delete {
-        /// How many keys there were (on v2: one for a directory with all in it).
+        /// How many keys were deleted. On v2, a directory with its contents counts as one.
         deleted: u64,
-        /// What was there, if it was asked for.
+        /// The deleted values, if they were requested.
         previous: Vec<KeyValue>,
     },
-    /// Of the operations on directories.
+    /// The result of the operations on directories.
     Done,
 }
 
-/// A watch to be had.
+/// A request to watch a span.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Watch {
-    /// Which keys.
+    /// The keys to watch.
     pub span: Span,
-    /// From where.
+    /// Where the watch starts.
     pub from: WatchFrom,
 }
 
-/// Where a [`Watch`] starts: changes *after* this revision are yielded.
+/// Where a [`Watch`] starts. The watch yields the changes *after* the revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchFrom {
-    /// The span was just read as of this revision. It is what lets a store choose its quickest start.
+    /// The caller has just read the span at this revision. The store can then choose its quickest
+    /// way to start.
     Listed(Revision),
-    /// A watch that had yielded everything up to this revision broke, or a caller names a revision
-    /// of the past. A store that has not reached the revision does not wait for it: the watch
-    /// yields [`WatchItem::Behind`] and ends.
+    /// The caller resumes a broken watch that had yielded everything up to this revision, or asks
+    /// for a revision of the past. If the store has not reached the revision, it does not wait: the
+    /// watch yields [`WatchItem::Behind`] and ends.
     Resumed(Revision),
-    /// As `Listed`, and rather at once than complete: where the store would have to go back for changes after this revision, it
-    /// skips them and says so with [`WatchItem::Skipped`]. It is for a caller that can read again what matters to it: on v3 a watch that goes back
-    /// gets its first event from a loop that runs every 100 ms, one that does not gets it with the write. A store that goes back as quickly skips nothing.
+    /// Like `Listed`, but the caller prefers a fast start to a complete one. If the store would
+    /// have to replay changes after this revision, it skips them and yields [`WatchItem::Skipped`].
+    /// This is for callers that can read again what they need. On v3, a loop that runs every 100 ms
+    /// serves a watch that has to replay, while a watch at the current revision gets an event with
+    /// the write. A store that replays without such a delay skips nothing.
     Live(Revision),
 }
 
 impl WatchFrom {
-    /// The revision.
+    /// Returns the revision.
     #[must_use]
     pub fn revision(self) -> Revision {
         match self {
@@ -557,25 +617,29 @@ impl WatchFrom {
     }
 }
 
-/// What a watch yields.
+/// An item that a watch yields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchItem {
     /// All changes of one revision to the span.
     Batch(Batch),
     /// Everything up to this revision has been yielded.
     Progress(Revision),
-    /// The changes after the start and up to this revision were not looked for; the caller reads the span as of this revision or a later one.
-    /// From here on every change is yielded. Only of [`WatchFrom::Live`], only as the first item, and only where the store had moved on.
+    /// The store skipped the changes after the start and up to this revision. The caller must read
+    /// the span at this revision or a later one. The watch yields every later change. Occurs only
+    /// with [`WatchFrom::Live`], only as the first item, and only if the store's revision was past
+    /// the start.
     Skipped(Revision),
-    /// The changes after the start are not all there any more; the span must be read anew. Last item.
+    /// Some of the changes after the start were compacted. The caller must read the span again.
+    /// This is the last item.
     HistoryLost {
-        /// The oldest revision that is still there, if the server says it.
+        /// The oldest revision that is still available, if the server tells it.
         oldest: Option<Revision>,
     },
-    /// The server that answered is at this revision, before the start: it lags, or its history is not the one we saw. The caller finds
-    /// out with a linearizable read. Last item.
+    /// The server that answered is at this revision, which is before the start. Either it lags, or
+    /// its history is not the one that the caller saw. A linearizable read tells which. This is the
+    /// last item.
     Behind(Revision),
-    /// The reader was too slow; everything up to the last batch was yielded. Last item.
+    /// The reader was too slow. Everything up to the last batch was yielded. This is the last item.
     Lagged,
 }
 
@@ -584,7 +648,7 @@ pub enum WatchItem {
 pub struct Batch {
     /// The revision.
     pub revision: Revision,
-    /// In the order of the transaction; no key twice.
+    /// The changes, in the order of the transaction. No key occurs twice.
     pub events: Vec<Event>,
 }
 
@@ -593,24 +657,26 @@ pub struct Batch {
 pub enum Event {
     /// The key was written.
     Put {
-        /// As it is now.
+        /// The key and its new value.
         kv: KeyValue,
-        /// As it was, where the server says it; never needed to be right. v3 does not, and events are many.
+        /// The key before the write, if the server reports it. Callers must work without it: on v3
+        /// the client does not ask for it, because there are many events.
         previous: Option<Box<KeyValue>>,
     },
     /// The key, or a whole directory, was deleted or expired.
     Delete {
-        /// As stored.
+        /// The key as stored.
         key: Bytes,
-        /// A directory (v2): all keys below `key` are gone with it.
+        /// Whether this is a directory (v2). If so, all keys below `key` are deleted too.
         directory: bool,
-        /// As it was, where the server says it; never needed to be right. v3 does not, and events are many.
+        /// The key before the deletion, if the server reports it. Callers must work without it: on
+        /// v3 the client does not ask for it, because there are many events.
         previous: Option<Box<KeyValue>>,
     },
 }
 
 impl Event {
-    /// The key that changed.
+    /// Returns the key that changed.
     #[must_use]
     pub fn key(&self) -> &Bytes {
         match self {
@@ -619,7 +685,8 @@ impl Event {
         }
     }
 
-    /// Whether this deletes a stored key, alone or with the directory that it is in.
+    /// Returns whether this event deletes a stored key, either by itself or with a directory above
+    /// it.
     pub(crate) fn deletes(&self, stored: &[u8]) -> bool {
         match self {
             Self::Put { .. } => false,
@@ -632,25 +699,25 @@ impl Event {
     }
 }
 
-/// What one server says of itself.
+/// What one server reports about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Status {
-    /// Which store this is: [`Capabilities::name`].
+    /// The store's name, as in [`Capabilities::name`].
     pub store: &'static str,
-    /// The server's version, `3.4.23`.
+    /// The server's version, such as `3.4.23`.
     pub version: String,
-    /// The store's newest revision, as that server knows it.
+    /// The store's newest revision, as this server knows it.
     pub revision: Revision,
-    /// The cluster's id in hexadecimal, where there is one.
+    /// The cluster's id in hexadecimal, if it has one.
     pub cluster: Option<String>,
     /// The id of the member that answered, in hexadecimal.
     pub member: Option<String>,
-    /// The id of the member that leads.
+    /// The id of the leader, in hexadecimal.
     pub leader: Option<String>,
-    /// Bytes of the database, where the server says it.
+    /// The size of the database in bytes, if the server reports it.
     pub database_size: Option<u64>,
-    /// Alarms and other errors that the server reports.
+    /// The alarms and other errors that the server reports.
     pub errors: Vec<String>,
 }
 
@@ -658,38 +725,39 @@ pub struct Status {
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Member {
-    /// In hexadecimal.
+    /// The member's id in hexadecimal.
     pub id: String,
-    /// Empty for a member that has not started yet.
+    /// The member's name. Empty for a member that has not started yet.
     pub name: String,
-    /// Where the others reach it.
+    /// The URLs at which the other members reach this one.
     pub peer_urls: Vec<String>,
-    /// Where clients reach it.
+    /// The URLs at which clients reach this member.
     pub client_urls: Vec<String>,
-    /// It does not vote (yet).
+    /// Whether the member is a learner, which does not vote (yet).
     pub learner: bool,
 }
 
-/// Which statistics.
+/// Which statistics to return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StatsKind {
-    /// Operations, counted by one member.
+    /// Counts of operations, kept by one member.
     Store,
-    /// One member itself.
+    /// Statistics about one member.
     Member,
     /// The leader's view of its followers.
     Leader,
 }
 
-/// Statistics as the server gave them.
+/// Statistics as the server returned them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stats {
-    /// The JSON object of the answer.
+    /// The JSON object of the reply.
     pub fields: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Stats {
-    /// A counter by the server's name, `setsSuccess`; none where there is no such number.
+    /// Returns a counter by the server's name for it, such as `setsSuccess`, or `None` if there is
+    /// no such number.
     #[must_use]
     pub fn counter(&self, name: &str) -> Option<u64> {
         self.fields.get(name)?.as_u64()

@@ -1,4 +1,5 @@
-//! What a store on the network is told: endpoints, credentials, TLS, times. Parsed from an address by `client.rs`, used by `v2` and `v3`.
+//! The options of a store on the network: endpoints, credentials, TLS and timeouts. `client.rs`
+//! parses them from an address; `v2` and `v3` use them.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,34 +11,44 @@ use crate::retry::{RetryPolicy, limit};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConnectOptions {
-    /// The members that are asked, in order of preference; at least one. All are of one cluster: on v3 an endpoint of another cluster than the first answer
-    /// was of is refused (`Server`), and nothing is written there. When all endpoints that answer are of the same other cluster, and they are more than half of the list, the
-    /// cluster was restored or made anew: the client moves on to it, watches and views start again from the state there, and guards are lost.
-    pub endpoints: Vec<Endpoint>,
-    /// User and password, where the server wants some.
-    pub credentials: Option<Credentials>,
-    /// TLS; none is plain text.
-    pub tls: Option<Tls>,
-    /// How calls are repeated and how long they may take.
-    pub retry: RetryPolicy,
-    /// How long a connection may take to be had. Default: 2 s.
+    /// The members to ask, in order of preference; at least one. All must belong to one cluster.
     ///
-    /// This and every other duration here: zero is refused, and more than 30 years counts as 30 years.
+    /// On v3, the first answer fixes the cluster. An endpoint of another cluster is refused with
+    /// `Server`, and nothing is written there. If all endpoints that answer belong to the same
+    /// other cluster, and they are more than half of the list, the cluster was restored or created
+    /// anew. The client then moves on to it, watches and views start again from its state, and
+    /// guards are lost.
+    pub endpoints: Vec<Endpoint>,
+    /// User and password, if the server requires them.
+    pub credentials: Option<Credentials>,
+    /// TLS. `None` connects in plain text.
+    pub tls: Option<Tls>,
+    /// How calls are retried and how long they may take.
+    pub retry: RetryPolicy,
+    /// The time limit for establishing a connection. Default: 2 s.
+    ///
+    /// For this and every other duration here, zero is refused, and more than 30 years counts as 30
+    /// years.
     pub connect_timeout: Duration,
-    /// How often a silent connection is checked. Default: 5 s, the shortest that servers allow (server flag `--grpc-keepalive-min-time`).
+    /// How long a connection must be silent before it is checked. Default: 5 s, the shortest
+    /// interval that servers allow (server flag `--grpc-keepalive-min-time`).
     pub keep_alive_interval: Duration,
-    /// How long the answer to such a check may take before the connection counts as dead. Default: 2 s.
+    /// How long the answer to this check may take before the connection counts as dead. Default: 2
+    /// s.
     pub keep_alive_timeout: Duration,
-    /// How often a watch that was silent for so long asks the server how far it is, so that its resume point moves along. Default: 60 s.
+    /// How long a watch must be silent before it asks the server for its current revision. The
+    /// answer advances the revision from which the watch would resume. Default: 60 s.
     pub progress_interval: Duration,
-    /// Operations in one transaction (server flag `--max-txn-ops`). Default: 128. Zero is refused.
+    /// The maximum number of operations in one transaction (server flag `--max-txn-ops`). Default:
+    /// 128. Zero is refused.
     pub max_operations: usize,
-    /// Bytes of one request (server flag `--max-request-bytes`). Default: 1,572,864, which is 1.5 MiB. The v2 API has limits of its own.
+    /// The maximum size of one request in bytes (server flag `--max-request-bytes`). Default:
+    /// 1,572,864, which is 1.5 MiB. The v2 API has limits of its own.
     pub max_request_bytes: usize,
 }
 
 impl ConnectOptions {
-    /// The defaults, for these endpoints.
+    /// Returns the default options for these endpoints.
     #[must_use]
     pub fn new(endpoints: Vec<Endpoint>) -> Self {
         Self {
@@ -54,11 +65,12 @@ impl ConnectOptions {
         }
     }
 
-    /// The same options with no duration above 30 years.
+    /// Returns the same options with every duration limited to 30 years.
     ///
     /// # Errors
     ///
-    /// `Invalid` names the option that is zero, with which no call could succeed.
+    /// `Invalid` if an option is zero, since no call could succeed with it. The message names the
+    /// option.
     pub(crate) fn checked(&self) -> Result<Self> {
         if self.max_operations == 0 {
             return Err(Error::new(ErrorKind::Invalid, "`max_operations` is zero: a transaction needs at least one operation"));
@@ -74,26 +86,28 @@ impl ConnectOptions {
     }
 }
 
-/// One member's address for clients.
+/// The address at which one member accepts clients.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
-    /// A name or an address; an IPv6 address without brackets.
+    /// A host name or an IP address. An IPv6 address has no brackets here.
     pub host: String,
     /// The port.
     pub port: u16,
 }
 
 impl Endpoint {
-    /// The address in one form: names in small letters, IP addresses as they are shortest.
+    /// Returns the address in a normalised form: host names in lower case, IP addresses in their
+    /// shortest notation.
     #[cfg(any(feature = "v2", feature = "v3"))]
     pub(crate) fn identity(&self) -> String {
         let host = self.host.parse::<std::net::IpAddr>().map_or_else(|_| self.host.to_ascii_lowercase(), |ip| ip.to_string());
         Self { host, port: self.port }.to_string()
     }
 
-    /// Refuses a host that is none. It is not quoted: it may be a password.
+    /// Refuses an invalid host. The message does not quote the host, because it may be a password.
     pub(crate) fn check(&self) -> Result<()> {
-        // Whatever else a name resolver takes or not, these would change the meaning of an address.
+        // Whatever a name resolver accepts, these characters would change the meaning of an
+        // address.
         let is_foreign = |c: char| c.is_whitespace() || c.is_control() || "\\%\"<>^`{|}/?#@[],".contains(c);
         if self.host.is_empty() || self.host.contains(is_foreign) {
             let message = "a host is neither a name nor an IP address; user and password go into the credentials";
@@ -109,7 +123,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// User and password. `Debug` shows the user alone.
+/// User and password. `Debug` shows only the user.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
     /// The user's name.
@@ -124,15 +138,16 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// TLS through rustls. `Debug` shows no key.
+/// TLS options, used with rustls. `Debug` shows no key.
 #[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tls {
-    /// The certificate authorities that are trusted, PEM; none: the system's.
+    /// The trusted certificate authorities, as PEM. `None` trusts those of the system.
     pub ca: Option<Vec<u8>>,
     /// The client's certificate chain and its private key, PEM.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
-    /// The name that the server's certificate must be for; none: the host of the endpoint.
+    /// The name that the server's certificate must be valid for. `None` is the host of the
+    /// endpoint.
     pub server_name: Option<String>,
 }
 

@@ -1,4 +1,5 @@
-//! What a port speaks. A client that meets no server of its own protocol asks this, so that the error can name the right scheme.
+//! Finds out which protocol a port speaks. A client whose calls find no usable server asks this, so
+//! that the error can name the right scheme.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -10,33 +11,35 @@ use tokio::time::{Instant, timeout};
 
 use super::connect::Endpoint;
 
-/// How long nothing is asked again after an answer that explained nothing.
+/// How long to wait after a check without an explanation before the next one.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// The longest answer to `GET /version` that is read. etcd's has about 200 bytes.
+/// The maximum length of an answer to `GET /version`. etcd's answer has about 200 bytes.
 const LONGEST_ANSWER: usize = 4096;
 
-/// What a server speaks.
+/// The protocol of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Spoken {
     Tls,
     /// HTTP/2 without TLS.
     Http2,
-    /// HTTP/1.x without TLS, and no HTTP/2. The version of the server if it is an etcd.
+    /// HTTP/1.x without TLS or HTTP/2, with the server's version if it is an etcd.
     Http1 {
         etcd: Option<String>,
     },
 }
 
-/// Finds out what one endpoint speaks.
+/// Checks which protocol one endpoint speaks.
 #[derive(Debug, Default)]
 pub(super) struct Diagnosis {
-    /// When that was last found to be what is expected, or not found.
+    /// When the last check ended without an explanation.
     in_vain: Mutex<Option<Instant>>,
 }
 
 impl Diagnosis {
-    /// What `explain` makes of what the endpoint speaks. Takes `limit` at most, and asks nothing for a while after it found no explanation.
+    /// Checks the endpoint and returns the explanation that `explain` gives for the result. Takes
+    /// `limit` at most. After a check without an explanation, returns `None` for a while without
+    /// another check.
     pub(super) async fn of<T>(&self, endpoint: &Endpoint, limit: Duration, explain: impl FnOnce(Spoken) -> Option<T>) -> Option<T> {
         let last = *self.in_vain();
         if last.is_some_and(|last| last.elapsed() < PAUSE) {
@@ -52,13 +55,15 @@ impl Diagnosis {
     }
 }
 
-/// Connects to the endpoint and finds out within `limit`. `None` proves nothing: the server may be slow, or about to stop.
+/// Connects to the endpoint and determines its protocol within `limit`. `None` proves nothing: the
+/// server may be slow or about to stop.
 async fn spoken(endpoint: &Endpoint, limit: Duration) -> Option<Spoken> {
     let tls = timeout(limit, speaks_tls(endpoint));
     let http2 = timeout(limit, speaks_http2(endpoint));
     let http1 = timeout(limit, speaks_http1(endpoint));
     let (tls, http2, http1) = tokio::join!(tls, http2, http1);
-    // Go's servers and nginx answer plain HTTP on a TLS port too, with an error. So TLS is looked at first.
+    // Go's servers and nginx answer plain HTTP with an error even on a TLS port, so TLS has
+    // priority.
     if matches!(tls, Ok(Ok(true))) {
         return Some(Spoken::Tls);
     }
@@ -68,7 +73,8 @@ async fn spoken(endpoint: &Endpoint, limit: Duration) -> Option<Spoken> {
     http1.ok()?.ok()?
 }
 
-/// Whether the server answers a TLS handshake with a record of TLS: its part of the handshake, or an alert (RFC 8446, section 5.1).
+/// Returns whether the server answers a TLS handshake with a TLS record: its part of the handshake,
+/// or an alert (RFC 8446, section 5.1).
 async fn speaks_tls(endpoint: &Endpoint) -> io::Result<bool> {
     const ALERT: u8 = 21;
     const HANDSHAKE: u8 = 22;
@@ -76,7 +82,8 @@ async fn speaks_tls(endpoint: &Endpoint) -> io::Result<bool> {
     Ok(matches!(kind, ALERT | HANDSHAKE) && major == 3)
 }
 
-/// The first message of a handshake for TLS 1.2, without a name. No handshake follows, so its random bytes need not be random.
+/// Returns the first message of a TLS 1.2 handshake, without a server name. The handshake is never
+/// completed, so its random bytes need not be random.
 fn client_hello() -> Vec<u8> {
     const HEAD: [u8; 11] = [22, 3, 1, 0, 0x59, 1, 0, 0, 0x55, 3, 3];
     const RANDOM: [u8; 32] = [0x5a; 32];
@@ -88,7 +95,8 @@ fn client_hello() -> Vec<u8> {
     [&HEAD[..], &RANDOM, &SUITES, &EXTENSIONS].concat()
 }
 
-/// Whether the server begins as HTTP/2 does: with a frame of settings, on the connection itself (RFC 9113, sections 3.4 and 4.1).
+/// Returns whether the server starts like HTTP/2: with a SETTINGS frame on stream 0 (RFC 9113,
+/// sections 3.4 and 4.1).
 async fn speaks_http2(endpoint: &Endpoint) -> io::Result<bool> {
     const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     const SETTINGS: u8 = 4;
@@ -104,26 +112,27 @@ async fn first_bytes<const LENGTH: usize>(endpoint: &Endpoint, hello: &[u8]) -> 
     Ok(first)
 }
 
-/// Asks for etcd's version. None if the answer is not HTTP/1.x.
+/// Asks for etcd's version. Returns `None` if the answer is not HTTP/1.x.
 async fn speaks_http1(endpoint: &Endpoint) -> io::Result<Option<Spoken>> {
     let mut stream = connected(endpoint).await?;
     let request = format!("GET /version HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    // What arrived before an end or a reset counts.
+    // Data that arrived before the end or a reset of the connection counts.
     while !is_whole(&answer) && answer.len() < LONGEST_ANSWER && matches!(stream.read_buf(&mut answer).await, Ok(1..)) {}
     let is_http = answer.starts_with(b"HTTP/1.");
     Ok(is_http.then(|| Spoken::Http1 { etcd: etcd_version(&answer) }))
 }
 
-/// Whether an answer has the length that its head names. A server may keep the connection open after it.
+/// Returns whether an answer has the length that its head names. A server may keep the connection
+/// open after it.
 fn is_whole(answer: &[u8]) -> bool {
     let Some((head, body)) = std::str::from_utf8(answer).ok().and_then(|answer| answer.split_once("\r\n\r\n")) else { return false };
     let lengths = head.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     lengths.filter_map(|(_, length)| length.trim().parse::<usize>().ok()).any(|length| body.len() >= length)
 }
 
-/// The version in an answer such as `{"etcdserver":"3.4.23","etcdcluster":"3.4.0"}`.
+/// Returns the version in an answer such as `{"etcdserver":"3.4.23","etcdcluster":"3.4.0"}`.
 fn etcd_version(answer: &[u8]) -> Option<String> {
     let answer = std::str::from_utf8(answer).ok()?;
     let (_, rest) = answer.split_once("\"etcdserver\"")?;
@@ -141,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn client_hello_has_the_lengths_it_names() {
+    fn client_hello_has_correct_lengths() {
         let hello = client_hello();
         let number = |at: usize| usize::from(hello[at]) << 8 | usize::from(hello[at + 1]);
         assert_eq!(number(3), hello.len() - 5, "the record");
@@ -150,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_is_whole_when_its_body_is() {
+    fn answer_is_complete_with_full_body() {
         for (answer, whole) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", true),
             ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhell", false),
@@ -163,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn version_is_read_from_the_answer() {
+    fn version_is_read_from_answer() {
         for (answer, version) in [
             ("HTTP/1.1 200 OK\r\n\r\n{\"etcdserver\":\"3.4.23\",\"etcdcluster\":\"3.4.0\"}", Some("3.4.23")),
             ("HTTP/1.1 200 OK\r\n\r\n{\"etcdserver\": \"2.3.8\"}", Some("2.3.8")),

@@ -1,5 +1,7 @@
-//! `roaming`: a store for tasks that go on on another runtime when theirs ends. What a call waits for (a socket, a timer) is bound to the runtime it was begun
-//! on, so a call that is polled on another one ends with an error, as if its connection had been cut. Its caller then makes it again, or finds out what became of it.
+//! A store wrapper for tasks that move to another runtime when their own ends. The sockets and
+//! timers of a call belong to the runtime on which the call began. When such a call is polled on
+//! another runtime, it ends with an error, as if its connection had been cut. The caller then
+//! repeats the call, or finds out whether it was applied.
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -17,7 +19,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 use crate::runtime::{Runtimes, current};
 
-/// The same store, for a task that may move. Its callers use the client, which has these runtimes.
+/// Wraps a store for a task that may move to another runtime. The callers go through the client,
+/// which owns `runtimes`.
 pub(crate) fn roaming(store: Arc<dyn Store>, runtimes: &Arc<Runtimes>) -> Arc<dyn Store> {
     Arc::new(Roaming { store, runtimes: Arc::downgrade(runtimes) })
 }
@@ -25,12 +28,12 @@ pub(crate) fn roaming(store: Arc<dyn Store>, runtimes: &Arc<Runtimes>) -> Arc<dy
 #[derive(Debug)]
 struct Roaming {
     store: Arc<dyn Store>,
-    /// Not held: a task that waits for a runtime belongs to them, and has this.
+    /// Weak, because the tasks that wait for a runtime belong to `Runtimes` and hold this store.
     runtimes: Weak<Runtimes>,
 }
 
 impl Roaming {
-    /// The store, to be asked something on the current runtime.
+    /// Returns the store for a call on the current runtime, and notes that runtime.
     fn asked(&self) -> &dyn Store {
         if let Some(runtimes) = self.runtimes.upgrade() {
             runtimes.note();
@@ -104,10 +107,10 @@ fn write<T: 'static>(call: BoxFuture<'_, Result<T>>) -> BoxFuture<'_, Result<T>>
     Box::pin(Call { call: Some(call), runtime: None, writes: true })
 }
 
-/// A call, until it is polled on another runtime than at first.
+/// A call that fails when it is polled on another runtime than the first time.
 struct Call<'c, T> {
     call: Option<BoxFuture<'c, Result<T>>>,
-    /// Of the first poll.
+    /// The runtime of the first poll.
     runtime: Option<Option<Id>>,
     writes: bool,
 }
@@ -128,7 +131,8 @@ impl<T> Future for Call<'_, T> {
     }
 }
 
-/// The items of a watch, until it is polled on another runtime than the one it was opened on.
+/// The items of a watch. The stream fails when it is polled on another runtime than the one on
+/// which it was opened.
 struct Items {
     stream: Option<WatchStream>,
     runtime: Option<Id>,

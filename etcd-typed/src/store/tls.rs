@@ -1,4 +1,4 @@
-//! TLS through rustls: from PEM bytes to the configuration that both stores on the network take.
+//! TLS through rustls: turns PEM bytes into the configuration that both network stores use.
 
 pub(super) mod words;
 
@@ -15,11 +15,12 @@ use self::words::Whose;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::connect::Tls;
 
-/// The configuration for these options; of none (plain text) one that trusts nobody, since v2's HTTP client asks for one all the same.
+/// Returns the rustls configuration for these options. Without options (plain text) it trusts no
+/// server; v2's HTTP client needs a configuration even then.
 ///
 /// # Errors
 ///
-/// `Tls` for what is no PEM, or no certificate or key.
+/// `Tls` for invalid PEM, or PEM without a certificate or key.
 pub(super) fn config(tls: Option<&Tls>) -> Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -51,7 +52,7 @@ fn roots(tls: &Tls) -> Result<RootCertStore> {
             roots.add(certificate).map_err(|error| invalid(words::explain(&error, Whose::Authority)).caused_by(error))?;
         }
     } else {
-        // A system's store may hold some that do not parse; the others are good.
+        // A system's store may contain certificates that do not parse. The others are usable.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
             return Err(invalid("this system trusts no certificate authority; name the CA"));
@@ -81,7 +82,7 @@ fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>> 
     Ok(certificates)
 }
 
-/// The first private key. An error says nothing of the bytes, and has no source that might.
+/// Returns the first private key. The error neither quotes the bytes nor has a source that might.
 fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>> {
     if has(pem, "-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(pem, "Proc-Type: 4,ENCRYPTED") {
         return Err(invalid(
@@ -108,7 +109,7 @@ fn has(pem: &[u8], text: &str) -> bool {
     pem.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// Whether it begins with a long sequence of ASN.1, as certificates and keys do.
+/// Returns whether the bytes begin with a long ASN.1 sequence, as DER certificates and keys do.
 fn is_der(bytes: &[u8]) -> bool {
     matches!(bytes, [0x30, 0x81..=0x83, ..])
 }
@@ -117,7 +118,8 @@ fn invalid(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Tls, message)
 }
 
-/// Checks the server's certificate, all of it, against a name that was given instead of the host that is connected to.
+/// Verifies the server's certificate completely, against a given name instead of the host of the
+/// connection.
 #[derive(Debug)]
 struct Named {
     name: ServerName<'static>,
@@ -127,7 +129,7 @@ struct Named {
 impl Named {
     fn new(name: &str, roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>) -> Result<Self> {
         let name = ServerName::try_from(name.to_owned())
-            .map_err(|error| invalid(format!("`{name}` is no name that a certificate can be for")).caused_by(error))?;
+            .map_err(|error| invalid(format!("`{name}` is not a valid name for a certificate")).caused_by(error))?;
         let inner = WebPkiServerVerifier::builder_with_provider(roots, provider)
             .build()
             .map_err(|error| invalid("the CA cannot be used").caused_by(error))?;

@@ -1,4 +1,5 @@
-//! The store as a machine without a clock: history and leases together, moved on by calls that name the time. Nothing here waits.
+//! The store as a state machine without a clock: history and leases together. The calls pass the
+//! time, and nothing here waits.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,12 +13,13 @@ use crate::error::Result;
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Expiry, Op, OpResult, Txn};
 
-/// What one store holds.
+/// The content of one store.
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) state: State,
     pub(super) leases: Leases,
-    /// Transactions that were answered with an error and are applied later all the same (a fault), by when.
+    /// Transactions to apply later, with the time. They were already answered with an error (a
+    /// fault).
     late: Vec<(Instant, Txn)>,
 }
 
@@ -26,7 +28,7 @@ impl Engine {
         Self { state: State::new(limit), leases: Leases::default(), late: Vec::new() }
     }
 
-    /// Does all that was due by now, in the order and at the time it was due.
+    /// Performs everything that is due at `now`, in order, each at its own time.
     pub(super) fn advance(&mut self, now: Instant) {
         while let Some(due) = self.next_deadline().filter(|due| *due <= now) {
             match self.leases.first_end() {
@@ -34,7 +36,8 @@ impl Engine {
                 _ => {
                     if let Some(index) = self.late.iter().position(|(at, _)| *at == due) {
                         let (_, txn) = self.late.remove(index);
-                        // It was answered already; that it is refused now is one of the things that may become of it.
+                        // The commit was already answered. Being refused now is one of its possible
+                        // outcomes.
                         let _ = self.commit(&txn, txn::Limits::NONE, due);
                     }
                 }
@@ -42,7 +45,7 @@ impl Engine {
         }
     }
 
-    /// When the store changes next by itself.
+    /// Returns when the store next changes by itself.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let lease = self.leases.first_end().map(|(end, _)| end);
         let late = self.late.iter().map(|(at, _)| *at).min();
@@ -54,7 +57,7 @@ impl Engine {
         txn::check(txn, limits)?;
         let succeeded = txn.compares.iter().all(|compare| txn::holds(&self.state, compare));
         let ops = if succeeded { &txn.then } else { &txn.otherwise };
-        // All that can fail comes before the first write.
+        // Everything that can fail comes before the first write.
         let leases = self.leases_of(ops, now)?;
         let mut write = self.state.write();
         let results = ops.iter().map(|op| match op {
@@ -82,12 +85,12 @@ impl Engine {
         Ok(Committed { revision, succeeded, results })
     }
 
-    /// Applies a transaction at a later time.
+    /// Schedules a transaction to be applied at a later time.
     pub(super) fn commit_late(&mut self, txn: Txn, at: Instant) {
         self.late.push((at, txn));
     }
 
-    /// Ends a lease; all its keys vanish in one revision.
+    /// Ends a lease. All its keys vanish in one revision.
     pub(super) fn revoke(&mut self, id: LeaseId) {
         let Some(keys) = self.leases.remove(id) else { return };
         let mut write = self.state.write();
@@ -97,12 +100,14 @@ impl Engine {
         write.finish();
     }
 
-    /// The newest revision and the next deadline: when they are the same, nobody who waits has anything to see.
+    /// Returns the newest revision and the next deadline. While both stay the same, no waiting
+    /// watch has anything to do.
     pub(super) fn mark(&self) -> (Revision, Option<Instant>) {
         (self.state.revision(), self.next_deadline())
     }
 
-    /// Makes sure that the leases of these puts are there. Puts with the same time to live share a lease, so they vanish together.
+    /// Checks the leases of these puts and grants new ones for puts with a time to live. Puts with
+    /// the same time to live share a lease, so their keys vanish together.
     fn leases_of(&mut self, ops: &[Op], now: Instant) -> Result<HashMap<Duration, LeaseId>> {
         let puts = || ops.iter().filter_map(|op| if let Op::Put { key, expiry, .. } = op { Some((key, *expiry)) } else { None });
         for (key, expiry) in puts() {

@@ -1,4 +1,5 @@
-//! `Faults`: what goes wrong when a test says so. Which fault a call meets is decided here; what it does to the store is in `mod.rs`.
+//! `Faults`: injects failures for tests. This file decides which fault a call gets; `mod.rs`
+//! applies it to the store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,39 +9,41 @@ use super::shared::Shared;
 use crate::error::{Error, ErrorKind};
 use crate::revision::{LeaseId, Revision};
 
-/// Which calls of a [`Store`](crate::store::Store) a fault is for.
+/// The calls of a [`Store`](crate::store::Store) that a fault applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Calls {
-    /// All of them.
+    /// All calls.
     All,
     /// [`range`](crate::store::Store::range).
     Reads,
     /// [`commit`](crate::store::Store::commit).
     Commits,
-    /// [`watch`](crate::store::Store::watch): having one, not those that are open.
+    /// [`watch`](crate::store::Store::watch): opening a watch. Open watches are not affected.
     Watches,
     /// [`grant`](crate::store::Store::grant), [`keep_alive`](crate::store::Store::keep_alive),
     /// [`revoke`](crate::store::Store::revoke) and [`time_to_live`](crate::store::Store::time_to_live).
     Leases,
-    /// [`keep_alive`](crate::store::Store::keep_alive) alone.
+    /// Only [`keep_alive`](crate::store::Store::keep_alive).
     KeepAlives,
 }
 
-/// Makes a [`MemoryStore`](super::MemoryStore) fail as a server and a network do. From [`MemoryStore::faults`](super::MemoryStore::faults).
+/// Makes a [`MemoryStore`](super::MemoryStore) fail like a server or a network. Returned by
+/// [`MemoryStore::faults`](super::MemoryStore::faults).
 ///
-/// A call to the store meets its faults in this order:
+/// Each call to the store goes through these steps:
 ///
-/// 1. it waits for the [`delay`](Self::delay) of calls of its kind;
-/// 2. while the server is [stopped](Self::stop) it ends with `Unavailable`;
-/// 3. of the faults that were asked for by [`fail`](Self::fail), [`lose_request`](Self::lose_request),
-///    [`lose_reply`](Self::lose_reply) and [`apply_late`](Self::apply_late), it uses up one of the oldest that is for calls of its
-///    kind. Faults so form a queue: two lost replies and then a refusal are the next three calls.
+/// 1. It waits for the [`delay`](Self::delay) set for this kind of call.
+/// 2. While the server is [stopped](Self::stop), it ends with `Unavailable`.
+/// 3. It takes one fault off the queue: the oldest one, added by [`fail`](Self::fail),
+///    [`lose_request`](Self::lose_request), [`lose_reply`](Self::lose_reply) or
+///    [`apply_late`](Self::apply_late), that applies to this kind of call. If a test adds two lost
+///    replies and then a refusal, the next three calls get them in this order.
 ///
-/// A fault is what is left when a store has tried all it could: the memory store repeats nothing by
-/// itself. A delay is cut off only where the call is one of several that share the limit of one
-/// call ([`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout)); it then ends with
-/// `Timeout` and is not performed.
+/// A fault stands for the final result of a store that has already retried: the memory store itself
+/// never retries. A delay is normally waited for in full. If the call shares the time limit of one
+/// client call ([`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout)) with others, the
+/// limit cuts the delay short; the call then ends with `Timeout` and is not performed.
 ///
 /// ```
 /// use etcd_typed::ErrorKind;
@@ -69,64 +72,72 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// The next `count` calls, of any kind, are not performed and end with `Unavailable`: [`fail`](Self::fail) for the common case.
+    /// Makes the next `count` calls of any kind end with `Unavailable`, without performing them.
+    /// This is [`fail`](Self::fail) for the common case.
     pub fn fail_next(&self, count: usize) {
         self.fail(Calls::All, count, ErrorKind::Unavailable);
     }
 
-    /// The next `count` of these calls are not performed and end with an error of this kind. The error of a write says that it was not applied.
+    /// Makes the next `count` of these calls end with an error of this kind, without performing
+    /// them. The error of a write says that it was not applied.
     pub fn fail(&self, calls: Calls, count: usize, kind: ErrorKind) {
         self.add(calls, count, Effect::Fail(kind));
     }
 
-    /// The next `count` of these calls are not performed and end with `Unavailable`; of a write, the outcome is unknown to the caller.
+    /// Makes the next `count` of these calls end with `Unavailable`, without performing them. The
+    /// error of a write says that the outcome is unknown.
     pub fn lose_request(&self, calls: Calls, count: usize) {
         self.add(calls, count, Effect::LoseRequest);
     }
 
-    /// The next `count` of these calls are performed, and yet end with `Unavailable`; of a write, the outcome is unknown to the
-    /// caller. A call that the store refuses by itself gives that refusal; a watch whose reply is lost was never open.
+    /// Performs the next `count` of these calls, but makes them end with `Unavailable`. The error
+    /// of a write says that the outcome is unknown. If the store refuses such a call, the caller
+    /// gets the refusal. A watch whose reply is lost is not opened.
     pub fn lose_reply(&self, calls: Calls, count: usize) {
         self.add(calls, count, Effect::LoseReply);
     }
 
-    /// The next `count` commits end with `Unavailable` at once, outcome unknown, and are applied when this time has passed,
-    /// if they can be applied then: compares are checked at that time. So does a server that hung with the request in its log.
+    /// Makes the next `count` commits end at once with `Unavailable`, outcome unknown, and applies
+    /// them after this time. The compares are checked only then. A server that hung with the
+    /// request in its log behaves like this.
     pub fn apply_late(&self, count: usize, after: Duration) {
         self.add(Calls::Commits, count, Effect::ApplyLate(after));
     }
 
-    /// From now on these calls wait so long before anything else. A later delay of the same calls takes the place of the earlier one,
-    /// zero ends it; a call that two delays are for waits for the longer one. A call that is dropped while it waits is not performed.
+    /// Makes these calls wait for this time before anything else, from now on. A later delay for
+    /// the same `calls` replaces the earlier one, and zero removes it. If two delays apply to a
+    /// call, it waits for the longer one. A call that is dropped while it waits is not performed.
     pub fn delay(&self, calls: Calls, delay: Duration) {
         self.shared.with(|inner, _| inner.plan.delay(calls, delay));
     }
 
-    /// From now on an answer to [`Range::keys_only`](crate::store::Range::keys_only) has no leases, as on etcd since 3.7 (etcd issue 22209); or has them
-    /// again.
+    /// Sets whether replies to [`Range::keys_only`](crate::store::Range::keys_only) lack the
+    /// leases, as on etcd since 3.7 (etcd issue 22209).
     pub fn hide_leases_of_keys_only(&self, hide: bool) {
         self.shared.with(|inner, _| inner.hides_leases = hide);
     }
 
-    /// Forgets all faults that are still to be met, and all delays. Does not [start](Self::start) a stopped server, and what is to be
-    /// [applied late](Self::apply_late) still is.
+    /// Removes all queued faults and all delays. Does not [start](Self::start) a stopped server.
+    /// Commits that wait to be [applied late](Self::apply_late) are still applied.
     pub fn clear(&self) {
         self.shared.with(|inner, _| inner.plan = Plan::default());
     }
 
-    /// Compacts all history up to now: nothing older than the newest revision can be read, and a watch that has not seen
-    /// everything ends with [`HistoryLost`](crate::store::WatchItem::HistoryLost).
+    /// Compacts all history before the newest revision. Older revisions can no longer be read, and
+    /// a watch that has not seen everything ends with
+    /// [`HistoryLost`](crate::store::WatchItem::HistoryLost).
     pub fn compact(&self) {
         self.shared.with(|inner, _| inner.engine.state.compact(inner.engine.state.revision()));
     }
 
-    /// Compacts the history before this revision, which itself can still be read. A revision of the future counts as the newest;
-    /// what is compacted stays so.
+    /// Compacts the history before this revision, which itself can still be read. A future revision
+    /// counts as the newest. Compacted history does not come back.
     pub fn compact_to(&self, revision: Revision) {
         self.shared.with(|inner, _| inner.engine.state.compact(revision));
     }
 
-    /// Ends a lease now, as if its time were up: its keys vanish in one revision. Whether there was such a lease.
+    /// Ends a lease now, as if it had expired: its keys vanish in one revision. Returns whether the
+    /// lease existed.
     pub fn expire(&self, lease: LeaseId) -> bool {
         self.shared.with(|inner, _| {
             let there = inner.engine.leases.check(lease).is_ok();
@@ -135,31 +146,36 @@ impl Faults {
         })
     }
 
-    /// Cuts every open watch: it yields nothing more but an `Unavailable`. What it had not yielded yet is there for a watch that
-    /// starts where it stopped.
+    /// Cuts every open watch, which then yields only an `Unavailable` error. A watch that starts
+    /// where a cut one stopped gets the changes that the cut one had not yielded.
     pub fn drop_connections(&self) {
         self.shared.with(|inner, _| inner.end_watches(End::Dropped));
     }
 
-    /// Ends every open watch with [`Lagged`](crate::store::WatchItem::Lagged), which never happens to a watch of this store by itself.
+    /// Ends every open watch with [`Lagged`](crate::store::WatchItem::Lagged). A watch of this
+    /// store never lags on its own.
     pub fn lag_watches(&self) {
         self.shared.with(|inner, _| inner.end_watches(End::Lagged));
     }
 
-    /// Takes the server away: open watches are [cut](Self::drop_connections) and all calls end with `Unavailable`, not applied, until it is
-    /// [started](Self::start). Nothing is lost, and no lease ends meanwhile.
+    /// Stops the server. Open watches are [cut](Self::drop_connections), and all calls end with
+    /// `Unavailable`, not applied, until the server is [started](Self::start). No data is lost, and
+    /// no lease expires meanwhile.
     pub fn stop(&self) {
         self.shared.with(|inner, _| inner.stop());
     }
 
-    /// Brings the server back with all it had. Every lease has its whole time to live again, as after the restart of an etcd server.
+    /// Starts the server again with all its data. Every lease has its whole time to live again, as
+    /// after the restart of an etcd server.
     pub fn start(&self) {
         self.shared.with(|inner, now| inner.start(now));
     }
 
-    /// The store loses everything: keys, history, leases, and what was to be [applied late](Self::apply_late). It is at revision 1 again and says that it is the same cluster (an etcd server whose data
-    /// was removed does so too). Open watches are [cut](Self::drop_connections); one that starts above the
-    /// new revision is told [`Behind`](crate::store::WatchItem::Behind).
+    /// Empties the store: it loses its keys, history, leases, and the commits that wait to be
+    /// [applied late](Self::apply_late). The store is at revision 1 again but keeps its cluster id,
+    /// like an etcd server whose data was removed. Open watches are [cut](Self::drop_connections).
+    /// A new watch that starts above the new revision gets
+    /// [`Behind`](crate::store::WatchItem::Behind).
     pub fn wipe(&self) {
         self.shared.with(|inner, _| inner.wipe());
     }
@@ -175,7 +191,7 @@ impl fmt::Debug for Faults {
     }
 }
 
-/// One call of the store.
+/// A call to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     Range,
@@ -190,7 +206,7 @@ pub(super) enum Call {
 }
 
 impl Call {
-    /// Whether losing it leaves in doubt what the store holds.
+    /// Returns whether the content of the store is uncertain after this call is lost.
     fn is_write(self) -> bool {
         matches!(self, Self::Commit | Self::Grant | Self::Revoke)
     }
@@ -209,7 +225,7 @@ impl Calls {
     }
 }
 
-/// The faults that are still to be met.
+/// The queued faults and the delays.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     rules: Vec<Rule>,
@@ -219,12 +235,13 @@ pub(super) struct Plan {
 #[derive(Debug)]
 struct Rule {
     calls: Calls,
-    /// How many calls it is still for; never zero but on its way out.
+    /// How many more calls this rule applies to. A rule that reaches zero is removed at the next
+    /// call.
     count: usize,
     effect: Effect,
 }
 
-/// What becomes of a call.
+/// What a fault does to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     Fail(ErrorKind),
@@ -233,7 +250,7 @@ pub(super) enum Effect {
     ApplyLate(Duration),
 }
 
-/// How open watches ended.
+/// How open watches are ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Dropped,
@@ -241,12 +258,12 @@ pub(super) enum End {
 }
 
 impl Plan {
-    /// How long a call waits first.
+    /// Returns how long a call waits before anything else.
     pub(super) fn delay_of(&self, call: Call) -> Duration {
         self.delays.iter().filter(|(calls, _)| calls.contains(call)).map(|(_, delay)| *delay).max().unwrap_or_default()
     }
 
-    /// What a call meets; used up by it.
+    /// Returns the fault that applies to a call, and uses it up.
     pub(super) fn meet(&mut self, call: Call) -> Option<Effect> {
         self.rules.retain(|rule| rule.count > 0);
         let rule = self.rules.iter_mut().find(|rule| rule.calls.contains(call))?;
@@ -262,13 +279,13 @@ impl Plan {
     }
 }
 
-/// The answer to a call that did not reach the store, or whose own answer did not come back.
+/// The error for a call that did not reach the store, or whose reply was lost.
 pub(super) fn lost(call: Call, message: &'static str) -> Error {
     let error = Error::new(ErrorKind::Unavailable, message);
     if call.is_write() { error.outcome_unknown() } else { error }
 }
 
-/// The answer to a call whose delay is longer than the time that the caller has left.
+/// The error for a call whose delay exceeds the caller's remaining time.
 pub(super) fn late(call: Call) -> Error {
     let error = Error::new(ErrorKind::Timeout, "no answer in time (a fault)");
     if call.is_write() { error.outcome_unknown() } else { error }
@@ -279,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_met_in_the_order_they_were_asked_for_by_the_calls_they_are_for() {
+    fn call_uses_oldest_matching_fault() {
         let mut plan = Plan::default();
         let rule = |calls, count, effect| Rule { calls, count, effect };
         plan.rules.push(rule(Calls::Commits, 2, Effect::LoseReply));
@@ -293,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_delay_of_a_call_counts_and_the_last_one_said() {
+    fn longest_matching_delay_applies() {
         let mut plan = Plan::default();
         let second = Duration::from_secs(1);
         plan.delay(Calls::All, second);

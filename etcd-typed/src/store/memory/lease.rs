@@ -1,4 +1,5 @@
-//! The leases and when they end. Pure: the time is always given. The keys vanish in `engine.rs`, which asks here which ones.
+//! The leases and when they end. Pure: the caller passes the time. `engine.rs` deletes the keys of
+//! a lease.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,17 +11,18 @@ use super::state::Moved;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 
-/// What a server with default flags grants at least: one and a half election timeouts of a second, rounded up.
+/// The minimum that a server with default flags grants: one and a half election timeouts of one
+/// second, rounded up.
 pub(super) const MIN_TTL: Duration = Duration::from_secs(2);
 
-/// etcd refuses more (`MaxLeaseTTL`).
+/// etcd's maximum (`MaxLeaseTTL`).
 const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 
 /// All leases.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     leases: BTreeMap<LeaseId, Lease>,
-    /// The same leases by when they end.
+    /// The same leases, ordered by when they end.
     ends: BTreeSet<(Instant, LeaseId)>,
 }
 
@@ -28,12 +30,12 @@ pub(super) struct Leases {
 struct Lease {
     ttl: Duration,
     end: Instant,
-    /// In their order: the events of a revocation have it.
+    /// Sorted, because the events of a revocation come in key order.
     keys: BTreeSet<Bytes>,
 }
 
 impl Leases {
-    /// Makes a lease. Gives the time granted.
+    /// Creates a lease and returns the granted time.
     pub(super) fn grant(&mut self, id: LeaseId, ttl: Duration, now: Instant) -> Result<Duration> {
         if self.leases.contains_key(&id) {
             return Err(Error::new(ErrorKind::AlreadyExists, format!("a lease {id} exists already")));
@@ -45,14 +47,14 @@ impl Leases {
         Ok(ttl)
     }
 
-    /// Makes a lease under a name that nobody has.
+    /// Creates a lease with an unused id.
     pub(super) fn grant_unnamed(&mut self, ttl: Duration, now: Instant) -> Result<LeaseId> {
         let id = std::iter::repeat_with(LeaseId::random).find(|id| !self.leases.contains_key(id));
         let id = id.unwrap_or_else(LeaseId::random);
         self.grant(id, ttl, now).map(|_| id)
     }
 
-    /// Starts the time again.
+    /// Renews a lease.
     pub(super) fn keep_alive(&mut self, id: LeaseId, now: Instant) -> Result<Duration> {
         let lease = self.leases.get_mut(&id).ok_or_else(|| lost(id))?;
         self.ends.remove(&(lease.end, id));
@@ -61,7 +63,7 @@ impl Leases {
         Ok(lease.ttl)
     }
 
-    /// Starts the time of all leases again, as a server does that was away.
+    /// Renews all leases, as a server does after a restart.
     pub(super) fn keep_all_alive(&mut self, now: Instant) {
         self.ends.clear();
         for (id, lease) in &mut self.leases {
@@ -70,7 +72,7 @@ impl Leases {
         }
     }
 
-    /// Forgets a lease; gives the keys that go with it.
+    /// Removes a lease and returns its keys.
     pub(super) fn remove(&mut self, id: LeaseId) -> Option<BTreeSet<Bytes>> {
         let lease = self.leases.remove(&id)?;
         self.ends.remove(&(lease.end, id));
@@ -81,17 +83,17 @@ impl Leases {
         self.leases.get(&id).map(|lease| lease.end.saturating_duration_since(now))
     }
 
-    /// The lease that ends first, and when.
+    /// Returns the lease that ends first, and when it ends.
     pub(super) fn first_end(&self) -> Option<(Instant, LeaseId)> {
         self.ends.first().copied()
     }
 
-    /// `LeaseLost` if there is none of that name.
+    /// Returns `LeaseLost` if no lease has this id.
     pub(super) fn check(&self, id: LeaseId) -> Result<()> {
         if self.leases.contains_key(&id) { Ok(()) } else { Err(lost(id)) }
     }
 
-    /// Takes over what a transaction did to the keys' leases.
+    /// Applies the lease changes of a transaction's keys.
     pub(super) fn moved(&mut self, moved: Vec<Moved>) {
         for Moved { key, from, to } in moved {
             if let Some(lease) = from.and_then(|id| self.leases.get_mut(&id)) {
@@ -104,7 +106,7 @@ impl Leases {
     }
 }
 
-/// What the server makes of the time that is asked for: whole seconds, rounded up, and at least its minimum.
+/// Returns the time that the server grants: whole seconds, rounded up, and at least the minimum.
 pub(super) fn granted(ttl: Duration) -> Result<Duration> {
     let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
     let ttl = Duration::from_secs(seconds).max(MIN_TTL);
@@ -119,7 +121,8 @@ fn lost(id: LeaseId) -> Error {
     Error::new(ErrorKind::LeaseLost, format!("there is no lease {id}"))
 }
 
-/// Later than any clock of a platform can say is never reached either.
+/// If the end is beyond what the platform's clock can represent, a year from now is as good: it is
+/// never reached either.
 fn end(now: Instant, ttl: Duration) -> Instant {
     now.checked_add(ttl).unwrap_or_else(|| now + Duration::from_secs(365 * 24 * 3600))
 }
@@ -135,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_whole_seconds_rounded_up_and_at_least_the_minimum() {
+    fn granted_time_is_rounded_up() {
         for (asked, given) in [(0, 2000), (1, 2000), (2000, 2000), (2001, 3000), (60_000, 60_000)] {
             assert_eq!(granted(Duration::from_millis(asked)).unwrap(), Duration::from_millis(given));
         }
@@ -146,16 +149,16 @@ mod tests {
     }
 
     #[test]
-    fn grant_refuses_name_that_exists() {
+    fn grant_refuses_existing_id() {
         let mut leases = Leases::default();
         let now = Instant::now();
         assert_eq!(leases.grant(id(1), 10 * SECOND, now).unwrap(), 10 * SECOND);
         assert_eq!(leases.grant(id(1), 10 * SECOND, now + SECOND).unwrap_err().kind(), ErrorKind::AlreadyExists);
-        assert_eq!(leases.time_to_live(id(1), now + SECOND), Some(9 * SECOND), "its time goes on");
+        assert_eq!(leases.time_to_live(id(1), now + SECOND), Some(9 * SECOND), "its time is unchanged");
     }
 
     #[test]
-    fn the_lease_that_ends_first_is_known_through_all_changes() {
+    fn first_end_follows_all_changes() {
         let mut leases = Leases::default();
         let now = Instant::now();
         leases.grant(id(1), 10 * SECOND, now).unwrap();
@@ -172,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_is_not_there_is_lost() {
+    fn missing_lease_is_lost() {
         let mut leases = Leases::default();
         assert_eq!(leases.keep_alive(id(1), Instant::now()).unwrap_err().kind(), ErrorKind::LeaseLost);
         assert_eq!(leases.check(id(1)).unwrap_err().kind(), ErrorKind::LeaseLost);

@@ -1,8 +1,11 @@
-//! The embedded store: [`MemoryStore`], a multi-version store in this process that behaves as etcd v3 does.
+//! The embedded store: [`MemoryStore`], a multi-version store in this process that behaves like
+//! etcd v3.
 //!
-//! One file per concern, from the inside out: `state.rs` is keys and history, `txn.rs` what a transaction may hold, `lease.rs` the leases,
-//! `engine.rs` these together as a machine without a clock; `shared.rs` puts a lock and the clock around it, `watch.rs` follows the
-//! history, `fault.rs` is what tests break. This file is the handle and the [`Store`] that it is.
+//! One file per concern, from the inside out. `state.rs` holds keys and history, `txn.rs` checks
+//! transactions, and `lease.rs` holds the leases. `engine.rs` combines them into a state machine
+//! without a clock, and `shared.rs` adds the lock and the clock. `watch.rs` follows the history,
+//! and `fault.rs` injects faults for tests. This file holds the handle and its [`Store`]
+//! implementation.
 
 mod engine;
 mod fault;
@@ -39,33 +42,40 @@ use crate::retry::call_ends;
 use crate::revision::LeaseId;
 use crate::runtime;
 
-/// A store in this process, with the semantics of etcd v3: for tests, for examples, and for programs that want its model without a server.
+/// A store in this process with the semantics of etcd v3, for tests, for examples, and for programs
+/// that want etcd's data model without a server.
 ///
-/// The value is a handle; its clones are the same store, which ends with the last of them (and the last open watch).
+/// The value is a handle, and clones share the same store. The store is dropped with its last
+/// handle and its last open watch.
 ///
-/// # What it keeps to
+/// # Semantics
 ///
-/// - Every transaction that changes something has its own [`Revision`](crate::Revision), the first one 2; all its changes are of that revision.
-/// - The past can be read and watched as far as the history reaches: by default 100,000 changes, or 256 MiB of them if that is
-///   less; [`keep_history`](Self::keep_history) sets the number. Older history is compacted away at every write.
-/// - The limits of an etcd server with default flags: 128 compares or operations, requests of 1.5 MiB, leases of 2 s at least.
-///   [`with_limits`](Self::with_limits) changes the first two.
-/// - A lease ends to the instant that its time is up, its keys in one revision. (A server takes up to half a second more.)
-/// - Nothing is kept on disk.
-///
+/// - Every transaction that changes something gets its own [`Revision`](crate::Revision), and all
+///   its changes carry that revision. The first one is 2.
+/// - The past can be read and watched as far as the history reaches. By default the history holds
+///   100,000 changes, or fewer if they exceed 256 MiB. [`keep_history`](Self::keep_history) sets
+///   the number. Every write compacts older history.
+/// - The limits are those of an etcd server with default flags: 128 compares or operations,
+///   requests of 1.5 MiB, and leases of at least 2 s. [`with_limits`](Self::with_limits) changes
+///   the first two.
+/// - A lease expires exactly when its time is up, and all its keys vanish in one revision. A server
+///   takes up to half a second longer.
+/// - Nothing is stored on disk.
 /// # Time
 ///
-/// It reads tokio's clock and has no task of its own: what is due happens when the store is next called or while a watch is awaited. In a
-/// test with paused time (`#[tokio::test(start_paused = true)]`) a lease of an hour ends as soon as everybody waits. A runtime with its
-/// timers enabled is needed to await a watch or a delayed call, and for nothing else; without one those answer `Unsupported`.
-///
+/// The store reads tokio's clock and runs no task. Anything due happens when the store is next
+/// called, or while a watch is awaited. In a test with paused time (`#[tokio::test(start_paused =
+/// true)]`), a lease of an hour expires as soon as all tasks wait. Awaiting a watch or a delayed
+/// call needs a runtime with timers enabled; without one, these calls return `Unsupported`. No
+/// other call needs a runtime.
 /// # Faults
 ///
-/// [`faults`](Self::faults) makes it fail on purpose: lost replies, dropped connections, compaction, a server that is away or was emptied.
+/// [`faults`](Self::faults) makes the store fail on purpose: lost replies, dropped connections,
+/// compaction, and a server that is down or was emptied.
 #[derive(Clone)]
 pub struct MemoryStore {
     shared: Arc<Shared>,
-    /// Of this handle.
+    /// The limits of this handle; other handles may have different ones.
     capabilities: Capabilities,
 }
 
@@ -79,20 +89,21 @@ const CAPABILITIES: Capabilities = Capabilities {
     directories: false,
 };
 
-/// The stores that have a name and a handle.
+/// The named stores that still have a handle.
 static NAMED: Mutex<BTreeMap<String, Weak<Shared>>> = Mutex::new(BTreeMap::new());
 
 impl MemoryStore {
-    /// An empty store of its own.
+    /// Returns a new, empty store.
     #[must_use]
     pub fn new() -> Self {
         Self { shared: Arc::new(Shared::new()), capabilities: CAPABILITIES }
     }
 
-    /// The store of this name in this process: all who name it share it. It comes to be, empty, with the first handle and ends with the last one.
+    /// Returns the store with this name in this process. All handles with one name share the store.
+    /// The first handle creates it empty, and it is dropped with the last one.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        // Nothing panics under this lock.
+        // Poisoning cannot happen: no code panics while it holds this lock.
         let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = named.get(name).and_then(Weak::upgrade) {
             return Self { shared, capabilities: CAPABILITIES };
@@ -103,8 +114,9 @@ impl MemoryStore {
         store
     }
 
-    /// The same store with other limits for what is committed through this handle: operations in one transaction, and bytes of a whole request. They are what
-    /// etcd's flags `--max-txn-ops` and `--max-request-bytes` are. Other handles keep theirs.
+    /// Changes the limits for commits through this handle: the number of operations in one
+    /// transaction, and the bytes of a whole request. They correspond to etcd's flags
+    /// `--max-txn-ops` and `--max-request-bytes`. Other handles keep their limits.
     #[must_use]
     pub fn with_limits(mut self, max_operations: usize, max_request_bytes: usize) -> Self {
         self.capabilities.max_operations = max_operations;
@@ -116,24 +128,25 @@ impl MemoryStore {
         Limits { operations: self.capabilities.max_operations, request: self.capabilities.max_value }
     }
 
-    /// Keeps the history of so many changes (default: 100,000), from now on and for all handles. The newest revision is kept whole whatever the
-    /// number.
+    /// Sets how many changes the history keeps (default: 100,000), from now on and for all handles.
+    /// The newest revision is always kept as a whole.
     pub fn keep_history(&self, changes: usize) {
         self.shared.with(|inner, _| inner.engine.state.set_limit(HistoryLimit { changes, ..inner.engine.state.limit() }));
     }
 
-    /// What makes this store fail on purpose. For all handles of it.
+    /// Returns the controls that make this store fail on purpose. They affect all handles.
     #[must_use]
     pub fn faults(&self) -> Faults {
         Faults { shared: Arc::clone(&self.shared) }
     }
 
-    /// Lets a call meet its faults and, if none forbids it, performs it. All calls go through here.
+    /// Applies the planned faults to a call, then performs it unless a fault prevents that. All
+    /// calls go through here.
     async fn call<T>(&self, call: Call, perform: impl FnOnce(&mut Inner, Instant) -> Result<T> + Send) -> Result<T> {
         self.call_or_late(call, perform, |_, _| {}).await
     }
 
-    /// [`call`](Self::call) for the one call that can be performed later.
+    /// Like [`call`](Self::call), for commit, the only call that can be performed late.
     async fn call_or_late<T>(
         &self,
         call: Call,
@@ -204,7 +217,8 @@ impl Store for MemoryStore {
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
         Box::pin(async move {
-            // Before sending, as the contract has it; nothing in the store changes the answer.
+            // The contract asks for this check before sending. The state of the store does not
+            // affect it.
             let limits = self.limits();
             txn::check(&txn, limits)?;
             let late = txn.clone();

@@ -1,4 +1,5 @@
-//! The engine against a model that is too simple to be wrong: a whole copy of the keys for every revision.
+//! Compares the engine with a model that keeps a full copy of the keys for every revision, and so
+//! is too simple to be wrong.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,13 +18,13 @@ use crate::store::{Batch, Committed, Compare, Condition, Event, Expiry, KeyValue
 
 type Snapshot = BTreeMap<Bytes, KeyValue>;
 
-/// The model. `snapshots[r]` and `events[r]` are those of revision `r`.
+/// The model. `snapshots[r]` and `events[r]` belong to revision `r`.
 #[derive(Debug)]
 struct Model {
     snapshots: Vec<Snapshot>,
     events: Vec<Vec<Event>>,
     compacted: u64,
-    /// Time to live and end.
+    /// The time to live and the end.
     leases: BTreeMap<LeaseId, (Duration, Instant)>,
 }
 
@@ -50,7 +51,7 @@ impl Model {
         self.snapshots.last().unwrap()
     }
 
-    /// Compacts, and says whether the snapshot of a revision can be read.
+    /// Returns whether the snapshot of a revision can be read.
     fn readable(&self, revision: usize) -> bool {
         revision as u64 >= self.compacted && revision < self.snapshots.len()
     }
@@ -175,7 +176,7 @@ impl Model {
     }
 }
 
-/// Few, so that they meet; some are the beginnings of others.
+/// Few paths, so that operations collide. Some are prefixes of others.
 const PATHS: [&str; 6] = ["/a", "/a/b", "/a/b/c", "/a/d", "/ab", "/c"];
 
 fn key() -> impl Strategy<Value = Key> {
@@ -246,7 +247,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn the_engine_is_as_the_model(steps in vec(step(), 1..40)) {
+    fn engine_agrees_with_model(steps in vec(step(), 1..40)) {
         let mut engine = Engine::new(HistoryLimit::default());
         let mut model = Model::new();
         let mut now = Instant::now();
@@ -298,7 +299,8 @@ fn every_revision_reads_the_same(engine: &Engine, model: &Model) -> Result<(), T
     for revision in 0..model.snapshots.len() + 2 {
         for span in spans() {
             let asked = Range { revision: Some(Revision::new(revision as u64)), ..Range::of(span.clone()) };
-            // A watch may start at zero, before everything; a read of revision zero means "now" to a server and is refused.
+            // A watch may start at zero, before all changes. A read of revision zero means "now" to
+            // a server, so it is refused.
             if revision == 0 || !model.readable(revision) {
                 prop_assert_eq!(engine.state.range(&asked).map_err(|error| error.kind()), Err(ErrorKind::HistoryLost));
                 continue;
@@ -340,10 +342,10 @@ fn every_watch_sees_the_same(engine: &Engine, model: &Model) -> Result<(), TestC
                         revision
                     }
                     Next::NothingUpTo(revision) => {
-                        prop_assert!(revision > after, "a search that does not come on");
+                        prop_assert!(revision > after, "the search makes no progress");
                         revision
                     }
-                    Next::Lost => return Err(TestCaseError::fail("lost though it is not compacted")),
+                    Next::Lost => return Err(TestCaseError::fail("lost although not compacted")),
                 };
             }
             let expected: Vec<_> = (start + 1..model.events.len())

@@ -1,4 +1,5 @@
-//! What all handles of one store share: the engine, the faults, and the lock and the signal around them. The only place that asks the clock.
+//! The state that all handles of one store share: the engine, the faults, and the lock and signal
+//! around them. Only this file reads the clock.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,27 +11,28 @@ use super::fault::{End, Plan};
 use super::state::HistoryLimit;
 use crate::error::{Error, ErrorKind};
 
-/// One store.
+/// The shared state of one store.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// Random, for the cluster's and the member's id.
+    /// A random id, used for the cluster and for its only member.
     pub(super) id: u64,
-    /// A std mutex: it is never held while anything waits.
+    /// A std mutex, since no task awaits while it holds the lock.
     inner: Mutex<Inner>,
-    /// Wakes the watches that wait. Sent after the lock is given back.
+    /// Wakes waiting watches. It is sent after the lock is released.
     signal: watch::Sender<()>,
 }
 
-/// What is behind the lock.
+/// The part behind the lock.
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) engine: Engine,
     pub(super) plan: Plan,
-    /// Whether an answer without values has no leases either.
+    /// Whether replies without values lack the leases too.
     pub(super) hides_leases: bool,
-    /// False while the server is away.
+    /// False while the server is stopped.
     running: bool,
-    /// Counted up whenever all watches are ended. A watch that knows another number has ended.
+    /// Incremented whenever all watches are ended. A watch that started at another number has
+    /// ended.
     connections: u64,
     end: End,
 }
@@ -51,7 +53,8 @@ impl Shared {
         }
     }
 
-    /// Brings the store up to now, does something to it, and wakes the watches if there is something new for them.
+    /// Performs all changes that are due, then `act`, and wakes the watches if anything changed for
+    /// them.
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut Inner, Instant) -> T) -> T {
         let now = Instant::now();
         let mut inner = self.lock();
@@ -68,29 +71,30 @@ impl Shared {
         result
     }
 
-    /// Changes when there may be something new for a watch.
+    /// Returns a receiver that changes when watches may have something new to yield.
     pub(super) fn subscribe(&self) -> watch::Receiver<()> {
         self.signal.subscribe()
     }
 
-    /// Nothing panics under the lock; if it did all the same, each call after it would do better to answer than to panic too.
+    /// Ignores poisoning. No code panics under the lock; if it did, later calls should still be
+    /// answered.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Inner {
-    /// `Unavailable` while the server is away.
+    /// Returns `Unavailable` while the server is stopped.
     pub(super) fn check_running(&self) -> Result<(), Error> {
         if self.running { Ok(()) } else { Err(Error::new(ErrorKind::Unavailable, "the memory store is stopped (a fault)")) }
     }
 
-    /// The number that a watch which begins now has to know.
+    /// Returns the connection number for a watch that starts now.
     pub(super) fn connections(&self) -> u64 {
         self.connections
     }
 
-    /// How the watch of this number has ended; none while it is open.
+    /// Returns how the watch with this connection number ended, or `None` while it is open.
     pub(super) fn ended(&self, connections: u64) -> Option<End> {
         (self.connections != connections).then_some(self.end)
     }

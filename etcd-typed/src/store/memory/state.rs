@@ -1,5 +1,5 @@
-//! The keys with all their versions, and which keys each revision changed. Pure: no clock, no lock; leases are only numbers here
-//! (`lease.rs` has them), and what may be asked for is checked in `txn.rs`.
+//! All versions of all keys, and the keys that each revision changed. Pure: no clock and no lock.
+//! Leases are only ids here (`lease.rs` holds them), and `txn.rs` checks the transactions.
 
 #[cfg(test)]
 mod tests;
@@ -15,12 +15,12 @@ use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Batch, Event, KeyValue, Range, RangeReply, Span};
 
-/// How much history is kept before the oldest is compacted away.
+/// How much history is kept before the oldest is compacted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HistoryLimit {
-    /// Changes: a transaction that writes three keys is three.
+    /// The number of changes. A transaction that writes three keys counts three.
     pub(super) changes: usize,
-    /// Bytes of the keys and values of these changes.
+    /// The bytes of the keys and values of these changes.
     pub(super) bytes: usize,
 }
 
@@ -30,29 +30,32 @@ impl Default for HistoryLimit {
     }
 }
 
-/// A store's content and history.
+/// The content and history of a store.
 ///
 /// Invariants:
 ///
-/// - `log` has one entry for each revision from `compacted + 1` to `revision`, so a revision is found by its place;
-/// - the versions of a key ascend, and a key has at most one of each revision, since a transaction never changes a key twice;
-/// - of the versions up to `compacted` a key has the newest alone, and none if that is a deletion.
+/// - `log` has one entry for each revision from `compacted + 1` to `revision`, so the position of
+///   an entry gives its revision.
+/// - The versions of a key ascend. Each has its own revision, since a transaction changes a key at
+///   most once or only deletes it.
+/// - Of the versions up to `compacted`, a key has only the newest, and not even that if it is a
+///   deletion.
 #[derive(Debug)]
 pub(super) struct State {
     keys: BTreeMap<Bytes, VecDeque<Version>>,
     log: VecDeque<Changed>,
     revision: Revision,
     compacted: Revision,
-    /// Sums over `log`.
+    /// The sums over `log`.
     kept: HistoryLimit,
     limit: HistoryLimit,
 }
 
-/// What a key was from one revision on.
+/// The state of a key from one revision on.
 #[derive(Debug)]
 struct Version {
     modified: Revision,
-    /// None: deleted.
+    /// `None` if the key was deleted.
     stored: Option<Stored>,
 }
 
@@ -64,7 +67,7 @@ struct Stored {
     lease: Option<LeaseId>,
 }
 
-/// What one revision changed.
+/// The keys that one revision changed.
 #[derive(Debug, Default)]
 struct Changed {
     /// In the order of the transaction.
@@ -72,18 +75,18 @@ struct Changed {
     bytes: usize,
 }
 
-/// What follows a point of the history, for one span.
+/// What follows a point of the history, within one span.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// The next revision that changed the span.
     Batch(Batch),
-    /// Nothing up to this revision; it is the newest one, unless the search was cut short.
+    /// No change up to this revision. It is the newest revision, unless the search budget ran out.
     NothingUpTo(Revision),
-    /// Some of what follows is compacted away.
+    /// Some of the following changes are compacted.
     Lost,
 }
 
-/// A key that went from one lease to another.
+/// A key that moved from one lease to another.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Moved {
     pub(super) key: Bytes,
@@ -92,7 +95,8 @@ pub(super) struct Moved {
 }
 
 impl State {
-    /// Empty. The revision of an empty store is 1, so the first write gets 2, as in etcd.
+    /// Returns an empty state. The revision of an empty store is 1, so the first write gets 2, as
+    /// in etcd.
     pub(super) fn new(limit: HistoryLimit) -> Self {
         Self {
             keys: BTreeMap::new(),
@@ -104,12 +108,12 @@ impl State {
         }
     }
 
-    /// The newest revision.
+    /// Returns the newest revision.
     pub(super) fn revision(&self) -> Revision {
         self.revision
     }
 
-    /// The oldest revision that can be read.
+    /// Returns the oldest revision that can be read.
     pub(super) fn compacted(&self) -> Revision {
         self.compacted
     }
@@ -123,10 +127,10 @@ impl State {
         self.trim();
     }
 
-    /// Reads. The rule for `revision` is etcd's: the compacted revision itself can be read.
+    /// Reads keys. As in etcd, the compacted revision itself can still be read.
     pub(super) fn range(&self, range: &Range) -> Result<RangeReply> {
         if range.limit == Some(0) {
-            return Err(Error::new(ErrorKind::Invalid, "a page of no keys"));
+            return Err(Error::new(ErrorKind::Invalid, "a page with a limit of zero keys"));
         }
         let revision = range.revision.unwrap_or(self.revision);
         if revision < self.compacted || revision == Revision::ZERO {
@@ -151,23 +155,24 @@ impl State {
         Ok(RangeReply { revision, kvs: page, more, count, ..RangeReply::default() })
     }
 
-    /// The newest modification of each key that is there now.
+    /// Returns the modification revision of each existing key.
     pub(super) fn modifications(&self, span: &Span) -> impl Iterator<Item = Revision> {
         self.select(span, None).filter_map(|(_, versions)| versions.back().filter(|version| version.stored.is_some())).map(|it| it.modified)
     }
 
-    /// Whether a key that is there now is attached to a lease.
+    /// Returns whether an existing key is attached to a lease.
     pub(super) fn has_lease(&self, span: &Span) -> bool {
         self.select(span, None).any(|(_, versions)| versions.back().and_then(|it| it.stored.as_ref()).is_some_and(|it| it.lease.is_some()))
     }
 
-    /// One key as it is now.
+    /// Returns the current value of a key.
     pub(super) fn get(&self, key: &[u8]) -> Option<KeyValue> {
         let (key, versions) = self.keys.get_key_value(key)?;
         versions.back()?.key_value(key, false)
     }
 
-    /// What follows `after` in a span. Looks at about `budget` changes at most, so that a long history is not searched in one go.
+    /// Returns what follows `after` in a span. Looks at about `budget` changes, so that one call
+    /// does not search a long history.
     pub(super) fn next(&self, span: &Span, after: Revision, budget: usize) -> Next {
         if after < self.compacted {
             return Next::Lost;
@@ -188,21 +193,23 @@ impl State {
         Next::NothingUpTo(revision)
     }
 
-    /// A transaction's writes. They become visible to it at once and a revision with [`Write::finish`].
+    /// Starts the writes of a transaction. The transaction sees them at once; [`Write::finish`]
+    /// makes them a revision.
     pub(super) fn write(&mut self) -> Write<'_> {
         Write { revision: self.revision.next(), state: self, changed: Changed::default(), moved: Vec::new() }
     }
 
-    /// Forgets what was before `to`, which itself can still be read. No effect below what is compacted; the newest revision is the
-    /// latest that can be named.
+    /// Compacts the history before `to`, which itself can still be read. Has no effect if that
+    /// history is already compacted. A `to` above the newest revision counts as the newest.
     pub(super) fn compact(&mut self, to: Revision) {
         while self.compacted < to.min(self.revision) {
             self.compact_one();
         }
     }
 
-    /// Compacts while more than the limit is kept. The newest revision stays: a transaction that is larger than the whole limit can be
-    /// watched all the same. Each change is pushed and popped once, so this is amortised over the writes.
+    /// Compacts while the history exceeds the limit. The newest revision stays, so that even a
+    /// transaction larger than the whole limit can be watched. Each change is pushed and popped
+    /// once, so the cost is amortised over the writes.
     fn trim(&mut self) {
         while (self.kept.changes > self.limit.changes || self.kept.bytes > self.limit.bytes) && self.log.len() > 1 {
             self.compact_one();
@@ -228,7 +235,7 @@ impl State {
         }
     }
 
-    /// The keys of a span after one of them, deleted ones too, in order.
+    /// Returns the keys of a span that follow `after`, deleted ones included, in order.
     fn select<'s>(&'s self, span: &Span, after: Option<&[u8]>) -> impl Iterator<Item = (&'s Bytes, &'s VecDeque<Version>)> + use<'s> {
         let (mut from, to) = bounds(span);
         if let Some(after) = after
@@ -236,7 +243,7 @@ impl State {
         {
             from = Bound::Excluded(Bytes::copy_from_slice(after));
         }
-        // A range whose start is not before its end is empty; `BTreeMap` would panic.
+        // `BTreeMap::range` panics if the start is not before the end. Such a span is empty.
         let empty = match (&from, &to) {
             (Bound::Included(from), Bound::Included(to)) => from > to,
             (from, to) => inner(from) >= inner(to),
@@ -267,39 +274,40 @@ impl Version {
             modified: self.modified,
             version: Some(stored.version),
             lease: stored.lease,
-            // As in v3, whose answers name the lease and not its time.
+            // As in v3, a reply names the lease and not its remaining time.
             ttl: None,
         })
     }
 }
 
-/// The writes of one transaction, all of one revision.
+/// The writes of one transaction, which share one revision.
 #[derive(Debug)]
 pub(super) struct Write<'s> {
     state: &'s mut State,
-    /// The one that it gets if it changes something.
+    /// The revision that the transaction gets if it changes something.
     revision: Revision,
     changed: Changed,
     moved: Vec<Moved>,
 }
 
 impl Write<'_> {
-    /// All of a span as the transaction sees it: with what it wrote before.
+    /// Returns all keys of a span as the transaction sees them, with its own earlier writes.
     pub(super) fn get(&self, span: &Span) -> RangeReply {
         RangeReply { revision: self.as_of(), kvs: self.now(span).collect(), ..RangeReply::default() }
     }
 
-    /// The keys below a directory that came to be last, newest first, as the transaction sees them.
+    /// Returns the most recently created keys below a directory, newest first, as the transaction
+    /// sees them.
     pub(super) fn newest(&self, below: &Key, before: Option<Revision>, limit: usize) -> RangeReply {
         let mut kvs: Vec<_> = self.now(&Span::Below(below.clone())).filter(|kv| before.is_none_or(|before| kv.created < before)).collect();
-        // Stable, so that those of one transaction stay in the order of their keys.
+        // The sort is stable: keys created by one transaction stay in key order.
         kvs.sort_by_key(|kv| Reverse(kv.created));
         let more = kvs.len() > limit;
         kvs.truncate(limit);
         RangeReply { revision: self.as_of(), kvs, more, ..RangeReply::default() }
     }
 
-    /// Writes a value; gives what was there.
+    /// Writes a value and returns the previous one.
     pub(super) fn put(&mut self, key: &[u8], value: Bytes, lease: Option<LeaseId>) -> Option<KeyValue> {
         let previous = self.state.get(key);
         let key = match self.state.keys.get_key_value(key) {
@@ -311,7 +319,7 @@ impl Write<'_> {
         previous
     }
 
-    /// Deletes every key of a span; gives what was there.
+    /// Deletes every key of a span and returns the deleted values.
     pub(super) fn delete(&mut self, span: &Span) -> Vec<KeyValue> {
         let previous = self.get(span).kvs;
         for kv in &previous {
@@ -320,14 +328,15 @@ impl Write<'_> {
         previous
     }
 
-    /// Deletes one key, if it is there.
+    /// Deletes one key, if it exists.
     pub(super) fn delete_key(&mut self, key: &[u8]) {
         if let Some(kv) = self.state.get(key) {
             self.push(&kv.key, kv.lease, None);
         }
     }
 
-    /// The revision of the changes, or the store's where there were none, and the keys that changed their lease.
+    /// Returns the revision of the changes (or the store's, if nothing changed), and the keys whose
+    /// lease changed.
     pub(super) fn finish(self) -> (Revision, Vec<Moved>) {
         let Self { state, revision, changed, moved } = self;
         if changed.keys.is_empty() {
@@ -341,12 +350,12 @@ impl Write<'_> {
         (revision, moved)
     }
 
-    /// What a span holds, with what was written so far.
+    /// Returns the existing keys of a span, with the writes so far.
     fn now(&self, span: &Span) -> impl Iterator<Item = KeyValue> {
         self.state.select(span, None).filter_map(|(key, versions)| versions.back()?.key_value(key, false))
     }
 
-    /// The revision that a read has now.
+    /// Returns the revision that a read in this transaction reports.
     fn as_of(&self) -> Revision {
         if self.changed.keys.is_empty() { self.state.revision } else { self.revision }
     }
@@ -362,9 +371,9 @@ impl Write<'_> {
     }
 }
 
-/// The version that holds at a revision.
+/// Returns the version that is valid at a revision.
 fn at(versions: &VecDeque<Version>, revision: Revision) -> Option<&Version> {
-    // Most reads are of the newest.
+    // Most reads ask for the newest revision.
     if let Some(newest) = versions.back().filter(|newest| newest.modified <= revision) {
         return Some(newest);
     }
@@ -372,7 +381,7 @@ fn at(versions: &VecDeque<Version>, revision: Revision) -> Option<&Version> {
     versions.get(later.checked_sub(1)?)
 }
 
-/// Where the keys of a span begin and end.
+/// Returns the bounds of the keys of a span.
 fn bounds(span: &Span) -> (Bound<Bytes>, Bound<Bytes>) {
     match span {
         Span::Key(key) => {
@@ -381,7 +390,7 @@ fn bounds(span: &Span) -> (Bound<Bytes>, Bound<Bytes>) {
         }
         Span::Below(directory) => {
             let prefix = directory.prefix();
-            // The byte after `/`: all that is between `/app/` and `/app0` starts with `/app/`.
+            // `0` is the byte after `/`: every key between `/app/` and `/app0` starts with `/app/`.
             let end = format!("{}0", prefix.strip_suffix('/').unwrap_or(&prefix));
             (Bound::Excluded(prefix.into()), Bound::Excluded(end.into()))
         }
@@ -395,7 +404,7 @@ fn inner(bound: &Bound<Bytes>) -> &[u8] {
     }
 }
 
-/// Revisions from one to a later one.
+/// Returns the number of revisions between two revisions.
 fn distance(from: Revision, to: Revision) -> usize {
     usize::try_from(to.get().saturating_sub(from.get())).unwrap_or(usize::MAX)
 }

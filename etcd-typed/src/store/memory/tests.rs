@@ -1,4 +1,5 @@
-//! The store through its trait. Here: what is neither time nor a watch nor a fault, and what all these tests share.
+//! Tests of the store through the `Store` trait, and helpers for the other test files. Leases,
+//! watches and faults have files of their own.
 
 mod faults;
 mod leases;
@@ -54,7 +55,7 @@ async fn watch(store: &MemoryStore, path: &str, after: u64) -> WatchStream {
     store.watch(Watch { span: Span::Below(key(path)), from }).await.unwrap()
 }
 
-/// The next batch, as revision, key and value; progress is passed over.
+/// Returns the next batch as revision, key and value. Skips progress items.
 async fn change(stream: &mut WatchStream) -> (u64, String, Option<Bytes>) {
     loop {
         match stream.next().await.unwrap().unwrap() {
@@ -78,20 +79,20 @@ fn delete_event(revision: u64, key: &str) -> (u64, String, Option<Bytes>) {
     (revision, key.to_owned(), None)
 }
 
-/// The item that a watch ends with; it is checked that nothing comes after it.
+/// Returns the last item of a watch, and checks that nothing follows it.
 async fn last_item(stream: &mut WatchStream) -> Result<WatchItem> {
     let last = stream.next().await.unwrap();
-    assert!(stream.next().await.is_none(), "after its last item a watch has ended");
+    assert!(stream.next().await.is_none(), "a watch ends after its last item");
     last
 }
 
-/// Time passes only while everybody waits; this lets it pass for one who waits for something that must not come.
+/// Lets the paused clock advance while `future` waits, and checks that `future` stays pending.
 async fn nothing_for(time: Duration, future: impl Future) {
     assert!(timeout(time, future).await.is_err(), "something came");
 }
 
 #[tokio::test]
-async fn a_store_needs_no_clock_and_its_handle_can_be_sent() {
+async fn handles_can_be_sent_between_threads() {
     fn sendable<T: Send + Sync + Clone + 'static>(_: &T) {}
     let store = MemoryStore::new();
     sendable(&store);
@@ -100,9 +101,9 @@ async fn a_store_needs_no_clock_and_its_handle_can_be_sent() {
     assert_eq!(object.status().await.unwrap().revision.get(), 1);
 }
 
-/// What is not awaited with a time needs no runtime at all.
+/// Only a call that waits for a time needs a runtime.
 #[test]
-fn calls_are_answered_at_once_without_a_runtime() {
+fn calls_work_without_runtime() {
     let store = MemoryStore::new();
     write(&store, "/a", "1").now_or_never().unwrap().unwrap();
     store.grant(lease(1), SECOND).now_or_never().unwrap().unwrap();
@@ -112,7 +113,7 @@ fn calls_are_answered_at_once_without_a_runtime() {
 }
 
 #[tokio::test]
-async fn a_transaction_is_all_or_nothing() {
+async fn failed_transaction_writes_nothing() {
     let store = MemoryStore::new();
     let unknown = Expiry::With(lease(9));
     let then = vec![Op::put(&key("/a"), "1".into()), Op::Put { key: key("/b"), value: "1".into(), expiry: unknown, previous: false }];
@@ -123,7 +124,7 @@ async fn a_transaction_is_all_or_nothing() {
 }
 
 #[tokio::test]
-async fn a_lease_is_asked_for_only_in_the_list_that_is_performed() {
+async fn only_performed_list_needs_its_leases() {
     let store = MemoryStore::new();
     let unknown = Op::Put { key: key("/b"), value: "1".into(), expiry: Expiry::With(lease(9)), previous: false };
     let compares = vec![Compare::key(&key("/a"), Condition::Present)];
@@ -133,7 +134,7 @@ async fn a_lease_is_asked_for_only_in_the_list_that_is_performed() {
 }
 
 #[tokio::test]
-async fn an_error_of_a_read_names_the_key() {
+async fn read_error_names_key() {
     let store = MemoryStore::new();
     let past = Range { revision: Some(Revision::new(5)), ..Range::of(Span::Below(key("/d"))) };
     let error = store.range(past).await.unwrap_err();
@@ -141,8 +142,8 @@ async fn an_error_of_a_read_names_the_key() {
 }
 
 #[tokio::test]
-async fn those_who_name_a_store_share_it_until_the_last_handle_is_gone() {
-    let name = "those_who_name_a_store_share_it";
+async fn named_store_is_shared_until_last_handle() {
+    let name = "named_store_is_shared_until_last_handle";
     let first = MemoryStore::named(name);
     write(&first, "/a", "1").await.unwrap();
     let second = MemoryStore::named(name);
@@ -155,7 +156,7 @@ async fn those_who_name_a_store_share_it_until_the_last_handle_is_gone() {
 }
 
 #[tokio::test]
-async fn a_store_says_what_it_is() {
+async fn status_and_members_describe_store() {
     let store = MemoryStore::new();
     let status = store.status().await.unwrap();
     let members = store.members().await.unwrap();
@@ -167,7 +168,7 @@ async fn a_store_says_what_it_is() {
 }
 
 #[tokio::test]
-async fn history_that_is_not_kept_is_lost() {
+async fn dropped_history_is_lost() {
     let store = MemoryStore::new();
     store.keep_history(2);
     for _ in 0..5 {

@@ -1,4 +1,5 @@
-//! What a transaction may hold, and whether its compares hold. Pure. Performing it is `engine.rs`.
+//! Checks which transactions are valid and evaluates compares. Pure; `engine.rs` performs the
+//! transactions.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -6,27 +7,29 @@ use crate::store::{Compare, Condition, Op, Span, Txn};
 
 use super::state::State;
 
-/// How much one transaction may hold.
+/// The size limits of one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// Compares, and operations of either list (etcd's `--max-txn-ops`).
+    /// The maximum number of compares, and of operations in each list (etcd's `--max-txn-ops`).
     pub(super) operations: usize,
-    /// Bytes of a whole request (etcd's `--max-request-bytes`).
+    /// The maximum bytes of a whole request (etcd's `--max-request-bytes`).
     pub(super) request: usize,
 }
 
 impl Limits {
-    /// Those of an etcd with default flags.
+    /// The limits of an etcd server with default flags.
     pub(super) const DEFAULT: Self = Self { operations: 128, request: 3 << 19 };
-    /// Of a transaction that was checked before.
+    /// For a transaction that was already checked.
     pub(super) const NONE: Self = Self { operations: usize::MAX, request: usize::MAX };
 }
 
-/// What an encoded request holds beside keys and values, roughly: etcd counts these bytes too.
+/// The approximate bytes of an encoded request besides keys and values. etcd counts these bytes
+/// too.
 const OVERHEAD_OF_REQUEST: usize = 64;
 const OVERHEAD_OF_OPERATION: usize = 16;
 
-/// Refuses what etcd refuses whatever is stored, in its order.
+/// Refuses every transaction that etcd refuses regardless of the stored data, in etcd's order of
+/// checks.
 pub(super) fn check(txn: &Txn, limits: Limits) -> Result<()> {
     let operations = txn.compares.len().max(txn.then.len()).max(txn.otherwise.len());
     if operations > limits.operations {
@@ -55,7 +58,7 @@ pub(super) fn check(txn: &Txn, limits: Limits) -> Result<()> {
     Ok(())
 }
 
-/// Whether a compare holds now.
+/// Returns whether a compare holds now.
 pub(super) fn holds(state: &State, compare: &Compare) -> bool {
     let key = || state.get(compare.span.key().as_bytes());
     match &compare.condition {
@@ -80,7 +83,8 @@ fn check_compare(compare: &Compare) -> Result<()> {
     }
 }
 
-/// A condition without the value that it may hold: no value is in an error's text.
+/// Returns the name of a condition without its value, because an error message must not contain a
+/// value.
 fn name(condition: &Condition) -> &'static str {
     match condition {
         Condition::Absent => "Absent",
@@ -96,7 +100,7 @@ fn name(condition: &Condition) -> &'static str {
 
 fn check_op(op: &Op) -> Result<()> {
     match op {
-        Op::Newest { below, limit: 0, .. } => Err(Error::new(ErrorKind::Invalid, "the newest none of the keys").at(below)),
+        Op::Newest { below, limit: 0, .. } => Err(Error::new(ErrorKind::Invalid, "a limit of zero keys for `Op::Newest`").at(below)),
         Op::Get(_) | Op::Newest { .. } | Op::Put { .. } | Op::Delete { .. } => Ok(()),
         Op::MakeDir { key, .. } | Op::UpdateDir { key, .. } | Op::RemoveDir { key } => {
             let message = "memory has no directories of their own, as etcd v3 has none: write or delete the keys below it";
@@ -105,7 +109,8 @@ fn check_op(op: &Op) -> Result<()> {
     }
 }
 
-/// etcd's rule: no two puts of one key, and no put of a key that a delete covers, wherever they stand in the list.
+/// Checks etcd's rule: a list has no two puts of one key, and no put of a key that one of its
+/// deletes covers, in any order.
 fn check_written_once(ops: &[Op]) -> Result<()> {
     let mut written: Vec<&Key> = ops.iter().filter_map(|op| if let Op::Put { key, .. } = op { Some(key) } else { None }).collect();
     written.sort_unstable();
@@ -170,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn two_writes_of_one_key_are_refused_in_either_list_and_order() {
+    fn two_writes_of_one_key_are_refused() {
         let a = || key("/d/a");
         let twice = [
             vec![put("/d/a"), put("/b"), put("/d/a")],
@@ -186,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_may_be_read_twice_deleted_twice_and_written_in_both_lists() {
+    fn repeated_reads_and_deletes_are_accepted() {
         let a = || Span::Key(key("/a"));
         assert_eq!(refusal(&then(vec![Op::Get(a()), put("/a"), Op::Get(a())])), None);
         assert_eq!(refusal(&then(vec![delete(a()), delete(Span::Below(Key::root()))])), None);
@@ -195,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_none_of_the_keys_are_no_question() {
+    fn newest_with_limit_zero_is_refused() {
         let newest = |limit| vec![Op::Newest { below: key("/q"), before: None, limit }];
         assert_eq!(refusal(&then(newest(0))), Some(ErrorKind::Invalid));
         assert_eq!(refusal(&Txn { otherwise: newest(0), ..Txn::default() }), Some(ErrorKind::Invalid));
@@ -203,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_holds_128_operations() {
+    fn more_than_128_operations_are_refused() {
         let puts = |count| (0..count).map(|n| put(&format!("/{n}"))).collect::<Vec<_>>();
         let compares = |count| vec![Compare::key(&key("/a"), Condition::Absent); count];
         let full = Txn { compares: compares(128), then: puts(128), otherwise: puts(128) };
@@ -216,15 +221,15 @@ mod tests {
     }
 
     #[test]
-    fn too_many_operations_is_said_before_anything_else() {
+    fn too_many_operations_is_reported_first() {
         let same = vec![put("/a"); 129];
         assert_eq!(refusal(&then(same)), Some(ErrorKind::TooManyOperations));
     }
 
     #[test]
-    fn a_request_holds_one_and_a_half_mebibytes() {
+    fn requests_above_default_limit_are_refused() {
         let sized = |length| then(vec![Op::put(&key("/a"), vec![0; length].into())]);
-        // Both seen on real servers.
+        // Both sizes were measured on real servers.
         assert_eq!(refusal(&sized(1_572_764)), None);
         assert_eq!(refusal(&sized(1_572_844)), Some(ErrorKind::TooLarge));
         assert_eq!(check(&sized(1 << 21), Limits::DEFAULT).unwrap_err().key(), Some(&key("/a")));
@@ -236,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_are_refused() {
+    fn directory_operations_are_refused() {
         for op in [Op::MakeDir { key: key("/a"), ttl: None }, Op::UpdateDir { key: key("/a"), ttl: None }, Op::RemoveDir { key: key("/a") }]
         {
             assert_eq!(refusal(&then(vec![op.clone()])), Some(ErrorKind::Unsupported));
@@ -245,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_of_one_key_are_refused_for_a_directory() {
+    fn single_key_conditions_refuse_directories() {
         let asked = |condition| refusal(&Txn { compares: vec![Compare::below(&key("/a"), condition)], ..Txn::default() });
         assert_eq!(asked(Condition::Absent), None);
         assert_eq!(asked(Condition::UnchangedSince(Revision::ZERO)), None);
@@ -266,7 +271,7 @@ mod tests {
         assert!(!error.unwrap_err().to_string().contains("secret"));
     }
 
-    /// `/a` was written at 2 and 4, `/d/x` at 3.
+    /// Returns a state in which `/a` was written at 2 and 4, and `/d/x` at 3.
     fn state() -> State {
         let mut state = State::new(HistoryLimit::default());
         for (path, lease) in [("/a", None), ("/d/x", LeaseId::new(7)), ("/a", None)] {
@@ -278,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_of_a_key_that_is_there() {
+    fn conditions_of_existing_key() {
         let state = state();
         let asked = |condition| holds(&state, &Compare::key(&key("/a"), condition));
         let at = Revision::new;
@@ -293,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_of_a_key_that_is_not_there() {
+    fn conditions_of_missing_key() {
         let state = state();
         let asked = |condition| holds(&state, &Compare::key(&key("/d"), condition));
         assert!(asked(Condition::Absent) && asked(Condition::UnchangedSince(Revision::ZERO)));
@@ -304,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_of_a_directory() {
+    fn conditions_of_directory() {
         let state = state();
         let asked = |path, condition| holds(&state, &Compare::below(&key(path), condition));
         assert!(asked("/a", Condition::Absent) && !asked("/d", Condition::Absent));

@@ -1,5 +1,5 @@
-//! The watch: a place in the history that moves on when it is asked to. What it yields is pulled straight from the history, so a
-//! reader that is slow costs nothing, until what it has not read is compacted away.
+//! The watch: a cursor in the history. It pulls its items directly from the history, so a slow
+//! reader costs nothing. The watch fails only if unread changes are compacted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,22 +16,22 @@ use crate::revision::Revision;
 use crate::runtime;
 use crate::store::{Span, WatchItem, WatchStream};
 
-/// Between two reports that nothing concerned the span.
+/// The minimum time between two progress items.
 pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Changes that are looked at before others get the lock and the thread.
+/// How many changes a watch looks at before it yields the lock and the thread.
 const SEARCH_BUDGET: usize = 4096;
 
-/// Where one watch is.
+/// The position of one watch.
 #[derive(Debug)]
 pub(super) struct Cursor {
     shared: Arc<Shared>,
     signal: watch::Receiver<()>,
     span: Span,
     connections: u64,
-    /// Everything up to here was looked at.
+    /// The cursor has looked at everything up to this revision.
     position: Revision,
-    /// Everything up to here was yielded, or the reader was told that it does not concern it.
+    /// Everything up to this revision was yielded, as batches or as progress.
     reported: Revision,
     progress_at: Option<Instant>,
 }
@@ -39,7 +39,7 @@ pub(super) struct Cursor {
 enum Step {
     Yield(Result<WatchItem>),
     Again,
-    /// Until there is something new, or until then.
+    /// Wait for a change, or until this time.
     Wait(Option<Instant>),
 }
 
@@ -56,7 +56,7 @@ impl Cursor {
         }
     }
 
-    /// Yields until the first item that is the last one.
+    /// Returns the stream, which ends after its last item.
     pub(super) fn into_stream(self) -> WatchStream {
         Box::pin(stream::unfold(Some(self), async |cursor| {
             let mut cursor = cursor?;
@@ -68,14 +68,14 @@ impl Cursor {
 
     async fn next(&mut self) -> Result<WatchItem> {
         loop {
-            // Before looking: what comes after it changes the signal.
+            // This precedes the look at the store, so that any later change triggers the signal.
             self.signal.mark_unchanged();
             let shared = Arc::clone(&self.shared);
             match shared.with(|inner, now| self.step(inner, now)) {
                 Step::Yield(item) => return item,
                 Step::Again => tokio::task::yield_now().await,
                 Step::Wait(_) if !runtime::is_here() => return Err(Error::without_runtime()),
-                // The sender lives as long as `shared`, so the signal never ends.
+                // The sender lives as long as `shared`, so `changed` never fails.
                 Step::Wait(None) => drop(self.signal.changed().await),
                 Step::Wait(Some(until)) => drop(time::timeout_at(until, self.signal.changed()).await),
             }

@@ -1,4 +1,4 @@
-//! What an error of TLS means, and what to do about it.
+//! Explains TLS errors and what to do about them.
 
 use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, Error, InconsistentKeys};
@@ -21,7 +21,7 @@ impl Whose {
     }
 }
 
-/// The cause and the remedy of an error that was found on this side.
+/// Explains an error that this side detected, with a remedy.
 pub(in crate::store) fn explain(error: &Error, whose: Whose) -> String {
     match error {
         Error::InvalidCertificate(error) => of_certificate(error, whose),
@@ -46,7 +46,8 @@ pub(in crate::store) fn explain(error: &Error, whose: Whose) -> String {
 const NO_HTTP2: &str = "the server does not speak HTTP/2 within TLS: is it an etcd v3 server?";
 const NOTHING_IN_COMMON: &str = "the server and this client, which takes TLS 1.2 and 1.3, have no version or cipher in common";
 
-/// What the alert means that a text names as rustls does: `received fatal alert: CertificateRequired`. Empty if it names none that is known.
+/// Explains the TLS alert named in a text in the form of rustls: `received fatal alert:
+/// CertificateRequired`. Returns an empty string for unknown alerts and other texts.
 pub(in crate::store) fn advice(words: &str) -> &'static str {
     let Some((_, alert)) = words.split_once("received fatal alert: ") else { return "" };
     let name = alert.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
@@ -119,7 +120,8 @@ fn of_certificate(error: &CertificateError, whose: Whose) -> String {
     }
 }
 
-/// Errors that rustls passes on as they are. Their types are of a crate that is not imported here, so the name decides.
+/// Explains errors that rustls passes on from another crate. That crate is not a dependency here,
+/// so the type name decides.
 fn of_other(name: &str, whose: Whose) -> String {
     let certificate = whose.certificate();
     if name.contains("CaUsedAsEndEntity") {
@@ -136,13 +138,14 @@ fn of_other(name: &str, whose: Whose) -> String {
     }
 }
 
-/// A name as rustls shows it, `DnsName("etcd.test")` or `IpAddress(127.0.0.1)`, without what is around it.
+/// Returns the inner part of a name in the form of rustls: `DnsName("etcd.test")` or
+/// `IpAddress(127.0.0.1)`.
 fn plain_name(name: &str) -> String {
     let inner = name.split_once('(').map_or(name, |(_, inner)| inner.strip_suffix(')').unwrap_or(inner));
     inner.trim_matches('"').to_owned()
 }
 
-/// As RFC 3339; a time beyond what that has as seconds. Nothing here reads a clock.
+/// Formats a time as RFC 3339, or in seconds if it is beyond that range. Reads no clock.
 fn date(time: UnixTime) -> String {
     const FIRST_OF_YEAR_10000: u64 = 253_402_300_800;
     const DAY: u64 = 24 * 60 * 60;
@@ -178,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_certificates_name_no_type_of_rustls() {
+    fn certificate_errors_are_explained_in_words() {
         let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let certificates = [
             CertificateError::Expired,
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
+    fn dates_match_calendar() {
         for day in 0..80_000_u64 {
             let seconds = day * 86_400 + 12_345;
             let expected = humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).to_string();
@@ -214,14 +217,14 @@ mod tests {
     }
 
     #[test]
-    fn names_are_shown_without_their_type() {
+    fn names_are_shown_without_type() {
         for (name, plain) in [("DnsName(\"etcd.test\")", "etcd.test"), ("IpAddress(127.0.0.1)", "127.0.0.1"), ("x", "x")] {
             assert_eq!(plain_name(name), plain);
         }
     }
 
     #[test]
-    fn alerts_are_known_by_the_names_that_rustls_has() {
+    fn alerts_are_found_by_rustls_names() {
         for alert in [
             AlertDescription::CertificateRequired,
             AlertDescription::NoCertificate,

@@ -1,4 +1,4 @@
-//! What servers say of themselves: status, members, statistics.
+//! Status, members and statistics of the servers.
 
 use serde::Deserialize;
 
@@ -13,7 +13,8 @@ impl V2Store {
     pub(super) async fn read_status(&self) -> Result<Status> {
         let version: VersionBody = self.http.read("/version", json::plain).await?;
         let own: SelfBody = self.http.read("/v2/stats/self", json::plain).await?;
-        // Reads of the keys carry the index. This name is hidden and nobody's, so the answer is short.
+        // Answers of the keys API carry the index. This name is hidden and unused, so the answer is
+        // short.
         let target = encode::path(&Key::root().descend("_"))?;
         let (reply, cluster) = self.http.read(&target, |answer| Ok((json::keys(answer)?, answer.cluster.clone()))).await?;
         let revision = match reply.outcome {
@@ -44,7 +45,8 @@ impl V2Store {
         Ok(body.members.into_iter().map(member).collect())
     }
 
-    /// Of the leader's statistics every endpoint is asked, since the followers have none.
+    /// Reads statistics. For those of the leader, every endpoint is asked, because followers have
+    /// none.
     pub(super) async fn read_stats(&self, which: StatsKind) -> Result<Stats> {
         let target = match which {
             StatsKind::Store => "/v2/stats/store",

@@ -1,4 +1,4 @@
-//! Transactions about one key, and operations on directories.
+//! Transactions on one key, and operations on directories.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::Revision;
 use crate::store::{Committed, Condition, Consistency, Expiry, KeyValue, OpResult, RangeReply, Txn};
 
-/// What a conditioned request gave.
+/// The outcome of a conditional request.
 enum Attempt {
     Done(Committed),
     /// The condition did not hold, at this revision.
@@ -41,7 +41,7 @@ impl V2Store {
                     {
                         return Ok(committed);
                     }
-                    // A keep-alive of ours may have come in between: a read tells.
+                    // A keep-alive of this process may have come in between. A read tells.
                     self.checked_here(plan).await
                 }
                 Check::Read => self.checked_here(plan).await,
@@ -59,12 +59,13 @@ impl V2Store {
             Step::UpdateDir { ttl } => {
                 self.must_be_directory(key).await?;
                 let form = with_ttl(Parameters::default().flag("dir").flag("prevExist"), ttl.map(plan::seconds));
-                // Should a file have come in between: a refresh leaves its value, a plain update would empty it.
+                // If a key has replaced the directory in between, a refresh keeps its value, while
+                // a plain update would empty it.
                 let form = if ttl.is_some() { form.flag("refresh") } else { form };
                 self.change_directory(key, Method::PUT, form).await
             }
             Step::RemoveDir => {
-                // The same request deletes a file.
+                // The same request would delete a key with a value.
                 self.must_be_directory(key).await?;
                 self.change_directory(key, Method::DELETE, Parameters::default().flag("dir")).await
             }
@@ -77,7 +78,7 @@ impl V2Store {
             match self.attempt(plan, &guard).await? {
                 Attempt::Done(committed) => return Ok(committed),
                 Attempt::Failed(revision) => {
-                    // Unless a keep-alive of ours came in between.
+                    // If a keep-alive of this process came in between, try again.
                     let now = self.followed(&plan.key, guard.clone()).await;
                     if now == guard {
                         break revision;
@@ -93,7 +94,8 @@ impl V2Store {
         Ok(failed(current, true))
     }
 
-    /// Reads, decides, and writes on the condition that nothing has changed since; if something has, from the start.
+    /// Reads, checks the conditions, and writes on the condition that nothing has changed since. If
+    /// something has, starts again.
     async fn checked_here(&self, plan: &Plan) -> Result<Committed> {
         let mut retry = OptimisticRetry::without_budget(&self.retry);
         let mut found = self.read_key(&plan.key, Consistency::Linearizable).await?;
@@ -143,7 +145,7 @@ impl V2Store {
         }
     }
 
-    /// Sends the write of a plan on this condition.
+    /// Sends the write of a plan with this condition.
     async fn attempt(&self, plan: &Plan, guard: &Guard) -> Result<Attempt> {
         let key = &plan.key;
         let reply = match &plan.step {
@@ -180,7 +182,7 @@ impl V2Store {
             Expiry::With(id) => self.put_with_lease(id, key, &put.value, guard).await,
             Expiry::Never | Expiry::After(_) => {
                 let ttl = match put.expiry {
-                    // What has no time left ends at once; every other time is at least a second.
+                    // Zero expires at once; any other time is at least one second.
                     Expiry::After(Duration::ZERO) => Some(0),
                     Expiry::After(ttl) => Some(plan::seconds(ttl)),
                     _ => None,
@@ -211,14 +213,17 @@ impl V2Store {
     }
 
     pub(super) async fn send_delete(&self, key: &Key, guard: &Guard) -> Result<Reply> {
-        // In the address: a delete ignores its body, and would do without the condition.
+        // The condition is in the address: a delete ignores its body, and would run
+        // unconditionally.
         let target = conditioned(Parameters::default(), guard).behind(&encode::path(key)?);
         self.http.write(Method::DELETE, &target, None).await
     }
 
-    /// Deletes a directory with all in it, hidden names too. What it held is from a read before, since the answer does not say it.
+    /// Deletes a directory with its contents, hidden names included. The previous contents come
+    /// from a read before, because the answer does not contain them.
     async fn delete_below(&self, key: &Key, previous: bool) -> Result<Committed> {
-        // The read also sees that it is a directory: the same request deletes a file, which is not below itself.
+        // The read also checks that it is a directory. The same request would delete a key with a
+        // value, which is not below itself.
         let depth = if previous { Depth::All } else { Depth::One };
         let found = self.read_below(key, Consistency::Linearizable, depth).await?;
         if found.directory.is_none() {
@@ -280,7 +285,7 @@ fn failed(current: RangeReply, read: bool) -> Committed {
     Committed { revision: current.revision, succeeded: false, results }
 }
 
-/// There was nothing to delete.
+/// The result of a delete that found nothing.
 fn nothing_deleted() -> OpResult {
     OpResult::Delete { deleted: 0, previous: Vec::new() }
 }

@@ -1,27 +1,30 @@
-//! How keys and parameters are written into requests. Every byte outside the unreserved set of RFC 3986 is escaped here, since the
-//! URL parser below leaves `#` and `?` as syntax and the server reads a raw `;` in a form as an error.
+//! Encodes keys and parameters for requests. Every byte outside the unreserved set of RFC 3986 is
+//! escaped here. The URL parser would treat `#` and `?` as syntax, and the server rejects a raw `;`
+//! in a form.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 
-/// Where the keys are.
+/// The path of the keys API.
 const KEYS: &str = "/v2/keys";
 
-/// The longest path that is sent. The first request line of a plain connection may have 4096 bytes (a longer one is answered by a TCP
-/// reset); the rest is for the parameters.
+/// The maximum length of a path. The request line of a plain connection may have 4096 bytes; the
+/// server resets the TCP connection for a longer one. The remainder is for the parameters.
 const MAX_PATH: usize = 3000;
 
-/// The longest path with parameters: 4096 less the longest method and the version of HTTP.
+/// The maximum length of a path with parameters: 4096 less the longest method and the HTTP version.
 pub(super) const MAX_TARGET: usize = 4096 - "DELETE  HTTP/1.1\r\n".len();
 
-/// The deepest key that is sent. A recursive listing nests with its keys, and the JSON parser stops at 128 levels, two of which are one segment.
+/// The maximum depth of a key. A recursive listing nests as deeply as its keys, and the JSON parser
+/// stops at 128 levels. One segment takes two levels.
 const MAX_DEPTH: usize = 60;
 
-/// The path of a key, or of a directory.
+/// Returns the path of a key or directory.
 ///
 /// # Errors
 ///
-/// `InvalidKey` where the path is longer or deeper than can be sent and read back, or would be another one by the time it arrives.
+/// `InvalidKey` if the path is too long or too deep to be sent and read back, or would arrive as
+/// another path.
 pub(super) fn path(key: &Key) -> Result<String> {
     let refuse = |reason: String| Err(Error::new(ErrorKind::InvalidKey, reason).at(key));
     if key.is_root() {
@@ -30,7 +33,7 @@ pub(super) fn path(key: &Key) -> Result<String> {
     let mut path = KEYS.to_owned();
     let mut depth = 0;
     for segment in key.segments() {
-        // `Key` has none of these; the server would answer with a redirect to another key.
+        // `Key` allows none of these. The server would redirect to another key.
         if matches!(segment, "" | "." | "..") {
             return refuse("a segment is empty, `.` or `..`".to_owned());
         }
@@ -47,7 +50,7 @@ pub(super) fn path(key: &Key) -> Result<String> {
     Ok(path)
 }
 
-/// Names and values as a form, or as the part of an address behind `?`.
+/// Names and values, as a form or as the query of an address.
 #[derive(Debug, Default)]
 pub(super) struct Parameters(String);
 
@@ -70,12 +73,12 @@ impl Parameters {
         self.with(name, value.to_string())
     }
 
-    /// The form that is the body of a request.
+    /// Returns the form for the body of a request.
     pub(super) fn into_form(self) -> String {
         self.0
     }
 
-    /// The path with these behind it.
+    /// Returns the path with these parameters as its query.
     pub(super) fn behind(self, path: &str) -> String {
         if self.0.is_empty() { path.to_owned() } else { format!("{path}?{}", self.0) }
     }
@@ -104,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_syntax_elsewhere_is_escaped_in_a_path() {
+    fn syntax_characters_are_escaped() {
         assert_eq!(path(&key("/:foo/a b")).unwrap(), "/v2/keys/%3Afoo/a%20b");
         assert_eq!(path(&key("/h#h?x=1&y%2F;\"'+")).unwrap(), "/v2/keys/h%23h%3Fx%3D1%26y%252F%3B%22%27%2B");
         assert_eq!(path(&key("/ü")).unwrap(), "/v2/keys/%C3%BC");
@@ -113,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_would_be_reset_is_refused() {
+    fn too_long_paths_are_refused() {
         let longest = key(&format!("/{}", "a".repeat(MAX_PATH - KEYS.len() - 1)));
         assert_eq!(path(&longest).unwrap().len(), MAX_PATH);
         let longer = key(&format!("{longest}b"));
@@ -133,9 +136,9 @@ mod tests {
     }
 
     proptest! {
-        /// The parser that the HTTP client uses must send what was written here.
+        /// The URL parser of the HTTP client must send exactly what was encoded here.
         #[test]
-        fn the_url_parser_keeps_the_path(segments in proptest::collection::vec("\\PC{1,8}|[.%#?;+_]{1,3}", 1..6)) {
+        fn url_parser_keeps_path(segments in proptest::collection::vec("\\PC{1,8}|[.%#?;+_]{1,3}", 1..6)) {
             let key = segments.iter().fold(Key::root(), |key, segment| key.child(segment));
             let path = path(&key).unwrap();
             let address = reqwest::Url::parse(&format!("http://127.0.0.1:1{path}?wait=true")).unwrap();

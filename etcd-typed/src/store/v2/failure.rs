@@ -1,4 +1,5 @@
-//! How requests fail on the way: what the errors of the HTTP client mean, and what a call ends with after several attempts.
+//! Classifies the errors of the HTTP client, and decides which error a call with several attempts
+//! returns.
 
 use std::error::Error as StdError;
 #[cfg(feature = "tls")]
@@ -10,16 +11,16 @@ use crate::error::Error;
 #[cfg(feature = "tls")]
 use crate::store::tls::words::{Whose, explain};
 
-/// What the attempts of one call met.
+/// The failures of the attempts of one call.
 ///
-/// A call ends with what only another endpoint can mend when all endpoints say so, one after the other: as long as one cannot be reached, that may be the one
-/// that serves the call.
+/// If all endpoints refuse in a row, the call ends with the last refusal. As long as one endpoint
+/// cannot be reached, that endpoint might serve the call.
 #[derive(Default)]
 pub(super) struct Refusals {
     pub(super) in_a_row: usize,
     /// The last failure of another kind.
     outage: Option<Error>,
-    /// The last failure that was not an attempt cut short by the end of the call's time.
+    /// The last failure that was not caused by the end of the call's time.
     met: Option<Error>,
 }
 
@@ -38,7 +39,8 @@ impl Refusals {
         }
     }
 
-    /// The error of a call that ends with `last`, of one that was sent to so many endpoints and had so much time.
+    /// Returns the error of a call that ends with `last`, given the number of endpoints and the
+    /// time limit of the call.
     pub(super) fn end(self, last: Fault, endpoints: usize, time: Duration) -> Error {
         if self.in_a_row >= endpoints {
             return last.error;
@@ -49,7 +51,8 @@ impl Refusals {
     }
 }
 
-/// What is wrong about TLS, if TLS failed: that does not heal by itself as a refused connection does.
+/// Returns the explanation of a TLS failure, if this is one. Unlike a refused connection, it does
+/// not go away by itself.
 #[cfg(feature = "tls")]
 pub(super) fn tls_words(error: &reqwest::Error) -> Option<String> {
     tls_error(error).map(|error| explain(error, Whose::Server))
@@ -60,19 +63,20 @@ pub(super) fn tls_words(_: &reqwest::Error) -> Option<String> {
     None
 }
 
-/// Whether the server may speak TLS where the address says none, or none where it says TLS.
+/// Returns whether the server may speak TLS although the address says plain, or the reverse.
 pub(super) fn may_be_wrong_scheme(error: &reqwest::Error, tls: bool) -> bool {
     if tls { is_no_tls(error) } else { error.is_request() && !error.is_connect() && !error.is_timeout() }
 }
 
-/// Whether a handshake met something that is not TLS, or an end without a word.
+/// Returns whether a handshake met something other than TLS, or a connection that closed without an
+/// explanation.
 #[cfg(feature = "tls")]
 fn is_no_tls(error: &reqwest::Error) -> bool {
     if let Some(error) = tls_error(error) {
         return matches!(error, rustls::Error::InvalidMessage(_));
     }
     let ends = |kind| matches!(kind, Io::UnexpectedEof | Io::ConnectionReset | Io::ConnectionAborted | Io::BrokenPipe);
-    // A server that waits for the rest of a line is silent.
+    // A server that waits for the rest of a line stays silent.
     let is_end = |cause: &(dyn StdError + 'static)| cause.downcast_ref::<std::io::Error>().is_some_and(|error| ends(error.kind()));
     error.is_connect() && (error.is_timeout() || causes(error).any(is_end))
 }
@@ -82,7 +86,7 @@ fn is_no_tls(_: &reqwest::Error) -> bool {
     false
 }
 
-/// The words of the innermost cause: `Connection refused (os error 111)`.
+/// Returns the message of the innermost cause, such as `Connection refused (os error 111)`.
 pub(super) fn root_cause(error: &reqwest::Error) -> String {
     let mut innermost: &dyn StdError = error;
     while let Some(cause) = innermost.source() {
@@ -91,8 +95,8 @@ pub(super) fn root_cause(error: &reqwest::Error) -> String {
     innermost.to_string()
 }
 
-/// Whether the server ended the handshake because of our certificate. With TLS 1.3 it says so when the request is on its way already, which it
-/// then has not read.
+/// Returns whether the server ended the handshake because of the client's certificate. With TLS 1.3
+/// it reports this when the request is already on its way, but it has not read the request.
 #[cfg(feature = "tls")]
 pub(super) fn is_turned_away(error: &reqwest::Error) -> bool {
     use rustls::AlertDescription as Alert;
@@ -121,7 +125,8 @@ fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     causes(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// All causes, innermost last. What an I/O error wraps comes too; its own source is only the source of that.
+/// Returns all causes, innermost last. This includes the error wrapped by an I/O error, which
+/// `source` skips.
 #[cfg(feature = "tls")]
 fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn StdError + 'static)> {
     std::iter::successors(error.source(), |&cause| match cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {

@@ -1,7 +1,9 @@
-//! Requests to the endpoints: connections, credentials, which endpoint is asked, and what is asked again. What an answer means is `json.rs`.
+//! Sends requests: connections, credentials, choice of endpoint, and retries. `json.rs` decides
+//! what an answer means.
 //!
-//! A read is asked again, elsewhere first, until the time of the call is over. A write is sent once; only when no connection
-//! could be had, so that it cannot have left, another endpoint gets it.
+//! A read is repeated, at other endpoints first, until the time of the call is over. A write is
+//! sent once. It is sent to another endpoint only if no connection could be established, so that it
+//! cannot have been applied.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -24,50 +26,51 @@ use crate::store::connect::{ConnectOptions, Credentials, Endpoint};
 use crate::store::diagnosis::{Diagnosis, Spoken};
 use crate::telemetry;
 
-/// The store in metrics and events.
+/// The name of this store in metrics and events.
 pub(super) const NAME: &str = "v2";
 
-/// The longest answer that is read.
+/// The maximum length of an answer.
 const MAX_BODY: usize = 64 << 20;
 
-/// How long a connection without a request is kept.
+/// How long an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// The endpoints of a cluster.
 pub(super) struct Http {
-    /// Each runtime has its own connections, whose tasks run on it: they move nothing while nobody drives it.
+    /// Each runtime has its own connections. Their tasks run on that runtime, and make no progress
+    /// while it is not driven.
     own: PerRuntime<Own>,
-    /// What the first runtime uses.
+    /// The HTTP clients of the first runtime.
     first: Clients,
     first_is_used: AtomicBool,
-    /// To make those of the others.
+    /// The options for the HTTP clients of other runtimes.
     options: ConnectOptions,
     /// `http://host:port`; at least one.
     endpoints: Vec<String>,
-    /// Of each endpoint the cluster that it named last.
+    /// The cluster that each endpoint last named.
     clusters: Vec<Mutex<Option<String>>>,
-    /// Of each endpoint.
+    /// The protocol check of each endpoint.
     diagnoses: Vec<Diagnosis>,
     history: AtomicU64,
-    /// The endpoint that answered last; it is asked until it fails.
+    /// The endpoint in use. It is asked until it fails.
     current: AtomicUsize,
     credentials: Option<Credentials>,
     retry: RetryPolicy,
     connect_timeout: Duration,
 }
 
-/// What callers of one runtime share.
+/// The state shared by the callers of one runtime.
 struct Own {
     clients: Clients,
-    /// Of each endpoint what the last probe found. The lock is asynchronous and held over the request, so that of many watches that
-    /// want to know one asks.
+    /// The result of the last probe of each endpoint. The asynchronous lock is held during the
+    /// request, so that only one of many waiting watches sends it.
     probes: Vec<tokio::sync::Mutex<Option<Probe>>>,
 }
 
 #[derive(Clone)]
 struct Clients {
     calls: Client,
-    /// A pool of their own, so that a thousand watches do not stand in the way of a lock's refresh.
+    /// A separate pool, so that a thousand watches do not delay the refresh of a lock.
     watches: Client,
 }
 
@@ -77,11 +80,11 @@ impl Clients {
     }
 }
 
-/// What a linearizable read through one endpoint found, and when.
+/// The result and time of a linearizable read through one endpoint.
 #[derive(Clone, Copy)]
 struct Probe {
     when: Instant,
-    /// The store's revision; none when it failed.
+    /// The store's revision. `None` if the read failed.
     found: Option<Revision>,
 }
 
@@ -91,16 +94,16 @@ impl fmt::Debug for Http {
     }
 }
 
-/// Where the current endpoint is in the list.
+/// The index of an endpoint in the list.
 pub(super) type EndpointIndex = usize;
 
 impl Http {
-    /// Prepares the clients; nothing is connected.
+    /// Prepares the HTTP clients without connecting.
     ///
     /// # Errors
     ///
-    /// `InvalidUrl` without an endpoint or for one that is no address, `Unsupported` for TLS without the crate's feature, `Tls`
-    /// for certificates and keys that cannot be read.
+    /// `InvalidUrl` without an endpoint or for an invalid one, `Unsupported` for TLS without the
+    /// crate's feature, and `Tls` for certificates and keys that cannot be read.
     pub(super) fn new(options: &ConnectOptions) -> Result<Self> {
         if options.endpoints.is_empty() {
             return Err(Error::new(ErrorKind::InvalidUrl, "no endpoint is named"));
@@ -110,7 +113,7 @@ impl Http {
         let endpoints = options.endpoints.iter().map(|endpoint| format!("{scheme}://{endpoint}")).collect::<Vec<_>>();
         for endpoint in &endpoints {
             reqwest::Url::parse(endpoint)
-                .map_err(|error| Error::new(ErrorKind::InvalidUrl, format!("`{endpoint}` is no address")).caused_by(error))?;
+                .map_err(|error| Error::new(ErrorKind::InvalidUrl, format!("`{endpoint}` is not a valid address")).caused_by(error))?;
         }
         Ok(Self {
             own: PerRuntime::default(),
@@ -128,12 +131,12 @@ impl Http {
         })
     }
 
-    /// When a call that begins now must be over.
+    /// Returns the deadline of a call that begins now.
     pub(super) fn deadline(&self) -> Instant {
         self.retry.deadline()
     }
 
-    /// Asks until `understand` finds an answer.
+    /// Sends a read until `understand` accepts an answer.
     pub(super) async fn read<T>(&self, target: &str, understand: impl Fn(&Answer) -> Result<T, Fault>) -> Result<T> {
         let deadline = self.deadline();
         let mut backoff = self.retry.backoff();
@@ -145,7 +148,7 @@ impl Http {
             let began = Instant::now();
             let fault = match self.ask(at, target, deadline).await.and_then(|answer| understand(&answer)) {
                 Ok(answer) => return Ok(answer),
-                // The other endpoints are asked first.
+                // The other endpoints are asked before the protocol is checked.
                 Err(fault) if attempt < self.endpoints.len() && fault.origin == Origin::Unclear => fault,
                 Err(fault) => self.diagnosed(at, fault, began, deadline).await,
             };
@@ -153,7 +156,7 @@ impl Http {
                 return Err(fault.error);
             }
             self.leave(at);
-            // The other endpoints are asked at once; a wait comes after each round.
+            // The other endpoints are asked at once. A wait follows each round.
             let delay = if attempt % self.endpoints.len() == 0 { backoff.next_delay() } else { Duration::ZERO };
             refusals.add(&fault);
             if refusals.in_a_row == self.endpoints.len() || Instant::now() + delay >= deadline {
@@ -173,12 +176,14 @@ impl Http {
     ///
     /// # Errors
     ///
-    /// Its outcome is unknown, and the error says so, unless no connection could be had or the answer is a definite no.
+    /// The outcome is unknown, and the error says so, unless no connection could be established or
+    /// the server clearly refused.
     pub(super) async fn write(&self, method: Method, target: &str, form: Option<String>) -> Result<Reply> {
         self.write_within(self.retry.call_timeout, method, target, form).await
     }
 
-    /// The same, which gives up waiting sooner: for a write that can be repeated because it is conditioned.
+    /// Like [`write`](Self::write), but gives up after `patience`. For a write that can be repeated
+    /// because it is conditional.
     pub(super) async fn write_within(&self, patience: Duration, method: Method, target: &str, form: Option<String>) -> Result<Reply> {
         if target.len() > MAX_TARGET {
             let message = format!("the request's first line takes {} bytes and may take {MAX_TARGET}", target.len());
@@ -222,7 +227,8 @@ impl Http {
             self.leave(at);
             let delay = if attempt % self.endpoints.len() == 0 { backoff.next_delay() } else { Duration::ZERO };
             refusals.add(&unsent);
-            // An attempt that runs into the deadline while it connects could not tell that it was not sent.
+            // If the next attempt ran into the deadline while connecting, it could not tell that
+            // the write was not sent.
             if refusals.in_a_row == self.endpoints.len() || Instant::now() + delay + self.connect_timeout >= deadline {
                 return Err(refusals.end(unsent, self.endpoints.len(), patience));
             }
@@ -231,7 +237,7 @@ impl Http {
         }
     }
 
-    /// The endpoint to ask now.
+    /// Returns the endpoint to ask now.
     pub(super) fn current(&self) -> EndpointIndex {
         self.current.load(Ordering::Relaxed)
     }
@@ -239,14 +245,14 @@ impl Http {
     fn own(&self) -> Arc<Own> {
         self.own.here(|| {
             let first = !self.first_is_used.swap(true, Ordering::Relaxed);
-            // The same options were good once.
+            // This cannot fail: the same options worked for the first clients.
             let other = if first { None } else { Clients::new(&self.options).ok() };
             let clients = other.unwrap_or_else(|| self.first.clone());
             Own { clients, probes: self.endpoints.iter().map(|_| tokio::sync::Mutex::default()).collect() }
         })
     }
 
-    /// Moves on from an endpoint that failed, unless another call has done so.
+    /// Moves on from a failed endpoint, unless another call already has.
     pub(super) fn leave(&self, at: EndpointIndex) {
         let next = (at + 1) % self.endpoints.len();
         let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
@@ -258,7 +264,7 @@ impl Http {
         Ok(self.answer(at, &mut incoming, deadline).await)
     }
 
-    /// Sends one read to one endpoint and reads the response to its end.
+    /// Sends one read to one endpoint and reads the whole response.
     async fn fetch(&self, at: EndpointIndex, target: &str, deadline: Instant) -> Result<Incoming, Fault> {
         let patience = || self.retry.read_attempt_timeout.min(deadline.saturating_duration_since(Instant::now()));
         let request = self.request(&self.own().clients.calls, at, Method::GET, target);
@@ -279,7 +285,8 @@ impl Http {
         }
     }
 
-    /// Opens a long poll. When it returns, the server has registered the watch, or has answered otherwise.
+    /// Opens a long poll. When this returns, the server has registered the watch or has answered
+    /// otherwise.
     pub(super) async fn poll(&self, at: EndpointIndex, target: &str) -> Result<Poll, Fault> {
         let patience = self.connect_timeout + self.retry.read_attempt_timeout;
         let request = self.request(&self.own().clients.watches, at, Method::GET, target);
@@ -291,11 +298,11 @@ impl Http {
         }
     }
 
-    /// Waits for the answer of a long poll, for as long as it takes.
+    /// Waits for the answer of a long poll, without a time limit.
     ///
     /// # Cancel safety
     ///
-    /// What has arrived stays in `poll`.
+    /// Received data stays in `poll`.
     pub(super) async fn answer_of(&self, poll: &mut Poll) -> Result<Answer, Fault> {
         loop {
             match poll.incoming.more().await {
@@ -306,8 +313,9 @@ impl Http {
         }
     }
 
-    /// The store's revision by a linearizable read through one endpoint, at most `age` old. It fails where the endpoint hangs,
-    /// and where it has lost the others; an open long poll shows neither.
+    /// Returns the store's revision from a linearizable read through one endpoint, at most `age`
+    /// old. The read fails if the endpoint hangs or has lost the other members. An open long poll
+    /// shows neither.
     pub(super) async fn probe(&self, at: EndpointIndex, target: &str, age: Duration) -> Result<Revision> {
         let silent = || Error::new(ErrorKind::Unavailable, format!("{} answers no linearizable read", self.endpoint(at)));
         let own = self.own();
@@ -326,7 +334,7 @@ impl Http {
     async fn send_write(&self, at: EndpointIndex, method: Method, target: &str, form: Option<String>) -> Result<Incoming, Failure> {
         let mut request = self.request(&self.own().clients.calls, at, method, target);
         if let Some(form) = form {
-            // With any other type the server ignores the body and writes an empty value.
+            // With any other type, the server ignores the body and writes an empty value.
             request = request.header("Content-Type", "application/x-www-form-urlencoded").body(form);
         }
         let response = request.send().await.map_err(|error| {
@@ -340,7 +348,7 @@ impl Http {
     }
 
     fn request(&self, client: &Client, at: EndpointIndex, method: Method, target: &str) -> reqwest::RequestBuilder {
-        // `current` and `leave` keep to the list, which has at least one endpoint.
+        // `current` and `leave` stay within the list, which has at least one endpoint.
         let endpoint = self.endpoints.get(at).map_or("", String::as_str);
         let request = client.request(method, format!("{endpoint}{target}"));
         match &self.credentials {
@@ -349,12 +357,13 @@ impl Http {
         }
     }
 
-    /// How often an endpoint came back as another cluster than it was.
+    /// Returns how often an endpoint came back as another cluster.
     pub(super) fn history(&self) -> u64 {
         self.history.load(Ordering::Acquire)
     }
 
-    /// The addresses, and the cluster if all endpoints that have answered named the same.
+    /// Returns the addresses, and the cluster if all endpoints that have answered named the same
+    /// one.
     pub(super) fn identity(&self) -> Identity {
         let named = |known: &Mutex<Option<String>>| known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut clusters = self.clusters.iter().filter_map(named);
@@ -362,7 +371,7 @@ impl Http {
         Identity { cluster, endpoints: self.options.endpoints.iter().map(Endpoint::identity).collect() }
     }
 
-    /// A response whose head has arrived; it names the cluster.
+    /// Starts reading a response whose headers have arrived, and notes the cluster that it names.
     fn incoming(&self, at: EndpointIndex, response: Response) -> Incoming {
         let incoming = Incoming::new(response);
         if let (Some(cluster), Some(known)) = (&incoming.cluster, self.clusters.get(at)) {
@@ -374,7 +383,8 @@ impl Http {
         incoming
     }
 
-    /// The answer that a response is, once it is read to its end. After a 404 that the keys API did not send, the endpoint is asked what it is.
+    /// Returns the complete response as an answer. After a 404 that the keys API did not send, asks
+    /// the endpoint what kind of server it is.
     ///
     /// # Cancel safety
     ///
@@ -410,7 +420,7 @@ impl Http {
 
     fn broken(&self, at: EndpointIndex, error: reqwest::Error) -> Fault {
         let endpoint = self.endpoint(at);
-        // The address has the condition of a delete in it, which may be a value.
+        // The address of a delete contains its condition, which may be a value.
         let error = error.without_url();
         let cause = root_cause(&error);
         let mut fault = if let Some(words) = tls_words(&error) {
@@ -435,8 +445,9 @@ impl Http {
         Fault { origin: Origin::Clock, ..fault }
     }
 
-    /// The fault of an attempt that began then, with what is wrong about the address if that can be found out. One that was cut short by the end of the call's
-    /// time stays [`Origin::Clock`]; another one is told.
+    /// Returns the fault of an attempt, explained if the address turns out to be wrong. The fault
+    /// keeps [`Origin::Clock`] only if the end of the call cut the attempt short. Otherwise it
+    /// becomes [`Origin::Told`].
     async fn diagnosed(&self, at: EndpointIndex, mut fault: Fault, began: Instant, deadline: Instant) -> Fault {
         match fault.origin {
             Origin::Told => {}
@@ -467,7 +478,7 @@ impl Http {
     }
 }
 
-/// A long poll whose head has arrived.
+/// A long poll whose response headers have arrived.
 #[derive(Debug)]
 pub(super) struct Poll {
     at: EndpointIndex,
@@ -475,18 +486,18 @@ pub(super) struct Poll {
 }
 
 impl Poll {
-    /// The server registered it; otherwise its answer says why not.
+    /// Returns whether the server registered the watch. If not, its answer tells why.
     pub(super) fn is_registered(&self) -> bool {
         self.incoming.status == 200
     }
 
-    /// The store's revision when it was registered.
+    /// Returns the store's revision when the watch was registered.
     pub(super) fn index(&self) -> Option<u64> {
         self.incoming.index
     }
 }
 
-/// The methods that writes have, as labels.
+/// Returns the label of a write method.
 fn name(method: &Method) -> &'static str {
     match *method {
         Method::PUT => "PUT",
@@ -496,11 +507,11 @@ fn name(method: &Method) -> &'static str {
     }
 }
 
-/// How a write failed on the way.
+/// How a write failed without an answer.
 enum Failure {
-    /// No connection could be had.
+    /// No connection could be established.
     Unsent(Fault),
-    /// It may have arrived.
+    /// The write may have arrived.
     Sent(Fault),
 }
 
@@ -511,7 +522,7 @@ struct Incoming {
     index: Option<u64>,
     cluster: Option<String>,
     body: BytesMut,
-    /// None once it is read to its end.
+    /// `None` once the whole response was read.
     response: Option<Response>,
 }
 
@@ -532,7 +543,7 @@ impl Incoming {
         }
     }
 
-    /// Reads on; false at the end. Cancelling it loses nothing.
+    /// Reads the next part. Returns false at the end. Cancel-safe.
     async fn more(&mut self) -> Result<bool, Broken> {
         let Some(response) = &mut self.response else {
             return Ok(false);
@@ -545,7 +556,7 @@ impl Incoming {
             return Err(Broken::TooLong);
         }
         if self.body.is_empty() {
-            // A body of one piece is not copied.
+            // A body of one chunk is not copied.
             self.body = chunk_into(chunk);
         } else {
             self.body.extend_from_slice(&chunk);
@@ -562,7 +573,7 @@ fn client(options: &ConnectOptions) -> Result<Client> {
     let builder = Client::builder()
         .http1_only()
         .no_proxy()
-        // A redirect would repeat a write on another key.
+        // Following a redirect would repeat a write on another key.
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .connect_timeout(options.connect_timeout)

@@ -1,10 +1,12 @@
-//! Leases, which v2 does not have: this process remembers which keys it wrote with which lease, gives each the time to live that the
-//! lease has left, and starts the time of every one again on `keep_alive`.
+//! Emulates leases, which v2 lacks. This process remembers which keys it wrote with which lease,
+//! and writes each key with the remaining time to live of the lease. `keep_alive` renews the time
+//! to live of every key.
 //!
-//! What that cannot do: no other process sees the lease, or can attach keys to it; when this process ends, the keys expire one by one
-//! within the lease's time; and each keep-alive moves the keys' `modifiedIndex` (without an event), which conditions of this process are
-//! made to follow and those of others cannot. A key that somebody else has written or deleted since is not ours any more, and
-//! when all that were attached are gone, so is the lease.
+//! The emulation has limits. No other process sees the lease or can attach keys to it. When this
+//! process ends, the keys expire one by one within the lease's time. Each keep-alive changes the
+//! keys' `modifiedIndex` (without an event); conditions of this process allow for that, those of
+//! others cannot. A key that another client has written or deleted since is no longer attached.
+//! When all attached keys are lost that way, so is the lease.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -31,54 +33,58 @@ pub(super) struct Leases(Mutex<Book>);
 
 #[derive(Debug, Default)]
 struct Book {
-    /// Each behind an asynchronous lock that is held over requests: a put and a keep-alive of one lease would otherwise each
-    /// make the index stale that the other one names.
+    /// Each lease has an asynchronous lock, held during requests. Otherwise a put and a keep-alive
+    /// of one lease would make each other's index stale.
     leases: HashMap<LeaseId, Arc<tokio::sync::Mutex<Lease>>>,
-    /// Which lease a key was last written with.
+    /// The lease that each key was last written with.
     attached: HashMap<Key, LeaseId>,
-    /// When the keys end that were written with a time to live, and the index of that write. The server tells it in whole seconds, rounded up.
+    /// The end of each key that was written with a time to live, and the index of that write. The
+    /// server only reports the time in whole seconds, rounded up.
     deadlines: HashMap<Key, (Revision, Instant)>,
 }
 
 #[derive(Debug)]
 struct Lease {
     ttl: Duration,
-    /// Until then the keys live at least.
+    /// The keys live at least until then.
     deadline: Instant,
     keys: BTreeMap<Key, Attached>,
 }
 
-/// What is known of a key that was written with a lease.
+/// What is known about a key that was written with a lease.
 #[derive(Clone, Debug, Default)]
 struct Attached {
     created: Revision,
-    /// The index of the put. What came after it were refreshes, which change nothing that a reader can see.
+    /// The index of the put. Later changes were refreshes, which no reader can see.
     written: Revision,
-    /// The index of our last put or refresh; none while the outcome of a put is unknown.
+    /// The index of this process's last put or refresh. `None` while the outcome of a put is
+    /// unknown.
     modified: Option<Revision>,
-    /// The values that may be there by our hand: the last one known to be written, and those whose outcome is unknown.
+    /// The values that this process may have written: the last known one, and those whose outcome
+    /// is unknown.
     values: Vec<String>,
-    /// A refresh was sent whose outcome is unknown: it may have moved the index.
+    /// A refresh with an unknown outcome was sent, which may have changed the index.
     unsure: bool,
 }
 
 impl Attached {
-    /// Whether what is at the key is by our hand.
+    /// Returns whether this process wrote the current value of the key.
     fn is(&self, found: &KeyValue) -> bool {
         let same_life = self.modified.is_none() || found.created == self.created;
         same_life && self.values.iter().any(|value| value.as_bytes() == found.value)
     }
 
-    /// Whether what was read at the key was by our hand.
+    /// Returns whether this process wrote the value that was read earlier.
     fn was(&self, found: &KeyValue) -> bool {
         match self.index() {
-            // A keep-alive may have come after the read.
+            // A keep-alive may have followed the read.
             Some(index) => (self.written..=index).contains(&found.modified),
             None => self.is(found),
         }
     }
 
-    /// The index of the key, unless something of ours whose outcome is unknown may have moved it.
+    /// Returns the index of the key, unless a request of this process with an unknown outcome may
+    /// have changed it.
     fn index(&self) -> Option<Revision> {
         self.modified.filter(|_| !self.unsure)
     }
@@ -90,14 +96,14 @@ impl Lease {
         (!left.is_zero()).then_some(left)
     }
 
-    /// For a put that has found the lease and waits for its lock.
+    /// Ends the lease for a put that has found it and waits for its lock.
     fn end(&mut self) {
         self.deadline = Instant::now();
     }
 }
 
 impl Leases {
-    /// Forgets that a key is attached: we wrote it without a lease, or deleted it.
+    /// Detaches a key that this process wrote without a lease, or deleted.
     pub(super) async fn detach(&self, key: &Key) {
         let lease = {
             let mut book = self.book();
@@ -109,7 +115,7 @@ impl Leases {
         }
     }
 
-    /// Forgets what is attached below a directory: we deleted it with all in it.
+    /// Detaches all keys below a directory that this process deleted.
     pub(super) async fn detach_below(&self, directory: &Key) {
         let below = Span::Below(directory.clone());
         let attached: Vec<Key> = self.book().attached.keys().filter(|key| below.contains(key.as_bytes())).cloned().collect();
@@ -118,7 +124,8 @@ impl Leases {
         }
     }
 
-    /// The `modifiedIndex` that a key has if it is still attached to the lease; none also where it is not known.
+    /// Returns the `modifiedIndex` that the key has if it is still attached to the lease, or `None`
+    /// if unknown or not attached.
     pub(super) async fn attached_at(&self, id: LeaseId, key: &Key) -> Option<Revision> {
         let lease = self.find(id)?;
         let lease = lease.lock().await;
@@ -126,7 +133,7 @@ impl Leases {
         lease.keys.get(key)?.index()
     }
 
-    /// Whether a key that was read just now is attached to the lease.
+    /// Returns whether a key that was just read is attached to the lease.
     pub(super) async fn has(&self, id: LeaseId, key: &Key, found: &KeyValue) -> bool {
         let Some(lease) = self.find(id) else { return false };
         let lease = lease.lock().await;
@@ -134,7 +141,7 @@ impl Leases {
         attached.was(found)
     }
 
-    /// Remembers when a key ends that was written with a time to live; none: with none.
+    /// Records when a key ends. `None` means that it was written without a time to live.
     pub(super) fn ends(&self, key: &Key, written: Revision, deadline: Option<Instant>) {
         let mut book = self.book();
         match deadline {
@@ -149,7 +156,7 @@ impl Leases {
         }
     }
 
-    /// What is known of when a key ends that was read just now: its lease, and its time to live exactly.
+    /// Adds the lease and the exact time to live to a key that was just read.
     pub(super) fn complete(&self, found: &mut KeyValue) {
         if found.ttl.is_none() {
             return;
@@ -167,8 +174,8 @@ impl Leases {
         }
     }
 
-    /// The lease of this process that a key which was read just now is attached to. It does not wait: while the lease is in use by a put or a
-    /// keep-alive, what was attached last counts.
+    /// Returns the lease of this process to which a key that was just read is attached. It does not
+    /// wait: while a put or keep-alive uses the lease, the last recorded lease of the key counts.
     fn of(&self, found: &KeyValue) -> Option<LeaseId> {
         let book = self.book();
         if book.attached.is_empty() {
@@ -181,7 +188,8 @@ impl Leases {
         is_ours.then_some(id)
     }
 
-    /// The `modifiedIndex` that a key has now, if it had this one and nothing but our keep-alives has moved it since.
+    /// Returns the current `modifiedIndex` of a key that had this index, if only keep-alives of
+    /// this process have changed it since.
     pub(super) async fn follow(&self, key: &Key, revision: Revision) -> Revision {
         let owner = self.book().attached.get(key).copied();
         let Some(lease) = owner.and_then(|id| self.find(id)) else { return revision };
@@ -203,7 +211,7 @@ impl Leases {
     }
 
     fn book(&self) -> std::sync::MutexGuard<'_, Book> {
-        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        // No code panics while it holds the lock, so a poisoned lock still guards consistent data.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -214,7 +222,7 @@ impl V2Store {
         {
             let mut book = self.leases.book();
             let Book { leases, attached, .. } = &mut *book;
-            // A lease that is over goes with what it was attached to; one that is in use is not over.
+            // Remove expired leases and their keys. A lease whose lock is held has not expired.
             leases.retain(|_, lease| lease.try_lock().map_or(true, |lease| lease.left().is_some()));
             attached.retain(|_, owner| leases.contains_key(owner));
             if leases.contains_key(&id) {
@@ -274,7 +282,8 @@ impl V2Store {
         let shared = self.leases.find(id).ok_or_else(|| lost(id))?;
         let mut lease = shared.lock().await;
         let ttl = plan::seconds(lease.left().ok_or_else(|| lost(id))?);
-        // Written down before it is sent: a put that is dropped half way may have been applied, and is then ours to refresh.
+        // The value is recorded before it is sent. A put that is dropped may have been applied, and
+        // then this process must refresh the key.
         let before = lease.keys.get(key).cloned();
         let mut unsure = before.clone().unwrap_or_default();
         unsure.values.push(value.to_owned());
@@ -303,7 +312,7 @@ impl V2Store {
             lease.keys.insert(key.clone(), attached);
         }
         drop(lease);
-        // The key leaves the lease that it was attached to until now.
+        // Remove the key from the lease that it was attached to before.
         let other = self.leases.book().attached.insert(key.clone(), id).filter(|other| *other != id);
         if let Some(other) = other.and_then(|other| self.leases.find(other)) {
             other.lock().await.keys.remove(key);
@@ -311,10 +320,10 @@ impl V2Store {
         sent
     }
 
-    /// Starts the time of a key again. False when it is not ours any more.
+    /// Renews the time to live of a key. Returns false if the key is no longer attached.
     ///
-    /// It is conditioned on the index, so it may be repeated when the outcome of an attempt is unknown: the copies cannot both win, and
-    /// a read tells whether the first one did.
+    /// The request is conditional on the index, so it may be repeated while the outcome of an
+    /// attempt is unknown: at most one copy succeeds, and a read tells whether the first one did.
     async fn refresh(&self, key: &Key, attached: &mut Attached, ttl: Duration) -> Result<bool> {
         let path = &encode::path(key)?;
         self.insist(key, attached, "PUT", |modified| {
@@ -325,8 +334,9 @@ impl V2Store {
         .await
     }
 
-    /// Deletes a key unless it is not ours any more. One whose put was dropped may come to be after it was looked for, and nothing but its time to live would
-    /// end it then: it is looked for again for a while.
+    /// Deletes a key if it is still attached. A key whose put was dropped may appear after this has
+    /// looked for it, and would then remain until its time to live ends. So it is looked for
+    /// repeatedly for a while.
     async fn delete_also_late(&self, key: &Key, attached: &Attached) -> Result<()> {
         let deadline = Instant::now() + self.retry.read_attempt_timeout;
         let mut backoff = self.retry.backoff();
@@ -340,7 +350,7 @@ impl V2Store {
         Ok(())
     }
 
-    /// Deletes a key unless it is not ours any more.
+    /// Deletes a key if it is still attached. Returns whether it was.
     async fn delete_if_ours(&self, key: &Key, attached: &mut Attached) -> Result<bool> {
         let path = &encode::path(key)?;
         self.insist(key, attached, "DELETE", |modified| {
@@ -350,7 +360,8 @@ impl V2Store {
         .await
     }
 
-    /// Sends a write that is conditioned on the index until it is done (true) or the key is not ours (false).
+    /// Repeats a write that is conditional on the index until it succeeds (true) or the key is no
+    /// longer attached (false).
     async fn insist<W, F>(&self, key: &Key, attached: &mut Attached, op: &'static str, write: W) -> Result<bool>
     where
         W: Fn(Revision) -> F,
@@ -360,7 +371,8 @@ impl V2Store {
         let mut backoff = self.retry.backoff();
         loop {
             if let Some(modified) = attached.modified {
-                // Until it is answered, and also when this is dropped, it may have been applied.
+                // Until the answer arrives, and if this future is dropped, the write may have been
+                // applied.
                 let unsure = std::mem::replace(&mut attached.unsure, true);
                 match write(modified).await {
                     Ok(Reply { outcome: Ok(change), .. }) => {
@@ -369,7 +381,8 @@ impl V2Store {
                         return Ok(true);
                     }
                     Ok(Reply { outcome: Err(refusal), .. }) if refusal.is_not_found() => return Ok(false),
-                    // All of ours was answered, so it was somebody else who wrote the key, be it the same value.
+                    // All requests of this process were answered, so another client wrote the key,
+                    // even if it has the same value.
                     Ok(Reply { outcome: Err(refusal), .. }) if refusal.code == Refusal::COMPARE_FAILED && !unsure => return Ok(false),
                     Ok(Reply { outcome: Err(refusal), .. }) if refusal.code == Refusal::COMPARE_FAILED => {}
                     Ok(Reply { outcome: Err(refusal), .. }) => return Err(refusal.into_error().at(key)),
@@ -385,7 +398,7 @@ impl V2Store {
                     }
                 }
             }
-            // Somebody wrote it, or an earlier attempt of ours whose answer was lost.
+            // Another client wrote the key, or an earlier attempt whose answer was lost.
             let found = match self.read_key(key, Consistency::Linearizable).await {
                 Ok(found) => found,
                 Err(error) if matches!(error.kind(), ErrorKind::IsADirectory | ErrorKind::NotADirectory) => return Ok(false),
@@ -410,5 +423,5 @@ impl V2Store {
 }
 
 fn lost(id: LeaseId) -> Error {
-    Error::new(ErrorKind::LeaseLost, format!("lease {id} is not there any more"))
+    Error::new(ErrorKind::LeaseLost, format!("lease {id} no longer exists"))
 }

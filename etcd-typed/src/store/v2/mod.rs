@@ -1,29 +1,40 @@
-//! etcd v2: the keys API over HTTP, by `reqwest`.
+//! etcd v2: the keys API over HTTP, through `reqwest`.
 //!
-//! What a v2 server can do is less than what [`Store`] asks for, and [`Capabilities`] says so: a transaction is about one key,
-//! values are text, there is no reading of the past, and of the history the last 1000 events of the whole store are kept.
-//! Revisions are etcd indexes: a key's `modifiedIndex` and the `X-Etcd-Index` of an answer.
+//! A v2 server offers less than [`Store`] asks for, and [`Capabilities`] says so. A transaction is
+//! about one key, values are text, and the past cannot be read. The server keeps only the last 1000
+//! events of the whole store as history. Revisions are etcd indexes: a key's `modifiedIndex`, and
+//! the `X-Etcd-Index` of an answer.
 //!
 //! # Limits
 //!
-//! - A path of more than 3000 bytes in a request, or of more than 60 segments, is refused; a value may have 1 MiB.
-//! - A value that another program wrote and that is not UTF-8 is not returned by the server as it is. A read of it through a handle is an error of its key
-//!   (`Decode`); the [`Store`] returns a text that says this in place of the value.
-//! - Names that begin with `_` are hidden by the server: their keys are read and written by name, and are left out of listings and
-//!   watches of what is above them.
-//! - Deleting a directory, changing its time to live and removing it read first whether it is one, since the server would do the same to a
-//!   key with a value; a directory that becomes a key in between is not noticed. Deleting a directory deletes the hidden names in it.
-//! - Leases are kept by this process: it remembers which keys it wrote with which lease, and a keep-alive gives each of them its time again.
-//!   No other process sees them. A keep-alive moves the `modifiedIndex` of the keys, which compares of this process follow and those of others
+//! - A path of more than 3000 bytes in a request, or of more than 60 segments, is refused. A value
+//!   may have 1 MiB.
+//! - If another program wrote a value that is not UTF-8, the server does not return it unchanged.
+//!   Reading it through a handle fails for its key (`Decode`). The [`Store`] returns a text that
+//!   says so instead of the value.
+//! - The server hides names that begin with `_`. Their keys can be read and written by name, but
+//!   listings and watches of the directories above leave them out.
+//! - Before it deletes, removes or changes the time to live of a directory, the store reads whether
+//!   it is a directory, because the server would do the same to a key with a value. A directory
+//!   that becomes a key in between goes unnoticed. Deleting a directory also deletes the hidden
+//!   names in it.
+//! - This process keeps the leases: it remembers which keys it wrote with which lease, and a
+//!   keep-alive renews each of them. No other process sees them. A keep-alive changes the
+//!   `modifiedIndex` of the keys. Compares of this process allow for that, those of other processes
 //!   do not. When all keys of a lease were written or deleted by others, the lease is lost.
-//! - Servers of 3.5 cannot change the time to live of a directory (a defect of theirs); the error says so.
-//! - A server without the v2 API is refused with [`Unsupported`](crate::ErrorKind::Unsupported): etcd 3.6 removed it, and before that
-//!   `--enable-v2=true` turns it on. Such a server answers with a plain 404; only then is it asked for its `/version`, which the message names. An
-//!   address that answers with a 404 and is no etcd gives [`Server`](crate::ErrorKind::Server).
-//! - The cluster behind an endpoint is known only from its answers, so a write may be the first request that reaches a server which was restored. An
-//!   endpoint that comes back as another cluster is used all the same, and its history is a new one: watches and views start again from the present
-//!   state, guards of before are lost. Endpoints of two clusters in one list are not noticed (v3 refuses the second).
-//! - A server that does not let us in answers wrong passwords and missing permissions alike.
+//! - Servers of 3.5 cannot change the time to live of a directory, because of a bug. The error says
+//!   so.
+//! - A server without the v2 API is refused with [`Unsupported`](crate::ErrorKind::Unsupported).
+//!   etcd 3.6 removed the API, and earlier versions need `--enable-v2=true`. Such a server answers
+//!   with a plain 404. Only then the store asks for its `/version`, which the error names. If an
+//!   address answers with a 404 and is not an etcd, the error is
+//!   [`Server`](crate::ErrorKind::Server).
+//! - The cluster behind an endpoint is known only from its answers, so a write may be the first
+//!   request that reaches a restored server. An endpoint that comes back as another cluster is
+//!   still used, and its history counts as new: watches and views start again from the current
+//!   state, and earlier guards are lost. If the list contains endpoints of two clusters, the store
+//!   does not notice (v3 refuses the second).
+//! - A server reports wrong passwords and missing permissions with the same error.
 
 mod admin;
 mod commit;
@@ -52,7 +63,7 @@ use crate::store::{
     within_runtime,
 };
 
-/// A cluster that speaks the v2 keys API. See the [module page](self).
+/// A cluster that serves the v2 keys API. See the [module page](self).
 #[derive(Debug)]
 pub struct V2Store {
     http: Arc<Http>,
@@ -60,20 +71,21 @@ pub struct V2Store {
     retry: RetryPolicy,
     /// How often an idle watch checks its endpoint.
     check_interval: Duration,
-    /// How often an idle watch moves its start on.
+    /// How often an idle watch advances its start.
     progress_interval: Duration,
     capabilities: Capabilities,
 }
 
 impl V2Store {
-    /// Prepares the store; the first call connects.
+    /// Prepares the store. The first call connects.
     ///
     /// # Errors
     ///
-    /// [`InvalidUrl`](crate::ErrorKind::InvalidUrl) without an endpoint or for one that is no address;
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for TLS where this crate is built without its feature `tls`;
-    /// [`Tls`](crate::ErrorKind::Tls) for certificates or keys that cannot be read;
-    /// [`Invalid`](crate::ErrorKind::Invalid) names an option that is zero.
+    /// - [`InvalidUrl`](crate::ErrorKind::InvalidUrl) without an endpoint, or for an invalid one.
+    /// - [`Unsupported`](crate::ErrorKind::Unsupported) for TLS if this crate was built without its
+    ///   feature `tls`.
+    /// - [`Tls`](crate::ErrorKind::Tls) for certificates or keys that cannot be read.
+    /// - [`Invalid`](crate::ErrorKind::Invalid) if an option is zero; the message names it.
     pub fn new(options: ConnectOptions) -> Result<Self> {
         let options = options.checked()?;
         Ok(Self {
@@ -95,12 +107,12 @@ impl V2Store {
     }
 }
 
-/// The error of a call, with what the user may not do.
+/// Adds to a permission error what the server refused.
 fn refused_to(error: Error, what: &str) -> Error {
     if error.kind() == ErrorKind::PermissionDenied { error.noting(&format!("it refused {what}")) } else { error }
 }
 
-/// What the server is asked may take several requests, which share the limit of one call.
+/// A method may need several requests, which share the time limit of one call.
 impl Store for V2Store {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities

@@ -1,4 +1,5 @@
-//! From a transaction to the one thing that a v2 server is asked to do, or to the refusal. No I/O.
+//! Translates a transaction into the single step that a v2 server can perform, or refuses it. No
+//! I/O.
 
 use std::time::Duration;
 
@@ -9,29 +10,32 @@ use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Compare, Condition, Expiry, KeyValue, Op, Span, Txn};
 
-/// The longest value that is written. The server takes forms of 10 MiB, and escaping triples the worst value; 1 MiB agrees with v3.
+/// The maximum length of a value. The server accepts forms of 10 MiB, and escaping at most triples
+/// a value. 1 MiB also fits the limit of v3.
 pub(super) const MAX_VALUE: usize = 1 << 20;
 
-/// The longest time to live that is asked for: 100 years. Not far above it the server's clock overflows, and the key stays for ever.
+/// The maximum time to live: 100 years. Slightly above that, the server's clock overflows and the
+/// key never expires.
 const MAX_TTL: u64 = 3_155_760_000;
 
-/// The longest value that a delete is conditioned on in its address; a longer one is read and compared.
+/// The maximum length of a value in the condition of a delete, which is part of the address. Longer
+/// values are read and compared.
 const MAX_VALUE_IN_TARGET: usize = 200;
 
-/// A transaction that a v2 server can do.
+/// A transaction that a v2 server can perform.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) key: Key,
     pub(super) conditions: Vec<Condition>,
     pub(super) step: Step,
-    /// Reads the key when the conditions do not hold.
+    /// Whether to read the key if the conditions do not hold.
     pub(super) read_otherwise: bool,
 }
 
-/// What is done when the conditions hold.
+/// What to do if the conditions hold.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The conditions alone.
+    /// Nothing; only check the conditions.
     Check,
     ReadBelow,
     Read,
@@ -71,19 +75,23 @@ pub(super) enum Guard {
 /// How the conditions of a plan are checked.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Check {
-    /// By the server, in the request.
+    /// By the server, as part of the request.
     Server(Guard),
-    /// By the server, in the request, by the index that the key has as long as it is attached to this lease.
+    /// By the server, as part of the request: the key must have the index that it has while
+    /// attached to this lease.
     Lease(LeaseId),
-    /// Here, on what was read; the request then is conditioned on just that state.
+    /// By this client, on a read. The request then requires that the key has not changed since.
     Read,
 }
 
 impl Plan {
+    /// Plans a transaction.
+    ///
     /// # Errors
     ///
-    /// `Invalid` for what no store takes; `Unsupported` for what needs more than one key or one request, and for values that are no text; `TooLarge` for a value above
-    /// [`MAX_VALUE`]; `InvalidKey` for a write at the root.
+    /// `Invalid` for transactions that no store accepts. `Unsupported` for those that need more
+    /// than one key or request, and for values that are not text. `TooLarge` for a value above
+    /// [`MAX_VALUE`]. `InvalidKey` for a write to the root.
     pub(super) fn of(txn: Txn) -> Result<Self> {
         txn.compares.iter().try_for_each(check_compare)?;
         check_written_once(&txn.then)?;
@@ -98,7 +106,8 @@ impl Plan {
             .as_ref()
             .map(target)
             .or_else(|| txn.compares.first().map(|compare| compare.span.key()))
-            // A transaction about nothing still tells the revision; this name is hidden from listings and nobody's.
+            // An empty transaction still returns the revision. This name is hidden from listings
+            // and unused.
             .map_or_else(|| Key::root().descend("_"), Key::clone);
         let mut conditions = Vec::with_capacity(txn.compares.len());
         for compare in txn.compares {
@@ -124,7 +133,7 @@ impl Plan {
         Ok(Self { key, conditions, step, read_otherwise })
     }
 
-    /// How the conditions are checked with the fewest requests.
+    /// Returns how to check the conditions with the fewest requests.
     pub(super) fn check(&self) -> Check {
         let writes = matches!(self.step, Step::Put(_) | Step::Delete { .. });
         let deletes = matches!(self.step, Step::Delete { .. });
@@ -132,9 +141,9 @@ impl Plan {
             [] if writes => Check::Server(Guard::None),
             [Condition::Absent] if writes && !deletes => Check::Server(Guard::Absent),
             [Condition::Present] if writes => Check::Server(Guard::Present),
-            // The server reads a zero as no condition at all.
+            // The server treats zero as no condition.
             [Condition::Modified(revision)] if writes && *revision != Revision::ZERO => Check::Server(Guard::Index(*revision)),
-            // Nor does it take an empty value, and what is no text cannot be sent.
+            // The server also ignores an empty value, and a value that is not text cannot be sent.
             [Condition::Value(value)] if writes && !value.is_empty() && std::str::from_utf8(value).is_ok() => {
                 if deletes && value.len() > MAX_VALUE_IN_TARGET { Check::Read } else { Check::Server(Guard::Value(value.clone())) }
             }
@@ -144,7 +153,7 @@ impl Plan {
     }
 }
 
-/// Whether a condition holds of what was read. One on a lease is not for here: only `Leases` knows.
+/// Returns whether a condition holds for a read. Conditions on a lease are checked by `Leases`.
 pub(super) fn holds(condition: &Condition, found: Option<&KeyValue>) -> bool {
     match (condition, found) {
         (Condition::Absent | Condition::UnchangedSince(_) | Condition::NeverExpires, None) => true,
@@ -158,7 +167,7 @@ pub(super) fn holds(condition: &Condition, found: Option<&KeyValue>) -> bool {
     }
 }
 
-/// A time to live as the server counts: whole seconds, never none.
+/// Returns a time to live in the server's unit: whole seconds, at least one.
 pub(super) fn seconds(ttl: Duration) -> u64 {
     let rounded_up = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
     rounded_up.clamp(1, MAX_TTL)
@@ -168,12 +177,12 @@ fn check_compare(compare: &Compare) -> Result<()> {
     match (&compare.span, &compare.condition) {
         (Span::Key(_), _) | (Span::Below(_), Condition::Absent | Condition::UnchangedSince(_) | Condition::NeverExpires) => Ok(()),
         (Span::Below(directory), _) => {
-            Err(Error::new(ErrorKind::Invalid, "a condition about one key was asked of a directory").at(directory))
+            Err(Error::new(ErrorKind::Invalid, "a condition on a single key was used for a directory").at(directory))
         }
     }
 }
 
-/// No list may put a key that it puts or deletes elsewhere.
+/// Checks that no list puts a key that it also puts or deletes elsewhere.
 fn check_written_once(ops: &[Op]) -> Result<()> {
     let writes = |op: &Op, key: &Key| match op {
         Op::Put { key: written, .. } => written == key,
@@ -209,7 +218,7 @@ fn step(op: Option<Op>) -> Result<Step> {
         Some(Op::Newest { .. }) => {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                "etcd v2 does not pick the newest keys of a directory: list the directory instead, each key of it says when it was created",
+                "etcd v2 cannot select the newest keys of a directory: list the directory instead, and compare the creation revisions of its keys",
             ));
         }
         Some(Op::Put { value, expiry, previous, .. }) => Step::Put(Put { value: text(value)?, expiry, previous }),
@@ -223,10 +232,10 @@ fn step(op: Option<Op>) -> Result<Step> {
 
 fn text(value: Bytes) -> Result<String> {
     if value.len() > MAX_VALUE {
-        return Err(Error::new(ErrorKind::TooLarge, format!("the value has {} bytes, {MAX_VALUE} are taken", value.len())));
+        return Err(Error::new(ErrorKind::TooLarge, format!("the value has {} bytes, and at most {MAX_VALUE} are accepted", value.len())));
     }
     String::from_utf8(value.into()).map_err(|_| {
-        // The server would keep the bytes and give them back with every invalid one replaced.
+        // The server would store the bytes, but return them with every invalid byte replaced.
         Error::new(ErrorKind::Unsupported, "etcd v2 stores text only; encode binary values as text (base64, JSON) or use etcd v3")
     })
 }
@@ -258,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn one_condition_is_checked_by_the_server_where_it_can() {
+    fn simple_conditions_are_checked_by_server() {
         let nine = Revision::new(9);
         let value = Bytes::from_static(b"w");
         let check = |txn| Plan::of(txn).unwrap().check();
@@ -275,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_would_take_for_no_condition_is_checked_here() {
+    fn other_conditions_are_checked_by_client() {
         let long = Bytes::from("x".repeat(4000));
         for txn in [
             put(Some(Condition::Modified(Revision::ZERO))),
@@ -295,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn several_keys_are_refused_with_what_to_use_instead() {
+    fn several_keys_are_refused_with_advice() {
         let (a, b) = (key("/a"), key("/b"));
         let value = || Bytes::from_static(b"v");
         let with = |compares, then, otherwise| Txn { compares, then, otherwise };
@@ -314,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_keys_are_refused_with_what_to_do_instead() {
+    fn newest_is_refused_with_advice() {
         let newest = || vec![Op::Newest { below: key("/q"), before: None, limit: 1 }];
         let refusal = |txn| {
             let error = Plan::of(txn).unwrap_err();
@@ -327,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_store_takes_is_invalid() {
+    fn invalid_transactions_are_refused() {
         let a = key("/a");
         let txn = |then| Txn { then, ..Txn::default() };
         let put = || Op::put(&a, Bytes::from_static(b"v"));
@@ -338,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_would_be_lost_are_refused() {
+    fn unusable_values_and_root_are_refused() {
         let txn = |value: Bytes| Txn { then: vec![Op::put(&key("/a"), value)], ..Txn::default() };
         assert_eq!(Plan::of(txn(Bytes::from_static(b"\xff"))).unwrap_err().kind(), ErrorKind::Unsupported);
         assert_eq!(Plan::of(txn(Bytes::from(vec![b'a'; MAX_VALUE + 1]))).unwrap_err().kind(), ErrorKind::TooLarge);
@@ -348,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_on_what_was_read() {
+    fn conditions_are_evaluated_on_read() {
         let (one, two) = (Revision::new(1), Revision::new(2));
         let kv = KeyValue {
             key: Bytes::from_static(b"/a"),
@@ -380,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn times_to_live_are_whole_seconds_that_do_not_overflow_the_server() {
+    fn ttl_is_whole_bounded_seconds() {
         assert_eq!(seconds(Duration::ZERO), 1);
         assert_eq!(seconds(Duration::from_millis(1)), 1);
         assert_eq!(seconds(Duration::from_secs(60)), 60);

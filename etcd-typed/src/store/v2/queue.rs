@@ -1,4 +1,5 @@
-//! Between the task that follows a watch and its reader: bounded, and never ending without a last word.
+//! The queue between the task of a watch and its reader. It is bounded, and it never ends without a
+//! last item.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,13 +13,13 @@ use tokio::task::JoinHandle;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Event, KeyValue, WatchItem};
 
-/// Items that wait for a slow reader.
+/// The maximum number of buffered items.
 const MAX_ITEMS: usize = 1024;
 
-/// Bytes of memory that wait for a slow reader; one item may be larger.
+/// The maximum bytes of buffered items. A single item may be larger.
 const MAX_BYTES: usize = 16 << 20;
 
-/// A queue, and the stream that reads it. Only [`Items`] and the last word leave it.
+/// Returns a queue and a function that builds its reader for a task.
 pub(super) fn queue() -> (Queue, impl FnOnce(JoinHandle<()>) -> Items) {
     let (sender, receiver) = mpsc::channel(MAX_ITEMS);
     let (last, end) = oneshot::channel();
@@ -27,7 +28,7 @@ pub(super) fn queue() -> (Queue, impl FnOnce(JoinHandle<()>) -> Items) {
     (queue, move |task| Items { receiver, bytes, end: Some(end), task })
 }
 
-/// Where the task puts what it has seen.
+/// The task's end of the queue.
 #[derive(Debug)]
 pub(super) struct Queue {
     sender: mpsc::Sender<WatchItem>,
@@ -36,7 +37,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// False when the reader is too far behind (or gone) and the item was not taken.
+    /// Adds an item. Returns false if the queue is full or the reader is gone.
     pub(super) fn push(&self, item: WatchItem) -> bool {
         let weight = weight(&item);
         let waiting = self.bytes.fetch_add(weight, Ordering::Relaxed);
@@ -48,19 +49,19 @@ impl Queue {
         taken
     }
 
-    /// Ends the stream, after all that was pushed.
+    /// Ends the stream with this item, after all pushed items.
     pub(super) fn finish(self, last: Result<WatchItem>) {
-        // Nobody is left to tell if this fails.
+        // This fails only if the reader is gone.
         let _ = self.last.send(last);
     }
 }
 
-/// What the reader of a watch polls. It owns the task: dropped, it ends it, and with it the request.
+/// The reader's end of the queue. Dropping it ends the task, and so the request.
 #[derive(Debug)]
 pub(super) struct Items {
     receiver: mpsc::Receiver<WatchItem>,
     bytes: Arc<AtomicUsize>,
-    /// None once the last word was given.
+    /// `None` once the last item was yielded.
     end: Option<oneshot::Receiver<Result<WatchItem>>>,
     task: JoinHandle<()>,
 }
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_word_comes_after_what_was_kept() {
+    async fn last_item_follows_buffered_items() {
         let (queue, items) = queue();
         let mut items = items(idle());
         for _ in 0..MAX_ITEMS {
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_are_bounded_but_one_large_item_passes() {
+    async fn bytes_are_bounded_except_one_large_item() {
         let (queue, items) = queue();
         let mut items = items(idle());
         assert!(queue.push(batch(MAX_BYTES + 1)));
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_vanishes_is_an_error_and_not_an_end() {
+    async fn vanished_task_yields_error() {
         let (queue, items) = queue();
         let mut items = items(idle());
         drop(queue);
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn dropping_the_stream_ends_the_task() {
+    async fn dropping_stream_ends_task() {
         let (_queue, items) = queue();
         let (alive, ended) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {

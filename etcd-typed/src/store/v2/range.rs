@@ -1,4 +1,4 @@
-//! Reads of keys and directories.
+//! Reads keys and directories.
 
 use super::V2Store;
 use super::encode::{self, Parameters};
@@ -34,7 +34,7 @@ impl V2Store {
         Ok(reply)
     }
 
-    /// The value at a key; of a key that is not there an answer without one.
+    /// Reads the value of a key. If the key does not exist, the reply has no value.
     pub(super) async fn read_key(&self, key: &Key, consistency: Consistency) -> Result<RangeReply> {
         let (node, mut reply) = self.read_node(key, consistency, Parameters::default()).await?;
         match node {
@@ -46,12 +46,12 @@ impl V2Store {
         Ok(reply)
     }
 
-    /// Adds what this process knows and the server does not tell.
+    /// Adds what this process knows about the keys but the server does not report.
     fn complete(&self, reply: &mut RangeReply) {
         reply.kvs.iter_mut().for_each(|kv| self.leases.complete(kv));
     }
 
-    /// What is below a directory; of a directory that is not there an answer without anything.
+    /// Reads the contents of a directory. If it does not exist, the reply is empty.
     pub(super) async fn read_below(&self, key: &Key, consistency: Consistency, depth: Depth) -> Result<RangeReply> {
         let parameters = match depth {
             Depth::All => Parameters::default().flag("recursive"),
@@ -85,12 +85,12 @@ impl V2Store {
 /// How much of a directory is read.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Depth {
-    /// Its entries alone, to see whether it is a directory.
+    /// Only its entries, to see whether it is a directory.
     One,
     All,
 }
 
-/// Puts a directory and all in it into the answer, in the order of their keys.
+/// Moves a directory and its contents into the reply, in key order.
 fn flatten(mut directory: Node, reply: &mut RangeReply) {
     let mut open = std::mem::take(&mut directory.nodes);
     reply.directory = Some(directory.into_directory());
@@ -111,10 +111,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tree_is_listed_in_the_order_of_its_keys() {
+    fn tree_is_listed_in_key_order() {
         let leaf = |key: &str| Node { key: key.into(), value: Some("v".into()), ..Node::default() };
         let directory = |key: &str, nodes| Node { key: key.into(), dir: true, nodes, ..Node::default() };
-        // Bytewise `/a/b-` is before `/a/b/`, although the directory `b` is before the key `b-`.
+        // In byte order, `/a/b-` precedes `/a/b/`, although the directory `b` precedes the key
+        // `b-`.
         let tree =
             directory("/a", vec![directory("/a/b", vec![leaf("/a/b/x"), directory("/a/b/empty", vec![])]), leaf("/a/c"), leaf("/a/b-")]);
         let mut reply = RangeReply::default();

@@ -1,8 +1,10 @@
-//! The long polls of a watch, in a task of its own.
+//! The long polls of a watch, in a separate task.
 //!
-//! Never `stream=true`, which loses events without a word, and never `quorum` with `wait`, which does not wait. While a poll is
-//! open its endpoint is probed, since a poll shows neither a server that hangs nor one that has lost the others. And its start is moved on:
-//! the server keeps the last 1000 events of the whole store, so a watch that saw nothing for long could not resume after a cut.
+//! The client uses neither `stream=true`, which silently loses events, nor `quorum` with `wait`,
+//! which does not wait. While a poll is open, its endpoint is probed, because a poll does not show
+//! that a server hangs or has lost the other members. The start of the watch is also advanced. The
+//! server keeps only the last 1000 events of the whole store, so a watch without events for a long
+//! time could not resume after a cut.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +20,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 use crate::store::{Watch, WatchItem, WatchStream};
 
-/// A silent poll is replaced sooner than its time when the store has moved on by so much of its window of 1000 events.
+/// A silent poll is replaced early once the store is this many events ahead, out of its window of
+/// 1000 events.
 const ROTATE_BEHIND: u64 = 250;
 
-/// The wait after an answer that was no event, so that a server or proxy that repeats it is not asked without end.
+/// The pause after an answer without a new event, so that a server or proxy that repeats an answer
+/// is not polled in a busy loop.
 const STALE_DELAY: Duration = Duration::from_millis(50);
 
 impl V2Store {
@@ -57,8 +61,8 @@ struct Follower {
     progress_interval: Duration,
 }
 
-/// What opening a poll gave.
-#[expect(clippy::large_enum_variant, reason = "it lives from one line to the next")]
+/// The outcome of opening a poll.
+#[expect(clippy::large_enum_variant, reason = "the value is short-lived")]
 enum Opened {
     Poll(OpenPoll),
     /// The last item of the watch.
@@ -68,7 +72,8 @@ enum Opened {
 /// A registered poll.
 struct OpenPoll {
     poll: Poll,
-    /// The store's revision when it was registered: what matches up to it is in the answer already.
+    /// The store's revision when the poll was registered. Its answer covers matching events up to
+    /// this revision.
     index: Revision,
     opened: Instant,
 }
@@ -76,23 +81,24 @@ struct OpenPoll {
 /// What happened while a poll was open.
 enum Happened {
     Answer(Answer),
-    /// Nothing, and the endpoint is well; another poll has taken its place.
+    /// No event; the endpoint works, and another poll has replaced this one.
     Replaced(OpenPoll),
-    /// Nothing, and the endpoint is well.
+    /// No event, and the endpoint works.
     Idle {
         replaceable: bool,
     },
 }
 
 impl Follower {
-    /// The first poll. A server that is not as far as the start is asked once more, linearizably: it may lag.
+    /// Opens the first poll. If the server has not reached the start, asks it again with a
+    /// linearizable read, because it may lag.
     async fn start(&self, start: Revision) -> Result<Opened> {
         let opened = self.open(self.machine.yielded()).await?;
         if let Opened::Poll(OpenPoll { index, .. }) = &opened
             && *index < start
         {
             let index = self.http.probe(self.at, &self.machine.probe()?, Duration::ZERO).await.inspect_err(|_| self.http.leave(self.at))?;
-            // Zero is no index of a store, but what comes with a refusal.
+            // Zero is not an index of the store. It comes with a refusal.
             if index < start && index != Revision::ZERO {
                 return Ok(Opened::Over(WatchItem::Behind(index)));
             }
@@ -114,7 +120,8 @@ impl Follower {
         queue.finish(last);
     }
 
-    /// One poll, from its registration to its answer or its replacement; the last item when there is one.
+    /// Follows one poll from its registration to its answer or replacement. Returns the last item,
+    /// if this ends the watch.
     async fn follow(&mut self, current: &mut OpenPoll, queue: &Queue) -> Result<Option<WatchItem>> {
         let mut replaceable = true;
         let mut next_check = current.opened + self.check_interval;
@@ -140,7 +147,7 @@ impl Follower {
         }
     }
 
-    /// Takes the answer of a poll and opens the next one.
+    /// Handles the answer of a poll and opens the next one.
     async fn take(&mut self, answer: Answer, current: &mut OpenPoll, queue: &Queue) -> Result<Option<WatchItem>> {
         let change = match json::keys(&answer).map_err(cut)?.outcome {
             Ok(change) => change,
@@ -166,9 +173,10 @@ impl Follower {
 
     /// Waits until `when`, probes the endpoint, and replaces the poll if it is time to.
     ///
-    /// The new poll begins after the index that the old one was registered at. All that matched up to there was in the old one's answer
-    /// from the start, and there has been no answer since, although the server is alive. (The index of the new poll would not do: behind
-    /// a load balancer it may be another member's.)
+    /// The new poll starts after the index at which the old one was registered. Matching events up
+    /// to that index would have answered the old poll at once, but there was no answer although the
+    /// server works. The new poll's own index cannot be used, because behind a load balancer it may
+    /// come from another member.
     async fn check(&self, when: Instant, opened: Instant, index: Revision, replaceable: bool) -> Result<Happened> {
         sleep_until(when).await;
         let now_at = self.http.probe(self.at, &self.machine.probe()?, self.check_interval / 2).await?;
@@ -178,12 +186,13 @@ impl Follower {
         }
         match self.open(index).await? {
             Opened::Poll(next) => Ok(Happened::Replaced(next)),
-            // The window has passed by. The open poll still gets what comes, and only a cut would show.
+            // The start is no longer in the server's window. The open poll still gets new events;
+            // the missed window matters only if the poll is cut.
             Opened::Over(_) => Ok(Happened::Idle { replaceable: false }),
         }
     }
 
-    /// Opens a poll for what comes after `revision`.
+    /// Opens a poll for events after `revision`.
     async fn open(&self, revision: Revision) -> Result<Opened> {
         let target = self.machine.poll_after(revision)?;
         let left = |fault: Fault| {
@@ -204,12 +213,13 @@ impl Follower {
                 Some(oldest) => Ok(Opened::Over(WatchItem::HistoryLost { oldest })),
                 None => Err(refusal.into_error()),
             },
-            Ok(_) => Err(Error::new(ErrorKind::Server, "the server answered a watch with something else")),
+            Ok(_) => Err(Error::new(ErrorKind::Server, "the server answered a watch request with something other than an event")),
         }
     }
 }
 
-/// A poll that broke. A body that ended too early is such a break too, whatever was in it: servers cut their polls when they stop.
+/// Returns the error of a broken poll. An incomplete body counts as broken too, whatever it
+/// contains, because servers cut their polls when they stop.
 fn cut(fault: Fault) -> Error {
     let Fault { error, again, origin: _ } = fault;
     if again == Again::Never || error.is_retryable() {

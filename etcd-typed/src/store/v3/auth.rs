@@ -1,12 +1,16 @@
-//! User and password become a token, once for all calls that wait for one, and again when the server does not take it any more.
+//! Turns user and password into a token. One login serves all calls that wait for a token; a new
+//! login follows when the server refuses the token.
 //!
-//! A simple token ends when it was not used for `--auth-token-ttl` (300 s by default), a JWT at a fixed time, both with some changes of users
-//! and roles. A server whose authentication was switched off says so to a login; then there is no token, since 3.4 refuses
-//! every token while it is off.
+//! A simple token expires after it was unused for `--auth-token-ttl` (300 s by default), a JWT at a
+//! fixed time, and either kind after some changes of users and roles. If authentication was
+//! switched off, the server says so to a login. There is no token then, because servers since 3.4
+//! refuse every token while authentication is off.
 //!
-//! Each login costs the server a password check, about 70 ms of a core. So a login that the server refuses is followed by a pause that
-//! doubles up to [`RetryPolicy::max_delay`](crate::RetryPolicy::max_delay), and one whose token no call is answered with by a shorter
-//! pause. All calls that need a token wait for the same login, and so for the same pause.
+//! Each login costs the server a password check, about 70 ms of a core. So a pause follows each
+//! failed login. After a refused login, the pause doubles up to
+//! [`RetryPolicy::max_delay`](crate::RetryPolicy::max_delay). If the server does not accept the
+//! token of a login, the pause is shorter. All calls that need a token wait for the same login, and
+//! so for the same pause.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,16 +31,16 @@ use crate::runtime::current;
 use crate::store::connect::Credentials;
 use crate::telemetry;
 
-/// The longest pause after a login whose token the server does not take.
+/// The longest pause after a login whose token the server does not accept.
 const LONGEST_TOKEN_PAUSE: Duration = Duration::from_millis(100);
 
-/// The longest pause after a login whose token is of an older state of users and roles. While those
-/// are changed all the time a token is good for milliseconds, and each login is another chance: under
-/// load, with changes every 10 ms, calls of 3 s failed in 4 of 10 runs with the pause above, and in
-/// none of 10 with this one.
+/// The longest pause after a login whose token belongs to an older state of users and roles. While
+/// users and roles change all the time, a token is valid for milliseconds, and each login is
+/// another chance. Under load, with changes every 10 ms, calls of 3 s failed in 4 of 10 runs with
+/// the pause above, and in none of 10 with this one.
 const LONGEST_PAUSE_OF_CHANGES: Duration = Duration::from_millis(10);
 
-/// The credentials, and the session they gave.
+/// The credentials and the current session.
 pub(super) struct Auth {
     credentials: Option<Credentials>,
     state: Mutex<State>,
@@ -44,31 +48,32 @@ pub(super) struct Auth {
 
 struct State {
     session: Arc<Session>,
-    /// With the runtime that it is made on.
+    /// The login under way, with the runtime on which it runs.
     login: Option<(Option<Id>, Login)>,
     pause: Pause,
 }
 
-/// What a call is sent with.
+/// The token that calls are sent with.
 pub(super) struct Session {
-    /// How many logins there were. Tells a token that was refused from one that was renewed since.
+    /// The number of logins so far. It tells a refused token from one that was renewed since.
     pub(super) generation: u64,
-    /// None where there are no credentials or nothing to log in to.
+    /// `None` without credentials, or if authentication is off.
     pub(super) token: Option<HeaderValue>,
-    /// Whether the server has answered a call that was sent with it.
+    /// Whether the server has answered a call sent with this token.
     served: AtomicBool,
 }
 
 /// The pause before the next login.
 struct Pause {
     backoff: Backoff,
-    /// When the last login was answered; none if it met an outage, after which nothing needs a pause.
+    /// When the last login was answered. `None` if it failed because of an outage, after which no
+    /// pause is needed.
     since: Option<Instant>,
-    /// What the server refused the last login with.
+    /// The refusal of the last login, if it was refused.
     refusal: Option<Failure>,
 }
 
-/// A login under way; all who need the token wait for the same.
+/// A login under way. All calls that need the token wait for the same login.
 type Login = Shared<BoxFuture<'static, Result<Arc<Session>, Failure>>>;
 
 impl Session {
@@ -76,7 +81,7 @@ impl Session {
         Arc::new(Self { generation, token, served: AtomicBool::new(false) })
     }
 
-    /// The server has answered a call that was sent with it.
+    /// Records that the server has answered a call sent with this token.
     pub(super) fn has_served(&self) {
         if !self.served.load(Ordering::Relaxed) {
             self.served.store(true, Ordering::Relaxed);
@@ -85,12 +90,13 @@ impl Session {
 }
 
 impl Pause {
-    /// When the next login may begin, now that `session` is refused. Each call of this is followed by a login.
+    /// Returns when the next login may begin, now that `session` is refused. A login must follow
+    /// each call of this.
     fn end(&mut self, session: &Session, refused: Row) -> Instant {
         let now = Instant::now();
         let Some(since) = self.since else { return now };
         if self.refusal.is_none() && session.served.load(Ordering::Relaxed) {
-            // The token was good until now: it has expired, or users and roles were changed.
+            // The token was valid until now. It has expired, or users and roles were changed.
             self.backoff.reset();
             return now;
         }
@@ -103,7 +109,7 @@ impl Pause {
             }
     }
 
-    /// A login has ended.
+    /// Records the end of a login.
     fn begin(&mut self, outcome: Result<(), &Failure>) {
         self.refusal = outcome.err().filter(|failure| failure.verdict().repeat == Repeat::Never).cloned();
         let answered = outcome.is_ok() || self.refusal.is_some();
@@ -121,7 +127,7 @@ impl Auth {
         self.credentials.is_some()
     }
 
-    /// The server has created a watch with the token of the login of this number.
+    /// Records that the server has created a watch with the token of this login.
     pub(super) fn has_served(&self, generation: u64) {
         let state = self.state();
         if state.session.generation == generation {
@@ -129,7 +135,7 @@ impl Auth {
         }
     }
 
-    /// The session as it is; the first one that has credentials logs in.
+    /// Returns the current session. With credentials, the first call logs in.
     pub(super) async fn session(core: &Arc<Core>, deadline: Instant) -> Result<Arc<Session>, Failure> {
         let session = Arc::clone(&core.auth.state().session);
         if session.generation == 0 && core.auth.has_credentials() {
@@ -138,12 +144,14 @@ impl Auth {
         Ok(session)
     }
 
-    /// A session of a later generation than the one that was refused, with this: the current one if another caller has logged in since, or that of a
-    /// new login.
+    /// Returns a session newer than the refused one. This is the current one if another caller has
+    /// logged in since, otherwise that of a new login. `with` is the error that refused the old
+    /// one.
     ///
     /// # Errors
     ///
-    /// What the login met. `TimedOut` if the login has no answer by `deadline`; while logins are refused, the refusal of the last one.
+    /// The error of the login. If the login is not answered by `deadline`: `TimedOut`, or the last
+    /// refusal while logins are refused.
     pub(super) async fn renew(core: &Arc<Core>, refused: u64, with: Row, deadline: Instant) -> Result<Arc<Session>, Failure> {
         let login = {
             let mut state = core.auth.state();
@@ -152,7 +160,7 @@ impl Auth {
                 return Ok(Arc::clone(session));
             }
             match login {
-                // One on another runtime may never end: that runtime may not be driven.
+                // A login on another runtime may never end, because that runtime may not be driven.
                 Some((runtime, login)) if *runtime == current() && login.peek().is_none() => login.clone(),
                 _ => login.insert((current(), log_in(Arc::clone(core), session.generation, pause.end(session, with)))).1.clone(),
             }
@@ -162,7 +170,7 @@ impl Auth {
             Ok(outcome) => outcome,
             Err(_) => {
                 let refusal = core.auth.state().pause.refusal.clone();
-                // Nothing of the caller's was sent yet.
+                // The caller's own request was not sent yet.
                 Err(refusal.unwrap_or_else(|| core.out_of_time(began, "no answer to the login")))
             }
         }
@@ -173,7 +181,8 @@ impl Auth {
     }
 }
 
-/// Logs in at `begin`, in a task of its own: a caller that gives up does not take it from the others.
+/// Logs in at `begin`, in its own task, so that a caller that gives up does not cancel the login
+/// for the others.
 fn log_in(core: Arc<Core>, generation: u64, begin: Instant) -> Login {
     let task = tokio::spawn(async move {
         sleep_until(begin).await;
@@ -202,7 +211,7 @@ async fn authenticate(core: &Core) -> Result<Option<HeaderValue>, Failure> {
                 token.set_sensitive(true);
                 Ok(Some(token))
             }
-            Err(_) => Err(Failure::new(Row::CorruptCluster, "the login gave a token that no request can carry")),
+            Err(_) => Err(Failure::new(Row::CorruptCluster, "the login returned a token that is invalid as a header value")),
         },
         Err(Failure { row: Row::AuthDisabled, .. }) => Ok(None),
         Err(failure) => Err(failure),

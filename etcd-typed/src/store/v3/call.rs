@@ -1,4 +1,5 @@
-//! `Core`: one call from its request to its answer, with all attempts. What an error means is `status.rs`; here it is acted on.
+//! `Core`: makes one call with all its attempts. `status.rs` decides what an error means; this file
+//! acts on it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,20 +21,21 @@ use crate::retry::RetryPolicy;
 use crate::store::connect::ConnectOptions;
 use crate::telemetry;
 
-/// The store in metrics and events.
+/// The name of this store in metrics and events.
 pub(super) const NAME: &str = "v3";
 
-/// How long the end of a stream is waited for after its answer.
+/// How long to wait for the end of a stream after its answer.
 const GOODBYE: Duration = Duration::from_millis(100);
 
-/// What all calls of one client share.
+/// The state that all calls of one client share.
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) endpoints: Endpoints,
     pub(super) auth: Auth,
     pub(super) retry: RetryPolicy,
     connect_timeout: Duration,
-    /// Whether an endpoint is tried out before a write goes there: where there is another one to go to, and with TLS.
+    /// Whether an endpoint is checked before it gets a write. True with TLS, and if there is
+    /// another endpoint.
     probes: bool,
 }
 
@@ -41,27 +43,28 @@ pub(super) struct Core {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct How {
     pub(super) lane: Lane,
-    /// It changes something, so its outcome may be unknown.
+    /// Whether it changes something, so that its outcome may be unknown.
     pub(super) write: bool,
-    /// Happening twice is as good as happening once.
+    /// Whether sending it twice is as good as sending it once.
     pub(super) repeatable: bool,
-    /// It is not sent over a connection before an answer has shown that the client's own cluster is behind it.
+    /// Whether the connection must first be proven to lead to the client's own cluster.
     pub(super) proof: bool,
-    /// A member that knows no leader shall refuse it at once.
+    /// Whether a member without a leader should refuse it at once.
     pub(super) leader: bool,
 }
 
 impl How {
     /// A read that sees every acknowledged write.
     pub(super) const READ: Self = Self { lane: Lane::Calls, write: false, repeatable: true, proof: false, leader: true };
-    /// A read that any member answers from what it has.
+    /// A read that any member answers from its local data.
     pub(super) const STALE: Self = Self { leader: false, ..Self::READ };
-    /// A write, sent again only while it cannot have been applied.
+    /// A write, sent again only if it cannot have been applied.
     pub(super) const WRITE: Self = Self { lane: Lane::Calls, write: true, repeatable: false, proof: true, leader: true };
-    /// Makes a lease or extends it: its random id makes it harmless to send it again. In another cluster it does nothing that anybody sees, and its
-    /// own answer tells which cluster it was.
+    /// Grants or renews a lease. The random id makes it safe to send again. In a foreign cluster
+    /// the lease affects nobody, and the answer tells which cluster it was.
     pub(super) const LEASE: Self = Self { lane: Lane::Leases, write: true, repeatable: true, proof: false, leader: true };
-    /// Ends a lease. In a restored backup its keys would go.
+    /// Revokes a lease. In a restored backup this could delete its keys, so the cluster must be
+    /// proven first.
     pub(super) const REVOKE: Self = Self { proof: true, ..Self::LEASE };
 }
 
@@ -76,7 +79,8 @@ impl Core {
         })
     }
 
-    /// A call with the token of the session; a token that is refused is renewed and the call made again, as long as there is time.
+    /// Makes a call with the token of the session. If the token is refused, logs in and repeats the
+    /// call while there is time.
     pub(super) async fn call<Q, A>(self: &Arc<Self>, method: &Method<Q, A>, how: How, request: Q) -> Result<A, Failure>
     where
         Q: prost::Message,
@@ -85,7 +89,7 @@ impl Core {
         self.call_until(method, how, request, self.retry.deadline()).await
     }
 
-    /// The same, which ends at `deadline`.
+    /// Like [`call`](Self::call), but ends at `deadline`.
     pub(super) async fn call_until<Q, A>(
         self: &Arc<Self>,
         method: &Method<Q, A>,
@@ -102,8 +106,9 @@ impl Core {
         Ok(answer)
     }
 
-    /// As with [`attempts_into`](Self::attempts_into) and [`attempt_into`](Self::attempt_into), all is in it that is the same for all types, so that it is
-    /// compiled once.
+    /// This function, [`attempts_into`](Self::attempts_into) and
+    /// [`attempt_into`](Self::attempt_into) hold everything that does not depend on the message
+    /// types, so that it is compiled once.
     async fn call_into(
         self: &Arc<Self>,
         method: &Untyped,
@@ -126,8 +131,9 @@ impl Core {
             if failure.row.verdict().repeat != Repeat::AfterLogin {
                 return Err(failure);
             }
-            // A new token may be refused as well: where users and roles are being changed, each change ends all tokens (JWT). So the call is made
-            // again until its time is over. What keeps that from being a spin is the pause between logins.
+            // A new token may be refused too: with JWT, each change of users and roles invalidates
+            // all tokens. So the call is repeated until its time is over. The pause between logins
+            // prevents a busy loop.
             may_have_applied = failure.may_have_applied;
             if self.auth.has_credentials() {
                 Auth::renew(self, session.generation, failure.row, deadline).await.map_err(|failure| failure.after(may_have_applied))?;
@@ -142,7 +148,7 @@ impl Core {
         }
     }
 
-    /// A call with this token, repeated as its errors allow, until `deadline`.
+    /// Makes a call with this token, repeated as its errors allow, until `deadline`.
     pub(super) async fn attempts<Q, A>(
         &self,
         method: &Method<Q, A>,
@@ -171,12 +177,12 @@ impl Core {
     ) -> Result<(), Failure> {
         let mut backoff = self.retry.backoff();
         let mut may_have_applied = false;
-        // The endpoints that said what only another one can mend. They are not asked again, so that the call ends with such a refusal only when
-        // all of them refuse.
+        // The endpoints that refused the request for a reason that may not apply to others. They
+        // are not asked again, so the call ends with such a refusal only when all endpoints refuse.
         let mut refused = Vec::new();
         let mut foreign = None;
         let call_began = Instant::now();
-        // What the last attempt met that was not cut short by the end of the call's time.
+        // The failure of the last attempt that was not cut short by the end of the call.
         let mut met = None;
         loop {
             let slot = self.endpoints.pick_but(&refused);
@@ -208,7 +214,8 @@ impl Core {
                 if is_cut_short {
                     failure = met.or_else(|| self.endpoints.met_since(call_began)).unwrap_or(failure);
                 }
-                // That the only endpoint which answers is of another cluster says more than that the others do not answer.
+                // If the only endpoint that answers belongs to another cluster, that explains more
+                // than the silence of the others.
                 if matches!(verdict.kind, ErrorKind::Unavailable | ErrorKind::Timeout) {
                     failure = foreign.unwrap_or(failure);
                 }
@@ -226,13 +233,14 @@ impl Core {
         }
     }
 
-    /// The failure of a call whose time is over while it waited for something else than its own request: what attempts met since it began, or these words.
+    /// Returns the failure of a call that ran out of time before its own request was sent: the last
+    /// failed attempt since it began, else `words`.
     pub(super) fn out_of_time(&self, began: Instant, words: &str) -> Failure {
         let met = self.endpoints.met_since(began).map(Failure::before_sending);
         met.unwrap_or_else(|| Failure::by_clock(Row::TimedOut, words)).after_giving_up(self.retry.call_timeout)
     }
 
-    /// One attempt at this endpoint.
+    /// Makes one attempt at this endpoint.
     pub(super) async fn attempt<Q, A>(
         &self,
         slot: &Slot,
@@ -251,7 +259,7 @@ impl Core {
         Ok(answer)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "they are those of `attempt`, and the answer")]
+    #[allow(clippy::too_many_arguments, reason = "the arguments of `attempt`, and the answer")]
     async fn attempt_into(
         &self,
         slot: &Slot,
@@ -268,14 +276,15 @@ impl Core {
             Ok(Ok(connection)) => connection,
             Ok(Err(status)) => return Err(Failure::of(&slot.name, status).before_sending()),
             Err(_) => {
-                let words = format!("{}: no connection: none within {:?}", slot.name, whole(began.elapsed()));
+                let words = format!("{}: no connection within {:?}", slot.name, whole(began.elapsed()));
                 return Err(Failure::by_clock(Row::NotSent, words));
             }
         };
         let metadata = Metadata { leader: how.leader, token };
         let behind = connection.behind();
         if how.proof && self.needs_proof(slot, &behind, how) {
-            // Boxed, as what follows an answer of another cluster is: both are rare, and thousands of calls may wait.
+            // Boxed, like the handling of an answer from another cluster: both are rare, and
+            // thousands of calls may wait.
             Box::pin(self.prove(slot, &connection, how, token, limit)).await.map_err(Failure::before_sending)?;
         }
         let careful = careful(slot, method, how, request);
@@ -291,16 +300,19 @@ impl Core {
         Ok(())
     }
 
-    /// Whether a write may not be sent over a connection yet: another cluster may be behind it, or (where the endpoint has not answered since it last
-    /// failed) a server that is frozen, or that refuses our certificate, which it says only after the handshake. What was sent there is in doubt.
+    /// Returns whether a write must not be sent over a connection yet. The connection may lead to
+    /// another cluster. If the endpoint has not answered since it last failed, the server may also
+    /// be frozen, or may refuse the client's certificate, which it says only after the handshake. A
+    /// write sent there would be in doubt.
     fn needs_proof(&self, slot: &Slot, behind: &Behind, how: How) -> bool {
-        // Before the first answer there is no cluster that it could differ from.
+        // Before the first answer, the client belongs to no cluster, so nothing can differ.
         let known = self.endpoints.cluster.id();
         let unknown = known != 0 && behind.get() != known;
         unknown || (self.probes && !how.repeatable && !slot.is_proven())
     }
 
-    /// Sees that an endpoint is alive and of our cluster, by one request for all writes that wait for it.
+    /// Checks that an endpoint is alive and belongs to the client's cluster. One request serves all
+    /// writes that wait for it.
     async fn prove(
         &self,
         slot: &Slot,
@@ -330,13 +342,14 @@ impl Core {
         };
         *last = proof.as_ref().err().map(|failure| (Instant::now(), failure.clone()));
         proof?;
-        // etcd's `grpc-proxy` answers this by itself, and does not say for whom.
+        // etcd's `grpc-proxy` answers this itself and names no cluster.
         behind.set(self.endpoints.cluster.id());
         slot.succeeded();
         Ok(())
     }
 
-    /// Takes an answer if it is of the cluster that the client belongs to, or moves on to.
+    /// Accepts an answer if it comes from the client's cluster, or from one that the client now
+    /// moves on to.
     pub(super) async fn recognize(&self, slot: &Slot, behind: &Behind, header: Option<&ResponseHeader>) -> Result<(), Failure> {
         let id = header.map_or(0, |header| header.cluster_id);
         if id == 0 {
@@ -352,14 +365,14 @@ impl Core {
             return Ok(());
         }
         let words = format!(
-            "{} is of cluster {id:x}, and this client is of cluster {:x}; a client's endpoints must be of one (it moves on when they all are of another)",
+            "{} belongs to cluster {id:x}, but this client to cluster {:x}; all endpoints must be of one cluster (the client moves on once they all belong to another)",
             slot.name,
             cluster.id()
         );
         Err(Failure::new(Row::ForeignCluster, words))
     }
 
-    /// Asks all endpoints which cluster they are of, and moves on to another one if they agree on it.
+    /// Asks all endpoints for their cluster, and moves on to another cluster if they agree on it.
     async fn survey(&self) {
         let cluster = &self.endpoints.cluster;
         let known = cluster.id();
@@ -379,27 +392,27 @@ impl Core {
         };
     }
 
-    /// The id of the cluster that a new connection to this endpoint leads to; none if that does not answer. A connection that stands may be one to a
-    /// server that is gone.
+    /// Returns the id of the cluster behind a new connection to this endpoint, or `None` if it does
+    /// not answer. An existing connection may lead to a server that is gone.
     async fn cluster_at(&self, slot: &Slot) -> Option<u64> {
         let limit = Instant::now() + self.connect_timeout;
         let connection = timeout_at(limit, slot.another_connection()).await.ok()?.ok()?;
-        // Also a member without a leader has a say.
+        // A member without a leader also counts.
         let metadata = Metadata { leader: false, token: None };
         let answer = send(connection, &FIRST_OF_WATCH, &WatchRequest::of_one_key(), metadata, limit, limit).await.ok()?;
         answer.header.map(|header| header.cluster_id).filter(|&id| id != 0)
     }
 }
 
-/// Why there is no answer.
+/// Why a request was not answered.
 pub(super) enum Unanswered {
-    /// The server, or the connection, said so.
+    /// The server or the connection reported an error.
     Refused(Status),
-    /// Neither, for so long.
+    /// Neither did, for this long.
     TimedOut(Duration),
 }
 
-/// A measured time as a person reads it: rounded up to milliseconds, since timers are late and never early.
+/// Rounds a measured time up to milliseconds for a message. Timers may fire late but never early.
 fn whole(time: Duration) -> Duration {
     let milliseconds = time.as_micros().div_ceil(1000);
     Duration::from_millis(u64::try_from(milliseconds).unwrap_or(u64::MAX))
@@ -417,8 +430,9 @@ impl Unanswered {
     }
 }
 
-/// Sends one request on a connection that is ready. The answer must begin before `first`, which it does when the server is done with it, and be here before
-/// `whole`: a large one may take its time on a slow line.
+/// Sends one request on a connection that is ready. The answer must begin before `first`, which it
+/// does once the server has processed the request. It must be complete before `whole`, because a
+/// large answer may take long on a slow line.
 pub(super) async fn send<Q, A>(
     connection: Connection,
     method: &Method<Q, A>,
@@ -448,7 +462,8 @@ async fn send_into(
     let began = Instant::now();
     let late = |_| Unanswered::TimedOut(began.elapsed());
     let (mut requests, mut answers) = connection.begin(method.path, metadata).map_err(Unanswered::Refused)?;
-    // A proxy may forward a stream only while its request side is open: etcd's `grpc-proxy` never answers a keep-alive whose stream was ended already.
+    // The request side stays open, because a proxy may forward a stream only while it is: etcd's
+    // `grpc-proxy` never answers a keep-alive whose request side has ended.
     requests.send(request, method.shape == Shape::Unary);
     timeout_at(first, answers.begun()).await.map_err(late)?.map_err(Unanswered::Refused)?;
     let answer = async {
@@ -456,14 +471,15 @@ async fn send_into(
             return Err(Local::Ended("without a message").into());
         }
         if method.shape == Shape::Unary {
-            // An error may still be there.
+            // The trailers may still contain an error.
             answers.next_into(&mut ()).await?;
         }
         Ok(())
     };
     timeout_at(whole, answer).await.map_err(late)?.map_err(Unanswered::Refused)?;
     if method.shape == Shape::FirstOfStream {
-        // The server sees a stream that ended well, and not one that was cancelled. How it ends changes nothing: the answer is there.
+        // The server then sees a stream that ended normally instead of a cancelled one. The outcome
+        // of the call does not depend on it.
         requests.end();
         let _ = timeout(GOODBYE, answers.next_into(&mut ())).await;
     }

@@ -1,9 +1,12 @@
-//! Transactions that only read, on servers that do not bear one that is cut off.
+//! Protects some servers from read-only transactions that are cancelled.
 //!
-//! A server of 3.5.0 to 3.5.6 performs such a transaction with the context of its request, and panics when the request is cancelled at the wrong moment (etcd
-//! issues 14110 and 14891). No client can promise that a request is not cancelled: a caller may give up, and a connection may break. A transaction
-//! that writes is proposed to raft and applied with a context of its own. So a server that is not known to bear it gets one operation more: an empty
-//! transaction, which is no read (`isTxnReadonly` in `v3_server.go`), changes nothing, makes no revision and needs no right.
+//! etcd 3.5.0 to 3.5.6 runs a read-only transaction with the context of its request, and panics if
+//! the request is cancelled at the wrong moment (etcd issues 14110 and 14891). No client can rule
+//! out cancellation: a caller may give up, and a connection may break. A transaction that writes is
+//! proposed to raft and applied with a context of its own. So a server that is not known to be safe
+//! gets one more operation: an empty transaction. It makes the request count as a write
+//! (`isTxnReadonly` in `v3_server.go`), but it changes nothing, makes no revision and needs no
+//! permission.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -12,18 +15,19 @@ use super::channel::{Joining, Slot};
 use super::connection::Sent;
 use super::wire::{TXN, Untyped};
 
-/// `RequestOp { request: Txn(TxnRequest {}) }` as one more element of `TxnRequest::failure`. A message that follows another one is merged into
-/// it, so its bytes go behind those of any transaction. It is not in `success`, which may have as many operations as a server takes.
+/// `RequestOp { request: Txn(TxnRequest {}) }` as one more element of `TxnRequest::failure`.
+/// protobuf merges concatenated messages, so these bytes can be appended to any transaction. The
+/// element is not in `success`, which may already hold as many operations as a server accepts.
 const EMPTY_TRANSACTION: [u8; 4] = [0x1a, 2, 0x22, 0];
 
-/// Before a message on the wire: a flag, and its length.
+/// The frame of a message starts with a flag and the length.
 const FLAG: usize = 1;
 const PREFIX: usize = FLAG + size_of::<u32>();
 
-/// A transaction that only reads, for a server that may not bear it.
+/// A read-only transaction for a server that might panic on it.
 pub(super) struct Careful<'r>(&'r dyn Sent);
 
-/// What is to be sent of a request to this endpoint instead of the request itself.
+/// Returns the request to send to this endpoint instead of `request`, if it needs protection.
 pub(super) fn careful<'r>(slot: &Slot, method: &Untyped, how: How, request: &'r dyn Sent) -> Option<Careful<'r>> {
     let only_reads = !how.write && method.path == TXN.path;
     (only_reads && slot.joining() != Joining::Allowed).then_some(Careful(request))
@@ -50,7 +54,7 @@ mod tests {
     use crate::store::v3::wire::{Compare, RangeRequest, Request, RequestOp, TxnRequest};
 
     #[test]
-    fn empty_transaction_is_appended_to_what_is_done_otherwise() {
+    fn empty_transaction_is_appended_to_failure_list() {
         let read =
             |key: &'static str| RequestOp { request: Some(Request::Range(RangeRequest { key: key.into(), ..RangeRequest::default() })) };
         for failure in [vec![], vec![read("/c")]] {

@@ -1,7 +1,9 @@
-//! The endpoints of a cluster: which one is asked next, and its connections. What is asked, and how often, is `call.rs`.
+//! The endpoints of a cluster and their connections, and the choice of the next endpoint. `call.rs`
+//! decides what to send and how often.
 //!
-//! Not a balancing over the list: with one dead endpoint of two it fails a third of the calls, and a frozen one hangs them
-//! (grpc-rust #2839). One endpoint is used for everything until it fails; then the next one in the list is.
+//! The client does not balance over the list. With balancing, one dead endpoint of two fails a
+//! third of the calls, and a frozen one hangs them (grpc-rust #2839). Instead it uses one endpoint
+//! for everything until that fails, then the next one in the list.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,8 +22,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::runtime::PerRuntime;
 use crate::store::connect::{ConnectOptions, Endpoint};
 
-/// Each has a connection of its own, so that none waits for another: a watch that is not read fills the window of its connection, and
-/// the calls and keep-alives on the same one would hang with it (seen with 4 unread watches).
+/// The purpose of a connection. Each lane has its own connection, so that none waits for another: a
+/// watch that is not read fills the window of its connection, and calls and keep-alives on the same
+/// connection would hang (seen with 4 unread watches).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lane {
     Calls,
@@ -32,13 +35,13 @@ pub(super) enum Lane {
 /// The endpoints of one cluster.
 #[derive(Debug)]
 pub(super) struct Endpoints {
-    /// At least one.
+    /// The endpoints, at least one.
     slots: Vec<Slot>,
-    /// The one in use, as an index that is taken modulo the number of slots.
+    /// The endpoint in use, as an index to be taken modulo the number of slots.
     current: AtomicUsize,
     pub(super) cluster: Cluster,
     connect_timeout: Duration,
-    /// What the last attempt met that had no answer from a server, and when.
+    /// The last failure without an answer from a server, and its time.
     met: Mutex<Option<(Instant, Failure)>>,
 }
 
@@ -47,7 +50,8 @@ pub(super) struct Endpoints {
 pub(super) struct Slot {
     pub(super) name: String,
     target: Arc<Target>,
-    /// Each runtime has its own connections: the task of a connection runs on the runtime that made it, and moves no frames while nobody drives that one.
+    /// Each runtime has its own connections. The task of a connection runs on the runtime that
+    /// opened it, and moves no frames while that runtime is not driven.
     lanes: PerRuntime<Lanes>,
     health: Mutex<Health>,
 }
@@ -58,7 +62,8 @@ pub(super) struct Lanes {
     calls: Mutex<Option<Connecting>>,
     watches: Mutex<Option<Connecting>>,
     leases: Mutex<Option<Connecting>>,
-    /// Held by the call that finds out whether a write may go to the endpoint: when that last failed, and why.
+    /// Held by the call that checks whether the endpoint may get writes. Contains the time and
+    /// reason of the last failed check.
     pub(super) proof: tokio::sync::Mutex<Option<(Instant, Failure)>>,
 }
 
@@ -73,26 +78,26 @@ impl Lanes {
     }
 }
 
-/// A connection that is being made or stands. All who want it wait for the same attempt.
+/// A connection that is open or being opened. All callers wait for the same attempt.
 type Connecting = Shared<BoxFuture<'static, Result<Connection, Status>>>;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Health {
-    /// Failures since it last answered.
+    /// The failures since the endpoint last answered.
     failures: u32,
-    /// It is asked last until then.
+    /// Until this time, all other endpoints are preferred.
     suspect_until: Option<Instant>,
-    /// It answered, from the right cluster, since it last failed.
+    /// Whether the endpoint has answered, from the right cluster, since it last failed.
     proven: bool,
     joining: Joining,
 }
 
-/// What is known of the server behind a connection: whether reads may be joined into a transaction there.
+/// Whether the server behind a connection can take several reads joined into one transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Joining {
     #[default]
     Unknown,
-    /// It is being asked.
+    /// A request for the server's version is under way.
     Asked,
     Allowed,
     Refused,
@@ -102,7 +107,7 @@ const FIRST_SUSPICION: Duration = Duration::from_millis(50);
 const LONGEST_SUSPICION: Duration = Duration::from_secs(5);
 
 impl Endpoints {
-    /// Nothing is connected yet.
+    /// Returns the endpoints, not connected yet.
     pub(super) fn new(options: &ConnectOptions) -> Result<Self> {
         options.endpoints.iter().try_for_each(Endpoint::check)?;
         let slots = options.endpoints.iter().map(|endpoint| Slot::new(endpoint, options)).collect::<Result<Vec<_>>>()?;
@@ -126,26 +131,28 @@ impl Endpoints {
         &self.slots
     }
 
-    /// Keeps in mind why an attempt failed, for a call whose time ends while another attempt is under way.
+    /// Remembers why an attempt failed. A call whose time ends during another attempt reports this
+    /// reason.
     pub(super) fn meet(&self, failure: &Failure) {
         if failure.verdict().endpoint_failed && !failure.by_clock {
             *self.met.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), failure.clone()));
         }
     }
 
-    /// The last such failure, if it came after this.
+    /// Returns the last such failure if it happened after `began`.
     pub(super) fn met_since(&self, began: Instant) -> Option<Failure> {
         let met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
         let (when, failure) = met.as_ref()?;
         (*when >= began).then(|| failure.clone())
     }
 
-    /// The endpoint to ask now: the one in use, or the next that is not suspect, or the one whose suspicion ends first.
+    /// Returns the endpoint to ask now: the current one, else the next one that is not suspect,
+    /// else the one whose suspicion ends first.
     pub(super) fn pick(&self) -> &Slot {
         self.pick_but(&[])
     }
 
-    /// The same among the endpoints that are not in `refused`; among all if there is no other.
+    /// Like [`pick`](Self::pick), but skips the endpoints in `refused` unless all are refused.
     pub(super) fn pick_but(&self, refused: &[&Slot]) -> &Slot {
         let current = self.current.load(Ordering::Relaxed);
         let now = Instant::now();
@@ -159,19 +166,19 @@ impl Endpoints {
             .or_else(|| order.by_ref().min_by_key(|&index| self.slots.get(index).and_then(|slot| slot.suspect_until(now))))
             .unwrap_or(0);
         if chosen != current {
-            // Another caller may have moved it as well; either choice is a good one.
+            // Another caller may have changed it meanwhile. Either choice is fine.
             self.current.store(chosen, Ordering::Relaxed);
         }
-        // `new` refuses an empty list, and `chosen` is below its length.
         #[expect(clippy::indexing_slicing, reason = "`new` refuses an empty list, and `chosen` is below its length")]
         &self.slots[chosen]
     }
 
-    /// The connection of this endpoint for this lane, made if there is none. It takes the next call.
+    /// Returns the connection of this endpoint for this lane, ready for the next call. Opens one if
+    /// there is none.
     pub(super) async fn connection(&self, slot: &Slot, lane: Lane) -> Result<Connection, Status> {
         let mut connection = self.connected(slot, lane).await?;
         if connection.ready().await.is_err() {
-            // It ended while nobody used it, which is no fault of the endpoint.
+            // The connection ended while idle, which is not a failure of the endpoint.
             slot.forget(lane, &connection);
             connection = self.connected(slot, lane).await?;
             connection.ready().await?;
@@ -188,7 +195,7 @@ impl Endpoints {
                 Some((connecting, None)) => connecting.clone(),
                 Some((_, Some(_))) | None => {
                     if lane == Lane::Calls {
-                        // Another server may be behind it, or the same in another version.
+                        // The new connection may lead to another server, or to another version.
                         slot.set_joining(Joining::Unknown);
                     }
                     place.insert(connect(slot, self.connect_timeout)).clone()
@@ -221,23 +228,24 @@ impl Slot {
         self.health().suspect_until.filter(|&until| until > now)
     }
 
-    /// Whether it answered since it last failed.
+    /// Returns whether the endpoint has answered since it last failed.
     pub(super) fn is_proven(&self) -> bool {
         self.health().proven
     }
 
-    /// It refused a request, or failed it.
+    /// Records the outcome of a request that the endpoint refused or failed.
     pub(super) fn judge(&self, verdict: Verdict) {
         if verdict.endpoint_failed { self.failed() } else { self.succeeded() }
     }
 
-    /// It answered.
+    /// Records that the endpoint answered.
     pub(super) fn succeeded(&self) {
         let mut health = self.health();
         *health = Health { proven: true, joining: health.joining, ..Health::default() };
     }
 
-    /// It failed: others are asked first for a while, twice as long each time.
+    /// Records a failure. Other endpoints are preferred for a while, twice as long after each
+    /// further failure.
     pub(super) fn failed(&self) {
         let mut health = self.health();
         let suspicion = FIRST_SUSPICION.saturating_mul(1 << health.failures.min(16)).min(LONGEST_SUSPICION);
@@ -245,7 +253,8 @@ impl Slot {
         *health = Health { failures, suspect_until, ..Health::default() };
     }
 
-    /// Whether reads may be joined there. What was known is forgotten with each failure and each connection for calls.
+    /// Returns whether reads may be joined at this endpoint. Each failure and each new connection
+    /// for calls resets this to unknown.
     pub(super) fn joining(&self) -> Joining {
         self.health().joining
     }
@@ -254,7 +263,7 @@ impl Slot {
         self.health().joining = joining;
     }
 
-    /// Goes from one to the other, if it is at the first.
+    /// Replaces `from` by `to`. Returns false if the state is not `from`.
     pub(super) fn move_joining(&self, from: Joining, to: Joining) -> bool {
         let mut health = self.health();
         let moved = health.joining == from;
@@ -264,14 +273,15 @@ impl Slot {
         moved
     }
 
-    /// A connection beside those of the lanes.
+    /// Opens a connection that belongs to no lane.
     pub(super) async fn another_connection(&self) -> Result<Connection, Status> {
         let mut connection = Connection::open(&self.target).await?;
         connection.ready().await?;
         Ok(connection)
     }
 
-    /// Forgets the connection of a lane, which does not work any more, so that the next call makes another. Somebody else may have done so.
+    /// Drops a broken connection from its lane, so that the next call opens another. Does nothing
+    /// if another caller already replaced it.
     pub(super) fn forget(&self, lane: Lane, connection: &Connection) {
         let lanes = self.lanes();
         let mut place = lanes.of(lane);
@@ -281,11 +291,13 @@ impl Slot {
     }
 }
 
-/// Makes a connection in a task of its own, so that it is finished for the next caller when this one gives up.
+/// Opens a connection in its own task, so that the next caller can use it even if this caller gives
+/// up.
 fn connect(slot: &Slot, limit: Duration) -> Connecting {
     let target = slot.target.clone();
     let task = tokio::spawn(async move {
-        // A server that is silent may wait for the rest of a line that never ends.
+        // A silent server may be waiting for the rest of a line that never ends, so after half the
+        // time the client finds out what the port speaks.
         let explained = async {
             sleep(limit / 2).await;
             match target.contradiction(limit / 4).await {
@@ -297,7 +309,7 @@ fn connect(slot: &Slot, limit: Duration) -> Connecting {
             biased;
             opened = Connection::open(&target) => opened,
             found = explained => return Err(found.into()),
-            () = sleep(limit) => Err(Local::NotSent(format!("none within {limit:?}")).into()),
+            () = sleep(limit) => Err(Local::NotSent(format!("not established within {limit:?}")).into()),
         };
         match opened {
             Err(Status::Local(local)) if local.may_be_wrong_scheme() => Err(target.contradiction(limit / 2).await.unwrap_or(local).into()),

@@ -1,16 +1,20 @@
-//! Which cluster a client belongs to, and when it moves on to another one.
+//! Decides which cluster a client belongs to, and when it moves on to another one.
 //!
-//! Every answer of etcd names its cluster. The first answer that a client gets decides which cluster it belongs to. A server that was restored
-//! or emptied comes back at the same address under another id, and so does a server of another cluster that was listed by mistake. A client
+//! Every answer of etcd names its cluster, and the first answer decides which cluster a client
+//! belongs to. A server that was restored or emptied comes back at the same address with another
+//! cluster id. A server of another cluster that was listed by mistake looks the same. A client
 //! tells the two apart by asking all of its endpoints ([`agreed`]):
 //!
-//! - All endpoints that answer name the same other id, and they are more than half of the list: the cluster was replaced. The client moves on, and
-//!   what it knew of the former history is void ([`Cluster::history`]).
-//! - Anything else: the endpoint is not used. So members that are restored one after another take no client with them while an old member still
-//!   answers, and neither does one foreign endpoint of two while the right one is down.
+//! - If all endpoints that answer name the same other id, and they are more than half of the list,
+//!   the cluster was replaced. The client moves on, and everything it knew of the former history is
+//!   void ([`Cluster::history`]).
+//! - Otherwise the endpoint is not used. So a client stays while members are restored one after
+//!   another and an old member still answers. It also stays when one of two endpoints is foreign
+//!   and the right one is down.
 //!
-//! No write is sent over a connection before an answer has named the cluster behind it (`call.rs`): an answer that names another cluster comes too
-//! late for the write that it answers.
+//! No write is sent over a connection before an answer has named the cluster behind it (`call.rs`).
+//! If only the answer to the write named another cluster, the write would already have been applied
+//! there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,38 +25,38 @@ use tokio::time::Instant;
 
 use crate::runtime::PerRuntime;
 
-/// How long endpoints that did not agree are not asked again.
+/// How long the client waits after a survey without agreement before it asks all endpoints again.
 pub(super) const SURVEY_PAUSE: Duration = Duration::from_millis(100);
 
 /// The cluster that a client belongs to.
 #[derive(Debug, Default)]
 pub(super) struct Cluster {
-    /// Its id; 0 until the first answer.
+    /// The id of the cluster; 0 until the first answer.
     id: AtomicU64,
     history: Arc<AtomicU64>,
-    /// Held by the call that asks all endpoints: when they were last asked in vain. Each runtime asks for itself: a call on one that is not driven any more
-    /// would hold up the others.
+    /// Held by the call that asks all endpoints. Contains when they last failed to agree. Each
+    /// runtime has its own, because a call on a runtime that is not driven would block the others.
     pub(super) survey: PerRuntime<Mutex<Option<Instant>>>,
 }
 
-/// The history in which something began, such as a watch stream.
+/// The history in which an object, such as a watch stream, began.
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
     history: u64,
     current: Arc<AtomicU64>,
 }
 
-/// The id of the cluster that answered last over a connection; 0 before the first answer.
+/// The id of the cluster that last answered over a connection; 0 before the first answer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Behind(Arc<AtomicU64>);
 
 impl Cluster {
-    /// The id; 0 until the first answer.
+    /// Returns the id of the cluster; 0 until the first answer.
     pub(super) fn id(&self) -> u64 {
         self.id.load(Ordering::Relaxed)
     }
 
-    /// Whether an answer of this cluster is taken. The first one decides.
+    /// Returns whether an answer of this cluster is accepted. The first answer decides.
     pub(super) fn admits(&self, id: u64) -> bool {
         match self.id() {
             0 => self.id.compare_exchange(0, id, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|first| first == id, |_| true),
@@ -60,28 +64,29 @@ impl Cluster {
         }
     }
 
-    /// From now on the client belongs to this cluster, whose history is a new one.
+    /// Moves the client to this cluster, whose history is a new one.
     pub(super) fn move_to(&self, id: u64) {
-        // A call on another runtime may have found it out, too.
+        // A call on another runtime may have moved it already.
         if self.id.swap(id, Ordering::Relaxed) != id {
-            // Whoever sees the new number also sees the new id.
+            // A reader that sees the new number also sees the new id.
             self.history.fetch_add(1, Ordering::Release);
         }
     }
 
-    /// How often the client has moved on. Revisions, leases and watches of an earlier number mean nothing any more.
+    /// Returns how often the client has moved on. Revisions, leases and watches of an earlier
+    /// number are void.
     pub(super) fn history(&self) -> u64 {
         self.history.load(Ordering::Acquire)
     }
 
-    /// The present history, for what begins in it.
+    /// Returns the current history, for an object that begins in it.
     pub(super) fn present(&self) -> Origin {
         Origin { history: self.history(), current: Arc::clone(&self.history) }
     }
 }
 
 impl Origin {
-    /// Whether the client still belongs to that cluster.
+    /// Returns whether the client still has this history.
     pub(super) fn is_current(&self) -> bool {
         self.current.load(Ordering::Acquire) == self.history
     }
@@ -93,14 +98,16 @@ impl Behind {
     }
 
     pub(super) fn set(&self, id: u64) {
-        // Most answers repeat what is known, and a store would take the cache line from other callers.
+        // Most answers repeat the known id, and a store would invalidate the cache line for other
+        // callers.
         if self.get() != id {
             self.0.store(id, Ordering::Relaxed);
         }
     }
 }
 
-/// The cluster that a client of `known` moves on to, by what each of its endpoints named; none for an endpoint that did not answer.
+/// Returns the cluster that a client of `known` moves on to. `named` has the id that each endpoint
+/// named, or `None` if it did not answer.
 pub(super) fn agreed(known: u64, named: &[Option<u64>]) -> Option<u64> {
     let mut answers = named.iter().flatten();
     let new = *answers.next()?;
@@ -137,15 +144,15 @@ mod tests {
             (&[None], false),
             (&[OLD], false),
             (&[NEW, NEW], true),
-            // The other one may be down for a moment, and of the old cluster.
+            // The other endpoint may be down for a moment and still belong to the old cluster.
             (&[NEW, None], false),
             (&[OLD, NEW], false),
             (&[NEW, OTHER], false),
             (&[NEW, NEW, NEW], true),
-            // A member that is gone for good keeps nobody locked out.
+            // A member that is gone for good does not block the client.
             (&[None, NEW, NEW], true),
             (&[None, None, NEW], false),
-            // Restored one after another.
+            // Members that are restored one after another.
             (&[NEW, OLD, OLD], false),
             (&[NEW, NEW, OLD], false),
             (&[NEW, OTHER, NEW], false),

@@ -1,4 +1,5 @@
-//! Performing a transaction: the leases it needs, the request, and giving back the leases that it turned out not to need.
+//! Performs a transaction: grants the leases it needs, sends the request, and gives back leases
+//! that were not used.
 
 use std::sync::Arc;
 
@@ -12,10 +13,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 use crate::store::{Capabilities, Committed, Txn};
 
-/// Attempts of a write whose shared lease the server does not have.
+/// The attempts of a write whose shared lease does not exist on the server.
 const ATTEMPTS: u32 = 3;
 
-/// [`Store::commit`](crate::store::Store::commit).
+/// Implements [`Store::commit`](crate::store::Store::commit).
 pub(super) async fn commit(reads: &Arc<Reads>, ttls: &TtlLeases, capabilities: &Capabilities, txn: &Txn) -> Result<Committed> {
     let core = reads.core();
     let at = |error: Error| match kv::only_key(txn) {
@@ -26,17 +27,17 @@ pub(super) async fn commit(reads: &Arc<Reads>, ttls: &TtlLeases, capabilities: &
     let outcome = if leases.is_empty() {
         perform(reads, request).await
     } else {
-        // Boxed: few writes need a lease first.
+        // Boxed, because few writes need a lease first.
         Box::pin(core.retry.one_call(with_leases(reads, ttls, request, &leases))).await
     };
     match outcome {
         Ok(committed) => Ok(committed),
-        // Boxed: it is rare, and thousands of calls may wait.
+        // Boxed, because it is rare, and thousands of calls may wait.
         Err(error) => Err(at(Box::pin(rights::explained(core, txn, error)).await)),
     }
 }
 
-/// Performs a request with leases in the place of those that it names.
+/// Performs a request with granted leases in place of the planned ones.
 async fn with_leases(reads: &Arc<Reads>, ttls: &TtlLeases, request: Request, leases: &[NewLease]) -> Result<Committed> {
     let core = reads.core();
     let (mut request, mut leases) = (request, leases.to_vec());
@@ -62,7 +63,7 @@ async fn with_leases(reads: &Arc<Reads>, ttls: &TtlLeases, request: Request, lea
             Err(error) => error.may_have_applied(),
         };
         match &outcome {
-            // A lease that was shared has ended, or the server has lost it. Nothing was written.
+            // A shared lease has expired, or the server has lost it. Nothing was written.
             Err(error) if more > 0 && error.kind() == ErrorKind::LeaseLost && given.iter().any(|lease| lease.is_old) => {
                 for (new, lease) in leases.iter_mut().zip(given) {
                     ttls.forget(lease).await;
@@ -95,10 +96,10 @@ async fn perform(reads: &Arc<Reads>, request: Request) -> Result<Committed> {
     }
 }
 
-/// The error of a grant as the error of the transaction that was never sent.
+/// Turns the error of a grant into the error of the transaction, which was never sent.
 fn known(error: Error) -> Error {
     if !error.may_have_applied() {
         return error;
     }
-    Error::new(error.kind(), "the lease for the time to live could not be had").caused_by(error)
+    Error::new(error.kind(), "the lease for the time to live could not be granted").caused_by(error)
 }

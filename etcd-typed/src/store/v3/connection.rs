@@ -1,7 +1,8 @@
-//! `Connection`: one HTTP/2 connection to a server, right on the crate `h2`. What a gRPC library puts between a call and that (a buffer and a task that
-//! dispatches, for any kind of service) costs as much processor time as all the rest of a call; `tests/peers` shows what it is without.
+//! `Connection`: one HTTP/2 connection to a server, directly on the crate `h2`. A generic gRPC
+//! library puts a buffer and a dispatching task between a call and `h2`. That costs as much
+//! processor time as the rest of a call; `tests/peers` measures the difference.
 //!
-//! [`dial`] makes the connection below it, and [`exchange`] is one call on it.
+//! [`dial`] opens the connection, and [`exchange`] is one call on it.
 
 mod dial;
 mod exchange;
@@ -32,52 +33,60 @@ use super::cluster::Behind;
 use super::grpc::{Local, Status};
 use super::spawn;
 
-/// How much a server may send on one stream before it is read: as much as a line of a gigabit carries in 30 ms.
+/// How much a server may send on one stream before it is read: as much as a gigabit line carries in
+/// 30 ms.
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 
-/// The same of all streams of a connection.
+/// The same limit for all streams of a connection together.
 const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 
-/// The headers and trailers of an answer; the words of an error are in them.
+/// The maximum size of the headers and trailers of an answer, which include the message of an
+/// error.
 const LONGEST_HEADERS: u32 = 64 * 1024;
 
-/// The limit of streams at a server that has not told its own. No server can: on the wire it is a number of 32 bits, or there is none.
+/// The stream limit before the server has sent its own. No server can send this value, because the
+/// limit on the wire is a 32-bit number or absent.
 const UNTOLD: usize = usize::MAX - 1;
 
-/// How long the end of a connection is waited for when a stream says that it ended: they are told one after the other.
+/// How long a broken stream waits for the reason that its connection ended. `h2` reports the end of
+/// the stream first.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
-/// A connection that stood when it was last looked at. Clones share it; it ends when the last one and all its calls have ended.
+/// A connection that was open when last used. Clones share it. It closes when the last clone is
+/// dropped and all its calls have ended.
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     shared: Arc<Shared>,
 }
 
-/// What the calls of a connection and its task have in common.
+/// The state shared by a connection's calls and its task.
 #[derive(Debug)]
 struct Shared {
     scheme: Scheme,
     authority: Authority,
-    /// Calls under way.
+    /// The number of calls under way.
     calls: AtomicUsize,
-    /// Those of them that the server has not begun to answer.
+    /// The number of calls that the server has not begun to answer.
     asked: AtomicUsize,
-    /// Whether a call began since the connection's task has last written.
+    /// Whether a call began since the connection's task last wrote.
     begun: AtomicBool,
-    /// What puts long messages together.
+    /// Passes streams with a long message to the connection's task, which assembles the message.
     long: Long,
-    /// Which cluster answered.
+    /// The cluster that last answered.
     behind: Behind,
-    /// Set when requests seem to be lost on it while answers arrive: calls under way go on, new ones belong on another connection.
+    /// Set when requests seem to be lost while answers still arrive. Calls under way continue, but
+    /// new calls should use another connection.
     doubt: SetOnce<()>,
     /// Why the connection ended.
     end: SetOnce<String>,
 }
 
 impl Connection {
-    /// Connects, waits until the server has shown that it speaks HTTP/2, and spawns the task that moves its frames. Before that no request is sent: what is no
-    /// HTTP/2 server, a frozen one, or one that refuses our certificate leaves no write in doubt. It also tells the limit of streams.
+    /// Connects, waits until the server has shown that it speaks HTTP/2, and spawns the task that
+    /// moves the frames. No request is sent before that. So no write is left in doubt by a peer
+    /// that does not speak HTTP/2, by a frozen server, or by one that refuses the client's
+    /// certificate. The server's first frame also tells its stream limit.
     pub(super) async fn open(target: &Target) -> Result<Self, Status> {
         Self::over(target.dial().await?, target).await
     }
@@ -92,7 +101,8 @@ impl Connection {
             .initial_max_send_streams(UNTOLD)
             .enable_push(false);
         let (sender, mut connection) = builder.handshake(io).await.map_err(|cause| Local::NotSent(cause.to_string()))?;
-        // The first frame of a server is its SETTINGS (RFC 9113, section 3.4), and `h2` sets the limit by them.
+        // A server's first frame is SETTINGS (RFC 9113, section 3.4), from which `h2` takes the
+        // stream limit.
         poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
             Poll::Ready(end) => Poll::Ready(Err(without_settings(end.err()))),
             Poll::Pending if sender.current_max_send_streams() == UNTOLD => Poll::Pending,
@@ -122,18 +132,20 @@ impl Connection {
         Ok(Self { sender, shared })
     }
 
-    /// Waits until it takes another call.
+    /// Waits until the connection accepts another call.
     ///
     /// # Errors
     ///
-    /// It has ended, or the server said that it is about to. Nothing was sent.
+    /// The connection has ended, or the server has announced that it is closing it. Nothing was
+    /// sent.
     pub(super) async fn ready(&mut self) -> Result<(), Status> {
         poll_fn(|cx| self.sender.poll_ready(cx))
             .await
             .map_err(|cause| self.shared.end.get().cloned().map_or_else(|| unsent(&cause), |why| Local::NotSent(why).into()))
     }
 
-    /// Waits until requests seem to be lost on it while answers arrive. New calls belong on another connection then.
+    /// Waits until requests seem to be lost while answers still arrive. New calls should then use
+    /// another connection.
     pub(super) async fn doubted(&self) {
         self.shared.doubt.wait().await;
     }
@@ -146,23 +158,23 @@ impl Connection {
         self.shared.doubt.initialized()
     }
 
-    /// Which cluster answered over it last.
+    /// Returns the cluster that last answered over this connection.
     pub(super) fn behind(&self) -> Behind {
         self.shared.behind.clone()
     }
 
-    /// Whether both are the same connection.
+    /// Returns whether both are the same connection.
     pub(super) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 }
 
-/// Why a connection ended before the server's first frame.
+/// Returns why a connection ended before the server's first frame.
 fn without_settings(cause: Option<h2::Error>) -> Status {
     let local = match cause {
         None => Local::HungUp("the server closed the connection".to_owned()),
         Some(cause) if cause.is_library() => Local::NotGrpc(format!("the server does not speak HTTP/2 ({cause})")),
-        // TLS may have refused our certificate, which only these words tell.
+        // The server may have refused the client's certificate in TLS, which only this text tells.
         Some(cause) if cause.is_io() => Local::Broken { end: Some(cause.to_string()), cause: Arc::new(cause) },
         Some(cause) => Local::NotSent(cause.to_string()),
     };
@@ -170,22 +182,22 @@ fn without_settings(cause: Option<h2::Error>) -> Status {
 }
 
 impl Shared {
-    /// What became of a call: `cause` is what its stream was told.
+    /// Returns the status of a call whose stream failed with `cause`.
     async fn broken(&self, cause: h2::Error) -> Status {
-        // A stream is told of the end of its connection, but not of the reason.
+        // `h2` tells a stream that its connection ended, but not why.
         let ended = cause.is_io() || cause.is_go_away();
         let end = if ended { timeout(LAST_WORDS, self.end.wait()).await.ok().cloned() } else { None };
         Local::Broken { end, cause: Arc::new(cause) }.into()
     }
 }
 
-/// A call under way, until this is dropped.
+/// A call under way. Dropping this marks its end.
 #[derive(Debug)]
 struct UnderWay {
     shared: Arc<Shared>,
     /// Whether the server has not begun to answer.
     asked: bool,
-    /// How many calls were under way when it began, with itself.
+    /// The number of calls under way when this one began, itself included.
     place: usize,
 }
 
@@ -212,14 +224,14 @@ impl Drop for UnderWay {
     }
 }
 
-/// When a connection is checked, and given up.
+/// When a connection is checked, and when it is given up.
 struct KeepAlive {
     interval: Duration,
     limit: Duration,
     read: LastRead,
 }
 
-/// The task of a connection.
+/// Runs the task of a connection.
 async fn drive(mut connection: h2::client::Connection<Io, Bytes>, mut gathering: Gathering, shared: Arc<Shared>, keep_alive: KeepAlive) {
     let pings = connection.ping_pong();
     let end = tokio::select! {
@@ -230,9 +242,9 @@ async fn drive(mut connection: h2::client::Connection<Io, Bytes>, mut gathering:
         },
         () = keep_alive.is_dead(pings, &shared) => format!("no answer to a ping within {:?}", keep_alive.limit),
     };
-    // Nobody else sets it.
+    // Only this task sets the end.
     let _ = shared.end.set(end);
-    // Only now those of its streams that are left are told that it ended.
+    // Dropping the connection ends its remaining streams, which can now read the reason.
     drop(connection);
     poll_fn(|cx| {
         gathering.poll(cx);
@@ -243,8 +255,9 @@ async fn drive(mut connection: h2::client::Connection<Io, Bytes>, mut gathering:
 
 /// Moves the frames of a connection until it ends.
 ///
-/// Where a call begins while others are under way, whoever can run now does so first: those who were answered together ask again together, and one write
-/// then has all their requests. A call that is alone is written at once.
+/// If a call begins while others are under way, other tasks run first: callers that were answered
+/// together usually call again together, and one write then carries all their requests. A single
+/// call is written at once.
 async fn move_frames(
     connection: &mut h2::client::Connection<Io, Bytes>,
     gathering: &mut Gathering,
@@ -268,12 +281,15 @@ async fn move_frames(
 }
 
 impl KeepAlive {
-    /// Waits until the other side does not answer any more. Only an answered ping shows that requests arrive as well as answers: what is read may be answers to
-    /// other streams. It is asked only while calls are under way: a server closes connections that ping without one (its `PermitWithoutStream` is false).
+    /// Waits until the peer no longer answers pings. Only an answered ping shows that requests
+    /// arrive too, because the data read may be answers to other streams. Pings are sent only while
+    /// calls are under way: a server closes connections that ping without one (its
+    /// `PermitWithoutStream` is false).
     async fn is_dead(&self, pings: Option<PingPong>, shared: &Shared) {
         let Some(mut pings) = pings else { return pending().await };
         loop {
-            // From one answer to the next ping, so that a server never sees them closer together.
+            // The interval runs from an answer to the next ping, so that a server never sees pings
+            // closer together.
             sleep(self.interval).await;
             if shared.calls.load(Ordering::Relaxed) > 0 && !self.answers(&mut pings, shared).await {
                 return;
@@ -289,7 +305,7 @@ impl KeepAlive {
                 biased;
                 answer = &mut answer => match answer {
                     Ok(_) => return true,
-                    // The connection has ended, and says why.
+                    // The connection has ended, and its own error tells why.
                     Err(_) => return pending().await,
                 },
                 () = sleep_until(asked + self.limit) => {
@@ -297,8 +313,9 @@ impl KeepAlive {
                     if read <= asked {
                         return false;
                     }
-                    // Either the line is slow, and the answer stands behind what else is on its way, or the ping was lost, and so are requests. For the calls
-                    // under way it makes no difference as long as something comes.
+                    // Either the line is slow and the answer is queued behind other data, or the
+                    // ping was lost, and requests may be lost too. Calls under way may continue as
+                    // long as data arrives.
                     asked = read;
                     let _ = shared.doubt.set(());
                 }

@@ -1,4 +1,5 @@
-//! How a call of gRPC ends that does not go well ("gRPC over HTTP/2" of the gRPC project): with the word of a server, or with what was found on this side.
+//! How a gRPC call fails ("gRPC over HTTP/2" of the gRPC project): with a status from the server,
+//! or with an error that the client detected.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -12,16 +13,16 @@ use percent_encoding::percent_decode;
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// Why a call did not go well.
+/// Why a call failed.
 #[derive(Clone, Debug)]
 pub(super) enum Status {
-    /// A server said so.
+    /// The server sent this status.
     Said { code: Code, words: String },
-    /// It was found on this side.
+    /// The client detected an error.
     Local(Local),
 }
 
-/// The code in the word of a server; there is none for a call that went well.
+/// The gRPC code of a failed call. There is no variant for success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {
     Cancelled,
@@ -42,38 +43,39 @@ pub(super) enum Code {
     Unauthenticated,
 }
 
-/// What was found on this side, and not said by a server.
+/// An error that the client detected, as opposed to a status from a server.
 #[derive(Clone, Debug)]
 pub(super) enum Local {
-    /// There is no connection, or it takes no call any more.
+    /// There is no connection, or it accepts no more calls.
     NotSent(String),
-    /// The server closed a new connection before it had shown what it speaks.
+    /// The server closed a new connection before its protocol was known.
     HungUp(String),
-    /// The server is closing the connection, and did not begin with the request.
+    /// The server is closing the connection and did not begin the request.
     TurnedAway(String),
     /// The TLS handshake failed.
-    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "the code that makes it needs the feature; tests do without"))]
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "built only with the feature `tls`, and by tests"))]
     Tls {
-        /// What that means.
+        /// The meaning of the failure.
         words: String,
         cause: Arc<io::Error>,
-        /// Whether the server's answer was TLS.
+        /// Whether the server answered in TLS.
         is_tls: bool,
     },
-    /// TLS is spoken on one side only; what to do about it.
+    /// Only one side uses TLS. The text says what to do.
     TlsOnOneSide(&'static str),
-    /// The stream or its connection broke: what the stream was told, and why the connection ended, if it did.
+    /// The stream or its connection broke. `cause` is the stream's error, and `end` is why the
+    /// connection ended, if it did.
     Broken {
         end: Option<String>,
         cause: Arc<h2::Error>,
     },
-    /// The answer ended too soon.
+    /// The answer ended too early.
     Ended(&'static str),
-    /// A proxy that has no server to ask.
+    /// A proxy that cannot reach a server.
     NobodyBehind(StatusCode),
-    /// A proxy does not pass on requests of this size.
+    /// A proxy refuses requests of this size.
     RefusedByProxy(StatusCode),
-    /// No HTTP/2, no gRPC, or not of etcd.
+    /// The peer speaks no HTTP/2 or no gRPC, or its answer is not from etcd.
     NotGrpc(String),
     AnswerTooLarge {
         length: usize,
@@ -82,11 +84,12 @@ pub(super) enum Local {
 }
 
 impl Local {
-    /// Whether a new connection ended so that the server may speak something else than what its scheme says.
+    /// Returns whether a new connection ended in a way that suggests another protocol than the
+    /// address says.
     pub(super) fn may_be_wrong_scheme(&self) -> bool {
         match self {
             Self::HungUp(_) | Self::NotGrpc(_) | Self::Tls { is_tls: false, .. } => true,
-            // An alert tells that TLS is spoken on both sides.
+            // A TLS alert shows that both sides use TLS.
             Self::Broken { end, .. } => !end.as_ref().is_some_and(|end| end.contains("fatal alert")),
             _ => false,
         }
@@ -94,7 +97,7 @@ impl Local {
 }
 
 impl Status {
-    /// The word of a server in the headers or the trailers of an answer; none if they have none.
+    /// Returns the status in the headers or trailers of an answer, or `None` if they have none.
     pub(super) fn said(headers: &HeaderMap) -> Option<Result<(), Self>> {
         let code = match Code::parse(headers.get(STATUS)?.as_bytes()) {
             None => return Some(Ok(())),
@@ -106,7 +109,7 @@ impl Status {
 }
 
 impl Code {
-    /// In the order of their numbers, from 1 on.
+    /// All codes in the order of their numbers, starting at 1.
     pub(super) const ALL: [Self; 16] = [
         Self::Cancelled,
         Self::Unknown,
@@ -126,7 +129,8 @@ impl Code {
         Self::Unauthenticated,
     ];
 
-    /// None for the number 0: it went well. What is no number of a code is [`Unknown`](Self::Unknown).
+    /// Parses a code. Returns `None` for 0, which is success, and [`Unknown`](Self::Unknown) for
+    /// anything that is not a code's number.
     fn parse(number: &[u8]) -> Option<Self> {
         let number = std::str::from_utf8(number).ok().and_then(|number| number.parse::<usize>().ok());
         match number {
@@ -170,15 +174,15 @@ impl fmt::Display for Local {
             Self::Tls { words, .. } => f.write_str(words),
             Self::TlsOnOneSide(words) => f.write_str(words),
             Self::Broken { end: Some(end), .. } => write!(f, "the connection ended: {end}"),
-            Self::Broken { end: None, .. } => f.write_str("the call was broken off"),
+            Self::Broken { end: None, .. } => f.write_str("the call was cut off"),
             Self::Ended(how) => write!(f, "the answer ended {how}"),
-            Self::NobodyBehind(status) => write!(f, "a proxy has no server to ask: HTTP status {status}"),
+            Self::NobodyBehind(status) => write!(f, "a proxy cannot reach a server: HTTP status {status}"),
             Self::RefusedByProxy(status) => write!(
                 f,
                 "HTTP status {status}: a proxy before the server refuses requests of this size; raise its limit (nginx: `client_max_body_size`)"
             ),
-            Self::NotGrpc(why) => write!(f, "this is no gRPC: {why}"),
-            Self::AnswerTooLarge { length, limit } => write!(f, "an answer of {length} bytes, and {limit} are taken"),
+            Self::NotGrpc(why) => write!(f, "this is not gRPC: {why}"),
+            Self::AnswerTooLarge { length, limit } => write!(f, "the answer has {length} bytes, and this client accepts at most {limit}"),
         }
     }
 }
@@ -212,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_word_of_a_server_is_read() {
+    fn server_status_is_parsed() {
         assert!(Status::said(&HeaderMap::new()).is_none());
         assert_eq!(said(b"0", Some(b"whatever")), Some(Ok(())));
         assert_eq!(said(b"14", Some(b"etcdserver: no leader")), Some(Err((Code::Unavailable, "etcdserver: no leader".to_owned()))));
@@ -220,9 +224,9 @@ mod tests {
         assert_eq!(said(b"16", Some(b"50%25 of %C3%A4")), Some(Err((Code::Unauthenticated, "50% of ä".to_owned()))));
     }
 
-    /// Whatever else stands there is an error, and its words are kept as far as they can be read.
+    /// Anything else counts as an error, and its message is kept as far as it is readable.
     #[test]
-    fn a_word_that_is_none_of_the_protocol_is_an_error_too() {
+    fn invalid_status_is_an_error() {
         for status in [&b"17"[..], b"-1", b"", b"00x", b"99999999999999999999999", b"\xff"] {
             assert_eq!(said(status, Some(b"%zz \xff %FF")), Some(Err((Code::Unknown, "%zz \u{fffd} \u{fffd}".to_owned()))), "{status:?}");
         }

@@ -1,11 +1,15 @@
-//! Reads of single keys that go out together while the connection is busy.
+//! Joins reads of single keys into one request while the connection is busy.
 //!
-//! A request of a hundred reads costs the server, and us, a small part of a hundred requests. So while a few reads are in flight, further ones
-//! wait for the first of those to end, or for a moment, and then go out as one transaction that only reads. It is as linearizable as each of
-//! them would be: it is sent after all of them were called. Those that are of the same key are one read in it, and all that is left of it if
-//! there is no other. A read that finds the connection idle goes out at once and as it is; one that does not first lets others run who may ask as well.
+//! One request with a hundred reads costs the server and the client a small part of a hundred
+//! requests. So while a few reads are in flight, further reads wait until one of those ends, or for
+//! a moment, and then go out together as one read-only transaction. The transaction is as
+//! linearizable as each read alone, because it is sent after all of the reads were called. Reads of
+//! the same key become one read in it; if no other key waits, the request is that single read. A
+//! read that finds the connection idle is sent at once, unchanged. Otherwise it first yields, so
+//! that other tasks can add their reads.
 //!
-//! The transaction is one attempt. What it does not answer each reader asks for himself, and so has his own error, in his own time.
+//! The transaction is one attempt. If it fails, each reader sends its own request, and so gets its
+//! own error within its own time limit.
 
 mod loners;
 
@@ -28,68 +32,72 @@ use super::wire::{self, RANGE, RangeRequest, RangeResponse, RequestOp, STATUS, S
 use crate::telemetry;
 use loners::Loners;
 
-/// Requests of joinable reads that are in flight before further reads wait. With more of them the transactions become small, and gain nothing.
+/// How many joinable requests are in flight before further reads wait. With more in flight, the
+/// transactions become too small to help.
 const IN_FLIGHT: usize = 2;
 
-/// How long a read waits at most for one of those to end. A server that is far away answers many requests as soon as one, and one that hangs shall
-/// not hold up who asks later.
+/// The longest time that a read waits for one of those to end. A distant server answers many
+/// requests as fast as one, and a hanging server must not delay later reads.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
 
-/// The longest value that is joined the next time. Of a longer one the bytes are the cost and not the request, and it would keep its neighbours
-/// waiting.
+/// The longest value that is joined at the next read. For longer values, the bytes cost more than
+/// the request, and they would delay the other reads in the transaction.
 const LONGEST_VALUE: usize = 16 * 1024;
 
-/// How long a server may take to say its version.
+/// The time limit for asking a server for its version.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
 /// All reads of a client.
 pub(super) struct Reads {
     core: Arc<Core>,
-    /// Reads that one transaction may have.
+    /// The maximum number of reads in one transaction.
     most: usize,
-    /// One for each request that may be in flight before others wait.
+    /// One permit for each request that may be in flight before others wait.
     places: Arc<Semaphore>,
-    /// As long as it is not empty, a task is on its way to send what is in it.
+    /// While it is not empty, a task exists that will send its content.
     waiting: Mutex<Waiting>,
     loners: Loners,
 }
 
-/// Who waits, by what he wants.
+/// The waiting reads, grouped by request.
 #[derive(Default)]
 struct Waiting {
     groups: Vec<Group>,
-    /// Where each is among them. In what may be joined, requests differ in their keys, and in whether values are wanted.
+    /// The position of each request in `groups`. Joinable requests differ only in the key and in
+    /// whether they want the value.
     places: HashMap<(Bytes, bool), usize>,
 }
 
-/// Those who want the same. A reader who gives up drops the other end.
+/// The readers of one request. A reader that gives up drops its receiver.
 struct Group {
     request: RangeRequest,
     outcomes: Vec<oneshot::Sender<Outcome>>,
 }
 
-/// To send those who wait. If its task ends before it has, they are told by being dropped.
-struct Errand {
+/// The duty to send the waiting reads. If its task ends first, dropping this drops their senders,
+/// which wakes the readers.
+struct PendingSend {
     reads: Arc<Reads>,
     done: bool,
 }
 
-/// What becomes of one who waited.
+/// The outcome for one waiting reader.
 enum Outcome {
-    /// As all who wanted the same are answered.
+    /// The answer, shared by all readers of the same request.
     Answered(Arc<RangeResponse>),
-    /// He is to ask for himself, in the place that was had for it.
-    Apart(Apart, Option<OwnedSemaphorePermit>),
+    /// The reader must send its own request, and inherits the permit if there is one.
+    Alone(Alone, Option<OwnedSemaphorePermit>),
 }
 
 /// Why a read is not joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Apart {
-    /// There was no need, or no way to.
+enum Alone {
+    /// Joining was not needed or not possible.
     FromTheStart,
-    /// One of its keys is too long, or not for this user, or the whole was too much: the transaction would fail again.
+    /// The transaction would fail again: a key is too long or not permitted for this user, or the
+    /// whole was too large.
     Refused,
-    /// The endpoint or the connection failed it.
+    /// The endpoint or the connection failed.
     Broken,
 }
 
@@ -102,7 +110,7 @@ impl Reads {
         &self.core
     }
 
-    /// What a `Range` answers to this request.
+    /// Performs a read, possibly joined with others.
     pub(super) fn range(
         self: Arc<Self>,
         how: How,
@@ -110,15 +118,16 @@ impl Reads {
     ) -> impl Future<Output = Result<RangeResponse, Failure>> + Send + use<> {
         let began = Instant::now();
         let deadline = self.core.retry.deadline();
-        // Not an async function, which would keep room for the request twice.
+        // An async function would reserve space for the request twice.
         async move {
-            let mut apart = Apart::FromTheStart;
+            let mut alone = Alone::FromTheStart;
             let mut loner = false;
             let (mut free, mut inherited) = (None, None);
             if is_joinable(&request) {
                 free = self.places.try_acquire().ok();
                 if free.is_some() && self.places.available_permits() + 1 < IN_FLIGHT {
-                    // Others are in flight, and those who were answered together ask again together.
+                    // Other requests are in flight. Readers that were answered together usually
+                    // read again together, so let them run first.
                     yield_now().await;
                 }
                 let together = free.is_none() || self.is_awaited();
@@ -126,18 +135,20 @@ impl Reads {
                 if together && !loner && self.may_join() {
                     match self.join(&request, free.take(), deadline).await {
                         Ok(Ok(Outcome::Answered(answer))) => return Ok(Arc::unwrap_or_clone(answer)),
-                        Ok(Ok(Outcome::Apart(why, place))) => (apart, inherited) = (why, place),
-                        // The task ended with its runtime, which is not ours.
+                        Ok(Ok(Outcome::Alone(why, place))) => (alone, inherited) = (why, place),
+                        // The sending task ended with its runtime, which is not this call's
+                        // runtime.
                         Ok(Err(_)) => {}
-                        Err(_) => return Err(self.core.out_of_time(began, "no answer to a request that was sent for several reads")),
+                        Err(_) => return Err(self.core.out_of_time(began, "no answer to a request that was joined from several reads")),
                     }
                 }
             }
-            if apart == Apart::Broken {
+            if alone == Alone::Broken {
                 sleep_until(deadline.min(Instant::now() + self.core.retry.backoff().next_delay())).await;
             }
-            let suspect = (loner || apart == Apart::Refused).then(|| request.key.clone());
-            // Boxed, since thousands may wait to be joined, and need no room for a call of their own.
+            let suspect = (loner || alone == Alone::Refused).then(|| request.key.clone());
+            // Boxed to keep this future small: thousands may wait to be joined without making a
+            // call of their own.
             let outcome = Box::pin(self.core.call_until(&RANGE, how, request, deadline)).await;
             drop((free, inherited));
             match (&outcome, &suspect) {
@@ -150,11 +161,12 @@ impl Reads {
         }
     }
 
-    /// Whether the server that is asked now may take joined reads. If that is not known, it is found out.
+    /// Returns whether the current server may get joined reads. If that is unknown, asks the server
+    /// for its version.
     fn may_join(&self) -> bool {
         match self.core.endpoints.pick().joining() {
             Joining::Allowed => self.most > 1,
-            // By the time they are sent it may be known.
+            // The answer may arrive before the reads are sent.
             Joining::Unknown => {
                 self.ask_version();
                 self.most > 1
@@ -164,7 +176,8 @@ impl Reads {
         }
     }
 
-    /// A transaction that only reads is about to be sent: if it is not known whether the server bears it as it is, that is found out for the next one.
+    /// Called before a read-only transaction is sent. If it is unknown whether the server can take
+    /// it unchanged, asks for the version, so that later transactions know.
     pub(super) fn expect_read_txn(&self) {
         if self.core.endpoints.pick().joining() == Joining::Unknown {
             self.ask_version();
@@ -175,9 +188,9 @@ impl Reads {
         tokio::spawn(ask_version(Arc::clone(&self.core)));
     }
 
-    /// Waits with others until they are sent together, and for what comes of it.
+    /// Adds a read to the waiting ones and waits for the outcome.
     ///
-    /// The place of whoever has one is theirs.
+    /// Releases the permit of this read, if it has one, for the sending task.
     fn join(
         self: &Arc<Self>,
         request: &RangeRequest,
@@ -192,15 +205,17 @@ impl Reads {
         timeout_at(deadline, told)
     }
 
-    /// Sends those who wait as soon as there is a place, or a moment has passed. In a task of its own, which none of them ends by giving up.
+    /// Sends the waiting reads as soon as a permit is free, or after a moment. It runs in its own
+    /// task, which a reader that gives up does not end.
     fn send_soon(self: &Arc<Self>) {
-        let errand = Errand { reads: Arc::clone(self), done: false };
+        let pending = PendingSend { reads: Arc::clone(self), done: false };
         tokio::spawn(async move {
-            let reads = Arc::clone(&errand.reads);
+            let reads = Arc::clone(&pending.reads);
             let place = timeout(LONGEST_WAIT, Arc::clone(&reads.places).acquire_owned()).await.ok().and_then(Result::ok);
-            // The end of another request may have made the place free, and whoever was answered by it is about to ask again.
+            // The permit may come from a request that just ended. The readers it answered are about
+            // to read again, so let them run first.
             yield_now().await;
-            reads.send(errand.groups(), place).await;
+            reads.send(pending.groups(), place).await;
         });
     }
 
@@ -211,7 +226,7 @@ impl Reads {
         });
         if groups.iter().map(|group| group.outcomes.len()).sum::<usize>() <= 1 {
             if let Some(only) = groups.pop().and_then(|mut group| group.outcomes.pop()) {
-                tell(only, Outcome::Apart(Apart::FromTheStart, place));
+                tell(only, Outcome::Alone(Alone::FromTheStart, place));
             }
             return;
         }
@@ -224,28 +239,29 @@ impl Reads {
                     outcomes.into_iter().for_each(|outcome| tell(outcome, Outcome::Answered(Arc::clone(&answer))));
                 }
             }
-            Err(why) => outcomes.into_iter().flatten().for_each(|outcome| tell(outcome, Outcome::Apart(why, None))),
+            Err(why) => outcomes.into_iter().flatten().for_each(|outcome| tell(outcome, Outcome::Alone(why, None))),
         }
         drop(place);
     }
 
-    /// The answers to these requests, by one attempt: a transaction, or the only one as it is where the server is not known to bear that.
-    async fn together(&self, requests: Vec<RangeRequest>) -> Result<Vec<RangeResponse>, Apart> {
+    /// Makes one attempt to answer these requests, as one transaction. A single request is sent
+    /// unchanged if the server is not known to support read-only transactions.
+    async fn together(&self, requests: Vec<RangeRequest>) -> Result<Vec<RangeResponse>, Alone> {
         let deadline = self.core.retry.deadline();
         let Ok(session) = Auth::session(&self.core, deadline).await else {
-            return Err(Apart::FromTheStart);
+            return Err(Alone::FromTheStart);
         };
         let slot = self.core.endpoints.pick();
-        // A connection that has to be made anew may lead to a server of another version.
+        // A new connection may lead to a server of another version.
         let connection = timeout_at(deadline, self.core.endpoints.connection(slot, Lane::Calls)).await;
         let count = requests.len();
-        let bears_transactions = slot.joining() == Joining::Allowed;
-        if !matches!(connection, Ok(Ok(_))) || (count > 1 && !bears_transactions) {
-            return Err(Apart::FromTheStart);
+        let takes_transactions = slot.joining() == Joining::Allowed;
+        if !matches!(connection, Ok(Ok(_))) || (count > 1 && !takes_transactions) {
+            return Err(Alone::FromTheStart);
         }
         let token = session.token.as_ref();
         let (name, answers) = if let [request] = requests.as_slice()
-            && !bears_transactions
+            && !takes_transactions
         {
             let answer = self.core.attempt(slot, &RANGE, How::READ, token, request, deadline).await;
             (RANGE.name(), answer.map(|answer| Some(vec![answer])))
@@ -256,7 +272,7 @@ impl Reads {
             (TXN.name(), answer.map(|answer| ranges(answer, count)))
         };
         let failure = match answers {
-            Ok(answers) => return answers.ok_or(Apart::Refused),
+            Ok(answers) => return answers.ok_or(Alone::Refused),
             Err(failure) => failure,
         };
         let verdict = failure.verdict();
@@ -266,10 +282,11 @@ impl Reads {
             slot.set_joining(Joining::Refused);
         }
         telemetry::repeated(NAME, name, verdict.kind, failure.words());
-        Err(if matches!(verdict.repeat, Repeat::Never | Repeat::AfterLogin) { Apart::Refused } else { Apart::Broken })
+        Err(if matches!(verdict.repeat, Repeat::Never | Repeat::AfterLogin) { Alone::Refused } else { Alone::Broken })
     }
 
-    /// Keeps in mind that a key is better read alone, or that it is not any more. `suspect` is one that was thought of as such.
+    /// Records whether a key should be read alone. `suspect` is a key that was treated so for this
+    /// read.
     fn learn(&self, suspect: Option<&[u8]>, answer: &RangeResponse) {
         match answer.kvs.as_slice() {
             [kv] if kv.value.len() > LONGEST_VALUE => self.loners.add(&kv.key),
@@ -277,7 +294,7 @@ impl Reads {
         }
     }
 
-    /// Whether somebody waits to be joined.
+    /// Returns whether a read waits to be joined.
     fn is_awaited(&self) -> bool {
         !self.waiting().groups.is_empty()
     }
@@ -288,7 +305,7 @@ impl Reads {
 }
 
 impl Waiting {
-    /// True when nobody waited before.
+    /// Adds a reader. Returns true if none was waiting before.
     fn add(&mut self, request: &RangeRequest, outcome: oneshot::Sender<Outcome>) -> bool {
         let alone = self.groups.is_empty();
         let next = self.groups.len();
@@ -300,7 +317,7 @@ impl Waiting {
         alone
     }
 
-    /// Those who came first, and who want no more than so many things.
+    /// Takes the oldest groups, at most `most` of them.
     fn take(&mut self, most: usize) -> Vec<Group> {
         let rest = self.groups.split_off(self.groups.len().min(most));
         self.places = rest.iter().enumerate().map(|(place, group)| ((group.request.key.clone(), group.request.keys_only), place)).collect();
@@ -308,8 +325,8 @@ impl Waiting {
     }
 }
 
-impl Errand {
-    /// Those who wait, as many as a transaction may have; who is left is sent by somebody else.
+impl PendingSend {
+    /// Takes the waiting reads, as many as a transaction may have. Another task sends the rest.
     fn groups(mut self) -> Vec<Group> {
         let (groups, left) = {
             let mut waiting = self.reads.waiting();
@@ -324,11 +341,11 @@ impl Errand {
     }
 }
 
-impl Drop for Errand {
+impl Drop for PendingSend {
     fn drop(&mut self) {
         if !self.done {
             let waiting = mem::take(&mut *self.reads.waiting());
-            // Not under the lock: this wakes them.
+            // Dropped without holding the lock, because this wakes the readers.
             drop(waiting);
         }
     }
@@ -341,12 +358,13 @@ impl fmt::Debug for Reads {
 }
 
 fn tell(reader: oneshot::Sender<Outcome>, outcome: Outcome) {
-    // One who gave up meanwhile wants to know nothing.
+    // An error means that the reader gave up.
     let _ = reader.send(outcome);
 }
 
-/// Whether it is a read of one key as it is now that sees every acknowledged write. Only those can share a transaction: a member answers what may be stale
-/// without asking the others, and a past revision may be gone.
+/// Returns whether the request is a linearizable read of the current value of one key. Only such
+/// reads can share a transaction: a stale read is answered by one member alone, and a past revision
+/// may be compacted.
 fn is_joinable(request: &RangeRequest) -> bool {
     let RangeRequest {
         key: _,
@@ -365,11 +383,11 @@ fn is_joinable(request: &RangeRequest) -> bool {
     plain && [*limit, *revision, *min_mod_revision, *max_create_revision, (*sort_order).into(), (*sort_target).into()] == [0; 6]
 }
 
-/// What a transaction of so many reads answers to each.
+/// Splits the answer to a transaction of `count` reads into one answer for each read.
 fn ranges(answer: TxnResponse, count: usize) -> Option<Vec<RangeResponse>> {
     let header = answer.header;
     let range = |response: wire::ResponseOp| match response.response {
-        // Nothing was written, so all are as of the revision of the whole.
+        // The transaction wrote nothing, so its revision applies to all reads.
         Some(wire::Response::Range(range)) => Some(RangeResponse { header: header.clone(), ..range }),
         _ => None,
     };
@@ -379,7 +397,8 @@ fn ranges(answer: TxnResponse, count: usize) -> Option<Vec<RangeResponse>> {
     answer.responses.into_iter().map(range).collect()
 }
 
-/// That it is being found out. Dropped with the task, which its runtime may end before its time.
+/// Marks that the version is being asked for. It resets the mark when its task is dropped, which
+/// may happen early if the runtime ends.
 struct Asking<'s>(&'s Slot);
 
 impl Drop for Asking<'_> {
@@ -388,7 +407,7 @@ impl Drop for Asking<'_> {
     }
 }
 
-/// Finds out whether reads may be joined at the endpoint in use.
+/// Finds out whether reads may be joined at the current endpoint.
 async fn ask_version(core: Arc<Core>) {
     let slot = core.endpoints.pick();
     if !slot.move_joining(Joining::Unknown, Joining::Asked) {
@@ -398,20 +417,21 @@ async fn ask_version(core: Arc<Core>) {
     let deadline = Instant::now() + STATUS_LIMIT;
     let Ok(session) = Auth::session(&core, deadline).await else { return };
     let known = match core.attempt(slot, &STATUS, How::STALE, session.token.as_ref(), &StatusRequest {}, deadline).await {
-        Ok(answer) if bears_joined_reads(&answer.version) => Joining::Allowed,
+        Ok(answer) if survives_cancelled_reads(&answer.version) => Joining::Allowed,
         Ok(_) => Joining::Refused,
-        // Only servers that bear it are later than that: since 3.4.42, 3.5.28 and 3.6.9 it is not for every user.
+        // Since 3.4.42, 3.5.28 and 3.6.9, `Status` needs a permission. All those versions are safe.
         Err(Failure { row: Row::PermissionDenied | Row::TokenRefused, .. }) => Joining::Allowed,
         Err(failure) if matches!(failure.verdict().repeat, Repeat::Never | Repeat::Elsewhere) => Joining::Refused,
         Err(_) => Joining::Unknown,
     };
-    // What was found out of a connection that is gone does not count.
+    // Has no effect if the connection was replaced meanwhile, which reset the state.
     slot.move_joining(Joining::Asked, known);
 }
 
-/// Whether a server of this version bears that a transaction that only reads is cut off in the middle. From 3.5.0 to 3.5.4 it panics then (etcd
-/// issue 14110), and 3.5.5 and 3.5.6 do a moment later (issue 14891). 3.4 does not look at who still waits while it reads.
-fn bears_joined_reads(version: &str) -> bool {
+/// Returns whether a server of this version survives the cancellation of a read-only transaction.
+/// 3.5.0 to 3.5.4 panic (etcd issue 14110), and so do 3.5.5 and 3.5.6 at a slightly later moment
+/// (issue 14891). 3.4 does not check for cancellation while it reads.
+fn survives_cancelled_reads(version: &str) -> bool {
     let mut numbers = version.split(['.', '-', '+']).map(str::parse::<u32>);
     match (numbers.next(), numbers.next(), numbers.next()) {
         (Some(Ok(3)), Some(Ok(4)), Some(Ok(_))) => true,

@@ -1,4 +1,5 @@
-//! The words of the store as messages of etcd, and back. Pure: no connection is in sight.
+//! Translates requests of the store to etcd messages, and answers back. Pure: no connection is
+//! involved.
 
 use std::time::Duration;
 
@@ -10,15 +11,16 @@ use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Compare, Condition, Expiry, KeyValue, Op, OpResult, RangeReply, Span, Txn};
 
-/// The first key of a span and the first after it, as `key` and `range_end`; the latter is empty for one key.
+/// Returns the bounds of a span as `key` and `range_end`: its first key, and the first key after
+/// it. `range_end` is empty for a single key.
 ///
-/// The key `/app/` is not below `/app`, so the span begins right after it.
+/// The key `/app/` is not below `/app`, so the span begins right after `/app/`.
 pub(super) fn bounds(span: &Span) -> (Bytes, Bytes) {
     match span {
         Span::Key(key) => (Bytes::copy_from_slice(key.as_bytes()), Bytes::new()),
         Span::Below(directory) => {
             let prefix = directory.prefix().into_bytes();
-            // A prefix ends with `/`, so its last byte can be counted up without a carry.
+            // A prefix ends with `/`, so its last byte can be incremented without a carry.
             let mut end = prefix.clone();
             end.pop();
             end.push(b'/' + 1);
@@ -27,7 +29,7 @@ pub(super) fn bounds(span: &Span) -> (Bytes, Bytes) {
     }
 }
 
-/// The bounds of what is in the span after one key and up to another.
+/// Returns the bounds of the part of a span that is after one key and up to another.
 pub(super) fn bounds_within(span: &Span, after: Option<&Bytes>, until: Option<&Bytes>) -> (Bytes, Bytes) {
     let (start, end) = bounds(span);
     if after.is_none() && until.is_none() {
@@ -36,12 +38,12 @@ pub(super) fn bounds_within(span: &Span, after: Option<&Bytes>, until: Option<&B
     let end = if end.is_empty() { successor(&start) } else { end };
     let start = after.map_or(start.clone(), |after| start.max(successor(after)));
     let end = until.map_or(end.clone(), |until| end.min(successor(until)));
-    // An end before the start could be a word of etcd's for something else.
+    // An end before the start could have a special meaning in etcd.
     let end = end.max(start.clone());
     (start, end)
 }
 
-/// The key right after this one.
+/// Returns the smallest key greater than this one.
 pub(super) fn successor(key: &[u8]) -> Bytes {
     let mut next = Vec::with_capacity(key.len() + 1);
     next.extend_from_slice(key);
@@ -49,17 +51,17 @@ pub(super) fn successor(key: &[u8]) -> Bytes {
     next.into()
 }
 
-/// A revision as etcd writes it.
+/// Converts a revision to etcd's number.
 pub(super) fn number(revision: Revision) -> i64 {
     i64::try_from(revision.get()).unwrap_or(i64::MAX)
 }
 
-/// A revision as etcd wrote it; nothing is before zero.
+/// Converts etcd's number to a revision. Negative numbers become zero.
 pub(super) fn revision(number: i64) -> Revision {
     Revision::new(u64::try_from(number).unwrap_or(0))
 }
 
-/// The number of a lease as etcd writes it.
+/// Converts a lease id to etcd's number.
 pub(super) fn lease_number(id: LeaseId) -> i64 {
     id.get().cast_signed()
 }
@@ -80,13 +82,13 @@ pub(super) fn header_revision(header: Option<&wire::ResponseHeader>) -> Revision
     revision(header.map_or(0, |header| header.revision))
 }
 
-/// Whole seconds, as leases have them: rounded up, at least one.
+/// Converts a time to whole seconds, rounded up, at least one.
 pub(super) fn seconds(ttl: Duration) -> i64 {
     let whole = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
     i64::try_from(whole).unwrap_or(i64::MAX).max(1)
 }
 
-/// A transaction as the cheapest request that does it.
+/// A transaction as the cheapest request that performs it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Request {
     Range(wire::RangeRequest),
@@ -100,7 +102,7 @@ pub(super) enum Request {
 }
 
 impl Request {
-    /// Puts another lease in the place of one that was to be made.
+    /// Replaces the id of a planned lease by that of a granted one.
     pub(super) fn put_in_place(&mut self, planned: LeaseId, given: LeaseId) {
         let (planned, given) = (lease_number(planned), lease_number(given));
         let attach = |put: &mut wire::PutRequest| {
@@ -122,23 +124,23 @@ impl Request {
     }
 }
 
-/// A [`Txn`] translated, and the leases that it needs first.
+/// A translated [`Txn`], and the leases to grant before it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Plan {
     pub(super) request: Request,
     pub(super) leases: Vec<NewLease>,
 }
 
-/// A lease that is made for the puts that expire after a time of their own.
+/// A lease to grant for the puts with a time to live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NewLease {
     pub(super) id: LeaseId,
     pub(super) seconds: i64,
-    /// Needed if the compares hold; otherwise if one does not.
+    /// Whether the lease belongs to the operations that run if the compares hold.
     pub(super) then: bool,
 }
 
-/// Translates, after checking what can be checked without a server.
+/// Translates a transaction, after the checks that need no server.
 pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result<Plan> {
     for (what, count) in [("compares", txn.compares.len()), ("operations", txn.then.len().max(txn.otherwise.len()))] {
         if count > max_operations {
@@ -155,7 +157,8 @@ pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result
     let compare = txn.compares.iter().map(translate_compare).collect::<Result<Vec<_>>>()?;
     let mut success = translate_ops(&txn.then, true, max_value, &mut leases)?;
     let failure = translate_ops(&txn.otherwise, false, max_value, &mut leases)?;
-    // A second list, though it is never performed without compares, is left to the server, which checks it.
+    // Without compares the second list is never performed. It is sent all the same, because the
+    // server validates it.
     if compare.is_empty() && failure.is_empty() && success.len() == 1 {
         let request = match success.pop().and_then(|op| op.request) {
             Some(wire::Request::Range(range)) => Request::Range(range),
@@ -179,7 +182,8 @@ fn translate_compare(compare: &Compare) -> Result<wire::Compare> {
     }
     let never = (Less, T::Version, TargetUnion::Version(0));
     let (result, target, union) = match &compare.condition {
-        // A key that is not there, and a span without keys, compare as one whose numbers are all zero.
+        // In a compare, etcd treats a missing key, and a span without keys, as a key whose numbers
+        // are all zero.
         Condition::Absent => (Equal, T::Create, TargetUnion::CreateRevision(0)),
         Condition::Present => (Greater, T::Version, TargetUnion::Version(0)),
         Condition::Created(Revision::ZERO) | Condition::Modified(Revision::ZERO) => never,
@@ -206,8 +210,8 @@ fn translate_op(op: &Op, then: bool, max_value: usize, leases: &mut Vec<NewLease
         }
         Op::Newest { below, before, limit } => {
             if *limit == 0 {
-                // For etcd a limit of zero is none.
-                return Err(Error::new(ErrorKind::Invalid, "the newest none of the keys").at(below));
+                // A limit of zero means no limit to etcd.
+                return Err(Error::new(ErrorKind::Invalid, "a limit of zero keys for `Op::Newest`").at(below));
             }
             let (key, range_end) = bounds(&Span::Below(below.clone()));
             wire::Request::Range(wire::RangeRequest {
@@ -216,7 +220,8 @@ fn translate_op(op: &Op, then: bool, max_value: usize, leases: &mut Vec<NewLease
                 limit: i64::try_from(*limit).unwrap_or(i64::MAX),
                 sort_order: SortOrder::Descend.into(),
                 sort_target: SortTarget::Create.into(),
-                // Zero would be no bound. A store begins at revision 1, and no key came to be before 2.
+                // Zero would mean no bound. A store begins at revision 1, so no key was created
+                // before 2.
                 max_create_revision: before.map_or(0, |before| number(before.previous()).max(1)),
                 ..Default::default()
             })
@@ -240,7 +245,7 @@ fn translate_op(op: &Op, then: bool, max_value: usize, leases: &mut Vec<NewLease
         Op::MakeDir { key, .. } | Op::UpdateDir { key, .. } | Op::RemoveDir { key } => {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                "etcd v3 has no directories of their own: a directory is there while a key is below it; write or delete its keys",
+                "etcd v3 has no directories of their own: a directory exists while it contains a key; write or delete its keys",
             )
             .at(key));
         }
@@ -256,7 +261,7 @@ fn too_large(key: &Key, length: usize, limit: usize) -> Error {
     Error::new(ErrorKind::TooLarge, message).at(key)
 }
 
-/// Puts of one list that live equally long share a lease.
+/// Returns the lease for a put. Puts of one list with the same time to live share a lease.
 fn lease_for(seconds: i64, then: bool, leases: &mut Vec<NewLease>) -> LeaseId {
     if let Some(lease) = leases.iter().find(|lease| lease.seconds == seconds && lease.then == then) {
         return lease.id;
@@ -279,11 +284,12 @@ pub(super) fn range_committed(answer: wire::RangeResponse) -> Committed {
     Committed { revision, succeeded: true, results: vec![OpResult::Get(range_reply(answer, revision))] }
 }
 
-/// The answer to a [`Request::Txn`]; an error where the answer does not fit the request.
+/// Translates the answer to a [`Request::Txn`]. Fails if the answer does not fit the request.
 pub(super) fn txn_committed(mut answer: wire::TxnResponse, request: &wire::TxnRequest) -> Result<Committed> {
     let revision = header_revision(answer.header.as_ref());
     let asked = if answer.succeeded { &request.success } else { &request.failure };
-    // Where it was sent with an empty transaction behind it, see `careful.rs`.
+    // `careful.rs` may have sent an empty transaction at the end of the list, whose response is
+    // last.
     let is_careful = !answer.succeeded && answer.responses.len() > asked.len();
     answer.responses.pop_if(|last| is_careful && last.response.is_none());
     if asked.len() != answer.responses.len() {
@@ -296,7 +302,8 @@ pub(super) fn txn_committed(mut answer: wire::TxnResponse, request: &wire::TxnRe
 fn op_result(op: &RequestOp, result: ResponseOp, revision: Revision) -> Result<OpResult> {
     match (&op.request, result.response) {
         (Some(wire::Request::Range(_)), Some(wire::Response::Range(answer))) => {
-            // A read before the first write of its transaction is as of the revision before it.
+            // A read before the first write of its transaction has the revision before the
+            // transaction.
             let own = header_revision(answer.header.as_ref());
             let revision = if own == Revision::ZERO { revision } else { own };
             Ok(OpResult::Get(range_reply(answer, revision)))
@@ -307,7 +314,7 @@ fn op_result(op: &RequestOp, result: ResponseOp, revision: Revision) -> Result<O
     }
 }
 
-/// The transaction went through; what it gave cannot be said.
+/// The error for a transaction that was performed but whose answer is unusable.
 fn misfit() -> Error {
     Error::new(ErrorKind::Server, "the answer to a transaction does not fit its request").outcome_unknown()
 }
@@ -324,7 +331,7 @@ pub(super) fn range_reply(answer: wire::RangeResponse, revision: Revision) -> Ra
     RangeReply { revision, kvs: answer.kvs.into_iter().map(key_value).collect(), more: answer.more, ..RangeReply::default() }
 }
 
-/// The one key that a transaction writes, or asks about, for its errors.
+/// Returns the key if a transaction is about a single one, for its errors.
 pub(super) fn only_key(txn: &Txn) -> Option<&Key> {
     let spans = txn.compares.iter().map(|compare| compare.span.key());
     let ops = txn.then.iter().chain(&txn.otherwise).map(|op| match op {

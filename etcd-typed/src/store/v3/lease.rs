@@ -1,4 +1,4 @@
-//! Leases: made, kept alive, asked about, ended. Each is one call on the connection for leases.
+//! Grants, renews, queries and revokes leases. Each is one call on the connection for leases.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +16,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::retry::until;
 use crate::revision::LeaseId;
 
-/// [`Store::grant`](crate::store::Store::grant).
+/// Implements [`Store::grant`](crate::store::Store::grant).
 pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Result<Duration> {
     let asked = seconds(ttl);
     let deadline = core.retry.deadline();
-    // Whether an attempt may have made it.
+    // Whether an earlier attempt of this call may have created the lease.
     let mut ours = false;
     loop {
         let request = LeaseGrantRequest { ttl: asked, id: lease_number(id) };
@@ -29,19 +29,23 @@ pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Resul
             Ok(answer) => return Err(Error::new(ErrorKind::Server, format!("lease {id}: {}", answer.error))),
             Err(failure) if failure.row == Row::LeaseExists => {
                 ours |= failure.may_have_applied;
-                // The first attempt to make it found it, so it is another client's.
+                // No earlier attempt can have created the lease, so it belongs to another client.
                 if !ours {
                     return Err(failure.into());
                 }
-                // An earlier attempt has made it. Its time starts again, as if it were made now.
+                // An earlier attempt created the lease. Renewing it restores its full time.
                 match until(deadline, keep_alive(core, id)).await {
                     Ok(granted) if granted < Duration::from_secs(asked.unsigned_abs()) => {
-                        return Err(Error::new(ErrorKind::AlreadyExists, format!("lease {id} exists, with less time than asked for")));
+                        return Err(Error::new(
+                            ErrorKind::AlreadyExists,
+                            format!("lease {id} exists, with a shorter time to live than requested"),
+                        ));
                     }
-                    // It ran out while the answer was waited for, and the name is free again: the server answers this when it has removed it.
+                    // The lease expired while the client waited for the answer. The server answers
+                    // `LeaseLost` after it has removed the lease, so the id is free again.
                     Err(error) if error.kind() == ErrorKind::LeaseLost => {
                         if Instant::now() >= deadline {
-                            let late = format!("lease {id} ran out, again and again, before the answer that it was made");
+                            let late = format!("lease {id} expired before its grant was answered, in every attempt");
                             return Err(Error::new(ErrorKind::Timeout, late).caused_by(error));
                         }
                     }
@@ -53,15 +57,16 @@ pub(super) async fn grant(core: &Arc<Core>, id: LeaseId, ttl: Duration) -> Resul
     }
 }
 
-/// [`Store::keep_alive`](crate::store::Store::keep_alive): a short stream for each, so that an error of one lease ends nothing else.
+/// Implements [`Store::keep_alive`](crate::store::Store::keep_alive). Each renewal uses its own
+/// short stream, so that an error for one lease does not affect others.
 pub(super) async fn keep_alive(core: &Arc<Core>, id: LeaseId) -> Result<Duration> {
     let answer = core.call(&LEASE_KEEP_ALIVE, How::LEASE, LeaseKeepAliveRequest { id: lease_number(id) }).await;
     let answer = answer.map_err(|failure| of_lease(id, failure))?;
-    // The server answers a time of zero for a lease that is not there.
-    if answer.ttl <= 0 { Err(Error::new(ErrorKind::LeaseLost, format!("lease {id} is not there"))) } else { Ok(time(answer.ttl)) }
+    // For a lease that does not exist, the server answers a time of zero.
+    if answer.ttl <= 0 { Err(Error::new(ErrorKind::LeaseLost, format!("lease {id} does not exist"))) } else { Ok(time(answer.ttl)) }
 }
 
-/// [`Store::revoke`](crate::store::Store::revoke).
+/// Implements [`Store::revoke`](crate::store::Store::revoke).
 pub(super) async fn revoke(core: &Arc<Core>, id: LeaseId) -> Result<()> {
     match core.call(&LEASE_REVOKE, How::REVOKE, LeaseRevokeRequest { id: lease_number(id) }).await {
         Ok(_) | Err(Failure { row: Row::LeaseNotFound, .. }) => Ok(()),
@@ -69,7 +74,8 @@ pub(super) async fn revoke(core: &Arc<Core>, id: LeaseId) -> Result<()> {
     }
 }
 
-/// Who keeps a lease alive or ends it needs the right to write all keys that are attached to it.
+/// Returns the error of a renewal or revocation. Both need the right to write all keys attached to
+/// the lease.
 fn of_lease(id: LeaseId, failure: Failure) -> Error {
     let error = Error::from(failure);
     let words = format!("the user may not write a key that is attached to lease {id}");
@@ -77,11 +83,11 @@ fn of_lease(id: LeaseId, failure: Failure) -> Error {
     error.with_message(message)
 }
 
-/// [`Store::time_to_live`](crate::store::Store::time_to_live).
+/// Implements [`Store::time_to_live`](crate::store::Store::time_to_live).
 pub(super) async fn time_to_live(core: &Arc<Core>, id: LeaseId) -> Result<Option<Duration>> {
     let how = How { write: false, ..How::LEASE };
     match core.call(&LEASE_TIME_TO_LIVE, how, LeaseTimeToLiveRequest { id: lease_number(id) }).await {
-        // The server answers -1 for a lease that is not there.
+        // For a lease that does not exist, the server answers -1.
         Ok(answer) => Ok((answer.ttl >= 0).then(|| time(answer.ttl))),
         Err(Failure { row: Row::LeaseNotFound, .. }) => Ok(None),
         Err(failure) => Err(failure.into()),

@@ -1,7 +1,11 @@
 //! etcd v3 over gRPC: `V3Store`. Needs etcd 3.4 or later.
 //!
-//! The messages (`wire`), how a call ends (`grpc`) and what both mean (`kv`, `status`) are pure; `connection` is one connection, `channel` holds them, `cluster` decides whose answers are taken, `auth` has the token, `call`
-//! makes one call with all its attempts, `careful` is what some servers get instead of a request, `join` makes one call of several reads, and `range`, `commit`, `lease` and `watch` are what the store is made of.
+//! Pure modules: `wire` (the messages), `grpc` (how a call ends), `kv` and `status` (what messages
+//! and statuses mean). `connection` is one connection, and `channel` holds the connections of all
+//! endpoints. `cluster` decides which cluster's answers are accepted. `auth` holds the token.
+//! `call` makes one call with all its attempts. `careful` changes a read-only transaction for
+//! servers that may crash on it. `join` combines several reads into one call. `range`, `commit`,
+//! `lease` and `watch` implement the methods of the store.
 
 mod auth;
 mod call;
@@ -44,8 +48,9 @@ use crate::store::{
     within_runtime,
 };
 
-/// Starts a task on the current runtime. What a runtime does for a task is compiled for each type of future, and twice, since it boxes long ones. So all tasks are of
-/// one type.
+/// Spawns a task on the current runtime. The compiler generates tokio's task code for each type of
+/// future, and twice each, because tokio boxes large futures. Boxing every future here leaves one
+/// type.
 fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     let task: BoxFuture<'static, ()> = Box::pin(task);
     tokio::spawn(task);
@@ -57,11 +62,12 @@ pub struct V3Store {
     own: PerRuntime<Own>,
     progress_interval: Duration,
     capabilities: Capabilities,
-    /// Of the endpoints.
+    /// The addresses of the endpoints.
     addresses: Vec<String>,
 }
 
-/// What callers of one runtime share, and no others: it waits for tasks of that runtime, which may not be driven any more.
+/// The state shared by the callers of one runtime only. Its waiters depend on tasks of that
+/// runtime, which make no progress while the runtime is not driven.
 struct Own {
     reads: Arc<Reads>,
     ttls: TtlLeases,
@@ -69,12 +75,14 @@ struct Own {
 }
 
 impl V3Store {
-    /// A store that connects with its first call. Must be used inside a tokio runtime; each runtime has connections of its own.
+    /// Returns a store that connects at its first call. It must be used inside a tokio runtime, and
+    /// each runtime has its own connections.
     ///
     /// # Errors
     ///
-    /// `InvalidUrl` without an endpoint or with one that is no host. `Tls` for certificates that cannot be read. `Unsupported` for TLS
-    /// without the crate's feature `tls`. `Invalid` names an option that is zero.
+    /// `InvalidUrl` without an endpoint, or with one whose host is invalid. `Tls` for certificates
+    /// that cannot be read. `Unsupported` for TLS without the crate's feature `tls`. `Invalid` if
+    /// an option is zero; the message names it.
     pub fn new(options: &ConnectOptions) -> Result<Self> {
         let options = &options.checked()?;
         let core = Arc::new(Core::new(options)?);
@@ -139,7 +147,7 @@ impl Store for V3Store {
     fn status(&self) -> BoxFuture<'_, Result<Status>> {
         within_runtime(|| {
             Box::pin(async move {
-                // A member without a leader can say so itself.
+                // A member without a leader can still report its own status.
                 let answer = self.core.call(&STATUS, How::STALE, StatusRequest {}).await?;
                 let header = answer.header.as_ref();
                 Ok(Status {

@@ -1,4 +1,4 @@
-//! Reading a span: pages at one revision, as few and as large as the answers may be.
+//! Reads a span in pages at one revision, with as few and as large pages as possible.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use super::wire::RangeRequest;
 use crate::error::Result;
 use crate::store::{BoxFuture, Consistency, Range, RangeReply, Span};
 
-/// Keys in the first page of a read that has no limit. Smaller pages cost the server far more, since for each one it counts all that remain
-/// (3 times at 1000 keys a page).
+/// The keys in the first page of a read without a limit. Smaller pages cost the server far more,
+/// because it counts all remaining keys for each page (3 times as much at 1000 keys a page).
 const FIRST_PAGE: i64 = 10_000;
 
-/// How often a read of several pages starts again because its revision was compacted under it.
+/// How often a read of several pages restarts because its revision was compacted meanwhile.
 const RESTARTS: u32 = 8;
 
-/// [`Store::range`](crate::store::Store::range).
+/// Implements [`Store::range`](crate::store::Store::range).
 pub(super) fn range(reads: Arc<Reads>, range: Range) -> BoxFuture<'static, Result<RangeReply>> {
     let whole = range.after.is_none() && range.until.is_none() && range.limit.is_none() && range.modified_after.is_none();
     if matches!(range.span, Span::Key(_)) && whole && range.revision.is_none() {
@@ -40,14 +40,15 @@ pub(super) fn range(reads: Arc<Reads>, range: Range) -> BoxFuture<'static, Resul
     })
 }
 
-/// One key as it is now, which has no pages: thousands may wait for it at once, and take less room so.
+/// Reads the current value of one key, without pages. The small future saves memory when thousands
+/// of reads wait at once.
 fn present(reads: Arc<Reads>, range: &Range) -> impl Future<Output = Result<RangeReply>> + Send + use<> {
     let how = how(range);
     let (key, range_end) = bounds(&range.span);
     let serializable = range.consistency == Consistency::Stale;
     let request = RangeRequest { key, range_end, serializable, keys_only: range.keys_only, ..RangeRequest::default() };
     let span = range.span.clone();
-    // Not an async block, which would keep room for what it waits for twice.
+    // An async block would reserve space twice for the future that it awaits.
     reads.range(how, request).map(move |answer| {
         let answer = answer.map_err(|failure| rights::unreadable(&span, failure.into()))?;
         let revision = header_revision(answer.header.as_ref());
@@ -62,10 +63,10 @@ fn how(range: &Range) -> How {
     }
 }
 
-/// Why the pages do not go on.
+/// Why reading the pages stopped.
 enum Stop {
     Failed(Failure),
-    /// A later page could not be had as of the first one's revision.
+    /// A later page could not be read at the revision of the first page.
     Restart(Failure),
 }
 
@@ -73,12 +74,12 @@ async fn pages(reads: &Arc<Reads>, range: &Range) -> Result<RangeReply, Stop> {
     let how = how(range);
     let asked = range.limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
     if asked == Some(0) {
-        // For etcd a limit of zero is none.
-        return Err(Stop::Failed(Failure::new(Row::InvalidRequest, "a page of no keys")));
+        // A limit of zero means no limit to etcd.
+        return Err(Stop::Failed(Failure::new(Row::InvalidRequest, "a page with a limit of zero keys")));
     }
     if range.revision.is_some_and(|at| at.get() == 0) {
-        // For etcd revision zero is the newest.
-        return Err(Stop::Failed(Failure::new(Row::Compacted, "there is nothing to read before the first revision")));
+        // Revision zero means the newest to etcd.
+        return Err(Stop::Failed(Failure::new(Row::Compacted, "revision zero cannot be read: it is before the first one")));
     }
     let mut page = asked.unwrap_or(FIRST_PAGE);
     let mut reply = RangeReply { revision: range.revision.unwrap_or_default(), ..RangeReply::default() };
@@ -94,7 +95,7 @@ async fn pages(reads: &Arc<Reads>, range: &Range) -> Result<RangeReply, Stop> {
             revision: number(reply.revision),
             serializable: range.consistency == Consistency::Stale,
             keys_only: range.keys_only,
-            // Zero would be no bound. No key was modified before revision 2.
+            // Zero would mean no bound. No key was modified before revision 2.
             min_mod_revision: range.modified_after.map_or(0, |after| number(after.next())),
             ..RangeRequest::default()
         };
@@ -113,14 +114,15 @@ async fn pages(reads: &Arc<Reads>, range: &Range) -> Result<RangeReply, Stop> {
             reply.revision = header_revision(answer.header.as_ref());
         }
         if first && range.modified_after.is_some() {
-            // The server counts all keys of the range, whatever its filters and the limit leave out.
+            // The server counts all keys of the range, including those that its filters and the
+            // limit leave out.
             reply.count = u64::try_from(answer.count).ok();
         }
         first = false;
         let last = answer.kvs.last().map(|kv| kv.key.clone());
         reply.kvs.extend(answer.kvs.into_iter().map(key_value));
         reply.more = answer.more;
-        // A server that says "more" and gives nothing would never come to an end.
+        // A server that reports more keys but returns none would cause an endless loop.
         if asked.is_some() || !answer.more || last.is_none() {
             return Ok(reply);
         }
@@ -128,11 +130,12 @@ async fn pages(reads: &Arc<Reads>, range: &Range) -> Result<RangeReply, Stop> {
     }
 }
 
-/// A page that should fit, where this one did not: by the length that the answer had, or half as large.
+/// Returns the size of a page that should fit. Uses the length of the answer that did not fit if
+/// known, otherwise half the page.
 fn smaller(page: i64, failure: &Failure) -> i64 {
     let fitting = failure.answer_length().and_then(|(length, limit)| {
         let (length, limit) = (i64::try_from(length).ok()?, i64::try_from(limit).ok()?);
-        // Half of what fits on average, since values differ in length.
+        // Aim at half of the average that would fit, because values differ in length.
         page.checked_mul(limit)?.checked_div(length)?.checked_div(2)
     });
     fitting.unwrap_or(page).clamp(1, page / 2)

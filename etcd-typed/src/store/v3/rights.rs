@@ -1,4 +1,5 @@
-//! Which right the user lacks. A server says only "permission denied", also of a transaction with a hundred keys.
+//! Finds out which right the user lacks. The server only says "permission denied", even for a
+//! transaction with a hundred keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,11 @@ use super::wire::{self, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp,
 use crate::error::{Error, ErrorKind};
 use crate::store::{Op, Span, Txn};
 
-/// How long the search for the right may take. The error is known already.
+/// The time limit of this search. The caller's error is known already, so the search must not delay
+/// it for long.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a transaction does to a span.
+/// A right that a transaction needs on a span.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Access {
     span: Span,
@@ -34,7 +36,7 @@ impl Access {
         Self { span: span.clone(), right: Right::Read }
     }
 
-    /// The error of a call that the user may not make because of this.
+    /// Turns the error of a refused call into one that names this right.
     fn refusal(&self, error: Error) -> Error {
         let what = match self.span {
             Span::Key(_) => "this key",
@@ -50,7 +52,7 @@ impl Access {
         error.with_message(message).at(self.span.key())
     }
 
-    /// An operation that needs this right.
+    /// Returns an operation that needs this right.
     fn operation(&self) -> RequestOp {
         let (key, range_end) = bounds(&self.span);
         let request = match self.right {
@@ -62,7 +64,7 @@ impl Access {
     }
 }
 
-/// What the transaction needs rights for, in the order in which the server looks.
+/// Returns the rights that a transaction needs, in the order in which the server checks them.
 fn accesses(txn: &Txn) -> Vec<Access> {
     let mut found: Vec<Access> = Vec::new();
     let mut add = |span: &Span, right| {
@@ -91,35 +93,37 @@ fn accesses(txn: &Txn) -> Vec<Access> {
                 }
                 add(span, Right::Delete);
             }
-            // A v3 store refuses them before it asks a server.
+            // The v3 store refuses these before it sends a request.
             Op::MakeDir { .. } | Op::UpdateDir { .. } | Op::RemoveDir { .. } => {}
         }
     }
     found
 }
 
-/// The error of a read that the user may not make.
+/// Returns the error of a read. If the user lacks the right, the error says so.
 pub(super) fn unreadable(span: &Span, error: Error) -> Error {
     if error.kind() == ErrorKind::PermissionDenied { Access::read(span).refusal(error) } else { error.at(span.key()) }
 }
 
-/// The error of a transaction with the key and the right that the user lacks, if the transaction was refused for one.
+/// Adds the key and the missing right to the error of a transaction that was refused for lack of
+/// rights.
 ///
-/// They are found by halving: a server checks the rights for the operations of both lists of a transaction, and performs none of the second list where
-/// there is no compare that could fail.
+/// The right is found by bisection with transactions that perform nothing: the server checks the
+/// rights for both lists, but without a compare it never performs the second one.
 pub(super) async fn explained(core: &Arc<Core>, txn: &Txn, error: Error) -> Error {
     if error.kind() != ErrorKind::PermissionDenied {
         return error;
     }
     let all = accesses(txn);
-    // Within the limit of the call that was refused.
+    // The search stays within the time limit of the refused call.
     let deadline = core.retry.deadline().min(Instant::now() + PATIENCE);
     let mut suspects = all.as_slice();
     while suspects.len() > 1 {
         let (first, second) = suspects.split_at(suspects.len() / 2);
         suspects = match is_denied(core, first, deadline).await {
             Some(true) => first,
-            // The last one is found by what is not refused, which also a lease or a change of rights may have been.
+            // The last suspect was only inferred. Ask about it too, since the refusal may have had
+            // another cause: a lease, or rights that have changed since.
             Some(false) if second.len() == 1 && is_denied(core, second, deadline).await != Some(true) => &[],
             Some(false) => second,
             None => &[],
@@ -136,7 +140,7 @@ pub(super) async fn explained(core: &Arc<Core>, txn: &Txn, error: Error) -> Erro
     }
 }
 
-/// Whether the server refuses one of these. None if it did not say.
+/// Returns whether the server refuses one of these accesses, or `None` if it did not tell.
 async fn is_denied(core: &Arc<Core>, accesses: &[Access], deadline: Instant) -> Option<bool> {
     let failure = accesses.iter().map(Access::operation).collect();
     let request = TxnRequest { failure, ..TxnRequest::default() };
@@ -154,7 +158,7 @@ mod tests {
     use crate::store::{Compare, Condition};
 
     #[test]
-    fn each_right_of_a_transaction_is_listed_once() {
+    fn each_needed_right_is_listed_once() {
         let key = |path| Key::parse(path).unwrap();
         let txn = Txn {
             compares: vec![Compare::key(&key("/a"), Condition::Absent), Compare::key(&key("/a"), Condition::Present)],

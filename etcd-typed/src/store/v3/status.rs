@@ -1,9 +1,12 @@
-//! What an answer of gRPC means: the only place where a [`Status`] becomes an [`ErrorKind`] and a decision about repeating.
+//! Decides what a failed gRPC call means. Only this module turns a [`Status`] into an [`ErrorKind`]
+//! and decides about retries.
 //!
-//! The code alone says too little: an answer that is too large has the code of a compacted revision, a server that stops that of one that is not
-//! there. So the first question is where the error came from. What was found on this side is a [`Local`]; what a server
-//! answered has only its words, which decide, and the code only where they are not known.
-//! Each [`Row`] names a case that was seen with etcd 3.4.23, 3.5.1 or 3.5.30 or is in etcd's sources (`api/v3rpc/rpctypes/error.go`).
+//! The gRPC code alone says too little: an answer that is too large and a compacted revision share
+//! a code, and so do a stopping server and one that cannot be reached. So the source of the error
+//! comes first. An error detected by the client is a [`Local`]. For an answer of a server, the
+//! message decides, and the code only if the message is unknown. Each [`Row`] is a case that was
+//! seen with etcd 3.4.23, 3.5.1 or 3.5.30, or that is in etcd's sources
+//! (`api/v3rpc/rpctypes/error.go`).
 
 use std::error::Error as StdError;
 use std::time::Duration;
@@ -14,49 +17,57 @@ use super::grpc::{Code, Local, Status};
 use super::tls::advice;
 use crate::error::{Error, ErrorKind};
 
-/// A case that is told apart.
+/// A kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Row {
-    /// The request was never sent: no connection, or the stream was refused before it was processed.
+    /// The request was never sent: there is no connection, or the server refused the stream before
+    /// processing it.
     NotSent,
-    /// A server that closes its connection in good order did not begin with the request. Another connection takes it at once.
+    /// The server is closing its connection gracefully and did not begin the request. Another
+    /// connection accepts it at once.
     TurnedAway,
-    /// The TLS handshake failed: the server's certificate, or TLS on one side only. A handshake that was only cut off is [`Row::NotSent`].
+    /// The TLS handshake failed, because of the server's certificate or because only one side uses
+    /// TLS. A handshake that was merely cut off is [`Row::NotSent`].
     TlsRefused,
-    /// The server refused our certificate, or the lack of one. It says so only after the handshake.
+    /// The server refused the client's certificate, or requires one. It says so only after the
+    /// handshake.
     IdentityRefused,
-    /// What answers does not speak HTTP/2, or no gRPC.
+    /// The peer does not speak HTTP/2 or gRPC.
     NotGrpc,
-    /// The connection broke while the request was on its way.
+    /// The connection broke while the request was under way.
     Severed,
-    /// Our own time limit, or the server's.
+    /// A time limit of the client or of the server was reached.
     TimedOut,
-    /// The answer is larger than we take, so it was not read. What was asked for has happened.
+    /// The answer exceeds the client's limit and was not read. The request was performed.
     AnswerTooLarge,
-    /// The member knows no leader, or raft dropped the proposal (no leader, or leadership is being transferred). Nothing was appended to
-    /// the log.
+    /// The member knows no leader, or raft dropped the proposal (no leader, or leadership is being
+    /// transferred). Nothing was appended to the log.
     NoLeader,
-    /// The leader changed while a read was waiting.
+    /// The leader changed during a read.
     LeaderChanged,
-    /// The member stops, lags or has lost its cluster. It may stop between a proposal and its answer, so a write may have been applied.
+    /// The member is stopping, lags or has lost its cluster. It may stop between a proposal and its
+    /// answer, so a write may have been applied.
     Failing,
-    /// This member does not do it (a learner, not the leader); another may.
+    /// This member cannot serve the request (it is a learner, or not the leader). Another member
+    /// may.
     NotThisMember,
-    /// Too much is waiting to be applied; refused before it was proposed.
+    /// Too many requests wait to be applied. The server refused the request before proposing it.
     TooManyRequests,
-    /// The alarm for space. It may be said of a write that was applied (quotaApplierV3).
+    /// The space alarm is active. The server may report it for a write that was applied
+    /// (quotaApplierV3).
     NoSpace,
     RequestTooLarge,
     TooManyOperations,
-    /// The server finds the request wrong.
+    /// The server considers the request invalid.
     InvalidRequest,
-    /// The token is missing or expired.
+    /// The token is missing or has expired.
     TokenRefused,
-    /// Users or roles were changed while the request was on its way. A user by client certificate needs no login to ask again.
+    /// Users or roles changed while the request was under way. A user with a client certificate can
+    /// retry without a login.
     AuthChanged,
-    /// User and password are wrong.
+    /// User or password is wrong.
     LoginRefused,
-    /// There is nothing to log in to.
+    /// Authentication is off, so there is no login.
     AuthDisabled,
     PermissionDenied,
     Compacted,
@@ -64,39 +75,39 @@ pub(super) enum Row {
     LeaseNotFound,
     LeaseExists,
     CorruptCluster,
-    /// The answer is of another cluster than the client belongs to.
+    /// The answer comes from another cluster than the client's.
     ForeignCluster,
-    /// The client has moved on to another cluster; what was under way on the former one is void.
+    /// The client has moved on to another cluster, so calls to the former one are void.
     ClusterReplaced,
-    /// The server does not know the call.
+    /// The server does not know the method.
     UnknownCall,
-    /// Words and code that are not known here.
+    /// Neither the message nor the code is known.
     Other(Code),
 }
 
 /// Whether the same request may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// Yes, a write too: it was not applied.
+    /// Yes, even a write, because it was not applied.
     Always,
-    /// Only what changes nothing by happening twice.
+    /// Only requests that may safely happen twice.
     Harmless,
-    /// At another endpoint; here it will fail again.
+    /// At another endpoint. It would fail again at this one.
     Elsewhere,
-    /// After a new token was had.
+    /// After a login.
     AfterLogin,
-    /// No.
+    /// Never.
     Never,
 }
 
-/// What a [`Row`] means.
+/// The meaning of a [`Row`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
     pub(super) kind: ErrorKind,
     pub(super) repeat: Repeat,
-    /// A write may have been applied, or may still be.
+    /// Whether a write may have been applied, or may still be.
     pub(super) may_have_applied: bool,
-    /// Another endpoint should be asked next.
+    /// Whether another endpoint should be asked next.
     pub(super) endpoint_failed: bool,
 }
 
@@ -145,7 +156,7 @@ impl Row {
     }
 }
 
-/// Which case it is.
+/// Returns the kind of failure of a status.
 pub(super) fn classify(status: &Status) -> Row {
     match status {
         Status::Local(local) => of_local(local),
@@ -167,35 +178,37 @@ fn of_local(local: &Local) -> Row {
     }
 }
 
-/// What TLS said is told by h2 only in words.
+/// h2 reports TLS alerts only as text.
 fn broken(end: &str, cause: &h2::Error) -> Row {
     let words = cause.to_string();
     let says = |text: &str| words.contains(text) || end.contains(text);
     if says("received fatal alert") {
         Row::IdentityRefused
     } else if cause.reason() == Some(Reason::REFUSED_STREAM) && !cause.is_go_away() {
-        // The server did not begin with it (RFC 9113, section 8.7).
+        // The server did not begin the request (RFC 9113, section 8.7).
         Row::NotSent
     } else {
         Row::Severed
     }
 }
 
-/// The case by the words of a server: the message of an answer, or the reason that a watch was cancelled for.
+/// Classifies the message of an answer, or the reason for which the server cancelled a watch.
 pub(super) fn words_of_a_server(words: &str) -> Option<Row> {
     const TABLE: &[(&str, Row)] = &[
         ("trying to send message larger than max", Row::AnswerTooLarge),
         ("etcdserver: no leader", Row::NoLeader),
-        // raft returns it before an entry is appended; etcd passes it on with the code `Unknown`.
+        // raft returns this before it appends an entry; etcd passes it on with the code `Unknown`.
         ("raft proposal dropped", Row::NoLeader),
         ("leader changed", Row::LeaderChanged),
         ("request timed out", Row::TimedOut),
         ("deadline exceeded", Row::TimedOut),
         ("applied index took too long", Row::Failing),
         ("server stopped", Row::Failing),
-        // raft says so to a request that waits for the proposal to be taken, which may have happened (`raft/node.go`, `stepWithWaitOption`).
+        // raft returns this to a request that waits for its proposal to be accepted, which may have
+        // happened (`raft/node.go`, `stepWithWaitOption`).
         ("raft: stopped", Row::Failing),
-        // A server, or a proxy, that stops cancels the requests it is serving. The caller of this client never sees its own cancellation.
+        // A stopping server or proxy cancels the requests that it is serving. A call that its own
+        // caller cancelled never gets here.
         ("request cancelled", Row::Failing),
         ("request canceled", Row::Failing),
         ("context canceled", Row::Failing),
@@ -222,7 +235,8 @@ pub(super) fn words_of_a_server(words: &str) -> Option<Row> {
         ("user name is empty", Row::TokenRefused),
         ("invalid auth token", Row::TokenRefused),
         ("revision of auth store is old", Row::AuthChanged),
-        // The same in the words of the auth store: 3.4.9 and 3.5.1, for example, do not translate it.
+        // The same error in the words of the auth store, which some versions (3.4.9 and 3.5.1, for
+        // example) pass on unchanged.
         ("revision in header is old", Row::AuthChanged),
         ("authentication failed", Row::LoginRefused),
         ("authentication is not enabled", Row::AuthDisabled),
@@ -249,50 +263,50 @@ fn of_code(code: Code) -> Row {
     }
 }
 
-/// An attempt, or a whole call, that failed. Several callers may get the same.
+/// A failed attempt or call. Several callers may get the same failure.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) row: Row,
-    /// A write may have been applied, by this attempt or one before.
+    /// Whether a write may have been applied, by this attempt or an earlier one.
     pub(super) may_have_applied: bool,
-    /// It happened before the request itself was sent.
+    /// Whether it failed before the request itself was sent.
     unsent: bool,
-    /// This client gave up waiting; neither the server nor the connection said anything.
+    /// Whether the client gave up waiting, without an error from the server or the connection.
     pub(super) by_clock: bool,
     words: String,
     cause: Option<Status>,
 }
 
 impl Failure {
-    /// What became of a request to `endpoint`.
+    /// Returns the failure of a request to `endpoint`.
     pub(super) fn of(endpoint: &str, status: Status) -> Self {
         Self { cause: Some(status.clone()), ..Self::new(classify(&status), format!("{endpoint}: {}", words(&status))) }
     }
 
-    /// The same, found before the request itself was sent.
+    /// Marks the failure as one before the request itself was sent.
     pub(super) fn before_sending(self) -> Self {
         Self { unsent: true, ..self }
     }
 
-    /// The same, as the end of a call of which earlier attempts may have been applied.
+    /// Marks the failure as the end of a call whose earlier attempts may have been applied.
     pub(super) fn after(mut self, may_have_applied: bool) -> Self {
         self.may_have_applied |= may_have_applied;
         self
     }
 
-    /// What it means for the request.
+    /// Returns the meaning of this failure for the request.
     pub(super) fn verdict(&self) -> Verdict {
         let verdict = self.row.verdict();
         let repeat = if self.unsent && verdict.repeat == Repeat::Harmless { Repeat::Always } else { verdict.repeat };
         Verdict { repeat, may_have_applied: verdict.may_have_applied && !self.unsent, ..verdict }
     }
 
-    /// What was said, for a person.
+    /// Returns the message for a person.
     pub(super) fn words(&self) -> &str {
         &self.words
     }
 
-    /// Of an answer that was larger than we take: its length and our limit.
+    /// Returns the length of an answer that was too large, and the client's limit.
     pub(super) fn answer_length(&self) -> Option<(usize, usize)> {
         match self.cause.as_ref()? {
             Status::Local(Local::AnswerTooLarge { length, limit }) => Some((*length, *limit)),
@@ -300,19 +314,19 @@ impl Failure {
         }
     }
 
-    /// One that was found here.
+    /// Returns a failure that the client detected.
     pub(super) fn new(row: Row, words: impl Into<String>) -> Self {
         Self { row, may_have_applied: false, unsent: false, by_clock: false, words: words.into(), cause: None }
     }
 
-    /// This client gave up waiting.
+    /// Returns a failure for a client that gave up waiting.
     pub(super) fn by_clock(row: Row, words: impl Into<String>) -> Self {
         Self { by_clock: true, ..Self::new(row, words) }
     }
 
-    /// The same, as the end of a call whose time is over.
+    /// Adds to the message that the call used up its time.
     pub(super) fn after_giving_up(self, call_timeout: Duration) -> Self {
-        // A login within the call may have said so.
+        // A login within the call may have added it already.
         if self.words.contains("; gave up after ") {
             return self;
         }
@@ -320,10 +334,10 @@ impl Failure {
     }
 }
 
-/// A refusal in the words of a server.
+/// A server's message for a missing right.
 const DENIED: &str = "etcdserver: permission denied";
 
-/// The same in ours, where it is not known what the user may not do.
+/// The client's replacement for it, if the missing right is unknown.
 pub(super) const NOT_ALLOWED: &str = "the roles of the user do not allow it";
 
 impl From<Failure> for Error {
@@ -331,7 +345,7 @@ impl From<Failure> for Error {
         let hint = match failure.row {
             Row::NotGrpc if failure.words.contains("use the scheme") => "",
             Row::NotGrpc => " (is it an etcd v3 server, and is the scheme right? v2 is etcd2://, TLS is etcds://)",
-            Row::UnknownCall => " (it is no etcd v3 server, or too old: 3.4 is needed)",
+            Row::UnknownCall => " (it is not an etcd v3 server, or older than 3.4, which is needed)",
             Row::TooManyOperations => {
                 " (the server's flag `--max-txn-ops` is lower than this client's `max_operations`: set both to the same number)"
             }
@@ -344,7 +358,7 @@ impl From<Failure> for Error {
         let alert = if failure.row == Row::IdentityRefused { advice(&failure.words) } else { "" };
         let hint = if alert.is_empty() { hint.to_owned() } else { format!(": {alert}") };
         let words = match failure.row {
-            // Where the kind says it, the server's words would say it once more.
+            // The kind already says "permission denied", so the server's message would repeat it.
             Row::PermissionDenied => failure.words.replace(DENIED, NOT_ALLOWED),
             _ => failure.words,
         };
@@ -356,7 +370,7 @@ impl From<Failure> for Error {
     }
 }
 
-/// The words of a status with those of its causes, innermost last, each said once.
+/// Joins the message of a status with those of its causes, innermost last, without repetition.
 fn words(status: &Status) -> String {
     let mut words = status.to_string();
     let mut next = StdError::source(status);

@@ -1,4 +1,4 @@
-//! TLS of a connection: its handshake, and what it means when that fails.
+//! The TLS handshake of a connection, and the meaning of its failures.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,25 +15,25 @@ use crate::store::tls::config;
 pub(super) use crate::store::tls::words::advice;
 use crate::store::tls::words::{Whose, explain};
 
-/// What the protocol is called in a handshake.
+/// The name of HTTP/2 in ALPN.
 const HTTP2: &[u8] = b"h2";
 
-/// The settings, for one endpoint.
+/// The TLS settings for one endpoint.
 #[derive(Clone)]
 pub(super) struct Tls {
     connector: TlsConnector,
-    /// What the server's certificate must be for.
+    /// The name that the server's certificate must be valid for.
     name: ServerName<'static>,
 }
 
 impl Tls {
     pub(super) fn new(settings: &connect::Tls, endpoint: &Endpoint) -> Result<Self> {
-        // The name goes into the handshake here, and so into the check of the certificate.
+        // The handshake below gets the name, so the config does not need it.
         let mut config = config(Some(&connect::Tls { server_name: None, ..settings.clone() }))?;
         config.alpn_protocols = vec![HTTP2.to_vec()];
         let name = settings.server_name.as_ref().unwrap_or(&endpoint.host);
         let name = ServerName::try_from(name.clone())
-            .map_err(|cause| Error::new(ErrorKind::Tls, format!("`{name}` is no name that a certificate can be for")).caused_by(cause))?;
+            .map_err(|cause| Error::new(ErrorKind::Tls, format!("`{name}` is not a valid name for a certificate")).caused_by(cause))?;
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
@@ -44,7 +44,9 @@ impl Tls {
                 let error = cause.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
                 let (words, is_tls) = match error {
                     Some(error) => (explain(error, Whose::Server), !matches!(error, rustls::Error::InvalidMessage(_))),
-                    // An etcd without TLS ends a handshake so, which is no request that it knows. So does a server that dies in the middle of it.
+                    // An etcd without TLS closes the connection during the handshake, because the
+                    // handshake is no request that it knows. So does a server that dies in the
+                    // middle of it.
                     None => return Err(Local::HungUp(cause.to_string()).into()),
                 };
                 return Err(Local::Tls { words, cause: Arc::new(cause), is_tls }.into());

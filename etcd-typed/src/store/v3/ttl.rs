@@ -1,9 +1,9 @@
-//! Leases for writes that name a time to live. Each such write needs a lease, and a lease stays on
-//! the server for its whole time.
+//! Leases for writes with a time to live. Each such write needs a lease, and the lease stays on the
+//! server for its whole time.
 //!
-//! So a lease is made a little longer than it was asked for, and writes of the same time to live
-//! share it while that surplus lasts. No key ends sooner than its write says. (Kubernetes does the
-//! same for its events.)
+//! So the client makes a lease slightly longer than requested, and writes with the same time to
+//! live share it during the extra time. No key expires earlier than its write asked for. Kubernetes
+//! does the same for its events.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,20 +19,21 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::LeaseId;
 use crate::telemetry;
 
-/// The part of a time to live for which its lease is shared, and by which the lease is longer: a
-/// twentieth.
+/// The divisor of the time to live that gives the extra time of its lease: one twentieth. Writes
+/// share the lease for that long.
 const SURPLUS: i64 = 20;
 
-/// The shortest time to live in seconds whose lease is shared. A lease of a shorter one is soon
-/// gone, and its surplus would be seen.
+/// The shortest time to live, in seconds, whose lease is shared. Shorter leases end soon anyway,
+/// and their extra time would be noticeable.
 const SHORTEST: i64 = 300;
 
-/// Writes that share a lease at most. All keys of a lease are deleted in one revision when it ends.
+/// The maximum number of writes that share a lease. When the lease ends, all its keys are deleted
+/// in one revision.
 const SHARES: u32 = 1000;
 
-/// The leases that writes of one runtime share, by their time to live in seconds. An entry is
-/// locked while its lease is made, so that writes at the same time share it; a lock must not be
-/// held by a runtime that is not driven.
+/// The shared leases of one runtime, by time to live in seconds. An entry is locked while its lease
+/// is granted, so that concurrent writes share it. The map is per runtime, because a runtime that
+/// is not driven would keep the lock.
 #[derive(Debug, Default)]
 pub(super) struct TtlLeases(Mutex<HashMap<i64, Slot>>);
 
@@ -41,9 +42,9 @@ type Slot = Arc<tokio::sync::Mutex<Option<Shared>>>;
 #[derive(Debug)]
 struct Shared {
     id: LeaseId,
-    /// The lease is as old as this.
+    /// When the lease was requested.
     asked: Moment,
-    /// Writes that were given it, without those that gave it back.
+    /// How many writes use it. Writes that gave it back do not count.
     shares: u32,
 }
 
@@ -52,16 +53,17 @@ struct Shared {
 pub(super) struct Given {
     pub(super) id: LeaseId,
     seconds: i64,
-    /// The lease may have ended since it was made, without this client knowing it.
+    /// The lease was granted for an earlier write, and may have ended since without this client
+    /// knowing.
     pub(super) is_old: bool,
 }
 
 impl TtlLeases {
-    /// A lease with at least so much time left.
+    /// Returns a lease with at least the requested time left.
     ///
     /// # Errors
     ///
-    /// Those of a grant. Nothing was written.
+    /// The errors of a grant. Nothing was written.
     pub(super) async fn take(&self, core: &Arc<Core>, new: &NewLease) -> Result<Given> {
         let NewLease { id, seconds, .. } = *new;
         let surplus = seconds / SURPLUS;
@@ -85,12 +87,13 @@ impl TtlLeases {
         Ok(Given { id, seconds, is_old: false })
     }
 
-    /// No key was attached for this write. A lease that no other write was given is ended in the
-    /// background.
+    /// Gives back a lease to which no key was attached for this write. If no other write uses the
+    /// lease, it is revoked in the background.
     pub(super) fn give_back(&self, core: &Arc<Core>, given: Given) {
         let slot = self.slots().get(&given.seconds).cloned();
         let Some(slot) = slot else { return revoke(core, given.id) };
-        // While it is locked, another write takes it, or makes the next one; then it runs out.
+        // If the entry is locked, another write is using the lease or granting the next one. This
+        // lease then expires by itself.
         let Ok(mut shared) = slot.try_lock() else { return };
         if let Some(lease) = shared.as_mut().filter(|lease| lease.id == given.id) {
             lease.shares -= 1;
@@ -101,7 +104,7 @@ impl TtlLeases {
         }
     }
 
-    /// The server does not have this lease.
+    /// Removes a lease that the server does not have.
     pub(super) async fn forget(&self, given: Given) {
         let slot = self.slots().get(&given.seconds).cloned();
         if let Some(slot) = slot {
@@ -112,7 +115,7 @@ impl TtlLeases {
     fn slot(&self, seconds: i64) -> Slot {
         let mut slots = self.slots();
         if !slots.contains_key(&seconds) && slots.len() == slots.capacity() {
-            // Before the map grows, what is of no use any more goes.
+            // Before the map grows, remove the entries that are no longer useful.
             let now = Moment::now();
             slots.retain(|seconds, slot| {
                 let is_over = |shared: &Shared| now.since(shared.asked) >= time(seconds / SURPLUS);
@@ -123,7 +126,7 @@ impl TtlLeases {
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Slot>> {
-        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        // No code panics while it holds the lock, so a poisoned lock still guards consistent data.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -132,7 +135,7 @@ fn time(seconds: i64) -> Duration {
     Duration::from_secs(seconds.unsigned_abs())
 }
 
-/// Ends a lease in the background. Where that fails it runs out by itself.
+/// Revokes a lease in the background. If that fails, the lease expires by itself.
 fn revoke(core: &Arc<Core>, id: LeaseId) {
     let core = Arc::clone(core);
     spawn(async move {

@@ -1,6 +1,7 @@
-//! The gRPC messages of etcd v3 that are used here, and the calls that carry them. Written by hand, so that nobody needs `protoc`
-//! and keys and values are `Bytes`. Field numbers are those of `rpc.proto` and `kv.proto`; fields that are not read are left out, and a
-//! decoder skips them.
+//! The gRPC messages of etcd v3 that this client uses, and the methods that carry them. They are
+//! written by hand, so that no `protoc` is needed and keys and values are `Bytes`. The field
+//! numbers are those of `rpc.proto` and `kv.proto`. Fields that this client does not read are
+//! omitted, and decoders skip them.
 
 #[macro_use]
 mod message;
@@ -16,7 +17,7 @@ use prost::Message;
 
 use super::connection::Received;
 
-/// One call: its path, and the types of its request and answer.
+/// A gRPC method: its path, and the types of its request and answer.
 pub(super) struct Method<Q, A> {
     pub(super) path: &'static str,
     pub(super) shape: Shape,
@@ -24,29 +25,30 @@ pub(super) struct Method<Q, A> {
     types: PhantomData<fn(Q) -> A>,
 }
 
-/// What the header of an answer must have. Without it the answer is none of etcd's: a peer that sends an empty message must not be taken for one that did
-/// what it was asked.
+/// What the header of an answer must contain. Without it, the answer does not come from etcd. A
+/// peer that sends an empty message must not pass for one that performed the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Header {
-    /// The cluster, and the revision of the store, which begins at 1.
+    /// The cluster id, and the revision of the store, which is at least 1.
     Revision,
-    /// The cluster.
+    /// The cluster id.
     Cluster,
-    /// Nothing: etcd's `grpc-proxy` gives this answer itself.
+    /// Nothing, because etcd's `grpc-proxy` gives this answer itself.
     Nothing,
 }
 
-/// A [`Method`] of any types.
+/// A [`Method`] without its message types.
 pub(super) type Untyped = Method<(), ()>;
 
-/// How a [`Method`] is performed.
+/// How a [`Method`] is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     /// One request, one answer.
     Unary,
-    /// A bidirectional stream, opened for one request and its first answer. The server ends it when its request side ends.
+    /// A bidirectional stream, opened for one request and its first answer. The server ends it when
+    /// the request side ends.
     FirstOfStream,
-    /// The same, of a stream that the server keeps until it is cancelled.
+    /// Like `FirstOfStream`, but the server keeps the stream open until it is cancelled.
     FirstOfLastingStream,
 }
 
@@ -59,12 +61,13 @@ impl<Q, A> Method<Q, A> {
         Self { path, shape, header, types: PhantomData }
     }
 
-    /// The same, for what does not need to know the types.
+    /// Returns the method without its types.
     pub(super) const fn untyped(&self) -> Untyped {
         Method { path: self.path, shape: self.shape, header: self.header, types: PhantomData }
     }
 
-    /// The call without its service, `Range`; what a server's own metrics call `grpc_method`.
+    /// Returns the name without the service, such as `Range`. The metrics of a server call it
+    /// `grpc_method`.
     pub(super) fn name(&self) -> &'static str {
         self.path.rsplit_once('/').map_or(self.path, |(_, name)| name)
     }
@@ -94,21 +97,22 @@ pub(super) const MEMBER_LIST: Method<MemberListRequest, MemberListResponse> =
 pub(super) const STATUS: Method<StatusRequest, StatusResponse> = Method::unary("/etcdserverpb.Maintenance/Status", Header::Cluster);
 pub(super) const AUTHENTICATE: Method<AuthenticateRequest, AuthenticateResponse> =
     Method::unary("/etcdserverpb.Auth/Authenticate", Header::Cluster);
-/// A watch for the sake of its first answer, which every server gives, to every user and without a leader, and which names the cluster. (A user that may not
-/// watch is refused by an answer, not by a status.)
+/// A watch that is created only for its first answer, which names the cluster. Every server sends
+/// it, to every user and even without a leader. A user who may not watch is refused by an answer
+/// and not by a gRPC status.
 pub(super) const FIRST_OF_WATCH: Method<WatchRequest, WatchResponse> =
     Method::first_of_stream(WATCH, Shape::FirstOfLastingStream, Header::Nothing);
-/// The watch stream; it is kept, so it is no [`Method`].
+/// The watch stream. It is no [`Method`], because it stays open.
 pub(super) const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
-/// An answer that says which cluster gave it.
+/// An answer with a header, which names the cluster.
 pub(super) trait Answer: Received {
-    /// The header, where the server sent one.
+    /// Returns the header, if the server sent one.
     fn header(&self) -> Option<&ResponseHeader>;
 }
 
 impl Header {
-    /// Whether a header has what it must have.
+    /// Returns whether a header contains what it must.
     pub(super) fn is_met_by(self, header: Option<&ResponseHeader>) -> bool {
         match self {
             Self::Revision => header.is_some_and(|header| header.cluster_id != 0 && header.revision > 0),
@@ -143,7 +147,7 @@ answers!(
     AuthenticateResponse,
 );
 
-/// What is sent of an enum.
+/// Converts enums to the numbers that are sent.
 macro_rules! numbers {
     ($($name:ident),+ $(,)?) => {
         $(impl From<$name> for i32 {
@@ -206,7 +210,8 @@ pub(super) enum SortTarget {
     Create = 2,
 }
 
-/// Its `Message` is in `wire/range.rs`: keys by the ten thousand are read in it.
+/// `Message` is implemented by hand in `wire/range.rs`, because answers may contain tens of
+/// thousands of keys.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct RangeResponse {
     pub(super) header: Option<ResponseHeader>,
@@ -286,7 +291,7 @@ pub(super) enum CompareResult {
     Equal = 0,
     Greater = 1,
     Less = 2,
-    #[allow(dead_code, reason = "nobody asks for it; it is here as in `rpc.proto`")]
+    #[allow(dead_code, reason = "unused, but part of `rpc.proto`")]
     NotEqual = 3,
 }
 
@@ -373,7 +378,7 @@ message! {
 }
 
 impl WatchRequest {
-    /// A watch of the smallest of all keys, from now on.
+    /// Returns a request to watch the smallest key from now on.
     pub(super) fn of_one_key() -> Self {
         Self { step: Some(WatchStep::Create(WatchCreateRequest { key: Bytes::from_static(&[0]), ..WatchCreateRequest::default() })) }
     }
@@ -391,7 +396,7 @@ message! {
     pub(super) struct WatchProgressRequest {}
 }
 
-/// See `wire/watch.rs`.
+/// `Message` is implemented in `wire/watch.rs`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct WatchResponse {
     pub(super) header: Option<ResponseHeader>,
@@ -415,7 +420,7 @@ message! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(super) enum EventType {
-    #[allow(dead_code, reason = "what is no deletion is a put")]
+    #[allow(dead_code, reason = "unused: any event that is not a deletion is a put")]
     Put = 0,
     Delete = 1,
 }
@@ -524,7 +529,7 @@ message! {
 }
 
 message! {
-    /// Its `Debug` is written below, without the password.
+    /// `Debug` is implemented below, without the password.
     #[derive(Clone, Default, PartialEq)]
     pub(super) struct AuthenticateRequest {
         name: String = string 1,

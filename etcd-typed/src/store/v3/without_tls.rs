@@ -1,4 +1,4 @@
-//! In place of `tls.rs`, without the feature.
+//! Replaces `tls.rs` when the feature `tls` is off.
 
 use tokio::net::TcpStream;
 
@@ -6,12 +6,12 @@ use super::grpc::Status;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::connect::{self, Endpoint};
 
-/// There are no alerts.
+/// Returns no advice, because there are no TLS alerts.
 pub(super) fn advice(_: &str) -> &'static str {
     ""
 }
 
-/// There is none.
+/// TLS settings, which cannot exist without the feature.
 #[derive(Clone, Debug)]
 pub(super) enum Tls {}
 
@@ -20,7 +20,7 @@ impl Tls {
         Err(Error::new(ErrorKind::Unsupported, "TLS needs the feature `tls` of the crate etcd-typed"))
     }
 
-    #[expect(clippy::unused_async, reason = "as the one that is not empty")]
+    #[expect(clippy::unused_async, reason = "same signature as with the feature")]
     pub(super) async fn shake_hands(&self, _: TcpStream) -> Result<TcpStream, Status> {
         match *self {}
     }

@@ -40,14 +40,14 @@ fn kind(result: Result<RangeReply>) -> ErrorKind {
 }
 
 #[test]
-fn an_empty_store_is_at_revision_1_and_the_first_write_gets_2() {
+fn first_write_gets_revision_2() {
     let mut state = state();
     assert_eq!(state.revision().get(), 1);
     assert_eq!(put(&mut state, "/a", "1").get(), 2);
 }
 
 #[test]
-fn a_key_counts_its_versions_until_it_is_deleted() {
+fn version_counts_until_delete() {
     let mut state = state();
     put(&mut state, "/a", "1");
     put(&mut state, "/a", "1");
@@ -61,7 +61,7 @@ fn a_key_counts_its_versions_until_it_is_deleted() {
 }
 
 #[test]
-fn a_transaction_that_changes_nothing_makes_no_revision() {
+fn unchanged_store_keeps_revision() {
     let mut state = state();
     put(&mut state, "/a", "1");
     assert_eq!(delete(&mut state, &one("/b")).get(), 2);
@@ -70,7 +70,7 @@ fn a_transaction_that_changes_nothing_makes_no_revision() {
 }
 
 #[test]
-fn all_writes_of_a_transaction_are_of_one_revision_and_it_sees_its_own() {
+fn transaction_has_one_revision() {
     let mut state = state();
     put(&mut state, "/d/old", "0");
     let mut write = state.write();
@@ -89,7 +89,7 @@ fn all_writes_of_a_transaction_are_of_one_revision_and_it_sees_its_own() {
 }
 
 #[test]
-fn the_past_can_be_read_as_it_was() {
+fn past_revisions_can_be_read() {
     let mut state = state();
     put(&mut state, "/a", "1");
     put(&mut state, "/b", "2");
@@ -102,7 +102,7 @@ fn the_past_can_be_read_as_it_was() {
 }
 
 #[test]
-fn the_compacted_past_and_the_future_cannot_be_read() {
+fn compacted_and_future_revisions_are_refused() {
     let mut state = state();
     for _ in 0..3 {
         put(&mut state, "/a", "1");
@@ -117,7 +117,7 @@ fn the_compacted_past_and_the_future_cannot_be_read() {
 }
 
 #[test]
-fn a_directory_is_its_whole_segments_and_not_its_own_key() {
+fn span_below_matches_whole_segments() {
     let mut state = state();
     for path in ["/app", "/app/a", "/app/b/c", "/app0", "/apple/x", "/ap"] {
         put(&mut state, path, "");
@@ -128,7 +128,7 @@ fn a_directory_is_its_whole_segments_and_not_its_own_key() {
 }
 
 #[test]
-fn pages_follow_one_another() {
+fn pages_cover_all_keys() {
     let mut state = state();
     for path in ["/d/a", "/d/b", "/d/c", "/e"] {
         put(&mut state, path, "value");
@@ -150,7 +150,7 @@ fn pages_follow_one_another() {
 }
 
 #[test]
-fn what_follows_a_revision_is_yielded_revision_by_revision() {
+fn next_yields_one_revision_at_a_time() {
     let mut state = state();
     put(&mut state, "/a", "1");
     put(&mut state, "/b", "1");
@@ -164,7 +164,7 @@ fn what_follows_a_revision_is_yielded_revision_by_revision() {
 }
 
 #[test]
-fn a_search_is_cut_short_by_its_budget() {
+fn search_stops_at_its_budget() {
     let mut state = state();
     for _ in 0..10 {
         put(&mut state, "/a", "1");
@@ -174,20 +174,20 @@ fn a_search_is_cut_short_by_its_budget() {
 }
 
 #[test]
-fn a_watch_from_the_compacted_revision_on_sees_everything_after_it() {
+fn watch_from_compacted_revision_sees_everything() {
     let mut state = state();
     put(&mut state, "/a", "1");
     put(&mut state, "/a", "2");
     delete(&mut state, &one("/a"));
     state.compact(Revision::new(3));
     assert_eq!(state.next(&one("/a"), Revision::new(2), 100), Next::Lost);
-    // The deletion right after it too, which some servers lose here.
+    // This includes a deletion right after the compacted revision, which some servers lose here.
     let Next::Batch(batch) = state.next(&one("/a"), Revision::new(3), 100) else { panic!("no batch") };
     assert!(matches!(batch.events.as_slice(), [Event::Delete { previous: Some(kv), .. }] if kv.value == "2"));
 }
 
 #[test]
-fn compaction_leaves_no_trace_of_what_is_gone() {
+fn compaction_forgets_deleted_keys() {
     let mut state = state();
     for path in ["/a", "/b", "/b", "/c"] {
         put(&mut state, path, "1");
@@ -200,11 +200,11 @@ fn compaction_leaves_no_trace_of_what_is_gone() {
     assert!(state.log.is_empty() && state.kept.changes == 0 && state.kept.bytes == 0);
     assert_eq!(listed(&state, &Range::of(below("/"))), ["/b", "/c"]);
     state.compact(Revision::new(2));
-    assert_eq!(state.compacted(), state.revision(), "what is compacted stays so");
+    assert_eq!(state.compacted(), state.revision(), "compacted history stays compacted");
 }
 
 #[test]
-fn history_is_bounded_by_its_changes_and_by_its_bytes() {
+fn history_is_bounded_by_changes_and_bytes() {
     let mut state = State::new(HistoryLimit { changes: 10, bytes: 1000 });
     for _ in 0..100 {
         put(&mut state, "/a", "1");
@@ -220,7 +220,7 @@ fn history_is_bounded_by_its_changes_and_by_its_bytes() {
 }
 
 #[test]
-fn the_newest_revision_is_kept_whole_though_it_is_larger_than_the_limit() {
+fn newest_revision_is_always_kept() {
     let mut state = State::new(HistoryLimit { changes: 1, bytes: usize::MAX });
     put(&mut state, "/x", "1");
     let mut write = state.write();
@@ -233,7 +233,7 @@ fn the_newest_revision_is_kept_whole_though_it_is_larger_than_the_limit() {
 }
 
 #[test]
-fn a_change_of_lease_is_told() {
+fn lease_changes_are_reported() {
     let mut state = state();
     let (old, new) = (LeaseId::new(1), LeaseId::new(2));
     let mut moves = |lease| {

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn fault_fail_next() {
+async fn fail_next_refuses_next_calls() {
     let store = MemoryStore::new();
     store.faults().fail_next(2);
     let error = write(&store, "/a", "1").await.unwrap_err();
@@ -13,7 +13,7 @@ async fn fault_fail_next() {
 }
 
 #[tokio::test]
-async fn fault_fail_of_one_kind_of_calls() {
+async fn fail_affects_only_chosen_calls() {
     let store = MemoryStore::new();
     let faults = store.faults();
     faults.fail(Calls::Commits, 1, ErrorKind::NoSpace);
@@ -32,7 +32,7 @@ async fn fault_fail_of_one_kind_of_calls() {
 }
 
 #[tokio::test]
-async fn fault_lose_request() {
+async fn lost_request_applies_nothing() {
     let store = MemoryStore::new();
     store.faults().lose_request(Calls::Commits, 1);
     let error = write(&store, "/a", "1").await.unwrap_err();
@@ -41,7 +41,7 @@ async fn fault_lose_request() {
 }
 
 #[tokio::test]
-async fn fault_lose_reply() {
+async fn lost_reply_leaves_write_applied() {
     let store = MemoryStore::new();
     store.faults().lose_reply(Calls::Commits, 1);
     let error = write(&store, "/a", "1").await.unwrap_err();
@@ -50,14 +50,14 @@ async fn fault_lose_reply() {
     store.faults().lose_reply(Calls::KeepAlives, 1);
     store.faults().lose_reply(Calls::Leases, 2);
     assert!(store.grant(lease(1), 9 * SECOND).await.unwrap_err().may_have_applied());
-    // The first rule that is for it is the other one.
+    // The keep-alive takes the oldest fault that applies to it: `KeepAlives`.
     assert!(!store.keep_alive(lease(1)).await.unwrap_err().may_have_applied());
     assert!(store.revoke(lease(1)).await.is_err());
     assert_eq!(store.time_to_live(lease(1)).await.unwrap(), None, "it was revoked");
 }
 
 #[tokio::test]
-async fn fault_lose_reply_of_a_refused_call_is_the_refusal() {
+async fn lost_reply_returns_refusal() {
     let store = MemoryStore::new();
     store.faults().lose_reply(Calls::Commits, 1);
     let error = write_until(&store, "/a", "1", Expiry::With(lease(1))).await.unwrap_err();
@@ -65,7 +65,7 @@ async fn fault_lose_reply_of_a_refused_call_is_the_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fault_apply_late() {
+async fn apply_late_applies_after_delay() {
     let store = MemoryStore::new();
     let mut stream = watch(&store, "/", 1).await;
     store.faults().apply_late(2, 7 * SECOND);
@@ -82,13 +82,13 @@ async fn fault_apply_late() {
     assert_eq!(change(&mut stream).await, put_event(2, "/b", "early"));
     assert_eq!(change(&mut stream).await, put_event(3, "/a", "late"), "a watch sees it without a call");
     assert_eq!(begun.elapsed(), 7 * SECOND);
-    assert_eq!(change(&mut stream).await, delete_event(4, "/a"), "its time began when it was applied");
+    assert_eq!(change(&mut stream).await, delete_event(4, "/a"), "its time to live starts when the put is applied");
     assert_eq!(begun.elapsed(), 10 * SECOND);
-    assert_eq!(value(&store, "/b").await, Some("early".into()), "its compare failed then");
+    assert_eq!(value(&store, "/b").await, Some("early".into()), "its compare failed at that time");
 }
 
 #[tokio::test(start_paused = true)]
-async fn fault_apply_late_is_seen_by_a_watch_that_waits_already() {
+async fn waiting_watch_sees_late_commit() {
     let store = MemoryStore::new();
     let mut stream = watch(&store, "/", 1).await;
     let begun = Instant::now();
@@ -101,7 +101,7 @@ async fn fault_apply_late_is_seen_by_a_watch_that_waits_already() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fault_delay() {
+async fn delay_holds_chosen_calls() {
     let store = MemoryStore::new();
     store.faults().delay(Calls::Commits, 5 * SECOND);
     let begun = Instant::now();
@@ -116,7 +116,7 @@ async fn fault_delay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fault_clear() {
+async fn clear_removes_queued_faults() {
     let store = MemoryStore::new();
     store.faults().fail_next(usize::MAX);
     store.faults().delay(Calls::All, 60 * SECOND);
@@ -127,14 +127,14 @@ async fn fault_clear() {
 }
 
 #[tokio::test]
-async fn fault_compact() {
+async fn compact_loses_older_history() {
     let store = MemoryStore::new();
     let mut stream = watch(&store, "/", 1).await;
     write(&store, "/a", "1").await.unwrap();
     assert_eq!(change(&mut stream).await.0, 2);
     store.faults().compact();
     write(&store, "/a", "2").await.unwrap();
-    assert_eq!(change(&mut stream).await.0, 3, "a watch that has seen everything goes on");
+    assert_eq!(change(&mut stream).await.0, 3, "a watch that has seen everything continues");
     write(&store, "/a", "3").await.unwrap();
     store.faults().compact();
     assert_eq!(last_item(&mut stream).await.unwrap(), WatchItem::HistoryLost { oldest: Some(Revision::new(4)) });
@@ -144,7 +144,7 @@ async fn fault_compact() {
 }
 
 #[tokio::test]
-async fn fault_compact_to() {
+async fn compact_to_keeps_named_revision() {
     let store = MemoryStore::new();
     for _ in 0..3 {
         write(&store, "/a", "1").await.unwrap();
@@ -162,7 +162,7 @@ async fn fault_compact_to() {
 }
 
 #[tokio::test]
-async fn fault_expire() {
+async fn expire_deletes_lease_and_keys() {
     let store = MemoryStore::new();
     store.grant(lease(1), 3600 * SECOND).await.unwrap();
     write_until(&store, "/a", "1", Expiry::With(lease(1))).await.unwrap();
@@ -174,14 +174,14 @@ async fn fault_expire() {
 }
 
 #[tokio::test]
-async fn fault_drop_connections() {
+async fn drop_connections_cuts_open_watches() {
     let store = MemoryStore::new();
     let mut waiting = watch(&store, "/", 1).await;
     let waiting = tokio::spawn(async move { last_item(&mut waiting).await });
     let mut unread = watch(&store, "/", 1).await;
     tokio::task::yield_now().await;
     store.faults().drop_connections();
-    assert_eq!(waiting.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable, "one that waits is told by the fault itself");
+    assert_eq!(waiting.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable, "the fault wakes a waiting watch");
     write(&store, "/a", "1").await.unwrap();
     assert_eq!(last_item(&mut unread).await.unwrap_err().kind(), ErrorKind::Unavailable);
     let mut resumed = watch(&store, "/", 1).await;
@@ -189,7 +189,7 @@ async fn fault_drop_connections() {
 }
 
 #[tokio::test]
-async fn fault_lag_watches() {
+async fn lag_watches_ends_watches_as_lagged() {
     let store = MemoryStore::new();
     let mut stream = watch(&store, "/", 1).await;
     write(&store, "/a", "1").await.unwrap();
@@ -202,7 +202,7 @@ async fn fault_lag_watches() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fault_stop_and_start() {
+async fn start_restores_data_and_leases() {
     let store = MemoryStore::new();
     write_until(&store, "/a", "1", Expiry::After(10 * SECOND)).await.unwrap();
     let attached = read(&store, "/a").await.unwrap().lease.unwrap();
@@ -217,7 +217,7 @@ async fn fault_stop_and_start() {
     sleep(3600 * SECOND).await;
     store.faults().start();
     store.faults().start();
-    assert_eq!(store.time_to_live(attached).await.unwrap(), Some(10 * SECOND), "no lease ends meanwhile, and each begins anew");
+    assert_eq!(store.time_to_live(attached).await.unwrap(), Some(10 * SECOND), "no lease expires meanwhile, and start renews each");
     let begun = Instant::now();
     let mut stream = watch(&store, "/", 2).await;
     assert_eq!(change(&mut stream).await, delete_event(3, "/a"));
@@ -225,7 +225,7 @@ async fn fault_stop_and_start() {
 }
 
 #[tokio::test]
-async fn fault_wipe() {
+async fn wipe_empties_store() {
     let store = MemoryStore::new();
     let cluster = store.status().await.unwrap().cluster;
     store.keep_history(3);
@@ -245,9 +245,10 @@ async fn fault_wipe() {
     assert_eq!(write(&store, "/a", "1").await.unwrap().revision.get(), 2);
 }
 
-/// The rules of the page of `Faults`: the delay first, then a stopped server, which uses up no other fault, then the queue.
+/// The order documented on `Faults`: the delay, then a stopped server, which uses up no queued
+/// fault, then the queue.
 #[tokio::test(start_paused = true)]
-async fn faults_compose() {
+async fn faults_apply_in_documented_order() {
     let store = MemoryStore::new();
     let faults = store.faults();
     faults.delay(Calls::All, SECOND);
@@ -256,7 +257,7 @@ async fn faults_compose() {
     let mut call = pin!(write(&store, "/a", "0"));
     nothing_for(SECOND / 2, &mut call).await;
     faults.stop();
-    assert!(!call.await.unwrap_err().may_have_applied(), "stopped while it waited");
+    assert!(!call.await.unwrap_err().may_have_applied(), "the server stopped during the delay");
     faults.start();
     assert!(write(&store, "/a", "1").await.unwrap_err().may_have_applied());
     assert_eq!(write(&store, "/a", "2").await.unwrap_err().kind(), ErrorKind::NoSpace);

@@ -1,9 +1,9 @@
-//! Leases, and keys that expire.
+//! Leases and keys that expire.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_takes_all_its_keys_with_it_in_one_revision_and_a_watch_sees_it_by_waiting() {
+async fn watch_sees_lease_expire_in_one_revision() {
     let store = MemoryStore::new();
     let begun = Instant::now();
     assert_eq!(store.grant(lease(1), 3600 * SECOND).await.unwrap(), 3600 * SECOND);
@@ -11,7 +11,7 @@ async fn a_lease_takes_all_its_keys_with_it_in_one_revision_and_a_watch_sees_it_
         write_until(&store, path, "1", Expiry::With(lease(1))).await.unwrap();
     }
     let mut stream = watch(&store, "/d", 3).await;
-    // Nobody calls the store.
+    // No call is made to the store.
     let WatchItem::Batch(batch) = stream.next().await.unwrap().unwrap() else { panic!("no batch") };
     assert_eq!((batch.revision.get(), batch.events.len()), (4, 2));
     assert!(batch.events.iter().all(|event| matches!(event, Event::Delete { previous: Some(_), .. })));
@@ -21,7 +21,7 @@ async fn a_lease_takes_all_its_keys_with_it_in_one_revision_and_a_watch_sees_it_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_ends_at_the_next_call_where_nobody_watches() {
+async fn next_call_sees_expired_lease() {
     let store = MemoryStore::new();
     write_until(&store, "/a", "1", Expiry::After(Duration::from_millis(2500))).await.unwrap();
     let attached = read(&store, "/a").await.unwrap().lease.unwrap();
@@ -34,7 +34,7 @@ async fn a_lease_ends_at_the_next_call_where_nobody_watches() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_granted_while_a_watch_waits_ends_in_its_time() {
+async fn lease_granted_during_watch_expires_on_time() {
     let store = MemoryStore::new();
     let mut stream = watch(&store, "/", 1).await;
     let waits = tokio::spawn(async move {
@@ -48,20 +48,20 @@ async fn a_lease_that_is_granted_while_a_watch_waits_ends_in_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_kept_alive_does_not_end() {
+async fn kept_alive_lease_does_not_expire() {
     let store = MemoryStore::new();
     store.grant(lease(1), SECOND).await.unwrap();
     write_until(&store, "/a", "1", Expiry::With(lease(1))).await.unwrap();
     for _ in 0..10 {
         sleep(SECOND).await;
-        assert_eq!(store.keep_alive(lease(1)).await.unwrap(), 2 * SECOND, "the shortest that is granted");
+        assert_eq!(store.keep_alive(lease(1)).await.unwrap(), 2 * SECOND, "the shortest time that is granted");
     }
     assert!(read(&store, "/a").await.is_some());
     assert_eq!(store.time_to_live(lease(1)).await.unwrap(), Some(2 * SECOND));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_is_written_anew_leaves_its_lease() {
+async fn rewritten_key_leaves_its_lease() {
     let store = MemoryStore::new();
     write_until(&store, "/a", "1", Expiry::After(2 * SECOND)).await.unwrap();
     write_until(&store, "/b", "1", Expiry::After(2 * SECOND)).await.unwrap();
@@ -70,13 +70,13 @@ async fn a_key_that_is_written_anew_leaves_its_lease() {
     sleep(8 * SECOND).await;
     assert!(read(&store, "/a").await.is_some_and(|kv| kv.lease.is_none()));
     assert!(read(&store, "/b").await.is_some());
-    assert_eq!(store.status().await.unwrap().revision.get(), 5, "a lease without keys makes no revision");
+    assert_eq!(store.status().await.unwrap().revision.get(), 5, "the end of a lease without keys makes no revision");
     sleep(SECOND).await;
     assert!(read(&store, "/b").await.is_none());
 }
 
 #[tokio::test]
-async fn a_revoked_lease_is_gone_with_its_keys_and_can_be_revoked_again() {
+async fn revoke_deletes_keys_and_can_repeat() {
     let store = MemoryStore::new();
     store.grant(lease(1), 60 * SECOND).await.unwrap();
     for path in ["/a", "/b"] {
@@ -89,7 +89,7 @@ async fn a_revoked_lease_is_gone_with_its_keys_and_can_be_revoked_again() {
 }
 
 #[tokio::test]
-async fn puts_of_one_transaction_with_the_same_time_share_a_lease() {
+async fn puts_with_same_ttl_share_lease() {
     let store = MemoryStore::new();
     let put = |path, ttl| Op::Put { key: key(path), value: "1".into(), expiry: Expiry::After(ttl), previous: false };
     let then = vec![put("/a", 60 * SECOND), put("/b", 60 * SECOND), put("/c", 90 * SECOND)];
@@ -100,12 +100,12 @@ async fn puts_of_one_transaction_with_the_same_time_share_a_lease() {
 }
 
 #[tokio::test]
-async fn a_time_to_live_that_no_server_grants_is_refused() {
+async fn too_long_ttl_is_refused() {
     let store = MemoryStore::new();
     let error = write_until(&store, "/a", "1", Expiry::After(Duration::MAX)).await.unwrap_err();
     assert_eq!((error.kind(), error.key()), (ErrorKind::Invalid, Some(&key("/a"))));
     assert_eq!(store.grant(lease(1), Duration::MAX).await.unwrap_err().kind(), ErrorKind::Invalid);
-    // The longest one neither overflows nor ends.
+    // The longest time neither overflows nor expires.
     store.grant(lease(1), Duration::from_secs(9_000_000_000)).await.unwrap();
     assert!(store.time_to_live(lease(1)).await.unwrap().is_some());
 }

@@ -1,9 +1,9 @@
-//! Watches, and who wakes them.
+//! Watches and what wakes them.
 
 use super::*;
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_yields_the_past_and_then_what_comes() {
+async fn watch_yields_past_then_new_changes() {
     let store = MemoryStore::new();
     write(&store, "/d/a", "1").await.unwrap();
     write(&store, "/d/a", "2").await.unwrap();
@@ -20,7 +20,7 @@ async fn a_watch_yields_the_past_and_then_what_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_reader_loses_nothing_and_delays_nobody() {
+async fn slow_reader_misses_nothing() {
     let store = MemoryStore::new();
     let mut slow = watch(&store, "/", 1).await;
     for _ in 0..10_000 {
@@ -33,13 +33,14 @@ async fn a_slow_reader_loses_nothing_and_delays_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_watch_is_told_how_far_it_is_at_a_bounded_rate() {
+async fn idle_watch_gets_bounded_progress() {
     let store = MemoryStore::new();
     let mut idle = watch(&store, "/idle", 1).await;
     let writer = tokio::spawn({
         let store = store.clone();
         async move {
-            // More changes than are looked at in one go, all at once, and then one each tenth of a second.
+            // First more changes than one search looks at, all at once, then one each tenth of a
+            // second.
             for _ in 0..9_000 {
                 write(&store, "/busy", "1").await.unwrap();
             }
@@ -56,11 +57,11 @@ async fn an_idle_watch_is_told_how_far_it_is_at_a_bounded_rate() {
     }
     writer.await.unwrap();
     assert!(told.is_sorted() && told.last() == Some(&9_101), "{told:?}");
-    assert!((9..=13).contains(&told.len()), "at most one in a second, of ten seconds: {told:?}");
+    assert!((9..=13).contains(&told.len()), "at most one progress item a second for ten seconds: {told:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_behind_a_long_history_of_others_comes_at_once() {
+async fn watch_finds_change_behind_long_history() {
     let store = MemoryStore::new();
     for _ in 0..20_000 {
         write(&store, "/busy", "1").await.unwrap();
@@ -72,7 +73,7 @@ async fn a_change_behind_a_long_history_of_others_comes_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expiry_does_not_wait_for_a_report_that_is_due_later() {
+async fn expiry_does_not_wait_for_progress() {
     let store = MemoryStore::new();
     write_until(&store, "/d/a", "1", Expiry::After(2 * SECOND)).await.unwrap();
     let begun = Instant::now();
@@ -80,14 +81,14 @@ async fn an_expiry_does_not_wait_for_a_report_that_is_due_later() {
     for (time, told) in [(1500, true), (1600, false)] {
         nothing_for(Duration::from_millis(time) - begun.elapsed(), stream.next()).await;
         write(&store, "/busy", "1").await.unwrap();
-        assert_eq!(stream.next().now_or_never().is_some(), told, "the second report has to wait");
+        assert_eq!(stream.next().now_or_never().is_some(), told, "the second progress item has to wait");
     }
     assert_eq!(change(&mut stream).await, delete_event(5, "/d/a"));
     assert_eq!(begun.elapsed(), 2 * SECOND);
 }
 
 #[tokio::test]
-async fn a_watch_from_before_the_history_is_told_so() {
+async fn watch_from_compacted_revision_reports_loss() {
     let store = MemoryStore::new();
     for _ in 0..5 {
         write(&store, "/a", "1").await.unwrap();
@@ -100,15 +101,15 @@ async fn a_watch_from_before_the_history_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_watch_from_the_future_is_told_that_the_store_is_behind() {
+async fn watch_from_future_revision_reports_behind() {
     let store = MemoryStore::new();
     let mut stream = watch(&store, "/", 7).await;
     assert_eq!(last_item(&mut stream).await.unwrap(), WatchItem::Behind(Revision::new(1)));
 }
 
-/// Written before anybody reads it, and seen.
+/// A write made after the watch opened, but before its first read, is yielded.
 #[tokio::test]
-async fn a_watch_is_established_when_it_returns() {
+async fn watch_is_established_when_it_returns() {
     let store = MemoryStore::new();
     let mut stream = watch(&store, "/", 1).await;
     write(&store, "/a", "1").await.unwrap();
@@ -116,7 +117,7 @@ async fn a_watch_is_established_when_it_returns() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watches_miss_nothing_of_writers_on_other_threads() {
+async fn watches_see_writes_of_other_threads() {
     const WRITERS: usize = 4;
     const WRITES: u64 = 500;
     let store = MemoryStore::new();

@@ -1,7 +1,8 @@
-//! What the events of a v2 server mean for a watch, and from where to ask for the next. No I/O.
+//! Decides what the events of a v2 server mean for a watch, and where the next poll starts. No I/O.
 //!
-//! A poll gives one event. The server's history and its live events disagree on hidden names, and the history matches by prefix of text
-//! (deleting `/pf` answers a watch of `/pfoobar`), so every event is checked here once more, by whole segments.
+//! A poll returns one event. The server's history and its live events treat hidden names
+//! differently, and the history matches text prefixes: deleting `/pf` answers a watch of
+//! `/pfoobar`. So every event is checked again here, by whole segments.
 
 use super::encode::{self, Parameters};
 use super::json::{Action, Change, Node};
@@ -14,15 +15,16 @@ use crate::store::{Batch, Event, KeyValue, Span, Watch, WatchItem};
 #[derive(Debug)]
 pub(super) struct Machine {
     span: Span,
-    /// Everything before it has been yielded.
+    /// Everything before this revision has been yielded.
     next: Revision,
 }
 
-/// What an answer was.
+/// What an answer means.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     Item(WatchItem),
-    /// An event from before the start, or none: it is not yielded, and asking again at once may give the same.
+    /// An event from before the start, or no event. It is not yielded, and polling again at once
+    /// may return the same answer.
     Stale,
 }
 
@@ -31,12 +33,13 @@ impl Machine {
         Self { next: watch.from.revision().next(), span: watch.span }
     }
 
-    /// Everything up to here has been yielded.
+    /// Returns the revision up to which everything has been yielded.
     pub(super) fn yielded(&self) -> Revision {
         self.next.previous()
     }
 
-    /// The address of a poll for what comes after `revision`, or after what has been yielded if that is later.
+    /// Returns the address of a poll for events after `revision`, or after the yielded revision if
+    /// that is later.
     pub(super) fn poll_after(&self, revision: Revision) -> Result<String> {
         let parameters = Parameters::default().flag("wait").number("waitIndex", self.next.max(revision.next()).get());
         let parameters = match self.span {
@@ -46,7 +49,8 @@ impl Machine {
         Ok(parameters.behind(&encode::path(self.span.key())?))
     }
 
-    /// The address of a linearizable read that is short and that whoever may watch the span may do.
+    /// Returns the address of a linearizable read with a short answer, which every user who may
+    /// watch the span may make.
     pub(super) fn probe(&self) -> Result<String> {
         let key = match &self.span {
             Span::Key(key) => key.clone(),
@@ -55,7 +59,7 @@ impl Machine {
         Ok(Parameters::default().flag("quorum").behind(&encode::path(&key)?))
     }
 
-    /// Takes an event.
+    /// Handles an event.
     pub(super) fn event(&mut self, change: Change) -> Seen {
         let revision = Revision::new(change.node.modified_index);
         if revision < self.next || change.action == Action::Get {
@@ -68,7 +72,7 @@ impl Machine {
         })
     }
 
-    /// Takes note that nothing up to `revision` is still to come.
+    /// Records that no event up to `revision` is outstanding.
     pub(super) fn quiet(&mut self, revision: Revision) -> Option<WatchItem> {
         (revision >= self.next).then(|| {
             self.next = revision.next();
@@ -78,20 +82,21 @@ impl Machine {
 
     fn understand(&self, change: Change) -> Option<Event> {
         let Change { action, node, previous } = change;
-        // Servers of some versions leave `dir` out of one of the two when a directory expires.
+        // When a directory expires, some server versions omit `dir` from one of the two nodes.
         let was_directory = previous.as_ref().is_some_and(|previous| previous.dir);
         let is_directory = node.dir || (action.removes() && was_directory);
-        // A name that the server could not give as it is is none of ours, as on v3.
+        // A key that the server could not return unchanged does not belong to the span, as on v3.
         let place = node.key.as_str().map_or(Place::Elsewhere, |key| self.place(key));
         match (place, action.removes(), is_directory) {
             (Place::Inside, false, false) => Some(Event::Put { kv: node.into_kv(), previous: value(previous) }),
             (Place::Inside, false, true) => {
-                // A directory comes to be, or its time changes: its keys tell for themselves. But it may have replaced a value.
+                // A directory was created, or its time to live changed. Its keys have events of
+                // their own, but the directory may have replaced a value.
                 let previous = value(previous)?;
                 Some(Event::Delete { key: node.key.into_bytes(), directory: false, previous: Some(previous) })
             }
             (Place::Inside, true, false) => Some(Event::Delete { key: node.key.into_bytes(), directory: false, previous: value(previous) }),
-            // One event for all that was in it.
+            // The deletion of a directory is one event for all its contents.
             (Place::Inside | Place::Above, true, true) => Some(Event::Delete { key: node.key.or_root(), directory: true, previous: None }),
             (Place::Above, ..) | (Place::Elsewhere, ..) => None,
         }
@@ -114,18 +119,18 @@ impl Machine {
     }
 }
 
-/// Where the key of an event is, seen from the span.
+/// The position of an event's key relative to the span.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
     /// In the span.
     Inside,
-    /// A directory that holds the span.
+    /// A directory that contains the span.
     Above,
-    /// Not in the span, or hidden from it.
+    /// Outside the span, or hidden from it.
     Elsewhere,
 }
 
-/// The value that was there, if there was one.
+/// Returns the previous value, if there was one.
 fn value(previous: Option<Node>) -> Option<Box<KeyValue>> {
     previous.filter(|node| !node.dir).map(|node| Box::new(node.into_kv()))
 }

@@ -1,4 +1,5 @@
-//! A row of answers recorded from a real server, as it is and mutated, against a model of what is stored.
+//! Feeds the machine with answers recorded from a real server, original and mutated, and compares
+//! it with a model of the stored keys.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +11,9 @@ use bytes::Bytes;
 use super::*;
 use crate::store::WatchFrom;
 
-/// A watch of `/t/app`, from the server's history: values, directories, a hidden key, a file that becomes a directory, expired
-/// keys and directories, deleted ancestors, and deletes of `/t/ap` that match by the prefix of their text.
+/// A watch of `/t/app`, read from the server's history. It contains values, directories, a hidden
+/// key, a file that becomes a directory, expired keys and directories, deleted ancestors, and
+/// deletes of `/t/ap` that match by text prefix.
 const RECORDED: &str = include_str!("trace-3.4.23.jsonl");
 
 fn key(path: &str) -> Key {
@@ -34,7 +36,7 @@ fn machine(span: Span, after: u64) -> Machine {
     Machine::new(Watch { span, from: WatchFrom::Listed(Revision::new(after)) })
 }
 
-/// An item in short.
+/// Returns an item in short form.
 fn short(seen: &Seen) -> String {
     let Seen::Item(item) = seen else { return "stale".to_owned() };
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
@@ -51,7 +53,7 @@ fn short(seen: &Seen) -> String {
 }
 
 #[test]
-fn the_recorded_row_is_what_happened_below_the_directory() {
+fn recorded_answers_become_items() {
     let mut machine = machine(Span::Below(key("/t/app")), 4);
     let seen = RECORDED.lines().map(|line| short(&machine.event(change(line)))).collect::<Vec<_>>();
     assert_eq!(
@@ -82,21 +84,21 @@ fn the_recorded_row_is_what_happened_below_the_directory() {
 }
 
 #[test]
-fn one_key_sees_its_own_changes_and_the_end_of_what_it_is_in() {
+fn single_key_sees_ancestor_deletes() {
     let mut machine = machine(Span::Key(key("/t/app/dir/b")), 4);
     let seen = RECORDED.lines().map(|line| short(&machine.event(change(line)))).filter(|seen| seen.contains('/')).collect::<Vec<_>>();
     assert_eq!(seen, ["8 /t/app/dir/b=3", "15 -/t/app/dir/", "21 -/t/app/", "25 -/t/"]);
 }
 
 #[test]
-fn a_hidden_directory_that_is_watched_itself_is_seen() {
+fn hidden_directory_can_be_watched() {
     let mut machine = machine(Span::Below(key("/t/app/_hidden")), 4);
     let seen = RECORDED.lines().map(|line| short(&machine.event(change(line)))).filter(|seen| seen.contains('=')).collect::<Vec<_>>();
     assert_eq!(seen, ["9 /t/app/_hidden/x=h"]);
 }
 
 #[test]
-fn what_was_there_comes_along_where_it_was_a_value() {
+fn previous_value_is_reported() {
     let mut machine = machine(Span::Below(key("/t/app")), 4);
     for line in RECORDED.lines() {
         let Seen::Item(WatchItem::Batch(batch)) = machine.event(change(line)) else { continue };
@@ -109,14 +111,14 @@ fn what_was_there_comes_along_where_it_was_a_value() {
 }
 
 #[test]
-fn expired_directories_are_known_by_what_they_were() {
+fn expired_directory_is_recognised_by_previous_node() {
     let mut machine = machine(Span::Below(key("/t")), 4);
     let event = r#"{"action":"expire","node":{"key":"/t/d","modifiedIndex":5,"createdIndex":4},"prevNode":{"key":"/t/d","dir":true,"modifiedIndex":4}}"#;
     assert_eq!(short(&machine.event(change(event))), "5 -/t/d/");
 }
 
 #[test]
-fn an_answer_that_is_no_event_moves_nothing() {
+fn answers_without_new_event_are_stale() {
     let mut machine = machine(Span::Below(key("/t")), 4);
     for event in [
         r#"{"action":"get","node":{"key":"/t/a","value":"v","modifiedIndex":9,"createdIndex":9}}"#,
@@ -129,7 +131,7 @@ fn an_answer_that_is_no_event_moves_nothing() {
 }
 
 #[test]
-fn polls_begin_after_what_was_yielded_and_never_stream() {
+fn polls_start_after_yielded_revision() {
     let mut below = machine(Span::Below(key("/t/a b")), 4);
     assert_eq!(below.poll_after(below.yielded()).unwrap(), "/v2/keys/t/a%20b?wait=true&waitIndex=5&recursive=true");
     assert_eq!(below.quiet(Revision::new(9)), Some(WatchItem::Progress(Revision::new(9))));
@@ -142,7 +144,7 @@ fn polls_begin_after_what_was_yielded_and_never_stream() {
     assert_eq!(below.probe().unwrap(), "/v2/keys/t/a%20b/_?quorum=true");
 }
 
-/// What is stored below `/t/app` by the events alone.
+/// The keys below `/t/app`, as the events alone describe them.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Model(BTreeMap<Bytes, Bytes>);
 
@@ -161,32 +163,36 @@ impl Model {
     }
 }
 
-/// How a row of answers is spoiled on its way.
+/// How a sequence of answers is disturbed.
 #[derive(Clone, Debug)]
-enum Spoil {
+enum Disturbance {
     /// The answer comes twice.
     Twice(usize),
-    /// An old answer comes again later.
+    /// An earlier answer comes again later.
     Again { from: usize, at: usize },
 }
 
-fn spoils() -> impl Strategy<Value = Vec<Spoil>> {
-    let one = prop_oneof![(0usize..19).prop_map(Spoil::Twice), (0usize..19, 0usize..19).prop_map(|(from, at)| Spoil::Again { from, at })];
+fn disturbances() -> impl Strategy<Value = Vec<Disturbance>> {
+    let one = prop_oneof![
+        (0usize..19).prop_map(Disturbance::Twice),
+        (0usize..19, 0usize..19).prop_map(|(from, at)| Disturbance::Again { from, at })
+    ];
     proptest::collection::vec(one, 0..6)
 }
 
 proptest! {
-    /// Answers that come again change nothing: the same items in the same order, each revision once.
+    /// Repeated answers change nothing: the items and their order stay the same, and each revision
+    /// comes once.
     #[test]
-    fn repeated_answers_are_dropped(spoils in spoils()) {
+    fn repeated_answers_are_dropped(disturbances in disturbances()) {
         let lines = RECORDED.lines().collect::<Vec<_>>();
         let mut row = lines.iter().enumerate().map(|(at, line)| (at, *line)).collect::<Vec<_>>();
-        for spoil in spoils {
-            let (from, at) = match spoil {
-                Spoil::Twice(at) => (at, at),
-                Spoil::Again { from, at } => (from.min(at), at),
+        for disturbance in disturbances {
+            let (from, at) = match disturbance {
+                Disturbance::Twice(at) => (at, at),
+                Disturbance::Again { from, at } => (from.min(at), at),
             };
-            // An answer repeats only after it came.
+            // An answer repeats only after it came first.
             let place = row.iter().rposition(|(number, _)| *number == at).map_or(row.len(), |place| place + 1);
             row.insert(place, (from, lines[from]));
         }
@@ -197,9 +203,9 @@ proptest! {
         prop_assert_eq!(seen, expected);
     }
 
-    /// A watch that is cut anywhere and resumed sees what one that was not cut sees.
+    /// A watch that is cut at any point and resumed sees the same as an uncut one.
     #[test]
-    fn a_resumed_watch_goes_on_where_it_was(cut in 0usize..19) {
+    fn resumed_watch_misses_nothing(cut in 0usize..19) {
         let lines = RECORDED.lines().collect::<Vec<_>>();
         let (mut whole, mut first) = (machine(Span::Below(key("/t/app")), 4), machine(Span::Below(key("/t/app")), 4));
         let (mut expected, mut model) = (Model::default(), Model::default());
@@ -211,12 +217,13 @@ proptest! {
         lines.iter().for_each(|line| take(&mut whole, line, &mut expected));
         lines[..cut].iter().for_each(|line| take(&mut first, line, &mut model));
         let mut second = machine(Span::Below(key("/t/app")), first.yielded().get());
-        // The new one is given everything again, as from a server that does not look at the index.
+        // The resumed watch gets everything again, as from a server that ignores the index.
         lines.iter().for_each(|line| take(&mut second, line, &mut model));
         prop_assert_eq!(model, expected);
     }
 
-    /// Bytes that are no event, or one of a hostile server, never panic and never move the watch back.
+    /// Invalid events, and those of a hostile server, never cause a panic and never move the watch
+    /// back.
     #[test]
     fn mutated_answers_never_move_back(
         mutations in proptest::collection::vec((0usize..19, 0usize..400, "[0-9a-z\"/_{}:,-]"), 1..8)

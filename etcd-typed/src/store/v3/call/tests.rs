@@ -1,4 +1,4 @@
-//! Against servers in this process that say of which cluster they are, or nothing.
+//! Tests against servers in this process that name a cluster in their answers, or none.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -29,7 +29,7 @@ use crate::store::{Compare, Condition, Op, OpResult, Range, Span, Store, Txn};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server that answers each request with a header and nothing else.
+/// A server that answers each request with a header and little else.
 struct Fake {
     endpoint: Endpoint,
     state: Arc<State>,
@@ -37,7 +37,7 @@ struct Fake {
 
 #[derive(Default)]
 struct State {
-    /// 0 for a server that is down: it closes each connection.
+    /// The id of the cluster. With 0 the server is down and closes each connection.
     cluster: AtomicU64,
     revision: AtomicU64,
     without_header: AtomicBool,
@@ -45,7 +45,7 @@ struct State {
     version: Mutex<String>,
     /// The latest transaction.
     txn: Mutex<Option<TxnRequest>>,
-    /// Counts the lives of the server.
+    /// Counts the restarts of the server.
     life: watch::Sender<u64>,
 }
 
@@ -80,7 +80,7 @@ impl Fake {
         Self { endpoint, state }
     }
 
-    /// Ends all connections; the server comes back as a member of this cluster.
+    /// Ends all connections. The server comes back as a member of this cluster.
     fn restart_as(&self, cluster: u64) {
         self.state.cluster.store(cluster, Ordering::SeqCst);
         self.state.life.send_modify(|life| *life += 1);
@@ -125,7 +125,7 @@ impl State {
         frame.put_u32(message.len() as u32);
         frame.extend(message);
         let response = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
-        // A client that has gone wants no answer.
+        // The client may be gone.
         let Ok(mut body) = respond.send_response(response, false) else { return };
         let _ = body.send_data(frame.into(), false);
         if method != "Watch" {
@@ -133,13 +133,14 @@ impl State {
             trailers.insert("grpc-status", HeaderValue::from_static("0"));
             let _ = body.send_trailers(trailers);
         } else {
-            // It stays open until the client has enough of it.
+            // The stream stays open until the client cancels it.
             tokio::spawn(async move { std::future::poll_fn(|cx| body.poll_reset(cx)).await });
         }
     }
 }
 
-/// What a server answers to an operation. It is not known here what one to a transaction looks like.
+/// Answers one operation of a transaction. For an empty inner transaction the response is empty,
+/// because the wire types here have no variant for it.
 fn of_op(op: &RequestOp) -> ResponseOp {
     let response = match &op.request {
         Some(wire::Request::Range(_)) => Some(wire::Response::Range(RangeResponse::default())),
@@ -154,7 +155,7 @@ fn store_of<const N: usize>(fakes: [&Fake; N]) -> V3Store {
     V3Store::new(&options).unwrap()
 }
 
-/// Writes. What meets the end of a connection is in doubt, and written again.
+/// Writes, and repeats the write if the end of a connection left it in doubt.
 async fn write(store: &V3Store) -> Result<u64, Error> {
     let txn = Txn { then: vec![Op::put(&Key::parse("/a").unwrap(), "1".into())], ..Txn::default() };
     let written = async {
@@ -174,30 +175,30 @@ async fn read(store: &V3Store) -> Result<u64, Error> {
 }
 
 #[tokio::test]
-async fn one_endpoint_of_a_new_cluster_is_followed() {
+async fn client_follows_replaced_single_endpoint() {
     let fake = Fake::of(1).await;
     let store = store_of([&fake]);
     write(&store).await.unwrap();
-    assert_eq!((fake.got("Watch"), store.history()), (0, 0), "the first connection of a client needs no proof");
-    // Asked before a write, and asked once more by the survey.
+    assert_eq!((fake.got("Watch"), store.history()), (0, 0), "the first connection of a client needs no check");
+    // The client checks the cluster before the write, and the survey asks once more.
     fake.restart_as(2);
     write(&store).await.unwrap();
     assert_eq!((fake.got("Put"), fake.got("Watch"), store.history()), (2, 2, 1));
-    // The answer to a read tells by itself, and so does the answer to a grant.
+    // The answer to a read names its cluster, so no check is needed. The same holds for a grant.
     fake.restart_as(3);
     read(&store).await.unwrap();
     assert_eq!((fake.got("Watch"), store.history()), (3, 2));
     fake.restart_as(4);
     store.grant(LeaseId::random(), Duration::from_secs(10)).await.unwrap();
     assert_eq!((fake.got("Watch"), store.history()), (4, 3));
-    // A restored backup may have the lease that is to be ended.
+    // A restored backup may contain the lease, so a revocation is checked first.
     fake.restart_as(5);
     store.revoke(LeaseId::random()).await.unwrap();
     assert_eq!((fake.got("Watch"), store.history()), (6, 4));
 }
 
 #[tokio::test]
-async fn reconnected_writes_share_one_proof() {
+async fn writes_after_reconnect_share_one_check() {
     let fake = Fake::of(1).await;
     let store = store_of([&fake]);
     write(&store).await.unwrap();
@@ -210,25 +211,25 @@ async fn reconnected_writes_share_one_proof() {
 }
 
 #[tokio::test]
-async fn write_is_not_sent_to_an_unknown_cluster() {
+async fn write_is_not_sent_to_foreign_cluster() {
     let (first, second) = (Fake::of(1).await, Fake::of(2).await);
     let store = store_of([&first, &second]);
     write(&store).await.unwrap();
-    // The first one is down, and the second one may be anything.
+    // The first endpoint is down, and the second belongs to another cluster.
     first.restart_as(0);
     let error = write(&store).await.unwrap_err();
     assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Server, false), "{error}");
     assert!(error.to_string().contains("must be of one"), "{error}");
     assert_eq!(read(&store).await.unwrap_err().kind(), ErrorKind::Server);
     assert_eq!((second.got("Put"), store.history()), (0, 0));
-    // Back again, it is used as before.
+    // Once it is back, it is used as before.
     first.restart_as(1);
     write(&store).await.unwrap();
     assert_eq!((second.got("Put"), store.history()), (0, 0));
 }
 
 #[tokio::test]
-async fn members_restored_one_after_another_are_followed_when_none_is_left() {
+async fn client_moves_when_all_members_are_restored() {
     let fakes = [Fake::of(1).await, Fake::of(1).await, Fake::of(1).await];
     let [one, two, three] = &fakes;
     let store = store_of([one, two, three]);
@@ -240,11 +241,11 @@ async fn members_restored_one_after_another_are_followed_when_none_is_left() {
             read(&store).await.unwrap();
             sleep(Duration::from_millis(30)).await;
         }
-        assert_eq!(store.history(), 0, "an old member answers");
+        assert_eq!(store.history(), 0, "the client stays while an old member answers");
     }
-    assert_eq!((one.got("Put"), two.got("Put")), (1, 5), "none of them was written to as a member of the new cluster");
+    assert_eq!((one.got("Put"), two.got("Put")), (1, 5), "no write went to a member of the new cluster");
     three.restart_as(0);
-    // Not at once: the endpoints that were refused are left alone for a moment.
+    // This takes a moment, because a survey that found no agreement is not repeated at once.
     let moved = async {
         while write(&store).await.is_err() {
             sleep(Duration::from_millis(10)).await;
@@ -258,12 +259,12 @@ async fn members_restored_one_after_another_are_followed_when_none_is_left() {
 }
 
 #[tokio::test]
-async fn endpoints_of_two_clusters_are_no_new_history() {
+async fn endpoints_of_two_clusters_keep_history() {
     let (first, second) = (Fake::of(1).await, Fake::of(2).await);
     let store = store_of([&first, &second]);
     for _ in 0..3 {
         write(&store).await.unwrap();
-        // A connection that ends takes the client to the other endpoint, and back.
+        // When a connection ends, the client tries the other endpoint and comes back.
         first.restart_as(1);
         read(&store).await.unwrap();
     }
@@ -271,7 +272,7 @@ async fn endpoints_of_two_clusters_are_no_new_history() {
 }
 
 #[tokio::test]
-async fn answer_without_header_is_not_believed() {
+async fn answer_without_header_is_rejected() {
     let fake = Fake::of(1).await;
     let store = store_of([&fake]);
     write(&store).await.unwrap();
@@ -293,7 +294,7 @@ async fn answer_without_header_is_not_believed() {
     ] {
         assert_eq!(answered.unwrap_err().kind(), ErrorKind::Server);
     }
-    // Where there is another endpoint, a read goes there.
+    // If there is another endpoint, the read goes there.
     let good = Fake::of(1).await;
     let store = store_of([&fake, &good]);
     read(&store).await.unwrap();
@@ -301,7 +302,7 @@ async fn answer_without_header_is_not_believed() {
 }
 
 #[test]
-fn header_of_the_store_has_a_revision() {
+fn store_header_needs_revision() {
     let header = |cluster_id, revision| Some(ResponseHeader { cluster_id, member_id: 1, revision });
     for (header, of_the_store, of_a_lease) in [
         (None, false, false),
@@ -317,13 +318,13 @@ fn header_of_the_store_has_a_revision() {
     }
 }
 
-/// A transaction that compares and reads, as a read under a guard is one.
+/// The transaction compares and reads, like a read under a guard.
 #[tokio::test]
-async fn reading_transaction_is_sent_as_it_is_where_the_server_bears_it() {
+async fn safe_servers_get_unchanged_read_transactions() {
     let a = Key::parse("/a").unwrap();
     let get = Op::Get(Span::Key(a.clone()));
     let txn = Txn { compares: vec![Compare::key(&a, Condition::Present)], then: vec![get.clone(), get.clone()], otherwise: vec![get] };
-    for (version, bears) in [("3.4.23", true), ("3.5.0", false), ("3.5.6", false), ("3.5.7", true), ("3.6.0", true), ("unknown", false)] {
+    for (version, is_safe) in [("3.4.23", true), ("3.5.0", false), ("3.5.6", false), ("3.5.7", true), ("3.6.0", true), ("unknown", false)] {
         let fake = Fake::of(1).await;
         *fake.state.version.lock().unwrap() = version.to_owned();
         let store = store_of([&fake]);
@@ -334,13 +335,13 @@ async fn reading_transaction_is_sent_as_it_is_where_the_server_bears_it() {
             assert_eq!((sent.compare.len(), sent.success.len()), (1, 2));
             sent.failure.iter().map(|op| matches!(op.request, Some(wire::Request::Range(_)))).collect::<Vec<_>>()
         };
-        assert_eq!(commit().await, [true, false], "the version is not known yet");
-        // It is asked for beside the first one.
-        let known = async { while fake.got("Status") == 0 || (bears && commit().await != [true]) {} };
+        assert_eq!(commit().await, [true, false], "the version is unknown yet");
+        // The client asks for the version in parallel to the first transaction.
+        let known = async { while fake.got("Status") == 0 || (is_safe && commit().await != [true]) {} };
         timeout(PATIENCE, known).await.expect("the version is known");
         for _ in 0..3 {
-            assert_eq!(commit().await, if bears { vec![true] } else { vec![true, false] }, "{version}");
+            assert_eq!(commit().await, if is_safe { vec![true] } else { vec![true, false] }, "{version}");
         }
-        assert_eq!(fake.got("Status"), 1, "it is asked for once");
+        assert_eq!(fake.got("Status"), 1, "the version is asked for once");
     }
 }

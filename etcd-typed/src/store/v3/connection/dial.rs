@@ -1,4 +1,4 @@
-//! From a host and a port to bytes: addresses, TCP and TLS.
+//! Opens the byte stream to a host and port: address lookup, TCP and TLS.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -23,13 +23,14 @@ use crate::store::diagnosis::{Diagnosis, Spoken};
 use crate::store::v3::grpc::{Local, Status};
 use crate::store::v3::tls::Tls;
 
-/// When the system looks after a connection on which nothing is under way.
+/// After this idle time, the system checks the TCP connection.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// How long one address of several may take before the next one is tried beside it (RFC 8305, section 5).
+/// How long to wait for one of several addresses before trying the next one in parallel (RFC 8305,
+/// section 5).
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
-/// Where to connect to, and how.
+/// The address to connect to, and the settings.
 #[derive(Debug)]
 pub(in crate::store::v3) struct Target {
     endpoint: Endpoint,
@@ -44,7 +45,7 @@ impl Target {
     pub(in crate::store::v3) fn new(endpoint: &Endpoint, options: &ConnectOptions) -> Result<Self, Error> {
         let name = endpoint.to_string();
         let authority = Authority::try_from(name.as_str())
-            .map_err(|cause| Error::new(ErrorKind::InvalidUrl, format!("`{name}` is no host and port")).caused_by(cause))?;
+            .map_err(|cause| Error::new(ErrorKind::InvalidUrl, format!("`{name}` is not a valid host and port")).caused_by(cause))?;
         Ok(Self {
             endpoint: endpoint.clone(),
             authority,
@@ -71,7 +72,8 @@ impl Target {
 }
 
 impl Target {
-    /// What a server speaks instead of what the address says; none if that cannot be told, or is the same.
+    /// Returns what the server speaks if that contradicts the address. `None` if it agrees or
+    /// cannot be determined.
     pub(in crate::store::v3) async fn contradiction(&self, limit: Duration) -> Option<Local> {
         self.diagnosis.of(&self.endpoint, limit, |spoken| self.contradiction_of(spoken)).await
     }
@@ -92,7 +94,8 @@ impl Target {
     }
 }
 
-/// The first of the host's addresses that answers. One that swallows packets must not hold up the others.
+/// Connects to the first address of the host that answers. An address that drops packets must not
+/// delay the others.
 async fn connect(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
     let mut addresses = addresses.peekable();
     let mut attempts = FuturesUnordered::new();
@@ -122,11 +125,11 @@ fn configured(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// The bytes of a connection, of TCP or of TLS.
+/// The byte stream of a connection, over TCP or TLS.
 pub(super) struct Io {
     bytes: Box<dyn Bytes>,
     read: LastRead,
-    /// Whether it was read from, which happens when the connection stands.
+    /// Whether it was read from. The first read happens once the connection is set up.
     in_use: bool,
 }
 
@@ -164,8 +167,10 @@ impl AsyncWrite for Io {
         Pin::new(&mut self.bytes).poll_write_vectored(cx, bytes)
     }
 
-    /// `h2` asks once, when a connection is made, which payloads to copy next to the frames before them: without vectored writes those of up to 1,024 bytes, and
-    /// not of 256 only. Then one write has many small requests instead of one. Later it asks before each write, and larger ones are not copied.
+    /// Returns false until the connection is in use. While a connection is set up, `h2` asks once
+    /// which payloads to copy next to their frames: without vectored writes, payloads of up to
+    /// 1,024 bytes instead of 256. One write can then carry many small requests. Later `h2` asks
+    /// before each write, and does not copy larger payloads.
     fn is_write_vectored(&self) -> bool {
         self.in_use && self.bytes.is_write_vectored()
     }
@@ -179,11 +184,11 @@ impl AsyncWrite for Io {
     }
 }
 
-/// When something was last read.
+/// The time of the last read.
 #[derive(Clone, Debug)]
 pub(super) struct LastRead {
     opened: Instant,
-    /// Milliseconds since then.
+    /// Milliseconds from `opened` to the last read.
     after: Arc<AtomicU64>,
 }
 
@@ -208,14 +213,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_address_where_nobody_listens_is_passed_over() {
-        let [nobody, somebody] = [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
-        let addresses = [nobody.local_addr().unwrap(), somebody.local_addr().unwrap()];
-        drop(nobody);
+    async fn dead_address_is_skipped() {
+        let [dead, alive] = [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+        let addresses = [dead.local_addr().unwrap(), alive.local_addr().unwrap()];
+        drop(dead);
         let connected = connect(addresses.into_iter()).await.unwrap();
         assert_eq!(connected.peer_addr().unwrap(), addresses[1]);
         assert!(connected.nodelay().unwrap() && SockRef::from(&connected).keepalive().unwrap());
-        drop(somebody);
+        drop(alive);
         assert_eq!(connect(addresses.into_iter()).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(connect(std::iter::empty()).await.unwrap_err().kind(), io::ErrorKind::NotFound);
     }

@@ -1,4 +1,5 @@
-//! One gRPC call on a connection: messages out, messages in, and the status at the end ("gRPC over HTTP/2" of the gRPC project).
+//! One gRPC call on a connection: requests out, answers in, and the status at the end ("gRPC over
+//! HTTP/2" of the gRPC project).
 
 use std::{fmt, mem};
 
@@ -21,21 +22,22 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("etcd-typed/", env!(
 const HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
 const TOKEN: HeaderName = HeaderName::from_static("token");
 
-/// What a server wants to know beside a request.
+/// The headers of a request that the server evaluates.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store::v3) struct Metadata<'t> {
-    /// A member that knows no leader shall refuse it at once.
+    /// Whether a member without a leader should refuse the request at once.
     pub(in crate::store::v3) leader: bool,
     pub(in crate::store::v3) token: Option<&'t HeaderValue>,
 }
 
-/// The requests of a call. What is sent waits without limit where the server does not take it.
+/// The request side of a call. Sent messages are buffered without limit while the server does not
+/// accept them.
 pub(in crate::store::v3) struct Requests(SendStream<Bytes>);
 
-/// The answers of a call. Dropping it before its end tells the server that nobody wants them.
+/// The answer side of a call. Dropping it early cancels the call on the server.
 pub(in crate::store::v3) struct Answers {
     state: State,
-    /// Before the call is over nobody else says so.
+    /// Marks the call as under way until it ends.
     call: UnderWay,
 }
 
@@ -43,7 +45,7 @@ enum State {
     /// The server has not begun to answer.
     Asked(ResponseFuture),
     Answering(Incoming),
-    /// The connection's task puts a long message together.
+    /// The connection's task is assembling a long message.
     Gathering(oneshot::Receiver<Gathered>),
     Ended,
 }
@@ -57,7 +59,8 @@ impl Connection {
         Ok((Requests(requests), Answers { state: State::Asked(answer), call }))
     }
 
-    /// Begins a call that lasts. None if the calls under way are as many as the server allows: it would wait for the end of one of them.
+    /// Begins a call that stays open. Returns `None` if the server's stream limit is reached,
+    /// because the call would wait for the end of another one.
     pub(in crate::store::v3) fn begin_lasting(
         self,
         path: &'static str,
@@ -65,7 +68,7 @@ impl Connection {
     ) -> Result<Option<(Requests, Answers)>, Status> {
         let limit = self.sender.current_max_send_streams();
         let begun = self.begin(path, metadata)?;
-        // Where nothing else is under way, another connection has no more room.
+        // If nothing else is under way, another connection would not have more room.
         let place = begun.1.call.place;
         Ok((place <= limit || place == 1).then_some(begun))
     }
@@ -97,20 +100,21 @@ impl Connection {
 }
 
 impl Requests {
-    /// Sends a message. If the call has ended this does nothing, and its [`Answers`] say why.
+    /// Sends a message. Does nothing if the call has ended; its [`Answers`] tell why.
     pub(in crate::store::v3) fn send(&mut self, message: &dyn Sent, last: bool) {
         let _ = self.0.send_data(message.frame(), last);
     }
 
-    /// Ends the request side. Without a call of this a stream that is dropped is cancelled.
+    /// Ends the request side. Dropping the stream without this cancels it.
     pub(in crate::store::v3) fn end(&mut self) {
         let _ = self.0.send_data(Bytes::new(), true);
     }
 }
 
-/// Any message that is sent: a call is compiled once, and not for each method.
+/// Any message to send. The trait object lets the code of a call be compiled once instead of once
+/// for each method.
 pub(in crate::store::v3) trait Sent: Sync {
-    /// The message, and before it its length.
+    /// Returns the message with its length prefix.
     fn frame(&self) -> Bytes;
 }
 
@@ -119,16 +123,17 @@ impl<M: Message> Sent for M {
         let length = self.encoded_len();
         let mut frame = BytesMut::with_capacity(PREFIX + length);
         frame.put_u8(0);
-        // What is longer than its length can say is far longer than a server takes, and is refused for what it seems to be.
+        // A message too long for its length field is far above any server's limit, and the server
+        // refuses it.
         frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
         self.encode_raw(&mut frame);
         frame.freeze()
     }
 }
 
-/// Any message that is received.
+/// Any message to receive.
 pub(in crate::store::v3) trait Received: Send {
-    /// Becomes the message.
+    /// Replaces itself by the decoded message.
     fn read(&mut self, message: Chunks) -> Result<(), DecodeError>;
 }
 
@@ -155,13 +160,14 @@ impl Answers {
         Ok(())
     }
 
-    /// The next message; none after the last one, if the call went well. Cancel-safe: what was begun goes on with the next call.
+    /// Returns the next message, or `None` after the last one if the call succeeded. Cancel-safe:
+    /// the next call continues a message that was begun.
     pub(in crate::store::v3) async fn next<A: Message + Default>(&mut self) -> Result<Option<A>, Status> {
         let mut message = A::default();
         Ok(self.next_into(&mut message).await?.then_some(message))
     }
 
-    /// The same; whether there was one.
+    /// Like [`next`](Self::next), but decodes into `into` and returns whether there was a message.
     pub(in crate::store::v3) async fn next_into(&mut self, into: &mut dyn Received) -> Result<bool, Status> {
         self.begun().await?;
         loop {
@@ -169,7 +175,7 @@ impl Answers {
             let read = match &mut self.state {
                 State::Answering(incoming) => {
                     if let Some(message) = incoming.message()? {
-                        into.read(message).map_err(|cause| Local::NotGrpc(format!("no message of etcd: {cause}")))?;
+                        into.read(message).map_err(|cause| Local::NotGrpc(format!("not a message of etcd: {cause}")))?;
                         return Ok(true);
                     }
                     incoming.read().await
@@ -197,7 +203,7 @@ impl Answers {
         }
     }
 
-    /// All messages were read.
+    /// Reads the status after the last message.
     async fn end(&mut self) -> Result<(), Status> {
         let State::Answering(incoming) = &mut self.state else { return Ok(()) };
         let (trailers, is_empty) = (incoming.trailers().await, incoming.is_empty());
@@ -219,24 +225,27 @@ impl Answers {
     }
 }
 
-/// Whether a server that closes its connection did not begin with a request, and never will: `h2` tells this of the streams above the last one that the
-/// server names in its GOAWAY (RFC 9113, section 6.8). Those at or below it go on, and are not told.
+/// Returns whether a closing server did not begin this request and never will. `h2` reports this
+/// for streams above the last one named in the server's GOAWAY (RFC 9113, section 6.8). Streams at
+/// or below it continue and get no such error.
 fn is_turned_away(cause: &h2::Error) -> bool {
     cause.is_go_away() && cause.is_remote()
 }
 
-/// Why a request was not begun with.
+/// Returns the status of a request that was not begun.
 pub(super) fn unsent(cause: &h2::Error) -> Status {
     if is_turned_away(cause) { Local::TurnedAway(cause.to_string()).into() } else { Local::NotSent(cause.to_string()).into() }
 }
 
-/// The body of an answer; none if it has only a status, which is good.
+/// Returns the body of an answer, or `None` if it has only a status and that is success.
 fn opened(response: Response<RecvStream>) -> Result<Option<RecvStream>, Status> {
     let (head, body) = response.into_parts();
     match Status::said(&head.headers) {
         Some(said) => said.map(|()| None),
         None if head.status != StatusCode::OK => Err(of_http(head.status)),
-        None if !is_grpc(&head.headers) => Err(Local::NotGrpc("the answer has not the type of one".to_owned()).into()),
+        None if !is_grpc(&head.headers) => {
+            Err(Local::NotGrpc("the content type of the answer is not `application/grpc`".to_owned()).into())
+        }
         None => Ok(Some(body)),
     }
 }
@@ -245,7 +254,8 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(GRPC.as_bytes()))
 }
 
-/// The answer of something that is no gRPC server: a proxy that has nobody to ask, or nothing that we know.
+/// Returns the status of an answer that is not from a gRPC server: a proxy that cannot reach a
+/// server, or something unknown.
 fn of_http(status: StatusCode) -> Status {
     match status.as_u16() {
         429 | 502..=504 => Local::NobodyBehind(status).into(),

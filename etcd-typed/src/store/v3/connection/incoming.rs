@@ -1,8 +1,9 @@
-//! What a server sends on one stream: chunks as they come, put together to messages ("Length-Prefixed-Message" of gRPC over HTTP/2).
+//! Assembles the data of one stream into messages ("Length-Prefixed-Message" of gRPC over HTTP/2).
 //!
-//! A long message comes in frames of 16 KiB. Were each of them told to whoever waits for the message, two threads would wake one another for every frame, and
-//! fight for the lock of `h2`: a directory of 10,000 keys took 830 futex calls, and takes 112. So the connection's task puts it together, and tells when it is
-//! whole.
+//! A long message arrives in frames of 16 KiB. If each frame woke the reader, two threads would
+//! wake each other for every frame and compete for the lock of `h2`. Reading a directory of 10,000
+//! keys took 830 futex calls that way, and takes 112 now. The connection's task therefore assembles
+//! long messages and wakes the reader once.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,30 +17,32 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::store::v3::grpc::{Local, Status};
 
-/// The largest answer that is decoded. A page of a range is made smaller when it does not fit; a watch is sent in fragments of 2 MiB, but not
-/// what it held back until it was created.
+/// The largest answer that is decoded. The pages of a range shrink when an answer does not fit. A
+/// watch is sent in fragments of 2 MiB, except the events that were held back until the watch was
+/// created.
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
 
-/// Before each message: whether it is compressed, which it never is since we do not say that we could read it, and its length.
+/// The bytes before each message: the compression flag and the length. Messages are never
+/// compressed, because the client does not offer to accept compression.
 pub(super) const PREFIX: usize = 5;
 
-/// A message of which more than this is missing is a long one: there are frames to come.
+/// A message counts as long if more bytes than this are missing, so that more frames must follow.
 const LONG: usize = 64 * 1024;
 
-/// A stream that a server answers on.
+/// The receiving side of a stream.
 pub(super) struct Incoming {
     body: RecvStream,
     unread: Chunks,
 }
 
-/// What came of reading.
+/// The outcome of a read.
 pub(super) enum Read {
     More,
     End,
     Broken(h2::Error),
 }
 
-/// A stream with a message that is whole, or the reason why it is not.
+/// A stream whose long message is complete, or the reason why it never will be.
 pub(super) type Gathered = (Incoming, Read);
 
 impl Incoming {
@@ -47,7 +50,7 @@ impl Incoming {
         Self { body, unread: Chunks::default() }
     }
 
-    /// The next message, if all of it is there.
+    /// Returns the next message if it has arrived completely.
     pub(super) fn message(&mut self) -> Result<Option<Chunks>, Status> {
         self.unread.message()
     }
@@ -65,7 +68,7 @@ impl Incoming {
         poll_fn(|cx| self.poll_read(cx)).await
     }
 
-    /// After the end.
+    /// Returns the trailers. Called after the end of the data.
     pub(super) async fn trailers(&mut self) -> Result<Option<HeaderMap>, h2::Error> {
         self.body.trailers().await
     }
@@ -73,7 +76,8 @@ impl Incoming {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Read> {
         self.body.poll_data(cx).map(|data| match data {
             Some(Ok(chunk)) => {
-                // It takes as much again; what is read here is decoded at once. It fails only for more than was received.
+                // Chunks are decoded at once, so the window is opened again. This fails only for
+                // more bytes than were received.
                 let _ = self.body.flow_control().release_capacity(chunk.len());
                 self.unread.push(chunk);
                 Read::More
@@ -84,10 +88,10 @@ impl Incoming {
     }
 }
 
-/// Where streams with a long message go to.
+/// Sends streams with a long message to the connection's task.
 pub(super) struct Long(mpsc::UnboundedSender<Job>);
 
-/// The messages that the task of a connection puts together.
+/// The long messages that the task of a connection assembles.
 pub(super) struct Gathering {
     begun: mpsc::UnboundedReceiver<Job>,
     jobs: Vec<Job>,
@@ -104,7 +108,8 @@ impl Long {
         (Self(long), Gathering { begun, jobs: Vec::new() })
     }
 
-    /// The stream comes back with its message. If the connection's task has ended it does not, and nothing more would have come on it.
+    /// Passes the stream to the connection's task, which returns it once the message is complete.
+    /// If the task has ended, the stream is lost, but no more data would have arrived on it.
     pub(super) fn gather(&self, incoming: Incoming) -> oneshot::Receiver<Gathered> {
         let (wanted, gathered) = oneshot::channel();
         let _ = self.0.send(Job { incoming, wanted });
@@ -113,7 +118,8 @@ impl Long {
 }
 
 impl Gathering {
-    /// Reads what the connection has received, after it was polled: nothing comes in another way, so nobody needs to be woken for it.
+    /// Reads the data that the connection has just received. It is called after the connection was
+    /// polled, the only source of data, so these reads need no waker.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(job)) = self.begun.poll_recv(cx) {
             self.jobs.push(job);
@@ -135,7 +141,7 @@ impl Gathering {
 }
 
 impl Job {
-    /// Ready when the message that was begun is whole, or will never be.
+    /// Ready when the message is complete, or can never be.
     fn poll(&mut self) -> Poll<Read> {
         let mut nobody = Context::from_waker(Waker::noop());
         loop {
@@ -147,13 +153,14 @@ impl Job {
     }
 }
 
-/// Bytes as they were received. A message of many chunks is read where they lie: to copy it together would touch all of it once more.
+/// Bytes in the chunks in which they were received. A message of many chunks is decoded in place,
+/// because copying it together would touch all its bytes once more.
 #[derive(Default)]
 pub(in crate::store::v3) struct Chunks {
-    /// Not empty unless all is.
+    /// Not empty unless `rest` is empty too.
     first: Bytes,
     rest: VecDeque<Bytes>,
-    /// Of all.
+    /// The length of all chunks together.
     length: usize,
 }
 
@@ -167,26 +174,27 @@ impl Chunks {
         }
     }
 
-    /// The next message, if all of it is there.
+    /// Returns the next message if it has arrived completely.
     fn message(&mut self) -> Result<Option<Self>, Status> {
         let Some(length) = self.message_length()?.filter(|length| self.length - PREFIX >= *length) else { return Ok(None) };
         self.advance(PREFIX);
         Ok(Some(self.split_to(length)))
     }
 
-    /// How much of the message that was begun is not there. None of one whose length is not there, or is none.
+    /// Returns how many bytes of the current message are missing. Zero if its length is unknown or
+    /// invalid.
     fn missing(&self) -> usize {
         let whole = self.message_length().ok().flatten().map_or(0, |length| PREFIX + length);
         whole.saturating_sub(self.length)
     }
 
-    /// The length of the message that begins here; none if too little is there to tell.
+    /// Returns the length of the message that begins here, or `None` if too few bytes have arrived.
     fn message_length(&self) -> Result<Option<usize>, Status> {
         let mut bytes = self.first.iter().chain(self.rest.iter().flatten()).copied();
         let mut next = || bytes.next();
         let (Some(compressed), Some(a), Some(b), Some(c), Some(d)) = (next(), next(), next(), next(), next()) else { return Ok(None) };
         if compressed != 0 {
-            return Err(Local::NotGrpc("a compressed message, which nobody asked for".to_owned()).into());
+            return Err(Local::NotGrpc("a compressed message, which this client did not offer to accept".to_owned()).into());
         }
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
         if length > LARGEST_ANSWER {
@@ -203,7 +211,7 @@ impl Chunks {
         part
     }
 
-    /// So much of the first chunk, or all of it.
+    /// Takes up to `most` bytes from the first chunk.
     fn piece(&mut self, most: usize) -> Bytes {
         let piece = self.first.split_to(most.min(self.first.len()));
         self.length -= piece.len();
@@ -232,7 +240,7 @@ impl Buf for Chunks {
         }
     }
 
-    /// Copies only what is in several chunks.
+    /// Copies only if the bytes span several chunks.
     fn copy_to_bytes(&mut self, count: usize) -> Bytes {
         if count <= self.first.len() {
             return self.piece(count);

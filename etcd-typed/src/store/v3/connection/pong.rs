@@ -1,8 +1,10 @@
-//! A server's pings are answered a little later than they could be.
+//! Delays the answers to a server's pings slightly.
 //!
-//! The gRPC library of Go, and so etcd, pings with nearly every request, to learn how much a line holds (its `bdpEstimator`), but never while a ping is
-//! unanswered. Answered at once, each request costs both sides a second write, a second read and a second wake-up, which is a quarter of a call's processor
-//! time. An answer that comes later makes the line look as if it held more, so that the server lets more be on its way.
+//! The gRPC library of Go, and so etcd, sends a ping with nearly every request to estimate the
+//! bandwidth of the line (its `bdpEstimator`), but never while a ping is unanswered. If pings were
+//! answered at once, each request would cost both sides a second write, a second read and a second
+//! wake-up, which is a quarter of a call's processor time. A later answer makes the line look as if
+//! it held more data, so the server allows more data in flight.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -13,21 +15,24 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// How late. A server that wants to know whether somebody is there waits for seconds.
+/// The delay. A server that checks whether the client is alive waits for seconds.
 const LATE: Duration = Duration::from_millis(10);
 
 const LENGTH: usize = 17;
 
-/// How the answer to a ping begins: 8 bytes of payload, of the type PING, with the flag ACK, on no stream (RFC 9113, section 6.7).
+/// The first bytes of an answer to a ping: 8 bytes of payload, type PING, flag ACK, stream 0 (RFC
+/// 9113, section 6.7).
 const BEGINNING: [u8; 9] = [0, 0, 8, 6, 1, 0, 0, 0, 0];
 
-/// Bytes of a connection, of which the answers to pings are written late.
+/// A byte stream that delays the answers to pings ("pongs").
 pub(super) struct LatePongs<B> {
     bytes: B,
-    /// Whether what was written ends with the end of a frame: who writes flushes when all of its frames are written.
+    /// Whether the written bytes end at a frame boundary. The writer flushes once all its frames
+    /// are written.
     at_end: bool,
     pong: Pong,
-    /// When the last one was written. One that comes long after it is written at once: where there is little traffic a timer costs more than a write.
+    /// When the last pong was written. A pong that comes long after it is written at once, because
+    /// with little traffic a timer costs more than a write.
     last: Option<Instant>,
     late: Pin<Box<Sleep>>,
 }
@@ -35,7 +40,7 @@ pub(super) struct LatePongs<B> {
 enum Pong {
     None,
     Held([u8; LENGTH]),
-    /// It is time; so much of it is written. Then it is flushed.
+    /// The delay is over. The number of bytes already written; a flush follows.
     Due([u8; LENGTH], usize),
 }
 
@@ -44,8 +49,9 @@ impl<B> LatePongs<B> {
         Self { bytes, at_end: false, pong: Pong::None, last: None, late: Box::pin(sleep(LATE)) }
     }
 
-    /// Keeps the pong that these bytes begin with, if they do. One at a time. The task that writes is woken when it is time: nothing else may come
-    /// on the connection by then.
+    /// Holds back the pong at the start of these bytes, if there is one and no other is held. Sets
+    /// a timer that wakes the writing task, because the connection may have no other activity until
+    /// then.
     fn keeps(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> bool {
         let Some(pong) = bytes.first_chunk::<LENGTH>() else { return false };
         if !(self.at_end && matches!(self.pong, Pong::None) && pong.starts_with(&BEGINNING)) {
@@ -56,7 +62,7 @@ impl<B> LatePongs<B> {
         if keeps {
             self.pong = Pong::Held(*pong);
             self.late.as_mut().reset(now + LATE);
-            // A timer wakes only a task that has polled it since it was set.
+            // A timer only wakes a task that has polled it after it was set.
             if self.late.as_mut().poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
@@ -68,14 +74,14 @@ impl<B> LatePongs<B> {
 }
 
 impl<B: AsyncWrite + Unpin> LatePongs<B> {
-    /// Writes the pong that is due. Ready when nothing stands before other frames.
+    /// Writes the pong that is due. Ready when other frames may be written.
     fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Pong::Due(pong, written) = &mut self.pong
             && (self.at_end || *written > 0)
         {
             let rest = pong.get(*written..).unwrap_or_default();
             if rest.is_empty() {
-                // TLS may have kept it.
+                // TLS may have buffered it.
                 ready!(Pin::new(&mut self.bytes).poll_flush(cx))?;
                 self.pong = Pong::None;
                 self.last = Some(Instant::now());
@@ -98,7 +104,7 @@ impl<B: AsyncRead + AsyncWrite + Unpin> AsyncRead for LatePongs<B> {
         {
             this.pong = Pong::Due(pong, 0);
         }
-        // Where it cannot be written now, it is before the next write.
+        // If the pong cannot be written now, it precedes the next write.
         if let Poll::Ready(Err(error)) = this.poll_due(cx) {
             return Poll::Ready(Err(error));
         }
@@ -154,7 +160,8 @@ mod tests {
 
     const PONG: [u8; LENGTH] = [0, 0, 8, 6, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
 
-    /// Both ends, the near one after the first frames of a connection and a pong, which is written at once.
+    /// Returns both ends of a connection. The near end has already written its first frames and a
+    /// pong, which was written at once.
     async fn connected() -> (LatePongs<DuplexStream>, DuplexStream) {
         let (near, mut far) = duplex(1024);
         let mut near = LatePongs::of(near);
@@ -176,16 +183,16 @@ mod tests {
         timeout(Duration::from_millis(1), far.read_u8()).await.unwrap_err();
     }
 
-    /// As the task of a connection reads.
+    /// Reads like the task of a connection.
     async fn read_once(near: &mut LatePongs<DuplexStream>) {
         let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut *near).poll_read(cx, &mut ReadBuf::new(&mut [0; 8])))).await;
         assert!(polled.is_pending());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pong_lets_frames_pass_and_is_written_by_itself_when_it_is_time() {
+    async fn delayed_pong_follows_other_frames() {
         let (mut near, mut far) = connected().await;
-        // As they stand in one write.
+        // The pong and a request in one write.
         near.write_all(&[&PONG[..], b"request"].concat()).await.unwrap();
         near.flush().await.unwrap();
         expect(&mut far, b"request").await;
@@ -194,7 +201,7 @@ mod tests {
         let reads = tokio::spawn(async move { near.read_u8().await.map(|_| near) });
         expect(&mut far, &PONG).await;
         assert!(asked.elapsed() <= LATE);
-        // The next one is late again, but not one that comes long after.
+        // The next pong is delayed too, but one that comes long after is not.
         far.write_u8(1).await.unwrap();
         let mut near = reads.await.unwrap().unwrap();
         near.write_all(&PONG).await.unwrap();
@@ -209,7 +216,8 @@ mod tests {
         expect(&mut far, &PONG).await;
     }
 
-    /// The task of a connection reads until nothing comes, then writes, and is not polled again before something wakes it.
+    /// The task of a connection reads until no data is left, then writes, and is polled again only
+    /// when something wakes it.
     #[tokio::test(start_paused = true)]
     async fn delayed_pong_wakes_its_task() {
         let (mut near, mut far) = connected().await;
@@ -226,7 +234,8 @@ mod tests {
             })
             .await
         });
-        // The far side sends nothing. Time stands still unless a timer is waited for, so that without one this waits as long as it may.
+        // The far side sends nothing. Paused time advances only to a timer, so without a timer for
+        // the pong this would run into the timeout.
         let mut pong = [0; LENGTH];
         timeout(10 * LATE, far.read_exact(&mut pong)).await.expect("the pong comes by itself").unwrap();
         assert_eq!(pong, PONG);
@@ -234,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pong_that_is_due_waits_for_the_end_of_a_frame() {
+    async fn due_pong_waits_for_frame_end() {
         let (mut near, mut far) = connected().await;
         near.write_all(&PONG).await.unwrap();
         near.flush().await.unwrap();
@@ -247,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pong_that_is_written_in_parts_is_whole_before_anything_else() {
+    async fn partly_written_pong_is_finished_first() {
         let (near, mut far) = duplex(5);
         let mut near = LatePongs::of(near);
         near.flush().await.unwrap();
@@ -265,9 +274,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_only_looks_like_a_pong_and_a_second_one_are_written_at_once() {
+    async fn other_frames_are_not_delayed() {
         let (mut near, mut far) = connected().await;
-        // Of a value.
+        // These bytes are part of a value.
         near.write_all(b"frame of ").await.unwrap();
         near.write_all(&PONG).await.unwrap();
         near.flush().await.unwrap();

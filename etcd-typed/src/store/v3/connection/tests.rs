@@ -1,4 +1,4 @@
-//! Against servers that say what no etcd would.
+//! Tests against servers that answer in ways that no etcd does.
 
 use std::future::pending;
 use std::io;
@@ -23,7 +23,7 @@ use crate::store::v3::wire::{FIRST_OF_WATCH, PutRequest, WatchRequest};
 const PATH: &str = "/test/Echo";
 const PLAIN: Metadata<'static> = Metadata { leader: false, token: None };
 
-/// A connection to a server that does this with it.
+/// Returns a connection to a server that runs `serve` on its side.
 async fn connected<F: Future<Output = ()> + Send + 'static>(
     serve: impl FnOnce(TcpStream) -> F + Send + 'static,
     keep_alive: Duration,
@@ -31,7 +31,7 @@ async fn connected<F: Future<Output = ()> + Send + 'static>(
     opened(serve, keep_alive).await.unwrap()
 }
 
-/// The same, or why there is none.
+/// Like [`connected`], but returns the error if there is one.
 async fn opened<F: Future<Output = ()> + Send + 'static>(
     serve: impl FnOnce(TcpStream) -> F + Send + 'static,
     keep_alive: Duration,
@@ -44,7 +44,7 @@ async fn opened<F: Future<Output = ()> + Send + 'static>(
     Connection::open(&Target::new(&endpoint, &options).unwrap()).await
 }
 
-/// A connection to a server that answers each call so.
+/// Returns a connection to a server that answers each call with `answer`.
 async fn answered(answer: impl Fn(Request<RecvStream>, SendResponse<Bytes>) + Send + 'static) -> Connection {
     let serve = |tcp| async move {
         let mut connection = server::handshake(tcp).await.unwrap();
@@ -77,7 +77,7 @@ fn put(value: &[u8]) -> PutRequest {
     PutRequest { key: Bytes::from_static(b"k"), value: Bytes::copy_from_slice(value), ..PutRequest::default() }
 }
 
-/// All messages of an answer.
+/// Returns all messages of an answer.
 async fn all(connection: &Connection) -> Result<Vec<PutRequest>, Status> {
     let mut connection = connection.clone();
     connection.ready().await?;
@@ -91,14 +91,15 @@ async fn all(connection: &Connection) -> Result<Vec<PutRequest>, Status> {
 }
 
 #[tokio::test]
-async fn messages_are_whole_however_they_were_cut() {
+async fn messages_survive_any_chunking() {
     let messages = [put(b"first"), put(b""), put(&[7; 70_000]), put(&[8; 400_000]), put(b"last"), PutRequest::default()];
     let bytes: Vec<u8> = messages.iter().flat_map(framed).collect();
     for length in [1, 2, 5, 6, 7, 11, 1000, 16_384, bytes.len()] {
         let bytes = bytes.clone();
         let connection = answered(move |_, mut respond| {
             let mut body = respond.send_response(grpc(), false).unwrap();
-            // A frame for each; one is at most 16 KiB long, and small ones are many.
+            // Each chunk is sent in frames of its own. A frame holds at most 16 KiB, and very small
+            // ones would be too many.
             let (some, rest) = bytes.split_at(if length < 1000 { 64 } else { 0 });
             for chunk in some.chunks(length).chain(rest.chunks(length.max(1000))) {
                 body.send_data(Bytes::copy_from_slice(chunk), false).unwrap();
@@ -109,12 +110,14 @@ async fn messages_are_whole_however_they_were_cut() {
     }
 }
 
-/// Those who were answered together ask again together. A worker would run the connection's task after the first of them already.
+/// Callers that were answered together call again together. Without a yield, the worker would run
+/// the connection's task right after the first of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn one_write_has_the_requests_of_all_who_ask_now() {
+async fn concurrent_requests_share_one_write() {
     const CALLS: usize = 16;
     let (near, far) = tokio::io::duplex(1 << 20);
-    // It takes no turns among those who ask, and answers the first one, then all others when they have asked.
+    // The server answers the first call alone, then all others together. It runs in its own thread,
+    // so it takes no turns of the callers' runtime.
     std::thread::spawn(move || {
         let serve = async {
             let mut connection = server::handshake(far).await.unwrap();
@@ -141,7 +144,7 @@ async fn one_write_has_the_requests_of_all_who_ask_now() {
     let call = |mut connection: Connection| async move {
         connection.ready().await.unwrap();
         let (mut requests, mut answers) = connection.begin(PATH, PLAIN).unwrap();
-        // More than what is copied next to the frames before it where writes may be of several parts.
+        // This is more than `h2` copies next to its frames if writes may be vectored.
         requests.send(&put(&[1; 600]), true);
         while answers.next::<PutRequest>().await.unwrap().is_some() {}
     };
@@ -158,7 +161,7 @@ async fn one_write_has_the_requests_of_all_who_ask_now() {
     assert!(writes <= CALLS / 4, "{writes} writes for {CALLS} requests");
 }
 
-/// Counts how often it is written to.
+/// Counts the writes.
 struct Counted {
     bytes: DuplexStream,
     writes: Arc<AtomicUsize>,
@@ -195,7 +198,7 @@ impl AsyncWrite for Counted {
 }
 
 #[tokio::test]
-async fn a_request_says_what_it_is_and_arrives_whole() {
+async fn request_has_headers_and_body() {
     let value = vec![3; 1_500_000];
     let (tell, told) = oneshot::channel();
     let tell = std::sync::Mutex::new(Some(tell));
@@ -217,7 +220,7 @@ async fn a_request_says_what_it_is_and_arrives_whole() {
     let token = HeaderValue::from_static("secret");
     let (mut requests, mut answers) = connection.clone().begin(PATH, Metadata { leader: true, token: Some(&token) }).unwrap();
     requests.send(&put(&value), true);
-    // An answer of a status alone.
+    // An answer that has only a status.
     assert_eq!(answers.next::<PutRequest>().await.unwrap(), None);
     let (head, bytes) = told.await.unwrap();
     assert_eq!((head.method.as_str(), head.uri.path(), head.uri.scheme_str()), ("POST", PATH, Some("http")));
@@ -230,7 +233,7 @@ async fn a_request_says_what_it_is_and_arrives_whole() {
 }
 
 #[tokio::test]
-async fn what_a_server_says_instead_of_an_answer_is_told_apart() {
+async fn unusual_answers_are_classified() {
     type Answer = fn(SendResponse<Bytes>);
     let whole: Answer = |mut respond| {
         let headers = status("5", "etcdserver: requested lease not found");
@@ -287,15 +290,16 @@ async fn what_a_server_says_instead_of_an_answer_is_told_apart() {
         let mut connection = answered(move |_, respond| answer(respond)).await;
         let status = all(&connection).await.unwrap_err();
         assert_eq!(classify(&status), row, "{name}: {status:?}");
-        // The connection is as good as before.
+        // The connection is still usable.
         connection.ready().await.unwrap();
     }
 }
 
-/// Nothing is sent before the server has shown that it speaks HTTP/2, so a request to one of these is in no doubt.
+/// Nothing is sent before the server has shown that it speaks HTTP/2, so a request to one of these
+/// servers is not in doubt.
 #[tokio::test]
 async fn other_protocols_are_found_before_a_request() {
-    // Whether the first bytes show that it is another protocol.
+    // The flag says whether the first bytes show another protocol.
     let cases: [(&str, &'static [u8], bool); 7] = [
         ("HTTP/1", b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\r\n400 Bad Request", true),
         ("SSH", b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", true),
@@ -306,7 +310,7 @@ async fn other_protocols_are_found_before_a_request() {
         ("nothing", b"", false),
     ];
     for (name, bytes, is_other_protocol) in cases {
-        // It answers what it was sent, and closes the connection.
+        // The server waits for the client's preface, sends its bytes, and closes the connection.
         let serve = move |mut tcp: TcpStream| async move {
             let mut asked = Vec::new();
             while !asked.ends_with(b"SM\r\n\r\n") {
@@ -314,7 +318,7 @@ async fn other_protocols_are_found_before_a_request() {
             }
             tcp.write_all(bytes).await.unwrap();
             tcp.shutdown().await.unwrap();
-            // Settings and window, of which no frame has headers or data.
+            // The client has sent settings and window updates, but no frame with headers or data.
             let mut rest = Vec::new();
             let _ = tcp.read_to_end(&mut rest).await;
             let mut rest = &rest[..];
@@ -331,7 +335,7 @@ async fn other_protocols_are_found_before_a_request() {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_closed_takes_no_call_and_says_why() {
+async fn closed_connection_refuses_calls() {
     let closed = |tcp| async move {
         let mut connection = server::handshake(tcp).await.unwrap();
         assert!(timeout(Duration::from_millis(20), connection.accept()).await.is_err());
@@ -343,9 +347,9 @@ async fn a_connection_that_was_closed_takes_no_call_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_call_on_a_silent_connection_ends_and_one_without_calls_is_left_alone() {
+async fn silent_connection_ends_calls() {
     let silent = |tcp| async move {
-        // Bytes go in, and nothing comes back.
+        // The server accepts bytes but sends none.
         let _connection = server::handshake(tcp).await.unwrap();
         pending::<()>().await;
     };
@@ -362,7 +366,8 @@ async fn a_call_on_a_silent_connection_ends_and_one_without_calls_is_left_alone(
 /// Answers to one call do not show that the requests of others arrive.
 #[tokio::test]
 async fn lost_requests_are_noticed_while_answers_arrive() {
-    // News come far more often, so that the machine must be very slow before it takes them for a silence.
+    // The messages come far more often than this, so that even a very slow machine does not mistake
+    // them for silence.
     let keep_alive = Duration::from_secs(1);
     let serve = move |tcp| async move {
         let deaf = Arc::new(AtomicBool::new(false));
@@ -389,13 +394,13 @@ async fn lost_requests_are_noticed_while_answers_arrive() {
         }
     };
     timeout(keep_alive * 30, doubted).await.expect("noticed");
-    // The call goes on.
+    // The call continues.
     for _ in 0..20 {
         assert_eq!(answers.next().await.unwrap(), Some(put(b"news")));
     }
 }
 
-/// Hears nothing any more from a moment on.
+/// Stops reading from the moment that `deaf` is set.
 struct Deaf {
     bytes: TcpStream,
     deaf: Arc<AtomicBool>,
@@ -421,9 +426,10 @@ impl AsyncWrite for Deaf {
     }
 }
 
-/// Streams above the last one that a GOAWAY names were never begun; those at or below it are answered (RFC 9113, section 6.8).
+/// Streams above the last one that a GOAWAY names were never begun. Those at or below it are
+/// answered (RFC 9113, section 6.8).
 #[tokio::test]
-async fn closing_server_turns_away_what_it_did_not_begin() {
+async fn closing_server_turns_away_unbegun_calls() {
     let serve = |mut tcp: TcpStream| async move {
         let mut preface = [0; 24];
         tcp.read_exact(&mut preface).await.unwrap();
@@ -460,13 +466,13 @@ async fn closing_server_turns_away_what_it_did_not_begin() {
         ends.push(timeout(Duration::from_secs(5), answers.next::<PutRequest>()).await.expect("an end").map_err(|status| classify(&status)));
     }
     assert_eq!(ends, [Ok(None), Ok(None), Err(Row::TurnedAway), Err(Row::TurnedAway)]);
-    // Nothing more is sent on it.
+    // The connection accepts no more calls.
     assert!(!classify(&connection.ready().await.unwrap_err()).verdict().may_have_applied);
 }
 
-/// A stream that lasts must not wait for another one that lasts.
+/// A stream that stays open must not wait for another one that stays open.
 #[tokio::test]
-async fn lasting_streams_find_no_room_beyond_the_servers_limit() {
+async fn lasting_streams_respect_server_limit() {
     let serve = |tcp| async move {
         let mut connection: server::Connection<_, Bytes> = server::Builder::new().max_concurrent_streams(2).handshake(tcp).await.unwrap();
         let mut open = Vec::new();
@@ -484,7 +490,7 @@ async fn lasting_streams_find_no_room_beyond_the_servers_limit() {
 }
 
 #[tokio::test]
-async fn a_call_that_goes_on_for_long_keeps_its_connection() {
+async fn long_call_keeps_its_connection() {
     let keep_alive = Duration::from_millis(50);
     let serve = move |tcp| async move {
         let mut connection = server::handshake(tcp).await.unwrap();
@@ -502,7 +508,7 @@ async fn a_call_that_goes_on_for_long_keeps_its_connection() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_dropped_is_called_off() {
+async fn dropped_call_is_cancelled() {
     let (tell, told) = oneshot::channel();
     let tell = std::sync::Mutex::new(Some(tell));
     let connection = answered(move |request, mut respond| {
@@ -523,22 +529,22 @@ async fn a_call_that_is_dropped_is_called_off() {
     assert_eq!(connection.shared.calls.load(Ordering::Relaxed), 0);
 }
 
-/// The beginning of a message that is much longer.
-fn beginning_of_a_long_one() -> Bytes {
+/// Returns the beginning of a much longer message.
+fn start_of_long_message() -> Bytes {
     let mut begun = framed(&put(&[7; 1_000_000]));
     begun.truncate(100_000);
     begun.into()
 }
 
 #[tokio::test]
-async fn a_long_message_that_nobody_waits_for_any_more_is_called_off() {
+async fn dropped_long_message_is_cancelled() {
     let (tell, told) = oneshot::channel();
     let tell = std::sync::Mutex::new(Some(tell));
     let connection = answered(move |request, mut respond| {
         let tell = tell.lock().unwrap().take().unwrap();
         tokio::spawn(async move {
             let mut body = respond.send_response(grpc(), false).unwrap();
-            body.send_data(beginning_of_a_long_one(), false).unwrap();
+            body.send_data(start_of_long_message(), false).unwrap();
             let reason = poll_fn(|cx| body.poll_reset(cx)).await;
             tell.send(reason.unwrap()).unwrap();
             drop(request);
@@ -548,17 +554,17 @@ async fn a_long_message_that_nobody_waits_for_any_more_is_called_off() {
     let (mut requests, mut answers) = connection.clone().begin(PATH, PLAIN).unwrap();
     requests.send(&put(b"x"), true);
     assert!(timeout(Duration::from_millis(50), answers.next::<PutRequest>()).await.is_err());
-    // It is cancel-safe.
+    // The read is cancel-safe.
     assert!(timeout(Duration::from_millis(50), answers.next::<PutRequest>()).await.is_err());
     drop((requests, answers));
     assert_eq!(told.await.unwrap(), Reason::CANCEL);
 }
 
 #[tokio::test]
-async fn a_long_message_ends_with_its_stream_or_its_connection() {
+async fn broken_stream_ends_long_message() {
     let reset: fn(SendResponse<Bytes>) = |mut respond| {
         let mut body = respond.send_response(grpc(), false).unwrap();
-        body.send_data(beginning_of_a_long_one(), false).unwrap();
+        body.send_data(start_of_long_message(), false).unwrap();
         tokio::spawn(async move {
             sleep(Duration::from_millis(50)).await;
             body.send_reset(Reason::INTERNAL_ERROR);
@@ -566,7 +572,7 @@ async fn a_long_message_ends_with_its_stream_or_its_connection() {
     };
     let ended: fn(SendResponse<Bytes>) = |mut respond| {
         let mut body = respond.send_response(grpc(), false).unwrap();
-        body.send_data(beginning_of_a_long_one(), false).unwrap();
+        body.send_data(start_of_long_message(), false).unwrap();
         body.send_trailers(status("0", "")).unwrap();
     };
     for answer in [reset, ended] {
@@ -577,16 +583,17 @@ async fn a_long_message_ends_with_its_stream_or_its_connection() {
         let mut connection = server::handshake(tcp).await.unwrap();
         let (_, mut respond) = connection.accept().await.unwrap().unwrap();
         let mut body = respond.send_response(grpc(), false).unwrap();
-        body.send_data(beginning_of_a_long_one(), false).unwrap();
+        body.send_data(start_of_long_message(), false).unwrap();
         assert!(timeout(Duration::from_millis(50), connection.accept()).await.is_err());
     };
     let status = all(&connected(closed, Duration::from_secs(5)).await).await.unwrap_err();
     assert_eq!(classify(&status), Row::Severed, "{status:?}");
 }
 
-/// A server keeps a stream of watches until it is cancelled, so nothing is waited for after the first answer.
+/// A server keeps a watch stream open until it is cancelled, so the client must not wait for its
+/// end after the first answer.
 #[tokio::test(start_paused = true)]
-async fn first_answer_of_a_lasting_stream_ends_the_call() {
+async fn first_answer_ends_call_on_lasting_stream() {
     let (near, far) = tokio::io::duplex(1 << 16);
     tokio::spawn(async move {
         let mut connection = server::handshake(far).await.unwrap();

@@ -1,4 +1,5 @@
-//! `Loners`: keys that are read alone, since together with others they would cost those more than they save.
+//! `Loners`: keys that are read alone, because joining them would cost the other reads more than it
+//! saves.
 
 use std::array;
 use std::hash::{BuildHasher, RandomState};
@@ -6,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 const WORDS: usize = 64;
 
-/// A set of keys in half a kilobyte. It may hold a key that nobody put in, when another one has the same place; that one is read alone for a
-/// while.
+/// A set of keys in half a kilobyte. It may report a key that was never added, if another key has
+/// the same place. Such a key is then read alone for a while.
 #[derive(Debug)]
 pub(super) struct Loners {
     places: [AtomicU64; WORDS],
@@ -38,9 +39,9 @@ impl Loners {
 
     fn place(&self, key: &[u8]) -> (&AtomicU64, u64) {
         let hash = self.hasher.hash_one(key);
-        // Six bits of the hash say which word, six others which bit of it.
+        // Six bits of the hash select the word, and six others the bit in it.
         let [word, bit, ..] = hash.to_le_bytes().map(|byte| byte % 64);
-        #[expect(clippy::indexing_slicing, reason = "it is below 64, which is the length")]
+        #[expect(clippy::indexing_slicing, reason = "the index is below 64, which is the length")]
         let word = &self.places[usize::from(word)];
         (word, 1 << bit)
     }
@@ -51,16 +52,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_holds_what_was_put_in_until_it_is_taken_out_and_little_else() {
+    fn set_keeps_keys_until_removed() {
         let loners = Loners::default();
         let key = |number: u32| format!("/app/{number}").into_bytes();
-        assert!((0..1000).all(|number| !loners.contain(&key(number))), "it begins empty");
+        assert!((0..1000).all(|number| !loners.contain(&key(number))), "it is empty at first");
         for number in 0..40 {
             loners.add(&key(number));
             assert!(loners.contain(&key(number)));
         }
         assert!((0..40).all(|number| loners.contain(&key(number))));
-        // One in a hundred has a place of these by chance, and not one in ten.
+        // About one key in a hundred shares a place with these by chance. One in ten would be too
+        // many.
         let others = (1000..2000).filter(|&number| loners.contain(&key(number))).count();
         assert!(others < 100, "{others} of a thousand others");
         for number in 0..40 {

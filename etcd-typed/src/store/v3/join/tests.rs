@@ -4,18 +4,18 @@ use super::*;
 use crate::store::v3::wire::{KeyValue, ResponseHeader, ResponseOp};
 
 #[test]
-fn reads_are_joined_only_where_the_server_bears_that_they_are_cut_off() {
+fn reads_are_joined_on_safe_versions_only() {
     for version in ["3.4.0", "3.4.23", "3.4.45", "3.5.7", "3.5.30", "3.5.31+git", "3.6.0", "3.6.0-rc.1", "3.7.1", "4.0.0"] {
-        assert!(bears_joined_reads(version), "{version}");
+        assert!(survives_cancelled_reads(version), "{version}");
     }
     for version in ["3.5.0", "3.5.0-rc.0", "3.5.1", "3.5.4", "3.5.5", "3.5.6", "3.3.27", "3.5", "3.5.x", "3.6", "3", "2.3.8", "", "latest"]
     {
-        assert!(!bears_joined_reads(version), "{version}");
+        assert!(!survives_cancelled_reads(version), "{version}");
     }
 }
 
 #[test]
-fn only_reads_of_one_key_as_it_is_now_are_joined() {
+fn only_current_single_key_reads_are_joined() {
     let plain = RangeRequest { key: Bytes::from("/a"), ..RangeRequest::default() };
     assert!(is_joinable(&plain));
     assert!(is_joinable(&RangeRequest { keys_only: true, ..plain.clone() }));
@@ -36,7 +36,7 @@ fn only_reads_of_one_key_as_it_is_now_are_joined() {
 }
 
 #[test]
-fn an_answer_is_for_each_what_he_would_have_had_and_one_that_does_not_fit_for_nobody() {
+fn joined_answer_is_split_or_rejected() {
     let kv = |key: &'static str| KeyValue { key: Bytes::from(key), ..KeyValue::default() };
     let range =
         |kvs: Vec<KeyValue>| ResponseOp { response: Some(wire::Response::Range(RangeResponse { kvs, ..RangeResponse::default() })) };
@@ -55,7 +55,7 @@ fn an_answer_is_for_each_what_he_would_have_had_and_one_that_does_not_fit_for_no
 }
 
 #[test]
-fn who_wants_the_same_is_in_one_group_and_the_first_come_first() {
+fn equal_reads_share_group_in_arrival_order() {
     let request = |key: &'static str, keys_only| RangeRequest { key: Bytes::from(key), keys_only, ..RangeRequest::default() };
     let mut waiting = Waiting::default();
     let mut told = Vec::new();
@@ -71,7 +71,7 @@ fn who_wants_the_same_is_in_one_group_and_the_first_come_first() {
     };
     let first = waiting.take(2);
     assert_eq!(words(&first), [(Bytes::from("/a"), false, 2), (Bytes::from("/b"), false, 2)]);
-    // Who comes now is not in what was taken, and joins those who are left.
+    // A new read does not join the groups that were taken, but the remaining ones.
     for key in ["/c", "/a"] {
         assert!(!waiting.add(&request(key, false), oneshot::channel().0));
     }

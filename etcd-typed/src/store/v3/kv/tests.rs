@@ -1,4 +1,4 @@
-//! What a transaction becomes, and what its answer means.
+//! What a transaction translates to, and what its answer means.
 
 use super::*;
 use crate::store::{Compare, Condition};
@@ -16,7 +16,7 @@ fn planned(txn: &Txn) -> Plan {
 }
 
 #[test]
-fn spans_are_on_whole_segments() {
+fn span_bounds_cover_whole_segments() {
     let pair = |span: &Span| {
         let (start, end) = bounds(span);
         (text(&start), text(&end))
@@ -26,9 +26,8 @@ fn spans_are_on_whole_segments() {
     assert_eq!(pair(&Span::Below(Key::root())), ("/\0".to_owned(), "0".to_owned()));
 }
 
-/// The bounds hold exactly what the span contains.
 #[test]
-fn bounds_and_contains_say_the_same() {
+fn bounds_agree_with_contains() {
     let stored = ["/", "/app", "/app/", "/app/\0", "/app//", "/app/a", "/app/a/b", "/app/\u{ff}", "/app0", "/apple", "/b", "app", ""];
     for span in
         [Span::Key(key("/app")), Span::Key(key("/app/a")), Span::Below(key("/app")), Span::Below(key("/app/a")), Span::Below(Key::root())]
@@ -43,19 +42,19 @@ fn bounds_and_contains_say_the_same() {
 }
 
 #[test]
-fn a_page_begins_after_the_last_key() {
+fn page_begins_after_last_key() {
     let (start, end) = bounds_within(&Span::Below(key("/app")), Some(&Bytes::from("/app/k")), None);
     assert_eq!((text(&start), text(&end)), ("/app/k\0".to_owned(), "/app0".to_owned()));
     // A key before the span does not widen it.
     let (start, _) = bounds_within(&Span::Below(key("/app")), Some(&Bytes::from("/a")), None);
     assert_eq!(text(&start), "/app/\0");
-    // After the one key there is none: the range is empty, and not the one key.
+    // No key follows the single key, so the range is empty.
     let (start, end) = bounds_within(&Span::Key(key("/app")), Some(&Bytes::from("/app")), None);
     assert_eq!((text(&start), text(&end)), ("/app\0".to_owned(), "/app\0".to_owned()));
 }
 
 #[test]
-fn a_part_ends_with_its_last_key_and_never_before_it_begins() {
+fn until_bounds_the_range() {
     let bounds = |after: Option<&str>, until: &str| {
         let (after, until) = (after.map(|after| Bytes::copy_from_slice(after.as_bytes())), Bytes::copy_from_slice(until.as_bytes()));
         let (start, end) = bounds_within(&Span::Below(key("/app")), after.as_ref(), Some(&until));
@@ -70,13 +69,13 @@ fn a_part_ends_with_its_last_key_and_never_before_it_begins() {
 }
 
 #[test]
-fn one_operation_without_a_condition_is_the_cheapest_request() {
+fn unconditional_operation_uses_cheapest_request() {
     let a = key("/a");
     let only = |op: Op| planned(&Txn { then: vec![op], ..Txn::default() }).request;
     assert!(matches!(only(Op::Get(Span::Key(a.clone()))), Request::Range(_)));
     assert!(matches!(only(Op::put(&a, Bytes::new())), Request::Put(_)));
     assert!(matches!(only(Op::delete(&a)), Request::Delete(_)));
-    // With a second list the server must see it, although it is never performed: it may be one that no store takes.
+    // The second list is never performed, but the server must see it, because it may be invalid.
     let txn = Txn { then: vec![Op::delete(&a)], otherwise: vec![Op::put(&a, Bytes::new())], ..Txn::default() };
     assert!(matches!(planned(&txn).request, Request::Txn { .. }));
     let conditional = Txn { compares: vec![Compare::key(&a, Condition::Present)], then: vec![Op::delete(&a)], ..Txn::default() };
@@ -84,7 +83,7 @@ fn one_operation_without_a_condition_is_the_cheapest_request() {
 }
 
 #[test]
-fn the_newest_keys_are_a_sorted_range() {
+fn newest_becomes_sorted_range() {
     let range = |before: Option<u64>, limit| {
         let newest = Op::Newest { below: key("/q"), before: before.map(Revision::new), limit };
         match planned(&Txn { then: vec![newest], ..Txn::default() }).request {
@@ -102,7 +101,7 @@ fn the_newest_keys_are_a_sorted_range() {
     };
     assert_eq!(range(None, 2), expected);
     assert_eq!(range(Some(9), 2), wire::RangeRequest { max_create_revision: 8, ..expected });
-    // Zero would be no bound at all, and then every key would be before the first revision.
+    // Zero would mean no bound at all, so every key would count as older than the first revision.
     for (before, bound) in [(0, 1), (1, 1), (2, 1), (3, 2), (u64::MAX, i64::MAX)] {
         assert_eq!(range(Some(before), 1).max_create_revision, bound, "before {before}");
     }
@@ -110,7 +109,7 @@ fn the_newest_keys_are_a_sorted_range() {
 }
 
 #[test]
-fn the_newest_none_of_the_keys_is_refused_in_either_list() {
+fn newest_with_limit_zero_is_refused() {
     let newest = || vec![Op::Newest { below: key("/q"), before: None, limit: 0 }];
     for txn in [Txn { then: newest(), ..Txn::default() }, Txn { otherwise: newest(), ..Txn::default() }] {
         let error = plan(&txn, 128, 1000).unwrap_err();
@@ -119,7 +118,7 @@ fn the_newest_none_of_the_keys_is_refused_in_either_list() {
 }
 
 #[test]
-fn a_transaction_of_reads_alone_is_known_as_such() {
+fn read_only_transaction_is_recognised() {
     let get = Op::Get(Span::Key(key("/a")));
     let compares = vec![Compare::key(&key("/a"), Condition::Present)];
     let newest = Op::Newest { below: key("/a"), before: None, limit: 1 };
@@ -130,10 +129,10 @@ fn a_transaction_of_reads_alone_is_known_as_such() {
 }
 
 #[test]
-fn conditions_of_zero_hold_of_no_key() {
+fn revision_zero_conditions_never_hold() {
     for condition in [Condition::Created(Revision::ZERO), Condition::Modified(Revision::ZERO)] {
         let translated = translate_compare(&Compare::key(&key("/a"), condition)).unwrap();
-        // No version is below zero.
+        // The version is never below zero.
         assert_eq!(
             (translated.result, translated.target, translated.target_union),
             (i32::from(CompareResult::Less), i32::from(CompareTarget::Version), Some(TargetUnion::Version(0)))
@@ -142,7 +141,7 @@ fn conditions_of_zero_hold_of_no_key() {
 }
 
 #[test]
-fn a_condition_that_does_not_go_with_its_span_is_refused() {
+fn single_key_conditions_refuse_directories() {
     for condition in [Condition::Present, Condition::Value(Bytes::new()), Condition::Modified(Revision::new(1))] {
         let txn = Txn { compares: vec![Compare::below(&key("/a"), condition)], ..Txn::default() };
         assert_eq!(plan(&txn, 128, 1000).unwrap_err().kind(), ErrorKind::Invalid);
@@ -150,7 +149,7 @@ fn a_condition_that_does_not_go_with_its_span_is_refused() {
 }
 
 #[test]
-fn limits_are_kept_before_anything_is_sent() {
+fn limits_are_checked_before_sending() {
     let ops = |count| vec![Op::Get(Span::Key(key("/a"))); count];
     let compares = |count| vec![Compare::key(&key("/a"), Condition::Present); count];
     assert!(plan(&Txn { compares: compares(128), then: ops(128), otherwise: ops(128) }, 128, 1000).is_ok());
@@ -168,7 +167,7 @@ fn limits_are_kept_before_anything_is_sent() {
 }
 
 #[test]
-fn directories_are_refused_with_what_to_do_instead() {
+fn directory_operations_are_refused() {
     for op in [Op::MakeDir { key: key("/a"), ttl: None }, Op::UpdateDir { key: key("/a"), ttl: None }, Op::RemoveDir { key: key("/a") }] {
         let error = plan(&Txn { then: vec![op], ..Txn::default() }, 128, 1000).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -177,7 +176,7 @@ fn directories_are_refused_with_what_to_do_instead() {
 }
 
 #[test]
-fn times_to_live_are_rounded_up_and_share_a_lease_within_a_list() {
+fn equal_ttls_share_lease_within_list() {
     assert_eq!(seconds(Duration::ZERO), 1);
     assert_eq!(seconds(Duration::from_millis(1001)), 2);
     assert_eq!(seconds(Duration::from_secs(7)), 7);
@@ -203,7 +202,7 @@ fn times_to_live_are_rounded_up_and_share_a_lease_within_a_list() {
 }
 
 #[test]
-fn an_answer_that_does_not_fit_is_an_error_of_unknown_outcome() {
+fn unfitting_answer_leaves_outcome_unknown() {
     let request = wire::TxnRequest {
         success: vec![RequestOp { request: Some(wire::Request::Put(wire::PutRequest::default())) }],
         ..Default::default()
@@ -217,7 +216,7 @@ fn an_answer_that_does_not_fit_is_an_error_of_unknown_outcome() {
 }
 
 #[test]
-fn numbers_that_no_server_should_send_do_no_harm() {
+fn negative_numbers_are_handled() {
     let kv = wire::KeyValue { create_revision: -1, mod_revision: i64::MIN, version: -3, lease: -4, ..wire::KeyValue::default() };
     let kv = key_value(kv);
     assert_eq!((kv.created, kv.modified, kv.version, kv.lease), (Revision::ZERO, Revision::ZERO, None, LeaseId::from_signed(-4)));
@@ -226,7 +225,7 @@ fn numbers_that_no_server_should_send_do_no_harm() {
 }
 
 #[test]
-fn an_error_names_the_key_only_where_there_is_one() {
+fn only_key_needs_single_key() {
     let (a, b) = (key("/a"), key("/b"));
     let txn = Txn { compares: vec![Compare::key(&a, Condition::Present)], then: vec![Op::delete(&a)], ..Txn::default() };
     assert_eq!(only_key(&txn), Some(&a));
@@ -283,9 +282,9 @@ mod fuzz {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// An answer that does not fit is an error whose outcome is unknown; nothing panics.
+        /// An answer that does not fit returns an error with an unknown outcome. Nothing panics.
         #[test]
-        fn g1_no_answer_to_a_transaction_does_harm(
+        fn any_transaction_answer_never_panics(
             answer in (header(), any::<bool>(), proptest::collection::vec(response(), 0..4))
                 .prop_map(|(header, succeeded, responses)| wire::TxnResponse { header, succeeded, responses }),
             changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),

@@ -1,4 +1,4 @@
-//! One test for each case of the table: a status, and what is made of it.
+//! One test for each row of the table: a status and its classification.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ fn said(code: Code, words: &str) -> Status {
     Status::Said { code, words: words.to_owned() }
 }
 
-/// A stream that was told this, on a connection that ended so.
+/// A stream that failed with this cause, on a connection that ended for this reason.
 fn broken(end: Option<&str>, cause: impl Into<h2::Error>) -> Status {
     Local::Broken { end: end.map(str::to_owned), cause: Arc::new(cause.into()) }.into()
 }
@@ -24,13 +24,13 @@ fn assert_row(status: &Status, row: Row, kind: ErrorKind, repeat: Repeat, may_ha
 }
 
 #[test]
-fn no_connection_is_not_sent() {
+fn missing_connection_is_not_sent() {
     let status = Local::NotSent("Connection refused (os error 111)".to_owned()).into();
     assert_row(&status, Row::NotSent, ErrorKind::Unavailable, Repeat::Always, false);
 }
 
 #[test]
-fn a_server_that_cannot_be_trusted_is_a_matter_of_settings() {
+fn untrusted_server_is_tls_error() {
     let cause = Arc::new(io::Error::other("invalid peer certificate: UnknownIssuer"));
     let untrusted = Local::Tls { words: "the server's certificate is signed by nobody".to_owned(), cause, is_tls: true };
     for local in [untrusted, Local::TlsOnOneSide("the server speaks TLS")] {
@@ -39,13 +39,13 @@ fn a_server_that_cannot_be_trusted_is_a_matter_of_settings() {
 }
 
 #[test]
-fn a_client_that_is_not_trusted_is_a_matter_of_settings() {
+fn refused_client_certificate_is_tls_error() {
     let status = broken(Some("received fatal alert: CertificateRequired"), Reason::CANCEL);
     assert_row(&status, Row::IdentityRefused, ErrorKind::Tls, Repeat::Elsewhere, true);
 }
 
 #[test]
-fn a_request_that_was_given_back_is_not_sent() {
+fn refused_stream_is_not_sent() {
     assert_row(&broken(None, Reason::REFUSED_STREAM), Row::NotSent, ErrorKind::Unavailable, Repeat::Always, false);
 }
 
@@ -53,11 +53,11 @@ fn a_request_that_was_given_back_is_not_sent() {
 fn closing_server_turns_requests_away() {
     let status = Local::TurnedAway("connection error received: not a result of an error".to_owned()).into();
     assert_row(&status, Row::TurnedAway, ErrorKind::Unavailable, Repeat::Always, false);
-    assert!(!Row::TurnedAway.verdict().endpoint_failed, "another connection to it takes the request");
+    assert!(!Row::TurnedAway.verdict().endpoint_failed, "another connection to this endpoint accepts the request");
 }
 
 #[test]
-fn a_connection_that_broke_leaves_a_write_open() {
+fn broken_connection_leaves_write_in_doubt() {
     for status in [
         broken(Some("Connection reset by peer (os error 104)"), Reason::INTERNAL_ERROR),
         broken(Some("no answer to a ping within 2s"), Reason::INTERNAL_ERROR),
@@ -70,7 +70,7 @@ fn a_connection_that_broke_leaves_a_write_open() {
 }
 
 #[test]
-fn a_time_limit_leaves_a_write_open() {
+fn timeout_leaves_write_in_doubt() {
     for status in [
         said(Code::Unknown, "context deadline exceeded"),
         said(Code::DeadlineExceeded, "context deadline exceeded"),
@@ -83,7 +83,7 @@ fn a_time_limit_leaves_a_write_open() {
 }
 
 #[test]
-fn an_answer_that_is_too_large_is_no_compaction() {
+fn too_large_answer_is_not_compaction() {
     let status: Status = Local::AnswerTooLarge { length: 80_000_000, limit: 67_108_864 }.into();
     assert_row(&status, Row::AnswerTooLarge, ErrorKind::TooLarge, Repeat::Never, true);
     assert_eq!(Failure::of("here", status).answer_length(), Some((80_000_000, 67_108_864)));
@@ -93,17 +93,17 @@ fn an_answer_that_is_too_large_is_no_compaction() {
 }
 
 #[test]
-fn no_leader_is_said_before_anything_is_proposed() {
+fn no_leader_applies_nothing() {
     assert_row(&said(Code::Unavailable, "etcdserver: no leader"), Row::NoLeader, ErrorKind::Unavailable, Repeat::Always, false);
 }
 
 #[test]
-fn a_leader_that_changed_is_for_reads_to_repeat() {
+fn changed_leader_lets_reads_retry() {
     assert_row(&said(Code::Unavailable, "etcdserver: leader changed"), Row::LeaderChanged, ErrorKind::Unavailable, Repeat::Harmless, true);
 }
 
 #[test]
-fn a_failing_member_leaves_a_write_open() {
+fn failing_member_leaves_write_in_doubt() {
     for text in [
         "etcdserver: server stopped",
         "etcdserver: unhealthy cluster",
@@ -113,9 +113,10 @@ fn a_failing_member_leaves_a_write_open() {
     }
 }
 
-/// etcd passes errors of raft and of cancelled contexts on with the code `Unknown` (3.4) or `Canceled`. None of them is the caller's own doing.
+/// etcd passes errors of raft and of cancelled contexts on with the code `Unknown` (3.4) or
+/// `Canceled`. The caller caused none of them.
 #[test]
-fn stopping_server_leaves_a_write_open() {
+fn stopping_server_leaves_write_in_doubt() {
     for (code, text) in [
         (Code::Unknown, "raft: stopped"),
         (Code::Unavailable, "etcdserver: server stopped"),
@@ -132,16 +133,17 @@ fn stopping_server_leaves_a_write_open() {
     }
 }
 
-/// raft refuses it before an entry is appended: as a follower or candidate without a leader, and as a leader that hands leadership over.
+/// raft drops a proposal before it appends an entry: as a follower or candidate without a leader,
+/// and as a leader that hands over leadership.
 #[test]
-fn dropped_proposal_is_sent_again_elsewhere() {
+fn dropped_proposal_is_retried_elsewhere() {
     let status = said(Code::Unknown, "raft proposal dropped");
     assert_row(&status, Row::NoLeader, ErrorKind::Unavailable, Repeat::Always, false);
     assert!(Row::NoLeader.verdict().endpoint_failed, "another member is asked next");
 }
 
 #[test]
-fn a_member_that_does_not_do_it_sends_to_another() {
+fn unsuitable_member_is_retried_elsewhere() {
     for status in [
         said(Code::Unknown, "etcdserver: not a primary lessor"),
         said(Code::FailedPrecondition, "etcdserver: not leader"),
@@ -153,19 +155,19 @@ fn a_member_that_does_not_do_it_sends_to_another() {
 }
 
 #[test]
-fn too_many_requests_are_refused_before_they_are_proposed() {
+fn too_many_requests_applies_nothing() {
     let status = said(Code::ResourceExhausted, "etcdserver: too many requests");
     assert_row(&status, Row::TooManyRequests, ErrorKind::Unavailable, Repeat::Always, false);
 }
 
 #[test]
-fn f13_no_space_may_be_said_of_what_was_applied() {
+fn no_space_leaves_write_in_doubt() {
     let status = said(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded");
     assert_row(&status, Row::NoSpace, ErrorKind::NoSpace, Repeat::Never, true);
 }
 
 #[test]
-fn a_request_that_is_too_large_is_not_applied() {
+fn too_large_request_is_not_applied() {
     for status in [
         said(Code::ResourceExhausted, "grpc: received message larger than max (3000052 vs. 2097152)"),
         said(Code::InvalidArgument, "etcdserver: request is too large"),
@@ -175,7 +177,7 @@ fn a_request_that_is_too_large_is_not_applied() {
 }
 
 #[test]
-fn proxy_that_refuses_a_large_request_is_named() {
+fn proxy_size_limit_is_named() {
     let status: Status = Local::RefusedByProxy(StatusCode::PAYLOAD_TOO_LARGE).into();
     assert_row(&status, Row::RequestTooLarge, ErrorKind::TooLarge, Repeat::Never, false);
     let said = Error::from(Failure::of("127.0.0.1:80", status)).to_string();
@@ -189,7 +191,7 @@ fn too_many_operations_are_not_applied() {
 }
 
 #[test]
-fn a_wrong_request_is_not_applied() {
+fn invalid_request_is_not_applied() {
     for text in [
         "etcdserver: duplicate key given in txn request",
         "etcdserver: key is not provided",
@@ -203,7 +205,7 @@ fn a_wrong_request_is_not_applied() {
 }
 
 #[test]
-fn f19_a_token_that_is_not_taken_is_renewed() {
+fn refused_token_is_renewed() {
     for status in [
         said(Code::InvalidArgument, "etcdserver: user name is empty"),
         said(Code::Unauthenticated, "etcdserver: invalid auth token"),
@@ -214,7 +216,7 @@ fn f19_a_token_that_is_not_taken_is_renewed() {
 }
 
 #[test]
-fn f19_a_change_of_users_is_no_wrong_token() {
+fn changed_users_are_not_refused_token() {
     for status in
         [said(Code::InvalidArgument, "etcdserver: revision of auth store is old"), said(Code::Unknown, "auth: revision in header is old")]
     {
@@ -223,7 +225,7 @@ fn f19_a_change_of_users_is_no_wrong_token() {
 }
 
 #[test]
-fn f19_wrong_credentials_stay_wrong() {
+fn refused_login_is_final() {
     let status = said(Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password");
     assert_row(&status, Row::LoginRefused, ErrorKind::Unauthenticated, Repeat::Never, false);
     let status = said(Code::FailedPrecondition, "etcdserver: authentication is not enabled");
@@ -238,7 +240,7 @@ fn permission_denied_is_final() {
 }
 
 #[test]
-fn revisions_that_are_gone_or_not_there_yet() {
+fn compacted_and_future_revisions_are_history_lost() {
     let gone = said(Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted");
     assert_row(&gone, Row::Compacted, ErrorKind::HistoryLost, Repeat::Never, false);
     let future = said(Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision");
@@ -246,7 +248,7 @@ fn revisions_that_are_gone_or_not_there_yet() {
 }
 
 #[test]
-fn leases_that_are_not_there_or_there_already() {
+fn missing_and_existing_leases_are_classified() {
     for status in
         [said(Code::NotFound, "etcdserver: requested lease not found"), said(Code::Unknown, "etcdserver: requested lease not found")]
     {
@@ -257,21 +259,21 @@ fn leases_that_are_not_there_or_there_already() {
 }
 
 #[test]
-fn a_corrupt_cluster_is_not_asked_again() {
+fn corrupt_cluster_is_final() {
     for status in [said(Code::DataLoss, "etcdserver: corrupt cluster"), said(Code::DataLoss, "anything")] {
         assert_row(&status, Row::CorruptCluster, ErrorKind::Server, Repeat::Never, true);
     }
 }
 
 #[test]
-fn a_server_that_does_not_know_the_call_is_no_etcd_v3() {
+fn unknown_method_is_unsupported() {
     for text in ["unknown service etcdserverpb.KV", "unknown method AuthStatus for service etcdserverpb.Auth", ""] {
         assert_row(&said(Code::Unimplemented, text), Row::UnknownCall, ErrorKind::Unsupported, Repeat::Elsewhere, false);
     }
 }
 
 #[test]
-fn what_speaks_no_grpc_is_named() {
+fn non_grpc_server_is_named() {
     let not_grpc: Status = Local::NotGrpc("HTTP status 404".to_owned()).into();
     assert_row(&not_grpc, Row::NotGrpc, ErrorKind::Server, Repeat::Elsewhere, true);
     // A proxy without a server behind it.
@@ -282,7 +284,7 @@ fn what_speaks_no_grpc_is_named() {
 }
 
 #[test]
-fn words_that_are_not_known_leave_the_code() {
+fn unknown_message_is_classified_by_code() {
     assert_row(&said(Code::Unavailable, "x"), Row::Other(Code::Unavailable), ErrorKind::Unavailable, Repeat::Harmless, true);
     assert_row(&said(Code::Cancelled, "x"), Row::Other(Code::Cancelled), ErrorKind::Timeout, Repeat::Harmless, true);
     assert_row(&said(Code::InvalidArgument, "x"), Row::Other(Code::InvalidArgument), ErrorKind::Server, Repeat::Never, false);
@@ -291,9 +293,9 @@ fn words_that_are_not_known_leave_the_code() {
     }
 }
 
-/// The only write that is sent twice is one that was not applied (P5).
+/// A write is sent twice only if it was not applied.
 #[test]
-fn p5_nothing_that_may_have_been_applied_is_repeated_for_a_write() {
+fn writes_in_doubt_are_never_retried() {
     let codes = Code::ALL.into_iter().map(Row::Other);
     let rows = [
         Row::NotSent,
@@ -336,14 +338,14 @@ fn p5_nothing_that_may_have_been_applied_is_repeated_for_a_write() {
 }
 
 #[test]
-fn an_error_says_who_said_what_and_keeps_the_cause() {
+fn error_names_endpoint_and_keeps_cause() {
     let error = Error::from(Failure::of("127.0.0.1:2379", Local::NotSent("Connection refused (os error 111)".to_owned()).into()));
     assert_eq!(error.to_string(), "unavailable: 127.0.0.1:2379: no connection: Connection refused (os error 111)");
     assert!(error.source().is_some());
 }
 
 #[test]
-fn p4_what_failed_before_the_request_was_sent_leaves_no_doubt() {
+fn failure_before_sending_leaves_no_doubt() {
     for row in [Row::Severed, Row::TimedOut, Row::Failing] {
         let verdict = Failure::new(row, "").before_sending().verdict();
         assert_eq!((verdict.repeat, verdict.may_have_applied), (Repeat::Always, false), "{row:?}");

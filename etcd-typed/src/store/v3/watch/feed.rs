@@ -1,11 +1,16 @@
-//! One server watch and all who read it. Whoever wants a span from a revision on joins a watch that the server has already, if everything
-//! after that revision can reach him from it, once and in order. [`Sharing`] decides; no connection, no clock and no task is in it.
+//! One server watch and all its readers. A new reader joins an existing server watch if that watch
+//! can yield everything after the reader's start revision, once and in order. [`Sharing`] decides
+//! this, without a connection, a clock or a task.
 //!
-//! - A reader has a place of his own: what is not newer than it is not for him, so he may join in the middle, and may be ahead of the watch.
-//! - What the watch yielded lately is kept for who joins a moment later: between the read of a span and the watch of it others write.
-//! - Who names a revision that the watch's server was not seen to have reached does not join unproven. He gets a watch of his own, whose creation
-//!   tells whether that server lags, or has another history; after it he is moved over ([`Sharing::take_over`]).
-//! - Who wants his first event at once does not join a watch that is still behind (see `machine.rs` on the server's loop of 100 ms).
+//! - Each reader has its own position, and changes up to it are not for this reader. So a reader
+//!   may join in the middle, and may be ahead of the watch.
+//! - The watch keeps recent batches for readers that join a moment later, because others may write
+//!   between the read of a span and its watch.
+//! - A reader whose start revision the server of the watch has not been seen to reach does not join
+//!   at once. It gets a watch of its own, whose creation shows whether that server lags or has
+//!   another history. Then it is moved to the shared watch ([`Sharing::take_over`]).
+//! - A reader that needs its first event at once does not join a watch that is still behind
+//!   (`machine.rs` explains the server's loop of 100 ms).
 
 use std::collections::{HashMap, VecDeque};
 use std::mem::discriminant;
@@ -20,69 +25,73 @@ use crate::revision::Revision;
 use crate::store::v3::status::{Failure, Row};
 use crate::store::{Batch, WatchFrom, WatchItem};
 
-/// A reader's name. No two readers of a client have the same, in whichever watch.
+/// The number of a reader, unique within the client.
 pub(super) type ReaderId = u64;
 
-/// Batches that are kept for who joins later, and their bytes. It is the time between a read and its watch that they must cover.
+/// The limits on batches kept for later readers, in number and bytes. They must cover the time
+/// between a read and its watch.
 const MOST_RECENT: usize = 64;
 const MOST_RECENT_BYTES: usize = 256 * 1024;
 
-/// How far ahead of a watch a reader may be that joins while the watch is still behind: what a server sends in one go.
+/// How far ahead of a watch a resuming reader may be to join it while it is still behind. This is
+/// what a server sends at once.
 const NEAR: u64 = 1000;
 
-/// Told once: the watch stands, or why it does not. An error without a failure: look for another watch.
+/// Told once: the watch is established, or why not. An error without a failure means that the
+/// reader should try another watch.
 pub(super) type Standing = oneshot::Sender<Result<(), Option<Failure>>>;
 
-/// What becomes of somebody who wants to read.
+/// The outcome of an attempt to join a watch.
 #[derive(Debug)]
 pub(super) enum Join {
-    /// He reads.
+    /// The reader receives items from now on.
     Reads,
-    /// He reads when the watch stands, and is told so.
+    /// The reader is told when the watch is established, and then receives items.
     Waits,
-    /// This watch cannot serve him.
+    /// The watch cannot serve this reader.
     Refused(Standing),
 }
 
-/// Who reads a watch, and what of it is kept for others.
+/// The readers of a server watch, and the batches kept for later readers.
 #[derive(Debug)]
 pub(super) struct Sharing {
-    /// What the watch was created for.
+    /// The start that the watch was created with.
     from: WatchFrom,
     stage: Stage,
     readers: HashMap<ReaderId, Reader>,
-    /// Everything up to here was yielded, or was there before the watch.
+    /// Everything up to this revision was yielded, or precedes the watch.
     last: Revision,
-    /// What was yielded after this revision is in `recent`.
+    /// `recent` contains everything that was yielded after this revision.
     floor: Revision,
     recent: VecDeque<Arc<Batch>>,
     recent_bytes: usize,
-    /// Nothing is kept for a watch that nobody else has asked for: it pins the messages that it came in.
+    /// Whether batches are kept. Not for a watch that only one reader has asked for, because a kept
+    /// batch costs memory.
     keeps: bool,
-    /// `last` when it was looked at for the last time, see [`Self::age`].
+    /// The value of `last` at the previous call of [`Self::age`].
     looked_at: Revision,
 }
 
 #[derive(Debug)]
 struct Reader {
     queue: Arc<Queue>,
-    /// What is not newer is not for him.
+    /// Only changes after this revision are for this reader.
     last: Revision,
     from: WatchFrom,
-    /// Until the watch stands.
+    /// Present until the watch is established.
     standing: Option<Standing>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Pending,
-    /// The server was here when it created the watch.
+    /// The server was at this revision when it created the watch.
     Standing(Revision),
     Ended,
 }
 
 impl Sharing {
-    /// A watch that is about to be created, for this reader.
+    /// Returns a watch that is about to be created for this reader.
     pub(super) fn new(from: WatchFrom, reader: ReaderId, queue: Arc<Queue>, standing: Standing) -> Self {
         let last = from.revision();
         let readers = HashMap::from([(reader, Reader { queue, last, from, standing: Some(standing) })]);
@@ -99,7 +108,8 @@ impl Sharing {
         }
     }
 
-    /// Somebody wants to read from here. `reached`: the watch's server was seen to be there. `wakers`: to be called.
+    /// Adds a reader that starts at `from`, if this watch can serve it. `reached` is the newest
+    /// revision that the watch's server was seen at. The caller must call the `wakers`.
     pub(super) fn join(
         &mut self,
         from: WatchFrom,
@@ -129,7 +139,7 @@ impl Sharing {
                 }
             }
         }
-        // From now on, even if this one comes too late: the next may not.
+        // Keep batches from now on even if this reader came too late, because the next one may not.
         self.keeps = true;
         if from.revision() < self.floor {
             if !matches!(from, WatchFrom::Live(_)) {
@@ -139,22 +149,24 @@ impl Sharing {
             wakers.extend(joined.queue.push(WatchItem::Skipped(self.last)).waker);
         }
         self.catch_up(&mut joined, wakers);
-        // It is the first message on this channel, and its receiver is the caller.
+        // This is the only message on the channel, and the caller holds its receiver.
         let _ = standing.send(Ok(()));
         self.readers.insert(reader, joined);
         Join::Reads
     }
 
-    /// The server has created the watch, and was at this revision then. False when that is too far back for everybody who waited.
+    /// Handles the server's answer that it has created the watch at this revision. Returns false if
+    /// that revision is too old for all waiting readers.
     pub(super) fn stand(&mut self, created_at: Revision) -> bool {
         self.stage = Stage::Standing(created_at);
-        // A watch that names a later revision than its server has reached is told that the server is behind; that is the last that it hears. Others
-        // that joined in hear it too, if it is true for them.
+        // If the watch asked for a later revision than its server has reached, its last item says
+        // that the server is behind. Readers that joined it get this item too if it is true for
+        // them.
         let behind = self.from.revision() > created_at;
         self.readers.retain(|_, reader| {
             let proven = behind || reader.from.revision() <= created_at;
             if let Some(standing) = reader.standing.take() {
-                // A caller that gave up has dropped his reader, and that is told by itself.
+                // If the caller gave up, dropping its reader removes it anyway.
                 let _ = standing.send(if proven { Ok(()) } else { Err(None) });
             }
             proven
@@ -162,7 +174,7 @@ impl Sharing {
         self.end_without_readers()
     }
 
-    /// What the watch yields, to all whom it concerns. False when nobody reads it any more.
+    /// Delivers an item to all readers that need it. Returns false if no reader is left.
     pub(super) fn deliver(&mut self, item: WatchItem, wakers: &mut Vec<Waker>) -> bool {
         match item {
             WatchItem::Batch(batch) => self.deliver_batch(batch, wakers),
@@ -184,7 +196,8 @@ impl Sharing {
             WatchItem::HistoryLost { oldest } => {
                 for (_, reader) in self.readers.drain() {
                     wakers.extend(if oldest.is_some_and(|oldest| reader.last >= oldest) {
-                        // What he has not seen is still there; only this watch had not come so far.
+                        // The changes that this reader needs still exist. Only this watch was too
+                        // far behind.
                         reader.queue.fail(Error::from(Failure::new(Row::Severed, "the watch had to go back to what is compacted")))
                     } else {
                         reader.queue.push(WatchItem::HistoryLost { oldest }).waker
@@ -200,13 +213,14 @@ impl Sharing {
         self.end_without_readers()
     }
 
-    /// The watch failed: its last word to all. Who is still waiting for it to stand is told instead of his reader.
+    /// Ends the watch with an error. Readers that wait for it to be established get the error
+    /// there, the others from their queues.
     pub(super) fn fail(&mut self, failure: &Failure, wakers: &mut Vec<Waker>) {
         self.stage = Stage::Ended;
         for (_, reader) in self.readers.drain() {
             match reader.standing {
                 Some(standing) => {
-                    // A caller that gave up wants to know nothing.
+                    // The caller may have given up.
                     let _ = standing.send(Err(Some(failure.clone())));
                 }
                 None => wakers.extend(reader.queue.fail(failure.clone().into())),
@@ -214,24 +228,24 @@ impl Sharing {
         }
     }
 
-    /// The watch will not be created, for no fault of anybody: who waits looks for another.
+    /// Ends a watch that will not be created, without an error. Waiting readers try another watch.
     pub(super) fn turn_away(&mut self) {
         self.stage = Stage::Ended;
         for (_, reader) in self.readers.drain() {
             if let Some(standing) = reader.standing {
-                // As above.
+                // The caller may have given up.
                 let _ = standing.send(Err(None));
             }
         }
     }
 
-    /// A reader goes. True when he was the last: the watch has ended then.
+    /// Removes a reader. Returns true if it was the last one, which ends the watch.
     pub(super) fn leave(&mut self, reader: ReaderId) -> bool {
         self.readers.remove(&reader).is_some() && !self.end_without_readers()
     }
 
-    /// Takes all readers of another watch of the same span and the same server, if nothing is between what they have and what this one still yields.
-    /// The other has ended then.
+    /// Takes over all readers of another watch of the same span and server, unless this watch can
+    /// no longer yield something that they lack. The other watch then ends.
     pub(super) fn take_over(&mut self, other: &mut Self, wakers: &mut Vec<Waker>) -> bool {
         let (Stage::Standing(created_at), Stage::Standing(others_created_at)) = (self.stage, other.stage) else {
             return false;
@@ -239,7 +253,7 @@ impl Sharing {
         let behind = self.last < created_at;
         let slower = behind && (other.last >= others_created_at || other.readers.values().any(|reader| !self.is_near(reader.last)));
         if slower || other.readers.values().any(|reader| reader.last < self.floor) {
-            // For whoever comes next.
+            // Keep batches for later readers.
             self.keeps = true;
             return false;
         }
@@ -252,7 +266,7 @@ impl Sharing {
         true
     }
 
-    /// To be called now and then: what was kept since the time before the last one is kept no longer.
+    /// Drops the batches that were already kept at the previous call. Called at intervals.
     pub(super) fn age(&mut self) {
         while self.recent.front().is_some_and(|batch| batch.revision <= self.looked_at) {
             self.forget_oldest();
@@ -279,7 +293,8 @@ impl Sharing {
             self.keep(batch, bytes);
         } else {
             self.floor = revision;
-            // There is one at most: whoever joins makes the watch keep.
+            // There is at most one reader: when a second one joins, the watch starts to keep
+            // batches.
             if let Some((&id, reader)) = self.readers.iter_mut().find(|(_, reader)| reader.last < revision) {
                 reader.last = revision;
                 let pushed = reader.queue.push_batch(batch, bytes);
@@ -309,10 +324,11 @@ impl Sharing {
         }
     }
 
-    /// Gives a reader what was yielded after his place.
+    /// Gives a reader the kept batches after its position.
     fn catch_up(&self, reader: &mut Reader, wakers: &mut Vec<Waker>) {
         for batch in self.recent.iter().filter(|batch| batch.revision > reader.last) {
-            // A queue takes more than is kept here. One that does not take it has ended, and its reader leaves with the next batch.
+            // A queue has room for more than is kept here. If it refuses a batch, it has ended, and
+            // its reader is removed with the next batch.
             wakers.extend(reader.queue.push_shared(batch, size(batch)).waker);
         }
         if let Some(newest) = self.recent.back() {
@@ -328,7 +344,7 @@ impl Sharing {
         revision.get().saturating_sub(self.last.get()) <= NEAR
     }
 
-    /// Whether anybody is left.
+    /// Ends the watch if it has no reader. Returns whether it continues.
     fn end_without_readers(&mut self) -> bool {
         if self.readers.is_empty() {
             self.stage = Stage::Ended;

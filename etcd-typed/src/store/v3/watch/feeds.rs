@@ -1,6 +1,8 @@
-//! The watches of a client by what they watch, so that whoever wants the same finds them. `feed.rs` decides who shares one; here are the locks.
+//! The server watches of a client by their span, so that equal watches share one. `feed.rs` decides
+//! which readers share a watch; this file adds the locks.
 //!
-//! Locks are taken in this order: the list, an older watch, a younger one. Wakers are called when none is held.
+//! Locks are taken in this order: the list, an older watch, a younger one. Wakers are called while
+//! no lock is held.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,19 +22,20 @@ use crate::revision::Revision;
 use crate::store::v3::status::Failure;
 use crate::store::{Span, Watch, WatchItem};
 
-/// The answer to who waits for a watch to stand; see [`Standing`].
+/// Receives whether a watch is established; see [`Standing`].
 pub(super) type Stands = oneshot::Receiver<Result<(), Option<Failure>>>;
 
-/// All watches of a client that may be joined.
+/// All server watches of a client that readers may join.
 #[derive(Debug, Default)]
 pub(super) struct Feeds(Mutex<HashMap<Span, Vec<Arc<Feed>>>>);
 
-/// A server watch.
+/// A server watch and its readers.
 pub(super) struct Feed {
     token: Token,
     pub(super) watch: Watch,
     pub(super) stream: Handle,
-    /// Of a long history: whoever reads it has watches side by side, and they stay so.
+    /// Whether it reads a section of a long history. Such watches run side by side for one reader
+    /// and are never merged.
     is_section: bool,
     feeds: Weak<Feeds>,
     state: Mutex<State>,
@@ -40,12 +43,13 @@ pub(super) struct Feed {
 
 struct State {
     sharing: Sharing,
-    /// Where its readers are now, if it ended by giving them away.
+    /// The watch that took over its readers, if it ended that way.
     moved_to: Option<Arc<Feed>>,
 }
 
 impl Feeds {
-    /// A reader for this, of a watch that is there or of the one that `create` makes. Whoever is `alone` joins nobody.
+    /// Returns a reader of an existing watch, or of the one that `create` makes. A reader that is
+    /// `alone` joins no existing watch.
     pub(super) fn reader<E>(
         self: &Arc<Self>,
         watch: &Watch,
@@ -73,13 +77,13 @@ impl Feeds {
             created
         };
         drop(feeds);
-        // The queue is new, so nobody waits at it yet.
+        // The queue is new, so no reader is waiting on it and there is nothing to wake.
         drop(wakers);
         Ok((Following { queue, feed: joined, reader }, stands))
     }
 
-    /// Moves the readers of a watch that has just been created to an older one of the same stream, if there is one that serves them as well. True if so:
-    /// this one is not needed then.
+    /// Moves the readers of a newly created watch to an older watch of the same stream, if one can
+    /// serve them as well. Returns true if so; the new watch is then not needed.
     pub(super) fn fold(&self, feed: &Arc<Feed>) -> bool {
         let mut wakers = Vec::new();
         let mut feeds = self.list();
@@ -118,7 +122,7 @@ fn remove(feeds: &mut HashMap<Span, Vec<Arc<Feed>>>, feed: &Feed) {
     }
 }
 
-/// A watch that is about to be made.
+/// A server watch that is about to be created.
 pub(super) struct NewFeed<'f> {
     watch: &'f Watch,
     is_section: bool,
@@ -129,7 +133,7 @@ pub(super) struct NewFeed<'f> {
 }
 
 impl NewFeed<'_> {
-    /// The watch, on this stream.
+    /// Returns the watch, on this stream.
     pub(super) fn on(self, stream: Handle, token: Token) -> Arc<Feed> {
         let sharing = Sharing::new(self.watch.from, self.reader, Arc::clone(self.queue), self.standing);
         let state = Mutex::new(State { sharing, moved_to: None });
@@ -151,7 +155,8 @@ impl Feed {
         goes_on
     }
 
-    /// Yields an item to all whom it concerns. False when nobody is left: the watch is over then.
+    /// Yields an item to all readers that need it. Returns false if no reader is left, which ends
+    /// the watch.
     pub(super) fn deliver(&self, item: WatchItem, wakers: &mut Vec<Waker>) -> bool {
         let goes_on = self.state().sharing.deliver(item, wakers);
         wakers.drain(..).for_each(Waker::wake);
@@ -161,7 +166,7 @@ impl Feed {
         goes_on
     }
 
-    /// The last word to all.
+    /// Ends the watch with an error for all readers.
     pub(super) fn fail(&self, failure: &Failure) {
         let mut wakers = Vec::new();
         self.state().sharing.fail(failure, &mut wakers);
@@ -169,7 +174,7 @@ impl Feed {
         self.retire();
     }
 
-    /// Its stream ended before it was created.
+    /// Ends a watch whose stream ended before the watch was created.
     pub(super) fn turn_away(&self) {
         self.state().sharing.turn_away();
         self.retire();
@@ -189,7 +194,7 @@ impl Feed {
                 drop(state);
                 if was_last {
                     feed.retire();
-                    // A task that has ended has no watches any more.
+                    // If the task has ended, so have its watches.
                     let _ = feed.stream.commands.send(Command::Remove(feed.token));
                 }
                 return;
@@ -200,7 +205,7 @@ impl Feed {
         }
     }
 
-    /// Nobody joins it any more.
+    /// Removes the watch from the list, so that no more readers join it.
     fn retire(&self) {
         if let Some(feeds) = self.feeds.upgrade() {
             remove(&mut feeds.list(), self);
@@ -218,7 +223,7 @@ impl fmt::Debug for Feed {
     }
 }
 
-/// A watch in a reader's hands. Dropping the last one ends it on the server.
+/// A reader of a server watch. Dropping the last reader ends the watch on the server.
 pub(super) struct Following {
     queue: Arc<Queue>,
     pub(super) feed: Arc<Feed>,
@@ -226,7 +231,7 @@ pub(super) struct Following {
 }
 
 impl Following {
-    /// Whether nobody else reads the same watch.
+    /// Returns whether the watch has no other reader.
     pub(super) fn is_alone(&self) -> bool {
         self.feed.state().sharing.has_one_reader()
     }

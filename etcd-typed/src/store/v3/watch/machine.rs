@@ -1,22 +1,33 @@
-//! What one watch stream does, as a state machine: messages of the server and wishes of the readers go in, requests and items come out.
-//! No connection, no clock and no task is in here.
+//! The logic of one watch stream as a state machine. Messages of the server and commands of the
+//! readers go in; requests and items come out. It contains no connection, no clock and no task.
 //!
-//! What it guarantees of each watch, whatever the server sends: revisions rise from item to item, a revision comes once and as one batch,
-//! and nothing is yielded that the watch did not ask for. While the server's stream is whole, nothing is missing either. How, with the reasons:
+//! For each watch it guarantees, whatever the server sends: revisions rise from item to item, each
+//! revision comes once and as one batch, and only requested changes are yielded. As long as the
+//! stream is intact, no change is missing. The rules, with their reasons:
 //!
-//! - A watch starts *at* the last revision that is known and drops what is not newer. Starting one later loses a delete that is at exactly the
-//!   revision of a compaction (etcd #18089, in 3.4.23 and 3.5.1), and a server may replay old events in the middle of a stream (#15271).
-//! - Right after a read at R it starts at R + 1, since a watch that starts at or below the store's revision gets its first event from a loop that runs each
-//!   100 ms. If the server says that it is at R, nothing was missed; if it is further, the watch is created again at R.
-//! - A live watch names no start: it begins after the revision that the answer to its creation tells, and what was between R and that one is skipped.
-//! - The resume point never follows the header of a message with events: a batch of old events carries the store's revision of now.
-//! - A revision is yielded when a later one begins or the message, with all its fragments, ends. What is held back is thrown away with
-//!   the stream. It is bounded: a watch whose revision is larger ends with `HistoryLost`, and its span is read anew.
-//! - One watch is created at a time, so an answer to a creation belongs to the one under way, whatever id it names. A refusal names -1, or the requested id
-//!   (3.5.0 to 3.5.5). A watch goes by the id in the answer: a server takes the requested one, and etcd's `grpc-proxy` numbers watches itself, from 0.
-//! - An answer to a request for progress is about the watches that were established when the request was made, since `created` may overtake it. It counts
-//!   only on servers that answer it in order with the events (3.4.25, 3.5.8: #15220); on others an idle watch stays where it is, and is listed anew
-//!   if it breaks after a compaction. `grpc-proxy` is never asked: it ignores the request (3.5 and later) or ends with a panic (3.4).
+//! - A watch starts *at* the last known revision and drops everything up to that revision. Starting
+//!   at the next revision would lose a delete at exactly the revision of a compaction (etcd #18089,
+//!   in 3.4.23 and 3.5.1). A server may also replay old events in the middle of a stream (#15271).
+//! - Right after a read at R, the watch starts at R + 1. A watch that starts at or below the
+//!   store's revision would get its first event only from a loop that runs every 100 ms. If the
+//!   server reports that it is at R, nothing was missed. If it is further, the watch is created
+//!   again at R.
+//! - A live watch names no start revision. It begins after the revision in the server's answer, and
+//!   the changes before are skipped.
+//! - The resume point never follows the header of a message with events, because a batch of old
+//!   events carries the store's current revision.
+//! - A revision is yielded when a later one begins, or when the message with all its fragments
+//!   ends. Events held back until then are dropped with the stream. Their size is limited: a watch
+//!   with a larger revision ends with `HistoryLost`, and its span is read again.
+//! - One watch is created at a time, so an answer to a creation belongs to the current one,
+//!   whatever id it names. A refusal names -1, or the requested id (3.5.0 to 3.5.5). A watch uses
+//!   the id in the answer: a server takes the requested one, but etcd's `grpc-proxy` numbers
+//!   watches itself, from 0.
+//! - An answer to a progress request covers only the watches that were established when the request
+//!   was made, because `created` may overtake the answer. It counts only on servers that send it in
+//!   order with the events (since 3.4.25 and 3.5.8: #15220). On other servers an idle watch keeps
+//!   its resume point, and if it breaks after a compaction, its span is read again. `grpc-proxy` is
+//!   never asked: it ignores the request (3.5 and later) or panics (3.4).
 
 mod held;
 
@@ -31,25 +42,27 @@ use crate::store::v3::status::{Failure, Row, words_of_a_server};
 use crate::store::v3::wire::{self, WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse, WatchStep};
 use crate::store::{Batch, Watch, WatchFrom, WatchItem};
 
-/// The name of a watch. It stays the same when the watch is created again.
+/// The number of a watch, which stays the same when the watch is created again.
 pub(super) type Token = u64;
 
-/// The most bytes that one stream holds back for the ends of revisions, with the memory of their events. A transaction is far below it
-/// (`--max-request-bytes` is 1.5 MiB by default). The deletion of some 400,000 keys is above it: then the span is read anew, which takes pages.
+/// The most memory, in bytes, that one stream holds for incomplete revisions, events included. A
+/// transaction is far smaller (`--max-request-bytes` is 1.5 MiB by default). The deletion of some
+/// 400,000 keys is larger. Its span is then read again in pages.
 const MOST_HELD: usize = 64 * 1024 * 1024;
 
-/// What is to be done.
+/// An action for the task of the stream.
 #[derive(Debug)]
 pub(super) enum Output {
-    /// Send this.
+    /// Send this request.
     Send(WatchRequest),
-    /// The watch stands: what is written from now on is seen. The server was at this revision.
+    /// The watch is established: later writes will be seen. The server was at this revision.
     Established(Token, Revision),
-    /// For the reader. [`WatchItem::HistoryLost`] and [`WatchItem::Behind`] end the watch.
+    /// Yield this item to the reader. [`WatchItem::HistoryLost`] and [`WatchItem::Behind`] end the
+    /// watch.
     Item(Token, WatchItem),
-    /// The watch was refused or ended; its last word.
+    /// The watch was refused or has ended, with this error.
     Failed(Token, Failure),
-    /// The stream is not what it should be: throw it away, with all its watches.
+    /// The server violated the protocol: drop the stream with all its watches.
     Break(Failure),
 }
 
@@ -57,31 +70,32 @@ pub(super) enum Output {
 #[derive(Debug, Default)]
 pub(super) struct Machine {
     outputs: VecDeque<Output>,
-    /// By the id that the server knows them by.
+    /// The established watches by the server's id.
     watches: HashMap<i64, Followed>,
     ids: HashMap<Token, i64>,
-    /// Not sent yet.
+    /// Watches whose creation was not requested yet.
     waiting: VecDeque<Followed>,
-    /// Sent, and not answered.
+    /// The watch whose creation was requested but not answered.
     creating: Option<Creating>,
-    /// Cancelled by us, and not confirmed; what comes for them is late.
+    /// Ids that the client cancelled and the server has not confirmed. Messages for them are late.
     cancelled: HashSet<i64>,
     last_id: i64,
-    /// How many watches were established.
+    /// How many watches were ever established.
     established: u64,
-    /// `established` at the oldest request for progress that was not answered.
+    /// The value of `established` at the oldest unanswered progress request.
     asked: Option<u64>,
     progress_is_reliable: bool,
-    /// An answer named another id than the request: the peer is a proxy that numbers watches itself.
+    /// An answer named another id than the request, so the peer is a proxy that numbers watches
+    /// itself.
     is_proxied: bool,
 }
 
-/// The watch whose creation is under way.
+/// The watch whose creation was requested.
 #[derive(Debug)]
 struct Creating {
     requested: i64,
     watch: Followed,
-    /// The reader went away before the server answered.
+    /// Whether the reader left before the server answered.
     abandoned: bool,
 }
 
@@ -90,38 +104,38 @@ struct Followed {
     token: Token,
     key: Bytes,
     range_end: Bytes,
-    /// Everything up to here was yielded, or was there before the watch.
+    /// Everything up to this revision was yielded, or precedes the watch.
     last: i64,
     start: Start,
-    /// Of the last revision, what may not be all of it.
+    /// The last revision received, which may be incomplete.
     held: Option<Held>,
-    /// How many watches were established before it, and itself.
+    /// The value of `established` after this watch was established.
     place: u64,
 }
 
-/// Where the server is asked to begin.
+/// Where the server is asked to start the watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
     /// At `last`.
     AtLast,
-    /// After `last`, which is right only as long as nothing was written since.
+    /// After `last`, which is correct only if nothing was written since.
     AfterLast,
-    /// Wherever it is.
+    /// At the server's current revision.
     Now,
 }
 
 impl Machine {
-    /// The next thing to do, in order.
+    /// Returns the next action.
     pub(super) fn next(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// Whether the server tells its progress in order with the events.
+    /// Sets whether the server sends progress in order with the events.
     pub(super) fn set_progress_is_reliable(&mut self, yes: bool) {
         self.progress_is_reliable = yes;
     }
 
-    /// A reader wants a watch.
+    /// Adds a watch for a reader.
     pub(super) fn add(&mut self, token: Token, watch: &Watch) {
         let (key, range_end) = bounds(&watch.span);
         let last = number(watch.from.revision());
@@ -133,19 +147,19 @@ impl Machine {
         self.want(Followed { token, key, range_end, last, start, held: None, place: 0 });
     }
 
-    /// A reader has gone, or does not keep up.
+    /// Removes the watch of a reader that left or is too slow.
     pub(super) fn remove(&mut self, token: Token) {
         if let Some(id) = self.ids.remove(&token) {
             self.cancel(id);
         } else if let Some(creating) = self.creating.as_mut().filter(|creating| creating.watch.token == token) {
-            // A cancel might reach the server before it has created the watch.
+            // A cancel request could reach the server before it has created the watch.
             creating.abandoned = true;
         } else {
             self.waiting.retain(|watch| watch.token != token);
         }
     }
 
-    /// Asks how far the server is, for the watches that are silent.
+    /// Asks the server for its revision, for watches that are silent.
     pub(super) fn ask_progress(&mut self) {
         if self.progress_is_reliable && !self.is_proxied && !self.watches.is_empty() {
             self.asked.get_or_insert(self.established);
@@ -153,18 +167,18 @@ impl Machine {
         }
     }
 
-    /// What the watch whose creation is under way watches: a key, and the end of a range.
+    /// Returns the key and range end of the watch that is being created.
     pub(super) fn under_way(&self) -> Option<(Bytes, Bytes)> {
         self.creating.as_ref().map(|Creating { watch, .. }| (watch.key.clone(), watch.range_end.clone()))
     }
 
-    /// The watches that are not established yet.
+    /// Returns the watches that are not established yet.
     pub(super) fn not_established(&self) -> Vec<Token> {
         let creating = self.creating.as_ref().filter(|creating| !creating.abandoned).map(|creating| creating.watch.token);
         creating.into_iter().chain(self.waiting.iter().map(|watch| watch.token)).collect()
     }
 
-    /// A message of the server.
+    /// Handles a message of the server.
     pub(super) fn receive(&mut self, message: WatchResponse) {
         let header = message.header.as_ref().map_or(0, |header| header.revision);
         if message.created {
@@ -190,10 +204,11 @@ impl Machine {
         let Some(watch) = self.waiting.pop_front() else {
             return;
         };
-        // Ids are never requested twice on a stream, and never 0, which would let the server choose.
+        // An id is never requested twice on a stream. It is never 0, which would let the server
+        // choose the id.
         self.last_id = self.last_id.saturating_add(1);
         let start_revision = match watch.start {
-            // Zero would mean "now", and nothing is older than 1.
+            // Zero would mean "now", and no revision is below 1.
             Start::AtLast => watch.last.max(1),
             Start::AfterLast => watch.last.saturating_add(1),
             Start::Now => 0,
@@ -210,10 +225,10 @@ impl Machine {
         self.send(WatchStep::Create(request));
     }
 
-    /// The answer to the watch that is being created.
+    /// Handles the answer for the watch that is being created.
     fn answered(&mut self, message: &WatchResponse, header: i64) {
         let Some(Creating { requested, mut watch, abandoned }) = self.creating.take() else {
-            return self.misbehaved("it created a watch that nobody asked for");
+            return self.misbehaved("it created a watch that was not requested");
         };
         let (id, token) = (message.watch_id, watch.token);
         if message.canceled {
@@ -251,7 +266,7 @@ impl Machine {
         self.create_next();
     }
 
-    /// The server ended a watch.
+    /// Handles the server's end of a watch.
     fn ended(&mut self, message: &WatchResponse) {
         let id = message.watch_id;
         if self.cancelled.remove(&id) {
@@ -265,13 +280,14 @@ impl Machine {
         };
         self.ids.remove(&watch.token);
         if self.is_proxied {
-            // A proxy keeps an ended watch until it is cancelled, and lets later watches of the same keys share it: they would hear nothing.
+            // A proxy keeps an ended watch until it is cancelled, and lets later watches of the
+            // same keys share it. Those would get no events.
             self.cancel(id);
         }
         self.last_word(watch.token, message);
     }
 
-    /// Why a watch was refused or ended.
+    /// Reports why a watch was refused or ended.
     fn last_word(&mut self, token: Token, message: &WatchResponse) {
         let row = words_of_a_server(&message.cancel_reason);
         if message.compact_revision > 0 || row == Some(Row::Compacted) {
@@ -305,7 +321,8 @@ impl Machine {
 
     fn events(&mut self, message: WatchResponse) {
         let Some(watch) = self.watches.get_mut(&message.watch_id) else {
-            // Late events of a watch that we have cancelled; or of the one under way, whose id is not known before its answer.
+            // Either late events of a cancelled watch, or events of the watch that is being
+            // created, whose id is unknown before its answer.
             if self.creating.is_some() && !self.cancelled.contains(&message.watch_id) {
                 self.misbehaved("it sent events before the watch was created");
             }
@@ -328,7 +345,7 @@ impl Machine {
         }
     }
 
-    /// Ends the watch that holds most back while the stream holds back too much.
+    /// While the stream holds back too much, ends the watch that holds the most.
     fn limit_held(&mut self) {
         let held = |watch: &Followed| watch.held.as_ref().map_or(0, Held::size);
         while self.watches.values().map(held).sum::<usize>() > MOST_HELD {
@@ -356,7 +373,7 @@ impl Machine {
 }
 
 impl Followed {
-    /// Takes an event that these follow.
+    /// Handles one event. `rest` has the events that follow it in the message.
     fn event(&mut self, event: &wire::Event, rest: &[wire::Event], outputs: &mut VecDeque<Output>) -> Result<(), &'static str> {
         let Some(kv) = &event.kv else {
             return Err("an event without a key");
@@ -373,14 +390,14 @@ impl Followed {
         Ok(())
     }
 
-    /// Yields what was held back; it is whole.
+    /// Yields the events held back, whose revision is complete.
     fn flush(&mut self, outputs: &mut VecDeque<Output>) -> Result<(), &'static str> {
         let Some(held) = self.held.take() else {
             return Ok(());
         };
         let at = held.revision();
         let events = held.finish();
-        // A transaction's keys mostly ascend, and then no two are the same.
+        // The keys of a transaction mostly ascend, which rules out duplicates.
         if !events.is_sorted_by(|one, next| one.key() < next.key()) {
             let mut keys = HashSet::with_capacity(events.len());
             if !events.iter().all(|event| keys.insert(event.key())) {

@@ -1,5 +1,9 @@
-//! Watches: those of one client that are of the same are one on the server, and all share few streams. `machine.rs` decides what a stream does,
-//! `feed.rs` who shares a watch, `queue.rs` keeps what a reader has not taken, `replay.rs` reads a long history; here are the streams, their tasks and the tokens.
+//! Watches. Equal watches of one client share one watch on the server, and all server watches share
+//! a few streams.
+//!
+//! `machine.rs` decides what a stream does, and `feed.rs` which readers share a server watch.
+//! `queue.rs` buffers items for a reader, and `replay.rs` reads a long history. This file manages
+//! the streams, their tasks and the tokens.
 
 mod feed;
 mod feeds;
@@ -33,13 +37,14 @@ use feeds::{Feed, Feeds, Following, Stands};
 use machine::Token;
 use replay::{Permit, Replay};
 
-/// Server watches on one stream. More would gain little: 10 000 on one cost 2 MB here.
+/// Server watches on one stream. More would gain little: 10,000 watches on one stream cost 2 MB in
+/// this client.
 const WATCHES_PER_STREAM: usize = 1000;
 
-/// How often one call goes to another watch or stream, for a stream that ended meanwhile.
+/// How often one call tries another watch or stream because the previous one ended meanwhile.
 const STREAMS_PER_CALL: u32 = 4;
 
-/// The longest wait before a watch that was refused is tried again, where no login is waited for.
+/// The longest wait before a refused watch is tried again, unless it waits for a login.
 const LONGEST_DELAY: Duration = Duration::from_millis(100);
 
 /// All watches of a client.
@@ -49,31 +54,32 @@ pub(super) struct Watches {
     progress_interval: Duration,
     streams: Mutex<Vec<Handle>>,
     feeds: Arc<Feeds>,
-    /// Names of watches and of readers.
+    /// The last number given to a watch or a reader.
     last_name: AtomicU64,
-    /// Long histories that are read.
+    /// How many long histories are being read.
     replays: Arc<AtomicUsize>,
 }
 
-/// A stream, as the watches that want to join see it.
+/// A stream, as seen by watches that want to use it.
 #[derive(Clone, Debug)]
 struct Handle {
     commands: mpsc::UnboundedSender<Command>,
-    /// Watches that are on it or on their way.
+    /// The number of server watches on the stream or about to be added.
     watches: Arc<AtomicUsize>,
-    /// The newest revision that its server told.
+    /// The newest revision that the server has reported.
     reached: Arc<AtomicU64>,
-    /// Whether it takes no new watches; those that it has stay.
+    /// Whether the stream accepts no new watches. The existing ones stay.
     retired: Arc<AtomicBool>,
-    /// Of the session that it was opened with: a stream keeps its token.
+    /// The generation of the session that opened the stream. A stream keeps its token.
     generation: u64,
-    /// The history that its watches are of.
+    /// The history that the watches of the stream belong to.
     origin: Origin,
 }
 
 impl Handle {
-    /// Whether a watch may join it, or a reader one of its watches. A stream of a former cluster may not have noticed its end yet, and would yield changes that
-    /// the present one never had.
+    /// Returns whether a watch may be added to the stream, or a reader to one of its watches. A
+    /// stream of a former cluster may not have noticed its end yet, and would yield changes that
+    /// the current cluster never had.
     fn is_open(&self) -> bool {
         !self.commands.is_closed() && !self.retired.load(Ordering::Relaxed) && self.origin.is_current()
     }
@@ -87,11 +93,12 @@ impl Handle {
     }
 }
 
-/// How much of a watch a reader wants.
+/// The part of a history that a reader wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     All,
-    /// A section of a long history, up to here or without an end. It has a watch of its own, and keeps it.
+    /// A section of a long history, up to this revision or without an end. It has a server watch of
+    /// its own and keeps it.
     Section(Option<Revision>),
 }
 
@@ -104,12 +111,13 @@ impl Part {
     }
 }
 
-/// What a stream's task is told.
+/// A command for the task of a stream.
 #[derive(Debug)]
 enum Command {
     Add(Arc<Feed>),
     Remove(Token),
-    /// The creation of a watch got no answer in time: what is sent on the stream's connection may be lost.
+    /// The creation of a watch was not answered in time, so requests on the connection of the
+    /// stream may be lost.
     Doubt,
 }
 
@@ -125,7 +133,7 @@ impl Watches {
         }
     }
 
-    /// [`Store::watch`](crate::store::Store::watch).
+    /// Implements [`Store::watch`](crate::store::Store::watch).
     pub(super) async fn watch(self: Arc<Self>, watch: Watch) -> Result<WatchStream> {
         let following = self.establish(&watch, Part::All).await.map_err(|failure| rights::unreadable(&watch.span, failure.into()))?;
         if let WatchFrom::Resumed(start) = watch.from
@@ -140,7 +148,7 @@ impl Watches {
         Ok(Box::pin(following))
     }
 
-    /// A reader whose watch stands.
+    /// Returns a reader whose watch is established.
     async fn establish(&self, watch: &Watch, part: Part) -> Result<Following, Failure> {
         let began = Instant::now();
         let deadline = self.core.retry.deadline();
@@ -149,17 +157,18 @@ impl Watches {
         let mut turned_away = 0;
         let mut refusing_endpoints = 0;
         loop {
-            // Whoever was sent away by two watches has one made for himself.
+            // A reader that two watches turned away gets a watch of its own.
             let alone = turned_away > 1 || part != Part::All;
             let (following, stands) = match self.feeds.reader(watch, self.name(), alone, part, |_| Err(())) {
                 Ok(reader) => reader,
                 Err(()) => {
-                    // Boxed, as what follows is: thousands may wait here, and nearly all join a watch that is there.
+                    // Boxed, like the code below: thousands may wait here, and nearly all of them
+                    // join an existing watch.
                     let session = Box::pin(Auth::session(&self.core, deadline)).await?;
                     self.create(watch, alone, part, &session)
                 }
             };
-            // A caller that gives up here takes his reader back, by dropping it.
+            // A caller that gives up here drops its reader, which removes it from the watch.
             let failure = match timeout_at(deadline, stands).await {
                 Ok(Ok(Ok(()))) => {
                     self.core.auth.has_served(following.feed.stream.generation);
@@ -182,8 +191,9 @@ impl Watches {
                 });
             }
             let Some(failure) = failure else {
-                // The stream ended because its last watch did, just before this one came. Or another's watch was joined before its server had told
-                // where it is, and then it was further back than this caller.
+                // Either the stream ended with its last watch just before this reader came, or the
+                // reader joined a watch that was not established yet, and its server then turned
+                // out to be behind the reader's revision.
                 turned_away += 1;
                 if turned_away < STREAMS_PER_CALL {
                     continue;
@@ -191,14 +201,16 @@ impl Watches {
                 return Err(Failure::new(Row::Severed, "the watch streams end before a watch is on them"));
             };
             if failure.row.verdict().repeat == Repeat::Elsewhere {
-                // The stream has marked its endpoint as failed, so the next one is asked.
+                // The stream has marked its endpoint as failed, so the next attempt asks another
+                // one.
                 refusing_endpoints += 1;
                 if refusing_endpoints >= self.core.endpoints.count() {
                     return Err(failure);
                 }
             } else {
-                // A login is waited for anyway, and its token is used at once: while users and roles
-                // are changed all the time, it is good for milliseconds.
+                // A refusal that a login resolves needs no wait of its own: the login takes time
+                // anyway. The new token must be used at once, because it is valid only for
+                // milliseconds while users and roles change all the time.
                 if !self.is_mended_by_login(&failure) {
                     sleep_until(next_attempt).await;
                     next_attempt = Instant::now() + backoff.next_delay();
@@ -206,19 +218,19 @@ impl Watches {
                 if next_attempt >= deadline || !Box::pin(self.is_allowed(watch, &stream, &failure, deadline)).await? {
                     return Err(failure);
                 }
-                // A stream keeps its token.
+                // A stream keeps its token, so the next attempt needs another stream.
                 self.retire(&stream);
             }
             telemetry::repeated(NAME, "Watch", failure.row.verdict().kind, failure.words());
         }
     }
 
-    /// Whether a watch that was refused with `failure` may be created on another stream: its token has expired, or users and roles were changed, and
-    /// the session is renewed now.
+    /// Returns whether a watch that was refused with `failure` may be created on another stream:
+    /// its token has expired, or users and roles have changed. Renews the session if needed.
     ///
     /// # Errors
     ///
-    /// What the login or the read met.
+    /// The error of the login or of the read.
     async fn is_allowed(&self, watch: &Watch, stream: &Handle, failure: &Failure, deadline: Instant) -> Result<bool, Failure> {
         match failure.row {
             _ if self.is_mended_by_login(failure) => {
@@ -226,7 +238,8 @@ impl Watches {
                 Ok(true)
             }
             Row::AuthChanged => Ok(true),
-            // 3.4 and early 3.5 say this of a token that expired, too. A call for the same keys tells which it is, and renews the token.
+            // 3.4 and early 3.5 return this for an expired token too. A read of the same keys tells
+            // which it is, and renews the token.
             Row::PermissionDenied if self.core.auth.has_credentials() => match self.read(watch, deadline).await {
                 Ok(()) => Ok(true),
                 Err(refused) if refused.row == Row::PermissionDenied => Ok(false),
@@ -236,12 +249,12 @@ impl Watches {
         }
     }
 
-    /// Whether it takes a new token, and nothing else, to create a watch that was refused with this.
+    /// Returns whether a new token is all that it takes to create the refused watch.
     fn is_mended_by_login(&self, failure: &Failure) -> bool {
         matches!(failure.row, Row::TokenRefused | Row::AuthChanged) && self.core.auth.has_credentials()
     }
 
-    /// A reader, of a new watch if there is still no other.
+    /// Returns a reader of a new watch, or of an existing one that was added meanwhile.
     fn create(&self, watch: &Watch, alone: bool, part: Part, session: &Session) -> (Following, Stands) {
         let mut sent = true;
         let created = self.feeds.reader::<Infallible>(watch, self.name(), alone, part, |new| {
@@ -256,7 +269,8 @@ impl Watches {
         reader
     }
 
-    /// A stream of this session that takes another watch; a new one if there is none.
+    /// Returns a stream of this session that has room for another watch. Opens one if there is
+    /// none.
     fn stream(&self, session: &Session) -> Handle {
         let mut streams = self.streams();
         streams.retain(Handle::is_open);
@@ -283,7 +297,7 @@ impl Watches {
         handle
     }
 
-    /// Takes no new watches on this stream; those that it has stay.
+    /// Stops adding watches to this stream. The existing ones stay.
     fn retire(&self, stream: &Handle) {
         stream.retired.store(true, Ordering::Relaxed);
         self.streams().retain(|other| !other.is(stream));
@@ -308,7 +322,7 @@ impl Watches {
 struct Sections {
     watches: Arc<Watches>,
     span: Span,
-    /// Of the first, whose server says how much there is.
+    /// The stream of the first section. Its server tells how much history there is.
     stream: Handle,
 }
 

@@ -1,4 +1,4 @@
-//! Between the task that reads a stream and the reader of one watch: a queue that never makes the task wait.
+//! The queue between the task of a stream and one reader. It never makes the task wait.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,18 +8,18 @@ use crate::error::{Error, Result};
 use crate::revision::Revision;
 use crate::store::{Batch, Event, WatchItem};
 
-/// Batches that are kept for a reader.
+/// The maximum number of buffered batches.
 const MOST_BATCHES: usize = 1024;
-/// Bytes of memory that are kept for a reader; a single batch may be larger.
+/// The maximum bytes of buffered batches. A single batch may be larger.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
-/// The same for a reader of a section of a long history, who has many queues.
+/// The same limit for a section of a long history, because its reader has many queues.
 const MOST_BYTES_OF_SECTION: usize = 1024 * 1024;
 
-/// What a reader has not taken yet.
+/// The items that a reader has not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// The reader wants nothing that is newer.
+    /// The reader wants nothing after this revision.
     until: Option<Revision>,
 }
 
@@ -28,7 +28,7 @@ struct State {
     items: VecDeque<Kept>,
     batches: usize,
     bytes: usize,
-    /// Nothing comes after what is there.
+    /// No more items are added.
     ended: bool,
     reader: Option<Waker>,
 }
@@ -36,23 +36,25 @@ struct State {
 #[derive(Debug)]
 enum Kept {
     Item(Result<WatchItem>),
-    /// With its bytes.
+    /// A batch with its size in bytes.
     Batch(Batch, usize),
-    /// One that other readers have, too: each takes its copy when it reads. What is in the events (keys and values) is never copied.
+    /// A batch that other readers have too. Each reader copies it when it takes it, but the keys
+    /// and values in it are never copied.
     Shared(Arc<Batch>, usize),
 }
 
-/// What became of an item. The waker, if there is one, is to be called, and not while anything is locked.
+/// The outcome of adding an item. The caller must call the waker, while it holds no lock.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Pushed {
-    /// False when the reader has too much to read already, or has ended: the queue then ends with [`WatchItem::Lagged`].
+    /// False if the queue is full or has ended. A full queue ends with [`WatchItem::Lagged`].
     pub(super) taken: bool,
     pub(super) waker: Option<Waker>,
 }
 
 impl Queue {
-    /// For a reader who wants nothing that is newer than this. What comes at it or beyond is the last; of what is beyond he is told progress only.
+    /// Returns a queue that ends at a revision. The first item at or after the revision ends it. If
+    /// that item is later, the reader gets progress up to the revision instead.
     pub(super) fn until(until: Option<Revision>) -> Self {
         Self { until, ..Self::default() }
     }
@@ -72,12 +74,12 @@ impl Queue {
         }
     }
 
-    /// Adds a batch of so many bytes.
+    /// Adds a batch of this size.
     pub(super) fn push_batch(&self, batch: Batch, bytes: usize) -> Pushed {
         self.put_batch(batch.revision, Kept::Batch(batch, bytes), bytes)
     }
 
-    /// Adds a batch of so many bytes that others have, too.
+    /// Adds a shared batch of this size.
     pub(super) fn push_shared(&self, batch: &Arc<Batch>, bytes: usize) -> Pushed {
         self.put_batch(batch.revision, Kept::Shared(Arc::clone(batch), bytes), bytes)
     }
@@ -99,7 +101,7 @@ impl Queue {
         if self.until.is_some() { MOST_BYTES_OF_SECTION } else { MOST_BYTES }
     }
 
-    /// Everything up to here was yielded, and that is all.
+    /// Ends the queue, with progress up to this revision.
     fn end_at(&self, revision: Revision) -> Pushed {
         let mut state = self.state();
         let pushed = state.put(WatchItem::Progress(revision));
@@ -107,7 +109,7 @@ impl Queue {
         Pushed { taken: false, ..pushed }
     }
 
-    /// Ends with this error.
+    /// Ends the queue with this error.
     pub(super) fn fail(&self, error: Error) -> Option<Waker> {
         let mut state = self.state();
         if state.ended {
@@ -118,7 +120,7 @@ impl Queue {
         state.reader.take()
     }
 
-    /// The next item; none after the last.
+    /// Returns the next item, or none after the last one.
     pub(super) fn poll_next(&self, context: &Context<'_>) -> Poll<Option<Result<WatchItem>>> {
         let mut state = self.state();
         let kept = match state.items.pop_front() {
@@ -127,7 +129,7 @@ impl Queue {
             None => {
                 let before = state.reader.replace(context.waker().clone());
                 drop(state);
-                // Whatever else it held on to, it may do now.
+                // Dropping a waker may run foreign code, so it happens outside the lock.
                 drop(before);
                 return Poll::Pending;
             }
@@ -171,16 +173,16 @@ impl State {
             return Pushed { taken: false, waker: None };
         }
         match &item {
-            // Only the newest is worth reading.
+            // Only the newest progress matters.
             WatchItem::Progress(_) => {
                 if matches!(self.items.back(), Some(Kept::Item(Ok(WatchItem::Progress(_))))) {
                     self.items.pop_back();
                 }
             }
             WatchItem::HistoryLost { .. } | WatchItem::Behind(_) | WatchItem::Lagged => self.ended = true,
-            // The first item, and there is one.
+            // It is the first item and occurs once.
             WatchItem::Skipped(_) => {}
-            // Not here: see `put_batch`.
+            // Batches go through `put_batch`.
             WatchItem::Batch(_) => {}
         }
         self.items.push_back(Kept::Item(Ok(item)));
@@ -188,7 +190,8 @@ impl State {
     }
 }
 
-/// The bytes of memory that a batch takes: its events, and their keys and values, which are in a buffer of the batch's own.
+/// Returns the memory of a batch in bytes: its events, and their keys and values, which are in a
+/// buffer of the batch.
 pub(super) fn size(batch: &Batch) -> usize {
     let bytes = |event: &Event| event.key().len() + if let Event::Put { kv, .. } = event { kv.value.len() } else { 0 };
     batch.events.iter().map(|event| size_of::<Event>() + bytes(event)).sum()
@@ -220,13 +223,13 @@ mod tests {
     }
 
     #[test]
-    fn w8_too_many_batches_end_with_lagged_after_what_was_kept() {
+    fn too_many_batches_end_with_lagged() {
         let queue = Queue::default();
         for revision in 1..=1024 {
             assert!(queue.push(batch(revision, 1)).taken);
         }
         assert!(!queue.push(batch(1025, 1)).taken);
-        assert!(!queue.push(batch(1026, 1)).taken, "and nothing comes after it");
+        assert!(!queue.push(batch(1026, 1)).taken, "nothing follows `Lagged`");
         let (items, ended) = drain(&queue);
         assert!(ended);
         assert_eq!(items.len(), 1025);
@@ -235,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn w8_too_many_bytes_end_with_lagged_but_one_large_batch_does_not() {
+    fn too_many_bytes_end_with_lagged() {
         let queue = Queue::default();
         assert!(queue.push(batch(1, MOST_BYTES + 1)).taken);
         assert!(!queue.push(batch(2, 1)).taken);
@@ -243,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn w8_a_section_has_less_room_than_a_watch() {
+    fn section_has_less_room_than_watch() {
         let (section, all) = (Queue::until(Some(Revision::new(7))), Queue::until(None));
         for revision in 1..=2 {
             let large = || batch(revision, MOST_BYTES_OF_SECTION);
@@ -253,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_makes_room() {
+    fn reading_makes_room() {
         let queue = Queue::default();
         for revision in 1..=5000 {
             assert!(queue.push(batch(revision, 10_000)).taken);
@@ -262,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_who_wants_nothing_newer_is_told_where_his_end_is() {
+    fn bounded_queue_ends_at_its_revision() {
         for (last, expected) in [
             (batch(7, 1), batch(7, 1)),
             (batch(9, 1), WatchItem::Progress(Revision::new(7))),
@@ -278,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_newest_progress_is_kept() {
+    fn only_newest_progress_is_kept() {
         let queue = Queue::default();
         for revision in 1..=5000 {
             assert!(queue.push(WatchItem::Progress(Revision::new(revision))).taken);

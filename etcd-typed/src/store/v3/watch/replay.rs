@@ -1,12 +1,15 @@
-//! A long history, read by several watches side by side.
+//! Reads a long history with several server watches side by side.
 //!
-//! etcd serves watches that are behind from a loop that runs each 100 ms, sends each of them at most 1000 of its revisions, and reads everything from the
-//! oldest wanted revision up to now for it (`syncWatchers`). One watch alone gets 10,000 revisions a second at best, and costs the server the square of
-//! its distance. So the history is cut into sections; each has a watch of its own, and they are read one after the other.
+//! etcd serves watches that are behind from a loop that runs every 100 ms (`syncWatchers`). Each
+//! round sends at most 1000 revisions to each watch, and reads everything from the oldest wanted
+//! revision up to now for it. So one watch alone gets at most 10,000 revisions a second, and the
+//! server's work grows with the square of its distance. The history is therefore cut into sections.
+//! Each section has its own watch, and they are read one after the other.
 //!
-//! It is right because each of these watches is a whole one: from its start on it yields everything, in order. A section is over when its watch
-//! yields something, or progress, at its end or beyond it; what is beyond is the next one's. Nothing depends on what a server sends together, or on how the
-//! revisions of the span lie among those of the store: only how quick it is does.
+//! This is correct because each of these watches is a complete one: it yields everything after its
+//! start, in order. A section ends when its watch yields a change or progress at or beyond the end
+//! of the section. Changes beyond the end belong to the next section. How a server groups its
+//! messages, and how the revisions of the span are distributed, only affects the speed.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -22,31 +25,36 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 use crate::store::{BoxFuture, WatchItem, WatchStream};
 
-/// So far behind the server a watch must be. What is less comes in two or three rounds of the loop.
+/// How far behind the server a watch must be. A shorter history arrives in two or three rounds of
+/// the loop.
 pub(super) const FAR: u64 = 2000;
 
-/// Revisions that a server sends to a watch in one round are 1000, and the first of them may be the one that the watch starts at, which is known.
+/// The new revisions that a server sends to a watch in one round: 1000, less the one that the watch
+/// starts at, which is already known.
 const ROUND: u64 = 999;
 
-/// Watches at first, and once it is seen that the history is dense. A server has room for 128 messages on a stream, and looks at 512 watches a round.
+/// The number of watches at first, and once the history proves dense. A server has room for 128
+/// messages on a stream, and handles 512 watches a round.
 const FIRST_WINDOW: usize = 32;
 const LARGEST_WINDOW: usize = 64;
 
-/// Sections of more revisions of the store than this are none.
+/// The maximum length of a section in revisions of the store.
 const LONGEST_STRIDE: u64 = 1_000_000;
 
-/// How many of a client's watches may do it at a time, which bounds what their queues may hold. Where thousands resume at once, the others share one.
+/// How many watches of a client may use sections at the same time, which limits the memory of their
+/// queues. If thousands resume at once, the others share one watch.
 const MOST_REPLAYS: usize = 2;
 
-/// After so long without an item there is nothing left. A server that reads a million revisions takes some seconds before it sends the first.
+/// After this time without an item, nothing is left to read. A server that reads a million
+/// revisions takes some seconds before it sends the first.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// The permission to do it, given back by dropping it.
+/// A permit to read in sections. Dropping it gives it back.
 #[derive(Debug)]
 pub(super) struct Permit(Arc<AtomicUsize>);
 
 impl Permit {
-    /// None while as many as may be are under way.
+    /// Returns a permit, or `None` if all are in use.
     pub(super) fn of(replays: &Arc<AtomicUsize>) -> Option<Self> {
         let permit = Self(Arc::clone(replays));
         (permit.0.fetch_add(1, Ordering::Relaxed) < MOST_REPLAYS).then_some(permit)
@@ -59,28 +67,29 @@ impl Drop for Permit {
     }
 }
 
-/// Where sections come from.
+/// Opens the watches of the sections.
 pub(super) trait Source: Send + Unpin + 'static {
-    /// The newest revision that the server told.
+    /// Returns the newest revision that the server has reported.
     fn newest(&self) -> Revision;
 
-    /// A watch of what is after `start`. It may end after it has yielded something, or progress, at or beyond `until`.
+    /// Opens a watch of everything after `start`. It may end once it has yielded a change or
+    /// progress at or beyond `until`.
     fn open(&self, start: Revision, until: Option<Revision>) -> BoxFuture<'static, Result<WatchStream>>;
 }
 
-/// A watch that reads a long history in sections, and goes on after it.
+/// A watch that reads a long history in sections and then continues.
 pub(super) struct Replay<S> {
     source: S,
-    /// The first is read. The last one is without an end, once the history is cut up.
+    /// The first section is being read. The last one has no end once the whole history is divided.
     sections: VecDeque<Section>,
-    /// Everything up to here was yielded.
+    /// Everything up to this revision was yielded.
     last: Revision,
     stride: u64,
     window: usize,
-    /// Since when nothing has come; it counts while `is_silent`.
+    /// The time limit for silence, valid while `is_silent`.
     silence: Pin<Box<Sleep>>,
     is_silent: bool,
-    /// While there is more than one section.
+    /// Held while there is more than one section.
     permit: Option<Permit>,
     ended: bool,
 }
@@ -88,9 +97,9 @@ pub(super) struct Replay<S> {
 struct Section {
     start: Revision,
     until: Option<Revision>,
-    /// Its watch goes on beyond `until`.
+    /// Its watch continues beyond `until`.
     endless: bool,
-    /// How many revisions of the span it has had.
+    /// The number of revisions of the span yielded so far.
     yielded: u64,
     stage: Stage,
 }
@@ -98,12 +107,12 @@ struct Section {
 enum Stage {
     Opening(BoxFuture<'static, Result<WatchStream>>),
     Open(WatchStream),
-    /// None once it was told.
+    /// Empty once the error was yielded.
     Failed(Option<Error>),
 }
 
 impl<S: Source> Replay<S> {
-    /// Goes on with this watch, which was opened after `start`.
+    /// Continues with `first`, a watch that was opened after `start`.
     pub(super) fn new(source: S, start: Revision, first: WatchStream, permit: Permit) -> Self {
         let until = Some(Revision::new(start.get().saturating_add(ROUND)));
         let first = Section { start, until, endless: true, yielded: 0, stage: Stage::Open(first) };
@@ -124,7 +133,7 @@ impl<S: Source> Replay<S> {
         loop {
             self.fill(cx);
             let Some(first) = self.sections.front_mut() else {
-                // `fill` leaves one at least.
+                // `fill` leaves at least one section.
                 return Poll::Ready(Err(Error::new(ErrorKind::Unavailable, "a watch without a section")));
             };
             first.poll_open(cx);
@@ -143,7 +152,8 @@ impl<S: Source> Replay<S> {
             self.is_silent = false;
             let item = item.unwrap_or_else(|| Err(Error::new(ErrorKind::Unavailable, "the watch ended without a reason")))?;
             if item == WatchItem::Lagged && self.permit.is_some() {
-                // Its revisions are so large that watches side by side would need too much memory. What came of it has been read.
+                // The revisions are so large that several watches would need too much memory. The
+                // items before `Lagged` have been read.
                 self.sections.clear();
                 self.open(self.last, None, cx);
                 continue;
@@ -154,12 +164,13 @@ impl<S: Source> Replay<S> {
         }
     }
 
-    /// What an item of the first section is for the reader.
+    /// Returns what an item of the first section means for the reader.
     fn take(&mut self, item: WatchItem) -> Option<WatchItem> {
         let to = match &item {
             WatchItem::Batch(batch) => batch.revision,
             WatchItem::Progress(to) => *to,
-            // The last item; and no section is a live watch.
+            // These are last items, except `Skipped`, which no section yields because none is a
+            // live watch.
             WatchItem::Skipped(_) | WatchItem::HistoryLost { .. } | WatchItem::Behind(_) | WatchItem::Lagged => return Some(item),
         };
         let section = self.sections.front_mut()?;
@@ -178,7 +189,7 @@ impl<S: Source> Replay<S> {
         new.then_some(item)
     }
 
-    /// Ready when nothing has come for long. A reader who was busy with something else does not count as silence.
+    /// Ready after a long silence. Time during which the reader did not poll does not count.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.is_silent {
             self.is_silent = true;
@@ -187,7 +198,7 @@ impl<S: Source> Replay<S> {
         self.silence.as_mut().poll(cx)
     }
 
-    /// Opens the sections that are next.
+    /// Opens the next sections.
     fn fill(&mut self, cx: &mut Context<'_>) {
         while self.sections.len() < self.window
             && let Some(start) = self.sections.back().map_or(Some(self.last), |section| section.until)
@@ -201,7 +212,7 @@ impl<S: Source> Replay<S> {
         }
     }
 
-    /// Sends a section on its way. Whether it is there is looked at again when it is the first one.
+    /// Starts to open a section. It is polled again once it is the first one.
     fn open(&mut self, start: Revision, until: Option<Revision>, cx: &mut Context<'_>) {
         let stage = Stage::Opening(self.source.open(start, until));
         let mut section = Section { start, until, endless: until.is_none(), yielded: 0, stage };
@@ -209,7 +220,7 @@ impl<S: Source> Replay<S> {
         self.sections.push_back(section);
     }
 
-    /// The first section is over. The next ones are as long as it should have been to be read in one round.
+    /// Ends the first section. The next ones get the length that would have been read in one round.
     fn finish(&mut self) {
         if let Some(Section { start, until: Some(until), yielded, .. }) = self.sections.pop_front() {
             let length = until.get().saturating_sub(start.get());
@@ -222,7 +233,7 @@ impl<S: Source> Replay<S> {
         }
     }
 
-    /// From now on there is one watch.
+    /// Reduces the sections to a single watch.
     fn settle(&mut self, cx: &mut Context<'_>) {
         self.sections.truncate(1);
         match self.sections.front_mut() {

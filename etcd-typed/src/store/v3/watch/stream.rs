@@ -1,4 +1,5 @@
-//! The task of one watch stream: it moves messages between the connection, the machine and the readers' queues, and never waits for a reader.
+//! The task of one watch stream. It moves messages between the connection, the state machine and
+//! the readers' queues, and never waits for a reader.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,27 +26,29 @@ use crate::store::v3::kv::header_revision;
 use crate::store::v3::status::{Failure, Row};
 use crate::store::v3::wire::{Answer, RANGE, RangeRequest, ResponseHeader, STATUS, StatusRequest, WATCH, WatchResponse};
 
-/// How long a server may take to say its version.
+/// The time limit for asking a server for its version.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
 /// The watches of the stream.
 pub(super) struct Watched {
     feeds: HashMap<Token, Arc<Feed>>,
-    /// The history that the watches are of.
+    /// The history that the watches belong to.
     origin: Origin,
-    /// One for each, counted up by who sends it here, so that a stream with room is found before this task runs.
+    /// The number of watches. The sender of a watch increments it, so that a stream with room is
+    /// found before this task runs.
     count: Arc<AtomicUsize>,
-    /// The newest revision that the server told.
+    /// The newest revision that the server has reported.
     reached: Arc<AtomicU64>,
-    /// Whether the stream takes no new watches.
+    /// Whether the stream accepts no new watches.
     retired: Arc<AtomicBool>,
-    /// All of the client.
+    /// All watches of the client.
     all: Arc<Feeds>,
-    /// Of one batch, kept for the next.
+    /// The wakers of one batch. The allocation is reused for the next batch.
     wakers: Vec<Waker>,
 }
 
-/// Serves one stream from its first watch until its last one, or until it breaks; then every reader gets the error.
+/// Serves one stream from its first watch to its last one, or until it breaks. Then every reader
+/// gets the error.
 pub(super) async fn run(
     core: Arc<Core>,
     token: Option<HeaderValue>,
@@ -63,9 +66,10 @@ pub(super) async fn run(
         }
         Err(status) => Err(Failure::of(&slot.name, status)),
     };
-    // Those who come from here on look for another stream, and so do those who are turned away here. To wait for the end of the channel, and
-    // not only to look what is in it, finds the command of somebody who is just sending it: its sender waits for the answer and keeps the
-    // channel, so that nobody else would ever turn him away.
+    // Later watches look for another stream, and so do those that are turned away below. Receiving
+    // until the channel is empty and closed also finds a command that is just being sent. Its
+    // sender keeps the channel and waits for an answer, so a mere look at the queued commands could
+    // leave it waiting forever.
     wishes.close();
     let mut failure = end.err();
     while let Some(wish) = wishes.recv().await {
@@ -80,11 +84,12 @@ pub(super) async fn run(
         return;
     };
     if failure.row == Row::TurnedAway {
-        // The server did not begin with the stream, so it has no watch yet.
+        // The server did not begin the stream, so it has no watches yet.
         return watched.turn_away();
     }
     if failure.row == Row::AnswerTooLarge {
-        // One message for one watch; the others have nothing to do with it, and on another stream it comes in other pieces.
+        // Only one watch's message was too large. On another stream it arrives in other pieces, so
+        // every watch may try again.
         failure.row = Row::Severed;
     }
     if failure.row.verdict().endpoint_failed {
@@ -97,9 +102,11 @@ pub(super) async fn run(
     watched.fail(failure);
 }
 
-/// Opens the stream, on a connection that has room for it: streams of watches last, so one that waited for another's end might wait for ever.
+/// Opens the stream on a connection that has room for it. Watch streams stay open, so a stream that
+/// waited for the end of another might wait forever.
 async fn open(core: &Core, slot: &Slot, token: Option<&HeaderValue>) -> Result<(Connection, (Requests, Answers)), Status> {
-    // A member without a leader would be silent for ever; so it ends the stream instead.
+    // Without this, a member without a leader would stay silent. With it, the member ends the
+    // stream.
     let metadata = Metadata { leader: true, token };
     loop {
         let connection = core.endpoints.connection(slot, Lane::Watches).await?;
@@ -110,7 +117,7 @@ async fn open(core: &Core, slot: &Slot, token: Option<&HeaderValue>) -> Result<(
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one task, taken apart so that its caller can end them all in one place")]
+#[expect(clippy::too_many_arguments, reason = "the parts of one task, which its caller ends in one place")]
 async fn serve(
     core: &Core,
     slot: &Slot,
@@ -125,7 +132,7 @@ async fn serve(
     let behind = connection.behind();
     let mut ticks = interval_at(Instant::now() + progress_interval, progress_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Asked once, when it first matters.
+    // The server's version is asked for once, when it is first needed.
     let mut version: Option<BoxFuture<'_, bool>> = None;
     let mut version_is_known = false;
     let mut doubted = false;
@@ -133,7 +140,7 @@ async fn serve(
         tokio::select! {
             wish = wishes.recv() => match wish {
                 Some(Command::Add(feed)) if doubted => {
-                    // It was sent before the stream was seen to be retired.
+                    // The command was sent before its sender saw that the stream is retired.
                     watched.add(Arc::clone(&feed));
                     watched.remove(feed.token());
                     feed.turn_away();
@@ -151,7 +158,8 @@ async fn serve(
             },
             message = answers.next::<WatchResponse>() => {
                 let ended = || Local::Ended("though watches were left on its stream").into();
-                // A server sends nothing at all, not even the headers of its answer, before the first watch is created.
+                // Before the first watch is created, a server sends nothing at all, not even the
+                // headers of its answer.
                 let mut message = message.and_then(|message| message.ok_or_else(ended)).map_err(|status| Failure::of(&slot.name, status))?;
                 core.recognize(slot, &behind, message.header()).await?;
                 if !watched.origin.is_current() {
@@ -169,7 +177,8 @@ async fn serve(
             }
             () = connection.doubted(), if !doubted => {
                 doubted = true;
-                // Those whose creation may have been lost try another stream, and so do later ones. Events of the others arrive.
+                // Watches whose creation may be lost move to another stream, and new watches go
+                // there. Established watches still get their events.
                 watched.retired.store(true, Ordering::Relaxed);
                 for token in machine.not_established() {
                     machine.remove(token);
@@ -232,7 +241,7 @@ fn act(output: Output, watched: &mut Watched, machine: &mut Machine, requests: &
 }
 
 impl Watched {
-    /// None yet, on this stream of a client with these.
+    /// Returns the empty set of watches of this stream.
     pub(super) fn new(all: &Arc<Feeds>, stream: &Handle) -> Self {
         let (count, reached, retired) = (Arc::clone(&stream.watches), Arc::clone(&stream.reached), Arc::clone(&stream.retired));
         Self { feeds: HashMap::new(), origin: stream.origin.clone(), count, reached, retired, all: Arc::clone(all), wakers: Vec::new() }
@@ -265,29 +274,32 @@ impl Watched {
     }
 }
 
-/// A task that is thrown away with its runtime leaves nobody waiting.
+/// If the runtime drops the task, no reader is left waiting.
 impl Drop for Watched {
     fn drop(&mut self) {
         self.fail(&Failure::new(Row::Severed, "the runtime of the watch has ended"));
     }
 }
 
-/// The header that the answer to a creation lacks: etcd's `grpc-proxy` makes such an answer up where it lets watches share one of its own, with the revision
-/// that was asked for, and without a cluster.
+/// Returns the header that the answer to a creation lacks. etcd's `grpc-proxy` invents such an
+/// answer when it lets watches share one of its own: it contains the requested revision and no
+/// cluster.
 async fn header_of(core: &Core, token: Option<&HeaderValue>, (key, range_end): (Bytes, Bytes)) -> Result<Option<ResponseHeader>, Failure> {
     let request = RangeRequest { key, range_end, count_only: true, ..RangeRequest::default() };
     let limit = Instant::now() + STATUS_LIMIT;
     let answer = core.attempts(&RANGE, How::READ, token, &request, limit).await;
-    // Whatever it is, the stream ends for all of its watches, and each is tried again.
+    // Whatever the error is, it ends the stream for all its watches, and each is tried again.
     answer.map(|answer| answer.header).map_err(|failure| Failure::new(Row::Severed, failure.words()))
 }
 
-/// Whether this server tells progress in order with the events: since 3.4.25 and 3.5.8 (etcd #15220).
+/// Returns whether this server sends progress in order with the events: since 3.4.25 and 3.5.8
+/// (etcd #15220).
 async fn progress_is_reliable(core: &Core, slot: &Slot, token: Option<&HeaderValue>) -> bool {
     let limit = Instant::now() + STATUS_LIMIT;
     match core.attempt(slot, &STATUS, How::STALE, token, &StatusRequest {}, limit).await {
         Ok(answer) => is_reliable(&answer.version),
-        // Only servers later than those ask for a token, and refuse it to a user that is no administrator (since 3.4.42 and 3.5.28).
+        // Only later servers require a token here, and refuse a user who is not an administrator
+        // (since 3.4.42 and 3.5.28).
         Err(failure) => matches!(failure.row, Row::PermissionDenied | Row::TokenRefused | Row::AuthChanged),
     }
 }
@@ -308,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_counts_only_where_it_comes_in_order() {
+    fn progress_is_reliable_on_fixed_versions_only() {
         for version in ["3.4.25", "3.4.38", "3.5.8", "3.5.30", "3.6.0", "3.6.0-rc.1", "3.7.1", "4.0.0"] {
             assert!(is_reliable(version), "{version}");
         }

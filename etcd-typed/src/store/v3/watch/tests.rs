@@ -1,4 +1,4 @@
-//! Against a server in this process whose watches do what those of no etcd do.
+//! Tests against a server in this process whose watches misbehave in ways that no etcd does.
 
 use std::sync::atomic::AtomicUsize;
 
@@ -17,19 +17,19 @@ use crate::live::LiveStatus;
 use crate::store::connect::Endpoint;
 use crate::store::v3::wire::{self, Event, RangeResponse, ResponseHeader, StatusResponse, WatchResponse};
 
-/// The limit of a call here.
+/// The time limit of a call in these tests.
 const CALL: Duration = Duration::from_millis(600);
-/// Longer than everything takes that ends at all.
+/// Longer than any operation that ends at all.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Of one fragment.
+/// The size of one fragment.
 const FRAGMENT: usize = 2 << 20;
 
-/// What a server does with a watch.
+/// How the server treats a watch.
 #[derive(Clone, Copy)]
 enum Watching {
     /// It never answers.
     Silent,
-    /// It sends fragments of one revision, as long as the client reads them.
+    /// It sends fragments of one revision for as long as the client reads them.
     Fragments,
 }
 
@@ -37,7 +37,7 @@ enum Watching {
 struct Hostile {
     endpoint: Endpoint,
     reads: Arc<AtomicUsize>,
-    /// Bytes of fragments that were sent.
+    /// How many bytes of fragments were sent.
     sent: Arc<AtomicUsize>,
 }
 
@@ -110,7 +110,7 @@ async fn answer(
                     }
                 }
             }
-            // It stays open until the client has enough of it.
+            // The stream stays open until the client cancels it.
             return drop(std::future::poll_fn(|cx| body.poll_reset(cx)).await);
         }
         other => panic!("{other} is not expected"),
@@ -140,7 +140,7 @@ fn frame(message: &[u8]) -> Bytes {
 }
 
 #[tokio::test]
-async fn views_and_streams_begin_though_a_watch_is_never_created() {
+async fn views_and_streams_start_without_created_watch() {
     let server = Hostile::start(Watching::Silent).await;
     let client = server.client();
     let (entry, map) = (client.entry::<u32>("/a/x").unwrap(), client.entries::<String, u32>("/a").unwrap());
@@ -158,7 +158,7 @@ async fn views_and_streams_begin_though_a_watch_is_never_created() {
 }
 
 #[tokio::test]
-async fn w8_endless_fragments_make_a_view_read_anew() {
+async fn endless_fragments_make_view_read_again() {
     let server = Hostile::start(Watching::Fragments).await;
     let client = server.client();
     let map = client.entries::<String, u32>("/a").unwrap();
@@ -171,6 +171,6 @@ async fn w8_endless_fragments_make_a_view_read_anew() {
     };
     timeout(PATIENCE, read_again).await.expect("the watch ends");
     let sent = server.sent.load(Ordering::SeqCst);
-    assert!(sent < 128 << 20, "{sent} bytes were taken for one revision");
+    assert!(sent < 128 << 20, "the client accepted {sent} bytes for one revision");
     assert_eq!(live.get().get("x"), Some(&7));
 }

@@ -1,11 +1,13 @@
-//! `message!` and `oneof!`: a message as `rpc.proto` has it, as a struct that is a [`prost::Message`]. prost's own derive does the same and is four crates
-//! more to build; what reads and writes a field is prost's either way.
+//! `message!` and `oneof!`: declare a message of `rpc.proto` as a struct that implements
+//! [`prost::Message`]. prost's own derive does the same, but adds four crates to the build. Either
+//! way, prost reads and writes the fields.
 
 use bytes::{Buf, BufMut};
 use prost::DecodeError;
 use prost::encoding::{DecodeContext, WireType};
 
-/// A struct whose fields have a type of `rpc.proto`, perhaps `optional` or `repeated`, and a number. A `oneof` has the numbers of its variants.
+/// Declares a struct. Each field has a type of `rpc.proto`, possibly `optional` or `repeated`, and
+/// a number. A `oneof` has the numbers of its variants.
 macro_rules! message {
     (
         $(#[$attribute:meta])*
@@ -48,7 +50,7 @@ macro_rules! message {
     };
 }
 
-/// An enum whose variants have a type of `rpc.proto` and a number.
+/// Declares an enum whose variants have a type of `rpc.proto` and a number.
 macro_rules! oneof {
     (
         $(#[$attribute:meta])*
@@ -73,7 +75,7 @@ macro_rules! oneof {
             ) -> Result<(), prost::DecodeError> {
                 match tag {
                     $($tag => {
-                        // A message that comes in parts is one.
+                        // A message may arrive in parts, which are merged.
                         let mut value = match one.take() {
                             Some(Self::$variant(value)) => value,
                             _ => <$ty>::default(),
@@ -95,7 +97,7 @@ macro_rules! oneof {
     };
 }
 
-/// What one field does, of each form.
+/// Encodes, decodes or measures one field, by its form.
 macro_rules! field {
     (encode optional message, $tag:literal, $field:expr, $out:ident) => {
         if let Some(message) = $field {
@@ -110,7 +112,7 @@ macro_rules! field {
             $crate::store::v3::wire::message::Oneof::encode(one, $out);
         }
     };
-    // Zero and empty are not sent.
+    // Zero and empty values are not sent.
     (encode $form:ident, $tag:literal, $field:expr, $out:ident) => {
         if !$crate::store::v3::wire::message::is_zero($field) {
             prost::encoding::$form::encode($tag, $field, $out);
@@ -142,16 +144,16 @@ macro_rules! field {
     };
 }
 
-/// What the other side takes a field for that is not there.
+/// Returns whether a field has the default value, which the receiver assumes for a missing field.
 pub(super) fn is_zero<T: Default + PartialEq>(field: &T) -> bool {
     *field == T::default()
 }
 
-/// What [`oneof!`] makes.
+/// Implemented by [`oneof!`].
 pub(super) trait Oneof: Sized {
     fn encode(&self, out: &mut impl BufMut);
 
-    /// Reads the variant with this number.
+    /// Decodes the variant with this number.
     fn merge(
         one: &mut Option<Self>,
         tag: u32,
@@ -244,7 +246,8 @@ mod tests {
         Inner(DerivedInner),
     }
 
-    /// Fields of all these numbers and some more, each well formed; they may come twice and in any order.
+    /// Returns well-formed fields with these numbers and some others. A field may occur twice, and
+    /// the order is arbitrary.
     fn fields() -> impl Strategy<Value = Vec<u8>> {
         let tag = prop_oneof![1..11_u32, 63..68_u32];
         let number = (tag.clone(), prop_oneof![0..3_u64, any::<u64>()]).prop_map(|(tag, number)| {
@@ -266,7 +269,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn it_reads_and_writes_as_the_derive_does(message in fields(), cut in proptest::option::of(any::<prop::sample::Index>())) {
+        fn messages_match_derived_form(message in fields(), cut in proptest::option::of(any::<prop::sample::Index>())) {
             let message = &message[..cut.map_or(message.len(), |cut| cut.index(message.len() + 1))];
             match (Ours::decode(message), Derived::decode(message)) {
                 (Ok(ours), Ok(derived)) => {

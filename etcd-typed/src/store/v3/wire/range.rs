@@ -1,5 +1,6 @@
-//! `RangeResponse` as a message. It does what the derived form of it would do, except that a key with its value is read in one go over its bytes, not field by
-//! field through the general reader: of a large answer that is a tenth of all that the client does.
+//! Implements `Message` for `RangeResponse`. It behaves like a derived implementation, but reads
+//! each key with its value in one pass over the bytes instead of field by field through the general
+//! decoder. For a large answer this saves a tenth of the client's work.
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::encoding::{self, DecodeContext, WireType};
@@ -56,12 +57,13 @@ impl Message for RangeResponse {
 fn key_value(message: Bytes) -> Result<KeyValue, DecodeError> {
     match usual(&message, &message) {
         Some(kv) => Ok(kv),
-        // Something that is new, or wrong: the general reader knows which.
+        // The message is unusual or invalid, which the general decoder handles.
         None => KeyValue::decode(message),
     }
 }
 
-/// Reads what servers send, in a part of this message. Key and value are parts of it, too.
+/// Decodes a key-value message with the usual fields. `rest` is a part of `message`, and so are the
+/// key and value.
 pub(super) fn usual(message: &Bytes, mut rest: &[u8]) -> Option<KeyValue> {
     let mut kv = KeyValue::default();
     while let Some((&field, after)) = rest.split_first() {
@@ -80,7 +82,7 @@ pub(super) fn usual(message: &Bytes, mut rest: &[u8]) -> Option<KeyValue> {
     Some(kv)
 }
 
-/// A number of up to 63 bits, as all of theirs are.
+/// Decodes a number of up to 63 bits, which all of etcd's numbers are.
 pub(super) fn varint(rest: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..63).step_by(7) {
@@ -94,7 +96,7 @@ pub(super) fn varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// The next so many bytes of the message, of which `rest` is a part.
+/// Takes the next `length` bytes of `rest`, which is a part of `message`.
 fn part(message: &Bytes, rest: &mut &[u8], length: u64) -> Option<Bytes> {
     let (taken, after) = rest.split_at_checked(usize::try_from(length).ok()?)?;
     *rest = after;
@@ -107,7 +109,7 @@ mod tests {
 
     use super::*;
 
-    /// What the derive makes of the same message.
+    /// The derived form of the same message.
     #[derive(Clone, PartialEq, Message)]
     struct Derived {
         #[prost(message, optional, tag = "1")]
@@ -143,7 +145,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_the_message_that_the_derive_makes(
+        fn messages_match_derived_form(
             revision in proptest::option::of(any::<i64>()),
             kvs in proptest::collection::vec(kv(), 0..5),
             more in any::<bool>(),
@@ -172,7 +174,7 @@ mod tests {
         }
 
         #[test]
-        fn it_refuses_what_the_derive_refuses(message in proptest::collection::vec(any::<u8>(), 0..40)) {
+        fn invalid_bytes_match_derived_form(message in proptest::collection::vec(any::<u8>(), 0..40)) {
             agree(&message);
         }
     }

@@ -1,5 +1,6 @@
-//! The bytes of each message that is sent, worked out by hand from the field numbers of `rpc.proto`: a byte `number << 3 | type` (0 a number,
-//! 2 bytes with their length), then the content.
+//! The bytes of each sent message, worked out by hand from the field numbers of `rpc.proto`. A
+//! field is a byte `number << 3 | type`, then the content. Type 0 is a number, and type 2 is bytes
+//! with their length.
 
 use super::*;
 
@@ -13,7 +14,7 @@ fn assert_bytes(message: &impl Message, expected: &[u8]) {
 }
 
 #[test]
-fn range() {
+fn range_messages_match_expected_bytes() {
     let request = RangeRequest {
         key: b("a"),
         range_end: b("b"),
@@ -45,7 +46,7 @@ fn range() {
 }
 
 #[test]
-fn put() {
+fn put_messages_match_expected_bytes() {
     let request = PutRequest { key: b("a"), value: b("b"), lease: 3, prev_kv: true };
     assert_bytes(&request, &[0x0a, 1, b'a', 0x12, 1, b'b', 0x18, 3, 0x20, 1]);
     let answer = PutResponse::decode(&[0x12, 3, 0x0a, 1, b'k'][..]).unwrap();
@@ -53,7 +54,7 @@ fn put() {
 }
 
 #[test]
-fn delete_range() {
+fn delete_range_messages_match_expected_bytes() {
     let request = DeleteRangeRequest { key: b("a"), range_end: b("b"), prev_kv: true };
     assert_bytes(&request, &[0x0a, 1, b'a', 0x12, 1, b'b', 0x18, 1]);
     let answer = DeleteRangeResponse::decode(&[0x10, 2, 0x1a, 3, 0x0a, 1, b'k'][..]).unwrap();
@@ -61,7 +62,7 @@ fn delete_range() {
 }
 
 #[test]
-fn txn() {
+fn txn_messages_match_expected_bytes() {
     let compare = |result: CompareResult, target: CompareTarget, union: TargetUnion| Compare {
         result: result.into(),
         target: target.into(),
@@ -83,7 +84,7 @@ fn txn() {
     for (message, bytes) in cases {
         assert_bytes(&message, &[bytes, end.to_vec()].concat());
     }
-    // A union that is set to zero is sent all the same: it is what tells which number is compared.
+    // A union with the value zero must be sent too, because it tells which number is compared.
     assert_bytes(
         &Compare { range_end: Bytes::new(), ..compare(Equal, T::Create, TargetUnion::CreateRevision(0)) },
         &[0x10, 1, 0x1a, 1, b'k', 0x28, 0],
@@ -105,7 +106,7 @@ fn txn() {
 }
 
 #[test]
-fn watch() {
+fn watch_messages_match_expected_bytes() {
     let create =
         WatchCreateRequest { key: b("a"), range_end: b("b"), start_revision: 3, progress_notify: true, watch_id: 7, fragment: true };
     let step = |step| WatchRequest { step: Some(step) };
@@ -123,13 +124,13 @@ fn watch() {
     assert_eq!((answer.cancel_reason.as_str(), answer.fragment, answer.events.len()), ("r", true, 2));
     assert_eq!(answer.events[0].r#type, i32::from(EventType::Delete));
     assert_eq!(answer.events[1].r#type, i32::from(EventType::Put));
-    // -1 is ten bytes of a varint.
+    // -1 is a varint of ten bytes.
     let refused = WatchResponse::decode(&[0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1][..]).unwrap();
     assert_eq!(refused.watch_id, -1);
 }
 
 #[test]
-fn leases() {
+fn lease_messages_match_expected_bytes() {
     assert_bytes(&LeaseGrantRequest { ttl: 5, id: 6 }, &[0x08, 5, 0x10, 6]);
     let granted = LeaseGrantResponse::decode(&[0x10, 6, 0x18, 5, 0x22, 1, b'e'][..]).unwrap();
     assert_eq!((granted.ttl, granted.error.as_str()), (5, "e"));
@@ -141,7 +142,7 @@ fn leases() {
 }
 
 #[test]
-fn members_status_and_login() {
+fn admin_messages_match_expected_bytes() {
     assert_bytes(&MemberListRequest { linearizable: true }, &[0x08, 1]);
     let member = [0x12, 16, 0x08, 1, 0x12, 1, b'n', 0x1a, 1, b'p', 0x22, 1, b'c', 0x22, 1, b'd', 0x28, 1];
     let member = MemberListResponse::decode(&member[..]).unwrap().members.remove(0);
@@ -153,8 +154,8 @@ fn members_status_and_login() {
 
     let login = AuthenticateRequest { name: "n".to_owned(), password: "p".to_owned() };
     assert_bytes(&login, &[0x0a, 1, b'n', 0x12, 1, b'p']);
-    assert!(!format!("{login:?}").contains("password: \"p\""), "G5: {login:?}");
+    assert!(!format!("{login:?}").contains("password: \"p\""), "{login:?}");
     let token = AuthenticateResponse::decode(&[0x12, 1, b't'][..]).unwrap();
     assert_eq!(token.token, "t");
-    assert!(!format!("{token:?}").contains('"'), "G5: {token:?}");
+    assert!(!format!("{token:?}").contains('"'), "{token:?}");
 }

@@ -1,4 +1,5 @@
-//! `WatchResponse` as a message. As with `RangeResponse`, it does what the derived form of it would do, except that an event is read in one go over its bytes.
+//! Implements `Message` for `WatchResponse`. Like `RangeResponse`, it behaves like a derived
+//! implementation, but reads each event in one pass over its bytes.
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::encoding::{self, DecodeContext, WireType};
@@ -16,7 +17,7 @@ const CANCEL_REASON: u32 = 6;
 const FRAGMENT: u32 = 7;
 const EVENTS: u32 = 11;
 
-/// Events that room is made for before they are read.
+/// The maximum number of events to reserve space for before they are read.
 const MOST_AT_ONCE: usize = 1024;
 
 impl Message for WatchResponse {
@@ -49,7 +50,7 @@ impl Message for WatchResponse {
                 let mut one = Bytes::new();
                 encoding::bytes::merge(wire_type, &mut one, bytes, context)?;
                 if self.events.is_empty() {
-                    // Events are mostly alike, and nothing comes after them.
+                    // Events mostly have a similar size, and no other field follows them.
                     let alike = bytes.remaining().checked_div(one.len()).unwrap_or(0);
                     self.events.reserve_exact(alike.min(MOST_AT_ONCE).saturating_add(1));
                 }
@@ -74,12 +75,12 @@ impl Message for WatchResponse {
 }
 
 impl WatchResponse {
-    /// The numbers that are not zero, which are not sent.
+    /// Returns the numbers that are sent, which are not zero.
     fn numbers(&self) -> impl Iterator<Item = (u32, i64)> {
         [(WATCH_ID, self.watch_id), (COMPACT_REVISION, self.compact_revision)].into_iter().filter(|(_, number)| *number != 0)
     }
 
-    /// The same of what is true.
+    /// Returns the flags that are sent, which are true.
     fn flags(&self) -> impl Iterator<Item = (u32, bool)> {
         [(CREATED, self.created), (CANCELED, self.canceled), (FRAGMENT, self.fragment)].into_iter().filter(|(_, yes)| *yes)
     }
@@ -88,12 +89,12 @@ impl WatchResponse {
 fn event(message: Bytes) -> Result<Event, DecodeError> {
     match usual_event(&message) {
         Some(event) => Ok(event),
-        // Something that is new, or wrong: the general reader knows which.
+        // The message is unusual or invalid, which the general decoder handles.
         None => Event::decode(message),
     }
 }
 
-/// Reads what servers send: whether it is a delete, and the key.
+/// Decodes an event with the usual fields: its type and its key-value.
 fn usual_event(message: &Bytes) -> Option<Event> {
     let mut event = Event::default();
     let mut rest: &[u8] = message;
@@ -120,7 +121,7 @@ mod tests {
     use super::super::{KeyValue, ResponseHeader};
     use super::*;
 
-    /// What the derive makes of the same message.
+    /// The derived form of the same message.
     #[derive(Clone, PartialEq, Message)]
     struct Derived {
         #[prost(message, optional, tag = "1")]
@@ -172,7 +173,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_the_message_that_the_derive_makes(
+        fn messages_match_derived_form(
             revision in proptest::option::of(any::<i64>()),
             numbers in any::<[i64; 2]>(),
             flags in any::<[bool; 3]>(),
@@ -188,7 +189,7 @@ mod tests {
             agree(&message);
             let ours = WatchResponse::from(derived);
             prop_assert_eq!(ours.encoded_len(), message.len());
-            // The order of the fields is nobody's business.
+            // The order of the fields is irrelevant.
             prop_assert_eq!(WatchResponse::decode(Bytes::from(ours.encode_to_vec())), Ok(ours));
             if message.is_empty() {
                 return Ok(());
@@ -204,7 +205,7 @@ mod tests {
         }
 
         #[test]
-        fn it_refuses_what_the_derive_refuses(message in proptest::collection::vec(any::<u8>(), 0..40)) {
+        fn invalid_bytes_match_derived_form(message in proptest::collection::vec(any::<u8>(), 0..40)) {
             agree(&message);
         }
     }

@@ -1,5 +1,6 @@
-//! Sharing, told what happens. The random one is a client with one span on a member that may lag: whatever the order of writes, joins, deliveries,
-//! departures and breaks, each reader gets what is after its start once, in order and whole.
+//! Tests of sharing. The random test simulates a client with one span, on a member that may lag.
+//! Whatever the order of writes, joins, deliveries, departures and breaks, each reader gets
+//! everything after its start, once and in order.
 
 use std::collections::BTreeMap;
 use std::task::{Context, Poll};
@@ -32,7 +33,7 @@ fn live(revision: u64) -> WatchFrom {
     WatchFrom::Live(at(revision))
 }
 
-/// What a reader has got, and whether that is all.
+/// Returns the items that a reader received, and whether its queue has ended.
 fn read(queue: &Queue) -> (Vec<Result<WatchItem>>, bool) {
     let context = Context::from_waker(Waker::noop());
     let mut items = Vec::new();
@@ -45,7 +46,7 @@ fn read(queue: &Queue) -> (Vec<Result<WatchItem>>, bool) {
     }
 }
 
-/// In short: `5`, `skipped 7`, `progress 9`, `lagged`, …
+/// Returns the items in short form: `5`, `skipped 7`, `progress 9`, `lagged`, …
 fn words(queue: &Queue) -> Vec<String> {
     let short = |item: Result<WatchItem>| match item {
         Ok(WatchItem::Batch(batch)) => batch.revision.to_string(),
@@ -59,7 +60,7 @@ fn words(queue: &Queue) -> Vec<String> {
     read(queue).0.into_iter().map(short).collect()
 }
 
-/// A watch with its readers, by name.
+/// A watch with its readers, by number.
 struct Shared {
     sharing: Sharing,
     stands: BTreeMap<ReaderId, oneshot::Receiver<std::result::Result<(), Option<Failure>>>>,
@@ -80,7 +81,7 @@ impl Shared {
         shared
     }
 
-    /// Whether the reader was let in.
+    /// Returns whether the reader could join.
     fn join(&mut self, reader: ReaderId, from: WatchFrom, reached: u64) -> bool {
         let (standing, stands) = oneshot::channel();
         let queue = Arc::<Queue>::default();
@@ -106,13 +107,13 @@ impl Shared {
 }
 
 #[test]
-fn a_reader_that_joins_gets_what_is_after_its_own_start() {
+fn joined_reader_gets_changes_after_its_start() {
     let mut shared = Shared::standing(listed(5), 5);
-    // The first that asks makes it keep what it yields.
+    // The first reader that joins makes the watch keep its batches.
     assert!(shared.join(1, listed(5), 5));
     shared.batches([7, 9]);
     assert!(shared.join(2, listed(6), 9) && shared.join(3, resumed(8), 9) && shared.join(4, live(9), 9));
-    // One that knows more than the watch has yielded.
+    // This reader is ahead of the watch.
     assert!(shared.join(5, listed(11), 12));
     shared.batches([10, 12]);
     assert_eq!(shared.words(0), ["7", "9", "10", "12"]);
@@ -124,14 +125,14 @@ fn a_reader_that_joins_gets_what_is_after_its_own_start() {
 }
 
 #[test]
-fn who_names_a_revision_that_the_server_was_not_seen_at_stays_out() {
+fn reader_ahead_of_server_is_refused() {
     let mut shared = Shared::standing(listed(5), 5);
     assert!(!shared.join(1, listed(6), 5) && !shared.join(2, resumed(6), 5) && !shared.join(3, live(6), 5));
     assert!(shared.join(4, listed(6), 6));
 }
 
 #[test]
-fn who_comes_too_late_stays_out_but_a_live_one_skips_and_from_then_on_it_is_kept() {
+fn late_reader_is_refused_unless_live() {
     let mut shared = Shared::standing(listed(5), 5);
     shared.batches([6, 7]);
     assert!(!shared.join(1, listed(6), 9) && !shared.join(2, resumed(6), 9));
@@ -143,18 +144,18 @@ fn who_comes_too_late_stays_out_but_a_live_one_skips_and_from_then_on_it_is_kept
 }
 
 #[test]
-fn a_watch_that_is_behind_is_for_those_that_resume_nearby() {
+fn lagging_watch_accepts_nearby_resumes() {
     let mut shared = Shared::standing(resumed(5), 4000);
     assert!(!shared.join(1, listed(10), 4000) && !shared.join(2, live(10), 4000) && !shared.join(3, resumed(1006), 4000));
     assert!(shared.join(4, resumed(1005), 4000));
-    // It has come as far as the server was when it was created.
+    // The watch has reached the revision that the server was at when it created the watch.
     shared.batches([1000, 4000]);
     assert!(shared.join(5, listed(4000), 4000));
     assert_eq!(shared.words(4), ["4000"]);
 }
 
 #[test]
-fn nobody_is_moved_to_a_watch_that_is_far_behind_him() {
+fn readers_do_not_move_far_back() {
     let mut behind = Shared::standing(resumed(5), 4000);
     for (start, moved) in [(1006, false), (4000, false), (1005, true)] {
         let mut other = Shared::standing(resumed(start), 4000);
@@ -163,7 +164,7 @@ fn nobody_is_moved_to_a_watch_that_is_far_behind_him() {
 }
 
 #[test]
-fn who_joins_before_it_stands_waits_as_the_first_does_and_is_judged_by_what_the_server_says() {
+fn early_reader_waits_for_created_revision() {
     let mut shared = Shared::new(listed(5));
     assert!(shared.join(1, listed(5), 0) && shared.join(2, listed(7), 0) && shared.join(3, listed(9), 0));
     assert!(
@@ -172,7 +173,7 @@ fn who_joins_before_it_stands_waits_as_the_first_does_and_is_judged_by_what_the_
     assert!(shared.sharing.stand(at(8)));
     let mut told = |reader| shared.stands.get_mut(&reader).unwrap().try_recv().unwrap();
     assert!(told(0).is_ok() && told(1).is_ok() && told(2).is_ok());
-    assert!(matches!(told(3), Err(None)), "it looks for another");
+    assert!(matches!(told(3), Err(None)), "it tries another watch");
     shared.batches([6, 8]);
     assert_eq!(shared.words(1), ["6", "8"]);
     assert_eq!(shared.words(2), ["8"]);
@@ -180,7 +181,7 @@ fn who_joins_before_it_stands_waits_as_the_first_does_and_is_judged_by_what_the_
 }
 
 #[test]
-fn a_refusal_is_for_all_who_wait() {
+fn refusal_reaches_all_waiting_readers() {
     let mut shared = Shared::new(listed(5));
     shared.join(1, listed(5), 0);
     shared.sharing.fail(&Failure::new(Row::PermissionDenied, "no"), &mut Vec::new());
@@ -192,7 +193,7 @@ fn a_refusal_is_for_all_who_wait() {
 }
 
 #[test]
-fn live_readers_that_wait_together_skip_what_each_of_them_must() {
+fn live_readers_skip_only_what_they_need() {
     let mut shared = Shared::new(live(5));
     assert!(shared.join(1, live(8), 0));
     shared.sharing.stand(at(8));
@@ -203,12 +204,12 @@ fn live_readers_that_wait_together_skip_what_each_of_them_must() {
 }
 
 #[test]
-fn a_break_and_a_lost_history_are_for_all_whom_they_concern() {
+fn failures_reach_affected_readers() {
     let mut shared = Shared::standing(resumed(5), 20);
     shared.join(1, resumed(10), 20);
     assert!(!shared.deliver(WatchItem::HistoryLost { oldest: Some(at(8)) }));
     assert_eq!(shared.words(0), ["lost"]);
-    // What this one has not seen is still to be had.
+    // The changes that this reader needs still exist.
     assert_eq!(shared.words(1), ["Unavailable"]);
     let mut shared = Shared::standing(listed(5), 5);
     shared.join(1, listed(5), 5);
@@ -221,7 +222,7 @@ fn a_break_and_a_lost_history_are_for_all_whom_they_concern() {
 }
 
 #[test]
-fn w8_one_slow_reader_lags_alone() {
+fn slow_reader_lags_alone() {
     let mut shared = Shared::standing(listed(0), 0);
     assert!(shared.join(1, listed(0), 0));
     for revision in 1..=3000 {
@@ -234,7 +235,7 @@ fn w8_one_slow_reader_lags_alone() {
 }
 
 #[test]
-fn what_is_kept_is_bounded_and_goes_with_time() {
+fn kept_batches_are_bounded_and_age() {
     let mut shared = Shared::standing(listed(0), 0);
     shared.batches(1..=10);
     assert!(shared.sharing.recent.is_empty(), "nothing is kept for one reader");
@@ -254,7 +255,8 @@ fn what_is_kept_is_bounded_and_goes_with_time() {
     shared.sharing.age();
     assert_eq!((shared.sharing.recent.len(), shared.sharing.recent_bytes), (0, 0));
     assert!(shared.join(2, listed(504), 504) && !shared.join(3, listed(503), 504));
-    // The others have gone: it is as if it had never been shared.
+    // The other readers have left, so the watch stops keeping batches, as if it had never been
+    // shared.
     shared.sharing.leave(1);
     shared.sharing.leave(2);
     shared.sharing.age();
@@ -262,19 +264,20 @@ fn what_is_kept_is_bounded_and_goes_with_time() {
     assert!(shared.sharing.recent.is_empty() && !shared.sharing.keeps);
 }
 
-// ---- Random histories ----------------------------------------------------------------------------------------------------------------
+// ---- Random histories
+// ------------------------------------------------------------------------------
 
 #[derive(Clone, Debug)]
 enum Happens {
-    /// A write, of the span or of something else.
+    /// A write of the span (true) or of another key.
     Write(bool),
-    /// The member that has the watches hears of so many writes.
+    /// The member that serves the watches learns of this many writes.
     CatchUp(u64),
-    /// Somebody wants to read from so far before the newest revision.
+    /// A reader starts this far before the newest revision.
     Join(u8, u64),
     /// The server answers the creation of a watch.
     Stand(prop::sample::Index),
-    /// A watch yields its next so many revisions.
+    /// A watch yields this many of its next revisions.
     Yield(prop::sample::Index, usize),
     Progress(prop::sample::Index),
     Leave(prop::sample::Index),
@@ -305,7 +308,7 @@ fn any_bool() -> impl Strategy<Value = bool> {
 struct Watched {
     sharing: Sharing,
     from: WatchFrom,
-    /// None until it is created; then everything up to here was yielded.
+    /// `None` until the watch is created. Then everything up to this revision was yielded.
     at: Option<u64>,
 }
 
@@ -318,10 +321,10 @@ struct Read {
 
 #[derive(Default)]
 struct Client {
-    /// The revisions of the span, of all that there are: 1 to `newest`.
+    /// The revisions from 1 to `newest` that changed the span.
     of_span: Vec<u64>,
     newest: u64,
-    /// Where the member is, and was seen.
+    /// The member's revision. `reached` is the revision at which the client has seen it.
     member: u64,
     reached: u64,
     watches: Vec<Watched>,
@@ -394,7 +397,7 @@ impl Client {
     fn progress(&mut self, which: usize) {
         let (member, watch) = (self.member, &mut self.watches[which]);
         let Some(last) = watch.at else { return };
-        // Only once nothing is between.
+        // Progress is sent only when no change is outstanding.
         if member > last && !self.of_span.iter().any(|revision| *revision > last && *revision <= member) {
             watch.at = Some(member);
             watch.sharing.deliver(WatchItem::Progress(at(member)), &mut Vec::new());
@@ -411,7 +414,8 @@ impl Client {
         self.watches.retain_mut(|watch| !watch.sharing.leave(reader));
     }
 
-    /// What a reader has got against what it should have; `all` if the server has said everything.
+    /// Compares what a reader got with what it should have got. `all` says that the server has sent
+    /// everything.
     fn check(&mut self, id: ReaderId, all: bool) -> std::result::Result<(), TestCaseError> {
         let newest = self.newest;
         let reader = self.readers.get_mut(&id).unwrap();
@@ -447,7 +451,7 @@ impl Client {
             }
         }
         if !matches!(stands, Ok(Ok(()))) {
-            prop_assert!(items.is_empty(), "nothing comes to who was turned away: {items:?}");
+            prop_assert!(items.is_empty(), "a reader that was turned away gets nothing: {items:?}");
         }
         if all && whole {
             let missing: Vec<u64> = self.of_span.iter().copied().filter(|revision| *revision > last && *revision <= newest).collect();
@@ -461,7 +465,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn w1_w2_each_reader_gets_what_is_after_its_start_once_and_in_order(happenings in prop::collection::vec(happens(), 0..120)) {
+    fn each_reader_gets_all_changes_in_order(happenings in prop::collection::vec(happens(), 0..120)) {
         let mut client = Client::default();
         for happening in &happenings {
             let watch = |which: &prop::sample::Index| (!client.watches.is_empty()).then(|| which.index(client.watches.len()));
@@ -491,7 +495,7 @@ proptest! {
                 },
             }
         }
-        // Everything comes in the end.
+        // Finally the server sends everything.
         client.member = client.newest;
         for _ in 0..client.watches.len() {
             for which in (0..client.watches.len()).rev() {

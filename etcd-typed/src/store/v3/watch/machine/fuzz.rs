@@ -1,4 +1,5 @@
-//! The machine fed with messages that no server sends, as bytes. It may give up the stream; it never panics and never breaks its word.
+//! Feeds the machine with encoded messages that no server sends. It may give up the stream, but it
+//! never panics and never breaks its guarantees.
 
 use proptest::prelude::*;
 use prost::Message;
@@ -8,7 +9,7 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::store::Span;
 
-/// Numbers that mean something to the machine, and any.
+/// Returns numbers that matter to the machine, and arbitrary ones.
 fn number() -> impl Strategy<Value = i64> {
     prop_oneof![4 => -1_i64..12, 1 => any::<i64>(), 1 => Just(i64::MAX), 1 => Just(i64::MIN)]
 }
@@ -46,7 +47,7 @@ fn message() -> impl Strategy<Value = WatchResponse> {
         })
 }
 
-/// Bytes that are nearly a message.
+/// Returns bytes that are almost a message.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let changes = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
     (message(), changes, proptest::option::weighted(0.1, any::<prop::sample::Index>())).prop_map(|(message, changes, cut)| {
@@ -68,7 +69,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn g1_no_bytes_of_a_server_do_harm(
+    fn any_bytes_keep_guarantees(
         messages in proptest::collection::vec(bytes(), 0..30),
         reliable in any::<bool>(),
         leaves in 0_usize..40,

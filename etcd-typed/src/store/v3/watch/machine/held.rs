@@ -1,5 +1,6 @@
-//! The events of one revision until it is whole. Keys and values are copied into one buffer of their own: a slice of a message would keep the read buffers
-//! of the connection alive for as long as a queue, a view or a caller keeps the event.
+//! The events of one revision until it is complete. Keys and values are copied into a separate
+//! buffer, because a slice of the message would keep the connection's read buffers alive for as
+//! long as a queue, a view or a caller keeps the event.
 
 use bytes::BytesMut;
 
@@ -12,11 +13,11 @@ use crate::store::{Event, KeyValue};
 pub(super) struct Held {
     revision: i64,
     events: Vec<Fixed>,
-    /// The key and the value of each event, in order.
+    /// The key and value of each event, in order.
     bytes: BytesMut,
 }
 
-/// What an event has beside its key and its value.
+/// The parts of an event other than its key and value.
 #[derive(Debug)]
 struct Fixed {
     is_delete: bool,
@@ -28,7 +29,8 @@ struct Fixed {
 }
 
 impl Held {
-    /// Makes room for this key and for those of the same revision that follow it in the message.
+    /// Reserves space for this event and for the following events of the same revision in the
+    /// message.
     pub(super) fn begin(revision: i64, first: &wire::KeyValue, rest: &[wire::Event]) -> Self {
         let others = rest.iter().map_while(|event| event.kv.as_ref().filter(|kv| kv.mod_revision == revision));
         let (count, bytes) = others.fold((1, length(first)), |(count, bytes), kv| (count + 1, bytes + length(kv)));
@@ -52,7 +54,7 @@ impl Held {
         });
     }
 
-    /// The memory that it takes, now or when it is finished.
+    /// Returns the memory in bytes, the larger of now and after `finish`.
     pub(super) fn size(&self) -> usize {
         self.bytes.capacity().saturating_add(self.events.capacity().saturating_mul(size_of::<Event>()))
     }

@@ -1,4 +1,5 @@
-//! The machine fed with what servers were seen to send, and with what they should never send.
+//! Feeds the state machine with messages that servers were seen to send, and with messages that
+//! they should never send.
 
 use std::collections::BTreeMap;
 
@@ -84,7 +85,8 @@ fn progress(watch_id: i64, revision: i64) -> WatchResponse {
     events(watch_id, revision, [])
 }
 
-/// What comes out, in short: `create 1 @6`, `cancel 1`, `progress?`, `7 stands`, `7: 6 /app/a`, `7 progress 9`, …
+/// Returns the outputs in short form: `create 1 @6`, `cancel 1`, `progress?`, `7 stands`
+/// (established), `7: 6 /app/a`, `7 progress 9`, …
 fn run(machine: &mut Machine) -> Vec<String> {
     std::iter::from_fn(|| machine.next()).map(|output| short(&output)).collect()
 }
@@ -112,7 +114,7 @@ fn short(output: &Output) -> String {
     }
 }
 
-/// A machine with the watch 7 standing as id 1, after a resume at `last`.
+/// Returns a machine in which watch 7, resumed at `last`, is established with the id 1.
 fn standing(last: u64) -> Machine {
     let mut machine = Machine::default();
     machine.add(7, &below(resumed(last)));
@@ -129,7 +131,7 @@ fn after(mut machine: Machine, messages: impl IntoIterator<Item = WatchResponse>
 }
 
 #[test]
-fn a_request_names_its_id_and_asks_for_fragments_and_progress() {
+fn create_request_asks_for_fragments_and_progress() {
     let mut machine = Machine::default();
     machine.add(7, &below(resumed(5)));
     let Some(Output::Send(WatchRequest { step: Some(WatchStep::Create(create)) })) = machine.next() else {
@@ -147,7 +149,7 @@ fn a_request_names_its_id_and_asks_for_fragments_and_progress() {
 }
 
 #[test]
-fn w6_right_after_a_list_it_starts_after_it() {
+fn listed_watch_starts_after_read() {
     let mut machine = Machine::default();
     machine.add(7, &below(listed(5)));
     machine.receive(created(1, 5));
@@ -156,12 +158,12 @@ fn w6_right_after_a_list_it_starts_after_it() {
 }
 
 #[test]
-fn w6_when_something_was_written_since_the_list_it_starts_again_at_the_list() {
+fn listed_watch_restarts_after_missed_write() {
     let mut machine = Machine::default();
     machine.add(7, &below(listed(5)));
     machine.receive(created(1, 8));
     assert_eq!(run(&mut machine), ["create 1 @6", "cancel 1", "create 2 @5"]);
-    // Late events of the first attempt are for nobody.
+    // Late events of the first attempt are dropped.
     machine.receive(events(1, 8, [put(7, A)]));
     machine.receive(canceled(1));
     machine.receive(created(2, 9));
@@ -170,7 +172,7 @@ fn w6_when_something_was_written_since_the_list_it_starts_again_at_the_list() {
 }
 
 #[test]
-fn a_live_watch_where_nothing_was_written_since_skips_nothing() {
+fn live_watch_skips_nothing_without_writes() {
     let mut machine = Machine::default();
     machine.add(7, &below(live(5)));
     machine.receive(created(1, 5));
@@ -179,20 +181,21 @@ fn a_live_watch_where_nothing_was_written_since_skips_nothing() {
 }
 
 #[test]
-fn a_live_watch_says_up_to_where_it_skipped_and_is_not_created_again() {
+fn live_watch_reports_skipped_revisions() {
     for last in [0, 5] {
         let mut machine = Machine::default();
         machine.add(7, &below(live(last)));
         machine.receive(created(1, 8));
         assert_eq!(run(&mut machine), ["create 1 @0", "7 stands", "7 skipped to 8"]);
-        // The server may be further when it enters the watch than when it looked where it is; what is not newer was skipped.
+        // The server may register the watch at a later revision than it reported. Events up to the
+        // reported revision were skipped.
         machine.receive(events(1, 12, [put(8, A), put(9, A), put(9, B), put(12, A)]));
         assert_eq!(run(&mut machine), ["7: 9 /app/a /app/b", "7: 12 /app/a"]);
     }
 }
 
 #[test]
-fn a_live_watch_waits_for_its_turn_as_others_do() {
+fn live_watches_are_created_in_order() {
     let mut machine = Machine::default();
     machine.add(7, &below(live(5)));
     machine.add(8, &below(live(5)));
@@ -203,7 +206,7 @@ fn a_live_watch_waits_for_its_turn_as_others_do() {
 }
 
 #[test]
-fn w6_a_start_at_nothing_is_not_a_start_at_now() {
+fn start_at_zero_is_not_now() {
     for from in [resumed(0), listed(0)] {
         let mut machine = Machine::default();
         machine.add(7, &below(from));
@@ -220,7 +223,7 @@ fn w6_a_start_at_nothing_is_not_a_start_at_now() {
 }
 
 #[test]
-fn f21_a_server_that_is_not_that_far_is_behind() {
+fn lagging_server_yields_behind() {
     for from in [listed(8), resumed(8), live(8)] {
         let mut machine = Machine::default();
         machine.add(7, &below(from));
@@ -233,7 +236,7 @@ fn f21_a_server_that_is_not_that_far_is_behind() {
 }
 
 #[test]
-fn one_watch_is_created_at_a_time_and_a_refusal_is_for_that_one() {
+fn watches_are_created_one_at_a_time() {
     let mut machine = Machine::default();
     for token in [7, 8, 9] {
         machine.add(token, &below(resumed(5)));
@@ -248,7 +251,7 @@ fn one_watch_is_created_at_a_time_and_a_refusal_is_for_that_one() {
 }
 
 #[test]
-fn each_reason_of_a_refusal_or_an_end_has_its_kind() {
+fn cancel_reasons_are_classified() {
     let reasons = [
         ("rpc error: code = Unauthenticated desc = etcdserver: invalid auth token", "7 failed Unauthenticated"),
         ("etcdserver: user name is empty", "7 failed Unauthenticated"),
@@ -270,33 +273,34 @@ fn each_reason_of_a_refusal_or_an_end_has_its_kind() {
 }
 
 #[test]
-fn f12_a_compaction_ends_a_watch_with_the_oldest_revision() {
+fn compaction_ends_watch_with_oldest_revision() {
     assert_eq!(after(standing(5), [events(1, 9, [put(6, A)]), compacted(1, 8)]), ["7: 6 /app/a", "7 lost, oldest 8"]);
 }
 
 #[test]
-fn w3_the_changes_of_a_revision_are_one_batch_and_messages_may_hold_many() {
+fn each_revision_is_one_batch() {
     let message = events(1, 12, [put(6, A), put(6, B), delete(7, A), put(12, A)]);
     assert_eq!(after(standing(5), [message]), ["7: 6 /app/a /app/b", "7: 7 /app/a", "7: 12 /app/a"]);
 }
 
 #[test]
-fn w4_the_header_of_a_batch_of_old_events_does_not_move_the_watch() {
-    // 3.4.23 and 3.5.30: each piece of a replay carries the revision of the store.
+fn header_of_old_events_moves_nothing() {
+    // On 3.4.23 and 3.5.30, each part of a replay carries the store's current revision.
     let messages = [events(1, 110_017, [put(108_892, A), put(109_891, A)]), events(1, 110_017, [put(109_892, A), put(110_017, A)])];
     assert_eq!(after(standing(5), messages), ["7: 108892 /app/a", "7: 109891 /app/a", "7: 109892 /app/a", "7: 110017 /app/a"]);
 }
 
 #[test]
-fn w2_history_replayed_in_the_middle_of_a_stream_is_dropped() {
-    // 3.4.23 after its member caught up by a snapshot (#15271): from 7022 back to 3.
+fn replayed_events_are_dropped() {
+    // 3.4.23 did this after its member caught up by a snapshot (#15271): it went from 7022 back to
+    // 3.
     let messages =
         [events(1, 7022, [put(7022, A)]), events(1, 7030, (3..23).map(|revision| put(revision, A))), events(1, 7030, [put(7030, B)])];
     assert_eq!(after(standing(5), messages), ["7: 7022 /app/a", "7: 7030 /app/b"]);
 }
 
 #[test]
-fn w3_fragments_are_joined() {
+fn fragments_are_joined() {
     let messages = [
         fragment(events(1, 9, [put(6, A)])),
         fragment(events(1, 9, [put(6, B), put(7, A)])),
@@ -307,14 +311,15 @@ fn w3_fragments_are_joined() {
 }
 
 #[test]
-fn w3_what_a_broken_row_of_fragments_left_open_is_not_yielded() {
+fn incomplete_fragments_are_not_yielded() {
     let messages = [fragment(events(1, 9, [put(6, A), put(7, A)]))];
     assert_eq!(after(standing(5), messages), ["7: 6 /app/a"]);
 }
 
-/// Fragments of one revision that has no end: events with nothing in them, and events with large values.
+/// The fragments belong to one revision that never ends. Their events are either empty or have
+/// large values.
 #[test]
-fn w8_endless_fragments_end_the_watch_alone() {
+fn endless_fragments_end_only_their_watch() {
     const EVENTS: usize = 1000;
     for (value, most) in [(Bytes::new(), 1000), (Bytes::from(vec![b'v'; 10_000]), 7)] {
         let mut machine = standing(5);
@@ -348,7 +353,7 @@ fn w8_endless_fragments_end_the_watch_alone() {
 }
 
 #[test]
-fn w8_fragments_of_many_watches_are_limited_together() {
+fn fragments_of_all_watches_share_limit() {
     let mut machine = standing(5);
     for id in 2..=9 {
         machine.add(6 + id, &below(resumed(5)));
@@ -363,11 +368,11 @@ fn w8_fragments_of_many_watches_are_limited_together() {
     (1..=6).for_each(|id| machine.receive(large(id)));
     assert_eq!(run(&mut machine), Vec::<String>::new());
     machine.receive(large(7));
-    assert_eq!(run(&mut machine), ["cancel 7", "13 lost, oldest 0"], "the one that holds most");
+    assert_eq!(run(&mut machine), ["cancel 7", "13 lost, oldest 0"], "the watch that holds the most ends");
 }
 
 #[test]
-fn w8_events_do_not_keep_the_message_they_came_in() {
+fn events_do_not_keep_their_message() {
     let mut machine = standing(5);
     let message = Bytes::from(vec![b'm'; 100_000]);
     let mut event = put(6, A);
@@ -388,38 +393,38 @@ fn fragments_of_different_watches_do_not_mix() {
 }
 
 #[test]
-fn w7_requested_progress_moves_nothing_on_servers_that_answer_it_too_early() {
+fn requested_progress_is_ignored_on_unreliable_servers() {
     let mut machine = standing(5);
     machine.ask_progress();
     assert_eq!(run(&mut machine), [""; 0]);
-    // #15220 on 3.4.23 and 3.5.1: the answer came before the backlog.
+    // #15220 on 3.4.23 and 3.5.1: the answer comes before the backlog of events.
     assert_eq!(after(machine, [progress(-1, 1131), progress(1, 1131), events(1, 1131, [put(6, A)])]), ["7: 6 /app/a"]);
 }
 
 #[test]
-fn requested_progress_is_for_those_that_stood_when_it_was_asked_for() {
+fn requested_progress_moves_older_watches_only() {
     let mut machine = standing(5);
     machine.set_progress_is_reliable(true);
     machine.ask_progress();
     machine.add(8, &below(resumed(5)));
-    // `created` may overtake the answer, which knows nothing of the second watch.
+    // `created` may overtake the answer, which does not cover the second watch.
     machine.receive(created(2, 50));
     machine.receive(progress(-1, 50));
     assert_eq!(run(&mut machine), ["progress?", "create 2 @5", "8 stands", "7 progress 50"]);
     machine.receive(events(2, 50, [put(6, A)]));
-    // An answer that nobody asked for says nothing.
+    // An answer without a request is ignored.
     machine.receive(progress(-1, 60));
     assert_eq!(run(&mut machine), ["8: 6 /app/a"]);
     machine.ask_progress();
     machine.receive(progress(-1, 70));
     let mut answers = run(&mut machine);
-    // The watches of one answer come in any order.
+    // The order of the watches within one answer is arbitrary.
     answers.sort();
     assert_eq!(answers, ["7 progress 70", "8 progress 70", "progress?"]);
 }
 
 #[test]
-fn an_unanswered_request_for_progress_keeps_later_watches_out_until_an_answer_came() {
+fn unanswered_progress_request_excludes_later_watches() {
     let mut machine = standing(5);
     machine.set_progress_is_reliable(true);
     machine.ask_progress();
@@ -431,7 +436,7 @@ fn an_unanswered_request_for_progress_keeps_later_watches_out_until_an_answer_ca
 }
 
 #[test]
-fn timed_progress_moves_a_watch_and_old_events_are_then_dropped() {
+fn periodic_progress_moves_watch() {
     let mut machine = standing(5);
     machine.set_progress_is_reliable(true);
     let messages = [progress(1, 9), progress(1, 8), events(1, 9, [put(9, A)]), events(1, 10, [put(10, A)])];
@@ -439,7 +444,7 @@ fn timed_progress_moves_a_watch_and_old_events_are_then_dropped() {
 }
 
 #[test]
-fn progress_in_the_middle_of_fragments_is_not_believed() {
+fn progress_between_fragments_is_ignored() {
     let mut machine = standing(5);
     machine.set_progress_is_reliable(true);
     let messages = [fragment(events(1, 9, [put(6, A)])), progress(1, 9), events(1, 9, [put(6, B)])];
@@ -447,12 +452,12 @@ fn progress_in_the_middle_of_fragments_is_not_believed() {
 }
 
 #[test]
-fn w9_a_reader_that_goes_ends_its_watch_wherever_it_is() {
+fn removed_reader_ends_watch_at_any_stage() {
     let mut machine = Machine::default();
     for token in [7, 8, 9] {
         machine.add(token, &below(resumed(5)));
     }
-    // One that was not sent yet, one that is being created, one that stands.
+    // Watch 9 was not requested yet, 7 is being created, and 8 is established later.
     machine.remove(9);
     machine.remove(7);
     assert_eq!(run(&mut machine), ["create 1 @5"]);
@@ -473,7 +478,7 @@ fn w9_a_reader_that_goes_ends_its_watch_wherever_it_is() {
 }
 
 #[test]
-fn a_reader_that_goes_while_its_watch_is_refused_hears_nothing() {
+fn refusal_of_removed_watch_is_silent() {
     let mut machine = Machine::default();
     machine.add(7, &below(resumed(5)));
     machine.remove(7);
@@ -483,7 +488,7 @@ fn a_reader_that_goes_while_its_watch_is_refused_hears_nothing() {
 }
 
 #[test]
-fn a_stream_that_cannot_be_trusted_is_thrown_away() {
+fn protocol_violations_break_stream() {
     let no_kv = wire::Event { r#type: 0, kv: None };
     let cases: [(&str, Vec<WatchResponse>); 8] = [
         ("created, unasked", vec![created(2, 5)]),
@@ -503,7 +508,8 @@ fn a_stream_that_cannot_be_trusted_is_thrown_away() {
     early.add(7, &below(resumed(5)));
     run(&mut early);
     assert!(after(early, [events(1, 6, [put(6, A)])])[0].starts_with("break: "));
-    // Under the id of a watch that stands, of one whose cancellation is not confirmed, and of none.
+    // The new watch gets the id of an established watch, of one whose cancellation is unconfirmed,
+    // or an invalid id.
     for id in [1, 2, -1] {
         let mut machine = standing(5);
         machine.add(8, &Watch { span: Span::Key(key(B)), from: resumed(5) });
@@ -515,9 +521,9 @@ fn a_stream_that_cannot_be_trusted_is_thrown_away() {
     }
 }
 
-/// As etcd's `grpc-proxy` does, which counts from 0.
+/// etcd's `grpc-proxy` does this; it counts from 0.
 #[test]
-fn watches_go_by_the_id_that_the_answer_names() {
+fn watches_use_id_from_answer() {
     let mut machine = Machine::default();
     machine.add(7, &below(resumed(5)));
     machine.add(8, &Watch { span: Span::Key(key(B)), from: resumed(5) });
@@ -531,7 +537,8 @@ fn watches_go_by_the_id_that_the_answer_names() {
     machine.remove(7);
     machine.receive(canceled(0));
     assert_eq!(run(&mut machine), ["cancel 0"]);
-    // A request has the id of a watch that stands, since the two count apart; and a refusal may name it (3.5.0 to 3.5.5).
+    // The requested id equals that of an established watch, because both sides count separately. A
+    // refusal may name it (3.5.0 to 3.5.5).
     machine.add(9, &below(resumed(5)));
     machine.add(10, &below(resumed(5)));
     machine.receive(WatchResponse { watch_id: 1, ..refused(6, "etcdserver: permission denied") });
@@ -541,7 +548,7 @@ fn watches_go_by_the_id_that_the_answer_names() {
     assert_eq!(run(&mut machine), ["create 3 @5", "9 failed PermissionDenied", "create 4 @5", "10 stands", "8: 7 /app/b", "10: 7 /app/b"]);
 }
 
-/// `grpc-proxy` ignores the request (3.5 and later), or ends with a panic (3.4).
+/// `grpc-proxy` ignores the request (3.5 and later) or panics (3.4).
 #[test]
 fn proxies_are_not_asked_for_progress() {
     let mut machine = Machine::default();
@@ -550,13 +557,14 @@ fn proxies_are_not_asked_for_progress() {
     machine.receive(created(0, 5));
     machine.ask_progress();
     assert_eq!(run(&mut machine), ["create 1 @5", "7 stands"]);
-    // What it tells by itself counts.
+    // Progress that the proxy sends unasked counts.
     assert_eq!(after(machine, [progress(0, 9)]), ["7 progress 9"]);
 }
 
-/// `grpc-proxy` keeps a watch that has ended until it is cancelled, and lets later watches of the same keys wait beside it for nothing.
+/// `grpc-proxy` keeps an ended watch until it is cancelled, and lets later watches of the same keys
+/// share it, so that they get no events.
 #[test]
-fn watches_that_a_proxy_ended_are_cancelled() {
+fn watches_ended_by_proxy_are_cancelled() {
     let mut machine = Machine::default();
     machine.add(7, &below(resumed(5)));
     machine.receive(created(0, 9));
@@ -564,34 +572,35 @@ fn watches_that_a_proxy_ended_are_cancelled() {
     assert_eq!(run(&mut machine), ["create 1 @5", "7 stands", "cancel 0", "7 lost, oldest 8"]);
     machine.receive(canceled(0));
     assert!(machine.cancelled.is_empty());
-    // A server has forgotten it.
+    // A server has already removed the watch, so no cancel request is sent.
     assert_eq!(after(standing(5), [compacted(1, 8)]), ["7 lost, oldest 8"]);
 }
 
 #[test]
-fn a_break_is_an_error_that_another_attempt_may_mend() {
+fn broken_stream_is_unavailable() {
     let mut machine = standing(5);
     machine.receive(canceled(-1));
     let Some(Output::Break(failure)) = machine.next() else { panic!("no break") };
     assert_eq!(Error::from(failure).kind(), ErrorKind::Unavailable);
 }
 
-// ---- Random histories over a server that cuts, doubles and replays -------------------------------------------------------------------
+// ---- Random histories, over a server that cuts streams and repeats messages
+// ------------------------
 
-/// A change of a revision: which of a few keys, and whether it is deleted.
+/// A change within a revision: the key's index, and whether it is deleted.
 type Change = (u8, bool);
 
 fn path(key: u8) -> String {
     format!("/app/{}", char::from(b'a' + key))
 }
 
-/// What happens to the messages of one stream.
+/// What happens to one message of a stream.
 #[derive(Clone, Debug)]
 enum Fate {
     Deliver,
-    /// Sent twice.
+    /// It is sent twice.
     Double,
-    /// An earlier message of the stream is sent again after it.
+    /// After it, an earlier message of the stream is sent again.
     Replay(prop::sample::Index),
     /// The stream ends before it.
     Cut,
@@ -606,13 +615,13 @@ fn fate() -> impl Strategy<Value = Fate> {
     ]
 }
 
-/// Revisions 2 and up; each changes one to four different keys.
+/// Returns revisions 2 and up; each changes one to four different keys.
 fn history() -> impl Strategy<Value = Vec<Vec<Change>>> {
     let revision = prop::collection::btree_map(0..4_u8, any::<bool>(), 1..=4).prop_map(|changes| changes.into_iter().collect());
     prop::collection::vec(revision, 1..30)
 }
 
-/// The history as a watch of `span` must see it.
+/// Returns the history as a watch of `span` must see it.
 fn truth(history: &[Vec<Change>], span: &Span) -> Vec<(i64, Vec<String>)> {
     (2..)
         .zip(history)
@@ -624,8 +633,8 @@ fn truth(history: &[Vec<Change>], span: &Span) -> Vec<(i64, Vec<String>)> {
         .collect()
 }
 
-/// The messages that a server sends for a watch: the events cut into pieces, each a message or a fragment. A revision is never divided over two messages
-/// that are not fragments of one.
+/// Returns the messages that a server sends for a watch: the events cut into messages and
+/// fragments. A revision is split only over fragments of one message.
 fn messages(history: &[Vec<Change>], span: &Span, id: i64, start: i64, cuts: &mut impl Iterator<Item = u8>) -> Vec<WatchResponse> {
     let newest = i64::try_from(history.len()).unwrap() + 1;
     let mut messages = Vec::new();
@@ -652,9 +661,10 @@ fn messages(history: &[Vec<Change>], span: &Span, id: i64, start: i64, cuts: &mu
 proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
-    /// Two watches, resumed over as many streams as it takes: each sees its history, whole, in order and once (W1 to W4).
+    /// Two watches resume over as many streams as needed. Each sees its whole history, in order and
+    /// once.
     #[test]
-    fn w1_w2_w3_w4_hold_over_cuts_doubled_and_replayed_messages(
+    fn resumed_watches_see_whole_history(
         history in history(),
         cuts in prop::collection::vec(any::<u8>(), 0..200),
         fates in prop::collection::vec(fate(), 0..200),
@@ -666,7 +676,7 @@ proptest! {
         let mut fates = fates.into_iter();
         let mut turns = turns.into_iter();
         let mut seen: [Vec<(i64, Vec<String>)>; 2] = [Vec::new(), Vec::new()];
-        // Fates run out, so a stream that is not cut comes in the end.
+        // The fates run out, so eventually a stream is not cut.
         loop {
             let mut machine = Machine::default();
             let last = |seen: &[(i64, Vec<String>)]| seen.last().map_or(0, |(revision, _)| u64::try_from(*revision).unwrap());
@@ -721,9 +731,10 @@ proptest! {
         }
     }
 
-    /// Messages that get lost are not noticed, since no server loses any; but order and uniqueness hold all the same, and nothing panics.
+    /// The machine cannot detect lost messages, because no server loses any. Even then, revisions
+    /// rise, no key comes twice in one, and nothing panics.
     #[test]
-    fn g1_whatever_a_server_sends_revisions_rise_and_no_key_comes_twice(
+    fn any_messages_keep_revisions_rising(
         messages in prop::collection::vec(any_message(), 0..40),
         asks in prop::collection::vec(any::<bool>(), 40),
     ) {

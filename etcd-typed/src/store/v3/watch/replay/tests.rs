@@ -1,4 +1,5 @@
-//! Sections that are read in order, from watches that yield what they like, as long as each yields everything from its start on.
+//! Tests sections read in order. The watches may yield more or less at once, as long as each yields
+//! everything after its start.
 
 use std::sync::Mutex;
 
@@ -18,19 +19,19 @@ fn batch(revision: u64) -> WatchItem {
     WatchItem::Batch(Batch { revision: at(revision), events: vec![event] })
 }
 
-/// A history, and what was opened of it.
+/// A history, and a record of the sections opened on it.
 #[derive(Clone)]
 struct History {
     of_span: Arc<Vec<u64>>,
     newest: u64,
     opened: Arc<Mutex<Vec<(u64, Option<u64>)>>>,
-    /// Of watches that are open.
+    /// The number of open watches.
     open: Arc<AtomicUsize>,
     most_open: Arc<AtomicUsize>,
-    /// The first section that is refused, by its place.
+    /// The index of the first section that is refused.
     refused: Option<usize>,
     progress: bool,
-    /// What a section holds for a reader who has not come to it.
+    /// How many batches a section buffers before it lags.
     room: usize,
 }
 
@@ -40,7 +41,8 @@ impl History {
         Self { of_span: Arc::new(of_span), newest, opened, open, most_open, refused: None, progress: false, room: usize::MAX }
     }
 
-    /// A watch with everything after `start`, whether it is wanted or not, and silence or progress after it.
+    /// Returns a watch with everything after `start`, even beyond `until`, followed by progress or
+    /// silence.
     fn watch(&self, start: u64, until: Option<Revision>) -> WatchStream {
         let open = Opened::of(&self.open, &self.most_open);
         let after: Vec<_> = self.of_span.iter().copied().filter(|revision| *revision > start).map(batch).collect();
@@ -96,7 +98,7 @@ impl Source for History {
     }
 }
 
-/// The revisions that come until nothing comes any more, and what ended it.
+/// Returns the revisions that arrive before a long silence or an error, and the error.
 async fn revisions(replay: &mut Replay<History>) -> (Vec<u64>, Option<Error>) {
     let mut seen = Vec::new();
     let mut last = 0;
@@ -119,14 +121,14 @@ async fn revisions(replay: &mut Replay<History>) -> (Vec<u64>, Option<Error>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dense_history_comes_whole_and_in_order_with_few_watches_at_a_time() {
+async fn dense_history_is_read_in_order() {
     let history = History::new((1..=100_000).collect(), 100_000);
     let mut replay = history.replay(10);
     let (seen, error) = revisions(&mut replay).await;
     assert!(error.is_none());
     assert!(seen.into_iter().eq(11..=100_000));
     assert!(history.most_open.load(Ordering::SeqCst) <= LARGEST_WINDOW);
-    // One is left, for what comes; and the permission is given back.
+    // One watch is left for new changes, and the permit was given back.
     assert_eq!(history.open.load(Ordering::SeqCst), 1);
     assert!(replay.permit.is_none());
     let opened = history.opened.lock().unwrap();
@@ -134,7 +136,7 @@ async fn a_dense_history_comes_whole_and_in_order_with_few_watches_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_history_with_little_of_the_span_takes_long_sections() {
+async fn sparse_history_uses_long_sections() {
     let history = History::new((1..=1_000_000).step_by(500).collect(), 1_000_000);
     let (seen, error) = revisions(&mut history.replay(0)).await;
     assert!(error.is_none());
@@ -143,13 +145,13 @@ async fn a_history_with_little_of_the_span_takes_long_sections() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_silent_leaves_one_watch_that_goes_on() {
+async fn silent_history_leaves_one_watch() {
     let history = History::new(vec![5], 50_000);
     let mut replay = history.replay(10);
     assert_eq!(revisions(&mut replay).await.0, [0_u64; 0]);
     assert_eq!(history.open.load(Ordering::SeqCst), 1);
     assert!(replay.permit.is_none());
-    // And one that goes silent after some sections.
+    // The second history goes silent after some sections.
     let history = History::new((1..=3500).collect(), 50_000);
     let mut replay = history.replay(0);
     assert!(revisions(&mut replay).await.0.into_iter().eq(1..=3500));
@@ -157,20 +159,21 @@ async fn one_that_is_silent_leaves_one_watch_that_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_of_large_values_is_read_by_one_watch() {
+async fn lagging_section_falls_back_to_one_watch() {
     let history = History { room: 10, ..History::new((1..=50_000).collect(), 50_000) };
     let mut replay = history.replay(0);
     let (seen, error) = revisions(&mut replay).await;
     assert!(error.is_none());
     assert!(seen.into_iter().eq(1..=50_000));
-    // The first one, which has more room, and ten of the second; then one for all that is left.
+    // The first watch has more room. The second lags after ten batches, and one watch reads the
+    // rest.
     assert_eq!(history.opened.lock().unwrap().last(), Some(&(ROUND + 10, None)));
     assert_eq!(history.open.load(Ordering::SeqCst), 1);
     assert!(replay.permit.is_none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_in_a_section_comes_after_what_was_before_it_and_is_the_last() {
+async fn section_error_follows_earlier_items() {
     let history = History { refused: Some(3), ..History::new((1..=100_000).collect(), 100_000) };
     let mut replay = history.replay(0);
     let (seen, error) = revisions(&mut replay).await;
@@ -181,7 +184,7 @@ async fn what_fails_in_a_section_comes_after_what_was_before_it_and_is_the_last(
 }
 
 #[tokio::test]
-async fn only_a_few_are_read_so_at_a_time() {
+async fn permits_are_limited() {
     let replays = Arc::default();
     let mut permits: Vec<_> = (0..MOST_REPLAYS).map(|_| Permit::of(&replays).unwrap()).collect();
     assert!(Permit::of(&replays).is_none());
@@ -193,7 +196,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn w1_w2_any_history_comes_whole_once_and_in_order(
+    fn any_history_is_read_once_in_order(
         gaps in prop::collection::vec(prop_oneof![8 => 1..3_u64, 1 => 1..3000_u64], 0..6000),
         start in 0..2000_u64,
         behind in 0..5000_u64,
