@@ -122,7 +122,7 @@ impl Lease {
         let applicant = Applicant { lessor: Arc::downgrade(lessor), store: store.clone(), retry: lessor.retry().clone(), asked, deadline };
         let task = prepared.task();
         prepared.start(applicant.run(task, received, answer));
-                let gone = |_| Error::new(ErrorKind::Unavailable, "the runtime ended before the lease was granted").outcome_unknown();
+        let gone = |_| Error::new(ErrorKind::Unavailable, "the runtime ended before the lease was granted").outcome_unknown();
         let (id, ttl, life) = answered.await.map_err(gone)??;
         Ok(Self { id, ttl, asked, store, life, orders, runtimes: None, standing: None })
     }

@@ -139,7 +139,7 @@ impl Publication {
     }
 
     fn abandoned(&self) -> Error {
-                Error::new(ErrorKind::Unavailable, "the runtime that kept the value published ended, and the client was not used on another one")
+        Error::new(ErrorKind::Unavailable, "the runtime that kept the value published ended, and the client was not used on another one")
             .at(&self.key)
     }
 }

@@ -220,7 +220,7 @@ const CONFLICTS: Metric = Metric {
     kind: MetricKind::Counter,
     labels: &["pattern", "op"],
     unit: MetricUnit::Count,
-        meaning: "times that an operation had to start again because another client wrote first",
+    meaning: "times that an operation had to start again because another client wrote first",
 };
 
 const WATCH_INTERRUPTIONS: Metric = Metric {
@@ -236,7 +236,7 @@ const RESYNCS: Metric = Metric {
     kind: MetricKind::Counter,
     labels: &["pattern", "cause"],
     unit: MetricUnit::Count,
-        meaning: "times that a watch started again from the current state because its history was gone",
+    meaning: "times that a watch started again from the current state because its history was gone",
 };
 
 const VIEWS: Metric = Metric {
@@ -244,7 +244,7 @@ const VIEWS: Metric = Metric {
     kind: MetricKind::Gauge,
     labels: &["pattern"],
     unit: MetricUnit::Count,
-        meaning: "live views that exist",
+    meaning: "live views that exist",
 };
 
 const VIEWS_DEGRADED: Metric = Metric {
@@ -252,7 +252,7 @@ const VIEWS_DEGRADED: Metric = Metric {
     kind: MetricKind::Gauge,
     labels: &["pattern"],
     unit: MetricUnit::Count,
-        meaning: "live views that may not show what is stored: it was rejected, or cannot be followed",
+    meaning: "live views that may not show what is stored: it was rejected, or cannot be followed",
 };
 
 const VIEW_REVISION: Metric = Metric {
@@ -260,7 +260,7 @@ const VIEW_REVISION: Metric = Metric {
     kind: MetricKind::Gauge,
     labels: &["pattern"],
     unit: MetricUnit::Count,
-        meaning: "revision up to which a live view has all changes",
+    meaning: "revision up to which a live view has all changes",
 };
 
 const VIEW_STALENESS: Metric = Metric {
@@ -268,7 +268,7 @@ const VIEW_STALENESS: Metric = Metric {
     kind: MetricKind::Gauge,
     labels: &["pattern"],
     unit: MetricUnit::Seconds,
-        meaning: "time since the last proof that a live view has all changes, as of the latest attempt to get one",
+    meaning: "time since the last proof that a live view has all changes, as of the latest attempt to get one",
 };
 
 const VIEW_PROOF_PERIOD: Metric = Metric {
@@ -276,7 +276,7 @@ const VIEW_PROOF_PERIOD: Metric = Metric {
     kind: MetricKind::Gauge,
     labels: &["pattern"],
     unit: MetricUnit::Seconds,
-        meaning: "time between two proofs of a live view without failures: 10 s, and 1 ms for each key of its directory",
+    meaning: "time between two proofs of a live view without failures: 10 s, and 1 ms for each key of its directory",
 };
 
 const VIEW_APPLIED: Metric = Metric {
@@ -284,7 +284,7 @@ const VIEW_APPLIED: Metric = Metric {
     kind: MetricKind::Counter,
     labels: &["pattern"],
     unit: MetricUnit::Count,
-        meaning: "states that a live view applied",
+    meaning: "states that a live view applied",
 };
 
 const VIEW_REJECTED: Metric = Metric {
@@ -292,7 +292,7 @@ const VIEW_REJECTED: Metric = Metric {
     kind: MetricKind::Counter,
     labels: &["pattern"],
     unit: MetricUnit::Count,
-        meaning: "states that a live view rejected because they do not decode or fail a validation",
+    meaning: "states that a live view rejected because they do not decode or fail a validation",
 };
 
 const LEASE_REMAINING: Metric = Metric {
@@ -300,7 +300,7 @@ const LEASE_REMAINING: Metric = Metric {
     kind: MetricKind::Histogram,
     labels: &[],
     unit: MetricUnit::Seconds,
-        meaning: "remaining time of a lease at the end of each attempt to renew it",
+    meaning: "remaining time of a lease at the end of each attempt to renew it",
 };
 
 const LEASES_LOST: Metric = Metric {
@@ -308,7 +308,7 @@ const LEASES_LOST: Metric = Metric {
     kind: MetricKind::Counter,
     labels: &["cause"],
     unit: MetricUnit::Count,
-        meaning: "leases that were lost while they were in use, alone or with their guard",
+    meaning: "leases that were lost while they were in use, alone or with their guard",
 };
 
 const LOCK_WAIT: Metric = Metric {
@@ -316,7 +316,7 @@ const LOCK_WAIT: Metric = Metric {
     kind: MetricKind::Histogram,
     labels: &["recipe"],
     unit: MetricUnit::Seconds,
-        meaning: "time that it took to get a lock or the leadership",
+    meaning: "time that it took to get a lock or the leadership",
 };
 
 const PLACES_LOST: Metric = Metric {
@@ -324,7 +324,7 @@ const PLACES_LOST: Metric = Metric {
     kind: MetricKind::Counter,
     labels: &["recipe"],
     unit: MetricUnit::Count,
-        meaning: "times that a waiter started again at the end of the queue because its lease ended or its key was deleted",
+    meaning: "times that a waiter started again at the end of the queue because its lease ended or its key was deleted",
 };
 
 const PUBLISHED: Metric = Metric {
@@ -332,7 +332,7 @@ const PUBLISHED: Metric = Metric {
     kind: MetricKind::Gauge,
     labels: &["pattern"],
     unit: MetricUnit::Count,
-        meaning: "values to keep published",
+    meaning: "values to keep published",
 };
 
 const PUBLISHED_MISSING: Metric = Metric {
@@ -340,7 +340,7 @@ const PUBLISHED_MISSING: Metric = Metric {
     kind: MetricKind::Gauge,
     labels: &["pattern"],
     unit: MetricUnit::Count,
-        meaning: "values to keep published that are missing, or that no runtime keeps",
+    meaning: "values to keep published that are missing, or that no runtime keeps",
 };
 
 const PUT_BACK: Metric = Metric {
@@ -348,7 +348,7 @@ const PUT_BACK: Metric = Metric {
     kind: MetricKind::Counter,
     labels: &["pattern", "cause"],
     unit: MetricUnit::Count,
-        meaning: "times that a published value was lost and put back",
+    meaning: "times that a published value was lost and put back",
 };
 
 /// Reports on a live view from its first state on. The gauges that count views are correct for any

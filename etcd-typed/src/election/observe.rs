@@ -255,7 +255,7 @@ mod tests {
     fn waiter_is_reported_once_it_leads() {
         let mut office = office(vec![stands(0xb, 5, 5, "x")]);
         assert_eq!(told(&mut office, 11, vec![put(stands(0xa, 11, 11, "y"))]), None);
-            assert_eq!(told(&mut office, 12, vec![put(stands(0xa, 11, 12, "z"))]), None, "a waiter changed its value");
+        assert_eq!(told(&mut office, 12, vec![put(stands(0xa, 11, 12, "z"))]), None, "a waiter changed its value");
         assert_eq!(told(&mut office, 13, vec![delete("/a/b", false)]), is(0xa, "z"));
         assert_eq!(told(&mut office, 14, vec![delete("/a/a", false)]), Some(None));
         assert_eq!(told(&mut office, 15, vec![delete("/a/a", false)]), None);

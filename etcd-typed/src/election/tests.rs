@@ -77,7 +77,7 @@ async fn candidates_lead_in_order_with_growing_fences() {
     }
     drop(leader);
     let last = timeout(LONG, election.campaign(&text("last"))).await.unwrap().unwrap();
-        assert_eq!(values(&election).await, ["last"], "dropping a leader resigns");
+    assert_eq!(values(&election).await, ["last"], "dropping a leader resigns");
     last.resign().await.unwrap();
     assert!(election.leader().await.unwrap().is_none());
 }
@@ -94,7 +94,7 @@ async fn expired_candidate_never_wins() {
     first.resign().await.unwrap();
 
     let second = led(waiting).await;
-        assert!(second.lease_id() != stood.lease && second.fence() > stood.fence, "it campaigned again");
+    assert!(second.lease_id() != stood.lease && second.fence() > stood.fence, "it campaigned again");
     second.verify().await.unwrap();
     assert_eq!(values(&election).await, ["second"]);
 }
@@ -222,7 +222,7 @@ async fn observe_survives_every_watch_interruption() {
     one.proclaim(&text("one")).await.unwrap();
     store.faults().drop_connections();
     one.proclaim(&text("uno")).await.unwrap();
-        assert_eq!(told(&mut changes).await, Some((text("uno"), one.fence())), "an unchanged value is not repeated");
+    assert_eq!(told(&mut changes).await, Some((text("uno"), one.fence())), "an unchanged value is not repeated");
 
     // Another leader with the same value, seen only after the history is compacted.
     one.proclaim(&text("one")).await.unwrap();
@@ -245,7 +245,7 @@ async fn observe_survives_every_watch_interruption() {
     assert_eq!(told(&mut changes).await, Some((text("last"), last.fence())));
     store.faults().wipe();
     assert_eq!(told(&mut changes).await, None);
-        timeout(LONG, last.lost()).await.expect("the guard notices too");
+    timeout(LONG, last.lost()).await.expect("the guard notices too");
     let again = election.campaign(&text("last")).await.unwrap();
     let item = timeout(LONG, StreamExt::next(&mut changes)).await.unwrap().unwrap().unwrap().unwrap();
     assert_eq!((item.fence, item.token().key()), (again.fence(), again.key()));
@@ -312,7 +312,7 @@ async fn depose_removes_all_candidates_with_value() {
     while values(&election).await.len() < 2 {
         sleep(Duration::from_millis(1)).await;
     }
-        assert_eq!(values(&election).await, ["stays", "gone"], "a removed waiter joins again, at the end");
+    assert_eq!(values(&election).await, ["stays", "gone"], "a removed waiter joins again, at the end");
     stays.resign().await.unwrap();
     led(again).await.verify().await.unwrap();
 }
@@ -331,7 +331,7 @@ async fn token_hands_leadership_over() {
 
     let elsewhere = Client::with_store(store).election::<String>("/e").ttl(Duration::from_secs(5));
     let renewed = elsewhere.renew(&token, Duration::from_secs(60)).await.unwrap();
-        assert_eq!(election.adopt(&token).await.unwrap_err().kind(), ErrorKind::GuardLost, "renewing replaced the token");
+    assert_eq!(election.adopt(&token).await.unwrap_err().kind(), ErrorKind::GuardLost, "renewing replaced the token");
     let adopted = elsewhere.adopt(&renewed).await.unwrap();
     assert_eq!((adopted.fence(), values(&election).await), (fence, vec![text("me"), text("next")]));
     adopted.proclaim(&text("still me")).await.unwrap();

@@ -349,12 +349,12 @@ impl fmt::Display for LostReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Expired => "no answer came within its time to live",
-                        Self::Revoked => "the server no longer knows its lease",
+            Self::Revoked => "the server no longer knows its lease",
             Self::KeyDeleted => "its key was deleted",
-                        Self::TakenOver => "its key belongs to another client now",
+            Self::TakenOver => "its key belongs to another client now",
             Self::Unverified => "the server refuses to keep its lease alive or to show its key",
-                        Self::NotKeptAlive => "it was not kept alive: its runtime ended, and the client was not used on another one",
-                        Self::Released => "it was released",
+            Self::NotKeptAlive => "it was not kept alive: its runtime ended, and the client was not used on another one",
+            Self::Released => "it was released",
         })
     }
 }

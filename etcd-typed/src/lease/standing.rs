@@ -348,7 +348,7 @@ mod tests {
         let mut third = Box::pin(lock.acquire());
         let (third_waits, released) = tokio::join!(tokio::time::timeout(Duration::from_millis(1), &mut third), first.release());
         released.unwrap();
-                assert!(third_waits.is_err(), "the second contender comes first");
+        assert!(third_waits.is_err(), "the second contender comes first");
         let second = second.await.unwrap();
         assert_eq!(counting.take(), Counts { commit: 1, ..Counts::default() });
         let fence = second.fence();
@@ -368,7 +368,7 @@ mod tests {
         a.release().await.unwrap();
         b.release().await.unwrap();
         let first = lock.acquire().await.unwrap();
-                assert_eq!(first.lease_id(), b_lease, "the lease that was used last");
+        assert_eq!(first.lease_id(), b_lease, "the lease that was used last");
         // The second contender gets the other lease, and does not know that it was revoked.
         client.store().revoke(a_lease).await.unwrap();
         let (second, released) = tokio::join!(lock.acquire(), first.release());
@@ -390,7 +390,7 @@ mod tests {
         assert!(second.await.is_err());
         first.release().await.unwrap();
         third.await.unwrap().release().await.unwrap();
-                assert!(begun.elapsed() < TTL / 3, "it waited for its periodic look: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < TTL / 3, "it waited for its periodic look: {:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
@@ -401,7 +401,7 @@ mod tests {
         let second = waiting(&lock, 2).await;
         client.store().commit(Txn { then: vec![Op::delete(first.key())], ..Txn::default() }).await.unwrap();
         let second = second.await.unwrap();
-                assert!(begun.elapsed() < TTL / 3, "it waited for its periodic look: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < TTL / 3, "it waited for its periodic look: {:?}", begun.elapsed());
         assert!(!first.is_held() && second.is_held());
     }
 
@@ -418,7 +418,7 @@ mod tests {
         counting.take();
         tokio::time::sleep(TTL / 6).await;
         let spent = counting.take();
-                assert!(spent.commit + spent.range <= 2, "the two waiters keep waking each other: {spent:?}");
+        assert!(spent.commit + spent.range <= 2, "the two waiters keep waking each other: {spent:?}");
         holder.release().await.unwrap();
         let second = other.await.unwrap();
         tokio::time::sleep(TTL / 2).await;
@@ -438,7 +438,7 @@ mod tests {
         let standing = standings.enter(&directory, &key, lease.life());
         // The creation revision is not known yet. When it is, a waiter for another revision is
         // woken.
-                let Some(Before::Stands(mistaken)) = before(4) else { panic!("it may be that key") };
+        let Some(Before::Stands(mistaken)) = before(4) else { panic!("it may be that key") };
         standing.made(Revision::new(5));
         assert!(mistaken.gone().await.is_none());
         assert!(before(4).is_none());

@@ -23,7 +23,7 @@ fn waiting_without_runtime_loses_lease() {
     let lease = runtime.block_on(async { Client::connect("memory:").await.unwrap().lease(TTL).await.unwrap() });
     assert!(lease.lost().now_or_never().is_none());
     drop(runtime);
-        assert!(lease.is_held(), "its time has not passed, and another runtime may come before that");
+    assert!(lease.is_held(), "its time has not passed, and another runtime may come before that");
     // Without a runtime no timer would wake the waiter.
     assert_eq!(lease.lost().now_or_never().unwrap().reason(), LostReason::NotKeptAlive);
     assert!(!lease.is_held());
@@ -249,7 +249,7 @@ async fn revoking_is_no_loss() {
     let life = lease.life().clone();
     lease.revoke().await.unwrap();
     pass(MOMENT).await;
-        assert_eq!(life.reason(), Some(LostReason::NotKeptAlive), "the reason of an intended end");
+    assert_eq!(life.reason(), Some(LostReason::NotKeptAlive), "the reason of an intended end");
     // If the request fails, the task repeats it.
     let lease = client.lease(TTL).await.unwrap();
     let id = lease.id();

@@ -176,7 +176,7 @@ impl Keeper {
         let answer = match found {
             Ok(Found::Ours(revision)) => Ok(revision),
             Ok(Found::Theirs) => Err(self.taken()),
-                        Ok(Found::Changed) => Err(self.conflict("other clients write the key at the same time")),
+            Ok(Found::Changed) => Err(self.conflict("other clients write the key at the same time")),
             Err(error) => {
                 // The store would refuse this value every time, so keep the previous one.
                 if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Unsupported | ErrorKind::Invalid) {
@@ -238,7 +238,7 @@ impl Keeper {
             {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
-                                        "an earlier write of the value may still be applied until the lease that it shares has ended",
+                    "an earlier write of the value may still be applied until the lease that it shares has ended",
                 ));
             }
             self.lease = None;
@@ -422,7 +422,7 @@ impl Keeper {
     }
 
     fn taken(&self) -> Error {
-                self.conflict("the key holds another publisher's value")
+        self.conflict("the key holds another publisher's value")
     }
 
     fn conflict(&self, message: &str) -> Error {

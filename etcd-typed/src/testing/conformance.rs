@@ -1,7 +1,9 @@
-//! The conformance suite: one case for each rule of the [`Store`] contract, for every store alike.
+//! The conformance suite: one case for each rule of the [`Store`] contract, the same for every
+//! store.
 //!
-//! A store gets all cases, as tests with names, by [`conformance!`](crate::conformance); it cannot leave one out. What it cannot do it says by
-//! its [`Capabilities`](crate::store::Capabilities), and then the suite asserts the refusal that the contract asks for.
+//! [`conformance!`](crate::conformance) turns all cases into tests with names; a store cannot leave
+//! one out. The store's [`Capabilities`](crate::store::Capabilities) declare what it cannot do, and
+//! the suite then asserts that it refuses as the contract says.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -33,7 +35,7 @@
 //! # fn main() {}
 //! ```
 
-// What belongs here is how cases are run and what they are told; the cases are in the files of their subjects.
+// This file runs the cases; the cases are in the files of their subjects.
 
 mod bench;
 mod commit;
@@ -53,29 +55,31 @@ use bench::Bench;
 
 use crate::store::{BoxFuture, Store};
 
-/// How long a case may take. Only a case that fails takes so long, since most wait for something.
+/// The time limit of a case. Only a failing case takes this long, usually because it waits for
+/// something.
 const CASE_LIMIT: Duration = Duration::from_secs(120);
 
-/// A store with what the suite needs to know beside it.
+/// A store under test.
 pub trait TestStore: Send + Sync {
     /// The store.
     fn store(&self) -> &dyn Store;
 
-    /// Makes the store forget its history: of what was committed before, a watch that resumes from an earlier revision is not told any
-    /// more (etcd v3: a compaction at the newest revision; v2: a thousand writes to any other key). What is stored stays.
+    /// Makes the store forget its history: a watch that resumes from an earlier revision no longer
+    /// gets the changes before now (etcd v3: a compaction at the newest revision; v2: a thousand
+    /// writes to another key). The stored values stay.
     fn lose_history(&self) -> BoxFuture<'_, ()>;
 }
 
-/// Whether a case can do with a store that others use at the same time.
+/// Whether a case can share its store with other cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
-    /// Others use it too, in directories of their own, and it keeps its history meanwhile.
+    /// Other cases use the store too, in directories of their own. It keeps its history meanwhile.
     Shared,
-    /// It is this case's alone: the case makes it lose its history, or writes very much.
+    /// The case has the store for itself: the case makes it lose its history, or writes very much.
     Alone,
 }
 
-/// Makes the cases functions, and the tests that call them a macro, from one list.
+/// Generates the functions of the cases, and a macro for the tests that call them, from one list.
 macro_rules! cases {
     ($dollar:tt $($module:ident { $($isolation:ident $case:ident,)* })*) => {
         /// The cases. [`conformance!`](crate::conformance) calls them.
@@ -83,19 +87,19 @@ macro_rules! cases {
             use super::{Isolation, TestStore, run};
 
             $($(
-                /// Runs the case of this name on the store that `setup` gives.
+                /// Runs the case with this name on the store that `setup` returns.
                 ///
                 /// # Panics
                 ///
-                /// If the store does not keep to the contract.
+                /// If the store breaks the contract.
                 pub fn $case<S: TestStore>(setup: impl AsyncFnOnce(Isolation) -> S) {
                     run(stringify!($case), Isolation::$isolation, setup, |bench| Box::pin(super::$module::$case(bench)));
                 }
             )*)*
         }
 
-        /// Makes a test of every case of the conformance suite, named as the case. The argument is the path of an
-        /// `async fn(Isolation) -> impl TestStore`.
+        /// Generates a test for each case of the conformance suite, with the name of the case. The
+        /// argument is the path of an `async fn(Isolation) -> impl TestStore`.
         #[macro_export]
         macro_rules! conformance {
             ($dollar setup:path) => {
@@ -227,7 +231,7 @@ cases! { $
     }
 }
 
-/// Runs one case, on a runtime of its own as a test has it.
+/// Runs one case, on a runtime of its own as in a test.
 fn run<S: TestStore>(
     name: &str,
     isolation: Isolation,
@@ -242,7 +246,7 @@ fn run<S: TestStore>(
         let subject = setup(isolation).await;
         let bench = Bench::new(&subject, name);
         if tokio::time::timeout(CASE_LIMIT, case(&bench)).await.is_err() {
-            panic!("{name} is not done after {CASE_LIMIT:?}: it waits for what does not come");
+                        panic!("{name} did not finish within {CASE_LIMIT:?}: it waits for something that does not come");
         }
     });
 }

@@ -581,7 +581,7 @@ mod tests {
         store.faults().delay(crate::store::memory::Calls::Commits, Duration::from_millis(200));
         lock.release().await.unwrap();
         let next = client.lock("/x").acquire().await.unwrap();
-                assert_ne!(next.lease_id(), lease, "a lease that may be gone serves no other guard");
+        assert_ne!(next.lease_id(), lease, "a lease that may be gone serves no other guard");
         next.release().await.unwrap();
     }
 

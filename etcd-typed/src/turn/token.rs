@@ -195,7 +195,7 @@ impl Turn {
             let error = match answer_until(attempts.deadline, self.store().commit(txn)).await {
                 Ok(committed) if committed.succeeded => return Ok(!attempts.unsure),
                 // The value was written meanwhile, or the key changed; the next read shows which.
-                                Ok(_) => Error::new(ErrorKind::Conflict, "other clients kept changing the key at the same time"),
+                Ok(_) => Error::new(ErrorKind::Conflict, "other clients kept changing the key at the same time"),
                 Err(error) => error,
             };
             attempts.failed(error).await.map_err(|error| error.at(&token.key))?;
@@ -253,7 +253,7 @@ impl Attempts {
 }
 
 fn not_there(token: &Token) -> Error {
-        Error::new(ErrorKind::GuardLost, "the lock or leadership of this token is no longer held").at(&token.key)
+    Error::new(ErrorKind::GuardLost, "the lock or leadership of this token is no longer held").at(&token.key)
 }
 
 #[cfg(test)]

@@ -336,9 +336,9 @@ impl World {
             Step::Batch(batch) => {
                 self.batches += 1;
                 self.came_to_another_life();
-                                assert!(batch.revision > self.last_batch, "batch {} comes after {}", batch.revision, self.last_batch);
+                assert!(batch.revision > self.last_batch, "batch {} comes after {}", batch.revision, self.last_batch);
                 let life = self.seen();
-                                assert_eq!(life.next_after(&self.span, self.last_batch).as_ref(), Some(&batch), "batches are complete, without a gap");
+                assert_eq!(life.next_after(&self.span, self.last_batch).as_ref(), Some(&batch), "batches are complete, without a gap");
                 self.last_batch = batch.revision;
                 self.told = batch.revision;
                 apply(&mut self.tree, &batch);
@@ -364,7 +364,7 @@ impl World {
         let strip = |kv: KeyValue| (kv.value, kv.modified);
         let there = self.seen().tree_at(revision).into_values().filter(|kv| self.span.contains(&kv.key)).map(strip);
         let here = self.tree.values().cloned().map(strip);
-                assert!(here.eq(there), "the tree at {revision} is not the server's");
+        assert!(here.eq(there), "the tree at {revision} is not the server's");
     }
 
     /// A wipe may stay undetected only if it makes no difference: the state of the new history
@@ -389,7 +389,7 @@ impl World {
                 break;
             }
         }
-                assert_eq!(self.engine.want(), Want::Item, "the engine does not settle");
+        assert_eq!(self.engine.want(), Want::Item, "the engine does not settle");
         self.seen_life = Some(self.life().number);
         let now = self.life().revision;
         self.same_as_at(now);

@@ -150,7 +150,7 @@ async fn watch_waits_for_server_restart() {
     store.faults().stop();
     // An hour without a server: a caller can stop waiting and come back.
     for _ in 0..60 {
-                assert!(timeout(LONG, follow.next()).await.is_err(), "the server is down");
+        assert!(timeout(LONG, follow.next()).await.is_err(), "the server is down");
         let interruption = follow.interruption().expect("it is broken");
         assert_eq!(interruption.error.kind(), ErrorKind::Unavailable);
         assert_eq!(interruption.error.key(), Some(&directory()));

@@ -1,4 +1,5 @@
-//! Cases about [`Store::commit`](crate::store::Store::commit): what the operations do. Conditions are in `compare.rs`.
+//! Cases about [`Store::commit`](crate::store::Store::commit): the effects of operations.
+//! Conditions are in `compare.rs`.
 
 use std::time::Duration;
 
@@ -116,14 +117,14 @@ pub(super) async fn a_delete_below_takes_whole_segments(bench: &Bench<'_>) {
     let dir = Span::Below(bench.key("app"));
     let was = bench.range(Range::of(dir.clone())).await.kvs;
     let committed = bench.perform(vec![Op::Delete { span: dir.clone(), previous: true }]).await;
-    // A directory that is a thing of its own goes as one.
+    // On a store with real directories, one operation deletes one directory.
     let deleted = if bench.capabilities().directories { 1 } else { 2 };
     assert_eq!(committed.results, [OpResult::Delete { deleted, previous: was }]);
     assert_eq!(keys(&bench.list().await), [bench.key("app-x").to_string(), bench.key("apple/x").to_string()]);
     assert!(bench.range(Range::of(dir)).await.directory.is_none());
 }
 
-/// Whatever else happens in the store meanwhile, its revision only grows.
+/// Other cases may write at the same time, but the revision must only grow.
 pub(super) async fn what_changes_nothing_has_the_stores_revision(bench: &Bench<'_>) {
     let key = bench.key("a");
     let written = bench.put(&key, "1").await;

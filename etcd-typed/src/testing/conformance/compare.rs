@@ -13,7 +13,7 @@ use crate::store::{Compare, Condition, Expiry, Op, OpResult, Span, Txn};
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// A key with a history: created, then updated with a lease.
+/// A key that was created, then updated with a lease.
 struct Subject {
     key: Key,
     created: Revision,
@@ -27,7 +27,7 @@ async fn subject(bench: &Bench<'_>, name: &str, lease: LeaseId) -> Subject {
     Subject { key, created, modified }
 }
 
-/// Each condition, and whether it holds of a [`Subject`] and of a key that is not there.
+/// Each condition, and whether it holds for a [`Subject`] and for a missing key.
 fn table(subject: &Subject, lease: LeaseId) -> Vec<(Condition, bool, bool)> {
     let Subject { created, modified, .. } = *subject;
     let value = |text: &'static str| Condition::Value(Bytes::from_static(text.as_bytes()));
@@ -55,7 +55,7 @@ fn table(subject: &Subject, lease: LeaseId) -> Vec<(Condition, bool, bool)> {
     ]
 }
 
-/// With every operation that it can guard, since a store may map each to another request.
+/// Tries every operation with the condition, since a store may send a different request for each.
 pub(super) async fn every_condition_holds_exactly_when_it_should(bench: &Bench<'_>) {
     let lease = bench.grant(LONG).await;
     let rows = table(&subject(bench, "count", lease).await, lease).len();

@@ -1,4 +1,4 @@
-//! Cases about directories that are things of their own, as v2 has them, and about their absence.
+//! Cases about real directories, as v2 has them, and about their absence on other stores.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn below(bench: &Bench<'_>, key: &Key) -> RangeReply {
     bench.range(Range::of(Span::Below(key.clone()))).await
 }
 
-/// Whether the store has directories; where it has none, it refuses this.
+/// Whether the store has directories. A store without them must refuse this.
 async fn has_directories(bench: &Bench<'_>, op: Op) -> bool {
     let has = bench.capabilities().directories;
     if !has {
@@ -142,7 +142,7 @@ pub(super) async fn a_directory_gets_another_time_to_live(bench: &Bench<'_>) {
     assert!(below(bench, &stays).await.directory.is_some_and(|node| node.ttl > short));
     bench.perform(vec![update(&stays, None)]).await;
     assert!(below(bench, &stays).await.directory.is_some_and(|node| node.ttl.is_none()));
-    // Made later, for as long as the first was: when it is gone, the first would be.
+    // Created later with the same time to live: when it is gone, the first one would be gone too.
     bench.perform(vec![make(&goes, short)]).await;
     while below(bench, &goes).await.directory.is_some() {
         sleep(Duration::from_millis(20)).await;

@@ -1,6 +1,6 @@
-//! Cases about keys that vanish by themselves: [`Expiry`] and leases.
+//! Cases about keys that expire: [`Expiry`] and leases.
 //!
-//! Nothing here says how soon something vanishes, only that it does and not before its time.
+//! The cases never check how soon a key expires, only that it does, and not before its time.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub(super) async fn a_put_without_expiry_takes_the_old_one_away(bench: &Bench<'_
     bench.put(&stays, "2").await;
     let kv = bench.found(&stays).await;
     assert_eq!((kv.lease, kv.ttl), (None, None));
-    // Written later, for as long: when it is gone, the other one would be.
+    // Written later with the same time to live: when it is gone, the other one would be gone too.
     bench.put_with(&goes, "1", Expiry::After(SHORT)).await;
     until_gone(bench, &goes).await;
     assert_eq!(bench.value(&stays).await, "2");
@@ -59,7 +59,8 @@ pub(super) async fn a_lease_grants_what_was_asked_or_more(bench: &Bench<'_>) {
     }
 }
 
-/// Two clients may draw the same name, where one machine is a clone of the other. Each would take the other's lease for its own.
+/// Two clients may draw the same name if one machine is a clone of the other. Each would then take
+/// the other's lease for its own.
 pub(super) async fn a_grant_of_a_name_that_exists_is_refused(bench: &Bench<'_>) {
     let id = bench.grant(Duration::from_secs(60)).await;
     let key = bench.key("a");
@@ -76,7 +77,8 @@ pub(super) async fn a_grant_of_a_name_that_exists_is_refused(bench: &Bench<'_>) 
 pub(super) async fn a_lease_that_is_kept_alive_keeps_its_keys(bench: &Bench<'_>) {
     let ttl = Duration::from_secs(3);
     let key = bench.key("a");
-    // A machine that stops for as long as the lease lasts proves nothing; then it starts again.
+    // If the machine stopped for as long as the lease lasts, the result proves nothing, and the
+    // case starts again.
     'again: loop {
         let began = Instant::now();
         let mut last = began;
@@ -168,7 +170,7 @@ pub(super) async fn a_lease_that_is_not_there_is_lost(bench: &Bench<'_>) {
     must_be_lost(bench, id).await;
 }
 
-/// It cannot be kept alive, and nothing is written with it.
+/// It cannot be kept alive, and no key can be written with it.
 async fn must_be_lost(bench: &Bench<'_>, id: LeaseId) {
     match bench.store().keep_alive(id).await {
         Ok(left) => panic!("{left:?} of a lease that is not there"),

@@ -1,4 +1,4 @@
-//! Cases about what is too much, and about values that a store cannot hold.
+//! Cases about requests that are too large, and about values that a store cannot hold.
 
 use bytes::Bytes;
 
@@ -45,7 +45,7 @@ pub(super) async fn a_value_that_is_too_large_is_refused(bench: &Bench<'_>) {
     assert_eq!(bench.value(&key).await, "small");
 }
 
-/// As large as it says, less what a request holds beside the value.
+/// As large as the store declares, minus what a request contains beside the value.
 pub(super) async fn a_large_value_comes_back(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut reader = bench.watch_all().await;

@@ -45,7 +45,8 @@ pub(super) async fn a_key_keeps_its_creation_while_it_is_updated(bench: &Bench<'
     let kv = bench.found(&key).await;
     assert_eq!((kv.created, kv.modified), (created, modified));
     assert!(matches!(kv.version, None | Some(2)), "{kv:?}");
-    // By a put without a condition too where keys have a version, which is how often they were written since.
+    // On stores with versions, an unconditional put too: the version is the number of writes since
+    // the creation.
     let put = bench.put(&key, "3").await;
     let kv = bench.found(&key).await;
     assert_eq!((kv.created, kv.modified), (if kv.version.is_some() { created } else { put }, put));
@@ -64,7 +65,8 @@ pub(super) async fn a_key_that_was_deleted_comes_to_be_anew(bench: &Bench<'_>) {
 }
 
 pub(super) async fn keys_below_come_in_the_order_of_their_bytes(bench: &Bench<'_>) {
-    // `-` and `.` are before `/`, so the keys of a directory are not next to its name; é is after all of ASCII.
+    // `-` and `.` come before `/`, so the keys of a directory are not adjacent to its name; é comes
+    // after all of ASCII.
     let written = ["b/x", "a", "b-", "b.c", "b/a/deep", "B", "é", "z"];
     for path in written {
         bench.put(&bench.key(path), path).await;
@@ -93,7 +95,8 @@ pub(super) async fn keys_alone_come_without_values(bench: &Bench<'_>) {
 pub(super) async fn a_stale_read_is_an_answer(bench: &Bench<'_>) {
     let key = bench.key("a");
     bench.put(&key, "value").await;
-    // With one server, or a caller that stays with one, it is even the newest; all that is promised is that it is one of the past.
+    // With one server, or a caller that stays with one server, the answer is even the newest. The
+    // contract only promises a past one.
     let stale = Range { consistency: Consistency::Stale, ..Range::of(Span::Key(key)) };
     let reply = bench.range(stale).await;
     assert!(reply.kvs.iter().all(|kv| kv.value == "value" && kv.modified <= reply.revision), "{reply:?}");
@@ -117,7 +120,8 @@ pub(super) async fn pages_are_of_one_revision(bench: &Bench<'_>) {
     let revision = reply.revision;
     let mut pages = vec![keys(&reply)];
     while reply.more {
-        // Between two pages somebody changes what was read and what is to be read.
+        // Between two pages another client changes keys that were read and keys that are still to
+        // be read.
         bench.put(&bench.key("a"), "changed").await;
         bench.put(&bench.key(&format!("new-{}", pages.len())), "new").await;
         let after = reply.kvs.last().map(|kv| kv.key.clone());
@@ -128,7 +132,7 @@ pub(super) async fn pages_are_of_one_revision(bench: &Bench<'_>) {
     }
     assert_eq!(pages.concat(), ["a", "b", "c", "d", "e"].map(|path| bench.key(path).to_string()));
     assert!(pages.len() >= 3, "{pages:?}");
-    // A page may end at a key, and what ends before it begins is empty.
+    // A page may end at a key, and a range that ends before it begins is empty.
     for (after, until, expected) in [("a", "c", vec!["b", "c"]), ("b", "bb", vec![]), ("d", "b", vec![])] {
         let [after, until] = [after, until].map(|path| Some(Bytes::from(bench.key(path).to_string())));
         let reply = bench.range(Range { after, until, revision: Some(revision), ..all.clone() }).await;
@@ -164,7 +168,7 @@ pub(super) async fn modified_keys_come_with_the_count_of_all(bench: &Bench<'_>) 
     assert_eq!(found(first.clone()).await, (names(&["c"]), Some(5), true), "the limit does not change the count");
     let deleted = bench.delete(&bench.key("a")).await;
     assert_eq!(found(modified(put)).await, (names(&[]), Some(4), false), "a deleted key is told by the count alone");
-    // As of a revision of the past, and within a part of the range.
+    // At a past revision, and within a part of the range.
     assert_eq!(found(Range { revision: Some(put), ..modified(since) }).await, (names(&["c", "new"]), Some(5), false));
     let part = Range { after: Some(bench.key("b").to_string().into()), until: Some(bench.key("c").to_string().into()), ..modified(since) };
     assert_eq!(found(part).await, (names(&["c"]), Some(1), false));
@@ -209,7 +213,7 @@ pub(super) async fn a_revision_that_is_lost_is_no_answer(bench: &Bench<'_>) {
     assert_eq!(bench.value(&key).await, "new", "what is stored stays");
 }
 
-/// Some 6 MB, above the 4 MiB that a gRPC client takes in one message unless it is told otherwise.
+/// About 6 MB, more than the 4 MiB that a gRPC client accepts in one message by default.
 pub(super) async fn more_than_one_answer_holds_is_still_one_read(bench: &Bench<'_>) {
     let value = "x".repeat(10_000);
     for number in 0..600 {

@@ -1,4 +1,4 @@
-//! Cases about what a store says of itself and of its server.
+//! Cases about what a store reports about itself and its server.
 
 use super::bench::Bench;
 use crate::store::StatsKind;
@@ -28,7 +28,7 @@ pub(super) async fn there_are_members(bench: &Bench<'_>) {
         assert!(!member.id.is_empty() && hexadecimal && !member.name.is_empty(), "{member:?}");
     }
     let status = bench.store().status().await.unwrap_or_else(|error| panic!("{error:?}"));
-    // etcd's `grpc-proxy` names itself in place of the members, as the member 0.
+    // etcd's `grpc-proxy` reports itself instead of the members, as member 0.
     let is_proxied = members.iter().all(|member| member.id == "0");
     if let Some(id) = status.member.as_ref().filter(|_| !is_proxied) {
         assert!(members.iter().any(|member| member.id == *id), "{status:?} is of one of {members:?}");

@@ -1,5 +1,6 @@
-//! Cases about [`Store::watch`](crate::store::Store::watch). What holds for every item is checked by the `Reader` in all of them: order,
-//! no revision twice, nothing outside the span, progress never ahead, nothing after the last item.
+//! Cases about [`Store::watch`](crate::store::Store::watch). In all cases the `Reader` checks every
+//! item: ascending order, no revision twice, nothing outside the span, no early progress, nothing
+//! after the last item.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ pub(super) async fn a_watch_after_a_list_yields_what_comes_after(bench: &Bench<'
     let (a, b) = (bench.key("a"), bench.key("b"));
     bench.put(&a, "before").await;
     let listed = bench.now().await;
-    // Between the list and the watch, and after it.
+    // Between the list and the watch, and after the watch.
     let first = bench.put(&a, "1").await;
     let mut reader = bench.watch(below(bench.dir()), WatchFrom::Listed(listed)).await;
     let second = bench.put(&b, "2").await;
@@ -38,7 +39,7 @@ pub(super) async fn a_watch_from_the_past_yields_what_came_since(bench: &Bench<'
     }
     let deleted = bench.delete(&a).await;
     let mut later = Vec::new();
-    // From the beginning, from the middle, and from the last one.
+    // From the beginning, from the middle, and from the last change.
     for skip in [0_usize, 7, 20] {
         let from = skip.checked_sub(1).and_then(|at| written.get(at)).map_or(start, |(revision, ..)| *revision);
         let mut reader = bench.watch(below(bench.dir()), WatchFrom::Resumed(from)).await;
@@ -86,7 +87,7 @@ pub(super) async fn a_watch_below_is_on_whole_segments(bench: &Bench<'_>) {
     let revision = bench.now().await;
     let mut live = bench.watch(below(&bench.key("app")), WatchFrom::Listed(revision)).await;
     for path in ["apple/x", "app-x", "ap", "apple"] {
-        // On v2 `apple` is a directory by then.
+        // On v2 `apple` is a directory at this point.
         if path != "apple" || !bench.capabilities().directories {
             bench.put(&bench.key(path), "x").await;
         }
@@ -109,7 +110,7 @@ pub(super) async fn a_transaction_is_one_batch_in_its_order(bench: &Bench<'_>) {
     let (b, a) = (bench.key("in/b"), bench.key("in/a"));
     let all = vec![Op::put(&b, "1".into()), Op::put(&bench.key("out"), "2".into()), Op::delete(&old), Op::put(&a, "3".into())];
     if !bench.capabilities().transactions {
-        // One write is a transaction too.
+        // A single write is a transaction too.
         let revision = bench.put(&a, "3").await;
         live.expect_put(revision, &a, "3").await;
         return;
@@ -242,7 +243,7 @@ pub(super) async fn watches_that_were_dropped_leave_the_others_alone(bench: &Ben
         for _ in 0..20 {
             dropped.push(bench.watch_all().await);
         }
-        // Some with an event that nobody reads.
+        // Some of the dropped watches have an unread event.
         dropped.truncate(10);
         let value = round.to_string();
         let revision = bench.put(&key, value.clone()).await;
@@ -256,7 +257,7 @@ pub(super) async fn a_live_watch_yields_all_after_what_it_skipped(bench: &Bench<
     let start = bench.put(&key, "1").await;
     let since = bench.put(&other, "2").await;
     let mut reader = bench.watch(below(bench.dir()), WatchFrom::Live(start)).await;
-    // Here and wherever else the store is shared, it may have moved on in the meantime.
+    // The store is shared, so it may have moved on in the meantime.
     match reader.item().await {
         WatchItem::Skipped(to) => {
             assert!(to >= since, "skipped to {to}, and the store was at {since} already");
@@ -284,7 +285,7 @@ pub(super) async fn a_live_watch_has_no_gap_among_many_writes(bench: &Bench<'_>)
     let (key, last) = (bench.key("a"), bench.key("last"));
     for _ in 0..10 {
         let start = bench.put(&key, "start").await;
-        // The watch comes to be somewhere among the writes.
+        // The watch begins somewhere among the writes.
         let writes = async {
             let mut written = Vec::new();
             for number in 0..30 {
@@ -319,7 +320,7 @@ pub(super) async fn a_watch_from_the_future_says_that_the_store_is_behind(bench:
     }
 }
 
-/// To a server a start at zero may mean "from now on".
+/// For a server, a start at zero may mean "from now on".
 pub(super) async fn a_watch_from_before_everything_yields_all_of_it(bench: &Bench<'_>) {
     let key = bench.key("a");
     let first = bench.put(&key, "1").await;
@@ -341,13 +342,14 @@ pub(super) async fn a_watch_of_lost_history_says_so(bench: &Bench<'_>) {
     assert!(batches.is_empty(), "what is left of a history is not to be taken for all of it: {batches:?}");
     let WatchItem::HistoryLost { oldest } = last else { panic!("{last:?}") };
     assert!(oldest.is_none_or(|oldest| oldest > start), "{oldest:?}");
-    // From now on all is well.
+    // A new watch works.
     let mut reader = bench.watch_all().await;
     let revision = bench.put(&key, "4").await;
     reader.expect_put(revision, &key, "4").await;
 }
 
-/// Servers before 3.4.34 and 3.5.16 drop a delete at just the revision that was compacted, in silence, for a watch that starts there.
+/// Servers before 3.4.34 and 3.5.16 silently drop a delete at exactly the compacted revision, for a
+/// watch that starts there.
 pub(super) async fn a_delete_is_not_lost_with_the_history(bench: &Bench<'_>) {
     let key = bench.key("a");
     let start = bench.put(&key, "1").await;
@@ -393,7 +395,7 @@ pub(super) async fn a_reader_that_does_not_keep_up_delays_nobody(bench: &Bench<'
         }
     }
     assert_eq!(written.get(..seen.len()), Some(&seen[..]), "what was kept has no gap");
-    // Whatever became of that watch, the store still does its work.
+    // Whatever happened to the slow watch, the store still works.
     let committed = bench.commit(Txn { then: vec![Op::delete(&key)], ..Txn::default() }).await;
     assert!(committed.succeeded);
 }

@@ -193,7 +193,7 @@ fn each_failure_waits_and_stays_visible() {
     }
     story.quiet(Input::Waited);
     story.quiet(Input::Opened(Ok(())));
-        assert!(story.engine.trouble().is_some(), "the check comes first");
+    assert!(story.engine.trouble().is_some(), "the check comes first");
     story.quiet(Input::Read(Err(Error::new(ErrorKind::Timeout, "no quorum"))));
     story.wants(&Want::Wait);
     story.quiet(Input::Waited);
