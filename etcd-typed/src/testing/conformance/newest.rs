@@ -30,7 +30,7 @@ pub(super) async fn the_newest_keys_come_newest_first(bench: &Bench<'_>) {
         assert_eq!(keys(&reply), bench.paths(order.iter().take(limit)), "of {limit}");
         assert_eq!(reply.more, more, "of {limit}");
     }
-    // Asks for more keys than there are.
+    // The answer has all fields of each key, as a range does.
     let mut listed = bench.range(Range::of(Span::Below(queue.dir.clone()))).await.kvs;
     listed.sort_by_key(|kv| std::cmp::Reverse(kv.created));
     let newest = queue.newest(None, 3).await.kvs;
