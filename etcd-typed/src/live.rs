@@ -65,7 +65,7 @@ use crate::version::Versioned;
 /// let live = limits.live().await?;
 /// assert_eq!(live.get().rate_limit, 100);
 ///
-    /// // Read your own writes: wait for the revision that `set` returned.
+/// // Read your own writes: wait for the revision that `set` returned.
 /// let written = limits.rate_limit.set(&250).await?;
 /// assert_eq!(live.wait_for_revision(written).await?.rate_limit, 250);
 ///

@@ -50,17 +50,17 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     /// limits.set(&Limits { rate_limit: 250, token: Some("hunter2".to_owned()) }).await?;
     ///
     /// let live = limits.live().or_snapshot(&path).await?;
-        /// // The file is written a moment later. Then the program ends, and so does the server.
+    /// // The file is written a moment later. Then the program ends, and so does the server.
     /// # while !path.exists() { tokio::time::sleep(std::time::Duration::from_millis(1)).await; }
     /// drop(live);
     /// store.faults().stop();
     ///
     /// let mut live = limits.live().or_snapshot(&path).await?;
     /// assert_eq!(live.get().rate_limit, 250);
-        /// assert_eq!(live.get().token, None); // Secrets are never written to the file.
+    /// assert_eq!(live.get().token, None); // Secrets are never written to the file.
     /// assert!(matches!(live.status(), LiveStatus::Degraded { cause: Cause::Snapshot(_), .. }));
     ///
-        /// // When the server is back, the view continues by itself.
+    /// // When the server is back, the view continues by itself.
     /// store.faults().start();
     /// assert!(live.changed().await?.token.is_some());
     /// # std::fs::remove_file(&path).expect("it is there");

@@ -246,7 +246,7 @@ fn run<S: TestStore>(
         let subject = setup(isolation).await;
         let bench = Bench::new(&subject, name);
         if tokio::time::timeout(CASE_LIMIT, case(&bench)).await.is_err() {
-                        panic!("{name} did not finish within {CASE_LIMIT:?}: it waits for something that does not come");
+            panic!("{name} did not finish within {CASE_LIMIT:?}: it waits for something that does not come");
         }
     });
 }

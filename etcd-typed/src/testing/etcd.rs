@@ -317,7 +317,7 @@ impl Etcd {
     pub async fn launch(&mut self) {
         assert!(
             !self.doubtful,
-                        "this etcd {} may have lost acknowledged writes when it was killed (etcd issues 13766 and 14370): `terminate` or `wipe` it, or \
+            "this etcd {} may have lost acknowledged writes when it was killed (etcd issues 13766 and 14370): `terminate` or `wipe` it, or \
                          use another version",
             self.version
         );

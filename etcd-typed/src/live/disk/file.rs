@@ -300,14 +300,13 @@ impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable(error) => error.fmt(f),
-                        Self::Torn => f.write_str("damaged: it is incomplete"),
+            Self::Torn => f.write_str("damaged: it is incomplete"),
             Self::Damaged(error) => write!(f, "damaged, or not a snapshot (line {}, column {})", error.line(), error.column()),
             Self::Format(format) => write!(f, "its format is {format}, and only {FORMAT} can be read"),
-                        Self::Foreign { is_of, wanted } => write!(f, "it belongs to {is_of}, not to {wanted}"),
+            Self::Foreign { is_of, wanted } => write!(f, "it belongs to {is_of}, not to {wanted}"),
             Self::Unknown { field, key } => {
                 let (field, key) = (shown(field), shown(key));
-                                write!(f, "it has no information about `{field}`: the program that wrote it did not keep the key `{key}`")
-
+                write!(f, "it has no information about `{field}`: the program that wrote it did not keep the key `{key}`")
             }
         }
     }
