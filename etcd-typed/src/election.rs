@@ -63,11 +63,11 @@ pub(crate) const KIND: &str = "election";
 ///
 /// leader.proclaim(&"10.0.0.7:8080".to_owned()).await?;
 /// let work = async { 42 };
-/// assert_eq!(leader.while_held(work).await?, 42); // dropped where it waits when the leadership is lost
+/// assert_eq!(leader.while_held(work).await?, 42); // dropped when the leadership is lost
 /// leader.resign().await?; // or drop it
 /// # Ok(()) }
 /// ```
-#[must_use = "nobody stands in an election until they campaign"]
+#[must_use = "an `Election` does nothing until you campaign"]
 pub struct Election<T> {
     turn: Result<Turn, KeyError>,
     values: PhantomData<fn() -> T>,
@@ -286,8 +286,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// keys. Returns how many it removed.
     ///
     /// Use it for candidates whose value shows that they are gone or unwanted. A leader that is
-    /// still running notices that it no longer leads. If it is in [`lead`](Self::lead), or if a
-    /// removed candidate is in [`campaign`](Self::campaign), it campaigns again, at the end of the
+    /// still running notices that it no longer leads. A removed candidate that is in
+    /// [`campaign`](Self::campaign) or [`lead`](Self::lead) campaigns again, at the end of the
     /// queue. A candidate that changes its value at the same time is not removed.
     ///
     /// # Errors

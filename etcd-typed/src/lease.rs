@@ -117,7 +117,7 @@ impl Lease {
         let (orders, received) = mpsc::unbounded_channel();
         let (answer, answered) = oneshot::channel();
         let prepared = lessor.runtimes().prepare();
-        // The task outlives the caller's call, so it gets the deadline of that call.
+        // The task is not part of the caller's call, so it gets the deadline of that call.
         let deadline = lessor.retry().deadline();
         let applicant = Applicant { lessor: Arc::downgrade(lessor), store: store.clone(), retry: lessor.retry().clone(), asked, deadline };
         let task = prepared.task();

@@ -69,7 +69,7 @@ use crate::version::Versioned;
 /// let written = limits.rate_limit.set(&250).await?;
 /// assert_eq!(live.wait_for_revision(written).await?.rate_limit, 250);
 ///
-/// // A value that is none changes nothing, and is reported until it is mended.
+/// // An invalid value changes nothing, and is reported until it is corrected.
 /// let written = client.entry::<String>("/app/limits/rate_limit")?.set(&"lots".to_owned()).await?;
 /// assert!(live.wait_for_revision(written).await.is_err());
 /// assert_eq!(live.get().rate_limit, 250);

@@ -68,7 +68,7 @@ pub(crate) struct Snapshot {
 /// Why a [`Snapshot`] came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// It is the first.
+    /// It is the first snapshot.
     Start,
     /// The changes since the last step were compacted, or left v2's window, and are no longer
     /// available.

@@ -42,7 +42,7 @@ use crate::watch::{Follow, Interruption, Snapshot, Start, Step};
 ///   out everything else; [`interruption`](Self::interruption) shows it.
 ///
 /// A stream that is not polled sends no requests. It stores only what is below the election's name.
-#[must_use = "a watch goes on only while it is polled"]
+#[must_use = "a watch works only while it is polled"]
 pub struct LeaderChanges<T> {
     follow: Follow,
     office: Office,

@@ -24,7 +24,7 @@ pub(crate) struct Last {
 /// A contender of this client that is about to create its key.
 #[derive(Debug)]
 pub(crate) struct Joining {
-    /// The condition is that this key does not exist.
+    /// The key to create, on the condition that it does not exist.
     pub(super) key: Key,
     /// The operations that create the key and read its predecessor.
     pub(super) make: Vec<Op>,

@@ -180,7 +180,7 @@ impl<T, P: fmt::Debug + ?Sized> fmt::Debug for Part<T, P> {
 
 /// Keeps a callback registered. Dropping it ends the calls, but does not interrupt a running one.
 /// From [`Live::on_change`]. It keeps the view alive.
-#[must_use = "the calls end when it is dropped"]
+#[must_use = "dropping the `Subscription` ends the calls"]
 pub struct Subscription(Task);
 
 impl Subscription {

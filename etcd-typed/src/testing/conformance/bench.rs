@@ -59,7 +59,7 @@ impl<'s> Bench<'s> {
         let said = format!("{txn:?}");
         match self.store().commit(txn).await {
             Ok(committed) => committed,
-            Err(error) => panic!("{error:?}, of {said}"),
+            Err(error) => panic!("{said} must succeed: {error:?}"),
         }
     }
 
@@ -101,7 +101,7 @@ impl<'s> Bench<'s> {
         let said = format!("{range:?}");
         match self.store().range(range).await {
             Ok(reply) => reply,
-            Err(error) => panic!("{error:?}, of {said}"),
+            Err(error) => panic!("{said} must succeed: {error:?}"),
         }
     }
 
@@ -130,7 +130,7 @@ impl<'s> Bench<'s> {
     pub(super) async fn found(&self, key: &Key) -> KeyValue {
         match self.get(key).await {
             Some(kv) => kv,
-            None => panic!("{key} is not there"),
+            None => panic!("{key} does not exist"),
         }
     }
 
@@ -138,7 +138,7 @@ impl<'s> Bench<'s> {
     pub(super) async fn range_refused(&self, range: Range, kind: ErrorKind) {
         let (said, key) = (format!("{range:?}"), range.span.key().clone());
         match self.store().range(range).await {
-            Ok(reply) => panic!("{kind:?} was due, and it answered {reply:?}, to {said}"),
+            Ok(reply) => panic!("expected {kind:?}, got {reply:?}, from {said}"),
             Err(error) => self.check_refusal(&error, kind, Some(&key), &said),
         }
     }
@@ -150,21 +150,21 @@ impl<'s> Bench<'s> {
         let keys: HashSet<&Key> = txn.compares.iter().map(|compare| compare.span.key()).chain(txn.then.iter().map(key_of)).collect();
         let key = keys.iter().next().filter(|_| keys.len() == 1 && txn.then.len() == 1).copied().cloned();
         match self.store().commit(txn).await {
-            Ok(committed) => panic!("{kind:?} was due, and it committed {committed:?}, of {said}"),
+            Ok(committed) => panic!("expected {kind:?}, but it committed {committed:?}, for {said}"),
             Err(error) => {
-                assert!(!error.may_have_applied(), "a refused write was not applied, and the error says so: {error:?}, of {said}");
+                assert!(!error.may_have_applied(), "the error of a refused write must say that nothing was applied: {error:?}, for {said}");
                 self.check_refusal(&error, kind, key.as_ref(), &said);
             }
         }
     }
 
     fn check_refusal(&self, error: &Error, kind: ErrorKind, key: Option<&Key>, said: &str) {
-        assert_eq!(error.kind(), kind, "{error:?}, of {said}");
+        assert_eq!(error.kind(), kind, "{error:?}, from {said}");
         if kind == ErrorKind::Unsupported {
             self.check_unsupported(error);
         }
         if let Some(key) = key {
-            assert_eq!(error.key(), Some(key), "the error names the key: {error:?}, of {said}");
+            assert_eq!(error.key(), Some(key), "the error must name the key: {error:?}, from {said}");
         }
     }
 
@@ -177,7 +177,7 @@ impl<'s> Bench<'s> {
         assert!(error.to_string().contains(name), "the refusal names the store, `{name}`: {error}");
     }
 
-    /// Grants a lease of this time, and returns the granted time too.
+    /// Grants a lease, and checks that it lasts at least this long.
     pub(super) async fn grant(&self, ttl: std::time::Duration) -> LeaseId {
         let id = LeaseId::random();
         match self.store().grant(id, ttl).await {
@@ -243,8 +243,8 @@ impl Reader {
         let item = match (self.stream.next().await, &self.last) {
             (Some(Ok(item)), None) => item,
             (None, Some(_)) => return None,
-            (None, None) => panic!("the watch of {:?} ended without saying why, after revision {}", self.span, self.seen),
-            (Some(item), Some(last)) => panic!("{item:?} after {last:?}, which is the last item"),
+            (None, None) => panic!("the watch of {:?} ended without a reason, after revision {}", self.span, self.seen),
+            (Some(item), Some(last)) => panic!("{item:?} after the last item, {last:?}"),
             (Some(Err(error)), None) => panic!("the watch of {:?} failed after revision {}: {error:?}", self.span, self.seen),
         };
         match &item {
@@ -298,7 +298,7 @@ impl Reader {
             match self.next().await {
                 Some(WatchItem::Batch(batch)) => return batch,
                 Some(WatchItem::Progress(_)) => {}
-                other => panic!("a batch was due, and it yielded {other:?}"),
+                other => panic!("expected a batch, got {other:?}"),
             }
         }
     }
@@ -308,7 +308,7 @@ impl Reader {
         let Batch { revision, mut events } = self.batch().await;
         match (events.pop(), events.as_slice()) {
             (Some(event), []) => (revision, event),
-            (last, rest) => panic!("one event was due, and it yielded {rest:?} and {last:?}"),
+            (last, rest) => panic!("expected one event, got {rest:?} and {last:?}"),
         }
     }
 
@@ -317,7 +317,7 @@ impl Reader {
         let (revision, event) = self.event().await;
         match event {
             Event::Put { kv, .. } if kv.key == key.as_str() && kv.value == value.as_bytes() => assert_eq!(revision, at, "of {key}"),
-            event => panic!("a put of {key} was due, and it yielded {event:?}"),
+            event => panic!("expected a put of {key}, got {event:?}"),
         }
     }
 
@@ -326,7 +326,7 @@ impl Reader {
         let (revision, event) = self.event().await;
         match event {
             Event::Delete { key: deleted, .. } if deleted == key.as_str() => revision,
-            event => panic!("a delete of {key} was due, and it yielded {event:?}"),
+            event => panic!("expected a delete of {key}, got {event:?}"),
         }
     }
 

@@ -150,10 +150,10 @@ pub(super) async fn conditions_on_all_keys_below(bench: &Bench<'_>) {
         return;
     }
     let succeeded = async |condition| bench.commit(txn(condition)).await.succeeded;
-    assert!(succeeded(Condition::Absent).await, "there is nothing");
+    assert!(succeeded(Condition::Absent).await, "the key does not exist");
     bench.put(&dir, "the key of that name is not below itself").await;
     bench.put(&bench.key("apple/x"), "nor is this").await;
-    assert!(succeeded(Condition::Absent).await, "there is nothing below");
+    assert!(succeeded(Condition::Absent).await, "no key exists below");
     assert!(succeeded(Condition::UnchangedSince(Revision::ZERO)).await, "nothing was written below");
     bench.put(&bench.key("app/a"), "1").await;
     let listed = bench.put(&bench.key("app/b/c"), "1").await;
@@ -192,7 +192,7 @@ pub(super) async fn of_many_who_create_one_key_one_succeeds(bench: &Bench<'_>) {
     };
     let answers = join_all((0..16).map(|number| bench.commit(create(number)))).await;
     let winners: Vec<_> = answers.iter().enumerate().filter(|(_, answer)| answer.succeeded).map(|(number, _)| number).collect();
-    let [winner] = winners[..] else { panic!("{winners:?} have created it") };
+    let [winner] = winners[..] else { panic!("expected one creator, got {winners:?}") };
     let value = bench.value(&key).await;
     assert_eq!(value, winner.to_string());
     for answer in answers.iter().filter(|answer| !answer.succeeded) {
@@ -212,7 +212,7 @@ pub(super) async fn of_many_who_swap_one_value_one_succeeds(bench: &Bench<'_>) {
         };
         let answers = join_all((0..8).map(|number| bench.commit(swap(number)))).await;
         let winners: Vec<_> = answers.iter().filter(|answer| answer.succeeded).map(|answer| answer.revision).collect();
-        let [winner] = winners[..] else { panic!("{} have swapped it", winners.len()) };
+        let [winner] = winners[..] else { panic!("expected one swap to succeed, got {}", winners.len()) };
         assert_eq!(bench.found(&key).await.modified, winner);
         expected = winner;
     }

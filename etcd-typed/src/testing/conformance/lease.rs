@@ -71,7 +71,7 @@ pub(super) async fn a_grant_of_a_name_that_exists_is_refused(bench: &Bench<'_>) 
             Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error:?}"),
         }
     }
-    assert_eq!(bench.value(&key).await, "v", "the first lease is as it was");
+    assert_eq!(bench.value(&key).await, "v", "the first lease is unchanged");
 }
 
 pub(super) async fn a_lease_that_is_kept_alive_keeps_its_keys(bench: &Bench<'_>) {
@@ -90,7 +90,7 @@ pub(super) async fn a_lease_that_is_kept_alive_keeps_its_keys(bench: &Bench<'_>)
             match bench.store().keep_alive(id).await {
                 Ok(left) => assert!(left >= ttl, "{left:?}"),
                 Err(_) if last.elapsed() >= ttl => continue 'again,
-                Err(error) => panic!("{error:?}, {:?} after the last one", last.elapsed()),
+                Err(error) => panic!("{error:?}, {:?} after the last keep-alive", last.elapsed()),
             }
             last = sent;
         }
@@ -98,7 +98,7 @@ pub(super) async fn a_lease_that_is_kept_alive_keeps_its_keys(bench: &Bench<'_>)
         if found.is_none() && last.elapsed() >= ttl {
             continue;
         }
-        let kv = found.unwrap_or_else(|| panic!("{key} is not there"));
+        let kv = found.unwrap_or_else(|| panic!("{key} does not exist"));
         assert!(kv.value == "v" && kv.created == revision, "{kv:?}");
         return;
     }
@@ -173,7 +173,7 @@ pub(super) async fn a_lease_that_is_not_there_is_lost(bench: &Bench<'_>) {
 /// It cannot be kept alive, and no key can be written with it.
 async fn must_be_lost(bench: &Bench<'_>, id: LeaseId) {
     match bench.store().keep_alive(id).await {
-        Ok(left) => panic!("{left:?} of a lease that is not there"),
+        Ok(left) => panic!("a missing lease has {left:?} left"),
         Err(error) => assert!(error.kind() == ErrorKind::LeaseLost && !error.is_retryable(), "{error:?}"),
     }
     let key = bench.key("with-a-lost-lease");

@@ -160,14 +160,14 @@ pub(super) async fn modified_keys_come_with_the_count_of_all(bench: &Bench<'_>) 
     assert_eq!(found(modified(since.previous())).await, (names(&["b"]), Some(4), false), "after a revision is not at it");
     assert_eq!(found(modified(Revision::ZERO)).await, (names(&["a", "b", "c", "d/e"]), Some(4), false));
     assert_eq!(found(modified(Revision::new(u64::MAX))).await, (names(&[]), Some(4), false));
-    assert_eq!(bench.list().await.count, None, "nobody asked for it");
+    assert_eq!(bench.list().await.count, None, "the count was not asked for");
     bench.put(&bench.key("c"), "after").await;
     let put = bench.put(&bench.key("new"), "after").await;
     assert_eq!(found(modified(since)).await, (names(&["c", "new"]), Some(5), false));
     let first = Range { limit: Some(1), keys_only: true, ..modified(since) };
     assert_eq!(found(first.clone()).await, (names(&["c"]), Some(5), true), "the limit does not change the count");
     let deleted = bench.delete(&bench.key("a")).await;
-    assert_eq!(found(modified(put)).await, (names(&[]), Some(4), false), "a deleted key is told by the count alone");
+    assert_eq!(found(modified(put)).await, (names(&[]), Some(4), false), "only the count shows a deleted key");
     // At a past revision, and within a part of the range.
     assert_eq!(found(Range { revision: Some(put), ..modified(since) }).await, (names(&["c", "new"]), Some(5), false));
     let part = Range { after: Some(bench.key("b").to_string().into()), until: Some(bench.key("c").to_string().into()), ..modified(since) };
@@ -192,7 +192,7 @@ pub(super) async fn a_past_revision_is_read_as_it_was(bench: &Bench<'_>) {
     assert_eq!((keys(&reply), reply.revision), (vec![a.to_string()], past));
     assert!(reply.kvs.iter().all(|kv| kv.value == "old" && kv.modified == past && kv.version == Some(1)), "{reply:?}");
     bench.delete(&a).await;
-    assert_eq!(bench.range(range).await, reply, "what was does not change");
+    assert_eq!(bench.range(range).await, reply, "a past revision does not change");
 }
 
 pub(super) async fn a_revision_that_never_was_is_no_answer(bench: &Bench<'_>) {
@@ -210,7 +210,7 @@ pub(super) async fn a_revision_that_is_lost_is_no_answer(bench: &Bench<'_>) {
     bench.lose_history().await;
     let range = Range { revision: Some(past), ..Range::of(Span::Key(key.clone())) };
     bench.range_refused(range, lost_or_unsupported(bench)).await;
-    assert_eq!(bench.value(&key).await, "new", "what is stored stays");
+    assert_eq!(bench.value(&key).await, "new", "the stored values stay");
 }
 
 /// About 6 MB, more than the 4 MiB that a gRPC client accepts in one message by default.

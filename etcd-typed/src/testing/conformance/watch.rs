@@ -394,7 +394,7 @@ pub(super) async fn a_reader_that_does_not_keep_up_delays_nobody(bench: &Bench<'
             WatchItem::Progress(_) => {}
         }
     }
-    assert_eq!(written.get(..seen.len()), Some(&seen[..]), "what was kept has no gap");
+    assert_eq!(written.get(..seen.len()), Some(&seen[..]), "the batches before the end have no gap");
     // Whatever happened to the slow watch, the store still works.
     let committed = bench.commit(Txn { then: vec![Op::delete(&key)], ..Txn::default() }).await;
     assert!(committed.succeeded);

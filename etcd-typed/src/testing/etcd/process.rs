@@ -238,7 +238,7 @@ pub(super) fn version_of(binary: &Path) -> String {
     let text = String::from_utf8_lossy(&output.stdout);
     match text.lines().find_map(|line| line.strip_prefix("etcd Version: ")) {
         Some(version) => version.trim().to_owned(),
-        None => panic!("`{} --version` does not say its version: {text:?}", binary.display()),
+        None => panic!("`{} --version` does not print its version: {text:?}", binary.display()),
     }
 }
 
