@@ -82,7 +82,7 @@ async fn snapshot_comes_before_changes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn first_step_comes_in_time_while_the_watch_is_opened() {
+async fn first_step_comes_in_time_despite_slow_watch() {
     let store = MemoryStore::new();
     put(&store, "/a/x", "1").await;
     store.faults().delay(Calls::Reads, Duration::from_secs(4));

@@ -252,7 +252,7 @@ fn permanent_errors_end_watch() {
 }
 
 #[test]
-fn refused_watch_waits_until_it_is_given_up() {
+fn refused_watch_waits_before_it_ends() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Unsupported] {
         let (mut story, answer) = refused(kind);
         assert!(answer.is_none() && story.engine.is_refused(), "{kind:?}: {answer:?}");
@@ -362,7 +362,7 @@ fn later_lists_are_retried_forever() {
 }
 
 #[test]
-fn progress_moves_the_resume_point_of_an_idle_watch() {
+fn progress_moves_resume_point_of_idle_watch() {
     let mut story = Story::following(PAST);
     assert_eq!(story.step(item(WatchItem::Progress(at(5000)))), Step::Progress(at(5000)));
     story.quiet(item(WatchItem::Progress(at(5000))));
