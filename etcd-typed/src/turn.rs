@@ -129,7 +129,8 @@ impl Turn {
         if !runtime::is_here() {
             return Err(Error::without_runtime().at(&self.directory));
         }
-        let late = |_| Error::new(ErrorKind::Timeout, format!("waiting for the {} timed out after {time:?}", self.kind)).at(&self.directory);
+        let late =
+            |_| Error::new(ErrorKind::Timeout, format!("waiting for the {} timed out after {time:?}", self.kind)).at(&self.directory);
         tokio::time::timeout(time, self.take(value)).await.map_err(late)?
     }
 

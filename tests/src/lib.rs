@@ -79,7 +79,7 @@ pub async fn mixed_cluster(members: usize) -> Cluster {
     let line = |version: &str| version.rsplit_once('.').map(|(line, _)| line.to_owned());
     let before = line(last.version());
     last.upgrade(next_etcd()).await;
-        assert_ne!(line(last.version()), before, "ETCD_BIN and ETCD_NEXT_BIN have the same minor version");
+    assert_ne!(line(last.version()), before, "ETCD_BIN and ETCD_NEXT_BIN have the same minor version");
     cluster
 }
 
