@@ -56,7 +56,7 @@ fn table(subject: &Subject, lease: LeaseId) -> Vec<(Condition, bool, bool)> {
 }
 
 /// Tries every operation with the condition, since a store may send a different request for each.
-pub(super) async fn every_condition_holds_exactly_when_it_should(bench: &Bench<'_>) {
+pub(super) async fn every_condition_holds_when_it_should(bench: &Bench<'_>) {
     let lease = bench.grant(LONG).await;
     let rows = table(&subject(bench, "count", lease).await, lease).len();
     for row in 0..rows {
@@ -119,7 +119,7 @@ pub(super) async fn all_conditions_must_hold(bench: &Bench<'_>) {
     assert_eq!(bench.value(&key).await, "x");
 }
 
-pub(super) async fn conditions_on_another_key(bench: &Bench<'_>) {
+pub(super) async fn condition_on_another_key_guards_write(bench: &Bench<'_>) {
     let (guard, key) = (bench.key("guard"), bench.key("key"));
     let revision = bench.put(&guard, "held").await;
     let txn = |condition| Txn {
@@ -140,7 +140,7 @@ pub(super) async fn conditions_on_another_key(bench: &Bench<'_>) {
     assert_eq!(bench.value(&key).await, "written");
 }
 
-pub(super) async fn conditions_on_all_keys_below(bench: &Bench<'_>) {
+pub(super) async fn condition_on_directory_covers_all_keys(bench: &Bench<'_>) {
     let (dir, key) = (bench.key("app"), bench.key("written"));
     let txn = |condition| Txn { compares: vec![Compare::below(&dir, condition)], then: vec![Op::put(&key, "x".into())], otherwise: vec![] };
     if !bench.capabilities().transactions {
@@ -167,7 +167,7 @@ pub(super) async fn conditions_on_all_keys_below(bench: &Bench<'_>) {
     assert!(succeeded(Condition::UnchangedSince(created)).await);
 }
 
-pub(super) async fn conditions_that_are_about_one_key_alone(bench: &Bench<'_>) {
+pub(super) async fn single_key_conditions_refuse_directories(bench: &Bench<'_>) {
     let one = Revision::new(1);
     let conditions = [
         Condition::Present,
@@ -183,7 +183,7 @@ pub(super) async fn conditions_that_are_about_one_key_alone(bench: &Bench<'_>) {
     assert_eq!(bench.get(&bench.key("a")).await, None);
 }
 
-pub(super) async fn of_many_who_create_one_key_one_succeeds(bench: &Bench<'_>) {
+pub(super) async fn one_of_many_concurrent_creates_succeeds(bench: &Bench<'_>) {
     let key = bench.key("a");
     let create = |number: usize| Txn {
         compares: vec![Compare::key(&key, Condition::Absent)],
@@ -201,7 +201,7 @@ pub(super) async fn of_many_who_create_one_key_one_succeeds(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn of_many_who_swap_one_value_one_succeeds(bench: &Bench<'_>) {
+pub(super) async fn one_of_many_concurrent_swaps_succeeds(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut expected = bench.put(&key, "0").await;
     for round in 0..5 {

@@ -23,7 +23,7 @@ async fn until_gone(bench: &Bench<'_>, key: &Key) {
     }
 }
 
-pub(super) async fn a_key_expires_and_not_before_its_time(bench: &Bench<'_>) {
+pub(super) async fn key_expires_not_before_its_time(bench: &Bench<'_>) {
     // A fraction of a second is rounded up, never down.
     for ttl in [Duration::from_millis(1500), SHORT] {
         let key = bench.key("a");
@@ -36,7 +36,7 @@ pub(super) async fn a_key_expires_and_not_before_its_time(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn a_put_without_expiry_takes_the_old_one_away(bench: &Bench<'_>) {
+pub(super) async fn put_without_expiry_removes_expiry(bench: &Bench<'_>) {
     let (stays, goes) = (bench.key("stays"), bench.key("goes"));
     bench.put_with(&stays, "1", Expiry::After(SHORT)).await;
     bench.put(&stays, "2").await;
@@ -48,7 +48,7 @@ pub(super) async fn a_put_without_expiry_takes_the_old_one_away(bench: &Bench<'_
     assert_eq!(bench.value(&stays).await, "2");
 }
 
-pub(super) async fn a_lease_grants_what_was_asked_or_more(bench: &Bench<'_>) {
+pub(super) async fn lease_grants_at_least_requested_time(bench: &Bench<'_>) {
     for ttl in [Duration::from_millis(1), Duration::from_millis(2500), LONG] {
         let id = LeaseId::random();
         let granted = bench.store().grant(id, ttl).await.unwrap_or_else(|error| panic!("{error:?}"));
@@ -61,7 +61,7 @@ pub(super) async fn a_lease_grants_what_was_asked_or_more(bench: &Bench<'_>) {
 
 /// Two clients may draw the same name if one machine is a clone of the other. Each would then take
 /// the other's lease for its own.
-pub(super) async fn a_grant_of_a_name_that_exists_is_refused(bench: &Bench<'_>) {
+pub(super) async fn granting_existing_lease_is_refused(bench: &Bench<'_>) {
     let id = bench.grant(Duration::from_secs(60)).await;
     let key = bench.key("a");
     bench.put_with(&key, "v", Expiry::With(id)).await;
@@ -74,7 +74,7 @@ pub(super) async fn a_grant_of_a_name_that_exists_is_refused(bench: &Bench<'_>) 
     assert_eq!(bench.value(&key).await, "v", "the first lease is unchanged");
 }
 
-pub(super) async fn a_lease_that_is_kept_alive_keeps_its_keys(bench: &Bench<'_>) {
+pub(super) async fn renewed_lease_keeps_its_keys(bench: &Bench<'_>) {
     let ttl = Duration::from_secs(3);
     let key = bench.key("a");
     // If the machine stopped for as long as the lease lasts, the result proves nothing, and the
@@ -104,7 +104,7 @@ pub(super) async fn a_lease_that_is_kept_alive_keeps_its_keys(bench: &Bench<'_>)
     }
 }
 
-pub(super) async fn a_lease_that_is_not_kept_alive_takes_its_keys(bench: &Bench<'_>) {
+pub(super) async fn expired_lease_deletes_its_keys(bench: &Bench<'_>) {
     let sent = Instant::now();
     let id = bench.grant(SHORT).await;
     let mut keys = [bench.key("a"), bench.key("b")];
@@ -132,7 +132,7 @@ pub(super) async fn a_lease_that_is_not_kept_alive_takes_its_keys(bench: &Bench<
     must_be_lost(bench, id).await;
 }
 
-pub(super) async fn a_revoked_lease_takes_its_keys(bench: &Bench<'_>) {
+pub(super) async fn revoked_lease_deletes_its_keys(bench: &Bench<'_>) {
     let id = bench.grant(LONG).await;
     let stays = bench.key("stays");
     bench.put(&stays, "v").await;
@@ -147,7 +147,7 @@ pub(super) async fn a_revoked_lease_takes_its_keys(bench: &Bench<'_>) {
     bench.store().revoke(id).await.unwrap_or_else(|error| panic!("a lease that is not there is revoked already: {error:?}"));
 }
 
-pub(super) async fn a_key_belongs_to_the_lease_it_was_written_with_last(bench: &Bench<'_>) {
+pub(super) async fn key_belongs_to_lease_of_last_write(bench: &Bench<'_>) {
     let (first, second) = (bench.grant(LONG).await, bench.grant(LONG).await);
     let (moved, freed) = (bench.key("moved"), bench.key("freed"));
     for key in [&moved, &freed] {
@@ -162,7 +162,7 @@ pub(super) async fn a_key_belongs_to_the_lease_it_was_written_with_last(bench: &
     assert_eq!(bench.value(&freed).await, "2");
 }
 
-pub(super) async fn a_lease_that_is_not_there_is_lost(bench: &Bench<'_>) {
+pub(super) async fn missing_lease_is_lost(bench: &Bench<'_>) {
     let id = LeaseId::random();
     let left = bench.store().time_to_live(id).await.unwrap_or_else(|error| panic!("{error:?}"));
     assert_eq!(left, None);

@@ -10,7 +10,7 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::store::{Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
 
-pub(super) async fn the_newest_keys_come_newest_first(bench: &Bench<'_>) {
+pub(super) async fn newest_keys_come_newest_first(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let lease = bench.grant(std::time::Duration::from_secs(600)).await;
     // The creation order differs from the order of the names.
@@ -47,7 +47,7 @@ pub(super) async fn the_newest_keys_come_newest_first(bench: &Bench<'_>) {
 /// A queue finds the contender before a key this way, and a key without a lease is not in the
 /// queue. So a store that leaves out the leases cannot have locks. (A range of keys only may leave
 /// them out, as on etcd 3.7.)
-pub(super) async fn the_newest_keys_tell_their_leases(bench: &Bench<'_>) {
+pub(super) async fn newest_keys_show_their_leases(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let (first, second) = (bench.grant(std::time::Duration::from_secs(600)).await, bench.grant(std::time::Duration::from_secs(600)).await);
     bench.put_with(&bench.key("q/first"), "", Expiry::With(first)).await;
@@ -69,7 +69,7 @@ pub(super) async fn the_newest_keys_tell_their_leases(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn the_newest_keys_before_a_revision_came_to_be_before_it(bench: &Bench<'_>) {
+pub(super) async fn newest_before_revision_excludes_later_keys(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let mut created = Vec::new();
     for name in ["q/c", "q/b", "q/a"] {
@@ -100,7 +100,7 @@ pub(super) async fn the_newest_keys_before_a_revision_came_to_be_before_it(bench
     }
 }
 
-pub(super) async fn the_newest_keys_are_those_after_the_operations_before(bench: &Bench<'_>) {
+pub(super) async fn newest_keys_include_earlier_operations(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let (old, new) = (bench.key("q/old"), bench.key("q/new"));
     let first = bench.put(&old, "1").await;
@@ -129,7 +129,7 @@ pub(super) async fn the_newest_keys_are_those_after_the_operations_before(bench:
 }
 
 /// Their order is not specified. Specified are their number, and that older keys come after them.
-pub(super) async fn keys_of_one_transaction_are_as_new_as_each_other(bench: &Bench<'_>) {
+pub(super) async fn keys_of_one_transaction_are_equally_new(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let older = bench.put(&bench.key("q/older"), "1").await;
     let together: Vec<Key> = (0..40).map(|number| bench.key(&format!("q/{number:02}"))).collect();
@@ -149,7 +149,7 @@ pub(super) async fn keys_of_one_transaction_are_as_new_as_each_other(bench: &Ben
     assert_eq!(keys(&queue.newest(Some(committed.revision), 3).await), bench.paths(&["q/older"]));
 }
 
-pub(super) async fn the_newest_of_no_keys_are_none(bench: &Bench<'_>) {
+pub(super) async fn newest_of_empty_directory_is_empty(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let revision = bench.put(&bench.key("elsewhere"), "1").await;
     for before in [None, Some(revision)] {
@@ -158,7 +158,7 @@ pub(super) async fn the_newest_of_no_keys_are_none(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn at_least_one_of_the_newest_keys_is_asked_for(bench: &Bench<'_>) {
+pub(super) async fn newest_with_zero_limit_is_refused(bench: &Bench<'_>) {
     let none = || vec![Op::Newest { below: bench.key("q"), before: None, limit: 0 }];
     let kind = if bench.capabilities().transactions { ErrorKind::Invalid } else { ErrorKind::Unsupported };
     bench.refused(Txn { then: none(), ..Txn::default() }, kind).await;

@@ -3,7 +3,7 @@
 use super::bench::Bench;
 use crate::store::StatsKind;
 
-pub(super) async fn the_capabilities_agree_with_each_other(bench: &Bench<'_>) {
+pub(super) async fn capabilities_are_consistent(bench: &Bench<'_>) {
     let capabilities = bench.capabilities();
     assert!(!capabilities.name.is_empty());
     assert!(capabilities.max_operations >= 1 && capabilities.max_value >= 64 * 1024, "{capabilities:?}");
@@ -11,7 +11,7 @@ pub(super) async fn the_capabilities_agree_with_each_other(bench: &Bench<'_>) {
     assert_eq!(capabilities, bench.capabilities(), "they do not change");
 }
 
-pub(super) async fn the_status_is_of_this_store(bench: &Bench<'_>) {
+pub(super) async fn status_describes_this_store(bench: &Bench<'_>) {
     let written = bench.put(&bench.key("a"), "v").await;
     let status = bench.store().status().await.unwrap_or_else(|error| panic!("{error:?}"));
     assert_eq!(status.store, bench.capabilities().name);
@@ -20,7 +20,7 @@ pub(super) async fn the_status_is_of_this_store(bench: &Bench<'_>) {
     assert!(status.errors.is_empty(), "{status:?}");
 }
 
-pub(super) async fn there_are_members(bench: &Bench<'_>) {
+pub(super) async fn members_are_listed(bench: &Bench<'_>) {
     let members = bench.store().members().await.unwrap_or_else(|error| panic!("{error:?}"));
     assert!(!members.is_empty());
     for member in &members {
@@ -35,7 +35,7 @@ pub(super) async fn there_are_members(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn statistics_are_there_or_refused(bench: &Bench<'_>) {
+pub(super) async fn statistics_work_or_are_refused(bench: &Bench<'_>) {
     for which in [StatsKind::Store, StatsKind::Member, StatsKind::Leader] {
         match bench.store().stats(which).await {
             Ok(stats) => assert!(!stats.fields.is_empty(), "{which:?}"),

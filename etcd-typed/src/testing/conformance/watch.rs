@@ -15,7 +15,7 @@ fn below(key: &Key) -> Span {
     Span::Below(key.clone())
 }
 
-pub(super) async fn a_watch_after_a_list_yields_what_comes_after(bench: &Bench<'_>) {
+pub(super) async fn watch_after_list_yields_later_changes(bench: &Bench<'_>) {
     let (a, b) = (bench.key("a"), bench.key("b"));
     bench.put(&a, "before").await;
     let listed = bench.now().await;
@@ -29,7 +29,7 @@ pub(super) async fn a_watch_after_a_list_yields_what_comes_after(bench: &Bench<'
     reader.expect_put(third, &a, "3").await;
 }
 
-pub(super) async fn a_watch_from_the_past_yields_what_came_since(bench: &Bench<'_>) {
+pub(super) async fn watch_from_past_yields_changes_since(bench: &Bench<'_>) {
     let (a, b) = (bench.key("a"), bench.key("b"));
     let start = bench.put(&a, "0").await;
     let mut written = Vec::new();
@@ -54,7 +54,7 @@ pub(super) async fn a_watch_from_the_past_yields_what_came_since(bench: &Bench<'
     }
 }
 
-pub(super) async fn a_watch_of_the_newest_revision_yields_only_what_is_new(bench: &Bench<'_>) {
+pub(super) async fn watch_from_newest_yields_only_new_changes(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut last = bench.put(&key, "0").await;
     for round in 1..10 {
@@ -67,7 +67,7 @@ pub(super) async fn a_watch_of_the_newest_revision_yields_only_what_is_new(bench
     }
 }
 
-pub(super) async fn a_watch_of_one_key_is_of_that_key(bench: &Bench<'_>) {
+pub(super) async fn key_watch_ignores_other_keys(bench: &Bench<'_>) {
     let key = bench.key("app");
     let revision = bench.now().await;
     let mut reader = bench.watch(Span::Key(key.clone()), WatchFrom::Listed(revision)).await;
@@ -83,7 +83,7 @@ pub(super) async fn a_watch_of_one_key_is_of_that_key(bench: &Bench<'_>) {
     assert_eq!(reader.expect_delete(&key).await, deleted);
 }
 
-pub(super) async fn a_watch_below_is_on_whole_segments(bench: &Bench<'_>) {
+pub(super) async fn directory_watch_matches_whole_segments(bench: &Bench<'_>) {
     let revision = bench.now().await;
     let mut live = bench.watch(below(&bench.key("app")), WatchFrom::Listed(revision)).await;
     for path in ["apple/x", "app-x", "ap", "apple"] {
@@ -103,7 +103,7 @@ pub(super) async fn a_watch_below_is_on_whole_segments(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn a_transaction_is_one_batch_in_its_order(bench: &Bench<'_>) {
+pub(super) async fn transaction_is_one_ordered_batch(bench: &Bench<'_>) {
     let old = bench.key("in/old");
     let start = bench.put(&old, "x").await;
     let mut live = bench.watch(below(&bench.key("in")), WatchFrom::Resumed(start)).await;
@@ -126,7 +126,7 @@ pub(super) async fn a_transaction_is_one_batch_in_its_order(bench: &Bench<'_>) {
 }
 
 /// More than a server puts into one message.
-pub(super) async fn a_large_transaction_is_one_batch(bench: &Bench<'_>) {
+pub(super) async fn large_transaction_is_one_batch(bench: &Bench<'_>) {
     let start = bench.now().await;
     let mut live = bench.watch(below(bench.dir()), WatchFrom::Listed(start)).await;
     let count = bench.capabilities().max_operations.min(100);
@@ -146,7 +146,7 @@ pub(super) async fn a_large_transaction_is_one_batch(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn a_delete_is_an_event(bench: &Bench<'_>) {
+pub(super) async fn delete_is_an_event(bench: &Bench<'_>) {
     let key = bench.key("a");
     let created = bench.put(&key, "1").await;
     let mut reader = bench.watch(Span::Key(key.clone()), WatchFrom::Listed(created)).await;
@@ -159,7 +159,7 @@ pub(super) async fn a_delete_is_an_event(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn a_delete_of_all_keys_below_reaches_every_watch_in_it(bench: &Bench<'_>) {
+pub(super) async fn directory_delete_reaches_every_watch(bench: &Bench<'_>) {
     let (app, a, deep, twin) = (bench.key("app"), bench.key("app/a"), bench.key("app/b/c"), bench.key("apple/x"));
     for key in [&a, &deep, &twin] {
         bench.put(key, "v").await;
@@ -193,7 +193,7 @@ pub(super) async fn a_delete_of_all_keys_below_reaches_every_watch_in_it(bench: 
     twins.expect_put(again, &twin, "again").await;
 }
 
-pub(super) async fn an_expired_key_is_a_delete(bench: &Bench<'_>) {
+pub(super) async fn expired_key_is_a_delete_event(bench: &Bench<'_>) {
     let key = bench.key("a");
     let put = bench.put_with(&key, "v", Expiry::After(Duration::from_secs(1))).await;
     let mut reader = bench.watch(below(bench.dir()), WatchFrom::Resumed(put)).await;
@@ -204,7 +204,7 @@ pub(super) async fn an_expired_key_is_a_delete(bench: &Bench<'_>) {
     assert_eq!(past.expect_delete(&key).await, gone);
 }
 
-pub(super) async fn a_put_of_the_same_value_is_an_event(bench: &Bench<'_>) {
+pub(super) async fn put_of_same_value_is_an_event(bench: &Bench<'_>) {
     let key = bench.key("a");
     bench.put(&key, "same").await;
     let mut reader = bench.watch_all().await;
@@ -214,7 +214,7 @@ pub(super) async fn a_put_of_the_same_value_is_an_event(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn every_watch_gets_everything(bench: &Bench<'_>) {
+pub(super) async fn every_watch_gets_all_changes(bench: &Bench<'_>) {
     let key = bench.key("a");
     let start = bench.put(&key, "start").await;
     let mut readers = Vec::new();
@@ -235,7 +235,7 @@ pub(super) async fn every_watch_gets_everything(bench: &Bench<'_>) {
     .await;
 }
 
-pub(super) async fn watches_that_were_dropped_leave_the_others_alone(bench: &Bench<'_>) {
+pub(super) async fn dropped_watch_does_not_affect_others(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut stays = bench.watch_all().await;
     for round in 0..5 {
@@ -252,7 +252,7 @@ pub(super) async fn watches_that_were_dropped_leave_the_others_alone(bench: &Ben
     }
 }
 
-pub(super) async fn a_live_watch_yields_all_after_what_it_skipped(bench: &Bench<'_>) {
+pub(super) async fn live_watch_yields_all_after_skip(bench: &Bench<'_>) {
     let (key, other) = (bench.key("a"), bench.key("b"));
     let start = bench.put(&key, "1").await;
     let since = bench.put(&other, "2").await;
@@ -273,7 +273,7 @@ pub(super) async fn a_live_watch_yields_all_after_what_it_skipped(bench: &Bench<
     assert_eq!(reader.expect_delete(&other).await, gone);
 }
 
-pub(super) async fn a_live_watch_of_a_store_at_rest_skips_nothing(bench: &Bench<'_>) {
+pub(super) async fn live_watch_of_idle_store_skips_nothing(bench: &Bench<'_>) {
     let key = bench.key("a");
     let start = bench.put(&key, "1").await;
     let mut reader = bench.watch(below(bench.dir()), WatchFrom::Live(start)).await;
@@ -281,7 +281,7 @@ pub(super) async fn a_live_watch_of_a_store_at_rest_skips_nothing(bench: &Bench<
     reader.expect_put(next, &key, "2").await;
 }
 
-pub(super) async fn a_live_watch_has_no_gap_among_many_writes(bench: &Bench<'_>) {
+pub(super) async fn live_watch_has_no_gap_under_writes(bench: &Bench<'_>) {
     let (key, last) = (bench.key("a"), bench.key("last"));
     for _ in 0..10 {
         let start = bench.put(&key, "start").await;
@@ -310,7 +310,7 @@ pub(super) async fn a_live_watch_has_no_gap_among_many_writes(bench: &Bench<'_>)
     }
 }
 
-pub(super) async fn a_watch_from_the_future_says_that_the_store_is_behind(bench: &Bench<'_>) {
+pub(super) async fn future_watch_reports_store_behind(bench: &Bench<'_>) {
     let now = bench.put(&bench.key("a"), "v").await;
     let future = Revision::new(now.get() + 1_000_000);
     for from in [WatchFrom::Listed(future), WatchFrom::Resumed(future), WatchFrom::Live(future)] {
@@ -321,7 +321,7 @@ pub(super) async fn a_watch_from_the_future_says_that_the_store_is_behind(bench:
 }
 
 /// For a server, a start at zero may mean "from now on".
-pub(super) async fn a_watch_from_before_everything_yields_all_of_it(bench: &Bench<'_>) {
+pub(super) async fn watch_from_zero_yields_everything(bench: &Bench<'_>) {
     let key = bench.key("a");
     let first = bench.put(&key, "1").await;
     let second = bench.put(&key, "2").await;
@@ -332,7 +332,7 @@ pub(super) async fn a_watch_from_before_everything_yields_all_of_it(bench: &Benc
     reader.expect_put(third, &key, "3").await;
 }
 
-pub(super) async fn a_watch_of_lost_history_says_so(bench: &Bench<'_>) {
+pub(super) async fn watch_of_lost_history_reports_it(bench: &Bench<'_>) {
     let key = bench.key("a");
     let start = bench.put(&key, "1").await;
     bench.put(&key, "2").await;
@@ -350,7 +350,7 @@ pub(super) async fn a_watch_of_lost_history_says_so(bench: &Bench<'_>) {
 
 /// Servers before 3.4.34 and 3.5.16 silently drop a delete at exactly the compacted revision, for a
 /// watch that starts there.
-pub(super) async fn a_delete_is_not_lost_with_the_history(bench: &Bench<'_>) {
+pub(super) async fn delete_at_compaction_is_not_lost(bench: &Bench<'_>) {
     let key = bench.key("a");
     let start = bench.put(&key, "1").await;
     let deleted = bench.delete(&key).await;
@@ -365,7 +365,7 @@ pub(super) async fn a_delete_is_not_lost_with_the_history(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn an_idle_watch_outlives_the_history(bench: &Bench<'_>) {
+pub(super) async fn idle_watch_survives_compaction(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut reader = bench.watch_all().await;
     bench.lose_history().await;
@@ -373,7 +373,7 @@ pub(super) async fn an_idle_watch_outlives_the_history(bench: &Bench<'_>) {
     reader.expect_put(revision, &key, "after").await;
 }
 
-pub(super) async fn a_reader_that_does_not_keep_up_delays_nobody(bench: &Bench<'_>) {
+pub(super) async fn slow_reader_does_not_delay_others(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut slow = bench.watch_all().await;
     let mut quick = bench.watch_all().await;
