@@ -1,4 +1,5 @@
-//! `Election<T>`: one at a time who leads, with a value that all see. The queue is `turn.rs`; who leads as a stream is [`observe`].
+//! `Election<T>`: leader election, in which each candidate has a value that everybody can read. The
+//! queue of candidates is `turn.rs`; [`observe`] streams the leader.
 
 mod observe;
 
@@ -19,33 +20,39 @@ use crate::telemetry;
 use crate::turn::{Contender, Guard, Token, Turn};
 use crate::value::{Codec, EtcdValue};
 
-/// What an election is called in metrics and events.
+/// The name of an election in metrics and events.
 pub(crate) const KIND: &str = "election";
 
-/// The election of one name, from [`Client::election`](crate::Client::election): to stand in, or to look at from outside. Cheap to clone.
+/// The election with one name, from [`Client::election`](crate::Client::election). Use it to
+/// campaign, or to read who leads. Cheap to clone.
 ///
-/// Who stands first leads, the others follow in the order in which they came; whoever is next is woken by an event when the one before is gone. Each has
-/// a value, the proposal: an address, a name, for a serde type [`Json<T>`](crate::Json). It is stored as it is.
+/// The candidate that campaigned first leads. The others follow in the order in which they came;
+/// when a candidate leaves, a watch event wakes the next one. Each candidate has a value, its
+/// proposal, such as an address or a name; [`Json<T>`](crate::Json) stores any serde type. The
+/// value is stored unchanged.
 ///
-/// An election is not re-entrant: each campaign is a candidate of its own. A second
-/// [`campaign`](Self::campaign) in the same process, with the same client and the same value, waits
-/// until the first leadership ends; a task that holds the first one waits for itself.
-/// [`try_campaign`](Self::try_campaign) returns none in this case, and
-/// [`campaign_within`](Self::campaign_within) ends with `Timeout`.
+/// An election is not re-entrant: each campaign is a separate candidate. A second
+/// [`campaign`](Self::campaign) in the same process waits until the first leadership ends, even
+/// with the same client and the same value. A task that campaigns while it leads waits for itself
+/// forever. In this case [`try_campaign`](Self::try_campaign) returns `None`, and
+/// [`campaign_within`](Self::campaign_within) fails with `Timeout`.
 ///
-/// # Who shares the queue
+/// # Which programs share the queue
 ///
-/// On etcd v3 every client that keeps the layout of Go's package `concurrency`, with the same name: `Election` of that package, `etcdctl elect` (its
-/// `--listen` shows the values), the election service of the server (`v3election`), and the elections of Node's `etcd3`, whose `election('x')` is
-/// `election/x` here. All of them follow each other in the order in which they came.
+/// On etcd v3, every client that uses the key layout of Go's package `concurrency` with the same
+/// name: `Election` of that package, `etcdctl elect` (its `--listen` shows the values), the
+/// election service of the server (`v3election`), and the elections of Node's `etcd3`, whose
+/// `election('x')` is `election/x` here. They all lead in the order in which they came.
 ///
-/// Keys below the name that have no lease are not in the queue here. Go's and Node's clients wait for them too; [`strays`](Self::strays) lists them, and an
-/// event says that there are some ([`telemetry`]).
+/// A key below the name that has no lease is not a candidate here. Go's and Node's clients wait for
+/// such keys too. [`strays`](Self::strays) lists them, and an event reports that they exist
+/// ([`telemetry`]).
 ///
 /// # Errors
 ///
-/// Every method may answer `InvalidKey` for an empty name, and on etcd v2 for one that is no path; and what the calls of a store may: `Unavailable`, `Timeout`,
-/// `Unauthenticated`, `PermissionDenied`, `NoSpace`, `Server`.
+/// Every method fails with `InvalidKey` if the name is empty or, on etcd v2, not a path. Every
+/// method can also fail as any store call does: `Unavailable`, `Timeout`, `Unauthenticated`,
+/// `PermissionDenied`, `NoSpace`, `Server`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -56,11 +63,11 @@ pub(crate) const KIND: &str = "election";
 ///
 /// leader.proclaim(&"10.0.0.7:8080".to_owned()).await?;
 /// let work = async { 42 };
-/// assert_eq!(leader.while_held(work).await?, 42); // dropped where it waits when the leadership is lost
+/// assert_eq!(leader.while_held(work).await?, 42); // dropped when the leadership is lost
 /// leader.resign().await?; // or drop it
 /// # Ok(()) }
 /// ```
-#[must_use = "nobody stands in an election until they campaign"]
+#[must_use = "an `Election` does nothing until you campaign"]
 pub struct Election<T> {
     turn: Result<Turn, KeyError>,
     values: PhantomData<fn() -> T>,
@@ -83,10 +90,13 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         Self { turn, values: PhantomData }
     }
 
-    /// How long the leadership outlives a leader who vanished. Default: 15 s. At least the server's shortest lease (2 s with default flags); fractions of a
-    /// second are rounded up. It is kept alive three times within that time.
+    /// Sets how long the leadership lasts after its leader vanished. Default: 15 s. The server
+    /// raises it to its shortest lease (2 s with default flags), and fractions of a second are
+    /// rounded up. The client renews the lease three times within this time.
     ///
-    /// A short one lets the next lead soon after a crash, and is lost by a short outage: a leader of etcd that dies costs about 1 to 3 s.
+    /// With a short time to live the next candidate leads soon after a crash, but a short outage
+    /// ends the leadership: when the leader of the etcd cluster dies, the outage takes about 1 to 3
+    /// s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         if let Ok(turn) = &mut self.turn {
             turn.ttl = ttl;
@@ -94,25 +104,29 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         self
     }
 
-    /// Stands with this value, and waits until we lead.
+    /// Campaigns with this value, and waits until this candidate leads.
     ///
-    /// Waiting goes on through outages. Whoever loses the place meanwhile (an outage longer than the time to live, a deleted key) begins anew at the end of
-    /// the queue. That the key is still there and is the first is asked in one request before this answers: a candidate whose lease ran out never
-    /// wins. One request where nobody leads and the client has a lease to spare (two on v2, where there are no transactions).
+    /// Waiting continues through outages. A candidate that loses its place while it waits (an
+    /// outage longer than the time to live, a deleted key) starts again at the end of the queue.
+    /// Before this returns, one request checks that the key still exists and is the first: a
+    /// candidate whose lease ran out never wins. If nobody leads and the client has a spare lease,
+    /// a campaign costs one request (two on v2, which has no transactions).
     ///
     /// # Errors
     ///
-    /// As said for [all methods](Self); `Encode` for a value that has no stored form, `TooLarge`; `Unsupported` outside of a tokio runtime.
+    /// As for [all methods](Self); `Encode` for a value that has no stored form; `TooLarge`;
+    /// `Unsupported` outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it at any point gives the place up: its lease is revoked in the background, and the key goes with it.
+    /// Dropping the future at any point leaves the queue: the lease is revoked in the background,
+    /// which deletes the key.
     pub async fn campaign(&self, value: &T) -> Result<Leader<T>> {
         let (turn, value) = self.proposal(value)?;
         turn.take(value).await.map(Leader::of)
     }
 
-    /// Leads if nobody does and nobody waits to; none if somebody does.
+    /// Leads if there is no leader and no other candidate; otherwise returns `None`.
     ///
     /// # Errors
     ///
@@ -126,11 +140,12 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         Ok(turn.try_take(value).await?.map(Leader::of))
     }
 
-    /// Stands with this value and waits until we lead, but not for longer than this.
+    /// Campaigns with this value, and waits at most this long to lead.
     ///
     /// # Errors
     ///
-    /// As [`campaign`](Self::campaign), and `Timeout` when we did not lead in time; the place is given up then.
+    /// As [`campaign`](Self::campaign), and `Timeout` if this candidate did not lead in time; it
+    /// then leaves the queue.
     ///
     /// # Cancel safety
     ///
@@ -140,16 +155,21 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         turn.take_within(value, time).await.map(Leader::of)
     }
 
-    /// Runs `run` whenever we lead, until it returns by itself; then resigns, and answers what it returned. It is for a program that leads or waits to for
-    /// as long as it runs.
+    /// Campaigns, and calls `run` each time this candidate leads, until `run` returns while it
+    /// still leads. Then resigns and returns the output of `run`. Use it in a program that leads or
+    /// waits to lead for as long as it runs.
     ///
-    /// When the leadership is lost the future of `run` is dropped where it waits, and we stand again with this value, at the end of the queue and
-    /// after a wait by the [`RetryPolicy`](crate::RetryPolicy) that grows while it is lost again at once. Standing that fails because no server can be
-    /// reached is repeated as well, for ever; [`telemetry`] tells of it.
+    /// When the leadership is lost, the future of `run` is dropped at its current await point. The
+    /// candidate then campaigns again with the same value, at the end of the queue, after a delay
+    /// set by the [`RetryPolicy`](crate::RetryPolicy). The delay grows while leaderships are lost
+    /// at once. A campaign that fails because no server can be reached is also repeated, without
+    /// limit; [`telemetry`] reports each failure.
     ///
-    /// `run` gets the leadership, for [`fence`](Guard::fence), [`proclaim`](Leader::proclaim) and writes that are
-    /// [guarded by it](crate::EntryWrite::guarded_by). To keep it beyond the future's end is of no use: it is given up with it. A return when the leadership is lost
-    /// already is no end, but a loss like any other: the work may end with the `GuardLost` of a write that was refused, and is begun again.
+    /// `run` gets the leadership, for [`fence`](Guard::fence), [`proclaim`](Leader::proclaim) and
+    /// writes that are [guarded by it](crate::EntryWrite::guarded_by). The leadership ends when the
+    /// future ends, even if a clone of the `Arc` is kept. If `run` returns after the leadership was
+    /// lost, the candidate campaigns again: the work may have ended because a guarded write was
+    /// refused with `GuardLost`.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -166,12 +186,14 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// # Errors
     ///
-    /// As [`campaign`](Self::campaign), but for `Unavailable`, `Timeout` and `Server`, which pass. What `run` returns is its own: let it return a
-    /// `Result`, and a failure of the work ends the leadership. That resigning fails is no error: the leadership then ends in the background, or with its time to live.
+    /// As [`campaign`](Self::campaign), except for `Unavailable`, `Timeout` and `Server`, after
+    /// which it campaigns again. The output of `run` is not interpreted: let it return a `Result`,
+    /// and a failure of the work ends the leadership. A failure to resign is not reported: the
+    /// leadership then ends in the background, or when its time to live has passed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it drops the future of `run`, and resigns in the background.
+    /// Dropping the future drops the future of `run`, and resigns in the background.
     pub async fn lead<R, F, Fut>(&self, value: &T, mut run: F) -> Result<R>
     where
         F: FnMut(Arc<Leader<T>>) -> Fut,
@@ -188,9 +210,11 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
                     let begun = Instant::now();
                     let leader = &term.0;
                     let output = leader.while_held(run(leader.clone())).await;
-                    // What returned because a guarded write was refused, say, has not ended by itself.
+                    // `run` may have returned because a guarded write was refused. That is a loss,
+                    // not the end.
                     if let (Ok(output), true) = (output, leader.is_held()) {
-                        // The work is done. If this fails the lease's task goes on with it, or it runs out.
+                        // The work is done. If the release fails, the lease's task tries again, or
+                        // the lease runs out.
                         let _ = leader.guard.release().await;
                         return Ok(output);
                     }
@@ -198,7 +222,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
                         backoff.reset();
                     }
                 }
-                // As a watch does: a proxy says what is of kind `Server` while servers restart, and a certificate that was good will be renewed.
+                // As for a watch: a proxy reports `Server` while servers restart, and a certificate
+                // that was valid before will be renewed.
                 Err(error) if error.is_retryable() || error.kind() == ErrorKind::Server || (led && error.is_outage()) => {
                     telemetry::turn_not_taken(KIND, &error);
                 }
@@ -208,29 +233,33 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         }
     }
 
-    /// Who leads now; none if nobody does.
+    /// Returns the leader, or `None` if nobody leads.
     ///
     /// # Errors
     ///
-    /// As said for [all methods](Self); `Decode`, with the leader's key, if its value is not a `T`.
+    /// As for [all methods](Self); `Decode`, with the leader's key, if its value is not a `T`.
     pub async fn leader(&self) -> Result<Option<Candidate<T>>> {
         self.turn()?.first().await?.map(|first| Candidate::of(first).transpose()).transpose()
     }
 
-    /// Who leads and who waits to, in their order, as of one revision. A candidate whose value is not a `T` (somebody else's program stands with the same
-    /// name) hides nobody: its value is the error, of kind `Decode`.
+    /// Returns all candidates in the order of the queue, the leader first, as of one revision. A
+    /// candidate whose value is not a `T` (another program campaigns under the same name) is listed
+    /// too: its value is an error of kind `Decode`.
     pub async fn candidates(&self) -> Result<Vec<Candidate<Result<T>>>> {
         Ok(self.turn()?.queue().await?.into_iter().map(Candidate::of).collect())
     }
 
-    /// The keys below the election's name that are not in its queue, because they have no lease (on v2: because they are not named by one, or have no time
-    /// to live). Nothing here waits for them or deletes them. Go's `concurrency` and `etcdctl elect` wait for each that was created before their own key,
-    /// and since nothing ends such a key, they wait until it is deleted.
+    /// Returns the keys below the election's name that are not candidates because they have no
+    /// lease. (On v2: because their name is not a lease's, or they have no time to live.) This
+    /// library neither waits for these keys nor deletes them. Go's `concurrency` and `etcdctl
+    /// elect` wait for every key that was created before their own. Since such a key never expires,
+    /// they wait until somebody deletes it.
     pub async fn strays(&self) -> Result<Vec<Key>> {
         self.turn()?.strays().await
     }
 
-    /// Who leads, and every change of it, as a stream that mends itself. It begins with who leads now.
+    /// Returns a stream of the leader and every change of it. The first item is the current leader.
+    /// The stream resumes by itself after interruptions.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -247,21 +276,24 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// # Errors
     ///
-    /// As said for [all methods](Self): it begins with a read.
+    /// As for [all methods](Self), since it begins with a read.
     pub async fn observe(&self) -> Result<LeaderChanges<T>> {
         let turn = self.turn()?;
         turn.retry().one_call(LeaderChanges::open(turn)).await
     }
 
-    /// Takes everybody who stands with exactly this value out of the election, be it the leader or somebody who waits: deletes their keys. The
-    /// answer is how many they were.
+    /// Removes every candidate with exactly this value, the leader included, by deleting their
+    /// keys. Returns how many it removed.
     ///
-    /// It is for candidates that are known by their value to be gone or unwanted. A leader who is there notices that it does not lead any more, and
-    /// one in [`campaign`](Self::campaign) or [`lead`](Self::lead) stands again, at the end of the queue. Somebody who changes the value meanwhile stays.
+    /// Use it for candidates whose value shows that they are gone or unwanted. A leader that is
+    /// still running notices that it no longer leads. A removed candidate that is in
+    /// [`campaign`](Self::campaign) or [`lead`](Self::lead) campaigns again, at the end of the
+    /// queue. A candidate that changes its value at the same time is not removed.
     ///
     /// # Errors
     ///
-    /// As said for [all methods](Self), and `Encode`. Some may be out of it already then.
+    /// As for [all methods](Self), and `Encode`. Some candidates may have been removed before the
+    /// error.
     pub async fn depose(&self, value: &T) -> Result<usize> {
         let (turn, value) = self.proposal(value)?;
         let depose = async {
@@ -275,35 +307,38 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         turn.retry().one_call(depose).await
     }
 
-    /// Goes on with a leadership that another process has left to us by [`Leader::into_token`]. It
-    /// keeps its value, and has this one's time to live from now on. A guard that is still alive
-    /// elsewhere loses it, in this process too. It does not campaign, so it waits for no candidate.
+    /// Takes over a leadership that another process handed over with [`Leader::into_token`]. The
+    /// value stays, and the time to live becomes the one set here. A guard that still exists
+    /// elsewhere, or in this process, loses the leadership. Adopting does not join the queue, so it
+    /// waits for no candidate.
     ///
     /// # Errors
     ///
-    /// `GuardLost` when it is not held any more, `Invalid` for a token of something else.
+    /// `GuardLost` if the leadership is no longer held, `Invalid` for a token of something else.
     ///
     /// # Cancel safety
     ///
-    /// The leadership may be lost: whether the other process or this one had it last is not known.
+    /// The leadership may be lost: the request may have moved it to this process, whose guard is
+    /// dropped.
     pub async fn adopt(&self, token: &Token) -> Result<Leader<T>> {
         self.turn()?.adopt(token, None).await.map(Leader::of)
     }
 
-    /// Gives a leadership that nobody keeps alive this time to live from now on. The answer is the token from now on.
+    /// Sets the time to live of a leadership that no process keeps alive, and starts it anew.
+    /// Returns the token that replaces the old one.
     ///
     /// # Errors
     ///
-    /// `GuardLost` when it is not held any more, `Invalid` for a token of something else.
+    /// `GuardLost` if the leadership is no longer held, `Invalid` for a token of something else.
     pub async fn renew(&self, token: &Token, ttl: Duration) -> Result<Token> {
         self.turn()?.renew(token, ttl).await
     }
 
-    /// Ends a leadership, or a candidacy, by its token, wherever it is.
+    /// Ends a leadership or a candidacy by its token, in whichever process it is.
     ///
     /// # Errors
     ///
-    /// `GuardLost` when it is not held any more, `Invalid` for a token of something else.
+    /// `GuardLost` if it is no longer held, `Invalid` for a token of something else.
     pub async fn release_token(&self, token: &Token) -> Result<()> {
         self.turn()?.release_token(token).await
     }
@@ -322,7 +357,8 @@ fn encode<T: EtcdValue>(value: &T, key: &Key) -> Result<Bytes> {
     Codec::value().encode(value).map_err(|reason| Error::new(ErrorKind::Encode, reason.to_string()).at(key))
 }
 
-/// The leadership while [`Election::lead`] runs the work. When it is dropped the leadership is given up, whoever else has a share in it.
+/// The leadership while [`Election::lead`] runs the work. Dropping it ends the leadership even if
+/// clones of the `Arc` still exist.
 struct Term<T>(Arc<Leader<T>>);
 
 impl<T> Drop for Term<T> {
@@ -331,10 +367,11 @@ impl<T> Drop for Term<T> {
     }
 }
 
-/// The leadership, while it is ours: resigned when it is dropped. What it can do beside that is on [`Guard`], to which it derefs.
+/// A leadership; dropping it resigns. It derefs to [`Guard`], which has more methods.
 ///
-/// Dropping it resigns in the background, by the task that keeps its lease alive; if that cannot be done (no runtime is left, the server does not
-/// answer) the next one leads when the time to live has passed. [`resign`](Self::resign) waits for the answer and tells it.
+/// A drop resigns in the background, in the task that keeps the lease alive. If that fails (no
+/// runtime is left, the server does not answer), the next candidate leads when the time to live has
+/// passed. [`resign`](Self::resign) waits for the answer and returns it.
 #[must_use = "a leadership is resigned when its guard is dropped"]
 pub struct Leader<T> {
     guard: Guard,
@@ -350,29 +387,33 @@ impl<T> Leader<T> {
     ///
     /// # Errors
     ///
-    /// `GuardLost` when it was lost before, so that somebody else may lead already. `Unavailable`, `Timeout`, …: the lease is revoked in the background, and
-    /// if that cannot be done either the next one leads when the time to live has passed.
+    /// `GuardLost` if the leadership was lost before; another candidate may already lead. After
+    /// `Unavailable`, `Timeout` and other errors the lease is revoked in the background; if that
+    /// fails too, the next candidate leads when the time to live has passed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it resigns in the background.
+    /// Dropping the future resigns in the background.
     pub async fn resign(self) -> Result<()> {
         self.guard.release().await
     }
 
-    /// Leaves the leadership held and not kept alive, for whoever has the token: to [adopt](Election::adopt), [renew](Election::renew) or
-    /// [release](Election::release_token) it within its time to live, which starts again with this.
+    /// Keeps the leadership but stops renewing its lease, so that the owner of the token can
+    /// [adopt](Election::adopt), [renew](Election::renew) or [release](Election::release_token) it.
+    /// This must happen within the time to live, which starts anew now.
     pub fn into_token(self) -> Token {
         self.guard.into_token()
     }
 }
 
 impl<T: EtcdValue> Leader<T> {
-    /// Changes our value. The answer is the revision at which it came to be so. It stays the same leadership, with the same fence.
+    /// Changes the leader's value. Returns the revision of the change. The leadership and its fence
+    /// stay the same.
     ///
     /// # Errors
     ///
-    /// `GuardLost` when we do not lead any more; nothing was written then. `Encode`, `TooLarge`, and what the calls of a store may answer.
+    /// `GuardLost` if this guard no longer leads; nothing was written then. `Encode`, `TooLarge`,
+    /// and the errors of a store call.
     ///
     /// # Cancel safety
     ///
@@ -396,22 +437,23 @@ impl<T> fmt::Debug for Leader<T> {
     }
 }
 
-/// Somebody who leads or waits to.
+/// The leader of an election, or a candidate that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Candidate<T> {
-    /// What it stands with.
+    /// The value with which it campaigns.
     pub value: T,
-    /// When it came to stand in the queue: the fencing token once it leads.
+    /// The revision at which it joined the queue. This is the fencing token once it leads.
     pub fence: Revision,
-    /// The key that stands for it in the store.
+    /// The candidate's key in the store.
     pub key: Key,
-    /// The lease of the key; on v2 the name of it, which is all that is known there.
+    /// The lease of the key. On v2 it is derived from the key's name, since v2 has no leases.
     pub lease: LeaseId,
 }
 
 impl<T> Candidate<T> {
-    /// What ends or renews it from elsewhere. It is up to the caller to know that the candidate is not at work any more.
+    /// Returns a token that ends or renews the candidacy from elsewhere. Make sure that the
+    /// candidate's process no longer works under it.
     #[must_use]
     pub fn token(&self) -> Token {
         Token::new(self.key.clone(), self.fence, self.lease)
@@ -419,11 +461,11 @@ impl<T> Candidate<T> {
 }
 
 impl<T> Candidate<Result<T>> {
-    /// The candidate with its value, or what is wrong with that.
+    /// Returns the candidate with its value, or the error of the value.
     ///
     /// # Errors
     ///
-    /// The value's: `Decode`.
+    /// `Decode`, from the value.
     pub fn transpose(self) -> Result<Candidate<T>> {
         let Self { value, fence, key, lease } = self;
         Ok(Candidate { value: value?, fence, key, lease })

@@ -1,5 +1,6 @@
-//! `Lease`: a lease that is kept alive as long as its guard lives. Where leases come from is [`lessor`]; how long one is safe to trust
-//! is [`life`]; which of their keys stand in queues is [`standing`], and how a first place is given up is [`last`].
+//! `Lease`: a lease that is kept alive as long as its guard lives. [`lessor`] supplies leases,
+//! [`life`] tells how long a lease is safe to trust, [`standing`] tracks which of their keys are in
+//! queues, and [`last`] is the request that releases a queue.
 
 mod last;
 mod later;
@@ -34,30 +35,35 @@ use crate::runtime::{self, Patience, Runtimes, Task, sleep, sleep_until};
 use crate::store::Store;
 use crate::telemetry;
 
-/// The time to live of a lock, a leadership and a published value where none is asked for.
+/// The default time to live of locks, leaderships and published values.
 pub(crate) const TTL: Duration = Duration::from_secs(15);
 
-/// Names that are tried for a lease, each after one that some other lease has.
+/// How many names are tried for a new lease. The next one is tried when the server already has a
+/// lease with that name.
 const NAMES: u32 = 4;
 
-/// A lease. Keys that are written with it (`.lease(&lease)`) vanish when it ends: when the guard is dropped, or revoked, or when the server
-/// could not be told in time that it is still wanted.
+/// A lease. Keys that are written with it (`.lease(&lease)`) are deleted when it ends: when the
+/// guard is dropped or revoked, or when the client could not renew the lease in time.
 ///
-/// A task of its own keeps it alive, three times within its time to live. Dropping the guard revokes it in the background as well as
-/// possible; if that fails the keys vanish when the time to live has passed.
+/// A background task renews it three times within its time to live. Dropping the guard revokes it
+/// in the background; if that fails, the keys are deleted when the time to live has passed.
 ///
 /// # Runtimes
 ///
-/// The task moves when its runtime ends; see [`Client`](crate::Client). A runtime that exists but is not driven (a current-thread runtime outside of `block_on`)
-/// keeps no lease alive, and nothing tells the client so. Whoever asks [`is_held`](Self::is_held), or waits for [`lost`](Self::lost), on another runtime takes the
-/// task there when it is late. A lease of which nothing is asked is lost.
+/// The task moves to another runtime when its runtime ends; see [`Client`](crate::Client). A
+/// runtime that exists but is not driven (a current-thread runtime outside of `block_on`) keeps no
+/// lease alive, and the client gets no sign of it. A call of [`is_held`](Self::is_held) or
+/// [`lost`](Self::lost) on another runtime moves a task that is late to that runtime. Without such
+/// a call the lease is lost.
 ///
-/// # When it is lost
+/// # When a lease is lost
 ///
-/// When the server says that it does not know it, or when the server said nothing for so long that it may have ended it: the time to live
-/// counts from the moment *before* the last answered request was sent, less a margin of a tenth of it (half a second at least, half of it at most), on a clock
-/// that goes on while the machine sleeps. That is decided by looking at the clock whenever it is asked, so a program that was frozen is not told
-/// otherwise when it wakes. What is lost stays lost, whatever the network does later.
+/// A lease is lost when the server says that it does not know the lease, or when the server has not
+/// answered for so long that it may have ended the lease. The time to live counts from the moment
+/// *before* the last answered request was sent, minus a margin of a tenth (at least half a second,
+/// at most half of the time to live), on a clock that continues while the machine sleeps. Every
+/// check reads the clock, so a program that was frozen sees the loss as soon as it wakes. A lost
+/// lease stays lost, even if the network recovers.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -74,33 +80,35 @@ const NAMES: u32 = 4;
 #[must_use = "a lease ends when its guard is dropped"]
 pub struct Lease {
     id: LeaseId,
-    /// What the server granted.
+    /// The time to live that the server granted.
     ttl: Duration,
-    /// What was asked for, of which a server may give more.
+    /// The time to live that was asked for. A server may grant more.
     asked: Duration,
     store: Arc<dyn Store>,
     life: Life,
-    /// To the task that keeps it alive. When it is dropped, the task revokes the lease and ends.
+    /// Sends orders to the task that keeps the lease alive. When it is dropped, the task revokes
+    /// the lease and ends.
     orders: mpsc::UnboundedSender<Order>,
-    /// Of a lease that may outlive its client: the runtimes that its task can go to.
+    /// The runtimes that the task can move to, for a lease that may outlive its client.
     runtimes: Option<Arc<Runtimes>>,
-    /// Of the key that stands in a queue with it.
+    /// The entry of the key that is in a queue with this lease.
     standing: Option<Standing>,
 }
 
-/// What the task of a lease is told.
+/// An order to the task of a lease.
 enum Order {
-    /// Commit this, which makes an end of all that needs the lease, and then keep the lease as a spare one if it may be.
+    /// Commit this request, which deletes all that needs the lease. Then keep the lease as a spare
+    /// one if it is reusable.
     Finish { last: Box<Last>, lease: Lease, reusable: bool },
-    /// Revoke it and say what became of that.
+    /// Revoke the lease and send back the result.
     Revoke(oneshot::Sender<Result<()>>),
-    /// End without revoking it: somebody else goes on. Its time starts a last time.
+    /// End without revoking: another process takes over. Renew the lease one last time.
     Leave,
 }
 
 impl Lease {
-    /// The task that is to keep the lease alive also asks for it: a caller who is dropped while he waits then leaves nothing behind, since the task knows
-    /// what it was given, and that nobody wants it.
+    /// The background task also requests the lease. If the caller's future is dropped while it
+    /// waits, the task knows the lease and revokes it.
     async fn grant(lessor: &Arc<Lessor>, asked: Duration) -> Result<Self> {
         if !runtime::is_here() {
             return Err(Error::without_runtime());
@@ -109,23 +117,23 @@ impl Lease {
         let (orders, received) = mpsc::unbounded_channel();
         let (answer, answered) = oneshot::channel();
         let prepared = lessor.runtimes().prepare();
-        // The task is not a part of the caller's call, and is to end with it.
+        // The task is not part of the caller's call, so it gets the deadline of that call.
         let deadline = lessor.retry().deadline();
         let applicant = Applicant { lessor: Arc::downgrade(lessor), store: store.clone(), retry: lessor.retry().clone(), asked, deadline };
         let task = prepared.task();
         prepared.start(applicant.run(task, received, answer));
-        let gone = |_| Error::new(ErrorKind::Unavailable, "the runtime ended before a lease was had").outcome_unknown();
+        let gone = |_| Error::new(ErrorKind::Unavailable, "the runtime ended before the lease was granted").outcome_unknown();
         let (id, ttl, life) = answered.await.map_err(gone)??;
         Ok(Self { id, ttl, asked, store, life, orders, runtimes: None, standing: None })
     }
 
-    /// The same lease, whose task finds other runtimes as long as the lease lives, and not only as long as the client does.
+    /// Lets the lease's task move to other runtimes even after the client is dropped.
     pub(crate) fn by_itself(mut self, lessor: &Lessor) -> Self {
         self.runtimes = Some(lessor.runtimes().clone());
         self
     }
 
-    /// Its name, for `.lease(&lease)` and for tools.
+    /// The lease's ID, for `.lease(&lease)` and for tools.
     #[must_use]
     pub fn id(&self) -> LeaseId {
         self.id
@@ -137,7 +145,8 @@ impl Lease {
         self.ttl
     }
 
-    /// Whether the server cannot have ended it yet, as far as clocks tell; no request is sent. Once false it stays false.
+    /// Whether the server cannot have ended the lease yet, as far as clocks tell. Sends no request.
+    /// Once false, it stays false.
     #[must_use]
     pub fn is_held(&self) -> bool {
         if let Some(runtimes) = &self.runtimes {
@@ -147,38 +156,40 @@ impl Lease {
         self.life.is_held()
     }
 
-    /// For how long [`is_held`](Self::is_held) stays true without another word from the server; zero once the lease is lost.
+    /// How long [`is_held`](Self::is_held) stays true without another answer from the server. Zero
+    /// once the lease is lost.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.life.remaining()
     }
 
-    /// Waits until the lease is lost, and says why.
+    /// Waits until the lease is lost, and returns why.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it costs nothing.
+    /// Dropping the future has no effect.
     pub async fn lost(&self) -> Lost {
         self.life.lost().await
     }
 
-    /// Ends the lease and waits for the answer; all its keys vanish.
+    /// Revokes the lease and waits for the answer. All its keys are deleted.
     ///
     /// # Errors
     ///
-    /// `Unavailable`, `Timeout`, …: the keys then vanish when the time to live has passed.
+    /// `Unavailable`, `Timeout` and others: the keys are then deleted when the time to live has
+    /// passed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it revokes the lease in the background.
+    /// Dropping the future revokes the lease in the background.
     pub async fn revoke(self) -> Result<()> {
         self.end().await
     }
 
-    /// Ends the lease as [`revoke`](Self::revoke) does, for one of several owners.
+    /// Revokes the lease as [`revoke`](Self::revoke) does, for a lease with several owners.
     async fn end(&self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
-        // By its task, which else would take the end for a loss.
+        // The lease's task must revoke it; otherwise the task would take the end for a loss.
         if self.order(Order::Revoke(answer))
             && let Some(Ok(result)) = self.task().attend(PATIENCE, answered).await
         {
@@ -187,14 +198,15 @@ impl Lease {
         self.store.revoke(self.id).await
     }
 
-    /// A key that is attached to it is about to stand in the queue of this directory, until the lease is given back or ends.
+    /// Registers a key, attached to this lease, that is about to join the queue of a directory. It
+    /// stays registered until the lease is returned or ends.
     pub(crate) fn enter(&mut self, lessor: &Lessor, directory: &Key, key: &Key) {
-        // First the end of what was: that may have the same key.
+        // Ends the old registration first: it may have the same key.
         self.standing = None;
         self.standing = Some(lessor.standings().enter(directory, key, &self.life));
     }
 
-    /// The key came to be then.
+    /// Records the revision at which the key was created.
     pub(crate) fn entered(&self, created: Revision) {
         if let Some(standing) = &self.standing {
             standing.made(created);
@@ -205,22 +217,22 @@ impl Lease {
         &self.life
     }
 
-    /// Commits `last` in the background, after which nothing needs the lease any more. If that goes well, and `reusable`, it becomes a spare one; else it
-    /// is revoked.
+    /// Commits `last` in the background, after which nothing needs the lease any more. If that
+    /// succeeds and the lease is `reusable`, it becomes a spare one; otherwise it is revoked.
     pub(crate) fn finish(self, last: Last, reusable: bool) {
         let (orders, task) = (self.orders.clone(), self.task().clone());
         self.life.set_wanted(false);
-        // Without a task there is nobody who could: the lease runs out.
+        // If the task has ended, sending fails and the lease runs out.
         let _ = orders.send(Order::Finish { last: Box::new(last), lease: self, reusable });
         task.come_here();
     }
 
-    /// Lets it run out, for somebody who knows its name to go on with.
+    /// Stops renewing the lease without revoking it, for another process that knows its ID.
     pub(crate) fn leave(self) {
         self.order(Order::Leave);
     }
 
-    /// The last order. The task carries it out on this runtime: the one it is on may not be driven.
+    /// Sends the last order. The task moves to this runtime, since its own may not be driven.
     fn order(&self, order: Order) -> bool {
         self.life.set_wanted(false);
         let sent = self.orders.send(order).is_ok();
@@ -234,7 +246,7 @@ impl Lease {
     }
 }
 
-/// From here on its end is meant.
+/// An end from here on is intended, not a loss.
 impl Drop for Lease {
     fn drop(&mut self) {
         self.life.set_wanted(false);
@@ -253,10 +265,11 @@ impl fmt::Debug for Lease {
     }
 }
 
-/// How long the task of a lease may go without being polled: it wakes when it is told something, and at least each second.
+/// How long a lease's task may go without being polled. It wakes for every order, and at least once
+/// a second.
 const PATIENCE: Patience = Patience { first: Duration::from_millis(500), then: Duration::from_secs(5) };
 
-/// The task of one lease, before it has it.
+/// The task of a lease that was not granted yet.
 struct Applicant {
     lessor: Weak<Lessor>,
     store: Arc<dyn Store>,
@@ -265,7 +278,7 @@ struct Applicant {
     deadline: Instant,
 }
 
-/// A lease that was had.
+/// A lease that was granted.
 type Granted = (LeaseId, Duration, Life);
 
 impl Applicant {
@@ -280,13 +293,14 @@ impl Applicant {
                     let ttl = ttl.min(FAR);
                     let life = Life::begin(id, sent, ttl, task);
                     let over = life.clone().ends_with_this();
-                    // If nobody waits for it, nobody sends orders either.
+                    // If the receiver is gone, no orders come either.
                     let _ = answer.send(Ok((id, ttl, life.clone())));
                     let keeper = Keeper { store, retry, lessor, id, ttl, life, _over: over };
                     keeper.run(sent, &mut orders).await;
                     return;
                 }
-                // Somebody else's, and it must not be taken for ours: two would hold what one holds.
+                // Another client's lease. Taking it for our own would give two clients the same
+                // lock.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists && names > 1 => names -= 1,
                 Err(error) => {
                     let unsure = error.may_have_applied();
@@ -309,15 +323,15 @@ struct Keeper {
     id: LeaseId,
     ttl: Duration,
     life: Life,
-    /// However the task ends, nobody keeps the lease alive after it.
+    /// Marks the lease as lost when the task ends, for whatever reason.
     _over: EndsWith,
 }
 
 /// How a [`Keeper`] ends.
 enum End {
-    /// Nobody wants the lease any more, or it is not safe to trust: it is to be revoked.
+    /// The lease is not wanted any more, or not safe to trust: revoke it.
     Unwanted,
-    /// The server does not have it, or it is left to somebody else.
+    /// The server does not have the lease, or another process takes over.
     Nothing,
 }
 
@@ -334,12 +348,12 @@ impl Keeper {
         let mut tidy = Instant::now() + IDLE;
         loop {
             tokio::select! {
-                // First what is wanted: what an order ends needs no more time.
+                // Orders first: a lease that an order ends needs no renewal.
                 biased;
                 order = orders.recv() => match order {
                     None => return End::Unwanted,
                     Some(Order::Leave) => {
-                        // Best effort: whoever goes on has the more time for it.
+                        // Best effort: it gives the next process more time.
                         let _ = self.store.keep_alive(self.id).await;
                         return End::Nothing;
                     }
@@ -373,7 +387,8 @@ impl Keeper {
                         Err(error) => {
                             telemetry::lease_attempt_failed(self.id, remaining, &error);
                             self.life.meet(error);
-                            // Ever sooner, so that an outage that ends just before the lease does not cost it.
+                            // Retries more often as the end comes closer, so that an outage that
+                            // ends just before the lease does is survived.
                             let soon = (remaining / 4).max(self.retry.first_delay);
                             next = Instant::now() + backoff.next_delay().min(soon);
                         }
@@ -389,7 +404,8 @@ impl Keeper {
         }
     }
 
-    /// One attempt to keep it alive, at its time; and when it was sent. None: it is one spare lease too many. To be dropped at will.
+    /// Waits until `at` and tries to renew the lease. Returns when the request was sent. Returns
+    /// `None` if the lease is a spare one and there are enough. Cancel-safe.
     async fn attempt(&self, at: Instant) -> (Moment, Option<Result<Duration>>) {
         sleep_until(at).await;
         let sent = Moment::now();
@@ -403,18 +419,19 @@ impl Keeper {
         let done = last.commit(&*self.store).await.ok().filter(|done| done.succeeded);
         match (self.lessor.upgrade(), done) {
             (Some(lessor), Some(done)) if reusable => lessor.put(lease, done.handed),
-            // Its keys go with it, whatever became of the commit.
+            // Dropping the lease revokes it, which deletes its keys, even if the commit failed.
             _ => drop(lease),
         }
     }
 }
 
-/// When a third of the time has passed since the last answered request was sent.
+/// A third of the time to live after the last answered request was sent.
 fn third(sent: Moment, ttl: Duration) -> Instant {
     Instant::now() + (ttl / 3).saturating_sub(Moment::now().since(sent))
 }
 
-/// Ends a lease as well as possible: until it is done, or the time to live has passed since it was last kept alive, which is now at the latest.
+/// Revokes a lease. Repeats the request until it succeeds or the time to live has passed. The lease
+/// was last renewed at the latest now, so it has run out then.
 async fn revoke(store: &dyn Store, retry: &RetryPolicy, id: LeaseId, ttl: Duration) {
     let begun = Moment::now();
     let mut backoff = retry.backoff();

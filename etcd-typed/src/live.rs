@@ -1,5 +1,6 @@
-//! `Live<T>`: a value that is always current, always whole and never wrong. Where its states come from is `live/upstream.rs`, what makes one of a
-//! tree is `live/view.rs`, and how they reach their readers is `live/cell.rs`.
+//! `Live<T>`: a value that follows the store and always shows a complete, valid state. Its states
+//! come from `live/upstream.rs`, `live/view.rs` makes them from a tree, and `live/cell.rs` hands
+//! them to readers.
 
 mod cell;
 #[cfg(feature = "snapshot")]
@@ -29,18 +30,23 @@ use crate::error::Result;
 use crate::revision::Revision;
 use crate::version::Versioned;
 
-/// A value that follows its directory: reading it costs nanoseconds, and what is read is whole and of one revision.
+/// A value that follows its directory. Reading it takes nanoseconds, and each read returns one
+/// complete state of one revision.
 ///
-/// From `live()` of a [`Dir`](crate::Dir), an [`Entry`](crate::Entry), an [`EntryMap`](crate::EntryMap) or a [`DirMap`](crate::DirMap), which
-/// gives one only when it has a good state. Clones are cheap and show the same; the watch behind it, one for each directory and client however
-/// many views there are, ends with the last of them.
+/// Created by `live()` of a [`Dir`](crate::Dir), an [`Entry`](crate::Entry), an
+/// [`EntryMap`](crate::EntryMap) or a [`DirMap`](crate::DirMap), which returns only when there is a
+/// valid state. Clones are cheap and show the same value. All views of a directory and client share
+/// one watch, which ends with the last view.
 ///
-/// - **Whole.** All keys that were changed in one transaction appear together (on v2, which has none, each change by itself).
-/// - **Never wrong.** What does not decode, misses a required field or fails its validation never replaces the last good state;
-///   [`status`](Self::status) says so, and names each key, revision and reason. When the value is mended, the view goes on by itself.
-/// - **Never ends.** It outlives restarts of servers, cut connections, compactions, and rights that are taken away and given back. It outlives the
-///   runtime it was made on, too: see [`Client`](crate::Client). While it cannot
-///   follow it shows the last good state and says `Degraded`. [`staleness`](Self::staleness) is the measure for an alarm.
+/// - **Complete.** All keys that were changed in one transaction appear together (on v2, which has
+///   no transactions, each change appears alone).
+/// - **Always valid.** A state that does not decode, lacks a required field or fails its validation
+///   never replaces the last good state. [`status`](Self::status) reports it, with each key,
+///   revision and reason. When the stored value is corrected, the view continues by itself.
+/// - **Never ends.** It survives server restarts, cut connections, compactions, rights that are
+///   revoked and granted again, and the end of the runtime on which it was created; see
+///   [`Client`](crate::Client). While it cannot follow the server it shows the last good state, and
+///   its status is `Degraded`. Base an alarm on [`staleness`](Self::staleness).
 ///
 #[cfg_attr(feature = "derive", doc = "```")]
 #[cfg_attr(not(feature = "derive"), doc = "```text")]
@@ -59,11 +65,11 @@ use crate::version::Versioned;
 /// let live = limits.live().await?;
 /// assert_eq!(live.get().rate_limit, 100);
 ///
-/// // Read your own writes: what `set` returned can be awaited.
+/// // Read your own writes: wait for the revision that `set` returned.
 /// let written = limits.rate_limit.set(&250).await?;
 /// assert_eq!(live.wait_for_revision(written).await?.rate_limit, 250);
 ///
-/// // A value that is none changes nothing, and is reported until it is mended.
+/// // An invalid value changes nothing, and is reported until it is corrected.
 /// let written = client.entry::<String>("/app/limits/rate_limit")?.set(&"lots".to_owned()).await?;
 /// assert!(live.wait_for_revision(written).await.is_err());
 /// assert_eq!(live.get().rate_limit, 250);
@@ -74,7 +80,7 @@ use crate::version::Versioned;
 #[cfg_attr(feature = "derive", doc = include_str!("live/questions.md"))]
 pub struct Live<T> {
     cell: Arc<Cell<T>>,
-    /// The newest state that [`changed`](Self::changed) has told of.
+    /// The newest state that [`changed`](Self::changed) has returned.
     told: u64,
 }
 
@@ -90,108 +96,125 @@ impl<T: Send + Sync + 'static> Live<T> {
         Self { cell, told }
     }
 
-    /// The state now. No lock, no allocation, never waits; some 10 ns, of which [`reader`](Self::reader) spares all but one.
+    /// Returns the current state. Takes no lock, allocates nothing and never waits. It takes about
+    /// 10 ns; with a [`reader`](Self::reader) about 1 ns.
     ///
-    /// What it gives stays as it is while it is held, so that fields which are read from it belong together: take it once for each piece of
-    /// work. It is meant to be short-lived; [`Snapshot::into_arc`] is for keeping.
+    /// The returned state does not change while it is held, so the fields read from it belong
+    /// together: call this once for each piece of work. Hold it only for a short time; use
+    /// [`Snapshot::into_arc`] to keep it longer.
     #[must_use]
     pub fn get(&self) -> Snapshot<T> {
         Snapshot(self.cell.load())
     }
 
-    /// A reader for a hot loop, with a cached pointer of its own: about 1 ns while nothing changes. It wants `&mut`: one for each task or thread.
+    /// Returns a reader for a hot loop, with its own cached pointer: about 1 ns while nothing
+    /// changes. It needs `&mut`, so use one for each task or thread.
     #[must_use]
     pub fn reader(&self) -> Reader<T> {
         Reader::new(self.cell.clone())
     }
 
-    /// The revision up to which [`get`](Self::get) has everything. It goes on with what happens elsewhere in the store too, as far as the server
-    /// tells, so it may be above the revision of the state, and it stays where it is while what is stored is rejected.
+    /// The revision up to which [`get`](Self::get) includes all changes. It also advances with
+    /// changes elsewhere in the store, as far as the server reports them, so it may be higher than
+    /// the revision of the state. It does not advance while the stored state is rejected.
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.cell.book().good()
     }
 
-    /// Waits until the view has everything up to `revision` (what a write returned), and gives the state.
+    /// Waits until the view includes all changes up to `revision` (as returned by a write), and
+    /// returns the state.
     ///
     /// # Errors
     ///
-    /// `Invalid` when the state has not come so far because what is stored is rejected; [`Error::problems`](crate::Error::problems) lists why. `Unavailable` when no
-    /// runtime keeps the view and this is not one either.
+    /// `Invalid` if the state does not include `revision` because the stored state is rejected;
+    /// [`Error::problems`](crate::Error::problems) lists the reasons. `Unavailable` if no runtime
+    /// keeps the view and this is called outside of a runtime.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it costs nothing. It waits as long as no server can be reached: put a timeout around it.
+    /// Dropping the future has no effect. It waits as long as no server can be reached, so put a
+    /// timeout around it.
     pub async fn wait_for_revision(&self, revision: impl Into<Revision>) -> Result<Snapshot<T>> {
         self.cell.reach(revision.into()).await.map(Snapshot::of)
     }
 
-    /// The last few good states, the oldest first and the present one last. How many is said with [`Viewing::history`].
+    /// Returns the last few good states, oldest first, up to the current one. [`Viewing::history`]
+    /// sets their number.
     #[must_use]
     pub fn history(&self) -> Vec<Arc<Versioned<T>>> {
         self.cell.book().history()
     }
 
-    /// Whether the view follows, and what is wrong if not.
+    /// Returns whether the view follows the server, and if not, why.
     #[must_use]
     pub fn status(&self) -> LiveStatus {
         self.cell.status()
     }
 
-    /// The time since the last proof that the server had nothing which the view had not seen. The proof is a linearizable read. While all is well, the
-    /// staleness stays below [`proof_period`](Self::proof_period) and a few seconds, so an alarm compares the two: `live.staleness() > 5 * live.proof_period()`.
+    /// The time since the last proof that the server had no change that the view had not seen. The
+    /// proof is a linearizable read. Without failures the staleness stays below
+    /// [`proof_period`](Self::proof_period) plus a few seconds, so compare the two in an alarm:
+    /// `live.staleness() > 5 * live.proof_period()`.
     #[must_use]
     pub fn staleness(&self) -> Duration {
         self.cell.upstream().staleness()
     }
 
-    /// The time in which the view is proved again while all is well: 10 s, and 1 ms for each key of its directory. A directory of 100,000 keys is proved each 110 s.
+    /// The time between two proofs without failures: 10 s, and 1 ms for each key of its directory.
+    /// A directory of 100,000 keys is proved every 110 s.
     ///
-    /// The server is asked every 10 s how far it is, which is proof enough while nothing is written elsewhere. Otherwise it is asked what was modified in the directory and how
-    /// many keys there are; the answer is small, but the server reads the directory for it, so a large one is read less often. etcd v2 has no such question: the whole
-    /// directory is listed once in this time.
+    /// The server is asked for its revision every 10 s, which is enough proof if nothing was
+    /// written elsewhere. Otherwise it is asked which keys of the directory were modified and how
+    /// many keys there are. The answer is small, but the server reads the directory for it, so a
+    /// large directory is checked less often. etcd v2 has no such request: the whole directory is
+    /// listed once in this time.
     #[must_use]
     pub fn proof_period(&self) -> Duration {
         self.cell.upstream().proof_period()
     }
 
-    /// The last time that the server came back with an older history than the view had seen (it was restored or emptied), if it ever did: then,
-    /// and only then, revisions go back.
+    /// Returns the last time that the server came back with an older history than the view had seen
+    /// (it was restored or emptied), or `None`. Revisions decrease only in this case.
     #[must_use]
     pub fn rewound(&self) -> Option<Rewound> {
         self.cell.book().rewound()
     }
 
-    /// Waits for a state that is newer than the one this was last called for (at first: than the one that was there when this `Live` was made or
-    /// cloned), and gives the newest. A change between two calls is not missed, and of several the last is told.
+    /// Waits for a state that is newer than the one at the last call, and returns the newest. The
+    /// first call compares with the state at which this `Live` was created or cloned. A change
+    /// between two calls is not missed; of several changes only the last is returned.
     ///
     /// # Errors
     ///
-    /// `Unavailable` when no runtime keeps the view and this is not one either; nothing else ends it.
+    /// `Unavailable` if no runtime keeps the view and this is called outside of a runtime. Nothing
+    /// else ends the wait.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when it is dropped.
+    /// Dropping the future loses nothing.
     pub async fn changed(&mut self) -> Result<Snapshot<T>> {
         let (generation, state) = self.cell.after(self.told).await?;
         self.told = generation;
         Ok(Snapshot::of(state))
     }
 
-    /// The newest state, which counts as told.
+    /// Returns the newest state, and counts it as returned by [`changed`](Self::changed).
     fn now(&mut self) -> Snapshot<T> {
         let book = self.cell.book();
         self.told = book.generation();
         Snapshot::of(book.newest().clone())
     }
 
-    /// The state now and every newer one, as a stream. Whoever reads it slowly misses states in between and never the newest.
+    /// Returns the current state and every newer one as a stream. A slow reader may skip states,
+    /// but always gets the newest.
     pub fn stream(&self) -> LiveStream<T> {
         LiveStream::new(self.clone())
     }
 
-    /// A part of the value, to be woken only when that part changes: `live.select(|c| &c.database)`. The part is borrowed from the value; where what matters
-    /// is computed from it, compare that after [`changed`](Self::changed).
+    /// Selects a part of the value, to wait for changes of that part only: `live.select(|c|
+    /// &c.database)`. The part is borrowed from the value. If you need a computed value, call
+    /// [`changed`](Self::changed) and compare yourself.
     pub fn select<P, F>(&self, part: F) -> Selected<T, P>
     where
         P: PartialEq + ?Sized,
@@ -200,9 +223,10 @@ impl<T: Send + Sync + 'static> Live<T> {
         Selected::new(self, part)
     }
 
-    /// Calls `f` with every newer state, in a task of its own, until the guard is dropped. If states come faster than `f` returns, it sees the newest
-    /// and not each; nobody else waits for it. It must not block: for work that waits use [`stream`](Self::stream) in a task. If it
-    /// panics, that call ends, an event tells it, and the next state is given to it again.
+    /// Calls `f` with every newer state, in a task of its own, until the returned guard is dropped.
+    /// If states come faster than `f` returns, `f` skips to the newest; no other reader waits for
+    /// it. `f` must not block: for work that waits, use [`stream`](Self::stream) in a task. If `f`
+    /// panics, an event reports it, and `f` is called again with the next state.
     pub fn on_change(&self, f: impl FnMut(&Versioned<T>) + Send + 'static) -> Subscription {
         Subscription::new(self.clone(), f)
     }
@@ -219,9 +243,9 @@ impl<T: Send + Sync + 'static> fmt::Debug for Live<T> {
     }
 }
 
-/// A state of a [`Live`] view; it derefs to [`Versioned<T>`] and through it to `T`.
+/// A state of a [`Live`] view. It derefs to [`Versioned<T>`], and through it to `T`.
 ///
-/// Where a compare-and-swap wants what was read before, `&live.get()` will do.
+/// A compare-and-swap accepts `&live.get()` as the value that was read before.
 pub struct Snapshot<T>(arc_swap::Guard<Arc<Versioned<T>>>);
 
 impl<T> Snapshot<T> {
@@ -229,7 +253,7 @@ impl<T> Snapshot<T> {
         Self(arc_swap::Guard::from_inner(state))
     }
 
-    /// The state, to be kept.
+    /// Returns the state in an `Arc`, to keep it.
     #[must_use]
     pub fn into_arc(self) -> Arc<Versioned<T>> {
         arc_swap::Guard::into_inner(self.0)

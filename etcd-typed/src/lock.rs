@@ -1,4 +1,4 @@
-//! `Lock`: one at a time.
+//! `Lock`: a lock that one process holds at a time.
 
 use std::fmt;
 use std::ops::Deref;
@@ -13,39 +13,48 @@ use crate::key::{Key, KeyError};
 use crate::revision::{LeaseId, Revision};
 use crate::turn::{Contender, Guard, Token, Turn};
 
-/// The lock of one name, from [`Client::lock`](crate::Client::lock): to be acquired, or looked at from outside. Cheap to clone.
+/// The lock with one name, from [`Client::lock`](crate::Client::lock). Use it to acquire the lock,
+/// or to read who holds it. Cheap to clone.
 ///
-/// It is fair (first come, first served), and a waiter is woken by an event when the
-/// contender before it is gone.
+/// The lock is fair (first come, first served). When a contender leaves the queue, a watch event
+/// wakes the next one.
 ///
 /// It is not re-entrant: two acquisitions in one process exclude each other like any others. A task
-/// that holds the lock and calls [`acquire`](Self::acquire) again waits for itself.
-/// [`try_acquire`](Self::try_acquire) returns none in this case, and
-/// [`acquire_within`](Self::acquire_within) ends with `Timeout`.
+/// that holds the lock and calls [`acquire`](Self::acquire) again waits for itself forever. In this
+/// case [`try_acquire`](Self::try_acquire) returns `None`, and
+/// [`acquire_within`](Self::acquire_within) fails with `Timeout`.
 ///
-/// # Who shares the queue
+/// # Which programs share the queue
 ///
-/// On etcd v3 every client that keeps the layout of Go's package `concurrency`, with the same name: `Mutex` of that package, `etcdctl lock`, and the lock
-/// service of the server (`v3lock`). All of them wait for each other in the order in which they came. Locks that are one single key share no queue with any
-/// of these: `lock()` of Node's `etcd3` and `Lock` of Python's `etcd3`. A program that uses those excludes neither this library nor Go.
+/// On etcd v3, every client that uses the key layout of Go's package `concurrency` with the same
+/// name: `Mutex` of that package, `etcdctl lock`, and the lock service of the server (`v3lock`).
+/// They all get the lock in the order in which they came. Locks that consist of a single key do not
+/// share the queue: `lock()` of Node's `etcd3` and `Lock` of Python's `etcd3`. A program that uses
+/// these excludes neither this library nor Go.
 ///
-/// Keys below the name that have no lease are not in the queue here. Go's clients wait for them too; [`strays`](Self::strays) lists them, and an event says
-/// that there are some ([`telemetry`](crate::telemetry)).
+/// A key below the name that has no lease is not in the queue here. Go's clients wait for such keys
+/// too. [`strays`](Self::strays) lists them, and an event reports that they exist
+/// ([`telemetry`](crate::telemetry)).
 ///
 /// # On etcd v2
 ///
-/// The queue is among clients of this library. The server lists a key for up to half a second after
-/// its time is over; such a key has no holder any more, and the next waiter deletes it, so that a
-/// refresh which arrives late does not revive it. The server knows no leases, so three things are
-/// weaker: a [token](Lock::into_token) stays good as long as the lock is held, whoever adopted it
-/// meanwhile; a create that the server applies seconds after its sender gave up stands in the queue
-/// until its time to live is over; and [`is_held`](Guard::is_held) also relies on the clocks of the
-/// members, which may differ by the margin at most.
+/// Only clients of this library share the queue. The server may list a key for up to half a second
+/// after its time to live has passed. Such a key no longer has a holder; the next waiter deletes
+/// it, so that a late refresh cannot revive it. The v2 server has no leases, which weakens three
+/// things:
+///
+/// - A [token](Lock::into_token) stays valid as long as the lock is held, even if another process
+///   has adopted the lock.
+/// - The server may apply a create request seconds after its sender gave up. Such a key stays in
+///   the queue until its time to live has passed.
+/// - [`is_held`](Guard::is_held) also relies on the clocks of the members, which may differ by at
+///   most the margin.
 ///
 /// # Errors
 ///
-/// Every method may answer `InvalidKey` for an empty name, and on etcd v2 for one that is no path; and what the calls of a store may: `Unavailable`, `Timeout`,
-/// `Unauthenticated`, `PermissionDenied`, `NoSpace`, `Server`.
+/// Every method fails with `InvalidKey` if the name is empty or, on etcd v2, not a path. Every
+/// method can also fail as any store call does: `Unavailable`, `Timeout`, `Unauthenticated`,
+/// `PermissionDenied`, `NoSpace`, `Server`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -68,10 +77,12 @@ impl NamedLock {
         Self { turn, info: None }
     }
 
-    /// How long the lock outlives a holder who vanished. Default: 15 s. At least the server's shortest lease (2 s with default flags); fractions
-    /// of a second are rounded up. It is kept alive three times within that time.
+    /// Sets how long the lock stays held after its holder vanished. Default: 15 s. The server
+    /// raises it to its shortest lease (2 s with default flags), and fractions of a second are
+    /// rounded up. The client renews the lease three times within this time.
     ///
-    /// A short one frees the lock soon after a crash, and is lost by a short outage: a leader of etcd that dies costs about 1 to 3 s.
+    /// A short time to live frees the lock soon after a crash, but a short outage loses the lock:
+    /// when the leader of the etcd cluster dies, the outage takes about 1 to 3 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         if let Ok(turn) = &mut self.turn {
             turn.ttl = ttl;
@@ -79,29 +90,34 @@ impl NamedLock {
         self
     }
 
-    /// What [`holder`](Self::holder) and [`queue`](Self::queue) show of us, instead of host, process, program and time.
+    /// Sets the text that [`holder`](Self::holder) and [`queue`](Self::queue) show for this
+    /// process, instead of its host, process number, program and time.
     pub fn info(mut self, text: impl Into<String>) -> Self {
         self.info = Some(text.into());
         self
     }
 
-    /// Waits until the lock is ours.
+    /// Waits until this caller holds the lock.
     ///
-    /// Waiting goes on through outages. Whoever loses the place meanwhile (an outage longer than the time to live, a deleted key) begins anew at the end of
-    /// the queue. One request where nobody has it and the client has a lease to spare (two on v2, where there are no transactions).
+    /// Waiting continues through outages. A waiter that loses its place (an outage longer than the
+    /// time to live, a deleted key) starts again at the end of the queue. If the lock is free and
+    /// the client has a spare lease, acquiring costs one request (two on v2, which has no
+    /// transactions).
     ///
     /// # Errors
     ///
-    /// As said for [all methods](Self); `Unsupported` outside of a tokio runtime.
+    /// As for [all methods](Self); `Unsupported` outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it at any point gives the place up: its lease is revoked in the background, and the key goes with it.
+    /// Dropping the future at any point leaves the queue: the lease is revoked in the background,
+    /// which deletes the key.
     pub async fn acquire(&self) -> Result<Lock> {
         self.turn()?.take(self.value()).await.map(Lock)
     }
 
-    /// Acquires the lock if nobody has it and nobody waits for it; none if somebody does. One request either way, if the client has a lease to spare (more on v2).
+    /// Acquires the lock if it is free and has no waiters; otherwise returns `None`. Either way it
+    /// costs one request if the client has a spare lease (more on v2).
     ///
     /// # Errors
     ///
@@ -114,11 +130,12 @@ impl NamedLock {
         Ok(self.turn()?.try_take(self.value()).await?.map(Lock))
     }
 
-    /// Waits until the lock is ours, but not for longer than this.
+    /// Waits at most this long to acquire the lock.
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire), and `Timeout` when it was not ours in time; the place is given up then.
+    /// As [`acquire`](Self::acquire), and `Timeout` if the lock was not acquired in time; the
+    /// caller then leaves the queue.
     ///
     /// # Cancel safety
     ///
@@ -127,53 +144,56 @@ impl NamedLock {
         self.turn()?.take_within(self.value(), time).await.map(Lock)
     }
 
-    /// Who has the lock now; none if nobody does.
+    /// Returns the holder of the lock, or `None` if the lock is free.
     pub async fn holder(&self) -> Result<Option<Holder>> {
         Ok(self.turn()?.first().await?.map(Holder::of))
     }
 
-    /// Who has the lock and who waits for it, in their order, as of one revision.
+    /// Returns the holder and all waiters in the order of the queue, as of one revision.
     pub async fn queue(&self) -> Result<Vec<Holder>> {
         Ok(self.turn()?.queue().await?.into_iter().map(Holder::of).collect())
     }
 
-    /// The keys below the lock's name that are not in its queue, because they have no lease (on v2: because they are not named by one, or have no time to
-    /// live). Nothing here waits for them or deletes them. Go's `concurrency` and `etcdctl lock` wait for each that was created before their own key, and
-    /// since nothing ends such a key, they wait until it is deleted.
+    /// Returns the keys below the lock's name that are not in its queue because they have no lease.
+    /// (On v2: because their name is not a lease's, or they have no time to live.) This library
+    /// neither waits for these keys nor deletes them. Go's `concurrency` and `etcdctl lock` wait
+    /// for every key that was created before their own. Since such a key never expires, they wait
+    /// until somebody deletes it.
     pub async fn strays(&self) -> Result<Vec<Key>> {
         self.turn()?.strays().await
     }
 
-    /// Goes on with a lock that another process has left to us by [`Lock::into_token`]. It has this
-    /// one's time to live from now on, and shows this one's information. A guard that is still
-    /// alive elsewhere loses it, in this process too. It does not enter the queue, so it waits for
-    /// no other holder.
+    /// Takes over a lock that another process handed over with [`Lock::into_token`]. The time to
+    /// live and the information become the ones set here. A guard that still exists elsewhere, or
+    /// in this process, loses the lock. Adopting does not join the queue, so it waits for no other
+    /// holder.
     ///
     /// # Errors
     ///
-    /// `GuardLost` when it is not held any more, `Invalid` for a token of another lock.
+    /// `GuardLost` if the lock is no longer held, `Invalid` for a token of another lock.
     ///
     /// # Cancel safety
     ///
-    /// The lock may be lost: whether the other process or this one had it last is not known.
+    /// The lock may be lost: the request may have moved it to this process, whose guard is dropped.
     pub async fn adopt(&self, token: &Token) -> Result<Lock> {
         self.turn()?.adopt(token, Some(self.value())).await.map(Lock)
     }
 
-    /// Gives a lock that nobody keeps alive this time to live from now on. The answer is the token from now on.
+    /// Sets the time to live of a lock that no process keeps alive, and starts it anew. Returns the
+    /// token that replaces the old one.
     ///
     /// # Errors
     ///
-    /// `GuardLost` when it is not held any more, `Invalid` for a token of another lock.
+    /// `GuardLost` if the lock is no longer held, `Invalid` for a token of another lock.
     pub async fn renew(&self, token: &Token, ttl: Duration) -> Result<Token> {
         self.turn()?.renew(token, ttl).await
     }
 
-    /// Releases a lock by its token, wherever it was acquired.
+    /// Releases a lock by its token, whichever process acquired it.
     ///
     /// # Errors
     ///
-    /// `GuardLost` when it is not held any more, `Invalid` for a token of another lock.
+    /// `GuardLost` if the lock is no longer held, `Invalid` for a token of another lock.
     pub async fn release_token(&self, token: &Token) -> Result<()> {
         self.turn()?.release_token(token).await
     }
@@ -185,16 +205,18 @@ impl NamedLock {
     fn value(&self) -> Bytes {
         match &self.info {
             Some(text) => Bytes::from(text.clone()),
-            // A struct of texts and numbers has a JSON form.
+            // Serializing a struct of texts and numbers does not fail.
             None => serde_json::to_vec(&Process::this()).unwrap_or_default().into(),
         }
     }
 }
 
-/// A lock that is held: released when it is dropped. What it can do beside that is on [`Guard`], to which it derefs.
+/// A lock that is held; dropping it releases the lock. It derefs to [`Guard`], which has more
+/// methods.
 ///
-/// Dropping it releases it in the background, by the task that keeps its lease alive; if that cannot be done (no runtime is left, the server does
-/// not answer) the lock is free when the time to live has passed. [`release`](Self::release) waits for the answer and tells it.
+/// A drop releases the lock in the background, in the task that keeps the lease alive. If that
+/// fails (no runtime is left, the server does not answer), the lock is free when the time to live
+/// has passed. [`release`](Self::release) waits for the answer and returns it.
 #[derive(Debug)]
 #[must_use = "a lock is released when its guard is dropped"]
 pub struct Lock(Guard);
@@ -204,18 +226,20 @@ impl Lock {
     ///
     /// # Errors
     ///
-    /// `GuardLost` when it was lost before, so that somebody else may have had it meanwhile. `Unavailable`, `Timeout`, …: the lease is revoked in the
-    /// background, and if that cannot be done either the lock is free when the time to live has passed.
+    /// `GuardLost` if the lock was lost before; another process may have held it since. After
+    /// `Unavailable`, `Timeout` and other errors the lease is revoked in the background; if that
+    /// fails too, the lock is free when the time to live has passed.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it releases the lock in the background.
+    /// Dropping the future releases the lock in the background.
     pub async fn release(self) -> Result<()> {
         self.0.release().await
     }
 
-    /// Leaves the lock held and not kept alive, for whoever has the token: to [adopt](NamedLock::adopt), [renew](NamedLock::renew) or
-    /// [release](NamedLock::release_token) it within its time to live, which starts again with this.
+    /// Keeps the lock held but stops renewing its lease, so that the owner of the token can
+    /// [adopt](NamedLock::adopt), [renew](NamedLock::renew) or [release](NamedLock::release_token)
+    /// it. This must happen within the time to live, which starts anew now.
     pub fn into_token(self) -> Token {
         self.0.into_token()
     }
@@ -229,19 +253,20 @@ impl Deref for Lock {
     }
 }
 
-/// Somebody who has a lock or waits for it.
+/// A holder of a lock, or a waiter for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
-    /// The key that stands for it in the store.
+    /// Its key in the store.
     pub key: Key,
-    /// When it came to stand in the queue: the fencing token once it has the lock.
+    /// The revision at which it joined the queue. This is the fencing token once it holds the lock.
     pub fence: Revision,
-    /// The lease of the key; on v2 the name of it, which is all that is known there.
+    /// The lease of the key. On v2 it is derived from the key's name, since v2 has no leases.
     pub lease: LeaseId,
-    /// What it says of itself, as it is stored. Holders that are not of this library say nothing: those of Go and `etcdctl` are empty.
+    /// Its information, as stored. Holders of Go and `etcdctl` store nothing, so it is empty for
+    /// them.
     pub info: String,
-    /// The same, if it is what this library says by default.
+    /// The same information, parsed, if it has this library's default form.
     pub process: Option<Process>,
 }
 
@@ -252,30 +277,32 @@ impl Holder {
         Self { key, fence, lease, info: String::from_utf8_lossy(&value).into_owned(), process }
     }
 
-    /// What releases or renews it from elsewhere. It is up to the caller to know that the holder is not at work any more.
+    /// Returns a token that releases or renews the lock from elsewhere. Make sure that the holder's
+    /// process no longer works under it.
     #[must_use]
     pub fn token(&self) -> Token {
         Token::new(self.key.clone(), self.fence, self.lease)
     }
 }
 
-/// A process that has a lock or waits for it, as it says itself.
+/// Information about a process that holds a lock or waits for it, written by that process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Process {
-    /// The name of its machine.
+    /// The host name of its machine.
     pub host: String,
-    /// Its number there.
+    /// Its process number.
     pub pid: u32,
     /// The name of its program.
     pub name: String,
-    /// When it asked for the lock, by its own clock, RFC 3339.
+    /// The time at which it asked for the lock, by its own clock, in RFC 3339 format.
     pub since: String,
 }
 
 impl Process {
     fn this() -> Self {
-        // What is always the same is asked once: a lock may be acquired thousands of times a second.
+        // Host and program never change, so they are read once: a lock may be acquired thousands of
+        // times a second.
         static HOST: LazyLock<String> = LazyLock::new(host);
         static NAME: LazyLock<String> = LazyLock::new(program);
         Self {
@@ -293,7 +320,7 @@ impl fmt::Display for Process {
     }
 }
 
-/// The name of this program, as far as the system tells.
+/// Returns the name of this program, or an empty string if the system does not tell it.
 fn program() -> String {
     let path = std::env::current_exe().unwrap_or_default();
     path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()

@@ -1,10 +1,11 @@
-//! `Publication`: a value that is at a key as long as its guard lives, and that is put back whenever it is lost. Bytes only; the typed side is
+//! `Publication`: keeps a value at a key as long as its guard lives, and puts the value back
+//! whenever it is lost. Works on bytes; the typed side is
 //! [`Entry::publish`](crate::Entry::publish).
 //!
-//! One task for each has the lease and decides. What its watch tells is only a reason to look: each
-//! decision is taken from a linearizable answer, so an event that comes late or twice does no harm.
-//! A value is ours if its key is attached to our lease, whose id is random. Values
-//! with the same time to live share leases; no key is attached twice to one.
+//! Each publication has one task, which owns the lease and makes the decisions. A watch event is
+//! only a reason to look: each decision needs a linearizable answer, so late or repeated events do
+//! no harm. A value is ours if its key is attached to our lease, whose ID is random. Values with
+//! the same time to live share leases; a key is never attached twice to the same lease.
 
 mod keeper;
 mod status;
@@ -27,20 +28,21 @@ use crate::runtime::{Patience, Task, sleep_until};
 use crate::store::{Expiry, Op, Store, Txn};
 use crate::telemetry::Pattern;
 
-/// Where something is published, and how long it outlives us.
+/// Where a value is published, and how long it stays after its publisher vanished.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) lessor: Arc<Lessor>,
     pub(crate) key: Key,
     pub(crate) ttl: Duration,
-    /// What stands for the key where it should not be told.
+    /// The label for the key in metrics and events.
     pub(crate) pattern: Pattern,
 }
 
 impl Target {
-    /// Puts the value there, whatever is there, and keeps it there. Dropping the future drops the lease, so that nothing stays.
+    /// Puts the value, whatever the key holds, and keeps it there. Dropping the future drops the
+    /// lease, so that no value stays.
     pub(crate) async fn publish(self, value: Bytes) -> Result<Publication> {
-        // As long as it is not known that the value was not put, dropping this retires the lease.
+        // Until it is known that the value was not put, dropping this retires the lease.
         let lease = self.share().await?;
         let put = Txn { then: vec![self.put(&value, &lease)], ..Txn::default() };
         let committed = match self.store().commit(put).await {
@@ -78,40 +80,40 @@ impl Target {
     }
 }
 
-/// The guard of a value that is kept where it is. Dropping it deletes the value in the background.
+/// The guard of a published value. Dropping it deletes the value in the background.
 pub(crate) struct Publication {
     key: Key,
     shared: Arc<Shared>,
     sets: mpsc::UnboundedSender<Set>,
-    /// The task ends when this is dropped, and answers if it is sent something to answer by.
+    /// Ends the task when it is dropped. A sender that is sent here gets the result.
     end: Option<oneshot::Sender<oneshot::Sender<Result<()>>>>,
     task: Task,
     lessor: Arc<Lessor>,
 }
 
-/// The task wakes when it is told something; an attempt may take as long as its requests.
+/// The task wakes for every message. An attempt may take as long as its requests.
 const PATIENCE: Patience = Patience { first: Duration::from_millis(500), then: Duration::from_secs(30) };
 
 impl Publication {
     pub(crate) fn status(&self) -> PublishedStatus {
         self.lessor.runtimes().note();
-        // Its task has the other side as long as it lives.
+        // The task owns the receiver as long as it lives.
         self.shared.status(self.sets.is_closed())
     }
 
-    /// From now on it is this value: attempts to have it there at once and gives the outcome of that.
+    /// Replaces the value: attempts to put it at once, and returns the result of that attempt.
     pub(crate) async fn set(&self, value: Bytes) -> Result<Revision> {
         let (answer, answered) = oneshot::channel();
-        // If the task is gone the other side is dropped, here or while it waits.
+        // If the task has ended, `answer` is dropped, here or while the message is queued.
         let _ = self.sets.send(Set { value, answer });
         match self.task.attend(PATIENCE, self.in_time(answered)).await {
             Some(answered) => answered?.unwrap_or_else(|_| Err(self.abandoned())),
-            // It is set when there is a runtime again.
+            // The task puts the value when there is a runtime again.
             None => Err(self.abandoned().outcome_unknown()),
         }
     }
 
-    /// Deletes it if it is still ours, and waits for the answer.
+    /// Deletes the value if it is still ours, and waits for the answer.
     pub(crate) async fn withdraw(mut self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         if let Some(end) = self.end.take() {
@@ -123,21 +125,21 @@ impl Publication {
         }
     }
 
-    /// Waits for the answer of the task, which finishes an attempt under way first.
+    /// Waits for the task's answer. The task first finishes an attempt that is under way.
     async fn in_time<T>(&self, answered: impl Future<Output = T>) -> Result<T> {
         let deadline = self.lessor.retry().deadline();
         tokio::select! {
             biased;
             answered = answered => Ok(answered),
             () = sleep_until(deadline) => {
-                let late = Error::new(ErrorKind::Timeout, "the task that keeps it published was not done in time, and goes on");
+                                let late = Error::new(ErrorKind::Timeout, "the task that keeps the value published did not finish in time, and continues");
                 Err(late.at(&self.key).outcome_unknown())
             }
         }
     }
 
     fn abandoned(&self) -> Error {
-        Error::new(ErrorKind::Unavailable, "the runtime that kept it published has ended, and the client was used on no other one")
+        Error::new(ErrorKind::Unavailable, "the runtime that kept the value published ended, and the client was not used on another one")
             .at(&self.key)
     }
 }
@@ -146,7 +148,7 @@ impl Drop for Publication {
     fn drop(&mut self) {
         drop(self.end.take());
         if self.task.is_stranded() {
-            // It may wait for a runtime for ever, and has the client.
+            // The task may wait for a runtime forever, and it owns the client.
             self.task.end();
         } else {
             self.task.come_here();

@@ -1,4 +1,5 @@
-//! For tests: real etcd servers, a proxy that breaks connections, and a store that counts what it is asked.
+//! Test tools: real etcd servers, a proxy that breaks connections, and a store that counts its
+//! calls.
 //!
 //! ```no_run
 //! // Compiled and not run: it needs an etcd, which a machine that only builds the docs may not have.
@@ -14,8 +15,8 @@
 //! # }
 //! ```
 //!
-//! What goes wrong here fails the test: every function panics with the reason. A server that cannot be had is a failure as well,
-//! never a reason to skip.
+//! A failure here fails the test: every function panics with the reason. A missing etcd program is
+//! also a failure, never a reason to skip.
 
 pub mod conformance;
 mod counting;

@@ -1,10 +1,14 @@
-//! Take a place below a directory, wait until it is the first, give it up: the queue that locks and elections are made of, on every store.
+//! The queue of locks and elections, on every store: join the queue of a directory, wait to be the
+//! first, leave.
 //!
-//! A contender has a key of its own below the queue's prefix, attached to a lease; the contender whose key was created first holds the queue. Prefix and
-//! order are those of the Go package `concurrency`: the prefix is the queue's name and a `/`, byte for byte, and every key below it that has a lease is in
-//! the queue, whatever the rest of its name is. So Go's locks and elections, `etcdctl lock`, `etcdctl elect`, the server's own lock and election services
-//! (which name a key by its lease in hexadecimal) and the elections of Node's `etcd3` (in decimal) share the queue. The decisions are in [`place`], which
-//! is pure; [`waiter`] carries them out. What is held then is a [`Guard`], and what hands it to another process a [`Token`].
+//! Each contender has its own key below the queue's prefix, attached to a lease. The contender
+//! whose key was created first is the holder. Prefix and order are those of the Go package
+//! `concurrency`: the prefix is the queue's name and a `/`, byte for byte, and every key below it
+//! that has a lease is in the queue, whatever the rest of its name is. So the queue is shared with
+//! Go's locks and elections, `etcdctl lock`, `etcdctl elect`, the server's own lock and election
+//! services (which name a key by its lease in hexadecimal) and the elections of Node's `etcd3` (in
+//! decimal). [`place`] makes the decisions and is pure; [`waiter`] carries them out. The holder has
+//! a [`Guard`]; a [`Token`] hands it to another process.
 
 mod guard;
 mod hold;
@@ -31,25 +35,26 @@ use crate::runtime;
 use crate::store::{Capabilities, Compare, Condition, KeyValue, Op, Range, Span, Store, Txn};
 use crate::telemetry;
 
-/// What to do about a name that is refused on v2.
+/// The advice for a name that is refused on v2.
 const PATHS_ONLY: &str =
     "on etcd v2 a lock or an election is a directory: name it by a path such as `/locks/migrate`, or use etcd v3, where any text is a name";
 
-/// Something that one at a time may have: the queue of one directory.
+/// The queue of one directory, which has one holder at a time.
 #[derive(Clone, Debug)]
 pub(crate) struct Turn {
     pub(crate) lessor: Arc<Lessor>,
-    /// The queue's name below the client's namespace. Every key that begins with this and a `/` is below it.
+    /// The queue's name, with the client's namespace. The prefix of the queue is this and a `/`.
     pub(crate) directory: Key,
-    /// The time to live of the leases that are asked for.
+    /// The time to live that new leases ask for.
     pub(crate) ttl: Duration,
-    /// What it is, in metrics and messages.
+    /// `lock` or `election`, for metrics and messages.
     pub(crate) kind: &'static str,
 }
 
 impl Turn {
-    /// The queue of this name below a namespace: the two as one text, byte for byte, as Go's `clientv3/namespace` and `concurrency` have it. On a store
-    /// whose directories are things of their own (v2) it is a directory, so the name must be a path.
+    /// Returns the queue with this name below a namespace. The two are joined as text, byte for
+    /// byte, as in Go's `clientv3/namespace` and `concurrency`. On a store with real directories
+    /// (v2) the queue is a directory, so the name must be a path.
     pub(crate) fn named(lessor: Arc<Lessor>, namespace: &Key, name: &str, kind: &'static str) -> Result<Self, KeyError> {
         const NAMELESS: &str = "a lock or an election needs a name";
         if name.is_empty() {
@@ -64,14 +69,15 @@ impl Turn {
         Ok(Self { lessor, directory, ttl: TTL, kind })
     }
 
-    /// Waits until it is ours, through outages, but for one that is there from the start.
+    /// Waits to become the holder, through outages. An error in the first attempt is returned.
     ///
-    /// Whoever loses the place while waiting begins anew at the end of the queue. Dropping the future gives the place up: the lease goes, and with it
-    /// the key, whether it is there already or is about to be.
+    /// A waiter that loses its place starts again at the end of the queue. Dropping the future
+    /// leaves the queue: the lease is revoked, which deletes the key, even a key whose request is
+    /// still on its way.
     pub(crate) async fn take(&self, value: Bytes) -> Result<Guard> {
         let begun = Instant::now();
         let mut backoff = self.lessor.retry().backoff();
-        // To have a lease and to enter the queue is one call.
+        // One call's time limit covers both getting the lease and joining the queue.
         let mut deadline = self.retry().deadline();
         let mut lease = until(deadline, self.lessor.take(self.ttl)).await;
         let mut waited = false;
@@ -87,12 +93,12 @@ impl Turn {
             }
             sleep(backoff.next_delay()).await;
             deadline = self.retry().deadline();
-            // Not a spare one: if the server has forgotten one, it has forgotten all.
+            // Not a spare lease: if the server has forgotten one lease, it has forgotten all.
             lease = until(deadline, self.lessor.grant(self.ttl)).await;
         }
     }
 
-    /// Takes it if nobody has it and nobody waits for it; none if somebody does.
+    /// Becomes the holder if the queue is empty; otherwise returns `None`.
     pub(crate) async fn try_take(&self, value: Bytes) -> Result<Option<Guard>> {
         self.retry().one_call(self.try_to_take(value)).await
     }
@@ -114,7 +120,7 @@ impl Turn {
         }
     }
 
-    /// [`take`](Self::take), but not for longer than this.
+    /// [`take`](Self::take) with a time limit.
     ///
     /// # Errors
     ///
@@ -123,31 +129,32 @@ impl Turn {
         if !runtime::is_here() {
             return Err(Error::without_runtime().at(&self.directory));
         }
-        let late = |_| Error::new(ErrorKind::Timeout, format!("the {} was not to be had within {time:?}", self.kind)).at(&self.directory);
+        let late =
+            |_| Error::new(ErrorKind::Timeout, format!("waiting for the {} timed out after {time:?}", self.kind)).at(&self.directory);
         tokio::time::timeout(time, self.take(value)).await.map_err(late)?
     }
 
-    /// `deadline`: until then the key is to be made.
+    /// One attempt to become the holder. The key must be created before `deadline`.
     async fn attempt(&self, lease: Result<Lease>, value: &Bytes, patience: Patience, deadline: Instant) -> Result<End> {
         let attempt = async { Waiter::new(self, lease?, deadline).run(value, patience).await };
         attempt.await.map_err(|error| error.at(&self.directory))
     }
 
-    /// Who has it and who waits for it, in their order, as of one revision. Without those whose
-    /// time is over.
+    /// Returns the holder and the waiters in the order of the queue, as of one revision, without
+    /// contenders whose time to live has passed.
     pub(crate) async fn queue(&self) -> Result<Vec<Contender>> {
         let (queue, over) = self.all().await?;
         Ok(queue.into_iter().filter(|contender| !over.contains(&contender.key)).collect())
     }
 
-    /// Who has it; none also while the time of the first is over and the server still has its key:
-    /// whoever is next does not have it yet.
+    /// Returns the holder. Returns `None` also while the server still has the first key although
+    /// its time to live has passed: the next contender does not hold the queue yet.
     pub(crate) async fn first(&self) -> Result<Option<Contender>> {
         let (queue, over) = self.all().await?;
         Ok(queue.into_iter().next().filter(|first| !over.contains(&first.key)))
     }
 
-    /// All in the queue, in their order, and the keys of those whose time is over.
+    /// Returns all contenders in order, and the keys of those whose time to live has passed.
     async fn all(&self) -> Result<(Vec<Contender>, Vec<Key>)> {
         let capabilities = self.store().capabilities();
         let (mut queue, mut over) = (Vec::new(), Vec::new());
@@ -162,7 +169,7 @@ impl Turn {
         Ok((queue, over))
     }
 
-    /// The keys below the queue's prefix that are not in the queue, in the order of their bytes.
+    /// Returns the keys below the queue's prefix that are not in the queue, in byte order.
     pub(crate) async fn strays(&self) -> Result<Vec<Key>> {
         let capabilities = self.store().capabilities();
         let strays = self.read().await?.into_iter().filter(|kv| !is_contender(&self.directory, kv, capabilities));
@@ -175,7 +182,8 @@ impl Turn {
         Ok(reply.kvs)
     }
 
-    /// Says, once for each queue and client, that a queue has keys below its prefix that are not in it.
+    /// Reports, once for each queue and client, that there are keys below the prefix that are not
+    /// in the queue.
     pub(crate) fn report_strays(&self, kvs: &[KeyValue]) {
         let capabilities = self.store().capabilities();
         let found = kvs.iter().any(|kv| !is_contender(&self.directory, kv, capabilities));
@@ -184,7 +192,8 @@ impl Turn {
         }
     }
 
-    /// Deletes the key of a contender who stands as it was read. Whether it was there.
+    /// Deletes a contender's key unless it changed since it was read. Returns whether it was
+    /// deleted.
     pub(crate) async fn remove(&self, contender: &Contender) -> Result<bool> {
         let conditions = [Condition::Created(contender.fence), Condition::Value(contender.value.clone())];
         let compares = conditions.map(|condition| Compare::key(&contender.key, condition)).into();
@@ -200,39 +209,41 @@ impl Turn {
         self.lessor.store()
     }
 
-    /// The store for what may be polled on another runtime later.
+    /// The store for futures that may later be polled on another runtime.
     pub(crate) fn roaming(&self) -> &Arc<dyn Store> {
         self.lessor.roaming()
     }
 }
 
-/// Somebody who has it or waits for it.
+/// The holder or a waiter.
 #[derive(Clone, Debug)]
 pub(crate) struct Contender {
     pub(crate) key: Key,
-    /// When the key came to be.
+    /// The revision at which the key was created.
     pub(crate) fence: Revision,
-    /// When it was last written.
+    /// The revision of the last write.
     pub(crate) modified: Revision,
-    /// Where the store does not tell leases, the one that the key has the name of.
+    /// The lease of the key; on a store that does not show leases, the lease that the key is named
+    /// by.
     pub(crate) lease: LeaseId,
     pub(crate) value: Bytes,
 }
 
 impl Contender {
-    /// What a key below a queue's prefix stands for; none for a key that is not in the queue.
+    /// Parses a key below a queue's prefix. Returns `None` for a key that is not in the queue.
     pub(crate) fn of(directory: &Key, kv: KeyValue, capabilities: &Capabilities) -> Option<Self> {
         let lease = lease_of(directory, &kv, capabilities)?;
         Some(Self { key: Key::stored(&kv.key), fence: kv.created, modified: kv.modified, lease, value: Bytes::copy_from_slice(&kv.value) })
     }
 
-    /// By what contenders are ordered. Keys that one transaction created are as old as each other; the order of their bytes then decides, so that every
-    /// client of this library sees one order, and one holder. (Go's `concurrency` takes all of them for the first.)
+    /// The sort key. Keys that one transaction created have the same revision; their bytes then
+    /// decide the order, so that every client of this library sees the same holder. (Go's
+    /// `concurrency` considers all of them first.)
     pub(crate) fn order(&self) -> (Revision, &[u8]) {
         (self.fence, self.key.as_bytes())
     }
 
-    /// Whether this is the same, with the same value.
+    /// Whether both are the same contender with the same value.
     pub(crate) fn is(&self, other: &Self) -> bool {
         (&self.key, self.fence, self.lease, &self.value) == (&other.key, other.fence, other.lease, &other.value)
     }
@@ -243,13 +254,15 @@ pub(crate) fn is_contender(directory: &Key, kv: &KeyValue, capabilities: &Capabi
     lease_of(directory, kv, capabilities).is_some()
 }
 
-/// The lease by which a key below a queue's prefix is in the queue: the key vanishes with it. A key that does not vanish by itself would be waited for for
-/// ever, so it is not in the queue; it is not deleted either.
+/// Returns the lease that puts a key below the prefix into the queue. A key without a lease is not
+/// in the queue, since it never expires and contenders would wait for it forever. It is not deleted
+/// either.
 fn lease_of(directory: &Key, kv: &KeyValue, capabilities: &Capabilities) -> Option<LeaseId> {
     if capabilities.transactions {
         return kv.lease;
     }
-    // v2 does not tell leases, only what time a key has left. The name of the lease is that of the key, which only this library writes so.
+    // v2 shows no leases, only the remaining time to live. Only this library names keys by their
+    // lease in this form.
     let name = directory.below(&kv.key)?;
     let lease = u64::from_str_radix(name, 16).ok().and_then(LeaseId::new)?;
     (lease.to_string() == name && kv.ttl.is_some()).then_some(lease)

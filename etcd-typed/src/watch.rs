@@ -1,5 +1,6 @@
-//! The watch engine: from "list, then follow" to one endless row of [`Step`]s that survives everything a server does. The only place
-//! that resumes. What the steps mean for typed values is `changes.rs`; how a server is watched is the stores' matter.
+//! The watch engine: turns "list, then watch" into one endless sequence of [`Step`]s that survives
+//! all failures of a server. This is the only place that resumes watches. `changes.rs` turns the
+//! steps into typed values; the stores know how to watch a server.
 //!
 //! The decisions are in [`engine`], which is pure; this file carries them out.
 
@@ -29,17 +30,20 @@ use crate::watch::engine::{Engine, Input, Want};
 /// Where a watch begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// With the state of now, and then every change after it.
+    /// With the current state, followed by every later change.
     #[default]
     Now,
-    /// With every change after this past revision. The state as of it comes first where the store can read the past.
+    /// With every change after this past revision. The state at that revision comes first if the
+    /// store can read the past.
     Since(Revision),
 }
 
-/// What a watch yields. Between two resets batches have ascending revisions and nothing is missing, nothing twice.
+/// What a watch yields. Between two resets the batches have ascending revisions, and no change is
+/// missing or repeated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// This is the state now; whatever was known before is void. The first step is one, and only a lost history brings another.
+    /// This is the current state; earlier states are void. It is always the first step. Later it
+    /// comes only when history was lost.
     Reset(Snapshot),
     /// All changes of one revision.
     Batch(Batch),
@@ -50,29 +54,31 @@ pub(crate) enum Step {
 /// The state of a span.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot {
-    /// What it is as of.
+    /// The revision of the state.
     pub(crate) revision: Revision,
     /// All keys of the span, in order.
     pub(crate) kvs: Vec<KeyValue>,
-    /// False where the watch begins in a past that the store cannot read: then there is no state, only the changes that follow.
+    /// False if the watch begins in a past that the store cannot read. Then there is no state, only
+    /// the changes that follow.
     pub(crate) known: bool,
-    /// Why it came.
+    /// Why the snapshot came.
     pub(crate) reason: Reason,
 }
 
 /// Why a [`Snapshot`] came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// It is the first.
+    /// It is the first snapshot.
     Start,
-    /// The changes since the last step were compacted, or left v2's window: they are not to be had any more.
+    /// The changes since the last step were compacted, or left v2's window, and are no longer
+    /// available.
     HistoryLost,
-    /// The server came back with another history than the one that was watched: it was restored or emptied.
+    /// The server came back with another history than the watched one: it was restored or emptied.
     Rewound,
 }
 
 impl Reason {
-    /// As the cause of a resync.
+    /// The cause of a resync, as a label.
     fn words(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -82,28 +88,31 @@ impl Reason {
     }
 }
 
-/// A watch that is kept up. It works only while it is asked for the next step, so an idle one costs what its store keeps for it.
+/// A watch that resumes itself. It works only while it is polled, so an idle watch costs only what
+/// its store keeps for it.
 pub(crate) struct Follow {
     store: Arc<dyn Store>,
     engine: Engine,
     backoff: Backoff,
-    /// What is under way for what the engine wants.
+    /// The request under way for what the engine wants.
     call: Option<Call>,
     watch: Option<Open>,
     broken_since: Option<Instant>,
     /// Since when every attempt was refused.
     refused_since: Option<Instant>,
-    /// For how long a watch that was followed goes on trying while it is refused, and how long the first step may take.
+    /// How long a watch that was followed keeps trying while it is refused, and how long the first
+    /// step may take.
     patience: Duration,
-    /// When it was asked for the first step.
+    /// When the first step was first polled.
     asked: Option<Instant>,
-    /// The time after which the first step is given, although the watch is still being opened.
+    /// After this the first step is yielded even if the watch is still being opened.
     overdue: Option<BoxFuture<'static, ()>>,
-    /// [`Store::history`] when it was last looked at.
+    /// The value of [`Store::history`] at the last look.
     history: u64,
 }
 
-/// A request under way, kept so that a caller who stops waiting and comes back waits for the same one.
+/// A request under way. It is kept, so that a caller that stops waiting and comes back waits for
+/// the same request.
 enum Call {
     Read(BoxFuture<'static, Result<RangeReply>>),
     Open(BoxFuture<'static, Result<WatchStream>>),
@@ -115,13 +124,14 @@ struct Open {
     since: Instant,
 }
 
-/// A watch that cannot follow at the moment. It goes on trying; this is for who wants to tell a person.
+/// A watch that cannot follow the server at the moment. It keeps trying; this is information for
+/// people.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Interruption<'a> {
-    /// When it began, on tokio's clock: see [`lasted`](Interruption::lasted).
+    /// When it began, on tokio's clock; see [`lasted`](Interruption::lasted).
     pub since: std::time::Instant,
-    /// What the latest attempt met.
+    /// The error of the latest attempt.
     pub error: &'a Error,
 }
 
@@ -152,23 +162,25 @@ impl Follow {
         }
     }
 
-    /// The next step. After an error there is nothing more, except that a poll outside of a tokio runtime is `Unsupported` and changes nothing. The first one, once it was read, waits for the watch to be opened for no longer than
-    /// [`RetryPolicy::call_timeout`] since it was asked for.
+    /// Returns the next step. An error is the last item, except that a poll outside of a tokio
+    /// runtime returns `Unsupported` and changes nothing. Once the first state was read, it waits
+    /// for the watch to be opened, at most [`RetryPolicy::call_timeout`] after the first poll.
     ///
     /// # Errors
     ///
-    /// Before the first step: whatever the first read met, and the refusals below and `Tls` of the first watch. Later
-    /// `NotADirectory`, `IsADirectory`, `InvalidKey`, `InvalidUrl`, `TooLarge`; and `PermissionDenied`, `Unauthenticated`, `Unsupported` when every
-    /// attempt was refused for [`RetryPolicy::call_timeout`].
+    /// Before the first step: any error of the first read, and for the first watch `Tls` and the
+    /// refusals named below. Later: `NotADirectory`, `IsADirectory`, `InvalidKey`, `InvalidUrl`,
+    /// `TooLarge`; and `PermissionDenied`, `Unauthenticated`, `Unsupported` if every attempt was
+    /// refused for [`RetryPolicy::call_timeout`].
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when it is dropped: what was under way goes on with the next call.
+    /// Dropping the future loses nothing: the next call continues the request under way.
     pub(crate) async fn next(&mut self) -> Option<Result<Step>> {
         poll_fn(|cx| self.poll_step(cx)).await
     }
 
-    /// Whether the watch is followed at the moment, and if not why.
+    /// Returns why the watch is interrupted, or `None` while it is followed.
     pub(crate) fn interruption(&self) -> Option<Interruption<'_>> {
         let since = self.broken_since?.into_std();
         self.engine.trouble().map(|error| Interruption { since, error })
@@ -187,7 +199,8 @@ impl Follow {
                 }
                 want => ready!(self.poll_input(want, cx)),
             };
-            // The call goes on after that: only it can tell what becomes of the watch.
+            // The request to open the watch continues after `Overdue`, since its answer is still
+            // needed.
             if !matches!(input, Input::Overdue) {
                 self.call = None;
             }
@@ -210,7 +223,7 @@ impl Follow {
         }
     }
 
-    /// Keeps since when the watch cannot be followed.
+    /// Records since when the watch cannot be followed.
     fn note_trouble(&mut self) {
         match (self.broken_since, self.engine.trouble()) {
             (None, Some(error)) => {
@@ -226,7 +239,7 @@ impl Follow {
         self.refused_since = self.engine.is_refused().then(|| self.refused_since.unwrap_or_else(Instant::now));
     }
 
-    /// Does what is wanted.
+    /// Carries out what the engine wants.
     fn poll_input(&mut self, want: Want, cx: &mut Context<'_>) -> Poll<Input> {
         if !matches!(want, Want::Check(_) | Want::Item) {
             self.close();
@@ -258,7 +271,7 @@ impl Follow {
         })
     }
 
-    /// Ready when the first step is there, and the time that a call may take has passed before the watch was opened.
+    /// Ready when the engine holds the first step back and the time for it has passed.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.engine.is_holding() {
             return Poll::Pending;
@@ -267,7 +280,7 @@ impl Follow {
         self.overdue.get_or_insert_with(|| Box::pin(sleep(left))).as_mut().poll(cx)
     }
 
-    /// Ends the open watch. One that stood long and then broke is tried again at once, as if nothing had been before.
+    /// Closes the open watch. If it had stood for long, the next attempt follows at once.
     fn close(&mut self) {
         if let Some(open) = self.watch.take()
             && open.since.elapsed() >= self.backoff.longest()
@@ -286,7 +299,7 @@ impl Call {
                 let watch = Watch { span: span.clone(), from };
                 Self::Open(Box::pin(async move { store.watch(watch).await }))
             }
-            // The last two need no call: `poll_input` and `poll_step` have dealt with them.
+            // `poll_input` and `poll_step` handle `Item` and `Nothing` without a call.
             Want::Wait | Want::Item | Want::Nothing => Self::Wait(Box::pin(sleep(backoff.next_delay()))),
         }
     }

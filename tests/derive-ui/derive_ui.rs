@@ -1,5 +1,6 @@
-//! Every mistake is a compile error on its token that says what to write instead. One file for each rule in `ui/`, beside it what the compiler
-//! says; after a change of words: `TRYBUILD=overwrite cargo test --test derive_ui`, and read the difference.
+//! Every mistake is a compile error at the wrong token that says what to write instead. `ui/` has
+//! one file for each rule, and the expected compiler output beside it. After a change of a message
+//! run `TRYBUILD=overwrite cargo test --test derive_ui`, and check the difference.
 
 #[test]
 fn mistakes() {

@@ -1,4 +1,4 @@
-//! Programs that stand between a client and an etcd: etcd's own `grpc-proxy`, and nginx.
+//! Proxies between a client and an etcd: etcd's own `grpc-proxy`, and nginx.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 use etcd_typed::testing::Etcd;
 use tempfile::TempDir;
 
-/// How long a program may take until it listens. Far above what it needs, since tests share the machine.
+/// How long a program may take until it listens. Far more than it needs, since tests share the
+/// machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often another port is tried when a different process was quicker.
+/// How often another port is tried when a different process took one first.
 const PORT_ATTEMPTS: usize = 10;
 
-/// A proxy in front of one server, as a child process. Dropping it ends the process; so does the end of the test process.
+/// A proxy in front of one server, as a child process. It ends when this is dropped, or when the
+/// test process ends.
 pub struct Between {
     port: u16,
     process: Process,
@@ -22,7 +24,7 @@ pub struct Between {
 }
 
 impl Between {
-    /// `etcd grpc-proxy`, from the program that [`Etcd`] runs.
+    /// Starts `etcd grpc-proxy`, from the program that [`Etcd`] runs.
     ///
     /// # Panics
     ///
@@ -43,7 +45,7 @@ impl Between {
         })
     }
 
-    /// nginx with its defaults, as a reverse proxy for gRPC.
+    /// Starts nginx with its defaults, as a reverse proxy for gRPC.
     ///
     /// # Panics
     ///
@@ -88,7 +90,7 @@ impl Between {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// What the program has logged.
+    /// The program's log.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
@@ -122,7 +124,8 @@ impl Between {
     }
 }
 
-/// Runs a program until the end of its own input, which comes when the test process ends in any way, or until the program ends.
+/// Runs a program until the script's input ends, which happens when the test process ends in any
+/// way, or until the program ends.
 const WATCHED: &str = r#"exec 3<&0
 "$@" </dev/null & program=$!
 (read -r _ <&3; kill "$program") 2>/dev/null & watchdog=$!
@@ -133,13 +136,13 @@ struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The end of its input, upon which it ends the program and itself.
+        // The end of the input makes the script end the program and itself.
         drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
 }
 
-/// Below the range from which the system takes the ports of outgoing connections.
+/// Returns a free port below the range for outgoing connections.
 fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(10_000..32_000);

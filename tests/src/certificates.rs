@@ -1,18 +1,18 @@
-//! Certificates made on the spot, and the files that servers read them from.
+//! Certificates created on the spot, and the files from which servers read them.
 
 use std::fs;
 use std::path::PathBuf;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
 
-/// An authority, and what it signs.
+/// A certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// A certificate and its private key, PEM.
+/// A certificate and its private key, in PEM format.
 pub type Identity = (Vec<u8>, Vec<u8>);
 
 impl Authority {
-    /// A new one, that nobody trusts yet.
+    /// Creates a new authority, which no program trusts yet.
     #[must_use]
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -21,20 +21,20 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// Its own certificate.
+    /// The authority's own certificate.
     #[must_use]
     pub fn pem(&self) -> Vec<u8> {
         self.0.pem().into_bytes()
     }
 
-    /// A certificate for these names, good for servers and for clients.
+    /// Creates a certificate for these names, valid for servers and for clients.
     #[must_use]
     pub fn sign(&self, names: &[&str]) -> Identity {
         let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         self.finish(CertificateParams::new(names).unwrap())
     }
 
-    /// The same, that ended long ago.
+    /// Creates a certificate that expired long ago.
     #[must_use]
     pub fn sign_expired(&self, names: &[&str]) -> Identity {
         let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
@@ -44,7 +44,7 @@ impl Authority {
         self.finish(params)
     }
 
-    /// The same, that begins in 2090.
+    /// Creates a certificate that becomes valid in 2090.
     #[must_use]
     pub fn sign_future(&self, names: &[&str]) -> Identity {
         let names = names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
@@ -74,23 +74,25 @@ impl Default for Authority {
     }
 }
 
-/// A certificate of X.509 version 1 that signs itself, and its key; made by `openssl x509 -req`, since `rcgen` makes version 3 only.
+/// A self-signed certificate of X.509 version 1, and its key. Created by `openssl x509 -req`, since
+/// `rcgen` creates version 3 only.
 #[must_use]
 pub fn version_1() -> Identity {
     (include_bytes!("certificates/version-1.pem").to_vec(), include_bytes!("certificates/version-1.key").to_vec())
 }
 
-/// The key of [`version_1`], encrypted with a passphrase: as PKCS #8, and in the older form of OpenSSL.
+/// The key of [`version_1`], encrypted with a passphrase: as PKCS #8, and in the older form of
+/// OpenSSL.
 #[must_use]
 pub fn encrypted_keys() -> [Vec<u8>; 2] {
     [include_bytes!("certificates/encrypted.key").to_vec(), include_bytes!("certificates/encrypted-traditional.key").to_vec()]
 }
 
-/// A directory that is gone with the test.
+/// A directory that is removed after the test.
 pub struct Files(PathBuf);
 
 impl Files {
-    /// An empty one.
+    /// Creates an empty directory.
     #[must_use]
     pub fn new() -> Self {
         let unique = etcd_typed::LeaseId::random();
@@ -99,7 +101,7 @@ impl Files {
         Self(directory)
     }
 
-    /// A file in it.
+    /// Writes a file in it, and returns its path.
     #[must_use]
     pub fn put(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.0.join(name);

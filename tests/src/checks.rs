@@ -1,4 +1,5 @@
-//! Checks of what clients saw. They are pure, so that tests can feed them what broken clients see (`tests/checks.rs`).
+//! Checks of what clients reported. They are pure, so that `tests/checks.rs` can feed them the
+//! reports of broken clients.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -7,19 +8,19 @@ use std::fmt;
 #[allow(missing_docs, reason = "the variants say what the numbers are")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// A watch told a change after one of the same or a later revision.
+    /// A watch reported a change after one with the same or a later revision.
     OutOfOrder { revision: u64, after: u64 },
-    /// A watch told a change again.
+    /// A watch reported a change twice.
     Doubled { value: u64, after: u64 },
-    /// A watch did not tell the changes in between.
+    /// A watch skipped changes.
     Lost { value: u64, after: u64 },
-    /// A watch told a part of a transaction.
+    /// A watch reported only a part of a transaction.
     Torn { left: Option<u64>, right: Option<u64> },
-    /// A watch told another value as the one before than it told before.
+    /// The previous value in a change differs from the value of the change before.
     WrongOld { old: Option<u64>, after: u64 },
-    /// A watch told a resync though history was kept.
+    /// A watch reported a resync although history was kept.
     Resynced { after: u64 },
-    /// A watch ended before the last change, or told one that was never written.
+    /// A watch ended before the last change, or reported one that was never written.
     WrongEnd { value: u64, written: u64 },
     /// Two guards of one lock were held at the same time.
     HeldTwice { fences: [u64; 2], from: u64, until: u64 },
@@ -33,10 +34,10 @@ impl fmt::Display for Violation {
     }
 }
 
-/// A change of a counter, as a watch told it.
+/// A change of a counter, as a watch reported it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// Its revision.
+    /// The revision of the change.
     pub revision: u64,
     /// Whether values may have been skipped before it.
     pub resynced: bool,
@@ -46,15 +47,16 @@ pub struct Told {
     pub new: Option<u64>,
 }
 
-/// Checks a watch of a counter. Each write of the counter adds one, so that a lost or a doubled change shows by its number.
+/// Checks a watch of a counter. Each write adds one to the counter, so the number shows lost and
+/// repeated changes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counted {
-    /// The value told last. Zero stands for a counter that does not exist yet.
+    /// The last reported value. Zero stands for a counter that does not exist yet.
     pub last: u64,
     revision: u64,
-    /// How many changes were told.
+    /// The number of reported changes.
     pub told: u64,
-    /// How many resyncs were told.
+    /// The number of reported resyncs.
     pub resyncs: u64,
     may_resync: bool,
 }
@@ -66,21 +68,23 @@ impl Counted {
         Self { last: value, ..Self::default() }
     }
 
-    /// History may be compacted, so that a resync may skip values.
+    /// Accepts resyncs that skip values, since history may be compacted.
     #[must_use]
     pub fn may_resync(self) -> Self {
         Self { may_resync: true, ..self }
     }
 
-    /// The revision of the change told last.
+    /// The revision of the last reported change.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
+    /// Checks a reported change.
+    ///
     /// # Errors
     ///
-    /// What the change breaks. The next change is checked against this one either way.
+    /// The promise that the change breaks. In any case the next change is checked against this one.
     pub fn tell(&mut self, told: Told) -> Result<(), Violation> {
         let Self { last, revision, .. } = *self;
         let value = told.new.unwrap_or(0);
@@ -107,22 +111,26 @@ impl Counted {
         Ok(())
     }
 
+    /// Checks the end of a watch.
+    ///
     /// # Errors
     ///
-    /// If the last change that was told is not the last one that was written.
+    /// If the last reported change is not the last written one.
     pub fn end(&self, written: u64) -> Result<(), Violation> {
         if self.last == written { Ok(()) } else { Err(Violation::WrongEnd { value: self.last, written }) }
     }
 }
 
+/// Checks the two halves of a transaction, which always have the same number.
+///
 /// # Errors
 ///
-/// If the two halves of a transaction, which always have the same number, are told with different ones.
+/// If they were reported with different numbers.
 pub fn whole(left: Option<u64>, right: Option<u64>) -> Result<(), Violation> {
     if left == right { Ok(()) } else { Err(Violation::Torn { left, right }) }
 }
 
-/// Checks the holders of one lock. They may be told in any order, within the newest sixty-four.
+/// Checks the holders of one lock. They may be reported in any order, within the newest sixty-four.
 #[derive(Clone, Debug, Default)]
 pub struct Tenures {
     newest: VecDeque<Tenure>,
@@ -136,11 +144,12 @@ struct Tenure {
 }
 
 impl Tenures {
-    /// A guard said that it was held at both times, which are those of one clock for all holders. A guard may say so again later.
+    /// Records that a guard reported to be held at both times, which are from one clock for all
+    /// holders. A guard may report this again later.
     ///
     /// # Errors
     ///
-    /// If another one was held at the same time, or one with a larger fence before.
+    /// If another guard was held at the same time, or one with a larger fence was held before.
     pub fn held(&mut self, fence: u64, from: u64, until: u64) -> Result<(), Violation> {
         let mut tenure = Tenure { fence, from, until };
         if let Some(known) = self.newest.iter().position(|known| known.fence == fence).and_then(|index| self.newest.remove(index)) {
@@ -169,20 +178,21 @@ impl Tenure {
     }
 }
 
-/// Checks what is written under one lock: each holder reads the count and writes one more, with its fence.
+/// Checks the writes under one lock: each holder reads the count and writes the next one, with its
+/// fence.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fenced {
     fence: u64,
-    /// The count that was told last.
+    /// The last reported count.
     pub count: u64,
 }
 
 impl Fenced {
-    /// A watch told a write, after a resync or not.
+    /// Records that a watch reported a write, after a resync or not.
     ///
     /// # Errors
     ///
-    /// If a holder that had lost the lock wrote, or two counted the same.
+    /// If a holder that had lost the lock wrote, or two holders wrote the same count.
     pub fn wrote(&mut self, fence: u64, count: u64, resynced: bool) -> Result<(), Violation> {
         let before = *self;
         *self = Self { fence, count };
@@ -199,8 +209,9 @@ impl Fenced {
     }
 }
 
-/// Whether a leader of this version that was stopped, and is none any more, ends the leases whose time it saw pass (etcd issue 15247, mended in 3.4.31 and
-/// 3.5.13), though their holders keep them alive elsewhere.
+/// Whether a former leader of this version, after a pause, revokes leases that expired by its own
+/// clock although their holders renew them at the new leader (etcd issue 15247, fixed in 3.4.31 and
+/// 3.5.13).
 #[must_use]
 pub fn has_faithless_leaders(version: &str) -> bool {
     let mut numbers = version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));

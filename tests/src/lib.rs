@@ -1,4 +1,4 @@
-//! What the tests of several files need.
+//! Helpers that several test files use.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,20 +18,23 @@ pub mod between;
 pub mod certificates;
 pub mod checks;
 
-/// The program of the line after that of `ETCD_BIN`, which the environment variable `ETCD_NEXT_BIN` names.
+/// Returns the etcd program of the minor version after that of `ETCD_BIN`, which the environment
+/// variable `ETCD_NEXT_BIN` names.
 ///
 /// # Panics
 ///
-/// If it names none.
+/// If `ETCD_NEXT_BIN` is not set.
 #[must_use]
 pub fn next_etcd() -> PathBuf {
     let path = std::env::var_os("ETCD_NEXT_BIN").filter(|path| !path.is_empty());
     path.map(PathBuf::from)
-        .expect("ETCD_NEXT_BIN names an etcd of the line after that of ETCD_BIN: `tests/servers/build 3.7` prints where it builds one")
+                .expect("ETCD_NEXT_BIN names an etcd of the minor version after that of ETCD_BIN: `tests/servers/build 3.7` builds one and prints its directory")
 }
 
-/// The etcd command-line client: the program that the environment variable `ETCDCTL_BIN` names, else `etcdctl` on the `PATH`. It speaks v3 unless
-/// `ETCDCTL_API=2` is set, which those of 3.4 and 3.5 know. It gets no such variables from the host: it ends where one contradicts a flag.
+/// The etcd command-line client: the program in the environment variable `ETCDCTL_BIN`, or else
+/// `etcdctl` on the `PATH`. It uses v3, unless `ETCDCTL_API=2` is set, which 3.4 and 3.5 support.
+/// The host's `ETCDCTL_*` variables are removed, since the program fails if a variable contradicts
+/// a flag.
 #[must_use]
 pub fn etcdctl() -> Command {
     let path = std::env::var_os("ETCDCTL_BIN").filter(|path| !path.is_empty());
@@ -40,15 +43,15 @@ pub fn etcdctl() -> Command {
     command
 }
 
-/// Keeps the variables of the environment that begin so from a program.
+/// Removes the environment variables with this prefix from a program's environment.
 pub(crate) fn remove_variables(command: &mut Command, prefix: &str) {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(prefix.as_bytes())) {
         command.env_remove(name);
     }
 }
 
-/// A runtime for a test that is not async itself, as property tests are, with a server and a client of this address of it. The runtime comes first, so that it is
-/// dropped last.
+/// Starts a server, a client for its address and a runtime, for tests that are not async, such as
+/// property tests. The runtime comes first, so that it is dropped last.
 ///
 /// # Panics
 ///
@@ -64,23 +67,26 @@ pub fn server(address: impl FnOnce(&Etcd) -> String) -> (Runtime, Etcd, Client) 
     (runtime, etcd, client)
 }
 
-/// A cluster in the middle of a rolling upgrade: its last member runs the [next line](next_etcd), the others that of `ETCD_BIN`.
+/// Starts a cluster in the middle of a rolling upgrade: its last member runs [`next_etcd`], the
+/// others run `ETCD_BIN`.
 ///
 /// # Panics
 ///
-/// If either program is missing, does not start, or both are of the same line.
+/// If either program is missing or does not start, or if both have the same minor version.
 pub async fn mixed_cluster(members: usize) -> Cluster {
     let mut cluster = Etcd::cluster(members).await;
     let last = cluster.member(members - 1);
     let line = |version: &str| version.rsplit_once('.').map(|(line, _)| line.to_owned());
     let before = line(last.version());
     last.upgrade(next_etcd()).await;
-    assert_ne!(line(last.version()), before, "ETCD_BIN and ETCD_NEXT_BIN are of one line");
+    assert_ne!(line(last.version()), before, "ETCD_BIN and ETCD_NEXT_BIN have the same minor version");
     cluster
 }
 
-/// Makes each case, an `async fn(Bench)`, a test on each store: `on_every_store! { "typed": case case }`. `Bench` is the file's own, with a field `client`: of a
-/// store of its own in memory, else with the namespace `/typed-case` of a server that all tests of the file share.
+/// Turns each case, an `async fn(Bench)`, into a test on each store: `on_every_store! { "typed":
+/// case case }`. `Bench` is defined in the calling file, with a field `client`. The client uses an
+/// in-memory store of its own, or the namespace `/typed-case` of a server that all tests of the
+/// file share.
 #[macro_export]
 macro_rules! on_every_store {
     ($namespace:literal: $($case:ident)*) => {
@@ -107,7 +113,7 @@ macro_rules! on_every_store {
     };
 }
 
-/// The example of the README is compiled and run, so that it stays true.
+/// Compiles and runs the example of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 pub mod readme {}

@@ -393,7 +393,7 @@ async fn a_file_that_is_of_no_use_is_as_if_there_were_none() {
     let edits: [(&str, Value, &str); 12] = [
         ("/etcd_typed_snapshot", json!(2), "its format is 2"),
         ("/etcd_typed_snapshot", json!(null), "damaged"),
-        ("/store", json!("etcd v3"), "it is of the struct Limits in /app (etcd v3)"),
+        ("/store", json!("etcd v3"), "it belongs to the struct Limits in /app (etcd v3)"),
         ("/directory", json!("/apple"), "in /apple"),
         ("/view", json!("the struct Pool"), "the struct Pool in /app"),
         ("/revision", json!(-1), "damaged"),

@@ -1,4 +1,4 @@
-//! `LeaderChanges`: who leads, as a stream. How a watch goes on when a server does not is `watch.rs`.
+//! `LeaderChanges`: a stream of the leader. `watch.rs` resumes the watch when a server fails.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,29 +18,35 @@ use crate::turn::{Contender, Turn};
 use crate::value::EtcdValue;
 use crate::watch::{Follow, Interruption, Snapshot, Start, Step};
 
-/// Who leads: first who does now, then every change of it. An endless stream, from [`Election::observe`](super::Election::observe).
+/// A stream of the leader: the current leader first, then every change. It never ends by itself.
+/// Created by [`Election::observe`](super::Election::observe).
 ///
-/// A change is another leader (be it with the same value), another value of the leader, another lease of it (it was handed over or renewed by a token),
-/// or that nobody leads. No item is as the one before it. It goes on by itself through restarts of servers, dead members and cut connections, and misses
-/// no leader while the server keeps its history; where that is gone (compaction, a server that was restored or emptied) the next item is who leads now, if it is
-/// not who led before.
+/// A change is: a new leader (even with the same value), a new value of the leader, a new lease of
+/// the leader (the leadership was handed over or renewed by a token), or that nobody leads any
+/// more. No item equals the one before it. The stream resumes by itself after server restarts,
+/// failed members and cut connections, and misses no leader while the server keeps its history. If
+/// the history is gone (compaction, a server that was restored or emptied), the next item is the
+/// current leader, unless it is the same as before.
 ///
-/// What it tells has happened and may be over: somebody who leads is known to by the guard alone.
+/// An item reports the past and may be outdated. Only the leader itself knows whether it leads,
+/// from its guard.
 ///
 /// # Items
 ///
-/// - `Ok(Some(candidate))`: it leads. `Ok(None)`: nobody does.
-/// - `Err` of kind [`Decode`](ErrorKind::Decode): somebody leads whose value, at [`Error::key`], is not a `T`; the stream goes on.
-/// - any other `Err` is the last item, as of [`Changes`](crate::Changes#items): `PermissionDenied`, `Unauthenticated` and `Unsupported` when the server has refused every
-///   attempt to resume the stream for [`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout). Everything else is waited for;
-///   [`interruption`](Self::interruption) shows it.
+/// - `Ok(Some(candidate))`: this candidate leads. `Ok(None)`: nobody leads.
+/// - `Err` of kind [`Decode`](ErrorKind::Decode): the value of the leader, at [`Error::key`], is
+///   not a `T`; the stream goes on.
+/// - any other `Err` is the last item, as in [`Changes`](crate::Changes#items): `PermissionDenied`,
+///   `Unauthenticated` or `Unsupported`, when the server has refused every attempt to resume the
+///   stream for [`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout). The stream waits
+///   out everything else; [`interruption`](Self::interruption) shows it.
 ///
-/// A stream that nobody polls costs no requests. It keeps what is below the name of the election, and nothing more.
-#[must_use = "a watch goes on only while it is polled"]
+/// A stream that is not polled sends no requests. It stores only what is below the election's name.
+#[must_use = "a watch works only while it is polled"]
 pub struct LeaderChanges<T> {
     follow: Follow,
     office: Office,
-    /// Who leads at the beginning, until that is told.
+    /// The leader at the start, until the first poll returns it.
     first: Option<Option<Contender>>,
     values: PhantomData<fn() -> T>,
 }
@@ -64,21 +70,22 @@ impl<T: EtcdValue> LeaderChanges<T> {
         Ok(Self { follow, office, first, values: PhantomData })
     }
 
-    /// The next item; see [the type](Self). None only after the last one.
+    /// Returns the next item; see [the type](Self). Returns `None` only after the last item.
     ///
     /// # Errors
     ///
-    /// `Decode` for a leader whose value is not a `T`, and the stream goes on; any other is the last item. A call outside of a tokio runtime answers `Unsupported`
-    /// and changes nothing.
+    /// `Decode` for a leader whose value is not a `T`; the stream goes on. Any other error is the
+    /// last item. A call outside of a tokio runtime returns `Unsupported` and changes nothing.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when it is dropped.
+    /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<Option<Candidate<T>>>> {
         poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// What keeps the stream from following at the moment; none while it does. It goes on trying either way.
+    /// Returns why the stream is interrupted, or `None` while it follows the server. The stream
+    /// keeps trying in both cases.
     #[must_use]
     pub fn interruption(&self) -> Option<Interruption<'_>> {
         self.follow.interruption()
@@ -118,12 +125,12 @@ impl<T> fmt::Debug for LeaderChanges<T> {
     }
 }
 
-/// Who leads, from the steps of a watch. Pure.
+/// Determines the leader from the steps of a watch. Pure: sends no requests.
 #[derive(Debug)]
 struct Office {
     directory: Key,
     capabilities: Capabilities,
-    /// By their keys as they are stored.
+    /// Keyed by the stored keys.
     contenders: HashMap<Bytes, Contender>,
     leader: Option<Contender>,
 }
@@ -135,7 +142,7 @@ impl Office {
         office
     }
 
-    /// Takes a step; whether who leads is another, or not as it was.
+    /// Applies a step. Returns whether the leader, its value or its lease changed.
     fn apply(&mut self, step: Step) -> bool {
         match step {
             Step::Progress(_) => return false,
@@ -167,7 +174,7 @@ impl Office {
         let key = Bytes::copy_from_slice(&kv.key);
         match Contender::of(&self.directory, kv, &self.capabilities) {
             Some(contender) => self.contenders.insert(key, contender),
-            // It may have been one before its lease was taken away.
+            // It may have been a contender before its lease was detached.
             None => self.contenders.remove(&key),
         };
     }
@@ -192,7 +199,7 @@ mod tests {
         directories: false,
     };
 
-    /// A key at the name of this lease, attached to it.
+    /// A key that is named by this lease and attached to it.
     fn stands(lease: u64, created: u64, modified: u64, value: &str) -> KeyValue {
         KeyValue {
             key: Bytes::from(format!("/a/{lease:x}")),
@@ -221,7 +228,8 @@ mod tests {
         Event::Delete { key: Bytes::copy_from_slice(key.as_bytes()), directory, previous: None }
     }
 
-    /// What is told of the changes of one revision: nothing, or the leader's lease and value.
+    /// Applies the changes of one revision. Returns the leader's lease and value if the leader
+    /// changed.
     fn told(office: &mut Office, revision: u64, events: Vec<Event>) -> Option<Option<(u64, String)>> {
         let changed = office.apply(Step::Batch(Batch { revision: Revision::new(revision), events }));
         changed.then(|| leader(office))
@@ -237,41 +245,42 @@ mod tests {
     }
 
     #[test]
-    fn the_first_who_came_leads_whatever_its_name() {
+    fn earliest_key_leads_whatever_its_name() {
         let office = office(vec![stands(0xa, 7, 7, "late"), stands(0xb, 5, 9, "early"), stands(0xc, 6, 6, "between")]);
         assert_eq!(leader(&office), Some((0xb, "early".to_owned())));
         assert_eq!(leader(&self::office(Vec::new())), None);
     }
 
     #[test]
-    fn who_waits_is_not_told_until_it_leads() {
+    fn waiter_is_reported_once_it_leads() {
         let mut office = office(vec![stands(0xb, 5, 5, "x")]);
         assert_eq!(told(&mut office, 11, vec![put(stands(0xa, 11, 11, "y"))]), None);
-        assert_eq!(told(&mut office, 12, vec![put(stands(0xa, 11, 12, "z"))]), None, "proclaimed by nobody who leads");
+        assert_eq!(told(&mut office, 12, vec![put(stands(0xa, 11, 12, "z"))]), None, "a waiter changed its value");
         assert_eq!(told(&mut office, 13, vec![delete("/a/b", false)]), is(0xa, "z"));
         assert_eq!(told(&mut office, 14, vec![delete("/a/a", false)]), Some(None));
         assert_eq!(told(&mut office, 15, vec![delete("/a/a", false)]), None);
     }
 
     #[test]
-    fn another_value_is_told_and_the_same_again_is_not() {
+    fn only_a_changed_value_is_reported() {
         let mut office = office(vec![stands(0xb, 5, 5, "x")]);
         assert_eq!(told(&mut office, 11, vec![put(stands(0xb, 5, 11, "y"))]), is(0xb, "y"));
         assert_eq!(told(&mut office, 12, vec![put(stands(0xb, 5, 12, "y"))]), None);
     }
 
     #[test]
-    fn another_leader_with_the_same_value_is_a_change() {
+    fn new_leader_with_same_value_is_reported() {
         let mut office = office(vec![stands(0xb, 5, 5, "x"), stands(0xc, 6, 6, "x")]);
         assert_eq!(told(&mut office, 11, vec![delete("/a/b", false)]), is(0xc, "x"));
-        // The same name once more, and a lease of the same name after the server was emptied, are others as well.
+        // A key that was deleted and created again is a new leader; so is the same key with a new
+        // lease.
         assert_eq!(told(&mut office, 12, vec![delete("/a/c", false), put(stands(0xc, 12, 12, "x"))]), is(0xc, "x"));
         let adopted = KeyValue { lease: LeaseId::new(0xd), ..stands(0xc, 12, 13, "x") };
         assert_eq!(told(&mut office, 13, vec![put(adopted)]), is(0xd, "x"));
     }
 
     #[test]
-    fn all_changes_of_one_revision_are_one() {
+    fn changes_of_one_revision_make_one_item() {
         let mut office = office(vec![stands(0xb, 5, 5, "x"), stands(0xc, 6, 6, "y")]);
         let events = vec![delete("/a/b", false), delete("/a/c", false), put(stands(0xd, 11, 11, "z"))];
         assert_eq!(told(&mut office, 11, events), is(0xd, "z"));
@@ -283,7 +292,7 @@ mod tests {
         let mut office = office(vec![unleased("/a/config"), unleased("/a/1"), stands(0xf, 8, 8, "x")]);
         assert_eq!(leader(&office), Some((0xf, "x".to_owned())));
         assert_eq!(told(&mut office, 11, vec![put(unleased("/a/config")), delete("/a/1", false)]), None);
-        // A leader whose key loses its lease does not lead any more.
+        // A leader whose key loses its lease no longer leads.
         let detached = KeyValue { lease: None, ..stands(0xf, 8, 12, "x") };
         assert_eq!(told(&mut office, 12, vec![put(detached)]), Some(None));
     }
@@ -302,14 +311,14 @@ mod tests {
     }
 
     #[test]
-    fn smaller_key_leads_among_those_of_one_transaction() {
+    fn smaller_key_leads_within_one_transaction() {
         let mut office = office(vec![stands(0xc, 5, 5, "c"), stands(0xb, 5, 5, "b")]);
         assert_eq!(leader(&office), Some((0xb, "b".to_owned())));
         assert_eq!(told(&mut office, 11, vec![delete("/a/b", false)]), is(0xc, "c"));
     }
 
     #[test]
-    fn v2_tells_no_leases_and_removes_directories_with_one_event() {
+    fn v2_keys_lead_until_their_directory_is_deleted() {
         let expires = |lease: u64, created| KeyValue {
             lease: None,
             ttl: Some(std::time::Duration::from_secs(5)),
@@ -324,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn w5_after_lost_history_only_a_difference_is_told() {
+    fn lost_history_reports_only_a_different_leader() {
         let mut office = office(vec![stands(0xb, 5, 5, "x")]);
         let mut reset = |revision, kvs| {
             let snapshot = Snapshot { reason: Reason::Rewound, ..snapshot(revision, kvs) };
@@ -337,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_tells_nothing() {
+    fn progress_reports_nothing() {
         assert!(!office(vec![stands(0xb, 5, 5, "x")]).apply(Step::Progress(Revision::new(30))));
     }
 }

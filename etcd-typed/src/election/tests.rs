@@ -1,4 +1,4 @@
-//! On the embedded store, with paused time.
+//! Tests on the in-memory store, with paused time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::lease::LostReason;
 use crate::store::memory::{Calls, MemoryStore};
 
-/// Longer than everything that ends; the time is paused.
+/// Longer than any wait in these tests; the time is paused.
 const LONG: Duration = Duration::from_secs(600);
 
 fn bench() -> (MemoryStore, Election<String>) {
@@ -26,7 +26,7 @@ fn text(text: &str) -> String {
     text.to_owned()
 }
 
-/// Somebody else stands, and waits.
+/// Another candidate campaigns in a task, and waits.
 async fn stand(election: &Election<String>, value: &str) -> JoinHandle<Leader<String>> {
     let before = last(election).await;
     let (standing, value) = (election.clone(), text(value));
@@ -37,7 +37,7 @@ async fn stand(election: &Election<String>, value: &str) -> JoinHandle<Leader<St
     waiting
 }
 
-/// When the last one came.
+/// Returns the fence of the last candidate in the queue.
 async fn last(election: &Election<String>) -> Option<Revision> {
     election.candidates().await.unwrap().last().map(|candidate| candidate.fence)
 }
@@ -54,13 +54,13 @@ async fn next<T: EtcdValue>(changes: &mut LeaderChanges<T>) -> Result<Option<Can
     timeout(LONG, changes.next()).await.expect("it comes").expect("the stream goes on")
 }
 
-/// The value and the fence of who leads, as the next item says.
+/// Returns the value and the fence of the leader in the next item.
 async fn told(changes: &mut LeaderChanges<String>) -> Option<(String, Revision)> {
     next(changes).await.unwrap().map(|leader| (leader.value, leader.fence))
 }
 
 #[tokio::test(start_paused = true)]
-async fn l1_l5_they_lead_in_the_order_in_which_they_came_with_growing_fences() {
+async fn candidates_lead_in_order_with_growing_fences() {
     let (_store, election) = bench();
     let mut leader = election.campaign(&text("0")).await.unwrap();
     let mut waiting = Vec::new();
@@ -77,14 +77,15 @@ async fn l1_l5_they_lead_in_the_order_in_which_they_came_with_growing_fences() {
     }
     drop(leader);
     let last = timeout(LONG, election.campaign(&text("last"))).await.unwrap().unwrap();
-    assert_eq!(values(&election).await, ["last"], "a leader that was dropped resigned");
+    assert_eq!(values(&election).await, ["last"], "dropping a leader resigns");
     last.resign().await.unwrap();
     assert!(election.leader().await.unwrap().is_none());
 }
 
-/// What Go's `Election.Campaign` and the server's own do not see: the waiter's lease ends while it waits.
+/// Go's `Election.Campaign` and the server's own service miss this case: the waiter's lease ends
+/// while it waits.
 #[tokio::test(start_paused = true)]
-async fn l4_a_candidate_that_expired_never_wins() {
+async fn expired_candidate_never_wins() {
     let (store, election) = bench();
     let first = election.campaign(&text("first")).await.unwrap();
     let waiting = stand(&election, "second").await;
@@ -93,13 +94,13 @@ async fn l4_a_candidate_that_expired_never_wins() {
     first.resign().await.unwrap();
 
     let second = led(waiting).await;
-    assert!(second.lease_id() != stood.lease && second.fence() > stood.fence, "it came anew");
+    assert!(second.lease_id() != stood.lease && second.fence() > stood.fence, "it campaigned again");
     second.verify().await.unwrap();
     assert_eq!(values(&election).await, ["second"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn l7_who_gives_up_leaves_nothing_behind() {
+async fn cancelled_campaign_leaves_no_key() {
     let (_store, election) = bench();
     let leader = election.campaign(&text("leader")).await.unwrap();
     assert!(election.try_campaign(&text("try")).await.unwrap().is_none());
@@ -117,7 +118,7 @@ async fn l7_who_gives_up_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leads_proclaims_and_who_does_not_any_more_is_refused() {
+async fn only_current_leader_can_proclaim() {
     let (store, election) = bench();
     let leader = election.campaign(&text("one")).await.unwrap();
     let revision = leader.proclaim(&text("two")).await.unwrap();
@@ -125,7 +126,7 @@ async fn who_leads_proclaims_and_who_does_not_any_more_is_refused() {
     assert_eq!((seen.value.as_str(), seen.fence, &seen.key, seen.lease), ("two", leader.fence(), leader.key(), leader.lease_id()));
     assert!(revision > seen.fence);
 
-    // What is found out by the refusal: nobody told the guard yet.
+    // The refusal is the first sign of the loss: the guard has not noticed yet.
     assert!(store.faults().expire(leader.lease_id()));
     let next = election.campaign(&text("next")).await.unwrap();
     assert_eq!(leader.proclaim(&text("three")).await.unwrap_err().kind(), ErrorKind::GuardLost);
@@ -137,7 +138,7 @@ async fn who_leads_proclaims_and_who_does_not_any_more_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_value_without_a_stored_form_is_refused() {
+async fn unencodable_value_is_refused() {
     let election = Client::with_store(MemoryStore::new()).election::<SystemTime>("/e");
     let never = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
     let refused = election.campaign(&never).await.unwrap_err();
@@ -170,9 +171,9 @@ async fn every_call_refuses_an_empty_name() {
     }
 }
 
-/// As on etcd 3.7.
+/// etcd 3.7 omits the leases from answers without values.
 #[tokio::test(start_paused = true)]
-async fn one_leads_where_answers_without_values_have_no_leases() {
+async fn election_works_when_key_only_reads_hide_leases() {
     let store = MemoryStore::new();
     store.faults().hide_leases_of_keys_only(true);
     let client = Client::with_store(store);
@@ -184,7 +185,7 @@ async fn one_leads_where_answers_without_values_have_no_leases() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn somebody_elses_value_hides_nobody() {
+async fn undecodable_value_does_not_hide_candidates() {
     let (store, election) = bench();
     let client = Client::with_store(store);
     let numbers = client.election::<u32>("/e");
@@ -210,7 +211,7 @@ async fn somebody_elses_value_hides_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leads_is_told_through_everything_that_happens_to_a_watch() {
+async fn observe_survives_every_watch_interruption() {
     let (store, election) = bench();
     let mut changes = election.observe().await.unwrap();
     assert_eq!(told(&mut changes).await, None);
@@ -221,9 +222,9 @@ async fn who_leads_is_told_through_everything_that_happens_to_a_watch() {
     one.proclaim(&text("one")).await.unwrap();
     store.faults().drop_connections();
     one.proclaim(&text("uno")).await.unwrap();
-    assert_eq!(told(&mut changes).await, Some((text("uno"), one.fence())), "what is the same is not told twice");
+    assert_eq!(told(&mut changes).await, Some((text("uno"), one.fence())), "an unchanged value is not repeated");
 
-    // Another with the same value, seen only after the history is gone.
+    // Another leader with the same value, seen only after the history is compacted.
     one.proclaim(&text("one")).await.unwrap();
     assert_eq!(told(&mut changes).await, Some((text("one"), one.fence())));
     store.faults().drop_connections();
@@ -239,12 +240,12 @@ async fn who_leads_is_told_through_everything_that_happens_to_a_watch() {
     assert_eq!(told(&mut changes).await, None);
     assert!(changes.next().now_or_never().is_none(), "nothing more to tell");
 
-    // A server that was emptied.
+    // The server is emptied.
     let last = election.campaign(&text("last")).await.unwrap();
     assert_eq!(told(&mut changes).await, Some((text("last"), last.fence())));
     store.faults().wipe();
     assert_eq!(told(&mut changes).await, None);
-    timeout(LONG, last.lost()).await.expect("it is told as well");
+    timeout(LONG, last.lost()).await.expect("the guard notices too");
     let again = election.campaign(&text("last")).await.unwrap();
     let item = timeout(LONG, StreamExt::next(&mut changes)).await.unwrap().unwrap().unwrap().unwrap();
     assert_eq!((item.fence, item.token().key()), (again.fence(), again.key()));
@@ -265,7 +266,7 @@ async fn lasting_refusal_ends_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn passing_refusal_is_not_seen_in_the_stream() {
+async fn short_refusal_is_not_reported() {
     let (store, election) = bench();
     let mut changes = election.observe().await.unwrap();
     assert_eq!(told(&mut changes).await, None);
@@ -276,7 +277,7 @@ async fn passing_refusal_is_not_seen_in_the_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lead_goes_on_after_a_bad_certificate() {
+async fn lead_retries_after_bad_certificate() {
     let (store, election) = bench();
     let mut terms = 0;
     let work = |leader: Arc<Leader<String>>| {
@@ -292,14 +293,14 @@ async fn lead_goes_on_after_a_bad_certificate() {
         }
     };
     assert_eq!(timeout(LONG, election.lead(&text("me"), work)).await.unwrap().unwrap(), 2);
-    // The first campaign fails with it, as every call does.
+    // An error in the first campaign is returned.
     store.faults().fail(Calls::Leases, 1, ErrorKind::Tls);
     store.faults().fail(Calls::Commits, 1, ErrorKind::Tls);
     assert_eq!(election.lead(&text("me"), |_| async {}).await.unwrap_err().kind(), ErrorKind::Tls);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_stands_with_a_value_is_deposed() {
+async fn depose_removes_all_candidates_with_value() {
     let (_store, election) = bench();
     let leader = election.campaign(&text("gone")).await.unwrap();
     let stays = stand(&election, "stays").await;
@@ -311,13 +312,13 @@ async fn who_stands_with_a_value_is_deposed() {
     while values(&election).await.len() < 2 {
         sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(values(&election).await, ["stays", "gone"], "who waited stands again, at the end");
+    assert_eq!(values(&election).await, ["stays", "gone"], "a removed waiter joins again, at the end");
     stays.resign().await.unwrap();
     led(again).await.verify().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_hands_the_leadership_over() {
+async fn token_hands_leadership_over() {
     let (store, election) = bench();
     let mut changes = election.observe().await.unwrap();
     assert_eq!(told(&mut changes).await, None);
@@ -330,7 +331,7 @@ async fn a_token_hands_the_leadership_over() {
 
     let elsewhere = Client::with_store(store).election::<String>("/e").ttl(Duration::from_secs(5));
     let renewed = elsewhere.renew(&token, Duration::from_secs(60)).await.unwrap();
-    assert_eq!(election.adopt(&token).await.unwrap_err().kind(), ErrorKind::GuardLost, "the token is another now");
+    assert_eq!(election.adopt(&token).await.unwrap_err().kind(), ErrorKind::GuardLost, "renewing replaced the token");
     let adopted = elsewhere.adopt(&renewed).await.unwrap();
     assert_eq!((adopted.fence(), values(&election).await), (fence, vec![text("me"), text("next")]));
     adopted.proclaim(&text("still me")).await.unwrap();
@@ -345,7 +346,7 @@ async fn a_token_hands_the_leadership_over() {
     led(waiting).await.resign().await.unwrap();
 }
 
-/// Counts how often it was dropped.
+/// Counts its drops.
 struct Dropped(Arc<AtomicUsize>);
 
 impl Drop for Dropped {
@@ -355,7 +356,7 @@ impl Drop for Dropped {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lead_stops_when_it_is_lost_and_leads_again_until_the_work_is_done() {
+async fn lead_runs_again_after_each_loss() {
     let (store, election) = bench();
     let (log, mut terms) = mpsc::unbounded_channel();
     let dropped = Arc::new(AtomicUsize::new(0));
@@ -366,7 +367,7 @@ async fn lead_stops_when_it_is_lost_and_leads_again_until_the_work_is_done() {
             let work = |leader: Arc<Leader<String>>| {
                 term += 1;
                 let (term, dropped) = (term, Dropped(dropped.clone()));
-                // The clone stays with the test.
+                // The test keeps this clone.
                 log.send(leader.clone()).unwrap();
                 async move {
                     let _dropped = dropped;
@@ -400,7 +401,7 @@ async fn lead_stops_when_it_is_lost_and_leads_again_until_the_work_is_done() {
     assert_eq!(leaked[2].lost().await.reason(), LostReason::Released);
     assert_eq!(leaked[2].proclaim(&text("no")).await.unwrap_err().kind(), ErrorKind::GuardLost);
 
-    // The lease that it had serves the next one; who still has the leadership that is over can do nothing to it.
+    // The next leadership reuses the lease. Dropping guards of past terms does not end it.
     let next = election.campaign(&text("next")).await.unwrap();
     drop(leaked);
     sleep(Duration::from_secs(60)).await;
@@ -408,7 +409,7 @@ async fn lead_stops_when_it_is_lost_and_leads_again_until_the_work_is_done() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lead_that_is_dropped_resigns_whoever_has_a_share_in_it() {
+async fn dropped_lead_resigns_despite_clones() {
     let (_store, election) = bench();
     let (log, mut terms) = mpsc::unbounded_channel();
     let leading = tokio::spawn({
@@ -429,7 +430,7 @@ async fn lead_that_is_dropped_resigns_whoever_has_a_share_in_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lead_waits_through_an_outage_and_tells_a_refusal() {
+async fn lead_waits_through_outage_but_reports_refusal() {
     let (store, election) = bench();
     store.faults().stop();
     let leading = tokio::spawn({
@@ -448,7 +449,7 @@ async fn lead_waits_through_an_outage_and_tells_a_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_that_returns_because_a_guarded_write_was_refused_has_not_ended_by_itself() {
+async fn lead_continues_after_refused_guarded_write() {
     let (store, election) = bench();
     let client = Client::with_store(store.clone());
     let count = client.entry::<u32>("/count").unwrap();
@@ -456,7 +457,7 @@ async fn work_that_returns_because_a_guarded_write_was_refused_has_not_ended_by_
     let work = |leader: Arc<Leader<String>>| {
         term += 1;
         if term == 1 {
-            // Nobody has told it yet.
+            // The guard has not noticed the loss yet.
             store.faults().expire(leader.lease_id());
         }
         let count = count.clone();

@@ -1,5 +1,6 @@
-//! `Last`: the request that gives the first place of a queue up. It also asks for whoever of the same client comes next, and takes along whoever of the
-//! same client is about to join the queue: all of that is one request.
+//! `Last`: the request with which the holder of a queue releases it. The same request reads the key
+//! of the next contender of this client, and creates the key of a contender of this client that is
+//! about to join.
 
 use tokio::sync::oneshot;
 
@@ -8,46 +9,48 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::store::{Committed, Compare, Condition, Op, OpResult, RangeReply, Span, Store, Txn};
 
-/// The request that makes an end of all that needs a lease: it deletes a key that was verified to be the first of its queue.
+/// The request that deletes the last key that needs a lease. The key was verified to be the first
+/// of its queue.
 #[derive(Debug)]
 pub(crate) struct Last {
     pub(crate) rank: Rank,
-    /// That the key is as it was made.
+    /// The conditions that the key is unchanged.
     pub(crate) compares: Vec<Compare>,
-    /// The key of this client that stands behind it, or is about to, which the request also reads.
+    /// The key of this client that is behind it, or about to be. The request reads it too.
     pub(crate) next: Option<Key>,
     pub(crate) joining: Option<Joining>,
 }
 
-/// Somebody of this client who is about to make his key.
+/// A contender of this client that is about to create its key.
 #[derive(Debug)]
 pub(crate) struct Joining {
-    /// It must not be there.
+    /// The key to create, on the condition that it does not exist.
     pub(super) key: Key,
-    /// What makes it, and says who is before it.
+    /// The operations that create the key and read its predecessor.
     pub(super) make: Vec<Op>,
-    /// Dropped without a word: it may have been sent.
+    /// If it is dropped without a message, the request may have been sent.
     pub(super) answer: oneshot::Sender<Joined>,
 }
 
-/// What became of it.
+/// The result for a [`Joining`] contender.
 #[derive(Debug)]
 pub(crate) enum Joined {
-    /// It was done; this is the answer to it.
+    /// Its operations were applied; this is their answer.
     Made(Committed),
-    /// It was not done and will not be: he has to ask himself.
+    /// Its operations were not and will not be applied: it must send its own request.
     Not,
 }
 
-/// What the server said to a [`Last`].
+/// The answer to a [`Last`].
 #[derive(Debug)]
 pub(crate) struct Left {
-    /// Whether the key was as it was made, until now.
+    /// Whether the key was unchanged and is deleted now.
     pub(crate) succeeded: bool,
     pub(crate) handed: Option<Handed>,
 }
 
-/// That a key which was the first is deleted, and what was at another one of this client then, as of the same revision.
+/// Reports that the first key of a queue was deleted, with a read of another key of this client at
+/// the same revision.
 #[derive(Debug)]
 pub(crate) struct Handed {
     pub(crate) left: Rank,
@@ -73,7 +76,7 @@ impl Last {
             match store.commit(Txn { compares, then, otherwise: Vec::new() }).await {
                 Ok(mut committed) if committed.succeeded => {
                     let results = committed.results.split_off(own.min(committed.results.len()));
-                    // If he does not wait any more, his lease ends, and his key with it.
+                    // If the contender no longer waits, its lease ends, which deletes its key.
                     let _ = answer.send(Joined::Made(Committed { results, ..committed }));
                     return Ok(left(committed, next));
                 }
@@ -83,7 +86,8 @@ impl Last {
                     }
                     return Err(error);
                 }
-                // Nothing was done, maybe for a reason that only the other one has. Each for himself, then.
+                // Nothing was applied, perhaps for a reason that only the joining contender has.
+                // Each sends its own request then.
                 Ok(_) | Err(_) => drop(answer.send(Joined::Not)),
             }
         }

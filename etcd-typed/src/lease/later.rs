@@ -1,5 +1,6 @@
-//! `Later`: what is to be begun a while from now, if somebody still wants it then. One task sleeps for all of it, and only for what is still wanted, so that what
-//! is given up before, thousands of times a second, wakes nobody.
+//! `Later`: starts work after a delay, if it is still wanted then. One task per runtime sleeps for
+//! all of it, and only for work that is still wanted. So work that is cancelled before, thousands
+//! of times a second, wakes no task.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,11 +11,12 @@ use tokio::time::Instant;
 
 use crate::runtime::{Runtimes, current, sleep_until};
 
-/// One for all clones of a client.
+/// Shared by all clones of a client.
 #[derive(Default)]
 pub(crate) struct Later(Mutex<Queues>);
 
-/// Of each runtime, since one that is not driven must not hold up what is wanted on another. A queue that is not there has no task.
+/// A queue for each runtime, since an undriven runtime must not delay the work of another. A
+/// missing queue has no task.
 type Queues = HashMap<Option<Id>, VecDeque<Due>>;
 
 struct Due {
@@ -22,23 +24,24 @@ struct Due {
     begin: Box<dyn Begin>,
 }
 
-/// What is begun later.
+/// Work that starts later.
 pub(crate) trait Begin: Send + 'static {
-    /// Whether somebody still wants it; once not, never again.
+    /// Whether the work is still wanted. Once false, it stays false.
     fn is_wanted(&self) -> bool;
 
     fn begin(self: Box<Self>);
 }
 
 impl Later {
-    /// Begins it after that time, which is the same for all, if it is wanted then.
+    /// Starts the work after this delay if it is still wanted then. The delay is the same for all
+    /// work.
     pub(crate) fn begin(self: &Arc<Self>, after: Duration, runtimes: &Arc<Runtimes>, begin: impl Begin) {
         let at = Instant::now() + after;
         let due = Due { at, begin: Box::new(begin) };
         let runtime = current();
         let first = self.with(|queues| {
             let first = !queues.contains_key(&runtime);
-            // First what is due first.
+            // Since all delays are equal, the queue is sorted by time.
             queues.entry(runtime).or_default().push_back(due);
             first
         });
@@ -48,7 +51,7 @@ impl Later {
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut Queues) -> R) -> R {
-        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        // No code panics while it holds this lock, so the data of a poisoned lock is consistent.
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -61,17 +64,18 @@ impl Due {
     }
 }
 
-/// What sleeps.
+/// The task that sleeps for a queue.
 struct Task {
     later: Arc<Later>,
-    /// Where it was started; it may be on another one by now.
+    /// The runtime on which it was started. It may have moved since.
     runtime: Option<Id>,
-    /// Whether the queue is this task's.
+    /// Whether this task still owns the queue.
     queue: bool,
 }
 
 impl Task {
-    /// What is due first may be given up before this runs. It sleeps all the same: else there would be a task for each guard that is held for a moment.
+    /// Sleeps until `first` even if that work is cancelled meanwhile. Otherwise each guard that is
+    /// held for a moment would start a task.
     async fn run(mut self, first: Instant) {
         let mut next = Some(first);
         while let Some(at) = next {
@@ -83,12 +87,12 @@ impl Task {
         }
     }
 
-    /// When something that is wanted is due. The queue is given up when there is nothing.
+    /// Returns when the next wanted work is due. Removes the queue if there is none.
     fn next(&mut self) -> Option<Instant> {
         let (at, _unwanted) = self.later.with(|queues| {
             let due = queues.entry(self.runtime).or_default();
             let count = due.iter().take_while(|due| !due.begin.is_wanted()).count();
-            // To be dropped when the queue is free again.
+            // Dropped after the lock is released.
             let unwanted: Vec<_> = due.drain(..count).collect();
             let at = due.front().map(|due| due.at);
             if at.is_none() {
@@ -112,7 +116,7 @@ impl Task {
 impl Drop for Task {
     fn drop(&mut self) {
         if self.queue {
-            // It ended before its time. What comes next is to have a task of its own.
+            // The task was stopped. The next work starts a new task.
             drop(self.later.with(|queues| queues.remove(&self.runtime)));
         }
     }
@@ -129,11 +133,11 @@ mod tests {
 
     const AFTER: Duration = Duration::from_millis(100);
 
-    /// Counts that it was begun.
+    /// Counts its starts.
     struct One {
         count: Arc<AtomicU32>,
         wanted: Arc<AtomicBool>,
-        /// How often it was asked for whether it is wanted.
+        /// How often `is_wanted` was called.
         asked: Arc<AtomicU32>,
     }
 
@@ -157,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_not_wanted_any_more_wakes_nobody() {
+    async fn unwanted_work_wakes_no_task() {
         let (count, one) = counter();
         let (later, runtimes) = (Arc::new(Later::default()), Runtimes::new());
         let asked = one().asked;
@@ -168,7 +172,8 @@ mod tests {
             sleep(Duration::from_millis(1)).await;
             wanted.store(false, Ordering::SeqCst);
         }
-        // Each once, and twice more for each time that the task wakes, which is ten times in a second.
+        // Once for each piece of work, and twice more for each wake-up of the task, of which there
+        // are ten in a second.
         let asked = asked.load(Ordering::SeqCst);
         assert!(asked <= 1000 + 2 * 11, "{asked}");
         later.begin(AFTER, &runtimes, one());
@@ -177,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_given_up_at_once_over_and_over_is_of_one_task() {
+    async fn cancelled_work_shares_one_task() {
         let (count, one) = counter();
         let (later, runtime, runtimes) = (Arc::new(Later::default()), Handle::current(), Runtimes::new());
         let before = runtime.metrics().num_alive_tasks();
@@ -185,7 +190,7 @@ mod tests {
             let one = one();
             one.wanted.store(false, Ordering::SeqCst);
             later.begin(AFTER, &runtimes, one);
-            // As the task would run, and end.
+            // Lets the task run, and end.
             tokio::task::yield_now().await;
             assert_eq!(runtime.metrics().num_alive_tasks() - before, 1);
         }
@@ -194,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn everything_is_begun_at_its_time_and_one_task_sleeps_for_it() {
+    async fn one_task_starts_all_work_on_time() {
         let (count, one) = counter();
         let (later, runtime, runtimes) = (Arc::new(Later::default()), Handle::current(), Runtimes::new());
         let tasks = || runtime.metrics().num_alive_tasks();
@@ -206,18 +211,18 @@ mod tests {
             sleep(AFTER / 5).await;
         }
         sleep(AFTER / 10).await;
-        // The last ones are 30 ms old.
+        // The last ones were added 30 ms ago.
         assert_eq!(count.load(Ordering::SeqCst), 12);
         sleep(AFTER).await;
         assert_eq!((count.load(Ordering::SeqCst), tasks() - before), (20, 0));
-        // And again.
+        // A second round works too.
         later.begin(AFTER, &runtimes, one());
         sleep(AFTER * 2).await;
         assert_eq!((count.load(Ordering::SeqCst), tasks() - before), (21, 0));
     }
 
     #[test]
-    fn what_is_due_goes_on_when_its_runtime_ends() {
+    fn work_survives_end_of_its_runtime() {
         let (count, one) = counter();
         let (later, runtimes) = (Arc::new(Later::default()), Runtimes::new());
         let (short, long) = (Runtime::new().unwrap(), Runtime::new().unwrap());
@@ -236,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn undriven_runtime_holds_up_nothing_on_another() {
+    fn undriven_runtime_delays_no_other() {
         let (count, one) = counter();
         let (later, runtimes) = (Arc::new(Later::default()), Runtimes::new());
         let current_thread = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

@@ -1,5 +1,5 @@
-//! `Lessor`: where the leases of a client come from. What was released and still lives is kept as a spare one for a while, so that the next lock
-//! costs no request for a lease.
+//! `Lessor`: supplies the leases of a client. A released lease that still lives is kept as a spare
+//! one for a while, so that the next lock needs no request for a lease.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,26 +18,26 @@ use crate::revision::LeaseId;
 use crate::runtime::{self, Runtimes};
 use crate::store::{Store, roaming};
 
-/// How long a spare lease is kept alive for nobody.
+/// How long an unused spare lease is kept alive.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 
-/// How many spare leases are kept alive, whatever their times to live. What a burst of releases
-/// leaves beyond that may be taken again until it would have to be kept alive, and is revoked then:
-/// so many locks that are acquired and released over and over cost no grants, and a program that
-/// once had many costs the server little.
+/// How many spare leases are kept alive, over all times to live. A burst of releases may leave
+/// more. These can be reused until they would have to be renewed, and are revoked then. So many
+/// locks that are acquired and released repeatedly need no grants, and a program that once held
+/// many costs the server little.
 const MOST: usize = 16;
 
-/// One for all clones of a client.
+/// Shared by all clones of a client.
 pub(crate) struct Lessor {
     store: Arc<dyn Store>,
-    /// The same, for tasks.
+    /// The same store, for background tasks.
     roaming: Arc<dyn Store>,
     retry: RetryPolicy,
     spares: Mutex<Vec<Spare>>,
     shared: SharedLeases,
     standings: Arc<Standings>,
     later: Arc<Later>,
-    /// Dropped after the spare leases, whose tasks it may have.
+    /// Dropped after the spare leases, since it may own their tasks.
     runtimes: Arc<Runtimes>,
 }
 
@@ -61,13 +61,13 @@ impl Lessor {
         }
     }
 
-    /// The store, for callers, who use the client on the current runtime.
+    /// The store for callers, who use the client on the current runtime.
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
         self.runtimes.note();
         &self.store
     }
 
-    /// The store for tasks.
+    /// The store for background tasks.
     pub(crate) fn roaming(&self) -> &Arc<dyn Store> {
         &self.roaming
     }
@@ -92,7 +92,7 @@ impl Lessor {
         &self.retry
     }
 
-    /// A lease that nobody else has, a spare one if there is one.
+    /// Returns a lease that has no other user, a spare one if there is one.
     pub(crate) async fn take(self: &Arc<Self>, ttl: Duration) -> Result<Lease> {
         if !runtime::is_here() {
             return Err(Error::without_runtime());
@@ -104,14 +104,15 @@ impl Lessor {
         }
     }
 
-    /// A new lease.
+    /// Returns a new lease.
     pub(crate) async fn grant(self: &Arc<Self>, ttl: Duration) -> Result<Lease> {
         Lease::grant(self, ttl).await
     }
 
-    /// Keeps a lease that nothing is attached to any more, nor ever will be. `handed` is for whoever waited for its key.
+    /// Keeps a lease as a spare one. No key is attached to it, and none will be by past requests.
+    /// `handed` is for the contender that waited for its key.
     pub(crate) fn put(&self, mut lease: Lease, handed: Option<Handed>) {
-        // Before anybody can take it, and stand with it somewhere else.
+        // Before the lease can be taken again for another queue.
         match (lease.standing.take(), handed) {
             (standing, Some(handed)) => self.standings.hand_on(standing, handed),
             (standing, None) => drop(standing),
@@ -120,14 +121,14 @@ impl Lessor {
         self.with(|spares| spares.push(Spare { lease, since: Instant::now() }));
     }
 
-    /// Gives up the spare leases that nobody took for long.
+    /// Drops the spare leases that were unused for long.
     pub(super) fn retire(&self) {
-        // They are dropped after the lock is given back.
+        // They are dropped after the lock is released.
         let over = |spare: &mut Spare| spare.since.elapsed() >= IDLE || !spare.lease.is_held();
         drop(self.with(|spares| spares.extract_if(.., over).collect::<Vec<_>>()));
     }
 
-    /// Gives up this lease if it is a spare one and there are enough that were used later.
+    /// Removes this lease if it is a spare one and enough others were used more recently.
     pub(super) fn dismiss(&self, id: LeaseId) -> bool {
         let one_too_many = self.with(|spares| {
             let at = spares.iter().position(|spare| spare.lease.id == id)?;
@@ -137,23 +138,23 @@ impl Lessor {
         one_too_many.is_some()
     }
 
-    /// The one that was used last: the others may retire.
+    /// Takes the most recently used spare lease, so that the others can retire.
     fn take_spare(&self, ttl: Duration) -> Option<Lease> {
-        // Most of its time must be there yet, or the lock that is made with it would hang on one answer.
+        // Most of its time must be left; otherwise a single lost answer could end the lock.
         let fit = |spare: &Spare| spare.lease.asked == ttl && spare.lease.remaining() >= spare.lease.ttl() / 2;
         let spare = self.with(|spares| {
             let near = spares.iter().rposition(|spare| fit(spare) && spare.lease.task().is_here());
             let at = near.or_else(|| spares.iter().rposition(fit))?;
             Some(spares.remove(at))
         })?;
-        // The runtime that it was kept alive on may end, or may not be driven, before this one.
+        // The runtime of its task may end before this one, or may not be driven.
         spare.lease.task().come_here();
         spare.lease.life.set_wanted(true);
         Some(spare.lease)
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut Vec<Spare>) -> R) -> R {
-        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        // No code panics while it holds this lock, so the data of a poisoned lock is consistent.
         f(&mut self.spares.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -1,4 +1,5 @@
-//! `Life`: until when a lease is safe to trust, and why it is not any more. Everything that depends on a lease asks here.
+//! `Life`: until when a lease is safe to trust, and why it was lost. All code that depends on a
+//! lease checks it here.
 
 use std::fmt;
 use std::future::{pending, poll_fn};
@@ -18,10 +19,10 @@ use crate::revision::LeaseId;
 use crate::runtime::{Patience, Task, current, sleep};
 use crate::telemetry;
 
-/// The longest that somebody waits for the end of a lease without a look at the clock: timers stand still while the machine sleeps.
+/// The longest wait between two looks at the clock: timers stop while the machine sleeps.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Shared by the lease's guard, its task, and all that depend on it.
+/// Shared by the lease's guard, its task, and all that depends on the lease.
 #[derive(Clone)]
 pub(crate) struct Life(Arc<Inner>);
 
@@ -30,15 +31,15 @@ struct Inner {
     state: watch::Sender<State>,
     /// The task that keeps the lease alive.
     task: Task,
-    /// Whether anything depends on the lease. The end of a spare lease is no loss.
+    /// Whether anything depends on the lease. The end of a spare lease is not reported as a loss.
     wanted: AtomicBool,
-    /// What the attempts to keep it alive have met since the last one that went well, newest last.
+    /// The error of the last attempt to renew the lease, if none has succeeded since.
     met: Mutex<Option<Arc<Error>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// The server keeps it for at least so long after the request was sent.
+    /// The server keeps the lease at least this long after the request was sent.
     Kept {
         sent: Moment,
         safe: Duration,
@@ -54,16 +55,17 @@ impl State {
         }
     }
 
-    /// Whether the server should have been asked by now, and should have answered.
+    /// Whether a renewal should have been answered by now.
     fn is_overdue(self) -> bool {
         matches!(self, Self::Kept { safe, .. } if self.remaining() < safe / 2)
     }
 }
 
-/// How long after it was asked for a lease of this time is safe to trust.
+/// How long a lease with this time to live is safe to trust, counted from its request.
 ///
-/// What is taken off is for clocks that do not run alike (that of a member, and on v2 those of two members, since a time to live is the clock time at which it ends), and
-/// for the time between looking at the clock and acting on it.
+/// The margin covers clocks that run at different speeds, and the time between a look at the clock
+/// and the action. On v2 it also covers the difference between the clocks of two members, since v2
+/// stores the clock time at which a key expires.
 pub(super) fn safe(ttl: Duration) -> Duration {
     ttl.saturating_sub((ttl / 10).max(Duration::from_millis(500)).min(ttl / 2))
 }
@@ -79,11 +81,12 @@ impl Life {
     }
 
     pub(crate) fn remaining(&self) -> Duration {
-        // The clock is read under the lock, as it is in `extend`: what was said to be over is never extended.
+        // `extend` reads the clock under the same lock, so a lease that was found expired is never
+        // extended.
         self.0.state.borrow().remaining()
     }
 
-    /// Why it is lost, if it is.
+    /// Returns why the lease is lost, or `None` while it is held.
     pub(crate) fn reason(&self) -> Option<LostReason> {
         let state = *self.0.state.borrow();
         match state {
@@ -93,7 +96,8 @@ impl Life {
         }
     }
 
-    /// Returns when its time was over, for a lease that is not held any more; `None` if it was lost before.
+    /// Returns the end of the safe time, or now if that is earlier. Returns `None` if the lease was
+    /// lost for another reason.
     pub(crate) fn ended_at(&self) -> Option<Instant> {
         match *self.0.state.borrow() {
             State::Kept { sent, safe } => sent.after(safe).map(|end| end.min(Instant::now())),
@@ -105,32 +109,33 @@ impl Life {
         if self.0.task.was_stranded() {
             return LostReason::NotKeptAlive;
         }
-        // A server that refuses has answered.
+        // A refusal is an answer, so the lease was not lost by an outage.
         match self.met().as_deref() {
             Some(error) if !error.is_retryable() => LostReason::Unverified,
             _ => LostReason::Expired,
         }
     }
 
-    /// An attempt to keep it alive has failed.
+    /// Records that an attempt to renew the lease failed.
     pub(super) fn meet(&self, error: Error) {
         *self.met() = Some(Arc::new(error));
     }
 
-    /// What the attempts to keep it alive met, where it was lost since none went well.
+    /// Returns the error of the renewals, if the lease was lost because none succeeded.
     pub(crate) fn cause(&self, reason: LostReason) -> Option<Arc<Error>> {
         matches!(reason, LostReason::Expired | LostReason::Unverified).then(|| self.met().clone()).flatten()
     }
 
     fn met(&self) -> MutexGuard<'_, Option<Arc<Error>>> {
-        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        // No code panics while it holds this lock, so the data of a poisoned lock is consistent.
         self.0.met.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The server has answered a request that was sent then. Too late is too late.
+    /// Records that the server answered a request that was sent at this moment. Has no effect if
+    /// the lease has expired.
     pub(super) fn extend(&self, sent: Moment, ttl: Duration) {
         self.0.state.send_modify(|state| {
-            // That it is over is told by `lose`, which whoever finds out calls.
+            // An expired lease is reported by `lose`, which every code calls that finds it.
             if !state.remaining().is_zero() {
                 *state = State::Kept { sent, safe: safe(ttl) };
                 *self.met() = None;
@@ -139,7 +144,7 @@ impl Life {
         });
     }
 
-    /// Takes the task to this runtime if it does not do its work on its own, which may be one that nobody drives.
+    /// Moves a task that is overdue to this runtime, since its own may not be driven.
     pub(crate) fn tend(&self) {
         let state = *self.0.state.borrow();
         if state.is_overdue() {
@@ -147,12 +152,12 @@ impl Life {
         }
     }
 
-    /// Whether anything depends on the lease from now on. If not, its end is told to nobody.
+    /// Sets whether anything depends on the lease. If not, its end is not reported.
     pub(crate) fn set_wanted(&self, wanted: bool) {
         self.0.wanted.store(wanted, Ordering::Relaxed);
     }
 
-    /// It is over, for this reason unless there was one before.
+    /// Marks the lease as lost. An earlier reason stays.
     pub(crate) fn lose(&self, reason: LostReason) {
         let mut told = None;
         self.0.state.send_if_modified(|state| {
@@ -169,7 +174,8 @@ impl Life {
         }
     }
 
-    /// Waits until it is over. It is known at the first look after that, however late this is polled.
+    /// Waits until the lease is lost. Checks the clock on every poll, so a late poll sees the loss
+    /// too.
     pub(crate) async fn lost(&self) -> Lost {
         let mut passed = pin!(self.passed());
         let reason = poll_fn(|cx| {
@@ -179,7 +185,7 @@ impl Life {
             passed.as_mut().poll(cx)
         })
         .await;
-        // The task tells it too, unless no runtime has the task.
+        // The task reports the loss too, unless it has no runtime.
         self.lose(reason);
         Lost { lease: self.0.lease, key: None, reason, cause: self.cause(reason) }
     }
@@ -193,7 +199,7 @@ impl Life {
             let now = *state.borrow_and_update();
             self.tend();
             let look = async {
-                // Without a runtime there are no timers. The task looks at the clock then.
+                // Without a runtime there are no timers; the task looks at the clock then.
                 if current().is_some() { sleep(now.remaining().min(LOOK)).await } else { pending().await }
             };
             let news = async {
@@ -204,7 +210,7 @@ impl Life {
                 }
             };
             if self.0.task.attend(Patience { first: LOOK * 2, then: LOOK * 2 }, news).await.is_none() {
-                // There is no runtime at all, so nobody would notice when its time has passed.
+                // There is no runtime, so no task would notice that the time has passed.
                 self.lose(LostReason::NotKeptAlive);
             }
         }
@@ -215,13 +221,13 @@ impl Life {
         &self.0.task
     }
 
-    /// When what is returned is dropped, it is over.
+    /// Returns a value that marks the lease as lost when it is dropped.
     pub(super) fn ends_with_this(self) -> EndsWith {
         EndsWith(self)
     }
 }
 
-/// The life is over when this is dropped.
+/// Marks the lease as lost when it is dropped.
 pub(super) struct EndsWith(Life);
 
 impl Drop for EndsWith {
@@ -236,10 +242,12 @@ impl fmt::Debug for Life {
     }
 }
 
-/// What was held is not held any more: a lease, a lock, the leadership. It becomes an [`Error`] of kind
-/// [`GuardLost`](ErrorKind::GuardLost), or [`LeaseLost`](ErrorKind::LeaseLost) for a lease by itself.
+/// A lease, a lock or a leadership was lost. It converts to an [`Error`] of kind
+/// [`GuardLost`](ErrorKind::GuardLost), or [`LeaseLost`](ErrorKind::LeaseLost) for a lease without
+/// a guard.
 ///
-/// `Display` is one line with the reason and the cause. Two are equal if lease, key and reason are.
+/// `Display` is one line with the reason and the cause. Two values are equal if lease, key and
+/// reason are equal.
 #[derive(Clone, Debug)]
 pub struct Lost {
     lease: LeaseId,
@@ -257,21 +265,21 @@ impl PartialEq for Lost {
 impl Eq for Lost {}
 
 impl Lost {
-    /// Why.
+    /// Why it was lost.
     #[must_use]
     pub fn reason(&self) -> LostReason {
         self.reason
     }
 
-    /// The error of the last attempt to keep the lease alive, or to see the key, where such errors are why it is lost
-    /// ([`Expired`](LostReason::Expired), [`Unverified`](LostReason::Unverified)): a refused password, a missing right, a certificate, a connection that
-    /// could not be made.
+    /// The error of the last attempt to renew the lease or to read the key, if such errors are the
+    /// reason ([`Expired`](LostReason::Expired), [`Unverified`](LostReason::Unverified)): a refused
+    /// password, a missing right, a certificate, a failed connection.
     #[must_use]
     pub fn cause(&self) -> Option<&Error> {
         self.cause.as_deref()
     }
 
-    /// The key that stood for it; none for a lease by itself.
+    /// The guard's key, or `None` for a lease without a guard.
     #[must_use]
     pub fn key(&self) -> Option<&Key> {
         self.key.as_ref()
@@ -283,12 +291,12 @@ impl Lost {
         self.lease
     }
 
-    /// What was held by this key.
+    /// The loss of the guard with this key.
     pub(crate) fn of(lease: LeaseId, key: &Key, reason: LostReason, cause: Option<Arc<Error>>) -> Self {
         Self { lease, key: Some(key.clone()), reason, cause }
     }
 
-    /// The reason with the cause.
+    /// The reason with its cause.
     fn why(&self) -> String {
         match &self.cause {
             Some(cause) => format!("{}: {cause}", self.reason),
@@ -301,25 +309,29 @@ impl Lost {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LostReason {
-    /// No answer came within the time that is safe: the server may have ended the lease, and may be about to give what it stood for to another.
+    /// No answer came within the safe time. The server may have ended the lease, and may be about
+    /// to make another client the holder.
     Expired,
-    /// The server does not know the lease: it was revoked, it ran out, or the server was emptied or restored.
+    /// The server does not know the lease: it was revoked, it ran out, or the server was emptied or
+    /// restored.
     Revoked,
-    /// The key that stood for it was deleted by somebody.
+    /// Somebody deleted the guard's key.
     KeyDeleted,
-    /// The key that stands for it is somebody else's: it was handed over, or made anew.
+    /// Another client owns the key: the key was handed over, or deleted and created again.
     TakenOver,
-    /// The server refused to keep the lease alive, or to show its key, for a whole time to live: a right was revoked, the credentials are not good any more, or
-    /// a certificate is refused. So the lease may have ended, or the key may be another holder's. [`Lost::cause`] is the last refusal.
+    /// The server refused to renew the lease, or to show the key, for a whole time to live: a right
+    /// was revoked, the credentials are no longer valid, or a certificate is refused. So the lease
+    /// may have ended, or another holder may own the key. [`Lost::cause`] is the last refusal.
     Unverified,
-    /// No runtime was left to keep it alive: the one it was acquired on ended, and the client was used on no other one before its time had passed.
+    /// No runtime was left to keep it alive: its runtime ended, and the client was not used on
+    /// another one before the time to live passed.
     NotKeptAlive,
-    /// It was given up: the lock was released, the leadership resigned or handed over.
+    /// It was released on purpose: the lock was released, the leadership resigned or handed over.
     Released,
 }
 
 impl LostReason {
-    /// As a label; none for an end that was meant.
+    /// The label in metrics; `None` for an intended end.
     pub(crate) fn cause(self) -> Option<&'static str> {
         match self {
             Self::Expired => Some("expired"),
@@ -337,12 +349,12 @@ impl fmt::Display for LostReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Expired => "no answer came within its time to live",
-            Self::Revoked => "the server does not know its lease any more",
+            Self::Revoked => "the server no longer knows its lease",
             Self::KeyDeleted => "its key was deleted",
-            Self::TakenOver => "its key is somebody else's now",
+            Self::TakenOver => "its key belongs to another client now",
             Self::Unverified => "the server refuses to keep its lease alive or to show its key",
-            Self::NotKeptAlive => "it was not kept alive: its runtime has ended, and the client was used on no other one",
-            Self::Released => "it was given up",
+            Self::NotKeptAlive => "it was not kept alive: its runtime ended, and the client was not used on another one",
+            Self::Released => "it was released",
         })
     }
 }

@@ -1,9 +1,9 @@
-//! `Share`: one lease for the keys of several owners, who come and go. Each deletes its own key;
-//! the lease ends with the last of them.
+//! `Share`: one lease for the keys of several owners, which come and go. Each owner deletes its own
+//! key; the last one ends the lease.
 //!
-//! A request whose outcome is unknown may make a key after its owner is gone, and nothing but the
-//! end of the lease would end that key. So an owner who leaves without knowing that its key is gone
-//! retires the lease: the others attach their keys to another one, and the last to go ends it.
+//! A request with an unknown outcome may create a key after its owner is gone. Only the end of the
+//! lease deletes that key. So an owner that leaves without knowing that its key is deleted retires
+//! the lease: the others attach their keys to another lease, and the last to leave ends it.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -19,13 +19,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::runtime::{self, current, sleep_until};
 
-/// The keys of one lease at most: so many are lost together when it ends, and are attached anew
-/// when it is retired.
+/// The maximum number of keys of one lease: they are lost together when it ends, and all are
+/// attached to another lease when it is retired.
 const MEMBERS: usize = 100;
 
-/// The lease that the next key may be attached to, by its time to live and for each runtime: an
-/// entry is locked while its lease is made, and a runtime that is not driven must not hold up
-/// another one.
+/// The lease that the next key may be attached to, by its time to live and for each runtime. An
+/// entry is locked while its lease is requested, and an undriven runtime must not block another
+/// one.
 #[derive(Default)]
 pub(super) struct SharedLeases(Mutex<HashMap<(Duration, Option<Id>), Slot>>);
 
@@ -42,28 +42,28 @@ struct Group {
 #[derive(Default)]
 struct Members {
     keys: HashSet<Key>,
-    /// How many of the owners wait for its end.
+    /// How many of the owners wait for the end of the lease.
     waiting: usize,
-    /// No further key may join.
+    /// Whether no further key may join.
     closed: bool,
 }
 
-/// The part that one key has in a lease.
+/// The share that one key has in a lease.
 pub(crate) struct Share {
     group: Arc<Group>,
     key: Key,
     waits: bool,
-    /// Nothing of this owner is attached to the lease, nor ever will be.
+    /// No key of this owner is attached to the lease, and none will be.
     gone: bool,
 }
 
 impl SharedLeases {
     fn slot(&self, ttl: Duration) -> Slot {
-        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        // No code panics while it holds this lock, so the data of a poisoned lock is consistent.
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = (ttl, current());
         if !slots.contains_key(&at) {
-            // A slot stays while it, or its lease, is in use.
+            // A slot stays while it or its lease is in use.
             slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|group| group.strong_count() > 0));
         }
         slots.entry(at).or_default().clone()
@@ -71,11 +71,12 @@ impl SharedLeases {
 }
 
 impl Share {
-    /// A share in a lease with this time to live, for a key that has none in it yet.
+    /// Returns a share in a lease with this time to live, for a key that has none in that lease
+    /// yet.
     ///
     /// # Errors
     ///
-    /// Those of a grant.
+    /// As for a grant.
     pub(crate) async fn of(lessor: &Arc<Lessor>, ttl: Duration, key: &Key) -> Result<Self> {
         if !runtime::is_here() {
             return Err(Error::without_runtime().at(key));
@@ -100,22 +101,23 @@ impl Share {
         Ok(new.first(key))
     }
 
-    /// Becomes true when the lease is retired: its owners must attach their keys to another one.
+    /// Becomes true when the lease is retired: its owners must then attach their keys to another
+    /// one.
     pub(crate) fn retired(&self) -> watch::Receiver<bool> {
         self.group.retired.subscribe()
     }
 
-    /// Nothing of this owner is attached to the lease any more, nor ever will be.
+    /// Leaves the lease. No key of this owner is attached to it, and none will be.
     pub(crate) fn leave(mut self) {
         self.gone = true;
     }
 
-    /// Ends the lease if that costs no other owner its key. Else the others are told to leave it,
-    /// and this owner waits; false.
+    /// Ends the lease if no other owner's key needs it. Otherwise tells the others to leave it,
+    /// marks this owner as waiting, and returns false.
     ///
     /// # Errors
     ///
-    /// Those of a revocation.
+    /// As for a revocation.
     pub(crate) async fn end(&mut self) -> Result<bool> {
         if !std::mem::replace(&mut self.waits, true) {
             self.group.members().waiting += 1;
@@ -134,14 +136,14 @@ impl Share {
         Ok(true)
     }
 
-    /// The key is attached to the lease after all, so this owner does not wait for its end.
+    /// The key is attached to the lease after all, so this owner no longer waits for its end.
     pub(crate) fn stay(&mut self) {
         if std::mem::take(&mut self.waits) {
             self.group.members().waiting -= 1;
         }
     }
 
-    /// Whether no other key is attached to the lease. If so, none will be.
+    /// Whether no other key is attached to the lease. If so, no other key can join it.
     pub(crate) fn is_sole(&self) -> bool {
         let mut members = self.group.members();
         let sole = members.keys.len() == 1;
@@ -160,7 +162,8 @@ impl Group {
         Share { group: self.clone(), key: key.clone(), waits: false, gone: false }
     }
 
-    /// None where there is no place, or not enough time: a key would hang on one answer.
+    /// Returns `None` if the lease is full or has too little time left: a single lost answer could
+    /// end it.
     fn join(self: &Arc<Self>, key: &Key) -> Option<Share> {
         let fit = self.lease.remaining() >= self.lease.ttl() / 2;
         {
@@ -178,7 +181,7 @@ impl Group {
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
-        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        // No code panics while it holds this lock, so the data of a poisoned lock is consistent.
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -202,7 +205,7 @@ impl Drop for Share {
         if !self.gone {
             self.group.retire();
         } else if !others {
-            // The last one to go ends it; see `Lease`'s own drop.
+            // Dropping the last share drops the lease, which ends it.
             self.group.members().closed = true;
         }
     }

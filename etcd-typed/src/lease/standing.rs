@@ -1,8 +1,10 @@
-//! `Standings`: which keys of this client stand in queues, or are about to. Who waits for one of them needs no watch: the client knows itself when it gives
-//! it up.
+//! `Standings`: which keys of this client are in queues, or about to be. A contender that waits for
+//! a key of the same client needs no watch: the client knows when it deletes that key.
 //!
-//! A word from here makes nobody an owner: the server says who is first. But it says so already in its answer to the last request of who was before, which
-//! deletes that key and then reads the next one; that answer is handed on. See [`Place`](crate::turn) for why it is enough.
+//! Nothing here makes a contender the holder by itself: the server decides who is first. But the
+//! server does so already in its answer to the holder's last request, which deletes the holder's
+//! key and reads the next one. That answer is handed on. See [`Place`](crate::turn) for why it is
+//! enough.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,60 +17,62 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::store::Op;
 
-/// A key, and when it came to be. Of two in one queue the one that came to be earlier is before the other.
+/// A key and its creation revision. Of two keys in one queue, the one that was created earlier is
+/// first.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Rank {
     pub(crate) key: Key,
     pub(crate) created: Revision,
 }
 
-/// One for all clones of a client.
+/// Shared by all clones of a client.
 #[derive(Default)]
 pub(crate) struct Standings(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// By their keys.
+    /// Keyed by their keys.
     entries: HashMap<Key, Entry>,
-    /// By their directories; those without an entry are not here.
+    /// Keyed by their directories. Queues without an entry are removed.
     queues: HashMap<Key, Queue>,
-    /// The queues of which it was said that they have keys which are not in them.
+    /// The queues for which a report said that they contain keys which are not contenders'.
     reported: HashSet<Key>,
 }
 
-/// A key that this client makes or has made, and has not given up.
+/// A key that this client is creating or has created, and has not released.
 struct Entry {
-    /// Its queue's.
+    /// The queue's directory.
     directory: Key,
-    /// None until that is known.
+    /// The creation revision, or `None` until it is known.
     created: Option<Revision>,
     life: Life,
-    /// Who waits for it.
+    /// The contender that waits for this key.
     next: Option<Next>,
-    /// What was said of it before it was known that it waits.
+    /// A read of this key that came before its owner knew that it waits.
     handed: Option<Handed>,
 }
 
-/// Somebody who waits for the key before his own.
+/// A contender that waits for the key before its own.
 struct Next {
     key: Key,
-    /// When that one came to be, as he has read.
+    /// The creation revision of the key before, as this contender read it.
     seen: Revision,
-    /// Dropped when the key is given up and nothing was read for him.
+    /// Dropped if the key is released and the answer has no read of the contender's key.
     wake: oneshot::Sender<Handed>,
 }
 
 #[derive(Default)]
 struct Queue {
     entries: usize,
-    /// Whose keys are being made, in the order in which they were asked for.
+    /// The keys that are being created, in the order of their requests.
     entering: VecDeque<Key>,
-    /// Those who have not asked yet.
+    /// The contenders that have not sent their request yet.
     joining: VecDeque<Joining>,
 }
 
 impl Standings {
-    /// A key below this directory, attached to this lease, is about to be made. It stands until what is returned is dropped.
+    /// Registers a key below this directory, attached to this lease, that is about to be created.
+    /// It stays registered until the returned value is dropped.
     pub(super) fn enter(self: &Arc<Self>, directory: &Key, key: &Key, life: &Life) -> Standing {
         let entry = Entry { directory: directory.clone(), created: None, life: life.clone(), next: None, handed: None };
         self.with(|inner| {
@@ -80,7 +84,8 @@ impl Standings {
         Standing { standings: self.clone(), directory: directory.clone(), key: key.clone() }
     }
 
-    /// Offers whoever gives the first place of the queue up to make this key with the same request. None if there is nobody of this client who could.
+    /// Offers this key to the holder of the queue, which may create it in the request of its
+    /// release. Returns `None` if no other contender of this client is in the queue.
     pub(crate) fn offer(&self, directory: &Key, key: &Key, make: &[Op]) -> Option<oneshot::Receiver<Joined>> {
         self.with(|inner| {
             let queue = inner.queues.get_mut(directory).filter(|queue| queue.entries > 1)?;
@@ -91,7 +96,7 @@ impl Standings {
         })
     }
 
-    /// Takes the offer back. Whether nobody has taken it.
+    /// Takes the offer back. Returns whether it was still open.
     pub(crate) fn withdraw(&self, directory: &Key, key: &Key) -> bool {
         self.with(|inner| {
             let Some(queue) = inner.queues.get_mut(directory) else { return false };
@@ -102,12 +107,13 @@ impl Standings {
         })
     }
 
-    /// This key is about to be given up: which other one is to be read then, and who is to be taken along.
+    /// This key is about to be released. Returns the other key to read then, and the offer to serve
+    /// in the same request.
     pub(crate) fn leaving(&self, directory: &Key, key: &Key) -> (Option<Key>, Option<Joining>) {
         self.with(|inner| {
             let known = inner.entries.get(key).and_then(|entry| Some(entry.next.as_ref()?.key.clone()));
             let queue = inner.queues.get_mut(directory);
-            // Somebody whose key is being made may turn out to be the next.
+            // A contender whose key is being created may turn out to be the next.
             let entering = queue.as_ref().and_then(|queue| queue.entering.front().cloned());
             let joining = queue.and_then(|queue| {
                 let joining = queue.joining.pop_front()?;
@@ -118,14 +124,16 @@ impl Standings {
         })
     }
 
-    /// Whether this is the first report of keys that are below the queue's directory and not in the queue.
+    /// Whether this is the first report about keys below the directory that are not in the queue.
     pub(crate) fn is_first_report(&self, directory: &Key) -> bool {
         self.with(|inner| !inner.reported.contains(directory) && inner.reported.insert(directory.clone()))
     }
 
-    /// For the one who has this key: what became of the one before it, if that is one of this client and may be there still or has been given up just now.
+    /// For the owner of the key `own`: returns the state of its predecessor, if that is a key of
+    /// this client that may still exist or was released just now.
     ///
-    /// None for a predecessor that stands in another queue, whose directory is below this one's: it tells only one of its own queue that it leaves.
+    /// Returns `None` for a predecessor in another queue, whose directory is below this one: its
+    /// release wakes only contenders of its own queue.
     pub(crate) fn before(&self, directory: &Key, own: &Key, predecessor: &Rank) -> Option<Before> {
         self.with(|inner| {
             if let Some(handed) = inner.entries.get_mut(own).and_then(|entry| entry.handed.take())
@@ -134,8 +142,9 @@ impl Standings {
                 return Some(Before::Left(handed));
             }
             let entry = inner.entries.get_mut(&predecessor.key).filter(|entry| entry.directory == *directory)?;
-            // The lease may serve again, and its key, which has its name, then stands further back: to wait for that one would be to wait for oneself. Where
-            // that is not known yet, `made` finds out.
+            // The lease may be reused, and the key, which is named by it, is then further back in
+            // the queue. Waiting for that key would be waiting for oneself. If the creation
+            // revision is not known yet, `made` checks it.
             let same = entry.created.is_none_or(|created| created == predecessor.created);
             if !(same && entry.life.is_held()) {
                 return None;
@@ -146,7 +155,8 @@ impl Standings {
         })
     }
 
-    /// Says what the server said when a key was given up. The key that was read may not be known to wait yet.
+    /// Hands on the server's answer to a release. The owner of the key that was read may not know
+    /// yet that it waits.
     pub(super) fn hand_on(&self, standing: Option<Standing>, handed: Handed) {
         let next = self.with(|inner| {
             let next = standing.as_ref().and_then(|standing| inner.entries.get_mut(&standing.key)?.next.take());
@@ -160,7 +170,7 @@ impl Standings {
                 }
             }
         });
-        // Whoever is woken finds the lock given back, and the key gone.
+        // The woken contender finds this lock released, and the key gone.
         drop(standing);
         if let Some((next, handed)) = next {
             let _ = next.wake.send(handed);
@@ -168,12 +178,12 @@ impl Standings {
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut Inner) -> R) -> R {
-        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        // No code panics while it holds this lock, so the data of a poisoned lock is consistent.
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// That a key stands in a queue or is about to; kept with its lease.
+/// Keeps a key registered. Stored with its lease.
 pub(super) struct Standing {
     standings: Arc<Standings>,
     directory: Key,
@@ -181,7 +191,7 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// The key came to be then.
+    /// Records the creation revision of the key.
     pub(super) fn made(&self, created: Revision) {
         let mistaken = self.standings.with(|inner| {
             if let Some(queue) = inner.queues.get_mut(&self.directory) {
@@ -191,7 +201,7 @@ impl Standing {
             entry.created = Some(created);
             entry.next.take_if(|next| next.seen != created)
         });
-        // Who is woken by it finds the lock given back.
+        // Dropping it wakes the waiter, which finds this lock released.
         drop(mistaken);
     }
 }
@@ -209,25 +219,26 @@ impl Drop for Standing {
             }
             inner.entries.remove(&self.key)
         });
-        // Who is woken by it finds the lock given back.
+        // Dropping it wakes the waiter, which finds this lock released.
         drop(gone);
     }
 }
 
-/// What became of a key of this client, as seen by the one who stands behind it.
+/// The state of a predecessor of the same client.
 pub(crate) enum Before {
     Stands(Neighbour),
     Left(Handed),
 }
 
-/// A key of this client, as seen by one who stands behind it.
+/// A predecessor of the same client that has not been released.
 pub(crate) struct Neighbour {
     life: Life,
     here: oneshot::Receiver<Handed>,
 }
 
 impl Neighbour {
-    /// Waits until the client has given up the key, or it or its lease is known to be lost. What the server said then, if that was asked.
+    /// Waits until this client has released the key, or the key or its lease is lost. Returns the
+    /// server's answer to the release, if it read the waiter's key.
     pub(crate) async fn gone(self) -> Option<Handed> {
         let Self { life, here } = self;
         tokio::select! {
@@ -259,7 +270,7 @@ mod tests {
         (client, lock)
     }
 
-    /// Somebody who waits for the lock, as the `number`th of those who stand there.
+    /// A task that waits for the lock, as number `number` of the queue.
     async fn waiting(lock: &NamedLock, number: usize) -> JoinHandle<Lock> {
         let waiter = lock.clone();
         let task = tokio::spawn(async move { waiter.acquire().await.unwrap() });
@@ -271,10 +282,10 @@ mod tests {
 
     #[cfg(feature = "testing")]
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_one_of_the_same_client_watches_nothing() {
+    async fn waiter_for_own_client_needs_no_watch() {
         let counting = crate::testing::CountingStore::new(Client::connect("memory:").await.unwrap().store().clone());
         let lock = Client::with_store(counting.clone()).lock("/x").ttl(TTL);
-        // Two at once, so that there are two spare leases then.
+        // Two contenders at once leave two spare leases.
         let first = lock.acquire().await.unwrap();
         let second = waiting(&lock, 2).await;
         first.release().await.unwrap();
@@ -286,12 +297,12 @@ mod tests {
         first.release().await.unwrap();
         second.await.unwrap().release().await.unwrap();
         let after = counting.counts();
-        // It is deleted, and the answer says that the other one is first; that is deleted.
+        // One request per release: its answer shows that the next contender is the first.
         assert_eq!((after.commit - before.commit, after.range - before.range), (2, 0));
         assert_eq!((after.watch - before.watch, after.grant - before.grant), (0, 0));
     }
 
-    /// A lock of a client whose calls are counted, with that many spare leases.
+    /// A lock of a client whose calls are counted, with this many spare leases.
     #[cfg(feature = "testing")]
     async fn counted(spares: usize) -> (crate::testing::CountingStore, NamedLock) {
         let counting = crate::testing::CountingStore::new(Client::connect("memory:").await.unwrap().store().clone());
@@ -312,7 +323,7 @@ mod tests {
 
     #[cfg(feature = "testing")]
     #[tokio::test(start_paused = true)]
-    async fn who_comes_while_another_one_goes_is_taken_along() {
+    async fn release_creates_key_of_joining_contender() {
         let (counting, lock) = counted(2).await;
         let first = lock.acquire().await.unwrap();
         let fence = first.fence();
@@ -320,7 +331,7 @@ mod tests {
         let (second, released) = tokio::join!(lock.acquire(), first.release());
         released.unwrap();
         let second = second.unwrap();
-        // One key is deleted and the other one made, which is the first.
+        // One request deletes the first key and creates the second, which is then the first.
         assert_eq!(counting.take(), Counts { commit: 1, ..Counts::default() });
         assert!(second.fence() > fence && second.is_held());
         second.verify().await.unwrap();
@@ -329,7 +340,7 @@ mod tests {
 
     #[cfg(feature = "testing")]
     #[tokio::test(start_paused = true)]
-    async fn one_request_gives_a_lock_up_says_who_has_it_then_and_makes_the_key_of_a_third() {
+    async fn one_request_releases_hands_on_and_joins() {
         let (counting, lock) = counted(3).await;
         let first = lock.acquire().await.unwrap();
         let second = waiting(&lock, 2).await;
@@ -337,7 +348,7 @@ mod tests {
         let mut third = Box::pin(lock.acquire());
         let (third_waits, released) = tokio::join!(tokio::time::timeout(Duration::from_millis(1), &mut third), first.release());
         released.unwrap();
-        assert!(third_waits.is_err(), "the second one comes first");
+        assert!(third_waits.is_err(), "the second contender comes first");
         let second = second.await.unwrap();
         assert_eq!(counting.take(), Counts { commit: 1, ..Counts::default() });
         let fence = second.fence();
@@ -349,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_hinders_the_one_who_is_taken_along_does_not_hinder_the_one_who_goes() {
+    async fn failed_join_does_not_fail_release() {
         let (client, lock) = lock().await;
         let two = ["/a", "/b"].map(|name| client.lock(name).ttl(TTL));
         let (a, b) = (two[0].acquire().await.unwrap(), two[1].acquire().await.unwrap());
@@ -357,8 +368,8 @@ mod tests {
         a.release().await.unwrap();
         b.release().await.unwrap();
         let first = lock.acquire().await.unwrap();
-        assert_eq!(first.lease_id(), b_lease, "the one that was used last");
-        // The next one has that one, and does not know that it is gone.
+        assert_eq!(first.lease_id(), b_lease, "the lease that was used last");
+        // The second contender gets the other lease, and does not know that it was revoked.
         client.store().revoke(a_lease).await.unwrap();
         let (second, released) = tokio::join!(lock.acquire(), first.release());
         released.unwrap();
@@ -369,7 +380,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_in_the_middle_who_goes_is_not_waited_for() {
+    async fn cancelled_waiter_is_skipped() {
         let (_client, lock) = lock().await;
         let begun = Instant::now();
         let first = lock.acquire().await.unwrap();
@@ -379,25 +390,25 @@ mod tests {
         assert!(second.await.is_err());
         first.release().await.unwrap();
         third.await.unwrap().release().await.unwrap();
-        assert!(begun.elapsed() < TTL / 3, "it waited for its own look: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < TTL / 3, "it waited for its periodic look: {:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_who_has_lost_the_key_is_not_waited_for() {
+    async fn deleted_holder_key_wakes_waiter() {
         let (client, lock) = lock().await;
         let begun = Instant::now();
         let first = lock.acquire().await.unwrap();
         let second = waiting(&lock, 2).await;
         client.store().commit(Txn { then: vec![Op::delete(first.key())], ..Txn::default() }).await.unwrap();
         let second = second.await.unwrap();
-        assert!(begun.elapsed() < TTL / 3, "it waited for its own look: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < TTL / 3, "it waited for its periodic look: {:?}", begun.elapsed());
         assert!(!first.is_held() && second.is_held());
     }
 
-    /// The locks `/x` and `/x/y`: whoever holds the second stands in the queue of the first as well.
+    /// For the locks `/x` and `/x/y`: a holder of the second is also in the queue of the first.
     #[cfg(feature = "testing")]
     #[tokio::test(start_paused = true)]
-    async fn two_waiters_of_two_queues_may_wait_for_one_key() {
+    async fn nested_queues_may_wait_for_one_key() {
         let counting = crate::testing::CountingStore::new(Client::connect("memory:").await.unwrap().store().clone());
         let client = Client::with_store(counting.clone());
         let (outer, inner) = (client.lock("/x").ttl(TTL), client.lock("/x/y").ttl(TTL));
@@ -407,7 +418,7 @@ mod tests {
         counting.take();
         tokio::time::sleep(TTL / 6).await;
         let spent = counting.take();
-        assert!(spent.commit + spent.range <= 2, "the two drive each other on: {spent:?}");
+        assert!(spent.commit + spent.range <= 2, "the two waiters keep waking each other: {spent:?}");
         holder.release().await.unwrap();
         let second = other.await.unwrap();
         tokio::time::sleep(TTL / 2).await;
@@ -417,7 +428,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_key_that_came_to_be_later_is_another() {
+    async fn recreated_key_is_not_the_predecessor() {
         let (client, _lock) = lock().await;
         let lease = client.lease(TTL).await.unwrap();
         let (standings, key) = (Arc::new(Standings::default()), Key::parse("/x/7").unwrap());
@@ -425,8 +436,9 @@ mod tests {
         let directory = Key::parse("/x").unwrap();
         let before = |created| standings.before(&directory, &own, &Rank { key: key.clone(), created: Revision::new(created) });
         let standing = standings.enter(&directory, &key, lease.life());
-        // Not known yet which one it is; whoever waits for another one is told as soon as it is.
-        let Some(Before::Stands(mistaken)) = before(4) else { panic!("it may be that one") };
+        // The creation revision is not known yet. When it is, a waiter for another revision is
+        // woken.
+        let Some(Before::Stands(mistaken)) = before(4) else { panic!("it may be that key") };
         standing.made(Revision::new(5));
         assert!(mistaken.gone().await.is_none());
         assert!(before(4).is_none());

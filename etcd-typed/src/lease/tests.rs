@@ -10,7 +10,7 @@ use crate::store::memory::{Calls, MemoryStore};
 const TTL: Duration = Duration::from_secs(10);
 
 #[test]
-fn without_a_runtime_there_is_no_lease() {
+fn lease_needs_a_runtime() {
     let client = Client::connect("memory:").now_or_never().unwrap().unwrap();
     let error = client.lease(TTL).now_or_never().unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -18,20 +18,20 @@ fn without_a_runtime_there_is_no_lease() {
 }
 
 #[test]
-fn lease_without_a_runtime_is_lost_to_a_waiter_without_one() {
+fn waiting_without_runtime_loses_lease() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let lease = runtime.block_on(async { Client::connect("memory:").await.unwrap().lease(TTL).await.unwrap() });
     assert!(lease.lost().now_or_never().is_none());
     drop(runtime);
-    assert!(lease.is_held(), "its time has not passed, and there may be another runtime before that");
-    // Here there is no clock that would wake the waiter.
+    assert!(lease.is_held(), "its time has not passed, and another runtime may come before that");
+    // Without a runtime no timer would wake the waiter.
     assert_eq!(lease.lost().now_or_never().unwrap().reason(), LostReason::NotKeptAlive);
     assert!(!lease.is_held());
 }
 
-/// A clone of the machine, or a fork, has the same generator in its process.
+/// A process in a cloned machine, or a forked one, has the same random generator state.
 #[test]
-fn lease_names_differ_where_the_process_was_copied() {
+fn lease_names_differ_in_copied_processes() {
     let drawn = [(); 2].map(|()| {
         fastrand::seed(7);
         LeaseId::random()
@@ -40,17 +40,17 @@ fn lease_names_differ_where_the_process_was_copied() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn name_that_exists_is_not_taken_for_our_own() {
+async fn existing_lease_name_is_not_reused() {
     let (store, client) = memory();
     store.faults().fail(Calls::Leases, 2, ErrorKind::AlreadyExists);
     let lease = client.lease(TTL).await.unwrap();
     assert!(store.time_to_live(lease.id()).await.unwrap().is_some());
-    // A store that says so of every name is out of order.
+    // A store that refuses every name is broken.
     store.faults().fail(Calls::Leases, usize::MAX, ErrorKind::AlreadyExists);
     assert_eq!(client.lease(TTL).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
 }
 
-/// What is left of [`TTL`] when the margin is taken off: a tenth.
+/// [`TTL`] without its margin of a tenth.
 const SAFE: Duration = Duration::from_secs(9);
 const MOMENT: Duration = Duration::from_millis(10);
 
@@ -64,16 +64,15 @@ async fn pass(time: Duration) {
 }
 
 #[test]
-fn the_margin_is_a_tenth_and_half_a_second_at_least_and_half_at_most() {
+fn margin_is_a_tenth_within_bounds() {
     use super::life::safe;
     for (ttl, left) in [(0, 0), (500, 250), (1000, 500), (2000, 1500), (5000, 4500), (10_000, 9000), (60_000, 54_000)] {
         assert_eq!(safe(Duration::from_millis(ttl)), Duration::from_millis(left), "{ttl}");
     }
 }
 
-/// L3.
 #[tokio::test(start_paused = true)]
-async fn without_an_answer_it_is_over_when_its_time_less_the_margin_has_passed() {
+async fn unanswered_lease_expires_before_its_ttl() {
     let (store, client) = memory();
     let lease = client.lease(TTL).await.unwrap();
     store.faults().stop();
@@ -83,7 +82,8 @@ async fn without_an_answer_it_is_over_when_its_time_less_the_margin_has_passed()
     pass(MOMENT).await;
     assert_eq!((lease.is_held(), lease.remaining()), (false, Duration::ZERO));
     assert_eq!(lease.lost().now_or_never().unwrap().reason(), LostReason::Expired);
-    // The server is there again and gave every lease its whole time anew; what is over stays over, and is ended there too.
+    // The server returns and restarts the time of every lease. The lost lease stays lost, and its
+    // task revokes it.
     store.faults().start();
     assert!(store.time_to_live(lease.id()).await.unwrap().is_some());
     pass(Duration::from_secs(3)).await;
@@ -92,9 +92,9 @@ async fn without_an_answer_it_is_over_when_its_time_less_the_margin_has_passed()
     assert_eq!(store.time_to_live(lease.id()).await.unwrap(), None);
 }
 
-/// Whoever waits for it wakes at that time, and not at the next look at another clock.
+/// A waiter wakes exactly at the end of the time, not at the next periodic look at the clock.
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_its_end_wakes_in_time() {
+async fn waiter_wakes_when_lease_expires() {
     let (store, client) = memory();
     let begun = Instant::now();
     let lease = client.lease(TTL).await.unwrap();
@@ -104,7 +104,7 @@ async fn who_waits_for_its_end_wakes_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_kept_alive_three_times_within_its_time() {
+async fn lease_is_renewed_three_times_per_ttl() {
     let (store, client) = memory();
     let lease = client.lease(TTL).await.unwrap();
     for _ in 0..1000 {
@@ -115,19 +115,20 @@ async fn it_is_kept_alive_three_times_within_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_time_runs_from_when_the_answered_request_was_sent() {
+async fn ttl_counts_from_sending_the_request() {
     let (store, client) = memory();
-    // The grant.
+    // Delays the grant.
     store.faults().delay(Calls::Leases, Duration::from_secs(3));
     let lease = client.lease(TTL).await.unwrap();
     let left = SAFE - Duration::from_secs(3);
     assert!(lease.remaining() <= left && lease.remaining() > left - MOMENT, "{:?}", lease.remaining());
-    // A third of the time after that was sent a keep-alive is, and is answered two seconds later.
+    // A keep-alive is sent a third of the time to live after the grant was sent, and is answered
+    // two seconds later.
     store.faults().delay(Calls::Leases, Duration::from_secs(2));
     pass(TTL / 3 - Duration::from_secs(3) + Duration::from_secs(2) + MOMENT).await;
     let left = SAFE - Duration::from_secs(2);
     assert!(lease.remaining() <= left && lease.remaining() > left - 3 * MOMENT, "{:?}", lease.remaining());
-    // None after it is answered in time.
+    // No later keep-alive is answered in time.
     store.faults().delay(Calls::Leases, Duration::from_secs(3600));
     pass(left - 4 * MOMENT).await;
     assert!(lease.is_held());
@@ -136,13 +137,13 @@ async fn its_time_runs_from_when_the_answered_request_was_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_comes_too_late_is_none() {
+async fn late_answer_does_not_extend_lease() {
     let (_, client) = memory();
     let lease = client.lease(TTL).await.unwrap();
     let (life, sent) = (lease.life().clone(), Moment::now());
     tokio::time::advance(SAFE).await;
     assert!(!life.is_held());
-    // The keep-alive was sent in time, the server did it, and says that there is time.
+    // The keep-alive was sent in time and the server applied it, but its answer comes too late.
     life.extend(sent, TTL);
     life.extend(Moment::now(), TTL);
     assert!(!life.is_held());
@@ -151,20 +152,19 @@ async fn an_answer_that_comes_too_late_is_none() {
     assert_eq!(life.reason(), Some(LostReason::Expired));
 }
 
-/// F17.
 #[tokio::test(start_paused = true)]
-async fn after_a_suspend_it_is_over_at_the_first_look() {
+async fn suspend_ends_lease_at_first_check() {
     let (store, client) = memory();
     let lease = client.lease(TTL).await.unwrap();
     suspend(SAFE);
     assert!(!lease.is_held());
     assert_eq!(lease.lost().now_or_never().unwrap().reason(), LostReason::Expired);
-    // The task wakes later, finds it over, and ends it on the server.
+    // The task wakes later, finds the lease expired, and revokes it on the server.
     pass(Duration::from_secs(4)).await;
     assert!(!lease.is_held());
     assert_eq!(store.time_to_live(lease.id()).await.unwrap(), None);
 
-    // A short one is survived.
+    // A short suspend is survived.
     let lease = client.lease(TTL).await.unwrap();
     suspend(Duration::from_secs(5));
     assert!(lease.remaining() <= Duration::from_secs(4));
@@ -172,9 +172,9 @@ async fn after_a_suspend_it_is_over_at_the_first_look() {
     assert!(lease.is_held());
 }
 
-/// Whoever only waits sees it too, though his timer stood still.
+/// A waiter sees the suspend too, although its timer stopped.
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_its_end_sees_a_suspend_within_a_second() {
+async fn waiter_sees_suspend_within_a_second() {
     let (store, client) = memory();
     let lease = client.lease(Duration::from_secs(3600)).await.unwrap();
     store.faults().stop();
@@ -192,7 +192,7 @@ async fn who_waits_for_its_end_sees_a_suspend_within_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_server_grants_counts() {
+async fn granted_ttl_counts_not_requested() {
     let (store, client) = memory();
     let lease = client.lease(Duration::from_millis(300)).await.unwrap();
     assert_eq!(lease.ttl(), Duration::from_secs(2));
@@ -203,7 +203,7 @@ async fn what_the_server_grants_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_shorter_than_its_time_is_survived() {
+async fn lease_survives_short_outage() {
     let (store, client) = memory();
     let lease = client.lease(TTL).await.unwrap();
     pass(Duration::from_secs(3)).await;
@@ -212,13 +212,13 @@ async fn an_outage_shorter_than_its_time_is_survived() {
     store.faults().start();
     pass(Duration::from_secs(3)).await;
     assert!(lease.is_held());
-    // One that the server has ended is over at the next keep-alive.
+    // A lease that the server ended is lost at the next keep-alive.
     store.faults().expire(lease.id());
     assert_eq!(lease.lost().await.reason(), LostReason::Revoked);
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_task_ends_with_it() {
+async fn task_ends_with_its_lease() {
     let (store, client) = memory();
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
@@ -233,7 +233,7 @@ async fn its_task_ends_with_it() {
     revoked.revoke().await.unwrap();
     left.leave();
     assert_eq!(lost.lost().await.reason(), LostReason::Revoked);
-    // The lock's lease is a spare one now, which ends with the client.
+    // The lock's lease is now a spare one, which ends with the client.
     drop(client);
     pass(Duration::from_secs(1)).await;
     assert_eq!(tasks(), before);
@@ -243,14 +243,14 @@ async fn its_task_ends_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn to_revoke_it_is_one_request_and_no_loss() {
+async fn revoking_is_no_loss() {
     let (store, client) = memory();
     let lease = client.lease(TTL).await.unwrap();
     let life = lease.life().clone();
     lease.revoke().await.unwrap();
     pass(MOMENT).await;
-    assert_eq!(life.reason(), Some(LostReason::NotKeptAlive), "the words of an end that was wanted");
-    // When it is not heard the task goes on.
+    assert_eq!(life.reason(), Some(LostReason::NotKeptAlive), "the reason of an intended end");
+    // If the request fails, the task repeats it.
     let lease = client.lease(TTL).await.unwrap();
     let id = lease.id();
     store.faults().fail(Calls::Leases, 2, ErrorKind::Unavailable);

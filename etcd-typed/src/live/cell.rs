@@ -1,5 +1,5 @@
-//! `Cell`: where the states of a view are put and read. The state itself is in a pointer that is swapped; everything that only those who wait or
-//! ask want to know is in the `Book` beside it, which wakes them.
+//! `Cell`: where the states of a view are stored and read. The current state is in a pointer that
+//! is swapped. The `Book` beside it has what only waiters and status calls need, and wakes waiters.
 
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -18,37 +18,39 @@ use crate::runtime::now;
 use crate::telemetry::{Pattern, ViewTelemetry};
 use crate::version::Versioned;
 
-/// A revision that is never reached.
+/// A revision that is never reached: no waiter.
 const NOBODY: u64 = u64::MAX;
 
 pub(super) struct Cell<T> {
     state: ArcSwap<Versioned<T>>,
     book: watch::Sender<Book<T>>,
-    /// Nobody who waits wants to be woken before everything up to here was looked at. It is written while the book is locked, by who waits for reading and by who
-    /// wakes for writing, so that no wish is missed; each who was woken and waits on says his own again.
+    /// The smallest revision that a waiter waits for; `u64::MAX` if there is none. Waiters lower it
+    /// while they hold the book's read lock, and the waker reads it under the write lock, so no
+    /// wish is lost. A waiter that is woken and waits on sets it again.
     wanted: AtomicU64,
-    /// Told after the book was written and never while it is locked: who listens may look into it.
+    /// Reported after the book was written, never while it is locked: subscribers of telemetry may
+    /// read the book.
     telemetry: ViewTelemetry,
-    /// What feeds it; the last cell to go ends the watch.
+    /// The upstream that feeds the view. The last cell to be dropped ends the watch.
     upstream: Arc<Upstream>,
     file: FileStatus,
 }
 
 pub(super) struct Book<T> {
-    /// Counts the states.
+    /// The number of states so far.
     generation: u64,
     newest: Arc<Versioned<T>>,
     /// The states before it, the oldest first.
     older: VecDeque<Arc<Versioned<T>>>,
-    /// How many of those are kept.
+    /// How many older states are kept.
     keep: usize,
-    /// Everything up to here was looked at.
+    /// Everything up to this revision was processed.
     seen: Revision,
-    /// Everything up to here is in the state.
+    /// Everything up to this revision is in the state.
     good: Revision,
     rejected: Option<(Instant, Arc<[Problem]>)>,
     interrupted: Option<(Instant, Arc<Error>)>,
-    /// The state is from a file, since this is all that the server has said.
+    /// Set while the state is from a file, with the reason why there is none from the server.
     from_disk: Option<(Instant, Arc<Error>)>,
     ended: Option<Instant>,
     rewound: Option<Rewound>,
@@ -81,13 +83,13 @@ impl<T> Cell<T> {
         }
     }
 
-    /// The same with a file that the state is kept in.
+    /// Sets the status of the file that keeps the state.
     #[cfg(feature = "snapshot")]
     pub(super) fn with_file(self, file: FileStatus) -> Self {
         Self { file, ..self }
     }
 
-    /// The same with a state from a file, since there is none of the server's for this reason.
+    /// Creates a cell with a state from a file, since the server gave none for this reason.
     #[cfg(feature = "snapshot")]
     pub(super) fn from_disk(state: Versioned<T>, keep: usize, upstream: Arc<Upstream>, pattern: Pattern, error: Error) -> Self {
         let cell = Self::new(state, keep, upstream, pattern);
@@ -101,7 +103,7 @@ impl<T> Cell<T> {
         cell
     }
 
-    /// Shares the cell, and tells it from now on whether a runtime has the task of its upstream.
+    /// Shares the cell, and subscribes it to whether a runtime has the task of its upstream.
     pub(super) fn begin(self) -> Arc<Self>
     where
         T: Send + Sync + 'static,
@@ -155,7 +157,7 @@ impl<T> Cell<T> {
         news.map(|book| (book.generation, book.newest.clone())).ok_or_else(|| self.ended())
     }
 
-    /// Waits until everything up to `revision` was looked at.
+    /// Waits until everything up to `revision` was processed.
     pub(super) async fn reach(&self, revision: Revision) -> Result<Arc<Versioned<T>>> {
         let mut book = self.book.subscribe();
         if book.borrow().seen < revision {
@@ -165,19 +167,20 @@ impl<T> Cell<T> {
         let news = self.upstream.answers(book.wait_for(is_it)).await;
         let Some(book) = news.and_then(|news| news.ok()).filter(|book| book.seen >= revision) else { return Err(self.ended()) };
         match &book.rejected {
-            // What was rejected later takes nothing from what the state has.
+            // A later rejection does not matter if the good state already includes this revision.
             Some((_, problems)) if book.good < revision => Err(Error::from_problems(problems.to_vec()).at(self.upstream.directory())),
             _ => Ok(book.newest.clone()),
         }
     }
 
-    /// Whoever says so is to be woken when this revision was looked at. It is not yet.
+    /// Registers that a waiter wants to be woken when this revision was processed. Always returns
+    /// false.
     fn wait(&self, revision: Revision) -> bool {
         self.wanted.fetch_min(revision.get(), Ordering::Relaxed);
         false
     }
 
-    /// Whether somebody wants to know what was just written into the book.
+    /// Whether a waiter waits for what was just written into the book.
     fn is_awaited(&self, book: &Book<T>) -> bool {
         let awaited = book.seen.get() >= self.wanted.load(Ordering::Relaxed);
         if awaited {
@@ -191,7 +194,7 @@ impl<T> Cell<T> {
         Error::new(ErrorKind::Unavailable, message).at(self.upstream.directory())
     }
 
-    /// A good state.
+    /// Stores a good state.
     pub(super) fn accept(&self, state: Versioned<T>, rewinds: bool) {
         let state = Arc::new(state);
         let revision = state.revision();
@@ -213,7 +216,7 @@ impl<T> Cell<T> {
         self.tell_health();
     }
 
-    /// What is stored as of `revision` is no good.
+    /// Records that the stored state at `revision` was rejected.
     pub(super) fn reject(&self, problems: Arc<[Problem]>, revision: Revision, rewinds: bool) {
         let count = problems.len();
         self.book.send_if_modified(|book| {
@@ -227,7 +230,7 @@ impl<T> Cell<T> {
         self.tell_health();
     }
 
-    /// Nothing of the view's changed up to `revision`.
+    /// Records that no key of the view changed up to `revision`.
     pub(super) fn progress(&self, revision: Revision) {
         let mut news = false;
         self.book.send_if_modified(|book| {
@@ -254,7 +257,7 @@ impl<T> Cell<T> {
         self.tell_health();
     }
 
-    /// There still is no state of the server's.
+    /// Records the latest error while there is still no state from the server.
     pub(super) fn no_state(&self, error: &Arc<Error>) {
         self.book.send_if_modified(|book| match &mut book.from_disk {
             Some((_, known)) => {
@@ -270,7 +273,7 @@ impl<T> Cell<T> {
         self.tell_health();
     }
 
-    /// Tells telemetry whether anything is wrong now.
+    /// Reports to telemetry whether the view is degraded now.
     fn tell_health(&self) {
         self.telemetry.degraded(|| !self.book().is_live() || self.upstream.is_stranded());
     }

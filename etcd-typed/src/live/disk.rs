@@ -1,5 +1,5 @@
-//! `or_snapshot`: a view starts from its last good state on disk while no server is there. When that is, and when the file is written, is decided
-//! here; what is in it is `disk/file.rs`.
+//! `or_snapshot`: a view starts from its last good state on disk while no server is reachable. This
+//! file decides when the snapshot is read and written; `disk/file.rs` defines its content.
 
 mod file;
 mod replace;
@@ -27,8 +27,8 @@ use crate::store::Identity;
 use crate::telemetry::{self, Pattern};
 
 impl<T: Send + Sync + 'static> Viewing<T> {
-    /// Keeps the last good state in this file, and starts from it if no server answers when the view is awaited. So a program can start during an outage,
-    /// with the state that it knew last.
+    /// Keeps the last good state in this file, and starts from it if no server answers when the
+    /// view is awaited. So a program can start during an outage, with the last state that it knew.
     ///
     #[cfg_attr(feature = "derive", doc = "```")]
     #[cfg_attr(not(feature = "derive"), doc = "```text")]
@@ -50,17 +50,17 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     /// limits.set(&Limits { rate_limit: 250, token: Some("hunter2".to_owned()) }).await?;
     ///
     /// let live = limits.live().or_snapshot(&path).await?;
-    /// // … and a moment later the file is there. The program ends, and so does the server.
+    /// // The file is written a moment later. Then the program ends, and so does the server.
     /// # while !path.exists() { tokio::time::sleep(std::time::Duration::from_millis(1)).await; }
     /// drop(live);
     /// store.faults().stop();
     ///
     /// let mut live = limits.live().or_snapshot(&path).await?;
     /// assert_eq!(live.get().rate_limit, 250);
-    /// assert_eq!(live.get().token, None); // A secret never gets there.
+    /// assert_eq!(live.get().token, None); // Secrets are never written to the file.
     /// assert!(matches!(live.status(), LiveStatus::Degraded { cause: Cause::Snapshot(_), .. }));
     ///
-    /// // The server is there again: the view moves on by itself.
+    /// // When the server is back, the view continues by itself.
     /// store.faults().start();
     /// assert!(live.changed().await?.token.is_some());
     /// # std::fs::remove_file(&path).expect("it is there");
@@ -69,84 +69,108 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     ///
     /// # When the file is used
     ///
-    /// - No server can be reached, or none answers in time (`Unavailable`, `Timeout`; a client gives up after
-    ///   [`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout)). A client from [`connect_lazy`](crate::ClientBuilder::connect_lazy) gets as far as
-    ///   this without a server. The view is [`Degraded`](crate::LiveStatus::Degraded) with [`Cause::Snapshot`](crate::Cause::Snapshot), and its
-    ///   [`staleness`](crate::Live::staleness) counts from the start: how old the state was is not known.
-    /// - What is stored is not valid (`Invalid`, `Decode`). The cause then is [`Rejected`](crate::Cause::Rejected).
-    /// - Never after any other error. Above all a refused login, a missing permission or an untrusted certificate is told as it is, and so is all
-    ///   that only a change of the program or of its settings mends.
+    /// - No server can be reached, or none answers in time (`Unavailable`, `Timeout`; a client
+    ///   gives up after [`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout)). A client
+    ///   from [`connect_lazy`](crate::ClientBuilder::connect_lazy) gets this far without a server.
+    ///   The view is then [`Degraded`](crate::LiveStatus::Degraded) with
+    ///   [`Cause::Snapshot`](crate::Cause::Snapshot). Its [`staleness`](crate::Live::staleness)
+    ///   counts from the start, since the age of the file's state is not known.
+    /// - The stored state is not valid (`Invalid`, `Decode`). The cause is then
+    ///   [`Rejected`](crate::Cause::Rejected).
+    /// - Never after any other error. A refused login, a missing permission and an untrusted
+    ///   certificate are returned as they are, and so is every error that only a change of the
+    ///   program or its settings can fix.
     ///
-    /// It moves on as soon as there is a good state of the server's. That is of no earlier revision than the file's, unless the server has lost
-    /// history: then it is shown too, and [`rewound`](crate::Live::rewound) says so. Keys that expired meanwhile are shown until then.
+    /// The view continues as soon as the server has a good state. Its revision is not lower than
+    /// the file's, unless the server has lost history: then that state is shown too, and
+    /// [`rewound`](crate::Live::rewound) reports it. Until then, keys that have expired since are
+    /// still shown.
     ///
     /// # When the file is refused
     ///
     /// If the file is refused, the program behaves as if it did not exist: the error of the server is returned, and its message says why. A file is refused
     ///
-    /// - if it is missing, damaged, not written to its end, or of another version of the format;
+    /// - if it is missing, damaged, incomplete, or of another version of the format;
     /// - if it belongs to another view or directory;
-    /// - if it belongs to another cluster. The file names the id of its cluster. Once a server has answered this client, the ids must be equal.
-    ///   Before the first answer only the addresses can be compared: at least one endpoint of the client must be among those that the file was written with. Two
-    ///   clusters that are reached at the same address (`etcd:2379`) can only be told apart when the server answers;
-    /// - if it does not tell what a field was. The file lists the keys that the writing program looked for. A field that has been added since, or that was a secret, has
-    ///   no value in it, and its default would be a guess. The same holds for an alias, unless the field has a value at a key that is read before
+    /// - if it belongs to another cluster. The file contains the ID of its cluster. Once a server
+    ///   has answered this client, the IDs must be equal. Before the first answer only the
+    ///   addresses can be compared: at least one endpoint of the client must be among those with
+    ///   which the file was written. Two clusters at the same address (`etcd:2379`) can only be
+    ///   told apart when the server answers;
+    /// - if it does not contain a field of the schema. The file lists the keys that the writing
+    ///   program looked for. A field that was added since, or that was a secret, has no value in
+    ///   it, and its default would be a guess. The same applies to an alias, unless the field has a
+    ///   value at a key that is read before the alias. The next state from a server is written with
+    ///   all keys;
+    /// - if the schema refuses its content, for example a value that does not parse as the field's
+    ///   new type.
     ///   the alias. The next state from a server is written with all keys;
     /// - if the schema refuses what is in it, for example a value that another type cannot read.
     ///
-    /// Removed fields, changed defaults and changed types that read the same text do not matter.
+    /// Removed fields, changed defaults, and changed types that parse the same text do not matter.
     ///
-    /// # What is in it, and when it is written
+    /// # What the file contains, and when it is written
     ///
-    /// The file holds the keys of the view and their values as they are stored, as JSON, with their directory, revision and cluster. Each view needs a file of
-    /// its own; processes with the same view may share one.
+    /// The file contains the keys of the view and their stored values as JSON, with their
+    /// directory, revision and cluster. Each view needs its own file; processes with the same view
+    /// may share one.
     ///
-    /// It is written after the first good state and after each newer one, at most about once a second, and then with the newest. A program that ends sooner
-    /// leaves the state before that. A write that fails does no harm to the view. It is repeated after 1 s to 30 s until the file holds the newest state; meanwhile
-    /// [`status`](crate::Live::status) tells since when it does not ([`LiveStatus::snapshot_failure`](crate::LiveStatus::snapshot_failure)), and each attempt
-    /// gives a warning. Every 10 s the view checks that the file is still there, and writes it again if it was removed or damaged.
+    /// It is written after the first good state and after each newer one, at most about once a
+    /// second, with the newest state. A program that ends sooner leaves the previous state. A
+    /// failed write does not harm the view. It is repeated after 1 s to 30 s until the file holds
+    /// the newest state. Meanwhile [`status`](crate::Live::status) shows since when it does not
+    /// ([`LiveStatus::snapshot_failure`](crate::LiveStatus::snapshot_failure)), and each failed
+    /// attempt logs a warning. Every 10 s the view checks that the file still exists, and writes it
+    /// again if it was removed or damaged.
     ///
-    /// # How it is written
+    /// # How the file is written
     ///
-    /// A new file is written in the same directory (`.etcd-typed-….tmp`) and renamed, so that a crash leaves the former file or the new one. The first view
-    /// that uses the directory removes such files of processes that were killed; on Windows they stay. The directory must exist. On Unix only its owner may read
-    /// a file that did not exist; an existing file keeps its owner and permissions.
+    /// A new file is written in the same directory (`.etcd-typed-….tmp`) and renamed, so that a
+    /// crash leaves the old file or the new one. The first view that uses the directory removes
+    /// such files of killed processes; on Windows they stay. The directory must exist. On Unix only
+    /// its owner may read a new file; an existing file keeps its owner and permissions.
     ///
-    /// A symbolic link is followed, also to a file that does not exist yet. Where no file can be renamed to the path (a bind-mounted file, a directory that may not be
-    /// written), the existing file is overwritten in place. A crash in the middle of that loses the state: the file carries a checksum, and a torn one is refused.
+    /// A symbolic link is followed, even to a file that does not exist yet. If no file can be
+    /// renamed to the path (a bind-mounted file, a read-only directory), the existing file is
+    /// overwritten in place. A crash in the middle of that loses the state: the file has a
+    /// checksum, and an incomplete file is refused.
     ///
     /// # Secrets
     ///
-    /// The value of a `secret` field is never written. The field is none in a state from a file, or its default. So do not write such a state back
-    /// with [`Dir::set`](crate::Dir::set), which would delete it; [`compare_and_swap`](crate::Dir::compare_and_swap) and [`update`](crate::Dir::update) do not.
+    /// The value of a `secret` field is never written. In a state from a file the field is `None`
+    /// or has its default. So do not write such a state back with [`Dir::set`](crate::Dir::set),
+    /// which would delete the secret; [`compare_and_swap`](crate::Dir::compare_and_swap) and
+    /// [`update`](crate::Dir::update) do not.
     ///
     /// # Errors
     ///
-    /// `Unsupported`, before anything is asked, where the view cannot be without a secret: a required field, the values of a map, or a secret that may be
-    /// the only stored key of a map entry or an optional struct, which would then be missing from the file. A required field that is no secret rules that out.
+    /// `Unsupported`, before any request, if the view needs a secret. This is the case for a
+    /// required field, for the values of a map, and for a secret that may be the only stored key of
+    /// a map entry or an optional struct, which would then be missing from the file. A required
+    /// field that is not secret rules out the last case.
     ///
-    /// `Unsupported` when a server has answered and the path names a directory, a FIFO, a socket or a device. Without an answer the error is that of the server,
-    /// and its message names the path.
+    /// `Unsupported` if a server has answered and the path is a directory, a FIFO, a socket or a
+    /// device. Without an answer the server's error is returned, and its message names the path.
     pub fn or_snapshot(mut self, path: impl Into<PathBuf>) -> Self {
         self.snapshot = Some(path.into());
         self
     }
 }
 
-/// A view's file, until the view has begun.
+/// A view's file, until the view has started.
 pub(super) struct Disk<T> {
     file: Arc<StateFile>,
     status: FileStatus,
     pattern: Pattern,
     runtimes: Weak<Runtimes>,
-    /// For a start from the file; the first one is with the upstream.
+    /// For a start from the file. The upstream has the first view.
     view: Box<dyn View<State = T>>,
 }
 
 impl<T: Send + Sync + 'static> Disk<T> {
     pub(super) fn new(path: PathBuf, source: &Source, view: &dyn View<State = T>) -> Result<Self> {
         let keeping = view.keeping().map_err(|secret| refusal(&secret).at(&source.directory))?;
-        // What a relative path is relative to may change while the view lives.
+        // The current directory may change while the view lives.
         let path = std::path::absolute(&path).unwrap_or(path);
         let (store, directory) = (source.store.clone(), source.directory.clone());
         let file = Arc::new(StateFile { path, store, directory, keeping });
@@ -154,7 +178,7 @@ impl<T: Send + Sync + 'static> Disk<T> {
         Ok(Self { file, status: FileStatus::default(), pattern: source.pattern, runtimes, view: view.anew() })
     }
 
-    /// What writes the file.
+    /// Returns the keeper that writes the file.
     pub(super) fn keeper(&self) -> Keeper {
         Keeper {
             file: self.file.clone(),
@@ -167,12 +191,12 @@ impl<T: Send + Sync + 'static> Disk<T> {
         }
     }
 
-    /// Whether the file holds the view's state.
+    /// Returns the status of the file.
     pub(super) fn status(&self) -> FileStatus {
         self.status.clone()
     }
 
-    /// Refuses a path that names something other than a file.
+    /// Refuses a path that is not a file.
     pub(super) fn check_path(&self) -> impl Future<Output = Result<()>> + use<T> {
         let file = self.file.clone();
         async move {
@@ -183,7 +207,7 @@ impl<T: Send + Sync + 'static> Disk<T> {
         }
     }
 
-    /// Starts from the file, if that is better than this error.
+    /// Starts from the file, if an old state is better than this error.
     pub(super) async fn begin(mut self, error: Error, upstream: Arc<Upstream>, history: usize) -> Result<Arc<Cell<T>>> {
         if !is_worse_than_old(&error) {
             return Err(error);
@@ -216,8 +240,8 @@ impl<T: Send + Sync + 'static> Disk<T> {
     }
 }
 
-/// What this work on the disk comes to; none if the runtime ends meanwhile. A view may also be awaited outside of a runtime, if another one of its
-/// directory exists.
+/// Runs work on the disk. Returns `None` if the runtime ends meanwhile. Runs it directly outside of
+/// a runtime, where a view may be awaited too, if another view of its directory exists.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     match Handle::try_current() {
         Ok(runtime) => runtime.spawn_blocking(work).await.ok(),
@@ -225,7 +249,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
-/// The error of a view that cannot be without a secret.
+/// The error for a view that needs a secret.
 fn refusal(secret: &NeededSecret) -> Error {
     let NeededSecret { place, tells_existence } = secret;
     let reason = if *tells_existence {
@@ -239,33 +263,37 @@ fn refusal(secret: &NeededSecret) -> Error {
     Error::new(ErrorKind::Unsupported, format!("`or_snapshot` writes no secret to the disk, and {reason} or do without the snapshot"))
 }
 
-/// Whether the last good state is better than what this error says. The kinds are named so that a refusal is never among them.
+/// Whether the last good state is better than this error. The accepted kinds are listed, so that a
+/// refusal is never among them.
 fn is_worse_than_old(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Unavailable | ErrorKind::Timeout => true,
-        // What is stored was read, and is wrong.
+        // The stored state was read, and is invalid.
         ErrorKind::Invalid | ErrorKind::Decode => !error.problems().is_empty(),
         _ => false,
     }
 }
 
-/// Tells the writer the state that a view's file must hold. It follows the mirror with a tree of its own, which shares what does not change with the one that is
-/// being written: so an event costs O(log n), and a write costs the view nothing.
+/// Passes the writer the state that a view's file must hold. It follows the mirror with its own
+/// tree, which shares unchanged parts with the tree that is being written. So an event costs O(log
+/// n), and a write costs the view nothing.
 pub(super) struct Keeper {
     file: Arc<StateFile>,
     status: FileStatus,
     pattern: Pattern,
     runtimes: Weak<Runtimes>,
-    /// The cluster that the mirror was read from.
+    /// The cluster from which the mirror was read.
     origin: Arc<Identity>,
-    /// The mirror's keys that are kept. What is rejected is in it as well; only what is good is sent on.
+    /// The kept keys of the mirror, including rejected ones. Only good states are sent to the
+    /// writer.
     tree: KeptTree,
-    /// The state that is to be written next. The task at the other end writes what is left when this is dropped, and ends.
+    /// The next state to write. When this is dropped, the writer's task writes the last state and
+    /// ends.
     newest: Option<watch::Sender<Kept>>,
 }
 
 impl Keeper {
-    /// The view looked at the whole mirror.
+    /// The view processed the whole mirror.
     pub(super) fn begin(&mut self, mirror: &Mirror, is_good: bool) {
         let kept = mirror.tree().iter().filter(|(relative, _)| (self.file.keeping.keeps)(relative));
         self.tree = kept.map(|(relative, stored)| (relative.clone(), stored.clone())).collect();
@@ -273,7 +301,7 @@ impl Keeper {
         self.take(mirror.revision(), is_good);
     }
 
-    /// The view looked at what was touched.
+    /// The view processed the changed keys.
     pub(super) fn touch(&mut self, mirror: &Mirror, touch: &Touch, is_good: bool) {
         for relative in touch.touched.keys().filter(|relative| (self.file.keeping.keeps)(relative)) {
             match mirror.tree().get(relative) {
@@ -283,7 +311,7 @@ impl Keeper {
                 }
             }
         }
-        // Only a watch that starts anew may be of another cluster.
+        // Only a watch that starts again can belong to another cluster.
         if touch.resynced {
             self.origin = Arc::new(self.file.store.identity());
         }

@@ -1,4 +1,5 @@
-//! `LiveMap`: the state of a live view of a map. Two states share all that did not change between them.
+//! `LiveMap`: the state of a live view of a map. Two states share everything that did not change
+//! between them.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -8,13 +9,15 @@ use std::ops::RangeBounds;
 use rpds::RedBlackTreeMapSync;
 use serde::{Serialize, Serializer};
 
-/// A map as it was at one revision, in the order of its keys.
+/// A map as of one revision, in the order of its keys.
 ///
-/// It is persistent: a state of a map of 100,000 entries and the next one, in which one entry changed, share all but some twenty nodes, so that a
-/// change costs O(log n) and keeping both is cheap. So is a clone. It does not change: what is to be changed can be collected from it,
-/// `map.iter().map(|(key, value)| (key.clone(), value.clone())).collect::<BTreeMap<_, _>>()`.
+/// It is persistent: two consecutive states of a map of 100,000 entries that differ in one entry
+/// share all but about twenty nodes. So a change costs O(log n), and clones and old states are
+/// cheap. It is immutable. To change entries, collect them first: `map.iter().map(|(key, value)|
+/// (key.clone(), value.clone())).collect::<BTreeMap<_, _>>()`.
 ///
-/// It equals a [`BTreeMap`] with the same entries, can be collected and serialized like one, and is iterated as one.
+/// It equals a [`BTreeMap`] with the same entries, and can be collected, serialized and iterated
+/// like one.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -53,7 +56,7 @@ impl<K: Ord, V> LiveMap<K, V> {
         self.0.remove_mut(key);
     }
 
-    /// The value at this key. O(log n).
+    /// Returns the value at this key. O(log n).
     #[must_use]
     pub fn get<Q>(&self, key: &Q) -> Option<&V>
     where
@@ -73,47 +76,48 @@ impl<K: Ord, V> LiveMap<K, V> {
         self.0.contains_key(key)
     }
 
-    /// How many entries there are.
+    /// Returns the number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.size()
     }
 
-    /// Whether there are none.
+    /// Whether the map is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All entries, in order.
+    /// Returns all entries, in order.
     #[must_use]
     pub fn iter(&self) -> LiveMapIter<'_, K, V> {
         LiveMapIter(self.0.iter())
     }
 
-    /// The entry with the least key. O(log n).
+    /// Returns the entry with the least key. O(log n).
     #[must_use]
     pub fn first_key_value(&self) -> Option<(&K, &V)> {
         self.0.first()
     }
 
-    /// The entry with the greatest key. O(log n).
+    /// Returns the entry with the greatest key. O(log n).
     #[must_use]
     pub fn last_key_value(&self) -> Option<(&K, &V)> {
         self.0.last()
     }
 
-    /// All keys, in order.
+    /// Returns all keys, in order.
     pub fn keys(&self) -> impl DoubleEndedIterator<Item = &K> + ExactSizeIterator {
         self.iter().map(|(key, _)| key)
     }
 
-    /// All values, in the order of their keys.
+    /// Returns all values, in the order of their keys.
     pub fn values(&self) -> impl DoubleEndedIterator<Item = &V> + ExactSizeIterator {
         self.iter().map(|(_, value)| value)
     }
 
-    /// The entries with these keys, in order. As with a `BTreeMap`, a range of text is a pair of [`Bound`](std::ops::Bound)s.
+    /// Returns the entries with these keys, in order. As with a `BTreeMap`, a range of text is a
+    /// pair of [`Bound`](std::ops::Bound)s.
     pub fn range<Q, R>(&self, keys: R) -> impl DoubleEndedIterator<Item = (&K, &V)>
     where
         K: Borrow<Q>,
@@ -161,7 +165,7 @@ impl<K: Ord, V: PartialEq> PartialEq<BTreeMap<K, V>> for LiveMap<K, V> {
     }
 }
 
-/// As a map.
+/// Serializes as a map.
 impl<K: Ord + Serialize, V: Serialize> Serialize for LiveMap<K, V> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self)
@@ -217,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_used_as_any_map() {
+    fn live_map_behaves_like_a_map() {
         let entries = [("b", 2), ("a", 1), ("c", 3)];
         let map: LiveMap<_, _> = entries.into_iter().collect();
         let same = BTreeMap::from(entries);
@@ -232,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_iterated_is_told_by_its_iterator() {
+    fn iterator_debug_shows_remaining_entries() {
         let map: LiveMap<_, _> = (0..5).map(|n| (n, ())).collect();
         let mut iter = map.iter();
         iter.next();

@@ -1,4 +1,4 @@
-//! What a live view says of itself.
+//! The status of a live view.
 
 use std::fmt;
 use std::io;
@@ -11,39 +11,43 @@ use crate::error::{Error, Problem};
 use crate::revision::Revision;
 use crate::runtime::elapsed;
 
-/// Whether a [`Live`](crate::Live) view follows.
+/// Whether a [`Live`](crate::Live) view follows the server.
 ///
-/// `Display` is one line for a log. `Serialize` is an object for a health endpoint: `status` is `live` or `degraded`, and of the latter there are also
-/// `cause` (`rejected`, `snapshot`, `interrupted` or `ended`), `reason` (the line), `for_seconds`, `last_good_revision` and `problems`, each with `key`, `kind`,
-/// `reason` and `revision`. Either has `snapshot_failure`, an object of `reason` and `for_seconds`, while the view's file does not hold its state.
+/// `Display` is one line for a log. `Serialize` is an object for a health endpoint: `status` is
+/// `live` or `degraded`. `degraded` comes with `cause` (`rejected`, `snapshot`, `interrupted` or
+/// `ended`), `reason` (a line of text), `for_seconds`, `last_good_revision` and `problems`, each
+/// with `key`, `kind`, `reason` and `revision`. Both have `snapshot_failure`, an object with
+/// `reason` and `for_seconds`, while the view's file does not hold its state.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LiveStatus {
-    /// What is stored is what the view shows, as far as the server has told.
+    /// The view shows what is stored, as far as the server has reported.
     Live,
-    /// The same, and the file of the view (`or_snapshot`, with the feature `snapshot`) does not hold its state. The view itself is as good as with `Live`.
+    /// As `Live`, but the file of the view (`or_snapshot`, with the feature `snapshot`) does not
+    /// hold its state. The view itself is not affected.
     Unsaved(SnapshotFailure),
-    /// The view shows the last good state, and the server may have another.
+    /// The view shows the last good state; the server may have a newer one.
     #[non_exhaustive]
     Degraded {
-        /// When the view became degraded, on tokio's clock: see [`degraded_for`](LiveStatus::degraded_for).
+        /// When the view became degraded, on tokio's clock; see
+        /// [`degraded_for`](LiveStatus::degraded_for).
         since: Instant,
-        /// What is wrong; of several things the one that time alone does not mend.
+        /// What is wrong. Of several causes, the one that does not pass by itself.
         cause: Cause,
-        /// Everything up to this revision is in the state that the view shows.
+        /// The state of the view includes all changes up to this revision.
         last_good_revision: Revision,
-        /// The file of the view does not hold this state.
+        /// Set while the view's file does not hold the state.
         snapshot_failure: Option<SnapshotFailure>,
     },
 }
 
-/// The file of a view does not hold its state. Writing it is tried again and again.
+/// The file of a view does not hold its state. The write is repeated until it succeeds.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SnapshotFailure {
-    /// When the state came that the file does not hold, on tokio's clock.
+    /// When the state arrived that the file does not hold, on tokio's clock.
     pub since: Instant,
-    /// What the latest attempt met.
+    /// The error of the latest attempt.
     pub error: Arc<io::Error>,
 }
 
@@ -64,7 +68,7 @@ impl Serialize for SnapshotFailure {
     }
 }
 
-/// What a view's writer tells of its file; clones are of the same file.
+/// What the writer reports about a view's file. Clones share one report.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FileStatus(Arc<Mutex<Option<SnapshotFailure>>>);
 
@@ -79,7 +83,7 @@ impl FileStatus {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The file has not held the state since then, or since what was told before.
+    /// The file has not held the state since then, or since an earlier report.
     #[cfg(feature = "snapshot")]
     pub(super) fn set(&self, since: Instant, error: io::Error) {
         let mut failure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,15 +93,18 @@ impl FileStatus {
 }
 
 impl LiveStatus {
-    /// Returns whether the view follows. A file that does not hold its state does not matter here.
+    /// Returns whether the view follows the server. A file that does not hold its state makes no
+    /// difference.
     #[must_use]
     pub fn is_live(&self) -> bool {
         matches!(self, Self::Live | Self::Unsaved(_))
     }
 
-    /// Returns since when and why the file of the view does not hold its state; `None` if it does, or if the view has no file.
+    /// Returns since when and why the view's file does not hold its state. Returns `None` if it
+    /// does, or if the view has no file.
     ///
-    /// The same state is not written more than about once a second, and is not reported before an attempt has failed.
+    /// Writes are at least about a second apart, and a failure is reported only after an attempt
+    /// failed.
     #[must_use]
     pub fn snapshot_failure(&self) -> Option<&SnapshotFailure> {
         match self {
@@ -107,7 +114,7 @@ impl LiveStatus {
         }
     }
 
-    /// The same, with what is wrong with the file.
+    /// Adds the failure of the view's file.
     pub(super) fn with_file(self, failure: Option<SnapshotFailure>) -> Self {
         match (self, failure) {
             (Self::Live, Some(failure)) => Self::Unsaved(failure),
@@ -120,7 +127,8 @@ impl LiveStatus {
 
     /// Returns how long the view has been degraded, or `None` while it is live.
     ///
-    /// The time is tokio's, so a test with paused time sees an outage of an hour last an hour. `since.elapsed()` reads the system's clock.
+    /// The time is tokio's, so with paused time a test can advance it. `since.elapsed()` reads the
+    /// system's clock instead.
     #[must_use]
     pub fn degraded_for(&self) -> Option<Duration> {
         match self {
@@ -129,7 +137,8 @@ impl LiveStatus {
         }
     }
 
-    /// Everything that is wrong with what is stored now, by key; empty unless the cause is [`Cause::Rejected`].
+    /// Returns all problems of the stored values, by key. Empty unless the cause is
+    /// [`Cause::Rejected`].
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         match self {
@@ -187,24 +196,27 @@ impl Serialize for LiveStatus {
     }
 }
 
-/// Why a view is degraded. Each ends by itself when what it names is mended.
+/// Why a view is degraded. Each cause ends by itself when the problem is solved.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Cause {
-    /// What is stored does not decode, misses a required field or fails a validation: each key, the revision, and the reason.
+    /// The stored state does not decode, lacks a required field or fails a validation: each key,
+    /// the revision, and the reason.
     Rejected(Arc<[Problem]>),
-    /// The view was started from a file (`or_snapshot`, with the feature `snapshot`), and there is no state of the server's yet. It is asked again and
-    /// again; this is what the latest attempt met.
+    /// The view started from a file (`or_snapshot`, with the feature `snapshot`), and the server
+    /// has given no state yet. The read is repeated; this is the error of the latest attempt.
     Snapshot(Arc<Error>),
-    /// The server cannot be followed at the moment, or refuses it. It is tried again and again; this is what the latest attempt met.
+    /// The server cannot be followed at the moment, or refuses. The attempt is repeated; this is
+    /// its latest error.
     Interrupted(Arc<Error>),
-    /// No runtime keeps the view current: the runtime that did has ended, and the client was not used on another one since. The next use of the client, or of the view,
-    /// within a runtime mends it. Or a function of the schema panicked; then make a new view.
+    /// No runtime keeps the view current: its runtime ended, and the client was not used on another
+    /// one since. The next use of the client or the view within a runtime repairs this. Or a
+    /// function of the schema panicked: then create a new view.
     Ended,
 }
 
 impl Cause {
-    /// One word for tools.
+    /// The cause as one word, for tools.
     fn name(&self) -> &'static str {
         match self {
             Self::Rejected(_) => "rejected",
@@ -232,14 +244,14 @@ impl fmt::Display for Cause {
     }
 }
 
-/// The server came back with an older history than was seen.
+/// The server came back with an older history than the view had seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rewound {
     /// When it was noticed, on tokio's clock.
     pub at: Instant,
-    /// The revision that had been seen.
+    /// The revision that the view had seen.
     pub from: Revision,
-    /// The revision that the server had then.
+    /// The revision of the server afterwards.
     pub to: Revision,
 }

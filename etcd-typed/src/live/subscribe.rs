@@ -1,4 +1,4 @@
-//! The ways to be told of new states: a cached reader, a stream, a part of the value, a callback.
+//! The ways to follow new states: a cached reader, a stream, a part of the value, a callback.
 
 use std::fmt;
 use std::ops::Deref;
@@ -16,10 +16,11 @@ use crate::error::{Masked, Result};
 use crate::runtime::Task;
 use crate::version::Versioned;
 
-/// Reads a [`Live`] view in a hot loop: it keeps the pointer to the state and only looks whether it is still the one. From [`Live::reader`].
+/// Reads a [`Live`] view in a hot loop. It caches the pointer to the state and only checks whether
+/// the pointer is still current. From [`Live::reader`].
 pub struct Reader<T>(Cache<Pointer<T>, Arc<Versioned<T>>>);
 
-/// Where the cache finds the pointer.
+/// Where the cache reads the pointer.
 struct Pointer<T>(Arc<Cell<T>>);
 
 impl<T> Deref for Pointer<T> {
@@ -35,9 +36,9 @@ impl<T> Reader<T> {
         Self(Cache::new(Pointer(cell)))
     }
 
-    /// The state now. No lock, no allocation, never waits.
+    /// Returns the current state. Takes no lock, allocates nothing and never waits.
     ///
-    /// A reader that is not called keeps the state that it gave last in memory.
+    /// A reader that is not called keeps the last state that it returned in memory.
     #[inline]
     pub fn get(&mut self) -> &Versioned<T> {
         self.0.load()
@@ -50,9 +51,11 @@ impl<T> fmt::Debug for Reader<T> {
     }
 }
 
-/// The states of a view as a stream: the present one, and then the newest whenever there is a newer one. From [`Live::stream`].
+/// The states of a view as a stream: the current one first, then the newest each time there is a
+/// newer one. From [`Live::stream`].
 ///
-/// It ends when it is polled outside of a runtime while none keeps the view, and never otherwise. It keeps the view alive.
+/// It ends only if it is polled outside of a runtime while no runtime keeps the view. It keeps the
+/// view alive.
 #[must_use = "a stream does nothing until it is polled"]
 pub struct LiveStream<T>(Pin<Box<dyn Stream<Item = Snapshot<T>> + Send>>);
 
@@ -65,11 +68,11 @@ impl<T: Send + Sync + 'static> LiveStream<T> {
         Self(Box::pin(states))
     }
 
-    /// The next state; none after the last.
+    /// Returns the next state, or `None` at the end.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when it is dropped.
+    /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Snapshot<T>> {
         stream::StreamExt::next(&mut self.0).await
     }
@@ -89,11 +92,11 @@ impl<T> fmt::Debug for LiveStream<T> {
     }
 }
 
-/// A part of a view's value. From [`Live::select`]. Clones are told of changes by themselves.
+/// A part of a view's value. From [`Live::select`]. Each clone waits for changes independently.
 pub struct Selected<T, P: ?Sized> {
     live: Live<T>,
     part: Arc<PartOf<T, P>>,
-    /// The state that was told last.
+    /// The last state that this selection has processed.
     told: Arc<Versioned<T>>,
 }
 
@@ -106,21 +109,23 @@ impl<T: Send + Sync + 'static, P: PartialEq + ?Sized> Selected<T, P> {
         Self { live, part: Arc::new(part), told }
     }
 
-    /// The part now.
+    /// Returns the part of the current state.
     #[must_use]
     pub fn get(&self) -> Part<T, P> {
         Part { state: self.live.get(), part: self.part.clone() }
     }
 
-    /// Waits until the part is another than the one that was told last, and gives it. Changes of anything else wake nobody.
+    /// Waits until the part differs from the last one that was returned, and returns it. Other
+    /// changes do not end the wait.
     ///
     /// # Errors
     ///
-    /// `Unavailable` when no runtime keeps the view and this is not one either; nothing else ends it.
+    /// `Unavailable` if no runtime keeps the view and this is called outside of a runtime. Nothing
+    /// else ends the wait.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost when it is dropped.
+    /// Dropping the future loses nothing.
     pub async fn changed(&mut self) -> Result<Part<T, P>> {
         loop {
             let state = self.live.changed().await?;
@@ -145,14 +150,14 @@ impl<T, P: ?Sized> fmt::Debug for Selected<T, P> {
     }
 }
 
-/// A part of a state; it derefs to the part. From [`Selected`].
+/// A part of a state. It derefs to the part. From [`Selected`].
 pub struct Part<T, P: ?Sized> {
     state: Snapshot<T>,
     part: Arc<PartOf<T, P>>,
 }
 
 impl<T, P: ?Sized> Part<T, P> {
-    /// The whole state that the part is of.
+    /// Returns the whole state that contains the part.
     #[must_use]
     pub fn whole(&self) -> &Snapshot<T> {
         &self.state
@@ -173,8 +178,9 @@ impl<T, P: fmt::Debug + ?Sized> fmt::Debug for Part<T, P> {
     }
 }
 
-/// Calls that go on until it is dropped; a call that is being made is not cut short. From [`Live::on_change`]. It keeps the view alive.
-#[must_use = "the calls end when it is dropped"]
+/// Keeps a callback registered. Dropping it ends the calls, but does not interrupt a running one.
+/// From [`Live::on_change`]. It keeps the view alive.
+#[must_use = "dropping the `Subscription` ends the calls"]
 pub struct Subscription(Task);
 
 impl Subscription {
@@ -182,7 +188,8 @@ impl Subscription {
         let runtimes = live.cell.upstream().runtimes().clone();
         let calls = async move {
             while let Ok(state) = live.changed().await {
-                // The next state is for it again; what it leaves half done is its own.
+                // After a panic the next state is passed to `f` again. `f` must cope with what it
+                // left unfinished.
                 if catch_unwind(AssertUnwindSafe(|| f(&state))).is_err() {
                     live.cell.callback_panicked();
                 }

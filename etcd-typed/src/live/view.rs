@@ -1,4 +1,4 @@
-//! From a tree to the candidate for a view's next state. Pure.
+//! Makes the candidate for a view's next state from a tree. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
@@ -18,38 +18,40 @@ use crate::store::BoxFuture;
 use crate::value::Codec;
 use crate::version::{Versioned, Versions};
 
-/// What makes the states of a live view.
+/// Makes the states of a live view.
 pub(crate) trait View: Send + 'static {
     /// What the view shows.
     type State;
 
-    /// The first candidate. However many keys there are, it does not keep others from the thread.
+    /// Makes the first candidate. With many keys it yields to other tasks in between.
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<Self::State>>>;
 
-    /// The candidate after these keys changed; none where none of them is the view's. Others get the thread meanwhile, as with [`begin`](Self::begin).
+    /// Makes the candidate after these keys changed, or returns `None` if none of them belongs to
+    /// the view. With many keys it yields, as [`begin`](Self::begin) does.
     fn touch<'v>(&'v mut self, mirror: &'v Mirror, touched: &'v Touched) -> BoxFuture<'v, Option<Result<Versioned<Self::State>>>>;
 
-    /// The same view with nothing seen yet.
+    /// Returns the same view in its initial state.
     #[cfg(feature = "snapshot")]
     fn anew(&self) -> Box<dyn View<State = Self::State>>;
 
-    /// What of it may lie on a disk.
+    /// Returns which parts of the view may be kept on disk.
     ///
     /// # Errors
     ///
-    /// A secret that it cannot be without.
+    /// A secret that the view needs.
     #[cfg(feature = "snapshot")]
     fn keeping(&self) -> Result<Keeping, NeededSecret>;
 }
 
-/// What of a view may lie on a disk.
+/// Which parts of a view may be kept on disk.
 #[cfg(feature = "snapshot")]
 pub(crate) struct Keeping {
-    /// What the view shows of its directory. Another view's state is not taken for its own.
+    /// Describes what the view shows of its directory, so that another view's file is refused.
     pub(super) what: String,
-    /// Whether a key, relative to the mirror's directory, is the view's and its value no secret.
+    /// Whether a key, relative to the mirror's directory, belongs to the view and its value is not
+    /// secret.
     pub(super) keeps: Box<dyn Fn(&str) -> bool + Send + Sync>,
-    /// Which keys a read of it looks at.
+    /// The keys that a read of the view looks at.
     pub(super) looks: Vec<Look>,
 }
 
@@ -91,7 +93,7 @@ impl<S: Schema> View for StructView<S> {
     }
 }
 
-/// One key, and the ones that are read when it is not there.
+/// The value of one key, or of the first alias that exists if the key does not.
 pub(crate) struct EntryView<T> {
     /// Relative to the mirror's directory, in order of preference.
     keys: Vec<String>,
@@ -146,7 +148,7 @@ impl<T: Send + 'static> View for EntryView<T> {
     }
 }
 
-/// One value, decoded and validated.
+/// Decodes and validates one value.
 fn value<T>(key: &Key, stored: &Stored, codec: &Codec<T>) -> Result<T, Problem> {
     let revision = Some(stored.modified);
     let undecodable = |reason: String| Problem { key: key.clone(), kind: ProblemKind::Undecodable, reason, revision };
@@ -157,12 +159,12 @@ fn value<T>(key: &Key, stored: &Stored, codec: &Codec<T>) -> Result<T, Problem> 
     }
 }
 
-/// Counts keys that are read, and lets others have the thread when they are many.
+/// Counts the keys that were read, and yields to other tasks when they are many.
 #[derive(Default)]
 struct Turn(usize);
 
 impl Turn {
-    /// So many keys are read.
+    /// Counts this many keys.
     async fn take(&mut self, keys: usize) {
         self.0 += keys;
         if self.0 > AT_ONCE {
@@ -172,11 +174,11 @@ impl Turn {
     }
 }
 
-/// A map that follows its directory child by child, so that a change costs what the child costs.
+/// A map that is updated child by child, so that a change costs only as much as its child.
 struct Children<K: Ord, V> {
-    /// What decodes and is valid; where something is not, what was last good there.
+    /// All valid children. An invalid child keeps its last good value.
     good: LiveMap<K, V>,
-    /// What does not, by child. A state is given only while this is empty.
+    /// The problems of each invalid child. There is no new state until this is empty.
     bad: BTreeMap<String, Vec<Problem>>,
     modified: Revision,
 }
@@ -186,12 +188,12 @@ impl<K: MapKey, V> Children<K, V> {
         Self { good: LiveMap::new(), bad: BTreeMap::new(), modified: Revision::ZERO }
     }
 
-    /// Whether a change is known that the mirror has not, because the server's history went back.
+    /// Whether a known change is missing in the mirror because the server's history went back.
     fn is_of_the_future(&self, mirror: &Mirror) -> bool {
         self.modified > mirror.revision()
     }
 
-    /// Takes what a child is now; none where it is not there.
+    /// Updates a child; `None` if it does not exist.
     fn set(&mut self, directory: &Key, child: &str, now: Option<Result<V, Vec<Problem>>>, revision: Revision) {
         self.modified = self.modified.max(revision);
         self.bad.remove(child);
@@ -232,7 +234,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntriesView<K, V> {
         Self { codec, children: Children::new() }
     }
 
-    /// Whether the key is an entry at all.
+    /// Whether the key is an entry of the map.
     fn owns(relative: &str) -> bool {
         !relative.contains('/') && !key::is_hidden(relative)
     }
@@ -302,18 +304,18 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
         Self(Children::new())
     }
 
-    /// The children that these keys are of.
+    /// Returns the children to which these keys belong.
     fn children<'k>(keys: impl Iterator<Item = &'k str>) -> BTreeSet<&'k str> {
         keys.filter_map(|relative| Self::child_and_key(relative)).map(|(child, _)| child).collect()
     }
 
-    /// The child that a key is of, and the key in it.
+    /// Splits a key into its child and the key below it.
     fn child_and_key(relative: &str) -> Option<(&str, &str)> {
         let (child, rest) = relative.split_once('/')?;
         (!key::is_hidden(child) && S::TABLE.reads(rest)).then_some((child, rest))
     }
 
-    /// Takes what a child is now. Returns how many keys were read for it.
+    /// Updates a child from the mirror. Returns how many keys were read.
     async fn child(&mut self, mirror: &Mirror, child: &str) -> usize {
         let directory = mirror.directory();
         let tree = schema::subtree(mirror.tree(), child);

@@ -1,4 +1,5 @@
-//! `Viewing`: a live view to be had. And `Feed`: what stands between the upstream's mirror and one view's cell.
+//! `Viewing`: the future of a live view. And `Feed`: the connection between the upstream's mirror
+//! and one view's cell.
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -27,21 +28,23 @@ use crate::store::{BoxFuture, Span, Store};
 use crate::telemetry::Pattern;
 use crate::version::Versioned;
 
-/// How many states before the present one are kept, if nothing is said.
+/// How many states before the current one are kept by default.
 const HISTORY: usize = 8;
 
-/// A live view to be had: await it. From `live()` of a directory, a map or an entry.
+/// A live view that starts when it is awaited. Created by `live()` of a directory, a map or an
+/// entry.
 ///
-/// Awaiting it gives the view once it has a good state that is no older than the call.
+/// Awaiting it returns the view when it has a good state that is no older than the call.
 ///
 /// # Errors
 ///
-/// As a read of the same: `Invalid` lists everything that is wrong with what is stored, and there is no view of it until that is mended;
-/// `Unavailable`, `Timeout`, `PermissionDenied`, … when nothing can be read. `Unsupported` outside a tokio runtime.
+/// As for a read of the same values. `Invalid` lists everything that is wrong with the stored
+/// values; there is no view until they are corrected. `Unavailable`, `Timeout`, `PermissionDenied`
+/// and others if they cannot be read. `Unsupported` outside of a tokio runtime.
 ///
 /// # Cancel safety
 ///
-/// Dropping it leaves nothing behind.
+/// Dropping the future leaves nothing behind.
 #[must_use = "a live view begins when it is awaited"]
 pub struct Viewing<T> {
     source: Source,
@@ -51,7 +54,7 @@ pub struct Viewing<T> {
     pub(super) snapshot: Option<PathBuf>,
 }
 
-/// What is to be watched, and with what.
+/// The span to watch, and the parts to watch it with.
 pub(crate) struct Source {
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) store: Arc<dyn Store>,
@@ -59,7 +62,7 @@ pub(crate) struct Source {
     pub(crate) span: Span,
     /// The directory that the view's keys are relative to.
     pub(crate) directory: Key,
-    /// What stands for it in metrics and events.
+    /// The label for the directory in metrics and events.
     pub(crate) pattern: Pattern,
 }
 
@@ -74,7 +77,7 @@ impl<T: Send + Sync + 'static> Viewing<T> {
         }
     }
 
-    /// Keeps so many states before the present one for [`Live::history`]; without it 8.
+    /// Sets how many states before the current one are kept for [`Live::history`]. Default: 8.
     pub fn history(mut self, states: usize) -> Self {
         self.history = states;
         self
@@ -136,30 +139,31 @@ impl<T> fmt::Debug for Viewing<T> {
     }
 }
 
-/// A view as the task sees it, whatever its type.
+/// A view as the upstream's task sees it, independent of its type.
 pub(super) trait Feed: Send {
-    /// Whether nobody wants it any more.
+    /// Whether the view has no owner any more.
     fn is_gone(&self) -> bool;
 
-    /// The first state.
+    /// Takes the first state.
     fn begin<'f>(&'f mut self, mirror: &'f Mirror) -> BoxFuture<'f, ()>;
 
-    /// A step touched something in the directory.
+    /// A step changed keys in the directory.
     fn touch<'f>(&'f mut self, mirror: &'f Mirror, touch: &'f Touch) -> BoxFuture<'f, ()>;
 
-    /// Nothing in the directory was touched up to this revision.
+    /// No key in the directory changed up to this revision.
     fn progress(&mut self, revision: Revision);
 
-    /// Whether the watch is in trouble now.
+    /// Sets whether the watch is interrupted.
     fn interrupted(&mut self, trouble: Option<&Trouble>);
 
-    /// There is no first state, or none of the server's.
+    /// There is no first state, or none from the server.
     fn failed(&mut self, error: &Arc<Error>);
 }
 
 pub(super) struct TypedFeed<T> {
     view: Box<dyn View<State = T>>,
-    /// It panicked while it took in a change, so what it knows may be half of it: it begins anew.
+    /// Whether a panic stopped the view in the middle of a change. Its data may be inconsistent, so
+    /// it starts again from the mirror.
     is_torn: bool,
     pattern: Pattern,
     out: Out<T>,
@@ -168,16 +172,16 @@ pub(super) struct TypedFeed<T> {
 }
 
 enum Out<T> {
-    /// Nothing was good yet.
+    /// There was no good state yet.
     Waiting(Begin<T>),
     Begun(Weak<Cell<T>>),
     Gone,
 }
 
-/// Who waits for the first state, and what to make the cell of.
+/// The caller that waits for the first state, and the parts of the cell.
 struct Begin<T> {
     tell: oneshot::Sender<Result<Arc<Cell<T>>>>,
-    /// Whoever waits holds it.
+    /// The waiting caller owns it.
     upstream: Weak<Upstream>,
     history: usize,
     #[cfg(feature = "snapshot")]
@@ -185,7 +189,7 @@ struct Begin<T> {
 }
 
 impl<T: Send + Sync + 'static> TypedFeed<T> {
-    /// Of a view that has a state already.
+    /// Creates the feed of a view that already has a state.
     #[cfg(feature = "snapshot")]
     pub(super) fn begun(view: Box<dyn View<State = T>>, pattern: Pattern, cell: &Arc<Cell<T>>, keeper: Keeper) -> Self {
         Self { view, is_torn: false, pattern, out: Out::Begun(Arc::downgrade(cell)), keeper: Some(keeper) }
@@ -198,8 +202,9 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
         }
     }
 
-    /// What the view makes of a change, or, if none is given, of everything. If a function of the caller's types panics there, such as an `Ord`, only this
-    /// candidate is lost: the task also feeds the views of others.
+    /// Computes the next candidate from a change, or from everything if no change is given. If a
+    /// function of the caller's types panics, such as an `Ord`, only this candidate is lost: the
+    /// task also feeds other views.
     async fn candidate(&mut self, mirror: &Mirror, touched: Option<&Touched>) -> Option<Result<Versioned<T>>> {
         let touched = touched.filter(|_| !self.is_torn);
         let view = &mut self.view;
@@ -209,13 +214,13 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
                 None => Some(view.begin(mirror).await),
             }
         };
-        // It is whole again when it is done with this, and is not used before.
+        // While it runs, its data may be inconsistent. They are not used until it returns.
         self.is_torn = true;
         let made = AssertUnwindSafe(made).catch_unwind().await;
         self.is_torn = made.is_err();
         made.unwrap_or_else(|_| {
             let key = mirror.directory().clone();
-            // What the panic says may quote a secret.
+            // The panic's message may quote a secret.
             let reason = "a function of the schema's types panicked".to_owned();
             let problem = Problem { key, kind: ProblemKind::Rejected, reason, revision: Some(mirror.revision()) };
             Some(Err(Error::from_problems(vec![problem]).at(mirror.directory())))
@@ -249,7 +254,7 @@ impl<T: Send + Sync + 'static> Begin<T> {
                 let cell = cell.with_file(self.file);
                 let cell = Cell::begin(cell);
                 let begun = Out::Begun(Arc::downgrade(&cell));
-                // If nobody waits any more the cell is gone with this.
+                // If the caller no longer waits, this drops the cell.
                 let _ = self.tell.send(Ok(cell));
                 begun
             }
@@ -261,7 +266,8 @@ impl<T: Send + Sync + 'static> Begin<T> {
     }
 }
 
-/// What is wrong with a candidate, each with a revision: what is missing was found missing at the candidate's.
+/// Returns the problems of a candidate, each with a revision. A missing key has none of its own, so
+/// it gets the candidate's.
 fn problems(error: &Error, revision: Revision) -> Arc<[Problem]> {
     let found = |problem: &Problem| Problem { revision: problem.revision.or(Some(revision)), ..problem.clone() };
     error.problems().iter().map(found).collect()
@@ -297,7 +303,7 @@ impl<T: Send + Sync + 'static> Feed for TypedFeed<T> {
                     }
                     self.take(candidate, mirror.revision(), touch.resynced);
                 }
-                // Not one of the view's keys, and yet the revisions go back.
+                // No key of the view changed, but the revisions went back.
                 None if touch.resynced && self.seen() > mirror.revision() => self.begin(mirror).await,
                 None => self.progress(mirror.revision()),
             }
@@ -336,7 +342,7 @@ impl<T: Send + Sync + 'static> Feed for TypedFeed<T> {
     }
 }
 
-/// Whoever holds the view learns that nothing feeds it any more.
+/// Tells the view's owner that the view is no longer fed.
 impl<T> Drop for TypedFeed<T> {
     fn drop(&mut self) {
         if let Out::Begun(cell) = &self.out

@@ -20,7 +20,7 @@ use crate::store::{Committed, Compare, Condition, Event, KeyValue, Op, OpResult,
 use crate::telemetry;
 use crate::watch::{Follow, Start, Step};
 
-/// A newer value, and who wants to know what became of it.
+/// A newer value, and the sender for the result.
 pub(super) struct Set {
     pub(super) value: Bytes,
     pub(super) answer: oneshot::Sender<Result<Revision>>,
@@ -30,40 +30,41 @@ pub(super) struct Keeper {
     target: Target,
     shared: Arc<Shared>,
     sets: mpsc::UnboundedReceiver<Set>,
-    /// What is to be there.
+    /// The value to publish.
     value: Bytes,
-    /// What is there with our lease, and when it was written, where that is known.
+    /// The value that the key holds with our lease, and its revision, if known.
     there: Option<(Bytes, Revision)>,
-    /// What the key is attached to when it is ours. None while somebody else's value is there, which may be for long.
+    /// The lease of our key. `None` while the key holds another publisher's value, which may be for
+    /// long.
     lease: Option<Share>,
     /// A retired lease that the key may still be attached to.
     left: Option<Share>,
-    /// Whether the key may still come to be with this lease, by a request whose outcome is unknown.
+    /// Whether a request with an unknown outcome may still attach the key to this lease.
     unsure: bool,
-    /// The lease before, as long as the key may be attached to it.
+    /// The previous lease, as long as the key may be attached to it.
     former: Option<LeaseId>,
-    /// As of this revision it was there.
+    /// A revision at which the key held our value.
     seen: Revision,
-    /// When it was put there last.
+    /// When the value was last put back.
     since: Instant,
-    /// When the next attempt is to be made; none: there is no reason for one.
+    /// When to make the next attempt; `None` if there is no reason for one.
     due: Option<Instant>,
     backoff: Backoff,
     hints: Hints,
 }
 
-/// What an attempt has found.
+/// The result of an attempt.
 enum Found {
-    /// The value is there, with our lease.
+    /// The key holds the value, with our lease.
     Ours(Revision),
-    /// Somebody else's value is there.
+    /// The key holds another publisher's value.
     Theirs,
-    /// It changed while we looked.
+    /// The key changed during the attempt.
     Changed,
 }
 
 impl Keeper {
-    /// The value was just put there, with this lease, at the revision `seen`.
+    /// The value was just put with this lease, at the revision `seen`.
     pub(super) fn new(
         target: Target,
         shared: Arc<Shared>,
@@ -97,7 +98,7 @@ impl Keeper {
         let mut abandoned = Abandoned { shared: self.shared.clone(), end };
         let answer = tokio::select! {
             biased;
-            // An attempt that is under way is given up: whatever it leaves is attached to a lease
+            // An attempt that is under way is dropped. Whatever it writes is attached to a lease
             // that is retired now.
             answer = &mut abandoned.end => answer.ok(),
             never = self.keep() => match never {},
@@ -131,7 +132,7 @@ impl Keeper {
         }
     }
 
-    /// The leases of before that the key may be attached to.
+    /// The previous leases that the key may be attached to.
     fn formers(&self) -> impl Iterator<Item = LeaseId> {
         self.former.into_iter().chain(self.left.as_ref().map(|left| left.id()))
     }
@@ -147,7 +148,7 @@ impl Keeper {
         };
         for former in formers {
             if target.store().capabilities().transactions {
-                // Others may have keys of theirs with it.
+                // Other owners may have keys with this lease.
                 delete(former).await?;
             } else {
                 target.store().revoke(former).await.map_err(at)?;
@@ -161,7 +162,7 @@ impl Keeper {
             return lease.end().await.map(drop).map_err(at);
         }
         delete(lease.id()).await?;
-        // What may still come to be goes with the lease, which is retired when this is dropped.
+        // A late write of the key is deleted with the lease, which is retired when this is dropped.
         if !unsure {
             lease.leave();
         }
@@ -175,9 +176,9 @@ impl Keeper {
         let answer = match found {
             Ok(Found::Ours(revision)) => Ok(revision),
             Ok(Found::Theirs) => Err(self.taken()),
-            Ok(Found::Changed) => Err(self.conflict("others write it at the same time")),
+            Ok(Found::Changed) => Err(self.conflict("other clients write the key at the same time")),
             Err(error) => {
-                // The store would never take this one, so the one before stays.
+                // The store would refuse this value every time, so keep the previous one.
                 if matches!(error.kind(), ErrorKind::TooLarge | ErrorKind::Unsupported | ErrorKind::Invalid) {
                     self.value = before;
                 }
@@ -187,7 +188,7 @@ impl Keeper {
         let _ = set.answer.send(answer);
     }
 
-    /// One attempt to have the value where it belongs.
+    /// Makes one attempt to put the value.
     async fn attempt(&mut self) -> Result<Found> {
         if let Some(reason) = self.lease.as_ref().and_then(|lease| lease.life().reason()) {
             self.lose(reason);
@@ -196,7 +197,7 @@ impl Keeper {
         if let (Err(error), Some(lease)) = (&found, &self.lease)
             && error.kind() == ErrorKind::LeaseLost
         {
-            // Nobody has told us yet. Another lease is as good.
+            // This answer is the first sign of the loss. Try once more with another lease.
             lease.life().lose(LostReason::Revoked);
             self.lose(LostReason::Revoked);
             found = self.try_to_put().await;
@@ -218,9 +219,11 @@ impl Keeper {
         let condition = match &there {
             None => Condition::Absent,
             Some(kv) => match kv.lease.filter(|lease| self.formers().any(|former| former == *lease)) {
-                // The server has not ended the former lease yet, so watchers never see the value vanish.
+                // The server has not ended the former lease yet. So watchers never see the value
+                // vanish.
                 Some(former) => Condition::Lease(former),
-                // Its publisher is gone. If a refresh arrives late, this is refused.
+                // The other publisher's time to live has passed. A late refresh makes this write
+                // fail.
                 None if kv.is_over() => Condition::Modified(kv.modified),
                 None => return Ok(Found::Theirs),
             },
@@ -229,13 +232,13 @@ impl Keeper {
             self.shared.lost(LostReason::KeyDeleted);
         }
         if self.unsure {
-            // An older value must not come after the one that is put now.
+            // An older value must not be written after the one that is put now.
             if let Some(lease) = &mut self.lease
                 && !lease.end().await?
             {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
-                    "an earlier value may still come to be, until the lease that others share has ended",
+                    "an earlier write of the value may still be applied until the lease that it shares has ended",
                 ));
             }
             self.lease = None;
@@ -245,11 +248,11 @@ impl Keeper {
             Some(lease) => lease,
             None => self.target.share().await?,
         };
-        // Before anything is attached to it: when this is dropped, it goes with what is.
+        // Stored before any key is attached to it: dropping it then also deletes the key.
         let lease = self.lease.insert(lease);
         let then = vec![self.target.put(&self.value, lease)];
         let txn = Txn { compares: vec![Compare::key(&key, condition)], then, otherwise: Vec::new() };
-        // Also if this is dropped while it waits.
+        // Stays set if this future is dropped while it waits.
         self.unsure = true;
         let committed = self.target.store().commit(txn).await.inspect_err(|error| self.unsure = error.may_have_applied())?;
         self.unsure = false;
@@ -260,9 +263,10 @@ impl Keeper {
         Ok(Found::Ours(committed.revision))
     }
 
-    /// Has the value there if the key is ours; else gives what is there.
+    /// Writes the value if the key is ours. Otherwise returns what the key holds.
     ///
-    /// It is only written in the place of one that is known. So one whose request was delayed on its way is never written over a newer one.
+    /// The write replaces only a value that is known. So a write that was delayed on its way never
+    /// replaces a newer value.
     async fn look_or_write(&mut self) -> Result<Result<Found, Option<KeyValue>>> {
         let Self { target, value, there, lease: Some(lease), .. } = self else { return Ok(Err(None)) };
         let (key, store) = (&target.key, target.store());
@@ -274,11 +278,12 @@ impl Keeper {
                 OpResult::Put(_) | OpResult::Delete { .. } | OpResult::Done => None,
             })
         };
-        // What a refused write shows in its place is tried at once.
+        // A refused write shows the current value, and the next attempt follows at once.
         for _ in 0..4 {
             if let Some((before, modified)) = there.take_if(|(before, _)| before != value) {
                 let unchanged = Compare::key(key, Condition::Modified(modified));
-                // Where each condition is a request, the other one alone says as much, but of a server that was emptied.
+                // On a store that sends each condition as a request, `unchanged` alone is enough,
+                // unless the server was emptied.
                 let compares = if store.capabilities().transactions { vec![ours.clone(), unchanged] } else { vec![unchanged] };
                 let write = Txn { compares, then: vec![target.put(value, lease)], otherwise: look() };
                 let refused = |error: &Error| *there = Some((before, modified)).filter(|_| !error.may_have_applied());
@@ -330,11 +335,11 @@ impl Keeper {
                     self.backoff.reset();
                 }
             }
-            // That it goes away is told by the watch.
+            // The watch reports when the other value is deleted.
             Ok(Found::Theirs) => {
                 self.forget_left();
-                // What may still come to be is refused, since it was on the condition that nothing
-                // is there, and goes with the lease.
+                // A late write fails, since its condition was that the key does not exist. If it
+                // succeeds, its key is deleted with the lease.
                 if let Some(lease) = self.lease.take()
                     && !self.unsure
                 {
@@ -344,14 +349,14 @@ impl Keeper {
                 self.shared.taken(|| self.taken());
             }
             Ok(Found::Changed) => {
-                // What was seen is too old after a wait.
+                // After a wait the known value is outdated.
                 self.there = None;
                 self.soon();
             }
             Err(error) => {
                 let refused = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unauthenticated);
                 if refused && self.hints.blind {
-                    // The key can neither be watched nor looked at.
+                    // The key can neither be watched nor read.
                     self.shared.lost(LostReason::Unverified);
                 }
                 self.shared.failed(error);
@@ -360,21 +365,21 @@ impl Keeper {
         }
     }
 
-    /// The lease is to be left. The value stays where it is until it is attached to another one.
+    /// The lease must be left. The value stays where it is until it is attached to another lease.
     fn move_on(&mut self) {
         self.left = self.lease.take();
         self.there = None;
         self.due = Some(Instant::now());
     }
 
-    /// The key is not attached any more to the lease that was left.
+    /// The key is no longer attached to the lease that was left.
     fn forget_left(&mut self) {
         if let Some(left) = self.left.take() {
             left.leave();
         }
     }
 
-    /// The lease is lost, and with it the value.
+    /// The lease is lost, and the value with it.
     fn lose(&mut self, reason: LostReason) {
         self.former = self.lease.take().map(|lease| lease.id());
         self.there = None;
@@ -383,28 +388,28 @@ impl Keeper {
 
     fn miss(&mut self, reason: LostReason) {
         if self.shared.lost(reason) && self.since.elapsed() >= self.target.lessor.retry().max_delay {
-            // It had been there for long: this has nothing to do with the last time.
+            // The value had been there for long: this loss is unrelated to the last one.
             self.backoff.reset();
         }
         self.soon();
     }
 
-    /// The watch tells something. Whatever it is, an attempt finds out what is so.
+    /// Handles a step of the watch. An attempt finds out what the key really holds.
     fn hear(&mut self, step: &Step) {
         let modified = self.there.as_ref().map(|(_, modified)| *modified);
         match step {
             Step::Progress(_) => {}
             Step::Reset(snapshot) => match snapshot.kvs.first() {
-                // Others may do as they like with theirs.
+                // Another publisher's value may change in any way.
                 Some(_) if self.lease.is_none() => {}
                 Some(kv) if Some(kv.modified) == modified => {}
-                // After it revisions may be those of another history.
+                // After a reset, revisions may belong to another history.
                 _ => self.soon(),
             },
             Step::Batch(batch) => match batch.events.last() {
                 Some(Event::Put { .. }) if modified.is_some_and(|modified| batch.revision > modified) => self.soon(),
                 Some(Event::Delete { .. }) if batch.revision > self.seen => self.miss(LostReason::KeyDeleted),
-                // As late as it comes it may be of another history than what was seen.
+                // A late event may belong to another history than `seen`.
                 Some(Event::Delete { .. }) => self.soon(),
                 Some(Event::Put { .. }) | None => {}
             },
@@ -417,7 +422,7 @@ impl Keeper {
     }
 
     fn taken(&self) -> Error {
-        self.conflict("somebody else's value is there")
+        self.conflict("the key holds another publisher's value")
     }
 
     fn conflict(&self, message: &str) -> Error {
@@ -425,7 +430,8 @@ impl Keeper {
     }
 }
 
-/// The value is lost if this is dropped while its guard lives: the task panicked, or will never have a runtime again.
+/// Marks the value as lost when it is dropped while the guard lives: the task panicked, or will
+/// never have a runtime again.
 struct Abandoned {
     shared: Arc<Shared>,
     end: oneshot::Receiver<oneshot::Sender<Result<()>>>,
@@ -439,7 +445,7 @@ impl Drop for Abandoned {
     }
 }
 
-/// Waits for the end of a lease, if there is one.
+/// Waits for the end of a lease, or forever if there is none.
 async fn end_of(life: Option<Life>) -> LostReason {
     match life {
         Some(life) => life.lost().await.reason(),
@@ -447,7 +453,7 @@ async fn end_of(life: Option<Life>) -> LostReason {
     }
 }
 
-/// Waits until a lease is retired, if there is one.
+/// Waits until a lease is retired, or forever if there is none.
 async fn told(retired: Option<watch::Receiver<bool>>) {
     if let Some(mut retired) = retired
         && retired.wait_for(|retired| *retired).await.is_ok()
@@ -464,16 +470,16 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-/// A watch of the key that never ends.
+/// A watch of the key that is restarted whenever it ends.
 struct Hints {
     target: Target,
     follow: Follow,
-    /// It ended, and is to be begun again then.
+    /// When to restart the watch after it ended.
     again: Option<Instant>,
     backoff: Backoff,
-    /// It ended with an error, and has told of no change since it was begun again.
+    /// Whether the watch ended with an error, and has reported no change since.
     refused: bool,
-    /// It ended with an error, and was not begun again.
+    /// Whether the watch ended with an error, and has not been restarted since.
     blind: bool,
 }
 
@@ -494,7 +500,7 @@ impl Hints {
         Follow::new(target.store().clone(), target.lessor.retry(), Span::Key(target.key.clone()), target.pattern, Start::Now)
     }
 
-    /// Nothing is lost when it is dropped.
+    /// Cancel-safe: dropping the future loses nothing.
     async fn next(&mut self) -> Hint {
         loop {
             if self.again.is_some() {
@@ -505,7 +511,7 @@ impl Hints {
             match self.follow.next().await {
                 Some(Ok(step)) => {
                     self.blind = false;
-                    // That it can be begun says little.
+                    // A successful restart alone does not show that the watch works.
                     if !matches!(step, Step::Reset(_)) {
                         self.refused = false;
                         self.backoff.reset();

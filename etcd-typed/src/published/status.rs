@@ -1,4 +1,4 @@
-//! Whether something is published, as its task and those who ask see it.
+//! The status of a published value, shared by its task and its guard.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,30 +12,32 @@ use crate::lease::{Life, LostReason};
 use crate::runtime::{Task, elapsed};
 use crate::telemetry::{Pattern, PublishedTelemetry};
 
-/// Whether a [`Published`](crate::Published) value is there.
+/// Whether a [`Published`](crate::Published) value is in the store.
 ///
-/// `Display` is one line for a log. `Serialize` is an object for a health endpoint: `status` is `published` or `missing`, and of the latter there are also
-/// `reason`, `for_seconds` and `error`.
+/// `Display` is one line for a log. `Serialize` is an object for a health endpoint: `status` is
+/// `published` or `missing`; `missing` comes with `reason`, `for_seconds` and `error`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum PublishedStatus {
-    /// It is there, as far as the server has told, and its lease is held by the clock.
+    /// The value is in the store, as far as the server has reported, and its lease is held by the
+    /// clock.
     Published,
-    /// It is not there, or may not be, and is put back as soon as it can be.
+    /// The value is missing, or may be. It is put back as soon as possible.
     #[non_exhaustive]
     Missing {
-        /// When it was lost, on tokio's clock: see [`missing_for`](PublishedStatus::missing_for).
+        /// When it was lost, on tokio's clock; see [`missing_for`](PublishedStatus::missing_for).
         since: std::time::Instant,
-        /// How it was lost: its lease ended, its key was deleted, the server refuses to show the key ([`Unverified`](LostReason::Unverified)), or somebody
-        /// else's value is there ([`TakenOver`](LostReason::TakenOver)), in whose place it is put when that goes away.
+        /// Why it was lost: its lease ended, its key was deleted, the server refuses to show the
+        /// key ([`Unverified`](LostReason::Unverified)), or the key holds another publisher's value
+        /// ([`TakenOver`](LostReason::TakenOver)), which is replaced when that value is deleted.
         reason: LostReason,
-        /// What the latest attempt to put it back has met.
+        /// The error of the latest attempt to put it back.
         error: Option<Arc<Error>>,
     },
 }
 
 impl PublishedStatus {
-    /// Whether it is there.
+    /// Whether the value is published.
     #[must_use]
     pub fn is_published(&self) -> bool {
         matches!(self, Self::Published)
@@ -43,7 +45,8 @@ impl PublishedStatus {
 
     /// Returns how long the value has been missing, or `None` while it is published.
     ///
-    /// The time is tokio's, so a test with paused time sees an outage of an hour last an hour. `since.elapsed()` reads the system's clock.
+    /// The time is tokio's, so with paused time a test can advance it. `since.elapsed()` reads the
+    /// system's clock instead.
     #[must_use]
     pub fn missing_for(&self) -> Option<Duration> {
         match self {
@@ -85,14 +88,14 @@ impl Serialize for PublishedStatus {
     }
 }
 
-/// What a guard and its task share.
+/// Shared by a guard and its task.
 pub(super) struct Shared {
     state: Mutex<State>,
     telemetry: PublishedTelemetry,
 }
 
 enum State {
-    /// With a lease of this life.
+    /// The value is there, with a lease of this life.
     There(Life),
     Missing {
         since: Instant,
@@ -106,7 +109,7 @@ impl Shared {
         Self { state: Mutex::new(State::There(life.clone())), telemetry: PublishedTelemetry::new(pattern) }
     }
 
-    /// `abandoned`: its task is gone.
+    /// `abandoned`: the task has ended.
     pub(super) fn status(&self, abandoned: bool) -> PublishedStatus {
         let missing = |since: Instant, reason, error| PublishedStatus::Missing { since: since.into_std(), reason, error };
         match &*self.state() {
@@ -115,19 +118,19 @@ impl Shared {
             }
             State::There(_) if abandoned => missing(Instant::now(), LostReason::NotKeptAlive, None),
             State::There(life) => match life.reason() {
-                // Its task is about to notice.
+                // The task is about to notice.
                 Some(reason) => missing(life.ended_at().unwrap_or_else(Instant::now), reason, None),
                 None => PublishedStatus::Published,
             },
         }
     }
 
-    /// A runtime has taken the task, or the last one has lost it.
+    /// A runtime took over the task, or the last runtime ended.
     pub(super) fn task_moved(&self, task: &Task) {
         self.telemetry.stranded(|| task.is_stranded());
     }
 
-    /// It is there, with a lease of this life. Whether it was missing until now.
+    /// The value is there, with a lease of this life. Returns whether it was missing until now.
     pub(super) fn found(&self, life: &Life) -> bool {
         match std::mem::replace(&mut *self.state(), State::There(life.clone())) {
             State::There(_) => false,
@@ -138,7 +141,8 @@ impl Shared {
         }
     }
 
-    /// It is not there. Of several reasons the first counts, until it is there again. Whether it was there until now.
+    /// The value is missing. The first reason stays until the value is back. Returns whether it was
+    /// there until now.
     pub(super) fn lost(&self, reason: LostReason) -> bool {
         let first = {
             let mut state = self.state();
@@ -154,7 +158,8 @@ impl Shared {
         first
     }
 
-    /// Somebody else's value is there, as this error says for whoever missed it for another reason.
+    /// The key holds another publisher's value. If the value was already missing for another
+    /// reason, `error` reports this.
     pub(super) fn taken(&self, error: impl Fn() -> Error) {
         if !self.lost(LostReason::TakenOver)
             && let State::Missing { reason, error: latest, .. } = &mut *self.state()
@@ -163,7 +168,7 @@ impl Shared {
         }
     }
 
-    /// An attempt to have it there failed.
+    /// An attempt to put the value failed.
     pub(super) fn failed(&self, error: &Error) {
         self.telemetry.not_put(error);
         if let State::Missing { error: latest, .. } = &mut *self.state() {
@@ -172,12 +177,12 @@ impl Shared {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        // No code panics while it holds this lock, so the data of a poisoned lock is consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// As a label.
+/// The reason as a label.
 fn cause(reason: LostReason) -> &'static str {
     reason.cause().unwrap_or("not_kept_alive")
 }

@@ -1,4 +1,4 @@
-//! `CountingStore`: how many calls another store got. What "one round trip" is asserted with.
+//! `CountingStore`: counts the calls of another store, so that tests can assert "one round trip".
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,9 +10,11 @@ use crate::store::{
     BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
 };
 
-/// Passes every call on and counts it. Clones count together: one goes to [`Client::with_store`](crate::Client::with_store), the other tells.
+/// Passes every call on and counts it. Clones share their counts: pass one to
+/// [`Client::with_store`](crate::Client::with_store), and read the counts from the other.
 ///
-/// What a store does inside one call (further pages of a large range, repetitions) is not seen here.
+/// It counts calls of the store, not the requests inside one call (further pages of a large range,
+/// repetitions).
 #[derive(Clone, Debug)]
 pub struct CountingStore {
     inner: Arc<dyn Store>,
@@ -59,7 +61,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// All calls.
+    /// The number of all calls.
     #[must_use]
     pub fn total(&self) -> u64 {
         let Self { range, commit, watch, grant, keep_alive, revoke, time_to_live, status, members, stats } = *self;
@@ -68,18 +70,18 @@ impl Counts {
 }
 
 impl CountingStore {
-    /// Counts what this store is asked.
+    /// Wraps a store and counts its calls.
     pub fn new(inner: Arc<dyn Store>) -> Self {
         Self { inner, counters: Arc::default() }
     }
 
-    /// The calls since the beginning, or since the last [`take`](Self::take).
+    /// Returns the calls since the beginning, or since the last [`take`](Self::take).
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.each(|counter| counter.load(Ordering::SeqCst))
     }
 
-    /// The calls so far; counting starts again at zero.
+    /// Returns the calls so far, and starts again at zero.
     pub fn take(&self) -> Counts {
         self.each(|counter| counter.swap(0, Ordering::SeqCst))
     }
@@ -100,7 +102,7 @@ impl CountingStore {
     }
 }
 
-/// A call counts when it is made, whatever becomes of it.
+/// Counts a call when it is made, whatever its result.
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::SeqCst);
 }

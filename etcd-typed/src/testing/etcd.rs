@@ -1,4 +1,5 @@
-//! `Etcd` and `Cluster`: real servers as child processes. What is between a client and a server is in `proxy.rs`.
+//! `Etcd` and `Cluster`: real servers as child processes. `proxy.rs` breaks the connections between
+//! client and server.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,49 +21,52 @@ mod folder;
 mod process;
 mod question;
 
-/// How long a server may take until it answers. Far above what it needs, since tests share the machine.
+/// How long a server may take until it answers. Far more than it needs, since tests share the
+/// machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
-/// The most members that a cluster is started with. Each takes a process and two ports.
+/// The maximum number of members of a cluster. Each takes a process and two ports.
 const MOST_MEMBERS: usize = 99;
-/// How often other ports are tried when another program was quicker.
+/// How often other ports are tried when another program took one first.
 const PORT_ATTEMPTS: usize = 10;
 
-/// A real etcd server (3.4 to 3.7) of its own: free loopback ports, a temporary data directory, the v3 API, and the v2 API where the server
-/// [has it](Self::has_v2).
+/// A real etcd server (3.4 to 3.7) with free loopback ports, a temporary data directory, the v3
+/// API, and the v2 API if the server [has it](Self::has_v2).
 ///
-/// The program is the one that [`Builder::binary`] names, else the one that the environment variable `ETCD_BIN` names, else `etcd` on the
-/// `PATH`. The server does not see the other variables of the environment: `ETCD_*` variables of the host do not change it.
+/// The program is the one set by [`Builder::binary`], else the one in the environment variable
+/// `ETCD_BIN`, else `etcd` on the `PATH`. The server does not get other environment variables, so
+/// `ETCD_*` variables of the host do not change it.
 ///
-/// Dropping the value kills the server and removes its data. If the test process ends in another way, a helper process does both, also after a SIGKILL
-/// of the test's process group. If the helper is killed as well, the next server that any process starts removes the data.
+/// Dropping the value kills the server and removes its data. If the test process ends in another
+/// way, a helper process does both, even after a SIGKILL of the test's process group. If the helper
+/// is killed too, the next server that any process starts removes the data.
 pub struct Etcd {
     settings: Settings,
     ports: Ports,
     folder: Folder,
     process: Option<Process>,
     version: String,
-    /// How many members its cluster has.
+    /// The number of members of its cluster.
     members: usize,
-    /// It was killed, and may have lost what it acknowledged.
+    /// Whether it was killed, and may have lost acknowledged writes.
     doubtful: bool,
 }
 
-/// How a server is started; see [`Etcd::builder`].
+/// Settings for a server; see [`Etcd::builder`].
 #[derive(Clone, Debug)]
 pub struct Builder {
     settings: Settings,
 }
 
-/// The certificate files of a server with TLS, PEM.
+/// The certificate files of a server with TLS, in PEM format.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
-    /// The server's certificate; it must be good for `127.0.0.1`.
+    /// The server's certificate, which must be valid for `127.0.0.1`.
     pub cert: PathBuf,
-    /// Its private key.
+    /// The private key of the certificate.
     pub key: PathBuf,
-    /// If there is one, clients must show a certificate of this authority.
+    /// If set, clients must present a certificate of this authority.
     pub client_ca: Option<PathBuf>,
 }
 
@@ -71,37 +75,40 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If there is no etcd, or it does not start.
+    /// If there is no etcd program, or the server does not start.
     pub async fn start() -> Self {
         Self::builder().start().await
     }
 
-    /// To start a server, or a cluster, with other settings.
+    /// Returns a builder for a server or a cluster with other settings.
     #[must_use]
     pub fn builder() -> Builder {
         Builder { settings: Settings { binary: default_binary(), flags: Vec::new(), tls: None, unsafe_no_fsync: true, v2: true } }
     }
 
-    /// Starts a cluster of so many members with etcd's default settings and waits until it answers.
+    /// Starts a cluster with this many members and etcd's default settings, and waits until it
+    /// answers.
     ///
     /// # Panics
     ///
-    /// If there is no etcd, or it does not start. If `members` is zero or more than 99.
+    /// If there is no etcd program, or a server does not start. If `members` is zero or more than
+    /// 99.
     pub async fn cluster(members: usize) -> Cluster {
         Self::builder().cluster(members).await
     }
 
-    /// One server for all tests of this process that do not break it, each with keys of its own. It ends with the process.
+    /// Returns the server that all tests of this process share. Tests must not break it, and must
+    /// use keys of their own. It ends with the process.
     ///
     /// # Panics
     ///
-    /// If there is no etcd, or it does not start.
+    /// If there is no etcd program, or the server does not start.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceCell<Etcd> = OnceCell::const_new();
         SHARED.get_or_init(Self::start).await
     }
 
-    /// The address for clients, `127.0.0.1:PORT`. It stays the same over restarts.
+    /// The address for clients, `127.0.0.1:PORT`. It does not change when the server restarts.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.ports.client)
@@ -130,7 +137,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If the server has no v2 API: see [`has_v2`](Self::has_v2).
+    /// If the server has no v2 API; see [`has_v2`](Self::has_v2).
     #[must_use]
     pub fn url_v2(&self) -> String {
         assert!(
@@ -155,39 +162,42 @@ impl Etcd {
         &self.settings.binary
     }
 
-    /// Whether the server is of this line or a later one: `etcd.is_at_least(3, 6)`.
+    /// Whether the server has this version or a later one: `etcd.is_at_least(3, 6)`.
     #[must_use]
     pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
         numbers(&self.version) >= (major, minor, 0)
     }
 
-    /// Where the server keeps its data.
+    /// The directory with the server's data.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.folder.data()
     }
 
-    /// What the server has logged since it was started last.
+    /// The server's log since its last start.
     #[must_use]
     pub fn log(&self) -> String {
         self.folder.read_log()
     }
 
-    /// Ends the server at once, as a crash does (SIGKILL). Its data stay. No error if it is not running.
+    /// Ends the server at once, as a crash does (SIGKILL). Its data stay. Does nothing if it is not
+    /// running.
     ///
-    /// Some versions may have lost then what they acknowledged, and are not started again on these data: single members before 3.4.21 and of
-    /// 3.5.0 to 3.5.4 (etcd issue 14370), and every member of 3.5.0 to 3.5.2 (issue 13766).
+    /// Some versions may lose acknowledged writes this way, and are not started again on the same
+    /// data: single members before 3.4.21 and of 3.5.0 to 3.5.4 (etcd issue 14370), and every
+    /// member of 3.5.0 to 3.5.2 (issue 13766).
     pub async fn kill(&mut self) {
         self.doubtful |= self.process.take().is_some() && forgets_at_a_crash(&self.version, self.members);
     }
 
-    /// Asks the server to end (SIGTERM) and waits until it has. Its data stay. No error if it is not running.
+    /// Asks the server to end (SIGTERM) and waits until it has ended. Its data stay. Does nothing
+    /// if it is not running.
     ///
     /// # Panics
     ///
     /// If it takes longer than a minute.
     pub async fn terminate(&mut self) {
-        // It may have ended by itself.
+        // The server may have ended by itself.
         if !self.is_running() {
             self.process = None;
         }
@@ -201,7 +211,7 @@ impl Etcd {
         self.process = None;
     }
 
-    /// Freezes the server (SIGSTOP): its connections stay open and nothing moves.
+    /// Freezes the server (SIGSTOP): its connections stay open, but it does not respond.
     ///
     /// # Panics
     ///
@@ -210,7 +220,7 @@ impl Etcd {
         self.running().pause();
     }
 
-    /// Lets a frozen server go on (SIGCONT).
+    /// Continues a frozen server (SIGCONT).
     ///
     /// # Panics
     ///
@@ -219,32 +229,37 @@ impl Etcd {
         self.running().signal("CONT");
     }
 
-    /// Whether the server's process is there, be it frozen.
+    /// Whether the server's process exists, even if it is frozen.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(Process::is_running)
     }
 
-    /// Kills the server if it runs and starts it again on the same data and ports; waits until it answers.
+    /// Kills the server if it runs, starts it again on the same data and ports, and waits until it
+    /// answers.
     ///
-    /// A member of a cluster answers when a majority runs; to start several, use [`launch`](Self::launch) for each first.
+    /// A member of a cluster answers only when a majority runs. To restart several members, first
+    /// call [`launch`](Self::launch) for each.
     ///
     /// # Panics
     ///
-    /// If it does not start, or is of a version that may lose in a crash what it acknowledged: see [`kill`](Self::kill).
+    /// If it does not start, or its version may lose acknowledged writes in a crash; see
+    /// [`kill`](Self::kill).
     pub async fn restart(&mut self) {
         self.kill().await;
         self.launch().await;
         self.ready().await;
     }
 
-    /// Stops the server in good order and starts this program on the same data, ports and flags, as an upgrade does; waits until it answers. A
-    /// [`Cluster`] whose members are upgraded one by one is a mixed one in between.
+    /// Stops the server cleanly, starts this program on the same data, ports and flags, as an
+    /// upgrade does, and waits until it answers. A [`Cluster`] whose members are upgraded one by
+    /// one has mixed versions in between.
     ///
-    /// etcd supports a step of one minor version (3.6 to 3.7), and no step back.
+    /// etcd supports upgrades by one minor version (3.6 to 3.7), and no downgrades.
     ///
     /// # Panics
     ///
-    /// If there is no such program, the server does not stop, or the program does not start on these data.
+    /// If there is no such program, the server does not stop, or the program does not start on the
+    /// data.
     pub async fn upgrade(&mut self, binary: impl Into<PathBuf>) {
         let binary = binary.into();
         self.terminate().await;
@@ -254,7 +269,8 @@ impl Etcd {
         self.ready().await;
     }
 
-    /// Like [`restart`](Self::restart) with the data removed: an empty server with the same flags, ports and ids.
+    /// As [`restart`](Self::restart), but removes the data first: an empty server with the same
+    /// flags, ports and IDs.
     ///
     /// # Panics
     ///
@@ -266,8 +282,9 @@ impl Etcd {
         self.restart().await;
     }
 
-    /// Like [`wipe`](Self::wipe) with another `--initial-cluster-token`, from which the ids of the cluster and its members are made: the server of
-    /// another cluster at the same address, as after a restore.
+    /// As [`wipe`](Self::wipe), with another `--initial-cluster-token`, from which etcd derives the
+    /// IDs of the cluster and its members: a server of another cluster at the same address, as
+    /// after a restore.
     ///
     /// # Panics
     ///
@@ -277,8 +294,9 @@ impl Etcd {
         self.restart().await;
     }
 
-    /// Ends the server, removes its data and gives it another `--initial-cluster-token`. For the members of a cluster, which wait for one another:
-    /// [`launch`](Self::launch) each, then wait until they are [`ready`](Self::ready).
+    /// Ends the server, removes its data and sets another `--initial-cluster-token`. Use it for the
+    /// members of a cluster, which wait for each other: call [`launch`](Self::launch) for each,
+    /// then wait with [`ready`](Self::ready).
     ///
     /// # Panics
     ///
@@ -290,17 +308,17 @@ impl Etcd {
         self.settings.flags.push(format!("--initial-cluster-token={token}"));
     }
 
-    /// Starts the process on the data and ports that it has, if it does not run, and does not wait for an answer.
+    /// Starts the process on its data and ports, unless it runs. Does not wait for an answer.
     ///
     /// # Panics
     ///
-    /// If there is no etcd, or it was [killed](Self::kill) and is of a version that may have lost what it acknowledged: what a test then finds
-    /// missing says nothing.
+    /// If there is no etcd program, or the server was [killed](Self::kill) and its version may have
+    /// lost acknowledged writes: missing data would say nothing about the test's subject.
     pub async fn launch(&mut self) {
         assert!(
             !self.doubtful,
-            "this etcd {} may have lost what it acknowledged when it was killed (etcd issues 13766 and 14370): `terminate` or `wipe` it, or \
-             take another version",
+            "this etcd {} may have lost acknowledged writes when it was killed (etcd issues 13766 and 14370): `terminate` or `wipe` it, or \
+                         use another version",
             self.version
         );
         if !self.is_running() {
@@ -308,7 +326,7 @@ impl Etcd {
         }
     }
 
-    /// Waits until the server answers clients. If its port is not free again yet, it is launched again.
+    /// Waits until the server answers clients. If its port is still taken, it is launched again.
     ///
     /// # Panics
     ///
@@ -318,7 +336,7 @@ impl Etcd {
         loop {
             match self.observe().await {
                 Start::Ready => return,
-                // What holds the port after a restart is a passing thing: a client's own connection.
+                // After a restart a port is taken only for a moment, by a client's own connection.
                 Start::PortTaken if began.elapsed() < START_LIMIT => self.launch().await,
                 Start::Pending if began.elapsed() < START_LIMIT => {}
                 Start::Pending | Start::PortTaken | Start::Ended => {
@@ -329,7 +347,7 @@ impl Etcd {
         }
     }
 
-    /// Asks the server. No other user of the harness has its ports, so that it is not another server that answers.
+    /// Asks the server. No other user of the harness has its ports, so no other server can answer.
     async fn observe(&mut self) -> Start {
         let answers = Question::of(&self.settings, &self.ports).is_answered().await;
         if !self.is_running() {
@@ -340,15 +358,16 @@ impl Etcd {
         if answers { Start::Ready } else { Start::Pending }
     }
 
-    /// Sends a request to the JSON form of the v3 API, past everything of this crate: `etcd.call("/v3/kv/compaction", "{\"revision\": 7}")`.
-    /// Keys and values in it are Base64. The answer is the body, of whatever status.
+    /// Sends a request to the JSON form of the v3 API, without the code of this crate:
+    /// `etcd.call("/v3/kv/compaction", "{\"revision\": 7}")`. Keys and values in the body are
+    /// Base64. Returns the body of the answer, whatever its status.
     ///
     /// # Panics
     ///
-    /// If the server cannot be reached. With TLS this is not there.
+    /// If the server cannot be reached. It does not work with TLS.
     pub async fn call(&self, path: &str, body: &str) -> String {
         let length = body.len();
-        // HTTP/1.0: the answer then ends with the connection, and is in one piece.
+        // With HTTP/1.0 the answer is in one piece and ends with the connection.
         let request = format!("POST {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
         let mut answer = Vec::new();
         let sent = async {
@@ -363,13 +382,14 @@ impl Etcd {
         answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
     }
 
-    /// Compacts the v3 store at its newest revision, which is the answer: no revision before it can be read or watched any more.
+    /// Compacts the v3 store at its newest revision, and returns that revision. Earlier revisions
+    /// can no longer be read or watched.
     ///
     /// # Panics
     ///
-    /// If the server does not do it.
+    /// If the server refuses.
     pub async fn compact(&self) -> Revision {
-        // A read of no key that anybody has; its header has the revision.
+        // Reads a key that no test uses. The header of the answer has the revision.
         let answer = self.call("/v3/kv/range", r#"{"key": "AA==", "count_only": true}"#).await;
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
         let revision = answer.pointer("/header/revision").and_then(|number| number.as_str()?.parse().ok());
@@ -413,47 +433,51 @@ enum Start {
 }
 
 impl Builder {
-    /// The program to start, instead of the one that `ETCD_BIN` or the `PATH` names.
+    /// Sets the program to start, instead of `ETCD_BIN` or the `PATH`.
     #[must_use]
     pub fn binary(mut self, path: impl Into<PathBuf>) -> Self {
         self.settings.binary = path.into();
         self
     }
 
-    /// Whether to turn on the v2 API where the server has one, which is before 3.6 (default: true).
+    /// Sets whether to enable the v2 API, on servers before 3.6, which have one (default: true).
     #[must_use]
     pub fn v2(mut self, yes: bool) -> Self {
         self.settings.v2 = yes;
         self
     }
 
-    /// One more flag of etcd, with its value: `.flag("--auth-token-ttl", "3")`.
+    /// Adds a flag of etcd with its value: `.flag("--auth-token-ttl", "3")`.
     ///
-    /// A flag of 3.4 and 3.5 that begins with `--experimental-` is passed without that prefix to 3.6 and later, where it has become stable:
-    /// `.flag("--experimental-watch-progress-notify-interval", "1s")` works on every line. The few that became feature gates instead
-    /// (`--experimental-initial-corrupt-check`) do not: such a server does not start, and the panic shows that it does not know the flag.
+    /// A flag of 3.4 and 3.5 that begins with `--experimental-` is passed without this prefix to
+    /// 3.6 and later, where it is stable: `.flag("--experimental-watch-progress-notify-interval",
+    /// "1s")` works with every version. This does not work for the few flags that became feature
+    /// gates (`--experimental-initial-corrupt-check`): such a server does not start, and the panic
+    /// shows the unknown flag.
     #[must_use]
     pub fn flag(mut self, name: &str, value: &str) -> Self {
         self.settings.flags.push(format!("{name}={value}"));
         self
     }
 
-    /// An election takes a tenth to a fifth of a second, and not one to two: most of the time that a single member takes to start again is
-    /// its own election. Such a server also grants leases of one second. Not for a cluster on a busy machine.
+    /// Shortens elections from one or two seconds to 0.1 to 0.2 s. Most of the time that a single
+    /// member needs to restart is its own election. Such a server also grants leases of one second.
+    /// Do not use it for a cluster on a busy machine.
     #[must_use]
     pub fn quick_election(self) -> Self {
         self.flag("--heartbeat-interval", "10").flag("--election-timeout", "100")
     }
 
-    /// Clients are served through TLS.
+    /// Serves clients with TLS.
     #[must_use]
     pub fn tls(mut self, files: TlsFiles) -> Self {
         self.settings.tls = Some(files);
         self
     }
 
-    /// Whether the server may leave its writes to the operating system (default: true). What is in its log survives [`Etcd::kill`] either
-    /// way, since the system outlives the server.
+    /// Sets whether the server may leave its writes in the operating system's cache (default:
+    /// true). Writes in its log survive [`Etcd::kill`] in both cases, since the system keeps
+    /// running.
     #[must_use]
     pub fn unsafe_no_fsync(mut self, yes: bool) -> Self {
         self.settings.unsafe_no_fsync = yes;
@@ -464,29 +488,32 @@ impl Builder {
     ///
     /// # Panics
     ///
-    /// If there is no etcd, or it does not start.
+    /// If there is no etcd program, or the server does not start.
     pub async fn start(self) -> Etcd {
         self.cluster(1).await.into_first()
     }
 
-    /// Starts a cluster of so many members and waits until all of them answer.
+    /// Starts a cluster with this many members, and waits until all of them answer.
     ///
     /// # Panics
     ///
-    /// If there is no etcd, or it does not start. If `members` is zero or more than 99.
+    /// If there is no etcd program, or a server does not start. If `members` is zero or more than
+    /// 99.
     pub async fn cluster(self, members: usize) -> Cluster {
         assert!((1..=MOST_MEMBERS).contains(&members), "a cluster of {members} members: ask for 1 to {MOST_MEMBERS}");
         Cluster::start(&self.settings, members).await
     }
 }
 
-/// Whether a server of this version, in a cluster of so many, may lose in a crash what it acknowledged.
+/// Whether a server of this version, in a cluster of this size, may lose acknowledged writes in a
+/// crash.
 fn forgets_at_a_crash(version: &str, members: usize) -> bool {
     let version = numbers(version);
-    // It notes how far it has applied its log before the v3 store has what was applied (issue 13766).
+    // It records how far its log is applied before the v3 store has saved the applied writes (issue
+    // 13766).
     let skips = ((3, 5, 0)..(3, 5, 3)).contains(&version);
-    // A single member applies a write, and answers, while it saves the log; with others, a write is applied when a majority has saved it
-    // (issue 14370).
+    // A single member applies a write, and answers, while it still saves the log. With other
+    // members, a write is applied after a majority has saved it (issue 14370).
     let hurries = version < (3, 4, 21) || ((3, 5, 0)..(3, 5, 5)).contains(&version);
     skips || members == 1 && hurries
 }
@@ -496,7 +523,7 @@ mod tests {
     use super::forgets_at_a_crash;
 
     #[test]
-    fn versions_that_forget_at_a_crash() {
+    fn versions_that_lose_writes_in_a_crash() {
         for (version, single, member) in [
             ("3.3.27", true, false),
             ("3.4.9", true, false),

@@ -1,4 +1,4 @@
-//! `Proxy`: a TCP proxy that breaks connections on demand. It knows no protocol.
+//! `Proxy`: a TCP proxy that breaks connections on demand. It works below the protocol.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,33 +16,36 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::clock::FAR;
 
-/// No budget is set: see [`Proxy::cut_after`].
+/// No budget is set; see [`Proxy::cut_after`].
 const UNLIMITED: u64 = u64::MAX;
 
-/// A TCP proxy on a loopback port in front of one address. Dropping it closes its connections and frees the port.
+/// A TCP proxy on a loopback port in front of one address. Dropping it closes its connections and
+/// frees the port.
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
     state: watch::Sender<State>,
-    /// Which [`State::modes`] the listener is as of.
+    /// The value of [`State::modes`] that the listener has reached.
     applied: watch::Sender<u64>,
     links: Arc<Links>,
     task: JoinHandle<()>,
 }
 
-/// What a [`Proxy`] does with connections.
+/// How a [`Proxy`] treats connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Passes everything on.
+    /// All bytes pass.
     #[default]
     Pass,
-    /// Nothing listens: new connections are refused. Those that are open go on; [`Proxy::cut`] ends them.
+    /// The port does not listen: new connections are refused. Open connections continue;
+    /// [`Proxy::cut`] ends them.
     Refuse,
-    /// Connections are accepted and stay open, and nothing moves: a network that swallows packets.
+    /// Connections are accepted and stay open, but no bytes pass, as on a network that loses all
+    /// packets.
     Stall,
-    /// What clients send arrives, the answers do not.
+    /// Requests pass, answers do not.
     StallAnswers,
-    /// What servers send arrives, the requests do not.
+    /// Answers pass, requests do not.
     StallRequests,
 }
 
@@ -54,17 +57,17 @@ struct State {
     modes: u64,
     /// Counts the cuts, so that a connection sees each once.
     cuts: u64,
-    /// Of connections with a lower number no requests pass; see [`Proxy::lose_requests`].
+    /// Connections with a lower number pass no requests; see [`Proxy::lose_requests`].
     deaf_before: u64,
-    /// The number of the connection on which nothing moves; see [`Proxy::hold`].
+    /// The number of the connection that is held; see [`Proxy::hold`].
     held: Option<u64>,
-    /// Bytes in a second, in each direction of each connection; see [`Proxy::limit`].
+    /// Bytes per second, in each direction of each connection; see [`Proxy::limit`].
     limit: Option<NonZeroU32>,
-    /// Count the half-closes of each direction, so that a connection sees each once.
+    /// Counts the half-closes of each direction, so that a connection sees each once.
     ends: Directions<u64>,
 }
 
-/// One for each direction.
+/// One value for each direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Directions<T> {
     requests: T,
@@ -80,7 +83,8 @@ struct Links {
 }
 
 impl Proxy {
-    /// Starts a proxy to an address, `127.0.0.1:PORT`. Nobody needs to listen there yet; it is connected to once for each client.
+    /// Starts a proxy in front of an address, `127.0.0.1:PORT`. A server need not listen there yet.
+    /// The proxy opens one connection to it for each client connection.
     ///
     /// # Panics
     ///
@@ -101,19 +105,20 @@ impl Proxy {
         Self { addr: reserved.1, state, applied, links, task }
     }
 
-    /// Where clients reach it.
+    /// The address for clients.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Where clients reach it, as text: `127.0.0.1:PORT`.
+    /// The address for clients as text: `127.0.0.1:PORT`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         self.addr.to_string()
     }
 
-    /// Does something else from now on, with open connections too. When it returns, [`Mode::Refuse`] refuses.
+    /// Changes the mode, for open connections too. When this returns, [`Mode::Refuse`] already
+    /// refuses.
     pub async fn set(&self, mode: Mode) {
         let mut wanted = 0;
         self.state.send_modify(|state| {
@@ -121,55 +126,60 @@ impl Proxy {
             state.modes += 1;
             wanted = state.modes;
         });
-        // An error means that the proxy's runtime is being shut down.
+        // An error means that the proxy's runtime is shutting down.
         let _ = self.applied.subscribe().wait_for(|applied| *applied >= wanted).await;
     }
 
-    /// Every byte arrives so much later from now on, in both directions.
+    /// Delays every byte by this much from now on, in both directions.
     pub fn delay(&self, delay: Duration) {
         self.state.send_modify(|state| state.delay = delay);
     }
 
-    /// Resets all open connections now. New ones are taken as the mode says.
+    /// Resets all open connections now. The mode decides about new ones.
     pub fn cut(&self) {
         self.links.budget.store(UNLIMITED, Ordering::SeqCst);
         self.state.send_modify(|state| state.cuts += 1);
     }
 
-    /// Resets all open connections after so many more bytes of answers, counted over all connections: in the middle of a message, for
-    /// a test that knows how long messages are. Once.
+    /// Resets all open connections after this many more bytes of answers, counted over all
+    /// connections. So a test that knows the length of messages can cut in the middle of one. Works
+    /// once.
     pub fn cut_after(&self, bytes: u64) {
         self.links.budget.store(bytes, Ordering::SeqCst);
     }
 
-    /// Loses what clients send from now on over the connections that are open now; answers to earlier requests arrive. New connections work.
+    /// Loses all requests from now on over the connections that are open now. Answers to earlier
+    /// requests arrive. New connections work.
     pub fn lose_requests(&self) {
         let accepted = self.accepted();
         self.state.send_modify(|state| state.deaf_before = accepted);
     }
 
-    /// Half-closes all open connections: the server sees the end of the requests, and its answers still arrive. New connections work.
+    /// Half-closes all open connections: the server sees the end of the requests, and its answers
+    /// still arrive. New connections work.
     pub fn end_requests(&self) {
         self.state.send_modify(|state| state.ends.requests += 1);
     }
 
-    /// Half-closes all open connections: clients see the end of the answers, and what they send still arrives. New connections work.
+    /// Half-closes all open connections: clients see the end of the answers, and their requests
+    /// still arrive. New connections work.
     pub fn end_answers(&self) {
         self.state.send_modify(|state| state.ends.answers += 1);
     }
 
-    /// Lets so many bytes in a second pass from now on, in each direction of each connection. `None`: as many as come.
+    /// Limits each direction of each connection to this many bytes per second from now on. `None`
+    /// removes the limit.
     pub fn limit(&self, bytes_per_second: Option<NonZeroU32>) {
         self.state.send_modify(|state| state.limit = bytes_per_second);
     }
 
-    /// Holds one connection: it stays open and nothing moves on it, until another one or none is held. The connections are numbered from 0 in the
-    /// order in which they are accepted.
+    /// Holds one connection: it stays open and no bytes pass on it, until another connection or
+    /// none is held. Connections are numbered from 0 in the order in which they are accepted.
     pub fn hold(&self, connection: Option<u64>) {
         self.state.send_modify(|state| state.held = connection);
     }
 
-    /// How many connections it has accepted so far.
+    /// How many connections were accepted so far.
     #[must_use]
     pub fn accepted(&self) -> u64 {
         self.links.accepted.load(Ordering::SeqCst)
@@ -182,8 +192,9 @@ impl Drop for Proxy {
     }
 }
 
-/// A socket that holds a port and does not listen: while nothing else does, connections to the port are refused, and nobody else
-/// gets the port. A listener can be bound beside it, since both have SO_REUSEADDR.
+/// A socket that holds a port without listening. While no other socket listens, connections to the
+/// port are refused, and no other program gets the port. A listener can be bound beside it, since
+/// both have SO_REUSEADDR.
 fn reserve() -> io::Result<(TcpSocket, SocketAddr)> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -199,7 +210,7 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(1024)
 }
 
-/// Listens unless the mode is to refuse. All connections end with this task.
+/// Listens, unless the mode is to refuse. All connections end with this task.
 async fn serve(
     _reserved: TcpSocket,
     addr: SocketAddr,
@@ -234,7 +245,8 @@ async fn serve(
     }
 }
 
-/// A process that is just being started by another thread has the listener too, until it becomes its program.
+/// A process that another thread is just starting also has the listener, until it executes its
+/// program.
 async fn until_refused(addr: SocketAddr) {
     while TcpStream::connect(addr).await.is_ok() {
         sleep(Duration::from_millis(1)).await;
@@ -248,7 +260,7 @@ async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
     }
 }
 
-/// One connection until one side ends it in both directions, fails, or it is cut.
+/// Runs one connection until it is cut, fails, or both directions end.
 async fn connection(mut client: TcpStream, number: u64, state: watch::Sender<State>, links: Arc<Links>) {
     let mut cuts = state.subscribe();
     let seen = cuts.borrow().cuts;
@@ -258,7 +270,7 @@ async fn connection(mut client: TcpStream, number: u64, state: watch::Sender<Sta
         passed = pass(&mut client, number, &state, &links) => passed.is_ok(),
     };
     if !orderly {
-        // A reset instead of an orderly end: that is what a process that died looks like.
+        // A reset instead of an orderly end, as from a process that died.
         let _ = client.set_zero_linger();
     }
 }
@@ -296,19 +308,20 @@ struct Direction<'l, O, E> {
     opens: O,
     /// How often it was half-closed.
     ends: E,
-    /// Where the bytes are counted, if they are.
+    /// The budget of bytes, if this direction has one.
     counted: Option<&'l Links>,
 }
 
 impl<O: Fn(&State) -> bool, E: Fn(&State) -> u64> Direction<'_, O, E> {
-    /// Moves bytes: read, wait out the delay, wait until the mode lets them pass, write.
+    /// Moves bytes: reads, waits for the delay, waits until the mode lets bytes pass, writes.
     async fn pump(
         &self,
         mut from: impl AsyncRead + Unpin,
         mut to: impl AsyncWrite + Unpin,
         state: &watch::Sender<State>,
     ) -> io::Result<()> {
-        // Reading goes on while earlier bytes wait, so that a delay is one, and not a limit of the throughput.
+        // Reading continues while earlier bytes wait, so that a delay does not limit the
+        // throughput.
         let (sender, mut receiver) = mpsc::channel::<(Instant, Bytes)>(256);
         let read = async move {
             let mut buffer = vec![0; 16 * 1024];
@@ -341,7 +354,7 @@ impl<O: Fn(&State) -> bool, E: Fn(&State) -> u64> Direction<'_, O, E> {
                 self.write(chunk, &mut to, state).await?;
             }
             to.shutdown().await?;
-            // What comes after a half-close is read and lost.
+            // Bytes that come after a half-close are read and dropped.
             while receiver.recv().await.is_some() {}
             Ok(())
         };
@@ -361,13 +374,14 @@ impl<O: Fn(&State) -> bool, E: Fn(&State) -> u64> Direction<'_, O, E> {
     }
 }
 
-/// Waits until the state is one of these. The sender lives as long as the connections.
+/// Waits until the state matches. The sender lives as long as the connections.
 async fn until(changes: &mut watch::Receiver<State>, open: impl Fn(&State) -> bool) {
     let _ = changes.wait_for(|state| open(state)).await;
 }
 
 impl Links {
-    /// How many of so many bytes may pass; where that is not all, the budget is used up and there is none from now on.
+    /// How many of these bytes may pass. If not all may, the budget is used up, and there is no
+    /// budget from now on.
     fn spend(&self, bytes: usize) -> usize {
         let wanted = bytes as u64;
         let rest = |budget: u64| match budget {

@@ -1,4 +1,4 @@
-//! `Guard`: what whoever is first holds, and what a write is conditioned on that is guarded by it.
+//! `Guard`: what the holder of a lock or leadership has, and the conditions of a guarded write.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -21,73 +21,85 @@ use crate::store::{Committed, Compare, Condition, Event, Expiry, KeyValue, Op, O
 use crate::telemetry::{self, Pattern};
 use crate::watch::{Follow, Reason, Start, Step};
 
-/// How long a guard is held before its key is watched: most are released before, and cost no watch.
+/// How long a guard is held before its key is watched. Most guards are released sooner, and cost no
+/// watch.
 const SETTLED: Duration = Duration::from_millis(100);
 
-/// What stands for the keys of guards in metrics and events.
+/// The label for the keys of guards in metrics and events.
 const PATTERN: Pattern = "guard";
 
-/// What a [`Lock`](crate::Lock) and a [`Leader`](crate::Leader) have in common; both deref to it.
+/// The common part of a [`Lock`](crate::Lock) and a [`Leader`](crate::Leader); both deref to it.
 ///
-/// It is held as long as its key is there and its lease is kept alive, which a task in the background sees to. A guard that is not held any more never is
-/// again.
+/// A guard is held as long as its key exists and its lease is kept alive by a background task. Once
+/// a guard is no longer held, it is never held again.
 ///
-/// Another task watches the key, and reads it while it cannot be watched. If the server refuses both for a whole time to live of the lease, because a right was
-/// revoked or the password was changed, the guard is lost ([`LostReason::Unverified`]): the key may be gone, and another holder may be there.
+/// Another task watches the key, and reads it while it cannot be watched. If the server refuses
+/// both for a whole time to live of the lease, because a right was revoked or the password changed,
+/// the guard is lost ([`LostReason::Unverified`]): the key may be gone, and there may be another
+/// holder.
 ///
-/// # What it promises, and what it cannot
+/// # What a guard guarantees
 ///
-/// The store gives it to one at a time. But no clock and no network can promise that a program *acts* only while it holds it: between the
-/// last look and the act any time may pass (a pause of the process, a page fault, a slow disk), in which the lease runs out and somebody else is given it. So:
+/// The store has one holder at a time. But no clock and no network can guarantee that a program
+/// *acts* only while it is the holder. Between the last check and the act any time may pass (a
+/// pause of the process, a page fault, a slow disk). In that time the lease may run out and another
+/// process may become the holder. So:
 ///
-/// - What is written to the store goes through `.guarded_by(&guard)`, which commits only while the key is still this guard's. That holds without any
-///   assumption about time.
-/// - What is written elsewhere carries [`fence`](Self::fence), which grows from holder to holder, and the other side refuses a smaller one than it has
-///   seen.
-/// - [`is_held`](Self::is_held) and [`while_held`](Self::while_held) go by the clock and stop in time as long as clocks run nearly alike
-///   (a tenth of the time to live, at least half a second, is left for their difference) and the program is not stopped in between.
+/// - Write to the store with `.guarded_by(&guard)`, which commits only while the key still belongs
+///   to this guard. This needs no assumption about time.
+/// - Send [`fence`](Self::fence), which grows from holder to holder, with every write to another
+///   system, and let that system refuse a smaller fence than it has seen.
+/// - [`is_held`](Self::is_held) and [`while_held`](Self::while_held) use the clock. They stop in
+///   time as long as clocks run at nearly the same speed and the program is not paused in between.
+///   The margin for the clocks is a tenth of the time to live, at least half a second.
 ///
 /// # Runtimes
 ///
-/// A guard outlives the runtime on which it was acquired; see [`Client`](crate::Client). If that runtime exists but is not driven, the guard is kept by whoever
-/// asks [`is_held`](Self::is_held), waits for [`lost`](Self::lost) or writes under it on another one. A guard of which nothing is asked is lost then.
+/// A guard outlives the runtime on which it was acquired; see [`Client`](crate::Client). If that
+/// runtime exists but is not driven, a call on another runtime keeps the guard alive:
+/// [`is_held`](Self::is_held), [`lost`](Self::lost), or a write under the guard. Without such a
+/// call the guard is lost.
 #[must_use = "a guard is released when it is dropped"]
 pub struct Guard {
     turn: Turn,
     claim: Claim,
-    /// None once it is given up.
+    /// `None` once the guard was released.
     lease: Mutex<Option<Lease>>,
-    /// Whether all that was sent under the lease was also answered.
+    /// Whether all requests under the lease were answered.
     clean: bool,
     watching: Arc<Watching>,
 }
 
-/// What a guarded write is conditioned on: that the key is there, made when the guard was given, and attached to its lease. (A server that was emptied may
-/// make a key at the same revision again, so the revision alone would not do.)
+/// The condition of a guarded write: the key exists, was created at the guard's fence, and is
+/// attached to its lease. The revision alone is not enough, since a server that was emptied may
+/// create a key at the same revision again.
 #[derive(Clone)]
 pub(crate) struct Claim {
     key: Key,
     fence: Revision,
     lease: LeaseId,
     hold: Hold,
-    /// Whether the store tells leases; v2 knows only which keys we have attached to which.
+    /// Whether the store shows leases. A v2 store knows only which keys this client attached to
+    /// which lease.
     transactions: bool,
 }
 
 impl Claim {
-    /// What a transaction compares. Without transactions over several keys only for one that is about the guard's own key.
+    /// The compares for a transaction. On a store without transactions over several keys they work
+    /// only in a request about the guard's own key.
     pub(crate) fn compares(&self) -> Vec<Compare> {
         let created = self.transactions.then_some(Condition::Created(self.fence));
         let conditions = created.into_iter().chain([Condition::Lease(self.lease)]);
         conditions.map(|condition| Compare::key(&self.key, condition)).collect()
     }
 
-    /// What a transaction whose compares failed reads, so that [`holds`](Self::holds) can tell whether it was for this claim.
+    /// The read for a transaction whose compares failed, so that [`holds`](Self::holds) can tell
+    /// whether this claim was the reason.
     pub(crate) fn look(&self) -> Op {
         Op::Get(Span::Key(self.key.clone()))
     }
 
-    /// Whether the key is as it should be. If not, the guard is lost from now on.
+    /// Returns whether the key is as the claim says. If not, the guard is lost.
     pub(crate) fn holds(&self, reply: &RangeReply) -> bool {
         let why = self.why_lost(reply.kvs.first());
         if let Some(why) = why {
@@ -96,7 +108,7 @@ impl Claim {
         why.is_none()
     }
 
-    /// Why the guard is lost, from what is at its key.
+    /// Returns why the guard is lost, from the key that was read.
     fn why_lost(&self, found: Option<&KeyValue>) -> Option<LostReason> {
         match found {
             None => Some(LostReason::KeyDeleted),
@@ -105,12 +117,13 @@ impl Claim {
         }
     }
 
-    /// Whether the store says nothing of a key's lease. Where it tells leases, it says by that that somebody detached the key.
+    /// Whether the store does not show the key's lease. On a store that shows leases, a key without
+    /// one was detached.
     fn is_untold(&self, kv: &KeyValue) -> bool {
         !self.transactions && kv.lease.is_none()
     }
 
-    /// That the guard is held by the clock.
+    /// Checks that the guard is held, by the clock.
     ///
     /// # Errors
     ///
@@ -138,7 +151,7 @@ impl Claim {
 }
 
 impl Guard {
-    /// `key` came to be at `fence` and is attached to the lease; nobody is before it.
+    /// `key` was created at `fence`, is attached to the lease, and is the first.
     pub(super) fn new(turn: &Turn, key: Key, fence: Revision, lease: Lease, clean: bool) -> Self {
         let transactions = turn.store().capabilities().transactions;
         let claim = Claim { key, fence, lease: lease.id(), hold: Hold::of(lease.life()), transactions };
@@ -146,27 +159,29 @@ impl Guard {
         Self { turn: turn.clone(), claim, lease: Mutex::new(Some(lease)), clean, watching }
     }
 
-    /// The fencing token: larger than that of every holder before, within one history of the store. It is the revision at which the guard's key came
-    /// to be (on v2 its `createdIndex`).
+    /// The fencing token: larger than that of every earlier holder, within one history of the
+    /// store. It is the revision at which the guard's key was created (on v2 its `createdIndex`).
     #[must_use]
     pub fn fence(&self) -> Revision {
         self.claim.fence
     }
 
-    /// The key that stands for the guard in the store.
+    /// The guard's key in the store.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.claim.key
     }
 
-    /// The lease that the key is attached to. Attach nothing else to it: after a clean release it serves the next guard of this client. For keys of your own ask
-    /// for one of your own, by [`Client::lease`](crate::Client::lease).
+    /// The lease that the key is attached to. Do not attach other keys to it: after a clean release
+    /// it serves the next guard of this client. For your own keys get a lease from
+    /// [`Client::lease`](crate::Client::lease).
     #[must_use]
     pub fn lease_id(&self) -> LeaseId {
         self.claim.lease
     }
 
-    /// Whether it is held, by the clock and by what is known; no request is sent. Once false it stays false.
+    /// Whether the guard is held, by the clock and by what this client knows. Sends no request.
+    /// Once false, it stays false.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.turn.lessor.runtimes().note();
@@ -174,37 +189,42 @@ impl Guard {
         !self.remaining().is_zero()
     }
 
-    /// For how long [`is_held`](Self::is_held) stays true without another word from the server; zero once it is lost.
+    /// How long [`is_held`](Self::is_held) stays true without another answer from the server. Zero
+    /// once the guard is lost.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.claim.hold.remaining()
     }
 
-    /// Waits until the guard is lost, and says why.
+    /// Waits until the guard is lost, and returns why.
     ///
-    /// That somebody deleted the key is noticed by a watch, which begins a tenth of a second after the guard was acquired.
+    /// If somebody deletes the key, a watch notices it. The watch begins a tenth of a second after
+    /// the guard was acquired.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it costs nothing.
+    /// Dropping the future has no effect.
     pub async fn lost(&self) -> Lost {
         let reason = self.claim.hold.lost().await;
         self.claim.loss(reason)
     }
 
-    /// Asks the store whether the guard is still held: whether the key is there, is the one that was made, and is attached to the lease, as of one
-    /// revision not older than this call. That it was the first then follows, since nothing comes before it later.
+    /// Asks the store whether the guard is still held: whether the key exists, is the one that was
+    /// created, and is attached to the lease, as of one revision not older than this call. If so it
+    /// is still the first, since later keys never come before it.
     ///
     /// # Errors
     ///
-    /// `GuardLost` when it is not, or was lost before. `Unavailable`, `Timeout`, …: it could not be asked; the guard is as it was.
+    /// `GuardLost` if it is not held, or was lost before. `Unavailable`, `Timeout` and other
+    /// errors: the check failed; the guard is unchanged.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it costs nothing.
+    /// Dropping the future has no effect.
     pub async fn verify(&self) -> Result<()> {
         self.claim.check()?;
-        // Where the store tells leases the key alone tells all: a plain read on the wire, for what `Waiter::look_at_once` says. v2 must compare.
+        // On a store that shows leases, reading the key is enough. That read is not sent as a
+        // transaction, for the reason given at `Waiter::look_at_once`. v2 needs compares.
         let txn = if self.claim.transactions {
             Txn { then: vec![self.claim.look()], ..Txn::default() }
         } else {
@@ -218,18 +238,19 @@ impl Guard {
         if holds { self.claim.check() } else { Err(self.lost_by(&committed)) }
     }
 
-    /// Runs `work` as long as the guard is held. When it is lost, `work` is dropped where it waits.
+    /// Runs `work` as long as the guard is held. When it is lost, `work` is dropped at its current
+    /// await point.
     ///
-    /// The clock is looked at each time before `work` goes on, so it does not after a pause in which the lease may have run out. What blocks its
-    /// thread cannot be stopped.
+    /// The clock is checked before each poll of `work`, so it does not continue after a pause in
+    /// which the lease may have run out. Code that blocks its thread cannot be stopped.
     ///
     /// # Errors
     ///
-    /// [`Lost`] says why; it turns into an [`Error`] of kind `GuardLost`.
+    /// [`Lost`] tells why; it converts to an [`Error`] of kind `GuardLost`.
     ///
     /// # Cancel safety
     ///
-    /// That of `work`, which is dropped with it.
+    /// As that of `work`, which is dropped too.
     pub async fn while_held<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
         tokio::select! {
             biased;
@@ -238,12 +259,12 @@ impl Guard {
         }
     }
 
-    /// What a write that is guarded by this is conditioned on.
+    /// The condition for writes that are guarded by this guard.
     pub(crate) fn claim(&self) -> &Claim {
         &self.claim
     }
 
-    /// Writes the value of the guard's key, if it is still the guard's.
+    /// Writes the value of the guard's key, if the key still belongs to the guard.
     pub(crate) async fn write(&self, value: Bytes) -> Result<Revision> {
         self.claim.check()?;
         let put = Op::Put { key: self.claim.key.clone(), value, expiry: Expiry::With(self.claim.lease), previous: false };
@@ -259,24 +280,25 @@ impl Guard {
         if committed.succeeded { Ok(committed.revision) } else { Err(self.lost_by(&committed)) }
     }
 
-    /// The key is not the guard's any more; the answer shows what it is.
+    /// Ends the guard because the key is not its own any more; the answer shows the key.
     fn lost_by(&self, committed: &Committed) -> Error {
         let found = match committed.results.first() {
             Some(OpResult::Get(reply)) => reply.kvs.first(),
             _ => None,
         };
-        // On v2 somebody may have written a value of his own to it.
+        // On v2 another client may have written its own value to the key.
         self.claim.hold.lose(self.claim.why_lost(found).unwrap_or(LostReason::TakenOver));
         self.claim.lost()
     }
 
-    /// Gives it up and waits for the answer. Whoever shares it sees at once that it is not held any more.
+    /// Releases the guard and waits for the answer. Its other owners see at once that it is no
+    /// longer held.
     pub(crate) async fn release(&self) -> Result<()> {
         let before = self.claim.hold.reason();
-        // From here on dropping this revokes the lease, which also deletes the key.
+        // From here on dropping the lease revokes it, which also deletes the key.
         let Some(lease) = self.let_go() else { return Err(self.claim.lost()) };
         if let Some(why) = before {
-            // Its task revokes it, if there is anything left of it.
+            // The lease's task revokes it, if it still exists.
             return Err(self.claim.lost_since(why));
         }
         let retry = self.turn.lessor.retry();
@@ -286,8 +308,10 @@ impl Guard {
         loop {
             let error = match answer_until(deadline, self.last().commit(&**self.turn.store())).await {
                 Ok(left) if left.succeeded => {
-                    // The key was the guard's until now, so the server knew the lease. A keep-alive at the same time may have found the key gone, which on v2 means
-                    // that the lease is gone; this deletion is the reason. Whether the guard was safe all the time is for the clock to say.
+                    // The key was the guard's until now, so the server knew the lease. A concurrent
+                    // keep-alive may have found the key gone, which on v2 looks like a lost lease;
+                    // this deletion is the cause. Whether the guard was safe until now depends on
+                    // the clock.
                     if let Some(why) = lease.life().reason().filter(|why| *why != LostReason::Revoked) {
                         return Err(self.claim.lost_since(why));
                     }
@@ -296,7 +320,7 @@ impl Guard {
                     }
                     return Ok(());
                 }
-                // An earlier copy of this may have done it.
+                // An earlier copy of this request may have deleted the key.
                 Ok(_) if sent_before => return Ok(()),
                 Ok(_) => return Err(self.claim.lost_since(LostReason::KeyDeleted)),
                 Err(error) => error,
@@ -310,7 +334,7 @@ impl Guard {
         }
     }
 
-    /// Gives it up in the background.
+    /// Releases the guard in the background.
     pub(crate) fn release_unseen(&self) {
         if let Some(lease) = self.let_go() {
             lease.finish(self.last(), self.clean);
@@ -318,7 +342,7 @@ impl Guard {
         self.watching.end();
     }
 
-    /// Leaves it as it is, for whoever has the token.
+    /// Stops renewing the lease, for the owner of the token.
     pub(crate) fn into_token(self) -> Token {
         if let Some(lease) = self.let_go() {
             lease.leave();
@@ -326,17 +350,17 @@ impl Guard {
         Token::new(self.claim.key.clone(), self.claim.fence, self.claim.lease)
     }
 
-    /// It is not held any more, and nobody else who has to do with it can harm its lease, which may serve another guard from now on. None if that was so
-    /// before.
+    /// Ends the guard and returns its lease. From now on its other owners cannot end the lease,
+    /// which may serve another guard. Returns `None` if the guard was released before.
     fn let_go(&self) -> Option<Lease> {
         self.claim.hold.release();
-        // Nothing panics while it is held, so what a poisoned lock guards is whole.
+        // No code panics while it holds this lock, so the data of a poisoned lock is consistent.
         let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         lease.life().set_wanted(false);
         Some(lease)
     }
 
-    /// Deletes the key if it is the guard's, with all that the same request can do for others of this client.
+    /// The request that deletes the guard's key, and that also serves waiters of this client.
     fn last(&self) -> Last {
         let Claim { key, fence, .. } = &self.claim;
         let (next, joining) = match self.claim.transactions {
@@ -363,18 +387,18 @@ impl fmt::Debug for Guard {
     }
 }
 
-/// The task that watches a guard's key, once there is one. It ends with this.
+/// The task that watches a guard's key, once it has started. Dropping this ends the task.
 #[derive(Default)]
 struct Watching(OnceLock<Task>);
 
-/// What begins when the guard has been held for a while, if it is held then.
+/// Starts the watching task when the guard has been held for a while, unless it ended.
 struct Watchful {
     watching: Weak<Watching>,
     store: Arc<dyn Store>,
     retry: RetryPolicy,
     claim: Claim,
     ttl: Duration,
-    /// The client's, which has this.
+    /// The client's. Weak, since the client owns this value.
     runtimes: Weak<Runtimes>,
 }
 
@@ -385,7 +409,8 @@ impl Begin for Watchful {
 
     fn begin(self: Box<Self>) {
         let Self { watching, store, retry, claim, ttl, runtimes } = *self;
-        // Nobody else sets it, and who drops the guard meanwhile leaves the end of it to this one.
+        // Only this sets it. If the guard is dropped meanwhile, dropping `watching` here ends the
+        // task.
         if let (Some(watching), Some(runtimes)) = (watching.upgrade(), runtimes.upgrade()) {
             let _ = watching.0.set(runtimes.spawn(watch(store, retry, claim, ttl)));
         }
@@ -415,9 +440,11 @@ impl Drop for Watching {
     }
 }
 
-/// Watches a guard's key, and ends the guard when the key is not as it was made, or when the store refuses to show it for the time to live of the lease.
+/// Watches a guard's key. Ends the guard when the key changed, or when the store refuses to show it
+/// for the lease's time to live.
 ///
-/// In an outage, the lease decides. But a lease needs no right to the key: it may be kept alive for ever while the key cannot be seen.
+/// In an outage the lease decides. But a lease needs no right to the key: it may be kept alive
+/// forever while the key cannot be seen.
 async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim, ttl: Duration) {
     let span = Span::Key(claim.key.clone());
     let mut backoff = retry.backoff();
@@ -461,7 +488,7 @@ async fn watch(store: Arc<dyn Store>, retry: RetryPolicy, claim: Claim, ttl: Dur
     }
 }
 
-/// What comes of following a key.
+/// One result of following a key.
 enum Look {
     Step(Step),
     /// The watch ended.
@@ -470,7 +497,7 @@ enum Look {
     Blind,
 }
 
-/// The next step of a watch, or that it has not been followed for `patience`.
+/// Waits for the next step of a watch, or returns `Blind` when it was interrupted for `patience`.
 async fn look(follow: &mut Follow, patience: Duration) -> Look {
     let mut blind = None;
     poll_fn(|cx| {
@@ -491,11 +518,12 @@ async fn look(follow: &mut Follow, patience: Duration) -> Look {
     .await
 }
 
-/// Why the guard is lost, from what a watch of its key says.
+/// Returns why the guard is lost, from a step of the watch of its key.
 async fn seen(step: &Step, claim: &Claim, store: &dyn Store) -> Option<LostReason> {
     let mut written = false;
     let why = match step {
-        // A key of another history may look the same, as in a restored backup; that it was given to this guard is not part of that history.
+        // In another history, such as a restored backup, the key may look the same. But that
+        // history does not contain that this guard got it.
         Step::Reset(snapshot) => {
             claim.why_lost(snapshot.kvs.first()).or((snapshot.reason == Reason::Rewound).then_some(LostReason::Revoked))
         }
@@ -511,7 +539,7 @@ async fn seen(step: &Step, claim: &Claim, store: &dyn Store) -> Option<LostReaso
     if why.is_some() || !written || claim.transactions {
         return why;
     }
-    // v2 tells no leases: only its store knows whether that was written by us.
+    // v2 shows no leases: only this client's store knows whether this client wrote the value.
     let txn = Txn { compares: claim.compares(), then: Vec::new(), otherwise: Vec::new() };
     let foreign = store.commit(txn).await.is_ok_and(|committed| !committed.succeeded);
     foreign.then_some(LostReason::TakenOver)
@@ -522,9 +550,10 @@ mod tests {
     use super::*;
     use crate::client::Client;
 
-    /// What a guarded write still had of a lock when it was released must not end the lease that the next one has.
+    /// A guarded write may still use the claim of a lock after its release. It must not end the
+    /// lease, which the next lock uses.
     #[tokio::test(start_paused = true)]
-    async fn what_is_found_out_of_a_released_guard_is_not_held_against_its_lease() {
+    async fn released_claim_does_not_end_reused_lease() {
         let client = Client::connect("memory:").await.unwrap();
         let first = client.lock("/a").acquire().await.unwrap();
         let claim = first.claim().clone();
@@ -539,9 +568,9 @@ mod tests {
         second.release().await.unwrap();
     }
 
-    /// On v2 a keep-alive that meets the deletion of the guard's key takes the lease for gone.
+    /// On v2 a keep-alive during the deletion of the guard's key takes the lease for lost.
     #[tokio::test(start_paused = true)]
-    async fn keep_alive_that_meets_the_release_is_no_loss() {
+    async fn keep_alive_during_release_is_no_loss() {
         let store = crate::store::memory::MemoryStore::new();
         let client = Client::with_store(store.clone());
         let lock = client.lock("/x").acquire().await.unwrap();
@@ -556,9 +585,10 @@ mod tests {
         next.release().await.unwrap();
     }
 
-    /// F15: what runs under a lock is not asked to go on after a pause in which the lock may have gone to somebody else.
+    /// Work under a lock must not be polled after a pause in which the lock may have got another
+    /// holder.
     #[tokio::test(start_paused = true)]
-    async fn work_is_dropped_before_it_goes_on_after_a_pause() {
+    async fn work_is_not_polled_after_a_pause() {
         use std::cell::Cell;
         use std::future::poll_fn;
         use std::task::Poll;
@@ -568,7 +598,7 @@ mod tests {
         let client = Client::connect("memory:").await.unwrap();
         let lock = client.lock("/x").acquire().await.unwrap();
         let polls = Cell::new(0);
-        // Work that is always ready to go on.
+        // This work is always ready.
         let work = poll_fn(|cx| {
             polls.set(polls.get() + 1);
             cx.waker().wake_by_ref();
@@ -587,7 +617,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_is_dropped_where_it_waits_when_the_lock_is_lost() {
+    async fn work_is_dropped_when_lock_is_lost() {
         struct Tells<'a>(&'a std::cell::Cell<bool>);
         impl Drop for Tells<'_> {
             fn drop(&mut self) {
@@ -611,7 +641,7 @@ mod tests {
         let (lost, ()) = tokio::join!(lock.while_held(work), ends);
         assert!(matches!(lost.unwrap_err().reason(), LostReason::KeyDeleted | LostReason::Revoked));
         assert!(dropped.get());
-        // The watch tells it, not the next keep-alive.
+        // The watch reports the loss, not the next keep-alive.
         assert!(begun.elapsed() < Duration::from_secs(101), "{:?}", begun.elapsed());
     }
 }

@@ -1,4 +1,5 @@
-//! `Hold`: whether a guard is held, which is for its lease to say and for itself: its key may be gone, or it was given up and the lease serves another.
+//! `Hold`: whether a guard is still held. The guard ends with its lease. It also ends when its key
+//! is gone, or when it is released and the lease serves another guard.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -11,15 +12,15 @@ use tokio::sync::watch;
 use crate::error::Error;
 use crate::lease::{Life, LostReason};
 
-/// Shared by a guard and all that depend on it.
+/// Shared by a guard and everything that depends on it.
 #[derive(Clone)]
 pub(super) struct Hold(Arc<Inner>);
 
 struct Inner {
     life: Life,
-    /// Why the guard is not held any more, beside the end of its lease.
+    /// Why the guard ended, unless its lease ended.
     ended: watch::Sender<Option<LostReason>>,
-    /// The error that is behind that.
+    /// The error that ended the guard.
     cause: OnceLock<Arc<Error>>,
 }
 
@@ -35,18 +36,19 @@ impl Hold {
         }
     }
 
-    /// Why it is not held any more, if it is not.
+    /// Returns why the guard is no longer held, or `None` while it is held.
     pub(super) fn reason(&self) -> Option<LostReason> {
         let ended = *self.0.ended.borrow();
         ended.or_else(|| self.0.life.reason())
     }
 
-    /// For how long it is held without another word from the server.
+    /// How long the guard stays held without another answer from the server.
     pub(super) fn remaining(&self) -> Duration {
         if self.0.ended.borrow().is_some() { Duration::ZERO } else { self.0.life.remaining() }
     }
 
-    /// Waits until it is not held any more. It is known at the first look after that, however late this is polled.
+    /// Waits until the guard is no longer held. Checks the clock on every poll, so a late poll sees
+    /// the loss too.
     pub(super) async fn lost(&self) -> LostReason {
         let mut told = pin!(self.told());
         poll_fn(|cx| match self.reason() {
@@ -60,43 +62,44 @@ impl Hold {
         let mut ended = self.0.ended.subscribe();
         tokio::select! {
             biased;
-            // The sender is in `self`, so that there is an end is all that can be told. What is borrowed with the answer is given back before the next look.
+            // `wait_for` cannot fail, since `self` owns the sender. Its result borrows the value
+            // and must be dropped before `reason` borrows it again.
             () = async { let _ = ended.wait_for(Option::is_some).await; } => self.reason().unwrap_or(LostReason::Released),
             lost = self.0.life.lost() => lost.reason(),
         }
     }
 
-    /// It is lost, and its lease, which is its own, with it.
+    /// Ends the guard, and its lease too, since the lease belongs to this guard.
     pub(super) fn lose(&self, why: LostReason) {
         if self.end(why) {
             self.0.life.lose(why);
         }
     }
 
-    /// The same, because the server refuses this.
+    /// As [`lose`](Self::lose), with the error of the server as the cause.
     pub(super) fn lose_by(&self, why: LostReason, error: Error) {
-        // Nobody else sets it.
+        // This is the only place that sets the cause.
         let _ = self.0.cause.set(Arc::new(error));
         self.lose(why);
     }
 
-    /// The error that is behind the reason, if one is.
+    /// Returns the error behind the reason, if there is one.
     pub(super) fn cause(&self, reason: LostReason) -> Option<Arc<Error>> {
         let own = (reason == LostReason::Unverified).then(|| self.0.cause.get().cloned()).flatten();
         own.or_else(|| self.0.life.cause(reason))
     }
 
-    /// It was given up. The lease goes its own way from now on.
+    /// Ends the guard after a release. The lease lives on.
     pub(super) fn release(&self) {
         self.end(LostReason::Released);
     }
 
-    /// Whether it had not ended before.
+    /// Returns whether the guard had not ended before.
     fn end(&self, why: LostReason) -> bool {
         self.0.ended.send_if_modified(|ended| {
             let first = ended.is_none();
             if first {
-                // Its lease may have ended first, and be the reason for the rest.
+                // If the lease ended first, its end is the reason.
                 *ended = Some(self.0.life.reason().unwrap_or(why));
             }
             first

@@ -1,4 +1,5 @@
-//! `Place`: what to ask next, from what was answered. Pure; the model in the tests plays it against a queue in all orders of events.
+//! `Place`: decides the next request of a contender from the answers so far. Pure; the model in the
+//! tests runs it against a queue in all orders of events.
 
 #[cfg(test)]
 mod model;
@@ -9,11 +10,12 @@ use crate::lease::Rank;
 use crate::revision::Revision;
 use crate::store::{Capabilities, KeyValue, RangeReply};
 
-/// Somebody's way to the front of a queue.
+/// The state of one contender on its way to the front of a queue.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     state: State,
-    /// Where keys of others are in the directory, the newest one before ours says nothing: the whole directory must be looked at.
+    /// Whether to read the whole directory, because the newest key before ours is not a
+    /// contender's.
     whole: bool,
 }
 
@@ -26,62 +28,67 @@ enum State {
     Gone,
 }
 
-/// What is to be done next.
+/// The next thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Want {
-    /// Make the key, unless it is there.
+    /// Create the key, unless it exists.
     Enter,
-    /// Is the key still there, and attached to the lease? If so, who came to be before it? The answer must be as of one revision, and linearizable.
+    /// Check that the key still exists and is attached to the lease, and read which contender is
+    /// before it. The answer must be as of one revision, and linearizable.
     Look { fence: Revision, whole: bool },
-    /// Wait until this key may be gone. It was there at this revision; ours came to be at `fence`.
+    /// Wait until this predecessor's key may be gone. It existed at the revision `since`; our key
+    /// was created at `fence`.
     Wait { fence: Revision, predecessor: Rank, since: Revision },
-    /// It is the first, or there is nothing left to wait with.
+    /// The wait is over: the key is the first, or it is gone.
     End(Outcome),
 }
 
-/// How it ended.
+/// How the wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The key is the first; this is when it came to be.
+    /// The key is the first. It was created at this revision.
     First(Revision),
-    /// The key is gone or somebody else's.
+    /// The key is gone or belongs to another contender.
     Gone,
 }
 
-/// What was answered.
+/// An answer or an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Input {
-    /// The key came to be with this request. `before` where the same answer says it.
+    /// This request created the key. `before` is set if the same answer shows the predecessor.
     Made { fence: Revision, before: Option<Before> },
-    /// The key was there: of an earlier request of ours whose answer was lost.
+    /// The key existed already, created by an earlier request of ours whose answer was lost.
     WasThere { fence: Revision },
-    /// The key is there as it was made, behind these.
+    /// The key exists unchanged; this is before it.
     Looked(Before),
-    /// The key is there as it was made, and this one, which was verified to be the first, is not: as of one revision.
+    /// The predecessor, which was verified to be the first, left; our key existed unchanged at the
+    /// same revision.
     Left(Rank),
-    /// The one before may be gone, or time has passed.
+    /// The predecessor may be gone, or it is time to look.
     Stirred,
-    /// The key, or its lease, is not there.
+    /// The key or its lease does not exist.
     Missing,
 }
 
-/// Who came to be before our key.
+/// The contender before our key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Before {
     Nobody,
-    /// This is the last one before us, as of this revision.
+    /// The last contender before ours, as of this revision.
     Somebody {
         rank: Rank,
         as_of: Revision,
     },
-    /// The last key before ours is no contender's; whoever is before that was not looked at.
+    /// The last key before ours is not a contender's; the keys before it were not read.
     Unclear,
 }
 
 impl Before {
-    /// From what was read of the directory as of one revision: the whole of it, or the newest keys up to ours.
+    /// Finds the predecessor in a read of the directory as of one revision: the whole directory, or
+    /// the newest keys up to ours.
     pub(super) fn of(directory: &Key, own: &Key, fence: Revision, reply: RangeReply, capabilities: &Capabilities) -> Self {
-        // Of keys that one transaction created the one with the smaller name is before the other. Without that, each of two would be the first.
+        // Of the keys of one transaction, the smaller name is first. Without this rule both
+        // contenders would consider themselves the first.
         let is_before = |kv: &KeyValue| (kv.created, &kv.key[..]) < (fence, own.as_bytes());
         let contenders = reply.kvs.iter().filter(|kv| is_before(kv) && is_contender(directory, kv, capabilities));
         match contenders.max_by(|one, other| (one.created, &one.key).cmp(&(other.created, &other.key))) {
@@ -107,17 +114,17 @@ impl Place {
         }
     }
 
-    /// What was wanted has been answered.
+    /// Applies an answer or an event.
     pub(super) fn handle(&mut self, input: Input) {
         self.state = match (&self.state, input) {
             (_, Input::Missing) => State::Gone,
             (_, Input::Made { fence, before: Some(before) }) => self.behind(fence, before),
             (_, Input::Made { fence, before: None } | Input::WasThere { fence }) => State::Unknown { fence },
             (State::Unknown { fence }, Input::Looked(before)) => self.behind(*fence, before),
-            // Nobody came to be between the two of us, nor can he later, since what is made is made last. And nobody was before the one who left, since he
-            // was the first.
+            // No key can come between ours and the predecessor's, since new keys are created last.
+            // No key was before the predecessor's, since it was the first.
             (State::Behind { fence, predecessor, .. }, Input::Left(first)) if *predecessor == first => State::First { fence: *fence },
-            // Whatever woke us: only what was read of our own key makes an owner.
+            // The reason does not matter: only a read of our own key makes us the holder.
             (State::Behind { fence, .. }, Input::Stirred | Input::Left(_)) => State::Unknown { fence: *fence },
             (state, Input::Looked(_) | Input::Left(_) | Input::Stirred) => state.clone(),
         };
@@ -161,7 +168,7 @@ mod tests {
         KeyValue { key, value, created, modified: created, version: Some(1), lease, ttl: None }
     }
 
-    /// Who is before our own key, which was created at [`FENCE`] and is in the answer too.
+    /// Computes what is before our key, which was created at [`FENCE`] and is part of the answer.
     fn before(others: Vec<KeyValue>, more: bool) -> Before {
         let kvs = [vec![kv(OWN.as_bytes(), FENCE.get(), Some(5))], others].concat();
         let reply = RangeReply { revision: Revision::new(9), kvs, more, ..RangeReply::default() };
@@ -173,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn leased_key_is_waited_for_whatever_its_name() {
+    fn every_leased_key_is_waited_for() {
         for name in [&b"123456"[..], b"4F", b"README", b"sub/4", b"/", b"4/", b"_4", b" ", "ü".as_bytes(), b"\xff\xfe", b"\0"] {
             let key = [b"/q/", name].concat();
             assert_eq!(before(vec![kv(&key, 4, Some(1))], false), behind(&key, 4), "{name:?}");
@@ -183,17 +190,17 @@ mod tests {
     }
 
     #[test]
-    fn one_of_two_keys_of_one_transaction_is_first() {
-        // Ours is the larger: it waits.
+    fn only_one_key_per_transaction_is_first() {
+        // Our key is the larger one: it waits.
         assert_eq!(before(vec![kv(b"/q/4", 5, Some(1))], false), behind(b"/q/4", 5));
-        // Ours is the smaller, and the other one waits for ours, if it is of this library.
+        // Our key is the smaller one. A contender of this library waits for it.
         assert_eq!(before(vec![kv(b"/q/6", 5, Some(1))], false), Before::Nobody);
-        // The answer shows two of at least three: the third may be before ours.
+        // The answer shows two of at least three keys: the third may be before ours.
         assert_eq!(before(vec![kv(b"/q/6", 5, Some(1))], true), Before::Unclear);
     }
 
     #[test]
-    fn last_key_before_ours_is_the_predecessor() {
+    fn newest_earlier_key_is_the_predecessor() {
         let others = vec![kv(b"/q/1", 3, Some(1)), kv(b"/q/3", 4, Some(3)), kv(b"/q/2", 4, Some(2)), kv(b"/q/9", 6, Some(9))];
         assert_eq!(before(others, false), behind(b"/q/3", 4));
     }

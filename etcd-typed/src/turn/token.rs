@@ -1,4 +1,4 @@
-//! `Token`: what another process needs to go on with a guard, to lengthen it or to release it.
+//! `Token`: lets another process take over a guard, renew it or release it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,13 +18,15 @@ use crate::revision::{LeaseId, Revision};
 use crate::runtime;
 use crate::store::{Compare, Condition, Expiry, Op, Span, Txn};
 
-/// A held lock or leadership, as text: to be handed to another process, which [adopts](crate::NamedLock::adopt) it, renews or releases it.
+/// A held lock or leadership as text, for another process, which [adopts](crate::NamedLock::adopt),
+/// renews or releases it.
 ///
-/// It is no secret that protects anything: whoever may write the key may release it. It names one grant, not the lock: a token whose guard was
-/// lost is of no use.
+/// A token is not a secret: every client that may write the key can release the guard. It
+/// identifies one guard, not the lock: after the guard is lost, the token is useless.
 ///
-/// The text is the key, the fence and the lease in hexadecimal: `/locks/migrate/2f1c8b@17#2f1c8b`. A key of another client that is not UTF-8 is written in
-/// hexadecimal too, which `#hex` at the end says.
+/// The text consists of the key, the fence and the lease in hexadecimal:
+/// `/locks/migrate/2f1c8b@17#2f1c8b`. A key that is not UTF-8 (of another client) is written in
+/// hexadecimal, and the text ends with `#hex`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Token {
     key: Key,
@@ -37,7 +39,7 @@ impl Token {
         Self { key, fence, lease }
     }
 
-    /// The key that stands for the guard in the store.
+    /// The guard's key in the store.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
@@ -67,7 +69,7 @@ impl fmt::Display for Token {
     }
 }
 
-/// The text is no [`Token`].
+/// The error for a text that is not a [`Token`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenError;
 
@@ -89,13 +91,13 @@ impl FromStr for Token {
         let lease = u64::from_str_radix(lease, 16).ok().and_then(|lease| LeaseId::from_signed(lease.cast_signed())).ok_or(TokenError)?;
         let fence = fence.parse().map(Revision::new).map_err(|_| TokenError)?;
         let key = if hex { bytes(key).ok_or(TokenError)? } else { key.as_bytes().to_vec() };
-        // Any key that a queue may hold: it begins with the queue's name, which is not empty, and a slash.
+        // A key in a queue begins with the queue's name, which is not empty, and a slash.
         let in_a_queue = key.iter().skip(1).any(|byte| *byte == b'/');
         if in_a_queue { Ok(Self { key: Key::stored(&key), fence, lease }) } else { Err(TokenError) }
     }
 }
 
-/// At the end of a token whose key is written in hexadecimal. No lease ends so.
+/// The end of a token whose key is written in hexadecimal. A lease never ends like this.
 const HEX: &str = "#hex";
 
 fn bytes(hex: &str) -> Option<Vec<u8>> {
@@ -117,21 +119,23 @@ impl<'de> Deserialize<'de> for Token {
 }
 
 impl Turn {
-    /// Goes on with a guard that was left to us: its key is attached to a lease of ours, so whoever held it until now does not any more.
+    /// Takes over a guard by attaching its key to a new lease, so that the previous holder loses
+    /// it.
     pub(crate) async fn adopt(&self, token: &Token, value: Option<Bytes>) -> Result<Guard> {
         self.names(token)?;
         let adopt = async {
-            // Not a spare one, which the server may have forgotten.
+            // Not a spare lease, which the server may have forgotten.
             let lease = self.lessor.grant(self.ttl).await.map_err(|error| error.at(&token.key))?;
             let clean = self.attach(token, &lease, value).await?;
-            // Nothing is attached to it any more; if it cannot be ended it runs out.
+            // Best effort: nothing is attached to the old lease any more, and it runs out by
+            // itself.
             let _ = self.store().revoke(token.lease).await;
             Ok(Guard::new(self, token.key.clone(), token.fence, lease, clean))
         };
         self.retry().one_call(adopt).await
     }
 
-    /// Gives a guard that was left another time to live from now on, and leaves it again.
+    /// Attaches a guard's key to a new lease with this time to live, and stops renewing it.
     pub(crate) async fn renew(&self, token: &Token, ttl: Duration) -> Result<Token> {
         self.names(token)?;
         let renew = async {
@@ -145,7 +149,7 @@ impl Turn {
         self.retry().one_call(renew).await
     }
 
-    /// Ends a guard that was left.
+    /// Releases a guard by its token.
     pub(crate) async fn release_token(&self, token: &Token) -> Result<()> {
         self.names(token)?;
         self.retry().one_call(self.release_left(token)).await
@@ -156,7 +160,7 @@ impl Turn {
         let mut attempts = Attempts::new(self.lessor.retry());
         loop {
             match answer_until(attempts.deadline, self.store().commit(txn.clone())).await {
-                // One that is refused after another one whose outcome was unknown: that has done it.
+                // If an earlier attempt had an unknown outcome, that attempt released the guard.
                 Ok(committed) if committed.succeeded || attempts.unsure => break,
                 Ok(_) => return Err(not_there(token)),
                 Err(error) => attempts.failed(error).await.map_err(|error| error.at(&token.key))?,
@@ -166,15 +170,17 @@ impl Turn {
         Ok(())
     }
 
-    /// Puts the key of a guard with another lease, which keeps when it came to be. Whether no copy of that may be applied later.
+    /// Attaches a guard's key to another lease; its creation revision stays. Returns whether no
+    /// copy of the request can be applied later.
     async fn attach(&self, token: &Token, lease: &Lease, value: Option<Bytes>) -> Result<bool> {
         let mut attempts = Attempts::new(self.lessor.retry());
         loop {
-            // Whoever is the first stays that as long as his key is there. A token of one who waits (every key of the queue has one) gives no guard.
+            // The first contender stays the first as long as its key exists. A waiter has a token
+            // too, but does not get a guard for it.
             let first = self.queue().await?.into_iter().next();
             let is_named = |first: &Contender| first.key == token.key && first.fence == token.fence;
             let Some(first) = first.filter(is_named) else { return Err(not_there(token)) };
-            // v2 does not tell to which lease a key is attached.
+            // v2 does not show which lease a key is attached to.
             if self.store().capabilities().transactions {
                 if first.lease == lease.id() {
                     return Ok(!attempts.unsure);
@@ -188,15 +194,15 @@ impl Turn {
             let txn = Txn { compares: self.as_left(token, Some(first.modified)), then: vec![put], otherwise: Vec::new() };
             let error = match answer_until(attempts.deadline, self.store().commit(txn)).await {
                 Ok(committed) if committed.succeeded => return Ok(!attempts.unsure),
-                // Its value was written meanwhile, or it is not what it was; the next look tells.
-                Ok(_) => Error::new(ErrorKind::Conflict, "others wrote it faster, again and again"),
+                // The value was written meanwhile, or the key changed; the next read shows which.
+                Ok(_) => Error::new(ErrorKind::Conflict, "other clients kept changing the key at the same time"),
                 Err(error) => error,
             };
             attempts.failed(error).await.map_err(|error| error.at(&token.key))?;
         }
     }
 
-    /// That the key is as the token says, and was written last when it was read.
+    /// The conditions that the key is as the token says, and was not written since it was read.
     fn as_left(&self, token: &Token, modified: Option<Revision>) -> Vec<Compare> {
         let modified = modified.map(Condition::Modified);
         let transactions = self.store().capabilities().transactions;
@@ -218,11 +224,11 @@ impl Turn {
     }
 }
 
-/// The attempts of a write that may be made again after any failure, since it is conditioned on what it changes.
+/// Repeats a write after any failure. The write must be conditional on the state that it changes.
 struct Attempts {
     deadline: Instant,
     backoff: Backoff,
-    /// Whether the outcome of one is unknown.
+    /// Whether an attempt had an unknown outcome.
     unsure: bool,
 }
 
@@ -231,11 +237,11 @@ impl Attempts {
         Self { deadline: retry.deadline(), backoff: retry.backoff(), unsure: false }
     }
 
-    /// Waits for the next attempt; the error is the answer where there is none.
+    /// Waits before the next attempt. Returns the error if there is no next attempt.
     async fn failed(&mut self, error: Error) -> Result<()> {
         self.unsure |= error.may_have_applied();
         let next = Instant::now() + self.backoff.next_delay();
-        // A server without space says the same until somebody makes room.
+        // A server without space keeps refusing until an operator frees space.
         let again =
             (error.may_have_applied() && error.kind() != ErrorKind::NoSpace) || error.is_retryable() || error.kind() == ErrorKind::Conflict;
         if !again || next >= self.deadline || !runtime::is_here() {
@@ -247,7 +253,7 @@ impl Attempts {
 }
 
 fn not_there(token: &Token) -> Error {
-    Error::new(ErrorKind::GuardLost, "what the token stands for is not held any more").at(&token.key)
+    Error::new(ErrorKind::GuardLost, "the lock or leadership of this token is no longer held").at(&token.key)
 }
 
 #[cfg(test)]
@@ -278,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_no_token_is_refused() {
+    fn malformed_token_is_refused() {
         for nonsense in [
             "",
             "/x",

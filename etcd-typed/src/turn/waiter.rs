@@ -1,4 +1,4 @@
-//! `Waiter`: carries out what [`Place`] wants, with one lease and one key.
+//! `Waiter`: carries out the decisions of [`Place`], with one lease and one key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::store::{
 };
 use crate::telemetry;
 
-/// Whether to wait for others.
+/// Whether to wait for other contenders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Patience {
     Wait,
@@ -33,36 +33,38 @@ pub(super) enum Patience {
 /// How an attempt ended.
 pub(super) enum End {
     First(Box<Guard>),
-    /// Somebody else has it, and we do not wait.
+    /// Another contender holds the queue, and this one does not wait.
     Busy,
     /// The lease ran out meanwhile, or somebody deleted the key.
     Gone,
 }
 
-/// How old a watch is when its reader asks whether the predecessor is there yet: the watch may be a slow one.
+/// How old a watch gets before its reader checks that the predecessor still exists: the watch may
+/// be a slow one.
 const DOUBT: Duration = Duration::from_millis(15);
 
-/// A watch of the predecessor.
+/// A watch of the predecessor's key.
 struct Following {
     key: Key,
     stream: WatchStream,
-    /// When to ask; once.
+    /// When to check; `None` after the check.
     doubt: Option<Instant>,
 }
 
-/// Somebody who waits. When it is dropped the lease is revoked, and the key goes with it.
+/// A contender that waits. Dropping it revokes the lease, which deletes the key.
 pub(super) struct Waiter<'t> {
     turn: &'t Turn,
     lease: Lease,
     key: Key,
     place: Place,
-    /// The instant at which the attempt to make the key ends.
+    /// When the attempt to create the key ends.
     deadline: Instant,
-    /// Whether all that was sent was also answered. If not, a copy may be applied later, as long as the lease lives.
+    /// Whether all requests were answered. If not, a copy may be applied later, as long as the
+    /// lease lives.
     clean: bool,
     watch: Option<Following>,
     backoff: Backoff,
-    /// Of watches that fail, also where looks go well.
+    /// For watches that fail, even while reads succeed.
     rewatch: Backoff,
 }
 
@@ -77,7 +79,7 @@ impl<'t> Waiter<'t> {
         let life = self.lease.life().clone();
         let outcome = tokio::select! {
             biased;
-            // Nothing is ours any more; what is under way is given up.
+            // The lease is lost, and the key with it: requests under way are dropped.
             _ = life.lost() => Some(Outcome::Gone),
             outcome = self.reach_the_front(value, patience) => outcome?,
         };
@@ -94,7 +96,8 @@ impl<'t> Waiter<'t> {
         })
     }
 
-    /// Leaves the queue, and waits for that: else a next try would stand behind this one. If it does not go well the lease is revoked.
+    /// Leaves the queue and waits for the answer. Otherwise the next attempt would wait behind this
+    /// one. If the deletion fails, the lease is revoked.
     async fn give_up(self) {
         let gone = Txn { then: vec![Op::delete(&self.key)], ..Txn::default() };
         let outside = self.place.want() == Want::Enter;
@@ -103,7 +106,7 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// None: somebody is before us and we do not wait.
+    /// Returns `None` if another contender is before this one and this one does not wait.
     async fn reach_the_front(&mut self, value: &Bytes, patience: Patience) -> Result<Option<Outcome>> {
         loop {
             let input = match self.place.want() {
@@ -123,15 +126,17 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Makes the key. It may be sent again after any failure: the key has the name of our lease, so it is there once or not at all.
+    /// Creates the key. The request may be repeated after any failure: the key is named by the
+    /// lease, so it exists at most once.
     ///
-    /// None: somebody is there and we do not wait; then there is no key of ours, where one transaction can be about all of that.
+    /// Returns `None` if the queue is not empty and this contender does not wait. On a store with
+    /// transactions no key was created then.
     async fn enter(&mut self, value: &Bytes, patience: Patience) -> Result<Option<Input>> {
         let deadline = self.deadline;
         let put = Op::Put { key: self.key.clone(), value: value.clone(), expiry: Expiry::With(self.lease.id()), previous: false };
         let mut then = vec![put];
         if self.transactions() {
-            // Ours and the one before it.
+            // Reads our key and the one before it.
             then.push(Op::Newest { below: self.turn.directory.clone(), before: None, limit: 2 });
         }
         let (own, all) = (Span::Key(self.key.clone()), Span::Below(self.turn.directory.clone()));
@@ -169,7 +174,7 @@ impl<'t> Waiter<'t> {
                     if there.iter().any(|kv| is_contender(&self.turn.directory, kv, self.store().capabilities())) {
                         return Ok(None);
                     }
-                    // What is there is nobody's who wants it.
+                    // The keys found are not contenders.
                     alone = false;
                     txn = only_if(own.clone());
                     continue;
@@ -179,7 +184,8 @@ impl<'t> Waiter<'t> {
             };
             self.clean &= !error.may_have_applied();
             let next = Instant::now() + self.backoff.next_delay();
-            // A server without space leaves the write in doubt too, but says the same until somebody makes room. If the key came to be, it ends with the lease.
+            // With `NoSpace` the outcome is unknown too, but the server keeps refusing until an
+            // operator frees space. If the key was created, it ends with the lease.
             let is_hopeless = error.kind() == ErrorKind::NoSpace || !(error.may_have_applied() || error.is_retryable());
             if is_hopeless || next >= deadline || !runtime::is_here() {
                 return Err(error);
@@ -188,18 +194,19 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Lets the request with which another one of this client gives the lock up make the key too: where many want it all the time, whoever has it gives it up about now.
+    /// Lets another contender of this client create our key in the request with which it releases.
+    /// Under contention the holder is about to release.
     ///
-    /// None: nobody has taken it along, and nothing was done.
+    /// Returns `None` if no other contender did so; then nothing was sent.
     async fn join(&mut self, make: &[Op]) -> Option<Result<Committed>> {
         let (standings, directory) = (self.turn.lessor.standings(), &self.turn.directory);
         let joined = standings.offer(directory, &self.key, make)?;
-        // Whoever can run now does so before us.
+        // Tasks that are ready to run go first.
         yield_now().await;
         if standings.withdraw(directory, &self.key) {
             return None;
         }
-        // Whoever took it along may be on a runtime that is not driven any more.
+        // The other contender may be on a runtime that is no longer driven.
         match timeout_at(self.deadline, joined).await {
             Ok(Ok(Joined::Made(committed))) => Some(Ok(committed)),
             Ok(Ok(Joined::Not)) => None,
@@ -210,8 +217,8 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Asks until there is an answer, as long as the lease lives; a caller who does not wait gets
-    /// the error when its call ends.
+    /// Reads until there is an answer, as long as the lease lives. A caller that does not wait gets
+    /// the error when its call's time is up.
     async fn look(&mut self, fence: Revision, whole: bool, patience: Patience) -> Result<Input> {
         loop {
             let looked = if self.transactions() { self.look_at_once(fence, whole).await } else { self.look_at_all(fence).await };
@@ -232,10 +239,11 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Our key and the one before it are the two newest up to when ours was made.
+    /// Our key and its predecessor are the two newest keys up to our fence.
     ///
-    /// One read without conditions, which is no transaction on the wire: one that only reads ends a server of 3.5.0 to 3.5.6 when whoever asked gives it up
-    /// (etcd issue 14110).
+    /// This is one read without conditions, which is not sent as a transaction: a read-only
+    /// transaction crashes a server of 3.5.0 to 3.5.6 when its caller cancels it (etcd issue
+    /// 14110).
     async fn look_at_once(&mut self, fence: Revision, whole: bool) -> Result<Input> {
         let below = self.turn.directory.clone();
         let read = if whole { Op::Get(Span::Below(below)) } else { Op::Newest { below, before: Some(fence.next()), limit: 2 } };
@@ -246,7 +254,7 @@ impl<'t> Waiter<'t> {
         })
     }
 
-    /// Where a transaction is about one key, one listing says all.
+    /// On a store whose transactions cover only one key, one listing shows everything.
     async fn look_at_all(&mut self, fence: Revision) -> Result<Input> {
         loop {
             let reply = self.store().range(Range::of(Span::Below(self.turn.directory.clone()))).await?;
@@ -257,8 +265,8 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Deletes the key of a contender whose time is over and that the server still has, unless it
-    /// was refreshed meanwhile. After that no refresh can revive it.
+    /// Deletes the key of a contender whose time to live has passed but that the server still has,
+    /// unless it was refreshed meanwhile. After that no refresh can revive it.
     async fn bury(&mut self, over: &KeyValue) -> Result<()> {
         let key = Key::stored(&over.key);
         let compares = vec![Compare::key(&key, Condition::Modified(over.modified))];
@@ -270,13 +278,14 @@ impl<'t> Waiter<'t> {
         if self.is_there(fence, &reply) { Input::Looked(self.before(fence, reply)) } else { Input::Missing }
     }
 
-    /// Waits until the predecessor is gone, a third of the lease's time has passed, or there is a reason to look.
+    /// Waits until the predecessor is gone, a third of the lease's time has passed, or there is
+    /// another reason to look.
     async fn wait(&mut self, fence: Revision, predecessor: Rank, since: Revision) -> Input {
         let look = Instant::now() + self.lease.ttl() / 3;
         let stirred = async {
             match self.turn.lessor.standings().before(&self.turn.directory, &self.key, &predecessor) {
                 Some(lease::Before::Left(handed)) => Some(handed),
-                // One of our own client needs no watch.
+                // A predecessor of this client needs no watch.
                 Some(lease::Before::Stands(neighbour)) => neighbour.gone().await,
                 None => {
                     self.follow(predecessor, since).await;
@@ -286,7 +295,8 @@ impl<'t> Waiter<'t> {
         };
         let handed = tokio::select! {
             handed = stirred => handed,
-            // A watch may be deaf, or a server may lose an event (etcd issues 18089, 17529): nobody waits for ever for that.
+            // A watch may be stuck, or a server may lose an event (etcd issues 18089, 17529). This
+            // limits the wait.
             () = sleep_until(look) => None,
         };
         match handed {
@@ -295,14 +305,16 @@ impl<'t> Waiter<'t> {
         }
     }
 
-    /// Watches the predecessor. A watch that is good is kept for the next wait for the same one.
+    /// Watches the predecessor. A working watch is kept for the next wait for the same predecessor.
     async fn follow(&mut self, predecessor: Rank, since: Revision) {
         let Rank { key, created } = predecessor;
         if self.watch.as_ref().is_none_or(|watch| watch.key != key) {
             let watch = Watch { span: Span::Key(key.clone()), from: WatchFrom::Live(since) };
             let stream = self.store().watch(watch).await.ok();
-            // v3 reads its revision and enters the watch after that. A write in between makes it one that hears of it from a loop of 100 ms
-            // (`v3rpc/watch.go`, `watchable_store.go`); where a lock goes from one to the next as fast as it can, that is one in a hundred.
+            // A v3 server reads its revision first and registers the watch after that. A write in
+            // between makes it a slow watch, which a loop serves every 100 ms (`v3rpc/watch.go`,
+            // `watchable_store.go`). With a lock that changes hands as fast as possible, this hits
+            // one watch in a hundred.
             let doubt = self.transactions().then(|| Instant::now() + DOUBT);
             self.watch = stream.map(|stream| Following { key: key.clone(), stream, doubt });
         }
@@ -313,7 +325,7 @@ impl<'t> Waiter<'t> {
             };
             let Ok(item) = item else {
                 *doubt = None;
-                // One key is cheaper to read than the queue. Without an answer, a look tells.
+                // One key is cheaper to read than the queue. If the read fails, the caller looks.
                 let read = Txn { then: vec![Op::Get(Span::Key(key.clone()))], ..Txn::default() };
                 let read = self.store().commit(read).await;
                 let is_there =
@@ -338,13 +350,13 @@ impl<'t> Waiter<'t> {
         Before::of(&self.turn.directory, &self.key, fence, reply, self.store().capabilities())
     }
 
-    /// Whether our key is there as it was made.
+    /// Whether our key exists unchanged.
     fn is_there(&self, fence: Revision, reply: &RangeReply) -> bool {
         reply.kvs.iter().any(|kv| kv.created == fence && self.is_ours(kv))
     }
 
     fn is_ours(&self, kv: &KeyValue) -> bool {
-        // v2 tells no leases; elsewhere a key without one was detached from ours.
+        // v2 shows no leases. On other stores a key without a lease was detached from ours.
         let attached = kv.lease.map_or(!self.transactions(), |lease| lease == self.lease.id());
         attached && kv.key.as_ref() == self.key.as_bytes()
     }

@@ -1,12 +1,14 @@
-//! `Anchor`: the one thing of the past that a watch remembers, to notice that a server came back with another history.
+//! `Anchor`: one fact about the past that a watch remembers, to detect that a server came back with
+//! another history.
 //!
-//! A server whose data was lost and that was written to since may be at any revision, so its revision alone proves nothing: etcd
-//! accepts a watch from an old revision then, with the same cluster id, and never says a word (seen with 3.4.23 and 3.5.30, v3 and v2). The newest
-//! key that we saw written must still be there as it was, which is one read of one key for each resumption.
+//! A server that lost its data and was written to again may be at any revision, so its revision
+//! alone proves nothing. etcd then accepts a watch from an old revision, with the same cluster ID
+//! and without any sign (seen with 3.4.23 and 3.5.30, v3 and v2). So each resumption reads one key:
+//! the newest key that the watch saw written must still exist unchanged.
 //!
-//! What it does not see: on v2, which cannot be asked about the past, a lost history whose new one has passed the index we saw and written or
-//! left out that key; where the past can be read, one whose key we saw deleted, if the new history is compacted between that and
-//! where we are.
+//! Two cases are not detected. On v2, which cannot read the past: the new history has passed the
+//! seen index, and has written or left out that key. Where the past can be read: the watch saw the
+//! key deleted, and the new history is compacted between that deletion and the current revision.
 
 use bytes::Bytes;
 
@@ -17,11 +19,11 @@ use crate::store::{Batch, Event, KeyValue, Range, RangeReply, Span};
 /// What must be true of the past of a server whose history we saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Anchor {
-    /// Nothing is known (yet): what a check finds becomes the anchor.
+    /// Nothing is known yet. The result of the next check becomes the anchor.
     Unknown,
     /// The span was read and was empty, and nothing was written since.
     Empty,
-    /// This key was the newest to be written. Boxed: while thousands begin there is none yet.
+    /// The newest key that was written. Boxed, since thousands of new watches have none yet.
     Written(Box<Written>),
 }
 
@@ -30,12 +32,13 @@ pub(crate) enum Anchor {
 pub(crate) struct Written {
     key: Key,
     mark: Mark,
-    /// It was deleted after this revision.
+    /// The last revision before the key was deleted, if it was.
     until: Option<Revision>,
 }
 
-/// What a server says of a key, with its value as a hash. A server that was set up anew by the same script may well have the same key with the
-/// same versions at the same revision; if the value is the same too, nothing was lost that mattered at this key.
+/// A server's metadata of a key, with a hash of its value. A server that was set up anew by the
+/// same script may have the same key with the same versions at the same revision. If the value is
+/// the same too, nothing that matters at this key was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     created: Revision,
@@ -45,7 +48,7 @@ pub(crate) struct Mark {
 }
 
 impl Anchor {
-    /// The newest key of a list of the whole span.
+    /// Returns the anchor for a list of the whole span: its newest key.
     pub(crate) fn of(kvs: &[KeyValue], span: &Span) -> Self {
         if kvs.is_empty() {
             return Self::Empty;
@@ -54,12 +57,12 @@ impl Anchor {
         newest.map_or(Self::Unknown, |kv| Self::listed(kv, span))
     }
 
-    /// The changes of a batch have happened.
+    /// Updates the anchor with the changes of a batch.
     pub(crate) fn follow(&mut self, batch: &Batch) {
         if let (Self::Written(written), [Event::Put { kv, .. }]) = (&mut *self, batch.events.as_slice())
             && kv.key == written.key.as_bytes()
         {
-            // What most batches are, where a key of its own is watched.
+            // The most common batch of a watch of a single key.
             (written.mark, written.until) = (Mark::of(kv), None);
             return;
         }
@@ -79,7 +82,8 @@ impl Anchor {
         }
     }
 
-    /// The read that shows whether the anchor holds, where the past can be read as of `seen`, the revision up to which everything was yielded.
+    /// Returns the read that checks the anchor. `seen` is the revision up to which everything was
+    /// yielded, if the store can read the past.
     pub(crate) fn range(&self, span: &Span, seen: Option<Revision>) -> Range {
         match self {
             Self::Written(written) => {
@@ -93,11 +97,12 @@ impl Anchor {
         }
     }
 
-    /// Whether the answer to that read cannot be of the history that we saw up to `seen`.
+    /// Whether the answer to that read contradicts the history that we saw up to `seen`.
     ///
-    /// An answer of the past (`pinned`) must say exactly the same. One of the present must only be possible: a key may have been written or
-    /// deleted since, but no key is older than it was, and a key that was not there came to be later. (v2 moves `modifiedIndex` without an event
-    /// when a TTL is refreshed, so more cannot be concluded.)
+    /// An answer about the past (`pinned`) must match exactly. An answer about the present must
+    /// only be possible: a key may have been written or deleted since, but it cannot be older than
+    /// it was, and a key that did not exist must have been created later. (v2 changes
+    /// `modifiedIndex` without an event when a TTL is refreshed, so no more can be concluded.)
     pub(crate) fn contradicts(&self, reply: &RangeReply, seen: Revision, pinned: bool) -> bool {
         if !pinned && reply.revision < seen {
             return true;
@@ -121,7 +126,7 @@ impl Anchor {
         }
     }
 
-    /// Where nothing was known, what the check found is the anchor from now on.
+    /// If nothing was known, the result of the check becomes the anchor.
     pub(crate) fn adopt(&mut self, reply: &RangeReply, seen: Revision, span: &Span) {
         if *self == Self::Unknown {
             let newest = reply.kvs.iter().filter(|kv| kv.modified <= seen && span.contains(&kv.key)).max_by_key(|kv| kv.modified);
@@ -129,7 +134,7 @@ impl Anchor {
         }
     }
 
-    /// The same as [`written`](Self::written) of a key of the span; where that is one key, it is not made anew.
+    /// As [`written`](Self::written), but reuses the key of a span that is a single key.
     fn listed(kv: &KeyValue, span: &Span) -> Self {
         match span {
             Span::Key(key) if key.as_bytes() == kv.key => {
@@ -150,8 +155,10 @@ impl Mark {
     }
 }
 
-/// Two values that differ have almost surely different ones. Each of thousands of watches makes it of each event, so it is not the standard hash, which waits for
-/// every eight bytes before the next: here 16 bytes and their place are a product of their own, and all are added up.
+/// Different values almost certainly have different digests. Thousands of watches compute one for
+/// each event. The standard hash would be slower, since each step waits for the previous eight
+/// bytes. Here each block of 16 bytes and its place give an independent product, and the products
+/// are added up.
 fn digest(value: &[u8]) -> u64 {
     const ODD: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
     let halves = |number: u128| ((number & u128::from(u64::MAX)) as u64, (number >> 64) as u64);
@@ -164,17 +171,17 @@ fn digest(value: &[u8]) -> u64 {
     let mut last = [0; 16];
     last.iter_mut().zip(rest).for_each(|(to, byte)| *to = *byte);
     let sum = (1..).zip(whole).fold(0_u64, |sum, (place, bytes)| sum.wrapping_add(product(place, *bytes)));
-    // Zeros at the end are told from nothing by the length, which no place is.
+    // The length separates trailing zeros from padding. Inverted, it differs from every place.
     sum.wrapping_add(product(!(value.len() as u64), last))
 }
 
-/// Whether the deletion of `deleted` takes `key` away.
+/// Whether the deletion of `deleted` also deletes `key`.
 fn deletes(deleted: &Bytes, directory: bool, key: &Key) -> bool {
     let key = key.as_bytes();
     match key.strip_prefix(deleted.as_ref()) {
         Some([]) => true,
         Some([b'/', ..]) => directory,
-        // The root is the one directory whose name ends with the slash.
+        // The root is the only directory whose name ends with a slash.
         Some(_) => directory && deleted.as_ref() == b"/",
         None => false,
     }
@@ -187,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_that_differ_anywhere_have_digests_that_differ() {
+    fn different_values_have_different_digests() {
         let mut seen = HashSet::new();
         for length in 0..70 {
             let zeros = vec![0; length];

@@ -1,5 +1,6 @@
-//! The decisions of a watch: what to ask the store next, what to yield, what an answer or its absence means. Pure: no socket, no clock and no
-//! task is here, so every rule is tested by telling it what happened. `watch.rs` carries out what it wants.
+//! The decisions of a watch: what to ask the store next, what to yield, and what an answer means.
+//! Pure: no socket, clock or task, so tests can check every rule by passing in events. `watch.rs`
+//! carries the decisions out.
 
 use crate::error::{Error, ErrorKind};
 use crate::revision::Revision;
@@ -8,44 +9,45 @@ use crate::telemetry::{self, Pattern};
 use crate::watch::anchor::Anchor;
 use crate::watch::{Reason, Snapshot, Start, Step};
 
-/// What the engine waits for. It stays the same until [`Engine::handle`] was told the answer.
+/// What the engine waits for. It stays the same until [`Engine::handle`] gets the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Want {
-    /// This read; an open watch is of no use any more. The answer is [`Input::Read`].
+    /// Close an open watch, and do this read. The answer is [`Input::Read`].
     Read(Range),
-    /// This read, while the watch that was just opened stays open. The answer is [`Input::Read`].
+    /// Do this read, and keep the watch that was just opened. The answer is [`Input::Read`].
     Check(Range),
-    /// A watch from here. The answer is [`Input::Opened`].
+    /// Open a watch from here. The answer is [`Input::Opened`].
     Open(WatchFrom),
-    /// The next item of the open watch. The answer is [`Input::Item`].
+    /// Take the next item of the open watch. The answer is [`Input::Item`].
     Item,
-    /// A while to pass before the next attempt. The answer is [`Input::Waited`].
+    /// Wait before the next attempt. The answer is [`Input::Waited`].
     Wait,
     /// Nothing: the watch has ended.
     Nothing,
 }
 
-/// What happened.
+/// An answer or an event.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// The answer to a read.
     Read(Result<RangeReply, Error>),
     /// The watch is open, or could not be opened.
     Opened(Result<(), Error>),
-    /// What the open watch yielded; none: it just ended.
+    /// An item of the open watch, or `None` if it just ended.
     Item(Option<Result<WatchItem, Error>>),
     /// The wait is over.
     Waited,
-    /// The watch is still being opened, and whoever waits for the first step has waited long enough.
+    /// The watch is still being opened, and the first step must not wait longer.
     Overdue,
-    /// The store belongs to another cluster now, whatever the answer to what was wanted would have been.
+    /// The store now belongs to another cluster. This replaces the answer to the current want.
     Moved,
 }
 
 /// The state of one watch.
 ///
-/// Invariant: `delivered <= resume`. A batch at or below `delivered` was yielded before (or is part of the snapshot) and is dropped, whatever
-/// the server says; so what is yielded between two resets is ordered and has nothing twice.
+/// Invariant: `delivered <= resume`. A batch at or below `delivered` was yielded before (or is part
+/// of the snapshot) and is dropped, whatever the server says. So the batches between two resets are
+/// ordered and never repeated.
 #[derive(Debug)]
 pub(crate) struct Engine {
     span: Span,
@@ -54,35 +56,40 @@ pub(crate) struct Engine {
     phase: Phase,
     /// The revision of the last batch or snapshot.
     delivered: Revision,
-    /// Everything up to here is known to have been yielded; a broken watch is resumed from here.
+    /// Everything up to here was yielded; a broken watch is resumed from here.
     resume: Revision,
-    /// A snapshot was had: from now on no passing failure ends the watch.
+    /// Whether a snapshot was read. From then on, temporary failures do not end the watch.
     started: bool,
-    /// A step was yielded, or the watch was followed. Until then a refusal ends it at once, as it ends a read.
+    /// Whether a step was yielded or the watch was followed. Until then a refusal ends the watch at
+    /// once, like a read.
     begun: bool,
-    /// The server sent progress ahead of the changes it covered: it is never believed again.
+    /// Whether the server sent progress ahead of the changes that it covers. From then on progress
+    /// is ignored.
     progress_lies: bool,
     anchor: Anchor,
     trouble: Option<Error>,
 }
 
-/// What is under way.
+/// The current phase.
 #[derive(Debug)]
 enum Phase {
-    /// The span is read: as of a past revision, or as of now.
+    /// Reading the span, at a past revision or now.
     Listing { reason: Reason, at: Option<Revision> },
-    /// A watch is opened. The snapshot that it continues is held back until that was tried once: nobody's slowness comes between the
-    /// two, and who gets the first one also knows that the watch is allowed.
+    /// Opening a watch. The snapshot before it is held back until the first attempt. So no slow
+    /// reader delays the watch after its list, and a caller that gets the first snapshot knows that
+    /// the watch is permitted.
     Opening { from: WatchFrom, check: bool, held: Option<Box<Snapshot>> },
-    /// The resumed watch is open, and a read shows whether the server's history is still the one that we saw.
+    /// The resumed watch is open, and a read checks whether the server's history is still the one
+    /// that we saw.
     Checking,
-    /// Items are taken. `fresh`: the watch started from a list just made; `moved`: it has yielded something.
+    /// Taking items. `fresh`: the watch started from a list just read; `moved`: it has yielded
+    /// something.
     Following { fresh: bool, moved: bool },
-    /// A server was behind what we saw; a linearizable read shows whether all of them are.
+    /// A server was behind what we saw. A linearizable read checks whether all servers are.
     Confirming,
-    /// A while must pass.
+    /// Waiting before the next attempt.
     Waiting(Then),
-    /// Nothing will ever come again.
+    /// The watch has ended.
     Ended,
 }
 
@@ -101,7 +108,8 @@ impl Engine {
                 (revision, Phase::Listing { reason: Reason::Start, at: Some(revision) })
             }
             Start::Since(revision) => {
-                // Before everything there was nothing, so that much is known everywhere. (A range at zero would be one of now.)
+                // At revision zero the state is known to be empty. (A range at revision zero would
+                // read the current state.)
                 let held = Snapshot { revision, kvs: Vec::new(), known: revision == Revision::ZERO, reason: Reason::Start };
                 (revision, Phase::Opening { from: WatchFrom::Resumed(revision), check: false, held: Some(Box::new(held)) })
             }
@@ -112,17 +120,17 @@ impl Engine {
         Self { span, pattern, past_revisions, phase, delivered, resume, started, begun: false, progress_lies: false, anchor, trouble }
     }
 
-    /// What is watched.
+    /// The watched span.
     pub(crate) fn span(&self) -> &Span {
         &self.span
     }
 
-    /// What stands for it where a key should not be told.
+    /// The label for the span in metrics and events.
     pub(crate) fn pattern(&self) -> Pattern {
         self.pattern
     }
 
-    /// What to do now.
+    /// Returns what to do now.
     pub(crate) fn want(&self) -> Want {
         match &self.phase {
             Phase::Listing { at, .. } => Want::Read(Range { revision: *at, ..Range::of(self.span.clone()) }),
@@ -143,12 +151,12 @@ impl Engine {
         !self.begun && matches!(&self.phase, Phase::Opening { held: Some(_), .. })
     }
 
-    /// What keeps the watch from being followed, since it last was; none while all is well.
+    /// Returns the error that interrupts the watch, or `None` while it is followed.
     pub(crate) fn trouble(&self) -> Option<&Error> {
         self.trouble.as_ref()
     }
 
-    /// Whether that is a refusal.
+    /// Whether the watch is interrupted by a refusal.
     pub(crate) fn is_refused(&self) -> bool {
         self.trouble().is_some_and(|error| is_refusal(error.kind()))
     }
@@ -159,9 +167,9 @@ impl Engine {
         self.fail(error)
     }
 
-    /// Takes the answer to what was wanted. An error that comes back is the last thing.
+    /// Handles the answer to the current want. If this returns an error, the watch has ended.
     ///
-    /// An answer to something else than what was wanted (a defect of the caller) changes nothing.
+    /// An answer to anything else would be a defect of the caller; it changes nothing.
     pub(crate) fn handle(&mut self, input: Input) -> Option<Result<Step, Error>> {
         match (std::mem::replace(&mut self.phase, Phase::Ended), input) {
             (Phase::Listing { reason, at }, Input::Read(answer)) => self.listed(reason, at, answer),
@@ -195,7 +203,8 @@ impl Engine {
         }
     }
 
-    /// What was seen is of another history. Until a snapshot was yielded there is nothing to take back.
+    /// Restarts, since what was seen belongs to another history. Before a snapshot was yielded
+    /// there is nothing to take back.
     fn moved(&self, phase: Phase) -> Phase {
         let reason = match &phase {
             Phase::Ended => return phase,
@@ -212,16 +221,17 @@ impl Engine {
         let reply = match answer {
             Ok(reply) => reply,
             Err(error) if error.kind() == ErrorKind::HistoryLost && at.is_some() => {
-                // Compacted, or in the future: the list of now shows which.
+                // The revision is compacted or in the future. The current list shows which.
                 self.phase = Phase::Listing { reason: Reason::HistoryLost, at: None };
                 return None;
             }
-            // Until there is a snapshot this is a read like any other, and the store has repeated it as long as the policy allows.
+            // Before the first snapshot this is an ordinary read, which the store has repeated as
+            // long as the policy allows.
             Err(error) if !self.started => return self.fail(error),
             Err(error) => return self.broken(error, Then::List(reason)),
         };
         let revision = at.unwrap_or(reply.revision);
-        // The read is linearizable: a server with less history than we saw is not the one that we saw.
+        // The read is linearizable: a server with less history than we saw has another history.
         let reason = if revision < self.resume { Reason::Rewound } else { reason };
         if reason != Reason::Start {
             telemetry::resynced(self.pattern, reason.words(), revision, self.resume);
@@ -267,7 +277,8 @@ impl Engine {
                 self.anchor.adopt(&reply, self.resume, &self.span);
                 self.follow(false);
             }
-            // What was to be looked at is not there to be looked at any more, which proves nothing: the watch itself knows better.
+            // The check could not be done, which proves nothing. The watch itself will report lost
+            // history.
             Err(error) if proves_nothing(error.kind()) => self.follow(false),
             Err(error) => return self.broken(error, Then::Open),
         }
@@ -300,7 +311,8 @@ impl Engine {
                 }
                 ahead.then_some(Ok(Step::Progress(revision)))
             }
-            // Nothing here asks for a watch that may skip. A store that does it all the same has left changes out.
+            // The engine never permits a watch to skip. A store that skips anyway has left changes
+            // out.
             Some(Ok(WatchItem::Skipped(_))) => {
                 self.history_lost(fresh && !moved, Error::new(ErrorKind::HistoryLost, "the watch skipped changes"));
                 None
@@ -313,8 +325,8 @@ impl Engine {
                 self.phase = Phase::Confirming;
                 None
             }
-            // Nothing is lost while the server keeps its history, so there is nothing to wait for. Without this watch having moved it
-            // would be a spin.
+            // Nothing is lost while the server keeps its history, so reopen at once. If this watch
+            // had not yielded anything, that would be a busy loop.
             Some(Ok(WatchItem::Lagged)) if moved => {
                 telemetry::watch_lagged(self.pattern);
                 self.phase = self.reopening();
@@ -330,15 +342,17 @@ impl Engine {
         }
     }
 
-    /// A batch that is new, with what it means for where we are.
+    /// Returns the batch if it is new, and updates the revisions.
     fn batch(&mut self, batch: Batch) -> Option<Step> {
         if batch.revision <= self.delivered {
-            // A resumed watch starts with what was seen, and etcd 3.4.23 replays old history on an open stream (etcd issue 15271).
+            // A resumed watch starts with a batch that was seen, and etcd 3.4.23 replays old
+            // history on an open stream (etcd issue 15271).
             telemetry::batch_dropped(self.pattern, batch.revision);
             return None;
         }
         if batch.revision <= self.resume {
-            // Progress was reported up to beyond this change, and it had not come (etcd issue 15220). To drop it would lose it.
+            // The server reported progress beyond this change before it sent the change (etcd issue
+            // 15220). Dropping it would lose it.
             telemetry::progress_lied(self.pattern, batch.revision, self.resume);
             self.progress_lies = true;
         }
@@ -354,7 +368,7 @@ impl Engine {
         self.phase = Phase::Following { fresh, moved: false };
     }
 
-    /// The span is read anew; after a while if it was just read and the answer was too old already.
+    /// Reads the span again, after a wait if it was just read and the answer was already too old.
     fn history_lost(&mut self, again: bool, error: Error) {
         if again {
             self.trouble = Some(error.at(self.span.key()));
@@ -364,7 +378,7 @@ impl Engine {
         }
     }
 
-    /// Something failed: for good, or until later.
+    /// Handles a failure: ends the watch, or waits before the next attempt.
     fn broken(&mut self, error: Error, then: Then) -> Option<Result<Step, Error>> {
         let refused = is_refusal(error.kind()) || error.kind() == ErrorKind::Tls;
         if is_permanent(error.kind()) || (refused && !self.begun) {
@@ -386,24 +400,27 @@ impl Engine {
     }
 
     fn reopening(&self) -> Phase {
-        // Who has seen nothing has seen nothing that could be contradicted.
+        // A watch that saw nothing has nothing to check.
         let check = self.resume > Revision::ZERO;
         Phase::Opening { from: WatchFrom::Resumed(self.resume), check, held: None }
     }
 }
 
-/// Whether an error of this kind ends a watch at once: the same request can only fail again, whatever anybody does to the server.
+/// Whether an error of this kind ends a watch at once, because the same request can only fail
+/// again.
 fn is_permanent(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::InvalidKey | ErrorKind::InvalidUrl | ErrorKind::TooLarge)
 }
 
-/// Whether an error of this kind ends a watch that meets it for long: only an administrator can mend it, who may be about to. Two kinds are not
-/// among them: `Server`, since a proxy says such things while servers restart, and `Tls`, since certificates are renewed on servers that run.
+/// Whether an error of this kind ends a watch if it lasts: only an administrator can fix it, but
+/// may be about to. Not included are `Server`, which proxies report while servers restart, and
+/// `Tls`, since certificates are renewed while servers run.
 fn is_refusal(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::PermissionDenied | ErrorKind::Unauthenticated | ErrorKind::Unsupported)
 }
 
-/// Whether a check that failed so says nothing of the history: the revision is compacted, or the key is something else by now.
+/// Whether a check that failed like this says nothing about the history: the revision is compacted,
+/// or the key became a directory or vanished.
 fn proves_nothing(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::HistoryLost | ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
 }

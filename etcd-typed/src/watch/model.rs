@@ -1,6 +1,7 @@
-//! The engine against a model server that does everything to it that servers were seen to do: random histories, compaction, cuts, lagging
-//! members, replayed history, progress ahead of events, wipes. After each step the receiver's tree must be what the server had at that
-//! revision; between two resets batches are ordered, unique, whole and without a gap.
+//! Runs the engine against a model server that does everything that real servers were seen to do:
+//! random histories, compaction, cuts, lagging members, replayed history, progress ahead of events,
+//! wipes. After each step the receiver's tree must match the server's at that revision. Between two
+//! resets batches must be ordered, unique and complete, without a gap.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,35 +17,35 @@ use crate::watch::{Reason, Start, Step};
 
 type Tree = BTreeMap<Bytes, KeyValue>;
 
-/// Names below the watched directory, and one beside it whose writes only move the revision.
+/// Keys below the watched directory, and one outside it whose writes only advance the revision.
 const KEYS: [&str; 5] = ["/a/p", "/a/q", "/a/r/s", "/a/t", "/ab"];
 
 #[derive(Clone, Debug)]
 enum Action {
-    /// A transaction: which keys are put (true) or deleted.
+    /// A transaction: for each key, whether it is put (true) or deleted.
     Write(Vec<(usize, bool)>),
     /// History before this share of it is compacted.
     Compact(f64),
-    /// The server loses everything, and then this many writes happen before anybody looks.
+    /// The server loses everything, and then gets this many writes before the watch resumes.
     Wipe(usize),
-    /// What the engine wants is answered.
+    /// The engine's want is answered.
     Answer(Manner),
 }
 
-/// How an answer is given.
+/// How a want is answered.
 #[derive(Clone, Copy, Debug)]
 enum Manner {
     Honest,
-    /// An error that time mends.
+    /// With a temporary error.
     Failed,
-    /// The stream just ends.
+    /// The stream ends without an error.
     Silent,
-    /// Old history once more.
+    /// Old history is sent again.
     Replayed(f64),
-    /// Progress before the changes that it covers.
+    /// With progress before the changes that it covers.
     EarlyProgress,
     Lagged,
-    /// The watch is answered by a member that is behind.
+    /// A member that is behind answers the watch.
     LaggingMember,
     /// The stream is cancelled for compaction although it had caught up.
     Cancelled,
@@ -74,7 +75,7 @@ impl Life {
             let old = before.get(&key);
             if put {
                 *nonce += 1;
-                // Two lives never agree on a version, so that the model's chances are those of the real thing: none.
+                // Versions never match across two lives, as on a real server they almost never do.
                 let version = old.and_then(|kv| kv.version).map_or(self.number * 1_000_000, |version| version + 1);
                 let kv = KeyValue {
                     key: key.clone(),
@@ -104,7 +105,7 @@ impl Life {
         tree
     }
 
-    /// What a watch of the span yields after `at`.
+    /// Returns the batch that a watch of the span yields after `at`.
     fn next_after(&self, span: &Span, at: Revision) -> Option<Batch> {
         self.log.iter().filter(|batch| batch.revision > at).map(|batch| within(span, batch)).find(|batch| !batch.events.is_empty())
     }
@@ -146,7 +147,7 @@ fn apply(tree: &mut Tree, batch: &Batch) {
 struct Served {
     life: u64,
     at: Revision,
-    /// What comes before anything else.
+    /// Items to send before anything else.
     queue: VecDeque<WatchItem>,
 }
 
@@ -157,13 +158,13 @@ struct World {
     lives: Vec<Life>,
     nonce: u64,
     served: Option<Served>,
-    /// Of the last list that was answered, and of the state that the receiver has.
+    /// The life that answered the last list. `seen_life` is the life whose state the receiver has.
     listed: u64,
     seen_life: Option<u64>,
     tree: Tree,
     known: bool,
     last_batch: Revision,
-    /// The revision that the receiver is at.
+    /// The revision up to which the receiver has everything.
     told: Revision,
     resets: usize,
     batches: usize,
@@ -204,7 +205,8 @@ impl World {
         match action {
             Action::Write(changes) => {
                 let mut nonce = self.nonce;
-                // Without a past a wiped server is found by its index only, so the model gives it no time to pass the one we saw.
+                // Without past revisions only the index reveals a wiped server, so the model does
+                // not let it pass the index that we saw.
                 let hidden = !self.past_revisions && !self.in_touch() && self.life().revision.next() >= self.told;
                 if !hidden {
                     self.life().write(changes, &mut nonce);
@@ -212,8 +214,8 @@ impl World {
                 self.nonce = nonce;
             }
             Action::Compact(share) => {
-                // A wiped server that was written to, deleted from and compacted before anybody looked can hide the deleted anchor: a limit
-                // that `anchor.rs` states.
+                // A wiped server that was written to, deleted from and compacted before the watch
+                // resumes can hide the deleted anchor. `anchor.rs` states this limit.
                 if self.in_touch() {
                     let life = self.life();
                     let revision = Revision::new((life.revision.get() as f64 * share) as u64);
@@ -221,7 +223,7 @@ impl World {
                 }
             }
             Action::Wipe(writes) => {
-                // Between a list and the watch that follows at once there is no check.
+                // There is no check between a list and the watch that follows at once.
                 if self.seen_life.is_none() || matches!(self.engine.want(), Want::Open(WatchFrom::Listed(_))) {
                     return;
                 }
@@ -296,7 +298,8 @@ impl World {
             }
             Manner::EarlyProgress => {
                 served.queue.push_back(WatchItem::Progress(life.revision));
-                // A connection that broke now would have lost them, with no way to notice; so they come.
+                // If the connection broke now, these changes would be lost without a sign, so the
+                // model sends them.
                 let mut at = served.at;
                 while let Some(batch) = life.next_after(&self.span, at) {
                     at = batch.revision;
@@ -314,7 +317,7 @@ impl World {
         Some(Ok(item))
     }
 
-    /// The receiver's side, where everything is checked.
+    /// Receives a step and checks it.
     fn receive(&mut self, step: Step) {
         match step {
             Step::Reset(snapshot) => {
@@ -333,9 +336,9 @@ impl World {
             Step::Batch(batch) => {
                 self.batches += 1;
                 self.came_to_another_life();
-                assert!(batch.revision > self.last_batch, "W1, W2: {} after {}", batch.revision, self.last_batch);
+                assert!(batch.revision > self.last_batch, "batch {} comes after {}", batch.revision, self.last_batch);
                 let life = self.seen();
-                assert_eq!(life.next_after(&self.span, self.last_batch).as_ref(), Some(&batch), "W3, W4: whole, and the next one");
+                assert_eq!(life.next_after(&self.span, self.last_batch).as_ref(), Some(&batch), "batches are complete, without a gap");
                 self.last_batch = batch.revision;
                 self.told = batch.revision;
                 apply(&mut self.tree, &batch);
@@ -361,10 +364,11 @@ impl World {
         let strip = |kv: KeyValue| (kv.value, kv.modified);
         let there = self.seen().tree_at(revision).into_values().filter(|kv| self.span.contains(&kv.key)).map(strip);
         let here = self.tree.values().cloned().map(strip);
-        assert!(here.eq(there), "W5, W6: the tree at {revision} is not the server's");
+        assert!(here.eq(there), "the tree at {revision} is not the server's");
     }
 
-    /// A wipe may pass unnoticed only where it makes no difference: the server's new history had the very state that was seen (none).
+    /// A wipe may stay undetected only if it makes no difference: the state of the new history
+    /// equals what was seen.
     fn came_to_another_life(&mut self) {
         let life = self.served.as_ref().map(|served| served.life);
         if life != self.seen_life {
@@ -373,7 +377,8 @@ impl World {
         }
     }
 
-    /// All is well from now on: the receiver must come to the present state, and stay in touch.
+    /// From now on all answers are honest: the receiver must reach the present state and stay
+    /// connected.
     fn settle(&mut self) {
         for _ in 0..2000 {
             self.act(&Action::Answer(Manner::Honest));
@@ -384,7 +389,7 @@ impl World {
                 break;
             }
         }
-        assert_eq!(self.engine.want(), Want::Item, "it does not come to rest");
+        assert_eq!(self.engine.want(), Want::Item, "the engine does not settle");
         self.seen_life = Some(self.life().number);
         let now = self.life().revision;
         self.same_as_at(now);
@@ -421,7 +426,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn w1_to_w6_whatever_the_server_does(
+    fn receiver_matches_server_after_any_failure(
         start in start(),
         before in prop::collection::vec(prop::collection::vec((0..KEYS.len(), prop::bool::weighted(0.8)), 1..4), 0..12),
         actions in prop::collection::vec(action(), 0..150),
@@ -433,7 +438,7 @@ proptest! {
     }
 
     #[test]
-    fn w1_to_w6_without_past_revisions(
+    fn receiver_matches_server_without_past_revisions(
         before in prop::collection::vec(prop::collection::vec((0..KEYS.len(), prop::bool::weighted(0.8)), 1..4), 0..12),
         actions in prop::collection::vec(action(), 0..150),
     ) {
@@ -444,9 +449,9 @@ proptest! {
     }
 }
 
-/// W4: while the server keeps its history, no number of cuts brings a reset or costs a change.
+/// While the server keeps its history, no number of cuts causes a reset or loses a change.
 #[test]
-fn w4_a_thousand_cuts_are_no_reset() {
+fn thousand_cuts_cause_no_reset() {
     let mut world = World::new(true, Start::Now);
     world.act(&Action::Answer(Manner::Honest));
     world.act(&Action::Answer(Manner::Honest));

@@ -1,4 +1,5 @@
-//! The shell on the embedded store, with paused time: what the engine decides is carried out, and nothing is lost on the way.
+//! Tests of [`Follow`] on the in-memory store, with paused time: it carries out what the engine
+//! decides, and loses nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::key::Key;
 use crate::store::memory::{Calls, MemoryStore};
 use crate::store::{Event, Op, Range, Txn};
 
-/// Longer than any backoff, so that what has not come by then does not come.
+/// Longer than any backoff: a step that has not come by then does not come.
 const LONG: Duration = Duration::from_secs(60);
 
 fn directory() -> Key {
@@ -67,7 +68,7 @@ fn tree(snapshot: &Snapshot) -> BTreeMap<String, String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn w6_the_state_and_then_what_happens() {
+async fn snapshot_comes_before_changes() {
     let store = MemoryStore::new();
     put(&store, "/a/x", "1").await;
     put(&store, "/ab", "not below").await;
@@ -81,19 +82,19 @@ async fn w6_the_state_and_then_what_happens() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn first_step_comes_in_time_while_the_watch_is_opened() {
+async fn first_step_comes_in_time_despite_slow_watch() {
     let store = MemoryStore::new();
     put(&store, "/a/x", "1").await;
     store.faults().delay(Calls::Reads, Duration::from_secs(4));
     store.faults().delay(Calls::Watches, Duration::from_secs(60));
     let begun = Instant::now();
     let mut follow = follow(&store, Start::Now);
-    // A caller that stops waiting and comes back waits no longer for it.
+    // A caller that stops waiting and comes back does not wait longer.
     timeout(Duration::from_secs(9), follow.next()).await.unwrap_err();
     assert_eq!(snapshot(&mut follow).await.kvs.len(), 1);
     assert_eq!(begun.elapsed(), RetryPolicy::default().call_timeout);
     assert_eq!(follow.interruption().unwrap().error.kind(), ErrorKind::Timeout);
-    // The call that was under way goes on.
+    // The request to open the watch continues.
     put(&store, "/a/y", "2").await;
     let step = timeout(Duration::from_secs(55), follow.next()).await.expect("in time").unwrap().unwrap();
     assert_eq!((written(&step), begun.elapsed().as_secs()), (vec![("/a/y".to_owned(), "2".to_owned())], 64));
@@ -101,7 +102,7 @@ async fn first_step_comes_in_time_while_the_watch_is_opened() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn w2_w4_a_hundred_cuts_under_a_writer_cost_nothing_and_double_nothing() {
+async fn cuts_neither_lose_nor_repeat_changes() {
     let store = MemoryStore::new();
     let mut follow = follow(&store, Start::Now);
     assert_eq!(snapshot(&mut follow).await.reason, Reason::Start);
@@ -140,16 +141,16 @@ async fn w2_w4_a_hundred_cuts_under_a_writer_cost_nothing_and_double_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn f1_a_restart_is_waited_for_and_shown() {
+async fn watch_waits_for_server_restart() {
     let store = MemoryStore::new();
     let mut follow = follow(&store, Start::Now);
     snapshot(&mut follow).await;
     put(&store, "/a/x", "1").await;
     assert!(matches!(step(&mut follow).await, Step::Batch(_)));
     store.faults().stop();
-    // An hour without a server: the wait can be given up and taken up again.
+    // An hour without a server: a caller can stop waiting and come back.
     for _ in 0..60 {
-        assert!(timeout(LONG, follow.next()).await.is_err(), "nothing can come");
+        assert!(timeout(LONG, follow.next()).await.is_err(), "the server is down");
         let interruption = follow.interruption().expect("it is broken");
         assert_eq!(interruption.error.kind(), ErrorKind::Unavailable);
         assert_eq!(interruption.error.key(), Some(&directory()));
@@ -163,12 +164,13 @@ async fn f1_a_restart_is_waited_for_and_shown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn attempts_are_spaced_however_long_it_takes() {
+async fn attempts_follow_the_backoff() {
     let store = MemoryStore::new();
     let mut follow = follow(&store, Start::Now);
     snapshot(&mut follow).await;
     store.faults().drop_connections();
-    // As many failures as an hour may have at most: after the first few, one each second (half of `max_delay`).
+    // The most failures that an hour may have: after the first few, one each second (half of
+    // `max_delay`).
     store.faults().fail(Calls::Watches, 3600 + 10, ErrorKind::Unavailable);
     put(&store, "/a/x", "1").await;
     assert!(timeout(Duration::from_secs(3600), follow.next()).await.is_err(), "it tried more often than the policy says");
@@ -177,7 +179,7 @@ async fn attempts_are_spaced_however_long_it_takes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn w5_compaction_while_disconnected_is_a_reset_with_the_state() {
+async fn compaction_while_disconnected_resets_watch() {
     let store = MemoryStore::new();
     for key in ["/a/gone", "/a/kept", "/a/changed"] {
         put(&store, key, "1").await;
@@ -198,7 +200,7 @@ async fn w5_compaction_while_disconnected_is_a_reset_with_the_state() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn f12_compaction_under_a_reader_that_does_not_read() {
+async fn compaction_under_idle_reader_resets_watch() {
     let store = MemoryStore::new();
     let mut follow = follow(&store, Start::Now);
     snapshot(&mut follow).await;
@@ -214,7 +216,7 @@ async fn f12_compaction_under_a_reader_that_does_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn f21_a_wiped_server_is_noticed_before_and_after_it_passes_our_revision() {
+async fn wiped_server_resets_watch_at_any_revision() {
     for writes in [0, 3, 500] {
         let store = MemoryStore::new();
         for round in 0..20 {
@@ -222,7 +224,7 @@ async fn f21_a_wiped_server_is_noticed_before_and_after_it_passes_our_revision()
         }
         let mut follow = follow(&store, Start::Now);
         let seen = snapshot(&mut follow).await.revision;
-        // It has caught up: the store has said so, or says it within the hour.
+        // The watch catches up within this hour.
         let _ = timeout(Duration::from_secs(3600), follow.next()).await;
         store.faults().wipe();
         for round in 0..writes {
@@ -237,7 +239,7 @@ async fn f21_a_wiped_server_is_noticed_before_and_after_it_passes_our_revision()
 }
 
 #[tokio::test(start_paused = true)]
-async fn w2_giving_up_the_wait_again_and_again_loses_nothing() {
+async fn cancelled_waits_lose_nothing() {
     let store = MemoryStore::new();
     store.faults().delay(Calls::Watches, Duration::from_millis(7));
     store.faults().delay(Calls::Reads, Duration::from_millis(3));
@@ -269,7 +271,7 @@ async fn w2_giving_up_the_wait_again_and_again_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn since_a_past_revision_everything_after_it() {
+async fn watch_from_past_revision_yields_later_changes() {
     let store = MemoryStore::new();
     let then = put(&store, "/a/x", "1").await;
     put(&store, "/a/x", "2").await;
@@ -287,7 +289,7 @@ async fn since_a_past_revision_everything_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_read_that_fails_ends_it() {
+async fn failed_first_read_ends_watch() {
     let store = MemoryStore::new();
     store.faults().stop();
     let mut follow = follow(&store, Start::Now);
@@ -296,7 +298,7 @@ async fn the_first_read_that_fails_ends_it() {
     assert!(follow.next().await.is_none());
 }
 
-/// A store that cannot be watched again, with this error.
+/// A watch that broke and cannot be reopened, with this error.
 async fn cut_off(kind: ErrorKind) -> (MemoryStore, Follow) {
     let store = MemoryStore::new();
     let mut follow = follow(&store, Start::Now);
@@ -307,7 +309,7 @@ async fn cut_off(kind: ErrorKind) -> (MemoryStore, Follow) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lasting_refusal_ends_a_watch() {
+async fn lasting_refusal_ends_watch() {
     let (_store, mut follow) = cut_off(ErrorKind::PermissionDenied).await;
     let begun = Instant::now();
     let error = timeout(LONG, follow.next()).await.expect("an end").expect("an item").expect_err("an error");
@@ -318,11 +320,11 @@ async fn lasting_refusal_ends_a_watch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn passing_refusal_costs_a_watch_nothing() {
+async fn short_refusal_loses_nothing() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Unsupported] {
         let (store, mut follow) = cut_off(kind).await;
         put(&store, "/a/x", "1").await;
-        // Twice: the time of the first refusal does not count for the second.
+        // Twice: the first refusal must not count for the second.
         for _ in 0..2 {
             assert!(timeout(Duration::from_secs(8), follow.next()).await.is_err(), "it waits");
             assert_eq!(follow.interruption().map(|interruption| interruption.error.kind()), Some(kind));
@@ -347,7 +349,7 @@ async fn bad_certificate_is_waited_for_like_an_outage() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_read_in_the_end_is_what_the_store_has() {
+async fn watch_ends_up_with_the_stored_state() {
     let store = MemoryStore::new();
     let mut follow = follow(&store, Start::Now);
     let mut tree = tree(&snapshot(&mut follow).await);

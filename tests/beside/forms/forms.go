@@ -1,4 +1,5 @@
-// Reads `kind<TAB>stored text` from each line, and prints `what it is<TAB>as Go writes it`. Only Go's standard library.
+// Reads `kind<TAB>stored text` from each line, and prints `parsed value<TAB>text that Go writes for it`.
+// Uses only Go's standard library.
 package main
 
 import (

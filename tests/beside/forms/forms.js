@@ -1,4 +1,5 @@
-// Reads `kind<TAB>stored text` from each line, and prints `what it is<TAB>as Node writes it`. Only what comes with Node.
+// Reads `kind<TAB>stored text` from each line, and prints `parsed value<TAB>text that Node writes for it`.
+// Uses only Node's own modules.
 'use strict';
 
 const assert = require('node:assert');
@@ -7,7 +8,7 @@ const readline = require('node:readline');
 
 const UNITS = { h: 3600_000_000_000n, m: 60_000_000_000n, s: 1_000_000_000n, ms: 1_000_000n, us: 1000n, ns: 1n };
 
-// JavaScript has no reader of such texts: this is one.
+// Parses a duration, since JavaScript has no parser for it.
 function duration(text) {
   assert.match(text, /^-?(\d+(h|ms|m|s|us|ns))+$/);
   let total = 0n;
@@ -21,7 +22,7 @@ function bits(number) {
   return view.getBigUint64(0).toString(16).padStart(16, '0');
 }
 
-// The bytes of an address, in the form that the URL parser gives it.
+// Returns the bytes of an IP address. The URL parser normalizes IPv6 addresses.
 function ip(text) {
   if (net.isIPv4(text)) return text.split('.').map((byte) => Number(byte).toString(16).padStart(2, '0')).join('');
   assert(net.isIPv6(text), text);
@@ -45,7 +46,7 @@ function read(kind, text) {
     case 'integer':
       return [BigInt(text), BigInt(text)];
     case 'number': {
-      // The one word that `Number` does not know.
+      // `Number` does not parse `inf`.
       const number = Number(text.replace('inf', 'Infinity'));
       return [bits(number), Object.is(number, -0) ? '-0' : number];
     }

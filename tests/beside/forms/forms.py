@@ -1,4 +1,7 @@
-"""Reads `kind<TAB>stored text` from each line, and prints `what it is<TAB>as Python writes it`. Only Python's standard library."""
+"""Reads `kind<TAB>stored text` from each line, and prints `parsed value<TAB>text that Python writes for it`.
+
+Uses only Python's standard library.
+"""
 
 import ipaddress
 import json
@@ -13,7 +16,7 @@ UNITS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 1000
 
 
 def duration(text):
-    """Python has no reader of such texts: this is one."""
+    """Parses a duration, since Python has no parser for it."""
     assert re.fullmatch(r"-?(\d+(h|ms|m|s|us|ns))+", text), text
     total = sum(int(n) * UNITS[unit] for n, unit in re.findall(r"(\d+)(h|ms|m|s|us|ns)", text))
     return -total if text.startswith("-") else total

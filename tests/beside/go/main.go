@@ -1,11 +1,12 @@
-// Command contender takes part in a lock or an election of the Go package concurrency, for the tests beside it.
+// Command contender joins a lock or an election of the Go package concurrency. The tests run it beside
+// this library.
 //
 //	contender ENDPOINT lock NAME TTL
 //	contender ENDPOINT elect NAME TTL VALUE
 //	contender ENDPOINT observe NAME
 //
-// It prints "holds KEY" when it holds the lock or leads, and "leader VALUE" for each leader that it observes. It gives up when its standard input
-// ends, and prints "released".
+// It prints "holds KEY" when it holds the lock or leads, and "leader VALUE" for each leader that it
+// observes. When its standard input ends, it releases and prints "released".
 package main
 
 import (

@@ -1,10 +1,11 @@
-// Takes part in an election of the npm package etcd3, for the tests beside it.
+// Joins an election of the npm package etcd3. The tests run it beside this library.
 //
 //   node contender.js ENDPOINT elect NAME TTL VALUE
 //   node contender.js ENDPOINT observe NAME
 //
-// The package puts its candidates below `election/NAME/`. It prints "holds KEY" when it leads, and "leader VALUE" for each leader that it observes. It
-// resigns when its standard input ends, and prints "released".
+// The package puts its candidates below `election/NAME/`. This program prints "holds KEY" when it
+// leads, and "leader VALUE" for each leader that it observes. When its standard input ends, it resigns
+// and prints "released".
 'use strict';
 
 const { Etcd3 } = require('etcd3');

@@ -19,7 +19,7 @@ struct Inner {
     a: u8,
 }
 
-// What uses the derived items causes no errors of its own.
+// Code that uses the derived items causes no further errors.
 async fn f(client: etcd_typed::Client) -> etcd_typed::Result<()> {
     let cfg = client.dir::<Schema>("/app")?;
     cfg.fine.set(&String::new()).await?;

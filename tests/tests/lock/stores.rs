@@ -156,7 +156,7 @@ async fn waiting_may_have_an_end(bench: Bench) {
     let lock = acquire(&bench.lock()).await;
     let error = bench.lock().acquire_within(WHILE).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
-    assert!(error.to_string().contains("the lock was not to be had within 300ms"), "{error}");
+    assert!(error.to_string().contains("waiting for the lock timed out after 300ms"), "{error}");
     // Whoever gave up has left the queue.
     bench.queued(1).await;
     lock.release().await.unwrap();

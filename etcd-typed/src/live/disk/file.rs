@@ -1,4 +1,5 @@
-//! The file that a view's last good state is kept in: what is in it, and what is taken from it. How it is replaced is `replace.rs`.
+//! The file with a view's last good state: its content, and the checks when it is read.
+//! `replace.rs` replaces it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,10 +21,11 @@ use crate::schema::{Look, Stored};
 use crate::store::{Identity, KeyValue, Store};
 use crate::watch::{Reason, Snapshot};
 
-/// The version of the format. A file of another one is not read. (1 did not tell which keys were looked for; 2 was never released.)
+/// The version of the format. A file of another version is refused. (Version 1 did not list the
+/// keys that were looked for; version 2 was never released.)
 const FORMAT: u32 = 3;
 
-/// Where a view's state is kept, and whose it is.
+/// The file of a view's state, and the view to which it belongs.
 pub(super) struct StateFile {
     pub(super) path: PathBuf,
     pub(super) store: Arc<dyn Store>,
@@ -31,40 +33,41 @@ pub(super) struct StateFile {
     pub(super) keeping: Keeping,
 }
 
-/// A state as it is kept. Persistent, so that what is being written and what comes after share what is the same.
+/// A state to write. Persistent, so that it shares unchanged parts with the states after it.
 #[derive(Clone)]
 pub(super) struct Kept {
     pub(super) revision: Revision,
     pub(super) tree: KeptTree,
-    /// The cluster that the state is from.
+    /// The cluster from which the state was read.
     pub(super) origin: Arc<Identity>,
 }
 
-/// Relative keys and what is stored there.
+/// The stored values by relative key.
 pub(super) type KeptTree = RedBlackTreeMapSync<String, Stored>;
 
-/// Why a file is of no use.
+/// Why a file cannot be used.
 pub(super) enum Unusable {
     /// It cannot be read.
     Unreadable(io::Error),
-    /// It is not JSON of this form. What it is instead is not quoted: it may be any file.
+    /// It is not JSON of the right form. Its content is not quoted, since it may be any file.
     Damaged(serde_json::Error),
-    /// It was not written to its end.
+    /// It is incomplete.
     Torn,
-    /// It is of another version of the format.
+    /// It has another version of the format.
     Format(u32),
-    /// The file belongs to another view or another cluster.
+    /// It belongs to another view or another cluster.
     Foreign { is_of: String, wanted: String },
-    /// It does not tell what this key was, which a read of this field looks at.
+    /// It has no information about this key, which a read of this field looks at.
     Unknown { field: String, key: String },
 }
 
-/// The document, as JSON.
+/// The document that is stored as JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
     etcd_typed_snapshot: u32,
-    /// Only where the file was written in place: of the document without it. Near the beginning, so that a file which is torn after it is known to be.
+    /// The checksum of the document without this field, only if the file was written in place. It
+    /// is near the beginning, so that an incomplete file still has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     check: Option<String>,
     store: String,
@@ -73,20 +76,21 @@ struct Document {
     endpoints: Vec<String>,
     directory: String,
     view: String,
-    /// The keys that were looked for, as in [`Look::keys`].
+    /// The keys that the writer looked for, as in [`Look::keys`].
     keys: BTreeSet<String>,
     revision: u64,
-    /// By relative key.
+    /// Keyed by relative key.
     entries: BTreeMap<String, Entry>,
 }
 
-/// What every version of the format has.
+/// The part that all versions of the format share.
 #[derive(Deserialize)]
 struct Header {
     etcd_typed_snapshot: u32,
 }
 
-/// One key. Its revisions are kept so that what is read from the view serves a compare-and-swap; a lease is not, since it may be gone.
+/// One key. Its revisions are kept, so that a value from the view works in a compare-and-swap. Its
+/// lease is not, since it may have ended.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -101,12 +105,12 @@ struct Entry {
 #[serde(untagged)]
 enum Value {
     Text(String),
-    /// What is not UTF-8.
+    /// A value that is not UTF-8.
     Bytes(Vec<u8>),
 }
 
 impl StateFile {
-    /// Replaces the content of the file by this state.
+    /// Replaces the content of the file with this state.
     pub(super) fn write(&self, kept: &Kept) -> io::Result<Stamp> {
         let mut document = Document {
             etcd_typed_snapshot: FORMAT,
@@ -130,12 +134,12 @@ impl StateFile {
         })
     }
 
-    /// Removes the unfinished files that dead processes left beside it.
+    /// Removes the unfinished files of ended processes beside it.
     pub(super) fn tidy(&self) {
         replace::tidy(&self.path);
     }
 
-    /// Refuses a path that names something other than a file. A path that does not exist is fine.
+    /// Refuses a path that is something other than a file. A path that does not exist is accepted.
     pub(super) fn check_kind(&self) -> Result<(), Unusable> {
         match replace::existing(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(Unusable::Unreadable(error)),
@@ -143,17 +147,18 @@ impl StateFile {
         }
     }
 
-    /// The state in the file, as if a watch had told it.
+    /// Reads the state as if it came from a watch.
     pub(super) fn read(&self) -> Result<Mirror, Unusable> {
         let document = self.document()?;
-        // A field that has become a secret, or is the schema's no more, since the file was written.
+        // A field may have become a secret, or left the schema, since the file was written.
         let kept = document.entries.into_iter().filter(|(relative, _)| (self.keeping.keeps)(relative));
         let kvs = kept.map(|(relative, entry)| entry.at(&self.directory.descend(&relative))).collect();
         let snapshot = Snapshot { revision: Revision::new(document.revision), kvs, known: true, reason: Reason::Start };
         Ok(Mirror::new(self.directory.clone(), snapshot))
     }
 
-    /// Whether the file holds this state or a later one, which a process with the same view has written.
+    /// Whether the file holds this state, or a later one that another process with the same view
+    /// wrote.
     pub(super) fn holds(&self, kept: &Kept) -> Result<bool, Unusable> {
         match self.document() {
             Ok(document) => Ok(document.revision >= kept.revision.get() && document.cluster == kept.origin.cluster),
@@ -162,7 +167,7 @@ impl StateFile {
         }
     }
 
-    /// What the state of the file is now.
+    /// Returns the stamp of the file as it is now.
     pub(super) fn stamp(&self) -> Option<Stamp> {
         fs::metadata(&self.path).ok().map(|metadata| Stamp::of(&metadata))
     }
@@ -192,8 +197,9 @@ impl StateFile {
         }
     }
 
-    /// Refuses a file of another cluster. The ids decide where both are known. A client that had no answer yet knows only its endpoints: if the
-    /// file was written with none of them it may be of any cluster.
+    /// Refuses a file of another cluster. If both IDs are known, they decide. A client without an
+    /// answer knows only its endpoints: if the file was written with none of them, it may belong to
+    /// any cluster.
     fn compare_origin(&self, document: &Document) -> Result<(), Unusable> {
         let ours = self.store.identity();
         if let (Some(theirs), Some(ours)) = (&document.cluster, &ours.cluster) {
@@ -209,14 +215,14 @@ impl StateFile {
     }
 }
 
-/// What a read of the view would look at and the file does not tell.
+/// Finds a key that a read of the view looks at, but about which the file has no information.
 fn unknown(looks: &[Look], document: &Document) -> Option<Unusable> {
     let key_of = |look: &Look| {
         for key in &look.keys {
             if !document.keys.contains(key) {
                 return Some(key.clone());
             }
-            // A read looks no further. In a map the other keys may tell of more entries.
+            // A read stops at this key. In a map the other keys may belong to more entries.
             if !look.is_in_map && document.entries.contains_key(key) {
                 return None;
             }
@@ -228,7 +234,8 @@ fn unknown(looks: &[Look], document: &Document) -> Option<Unusable> {
 }
 
 impl Document {
-    /// The length and a hash (FNV-1a) of the document, to be called without a check in it.
+    /// Returns the length and a hash (FNV-1a) of the document. The document must have no checksum
+    /// in it.
     fn sum(&self) -> serde_json::Result<String> {
         struct Sum(u64, u64);
         impl Write for Sum {
@@ -255,7 +262,7 @@ fn describe(view: &str, directory: &str, store: &str) -> String {
     format!("{view} in {directory} ({store})")
 }
 
-/// A key with `*` for the names in a map.
+/// Shows a key with `*` for the names in a map.
 fn shown(key: &str) -> String {
     let segments: Vec<_> = key.split('/').map(|segment| if segment.is_empty() { "*" } else { segment }).collect();
     segments.join("/")
@@ -293,13 +300,13 @@ impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable(error) => error.fmt(f),
-            Self::Torn => f.write_str("damaged: it was not written to its end"),
+            Self::Torn => f.write_str("damaged: it is incomplete"),
             Self::Damaged(error) => write!(f, "damaged, or not a snapshot (line {}, column {})", error.line(), error.column()),
             Self::Format(format) => write!(f, "its format is {format}, and only {FORMAT} can be read"),
-            Self::Foreign { is_of, wanted } => write!(f, "it is of {is_of}, and not of {wanted}"),
+            Self::Foreign { is_of, wanted } => write!(f, "it belongs to {is_of}, not to {wanted}"),
             Self::Unknown { field, key } => {
                 let (field, key) = (shown(field), shown(key));
-                write!(f, "it does not tell what `{field}` was: the program that wrote it did not keep the key `{key}`")
+                write!(f, "it has no information about `{field}`: the program that wrote it did not keep the key `{key}`")
             }
         }
     }

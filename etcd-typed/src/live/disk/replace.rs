@@ -1,10 +1,12 @@
-//! How the content of a file is replaced.
+//! Replaces the content of a file.
 //!
-//! A new file is written beside the target and renamed, so that a reader or a crash finds the former content or the new one, whole. Links are followed to
-//! the file that they name. Where no file can be put in the place of the target (a bind mount, a directory that may not be written), the target is
-//! overwritten; the writer then adds what lets a reader find out that it was not written to its end.
+//! A new file is written beside the target and renamed, so that a reader finds the old content or
+//! the new one, complete, even after a crash. Links are followed to their target. If no file can be
+//! renamed to the target (a bind mount, a read-only directory), the target is overwritten; the
+//! writer then adds a checksum, with which a reader detects an incomplete file.
 //!
-//! A process that is killed leaves its unfinished file. A writer holds a lock on it, which ends with the process, so [`tidy`] can tell unfinished files of dead processes.
+//! A killed process leaves its unfinished file. A writer holds a lock on the file, which ends with
+//! the process, so [`tidy`] recognizes the unfinished files of ended processes.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -16,22 +18,22 @@ use tempfile::NamedTempFile;
 const PREFIX: &str = ".etcd-typed-";
 const SUFFIX: &str = ".tmp";
 
-/// As many as Linux follows.
+/// The maximum number of links to follow, as on Linux.
 const LINKS: usize = 40;
 
-/// How often another name is tried for an unfinished file that [`tidy`] is about to remove.
+/// How often another name is tried when [`tidy`] of another process is about to remove the file.
 const ATTEMPTS: usize = 8;
 
-/// How the content comes into the file.
+/// How the content gets into the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// All of it by a rename.
+    /// At once, by a rename.
     AtOnce,
     /// Byte by byte; a crash leaves a part of it.
     InPlace,
 }
 
-/// Which file it is and when it was written: whether somebody else has replaced it.
+/// Identifies a file and its last write, to detect that another process replaced it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     length: u64,
@@ -49,14 +51,14 @@ impl Stamp {
     }
 }
 
-/// Replaces the content of the file at this path by what `write` writes.
+/// Replaces the content of the file at this path with the output of `write`.
 pub(super) fn replace(path: &Path, mut write: impl FnMut(Manner, &mut dyn Write) -> io::Result<()>) -> io::Result<Stamp> {
     let target = follow(path)?;
     let former = existing(&target)?;
     match put(&target, former.as_ref(), &mut write) {
         Err(error) if former.is_some() && is_about_the_place(&error) => {
             overwrite(&target, &mut write).map_err(|second| match second.kind() {
-                // Nothing may be written there at all: the first error says more.
+                // No write is permitted there at all: the first error says more.
                 ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => error,
                 _ => second,
             })
@@ -65,11 +67,11 @@ pub(super) fn replace(path: &Path, mut write: impl FnMut(Manner, &mut dyn Write)
     }
 }
 
-/// What is at this path, links followed; none if nothing is.
+/// Returns the metadata of the file at this path, following links, or `None` if it does not exist.
 ///
 /// # Errors
 ///
-/// `InvalidInput` for what is no file: to read a FIFO would wait for ever.
+/// `InvalidInput` if it is not a file: reading a FIFO would wait forever.
 pub(super) fn existing(path: &Path) -> io::Result<Option<Metadata>> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => Ok(Some(metadata)),
@@ -82,7 +84,8 @@ pub(super) fn existing(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// The path that a link leads to, even if it does not exist. A rename to the link itself would replace the link.
+/// Returns the path to which a link leads, even if it does not exist. A rename to the link itself
+/// would replace the link.
 fn follow(path: &Path) -> io::Result<PathBuf> {
     let mut at = path.to_owned();
     for _ in 0..LINKS {
@@ -103,7 +106,7 @@ fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Whether a rename to this path is impossible, although the existing file may still be written.
+/// Whether a rename to this path is impossible, although the existing file may still be writable.
 fn is_about_the_place(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -120,19 +123,21 @@ fn put(target: &Path, former: Option<&Metadata>, write: &mut impl FnMut(Manner, 
     write(Manner::AtOnce, &mut out)?;
     out.flush()?;
     drop(out);
-    // Otherwise the name could reach the disk before the content. The name itself may come later: until then the former file is found, which is whole.
+    // Otherwise the name could reach the disk before the content. If the name itself reaches the
+    // disk later, the old file is still found, which is complete.
     file.as_file().sync_all()?;
     let stamp = Stamp::of(&file.as_file().metadata()?);
-    // The lock is held until the file has its name.
+    // The lock is held until the file has its final name.
     let _written = file.persist(target)?;
     Ok(stamp)
 }
 
-/// A new file, locked. In the same directory, since only within a file system is a rename atomic. On Unix nobody but the owner may read it.
+/// Creates a locked file. It is in the target's directory, since a rename is atomic only within a
+/// file system. On Unix only its owner may read it.
 fn unfinished(directory: &Path) -> io::Result<NamedTempFile> {
     for _ in 0..ATTEMPTS {
         let file = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempfile_in(directory)?;
-        // Between creation and lock, another process may take the file for an unfinished one and remove it.
+        // Between creation and lock, another process may consider the file abandoned and remove it.
         if lock(file.as_file()) != Lock::Taken && is_named(&file) {
             return Ok(file);
         }
@@ -144,7 +149,8 @@ fn is_named(file: &NamedTempFile) -> bool {
     fs::symlink_metadata(file.path()).is_ok()
 }
 
-/// Overwrites the file. It is emptied first, so that what is left by a crash is the beginning of the new content and nothing of the old one.
+/// Overwrites the file. It is emptied first, so that a crash leaves only the beginning of the new
+/// content, and nothing of the old one.
 fn overwrite(target: &Path, write: &mut impl FnMut(Manner, &mut dyn Write) -> io::Result<()>) -> io::Result<Stamp> {
     let file = OpenOptions::new().write(true).open(target)?;
     if lock(&file) == Lock::Taken {
@@ -159,14 +165,15 @@ fn overwrite(target: &Path, write: &mut impl FnMut(Manner, &mut dyn Write) -> io
     Ok(Stamp::of(&file.metadata()?))
 }
 
-/// Removes the unfinished files in the directory of this file that nobody writes. What cannot be removed stays: it does no harm.
+/// Removes the unfinished files of ended processes in the directory of this file. A file that
+/// cannot be removed stays; it does no harm.
 pub(super) fn tidy(path: &Path) {
     let Ok(target) = follow(path) else { return };
     let Ok(entries) = fs::read_dir(directory_of(&target)) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let is_ours = name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
-        // Of the entry itself: a link is none of ours.
+        // The type of the entry itself: a link is not our file.
         if is_ours && entry.file_type().is_ok_and(|kind| kind.is_file()) {
             remove_if_dead(&entry.path());
         }
@@ -175,7 +182,8 @@ pub(super) fn tidy(path: &Path) {
 
 fn remove_if_dead(path: &Path) {
     let Ok(file) = OpenOptions::new().read(true).write(true).open(path) else { return };
-    // The lock is held until the file is removed. A process that has just made the file gets the lock after that and sees that its file is gone.
+    // The lock is held until the file is removed. A process that has just created the file gets the
+    // lock after that, and sees that its file is gone.
     if lock(&file) == Lock::Ours {
         let _ = fs::remove_file(path);
     }
@@ -185,7 +193,7 @@ fn remove_if_dead(path: &Path) {
 enum Lock {
     Ours,
     Taken,
-    /// The file system, or the system, has none.
+    /// The file system or the operating system has no locks.
     Unknown,
 }
 
@@ -193,7 +201,8 @@ enum Lock {
 fn lock(file: &File) -> Lock {
     use rustix::fs::{FlockOperation, flock};
     use rustix::io::Errno;
-    // Of this opening of the file, not of the process: two views of one process see each other's.
+    // The lock belongs to this open file, not to the process, so two views of one process exclude
+    // each other.
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Lock::Ours,
         Err(Errno::WOULDBLOCK) => Lock::Taken,
@@ -206,7 +215,8 @@ fn lock(_: &File) -> Lock {
     Lock::Unknown
 }
 
-/// Gives a new file the permissions and the owner of the former one. Where the owner cannot be given, the group and others of another owner get nothing.
+/// Gives a new file the permissions and the owner of the old one. If the owner cannot be set, group
+/// and others get no permissions.
 #[cfg(unix)]
 fn keep_permissions(file: &File, former: &Metadata) -> io::Result<()> {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};

@@ -1,4 +1,4 @@
-//! `Writer`: the task that keeps a view's file as new as its state.
+//! `Writer`: the task that keeps a view's file up to date with its state.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use crate::retry::{Backoff, RetryPolicy};
 use crate::runtime::{now, sleep};
 use crate::telemetry::{self, Pattern};
 
-/// The time between two writes of a file.
+/// The minimum time between two writes of a file.
 const BETWEEN_WRITES: Duration = Duration::from_secs(1);
 
-/// How often a file is looked at that needs no writing.
+/// How often a file is checked while there is nothing to write.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// The longest wait before a write that failed is tried again.
+/// The longest wait before a failed write is repeated.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 pub(super) struct Writer {
@@ -27,17 +27,17 @@ pub(super) struct Writer {
     status: FileStatus,
     pattern: Pattern,
     newest: watch::Receiver<Kept>,
-    /// What tells whether the file is still the one that was written last.
+    /// Shows whether the file is still the one that was written last.
     stamp: Option<Stamp>,
     backoff: Backoff,
 }
 
-/// What a look at the file found.
+/// The result of a check of the file.
 enum Found {
     Held(Option<Stamp>),
     /// The file must be written again.
     Lost,
-    /// It has become the file of another view, whose writer would write it again.
+    /// The file belongs to another view now, whose writer would overwrite ours.
     Foreign(Unusable),
 }
 
@@ -47,14 +47,15 @@ impl Writer {
         Self { file, status, pattern, newest, stamp: None, backoff: waits.backoff() }
     }
 
-    /// Writes the newest state, one write at a time, until the view is gone and its last state is written. A view that is gone gets one more attempt.
+    /// Writes the newest state, one write at a time, until the view is dropped and its last state
+    /// is written. After the drop a failed write gets one more attempt.
     pub(super) async fn run(mut self) {
         let file = self.file.clone();
-        // If the runtime ends first they stay.
+        // If the runtime ends first, the unfinished files stay.
         let _ = spawn_blocking(move || file.tidy()).await;
         while let Some(since) = self.work().await {
             while !self.write(since).await {
-                // An error: the view is gone and has told its last state.
+                // An error means that the view was dropped after its last state.
                 let is_last = self.newest.has_changed().is_err();
                 sleep(self.backoff.next_delay()).await;
                 if is_last {
@@ -67,12 +68,13 @@ impl Writer {
         }
     }
 
-    /// Waits until the file does not hold the newest state, and tells since when. None: the view is gone.
+    /// Waits until the file does not hold the newest state, and returns since when. Returns `None`
+    /// when the view was dropped.
     async fn work(&mut self) -> Option<Instant> {
         loop {
             tokio::select! {
                 biased;
-                // Of a sender that is gone the last state is still told.
+                // The last state is still received after the sender was dropped.
                 changed = self.newest.changed() => return changed.is_ok().then(now),
                 () = sleep(LOOK) => if self.is_lost().await {
                     return Some(now());
@@ -81,7 +83,7 @@ impl Writer {
         }
     }
 
-    /// Whether the file must be written again, by a look at it.
+    /// Checks whether the file must be written again.
     async fn is_lost(&mut self) -> bool {
         let (file, kept, stamp) = (self.file.clone(), self.newest.borrow().clone(), self.stamp.clone());
         let look = spawn_blocking(move || {
@@ -106,12 +108,12 @@ impl Writer {
                 self.fail(now(), std::io::Error::other(unusable.to_string()));
                 false
             }
-            // The runtime has ended; this task goes on on another one.
+            // The runtime ended; this task continues on another one.
             Err(_) => false,
         }
     }
 
-    /// Writes the newest state. Whether that went well.
+    /// Writes the newest state. Returns whether that succeeded.
     async fn write(&mut self, since: Instant) -> bool {
         let (file, kept) = (self.file.clone(), self.newest.borrow_and_update().clone());
         match spawn_blocking(move || file.write(&kept)).await {
@@ -124,7 +126,7 @@ impl Writer {
                 self.fail(since, error);
                 false
             }
-            // The runtime has ended before it was written. This task goes on on another one.
+            // The runtime ended before the write. This task continues on another one.
             Err(_) => {
                 self.newest.mark_changed();
                 false
@@ -132,7 +134,7 @@ impl Writer {
         }
     }
 
-    /// The file has not held the state since then, unless it was told before.
+    /// Records that the file has not held the state since then, or since an earlier report.
     fn fail(&self, since: Instant, error: std::io::Error) {
         telemetry::view_not_kept(self.pattern, &self.file.path, &error);
         self.status.set(since, error);

@@ -1,5 +1,5 @@
-//! `Bench`: a store under test with a directory of its own, and the words that the cases are written in. Every one of them fails the case
-//! where the store answers otherwise than the contract has it.
+//! `Bench`: a store under test with a directory of its own, and the functions that the cases use.
+//! Each function fails the case if the store breaks the contract.
 
 use std::collections::HashSet;
 
@@ -40,12 +40,12 @@ impl<'s> Bench<'s> {
         &self.dir
     }
 
-    /// The key at this path below the directory of the case, as a person types it.
+    /// The key at this path below the directory of the case. The path is in its written form.
     pub(super) fn key(&self, path: &str) -> Key {
         self.dir.join(&parse(&format!("/{path}")))
     }
 
-    /// The keys at these paths, as an answer has them.
+    /// The keys at these paths, as in an answer.
     pub(super) fn paths<'p>(&self, paths: impl IntoIterator<Item = &'p &'p str>) -> Vec<String> {
         paths.into_iter().map(|path| self.key(path).to_string()).collect()
     }
@@ -54,16 +54,16 @@ impl<'s> Bench<'s> {
         self.subject.lose_history().await;
     }
 
-    /// Commits what must be possible.
+    /// Commits a transaction that must succeed.
     pub(super) async fn commit(&self, txn: Txn) -> Committed {
         let said = format!("{txn:?}");
         match self.store().commit(txn).await {
             Ok(committed) => committed,
-            Err(error) => panic!("{error:?}, of {said}"),
+            Err(error) => panic!("{said} must succeed: {error:?}"),
         }
     }
 
-    /// Performs operations without a condition; what they gave.
+    /// Performs operations without a condition, and returns their results.
     pub(super) async fn perform(&self, then: Vec<Op>) -> Committed {
         let count = then.len();
         let committed = self.commit(Txn { then, ..Txn::default() }).await;
@@ -76,7 +76,7 @@ impl<'s> Bench<'s> {
         self.perform(vec![Op::put(key, value.into())]).await.revision
     }
 
-    /// Writes a key that is there already, which keeps its creation on every store.
+    /// Overwrites an existing key, which keeps its creation revision on every store.
     pub(super) async fn update(&self, key: &Key, value: impl Into<Bytes>, expiry: Expiry) -> Revision {
         let put = Op::Put { key: key.clone(), value: value.into(), expiry, previous: false };
         let committed =
@@ -96,12 +96,12 @@ impl<'s> Bench<'s> {
         committed.revision
     }
 
-    /// Reads what must be readable.
+    /// Does a read that must succeed.
     pub(super) async fn range(&self, range: Range) -> RangeReply {
         let said = format!("{range:?}");
         match self.store().range(range).await {
             Ok(reply) => reply,
-            Err(error) => panic!("{error:?}, of {said}"),
+            Err(error) => panic!("{said} must succeed: {error:?}"),
         }
     }
 
@@ -109,7 +109,7 @@ impl<'s> Bench<'s> {
         self.range(Range::of(Span::Below(self.dir.clone()))).await
     }
 
-    /// The newest revision.
+    /// Returns the newest revision.
     pub(super) async fn now(&self) -> Revision {
         self.list().await.revision
     }
@@ -122,7 +122,7 @@ impl<'s> Bench<'s> {
         kv
     }
 
-    /// The value of a key that is there.
+    /// Returns the value of a key, which must exist.
     pub(super) async fn value(&self, key: &Key) -> Bytes {
         self.found(key).await.value
     }
@@ -130,45 +130,46 @@ impl<'s> Bench<'s> {
     pub(super) async fn found(&self, key: &Key) -> KeyValue {
         match self.get(key).await {
             Some(kv) => kv,
-            None => panic!("{key} is not there"),
+            None => panic!("{key} does not exist"),
         }
     }
 
-    /// The error of a read that the store must not answer.
+    /// Returns the error of a read, which must fail.
     pub(super) async fn range_refused(&self, range: Range, kind: ErrorKind) {
         let (said, key) = (format!("{range:?}"), range.span.key().clone());
         match self.store().range(range).await {
-            Ok(reply) => panic!("{kind:?} was due, and it answered {reply:?}, to {said}"),
+            Ok(reply) => panic!("expected {kind:?}, got {reply:?}, from {said}"),
             Err(error) => self.check_refusal(&error, kind, Some(&key), &said),
         }
     }
 
-    /// The error of a transaction that the store must not perform, and that it says it did not.
+    /// Returns the error of a transaction, which must fail and must say that nothing was applied.
     pub(super) async fn refused(&self, txn: Txn, kind: ErrorKind) {
         let said = format!("{txn:?}").chars().take(400).collect::<String>();
-        // Where a transaction is about one key alone, the error names it.
+        // On a store whose transactions cover one key, the error names that key.
         let keys: HashSet<&Key> = txn.compares.iter().map(|compare| compare.span.key()).chain(txn.then.iter().map(key_of)).collect();
         let key = keys.iter().next().filter(|_| keys.len() == 1 && txn.then.len() == 1).copied().cloned();
         match self.store().commit(txn).await {
-            Ok(committed) => panic!("{kind:?} was due, and it committed {committed:?}, of {said}"),
+            Ok(committed) => panic!("expected {kind:?}, but it committed {committed:?}, for {said}"),
             Err(error) => {
-                assert!(!error.may_have_applied(), "a refused write was not applied, and the error says so: {error:?}, of {said}");
+                assert!(!error.may_have_applied(), "the error of a refused write must say that nothing was applied: {error:?}, for {said}");
                 self.check_refusal(&error, kind, key.as_ref(), &said);
             }
         }
     }
 
     fn check_refusal(&self, error: &Error, kind: ErrorKind, key: Option<&Key>, said: &str) {
-        assert_eq!(error.kind(), kind, "{error:?}, of {said}");
+        assert_eq!(error.kind(), kind, "{error:?}, from {said}");
         if kind == ErrorKind::Unsupported {
             self.check_unsupported(error);
         }
         if let Some(key) = key {
-            assert_eq!(error.key(), Some(key), "the error names the key: {error:?}, of {said}");
+            assert_eq!(error.key(), Some(key), "the error must name the key: {error:?}, from {said}");
         }
     }
 
-    /// A refusal names the store, so that whoever reads it knows what the address points to.
+    /// An error of kind `Unsupported` must name the store, so that its reader knows what the URL
+    /// points to.
     pub(super) fn check_unsupported(&self, error: &Error) {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
         assert!(!error.may_have_applied() && !error.is_retryable(), "{error:?}");
@@ -176,7 +177,7 @@ impl<'s> Bench<'s> {
         assert!(error.to_string().contains(name), "the refusal names the store, `{name}`: {error}");
     }
 
-    /// A lease of this time, and how long it was granted for.
+    /// Grants a lease, and checks that it lasts at least this long.
     pub(super) async fn grant(&self, ttl: std::time::Duration) -> LeaseId {
         let id = LeaseId::random();
         match self.store().grant(id, ttl).await {
@@ -186,7 +187,7 @@ impl<'s> Bench<'s> {
         id
     }
 
-    /// Opens a watch that must be possible. What it yields is checked against the rules that hold for all watches.
+    /// Opens a watch, which must succeed. Its items are checked against the rules for all watches.
     pub(super) async fn watch(&self, span: Span, from: WatchFrom) -> Reader {
         match self.store().watch(Watch { span: span.clone(), from }).await {
             Ok(stream) => Reader { stream, span, seen: from.revision(), may_skip: matches!(from, WatchFrom::Live(_)), last: None },
@@ -194,7 +195,7 @@ impl<'s> Bench<'s> {
         }
     }
 
-    /// A watch of all keys of the case from now on.
+    /// Watches all keys of the case from now on.
     pub(super) async fn watch_all(&self) -> Reader {
         let revision = self.now().await;
         self.watch(Span::Below(self.dir.clone()), WatchFrom::Listed(revision)).await
@@ -224,26 +225,26 @@ pub(super) fn keys(reply: &RangeReply) -> Vec<String> {
     reply.kvs.iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).collect()
 }
 
-/// Reads a watch and checks the rules that hold for all of them.
+/// Reads a watch and checks the rules for all watches.
 pub(super) struct Reader {
     stream: WatchStream,
     span: Span,
-    /// Everything up to it has been yielded, or was before the start.
+    /// All changes up to this revision were yielded, or came before the start.
     seen: Revision,
-    /// It is live, and this is the first item.
+    /// It is a live watch, and no item has come yet.
     may_skip: bool,
-    /// The item after which there must be nothing.
+    /// Whether the last item has come.
     last: Option<WatchItem>,
 }
 
 impl Reader {
-    /// The next item; none after the last one.
+    /// Returns the next item, or `None` after the last one.
     async fn next(&mut self) -> Option<WatchItem> {
         let item = match (self.stream.next().await, &self.last) {
             (Some(Ok(item)), None) => item,
             (None, Some(_)) => return None,
-            (None, None) => panic!("the watch of {:?} ended without saying why, after revision {}", self.span, self.seen),
-            (Some(item), Some(last)) => panic!("{item:?} after {last:?}, which is the last item"),
+            (None, None) => panic!("the watch of {:?} ended without a reason, after revision {}", self.span, self.seen),
+            (Some(item), Some(last)) => panic!("{item:?} after the last item, {last:?}"),
             (Some(Err(error)), None) => panic!("the watch of {:?} failed after revision {}: {error:?}", self.span, self.seen),
         };
         match &item {
@@ -279,7 +280,8 @@ impl Reader {
                 Event::Delete { key, directory: false, .. } => {
                     assert!(self.span.contains(key), "{key:?} is not in {:?}", self.span);
                 }
-                // A directory takes with it what is below: it is in the span, or the span is in it.
+                // The deletion of a directory also deletes what is below it: it is in the span, or
+                // the span is in it.
                 Event::Delete { key, directory: true, .. } => {
                     let mut inside = key.to_vec();
                     inside.push(b'/');
@@ -290,45 +292,45 @@ impl Reader {
         }
     }
 
-    /// The next batch. Progress may come before it, nothing else.
+    /// Returns the next batch. Only progress may come before it.
     pub(super) async fn batch(&mut self) -> Batch {
         loop {
             match self.next().await {
                 Some(WatchItem::Batch(batch)) => return batch,
                 Some(WatchItem::Progress(_)) => {}
-                other => panic!("a batch was due, and it yielded {other:?}"),
+                other => panic!("expected a batch, got {other:?}"),
             }
         }
     }
 
-    /// The next batch, which has one event.
+    /// Returns the next batch, which must have one event.
     pub(super) async fn event(&mut self) -> (Revision, Event) {
         let Batch { revision, mut events } = self.batch().await;
         match (events.pop(), events.as_slice()) {
             (Some(event), []) => (revision, event),
-            (last, rest) => panic!("one event was due, and it yielded {rest:?} and {last:?}"),
+            (last, rest) => panic!("expected one event, got {rest:?} and {last:?}"),
         }
     }
 
-    /// Expects that the next event is a write of this value at this revision.
+    /// Expects that the next event writes this value at this revision.
     pub(super) async fn expect_put(&mut self, at: Revision, key: &Key, value: &str) {
         let (revision, event) = self.event().await;
         match event {
             Event::Put { kv, .. } if kv.key == key.as_str() && kv.value == value.as_bytes() => assert_eq!(revision, at, "of {key}"),
-            event => panic!("a put of {key} was due, and it yielded {event:?}"),
+            event => panic!("expected a put of {key}, got {event:?}"),
         }
     }
 
-    /// Expects that the next event deletes this key; when.
+    /// Expects that the next event deletes this key, and returns its revision.
     pub(super) async fn expect_delete(&mut self, key: &Key) -> Revision {
         let (revision, event) = self.event().await;
         match event {
             Event::Delete { key: deleted, .. } if deleted == key.as_str() => revision,
-            event => panic!("a delete of {key} was due, and it yielded {event:?}"),
+            event => panic!("expected a delete of {key}, got {event:?}"),
         }
     }
 
-    /// The items until the watch says that it ends: batches, and what it says.
+    /// Returns the batches until the watch ends, and the item that ends it.
     pub(super) async fn rest(&mut self) -> (Vec<Batch>, WatchItem) {
         let mut batches = Vec::new();
         loop {
@@ -344,7 +346,7 @@ impl Reader {
         }
     }
 
-    /// The next item that is no progress.
+    /// Returns the next item that is not progress.
     pub(super) async fn item(&mut self) -> WatchItem {
         loop {
             match self.next().await {

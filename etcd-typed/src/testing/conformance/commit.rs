@@ -1,4 +1,5 @@
-//! Cases about [`Store::commit`](crate::store::Store::commit): what the operations do. Conditions are in `compare.rs`.
+//! Cases about [`Store::commit`](crate::store::Store::commit): the effects of operations.
+//! Conditions are in `compare.rs`.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::error::ErrorKind;
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, Span, Txn};
 
-pub(super) async fn a_conflict_performs_the_other_list(bench: &Bench<'_>) {
+pub(super) async fn failed_condition_performs_other_list(bench: &Bench<'_>) {
     let key = bench.key("a");
     bench.put(&key, "there").await;
     let txn =
@@ -32,7 +33,7 @@ pub(super) async fn a_conflict_performs_the_other_list(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn operations_of_one_transaction_have_one_revision(bench: &Bench<'_>) {
+pub(super) async fn transaction_has_one_revision(bench: &Bench<'_>) {
     let old = bench.key("old");
     bench.put(&old, "x").await;
     let then = vec![Op::put(&bench.key("b"), "1".into()), Op::put(&bench.key("a"), "2".into()), Op::delete(&old)];
@@ -49,7 +50,7 @@ pub(super) async fn operations_of_one_transaction_have_one_revision(bench: &Benc
     assert!(reply.kvs.iter().all(|kv| kv.modified == committed.revision && kv.created == committed.revision), "{reply:?}");
 }
 
-pub(super) async fn a_transaction_is_all_or_nothing(bench: &Bench<'_>) {
+pub(super) async fn transaction_is_all_or_nothing(bench: &Bench<'_>) {
     let with_no_lease = Op::Put { key: bench.key("b"), value: "2".into(), expiry: Expiry::With(LeaseId::random()), previous: false };
     let then = vec![Op::put(&bench.key("a"), "1".into()), with_no_lease, Op::put(&bench.key("c"), "3".into())];
     let kind = if bench.capabilities().transactions { ErrorKind::LeaseLost } else { ErrorKind::Unsupported };
@@ -57,7 +58,7 @@ pub(super) async fn a_transaction_is_all_or_nothing(bench: &Bench<'_>) {
     assert!(bench.list().await.kvs.is_empty());
 }
 
-pub(super) async fn operations_see_what_those_before_them_did(bench: &Bench<'_>) {
+pub(super) async fn operations_see_earlier_operations(bench: &Bench<'_>) {
     let (a, b) = (bench.key("a"), bench.key("b"));
     bench.put(&a, "before").await;
     let all = || Op::Get(Span::Below(bench.dir().clone()));
@@ -73,7 +74,7 @@ pub(super) async fn operations_see_what_those_before_them_did(bench: &Bench<'_>)
     assert_eq!(seen, [vec![a.clone()], vec![a, b.clone()], vec![b]]);
 }
 
-pub(super) async fn a_put_gives_what_was_there_if_it_is_asked(bench: &Bench<'_>) {
+pub(super) async fn put_returns_previous_value_if_asked(bench: &Bench<'_>) {
     let key = bench.key("a");
     let put = |value: &'static str, previous| Op::Put { key: key.clone(), value: value.into(), expiry: Expiry::Never, previous };
     assert_eq!(bench.perform(vec![put("1", true)]).await.results, [OpResult::Put(None)]);
@@ -84,7 +85,7 @@ pub(super) async fn a_put_gives_what_was_there_if_it_is_asked(bench: &Bench<'_>)
     assert!(second.modified > first.modified && second.value == "2");
 }
 
-pub(super) async fn a_delete_counts_and_gives_what_was_there(bench: &Bench<'_>) {
+pub(super) async fn delete_returns_count_and_previous(bench: &Bench<'_>) {
     let key = bench.key("a");
     let delete = |previous| Op::Delete { span: Span::Key(key.clone()), previous };
     bench.put(&key, "1").await;
@@ -97,7 +98,7 @@ pub(super) async fn a_delete_counts_and_gives_what_was_there(bench: &Bench<'_>) 
     assert_eq!(bench.perform(vec![delete(false)]).await.results, [OpResult::Delete { deleted: 1, previous: vec![] }]);
 }
 
-pub(super) async fn a_delete_of_nothing_changes_nothing(bench: &Bench<'_>) {
+pub(super) async fn deleting_missing_key_changes_nothing(bench: &Bench<'_>) {
     let (key, missing) = (bench.key("a"), bench.key("missing"));
     bench.put(&key, "1").await;
     let mut reader = bench.watch_all().await;
@@ -109,22 +110,22 @@ pub(super) async fn a_delete_of_nothing_changes_nothing(bench: &Bench<'_>) {
     reader.expect_put(next, &key, "2").await;
 }
 
-pub(super) async fn a_delete_below_takes_whole_segments(bench: &Bench<'_>) {
+pub(super) async fn directory_delete_matches_whole_segments(bench: &Bench<'_>) {
     for path in ["app/a", "app/b/c", "apple/x", "app-x"] {
         bench.put(&bench.key(path), path).await;
     }
     let dir = Span::Below(bench.key("app"));
     let was = bench.range(Range::of(dir.clone())).await.kvs;
     let committed = bench.perform(vec![Op::Delete { span: dir.clone(), previous: true }]).await;
-    // A directory that is a thing of its own goes as one.
+    // On a store with real directories, one operation deletes one directory.
     let deleted = if bench.capabilities().directories { 1 } else { 2 };
     assert_eq!(committed.results, [OpResult::Delete { deleted, previous: was }]);
     assert_eq!(keys(&bench.list().await), [bench.key("app-x").to_string(), bench.key("apple/x").to_string()]);
     assert!(bench.range(Range::of(dir)).await.directory.is_none());
 }
 
-/// Whatever else happens in the store meanwhile, its revision only grows.
-pub(super) async fn what_changes_nothing_has_the_stores_revision(bench: &Bench<'_>) {
+/// Other cases may write at the same time, but the revision must only grow.
+pub(super) async fn no_change_returns_current_revision(bench: &Bench<'_>) {
     let key = bench.key("a");
     let written = bench.put(&key, "1").await;
     let read = bench.perform(vec![Op::Get(Span::Key(key.clone()))]).await.revision;
@@ -165,7 +166,7 @@ pub(super) async fn two_writes_of_one_key_are_refused(bench: &Bench<'_>) {
     assert!(bench.commit(one_in_each).await.succeeded);
 }
 
-pub(super) async fn every_change_has_a_larger_revision(bench: &Bench<'_>) {
+pub(super) async fn every_change_has_larger_revision(bench: &Bench<'_>) {
     let lease = bench.grant(Duration::from_secs(600)).await;
     let key = bench.key("a");
     let mut last = Revision::ZERO;

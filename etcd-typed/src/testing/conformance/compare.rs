@@ -13,7 +13,7 @@ use crate::store::{Compare, Condition, Expiry, Op, OpResult, Span, Txn};
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// A key with a history: created, then updated with a lease.
+/// A key that was created, then updated with a lease.
 struct Subject {
     key: Key,
     created: Revision,
@@ -27,7 +27,7 @@ async fn subject(bench: &Bench<'_>, name: &str, lease: LeaseId) -> Subject {
     Subject { key, created, modified }
 }
 
-/// Each condition, and whether it holds of a [`Subject`] and of a key that is not there.
+/// Each condition, and whether it holds for a [`Subject`] and for a missing key.
 fn table(subject: &Subject, lease: LeaseId) -> Vec<(Condition, bool, bool)> {
     let Subject { created, modified, .. } = *subject;
     let value = |text: &'static str| Condition::Value(Bytes::from_static(text.as_bytes()));
@@ -55,8 +55,8 @@ fn table(subject: &Subject, lease: LeaseId) -> Vec<(Condition, bool, bool)> {
     ]
 }
 
-/// With every operation that it can guard, since a store may map each to another request.
-pub(super) async fn every_condition_holds_exactly_when_it_should(bench: &Bench<'_>) {
+/// Tries every operation with the condition, since a store may send a different request for each.
+pub(super) async fn every_condition_holds_when_it_should(bench: &Bench<'_>) {
     let lease = bench.grant(LONG).await;
     let rows = table(&subject(bench, "count", lease).await, lease).len();
     for row in 0..rows {
@@ -119,7 +119,7 @@ pub(super) async fn all_conditions_must_hold(bench: &Bench<'_>) {
     assert_eq!(bench.value(&key).await, "x");
 }
 
-pub(super) async fn conditions_on_another_key(bench: &Bench<'_>) {
+pub(super) async fn condition_on_another_key_guards_write(bench: &Bench<'_>) {
     let (guard, key) = (bench.key("guard"), bench.key("key"));
     let revision = bench.put(&guard, "held").await;
     let txn = |condition| Txn {
@@ -140,7 +140,7 @@ pub(super) async fn conditions_on_another_key(bench: &Bench<'_>) {
     assert_eq!(bench.value(&key).await, "written");
 }
 
-pub(super) async fn conditions_on_all_keys_below(bench: &Bench<'_>) {
+pub(super) async fn condition_on_directory_covers_all_keys(bench: &Bench<'_>) {
     let (dir, key) = (bench.key("app"), bench.key("written"));
     let txn = |condition| Txn { compares: vec![Compare::below(&dir, condition)], then: vec![Op::put(&key, "x".into())], otherwise: vec![] };
     if !bench.capabilities().transactions {
@@ -150,10 +150,10 @@ pub(super) async fn conditions_on_all_keys_below(bench: &Bench<'_>) {
         return;
     }
     let succeeded = async |condition| bench.commit(txn(condition)).await.succeeded;
-    assert!(succeeded(Condition::Absent).await, "there is nothing");
+    assert!(succeeded(Condition::Absent).await, "the key does not exist");
     bench.put(&dir, "the key of that name is not below itself").await;
     bench.put(&bench.key("apple/x"), "nor is this").await;
-    assert!(succeeded(Condition::Absent).await, "there is nothing below");
+    assert!(succeeded(Condition::Absent).await, "no key exists below");
     assert!(succeeded(Condition::UnchangedSince(Revision::ZERO)).await, "nothing was written below");
     bench.put(&bench.key("app/a"), "1").await;
     let listed = bench.put(&bench.key("app/b/c"), "1").await;
@@ -167,7 +167,7 @@ pub(super) async fn conditions_on_all_keys_below(bench: &Bench<'_>) {
     assert!(succeeded(Condition::UnchangedSince(created)).await);
 }
 
-pub(super) async fn conditions_that_are_about_one_key_alone(bench: &Bench<'_>) {
+pub(super) async fn single_key_conditions_refuse_directories(bench: &Bench<'_>) {
     let one = Revision::new(1);
     let conditions = [
         Condition::Present,
@@ -183,7 +183,7 @@ pub(super) async fn conditions_that_are_about_one_key_alone(bench: &Bench<'_>) {
     assert_eq!(bench.get(&bench.key("a")).await, None);
 }
 
-pub(super) async fn of_many_who_create_one_key_one_succeeds(bench: &Bench<'_>) {
+pub(super) async fn one_of_many_concurrent_creates_succeeds(bench: &Bench<'_>) {
     let key = bench.key("a");
     let create = |number: usize| Txn {
         compares: vec![Compare::key(&key, Condition::Absent)],
@@ -192,7 +192,7 @@ pub(super) async fn of_many_who_create_one_key_one_succeeds(bench: &Bench<'_>) {
     };
     let answers = join_all((0..16).map(|number| bench.commit(create(number)))).await;
     let winners: Vec<_> = answers.iter().enumerate().filter(|(_, answer)| answer.succeeded).map(|(number, _)| number).collect();
-    let [winner] = winners[..] else { panic!("{winners:?} have created it") };
+    let [winner] = winners[..] else { panic!("expected one creator, got {winners:?}") };
     let value = bench.value(&key).await;
     assert_eq!(value, winner.to_string());
     for answer in answers.iter().filter(|answer| !answer.succeeded) {
@@ -201,7 +201,7 @@ pub(super) async fn of_many_who_create_one_key_one_succeeds(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn of_many_who_swap_one_value_one_succeeds(bench: &Bench<'_>) {
+pub(super) async fn one_of_many_concurrent_swaps_succeeds(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut expected = bench.put(&key, "0").await;
     for round in 0..5 {
@@ -212,7 +212,7 @@ pub(super) async fn of_many_who_swap_one_value_one_succeeds(bench: &Bench<'_>) {
         };
         let answers = join_all((0..8).map(|number| bench.commit(swap(number)))).await;
         let winners: Vec<_> = answers.iter().filter(|answer| answer.succeeded).map(|answer| answer.revision).collect();
-        let [winner] = winners[..] else { panic!("{} have swapped it", winners.len()) };
+        let [winner] = winners[..] else { panic!("expected one swap to succeed, got {}", winners.len()) };
         assert_eq!(bench.found(&key).await.modified, winner);
         expected = winner;
     }

@@ -1,4 +1,4 @@
-//! Cases about directories that are things of their own, as v2 has them, and about their absence.
+//! Cases about real directories, as v2 has them, and about their absence on other stores.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn below(bench: &Bench<'_>, key: &Key) -> RangeReply {
     bench.range(Range::of(Span::Below(key.clone()))).await
 }
 
-/// Whether the store has directories; where it has none, it refuses this.
+/// Whether the store has directories. A store without them must refuse this.
 async fn has_directories(bench: &Bench<'_>, op: Op) -> bool {
     let has = bench.capabilities().directories;
     if !has {
@@ -40,7 +40,7 @@ async fn has_directories(bench: &Bench<'_>, op: Op) -> bool {
     has
 }
 
-pub(super) async fn a_key_may_have_keys_below_it_or_is_refused(bench: &Bench<'_>) {
+pub(super) async fn key_below_a_key_works_or_is_refused(bench: &Bench<'_>) {
     let (key, inside) = (bench.key("a"), bench.key("a/b"));
     bench.put(&key, "above").await;
     let put = Op::put(&inside, "below".into());
@@ -57,7 +57,7 @@ pub(super) async fn a_key_may_have_keys_below_it_or_is_refused(bench: &Bench<'_>
     assert_eq!(bench.value(&inside).await, "below", "they are two keys");
 }
 
-pub(super) async fn a_directory_is_made_and_listed(bench: &Bench<'_>) {
+pub(super) async fn created_directory_is_listed(bench: &Bench<'_>) {
     let dir = bench.key("dir/empty");
     if !has_directories(bench, make(&dir, None)).await {
         return;
@@ -78,7 +78,7 @@ pub(super) async fn a_directory_is_made_and_listed(bench: &Bench<'_>) {
     assert!(below(bench, &bench.key("missing")).await.directory.is_none());
 }
 
-pub(super) async fn a_directory_that_is_there_is_not_made_again(bench: &Bench<'_>) {
+pub(super) async fn creating_existing_directory_is_refused(bench: &Bench<'_>) {
     let (dir, file) = (bench.key("dir"), bench.key("file"));
     if !has_directories(bench, make(&dir, None)).await {
         return;
@@ -91,7 +91,7 @@ pub(super) async fn a_directory_that_is_there_is_not_made_again(bench: &Bench<'_
     assert_eq!((bench.value(&bench.key("dir/a")).await, bench.value(&file).await), ("v".into(), "v".into()));
 }
 
-pub(super) async fn an_empty_directory_is_removed(bench: &Bench<'_>) {
+pub(super) async fn empty_directory_is_removed(bench: &Bench<'_>) {
     let (dir, inside) = (bench.key("dir"), bench.key("dir/a"));
     if !has_directories(bench, remove(&dir)).await {
         return;
@@ -106,7 +106,7 @@ pub(super) async fn an_empty_directory_is_removed(bench: &Bench<'_>) {
     bench.refused(one(remove(&dir)), ErrorKind::NotFound).await;
 }
 
-pub(super) async fn a_directory_expires_with_all_in_it(bench: &Bench<'_>) {
+pub(super) async fn directory_expires_with_its_contents(bench: &Bench<'_>) {
     let (dir, inside) = (bench.key("dir"), bench.key("dir/a/b"));
     let ttl = Duration::from_secs(2);
     let sent = Instant::now();
@@ -123,7 +123,7 @@ pub(super) async fn a_directory_expires_with_all_in_it(bench: &Bench<'_>) {
     assert_eq!(bench.get(&inside).await, None);
 }
 
-pub(super) async fn a_directory_gets_another_time_to_live(bench: &Bench<'_>) {
+pub(super) async fn directory_ttl_can_be_changed(bench: &Bench<'_>) {
     let (stays, goes) = (bench.key("stays"), bench.key("goes"));
     let (short, long) = (Some(Duration::from_secs(2)), Some(Duration::from_secs(600)));
     if !has_directories(bench, update(&stays, None)).await {
@@ -142,7 +142,7 @@ pub(super) async fn a_directory_gets_another_time_to_live(bench: &Bench<'_>) {
     assert!(below(bench, &stays).await.directory.is_some_and(|node| node.ttl > short));
     bench.perform(vec![update(&stays, None)]).await;
     assert!(below(bench, &stays).await.directory.is_some_and(|node| node.ttl.is_none()));
-    // Made later, for as long as the first was: when it is gone, the first would be.
+    // Created later with the same time to live: when it is gone, the first one would be gone too.
     bench.perform(vec![make(&goes, short)]).await;
     while below(bench, &goes).await.directory.is_some() {
         sleep(Duration::from_millis(20)).await;
@@ -150,7 +150,7 @@ pub(super) async fn a_directory_gets_another_time_to_live(bench: &Bench<'_>) {
     assert_eq!(bench.value(&bench.key("stays/a")).await, "v");
 }
 
-pub(super) async fn a_directory_is_no_value_and_a_value_no_directory(bench: &Bench<'_>) {
+pub(super) async fn directories_and_values_are_not_mixed(bench: &Bench<'_>) {
     let (dir, file) = (bench.key("dir"), bench.key("file"));
     if !has_directories(bench, make(&dir, None)).await {
         return;

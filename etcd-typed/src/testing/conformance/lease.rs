@@ -1,6 +1,6 @@
-//! Cases about keys that vanish by themselves: [`Expiry`] and leases.
+//! Cases about keys that expire: [`Expiry`] and leases.
 //!
-//! Nothing here says how soon something vanishes, only that it does and not before its time.
+//! The cases never check how soon a key expires, only that it does, and not before its time.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn until_gone(bench: &Bench<'_>, key: &Key) {
     }
 }
 
-pub(super) async fn a_key_expires_and_not_before_its_time(bench: &Bench<'_>) {
+pub(super) async fn key_expires_not_before_its_time(bench: &Bench<'_>) {
     // A fraction of a second is rounded up, never down.
     for ttl in [Duration::from_millis(1500), SHORT] {
         let key = bench.key("a");
@@ -36,19 +36,19 @@ pub(super) async fn a_key_expires_and_not_before_its_time(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn a_put_without_expiry_takes_the_old_one_away(bench: &Bench<'_>) {
+pub(super) async fn put_without_expiry_removes_expiry(bench: &Bench<'_>) {
     let (stays, goes) = (bench.key("stays"), bench.key("goes"));
     bench.put_with(&stays, "1", Expiry::After(SHORT)).await;
     bench.put(&stays, "2").await;
     let kv = bench.found(&stays).await;
     assert_eq!((kv.lease, kv.ttl), (None, None));
-    // Written later, for as long: when it is gone, the other one would be.
+    // Written later with the same time to live: when it is gone, the other one would be gone too.
     bench.put_with(&goes, "1", Expiry::After(SHORT)).await;
     until_gone(bench, &goes).await;
     assert_eq!(bench.value(&stays).await, "2");
 }
 
-pub(super) async fn a_lease_grants_what_was_asked_or_more(bench: &Bench<'_>) {
+pub(super) async fn lease_grants_at_least_requested_time(bench: &Bench<'_>) {
     for ttl in [Duration::from_millis(1), Duration::from_millis(2500), LONG] {
         let id = LeaseId::random();
         let granted = bench.store().grant(id, ttl).await.unwrap_or_else(|error| panic!("{error:?}"));
@@ -59,8 +59,9 @@ pub(super) async fn a_lease_grants_what_was_asked_or_more(bench: &Bench<'_>) {
     }
 }
 
-/// Two clients may draw the same name, where one machine is a clone of the other. Each would take the other's lease for its own.
-pub(super) async fn a_grant_of_a_name_that_exists_is_refused(bench: &Bench<'_>) {
+/// Two clients may draw the same name if one machine is a clone of the other. Each would then take
+/// the other's lease for its own.
+pub(super) async fn granting_existing_lease_is_refused(bench: &Bench<'_>) {
     let id = bench.grant(Duration::from_secs(60)).await;
     let key = bench.key("a");
     bench.put_with(&key, "v", Expiry::With(id)).await;
@@ -70,13 +71,14 @@ pub(super) async fn a_grant_of_a_name_that_exists_is_refused(bench: &Bench<'_>) 
             Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{error:?}"),
         }
     }
-    assert_eq!(bench.value(&key).await, "v", "the first lease is as it was");
+    assert_eq!(bench.value(&key).await, "v", "the first lease is unchanged");
 }
 
-pub(super) async fn a_lease_that_is_kept_alive_keeps_its_keys(bench: &Bench<'_>) {
+pub(super) async fn renewed_lease_keeps_its_keys(bench: &Bench<'_>) {
     let ttl = Duration::from_secs(3);
     let key = bench.key("a");
-    // A machine that stops for as long as the lease lasts proves nothing; then it starts again.
+    // If the machine stopped for as long as the lease lasts, the result proves nothing, and the
+    // case starts again.
     'again: loop {
         let began = Instant::now();
         let mut last = began;
@@ -88,7 +90,7 @@ pub(super) async fn a_lease_that_is_kept_alive_keeps_its_keys(bench: &Bench<'_>)
             match bench.store().keep_alive(id).await {
                 Ok(left) => assert!(left >= ttl, "{left:?}"),
                 Err(_) if last.elapsed() >= ttl => continue 'again,
-                Err(error) => panic!("{error:?}, {:?} after the last one", last.elapsed()),
+                Err(error) => panic!("{error:?}, {:?} after the last keep-alive", last.elapsed()),
             }
             last = sent;
         }
@@ -96,13 +98,13 @@ pub(super) async fn a_lease_that_is_kept_alive_keeps_its_keys(bench: &Bench<'_>)
         if found.is_none() && last.elapsed() >= ttl {
             continue;
         }
-        let kv = found.unwrap_or_else(|| panic!("{key} is not there"));
+        let kv = found.unwrap_or_else(|| panic!("{key} does not exist"));
         assert!(kv.value == "v" && kv.created == revision, "{kv:?}");
         return;
     }
 }
 
-pub(super) async fn a_lease_that_is_not_kept_alive_takes_its_keys(bench: &Bench<'_>) {
+pub(super) async fn expired_lease_deletes_its_keys(bench: &Bench<'_>) {
     let sent = Instant::now();
     let id = bench.grant(SHORT).await;
     let mut keys = [bench.key("a"), bench.key("b")];
@@ -130,7 +132,7 @@ pub(super) async fn a_lease_that_is_not_kept_alive_takes_its_keys(bench: &Bench<
     must_be_lost(bench, id).await;
 }
 
-pub(super) async fn a_revoked_lease_takes_its_keys(bench: &Bench<'_>) {
+pub(super) async fn revoked_lease_deletes_its_keys(bench: &Bench<'_>) {
     let id = bench.grant(LONG).await;
     let stays = bench.key("stays");
     bench.put(&stays, "v").await;
@@ -145,7 +147,7 @@ pub(super) async fn a_revoked_lease_takes_its_keys(bench: &Bench<'_>) {
     bench.store().revoke(id).await.unwrap_or_else(|error| panic!("a lease that is not there is revoked already: {error:?}"));
 }
 
-pub(super) async fn a_key_belongs_to_the_lease_it_was_written_with_last(bench: &Bench<'_>) {
+pub(super) async fn key_belongs_to_lease_of_last_write(bench: &Bench<'_>) {
     let (first, second) = (bench.grant(LONG).await, bench.grant(LONG).await);
     let (moved, freed) = (bench.key("moved"), bench.key("freed"));
     for key in [&moved, &freed] {
@@ -160,7 +162,7 @@ pub(super) async fn a_key_belongs_to_the_lease_it_was_written_with_last(bench: &
     assert_eq!(bench.value(&freed).await, "2");
 }
 
-pub(super) async fn a_lease_that_is_not_there_is_lost(bench: &Bench<'_>) {
+pub(super) async fn missing_lease_is_lost(bench: &Bench<'_>) {
     let id = LeaseId::random();
     let left = bench.store().time_to_live(id).await.unwrap_or_else(|error| panic!("{error:?}"));
     assert_eq!(left, None);
@@ -168,10 +170,10 @@ pub(super) async fn a_lease_that_is_not_there_is_lost(bench: &Bench<'_>) {
     must_be_lost(bench, id).await;
 }
 
-/// It cannot be kept alive, and nothing is written with it.
+/// It cannot be kept alive, and no key can be written with it.
 async fn must_be_lost(bench: &Bench<'_>, id: LeaseId) {
     match bench.store().keep_alive(id).await {
-        Ok(left) => panic!("{left:?} of a lease that is not there"),
+        Ok(left) => panic!("a missing lease has {left:?} left"),
         Err(error) => assert!(error.kind() == ErrorKind::LeaseLost && !error.is_retryable(), "{error:?}"),
     }
     let key = bench.key("with-a-lost-lease");

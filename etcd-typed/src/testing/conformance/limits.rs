@@ -1,4 +1,4 @@
-//! Cases about what is too much, and about values that a store cannot hold.
+//! Cases about requests that are too large, and about values that a store cannot hold.
 
 use bytes::Bytes;
 
@@ -17,7 +17,7 @@ pub(super) async fn too_many_operations_are_refused(bench: &Bench<'_>) {
     assert!(bench.list().await.kvs.is_empty());
 }
 
-pub(super) async fn as_many_operations_as_it_says_are_done(bench: &Bench<'_>) {
+pub(super) async fn declared_number_of_operations_succeeds(bench: &Bench<'_>) {
     let max = bench.capabilities().max_operations;
     let key = |number: usize| bench.key(&format!("{number:04}"));
     let compares = (0..max).map(|number| Compare::key(&key(number), Condition::Absent)).collect();
@@ -34,7 +34,7 @@ pub(super) async fn as_many_operations_as_it_says_are_done(bench: &Bench<'_>) {
     assert!(committed.results.len() == max && committed.results.iter().all(read), "{committed:?}");
 }
 
-pub(super) async fn a_value_that_is_too_large_is_refused(bench: &Bench<'_>) {
+pub(super) async fn too_large_value_is_refused(bench: &Bench<'_>) {
     let key = bench.key("a");
     let value = Bytes::from(vec![b'x'; bench.capabilities().max_value + 1]);
     bench.refused(Txn { then: vec![Op::put(&key, value.clone())], ..Txn::default() }, ErrorKind::TooLarge).await;
@@ -45,8 +45,8 @@ pub(super) async fn a_value_that_is_too_large_is_refused(bench: &Bench<'_>) {
     assert_eq!(bench.value(&key).await, "small");
 }
 
-/// As large as it says, less what a request holds beside the value.
-pub(super) async fn a_large_value_comes_back(bench: &Bench<'_>) {
+/// As large as the store declares, minus what a request contains beside the value.
+pub(super) async fn large_value_reads_back(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut reader = bench.watch_all().await;
     let value = "0123456789abcdef".repeat((bench.capabilities().max_value - 4096) / 16);
@@ -59,7 +59,7 @@ pub(super) async fn a_large_value_comes_back(bench: &Bench<'_>) {
     assert!(previous.first().is_some_and(|kv| kv.value == value));
 }
 
-pub(super) async fn bytes_that_are_no_text(bench: &Bench<'_>) {
+pub(super) async fn binary_value_reads_back_or_is_refused(bench: &Bench<'_>) {
     let key = bench.key("a");
     let every_byte = Bytes::from_iter(0..=u8::MAX);
     for value in [every_byte, Bytes::from_static(b"\xff"), Bytes::from_static(b"\xc3\x28"), Bytes::from_static(b"\xed\xa0\x80")] {
@@ -79,7 +79,7 @@ pub(super) async fn bytes_that_are_no_text(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn an_empty_value_is_a_value(bench: &Bench<'_>) {
+pub(super) async fn empty_value_is_a_value(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut reader = bench.watch_all().await;
     let revision = bench.put(&key, "").await;

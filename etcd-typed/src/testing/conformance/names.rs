@@ -5,7 +5,8 @@ use crate::error::ErrorKind;
 use crate::key::Key;
 use crate::store::{Compare, Condition, Op, Range, Span, Txn};
 
-/// What has a meaning somewhere between a program and a server: in forms, in JSON, in addresses, in terminals.
+/// Texts with a meaning somewhere between a program and a server: in forms, in JSON, in URLs, in
+/// terminals.
 const ODD_VALUES: [&str; 16] = [
     " ",
     "a+b&c=d;e%20f",
@@ -30,7 +31,7 @@ const ODD_SEGMENTS: [&str; 32] = [
     "%2e%2e", "%zz", "\"", "'", "\\", "...", "..c", "~", "<a>", "[x]", "{x}", "|^`", "*", "\u{2028}", "\u{fffd}",
 ];
 
-pub(super) async fn odd_values_come_back_and_compare(bench: &Bench<'_>) {
+pub(super) async fn odd_values_read_back_and_compare(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut reader = bench.watch_all().await;
     for value in ODD_VALUES {
@@ -79,8 +80,9 @@ pub(super) async fn odd_keys_are_keys(bench: &Bench<'_>) {
     assert!(bench.list().await.kvs.is_empty());
 }
 
-/// v2 leaves names that begin with `_` out of listings and watches from above; whoever knows the name reads it there too.
-pub(super) async fn a_hidden_name_is_a_key(bench: &Bench<'_>) {
+/// v2 leaves names that begin with `_` out of listings and of watches from above. A request with
+/// the full name still works.
+pub(super) async fn hidden_name_is_a_key(bench: &Bench<'_>) {
     let hidden = [bench.key("_hidden"), bench.key("_dir/x"), bench.key("dir/_x")];
     let visible = bench.key("visible");
     let mut reader = bench.watch_all().await;
@@ -104,7 +106,7 @@ pub(super) async fn a_hidden_name_is_a_key(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn a_long_key_is_a_key_or_refused(bench: &Bench<'_>) {
+pub(super) async fn long_key_works_or_is_refused(bench: &Bench<'_>) {
     let deep = vec!["d"; 300].join("/");
     for path in ["n".repeat(500), "n".repeat(2_000), "ü".repeat(1_000), "n".repeat(5_000), "n".repeat(100_000), deep] {
         let key = bench.key(&path);
@@ -126,7 +128,7 @@ pub(super) async fn a_long_key_is_a_key_or_refused(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn data_cannot_leave_its_segment(bench: &Bench<'_>) {
+pub(super) async fn map_keys_cannot_escape_their_segment(bench: &Bench<'_>) {
     let data = ["..", ".", "", "/", "../admin", "a/b", "/etc", "\0", "\n", "_hidden", "%", "%2F", "a//b"];
     let map = bench.key("map");
     for name in data {
@@ -140,13 +142,14 @@ pub(super) async fn data_cannot_leave_its_segment(bench: &Bench<'_>) {
     }
 }
 
-/// Keys of queues and of other clients are not always paths. Where keys are paths by nature (v2) there are none.
-pub(super) async fn keys_that_are_no_paths_are_taken_byte_for_byte(bench: &Bench<'_>) {
+/// Keys of queues and of other clients are not always paths. On stores whose keys are always paths
+/// (v2) there are no such keys.
+pub(super) async fn non_path_keys_are_kept_byte_for_byte(bench: &Bench<'_>) {
     if bench.capabilities().directories {
         return;
     }
     let dir = bench.dir().as_str();
-    // Below the directory, and below the one whose name has a slash more.
+    // Below the directory, and below the directory with one more slash.
     let names = [&b"/x"[..], b"//x", b"x", b"x/", b"x//y", b" ", "ü".as_bytes(), b"\0", b"\xff\xfe"];
     let stored = |name: &[u8]| Key::stored(&[dir.as_bytes(), b"/", name].concat());
     for name in names {

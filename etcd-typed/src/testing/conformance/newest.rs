@@ -1,4 +1,4 @@
-//! Cases about [`Op::Newest`]: which keys of a directory came to be last.
+//! Cases about [`Op::Newest`], which reads the last created keys of a directory.
 
 use std::collections::BTreeSet;
 
@@ -10,18 +10,19 @@ use crate::key::Key;
 use crate::revision::Revision;
 use crate::store::{Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
 
-pub(super) async fn the_newest_keys_come_newest_first(bench: &Bench<'_>) {
+pub(super) async fn newest_keys_come_newest_first(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let lease = bench.grant(std::time::Duration::from_secs(600)).await;
-    // In no order of their names.
+    // The creation order differs from the order of the names.
     for name in ["q/b", "q/c/deeper", "q/a"] {
         bench.put_with(&bench.key(name), "a value", Expiry::With(lease)).await;
     }
-    // Neither the directory's own key nor those of its neighbours are below it, and they are the newest.
+    // The directory's own key and its neighbours are the newest keys, but they are not below the
+    // directory.
     for name in ["q", "q-x", "qq/x"] {
         bench.put(&bench.key(name), "outside").await;
     }
-    // An update is no beginning.
+    // An update does not change the creation.
     bench.put(&bench.key("q/b"), "updated").await;
     let order = ["q/a", "q/c/deeper", "q/b"];
     for (limit, more) in [(1, true), (2, true), (3, false), (4, false), (usize::MAX, false)] {
@@ -29,7 +30,7 @@ pub(super) async fn the_newest_keys_come_newest_first(bench: &Bench<'_>) {
         assert_eq!(keys(&reply), bench.paths(order.iter().take(limit)), "of {limit}");
         assert_eq!(reply.more, more, "of {limit}");
     }
-    // All that a key is.
+    // The answer has all fields of each key, as a range does.
     let mut listed = bench.range(Range::of(Span::Below(queue.dir.clone()))).await.kvs;
     listed.sort_by_key(|kv| std::cmp::Reverse(kv.created));
     let newest = queue.newest(None, 3).await.kvs;
@@ -37,21 +38,22 @@ pub(super) async fn the_newest_keys_come_newest_first(bench: &Bench<'_>) {
     assert!(newest.iter().all(|kv| !kv.value.is_empty() && kv.modified >= kv.created), "{newest:?}");
     let leases: Vec<_> = newest.iter().map(|kv| kv.lease).collect();
     assert_eq!(leases, [Some(lease), Some(lease), None], "the last put of the oldest had no lease");
-    // Made anew, it is the newest.
+    // Created anew, it is the newest.
     bench.delete(&bench.key("q/b")).await;
     bench.put(&bench.key("q/b"), "again").await;
     assert_eq!(keys(&queue.newest(None, 3).await), bench.paths(&["q/b", "q/a", "q/c/deeper"]));
 }
 
-/// A queue asks so who is before a key, and whoever has no lease is not in the queue: a store that leaves the leases out has no locks. (A range of keys only
-/// may leave them out, as on etcd 3.7.)
-pub(super) async fn the_newest_keys_tell_their_leases(bench: &Bench<'_>) {
+/// A queue finds the contender before a key this way, and a key without a lease is not in the
+/// queue. So a store that leaves out the leases cannot have locks. (A range of keys only may leave
+/// them out, as on etcd 3.7.)
+pub(super) async fn newest_keys_show_their_leases(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let (first, second) = (bench.grant(std::time::Duration::from_secs(600)).await, bench.grant(std::time::Duration::from_secs(600)).await);
     bench.put_with(&bench.key("q/first"), "", Expiry::With(first)).await;
     bench.put(&bench.key("q/none"), "").await;
     let told = |kvs: &[KeyValue]| kvs.iter().map(|kv| kv.lease).collect::<Vec<_>>();
-    // With the transaction that makes a key, as whoever enters asks.
+    // With the transaction that creates a key, as for joining a queue.
     let own = bench.key("q/second");
     let put = Op::Put { key: own.clone(), value: Bytes::new(), expiry: Expiry::With(second), previous: false };
     let then = vec![put, Op::Newest { below: queue.dir.clone(), before: None, limit: 3 }, Op::Get(Span::Below(queue.dir.clone()))];
@@ -61,20 +63,20 @@ pub(super) async fn the_newest_keys_tell_their_leases(bench: &Bench<'_>) {
     let in_order = [Some(second), None, Some(first)];
     assert_eq!(told(&newest.kvs), in_order);
     assert_eq!(told(&all.kvs), [Some(first), None, Some(second)]);
-    // Alone, as whoever waits asks.
+    // Alone, as for waiting in a queue.
     for limit in 1..=3 {
         assert_eq!(told(&queue.newest(Some(committed.revision.next()), limit).await.kvs), &in_order[..limit]);
     }
 }
 
-pub(super) async fn the_newest_keys_before_a_revision_came_to_be_before_it(bench: &Bench<'_>) {
+pub(super) async fn newest_before_revision_excludes_later_keys(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let mut created = Vec::new();
     for name in ["q/c", "q/b", "q/a"] {
         created.push(bench.put(&bench.key(name), "1").await);
     }
     let [first, second, third] = created[..] else { panic!("{created:?}") };
-    // Written later than all of them; it counts when a key came to be.
+    // Written after all others, but the creation counts.
     bench.put(&bench.key("q/c"), "2").await;
     let all = ["q/a", "q/b", "q/c"];
     for (before, expected) in [
@@ -83,7 +85,8 @@ pub(super) async fn the_newest_keys_before_a_revision_came_to_be_before_it(bench
         (second.next(), &all[1..]),
         (second, &all[2..]),
         (first, &[]),
-        // There is no key of before the first revision. On the wire a bound of zero may be none.
+        // No key was created before the first revision. On the wire a bound of zero may mean no
+        // bound.
         (Revision::new(2), &[]),
         (Revision::new(1), &[]),
         (Revision::ZERO, &[]),
@@ -97,11 +100,11 @@ pub(super) async fn the_newest_keys_before_a_revision_came_to_be_before_it(bench
     }
 }
 
-pub(super) async fn the_newest_keys_are_those_after_the_operations_before(bench: &Bench<'_>) {
+pub(super) async fn newest_keys_include_earlier_operations(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let (old, new) = (bench.key("q/old"), bench.key("q/new"));
     let first = bench.put(&old, "1").await;
-    // As whoever joins a queue does it: one transaction puts the key and asks who was there before.
+    // As for joining a queue: one transaction puts the key and reads the keys before it.
     let newest = |before| Op::Newest { below: queue.dir.clone(), before, limit: 2 };
     let then = vec![newest(None), Op::put(&new, "2".into()), newest(None), newest(Some(first.next())), Op::delete(&old), newest(None)];
     let txn = Txn { compares: vec![Compare::key(&new, Condition::Absent)], then, otherwise: vec![Op::Get(Span::Key(new.clone()))] };
@@ -118,15 +121,15 @@ pub(super) async fn the_newest_keys_are_those_after_the_operations_before(bench:
         seen.iter().copied().map(created).collect::<Vec<_>>(),
         [Some((first, first, Some(1))), new, Some((first, first, Some(1))), new]
     );
-    // The list of failed conditions may ask too.
+    // The list for failed conditions may read too.
     let compares = vec![Compare::key(&bench.key("q/new"), Condition::Absent)];
     let committed = bench.commit(Txn { compares, then: vec![], otherwise: vec![newest(None)] }).await;
     let [OpResult::Get(reply)] = committed.results.as_slice() else { panic!("{committed:?}") };
     assert_eq!(keys(reply), paths(&["q/new"]));
 }
 
-/// Their order is left open; that there are so many of them, and that those which are older come after them, is not.
-pub(super) async fn keys_of_one_transaction_are_as_new_as_each_other(bench: &Bench<'_>) {
+/// Their order is not specified. Specified are their number, and that older keys come after them.
+pub(super) async fn keys_of_one_transaction_are_equally_new(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let older = bench.put(&bench.key("q/older"), "1").await;
     let together: Vec<Key> = (0..40).map(|number| bench.key(&format!("q/{number:02}"))).collect();
@@ -146,7 +149,7 @@ pub(super) async fn keys_of_one_transaction_are_as_new_as_each_other(bench: &Ben
     assert_eq!(keys(&queue.newest(Some(committed.revision), 3).await), bench.paths(&["q/older"]));
 }
 
-pub(super) async fn the_newest_of_no_keys_are_none(bench: &Bench<'_>) {
+pub(super) async fn newest_of_empty_directory_is_empty(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let revision = bench.put(&bench.key("elsewhere"), "1").await;
     for before in [None, Some(revision)] {
@@ -155,7 +158,7 @@ pub(super) async fn the_newest_of_no_keys_are_none(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn at_least_one_of_the_newest_keys_is_asked_for(bench: &Bench<'_>) {
+pub(super) async fn newest_with_zero_limit_is_refused(bench: &Bench<'_>) {
     let none = || vec![Op::Newest { below: bench.key("q"), before: None, limit: 0 }];
     let kind = if bench.capabilities().transactions { ErrorKind::Invalid } else { ErrorKind::Unsupported };
     bench.refused(Txn { then: none(), ..Txn::default() }, kind).await;
@@ -165,14 +168,14 @@ pub(super) async fn at_least_one_of_the_newest_keys_is_asked_for(bench: &Bench<'
     assert!(bench.list().await.kvs.is_empty());
 }
 
-/// A directory on a store that knows which of its keys are the newest.
+/// Returns a directory on a store that supports this operation.
 struct Queue<'b> {
     bench: &'b Bench<'b>,
     dir: Key,
 }
 
 impl<'b> Queue<'b> {
-    /// None where the store cannot, and then it says so.
+    /// Returns `None` if the store does not support it, and then it must refuse.
     async fn of(bench: &'b Bench<'b>) -> Option<Self> {
         let queue = Self { bench, dir: bench.key("q") };
         if bench.capabilities().transactions {

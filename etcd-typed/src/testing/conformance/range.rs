@@ -7,7 +7,7 @@ use crate::error::ErrorKind;
 use crate::revision::Revision;
 use crate::store::{Consistency, Range, Span};
 
-pub(super) async fn a_key_that_is_not_there_is_an_empty_answer(bench: &Bench<'_>) {
+pub(super) async fn missing_key_reads_as_empty(bench: &Bench<'_>) {
     let written = bench.put(&bench.key("other"), "x").await;
     assert_eq!(bench.get(&bench.key("missing")).await, None);
     let below = bench.range(Range::of(Span::Below(bench.key("missing")))).await;
@@ -15,7 +15,7 @@ pub(super) async fn a_key_that_is_not_there_is_an_empty_answer(bench: &Bench<'_>
     assert!(below.revision >= written, "an empty answer is of a revision too: {below:?}");
 }
 
-pub(super) async fn a_value_comes_back_as_it_was_written(bench: &Bench<'_>) {
+pub(super) async fn value_reads_back_unchanged(bench: &Bench<'_>) {
     let key = bench.key("a");
     let revision = bench.put(&key, "value").await;
     let kv = bench.found(&key).await;
@@ -28,7 +28,7 @@ pub(super) async fn a_value_comes_back_as_it_was_written(bench: &Bench<'_>) {
     assert!(!listed.more);
 }
 
-pub(super) async fn a_read_sees_every_write_that_was_acknowledged(bench: &Bench<'_>) {
+pub(super) async fn read_sees_acknowledged_writes(bench: &Bench<'_>) {
     let key = bench.key("a");
     for round in 0..20 {
         let revision = bench.put(&key, round.to_string()).await;
@@ -38,21 +38,22 @@ pub(super) async fn a_read_sees_every_write_that_was_acknowledged(bench: &Bench<
     }
 }
 
-pub(super) async fn a_key_keeps_its_creation_while_it_is_updated(bench: &Bench<'_>) {
+pub(super) async fn update_keeps_creation_revision(bench: &Bench<'_>) {
     let key = bench.key("a");
     let created = bench.put(&key, "1").await;
     let modified = bench.update(&key, "2", Default::default()).await;
     let kv = bench.found(&key).await;
     assert_eq!((kv.created, kv.modified), (created, modified));
     assert!(matches!(kv.version, None | Some(2)), "{kv:?}");
-    // By a put without a condition too where keys have a version, which is how often they were written since.
+    // On stores with versions, an unconditional put too: the version is the number of writes since
+    // the creation.
     let put = bench.put(&key, "3").await;
     let kv = bench.found(&key).await;
     assert_eq!((kv.created, kv.modified), (if kv.version.is_some() { created } else { put }, put));
     assert!(matches!(kv.version, None | Some(3)), "{kv:?}");
 }
 
-pub(super) async fn a_key_that_was_deleted_comes_to_be_anew(bench: &Bench<'_>) {
+pub(super) async fn recreated_key_has_new_creation(bench: &Bench<'_>) {
     let key = bench.key("a");
     bench.put(&key, "1").await;
     let deleted = bench.delete(&key).await;
@@ -63,8 +64,9 @@ pub(super) async fn a_key_that_was_deleted_comes_to_be_anew(bench: &Bench<'_>) {
     assert!(matches!(kv.version, None | Some(1)), "{kv:?}");
 }
 
-pub(super) async fn keys_below_come_in_the_order_of_their_bytes(bench: &Bench<'_>) {
-    // `-` and `.` are before `/`, so the keys of a directory are not next to its name; é is after all of ASCII.
+pub(super) async fn listing_is_in_byte_order(bench: &Bench<'_>) {
+    // `-` and `.` come before `/`, so the keys of a directory are not adjacent to its name; é comes
+    // after all of ASCII.
     let written = ["b/x", "a", "b-", "b.c", "b/a/deep", "B", "é", "z"];
     for path in written {
         bench.put(&bench.key(path), path).await;
@@ -74,7 +76,7 @@ pub(super) async fn keys_below_come_in_the_order_of_their_bytes(bench: &Bench<'_
     assert_eq!(keys(&bench.list().await), expected);
 }
 
-pub(super) async fn below_is_on_whole_segments(bench: &Bench<'_>) {
+pub(super) async fn listing_matches_whole_segments(bench: &Bench<'_>) {
     for path in ["app/a", "app/b/c", "apple/x", "app-x", "ap"] {
         bench.put(&bench.key(path), "v").await;
     }
@@ -83,23 +85,24 @@ pub(super) async fn below_is_on_whole_segments(bench: &Bench<'_>) {
     assert_eq!(bench.get(&bench.key("appl")).await, None);
 }
 
-pub(super) async fn keys_alone_come_without_values(bench: &Bench<'_>) {
+pub(super) async fn keys_only_read_has_no_values(bench: &Bench<'_>) {
     let revision = bench.put(&bench.key("a"), "value").await;
     let reply = bench.range(Range { keys_only: true, ..Range::of(Span::Below(bench.dir().clone())) }).await;
     let found: Vec<_> = reply.kvs.iter().map(|kv| (kv.key.clone(), kv.value.clone(), kv.modified)).collect();
     assert_eq!(found, [(Bytes::from(bench.key("a").to_string()), Bytes::new(), revision)]);
 }
 
-pub(super) async fn a_stale_read_is_an_answer(bench: &Bench<'_>) {
+pub(super) async fn stale_read_is_answered(bench: &Bench<'_>) {
     let key = bench.key("a");
     bench.put(&key, "value").await;
-    // With one server, or a caller that stays with one, it is even the newest; all that is promised is that it is one of the past.
+    // With one server, or a caller that stays with one server, the answer is even the newest. The
+    // contract only promises a past one.
     let stale = Range { consistency: Consistency::Stale, ..Range::of(Span::Key(key)) };
     let reply = bench.range(stale).await;
     assert!(reply.kvs.iter().all(|kv| kv.value == "value" && kv.modified <= reply.revision), "{reply:?}");
 }
 
-pub(super) async fn pages_are_of_one_revision(bench: &Bench<'_>) {
+pub(super) async fn pages_share_one_revision(bench: &Bench<'_>) {
     for path in ["a", "b", "c", "d", "e"] {
         bench.put(&bench.key(path), path).await;
     }
@@ -117,7 +120,8 @@ pub(super) async fn pages_are_of_one_revision(bench: &Bench<'_>) {
     let revision = reply.revision;
     let mut pages = vec![keys(&reply)];
     while reply.more {
-        // Between two pages somebody changes what was read and what is to be read.
+        // Between two pages another client changes keys that were read and keys that are still to
+        // be read.
         bench.put(&bench.key("a"), "changed").await;
         bench.put(&bench.key(&format!("new-{}", pages.len())), "new").await;
         let after = reply.kvs.last().map(|kv| kv.key.clone());
@@ -128,7 +132,7 @@ pub(super) async fn pages_are_of_one_revision(bench: &Bench<'_>) {
     }
     assert_eq!(pages.concat(), ["a", "b", "c", "d", "e"].map(|path| bench.key(path).to_string()));
     assert!(pages.len() >= 3, "{pages:?}");
-    // A page may end at a key, and what ends before it begins is empty.
+    // A page may end at a key, and a range that ends before it begins is empty.
     for (after, until, expected) in [("a", "c", vec!["b", "c"]), ("b", "bb", vec![]), ("d", "b", vec![])] {
         let [after, until] = [after, until].map(|path| Some(Bytes::from(bench.key(path).to_string())));
         let reply = bench.range(Range { after, until, revision: Some(revision), ..all.clone() }).await;
@@ -137,7 +141,7 @@ pub(super) async fn pages_are_of_one_revision(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn modified_keys_come_with_the_count_of_all(bench: &Bench<'_>) {
+pub(super) async fn modified_read_counts_all_keys(bench: &Bench<'_>) {
     for path in ["a", "b", "c", "d/e"] {
         bench.put(&bench.key(path), path).await;
     }
@@ -156,15 +160,15 @@ pub(super) async fn modified_keys_come_with_the_count_of_all(bench: &Bench<'_>) 
     assert_eq!(found(modified(since.previous())).await, (names(&["b"]), Some(4), false), "after a revision is not at it");
     assert_eq!(found(modified(Revision::ZERO)).await, (names(&["a", "b", "c", "d/e"]), Some(4), false));
     assert_eq!(found(modified(Revision::new(u64::MAX))).await, (names(&[]), Some(4), false));
-    assert_eq!(bench.list().await.count, None, "nobody asked for it");
+    assert_eq!(bench.list().await.count, None, "the count was not asked for");
     bench.put(&bench.key("c"), "after").await;
     let put = bench.put(&bench.key("new"), "after").await;
     assert_eq!(found(modified(since)).await, (names(&["c", "new"]), Some(5), false));
     let first = Range { limit: Some(1), keys_only: true, ..modified(since) };
     assert_eq!(found(first.clone()).await, (names(&["c"]), Some(5), true), "the limit does not change the count");
     let deleted = bench.delete(&bench.key("a")).await;
-    assert_eq!(found(modified(put)).await, (names(&[]), Some(4), false), "a deleted key is told by the count alone");
-    // As of a revision of the past, and within a part of the range.
+    assert_eq!(found(modified(put)).await, (names(&[]), Some(4), false), "only the count shows a deleted key");
+    // At a past revision, and within a part of the range.
     assert_eq!(found(Range { revision: Some(put), ..modified(since) }).await, (names(&["c", "new"]), Some(5), false));
     let part = Range { after: Some(bench.key("b").to_string().into()), until: Some(bench.key("c").to_string().into()), ..modified(since) };
     assert_eq!(found(part).await, (names(&["c"]), Some(1), false));
@@ -174,7 +178,7 @@ pub(super) async fn modified_keys_come_with_the_count_of_all(bench: &Bench<'_>) 
     assert_eq!(found(one("a", since)).await, (names(&[]), Some(0), false));
 }
 
-pub(super) async fn a_past_revision_is_read_as_it_was(bench: &Bench<'_>) {
+pub(super) async fn past_revision_reads_unchanged(bench: &Bench<'_>) {
     let (a, b) = (bench.key("a"), bench.key("b"));
     let past = bench.put(&a, "old").await;
     bench.put(&a, "new").await;
@@ -188,10 +192,10 @@ pub(super) async fn a_past_revision_is_read_as_it_was(bench: &Bench<'_>) {
     assert_eq!((keys(&reply), reply.revision), (vec![a.to_string()], past));
     assert!(reply.kvs.iter().all(|kv| kv.value == "old" && kv.modified == past && kv.version == Some(1)), "{reply:?}");
     bench.delete(&a).await;
-    assert_eq!(bench.range(range).await, reply, "what was does not change");
+    assert_eq!(bench.range(range).await, reply, "a past revision does not change");
 }
 
-pub(super) async fn a_revision_that_never_was_is_no_answer(bench: &Bench<'_>) {
+pub(super) async fn future_revision_is_refused(bench: &Bench<'_>) {
     let now = bench.put(&bench.key("a"), "v").await;
     for never in [Revision::ZERO, Revision::new(now.get() + 1_000_000)] {
         let range = Range { revision: Some(never), ..Range::of(Span::Key(bench.key("a"))) };
@@ -199,18 +203,18 @@ pub(super) async fn a_revision_that_never_was_is_no_answer(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn a_revision_that_is_lost_is_no_answer(bench: &Bench<'_>) {
+pub(super) async fn lost_revision_is_refused(bench: &Bench<'_>) {
     let key = bench.key("a");
     let past = bench.put(&key, "old").await;
     bench.put(&key, "new").await;
     bench.lose_history().await;
     let range = Range { revision: Some(past), ..Range::of(Span::Key(key.clone())) };
     bench.range_refused(range, lost_or_unsupported(bench)).await;
-    assert_eq!(bench.value(&key).await, "new", "what is stored stays");
+    assert_eq!(bench.value(&key).await, "new", "the stored values stay");
 }
 
-/// Some 6 MB, above the 4 MiB that a gRPC client takes in one message unless it is told otherwise.
-pub(super) async fn more_than_one_answer_holds_is_still_one_read(bench: &Bench<'_>) {
+/// About 6 MB, more than the 4 MiB that a gRPC client accepts in one message by default.
+pub(super) async fn large_read_is_one_snapshot(bench: &Bench<'_>) {
     let value = "x".repeat(10_000);
     for number in 0..600 {
         bench.put(&bench.key(&format!("{number:03}")), value.clone()).await;

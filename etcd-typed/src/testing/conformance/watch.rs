@@ -1,5 +1,6 @@
-//! Cases about [`Store::watch`](crate::store::Store::watch). What holds for every item is checked by the `Reader` in all of them: order,
-//! no revision twice, nothing outside the span, progress never ahead, nothing after the last item.
+//! Cases about [`Store::watch`](crate::store::Store::watch). In all cases the `Reader` checks every
+//! item: ascending order, no revision twice, nothing outside the span, no early progress, nothing
+//! after the last item.
 
 use std::time::Duration;
 
@@ -14,11 +15,11 @@ fn below(key: &Key) -> Span {
     Span::Below(key.clone())
 }
 
-pub(super) async fn a_watch_after_a_list_yields_what_comes_after(bench: &Bench<'_>) {
+pub(super) async fn watch_after_list_yields_later_changes(bench: &Bench<'_>) {
     let (a, b) = (bench.key("a"), bench.key("b"));
     bench.put(&a, "before").await;
     let listed = bench.now().await;
-    // Between the list and the watch, and after it.
+    // Between the list and the watch, and after the watch.
     let first = bench.put(&a, "1").await;
     let mut reader = bench.watch(below(bench.dir()), WatchFrom::Listed(listed)).await;
     let second = bench.put(&b, "2").await;
@@ -28,7 +29,7 @@ pub(super) async fn a_watch_after_a_list_yields_what_comes_after(bench: &Bench<'
     reader.expect_put(third, &a, "3").await;
 }
 
-pub(super) async fn a_watch_from_the_past_yields_what_came_since(bench: &Bench<'_>) {
+pub(super) async fn watch_from_past_yields_changes_since(bench: &Bench<'_>) {
     let (a, b) = (bench.key("a"), bench.key("b"));
     let start = bench.put(&a, "0").await;
     let mut written = Vec::new();
@@ -38,7 +39,7 @@ pub(super) async fn a_watch_from_the_past_yields_what_came_since(bench: &Bench<'
     }
     let deleted = bench.delete(&a).await;
     let mut later = Vec::new();
-    // From the beginning, from the middle, and from the last one.
+    // From the beginning, from the middle, and from the last change.
     for skip in [0_usize, 7, 20] {
         let from = skip.checked_sub(1).and_then(|at| written.get(at)).map_or(start, |(revision, ..)| *revision);
         let mut reader = bench.watch(below(bench.dir()), WatchFrom::Resumed(from)).await;
@@ -53,7 +54,7 @@ pub(super) async fn a_watch_from_the_past_yields_what_came_since(bench: &Bench<'
     }
 }
 
-pub(super) async fn a_watch_of_the_newest_revision_yields_only_what_is_new(bench: &Bench<'_>) {
+pub(super) async fn watch_from_newest_yields_only_new_changes(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut last = bench.put(&key, "0").await;
     for round in 1..10 {
@@ -66,7 +67,7 @@ pub(super) async fn a_watch_of_the_newest_revision_yields_only_what_is_new(bench
     }
 }
 
-pub(super) async fn a_watch_of_one_key_is_of_that_key(bench: &Bench<'_>) {
+pub(super) async fn key_watch_ignores_other_keys(bench: &Bench<'_>) {
     let key = bench.key("app");
     let revision = bench.now().await;
     let mut reader = bench.watch(Span::Key(key.clone()), WatchFrom::Listed(revision)).await;
@@ -82,11 +83,11 @@ pub(super) async fn a_watch_of_one_key_is_of_that_key(bench: &Bench<'_>) {
     assert_eq!(reader.expect_delete(&key).await, deleted);
 }
 
-pub(super) async fn a_watch_below_is_on_whole_segments(bench: &Bench<'_>) {
+pub(super) async fn directory_watch_matches_whole_segments(bench: &Bench<'_>) {
     let revision = bench.now().await;
     let mut live = bench.watch(below(&bench.key("app")), WatchFrom::Listed(revision)).await;
     for path in ["apple/x", "app-x", "ap", "apple"] {
-        // On v2 `apple` is a directory by then.
+        // On v2 `apple` is a directory at this point.
         if path != "apple" || !bench.capabilities().directories {
             bench.put(&bench.key(path), "x").await;
         }
@@ -102,14 +103,14 @@ pub(super) async fn a_watch_below_is_on_whole_segments(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn a_transaction_is_one_batch_in_its_order(bench: &Bench<'_>) {
+pub(super) async fn transaction_is_one_ordered_batch(bench: &Bench<'_>) {
     let old = bench.key("in/old");
     let start = bench.put(&old, "x").await;
     let mut live = bench.watch(below(&bench.key("in")), WatchFrom::Resumed(start)).await;
     let (b, a) = (bench.key("in/b"), bench.key("in/a"));
     let all = vec![Op::put(&b, "1".into()), Op::put(&bench.key("out"), "2".into()), Op::delete(&old), Op::put(&a, "3".into())];
     if !bench.capabilities().transactions {
-        // One write is a transaction too.
+        // A single write is a transaction too.
         let revision = bench.put(&a, "3").await;
         live.expect_put(revision, &a, "3").await;
         return;
@@ -125,7 +126,7 @@ pub(super) async fn a_transaction_is_one_batch_in_its_order(bench: &Bench<'_>) {
 }
 
 /// More than a server puts into one message.
-pub(super) async fn a_large_transaction_is_one_batch(bench: &Bench<'_>) {
+pub(super) async fn large_transaction_is_one_batch(bench: &Bench<'_>) {
     let start = bench.now().await;
     let mut live = bench.watch(below(bench.dir()), WatchFrom::Listed(start)).await;
     let count = bench.capabilities().max_operations.min(100);
@@ -145,7 +146,7 @@ pub(super) async fn a_large_transaction_is_one_batch(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn a_delete_is_an_event(bench: &Bench<'_>) {
+pub(super) async fn delete_is_an_event(bench: &Bench<'_>) {
     let key = bench.key("a");
     let created = bench.put(&key, "1").await;
     let mut reader = bench.watch(Span::Key(key.clone()), WatchFrom::Listed(created)).await;
@@ -158,7 +159,7 @@ pub(super) async fn a_delete_is_an_event(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn a_delete_of_all_keys_below_reaches_every_watch_in_it(bench: &Bench<'_>) {
+pub(super) async fn directory_delete_reaches_every_watch(bench: &Bench<'_>) {
     let (app, a, deep, twin) = (bench.key("app"), bench.key("app/a"), bench.key("app/b/c"), bench.key("apple/x"));
     for key in [&a, &deep, &twin] {
         bench.put(key, "v").await;
@@ -192,7 +193,7 @@ pub(super) async fn a_delete_of_all_keys_below_reaches_every_watch_in_it(bench: 
     twins.expect_put(again, &twin, "again").await;
 }
 
-pub(super) async fn an_expired_key_is_a_delete(bench: &Bench<'_>) {
+pub(super) async fn expired_key_is_a_delete_event(bench: &Bench<'_>) {
     let key = bench.key("a");
     let put = bench.put_with(&key, "v", Expiry::After(Duration::from_secs(1))).await;
     let mut reader = bench.watch(below(bench.dir()), WatchFrom::Resumed(put)).await;
@@ -203,7 +204,7 @@ pub(super) async fn an_expired_key_is_a_delete(bench: &Bench<'_>) {
     assert_eq!(past.expect_delete(&key).await, gone);
 }
 
-pub(super) async fn a_put_of_the_same_value_is_an_event(bench: &Bench<'_>) {
+pub(super) async fn put_of_same_value_is_an_event(bench: &Bench<'_>) {
     let key = bench.key("a");
     bench.put(&key, "same").await;
     let mut reader = bench.watch_all().await;
@@ -213,7 +214,7 @@ pub(super) async fn a_put_of_the_same_value_is_an_event(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn every_watch_gets_everything(bench: &Bench<'_>) {
+pub(super) async fn every_watch_gets_all_changes(bench: &Bench<'_>) {
     let key = bench.key("a");
     let start = bench.put(&key, "start").await;
     let mut readers = Vec::new();
@@ -234,7 +235,7 @@ pub(super) async fn every_watch_gets_everything(bench: &Bench<'_>) {
     .await;
 }
 
-pub(super) async fn watches_that_were_dropped_leave_the_others_alone(bench: &Bench<'_>) {
+pub(super) async fn dropped_watch_does_not_affect_others(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut stays = bench.watch_all().await;
     for round in 0..5 {
@@ -242,7 +243,7 @@ pub(super) async fn watches_that_were_dropped_leave_the_others_alone(bench: &Ben
         for _ in 0..20 {
             dropped.push(bench.watch_all().await);
         }
-        // Some with an event that nobody reads.
+        // Some of the dropped watches have an unread event.
         dropped.truncate(10);
         let value = round.to_string();
         let revision = bench.put(&key, value.clone()).await;
@@ -251,12 +252,12 @@ pub(super) async fn watches_that_were_dropped_leave_the_others_alone(bench: &Ben
     }
 }
 
-pub(super) async fn a_live_watch_yields_all_after_what_it_skipped(bench: &Bench<'_>) {
+pub(super) async fn live_watch_yields_all_after_skip(bench: &Bench<'_>) {
     let (key, other) = (bench.key("a"), bench.key("b"));
     let start = bench.put(&key, "1").await;
     let since = bench.put(&other, "2").await;
     let mut reader = bench.watch(below(bench.dir()), WatchFrom::Live(start)).await;
-    // Here and wherever else the store is shared, it may have moved on in the meantime.
+    // The store is shared, so it may have moved on in the meantime.
     match reader.item().await {
         WatchItem::Skipped(to) => {
             assert!(to >= since, "skipped to {to}, and the store was at {since} already");
@@ -272,7 +273,7 @@ pub(super) async fn a_live_watch_yields_all_after_what_it_skipped(bench: &Bench<
     assert_eq!(reader.expect_delete(&other).await, gone);
 }
 
-pub(super) async fn a_live_watch_of_a_store_at_rest_skips_nothing(bench: &Bench<'_>) {
+pub(super) async fn live_watch_of_idle_store_skips_nothing(bench: &Bench<'_>) {
     let key = bench.key("a");
     let start = bench.put(&key, "1").await;
     let mut reader = bench.watch(below(bench.dir()), WatchFrom::Live(start)).await;
@@ -280,11 +281,11 @@ pub(super) async fn a_live_watch_of_a_store_at_rest_skips_nothing(bench: &Bench<
     reader.expect_put(next, &key, "2").await;
 }
 
-pub(super) async fn a_live_watch_has_no_gap_among_many_writes(bench: &Bench<'_>) {
+pub(super) async fn live_watch_has_no_gap_under_writes(bench: &Bench<'_>) {
     let (key, last) = (bench.key("a"), bench.key("last"));
     for _ in 0..10 {
         let start = bench.put(&key, "start").await;
-        // The watch comes to be somewhere among the writes.
+        // The watch begins somewhere among the writes.
         let writes = async {
             let mut written = Vec::new();
             for number in 0..30 {
@@ -309,7 +310,7 @@ pub(super) async fn a_live_watch_has_no_gap_among_many_writes(bench: &Bench<'_>)
     }
 }
 
-pub(super) async fn a_watch_from_the_future_says_that_the_store_is_behind(bench: &Bench<'_>) {
+pub(super) async fn future_watch_reports_store_behind(bench: &Bench<'_>) {
     let now = bench.put(&bench.key("a"), "v").await;
     let future = Revision::new(now.get() + 1_000_000);
     for from in [WatchFrom::Listed(future), WatchFrom::Resumed(future), WatchFrom::Live(future)] {
@@ -319,8 +320,8 @@ pub(super) async fn a_watch_from_the_future_says_that_the_store_is_behind(bench:
     }
 }
 
-/// To a server a start at zero may mean "from now on".
-pub(super) async fn a_watch_from_before_everything_yields_all_of_it(bench: &Bench<'_>) {
+/// For a server, a start at zero may mean "from now on".
+pub(super) async fn watch_from_zero_yields_everything(bench: &Bench<'_>) {
     let key = bench.key("a");
     let first = bench.put(&key, "1").await;
     let second = bench.put(&key, "2").await;
@@ -331,7 +332,7 @@ pub(super) async fn a_watch_from_before_everything_yields_all_of_it(bench: &Benc
     reader.expect_put(third, &key, "3").await;
 }
 
-pub(super) async fn a_watch_of_lost_history_says_so(bench: &Bench<'_>) {
+pub(super) async fn watch_of_lost_history_reports_it(bench: &Bench<'_>) {
     let key = bench.key("a");
     let start = bench.put(&key, "1").await;
     bench.put(&key, "2").await;
@@ -341,14 +342,15 @@ pub(super) async fn a_watch_of_lost_history_says_so(bench: &Bench<'_>) {
     assert!(batches.is_empty(), "what is left of a history is not to be taken for all of it: {batches:?}");
     let WatchItem::HistoryLost { oldest } = last else { panic!("{last:?}") };
     assert!(oldest.is_none_or(|oldest| oldest > start), "{oldest:?}");
-    // From now on all is well.
+    // A new watch works.
     let mut reader = bench.watch_all().await;
     let revision = bench.put(&key, "4").await;
     reader.expect_put(revision, &key, "4").await;
 }
 
-/// Servers before 3.4.34 and 3.5.16 drop a delete at just the revision that was compacted, in silence, for a watch that starts there.
-pub(super) async fn a_delete_is_not_lost_with_the_history(bench: &Bench<'_>) {
+/// Servers before 3.4.34 and 3.5.16 silently drop a delete at exactly the compacted revision, for a
+/// watch that starts there.
+pub(super) async fn delete_at_compaction_is_not_lost(bench: &Bench<'_>) {
     let key = bench.key("a");
     let start = bench.put(&key, "1").await;
     let deleted = bench.delete(&key).await;
@@ -363,7 +365,7 @@ pub(super) async fn a_delete_is_not_lost_with_the_history(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn an_idle_watch_outlives_the_history(bench: &Bench<'_>) {
+pub(super) async fn idle_watch_survives_compaction(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut reader = bench.watch_all().await;
     bench.lose_history().await;
@@ -371,7 +373,7 @@ pub(super) async fn an_idle_watch_outlives_the_history(bench: &Bench<'_>) {
     reader.expect_put(revision, &key, "after").await;
 }
 
-pub(super) async fn a_reader_that_does_not_keep_up_delays_nobody(bench: &Bench<'_>) {
+pub(super) async fn slow_reader_does_not_delay_others(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut slow = bench.watch_all().await;
     let mut quick = bench.watch_all().await;
@@ -392,8 +394,8 @@ pub(super) async fn a_reader_that_does_not_keep_up_delays_nobody(bench: &Bench<'
             WatchItem::Progress(_) => {}
         }
     }
-    assert_eq!(written.get(..seen.len()), Some(&seen[..]), "what was kept has no gap");
-    // Whatever became of that watch, the store still does its work.
+    assert_eq!(written.get(..seen.len()), Some(&seen[..]), "the batches before the end have no gap");
+    // Whatever happened to the slow watch, the store still works.
     let committed = bench.commit(Txn { then: vec![Op::delete(&key)], ..Txn::default() }).await;
     assert!(committed.succeeded);
 }

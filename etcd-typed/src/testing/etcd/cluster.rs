@@ -1,4 +1,4 @@
-//! `Cluster`: several servers that are one, and the change of its members.
+//! `Cluster`: several servers that form one cluster, and changes of its members.
 
 use std::time::Instant;
 
@@ -7,11 +7,11 @@ use tokio::time::sleep;
 use super::process::{Ports, Settings, version_of};
 use super::{Etcd, POLL, PORT_ATTEMPTS, START_LIMIT, Start};
 
-/// Several [`Etcd`] servers that are one cluster.
+/// Several [`Etcd`] servers that form one cluster.
 #[derive(Debug)]
 pub struct Cluster {
     members: Vec<Etcd>,
-    /// Without the list of members.
+    /// The settings without the list of members.
     settings: Settings,
 }
 
@@ -37,12 +37,14 @@ impl Cluster {
         self.members.swap_remove(0)
     }
 
-    /// Adds a member that is a learner: it copies the data and has no vote, and it refuses all requests but stale reads until it is
-    /// [promoted](Self::promote). Waits until it answers. It is the last of the [members](Self::members).
+    /// Adds a member as a learner: it copies the data, has no vote, and refuses all requests except
+    /// stale reads until it is [promoted](Self::promote). Waits until it answers. It becomes the
+    /// last of the [members](Self::members).
     ///
     /// # Panics
     ///
-    /// If the cluster refuses it, as it does without a majority and with users, or the server does not start.
+    /// If the cluster refuses, as it does without a majority and with users, or if the server does
+    /// not start.
     pub async fn add_learner(&mut self) -> &mut Etcd {
         let [ports] = <[Ports; 1]>::try_from(Ports::free(1)).unwrap_or_else(|ports| panic!("one member's ports: {ports:?}"));
         let add = format!(r#"{{"peerURLs": ["{}"], "isLearner": true}}"#, ports.peer_url());
@@ -59,11 +61,11 @@ impl Cluster {
         self.member(last)
     }
 
-    /// Gives a learner a vote, as soon as it has copied enough.
+    /// Promotes a learner to a voting member as soon as it has copied enough.
     ///
     /// # Panics
     ///
-    /// If that takes longer than a minute.
+    /// If this takes longer than a minute.
     pub async fn promote(&mut self, index: usize) {
         let id = self.id_of(index).await;
         let began = Instant::now();
@@ -81,7 +83,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// If the cluster refuses it, as it does without a majority and with users.
+    /// If the cluster refuses, as it does without a majority and with users.
     pub async fn remove(&mut self, index: usize) {
         let id = self.id_of(index).await;
         let removed = self.members.remove(index);
@@ -96,13 +98,13 @@ impl Cluster {
             if answer.contains("\"members\"") {
                 return;
             }
-            // For some seconds after its start a cluster refuses changes.
+            // A cluster refuses changes for some seconds after its start.
             assert!(answer.contains("unhealthy cluster") && began.elapsed() < START_LIMIT, "{path}: {answer}");
             sleep(POLL).await;
         }
     }
 
-    /// The member's number in the cluster, in decimal.
+    /// The member's ID in the cluster, in decimal.
     async fn id_of(&mut self, index: usize) -> String {
         let url = self.member(index).ports.peer_url();
         let answer = self.first().call("/v3/cluster/member/list", "{}").await;
@@ -112,16 +114,16 @@ impl Cluster {
         id.unwrap_or_else(|| panic!("no member {url} in {answer}")).to_owned()
     }
 
-    /// The member that is asked to change the cluster.
+    /// The member that gets the requests to change the cluster.
     fn first(&self) -> &Etcd {
         self.members.first().unwrap_or_else(|| panic!("a cluster without members"))
     }
 
-    /// A member.
+    /// Returns a member.
     ///
     /// # Panics
     ///
-    /// If there are not so many.
+    /// If the cluster has fewer members.
     #[must_use]
     pub fn member(&mut self, index: usize) -> &mut Etcd {
         let count = self.members.len();
@@ -131,29 +133,29 @@ impl Cluster {
         }
     }
 
-    /// All members.
+    /// Returns all members.
     #[must_use]
     pub fn members(&self) -> &[Etcd] {
         &self.members
     }
 
-    /// The addresses of all members for clients, with commas between.
+    /// The client addresses of all members, separated by commas.
     #[must_use]
     pub fn endpoints(&self) -> String {
         self.members.iter().map(Etcd::endpoint).collect::<Vec<_>>().join(",")
     }
 
-    /// All members in one address: `etcd://127.0.0.1:PORT,127.0.0.1:PORT,…`.
+    /// All members in one URL: `etcd://127.0.0.1:PORT,127.0.0.1:PORT,…`.
     #[must_use]
     pub fn url_v3(&self) -> String {
         self.url(Etcd::url_v3)
     }
 
-    /// All members in one address: `etcd2://127.0.0.1:PORT,127.0.0.1:PORT,…`.
+    /// All members in one URL: `etcd2://127.0.0.1:PORT,127.0.0.1:PORT,…`.
     ///
     /// # Panics
     ///
-    /// If the servers have no v2 API: see [`Etcd::has_v2`].
+    /// If the servers have no v2 API; see [`Etcd::has_v2`].
     #[must_use]
     pub fn url_v2(&self) -> String {
         self.url(Etcd::url_v2)
@@ -166,7 +168,7 @@ impl Cluster {
     }
 }
 
-/// Waits until all answer. False if somebody else was quicker to take a port.
+/// Waits until all members answer. Returns false if another program took a port first.
 async fn first_start(members: &mut [Etcd]) -> bool {
     let began = Instant::now();
     for member in members {

@@ -1,11 +1,13 @@
-//! The folder of one server in the temporary directory, and the removal of those whose process is dead.
+//! The folder of one server in the temporary directory, and the removal of folders whose process
+//! has ended.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "etcd-typed-";
-/// The process that a folder belongs to holds a lock on this file in it. The system frees the lock when the process ends in any way.
+/// The process that owns a folder holds a lock on this file in it. The system releases the lock
+/// when the process ends, in whatever way.
 const LOCK: &str = "lock";
 
 /// The folder of one server: `data/`, `log` and `lock`. Removed on drop.
@@ -15,7 +17,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Makes a new one, and removes those of dead processes.
+    /// Creates a new folder, and removes the folders of ended processes.
     pub(super) fn new() -> Self {
         let parent = std::env::temp_dir();
         remove_abandoned(&parent);
@@ -26,7 +28,8 @@ impl Folder {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
                 Err(error) => panic!("cannot make {}: {error}", path.display()),
             }
-            // Before it is locked, another process may take it for an abandoned one and remove it. Then another one is made.
+            // Before it is locked, another process may consider it abandoned and remove it. Then
+            // the next one is created.
             match File::create(path.join(LOCK)) {
                 Ok(lock) if take(&lock) && path.join(LOCK).exists() => return Self { path, _lock: lock },
                 Err(error) if error.kind() != ErrorKind::NotFound => panic!("cannot write into {}: {error}", path.display()),
@@ -51,8 +54,9 @@ impl Folder {
         String::from_utf8_lossy(&fs::read(self.log()).unwrap_or_default()).into_owned()
     }
 
-    /// The first and the last lines of the log. A server that refuses a flag names it in the first line, before its usage text; one that fails later
-    /// says why in its last lines.
+    /// Returns the first and the last lines of the log. A server that refuses a flag names it in
+    /// the first line, before its usage text; one that fails later gives the reason in its last
+    /// lines.
     pub(super) fn log_excerpt(&self) -> String {
         excerpt(&self.read_log())
     }
@@ -66,13 +70,14 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left over in the temporary directory fails no test.
+        // Leftovers in the temporary directory must not fail a test.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
 
-/// Removes the folders in this directory whose lock nobody holds. A folder without a lock file is not ours. Errors are ignored: another process may
-/// remove the same folder, and other users' folders cannot be removed.
+/// Removes the folders in this directory whose lock is free. A folder without a lock file is not
+/// ours. Errors are ignored: another process may remove the same folder, and other users' folders
+/// cannot be removed.
 fn remove_abandoned(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
@@ -87,7 +92,7 @@ fn remove_abandoned(parent: &Path) {
     }
 }
 
-/// Takes the lock on a file, until the file is closed. False if somebody else has it.
+/// Takes the lock on a file until the file is closed. Returns false if another process holds it.
 #[cfg(unix)]
 fn take(lock: &File) -> bool {
     use rustix::fs::{FlockOperation, flock};
@@ -100,7 +105,7 @@ fn take(_lock: &File) -> bool {
     true
 }
 
-/// The first ten and the last twenty lines of a text.
+/// Returns the first ten and the last twenty lines of a text.
 fn excerpt(log: &str) -> String {
     const HEAD: usize = 10;
     const TAIL: usize = 20;
@@ -120,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_folders_with_a_free_lock_are_removed() {
+    fn only_unlocked_folders_are_removed() {
         let parent = Folder::new();
         let folder = |name: &str, locked: bool| {
             let path = parent.path().join(name);
@@ -139,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn excerpt_shows_the_first_and_the_last_lines() {
+    fn excerpt_shows_first_and_last_lines() {
         assert_eq!(excerpt("a\nb\n"), "a\nb");
         let log: Vec<String> = (0..100).map(|line| format!("line {line}")).collect();
         let excerpt = excerpt(&log.join("\n"));

@@ -1,4 +1,5 @@
-//! What an [`Etcd`](super::Etcd) is made of: the program and its arguments, ports, a process and the watchdog behind it.
+//! The parts of an [`Etcd`](super::Etcd): the program and its arguments, ports, a process and its
+//! watchdog.
 
 use std::fs::File;
 use std::io;
@@ -15,11 +16,11 @@ use super::folder::Folder;
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) binary: PathBuf,
-    /// `--name=value`, as etcd 3.4 and 3.5 name them.
+    /// Flags as `--name=value`, with the names of etcd 3.4 and 3.5.
     pub(super) flags: Vec<String>,
     pub(super) tls: Option<TlsFiles>,
     pub(super) unsafe_no_fsync: bool,
-    /// The v2 API is turned on where there is one.
+    /// Whether to enable the v2 API on servers that have one.
     pub(super) v2: bool,
 }
 
@@ -27,15 +28,16 @@ pub(super) struct Settings {
 pub(super) struct Ports {
     pub(super) client: u16,
     peer: u16,
-    /// For questions without TLS; only a server with TLS listens there.
+    /// Answers health requests without TLS. Only a server with TLS listens there.
     pub(super) health: u16,
     /// Keep other users of the harness from these ports, also while the server does not run.
     _reserved: [Reserved; 3],
 }
 
 impl Ports {
-    /// Ports that are free at this moment, for so many members. They are below the range that the system takes the ports of outgoing
-    /// connections from (32768 and up on Linux), so that no client sits on the port of a server that is restarted.
+    /// Returns currently free ports for this many members. They are below the range of ports for
+    /// outgoing connections (32768 and up on Linux), so that no client connection can take the port
+    /// of a server that restarts.
     pub(super) fn free(members: usize) -> Vec<Self> {
         let free = || loop {
             let port = fastrand::u16(10_000..32_000);
@@ -68,8 +70,9 @@ type Reserved = TcpSocket;
 #[cfg(not(target_os = "linux"))]
 type Reserved = ();
 
-/// Binds a port without listening. An error if any other socket is bound to it, be it such a one; from then on only a socket with
-/// SO_REUSEADDR can be bound to it, which a server's listener has and a second reservation has not.
+/// Binds a port without listening. Fails if any other socket is bound to it, even one like this.
+/// From then on only a socket with SO_REUSEADDR can be bound to it: a server's listener has it, a
+/// second reservation does not.
 #[cfg(target_os = "linux")]
 fn reserve(port: u16) -> io::Result<Reserved> {
     let socket = TcpSocket::new_v4()?;
@@ -78,13 +81,13 @@ fn reserve(port: u16) -> io::Result<Reserved> {
     Ok(socket)
 }
 
-/// Other systems let no server listen on a port that is reserved so.
+/// On other systems a server cannot listen on a port that is reserved like this.
 #[cfg(not(target_os = "linux"))]
 fn reserve(port: u16) -> io::Result<Reserved> {
     std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map(|_| ())
 }
 
-/// A running server, and the watchdog that ends it if this process ends without having done so.
+/// A running server, and the watchdog that ends it if this process ends first.
 pub(super) struct Process {
     server: Child,
     watchdog: Child,
@@ -112,7 +115,8 @@ impl Process {
         matches!(self.server.try_wait(), Ok(None))
     }
 
-    /// Freezes the server. All of its threads stand still when this returns, which takes them a moment on a busy machine.
+    /// Freezes the server. Returns when all of its threads have stopped, which takes a moment on a
+    /// busy machine.
     pub(super) fn pause(&self) {
         self.signal("STOP");
         #[cfg(unix)]
@@ -124,7 +128,7 @@ impl Process {
         }
     }
 
-    /// Through the shell, since the standard library sends no signal but SIGKILL.
+    /// Uses the shell, since the standard library sends no signal but SIGKILL.
     pub(super) fn signal(&self, name: &str) {
         let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.server.id())).status();
         assert!(sent.as_ref().is_ok_and(std::process::ExitStatus::success), "kill -{name}: {sent:?}");
@@ -133,8 +137,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The watchdog goes first: once the server is waited for, its number may be another process's. Both fail only for a process that
-        // has ended already.
+        // The watchdog ends first: after `wait` the system may reuse the server's process ID. Both
+        // calls fail only for a process that has already ended.
         let _ = self.watchdog.kill();
         let _ = self.watchdog.wait();
         let _ = self.server.kill();
@@ -142,8 +146,9 @@ impl Drop for Process {
     }
 }
 
-/// What a server gets from this process's environment. The rest would change how it behaves: `ETCD_*`, `GOMAXPROCS`, a proxy for HTTP. etcd
-/// 3.4 asks for the last one of these where it runs on another processor than amd64.
+/// The environment variables that a server gets. Others would change its behavior: `ETCD_*`,
+/// `GOMAXPROCS`, an HTTP proxy. etcd 3.4 needs `ETCD_UNSUPPORTED_ARCH` on processors other than
+/// amd64.
 const PASSED_ON: [&str; 4] = ["PATH", "HOME", "TMPDIR", "ETCD_UNSUPPORTED_ARCH"];
 
 fn command(binary: &Path) -> Command {
@@ -152,8 +157,9 @@ fn command(binary: &Path) -> Command {
     command
 }
 
-/// Waits for the end of its input, which comes when this process ends in any way, also by SIGKILL; then kills the server and
-/// removes its folder. It is in a process group of its own, since a signal to the group of this process is when it is needed most.
+/// Starts a process that waits for the end of its input, which comes when this process ends in any
+/// way, even by SIGKILL. Then it kills the server and removes its folder. It has its own process
+/// group, since it is needed most when this process's group gets a signal.
 fn watchdog(server: &Child, folder: &Path) -> Child {
     let mut shell = Command::new("sh");
     #[cfg(unix)]
@@ -181,7 +187,7 @@ fn arguments(settings: &Settings, version: &str, ports: &Ports, data: &Path) -> 
         format!("--listen-peer-urls={}", ports.peer_url()),
         format!("--initial-advertise-peer-urls={}", ports.peer_url()),
     ];
-    // Since 3.6 the flag is unknown, and a server ends at a flag that it does not know.
+    // A server of 3.6 or later does not know the flag, and ends at an unknown flag.
     if has_v2(version) {
         arguments.push(format!("--enable-v2={}", settings.v2));
     }
@@ -201,7 +207,7 @@ fn arguments(settings: &Settings, version: &str, ports: &Ports, data: &Path) -> 
     arguments
 }
 
-/// Since 3.6 experimental flags are known by their names without the prefix; 3.7 does not know the old names any more.
+/// Since 3.6 experimental flags have names without the prefix; 3.7 no longer knows the old names.
 fn by_version(flag: &str, version: &str) -> String {
     match flag.strip_prefix("--experimental-") {
         Some(name) if numbers(version) >= (3, 6, 0) => format!("--{name}"),
@@ -209,7 +215,7 @@ fn by_version(flag: &str, version: &str) -> String {
     }
 }
 
-/// Major, minor and patch version; zero for what is missing or no number.
+/// Returns the major, minor and patch version. A missing or invalid part counts as zero.
 pub(super) fn numbers(version: &str) -> (u32, u32, u32) {
     let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
     let mut number = || numbers.next().unwrap_or(0);
@@ -221,18 +227,18 @@ pub(super) fn has_v2(version: &str) -> bool {
     numbers(version) < (3, 6, 0)
 }
 
-/// What `ETCD_BIN` names, else `etcd` on the `PATH`.
+/// Returns `ETCD_BIN`, or else `etcd` on the `PATH`.
 pub(super) fn default_binary() -> PathBuf {
     std::env::var_os("ETCD_BIN").filter(|path| !path.is_empty()).map_or_else(|| PathBuf::from("etcd"), PathBuf::from)
 }
 
-/// `etcd --version` begins with `etcd Version: 3.4.23`.
+/// Parses `etcd --version`, which begins with `etcd Version: 3.4.23`.
 pub(super) fn version_of(binary: &Path) -> String {
     let output = command(binary).arg("--version").output().unwrap_or_else(|error| no_etcd(binary, &error));
     let text = String::from_utf8_lossy(&output.stdout);
     match text.lines().find_map(|line| line.strip_prefix("etcd Version: ")) {
         Some(version) => version.trim().to_owned(),
-        None => panic!("`{} --version` does not say its version: {text:?}", binary.display()),
+        None => panic!("`{} --version` does not print its version: {text:?}", binary.display()),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Whether a server answers, asked at its ports. Its log does not tell: how much it says is a setting.
+//! Checks whether a server answers, with a request to its ports. The log is no help, since its
+//! level is a setting.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -6,17 +7,19 @@ use std::time::Duration;
 
 use super::process::{Ports, Settings};
 
-/// How long an answer is waited for. A server takes connections before it serves them; whether its process still runs is looked at in between.
+/// How long to wait for one answer. A server accepts connections before it serves them; between
+/// attempts the caller checks that its process still runs.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a server is asked, and where.
+/// The kind of request, and its port.
 #[derive(Clone, Copy)]
 pub(super) enum Question {
-    /// At the port for clients. etcd answers nothing there before it serves clients, so that any answer will do: a health of "false" with an alarm, too.
+    /// To the client port. etcd answers nothing there before it serves clients, so any answer is
+    /// enough, even the health "false" during an alarm.
     Client(u16),
-    /// At the port for metrics, which serves earlier: the health has to be good.
+    /// To the metrics port, which answers earlier: the health must be good.
     Health(u16),
-    /// At the port for clients with TLS. The answer is an alert.
+    /// To the client port with TLS. The answer is an alert.
     Tls(u16),
 }
 
@@ -29,7 +32,7 @@ impl Question {
         }
     }
 
-    /// On a thread of its own, since tokio's clock may be stopped.
+    /// Runs on a thread of its own, since tokio's clock may be paused.
     pub(super) async fn is_answered(self) -> bool {
         tokio::task::spawn_blocking(move || self.ask().unwrap_or(false)).await.unwrap_or(false)
     }
@@ -37,9 +40,9 @@ impl Question {
     fn ask(self) -> io::Result<bool> {
         let (port, request, expected): (_, &[u8], &[u8]) = match self {
             Self::Client(port) => (port, b"GET /health HTTP/1.0\r\n\r\n", b""),
-            // An alarm for a full disk or a corrupt member does not keep a server from answering.
+            // During an alarm for a full disk or a corrupt member the server still answers.
             Self::Health(port) => (port, b"GET /health?exclude=NOSPACE&exclude=CORRUPT HTTP/1.0\r\n\r\n", b"HTTP/1.0 200 "),
-            // The beginning of a handshake with nothing in it.
+            // The beginning of an empty TLS handshake.
             Self::Tls(port) => (port, b"\x16\x03\x01\x00\x04\x01\x00\x00\x00", b"\x15"),
         };
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;

@@ -1,8 +1,11 @@
-//! Every order of events that a queue of three can see, with the code that decides: who is granted what, when.
+//! A model checker for the queue: explores every order of events that three clients can see, with
+//! the deciding code, and checks when each client is granted the queue.
 //!
-//! The server does one thing at a time; between any two of its acts anything may happen: a request waits, its answer waits or is lost, a copy of it is
-//! applied later, a lease runs out although its owner waits, somebody deletes a key, whoever waits gives up, whoever holds releases. What must hold in all states that can be reached is in
-//! [`World::check`]. That the check sees what it should is shown by clients that are wrong on purpose.
+//! The server performs one request at a time. Between two requests anything may happen: a request
+//! waits, its answer waits or is lost, a copy of it is applied later, a lease runs out while its
+//! owner waits, somebody deletes a key, a waiter gives up, the holder releases. [`World::check`]
+//! states what must hold in every state that can be reached. Clients that are wrong on purpose show
+//! that the check finds errors.
 
 #![allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -16,40 +19,42 @@ use crate::revision::LeaseId;
 
 const CLIENTS: usize = 3;
 
-/// How a client decides.
+/// How a client decides that it is the holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Mind {
-    /// By [`Place`].
+    /// As [`Place`] says.
     Ours,
-    /// Whoever is woken takes what it waited for without a look: Go's election, and etcd's lock service before 3.5.
+    /// A client that is woken considers itself the holder without a look: Go's election, and etcd's
+    /// lock service before 3.5.
     TrustsTheEvent,
-    /// Looks only whether anybody is before it, not whether it is there itself.
+    /// Looks only whether another key is before its own, not whether its own key exists.
     ForgetsItself,
-    /// Waits for changes after the moment at which it begins to wait, not after what it read.
+    /// Watches from the moment at which it begins to wait, not from the revision that it read.
     WatchesFromNow,
-    /// Takes what one who waited says when he gives up for what one who had it says.
+    /// Treats a waiter that gives up like a holder that releases.
     TrustsWhoeverLeaves,
-    /// Takes it when whoever had it says so, without having read whether its own key is there.
+    /// Trusts the release of the holder without having read whether its own key exists.
     TrustsTheRelease,
-    /// Takes the word of whoever had it also where another one was read to be before it.
+    /// Trusts the release of a holder even if another key was read to be before its own.
     TrustsAnyRelease,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Client {
     place: Place,
-    /// A request that was sent and not done yet. Enter requests are copied when an answer is lost, so there may be one that nobody waits for.
+    /// A request that was sent but not performed yet. When an answer is lost, an enter request may
+    /// be performed again later, as a copy whose answer goes nowhere.
     sent: Option<Request>,
     stray_enter: bool,
-    /// An answer on its way.
+    /// An answer that was not delivered yet.
     answer: Option<Answer>,
-    /// What another one of its process has left for it.
+    /// What another client of its process left for it.
     left: Option<Legacy>,
-    /// The server has its lease.
+    /// Whether the server has its lease.
     leased: bool,
-    /// It gave up, or has released what it had.
+    /// Whether it gave up or released.
     done: bool,
-    /// When the watch that it waits with was made, if that is what counts.
+    /// The revision at which its watch was created, for [`Mind::WatchesFromNow`].
     watching: Option<Revision>,
 }
 
@@ -59,18 +64,18 @@ enum Request {
     Look { fence: Revision, whole: bool },
 }
 
-/// What the answer to a release said.
+/// What the answer to a release contained.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Legacy {
-    /// Who had it.
+    /// The holder that released.
     first: Rank,
-    /// When the other key that was read came to be, if it was there.
+    /// The creation revision of the other key that was read, if it existed.
     found: Option<Revision>,
-    /// Whether that was the first then, which was not read.
+    /// Whether the other key was the first then. The client cannot read this.
     is_first: bool,
 }
 
-/// An [`Input`] that can be told from another.
+/// An [`Input`] that implements `Hash`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Answer {
     Made(Revision, Told),
@@ -121,18 +126,18 @@ impl From<Answer> for Input {
 struct World {
     mind: Mind,
     revision: Revision,
-    /// Which key came to be when; a client's is `Some`, a foreign one's `None`.
+    /// The creation revision of each key. The owner is `None` for a foreign key.
     keys: Vec<(Option<usize>, Revision)>,
-    /// Whether somebody will yet make a key of his own in the directory.
+    /// Whether somebody will still create a foreign key in the directory.
     foreign: bool,
-    /// When a client's key was deleted last.
+    /// The last revision at which each client's key was deleted.
     deleted: [Revision; CLIENTS],
     clients: [Client; CLIENTS],
-    /// The largest fence that was granted, as of the moment that the answer was made which granted it.
+    /// The largest fence that was granted, counted from when the server made the granting answer.
     granted: Revision,
-    /// How often an answer may yet be lost, or a lease run out.
+    /// How many answers may still be lost, or leases run out.
     misfortunes: u8,
-    /// What should not have been granted.
+    /// The grant that should not have happened.
     fault: Option<&'static str>,
 }
 
@@ -163,7 +168,7 @@ impl World {
         }
     }
 
-    /// All worlds that may come next.
+    /// Returns all worlds that may come next.
     fn next(&self) -> Vec<Self> {
         let mut next: Vec<Self> = (0..CLIENTS).flat_map(|i| self.next_of(i)).collect();
         if self.foreign {
@@ -190,7 +195,7 @@ impl World {
         step(&|world| world.wake(i));
         step(&|world| world.expire(i));
         step(&|world| world.give_up(i));
-        // Not always, since most of the time goes into trying.
+        // Only when useful, since most of the time goes into these steps.
         let others = if self.gives_up_first(i).is_some() { 0..CLIENTS } else { 0..0 };
         for other in others.filter(|other| *other != i) {
             step(&|world| world.hand_on(i, other));
@@ -219,7 +224,7 @@ impl World {
         true
     }
 
-    /// The server does what was asked.
+    /// The server performs the request.
     fn perform(&mut self, i: usize) -> bool {
         let Some(request) = self.clients[i].sent.take() else { return false };
         let (answer, fence) = match request {
@@ -244,7 +249,7 @@ impl World {
         }
     }
 
-    /// This is the moment at which somebody becomes the holder, whenever he learns it.
+    /// The client becomes the holder now, even if it learns that later.
     fn grant(&mut self, i: usize, fence: Revision) {
         self.judge(self.key_of(i) == Some(fence), !self.is_behind(fence) && fence >= self.granted);
         self.granted = fence;
@@ -274,7 +279,7 @@ impl World {
         Answer::Made(self.revision, self.before(i, self.revision, false))
     }
 
-    /// Somebody's answer comes.
+    /// The client gets its answer.
     fn deliver(&mut self, i: usize) -> bool {
         let client = &mut self.clients[i];
         let Some(answer) = client.answer.take() else { return false };
@@ -288,7 +293,8 @@ impl World {
         true
     }
 
-    /// An answer is lost. A look is repeated; an enter too, and the first one may be applied again later.
+    /// An answer is lost. The request is repeated; the first copy of an enter may be applied again
+    /// later.
     fn lose_answer(&mut self, i: usize) -> bool {
         let client = &mut self.clients[i];
         if client.answer.is_none() || self.misfortunes == 0 {
@@ -300,7 +306,7 @@ impl World {
         true
     }
 
-    /// A copy that nobody waits for is applied.
+    /// The server performs a copy whose answer goes nowhere.
     fn perform_stray(&mut self, i: usize) -> bool {
         if !std::mem::take(&mut self.clients[i].stray_enter) {
             return false;
@@ -309,7 +315,8 @@ impl World {
         true
     }
 
-    /// The watch tells that the predecessor is gone. There is no other reason to look in this model: no wake-up may be lost.
+    /// The watch reports that the predecessor is gone. In this model a waiter has no other reason
+    /// to look, so that a lost wake-up shows.
     fn wake(&mut self, i: usize) -> bool {
         if !self.hears(i) {
             return false;
@@ -339,7 +346,7 @@ impl World {
         gone && !client.done
     }
 
-    /// The lease runs out, whatever its owner does and thinks.
+    /// The lease runs out, whatever its owner does.
     fn expire(&mut self, i: usize) -> bool {
         if !self.clients[i].leased || self.misfortunes == 0 {
             return false;
@@ -349,19 +356,20 @@ impl World {
         true
     }
 
-    /// Whoever waits is dropped, whoever holds releases: the lease goes.
+    /// A waiter is dropped or the holder releases: the lease ends.
     fn give_up(&mut self, i: usize) -> bool {
         if std::mem::replace(&mut self.clients[i].done, true) {
             return false;
         }
         self.end_lease(i);
-        // What it sent does nothing any more: it is all the same what that was.
+        // The client's requests have no effect any more, so they need no state.
         let client = &mut self.clients[i];
         (client.place, client.sent, client.answer, client.left, client.watching) = (Place::new(), None, None, None, None);
         true
     }
 
-    /// Whoever holds releases, and reads in the same request the key of another one of its process: one that waits for it, or one that is being made.
+    /// The holder releases, and reads in the same request the key of another client of its process,
+    /// which waits for it or is entering.
     fn hand_on(&mut self, i: usize, next: usize) -> bool {
         let Some(first) = self.gives_up_first(i) else { return false };
         let client = &self.clients[next];
@@ -372,29 +380,31 @@ impl World {
         }
         let found = self.key_of(next);
         if found.is_none() && self.mind != Mind::TrustsTheRelease {
-            // Nothing follows from that: it is as if he gave up.
+            // The answer has no effect: the same as giving up.
             return false;
         }
         self.give_up(i);
         let is_first = found.is_some_and(|found| !self.is_behind(found));
         if let (true, Some(found)) = (is_first, found) {
-            // Whenever it is heard of, this is the moment that counts. (If it never is, nobody who came earlier can be granted it either.)
+            // The grant counts from now, even if the client learns it later. (If it never does, no
+            // client that came earlier can be granted the queue either.)
             self.granted = self.granted.max(found);
         }
         self.clients[next].left = Some(Legacy { first, found, is_first });
         true
     }
 
-    /// Whoever holds releases, and makes in the same request the key of another one of its process.
+    /// The holder releases, and creates in the same request the key of another client of its
+    /// process.
     fn take_along(&mut self, i: usize, other: usize) -> bool {
         let Some(_) = self.gives_up_first(i) else { return false };
         let client = &self.clients[other];
-        // A request that fails as a whole does nothing.
+        // A request that would fail as a whole has no effect.
         if client.sent != Some(Request::Enter) || !client.leased || self.key_of(other).is_some() {
             return false;
         }
         self.give_up(i);
-        // One transaction has one revision.
+        // Both changes have the revision of the transaction.
         self.revision = self.deleted[i];
         self.keys.push((Some(other), self.revision));
         self.clients[other].sent = None;
@@ -403,7 +413,8 @@ impl World {
         true
     }
 
-    /// What the request of whoever holds says that it gives up. The request is conditioned on the key, and does nothing if that is not as it was.
+    /// Returns the key that the release deletes. The release is conditional on the key and has no
+    /// effect if the key changed.
     fn gives_up_first(&self, i: usize) -> Option<Rank> {
         let client = &self.clients[i];
         let created = match client.place.want() {
@@ -414,7 +425,7 @@ impl World {
         (!client.done && self.key_of(i) == Some(created)).then(|| Rank { key: key(i), created })
     }
 
-    /// Whoever waits finds what was left for it.
+    /// The waiter finds what the releasing client left for it.
     fn hear_of_release(&mut self, i: usize) -> bool {
         let client = &mut self.clients[i];
         let Want::Wait { fence, predecessor, .. } = client.place.want() else { return false };
@@ -445,7 +456,8 @@ impl World {
         self.keys.iter().find(|(owner, _)| *owner == Some(i)).map(|(_, created)| *created)
     }
 
-    /// What a server answers of the directory: all of it, or the two newest up to this one.
+    /// Returns what a read of the directory shows: the whole of it, or the two newest keys up to
+    /// this one.
     fn before(&self, i: usize, fence: Revision, whole: bool) -> Told {
         const LIMIT: usize = 2;
         let upto = |created: Revision| whole || created <= fence;
@@ -459,12 +471,12 @@ impl World {
         Before::of(&DIRECTORY, &key(i), fence, reply, &capabilities()).into()
     }
 
-    /// What holds of every world.
+    /// Checks what must hold in every world.
     fn check(&self) -> Result<(), String> {
         if let Some(fault) = self.fault {
             return Err(fault.to_owned());
         }
-        // Who believes to be the first, and is there to write under it.
+        // The client considers itself the first, and its key exists, so it can write under it.
         let holds = |i: &usize| match self.clients[*i].place.want() {
             Want::End(Outcome::First(fence)) => !self.clients[*i].done && self.key_of(*i) == Some(fence),
             _ => false,
@@ -486,10 +498,10 @@ impl World {
     }
 }
 
-/// What is asked for all the time is made once.
+/// Created once, since it is used all the time.
 static DIRECTORY: LazyLock<Key> = LazyLock::new(|| Key::root().descend("lock"));
 
-/// The names are those of leases, of which none is zero.
+/// The keys are named by leases, which are never zero.
 static KEYS: LazyLock<[Key; CLIENTS]> = LazyLock::new(|| std::array::from_fn(|i| DIRECTORY.descend(&(i + 1).to_string())));
 
 fn key(i: usize) -> Key {
@@ -515,7 +527,7 @@ fn capabilities() -> Capabilities {
     }
 }
 
-/// Goes through all worlds that can be reached; or the first that must not be.
+/// Explores all worlds that can be reached. Returns the first fault, if there is one.
 fn explore(start: World) -> Result<HashSet<World>, String> {
     let mut seen = HashSet::from([start.clone()]);
     let mut open = VecDeque::from([start]);
@@ -531,39 +543,40 @@ fn explore(start: World) -> Result<HashSet<World>, String> {
 }
 
 #[test]
-fn l1_l4_in_every_order_of_events_one_at_a_time_is_granted_it_and_nobody_waits_for_ever() {
+fn every_order_of_events_grants_one_holder() {
     for foreign in [false, true] {
         let worlds = explore(World::new(Mind::Ours, foreign, 2 - u8::from(foreign))).unwrap();
         assert!(worlds.len() > 10_000, "{} worlds are too few to be all", worlds.len());
-        // Some are granted it by the release of who was before, some before they knew that they wait, and some with the key they made in that request.
+        // The run covers clients that are granted the queue by the predecessor's release: while
+        // they wait, before they know that they wait, and with a key created in that request.
         let some = |is: fn(&Client) -> bool| worlds.iter().any(|world| world.clients.iter().any(is));
         assert!(some(|client| client.left.is_some() && matches!(client.place.want(), Want::Wait { .. })));
         assert!(some(|client| client.left.is_some() && client.place.want() == Want::Enter));
-        // A look at the newest key alone is not enough where it is a foreign one.
+        // The newest key alone is not enough if it is a foreign one.
         assert_eq!(worlds.iter().any(|world| world.clients.iter().any(|client| client.place.whole)), foreign);
     }
 }
 
 #[test]
-fn l4_a_client_that_trusts_the_event_is_granted_it_after_its_lease_ran_out() {
+fn model_catches_grant_by_event_alone() {
     let fault = explore(World::new(Mind::TrustsTheEvent, false, 2)).unwrap_err();
     assert!(fault.starts_with("granted"), "{fault}");
 }
 
 #[test]
-fn l4_a_client_that_does_not_look_for_its_own_key_is_granted_it_after_its_lease_ran_out() {
+fn model_catches_missing_check_of_own_key() {
     let fault = explore(World::new(Mind::ForgetsItself, false, 2)).unwrap_err();
     assert!(fault.starts_with("granted to somebody whose key is gone"), "{fault}");
 }
 
 #[test]
-fn l5_a_client_that_watches_from_now_waits_for_ever() {
+fn model_catches_watch_that_starts_too_late() {
     let fault = explore(World::new(Mind::WatchesFromNow, false, 2)).unwrap_err();
     assert!(fault.contains("waits for ever"), "{fault}");
 }
 
 #[test]
-fn l4_a_client_that_takes_the_word_of_one_who_was_not_the_first_is_granted_it_before_its_turn() {
+fn model_catches_release_by_non_holder() {
     for mind in [Mind::TrustsWhoeverLeaves, Mind::TrustsAnyRelease] {
         let fault = explore(World::new(mind, false, 1)).unwrap_err();
         assert!(fault.starts_with("granted before its turn"), "{mind:?}: {fault}");
@@ -571,7 +584,7 @@ fn l4_a_client_that_takes_the_word_of_one_who_was_not_the_first_is_granted_it_be
 }
 
 #[test]
-fn l4_a_client_that_was_not_read_with_the_release_is_granted_it_after_its_lease_ran_out() {
+fn model_catches_release_without_own_key() {
     let fault = explore(World::new(Mind::TrustsTheRelease, false, 1)).unwrap_err();
     assert!(fault.starts_with("granted to somebody whose key is gone"), "{fault}");
 }

@@ -1,4 +1,4 @@
-//! One test for each rule of the engine, told as what happened on the wire and what must come of it.
+//! One test for each rule of the engine: the events on the wire, and what the engine makes of them.
 
 use bytes::Bytes;
 
@@ -9,7 +9,7 @@ use crate::store::{Event, KeyValue};
 const PAST: bool = true;
 const NO_PAST: bool = false;
 
-/// An engine that is told a story line by line.
+/// An engine that gets one event after the other.
 struct Story {
     engine: Engine,
 }
@@ -19,7 +19,7 @@ impl Story {
         Self { engine: Engine::new(span(), "/a", past_revisions, start) }
     }
 
-    /// A watch that follows since revision 10, where `/a/x` was written at 7 and `/a/y` at 9.
+    /// A watch that is followed since revision 10. `/a/x` was written at 7 and `/a/y` at 9.
     fn following(past_revisions: bool) -> Self {
         let mut story = Self::new(past_revisions, Start::Now);
         story.wants_read(None);
@@ -31,7 +31,7 @@ impl Story {
         story
     }
 
-    /// The connection breaks, a while passes, and a watch from `from` is open again.
+    /// The connection breaks, the wait passes, and a watch from `from` is open again.
     fn reconnect(&mut self, from: u64) {
         self.quiet(broken());
         self.wants(&Want::Wait);
@@ -44,12 +44,12 @@ impl Story {
         assert_eq!(&self.engine.want(), want);
     }
 
-    /// A read of the whole span.
+    /// Expects a read of the whole span.
     fn wants_read(&self, revision: Option<u64>) {
         self.wants(&Want::Read(Range { revision: revision.map(at), ..Range::of(span()) }));
     }
 
-    /// A read of one key.
+    /// Expects a check of one key.
     fn wants_check(&self, key: &str, revision: Option<u64>) {
         let span = Span::Key(Key::parse(key).expect("a key"));
         self.wants(&Want::Check(Range { revision: revision.map(at), ..Range::of(span) }));
@@ -71,7 +71,7 @@ impl Story {
         }
     }
 
-    /// A later list; its snapshot comes when the watch from there was opened.
+    /// Answers a later list. Its snapshot comes when the watch from there is open.
     fn listed_again(&mut self, reply: RangeReply) -> Snapshot {
         let revision = reply.revision;
         self.quiet(Input::Read(Ok(reply)));
@@ -79,7 +79,7 @@ impl Story {
         self.reset(Input::Opened(Ok(())))
     }
 
-    /// The batch comes through as it is.
+    /// Expects that the batch is yielded unchanged.
     fn yields(&mut self, revision: u64) {
         let batch = put("/a/x", revision);
         assert_eq!(self.step(item(WatchItem::Batch(batch.clone()))), Step::Batch(batch));
@@ -139,14 +139,14 @@ fn history_lost() -> Error {
 }
 
 #[test]
-fn w6_the_snapshot_and_the_stream_join_at_one_revision() {
+fn stream_continues_after_snapshot() {
     let mut story = Story::following(PAST);
     story.yields(11);
     story.yields(14);
 }
 
 #[test]
-fn w2_what_the_snapshot_has_is_not_yielded_again() {
+fn snapshot_changes_are_not_repeated() {
     let mut story = Story::following(PAST);
     story.drops(10);
     story.yields(11);
@@ -155,8 +155,9 @@ fn w2_what_the_snapshot_has_is_not_yielded_again() {
 }
 
 #[test]
-fn w1_history_replayed_in_the_middle_of_a_stream_is_dropped() {
-    // etcd issue 15271: a member of 3.4.23 caught up by snapshot and sent revisions 3 and following again on the open stream.
+fn replayed_history_is_dropped() {
+    // etcd issue 15271: a member of 3.4.23 that caught up by snapshot sent revisions 3 and up again
+    // on the open stream.
     let mut story = Story::following(PAST);
     for revision in 11..40 {
         story.yields(revision);
@@ -168,7 +169,7 @@ fn w1_history_replayed_in_the_middle_of_a_stream_is_dropped() {
 }
 
 #[test]
-fn f1_a_break_resumes_after_the_last_batch_and_is_no_reset() {
+fn broken_watch_resumes_after_last_batch() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.reconnect(12);
@@ -180,7 +181,7 @@ fn f1_a_break_resumes_after_the_last_batch_and_is_no_reset() {
 }
 
 #[test]
-fn every_further_failure_waits_again_and_the_trouble_is_seen_until_it_is_over() {
+fn each_failure_waits_and_stays_visible() {
     let mut story = Story::following(PAST);
     assert!(story.engine.trouble().is_none());
     story.quiet(broken());
@@ -192,7 +193,7 @@ fn every_further_failure_waits_again_and_the_trouble_is_seen_until_it_is_over() 
     }
     story.quiet(Input::Waited);
     story.quiet(Input::Opened(Ok(())));
-    assert!(story.engine.trouble().is_some(), "not before the check");
+    assert!(story.engine.trouble().is_some(), "the check comes first");
     story.quiet(Input::Read(Err(Error::new(ErrorKind::Timeout, "no quorum"))));
     story.wants(&Want::Wait);
     story.quiet(Input::Waited);
@@ -203,7 +204,7 @@ fn every_further_failure_waits_again_and_the_trouble_is_seen_until_it_is_over() 
 }
 
 #[test]
-fn a_stream_that_ends_without_a_reason_is_a_break() {
+fn ended_stream_is_resumed() {
     let mut story = Story::following(PAST);
     story.quiet(Input::Item(None));
     story.wants(&Want::Wait);
@@ -211,26 +212,26 @@ fn a_stream_that_ends_without_a_reason_is_a_break() {
 }
 
 #[test]
-fn a_first_watch_that_cannot_be_opened_yields_the_snapshot_all_the_same() {
+fn snapshot_comes_although_watch_fails_to_open() {
     let mut story = Story::new(PAST, Start::Now);
     story.quiet(Input::Read(Ok(list(10, &[]))));
     let snapshot = story.reset(Input::Opened(Err(unavailable())));
     assert_eq!(snapshot.revision, at(10));
     story.wants(&Want::Wait);
     story.quiet(Input::Waited);
-    // Time has passed since the list: whatever is cheap right after one is not true any more.
+    // Time has passed since the list, so the watch does not start from it.
     story.wants(&Want::Open(WatchFrom::Resumed(at(10))));
 }
 
 #[test]
-fn the_first_read_fails_like_any_read() {
+fn failed_first_read_ends_watch() {
     let mut story = Story::new(PAST, Start::Now);
     let error = story.engine.handle(Input::Read(Err(unavailable()))).expect("an answer").expect_err("an error");
     assert_eq!((error.kind(), error.key().map(Key::as_str)), (ErrorKind::Unavailable, Some("/a")));
     story.wants(&Want::Nothing);
 }
 
-/// A watch that was followed, broke, and is refused with this as it is opened again.
+/// A watch that was followed and broke. The attempt to reopen it fails with this error.
 fn refused(kind: ErrorKind) -> (Story, Option<Result<Step, Error>>) {
     let mut story = Story::following(PAST);
     story.quiet(broken());
@@ -240,7 +241,7 @@ fn refused(kind: ErrorKind) -> (Story, Option<Result<Step, Error>>) {
 }
 
 #[test]
-fn what_no_server_can_mend_ends_a_watch() {
+fn permanent_errors_end_watch() {
     for kind in [ErrorKind::NotADirectory, ErrorKind::IsADirectory, ErrorKind::InvalidKey, ErrorKind::InvalidUrl, ErrorKind::TooLarge] {
         let (mut story, answer) = refused(kind);
         assert_eq!(answer.expect("an answer").expect_err("an error").kind(), kind);
@@ -251,7 +252,7 @@ fn what_no_server_can_mend_ends_a_watch() {
 }
 
 #[test]
-fn refused_watch_waits_until_it_is_given_up() {
+fn refused_watch_waits_before_it_ends() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Unsupported] {
         let (mut story, answer) = refused(kind);
         assert!(answer.is_none() && story.engine.is_refused(), "{kind:?}: {answer:?}");
@@ -274,7 +275,7 @@ fn outages_and_bad_certificates_are_waited_for() {
 }
 
 #[test]
-fn a_watch_that_is_not_allowed_fails_before_its_first_step() {
+fn refused_first_watch_fails_before_first_step() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Tls] {
         let mut story = Story::new(PAST, Start::Now);
         story.quiet(Input::Read(Ok(list(10, &[]))));
@@ -284,7 +285,7 @@ fn a_watch_that_is_not_allowed_fails_before_its_first_step() {
 }
 
 #[test]
-fn w5_lost_history_is_listed_again_at_once_and_says_so() {
+fn lost_history_is_listed_again_at_once() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.reconnect(12);
@@ -298,8 +299,8 @@ fn w5_lost_history_is_listed_again_at_once_and_says_so() {
 }
 
 #[test]
-fn f12_history_that_is_lost_in_the_middle_of_a_stream_is_listed_again() {
-    // Seen on 3.4.23: a slow watcher was cancelled with compaction after 152 of 300 events.
+fn history_lost_mid_stream_is_listed_again() {
+    // Seen on 3.4.23: a slow watcher was cancelled for compaction after 152 of 300 events.
     let mut story = Story::following(PAST);
     for revision in 11..163 {
         story.yields(revision);
@@ -309,9 +310,10 @@ fn f12_history_that_is_lost_in_the_middle_of_a_stream_is_listed_again() {
 }
 
 #[test]
-fn f12_the_start_is_handed_to_the_store_as_seen_never_one_later() {
-    // etcd issue 18089: with a start one later, the deletion at the compacted revision itself is lost on 3.4.23 and 3.5.1. The store is told
-    // what was seen, and that answers with a lost history instead.
+fn watch_resumes_from_the_seen_revision() {
+    // etcd issue 18089: a watch from one revision later loses the deletion at the compacted
+    // revision itself, on 3.4.23 and 3.5.1. The store gets the seen revision, and reports lost
+    // history instead.
     let mut story = Story::following(PAST);
     story.yields(19);
     story.quiet(broken());
@@ -323,20 +325,20 @@ fn f12_the_start_is_handed_to_the_store_as_seen_never_one_later() {
 }
 
 #[test]
-fn changes_that_were_skipped_though_nobody_allowed_it_are_listed_and_are_no_spin() {
+fn skipped_changes_are_listed_without_busy_loop() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.quiet(item(WatchItem::Skipped(at(30))));
     story.wants_read(None);
     let snapshot = story.listed_again(list(40, &[("/a/x", 25)]));
     assert_eq!((snapshot.revision, snapshot.reason), (at(40), Reason::HistoryLost));
-    // A store that does it each time.
+    // A store that skips every time.
     story.quiet(item(WatchItem::Skipped(at(50))));
     story.wants(&Want::Wait);
 }
 
 #[test]
-fn a_list_that_is_too_old_before_it_can_be_followed_is_no_spin() {
+fn outdated_list_waits_before_next_list() {
     let mut story = Story::following(PAST);
     story.quiet(item(WatchItem::HistoryLost { oldest: None }));
     story.wants(&Want::Wait);
@@ -345,7 +347,7 @@ fn a_list_that_is_too_old_before_it_can_be_followed_is_no_spin() {
 }
 
 #[test]
-fn failures_of_a_later_list_are_repeated_for_ever() {
+fn later_lists_are_retried_forever() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.quiet(item(WatchItem::HistoryLost { oldest: None }));
@@ -360,7 +362,7 @@ fn failures_of_a_later_list_are_repeated_for_ever() {
 }
 
 #[test]
-fn progress_moves_the_resume_point_of_an_idle_watch() {
+fn progress_moves_resume_point_of_idle_watch() {
     let mut story = Story::following(PAST);
     assert_eq!(story.step(item(WatchItem::Progress(at(5000)))), Step::Progress(at(5000)));
     story.quiet(item(WatchItem::Progress(at(5000))));
@@ -370,8 +372,9 @@ fn progress_moves_the_resume_point_of_an_idle_watch() {
 }
 
 #[test]
-fn progress_ahead_of_events_loses_nothing_and_is_not_believed_again() {
-    // etcd issue 15220: the answer to a progress request came before the backlog, 1126 revisions ahead.
+fn early_progress_loses_nothing_and_is_distrusted() {
+    // etcd issue 15220: the answer to a progress request came before the backlog, 1126 revisions
+    // ahead.
     let mut story = Story::following(PAST);
     assert_eq!(story.step(item(WatchItem::Progress(at(1137)))), Step::Progress(at(1137)));
     story.yields(11);
@@ -383,7 +386,7 @@ fn progress_ahead_of_events_loses_nothing_and_is_not_believed_again() {
 }
 
 #[test]
-fn a_reader_that_was_too_slow_resumes_at_once() {
+fn slow_reader_resumes_at_once() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.quiet(item(WatchItem::Lagged));
@@ -394,19 +397,19 @@ fn a_reader_that_was_too_slow_resumes_at_once() {
 }
 
 #[test]
-fn lagging_without_having_moved_is_no_spin() {
+fn lagging_without_progress_waits() {
     let mut story = Story::following(PAST);
     story.quiet(item(WatchItem::Lagged));
     story.wants(&Want::Wait);
 }
 
 #[test]
-fn f22_a_lagging_member_is_no_reset() {
+fn lagging_member_causes_no_reset() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.reconnect(12);
     story.quiet(Input::Read(Ok(list(12, &[("/a/x", 12)]))));
-    // Created behind: the member that answered the watch is at revision 8.
+    // The member that answers the watch is behind, at revision 8.
     story.quiet(item(WatchItem::Behind(at(8))));
     story.wants(&Want::Read(Range { limit: Some(1), keys_only: true, ..Range::of(span()) }));
     story.quiet(Input::Read(Ok(list(15, &[("/a/x", 12)]))));
@@ -416,11 +419,11 @@ fn f22_a_lagging_member_is_no_reset() {
 }
 
 #[test]
-fn f21_a_server_with_less_history_is_reset_after_a_linearizable_read_says_so() {
+fn confirmed_shorter_history_resets_watch() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.reconnect(12);
-    // A read of the future says what a read of a compacted past says: it proves nothing.
+    // A read of a future revision fails like one of a compacted revision, which proves nothing.
     story.quiet(Input::Read(Err(history_lost())));
     story.quiet(item(WatchItem::Behind(at(3))));
     story.quiet(Input::Read(Ok(list(3, &[]))));
@@ -431,7 +434,7 @@ fn f21_a_server_with_less_history_is_reset_after_a_linearizable_read_says_so() {
 }
 
 #[test]
-fn f21_a_list_that_is_older_than_what_was_seen_is_a_reset_of_that_reason() {
+fn older_list_is_reported_as_rewound() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.quiet(item(WatchItem::HistoryLost { oldest: None }));
@@ -440,7 +443,7 @@ fn f21_a_list_that_is_older_than_what_was_seen_is_a_reset_of_that_reason() {
 }
 
 #[test]
-fn f21_a_confirmation_that_fails_is_asked_for_again() {
+fn failed_confirmation_is_repeated() {
     let mut story = Story::following(PAST);
     story.quiet(item(WatchItem::Behind(at(3))));
     story.quiet(Input::Read(Err(unavailable())));
@@ -450,7 +453,7 @@ fn f21_a_confirmation_that_fails_is_asked_for_again() {
 }
 
 #[test]
-fn f21_a_wiped_server_that_passed_our_revision_is_found_by_the_anchor() {
+fn anchor_detects_wiped_server() {
     let other = |kvs| RangeReply { revision: at(12), kvs, ..RangeReply::default() };
     let recreated = KeyValue { created: at(2), ..kv("/a/x", 12) };
     let provisioned_alike = KeyValue { value: Bytes::from_static(b"other"), ..kv("/a/x", 12) };
@@ -466,9 +469,10 @@ fn f21_a_wiped_server_that_passed_our_revision_is_found_by_the_anchor() {
     }
 }
 
-/// A restored backup may hold the very key that the anchor is, and be further than what was seen: only the store can tell that it is another history.
+/// A restored backup may hold the anchor's key unchanged, and be ahead of what was seen. Only the
+/// store can tell that it is another history.
 #[test]
-fn move_to_another_cluster_lists_anew_in_every_phase() {
+fn cluster_change_resets_watch_in_every_phase() {
     let opening = |story: &mut Story| {
         story.quiet(broken());
         story.quiet(Input::Waited);
@@ -494,7 +498,7 @@ fn move_to_another_cluster_lists_anew_in_every_phase() {
         let snapshot = story.listed_again(list(90, &[("/a/x", 7), ("/a/y", 9), ("/a/z", 80)]));
         assert_eq!((snapshot.revision, snapshot.reason), (at(90), Reason::Rewound));
     }
-    // Nothing was yielded yet, so the state of the new cluster is the first.
+    // Nothing was yielded yet, so the state of the new cluster is the first step.
     let mut story = Story::new(PAST, Start::Now);
     story.quiet(Input::Moved);
     story.wants_read(None);
@@ -504,7 +508,7 @@ fn move_to_another_cluster_lists_anew_in_every_phase() {
 }
 
 #[test]
-fn the_anchor_of_a_deleted_key_is_looked_at_just_before_its_end() {
+fn deleted_anchor_is_checked_before_its_deletion() {
     let mut story = Story::following(PAST);
     story.yields(12);
     assert!(matches!(story.step(item(WatchItem::Batch(delete("/a/x", false, 20)))), Step::Batch(_)));
@@ -516,7 +520,7 @@ fn the_anchor_of_a_deleted_key_is_looked_at_just_before_its_end() {
 }
 
 #[test]
-fn the_anchor_goes_with_its_directory() {
+fn deleting_a_directory_deletes_the_anchor() {
     for (deleted, until) in [("/a", Some(19)), ("/", Some(19)), ("/a/x", Some(19)), ("/a/xy", None), ("/ab", None)] {
         let mut story = Story::following(PAST);
         story.yields(12);
@@ -527,7 +531,7 @@ fn the_anchor_goes_with_its_directory() {
 }
 
 #[test]
-fn an_empty_span_is_an_anchor_too() {
+fn empty_span_serves_as_anchor() {
     let mut story = Story::new(PAST, Start::Now);
     story.quiet(Input::Read(Ok(list(10, &[]))));
     story.reset(Input::Opened(Ok(())));
@@ -539,11 +543,12 @@ fn an_empty_span_is_an_anchor_too() {
 }
 
 #[test]
-fn f32_without_a_past_the_present_is_asked_what_it_can_prove() {
-    // What the quorum read of `/a/x`, written at 12, finds; the index it is as of; whether that is possible.
+fn present_is_checked_without_past_revisions() {
+    // The revision in the quorum read of `/a/x`, which was written at 12; the index of the read;
+    // whether this is possible.
     let cases = [
         (Some(12), 20, true),
-        // Written since, or its TTL refreshed, which makes no event.
+        // Written since, or its TTL was refreshed, which makes no event.
         (Some(15), 20, true),
         // Deleted since.
         (None, 20, true),
@@ -568,7 +573,7 @@ fn f32_without_a_past_the_present_is_asked_what_it_can_prove() {
 }
 
 #[test]
-fn f32_a_key_that_is_a_directory_by_now_proves_nothing() {
+fn key_that_became_directory_proves_nothing() {
     let mut story = Story::following(NO_PAST);
     story.yields(12);
     story.reconnect(12);
@@ -577,7 +582,7 @@ fn f32_a_key_that_is_a_directory_by_now_proves_nothing() {
 }
 
 #[test]
-fn since_a_past_revision_starts_with_the_state_of_then() {
+fn past_start_yields_the_past_state() {
     let mut story = Story::new(PAST, Start::Since(at(6)));
     story.wants_read(Some(6));
     story.quiet(Input::Read(Ok(list(6, &[("/a/x", 5)]))));
@@ -588,7 +593,7 @@ fn since_a_past_revision_starts_with_the_state_of_then() {
 }
 
 #[test]
-fn since_a_compacted_revision_starts_with_the_present_and_says_so() {
+fn compacted_start_yields_the_present() {
     let mut story = Story::new(PAST, Start::Since(at(6)));
     story.quiet(Input::Read(Err(history_lost())));
     story.wants_read(None);
@@ -598,7 +603,7 @@ fn since_a_compacted_revision_starts_with_the_present_and_says_so() {
 }
 
 #[test]
-fn since_a_revision_that_the_server_never_reached_is_another_history() {
+fn future_start_is_reported_as_rewound() {
     let mut story = Story::new(PAST, Start::Since(at(600)));
     story.quiet(Input::Read(Err(history_lost())));
     story.quiet(Input::Read(Ok(list(50, &[]))));
@@ -607,7 +612,7 @@ fn since_a_revision_that_the_server_never_reached_is_another_history() {
 }
 
 #[test]
-fn since_where_the_past_cannot_be_read_has_no_state_only_changes() {
+fn unreadable_past_start_yields_only_changes() {
     let mut story = Story::new(NO_PAST, Start::Since(at(6)));
     story.wants(&Want::Open(WatchFrom::Resumed(at(6))));
     let snapshot = story.reset(Input::Opened(Ok(())));
@@ -617,7 +622,7 @@ fn since_where_the_past_cannot_be_read_has_no_state_only_changes() {
 }
 
 #[test]
-fn since_an_index_that_left_the_window_lists() {
+fn index_outside_window_is_listed() {
     let mut story = Story::new(NO_PAST, Start::Since(at(6)));
     assert!(!story.reset(Input::Opened(Err(history_lost()))).known);
     story.wants_read(None);
@@ -626,7 +631,7 @@ fn since_an_index_that_left_the_window_lists() {
 }
 
 #[test]
-fn since_before_everything_knows_that_there_was_nothing() {
+fn start_at_zero_yields_empty_state() {
     for past in [PAST, NO_PAST] {
         let mut story = Story::new(past, Start::Since(Revision::ZERO));
         story.wants(&Want::Open(WatchFrom::Resumed(Revision::ZERO)));
@@ -634,24 +639,24 @@ fn since_before_everything_knows_that_there_was_nothing() {
         assert_eq!((snapshot.revision, snapshot.known), (Revision::ZERO, true));
         story.quiet(Input::Waited);
         story.quiet(Input::Opened(Ok(())));
-        // Nothing was seen, so nothing is to be checked.
+        // Nothing was seen, so there is nothing to check.
         story.yields(2);
     }
 }
 
 #[test]
-fn what_a_check_finds_where_nothing_was_known_is_the_anchor() {
+fn first_check_sets_the_anchor() {
     let mut story = Story::new(NO_PAST, Start::Since(at(6)));
     story.reset(Input::Opened(Ok(())));
     story.reconnect(6);
     story.quiet(Input::Read(Ok(list(9, &[("/a/x", 4), ("/a/y", 8)]))));
     story.reconnect(6);
-    // Not `/a/y`: what was written after revision 6 is still to be yielded.
+    // Not `/a/y`: changes after revision 6 are still to be yielded.
     story.wants_check("/a/x", None);
 }
 
 #[test]
-fn key_of_any_name_is_an_anchor() {
+fn any_key_name_serves_as_anchor() {
     for foreign in [&b"/a/\xff"[..], b"/a/z/", b"/a//z"] {
         let mut story = Story::following(PAST);
         let mut batch = put("/a/x", 20);
@@ -665,7 +670,7 @@ fn key_of_any_name_is_an_anchor() {
 }
 
 #[test]
-fn an_answer_that_nobody_waits_for_changes_nothing() {
+fn unexpected_answer_changes_nothing() {
     let mut story = Story::following(PAST);
     story.quiet(Input::Waited);
     story.quiet(Input::Opened(Ok(())));

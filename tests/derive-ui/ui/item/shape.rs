@@ -13,7 +13,7 @@ union Union {
 #[derive(EtcdSchema)]
 struct Tuple(u8, u8);
 
-// What is derived is there all the same.
+// The derived items still exist.
 fn f(_: EnumDir, _: UnionDir, _: TupleDir) {}
 
 fn main() {}

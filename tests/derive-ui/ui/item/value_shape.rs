@@ -26,7 +26,7 @@ union Union {
     a: u8,
 }
 
-// The trait is there all the same.
+// The trait is still implemented.
 fn f(data: Data) {
     let _ = etcd_typed::EtcdValue::encode(&data);
 }

@@ -7,7 +7,7 @@ struct Schema {
     aB: u8,
 }
 
-// The enum is there all the same.
+// The enum still exists.
 fn f(change: SchemaChange) -> u8 {
     match change {
         SchemaChange::AB(_) => 1,
