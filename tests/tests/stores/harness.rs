@@ -100,9 +100,25 @@ async fn upgraded_server_keeps_data_and_address() {
     assert!(etcd.log().contains("ready to serve client requests"));
 }
 
+/// The shortest lease is one and a half election timeouts, in whole seconds.
+#[tokio::test]
+async fn only_single_members_have_quick_elections() {
+    let lease = async |etcd: &Etcd| etcd.call("/v3/lease/grant", r#"{"TTL": 1}"#).await;
+    let quick = Etcd::start().await;
+    assert!(lease(&quick).await.contains(r#""TTL":"1""#));
+    let flagged = Etcd::builder().flag("--election-timeout", "1000").start().await;
+    assert!(lease(&flagged).await.contains(r#""TTL":"2""#));
+    let flagged = Etcd::builder().flag("--heartbeat-interval", "100").start().await;
+    assert!(lease(&flagged).await.contains(r#""TTL":"2""#));
+    let mut cluster = Etcd::cluster(1).await;
+    assert!(lease(cluster.member(0)).await.contains(r#""TTL":"2""#));
+    let mut cluster = Etcd::builder().quick_election().cluster(1).await;
+    assert!(lease(cluster.member(0)).await.contains(r#""TTL":"1""#));
+}
+
 #[tokio::test]
 async fn a_killed_server_is_gone_and_comes_back_with_its_data() {
-    let mut etcd = Etcd::builder().quick_election().start().await;
+    let mut etcd = Etcd::start().await;
     put(&etcd, "kept").await;
     etcd.kill().await;
     assert!(!etcd.is_running());
@@ -118,7 +134,7 @@ async fn a_killed_server_is_gone_and_comes_back_with_its_data() {
 
 #[tokio::test]
 async fn a_server_has_after_each_kill_what_it_acknowledged() {
-    let mut etcd = Etcd::builder().quick_election().start().await;
+    let mut etcd = Etcd::start().await;
     for round in 0..10 {
         let value = format!("{round:04}");
         put(&etcd, &value).await;

@@ -126,7 +126,7 @@ async fn w2_w4_a_v3_watcher_sees_exactly_the_writers_history_through_cuts() {
 }
 
 async fn a_v3_watcher_sees_exactly_the_writers_history(faults: &Faults) {
-    let mut etcd = Etcd::builder().quick_election().start().await;
+    let mut etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let direct = Client::connect(&etcd.url_v3()).await.unwrap();
     let watching = Client::connect(&format!("etcd://{}", proxy.addr())).await.unwrap();

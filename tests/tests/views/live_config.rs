@@ -2,8 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::path::PathBuf;
-use std::process::{Command as BlockingCommand, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use etcd_typed::testing::Etcd;
@@ -26,7 +25,7 @@ struct Server {
 
 impl Server {
     async fn start(store: &str) -> Self {
-        let mut command = Command::new(built());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_live_config"));
         command.env("ETCD_URL", store).env("LISTEN", "127.0.0.1:0").stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
@@ -91,22 +90,6 @@ impl Server {
         };
         timeout(LIMIT, line).await.expect("it says so")
     }
-}
-
-/// The example's executable.
-fn built() -> PathBuf {
-    let mut cargo = BlockingCommand::new(env!("CARGO"));
-    // With the features of a whole test run, in which it is built already.
-    cargo.args(["build", "--quiet", "--locked", "--message-format=json", "--workspace", "--all-features", "--example=live_config"]);
-    let output = cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    let messages = String::from_utf8(output.stdout).unwrap();
-    let executable = messages.lines().find_map(|line| {
-        let message: Value = serde_json::from_str(line).unwrap();
-        let of_example = message["target"]["name"] == "live_config";
-        of_example.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
-    });
-    executable.expect("cargo says where it is")
 }
 
 /// Writes with the command-line client.

@@ -162,7 +162,7 @@ struct Faults {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_state_of_a_view_is_ever_half_of_one_over_kills_compactions_and_cuts() {
-    let mut etcd = Etcd::builder().quick_election().start().await;
+    let mut etcd = Etcd::start().await;
     let fire = Fire::start(&etcd).await;
     let mut faults = Faults::default();
     for round in 0..12 {

@@ -773,9 +773,7 @@ async fn a_login_that_a_real_server_refuses_never_falls_back_to_disk() {
 
 #[test]
 fn the_example_plays_it_through() {
-    let mut cargo = std::process::Command::new(env!("CARGO"));
-    cargo.args(["run", "--quiet", "--locked", "--example", "start_without_a_server"]);
-    let output = cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).output().unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_start_without_a_server")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let shown = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<_> = shown.lines().collect();

@@ -52,7 +52,7 @@ async fn blocked_runtime_does_not_hold_a_lock_too_long_in_memory() {
 
 #[tokio::test]
 async fn blocked_runtime_does_not_hold_a_lock_too_long() {
-    let etcd = Etcd::builder().quick_election().start().await;
+    let etcd = Etcd::start().await;
     let client = async || Client::connect(&etcd.url_v3()).await.unwrap();
     blocked_holder(client().await, client().await).await;
 }

@@ -215,7 +215,8 @@ async fn a_time_to_live_is_a_lease_that_is_given_back_where_it_was_not_needed() 
 
 #[tokio::test]
 async fn leases_are_granted_kept_and_ended() {
-    let etcd = Etcd::start().await;
+    // The shortest lease is one and a half election timeouts, in whole seconds.
+    let etcd = Etcd::builder().flag("--election-timeout", "1000").start().await;
     let store = store(&etcd.endpoint());
     let id = LeaseId::random();
     let ttl = Duration::from_secs(30);

@@ -56,7 +56,7 @@ async fn written(endpoint: &str, path: &str) -> BTreeSet<u64> {
 /// Several clients, since it is chance which of their requests are under way when the server ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_writes_never_reach_a_new_cluster() {
-    let mut etcd = Etcd::builder().quick_election().start().await;
+    let mut etcd = Etcd::start().await;
     let mut writers = Vec::new();
     for number in 0..4 {
         let entry = Client::connect(&etcd.url_v3()).await.unwrap().entry::<u64>(&format!("/counted/{number}")).unwrap();
@@ -98,7 +98,7 @@ async fn until_live(view: &Live<Settings>) {
 /// The client comes back when the new cluster is further than the former one was, and the newest key that it saw may be the same one, written again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locks_views_watches_and_publications_go_on_in_a_new_cluster() {
-    let mut etcd = Etcd::builder().quick_election().start().await;
+    let mut etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let client = Client::connect(&format!("etcd://{}", proxy.addr())).await.unwrap();
     let dir = client.dir::<Settings>("/app").unwrap();

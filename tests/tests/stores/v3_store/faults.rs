@@ -228,7 +228,7 @@ async fn full_disk_costs_no_acknowledged_write() {
     // In blocks of 512 bytes.
     let full = files.put("etcd", format!("#!/bin/sh\nulimit -f 131072\nexec '{}' \"$@\"\n", program.display()).as_bytes());
     std::fs::set_permissions(&full, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let mut etcd = Etcd::builder().binary(&full).quick_election().start().await;
+    let mut etcd = Etcd::builder().binary(&full).start().await;
 
     let client = Client::connect(&etcd.url_v3()).await.unwrap();
     let lock = client.lock("/lock").ttl(Duration::from_secs(60)).acquire().await.unwrap();

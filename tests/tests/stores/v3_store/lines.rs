@@ -33,7 +33,7 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let etcd = Etcd::builder().quick_election().flag("--grpc-keepalive-min-time", "500ms").start().await;
+        let etcd = Etcd::builder().flag("--grpc-keepalive-min-time", "500ms").start().await;
         let proxy = Proxy::to(etcd.endpoint()).await;
         let direct = Client::connect(&etcd.url_v3()).await.unwrap();
         let client = Client::builder(&format!("etcd://{}", proxy.endpoint())).keep_alive(CHECK, CHECK).connect().await.unwrap();
@@ -88,7 +88,7 @@ async fn soon<F: Future>(future: F) -> F::Output {
 /// F8, in both directions: additions whose requests or answers hang are in doubt for their callers, and none is made twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn addition_is_made_once_whichever_direction_stalls() {
-    let etcd = Etcd::builder().quick_election().start().await;
+    let etcd = Etcd::start().await;
     let proxy = Arc::new(Proxy::to(etcd.endpoint()).await);
     let direct = Client::connect(&etcd.url_v3()).await.unwrap().entry::<u64>("/sum").unwrap();
     let client = Client::builder(&format!("etcd://{}", proxy.endpoint()))
@@ -156,7 +156,7 @@ async fn write_whose_request_is_lost_is_in_doubt_and_not_made() {
 /// L3: nothing that the holder sends arrives, and what the server sends does.
 #[tokio::test]
 async fn guard_is_lost_before_the_next_holder_when_its_requests_stall() {
-    let etcd = Etcd::builder().quick_election().start().await;
+    let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let ttl = Duration::from_secs(2);
     let client = Client::connect(&format!("etcd://{}", proxy.endpoint())).await.unwrap();

@@ -163,7 +163,7 @@ async fn eventually(store: &V3Store, span: Span, from: WatchFrom) -> WatchStream
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn w4_f9_nothing_is_lost_or_doubled_over_kills_and_cuts() {
     const WRITES: u64 = 3000;
-    let mut etcd = Etcd::builder().quick_election().start().await;
+    let mut etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let through_proxy = V3Store::new(&options([proxy.endpoint().as_str()])).unwrap();
     let span = Span::Below(key("/app"));

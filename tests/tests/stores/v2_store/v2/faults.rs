@@ -41,7 +41,7 @@ async fn w2_w4_a_watch_yields_the_history_over_cuts() {
 
 /// One of so many faults is a kill, the others are cuts.
 async fn a_watch_yields_the_history(kill: Option<usize>) {
-    let mut etcd = launch(Etcd::builder().quick_election()).await;
+    let mut etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let client = Client::connect(&format!("etcd2://{}", proxy.endpoint())).await.unwrap();
     let mut changes = client.directory("/app").unwrap().watch().await.unwrap();
@@ -111,7 +111,7 @@ struct Settings {
 /// Nothing but the name of the cluster tells.
 #[tokio::test]
 async fn clients_go_on_in_a_new_cluster() {
-    let mut etcd = Etcd::builder().quick_election().start().await;
+    let mut etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let client = Client::connect(&format!("etcd2://{}", proxy.addr())).await.unwrap();
     let dir = client.dir::<Settings>("/app").unwrap();

@@ -207,7 +207,7 @@ async fn an_idle_watch_outlives_the_window_and_moves_its_start_on() {
 
 #[tokio::test]
 async fn nothing_is_lost_or_doubled_over_kills_of_the_server() {
-    let mut etcd = launch(Etcd::builder().quick_election()).await;
+    let mut etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let mut yielded = put(&store, "/app/start", "x").await;
     let mut seen = Vec::new();
