@@ -7,12 +7,15 @@
     reason = "a test fails by panicking, and prints none of these"
 )]
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 
 use etcd_typed::Client;
 use etcd_typed::testing::{Cluster, Etcd};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::OnceCell;
 
 pub mod between;
 pub mod certificates;
@@ -67,6 +70,20 @@ pub fn server(address: impl FnOnce(&Etcd) -> String) -> (Runtime, Etcd, Client) 
     (runtime, etcd, client)
 }
 
+/// Returns the server that all tests of this process share under this name. Each file uses a name of
+/// its own: the v2 API keeps the last 1000 events of a whole server, and the tests of one file know
+/// how many they write. The server ends with the process.
+///
+/// # Panics
+///
+/// If the server does not start.
+pub async fn shared(name: &'static str) -> &'static Etcd {
+    type Servers = HashMap<&'static str, Arc<OnceCell<&'static Etcd>>>;
+    static SERVERS: Mutex<Option<Servers>> = Mutex::new(None);
+    let server = Arc::clone(SERVERS.lock().unwrap().get_or_insert_default().entry(name).or_default());
+    *server.get_or_init(async || &*Box::leak(Box::new(Etcd::start().await))).await
+}
+
 /// Starts a cluster in the middle of a rolling upgrade: its last member runs [`next_etcd`], the
 /// others run `ETCD_BIN`.
 ///
@@ -85,8 +102,8 @@ pub async fn mixed_cluster(members: usize) -> Cluster {
 
 /// Turns each case, an `async fn(Bench)`, into a test on each store: `on_every_store! { "typed":
 /// case case }`. `Bench` is defined in the calling file, with a field `client`. The client uses an
-/// in-memory store of its own, or the namespace `/typed-case` of a server that all tests of the
-/// file share.
+/// in-memory store of its own, or the namespace `/typed-case` of the server that is [`shared`] under
+/// the name `typed`.
 #[macro_export]
 macro_rules! on_every_store {
     ($namespace:literal: $($case:ident)*) => {
@@ -104,7 +121,7 @@ macro_rules! on_every_store {
         mod $store {
             $(#[tokio::test]
             async fn $case() {
-                let address = etcd_typed::testing::Etcd::shared().await.$url();
+                let address = $crate::shared($namespace).await.$url();
                 let namespace = concat!("/", $namespace, "-", stringify!($case));
                 let client = etcd_typed::Client::builder(&address).namespace(namespace).connect().await.unwrap();
                 super::$case(super::Bench { client }).await;

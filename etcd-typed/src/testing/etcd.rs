@@ -71,7 +71,7 @@ pub struct TlsFiles {
 }
 
 impl Etcd {
-    /// Starts a server with etcd's default settings and waits until it answers.
+    /// Starts a server with the settings of [`builder`](Self::builder) and waits until it answers.
     ///
     /// # Panics
     ///
@@ -460,12 +460,20 @@ impl Builder {
         self
     }
 
-    /// Shortens elections from one or two seconds to 0.1 to 0.2 s. Most of the time that a single
-    /// member needs to restart is its own election. Such a server also grants leases of one second.
-    /// Do not use it for a cluster on a busy machine.
+    /// Sets the election timeout to 100 ms and the heartbeat interval to 10 ms; etcd's defaults are
+    /// 1 s and 100 ms. An election then takes 0.1 to 0.2 s instead of 1 to 2 s, and the server also
+    /// grants leases of 1 s, where the shortest is 2 s by default.
+    ///
+    /// [`start`](Self::start) does this by itself. Do not use it for several members on a busy
+    /// machine: a late heartbeat starts an election there.
     #[must_use]
     pub fn quick_election(self) -> Self {
         self.flag("--heartbeat-interval", "10").flag("--election-timeout", "100")
+    }
+
+    fn sets_election(&self) -> bool {
+        let names = ["--heartbeat-interval=", "--election-timeout="];
+        self.settings.flags.iter().any(|flag| names.iter().any(|name| flag.starts_with(name)))
     }
 
     /// Serves clients with TLS.
@@ -486,14 +494,21 @@ impl Builder {
 
     /// Starts one server and waits until it answers.
     ///
+    /// The server has [quick elections](Self::quick_election), since most of the time that a single
+    /// member takes to start is its own election. With `.flag("--election-timeout", "1000")` it has
+    /// the timings of a server with etcd's defaults: a [`flag`](Self::flag) of a timing turns the
+    /// quick ones off.
+    ///
     /// # Panics
     ///
     /// If there is no etcd program, or the server does not start.
     pub async fn start(self) -> Etcd {
-        self.cluster(1).await.into_first()
+        let builder = if self.sets_election() { self } else { self.quick_election() };
+        builder.cluster(1).await.into_first()
     }
 
-    /// Starts a cluster with this many members, and waits until all of them answer.
+    /// Starts a cluster with this many members, and waits until all of them answer. Elections have
+    /// etcd's default timings, also with one member, since a cluster can grow.
     ///
     /// # Panics
     ///

@@ -1,4 +1,4 @@
-//! Does one thing so many times: what `tests/tests/instructions.rs` counts the instructions of.
+//! Does one thing so many times: what `tests/tests/without_server/instructions.rs` counts the instructions of.
 //!
 //! ```text
 //! valgrind --tool=callgrind target/release/etcd-typed-instructions read 1000

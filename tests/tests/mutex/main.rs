@@ -14,6 +14,7 @@ mod deaths;
 mod ground;
 mod memory;
 mod record;
+mod soak;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;

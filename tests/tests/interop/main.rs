@@ -1,0 +1,5 @@
+//! What other programs write and read: etcdctl, the examples, and the READMEs of other clients.
+
+mod interop;
+mod quickstart;
+mod seeds;

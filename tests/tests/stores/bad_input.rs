@@ -1,0 +1,651 @@
+//! What is wrong: values that are none, keys of others, names that would leave their place, sizes beyond limits, servers that are no etcd. Each is a
+//! typed error or handled, on every store, and nothing else is touched.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_typed::store::{Range, Span};
+use etcd_typed::testing::Etcd;
+use etcd_typed::{Client, Error, ErrorKind, EtcdSchema, EtcdValue, Json, Key, ProblemKind, RetryPolicy};
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+
+/// Long enough that what ends at all has ended; only a test that fails waits for it.
+const LIMIT: Duration = Duration::from_secs(30);
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+#[etcd(prefix = "/{env}/app")]
+struct App {
+    limit: u32,
+    name: String,
+    note: Option<String>,
+    #[etcd(dir)]
+    database: Database,
+    #[etcd(entries)]
+    quotas: BTreeMap<String, u64>,
+    #[etcd(dir)]
+    regions: BTreeMap<String, Database>,
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct Database {
+    pool: u16,
+    host: String,
+}
+
+fn database() -> Database {
+    Database { pool: 4, host: "db".into() }
+}
+
+fn app() -> App {
+    App {
+        limit: 1,
+        name: "n".into(),
+        note: Some("x".into()),
+        database: database(),
+        quotas: BTreeMap::from([("acme".to_owned(), 5)]),
+        regions: BTreeMap::from([("eu".to_owned(), database())]),
+    }
+}
+
+/// A client whose namespace is the case's own.
+struct Bench {
+    client: Client,
+}
+
+impl Bench {
+    async fn of(address: &str, case: &str) -> Self {
+        Self { client: Client::builder(address).namespace(format!("/bad-{case}")).connect().await.expect("a client") }
+    }
+
+    fn is(&self, store: &str) -> bool {
+        self.client.store().capabilities().name == store
+    }
+
+    fn app(&self) -> AppDir {
+        AppDir::open(&self.client, "prod").unwrap()
+    }
+
+    /// Writes as somebody who knows of no schema.
+    async fn foreign(&self, path: &str, value: &str) {
+        self.client.entry::<String>(path).unwrap().set(&value.to_owned()).await.unwrap();
+    }
+
+    /// Everything in the namespace, as stored.
+    async fn all(&self) -> BTreeMap<String, String> {
+        let reply = self.client.store().range(Range::of(Span::Below(self.client.namespace().clone()))).await.unwrap();
+        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+        let prefix = self.client.namespace().as_str().len();
+        reply.kvs.iter().map(|kv| (text(&kv.key)[prefix..].to_owned(), text(&kv.value))).collect()
+    }
+}
+
+macro_rules! on_every_store {
+    ($($case:ident)*) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $case() {
+                super::$case(super::Bench::of("memory:", stringify!($case)).await).await;
+            })*
+        }
+        mod v3 {
+            $(#[tokio::test]
+            async fn $case() {
+                let address = etcd_typed_tests::shared("bad").await.url_v3();
+                super::$case(super::Bench::of(&address, stringify!($case)).await).await;
+            })*
+        }
+        mod v2 {
+            $(#[tokio::test]
+            async fn $case() {
+                let address = etcd_typed_tests::shared("bad").await.url_v2();
+                super::$case(super::Bench::of(&address, stringify!($case)).await).await;
+            })*
+        }
+    };
+}
+
+on_every_store! {
+    what_cannot_be_decoded_names_key_and_reason
+    everything_that_is_missing_is_listed_at_once
+    keys_of_others_are_left_alone
+    a_foreign_name_in_a_map_is_said
+    a_value_beyond_the_limit_is_too_large
+    more_keys_than_a_transaction_takes
+    names_as_map_keys_stay_what_and_where_they_are
+    names_as_parameters_stay_what_and_where_they_are
+    paths_are_refused_or_mean_just_that_key
+    values_that_are_no_text
+    an_invalid_value_is_refused_before_it_is_sent
+}
+
+async fn what_cannot_be_decoded_names_key_and_reason(bench: Bench) {
+    let dir = bench.app();
+    dir.set(&app()).non_atomic().await.unwrap();
+    for bad in ["", "many", "-1", "4294967296", "1 2", "1.0"] {
+        bench.foreign("/prod/app/limit", bad).await;
+        let error = dir.limit.get().await.unwrap_err();
+        assert_eq!((error.kind(), error.key()), (ErrorKind::Decode, Some(dir.limit.key())), "{bad:?}");
+        assert!(error.to_string().contains("/prod/app/limit: cannot be decoded"), "{error}");
+    }
+    bench.foreign("/prod/app/quotas/acme", "x").await;
+    bench.foreign("/prod/app/regions/eu/pool", "x").await;
+    let error = dir.get().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let mut wrong: Vec<_> = error.problems().iter().map(|problem| (problem.key.clone(), problem.kind)).collect();
+    wrong.sort_by(|a, b| a.0.cmp(&b.0));
+    let at = |path: &str| (bench.client.namespace().join(&Key::parse(path).unwrap()), ProblemKind::Undecodable);
+    assert_eq!(wrong, [at("/prod/app/limit"), at("/prod/app/quotas/acme"), at("/prod/app/regions/eu/pool")]);
+    assert!(error.problems().iter().all(|problem| problem.revision.is_some()));
+    // It can be mended, and what was bad does not stand in the way.
+    let seen = dir.limit.modify(|_| Some(1)).await.unwrap_err();
+    assert_eq!(seen.kind(), ErrorKind::Decode);
+    assert_eq!(dir.limit.swap(&1).await.unwrap(), None);
+    dir.set(&app()).non_atomic().await.unwrap();
+    assert_eq!(*dir.get().await.unwrap(), app());
+}
+
+async fn everything_that_is_missing_is_listed_at_once(bench: Bench) {
+    let dir = bench.app();
+    bench.foreign("/prod/app/regions/eu/pool", "1").await;
+    let error = dir.get().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    let problems: Vec<_> =
+        error.problems().iter().map(|problem| (problem.key.as_str().rsplit_once("/app/").unwrap().1, problem.kind)).collect();
+    let missing = ["limit", "name", "database/pool", "database/host", "regions/eu/host"].map(|key| (key, ProblemKind::Missing));
+    assert_eq!(problems, missing);
+    for (key, _) in missing {
+        assert!(error.to_string().contains(key), "{error}");
+    }
+    let refused = dir.update(|app| app.limit = 1).await.unwrap_err();
+    assert_eq!((refused.kind(), refused.problems().len()), (ErrorKind::Invalid, 5));
+}
+
+/// Beside the keys of the schema, deeper, hidden, and in directories whose names begin alike.
+const FOREIGN: [&str; 8] = [
+    "/prod/app/unknown",
+    "/prod/app/database/unknown",
+    "/prod/app/deep/er/still",
+    "/prod/app/quotas/acme.d/below",
+    "/prod/app/regions/foreign/unknown",
+    "/prod/apple/limit",
+    "/prod/app2",
+    "/produce/app/limit",
+];
+
+async fn keys_of_others_are_left_alone(bench: Bench) {
+    let dir = bench.app();
+    for path in FOREIGN {
+        bench.foreign(path, "foreign").await;
+    }
+    let foreign: BTreeMap<_, _> = FOREIGN.iter().map(|path| ((*path).to_owned(), "foreign".to_owned())).collect();
+    dir.create(&app()).non_atomic().await.expect("no key of the schema is there");
+    assert_eq!(*dir.get().await.unwrap(), app());
+    let smaller = App { note: None, quotas: BTreeMap::new(), regions: BTreeMap::new(), ..app() };
+    dir.set(&smaller).non_atomic().await.unwrap();
+    assert_eq!(*dir.get().await.unwrap(), smaller);
+    dir.update(|all| *all = app()).non_atomic().await.unwrap();
+    assert_eq!(*dir.get().await.unwrap(), app());
+    let seen = dir.get().await.unwrap();
+    dir.compare_and_swap(&seen, &smaller).non_atomic().await.unwrap();
+    assert_eq!(dir.delete().non_atomic().await.unwrap().map(|was| was.into_inner()), Some(smaller));
+    assert!(!dir.exists().await.unwrap());
+    assert_eq!(bench.all().await, foreign);
+
+    // What is below an entry stays as long as the entry does, and goes with it.
+    let inside = "/prod/app/regions/eu/unknown";
+    bench.foreign(inside, "foreign").await;
+    dir.set(&app()).non_atomic().await.unwrap();
+    dir.regions.set(&app().regions).non_atomic().await.unwrap();
+    dir.regions.dir("eu").unwrap().update(|database| database.pool += 1).changed_fields_only().await.unwrap();
+    assert!(bench.all().await.contains_key(inside));
+    dir.delete().non_atomic().await.unwrap();
+    assert_eq!(bench.all().await, foreign);
+}
+
+async fn a_foreign_name_in_a_map_is_said(bench: Bench) {
+    let dir = bench.app();
+    dir.set(&app()).non_atomic().await.unwrap();
+    bench.foreign("/prod/app/quotas/50%", "1").await;
+    let error = dir.quotas.get().await.unwrap_err();
+    let problem = error.problems().first().expect("a problem");
+    assert_eq!(problem.kind, ProblemKind::ForeignKey);
+    assert!(problem.reason.contains("50%25"), "{problem}");
+    assert_eq!(dir.get().await.unwrap_err().problems(), error.problems());
+    dir.quotas.entry("50%").unwrap().set(&1).await.unwrap();
+    bench.client.entry::<String>("/prod/app/quotas/50%").unwrap().delete().await.unwrap();
+    assert_eq!(dir.quotas.get().await.unwrap().get("50%"), Some(&1));
+}
+
+async fn a_value_beyond_the_limit_is_too_large(bench: Bench) {
+    let dir = bench.app();
+    let large = "x".repeat(2 << 20);
+    let refused = dir.name.set(&large).await.unwrap_err();
+    assert_eq!((refused.kind(), refused.may_have_applied()), (ErrorKind::TooLarge, false));
+    assert_eq!(refused.key(), Some(dir.name.key()));
+    assert!(refused.to_string().len() < 1000, "no value is in an error");
+    assert_eq!(bench.all().await, BTreeMap::new());
+    // The steps before it were written, and are said.
+    let refused = dir.set(&App { note: Some(large), ..app() }).non_atomic().await.unwrap_err();
+    assert_eq!((refused.kind(), refused.may_have_applied()), (ErrorKind::TooLarge, false));
+    let written: Vec<_> = refused.written().iter().map(|key| key.as_str()[bench.client.namespace().as_str().len()..].to_owned()).collect();
+    assert_eq!(written, bench.all().await.into_keys().collect::<Vec<_>>());
+    // Together too large for a transaction, and each small enough.
+    let half = "x".repeat(1 << 20);
+    let both = App { name: half.clone(), note: Some(half), ..app() };
+    let refused = dir.set(&both).await.unwrap_err();
+    let expected = if bench.is("etcd v2") { ErrorKind::Unsupported } else { ErrorKind::TooLarge };
+    assert_eq!((refused.kind(), refused.may_have_applied()), (expected, false));
+    dir.set(&both).non_atomic().await.unwrap();
+    assert!(*dir.get().await.unwrap() == both);
+}
+
+async fn more_keys_than_a_transaction_takes(bench: Bench) {
+    let dir = bench.app();
+    let many = App { quotas: (0..300).map(|n| (format!("q{n}"), n)).collect(), ..app() };
+    let expected = if bench.is("etcd v2") { ErrorKind::Unsupported } else { ErrorKind::TooManyOperations };
+    for refused in [dir.set(&many).await, dir.create(&many).await, dir.quotas.set(&many.quotas).await] {
+        let refused = refused.unwrap_err();
+        assert_eq!((refused.kind(), refused.may_have_applied()), (expected, false));
+        assert!(refused.to_string().contains("non_atomic"), "{refused}");
+    }
+    assert_eq!(bench.all().await, BTreeMap::new());
+    dir.create(&many).non_atomic().await.unwrap();
+    assert_eq!(*dir.get().await.unwrap(), many);
+    assert_eq!(dir.update(|app| app.limit += 1).await.unwrap_err().kind(), expected);
+    dir.update(|app| app.limit += 1).changed_fields_only().await.expect("one field is one condition");
+    assert_eq!(dir.delete().await.unwrap_err().kind(), expected);
+    assert_eq!(dir.delete().non_atomic().await.unwrap().map(|was| was.limit), Some(2));
+    assert_eq!(bench.all().await, BTreeMap::new());
+}
+
+const NAMES: [&str; 24] = [
+    "..",
+    ".",
+    "/",
+    "",
+    "\0",
+    "%",
+    "%%",
+    "%2F",
+    "%2e%2e",
+    "_x",
+    "__",
+    "a/b",
+    "../../prod/app/limit",
+    "🦀",
+    "a\nb",
+    "\u{202e}rtl",
+    "a b",
+    "#?&+;=",
+    "\"'<>\\",
+    "\u{1}\u{7f}",
+    "é",
+    "e\u{301}",
+    "...",
+    "日本語",
+];
+
+async fn names_as_map_keys_stay_what_and_where_they_are(bench: Bench) {
+    let dir = bench.app();
+    dir.set(&App { quotas: BTreeMap::new(), regions: BTreeMap::new(), ..app() }).non_atomic().await.unwrap();
+    let before = bench.all().await;
+    let mut quotas = BTreeMap::new();
+    for (name, value) in NAMES.iter().zip(0..) {
+        dir.quotas.entry(*name).unwrap().set(&value).await.unwrap();
+        let region = dir.regions.dir(*name).unwrap();
+        region.set(&Database { host: (*name).to_owned(), pool: 1 }).non_atomic().await.unwrap();
+        quotas.insert((*name).to_owned(), value);
+        assert_eq!(dir.quotas.entry(*name).unwrap().get().await.unwrap().as_deref(), Some(&value), "{name:?}");
+        assert_eq!(region.get().await.unwrap().host, *name);
+    }
+    assert_eq!(*dir.quotas.get().await.unwrap(), quotas);
+    assert_eq!(dir.regions.keys().await.unwrap(), quotas.keys().cloned().collect::<Vec<_>>());
+    let mut streamed = BTreeMap::new();
+    let mut pages = dir.quotas.stream();
+    while let Some(item) = pages.next().await {
+        let (key, value) = item.unwrap();
+        streamed.insert(key, value.into_inner());
+    }
+    assert_eq!(streamed, quotas);
+    // Written and deleted as a whole.
+    dir.quotas.set(&BTreeMap::new()).non_atomic().await.unwrap();
+    dir.quotas.set(&quotas).non_atomic().await.unwrap();
+    assert_eq!(*dir.quotas.get().await.unwrap(), quotas);
+    for name in NAMES {
+        assert!(dir.quotas.entry(name).unwrap().delete().await.unwrap().is_some(), "{name:?}");
+        assert!(dir.regions.dir(name).unwrap().delete().non_atomic().await.unwrap().is_some(), "{name:?}");
+    }
+    assert_eq!(bench.all().await, before, "nothing else was touched");
+    very_long(&bench, dir.quotas.entry(&"x".repeat(5000)).unwrap().set(&1).await.map(drop)).await;
+}
+
+/// A path that v2 cannot send is refused there.
+async fn very_long(bench: &Bench, written: Result<(), Error>) {
+    if bench.is("etcd v2") {
+        assert_eq!(written.unwrap_err().kind(), ErrorKind::InvalidKey);
+    } else {
+        written.unwrap();
+        assert!(bench.all().await.keys().any(|key| key.ends_with(&"x".repeat(5000))));
+    }
+}
+
+async fn names_as_parameters_stay_what_and_where_they_are(bench: Bench) {
+    bench.app().set(&app()).non_atomic().await.unwrap();
+    let before = bench.all().await;
+    let keys = before.len();
+    for (count, name) in NAMES.iter().enumerate() {
+        let dir = AppDir::open(&bench.client, name).unwrap();
+        let own = App { name: (*name).to_owned(), ..app() };
+        dir.create(&own).non_atomic().await.unwrap();
+        assert_eq!(*dir.get().await.unwrap(), own, "{name:?}");
+        assert_eq!(bench.all().await.len(), keys * (count + 2), "{name:?} has a place of its own");
+    }
+    for name in NAMES {
+        AppDir::open(&bench.client, name).unwrap().delete().non_atomic().await.unwrap();
+    }
+    assert_eq!(bench.all().await, before, "nothing else was touched");
+    very_long(
+        &bench,
+        AppDir::open(&bench.client, "x".repeat(5000)).unwrap().quotas.entry(&"x".repeat(5000)).unwrap().set(&1).await.map(drop),
+    )
+    .await;
+}
+
+async fn paths_are_refused_or_mean_just_that_key(bench: Bench) {
+    for path in
+        ["", "a", "/", "//", "/a//b", "/a//", "/..", "/../x", "/a/..", "/a/../b", "/.", "/./a", "/a/./b", "/\0", "/a\n", "/\u{7f}", "a/b"]
+    {
+        let refused = bench.client.entry::<String>(path).map(drop).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidKey, "{path:?}");
+        if path != "/" {
+            assert_eq!(bench.client.directory(path).map(drop).unwrap_err().kind(), ErrorKind::InvalidKey, "{path:?}");
+        }
+    }
+    for path in [
+        "/%2e%2e/x",
+        "/..%2fx",
+        "/%",
+        "/%zz",
+        "/🦀",
+        "/a b",
+        "/#frag",
+        "/a?wait=true",
+        "/a+b",
+        "/\u{202e}x",
+        "/é",
+        "/...",
+        "/a;b",
+        "/:foo/bar",
+        "/\"'<>\\",
+    ] {
+        let entry = bench.client.entry::<String>(path).unwrap();
+        entry.create(&"v".to_owned()).await.unwrap();
+        assert_eq!(entry.get().await.unwrap().as_deref().map(String::as_str), Some("v"), "{path:?}");
+        assert_eq!(bench.all().await, BTreeMap::from([(path.to_owned(), "v".to_owned())]));
+        entry.delete().await.unwrap();
+        assert_eq!(bench.all().await, BTreeMap::new());
+    }
+    // v2 leaves it out of listings of what is above it, and reads it by name.
+    let hidden = bench.client.entry::<String>("/_hidden/x").unwrap();
+    hidden.set(&"v".to_owned()).await.unwrap();
+    assert!(hidden.exists().await.unwrap());
+    hidden.delete().await.unwrap();
+    very_long(&bench, bench.client.entry::<u8>(&format!("/{}", "x".repeat(5000))).unwrap().set(&1).await.map(drop)).await;
+}
+
+async fn values_that_are_no_text(bench: Bench) {
+    let entry = bench.client.entry::<Bytes>("/binary").unwrap();
+    for value in [&b"\xff\x00"[..], b"\xc3", b"\xed\xa0\x80", b"ok\xfe"] {
+        let written = entry.set(&Bytes::from_static(value)).await;
+        if bench.is("etcd v2") {
+            let refused = written.unwrap_err();
+            assert_eq!((refused.kind(), refused.may_have_applied()), (ErrorKind::Unsupported, false));
+            assert!(refused.to_string().contains("etcd v3"), "it names what to use: {refused}");
+            assert!(!entry.exists().await.unwrap());
+        } else {
+            written.unwrap();
+            assert_eq!(entry.get().await.unwrap().map(|read| read.into_inner()), Some(Bytes::from_static(value)));
+            let error = bench.client.entry::<String>("/binary").unwrap().get().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Decode);
+        }
+    }
+    // Text of every kind is text on every store.
+    for text in ["", " ", "\0", "a\r\nb", "\u{1f980}", "\u{feff}", "\u{2028}", "&+=%;#", "</script>"] {
+        entry.set(&Bytes::copy_from_slice(text.as_bytes())).await.unwrap();
+        let read = entry.get().await.unwrap().unwrap();
+        assert_eq!(read.as_ref(), text.as_bytes());
+        entry.compare_and_swap(&read, &Bytes::from_static(b"other")).await.unwrap();
+    }
+}
+
+async fn an_invalid_value_is_refused_before_it_is_sent(bench: Bench) {
+    use std::os::unix::ffi::OsStringExt;
+    let path = std::path::PathBuf::from(std::ffi::OsString::from_vec(vec![0xff]));
+    let entry = bench.client.entry::<std::path::PathBuf>("/path").unwrap();
+    for refused in [entry.set(&path).await.map(drop), entry.modify(|_| Some(path.clone())).await.map(drop)] {
+        let refused = refused.unwrap_err();
+        assert_eq!((refused.kind(), refused.key(), refused.may_have_applied()), (ErrorKind::Encode, Some(entry.key()), false));
+    }
+    assert!(!entry.exists().await.unwrap());
+}
+
+/// Standard Base64, for the server's JSON.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |group: u32, at: u32| char::from(DIGITS[(group >> (18 - 6 * at)) as usize & 63]);
+    let text = |chunk: &[u8]| {
+        let group = chunk.iter().zip([16, 8, 0]).map(|(byte, shift)| u32::from(*byte) << shift).sum();
+        let text: String = (0..4).map(|at| if at as usize <= chunk.len() { digit(group, at) } else { '=' }).collect();
+        text
+    };
+    bytes.chunks(3).map(text).collect()
+}
+
+#[tokio::test]
+async fn v3_keys_that_are_no_paths_are_somebody_elses() {
+    let etcd = etcd_typed_tests::shared("bad").await;
+    let bench = Bench::of(&etcd.url_v3(), "raw").await;
+    let dir = bench.app();
+    dir.set(&app()).await.unwrap();
+    let mut changes = dir.watch().await.unwrap();
+    let raw: [&[u8]; 5] = [
+        b"/bad-raw/prod/app/\xff",
+        b"/bad-raw/prod/app/quotas/\xff\xfe",
+        b"/bad-raw/prod/app/quotas//x",
+        b"/bad-raw/prod/app/",
+        b"/bad-raw/prod/app/regions/x/",
+    ];
+    for key in raw {
+        let answer = etcd.call("/v3/kv/put", &format!(r#"{{"key": "{}", "value": "/w=="}}"#, base64(key))).await;
+        assert!(answer.contains("revision"), "{answer}");
+    }
+    assert_eq!(*dir.get().await.unwrap(), app());
+    assert_eq!(dir.quotas.get().await.unwrap().len(), 1);
+    let listed = bench.client.directory("/prod/app").unwrap().list_recursive().await.unwrap();
+    assert!(listed.iter().all(|node| !node.path.contains('\u{fffd}') && !node.path.ends_with('/')));
+    // A value of ours that is no text is an error at its key, and the stream goes on.
+    let key = base64(b"/bad-raw/prod/app/name");
+    etcd.call("/v3/kv/put", &format!(r#"{{"key": "{key}", "value": "/w=="}}"#)).await;
+    let error = timeout(LIMIT, changes.next()).await.unwrap().expect("an item").expect_err("no text");
+    assert_eq!((error.kind(), error.key()), (ErrorKind::Decode, Some(dir.name.key())));
+    dir.name.set(&"mended".to_owned()).await.unwrap();
+    let update = timeout(LIMIT, changes.next()).await.unwrap().expect("an item").expect("a change");
+    assert_eq!(update.changes.len(), 1);
+    assert_eq!(changes.current().unwrap().name, "mended");
+    let smaller = App { quotas: BTreeMap::new(), name: "mended".into(), ..app() };
+    dir.set(&smaller).await.unwrap();
+    assert_eq!(*dir.get().await.unwrap(), smaller);
+    dir.delete().await.unwrap();
+    let left = bench.client.store().range(Range::of(Span::Below(bench.client.namespace().clone()))).await.unwrap();
+    assert_eq!(left.kvs.len(), raw.len(), "a foreign key was deleted");
+}
+
+#[tokio::test]
+async fn v2_a_directory_in_the_way_is_said_with_what_was_written_before() {
+    let bench = Bench::of(&etcd_typed_tests::shared("bad").await.url_v2(), "in-the-way").await;
+    let dir = bench.app();
+    bench.client.directory("/prod/app/name").unwrap().create().await.unwrap();
+    let refused = dir.set(&app()).non_atomic().await.unwrap_err();
+    assert_eq!((refused.kind(), refused.key(), refused.may_have_applied()), (ErrorKind::IsADirectory, Some(dir.name.key()), false));
+    assert_eq!(refused.written(), [dir.database.host.key().clone(), dir.database.pool.key().clone(), dir.limit.key().clone()]);
+    assert!(refused.to_string().contains("written before it: /bad-in-the-way/prod/app/database/host, "), "{refused}");
+    // A value in the way of a directory.
+    bench.foreign("/other/app", "x").await;
+    let other = AppDir::open(&bench.client, "other").unwrap();
+    assert_eq!(other.get().await.unwrap_err().kind(), ErrorKind::NotADirectory);
+    let refused = other.set(&app()).non_atomic().await.unwrap_err();
+    assert_eq!((refused.kind(), refused.written()), (ErrorKind::NotADirectory, &[][..]));
+}
+
+/// A server that does this with every connection.
+#[derive(Clone, Copy, Debug)]
+enum NoEtcd {
+    Refuses,
+    HangsUp,
+    IsSilent,
+    Answers(&'static [u8]),
+}
+
+impl NoEtcd {
+    /// Its port.
+    async fn start(self) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        if matches!(self, Self::Refuses) {
+            return port;
+        }
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                match self {
+                    Self::Refuses | Self::HangsUp => {}
+                    Self::IsSilent => open.push(stream),
+                    Self::Answers(answer) => {
+                        tokio::spawn(async move {
+                            let mut request = [0; 1024];
+                            // That the other side goes away is no matter.
+                            while matches!(stream.read(&mut request).await, Ok(1..)) && stream.write_all(answer).await.is_ok() {}
+                        });
+                    }
+                }
+            }
+        });
+        port
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_etcd_gives_an_error_in_time() {
+    let servers = [
+        (NoEtcd::Refuses, &[ErrorKind::Unavailable][..]),
+        (NoEtcd::HangsUp, &[ErrorKind::Unavailable]),
+        (NoEtcd::IsSilent, &[ErrorKind::Unavailable, ErrorKind::Timeout]),
+        (NoEtcd::Answers(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"), &[ErrorKind::Server]),
+        (NoEtcd::Answers(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), &[ErrorKind::Server, ErrorKind::Unsupported]),
+        (NoEtcd::Answers(b"\x00\x01\x02\xff\xfe garbage \r\n\r\n"), &[ErrorKind::Server, ErrorKind::Unavailable, ErrorKind::Timeout]),
+    ];
+    for (server, expected) in servers {
+        let port = server.start().await;
+        for scheme in ["etcd", "etcd2"] {
+            let retry = RetryPolicy { call_timeout: Duration::from_millis(600), ..RetryPolicy::default() };
+            let builder = Client::builder(&format!("{scheme}://127.0.0.1:{port}")).retry(retry).connect_timeout(Duration::from_millis(300));
+            let connected = timeout(LIMIT, builder.clone().connect()).await.expect("an answer in time");
+            let error = connected.expect_err("no etcd is there");
+            assert!(expected.contains(&error.kind()), "{scheme} {server:?}: {error}");
+            if error.is_retryable() {
+                assert!(error.to_string().contains(&port.to_string()), "it names the endpoint: {error}");
+            }
+            let client = builder.connect_lazy().unwrap();
+            let entry = client.entry::<u32>("/a").unwrap();
+            let error = timeout(LIMIT, entry.get()).await.expect("an answer in time").expect_err("no etcd is there");
+            assert!(expected.contains(&error.kind()) && !error.may_have_applied(), "{scheme} {server:?}: {error}");
+            let error = timeout(LIMIT, entry.set(&1).into_future()).await.expect("an answer in time").expect_err("no etcd is there");
+            assert!(expected.contains(&error.kind()), "{scheme} {server:?}: {error}");
+            if matches!(server, NoEtcd::Refuses) {
+                assert!(!error.may_have_applied(), "nothing was sent: {error}");
+            }
+        }
+    }
+}
+
+/// On every line: where the server has the API its flag turns it on, and where it was removed no flag is named.
+#[tokio::test]
+async fn etcd2_address_of_a_server_without_that_api_says_what_to_do() {
+    let etcd = Etcd::builder().v2(false).start().await;
+    let address = format!("etcd2://{}", etcd.endpoint());
+    let removed = etcd.is_at_least(3, 6);
+    let client = Client::builder(&address).connect_lazy().unwrap();
+    let entry = client.entry::<u32>("/a").unwrap();
+    let errors = [
+        Client::connect(&address).await.expect_err("a refusal"),
+        entry.get().await.expect_err("a refusal"),
+        entry.set(&1).await.expect_err("a refusal"),
+        entry.watch().await.expect_err("a refusal"),
+        client.members().await.expect_err("a refusal"),
+    ];
+    for error in errors {
+        assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Unsupported, false), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(etcd.version()) && text.contains("etcd://"), "{text}");
+        assert_eq!((text.contains("--enable-v2=true"), text.contains("3.6 removed it")), (!removed, removed), "{text}");
+    }
+    Client::connect(&etcd.url_v3()).await.expect("v3 is there");
+}
+
+/// Decoding anything never panics; what it gives can be written, and is then read as the same.
+fn decodes<T: EtcdValue>(bytes: &[u8]) {
+    if let Ok(value) = T::decode(bytes) {
+        let stored = value.encode().unwrap_or_else(|error| panic!("{}: what was read from {bytes:?} cannot be written: {error}", T::TYPE));
+        let again = T::decode(&stored).unwrap_or_else(|error| panic!("{}: {stored:?} cannot be read again: {error}", T::TYPE));
+        assert_eq!(again.encode().as_ref(), Ok(&stored), "{}", T::TYPE);
+    }
+}
+
+fn decodes_each(bytes: &[u8]) {
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+    use std::num::{NonZeroI64, NonZeroU8};
+    decodes::<String>(bytes);
+    decodes::<bool>(bytes);
+    decodes::<u8>(bytes);
+    decodes::<i64>(bytes);
+    decodes::<u128>(bytes);
+    decodes::<f32>(bytes);
+    decodes::<f64>(bytes);
+    decodes::<char>(bytes);
+    decodes::<Duration>(bytes);
+    decodes::<std::time::SystemTime>(bytes);
+    decodes::<IpAddr>(bytes);
+    decodes::<Ipv4Addr>(bytes);
+    decodes::<Ipv6Addr>(bytes);
+    decodes::<SocketAddr>(bytes);
+    decodes::<std::path::PathBuf>(bytes);
+    decodes::<NonZeroU8>(bytes);
+    decodes::<NonZeroI64>(bytes);
+    decodes::<Bytes>(bytes);
+    decodes::<Vec<u8>>(bytes);
+    decodes::<Json<Vec<String>>>(bytes);
+    decodes::<Json<BTreeMap<String, i64>>>(bytes);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn values_of_any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+        decodes_each(&bytes);
+    }
+
+    #[test]
+    fn values_of_texts_that_look_right_are_decoded_or_refused(
+        text in "[-+ ]?[0-9]{1,25}([.:eE/-][0-9]{1,5}){0,4}[a-zμ]{0,3}|([0-9]{1,12} ?(ns|us|ms|s|m|h|d|w|M|y|months|years) ?){1,4}|[0-9a-fA-F:.]{0,40}|\
+                [0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|\\+00:00)?|nan|-?inf(inity)?|[\\[\\]{}\",:0-9a-z\\\\]{0,20}"
+    ) {
+        decodes_each(text.as_bytes());
+    }
+}

@@ -1,0 +1,12 @@
+//! The stores themselves, and the harness that starts their servers: the contract, faults, and what a request costs.
+
+mod bad_input;
+mod conformance;
+mod differential;
+mod extremes;
+mod harness;
+mod mixed_cluster;
+mod requests;
+mod v2_store;
+mod v3_store;
+mod watch_faults;

@@ -1,0 +1,147 @@
+//! One watch over etcd v2 while its server is killed and its connections are cut, under a writer: it yields the writer's history.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use etcd_typed::testing::{Etcd, Mode, Proxy};
+use etcd_typed::{Client, Entry, EtcdSchema, Expect};
+use tokio::time::{sleep, timeout};
+
+use super::launch;
+
+const FAULTS: usize = 60;
+
+/// Only a test that fails waits for it.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Writes until it is written once, by the only writer of this entry. The outcome of an attempt may be unknown, and one that hangs may be applied
+/// late; each wants the value before it, so that only one of them is.
+async fn write_once(entry: &Entry<String>, before: Option<&String>, value: &String) {
+    let expected = before.map_or(Expect::Absent, Expect::value);
+    loop {
+        match entry.compare_and_swap(expected, value).await {
+            Ok(_) => return,
+            Err(error) if error.current::<String>().is_some_and(|now| **now == *value) => return,
+            Err(error) => assert!(error.is_retryable(), "{error:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn w2_w4_a_watch_yields_the_history_over_kills_and_cuts() {
+    a_watch_yields_the_history(Some(4)).await;
+}
+
+#[tokio::test]
+async fn w2_w4_a_watch_yields_the_history_over_cuts() {
+    a_watch_yields_the_history(None).await;
+}
+
+/// One of so many faults is a kill, the others are cuts.
+async fn a_watch_yields_the_history(kill: Option<usize>) {
+    let mut etcd = launch(Etcd::builder()).await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let client = Client::connect(&format!("etcd2://{}", proxy.endpoint())).await.unwrap();
+    let mut changes = client.directory("/app").unwrap().watch().await.unwrap();
+
+    let direct = Client::connect(&etcd.url_v2()).await.unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let finished = done.clone();
+    let writer = tokio::spawn(async move {
+        let entries: Vec<(String, Entry<String>)> =
+            (0..7).map(|n| format!("k{n}")).map(|name| (name.clone(), direct.entry(&format!("/app/{name}")).unwrap())).collect();
+        let mut written: Vec<(String, String)> = Vec::new();
+        while !finished.load(Ordering::Relaxed) {
+            let number = written.len();
+            let (name, entry) = &entries[number % entries.len()];
+            let before = number.checked_sub(entries.len()).map(|number| number.to_string());
+            write_once(entry, before.as_ref(), &number.to_string()).await;
+            written.push((name.clone(), number.to_string()));
+            sleep(Duration::from_millis(1)).await;
+        }
+        write_once(&direct.entry("/app/end").unwrap(), None, &"end".to_owned()).await;
+        written
+    });
+    let watcher = tokio::spawn(async move {
+        let mut seen = Vec::new();
+        loop {
+            let update = changes.next().await;
+            let update = update.expect("no end").expect("no error");
+            assert!(!update.resynced, "{update:?}");
+            for keyed in update.changes {
+                if keyed.key == "end" {
+                    return seen;
+                }
+                seen.push((keyed.key, String::from_utf8(keyed.change.new.expect("a put").to_vec()).unwrap()));
+            }
+        }
+    });
+
+    let (mut cuts, mut kills) = (0, 0);
+    for fault in 1..=FAULTS {
+        sleep(Duration::from_millis(50)).await;
+        if kill.is_some_and(|every| fault % every == 0) {
+            etcd.kill().await;
+            etcd.restart().await;
+            kills += 1;
+        } else {
+            proxy.cut();
+            cuts += 1;
+        }
+    }
+    done.store(true, Ordering::Relaxed);
+    let written = timeout(LIMIT, writer).await.expect("the writer ends").unwrap();
+    let seen = timeout(LIMIT, watcher).await.expect("the watcher ends").unwrap();
+    // Past the capture of a test that passes, so that the figures are in every log.
+    let mut log = std::io::stderr();
+    writeln!(log, "v2: {cuts} cuts, {kills} kills: {} writes, {} changes seen", written.len(), seen.len()).unwrap();
+    assert_eq!(seen, written);
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct Settings {
+    #[etcd(default = 0)]
+    limit: u64,
+    note: Option<String>,
+}
+
+/// The client comes back when the new cluster is further than the former one was, and the newest key that it saw may be the same one, written again.
+/// Nothing but the name of the cluster tells.
+#[tokio::test]
+async fn clients_go_on_in_a_new_cluster() {
+    let mut etcd = Etcd::start().await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let client = Client::connect(&format!("etcd2://{}", proxy.addr())).await.unwrap();
+    let dir = client.dir::<Settings>("/app").unwrap();
+    dir.note.set(&"former".to_owned()).await.unwrap();
+    dir.limit.set(&1).await.unwrap();
+    let mut changes = dir.watch().await.unwrap();
+    let named = client.lock("/locks/a").ttl(Duration::from_secs(600));
+    let held = named.acquire().await.unwrap();
+    // Long enough for the lock's watch to begin.
+    sleep(Duration::from_millis(300)).await;
+
+    proxy.set(Mode::Refuse).await;
+    proxy.cut();
+    etcd.wipe_as("restored").await;
+    let direct = Client::connect(&etcd.url_v2()).await.unwrap().dir::<Settings>("/app").unwrap();
+    for limit in 0..100 {
+        direct.limit.set(&limit).await.unwrap();
+    }
+    proxy.set(Mode::Pass).await;
+    let resynced = async {
+        loop {
+            let update = changes.next().await.unwrap().unwrap();
+            if update.resynced {
+                return update;
+            }
+        }
+    };
+    let update = timeout(LIMIT, resynced).await.expect("the watch starts again from the state of the new cluster");
+    assert_eq!(update.changes.len(), 2, "one value is another, and one is gone: {update:?}");
+    timeout(LIMIT, held.lost()).await.expect("the lock is lost");
+    assert!(!held.is_held());
+    timeout(LIMIT, named.acquire()).await.expect("in time").unwrap().release().await.unwrap();
+}

@@ -1,0 +1,220 @@
+//! A watcher behind a proxy, a writer beside it, and a real server that is killed, restarted and cut off all the time: the watcher must end with
+//! exactly the writer's history, in order, nothing lost and nothing twice, without a resync. (For v2: `v2_faults.rs`.)
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use etcd_typed::testing::{Etcd, Proxy};
+use etcd_typed::{Client, Entry, EtcdSchema, Expect, Revision};
+use etcd_typed_tests::checks::{Counted, Told, whole};
+use tokio::task::JoinHandle;
+
+/// The figures of a run: past the capture of a test that passes, so that they are in every log.
+macro_rules! show {
+    ($($figures:tt)*) => {{
+        let mut log = std::io::stderr();
+        writeln!(log, $($figures)*).unwrap()
+    }};
+}
+
+/// Two keys that are always written together, with the same number.
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+#[etcd(prefix = "/pair", change(Clone, PartialEq))]
+struct Pair {
+    #[etcd(default)]
+    left: u64,
+    #[etcd(default)]
+    right: u64,
+}
+
+/// What happens to the server, and to the watcher's connections.
+struct Faults {
+    kills: u64,
+    cuts: u64,
+}
+
+const WAIT: Duration = Duration::from_secs(60);
+
+/// Writes 1, 2, 3, … until it is told to stop; the answer is the last number. It writes straight to the server, and after a write whose outcome is
+/// unknown it looks; `write` sees to it that a number is not written twice.
+fn writer(
+    client: Client,
+    write: fn(Client, u64) -> Writing,
+    counter: Entry<u64>,
+    written: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+) -> JoinHandle<u64> {
+    tokio::spawn(async move {
+        let mut next = 1;
+        while !stop.load(Ordering::Relaxed) {
+            let done = match write(client.clone(), next).await {
+                Ok(_) => true,
+                Err(error) if error.may_have_applied() => read_until_answered(&counter).await == Some(next),
+                Err(error) => {
+                    assert!(error.is_retryable(), "{error}");
+                    false
+                }
+            };
+            if done {
+                written.store(next, Ordering::Relaxed);
+                next += 1;
+            }
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        next - 1
+    })
+}
+
+type Writing = std::pin::Pin<Box<dyn Future<Output = etcd_typed::Result<Revision>> + Send>>;
+
+/// A write that hangs at a member that is about to lose its place may be applied later than it was looked for; a condition on the number before
+/// makes the second try fail then.
+fn after(before: &u64) -> Expect<'_, u64> {
+    if *before == 0 { Expect::Absent } else { Expect::value(before) }
+}
+
+/// The second try that failed so has been written all the same.
+fn once(n: u64, outcome: etcd_typed::Result<Revision>) -> etcd_typed::Result<Revision> {
+    match outcome {
+        Err(error) if error.current::<u64>().is_some_and(|now| **now == n) => Ok(Revision::ZERO),
+        other => other,
+    }
+}
+
+async fn read_until_answered(counter: &Entry<u64>) -> Option<u64> {
+    loop {
+        match counter.get().await {
+            Ok(value) => return value.map(etcd_typed::Versioned::into_inner),
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+    }
+}
+
+/// Kills and cuts in turn; after each the writer must get on before the next, so that every fault meets writes.
+async fn torment(etcd: &mut Etcd, proxy: &Proxy, faults: &Faults, written: &AtomicU64) {
+    let progress = async |more: u64| {
+        let goal = written.load(Ordering::Relaxed) + more;
+        while written.load(Ordering::Relaxed) < goal {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    for round in 0..faults.kills.max(faults.cuts) {
+        if round < faults.cuts {
+            proxy.cut();
+            tokio::time::timeout(WAIT, progress(10)).await.expect("the writer gets on after a cut");
+        }
+        if round < faults.kills {
+            etcd.kill().await;
+            etcd.restart().await;
+            tokio::time::timeout(WAIT, progress(10)).await.expect("the writer gets on after a restart");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w2_w4_a_v3_watcher_sees_exactly_the_writers_history_through_kills_and_cuts() {
+    a_v3_watcher_sees_exactly_the_writers_history(&Faults { kills: 50, cuts: 50 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w2_w4_a_v3_watcher_sees_exactly_the_writers_history_through_cuts() {
+    a_v3_watcher_sees_exactly_the_writers_history(&Faults { kills: 0, cuts: 50 }).await;
+}
+
+async fn a_v3_watcher_sees_exactly_the_writers_history(faults: &Faults) {
+    let mut etcd = Etcd::start().await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let direct = Client::connect(&etcd.url_v3()).await.unwrap();
+    let watching = Client::connect(&format!("etcd://{}", proxy.addr())).await.unwrap();
+
+    let pair = PairDir::open(&watching).unwrap();
+    let mut changes = pair.watch().await.unwrap();
+    let (written, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let write = |client: Client, n: u64| -> Writing {
+        Box::pin(async move {
+            let pair = PairDir::open(&client)?;
+            let before = n - 1;
+            once(n, client.transaction().expect(&pair.left, after(&before)).set(&pair.left, &n).set(&pair.right, &n).await)
+        })
+    };
+    let counter = PairDir::open(&direct).unwrap().left.clone();
+    let writer = writer(direct, write, counter, written.clone(), stop.clone());
+    let watcher = tokio::spawn(async move {
+        let mut counted = Counted::default();
+        // Zero is the writer's last word.
+        while let Some(update) = changes.next().await {
+            let update = update.unwrap();
+            let [PairChange::Left(left), PairChange::Right(right)] = &update.changes[..] else { panic!("half a revision: {update:?}") };
+            whole(left.new, right.new).and(whole(left.old, right.old)).unwrap();
+            if left.new == Some(0) {
+                assert!(!update.resynced && update.revision.get() > counted.revision(), "{update:?}");
+                break;
+            }
+            let told = Told { revision: update.revision.get(), resynced: update.resynced, old: left.old, new: left.new };
+            counted.tell(told).unwrap_or_else(|violation| panic!("{violation}: {update:?}"));
+        }
+        (counted.last, counted.told)
+    });
+    torment(&mut etcd, &proxy, faults, &written).await;
+    stop.store(true, Ordering::Relaxed);
+    let total = writer.await.unwrap();
+    let direct = Client::connect(&etcd.url_v3()).await.unwrap();
+    PairDir::open(&direct).unwrap().set(&Pair { left: 0, right: 0 }).await.unwrap();
+    let (last, seen) = tokio::time::timeout(WAIT, watcher).await.expect("the watcher catches up").unwrap();
+    show!("v3: {} kills, {} cuts, {total} transactions written, {seen} seen, last {last}", faults.kills, faults.cuts);
+    assert_eq!((last, seen), (total, total));
+}
+
+/// Three members; one after the other is killed and comes back. The watcher knows all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn w2_w4_a_watcher_outlives_kills_of_every_member_of_a_cluster() {
+    let mut cluster = Etcd::cluster(3).await;
+    let client = Client::connect(&cluster.url_v3()).await.unwrap();
+    let watching = Client::connect(&cluster.url_v3()).await.unwrap();
+    let mut changes = watching.entry::<u64>("/counter").unwrap().watch().await.unwrap();
+    let (written, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let write = |client: Client, n: u64| -> Writing {
+        Box::pin(async move {
+            let counter = client.entry::<u64>("/counter")?;
+            let before = n - 1;
+            once(n, counter.compare_and_swap(after(&before), &n).await)
+        })
+    };
+    let counter = client.entry::<u64>("/counter").unwrap();
+    let writer = writer(client.clone(), write, counter.clone(), written.clone(), stop.clone());
+    let watcher = tokio::spawn(async move {
+        let mut counted = Counted::default();
+        while let Some(change) = changes.next().await {
+            let change = change.unwrap();
+            if change.new == Some(0) {
+                assert!(!change.resynced, "{change:?}");
+                break;
+            }
+            let told = Told { revision: change.revision.get(), resynced: change.resynced, old: change.old, new: change.new };
+            counted.tell(told).unwrap_or_else(|violation| panic!("{violation}: {change:?}"));
+        }
+        counted.last
+    });
+    for round in 0..6 {
+        let member = cluster.member(round % 3);
+        member.kill().await;
+        let goal = written.load(Ordering::Relaxed) + 5;
+        let progress = async {
+            while written.load(Ordering::Relaxed) < goal {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(WAIT, progress).await.expect("two of three members are a quorum");
+        member.restart().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let total = writer.await.unwrap();
+    counter.set(&0).await.unwrap();
+    let last = tokio::time::timeout(WAIT, watcher).await.expect("the watcher catches up").unwrap();
+    show!("cluster: 6 members killed, {total} values written, last seen {last}");
+    assert_eq!(last, total);
+}

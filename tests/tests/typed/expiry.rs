@@ -1,0 +1,772 @@
+//! What was written with one lease or time to live expires as one, whatever is written of it afterwards.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use etcd_typed::store::memory::MemoryStore;
+use etcd_typed::store::{KeyValue, Range, Span};
+use etcd_typed::testing::{CountingStore, Counts, Etcd};
+use etcd_typed::{Client, Entry, ErrorKind, EtcdSchema, Expect, Lease, LeaseId};
+use etcd_typed_tests::on_every_store;
+use tokio::time::sleep;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// Every way in which a key can be a part of it.
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct Service {
+    address: String,
+    load: u32,
+    #[etcd(default = 1)]
+    weight: u32,
+    #[etcd(alias = "remark")]
+    note: Option<String>,
+    #[etcd(dir)]
+    limits: Option<Limits>,
+    #[etcd(entries)]
+    tags: BTreeMap<String, String>,
+    #[etcd(dir)]
+    zones: BTreeMap<String, Limits>,
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct Limits {
+    #[etcd(default = 10)]
+    low: u32,
+    high: Option<u32>,
+}
+
+/// Services that expire each by itself.
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct Registry {
+    name: String,
+    #[etcd(dir)]
+    services: BTreeMap<String, Service>,
+}
+
+fn service() -> Service {
+    Service {
+        address: "10.0.0.1".into(),
+        load: 1,
+        weight: 1,
+        note: None,
+        limits: None,
+        tags: BTreeMap::from([("rack".into(), "7".into())]),
+        zones: BTreeMap::new(),
+    }
+}
+
+struct Bench {
+    client: Client,
+}
+
+impl Bench {
+    fn transactions(&self) -> bool {
+        self.client.store().capabilities().transactions
+    }
+
+    fn service(&self) -> ServiceDir {
+        self.client.dir::<Service>("/services/a").unwrap()
+    }
+
+    async fn leased(&self) -> (ServiceDir, Lease) {
+        let (dir, lease) = (self.service(), self.client.lease(LONG).await.unwrap());
+        dir.set(&service()).lease(&lease).non_atomic().await.unwrap();
+        (dir, lease)
+    }
+
+    async fn stored(&self, directory: &str) -> Vec<KeyValue> {
+        let key = self.client.dir::<Limits>(directory).unwrap().key().clone();
+        self.client.store().range(Range::of(Span::Below(key))).await.unwrap().kvs
+    }
+
+    /// When each key below the directory expires.
+    async fn ends(&self, directory: &str) -> Vec<End> {
+        self.stored(directory).await.iter().map(End::of).collect()
+    }
+
+    /// That all keys of the service are attached to this lease.
+    #[track_caller]
+    fn all_with<'b>(&'b self, lease: &'b Lease) -> impl Future<Output = ()> + 'b {
+        let caller = std::panic::Location::caller();
+        async move {
+            let ends = self.ends("/services/a").await;
+            assert!(!ends.is_empty() && ends.iter().all(|end| *end == End::With(lease.id())), "{ends:?} at {caller}");
+        }
+    }
+
+    async fn end_of<T: Send + Sync + 'static>(&self, entry: &Entry<T>) -> Option<End> {
+        let reply = self.client.store().range(Range::of(Span::Key(entry.key().clone()))).await.unwrap();
+        reply.kvs.first().map(End::of)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Never,
+    With(LeaseId),
+    /// A time to live of its own (v2).
+    Within,
+}
+
+impl End {
+    fn of(kv: &KeyValue) -> Self {
+        match (kv.lease, kv.ttl) {
+            (Some(lease), _) => Self::With(lease),
+            (None, Some(_)) => Self::Within,
+            (None, None) => Self::Never,
+        }
+    }
+
+    fn expires(self) -> bool {
+        self != Self::Never
+    }
+}
+
+on_every_store! { "expiry":
+    update_keeps_the_lease
+    swap_keeps_the_lease
+    swap_and_update_give_every_key_what_they_name
+    field_writes_keep_the_lease
+    writes_of_nested_structs_and_maps_keep_the_lease
+    transaction_keeps_the_lease
+    service_in_a_registry_keeps_its_own_lease
+    struct_without_lease_stays_without
+    key_with_a_time_of_its_own_does_not_spread_it
+    entry_alone_keeps_what_it_modifies_and_is_written_anew_otherwise
+    modify_gives_an_unchanged_value_what_it_names
+    update_of_nothing_gives_what_it_names
+    permanent_ends_an_expiry
+    time_to_live_is_kept
+    published_value_that_others_modify_is_withdrawn
+}
+
+/// In one key on v2, which has no transactions.
+async fn update(bench: &Bench, dir: &ServiceDir, f: impl Fn(&mut Service) + Send + Sync) {
+    if bench.transactions() {
+        dir.update(&f).await.unwrap();
+        dir.update(&f).changed_fields_only().await.unwrap();
+    } else {
+        dir.update(&f).non_atomic().await.unwrap();
+    }
+}
+
+async fn update_keeps_the_lease(bench: Bench) {
+    let (dir, lease) = bench.leased().await;
+    update(&bench, &dir, |service| service.load = 5).await;
+    bench.all_with(&lease).await;
+    update(&bench, &dir, |service| {
+        service.note = Some("new".into());
+        service.limits = Some(Limits { low: 3, high: Some(4) });
+        service.tags.insert("row".into(), "3".into());
+        service.zones.insert("b".into(), Limits { low: 1, high: None });
+    })
+    .await;
+    assert_eq!(bench.stored("/services/a").await.len(), 9);
+    bench.all_with(&lease).await;
+    lease.revoke().await.unwrap();
+    assert_eq!(bench.stored("/services").await, [], "it is gone as a whole");
+}
+
+async fn swap_keeps_the_lease(bench: Bench) {
+    let (dir, lease) = bench.leased().await;
+    let swapped = Service { load: 2, note: Some("new".into()), ..service() };
+    let swap = async |value: &Service| {
+        let seen = dir.get().await.unwrap();
+        if bench.transactions() { dir.compare_and_swap(&seen, value).await } else { dir.compare_and_swap(&seen, value).non_atomic().await }
+    };
+    swap(&swapped).await.unwrap();
+    bench.all_with(&lease).await;
+    // What an update gives is as good as a read.
+    if bench.transactions() {
+        assert_eq!(dir.get().await.unwrap().lease(), Some(lease.id()));
+        let updated = dir.update(|service| service.load += 1).await.unwrap();
+        assert_eq!(updated.lease(), Some(lease.id()));
+        dir.compare_and_swap(&updated, &Service { weight: 9, ..swapped.clone() }).await.unwrap();
+        bench.all_with(&lease).await;
+    }
+    // One that is attached elsewhere stays there, and what is added follows the rest.
+    let other = bench.client.lease(LONG).await.unwrap();
+    dir.weight.set(&2).lease(&other).await.unwrap();
+    swap(&Service { weight: 3, load: 7, limits: Some(Limits { low: 1, high: None }), ..swapped }).await.unwrap();
+    assert_eq!(bench.end_of(&dir.weight).await, Some(End::With(other.id())));
+    assert_eq!(bench.end_of(&dir.load).await, Some(End::With(lease.id())));
+    assert_eq!(bench.end_of(&dir.limits.low).await, Some(End::With(lease.id())));
+}
+
+async fn swap_and_update_give_every_key_what_they_name(bench: Bench) {
+    let (dir, _first) = bench.leased().await;
+    let (second, third) = (bench.client.lease(LONG).await.unwrap(), bench.client.lease(LONG).await.unwrap());
+    let seen = dir.get().await.unwrap();
+    dir.compare_and_swap(&seen, &Service { load: 2, ..service() }).lease(&second).non_atomic().await.unwrap();
+    bench.all_with(&second).await;
+    dir.update(|service| service.load = 3).lease(&third).non_atomic().await.unwrap();
+    bench.all_with(&third).await;
+    dir.update(|service| service.load = 4).ttl(LONG).non_atomic().await.unwrap();
+    let ends = bench.ends("/services/a").await;
+    assert!(ends.iter().all(|end| end.expires() && *end != End::With(third.id()) && *end == ends[0]), "{ends:?}");
+    let gone = bench.client.lease(LONG).await.unwrap();
+    let id = gone.id();
+    gone.revoke().await.unwrap();
+    let error = dir.update(|service| service.load = 5).lease(id).non_atomic().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LeaseLost);
+}
+
+async fn field_writes_keep_the_lease(bench: Bench) {
+    let (dir, lease) = bench.leased().await;
+    dir.load.set(&2).await.unwrap();
+    bench.all_with(&lease).await;
+    assert_eq!(dir.load.swap(&3).await.unwrap().as_deref(), Some(&2));
+    dir.load.replace(&4).await.unwrap();
+    dir.load.modify(|n| n.map(|n| n + 1)).await.unwrap();
+    bench.all_with(&lease).await;
+    let seen = dir.load.get().await.unwrap();
+    dir.load.compare_and_swap(&seen, &6).await.unwrap();
+    dir.load.compare_and_swap(Expect::value(&6), &7).await.unwrap();
+    dir.load.compare_and_swap(Expect::Present, &8).await.unwrap();
+    bench.all_with(&lease).await;
+    assert_eq!(dir.load.get().await.unwrap().as_deref(), Some(&8));
+
+    // What is not there yet.
+    for write in 0..5 {
+        match write {
+            0 => drop(dir.note.set(&"0".to_owned()).await.unwrap()),
+            1 => drop(dir.note.create(&"1".to_owned()).await.unwrap()),
+            2 => drop(dir.note.swap(&"2".to_owned()).await.unwrap()),
+            3 => drop(dir.note.modify(|_| Some("3".to_owned())).await.unwrap()),
+            _ => drop(dir.note.compare_and_swap(Expect::Absent, &"4".to_owned()).await.unwrap()),
+        }
+        assert_eq!(dir.note.get().await.unwrap().as_deref(), Some(&write.to_string()));
+        bench.all_with(&lease).await;
+        assert_eq!(dir.note.create(&"5".to_owned()).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+        dir.note.delete().await.unwrap();
+        assert_eq!(dir.note.replace(&"5".to_owned()).await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+    // A value moves from an alias with what it has.
+    let alias = bench.client.entry::<String>("/services/a/remark").unwrap();
+    alias.set(&"old".to_owned()).lease(&lease).await.unwrap();
+    dir.note.modify(|note| note.map(|note| note + "er")).await.unwrap();
+    assert_eq!(dir.note.get().await.unwrap().as_deref(), Some(&"older".to_owned()));
+    bench.all_with(&lease).await;
+
+    lease.revoke().await.unwrap();
+    assert_eq!(bench.stored("/services").await, []);
+}
+
+async fn writes_of_nested_structs_and_maps_keep_the_lease(bench: Bench) {
+    let (dir, lease) = bench.leased().await;
+    let limits = Limits { low: 1, high: Some(2) };
+    dir.limits.set(&limits).non_atomic().await.unwrap();
+    bench.all_with(&lease).await;
+    dir.limits.high.set(&3).await.unwrap();
+    dir.limits.low.modify(|_| Some(4)).await.unwrap();
+    dir.limits.delete().non_atomic().await.unwrap();
+    dir.limits.create(&limits).non_atomic().await.unwrap();
+    bench.all_with(&lease).await;
+    dir.limits.high.delete().await.unwrap();
+    dir.limits.update(|limits| limits.high = Some(5)).changed_fields_only().await.unwrap();
+    dir.tags.entry("new").unwrap().set(&"x".to_owned()).await.unwrap();
+    dir.tags.entry("rack").unwrap().set(&"8".to_owned()).await.unwrap();
+    bench.all_with(&lease).await;
+    dir.tags.set(&BTreeMap::from([("other".to_owned(), "y".to_owned())])).non_atomic().await.unwrap();
+    dir.zones.dir("z").unwrap().low.set(&1).await.unwrap();
+    bench.all_with(&lease).await;
+    dir.zones.set(&BTreeMap::from([("b".to_owned(), limits.clone())])).non_atomic().await.unwrap();
+    dir.zones.dir("c").unwrap().set(&limits).non_atomic().await.unwrap();
+    bench.all_with(&lease).await;
+    if bench.transactions() {
+        dir.limits.set(&limits).await.unwrap();
+        dir.limits.delete().await.unwrap();
+        dir.limits.create(&limits).await.unwrap();
+        dir.limits.delete().await.unwrap();
+        dir.tags.set(&BTreeMap::new()).await.unwrap();
+        dir.tags.set(&BTreeMap::from([("other".to_owned(), "y".to_owned())])).await.unwrap();
+        dir.zones.dir("d").unwrap().set(&limits).await.unwrap();
+        bench.all_with(&lease).await;
+    }
+    lease.revoke().await.unwrap();
+    assert_eq!(bench.stored("/services").await, []);
+}
+
+async fn transaction_keeps_the_lease(bench: Bench) {
+    let (dir, lease) = bench.leased().await;
+    bench.client.transaction().set(&dir.load, &5).await.unwrap();
+    bench.client.transaction().set(&dir.note, &"x".to_owned()).await.unwrap();
+    bench.all_with(&lease).await;
+    let seen = dir.load.get().await.unwrap();
+    if bench.transactions() {
+        let transaction = bench.client.transaction().expect(&dir.load, &seen).set(&dir.load, &6).set(&dir.weight, &2).delete(&dir.note);
+        transaction.set_dir(&dir.limits, &Limits { low: 1, high: None }).set(&dir.tags.entry("t").unwrap(), &"u".to_owned()).await.unwrap();
+        bench.all_with(&lease).await;
+        let error = bench.client.transaction().expect(&dir.load, &seen).set(&dir.load, &7).await.unwrap_err();
+        assert_eq!((error.kind(), error.current::<u32>().map(|now| **now)), (ErrorKind::Conflict, Some(6)));
+    }
+    bench.client.transaction().expect(&dir.load, Expect::Present).set(&dir.load, &8).await.unwrap();
+    bench.all_with(&lease).await;
+}
+
+async fn service_in_a_registry_keeps_its_own_lease(bench: Bench) {
+    let registry = bench.client.dir::<Registry>("/registry").unwrap();
+    registry.name.set(&"r".to_owned()).await.unwrap();
+    let leases = [bench.client.lease(LONG).await.unwrap(), bench.client.lease(LONG).await.unwrap()];
+    for (name, lease) in ["a", "b"].iter().zip(&leases) {
+        registry.services.dir(*name).unwrap().set(&service()).lease(lease).non_atomic().await.unwrap();
+    }
+    let change = |registry: &mut Registry| {
+        for service in registry.services.values_mut() {
+            service.load += 1;
+            service.note = Some("x".into());
+        }
+        registry.services.insert("c".into(), service());
+    };
+    if bench.transactions() { registry.update(change).await } else { registry.update(change).non_atomic().await }.unwrap();
+    for (name, end) in [("a", End::With(leases[0].id())), ("b", End::With(leases[1].id())), ("c", End::Never)] {
+        let ends = bench.ends(&format!("/registry/services/{name}")).await;
+        assert!(ends.len() >= 4 && ends.iter().all(|other| *other == end), "{name}: {ends:?}");
+    }
+    assert_eq!(bench.end_of(&registry.name).await, Some(End::Never));
+    registry.services.dir("a").unwrap().limits.low.set(&1).await.unwrap();
+    let [first, _second] = leases;
+    first.revoke().await.unwrap();
+    assert_eq!(registry.get().await.unwrap().services.keys().collect::<Vec<_>>(), ["b", "c"]);
+}
+
+async fn struct_without_lease_stays_without(bench: Bench) {
+    let (dir, lease) = bench.leased().await;
+    // The whole struct is written anew.
+    dir.set(&service()).non_atomic().await.unwrap();
+    dir.load.set(&2).await.unwrap();
+    dir.note.set(&"x".to_owned()).await.unwrap();
+    update(&bench, &dir, |service| service.limits = Some(Limits { low: 1, high: None })).await;
+    let ends = bench.ends("/services/a").await;
+    assert!(ends.iter().all(|end| *end == End::Never), "{ends:?}");
+    lease.revoke().await.unwrap();
+    assert_eq!(dir.get().await.unwrap().load, 2);
+}
+
+async fn key_with_a_time_of_its_own_does_not_spread_it(bench: Bench) {
+    let dir = bench.service();
+    dir.set(&service()).non_atomic().await.unwrap();
+    // An override for a time.
+    dir.weight.set(&9).ttl(LONG).await.unwrap();
+    dir.note.set(&"x".to_owned()).await.unwrap();
+    update(&bench, &dir, |service| service.limits = Some(Limits { low: 1, high: None })).await;
+    update(&bench, &dir, |service| service.weight = 8).await;
+    assert!(bench.end_of(&dir.weight).await.unwrap().expires());
+    for end in [bench.end_of(&dir.note).await, bench.end_of(&dir.limits.low).await, bench.end_of(&dir.load).await] {
+        assert_eq!(end, Some(End::Never));
+    }
+    // Nor in a struct all of whose fields have defaults.
+    let limits = bench.client.dir::<Limits>("/limits").unwrap();
+    limits.low.set(&5).ttl(LONG).await.unwrap();
+    limits.high.set(&6).ttl(LONG).await.unwrap();
+    limits.high.delete().await.unwrap();
+    let two = bench.client.dir::<Two>("/two").unwrap();
+    two.a.set(&1).ttl(LONG).await.unwrap();
+    two.c.set(&1).await.unwrap();
+    assert_eq!(bench.end_of(&two.c).await, Some(End::Never));
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct Two {
+    #[etcd(default)]
+    a: u32,
+    #[etcd(default)]
+    b: u32,
+    c: Option<u32>,
+}
+
+async fn entry_alone_keeps_what_it_modifies_and_is_written_anew_otherwise(bench: Bench) {
+    let (entry, lease) = (bench.client.entry::<u32>("/alone").unwrap(), bench.client.lease(LONG).await.unwrap());
+    for write in 0..5 {
+        entry.set(&1).lease(&lease).await.unwrap();
+        entry.modify(|n| n.map(|n| n + 1)).await.unwrap();
+        entry.modify(|_| Some(2)).await.unwrap();
+        assert_eq!(bench.end_of(&entry).await, Some(End::With(lease.id())));
+        let seen = entry.get().await.unwrap();
+        match write {
+            0 => drop(entry.set(&3).await.unwrap()),
+            1 => drop(entry.replace(&3).await.unwrap()),
+            2 => drop(entry.swap(&3).await.unwrap()),
+            3 => drop(entry.compare_and_swap(&seen, &3).await.unwrap()),
+            _ => drop(bench.client.transaction().set(&entry, &3).await.unwrap()),
+        }
+        assert_eq!(bench.end_of(&entry).await, Some(End::Never));
+        entry.modify(|n| n.map(|n| n + 1)).await.unwrap();
+        assert_eq!(bench.end_of(&entry).await, Some(End::Never));
+    }
+    let map = bench.client.entries::<String, u32>("/map").unwrap();
+    map.entry("a").unwrap().set(&1).lease(&lease).await.unwrap();
+    map.entry("a").unwrap().set(&2).await.unwrap();
+    assert_eq!(bench.end_of(&map.entry("a").unwrap()).await, Some(End::Never));
+}
+
+async fn modify_gives_an_unchanged_value_what_it_names(bench: Bench) {
+    let (entry, lease) = (bench.client.entry::<u32>("/heartbeat").unwrap(), bench.client.lease(LONG).await.unwrap());
+    entry.set(&1).await.unwrap();
+    entry.modify(|n| n).lease(&lease).await.unwrap();
+    assert_eq!(bench.end_of(&entry).await, Some(End::With(lease.id())));
+    let before = entry.get().await.unwrap().unwrap().modified();
+    let unchanged = entry.modify(|n| n).lease(&lease).await.unwrap().unwrap();
+    assert_eq!(unchanged.modified(), before, "it has it already");
+    entry.modify(|n| n).ttl(LONG).await.unwrap();
+    let end = bench.end_of(&entry).await.unwrap();
+    assert!(end.expires() && end != End::With(lease.id()));
+    entry.modify(|n| n).permanent().await.unwrap();
+    assert_eq!(bench.end_of(&entry).await, Some(End::Never));
+    lease.revoke().await.unwrap();
+    assert_eq!(entry.get().await.unwrap().as_deref(), Some(&1));
+}
+
+async fn update_of_nothing_gives_what_it_names(bench: Bench) {
+    let (dir, first) = bench.leased().await;
+    let lease = bench.client.lease(LONG).await.unwrap();
+    dir.update(|_| ()).lease(&lease).non_atomic().await.unwrap();
+    bench.all_with(&lease).await;
+    first.revoke().await.unwrap();
+    let before = dir.get().await.unwrap();
+    assert_eq!(dir.update(|_| ()).lease(&lease).non_atomic().await.unwrap().modified(), before.modified(), "it has it already");
+    let renewed = dir.update(|_| ()).ttl(LONG).non_atomic().await.unwrap();
+    assert!(renewed.modified() > before.modified());
+    let ends = bench.ends("/services/a").await;
+    assert!(ends.iter().all(|end| end.expires() && *end != End::With(lease.id())), "{ends:?}");
+}
+
+async fn permanent_ends_an_expiry(bench: Bench) {
+    let (dir, lease) = bench.leased().await;
+    dir.load.set(&2).permanent().await.unwrap();
+    assert_eq!(bench.end_of(&dir.load).await, Some(End::Never));
+    dir.update(|_| ()).permanent().non_atomic().await.unwrap();
+    let ends = bench.ends("/services/a").await;
+    assert!(ends.iter().all(|end| *end == End::Never), "{ends:?}");
+    lease.revoke().await.unwrap();
+    assert_eq!(dir.get().await.unwrap().load, 2);
+}
+
+/// Written often, it neither lives for ever nor ends early, and all of it ends together.
+async fn time_to_live_is_kept(bench: Bench) {
+    let (dir, alone) = (bench.service(), bench.client.entry::<u32>("/alone").unwrap());
+    dir.set(&service()).ttl(Duration::from_secs(6)).non_atomic().await.unwrap();
+    alone.set(&0).ttl(Duration::from_secs(6)).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let mut written = 0;
+    loop {
+        sleep(Duration::from_millis(200)).await;
+        let updated = dir.update(|service| service.load += 1).changed_fields_only().await;
+        let modified = alone.modify(|n| n.map(|n| n + 1)).await.unwrap();
+        match (updated, modified) {
+            (Ok(_), Some(_)) => written += 1,
+            (Ok(_), None) | (Err(_), Some(_)) if begun.elapsed() < Duration::from_secs(30) => {}
+            (Err(error), None) => {
+                assert_eq!(error.kind(), ErrorKind::Invalid);
+                break;
+            }
+            _ => panic!("it does not end"),
+        }
+    }
+    assert!(written >= 5, "it ended after {written} writes");
+    // On v2 each key has a time of its own, in whole seconds.
+    for _ in 0..100 {
+        if bench.stored("/").await.is_empty() {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("something of it stays: {:?}", bench.stored("/").await);
+}
+
+async fn published_value_that_others_modify_is_withdrawn(bench: Bench) {
+    let entry = bench.client.entry::<u32>("/published").unwrap();
+    let published = entry.publish(&1).await.unwrap();
+    entry.modify(|n| n.map(|n| n + 1)).await.unwrap();
+    published.set(&3).await.unwrap();
+    assert!(bench.end_of(&entry).await.unwrap().expires());
+    published.withdraw().await.unwrap();
+    assert_eq!(entry.get().await.unwrap(), None);
+}
+
+/// A struct that takes several transactions is attached to one lease all the same.
+#[tokio::test(start_paused = true)]
+async fn steps_of_one_write_share_a_lease() {
+    let bench = Bench { client: Client::connect("memory:").await.unwrap() };
+    let map = bench.client.entries::<u32, u32>("/map").unwrap();
+    map.set(&(0..300).map(|n| (n, n)).collect()).ttl(LONG).non_atomic().await.unwrap();
+    let ends = bench.ends("/map").await;
+    assert_eq!(ends.len(), 300);
+    assert!(ends.iter().all(|end| *end == ends[0] && end.expires()));
+}
+
+/// Keeping what is there costs no request where nothing expires, and at most one more where something does.
+#[tokio::test]
+async fn keeping_an_expiry_costs_no_request_where_there_is_none() {
+    let counting = CountingStore::new(std::sync::Arc::new(MemoryStore::new()));
+    let client = Client::with_store(counting.clone());
+    let dir = client.dir::<Service>("/services/a").unwrap();
+    let cost = |commit| assert_eq!(counting.take(), Counts { commit, ..Counts::default() });
+    dir.set(&service()).await.unwrap();
+    counting.take();
+    for (set, note) in [(2, "a"), (3, "b")] {
+        dir.load.set(&set).await.unwrap();
+        cost(1);
+        dir.note.set(&note.to_owned()).await.unwrap();
+        cost(1);
+        dir.limits.set(&Limits { low: 1, high: None }).await.unwrap();
+        cost(1);
+        dir.tags.entry(note).unwrap().set(&note.to_owned()).await.unwrap();
+        cost(1);
+        client.transaction().set(&dir.load, &set).set(&dir.weight, &set).await.unwrap();
+        cost(1);
+    }
+    let lease = client.lease(LONG).await.unwrap();
+    dir.set(&service()).lease(&lease).await.unwrap();
+    counting.take();
+    let seen = dir.get().await.unwrap();
+    counting.take();
+    dir.compare_and_swap(&seen, &Service { load: 9, ..service() }).await.unwrap();
+    cost(1);
+    let load = dir.load.get().await.unwrap();
+    counting.take();
+    dir.load.compare_and_swap(&load, &10).await.unwrap();
+    cost(1);
+    dir.load.set(&11).await.unwrap();
+    cost(2);
+    dir.note.create(&"c".to_owned()).await.unwrap();
+    cost(2);
+}
+
+/// A lease that ends while a write is under way leaves nothing behind.
+#[tokio::test]
+async fn lease_that_ends_during_an_update_leaves_nothing() {
+    let store = MemoryStore::new();
+    let bench = Bench { client: Client::with_store(store.clone()) };
+    let (dir, lease) = bench.leased().await;
+    let ends = std::sync::atomic::AtomicBool::new(true);
+    let end = || {
+        if ends.swap(false, std::sync::atomic::Ordering::Relaxed) {
+            assert!(store.faults().expire(lease.id()));
+        }
+    };
+    let error = dir
+        .update(|service| {
+            end();
+            service.note = Some("x".into());
+        })
+        .changed_fields_only()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid, "there is no struct any more: {error}");
+    assert_eq!(bench.stored("/services").await, []);
+}
+
+mod random {
+    use std::cell::Cell;
+
+    use etcd_typed::{Key, Lease};
+
+    use super::{Bench, Client, Duration, End, Etcd, Expect, LONG, Limits, Service, ServiceDir, service, sleep};
+
+    /// Random writes of a struct that has one lease, by everybody who may write it.
+    struct Writer<'b> {
+        bench: &'b Bench,
+        dir: ServiceDir,
+        /// The lease that it is attached to; none: it is permanent. Not known: a time to live was named.
+        lease: Option<Lease>,
+        ends: bool,
+        count: Cell<u32>,
+    }
+
+    impl Writer<'_> {
+        fn next(&self) -> u32 {
+            self.count.set(self.count.get() + 1);
+            self.count.get()
+        }
+
+        fn value(&self) -> Service {
+            let n = self.next();
+            let limits = Limits { low: n, high: fastrand::bool().then_some(n) };
+            Service {
+                load: n,
+                note: fastrand::bool().then(|| n.to_string()),
+                limits: fastrand::bool().then(|| limits.clone()),
+                tags: (0..fastrand::u32(0..3)).map(|tag| (tag.to_string(), n.to_string())).collect(),
+                zones: (0..fastrand::u32(0..3)).map(|zone| (zone.to_string(), limits.clone())).collect(),
+                ..service()
+            }
+        }
+
+        /// Writes all of it anew, and what it expires with.
+        async fn begin(&mut self) {
+            let value = self.value();
+            let set = self.dir.set(&value).non_atomic();
+            match fastrand::u8(0..4) {
+                0 => {
+                    set.await.unwrap();
+                    (self.lease, self.ends) = (None, false);
+                }
+                1 => {
+                    set.ttl(LONG).await.unwrap();
+                    (self.lease, self.ends) = (None, true);
+                }
+                _ => {
+                    let lease = self.bench.client.lease(LONG).await.unwrap();
+                    set.lease(&lease).await.unwrap();
+                    (self.lease, self.ends) = (Some(lease), true);
+                }
+            }
+        }
+
+        /// Names another end for all of it.
+        async fn renew(&mut self) {
+            let value = self.value();
+            let lease = self.bench.client.lease(LONG).await.unwrap();
+            if fastrand::bool() {
+                let seen = self.dir.get().await.unwrap();
+                self.dir.compare_and_swap(&seen, &value).lease(&lease).non_atomic().await.unwrap();
+            } else {
+                let change = fastrand::bool();
+                let update = self.dir.update(|now| {
+                    if change {
+                        *now = value.clone();
+                    }
+                });
+                update.lease(&lease).non_atomic().await.unwrap();
+            }
+            (self.lease, self.ends) = (Some(lease), true);
+        }
+
+        async fn write(&self) {
+            let (dir, n) = (&self.dir, self.next());
+            let text = n.to_string();
+            let atomic = self.bench.transactions();
+            match fastrand::u8(0..17) {
+                0 => {
+                    let value = self.value();
+                    if atomic {
+                        dir.update(|now| *now = value.clone()).await.map(drop)
+                    } else {
+                        dir.update(|now| *now = value.clone()).non_atomic().await.map(drop)
+                    }
+                }
+                1 => dir.update(|now| now.load = n).changed_fields_only().await.map(drop),
+                2 => {
+                    let (seen, value) = (dir.get().await.unwrap(), self.value());
+                    if atomic {
+                        dir.compare_and_swap(&seen, &value).await.map(drop)
+                    } else {
+                        dir.compare_and_swap(&seen, &value).non_atomic().await.map(drop)
+                    }
+                }
+                3 => dir.load.set(&n).await.map(drop),
+                4 => dir.load.modify(|_| Some(n)).await.map(drop),
+                5 => dir.note.modify(|note| note.is_none().then(|| text.clone())).await.map(drop),
+                6 => dir.note.set(&text).await.map(drop),
+                7 => {
+                    let seen = dir.note.get().await.unwrap();
+                    dir.note.compare_and_swap(&seen, &text).await.map(drop)
+                }
+                8 => dir.weight.swap(&n).await.map(drop),
+                9 => dir.limits.set(&Limits { low: n, high: Some(n) }).non_atomic().await.map(drop),
+                10 => dir.limits.delete().non_atomic().await.map(drop),
+                11 => dir.tags.entry("x").unwrap().set(&text).await.map(drop),
+                12 => dir.zones.dir("x").unwrap().high.set(&n).await.map(drop),
+                13 => self.bench.client.transaction().set(&dir.note, &text).await.map(drop),
+                14 => dir.load.compare_and_swap(Expect::Present, &n).await.map(drop),
+                15 => {
+                    // A published field ends with what published it, and nothing else does.
+                    let published = dir.note.publish(&text).await.unwrap();
+                    dir.load.set(&n).await.unwrap();
+                    dir.tags.entry("y").unwrap().set(&text).await.unwrap();
+                    self.check_but("what is written beside a published field", Some(dir.note.key())).await;
+                    published.withdraw().await
+                }
+                _ => dir.tags.set(&std::collections::BTreeMap::from([(text, "y".to_owned())])).non_atomic().await.map(drop),
+            }
+            .unwrap_or_else(|error| panic!("{error:?}"));
+        }
+
+        /// Everything that is stored has the one end that it was given.
+        async fn check(&self, what: &str) {
+            self.check_but(what, None).await;
+        }
+
+        async fn check_but(&self, what: &str, except: Option<&Key>) {
+            let stored = self.bench.stored("/services/a").await;
+            let ends: Vec<End> = stored.iter().filter(|kv| except.is_none_or(|key| key.as_bytes() != kv.key)).map(End::of).collect();
+            let is_right = |end: &End| match &self.lease {
+                Some(lease) => *end == End::With(lease.id()),
+                None => end.expires() == self.ends && *end == ends[0],
+            };
+            assert!(
+                !ends.is_empty() && ends.iter().all(is_right),
+                "after {what}: {ends:?} of {:?}",
+                self.bench.stored("/services/a").await
+            );
+        }
+    }
+
+    async fn play(bench: Bench, rounds: usize) {
+        let dir = bench.service();
+        // The view is over all services, and one that ends must not stop it.
+        let services = bench.client.dirs::<String, Service>("/services").unwrap();
+        services.dir("b").unwrap().set(&service()).non_atomic().await.unwrap();
+        let live = services.live().await.unwrap();
+        let mut writer = Writer { bench: &bench, dir, lease: None, ends: false, count: Cell::new(0) };
+        for _ in 0..rounds {
+            writer.begin().await;
+            writer.check("set").await;
+            for _ in 0..fastrand::u32(1..10) {
+                if fastrand::u8(0..6) == 0 {
+                    writer.renew().await;
+                    writer.check("a renewal").await;
+                } else {
+                    writer.write().await;
+                    writer.check("a write").await;
+                }
+            }
+            let now = services.get().await.unwrap();
+            for _ in 0..1000 {
+                if live.get().len() == now.len() && now.iter().all(|(name, service)| live.get().get(name) == Some(service)) {
+                    break;
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+            assert!(now.iter().all(|(name, service)| live.get().get(name) == Some(service)), "the view follows");
+            if let Some(lease) = writer.lease.take() {
+                lease.revoke().await.unwrap();
+                assert_eq!(bench.stored("/services/a").await, [], "all of it is gone");
+                for _ in 0..1000 {
+                    if live.get().len() == 1 {
+                        break;
+                    }
+                    sleep(Duration::from_millis(10)).await;
+                }
+                assert_eq!(live.get().len(), 1, "the view follows");
+            } else {
+                writer.dir.delete().non_atomic().await.unwrap();
+            }
+        }
+        assert!(live.status().is_live(), "{:?}", live.status());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn struct_has_one_end_under_random_writes_memory() {
+        for seed in 0..60 {
+            fastrand::seed(seed);
+            play(Bench { client: Client::connect("memory:").await.unwrap() }, 5).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn struct_has_one_end_under_random_writes_v3() {
+        let etcd = Etcd::start().await;
+        play(Bench { client: Client::connect(&etcd.url_v3()).await.unwrap() }, 30).await;
+    }
+
+    #[tokio::test]
+    async fn struct_has_one_end_under_random_writes_v2() {
+        let etcd = Etcd::start().await;
+        play(Bench { client: Client::connect(&etcd.url_v2()).await.unwrap() }, 15).await;
+    }
+}

@@ -1,0 +1,15 @@
+//! Entries, structs and maps on every store: what each call does, and what it costs.
+
+mod contention;
+mod differential_typed;
+mod dry_runs;
+mod expiry;
+mod guarded;
+mod outside_runtime;
+mod removals;
+mod round_trips;
+mod runtimes;
+mod schema_versions;
+mod stored_forms;
+mod typed;
+mod written_structs;

@@ -1,0 +1,736 @@
+//! An entry of a map of structs and an optional directory are removed as a whole; what older programs left of one does not count; and one without any key
+//! is refused.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcd_typed::store::memory::MemoryStore;
+use etcd_typed::testing::CountingStore;
+use etcd_typed::{Client, ErrorKind, EtcdSchema, Previous, ProblemKind};
+use futures_util::FutureExt;
+
+/// What a program of the older version knows.
+mod old {
+    use super::{BTreeMap, EtcdSchema};
+
+    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
+    pub(super) struct App {
+        pub(super) name: String,
+        #[etcd(dir)]
+        pub(super) backup: Option<Db>,
+        #[etcd(dir)]
+        pub(super) regions: BTreeMap<String, Db>,
+    }
+
+    /// Without a map: a write of it reads nothing before.
+    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
+    pub(super) struct Plain {
+        pub(super) name: String,
+        #[etcd(dir)]
+        pub(super) backup: Option<Db>,
+    }
+
+    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
+    pub(super) struct Db {
+        pub(super) host: String,
+    }
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct App {
+    name: String,
+    #[etcd(dir)]
+    backup: Option<Db>,
+    #[etcd(dir)]
+    regions: BTreeMap<String, Db>,
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct Db {
+    #[etcd(alias = "server")]
+    host: String,
+    #[etcd(default = true)]
+    tls: bool,
+    note: Option<String>,
+    #[etcd(entries)]
+    tags: BTreeMap<String, u8>,
+}
+
+fn db(host: &str) -> Db {
+    Db { host: host.to_owned(), tls: false, note: Some("n".to_owned()), tags: BTreeMap::from([("t".to_owned(), 1)]) }
+}
+
+fn old_db(host: &str) -> old::Db {
+    old::Db { host: host.to_owned() }
+}
+
+fn app() -> App {
+    App { name: "app".to_owned(), backup: Some(db("b")), regions: BTreeMap::from([("eu".to_owned(), db("e")), ("us".to_owned(), db("u"))]) }
+}
+
+struct Bench {
+    client: Client,
+}
+
+impl Bench {
+    fn transactions(&self) -> bool {
+        self.client.store().capabilities().transactions
+    }
+
+    fn app(&self) -> AppDir {
+        self.client.dir::<App>("/app").unwrap()
+    }
+
+    fn old(&self) -> old::AppDir {
+        self.client.dir::<old::App>("/app").unwrap()
+    }
+
+    async fn put(&self, path: &str, value: &str) {
+        self.client.entry(path).unwrap().set(&value.to_owned()).await.unwrap();
+    }
+
+    async fn delete(&self, path: &str) {
+        self.client.entry::<Bytes>(path).unwrap().delete().await.unwrap();
+    }
+
+    async fn exists(&self, path: &str) -> bool {
+        self.client.entry::<Bytes>(path).unwrap().exists().await.unwrap()
+    }
+
+    /// The app as the newer version writes it, and below each directory what no version knows, hidden names too.
+    async fn filled(&self) {
+        self.app().set(&app()).non_atomic().await.unwrap();
+        for directory in ["", "/backup", "/regions/us", "/regions/eu"] {
+            for name in ["unknown/deep", "_locks/x"] {
+                self.put(&format!("/app{directory}/{name}"), "x").await;
+            }
+        }
+    }
+
+    /// The keys that listings show below a directory.
+    async fn below(&self, directory: &str) -> Vec<String> {
+        let nodes = self.client.directory(directory).unwrap().list_recursive().await.unwrap();
+        nodes.into_iter().filter(|node| node.value.is_some()).map(|node| node.path).collect()
+    }
+
+    /// Nothing is below the directory, hidden or not, and the neighbour is as it was.
+    async fn is_gone(&self, removed: &str, stays: &str, how: &str) {
+        assert_eq!(self.below(removed).await, [""; 0], "{how}");
+        assert!(!self.exists(&format!("{removed}/_locks/x")).await, "{how}");
+        assert_eq!(self.below(stays).await.iter().filter(|path| !path.starts_with('_')).count(), 5, "{how}");
+        assert!(self.exists(&format!("{stays}/_locks/x")).await, "{how}");
+        assert!(self.exists("/app/_locks/x").await && self.exists("/app/unknown/deep").await, "{how}");
+    }
+}
+
+etcd_typed_tests::on_every_store! { "removals":
+    removing_an_entry_removes_all_below_it
+    removing_an_optional_directory_removes_all_below_it
+    set_without_maps_removes_an_optional_directory
+    older_program_leaves_nothing_that_breaks_newer_ones
+    deleting_the_whole_leaves_what_is_not_of_the_schema
+    required_directory_and_flattened_struct_are_not_removed_as_a_whole
+    diff_tells_what_is_removed
+    removal_conflicts_with_what_is_added
+    leftover_does_not_count
+    leftover_of_a_nested_entry_does_not_count
+    partly_written_entry_is_told
+    entry_is_made_anew_over_a_leftover
+    struct_without_any_key_is_refused
+    struct_without_required_fields_exists_with_any_key
+    previous_value_that_cannot_be_read_is_told
+}
+
+async fn removing_an_entry_removes_all_below_it(bench: Bench) {
+    let (dir, atomic) = (bench.old(), bench.transactions());
+    let ways = ["set", "set map", "update", "update fields", "swap", "delete", "delete seen", "guarded"];
+    for (way, in_steps) in ways.into_iter().flat_map(|way| [(way, false), (way, true)]) {
+        if !atomic && (!in_steps || way == "guarded") {
+            continue;
+        }
+        bench.filled().await;
+        let seen = dir.get().await.unwrap();
+        let mut without = (*seen).clone();
+        let removed = without.regions.remove("us").unwrap();
+        let us = dir.regions.dir("us").unwrap();
+        let remove = |app: &mut old::App| drop(app.regions.remove("us"));
+        match way {
+            "set" if in_steps => drop(dir.set(&without).non_atomic().await.unwrap()),
+            "set" => drop(dir.set(&without).await.unwrap()),
+            "set map" if in_steps => drop(dir.regions.set(&without.regions).non_atomic().await.unwrap()),
+            "set map" => drop(dir.regions.set(&without.regions).await.unwrap()),
+            "update" | "update fields" => {
+                let update = dir.update(remove);
+                let update = if in_steps { update.non_atomic() } else { update };
+                let updated = if way == "update" { update.await } else { update.changed_fields_only().await }.unwrap();
+                assert_eq!(*updated, without, "{way}");
+                // What it gives is as good as a read.
+                let swap = dir.compare_and_swap(&updated, &old::App { name: "new".to_owned(), ..without.clone() });
+                if atomic { swap.await } else { swap.non_atomic().await }.unwrap();
+                without.name = "new".to_owned();
+            }
+            "swap" if in_steps => drop(dir.compare_and_swap(&seen, &without).non_atomic().await.unwrap()),
+            "swap" => drop(dir.compare_and_swap(&seen, &without).await.unwrap()),
+            "delete" => {
+                let was = if in_steps { us.delete().non_atomic().await } else { us.delete().await }.unwrap();
+                assert_eq!(was.as_deref(), Some(&removed));
+            }
+            "delete seen" => {
+                let delete = us.compare_and_delete(&us.get().await.unwrap());
+                let was = if in_steps { delete.non_atomic().await } else { delete.await }.unwrap();
+                assert_eq!(was.as_deref(), Some(&removed));
+            }
+            _ => {
+                let lock = bench.client.lock("/locks/removals").acquire().await.unwrap();
+                let set = dir.regions.set(&without.regions).guarded_by(&lock);
+                if in_steps { set.non_atomic().await } else { set.await }.unwrap();
+                lock.release().await.unwrap();
+            }
+        }
+        bench.is_gone("/app/regions/us", "/app/regions/eu", way).await;
+        assert_eq!(*dir.get().await.unwrap(), without, "{way}");
+        assert_eq!(bench.app().get().await.unwrap().regions["eu"], db("e"), "{way}");
+    }
+}
+
+async fn removing_an_optional_directory_removes_all_below_it(bench: Bench) {
+    let (dir, atomic) = (bench.old(), bench.transactions());
+    for (way, in_steps) in
+        ["set", "update", "update fields", "swap", "delete", "delete seen"].into_iter().flat_map(|way| [(way, false), (way, true)])
+    {
+        if !in_steps && !atomic {
+            continue;
+        }
+        bench.filled().await;
+        let seen = dir.get().await.unwrap();
+        let without = old::App { backup: None, ..(*seen).clone() };
+        match way {
+            "set" if in_steps => drop(dir.set(&without).non_atomic().await.unwrap()),
+            "set" => drop(dir.set(&without).await.unwrap()),
+            "update" | "update fields" => {
+                let update = dir.update(|app| app.backup = None);
+                let update = if in_steps { update.non_atomic() } else { update };
+                if way == "update" { update.await } else { update.changed_fields_only().await }.unwrap();
+            }
+            "swap" if in_steps => drop(dir.compare_and_swap(&seen, &without).non_atomic().await.unwrap()),
+            "swap" => drop(dir.compare_and_swap(&seen, &without).await.unwrap()),
+            _ => {
+                let backup = dir.backup.get().await.unwrap();
+                let delete = if way == "delete" { dir.backup.delete() } else { dir.backup.compare_and_delete(&backup) };
+                let was = if in_steps { delete.non_atomic().await } else { delete.await }.unwrap();
+                assert_eq!(was.as_deref(), Some(&old_db("b")));
+            }
+        }
+        bench.is_gone("/app/backup", "/app/regions/eu", way).await;
+        assert_eq!(*dir.get().await.unwrap(), without, "{way}");
+        assert_eq!(bench.app().get().await.unwrap().backup, None, "{way}");
+    }
+}
+
+async fn set_without_maps_removes_an_optional_directory(bench: Bench) {
+    let dir = bench.client.dir::<old::Plain>("/app").unwrap();
+    let without = old::Plain { name: "app".to_owned(), backup: None };
+    for way in ["set", "set in steps", "transaction"] {
+        if way != "set in steps" && !bench.transactions() {
+            continue;
+        }
+        bench.filled().await;
+        match way {
+            "set" => drop(dir.set(&without).await.unwrap()),
+            "set in steps" => drop(dir.set(&without).non_atomic().await.unwrap()),
+            _ => drop(bench.client.transaction().set_dir(&dir, &without).await.unwrap()),
+        }
+        bench.is_gone("/app/backup", "/app/regions/eu", way).await;
+    }
+}
+
+/// The case as it was reported.
+async fn older_program_leaves_nothing_that_breaks_newer_ones(bench: Bench) {
+    bench.filled().await;
+    let live = bench.app().live().await.unwrap();
+    bench.old().regions.dir("us").unwrap().delete().non_atomic().await.unwrap();
+    bench.old().backup.delete().non_atomic().await.unwrap();
+    let wanted = App { backup: None, regions: BTreeMap::from([("eu".to_owned(), db("e"))]), ..app() };
+    assert_eq!(*bench.app().get().await.unwrap(), wanted);
+    let update = bench.app().update(|app| app.name = "new".to_owned());
+    let written = if bench.transactions() { update.await } else { update.non_atomic().await }.unwrap().modified();
+    assert_eq!(live.wait_for_revision(written).await.unwrap().regions, wanted.regions);
+    assert_eq!(bench.app().live().await.unwrap().get().regions, wanted.regions);
+    assert!(live.status().is_live());
+}
+
+async fn deleting_the_whole_leaves_what_is_not_of_the_schema(bench: Bench) {
+    bench.filled().await;
+    let was = bench.old().delete().non_atomic().await.unwrap();
+    assert_eq!(was.as_deref().map(|app| app.regions.len()), Some(2));
+    for gone in ["/app/backup", "/app/regions"] {
+        assert_eq!(bench.below(gone).await, [""; 0], "entries and optional directories go as a whole");
+    }
+    assert!(!bench.exists("/app/backup/_locks/x").await && !bench.exists("/app/regions/us/_locks/x").await);
+    assert!(bench.exists("/app/_locks/x").await && bench.exists("/app/unknown/deep").await);
+    assert!(!bench.exists("/app/name").await);
+
+    // A directory that was opened by its path is no entry of a map, for all its handle knows.
+    bench.filled().await;
+    bench.client.dir::<old::Db>("/app/regions/us").unwrap().delete().non_atomic().await.unwrap();
+    assert!(bench.exists("/app/regions/us/_locks/x").await && bench.exists("/app/regions/us/tls").await);
+    assert!(!bench.exists("/app/regions/us/host").await);
+    assert_eq!(bench.app().regions.keys().await.unwrap(), ["eu"], "what it leaves does not count");
+}
+
+async fn required_directory_and_flattened_struct_are_not_removed_as_a_whole(bench: Bench) {
+    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
+    struct Outer {
+        #[etcd(dir)]
+        inner: old::Db,
+        #[etcd(dir)]
+        entries: BTreeMap<String, Entry>,
+    }
+    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
+    struct Entry {
+        port: u16,
+        #[etcd(flatten)]
+        db: old::Db,
+    }
+    let dir = bench.client.dir::<Outer>("/outer").unwrap();
+    let entries = BTreeMap::from([("x".to_owned(), Entry { port: 1, db: old_db("a") })]);
+    dir.set(&Outer { inner: old_db("a"), entries }).non_atomic().await.unwrap();
+    bench.put("/outer/inner/unknown", "x").await;
+    dir.inner.delete().non_atomic().await.unwrap();
+    assert_eq!(bench.below("/outer/inner").await, ["unknown"]);
+    dir.entries.dir("x").unwrap().db.delete().non_atomic().await.unwrap();
+    assert_eq!(bench.below("/outer/entries/x").await, ["port"]);
+}
+
+async fn diff_tells_what_is_removed(bench: Bench) {
+    bench.filled().await;
+    let dir = bench.old();
+    let without = old::App { name: "app".to_owned(), backup: None, regions: BTreeMap::from([("eu".to_owned(), old_db("e"))]) };
+    let keys = |diff: &etcd_typed::Diff| -> Vec<String> {
+        let relative = |key: &etcd_typed::Key| dir.key().below(key.as_bytes()).unwrap().to_owned();
+        let keys = diff.differences.iter().filter(|difference| difference.is_deleted()).map(|difference| relative(&difference.key));
+        keys.filter(|key| !key.contains("/_")).collect()
+    };
+    let below = |directory: &'static str| ["host", "note", "tags/t", "tls", "unknown/deep"].map(|name| format!("{directory}/{name}"));
+    let diff = dir.diff(&without).await.unwrap();
+    assert_eq!(keys(&diff), [below("backup"), below("regions/us")].concat());
+    assert_eq!(diff.differences.iter().filter(|difference| !difference.is_deleted()).count(), 0);
+    dir.set(&without).non_atomic().await.unwrap();
+    assert!(dir.diff(&without).await.unwrap().is_empty());
+}
+
+async fn removal_conflicts_with_what_is_added(bench: Bench) {
+    let (dir, atomic) = (bench.old(), bench.transactions());
+    for added in ["regions/us/host", "regions/us/tls", "regions/us/added"] {
+        bench.filled().await;
+        let (seen, us) = (dir.get().await.unwrap(), dir.regions.dir("us").unwrap());
+        let seen_us = us.get().await.unwrap();
+        bench.put(&format!("/app/{added}"), "true").await;
+        let without = old::App { regions: BTreeMap::new(), ..(*seen).clone() };
+        let swap = dir.compare_and_swap(&seen, &without);
+        // In steps each key that was read is compared by itself, and what is not in the schema is not.
+        let in_steps = added != "regions/us/host";
+        if atomic {
+            assert_eq!(swap.await.unwrap_err().kind(), ErrorKind::Conflict, "{added}");
+            assert_eq!(us.compare_and_delete(&seen_us).await.unwrap_err().kind(), ErrorKind::Conflict, "{added}");
+        } else if !in_steps {
+            assert_eq!(swap.non_atomic().await.unwrap_err().kind(), ErrorKind::Conflict, "{added}");
+            assert_eq!(us.compare_and_delete(&seen_us).non_atomic().await.unwrap_err().kind(), ErrorKind::Conflict, "{added}");
+        }
+        if atomic || !in_steps {
+            assert!(bench.exists(&format!("/app/{added}")).await && bench.exists("/app/regions/us/_locks/x").await);
+        }
+    }
+}
+
+/// What an older version of this library left: keys with defaults, optional ones, a map.
+async fn leave_over(bench: &Bench, directory: &str) {
+    for (name, value) in [("tls", "not even a bool"), ("note", "n"), ("tags/t", "300"), ("_locks/x", "x")] {
+        bench.put(&format!("{directory}/{name}"), value).await;
+    }
+}
+
+async fn leftover_does_not_count(bench: Bench) {
+    let dir = bench.app();
+    let wanted = App { backup: None, regions: BTreeMap::from([("eu".to_owned(), db("e"))]), ..app() };
+    dir.set(&wanted).non_atomic().await.unwrap();
+    let (early, early_map) = (dir.live().await.unwrap(), dir.regions.live().await.unwrap());
+    let mut changes = dir.watch().await.unwrap();
+    leave_over(&bench, "/app/regions/us").await;
+    leave_over(&bench, "/app/backup").await;
+
+    assert_eq!(*dir.get().await.unwrap(), wanted);
+    assert_eq!(dir.regions.keys().await.unwrap(), ["eu"]);
+    assert_eq!(*dir.regions.get().await.unwrap(), wanted.regions);
+    assert_eq!(*dir.wait_for(|app| app.backup.is_none()).await.unwrap(), wanted);
+    assert!(!dir.backup.exists().await.unwrap() && !dir.regions.dir("us").unwrap().exists().await.unwrap());
+    assert!(dir.regions.dir("eu").unwrap().exists().await.unwrap());
+    assert!(dir.diff(&wanted).await.unwrap().differences.iter().all(etcd_typed::Difference::is_deleted));
+    assert_eq!(**dir.live().await.unwrap().get(), wanted);
+    assert_eq!(dir.regions.live().await.unwrap().get().len(), 1);
+
+    // A write of something else leaves it as it is: somebody may just be writing the rest.
+    let update = dir.update(|app| app.name = "new".to_owned());
+    let updated = if bench.transactions() { update.await } else { update.non_atomic().await }.unwrap();
+    let swapped = App { name: "newer".to_owned(), ..(*updated).clone() };
+    let swap = dir.compare_and_swap(&updated, &swapped);
+    let written = if bench.transactions() { swap.await } else { swap.non_atomic().await }.unwrap();
+    assert_eq!(early.wait_for_revision(written).await.unwrap().name, "newer");
+    assert_eq!(early_map.wait_for_revision(written).await.unwrap().len(), 1);
+    assert!(early.status().is_live() && early_map.status().is_live(), "{:?}", early.status());
+    assert!(bench.exists("/app/regions/us/tls").await && bench.exists("/app/backup/tags/t").await);
+    loop {
+        let update = changes.next().await.unwrap().unwrap();
+        if update.revision == written {
+            break;
+        }
+        assert!(update.changes.iter().all(|change| matches!(change, AppChange::Name(_))), "{update:?}");
+    }
+
+    // A check names each key, and what is missing.
+    let check = dir.check().await.unwrap();
+    let relative = |problem: &etcd_typed::Problem| dir.key().below(problem.key.as_bytes()).unwrap().to_owned();
+    let listed: Vec<_> = check.problems.iter().map(relative).collect();
+    assert_eq!(listed, ["backup/note", "backup/tags/t", "backup/tls", "regions/us/note", "regions/us/tags/t", "regions/us/tls"]);
+    for problem in &check.problems {
+        assert_eq!(problem.kind, ProblemKind::Unknown);
+        assert!(problem.reason.contains("left over") && problem.reason.contains("`host`"), "{problem}");
+        let entry = bench.client.entry::<Bytes>(&format!("/app/{}", relative(problem))).unwrap();
+        assert_eq!(problem.revision, Some(entry.get().await.unwrap().unwrap().modified()));
+    }
+    assert_eq!(dir.regions.check().await.unwrap().problems.len(), 3);
+
+    // Who asks for this one struct is told what it lacks.
+    assert_eq!(dir.regions.dir("us").unwrap().get().await.unwrap_err().problems()[0].kind, ProblemKind::Missing);
+    // It can be removed as a whole, and a write of the whole does it.
+    let was = dir.regions.dir("us").unwrap().delete().non_atomic().await.unwrap();
+    assert!(matches!(was, Previous::Unreadable(_)), "{was:?}");
+    assert!(!bench.exists("/app/regions/us/_locks/x").await);
+    dir.set(&wanted).non_atomic().await.unwrap();
+    assert!(dir.check().await.unwrap().is_empty() && bench.below("/app/backup").await.is_empty());
+}
+
+async fn leftover_of_a_nested_entry_does_not_count(bench: Bench) {
+    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
+    struct Outer {
+        /// Nothing of it is required, and so its map makes it exist, if there is an entry in it.
+        #[etcd(dir)]
+        group: Option<Group>,
+        #[etcd(dir)]
+        groups: BTreeMap<String, Group>,
+    }
+    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
+    struct Group {
+        #[etcd(dir)]
+        members: BTreeMap<String, Member>,
+        #[etcd(dir)]
+        head: Option<Member>,
+    }
+    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
+    struct Member {
+        #[etcd(flatten)]
+        db: old::Db,
+        #[etcd(default = 1)]
+        weight: u8,
+    }
+    let dir = bench.client.dir::<Outer>("/outer").unwrap();
+    let nothing = Outer { group: None, groups: BTreeMap::new() };
+    for path in ["group/members/a/weight", "group/head/weight", "groups/x/members/a/weight", "groups/x/head/weight"] {
+        bench.put(&format!("/outer/{path}"), "2").await;
+    }
+    assert_eq!(*dir.get().await.unwrap(), nothing);
+    assert_eq!(**dir.live().await.unwrap().get(), nothing);
+    assert!(dir.groups.live().await.unwrap().get().is_empty() && dir.groups.keys().await.unwrap().is_empty());
+    assert_eq!(dir.check().await.unwrap().problems.len(), 4);
+    // One member makes its group exist, and no other member of it.
+    bench.put("/outer/groups/x/members/b/host", "h").await;
+    let member = Member { db: old_db("h"), weight: 1 };
+    let groups = BTreeMap::from([("x".to_owned(), Group { members: BTreeMap::from([("b".to_owned(), member)]), head: None })]);
+    let one = Outer { group: None, groups };
+    assert_eq!(*dir.get().await.unwrap(), one);
+    dir.set(&one).non_atomic().await.unwrap();
+    assert_eq!(bench.below("/outer").await, ["groups/x/members/b/host", "groups/x/members/b/weight"]);
+}
+
+async fn partly_written_entry_is_told(bench: Bench) {
+    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
+    struct Pair {
+        host: String,
+        port: u16,
+        #[etcd(default = true)]
+        tls: bool,
+    }
+    let map = bench.client.dirs::<String, Pair>("/pairs").unwrap();
+    bench.put("/pairs/a/tls", "false").await;
+    assert_eq!(*map.get().await.unwrap(), BTreeMap::new());
+    assert!(map.check().await.unwrap().problems[0].reason.contains("`host`, `port`"));
+    bench.put("/pairs/a/port", "1").await;
+    let error = map.get().await.unwrap_err();
+    assert_eq!(error.problems().iter().map(|problem| problem.kind).collect::<Vec<_>>(), [ProblemKind::Missing]);
+    assert!(error.problems()[0].key.as_str().ends_with("/pairs/a/host"));
+    bench.delete("/pairs/a/port").await;
+    assert_eq!(*map.get().await.unwrap(), BTreeMap::new());
+}
+
+async fn entry_is_made_anew_over_a_leftover(bench: Bench) {
+    let (dir, atomic) = (bench.app(), bench.transactions());
+    let fresh = Db { host: "f".to_owned(), tls: true, note: None, tags: BTreeMap::from([("new".to_owned(), 2)]) };
+    for (way, in_steps) in ["create", "update", "swap", "set"].into_iter().flat_map(|way| [(way, false), (way, true)]) {
+        if !in_steps && !atomic {
+            continue;
+        }
+        let before = App { backup: None, regions: BTreeMap::new(), ..app() };
+        dir.set(&before).non_atomic().await.unwrap();
+        leave_over(&bench, "/app/regions/us").await;
+        leave_over(&bench, "/app/backup").await;
+        let seen = dir.get().await.unwrap();
+        let wanted = App { backup: Some(fresh.clone()), regions: BTreeMap::from([("us".to_owned(), fresh.clone())]), ..before };
+        match way {
+            "create" => {
+                let (us, backup) = (dir.regions.dir("us").unwrap(), &dir.backup);
+                for create in [us.create(&fresh), backup.create(&fresh)] {
+                    if in_steps { create.non_atomic().await } else { create.await }.unwrap();
+                }
+                assert_eq!(us.create(&fresh).non_atomic().await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+            }
+            "update" => {
+                let update = dir.update(|app| *app = wanted.clone());
+                let updated = if in_steps { update.non_atomic().await } else { update.await }.unwrap();
+                assert_eq!(*updated, wanted);
+            }
+            "swap" if in_steps => drop(dir.compare_and_swap(&seen, &wanted).non_atomic().await.unwrap()),
+            "swap" => drop(dir.compare_and_swap(&seen, &wanted).await.unwrap()),
+            _ if in_steps => drop(dir.set(&wanted).non_atomic().await.unwrap()),
+            _ => drop(dir.set(&wanted).await.unwrap()),
+        }
+        assert_eq!(*dir.get().await.unwrap(), wanted, "{way}");
+        assert!(dir.check().await.unwrap().is_empty(), "{way}");
+    }
+}
+
+/// It has no key unless something in it has a value.
+#[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
+struct Soft {
+    note: Option<String>,
+    #[etcd(entries)]
+    tags: BTreeMap<String, u8>,
+    #[etcd(dir)]
+    parts: BTreeMap<String, Part>,
+    #[etcd(dir)]
+    part: Option<Part>,
+}
+
+#[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
+struct Part {
+    size: Option<u8>,
+    #[etcd(dir)]
+    inner: Inner,
+}
+
+#[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
+struct Inner {
+    size: Option<u8>,
+}
+
+#[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
+struct Holder {
+    #[etcd(dir)]
+    one: Option<Soft>,
+    #[etcd(dir)]
+    many: BTreeMap<String, Soft>,
+    #[etcd(dir)]
+    always: Part,
+}
+
+async fn struct_without_any_key_is_refused(bench: Bench) {
+    let dir = bench.client.dir::<Holder>("/holder").unwrap();
+    let one = |soft: Soft| Holder { one: Some(soft), ..Holder::default() };
+    let many = |soft: Soft| Holder { many: BTreeMap::from([("a/b".to_owned(), soft)]), ..Holder::default() };
+    let empty_part = || BTreeMap::from([("x".to_owned(), Part::default())]);
+    let some_part = Part { size: Some(1), ..Part::default() };
+    for (value, at) in [
+        (one(Soft::default()), "one"),
+        (one(Soft { part: Some(Part::default()), ..Soft::default() }), "one/part"),
+        (one(Soft { note: Some("n".to_owned()), part: Some(Part::default()), ..Soft::default() }), "one/part"),
+        (one(Soft { parts: empty_part(), ..Soft::default() }), "one/parts/x"),
+        (many(Soft::default()), "many/a%2Fb"),
+        (many(Soft { parts: empty_part(), part: Some(some_part.clone()), ..Soft::default() }), "many/a%2Fb/parts/x"),
+    ] {
+        let seen = dir.get().await.unwrap();
+        for refused in [
+            dir.set(&value).await.unwrap_err(),
+            dir.set(&value).non_atomic().await.unwrap_err(),
+            dir.create(&value).non_atomic().await.unwrap_err(),
+            dir.compare_and_swap(&seen, &value).non_atomic().await.unwrap_err(),
+            dir.update(|holder| *holder = value.clone()).non_atomic().await.unwrap_err(),
+            dir.update(|holder| *holder = value.clone()).changed_fields_only().await.unwrap_err(),
+            dir.diff(&value).await.unwrap_err(),
+        ] {
+            assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+            let key = dir.key().below(refused.problems()[0].key.as_bytes()).unwrap();
+            assert_eq!((key, refused.problems()[0].kind), (at, ProblemKind::Unencodable), "{refused}");
+            assert!(refused.to_string().contains("required field"), "{refused}");
+        }
+        assert!(!dir.exists().await.unwrap());
+    }
+    // With a key each of them is what it was.
+    let with_keys = Holder {
+        one: Some(Soft { part: Some(some_part.clone()), ..Soft::default() }),
+        many: BTreeMap::from([("a".to_owned(), Soft { parts: BTreeMap::from([("x".to_owned(), some_part)]), ..Soft::default() })]),
+        ..Holder::default()
+    };
+    dir.set(&with_keys).non_atomic().await.unwrap();
+    assert_eq!(*dir.get().await.unwrap(), with_keys);
+
+    // An entry or an optional directory by its own handle is the same; a struct that always exists may have no key.
+    for refused in [
+        dir.many.dir("a").unwrap().set(&Soft::default()).non_atomic().await.map(drop).unwrap_err(),
+        dir.many.dir("a").unwrap().update(|soft| *soft = Soft::default()).non_atomic().await.map(drop).unwrap_err(),
+        dir.one.set(&Soft::default()).non_atomic().await.map(drop).unwrap_err(),
+        dir.many.set(&BTreeMap::from([("a".to_owned(), Soft::default())])).non_atomic().await.map(drop).unwrap_err(),
+        bench.client.dirs::<u8, Soft>("/other").unwrap().dir(&1).unwrap().create(&Soft::default()).await.map(drop).unwrap_err(),
+    ] {
+        assert_eq!((refused.kind(), refused.problems()[0].kind), (ErrorKind::Invalid, ProblemKind::Unencodable), "{refused}");
+    }
+    dir.always.set(&Part::default()).non_atomic().await.unwrap();
+    dir.set(&Holder::default()).non_atomic().await.unwrap();
+    assert_eq!(*dir.get().await.unwrap(), Holder::default());
+    // Two who create nothing would both succeed.
+    for _ in 0..2 {
+        let refused = dir.create(&Holder::default()).non_atomic().await.unwrap_err();
+        assert_eq!((refused.kind(), refused.problems()[0].key.clone()), (ErrorKind::Invalid, dir.key().clone()));
+        assert_eq!(dir.create(&Holder::default()).await.unwrap_err().kind(), ErrorKind::Invalid);
+    }
+}
+
+async fn struct_without_required_fields_exists_with_any_key(bench: Bench) {
+    let map = bench.client.dirs::<String, Soft>("/soft").unwrap();
+    for path in ["note", "tags/1", "parts/x/size", "parts/x/inner/size", "part/size", "part/inner/size"] {
+        bench.put(&format!("/soft/{}/{path}", path.replace('/', ".")), "1").await;
+    }
+    for path in ["unknown", "tags/_x", "parts/x/unknown", "part/unknown", "tags/x/deeper"] {
+        bench.put(&format!("/soft/not-{}/{path}", path.replace('/', ".")), "1").await;
+    }
+    let all = map.get().await.unwrap();
+    assert_eq!(all.len(), 6, "{all:?}");
+    assert_eq!(map.keys().await.unwrap(), all.keys().cloned().collect::<Vec<_>>());
+    map.set(&all).non_atomic().await.unwrap();
+    assert_eq!(*map.get().await.unwrap(), *all, "what was read can be written");
+    assert!(map.check().await.unwrap().problems.iter().all(|problem| problem.reason == "not a key of the schema"));
+}
+
+async fn previous_value_that_cannot_be_read_is_told(bench: Bench) {
+    #[derive(EtcdSchema)]
+    struct Fields {
+        #[etcd(alias = "old")]
+        limit: u32,
+        #[etcd(secret)]
+        pin: u32,
+    }
+    let dir = bench.client.dir::<Fields>("/fields").unwrap();
+    let read = || dir.limit.get();
+    assert!(matches!(dir.limit.swap(&1).await.unwrap(), Previous::Nothing));
+    assert!(matches!(dir.limit.swap(&2).await.unwrap(), Previous::Value(value) if *value == 1));
+    for way in ["swap", "delete", "delete seen"] {
+        bench.put("/fields/limit", "many").await;
+        let error = read().await.unwrap_err();
+        let previous = match way {
+            "swap" => dir.limit.swap(&3).await,
+            "delete" => dir.limit.delete().await,
+            _ => dir.limit.compare_and_delete(etcd_typed::Expect::Present).await,
+        }
+        .unwrap();
+        assert!(previous.existed() && previous.is_none() && previous == None, "{way}");
+        let Previous::Unreadable(told) = previous else { panic!("{way}") };
+        assert_eq!((told.kind(), told.key(), told.to_string()), (ErrorKind::Decode, error.key(), error.to_string()), "{way}");
+        assert!(!told.may_have_applied());
+        assert_eq!(read().await.unwrap().as_deref(), (way == "swap").then_some(&3), "the write is done");
+    }
+    assert!(!dir.limit.delete().await.unwrap().existed());
+    // An alias is read where the field's own key is not there.
+    bench.put("/fields/old", "many").await;
+    let Previous::Unreadable(told) = dir.limit.delete().await.unwrap() else { panic!("it was there") };
+    assert!(told.key().unwrap().as_str().ends_with("/fields/old"), "{told}");
+    bench.put("/fields/pin", "hunter2").await;
+    let previous = dir.pin.delete().await.unwrap();
+    assert!(previous.existed() && !format!("{previous:?}").contains("hunter2"), "{previous:?}");
+}
+
+/// On v2, which has no leases, the library keeps those of its own: a lease whose last entry is removed stays, and can be used again.
+#[tokio::test]
+async fn removed_entry_leaves_its_lease_v2() {
+    let etcd = etcd_typed_tests::shared("removals").await;
+    let client = Client::builder(&etcd.url_v2()).namespace("/removals-lease").connect().await.unwrap();
+    let lease = client.lease(Duration::from_secs(2)).await.unwrap();
+    let map = client.dirs::<String, old::Db>("/services").unwrap();
+    map.dir("a").unwrap().set(&old_db("a")).lease(&lease).non_atomic().await.unwrap();
+    map.set(&BTreeMap::new()).non_atomic().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(lease.is_held(), "{lease:?}");
+    map.dir("b").unwrap().set(&old_db("b")).lease(&lease).non_atomic().await.unwrap();
+    assert_eq!(map.keys().await.unwrap(), ["b"]);
+}
+
+/// What appears in an entry while an update removes it is seen by the update, and nothing else is.
+#[tokio::test]
+async fn update_of_fields_sees_what_is_added_to_the_entry_that_it_removes_memory() {
+    let bench = Bench { client: Client::connect("memory:").await.unwrap() };
+    for (added, runs) in [("regions/us/added", 2), ("regions/us/host", 2), ("regions/eu/added", 1), ("name", 1)] {
+        bench.filled().await;
+        let count = AtomicU32::new(0);
+        let updated = bench.old().update(|app| {
+            app.regions.remove("us");
+            if count.fetch_add(1, Ordering::Relaxed) == 0 {
+                bench.put(&format!("/app/{added}"), "x").now_or_never().expect("memory does not wait");
+            }
+        });
+        updated.changed_fields_only().await.unwrap();
+        assert_eq!(count.into_inner(), runs, "{added}");
+        assert_eq!(bench.below("/app/regions/us").await, [""; 0], "{added}");
+    }
+}
+
+#[tokio::test]
+async fn entry_of_many_keys_is_removed_by_one_operation_memory() {
+    let counting = CountingStore::new(std::sync::Arc::new(MemoryStore::new()));
+    let client = Client::with_store(counting.clone());
+    let dir = client.dir::<App>("/app").unwrap();
+    let large = Db { tags: (0..=255).map(|n| (n.to_string(), n)).collect(), ..db("large") };
+    let with = App { regions: BTreeMap::from([("us".to_owned(), large)]), ..app() };
+    let without = App { regions: BTreeMap::new(), ..app() };
+    dir.set(&with).non_atomic().await.unwrap();
+    counting.take();
+    dir.set(&without).await.expect("one transaction");
+    let counts = counting.take();
+    assert_eq!((counts.range, counts.commit), (1, 1));
+    dir.set(&with).non_atomic().await.unwrap();
+    counting.take();
+    dir.regions.set(&BTreeMap::new()).non_atomic().await.unwrap();
+    assert_eq!(counting.take().commit, 1);
+}
+
+/// A swap that adds an entry is one request, unless something is left over there.
+#[tokio::test]
+async fn swap_that_adds_an_entry_is_one_request_memory() {
+    let store = MemoryStore::new();
+    let counting = CountingStore::new(std::sync::Arc::new(store.clone()));
+    let (client, bench) = (Client::with_store(counting.clone()), Bench { client: Client::with_store(store) });
+    let dir = client.dir::<App>("/app").unwrap();
+    for (leftover, commits) in [(false, 1), (true, 2)] {
+        let before = App { regions: BTreeMap::new(), ..app() };
+        dir.set(&before).await.unwrap();
+        if leftover {
+            leave_over(&bench, "/app/regions/us").await;
+        }
+        let seen = dir.get().await.unwrap();
+        counting.take();
+        dir.compare_and_swap(&seen, &app()).await.unwrap();
+        let counts = counting.take();
+        assert_eq!((counts.range, counts.commit), (0, commits));
+        assert_eq!(*dir.get().await.unwrap(), app());
+    }
+}

@@ -1,0 +1,193 @@
+//! The example `live_config`, as a new user runs it: `etcdctl put` changes the limit of the running server, nonsense does not, and `/health` says so.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use etcd_typed::testing::Etcd;
+use etcd_typed_tests::etcdctl;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::TcpStream;
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::{sleep, timeout};
+
+/// Long enough for whatever comes at all; only a test that fails waits for it.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The example while it runs.
+struct Server {
+    _process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    address: String,
+}
+
+impl Server {
+    async fn start(store: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_live_config"));
+        command.env("ETCD_URL", store).env("LISTEN", "127.0.0.1:0").stdout(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let first = timeout(LIMIT, lines.next_line()).await.expect("it starts").unwrap().expect("it says where it listens");
+        let address = first.strip_prefix("listening on http://").expect(&first).to_owned();
+        Self { _process: process, lines, address }
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        self.request("GET", path).await
+    }
+
+    async fn put(&self, path: &str) -> (u16, String) {
+        self.request("PUT", path).await
+    }
+
+    /// Status and text of the answer.
+    async fn request(&self, method: &str, path: &str) -> (u16, String) {
+        let answer = async {
+            let mut connection = TcpStream::connect(&self.address).await.unwrap();
+            let request = format!("{method} {path} HTTP/1.0\r\n\r\n");
+            connection.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let answer = timeout(LIMIT, answer).await.expect("it answers");
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), text.to_owned())
+    }
+
+    async fn health(&self) -> Value {
+        let (status, text) = self.get("/health").await;
+        assert_eq!(status, 200, "a server that goes on is healthy: {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Waits until the health is so.
+    async fn healthy(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let so = async {
+            loop {
+                last = self.health().await;
+                if wanted(&last) {
+                    return last.clone();
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(LIMIT, so).await.unwrap_or_else(|_| panic!("it comes to it: {last}"))
+    }
+
+    /// The next line of its output that starts so.
+    async fn says(&mut self, start: &str) -> String {
+        let line = async {
+            loop {
+                let line = self.lines.next_line().await.unwrap().expect("it goes on");
+                if line.starts_with(start) {
+                    return line;
+                }
+            }
+        };
+        timeout(LIMIT, line).await.expect("it says so")
+    }
+}
+
+/// Writes with the command-line client.
+struct Etcdctl {
+    endpoint: String,
+    /// `put` on v3 and `set` on v2.
+    verb: &'static str,
+}
+
+impl Etcdctl {
+    async fn put(&self, key: &str, value: &str) {
+        let endpoint = format!("--endpoints=http://{}", self.endpoint);
+        let arguments = [&endpoint, self.verb, &format!("/demo/live_config/{key}"), value];
+        let mut command = etcdctl();
+        if self.verb == "set" {
+            command.env("ETCDCTL_API", "2");
+        }
+        let run = Command::from(command).args(arguments).output();
+        let output = timeout(LIMIT, run).await.expect("it ends").unwrap_or_else(|error| panic!("cannot run etcdctl: {error}"));
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+#[tokio::test]
+async fn on_v3_etcdctl_changes_the_limit() {
+    let etcd = Etcd::start().await;
+    let ctl = Etcdctl { endpoint: etcd.endpoint(), verb: "put" };
+    etcdctl_changes_the_limit(&etcd.url_v3(), &ctl).await;
+}
+
+#[tokio::test]
+async fn on_v2_etcdctl_changes_the_limit() {
+    let etcd = Etcd::start().await;
+    let ctl = Etcdctl { endpoint: etcd.endpoint(), verb: "set" };
+    etcdctl_changes_the_limit(&etcd.url_v2(), &ctl).await;
+}
+
+async fn etcdctl_changes_the_limit(store: &str, ctl: &Etcdctl) {
+    let mut server = Server::start(store).await;
+    let health = server.health().await;
+    assert_eq!((&health["status"], &health["limit"]["rate"]), (&"live".into(), &5.into()), "the defaults");
+    assert_eq!(server.get("/").await, (200, "hello\n".to_owned()));
+
+    // Nothing flows into the bucket any more, and what is in it is for two.
+    ctl.put("limit/rate", "0").await;
+    ctl.put("limit/burst", "2").await;
+    server.healthy(|health| health["limit"]["rate"] == 0 && health["limit"]["burst"] == 2).await;
+    for _ in 0..2 {
+        server.get("/").await;
+    }
+    assert_eq!(server.get("/").await.0, 429);
+    assert_eq!(server.get("/").await.0, 429, "it stays so");
+
+    ctl.put("limit/rate", "1000000").await;
+    ctl.put("greeting", "good day").await;
+    server.says("revision").await;
+    let health = server.healthy(|health| health["limit"]["rate"] == 1_000_000).await;
+    assert_eq!(health["status"], "live");
+    let answered = async {
+        while server.get("/").await != (200, "good day\n".to_owned()) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LIMIT, answered).await.expect("the new limit and greeting hold");
+
+    // What does not decode, and what does not pass its validation.
+    for (key, nonsense, mended, at, kind) in [
+        ("limit/rate", "lots", "1000", "limit/rate", "undecodable"),
+        ("limit/rate", "2000000", "2000", "limit/rate", "rejected"),
+        ("limit/burst", "0", "20", "limit", "rejected"),
+    ] {
+        let before = server.health().await;
+        ctl.put(key, nonsense).await;
+        let health = server.healthy(|health| health["status"] == "degraded").await;
+        assert_eq!(health["limit"], before["limit"], "the last good one");
+        let problem = &health["problems"][0];
+        assert_eq!(
+            (problem["key"].as_str(), problem["kind"].as_str()),
+            (Some(&*format!("/demo/live_config/{at}")), Some(kind)),
+            "{health}"
+        );
+        assert!(health["cause"] == "rejected" && problem["revision"].as_u64() > before["revision"].as_u64(), "{health}");
+        assert_eq!(server.get("/").await.0, 200, "the service goes on");
+        ctl.put(key, mended).await;
+        let field = key.trim_start_matches("limit/");
+        let health = server.healthy(|health| health["status"] == "live").await;
+        assert_eq!(health["limit"][field].to_string(), mended);
+    }
+}
+
+#[tokio::test]
+async fn in_memory_its_own_write_holds_when_it_is_answered() {
+    let server = Server::start("memory:").await;
+    assert_eq!(server.put("/limit/rate/50").await.0, 200);
+    assert_eq!(server.health().await["limit"]["rate"], 50);
+    let (status, text) = server.put("/limit/rate/2000000").await;
+    assert_eq!(status, 422);
+    assert!(text.contains("/demo/live_config/limit/rate") && text.contains("more than a million"), "{text}");
+    let health = server.health().await;
+    assert_eq!((&health["status"], &health["limit"]["rate"]), (&"live".into(), &50.into()));
+}

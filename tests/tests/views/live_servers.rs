@@ -1,0 +1,358 @@
+//! Live views on every store: memory, v3 and v2. What one store is enough to show is in `live.rs`; what servers do to views at their worst in
+//! `live_fire.rs`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use etcd_typed::testing::{CountingStore, Etcd};
+use etcd_typed::{Cause, Client, ErrorKind, EtcdSchema, Live, LiveStatus, ProblemKind, Revision};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+/// Long enough for any backoff; only a test that fails waits for it.
+const LIMIT: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(5);
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+#[etcd(validate = in_order)]
+struct Limits {
+    low: u32,
+    #[etcd(default = 10)]
+    high: u32,
+    name: Option<String>,
+    #[etcd(dir)]
+    pool: Pool,
+    #[etcd(entries)]
+    quotas: BTreeMap<String, u64>,
+}
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct Pool {
+    size: u16,
+}
+
+fn in_order(limits: &Limits) -> Result<(), String> {
+    if limits.low <= limits.high { Ok(()) } else { Err("low is above high".to_owned()) }
+}
+
+fn limits() -> Limits {
+    Limits { low: 1, high: 10, name: None, pool: Pool { size: 4 }, quotas: BTreeMap::from([("acme".to_owned(), 5)]) }
+}
+
+/// What a case works with: a client whose namespace is the case's own.
+struct Bench {
+    client: Client,
+}
+
+impl Bench {
+    fn transactions(&self) -> bool {
+        self.client.store().capabilities().transactions
+    }
+
+    async fn open(&self) -> (LimitsDir, Live<Limits>) {
+        let dir = self.client.dir::<Limits>("/app").unwrap();
+        dir.set(&limits()).non_atomic().await.unwrap();
+        let live = soon(dir.live()).await.unwrap();
+        (dir, live)
+    }
+
+    /// Writes text, as a person with another tool would.
+    async fn put(&self, path: &str, text: &str) -> Revision {
+        self.client.entry::<String>(path).unwrap().set(&text.to_owned()).await.unwrap()
+    }
+}
+
+async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
+    timeout(LIMIT, wait).await.expect("it comes to it")
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    soon(async {
+        while !condition() {
+            sleep(POLL).await;
+        }
+    })
+    .await;
+}
+
+etcd_typed_tests::on_every_store! { "live":
+    a_view_shows_a_transaction_whole_and_without_one_each_change
+    own_writes_and_those_elsewhere_are_waited_for
+    a_bad_value_is_reported_and_never_shows
+    an_entry_is_shown_and_its_absence
+    a_map_of_values_is_shown
+    a_map_of_structs_is_shown
+    a_part_wakes_when_it_changes
+    all_views_of_a_directory_are_fed_by_one_watch
+}
+
+async fn a_view_shows_a_transaction_whole_and_without_one_each_change(bench: Bench) {
+    let (dir, live) = bench.open().await;
+    let mut wanted = Limits { low: 5, high: 6, ..limits() };
+    wanted.pool.size = 7;
+    wanted.quotas.insert("new".to_owned(), 8);
+    let before = live.get().revision();
+    let written = dir.set(&wanted).non_atomic().await.unwrap();
+    let now = soon(live.wait_for_revision(written)).await.unwrap();
+    assert_eq!(**now, wanted);
+    assert_eq!(now.modified(), dir.get().await.unwrap().modified());
+    let mut states: Vec<_> = live.history().into_iter().filter(|state| state.revision() > before).collect();
+    assert!(states.is_sorted_by_key(|state| state.revision()), "{states:?}");
+    // What is written again as it was is a state of its own.
+    states.dedup_by(|b, a| ***a == ***b);
+    let changed = |state: &Limits| {
+        let [old, new] = [&limits(), state];
+        [old.low != new.low, old.high != new.high, old.pool != new.pool, old.quotas != new.quotas]
+            .into_iter()
+            .filter(|changed| *changed)
+            .count()
+    };
+    let expected: Vec<usize> = if bench.transactions() { vec![4] } else { vec![1, 2, 3, 4] };
+    assert_eq!(states.iter().map(|state| changed(state)).collect::<Vec<_>>(), expected, "{states:?}");
+}
+
+async fn own_writes_and_those_elsewhere_are_waited_for(bench: Bench) {
+    let (dir, live) = bench.open().await;
+    for low in 2..6 {
+        let written = dir.low.set(&low).await.unwrap();
+        assert_eq!(soon(live.wait_for_revision(written)).await.unwrap().low, low);
+        let elsewhere = bench.put("/other", "x").await;
+        assert_eq!(soon(live.wait_for_revision(elsewhere)).await.unwrap().low, low);
+        assert!(live.revision() >= elsewhere);
+    }
+    assert!(live.status().is_live());
+    assert_eq!(live.rewound(), None);
+}
+
+async fn a_bad_value_is_reported_and_never_shows(bench: Bench) {
+    let (dir, live) = bench.open().await;
+    for (path, text, key, kind, reason) in [
+        ("/app/low", "x", "/app/low", ProblemKind::Undecodable, "invalid digit"),
+        ("/app/low", "11", "/app", ProblemKind::Rejected, "low is above high"),
+        ("/app/quotas/b", "-1", "/app/quotas/b", ProblemKind::Undecodable, "invalid digit"),
+        ("/app/quotas/50%", "1", "/app/quotas/50%", ProblemKind::ForeignKey, "escaped"),
+    ] {
+        let good = live.revision();
+        let written = bench.put(path, text).await;
+        let error = soon(live.wait_for_revision(written)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        let status = live.status();
+        let LiveStatus::Degraded { cause: Cause::Rejected(problems), last_good_revision, .. } = &status else { panic!("{status:?}") };
+        let [problem] = &problems[..] else { panic!("{problems:?}") };
+        assert!(problem.key.as_str().ends_with(key) && problem.reason.contains(reason), "{problem}");
+        assert_eq!((problem.kind, problem.revision, *last_good_revision), (kind, Some(written), good));
+        assert_eq!((&**live.get(), live.revision()), (&limits(), good));
+        // Mended, with nobody doing anything for it.
+        let mended = match path {
+            "/app/low" => dir.low.set(&1).await.unwrap(),
+            _ => {
+                bench.client.entry::<String>(path).unwrap().delete().await.unwrap();
+                bench.put("/other", "x").await
+            }
+        };
+        assert_eq!(**soon(live.wait_for_revision(mended)).await.unwrap(), limits());
+        assert!(live.status().is_live());
+    }
+    dir.low.delete().await.unwrap();
+    until(|| !live.status().is_live()).await;
+    let status = live.status();
+    assert_eq!(status.problems().iter().map(|problem| problem.kind).collect::<Vec<_>>(), [ProblemKind::Missing], "{status:?}");
+    dir.set(&limits()).non_atomic().await.unwrap();
+    until(|| live.status().is_live()).await;
+}
+
+async fn an_entry_is_shown_and_its_absence(bench: Bench) {
+    let entry = bench.client.entry::<u32>("/entry").unwrap();
+    let mut live = soon(entry.live()).await.unwrap();
+    assert_eq!(**live.get(), None);
+    let written = entry.set(&1).await.unwrap();
+    let now = soon(live.changed()).await.unwrap();
+    assert_eq!((**now, now.modified(), now.created()), (Some(1), written, written));
+    entry.delete().await.unwrap();
+    assert_eq!(**soon(live.changed()).await.unwrap(), None);
+    let bad = bench.put("/entry", "x").await;
+    assert_eq!(soon(live.wait_for_revision(bad)).await.unwrap_err().problems().len(), 1);
+    assert_eq!(**live.get(), None);
+    let good = entry.set(&2).await.unwrap();
+    assert_eq!(**soon(live.wait_for_revision(good)).await.unwrap(), Some(2));
+}
+
+async fn a_map_of_values_is_shown(bench: Bench) {
+    let map = bench.client.entries::<String, u64>("/quotas").unwrap();
+    let live = soon(map.live()).await.unwrap();
+    assert!(live.get().is_empty(), "a directory that is not there");
+    let wanted: BTreeMap<String, u64> = (0..30).map(|n| (format!("k {n:02}/x"), n)).collect();
+    let written = map.set(&wanted).non_atomic().await.unwrap();
+    let now = soon(live.wait_for_revision(written)).await.unwrap();
+    assert_eq!(now.iter().map(|(key, quota)| (key.clone(), *quota)).collect::<BTreeMap<_, _>>(), wanted);
+    map.entry("k 07/x").unwrap().delete().await.unwrap();
+    let elsewhere = bench.put("/other", "x").await;
+    let later = soon(live.wait_for_revision(elsewhere)).await.unwrap();
+    assert_eq!((later.len(), later.get("k 07/x"), now.get("k 07/x")), (29, None, Some(&7)));
+    let whole = bench.client.directory("/quotas").unwrap();
+    whole.delete_recursive().await.unwrap();
+    until(|| live.get().is_empty()).await;
+}
+
+async fn a_map_of_structs_is_shown(bench: Bench) {
+    let map = bench.client.dirs::<String, Limits>("/apps").unwrap();
+    let live = soon(map.live()).await.unwrap();
+    let written = map.dir("x").unwrap().set(&limits()).non_atomic().await.unwrap();
+    assert_eq!(soon(live.wait_for_revision(written)).await.unwrap().get("x"), Some(&limits()));
+    let bad = bench.put("/apps/x/low", "11").await;
+    assert_eq!(soon(live.wait_for_revision(bad)).await.unwrap_err().problems()[0].reason, "low is above high");
+    assert_eq!(live.get().get("x"), Some(&limits()));
+    map.dir("x").unwrap().delete().non_atomic().await.unwrap();
+    until(|| live.get().is_empty()).await;
+}
+
+async fn a_part_wakes_when_it_changes(bench: Bench) {
+    let (dir, live) = bench.open().await;
+    let mut pool = live.select(|limits| &limits.pool);
+    dir.low.set(&2).await.unwrap();
+    dir.pool.size.set(&9).await.unwrap();
+    let part = soon(pool.changed()).await.unwrap();
+    assert_eq!((part.size, part.whole().low), (9, 2));
+}
+
+async fn all_views_of_a_directory_are_fed_by_one_watch(bench: Bench) {
+    let counting = CountingStore::new(bench.client.store().clone());
+    let client = Client::with_store(counting.clone());
+    let dir = client.dir::<Limits>(&format!("{}/counted", bench.client.namespace())).unwrap();
+    dir.set(&limits()).non_atomic().await.unwrap();
+    let mut views = Vec::new();
+    for _ in 0..50 {
+        views.push(soon(dir.live()).await.unwrap());
+    }
+    let written = dir.pool.size.set(&9).await.unwrap();
+    for live in &views {
+        assert_eq!(soon(live.wait_for_revision(written)).await.unwrap().pool.size, 9);
+    }
+    assert_eq!(counting.take().watch, 1);
+    drop(views);
+    soon(dir.live()).await.unwrap();
+    assert_eq!(counting.take().watch, 1, "the one before has ended");
+}
+
+#[tokio::test]
+async fn v3_an_idle_directory_of_a_busy_store_does_not_get_stale() {
+    stays_fresh(etcd_typed_tests::shared("live").await.url_v3()).await;
+}
+
+#[tokio::test]
+async fn v2_an_idle_directory_of_a_busy_store_does_not_get_stale() {
+    stays_fresh(etcd_typed_tests::shared("live").await.url_v2()).await;
+}
+
+async fn stays_fresh(address: String) {
+    let bench = Bench { client: Client::builder(&address).namespace("/live-idle").connect().await.unwrap() };
+    let (_, live) = bench.open().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writing = {
+        let (entry, stop) = (bench.client.entry::<u32>("/busy").unwrap(), stop.clone());
+        tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                entry.set(&1).await.unwrap();
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+    };
+    // It goes up, and down again with each proof.
+    for _ in 0..2 {
+        let (before, since) = (live.revision(), Instant::now());
+        let stale = live.staleness();
+        until(|| live.staleness() < stale + since.elapsed() / 2).await;
+        until(|| live.revision() > before).await;
+    }
+    assert!(live.status().is_live());
+    stop.store(true, Ordering::Relaxed);
+    writing.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_last_view_to_go_leaves_no_watcher_on_the_server() {
+    let etcd = Etcd::start().await;
+    let bench = Bench { client: Client::connect(&etcd.url_v3()).await.unwrap() };
+    let (dir, live) = bench.open().await;
+    let mut views = vec![live.clone()];
+    for _ in 0..50 {
+        views.push(soon(dir.live()).await.unwrap());
+    }
+    drop(live);
+    assert_eq!(watchers(&etcd).await, 1);
+    let (stream, subscription, part) = (views[0].stream(), views[1].on_change(|_| {}), views[2].select(|limits| &limits.pool));
+    drop(views);
+    assert_eq!(watchers(&etcd).await, 1, "a subscription keeps it");
+    drop((stream, subscription, part));
+    soon(async {
+        while watchers(&etcd).await > 0 {
+            sleep(POLL).await;
+        }
+    })
+    .await;
+}
+
+/// How many watchers the server says that it has.
+async fn watchers(etcd: &Etcd) -> u64 {
+    let mut stream = TcpStream::connect(etcd.endpoint()).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut metrics = String::new();
+    stream.read_to_string(&mut metrics).await.unwrap();
+    let line = metrics.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total "));
+    line.expect("the metric").parse().expect("a number")
+}
+
+#[tokio::test]
+async fn v3_a_view_outlives_a_server_that_is_killed_and_frozen() {
+    let etcd = Etcd::start().await;
+    let address = etcd.url_v3();
+    outlives(etcd, &address).await;
+}
+
+#[tokio::test]
+async fn v2_a_view_outlives_a_server_that_is_killed_and_frozen() {
+    let etcd = Etcd::start().await;
+    let address = etcd.url_v2();
+    outlives(etcd, &address).await;
+}
+
+async fn outlives(mut etcd: Etcd, address: &str) {
+    let bench = Bench { client: Client::connect(address).await.unwrap() };
+    let (dir, live) = bench.open().await;
+    for size in [5, 6] {
+        if size == 5 {
+            etcd.kill().await;
+        } else {
+            etcd.pause();
+        }
+        until(|| !live.status().is_live()).await;
+        let status = live.status();
+        let LiveStatus::Degraded { cause: Cause::Interrupted(error), last_good_revision, .. } = &status else { panic!("{status:?}") };
+        assert!(error.is_retryable(), "{error}");
+        assert_eq!(*last_good_revision, live.revision());
+        assert_eq!(live.get().pool.size, size - 1, "what was last good stays");
+        if size == 5 {
+            etcd.restart().await;
+        } else {
+            etcd.resume();
+        }
+        until(|| live.status().is_live()).await;
+        // A member that comes back may first have to find its leader.
+        let written = soon(async {
+            loop {
+                match dir.pool.size.set(&size).await {
+                    Ok(revision) => return revision,
+                    Err(error) => assert!(error.is_retryable() || error.may_have_applied(), "{error}"),
+                }
+            }
+        })
+        .await;
+        assert_eq!(soon(live.wait_for_revision(written)).await.unwrap().pool.size, size);
+        until(|| live.status().is_live()).await;
+    }
+}

@@ -1,0 +1,11 @@
+//! Values that are kept up to date on servers: watches, live views with their snapshots, and published values. Live views on
+//! the embedded store are in `without_server/live.rs`.
+
+mod live_config;
+mod live_equivalence;
+mod live_fire;
+mod live_servers;
+mod live_snapshot;
+mod published;
+mod snapshot;
+mod watch_resync;

@@ -1,0 +1,252 @@
+//! Names: raw identifiers, names that generated code has too, visibility, the prefix's parameters, another path to the crate.
+
+use etcd_typed::{EtcdSchema, EtcdValue, Schema};
+
+use super::{keys, memory, stored};
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+struct Raw {
+    r#type: u8,
+    r#self_: u8,
+    größe: u8,
+}
+
+#[tokio::test]
+async fn raw_identifiers() {
+    let client = memory().await;
+    let cfg = client.dir::<Raw>("/a").unwrap();
+    cfg.set(&Raw { r#type: 1, self_: 2, größe: 3 }).await.unwrap();
+    assert_eq!(stored(&client).await, keys(&[("a/größe", "3"), ("a/self_", "2"), ("a/type", "1")]));
+    assert_eq!(cfg.r#type.get().await.unwrap().as_deref(), Some(&1));
+    // The variants are called `Type`, `Self_`, `Größe`.
+    fn field(change: RawChange) -> u8 {
+        match change {
+            RawChange::Type(_) => 1,
+            RawChange::Self_(_) => 2,
+            RawChange::Größe(_) => 3,
+        }
+    }
+    let _: fn(RawChange) -> u8 = field;
+}
+
+/// Each name that generated code uses itself, and methods of the handle.
+#[derive(EtcdSchema, Clone, Debug, PartialEq, Default)]
+#[etcd(prefix = "/{__client}/{client}")]
+struct Clashes {
+    #[etcd(rename = "1")]
+    __dir: u8,
+    #[etcd(rename = "2")]
+    __decoder: u8,
+    #[etcd(rename = "3")]
+    __encoder: u8,
+    #[etcd(rename = "4")]
+    __delta: u8,
+    #[etcd(rename = "5")]
+    __out: u8,
+    #[etcd(rename = "6")]
+    __0: u8,
+    #[etcd(rename = "7")]
+    __f: u8,
+    get: u8,
+    set: u8,
+    open: u8,
+    decode: u8,
+    encode: u8,
+    changes: u8,
+    validate: u8,
+    handle: u8,
+    clone: u8,
+    deref: u8,
+    key: u8,
+    value: u8,
+}
+
+#[tokio::test]
+async fn names_of_generated_code() {
+    let client = memory().await;
+    let cfg = ClashesDir::open(&client, "x", "y").unwrap();
+    let value = Clashes { __dir: 1, __decoder: 2, __0: 3, get: 4, key: 5, ..Clashes::default() };
+    cfg.set(&value).await.unwrap();
+    assert_eq!(*cfg.get().await.unwrap(), value);
+    assert_eq!(cfg.get.get().await.unwrap().as_deref(), Some(&4));
+    assert_eq!(cfg.key.key().as_str(), "/x/y/key");
+}
+
+#[derive(EtcdSchema)]
+#[etcd(prefix = "/env-{env}/{app}/{env}/{type}/fixed")]
+struct Parameters {
+    a: u8,
+}
+
+#[tokio::test]
+async fn one_argument_for_each_parameter() {
+    let client = memory().await;
+    let open = |env: &str| ParametersDir::open(&client, env, 7, 'x').unwrap().key().to_string();
+    assert_eq!(open("prod"), "/env-prod/7/prod/x/fixed");
+    assert_eq!(open("../b"), "/env-..%2Fb/7/..%2Fb/x/fixed");
+    assert_eq!(open(".."), "/env-../7/%2E%2E/x/fixed");
+    assert_eq!(open(""), "/env-/7/%/x/fixed");
+    assert_eq!(open("_\0"), "/env-_%00/7/%5F%00/x/fixed");
+    assert_eq!(Parameters::describe().prefix, Some("/env-{env}/{app}/{env}/{type}/fixed"));
+}
+
+#[derive(EtcdSchema)]
+#[etcd(prefix = "/")]
+struct Root {
+    a: u8,
+}
+
+#[derive(EtcdSchema)]
+#[etcd(prefix = "/fixed/50%")]
+struct Fixed {
+    a: u8,
+}
+
+#[tokio::test]
+async fn a_prefix_without_parameters() {
+    let client = memory().await;
+    assert_eq!(RootDir::open(&client).unwrap().a.key().as_str(), "/a");
+    assert_eq!(FixedDir::open(&client).unwrap().a.key().as_str(), "/fixed/50%/a");
+    let other = etcd_typed::Client::builder("memory:").namespace("/ns").connect().await.unwrap();
+    assert_eq!(FixedDir::open(&other).unwrap().key().as_str(), "/ns/fixed/50%");
+}
+
+mod elsewhere {
+    use etcd_typed::EtcdSchema;
+
+    mod private {
+        #[derive(etcd_typed::EtcdSchema)]
+        pub(in crate::derive::names) struct Inner {
+            b: u8,
+        }
+    }
+
+    #[derive(EtcdSchema)]
+    #[etcd(prefix = "/a")]
+    pub(super) struct Outer {
+        /// Private here, public on the handle.
+        #[etcd(dir)]
+        a: private::Inner,
+    }
+}
+
+#[tokio::test]
+async fn the_handle_is_as_visible_as_the_struct() {
+    let client = memory().await;
+    let cfg = elsewhere::OuterDir::open(&client).unwrap();
+    assert_eq!(cfg.a.b.key().as_str(), "/a/a/b");
+    let _: fn(elsewhere::OuterChange) = |change| match change {
+        elsewhere::OuterChange::A(_) => {}
+    };
+}
+
+/// With lints that a careful crate denies; private types within public ones.
+mod strict {
+    #![deny(warnings, missing_docs, unreachable_pub, missing_debug_implementations, unnameable_types, unused_qualifications, clippy::all)]
+
+    use etcd_typed::{EtcdSchema, EtcdValue};
+
+    /// Public, with fields that are not.
+    #[derive(EtcdSchema, Debug)]
+    #[etcd(prefix = "/{env}")]
+    pub(crate) struct Public {
+        no_doc: Level,
+        #[deprecated]
+        old: u8,
+        #[etcd(dir)]
+        private: Private,
+    }
+
+    #[derive(EtcdSchema, Debug)]
+    struct Private {
+        a: u8,
+    }
+
+    #[derive(EtcdValue, Debug)]
+    enum Level {
+        #[deprecated]
+        Low,
+        High,
+    }
+
+    #[test]
+    fn levels() {
+        use etcd_typed::EtcdValue as _;
+        assert!(matches!(Level::decode(b"high"), Ok(Level::High)));
+    }
+}
+
+/// A crate that has ours under another name.
+mod facade {
+    pub(super) mod inner {
+        pub(crate) use etcd_typed as typed;
+    }
+}
+
+mod through {
+    /// Shadows the crate's name: only the given path leads there.
+    mod etcd_typed {}
+
+    use super::facade;
+    use super::facade::inner::typed::{EtcdSchema, EtcdValue};
+
+    #[derive(EtcdSchema, Clone, Debug, PartialEq)]
+    #[etcd(crate = facade::inner::typed, prefix = "/{p}")]
+    pub(super) struct Through {
+        pub(super) mode: Mode,
+        #[etcd(json, secret)]
+        pub(super) json: u8,
+    }
+
+    #[derive(EtcdValue, Clone, Debug, PartialEq)]
+    #[etcd(crate = super::facade::inner::typed)]
+    pub(super) enum Mode {
+        On,
+    }
+}
+
+#[tokio::test]
+async fn the_crate_by_another_path() {
+    let client = memory().await;
+    let cfg = through::ThroughDir::open(&client, "p").unwrap();
+    let value = through::Through { mode: through::Mode::On, json: 1 };
+    cfg.set(&value).await.unwrap();
+    assert_eq!(*cfg.get().await.unwrap(), value);
+}
+
+/// What a macro makes of its own tokens and of its caller's.
+macro_rules! make {
+    ($name:ident { $($field:ident: $ty:ty = $default:expr),* $(,)? }) => {
+        #[derive(EtcdSchema, Clone, Debug, PartialEq)]
+        struct $name {
+            fixed: Option<u8>,
+            $(#[etcd(default = $default)] $field: $ty,)*
+        }
+    };
+}
+
+make!(Made { a: u8 = 3, b: Option2<String> = Option2(None) });
+
+#[derive(Clone, Debug, PartialEq)]
+struct Option2<T>(Option<T>);
+
+impl EtcdValue for Option2<String> {
+    const TYPE: &'static str = "text, or nothing";
+
+    fn encode(&self) -> Result<bytes::Bytes, etcd_typed::ValueError> {
+        Ok(self.0.clone().unwrap_or_default().into())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, etcd_typed::ValueError> {
+        String::decode(bytes).map(|text| Self(Some(text).filter(|text| !text.is_empty())))
+    }
+}
+
+#[tokio::test]
+async fn a_struct_from_a_macro() {
+    let client = memory().await;
+    let cfg = client.dir::<Made>("/a").unwrap();
+    assert_eq!(*cfg.get().await.unwrap(), Made { fixed: None, a: 3, b: Option2(None) });
+    cfg.fixed.set(&1).await.unwrap();
+    assert_eq!(cfg.get().await.unwrap().fixed, Some(1));
+}

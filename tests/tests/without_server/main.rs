@@ -1,0 +1,16 @@
+//! Tests that start no server: of pure functions, of the embedded store, whose clock is mostly paused, and of the
+//! library's own source.
+
+mod call_limit;
+mod checks;
+mod conformance_sees;
+mod cooperative;
+mod derive;
+mod idle;
+mod instructions;
+mod layering;
+mod live;
+mod panics;
+mod semantics;
+mod unchanged;
+mod values;
