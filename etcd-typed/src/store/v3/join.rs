@@ -1,9 +1,12 @@
-//! Reads of single keys that go out together while the connection is busy.
+//! Reads of single keys, and questions about small directories, that go out together while the connection is busy.
 //!
 //! A request of a hundred reads costs the server, and us, a small part of a hundred requests. So while a few reads are in flight, further ones
 //! wait for the first of those to end, or for a moment, and then go out as one transaction that only reads. It is as linearizable as each of
 //! them would be: it is sent after all of them were called. Those that are of the same key are one read in it, and all that is left of it if
 //! there is no other. A read that finds the connection idle goes out at once and as it is; one that does not first lets others run who may ask as well.
+//!
+//! A question about a directory is a read whose answer is one key at the most, without its value: which key was modified since a revision, and how many there are. The server may read
+//! all of the directory for it, so questions about large directories are asked alone.
 //!
 //! The transaction is one attempt. What it does not answer each reader asks for himself, and so has his own error, in his own time.
 
@@ -39,6 +42,9 @@ const LONGEST_WAIT: Duration = Duration::from_millis(1);
 /// waiting.
 const LONGEST_VALUE: usize = 16 * 1024;
 
+/// The most keys of a directory that is asked about together with others the next time. etcd reads them in a millisecond.
+const MOST_COUNTED: i64 = 1000;
+
 /// How long a server may take to say its version.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
@@ -58,8 +64,15 @@ pub(super) struct Reads {
 #[derive(Default)]
 struct Waiting {
     groups: Vec<Group>,
-    /// Where each is among them. In what may be joined, requests differ in their keys, and in whether values are wanted.
-    places: HashMap<(Bytes, bool), usize>,
+    /// Where each is among them.
+    places: HashMap<Wanted, usize>,
+}
+
+/// All in which requests differ that may be joined: the keys, whether values are wanted, the limit, and the revision since which keys were modified.
+type Wanted = (Bytes, Bytes, bool, i64, i64);
+
+fn wanted(request: &RangeRequest) -> Wanted {
+    (request.key.clone(), request.range_end.clone(), request.keys_only, request.limit, request.min_mod_revision)
 }
 
 /// Those who want the same. A reader who gives up drops the other end.
@@ -136,14 +149,15 @@ impl Reads {
             if apart == Apart::Broken {
                 sleep_until(deadline.min(Instant::now() + self.core.retry.backoff().next_delay())).await;
             }
-            let suspect = (loner || apart == Apart::Refused).then(|| request.key.clone());
+            let suspect = loner || apart == Apart::Refused;
+            let key = (suspect || is_question(&request)).then(|| request.key.clone());
             // Boxed, since thousands may wait to be joined, and need no room for a call of their own.
             let outcome = Box::pin(self.core.call_until(&RANGE, how, request, deadline)).await;
             drop((free, inherited));
-            match (&outcome, &suspect) {
-                (Ok(answer), _) => self.learn(suspect.as_deref(), answer),
+            match (&outcome, &key) {
+                (Ok(answer), _) => self.learn(key.as_deref(), suspect, answer),
                 // Every transaction with this key would fail.
-                (Err(failure), Some(key)) if failure.verdict().repeat == Repeat::Never => self.loners.add(key),
+                (Err(failure), Some(key)) if suspect && failure.verdict().repeat == Repeat::Never => self.loners.add(key),
                 (Err(_), _) => {}
             }
             outcome
@@ -216,10 +230,11 @@ impl Reads {
             return;
         }
         let (requests, outcomes): (Vec<_>, Vec<_>) = groups.into_iter().map(|group| (group.request, group.outcomes)).unzip();
+        let questions: Vec<_> = requests.iter().map(|request| is_question(request).then(|| request.key.clone())).collect();
         match self.together(requests).await {
             Ok(answers) => {
-                for (outcomes, answer) in outcomes.into_iter().zip(answers) {
-                    self.learn(None, &answer);
+                for ((outcomes, answer), question) in outcomes.into_iter().zip(answers).zip(questions) {
+                    self.learn(question.as_deref(), false, &answer);
                     let answer = Arc::new(answer);
                     outcomes.into_iter().for_each(|outcome| tell(outcome, Outcome::Answered(Arc::clone(&answer))));
                 }
@@ -269,11 +284,13 @@ impl Reads {
         Err(if matches!(verdict.repeat, Repeat::Never | Repeat::AfterLogin) { Apart::Refused } else { Apart::Broken })
     }
 
-    /// Keeps in mind that a key is better read alone, or that it is not any more. `suspect` is one that was thought of as such.
-    fn learn(&self, suspect: Option<&[u8]>, answer: &RangeResponse) {
-        match answer.kvs.as_slice() {
-            [kv] if kv.value.len() > LONGEST_VALUE => self.loners.add(&kv.key),
-            _ => suspect.into_iter().for_each(|key| self.loners.remove(key)),
+    /// Keeps in mind that what begins at a key is better read alone, or that it is not any more. `suspect`: it was thought of as such. The key may be left out of a read of one key.
+    fn learn(&self, key: Option<&[u8]>, suspect: bool, answer: &RangeResponse) {
+        match (answer.kvs.as_slice(), key) {
+            ([kv], _) if kv.value.len() > LONGEST_VALUE => self.loners.add(&kv.key),
+            (_, Some(key)) if answer.count > MOST_COUNTED => self.loners.add(key),
+            (_, Some(key)) if suspect => self.loners.remove(key),
+            (_, _) => {}
         }
     }
 
@@ -292,7 +309,7 @@ impl Waiting {
     fn add(&mut self, request: &RangeRequest, outcome: oneshot::Sender<Outcome>) -> bool {
         let alone = self.groups.is_empty();
         let next = self.groups.len();
-        let place = *self.places.entry((request.key.clone(), request.keys_only)).or_insert(next);
+        let place = *self.places.entry(wanted(request)).or_insert(next);
         match self.groups.get_mut(place) {
             Some(group) => group.outcomes.push(outcome),
             None => self.groups.push(Group { request: request.clone(), outcomes: vec![outcome] }),
@@ -303,7 +320,7 @@ impl Waiting {
     /// Those who came first, and who want no more than so many things.
     fn take(&mut self, most: usize) -> Vec<Group> {
         let rest = self.groups.split_off(self.groups.len().min(most));
-        self.places = rest.iter().enumerate().map(|(place, group)| ((group.request.key.clone(), group.request.keys_only), place)).collect();
+        self.places = rest.iter().enumerate().map(|(place, group)| (wanted(&group.request), place)).collect();
         mem::replace(&mut self.groups, rest)
     }
 }
@@ -345,12 +362,12 @@ fn tell(reader: oneshot::Sender<Outcome>, outcome: Outcome) {
     let _ = reader.send(outcome);
 }
 
-/// Whether it is a read of one key as it is now that sees every acknowledged write. Only those can share a transaction: a member answers what may be stale
-/// without asking the others, and a past revision may be gone.
+/// Whether it is a read of one key, or a question about a directory, as it is now, that sees every acknowledged write. Only those can share a transaction: a member answers what
+/// may be stale without asking the others, and a past revision may be gone.
 fn is_joinable(request: &RangeRequest) -> bool {
     let RangeRequest {
         key: _,
-        keys_only: _,
+        keys_only,
         range_end,
         limit,
         revision,
@@ -361,8 +378,15 @@ fn is_joinable(request: &RangeRequest) -> bool {
         min_mod_revision,
         max_create_revision,
     } = request;
-    let plain = range_end.is_empty() && !serializable && !count_only;
-    plain && [*limit, *revision, *min_mod_revision, *max_create_revision, (*sort_order).into(), (*sort_target).into()] == [0; 6]
+    let is_small =
+        if *keys_only { range_end.is_empty() || *limit == 1 } else { range_end.is_empty() && (*limit, *min_mod_revision) == (0, 0) };
+    let plain = is_small && !serializable && !count_only;
+    plain && [*revision, *max_create_revision, (*sort_order).into(), (*sort_target).into()] == [0; 4]
+}
+
+/// Whether it is about several keys, of those that may be joined.
+fn is_question(request: &RangeRequest) -> bool {
+    !request.range_end.is_empty() && is_joinable(request)
 }
 
 /// What a transaction of so many reads answers to each.
