@@ -140,7 +140,7 @@ async fn questions_about_directories_share_requests() {
     }
     let seen = read(&store, &numbered(0)).await.unwrap().revision;
     for n in (0..DIRECTORIES).step_by(5) {
-        write(&store, &format!("{}/new", directory(n)), "1").await;
+        write(&store, &key(&format!("{}/new", directory(n))), "1").await;
     }
     let (ranges, txns) = reads_got(&etcd).await;
     let replies = join_all((0..DIRECTORIES).map(|n| store.range(modified_after(&directory(n), seen)))).await;
