@@ -4,6 +4,7 @@
 //! What a watch delivers is in order and whole, but that nothing more is there it does not prove: it may be silent because it is broken. So the
 //! task asks the store now and then, and whenever somebody must know, how far it is: see [`Proof`].
 
+mod heads;
 mod proof;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use self::heads::Heads;
 use self::proof::{Outcome, Proof, period};
 use super::viewing::{Feed, Source};
 use crate::changes::Mirror;
@@ -31,12 +33,13 @@ use crate::watch::{Follow, Start, Step};
 /// All upstreams of one client, by what they watch.
 pub(crate) struct Upstreams {
     open: Mutex<HashMap<Span, Weak<Upstream>>>,
+    heads: Arc<Heads>,
     runtimes: Arc<Runtimes>,
 }
 
 impl Upstreams {
     pub(crate) fn new(runtimes: Arc<Runtimes>) -> Self {
-        Self { open: Mutex::default(), runtimes }
+        Self { open: Mutex::default(), heads: Arc::new(Heads::new()), runtimes }
     }
 
     #[cfg(feature = "snapshot")]
@@ -57,7 +60,10 @@ impl Upstreams {
             return Err(Error::without_runtime().at(&source.directory));
         }
         open.retain(|_, upstream| upstream.strong_count() > 0);
-        let upstream = Arc::new(Upstream::start(self.runtimes.clone(), source));
+        if open.is_empty() {
+            self.heads.restart();
+        }
+        let upstream = Arc::new(Upstream::start(self.runtimes.clone(), self.heads.clone(), source));
         open.insert(source.span.clone(), Arc::downgrade(&upstream));
         Ok(upstream)
     }
@@ -111,7 +117,7 @@ enum Command {
 }
 
 impl Upstream {
-    fn start(runtimes: Arc<Runtimes>, source: &Source) -> Self {
+    fn start(runtimes: Arc<Runtimes>, heads: Arc<Heads>, source: &Source) -> Self {
         let Source { store, retry, span, directory, pattern, .. } = source;
         let (commands, receiver) = mpsc::unbounded_channel();
         let proven = Arc::new(Mutex::new(Proven { asked: Instant::now(), period: period(0) }));
@@ -126,7 +132,7 @@ impl Upstream {
             listed: Revision::ZERO,
             feeds: Vec::new(),
             trouble: None,
-            proof: Proof::new(store.clone(), span.clone()),
+            proof: Proof::new(store.clone(), span.clone(), heads),
             proven: proven.clone(),
             store: store.clone(),
         };
@@ -356,6 +362,7 @@ impl Task {
             // A reset is the first step.
             (None, _) => None,
         };
+        self.proof.moved();
         if !is_reset {
             self.backoff.reset();
         }
@@ -395,6 +402,7 @@ impl Task {
                     if revision > mirror.revision() {
                         self.listed = revision;
                         mirror.advance(revision);
+                        self.proof.moved();
                     }
                     for attached in self.feeds.iter_mut().filter(|attached| attached.begun) {
                         attached.feed.progress(mirror.revision());

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -11,6 +12,9 @@ import (
 
 // Of every lease, in seconds; as in src/work.rs.
 const ttl = 60
+
+// Of the leases of those who do nothing; as in src/cases/idle.rs.
+const idleTTL = 6
 
 // That somebody had it; nanoseconds since the word to begin.
 type hold struct {
@@ -38,6 +42,29 @@ func lockUncontended(address string, parameters []string) {
 func locker(session *concurrency.Session) contender {
 	mutex := concurrency.NewMutex(session, "/lock")
 	return contender{func() { must(mutex.Lock(context.Background())) }, func() { must(mutex.Unlock(context.Background())) }}
+}
+
+// As in src/cases/idle.rs: each has a lock of its own, and then releases it.
+func idleLocks(address string, parameters []string) {
+	client := connect(address)
+	idle := milliseconds(parameters[1])
+	var mutexes []*concurrency.Mutex
+	for i := 0; i < number(parameters[0]); i++ {
+		session, err := concurrency.NewSession(client, concurrency.WithTTL(idleTTL))
+		must(err)
+		mutexes = append(mutexes, concurrency.NewMutex(session, fmt.Sprintf("/locks/%d", i)))
+		must(mutexes[i].Lock(context.Background()))
+	}
+	meter := ready()
+	time.Sleep(idle)
+	meter.report(len(mutexes))
+	for _, mutex := range mutexes {
+		must(mutex.Unlock(context.Background()))
+	}
+	time.Sleep(3 * time.Second)
+	meter = ready()
+	time.Sleep(idle)
+	meter.report(len(mutexes))
 }
 
 // As in src/cases/lock_hand_over.rs.

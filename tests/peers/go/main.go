@@ -24,6 +24,7 @@ var cases = map[string]func(address string, parameters []string){
 	"directories":        directories,
 	"lock-uncontended":   lockUncontended,
 	"lock-hand-over":     lockHandOver,
+	"idle-locks":         idleLocks,
 	"election-hand-over": electionHandOver,
 	"watch-latency":      watchLatency,
 	"watch-live":         watchLive,

@@ -3,6 +3,7 @@
 mod directories;
 mod election_hand_over;
 mod holds;
+mod idle;
 mod live_apply;
 mod load;
 mod lock_hand_over;
@@ -209,6 +210,7 @@ pub(crate) fn all(effort: &Effort) -> Vec<Case> {
     cases.extend(watch_events::cases(effort));
     cases.extend(watch_fan_out::cases(effort));
     cases.extend(live_apply::cases(effort));
+    cases.extend(idle::cases(effort));
     cases
 }
 
@@ -226,6 +228,7 @@ pub(crate) async fn work(peer: &str, address: &str, case: &str, parameters: &[St
         watch_events::LIVE | watch_events::OLD => watch_events::work(peer, address, case, parameters).await,
         live_apply::NAME => live_apply::work(peer, address, parameters).await,
         watch_fan_out::NAME => watch_fan_out::work(peer, address, parameters).await,
+        idle::LOCKS | idle::PUBLISHED | idle::VIEWS => idle::work(peer, address, case, parameters).await,
         _ => Err(format!("no case {case}").into()),
     }
 }

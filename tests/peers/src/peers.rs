@@ -12,7 +12,7 @@ use std::process::Command;
 
 use crate::Result;
 
-pub(crate) use etcd_client::{EtcdClient, EtcdClientWatches, put_all};
+pub(crate) use etcd_client::{EtcdClient, EtcdClientWatches, put_all, put_for};
 pub(crate) use etcd_typed::{Clients, EtcdTyped, EtcdTypedWatches};
 pub(crate) use reqwest::Reqwest;
 pub(crate) use tonic::Tonic;

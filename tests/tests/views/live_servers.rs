@@ -274,6 +274,55 @@ async fn stays_fresh(address: String) {
     writing.await.unwrap();
 }
 
+/// Beside a writer each directory is asked about. The questions of many views are one request, but for servers that do not bear it.
+#[tokio::test]
+async fn idle_views_share_requests_on_a_busy_server() {
+    let etcd = Etcd::start().await;
+    let client = Client::connect(&etcd.url_v3()).await.unwrap();
+    let busy = Client::connect(&etcd.url_v3()).await.unwrap().entry::<u32>("/busy").unwrap();
+    let writer = tokio::spawn(async move {
+        loop {
+            busy.set(&1).await.unwrap();
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut views = Vec::new();
+    for n in 0..500 {
+        let dir = client.dir::<Pool>(&format!("/views/{n}")).unwrap();
+        dir.set(&Pool { size: 1 }).await.unwrap();
+        views.push(soon(dir.live()).await.unwrap());
+    }
+    // After the first proofs it is known that the server bears it.
+    proved(&views).await;
+    let before = reads(&etcd).await;
+    proved(&views).await;
+    let requests = reads(&etcd).await - before;
+    writer.abort();
+    println!("{requests} requests for one or two proofs of 500 views");
+    let shares = !["3.5.0", "3.5.1", "3.5.2", "3.5.3", "3.5.4", "3.5.5", "3.5.6"].contains(&etcd.version());
+    assert!(requests <= if shares { 50 } else { 1100 }, "{requests} requests");
+}
+
+/// Until each of the views was proved once more.
+async fn proved(views: &[Live<Pool>]) {
+    let since = Instant::now();
+    for live in views {
+        until(|| live.staleness() < since.elapsed()).await;
+    }
+}
+
+/// Requests for reads that the server got.
+async fn reads(etcd: &Etcd) -> u64 {
+    let started = async |method| {
+        metric(
+            etcd,
+            &format!("grpc_server_started_total{{grpc_method=\"{method}\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}} "),
+        )
+        .await
+    };
+    started("Range").await + started("Txn").await
+}
+
 #[tokio::test]
 async fn the_last_view_to_go_leaves_no_watcher_on_the_server() {
     let etcd = Etcd::start().await;
@@ -299,12 +348,16 @@ async fn the_last_view_to_go_leaves_no_watcher_on_the_server() {
 
 /// How many watchers the server says that it has.
 async fn watchers(etcd: &Etcd) -> u64 {
+    metric(etcd, "etcd_debugging_mvcc_watcher_total ").await
+}
+
+async fn metric(etcd: &Etcd, name: &str) -> u64 {
     let mut stream = TcpStream::connect(etcd.endpoint()).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
     let mut metrics = String::new();
     stream.read_to_string(&mut metrics).await.unwrap();
-    let line = metrics.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total "));
-    line.expect("the metric").parse().expect("a number")
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)).expect("the metric");
+    value.parse::<f64>().expect("a number") as u64
 }
 
 #[tokio::test]

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_typed::Client;
-use etcd_typed::store::memory::MemoryStore;
+use etcd_typed::store::memory::{Calls, Faults, MemoryStore};
 use etcd_typed::testing::{CountingStore, Counts};
+use etcd_typed::{Client, ErrorKind, Live};
 use futures_util::future::{join_all, try_join_all};
 use tokio::time::sleep;
 
@@ -22,6 +22,13 @@ const SPARE: u64 = 16;
 fn client() -> (Client, CountingStore) {
     let counting = CountingStore::new(Arc::new(MemoryStore::new()));
     (Client::with_store(counting.clone()), counting)
+}
+
+fn client_and_faults() -> (Client, CountingStore, Faults) {
+    let memory = MemoryStore::new();
+    let faults = memory.faults();
+    let counting = CountingStore::new(Arc::new(memory));
+    (Client::with_store(counting.clone()), counting, faults)
 }
 
 /// The calls of a minute in which nobody does anything, after what is in the background now.
@@ -85,6 +92,116 @@ async fn withdrawn_values_cost_nothing() {
     assert_kept(idle(&counting).await, 1);
     drop(kept);
     assert_eq!(idle(&counting).await, Counts::default());
+}
+
+/// Opens views of so many entries, over more time than passes between two proofs.
+async fn views(client: &Client, count: u64, time: Duration) -> Vec<Live<Option<u64>>> {
+    let mut views = Vec::new();
+    for n in 0..count {
+        views.push(client.entry::<u64>(&format!("/views/{n}")).unwrap().live().await.unwrap());
+        sleep(time / u32::try_from(count).unwrap()).await;
+    }
+    views
+}
+
+fn assert_proved(views: &[Live<Option<u64>>]) {
+    for view in views {
+        assert!(view.status().is_live(), "{}", view.status());
+        assert!(view.staleness() < view.proof_period() + Duration::from_secs(1), "{:?}", view.staleness());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_views_cost_as_much_as_one() {
+    for count in [1, 10, 500] {
+        let (client, counting) = client();
+        let views = views(&client, count, TTL).await;
+        let calls = idle(&counting).await;
+        // A read each ten seconds, one of which may fall on either side of the minute.
+        assert!((5..=7).contains(&calls.range), "{count} views: {calls:?}");
+        assert_eq!(Counts { range: 0, ..calls }, Counts::default(), "{count} views");
+        assert_proved(&views);
+    }
+}
+
+/// The time after which the next proof is asked for, less a little.
+const BEFORE_PROOF: Duration = Duration::from_millis(9900);
+const A_LITTLE: Duration = Duration::from_millis(200);
+
+/// A hundred views that were proved just now. The next proof is in ten seconds.
+async fn proved_views(client: &Client, counting: &CountingStore) -> Vec<Live<Option<u64>>> {
+    let views = views(client, 100, Duration::ZERO).await;
+    counting.take();
+    while counting.counts().range == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    counting.take();
+    views
+}
+
+fn stale(views: &[Live<Option<u64>>]) -> usize {
+    views.iter().filter(|view| view.staleness() > A_LITTLE).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_that_may_not_read_delays_no_other() {
+    let (client, counting, faults) = client_and_faults();
+    let views = proved_views(&client, &counting).await;
+    sleep(BEFORE_PROOF).await;
+    faults.fail(Calls::Reads, 1, ErrorKind::PermissionDenied);
+    sleep(A_LITTLE).await;
+    assert_eq!((stale(&views), counting.take().range), (1, 2), "the next one reads");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(counting.take().range, 1, "it tries again");
+    assert_proved(&views);
+}
+
+#[tokio::test(start_paused = true)]
+async fn views_that_go_away_while_they_read_delay_no_other() {
+    let (client, counting, faults) = client_and_faults();
+    let mut views = proved_views(&client, &counting).await;
+    sleep(BEFORE_PROOF).await;
+    // Less than the time that a view waits for another one.
+    faults.delay(Calls::Reads, Duration::from_millis(900));
+    sleep(A_LITTLE).await;
+    assert_eq!(counting.take().range, 1);
+    while counting.counts().range == 0 {
+        assert!(views.len() > 1, "one of them reads");
+        drop(views.remove(0));
+        sleep(Duration::from_millis(1)).await;
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert!(views.iter().all(|view| view.staleness() < Duration::from_secs(2)));
+    assert_eq!(counting.take().range, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn views_of_a_silent_server_ask_once_a_second() {
+    let (client, counting, faults) = client_and_faults();
+    let views = proved_views(&client, &counting).await;
+    faults.delay(Calls::Reads, Duration::from_secs(30));
+    sleep(Duration::from_secs(30)).await;
+    let calls = counting.take();
+    assert!((15..=21).contains(&calls.range), "{calls:?}");
+    assert!(views.iter().all(|view| view.staleness() >= Duration::from_secs(29)), "nothing is proved without an answer");
+    faults.clear();
+    // The last read is over in thirty seconds.
+    sleep(MINUTE).await;
+    assert_proved(&views);
+}
+
+#[tokio::test(start_paused = true)]
+async fn views_of_a_stopped_server_ask_once_a_second() {
+    let (client, counting, faults) = client_and_faults();
+    let views = proved_views(&client, &counting).await;
+    faults.stop();
+    sleep(MINUTE).await;
+    let calls = counting.take();
+    assert!((50..=61).contains(&calls.range), "{calls:?}");
+    assert!(views.iter().all(|view| view.staleness() >= MINUTE && !view.status().is_live()));
+    faults.start();
+    sleep(MINUTE).await;
+    assert_proved(&views);
 }
 
 #[tokio::test(start_paused = true)]

@@ -534,6 +534,29 @@ async fn a_watch_that_tells_less_than_the_server_has_is_found_out() {
     assert_eq!(soon(live.wait_for_revision(written.modified())).await.unwrap_err().problems()[0].kind, ProblemKind::Missing);
 }
 
+/// The read that the views share proves nothing of a view that is behind it.
+#[tokio::test(start_paused = true)]
+async fn one_silent_watch_of_many_is_found_out() {
+    let bench = bench();
+    let mut views = Vec::new();
+    for n in 0..50 {
+        views.push(soon(bench.client.entry::<u32>(&format!("/values/{n}")).unwrap().live()).await.unwrap());
+        sleep(Duration::from_millis(300)).await;
+    }
+    bench.mute.store(true, Ordering::SeqCst);
+    for silent in [3, 40] {
+        bench.counting.take();
+        bench.client.entry::<u32>(&format!("/values/{silent}")).unwrap().set(&7).await.unwrap();
+        let written = tokio::time::Instant::now();
+        while **views[silent].get() != Some(7) {
+            assert!(views[silent].staleness() + Duration::from_millis(1) >= written.elapsed(), "it is not called current");
+            sleep(Duration::from_millis(10)).await;
+        }
+        assert!(written.elapsed() < Duration::from_secs(17), "a period, and five listings a second apart");
+        assert_eq!(bench.counting.take().watch, 1, "the other watches go on");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_quiet_directory_of_a_busy_store_is_proved_by_its_keys() {
     let bench = bench();

@@ -1,4 +1,5 @@
-//! Joins reads of single keys into one request while the connection is busy.
+//! Joins reads of single keys, and questions about small directories, into one request while the
+//! connection is busy.
 //!
 //! One request with a hundred reads costs the server and the client a small part of a hundred
 //! requests. So while a few reads are in flight, further reads wait until one of those ends, or for
@@ -7,6 +8,10 @@
 //! the same key become one read in it; if no other key waits, the request is that single read. A
 //! read that finds the connection idle is sent at once, unchanged. Otherwise it first yields, so
 //! that other tasks can add their reads.
+//!
+//! A question about a directory is a read that returns at most one key, without its value: which key
+//! was modified since a revision, and how many keys there are. The server may read the whole
+//! directory for it, so questions about large directories are sent alone.
 //!
 //! The transaction is one attempt. If it fails, each reader sends its own request, and so gets its
 //! own error within its own time limit.
@@ -44,6 +49,9 @@ const LONGEST_WAIT: Duration = Duration::from_millis(1);
 /// the request, and they would delay the other reads in the transaction.
 const LONGEST_VALUE: usize = 16 * 1024;
 
+/// The largest directory, in keys, whose next question is joined. etcd reads it in a millisecond.
+const MOST_COUNTED: i64 = 1000;
+
 /// The time limit for asking a server for its version.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
@@ -63,9 +71,16 @@ pub(super) struct Reads {
 #[derive(Default)]
 struct Waiting {
     groups: Vec<Group>,
-    /// The position of each request in `groups`. Joinable requests differ only in the key and in
-    /// whether they want the value.
-    places: HashMap<(Bytes, bool), usize>,
+    /// The position of each request in `groups`.
+    places: HashMap<Wanted, usize>,
+}
+
+/// Everything in which joinable requests differ: the keys, whether only keys are wanted, the limit,
+/// and the revision since which keys were modified.
+type Wanted = (Bytes, Bytes, bool, i64, i64);
+
+fn wanted(request: &RangeRequest) -> Wanted {
+    (request.key.clone(), request.range_end.clone(), request.keys_only, request.limit, request.min_mod_revision)
 }
 
 /// The readers of one request. A reader that gives up drops its receiver.
@@ -146,15 +161,16 @@ impl Reads {
             if alone == Alone::Broken {
                 sleep_until(deadline.min(Instant::now() + self.core.retry.backoff().next_delay())).await;
             }
-            let suspect = (loner || alone == Alone::Refused).then(|| request.key.clone());
+            let suspect = loner || alone == Alone::Refused;
+            let key = (suspect || is_question(&request)).then(|| request.key.clone());
             // Boxed to keep this future small: thousands may wait to be joined without making a
             // call of their own.
             let outcome = Box::pin(self.core.call_until(&RANGE, how, request, deadline)).await;
             drop((free, inherited));
-            match (&outcome, &suspect) {
-                (Ok(answer), _) => self.learn(suspect.as_deref(), answer),
+            match (&outcome, &key) {
+                (Ok(answer), _) => self.learn(key.as_deref(), suspect, answer),
                 // Every transaction with this key would fail.
-                (Err(failure), Some(key)) if failure.verdict().repeat == Repeat::Never => self.loners.add(key),
+                (Err(failure), Some(key)) if suspect && failure.verdict().repeat == Repeat::Never => self.loners.add(key),
                 (Err(_), _) => {}
             }
             outcome
@@ -231,10 +247,11 @@ impl Reads {
             return;
         }
         let (requests, outcomes): (Vec<_>, Vec<_>) = groups.into_iter().map(|group| (group.request, group.outcomes)).unzip();
+        let questions: Vec<_> = requests.iter().map(|request| is_question(request).then(|| request.key.clone())).collect();
         match self.together(requests).await {
             Ok(answers) => {
-                for (outcomes, answer) in outcomes.into_iter().zip(answers) {
-                    self.learn(None, &answer);
+                for ((outcomes, answer), question) in outcomes.into_iter().zip(answers).zip(questions) {
+                    self.learn(question.as_deref(), false, &answer);
                     let answer = Arc::new(answer);
                     outcomes.into_iter().for_each(|outcome| tell(outcome, Outcome::Answered(Arc::clone(&answer))));
                 }
@@ -285,12 +302,14 @@ impl Reads {
         Err(if matches!(verdict.repeat, Repeat::Never | Repeat::AfterLogin) { Alone::Refused } else { Alone::Broken })
     }
 
-    /// Records whether a key should be read alone. `suspect` is a key that was treated so for this
-    /// read.
-    fn learn(&self, suspect: Option<&[u8]>, answer: &RangeResponse) {
-        match answer.kvs.as_slice() {
-            [kv] if kv.value.len() > LONGEST_VALUE => self.loners.add(&kv.key),
-            _ => suspect.into_iter().for_each(|key| self.loners.remove(key)),
+    /// Records whether a request that begins at a key should be sent alone. `suspect` says that it
+    /// was so for this read. The key may be none for a read of one key that was not suspect.
+    fn learn(&self, key: Option<&[u8]>, suspect: bool, answer: &RangeResponse) {
+        match (answer.kvs.as_slice(), key) {
+            ([kv], _) if kv.value.len() > LONGEST_VALUE => self.loners.add(&kv.key),
+            (_, Some(key)) if answer.count > MOST_COUNTED => self.loners.add(key),
+            (_, Some(key)) if suspect => self.loners.remove(key),
+            (_, _) => {}
         }
     }
 
@@ -309,7 +328,7 @@ impl Waiting {
     fn add(&mut self, request: &RangeRequest, outcome: oneshot::Sender<Outcome>) -> bool {
         let alone = self.groups.is_empty();
         let next = self.groups.len();
-        let place = *self.places.entry((request.key.clone(), request.keys_only)).or_insert(next);
+        let place = *self.places.entry(wanted(request)).or_insert(next);
         match self.groups.get_mut(place) {
             Some(group) => group.outcomes.push(outcome),
             None => self.groups.push(Group { request: request.clone(), outcomes: vec![outcome] }),
@@ -320,7 +339,7 @@ impl Waiting {
     /// Takes the oldest groups, at most `most` of them.
     fn take(&mut self, most: usize) -> Vec<Group> {
         let rest = self.groups.split_off(self.groups.len().min(most));
-        self.places = rest.iter().enumerate().map(|(place, group)| ((group.request.key.clone(), group.request.keys_only), place)).collect();
+        self.places = rest.iter().enumerate().map(|(place, group)| (wanted(&group.request), place)).collect();
         mem::replace(&mut self.groups, rest)
     }
 }
@@ -362,13 +381,13 @@ fn tell(reader: oneshot::Sender<Outcome>, outcome: Outcome) {
     let _ = reader.send(outcome);
 }
 
-/// Returns whether the request is a linearizable read of the current value of one key. Only such
-/// reads can share a transaction: a stale read is answered by one member alone, and a past revision
-/// may be compacted.
+/// Returns whether the request is a linearizable read of the current value of one key, or a question
+/// about a directory. Only those can share a transaction: a stale read is answered by one member
+/// alone, and a past revision may be compacted.
 fn is_joinable(request: &RangeRequest) -> bool {
     let RangeRequest {
         key: _,
-        keys_only: _,
+        keys_only,
         range_end,
         limit,
         revision,
@@ -379,8 +398,15 @@ fn is_joinable(request: &RangeRequest) -> bool {
         min_mod_revision,
         max_create_revision,
     } = request;
-    let plain = range_end.is_empty() && !serializable && !count_only;
-    plain && [*limit, *revision, *min_mod_revision, *max_create_revision, (*sort_order).into(), (*sort_target).into()] == [0; 6]
+    let is_small =
+        if *keys_only { range_end.is_empty() || *limit == 1 } else { range_end.is_empty() && (*limit, *min_mod_revision) == (0, 0) };
+    let plain = is_small && !serializable && !count_only;
+    plain && [*revision, *max_create_revision, (*sort_order).into(), (*sort_target).into()] == [0; 4]
+}
+
+/// Whether it is about several keys, of those that may be joined.
+fn is_question(request: &RangeRequest) -> bool {
+    !request.range_end.is_empty() && is_joinable(request)
 }
 
 /// Splits the answer to a transaction of `count` reads into one answer for each read.

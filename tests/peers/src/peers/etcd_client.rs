@@ -2,6 +2,8 @@
 
 mod watches;
 
+use std::time::{Duration, Instant};
+
 use etcd_client::{Client, GetOptions, GetResponse, KvClient, LeaderKey, LockOptions, ResignOptions, Txn, TxnOp};
 use futures_util::future::try_join_all;
 
@@ -41,13 +43,19 @@ impl EtcdClient {
         Ok(Below { client, directory: payload::directory_name(count), page, wanted: payload::directory(count) })
     }
 
+    /// Each has a name of its own.
+    pub(crate) async fn own_locks(address: &str, count: usize, ttl: Duration) -> Result<Vec<Locker>> {
+        let sessions = Session::open(address, count, ttl).await?;
+        Ok(sessions.into_iter().enumerate().map(|(n, session)| Locker { session, name: format!("/locks/{n}") }).collect())
+    }
+
     pub(crate) async fn lockers(address: &str, name: &str, count: usize) -> Result<Vec<Locker>> {
-        let sessions = Session::open(address, count).await?;
+        let sessions = Session::open(address, count, TTL).await?;
         Ok(sessions.into_iter().map(|session| Locker { session, name: name.to_owned() }).collect())
     }
 
     pub(crate) async fn candidates(address: &str, name: &str, count: usize) -> Result<Vec<Candidate>> {
-        let sessions = Session::open(address, count).await?;
+        let sessions = Session::open(address, count, TTL).await?;
         Ok(sessions.into_iter().map(|session| Candidate { session, name: name.to_owned() }).collect())
     }
 }
@@ -59,6 +67,17 @@ pub(crate) async fn put_all(address: &str, pairs: Vec<(String, String)>) -> Resu
     while puts.peek().is_some() {
         // A transaction may have 128.
         client.txn(Txn::new().and_then(puts.by_ref().take(128).collect::<Vec<_>>())).await?;
+    }
+    Ok(())
+}
+
+/// Writes a key twenty times a second, for so long.
+pub(crate) async fn put_for(address: String, time: Duration) -> Result<()> {
+    let mut client = Client::connect([address], None).await?;
+    let began = Instant::now();
+    while began.elapsed() < time {
+        client.put("/other", "x", None).await?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
 }
@@ -148,22 +167,22 @@ struct Session {
 }
 
 impl Session {
-    async fn open(address: &str, count: usize) -> Result<Vec<Self>> {
+    async fn open(address: &str, count: usize, ttl: Duration) -> Result<Vec<Self>> {
         let mut client = Client::connect([address], None).await?;
         let mut sessions = Vec::new();
         for _ in 0..count {
-            let lease = client.lease_grant(TTL.as_secs().cast_signed(), None).await?.id();
-            tokio::spawn(keep_alive(client.clone(), lease));
+            let lease = client.lease_grant(ttl.as_secs().cast_signed(), None).await?.id();
+            tokio::spawn(keep_alive(client.clone(), lease, ttl));
             sessions.push(Self { client: client.clone(), lease });
         }
         Ok(sessions)
     }
 }
 
-async fn keep_alive(mut client: Client, lease: i64) -> Result<()> {
+async fn keep_alive(mut client: Client, lease: i64, ttl: Duration) -> Result<()> {
     let (mut keeper, mut answers) = client.lease_keep_alive(lease).await?;
     loop {
-        tokio::time::sleep(TTL / 3).await;
+        tokio::time::sleep(ttl / 3).await;
         keeper.keep_alive().await?;
         answers.message().await?;
     }

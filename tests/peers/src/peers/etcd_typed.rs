@@ -3,8 +3,10 @@
 mod watches;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use etcd_typed::{Client, Election, Entry, EntryChanges, EntryMap, EtcdSchema, Leader, Lock, NamedLock};
+use etcd_typed::{Client, Election, Entry, EntryChanges, EntryMap, EtcdSchema, Leader, Live, Lock, NamedLock, Published};
+use futures_util::future::try_join_all;
 
 pub(crate) use self::watches::EtcdTypedWatches;
 use super::{Contender, KeyValue, Watcher};
@@ -49,6 +51,26 @@ impl EtcdTyped {
     pub(crate) async fn lockers(address: &str, name: &str, count: usize, clients: Clients) -> Result<Vec<Locker>> {
         let clients = connect(address, count, clients).await?;
         Ok(clients.into_iter().map(|client| Locker(client.lock(name).ttl(TTL))).collect())
+    }
+
+    /// Each has a name of its own.
+    pub(crate) async fn own_locks(address: &str, count: usize, ttl: Duration) -> Result<Vec<Locker>> {
+        let clients = connect(address, count, Clients::Shared).await?;
+        Ok(clients.into_iter().enumerate().map(|(n, client)| Locker(client.lock(&format!("/locks/{n}")).ttl(ttl))).collect())
+    }
+
+    pub(crate) async fn publish(address: &str, count: usize, ttl: Duration) -> Result<Vec<Published<String>>> {
+        let clients = connect(address, count, Clients::Shared).await?;
+        let publish = |(n, client): (usize, Client)| async move {
+            client.entry::<String>(&format!("/services/{n}"))?.publish(&n.to_string()).ttl(ttl).await
+        };
+        Ok(try_join_all(clients.into_iter().enumerate().map(publish)).await?)
+    }
+
+    pub(crate) async fn views(address: &str, count: usize) -> Result<Vec<Live<Option<String>>>> {
+        let clients = connect(address, count, Clients::Shared).await?;
+        let view = |(n, client): (usize, Client)| async move { client.entry::<String>(&format!("/views/{n}"))?.live().await };
+        Ok(try_join_all(clients.into_iter().enumerate().map(view)).await?)
     }
 
     pub(crate) async fn candidates(address: &str, name: &str, count: usize, clients: Clients) -> Result<Vec<Candidate>> {

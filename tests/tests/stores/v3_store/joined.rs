@@ -123,6 +123,58 @@ async fn reads_at_once_share_requests_where_the_server_bears_it() {
     assert_eq!(got(&etcd, "Status").await, 1, "the version is asked for once");
 }
 
+/// What live views ask about their directories.
+fn modified_after(directory: &str, revision: Revision) -> Range {
+    let below = Range::of(Span::Below(key(directory)));
+    Range { keys_only: true, limit: Some(1), modified_after: Some(revision), ..below }
+}
+
+#[tokio::test]
+async fn questions_about_directories_share_requests() {
+    let (etcd, store) = acquainted(10).await;
+    const DIRECTORIES: usize = 200;
+    let directory = |n: usize| format!("/dirs/{n}");
+    for n in 0..DIRECTORIES {
+        let keys = (0..n % 3).map(|k| Op::put(&key(&format!("{}/{k}", directory(n))), Bytes::from("1"))).collect();
+        store.commit(Txn { then: keys, ..Txn::default() }).await.unwrap();
+    }
+    let seen = read(&store, &numbered(0)).await.unwrap().revision;
+    for n in (0..DIRECTORIES).step_by(5) {
+        write(&store, &key(&format!("{}/new", directory(n))), "1").await;
+    }
+    let (ranges, txns) = reads_got(&etcd).await;
+    let replies = join_all((0..DIRECTORIES).map(|n| store.range(modified_after(&directory(n), seen)))).await;
+    for (n, reply) in replies.into_iter().enumerate() {
+        let reply = reply.unwrap();
+        let new = usize::from(n % 5 == 0);
+        assert_eq!((reply.kvs.len(), reply.count), (new, Some((n % 3 + new) as u64)), "{n}");
+        assert!(reply.revision >= seen && reply.kvs.iter().all(|kv| kv.key == format!("{}/new", directory(n)) && kv.value.is_empty()));
+    }
+    let (more_ranges, more_txns) = reads_got(&etcd).await;
+    let requests = more_ranges - ranges + more_txns - txns;
+    if bears_it(&etcd) {
+        assert!(requests <= 20, "{requests} requests");
+    }
+}
+
+#[tokio::test]
+async fn questions_about_large_directories_are_asked_alone() {
+    let (etcd, store) = acquainted(10).await;
+    for chunk in 0..11 {
+        let keys = (0..100).map(|k| Op::put(&key(&format!("/large/{chunk}-{k}")), Bytes::from("1"))).collect();
+        store.commit(Txn { then: keys, ..Txn::default() }).await.unwrap();
+    }
+    let seen = read(&store, &numbered(0)).await.unwrap().revision;
+    let large = || store.range(modified_after("/large", seen));
+    assert_eq!(large().await.unwrap().count, Some(1100));
+    let before = got(&etcd, "Range").await;
+    for reply in join_all((0..40).map(|_| large())).await {
+        let reply = reply.unwrap();
+        assert_eq!((reply.count, reply.kvs.len()), (Some(1100), 0));
+    }
+    assert_eq!(got(&etcd, "Range").await - before, 40);
+}
+
 #[tokio::test]
 async fn a_read_that_finds_nothing_in_flight_is_a_range() {
     let (etcd, store) = acquainted(10).await;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use etcd_typed::store::StatsKind;
 use etcd_typed::testing::{Etcd, Mode, Proxy};
-use etcd_typed::{Client, Error, ErrorKind, EtcdSchema, Expect, Result, RetryPolicy};
+use etcd_typed::{Cause, Client, Error, ErrorKind, EtcdSchema, Expect, LiveStatus, Result, RetryPolicy};
 use etcd_typed_tests::checks::{Counted, Told};
 use futures_util::future::join_all;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::PATIENCE;
 
@@ -38,6 +38,7 @@ async fn every_call_ends_while_the_server_is_silent() {
     let election = client.election::<u64>("/election").ttl(seconds);
     let token = locks("/token").acquire().await.unwrap().into_token();
     let (held, verified) = (locks("/held").acquire().await.unwrap(), locks("/verified").acquire().await.unwrap());
+    let candidacy = client.election::<u64>("/candidacy").campaign(&1).await.unwrap().into_token();
     let (leader, proclaimer) = (election.campaign(&1).await.unwrap(), client.election::<u64>("/other").campaign(&1).await.unwrap());
     let lease = client.lease(seconds).await.unwrap();
     let published = client.entry::<u64>("/service").unwrap().publish(&1).ttl(seconds).await.unwrap();
@@ -50,6 +51,8 @@ async fn every_call_ends_while_the_server_is_silent() {
     let entry = client.entry::<u64>("/entry").unwrap();
     let (map, dirs) = (client.entries::<String, u64>("/map").unwrap(), client.dirs::<String, Settings>("/dirs").unwrap());
     let directory = client.directory("/directory").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let no_snapshot = folder.path().join("settings");
     let one = |value: u64| BTreeMap::from([("a".to_owned(), value)]);
     let one_dir = BTreeMap::from([("a".to_owned(), Settings { limit: 1 })]);
     macro_rules! calls {
@@ -119,6 +122,15 @@ async fn every_call_ends_while_the_server_is_silent() {
         "leader": election.leader().await;
         "candidates": election.candidates().await;
         "observe": election.observe().await;
+        "live": entry.live().await;
+        "live of a struct": dir.live().await;
+        "live of a struct with a file": dir.live().or_snapshot(&no_snapshot).await;
+        "live of a map": map.live().await;
+        "live of a map of structs": dirs.live().await;
+        "adopt of a candidacy": client.election::<u64>("/candidacy").adopt(&candidacy).await;
+        "renew of a candidacy": client.election::<u64>("/candidacy").renew(&candidacy, seconds).await;
+        "release_token of a candidacy": client.election::<u64>("/candidacy").release_token(&candidacy).await;
+        "strays of an election": election.strays().await;
         "depose": client.election::<u64>("/deposed").depose(&1).await;
         "resign": leader.resign().await;
         "proclaim": proclaimer.proclaim(&2).await;
@@ -135,6 +147,32 @@ async fn every_call_ends_while_the_server_is_silent() {
         told += 1;
     }
     assert_eq!(told, count);
+}
+
+/// A view needs a read to begin, and no watch: only the connection of the watches is silent here.
+#[tokio::test]
+async fn live_begins_while_its_watch_is_silent() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::to(etcd.endpoint()).await;
+    let retry = RetryPolicy { call_timeout: Duration::from_secs(1), ..RetryPolicy::default() };
+    let client = Client::builder(&format!("etcd://{}", proxy.endpoint())).retry(retry).connect().await.unwrap();
+    let entry = client.entry::<u64>("/entry").unwrap();
+    entry.set(&1).await.unwrap();
+    // The next connection is the one of the watches.
+    proxy.hold(Some(proxy.accepted()));
+    let view = timeout(PATIENCE, entry.live()).await.expect("it begins").unwrap();
+    assert_eq!(**view.get(), Some(1));
+    let LiveStatus::Degraded { cause: Cause::Interrupted(error), .. } = view.status() else { panic!("{:?}", view.status()) };
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    proxy.hold(None);
+    let written = entry.set(&2).await.unwrap();
+    assert_eq!(**timeout(PATIENCE, view.wait_for_revision(written)).await.expect("it follows").unwrap(), Some(2));
+    let live = async {
+        while !view.status().is_live() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, live).await.expect("the watch is created");
 }
 
 /// A wait that is given up after any time loses no change.

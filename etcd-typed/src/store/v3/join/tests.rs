@@ -36,6 +36,31 @@ fn only_current_single_key_reads_are_joined() {
 }
 
 #[test]
+fn questions_whose_answers_are_small_are_joined() {
+    let keys = RangeRequest { key: Bytes::from("/a/\0"), range_end: Bytes::from("/a0"), keys_only: true, ..RangeRequest::default() };
+    let question = RangeRequest { limit: 1, min_mod_revision: 7, ..keys.clone() };
+    assert!(is_joinable(&question) && is_question(&question));
+    let of_one = RangeRequest { range_end: Bytes::new(), limit: 0, ..question.clone() };
+    assert!(is_joinable(&of_one) && !is_question(&of_one));
+    for other in [
+        keys,
+        RangeRequest { limit: 2, ..question.clone() },
+        RangeRequest { keys_only: false, ..question.clone() },
+        RangeRequest { revision: 7, ..question.clone() },
+        RangeRequest { serializable: true, ..question.clone() },
+    ] {
+        assert!(!is_joinable(&other), "{other:?}");
+    }
+    // Requests that differ stay apart.
+    let mut waiting = Waiting::default();
+    let later = RangeRequest { min_mod_revision: 8, ..question.clone() };
+    for request in [&question, &later, &question] {
+        waiting.add(request, oneshot::channel().0);
+    }
+    assert_eq!(waiting.groups.iter().map(|group| group.outcomes.len()).collect::<Vec<_>>(), [2, 1]);
+}
+
+#[test]
 fn joined_answer_is_split_or_rejected() {
     let kv = |key: &'static str| KeyValue { key: Bytes::from(key), ..KeyValue::default() };
     let range =
