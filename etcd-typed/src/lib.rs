@@ -102,6 +102,8 @@ mod client;
 mod clock;
 mod election;
 mod error;
+#[cfg(feature = "derive")]
+pub mod guide;
 mod handle;
 mod key;
 mod lease;
