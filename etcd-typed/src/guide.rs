@@ -24,7 +24,14 @@
 //! - [What reads and changes cost](costs)
 //! - [How the library is tested](tested)
 //!
-//! Every example runs as a test, on the memory store; an example that needs a server is only compiled. In your program, replace `memory:` by the address of your store.
+//! Every example runs as a test, on the memory store; an example that needs a server is only
+//! compiled. In your program, replace `memory:` by the address of your store. The examples need:
+//!
+//! ```toml
+//! [dependencies]
+//! etcd-typed = "0.1"
+//! tokio = { version = "1", features = ["macros", "rt-multi-thread", "time"] }
+//! ```
 
 #[doc = include_str!("guide/change_safely.md")]
 pub mod change_safely {}

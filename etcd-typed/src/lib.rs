@@ -44,30 +44,39 @@
 //! | run the same program on etcd v2 | [Run on v2](guide::run_on_v2) |
 //! | wrap a store, or add one | [Write a store](guide::write_a_store) |
 //!
-//! To look up: [what each store can do](guide::stores), [locks beside Go, `etcdctl`, Node and Python](guide::other_clients), [coming from another
-//! client](guide::coming_from), [what reads and changes cost](guide::costs), [how the library is tested](guide::tested).
+//! To look up: [what each store can do](guide::stores), [locks beside Go, `etcdctl`, Node and
+//! Python](guide::other_clients), [coming from another client](guide::coming_from), [what reads and
+//! changes cost](guide::costs), [how the library is tested](guide::tested).
 //!
 //! # The pieces
 //!
-//! - [`Client`]: a connection to a store. The address chooses the store: etcd v3 (`etcd://`, gRPC), the v2 keys API (`etcd2://`, HTTP) or the
-//!   embedded one (`memory:`).
-//! - [`#[derive(EtcdSchema)]`](derive@EtcdSchema): maps a struct to a directory, and a field to a key. It generates a handle with a public field for each
-//!   field (`cfg.rate_limit`). The handle derefs to [`Dir`], which has the methods for the whole struct (`cfg.get()`).
-//! - [`Entry`]: one key. [`EntryMap`] and [`DirMap`]: a key, or a directory, for each entry of a map. [`Directory`]: a directory without a schema.
-//! - [`Versioned`]: a value with the revision at which it was read; a compare-and-swap compares it. [`Expect`]: other conditions.
-//! - [`Changes`]: typed changes, grouped by revision. The stream survives restarts, dead members and cut connections. If the server has lost
-//!   history, the next item is the difference to the present state, marked `resynced`.
-//! - [`Live`]: an always-current view of a struct, an entry or a map. It is valid, from one revision, and read in nanoseconds.
-//! - [`Client::transaction`]: conditions and writes on any handles in one commit. [`Lease`]: keys that disappear with their owner.
-//!   [`Published`]: a value that exists while its guard lives, and is put back after any loss; from [`Entry::publish`].
-//! - [`Lock`] and [`Leader`], from [`Client::lock`] and [`Client::election`]: one holder at a time, in the queue that Go's `concurrency` and `etcdctl`
-//!   use too. [`Guard`] documents what a guard promises, and what no lease can promise.
+//! - [`Client`]: a connection to a store. The address chooses the store: etcd v3 (`etcd://`, gRPC),
+//!   the v2 keys API (`etcd2://`, HTTP) or the embedded one (`memory:`).
+//! - [`#[derive(EtcdSchema)]`](derive@EtcdSchema): maps a struct to a directory, and a field to a
+//!   key. It generates a handle with a public field for each field (`cfg.rate_limit`). The handle
+//!   derefs to [`Dir`], which has the methods for the whole struct (`cfg.get()`).
+//! - [`Entry`]: one key. [`EntryMap`] and [`DirMap`]: a key, or a directory, for each entry of a
+//!   map. [`Directory`]: a directory without a schema.
+//! - [`Versioned`]: a value with the revision at which it was read; a compare-and-swap compares it.
+//!   [`Expect`]: other conditions.
+//! - [`Changes`]: typed changes, grouped by revision. The stream survives restarts, dead members
+//!   and cut connections. If the server has lost history, the next item is the difference to the
+//!   present state, marked `resynced`.
+//! - [`Live`]: an always-current view of a struct, an entry or a map. It is valid, from one
+//!   revision, and read in nanoseconds.
+//! - [`Client::transaction`]: conditions and writes on any handles in one commit. [`Lease`]: keys
+//!   that disappear with their owner. [`Published`]: a value that exists while its guard lives, and
+//!   is put back after any loss; from [`Entry::publish`].
+//! - [`Lock`] and [`Leader`], from [`Client::lock`] and [`Client::election`]: one holder at a time,
+//!   in the queue that Go's `concurrency` and `etcdctl` use too. [`Guard`] documents what a guard
+//!   promises, and what no lease can promise.
 //! - [`Error`]: a [kind](ErrorKind), the key, and whether a write may have been applied.
 //! - [`telemetry`]: what the library reports to metrics and `tracing`.
 //!
 //! # The layers
 //!
-//! Every module uses only modules of the rows below its own. A test refuses an import that points up, and checks this picture.
+//! Every module uses only modules of the rows below its own. A test refuses an import that points
+//! up, and checks this picture.
 //!
 #![doc = include_str!("guide/layers.svg")]
 //!
@@ -92,9 +101,9 @@
 //! | `diff` | | what `set` would write and delete; writes nothing |
 //! | `check` | | everything that is wrong with what is stored: missing, undecodable, rejected and unknown keys |
 //!
-//! A write happens when it is awaited. It takes options before that: `.ttl(…)`, `.lease(…)`, `.permanent()`, `.non_atomic()`,
-//! [`.guarded_by(…)`](EntryWrite::guarded_by). A write of a struct's field that names no
-//! [expiry](Entry#expiry) keeps the one that it has.
+//! A write happens when it is awaited. It takes options before that: `.ttl(…)`, `.lease(…)`,
+//! `.permanent()`, `.non_atomic()`, [`.guarded_by(…)`](EntryWrite::guarded_by). A write of a
+//! struct's field that names no [expiry](Entry#expiry) keeps the one that it has.
 //!
 //! # Questions
 //!
@@ -109,8 +118,9 @@
 //!
 //! # What it is not
 //!
-//! It is not a client for every call of etcd's API: it has no user management and no maintenance. If the server compacts history while a watch is
-//! disconnected, intermediate values are skipped. Stores differ: what one cannot do it refuses with an error that says what to use instead
+//! It is not a client for every call of etcd's API: it has no user management and no maintenance.
+//! If the server compacts history while a watch is disconnected, intermediate values are skipped.
+//! Stores differ: what one cannot do it refuses with an error that says what to use instead
 //! ([`ErrorKind::Unsupported`]).
 //!
 //! # Features
@@ -126,7 +136,8 @@
 //! | `metrics` | metrics through the facade of the crate `metrics`; see [`telemetry`] | |
 //! | `chrono`, `jiff`, `url`, `uuid` | values of these crates' types | |
 //!
-//! The embedded store and its faults ([`store::memory`]) are always included: test against them with paused time.
+//! The embedded store and its faults ([`store::memory`]) are always included: test against them
+//! with paused time.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking"))]
 
