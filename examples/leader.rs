@@ -1,4 +1,4 @@
-//! How do several workers agree on the one that does the job, and who goes on when it dies?
+//! How do several workers agree on the one that does the job, and which one continues when it dies?
 //!
 //! ```text
 //! cargo run --example leader                                  # three workers in one program, on the embedded store
@@ -6,12 +6,14 @@
 //! cargo run --example leader -- etcd2://127.0.0.1:2379 anna   # the same on the v2 keys API, with a name
 //! ```
 //!
-//! End the one that leads, with Ctrl-C or `kill -9`: it dies without a word, and when its time to live has passed another one leads. On v3
-//! `etcdctl elect --listen /etcd-typed/leader` shows who does, and `etcdctl elect /etcd-typed/leader me` stands in the same queue.
+//! Stop the leader with Ctrl-C or `kill -9`. It cannot resign then, and another worker leads when its
+//! time to live has passed. On v3, `etcdctl elect --listen /etcd-typed/leader` shows the leader, and
+//! `etcdctl elect /etcd-typed/leader me` adds a candidate to the same queue.
 //!
-//! What a leader cannot promise is that it never acts when another leads already: between its last look at the clock and the act any time may pass. So what is
-//! written to etcd is guarded by the leadership (on v3 and in memory), and is not written without it. What is done elsewhere goes with the fence, a number that
-//! grows with each leader: the other side refuses a smaller one than it has seen.
+//! An old leader may still act briefly after a new one has taken over: any time may pass between its
+//! last check of the clock and its act. So writes to etcd are guarded by the leadership (on v3 and in
+//! memory), and are refused without it. Other systems get the fence, a number that grows with each
+//! leader, and refuse a smaller number than they have seen.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::error::Error;
@@ -22,7 +24,8 @@ use etcd_typed::{Client, Election, Entry, ErrorKind, Guard, Result};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// How long the leadership outlives a leader that died. So short only to be seen: an outage that is longer costs it.
+/// How long the leadership outlives a leader that died. It is short so that the example is quick: a
+/// longer outage of etcd costs the leader its leadership.
 const TTL: Duration = Duration::from_secs(3);
 
 #[tokio::main(flavor = "current_thread")]
@@ -31,7 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let Some(address) = arguments.next() else { return play().await };
     let name = arguments.next().unwrap_or_else(|| format!("worker-{}", std::process::id()));
     let worker = Worker::new(&name, &Client::connect(&address).await?)?;
-    // Neither ends but with an error.
+    // Both run until an error ends them.
     tokio::try_join!(worker.follow(), worker.lead(usize::MAX))?;
     Ok(())
 }
@@ -40,7 +43,7 @@ struct Worker {
     name: String,
     /// The value of each candidate is its name.
     election: Election<String>,
-    /// How many jobs were ever done.
+    /// The number of jobs that were done, by all leaders.
     done: Entry<u64>,
 }
 
@@ -50,12 +53,12 @@ impl Worker {
         Ok(Self { name: name.to_owned(), election, done: client.entry("/etcd-typed/jobs")? })
     }
 
-    /// Does jobs whenever this worker leads.
+    /// Does jobs while this worker leads, and waits while it does not.
     async fn lead(&self, jobs: usize) -> Result<()> {
         self.election.lead(&self.name, |leader| async move { self.work(&leader, jobs).await }).await?
     }
 
-    /// It is stopped where it waits when the leadership is lost.
+    /// Does the jobs. `lead` drops this future where it waits if the leadership is lost.
     async fn work(&self, leader: &Guard, jobs: usize) -> Result<()> {
         println!("{}: leads, fence {}", self.name, leader.fence());
         for _ in 0..jobs {
@@ -65,11 +68,12 @@ impl Worker {
         Ok(())
     }
 
-    /// Counts a job as long as this worker leads: another leader's count is never written over.
+    /// Counts a job, only if this worker still leads: the count of a newer leader is never overwritten.
     async fn count(&self, leader: &Guard) -> Result<u64> {
         let more = |done: Option<u64>| Some(done.unwrap_or(0) + 1);
         let done = match self.done.modify(more).guarded_by(leader).await {
-            // v2 has no transaction over two keys. To ask first is all there is, and a moment is in between.
+            // v2 has no transaction over two keys. All that is left is to ask first; leadership may be
+            // lost between the answer and the write.
             Err(error) if error.kind() == ErrorKind::Unsupported => {
                 leader.verify().await?;
                 self.done.modify(more).await?
@@ -79,7 +83,7 @@ impl Worker {
         Ok(done.map_or(0, |done| *done))
     }
 
-    /// Says who leads, for whoever has to know where the leader is.
+    /// Prints each change of the leader, as a client that must find the leader would follow it.
     async fn follow(&self) -> Result<()> {
         let mut changes = self.election.observe().await?;
         while let Some(leader) = changes.next().await {
@@ -92,7 +96,8 @@ impl Worker {
     }
 }
 
-/// Three workers with three jobs each; the second is put out of office when it leads for the first time.
+/// Runs three workers with three jobs each. The operator deposes the second one when it leads for the
+/// first time.
 async fn play() -> Result<(), Box<dyn Error>> {
     let store = MemoryStore::new();
     let operator = Worker::new("operator", &Client::with_store(store.clone()))?;

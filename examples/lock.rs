@@ -1,4 +1,4 @@
-//! How does a job run once, though every machine of the service is told to run it?
+//! How does a job run once, although every machine of the service is told to run it?
 //!
 //! ```text
 //! cargo run --example lock                                  # the embedded store
@@ -6,17 +6,22 @@
 //! cargo run --example lock -- etcd2://127.0.0.1:2379        # the v2 keys API
 //! ```
 //!
-//! Three workers want to do the same job. Each takes the lock, looks whether the job was done, does it, and writes down that it was done.
+//! Three workers want to do the same job. Each acquires the lock, checks whether the job was done, does
+//! it, and records that it was done.
 //!
 //! # What the lock promises, and what it cannot
 //!
-//! The store gives it to one at a time, in the order in which they asked. It does not hold a program back: a worker that is paused between its last look at
-//! the clock and its act (a suspended machine, a swapped page, a stopped container) acts late, and when its lease has run out meanwhile somebody else holds the
-//! lock. No lock of this kind, of whatever maker, can prevent that. What can is whoever is acted upon:
+//! The store gives the lock to one worker at a time, in the order in which they asked. But a worker may
+//! be paused between its last check of the clock and its act (a suspended machine, a swapped page, a
+//! stopped container). Its lease may expire meanwhile, and then it acts although another worker holds
+//! the lock. No lock of this kind can prevent that. The system that is acted upon can:
 //!
-//! - etcd itself: a write `.guarded_by(&lock)` is committed only while the lock is held, whatever the clocks say. (Not on v2, which has no transactions.)
-//! - Everything else: it is given the fence, a number that grows from holder to holder, and refuses a smaller one than it has seen.
-//! - `while_held` stops the work where it waits when the lock is lost, which makes such cases rare, and not impossible.
+//! - etcd: a write that is `.guarded_by(&lock)` is committed only while the lock is held, whatever the
+//!   clocks say. (v2 cannot do this, since it has no transactions.)
+//! - Any other system: the worker sends the fence, a number that grows from holder to holder. The system
+//!   refuses a smaller number than it has seen.
+//! - `while_held` drops the work where it waits if the lock is lost. That makes such cases rare, but
+//!   not impossible.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::sync::Mutex;
@@ -39,7 +44,8 @@ async fn main() -> Result<()> {
 }
 
 async fn worker(name: &str, client: &Client, printer: &Printer) -> Result<()> {
-    // Its time to live is how long the others wait after a crash of this one; `.info` is what they see in `holder()` and `queue()`.
+    // The time to live is how long the others wait after this worker has crashed. They see `.info` in
+    // `holder()` and `queue()`.
     let lock = client.lock(LOCK).ttl(Duration::from_secs(5)).info(name).acquire().await?;
     let done = client.entry::<String>(DONE)?;
     if let Some(by) = done.get().await? {
@@ -51,7 +57,7 @@ async fn worker(name: &str, client: &Client, printer: &Printer) -> Result<()> {
         sleep(Duration::from_millis(100)).await;
         printer.print(name, lock.fence());
     };
-    // When the lock is lost this ends, with an error that says why.
+    // Ends with an error that says why if the lock is lost.
     lock.while_held(work).await?;
     let written = done.create(&name.to_owned());
     if has_transactions(client) {
@@ -62,7 +68,8 @@ async fn worker(name: &str, client: &Client, printer: &Printer) -> Result<()> {
     lock.release().await
 }
 
-/// Somebody who had the lock and does not know yet that he has it no more: an operator took it from him, and another one has it.
+/// Acts as a former holder that does not know yet that it lost the lock: an operator has deleted its key,
+/// and another worker holds the lock.
 async fn too_late(client: &Client, printer: &Printer) -> Result<()> {
     let former = client.lock(LOCK).acquire().await?;
     client.entry::<String>(former.key().as_str())?.delete().await?;
@@ -86,7 +93,8 @@ fn has_transactions(client: &Client) -> bool {
     client.store().capabilities().transactions
 }
 
-/// Something outside of etcd that the lock is for. It remembers the largest fence that it has seen, as a database would in the row that is written.
+/// A system outside etcd that the lock protects. It remembers the largest fence that it has seen, as a
+/// database would in the row that is written.
 #[derive(Default)]
 struct Printer {
     seen: Mutex<Option<Revision>>,

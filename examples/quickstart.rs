@@ -1,4 +1,4 @@
-//! The main job in one file: a config struct is written, read, swapped and watched.
+//! The main task in one file: write, read, swap and watch a config struct.
 //!
 //! ```text
 //! cargo run --example quickstart                                 # the embedded store
@@ -6,8 +6,9 @@
 //! cargo run --example quickstart -- etcd2://127.0.0.1:2379       # the v2 keys API
 //! ```
 //!
-//! Apart from its first line the output is the same on all three. It ends with exit status 0 only if every step gave what it should. It works below
-//! `/etcd-typed/quickstart` and deletes its keys at the end.
+//! Apart from its first line, the output is the same on all three. The exit status is 0 only if every
+//! step had the expected result. The program works below `/etcd-typed/quickstart`, and deletes its keys
+//! at the end.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::collections::BTreeMap;
@@ -26,12 +27,12 @@ struct Checkout {
     rate_limit: u32,
     /// How long a payment may take.
     timeout: Duration,
-    /// Shown to everybody, if there is one.
+    /// Shown to every customer, if it is set.
     banner: Option<String>,
     level: LogLevel,
     #[etcd(dir)]
     database: Database,
-    /// Orders a day, by customer.
+    /// Orders per day, for each customer.
     #[etcd(entries)]
     quotas: BTreeMap<String, u64>,
 }
@@ -78,7 +79,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         database: Database { host: "db.example".to_owned(), pool: 8 },
         quotas: BTreeMap::from([("acme".to_owned(), 1000), ("a/b & co".to_owned(), 5)]),
     };
-    // One transaction where the store has them; `.non_atomic()` lets v2 write key by key.
+    // One transaction, where the store has transactions. `.non_atomic()` allows v2 to write key by key.
     cfg.set(&settings).non_atomic().await?;
     step("written and read", &*cfg.get().await?, &settings)?;
     let stored = client.entry::<String>("/etcd-typed/quickstart/timeout")?;
@@ -112,7 +113,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Prints what a step gave, and fails unless it is what it should be.
+/// Prints the result of a step, and fails if it is not the expected one.
 fn step<T: Debug + PartialEq>(what: &str, got: T, wanted: T) -> Result<(), Box<dyn Error>> {
     println!("{what}: {got:?}");
     if got == wanted { Ok(()) } else { Err(format!("{what}: wanted {wanted:?}").into()) }

@@ -1,18 +1,20 @@
-//! How do services find each other, and how do they notice at once that one is gone?
+//! How do services find each other, and how do they notice at once that one has gone?
 //!
 //! ```text
-//! cargo run --example registry                                   # three services come and go in one program, on the embedded store
-//! cargo run --example registry -- etcd://127.0.0.1:2379          # shows who is there, whenever that changes
-//! cargo run --example registry -- etcd://127.0.0.1:2379 anna     # takes part as `anna`: run it in several terminals
+//! cargo run --example registry                                   # three services in one program, on the embedded store
+//! cargo run --example registry -- etcd://127.0.0.1:2379          # prints the list at each change
+//! cargo run --example registry -- etcd://127.0.0.1:2379 anna     # registers as `anna`: run it in several terminals
 //! cargo run --example registry -- etcd2://127.0.0.1:2379 anna    # the same on the v2 keys API
 //! ```
 //!
-//! A service that takes part leaves with the end of its input, Ctrl-D: its entry is deleted at once. Ended with Ctrl-C or `kill -9` it goes without a word, and
-//! its entry when the time to live has passed. Delete the entry of one that is well (`etcdctl del /etcd-typed/registry/anna`): it is put back.
+//! Ctrl-D ends the input of a service: it leaves, and its entry is deleted at once. If it is killed (with
+//! Ctrl-C or `kill -9`), its entry disappears when the time to live has passed. Delete the entry of a
+//! service that runs (`etcdctl del /etcd-typed/registry/anna`): the service puts it back.
 //!
-//! That an entry is there says that the service was alive within its time to live, not that it answers now: a client still goes to the next one when a request
-//! fails. And a service that cannot reach etcd for longer than that vanishes from the list though it may work well; what a client does with an empty list is
-//! for it to decide.
+//! An entry says that the service was alive within its time to live, and not that it answers now. So a
+//! client tries the next service if a request fails. A service that cannot reach etcd for longer than
+//! its time to live disappears from the list, although it may work well. The client decides what to do
+//! with an empty list.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::error::Error;
@@ -24,14 +26,15 @@ use etcd_typed::{Client, EntryMap, Json, Live, LiveMap, Published, Result};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-/// How long an entry outlives a service that died. So short only to be seen: it is also how long an outage may be before the list is wrong.
+/// How long an entry outlives a service that died. It is short so that the example is quick: it is also
+/// how long an outage may last before the list is wrong.
 const TTL: Duration = Duration::from_secs(3);
 
-/// What a service says of itself.
+/// What a service publishes about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Endpoint {
     address: String,
-    /// Requests that are under way.
+    /// The number of requests in progress.
     load: u32,
 }
 
@@ -44,7 +47,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let Some(address) = arguments.next() else { return play().await };
     let client = Client::connect(&address).await?;
     let registry = registry(&client)?;
-    // Who takes part sees the list as well.
+    // A service that registers prints the list as well.
     let mut live = registry.live().await?;
     let shown = async move {
         loop {
@@ -67,14 +70,15 @@ fn registry(client: &Client) -> Result<Registry> {
     client.entries("/etcd-typed/registry")
 }
 
-/// A service that is found as long as it runs.
+/// A service that is registered while it runs.
 struct Service {
     endpoint: Endpoint,
     published: Published<Json<Endpoint>>,
 }
 
 impl Service {
-    /// A service that is started again is found at once, whatever is left of its former self.
+    /// Registers the service. A service that restarts is registered at once, even if the entry of its
+    /// previous process still exists.
     async fn start(registry: &Registry, name: &str, load: u32) -> Result<Self> {
         let endpoint = Endpoint { address: format!("{name}.example:8080"), load };
         let published = registry.entry(name)?.publish(&Json(endpoint.clone())).ttl(TTL).await?;
@@ -83,7 +87,8 @@ impl Service {
 
     async fn work(&mut self, load: u32) -> Result<()> {
         self.endpoint.load = load;
-        // In a service this is told at times, and a failure is for the log: the newest value is put there as soon as that can be done.
+        // A real service would log a failure and go on: the library writes the newest value as soon as
+        // it can.
         self.published.set(&Json(self.endpoint.clone())).await?;
         Ok(())
     }
@@ -93,18 +98,18 @@ impl Service {
     }
 }
 
-/// What every client of the services has: the list as it is now, which is read without asking anybody.
+/// Prints the list as a client of the services has it: the current list, read without a request.
 fn show(live: &Live<LiveMap<String, Json<Endpoint>>>) {
     let services = live.get();
     let shown: Vec<_> = services.iter().map(|(name, Json(at))| format!("{name} at {} (load {})", at.address, at.load)).collect();
     println!("{}", if shown.is_empty() { "nobody".to_owned() } else { shown.join(", ") });
-    // Where a request would go.
+    // The service that a client would choose.
     if let Some((name, _)) = services.iter().min_by_key(|(_, Json(at))| at.load) {
         println!("  the next request goes to {name}");
     }
 }
 
-/// Services come and go, each in its turn, and a client sees it.
+/// Starts and stops services one after the other, while a client follows the list.
 async fn play() -> Result<(), Box<dyn Error>> {
     println!("store: memory:");
     let store = MemoryStore::new();
@@ -126,7 +131,7 @@ async fn play() -> Result<(), Box<dyn Error>> {
     let entry = registry.entry("anna")?;
     let mut changes = entry.watch().await?;
     entry.delete().await?;
-    // A view shows the newest state and may skip one that lasts so short; a watch tells each.
+    // A view may skip a state that lasts so briefly; a watch yields every change.
     while !changes.next().await.ok_or("the watch ended")??.is_created() {}
     until(&mut live, |services| services.contains_key("anna")).await?;
 
@@ -146,7 +151,7 @@ async fn play() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A process of its own, as far as can be seen: with its runtime all that keeps its entry there is gone at once.
+/// Simulates a process that dies: the tasks that keep its entry alive end with this runtime.
 fn carl(store: MemoryStore) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let service = runtime.block_on(async { Service::start(&registry(&Client::with_store(store))?, "carl", 0).await });
@@ -155,7 +160,7 @@ fn carl(store: MemoryStore) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Shows the list as it is when it has come to this.
+/// Waits until the list is as wanted, and prints it.
 async fn until(
     live: &mut Live<LiveMap<String, Json<Endpoint>>>,
     wanted: impl Fn(&LiveMap<String, Json<Endpoint>>) -> bool,
@@ -171,11 +176,12 @@ async fn until(
     Ok(())
 }
 
-/// A thread reads it, since nothing else can wait for it without more of tokio.
+/// Waits for the end of the input. A thread reads it, so that the example needs no further features of
+/// tokio.
 async fn end_of_input() {
     let (ended, end) = oneshot::channel();
     std::thread::spawn(move || {
-        // Nothing in it is of interest, nor is why it ends.
+        // The contents and an error are ignored: only the end matters.
         let mut ignored = [0; 256];
         while std::io::stdin().read(&mut ignored).is_ok_and(|read| read > 0) {}
         let _ = ended.send(());

@@ -1,7 +1,10 @@
-//! How does a program come up while etcd is down? With its last good settings from its own disk; it says so, and moves on by itself.
+//! How does a program start while etcd is down? It starts with its last good settings from its own disk,
+//! reports that, and follows the server again when it is back.
 //!
-//! `cargo run --example start_without_a_server` plays it through on the embedded store. With an address it is such a program, which shows its settings
-//! until it is ended: `cargo run --example start_without_a_server -- etcd://127.0.0.1:2379`. Start it again while that server is stopped.
+//! `cargo run --example start_without_a_server` simulates this on the embedded store. With an address it
+//! is such a program, which prints its settings until it is stopped:
+//! `cargo run --example start_without_a_server -- etcd://127.0.0.1:2379`. Start it again while that server
+//! is stopped.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::path::Path;
@@ -9,19 +12,19 @@ use std::path::Path;
 use etcd_typed::store::memory::MemoryStore;
 use etcd_typed::{Cause, Client, EtcdSchema, Live, LiveStatus, Result};
 
-/// What the program must know before it can do anything.
+/// The settings that the program needs to start.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 #[etcd(prefix = "/{env}/checkout")]
 struct Checkout {
     #[etcd(default = 100)]
     rate_limit: u32,
     banner: Option<String>,
-    /// Never written to the disk: in a state from there it is none.
+    /// A secret is never written to the disk, so it is none in a state from the disk.
     #[etcd(secret)]
     token: Option<Token>,
 }
 
-/// A secret that does not show itself.
+/// A secret whose `Debug` masks it.
 #[derive(Clone, PartialEq, etcd_typed::EtcdValue)]
 struct Token(String);
 
@@ -34,13 +37,13 @@ impl std::fmt::Debug for Token {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     match std::env::args().nth(1) {
-        // It is not connected before it is used, so that it gets to the file when there is nothing to connect to.
+        // `connect_lazy` does not fail if no server answers, so the view can start from the file.
         Some(address) => follow(&Client::builder(&address).connect_lazy()?, Path::new("checkout.json")).await,
         None => play(&std::env::temp_dir().join(format!("checkout-{}.json", std::process::id()))).await,
     }
 }
 
-/// The program itself.
+/// The program: prints its settings at each change.
 async fn follow(client: &Client, path: &Path) -> Result<()> {
     let checkout = CheckoutDir::open(client, "prod")?;
     let mut live = checkout.live().or_snapshot(path).await?;
@@ -57,7 +60,7 @@ async fn play(path: &Path) -> Result<()> {
 
     let live = checkout.live().or_snapshot(path).await?;
     show("with a server", &live);
-    // The file is written beside the work, a moment later.
+    // A task writes the file a moment later.
     while !path.exists() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
@@ -79,7 +82,7 @@ async fn play(path: &Path) -> Result<()> {
     checkout.rate_limit.set(&300).await?;
     live.changed().await?;
     show("the server is back", &live);
-    // That it cannot be removed leaves a file in the directory for such files.
+    // If this fails, a temporary file is left behind.
     let _ = std::fs::remove_file(path);
     Ok(())
 }

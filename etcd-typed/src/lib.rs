@@ -21,48 +21,89 @@
 //! cfg.rate_limit.set(&250).await?; // the key /prod/checkout/rate_limit, with the value 250
 //! assert_eq!(cfg.get().await?.rate_limit, 250);
 //!
-//! let update = changes.next().await.expect("the stream goes on")?;
+//! let update = changes.next().await.expect("the stream does not end")?;
 //! assert!(matches!(&update.changes[..], [CheckoutChange::RateLimit(limit)] if limit.new == Some(250)));
 //! # Ok(()) }
 //! ```
 //!
+//! # Guide
+//!
+//! | you want to | page |
+//! |---|---|
+//! | map a struct to keys, and check its values | [Define a config](guide::define_a_config) |
+//! | connect, write the first values, check what is stored | [Deploy and seed it](guide::deploy_and_seed) |
+//! | read the current config in a hot path, follow changes | [Read it live](guide::read_live) |
+//! | set, compare-and-swap, update, let a value expire | [Change it safely](guide::change_safely) |
+//! | add, rename and remove fields while old programs run | [Evolve it](guide::evolve) |
+//! | let one program at a time do a job | [Lock](guide::lock) |
+//! | let one of several programs lead | [Lead](guide::lead) |
+//! | publish the address of a service, and find services | [Register a service](guide::register_a_service) |
+//! | test with faults and paused time | [Test without a server](guide::test_without_a_server) |
+//! | end a program so that others go on at once | [Shut down](guide::shut_down) |
+//! | see logs, metrics and health | [Watch it work](guide::watch_it_work) |
+//! | run the same program on etcd v2 | [Run on v2](guide::run_on_v2) |
+//! | wrap a store, or add one | [Write a store](guide::write_a_store) |
+//!
+//! To look up: [what each store can do](guide::stores), [locks beside Go, `etcdctl`, Node and
+//! Python](guide::other_clients), [coming from another client](guide::coming_from), [what reads and
+//! changes cost](guide::costs), [how the library is tested](guide::tested).
+//!
 //! # The pieces
 //!
-//! - [`Client`]: a store and the way to everything in it. The address chooses the store: etcd v3 (`etcd://`, gRPC), the v2 keys API (`etcd2://`, HTTP)
-//!   or the embedded one (`memory:`).
-//! - [`#[derive(EtcdSchema)]`](derive@EtcdSchema): a struct is a directory, a field is a key. It makes a handle with a public field for each field
-//!   (`cfg.rate_limit`), which derefs to [`Dir`] for what is done to the whole struct (`cfg.get()`).
-//! - [`Entry`]: one key. [`EntryMap`] and [`DirMap`]: a key or a directory for each entry of a map. [`Directory`]: without a schema.
-//! - [`Versioned`]: a value with the revision it was read at; it is what a compare-and-swap compares. [`Expect`] says other conditions.
-//! - [`Changes`]: typed changes, all of one revision together, that go on through restarts, dead members and cut connections; where the server has lost
-//!   the history, the difference, marked `resynced`.
-//! - [`Live`]: a value that is always current, whole and valid, and is read in nanoseconds; from `live()` of a struct, an entry or a map.
-//! - [`Client::transaction`]: conditions and writes over any handles in one commit. [`Lease`]: keys that vanish with their owner.
-//!   [`Published`]: a value that is there as long as its guard lives, and is put back after any loss; from [`Entry::publish`].
-//! - [`Lock`] and [`Leader`], from [`Client::lock`] and [`Client::election`]: one at a time, in the queue that Go's `concurrency` and `etcdctl` use too. What a
-//!   [`Guard`] promises, and what no lease can, is on its page.
-//! - [`Error`]: a [kind](ErrorKind), the key, and whether a write may have happened all the same.
-//! - [`telemetry`]: what is told to metrics and `tracing` meanwhile.
+//! - [`Client`]: a connection to a store. The address chooses the store: etcd v3 (`etcd://`, gRPC),
+//!   the v2 keys API (`etcd2://`, HTTP) or the embedded one (`memory:`).
+//! - [`#[derive(EtcdSchema)]`](derive@EtcdSchema): maps a struct to a directory, and a field to a
+//!   key. It generates a handle with a public field for each field (`cfg.rate_limit`). The handle
+//!   derefs to [`Dir`], which has the methods for the whole struct (`cfg.get()`).
+//! - [`Entry`]: one key. [`EntryMap`] and [`DirMap`]: a key, or a directory, for each entry of a
+//!   map. [`Directory`]: a directory without a schema.
+//! - [`Versioned`]: a value with the revision at which it was read; a compare-and-swap compares it.
+//!   [`Expect`]: other conditions.
+//! - [`Changes`]: typed changes, grouped by revision. The stream survives restarts, dead members
+//!   and cut connections. If the server has lost history, the next item is the difference to the
+//!   present state, marked `resynced`.
+//! - [`Live`]: an always-current view of a struct, an entry or a map. It is valid, from one
+//!   revision, and read in nanoseconds.
+//! - [`Client::transaction`]: conditions and writes on any handles in one commit. [`Lease`]: keys
+//!   that disappear with their owner. [`Published`]: a value that exists while its guard lives, and
+//!   is put back after any loss; from [`Entry::publish`].
+//! - [`Lock`] and [`Leader`], from [`Client::lock`] and [`Client::election`]: one holder at a time,
+//!   in the queue that Go's `concurrency` and `etcdctl` use too. [`Guard`] documents what a guard
+//!   promises, and what no lease can promise.
+//! - [`Error`]: a [kind](ErrorKind), the key, and whether a write may have been applied.
+//! - [`telemetry`]: what the library reports to metrics and `tracing`.
+//!
+//! # The layers
+//!
+//! Every module uses only modules of the rows below its own. A test refuses an import that points
+//! up, and checks this picture.
+//!
+#![doc = include_str!("guide/layers.svg")]
+//!
+//! The way of a `set`, of an event and of an `acquire` through these layers:
+//!
+#![doc = include_str!("guide/ways.svg")]
 //!
 //! # One vocabulary
 //!
 //! | verb | [`Entry<T>`](Entry) | [`Dir<S>`](Dir) |
 //! |---|---|---|
 //! | `get` | `Option<Versioned<T>>` | `Versioned<S>`, all fields from one revision |
-//! | `exists` | the key is there | a key of the schema is there |
-//! | `set` | write | write all, and delete what the value no longer has |
-//! | `create` | only if absent | only if no key of the schema is there |
-//! | `replace`, `swap` | only if present; and get the previous value | |
-//! | `compare_and_swap` | by revision, value or existence | nothing below changed, appeared or vanished |
-//! | `delete`, `compare_and_delete` | get the [previous](Previous) value | every key of the schema; of an entry of a map all below it |
-//! | `modify`, `update` | `Fn(Option<T>) -> Option<T>` | `Fn(&mut S)`, writes only what changed |
+//! | `exists` | the key exists | a key of the schema exists |
+//! | `set` | writes | writes every field, and deletes what the value no longer has |
+//! | `create` | only if absent | only if no key of the schema exists |
+//! | `replace`, `swap` | only if present; and returns the previous value | |
+//! | `compare_and_swap` | by revision, value or existence | nothing below was changed, added or deleted |
+//! | `delete`, `compare_and_delete` | returns the [previous](Previous) value | every key of the schema; for an entry of a map, everything below it |
+//! | `modify`, `update` | `Fn(Option<T>) -> Option<T>` | `Fn(&mut S)`; writes only what changed |
 //! | `watch`, `wait_for` | [`Change<T>`](Change) | [`Update`] of the derived change enum |
 //! | `live` | [`Live<Option<T>>`](Live) | [`Live<S>`](Live) |
-//! | `diff` | | what `set` would write and delete, without a write |
-//! | `check` | | everything that is wrong with what is stored: missing, undecodable, rejected, unknown |
+//! | `diff` | | what `set` would write and delete; writes nothing |
+//! | `check` | | everything that is wrong with what is stored: missing, undecodable, rejected and unknown keys |
 //!
-//! Writes happen when they are awaited, and take options before that: `.ttl(…)`, `.lease(…)`, `.permanent()`, `.non_atomic()`,
-//! [`.guarded_by(…)`](EntryWrite::guarded_by). What names no [expiry](Entry#expiry) keeps that of the struct or key that it changes.
+//! A write happens when it is awaited. It takes options before that: `.ttl(…)`, `.lease(…)`,
+//! `.permanent()`, `.non_atomic()`, [`.guarded_by(…)`](EntryWrite::guarded_by). A write of a
+//! struct's field that names no [expiry](Entry#expiry) keeps the one that it has.
 //!
 //! # Questions
 //!
@@ -77,23 +118,26 @@
 //!
 //! # What it is not
 //!
-//! It is not a client for every call of etcd's API: no user management, no maintenance. A value that was overwritten while history was lost is not
-//! seen. Stores differ: what one cannot do it refuses with an error that says what to use instead ([`ErrorKind::Unsupported`]).
+//! It is not a client for every call of etcd's API: it has no user management and no maintenance.
+//! If the server compacts history while a watch is disconnected, intermediate values are skipped.
+//! Stores differ: what one cannot do it refuses with an error that says what to use instead
+//! ([`ErrorKind::Unsupported`]).
 //!
 //! # Features
 //!
-//! | feature | what | default |
+//! | feature | what it adds | default |
 //! |---|---|---|
 //! | `derive` | the derive macros | yes |
 //! | `v3` | `etcd://` | yes |
 //! | `v2` | `etcd2://` | |
-//! | `tls` | `etcds://`, `etcd2s://`, through rustls | |
+//! | `tls` | `etcds://` and `etcd2s://`, through rustls | |
 //! | `testing` | real servers, a proxy that breaks connections, the conformance suite for stores | |
-//! | `snapshot` | a live view starts from its last good state on disk while no server is there: `live().or_snapshot(path)` | |
-//! | `metrics` | what the library does, through the facade of the crate `metrics`; see [`telemetry`] | |
+//! | `snapshot` | `live().or_snapshot(path)`: a live view starts from its last good state on disk while no server answers | |
+//! | `metrics` | metrics through the facade of the crate `metrics`; see [`telemetry`] | |
 //! | `chrono`, `jiff`, `url`, `uuid` | values of these crates' types | |
 //!
-//! The embedded store and its faults ([`store::memory`]) are always there: test against them with paused time.
+//! The embedded store and its faults ([`store::memory`]) are always included: test against them
+//! with paused time.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking"))]
@@ -103,6 +147,8 @@ mod client;
 mod clock;
 mod election;
 mod error;
+#[cfg(feature = "derive")]
+pub mod guide;
 mod handle;
 mod key;
 mod lease;

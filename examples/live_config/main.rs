@@ -1,7 +1,9 @@
-//! An HTTP server whose rate limit changes while it runs: whatever is written below `/demo/live_config` holds for the next request.
+//! An HTTP server whose rate limit changes while it runs: a value that is written below
+//! `/demo/live_config` applies to the next request.
 //!
-//! README.md beside this file has the commands. `ETCD_URL` says where the settings are (`etcd://127.0.0.1:2379`, `etcd2://…` or `memory:`), `LISTEN` where
-//! it listens (`127.0.0.1:8080` if nothing is said).
+//! README.md beside this file has the commands. `ETCD_URL` is the address of the settings
+//! (`etcd://127.0.0.1:2379`, `etcd2://…` or `memory:`). `LISTEN` is the address to listen on
+//! (`127.0.0.1:8080` by default).
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::error::Error;
@@ -15,25 +17,25 @@ use axum::{Json, Router};
 use etcd_typed::{Client, ErrorKind, EtcdSchema, Live, LiveStatus, Revision};
 use serde::Serialize;
 
-/// What can be changed while the server runs.
+/// The settings that can be changed while the server runs.
 #[derive(EtcdSchema, Debug)]
 #[etcd(prefix = "/{env}/live_config")]
 struct Settings {
-    /// What a request is answered with.
+    /// The answer to a request.
     #[etcd(default = "hello")]
     greeting: String,
     #[etcd(dir)]
     limit: Limit,
 }
 
-/// How many requests are answered.
+/// The limit on requests.
 #[derive(EtcdSchema, Clone, Debug, Serialize)]
 #[etcd(validate = lets_something_through)]
 struct Limit {
-    /// Requests a second, in the long run.
+    /// Requests per second, on average.
     #[etcd(default = 5, validate = at_most_a_million)]
     rate: u32,
-    /// Requests at once, after a pause.
+    /// Requests at once after a pause.
     #[etcd(default = 10)]
     burst: u32,
 }
@@ -46,7 +48,7 @@ fn lets_something_through(limit: &Limit) -> Result<(), &'static str> {
     if limit.rate > 0 && limit.burst == 0 { Err("a rate without a burst lets nothing through") } else { Ok(()) }
 }
 
-/// What the handlers share.
+/// The state that the handlers share.
 #[derive(Clone)]
 struct App {
     dir: SettingsDir,
@@ -60,7 +62,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let dir = SettingsDir::open(&client, "demo")?;
     let live = dir.live().await?;
 
-    // Whatever is to be done with a new state, beside reading it, has one place.
+    // The one place that reacts to a new state.
     let _told = live.on_change(|settings| println!("revision {}: {:?}", settings.revision(), **settings));
 
     let bucket = Arc::new(Mutex::new(Bucket::full(&live.get().limit)));
@@ -77,7 +79,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn greet(State(app): State<App>) -> (StatusCode, String) {
-    // One state for the whole request: its fields belong together.
+    // One state for the whole request, so that its fields are from one revision.
     let settings = app.live.get();
     let mut bucket = app.bucket.lock().unwrap_or_else(PoisonError::into_inner);
     if bucket.take(&settings.limit, Instant::now()) {
@@ -87,14 +89,15 @@ async fn greet(State(app): State<App>) -> (StatusCode, String) {
     }
 }
 
-/// How the settings are followed. The server goes on with the last good ones, so this is no reason to end it: it is one to wake somebody.
+/// Whether the settings are current. The server continues with the last good ones, so a degraded view is a
+/// reason to call somebody and not to restart the server.
 #[derive(Serialize)]
 struct Health {
     #[serde(flatten)]
     status: LiveStatus,
-    /// Everything up to here is in the settings.
+    /// The settings contain every change up to this revision.
     revision: Revision,
-    /// Since the last proof that there was nothing newer.
+    /// The time since the last proof that the store had nothing newer.
     staleness_seconds: f64,
     limit: Limit,
 }
@@ -108,7 +111,8 @@ async fn health(State(app): State<App>) -> Json<Health> {
     })
 }
 
-/// The same that `etcdctl put` does, but checked before it is written, and answered when it holds here.
+/// Does what `etcdctl put` does, but validates the value before it is written, and answers when it
+/// applies here.
 async fn set_rate(State(app): State<App>, Path(rate): Path<u32>) -> Result<String, (StatusCode, String)> {
     let answer = |error: etcd_typed::Error| match error.kind() {
         ErrorKind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, format!("{error}\n")),
@@ -119,7 +123,7 @@ async fn set_rate(State(app): State<App>, Path(rate): Path<u32>) -> Result<Strin
     Ok(format!("revision {}: {:?}\n", settings.revision(), settings.limit))
 }
 
-/// A token bucket that is told its size and speed each time, so that a change holds at once.
+/// A token bucket that gets its size and speed at each call, so that a change applies at once.
 struct Bucket {
     tokens: f64,
     filled: Instant,
@@ -130,7 +134,7 @@ impl Bucket {
         Self { tokens: f64::from(limit.burst), filled: Instant::now() }
     }
 
-    /// Whether there is a token for this request.
+    /// Takes a token for this request; returns whether one was left.
     fn take(&mut self, limit: &Limit, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = now;

@@ -19,8 +19,67 @@ const ROWS: [&[&str]; 12] = [
     &["live", "lock", "election", "published"],
     &["handle"],
     &["client"],
-    &["private", "testing"],
+    &["guide", "private", "testing"],
     &["lib"],
+];
+
+/// What each row is for, as the picture says it.
+const PURPOSES: [&str; 12] = [
+    "paths, revisions, time and tasks",
+    "what went wrong",
+    "one value and its text; when to try again; what is reported",
+    "the contract of a store",
+    "what the stores share",
+    "stores; structs and keys; resuming a watch; leases",
+    "typed changes; the queue of a lock",
+    "views, locks, leaders, published values",
+    "the methods on keys, structs and maps",
+    "opens handles, locks and elections",
+    "for derived code, for tests, for readers",
+    "the front page",
+];
+
+/// A step of a way: a module, or a name without a row at its ends, and what happens there.
+type Step = Option<(&'static str, &'static str)>;
+
+/// The ways of the second picture. Each begins at the caller and ends at the server; an event goes up, the others go down.
+const WAYS: [(&str, bool, [Step; 6]); 3] = [
+    (
+        "a set",
+        false,
+        [
+            Some(("your program", "cfg.set(&value)")),
+            Some(("handle", "validates; plans one transaction")),
+            None,
+            Some(("schema", "turns fields into keys and texts")),
+            Some(("store::v3", "sends one request")),
+            Some(("etcd", "commits at the next revision")),
+        ],
+    ),
+    (
+        "an event",
+        true,
+        [
+            Some(("your program", "live.get()")),
+            Some(("live", "shows the next state, if it is valid")),
+            Some(("changes", "keeps the keys; finds what changed")),
+            Some(("watch", "resumes after a cut, without a gap")),
+            Some(("store::v3", "groups events by revision")),
+            Some(("etcd", "sends events")),
+        ],
+    ),
+    (
+        "an acquire",
+        false,
+        [
+            Some(("your program", "client.lock(name).acquire()")),
+            Some(("lock", "returns the guard")),
+            Some(("turn", "creates a key; waits until it is first")),
+            Some(("lease", "is granted, and kept alive")),
+            Some(("store::v3", "sends one request")),
+            Some(("etcd", "orders the keys by creation")),
+        ],
+    ),
 ];
 
 /// The row of a module, which is that of the nearest one above it which has one.
@@ -211,6 +270,83 @@ fn an_import_that_points_up_is_seen() {
         assert_eq!(faults(module, text), Vec::<String>::new(), "{module}: {text}");
     }
     assert!(place("store::v4").is_none() && place("helpers").is_none());
+}
+
+/// A picture with a light background and dark text, so that it is legible on a light and on a dark page. No empty line: Markdown would end it there.
+fn svg(label: &str, height: usize, body: &str) -> String {
+    format!(
+        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 {height}" width="780" height="{height}" role="img" aria-label="{label}" style="max-width:100%;height:auto" font-family="sans-serif" font-size="12" fill="#1b1f24">
+<rect width="780" height="{height}" rx="8" fill="#f6f8fa"/>
+{body}</svg>
+"##
+    )
+}
+
+fn text(x: usize, y: usize, attributes: &str, text: &str) -> String {
+    let text = text.replace('&', "&amp;").replace('<', "&lt;");
+    format!("<text x=\"{x}\" y=\"{y}\"{attributes}>{text}</text>\n")
+}
+
+fn frame(x: usize, y: usize, width: usize, height: usize) -> String {
+    format!("<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" rx=\"4\" fill=\"#dbe9ff\" stroke=\"#3b6fb6\"/>\n")
+}
+
+fn layers() -> String {
+    let mut body = String::new();
+    for (line, (row, purpose)) in ROWS.iter().zip(PURPOSES).rev().enumerate() {
+        let y = 12 + 34 * line;
+        body += &frame(12, y, 756, 28);
+        body += &text(24, y + 18, " font-family=\"monospace\" font-weight=\"bold\"", &row.join(", "));
+        body += &text(756, y + 18, " text-anchor=\"end\"", purpose);
+    }
+    svg("The modules, each above those that it uses", 12 + 34 * ROWS.len() + 6, &body)
+}
+
+fn ways() -> String {
+    let mut body = String::new();
+    for (column, (name, up, steps)) in WAYS.iter().enumerate() {
+        let (x, mut last) = (12 + 256 * column, None);
+        body += &text(x + 122, 26, " font-size=\"14\" font-weight=\"bold\" text-anchor=\"middle\"", name);
+        for (line, (module, what)) in steps.iter().enumerate().filter_map(|(line, step)| Some((line, step.as_ref()?))) {
+            let y = 38 + 68 * line;
+            body += &frame(x, y, 244, 46);
+            body += &text(x + 12, y + 19, " font-family=\"monospace\" font-weight=\"bold\"", module);
+            body += &text(x + 12, y + 36, "", what);
+            if let Some(last) = last.replace(y + 46) {
+                let (tip, wings) = if *up { (last + 2, last + 10) } else { (y - 2, y - 10) };
+                let middle = x + 122;
+                body += &format!("<path d=\"M{middle} {last}V{y}\" stroke=\"#3b6fb6\" stroke-width=\"2\"/>\n");
+                body += &format!("<path d=\"M{middle} {tip}L{} {wings}H{}Z\" fill=\"#3b6fb6\"/>\n", middle - 5, middle + 5);
+            }
+        }
+    }
+    svg("The way of a set, of an event and of an acquire through the modules", 38 + 68 * 6 - 10, &body)
+}
+
+/// To write the pictures after a change of the rows: `WRITE_PICTURES=1 cargo test -p etcd-typed-tests --test layering`.
+#[test]
+fn pictures_show_the_layers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for (name, picture) in [("layers.svg", layers()), ("ways.svg", ways())] {
+        let path = root.join("etcd-typed/src/guide").join(name);
+        if std::env::var_os("WRITE_PICTURES").is_some() {
+            fs::write(&path, &picture).expect("the picture is written");
+        }
+        assert!(read(&path) == picture, "{name} does not show the rows of this test: set WRITE_PICTURES=1 to write it");
+        for document in ["DESIGN.md", "etcd-typed/src/lib.rs"] {
+            assert!(read(&root.join(document)).contains(&format!("guide/{name}")), "{document} does not show {name}");
+        }
+    }
+}
+
+#[test]
+fn ways_go_through_the_layers_in_order() {
+    for (name, _, steps) in WAYS {
+        let steps: Vec<&str> = steps.iter().flatten().map(|(module, _)| *module).collect();
+        let [_, modules @ .., _] = &steps[..] else { panic!("{name} has no steps") };
+        let rows: Vec<usize> = modules.iter().map(|module| place(module).expect("a module").0).collect();
+        assert!(rows.is_sorted_by(|above, below| above >= below), "{name} goes through {modules:?}, in rows {rows:?}");
+    }
 }
 
 /// F16: a jump of the wall clock moves no deadline, since none is made from it. Whatever keeps times uses the clocks that only go forward.
