@@ -145,7 +145,7 @@ async fn alternate(case: &Case, programs: &Programs, rounds: usize) -> Result<Ve
         }
         for at in order {
             let (peer, program) = peers[at];
-            let server = servers.last().ok_or("a server for each peer")?;
+            let server = servers.last().ok_or("no server is left for this peer")?;
             let outcomes = trial::run(program, peer, case, server).await.map_err(|error| format!("{}, {peer}: {error}", case.work[0]))?;
             for ((figures, rows), stage) in outcomes.into_iter().zip(&mut rows).zip(&case.stages) {
                 progress(format_args!("{}, round {}, {peer}: {:.2}", stage.table.title, round + 1, figures[0]));

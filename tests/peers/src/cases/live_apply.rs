@@ -126,7 +126,7 @@ async fn by_hand(address: &str, size: u32, changes: u32, map: impl Shared) -> Re
         return Err(format!("found {} entries, expected {size}", entries.len()).into());
     }
     map.apply(entries);
-    let revision = stored.header().ok_or("an answer without a header")?.revision();
+    let revision = stored.header().ok_or("the answer has no header")?.revision();
     drop(stored);
     let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
     let mut stream = client.watch(directory.as_str(), Some(options)).await?;
@@ -149,7 +149,7 @@ async fn by_hand(address: &str, size: u32, changes: u32, map: impl Shared) -> Re
 }
 
 fn entry(directory: &str, kv: &etcd_client::KeyValue) -> Result<(String, u64)> {
-    let name = kv.key_str()?.strip_prefix(directory).ok_or("a key of another directory")?;
+    let name = kv.key_str()?.strip_prefix(directory).ok_or("a key outside of the directory")?;
     Ok((name.to_owned(), kv.value_str()?.parse()?))
 }
 

@@ -201,7 +201,7 @@ impl Contender for Candidate {
 
     async fn acquire(&mut self) -> Result<LeaderKey> {
         let mut answer = self.session.client.campaign(self.name.as_str(), "me", self.session.lease).await?;
-        Ok(answer.take_leader().ok_or("elected without a key")?)
+        Ok(answer.take_leader().ok_or("the answer has no leader key")?)
     }
 
     async fn release(&mut self, held: LeaderKey) -> Result<()> {

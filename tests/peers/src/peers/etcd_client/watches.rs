@@ -38,7 +38,7 @@ impl Watches for EtcdClientWatches {
 
     async fn put(&self, value: &[u8]) -> Result<u64> {
         let answer = self.0.kv_client().put(key(), value, None).await?;
-        Ok(answer.header().ok_or("an answer without a header")?.revision().cast_unsigned())
+        Ok(answer.header().ok_or("the answer has no header")?.revision().cast_unsigned())
     }
 
     async fn watch_directory(&self, since: Option<u64>) -> Result<WatchStream> {
