@@ -1,12 +1,15 @@
-//! Does one thing so many times: what `tests/tests/without_server/instructions.rs` counts the instructions of.
+//! Repeats one operation a given number of times.
+//! `tests/tests/without_server/instructions.rs` counts its instructions.
 //!
 //! ```text
 //! valgrind --tool=callgrind target/release/etcd-typed-instructions read 1000
 //! ```
 //!
-//! One thread, the embedded store, no clock and no network, so that each run takes the same way. The values are those that a service reads when it
-//! starts: ten numbers and ten texts. Everything is made before, so that what two runs differ by is what they do more often.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "who is counted has nobody to report to, and fails by panicking")]
+//! The program uses one thread and the in-memory store, and no clock or network, so that every run
+//! executes the same instructions. The struct is like one that a service reads when it starts: ten
+//! numbers and ten texts. The set-up does not depend on the number of repetitions, so two runs
+//! differ only by the repeated operation.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "the program fails by panicking")]
 
 use std::hint::black_box;
 
@@ -69,12 +72,13 @@ impl Settings {
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let (case, times) = (arguments.next().expect("a case"), arguments.next().expect("how often"));
-    let times: u32 = times.parse().expect("how often it is done is a number");
+    let (case, times) = (arguments.next().expect("a case"), arguments.next().expect("a number of repetitions"));
+    let times: u32 = times.parse().expect("the number of repetitions is a number");
     Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(repeat(&case, times));
 }
 
-/// A function of its own, so that the registers which the other cases need do not change its instructions.
+/// Reads the live view in a function of its own, so that the registers of the other cases do not
+/// change its instructions.
 #[inline(never)]
 fn get_live(live: &Live<Settings>, expected: u32, times: u32) {
     for _ in 0..times {
@@ -96,14 +100,14 @@ async fn repeat(case: &str, times: u32) {
                 assert_eq!(**black_box(&dir.get().await.unwrap()), settings);
             }
         }
-        // What of a read is the store's.
+        // The part of a read that the store does.
         "range" => {
             let below = Span::Below(dir.key().clone());
             for _ in 0..times {
                 assert_eq!(black_box(client.store().range(Range::of(below.clone())).await.unwrap()).kvs.len(), 20);
             }
         }
-        // A write has encoded when it is there to be awaited; this one is not.
+        // `set` encodes when it is called. The write is dropped without being awaited.
         "encode" => {
             for _ in 0..times {
                 drop(black_box(dir.set(black_box(&settings))));
@@ -127,6 +131,6 @@ async fn repeat(case: &str, times: u32) {
                 assert_eq!(black_box(serde_json::to_vec(black_box(&settings)).unwrap()).len(), json.len());
             }
         }
-        _ => panic!("no case {case}"),
+        _ => panic!("unknown case {case}"),
     }
 }

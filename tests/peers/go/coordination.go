@@ -1,4 +1,4 @@
-// What only one can have at a time: a lock, or the first place of an election.
+// The cases in which one contender at a time can hold something: a lock, or the leadership.
 package main
 
 import (
@@ -10,26 +10,26 @@ import (
 	"go.etcd.io/etcd/clientv3/concurrency"
 )
 
-// Of every lease, in seconds; as in src/work.rs.
+// The time to live of every lease, in seconds; the same as in src/work.rs.
 const ttl = 60
 
-// Of the leases of those who do nothing; as in src/cases/idle.rs.
+// The time to live of the leases of idle contenders, in seconds; the same as in src/cases/idle.rs.
 const idleTTL = 6
 
-// That somebody had it; nanoseconds since the word to begin.
+// A time during which one contender held it, in nanoseconds since the start signal.
 type hold struct {
 	Who   int   `json:"who"`
 	From  int64 `json:"from"`
 	Until int64 `json:"until"`
 }
 
-// One of those who want it.
+// A client that wants to hold it.
 type contender struct {
 	acquire func()
 	release func()
 }
 
-// As in src/cases/lock_uncontended.rs.
+// The same as in src/cases/lock_uncontended.rs.
 func lockUncontended(address string, parameters []string) {
 	one := open(address, 1, locker)[0]
 	cycle := caller{call: func() {
@@ -44,7 +44,7 @@ func locker(session *concurrency.Session) contender {
 	return contender{func() { must(mutex.Lock(context.Background())) }, func() { must(mutex.Unlock(context.Background())) }}
 }
 
-// As in src/cases/idle.rs: each has a lock of its own, and then releases it.
+// The same as in src/cases/idle.rs: each session holds a lock of its own, and then releases it.
 func idleLocks(address string, parameters []string) {
 	client := connect(address)
 	idle := milliseconds(parameters[1])
@@ -67,7 +67,7 @@ func idleLocks(address string, parameters []string) {
 	meter.report(len(mutexes))
 }
 
-// As in src/cases/lock_hand_over.rs.
+// The same as in src/cases/lock_hand_over.rs.
 func lockHandOver(address string, parameters []string) {
 	contenders := open(address, number(parameters[0]), locker)
 	contention := milliseconds(parameters[1])
@@ -93,7 +93,7 @@ func lockHandOver(address string, parameters []string) {
 	meter.report(all)
 }
 
-// As in src/cases/election_hand_over.rs.
+// The same as in src/cases/election_hand_over.rs.
 func electionHandOver(address string, parameters []string) {
 	var waits []time.Duration
 	for _, wait := range strings.Split(parameters[0], ",") {
@@ -126,7 +126,8 @@ func electionHandOver(address string, parameters []string) {
 	meter.report(holds)
 }
 
-// Opens a session for each and warms them up. All share one connection: with one for each, hand-overs are no faster and cost more.
+// Opens a session for each contender and warms it up. All share one connection, because with a
+// connection each, hand-overs are no faster and cost more.
 func open(address string, count int, contend func(*concurrency.Session) contender) []contender {
 	client := connect(address)
 	var contenders []contender
@@ -139,7 +140,7 @@ func open(address string, count int, contend func(*concurrency.Session) contende
 	return contenders
 }
 
-// As in src/peers.rs.
+// The same as in src/peers.rs.
 func warmUp(contenders []contender) {
 	done := make(chan bool)
 	for _, one := range contenders {

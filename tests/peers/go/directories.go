@@ -1,4 +1,4 @@
-// Whole directories: the struct of 20 fields, and maps of many keys.
+// The cases that read a directory: the struct of 20 fields, and maps of many keys.
 package main
 
 import (
@@ -10,7 +10,7 @@ import (
 
 type pair struct{ key, value string }
 
-// As in src/cases/load.rs: one range, since that is the best there is.
+// The same as in src/cases/load.rs, with one range, which is the fastest way.
 func load(address string, parameters []string) {
 	var wanted []pair
 	for n := 0; n < 10; n++ {
@@ -23,7 +23,7 @@ func load(address string, parameters []string) {
 	measure([]caller{{call: func() { below(client, "/config/", wanted) }}}, milliseconds(parameters[0]))
 }
 
-// As in src/cases/directories.rs.
+// The same as in src/cases/directories.rs.
 func directories(address string, parameters []string) {
 	client := connect(address)
 	for _, count := range []int{1000, 10000, 100000} {
@@ -40,11 +40,11 @@ func below(client *clientv3.Client, directory string, wanted []pair) {
 	found, err := client.Get(context.Background(), directory, clientv3.WithPrefix())
 	must(err)
 	if len(found.Kvs) != len(wanted) {
-		fail(fmt.Errorf("%d keys, not %d", len(found.Kvs), len(wanted)))
+		fail(fmt.Errorf("found %d keys, expected %d", len(found.Kvs), len(wanted)))
 	}
 	for n, one := range found.Kvs {
 		if string(one.Key) != wanted[n].key || string(one.Value) != wanted[n].value {
-			fail(fmt.Errorf("not what was written: %v", one))
+			fail(fmt.Errorf("found %v, expected %v", one, wanted[n]))
 		}
 	}
 }

@@ -1,5 +1,6 @@
-// Go's own client as a peer: clientv3 and its package concurrency, as their examples use them. It understands what src/work.rs understands:
-// `work PEER ADDRESS CASE …`; and `version`. The cases are in the other files.
+// The peer that uses Go's client: clientv3 and its package concurrency, in the way of their
+// examples. Its arguments are `work PEER ADDRESS CASE …`, as in src/work.rs, or `version`. The
+// cases are in the other files.
 package main
 
 import (
@@ -16,7 +17,7 @@ import (
 	"go.etcd.io/etcd/version"
 )
 
-// By name, what a case does with the server's address and the parameters.
+// The function of each case, by name. It gets the server's address and the parameters.
 var cases = map[string]func(address string, parameters []string){
 	"get":                gets,
 	"put":                puts,
@@ -38,11 +39,11 @@ func main() {
 		return
 	}
 	if len(os.Args) < 5 || os.Args[1] != "work" {
-		fail(fmt.Errorf("work PEER ADDRESS CASE …"))
+		fail(fmt.Errorf("usage: work PEER ADDRESS CASE …"))
 	}
 	work, known := cases[os.Args[4]]
 	if !known {
-		fail(fmt.Errorf("no case %s", os.Args[4]))
+		fail(fmt.Errorf("unknown case %s", os.Args[4]))
 	}
 	work(os.Args[3], os.Args[5:])
 }
@@ -55,13 +56,13 @@ func connect(address string) *clientv3.Client {
 
 var input = bufio.NewReader(os.Stdin)
 
-// Time, and processor time of this process, since the word to begin.
+// Measures the time and the processor time of this process since the start signal.
 type meter struct {
 	began     time.Time
 	processor time.Duration
 }
 
-// Says that everything is warm and waits for the word to begin.
+// Reports that the warm-up is done, and waits for the start signal.
 func ready() meter {
 	fmt.Println("ready")
 	waitForALine()
@@ -72,7 +73,7 @@ func (m meter) elapsed() time.Duration {
 	return time.Since(m.began)
 }
 
-// To be called when the work is done, to say how it went.
+// Prints the report. Call it when the work is done.
 func (m meter) report(found interface{}) {
 	elapsed, processor := m.elapsed(), processorTime()-m.processor
 	must(json.NewEncoder(os.Stdout).Encode(map[string]interface{}{
@@ -86,7 +87,7 @@ func waitForALine() {
 	must(err)
 }
 
-// User and system time of this process.
+// The user and system time of this process.
 func processorTime() time.Duration {
 	var usage syscall.Rusage
 	must(syscall.Getrusage(syscall.RUSAGE_SELF, &usage))

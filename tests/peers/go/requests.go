@@ -1,4 +1,4 @@
-// Requests, by one or by many callers at the same time.
+// The cases of single requests, by one or by many callers at the same time.
 package main
 
 import (
@@ -9,7 +9,7 @@ import (
 	"go.etcd.io/etcd/clientv3"
 )
 
-// As in src/payload.rs.
+// The same as in src/payload.rs.
 const count = 1000
 
 var keys, values = payload()
@@ -26,13 +26,13 @@ func textOf(n int) string {
 	return fmt.Sprintf("%0256d", n)
 }
 
-// One of those who call; `check` is done when all is done.
+// A caller. `check` runs after all calls.
 type caller struct {
 	call  func()
 	check func()
 }
 
-// As in src/cases/repeated.rs.
+// The same as in src/cases/repeated.rs.
 func measure(callers []caller, duration time.Duration) {
 	callAll(callers, time.Now().Add(duration/5))
 	meter := ready()
@@ -45,7 +45,7 @@ func measure(callers []caller, duration time.Duration) {
 	}
 }
 
-// Nanoseconds of each call, in any order.
+// Returns the nanoseconds of each call, in any order.
 func callAll(callers []caller, end time.Time) []int64 {
 	done := make(chan []int64)
 	for _, one := range callers {
@@ -72,11 +72,11 @@ func get(client *clientv3.Client, key, value int) {
 	found, err := client.Get(context.Background(), keys[key])
 	must(err)
 	if len(found.Kvs) != 1 || string(found.Kvs[0].Value) != values[value] {
-		fail(fmt.Errorf("not the value %d: %v", value, found.Kvs))
+		fail(fmt.Errorf("found %v, expected the value of number %d", found.Kvs, value))
 	}
 }
 
-// As in src/cases/requests.rs.
+// The same as in src/cases/requests.rs.
 func gets(address string, parameters []string) {
 	client := connect(address)
 	for _, callers := range []int{1, 8, 64} {

@@ -1,4 +1,5 @@
-// The cases of watches. What is watched, and how it is checked, is as in src/peers/watches.rs and src/tally.rs.
+// The cases of watches. The watched keys are those of src/peers/watches.rs, and the checks are
+// those of src/tally.rs.
 package main
 
 import (
@@ -16,7 +17,8 @@ const directory = "/events"
 
 var value = strings.Repeat("v", 256)
 
-// As in src/tally.rs: every event once, in the order of revisions without a gap.
+// Checks that every event arrives once, in the order of revisions and without a gap, like
+// src/tally.rs.
 type tally struct {
 	revision   int64
 	inEach     int64
@@ -30,7 +32,7 @@ func (t *tally) see(event *clientv3.Event) {
 		t.leftInThis = t.inEach
 	}
 	if event.Kv.ModRevision != t.revision || len(event.Kv.Value) != len(value) || event.Type != clientv3.EventTypePut {
-		fail(fmt.Errorf("event %d is %v, and the next is to be of revision %d", t.seen+1, event, t.revision))
+		fail(fmt.Errorf("event %d is %v, expected a put at revision %d", t.seen+1, event, t.revision))
 	}
 	t.leftInThis--
 	t.seen++
@@ -42,7 +44,7 @@ func put(client *clientv3.Client) int64 {
 	return answer.Header.Revision
 }
 
-// Returns when the watch is there: what is written from then on is seen.
+// Returns when the server has created the watch, so that it sees every later write.
 func watchKey(client *clientv3.Client) clientv3.WatchChan {
 	return created(client.Watch(context.Background(), directory+"/00", clientv3.WithCreatedNotify()))
 }
@@ -52,17 +54,17 @@ func watchDirectory(client *clientv3.Client, options ...clientv3.OpOption) clien
 	return created(client.Watch(context.Background(), directory+"/", options...))
 }
 
-// The first answer says that the watch is there.
+// Waits for the first answer, which says that the server has created the watch.
 func created(answers clientv3.WatchChan) clientv3.WatchChan {
 	answer := <-answers
 	must(answer.Err())
 	if !answer.Created {
-		fail(fmt.Errorf("it is not created: %v", answer))
+		fail(fmt.Errorf("the watch was not created: %v", answer))
 	}
 	return answers
 }
 
-// Waits for so many events.
+// Waits for this number of events.
 func follow(answers clientv3.WatchChan, t *tally, events int64) {
 	for wanted := t.seen + events; t.seen < wanted; {
 		answer, open := <-answers
@@ -76,7 +78,7 @@ func follow(answers clientv3.WatchChan, t *tally, events int64) {
 	}
 }
 
-// As in src/cases/watch_latency.rs.
+// The same as in src/cases/watch_latency.rs.
 func watchLatency(address string, parameters []string) {
 	client := connect(address)
 	t := &tally{revision: put(client), inEach: 1}
@@ -102,7 +104,7 @@ func watchLatency(address string, parameters []string) {
 	meter.report(latencies)
 }
 
-// As in src/cases/watch_events.rs.
+// The same as in src/cases/watch_events.rs.
 func watchLive(address string, parameters []string) {
 	client := connect(address)
 	answers := watchDirectory(client)
@@ -118,7 +120,7 @@ func watchLive(address string, parameters []string) {
 	}
 }
 
-// As in src/cases/watch_events.rs.
+// The same as in src/cases/watch_events.rs.
 func watchOld(address string, parameters []string) {
 	events, since := int64(number(parameters[0])), int64(number(parameters[1]))
 	client := connect(address)
@@ -131,7 +133,7 @@ func watchOld(address string, parameters []string) {
 	meter.report(t.seen)
 }
 
-// As in src/cases/watch_fan_out.rs.
+// The same as in src/cases/watch_fan_out.rs.
 func watchFanOut(address string, parameters []string) {
 	watches, puts := number(parameters[0]), int64(number(parameters[1]))
 	client := connect(address)

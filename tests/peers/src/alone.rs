@@ -1,5 +1,5 @@
-//! What is measured without a server: what it takes to read what is current, and to build. No process of a peer is started for it: the peers are
-//! in this one, or are what cargo starts.
+//! The cases that need no server: reads of a current value, and builds. The peers run in this
+//! process, or cargo starts them.
 
 mod builds;
 mod reads;
@@ -8,18 +8,18 @@ use crate::Result;
 use crate::cases::Table;
 use crate::page::{Filled, Row};
 
-/// A table, and how it is filled.
+/// A case without a server: its table, and the function that fills it.
 pub(crate) struct Alone {
     pub(crate) table: Table,
-    /// In the order of the rows.
+    /// The peers, in the order of the rows.
     pub(crate) peers: &'static [&'static str],
     measure: fn(rounds: usize) -> Result<Vec<Row>>,
-    /// Too long for a quick run.
+    /// Whether it takes too long for a quick run.
     pub(crate) long: bool,
 }
 
 impl Alone {
-    /// Blocks for as long as it takes.
+    /// Measures all rounds. Blocks the thread meanwhile.
     pub(crate) fn measure(self, rounds: usize) -> Result<Filled> {
         Ok(Filled { table: self.table, rows: (self.measure)(rounds)? })
     }

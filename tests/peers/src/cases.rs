@@ -1,4 +1,5 @@
-//! What is measured. A case is a file below: what a peer is told, what it does with it, what its reports say, and the goals.
+//! The cases. Each is a file below this module, with the parameters of the peers, their work, the
+//! evaluation of their reports, and the goals.
 
 mod directories;
 mod election_hand_over;
@@ -24,7 +25,7 @@ use crate::peers::{ETCD_CLIENT, OURS};
 use crate::server::Counters;
 use crate::work::Report;
 
-/// How much is measured.
+/// The amount of work and the number of rounds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
     pub(crate) quick: bool,
@@ -35,75 +36,77 @@ impl Effort {
     pub(crate) const FULL: Self = Self { quick: false, rounds: 3 };
     pub(crate) const QUICK: Self = Self { quick: true, rounds: 2 };
 
-    /// Of two amounts of work the one to be done.
+    /// Returns the amount of work for this effort.
     pub(crate) fn of<T>(&self, quick: T, full: T) -> T {
         if self.quick { quick } else { full }
     }
 }
 
-/// The same work for each of some peers: in each round every peer has a process and a server of its own for it.
+/// Work that several peers do. In each round, every peer has its own process and its own server.
 pub(crate) struct Case {
-    /// In the order of the rows.
+    /// The peers, in the order of the rows.
     pub(crate) peers: &'static [&'static str],
-    /// What a peer is told: the case's name, and its parameters.
+    /// The arguments of a peer: the case's name and its parameters.
     pub(crate) work: Vec<String>,
     pub(crate) server: Server,
-    /// What a process does one after the other, with a report for each.
+    /// The stages of a process, which run one after the other. Each has its own report.
     pub(crate) stages: Vec<Stage>,
 }
 
-/// What a case needs of a server.
+/// The server that a case needs.
 #[derive(Default)]
 pub(crate) struct Server {
-    /// It serves the v2 keys API too.
+    /// Whether it also serves the v2 keys API.
     pub(crate) v2: bool,
-    /// All peers of a round use the same one, since none of them changes anything.
+    /// Whether all peers of a round share one server, because none of them changes anything.
     pub(crate) shared: bool,
-    /// Brings in, before a peer's process is started, what it is to find.
+    /// Writes the data that the case needs, before a peer's process starts.
     pub(crate) prepare: Option<Prepare>,
 }
 
-/// Given the server's address.
+/// A function that gets the server's address.
 pub(crate) type Prepare = Box<dyn Fn(String) -> Doing>;
 pub(crate) type Doing = Pin<Box<dyn Future<Output = Result<()>>>>;
 
-/// What has a table of its own.
+/// A part of a case with its own table.
 pub(crate) struct Stage {
     pub(crate) table: Table,
-    /// What another process does from the word to begin on.
+    /// Work that another process does from the start signal on.
     pub(crate) meanwhile: Option<Prepare>,
-    /// Checks that what was to be done was done, and fails if it was not.
+    /// Computes the figures. Fails if the peer did not do the work.
     pub(crate) evaluate: Box<dyn Fn(&Observed) -> Result<Measured>>,
 }
 
-/// What one stage of a trial left.
+/// The observations of one stage of a trial.
 pub(crate) struct Observed {
     pub(crate) report: Report,
-    /// By the server, from the word to begin until the report was there.
+    /// The server's counters, from the start signal until the report.
     pub(crate) counted: Counters,
-    /// The most memory that the peer's process had meanwhile, in MiB.
+    /// The peak memory of the peer's process during the stage, in MiB.
     pub(crate) peak_memory: f64,
-    /// By how much that is more than it had at the word to begin.
+    /// The peak memory minus the memory at the start signal, in MiB.
     pub(crate) memory_growth: f64,
 }
 
 impl Observed {
-    /// What the peer found, in the case's own form.
+    /// Returns the peer's result, in the form that the case defines.
     pub(crate) fn found<T: DeserializeOwned>(&self) -> Result<T> {
         Ok(serde_json::from_value(self.report.found.clone())?)
     }
 }
 
-/// What the stage comes to.
+/// The evaluation of a stage.
 pub(crate) struct Measured {
-    /// One for each of the stage's own columns.
+    /// A figure for each of the stage's own columns.
     pub(crate) figures: Vec<f64>,
-    /// All that were done, also those that the figures leave out: costs are divided by it.
+    /// The number of all operations, including those that the figures leave out. Costs are divided
+    /// by it.
     pub(crate) operations: f64,
 }
 
 impl Stage {
-    /// `columns` are the stage's own; ratios are of the first. What an operation costs comes after them.
+    /// Creates a stage with its own `columns`. Ratios are computed for the first one. The columns
+    /// with the costs of an operation follow them.
     pub(crate) fn new(
         title: impl Into<String>,
         operation: &str,
@@ -123,7 +126,7 @@ impl Stage {
         self
     }
 
-    /// Ratios are to this peer, and not to etcd-client.
+    /// Makes ratios relative to this peer instead of etcd-client.
     pub(crate) fn beside(mut self, baseline: &'static str) -> Self {
         self.table.baseline = baseline;
         self
@@ -131,7 +134,7 @@ impl Stage {
 }
 
 impl Observed {
-    /// The figures of all columns.
+    /// Returns the figures of all columns.
     pub(crate) fn outcome(&self, measured: Measured) -> Vec<f64> {
         let Measured { mut figures, operations } = measured;
         let costs = [self.report.processor.as_secs_f64() * 1e6, self.counted.processor_seconds * 1e6, self.counted.messages];
@@ -140,16 +143,17 @@ impl Observed {
     }
 }
 
-/// Processor time of the peer's process, the same of the server's, and messages that the server got; as `Observed::outcome` has them.
+/// The costs: CPU time of the peer's process, CPU time of the server, and messages that the server
+/// received, in the order of `Observed::outcome`.
 const COSTS: [&str; 3] = [CLIENT, SERVER, "messages"];
-pub(crate) const CLIENT: &str = "client µs";
-pub(crate) const SERVER: &str = "server µs";
+pub(crate) const CLIENT: &str = "client CPU µs";
+pub(crate) const SERVER: &str = "server CPU µs";
 
-/// A table of the page, before there are figures in it: a row for each peer.
+/// A table of the page without its figures. It has a row for each peer.
 pub(crate) struct Table {
     pub(crate) title: String,
     pub(crate) columns: Vec<Column>,
-    /// The peer that ratios are to.
+    /// The peer to which ratios are relative.
     pub(crate) baseline: &'static str,
     pub(crate) goals: Vec<Goal>,
 }
@@ -165,10 +169,10 @@ pub(crate) enum Better {
     Lower,
 }
 
-/// What we want to be. A column is named by how its title begins.
+/// A goal for one figure. A column is named by the beginning of its title.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Goal {
-    /// Whose figure it is.
+    /// The peer whose figure has the goal.
     pub(crate) who: &'static str,
     pub(crate) column: &'static str,
     pub(crate) bound: Bound,
@@ -176,11 +180,11 @@ pub(crate) struct Goal {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bound {
-    /// At least so many times as good as the peer.
+    /// At least this many times as good as the peer.
     Times(f64, &'static str),
-    /// At most so many times the peer's figure.
+    /// At most this many times the peer's figure.
     AtMost(f64, &'static str),
-    /// A figure of at most so much, whatever others have.
+    /// At most this figure, regardless of other peers.
     Count(f64),
 }
 
@@ -214,7 +218,7 @@ pub(crate) fn all(effort: &Effort) -> Vec<Case> {
     cases
 }
 
-/// The side of a peer in Rust.
+/// Does the work of a case as a peer in Rust.
 pub(crate) async fn work(peer: &str, address: &str, case: &str, parameters: &[String]) -> Result<()> {
     match case {
         requests::GET | requests::PUT => requests::work(peer, address, case, parameters).await,
@@ -229,18 +233,18 @@ pub(crate) async fn work(peer: &str, address: &str, case: &str, parameters: &[St
         live_apply::NAME => live_apply::work(peer, address, parameters).await,
         watch_fan_out::NAME => watch_fan_out::work(peer, address, parameters).await,
         idle::LOCKS | idle::PUBLISHED | idle::VIEWS => idle::work(peer, address, case, parameters).await,
-        _ => Err(format!("no case {case}").into()),
+        _ => Err(format!("unknown case {case}").into()),
     }
 }
 
-/// Not a number if there is none.
+/// Returns this quantile, or NaN if nothing was measured.
 pub(crate) fn quantile(mut measured: Vec<f64>, part: f64) -> f64 {
     measured.sort_by(f64::total_cmp);
     let at = (measured.len().saturating_sub(1)) as f64 * part;
     measured.get(at.round() as usize).copied().unwrap_or(f64::NAN)
 }
 
-/// The one in the middle, or what is between the two in the middle.
+/// Returns the figure in the middle, or the mean of the two in the middle.
 pub(crate) fn median(measured: impl IntoIterator<Item = f64>) -> f64 {
     let mut measured: Vec<f64> = measured.into_iter().collect();
     measured.sort_by(f64::total_cmp);
@@ -253,7 +257,7 @@ pub(crate) fn median(measured: impl IntoIterator<Item = f64>) -> f64 {
 
 #[cfg(test)]
 impl Table {
-    /// That its goals are of its columns, and of these peers.
+    /// Checks that its goals name its columns and these peers.
     pub(crate) fn check(&self, peers: &[&str]) {
         assert!(peers.contains(&self.baseline), "{}: {}", self.title, self.baseline);
         for Goal { who, column, bound } in &self.goals {
@@ -271,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_median_is_in_the_middle() {
+    fn median_is_middle_or_mean_of_both_middles() {
         assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median([4.0, 1.0, 2.0, 3.0]), 2.5);
         assert_eq!(median([1.0]), 1.0);

@@ -1,7 +1,9 @@
-//! Measures etcd-typed beside what else one would take: the same work on the same server, in alternating rounds of one run.
+//! Measures etcd-typed and other clients doing the same work on the same server, in alternating
+//! rounds of one run.
 //!
-//! `README.md` has the command and the method. Called as `work PEER ADDRESS CASE …` this program is one peer at work; the others are
-//! what starts it so (`trial.rs`), and what makes a page of the reports (`page.rs`).
+//! `README.md` has the command and explains the method. With the arguments `work PEER ADDRESS CASE
+//! …` this program is one peer (`work.rs`). Otherwise it starts the peers (`trial.rs`) and makes a
+//! page of their reports (`page.rs`).
 
 mod alone;
 mod cases;
@@ -25,18 +27,18 @@ use crate::cases::{Case, Effort};
 use crate::page::{Filled, Page, Row};
 use crate::peers::Programs;
 
-/// For what stops the whole run, and is only ever shown.
+/// An error that ends the run. It is only printed.
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Error>;
 
-/// Written by hand, about a page with all cases: what is missed, and where the time goes.
+/// Hand-written comments on a page with all cases: which goals are missed, and where the time goes.
 const NOTES: &str = include_str!("../NOTES.md");
 
 const USAGE: &str = "usage: etcd-typed-peers [--quick] [--rounds N] [--only PART-OF-A-TITLE]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    // A worker has the runtime that an application has by default; it is what is measured.
+    // A peer is measured on the runtime that an application has by default.
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
@@ -53,7 +55,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says how far the run is, after how many seconds: where its time goes is to be seen.
+/// Prints a line of progress to standard error, with the seconds since the first line.
 fn progress(said: fmt::Arguments<'_>) {
     static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
     eprintln!("{:7.1} s  {said}", BEGAN.elapsed().as_secs_f64());
@@ -78,7 +80,7 @@ impl Options {
                 "--quick" => effort = Effort::QUICK,
                 "--rounds" => rounds = Some(arguments.next().ok_or(USAGE)?.parse()?),
                 "--only" => only = arguments.next().ok_or(USAGE)?,
-                _ => return Err(format!("{argument}? {USAGE}").into()),
+                _ => return Err(format!("unknown argument {argument}; {USAGE}").into()),
             }
         }
         effort.rounds = rounds.unwrap_or(effort.rounds).max(1);
@@ -93,7 +95,7 @@ async fn measure(options: &Options) -> Result<()> {
     let cases: Vec<Case> = cases::all(&options.effort).into_iter().filter(wanted).collect();
     let alone: Vec<Alone> = alone::all().into_iter().filter(|alone| alone.table.title.contains(&options.only)).collect();
     if cases.is_empty() && alone.is_empty() {
-        return Err(format!("no case has {:?} in its title", options.only).into());
+        return Err(format!("no case has {:?} in its title; `--only` takes a part of a title", options.only).into());
     }
     let mut page = Page::begin(&programs, options.effort.rounds);
     let mut failed = Vec::new();
@@ -108,7 +110,7 @@ async fn measure(options: &Options) -> Result<()> {
     }
     for alone in alone {
         if options.effort.quick && alone.long {
-            page.omit(format!("{}, which takes minutes", alone.table.title));
+            page.omit(format!("{}, because it takes minutes", alone.table.title));
             continue;
         }
         let (title, peers, rounds) = (alone.table.title.clone(), alone.peers, options.effort.rounds);
@@ -117,8 +119,9 @@ async fn measure(options: &Options) -> Result<()> {
             Err(error) => failed.push(format!("{title}: {error}")),
         }
     }
-    // A page that took long is not lost for one case; but nobody is to overlook that it is not whole.
-    failed.iter().for_each(|failure| page.omit(format!("**what failed**, {failure}")));
+    // One failed case does not lose a page that took long, but the page must say that it is not
+    // complete.
+    failed.iter().for_each(|failure| page.omit(format!("**a case that failed**: {failure}")));
     println!("{}", page.end().await?);
     if options.only.is_empty() {
         println!("{}", NOTES.trim_end());
@@ -126,9 +129,8 @@ async fn measure(options: &Options) -> Result<()> {
     if failed.is_empty() { Ok(()) } else { Err(failed.join("\n").into()) }
 }
 
-/// All peers in turn, round after round, every second one in the other order: what the machine does meanwhile strikes all alike.
-///
-/// The rows of each stage.
+/// Runs all peers in each round, and reverses their order in every second round, so that other load
+/// on the machine affects all peers alike. Returns the rows of each stage.
 async fn alternate(case: &Case, programs: &Programs, rounds: usize) -> Result<Vec<Vec<Row>>> {
     let peers: Vec<(&'static str, &Path)> = case.peers.iter().filter_map(|peer| Some((*peer, programs.of(peer)?))).collect();
     let row = |(peer, _): &(&'static str, _)| Row { peer, rounds: Vec::new() };
@@ -143,7 +145,7 @@ async fn alternate(case: &Case, programs: &Programs, rounds: usize) -> Result<Ve
         }
         for at in order {
             let (peer, program) = peers[at];
-            let server = servers.last().ok_or("a server for each peer")?;
+            let server = servers.last().ok_or("no server is left for this peer")?;
             let outcomes = trial::run(program, peer, case, server).await.map_err(|error| format!("{}, {peer}: {error}", case.work[0]))?;
             for ((figures, rows), stage) in outcomes.into_iter().zip(&mut rows).zip(&case.stages) {
                 progress(format_args!("{}, round {}, {peer}: {:.2}", stage.table.title, round + 1, figures[0]));

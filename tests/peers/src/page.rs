@@ -1,4 +1,4 @@
-//! What is printed: a page of Markdown with everything that one needs to know to judge it.
+//! The page of Markdown that is printed, with everything that a reader needs to judge the figures.
 
 use std::fs;
 use std::process::Command;
@@ -10,9 +10,10 @@ use crate::Result;
 use crate::cases::{Better, Bound, CLIENT, Goal, Table, median};
 use crate::peers::{OURS, Programs};
 
-/// A peer's figures: for each round one for each column.
+/// The figures of one peer.
 pub(crate) struct Row {
     pub(crate) peer: &'static str,
+    /// For each round, a figure for each column.
     pub(crate) rounds: Vec<Vec<f64>>,
 }
 
@@ -22,7 +23,7 @@ impl Row {
     }
 }
 
-/// A table with what was measured.
+/// A table with its figures.
 pub(crate) struct Filled {
     pub(crate) table: Table,
     pub(crate) rows: Vec<Row>,
@@ -33,10 +34,10 @@ pub(crate) struct Page<'a> {
     rounds: usize,
     began: Instant,
     load: String,
-    /// Who took part, in the order in which they came.
+    /// The versions of the peers, in the order in which they first took part.
     versions: Vec<String>,
     tables: Vec<Filled>,
-    /// What is not on the page, and why.
+    /// The cases that are not on the page, and why.
     omissions: Vec<String>,
 }
 
@@ -65,7 +66,7 @@ impl<'a> Page<'a> {
         Ok(format!("{}\n{tables}{}", self.head().await?, self.summary()))
     }
 
-    /// What was measured with what, where, and how busy the machine was.
+    /// The head of the page: the command, the versions, the machine and its load.
     async fn head(&self) -> Result<String> {
         let command = std::env::args().skip(1).map(|argument| format!(" {argument}")).collect::<String>();
         let etcd = Etcd::start().await;
@@ -73,7 +74,7 @@ impl<'a> Page<'a> {
         let mut lines = vec![
             format!("`tests/peers/run{command}`, {}.\n", said_by("date", &["-u", "+%-d %B %Y, %H:%M UTC"])),
             format!(
-                "- Server: etcd {}, one member, loopback, data in memory, without fsync; a new one for each peer and round, or each round where nobody changes anything.",
+                "- Server: etcd {}, one member, loopback, data in memory, without fsync; a new server for each peer and round, or for each round if no peer changes anything.",
                 etcd.version()
             ),
         ];
@@ -81,7 +82,7 @@ impl<'a> Page<'a> {
         lines.push(format!("- {}; {cores} cores, shared by the server and the peer.", said_by("rustc", &["--version"])));
         lines.push(format!("- Load of the machine over 1, 5 and 15 minutes: {} before, {} after.", self.load, load()));
         lines.push(format!(
-            "- {} rounds in {} s; medians over the rounds, and [least..most].",
+            "- {} rounds in {} s. Each figure is the median of the rounds, with [minimum..maximum].",
             self.rounds,
             self.began.elapsed().as_secs()
         ));
@@ -93,7 +94,7 @@ impl<'a> Page<'a> {
     fn summary(&self) -> String {
         let mut lines = vec![
             "## All goals\n".to_owned(),
-            format!("| case | best peer but {OURS} | {OURS}, times as good | goal | |"),
+            format!("| case | best other peer | {OURS} is so many times as good | goal | result |"),
             "|---|---|---:|---|---|".to_owned(),
         ];
         for filled in &self.tables {
@@ -105,9 +106,11 @@ impl<'a> Page<'a> {
     }
 }
 
-/// How a goal came out, for the table and for the page.
+/// The result of a goal.
 struct Verdict {
+    /// The line below the table of the case.
     below: String,
+    /// The row in the table of all goals.
     summary: String,
 }
 
@@ -116,17 +119,17 @@ impl Filled {
         self.rows.iter().find(|row| row.peer == peer)
     }
 
-    /// The column whose title begins so.
+    /// The column whose title begins with this text.
     fn column(&self, title: &str) -> Option<usize> {
         self.table.columns.iter().position(|column| column.title.starts_with(title))
     }
 
-    /// One's figure by the other's, round by round.
+    /// The figure of one row divided by that of the other, for each round.
     fn quotients(column: usize, one: &Row, other: &Row) -> Vec<f64> {
         one.of(column).into_iter().zip(other.of(column)).map(|(one, other)| one / other).collect()
     }
 
-    /// How many times as good as the other.
+    /// How many times as good one row is as the other, for each round.
     fn times(&self, column: usize, one: &Row, other: &Row) -> Vec<f64> {
         match self.table.columns[column].better {
             Better::Higher => Self::quotients(column, one, other),
@@ -142,10 +145,10 @@ impl Filled {
             heads += &format!(" {} |", column.title);
             rules += "---:|";
             if at == 0 {
-                heads += &format!(" times {baseline} |");
+                heads += &format!(" times as good as {baseline} |");
                 rules += "---:|";
             } else if Some(at) == client {
-                heads += &format!(" of {baseline}'s |");
+                heads += &format!(" relative to {baseline} |");
                 rules += "---:|";
             }
         }
@@ -153,7 +156,7 @@ impl Filled {
         for row in &self.rows {
             let mut line = format!("| {} |", row.peer);
             for at in 0..columns.len() {
-                // Costs are shown without their spread: there are columns enough.
+                // Costs are shown without their range, because the table is wide enough.
                 let figure = if Some(at) < client || client.is_none() { spread(row.of(at)) } else { rounded(median(row.of(at))) };
                 line += &format!(" {figure} |");
                 let baseline = self.row(baseline);
@@ -174,7 +177,7 @@ impl Filled {
         lines.join("\n") + "\n"
     }
 
-    /// None if the peer that the goal names is not there.
+    /// Returns the result of a goal, or `None` if a peer that the goal names was not measured.
     fn verdict(&self, goal: &Goal) -> Option<Verdict> {
         let column = self.column(goal.column)?;
         let who = self.row(goal.who)?;
@@ -185,7 +188,7 @@ impl Filled {
             }
             Bound::AtMost(part, peer) => {
                 let reached = median(Self::quotients(column, who, self.row(peer)?));
-                (format!("at most {part} times {peer}"), reached, reached <= part)
+                (format!("at most {part} times that of {peer}"), reached, reached <= part)
             }
             Bound::Count(count) => {
                 let reached = median(who.of(column));
@@ -193,17 +196,21 @@ impl Filled {
             }
         };
         let of = if goal.who == OURS { String::new() } else { format!(" ({})", goal.who) };
-        let wanted = format!("{}{of}: {wanted}", self.table.columns[column].title);
-        let came_out = format!("{} with {}", if is_reached { "reached" } else { "**missed**" }, rounded(reached));
+        let wanted = format!("{}{of} {wanted}", self.table.columns[column].title);
+        let reached = rounded(reached);
         let (best, times) =
             self.best_other(column).map_or(("-", "-".to_owned()), |best| (best.peer, rounded(median(self.times(column, who, best)))));
         Some(Verdict {
-            below: format!("- Goal, {wanted}; {came_out}."),
-            summary: format!("| {} | {best} | {times} | {wanted} | {came_out} |", self.table.title),
+            below: format!("- Goal: {wanted}. {}: {reached}.", if is_reached { "Reached" } else { "**Missed**" }),
+            summary: format!(
+                "| {} | {best} | {times} | {wanted} | {}: {reached} |",
+                self.table.title,
+                if is_reached { "reached" } else { "**missed**" }
+            ),
         })
     }
 
-    /// The best that is not ours.
+    /// The best row of another peer than etcd-typed.
     fn best_other(&self, column: usize) -> Option<&Row> {
         let others = self.rows.iter().filter(|row| !row.peer.starts_with(OURS));
         let by_figure = |one: &&Row, other: &&Row| median(one.of(column)).total_cmp(&median(other.of(column)));
@@ -224,9 +231,9 @@ fn said_by(program: &str, arguments: &[&str]) -> String {
     output.map_or_else(|error| format!("({program}: {error})"), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The median and the range.
+/// The median and the range, as text.
 fn spread(measured: Vec<f64>) -> String {
-    // Rounds in which it could not be measured are not numbers.
+    // Rounds in which it could not be measured are NaN.
     let measured: Vec<f64> = measured.into_iter().filter(|one| !one.is_nan()).collect();
     if measured.is_empty() {
         return "not measured".to_owned();
@@ -235,7 +242,7 @@ fn spread(measured: Vec<f64>) -> String {
     format!("{} [{}..{}]", rounded(median(measured)), rounded(least), rounded(most))
 }
 
-/// Three digits are more than such figures are good for.
+/// The figure with three digits, which is already more than its precision.
 fn rounded(figure: f64) -> String {
     match figure.abs() {
         small if small < 10.0 => format!("{figure:.2}"),

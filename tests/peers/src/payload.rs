@@ -1,4 +1,4 @@
-//! Which keys there are, and what is in them: the same for every peer.
+//! The keys and values of the cases, which are the same for every peer.
 
 use std::sync::LazyLock;
 
@@ -6,10 +6,10 @@ use crate::Result;
 use crate::cases::Prepare;
 use crate::peers::put_all;
 
-/// So many keys, and so many values.
+/// The number of keys, and of values.
 pub(crate) const COUNT: usize = 1000;
 
-/// Keys of their own, each with 256 bytes of text.
+/// The keys of the cases of single requests. Each has 256 bytes of text.
 pub(crate) static KEYS: LazyLock<Vec<String>> = LazyLock::new(|| (0..COUNT).map(|n| format!("/requests/{n:04}")).collect());
 pub(crate) static VALUES: LazyLock<Vec<String>> = LazyLock::new(|| (0..COUNT).map(value).collect());
 
@@ -17,12 +17,13 @@ fn value(n: usize) -> String {
     format!("{n:0256}")
 }
 
-/// Each key has the value of its number.
+/// The keys and values, where each key has the value of its number.
 pub(crate) fn keys() -> Vec<(String, String)> {
     KEYS.iter().cloned().zip(VALUES.iter().cloned()).collect()
 }
 
-/// The directory of the struct of 20 fields, 8 bytes each: ten numbers and ten texts, in the order of their keys.
+/// The directory of the struct of 20 fields, 8 bytes each: ten numbers and ten texts, in the order
+/// of their keys.
 pub(crate) const CONFIG: &str = "/config/";
 
 pub(crate) fn fields() -> Vec<(String, String)> {
@@ -31,18 +32,18 @@ pub(crate) fn fields() -> Vec<(String, String)> {
     (0..10).map(number).chain((0..10).map(text)).collect()
 }
 
-/// Where a directory of so many keys is.
+/// The path of the directory with this number of keys.
 pub(crate) fn directory_name(count: usize) -> String {
     format!("/directory/{count}/")
 }
 
-/// What is in it, in the order of the keys: 256 bytes of text each.
+/// The content of that directory in the order of the keys, with 256 bytes of text each.
 pub(crate) fn directory(count: usize) -> Vec<(String, String)> {
     let directory = directory_name(count);
     (0..count).map(|n| (format!("{directory}{n:06}"), value(n))).collect()
 }
 
-/// Brings these to the server.
+/// Returns a function that writes these pairs to the server.
 pub(crate) fn prepare(pairs: impl Fn() -> Vec<(String, String)> + 'static) -> Prepare {
     Box::new(move |address| {
         let pairs = pairs();
@@ -50,19 +51,19 @@ pub(crate) fn prepare(pairs: impl Fn() -> Vec<(String, String)> + 'static) -> Pr
     })
 }
 
-/// Fails unless these are all, in their order.
+/// Fails unless exactly these pairs were found, in their order.
 pub(crate) fn check_all<'a>(wanted: &[(String, String)], found: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])>) -> Result<()> {
     if found.len() != wanted.len() {
-        return Err(format!("{} keys, not {}", found.len(), wanted.len()).into());
+        return Err(format!("found {} keys, expected {}", found.len(), wanted.len()).into());
     }
     let differs = |((key, value), found): (&(String, String), (&[u8], &[u8]))| found != (key.as_bytes(), value.as_bytes());
-    if wanted.iter().zip(found).any(differs) { Err("not what was written".into()) } else { Ok(()) }
+    if wanted.iter().zip(found).any(differs) { Err("the keys or values differ from what was written".into()) } else { Ok(()) }
 }
 
-/// Fails unless the value is that of its number.
+/// Fails unless the value of this number was found.
 pub(crate) fn check(found: Option<&[u8]>, value: usize) -> Result<()> {
     if found == Some(VALUES[value].as_bytes()) {
         return Ok(());
     }
-    Err(format!("not the value {value}: {:?}", found.map(String::from_utf8_lossy)).into())
+    Err(format!("found {:?}, expected the value of number {value}", found.map(String::from_utf8_lossy)).into())
 }

@@ -1,4 +1,4 @@
-//! The servers, and what they say of themselves: their counters, from `/metrics`.
+//! The servers, and their counters from `/metrics`.
 
 use etcd_typed::testing::Etcd;
 use futures_util::future::try_join_all;
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::Result;
 use crate::cases::Server;
 
-/// Starts so many at once, and prepares them.
+/// Starts this number of servers at the same time, and writes the case's data to each.
 pub(crate) async fn start(count: usize, wanted: &Server) -> Result<Vec<Etcd>> {
     let starting = |_| async {
         let builder = Etcd::builder().quick_election();
@@ -21,27 +21,27 @@ pub(crate) async fn start(count: usize, wanted: &Server) -> Result<Vec<Etcd>> {
     try_join_all((0..count).map(starting)).await
 }
 
-/// The counters at one moment, or between two.
+/// The counters at one moment, or their difference between two moments.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counters {
-    /// Processor time of the server, in steps of 10 ms.
+    /// The server's CPU time, in steps of 10 ms.
     pub(crate) processor_seconds: f64,
-    /// Memory of the server, in MiB.
+    /// The server's memory, in MiB.
     pub(crate) memory: f64,
-    /// Messages from clients: one for each request, and each one on a stream.
+    /// The messages from clients: one for each request, and each message on a stream.
     pub(crate) messages: f64,
-    /// Keys that were written.
+    /// The number of keys written.
     pub(crate) puts: f64,
-    /// Keys that were deleted.
+    /// The number of keys deleted.
     pub(crate) deletes: f64,
-    /// Times that keys were read.
+    /// The number of range reads.
     pub(crate) ranges: f64,
 }
 
 impl Counters {
     pub(crate) async fn read(address: &str) -> Result<Self> {
         let mut stream = TcpStream::connect(address).await?;
-        // HTTP/1.0: the answer then ends with the connection, and is in one piece.
+        // With HTTP/1.0 the answer ends with the connection and is not chunked.
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
@@ -54,7 +54,7 @@ impl Counters {
         Ok(Self {
             processor_seconds: sum("process_cpu_seconds_total")?,
             memory: sum("process_resident_memory_bytes")? / f64::from(1 << 20),
-            // Those of the v2 keys API are counted as soon as there is one.
+            // This counter of the v2 keys API exists only after the first request.
             messages: sum("grpc_server_msg_received_total")? + sum("etcd_http_received_total").unwrap_or(0.0),
             puts: sum("etcd_mvcc_put_total")?,
             deletes: sum("etcd_mvcc_delete_total")?,

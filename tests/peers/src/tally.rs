@@ -1,11 +1,14 @@
-//! What a watcher was told of: whether it is every event once, and in the order of the revisions.
+//! Checks that a watch delivers every event once, and in the order of the revisions.
 
 use crate::Result;
 
-/// Of every value that is written, in bytes.
+/// The size of every value that is written, in bytes.
 pub(crate) const VALUE: usize = 256;
 
-/// Nobody else writes to the server, so the revisions of the events have no gap, and each has as many events as one request has keys.
+/// Counts and checks the events of one watch.
+///
+/// No other client writes to the server. So the revisions of the events have no gap, and each
+/// revision has as many events as the request had keys.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tally {
     revision: u64,
@@ -15,7 +18,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Of the revisions after this one.
+    /// Expects the revisions after this one, with `in_each` events each.
     pub(crate) fn after(revision: u64, in_each: u64) -> Self {
         Self { revision, in_each, left_in_this: 0, seen: 0 }
     }
@@ -26,10 +29,10 @@ impl Tally {
             self.left_in_this = self.in_each;
         }
         if revision != self.revision {
-            return Err(format!("event {} is of revision {revision}, and the next is to be of {}", self.seen + 1, self.revision).into());
+            return Err(format!("event {} is at revision {revision}, expected {}", self.seen + 1, self.revision).into());
         }
         if value.len() != VALUE {
-            return Err(format!("event {} has a value of {} bytes", self.seen + 1, value.len()).into());
+            return Err(format!("event {} has a value of {} bytes, expected {VALUE}", self.seen + 1, value.len()).into());
         }
         self.left_in_this -= 1;
         self.seen += 1;
@@ -51,13 +54,13 @@ mod tests {
     }
 
     #[test]
-    fn every_event_in_order_is_counted() {
+    fn events_in_order_are_counted() {
         assert_eq!(see(1, &[5, 6, 7]), Some(3));
         assert_eq!(see(2, &[5, 5, 6]), Some(3));
     }
 
     #[test]
-    fn a_gap_and_a_second_time_are_seen() {
+    fn gap_or_repeated_revision_fails() {
         assert_eq!(see(1, &[5, 7]), None);
         assert_eq!(see(1, &[5, 5]), None);
         assert_eq!(see(2, &[5, 6]), None);
@@ -66,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_another_size_is_seen() {
+    fn wrong_value_size_fails() {
         assert!(Tally::after(4, 1).see(5, b"short").is_err());
     }
 }

@@ -1,7 +1,10 @@
-//! The side of the peer: `work PEER ADDRESS CASE …`. It connects and warms up, says `ready`, waits for a line, works, and prints its report in one line.
-//! Then it waits for another line, so that the server's counters are read before anything else is done; and so on for each stage of the case.
+//! The protocol of a peer, which is started with `work PEER ADDRESS CASE …`.
 //!
-//! A peer in another language does the same.
+//! The peer connects, warms up, prints `ready` and waits for a line, the start signal. Then it
+//! works and prints its report in one line. It waits for another line, so that the server's
+//! counters are read before it does anything else. It repeats this for each stage of the case.
+//!
+//! A peer in another language follows the same protocol.
 
 use std::io::{Write, stdin, stdout};
 use std::time::{Duration, Instant};
@@ -12,30 +15,30 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::cases;
 
-/// Of every lease of every peer: far above what a trial takes, as it is in an application.
+/// The time to live of every lease. It is far longer than a trial, as in an application.
 pub(crate) const TTL: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(arguments: &[String]) -> Result<()> {
     let [peer, address, case, parameters @ ..] = arguments else {
-        return Err("work PEER ADDRESS CASE …".into());
+        return Err("usage: work PEER ADDRESS CASE …".into());
     };
     cases::work(peer, address, case, parameters).await
 }
 
-/// What a peer says of one stage.
+/// The report of a peer about one stage.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Report {
-    /// From the word to begin to the end of the work.
+    /// The time from the start signal to the end of the work.
     #[serde(with = "nanoseconds")]
     pub(crate) elapsed: Duration,
-    /// Processor time of the peer's process in it.
+    /// The CPU time of the peer's process during that time.
     #[serde(with = "nanoseconds")]
     pub(crate) processor: Duration,
-    /// In the case's own form.
+    /// The result, in the form that the case defines.
     pub(crate) found: serde_json::Value,
 }
 
-/// Time, and processor time of this process, since the word to begin.
+/// Measures the time and the CPU time of this process since the start signal.
 #[derive(Clone, Copy)]
 pub(crate) struct Meter {
     began: Instant,
@@ -43,7 +46,7 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// To be called when everything is warm. It waits for the word to begin.
+    /// Reports that the warm-up is done, and waits for the start signal.
     pub(crate) fn ready() -> Result<Self> {
         println!("ready");
         wait_for_a_line()?;
@@ -54,7 +57,7 @@ impl Meter {
         self.began.elapsed()
     }
 
-    /// To be called when the work is done, to say how it went.
+    /// Prints the report. Call it when the work is done.
     pub(crate) fn report(&self, found: impl FnOnce() -> Result<serde_json::Value>) -> Result<()> {
         let (elapsed, processor) = (self.elapsed(), processor_time() - self.processor);
         println!("{}", serde_json::to_string(&Report { elapsed, processor, found: found()? })?);
@@ -62,22 +65,22 @@ impl Meter {
     }
 }
 
-/// Blocks a thread, while nothing is to do.
+/// Waits for a line on standard input. It blocks the thread, which has nothing else to do.
 fn wait_for_a_line() -> Result<()> {
     stdout().flush()?;
     if stdin().read_line(&mut String::new())? == 0 {
-        return Err("nobody is there who would say to go on".into());
+        return Err("standard input was closed before the next signal".into());
     }
     Ok(())
 }
 
-/// User and system time of all threads of this process.
+/// The user and system time of all threads of this process.
 fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec.cast_unsigned(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// How times are written in reports.
+/// The form of times in reports.
 pub(crate) mod nanoseconds {
     use std::time::Duration;
 

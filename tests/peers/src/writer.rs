@@ -1,6 +1,7 @@
-//! Another process than the peer's: what is written while a peer watches, or before.
+//! The other process: it writes before or while a peer watches.
 //!
-//! It is `etcd-client` that writes. Whoever is measured, the writer is the same, and its processor time is nobody's.
+//! It uses `etcd-client` for every peer, so all peers see the same writer. Its CPU time is not
+//! counted.
 
 use etcd_client::{Client, Txn, TxnOp};
 use tokio::task::JoinSet;
@@ -9,11 +10,12 @@ use crate::Result;
 use crate::peers::watches::{DIRECTORY, KEYS};
 use crate::tally::VALUE;
 
-/// Requests at a time.
+/// The number of requests at a time.
 const PUTS_IN_FLIGHT: usize = 32;
 const TRANSACTIONS_IN_FLIGHT: usize = 4;
 
-/// So many events: with one in a revision, a put for each; with more, a transaction of so many puts.
+/// Writes this number of events, with `in_each` events in each revision: single puts if it is one,
+/// and otherwise transactions of that many puts.
 pub(crate) async fn events(address: &str, events: u64, in_each: u64) -> Result<()> {
     let client = Client::connect([address], None).await?;
     let in_flight = if in_each == 1 { PUTS_IN_FLIGHT } else { TRANSACTIONS_IN_FLIGHT };
@@ -47,7 +49,7 @@ async fn send(client: &Client, first: usize, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// The directory of a map of so many entries.
+/// The directory of the map with this number of entries.
 pub(crate) fn map(size: u32) -> String {
     format!("/maps/{size}")
 }
@@ -56,18 +58,19 @@ fn map_key(entry: u32) -> String {
     format!("customer-{entry:06}")
 }
 
-/// Which entry a change is of: each is of another one than the last, all over the map.
+/// The key of the entry that a change writes. Consecutive changes write different entries, all over
+/// the map.
 pub(crate) fn changed_key(size: u32, change: u32) -> String {
-    // 7919 has no divisor with the sizes, so that every entry has its turn.
+    // 7919 has no common divisor with the sizes, so every entry is reached.
     map_key((u64::from(change) * 7_919 % u64::from(size)) as u32)
 }
 
-/// Maps of these sizes, of one number for each entry.
+/// Writes maps of these sizes, with a number as the value of each entry.
 pub(crate) async fn maps(address: &str, sizes: &[u32]) -> Result<()> {
     let mut client = Client::connect([address], None).await?;
     for size in sizes {
         let entries: Vec<u32> = (0..*size).collect();
-        // A server takes 128 operations in a transaction.
+        // A server accepts 128 operations in a transaction.
         for some in entries.chunks(128) {
             let puts: Vec<_> =
                 some.iter().map(|entry| TxnOp::put(format!("{}/{}", map(*size), map_key(*entry)), "1000000", None)).collect();
@@ -77,7 +80,8 @@ pub(crate) async fn maps(address: &str, sizes: &[u32]) -> Result<()> {
     Ok(())
 }
 
-/// One entry after the other, each when the one before was answered. Change number N writes N.
+/// Changes one entry after the other, each after the answer to the previous change. Change N writes
+/// the number N.
 pub(crate) async fn change_map(address: &str, size: u32, changes: u32) -> Result<()> {
     let mut client = Client::connect([address], None).await?;
     for change in 0..changes {

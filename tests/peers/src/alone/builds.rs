@@ -1,7 +1,9 @@
-//! What it costs to build: derived structs beside serde's, and a small application that depends on us beside one that depends on etcd-client.
+//! Build costs: derived structs compared with serde's, and a small application that depends on
+//! etcd-typed compared with one that depends on etcd-client.
 //!
-//! All is generated in a directory of its own, with the versions of the lock files of this repository, and built offline; what is missing is fetched
-//! before. The cost is processor time, of cargo and all that it starts.
+//! Each crate is generated in a temporary directory, with the versions of this repository's lock
+//! files. Missing dependencies are fetched first, and then it is built offline. The cost is the
+//! processor time of cargo and all processes that it starts.
 
 mod application;
 mod derive;
@@ -14,7 +16,7 @@ use super::Alone;
 use crate::Result;
 use crate::cases::{Better, Column};
 
-/// At the most: builds are long, and their processor time differs little between two.
+/// The most rounds. Builds take long, and their processor time differs little from round to round.
 const ROUNDS: usize = 2;
 
 pub(super) fn builds() -> [Alone; 2] {
@@ -25,7 +27,7 @@ fn column(title: &str) -> Column {
     Column { title: title.to_owned(), better: Better::Lower }
 }
 
-/// A directory that is removed at the end.
+/// A temporary directory, which is removed at the end.
 struct Place(PathBuf);
 
 impl Place {
@@ -35,7 +37,8 @@ impl Place {
         Ok(Self(path))
     }
 
-    /// A crate of this name and source, with dependencies in the form of Cargo.toml. Versions are those of the lock file.
+    /// Generates a crate with this name and source, dependencies in the form of Cargo.toml, and the
+    /// versions of the lock file.
     fn generate(&self, name: &str, dependencies: &str, file: &str, source: &str, lock: &Path) -> Result<Crate> {
         let at = self.0.join(name);
         fs::create_dir_all(at.join("src"))?;
@@ -57,14 +60,15 @@ impl Drop for Place {
     }
 }
 
-/// One that is built.
+/// A generated crate.
 struct Crate {
     at: PathBuf,
     source: PathBuf,
     target: PathBuf,
 }
 
-/// What one call of cargo took: seconds of processor time of all that it started; and its messages.
+/// The result of one cargo command: the seconds of processor time of all its processes, and its
+/// messages.
 struct Built {
     seconds: f64,
     messages: String,
@@ -91,23 +95,25 @@ impl Crate {
         Ok(Built { seconds: seconds_of_children()? - before, messages: String::from_utf8(output.stdout)? })
     }
 
-    /// So that it is built anew, and what it depends on is not.
+    /// Touches the source, so that cargo builds the crate again but not its dependencies.
     fn touch(&self) -> Result<()> {
         let source = fs::read(&self.source)?;
         Ok(fs::write(&self.source, source)?)
     }
 
-    /// So that all is built anew.
+    /// Removes the target directory, so that cargo builds everything again.
     fn clean(&self) -> Result<()> {
         if self.target.exists() { Ok(fs::remove_dir_all(&self.target)?) } else { Ok(()) }
     }
 }
 
-/// User and system time of all children of this process that have ended, and of theirs; in steps of 10 ms.
+/// The user and system time of all children of this process that have ended, and of their children,
+/// in steps of 10 ms.
 fn seconds_of_children() -> Result<f64> {
     let stat = fs::read_to_string("/proc/self/stat")?;
-    // See proc(5). The second field is a name in parentheses, which may have spaces in it; the times are fields 16 and 17, in hundredths.
-    let (_, rest) = stat.rsplit_once(')').ok_or("/proc/self/stat has another form")?;
+    // See proc(5). The second field is a name in parentheses, which may contain spaces. The times
+    // are fields 16 and 17, in hundredths of a second.
+    let (_, rest) = stat.rsplit_once(')').ok_or("/proc/self/stat has no name in parentheses")?;
     let mut hundredths = 0.0;
     for field in rest.split_whitespace().skip(13).take(2) {
         hundredths += field.parse::<f64>()?;
@@ -115,7 +121,7 @@ fn seconds_of_children() -> Result<f64> {
     Ok(hundredths / 100.0)
 }
 
-/// Of this repository.
+/// The root of this repository.
 fn repository() -> Result<PathBuf> {
     Ok(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?)
 }

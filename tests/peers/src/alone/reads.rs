@@ -1,4 +1,5 @@
-//! What it takes to read a field of the current configuration, on one thread and on two at once. Nothing writes meanwhile.
+//! The time to read a field of the current configuration, on one thread and on two threads at once.
+//! Nothing is written meanwhile.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -21,15 +22,20 @@ const CONFIG: &str = "config, get";
 const PEERS: &[&str] =
     &[OURS_GET, OURS_READER, "arc-swap, load", "arc-swap, Cache", "std, RwLock of an Arc, read and clone", "tokio, watch, borrow", CONFIG];
 
-/// Reads between two looks at the clock: so many steps, of so many reads each. The other thread is told of each step.
+/// The steps of a batch. A thread reads the clock once for each batch, and tells the other thread
+/// of each step.
 const STEPS: u32 = 8;
+/// The reads of a step.
 const READS: u32 = 500;
-/// Of two threads that run at once neither makes more than so many times the steps of the other.
+/// Two threads run at the same time if neither makes more than this many times the steps of the
+/// other.
 const UNFAIR: u32 = 4;
-/// For so long one is measured in a round, on one thread and on two.
+/// The time for which a peer is measured in each round, on one thread and on two.
 const EACH: Duration = Duration::from_millis(60);
-/// Two threads of a busy machine do not always run at once. They are given so many times as long until there were enough batches in which they did.
+/// How many times [`EACH`] a measurement may take. On a busy machine two threads do not always run
+/// at the same time, so enough batches may take longer.
 const PATIENCE: u32 = 100;
+/// The number of batches that is enough.
 const ENOUGH: usize = 20;
 
 const RATE_LIMIT: u32 = 100;
@@ -47,8 +53,8 @@ pub(super) fn reads() -> Alone {
     let column = |title: &str| Column { title: title.to_owned(), better: Better::Lower };
     let count = |who, column, count| Goal { who, column, bound: Bound::Count(count) };
     let table = Table {
-        title: "live reads, in memory: a field of what is current".to_owned(),
-        columns: ["ns on 1 thread", "ns on 2 threads", "2 threads to 1"].map(column).into(),
+        title: "live reads in memory: one field of the current value".to_owned(),
+        columns: ["ns on 1 thread", "ns on 2 threads", "2 threads / 1 thread"].map(column).into(),
         baseline: CONFIG,
         goals: vec![
             count(OURS_GET, "ns on 1", 20.0),
@@ -62,7 +68,7 @@ pub(super) fn reads() -> Alone {
 }
 
 fn measure(rounds: usize) -> Result<Vec<Row>> {
-    // A view goes on in tasks of this runtime; it is another one than the caller's, which must not be blocked.
+    // The tasks of the view run on this runtime. It is not the caller's, which must not be blocked.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let live = runtime.block_on(async { Client::connect("memory:").await?.dir::<Settings>("/app")?.live().await })?;
     let peers = peers(&live)?;
@@ -81,22 +87,23 @@ fn measure(rounds: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Makes what a thread reads with.
+/// Makes the function with which a thread reads.
 type Peer = Box<dyn Fn() -> Reading>;
-/// Reads again and again, beside another thread where there is one, and gives the nanoseconds of a read.
+/// Reads repeatedly, at the same time as another thread if there is one, and returns the
+/// nanoseconds of one read.
 type Reading = Box<dyn FnMut(&Thread, Option<&Thread>) -> Result<f64> + Send>;
 
-/// What a thread tells the other one, on a cache line of its own.
+/// What one thread tells the other, on a cache line of its own.
 #[repr(align(128))]
 #[derive(Default)]
 struct Thread {
-    /// Those that it has made.
+    /// The steps that the thread has made.
     steps: AtomicU32,
-    /// It has been measured, and goes on only as long as the other has not.
+    /// Whether the thread has been measured. It goes on until the other one has been measured too.
     measured: AtomicBool,
 }
 
-/// In the order of `PEERS`.
+/// The peers, in the order of `PEERS`.
 fn peers(live: &Live<Settings>) -> Result<Vec<Peer>> {
     let settings = Settings::clone(&live.get());
     let shared = Arc::new(ArcSwap::from_pointee(settings.clone()));
@@ -123,7 +130,7 @@ fn peers(live: &Live<Settings>) -> Result<Vec<Peer>> {
         }),
         peer(move || {
             let lock = lock.clone();
-            // Nobody panics while holding it.
+            // No thread panics while it holds the lock.
             move || lock.read().map_or(0, |settings| settings.clone().rate_limit)
         }),
         peer(move || {
@@ -141,8 +148,11 @@ fn peer<R: FnMut() -> u32 + Send + 'static>(reader: impl Fn() -> R + 'static) ->
     Box::new(move || reading(reader()))
 }
 
-/// One for each way to read, so that the read is compiled into the loop. It gives the median of the batches, so what was interrupted is
-/// none; not a number, which the page then shows, where two threads hardly ever ran at once.
+/// The loop that reads. It is generic, so that each kind of read is compiled into a loop of its
+/// own.
+///
+/// It returns the median of the batches, which excludes interrupted ones. It returns NaN if the two
+/// threads hardly ever ran at the same time; the page then shows "not measured".
 fn reading(mut read: impl FnMut() -> u32 + Send + 'static) -> Reading {
     Box::new(move |own, other| {
         let steps_of_other = || other.map_or(0, |other| other.steps.load(Ordering::Relaxed));
@@ -159,9 +169,10 @@ fn reading(mut read: impl FnMut() -> u32 + Send + 'static) -> Reading {
             }
             let took = start.elapsed();
             if !right {
-                return Err("a read gave another value".into());
+                return Err("a read returned a wrong value".into());
             }
-            // On two threads only a batch counts in which the other one read as well, and this one was not interrupted for long.
+            // With two threads, a batch counts only if the other thread read meanwhile and this
+            // thread was not interrupted for long.
             if other.is_none() || (STEPS / UNFAIR..=STEPS * UNFAIR).contains(&(steps_of_other() - before)) {
                 batches.push(took.as_secs_f64() * 1e9 / f64::from(STEPS * READS));
             }

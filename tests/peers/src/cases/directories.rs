@@ -1,4 +1,5 @@
-//! Whole directories of 1,000, 10,000 and 100,000 keys of 256 bytes are read: how fast, and with how much memory.
+//! Reads whole directories of 1,000, 10,000 and 100,000 keys of 256 bytes, and measures time and
+//! memory.
 
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use crate::peers::{ETCD_CLIENT, ETCD_CLIENT_PAGES, EtcdClient, EtcdTyped, GO, OU
 
 pub(super) const NAME: &str = "directories";
 
-/// Ascending, so that what a process had for one is no more than what it needs for the next.
+/// In ascending order, so that memory that a process still holds from one directory is not more
+/// than the next one needs.
 const COUNTS: [usize; 3] = [1_000, 10_000, 100_000];
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
@@ -25,14 +27,14 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
 
 fn stage(count: usize) -> Stage {
     let title = format!("directory of {count} keys");
-    let columns = [("keys/s", Better::Higher), ("p50 ms", Better::Lower), ("peak MiB", Better::Lower)];
+    let columns = [("keys/s", Better::Higher), ("p50 ms", Better::Lower), ("peak client MiB", Better::Lower)];
     let goals = if count < 100_000 {
         vec![Goal::times(1.0, "keys/s", ETCD_CLIENT)]
     } else {
         vec![
             Goal::times(1.25, "keys/s", ETCD_CLIENT),
             Goal::at_most(0.8, super::CLIENT, ETCD_CLIENT),
-            Goal::at_most(1.0, "peak MiB", ETCD_CLIENT),
+            Goal::at_most(1.0, "peak client MiB", ETCD_CLIENT),
         ]
     };
     Stage::new(title, "1,000 keys", &columns, goals, move |observed| {
@@ -45,7 +47,7 @@ fn stage(count: usize) -> Stage {
 
 pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<()> {
     let [milliseconds] = parameters else {
-        return Err("milliseconds".into());
+        return Err("expected one parameter: milliseconds".into());
     };
     let duration = Duration::from_millis(milliseconds.parse()?);
     for count in COUNTS {
@@ -55,7 +57,7 @@ pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Re
             ETCD_CLIENT => repeated::measure(vec![EtcdClient::directory(address, count, None).await?], duration).await?,
             ETCD_CLIENT_PAGES => repeated::measure(vec![EtcdClient::directory(address, count, Some(10_000)).await?], duration).await?,
             TONIC => repeated::measure(vec![Tonic::directory(address, count).await?], duration).await?,
-            _ => return Err(format!("no peer {peer}").into()),
+            _ => return Err(format!("unknown peer {peer}").into()),
         }
     }
     Ok(())

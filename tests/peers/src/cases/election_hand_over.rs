@@ -1,5 +1,6 @@
-//! A leader resigns while a follower waits: how long until the follower leads. By how long it had waited, since a server serves a young watch
-//! otherwise than an old one.
+//! A leader resigns while a follower waits, and the time until the follower leads is measured.
+//! There is a table for short and one for long waits, because a server serves a new watch
+//! differently from one that has caught up.
 
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     ]
 }
 
-/// Waits from 3 to 100 ms, in even steps and a mixed order: no phase of a server's loop is met more often than another.
+/// Waits from 3 to 100 ms, evenly spread and in a mixed order, so that no phase of the server's
+/// loop is met more often than another.
 fn spread(count: u32) -> Vec<Duration> {
     let golden = |n: u32| (f64::from(n) * 0.618_033_988_75).fract();
     (0..count).map(|n| Duration::from_secs_f64(0.003 + 0.097 * golden(n))).collect()
@@ -32,7 +34,7 @@ fn case(waited: &str, goals: Vec<Goal>, waits: Vec<Duration>) -> Case {
     let stage = Stage::new(title, "hand-over", &columns, goals, move |observed| {
         let all = holds::reported(observed)?;
         if all.len() != waits.len() {
-            return Err(format!("{} hand-overs, not {}", all.len(), waits.len()).into());
+            return Err(format!("{} hand-overs, expected {}", all.len(), waits.len()).into());
         }
         let each: Vec<f64> = all.iter().map(|hand_over| hand_over.took.as_secs_f64() * 1e3).collect();
         Ok(Measured { figures: vec![quantile(each.clone(), 0.5), quantile(each, 0.99)], operations: all.len() as f64 })
@@ -47,21 +49,21 @@ fn case(waited: &str, goals: Vec<Goal>, waits: Vec<Duration>) -> Case {
 
 pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<()> {
     let [microseconds] = parameters else {
-        return Err("the waits in microseconds".into());
+        return Err("expected one parameter: the waits in microseconds".into());
     };
     let waits = microseconds.split(',').map(|wait| Ok(Duration::from_micros(wait.parse()?))).collect::<Result<Vec<_>>>()?;
     match peer {
         OURS => alternate(EtcdTyped::candidates(address, "/election", 2, Clients::Shared).await?, &waits).await,
         OURS_CLIENT_EACH => alternate(EtcdTyped::candidates(address, "/election", 2, Clients::Each).await?, &waits).await,
         ETCD_CLIENT => alternate(EtcdClient::candidates(address, "/election", 2).await?, &waits).await,
-        _ => Err(format!("no peer {peer}").into()),
+        _ => Err(format!("unknown peer {peer}").into()),
     }
 }
 
 async fn alternate<C: Contender>(candidates: Vec<C>, waits: &[Duration]) -> Result<()> {
     let mut candidates = warm_up(candidates).await?.into_iter().enumerate();
     let (Some(mut leader), Some(mut follower)) = (candidates.next(), candidates.next()) else {
-        return Err("it takes two".into());
+        return Err("an election needs two candidates".into());
     };
     let meter = Meter::ready()?;
     let mut holds = Vec::new();
@@ -88,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_are_spread_over_the_whole_range() {
+    fn waits_cover_whole_range_evenly() {
         let mut waits = spread(25);
         waits.sort();
         let widest = waits.windows(2).map(|pair| pair[1] - pair[0]).max();

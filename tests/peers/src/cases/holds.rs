@@ -1,4 +1,5 @@
-//! What a peer reports where only one can have a thing at a time, a lock or the first place of an election; and the check that it was so.
+//! The reports of the lock and election cases: when each contender held the lock or led. They are
+//! checked for two holders at the same time.
 
 use std::time::Duration;
 
@@ -8,49 +9,50 @@ use super::Observed;
 use crate::Result;
 use crate::work::nanoseconds;
 
-/// That somebody had it. Times are since the word to begin.
+/// A time during which one contender held the lock or led. Times are relative to the start signal.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Hold {
     pub(super) who: usize,
-    /// Taken after it was told that it has it.
+    /// Taken after the acquisition returned.
     #[serde(with = "nanoseconds")]
     pub(super) from: Duration,
-    /// Taken before it began to give it back.
+    /// Taken before the release was called.
     #[serde(with = "nanoseconds")]
     pub(super) until: Duration,
 }
 
-/// From one to another.
+/// A hand-over from one contender to another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct HandOver {
-    /// When the other had it.
+    /// When the other contender held it.
     pub(super) at: Duration,
-    /// Since the one began to give it back.
+    /// The time since the first contender called the release.
     pub(super) took: Duration,
 }
 
-/// The hand-overs of a report.
+/// Returns the hand-overs of a report.
 ///
-/// Fails if the server has not seen what is reported, neither more nor less: a key is written for each hold, and deleted.
+/// Fails unless the server has written and deleted exactly one key for each reported hold.
 pub(super) fn reported(observed: &Observed) -> Result<Vec<HandOver>> {
     let holds: Vec<Hold> = observed.found()?;
     let (puts, deletes) = (observed.counted.puts, observed.counted.deletes);
     if puts != holds.len() as f64 || deletes != holds.len() as f64 {
-        return Err(format!("it had it {} times, with {puts} keys written and {deletes} deleted", holds.len()).into());
+        return Err(format!("{} holds were reported, but {puts} keys written and {deletes} deleted", holds.len()).into());
     }
     hand_overs(holds)
 }
 
-/// In the order in which they happened. Who had it twice in a row has handed nothing over.
+/// Returns the hand-overs in the order in which they happened. If a contender holds it twice in a
+/// row, that is no hand-over.
 ///
-/// Fails if two had it at once.
+/// Fails if two contenders held it at the same time.
 fn hand_overs(mut holds: Vec<Hold>) -> Result<Vec<HandOver>> {
     holds.sort_by_key(|hold| (hold.from, hold.until));
     let mut found = Vec::new();
     for pair in holds.windows(2) {
         let [before, after] = pair else { continue };
         let Some(took) = after.from.checked_sub(before.until) else {
-            return Err(format!("two have it at once: {before:?} and {after:?}").into());
+            return Err(format!("two contenders held it at the same time: {before:?} and {after:?}").into());
         };
         if after.who != before.who {
             found.push(HandOver { at: after.from, took });
@@ -73,13 +75,13 @@ mod tests {
     }
 
     #[test]
-    fn hand_overs_are_between_two() {
+    fn hand_over_needs_two_contenders() {
         let found = found(&[(1, 30, 40), (0, 0, 10), (0, 12, 20), (1, 41, 50)]).ok();
         assert_eq!(found, Some(vec![HandOver { at: Duration::from_nanos(30), took: Duration::from_nanos(10) }]));
     }
 
     #[test]
-    fn two_at_once_are_seen() {
+    fn two_holders_at_once_fail() {
         assert!(found(&[(0, 0, 10), (1, 9, 20)]).is_err());
         assert!(found(&[(0, 0, 100), (1, 20, 30)]).is_err());
         assert!(found(&[(0, 0, 10), (1, 10, 20)]).is_ok());

@@ -1,7 +1,9 @@
-//! A view of a map that another process changes, one entry at a time: what it takes to follow, by the size of the map.
+//! Another process changes the entries of a map one at a time, and a view follows. The costs are
+//! measured for several sizes of the map.
 //!
-//! Beside our live view is what one writes by hand with etcd-client: a map that is copied for each change, so that readers have it without a lock; and one
-//! that is changed in place, under a lock that readers share.
+//! The live view of etcd-typed is compared with two maps written by hand on etcd-client: one that
+//! is copied for each change, so that readers need no lock, and one that is changed in place, under
+//! a lock that readers share.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -23,13 +25,17 @@ const SIZES: [u32; 3] = [100, 10_000, 100_000];
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     let changes: u32 = effort.of(100, 500);
     let stage = |size: u32| {
-        // Who reads the copied map has no lock to wait for either.
+        // The goal is against the copied map, whose readers do not wait for a lock either.
         let goals = if size == 100_000 { vec![Goal::times(10.0, CLIENT, ETCD_CLIENT_COPIED_MAP)] } else { Vec::new() };
         let columns = [("changes/s", Better::Higher)];
         let stage = Stage::new(format!("live view of a map of {size} entries: changes"), "change", &columns, goals, move |observed| {
             let wrong: u32 = observed.found()?;
             if wrong != 0 || observed.counted.puts != f64::from(changes) {
-                return Err(format!("{wrong} entries are not as they were written, with {} keys written", observed.counted.puts).into());
+                return Err(format!(
+                    "{wrong} entries differ from what was written; {} keys were written, expected {changes}",
+                    observed.counted.puts
+                )
+                .into());
             }
             let each_second = f64::from(changes) / observed.report.elapsed.as_secs_f64();
             Ok(Measured { figures: vec![each_second], operations: f64::from(changes) })
@@ -48,7 +54,7 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
 
 pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<()> {
     let [changes] = parameters else {
-        return Err("a number of changes".into());
+        return Err("expected one parameter: the number of changes".into());
     };
     let changes = changes.parse()?;
     for size in SIZES {
@@ -56,7 +62,7 @@ pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Re
             OURS => live_view(address, size, changes).await?,
             ETCD_CLIENT_LOCKED_MAP => by_hand(address, size, changes, RwLock::new(BTreeMap::new())).await?,
             ETCD_CLIENT_COPIED_MAP => by_hand(address, size, changes, ArcSwap::default()).await?,
-            _ => return Err(format!("no peer {peer}").into()),
+            _ => return Err(format!("unknown peer {peer}").into()),
         }
     }
     Ok(())
@@ -66,7 +72,7 @@ async fn live_view(address: &str, size: u32, changes: u32) -> Result<()> {
     let client = Client::connect(&format!("etcd://{address}")).await?;
     let live = client.entries::<String, u64>(&writer::map(size))?.live().await?;
     if live.get().len() != size as usize {
-        return Err(format!("{} entries of {size}", live.get().len()).into());
+        return Err(format!("found {} entries, expected {size}", live.get().len()).into());
     }
     let revision = live.get().revision().get();
     let meter = Meter::ready()?;
@@ -74,9 +80,9 @@ async fn live_view(address: &str, size: u32, changes: u32) -> Result<()> {
     meter.report(|| Ok(wrong(size, changes, |key| state.get(key).copied()).into()))
 }
 
-/// A map that readers could read meanwhile.
+/// A map that readers could read while it changes.
 trait Shared {
-    /// These entries are so now.
+    /// Stores these entries.
     fn apply(&self, changed: Vec<(String, u64)>);
 
     fn get(&self, key: &str) -> Option<u64>;
@@ -104,10 +110,11 @@ impl Shared for ArcSwap<BTreeMap<String, u64>> {
     }
 }
 
-/// Reads the directory, watches it from then on, and applies what comes, all of one answer at once.
+/// Reads the directory, watches it from that revision on, and applies all events of an answer at
+/// once.
 async fn by_hand(address: &str, size: u32, changes: u32, map: impl Shared) -> Result<()> {
     let mut client = etcd_client::Client::connect([address], None).await?;
-    // The largest directory is more than the 4 MB that an answer may have by default.
+    // The largest directory exceeds the default limit of 4 MB for an answer.
     let mut keys = client.kv_client().max_decoding_message_size(64 << 20);
     let directory = writer::map(size) + "/";
     let stored = keys.get(directory.as_str(), Some(GetOptions::new().with_prefix())).await?;
@@ -116,10 +123,10 @@ async fn by_hand(address: &str, size: u32, changes: u32, map: impl Shared) -> Re
         entries.push(entry(&directory, kv)?);
     }
     if entries.len() != size as usize {
-        return Err(format!("{} entries of {size}", entries.len()).into());
+        return Err(format!("found {} entries, expected {size}", entries.len()).into());
     }
     map.apply(entries);
-    let revision = stored.header().ok_or("an answer without a header")?.revision();
+    let revision = stored.header().ok_or("the answer has no header")?.revision();
     drop(stored);
     let options = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
     let mut stream = client.watch(directory.as_str(), Some(options)).await?;
@@ -130,7 +137,7 @@ async fn by_hand(address: &str, size: u32, changes: u32, map: impl Shared) -> Re
         let answer = stream.message().await?.ok_or("the stream ended")?;
         let mut changed = Vec::new();
         for event in answer.events() {
-            let kv = event.kv().filter(|_| event.event_type() == EventType::Put).ok_or("an event that is no write")?;
+            let kv = event.kv().filter(|_| event.event_type() == EventType::Put).ok_or("an event that is not a put")?;
             changed.push(entry(&directory, kv)?);
             last = kv.mod_revision();
         }
@@ -142,11 +149,11 @@ async fn by_hand(address: &str, size: u32, changes: u32, map: impl Shared) -> Re
 }
 
 fn entry(directory: &str, kv: &etcd_client::KeyValue) -> Result<(String, u64)> {
-    let name = kv.key_str()?.strip_prefix(directory).ok_or("a key of another directory")?;
+    let name = kv.key_str()?.strip_prefix(directory).ok_or("a key outside of the directory")?;
     Ok((name.to_owned(), kv.value_str()?.parse()?))
 }
 
-/// How many entries are not as they were written.
+/// The number of entries that differ from what was written.
 fn wrong(size: u32, changes: u32, get: impl Fn(&str) -> Option<u64>) -> u32 {
     let written: BTreeMap<String, u64> = (0..changes).map(|change| (changed_key(size, change), u64::from(change))).collect();
     let wrong = written.iter().filter(|(key, value)| get(key) != Some(**value)).count();

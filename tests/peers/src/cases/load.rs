@@ -1,4 +1,4 @@
-//! A configuration of 20 fields, which have a key each, is loaded again and again.
+//! Loads a configuration of 20 fields repeatedly. Each field has its own key.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
 
 pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<()> {
     let [milliseconds] = parameters else {
-        return Err("milliseconds".into());
+        return Err("expected one parameter: milliseconds".into());
     };
     let duration = Duration::from_millis(milliseconds.parse()?);
     match peer {
@@ -38,6 +38,6 @@ pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Re
         ETCD_CLIENT_ONE_BY_ONE => repeated::measure(vec![EtcdClient::fields_one_by_one(address).await?], duration).await,
         ETCD_CLIENT_JOINED => repeated::measure(vec![EtcdClient::fields_joined(address).await?], duration).await,
         TONIC => repeated::measure(vec![Tonic::fields(address).await?], duration).await,
-        _ => Err(format!("no peer {peer}").into()),
+        _ => Err(format!("unknown peer {peer}").into()),
     }
 }

@@ -1,6 +1,7 @@
-//! A lock that many want all the time, with an empty critical section: how fast it goes from one to the next.
+//! Many contenders acquire and release one lock all the time, with an empty critical section. The
+//! rate of hand-overs is measured.
 //!
-//! Nobody waits longer than the others are quick, so this is where a waiter that learns of its turn by a poll is seen.
+//! Waits are short here, so a waiter that learns of its turn from a polling loop is visibly slow.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ fn case(contenders: u32, times: f64, contention: Duration) -> Case {
     let goals = vec![Goal::times(times, "hand-overs/s", ETCD_CLIENT), Goal::times(times, "hand-overs/s", GO)];
     let stage = Stage::new(title, "hand-over", &columns, goals, move |observed| {
         let all = holds::reported(observed)?;
-        // After that they stop one by one, and the last ones have fewer and fewer beside them.
+        // After that time the contenders stop one by one, so fewer and fewer of them contend.
         let hot: Vec<_> = all.iter().filter(|hand_over| hand_over.at <= contention).collect();
         let each = hot.iter().map(|hand_over| hand_over.took.as_secs_f64() * 1e3).collect();
         let figures = vec![hot.len() as f64 / contention.as_secs_f64(), quantile(each, 0.5)];
@@ -39,14 +40,14 @@ fn case(contenders: u32, times: f64, contention: Duration) -> Case {
 
 pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<()> {
     let [contenders, milliseconds] = parameters else {
-        return Err("contenders and milliseconds".into());
+        return Err("expected two parameters: contenders and milliseconds".into());
     };
     let (count, contention) = (contenders.parse()?, Duration::from_millis(milliseconds.parse()?));
     match peer {
         OURS => contend(EtcdTyped::lockers(address, "/lock", count, Clients::Shared).await?, contention).await,
         OURS_CLIENT_EACH => contend(EtcdTyped::lockers(address, "/lock", count, Clients::Each).await?, contention).await,
         ETCD_CLIENT => contend(EtcdClient::lockers(address, "/lock", count).await?, contention).await,
-        _ => Err(format!("no peer {peer}").into()),
+        _ => Err(format!("unknown peer {peer}").into()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A lock that nobody else wants is taken and given back, again and again.
+//! Acquires and releases a lock repeatedly while no other contender wants it.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ pub(super) const NAME: &str = "lock-uncontended";
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     let duration = effort.of(Duration::from_millis(300), Duration::from_millis(1500));
-    // One request to have it, one to give it back.
+    // One request to acquire it, one to release it.
     let goals = vec![Goal::at_most(0.7, "p50 µs", ETCD_CLIENT), Goal::at_most(1.0, "p50 µs", GO), Goal::count(2.0, "messages")];
     let stage = repeated::stage("lock, uncontended, acquire and release".to_owned(), "cycle", goals, |observed, cycles| {
         let (puts, deletes) = (observed.counted.puts, observed.counted.deletes);
         if puts == cycles && deletes == cycles {
             return Ok(());
         }
-        Err(format!("it had it {cycles} times, with {puts} keys written and {deletes} deleted").into())
+        Err(format!("{cycles} cycles were reported, but {puts} keys written and {deletes} deleted").into())
     });
     vec![Case {
         peers: &[OURS, ETCD_CLIENT, GO],
@@ -30,13 +30,13 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
 
 pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<()> {
     let [milliseconds] = parameters else {
-        return Err("milliseconds".into());
+        return Err("expected one parameter: milliseconds".into());
     };
     let duration = Duration::from_millis(milliseconds.parse()?);
     match peer {
         OURS => cycle(EtcdTyped::lockers(address, "/lock", 1, Clients::Shared).await?, duration).await,
         ETCD_CLIENT => cycle(EtcdClient::lockers(address, "/lock", 1).await?, duration).await,
-        _ => Err(format!("no peer {peer}").into()),
+        _ => Err(format!("unknown peer {peer}").into()),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The same done again and again, by one or by many at the same time: how often, and how long each took.
+//! One or many callers repeat an operation at the same time. The rate and the time of each call are
+//! measured.
 
 use std::time::{Duration, Instant};
 
@@ -6,18 +7,19 @@ use super::{Better, Goal, Measured, Observed, Stage, quantile};
 use crate::Result;
 use crate::work::Meter;
 
-/// One of those who do it.
+/// Repeats one operation.
 pub(crate) trait Caller: Send + Sized + 'static {
-    /// Fails if it did not do what it should have done.
+    /// Does the operation once. Fails if its result is wrong.
     fn call(&mut self) -> impl Future<Output = Result<()>> + Send;
 
-    /// Checks, when all is done, what can only be checked then.
+    /// Checks, after all calls, what can be checked only then.
     fn check(&mut self) -> impl Future<Output = Result<()>> + Send {
         async { Ok(()) }
     }
 }
 
-/// Has them all call for so long, each one call after the other, after a fifth of it to warm up; and reports.
+/// Lets all callers call for this duration, each one call after the other, and reports the times.
+/// Before that, they warm up for a fifth of the duration.
 pub(super) async fn measure<C: Caller>(callers: Vec<C>, duration: Duration) -> Result<()> {
     let (callers, _) = call_all(callers, Instant::now() + duration / 5).await?;
     let meter = Meter::ready()?;
@@ -29,13 +31,13 @@ pub(super) async fn measure<C: Caller>(callers: Vec<C>, duration: Duration) -> R
     Ok(())
 }
 
-/// Nanoseconds of each call, in any order.
+/// Returns the callers, and the nanoseconds of each call in any order.
 async fn call_all<C: Caller>(callers: Vec<C>, end: Instant) -> Result<(Vec<C>, Vec<u64>)> {
     let again_and_again = |mut caller: C| {
         tokio::spawn(async move {
             let mut took = Vec::new();
             let mut now = Instant::now();
-            // At least once: it may take longer than all of the time.
+            // At least once, because a call may take longer than the whole duration.
             while took.is_empty() || now < end {
                 let began = now;
                 caller.call().await?;
@@ -55,7 +57,7 @@ async fn call_all<C: Caller>(callers: Vec<C>, end: Instant) -> Result<(Vec<C>, V
     Ok((callers, all))
 }
 
-/// A stage in which this was measured; `check` is given how often it was done.
+/// A stage with these measurements. `check` gets the number of operations.
 pub(super) fn stage(
     title: String,
     operation: &'static str,
@@ -73,7 +75,7 @@ pub(super) fn stage(
     })
 }
 
-/// Microseconds of each call.
+/// Returns the microseconds of each call.
 pub(super) fn took(observed: &Observed) -> Result<Vec<f64>> {
     Ok(observed.found::<Vec<u64>>()?.into_iter().map(|nanoseconds| nanoseconds as f64 / 1e3).collect())
 }

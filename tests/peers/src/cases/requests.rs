@@ -1,4 +1,4 @@
-//! Single keys of 256 bytes, read and written by 1, 8 or 64 callers at the same time.
+//! 1, 8 or 64 callers read and write single keys of 256 bytes at the same time.
 
 use std::time::Duration;
 
@@ -22,12 +22,13 @@ fn case(name: &'static str, duration: Duration) -> Case {
     let stage = |callers: usize| {
         let title = format!("{name}, {callers} {}", if callers == 1 { "caller" } else { "callers" });
         repeated::stage(title, name, goals(name, callers), move |observed, operations| {
-            // Those who are to read are not seen here: a read that is joined with others is none of its own.
+            // Reads cannot be counted on the server, because a joined request contains several of
+            // them.
             let written = if name == PUT { operations } else { 0.0 };
             if observed.counted.puts == written {
                 Ok(())
             } else {
-                Err(format!("{} keys written, not {written}", observed.counted.puts).into())
+                Err(format!("{} keys were written, expected {written}", observed.counted.puts).into())
             }
         })
     };
@@ -51,14 +52,14 @@ fn goals(name: &str, callers: usize) -> Vec<Goal> {
 
 pub(super) async fn work(peer: &str, address: &str, case: &str, parameters: &[String]) -> Result<()> {
     let [milliseconds] = parameters else {
-        return Err("milliseconds".into());
+        return Err("expected one parameter: milliseconds".into());
     };
     let duration = Duration::from_millis(milliseconds.parse()?);
     match peer {
         OURS => call(EtcdTyped::key_value(&format!("etcd://{address}")).await?, case, duration).await,
         ETCD_CLIENT => call(EtcdClient::key_value(address).await?, case, duration).await,
         TONIC => call(Tonic::connect(address).await?, case, duration).await,
-        _ => Err(format!("no peer {peer}").into()),
+        _ => Err(format!("unknown peer {peer}").into()),
     }
 }
 
@@ -73,12 +74,12 @@ async fn call<K: KeyValue>(peer: K, case: &str, duration: Duration) -> Result<()
     Ok(())
 }
 
-/// Each begins elsewhere.
+/// Callers that read. Each begins at another key.
 pub(super) fn getters<K: KeyValue>(peer: &K, count: usize) -> Vec<Getter<K>> {
     (0..count).map(|n| Getter { peer: peer.clone(), key: n * COUNT / count }).collect()
 }
 
-/// No two have a key in common.
+/// Callers that write. No two write the same key.
 pub(super) fn putters<K: KeyValue>(peer: &K, count: usize) -> Vec<Putter<K>> {
     (0..count).map(|n| Putter { peer: peer.clone(), first: n, step: count, key: n, value: n }).collect()
 }
@@ -99,9 +100,9 @@ pub(super) struct Putter<K> {
     peer: K,
     first: usize,
     step: usize,
-    /// The last one that was written.
+    /// The key that was written last.
     key: usize,
-    /// Its value then.
+    /// The value that was written last.
     value: usize,
 }
 

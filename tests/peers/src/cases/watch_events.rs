@@ -1,4 +1,5 @@
-//! Many events: live, while another process writes them, one by one or a hundred in a transaction; or old ones, from a revision long past.
+//! Watches that receive many events. The events are live, while another process writes them with
+//! single puts or with transactions of a hundred puts, or they are replayed from an old revision.
 
 use super::{Better, CLIENT, Case, Effort, Goal, Measured, Observed, Server, Stage};
 use crate::Result;
@@ -11,9 +12,9 @@ use crate::writer;
 pub(super) const LIVE: &str = "watch-live";
 pub(super) const OLD: &str = "watch-old";
 
-/// Puts in a transaction.
+/// The number of puts in a transaction.
 const BURST: u64 = 100;
-/// A server that has just been started has written nothing yet.
+/// The revision of a server that has just started and has no writes.
 const FIRST_REVISION: u64 = 1;
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
@@ -25,13 +26,14 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     cases
 }
 
-/// One stage for each number of events, and how many of them a request writes.
+/// Has one stage for each pair: the number of events, and the number of events that a request
+/// writes.
 fn live(amounts: &[(u64, u64)]) -> Case {
     let stages = amounts.iter().map(|(events, in_each)| {
         let (events, in_each) = (*events, *in_each);
         let title = match in_each {
-            1 => "watch, live, puts of another process".to_owned(),
-            _ => format!("watch, live, transactions of {in_each} puts of another process"),
+            1 => "watch, live, puts by another process".to_owned(),
+            _ => format!("watch, live, transactions of {in_each} puts by another process"),
         };
         let goals = match in_each {
             1 => vec![Goal::at_most(1.0, CLIENT, ETCD_CLIENT)],
@@ -45,7 +47,7 @@ fn live(amounts: &[(u64, u64)]) -> Case {
     Case { peers: &[OURS, ETCD_CLIENT, GO], work, server: Server::default(), stages: stages.collect() }
 }
 
-/// `times` is what we want to be as fast as.
+/// Replays this number of events. The goal is to be `times` as fast as the other peers.
 fn old(events: u64, times: f64) -> Case {
     let title = format!("watch, replay of {events} old events");
     let goals = vec![Goal::times(times, "events/s", ETCD_CLIENT), Goal::times(times, "events/s", GO)];
@@ -59,11 +61,12 @@ fn old(events: u64, times: f64) -> Case {
     }
 }
 
-/// The peer has checked that every event is there once and in order, and says how many there were.
+/// Evaluates the report, which is the number of events. The peer has checked that each event
+/// arrived once and in order.
 fn told(observed: &Observed, events: u64, written: f64) -> Result<Measured> {
     let seen: u64 = observed.found()?;
     if seen != events || observed.counted.puts != written {
-        return Err(format!("{seen} events of {events}, with {} keys written and not {written}", observed.counted.puts).into());
+        return Err(format!("{seen} events, expected {events}; {} keys were written, expected {written}", observed.counted.puts).into());
     }
     Ok(Measured { figures: vec![events as f64 / observed.report.elapsed.as_secs_f64()], operations: events as f64 })
 }
@@ -74,11 +77,11 @@ pub(super) async fn work(peer: &str, address: &str, case: &str, parameters: &[St
         (ETCD_CLIENT, LIVE) => follow_live::<EtcdClientWatches>(address, parameters).await,
         (OURS, OLD) => follow_old::<EtcdTypedWatches>(address, parameters).await,
         (ETCD_CLIENT, OLD) => follow_old::<EtcdClientWatches>(address, parameters).await,
-        _ => Err(format!("no peer {peer}").into()),
+        _ => Err(format!("unknown peer {peer}").into()),
     }
 }
 
-/// The watch is there before the word to begin, and has been told of something.
+/// Creates the watch, and receives one event, before the start signal.
 async fn follow_live<W: Watches>(address: &str, parameters: &[String]) -> Result<()> {
     let client = W::connect(address).await?;
     let mut watcher = client.watch_directory(None).await?;
@@ -86,7 +89,7 @@ async fn follow_live<W: Watches>(address: &str, parameters: &[String]) -> Result
     follow(&mut watcher, &mut Tally::after(revision - 1, 1), 1).await?;
     for amount in parameters.chunks(2) {
         let [events, in_each] = amount else {
-            return Err("numbers of events, and of those in each request".into());
+            return Err("expected pairs of parameters: the number of events, and of events in each request".into());
         };
         let (events, in_each): (u64, u64) = (events.parse()?, in_each.parse()?);
         let meter = Meter::ready()?;
@@ -98,14 +101,14 @@ async fn follow_live<W: Watches>(address: &str, parameters: &[String]) -> Result
     Ok(())
 }
 
-/// The watch is made after the word to begin; but for the connection nothing is there before.
+/// Creates the watch after the start signal. Only the connection exists before.
 async fn follow_old<W: Watches>(address: &str, parameters: &[String]) -> Result<()> {
     let [events, since] = parameters else {
-        return Err("a number of events, and a revision".into());
+        return Err("expected two parameters: the number of events, and a revision".into());
     };
     let (events, since) = (events.parse()?, since.parse()?);
     let client = W::connect(address).await?;
-    // Told of nothing, and dropped: the connection is warm.
+    // Warms up the connection. This watch receives no event and is dropped.
     client.watch_key().await?;
     let meter = Meter::ready()?;
     let mut watcher = client.watch_directory(Some(since)).await?;

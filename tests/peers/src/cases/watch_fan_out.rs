@@ -1,4 +1,5 @@
-//! Many watches of one client on one key: how long until they are there, what they take of memory, and how fast all are told of a change.
+//! Many watches of one client on one key. The first stage measures the time and memory to set them
+//! up, the second one how fast a change reaches all of them.
 
 use tokio::task::JoinSet;
 
@@ -11,7 +12,7 @@ use crate::work::Meter;
 
 pub(super) const NAME: &str = "watch-fan-out";
 
-/// For so many watches, so many puts.
+/// One case for each pair: the number of watches, and the number of puts.
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     [(1, effort.of(200, 2_000)), (100, effort.of(100, 500)), (10_000, effort.of(5, 20))].map(|(watches, puts)| case(watches, puts)).into()
 }
@@ -33,16 +34,16 @@ fn case(watches: u64, puts: u64) -> Case {
     }
     let who = if watches == 1 { "1 watch".to_owned() } else { format!("{watches} watches of one client on one key") };
     let set_up = Stage::new(
-        format!("{who}: until they are there, and what that takes of memory"),
+        format!("{who}: set-up"),
         "watch",
         &[("set-up ms", Better::Lower), ("client MiB", Better::Lower), ("server MiB", Better::Lower)],
         set_up_goals,
         move |observed| set_up(observed, watches),
     );
     let told = Stage::new(
-        format!("{who}: until all are told of {puts} puts"),
+        format!("{who}: delivery of {puts} puts to all"),
         "event",
-        &[("events/s", Better::Higher), ("client MiB more", Better::Lower), ("server MiB more", Better::Lower)],
+        &[("events/s", Better::Higher), ("client MiB growth", Better::Lower), ("server MiB growth", Better::Lower)],
         told_goals,
         move |observed| told(observed, watches, puts),
     );
@@ -54,21 +55,23 @@ fn case(watches: u64, puts: u64) -> Case {
     }
 }
 
-/// Memory is by how much it grew.
+/// Evaluates the set-up. Memory is the growth.
 fn set_up(observed: &Observed, watches: u64) -> Result<Measured> {
     let there: u64 = observed.found()?;
     if there != watches {
-        return Err(format!("{there} watches of {watches}").into());
+        return Err(format!("{there} watches, expected {watches}").into());
     }
     let milliseconds = observed.report.elapsed.as_secs_f64() * 1e3;
     Ok(Measured { figures: vec![milliseconds, observed.memory_growth, observed.counted.memory], operations: watches as f64 })
 }
 
-/// The peer has checked that each watch was told of every put, and in order.
+/// Evaluates the delivery. The peer has checked that each watch received every put, in order.
 fn told(observed: &Observed, watches: u64, puts: u64) -> Result<Measured> {
     let events: u64 = observed.found()?;
     if events != watches * puts || observed.counted.puts != puts as f64 {
-        return Err(format!("{events} events of {puts} puts to {watches} watches, with {} keys written", observed.counted.puts).into());
+        return Err(
+            format!("{events} events, expected {puts} for each of {watches} watches; {} keys were written", observed.counted.puts).into()
+        );
     }
     let each_second = events as f64 / observed.report.elapsed.as_secs_f64();
     Ok(Measured { figures: vec![each_second, observed.memory_growth, observed.counted.memory], operations: events as f64 })
@@ -76,18 +79,18 @@ fn told(observed: &Observed, watches: u64, puts: u64) -> Result<Measured> {
 
 pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<()> {
     let [watches, puts] = parameters else {
-        return Err("watches and puts".into());
+        return Err("expected two parameters: watches and puts".into());
     };
     let (watches, puts) = (watches.parse()?, puts.parse()?);
     match peer {
         OURS => a_task_each::<EtcdTypedWatches>(address, watches, puts).await,
         ETCD_CLIENT => a_task_each::<EtcdClientWatches>(address, watches, puts).await,
         ETCD_CLIENT_ONE_STREAM => on_one_stream(address, watches, puts).await,
-        _ => Err(format!("no peer {peer}").into()),
+        _ => Err(format!("unknown peer {peer}").into()),
     }
 }
 
-/// Each watch has a task that is told.
+/// Each watch has a task of its own.
 async fn a_task_each<W: Watches>(address: &str, watches: usize, puts: u64) -> Result<()> {
     let client = W::connect(address).await?;
     let tally = Tally::after(client.put(&[0; VALUE]).await?, 1);
@@ -109,7 +112,7 @@ async fn a_task_each<W: Watches>(address: &str, watches: usize, puts: u64) -> Re
         let mut tally = tally;
         following.spawn(async move {
             follow(&mut watcher, &mut tally, puts).await?;
-            // The watch stays until all have been told.
+            // The watch stays until all watches have received the puts.
             Result::Ok((watcher, tally.seen()))
         });
     }
@@ -125,7 +128,7 @@ async fn a_task_each<W: Watches>(address: &str, watches: usize, puts: u64) -> Re
     meter.report(|| Ok(events.into()))
 }
 
-/// One task is told for all.
+/// One task reads the events of all watches.
 async fn on_one_stream(address: &str, watches: usize, puts: u64) -> Result<()> {
     let client = EtcdClientWatches::connect(address).await?;
     let tally = Tally::after(client.put(&[0; VALUE]).await?, 1);

@@ -1,4 +1,4 @@
-//! One client puts and watches the same key: how long until it is told of what it wrote.
+//! One client puts and watches the same key. The time from each put to its event is measured.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::work::Meter;
 
 pub(super) const NAME: &str = "watch-latency";
 
-/// Puts before the word to begin. `go/watch.go` has as many.
+/// The number of puts before the start signal. `go/watch.go` has the same number.
 const WARM: u64 = 50;
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
@@ -21,7 +21,9 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     let stage = Stage::new("watch, from a put to its event", "put", &columns, goals, move |observed| {
         let latencies: Vec<u64> = observed.found()?;
         if latencies.len() as u64 != count || observed.counted.puts != count as f64 {
-            return Err(format!("{} latencies, {} keys written, and {count} were to be", latencies.len(), observed.counted.puts).into());
+            return Err(
+                format!("{} latencies and {} keys written, expected {count} of each", latencies.len(), observed.counted.puts).into()
+            );
         }
         let microseconds: Vec<f64> = latencies.into_iter().map(|nanoseconds| nanoseconds as f64 / 1e3).collect();
         Ok(Measured { figures: vec![quantile(microseconds.clone(), 0.5), quantile(microseconds, 0.99)], operations: count as f64 })
@@ -36,13 +38,13 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
 
 pub(super) async fn work(peer: &str, address: &str, parameters: &[String]) -> Result<()> {
     let [count] = parameters else {
-        return Err("a count".into());
+        return Err("expected one parameter: the number of puts".into());
     };
     let count = count.parse()?;
     match peer {
         OURS => measure::<EtcdTypedWatches>(address, count).await,
         ETCD_CLIENT => measure::<EtcdClientWatches>(address, count).await,
-        _ => Err(format!("no peer {peer}").into()),
+        _ => Err(format!("unknown peer {peer}").into()),
     }
 }
 
@@ -61,7 +63,8 @@ async fn measure<W: Watches>(address: &str, count: u64) -> Result<()> {
     meter.report(|| Ok(serde_json::to_value(latencies)?))
 }
 
-/// From the call to the event. The answer to the put is waited for too, as it is not what is measured.
+/// Returns the time from the call of the put to its event. It also waits for the answer to the put,
+/// whose time is not measured.
 async fn once<W: Watches>(client: &W, watcher: &mut W::Key, tally: &mut Tally) -> Result<Duration> {
     let began = Instant::now();
     let told = async {

@@ -1,4 +1,5 @@
-//! The crate `etcd-client`, used as its examples do: for coordination a lease that is kept alive, and the server's own lock and election services.
+//! The crate `etcd-client`, used like in its examples. Locks and elections use a lease that is kept
+//! alive, and the server's lock and election services.
 
 mod watches;
 
@@ -35,10 +36,10 @@ impl EtcdClient {
         Ok(Joined(Self::fields_one_by_one(address).await?))
     }
 
-    /// In pages of so many keys, or with one range.
+    /// Reads a directory in pages of this many keys, or with one range.
     pub(crate) async fn directory(address: &str, count: usize, page: Option<usize>) -> Result<Below> {
         let client = Client::connect([address], None).await?.kv_client();
-        // Otherwise an answer of more than 4 MiB is refused.
+        // The default limit for an answer is 4 MiB.
         let client = client.max_decoding_message_size(usize::MAX);
         Ok(Below { client, directory: payload::directory_name(count), page, wanted: payload::directory(count) })
     }
@@ -60,12 +61,12 @@ impl EtcdClient {
     }
 }
 
-/// Brings them to the server, before anything is measured.
+/// Writes the pairs to the server, before the measurement.
 pub(crate) async fn put_all(address: &str, pairs: Vec<(String, String)>) -> Result<()> {
     let mut client = Client::connect([address], None).await?;
     let mut puts = pairs.into_iter().map(|(key, value)| TxnOp::put(key, value, None)).peekable();
     while puts.peek().is_some() {
-        // A transaction may have 128.
+        // A server accepts 128 operations in a transaction.
         client.txn(Txn::new().and_then(puts.by_ref().take(128).collect::<Vec<_>>())).await?;
     }
     Ok(())
@@ -97,7 +98,7 @@ impl KeyValue for Keys {
     }
 }
 
-/// Everything in a directory.
+/// Reads all keys of a directory.
 pub(crate) struct Below {
     client: KvClient,
     directory: String,
@@ -111,7 +112,8 @@ impl Caller for Below {
             let found = self.client.get(self.directory.as_str(), Some(GetOptions::new().with_prefix())).await?;
             return payload::check_all(&self.wanted, found.kvs().iter().map(|pair| (pair.key(), pair.value())));
         };
-        // What begins with the directory's name, which ends with a slash, is before what begins with the character after it.
+        // The directory's name ends with a slash. `0` is the character after it, so this is the end
+        // of the range.
         let end = self.directory.trim_end_matches('/').to_owned() + "0";
         let (mut from, mut revision) = (self.directory.clone().into_bytes(), 0);
         for wanted in self.wanted.chunks(page) {
@@ -125,7 +127,7 @@ impl Caller for Below {
     }
 }
 
-/// A request for each key, one after the other.
+/// Sends a request for each key, one after the other.
 pub(crate) struct OneByOne {
     client: KvClient,
     wanted: Vec<(String, String)>,
@@ -146,7 +148,7 @@ fn check_each(wanted: &[(String, String)], found: &[GetResponse]) -> Result<()> 
     payload::check_all(wanted, pairs.into_iter())
 }
 
-/// The same, all at once.
+/// Sends a request for each key, all at once.
 pub(crate) struct Joined(OneByOne);
 
 impl Caller for Joined {
@@ -160,7 +162,8 @@ impl Caller for Joined {
     }
 }
 
-/// A client and a lease, which a task keeps alive. All share one connection: with one for each, hand-overs are no faster and cost more.
+/// A client and a lease, which a task keeps alive. All sessions share one connection, because with
+/// a connection each, hand-overs are no faster and cost more.
 struct Session {
     client: Client,
     lease: i64,
@@ -217,7 +220,7 @@ impl Contender for Candidate {
 
     async fn acquire(&mut self) -> Result<LeaderKey> {
         let mut answer = self.session.client.campaign(self.name.as_str(), "me", self.session.lease).await?;
-        Ok(answer.take_leader().ok_or("elected without a key")?)
+        Ok(answer.take_leader().ok_or("the answer has no leader key")?)
     }
 
     async fn release(&mut self, held: LeaderKey) -> Result<()> {

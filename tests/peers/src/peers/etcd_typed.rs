@@ -1,4 +1,4 @@
-//! This tree, through what it offers to everybody.
+//! This library, through its public API.
 
 mod watches;
 
@@ -17,7 +17,8 @@ use crate::work::TTL;
 
 pub(crate) struct EtcdTyped;
 
-/// Contenders may know of one another by their client. Those of different processes have a client each.
+/// The clients of contenders. Contenders that share a client know of one another, as tasks of one
+/// process do. A client each stands for several processes.
 #[derive(Clone, Copy)]
 pub(crate) enum Clients {
     Shared,
@@ -25,7 +26,7 @@ pub(crate) enum Clients {
 }
 
 impl EtcdTyped {
-    /// By an address with its scheme, which is that of v3 or that of v2.
+    /// Connects to an address with the scheme of v3 or v2.
     pub(crate) async fn key_value(url: &str) -> Result<Entries> {
         let client = Client::connect(url).await?;
         let entries = KEYS.iter().map(|key| client.entry(key)).collect::<etcd_typed::Result<_>>()?;
@@ -96,7 +97,7 @@ impl KeyValue for Entries {
 }
 
 impl Entries {
-    /// Changes of the first key from now on.
+    /// Watches the first key from now on.
     pub(crate) async fn watch_first(&self) -> Result<EntryChanges<String>> {
         Ok(self.0[0].watch().await?)
     }
@@ -104,7 +105,7 @@ impl Entries {
 
 impl Watcher for EntryChanges<String> {
     async fn next(&mut self, value: usize) -> Result<()> {
-        let change = Self::next(self).await.ok_or("a watch that ended")??;
+        let change = Self::next(self).await.ok_or("the watch ended")??;
         payload::check(change.new.as_ref().map(String::as_bytes), value)
     }
 }
@@ -161,7 +162,7 @@ impl Config {
     }
 }
 
-/// The whole struct, by its type.
+/// Reads the whole struct.
 pub(crate) struct Loader {
     dir: ConfigDir,
     wanted: Config,
@@ -170,11 +171,11 @@ pub(crate) struct Loader {
 impl Caller for Loader {
     async fn call(&mut self) -> Result<()> {
         let found = self.dir.get().await?;
-        if *found == self.wanted { Ok(()) } else { Err(format!("not what was written: {found:?}").into()) }
+        if *found == self.wanted { Ok(()) } else { Err(format!("found {found:?}, expected {:?}", self.wanted).into()) }
     }
 }
 
-/// A whole directory as a map.
+/// Reads a whole directory as a map.
 pub(crate) struct Map {
     entries: EntryMap<String, String>,
     wanted: Vec<(String, String)>,
@@ -187,19 +188,19 @@ impl Caller for Map {
     }
 }
 
-/// The same, but each entry is let go when it was seen.
+/// Reads a whole directory as a stream, and drops each entry after checking it.
 pub(crate) struct MapStreamed(Map);
 
 impl Caller for MapStreamed {
     async fn call(&mut self) -> Result<()> {
         let mut entries = self.0.entries.stream();
         for (name, value) in &self.0.wanted {
-            let (found_name, found) = entries.next().await.ok_or("too few")??;
+            let (found_name, found) = entries.next().await.ok_or("the stream ended before the last entry")??;
             if found_name != *name || *found != *value {
-                return Err(format!("not what was written: {found_name}").into());
+                return Err(format!("the entry {found_name} differs from what was written").into());
             }
         }
-        if entries.next().await.is_some() { Err("too many".into()) } else { Ok(()) }
+        if entries.next().await.is_some() { Err("the stream has more entries than were written".into()) } else { Ok(()) }
     }
 }
 

@@ -1,4 +1,5 @@
-//! A bare request to the v2 keys API: the crate `reqwest`, and as much of the answer as is looked at.
+//! Bare requests to the v2 keys API with the crate `reqwest`. Only the needed part of an answer is
+//! decoded.
 
 use reqwest::{Client, RequestBuilder};
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use crate::payload::{self, COUNT, KEYS, VALUES};
 #[derive(Clone)]
 pub(crate) struct Reqwest {
     client: Client,
-    /// By the number of the key.
+    /// The URLs, by the number of the key.
     urls: Vec<String>,
 }
 
@@ -32,7 +33,7 @@ impl Reqwest {
         Ok(Self { client: Client::builder().tcp_nodelay(true).build()?, urls })
     }
 
-    /// Gives each key the value of its number.
+    /// Writes to each key the value of its number.
     pub(crate) async fn prepare(address: String) -> Result<()> {
         let mut peer = Self::connect(&address)?;
         for n in 0..COUNT {
@@ -41,12 +42,13 @@ impl Reqwest {
         Ok(())
     }
 
-    /// Changes of the first key from now on.
+    /// Watches the first key from now on.
     pub(crate) async fn watch_first(&self) -> Result<LongPoll> {
         let url = self.urls[0].clone();
         let answer = self.client.get(&url).send().await?.error_for_status()?;
-        // Not the index of the key's last change: the server remembers only the last 1000 changes of all keys.
-        let now = answer.headers().get("x-etcd-index").ok_or("no index of the server")?;
+        // The index of the key's last change may be too old: the server keeps only the last 1,000
+        // changes of all keys.
+        let now = answer.headers().get("x-etcd-index").ok_or("the answer has no `x-etcd-index`")?;
         Ok(LongPoll { client: self.client.clone(), after: now.to_str()?.parse()?, url })
     }
 }
@@ -58,7 +60,7 @@ async fn send(request: RequestBuilder) -> Result<Answer> {
 
 impl KeyValue for Reqwest {
     async fn get(&mut self, key: usize, value: usize) -> Result<()> {
-        // Without a quorum a member answers with what it happens to have.
+        // Without a quorum, a member answers from its own data, which may be old.
         let found = send(self.client.get(format!("{}?quorum=true", self.urls[key]))).await?;
         payload::check(Some(found.node.value.as_bytes()), value)
     }
@@ -71,7 +73,7 @@ impl KeyValue for Reqwest {
     }
 }
 
-/// One request for each event.
+/// Sends one request for each event.
 pub(crate) struct LongPoll {
     client: Client,
     url: String,

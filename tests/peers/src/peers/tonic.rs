@@ -1,4 +1,4 @@
-//! A bare call: tonic's channel, and hand-written messages that have no more than what is looked at.
+//! Bare calls: tonic's channel, and hand-written messages with only the needed fields.
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -17,7 +17,7 @@ pub(crate) struct Tonic(Grpc<Channel>);
 impl Tonic {
     pub(crate) async fn connect(address: &str) -> Result<Self> {
         let channel = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true).connect().await?;
-        // The answers of a directory are large.
+        // The answer for a large directory exceeds the default limit.
         Ok(Self(Grpc::new(channel).max_decoding_message_size(usize::MAX)))
     }
 
@@ -60,7 +60,7 @@ impl KeyValue for Tonic {
     }
 }
 
-/// Everything in a directory, in one range.
+/// Reads all keys of a directory in one range.
 pub(crate) struct Below {
     tonic: Tonic,
     directory: String,
@@ -69,7 +69,8 @@ pub(crate) struct Below {
 
 impl Caller for Below {
     async fn call(&mut self) -> Result<()> {
-        // What begins with the directory's name, which ends with a slash, is before what begins with the character after it.
+        // The directory's name ends with a slash. `0` is the character after it, so this is the end
+        // of the range.
         let end = self.directory.trim_end_matches('/').to_owned() + "0";
         let found = self.tonic.range(&self.directory, end).await?;
         payload::check_all(&self.wanted, found.iter().map(|pair| (pair.key.as_ref(), pair.value.as_ref())))

@@ -1,4 +1,4 @@
-//! A clean build of a small application: what it depends on, and itself.
+//! A clean build of a small application with its dependencies.
 
 use std::collections::BTreeSet;
 
@@ -79,7 +79,7 @@ fn measure(rounds: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// How many packages were compiled, but for the application itself.
+/// The number of compiled packages, without the application itself.
 fn dependencies(messages: &str) -> Result<f64> {
     let mut packages = BTreeSet::new();
     for line in messages.lines() {

@@ -1,4 +1,5 @@
-//! 200 structs of 10 fields, each derived and used once. What they depend on is built before and not counted.
+//! Builds 200 structs of 10 fields, each derived and used once. The dependencies are built before
+//! and not counted.
 
 use super::{Alone, Crate, Place, ROUNDS, column, repository};
 use crate::cases::{Goal, Table};
@@ -24,7 +25,7 @@ pub(super) fn derived() -> Alone {
     Alone { table, peers: PEERS, measure, long: true }
 }
 
-/// The source of a crate, and what it depends on.
+/// A derive that is measured.
 struct Derive {
     dependencies: String,
     imports: &'static str,
@@ -33,11 +34,12 @@ struct Derive {
     usage: &'static str,
 }
 
-/// In the order of `PEERS`. Each is used as it is meant to be: read as a whole. The future of ours is boxed, so that it is compiled.
+/// The derives, in the order of `PEERS`. Each struct is used in the usual way: the whole struct is
+/// read. The future of etcd-typed is boxed, so that it is compiled.
 fn derives() -> Result<[Derive; 3]> {
     Ok([
         Derive {
-            // What is generated does not depend on the stores, which take long to build.
+            // The generated code does not depend on the stores, which take long to build.
             dependencies: format!(
                 "etcd-typed = {{ path = {:?}, default-features = false, features = [\"derive\"] }}",
                 repository()?.join("etcd-typed")

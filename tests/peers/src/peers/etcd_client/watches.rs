@@ -1,4 +1,5 @@
-//! `client.watch`, with a stream for each watch, which is what its examples show; or many watches on one stream.
+//! `client.watch`, with a stream for each watch like in its examples, or with many watches on one
+//! stream.
 
 use etcd_client::{Client, EventType, WatchOptions, WatchResponse, WatchStream};
 
@@ -10,7 +11,7 @@ use crate::tally::Tally;
 pub(crate) struct EtcdClientWatches(Client);
 
 impl EtcdClientWatches {
-    /// Many watches of the first key on one stream.
+    /// Opens many watches of the first key on one stream.
     pub(crate) async fn watch_key_often(&self, count: usize) -> Result<OneStream> {
         let mut stream = created(self.0.watch_client().watch(key(), None).await?).await?;
         for _ in 1..count {
@@ -37,7 +38,7 @@ impl Watches for EtcdClientWatches {
 
     async fn put(&self, value: &[u8]) -> Result<u64> {
         let answer = self.0.kv_client().put(key(), value, None).await?;
-        Ok(answer.header().ok_or("an answer without a header")?.revision().cast_unsigned())
+        Ok(answer.header().ok_or("the answer has no header")?.revision().cast_unsigned())
     }
 
     async fn watch_directory(&self, since: Option<u64>) -> Result<WatchStream> {
@@ -54,10 +55,10 @@ impl Watches for EtcdClientWatches {
     }
 }
 
-/// The next answer says that a watch is there.
+/// Waits for the next answer, which says that the server has created a watch.
 async fn created(mut stream: WatchStream) -> Result<WatchStream> {
     let answer = stream.message().await?.ok_or("the stream ended")?;
-    if answer.created() { Ok(stream) } else { Err(format!("it is not created: {answer:?}").into()) }
+    if answer.created() { Ok(stream) } else { Err(format!("the watch was not created: {answer:?}").into()) }
 }
 
 impl Watcher for WatchStream {
@@ -68,23 +69,23 @@ impl Watcher for WatchStream {
 
 fn see(answer: &WatchResponse, tally: &mut Tally) -> Result<()> {
     if answer.canceled() {
-        return Err(format!("cancelled: {}", answer.cancel_reason()).into());
+        return Err(format!("the watch was cancelled: {}", answer.cancel_reason()).into());
     }
     for event in answer.events() {
-        let stored = event.kv().filter(|_| event.event_type() == EventType::Put).ok_or("an event that is no write")?;
+        let stored = event.kv().filter(|_| event.event_type() == EventType::Put).ok_or("an event that is not a put")?;
         tally.see(stored.mod_revision().cast_unsigned(), stored.value())?;
     }
     Ok(())
 }
 
-/// One task reads what all watches of a stream are told: who wants it elsewhere would have to hand it on.
+/// One task reads the events of all watches of a stream. An application would have to pass them on.
 pub(crate) struct OneStream {
     stream: WatchStream,
     count: usize,
 }
 
 impl OneStream {
-    /// Waits until each watch was told of so many events. Gives the number of all.
+    /// Waits until each watch has received this number of events. Returns the number of all events.
     pub(crate) async fn follow(mut self, tally: Tally, events: u64) -> Result<u64> {
         // The server numbers the watches of a stream from 0.
         let mut tallies = vec![tally; self.count];
@@ -92,7 +93,7 @@ impl OneStream {
         while left > 0 {
             let answer = self.stream.message().await?.ok_or("the stream ended")?;
             let watch = usize::try_from(answer.watch_id())?;
-            let tally = tallies.get_mut(watch).ok_or_else(|| format!("no watch has the number {watch}"))?;
+            let tally = tallies.get_mut(watch).ok_or_else(|| format!("an event for the unknown watch {watch}"))?;
             let before = tally.seen();
             see(&answer, tally)?;
             left -= tally.seen() - before;
@@ -100,7 +101,7 @@ impl OneStream {
         if tallies.iter().all(|tally| tally.seen() == events) {
             Ok(tallies.iter().map(Tally::seen).sum())
         } else {
-            Err("some were told more than others".into())
+            Err("some watches received more events than others".into())
         }
     }
 }
