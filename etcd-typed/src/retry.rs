@@ -109,6 +109,7 @@ impl RetryPolicy {
     /// [`call_timeout`](Self::call_timeout), which begins with the first.
     ///
     /// A request that another task sends for the call is not limited.
+    #[inline]
     pub(crate) fn one_call<F: Future>(&self, call: F) -> OneCall<F> {
         let (call_timeout, outer) = (self.call_timeout, call_ends());
         CALL.scope(Call { call_timeout, outer, ends: OnceCell::new() }, call)

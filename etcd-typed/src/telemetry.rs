@@ -556,8 +556,9 @@ impl Operation {
     }
 
     /// The work of the operation in its span, which costs nothing that can be measured while nobody listens.
+    #[inline]
     pub(crate) fn run<F: Future>(self, work: F) -> Instrumented<F> {
-        self.begin().run(work)
+        work.instrument(self.begin().0)
     }
 
     /// For an operation that is not one future.

@@ -108,7 +108,6 @@ impl Reads {
         how: How,
         request: RangeRequest,
     ) -> impl Future<Output = Result<RangeResponse, Failure>> + Send + use<> {
-        let began = Instant::now();
         let deadline = self.core.retry.deadline();
         // Not an async function, which would keep room for the request twice.
         async move {
@@ -124,6 +123,7 @@ impl Reads {
                 let together = free.is_none() || self.is_awaited();
                 loner = together && self.loners.contain(&request.key);
                 if together && !loner && self.may_join() {
+                    let began = Instant::now();
                     match self.join(&request, free.take(), deadline).await {
                         Ok(Ok(Outcome::Answered(answer))) => return Ok(Arc::unwrap_or_clone(answer)),
                         Ok(Ok(Outcome::Apart(why, place))) => (apart, inherited) = (why, place),
