@@ -115,6 +115,7 @@ impl RetryPolicy {
     /// [`call_timeout`](Self::call_timeout), which starts with the first request.
     ///
     /// The limit does not apply to requests that another task sends for the call.
+    #[inline]
     pub(crate) fn one_call<F: Future>(&self, call: F) -> OneCall<F> {
         let (call_timeout, outer) = (self.call_timeout, call_ends());
         CALL.scope(Call { call_timeout, outer, ends: OnceCell::new() }, call)

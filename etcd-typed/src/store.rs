@@ -60,6 +60,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Makes a call that needs a runtime, or refuses it if there is no runtime.
 #[cfg(any(feature = "v2", feature = "v3"))]
+#[inline]
 fn within_runtime<'a, T: Send + 'a>(call: impl FnOnce() -> BoxFuture<'a, Result<T>>) -> BoxFuture<'a, Result<T>> {
     if crate::runtime::is_here() { call() } else { Box::pin(std::future::ready(Err(Error::without_runtime()))) }
 }

@@ -580,8 +580,9 @@ impl Operation {
 
     /// Runs the work of the operation in its span. Without a subscriber the cost is too small to
     /// measure.
+    #[inline]
     pub(crate) fn run<F: Future>(self, work: F) -> Instrumented<F> {
-        self.begin().run(work)
+        work.instrument(self.begin().0)
     }
 
     /// Opens the span of an operation that is not a single future.

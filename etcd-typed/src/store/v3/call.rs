@@ -182,12 +182,12 @@ impl Core {
         let mut refused = Vec::new();
         let mut foreign = None;
         let call_began = Instant::now();
+        let mut began = call_began;
         // The failure of the last attempt that was not cut short by the end of the call.
         let mut met = None;
         loop {
             let slot = self.endpoints.pick_but(&refused);
-            let began = Instant::now();
-            let mut failure = match self.attempt_into(slot, method, how, token, request, answer, deadline).await {
+            let mut failure = match self.attempt_into(slot, method, how, token, request, answer, began, deadline).await {
                 Ok(()) => return Ok(()),
                 Err(failure) => failure,
             };
@@ -230,6 +230,7 @@ impl Core {
                 foreign = Some(failure);
             }
             sleep_until(next).await;
+            began = Instant::now();
         }
     }
 
@@ -255,11 +256,11 @@ impl Core {
         A: Answer + Default,
     {
         let mut answer = A::default();
-        self.attempt_into(slot, &method.untyped(), how, token, request, &mut answer, deadline).await?;
+        self.attempt_into(slot, &method.untyped(), how, token, request, &mut answer, Instant::now(), deadline).await?;
         Ok(answer)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the arguments of `attempt`, and the answer")]
+    #[allow(clippy::too_many_arguments, reason = "the arguments of `attempt`, the answer, and the current time")]
     async fn attempt_into(
         &self,
         slot: &Slot,
@@ -268,9 +269,9 @@ impl Core {
         token: Option<&HeaderValue>,
         request: &dyn Sent,
         answer: &mut dyn Answer,
+        began: Instant,
         deadline: Instant,
     ) -> Result<(), Failure> {
-        let began = Instant::now();
         let limit = if how.repeatable { deadline.min(began + self.retry.read_attempt_timeout) } else { deadline };
         let connection = match timeout_at(limit, self.endpoints.connection(slot, how.lane)).await {
             Ok(Ok(connection)) => connection,

@@ -155,16 +155,14 @@ impl Endpoints {
     /// Like [`pick`](Self::pick), but skips the endpoints in `refused` unless all are refused.
     pub(super) fn pick_but(&self, refused: &[&Slot]) -> &Slot {
         let current = self.current.load(Ordering::Relaxed);
-        let now = Instant::now();
         let is_refused =
             |&index: &usize| self.slots.get(index).is_some_and(|slot| refused.iter().any(|refused| std::ptr::eq(*refused, slot)));
         let all_refused = refused.len() >= self.slots.len();
         let order = (0..self.slots.len()).map(|step| current.wrapping_add(step) % self.slots.len());
         let mut order = order.filter(|index| all_refused || !is_refused(index));
-        let chosen = order.clone().find(|&index| self.slots.get(index).is_some_and(|slot| slot.suspect_until(now).is_none()));
-        let chosen = chosen
-            .or_else(|| order.by_ref().min_by_key(|&index| self.slots.get(index).and_then(|slot| slot.suspect_until(now))))
-            .unwrap_or(0);
+        let chosen = order.clone().find(|&index| self.slots.get(index).is_some_and(|slot| slot.suspect_until().is_none()));
+        let chosen =
+            chosen.or_else(|| order.by_ref().min_by_key(|&index| self.slots.get(index).and_then(|slot| slot.suspect_until()))).unwrap_or(0);
         if chosen != current {
             // Another caller may have changed it meanwhile. Either choice is fine.
             self.current.store(chosen, Ordering::Relaxed);
@@ -224,8 +222,8 @@ impl Slot {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn suspect_until(&self, now: Instant) -> Option<Instant> {
-        self.health().suspect_until.filter(|&until| until > now)
+    fn suspect_until(&self) -> Option<Instant> {
+        self.health().suspect_until.filter(|&until| until > Instant::now())
     }
 
     /// Returns whether the endpoint has answered since it last failed.

@@ -131,7 +131,6 @@ impl Reads {
         how: How,
         request: RangeRequest,
     ) -> impl Future<Output = Result<RangeResponse, Failure>> + Send + use<> {
-        let began = Instant::now();
         let deadline = self.core.retry.deadline();
         // An async function would reserve space for the request twice.
         async move {
@@ -148,6 +147,7 @@ impl Reads {
                 let together = free.is_none() || self.is_awaited();
                 loner = together && self.loners.contain(&request.key);
                 if together && !loner && self.may_join() {
+                    let began = Instant::now();
                     match self.join(&request, free.take(), deadline).await {
                         Ok(Ok(Outcome::Answered(answer))) => return Ok(Arc::unwrap_or_clone(answer)),
                         Ok(Ok(Outcome::Alone(why, place))) => (alone, inherited) = (why, place),
