@@ -241,7 +241,9 @@ fn text(value: Bytes) -> Result<String> {
 }
 
 fn no_transactions(what: &str) -> Error {
-    let message = format!("etcd v2 has no transactions over several keys ({what}); use `.non_atomic()`, or etcd v3");
+    let message = format!(
+        "etcd v2 has no transactions over several keys ({what}); write the keys one by one (a struct with `.non_atomic()`), or use etcd v3",
+    );
     Error::new(ErrorKind::Unsupported, message)
 }
 
