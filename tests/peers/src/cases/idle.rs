@@ -1,4 +1,5 @@
-//! What a client costs the server while the program does nothing: by what it holds, and after it has given that back.
+//! The messages that a client sends while the program does nothing: first while it holds locks,
+//! published values or live views, and then after it has released them.
 
 use std::time::Duration;
 
@@ -14,22 +15,26 @@ pub(super) const LOCKS: &str = "idle-locks";
 pub(super) const PUBLISHED: &str = "idle-published";
 pub(super) const VIEWS: &str = "idle-views";
 
-/// Of the leases: short, so that each is kept alive in the time that is measured. As in go/coordination.go.
+/// The time to live of the leases. It is short, so that each lease is kept alive during the
+/// measurement. The same as in go/coordination.go.
 const TTL: Duration = Duration::from_secs(6);
-/// The time in which everybody keeps a lease alive once.
+/// The time in which every client keeps a lease alive once.
 const THIRD: Duration = Duration::from_secs(2);
-/// After this time what was released is given up, but for what is kept for the next one.
+/// The time after a release until the client has given up all leases that it does not keep as
+/// spares.
 const SETTLED: Duration = Duration::from_secs(3);
-/// The time in which a view is proved once.
+/// The time in which a view proves once that it is current.
 const PROOF: Duration = Duration::from_secs(10);
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     let (things, leases, views) = (effort.of(500, 2_000), effort.of(1, 5), effort.of(1, 2));
     let held = |what: &str, goals| stage(format!("idle: {things} {what}"), things, goals);
-    // A hundred published values share a lease, and 16 leases are kept for the next locks.
+    // A hundred published values share a lease, and a client keeps 16 spare leases for its next
+    // locks.
     let each_second = |messages: f64| messages / THIRD.as_secs_f64();
     let published = each_second(1.5 * things as f64 / 100.0);
-    // One read shows how far the store is; beside a writer there is one more for each 128 views.
+    // One read shows the revision of the store. While another client writes, there is one more
+    // request for each 128 views.
     let requests = |questions: f64| (1.5 + questions) / PROOF.as_secs_f64() * 1.5;
     let busy = requests(things as f64 / 100.0 + 2.0);
     let writing: Prepare = Box::new(move |address| Box::pin(put_for(address, PROOF * views)));
@@ -38,15 +43,15 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
             peers: &[OURS, ETCD_CLIENT, GO],
             work: work_of(LOCKS, things, THIRD * leases),
             server: Server::default(),
-            stages: vec![held("locks are held", vec![]), held("locks were held", vec![Goal::count(each_second(20.0), "requests/s")])],
+            stages: vec![held("locks held", vec![]), held("locks released", vec![Goal::count(each_second(20.0), "requests/s")])],
         },
         Case {
             peers: &[OURS],
             work: work_of(PUBLISHED, things, THIRD * leases),
             server: Server::default(),
             stages: vec![
-                held("values are published", vec![Goal::count(published, "requests/s")]).beside(OURS),
-                held("values were published", vec![Goal::count(0.0, "requests/s")]).beside(OURS),
+                held("values published", vec![Goal::count(published, "requests/s")]).beside(OURS),
+                held("values withdrawn", vec![Goal::count(0.0, "requests/s")]).beside(OURS),
             ],
         },
         Case {
@@ -54,8 +59,8 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
             work: work_of(VIEWS, things, PROOF * views),
             server: Server::default(),
             stages: vec![
-                held("live views of a key each", vec![Goal::count(requests(0.0), "requests/s")]).beside(OURS),
-                held("live views of a key each, beside a writer", vec![Goal::count(busy, "requests/s")]).beside(OURS).meanwhile(writing),
+                held("live views of one key each", vec![Goal::count(requests(0.0), "requests/s")]).beside(OURS),
+                held("live views of one key each, with a writer", vec![Goal::count(busy, "requests/s")]).beside(OURS).meanwhile(writing),
             ],
         },
     ]
@@ -65,12 +70,12 @@ fn work_of(case: &str, things: u64, time: Duration) -> Vec<String> {
     vec![case.to_owned(), things.to_string(), time.as_millis().to_string()]
 }
 
-/// Messages to the server in a second, but for the puts of another process.
+/// Measures the messages to the server per second, without the puts of the writer.
 fn stage(title: String, things: u64, goals: Vec<Goal>) -> Stage {
     Stage::new(title, "second", &[("requests/s", Better::Lower)], goals, move |observed: &Observed| {
         let there: u64 = observed.found()?;
         if there != things {
-            return Err(format!("{there} of {things}").into());
+            return Err(format!("{there} held or released, expected {things}").into());
         }
         let seconds = observed.report.elapsed.as_secs_f64();
         Ok(Measured { figures: vec![(observed.counted.messages - observed.counted.puts) / seconds], operations: seconds })
@@ -79,7 +84,7 @@ fn stage(title: String, things: u64, goals: Vec<Goal>) -> Stage {
 
 pub(super) async fn work(peer: &str, address: &str, case: &str, parameters: &[String]) -> Result<()> {
     let [things, milliseconds] = parameters else {
-        return Err("things and milliseconds".into());
+        return Err("expected two parameters: a number and milliseconds".into());
     };
     let (things, time) = (things.parse()?, Duration::from_millis(milliseconds.parse()?));
     match (case, peer) {
@@ -98,14 +103,15 @@ pub(super) async fn work(peer: &str, address: &str, case: &str, parameters: &[St
             let views = EtcdTyped::views(address, things).await?;
             sleep(PROOF).await;
             idle(views.len(), time).await?;
-            // The first time that the server is busy the client asks for its version.
+            // In the second stage the client also asks once for the server's version, because
+            // requests overlap.
             idle(views.len(), time).await
         }
-        _ => Err(format!("no peer {peer}").into()),
+        _ => Err(format!("unknown peer {peer}").into()),
     }
 }
 
-/// Each has a lock of its own, and then releases it.
+/// Each contender holds a lock of its own, and then releases it.
 async fn locks<C: Contender>(contenders: Vec<C>, time: Duration) -> Result<()> {
     let mut acquiring = JoinSet::new();
     for mut contender in contenders {

@@ -44,7 +44,7 @@ impl EtcdClient {
         Ok(Below { client, directory: payload::directory_name(count), page, wanted: payload::directory(count) })
     }
 
-    /// Each has a name of its own.
+    /// Returns contenders for locks with different names.
     pub(crate) async fn own_locks(address: &str, count: usize, ttl: Duration) -> Result<Vec<Locker>> {
         let sessions = Session::open(address, count, ttl).await?;
         Ok(sessions.into_iter().enumerate().map(|(n, session)| Locker { session, name: format!("/locks/{n}") }).collect())
@@ -72,7 +72,7 @@ pub(crate) async fn put_all(address: &str, pairs: Vec<(String, String)>) -> Resu
     Ok(())
 }
 
-/// Writes a key twenty times a second, for so long.
+/// Puts a key twenty times a second for this time.
 pub(crate) async fn put_for(address: String, time: Duration) -> Result<()> {
     let mut client = Client::connect([address], None).await?;
     let began = Instant::now();

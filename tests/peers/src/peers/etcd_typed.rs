@@ -54,7 +54,7 @@ impl EtcdTyped {
         Ok(clients.into_iter().map(|client| Locker(client.lock(name).ttl(TTL))).collect())
     }
 
-    /// Each has a name of its own.
+    /// Returns contenders for locks with different names.
     pub(crate) async fn own_locks(address: &str, count: usize, ttl: Duration) -> Result<Vec<Locker>> {
         let clients = connect(address, count, Clients::Shared).await?;
         Ok(clients.into_iter().enumerate().map(|(n, client)| Locker(client.lock(&format!("/locks/{n}")).ttl(ttl))).collect())
