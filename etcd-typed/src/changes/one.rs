@@ -88,7 +88,8 @@ impl One {
         let complete = self.complete;
         match event {
             Event::Put { kv, previous } if is(key, &kv.key) => {
-                let now = Stored::kept(kv);
+                // No copy: the event is the only one of its batch, and all watches of the key share it.
+                let now = Stored::from(kv);
                 let old = match &mut self.now {
                     Some(stored) => Some(std::mem::replace(&mut **stored, now)),
                     None => {

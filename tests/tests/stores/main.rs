@@ -1,4 +1,4 @@
-//! The stores themselves, and the harness that starts their servers: the contract, faults, and what a request costs.
+//! The stores themselves, and the harness that starts their servers: the contract and faults.
 
 mod bad_input;
 mod conformance;
@@ -6,7 +6,6 @@ mod differential;
 mod extremes;
 mod harness;
 mod mixed_cluster;
-mod requests;
 mod v2_store;
 mod v3_store;
 mod watch_faults;

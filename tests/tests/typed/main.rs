@@ -1,6 +1,5 @@
 //! Entries, structs and maps on every store: what each call does, and what it costs.
 
-mod contention;
 mod differential_typed;
 mod dry_runs;
 mod expiry;
