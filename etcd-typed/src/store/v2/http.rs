@@ -19,9 +19,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::runtime::PerRuntime;
-use crate::store::Identity;
 use crate::store::connect::{ConnectOptions, Credentials, Endpoint};
 use crate::store::diagnosis::{Diagnosis, Spoken};
+use crate::store::{BoxFuture, Identity};
 use crate::telemetry;
 
 /// The store in metrics and events.
@@ -437,29 +437,32 @@ impl Http {
 
     /// The fault of an attempt that began then, with what is wrong about the address if that can be found out. One that was cut short by the end of the call's
     /// time stays [`Origin::Clock`]; another one is told.
-    async fn diagnosed(&self, at: EndpointIndex, mut fault: Fault, began: Instant, deadline: Instant) -> Fault {
-        match fault.origin {
-            Origin::Told => {}
-            Origin::Clock => {
-                if deadline.saturating_duration_since(began) >= self.retry.read_attempt_timeout {
+    fn diagnosed(&self, at: EndpointIndex, mut fault: Fault, began: Instant, deadline: Instant) -> BoxFuture<'_, Fault> {
+        // Boxed: it is rare, and thousands of calls may wait.
+        Box::pin(async move {
+            match fault.origin {
+                Origin::Told => {}
+                Origin::Clock => {
+                    if deadline.saturating_duration_since(began) >= self.retry.read_attempt_timeout {
+                        fault.origin = Origin::Told;
+                    }
+                }
+                Origin::Unclear => {
                     fault.origin = Origin::Told;
+                    let (Some(endpoint), Some(diagnosis)) = (self.options.endpoints.get(at), self.diagnoses.get(at)) else { return fault };
+                    let has_tls = self.options.tls.is_some();
+                    let explain = |spoken| match (spoken, has_tls) {
+                        (Spoken::Tls, false) => Some(json::USE_TLS),
+                        (Spoken::Http1 { .. } | Spoken::Http2, true) => Some(json::USE_NO_TLS),
+                        _ => None,
+                    };
+                    if let Some(words) = diagnosis.of(endpoint, self.connect_timeout / 2, explain).await {
+                        fault = Fault::new(ErrorKind::Tls, format!("{}: {words}", self.endpoint(at)), Again::Elsewhere);
+                    }
                 }
             }
-            Origin::Unclear => {
-                fault.origin = Origin::Told;
-                let (Some(endpoint), Some(diagnosis)) = (self.options.endpoints.get(at), self.diagnoses.get(at)) else { return fault };
-                let has_tls = self.options.tls.is_some();
-                let explain = |spoken| match (spoken, has_tls) {
-                    (Spoken::Tls, false) => Some(json::USE_TLS),
-                    (Spoken::Http1 { .. } | Spoken::Http2, true) => Some(json::USE_NO_TLS),
-                    _ => None,
-                };
-                if let Some(words) = diagnosis.of(endpoint, self.connect_timeout / 2, explain).await {
-                    fault = Fault::new(ErrorKind::Tls, format!("{}: {words}", self.endpoint(at)), Again::Elsewhere);
-                }
-            }
-        }
-        fault
+            fault
+        })
     }
 
     fn endpoint(&self, at: EndpointIndex) -> &str {

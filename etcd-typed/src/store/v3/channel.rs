@@ -154,9 +154,8 @@ impl Endpoints {
         let order = (0..self.slots.len()).map(|step| current.wrapping_add(step) % self.slots.len());
         let mut order = order.filter(|index| all_refused || !is_refused(index));
         let chosen = order.clone().find(|&index| self.slots.get(index).is_some_and(|slot| slot.suspect_until().is_none()));
-        let chosen = chosen
-            .or_else(|| order.by_ref().min_by_key(|&index| self.slots.get(index).and_then(|slot| slot.suspect_until())))
-            .unwrap_or(0);
+        let chosen =
+            chosen.or_else(|| order.by_ref().min_by_key(|&index| self.slots.get(index).and_then(|slot| slot.suspect_until()))).unwrap_or(0);
         if chosen != current {
             // Another caller may have moved it as well; either choice is a good one.
             self.current.store(chosen, Ordering::Relaxed);
