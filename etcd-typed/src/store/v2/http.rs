@@ -21,9 +21,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::runtime::PerRuntime;
-use crate::store::Identity;
 use crate::store::connect::{ConnectOptions, Credentials, Endpoint};
 use crate::store::diagnosis::{Diagnosis, Spoken};
+use crate::store::{BoxFuture, Identity};
 use crate::telemetry;
 
 /// The name of this store in metrics and events.
@@ -448,29 +448,32 @@ impl Http {
     /// Returns the fault of an attempt, explained if the address turns out to be wrong. The fault
     /// keeps [`Origin::Clock`] only if the end of the call cut the attempt short. Otherwise it
     /// becomes [`Origin::Told`].
-    async fn diagnosed(&self, at: EndpointIndex, mut fault: Fault, began: Instant, deadline: Instant) -> Fault {
-        match fault.origin {
-            Origin::Told => {}
-            Origin::Clock => {
-                if deadline.saturating_duration_since(began) >= self.retry.read_attempt_timeout {
+    fn diagnosed(&self, at: EndpointIndex, mut fault: Fault, began: Instant, deadline: Instant) -> BoxFuture<'_, Fault> {
+        // Boxed, because it is rare and thousands of calls may wait.
+        Box::pin(async move {
+            match fault.origin {
+                Origin::Told => {}
+                Origin::Clock => {
+                    if deadline.saturating_duration_since(began) >= self.retry.read_attempt_timeout {
+                        fault.origin = Origin::Told;
+                    }
+                }
+                Origin::Unclear => {
                     fault.origin = Origin::Told;
+                    let (Some(endpoint), Some(diagnosis)) = (self.options.endpoints.get(at), self.diagnoses.get(at)) else { return fault };
+                    let has_tls = self.options.tls.is_some();
+                    let explain = |spoken| match (spoken, has_tls) {
+                        (Spoken::Tls, false) => Some(json::USE_TLS),
+                        (Spoken::Http1 { .. } | Spoken::Http2, true) => Some(json::USE_NO_TLS),
+                        _ => None,
+                    };
+                    if let Some(words) = diagnosis.of(endpoint, self.connect_timeout / 2, explain).await {
+                        fault = Fault::new(ErrorKind::Tls, format!("{}: {words}", self.endpoint(at)), Again::Elsewhere);
+                    }
                 }
             }
-            Origin::Unclear => {
-                fault.origin = Origin::Told;
-                let (Some(endpoint), Some(diagnosis)) = (self.options.endpoints.get(at), self.diagnoses.get(at)) else { return fault };
-                let has_tls = self.options.tls.is_some();
-                let explain = |spoken| match (spoken, has_tls) {
-                    (Spoken::Tls, false) => Some(json::USE_TLS),
-                    (Spoken::Http1 { .. } | Spoken::Http2, true) => Some(json::USE_NO_TLS),
-                    _ => None,
-                };
-                if let Some(words) = diagnosis.of(endpoint, self.connect_timeout / 2, explain).await {
-                    fault = Fault::new(ErrorKind::Tls, format!("{}: {words}", self.endpoint(at)), Again::Elsewhere);
-                }
-            }
-        }
-        fault
+            fault
+        })
     }
 
     fn endpoint(&self, at: EndpointIndex) -> &str {

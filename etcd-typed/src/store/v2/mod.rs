@@ -52,6 +52,8 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+
 use self::http::Http;
 use self::lease::Leases;
 use crate::error::{Error, ErrorKind, Result};
@@ -120,15 +122,16 @@ impl Store for V2Store {
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
         within_runtime(|| {
-            let read = self.retry.one_call(self.read_range(range));
-            Box::pin(async move { read.await.map_err(|error| refused_to(error, "a read")) })
+            // Boxed at once, here and for a commit: the future is thousands of bytes long, and each wrapper would copy it.
+            let read = self.retry.one_call(Box::pin(self.read_range(range)));
+            Box::pin(read.map(|read| read.map_err(|error| refused_to(error, "a read"))))
         })
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
         within_runtime(|| {
-            let write = self.retry.one_call(self.commit_txn(txn));
-            Box::pin(async move { write.await.map_err(|error| refused_to(error, "a write, or the read before it")) })
+            let write = self.retry.one_call(Box::pin(self.commit_txn(txn)));
+            Box::pin(write.map(|write| write.map_err(|error| refused_to(error, "a write, or the read before it"))))
         })
     }
 
