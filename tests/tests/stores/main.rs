@@ -1,4 +1,5 @@
-//! The stores themselves, and the harness that starts their servers: the contract, faults, and what a request costs.
+//! Tests of the stores and of the harness that starts their servers: the contract, faults, and the
+//! cost of requests.
 
 mod bad_input;
 mod conformance;
