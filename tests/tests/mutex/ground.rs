@@ -69,8 +69,7 @@ pub(crate) enum ClientFault {
 /// The servers and processes of a campaign, and their log.
 pub(crate) struct Ground {
     campaign: Campaign,
-    /// Whether servers of this version may end leases that they had confirmed: see
-    /// [`Ground::faithless`].
+    /// Whether servers of this version may end leases that they had confirmed.
     has_faithless_leaders: bool,
     files: tempfile::TempDir,
     /// The proxies of each process, one for each server.

@@ -128,7 +128,7 @@ async fn checker_detects_unguarded_writes_of_processes() {
     assert!(seen.iter().any(|violation| matches!(violation, Violation::NotTheFirst { .. })), "{seen:?}");
 }
 
-/// Without guarded writes, which v2 does not have.
+/// v2 has no guarded writes, so the contenders only hold locks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn v2_mutual_exclusion_survives_killed_server() {
     let figures = holds(1, Campaign { servers: KILLED_SERVERS, behaviour: Behaviour::LockOnly, ..campaign("etcd2", 10) }).await;

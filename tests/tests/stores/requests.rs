@@ -207,7 +207,7 @@ async fn handover_within_client_is_one_request() {
     wire.gets([("Txn", 1)]).await;
 }
 
-/// The same with contenders that acquire the lock again and again.
+/// Contenders that acquire the lock again and again cost little more than one request per acquire.
 #[tokio::test]
 async fn contended_lock_costs_about_one_request_each() {
     const CONTENDERS: u64 = 8;

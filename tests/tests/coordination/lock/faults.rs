@@ -320,8 +320,8 @@ async fn slow_watch_does_not_delay_waiter() {
     }
 }
 
-/// A lock to release while the same client acquires it again, so that one request may do both. Each
-/// of the two has a lease.
+/// Acquires a lock and leaves the client a spare lease, so that one request may release the lock
+/// and acquire it again.
 async fn joined_by_another(bench: &Bench) -> Lock {
     let elsewhere = bench.client.lock("/y").acquire().await.unwrap();
     let lock = bench.lock().acquire().await.unwrap();

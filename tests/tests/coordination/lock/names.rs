@@ -60,7 +60,7 @@ async fn any_text_is_a_valid_name(client: Client) {
         let lock = named.adopt(&token).await.unwrap();
         assert_eq!((lock.fence(), lock.key()), (fence, token.key()));
 
-        // The waiter acquires the lock after its own checks and its watch.
+        // The waiter sees the release by its watch, and checks the queue.
         let waiting = tokio::spawn({
             let named = named.clone();
             async move { acquire(&named).await }

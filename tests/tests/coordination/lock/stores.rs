@@ -247,7 +247,7 @@ async fn foreign_keys_do_not_affect_lock(bench: Bench) {
     let with = Some(lease.id());
     let mut foreign = vec![
         ("/x/README", None),
-        // A key whose name looks like a lease id, and one whose name does not.
+        // Keys whose names look like lease ids, and a deeper key.
         ("/x/beef", None),
         ("/x/694d9a1b2c3d4e5f", None),
         ("/x/sub/README", None),
@@ -457,7 +457,7 @@ async fn adoption_loses_lock_for_former_holder(bench: Bench) {
         let token = named.holder().await.unwrap().unwrap().token();
         let after = theirs.adopt(&token).await.unwrap();
         if settled.is_zero() {
-            // Otherwise the watch reports the loss.
+            // A guard that was held longer learns of the adoption from its watch.
             assert_eq!(before.verify().await.unwrap_err().kind(), ErrorKind::GuardLost);
         }
         let reason = lost(before).await;

@@ -77,7 +77,7 @@ async fn get_key_of_directory(bed: Bed) {
         })
         .collect();
     assert_eq!(seen, [("bar", "1", bar, bar), ("baz", "2", baz, baz)]);
-    // The same with types, as a map.
+    // The directory as a typed map.
     let map = bed.client.entries::<String, i64>("/:foo").unwrap().get().await.unwrap();
     assert_eq!(map.into_inner(), [("bar".to_owned(), 1), ("baz".to_owned(), 2)].into());
     if bed.has_directories() {

@@ -27,7 +27,7 @@ async fn watch_once(bed: Bed) {
     assert_eq!((now.created(), now.modified()), (created, updated));
 }
 
-/// The same with a callback, which is a task here. The watch is established before the change is
+/// `watch` with a callback, which is a task here. The watch is established before the change is
 /// made.
 async fn watch_with_a_callback(bed: Bed) {
     let bar = bed.text("/foo/bar");
@@ -73,7 +73,7 @@ async fn watch_from_an_index(bed: Bed) {
             assert_eq!(change.old.as_ref(), Some(&values[at - 1]));
         }
     }
-    // The same for all keys below a directory.
+    // A watch of the directory from the same index.
     let mut changes = bed.client.directory("/foo").unwrap().watch().since(wait_index.get() - 1).await.unwrap();
     for at in [1, 2] {
         let update = next(&mut changes).await;
@@ -132,7 +132,7 @@ async fn watch_until(bed: Bed) {
     assert_eq!(watching.await.unwrap(), ["a", "b", "c/d"]);
 }
 
-/// The same with a predicate on the value.
+/// `watch_until` with a predicate on the value.
 async fn wait_until_a_value(bed: Bed) {
     let bar = bed.text("/foo/bar");
     let waiting = tokio::spawn({

@@ -232,7 +232,7 @@ async fn new_watch_avoids_connection_losing_requests() {
     writes.abort();
 }
 
-/// Pings are too rare to detect the broken connection.
+/// The creation of a watch gets no answer, and pings are too rare to detect the broken connection.
 #[tokio::test]
 async fn unanswered_creation_moves_next_watch_elsewhere() {
     let etcd = Etcd::start().await;

@@ -186,7 +186,7 @@ async fn first_read_is_a_range_request() {
         read_all(&store, 2).await;
     }
     assert_eq!(reads_got(&etcd).await, (ranges + 30, txns));
-    // The same for reads by transaction.
+    // A read by transaction is a range request too, and joins others.
     let get = Txn { then: vec![Op::Get(Span::Key(numbered(1)))], ..Txn::default() };
     assert!(matches!(&store.commit(get.clone()).await.unwrap().results[..], [OpResult::Get(reply)] if reply.kvs[0].value == "1"));
     assert_eq!(reads_got(&etcd).await, (ranges + 31, txns));

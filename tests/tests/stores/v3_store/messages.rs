@@ -83,7 +83,7 @@ async fn wrong_tls_scheme_names_correct_one() {
     assert_says(&error, ErrorKind::Tls, &[&tls.endpoint(), "speaks TLS", "`etcd2s://`"]);
     let error = error_of(trusting(&format!("etcd2s://{}", plain.endpoint()), &authority)).await;
     assert_says(&error, ErrorKind::Tls, &[&plain.endpoint(), "without TLS", "`etcd2://`"]);
-    // The same with the scheme `http`, and when `connect` makes the first call.
+    // The scheme `http` has the same error, also when `connect` makes the first call.
     let error = Client::connect(&format!("http://{}", tls.endpoint())).await.expect_err("an error");
     assert_says(&error, ErrorKind::Tls, &["speaks TLS", "`etcds://`"]);
 }
@@ -255,8 +255,8 @@ async fn client_limits_are_options() {
     }
 }
 
-/// Like a write of a value. The clients have spare leases, so the server refuses the request for
-/// the key first.
+/// Acquire fails as a write of a value does. The clients have spare leases, so the server refuses
+/// the request for the key first.
 #[tokio::test]
 async fn acquire_fails_at_once_without_space() {
     let etcd = Etcd::builder().flag("--quota-backend-bytes", "400000").start().await;

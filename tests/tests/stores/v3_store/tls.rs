@@ -147,7 +147,8 @@ async fn reset_handshake_of_plain_server_is_tls_error() {
     assert_eq!(refusal(&V3Store::new(&options.await).unwrap()).await, ErrorKind::Tls);
 }
 
-/// As when a server dies, or a proxy has no server. Both are temporary.
+/// A dying server, or a proxy without a server, closes the connection during the handshake. Both
+/// are temporary.
 #[tokio::test]
 async fn interrupted_handshake_is_unavailable() {
     let closing = strange(|mut connection| async move {
