@@ -125,14 +125,14 @@ async fn concurrent_reads_share_requests_where_safe() {
     assert_eq!(got(&etcd, "Status").await, 1, "the version is asked for once");
 }
 
-/// What live views ask about their directories.
+/// The read by which a live view checks whether its directory has changed.
 fn modified_after(directory: &str, revision: Revision) -> Range {
     let below = Range::of(Span::Below(key(directory)));
     Range { keys_only: true, limit: Some(1), modified_after: Some(revision), ..below }
 }
 
 #[tokio::test]
-async fn questions_about_directories_share_requests() {
+async fn checks_of_directories_share_requests() {
     let (etcd, store) = acquainted(10).await;
     const DIRECTORIES: usize = 200;
     let directory = |n: usize| format!("/dirs/{n}");
@@ -154,13 +154,13 @@ async fn questions_about_directories_share_requests() {
     }
     let (more_ranges, more_txns) = reads_got(&etcd).await;
     let requests = more_ranges - ranges + more_txns - txns;
-    if bears_it(&etcd) {
+    if joins_reads(&etcd) {
         assert!(requests <= 20, "{requests} requests");
     }
 }
 
 #[tokio::test]
-async fn questions_about_large_directories_are_asked_alone() {
+async fn checks_of_large_directories_are_sent_alone() {
     let (etcd, store) = acquainted(10).await;
     for chunk in 0..11 {
         let keys = (0..100).map(|k| Op::put(&key(&format!("/large/{chunk}-{k}")), Bytes::from("1"))).collect();
@@ -198,7 +198,7 @@ async fn first_read_is_a_range_request() {
 }
 
 #[tokio::test]
-async fn only_current_reads_of_one_key_join() {
+async fn past_stale_and_paged_reads_do_not_join() {
     let (etcd, store) = acquainted(10).await;
     let first = read(&store, &numbered(3)).await.unwrap();
     let written = write(&store, &numbered(3), "new").await;
