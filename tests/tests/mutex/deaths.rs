@@ -78,7 +78,7 @@ async fn lock_of_dead_process_is_free_after_ttl() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lock_is_free_after_holder_and_leader_die() {
+async fn lock_is_free_after_holder_and_leader_are_killed() {
     let _alone = ALONE.lock().await;
     let freed = freed(&mut Etcd::cluster(3).await, true).await;
     show(format_args!("time to live 3 s: lock free {freed:.2?} after the death of its process and of the leader"));

@@ -141,7 +141,7 @@ async fn watches_joined_during_writes_are_whole() {
 }
 
 #[tokio::test]
-async fn shared_watches_resume_as_one_after_restart() {
+async fn shared_watches_resume_as_one_after_kill() {
     let mut etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let first = Revision::new(write(&store, &key("/app/a"), "0").await);

@@ -208,7 +208,7 @@ async fn idle_watch_survives_event_window() {
 }
 
 #[tokio::test]
-async fn watch_yields_whole_history_over_restarts() {
+async fn watch_yields_whole_history_over_kills() {
     let mut etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let mut yielded = put(&store, "/app/start", "x").await;
