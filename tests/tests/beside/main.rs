@@ -1,6 +1,7 @@
-//! Locks and elections in one queue with clients of other languages: Go's `concurrency` and Node's `etcd3`, in every order, with sessions that end well
-//! and processes that are killed. `tests/beside/run` builds those clients and runs these tests. (`etcdctl`, which is Go's client too, is in `tests/lock` and
-//! `tests/election`.)
+//! Locks and elections shared with clients in other languages: Go's `concurrency` package and
+//! Node's `etcd3`. Sessions end normally or are killed. `tests/beside/run` builds those clients and
+//! runs these tests. (`etcdctl`, which uses Go's client too, is tested in
+//! `tests/tests/coordination`.)
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -14,14 +15,14 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 
-/// Long enough for whatever comes at all; only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long something is given to happen that must not.
+/// How long a test waits to see that something does not happen.
 const WHILE: Duration = Duration::from_millis(400);
-/// Of every session. The server takes no less than two seconds.
+/// The time to live of every session, in seconds.
 const TTL: &str = "3";
 
-/// Whose client a contender uses.
+/// The client library that a contender uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Ours,
@@ -38,14 +39,14 @@ enum End {
     IsKilled,
 }
 
-/// Where `tests/beside/run` puts what it builds.
+/// The path of a program that `tests/beside/run` has built.
 fn built(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/beside").join(path);
-    assert!(path.exists(), "{} is not there: run these tests by `tests/beside/run`", path.display());
+    assert!(path.exists(), "{} does not exist: run these tests with `tests/beside/run`", path.display());
     path
 }
 
-/// The command line of a contender. Node's elections put `election/` before their name.
+/// The command line of a contender. Node's client puts `election/` before the names of elections.
 fn command(kind: Kind, endpoint: &str, what: &str, name: &str) -> Command {
     let mut command = match kind {
         Ours => Command::new(env!("CARGO_BIN_EXE_contender")),
@@ -61,26 +62,26 @@ fn command(kind: Kind, endpoint: &str, what: &str, name: &str) -> Command {
     command
 }
 
-/// A process that holds the queue or waits for it.
+/// A process that holds the queue or waits in it.
 #[derive(Debug)]
 struct Contender {
     kind: Kind,
     process: Child,
-    /// Closed: it gives up.
+    /// Closing it makes the process give up.
     input: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Contender {
-    /// Its line, within this time.
+    /// The next line of the process, if it prints one in this time.
     async fn says(&mut self, within: Duration) -> Option<String> {
         let line = timeout(within, self.lines.next_line()).await.ok()?;
-        Some(line.unwrap().unwrap_or_else(|| panic!("{:?} ended without a word", self.kind)))
+        Some(line.unwrap().unwrap_or_else(|| panic!("{:?} ended without output", self.kind)))
     }
 
-    /// The key with which it holds the queue.
+    /// Waits until the process holds the queue and returns its key.
     async fn holds(&mut self) -> String {
-        let line = self.says(LIMIT).await.unwrap_or_else(|| panic!("{:?} does not hold it", self.kind));
+        let line = self.says(LIMIT).await.unwrap_or_else(|| panic!("{:?} does not hold the queue", self.kind));
         line.strip_prefix("holds ").unwrap_or_else(|| panic!("{line}")).to_owned()
     }
 
@@ -100,7 +101,7 @@ impl Contender {
     }
 }
 
-/// One queue, and how this test looks at it.
+/// One queue, and this test's view of it.
 struct Queue {
     etcd: Etcd,
     what: &'static str,
@@ -116,7 +117,7 @@ impl Queue {
         Self { etcd, what, name, lock: client.lock(name), election: client.election(name) }
     }
 
-    /// A contender that is in the queue, as the last of so many.
+    /// Starts a contender and waits until the queue has `queued` keys.
     async fn enters(&self, kind: Kind, value: &str, queued: usize) -> Contender {
         let mut command = command(kind, &self.etcd.endpoint(), self.what, self.name);
         let mut process = command.args([TTL, value]).spawn().unwrap_or_else(|error| panic!("{kind:?}: {error}"));
@@ -128,21 +129,22 @@ impl Queue {
             }
         })
         .await
-        .unwrap_or_else(|_| panic!("{kind:?} does not enter"));
+        .unwrap_or_else(|_| panic!("{kind:?} does not enter the queue"));
         Contender { kind, process, input, lines }
     }
 
-    /// The keys of the queue in their order, as this library sees them. A lock and an election of one name are one queue.
+    /// The keys of the queue in order, as this library sees them. A lock and an election with the
+    /// same name share one queue.
     async fn keys(&self) -> Vec<String> {
         let keys: Vec<_> = self.lock.queue().await.unwrap().into_iter().map(|holder| holder.key.to_string()).collect();
         if self.what == "elect" {
             let candidates = self.election.candidates().await.unwrap();
-            assert!(candidates.len().abs_diff(keys.len()) <= 1, "one may come or go between the two reads");
+            assert!(candidates.len().abs_diff(keys.len()) <= 1, "at most one may come or go between the two reads");
         }
         keys
     }
 
-    /// The second waits while the first holds the queue, and holds it when the first has ended.
+    /// Checks that `second` waits while `first` holds the queue, and takes over when `first` ends.
     async fn hands_over(&self, first: Kind, second: Kind, end: End) {
         let story = format!("{first:?} {end:?}, {second:?} is next, {:?}", self.name);
         let mut holder = self.enters(first, "first", 1).await;
@@ -164,7 +166,7 @@ impl Queue {
 
 #[tokio::test]
 #[ignore = "needs Go and Node: tests/beside/run"]
-async fn lock_is_shared_with_go_in_both_orders() {
+async fn lock_is_shared_with_go() {
     for name in ["/beside/lock", "/beside/lock/", "lock", "/", "dlock:x", "größe 1"] {
         let queue = Queue::of("lock", name).await;
         for (first, second) in [(Ours, Go), (Go, Ours)] {
@@ -175,7 +177,7 @@ async fn lock_is_shared_with_go_in_both_orders() {
 
 #[tokio::test]
 #[ignore = "needs Go and Node: tests/beside/run"]
-async fn killed_lock_holder_is_followed_by_the_other_language() {
+async fn other_client_takes_over_from_killed_holder() {
     let queue = Queue::of("lock", "/beside/lock/").await;
     for (first, second) in [(Ours, Go), (Go, Ours)] {
         queue.hands_over(first, second, End::IsKilled).await;
@@ -184,7 +186,7 @@ async fn killed_lock_holder_is_followed_by_the_other_language() {
 
 #[tokio::test]
 #[ignore = "needs Go and Node: tests/beside/run"]
-async fn election_is_shared_with_go_and_node_in_every_order() {
+async fn election_is_shared_with_go_and_node() {
     for name in ["election/beside", "election/beside/"] {
         let queue = Queue::of("elect", name).await;
         for (first, second) in [(Ours, Go), (Go, Ours), (Ours, Node), (Node, Ours), (Go, Node), (Node, Go)] {
@@ -195,7 +197,7 @@ async fn election_is_shared_with_go_and_node_in_every_order() {
 
 #[tokio::test]
 #[ignore = "needs Go and Node: tests/beside/run"]
-async fn killed_leader_is_followed_by_the_other_language() {
+async fn other_client_takes_over_from_killed_leader() {
     let queue = Queue::of("elect", "election/beside").await;
     for (first, second) in [(Ours, Go), (Go, Ours), (Ours, Node), (Node, Ours)] {
         queue.hands_over(first, second, End::IsKilled).await;
@@ -204,7 +206,7 @@ async fn killed_leader_is_followed_by_the_other_language() {
 
 #[tokio::test]
 #[ignore = "needs Go and Node: tests/beside/run"]
-async fn candidates_of_all_languages_are_listed_and_observed() {
+async fn all_clients_list_and_observe_each_other() {
     let queue = Queue::of("elect", "election/beside").await;
     let mut changes = queue.election.observe().await.unwrap();
     let mut next = async || timeout(LIMIT, changes.next()).await.expect("in time").unwrap().unwrap().map(|leader| leader.value);
@@ -234,10 +236,11 @@ async fn candidates_of_all_languages_are_listed_and_observed() {
     assert_eq!(next().await, None);
 }
 
-/// Six contenders; whoever leads is killed or resigns, and another one of its kind enters.
+/// Six contenders. In each round the leader is killed or resigns, and a new contender with the same
+/// client enters.
 #[tokio::test]
 #[ignore = "needs Go and Node: tests/beside/run"]
-async fn one_leads_at_a_time_while_sessions_die() {
+async fn one_leads_at_a_time_as_sessions_end() {
     let queue = Queue::of("elect", "election/storm").await;
     let kinds = [Ours, Node, Go, Node, Ours, Go];
     let mut contenders = Vec::new();
@@ -249,7 +252,7 @@ async fn one_leads_at_a_time_while_sessions_die() {
         let key = leader.holds().await;
         assert_eq!(queue.keys().await.first(), Some(&key), "round {round}");
         assert_eq!(queue.election.leader().await.unwrap().unwrap().key.as_str(), key);
-        // While it leads all others wait.
+        // All others wait while one leads.
         for other in &mut contenders {
             let said = other.says(Duration::from_millis(20)).await;
             assert_eq!(said, None, "round {round}: {:?} leads beside {:?}", other.kind, leader.kind);
@@ -262,7 +265,7 @@ async fn one_leads_at_a_time_while_sessions_die() {
             }
         })
         .await
-        .expect("its session ends");
+        .expect("the session of the leader ends in time");
         contenders.push(queue.enters(kind, "x", kinds.len()).await);
     }
 }

@@ -1,6 +1,8 @@
-//! Takes part in a lock or an election, as the contenders of other languages in `tests/beside` do: the same arguments, the same lines.
+//! A contender that uses this library. It takes the same arguments and prints the same lines as the
+//! contenders in other languages, see `tests/beside`.
 //!
-//! `contender ENDPOINT lock|elect NAME TTL [VALUE]` prints `holds KEY`, gives up when its standard input ends, and prints `released`.
+//! `contender ENDPOINT lock|elect NAME TTL [VALUE]` prints `holds KEY`, gives up when its standard
+//! input ends, and prints `released`.
 #![allow(clippy::print_stdout, reason = "what it prints is its result")]
 
 use std::error::Error;

@@ -1,5 +1,6 @@
-//! Elections. Files: what they do on every store, what that costs, who else stands in the queue (`etcdctl elect`), and workers whose leader is killed. What
-//! needs a store that fails when it should is beside the code, in memory on paused time.
+//! Elections: behaviour on every store (`stores`), cost in requests (`cost`), `etcdctl elect` in
+//! the same queue (`etcdctl`), and worker processes whose leader is killed (`workers`). Tests that
+//! inject failures of the store are next to the code, on the memory store with paused time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test fails by panicking, and says what it counted")]
 
@@ -14,7 +15,7 @@ use etcd_typed::{Candidate, Election, EtcdValue, Leader, LeaderChanges, Result, 
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// Long enough for whatever comes at all; only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn text(text: &str) -> String {
@@ -27,20 +28,20 @@ async fn eventually(check: impl AsyncFn() -> bool) {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(LIMIT, until).await.expect("it comes to be so");
+    timeout(LIMIT, until).await.expect("the condition becomes true in time");
 }
 
-/// The values of who leads and who waits, in their order.
+/// The values of the leader and of the waiting candidates, in queue order.
 async fn values(election: &Election<String>) -> Vec<String> {
     election.candidates().await.unwrap().into_iter().map(|candidate| candidate.value.unwrap()).collect()
 }
 
-/// Who leads, without waiting for long.
+/// Campaigns, and fails if that takes too long.
 async fn campaign(election: &Election<String>, value: &str) -> Leader<String> {
     timeout(LIMIT, election.campaign(&text(value))).await.expect("in time").unwrap()
 }
 
-/// Somebody stands, and waits.
+/// Starts a campaign and returns once its candidate is the last in the queue.
 async fn stand(election: &Election<String>, value: &str) -> JoinHandle<Leader<String>> {
     let (standing, value) = (election.clone(), text(value));
     let waiting = tokio::spawn({
@@ -52,14 +53,14 @@ async fn stand(election: &Election<String>, value: &str) -> JoinHandle<Leader<St
 }
 
 async fn led(waiting: JoinHandle<Leader<String>>) -> Leader<String> {
-    timeout(LIMIT, waiting).await.expect("it leads in the end").unwrap()
+    timeout(LIMIT, waiting).await.expect("the candidate leads in time").unwrap()
 }
 
 async fn next<T: EtcdValue>(changes: &mut LeaderChanges<T>) -> Result<Option<Candidate<T>>> {
-    timeout(LIMIT, changes.next()).await.expect("it comes").expect("the stream goes on")
+    timeout(LIMIT, changes.next()).await.expect("an item in time").expect("the stream has not ended")
 }
 
-/// The value and the fence of who leads, as the next item says.
+/// The value and the fence of the leader in the next item, or `None` if there is no leader.
 async fn told(changes: &mut LeaderChanges<String>) -> Option<(String, Revision)> {
     next(changes).await.unwrap().map(|leader| (leader.value, leader.fence))
 }

@@ -1,4 +1,4 @@
-//! `Lock`: one at a time, in the order in which they came, whatever happens to whom.
+//! `Lock`: one holder at a time, in order of arrival, under every fault.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

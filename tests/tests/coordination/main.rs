@@ -1,4 +1,4 @@
-//! Locks and elections. That two processes never hold the same lock is shown in `mutex`.
+//! Tests of locks and elections. The tests of mutual exclusion between processes are in `mutex`.
 
 mod election;
 mod lock;

@@ -1,7 +1,8 @@
-//! Foreign writers and readers: what a person does with `etcdctl`, a derived struct sees, and the other way round; on v3 and on v2
-//! (`ETCDCTL_API=2`, which the etcdctl of etcd 3.4 and 3.5 have).
+//! A person reads and writes with `etcdctl` what a derived struct writes and reads, on v3 and on v2
+//! (`ETCDCTL_API=2`, which the etcdctl of etcd 3.4 and 3.5 supports).
 //!
-//! The tool is the one that the environment variable `ETCDCTL_BIN` names, else `etcdctl` on the `PATH`. Without one these tests fail.
+//! The environment variable `ETCDCTL_BIN` names the tool. If it is not set, the tests run `etcdctl`
+//! from the `PATH`, and fail if there is none.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -17,7 +18,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// Long enough for whatever comes at all; only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
 macro_rules! on_both {
@@ -32,9 +33,9 @@ macro_rules! on_both {
 }
 
 on_both! {
-    what_etcdctl_writes_a_struct_reads, what_a_struct_writes_etcdctl_reads, values_that_end_with_a_newline, durations_as_a_person_types_them,
-    maps_with_odd_keys, foreign_names_in_a_map, what_was_mistyped_is_found, a_bad_value_is_named_and_mended, what_etcdctl_deletes_is_gone, changes_by_etcdctl_arrive_typed,
-    our_changes_arrive_at_etcdctl, our_compare_and_swap_sees_etcdctl, the_compare_and_swap_of_etcdctl_sees_ours, times_to_live,
+    struct_reads_values_of_etcdctl, etcdctl_reads_values_of_struct, values_may_end_with_newline, typed_durations_are_read,
+    maps_accept_unusual_keys, foreign_map_names_are_reported, mistyped_keys_are_found, bad_values_are_named_and_repaired, keys_deleted_by_etcdctl_are_gone, watch_yields_changes_of_etcdctl,
+    etcdctl_watch_shows_changes_of_client, client_compare_and_swap_notices_etcdctl, etcdctl_compare_and_swap_notices_client, ttls_work_in_both_directions,
 }
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -91,7 +92,7 @@ fn checkout() -> Checkout {
     }
 }
 
-/// [`checkout`] as a person would type it, key by key.
+/// [`checkout`] as a person types it, key by key.
 const TYPED: &[(&str, &str)] = &[
     ("/prod/checkout/banner", "50 % off – today!"),
     ("/prod/checkout/database/host", "db.local"),
@@ -112,7 +113,7 @@ enum Api {
     V3,
 }
 
-/// A server with nothing in it, our client of it, and the tool.
+/// An empty server, a client of this library, and `etcdctl`.
 struct Bench {
     client: Client,
     ctl: Etcdctl,
@@ -137,7 +138,7 @@ impl Bench {
     }
 }
 
-/// The command-line client, of one API.
+/// `etcdctl`, for one of the two APIs.
 struct Etcdctl {
     api: Api,
     endpoint: String,
@@ -184,13 +185,14 @@ impl Etcdctl {
         self.run(&[verb, "--", key, value]).await;
     }
 
-    /// The value from the standard input, as `echo 8080 | etcdctl set /port` does it.
+    /// Writes a value from standard input, as in `echo 8080 | etcdctl set /port`.
     async fn pipe(&self, key: &str, value: &str) {
         let verb = if self.api == Api::V2 { "set" } else { "put" };
         self.run_with(&[verb, "--", key], value).await;
     }
 
-    /// What it prints of a key, without the newline that it ends with; none where it finds none.
+    /// The output of `etcdctl get` for a key without the newline at its end, or `None` if the key
+    /// does not exist.
     async fn get(&self, key: &str) -> Option<String> {
         let output = match self.api {
             Api::V2 => self.try_run(&["get", "--quorum", key], "").await,
@@ -214,23 +216,23 @@ impl Etcdctl {
         };
     }
 
-    /// Every key below a directory that holds a value, in order.
+    /// All keys with a value below a directory, in order.
     async fn keys(&self, directory: &str) -> Vec<String> {
         let printed = match self.api {
             Api::V2 => self.run(&["ls", "--recursive", "-p", directory]).await,
             Api::V3 => self.run(&["get", "--prefix", "--keys-only", &format!("{directory}/")]).await,
         };
-        // v2 marks directories with a trailing slash; v3 puts an empty line after each key.
+        // v2 marks directories with a slash at the end. v3 prints an empty line after each key.
         let mut keys: Vec<String> = printed.lines().filter(|line| !line.is_empty() && !line.ends_with('/')).map(str::to_owned).collect();
         keys.sort_unstable();
         keys
     }
 }
 
-async fn what_etcdctl_writes_a_struct_reads(bench: Bench) {
+async fn struct_reads_values_of_etcdctl(bench: Bench) {
     bench.type_everything().await;
     assert_eq!(bench.checkout().get().await.unwrap().into_inner(), checkout());
-    // Without the keys that may be missing, and with JSON as a person lays it out.
+    // Without the optional keys, and with JSON in several lines.
     bench.ctl.delete("/prod/checkout/banner").await;
     bench.ctl.delete("/prod/checkout/rate_limit").await;
     bench.ctl.put("/prod/checkout/features", "{\n  \"names\": [],\n  \"beta\": false\n}").await;
@@ -238,13 +240,13 @@ async fn what_etcdctl_writes_a_struct_reads(bench: Bench) {
     assert_eq!(bench.checkout().get().await.unwrap().into_inner(), expected);
 }
 
-async fn what_a_struct_writes_etcdctl_reads(bench: Bench) {
+async fn etcdctl_reads_values_of_struct(bench: Bench) {
     bench.checkout().set(&checkout()).non_atomic().await.unwrap();
     assert_eq!(bench.ctl.keys("/prod/checkout").await, TYPED.iter().map(|(key, _)| *key).collect::<Vec<_>>());
     for (key, value) in TYPED {
         assert_eq!(bench.ctl.get(key).await.as_deref(), Some(*value), "{key}");
     }
-    // What the struct no longer has is gone; what is somebody else's stays.
+    // A write removes the keys that the struct no longer has, and keeps foreign keys.
     bench.ctl.put("/prod/checkout/notes", "by hand").await;
     let smaller = Checkout { banner: None, quotas: BTreeMap::new(), ..checkout() };
     bench.checkout().set(&smaller).non_atomic().await.unwrap();
@@ -254,26 +256,26 @@ async fn what_a_struct_writes_etcdctl_reads(bench: Bench) {
     assert_eq!(bench.ctl.get("/prod/checkout/notes").await.as_deref(), Some("by hand"));
 }
 
-/// As `echo 16 | etcdctl put …` leaves them.
-async fn values_that_end_with_a_newline(bench: Bench) {
+/// Values as `echo 16 | etcdctl put …` writes them.
+async fn values_may_end_with_newline(bench: Bench) {
     for (key, value) in TYPED {
         bench.ctl.pipe(key, &format!("{value}\n")).await;
     }
     let now = bench.checkout().get().await.unwrap().into_inner();
-    // In text a newline is a part of the value; everywhere else it means nothing.
+    // In text the newline is part of the value. All other types ignore it.
     let expected = Checkout {
         banner: Some("50 % off – today!\n".to_owned()),
         database: Database { host: "db.local\n".to_owned(), pool: 16 },
         ..checkout()
     };
     assert_eq!(now, expected);
-    // Written again, the values are as we write them, but for the text.
+    // Values written again have no newline, except text.
     bench.checkout().set(&now).non_atomic().await.unwrap();
     assert_eq!(bench.ctl.get("/prod/checkout/database/pool").await.as_deref(), Some("16"));
     assert_eq!(bench.ctl.get("/prod/checkout/database/host").await.as_deref(), Some("db.local\n"));
 }
 
-async fn durations_as_a_person_types_them(bench: Bench) {
+async fn typed_durations_are_read(bench: Bench) {
     bench.type_everything().await;
     let timeout = &bench.checkout().timeout;
     let (second, millisecond) = (Duration::from_secs(1), Duration::from_millis(1));
@@ -301,8 +303,9 @@ async fn durations_as_a_person_types_them(bench: Bench) {
     }
 }
 
-async fn maps_with_odd_keys(bench: Bench) {
-    // A name that a path can hold is stored as it is typed; what could leave its segment, or would be hidden, is escaped.
+async fn maps_accept_unusual_keys(bench: Bench) {
+    // A name that is valid in a path is stored unchanged. Names that would leave their segment or
+    // be hidden are escaped.
     let odd = [
         ("two words", "two words"),
         (":keyword", ":keyword"),
@@ -328,7 +331,7 @@ async fn maps_with_odd_keys(bench: Bench) {
     let expected: BTreeMap<String, u64> = (101..).zip(odd).map(|(value, (name, _))| (name.to_owned(), value)).collect();
     assert_eq!(quotas.get().await.unwrap().into_inner(), expected);
     assert_eq!(bench.ctl.keys("/prod/checkout/quotas").await.len(), odd.len());
-    // The same as names of directories.
+    // The names of directories are stored in the same way.
     let regions = &bench.checkout().regions;
     for (name, segment) in odd {
         bench.ctl.put(&format!("/prod/checkout/regions/{segment}/replicas"), "3").await;
@@ -339,21 +342,21 @@ async fn maps_with_odd_keys(bench: Bench) {
     assert_eq!(regions.keys().await.unwrap(), names);
 }
 
-async fn foreign_names_in_a_map(bench: Bench) {
+async fn foreign_map_names_are_reported(bench: Bench) {
     let quotas = &bench.checkout().quotas;
     bench.ctl.put("/prod/checkout/quotas/acme", "1000").await;
-    // Hidden names, and what lies deeper, are not entries.
+    // Hidden names and deeper keys are not entries.
     bench.ctl.put("/prod/checkout/quotas/_note", "not a number").await;
     bench.ctl.put("/prod/checkout/quotas/deeper/acme", "not a number").await;
     assert_eq!(quotas.get().await.unwrap().into_inner(), BTreeMap::from([("acme".to_owned(), 1000)]));
-    // A name that no map key is stored as cannot be an entry: it is named, not passed over.
+    // A name that no map key is stored as cannot be an entry. It is reported and not ignored.
     bench.ctl.put("/prod/checkout/quotas/50%", "1").await;
     let error = quotas.get().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     let problems: Vec<String> = error.problems().iter().map(|problem| problem.key.to_string()).collect();
     assert_eq!(problems, ["/prod/checkout/quotas/50%"]);
     bench.ctl.delete("/prod/checkout/quotas/50%").await;
-    // Nor does a write of the whole map touch what is not of it.
+    // A write of the whole map does not change foreign keys either.
     quotas.set(&BTreeMap::from([("new".to_owned(), 5)])).non_atomic().await.unwrap();
     assert_eq!(bench.ctl.get("/prod/checkout/quotas/acme").await, None);
     for foreign in ["/prod/checkout/quotas/_note", "/prod/checkout/quotas/deeper/acme"] {
@@ -361,7 +364,7 @@ async fn foreign_names_in_a_map(bench: Bench) {
     }
 }
 
-async fn what_was_mistyped_is_found(bench: Bench) {
+async fn mistyped_keys_are_found(bench: Bench) {
     bench.type_everything().await;
     let dir = bench.checkout();
     assert!(dir.check().await.unwrap().is_empty());
@@ -370,7 +373,7 @@ async fn what_was_mistyped_is_found(bench: Bench) {
     let mut expected =
         vec!["/prod/checkout/rate-limit: not a key of the schema", "/prod/checkout/regions/eu/replica: not a key of the schema"];
     if bench.ctl.api == Api::V3 {
-        // v2 takes this for `/prod/checkout/rate_limit`.
+        // v2 reads this path as `/prod/checkout/rate_limit`.
         bench.ctl.put("/prod/checkout//rate_limit", "250").await;
         expected.push("/prod/checkout: a key below it is not a valid path: \"/prod/checkout//rate_limit\"");
     }
@@ -379,7 +382,7 @@ async fn what_was_mistyped_is_found(bench: Bench) {
     assert_eq!(problems, expected);
 }
 
-async fn a_bad_value_is_named_and_mended(bench: Bench) {
+async fn bad_values_are_named_and_repaired(bench: Bench) {
     bench.type_everything().await;
     bench.ctl.put("/prod/checkout/rate_limit", "many").await;
     bench.ctl.put("/prod/checkout/features", "{\"beta\": tru").await;
@@ -397,7 +400,7 @@ async fn a_bad_value_is_named_and_mended(bench: Bench) {
     assert_eq!(bench.checkout().get().await.unwrap().into_inner(), checkout());
 }
 
-async fn what_etcdctl_deletes_is_gone(bench: Bench) {
+async fn keys_deleted_by_etcdctl_are_gone(bench: Bench) {
     bench.type_everything().await;
     let dir = bench.checkout();
     bench.ctl.delete("/prod/checkout/banner").await;
@@ -406,7 +409,7 @@ async fn what_etcdctl_deletes_is_gone(bench: Bench) {
     assert_eq!(dir.regions.keys().await.unwrap(), ["us west"]);
     bench.ctl.delete_below("/prod/checkout").await;
     assert!(!dir.exists().await.unwrap());
-    // And what we delete, it does not find.
+    // The other way round, `etcdctl` does not find keys that the client deleted.
     bench.type_everything().await;
     assert_eq!(dir.delete().non_atomic().await.unwrap().into_value().unwrap().into_inner(), checkout());
     for (key, _) in TYPED {
@@ -414,7 +417,7 @@ async fn what_etcdctl_deletes_is_gone(bench: Bench) {
     }
 }
 
-async fn changes_by_etcdctl_arrive_typed(bench: Bench) {
+async fn watch_yields_changes_of_etcdctl(bench: Bench) {
     bench.type_everything().await;
     let dir = bench.checkout();
     let mut changes = dir.watch().await.unwrap();
@@ -423,24 +426,24 @@ async fn changes_by_etcdctl_arrive_typed(bench: Bench) {
     bench.ctl.pipe("/prod/checkout/regions/asia/replicas", "2\n").await;
     bench.ctl.put("/prod/checkout/quotas/acme", "lots").await;
     bench.ctl.delete("/prod/checkout/banner").await;
-    let mut next = async || timeout(LIMIT, changes.next()).await.expect("a change in time").expect("a stream that goes on");
+    let mut next = async || timeout(LIMIT, changes.next()).await.expect("a change in time").expect("the stream has not ended");
 
     let update = next().await.unwrap();
     assert!(matches!(&update.changes[..], [CheckoutChange::RateLimit(c)] if (c.old, c.new) == (Some(250), Some(300))), "{update:?}");
     let update = next().await.unwrap();
     let [CheckoutChange::Regions(region)] = &update.changes[..] else { panic!("{update:?}") };
     assert!(region.key == "asia" && matches!(&region.change, RegionChange::Replicas(c) if c.is_created() && c.new == Some(2)));
-    // A bad value is an item that names its key, and the stream goes on.
+    // A bad value is an item that names its key, and the stream continues.
     let bad = next().await.unwrap_err();
     assert_eq!((bad.kind(), bad.key().unwrap().as_str()), (ErrorKind::Decode, "/prod/checkout/quotas/acme"));
     let update = next().await.unwrap();
     assert!(matches!(&update.changes[..], [CheckoutChange::Banner(c)] if c.is_deleted() && c.old.is_some()), "{update:?}");
 }
 
-async fn our_changes_arrive_at_etcdctl(bench: Bench) {
+async fn etcdctl_watch_shows_changes_of_client(bench: Bench) {
     let dir = bench.checkout();
     let first = dir.rate_limit.set(&250).await.unwrap();
-    // From a past index on, so that it is no matter when the tool begins.
+    // The watch starts at a past index, so the tool may start late.
     let mut watching = match bench.ctl.api {
         Api::V2 => bench.ctl.spawn(&["watch", "--recursive", "--forever", "--after-index", &first.to_string(), "/prod/checkout"]),
         Api::V3 => bench.ctl.spawn(&["watch", "--prefix", "--rev", &first.next().to_string(), "/prod/checkout/"]),
@@ -452,9 +455,9 @@ async fn our_changes_arrive_at_etcdctl(bench: Bench) {
     let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
     for (key, value) in [("timeout", "30s"), ("regions/us west/replicas", "3"), ("rate_limit", "300")] {
         for part in [key, value] {
-            // Each API prints them in a form of its own, the key before the value.
+            // Each API prints changes in its own form, the key before the value.
             loop {
-                let line = timeout(LIMIT, lines.next_line()).await.expect("a line in time").unwrap().expect("etcdctl goes on");
+                let line = timeout(LIMIT, lines.next_line()).await.expect("a line in time").unwrap().expect("etcdctl has not ended");
                 if line.ends_with(part) {
                     break;
                 }
@@ -464,11 +467,11 @@ async fn our_changes_arrive_at_etcdctl(bench: Bench) {
     watching.kill().await.unwrap();
 }
 
-async fn our_compare_and_swap_sees_etcdctl(bench: Bench) {
+async fn client_compare_and_swap_notices_etcdctl(bench: Bench) {
     let limit = &bench.checkout().rate_limit;
     limit.set(&250).await.unwrap();
     let seen = limit.get().await.unwrap();
-    // Even the same value is another revision.
+    // Writing the same value makes a new revision.
     bench.ctl.put("/prod/checkout/rate_limit", "250").await;
     let conflict = limit.compare_and_swap(&seen, &300).await.unwrap_err();
     assert_eq!(conflict.kind(), ErrorKind::Conflict);
@@ -478,14 +481,14 @@ async fn our_compare_and_swap_sees_etcdctl(bench: Bench) {
     assert_eq!(bench.ctl.get("/prod/checkout/rate_limit").await.as_deref(), Some("300"));
     bench.ctl.delete("/prod/checkout/rate_limit").await;
     limit.create(&1).await.unwrap();
-    // A value is the same in every form in which it can be stored.
+    // A value compares equal in every form in which it can be stored.
     bench.ctl.pipe("/prod/checkout/rate_limit", "2\n").await;
     assert_eq!(limit.compare_and_swap(etcd_typed::Expect::value(&1), &3).await.unwrap_err().kind(), ErrorKind::Conflict);
     limit.compare_and_swap(etcd_typed::Expect::value(&2), &3).await.unwrap();
     assert_eq!(*limit.get().await.unwrap().unwrap(), 3);
 }
 
-async fn the_compare_and_swap_of_etcdctl_sees_ours(bench: Bench) {
+async fn etcdctl_compare_and_swap_notices_client(bench: Bench) {
     let key = "/prod/checkout/rate_limit";
     let limit = &bench.checkout().rate_limit;
     let first = limit.set(&250).await.unwrap();
@@ -503,13 +506,13 @@ async fn the_compare_and_swap_of_etcdctl_sees_ours(bench: Bench) {
     }
 }
 
-async fn times_to_live(bench: Bench) {
+async fn ttls_work_in_both_directions(bench: Bench) {
     let key = "/prod/checkout/rate_limit";
     let limit = &bench.checkout().rate_limit;
     let minute = Duration::from_secs(60);
     if bench.ctl.api == Api::V2 {
         bench.ctl.run(&["set", "--ttl", "60", key, "250"]).await;
-        let left = limit.get().await.unwrap().unwrap().ttl().expect("it expires");
+        let left = limit.get().await.unwrap().unwrap().ttl().expect("the value expires");
         assert!(left > Duration::ZERO && left <= minute, "{left:?}");
         limit.set(&250).ttl(minute).await.unwrap();
         let printed = bench.ctl.run(&["-o", "extended", "get", key]).await;
@@ -518,11 +521,11 @@ async fn times_to_live(bench: Bench) {
         return;
     }
     let granted = bench.ctl.run(&["lease", "grant", "60"]).await;
-    // The tool fills a short number up with zeros, and takes it without them as well.
+    // The tool pads a short id with zeros, and also accepts it without them.
     let lease = granted.split_whitespace().nth(1).unwrap().trim_start_matches('0');
     bench.ctl.run(&["put", &format!("--lease={lease}"), key, "250"]).await;
     assert_eq!(limit.get().await.unwrap().unwrap().lease().map(|lease| lease.to_string()).as_deref(), Some(lease));
-    // Ours, as the tool sees it.
+    // A lease of the client, as the tool shows it.
     let ours = bench.client.lease(minute).await.unwrap();
     limit.set(&300).lease(&ours).await.unwrap();
     let printed = bench.ctl.run(&["lease", "timetolive", "--keys", &ours.id().to_string()]).await;
@@ -531,15 +534,15 @@ async fn times_to_live(bench: Bench) {
     assert_eq!(limit.get().await.unwrap(), None);
 }
 
-/// What only the v2 tool has: directories of their own, and creating.
+/// Commands that only the v2 tool has: making and removing directories, and creating keys.
 #[tokio::test]
-async fn directories_of_v2() {
+async fn v2_directories_are_shared_with_etcdctl() {
     let bench = Bench::start(Api::V2).await;
     let directory = bench.client.directory("/prod/checkout").unwrap();
     bench.ctl.run(&["mkdir", "/prod/checkout"]).await;
     assert!(directory.exists().await.unwrap() && directory.list().await.unwrap().is_empty());
     assert_eq!(directory.create().await.unwrap_err().kind(), ErrorKind::AlreadyExists);
-    // A directory is no value: the struct in it has none yet.
+    // A directory is not a value: the struct in it does not exist yet.
     assert!(!bench.checkout().exists().await.unwrap());
 
     directory.directory("quotas").create().await.unwrap();
@@ -552,7 +555,7 @@ async fn directories_of_v2() {
     );
     assert!(bench.checkout().quotas.get().await.unwrap().is_empty());
 
-    // Either one's `create` respects the other's key.
+    // `create` of either client respects a key of the other.
     let limit = &bench.checkout().rate_limit;
     let exists = limit.create(&1).await.unwrap_err();
     assert_eq!((exists.kind(), exists.current::<u32>().map(|now| **now)), (ErrorKind::AlreadyExists, Some(250)));
@@ -560,7 +563,7 @@ async fn directories_of_v2() {
     assert!(!bench.ctl.try_run(&["mk", "/prod/checkout/level", "debug"], "").await.status.success());
     assert_eq!(bench.ctl.get("/prod/checkout/level").await.as_deref(), Some("info"));
 
-    // A value where the struct has a directory.
+    // A value at a path where the struct has a directory.
     bench.ctl.run(&["rmdir", "/prod/checkout/quotas"]).await;
     assert!(!directory.directory("quotas").exists().await.unwrap());
     bench.ctl.put("/prod/checkout/quotas", "a value").await;

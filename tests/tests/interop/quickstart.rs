@@ -1,4 +1,5 @@
-//! The quickstart on the three stores: it ends well and shows the same, but for its first line.
+//! The quickstart example on the three stores. It must succeed and, except for the first line,
+//! print the same on each.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -14,7 +15,7 @@ fn run(address: Option<&str>) -> (String, String) {
     (first.to_owned(), rest.to_owned())
 }
 
-/// On this server and in memory.
+/// Runs the example on this server and in memory.
 fn shows_the_same(address: &str) {
     let (first, memory) = run(None);
     assert_eq!(first, "store: memory:");
@@ -25,11 +26,11 @@ fn shows_the_same(address: &str) {
 }
 
 #[tokio::test]
-async fn v3_shows_what_the_embedded_store_shows() {
+async fn v3_output_matches_embedded_store() {
     shows_the_same(&Etcd::start().await.url_v3());
 }
 
 #[tokio::test]
-async fn v2_shows_what_the_embedded_store_shows() {
+async fn v2_output_matches_embedded_store() {
     shows_the_same(&Etcd::start().await.url_v2());
 }

@@ -1,7 +1,9 @@
-//! What the READMEs of Etcd.jl (Julia) and cetcd (Clojure) show, in our words: each section of theirs is a test here, run on a real v2 server
-//! with the results that they print, and on v3 and in memory as far as the notion exists there; where it does not, the refusal is asserted.
+//! The READMEs of Etcd.jl (Julia) and cetcd (Clojure), rewritten with this library. Each of their
+//! sections is a test here. It runs on a real v2 server with the results that the README prints,
+//! and on v3 and in memory where those have the feature. Where they do not, the refusal is
+//! asserted.
 //!
-//! Files are the READMEs' chapters.
+//! Each file is a chapter of a README.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_names, reason = "`foo`, `bar` and `baz` are the READMEs' own keys")]

@@ -1,4 +1,5 @@
-//! Locks with the defects that the checker must see, made of requests, so that the library needs no switches for them.
+//! Locks with defects that the checker must detect. They are written with store requests, so that
+//! the library needs no switches for them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,7 @@ use etcd_typed::{ErrorKind, Key, LeaseId, Result, Revision};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
-use super::record::Creed;
+use super::record::Behaviour;
 
 const POLL: Duration = Duration::from_millis(10);
 
@@ -20,18 +21,19 @@ pub(crate) struct Guard {
     lease: Lease,
 }
 
-/// A lease that is kept alive, and believed in until the server says that it is gone, or until a time that is a second too late.
+/// A lease that is kept alive. The holder trusts it until the server says that it is gone, or, with
+/// [`Behaviour::TrustsTooLong`], until one second too late.
 struct Lease {
     id: LeaseId,
     believed: Arc<AtomicBool>,
-    /// When it ends with [`Creed::Overlong`].
+    /// When the trust ends, with [`Behaviour::TrustsTooLong`].
     ends: Arc<Mutex<Option<Instant>>>,
     keeper: AbortHandle,
 }
 
 impl Guard {
-    pub(crate) async fn acquire(store: &Arc<dyn Store>, directory: &Key, ttl: Duration, creed: Creed) -> Result<Self> {
-        let lease = Lease::grant(store, ttl, creed).await?;
+    pub(crate) async fn acquire(store: &Arc<dyn Store>, directory: &Key, ttl: Duration, behaviour: Behaviour) -> Result<Self> {
+        let lease = Lease::grant(store, ttl, behaviour).await?;
         let key = Key::parse(&format!("{directory}/{}", lease.id)).unwrap();
         let put = Op::Put { key: key.clone(), value: Default::default(), expiry: Expiry::With(lease.id), previous: false };
         let newest = Op::Newest { below: directory.clone(), before: None, limit: 2 };
@@ -39,8 +41,8 @@ impl Guard {
         let guard = Self { store: store.clone(), key, fence: made.revision, lease };
         let mut before = made.results.into_iter().nth(1).map(reply).and_then(|reply| guard.predecessor(reply));
         while let Some(predecessor) = before {
-            guard.gone(&predecessor, creed).await?;
-            if creed == Creed::Hasty {
+            guard.gone(&predecessor, behaviour).await?;
+            if behaviour == Behaviour::SkipsCheck {
                 break;
             }
             let newest = Op::Newest { below: directory.clone(), before: Some(guard.fence), limit: 1 };
@@ -59,11 +61,11 @@ impl Guard {
         Some(Key::parse(std::str::from_utf8(&before.key).unwrap()).unwrap())
     }
 
-    async fn gone(&self, key: &Key, creed: Creed) -> Result<()> {
+    async fn gone(&self, key: &Key, behaviour: Behaviour) -> Result<()> {
         while !self.store.range(Range::of(Span::Key(key.clone()))).await?.kvs.is_empty() {
             sleep(POLL).await;
         }
-        if creed == Creed::Forgetful {
+        if behaviour == Behaviour::NeverContinues {
             std::future::pending::<()>().await;
         }
         Ok(())
@@ -99,9 +101,9 @@ fn reply(result: OpResult) -> RangeReply {
 }
 
 impl Lease {
-    async fn grant(store: &Arc<dyn Store>, ttl: Duration, creed: Creed) -> Result<Self> {
+    async fn grant(store: &Arc<dyn Store>, ttl: Duration, behaviour: Behaviour) -> Result<Self> {
         let id = LeaseId::random();
-        let trust = move |sent: Instant, ttl| (creed == Creed::Overlong).then(|| sent + ttl + Duration::from_secs(1));
+        let trust = move |sent: Instant, ttl| (behaviour == Behaviour::TrustsTooLong).then(|| sent + ttl + Duration::from_secs(1));
         let sent = Instant::now();
         let ttl = store.grant(id, ttl).await?;
         let (believed, ends) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(trust(sent, ttl))));

@@ -1,4 +1,5 @@
-//! What contenders said, and what the store did, held against what was promised. Pure.
+//! Compares what contenders reported and what the store recorded with the promises. Has no side
+//! effects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,41 +10,43 @@ use etcd_typed::store::{Batch, Event as Change};
 use super::contender::{COUNTERS, LOCKS, mark};
 use super::record::{Event, Mark, Outcome};
 
-/// What is known of a campaign.
+/// The facts about a campaign.
 #[derive(Debug, Default)]
 pub(crate) struct Evidence {
-    /// What each process said.
+    /// The reports of each process.
     pub(crate) said: BTreeMap<usize, Vec<Event>>,
-    /// Processes that were killed, so that they may not have said their last write.
+    /// Processes that were killed. Their last write may be missing in their reports.
     pub(crate) killed: BTreeSet<usize>,
-    /// All that the store did to locks and to what they guard. None where that cannot be had: then nothing was written under them either.
+    /// All changes of the locks and of the keys that they guard. `None` where the store has no such
+    /// history; then nothing was written under the locks either.
     pub(crate) history: Option<Vec<Batch>>,
-    /// From when to when the servers may have ended leases that they had just confirmed.
+    /// Periods in which servers may have ended leases that they had just confirmed.
     pub(crate) faithless: Vec<(u64, u64)>,
 }
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Violation {
-    /// Two guards of one lock said that they were held, both from the one time to the other.
+    /// Two guards of one lock reported that they were held, both from `from` until `until`.
     HeldTwice { lock: String, fences: [u64; 2], from: u64, until: u64 },
-    /// Who had it later has a smaller fence, or the same.
+    /// A later holder has a smaller or the same fence.
     FenceWentBack { lock: String, fence: u64, after: u64 },
-    /// It was given for a key that is not in the queue.
+    /// A lock was granted for a key that was never in the queue.
     NeverInTheQueue { lock: String, fence: u64 },
-    /// A write went through while another was the first of the queue.
+    /// A write was committed while another key was the first of the queue.
     NotTheFirst { lock: String, mark: Mark, revision: u64, first: Option<u64> },
-    /// What was counted under the lock was counted over.
+    /// A count under the lock does not continue the count before it.
     Miscounted { lock: String, mark: Mark, revision: u64, before: u64 },
-    /// A write that was said to be done is not in the history, or not at that revision, or twice.
+    /// The history does not have a write as it was reported: it is missing, at another revision, or
+    /// there twice.
     NotAsSaid { lock: String, mark: Mark, said: Outcome, revisions: Vec<u64> },
-    /// A write that nobody said anything of.
+    /// A write in the history that no process reported.
     Unsaid { lock: String, mark: Mark, revision: u64 },
-    /// Somebody waits for ever. These are the keys of the queue.
+    /// A waiter waits forever. `queue` has the keys of the queue.
     Forgotten { lock: String, queue: Vec<String> },
 }
 
-/// What happened, in numbers.
+/// The numbers of a campaign.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) grants: usize,
@@ -55,7 +58,7 @@ pub(crate) struct Figures {
     left: BTreeMap<String, usize>,
     lost: BTreeMap<String, usize>,
     places_lost: usize,
-    /// Overlaps that were the servers' doing.
+    /// Overlaps that the servers caused.
     pub(crate) faithless: usize,
     waits: Vec<Duration>,
 }
@@ -69,7 +72,8 @@ pub(crate) fn check(evidence: &Evidence) -> (Figures, Vec<Violation>) {
     (Figures { faithless, ..Figures::of(evidence) }, violations)
 }
 
-/// `is_held()` of two guards is never true at once, and who has it later has a larger fence. The answer is how often servers were to blame.
+/// Checks that two guards are never held at once and that a later holder has a larger fence.
+/// Returns how many overlaps the servers caused.
 fn one_at_a_time(evidence: &Evidence, violations: &mut Vec<Violation>) -> usize {
     let mut tenures: BTreeMap<(&str, u64), (u64, u64)> = BTreeMap::new();
     for event in evidence.said.values().flatten() {
@@ -81,7 +85,7 @@ fn one_at_a_time(evidence: &Evidence, violations: &mut Vec<Violation>) -> usize 
     let mut in_time: Vec<_> = tenures.into_iter().map(|((lock, fence), (from, until))| (lock, from, until, fence)).collect();
     in_time.sort_unstable();
     let mut faithless = 0;
-    // The one that was held longest so far.
+    // The tenure that ended last so far.
     let mut last: Option<(&str, u64, u64)> = None;
     for (lock, from, until, fence) in in_time {
         if let Some((_, last_until, last_fence)) = last.filter(|last| last.0 == lock) {
@@ -105,16 +109,16 @@ fn one_at_a_time(evidence: &Evidence, violations: &mut Vec<Violation>) -> usize 
     faithless
 }
 
-/// What the store did, lock by lock.
+/// The changes of the store by lock.
 #[derive(Default)]
 struct History {
-    /// The keys of each directory, by when they were made.
+    /// The current keys of each queue by create revision.
     queues: BTreeMap<String, BTreeMap<u64, Vec<u8>>>,
-    /// When all the keys of each directory were made.
+    /// The create revisions of all keys that each queue ever had.
     made: BTreeMap<String, BTreeSet<u64>>,
-    /// The last fence and the last count.
+    /// The last fence and the last count of each lock.
     guarded: BTreeMap<String, (u64, u64)>,
-    /// The writes, by their nonce.
+    /// The writes by their nonce.
     written: BTreeMap<u64, (String, Mark, Vec<u64>)>,
 }
 
@@ -166,7 +170,7 @@ impl History {
         self.written.entry(mark.nonce).or_insert_with(|| (lock.to_owned(), mark, Vec::new())).2.push(revision);
     }
 
-    /// What was said of writes and grants against what the store has of them.
+    /// Compares the reported writes and grants with the history.
     fn compare(mut self, evidence: &Evidence, violations: &mut Vec<Violation>) {
         let mut granted = BTreeSet::new();
         for event in evidence.said.values().flatten() {
@@ -239,7 +243,7 @@ impl fmt::Display for Figures {
         write!(
             f,
             "{} acquisitions (waited {:.1?} at the median, {:.1?} at most), lost {:?}, {} places lost, left {:?}; writes: {} committed, {} refused, \
-             {} unknown; late ones: {} refused, {} by whoever still had it",
+             {} unknown; late ones: {} refused, {} by holders that still had the lock",
             self.grants,
             wait(0.5),
             wait(1.0),
@@ -253,7 +257,7 @@ impl fmt::Display for Figures {
             self.late_committed,
         )?;
         if self.faithless > 0 {
-            write!(f, "; {} times held by two since a server ended a lease that it had confirmed", self.faithless)?;
+            write!(f, "; {} overlaps because a server ended a lease that it had confirmed", self.faithless)?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A contender: takes a lock, does something under it, gives it up in one of many ways, and again.
+//! A contender acquires a lock, writes under it, gives it up in one of many ways, and starts again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::broken;
-use super::record::{Creed, Event, Log, Mark, Outcome};
+use super::record::{Behaviour, Event, Log, Mark, Outcome};
 
 /// One process of contenders.
 #[derive(Clone)]
@@ -23,14 +23,14 @@ pub(crate) struct Contenders {
     pub(crate) client: Client,
     pub(crate) log: Arc<Log>,
     pub(crate) locks: Arc<BTreeMap<String, Duration>>,
-    pub(crate) creed: Creed,
-    /// Whether they are to finish: each takes its lock a last time, in order.
+    pub(crate) behaviour: Behaviour,
+    /// Tells the contenders to finish: each acquires its lock a last time and releases it.
     pub(crate) finish: Arc<AtomicBool>,
 }
 
-/// Below are the directories of the locks.
+/// The directory of the locks.
 pub(crate) const LOCKS: &str = "/mutex/locks/";
-/// Below is what the locks guard.
+/// The directory of the keys that the locks guard.
 pub(crate) const COUNTERS: &str = "/mutex/counters/";
 
 fn counter(lock: &str) -> Key {
@@ -42,7 +42,7 @@ pub(crate) fn directory(lock: &str) -> String {
 }
 
 impl Contenders {
-    /// Contends with so many tasks for each lock, until all of them have finished.
+    /// Runs this many tasks for each lock until all of them have finished.
     pub(crate) async fn run(self, tasks: usize, seed: u64) {
         let mut rng = Rng::with_seed(seed);
         let mut all = JoinSet::new();
@@ -62,17 +62,17 @@ struct Contender {
     all: Contenders,
     lock: String,
     rng: Rng,
-    /// A lock that was had before.
+    /// A lock that the contender held earlier.
     stale: Option<Claim>,
 }
 
-/// A lock that is had, by the library or by one of the defects.
+/// A held lock: one of the library, or one with a defect.
 enum Guard {
-    Sound(Lock),
+    Correct(Lock),
     Broken(broken::Guard),
 }
 
-/// What a guarded write is conditioned on.
+/// The conditions of a guarded write.
 #[derive(Clone, Debug)]
 struct Claim {
     key: Key,
@@ -80,22 +80,22 @@ struct Claim {
     lease: LeaseId,
 }
 
-/// When `is_held()` was true.
+/// The period in which `is_held()` was true.
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
-    /// After it was seen first.
+    /// A time after the first check that returned true.
     from: Option<u64>,
-    /// Before it was seen last.
+    /// A time before the last check that returned true.
     until: u64,
 }
 
 impl Contender {
     async fn run(mut self) {
-        if self.all.creed == Creed::Keeping {
+        if self.all.behaviour == Behaviour::KeepsLock {
             let _kept = loop {
                 match self.acquire().await {
                     Ok(kept) => break kept,
-                    // So many at once may be more than the server answers in time.
+                    // With so many waiters at once, the server may not answer in time.
                     Err(error) => assert!(error.is_retryable(), "{error}"),
                 }
             };
@@ -121,10 +121,13 @@ impl Contender {
         }
     }
 
-    /// Takes the lock in one of the ways there are. None: it was not to be had like that.
+    /// Acquires the lock in a random way. Returns `None` if that way did not get it.
     async fn take(&mut self) -> Result<Option<Guard>> {
         let moment = Duration::from_millis(self.rng.u64(0..60));
-        let broken = matches!(self.all.creed, Creed::Trusting | Creed::Overlong | Creed::Hasty | Creed::Forgetful);
+        let broken = matches!(
+            self.all.behaviour,
+            Behaviour::TrustsKeepAlive | Behaviour::TrustsTooLong | Behaviour::SkipsCheck | Behaviour::NeverContinues
+        );
         match self.rng.u32(0..100) {
             0..10 => match timeout(moment, self.acquire()).await {
                 Ok(taken) => taken.map(Some),
@@ -138,20 +141,22 @@ impl Contender {
                 if taken.is_none() {
                     self.left("busy".to_owned()).await;
                 }
-                Ok(taken.map(Guard::Sound))
+                Ok(taken.map(Guard::Correct))
             }
-            14..18 if !broken => self.named().acquire_within(moment * 10).await.map(|lock| Some(Guard::Sound(lock))),
+            14..18 if !broken => self.named().acquire_within(moment * 10).await.map(|lock| Some(Guard::Correct(lock))),
             _ => self.acquire().await.map(Some),
         }
     }
 
     async fn acquire(&self) -> Result<Guard> {
-        let (creed, ttl) = (self.all.creed, self.ttl());
-        match creed {
-            Creed::Sound | Creed::Unwritten | Creed::Unguarded | Creed::Keeping => self.named().acquire().await.map(Guard::Sound),
-            Creed::Trusting | Creed::Overlong | Creed::Hasty | Creed::Forgetful => {
+        let (behaviour, ttl) = (self.all.behaviour, self.ttl());
+        match behaviour {
+            Behaviour::Correct | Behaviour::LockOnly | Behaviour::Unguarded | Behaviour::KeepsLock => {
+                self.named().acquire().await.map(Guard::Correct)
+            }
+            Behaviour::TrustsKeepAlive | Behaviour::TrustsTooLong | Behaviour::SkipsCheck | Behaviour::NeverContinues => {
                 let directory = Key::parse(&directory(&self.lock)).unwrap();
-                broken::Guard::acquire(self.all.client.store(), &directory, ttl, creed).await.map(Guard::Broken)
+                broken::Guard::acquire(self.all.client.store(), &directory, ttl, behaviour).await.map(Guard::Broken)
             }
         }
     }
@@ -169,18 +174,19 @@ impl Contender {
         sleep(Duration::from_millis(20)).await;
     }
 
-    /// Works under the lock and gives it up. The last time, it is given up in order.
+    /// Works under the lock and gives it up. If `last` is set, the lock is released in the normal
+    /// way.
     async fn have(&mut self, guard: Guard, waited: Duration, last: bool) {
         let mut seen = Seen::default();
         seen.look(&guard, &self.all.log);
         let claim = guard.claim();
         let fence = claim.fence.get();
         self.all.log.say(&Event::Granted { lock: self.lock.clone(), fence, waited });
-        let writes = self.all.creed != Creed::Unwritten;
+        let writes = self.all.behaviour != Behaviour::LockOnly;
 
         let before = if writes { self.count_before(&claim).await } else { None };
         seen.look(&guard, &self.all.log);
-        // A process that is killed has said so much.
+        // Report now, because the process may be killed later.
         self.held(fence, seen);
         let hold = match self.rng.u32(0..1000) {
             0..700 => Duration::ZERO,
@@ -198,7 +204,8 @@ impl Contender {
             self.all.log.say(&Event::Lost { why });
         }
         self.give_up(guard, last).await;
-        // Who does not have it any more writes all the same: at once, while it is being given up, or after it was had once more.
+        // Writes with an old claim: at once, while the lock is being given up, or later, after
+        // another acquire.
         let late = if self.rng.bool() { Some(claim) } else { self.stale.replace(claim) };
         if let Some(late) = late.filter(|_| writes) {
             self.commit(&late, 0, true, Vec::new()).await;
@@ -214,10 +221,10 @@ impl Contender {
     async fn give_up(&mut self, guard: Guard, last: bool) {
         match (guard, self.rng.u32(0..1000)) {
             (Guard::Broken(guard), _) => guard.release().await,
-            (Guard::Sound(lock), 650..998) if !last => drop(lock),
-            // It goes away without a word, and leaves the lock behind.
-            (Guard::Sound(lock), 998..) if !last => drop(lock.into_token()),
-            (Guard::Sound(lock), _) => match lock.release().await {
+            (Guard::Correct(lock), 650..998) if !last => drop(lock),
+            // Abandons the lock: the holder goes away without releasing it.
+            (Guard::Correct(lock), 998..) if !last => drop(lock.into_token()),
+            (Guard::Correct(lock), _) => match lock.release().await {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::GuardLost => {}
                 Err(error) => self.left(format!("release: {:?}", error.kind())).await,
@@ -225,7 +232,8 @@ impl Contender {
         }
     }
 
-    /// What is counted so far, as of a write of our own: a member of 3.4 that was stopped answers a mere read from what it had (etcd issue 20418).
+    /// The last count, read in a write of this contender. A member of 3.4 that was stopped answers
+    /// a plain read from its old state (etcd issue 20418).
     async fn count_before(&mut self, claim: &Claim) -> Option<u64> {
         let (outcome, results) = self.commit(claim, 0, false, vec![Op::Get(Span::Key(counter(&self.lock)))]).await;
         if !matches!(outcome, Outcome::Committed(_)) {
@@ -237,10 +245,10 @@ impl Contender {
         }
     }
 
-    /// Counts, as users do where there is a lock of the library.
+    /// Writes the count in the way that users do, if the lock is one of the library.
     async fn count(&mut self, guard: &Guard, claim: &Claim, count: u64) {
         let lock = match guard {
-            Guard::Sound(lock) if self.all.creed == Creed::Sound => lock,
+            Guard::Correct(lock) if self.all.behaviour == Behaviour::Correct => lock,
             _ => return drop(self.commit(claim, count, false, Vec::new()).await),
         };
         let mark = Mark { process: self.all.process, fence: claim.fence.get(), count, nonce: self.rng.u64(..) };
@@ -252,12 +260,12 @@ impl Contender {
         self.all.log.say(&Event::Wrote { lock: self.lock.clone(), mark, late: false, outcome });
     }
 
-    /// Counts, or with nothing to count says only that we were here.
+    /// Writes the count. If `count` is zero, only records a visit.
     async fn commit(&mut self, claim: &Claim, count: u64, late: bool, mut then: Vec<Op>) -> (Outcome, Vec<OpResult>) {
         let mark = Mark { process: self.all.process, fence: claim.fence.get(), count, nonce: self.rng.u64(..) };
         let key = if count == 0 { counter(&format!("{}/visits", self.lock)) } else { counter(&self.lock) };
         then.push(Op::put(&key, Bytes::from(serde_json::to_vec(&mark).unwrap())));
-        let compares = if self.all.creed == Creed::Unguarded { Vec::new() } else { claim.compares() };
+        let compares = if self.all.behaviour == Behaviour::Unguarded { Vec::new() } else { claim.compares() };
         let (outcome, results) = match self.all.client.store().commit(Txn { compares, then, otherwise: Vec::new() }).await {
             Ok(committed) if committed.succeeded => (Outcome::Committed(committed.revision.get()), committed.results),
             Ok(_) => (Outcome::Refused("lost".to_owned()), Vec::new()),
@@ -272,7 +280,7 @@ fn unwritten(error: &Error) -> Outcome {
     if error.may_have_applied() { Outcome::Unknown } else { Outcome::Refused(format!("{:?}", error.kind())) }
 }
 
-/// What a contender wrote.
+/// Decodes what a contender wrote.
 pub(crate) fn mark(value: &[u8]) -> Mark {
     serde_json::from_slice(value).unwrap()
 }
@@ -286,19 +294,19 @@ impl Claim {
 impl Guard {
     fn claim(&self) -> Claim {
         match self {
-            Self::Sound(lock) => Claim { key: lock.key().clone(), fence: lock.fence(), lease: lock.lease_id() },
+            Self::Correct(lock) => Claim { key: lock.key().clone(), fence: lock.fence(), lease: lock.lease_id() },
             Self::Broken(guard) => Claim { key: guard.key().clone(), fence: guard.fence(), lease: guard.lease() },
         }
     }
 
     fn is_held(&self) -> bool {
         match self {
-            Self::Sound(lock) => lock.is_held(),
+            Self::Correct(lock) => lock.is_held(),
             Self::Broken(guard) => guard.is_held(),
         }
     }
 
-    /// Holds it for so long, or until it is lost.
+    /// Holds the lock for this long, or until it is lost.
     async fn hold(&self, time: Duration, seen: &mut Seen, log: &Log) {
         let work = async {
             let begun = Instant::now();
@@ -308,22 +316,23 @@ impl Guard {
             }
         };
         match self {
-            Self::Sound(lock) => {
+            Self::Correct(lock) => {
                 let _ = lock.while_held(work).await;
             }
             Self::Broken(_) => work.await,
         }
     }
 
-    /// Why it is lost, if it is.
+    /// The reason of the loss, if the lock is lost.
     fn lost(&self) -> Option<String> {
-        let Self::Sound(lock) = self else { return None };
-        (!lock.is_held()).then(|| lock.lost().now_or_never().map_or_else(|| "unsaid".to_owned(), |lost| format!("{:?}", lost.reason())))
+        let Self::Correct(lock) = self else { return None };
+        (!lock.is_held()).then(|| lock.lost().now_or_never().map_or_else(|| "no reason".to_owned(), |lost| format!("{:?}", lost.reason())))
     }
 }
 
 impl Seen {
-    /// The times are taken on the far sides of the look, so that it was held from the one to the other, however long a look takes.
+    /// The recorded times are inside the check, so the lock was held from the first to the last of
+    /// them however long a check takes.
     fn look(&mut self, guard: &Guard, log: &Log) {
         let before = log.now();
         if guard.is_held() {

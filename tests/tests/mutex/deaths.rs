@@ -1,4 +1,4 @@
-//! What becomes of a lock whose holder, or whose waiters, are gone from one moment to the next.
+//! What happens to a lock when its holder or its waiters die at once.
 
 use std::time::{Duration, Instant};
 
@@ -9,35 +9,36 @@ use tokio::time::{sleep, timeout};
 
 use super::contender::directory;
 use super::ground::{Campaign, Ground};
-use super::record::Creed;
+use super::record::Behaviour;
 use super::{ALONE, campaign, locks, show};
 
 const NAME: &str = "one";
 
 fn keeping(tasks: usize, processes: usize, ttl: u64) -> Campaign {
-    Campaign { processes, tasks, locks: locks(&[(NAME, ttl)]), creed: Creed::Keeping, ..campaign("etcd", 0) }
+    Campaign { processes, tasks, locks: locks(&[(NAME, ttl)]), behaviour: Behaviour::KeepsLock, ..campaign("etcd", 0) }
 }
 
 fn lock(client: &Client, ttl: Duration) -> NamedLock {
     client.lock(&directory(NAME)).ttl(ttl)
 }
 
-/// Waits until so many stand in the queue.
+/// Waits until the queue has this many keys.
 async fn stands(lock: &NamedLock, count: usize) {
     let begun = Instant::now();
     loop {
-        // A server with a thousand guests may be late with an answer.
+        // A server with a thousand waiters may answer late.
         let stand = lock.queue().await.map(|queue| queue.len());
         if stand.as_ref().is_ok_and(|stand| *stand == count) {
             return;
         }
         assert!(begun.elapsed() < Duration::from_secs(120), "{stand:?} in the queue, not {count}");
-        // To count many costs the server more than they do.
+        // Listing a long queue often would load the server more than the waiters do.
         sleep(Duration::from_millis(if count < 10 { 20 } else { 250 })).await;
     }
 }
 
-/// From the death of the process that has the lock until it is ours; then the lock is given up.
+/// The time from the death of the process that holds the lock until the next acquire succeeds.
+/// Releases the lock afterwards.
 async fn freed(cluster: &mut Cluster, with_leader: bool) -> Duration {
     const TTL: u64 = 3;
     let ttl = Duration::from_secs(TTL);
@@ -57,9 +58,10 @@ async fn freed(cluster: &mut Cluster, with_leader: bool) -> Duration {
     if let Some(leader) = leader {
         cluster.member(leader).kill().await;
     }
-    // The lease ends at most half a second after its time, which starts again under another leader. Twice that, for a machine that has other things to do.
+    // The lease expires at most half a second after its time to live, which starts again under a
+    // new leader. The limit is twice that, for a busy machine.
     let time = if with_leader { 2 * ttl + Duration::from_secs(4) } else { ttl + Duration::from_millis(500) };
-    let taken = timeout(2 * time, waiting).await.expect("the lock of a dead process is free in time").unwrap().unwrap();
+    let taken = timeout(2 * time, waiting).await.expect("the lock of the dead process becomes free in time").unwrap().unwrap();
     let freed = died.elapsed();
     taken.release().await.unwrap();
     if let Some(leader) = leader {
@@ -69,26 +71,26 @@ async fn freed(cluster: &mut Cluster, with_leader: bool) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn l6_the_lock_of_a_dead_process_is_free_after_its_time_to_live() {
+async fn lock_of_dead_process_is_free_after_ttl() {
     let _alone = ALONE.lock().await;
     let freed = freed(&mut Etcd::cluster(1).await, false).await;
-    show(format_args!("time to live 3 s: free {freed:.2?} after the death of the process that had it"));
+    show(format_args!("time to live 3 s: lock free {freed:.2?} after the death of its process"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn l6_the_lock_of_a_process_killed_together_with_the_leader_is_free_soon_after() {
+async fn lock_is_free_after_holder_and_leader_are_killed() {
     let _alone = ALONE.lock().await;
     let freed = freed(&mut Etcd::cluster(3).await, true).await;
-    show(format_args!("time to live 3 s: free {freed:.2?} after the death of the process that had it and of the member that led"));
+    show(format_args!("time to live 3 s: lock free {freed:.2?} after the death of its process and of the leader"));
 }
 
-/// Somebody who survives, and what it asks of the store.
-struct Survivor {
+/// A waiter that survives, and its counted store calls.
+struct SurvivingWaiter {
     asks: CountingStore,
     waiting: JoinHandle<etcd_typed::Result<Lock>>,
 }
 
-impl Survivor {
+impl SurvivingWaiter {
     async fn queue_up(etcd: &Etcd, ttl: Duration) -> Self {
         let client = Client::connect(&etcd.url_v3()).await.unwrap();
         let asks = CountingStore::new(client.store().clone());
@@ -98,7 +100,7 @@ impl Survivor {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f28_a_thousand_waiters_die_at_once() {
+async fn queue_survives_death_of_thousand_waiters() {
     const HALF: usize = 500;
     const TTL: u64 = 10;
     let _alone = ALONE.lock().await;
@@ -112,11 +114,11 @@ async fn f28_a_thousand_waiters_die_at_once() {
     let held = lock.acquire().await.unwrap();
     let mut first = ground.start(0);
     stands(&lock, 1 + HALF).await;
-    let earlier = Survivor::queue_up(etcd, ttl).await;
+    let earlier = SurvivingWaiter::queue_up(etcd, ttl).await;
     stands(&lock, 2 + HALF).await;
     let mut second = ground.start(1);
     stands(&lock, 2 + 2 * HALF).await;
-    let later = Survivor::queue_up(etcd, ttl).await;
+    let later = SurvivingWaiter::queue_up(etcd, ttl).await;
     stands(&lock, 3 + 2 * HALF).await;
 
     let before = [earlier.asks.take(), later.asks.take()];
@@ -126,21 +128,22 @@ async fn f28_a_thousand_waiters_die_at_once() {
     stands(&lock, 3).await;
     let gone = died.elapsed();
     let asked = [&earlier, &later].map(|survivor| survivor.asks.counts());
-    assert!(held.is_held(), "who had the lock has it");
+    assert!(held.is_held(), "the holder still has the lock");
     assert!(!earlier.waiting.is_finished() && !later.waiting.is_finished());
 
     held.release().await.unwrap();
     let taken = earlier.waiting.await.unwrap().unwrap();
-    assert!(!later.waiting.is_finished(), "first come, first served");
+    assert!(!later.waiting.is_finished(), "the waiters acquire in arrival order");
     taken.verify().await.unwrap();
     taken.release().await.unwrap();
     later.waiting.await.unwrap().unwrap().release().await.unwrap();
     client.status().await.unwrap();
     show(format_args!(
-        "1000 waiters died, gone from the queue {gone:.2?} later; meanwhile the two others asked {asked:?} (to get there: {before:?})"
+        "1000 waiters died and left the queue within {gone:.2?}; store calls of the two others meanwhile {asked:?}, before {before:?}"
     ));
     for asked in asked {
-        // Each looks when the one before it vanishes; in whatever order a thousand do, that is seldom the same one's turn.
+        // A waiter checks the queue when its predecessor disappears. A thousand keys disappear in
+        // any order, so the predecessor of a survivor is rarely among the next ones.
         assert!(asked.commit + asked.range + asked.watch <= 200, "{asked:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! Where a campaign takes place: servers, processes of contenders, a proxy between each two of them, and what goes wrong with all of these.
+//! The setting of a campaign: servers, processes of contenders, a proxy between each process and
+//! each server, and the faults that hit them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,15 +19,15 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::check::{Evidence, Violation};
 use super::contender::directory;
-use super::record::{Creed, Event, Orders, machine_time, nanoseconds};
+use super::record::{Behaviour, Event, Orders, machine_time, nanoseconds};
 
-/// Only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// How long after it went on a server that was stopped may still end leases for which another leads.
+/// How long after a stopped server continues it may still end leases although another member leads.
 const FAITHLESS: Duration = Duration::from_secs(5);
 
-/// What is to happen.
+/// What happens in a campaign.
 #[derive(Clone, Debug)]
 pub(crate) struct Campaign {
     pub(crate) scheme: &'static str,
@@ -35,43 +36,43 @@ pub(crate) struct Campaign {
     pub(crate) processes: usize,
     pub(crate) tasks: usize,
     pub(crate) locks: BTreeMap<String, Duration>,
-    pub(crate) creed: Creed,
+    pub(crate) behaviour: Behaviour,
     pub(crate) servers: &'static [ServerFault],
     pub(crate) clients: &'static [ClientFault],
 }
 
-/// What happens to a server.
+/// A fault of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ServerFault {
     Killed,
-    /// For longer than most locks live.
+    /// The server is stopped for longer than most locks live.
     Stopped,
-    /// No client reaches it.
+    /// No client reaches the server.
     CutOff,
 }
 
-/// What happens to a process of contenders.
+/// A fault of a process of contenders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ClientFault {
-    /// Another one takes its place.
+    /// The process is killed, and another process takes its place.
     Killed,
-    /// For longer than most locks live.
+    /// The process is stopped for longer than most locks live.
     Stopped,
-    /// It reaches no server.
+    /// The process reaches no server.
     CutOff,
-    /// It reaches them, and gets no answers.
+    /// The process reaches the servers but gets no answers.
     Deafened,
-    /// Its connections are reset.
+    /// The connections of the process are reset.
     Reset,
 }
 
-/// Servers and processes, and what is known of them.
+/// The servers and processes of a campaign, and their log.
 pub(crate) struct Ground {
     campaign: Campaign,
-    /// Which servers may end leases that they had confirmed: see [`Ground::faithless`].
+    /// Whether servers of this version may end leases that they had confirmed.
     has_faithless_leaders: bool,
     files: tempfile::TempDir,
-    /// Of each process its way to each server.
+    /// The proxies of each process, one for each server.
     proxies: Vec<Vec<Proxy>>,
     directs: Vec<Client>,
     state: RefCell<State>,
@@ -113,7 +114,8 @@ impl Ground {
         }
     }
 
-    /// Contends while things go wrong, then heals all and lets everybody finish. The answer is what is known then.
+    /// Runs the contenders under faults, then removes all faults and lets the contenders finish.
+    /// Returns the evidence, and the violations that the run itself found.
     pub(crate) async fn contend(&self, cluster: &mut Cluster) -> (Evidence, Vec<Violation>) {
         let mut all: Vec<Contenders> = (0..self.campaign.processes).map(|place| self.start(place)).collect();
         let end = Instant::now() + self.campaign.time;
@@ -126,18 +128,18 @@ impl Ground {
             violations.extend(self.finish(contenders).await);
         }
         violations.extend(self.left_behind().await);
-        let history = if self.campaign.creed == Creed::Unwritten { None } else { Some(self.history().await) };
+        let history = if self.campaign.behaviour == Behaviour::LockOnly { None } else { Some(self.history().await) };
         let state = self.state.borrow();
         let said = state.logs.iter().map(|(process, path)| (*process, read(&std::fs::read_to_string(path).unwrap()))).collect();
         (Evidence { said, killed: state.killed.clone(), history, faithless: state.faithless.clone() }, violations)
     }
 
-    /// How often what went wrong.
+    /// How often each fault happened.
     pub(crate) fn faults(&self) -> BTreeMap<String, usize> {
         self.state.borrow().faults.clone()
     }
 
-    /// Starts a process that takes this place.
+    /// Starts a process at this place.
     pub(crate) fn start(&self, place: usize) -> Contenders {
         let mut state = self.state.borrow_mut();
         let process = state.logs.len();
@@ -150,7 +152,7 @@ impl Ground {
             seed: self.campaign.seed.wrapping_add(process as u64),
             tasks: self.campaign.tasks,
             locks: self.campaign.locks.clone(),
-            creed: self.campaign.creed,
+            behaviour: self.campaign.behaviour,
         };
         state.logs.insert(process, path);
         let child = Command::new(env!("CARGO_BIN_EXE_contenders"))
@@ -231,7 +233,8 @@ impl Ground {
         }
     }
 
-    /// About as long as the locks live: shorter than the longest, mostly longer than the shortest.
+    /// About as long as the locks live: shorter than the longest, and mostly longer than the
+    /// shortest.
     fn long(&self, rng: &mut Rng) -> Duration {
         let longest = self.campaign.locks.values().max().copied().unwrap_or_default();
         longest.mul_f64(0.3 + rng.f64())
@@ -265,13 +268,13 @@ impl Ground {
         None
     }
 
-    /// Everybody gets the lock once more, and ends.
+    /// Lets the contenders of a process acquire each lock once more, and waits for their end.
     async fn finish(&self, mut contenders: Contenders) -> Vec<Violation> {
         let mut input = contenders.child.stdin.take().unwrap();
         input.write_all(b"finish\n").await.unwrap();
         match timeout(LIMIT, contenders.child.wait()).await {
             Ok(ended) => {
-                assert!(ended.unwrap().success(), "process {} fails", contenders.process);
+                assert!(ended.unwrap().success(), "process {} failed", contenders.process);
                 Vec::new()
             }
             Err(_) => {
@@ -282,7 +285,7 @@ impl Ground {
         }
     }
 
-    /// No key of anybody stays.
+    /// Waits until all queues are empty. Returns those that are not.
     async fn left_behind(&self) -> Vec<Violation> {
         let begun = Instant::now();
         loop {
@@ -294,7 +297,7 @@ impl Ground {
         }
     }
 
-    /// The queues that have somebody in them.
+    /// The queues that are not empty.
     async fn forgotten(&self) -> Vec<Violation> {
         let mut forgotten = Vec::new();
         for lock in self.campaign.locks.keys() {
@@ -312,7 +315,7 @@ impl Ground {
     }
 }
 
-/// All that happened in a store that never was compacted.
+/// The whole history of a store that was never compacted.
 pub(crate) async fn history(store: &dyn Store) -> Vec<Batch> {
     let end = Op::put(&Key::parse("/mutex/end").unwrap(), "here".into());
     let end = store.commit(Txn { then: vec![end], ..Txn::default() }).await.unwrap().revision;
@@ -338,15 +341,15 @@ pub(crate) async fn history(store: &dyn Store) -> Vec<Batch> {
     batches
 }
 
-/// What was said.
+/// Parses the log of a process.
 pub(crate) fn read(text: &str) -> Vec<Event> {
-    // Of a process that was killed the last line may be half of one.
+    // A process that was killed may have written only half of its last line.
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
     text[..whole].lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 impl Contenders {
-    /// Stops the process and lets it go on, whatever becomes of the test.
+    /// Stops the process for this time. A separate shell continues it even if the test has ended.
     pub(crate) async fn stop(&self, time: Duration) {
         let Some(id) = self.child.id() else { return };
         let script = format!("kill -STOP {id} && sleep {:.3} && kill -CONT {id}", time.as_secs_f64());

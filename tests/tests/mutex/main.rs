@@ -1,9 +1,12 @@
-//! One at a time, whatever happens: processes of contenders on real servers and in memory, while servers and processes are killed, stopped and cut off.
+//! Mutual exclusion under faults: processes of contenders use the locks of real servers and of the
+//! memory store, while servers and processes are killed, stopped and cut off.
 //!
-//! Contenders (`contender.rs`) say what they do (`record.rs`); when all is over it is held against the store's own history (`check.rs`). What
-//! goes wrong is in `ground.rs`. That the checker sees what it must is shown with locks that are broken (`broken.rs`).
+//! Contenders (`contender.rs`) report what they do (`record.rs`). At the end `check.rs` compares
+//! the reports with the history of the store. The faults are in `ground.rs`. Locks with defects
+//! (`broken.rs`) show that the checks detect what they must.
 //!
-//! `MUTEX_SECONDS` makes the campaigns longer, `MUTEX_SEEDS` those in memory more, `MUTEX_SEED` sets the seed.
+//! `MUTEX_SECONDS` sets the length of a campaign, `MUTEX_SEEDS` the number of campaigns in memory,
+//! and `MUTEX_SEED` the seed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -26,19 +29,20 @@ use tokio::sync::Mutex;
 
 use self::check::{Figures, Violation, check};
 use self::ground::{Campaign, ClientFault, Ground, ServerFault};
-use self::record::Creed;
+use self::record::Behaviour;
 
-/// Campaigns disturb each other: one after the other.
+/// Runs campaigns one after the other, because they would disturb each other.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// The figures of a run: past the capture of a test that passes, so that they are in every log.
+/// Writes the figures of a run to standard error without the test harness, which would hide the
+/// output of a passing test.
 fn show(figures: std::fmt::Arguments<'_>) {
     let mut log = std::io::stderr();
     writeln!(log, "mutex: {figures}").unwrap();
 }
 
 fn from_env(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
 }
 
 fn locks(locks: &[(&str, u64)]) -> BTreeMap<String, Duration> {
@@ -51,10 +55,10 @@ fn campaign(scheme: &'static str, seconds: u64) -> Campaign {
         seed: from_env("MUTEX_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000)),
         time: Duration::from_secs(from_env("MUTEX_SECONDS").unwrap_or(seconds)),
         processes: 3,
-        // For each of three locks: eighteen in each process.
+        // With three locks, each process has eighteen tasks.
         tasks: 6,
         locks: locks(&[("long", 5), ("middle", 3), ("short", 2)]),
-        creed: Creed::Sound,
+        behaviour: Behaviour::Correct,
         servers: &[],
         clients: &[ClientFault::Killed, ClientFault::Stopped, ClientFault::CutOff, ClientFault::Deafened, ClientFault::Reset],
     }
@@ -64,7 +68,7 @@ async fn holds(members: usize, campaign: Campaign) -> Figures {
     let _alone = ALONE.lock().await;
     let cluster = Etcd::cluster(members).await;
     if campaign.scheme == "etcd2" {
-        // Panics, and says what to do, where the servers have no v2 API.
+        // Panics with instructions if the servers have no v2 API.
         let _ = cluster.url_v2();
     }
     holds_on(cluster, campaign).await
@@ -90,33 +94,33 @@ const SERVERS: &[ServerFault] = &[ServerFault::Stopped, ServerFault::CutOff];
 const KILLED_SERVERS: &[ServerFault] = &[ServerFault::Killed, ServerFault::Stopped, ServerFault::CutOff];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn l1_l4_one_at_a_time_while_members_and_clients_are_killed_stopped_and_cut_off() {
+async fn v3_mutual_exclusion_survives_killed_members() {
     let figures = holds(3, Campaign { servers: KILLED_SERVERS, ..campaign("etcd", 20) }).await;
     assert!(figures.grants >= 200 && figures.committed >= 200 && figures.late_refused >= 20, "{figures}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn l1_l4_one_at_a_time_while_members_and_clients_are_stopped_and_cut_off() {
+async fn v3_mutual_exclusion_survives_stopped_members() {
     let figures = holds(3, Campaign { servers: SERVERS, ..campaign("etcd", 12) }).await;
     assert!(figures.grants >= 100 && figures.committed >= 100 && figures.late_refused >= 10, "{figures}");
 }
 
-/// In the middle of a rolling upgrade the members may answer differently.
+/// During a rolling upgrade, members may answer differently.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs two etcd lines: ETCD_BIN names one and ETCD_NEXT_BIN the next"]
-async fn mixed_cluster_one_at_a_time_while_members_and_clients_are_killed_stopped_and_cut_off() {
+async fn mixed_cluster_mutual_exclusion_survives_killed_members() {
     let _alone = ALONE.lock().await;
     let cluster = mixed_cluster(3).await;
     let figures = holds_on(cluster, Campaign { servers: KILLED_SERVERS, ..campaign("etcd", 20) }).await;
     assert!(figures.grants >= 200 && figures.committed >= 200 && figures.late_refused >= 20, "{figures}");
 }
 
-/// The same ground and the same checks, and contenders that write without a guard.
+/// The same faults and checks, with contenders that write without a guard.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_checker_sees_what_processes_do_without_a_guard() {
+async fn checker_detects_unguarded_writes_of_processes() {
     let _alone = ALONE.lock().await;
     let mut cluster = Etcd::cluster(1).await;
-    let campaign = Campaign { creed: Creed::Unguarded, time: Duration::from_secs(2), clients: &[], ..campaign("etcd", 0) };
+    let campaign = Campaign { behaviour: Behaviour::Unguarded, time: Duration::from_secs(2), clients: &[], ..campaign("etcd", 0) };
     let ground = Ground::of(&cluster, campaign).await;
     let (evidence, forgotten) = ground.contend(&mut cluster).await;
     let (_, seen) = check(&evidence);
@@ -124,15 +128,15 @@ async fn the_checker_sees_what_processes_do_without_a_guard() {
     assert!(seen.iter().any(|violation| matches!(violation, Violation::NotTheFirst { .. })), "{seen:?}");
 }
 
-/// Without guarded writes, which v2 has not.
+/// v2 has no guarded writes, so the contenders only hold locks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn v2_l1_l4_one_at_a_time_while_the_server_and_clients_are_killed_stopped_and_cut_off() {
-    let figures = holds(1, Campaign { servers: KILLED_SERVERS, creed: Creed::Unwritten, ..campaign("etcd2", 10) }).await;
+async fn v2_mutual_exclusion_survives_killed_server() {
+    let figures = holds(1, Campaign { servers: KILLED_SERVERS, behaviour: Behaviour::LockOnly, ..campaign("etcd2", 10) }).await;
     assert!(figures.grants >= 50, "{figures}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn v2_l1_l4_one_at_a_time_while_the_server_and_clients_are_stopped_and_cut_off() {
-    let figures = holds(1, Campaign { servers: SERVERS, creed: Creed::Unwritten, ..campaign("etcd2", 10) }).await;
+async fn v2_mutual_exclusion_survives_stopped_server() {
+    let figures = holds(1, Campaign { servers: SERVERS, behaviour: Behaviour::LockOnly, ..campaign("etcd2", 10) }).await;
     assert!(figures.grants >= 50, "{figures}");
 }

@@ -1,4 +1,5 @@
-//! Contenders in memory: time is tokio's, faults are the memory store's own, and a seed makes the same run again.
+//! Contenders on the memory store with paused time and the store's own faults. The same seed
+//! repeats the same run.
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -14,18 +15,19 @@ use tokio::time::{Instant, sleep, timeout};
 use super::check::{Evidence, Figures, Violation, check};
 use super::contender::{Contenders, directory};
 use super::ground::{history, read};
-use super::record::{Creed, Event, Log, Places, nanoseconds};
+use super::record::{Behaviour, Event, Log, Places, nanoseconds};
 use super::{from_env, locks, show};
 
 const CLIENTS: usize = 3;
 
-/// How long the faults go on, and after them at most the waiting, in the store's time.
+/// How long the faults continue. `LIMIT` is the longest wait after them. Both are in the store's
+/// time.
 const TIME: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// One run, from its seed.
-async fn contend(seed: u64, creed: Creed) -> (Figures, Vec<Violation>) {
-    // What the library draws is drawn from it too.
+/// Runs one campaign from a seed.
+async fn contend(seed: u64, behaviour: Behaviour) -> (Figures, Vec<Violation>) {
+    // The library takes its random numbers from the same seed.
     fastrand::seed(seed);
     START.set(Some(Instant::now()));
     let mut rng = Rng::with_seed(seed);
@@ -39,7 +41,7 @@ async fn contend(seed: u64, creed: Creed) -> (Figures, Vec<Violation>) {
     let mut all = Vec::new();
     for process in 0..CLIENTS {
         let client = Client::with_store(store.clone());
-        let contenders = Contenders { process, client, log: log.clone(), locks: locks.clone(), creed, finish: finish.clone() };
+        let contenders = Contenders { process, client, log: log.clone(), locks: locks.clone(), behaviour, finish: finish.clone() };
         all.push(tokio::spawn(contenders.run(3, rng.u64(..))));
     }
     trouble(&store.faults(), &mut rng).await;
@@ -55,7 +57,7 @@ async fn contend(seed: u64, creed: Creed) -> (Figures, Vec<Violation>) {
             }
         }
     }
-    // What was left without a word is gone then.
+    // Locks that were abandoned have expired by then.
     sleep(TIME).await;
     let client = Client::with_store(store.clone());
     for lock in locks.keys() {
@@ -72,7 +74,7 @@ async fn contend(seed: u64, creed: Creed) -> (Figures, Vec<Violation>) {
     (figures, violations)
 }
 
-/// One fault after the other, and healed at the end.
+/// Injects one fault after the other, and removes all of them at the end.
 async fn trouble(faults: &Faults, rng: &mut Rng) {
     let end = Instant::now() + TIME;
     while Instant::now() < end {
@@ -91,7 +93,7 @@ async fn trouble(faults: &Faults, rng: &mut Rng) {
                 sleep(Duration::from_millis(rng.u64(1..4000))).await;
                 faults.start();
             }
-            // Nothing that is sent to keep leases alive arrives, for longer than the short ones live.
+            // All keep-alives are lost for longer than the short leases live.
             _ => {
                 faults.lose_request(Calls::KeepAlives, usize::MAX);
                 sleep(Duration::from_millis(rng.u64(1000..6000))).await;
@@ -101,7 +103,7 @@ async fn trouble(faults: &Faults, rng: &mut Rng) {
         sleep(Duration::from_millis(rng.u64(1..1000))).await;
         if rng.bool() {
             faults.clear();
-            // No store answers in no time at all.
+            // A real store never answers in zero time.
             faults.delay(Calls::All, Duration::from_millis(1));
         }
     }
@@ -113,7 +115,7 @@ thread_local! {
     static START: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Since the run on this thread began.
+/// The time since the run on this thread began.
 fn tokio_time() -> u64 {
     nanoseconds(START.get().unwrap().elapsed())
 }
@@ -140,50 +142,50 @@ impl Write for Heap {
 }
 
 #[tokio::test(start_paused = true)]
-async fn l1_l4_one_at_a_time_in_memory_whatever_fails() {
+async fn mutual_exclusion_survives_any_fault() {
     let first = from_env("MUTEX_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
     let seeds = from_env("MUTEX_SEEDS").unwrap_or(2);
     for seed in first..first + seeds {
-        let (figures, violations) = contend(seed, Creed::Sound).await;
+        let (figures, violations) = contend(seed, Behaviour::Correct).await;
         show(format_args!("memory, seed {seed}: {figures}; {} violations", violations.len()));
         assert!(violations.is_empty(), "seed {seed}: {:#?}", &violations[..violations.len().min(10)]);
         assert!(figures.grants >= 100, "seed {seed}: {figures}");
     }
 }
 
-/// What the checker says of contenders with this defect.
-async fn seen_of(creed: Creed) -> Vec<Violation> {
-    contend(1, creed).await.1
+/// The violations that the checker finds for contenders with this defect.
+async fn violations_of(behaviour: Behaviour) -> Vec<Violation> {
+    contend(1, behaviour).await.1
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_checker_sees_writes_without_a_guard() {
-    let seen = seen_of(Creed::Unguarded).await;
+async fn checker_detects_unguarded_writes() {
+    let seen = violations_of(Behaviour::Unguarded).await;
     assert!(seen.iter().any(|violation| matches!(violation, Violation::NotTheFirst { .. })), "{seen:?}");
     assert!(seen.iter().any(|violation| matches!(violation, Violation::FenceWentBack { .. })), "{seen:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_checker_sees_a_holder_who_trusts_the_keep_alive() {
-    let seen = seen_of(Creed::Trusting).await;
+async fn checker_detects_trust_in_keep_alive() {
+    let seen = violations_of(Behaviour::TrustsKeepAlive).await;
     assert!(seen.iter().any(|violation| matches!(violation, Violation::HeldTwice { .. })), "{seen:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn checker_sees_a_lease_trusted_a_second_too_long() {
-    let seen = seen_of(Creed::Overlong).await;
+async fn checker_detects_lease_trusted_too_long() {
+    let seen = violations_of(Behaviour::TrustsTooLong).await;
     assert!(seen.iter().any(|violation| matches!(violation, Violation::HeldTwice { .. })), "{seen:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_checker_sees_a_waiter_who_does_not_look() {
-    let seen = seen_of(Creed::Hasty).await;
+async fn checker_detects_waiter_that_skips_check() {
+    let seen = violations_of(Behaviour::SkipsCheck).await;
     assert!(seen.iter().any(|violation| matches!(violation, Violation::NotTheFirst { .. })), "{seen:?}");
     assert!(seen.iter().any(|violation| matches!(violation, Violation::HeldTwice { .. })), "{seen:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_checker_sees_a_waiter_who_is_forgotten() {
-    let seen = seen_of(Creed::Forgetful).await;
+async fn checker_detects_waiter_that_never_acquires() {
+    let seen = violations_of(Behaviour::NeverContinues).await;
     assert!(seen.iter().any(|violation| matches!(violation, Violation::Forgotten { .. })), "{seen:?}");
 }

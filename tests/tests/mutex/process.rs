@@ -1,5 +1,5 @@
-//! A process of contenders, for `mutex`: they contend until the line `finish` comes in. It ends at once when its input does, which is when the
-//! test does.
+//! A process of contenders for the tests in `mutex`. The contenders run until the line `finish`
+//! arrives. The process exits at once when its input ends, which is when the test ends.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -19,13 +19,13 @@ use self::record::{Log, Orders, Places, machine_time};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
-    let orders = env::args().nth(1).expect("it is started by a test, with its orders");
-    let Orders { process, address, log, seed, tasks, locks, creed } = serde_json::from_str(&orders).unwrap();
+    let orders = env::args().nth(1).expect("a test starts this process with its orders");
+    let Orders { process, address, log, seed, tasks, locks, behaviour } = serde_json::from_str(&orders).unwrap();
     let log = Arc::new(Log::new(File::create(log).unwrap(), machine_time));
     tracing::subscriber::set_global_default(Places(log.clone())).unwrap();
     let client = Client::builder(&address).connect_lazy().unwrap();
     let finish = Arc::new(AtomicBool::new(false));
-    let contenders = Contenders { process, client, log, locks: Arc::new(locks), creed, finish: finish.clone() };
+    let contenders = Contenders { process, client, log, locks: Arc::new(locks), behaviour, finish: finish.clone() };
     thread::spawn(move || listen(&finish));
     contenders.run(tasks, seed).await;
 }

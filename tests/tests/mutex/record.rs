@@ -1,4 +1,5 @@
-//! What contenders say: one event after the other, with times of a clock that all processes of a machine read alike.
+//! The reports of contenders: a sequence of events, with the times of a clock that all processes of
+//! a machine share.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -10,93 +11,95 @@ use serde::{Deserialize, Serialize};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Level, Metadata, Subscriber};
 
-/// What a process of contenders is told when it is started.
+/// The instructions for a process of contenders.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Orders {
-    /// Its number; no other process of a campaign has the same.
+    /// The number of the process, unique in a campaign.
     pub(crate) process: usize,
-    /// The store.
+    /// The address of the store.
     pub(crate) address: String,
-    /// The file for its events.
+    /// The file for the events of the process.
     pub(crate) log: String,
     pub(crate) seed: u64,
-    /// How many contend for each lock.
+    /// The number of tasks for each lock.
     pub(crate) tasks: usize,
-    /// The locks, with their times to live.
+    /// The locks and their times to live.
     pub(crate) locks: BTreeMap<String, Duration>,
-    pub(crate) creed: Creed,
+    pub(crate) behaviour: Behaviour,
 }
 
-/// How contenders do it. Most are defects that the checker must see.
+/// How contenders use locks. Most behaviours are defects that the checker must detect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Creed {
-    /// The library's locks, and writes that are guarded by them.
-    Sound,
-    /// The library's locks, where there are no guarded writes.
-    Unwritten,
-    /// The library's locks, and writes that trust in having the lock.
+pub(crate) enum Behaviour {
+    /// Locks of the library, and writes guarded by them.
+    Correct,
+    /// Locks of the library, on a store without guarded writes.
+    LockOnly,
+    /// Locks of the library, and writes without a guard.
     Unguarded,
-    /// A lock is held as long as no keep-alive was refused.
-    Trusting,
-    /// A lease is trusted for a second longer than the server confirmed it.
-    Overlong,
-    /// Whoever was before us is gone, so the lock is ours.
-    Hasty,
-    /// Who was before us is gone, and nobody told us to go on.
-    Forgetful,
-    /// No defect: the library's locks, and whoever has one keeps it.
-    Keeping,
+    /// Defect: the holder trusts the lease until a keep-alive is refused.
+    TrustsKeepAlive,
+    /// Defect: the holder trusts a lease one second longer than the server confirmed.
+    TrustsTooLong,
+    /// Defect: when its predecessor is gone, the waiter takes the lock without another check.
+    SkipsCheck,
+    /// Defect: the waiter never continues after its predecessor is gone.
+    NeverContinues,
+    /// No defect: locks of the library that are never released.
+    KeepsLock,
 }
 
-/// Something that happened to a contender.
+/// An event of a contender.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Event {
-    /// It got a lock, after so long.
+    /// The contender acquired a lock after waiting this long.
     Granted { lock: String, fence: u64, waited: Duration },
-    /// It stopped waiting for one.
+    /// The contender stopped waiting for a lock.
     Left { why: String },
-    /// `is_held()` was true at both times, and so between them. A later event of the same fence may say more.
+    /// `is_held()` was true at both times and between them. A later event with the same fence may
+    /// extend the period.
     Held { lock: String, fence: u64, from: u64, until: u64 },
-    /// It lost a lock while it had it.
+    /// The contender lost a lock that it held.
     Lost { why: String },
-    /// A waiter lost its place.
+    /// A waiter lost its key in the queue.
     PlaceLost,
-    /// It wrote, or tried to.
+    /// The contender wrote, or tried to write.
     Wrote { lock: String, mark: Mark, late: bool, outcome: Outcome },
-    /// It has done what it was to do.
+    /// The contender has finished.
     Done,
 }
 
-/// What is written under a lock.
+/// The value that is written under a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mark {
-    /// By which process.
+    /// The process that wrote the value.
     pub(crate) process: usize,
     pub(crate) fence: u64,
-    /// What was read under the lock, and one more. Zero for what counts nothing.
+    /// The count that was read under the lock, plus one. Zero if the write counts nothing.
     pub(crate) count: u64,
-    /// No other write has it.
+    /// A number that no other write has.
     pub(crate) nonce: u64,
 }
 
-/// What became of a write, as its writer was told.
+/// The outcome of a write, as the writer knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Outcome {
-    /// At this revision.
+    /// Committed at this revision.
     Committed(u64),
-    /// Not written, and never will be.
+    /// Not written, now or later.
     Refused(String),
     Unknown,
 }
 
-/// Where events go, and what time it is.
+/// The destination of events, and the clock.
 pub(crate) struct Log {
     sink: Mutex<Box<dyn Write + Send>>,
     clock: fn() -> u64,
 }
 
 impl Log {
-    /// Each event is written by itself, so that a process that is killed has said what it did. The clock counts nanoseconds.
+    /// Writes each event separately, so that the reports of a killed process are complete up to
+    /// then. The clock counts nanoseconds.
     pub(crate) fn new(sink: impl Write + Send + 'static, clock: fn() -> u64) -> Self {
         Self { sink: Mutex::new(Box::new(sink)), clock }
     }
@@ -112,7 +115,8 @@ impl Log {
     }
 }
 
-/// In nanoseconds. The same for all processes of the machine, and goes on while one of them is stopped.
+/// The time in nanoseconds. All processes of the machine share this clock, and it continues while
+/// one of them is stopped.
 pub(crate) fn machine_time() -> u64 {
     let read = clock_gettime(ClockId::Boottime);
     nanoseconds(Duration::new(read.tv_sec.unsigned_abs(), u32::try_from(read.tv_nsec).unwrap()))
@@ -122,7 +126,7 @@ pub(crate) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap()
 }
 
-/// Hears from the library of places that waiters lost.
+/// Receives the library's log events about waiters that lost their place.
 pub(crate) struct Places(pub(crate) Arc<Log>);
 
 impl Subscriber for Places {

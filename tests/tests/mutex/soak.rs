@@ -1,6 +1,8 @@
-//! A soak: clients of a cluster lock, write, watch, view and publish for a quarter of an hour while members and connections fail. `tests/soak/run` runs it.
+//! A soak test: clients of a cluster lock, write, watch, view and publish for a quarter of an hour
+//! while members and connections fail. `tests/soak/run` runs it.
 //!
-//! What the clients do is in `work.rs`, what goes wrong in `faults.rs`, and what is counted in `record.rs`. The checks are those of `etcd_typed_tests::checks`.
+//! The work of the clients is in `work.rs`, the faults are in `faults.rs`, and the counts are in
+//! `record.rs`. The checks are those of `etcd_typed_tests::checks`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -18,11 +20,11 @@ use self::record::{Memory, Record, show};
 use self::work::Work;
 
 const CLIENTS: usize = 3;
-/// How long everything may take to be as it should be, once nothing goes wrong any more.
+/// How long the clients may take to recover after the last fault.
 const CALM: Duration = Duration::from_secs(90);
 
 fn from_env(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -41,7 +43,7 @@ async fn soak() {
     let memory = memory.await.unwrap();
     show(format_args!("calm: {record}"));
     if timeout(CALM, work.end(&record)).await.is_err() {
-        record.violation("the clients do not end".to_owned());
+        record.violation("the clients did not end in time".to_owned());
     }
     for member in cluster.members() {
         nothing_is_left(member, &record).await;
@@ -55,7 +57,7 @@ async fn soak() {
     assert!(memory.is_flat(), "seed {seed}: {memory:?}");
 }
 
-/// Of each client its way to each member.
+/// The proxies of each client, one for each member.
 async fn proxies(cluster: &Cluster) -> Vec<Vec<Proxy>> {
     let mut proxies = Vec::new();
     for _ in 0..CLIENTS {
@@ -68,11 +70,11 @@ async fn proxies(cluster: &Cluster) -> Vec<Vec<Proxy>> {
     proxies
 }
 
-/// Neither keys nor leases nor watches: what is not deleted at once ends with its lease.
+/// Waits until the member has no key, no lease and no watch. A leftover key goes with its lease.
 async fn nothing_is_left(member: &Etcd, record: &Record) {
     let begun = Instant::now();
     loop {
-        // All keys there are.
+        // All keys of the store.
         let keys = member.call("/v3/kv/range", r#"{"key": "AA==", "range_end": "AA==", "keys_only": true}"#).await;
         let leases = member.call("/v3/lease/leases", "{}").await;
         let watchers = watchers(member).await;
@@ -93,6 +95,6 @@ async fn watchers(member: &Etcd) -> f64 {
     connection.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
     let mut page = String::new();
     connection.read_to_string(&mut page).await.unwrap();
-    let line = page.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total ")).expect("the metric is there");
+    let line = page.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total ")).expect("the server has this metric");
     line.parse().unwrap()
 }

@@ -1,5 +1,6 @@
-//! What is wrong: values that are none, keys of others, names that would leave their place, sizes beyond limits, servers that are no etcd. Each is a
-//! typed error or handled, on every store, and nothing else is touched.
+//! Bad input on every store: values that cannot be decoded, foreign keys, names that would leave
+//! their directory, sizes beyond limits, and servers that are not etcd. Each case is handled or
+//! returns a typed error, and no other key changes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -15,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-/// Long enough that what ends at all has ended; only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -53,7 +54,7 @@ fn app() -> App {
     }
 }
 
-/// A client whose namespace is the case's own.
+/// A client whose namespace only this case uses.
 struct Bench {
     client: Client,
 }
@@ -71,12 +72,12 @@ impl Bench {
         AppDir::open(&self.client, "prod").unwrap()
     }
 
-    /// Writes as somebody who knows of no schema.
+    /// Writes a key without a schema, as another program does.
     async fn foreign(&self, path: &str, value: &str) {
         self.client.entry::<String>(path).unwrap().set(&value.to_owned()).await.unwrap();
     }
 
-    /// Everything in the namespace, as stored.
+    /// All keys and values of the namespace, as stored.
     async fn all(&self) -> BTreeMap<String, String> {
         let reply = self.client.store().range(Range::of(Span::Below(self.client.namespace().clone()))).await.unwrap();
         let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
@@ -111,20 +112,20 @@ macro_rules! on_every_store {
 }
 
 on_every_store! {
-    what_cannot_be_decoded_names_key_and_reason
-    everything_that_is_missing_is_listed_at_once
-    keys_of_others_are_left_alone
-    a_foreign_name_in_a_map_is_said
-    a_value_beyond_the_limit_is_too_large
-    more_keys_than_a_transaction_takes
-    names_as_map_keys_stay_what_and_where_they_are
-    names_as_parameters_stay_what_and_where_they_are
-    paths_are_refused_or_mean_just_that_key
-    values_that_are_no_text
-    an_invalid_value_is_refused_before_it_is_sent
+    decode_error_names_key_and_reason
+    all_missing_fields_are_listed
+    foreign_keys_are_not_changed
+    foreign_map_name_is_reported
+    oversized_value_is_too_large
+    too_many_keys_need_non_atomic
+    any_name_works_as_map_key
+    any_name_works_as_parameter
+    paths_are_refused_or_exact
+    binary_values_are_stored_or_refused
+    unencodable_value_is_refused_before_sending
 }
 
-async fn what_cannot_be_decoded_names_key_and_reason(bench: Bench) {
+async fn decode_error_names_key_and_reason(bench: Bench) {
     let dir = bench.app();
     dir.set(&app()).non_atomic().await.unwrap();
     for bad in ["", "many", "-1", "4294967296", "1 2", "1.0"] {
@@ -142,7 +143,7 @@ async fn what_cannot_be_decoded_names_key_and_reason(bench: Bench) {
     let at = |path: &str| (bench.client.namespace().join(&Key::parse(path).unwrap()), ProblemKind::Undecodable);
     assert_eq!(wrong, [at("/prod/app/limit"), at("/prod/app/quotas/acme"), at("/prod/app/regions/eu/pool")]);
     assert!(error.problems().iter().all(|problem| problem.revision.is_some()));
-    // It can be mended, and what was bad does not stand in the way.
+    // The bad value can be replaced.
     let seen = dir.limit.modify(|_| Some(1)).await.unwrap_err();
     assert_eq!(seen.kind(), ErrorKind::Decode);
     assert_eq!(dir.limit.swap(&1).await.unwrap(), None);
@@ -150,7 +151,7 @@ async fn what_cannot_be_decoded_names_key_and_reason(bench: Bench) {
     assert_eq!(*dir.get().await.unwrap(), app());
 }
 
-async fn everything_that_is_missing_is_listed_at_once(bench: Bench) {
+async fn all_missing_fields_are_listed(bench: Bench) {
     let dir = bench.app();
     bench.foreign("/prod/app/regions/eu/pool", "1").await;
     let error = dir.get().await.unwrap_err();
@@ -166,7 +167,8 @@ async fn everything_that_is_missing_is_listed_at_once(bench: Bench) {
     assert_eq!((refused.kind(), refused.problems().len()), (ErrorKind::Invalid, 5));
 }
 
-/// Beside the keys of the schema, deeper, hidden, and in directories whose names begin alike.
+/// Foreign keys beside those of the schema, deeper, hidden, and in directories whose names start
+/// alike.
 const FOREIGN: [&str; 8] = [
     "/prod/app/unknown",
     "/prod/app/database/unknown",
@@ -178,13 +180,13 @@ const FOREIGN: [&str; 8] = [
     "/produce/app/limit",
 ];
 
-async fn keys_of_others_are_left_alone(bench: Bench) {
+async fn foreign_keys_are_not_changed(bench: Bench) {
     let dir = bench.app();
     for path in FOREIGN {
         bench.foreign(path, "foreign").await;
     }
     let foreign: BTreeMap<_, _> = FOREIGN.iter().map(|path| ((*path).to_owned(), "foreign".to_owned())).collect();
-    dir.create(&app()).non_atomic().await.expect("no key of the schema is there");
+    dir.create(&app()).non_atomic().await.expect("no key of the schema exists");
     assert_eq!(*dir.get().await.unwrap(), app());
     let smaller = App { note: None, quotas: BTreeMap::new(), regions: BTreeMap::new(), ..app() };
     dir.set(&smaller).non_atomic().await.unwrap();
@@ -197,7 +199,7 @@ async fn keys_of_others_are_left_alone(bench: Bench) {
     assert!(!dir.exists().await.unwrap());
     assert_eq!(bench.all().await, foreign);
 
-    // What is below an entry stays as long as the entry does, and goes with it.
+    // Foreign keys below a map entry stay as long as the entry, and are deleted with it.
     let inside = "/prod/app/regions/eu/unknown";
     bench.foreign(inside, "foreign").await;
     dir.set(&app()).non_atomic().await.unwrap();
@@ -208,7 +210,7 @@ async fn keys_of_others_are_left_alone(bench: Bench) {
     assert_eq!(bench.all().await, foreign);
 }
 
-async fn a_foreign_name_in_a_map_is_said(bench: Bench) {
+async fn foreign_map_name_is_reported(bench: Bench) {
     let dir = bench.app();
     dir.set(&app()).non_atomic().await.unwrap();
     bench.foreign("/prod/app/quotas/50%", "1").await;
@@ -222,20 +224,20 @@ async fn a_foreign_name_in_a_map_is_said(bench: Bench) {
     assert_eq!(dir.quotas.get().await.unwrap().get("50%"), Some(&1));
 }
 
-async fn a_value_beyond_the_limit_is_too_large(bench: Bench) {
+async fn oversized_value_is_too_large(bench: Bench) {
     let dir = bench.app();
     let large = "x".repeat(2 << 20);
     let refused = dir.name.set(&large).await.unwrap_err();
     assert_eq!((refused.kind(), refused.may_have_applied()), (ErrorKind::TooLarge, false));
     assert_eq!(refused.key(), Some(dir.name.key()));
-    assert!(refused.to_string().len() < 1000, "no value is in an error");
+    assert!(refused.to_string().len() < 1000, "the error does not contain the value");
     assert_eq!(bench.all().await, BTreeMap::new());
-    // The steps before it were written, and are said.
+    // The steps before the failed one were written, and the error lists their keys.
     let refused = dir.set(&App { note: Some(large), ..app() }).non_atomic().await.unwrap_err();
     assert_eq!((refused.kind(), refused.may_have_applied()), (ErrorKind::TooLarge, false));
     let written: Vec<_> = refused.written().iter().map(|key| key.as_str()[bench.client.namespace().as_str().len()..].to_owned()).collect();
     assert_eq!(written, bench.all().await.into_keys().collect::<Vec<_>>());
-    // Together too large for a transaction, and each small enough.
+    // The values fit one by one, but not in one transaction.
     let half = "x".repeat(1 << 20);
     let both = App { name: half.clone(), note: Some(half), ..app() };
     let refused = dir.set(&both).await.unwrap_err();
@@ -245,7 +247,7 @@ async fn a_value_beyond_the_limit_is_too_large(bench: Bench) {
     assert!(*dir.get().await.unwrap() == both);
 }
 
-async fn more_keys_than_a_transaction_takes(bench: Bench) {
+async fn too_many_keys_need_non_atomic(bench: Bench) {
     let dir = bench.app();
     let many = App { quotas: (0..300).map(|n| (format!("q{n}"), n)).collect(), ..app() };
     let expected = if bench.is("etcd v2") { ErrorKind::Unsupported } else { ErrorKind::TooManyOperations };
@@ -291,7 +293,7 @@ const NAMES: [&str; 24] = [
     "日本語",
 ];
 
-async fn names_as_map_keys_stay_what_and_where_they_are(bench: Bench) {
+async fn any_name_works_as_map_key(bench: Bench) {
     let dir = bench.app();
     dir.set(&App { quotas: BTreeMap::new(), regions: BTreeMap::new(), ..app() }).non_atomic().await.unwrap();
     let before = bench.all().await;
@@ -313,7 +315,7 @@ async fn names_as_map_keys_stay_what_and_where_they_are(bench: Bench) {
         streamed.insert(key, value.into_inner());
     }
     assert_eq!(streamed, quotas);
-    // Written and deleted as a whole.
+    // The map is written and deleted as a whole.
     dir.quotas.set(&BTreeMap::new()).non_atomic().await.unwrap();
     dir.quotas.set(&quotas).non_atomic().await.unwrap();
     assert_eq!(*dir.quotas.get().await.unwrap(), quotas);
@@ -321,11 +323,11 @@ async fn names_as_map_keys_stay_what_and_where_they_are(bench: Bench) {
         assert!(dir.quotas.entry(name).unwrap().delete().await.unwrap().is_some(), "{name:?}");
         assert!(dir.regions.dir(name).unwrap().delete().non_atomic().await.unwrap().is_some(), "{name:?}");
     }
-    assert_eq!(bench.all().await, before, "nothing else was touched");
+    assert_eq!(bench.all().await, before, "no other key changed");
     very_long(&bench, dir.quotas.entry(&"x".repeat(5000)).unwrap().set(&1).await.map(drop)).await;
 }
 
-/// A path that v2 cannot send is refused there.
+/// v2 refuses a path that is too long for a request.
 async fn very_long(bench: &Bench, written: Result<(), Error>) {
     if bench.is("etcd v2") {
         assert_eq!(written.unwrap_err().kind(), ErrorKind::InvalidKey);
@@ -335,7 +337,7 @@ async fn very_long(bench: &Bench, written: Result<(), Error>) {
     }
 }
 
-async fn names_as_parameters_stay_what_and_where_they_are(bench: Bench) {
+async fn any_name_works_as_parameter(bench: Bench) {
     bench.app().set(&app()).non_atomic().await.unwrap();
     let before = bench.all().await;
     let keys = before.len();
@@ -344,12 +346,12 @@ async fn names_as_parameters_stay_what_and_where_they_are(bench: Bench) {
         let own = App { name: (*name).to_owned(), ..app() };
         dir.create(&own).non_atomic().await.unwrap();
         assert_eq!(*dir.get().await.unwrap(), own, "{name:?}");
-        assert_eq!(bench.all().await.len(), keys * (count + 2), "{name:?} has a place of its own");
+        assert_eq!(bench.all().await.len(), keys * (count + 2), "{name:?} has its own directory");
     }
     for name in NAMES {
         AppDir::open(&bench.client, name).unwrap().delete().non_atomic().await.unwrap();
     }
-    assert_eq!(bench.all().await, before, "nothing else was touched");
+    assert_eq!(bench.all().await, before, "no other key changed");
     very_long(
         &bench,
         AppDir::open(&bench.client, "x".repeat(5000)).unwrap().quotas.entry(&"x".repeat(5000)).unwrap().set(&1).await.map(drop),
@@ -357,7 +359,7 @@ async fn names_as_parameters_stay_what_and_where_they_are(bench: Bench) {
     .await;
 }
 
-async fn paths_are_refused_or_mean_just_that_key(bench: Bench) {
+async fn paths_are_refused_or_exact(bench: Bench) {
     for path in
         ["", "a", "/", "//", "/a//b", "/a//", "/..", "/../x", "/a/..", "/a/../b", "/.", "/./a", "/a/./b", "/\0", "/a\n", "/\u{7f}", "a/b"]
     {
@@ -391,7 +393,7 @@ async fn paths_are_refused_or_mean_just_that_key(bench: Bench) {
         entry.delete().await.unwrap();
         assert_eq!(bench.all().await, BTreeMap::new());
     }
-    // v2 leaves it out of listings of what is above it, and reads it by name.
+    // v2 leaves a hidden key out of the listings above it, but reads it by name.
     let hidden = bench.client.entry::<String>("/_hidden/x").unwrap();
     hidden.set(&"v".to_owned()).await.unwrap();
     assert!(hidden.exists().await.unwrap());
@@ -399,14 +401,14 @@ async fn paths_are_refused_or_mean_just_that_key(bench: Bench) {
     very_long(&bench, bench.client.entry::<u8>(&format!("/{}", "x".repeat(5000))).unwrap().set(&1).await.map(drop)).await;
 }
 
-async fn values_that_are_no_text(bench: Bench) {
+async fn binary_values_are_stored_or_refused(bench: Bench) {
     let entry = bench.client.entry::<Bytes>("/binary").unwrap();
     for value in [&b"\xff\x00"[..], b"\xc3", b"\xed\xa0\x80", b"ok\xfe"] {
         let written = entry.set(&Bytes::from_static(value)).await;
         if bench.is("etcd v2") {
             let refused = written.unwrap_err();
             assert_eq!((refused.kind(), refused.may_have_applied()), (ErrorKind::Unsupported, false));
-            assert!(refused.to_string().contains("etcd v3"), "it names what to use: {refused}");
+            assert!(refused.to_string().contains("etcd v3"), "the error names etcd v3: {refused}");
             assert!(!entry.exists().await.unwrap());
         } else {
             written.unwrap();
@@ -415,7 +417,7 @@ async fn values_that_are_no_text(bench: Bench) {
             assert_eq!(error.kind(), ErrorKind::Decode);
         }
     }
-    // Text of every kind is text on every store.
+    // Text of every kind is stored unchanged on every store.
     for text in ["", " ", "\0", "a\r\nb", "\u{1f980}", "\u{feff}", "\u{2028}", "&+=%;#", "</script>"] {
         entry.set(&Bytes::copy_from_slice(text.as_bytes())).await.unwrap();
         let read = entry.get().await.unwrap().unwrap();
@@ -424,7 +426,7 @@ async fn values_that_are_no_text(bench: Bench) {
     }
 }
 
-async fn an_invalid_value_is_refused_before_it_is_sent(bench: Bench) {
+async fn unencodable_value_is_refused_before_sending(bench: Bench) {
     use std::os::unix::ffi::OsStringExt;
     let path = std::path::PathBuf::from(std::ffi::OsString::from_vec(vec![0xff]));
     let entry = bench.client.entry::<std::path::PathBuf>("/path").unwrap();
@@ -435,7 +437,7 @@ async fn an_invalid_value_is_refused_before_it_is_sent(bench: Bench) {
     assert!(!entry.exists().await.unwrap());
 }
 
-/// Standard Base64, for the server's JSON.
+/// Encodes Standard Base64, for the JSON form of the API.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digit = |group: u32, at: u32| char::from(DIGITS[(group >> (18 - 6 * at)) as usize & 63]);
@@ -448,7 +450,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn v3_keys_that_are_no_paths_are_somebody_elses() {
+async fn v3_keys_that_are_not_paths_are_ignored() {
     let etcd = etcd_typed_tests::shared("bad").await;
     let bench = Bench::of(&etcd.url_v3(), "raw").await;
     let dir = bench.app();
@@ -469,7 +471,7 @@ async fn v3_keys_that_are_no_paths_are_somebody_elses() {
     assert_eq!(dir.quotas.get().await.unwrap().len(), 1);
     let listed = bench.client.directory("/prod/app").unwrap().list_recursive().await.unwrap();
     assert!(listed.iter().all(|node| !node.path.contains('\u{fffd}') && !node.path.ends_with('/')));
-    // A value of ours that is no text is an error at its key, and the stream goes on.
+    // A field that is not valid text is an error at its key, and the stream continues.
     let key = base64(b"/bad-raw/prod/app/name");
     etcd.call("/v3/kv/put", &format!(r#"{{"key": "{key}", "value": "/w=="}}"#)).await;
     let error = timeout(LIMIT, changes.next()).await.unwrap().expect("an item").expect_err("no text");
@@ -487,7 +489,7 @@ async fn v3_keys_that_are_no_paths_are_somebody_elses() {
 }
 
 #[tokio::test]
-async fn v2_a_directory_in_the_way_is_said_with_what_was_written_before() {
+async fn v2_error_lists_writes_before_conflicting_directory() {
     let bench = Bench::of(&etcd_typed_tests::shared("bad").await.url_v2(), "in-the-way").await;
     let dir = bench.app();
     bench.client.directory("/prod/app/name").unwrap().create().await.unwrap();
@@ -495,7 +497,7 @@ async fn v2_a_directory_in_the_way_is_said_with_what_was_written_before() {
     assert_eq!((refused.kind(), refused.key(), refused.may_have_applied()), (ErrorKind::IsADirectory, Some(dir.name.key()), false));
     assert_eq!(refused.written(), [dir.database.host.key().clone(), dir.database.pool.key().clone(), dir.limit.key().clone()]);
     assert!(refused.to_string().contains("written before it: /bad-in-the-way/prod/app/database/host, "), "{refused}");
-    // A value in the way of a directory.
+    // A value exists at the path of a directory.
     bench.foreign("/other/app", "x").await;
     let other = AppDir::open(&bench.client, "other").unwrap();
     assert_eq!(other.get().await.unwrap_err().kind(), ErrorKind::NotADirectory);
@@ -503,7 +505,7 @@ async fn v2_a_directory_in_the_way_is_said_with_what_was_written_before() {
     assert_eq!((refused.kind(), refused.written()), (ErrorKind::NotADirectory, &[][..]));
 }
 
-/// A server that does this with every connection.
+/// A server that is not etcd, and what it does with every connection.
 #[derive(Clone, Copy, Debug)]
 enum NoEtcd {
     Refuses,
@@ -513,7 +515,7 @@ enum NoEtcd {
 }
 
 impl NoEtcd {
-    /// Its port.
+    /// Starts the server and returns its port.
     async fn start(self) -> u16 {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -529,7 +531,7 @@ impl NoEtcd {
                     Self::Answers(answer) => {
                         tokio::spawn(async move {
                             let mut request = [0; 1024];
-                            // That the other side goes away is no matter.
+                            // The client may close the connection.
                             while matches!(stream.read(&mut request).await, Ok(1..)) && stream.write_all(answer).await.is_ok() {}
                         });
                     }
@@ -541,7 +543,7 @@ impl NoEtcd {
 }
 
 #[tokio::test]
-async fn what_is_no_etcd_gives_an_error_in_time() {
+async fn servers_other_than_etcd_fail_in_time() {
     let servers = [
         (NoEtcd::Refuses, &[ErrorKind::Unavailable][..]),
         (NoEtcd::HangsUp, &[ErrorKind::Unavailable]),
@@ -556,16 +558,16 @@ async fn what_is_no_etcd_gives_an_error_in_time() {
             let retry = RetryPolicy { call_timeout: Duration::from_millis(600), ..RetryPolicy::default() };
             let builder = Client::builder(&format!("{scheme}://127.0.0.1:{port}")).retry(retry).connect_timeout(Duration::from_millis(300));
             let connected = timeout(LIMIT, builder.clone().connect()).await.expect("an answer in time");
-            let error = connected.expect_err("no etcd is there");
+            let error = connected.expect_err("the server is not etcd");
             assert!(expected.contains(&error.kind()), "{scheme} {server:?}: {error}");
             if error.is_retryable() {
-                assert!(error.to_string().contains(&port.to_string()), "it names the endpoint: {error}");
+                assert!(error.to_string().contains(&port.to_string()), "the error names the endpoint: {error}");
             }
             let client = builder.connect_lazy().unwrap();
             let entry = client.entry::<u32>("/a").unwrap();
-            let error = timeout(LIMIT, entry.get()).await.expect("an answer in time").expect_err("no etcd is there");
+            let error = timeout(LIMIT, entry.get()).await.expect("an answer in time").expect_err("the server is not etcd");
             assert!(expected.contains(&error.kind()) && !error.may_have_applied(), "{scheme} {server:?}: {error}");
-            let error = timeout(LIMIT, entry.set(&1).into_future()).await.expect("an answer in time").expect_err("no etcd is there");
+            let error = timeout(LIMIT, entry.set(&1).into_future()).await.expect("an answer in time").expect_err("the server is not etcd");
             assert!(expected.contains(&error.kind()), "{scheme} {server:?}: {error}");
             if matches!(server, NoEtcd::Refuses) {
                 assert!(!error.may_have_applied(), "nothing was sent: {error}");
@@ -574,9 +576,10 @@ async fn what_is_no_etcd_gives_an_error_in_time() {
     }
 }
 
-/// On every line: where the server has the API its flag turns it on, and where it was removed no flag is named.
+/// The error names the flag that turns the v2 API on only where the server has that API. Lines that
+/// removed it have no such flag.
 #[tokio::test]
-async fn etcd2_address_of_a_server_without_that_api_says_what_to_do() {
+async fn missing_api_of_etcd2_address_is_explained() {
     let etcd = Etcd::builder().v2(false).start().await;
     let address = format!("etcd2://{}", etcd.endpoint());
     let removed = etcd.is_at_least(3, 6);
@@ -595,14 +598,15 @@ async fn etcd2_address_of_a_server_without_that_api_says_what_to_do() {
         assert!(text.contains(etcd.version()) && text.contains("etcd://"), "{text}");
         assert_eq!((text.contains("--enable-v2=true"), text.contains("3.6 removed it")), (!removed, removed), "{text}");
     }
-    Client::connect(&etcd.url_v3()).await.expect("v3 is there");
+    Client::connect(&etcd.url_v3()).await.expect("the v3 API works");
 }
 
-/// Decoding anything never panics; what it gives can be written, and is then read as the same.
+/// Decoding any bytes never panics. A decoded value can be encoded again, and decodes to the same
+/// encoding.
 fn decodes<T: EtcdValue>(bytes: &[u8]) {
     if let Ok(value) = T::decode(bytes) {
-        let stored = value.encode().unwrap_or_else(|error| panic!("{}: what was read from {bytes:?} cannot be written: {error}", T::TYPE));
-        let again = T::decode(&stored).unwrap_or_else(|error| panic!("{}: {stored:?} cannot be read again: {error}", T::TYPE));
+        let stored = value.encode().unwrap_or_else(|error| panic!("{}: the value of {bytes:?} cannot be encoded: {error}", T::TYPE));
+        let again = T::decode(&stored).unwrap_or_else(|error| panic!("{}: {stored:?} cannot be decoded again: {error}", T::TYPE));
         assert_eq!(again.encode().as_ref(), Ok(&stored), "{}", T::TYPE);
     }
 }
@@ -637,12 +641,12 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn values_of_any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+    fn decoding_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
         decodes_each(&bytes);
     }
 
     #[test]
-    fn values_of_texts_that_look_right_are_decoded_or_refused(
+    fn decoding_plausible_text_never_panics(
         text in "[-+ ]?[0-9]{1,25}([.:eE/-][0-9]{1,5}){0,4}[a-zμ]{0,3}|([0-9]{1,12} ?(ns|us|ms|s|m|h|d|w|M|y|months|years) ?){1,4}|[0-9a-fA-F:.]{0,40}|\
                 [0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|\\+00:00)?|nan|-?inf(inity)?|[\\[\\]{}\",:0-9a-z\\\\]{0,20}"
     ) {

@@ -1,4 +1,4 @@
-//! The conformance suite on every store. The cases are in `etcd_typed::testing::conformance`.
+//! Runs the conformance suite on every store. The cases are in `etcd_typed::testing::conformance`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -68,7 +68,7 @@ mod memory {
     }
 
     async fn memory(_: Isolation) -> Memory {
-        // The store reads tokio's clock, so that a lease takes no time to end.
+        // The store uses tokio's paused clock, so that leases expire without waiting.
         tokio::time::pause();
         Memory(MemoryStore::new())
     }
@@ -76,7 +76,7 @@ mod memory {
     etcd_typed::conformance!(memory);
 }
 
-/// Answers without values have no leases.
+/// A memory store that, like etcd 3.7, returns no leases in reads without values.
 mod memory_like_etcd_3_7 {
     use etcd_typed::store::memory::MemoryStore;
 
@@ -123,7 +123,7 @@ mod v3 {
     etcd_typed::conformance!(v3);
 }
 
-/// The v3 store behind etcd's own proxy.
+/// The v3 store behind etcd's `grpc-proxy`.
 mod v3_through_grpc_proxy {
     use etcd_typed::store::connect::{ConnectOptions, Endpoint};
     use etcd_typed::store::v3::V3Store;
@@ -204,13 +204,13 @@ mod v2 {
 
     async fn v2(isolation: Isolation) -> Real {
         let server = Server::of(isolation).await;
-        // Panics, and says what to do, where the server has no v2 API.
+        // Panics with instructions if the server has no v2 API.
         let _ = server.etcd().url_v2();
         let store = Box::new(V2Store::new(server.options()).expect("a store"));
         Real { store, server, lose_history: |_, store| Box::pin(write_a_thousand_times(store)) }
     }
 
-    /// The server keeps the last thousand events of the whole store.
+    /// Loses history: the server keeps only the last thousand events of the whole store.
     async fn write_a_thousand_times(store: &dyn Store) {
         let writers = (0..8).map(async |writer| {
             let key = Key::root().child("noise").child(&format!("{writer}"));

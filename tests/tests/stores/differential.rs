@@ -1,7 +1,9 @@
-//! The embedded store against a real server: random sequences of operations give the same answers and the same events.
+//! Compares the memory store with a real server: random sequences of operations return the same
+//! answers and the same events on both.
 //!
-//! Both see the same writes in the same order, so their revisions differ by a constant and nothing else. Leases are named by the test; those that
-//! a store makes for a time to live are only compared as such.
+//! Both stores get the same writes in the same order, so their revisions differ only by a constant.
+//! The test chooses the ids of leases. Leases that a store grants for a time to live are only
+//! compared for existence.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -22,11 +24,11 @@ use proptest::test_runner::{Config, TestRunner};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Long enough that what comes at all has come; only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// One of the keys that the operations are about, below the directory of the case; the last two are the directory's own name and its
-/// neighbour's.
+/// The keys of the operations, below the directory of the case. The last two are the directory
+/// itself and its neighbour.
 const NAMES: [&str; 7] = ["/a", "/b", "/sub/x", "/sub/y", "/sub", "", "x"];
 
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +38,7 @@ enum Spot {
     BelowSub,
 }
 
-/// A revision that means something when the step is run.
+/// A revision that is computed when the step runs.
 #[derive(Clone, Copy, Debug)]
 enum At {
     Zero,
@@ -103,7 +105,7 @@ enum Step {
 
 const VALUES: [&[u8]; 4] = [b"", b"1", b"2", b"\xff\x00"];
 
-/// Where pages begin and end: keys of the case and texts around them.
+/// The borders of pages: keys of the case, and texts around them.
 const BORDERS: [&[u8]; 7] = [b"", b"/a", b"/b", b"/sub/x", b"/sub/x\x00", b"/z", b"/\xff"];
 
 fn spot() -> impl Strategy<Value = Spot> {
@@ -172,14 +174,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What one of the two stores is, in one case.
+/// One of the two stores in a case.
 struct Side {
     store: Arc<dyn Store>,
-    /// What its revisions are ahead of the memory store's.
+    /// How far the revisions of this store are ahead of the memory store's.
     ahead: u64,
 }
 
-/// One case: a directory of its own on both stores.
+/// One case: its own directory on both stores.
 struct Case {
     directory: Key,
     number: u64,
@@ -187,7 +189,8 @@ struct Case {
     server: Side,
 }
 
-/// Revisions of both stores as those of the memory store, and leases as far as both can know them.
+/// Converts the revisions of an answer to those of the memory store, and leases to what both stores
+/// can know.
 trait Comparable: Sized {
     fn normal(self, side: &Side, case: &Case) -> Self;
 }
@@ -232,7 +235,7 @@ impl Comparable for Committed {
 impl Comparable for WatchItem {
     fn normal(self, side: &Side, case: &Case) -> Self {
         let event = |event| match event {
-            // What was there before is told by some servers and never relied on.
+            // Only some servers report the earlier value, and no code relies on it.
             Event::Put { kv, .. } => Event::Put { kv: kv.normal(side, case), previous: None },
             Event::Delete { key, directory, .. } => Event::Delete { key, directory, previous: None },
         };
@@ -328,7 +331,7 @@ impl Case {
         }
     }
 
-    /// Does the step on both stores; what they answer must be the same.
+    /// Runs the step on both stores and compares the answers.
     async fn run(&self, step: &Step) -> Result<(), TestCaseError> {
         match step {
             Step::Read { spot, at, modified_after, limit, after, until, keys_only, stale } => {
@@ -350,7 +353,7 @@ impl Case {
                 self.same(async |side| outcome(side.store.range(range(side)).await, side, self)).await
             }
             Step::Commit { compares, then, otherwise } => {
-                // Both lists are made before either store is changed by them.
+                // Both transactions are built before either store changes.
                 let (memory, server) =
                     (self.txn(compares, then, otherwise, &self.memory).await, self.txn(compares, then, otherwise, &self.server).await);
                 let memory = outcome(self.memory.store.commit(memory).await, &self.memory, self);
@@ -372,7 +375,7 @@ impl Case {
                 })
                 .await
             }
-            // Needs the server itself: the runner does it.
+            // Compaction needs the server itself, so the test does it.
             Step::Compact(_) => Ok(()),
         }
     }
@@ -397,7 +400,7 @@ impl Case {
         Ok(())
     }
 
-    /// Collects what a watch of both stores yields until the revision that `end` tells.
+    /// Collects the items of one watch on both stores up to the end marker.
     #[allow(clippy::async_yields_async, reason = "both watches are open before anything is collected")]
     async fn watches(self: &Arc<Self>, spot: Spot, from: fn(Revision) -> WatchFrom, after: Revision) -> [JoinHandle<Vec<WatchItem>>; 2] {
         let open = async |pick: fn(&Self) -> &Side| {
@@ -426,7 +429,7 @@ impl Case {
         [open(|case| &case.memory).await, open(|case| &case.server).await]
     }
 
-    /// A write that every watched span sees.
+    /// Writes the end marker to keys that every watched span includes.
     async fn end(&self) -> Result<(), TestCaseError> {
         let end = |name| Op::put(&self.key(name), Bytes::from_static(END));
         let txn = Txn { then: vec![end(0), end(2)], ..Txn::default() };
@@ -461,7 +464,7 @@ async fn compact(etcd: &Etcd, revision: Revision) {
 }
 
 #[test]
-fn the_same_answers_and_events_as_a_server() {
+fn embedded_store_agrees_with_server() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (etcd, server) = runtime.block_on(async {
         let etcd = Etcd::start().await;
@@ -481,7 +484,7 @@ fn the_same_answers_and_events_as_a_server() {
             let start = case.revision(At::Now).await;
             let below = case.watches(Spot::Below, WatchFrom::Listed, start).await;
             let one = case.watches(Spot::Key(0), WatchFrom::Listed, start).await;
-            // Nobody else writes, so the server has nothing to skip either.
+            // No other client writes, so the server has nothing to skip.
             let live = case.watches(Spot::BelowSub, WatchFrom::Live, start).await;
             for step in &steps {
                 case.run(step).await.map_err(|error| TestCaseError::fail(format!("{error} of {step:?}")))?;

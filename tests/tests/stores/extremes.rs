@@ -1,4 +1,5 @@
-//! Every duration and count of every builder, at zero and at its maximum: it is used, or it is refused with a reason. Nothing panics.
+//! Every duration and count of every builder, at zero and at its maximum, works or is refused with
+//! a reason. Nothing panics.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -15,7 +16,7 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 
 const ENDLESS: Duration = Duration::MAX;
-/// Longer than anything here takes. On the memory store time is paused, so it costs nothing.
+/// The limit of every wait. On the memory store time is paused, so waiting costs nothing.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -25,7 +26,7 @@ struct Limits {
     notes: BTreeMap<String, u32>,
 }
 
-/// An option of the client, set to a duration.
+/// Sets one option of the client to a duration.
 type Set = fn(ClientBuilder, Duration) -> ClientBuilder;
 
 fn with_retry(builder: ClientBuilder, change: impl FnOnce(&mut etcd_typed::RetryPolicy)) -> ClientBuilder {
@@ -34,7 +35,7 @@ fn with_retry(builder: ClientBuilder, change: impl FnOnce(&mut etcd_typed::Retry
     builder.retry(retry)
 }
 
-/// The limits: with zero no call could succeed.
+/// Options that limit a time. With zero no call could succeed.
 const LIMITS: [(&str, Set); 5] = [
     ("call_timeout", |builder, time| with_retry(builder, |retry| retry.call_timeout = time)),
     ("read_attempt_timeout", |builder, time| with_retry(builder, |retry| retry.read_attempt_timeout = time)),
@@ -43,13 +44,13 @@ const LIMITS: [(&str, Set); 5] = [
     ("keep_alive timeout", |builder, time| builder.keep_alive(Duration::from_secs(5), time)),
 ];
 
-/// The waits: zero is a short one.
+/// Options that set a delay. Zero is a short delay.
 const WAITS: [(&str, Set); 2] = [
     ("first_delay", |builder, time| with_retry(builder, |retry| retry.first_delay = time)),
     ("max_delay", |builder, time| with_retry(builder, |retry| retry.max_delay = time)),
 ];
 
-/// Builders with one option at an extreme, and one with all at once.
+/// Builders with one option at an extreme, and one builder with all of them.
 fn extreme_builders(address: &str) -> Vec<(String, ClientBuilder)> {
     let mut builders: Vec<_> = LIMITS
         .iter()
@@ -74,7 +75,7 @@ fn extreme_builders(address: &str) -> Vec<(String, ClientBuilder)> {
     builders
 }
 
-/// One of each kind of call, below a directory of its own.
+/// Makes one call of each kind, below its own directory.
 async fn use_everything(client: &Client, dir: &str, transactions: bool) {
     let entry = client.entry::<u32>(&format!("{dir}/entry")).unwrap();
     entry.set(&1).await.unwrap();
@@ -127,7 +128,7 @@ async fn zero_limits_are_refused_by_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn extreme_options_work_on_memory() {
+async fn extreme_options_work_on_memory_store() {
     for (name, builder) in extreme_builders("memory:") {
         let client = builder.connect().await.unwrap();
         timeout(LIMIT, use_everything(&client, "/extremes", true)).await.expect(&name);
@@ -152,7 +153,7 @@ async fn extreme_options_work_on_v2_server() {
     }
 }
 
-/// Every builder that takes a time to live.
+/// Calls every builder that takes a time to live.
 async fn every_ttl(client: &Client, ttl: Duration, transactions: bool) -> Vec<(&'static str, Result<(), Error>)> {
     let entry = |name: &str| client.entry::<u32>(&format!("/ttl/{name}")).unwrap();
     entry("modify").set(&1).await.unwrap();
@@ -184,7 +185,8 @@ async fn every_ttl(client: &Client, ttl: Duration, transactions: bool) -> Vec<(&
     results
 }
 
-/// Zero is the shortest time that the store grants; the maximum is granted or `Invalid`.
+/// A time to live of zero becomes the shortest that the store grants. The maximum is granted or
+/// `Invalid`.
 async fn ttls_are_granted_or_refused(client: &Client, transactions: bool) {
     for ttl in [Duration::ZERO, Duration::from_nanos(1), ENDLESS] {
         for (name, result) in timeout(LIMIT, every_ttl(client, ttl, transactions)).await.expect("every call ends") {
@@ -197,18 +199,18 @@ async fn ttls_are_granted_or_refused(client: &Client, transactions: bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn extreme_ttls_are_granted_or_refused_on_memory() {
+async fn extreme_ttls_are_handled_on_memory() {
     ttls_are_granted_or_refused(&Client::connect("memory:").await.unwrap(), true).await;
 }
 
 #[tokio::test]
-async fn extreme_ttls_are_granted_or_refused_on_v3_server() {
+async fn extreme_ttls_are_handled_on_v3_server() {
     let etcd = Etcd::start().await;
     ttls_are_granted_or_refused(&Client::connect(&etcd.url_v3()).await.unwrap(), true).await;
 }
 
 #[tokio::test]
-async fn extreme_ttls_are_granted_or_refused_on_v2_server() {
+async fn extreme_ttls_are_handled_on_v2_server() {
     let etcd = Etcd::start().await;
     ttls_are_granted_or_refused(&Client::connect(&etcd.url_v2()).await.unwrap(), false).await;
 }
@@ -257,7 +259,7 @@ async fn extreme_revisions_are_safe_on_servers_v2_and_v3() {
     }
 }
 
-/// Each call ends, or waits for what never comes.
+/// Each call ends, or waits for a revision that never comes.
 async fn revisions_are_safe(client: &Client) {
     let moment = Duration::from_millis(500);
     let entry = client.entry::<u32>("/revisions/entry").unwrap();
@@ -273,7 +275,7 @@ async fn revisions_are_safe(client: &Client) {
 }
 
 #[tokio::test]
-async fn endless_delay_of_proxy_holds_everything_back() {
+async fn endless_proxy_delay_blocks_calls() {
     let etcd = etcd_typed_tests::shared("extremes").await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let client = Client::builder(&format!("etcd://{}", proxy.endpoint())).connect().await.unwrap();

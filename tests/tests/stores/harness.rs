@@ -1,4 +1,5 @@
-//! The harness itself: a killed server is gone, a dropped one leaves nothing behind, and the proxy breaks what it says.
+//! Tests of the harness: a killed server is gone, a dropped server leaves nothing behind, and the
+//! proxy does what its modes say.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -13,12 +14,13 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-/// Long enough that nothing which comes at all comes later; only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Long enough to see that nothing comes; a busy machine makes it less certain and never wrong.
+/// How long a test waits to see that nothing arrives. On a busy machine the check is weaker, but
+/// never wrong.
 const SILENCE: Duration = Duration::from_millis(200);
 
-/// One HTTP request on a connection of its own; the body of the answer.
+/// Sends one HTTP request on a new connection and returns the body of the answer.
 async fn http(endpoint: &str, request: &str, body: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(endpoint).await?;
     let length = body.len();
@@ -34,8 +36,8 @@ async fn http(endpoint: &str, request: &str, body: &str) -> std::io::Result<Stri
 
 const KEY: &str = "a2V5";
 
-/// A put in the JSON form of the v3 API, which every line has. That form has keys and values in Base64; a value of four letters or digits stands for
-/// itself there.
+/// A put in the JSON form of the v3 API, which every line has. That form encodes keys and values in
+/// Base64. A value of four letters or digits is valid Base64, so the answers contain it unchanged.
 fn put_request(value: &str) -> String {
     format!(r#"{{"key": "{KEY}", "value": "{value}"}}"#)
 }
@@ -45,7 +47,7 @@ async fn put(etcd: &Etcd, value: &str) {
     assert!(answer.contains("revision"), "{answer}");
 }
 
-/// The answer to a linearizable read of the key.
+/// Reads the key linearizably and returns the answer.
 async fn get(etcd: &Etcd) -> String {
     let answer = etcd.call("/v3/kv/range", &format!(r#"{{"key": "{KEY}"}}"#)).await;
     assert!(answer.contains("revision"), "{answer}");
@@ -53,12 +55,12 @@ async fn get(etcd: &Etcd) -> String {
 }
 
 #[tokio::test]
-async fn server_says_its_version_and_addresses() {
+async fn server_reports_version_and_addresses() {
     let etcd = Etcd::shared().await;
     let answer = http(&etcd.endpoint(), "GET /version", "").await.expect("the version");
     assert!(answer.contains(&format!("\"etcdserver\":\"{}\"", etcd.version())), "{answer}");
     assert_eq!(etcd.url_v3(), format!("etcd://127.0.0.1:{}", etcd.port()));
-    // Asked past the harness: only a server with that API knows the path.
+    // A direct request: only a server with the v2 API knows this path.
     let keys = http(&etcd.endpoint(), "GET /v2/keys/", "").await.expect("an answer");
     assert_eq!(etcd.has_v2(), keys.contains("\"action\":\"get\""), "{keys}");
     let address = std::panic::catch_unwind(|| etcd.url_v2());
@@ -66,7 +68,7 @@ async fn server_says_its_version_and_addresses() {
 }
 
 #[tokio::test]
-async fn builder_turns_the_old_api_off() {
+async fn builder_disables_old_api() {
     let etcd = Etcd::builder().v2(false).start().await;
     assert!(!etcd.has_v2());
     let keys = http(&etcd.endpoint(), "GET /v2/keys/", "").await.expect("an answer");
@@ -74,15 +76,15 @@ async fn builder_turns_the_old_api_off() {
 }
 
 #[tokio::test]
-async fn experimental_flag_is_known_on_every_line() {
+async fn experimental_flags_work_on_every_line() {
     let etcd = Etcd::builder().flag("--experimental-watch-progress-notify-interval", "1s").start().await;
     put(&etcd, "seen").await;
 }
 
 #[tokio::test]
-async fn panic_names_the_flag_that_the_server_refuses() {
+async fn panic_names_refused_flag() {
     let refused = tokio::spawn(Etcd::builder().flag("--no-such-flag", "1").start()).await;
-    let panic = refused.expect_err("the server ends").into_panic();
+    let panic = refused.expect_err("the server does not start").into_panic();
     let message = panic.downcast_ref::<String>().expect("a message");
     assert!(message.contains("no-such-flag"), "{message}");
 }
@@ -92,7 +94,7 @@ async fn upgraded_server_keeps_data_and_address() {
     let mut etcd = Etcd::start().await;
     put(&etcd, "kept").await;
     let endpoint = etcd.endpoint();
-    // To the same program: `mixed_cluster.rs` upgrades to the next one.
+    // The upgrade is to the same program. `mixed_cluster.rs` upgrades to the next line.
     let program = etcd.binary().to_owned();
     etcd.upgrade(program).await;
     assert_eq!(etcd.endpoint(), endpoint);
@@ -117,12 +119,12 @@ async fn only_single_members_have_quick_elections() {
 }
 
 #[tokio::test]
-async fn a_killed_server_is_gone_and_comes_back_with_its_data() {
+async fn killed_server_restarts_with_its_data() {
     let mut etcd = Etcd::start().await;
     put(&etcd, "kept").await;
     etcd.kill().await;
     assert!(!etcd.is_running());
-    let refused = TcpStream::connect(etcd.endpoint()).await.expect_err("nobody listens");
+    let refused = TcpStream::connect(etcd.endpoint()).await.expect_err("no server listens");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     etcd.restart().await;
     assert!(get(&etcd).await.contains("kept"));
@@ -133,7 +135,7 @@ async fn a_killed_server_is_gone_and_comes_back_with_its_data() {
 }
 
 #[tokio::test]
-async fn a_server_has_after_each_kill_what_it_acknowledged() {
+async fn acknowledged_writes_survive_kills() {
     let mut etcd = Etcd::start().await;
     for round in 0..10 {
         let value = format!("{round:04}");
@@ -145,7 +147,7 @@ async fn a_server_has_after_each_kill_what_it_acknowledged() {
 }
 
 #[tokio::test]
-async fn a_wiped_server_comes_back_empty() {
+async fn wiped_server_is_empty() {
     let mut etcd = Etcd::start().await;
     put(&etcd, "kept").await;
     etcd.wipe().await;
@@ -153,7 +155,7 @@ async fn a_wiped_server_comes_back_empty() {
 }
 
 #[tokio::test]
-async fn a_paused_server_is_silent_until_it_is_resumed() {
+async fn paused_server_is_silent_until_resumed() {
     let etcd = Etcd::start().await;
     put(&etcd, "kept").await;
     etcd.pause();
@@ -163,17 +165,18 @@ async fn a_paused_server_is_silent_until_it_is_resumed() {
 }
 
 #[tokio::test]
-async fn a_dropped_server_is_gone_with_its_data() {
+async fn dropped_server_removes_its_data() {
     let etcd = Etcd::start().await;
     let (endpoint, data) = (etcd.endpoint(), etcd.data_dir());
     let home = data.parent().expect("a directory of its own").to_owned();
     assert!(data.exists());
     drop(etcd);
     assert!(!home.exists());
-    TcpStream::connect(&endpoint).await.expect_err("nobody listens");
+    TcpStream::connect(&endpoint).await.expect_err("no server listens");
 }
 
-/// A second run of this binary, which starts a server and waits to be killed. It leads a process group of its own.
+/// A second run of this test binary that starts a server and waits to be killed. It leads its own
+/// process group.
 struct Owner {
     process: tokio::process::Child,
     endpoint: String,
@@ -192,7 +195,7 @@ impl Owner {
             .expect("this binary again");
         let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
         let owned = loop {
-            let line = timeout(LIMIT, lines.next_line()).await.expect("in time").expect("text").expect("it owns something");
+            let line = timeout(LIMIT, lines.next_line()).await.expect("in time").expect("text").expect("the owner has started its server");
             if let Some((_, owned)) = line.split_once("OWNS ") {
                 break owned.to_owned();
             }
@@ -216,7 +219,7 @@ impl Owner {
         .expect("the server and its data are gone");
     }
 
-    /// The processes that have the server's folder in their arguments: the server and its watchdog.
+    /// The processes with the server's folder in their arguments: the server and its watchdog.
     fn helpers(&self) -> Vec<u32> {
         let home = self.home.to_str().expect("text").as_bytes();
         let names_home = |process: &u32| {
@@ -234,38 +237,38 @@ fn kill(process: impl std::fmt::Display) {
 }
 
 #[tokio::test]
-async fn a_server_ends_with_its_process_however_that_ends() {
+async fn server_ends_with_its_process() {
     let mut owner = Owner::start(&[]).await;
     owner.kill().await;
     owner.until_nothing_is_left().await;
 }
 
 #[tokio::test]
-async fn killed_process_group_leaves_no_server_and_no_data() {
+async fn killed_process_group_leaves_no_server() {
     let mut owner = Owner::start(&[]).await;
-    kill(format_args!("-{}", owner.process.id().expect("it runs")));
-    owner.process.wait().await.expect("it ends");
+    kill(format_args!("-{}", owner.process.id().expect("the owner runs")));
+    owner.process.wait().await.expect("the owner ends");
     owner.until_nothing_is_left().await;
 }
 
-/// As when a container ends and its volume stays.
+/// A container that ends while its volume stays leaves such a folder.
 #[tokio::test]
-async fn next_start_removes_folders_of_dead_processes_only() {
+async fn next_start_removes_only_abandoned_folders() {
     let mut dead = Owner::start(&[]).await;
     let live = Owner::start(&[]).await;
     let helpers = dead.helpers();
     assert_eq!(helpers.len(), 2, "the server and its watchdog");
     helpers.into_iter().for_each(kill);
     dead.kill().await;
-    assert!(dead.home.exists(), "no process is left to remove it");
+    assert!(dead.home.exists(), "no process has removed the folder");
     let etcd = Etcd::start().await;
     assert!(!dead.home.exists());
     assert!(live.home.join("data").exists() && etcd.data_dir().exists());
-    http(&live.endpoint, "GET /version", "").await.expect("it runs");
+    http(&live.endpoint, "GET /version", "").await.expect("the other server runs");
 }
 
 #[tokio::test]
-async fn server_with_a_quiet_log_starts() {
+async fn server_with_quiet_log_starts() {
     for level in ["warn", "error", "panic"] {
         let mut etcd = Etcd::builder().flag("--log-level", level).start().await;
         put(&etcd, "kept").await;
@@ -275,9 +278,9 @@ async fn server_with_a_quiet_log_starts() {
     }
 }
 
-/// The owner fails if its server does not start, and the server does not start with another name.
+/// The test fails if the server of the owner does not start. With another name it would not start.
 #[tokio::test]
-async fn variables_of_the_host_do_not_reach_the_server() {
+async fn host_variables_do_not_reach_server() {
     let variables = [("ETCD_LOG_LEVEL", "error"), ("ETCD_NAME", "other"), ("ETCD_MAX_TXN_OPS", "1"), ("ETCD_AUTH_TOKEN", "nonsense")];
     let owner = Owner::start(&variables).await;
     let put = |key: &str| format!(r#"{{"requestPut": {{"key": "{key}", "value": "{KEY}"}}}}"#);
@@ -287,8 +290,8 @@ async fn variables_of_the_host_do_not_reach_the_server() {
 }
 
 #[tokio::test]
-#[ignore = "no test of its own: an `Owner` runs it"]
-#[allow(clippy::print_stdout, reason = "it tells its parent what it owns")]
+#[ignore = "not a test itself: an `Owner` runs it"]
+#[allow(clippy::print_stdout, reason = "it tells its parent about its server")]
 async fn owner_that_waits_to_be_killed() {
     let etcd = Etcd::start().await;
     println!("OWNS {} {}", etcd.endpoint(), etcd.data_dir().parent().expect("a directory").display());
@@ -296,7 +299,7 @@ async fn owner_that_waits_to_be_killed() {
 }
 
 #[tokio::test]
-async fn a_cluster_has_members_that_know_each_other() {
+async fn cluster_members_know_each_other() {
     let mut cluster = Etcd::cluster(3).await;
     put(cluster.member(0), "once").await;
     assert!(get(cluster.member(2)).await.contains("once"));
@@ -310,7 +313,7 @@ async fn a_cluster_has_members_that_know_each_other() {
     assert_eq!(cluster.url_v3(), format!("etcd://{}", cluster.endpoints()));
 }
 
-/// Listens, and sends back what it gets.
+/// Starts a listener that sends back what it receives, and returns its address.
 async fn echo() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let endpoint = listener.local_addr().expect("its address").to_string();
@@ -318,7 +321,7 @@ async fn echo() -> String {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let (mut read, mut write) = stream.split();
-                // That it breaks is what some tests are about.
+                // In some tests the connection breaks on purpose.
                 let _ = tokio::io::copy(&mut read, &mut write).await;
             });
         }
@@ -336,12 +339,12 @@ async fn round_trip(stream: &mut TcpStream, message: &[u8]) {
     let (mut read, mut write) = stream.split();
     let mut answer = vec![0; message.len()];
     let both = async { tokio::try_join!(write.write_all(message), read.read_exact(&mut answer)) };
-    timeout(LIMIT, both).await.expect("in time").expect("it passes");
+    timeout(LIMIT, both).await.expect("in time").expect("the message passes");
     assert!(answer == message);
 }
 
 #[tokio::test]
-async fn a_proxy_passes_everything_in_order_and_the_end_too() {
+async fn proxy_passes_data_and_end() {
     let (proxy, mut stream) = proxied().await;
     let message: Vec<u8> = (0..250_000_u32).flat_map(u32::to_le_bytes).collect();
     round_trip(&mut stream, &message).await;
@@ -353,7 +356,7 @@ async fn a_proxy_passes_everything_in_order_and_the_end_too() {
 }
 
 #[tokio::test]
-async fn a_cut_resets_what_is_open_and_nothing_else() {
+async fn cut_resets_only_open_connections() {
     let (proxy, mut stream) = proxied().await;
     round_trip(&mut stream, b"before").await;
     proxy.cut();
@@ -364,7 +367,7 @@ async fn a_cut_resets_what_is_open_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_cut_after_so_many_bytes_counts_them_once() {
+async fn cut_after_bytes_happens_once() {
     let (proxy, mut stream) = proxied().await;
     proxy.cut_after(12);
     round_trip(&mut stream, b"0123456789").await;
@@ -378,26 +381,26 @@ async fn a_cut_after_so_many_bytes_counts_them_once() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_refuses_keeps_its_port_and_listens_again() {
+async fn refusing_proxy_keeps_its_port() {
     let (proxy, mut open) = proxied().await;
     round_trip(&mut open, b"open").await;
     proxy.set(Mode::Refuse).await;
-    let refused = TcpStream::connect(proxy.addr()).await.expect_err("nobody listens");
+    let refused = TcpStream::connect(proxy.addr()).await.expect_err("the proxy refuses");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     round_trip(&mut open, b"still open").await;
     proxy.set(Mode::Pass).await;
-    let mut next = TcpStream::connect(proxy.addr()).await.expect("it listens again");
+    let mut next = TcpStream::connect(proxy.addr()).await.expect("the proxy listens again");
     round_trip(&mut next, b"again").await;
 }
 
 #[tokio::test]
-async fn a_stalled_proxy_moves_nothing_and_loses_nothing() {
+async fn stalled_proxy_loses_nothing() {
     for mode in [Mode::Stall, Mode::StallAnswers, Mode::StallRequests] {
         let (proxy, mut stream) = proxied().await;
         round_trip(&mut stream, b"before").await;
         proxy.set(mode).await;
-        stream.write_all(b"x").await.expect("it is taken");
-        timeout(SILENCE, stream.read_u8()).await.expect_err("nothing comes");
+        stream.write_all(b"x").await.expect("the byte is sent");
+        timeout(SILENCE, stream.read_u8()).await.expect_err("no byte arrives");
         proxy.set(Mode::Pass).await;
         assert_eq!(timeout(LIMIT, stream.read_u8()).await.expect("in time").expect("a byte"), b'x');
     }
@@ -418,13 +421,13 @@ async fn requests_arrive_while_answers_are_stalled() {
         }
     })
     .await
-    .expect("the write was applied all the same");
+    .expect("the write is applied in time");
     proxy.set(Mode::Pass).await;
     assert!(timeout(LIMIT, request).await.expect("in time").expect("the answer").contains("revision"));
 }
 
 #[tokio::test]
-async fn a_delay_is_on_both_directions() {
+async fn delay_applies_to_both_directions() {
     let (proxy, mut stream) = proxied().await;
     round_trip(&mut stream, b"quick").await;
     let delay = Duration::from_millis(50);
@@ -434,7 +437,8 @@ async fn a_delay_is_on_both_directions() {
     assert!(began.elapsed() >= 2 * delay, "{:?}", began.elapsed());
 }
 
-/// Greets each connection, and reports what it got from it when the other side ends.
+/// Starts a listener that greets each connection and reports what it received when the other side
+/// ends.
 async fn listener_that_sends(greeting: &'static [u8]) -> (String, tokio::sync::mpsc::UnboundedReceiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let endpoint = listener.local_addr().expect("its address").to_string();
@@ -446,7 +450,7 @@ async fn listener_that_sends(greeting: &'static [u8]) -> (String, tokio::sync::m
             tokio::spawn(async move {
                 let mut got = Vec::new();
                 stream.read_to_end(&mut got).await.expect("an orderly end");
-                // Nobody may want to know.
+                // The receiver may be gone.
                 let _ = sender.send(got);
             });
         }
@@ -460,8 +464,8 @@ async fn answers_arrive_while_requests_are_stalled() {
     let proxy = Proxy::to(endpoint).await;
     proxy.set(Mode::StallRequests).await;
     let mut stream = TcpStream::connect(proxy.addr()).await.expect("a connection");
-    stream.write_all(b"request").await.expect("it is taken");
-    stream.shutdown().await.expect("no more");
+    stream.write_all(b"request").await.expect("the request is sent");
+    stream.shutdown().await.expect("the end of the request");
     let mut answer = [0; 5];
     timeout(LIMIT, stream.read_exact(&mut answer)).await.expect("in time").expect("an answer");
     timeout(SILENCE, heard.recv()).await.expect_err("no request");
@@ -483,7 +487,7 @@ async fn half_close_ends_one_direction_of_open_connections() {
     let ended = timeout(LIMIT, stream.read(&mut [0])).await.expect("in time").expect("an orderly end");
     assert_eq!(ended, 0);
     stream.write_all(b"still").await.expect("sent");
-    stream.shutdown().await.expect("no more");
+    stream.shutdown().await.expect("the end of the request");
     assert_eq!(timeout(LIMIT, heard.recv()).await.expect("in time").expect("a request"), b"still");
 
     let mut stream = greeted().await;
@@ -495,13 +499,13 @@ async fn half_close_ends_one_direction_of_open_connections() {
 }
 
 #[tokio::test]
-async fn limited_proxy_takes_a_second_for_so_many_bytes() {
+async fn limited_proxy_passes_bytes_at_its_rate() {
     let (proxy, mut stream) = proxied().await;
     round_trip(&mut stream, &[7; 400_000]).await;
     proxy.limit(NonZeroU32::new(200_000));
     let began = Instant::now();
     round_trip(&mut stream, &[7; 100_000]).await;
-    // What was read last is written before the pause for it, in each direction.
+    // In each direction the last bytes are written before the pause for them.
     let least = Duration::from_millis(400);
     assert!(began.elapsed() >= least, "{:?}", began.elapsed());
     proxy.limit(None);
@@ -509,14 +513,14 @@ async fn limited_proxy_takes_a_second_for_so_many_bytes() {
 }
 
 #[tokio::test]
-async fn held_connection_stands_still_beside_others() {
+async fn held_connection_does_not_block_others() {
     let (proxy, mut first) = proxied().await;
     round_trip(&mut first, b"first").await;
     let mut second = TcpStream::connect(proxy.addr()).await.expect("a connection");
     round_trip(&mut second, b"second").await;
     proxy.hold(Some(0));
-    first.write_all(b"x").await.expect("it is taken");
-    timeout(SILENCE, first.read_u8()).await.expect_err("nothing comes");
+    first.write_all(b"x").await.expect("the byte is sent");
+    timeout(SILENCE, first.read_u8()).await.expect_err("no byte arrives");
     round_trip(&mut second, b"second").await;
     proxy.hold(Some(1));
     assert_eq!(timeout(LIMIT, first.read_u8()).await.expect("in time").expect("a byte"), b'x');

@@ -1,4 +1,4 @@
-//! The stores themselves, and the harness that starts their servers: the contract and faults.
+//! Tests of the stores and of the harness that starts their servers: the contract and faults.
 
 mod bad_input;
 mod conformance;

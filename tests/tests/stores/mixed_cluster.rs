@@ -1,8 +1,9 @@
-//! Locks and elections on a cluster in the middle of a rolling upgrade: two members of one line, and one of the next (`mixed_cluster` in
-//! `tests/src/lib.rs`). Clients are connected to one member each, since the members of a mixed cluster may answer differently: of 3.6 and 3.7 only
-//! the first gives the leases of keys in a read without values (etcd issue 22209).
+//! Locks and elections on a cluster during a rolling upgrade: two members of one line and one of
+//! the next (`mixed_cluster` in `tests/src/lib.rs`). Each client is connected to one member,
+//! because the members of a mixed cluster may answer differently: of 3.6 and 3.7, only 3.6 returns
+//! the leases of keys in a read without values (etcd issue 22209).
 //!
-//! The mutual exclusion campaign on such a cluster is in `mutex`.
+//! The campaign of mutual exclusion on such a cluster is in `mutex`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -14,13 +15,13 @@ use etcd_typed_tests::{mixed_cluster, next_etcd};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// Only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long something is given to happen that must not.
+/// How long a test waits to see that something does not happen.
 const A_WHILE: Duration = Duration::from_millis(200);
 const MEMBERS: usize = 3;
 
-/// A client of each member, of that member only.
+/// One client for each member, connected to that member only.
 async fn clients(cluster: &Cluster) -> Vec<Client> {
     let mut clients = Vec::new();
     for member in cluster.members() {
@@ -34,7 +35,7 @@ fn pairs() -> impl Iterator<Item = (usize, usize)> {
     (0..MEMBERS).flat_map(|one| (0..MEMBERS).map(move |other| (one, other)))
 }
 
-/// Waits until a client sees so many places in the queue of a lock.
+/// Waits until a client sees this many keys in the queue of a lock.
 async fn queue_has(places: usize, client: &Client, name: &str) {
     let lock = client.lock(name);
     let reached = async {
@@ -42,7 +43,7 @@ async fn queue_has(places: usize, client: &Client, name: &str) {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(LIMIT, reached).await.expect("the queue is seen at each member");
+    timeout(LIMIT, reached).await.expect("the member shows this queue in time");
 }
 
 async fn in_time<T>(task: JoinHandle<T>) -> T {
@@ -58,10 +59,10 @@ async fn mixed_cluster_lock_has_one_holder() {
         let name = format!("/locks/{one}-{other}");
         let held = timeout(LIMIT, clients[one].lock(&name).acquire()).await.expect("in time").unwrap();
         let contender = clients[other].lock(&name);
-        assert!(contender.try_acquire().await.unwrap().is_none(), "member {other} gives what member {one} has given");
+        assert!(contender.try_acquire().await.unwrap().is_none(), "member {other} grants the lock that member {one} has granted");
         let within = contender.acquire_within(A_WHILE).await.unwrap_err();
         assert_eq!(within.kind(), ErrorKind::Timeout, "{within}");
-        // The place of the one that gave up is deleted in the background.
+        // The key of the waiter that gave up is deleted in the background.
         for client in &clients {
             queue_has(1, client, &name).await;
         }
@@ -107,10 +108,11 @@ async fn mixed_cluster_election_has_one_leader() {
     }
 }
 
-/// A lock and a leadership outlive the upgrade of all members, one after the other, and keep others out at each step.
+/// A lock and a leadership survive the upgrade of all members, one after the other, and exclude
+/// others at each step.
 #[tokio::test]
 #[ignore = "needs two etcd lines: ETCD_BIN names one and ETCD_NEXT_BIN the next"]
-async fn mixed_cluster_guards_outlive_a_rolling_upgrade() {
+async fn mixed_cluster_guards_survive_rolling_upgrade() {
     let mut cluster = Etcd::cluster(MEMBERS).await;
     let client = Client::connect(&cluster.url_v3()).await.unwrap();
     let held = client.lock("/locks/rolling").ttl(LIMIT).acquire().await.unwrap();
@@ -124,11 +126,11 @@ async fn mixed_cluster_guards_outlive_a_rolling_upgrade() {
         let fresh = timeout(LIMIT, clients[member].lock(&made_now).acquire()).await.expect("in time").unwrap();
         for client in &clients {
             for name in ["/locks/rolling", &made_now] {
-                let refused = client.lock(name).acquire_within(A_WHILE).await.expect_err("somebody else has it");
+                let refused = client.lock(name).acquire_within(A_WHILE).await.expect_err("another client has the lock");
                 assert_eq!(refused.kind(), ErrorKind::Timeout, "{name} after the upgrade of member {member}: {refused}");
             }
             let candidate = client.election::<u32>("/elections/rolling");
-            let refused = candidate.campaign_within(&2, A_WHILE).await.expect_err("somebody else leads");
+            let refused = candidate.campaign_within(&2, A_WHILE).await.expect_err("another client leads");
             assert_eq!(refused.kind(), ErrorKind::Timeout, "after the upgrade of member {member}: {refused}");
         }
         fresh.release().await.unwrap();

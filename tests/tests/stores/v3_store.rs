@@ -1,4 +1,5 @@
-//! The v3 store on real servers: what its contract promises, and what it does when servers, connections, tokens and certificates fail.
+//! The v3 store on real servers: its contract, and what it does when servers, connections, tokens
+//! and certificates fail.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a test fails by panicking, and says what it counted")]
 
@@ -32,7 +33,7 @@ use etcd_typed::testing::Etcd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Options for these addresses, `HOST:PORT`.
+/// Options for these addresses, each `HOST:PORT`.
 fn options<'e>(endpoints: impl IntoIterator<Item = &'e str>) -> ConnectOptions {
     let endpoint = |address: &str| {
         let (host, port) = address.rsplit_once(':').unwrap();
@@ -57,20 +58,20 @@ fn delete(key: &Key) -> Txn {
     Txn { then: vec![Op::delete(key)], ..Txn::default() }
 }
 
-/// Writes, and says at which revision.
+/// Writes the key and returns the revision.
 async fn write(store: &V3Store, key: &Key, value: impl Into<Bytes>) -> u64 {
     store.commit(put(key, value)).await.unwrap().revision.get()
 }
 
-/// Far longer than anything here takes, so that a hang fails instead of hanging.
+/// The limit of every wait. Only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A number of the server's own statistics.
+/// The value of a metric of the server.
 async fn metric_of(etcd: &Etcd, name: &str) -> f64 {
     let mut connection = TcpStream::connect(etcd.endpoint()).await.unwrap();
     connection.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
     let mut page = String::new();
     connection.read_to_string(&mut page).await.unwrap();
-    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).expect("the metric is there");
+    let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).expect("the server has this metric");
     line.parse().unwrap()
 }

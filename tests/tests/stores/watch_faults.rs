@@ -1,5 +1,6 @@
-//! A watcher behind a proxy, a writer beside it, and a real server that is killed, restarted and cut off all the time: the watcher must end with
-//! exactly the writer's history, in order, nothing lost and nothing twice, without a resync. (For v2: `v2_faults.rs`.)
+//! A watcher behind a proxy and a direct writer, while the server is killed, restarted and cut off
+//! again and again. The watcher must see exactly the writer's history, in order, each change once,
+//! without a resync. (For v2, see `v2_store/v2/faults.rs`.)
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -13,7 +14,8 @@ use etcd_typed::{Client, Entry, EtcdSchema, Expect, Revision};
 use etcd_typed_tests::checks::{Counted, Told, whole};
 use tokio::task::JoinHandle;
 
-/// The figures of a run: past the capture of a test that passes, so that they are in every log.
+/// Writes the figures of a run to standard error without the test harness, which would hide the
+/// output of a passing test.
 macro_rules! show {
     ($($figures:tt)*) => {{
         let mut log = std::io::stderr();
@@ -31,7 +33,7 @@ struct Pair {
     right: u64,
 }
 
-/// What happens to the server, and to the watcher's connections.
+/// The number of faults of the server and of the watcher's connections.
 struct Faults {
     kills: u64,
     cuts: u64,
@@ -39,8 +41,8 @@ struct Faults {
 
 const WAIT: Duration = Duration::from_secs(60);
 
-/// Writes 1, 2, 3, … until it is told to stop; the answer is the last number. It writes straight to the server, and after a write whose outcome is
-/// unknown it looks; `write` sees to it that a number is not written twice.
+/// Writes 1, 2, 3, … until `stop` is set, and returns the last number. After a write with an
+/// unknown outcome it reads the counter. `write` must not write a number twice.
 fn writer(
     client: Client,
     write: fn(Client, u64) -> Writing,
@@ -71,13 +73,14 @@ fn writer(
 
 type Writing = std::pin::Pin<Box<dyn Future<Output = etcd_typed::Result<Revision>> + Send>>;
 
-/// A write that hangs at a member that is about to lose its place may be applied later than it was looked for; a condition on the number before
-/// makes the second try fail then.
+/// The condition of a write. A write that hangs at a member that is about to lose its leadership
+/// may be applied later, after it was checked. The condition on the number before makes the second
+/// attempt fail then.
 fn after(before: &u64) -> Expect<'_, u64> {
     if *before == 0 { Expect::Absent } else { Expect::value(before) }
 }
 
-/// The second try that failed so has been written all the same.
+/// If the second attempt failed for that reason, the number was written.
 fn once(n: u64, outcome: etcd_typed::Result<Revision>) -> etcd_typed::Result<Revision> {
     match outcome {
         Err(error) if error.current::<u64>().is_some_and(|now| **now == n) => Ok(Revision::ZERO),
@@ -94,7 +97,7 @@ async fn read_until_answered(counter: &Entry<u64>) -> Option<u64> {
     }
 }
 
-/// Kills and cuts in turn; after each the writer must get on before the next, so that every fault meets writes.
+/// Kills and cuts in turn. After each fault the writer must make progress before the next one.
 async fn torment(etcd: &mut Etcd, proxy: &Proxy, faults: &Faults, written: &AtomicU64) {
     let progress = async |more: u64| {
         let goal = written.load(Ordering::Relaxed) + more;
@@ -105,27 +108,27 @@ async fn torment(etcd: &mut Etcd, proxy: &Proxy, faults: &Faults, written: &Atom
     for round in 0..faults.kills.max(faults.cuts) {
         if round < faults.cuts {
             proxy.cut();
-            tokio::time::timeout(WAIT, progress(10)).await.expect("the writer gets on after a cut");
+            tokio::time::timeout(WAIT, progress(10)).await.expect("the writer makes progress after a cut");
         }
         if round < faults.kills {
             etcd.kill().await;
             etcd.restart().await;
-            tokio::time::timeout(WAIT, progress(10)).await.expect("the writer gets on after a restart");
+            tokio::time::timeout(WAIT, progress(10)).await.expect("the writer makes progress after a restart");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w2_w4_a_v3_watcher_sees_exactly_the_writers_history_through_kills_and_cuts() {
-    a_v3_watcher_sees_exactly_the_writers_history(&Faults { kills: 50, cuts: 50 }).await;
+async fn v3_watcher_sees_whole_history_over_kills() {
+    v3_watcher_sees_whole_history(&Faults { kills: 50, cuts: 50 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w2_w4_a_v3_watcher_sees_exactly_the_writers_history_through_cuts() {
-    a_v3_watcher_sees_exactly_the_writers_history(&Faults { kills: 0, cuts: 50 }).await;
+async fn v3_watcher_sees_whole_history_over_cuts() {
+    v3_watcher_sees_whole_history(&Faults { kills: 0, cuts: 50 }).await;
 }
 
-async fn a_v3_watcher_sees_exactly_the_writers_history(faults: &Faults) {
+async fn v3_watcher_sees_whole_history(faults: &Faults) {
     let mut etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let direct = Client::connect(&etcd.url_v3()).await.unwrap();
@@ -145,7 +148,7 @@ async fn a_v3_watcher_sees_exactly_the_writers_history(faults: &Faults) {
     let writer = writer(direct, write, counter, written.clone(), stop.clone());
     let watcher = tokio::spawn(async move {
         let mut counted = Counted::default();
-        // Zero is the writer's last word.
+        // The writer ends with zero.
         while let Some(update) = changes.next().await {
             let update = update.unwrap();
             let [PairChange::Left(left), PairChange::Right(right)] = &update.changes[..] else { panic!("half a revision: {update:?}") };
@@ -169,9 +172,10 @@ async fn a_v3_watcher_sees_exactly_the_writers_history(faults: &Faults) {
     assert_eq!((last, seen), (total, total));
 }
 
-/// Three members; one after the other is killed and comes back. The watcher knows all of them.
+/// A cluster of three members, whose addresses the watcher knows. One member after the other is
+/// killed and restarted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w2_w4_a_watcher_outlives_kills_of_every_member_of_a_cluster() {
+async fn watcher_survives_kills_of_every_member() {
     let mut cluster = Etcd::cluster(3).await;
     let client = Client::connect(&cluster.url_v3()).await.unwrap();
     let watching = Client::connect(&cluster.url_v3()).await.unwrap();

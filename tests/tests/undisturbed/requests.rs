@@ -1,5 +1,6 @@
-//! What one client costs a server: every message on the wire, of requests and on streams, counted by the server itself. What a call of a handle
-//! costs is in `round_trips.rs`; here it is what calls share, and what goes on after them.
+//! How many messages one client sends to a server, in requests and on streams, as counted by the
+//! server. The cost of single calls of handles is in `round_trips.rs`; these tests cover what calls
+//! share and what continues after them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -13,9 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// Long enough for whatever comes at all; only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Of leases: so long that none has to be kept alive before the test is over.
+/// The time to live of leases: so long that none is kept alive during a test.
 const TTL: Duration = Duration::from_secs(600);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -26,16 +27,16 @@ struct Settings {
     quotas: BTreeMap<String, u64>,
 }
 
-/// A server of its own, so that nobody else is counted, and a client.
+/// A client and its own server, so that no other client is counted.
 struct Wire {
     etcd: Etcd,
     client: Client,
     dir: SettingsDir,
-    /// At the last look.
+    /// The counts at the last check.
     before: Messages,
 }
 
-/// How many there were of each kind.
+/// The number of messages of each kind.
 type Messages = BTreeMap<String, u64>;
 
 impl Wire {
@@ -48,25 +49,26 @@ impl Wire {
         Self { etcd, client, dir, before }
     }
 
-    /// Those that the server got since the last look.
+    /// The messages that the server has received since the last check.
     async fn since(&self) -> Messages {
         let now = received(&self.etcd).await.into_iter();
         now.map(|(kind, count)| (kind.clone(), count - self.before.get(&kind).unwrap_or(&0))).filter(|(_, count)| *count > 0).collect()
     }
 
-    /// Whether the server bears that reads are joined: before 3.5.7 those of that line do not (etcd issues 14110 and 14891).
+    /// Whether joined reads are safe on this server. In the 3.5 line they are from 3.5.7 on (etcd
+    /// issues 14110 and 14891).
     fn joins(&self) -> bool {
         let patch = self.etcd.version().strip_prefix("3.5.").map(|patch| patch.parse::<u32>().expect("a version"));
         patch.is_none_or(|patch| patch >= 7)
     }
 
-    /// In the beginning a client that is busy has to learn the server's version, too.
+    /// Reads until the client has learned the server's version, which costs a request of its own.
     async fn learn(&mut self, reads: u64) {
         let learned = async { while self.reads_at_once(reads).await > reads {} };
-        timeout(LIMIT, learned).await.expect("it learns it");
+        timeout(LIMIT, learned).await.expect("the client learns the version in time");
     }
 
-    /// The messages of so many reads at the same time.
+    /// Makes this many reads at once and returns the number of messages.
     async fn reads_at_once(&mut self, reads: u64) -> u64 {
         for read in join_all((0..reads).map(|_| self.dir.limit.get())).await {
             assert_eq!(read.unwrap().as_deref(), Some(&1));
@@ -74,14 +76,15 @@ impl Wire {
         self.all().await
     }
 
-    /// How many these were, which is a look.
+    /// The number of messages since the last check. This is a check.
     async fn all(&mut self) -> u64 {
         let before: u64 = self.before.values().sum();
         self.before = received(&self.etcd).await;
         self.before.values().sum::<u64>() - before
     }
 
-    /// These have come since the last look, or come soon; and nothing else has. What comes later is too much for the next look.
+    /// Waits until the server has received exactly these messages since the last check. Later
+    /// messages count for the next check.
     async fn gets<const N: usize>(&mut self, wanted: [(&str, u64); N]) {
         let wanted: Messages = wanted.map(|(kind, count)| (kind.to_owned(), count)).into();
         let reached = async {
@@ -98,8 +101,9 @@ impl Wire {
     }
 }
 
-/// How many messages of each kind the server has received. A server of 3.6 or later counts the end of a stream as one more, which is taken off here:
-/// it has a counter of the streams that ended, too.
+/// How many messages of each kind the server has received. From 3.6 on, a server counts the end of
+/// a stream as another message. Those are subtracted here, because the server also counts the
+/// streams that ended.
 async fn received(etcd: &Etcd) -> Messages {
     let mut stream = TcpStream::connect(etcd.endpoint()).await.unwrap();
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
@@ -114,7 +118,7 @@ async fn received(etcd: &Etcd) -> Messages {
     messages
 }
 
-/// The sums of a counter for each method, over the lines that have this label.
+/// The sum of a counter for each method, over the lines that contain this label.
 fn counted(metrics: &str, counter: &str, label: &str) -> Messages {
     let mut counts = Messages::new();
     for line in metrics.lines().filter(|line| line.starts_with(counter) && line.contains(label)) {
@@ -125,9 +129,10 @@ fn counted(metrics: &str, counter: &str, label: &str) -> Messages {
     counts
 }
 
-/// Each lists for itself, so that it knows what it starts from. The second one of the same span asks for no watch, whether it is a stream of changes or a view.
+/// Each watch lists for itself, so that it knows its starting state. A second watch or view of the
+/// same span sends no watch request.
 #[tokio::test]
-async fn watches_and_views_of_the_same_are_one_watch() {
+async fn equal_watches_and_views_share_one_watch() {
     let mut wire = Wire::new().await;
     let mut first = wire.dir.watch().await.unwrap();
     wire.gets([("Range", 1), ("Watch", 1)]).await;
@@ -150,7 +155,7 @@ async fn watches_and_views_of_the_same_are_one_watch() {
 }
 
 #[tokio::test]
-async fn a_view_is_a_list_and_a_watch() {
+async fn view_costs_one_list_and_one_watch() {
     let mut wire = Wire::new().await;
     let mut view = wire.dir.live().await.unwrap();
     wire.gets([("Range", 1), ("Watch", 1)]).await;
@@ -158,12 +163,13 @@ async fn a_view_is_a_list_and_a_watch() {
         wire.dir.limit.set(&limit).await.unwrap();
         while view.changed().await.unwrap().limit != limit {}
     }
-    // A field is set on the condition that its struct does not expire.
+    // Each `set` of a field has the condition that its struct does not expire, so it is a
+    // transaction.
     wire.gets([("Txn", 10)]).await;
 }
 
 #[tokio::test]
-async fn a_publication_is_a_lease_a_write_and_a_watch() {
+async fn publication_costs_lease_write_and_watch() {
     let mut wire = Wire::new().await;
     let published = wire.client.entry::<u32>("/services/a").unwrap().publish(&1).ttl(TTL).await.unwrap();
     wire.gets([("LeaseGrant", 1), ("Put", 1), ("Range", 1), ("Watch", 1)]).await;
@@ -175,9 +181,10 @@ async fn a_publication_is_a_lease_a_write_and_a_watch() {
     wire.gets([("LeaseRevoke", 1)]).await;
 }
 
-/// Contenders of one client: who waits costs a request to stand in the queue, all of them together one watch; and a hand-over is one request.
+/// Contenders of one client: each waiter costs one request to enter the queue, all waiters share
+/// one watch, and a handover costs one request.
 #[tokio::test]
-async fn a_hand_over_within_a_client_is_one_request() {
+async fn handover_within_client_is_one_request() {
     let mut wire = Wire::new().await;
     let lock = warm(&mut wire, 8).await;
     let mut held = lock.acquire().await.unwrap();
@@ -200,9 +207,9 @@ async fn a_hand_over_within_a_client_is_one_request() {
     wire.gets([("Txn", 1)]).await;
 }
 
-/// The same where all want it all the time.
+/// Contenders that acquire the lock again and again cost little more than one request per acquire.
 #[tokio::test]
-async fn a_lock_that_many_want_costs_little_more_than_a_request_for_each_time_that_one_has_it() {
+async fn contended_lock_costs_about_one_request_each() {
     const CONTENDERS: u64 = 8;
     const TIMES: u64 = 25;
     let mut wire = Wire::new().await;
@@ -219,13 +226,14 @@ async fn a_lock_that_many_want_costs_little_more_than_a_request_for_each_time_th
     for contender in contenders {
         timeout(LIMIT, contender).await.expect("in time").unwrap();
     }
-    // Each has to stand in the queue at first, and the last ones have fewer and fewer beside them; then there are the watch, and the list before it.
+    // The first acquire of each contender costs a request to enter the queue, and fewer and fewer
+    // contenders remain at the end. In addition there are one list and one watch.
     let most = CONTENDERS * TIMES * 6 / 5;
     let messages = wire.all().await;
     assert!(messages <= most, "{messages} messages");
 }
 
-/// A lock, after which the client has so many leases to spare.
+/// A lock of a client that has this many spare leases.
 async fn warm(wire: &mut Wire, leases: u64) -> NamedLock {
     let acquire = async |number| wire.client.lock(&format!("/warm/{number}")).ttl(TTL).acquire().await.unwrap();
     for held in join_all((0..leases).map(acquire)).await {
@@ -235,9 +243,9 @@ async fn warm(wire: &mut Wire, leases: u64) -> NamedLock {
     wire.client.lock("/locks/a").ttl(TTL)
 }
 
-/// One that finds nothing in flight, and all others together.
+/// The first read finds none in flight. All others share the second request.
 #[tokio::test]
-async fn reads_at_once_are_two_requests() {
+async fn concurrent_reads_are_two_requests() {
     let mut wire = Wire::new().await;
     let joins = wire.joins();
     wire.learn(64).await;
@@ -247,9 +255,9 @@ async fn reads_at_once_are_two_requests() {
     }
 }
 
-/// Callers that ask again and again: those who were answered together ask again together.
+/// Callers that read again and again: callers that got a shared answer read together again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn reads_of_eight_callers_are_a_third_of_the_requests_at_most() {
+async fn repeated_concurrent_reads_share_requests() {
     const CALLERS: u64 = 8;
     const EACH: u64 = 50;
     let mut wire = Wire::new().await;

@@ -11,6 +11,7 @@ mod instructions;
 mod layering;
 mod live;
 mod panics;
+mod promises;
 mod semantics;
 mod unchanged;
 mod values;

@@ -1,4 +1,5 @@
-//! What an election costs, in calls of the store. Each store is its own, so that nobody else moves its revision.
+//! How many store calls an election takes. Each test has its own store, so that no other client
+//! moves the revision.
 
 use etcd_typed::Client;
 use etcd_typed::store::memory::MemoryStore;
@@ -7,27 +8,27 @@ use etcd_typed::testing::{CountingStore, Counts, Etcd};
 use super::*;
 
 #[tokio::test]
-async fn memory_resigning_is_one_request_and_one_more_makes_the_next_leader() {
+async fn memory_handover_takes_two_requests() {
     let store = Client::with_store(MemoryStore::new());
     cost(&store, &store, Counts { commit: 1, ..Counts::default() }).await;
 }
 
 #[tokio::test]
-async fn v3_resigning_is_one_request_and_one_more_makes_the_next_leader() {
+async fn v3_handover_takes_two_requests() {
     let etcd = Etcd::start().await;
     let [here, there] = [Client::connect(&etcd.url_v3()).await.unwrap(), Client::connect(&etcd.url_v3()).await.unwrap()];
     cost(&here, &there, Counts { commit: 1, ..Counts::default() }).await;
 }
 
-/// There are no transactions: who is first is seen in a listing.
+/// v2 has no transactions: a candidate lists the queue to see which candidate is first.
 #[tokio::test]
-async fn v2_resigning_is_one_request_and_one_more_makes_the_next_leader() {
+async fn v2_handover_takes_two_requests() {
     let etcd = Etcd::start().await;
     let [here, there] = [Client::connect(&etcd.url_v2()).await.unwrap(), Client::connect(&etcd.url_v2()).await.unwrap()];
     cost(&here, &there, Counts { range: 1, ..Counts::default() }).await;
 }
 
-/// `look` is what it takes to see who is first.
+/// `look` is the call by which a candidate sees which candidate is first.
 async fn cost(here: &Client, there: &Client, look: Counts) {
     let count = |client: &Client| {
         let counting = CountingStore::new(client.store().clone());
@@ -35,7 +36,7 @@ async fn cost(here: &Client, there: &Client, look: Counts) {
         (counting, election)
     };
     let ((leading, leaders), (waiting, waiters)) = (count(here), count(there));
-    // Where a transaction cannot say who is before, entering is followed by a look.
+    // Without transactions, a campaign creates its key and then lists the queue.
     let enter =
         if here.store().capabilities().transactions { Counts { commit: 1, ..Counts::default() } } else { Counts { commit: 1, ..look } };
 
@@ -44,7 +45,7 @@ async fn cost(here: &Client, there: &Client, look: Counts) {
     leader.resign().await.unwrap();
     assert_eq!(leading.take(), Counts { commit: 1, ..Counts::default() });
     let leader = campaign(&leaders, "warm").await;
-    assert_eq!(leading.take(), enter, "with the lease that was there");
+    assert_eq!(leading.take(), enter, "the campaign reuses the spare lease");
     leader.proclaim(&text("other")).await.unwrap();
     assert_eq!(leading.take(), Counts { commit: 1, ..Counts::default() });
 
@@ -58,7 +59,7 @@ async fn cost(here: &Client, there: &Client, look: Counts) {
     leading.take();
     leader.resign().await.unwrap();
     let resigned = leading.take();
-    // It may have been held for so long that its key is watched.
+    // A leader that was held long enough has also read and watched its key.
     assert_eq!((resigned.commit, resigned.total() - resigned.range - resigned.watch), (1, 1), "{resigned:?}");
     let next = led(next).await;
     let took = waiting.take();

@@ -1,6 +1,8 @@
-//! `etcdctl elect` and its listening mode stand in the same queue; on v3, since it knows no elections on v2.
+//! `etcdctl elect` and its listening mode use the same queue. These tests run on v3 only, because
+//! `etcdctl` has no elections on v2.
 //!
-//! The tool is the one that the environment variable `ETCDCTL_BIN` names, else `etcdctl` on the `PATH`. Without one these tests fail.
+//! The environment variable `ETCDCTL_BIN` names the tool. If it is not set, the tests run `etcdctl`
+//! from the `PATH`, and fail if there is none.
 
 use std::process::Stdio;
 
@@ -13,7 +15,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use super::*;
 
-/// `etcdctl elect` while it runs.
+/// A running `etcdctl elect`.
 struct Elect {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -34,26 +36,26 @@ impl Elect {
         Self { process, lines }
     }
 
-    /// The key and the value of a leader, which it prints below each other.
+    /// The key and the value of a leader, which `etcdctl` prints on two lines.
     async fn shows(&mut self) -> (String, String) {
         let pair = async { (self.line().await, self.line().await) };
-        timeout(LIMIT, pair).await.expect("it says so")
+        timeout(LIMIT, pair).await.expect("etcdctl prints the leader in time")
     }
 
     async fn line(&mut self) -> String {
-        self.lines.next_line().await.unwrap().expect("it goes on")
+        self.lines.next_line().await.unwrap().expect("etcdctl has not ended")
     }
 
     fn is_silent(&mut self) -> bool {
         self.lines.next_line().now_or_never().is_none()
     }
 
-    /// Ends it as Ctrl-C does, upon which it resigns.
+    /// Interrupts the process as Ctrl-C does, upon which it resigns.
     async fn interrupt(mut self) {
-        let id = self.process.id().expect("it runs");
+        let id = self.process.id().expect("etcdctl runs");
         let sent = Command::new("sh").arg("-c").arg(format!("kill -INT {id}")).status().await.unwrap();
         assert!(sent.success());
-        timeout(LIMIT, self.process.wait()).await.expect("it ends").unwrap();
+        timeout(LIMIT, self.process.wait()).await.expect("etcdctl ends in time").unwrap();
     }
 }
 
@@ -62,7 +64,7 @@ async fn election(name: &str) -> Election<String> {
 }
 
 #[tokio::test]
-async fn while_etcdctl_leads_we_wait_and_then_we_lead() {
+async fn client_leads_after_etcdctl_resigns() {
     let name = "/etcdctl/theirs";
     let election = election(name).await;
     let mut changes = election.observe().await.unwrap();
@@ -86,13 +88,13 @@ async fn while_etcdctl_leads_we_wait_and_then_we_lead() {
 }
 
 #[tokio::test]
-async fn while_we_lead_etcdctl_waits_and_then_it_leads() {
+async fn etcdctl_leads_after_client_resigns() {
     let name = "/etcdctl/ours";
     let election = election(name).await;
     let ours = campaign(&election, "ours").await;
     let mut theirs = Elect::start(&[name, "theirs"]).await;
     eventually(async || values(&election).await == ["ours", "theirs"]).await;
-    // And somebody of ours behind it.
+    // Another candidate of this library waits behind `etcdctl`.
     let last = stand(&election, "last").await;
     let mut changes = election.observe().await.unwrap();
     assert_eq!(told(&mut changes).await, Some((text("ours"), ours.fence())));
@@ -110,7 +112,7 @@ async fn while_we_lead_etcdctl_waits_and_then_it_leads() {
 }
 
 #[tokio::test]
-async fn etcdctl_that_listens_shows_our_values_as_they_are() {
+async fn etcdctl_listener_shows_values_unchanged() {
     let name = "/etcdctl/listens";
     let election = Client::connect(&etcd_typed_tests::shared("election").await.url_v3()).await.unwrap().election::<Json<Vec<String>>>(name);
     let value = |n: u32| Json(vec![text("ü \"x\""), n.to_string()]);
@@ -128,9 +130,9 @@ async fn etcdctl_that_listens_shows_our_values_as_they_are() {
     next.resign().await.unwrap();
 }
 
-/// Each of these is one election for both, whoever comes first.
+/// Each of these names is the same election for both clients, whichever comes first.
 #[tokio::test]
-async fn every_name_is_the_same_election_for_etcdctl() {
+async fn etcdctl_shares_elections_of_any_name() {
     let etcd = Etcd::start().await;
     let client = Client::connect(&etcd.url_v3()).await.unwrap();
     for name in ["/a", "/a/", "/a//", "a", "a/b", "/", "dlock:x", " a b ", "größe/ü"] {
@@ -142,14 +144,14 @@ async fn every_name_is_the_same_election_for_etcdctl() {
         assert!(key.starts_with(&format!("{name}/")), "{name:?}: {key}");
         let seen = next(&mut changes).await.unwrap().unwrap();
         assert_eq!((seen.value.as_str(), seen.key.as_str()), (value.as_str(), key.as_str()));
-        assert!(election.try_campaign(&text("try")).await.unwrap().is_none(), "{name:?}: two lead");
+        assert!(election.try_campaign(&text("try")).await.unwrap().is_none(), "{name:?}: two candidates lead");
         let waiting = stand(&election, "ours").await;
         theirs.interrupt().await;
         let ours = led(waiting).await;
         assert_eq!(told(&mut changes).await, Some((text("ours"), ours.fence())));
         let mut theirs = Elect::at(&etcd, &[name, "theirs"]).await;
         eventually(async || values(&election).await == ["ours", "theirs"]).await;
-        assert!(timeout(Duration::from_millis(100), theirs.lines.next_line()).await.is_err(), "{name:?}: two lead");
+        assert!(timeout(Duration::from_millis(100), theirs.lines.next_line()).await.is_err(), "{name:?}: two candidates lead");
         ours.resign().await.unwrap();
         assert_eq!(theirs.shows().await.1, "theirs");
         theirs.interrupt().await;

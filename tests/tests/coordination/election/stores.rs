@@ -1,4 +1,4 @@
-//! What holds on every store.
+//! Behaviour that is the same on every store.
 
 use std::sync::Arc;
 
@@ -11,17 +11,17 @@ use tokio::sync::mpsc;
 use super::*;
 
 on_every_store! { "election":
-    l1_l5_they_lead_in_the_order_in_which_they_came_with_growing_fences
-    l4_a_candidate_whose_key_is_gone_never_wins
-    l6_who_is_dropped_resigns
-    l7_who_gives_up_leaves_nothing_behind
-    who_leads_proclaims_and_who_does_not_any_more_is_refused
-    who_leads_is_told
-    values_are_stored_as_they_are
-    somebody_elses_value_hides_nobody
-    who_stands_with_a_value_is_deposed
-    a_token_hands_the_leadership_over
-    lead_stops_when_it_is_lost_and_leads_again_until_the_work_is_done
+    candidates_lead_in_order_with_growing_fences
+    candidate_without_key_never_wins
+    dropped_leader_resigns
+    abandoned_campaign_leaves_no_key
+    only_current_leader_can_proclaim
+    observers_see_every_leader
+    values_are_stored_unchanged
+    undecodable_value_hides_no_candidate
+    depose_removes_all_candidates_with_value
+    token_hands_leadership_over
+    lead_campaigns_again_after_loss
 }
 
 struct Bench {
@@ -33,7 +33,7 @@ impl Bench {
         self.client.election("/e")
     }
 
-    /// Another process, which on v2 knows nothing of this client's leases.
+    /// The election as seen by another process. On v2 it knows none of this client's leases.
     async fn elsewhere(&self) -> Election<String> {
         let namespace = self.client.namespace().to_string();
         let address = match self.client.store().capabilities().name {
@@ -45,7 +45,7 @@ impl Bench {
     }
 }
 
-async fn l1_l5_they_lead_in_the_order_in_which_they_came_with_growing_fences(bench: Bench) {
+async fn candidates_lead_in_order_with_growing_fences(bench: Bench) {
     let (here, there) = (bench.election(), bench.elsewhere().await);
     let mut leader = campaign(&here, "0").await;
     let mut waiting = Vec::new();
@@ -65,11 +65,12 @@ async fn l1_l5_they_lead_in_the_order_in_which_they_came_with_growing_fences(ben
     }
     leader.resign().await.unwrap();
     assert!(here.leader().await.unwrap().is_none());
-    here.try_campaign(&text("try")).await.unwrap().expect("nobody leads").resign().await.unwrap();
+    here.try_campaign(&text("try")).await.unwrap().expect("no candidate leads").resign().await.unwrap();
 }
 
-/// As when its lease ran out while it waited: nobody tells it.
-async fn l4_a_candidate_whose_key_is_gone_never_wins(bench: Bench) {
+/// The key of the waiting candidate is deleted, as when its lease expires. Nothing notifies the
+/// candidate.
+async fn candidate_without_key_never_wins(bench: Bench) {
     let election = bench.election();
     let first = campaign(&election, "first").await;
     let waiting = stand(&election, "second").await;
@@ -77,12 +78,12 @@ async fn l4_a_candidate_whose_key_is_gone_never_wins(bench: Bench) {
     assert_eq!(bench.elsewhere().await.depose(&text("second")).await.unwrap(), 1);
     first.resign().await.unwrap();
     let second = led(waiting).await;
-    assert!(second.fence() > stood.fence && second.lease_id() != stood.lease, "it came anew");
+    assert!(second.fence() > stood.fence && second.lease_id() != stood.lease, "the candidate entered the queue again");
     second.verify().await.unwrap();
     assert_eq!(values(&election).await, ["second"]);
 }
 
-async fn l6_who_is_dropped_resigns(bench: Bench) {
+async fn dropped_leader_resigns(bench: Bench) {
     let election = bench.election();
     let leader = campaign(&election, "one").await;
     let waiting = stand(&election, "two").await;
@@ -93,7 +94,7 @@ async fn l6_who_is_dropped_resigns(bench: Bench) {
     eventually(async || values(&election).await.is_empty()).await;
 }
 
-async fn l7_who_gives_up_leaves_nothing_behind(bench: Bench) {
+async fn abandoned_campaign_leaves_no_key(bench: Bench) {
     let election = bench.election();
     let leader = campaign(&election, "leader").await;
     let late = election.campaign_within(&text("late"), Duration::from_millis(50)).await.unwrap_err();
@@ -104,7 +105,7 @@ async fn l7_who_gives_up_leaves_nothing_behind(bench: Bench) {
     assert!(values(&election).await.is_empty());
 }
 
-async fn who_leads_proclaims_and_who_does_not_any_more_is_refused(bench: Bench) {
+async fn only_current_leader_can_proclaim(bench: Bench) {
     let election = bench.election();
     let leader = campaign(&election, "one").await;
     for value in ["two", "two", ""] {
@@ -123,7 +124,7 @@ async fn who_leads_proclaims_and_who_does_not_any_more_is_refused(bench: Bench) 
     next.resign().await.unwrap();
 }
 
-async fn who_leads_is_told(bench: Bench) {
+async fn observers_see_every_leader(bench: Bench) {
     let election = bench.election();
     let mut changes = bench.elsewhere().await.observe().await.unwrap();
     assert_eq!(told(&mut changes).await, None);
@@ -132,20 +133,20 @@ async fn who_leads_is_told(bench: Bench) {
     let waiting = stand(&election, "other").await;
     one.proclaim(&text("same")).await.unwrap();
     one.proclaim(&text("other")).await.unwrap();
-    assert_eq!(told(&mut changes).await, Some((text("other"), one.fence())), "and not the same again");
+    assert_eq!(told(&mut changes).await, Some((text("other"), one.fence())), "an unchanged value is not reported");
     one.resign().await.unwrap();
     let two = led(waiting).await;
-    assert_eq!(told(&mut changes).await, Some((text("other"), two.fence())), "another with the same value");
+    assert_eq!(told(&mut changes).await, Some((text("other"), two.fence())), "a new leader with the same value is reported");
     drop(two);
     assert_eq!(told(&mut changes).await, None);
 
-    // Whoever begins later sees who leads then.
+    // An observer that starts later first sees the current leader.
     let three = campaign(&election, "three").await;
     let mut later = election.observe().await.unwrap();
     for changes in [&mut changes, &mut later] {
         assert_eq!(told(changes).await, Some((text("three"), three.fence())));
     }
-    // All at once: on v2 a directory goes with one event.
+    // Deletes all keys at once: v2 reports a removed directory as one event.
     bench.client.directory("/e").unwrap().delete_recursive().await.unwrap();
     assert_eq!(told(&mut changes).await, None);
     assert_eq!(timeout(LIMIT, three.lost()).await.unwrap().reason(), LostReason::KeyDeleted);
@@ -157,7 +158,7 @@ struct Node {
     port: u16,
 }
 
-async fn values_are_stored_as_they_are(bench: Bench) {
+async fn values_are_stored_unchanged(bench: Bench) {
     let node = Json(Node { host: text("größe \"1\""), port: 80 });
     let election = bench.client.election::<Json<Node>>("/e");
     let leader = election.campaign(&node).await.unwrap();
@@ -167,7 +168,7 @@ async fn values_are_stored_as_they_are(bench: Bench) {
     leader.resign().await.unwrap();
 }
 
-async fn somebody_elses_value_hides_nobody(bench: Bench) {
+async fn undecodable_value_hides_no_candidate(bench: Bench) {
     let (election, numbers) = (bench.election(), bench.client.election::<u32>("/e"));
     let foreign = campaign(&election, "not a number").await;
     let _waiting = stand(&election, "7").await;
@@ -181,7 +182,7 @@ async fn somebody_elses_value_hides_nobody(bench: Bench) {
     assert_eq!(next(&mut changes).await.unwrap().unwrap().value, 7);
 }
 
-async fn who_stands_with_a_value_is_deposed(bench: Bench) {
+async fn depose_removes_all_candidates_with_value(bench: Bench) {
     let election = bench.election().ttl(Duration::from_secs(6));
     let leader = campaign(&election, "gone").await;
     let stays = stand(&election, "stays").await;
@@ -191,13 +192,13 @@ async fn who_stands_with_a_value_is_deposed(bench: Bench) {
     assert_eq!(elsewhere.depose(&text("gone")).await.unwrap(), 2);
     let stays = led(stays).await;
     assert_eq!(timeout(LIMIT, leader.lost()).await.unwrap().reason(), LostReason::KeyDeleted);
-    // It notices when it looks, three times within its time to live.
+    // The candidate notices at its next check. There are three checks per time to live.
     eventually(async || values(&election).await == ["stays", "gone"]).await;
     stays.resign().await.unwrap();
     led(again).await.verify().await.unwrap();
 }
 
-async fn a_token_hands_the_leadership_over(bench: Bench) {
+async fn token_hands_leadership_over(bench: Bench) {
     let (election, elsewhere) = (bench.election(), bench.elsewhere().await.ttl(Duration::from_secs(5)));
     let leader = campaign(&election, "me").await;
     let fence = leader.fence();
@@ -219,7 +220,7 @@ async fn a_token_hands_the_leadership_over(bench: Bench) {
     led(waiting).await.resign().await.unwrap();
 }
 
-async fn lead_stops_when_it_is_lost_and_leads_again_until_the_work_is_done(bench: Bench) {
+async fn lead_campaigns_again_after_loss(bench: Bench) {
     let (election, elsewhere) = (bench.election(), bench.elsewhere().await);
     let (log, mut terms) = mpsc::unbounded_channel();
     let leading = tokio::spawn({
@@ -228,7 +229,7 @@ async fn lead_stops_when_it_is_lost_and_leads_again_until_the_work_is_done(bench
         async move {
             let work = |leader: Arc<Leader<String>>| {
                 term += 1;
-                // The clone stays with the test.
+                // The test keeps this clone.
                 log.send(leader.clone()).unwrap();
                 async move {
                     if term < 2 {
@@ -250,20 +251,20 @@ async fn lead_stops_when_it_is_lost_and_leads_again_until_the_work_is_done(bench
 }
 
 #[tokio::test]
-async fn v3_a_restart_of_the_server_loses_nothing_of_who_leads() {
+async fn v3_leadership_survives_server_restart() {
     let etcd = Etcd::start().await;
     let url = etcd.url_v3();
-    a_restart_of_the_server_loses_nothing_of_who_leads(etcd, &url).await;
+    leadership_survives_server_restart(etcd, &url).await;
 }
 
 #[tokio::test]
-async fn v2_a_restart_of_the_server_loses_nothing_of_who_leads() {
+async fn v2_leadership_survives_server_restart() {
     let etcd = Etcd::start().await;
     let url = etcd.url_v2();
-    a_restart_of_the_server_loses_nothing_of_who_leads(etcd, &url).await;
+    leadership_survives_server_restart(etcd, &url).await;
 }
 
-async fn a_restart_of_the_server_loses_nothing_of_who_leads(mut etcd: Etcd, url: &str) {
+async fn leadership_survives_server_restart(mut etcd: Etcd, url: &str) {
     let election = Client::connect(url).await.unwrap().election("/e").ttl(Duration::from_secs(60));
     let mut changes = Client::connect(url).await.unwrap().election("/e").observe().await.unwrap();
     assert_eq!(told(&mut changes).await, None);
@@ -272,7 +273,7 @@ async fn a_restart_of_the_server_loses_nothing_of_who_leads(mut etcd: Etcd, url:
     let waiting = stand(&election, "two").await;
 
     etcd.terminate().await;
-    assert!(leader.is_held(), "the server cannot have ended it yet");
+    assert!(leader.is_held(), "the lease cannot have expired yet");
     etcd.launch().await;
     etcd.ready().await;
     leader.verify().await.unwrap();

@@ -1,4 +1,5 @@
-//! The example `leader`, as its users run it, and the promise that it shows: the leader's process is killed, and another one leads.
+//! Runs the example `leader` as its users do. The process of the leader is killed, and another
+//! worker leads.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -11,12 +12,12 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-/// The example's own.
+/// The time to live that the example sets.
 const TTL: Duration = Duration::from_secs(3);
-/// A server's own, with default flags.
+/// The election timeout of a server with default flags.
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Workers in processes of their own, and what they print.
+/// Worker processes and the lines that they print.
 struct Workers {
     address: String,
     processes: Vec<Child>,
@@ -45,7 +46,7 @@ impl Workers {
         self.processes.push(process);
     }
 
-    /// The first of the lines from here on that the test is about.
+    /// The first line, counted from `from`, that `wanted` accepts.
     async fn says<T>(&mut self, from: usize, wanted: impl Fn(&str) -> Option<T>) -> T {
         let line = async {
             let mut at = from;
@@ -59,10 +60,10 @@ impl Workers {
                 self.said.push(self.lines.recv().await.expect("the sender is kept"));
             }
         };
-        timeout(LIMIT, line).await.expect("somebody says so")
+        timeout(LIMIT, line).await.expect("a worker prints such a line in time")
     }
 
-    /// Who is the first to lead from here on, and its fence.
+    /// The first worker that leads after line `from`, and its fence.
     async fn leads(&mut self, from: usize) -> (String, u64) {
         self.says(from, |line| {
             let (name, fence) = line.split_once(": leads, fence ")?;
@@ -73,18 +74,18 @@ impl Workers {
 }
 
 #[tokio::test]
-async fn l6_v3_another_leads_when_the_leader_is_killed() {
+async fn v3_worker_takes_over_from_killed_leader() {
     let etcd = Etcd::start().await;
-    another_leads_when_the_leader_is_killed(etcd.url_v3()).await;
+    worker_takes_over_from_killed_leader(etcd.url_v3()).await;
 }
 
 #[tokio::test]
-async fn l6_v2_another_leads_when_the_leader_is_killed() {
+async fn v2_worker_takes_over_from_killed_leader() {
     let etcd = Etcd::start().await;
-    another_leads_when_the_leader_is_killed(etcd.url_v2()).await;
+    worker_takes_over_from_killed_leader(etcd.url_v2()).await;
 }
 
-async fn another_leads_when_the_leader_is_killed(address: String) {
+async fn worker_takes_over_from_killed_leader(address: String) {
     const NAMES: [&str; 4] = ["anna", "ben", "carl", "dora"];
     let election = Client::connect(&address).await.unwrap().election("/etcd-typed/leader");
     let mut workers = Workers::at(address.clone());
@@ -108,16 +109,17 @@ async fn another_leads_when_the_leader_is_killed(address: String) {
         workers.says(from, |line| line.ends_with(&format!("sees that {next} leads")).then_some(())).await;
         (leader, fence) = (next, next_fence);
     }
-    println!("{address}: of a killed leader with a time to live of {TTL:?} another leads after {took:?}");
-    // Others use this machine too, which is no matter of ours; but it is not always so.
+    println!("{address}: after a leader with a time to live of {TTL:?} was killed, another worker led within {took:?}");
+    // Other programs on the machine may delay some of the rounds. The quickest round shows the time
+    // that the library takes.
     let quickest = took.iter().min().unwrap();
     assert!(*quickest <= TTL + ELECTION_TIMEOUT, "{took:?}");
 }
 
 #[tokio::test]
-async fn in_memory_three_workers_take_turns() {
+async fn memory_three_workers_take_turns() {
     let run = Command::new(env!("CARGO_BIN_EXE_leader")).output();
-    let output = timeout(LIMIT, run).await.expect("it ends").unwrap();
+    let output = timeout(LIMIT, run).await.expect("the example ends in time").unwrap();
     assert!(output.status.success(), "{output:?}");
     let printed = String::from_utf8(output.stdout).unwrap();
     let terms: Vec<(&str, u64)> =
@@ -125,7 +127,7 @@ async fn in_memory_three_workers_take_turns() {
     let names: Vec<_> = terms.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, ["anna", "ben", "carl", "ben"], "{printed}");
     assert!(terms.windows(2).all(|pair| pair[0].1 < pair[1].1), "{printed}");
-    // Each job once, under growing fences, whatever the one who was deposed had done until then.
+    // Each job is done once and under growing fences, however far the deposed leader got.
     let jobs: Vec<(usize, u64)> = printed
         .lines()
         .filter_map(|line| line.split_once(": job ")?.1.split_once(", fence "))

@@ -1,4 +1,4 @@
-//! What a lock costs: calls of the store, counted, and on v2 the requests as the server counts them.
+//! How many store calls a lock takes, and on v2 how many requests the server counts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,36 +9,36 @@ use etcd_typed::{Client, Lock, NamedLock, StatsKind};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// Long enough for whatever comes at all; only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 /// The default time to live.
 const TTL: Duration = Duration::from_secs(15);
 
-/// Somebody whose calls are counted.
-struct Somebody {
+/// A client whose store calls are counted.
+struct CountedClient {
     client: Client,
     counting: CountingStore,
 }
 
-impl Somebody {
+impl CountedClient {
     fn beside(client: &Client) -> Self {
         let counting = CountingStore::new(Arc::clone(client.store()));
         Self { client: Client::with_store(counting.clone()), counting }
     }
 
-    /// With a lease to spare, after everything that was in the background.
+    /// A client with a spare lease and no background work.
     async fn warm(client: &Client) -> Self {
-        let somebody = Self::beside(client);
-        somebody.client.lock("/warm").acquire().await.unwrap().release().await.unwrap();
-        somebody.counting.take();
-        somebody
+        let counted = Self::beside(client);
+        counted.client.lock("/warm").acquire().await.unwrap().release().await.unwrap();
+        counted.counting.take();
+        counted
     }
 
     fn lock(&self) -> NamedLock {
         self.client.lock("/cost/x")
     }
 
-    /// Begins to wait; returns when he waits for his predecessor.
+    /// Starts to wait, and returns when the waiter watches its predecessor.
     async fn waits(&self) -> JoinHandle<Lock> {
         let lock = self.lock();
         let waiter = tokio::spawn(async move { lock.acquire().await.unwrap() });
@@ -46,11 +46,11 @@ impl Somebody {
             while self.counting.counts().watch == 0 {
                 sleep(Duration::from_millis(10)).await;
             }
-            // A look that the watch asks for at its start.
+            // The start of the watch causes one more check of the queue.
             sleep(Duration::from_millis(300)).await;
         })
         .await
-        .expect("he waits");
+        .expect("the waiter watches in time");
         waiter
     }
 }
@@ -59,41 +59,41 @@ fn memory() -> Client {
     Client::with_store(MemoryStore::new())
 }
 
-/// One request to have it and one to give it back.
+/// Acquire and release take one request each.
 async fn uncontended(client: Client) {
-    let somebody = Somebody::warm(&client).await;
+    let counted = CountedClient::warm(&client).await;
     for _ in 0..3 {
-        let lock = somebody.lock().acquire().await.unwrap();
-        assert_eq!(somebody.counting.take(), Counts { commit: 1, ..Counts::default() });
+        let lock = counted.lock().acquire().await.unwrap();
+        assert_eq!(counted.counting.take(), Counts { commit: 1, ..Counts::default() });
         lock.release().await.unwrap();
-        assert_eq!(somebody.counting.take(), Counts { commit: 1, ..Counts::default() });
+        assert_eq!(counted.counting.take(), Counts { commit: 1, ..Counts::default() });
     }
-    // The first one also costs its lease.
-    let cold = Somebody::beside(&client);
+    // The first acquire also grants a lease.
+    let cold = CountedClient::beside(&client);
     let lock = cold.lock().acquire().await.unwrap();
     assert_eq!(cold.counting.take(), Counts { commit: 1, grant: 1, ..Counts::default() });
-    // A try that is in vain writes nothing.
-    assert!(somebody.lock().try_acquire().await.unwrap().is_none());
-    assert_eq!(somebody.counting.take(), Counts { commit: 1, ..Counts::default() });
+    // A failed `try_acquire` writes nothing.
+    assert!(counted.lock().try_acquire().await.unwrap().is_none());
+    assert_eq!(counted.counting.take(), Counts { commit: 1, ..Counts::default() });
     lock.verify().await.unwrap();
     assert_eq!(cold.counting.take(), Counts { commit: 1, ..Counts::default() });
     lock.release().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn memory_uncontended() {
+async fn memory_free_lock_takes_two_requests() {
     uncontended(memory()).await;
 }
 
 #[tokio::test]
-async fn v3_uncontended() {
+async fn v3_free_lock_takes_two_requests() {
     let etcd = Etcd::start().await;
     uncontended(Client::connect(&etcd.url_v3()).await.unwrap()).await;
 }
 
-/// One look, after which it is his.
+/// A waiter takes over with one check of the queue.
 async fn handed_over(client: Client) {
-    let (first, second) = (Somebody::warm(&client).await, Somebody::warm(&client).await);
+    let (first, second) = (CountedClient::warm(&client).await, CountedClient::warm(&client).await);
     let lock = first.lock().acquire().await.unwrap();
     let waiter = second.waits().await;
     let Counts { range, commit, watch, grant, revoke, .. } = second.counting.take();
@@ -106,27 +106,28 @@ async fn handed_over(client: Client) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn memory_handed_over() {
+async fn memory_waiter_takes_over_in_one_request() {
     handed_over(memory()).await;
 }
 
 #[tokio::test]
-async fn v3_handed_over() {
+async fn v3_waiter_takes_over_in_one_request() {
     let etcd = Etcd::start().await;
     handed_over(Client::connect(&etcd.url_v3()).await.unwrap()).await;
 }
 
-/// v2 has no transaction that makes a key and reads the directory: two requests to have it. To give it back is one, conditioned on the index that
-/// this process knows.
+/// v2 has no transaction that creates a key and reads the directory, so acquire takes two requests.
+/// Release takes one, on the condition that the key has the index that this client knows.
 #[tokio::test]
-async fn v2_uncontended_and_handed_over() {
+async fn v2_lock_takes_three_requests() {
     let etcd = Etcd::start().await;
     let client = Client::connect(&etcd.url_v2()).await.unwrap();
-    let (first, second) = (Somebody::warm(&client).await, Somebody::warm(&client).await);
+    let (first, second) = (CountedClient::warm(&client).await, CountedClient::warm(&client).await);
     let requests = async || {
         let stats = client.stats(StatsKind::Store).await.unwrap();
         let names = ["getsSuccess", "createSuccess", "compareAndDeleteSuccess", "deleteSuccess", "updateSuccess", "compareAndSwapSuccess"];
-        // The reads that fail are the server's own: with each request it looks whether authentication is on.
+        // Failed reads are not counted: the server itself causes them when it checks, with each
+        // request, whether authentication is on.
         let failures = ["createFail", "compareAndDeleteFail", "deleteFail", "updateFail", "compareAndSwapFail"];
         (names.map(|name| stats.counter(name).unwrap()), failures.map(|name| stats.counter(name).unwrap()))
     };
@@ -148,65 +149,68 @@ async fn v2_uncontended_and_handed_over() {
     lock.release().await.unwrap();
     let lock = timeout(LIMIT, waiter).await.expect("in time").unwrap();
     assert_eq!(second.counting.take(), Counts { range: 1, ..Counts::default() });
-    // Also after the keep-alives have moved its index.
+    // Release also takes one request after a keep-alive has changed the index of the key.
     client.store().keep_alive(lock.lease_id()).await.unwrap();
     let held = requests().await;
     lock.release().await.unwrap();
     assert_eq!(rise(&held, &requests().await), [0, 0, 1, 0, 0, 0]);
 }
 
-/// Waiting costs a watch, and for each third of the time to live a keep-alive and a look.
+/// A waiter costs one watch, and a keep-alive and a check of the queue per third of the time to
+/// live.
 #[tokio::test(start_paused = true)]
-async fn waiting_costs_a_look_each_third_of_the_time() {
+async fn waiter_checks_three_times_per_ttl() {
     let client = memory();
-    let (first, second) = (Somebody::warm(&client).await, Somebody::warm(&client).await);
+    let (first, second) = (CountedClient::warm(&client).await, CountedClient::warm(&client).await);
     let lock = first.lock().acquire().await.unwrap();
     let waiter = second.waits().await;
     second.counting.take();
     sleep(20 * TTL).await;
     assert_eq!(second.counting.take(), Counts { commit: 60, keep_alive: 60, ..Counts::default() });
-    // And holding it a keep-alive, after the list and the watch that it began with.
+    // The holder costs one read and one watch after its acquire, and a keep-alive per third of the
+    // time to live.
     assert_eq!(first.counting.take(), Counts { commit: 1, range: 1, watch: 1, keep_alive: 60, ..Counts::default() });
     drop(lock);
     assert!(waiter.await.unwrap().is_held());
 }
 
-/// L5.
+/// Promise L5.
 #[tokio::test(start_paused = true)]
-async fn one_release_wakes_one_of_many() {
+async fn release_wakes_only_next_waiter() {
     let client = memory();
-    let holder = Somebody::warm(&client).await;
+    let holder = CountedClient::warm(&client).await;
     let mut lock = holder.lock().acquire().await.unwrap();
     let mut waiters = Vec::new();
     for _ in 0..16 {
-        let somebody = Somebody::warm(&client).await;
-        let waiter = somebody.waits().await;
-        waiters.push((somebody, waiter));
+        let counted = CountedClient::warm(&client).await;
+        let waiter = counted.waits().await;
+        waiters.push((counted, waiter));
     }
     while !waiters.is_empty() {
-        // What comes with time is behind us.
-        for (somebody, _) in &waiters {
-            somebody.counting.take();
+        // Discard the calls that timers have made.
+        for (counted, _) in &waiters {
+            counted.counting.take();
         }
         lock.release().await.unwrap();
         let (next, waiter) = waiters.remove(0);
         lock = waiter.await.unwrap();
         assert_eq!(next.counting.take(), Counts { commit: 1, ..Counts::default() });
-        for (somebody, waiter) in &waiters {
+        for (counted, waiter) in &waiters {
             assert!(!waiter.is_finished());
-            assert_eq!(somebody.counting.take(), Counts::default());
+            assert_eq!(counted.counting.take(), Counts::default());
         }
     }
     lock.release().await.unwrap();
 }
 
-/// Spare leases are kept alive for nobody for a minute, also where their own keep-alives are rare; then they are ended.
+/// An unused lease is kept alive for about a minute, even if its keep-alives are rarer than that,
+/// and is then revoked.
 #[tokio::test(start_paused = true)]
-async fn spare_leases_retire() {
+async fn unused_leases_are_revoked() {
     for ttl in [Duration::from_secs(5), TTL, Duration::from_secs(24 * 3600)] {
         let client = memory();
-        let somebody = Somebody::beside(&client);
-        let locks: Vec<_> = (0..8).map(|number| somebody.client.lock(&format!("/{number}")).ttl(ttl)).collect();
+        let counted = CountedClient::beside(&client);
+        let locks: Vec<_> = (0..8).map(|number| counted.client.lock(&format!("/{number}")).ttl(ttl)).collect();
         let mut held = Vec::new();
         for lock in &locks {
             held.push(lock.acquire().await.unwrap());
@@ -226,8 +230,8 @@ async fn spare_leases_retire() {
         assert_eq!(alive().await, 8, "{ttl:?}");
         sleep(Duration::from_secs(25)).await;
         assert_eq!(alive().await, 0, "{ttl:?}");
-        let calls = somebody.counting.take();
+        let calls = counted.counting.take();
         sleep(Duration::from_secs(3600)).await;
-        assert_eq!((calls.revoke, somebody.counting.take()), (8, Counts::default()), "{ttl:?}");
+        assert_eq!((calls.revoke, counted.counting.take()), (8, Counts::default()), "{ttl:?}");
     }
 }

@@ -1,6 +1,8 @@
-//! `etcdctl lock` in one queue with us, on v3; and what it does to a lock of ours.
+//! `etcdctl lock` in one queue with this library on v3, and `etcdctl` commands that take a lock
+//! away.
 //!
-//! The tool is the one that the environment variable `ETCDCTL_BIN` names, else `etcdctl` on the `PATH`. Without one these tests fail.
+//! The environment variable `ETCDCTL_BIN` names the tool. If it is not set, the tests run `etcdctl`
+//! from the `PATH`, and fail if there is none.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,9 +17,9 @@ use tokio::time::{sleep, timeout};
 
 use super::names::NAMES;
 
-/// Long enough for whatever comes at all; only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long something is given to happen that must not.
+/// How long a test waits to see that something does not happen.
 const WHILE: Duration = Duration::from_millis(500);
 
 struct Bench {
@@ -58,11 +60,11 @@ impl Bench {
     }
 
     async fn run(&self, arguments: &[&str]) {
-        let output = timeout(LIMIT, self.etcdctl(arguments).output()).await.expect("it ends").expect("an etcdctl");
+        let output = timeout(LIMIT, self.etcdctl(arguments).output()).await.expect("etcdctl ends in time").expect("an etcdctl");
         assert!(output.status.success(), "etcdctl {arguments:?}: {output:?}");
     }
 
-    /// `etcdctl lock`, which stands in the queue when this returns.
+    /// Starts `etcdctl lock` and waits until the queue has `queued` keys.
     async fn tool(&self, queued: usize) -> Tool {
         let mut child = self.etcdctl(&["lock", "--ttl=2", self.name]).spawn().expect("an etcdctl");
         let output = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -77,11 +79,12 @@ impl Bench {
             }
         })
         .await
-        .expect("so many in the queue");
+        .expect("the queue gets this length in time");
     }
 }
 
-/// A running `etcdctl lock`. It prints its key when it has the lock, and gives it up when it is interrupted.
+/// A running `etcdctl lock`. It prints its key when it has the lock, and releases the lock when it
+/// is interrupted.
 struct Tool {
     child: Child,
     output: Lines<BufReader<ChildStdout>>,
@@ -93,18 +96,18 @@ impl Tool {
     }
 
     async fn has_it_not(&mut self) {
-        assert!(timeout(WHILE, self.output.next_line()).await.is_err(), "it has the lock");
+        assert!(timeout(WHILE, self.output.next_line()).await.is_err(), "etcdctl has the lock");
     }
 
     async fn gives_it_up(mut self) {
-        let pid = self.child.id().expect("it runs").to_string();
+        let pid = self.child.id().expect("etcdctl runs").to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
-        timeout(LIMIT, self.child.wait()).await.expect("it ends").unwrap();
+        timeout(LIMIT, self.child.wait()).await.expect("etcdctl ends in time").unwrap();
     }
 }
 
 #[tokio::test]
-async fn while_etcdctl_holds_it_we_wait_and_then_have_it() {
+async fn client_acquires_after_etcdctl_releases() {
     let bench = Bench::of("/interop/theirs").await;
     let mut tool = bench.tool(1).await;
     let key = tool.has_it().await;
@@ -122,7 +125,7 @@ async fn while_etcdctl_holds_it_we_wait_and_then_have_it() {
 }
 
 #[tokio::test]
-async fn while_we_hold_it_etcdctl_waits_and_then_has_it() {
+async fn etcdctl_acquires_after_client_releases() {
     let bench = Bench::of("/interop/ours").await;
     let lock = bench.acquire().await;
     let mut tool = bench.tool(2).await;
@@ -138,7 +141,7 @@ async fn while_we_hold_it_etcdctl_waits_and_then_has_it() {
 }
 
 #[tokio::test]
-async fn a_mixed_queue_keeps_its_order() {
+async fn mixed_queue_keeps_its_order() {
     let bench = Bench::of("/interop/mixed").await;
     let first = bench.acquire().await;
     let mut second = bench.tool(2).await;
@@ -164,7 +167,7 @@ async fn a_mixed_queue_keeps_its_order() {
 }
 
 #[tokio::test]
-async fn what_etcdctl_takes_away_is_lost() {
+async fn lock_taken_away_by_etcdctl_is_lost() {
     let bench = Bench::of("/interop/taken").await;
     let lock = bench.acquire().await;
     bench.run(&["lease", "revoke", &lock.lease_id().to_string()]).await;
@@ -173,7 +176,8 @@ async fn what_etcdctl_takes_away_is_lost() {
     let lock = bench.acquire().await;
     bench.run(&["del", lock.key().as_str()]).await;
     assert_eq!(timeout(LIMIT, lock.lost()).await.expect("in time").reason(), LostReason::KeyDeleted);
-    // Written without its lease, it is nobody's; the same tool would wait for it for ever.
+    // Without a lease the key is in no queue for this library. `etcdctl lock` would wait for it
+    // forever.
     let lock = bench.acquire().await;
     bench.run(&["put", lock.key().as_str(), "mine"]).await;
     assert_eq!(timeout(LIMIT, lock.lost()).await.expect("in time").reason(), LostReason::TakenOver);
@@ -183,9 +187,9 @@ async fn what_etcdctl_takes_away_is_lost() {
     assert!(lock.is_held());
 }
 
-/// Each of these is one queue for both, whoever comes first.
+/// Each of these names is the same queue for both clients, whichever comes first.
 #[tokio::test]
-async fn every_name_is_the_same_queue_for_etcdctl() {
+async fn etcdctl_shares_locks_of_any_name() {
     let etcd = Etcd::start().await;
     for name in NAMES {
         let bench = Bench::at(&etcd, name).await;
@@ -193,12 +197,12 @@ async fn every_name_is_the_same_queue_for_etcdctl() {
         let key = tool.has_it().await;
         assert!(key.starts_with(&format!("{name}/")), "{name:?}: {key}");
         assert_eq!(bench.lock().holder().await.unwrap().unwrap().key.as_str(), key);
-        assert!(bench.lock().try_acquire().await.unwrap().is_none(), "{name:?}: two hold it");
+        assert!(bench.lock().try_acquire().await.unwrap().is_none(), "{name:?}: two hold the lock");
         let waiter = bench.waits(2).await;
         tool.gives_it_up().await;
         let lock = timeout(LIMIT, waiter).await.expect("in time").unwrap();
         let mut tool = bench.tool(2).await;
-        assert!(timeout(WHILE / 4, tool.output.next_line()).await.is_err(), "{name:?}: two hold it");
+        assert!(timeout(WHILE / 4, tool.output.next_line()).await.is_err(), "{name:?}: two hold the lock");
         lock.release().await.unwrap();
         tool.has_it().await;
         tool.gives_it_up().await;
@@ -207,7 +211,7 @@ async fn every_name_is_the_same_queue_for_etcdctl() {
 }
 
 #[tokio::test]
-async fn killed_etcdctl_leaves_the_lock_to_us() {
+async fn client_takes_over_from_killed_etcdctl() {
     let bench = Bench::of("/interop/killed/").await;
     let mut tool = bench.tool(1).await;
     tool.has_it().await;

@@ -1,4 +1,5 @@
-//! The example `lock` on the three stores: one worker does the job, and whoever comes too late is refused.
+//! The example `lock` on the three stores: one worker does the job, and the former holder is
+//! refused.
 
 use std::process::Command;
 
@@ -10,8 +11,8 @@ fn run(address: Option<&str>) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn the_job_is_done_once(address: Option<&str>, guarded: bool) {
-    // The second time it was done before.
+fn example_does_the_job_once(address: Option<&str>, guarded: bool) {
+    // In a second run on the same server the job is already done.
     let times = if address.is_some() { 2 } else { 1 };
     for time in 0..times {
         let shown = run(address);
@@ -25,16 +26,16 @@ fn the_job_is_done_once(address: Option<&str>, guarded: bool) {
 }
 
 #[test]
-fn memory_the_job_is_done_once() {
-    the_job_is_done_once(None, true);
+fn memory_example_does_the_job_once() {
+    example_does_the_job_once(None, true);
 }
 
 #[tokio::test]
-async fn v3_the_job_is_done_once() {
-    the_job_is_done_once(Some(&Etcd::start().await.url_v3()), true);
+async fn v3_example_does_the_job_once() {
+    example_does_the_job_once(Some(&Etcd::start().await.url_v3()), true);
 }
 
 #[tokio::test]
-async fn v2_the_job_is_done_once() {
-    the_job_is_done_once(Some(&Etcd::start().await.url_v2()), false);
+async fn v2_example_does_the_job_once() {
+    example_does_the_job_once(Some(&Etcd::start().await.url_v2()), false);
 }

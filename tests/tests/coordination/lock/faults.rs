@@ -1,5 +1,5 @@
-//! What is left of a lock whose future was dropped anywhere, and what becomes of it where answers are lost: no key, no lease, no second holder. On the
-//! memory store, whose clock stands still and whose faults are exact.
+//! A future of a lock is dropped at any point, or replies are lost: no key, no lease and no second
+//! holder remains. These tests use the memory store with paused time and exact faults.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -17,20 +17,21 @@ use futures_util::future::join;
 use tokio::task::yield_now;
 use tokio::time::{Instant, advance, sleep, timeout};
 
-/// No future is polled so often in any of the cases.
+/// More polls than any of these futures needs.
 const POLLS: usize = 200;
 
-/// Waits once before and once after each call and each item of a watch, so that a future that uses it can be dropped at each of these points; and
-/// remembers which leases were asked for.
+/// A store that yields once before and after each call and each item of a watch, so that a future
+/// on top of it can be dropped at each of these points. It also records the leases that it was
+/// asked for.
 #[derive(Clone, Debug)]
 struct Yielding {
     inner: MemoryStore,
     leases: Arc<Mutex<Vec<LeaseId>>>,
-    /// How late a watch yields what it has.
+    /// How long a watch delays each item.
     late: Duration,
 }
 
-/// Pending once.
+/// Returns `Pending` once.
 async fn pause() {
     let mut paused = false;
     poll_fn(|cx| {
@@ -113,7 +114,7 @@ impl Store for Yielding {
     }
 }
 
-/// A store with somebody whose futures are dropped, and somebody else.
+/// A store with two clients: `client`, whose futures are dropped, and `other`.
 struct Bench {
     memory: MemoryStore,
     store: Yielding,
@@ -146,14 +147,14 @@ impl Bench {
         kvs.into_iter().map(|kv| String::from_utf8(kv.key.into()).unwrap()).collect()
     }
 
-    /// Nothing is there any more of whoever was dropped, also when whatever comes late has come.
+    /// Checks that the dropped future has left no key and no lease, even after every late write.
     async fn nothing_is_left(self, what: &str) {
         self.memory.faults().clear();
         sleep(Duration::from_secs(5)).await;
         assert_eq!(self.keys().await, Vec::<String>::new(), "{what}");
         let free = self.theirs().try_acquire().await.unwrap();
-        free.unwrap_or_else(|| panic!("{what}: it is free")).release().await.unwrap();
-        // What is alive now are spare leases, which end with the client.
+        free.unwrap_or_else(|| panic!("{what}: the lock is not free")).release().await.unwrap();
+        // The leases that are still alive are spare leases, which end with the client.
         let Self { memory, store, client, other } = self;
         drop(client);
         sleep(Duration::from_secs(1)).await;
@@ -165,7 +166,8 @@ impl Bench {
     }
 }
 
-/// Polls a future so often at most, with the background at work in between, and then drops it. What it gave, if it was done.
+/// Polls a future at most `times` times, runs background tasks in between, and then drops the
+/// future. Returns its output if it completed.
 async fn polled<T>(times: usize, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     for _ in 0..times {
@@ -175,15 +177,15 @@ async fn polled<T>(times: usize, future: impl Future<Output = T>) -> Option<T> {
         for _ in 0..3 {
             yield_now().await;
         }
-        // Short waits between attempts are passed, those for others are not.
+        // Skips the short delays between attempts, but not the waits for other holders.
         advance(Duration::from_millis(20)).await;
     }
     None
 }
 
-/// What goes wrong with the calls of the one who is dropped.
+/// The faults that hit the calls of the dropped future.
 const FAULTS: [(&str, fn(&Faults)); 8] = [
-    ("nothing goes wrong", |_| {}),
+    ("no fault", |_| {}),
     ("the reply to the create is lost", |faults| faults.lose_reply(Calls::Commits, 1)),
     ("two replies to commits are lost", |faults| faults.lose_reply(Calls::Commits, 2)),
     ("the create is lost", |faults| faults.lose_request(Calls::Commits, 1)),
@@ -193,7 +195,7 @@ const FAULTS: [(&str, fn(&Faults)); 8] = [
     ("the grant is refused", |faults| faults.fail(Calls::Leases, 1, ErrorKind::Unavailable)),
 ];
 
-/// L7: drops what `take` makes after each number of polls, until it is done before that.
+/// Promise L7: drops the future of `take` after each possible number of polls.
 async fn dropped_anywhere(held: bool, take: impl AsyncFn(NamedLock) -> Result<Option<Lock>>) {
     for (fault, set) in FAULTS {
         for times in 0.. {
@@ -209,7 +211,7 @@ async fn dropped_anywhere(held: bool, take: impl AsyncFn(NamedLock) -> Result<Op
             if let Some(holder) = holder {
                 holder.verify().await.unwrap();
                 assert!(!matches!(done, Some(Ok(Some(_)))), "{what}: a second holder");
-                // Whoever holds it is not asked to wait for who is gone.
+                // The holder must not wait for the dropped future.
                 holder.release().await.unwrap();
             }
             let is_done = done.is_some();
@@ -227,32 +229,32 @@ async fn dropped_anywhere(held: bool, take: impl AsyncFn(NamedLock) -> Result<Op
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_acquire_leaves_nothing() {
+async fn dropped_acquire_leaves_nothing() {
     for held in [false, true] {
         dropped_anywhere(held, async |lock| lock.acquire().await.map(Some)).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_try_leaves_nothing() {
+async fn dropped_try_acquire_leaves_nothing() {
     for held in [false, true] {
         dropped_anywhere(held, async |lock| lock.try_acquire().await).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_acquire_with_an_end_leaves_nothing() {
+async fn dropped_acquire_within_leaves_nothing() {
     for held in [false, true] {
-        // Once it ends by itself before it is dropped, and once it does not.
+        // Once the call times out before it is dropped, and once it does not.
         for time in [Duration::from_millis(200), Duration::from_secs(600)] {
             dropped_anywhere(held, async |lock| lock.acquire_within(time).await.map(Some)).await;
         }
     }
 }
 
-/// The holder releases it while somebody waits, who is dropped on his way from waiting to having.
+/// The holder releases the lock, and the waiter is dropped while it takes over.
 #[tokio::test(start_paused = true)]
-async fn a_waiter_who_is_dropped_when_it_is_his_turn_leaves_nothing() {
+async fn waiter_dropped_at_its_turn_leaves_nothing() {
     for (fault, set) in FAULTS.iter().filter(|(name, _)| !name.contains("grant")) {
         for times in 0.. {
             let what = format!("{fault}, polled {times} times after the release");
@@ -275,9 +277,10 @@ async fn a_waiter_who_is_dropped_when_it_is_his_turn_leaves_nothing() {
     }
 }
 
-/// Until the release was applied the lock is held; from then on it is free, whatever became of the future.
+/// The lock is held until the release is applied and free afterwards, whatever happens to the
+/// future.
 #[tokio::test(start_paused = true)]
-async fn a_dropped_release_releases() {
+async fn dropped_release_still_releases() {
     for (fault, set) in FAULTS {
         for times in 0.. {
             let what = format!("{fault}, release polled {times} times");
@@ -298,9 +301,10 @@ async fn a_dropped_release_releases() {
     }
 }
 
-/// A server serves a watch that a write overtook while it was made from a loop of 100 ms. Whoever waits with such a watch does not wait for that.
+/// If a write overtakes the creation of a watch, the server serves that watch from a loop of 100
+/// ms. A waiter with such a watch does not wait for the loop.
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_is_slow_at_first_costs_less_than_it_is_slow() {
+async fn slow_watch_does_not_delay_waiter() {
     const LATE: Duration = Duration::from_millis(90);
     for held in [1, 5, 10] {
         let bench = Bench::with_watches(LATE);
@@ -316,7 +320,8 @@ async fn a_watch_that_is_slow_at_first_costs_less_than_it_is_slow() {
     }
 }
 
-/// One gives it up while another one of the same client joins the queue, so that one request may do both; there are leases for the two.
+/// Acquires a lock and leaves the client a spare lease, so that one request may release the lock
+/// and acquire it again.
 async fn joined_by_another(bench: &Bench) -> Lock {
     let elsewhere = bench.client.lock("/y").acquire().await.unwrap();
     let lock = bench.lock().acquire().await.unwrap();
@@ -325,7 +330,7 @@ async fn joined_by_another(bench: &Bench) -> Lock {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_release_that_took_another_one_along_leaves_him_to_himself() {
+async fn dropped_release_keeps_joined_acquire() {
     for (fault, set) in FAULTS {
         for times in 0.. {
             let what = format!("{fault}, release polled {times} times");
@@ -343,7 +348,7 @@ async fn a_dropped_release_that_took_another_one_along_leaves_him_to_himself() {
             let is_done = done.is_some();
             let joined = match joined {
                 Some(joined) => joined,
-                None => timeout(Duration::from_secs(60), joining).await.expect("it is free"),
+                None => timeout(Duration::from_secs(60), joining).await.expect("the lock becomes free in time"),
             };
             let joined = joined.unwrap();
             assert!(joined.fence() > fence, "{what}");
@@ -359,7 +364,7 @@ async fn a_dropped_release_that_took_another_one_along_leaves_him_to_himself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_dropped_while_a_release_takes_him_along_leaves_nothing() {
+async fn dropped_acquire_in_joint_release_leaves_nothing() {
     for (fault, set) in FAULTS {
         for times in 0.. {
             let what = format!("{fault}, acquire polled {times} times");
@@ -387,9 +392,10 @@ async fn whoever_is_dropped_while_a_release_takes_him_along_leaves_nothing() {
     }
 }
 
-/// A token whose adoption was dropped is of use or its lock is free; nobody holds it in secret.
+/// After a dropped adoption either the token still works or the lock is free. There is no hidden
+/// holder.
 #[tokio::test(start_paused = true)]
-async fn a_dropped_adoption_leaves_the_lock_to_the_token_or_free() {
+async fn dropped_adopt_leaves_token_or_free_lock() {
     for (fault, set) in FAULTS {
         for times in 0.. {
             let what = format!("{fault}, adoption polled {times} times");
@@ -417,12 +423,12 @@ async fn a_dropped_adoption_leaves_the_lock_to_the_token_or_free() {
     }
 }
 
-/// The key of a lock that was had with lost answers is its holder's only one, and its lease serves nobody else.
+/// A lock that was acquired despite lost replies has one key, and no other lock uses its lease.
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_costs_no_lock_and_makes_no_second() {
+async fn lost_reply_creates_no_second_key() {
     for (fault, set) in FAULTS.iter().filter(|(name, _)| !name.contains("grant")) {
         let bench = Bench::new();
-        // A spare lease is there, so that it is the create that goes wrong.
+        // A spare lease exists, so that the fault hits the create.
         let spare = bench.lock().acquire().await.unwrap();
         let spare_id = spare.lease_id();
         spare.release().await.unwrap();
@@ -433,8 +439,9 @@ async fn a_lost_answer_costs_no_lock_and_makes_no_second() {
         assert_eq!(lock.lease_id(), spare_id, "{fault}");
         lock.release().await.unwrap();
         assert_eq!(bench.keys().await, Vec::<String>::new(), "{fault}");
-        // What is applied late finds no lease, unless it was answered.
-        let clean = *fault == "nothing goes wrong";
+        // If the create was not answered, its lease is revoked and not used again, so that a late
+        // create finds no lease.
+        let clean = *fault == "no fault";
         let next = bench.lock().acquire().await.unwrap();
         assert_eq!(next.lease_id() == spare_id, clean, "{fault}");
         next.release().await.unwrap();
@@ -443,7 +450,7 @@ async fn a_lost_answer_costs_no_lock_and_makes_no_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_whose_looks_are_lost_gets_its_turn() {
+async fn waiter_survives_lost_checks() {
     for calls in [Calls::Commits, Calls::Watches, Calls::All] {
         let bench = Bench::new();
         let holder = bench.theirs().acquire().await.unwrap();
@@ -457,7 +464,7 @@ async fn a_waiter_whose_looks_are_lost_gets_its_turn() {
         sleep(Duration::from_secs(1)).await;
         bench.memory.faults().clear();
         holder.release().await.unwrap();
-        let lock = timeout(Duration::from_secs(10), waiter).await.expect("its turn").unwrap();
+        let lock = timeout(Duration::from_secs(10), waiter).await.expect("the waiter gets its turn").unwrap();
         lock.verify().await.unwrap();
         lock.release().await.unwrap();
         bench.nothing_is_left(&format!("{calls:?}")).await;
@@ -465,7 +472,7 @@ async fn a_waiter_whose_looks_are_lost_gets_its_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_goes_on_through_an_outage_longer_than_the_lease() {
+async fn waiter_survives_outage_longer_than_lease() {
     let bench = Bench::new();
     let holder = bench.theirs().acquire().await.unwrap();
     let waiter = tokio::spawn({
@@ -478,15 +485,16 @@ async fn waiting_goes_on_through_an_outage_longer_than_the_lease() {
     sleep(Duration::from_secs(300)).await;
     assert!(!waiter.is_finished());
     bench.memory.faults().start();
-    // The server gave all leases their whole time again; whoever held it gives it up as soon as that can be said.
-    let lock = timeout(Duration::from_secs(60), waiter).await.expect("its turn").unwrap();
+    // The restarted server gives all leases their whole time again. The former holder releases the
+    // lock as soon as it reaches the server.
+    let lock = timeout(Duration::from_secs(60), waiter).await.expect("the waiter gets its turn").unwrap();
     lock.verify().await.unwrap();
     drop(holder);
     lock.verify().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spare_lease_that_the_server_has_forgotten_costs_one_more_round() {
+async fn expired_spare_lease_is_replaced() {
     let bench = Bench::new();
     for other in ["/a", "/b", "/c"] {
         let _spare = bench.client.lock(other).acquire().await.unwrap();
@@ -510,7 +518,7 @@ async fn a_spare_lease_that_the_server_has_forgotten_costs_one_more_round() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn releases_whose_answers_are_lost_are_told_from_locks_that_were_lost() {
+async fn release_with_lost_reply_succeeds() {
     for lost in [1, 2, 3] {
         let bench = Bench::new();
         let lock = bench.lock().acquire().await.unwrap();
@@ -526,12 +534,13 @@ async fn releases_whose_answers_are_lost_are_told_from_locks_that_were_lost() {
 
         let bench = Bench::new();
         bench.memory.faults().lose_reply(Calls::Commits, 1);
-        // Lost answers of the create say nothing about the release.
+        // A lost reply to the create says nothing about the release.
         let lock = bench.lock().acquire().await.unwrap();
         bench.memory.faults().expire(lock.lease_id());
         assert_eq!(lock.release().await.unwrap_err().kind(), ErrorKind::GuardLost);
     }
-    // The server is away: the answer says so, and the lock is free when it is back.
+    // While the server is stopped, the release returns an error. The lock is free when the server
+    // is back.
     let bench = Bench::new();
     let lock = bench.lock().acquire().await.unwrap();
     bench.memory.faults().stop();
@@ -542,10 +551,10 @@ async fn releases_whose_answers_are_lost_are_told_from_locks_that_were_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revocation_is_repeated_until_it_is_heard() {
+async fn lost_revocation_is_repeated() {
     let bench = Bench::new();
     let lock = bench.lock().acquire().await.unwrap();
-    // The release and three revocations do not arrive.
+    // The release and three revocations are lost.
     bench.memory.faults().lose_request(Calls::All, 4);
     drop(lock);
     sleep(Duration::from_secs(1)).await;
@@ -553,7 +562,7 @@ async fn a_revocation_is_repeated_until_it_is_heard() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn handing_over_survives_lost_answers() {
+async fn handover_survives_lost_replies() {
     for lost in [0, 1, 2] {
         let bench = Bench::new();
         let lock = bench.lock().acquire().await.unwrap();
@@ -573,26 +582,26 @@ async fn handing_over_survives_lost_answers() {
     }
 }
 
-/// The first read of the guard's own watch comes at a bad time.
+/// The first reads of the guard's watch fail.
 #[tokio::test(start_paused = true)]
-async fn a_guard_is_watched_also_when_that_could_not_begin_at_once() {
+async fn guard_is_watched_after_failed_reads() {
     let bench = Bench::new();
     let lock = bench.lock().acquire().await.unwrap();
     bench.memory.faults().fail(Calls::Reads, 3, ErrorKind::Unavailable);
     sleep(Duration::from_secs(1)).await;
     let gone = Txn { then: vec![etcd_typed::store::Op::delete(lock.key())], ..Txn::default() };
     bench.memory.commit(gone).await.unwrap();
-    let lost = timeout(Duration::from_millis(100), lock.lost()).await.expect("it is seen at once");
+    let lost = timeout(Duration::from_millis(100), lock.lost()).await.expect("the loss is seen at once");
     assert_eq!(lost.reason(), LostReason::KeyDeleted);
 }
 
-/// Deletes a lock's key past its guard, as an administrator may.
+/// Deletes the key of a lock without its guard, as an administrator may.
 async fn delete_key(bench: &Bench, lock: &Lock) {
     let gone = Txn { then: vec![etcd_typed::store::Op::delete(lock.key())], ..Txn::default() };
     bench.memory.commit(gone).await.unwrap();
 }
 
-/// A lock whose key is watched, on a store that from now on refuses to show it.
+/// A lock whose key is watched, on a store that refuses all watches from now on.
 async fn refused_lock(bench: &Bench, kind: ErrorKind) -> Lock {
     let lock = bench.lock().ttl(Duration::from_secs(30)).acquire().await.unwrap();
     sleep(Duration::from_secs(1)).await;
@@ -602,7 +611,7 @@ async fn refused_lock(bench: &Bench, kind: ErrorKind) -> Lock {
 }
 
 #[tokio::test(start_paused = true)]
-async fn guard_is_lost_when_its_key_was_deleted_during_a_refusal() {
+async fn guard_notices_deletion_during_refusal() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Unsupported, ErrorKind::Tls, ErrorKind::Server] {
         for refused_for in [2, 20] {
             let bench = Bench::new();
@@ -611,9 +620,9 @@ async fn guard_is_lost_when_its_key_was_deleted_during_a_refusal() {
             sleep(Duration::from_secs(refused_for)).await;
             delete_key(&bench, &lock).await;
             let other = bench.lock().acquire().await.unwrap();
-            assert!(lock.is_held(), "it cannot know");
+            assert!(lock.is_held(), "the guard cannot know yet");
             bench.memory.faults().clear();
-            let lost = timeout(Duration::from_secs(3), lock.lost()).await.expect("it is seen when the key is shown again");
+            let lost = timeout(Duration::from_secs(3), lock.lost()).await.expect("the loss is seen when the key can be read again");
             assert_eq!(lost.reason(), LostReason::KeyDeleted);
             other.verify().await.unwrap();
         }
@@ -621,7 +630,7 @@ async fn guard_is_lost_when_its_key_was_deleted_during_a_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn guard_survives_a_passing_refusal() {
+async fn guard_survives_temporary_refusal() {
     let bench = Bench::new();
     let lock = refused_lock(&bench, ErrorKind::PermissionDenied).await;
     for _ in 0..3 {
@@ -632,38 +641,39 @@ async fn guard_survives_a_passing_refusal() {
         lock.verify().await.unwrap();
     }
     delete_key(&bench, &lock).await;
-    timeout(Duration::from_secs(1), lock.lost()).await.expect("its key is watched again");
+    timeout(Duration::from_secs(1), lock.lost()).await.expect("the key is watched again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn guard_reads_its_key_while_it_cannot_be_watched() {
+async fn guard_reads_key_it_cannot_watch() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unavailable, ErrorKind::Tls] {
         let bench = Bench::new();
         let lock = refused_lock(&bench, kind).await;
         sleep(Duration::from_secs(300)).await;
         lock.verify().await.unwrap();
         delete_key(&bench, &lock).await;
-        let lost = timeout(Duration::from_secs(11), lock.lost()).await.expect("a third of the time to live");
+        let lost = timeout(Duration::from_secs(11), lock.lost()).await.expect("the loss is seen within a third of the time to live");
         assert_eq!(lost.reason(), LostReason::KeyDeleted, "{kind:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn guard_is_lost_when_its_key_is_not_shown_for_a_time_to_live() {
+async fn guard_is_lost_after_ttl_without_verification() {
     let bench = Bench::new();
     let begun = Instant::now();
     let lock = refused_lock(&bench, ErrorKind::PermissionDenied).await;
     bench.memory.faults().fail(Calls::Reads, usize::MAX, ErrorKind::PermissionDenied);
-    let lost = timeout(Duration::from_secs(60), lock.lost()).await.expect("the lease is kept alive, and yet");
+    let lost = timeout(Duration::from_secs(60), lock.lost()).await.expect("the guard is lost although its lease is kept alive");
     assert_eq!(lost.reason(), LostReason::Unverified);
     assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
-    // Its lease is revoked, so that the next holder need not wait.
+    // Its lease is revoked, so that the next holder does not have to wait.
     timeout(Duration::from_secs(3), bench.lock().acquire()).await.unwrap().unwrap().release().await.unwrap();
 }
 
-/// Without a server neither the lock nor its key can be lost to another, other than by time.
+/// While no server can be reached, another client can get the lock only after the lease has
+/// expired.
 #[tokio::test(start_paused = true)]
-async fn waiter_waits_until_a_certificate_is_good_again() {
+async fn waiter_survives_bad_certificate() {
     let bench = Bench::new();
     let first = bench.lock().acquire().await.unwrap();
     let lock = bench.lock();
@@ -677,9 +687,10 @@ async fn waiter_waits_until_a_certificate_is_good_again() {
     timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap().unwrap().release().await.unwrap();
 }
 
-/// A server that refuses has answered.
+/// A server that refuses a request has answered it, so the reason is `Unverified` and not
+/// `Expired`. A TLS error counts as a refusal.
 #[tokio::test(start_paused = true)]
-async fn lost_lock_names_what_refused_its_lease() {
+async fn lost_lock_names_lease_refusal() {
     for (kind, reason) in [
         (ErrorKind::PermissionDenied, LostReason::Unverified),
         (ErrorKind::Unauthenticated, LostReason::Unverified),
@@ -690,7 +701,7 @@ async fn lost_lock_names_what_refused_its_lease() {
         let bench = Bench::new();
         let lock = bench.lock().acquire().await.unwrap();
         bench.memory.faults().fail(Calls::Leases, usize::MAX, kind);
-        let lost = timeout(Duration::from_secs(120), lock.lost()).await.expect("its lease runs out");
+        let lost = timeout(Duration::from_secs(120), lock.lost()).await.expect("the lease runs out in time");
         assert_eq!((lost.reason(), lost.cause().map(etcd_typed::Error::kind)), (reason, Some(kind)), "{lost}");
         let cause = lost.cause().unwrap().to_string();
         assert!(lost.to_string().ends_with(&cause), "{lost}");
@@ -701,7 +712,7 @@ async fn lost_lock_names_what_refused_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_lock_names_what_refused_its_key() {
+async fn lost_lock_names_key_refusal() {
     let bench = Bench::new();
     let lock = refused_lock(&bench, ErrorKind::PermissionDenied).await;
     bench.memory.faults().fail(Calls::Reads, usize::MAX, ErrorKind::PermissionDenied);
@@ -709,9 +720,9 @@ async fn lost_lock_names_what_refused_its_key() {
     assert_eq!((lost.reason(), lost.cause().map(etcd_typed::Error::kind)), (LostReason::Unverified, Some(ErrorKind::PermissionDenied)));
 }
 
-/// An error that a keep-alive recovered from is not the cause of a later loss.
+/// An error after which a keep-alive succeeded is not the cause of a later loss.
 #[tokio::test(start_paused = true)]
-async fn lost_lock_forgets_refusals_that_passed() {
+async fn lost_lock_ignores_earlier_refusals() {
     let bench = Bench::new();
     let lock = bench.lock().acquire().await.unwrap();
     bench.memory.faults().fail(Calls::Leases, 1, ErrorKind::PermissionDenied);

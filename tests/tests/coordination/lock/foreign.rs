@@ -1,4 +1,5 @@
-//! Members of a queue that other clients made, with names of theirs, on a real v3 server: written past this library, by the JSON form of the API.
+//! Keys that other clients put into a queue under names of their own. The tests write them to a
+//! real v3 server past this library, in the JSON form of the API.
 
 use std::time::Duration;
 
@@ -7,9 +8,9 @@ use etcd_typed::{Client, LeaseId, Lock, NamedLock, Token};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-/// Only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long something is given to happen that must not.
+/// How long a test waits to see that something does not happen.
 const WHILE: Duration = Duration::from_millis(200);
 
 struct Bench {
@@ -58,7 +59,7 @@ impl Bench {
             sleep(Duration::from_millis(5)).await;
         }
         sleep(WHILE).await;
-        assert!(!waiting.is_finished(), "it does not wait");
+        assert!(!waiting.is_finished(), "the waiter got the lock");
         waiting
     }
 }
@@ -74,7 +75,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn v3_leased_key_is_in_the_queue_whatever_its_name() {
+async fn v3_leased_key_of_any_name_queues() {
     let bench = Bench::of("/foreign/names").await;
     let lease = bench.grant(7001).await;
     let names = [
@@ -105,8 +106,8 @@ async fn v3_leased_key_is_in_the_queue_whatever_its_name() {
         bench.delete(name).await;
         waiting.await.unwrap().release().await.unwrap();
 
-        // One that comes later is no holder; by its token it is thrown out.
-        let ours = bench.lock().try_acquire().await.unwrap().expect("nobody has it");
+        // A key that is written later does not hold the lock, and its token deletes it.
+        let ours = bench.lock().try_acquire().await.unwrap().expect("the lock is free");
         bench.put(name, lease).await;
         ours.verify().await.unwrap();
         let theirs = bench.lock().queue().await.unwrap().pop().unwrap();
@@ -124,7 +125,7 @@ fn delete(token: &Token) -> etcd_typed::store::Txn {
 }
 
 #[tokio::test]
-async fn v3_token_of_a_foreign_key_releases_it() {
+async fn v3_token_of_foreign_key_releases_it() {
     let bench = Bench::of("/foreign/tokens").await;
     for (name, lease) in [(&b"123"[..], 7002), (b"\xff", 7003), (b"sub/x", -7004)] {
         let lease = bench.grant(lease).await;
@@ -136,14 +137,14 @@ async fn v3_token_of_a_foreign_key_releases_it() {
     }
 }
 
-/// etcd takes any number that a client chooses for its lease.
+/// etcd accepts any number that a client chooses as the id of a lease.
 #[tokio::test]
-async fn v3_lease_with_a_negative_number_is_a_lease() {
+async fn v3_negative_lease_ids_are_accepted() {
     let bench = Bench::of("/foreign/negative").await;
     for id in [-1, i64::MIN, i64::MAX] {
         let lease = bench.grant(id).await;
         bench.put(b"x", lease).await;
-        let holder = bench.lock().holder().await.unwrap().expect("it has a lease");
+        let holder = bench.lock().holder().await.unwrap().expect("the key has a lease");
         assert_eq!(holder.lease.get(), id.cast_unsigned());
         let waiting = bench.waits().await;
         bench.client.store().revoke(holder.lease).await.unwrap();
@@ -151,9 +152,10 @@ async fn v3_lease_with_a_negative_number_is_a_lease() {
     }
 }
 
-/// Go would take both for the first.
+/// The keys of one transaction have the same create revision. Go's client would take each of them
+/// for the first.
 #[tokio::test]
-async fn v3_all_keys_of_one_transaction_are_waited_for() {
+async fn v3_waiter_waits_for_all_keys_of_transaction() {
     let bench = Bench::of("/foreign/ties").await;
     let lease = bench.grant(7010).await;
     let put = |name: &str| format!(r#"{{"request_put": {{"key": "{}", "lease": "{lease}"}}}}"#, base64(&bench.key(name.as_bytes())));
@@ -167,14 +169,14 @@ async fn v3_all_keys_of_one_transaction_are_waited_for() {
     assert_eq!(leader.key, queue[0].key);
     for name in ["d", "a", "c"] {
         bench.delete(name.as_bytes()).await;
-        assert!(timeout(WHILE, &mut waiting).await.is_err(), "{name} was not the last");
+        assert!(timeout(WHILE, &mut waiting).await.is_err(), "the waiter does not wait for the keys after {name}");
     }
     bench.delete(b"b").await;
     waiting.await.unwrap().release().await.unwrap();
 }
 
 #[tokio::test]
-async fn v3_key_without_lease_is_told_and_not_waited_for() {
+async fn v3_keys_without_lease_are_strays() {
     let bench = Bench::of("/foreign/strays").await;
     let names = [&b"README"[..], b"beef", b"sub/x", b"\xff"];
     for name in names {
@@ -189,14 +191,15 @@ async fn v3_key_without_lease_is_told_and_not_waited_for() {
     lock.release().await.unwrap();
 }
 
-/// A call of the server's lock service, which answers when its caller has the lock; with the lease whose end releases it.
+/// Calls the lock service of the server with this lease. The call returns when the caller has the
+/// lock; the end of the lease releases it.
 fn service(bench: &Bench, id: i64) -> JoinHandle<String> {
     let (etcd, name) = (bench.etcd, base64(bench.name.as_bytes()));
     tokio::spawn(async move { etcd.call("/v3/lock/lock", &format!(r#"{{"name": "{name}", "lease": "{id}"}}"#)).await })
 }
 
 #[tokio::test]
-async fn v3_lock_service_of_the_server_shares_the_queue() {
+async fn v3_lock_service_shares_the_queue() {
     for name in ["/foreign/service", "/foreign/service/", "service"] {
         let bench = Bench::of(name).await;
         let lease = bench.grant(7020).await;

@@ -1,16 +1,16 @@
-//! Names of locks and elections: on v3 and in memory any text, byte for byte; on v2 a path.
+//! Names of locks and elections: any text on v3 and in memory, and a path on v2.
 
 use std::time::Duration;
 
 use etcd_typed::{Client, Error, ErrorKind, Lock, NamedLock, Token};
 use tokio::time::{sleep, timeout};
 
-/// Only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long something is given to happen that must not.
+/// How long a test waits to see that something does not happen.
 const WHILE: Duration = Duration::from_millis(200);
 
-/// No two of them are one name. The prefix of a queue is its name and a slash.
+/// Each of these is a name of its own. The prefix of a queue is its name and a slash.
 pub(crate) const NAMES: [&str; 20] = [
     "/a",
     "/a/",
@@ -33,14 +33,14 @@ pub(crate) const NAMES: [&str; 20] = [
     "%",
     "a,b",
 ];
-/// No argument or line of a tool can have these.
+/// Names that cannot be an argument of a tool or one line of its output.
 const UNPRINTABLE: [&str; 3] = ["\0", "a\nb", "\u{1b}[0m"];
 
 async fn acquire(lock: &NamedLock) -> Lock {
     timeout(LIMIT, lock.acquire()).await.expect("in time").expect("the lock")
 }
 
-async fn every_text_is_a_name(client: Client) {
+async fn any_text_is_a_valid_name(client: Client) {
     let namespace = client.namespace().to_string();
     let namespace = namespace.strip_suffix('/').unwrap_or(&namespace);
     for name in NAMES.into_iter().chain(UNPRINTABLE) {
@@ -53,14 +53,14 @@ async fn every_text_is_a_name(client: Client) {
         let entry = client.entry::<String>("/written/under/guard").unwrap();
         entry.set(&name.to_owned()).guarded_by(&lock).await.unwrap();
 
-        // Handed over by its token's text.
+        // The lock is handed over by the text of its token.
         let fence = lock.fence();
         let token: Token = lock.into_token().to_string().parse().unwrap();
         let token = named.renew(&token, LIMIT).await.unwrap();
         let lock = named.adopt(&token).await.unwrap();
         assert_eq!((lock.fence(), lock.key()), (fence, token.key()));
 
-        // Whoever waits is next, by the client's own word and by a watch.
+        // The waiter sees the release by its watch, and checks the queue.
         let waiting = tokio::spawn({
             let named = named.clone();
             async move { acquire(&named).await }
@@ -72,14 +72,14 @@ async fn every_text_is_a_name(client: Client) {
         named.release_token(&lock.into_token()).await.unwrap();
         let lock = waiting.await.unwrap();
         lock.verify().await.unwrap();
-        // Long enough for the guard's own watch of its key, which then sees nothing.
+        // Long enough for the guard's watch of its key to start. It must see no change.
         sleep(WHILE).await;
         assert!(lock.is_held());
         entry.set(&name.to_owned()).guarded_by(&lock).await.unwrap();
         lock.release().await.unwrap();
         assert_eq!((named.queue().await.unwrap(), named.strays().await.unwrap()), (vec![], vec![]), "{name:?}");
 
-        // An election of that name is the same queue.
+        // An election with the same name uses the same queue.
         let election = client.election::<String>(name);
         let mut changes = election.observe().await.unwrap();
         assert!(changes.next().await.unwrap().unwrap().is_none());
@@ -94,8 +94,9 @@ async fn every_text_is_a_name(client: Client) {
     assert_eq!(client.lock("").acquire().await.unwrap_err().kind(), ErrorKind::InvalidKey);
 }
 
-/// As in Go's `concurrency`: what has a lease below the prefix is in the queue, at any depth.
-async fn queue_holds_the_queues_below_its_prefix(client: Client) {
+/// As in Go's `concurrency` package: a key with a lease is in the queue at any depth below its
+/// prefix.
+async fn queue_includes_all_deeper_keys(client: Client) {
     for (outer, inner) in [("/a", "/a/"), ("/a", "/a//"), ("/a", "/a/b"), ("a", "a/b/c"), ("/", "//x")] {
         let below = acquire(&client.lock(inner)).await;
         assert!(client.lock(outer).try_acquire().await.unwrap().is_none(), "{outer:?} {inner:?}");
@@ -107,14 +108,14 @@ async fn queue_holds_the_queues_below_its_prefix(client: Client) {
         assert!(!waiting.is_finished());
         below.release().await.unwrap();
         let above = waiting.await.unwrap();
-        // Its key is not below the inner one.
-        client.lock(inner).try_acquire().await.unwrap().expect("nobody has it").release().await.unwrap();
+        // The key of the outer lock is not below the prefix of the inner one.
+        client.lock(inner).try_acquire().await.unwrap().expect("the inner lock is free").release().await.unwrap();
         above.verify().await.unwrap();
         above.release().await.unwrap();
     }
     for (one, other) in [("/a", "a"), ("/a", "/ab"), ("/", "/a"), ("a", "a "), ("/a/", "/a/b")] {
         let held = acquire(&client.lock(one)).await;
-        client.lock(other).try_acquire().await.unwrap().expect("another lock").release().await.unwrap();
+        client.lock(other).try_acquire().await.unwrap().expect("the names are different locks").release().await.unwrap();
         held.release().await.unwrap();
     }
 }
@@ -123,14 +124,14 @@ mod memory {
     use etcd_typed::Client;
 
     #[tokio::test(start_paused = true)]
-    async fn every_text_is_a_name() {
-        super::every_text_is_a_name(Client::connect("memory:").await.unwrap()).await;
-        super::every_text_is_a_name(Client::builder("memory:").namespace("/prod").connect().await.unwrap()).await;
+    async fn any_text_is_a_valid_name() {
+        super::any_text_is_a_valid_name(Client::connect("memory:").await.unwrap()).await;
+        super::any_text_is_a_valid_name(Client::builder("memory:").namespace("/prod").connect().await.unwrap()).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn queue_holds_the_queues_below_its_prefix() {
-        super::queue_holds_the_queues_below_its_prefix(Client::connect("memory:").await.unwrap()).await;
+    async fn queue_includes_all_deeper_keys() {
+        super::queue_includes_all_deeper_keys(Client::connect("memory:").await.unwrap()).await;
     }
 }
 
@@ -139,21 +140,21 @@ mod v3 {
     use etcd_typed::testing::Etcd;
 
     #[tokio::test]
-    async fn every_text_is_a_name() {
+    async fn any_text_is_a_valid_name() {
         let etcd = Etcd::start().await;
-        super::every_text_is_a_name(Client::connect(&etcd.url_v3()).await.unwrap()).await;
-        super::every_text_is_a_name(Client::builder(&etcd.url_v3()).namespace("/prod").connect().await.unwrap()).await;
+        super::any_text_is_a_valid_name(Client::connect(&etcd.url_v3()).await.unwrap()).await;
+        super::any_text_is_a_valid_name(Client::builder(&etcd.url_v3()).namespace("/prod").connect().await.unwrap()).await;
     }
 
     #[tokio::test]
-    async fn queue_holds_the_queues_below_its_prefix() {
+    async fn queue_includes_all_deeper_keys() {
         let etcd = Etcd::start().await;
-        super::queue_holds_the_queues_below_its_prefix(Client::connect(&etcd.url_v3()).await.unwrap()).await;
+        super::queue_includes_all_deeper_keys(Client::connect(&etcd.url_v3()).await.unwrap()).await;
     }
 }
 
 #[tokio::test]
-async fn v2_name_that_is_no_path_is_refused_with_what_to_use() {
+async fn v2_refuses_names_that_are_not_paths() {
     let client = Client::connect(&etcd_typed_tests::shared("locks").await.url_v2()).await.unwrap();
     let token: Token = "/x/17@17#17".parse().unwrap();
     for name in ["", "x", "/", "//", "/x//", "/x//y", "/x/../y", "dlock:x", "/x\n"] {
@@ -173,7 +174,7 @@ async fn v2_name_that_is_no_path_is_refused_with_what_to_use() {
         refused(lock.release_token(&token).await.unwrap_err());
         refused(client.election::<String>(name).leader().await.unwrap_err());
     }
-    // A path may be typed with a slash at its end.
+    // A path may end with a slash.
     let _lock = acquire(&client.lock("/paths/x/")).await;
     assert!(client.lock("/paths/x").try_acquire().await.unwrap().is_none());
 }

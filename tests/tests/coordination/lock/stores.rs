@@ -1,4 +1,5 @@
-//! `Lock` on every store: who has it, who waits, who loses it and how he learns that, and how it is handed over.
+//! `Lock` on every store: who holds it, who waits, how a holder learns that it lost the lock, and
+//! how a lock is handed over.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,35 +12,35 @@ use etcd_typed_tests::on_every_store;
 use tokio::time::{sleep, timeout};
 
 on_every_store! { "locks":
-    one_at_a_time
-    a_try_neither_waits_nor_stays
-    waiting_may_have_an_end
-    first_come_first_served
-    it_is_not_reentrant
-    dropping_a_guard_releases_it
-    dropping_a_guard_where_there_is_no_runtime_releases_it
-    who_has_it_and_who_waits
-    keys_of_others_are_nobodys_business
-    leased_keys_of_others_are_waited_for
-    a_deleted_key_is_a_lost_lock
-    a_key_that_was_made_anew_is_a_lost_lock
-    a_key_that_was_written_by_others_is_a_lost_lock
-    a_revoked_lease_is_a_lost_lock
-    a_waiter_whose_key_was_deleted_waits_on
-    a_waiter_in_the_middle_may_go
-    a_lock_is_handed_over_by_its_token
-    whoever_held_it_before_knows_that_it_was_adopted
-    a_lock_that_is_left_is_free_after_its_time
-    a_lock_that_is_left_can_be_renewed_and_released
-    a_token_is_for_one_grant_of_one_lock
-    a_token_of_somebody_who_waits_gives_no_lock
-    whoever_is_dropped_at_any_time_is_gone
-    keeping_it_alive_is_no_change_of_its_key
+    lock_has_one_holder_at_a_time
+    try_acquire_returns_at_once
+    acquire_within_times_out
+    waiters_acquire_in_arrival_order
+    lock_is_not_reentrant
+    dropping_guard_releases_lock
+    dropping_guard_outside_runtime_releases_lock
+    queue_lists_holder_and_waiters
+    foreign_keys_do_not_affect_lock
+    waiter_waits_for_foreign_leased_keys
+    deleted_key_loses_lock
+    recreated_key_loses_lock
+    overwritten_key_loses_lock
+    revoked_lease_loses_lock
+    waiter_with_deleted_key_queues_again
+    cancelled_waiter_wakes_no_other
+    token_hands_lock_over
+    adoption_loses_lock_for_former_holder
+    abandoned_lock_is_free_after_ttl
+    abandoned_lock_can_be_renewed_and_released
+    token_is_valid_for_one_grant
+    token_of_waiter_gives_no_lock
+    dropped_acquires_leave_no_key
+    keep_alive_does_not_change_key
 }
 
-/// Long enough for whatever comes at all; only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long something is given to happen that must not.
+/// How long a test waits to see that something does not happen.
 const WHILE: Duration = Duration::from_millis(300);
 
 struct Bench {
@@ -51,12 +52,12 @@ impl Bench {
         self.client.lock("/x")
     }
 
-    /// Whether the store has transactions and leases; v2 has not.
+    /// Whether the store has transactions and leases. v2 has neither.
     fn transactions(&self) -> bool {
         self.client.store().capabilities().transactions
     }
 
-    /// Somebody else, who on v2 knows nothing of this client's leases.
+    /// Another client. On v2 it knows none of this client's leases.
     async fn foreigner(&self) -> Client {
         match self.client.store().capabilities().name {
             "etcd v2" => Client::connect(&etcd_typed_tests::shared("locks").await.url_v2()).await.unwrap(),
@@ -65,7 +66,7 @@ impl Bench {
         }
     }
 
-    /// Somebody else writes a key, with a lease or a time to live.
+    /// Writes a key as another client, with a lease or a time to live.
     async fn write(&self, path: &str, lease: Option<LeaseId>) {
         let key = Key::parse(&format!("{}{path}", self.client.namespace())).unwrap();
         let expiry = match lease {
@@ -77,13 +78,13 @@ impl Bench {
         self.foreigner().await.store().commit(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
     }
 
-    /// Somebody else deletes a key.
+    /// Deletes a key as another client.
     async fn delete(&self, key: &Key) {
         let delete = Txn { then: vec![Op::delete(key)], ..Txn::default() };
         self.foreigner().await.store().commit(delete).await.unwrap();
     }
 
-    /// Waits until so many stand in the queue.
+    /// Waits until the queue has this many keys.
     async fn queued(&self, count: usize) {
         eventually(async || self.lock().queue().await.unwrap().len() == count).await;
     }
@@ -95,26 +96,26 @@ async fn eventually(check: impl AsyncFn() -> bool) {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(LIMIT, until).await.expect("it comes to be so");
+    timeout(LIMIT, until).await.expect("the condition becomes true in time");
 }
 
 async fn acquire(lock: &NamedLock) -> Lock {
     timeout(LIMIT, lock.acquire()).await.expect("in time").expect("the lock")
 }
 
-/// Waits until a guard is lost, and checks that it says so everywhere.
+/// Waits until a guard is lost, and checks that all its methods report the loss.
 async fn lost(lock: Lock) -> LostReason {
     let lost = timeout(LIMIT, lock.lost()).await.expect("in time");
     assert_eq!((lost.key(), lost.lease()), (Some(lock.key()), lock.lease_id()));
     assert_eq!((lock.is_held(), lock.remaining()), (false, Duration::ZERO));
     assert_eq!(Error::from(lost.clone()).kind(), ErrorKind::GuardLost);
     assert_eq!(lock.verify().await.unwrap_err().kind(), ErrorKind::GuardLost);
-    assert_eq!(lock.while_held(async { panic!("it runs without the lock") }).await, Err::<(), _>(lost.clone()));
+    assert_eq!(lock.while_held(async { panic!("the work runs without the lock") }).await, Err::<(), _>(lost.clone()));
     assert_eq!(lock.release().await.unwrap_err().kind(), ErrorKind::GuardLost);
     lost.reason()
 }
 
-async fn one_at_a_time(bench: Bench) {
+async fn lock_has_one_holder_at_a_time(bench: Bench) {
     let lock = acquire(&bench.lock()).await;
     assert!(lock.is_held());
     assert!(lock.remaining() > Duration::from_secs(10) && lock.remaining() <= Duration::from_secs(15), "{:?}", lock.remaining());
@@ -130,18 +131,18 @@ async fn one_at_a_time(bench: Bench) {
         fence = lock.fence();
         lock.release().await.unwrap();
     }
-    // Another lock is another lock.
+    // Locks with different names are independent.
     let (x, y) = (acquire(&bench.lock()).await, acquire(&bench.client.lock("/y")).await);
     assert_ne!(x.lease_id(), y.lease_id());
 }
 
-async fn a_try_neither_waits_nor_stays(bench: Bench) {
-    let lock = bench.lock().try_acquire().await.unwrap().expect("nobody has it");
+async fn try_acquire_returns_at_once(bench: Bench) {
+    let lock = bench.lock().try_acquire().await.unwrap().expect("the lock is free");
     assert!(bench.lock().try_acquire().await.unwrap().is_none());
     assert_eq!(bench.lock().queue().await.unwrap().len(), 1);
     lock.release().await.unwrap();
-    // The try that found it taken does not stand in the way of the next one.
-    let lock = bench.lock().try_acquire().await.unwrap().expect("nobody has it any more");
+    // A failed try leaves no key that the next try would wait for.
+    let lock = bench.lock().try_acquire().await.unwrap().expect("the lock is free again");
     let waiter = tokio::spawn({
         let lock = bench.lock();
         async move { acquire(&lock).await }
@@ -152,19 +153,19 @@ async fn a_try_neither_waits_nor_stays(bench: Bench) {
     assert!(waiter.await.unwrap().is_held());
 }
 
-async fn waiting_may_have_an_end(bench: Bench) {
+async fn acquire_within_times_out(bench: Bench) {
     let lock = acquire(&bench.lock()).await;
     let error = bench.lock().acquire_within(WHILE).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.to_string().contains("waiting for the lock timed out after 300ms"), "{error}");
-    // Whoever gave up has left the queue.
+    // The waiter that gave up has left the queue.
     bench.queued(1).await;
     lock.release().await.unwrap();
     let lock = bench.lock().acquire_within(LIMIT).await.unwrap();
     assert!(lock.is_held());
 }
 
-async fn first_come_first_served(bench: Bench) {
+async fn waiters_acquire_in_arrival_order(bench: Bench) {
     let order = Arc::new(Mutex::new(Vec::new()));
     let first = acquire(&bench.lock()).await;
     let mut waiters = Vec::new();
@@ -190,7 +191,7 @@ async fn first_come_first_served(bench: Bench) {
     assert_eq!(*order.lock().unwrap(), expected);
 }
 
-async fn it_is_not_reentrant(bench: Bench) {
+async fn lock_is_not_reentrant(bench: Bench) {
     let named = bench.lock();
     let lock = acquire(&named).await;
     assert!(named.try_acquire().await.unwrap().is_none());
@@ -198,25 +199,25 @@ async fn it_is_not_reentrant(bench: Bench) {
     assert!(lock.is_held());
 }
 
-async fn dropping_a_guard_releases_it(bench: Bench) {
+async fn dropping_guard_releases_lock(bench: Bench) {
     let lock = acquire(&bench.lock()).await;
     let fence = lock.fence();
     drop(lock);
     let lock = acquire(&bench.lock()).await;
     assert!(lock.fence() > fence);
-    // One that has been held long enough to be watched.
+    // A guard that was held long enough to be watched.
     sleep(WHILE).await;
     drop(lock);
     bench.queued(0).await;
 }
 
-async fn dropping_a_guard_where_there_is_no_runtime_releases_it(bench: Bench) {
+async fn dropping_guard_outside_runtime_releases_lock(bench: Bench) {
     let lock = acquire(&bench.lock()).await;
     std::thread::spawn(move || drop(lock)).join().unwrap();
     bench.queued(0).await;
 }
 
-async fn who_has_it_and_who_waits(bench: Bench) {
+async fn queue_lists_holder_and_waiters(bench: Bench) {
     assert_eq!((bench.lock().holder().await.unwrap(), bench.lock().queue().await.unwrap()), (None, vec![]));
     let lock = acquire(&bench.lock()).await;
     let waiter = tokio::spawn({
@@ -240,22 +241,22 @@ async fn who_has_it_and_who_waits(bench: Bench) {
     lock.release().await.unwrap();
 }
 
-/// F26.
-async fn keys_of_others_are_nobodys_business(bench: Bench) {
+/// Fault F26.
+async fn foreign_keys_do_not_affect_lock(bench: Bench) {
     let lease = bench.client.lease(Duration::from_secs(60)).await.unwrap();
     let with = Some(lease.id());
     let mut foreign = vec![
         ("/x/README", None),
-        // The name of a lease, and none.
+        // Keys whose names look like lease ids, and a deeper key.
         ("/x/beef", None),
         ("/x/694d9a1b2c3d4e5f", None),
         ("/x/sub/README", None),
-        // The locks of names that begin alike.
+        // Keys of locks whose names start alike.
         ("/x2/beef", with),
         ("/xbeef", with),
     ];
     if !bench.transactions() {
-        // Where no leases are told a key is in the queue by its name.
+        // Where the store has no leases, the name of a key decides whether it is in the queue.
         foreign.extend([("/x/BEEF", with), ("/x/held by hand", with), ("/x/sub/beef", with)]);
     }
     for (path, lease) in &foreign {
@@ -267,8 +268,8 @@ async fn keys_of_others_are_nobodys_business(bench: Bench) {
     let mut below: Vec<_> = below.collect();
     below.sort();
     assert_eq!(strays().await, below);
-    let lock = bench.lock().try_acquire().await.unwrap().expect("nobody has it");
-    // Newer ones do no harm either, neither to who holds it nor to who waits.
+    let lock = bench.lock().try_acquire().await.unwrap().expect("the lock is free");
+    // Foreign keys written later affect neither the holder nor the waiter.
     let waiter = tokio::spawn({
         let lock = bench.lock();
         async move { acquire(&lock).await }
@@ -287,7 +288,7 @@ async fn keys_of_others_are_nobodys_business(bench: Bench) {
     bench.queued(0).await;
     for (path, lease) in foreign {
         if lease.is_some() && !bench.transactions() {
-            // On v2 it has a short time to live.
+            // On v2 the key has a short time to live.
             continue;
         }
         let still = bench.client.entry::<String>(path).unwrap().get().await.unwrap();
@@ -295,15 +296,15 @@ async fn keys_of_others_are_nobodys_business(bench: Bench) {
     }
 }
 
-async fn leased_keys_of_others_are_waited_for(bench: Bench) {
+async fn waiter_waits_for_foreign_leased_keys(bench: Bench) {
     if !bench.transactions() {
-        // v2 tells no leases: `keys_of_others_are_nobodys_business`.
+        // v2 has no leases: see `foreign_keys_do_not_affect_lock`.
         return;
     }
     for path in ["/x/3392796194549682947", "/x/BEEF", "/x/held by hand", "/x/sub/beef", "/x/_hidden", "/x/ü"] {
         let lease = bench.client.lease(Duration::from_secs(60)).await.unwrap();
         bench.write(path, Some(lease.id())).await;
-        let holder = bench.lock().holder().await.unwrap().expect("somebody holds it");
+        let holder = bench.lock().holder().await.unwrap().expect("the foreign key holds the lock");
         assert_eq!((holder.key.to_string(), holder.lease), (format!("{}{path}", bench.client.namespace()), lease.id()));
         assert!(bench.lock().try_acquire().await.unwrap().is_none(), "{path}");
         assert_eq!(bench.lock().acquire_within(WHILE).await.unwrap_err().kind(), ErrorKind::Timeout, "{path}");
@@ -318,27 +319,27 @@ async fn leased_keys_of_others_are_waited_for(bench: Bench) {
     }
 }
 
-/// F27.
-async fn a_deleted_key_is_a_lost_lock(bench: Bench) {
+/// Fault F27.
+async fn deleted_key_loses_lock(bench: Bench) {
     let lock = acquire(&bench.lock()).await;
     bench.delete(lock.key()).await;
-    // Its lease is still kept alive; the watch sees it.
+    // The lease is still kept alive. The watch sees the deletion.
     assert_eq!(lost(lock).await, LostReason::KeyDeleted);
-    // Before the watch is there, the first look does.
+    // Before the watch has started, the first check sees the deletion.
     let lock = acquire(&bench.lock()).await;
     bench.delete(lock.key()).await;
     let error = lock.verify().await.unwrap_err();
     assert_eq!((error.kind(), error.key()), (ErrorKind::GuardLost, Some(lock.key())));
     assert!(!lock.is_held());
     assert_eq!(lost(lock).await, LostReason::KeyDeleted);
-    // Or the release.
+    // The release sees the deletion as well.
     let lock = acquire(&bench.lock()).await;
     bench.delete(lock.key()).await;
     assert_eq!(lock.release().await.unwrap_err().kind(), ErrorKind::GuardLost);
     assert!(bench.lock().try_acquire().await.unwrap().is_some());
 }
 
-async fn a_key_that_was_made_anew_is_a_lost_lock(bench: Bench) {
+async fn recreated_key_loses_lock(bench: Bench) {
     for settled in [Duration::ZERO, WHILE] {
         let lock = acquire(&bench.lock()).await;
         sleep(settled).await;
@@ -346,31 +347,32 @@ async fn a_key_that_was_made_anew_is_a_lost_lock(bench: Bench) {
         bench.delete(lock.key()).await;
         bench.write(lock.key().as_str().strip_prefix(bench.client.namespace().as_str()).unwrap(), Some(theirs.id())).await;
         let reason = lost(lock).await;
-        // Who watches sees that it was deleted first.
+        // The watch sees the deletion first.
         assert!(matches!(reason, LostReason::KeyDeleted | LostReason::TakenOver | LostReason::Revoked), "{reason}");
-        // That key has the name and the looks of a contender.
+        // The new key looks like a contender's key.
         drop(theirs);
         bench.queued(0).await;
     }
 }
 
-async fn a_key_that_was_written_by_others_is_a_lost_lock(bench: Bench) {
+async fn overwritten_key_loses_lock(bench: Bench) {
     for settled in [Duration::ZERO, WHILE] {
         let lock = acquire(&bench.lock()).await;
         sleep(settled).await;
         let path = lock.key().as_str().strip_prefix(bench.client.namespace().as_str()).unwrap().to_owned();
         let key = lock.key().clone();
-        // Without its lease. It is the same key as far as its creation goes, but on v2.
+        // The write removes the lease from the key. Except on v2, the create revision stays the
+        // same.
         bench.write(&path, None).await;
         assert_eq!(lost(lock).await, LostReason::TakenOver);
-        // It is not ours any more, so it stays, and does not stand in the queue.
+        // The key no longer belongs to this library, so it is not deleted and is not in the queue.
         assert!(bench.client.entry::<String>(&path).unwrap().exists().await.unwrap());
         assert!(bench.lock().try_acquire().await.unwrap().is_some());
         bench.delete(&key).await;
     }
 }
 
-async fn a_revoked_lease_is_a_lost_lock(bench: Bench) {
+async fn revoked_lease_loses_lock(bench: Bench) {
     for settled in [Duration::ZERO, WHILE] {
         let lock = acquire(&bench.lock()).await;
         sleep(settled).await;
@@ -381,14 +383,14 @@ async fn a_revoked_lease_is_a_lost_lock(bench: Bench) {
     }
 }
 
-async fn a_waiter_whose_key_was_deleted_waits_on(bench: Bench) {
+async fn waiter_with_deleted_key_queues_again(bench: Bench) {
     let lock = acquire(&bench.lock()).await;
     let named = bench.lock().ttl(Duration::from_secs(2));
     let waiter = tokio::spawn(async move { acquire(&named).await });
     bench.queued(2).await;
     let place = bench.lock().queue().await.unwrap().remove(1);
     bench.delete(&place.key).await;
-    // It finds out within a third of its lease's time, and begins anew at the end.
+    // The waiter notices within a third of its time to live and enters the queue again at its end.
     bench.queued(2).await;
     let again = bench.lock().queue().await.unwrap().remove(1);
     assert!(again.fence > place.fence && again.lease != place.lease);
@@ -396,7 +398,7 @@ async fn a_waiter_whose_key_was_deleted_waits_on(bench: Bench) {
     assert_eq!(waiter.await.unwrap().fence(), again.fence);
 }
 
-async fn a_waiter_in_the_middle_may_go(bench: Bench) {
+async fn cancelled_waiter_wakes_no_other(bench: Bench) {
     let lock = acquire(&bench.lock()).await;
     let mut waiters = Vec::new();
     for count in 2..=4 {
@@ -407,7 +409,7 @@ async fn a_waiter_in_the_middle_may_go(bench: Bench) {
     let last = waiters.pop().unwrap();
     waiters.remove(1).abort();
     bench.queued(3).await;
-    // The last one now waits for the first waiter, and is not woken by the holder.
+    // The last waiter now waits for the first waiter, so a release by the holder does not wake it.
     lock.release().await.unwrap();
     let second = waiters.remove(0).await.unwrap();
     sleep(WHILE).await;
@@ -416,7 +418,7 @@ async fn a_waiter_in_the_middle_may_go(bench: Bench) {
     assert!(last.await.unwrap().is_held());
 }
 
-async fn a_lock_is_handed_over_by_its_token(bench: Bench) {
+async fn token_hands_lock_over(bench: Bench) {
     let lock = acquire(&bench.lock().info("first")).await;
     let (key, fence, lease) = (lock.key().clone(), lock.fence(), lock.lease_id());
     let waiter = tokio::spawn({
@@ -444,23 +446,23 @@ async fn a_lock_is_handed_over_by_its_token(bench: Bench) {
     next.verify().await.unwrap();
 }
 
-async fn whoever_held_it_before_knows_that_it_was_adopted(bench: Bench) {
+async fn adoption_loses_lock_for_former_holder(bench: Bench) {
     let foreigner = bench.foreigner().await;
     let path = if foreigner.namespace().is_root() { format!("{}/x", bench.client.namespace()) } else { "/x".to_owned() };
     for settled in [Duration::ZERO, WHILE] {
-        // With the same words: on v2 the key then looks the same as before.
+        // Both use the same info: on v2 the key then looks the same after the adoption.
         let (named, theirs) = (bench.lock().info("same"), foreigner.lock(&path).info("same"));
         let before = acquire(&named).await;
         sleep(settled).await;
         let token = named.holder().await.unwrap().unwrap().token();
         let after = theirs.adopt(&token).await.unwrap();
         if settled.is_zero() {
-            // Else it is the watch that tells.
+            // A guard that was held longer learns of the adoption from its watch.
             assert_eq!(before.verify().await.unwrap_err().kind(), ErrorKind::GuardLost);
         }
         let reason = lost(before).await;
         assert!(matches!(reason, LostReason::TakenOver | LostReason::Revoked), "{reason}");
-        // What becomes of the one before does it no harm.
+        // Cleaning up after the former holder does not affect the new one.
         sleep(WHILE).await;
         after.verify().await.unwrap();
         assert!(after.is_held());
@@ -468,7 +470,7 @@ async fn whoever_held_it_before_knows_that_it_was_adopted(bench: Bench) {
     }
 }
 
-async fn a_lock_that_is_left_is_free_after_its_time(bench: Bench) {
+async fn abandoned_lock_is_free_after_ttl(bench: Bench) {
     let lock = acquire(&bench.lock().ttl(Duration::from_secs(2))).await;
     let _token = lock.into_token();
     assert!(bench.lock().try_acquire().await.unwrap().is_none());
@@ -476,17 +478,17 @@ async fn a_lock_that_is_left_is_free_after_its_time(bench: Bench) {
     lock.verify().await.unwrap();
 }
 
-async fn a_lock_that_is_left_can_be_renewed_and_released(bench: Bench) {
+async fn abandoned_lock_can_be_renewed_and_released(bench: Bench) {
     let named = bench.lock().ttl(Duration::from_secs(2));
     let token = acquire(&named).await.into_token();
     let renewed = named.renew(&token, Duration::from_secs(60)).await.unwrap();
     assert_eq!((renewed.key(), renewed.fence()), (token.key(), token.fence()));
     assert_ne!(renewed.lease_id(), token.lease_id());
-    // It outlives the time that it had.
+    // The lock outlives its first time to live.
     sleep(Duration::from_millis(3500)).await;
     let holder = named.holder().await.unwrap().unwrap();
     assert_eq!((&holder.key, holder.fence), (token.key(), token.fence()));
-    // The one before is of no use any more. v2 knows no leases, and so not which one is the later.
+    // The earlier token is invalid now. v2 has no leases, so it cannot tell the two tokens apart.
     if bench.transactions() {
         assert_eq!(named.release_token(&token).await.unwrap_err().kind(), ErrorKind::GuardLost);
         assert_eq!(named.adopt(&token).await.unwrap_err().kind(), ErrorKind::GuardLost);
@@ -496,14 +498,14 @@ async fn a_lock_that_is_left_can_be_renewed_and_released(bench: Bench) {
     named.release_token(&renewed).await.unwrap();
     assert_eq!(named.holder().await.unwrap(), None);
     assert_eq!(named.release_token(&renewed).await.unwrap_err().kind(), ErrorKind::GuardLost);
-    // Who still holds it learns that it was released.
+    // A current holder learns that its lock was released by token.
     let lock = acquire(&named).await;
     named.release_token(&named.holder().await.unwrap().unwrap().token()).await.unwrap();
     let reason = lost(lock).await;
     assert!(matches!(reason, LostReason::KeyDeleted | LostReason::Revoked), "{reason}");
 }
 
-async fn a_token_is_for_one_grant_of_one_lock(bench: Bench) {
+async fn token_is_valid_for_one_grant(bench: Bench) {
     let token = acquire(&bench.lock()).await.into_token();
     for other in ["/y", "/x/y"] {
         let other = bench.client.lock(other);
@@ -528,7 +530,7 @@ async fn a_token_is_for_one_grant_of_one_lock(bench: Bench) {
     bench.lock().release_token(&token).await.unwrap();
 }
 
-async fn a_token_of_somebody_who_waits_gives_no_lock(bench: Bench) {
+async fn token_of_waiter_gives_no_lock(bench: Bench) {
     let lock = acquire(&bench.lock()).await;
     let waiter = tokio::spawn({
         let lock = bench.lock();
@@ -543,13 +545,14 @@ async fn a_token_of_somebody_who_waits_gives_no_lock(bench: Bench) {
     assert_eq!(waiter.await.unwrap().fence(), token.fence());
 }
 
-/// L7, with the times of a real server. The exact points are tried in memory.
-async fn whoever_is_dropped_at_any_time_is_gone(bench: Bench) {
+/// Promise L7 with the timing of a real server. The tests of `faults` on the memory store drop
+/// futures at exact points.
+async fn dropped_acquires_leave_no_key(bench: Bench) {
     for round in 0..40_u64 {
         let lock = acquire(&bench.lock()).await;
         let mut waiters = Vec::new();
         for number in 0..4 {
-            // What is left of one of these would outlast the test.
+            // With this time to live, a leftover key would outlast the test.
             let named = bench.lock().ttl(Duration::from_secs(600));
             waiters.push(tokio::spawn(async move {
                 let _ = timeout(Duration::from_micros(37 * (round * 4 + number)), named.acquire()).await;
@@ -568,7 +571,7 @@ async fn whoever_is_dropped_at_any_time_is_gone(bench: Bench) {
     bench.queued(0).await;
 }
 
-async fn keeping_it_alive_is_no_change_of_its_key(bench: Bench) {
+async fn keep_alive_does_not_change_key(bench: Bench) {
     let foreigner = bench.foreigner().await;
     let path = if foreigner.namespace().is_root() { bench.client.namespace().as_str() } else { "/" };
     let mut changes = foreigner.directory(path).unwrap().watch().await.unwrap();
@@ -580,38 +583,39 @@ async fn keeping_it_alive_is_no_change_of_its_key(bench: Bench) {
     while seen.len() < 2 {
         seen.push(timeout(LIMIT, changes.next()).await.expect("in time").unwrap().unwrap());
     }
-    // It came and it went, and in three seconds nothing was in between.
+    // In three seconds the key was created and deleted, with no change in between.
     let [came, went] = [&seen[0], &seen[1]].map(|update| update.changes.len());
     assert_eq!((came, went), (1, 1), "{seen:?}");
     assert!(seen[0].changes[0].change.new.is_some() && seen[1].changes[0].change.new.is_none(), "{seen:?}");
 }
 
-async fn each_namespace_has_its_own_locks(address: &str) {
+async fn namespaces_have_separate_locks(address: &str) {
     let client = async |namespace| Client::builder(address).namespace(namespace).connect().await.unwrap();
     let (outer, inner) = (client("/spaces").await, client("/spaces/inner").await);
     let lock = acquire(&outer.lock("/x")).await;
-    let theirs = inner.lock("/x").try_acquire().await.unwrap().expect("another lock");
+    let theirs = inner.lock("/x").try_acquire().await.unwrap().expect("the namespaces have different locks");
     assert!(theirs.key().as_str().starts_with("/spaces/inner/x/"));
-    assert!(outer.lock("/inner/x").try_acquire().await.unwrap().is_none(), "the same key by another name");
+    assert!(outer.lock("/inner/x").try_acquire().await.unwrap().is_none(), "both names have the same key");
     assert_eq!(inner.lock("/x").release_token(&lock.into_token()).await.unwrap_err().kind(), ErrorKind::Invalid);
 }
 
 #[tokio::test]
-async fn v3_each_namespace_has_its_own_locks() {
-    each_namespace_has_its_own_locks(&etcd_typed_tests::shared("locks").await.url_v3()).await;
+async fn v3_namespaces_have_separate_locks() {
+    namespaces_have_separate_locks(&etcd_typed_tests::shared("locks").await.url_v3()).await;
 }
 
 #[tokio::test]
-async fn v2_each_namespace_has_its_own_locks() {
-    each_namespace_has_its_own_locks(&etcd_typed_tests::shared("locks").await.url_v2()).await;
+async fn v2_namespaces_have_separate_locks() {
+    namespaces_have_separate_locks(&etcd_typed_tests::shared("locks").await.url_v2()).await;
 }
 
 #[tokio::test]
-async fn memory_each_namespace_has_its_own_locks() {
-    each_namespace_has_its_own_locks("memory:locks-of-namespaces").await;
+async fn memory_namespaces_have_separate_locks() {
+    namespaces_have_separate_locks("memory:locks-of-namespaces").await;
 }
 
-/// A guard that outlives its runtime can be asked, released and dropped, and goes on on the next one.
+/// A guard whose runtime has ended can be queried, released and dropped. It continues on the next
+/// runtime.
 fn outlives_its_runtime(address: &str) {
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let first = runtime();
@@ -619,7 +623,7 @@ fn outlives_its_runtime(address: &str) {
     let (client, lock, other) = first.block_on(async {
         let client = Client::builder(&address).namespace("/outlives").connect().await.unwrap();
         let (lock, other) = (acquire(&client.lock("/x")).await, acquire(&client.lock("/y")).await);
-        // Long enough to be watched.
+        // Long enough for the guard to be watched.
         sleep(WHILE).await;
         (client, lock, other)
     });
@@ -629,15 +633,15 @@ fn outlives_its_runtime(address: &str) {
     let second = runtime();
     second.block_on(async {
         lock.verify().await.unwrap();
-        // The one that was dropped without a runtime is released now.
+        // The guard that was dropped without a runtime is released now.
         acquire(&client.lock("/y")).await.release().await.unwrap();
         lock.release().await.unwrap();
     });
     drop((client, second));
 }
 
-/// The server runs in a runtime of its own.
-fn guard_may_outlive_its_runtime(address: impl Fn(&Etcd) -> String) {
+/// Runs the server in a separate runtime.
+fn guard_outlives_its_runtime(address: impl Fn(&Etcd) -> String) {
     let servers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let etcd = servers.block_on(Etcd::start());
     outlives_its_runtime(&address(&etcd));
@@ -645,22 +649,23 @@ fn guard_may_outlive_its_runtime(address: impl Fn(&Etcd) -> String) {
 }
 
 #[test]
-fn memory_guard_may_outlive_its_runtime() {
+fn memory_guard_outlives_its_runtime() {
     outlives_its_runtime("memory:");
 }
 
 #[test]
-fn v3_guard_may_outlive_its_runtime() {
-    guard_may_outlive_its_runtime(Etcd::url_v3);
+fn v3_guard_outlives_its_runtime() {
+    guard_outlives_its_runtime(Etcd::url_v3);
 }
 
 #[test]
-fn v2_guard_may_outlive_its_runtime() {
-    guard_may_outlive_its_runtime(Etcd::url_v2);
+fn v2_guard_outlives_its_runtime() {
+    guard_outlives_its_runtime(Etcd::url_v2);
 }
 
-/// L8: a server that comes back empty, with the same ids and soon at the same revision, has no holder of before.
-async fn a_wiped_server_has_no_holder_of_before(mut etcd: Etcd, address: &str) {
+/// Promise L8: when a server comes back empty, with the same ids and soon at the same revision,
+/// every earlier guard is lost.
+async fn wiped_server_loses_all_locks(mut etcd: Etcd, address: &str) {
     let client = Client::connect(address).await.unwrap();
     let named = client.lock("/x").ttl(Duration::from_secs(5));
     let (watched, waiter) = (
@@ -673,7 +678,7 @@ async fn a_wiped_server_has_no_holder_of_before(mut etcd: Etcd, address: &str) {
     sleep(WHILE).await;
     etcd.wipe().await;
     lost(watched).await;
-    // Whoever waited for it begins anew, and so does everybody else.
+    // The waiter enters the queue again, as does every other client.
     let next = waiter.await.unwrap();
     next.verify().await.unwrap();
     next.release().await.unwrap();
@@ -681,31 +686,32 @@ async fn a_wiped_server_has_no_holder_of_before(mut etcd: Etcd, address: &str) {
 }
 
 #[tokio::test]
-async fn v3_a_wiped_server_has_no_holder_of_before() {
+async fn v3_wiped_server_loses_all_locks() {
     let etcd = Etcd::start().await;
     let address = etcd.url_v3();
-    a_wiped_server_has_no_holder_of_before(etcd, &address).await;
+    wiped_server_loses_all_locks(etcd, &address).await;
 }
 
 #[tokio::test]
-async fn v2_a_wiped_server_has_no_holder_of_before() {
+async fn v2_wiped_server_loses_all_locks() {
     let etcd = Etcd::start().await;
     let address = etcd.url_v2();
-    a_wiped_server_has_no_holder_of_before(etcd, &address).await;
+    wiped_server_loses_all_locks(etcd, &address).await;
 }
 
 #[tokio::test]
-async fn a_wiped_memory_has_no_holder_of_before() {
+async fn memory_wiped_store_loses_all_locks() {
     let store = MemoryStore::new();
     let client = Client::with_store(store.clone());
     let first = acquire(&client.lock("/x")).await;
     let spare = acquire(&client.lock("/y")).await;
     spare.release().await.unwrap();
     store.faults().wipe();
-    // A spare lease that is not there any more is one more round.
+    // A spare lease that no longer exists is replaced in one more round.
     let y = timeout(LIMIT, client.lock("/y").acquire()).await.expect("in time").unwrap();
     y.verify().await.unwrap();
-    // A key that looks the same to who asks only when it was made.
+    // A forged key at a revision that is not smaller than the fence: a check of the create revision
+    // alone could take it for the lock's own.
     let forged = first.key().clone();
     let lease = LeaseId::random();
     client.store().grant(lease, LIMIT).await.unwrap();

@@ -1,4 +1,4 @@
-//! `Bed`: the empty store that one test runs on, and what a v2 server itself recorded of a write.
+//! `Bed`: the empty store of one test, and the event that a v2 server recorded for a write.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Long enough for whatever comes at all; only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Makes a named test on each store of each of these functions: `v2::set`, `v3::set`, `memory::set`.
+/// Makes each of these functions a test on each store: `v2::set`, `v3::set`, `memory::set`.
 macro_rules! on_every_store {
     ($($name:ident),+ $(,)?) => {
         on_every_store! { @store v2: $($name),+ }
@@ -43,7 +43,7 @@ pub(crate) enum Kind {
 pub(crate) struct Bed {
     pub(crate) client: Client,
     pub(crate) kind: Kind,
-    /// Of a real server; it ends with the test.
+    /// The real server, if there is one. It ends with the test.
     server: Option<Etcd>,
 }
 
@@ -64,30 +64,31 @@ impl Bed {
         Self { client: Client::connect("memory:").await.unwrap(), kind: Kind::Memory, server: None }
     }
 
-    /// Where clients reach the server, `127.0.0.1:PORT`.
+    /// The client address of the server, `127.0.0.1:PORT`.
     pub(crate) fn endpoint(&self) -> Option<String> {
         self.server.as_ref().map(Etcd::endpoint)
     }
 
-    /// Whether the server is of this line, `3.5`.
+    /// Whether the server belongs to this line, such as `3.5`.
     pub(crate) fn is_of(&self, line: &str) -> bool {
         self.server.as_ref().is_some_and(|server| server.version().starts_with(line))
     }
 
-    /// The READMEs' values are text.
+    /// An entry with text, like all values in the READMEs.
     pub(crate) fn text(&self, path: &str) -> Entry<String> {
         self.client.entry(path).unwrap()
     }
 
-    /// Whether directories are things of their own there.
+    /// Whether directories exist on their own in this store.
     pub(crate) fn has_directories(&self) -> bool {
         self.kind == Kind::V2
     }
 
-    /// On v2: that the server recorded exactly this event for the write of this revision, in the READMEs' own form. The other stores keep no
-    /// such record, so there is nothing to see on them.
+    /// Checks on v2 that the server recorded exactly this event for the write of this revision, in
+    /// the form that the READMEs show. The other stores keep no such record, so nothing is checked
+    /// there.
     ///
-    /// Left out of the comparison are `expiration` and `ttl`, which depend on the clock.
+    /// The comparison ignores `expiration` and `ttl`, which depend on the clock.
     pub(crate) async fn recorded(&self, revision: Revision, expected: Value) {
         let (Kind::V2, Some(endpoint)) = (self.kind, self.endpoint()) else { return };
         let key = expected["node"]["key"].as_str().expect("an event with a key");
@@ -103,7 +104,8 @@ impl Bed {
     }
 }
 
-/// That a store refuses what it has no notion of, and that the refusal names the store and what to use instead.
+/// Checks that a store refuses a call that it does not support, and that the error names the store
+/// and what to use instead.
 #[track_caller]
 pub(crate) fn assert_refused<T: Debug>(result: Result<T>, bed: &Bed, instead: &str) {
     let error = result.expect_err("a refusal");
@@ -113,7 +115,8 @@ pub(crate) fn assert_refused<T: Debug>(result: Result<T>, bed: &Bed, instead: &s
     assert!(text.contains(store) && text.contains(instead), "{text}");
 }
 
-/// One HTTP request without a body; the body of the answer. HTTP 1.0, so that it ends with the connection.
+/// Sends an HTTP request without a body and returns the body of the answer. With HTTP 1.0 the
+/// answer ends with the connection.
 async fn http(endpoint: &str, request: &str) -> String {
     let mut stream = TcpStream::connect(endpoint).await.unwrap();
     stream.write_all(format!("{request} HTTP/1.0\r\nHost: {endpoint}\r\n\r\n").as_bytes()).await.unwrap();
@@ -126,5 +129,5 @@ async fn http(endpoint: &str, request: &str) -> String {
 
 /// The next change of a stream.
 pub(crate) async fn next<T>(changes: &mut (impl Stream<Item = Result<T>> + Unpin)) -> T {
-    timeout(LIMIT, changes.next()).await.expect("a change in time").expect("a stream that goes on").expect("a good value")
+    timeout(LIMIT, changes.next()).await.expect("a change in time").expect("the stream has not ended").expect("a good value")
 }

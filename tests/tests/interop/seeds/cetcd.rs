@@ -1,5 +1,5 @@
-//! cetcd. Its keys are Clojure keywords, `:a`, and its values are numbers as text, which "is a job that's left to the caller": here the entry's
-//! type does it.
+//! cetcd, a client in Clojure. Its keys are keywords such as `:a`. Its values are numbers as text,
+//! whose conversion "is a job that's left to the caller". Here the type of the entry does it.
 
 use etcd_typed::{Entry, ErrorKind, Expect};
 use serde_json::json;
@@ -7,8 +7,8 @@ use serde_json::json;
 use super::bed::{Bed, Kind, next};
 
 on_every_store! {
-    set_key, set_key_again, get_key, get_key_of_another_type, get_missing_key, get_key_of_a_directory, delete_key, compare_and_swap, compare_and_delete,
-    wait_for_a_value, watch_with_a_callback, create_dir, odd_keys,
+    set_key, set_key_again, get_key, get_key_with_other_type, get_missing_key, get_key_of_directory, delete_key, compare_and_swap, compare_and_delete,
+    wait_for_a_value, watch_with_a_callback, create_dir, unusual_keys,
 }
 
 fn number(bed: &Bed, path: &str) -> Entry<i64> {
@@ -24,14 +24,14 @@ async fn set_key(bed: Bed) {
     assert_eq!(*a.get().await.unwrap().unwrap(), 1);
 }
 
-/// A set of a key that is there says what it replaced.
+/// `set-key!` of an existing key returns what it replaced.
 async fn set_key_again(bed: Bed) {
     let a = number(&bed, "/:a");
     let first = a.set(&1).await.unwrap();
     let previous = a.swap(&3).await.unwrap().unwrap();
     assert_eq!((*previous, previous.created(), previous.modified()), (1, first, first));
     let now = a.get().await.unwrap().unwrap();
-    // v2 counts a set as a new beginning of the key, the others do not.
+    // On v2 a set creates the key again. The other stores keep the create revision.
     assert_eq!(now.created(), if bed.kind == Kind::V2 { now.modified() } else { first });
     let event = json!({
         "action": "set",
@@ -50,22 +50,22 @@ async fn get_key(bed: Bed) {
 }
 
 /// "Notice that cetcd didn't preserve the type of the key's value."
-async fn get_key_of_another_type(bed: Bed) {
+async fn get_key_with_other_type(bed: Bed) {
     bed.text("/:clojure-key").set(&"one".to_owned()).await.unwrap();
     let error = number(&bed, "/:clojure-key").get().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Decode);
     assert_eq!(error.key().map(ToString::to_string).as_deref(), Some("/:clojure-key"));
-    // Whatever its type, it is there.
+    // The key exists whatever the type of its value.
     assert!(number(&bed, "/:clojure-key").exists().await.unwrap());
 }
 
-/// `(get-key :b)`: errorCode 100, "return nil if key doesn't exist".
+/// `(get-key :b)` fails with errorCode 100: "return nil if key doesn't exist".
 async fn get_missing_key(bed: Bed) {
     assert_eq!(number(&bed, "/:b").get().await.unwrap(), None);
 }
 
 /// `(set-key! :foo/bar 1) (set-key! :foo/baz 2) (get-key :foo)`.
-async fn get_key_of_a_directory(bed: Bed) {
+async fn get_key_of_directory(bed: Bed) {
     let bar = number(&bed, "/:foo/bar").set(&1).await.unwrap();
     let baz = number(&bed, "/:foo/baz").set(&2).await.unwrap();
     let foo = bed.client.directory("/:foo").unwrap().list().await.unwrap();
@@ -77,11 +77,12 @@ async fn get_key_of_a_directory(bed: Bed) {
         })
         .collect();
     assert_eq!(seen, [("bar", "1", bar, bar), ("baz", "2", baz, baz)]);
-    // The same with types: a map.
+    // The directory as a typed map.
     let map = bed.client.entries::<String, i64>("/:foo").unwrap().get().await.unwrap();
     assert_eq!(map.into_inner(), [("bar".to_owned(), 1), ("baz".to_owned(), 2)].into());
     if bed.has_directories() {
-        // "directories require you to know about nodes": asked as a value it is an error that says so.
+        // "directories require you to know about nodes": reading a directory as a value is an error
+        // that says so.
         assert_eq!(number(&bed, "/:foo").get().await.unwrap_err().kind(), ErrorKind::IsADirectory);
     }
 }
@@ -101,7 +102,7 @@ async fn delete_key(bed: Bed) {
     bed.recorded(previous.revision(), event).await;
 }
 
-/// `(compare-and-swap! :a 2 {:prevValue 1})`, twice: the second fails with errorCode 101.
+/// `(compare-and-swap! :a 2 {:prevValue 1})` twice: the second one fails with errorCode 101.
 async fn compare_and_swap(bed: Bed) {
     let a = number(&bed, "/:a");
     let created = a.set(&1).await.unwrap();
@@ -119,7 +120,7 @@ async fn compare_and_swap(bed: Bed) {
     assert_eq!((failed.kind(), failed.current::<i64>()), (ErrorKind::Conflict, Some(&now)));
 }
 
-/// `(compare-and-delete! :cad-key {:prevValue 2})`, and with the wrong value: errorCode 101.
+/// `(compare-and-delete! :cad-key {:prevValue 2})`. With a wrong value it fails with errorCode 101.
 async fn compare_and_delete(bed: Bed) {
     let key = number(&bed, "/:cad-key");
     let created = key.set(&2).await.unwrap();
@@ -149,7 +150,8 @@ async fn wait_for_a_value(bed: Bed) {
     assert_eq!((change.old, change.new, change.revision), (Some(2), Some(3), written));
 }
 
-/// `(watch-key :a :callback (fn [resp] (reset! watchvalue resp)))`: "a place to store the resp".
+/// `(watch-key :a :callback (fn [resp] (reset! watchvalue resp)))` with "a place to store the
+/// resp".
 async fn watch_with_a_callback(bed: Bed) {
     let a = number(&bed, "/:a");
     a.set(&3).await.unwrap();
@@ -172,14 +174,15 @@ async fn create_dir(bed: Bed) {
     let created = baz.create().await.unwrap();
     let listed = baz.list().await.unwrap();
     assert_eq!((listed.created(), listed.modified(), listed.len()), (created, created, 0));
-    // Those above it came to be with it.
+    // The directories above are created with it.
     let above = bed.client.directory("/foo").unwrap().list_recursive().await.unwrap();
     let seen: Vec<_> = above.iter().map(|node| (node.path.as_str(), node.is_directory())).collect();
     assert_eq!(seen, [("bar", true), ("bar/baz", true)]);
 }
 
-/// "URL encode all keys": whatever is a path for a person is one here, written, read, listed, watched and deleted.
-async fn odd_keys(bed: Bed) {
+/// "URL encode all keys": here each of these paths can be written, read, listed, watched and
+/// deleted without encoding.
+async fn unusual_keys(bed: Bed) {
     let names = [
         ":foo",
         "two words",

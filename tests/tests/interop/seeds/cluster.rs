@@ -7,17 +7,17 @@ use super::bed::{Bed, assert_refused};
 
 on_every_store! { machines, stats_store, stats_self, stats_leader }
 
-/// `machines(etcd)`, of one server: the address that it was started with.
+/// `machines(etcd)` with one server: the address that the server was started with.
 async fn machines(bed: Bed) {
     let members = bed.client.members().await.unwrap();
     let [member] = members.as_slice() else { panic!("one member: {members:?}") };
     assert!(!member.id.is_empty() && !member.name.is_empty() && !member.learner, "{member:?}");
-    // Nobody connects to the embedded store.
+    // The embedded store has no client address.
     assert_eq!(member.client_urls, bed.endpoint().map(|endpoint| format!("http://{endpoint}")).as_slice());
 }
 
-/// `machines(etcd)` of three, as the README shows it.
-async fn machines_of_a_cluster(cluster: &Cluster, url: &str) {
+/// `machines(etcd)` with three members, as the README shows it.
+async fn machines_of_cluster(cluster: &Cluster, url: &str) {
     let mut expected: Vec<String> = cluster.members().iter().map(|member| format!("http://{}", member.endpoint())).collect();
     expected.sort_unstable();
     let client = Client::connect(url).await.unwrap();
@@ -27,15 +27,15 @@ async fn machines_of_a_cluster(cluster: &Cluster, url: &str) {
 }
 
 #[tokio::test]
-async fn v3_machines_of_a_cluster() {
+async fn v3_machines_of_cluster() {
     let cluster = Etcd::cluster(3).await;
-    machines_of_a_cluster(&cluster, &cluster.url_v3()).await;
+    machines_of_cluster(&cluster, &cluster.url_v3()).await;
 }
 
 #[tokio::test]
-async fn v2_machines_of_a_cluster() {
+async fn v2_machines_of_cluster() {
     let cluster = Etcd::cluster(3).await;
-    machines_of_a_cluster(&cluster, &cluster.url_v2()).await;
+    machines_of_cluster(&cluster, &cluster.url_v2()).await;
 }
 
 /// `stats(etcd, "store")`.
@@ -45,7 +45,7 @@ async fn stats_store(bed: Bed) {
         return;
     }
     let before = bed.client.stats(StatsKind::Store).await.unwrap();
-    // Every counter that the README prints.
+    // All counters that the README prints.
     let names = [
         "getsSuccess",
         "updateFail",
@@ -75,7 +75,7 @@ async fn stats_store(bed: Bed) {
     bar.delete().await.unwrap();
     let after = bed.client.stats(StatsKind::Store).await.unwrap();
     for name in ["setsSuccess", "createFail", "deleteSuccess"] {
-        // The server itself writes its version and its name in the same store.
+        // The server also writes its own version and name to this store.
         assert!(after.counter(name) > before.counter(name), "{name}");
     }
 }
@@ -104,9 +104,10 @@ async fn stats_leader(bed: Bed) {
     assert!(stats.fields["followers"].as_object().unwrap().is_empty());
 }
 
-/// Only the leader has its statistics; it is found whichever member was named first.
+/// Only the leader has these statistics. The client finds it whichever member comes first in its
+/// list.
 #[tokio::test]
-async fn v2_stats_of_the_leader_of_a_cluster() {
+async fn v2_leader_stats_are_found_in_cluster() {
     let cluster = Etcd::cluster(3).await;
     let endpoints = cluster.url_v2().trim_start_matches("etcd2://").to_owned();
     let mut order: Vec<&str> = endpoints.split(',').collect();

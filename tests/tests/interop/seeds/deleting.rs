@@ -26,7 +26,7 @@ async fn delete(bed: Bed) {
         "node": {"key": "/foo/boo", "createdIndex": created, "modifiedIndex": deleted},
     });
     bed.recorded(deleted, event).await;
-    // errorCode 100: there was none, and that is no error.
+    // errorCode 100: the key does not exist, which is not an error here.
     assert_eq!(boo.delete().await.unwrap(), None);
 }
 
@@ -47,7 +47,7 @@ async fn delete_empty_dir(bed: Bed) {
     } else {
         assert_refused(qux.create().await, &bed, "key");
     }
-    // errorCode 108: with something in it, it stays.
+    // errorCode 108: a directory that is not empty is not deleted.
     let inside = qux.entry::<String>("inside");
     inside.set(&"x".to_owned()).await.unwrap();
     assert_eq!(qux.delete().await.unwrap_err().kind(), ErrorKind::DirectoryNotEmpty);
@@ -65,7 +65,7 @@ async fn delete_dir_recursive(bed: Bed) {
 
     let mut changes = foo.watch().await.unwrap();
     assert_eq!(foo.delete_recursive().await.unwrap(), if bed.has_directories() { 1 } else { 2 });
-    // One revision, with all that went.
+    // One revision has all the deletions.
     let update = next(&mut changes).await;
     assert!(update.changes.iter().all(|keyed| keyed.change.is_deleted()));
     assert_eq!(update.changes.iter().map(|keyed| keyed.key.as_str()).collect::<Vec<_>>(), ["bar", "baz/deep"]);
@@ -75,7 +75,7 @@ async fn delete_dir_recursive(bed: Bed) {
         "node": {"key": "/foo", "dir": true, "createdIndex": first, "modifiedIndex": update.revision},
     });
     bed.recorded(update.revision, event).await;
-    // errorCode 100.
+    // errorCode 100: deleting a missing directory deletes nothing.
     assert!(foo.list_recursive().await.unwrap().is_empty());
     assert!(!foo.exists().await.unwrap());
     assert_eq!(bed.text("/foo/bar").get().await.unwrap(), None);
@@ -83,11 +83,11 @@ async fn delete_dir_recursive(bed: Bed) {
     assert!(apart.exists().await.unwrap());
 }
 
-/// A key that is no path belongs to another program: Go's lock of the name `/foo/` is below
-/// `/foo//`.
+/// A key that is not a valid path belongs to another program: Go's lock with the name `/foo/` has
+/// its keys below `/foo//`.
 async fn only_listed_keys_are_deleted(bed: Bed) {
     if bed.has_directories() {
-        // v2 has paths only.
+        // v2 has only paths.
         return;
     }
     let foo = bed.client.directory("/foo").unwrap();

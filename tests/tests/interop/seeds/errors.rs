@@ -1,4 +1,4 @@
-//! The errors that both READMEs show as `errorCode`, and their kinds.
+//! The errors that both READMEs show as `errorCode`, and the error kinds of this library.
 
 use etcd_typed::{ErrorKind, Expect};
 
@@ -6,13 +6,13 @@ use super::bed::{Bed, Kind, next};
 
 on_every_store! {
     code_100_key_not_found, code_101_compare_failed, code_102_not_a_file, code_104_not_a_directory, code_105_key_already_exists,
-    code_107_root_is_read_only, code_108_directory_not_empty, code_401_event_index_cleared, an_error_names_the_key_and_not_the_value,
+    code_107_root_is_read_only, code_108_directory_not_empty, code_401_event_index_cleared, error_names_key_but_not_value,
 }
 
 async fn code_100_key_not_found(bed: Bed) {
     let missing = bed.text("/foo/missing");
     let value = "x".to_owned();
-    // To a question it is an answer; to a change of something it is an error.
+    // A read of a missing key returns `None`. A change of a missing key is an error.
     assert_eq!(missing.get().await.unwrap(), None);
     assert!(!missing.exists().await.unwrap());
     assert_eq!(missing.delete().await.unwrap(), None);
@@ -37,12 +37,12 @@ async fn code_101_compare_failed(bed: Bed) {
     let delete = bar.compare_and_delete(Expect::value(&one)).await.unwrap_err();
     for error in [swap, by_index, delete] {
         assert_eq!(error.kind(), ErrorKind::Conflict);
-        let current = error.current::<String>().expect("the value that is there");
+        let current = error.current::<String>().expect("the current value");
         assert_eq!((current.as_str(), current.modified()), ("2", written));
     }
 }
 
-/// A value where a directory is; elsewhere both may be there.
+/// A value is requested where a directory is. On the other stores both can exist.
 async fn code_102_not_a_file(bed: Bed) {
     bed.text("/foo/bar").set(&"Hello World".to_owned()).await.unwrap();
     let foo = bed.text("/foo");
@@ -59,7 +59,7 @@ async fn code_102_not_a_file(bed: Bed) {
     assert!(bed.text("/foo/bar").exists().await.unwrap());
 }
 
-/// A path through a value; elsewhere both may be there.
+/// A path leads through a value. On the other stores both can exist.
 async fn code_104_not_a_directory(bed: Bed) {
     let bar = bed.text("/foo/bar");
     bar.set(&"Hello World".to_owned()).await.unwrap();
@@ -76,7 +76,7 @@ async fn code_104_not_a_directory(bed: Bed) {
         below.set(&value).await.unwrap();
         assert_eq!(directory.delete_recursive().await.unwrap(), 1);
     }
-    // Deleting what is below a value never deletes the value.
+    // Deleting what is below a value never deletes the value itself.
     assert!(bar.exists().await.unwrap());
 }
 
@@ -88,7 +88,7 @@ async fn code_105_key_already_exists(bed: Bed) {
     assert_eq!(exists.current::<String>().map(|now| (now.as_str(), now.modified())), Some(("Hello World", written)));
 }
 
-/// The root is a directory everywhere.
+/// The root is a directory on every store.
 async fn code_107_root_is_read_only(bed: Bed) {
     let error = bed.client.entry::<String>("/").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidKey, "{error}");
@@ -112,7 +112,8 @@ async fn code_108_directory_not_empty(bed: Bed) {
     assert!(bar.exists().await.unwrap());
 }
 
-/// A v2 server keeps its last 1000 events. Whoever watches from before gets what is there now, marked as such; elsewhere the history is still there.
+/// A v2 server keeps its last 1000 events. A watch from an earlier index gets the current state,
+/// marked as a resync. The other stores still have the history.
 async fn code_401_event_index_cleared(bed: Bed) {
     let bar = bed.text("/foo/bar");
     let first = bar.set(&"0".to_owned()).await.unwrap();
@@ -125,8 +126,9 @@ async fn code_401_event_index_cleared(bed: Bed) {
     assert_eq!(seen, if bed.kind == Kind::V2 { (None, Some("1100"), true) } else { (Some("0"), Some("1"), false) });
 }
 
-/// The servers' own text of a failed compare holds what is stored; ours names the key.
-async fn an_error_names_the_key_and_not_the_value(bed: Bed) {
+/// The server's own message for a failed compare contains the stored value. The error of this
+/// library names the key instead.
+async fn error_names_key_but_not_value(bed: Bed) {
     let bar = bed.text("/foo/bar");
     bar.set(&"hunter2".to_owned()).await.unwrap();
     let error = bar.compare_and_swap(Expect::value(&"1".to_owned()), &"2".to_owned()).await.unwrap_err();

@@ -1,5 +1,6 @@
-//! Etcd.jl, "Locking module". It was a module of servers before 0.5, and gave everybody in the queue an index; here it is a queue of keys, the index is the
-//! fence, and what names a holder afterwards is a token.
+//! Etcd.jl, "Locking module". That was a module of servers before 0.5, which gave each member of
+//! the queue an index. This library uses a queue of keys: the fence is the index, and a token names
+//! a holder afterwards.
 
 use std::time::Duration;
 
@@ -8,18 +9,20 @@ use tokio::time::{sleep, timeout};
 
 use super::bed::Bed;
 
-on_every_store! { lock_retrieve, lock_retrieve_of_a_free_lock, lock_acquire, lock_acquire_without_waiting, lock_renew, lock_release, the_ttl_expires }
+on_every_store! { lock_retrieve, lock_retrieve_of_free_lock, lock_acquire, lock_acquire_without_waiting, lock_renew, lock_release, lock_expires_after_ttl }
 
 fn mylock(bed: &Bed, ttl: u64) -> NamedLock {
     bed.client.lock("/mylock").ttl(Duration::from_secs(ttl))
 }
 
-/// `lock_retrieve(etcd, "mylock")`: the index of the holder, and with it whatever `lock_renew` and `lock_release` need.
+/// `lock_retrieve(etcd, "mylock")`: the index of the holder, and the token that `lock_renew` and
+/// `lock_release` need.
 async fn retrieve(bed: &Bed) -> Option<(Revision, Token)> {
     mylock(bed, 100).holder().await.unwrap().map(|holder| (holder.fence, holder.token()))
 }
 
-/// `curl -L http://127.0.0.1:4001/mod/v2/lock/mylock -XPOST -d ttl=100`: somebody has it whom nobody keeps alive.
+/// `curl -L http://127.0.0.1:4001/mod/v2/lock/mylock -XPOST -d ttl=100`: acquires the lock without
+/// keeping it alive.
 async fn post(bed: &Bed, ttl: u64) -> Token {
     mylock(bed, ttl).acquire().await.unwrap().into_token()
 }
@@ -30,15 +33,15 @@ async fn lock_retrieve(bed: Bed) {
     assert_eq!(retrieve(&bed).await, Some((theirs.fence(), theirs)));
 }
 
-async fn lock_retrieve_of_a_free_lock(bed: Bed) {
+async fn lock_retrieve_of_free_lock(bed: Bed) {
     assert_eq!(retrieve(&bed).await, None);
     let token = post(&bed, 100).await;
     mylock(&bed, 100).release_token(&token).await.unwrap();
     assert_eq!(retrieve(&bed).await, None);
 }
 
-/// `lock_acquire(etcd, "mylock", ttl=100)`: "blocks until ttl for lock expires or until lock is released", and answers with a larger index, as `"1878"`
-/// after `"1876"`.
+/// `lock_acquire(etcd, "mylock", ttl=100)`: "blocks until ttl for lock expires or until lock is
+/// released", and returns a larger index, such as `"1878"` after `"1876"`.
 async fn lock_acquire(bed: Bed) {
     let theirs = post(&bed, 100).await;
     let waiting = tokio::spawn({
@@ -56,7 +59,7 @@ async fn lock_acquire(bed: Bed) {
     assert_eq!(retrieve(&bed).await.unwrap().0, ours.fence());
 }
 
-/// The module's parameter `timeout`: 0 tries once, other numbers are seconds.
+/// The parameter `timeout` of the module: 0 tries once, other numbers are seconds.
 async fn lock_acquire_without_waiting(bed: Bed) {
     let _theirs = post(&bed, 100).await;
     assert!(mylock(&bed, 100).try_acquire().await.unwrap().is_none());
@@ -83,13 +86,13 @@ async fn lock_release(bed: Bed) {
     assert_eq!(retrieve(&bed).await, None);
     let unknown = mylock(&bed, 100).release_token(&token).await.unwrap_err();
     assert_eq!(unknown.kind(), ErrorKind::GuardLost);
-    // Of one's own there is no need for an index.
+    // A holder releases its own lock without an index.
     let ours = mylock(&bed, 100).acquire().await.unwrap();
     ours.release().await.unwrap();
     assert_eq!(retrieve(&bed).await, None);
 }
 
-async fn the_ttl_expires(bed: Bed) {
+async fn lock_expires_after_ttl(bed: Bed) {
     let theirs = post(&bed, 2).await;
     let ours = timeout(Duration::from_secs(60), mylock(&bed, 100).acquire()).await.expect("in time").unwrap();
     assert!(ours.fence() > theirs.fence());

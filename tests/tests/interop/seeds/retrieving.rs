@@ -14,7 +14,7 @@ async fn get(bed: Bed) {
     let now = bar.get().await.unwrap().unwrap();
     assert_eq!((now.as_str(), now.created(), now.modified()), ("Hello World", written, written));
     assert!(now.revision() >= written);
-    // "in the local etcd node": a read that any member may answer from what it has.
+    // "in the local etcd node": a read that any member may answer from its own state.
     let local = bed.client.stale_reads().entry::<String>("/foo/bar").unwrap();
     assert_eq!(local.get().await.unwrap().unwrap().into_inner(), "Hello World");
 }
@@ -40,13 +40,14 @@ async fn get_recursive(bed: Bed) {
     assert_eq!(seen("baz"), Some(("Goodbye Cruel World".to_owned(), second, swapped)));
     assert_eq!(seen("sub/deep"), Some(("x".to_owned(), last, last)));
     assert!(seen("sub").is_none() && all.iter().any(|node| node.path == "sub" && node.is_directory()));
-    // The directory came to be with its first key. v2 keeps that as its only index; elsewhere its newest key's is what there is.
+    // The directory was created with its first key. v2 keeps only that index. The other stores
+    // report the newest key's revision as the modify revision.
     assert_eq!(all.created(), first);
     assert_eq!(all.modified(), if bed.kind == Kind::V2 { first } else { last });
     assert!(all.revision() >= last);
 }
 
-/// A `get` of a directory without `recursive`: what is directly in it.
+/// A `get` of a directory without `recursive` lists what is directly in it.
 async fn list_one_level(bed: Bed) {
     for path in ["/foo/bar", "/foo/sub/deep", "/foo/sub/deeper/still"] {
         bed.text(path).set(&"Hello World".to_owned()).await.unwrap();
@@ -56,7 +57,7 @@ async fn list_one_level(bed: Bed) {
     assert_eq!(seen, [("bar", false), ("sub", true)]);
     let root = bed.client.directory("/").unwrap().list().await.unwrap();
     assert_eq!(root.iter().map(|node| node.path.as_str()).collect::<Vec<_>>(), ["foo"]);
-    // Of a directory that is not there the list is empty, and `exists` tells it from an empty one.
+    // The list of a missing directory is empty. `exists` tells it apart from an empty directory.
     let missing = bed.client.directory("/missing").unwrap();
     assert!(missing.list().await.unwrap().is_empty() && missing.list_recursive().await.unwrap().is_empty());
     assert!(!missing.exists().await.unwrap());

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::bed::{Bed, assert_refused};
 
 on_every_store! {
-    set, set_with_ttl, a_value_with_ttl_expires, every_write_takes_a_ttl, compare_and_swap_by_value, compare_and_swap_by_index, create,
+    set, set_with_ttl, value_with_ttl_expires, every_write_takes_a_ttl, compare_and_swap_by_value, compare_and_swap_by_index, create,
     create_dir, update, update_dir,
 }
 
@@ -32,15 +32,15 @@ async fn set_with_ttl(bed: Bed) {
     let written = bar.set(&"Hello World".to_owned()).ttl(MINUTE).await.unwrap();
     let now = bar.get().await.unwrap().unwrap();
     assert_eq!((now.created(), now.modified()), (written, written));
-    let left = time_left(&bed, "/foo/bar").await.expect("it expires");
+    let left = time_left(&bed, "/foo/bar").await.expect("the value expires");
     assert!(left > Duration::ZERO && left <= MINUTE, "{left:?}");
-    // A set without ttl takes it away.
+    // A set without ttl removes the ttl.
     bar.set(&"Hello World".to_owned()).await.unwrap();
     assert_eq!(time_left(&bed, "/foo/bar").await, None);
 }
 
 /// "with a value that expires".
-async fn a_value_with_ttl_expires(bed: Bed) {
+async fn value_with_ttl_expires(bed: Bed) {
     let bar = bed.text("/foo/bar");
     bar.set(&"Hello World".to_owned()).ttl(Duration::from_secs(2)).await.unwrap();
     assert!(bar.exists().await.unwrap());
@@ -105,11 +105,11 @@ async fn compare_and_swap_by_index(bed: Bed) {
     });
     bed.recorded(swapped, event).await;
 
-    // The number as a person has it from elsewhere, and what was read, are the same condition.
+    // The plain number and a value that was read give the same condition.
     let conflict = bar.compare_and_swap(Expect::revision(before.get()), &goodbye).await.unwrap_err();
     assert_eq!((conflict.kind(), conflict.current::<String>()), (ErrorKind::Conflict, Some(&now)));
     bar.compare_and_swap(&now, &goodbye).await.unwrap();
-    // For a v2 server index 0 would be no condition at all.
+    // A v2 server would ignore a condition on index 0.
     let conflict = bar.compare_and_swap(Expect::revision(0), &goodbye).await.unwrap_err();
     assert_eq!(conflict.kind(), ErrorKind::Conflict);
 }
@@ -125,7 +125,7 @@ async fn create(bed: Bed) {
         json!({"action": "create", "node": {"key": "/foo/boo", "value": "Hello World", "createdIndex": created, "modifiedIndex": created}});
     bed.recorded(created, event).await;
 
-    // "only if the key did not previously exist": errorCode 105.
+    // "only if the key did not previously exist": otherwise errorCode 105.
     let exists = boo.create(&hello).await.unwrap_err();
     assert_eq!((exists.kind(), exists.current::<String>()), (ErrorKind::AlreadyExists, Some(&now)));
 }
@@ -134,7 +134,7 @@ async fn create(bed: Bed) {
 async fn create_dir(bed: Bed) {
     let directory = bed.client.directory("/fooDir").unwrap();
     if !bed.has_directories() {
-        // There a directory comes to be with the first key in it.
+        // On these stores a directory is created with the first key in it.
         assert_refused(directory.create().await, &bed, "key");
         assert_refused(directory.create().ttl(MINUTE).await, &bed, "key");
         assert!(!directory.exists().await.unwrap());
@@ -148,11 +148,11 @@ async fn create_dir(bed: Bed) {
     let event = json!({"action": "create", "node": {"key": "/fooDir", "dir": true, "createdIndex": created, "modifiedIndex": created}});
     bed.recorded(created, event).await;
 
-    // "only if the directory did not previously exist": errorCode 105.
+    // "only if the directory did not previously exist": otherwise errorCode 105.
     assert_eq!(directory.create().await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     let expiring = bed.client.directory("/fooDir/deeper").unwrap();
     expiring.create().ttl(MINUTE).await.unwrap();
-    let left = expiring.list().await.unwrap().ttl().expect("it expires");
+    let left = expiring.list().await.unwrap().ttl().expect("the directory expires");
     assert!(left > Duration::ZERO && left <= MINUTE, "{left:?}");
 }
 
@@ -160,7 +160,7 @@ async fn create_dir(bed: Bed) {
 async fn update(bed: Bed) {
     let boo = bed.text("/foo/boo");
     let merhaba = "Merhaba".to_owned();
-    // "only if the key already existed": errorCode 100.
+    // "only if the key already existed": otherwise errorCode 100.
     assert_eq!(boo.replace(&merhaba).await.unwrap_err().kind(), ErrorKind::NotFound);
     assert!(!boo.exists().await.unwrap());
 
@@ -176,7 +176,8 @@ async fn update(bed: Bed) {
     bed.recorded(updated, event).await;
 }
 
-/// "You can also Create (create_dir) or update (update_dir) a directory": what can be updated is its time to live.
+/// "You can also Create (create_dir) or update (update_dir) a directory": only its time to live can
+/// be updated.
 async fn update_dir(bed: Bed) {
     let directory = bed.client.directory("/fooDir").unwrap();
     let inside = directory.entry::<String>("bar");
@@ -189,14 +190,14 @@ async fn update_dir(bed: Bed) {
     let created = directory.create().await.unwrap();
     inside.set(&"Hello World".to_owned()).await.unwrap();
     if bed.is_of("3.5") {
-        // These servers refuse every update of a directory with an internal error, by a defect of theirs.
+        // By a defect, these servers refuse every update of a directory with an internal error.
         assert_refused(directory.update().ttl(MINUTE).await, &bed, "make it anew");
         assert_eq!(directory.list().await.unwrap().ttl(), None);
         return;
     }
     directory.update().ttl(MINUTE).await.unwrap();
     let listed = directory.list().await.unwrap();
-    let left = listed.ttl().expect("it expires");
+    let left = listed.ttl().expect("the directory expires");
     assert!(left > Duration::ZERO && left <= MINUTE, "{left:?}");
     assert_eq!((listed.created(), listed.len()), (created, 1));
 
@@ -210,7 +211,8 @@ async fn update_dir(bed: Bed) {
     bed.recorded(updated, event).await;
 }
 
-/// How long a value lasts: on v2 it is read with the value, elsewhere the lease is asked.
+/// The remaining time to live of a value. v2 returns it with the value; on the other stores it is
+/// that of the lease.
 async fn time_left(bed: &Bed, path: &str) -> Option<Duration> {
     let now = bed.text(path).get().await.unwrap().expect("a value");
     match now.lease() {

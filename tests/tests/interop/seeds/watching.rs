@@ -8,10 +8,10 @@ use super::bed::{Bed, Kind, next};
 
 on_every_store! {
     watch_once, watch_with_a_callback, watch_recursive, watch_from_an_index, keep_watching, watch_until, wait_until_a_value, watch_sees_expiry,
-    watch_sees_its_directory_go, future_revision_is_told_as_resync,
+    watch_sees_directory_deletion, watch_from_future_revision_resyncs,
 }
 
-/// `watch(etcd, "/foo/bar", ev -> …)`: the next change, and no other.
+/// `watch(etcd, "/foo/bar", ev -> …)`: the next change only.
 async fn watch_once(bed: Bed) {
     let bar = bed.text("/foo/bar");
     let created = bar.create(&"Hello World".to_owned()).await.unwrap();
@@ -27,7 +27,8 @@ async fn watch_once(bed: Bed) {
     assert_eq!((now.created(), now.modified()), (created, updated));
 }
 
-/// The same with its callback, which is a task here. The watch is established before the change is made.
+/// `watch` with a callback, which is a task here. The watch is established before the change is
+/// made.
 async fn watch_with_a_callback(bed: Bed) {
     let bar = bed.text("/foo/bar");
     let mut changes = bar.watch().await.unwrap();
@@ -53,7 +54,8 @@ async fn watch_recursive(bed: Bed) {
     }
 }
 
-/// "`wait_index` to watch starting with the provided index": that index included, so it is what came since the one before.
+/// "`wait_index` to watch starting with the provided index": that index is included, so the watch
+/// gets all changes since the index before it.
 async fn watch_from_an_index(bed: Bed) {
     let bar = bed.text("/foo/bar");
     let values = ["one", "two", "three"].map(str::to_owned);
@@ -67,18 +69,18 @@ async fn watch_from_an_index(bed: Bed) {
         let change = next(&mut changes).await;
         assert_eq!((change.new.as_ref(), change.revision, change.resynced), (Some(&values[at]), revisions[at], false));
         if at > 1 || bed.kind != Kind::V2 {
-            // v2 cannot say what was there before the index.
+            // v2 does not know the value before that index.
             assert_eq!(change.old.as_ref(), Some(&values[at - 1]));
         }
     }
-    // The same for all keys below a directory.
+    // A watch of the directory from the same index.
     let mut changes = bed.client.directory("/foo").unwrap().watch().since(wait_index.get() - 1).await.unwrap();
     for at in [1, 2] {
         let update = next(&mut changes).await;
         assert_eq!((update.revision, update.changes.len(), update.resynced), (revisions[at], 1, false));
         assert_eq!(update.changes[0].change.new.as_deref(), Some(values[at].as_bytes()));
     }
-    // And it goes on with what comes.
+    // The watch continues with new changes.
     let later = bar.set(&"four".to_owned()).await.unwrap();
     assert_eq!(next(&mut changes).await.revision, later);
 }
@@ -113,7 +115,8 @@ async fn keep_watching(bed: Bed) {
     assert_eq!(seen.iter().map(|(old, new)| (old.as_deref(), new.as_deref())).collect::<Vec<_>>(), expected);
 }
 
-/// `watch_until(etcd, "/foo", ev -> …, predicate, recursive=true)`: the README's predicate is true at the third change.
+/// `watch_until(etcd, "/foo", ev -> …, predicate, recursive=true)`: the predicate of the README is
+/// true at the third change.
 async fn watch_until(bed: Bed) {
     let mut changes = bed.client.directory("/foo").unwrap().watch().await.unwrap();
     let watching = tokio::spawn(async move {
@@ -129,7 +132,7 @@ async fn watch_until(bed: Bed) {
     assert_eq!(watching.await.unwrap(), ["a", "b", "c/d"]);
 }
 
-/// The same where the predicate is about the value.
+/// `watch_until` with a predicate on the value.
 async fn wait_until_a_value(bed: Bed) {
     let bar = bed.text("/foo/bar");
     let waiting = tokio::spawn({
@@ -140,11 +143,11 @@ async fn wait_until_a_value(bed: Bed) {
     let written = bar.set(&"Goodbye Cruel World".to_owned()).await.unwrap();
     let found = waiting.await.unwrap().unwrap();
     assert_eq!((found.as_str(), found.modified()), ("Goodbye Cruel World", written));
-    // What is there already is not waited for.
+    // `wait_for` returns at once if the value already matches.
     assert_eq!(bar.wait_for(|value| value.is_some()).await.unwrap().unwrap().modified(), written);
 }
 
-/// A key that expires is a change like any other.
+/// The expiry of a key is a change like any other.
 async fn watch_sees_expiry(bed: Bed) {
     let bar = bed.text("/foo/bar");
     let mut changes = bar.watch().await.unwrap();
@@ -154,8 +157,9 @@ async fn watch_sees_expiry(bed: Bed) {
     assert_eq!((expired.old.as_deref(), expired.new), (Some("Hello World"), None));
 }
 
-/// So is one that goes with its directory, of which a v2 server says only that the directory went.
-async fn watch_sees_its_directory_go(bed: Bed) {
+/// The deletion of a key with its directory is a change too, although a v2 server reports only the
+/// directory.
+async fn watch_sees_directory_deletion(bed: Bed) {
     let bar = bed.text("/foo/sub/bar");
     bar.set(&"Hello World".to_owned()).await.unwrap();
     let mut changes = bar.watch().await.unwrap();
@@ -164,9 +168,9 @@ async fn watch_sees_its_directory_go(bed: Bed) {
     assert_eq!((gone.old.as_deref(), gone.new), (Some("Hello World"), None));
 }
 
-/// A revision that the store has not reached is of another history. No stream waits for it, and
-/// none keeps that to itself.
-async fn future_revision_is_told_as_resync(bed: Bed) {
+/// A revision that the store has not reached belongs to another history. A watch from there does
+/// not wait for it: it starts with the current state, marked as a resync.
+async fn watch_from_future_revision_resyncs(bed: Bed) {
     for there in [false, true] {
         let bar = bed.text("/foo/bar");
         if there {
@@ -188,7 +192,7 @@ async fn future_revision_is_told_as_resync(bed: Bed) {
         let update = next(&mut keys).await;
         assert_eq!((update.changes.len(), update.resynced), (usize::from(there), true));
 
-        // What comes is told, although the revision is not reached.
+        // New changes are reported although the revision is not reached.
         let written = bar.set(&"two".to_owned()).await.unwrap();
         assert!(written.get() < future);
         let change = next(&mut entry).await;

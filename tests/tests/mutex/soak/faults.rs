@@ -1,4 +1,4 @@
-//! What goes wrong: one thing at a time, and healed before the next.
+//! Injects one fault at a time, and removes it before the next one.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use tokio::time::{sleep, timeout};
 
 use super::record::Record;
 
-/// How long after it went on a server that was stopped may still end leases for which another leads.
+/// How long after a stopped server continues it may still end leases although another member leads.
 const FAITHLESS: Duration = Duration::from_secs(5);
 
-/// Until a point in time.
+/// Injects faults until `end`.
 pub(crate) async fn trouble(cluster: &mut Cluster, proxies: &[Vec<Proxy>], record: &Arc<Record>, seed: u64, end: Instant) {
     let mut rng = Rng::with_seed(seed);
     while Instant::now() < end {
@@ -65,7 +65,7 @@ pub(crate) async fn trouble(cluster: &mut Cluster, proxies: &[Vec<Proxy>], recor
                     }
                 }
                 sleep(moment).await;
-                // What happens while a client is away is then not to be had any more.
+                // A compaction removes the changes that this client misses.
                 if rng.bool() {
                     record.count("compactions");
                     compact(cluster, victim).await;
@@ -109,18 +109,18 @@ pub(crate) async fn trouble(cluster: &mut Cluster, proxies: &[Vec<Proxy>], recor
 
 async fn compact(cluster: &mut Cluster, member: usize) {
     let status = Client::connect(&cluster.url_v3()).await.unwrap().status().await;
-    // Without a leader there is nothing to be compacted; the next time there is.
+    // Without a leader nothing can be compacted. A later fault tries again.
     if let Ok(status) = status {
         let body = format!(r#"{{"revision": {}}}"#, status.revision);
         cluster.member(member).call("/v3/kv/compaction", &body).await;
     }
 }
 
-/// The cluster has a leader again.
+/// Waits until the cluster answers again.
 async fn answers(cluster: &Cluster, record: &Record) {
     let client = Client::connect(&cluster.url_v3()).await.unwrap();
     let asked = timeout(Duration::from_secs(60), async { while client.entry::<u64>("/soak/asked").unwrap().exists().await.is_err() {} });
     if asked.await.is_err() {
-        record.violation("the cluster does not answer for a minute".to_owned());
+        record.violation("the cluster did not answer for a minute".to_owned());
     }
 }

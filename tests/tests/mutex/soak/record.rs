@@ -1,4 +1,4 @@
-//! What is counted, what was broken, and how much memory the clients take.
+//! The counts, the broken promises and the memory use of a soak.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use etcd_typed::{Error, ErrorKind};
 use tokio::time::sleep;
 
-/// Past the capture of a test.
+/// Writes to standard error without the test harness, which would hide the output of a passing
+/// test.
 pub(crate) fn show(figures: fmt::Arguments<'_>) {
     let mut log = std::io::stderr();
     writeln!(log, "soak: {figures}").unwrap();
@@ -20,7 +21,8 @@ pub(crate) fn show(figures: fmt::Arguments<'_>) {
 pub(crate) struct Record {
     counts: Mutex<BTreeMap<&'static str, u64>>,
     violations: Mutex<Vec<String>>,
-    /// From when to when a server may have ended leases that it had confirmed, by [`Record::now`].
+    /// Periods in which a server may have ended leases that it had confirmed, in times of
+    /// [`Record::now`].
     faithless: Mutex<Vec<(u64, u64)>>,
     began: Began,
 }
@@ -43,7 +45,7 @@ impl Record {
         self.counts.lock().unwrap().get(what).copied().unwrap_or_default()
     }
 
-    /// The first ones are kept.
+    /// Records a violation. Keeps only the first fifty.
     pub(crate) fn violation(&self, what: String) {
         self.count("violations");
         let mut violations = self.violations.lock().unwrap();
@@ -56,7 +58,7 @@ impl Record {
         self.violations.lock().unwrap().clone()
     }
 
-    /// Counts an error that faults explain. Any other one is a violation.
+    /// Counts an error that faults explain. Any other error is a violation.
     pub(crate) fn error(&self, what: &'static str, error: &Error) {
         self.count("errors");
         let explained =
@@ -66,7 +68,7 @@ impl Record {
         }
     }
 
-    /// Nanoseconds since the beginning.
+    /// Nanoseconds since the start.
     pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.began.0.elapsed().as_nanos()).unwrap()
     }
@@ -88,7 +90,8 @@ impl fmt::Display for Record {
     }
 }
 
-/// How much memory this process took over time, in bytes. Clients and proxies are all that is in it.
+/// The memory use of this process over time, in bytes. Clients and proxies are the only things in
+/// it.
 #[derive(Debug)]
 pub(crate) struct Memory {
     samples: Vec<u64>,
@@ -96,7 +99,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Looks a hundred times at least, and tells what has been counted ten times.
+    /// Takes a hundred samples, and prints the counts ten times.
     pub(crate) async fn measure(record: Arc<Record>, time: Duration) -> Self {
         let mut samples = Vec::new();
         let (began, pause) = (Instant::now(), time.div_f64(100.0));
@@ -114,7 +117,7 @@ impl Memory {
         samples.iter().sum::<u64>() / samples.len().max(1) as u64
     }
 
-    /// The means of four quarters.
+    /// The mean of each quarter.
     fn quarters(&self) -> Vec<u64> {
         self.samples.chunks(self.samples.len().div_ceil(4).max(1)).map(Self::mean).collect()
     }
@@ -124,8 +127,9 @@ impl Memory {
         show(format_args!("memory, the means of four quarters: {}", quarters.join(", ")));
     }
 
-    /// The first quarter warms up. From the second one to the last one it grows by 3 MB at most, which is what the allocator's own pools take; in a
-    /// run of less than five minutes everything warms up.
+    /// Whether the memory use is flat. The first quarter is warm-up. From the second to the last
+    /// quarter the growth is at most 3 MB, which the pools of the allocator take. A run of less
+    /// than five minutes is all warm-up.
     pub(crate) fn is_flat(&self) -> bool {
         match self.quarters()[..] {
             [_, second, .., last] if self.time >= Duration::from_secs(300) => last < second + 3 * 1024 * 1024,
@@ -134,7 +138,7 @@ impl Memory {
     }
 }
 
-/// The memory of this process that is in RAM.
+/// The resident memory of this process.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

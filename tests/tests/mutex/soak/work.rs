@@ -1,4 +1,4 @@
-//! What the clients do, and what is checked of it while they do it.
+//! The work of the clients, and the checks during that work.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,10 +24,10 @@ const KEYS: u64 = 200;
 pub(crate) struct Work {
     direct: Client,
     stop: Arc<AtomicBool>,
-    /// The last number of the counter, once nothing more is added.
+    /// The last number of the counter, set when no more is added.
     total: Arc<AtomicU64>,
     busy: JoinSet<()>,
-    /// End when they have seen the last number, or when they are told that all is over.
+    /// Tasks that end when they have seen the last number.
     watching: JoinSet<()>,
     publishing: JoinSet<()>,
     over: Arc<AtomicBool>,
@@ -87,13 +87,13 @@ impl Work {
         Self { direct, stop, total, busy, watching, publishing, over }
     }
 
-    /// Ends all tasks in order, and looks whether what is there is what should be.
+    /// Ends all tasks in order, and checks the final state.
     pub(crate) async fn end(mut self, record: &Record) {
         self.stop.store(true, Ordering::Relaxed);
         ended(&mut self.busy).await;
         let total = self.direct.entry::<u64>("/soak/counter").unwrap().get().await.unwrap().map_or(0, |count| *count);
         self.total.store(total, Ordering::Relaxed);
-        // The last change of all, which wakes those who wait for one.
+        // The last change, which wakes every task that waits for one.
         self.direct.entry::<u64>("/soak/counter").unwrap().set(&(total + 1)).await.unwrap();
         self.direct.entries::<String, u64>("/soak/map").unwrap().entry("last").unwrap().set(&1).await.unwrap();
         for lock in LOCKS {
@@ -114,7 +114,7 @@ impl Work {
         ended(&mut self.publishing).await;
         let left = services.get().await.unwrap().into_inner();
         if !left.is_empty() {
-            record.violation(format!("withdrawn, and there: {left:?}"));
+            record.violation(format!("withdrawn values still exist: {left:?}"));
         }
         for key in ["/soak/counter", "/soak/sum"] {
             self.direct.entry::<u64>(key).unwrap().delete().await.unwrap();
@@ -136,7 +136,7 @@ impl Task {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// The counter has this value at the end, and nobody adds to it any more.
+    /// Whether a task that saw this value has seen the last number of the counter.
     fn has_all(&self, value: u64) -> bool {
         let total = self.total.load(Ordering::Relaxed);
         total > 0 && value > total
@@ -148,7 +148,7 @@ impl Task {
         }
     }
 
-    /// Counts, each number once.
+    /// Counts up and writes each number once.
     async fn count(self) {
         let counter = self.client.entry::<u64>("/soak/counter").unwrap();
         let mut next = 1;
@@ -157,7 +157,7 @@ impl Task {
             let expected = if before == 0 { Expect::Absent } else { Expect::value(&before) };
             match counter.compare_and_swap(expected, &next).await {
                 Ok(_) => next += 1,
-                // Another try of it had been applied.
+                // An earlier attempt was applied.
                 Err(error) if error.current::<u64>().is_some_and(|now| **now == next) => next += 1,
                 Err(error) => {
                     self.record.error("count", &error);
@@ -186,7 +186,7 @@ impl Task {
                     self.record.count(if change.resynced { "resyncs of watches" } else { "changes told" });
                     self.check("watch", counted.tell(told));
                 }
-                Err(error) => self.record.violation(format!("a watch of good values: {error}")),
+                Err(error) => self.record.violation(format!("a watch of valid values failed: {error}")),
             }
             if self.has_all(counted.last) {
                 return;
@@ -219,7 +219,7 @@ impl Task {
         }
     }
 
-    /// Writes a map that all clients view.
+    /// Writes to the map that all clients view.
     async fn write_map(self) {
         let map = self.client.entries::<String, u64>("/soak/map").unwrap();
         while !self.stops() {
@@ -236,7 +236,7 @@ impl Task {
         }
     }
 
-    /// At the end the view has what is there.
+    /// Checks at the end that the view equals the stored map.
     async fn view_map(self) {
         let map = self.client.entries::<String, u64>("/soak/map").unwrap();
         let mut view = loop {
@@ -254,7 +254,7 @@ impl Task {
         let there = map.get().await.unwrap().into_inner();
         let shown: BTreeMap<String, u64> = view.get().iter().map(|(key, value)| (key.clone(), *value)).collect();
         if shown != there {
-            self.record.violation(format!("a view shows {} entries, and there are {}: {shown:?} {there:?}", shown.len(), there.len()));
+            self.record.violation(format!("a view shows {} entries, but the store has {}: {shown:?} {there:?}", shown.len(), there.len()));
         }
     }
 
@@ -274,7 +274,7 @@ impl Task {
         }
     }
 
-    /// Keeps a value published, and publishes it anew now and then.
+    /// Keeps a value published, and publishes it again from time to time.
     async fn publish(self, number: u64) {
         let service = self.client.entry::<u64>(&format!("/soak/services/{number}")).unwrap();
         while !self.over.load(Ordering::Relaxed) {
@@ -347,13 +347,14 @@ impl Task {
         let verdict = tenures[name].lock().unwrap().held(fence.get(), from, until);
         match verdict {
             Err(Violation::HeldTwice { from, .. }) if self.record.is_faithless(from) => {
-                self.record.count("locks held twice since a server ended a lease that it had confirmed");
+                self.record.count("overlaps because a server ended a lease that it had confirmed");
             }
             verdict => self.check(name, verdict),
         }
     }
 
-    /// What was counted under the lock, as of a write of our own: a member of 3.4 that was stopped answers a mere read from what it had (etcd issue 20418).
+    /// The last count, read in a write of this task. A member of 3.4 that was stopped answers a
+    /// plain read from its old state (etcd issue 20418).
     async fn count_before(&self, name: &str, guard: &Lock) -> Option<u64> {
         let conditions = [Condition::Created(guard.fence()), Condition::Lease(guard.lease_id())];
         let compares = conditions.map(|condition| Compare::key(guard.key(), condition)).into();
@@ -375,7 +376,7 @@ impl Task {
         }
     }
 
-    /// Checks what is written under a lock until it is deleted.
+    /// Checks the writes under a lock until their key is deleted.
     async fn watch_guarded(self, name: &'static str) {
         let counter = self.client.entry::<Json<Mark>>(&guarded(name)).unwrap();
         let mut changes = counter.watch().await.unwrap();

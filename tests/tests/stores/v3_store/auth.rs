@@ -1,4 +1,4 @@
-//! F19: users, passwords and tokens, on servers whose tokens end after 3 s.
+//! Fault F19: users, passwords and tokens, on servers whose tokens expire after 3 s.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::raw::Admin;
 use super::{PATIENCE, key, metric_of, options, put, store, write};
 
-/// A server with users, whose simple tokens end after 3 s without use.
+/// A server with users, whose simple tokens expire after 3 s without use.
 async fn server() -> (Etcd, Admin) {
     let etcd = Etcd::builder().flag("--auth-token-ttl", "3").start().await;
     let admin = Admin::of(&etcd.endpoint());
@@ -41,8 +41,9 @@ async fn logins(etcd: &Etcd) -> f64 {
     .await
 }
 
-/// Long enough for a token of 3 s to end; a token that did not end would make the tests pass for nothing, which `logins` would tell.
-async fn let_the_token_end() {
+/// Long enough for a token of 3 s to expire. If it did not, the tests would check nothing; `logins`
+/// would show that.
+async fn let_token_expire() {
     sleep(Duration::from_millis(4500)).await;
 }
 
@@ -54,15 +55,15 @@ async fn refused(store: &V3Store, kind: ErrorKind) -> Error {
 }
 
 #[tokio::test]
-async fn f19_a_token_that_ended_is_renewed_once_for_all_who_wait() {
+async fn expired_token_is_renewed_once() {
     let (etcd, _) = server().await;
     let store = anna(&etcd);
     let a = key("/anna/a");
-    // The first calls of all share a login, too.
+    // The first calls share one login as well.
     join_all((0..20).map(|_| store.range(Range::of(Span::Key(a.clone()))))).await.into_iter().for_each(|reply| assert!(reply.is_ok()));
     assert_eq!(logins(&etcd).await, 1.0);
     for round in 1..=2 {
-        let_the_token_end().await;
+        let_token_expire().await;
         let reads = join_all((0..20).map(|_| store.range(Range::of(Span::Key(a.clone())))));
         let writes = join_all((0..20).map(|_| store.commit(put(&a, "1"))));
         let (reads, writes) = tokio::join!(reads, writes);
@@ -73,12 +74,12 @@ async fn f19_a_token_that_ended_is_renewed_once_for_all_who_wait() {
 }
 
 #[tokio::test]
-async fn f19_leases_work_with_a_renewed_token() {
+async fn leases_work_with_renewed_token() {
     let (etcd, _) = server().await;
     let store = anna(&etcd);
     let lease = LeaseId::random();
     store.grant(lease, Duration::from_secs(30)).await.unwrap();
-    let_the_token_end().await;
+    let_token_expire().await;
     store.keep_alive(lease).await.unwrap();
     assert!(store.time_to_live(lease).await.unwrap().is_some());
     store.revoke(lease).await.unwrap();
@@ -86,7 +87,7 @@ async fn f19_leases_work_with_a_renewed_token() {
 }
 
 #[tokio::test]
-async fn f19_a_watch_outlives_its_token_and_another_one_is_had_with_a_new_one() {
+async fn watches_survive_expired_token() {
     let (etcd, _) = server().await;
     let store = anna(&etcd);
     let a = key("/anna/a");
@@ -94,8 +95,8 @@ async fn f19_a_watch_outlives_its_token_and_another_one_is_had_with_a_new_one() 
     let first = write(&store, &a, "0").await;
     let watch = |from| Watch { span: span.clone(), from };
     let mut old = store.watch(watch(WatchFrom::Listed(Revision::new(first)))).await.unwrap();
-    let_the_token_end().await;
-    // With no call in between that would have renewed the token.
+    let_token_expire().await;
+    // No call in between has renewed the token.
     let mut new = store.watch(watch(WatchFrom::Listed(Revision::new(first)))).await.unwrap();
     write(&store, &a, "1").await;
     for stream in [&mut old, &mut new] {
@@ -110,7 +111,7 @@ async fn f19_a_watch_outlives_its_token_and_another_one_is_had_with_a_new_one() 
 }
 
 #[tokio::test]
-async fn f19_what_a_user_may_not_is_refused() {
+async fn missing_permission_is_refused() {
     let (etcd, _) = server().await;
     let store = anna(&etcd);
     let theirs = key("/other/a");
@@ -120,12 +121,12 @@ async fn f19_what_a_user_may_not_is_refused() {
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     let error = store.watch(Watch { span: Span::Below(key("/other")), from: WatchFrom::Listed(Revision::new(1)) }).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
-    // And the client goes on.
+    // The client still works.
     write(&store, &key("/anna/a"), "1").await;
 }
 
 #[tokio::test]
-async fn f19_wrong_or_missing_credentials_are_said_at_once() {
+async fn wrong_credentials_fail_at_once() {
     let (etcd, _) = server().await;
     refused(&as_user(&etcd, "anna", "wrong"), ErrorKind::Unauthenticated).await;
     refused(&as_user(&etcd, "nobody", "secret"), ErrorKind::Unauthenticated).await;
@@ -137,13 +138,13 @@ async fn f19_wrong_or_missing_credentials_are_said_at_once() {
         let store = credentials.map_or_else(|| store(&etcd.endpoint()), |password| as_user(&etcd, "anna", password));
         let watch = Watch { span: Span::Key(key("/anna/a")), from: WatchFrom::Listed(Revision::new(1)) };
         let error = store.watch(watch).await.err().unwrap();
-        // Old servers call it a lack of permission when there is no token at all.
+        // Old servers report a missing token as a missing permission.
         assert!(matches!(error.kind(), ErrorKind::Unauthenticated | ErrorKind::PermissionDenied), "{error}");
     }
 }
 
 #[tokio::test]
-async fn f19_authentication_can_be_switched_off_and_on_under_a_client() {
+async fn authentication_can_be_disabled_and_enabled() {
     let (etcd, admin) = server().await;
     let store = anna(&etcd);
     let a = key("/anna/a");
@@ -152,18 +153,18 @@ async fn f19_authentication_can_be_switched_off_and_on_under_a_client() {
     write(&store, &a, "2").await;
     admin.enable_auth_again().await;
     write(&store, &a, "3").await;
-    // A client that has credentials where none are wanted.
+    // A client with credentials also works without authentication.
     admin.disable_auth().await;
     write(&anna(&etcd), &a, "4").await;
 }
 
 #[tokio::test]
-async fn f19_a_password_that_was_changed_is_wrong_from_the_next_login_on() {
+async fn changed_password_fails_at_next_login() {
     let (etcd, admin) = server().await;
     let store = anna(&etcd);
     write(&store, &key("/anna/a"), "1").await;
     admin.as_root().await.pair("UserChangePassword", "anna", "other").await;
-    let_the_token_end().await;
+    let_token_expire().await;
     refused(&store, ErrorKind::Unauthenticated).await;
     admin.as_root().await.pair("UserChangePassword", "anna", "secret").await;
     write(&store, &key("/anna/a"), "2").await;

@@ -1,4 +1,5 @@
-//! What stands between a client and a server: etcd's `grpc-proxy`, nginx, limits of streams, and lines on which only one direction works.
+//! Programs and limits between a client and a server: etcd's `grpc-proxy`, nginx, limits of
+//! streams, and connections on which only one direction works.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,10 +22,10 @@ fn at(revision: u64) -> WatchFrom {
     WatchFrom::Resumed(Revision::new(revision))
 }
 
-// ---- etcd's grpc-proxy ----------------------------------------------------------------------------------------------------------------
+// ---- etcd's grpc-proxy ----
 
 #[tokio::test]
-async fn lock_through_grpc_proxy_outlives_its_ttl() {
+async fn grpc_proxy_keeps_lock_alive() {
     let etcd = Etcd::start().await;
     let proxy = Between::grpc_proxy(&etcd);
     let client = || async { Client::connect(&format!("etcd://{}", proxy.endpoint())).await.unwrap() };
@@ -32,16 +33,16 @@ async fn lock_through_grpc_proxy_outlives_its_ttl() {
     let ttl = Duration::from_secs(2);
     let guard = holder.lock("/x").ttl(ttl).acquire().await.unwrap();
     let waits = tokio::spawn(async move { waiter.lock("/x").ttl(ttl).acquire().await.unwrap() });
-    timeout(10 * ttl, guard.lost()).await.expect_err("the lock was lost");
+    timeout(10 * ttl, guard.lost()).await.expect_err("the lock is not lost");
     assert!(guard.is_held() && !waits.is_finished());
     assert!(direct.lock("/x").ttl(ttl).try_acquire().await.unwrap().is_none());
     guard.release().await.unwrap();
-    let next = timeout(PATIENCE, waits).await.expect("the waiter is next").unwrap();
+    let next = timeout(PATIENCE, waits).await.expect("the waiter acquires in time").unwrap();
     assert!(next.is_held());
 }
 
 #[tokio::test]
-async fn grpc_proxy_is_not_asked_for_progress() {
+async fn grpc_proxy_gets_no_progress_request() {
     let etcd = Etcd::start().await;
     let mut proxy = Between::grpc_proxy(&etcd);
     let mut options = options([proxy.endpoint().as_str()]);
@@ -55,9 +56,10 @@ async fn grpc_proxy_is_not_asked_for_progress() {
     assert!(proxy.is_running() && !proxy.log().contains("not supported request"), "{}", proxy.log());
 }
 
-/// The proxy lets watches of the same keys share one of its own, and makes up the answers to their creation.
+/// The proxy combines watches of the same keys in one watch of its own, and answers their creation
+/// itself.
 #[tokio::test]
-async fn watch_shared_by_grpc_proxy_knows_where_the_server_is() {
+async fn grpc_proxy_watches_know_server_revision() {
     let etcd = Etcd::start().await;
     let proxy = Between::grpc_proxy(&etcd);
     let (first, second) = (store(&proxy.endpoint()), store(&proxy.endpoint()));
@@ -78,13 +80,14 @@ async fn watch_shared_by_grpc_proxy_knows_where_the_server_is() {
     }
 }
 
-/// The proxy keeps a watch whose history was lost, and lets the next one share it, which would hear nothing.
+/// The proxy keeps a watch whose history was lost and would share it with the next one, which would
+/// then get no events.
 #[tokio::test]
-async fn watch_after_lost_history_works_through_grpc_proxy() {
+async fn grpc_proxy_watch_works_after_lost_history() {
     let etcd = Etcd::start().await;
     let proxy = Between::grpc_proxy(&etcd);
     let store = store(&proxy.endpoint());
-    // It keeps the stream open.
+    // This watch keeps the stream open.
     let other = watch(&store, Span::Key(key("/b")), WatchFrom::Live(Revision::ZERO)).await;
     let mut last = 0;
     for value in 0..5 {
@@ -101,12 +104,12 @@ async fn watch_after_lost_history_works_through_grpc_proxy() {
     drop(other);
 }
 
-// ---- nginx ----------------------------------------------------------------------------------------------------------------------------
+// ---- nginx ----
 
-/// nginx sends a GOAWAY each 1,000 requests, while others are on their way.
+/// nginx sends a GOAWAY after each 1,000 requests, while other requests are in flight.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs nginx: run it by its name with `--ignored`"]
-async fn creates_through_nginx_neither_fail_nor_double() {
+async fn creates_through_nginx_happen_once() {
     const WRITERS: usize = 50;
     const EACH: usize = 400;
     let etcd = Etcd::start().await;
@@ -134,7 +137,7 @@ async fn creates_through_nginx_neither_fail_nor_double() {
     println!("{} creates through nginx", created.kvs.len());
 }
 
-/// Watches and leases outlive the connections that nginx closes.
+/// Watches and leases survive the connections that nginx closes.
 #[tokio::test]
 #[ignore = "needs nginx: run it by its name with `--ignored`"]
 async fn watch_through_nginx_misses_nothing() {
@@ -147,17 +150,17 @@ async fn watch_through_nginx_misses_nothing() {
     let mut kept = watch(&store, Span::Key(key("/a")), at(last)).await;
     for number in 0..1500 {
         store.keep_alive(lease).await.unwrap();
-        // Each is of another key, so that it is another watch of the same stream.
+        // Each watch is of another key, so it is a new watch on the same stream.
         drop(watch(&store, Span::Key(key(&format!("/{number}"))), at(last)).await);
         last = write(&store, &key("/a"), number.to_string()).await;
         assert_eq!(batch(&mut kept).await.revision, Revision::new(last));
     }
 }
 
-// ---- Limits of streams ----------------------------------------------------------------------------------------------------------------
+// ---- Limits of streams ----
 
 #[tokio::test]
-async fn watches_beyond_the_servers_streams_hear_their_keys() {
+async fn watches_beyond_stream_limit_work() {
     const WATCHES: usize = 2_100;
     let etcd = Etcd::builder().flag("--max-concurrent-streams", "1").start().await;
     let store = store(&etcd.endpoint());
@@ -168,7 +171,7 @@ async fn watches_beyond_the_servers_streams_hear_their_keys() {
     for path in &paths {
         write(&store, &key(path), "1").await;
     }
-    // Calls and leases share one stream each, one after the other.
+    // Calls share one stream and leases another, one request after the other.
     store.grant(lease, Duration::from_secs(60)).await.unwrap();
     for kept in join_all((0..20).map(|_| store.keep_alive(lease))).await {
         kept.unwrap();
@@ -178,11 +181,12 @@ async fn watches_beyond_the_servers_streams_hear_their_keys() {
     }
 }
 
-// ---- Half a connection ----------------------------------------------------------------------------------------------------------------
+// ---- Half a connection ----
 
-/// Events of an older watch arrive all the while, and are no sign that the creation of a new one does.
+/// The events of an older watch keep arriving, but they do not show that the server receives the
+/// creation of a new watch.
 #[tokio::test]
-async fn new_watch_avoids_a_connection_that_loses_requests() {
+async fn new_watch_avoids_connection_losing_requests() {
     let etcd = Etcd::builder().flag("--grpc-keepalive-min-time", "10ms").start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let direct = store(&etcd.endpoint());
@@ -218,7 +222,7 @@ async fn new_watch_avoids_a_connection_that_loses_requests() {
     let mut new = timeout(PATIENCE, watch(&store, Span::Key(key("/new")), at(listed))).await.expect("a watch");
     write(&direct, &key("/new"), "1").await;
     assert_eq!(texts(&batch(&mut new).await), ["/new=1"]);
-    assert_eq!(proxy.accepted(), connections + 1, "on a new connection, and the old one is left as it is");
+    assert_eq!(proxy.accepted(), connections + 1, "one new connection, and the old one is kept");
     let before = heard.load(Ordering::SeqCst);
     while heard.load(Ordering::SeqCst) < before + 10 {
         assert!(!reads.is_finished() && !writes.is_finished());
@@ -228,9 +232,9 @@ async fn new_watch_avoids_a_connection_that_loses_requests() {
     writes.abort();
 }
 
-/// Where no ping shows it, since they are rare.
+/// The creation of a watch gets no answer, and pings are too rare to detect the broken connection.
 #[tokio::test]
-async fn unanswered_creation_moves_the_next_watch_to_another_connection() {
+async fn unanswered_creation_moves_next_watch_elsewhere() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let direct = store(&etcd.endpoint());
@@ -252,9 +256,9 @@ async fn unanswered_creation_moves_the_next_watch_to_another_connection() {
     assert_eq!(texts(&batch(&mut old).await), ["/old=1"]);
 }
 
-// ---- No HTTP/2 ------------------------------------------------------------------------------------------------------------------------
+// ---- No HTTP/2 ----
 
-/// A server that answers the first bytes of everybody so.
+/// A server that answers the first bytes of each connection with these.
 async fn answering(answer: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -263,7 +267,7 @@ async fn answering(answer: &'static [u8]) -> String {
             let mut request = [0; 24];
             let _ = connection.read_exact(&mut request).await;
             let _ = connection.write_all(answer).await;
-            // What was not read would end the connection with a reset, which may overtake the answer.
+            // Unread bytes would end the connection with a reset, which may overtake the answer.
             let _ = connection.shutdown().await;
             let _ = connection.read_to_end(&mut Vec::new()).await;
         }
@@ -272,7 +276,7 @@ async fn answering(answer: &'static [u8]) -> String {
 }
 
 #[tokio::test]
-async fn write_to_another_protocol_is_not_in_doubt() {
+async fn write_to_other_protocol_is_not_in_doubt() {
     let cases: [(&str, &[u8], ErrorKind, &str); 3] = [
         ("HTTP/1", b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", ErrorKind::Server, "does not speak HTTP/2"),
         ("TLS", b"\x15\x03\x01\0\x02\x02\x28", ErrorKind::Tls, "the server speaks TLS: use the scheme `etcds://`"),

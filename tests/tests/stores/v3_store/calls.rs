@@ -1,4 +1,5 @@
-//! Ranges, transactions and leases on a real server: what is particular to this store. What all stores do is in the conformance suite.
+//! Ranges, transactions and leases on a real server, as far as they are particular to this store.
+//! The rules of all stores are in the conformance suite.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ async fn holds(store: &V3Store, compare: Compare) -> bool {
 }
 
 #[tokio::test]
-async fn p2_p3_a_long_range_is_read_in_pages_of_one_revision() {
+async fn long_range_has_one_revision() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let numbers: Vec<usize> = (0..25_000).collect();
@@ -47,13 +48,13 @@ async fn p2_p3_a_long_range_is_read_in_pages_of_one_revision() {
         let reply = store.range(Range::of(Span::Below(key("/app")))).await.unwrap();
         assert_eq!((reply.kvs.len(), reply.more), (25_000, false));
         assert!(reply.kvs.windows(2).all(|pair| pair[0].key < pair[1].key));
-        assert_eq!(reply.kvs[0].value, reply.kvs[24_999].value, "all of one revision");
+        assert_eq!(reply.kvs[0].value, reply.kvs[24_999].value, "the range has one revision");
         assert!(reply.kvs.iter().all(|kv| kv.modified <= reply.revision));
     }
     writer.abort();
     assert_eq!(requests(&etcd, "Range").await - before, 30.0, "pages of 10 000 keys");
 
-    // Pages as a caller asks for them.
+    // Pages that the caller requests.
     let all = store.range(Range::of(Span::Below(key("/app")))).await.unwrap();
     let mut seen = Vec::new();
     let mut after = None;
@@ -71,7 +72,7 @@ async fn p2_p3_a_long_range_is_read_in_pages_of_one_revision() {
 }
 
 #[tokio::test]
-async fn a_range_that_fits_a_page_is_one_request() {
+async fn short_range_is_one_request() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     write(&store, &key("/app/a"), "1").await;
@@ -82,10 +83,10 @@ async fn a_range_that_fits_a_page_is_one_request() {
 }
 
 #[tokio::test]
-async fn f29_answers_larger_than_one_message_may_be_are_read_in_smaller_pages() {
+async fn large_range_is_read_in_smaller_pages() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
-    // 75 MB, above the 64 MiB that one answer may have.
+    // 75 MB, above the limit of 64 MiB for one answer.
     for number in 0..75 {
         write(&store, &key(&format!("/app/{number:02}")), vec![b'x'; 1_000_000]).await;
     }
@@ -97,7 +98,7 @@ async fn f29_answers_larger_than_one_message_may_be_are_read_in_smaller_pages() 
 }
 
 #[tokio::test]
-async fn revisions_that_are_not_there_are_history_lost() {
+async fn compacted_and_future_revisions_are_lost() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/a");
@@ -115,9 +116,10 @@ async fn revisions_that_are_not_there_are_history_lost() {
     assert_eq!(store.range(stale).await.unwrap().kvs[0].value, Bytes::from("2"));
 }
 
-/// What the compares of etcd do with keys and spans that are empty was seen by experiment on 3.4.23 and 3.5.1; this keeps it.
+/// How etcd compares missing keys and empty spans is known from experiments on 3.4.23 and 3.5.1.
+/// This test checks it on every server.
 #[tokio::test]
-async fn each_condition_means_what_its_documentation_says() {
+async fn conditions_match_their_documentation() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let (a, none, dir, empty) = (key("/app/a"), key("/app/none"), key("/app"), key("/empty"));
@@ -168,7 +170,7 @@ async fn each_condition_means_what_its_documentation_says() {
 }
 
 #[tokio::test]
-async fn a_single_write_says_what_was_there() {
+async fn write_returns_previous_value() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/a");
@@ -180,14 +182,14 @@ async fn a_single_write_says_what_was_there() {
     let before = store.range(Range::of(Span::Key(a.clone()))).await.unwrap().kvs;
     let gone = only(Op::Delete { span: Span::Key(a.clone()), previous: true });
     assert_eq!(store.commit(gone.clone()).await.unwrap().results, [OpResult::Delete { deleted: 1, previous: before }]);
-    // Deleting nothing has no revision of its own.
+    // Deleting nothing makes no new revision.
     let revision = store.status().await.unwrap().revision;
     let nothing = store.commit(gone).await.unwrap();
     assert_eq!((nothing.revision, nothing.results), (revision, vec![OpResult::Delete { deleted: 0, previous: Vec::new() }]));
 }
 
 #[tokio::test]
-async fn a_time_to_live_is_a_lease_that_is_given_back_where_it_was_not_needed() {
+async fn unused_ttl_lease_is_revoked() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/a");
@@ -205,7 +207,7 @@ async fn a_time_to_live_is_a_lease_that_is_given_back_where_it_was_not_needed() 
         while metric_of(&etcd, "etcd_debugging_lease_revoked_total").await < revoked + 1.0 {
             sleep(Duration::from_millis(20)).await;
         }
-        // And the key itself vanishes.
+        // The key itself expires as well.
         while !store.range(Range::of(Span::Key(a.clone()))).await.unwrap().kvs.is_empty() {
             sleep(Duration::from_millis(20)).await;
         }
@@ -214,32 +216,32 @@ async fn a_time_to_live_is_a_lease_that_is_given_back_where_it_was_not_needed() 
 }
 
 #[tokio::test]
-async fn leases_are_granted_kept_and_ended() {
+async fn leases_are_granted_kept_and_revoked() {
     // The shortest lease is one and a half election timeouts, in whole seconds.
     let etcd = Etcd::builder().flag("--election-timeout", "1000").start().await;
     let store = store(&etcd.endpoint());
     let id = LeaseId::random();
     let ttl = Duration::from_secs(30);
     assert_eq!(store.grant(id, Duration::from_millis(29_001)).await.unwrap(), ttl);
-    assert_eq!(store.grant(id, ttl).await.unwrap_err().kind(), ErrorKind::AlreadyExists, "it may be another client's");
+    assert_eq!(store.grant(id, ttl).await.unwrap_err().kind(), ErrorKind::AlreadyExists, "the lease may belong to another client");
     assert_eq!(store.grant(id, Duration::from_secs(60)).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     assert_eq!(store.keep_alive(id).await.unwrap(), ttl);
     assert!(store.time_to_live(id).await.unwrap().is_some_and(|left| left <= ttl));
     let op = Op::Put { key: key("/a"), value: Bytes::new(), expiry: Expiry::With(id), previous: false };
     store.commit(Txn { then: vec![op.clone()], ..Txn::default() }).await.unwrap();
     store.revoke(id).await.unwrap();
-    assert!(store.range(Range::of(Span::Key(key("/a")))).await.unwrap().kvs.is_empty(), "its keys go with it");
+    assert!(store.range(Range::of(Span::Key(key("/a")))).await.unwrap().kvs.is_empty(), "the keys are deleted with their lease");
     store.revoke(id).await.unwrap();
     assert_eq!(store.time_to_live(id).await.unwrap(), None);
     assert_eq!(store.keep_alive(id).await.unwrap_err().kind(), ErrorKind::LeaseLost);
     let error = store.commit(Txn { then: vec![op], ..Txn::default() }).await.unwrap_err();
     assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::LeaseLost, false));
-    // Servers have a shortest time.
+    // Servers have a shortest time to live.
     assert_eq!(store.grant(LeaseId::random(), Duration::from_millis(1)).await.unwrap(), Duration::from_secs(2));
 }
 
 #[tokio::test]
-async fn what_a_server_refuses_has_its_kind_and_was_not_applied() {
+async fn refused_writes_are_classified_and_not_applied() {
     let etcd = Etcd::builder().flag("--max-txn-ops", "4").start().await;
     let store = store(&etcd.endpoint());
     let a = key("/a");
@@ -259,14 +261,14 @@ async fn what_a_server_refuses_has_its_kind_and_was_not_applied() {
         assert_eq!((error.kind(), error.may_have_applied()), (kind, false), "{error}");
     }
     assert_eq!(store.status().await.unwrap().revision, Revision::new(1), "nothing was applied");
-    // A smaller limit can be told beforehand.
+    // A client can be told of a smaller limit.
     let mut options = options([etcd.endpoint().as_str()]);
     options.max_operations = 4;
     assert_eq!(V3Store::new(&options).unwrap().capabilities().max_operations, 4);
 }
 
 #[tokio::test]
-async fn status_and_members_are_told_and_statistics_are_not() {
+async fn status_and_members_work_but_not_stats() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let revision = write(&store, &key("/a"), "1").await;

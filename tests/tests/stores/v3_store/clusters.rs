@@ -1,4 +1,5 @@
-//! Servers that come back at the same address as another cluster, as after a restore: nothing of a client is written there by accident, and all of it goes on.
+//! A server that comes back at the same address as another cluster, as after a restore. No failed
+//! write reaches the new cluster, and every part of the client recovers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,7 +20,8 @@ async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("{what} takes too long"))
 }
 
-/// Writes 0, 1, 2 and so on to one key until it is told to end. The answer has the numbers whose write was acknowledged.
+/// Writes 0, 1, 2 and so on to one key until `end` is signalled. Returns the numbers whose writes
+/// were acknowledged.
 async fn count_up(entry: Entry<u64>, mut end: oneshot::Receiver<()>) -> BTreeSet<u64> {
     let mut acknowledged = BTreeSet::new();
     for number in 0.. {
@@ -53,7 +55,7 @@ async fn written(endpoint: &str, path: &str) -> BTreeSet<u64> {
     values
 }
 
-/// Several clients, since it is chance which of their requests are under way when the server ends.
+/// Several clients write, because it is random which requests are in flight when the server ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_writes_never_reach_a_new_cluster() {
     let mut etcd = Etcd::start().await;
@@ -69,7 +71,7 @@ async fn failed_writes_never_reach_a_new_cluster() {
         etcd.terminate().await;
         etcd.wipe_as(token).await;
         for (entry, ..) in &writers {
-            soon("a client that goes on", async { while entry.get().await.ok().flatten().is_none() {} }).await;
+            soon("the recovery of a client", async { while entry.get().await.ok().flatten().is_none() {} }).await;
         }
     }
     for (number, (_, end, writer)) in writers.into_iter().enumerate() {
@@ -77,7 +79,7 @@ async fn failed_writes_never_reach_a_new_cluster() {
         let acknowledged = writer.await.unwrap();
         let written = written(&etcd.endpoint(), &format!("/counted/{number}")).await;
         let failed: Vec<_> = written.difference(&acknowledged).collect();
-        assert!(failed.is_empty(), "writes that failed, and were committed by the new cluster: {failed:?}");
+        assert!(failed.is_empty(), "the new cluster committed writes that had failed: {failed:?}");
     }
 }
 
@@ -95,9 +97,10 @@ async fn until_live(view: &Live<Settings>) {
     .await;
 }
 
-/// The client comes back when the new cluster is further than the former one was, and the newest key that it saw may be the same one, written again.
+/// The client returns when the new cluster is ahead of the former one. The newest key that the
+/// client saw may have been written again unchanged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn locks_views_watches_and_publications_go_on_in_a_new_cluster() {
+async fn client_recovers_in_new_cluster() {
     let mut etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let client = Client::connect(&format!("etcd://{}", proxy.addr())).await.unwrap();
@@ -108,7 +111,7 @@ async fn locks_views_watches_and_publications_go_on_in_a_new_cluster() {
     let held = named.acquire().await.unwrap();
     let service = client.entry::<u64>("/services/a").unwrap();
     let published = service.publish(&7).ttl(Duration::from_secs(3)).await.unwrap();
-    // Long enough for the watches of the lock and the published value to begin.
+    // Long enough for the watches of the lock and of the published value to start.
     sleep(Duration::from_millis(300)).await;
 
     for (token, limit) in [("restored", 2), ("restored-again", 3)] {
@@ -138,7 +141,7 @@ async fn locks_views_watches_and_publications_go_on_in_a_new_cluster() {
     next.release().await.unwrap();
     assert!(published.is_published());
     dir.limit.set(&9).await.unwrap();
-    soon("a change after all", async { while view.changed().await.unwrap().limit != 9 {} }).await;
+    soon("the change at the end", async { while view.changed().await.unwrap().limit != 9 {} }).await;
 }
 
 fn store_of(cluster: &Cluster) -> V3Store {
@@ -146,9 +149,9 @@ fn store_of(cluster: &Cluster) -> V3Store {
     V3Store::new(&options(endpoints.iter().map(String::as_str))).unwrap()
 }
 
-/// Two members are restored while the third one of the former cluster still answers.
+/// Two members are restored while the third member of the former cluster still answers.
 #[tokio::test]
-async fn restored_members_are_followed_when_no_old_one_answers() {
+async fn restored_members_need_majority() {
     let mut cluster = Etcd::cluster(3).await;
     let store = store_of(&cluster);
     write(&store, &key("/a"), "old").await;
@@ -163,9 +166,9 @@ async fn restored_members_are_followed_when_no_old_one_answers() {
         let error = store.commit(put(&key("/a"), number.to_string())).await.unwrap_err();
         assert!(error.may_have_applied() || error.kind() == ErrorKind::Server || error.is_retryable(), "{error}");
     }
-    assert_eq!(store.history(), 0, "an old member answers");
+    assert_eq!(store.history(), 0, "a member of the former cluster still answers");
     let direct = super::store(&cluster.member(0).endpoint());
-    assert_eq!(direct.range(Range::of(Span::Key(key("/a")))).await.unwrap().kvs, [], "nothing reached the new cluster");
+    assert_eq!(direct.range(Range::of(Span::Key(key("/a")))).await.unwrap().kvs, [], "no write reached the new cluster");
 
     cluster.member(2).forget("restored").await;
     soon("the first write to the new cluster", async {

@@ -1,4 +1,4 @@
-//! What the store says and does when servers are gone, frozen, silent, strange or full.
+//! What the store does when servers are gone, frozen, silent, full, or not etcd.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn failed_read(store: &V3Store) -> Error {
 }
 
 #[tokio::test]
-async fn p4_a_write_that_nobody_received_was_not_applied() {
+async fn unsent_write_is_not_applied() {
     let store = V3Store::new(&quick("127.0.0.1:1")).unwrap();
     let error = failed_write(&store).await;
     assert_eq!((error.kind(), error.may_have_applied(), error.is_retryable()), (ErrorKind::Unavailable, false, true), "{error}");
@@ -47,7 +47,7 @@ async fn p4_a_write_that_nobody_received_was_not_applied() {
 }
 
 #[tokio::test]
-async fn p4_p5_f8_a_write_whose_answer_got_lost_is_in_doubt_and_sent_once() {
+async fn write_with_lost_answer_is_sent_once() {
     let etcd = Etcd::start().await;
     let direct = store(&etcd.endpoint());
     let proxy = Proxy::to(etcd.endpoint()).await;
@@ -59,9 +59,9 @@ async fn p4_p5_f8_a_write_whose_answer_got_lost_is_in_doubt_and_sent_once() {
     let error = failed_write(&cut_off).await;
     assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Timeout, true), "{error}");
     let applied = direct.range(Range::of(Span::Key(a.clone()))).await.unwrap().kvs.remove(0);
-    assert_eq!((applied.value, applied.version), (Bytes::from("1"), Some(2)), "applied, and once");
+    assert_eq!((applied.value, applied.version), (Bytes::from("1"), Some(2)), "the write was applied once");
 
-    // Cut while it waits for the answer.
+    // The connection is cut while the write waits for its answer.
     let write = tokio::spawn(async move { (failed_write(&cut_off).await, cut_off) });
     let arrived =
         timeout(PATIENCE, async { while direct.range(Range::of(Span::Key(key("/a")))).await.unwrap().kvs.remove(0).version != Some(3) {} });
@@ -70,14 +70,14 @@ async fn p4_p5_f8_a_write_whose_answer_got_lost_is_in_doubt_and_sent_once() {
     let (error, cut_off) = write.await.unwrap();
     assert!(error.may_have_applied(), "{error}");
 
-    // A read has no such doubt: it is asked again.
+    // A read is never in doubt: it is sent again.
     proxy.set(Mode::Pass).await;
     let reply = cut_off.range(Range::of(Span::Key(a))).await.unwrap();
     assert_eq!(reply.kvs.first().and_then(|kv| kv.version), Some(3));
 }
 
 #[tokio::test]
-async fn f2_reads_and_writes_go_to_another_endpoint_and_stay_there() {
+async fn calls_move_to_other_endpoint() {
     let etcd = Etcd::start().await;
     let first = Proxy::to(etcd.endpoint()).await;
     let second = Proxy::to(etcd.endpoint()).await;
@@ -87,7 +87,8 @@ async fn f2_reads_and_writes_go_to_another_endpoint_and_stay_there() {
     assert_eq!((first.accepted(), second.accepted()), (1, 0), "one endpoint, one connection");
     first.set(Mode::Refuse).await;
     first.cut();
-    // A write that meets the cut is in doubt; a read finds another way, and what follows it does.
+    // A write that meets the cut is in doubt. A read moves to the other endpoint, and later calls
+    // follow it.
     store.range(Range::of(Span::Key(a.clone()))).await.unwrap();
     for value in 1..=20 {
         write(&store, &a, value.to_string()).await;
@@ -98,45 +99,47 @@ async fn f2_reads_and_writes_go_to_another_endpoint_and_stay_there() {
     store.keep_alive(lease).await.unwrap();
     let watch = Watch { span: Span::Key(a), from: WatchFrom::Listed(Revision::new(1)) };
     assert!(store.watch(watch).await.is_ok());
-    assert_eq!(second.accepted(), 3, "calls, leases and watches have a connection each");
+    assert_eq!(second.accepted(), 3, "calls, leases and watches have one connection each");
 }
 
-/// The second attempt finds the lease of the first one, whose answer did not come, when its time is just up.
+/// The first attempt is not answered. The second one finds its lease at the moment when it expires.
 #[tokio::test]
-async fn a_lease_that_ran_out_before_it_was_answered_is_made_again() {
+async fn lease_expired_before_answer_is_granted_again() {
     let etcd = Etcd::start().await;
     let deaf = Proxy::to(etcd.endpoint()).await;
     let mut options = options([deaf.endpoint().as_str(), etcd.endpoint().as_str()]);
     let ttl = Duration::from_secs(2);
-    // A server removes a lease within half a second after its time is up, and until then says that it exists.
+    // A server removes a lease within half a second after it expired, and reports until then that
+    // it exists.
     options.retry.read_attempt_timeout = ttl + Duration::from_millis(20);
     let stores: Vec<V3Store> = (0..4).map(|_| V3Store::new(&options).unwrap()).collect();
     for store in &stores {
         store.time_to_live(LeaseId::random()).await.unwrap();
     }
     deaf.set(Mode::StallAnswers).await;
-    // Several, since it is the server's chance which of them it still has.
+    // Several stores, because it is random which of the leases the server still has.
     for granted in join_all(stores.iter().map(|store| store.grant(LeaseId::random(), ttl))).await {
         assert_eq!(granted.unwrap(), ttl);
     }
 }
 
 #[tokio::test]
-async fn f11_an_endpoint_that_accepts_and_says_nothing_is_left() {
+async fn silent_endpoint_is_skipped() {
     let etcd = Etcd::start().await;
     let silent = Proxy::to(etcd.endpoint()).await;
     silent.set(Mode::Stall).await;
     let mut options = options([silent.endpoint().as_str(), etcd.endpoint().as_str()]);
     options.connect_timeout = Duration::from_millis(300);
     options.retry.read_attempt_timeout = Duration::from_millis(300);
-    // A write is not entrusted to an endpoint that has never answered, so it is not in doubt either.
+    // The store sends no write to an endpoint that has never answered, so the write is not in doubt
+    // either.
     write(&V3Store::new(&options).unwrap(), &key("/a"), "1").await;
     let reader = V3Store::new(&options).unwrap();
     assert_eq!(reader.range(Range::of(Span::Key(key("/a")))).await.unwrap().kvs.len(), 1);
 }
 
 #[tokio::test]
-async fn f1_f3_a_cluster_goes_on_without_a_member_that_was_killed_or_stopped() {
+async fn cluster_works_without_killed_member() {
     let mut cluster = Etcd::cluster(3).await;
     let endpoints: Vec<String> = cluster.members().iter().map(Etcd::endpoint).collect();
     let store = V3Store::new(&options(endpoints.iter().map(String::as_str))).unwrap();
@@ -150,7 +153,7 @@ async fn f1_f3_a_cluster_goes_on_without_a_member_that_was_killed_or_stopped() {
         } else {
             cluster.member(index).terminate().await;
         }
-        // Only a write that may have been applied may fail; a read may not.
+        // A read must succeed. A write may fail only if it may have been applied.
         for value in 0..10 {
             store.range(Range::of(Span::Key(a.clone()))).await.unwrap();
             match store.commit(put(&a, value.to_string())).await {
@@ -162,18 +165,19 @@ async fn f1_f3_a_cluster_goes_on_without_a_member_that_was_killed_or_stopped() {
     }
     assert!(written > 20, "{written}");
     let version = store.range(Range::of(Span::Key(a))).await.unwrap().kvs.remove(0).version.unwrap();
-    assert!(version >= written, "{written} acknowledged, {version} there");
+    assert!(version >= written, "{written} acknowledged, {version} stored");
 }
 
 #[tokio::test]
-async fn f6_a_member_without_the_others_is_left_but_for_stale_reads() {
+async fn isolated_member_serves_only_stale_reads() {
     let mut cluster = Etcd::cluster(3).await;
     let endpoint = cluster.member(0).endpoint();
     let all = V3Store::new(&options([endpoint.as_str()])).unwrap();
     write(&all, &key("/a"), "1").await;
     cluster.member(1).kill().await;
     cluster.member(2).kill().await;
-    // It takes the member an election timeout to know that it is alone. Until it does, a write is in doubt.
+    // The member needs an election timeout to notice that it is alone. Until then a write is in
+    // doubt.
     let mut options = options([endpoint.as_str()]);
     options.retry.call_timeout = Duration::from_secs(5);
     let alone = V3Store::new(&options).unwrap();
@@ -186,7 +190,7 @@ async fn f6_a_member_without_the_others_is_left_but_for_stale_reads() {
 }
 
 #[tokio::test]
-async fn f30_two_clusters_in_one_list_are_an_error_before_anything_is_written_to_the_second() {
+async fn endpoints_of_two_clusters_are_refused() {
     let mut first = Etcd::start().await;
     let second = Etcd::start().await;
     let mut options = options([first.endpoint().as_str(), second.endpoint().as_str()]);
@@ -194,7 +198,7 @@ async fn f30_two_clusters_in_one_list_are_an_error_before_anything_is_written_to
     let store = V3Store::new(&options).unwrap();
     write(&store, &key("/a"), "1").await;
     first.kill().await;
-    // A write that meets the end of the first is in doubt; a read is not.
+    // A write that meets the end of the first cluster is in doubt, a read is not.
     assert_eq!(failed_read(&store).await.kind(), ErrorKind::Server);
     let error = failed_write(&store).await;
     assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Server, false), "{error}");
@@ -203,7 +207,7 @@ async fn f30_two_clusters_in_one_list_are_an_error_before_anything_is_written_to
 }
 
 #[tokio::test]
-async fn f13_a_full_server_says_so_and_still_reads_and_deletes() {
+async fn full_server_still_reads_and_deletes() {
     let etcd = Etcd::builder().flag("--quota-backend-bytes", "3000000").start().await;
     let store = store(&etcd.endpoint());
     let mut full = None;
@@ -219,8 +223,8 @@ async fn f13_a_full_server_says_so_and_still_reads_and_deletes() {
     assert!(!store.status().await.unwrap().errors.is_empty(), "the alarm is shown");
 }
 
-/// F14: a server that cannot write any more ends itself, and after that it is like one that was killed. No file of this one may be larger than 65 MB, which
-/// needs no full disk.
+/// Fault F14: a server that cannot write any more exits, as if it had been killed. Its files are
+/// limited to 65 MB, so the test needs no full disk.
 #[tokio::test]
 async fn full_disk_costs_no_acknowledged_write() {
     let files = Files::new();
@@ -238,7 +242,7 @@ async fn full_disk_costs_no_acknowledged_write() {
     let store = store(&etcd.endpoint());
     let mut acknowledged = 0;
     let error = loop {
-        assert!(acknowledged < 200, "the disk fills up");
+        assert!(acknowledged < 200, "the disk fills up in time");
         match store.commit(put(&key("/filler"), vec![b'x'; 1_400_000])).await {
             Ok(_) => acknowledged += 1,
             Err(error) => break error,
@@ -254,10 +258,10 @@ async fn full_disk_costs_no_acknowledged_write() {
     .await
     .expect("the server ends");
 
-    // There is room again.
+    // Enough space is available again.
     etcd.upgrade(program).await;
     let version = store.range(Range::of(Span::Key(key("/filler")))).await.unwrap().kvs.remove(0).version.unwrap();
-    assert!((acknowledged..=acknowledged + 1).contains(&version), "{acknowledged} acknowledged, {version} there");
+    assert!((acknowledged..=acknowledged + 1).contains(&version), "{acknowledged} acknowledged, {version} stored");
     lock.verify().await.unwrap();
     counter.set(&2).await.unwrap();
     for value in [1, 2] {
@@ -266,7 +270,7 @@ async fn full_disk_costs_no_acknowledged_write() {
     }
 }
 
-/// A server that gives one fixed answer to everybody.
+/// A server that gives the same answer to every connection.
 async fn answering(answer: &'static [u8]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -281,19 +285,19 @@ async fn answering(answer: &'static [u8]) -> String {
 }
 
 #[tokio::test]
-async fn what_is_no_etcd_v3_is_named() {
-    // An HTTP/1.1 server, as a v2-only etcd is.
+async fn servers_other_than_etcd_v3_are_named() {
+    // An HTTP/1.1 server, such as an etcd that has only the v2 API.
     let address = answering(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
     let error = failed_read(&V3Store::new(&quick(&address)).unwrap()).await;
     assert_eq!(error.kind(), ErrorKind::Server, "{error}");
     assert!(error.to_string().contains("is it an etcd v3 server") && error.to_string().contains("etcd2://"), "{error}");
-    // One that closes the connection.
+    // A server that closes the connection.
     let address = answering(b"").await;
     assert_eq!(failed_read(&V3Store::new(&quick(&address)).unwrap()).await.kind(), ErrorKind::Unavailable);
 }
 
 #[tokio::test]
-async fn a_store_is_made_without_a_server_and_not_without_an_address() {
+async fn store_needs_address_but_no_server() {
     assert_eq!(V3Store::new(&options([])).unwrap_err().kind(), ErrorKind::InvalidUrl);
     assert_eq!(V3Store::new(&options(["not a host:2379"])).unwrap_err().kind(), ErrorKind::InvalidUrl);
     let store = V3Store::new(&options(["127.0.0.1:1"])).unwrap();

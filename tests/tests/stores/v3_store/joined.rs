@@ -1,4 +1,5 @@
-//! Concurrent reads of one client, which share requests while others are in flight, and what each caller has of it all the same.
+//! Concurrent reads of one client share requests while others are in flight. Each caller still gets
+//! the result that a separate request would give.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::raw::Admin;
 use super::{PATIENCE, key, metric_of, options, put, store, write};
 
-/// Requests that the server got, whatever it said to them.
+/// How many requests of this method the server has received, whatever it answered.
 async fn got(etcd: &Etcd, method: &str) -> u64 {
     let service = if method == "Status" { "Maintenance" } else { "KV" };
     let name = format!(r#"grpc_server_started_total{{grpc_method="{method}",grpc_service="etcdserverpb.{service}",grpc_type="unary"}}"#);
@@ -29,8 +30,8 @@ async fn reads_got(etcd: &Etcd) -> (u64, u64) {
     (got(etcd, "Range").await, got(etcd, "Txn").await)
 }
 
-/// Whether this server bears it (etcd issues 14110 and 14891).
-fn bears_it(etcd: &Etcd) -> bool {
+/// Whether joined reads are safe on this server (etcd issues 14110 and 14891).
+fn joins_reads(etcd: &Etcd) -> bool {
     !["3.5.0", "3.5.1", "3.5.2", "3.5.3", "3.5.4", "3.5.5", "3.5.6"].contains(&etcd.version())
 }
 
@@ -38,7 +39,7 @@ fn numbered(number: usize) -> Key {
     key(&format!("/app/{number:03}"))
 }
 
-/// Writes `/app/000` and so on, each with its number.
+/// Writes `/app/000` and so on. The value of each key is its number.
 async fn fill(store: &V3Store, count: usize) {
     for chunk in (0..count).collect::<Vec<_>>().chunks(100) {
         let then = chunk.iter().map(|&number| Op::put(&numbered(number), Bytes::from(number.to_string()))).collect();
@@ -50,7 +51,7 @@ async fn read(store: &V3Store, key: &Key) -> Result<RangeReply> {
     timeout(PATIENCE, store.range(Range::of(Span::Key(key.clone())))).await.expect("an answer")
 }
 
-/// Reads so many keys at once; each caller has what is at his own.
+/// Reads this many keys at once, and checks that each caller gets the value of its own key.
 async fn read_all(store: &V3Store, count: usize) {
     for (number, reply) in
         join_all((0..count).map(|number| async move { read(store, &numbered(number)).await })).await.into_iter().enumerate()
@@ -62,20 +63,20 @@ async fn read_all(store: &V3Store, count: usize) {
     }
 }
 
-/// Reads until the client knows whether the server takes joined reads. Needs eight numbered keys.
+/// Reads until the client knows whether the server accepts joined reads. Needs eight numbered keys.
 async fn acquaint(etcd: &Etcd, store: &V3Store) {
     let before = got(etcd, "Txn").await;
     let known = async {
         let mut rounds = 0;
-        while got(etcd, "Txn").await == before && (bears_it(etcd) || rounds < 20) {
+        while got(etcd, "Txn").await == before && (joins_reads(etcd) || rounds < 20) {
             read_all(store, 8).await;
             rounds += 1;
         }
     };
-    timeout(PATIENCE, known).await.expect("it comes to join them");
+    timeout(PATIENCE, known).await.expect("the client joins reads in time");
 }
 
-/// A server with so many numbered keys, and a client that knows its version.
+/// A server with this many numbered keys, and a client that knows its version.
 async fn acquainted(count: usize) -> (Etcd, V3Store) {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
@@ -84,9 +85,10 @@ async fn acquainted(count: usize) -> (Etcd, V3Store) {
     (etcd, store)
 }
 
-/// Whether the server's version is known, and whether it bears transactions that only read, is no matter: those who wait are one read.
+/// Waiting reads of the same key become one read, even if the server's version is unknown or the
+/// server does not accept transactions that only read.
 #[tokio::test]
-async fn reads_of_the_same_at_once_are_few() {
+async fn equal_concurrent_reads_are_few_requests() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     fill(&store, 1).await;
@@ -102,20 +104,20 @@ async fn reads_of_the_same_at_once_are_few() {
 }
 
 #[tokio::test]
-async fn reads_at_once_share_requests_where_the_server_bears_it() {
+async fn concurrent_reads_share_requests_where_safe() {
     let (etcd, store) = acquainted(300).await;
     let (ranges, txns) = reads_got(&etcd).await;
     for _ in 0..10 {
         read_all(&store, 64).await;
     }
     let (ranges, txns) = (got(&etcd, "Range").await - ranges, got(&etcd, "Txn").await - txns);
-    if !bears_it(&etcd) {
+    if !joins_reads(&etcd) {
         assert_eq!((ranges, txns), (640, 0));
         return;
     }
     assert!(txns > 0 && ranges + txns <= 640 / 8, "{ranges} ranges and {txns} transactions for 640 reads");
 
-    // More than a transaction may have.
+    // More reads than one transaction may have.
     let (ranges, txns) = reads_got(&etcd).await;
     read_all(&store, 300).await;
     let requests = (got(&etcd, "Range").await - ranges) + (got(&etcd, "Txn").await - txns);
@@ -123,14 +125,14 @@ async fn reads_at_once_share_requests_where_the_server_bears_it() {
     assert_eq!(got(&etcd, "Status").await, 1, "the version is asked for once");
 }
 
-/// What live views ask about their directories.
+/// The read by which a live view checks whether its directory has changed.
 fn modified_after(directory: &str, revision: Revision) -> Range {
     let below = Range::of(Span::Below(key(directory)));
     Range { keys_only: true, limit: Some(1), modified_after: Some(revision), ..below }
 }
 
 #[tokio::test]
-async fn questions_about_directories_share_requests() {
+async fn checks_of_directories_share_requests() {
     let (etcd, store) = acquainted(10).await;
     const DIRECTORIES: usize = 200;
     let directory = |n: usize| format!("/dirs/{n}");
@@ -152,13 +154,13 @@ async fn questions_about_directories_share_requests() {
     }
     let (more_ranges, more_txns) = reads_got(&etcd).await;
     let requests = more_ranges - ranges + more_txns - txns;
-    if bears_it(&etcd) {
+    if joins_reads(&etcd) {
         assert!(requests <= 20, "{requests} requests");
     }
 }
 
 #[tokio::test]
-async fn questions_about_large_directories_are_asked_alone() {
+async fn checks_of_large_directories_are_sent_alone() {
     let (etcd, store) = acquainted(10).await;
     for chunk in 0..11 {
         let keys = (0..100).map(|k| Op::put(&key(&format!("/large/{chunk}-{k}")), Bytes::from("1"))).collect();
@@ -176,7 +178,7 @@ async fn questions_about_large_directories_are_asked_alone() {
 }
 
 #[tokio::test]
-async fn a_read_that_finds_nothing_in_flight_is_a_range() {
+async fn first_read_is_a_range_request() {
     let (etcd, store) = acquainted(10).await;
     let (ranges, txns) = reads_got(&etcd).await;
     for _ in 0..10 {
@@ -184,7 +186,7 @@ async fn a_read_that_finds_nothing_in_flight_is_a_range() {
         read_all(&store, 2).await;
     }
     assert_eq!(reads_got(&etcd).await, (ranges + 30, txns));
-    // The same by the other way to read.
+    // A read by transaction is a range request too, and joins others.
     let get = Txn { then: vec![Op::Get(Span::Key(numbered(1)))], ..Txn::default() };
     assert!(matches!(&store.commit(get.clone()).await.unwrap().results[..], [OpResult::Get(reply)] if reply.kvs[0].value == "1"));
     assert_eq!(reads_got(&etcd).await, (ranges + 31, txns));
@@ -192,11 +194,11 @@ async fn a_read_that_finds_nothing_in_flight_is_a_range() {
     let read = join_all((0..40).map(|_| store.commit(get.clone()))).await;
     assert!(read.into_iter().all(|read| matches!(&read.unwrap().results[..], [OpResult::Get(reply)] if reply.kvs[0].value == "1")));
     let requests = (got(&etcd, "Range").await - ranges) + (got(&etcd, "Txn").await - txns);
-    assert!(requests <= 10 || !bears_it(&etcd), "{requests} requests for 40 reads");
+    assert!(requests <= 10 || !joins_reads(&etcd), "{requests} requests for 40 reads");
 }
 
 #[tokio::test]
-async fn what_is_not_a_read_of_a_key_as_it_is_now_is_not_joined() {
+async fn past_stale_and_paged_reads_do_not_join() {
     let (etcd, store) = acquainted(10).await;
     let first = read(&store, &numbered(3)).await.unwrap();
     let written = write(&store, &numbered(3), "new").await;
@@ -217,7 +219,7 @@ async fn what_is_not_a_read_of_a_key_as_it_is_now_is_not_joined() {
     }
     assert_eq!(reads_got(&etcd).await, (ranges + 40, txns));
 
-    // Keys without their values, and keys that are not there, are.
+    // Reads without values and reads of missing keys are joined.
     let missing = key("/app/none");
     let reads = (0..40).map(|number| match number % 4 {
         0 => store.range(Range { keys_only: true, ..of(3) }),
@@ -235,11 +237,11 @@ async fn what_is_not_a_read_of_a_key_as_it_is_now_is_not_joined() {
         };
         assert_eq!(values, expected);
     }
-    assert!(got(&etcd, "Range").await <= ranges + 50 || !bears_it(&etcd));
+    assert!(got(&etcd, "Range").await <= ranges + 50 || !joins_reads(&etcd));
 }
 
 #[tokio::test]
-async fn each_has_his_own_error_and_who_spoils_it_for_others_does_so_once() {
+async fn forbidden_read_fails_alone() {
     let etcd = Etcd::start().await;
     let (direct, admin) = (store(&etcd.endpoint()), Admin::of(&etcd.endpoint()));
     for number in 0..40 {
@@ -266,27 +268,27 @@ async fn each_has_his_own_error_and_who_spoils_it_for_others_does_so_once() {
     };
     let known = async {
         let before = got(&etcd, "Txn").await;
-        while got(&etcd, "Txn").await == before && bears_it(&etcd) {
+        while got(&etcd, "Txn").await == before && joins_reads(&etcd) {
             round(&[]).await;
         }
     };
-    timeout(PATIENCE, known).await.expect("it joins reads");
+    timeout(PATIENCE, known).await.expect("the client joins reads in time");
     let (ranges, txns) = reads_got(&etcd).await;
     round(&[5, 39]).await;
     let (more_ranges, more_txns) = reads_got(&etcd).await;
-    assert!(more_ranges - ranges >= 40 && (more_txns - txns == 1 || !bears_it(&etcd)), "one transaction, which fails");
-    // From then on that key is read alone.
+    assert!(more_ranges - ranges >= 40 && (more_txns - txns == 1 || !joins_reads(&etcd)), "one transaction failed");
+    // Afterwards that key is read alone.
     for _ in 0..5 {
         round(&[5, 39]).await;
     }
     let (ranges, txns) = reads_got(&etcd).await;
-    assert!(ranges - more_ranges <= 5 * 6 || !bears_it(&etcd), "{} ranges, {} transactions", ranges - more_ranges, txns - more_txns);
+    assert!(ranges - more_ranges <= 5 * 6 || !joins_reads(&etcd), "{} ranges, {} transactions", ranges - more_ranges, txns - more_txns);
 }
 
 #[tokio::test]
-async fn long_values_are_read_alone() {
+async fn keys_with_long_values_are_read_alone() {
     let (etcd, store) = acquainted(100).await;
-    // 70 MB, above the 64 MiB that one answer may have.
+    // 70 MB, above the limit of 64 MiB for one answer.
     for number in 0..70 {
         write(&store, &key(&format!("/long/{number}")), vec![b'x'; 1_000_000]).await;
     }
@@ -299,12 +301,13 @@ async fn long_values_are_read_alone() {
     let (ranges, txns) = reads_got(&etcd).await;
     long().await;
     assert_eq!(reads_got(&etcd).await, (ranges + 70, txns));
-    // The others are joined as before; the few that have the same place in that memory make room for themselves.
+    // Other keys are joined as before. The few whose hash has the same place as a long key replace
+    // it.
     read_all(&store, 100).await;
     let (ranges, _) = reads_got(&etcd).await;
     read_all(&store, 100).await;
-    assert!(got(&etcd, "Range").await - ranges <= 10 || !bears_it(&etcd));
-    // One that became short is so, too.
+    assert!(got(&etcd, "Range").await - ranges <= 10 || !joins_reads(&etcd));
+    // A key whose value became short is joined again.
     for number in 0..70 {
         write(&store, &key(&format!("/long/{number}")), "short").await;
     }
@@ -316,11 +319,11 @@ async fn long_values_are_read_alone() {
     short().await;
     let (ranges, _) = reads_got(&etcd).await;
     short().await;
-    assert!(got(&etcd, "Range").await - ranges <= 10 || !bears_it(&etcd));
+    assert!(got(&etcd, "Range").await - ranges <= 10 || !joins_reads(&etcd));
 }
 
 #[tokio::test]
-async fn a_server_that_takes_fewer_in_one_transaction_is_asked_singly() {
+async fn reads_respect_max_txn_ops_of_server() {
     let etcd = Etcd::builder().flag("--max-txn-ops", "4").start().await;
     let store = store(&etcd.endpoint());
     for number in 0..64 {
@@ -332,7 +335,7 @@ async fn a_server_that_takes_fewer_in_one_transaction_is_asked_singly() {
     read_all(&store, 64).await;
     assert_eq!(reads_got(&etcd).await, (ranges + 64, txns));
 
-    // Who says so beforehand has transactions of that length.
+    // A client that is told of the limit sends transactions of that length.
     let mut options = options([etcd.endpoint().as_str()]);
     options.max_operations = 4;
     let told = V3Store::new(&options).unwrap();
@@ -340,16 +343,16 @@ async fn a_server_that_takes_fewer_in_one_transaction_is_asked_singly() {
     let (ranges, txns) = reads_got(&etcd).await;
     read_all(&told, 64).await;
     let (ranges, txns) = (got(&etcd, "Range").await - ranges, got(&etcd, "Txn").await - txns);
-    assert!((ranges <= 8 && (62_u64.div_ceil(4)..=30).contains(&txns)) || !bears_it(&etcd), "{ranges} and {txns}");
+    assert!((ranges <= 8 && (62_u64.div_ceil(4)..=30).contains(&txns)) || !joins_reads(&etcd), "{ranges} and {txns}");
 }
 
 #[tokio::test]
-async fn who_gives_up_harms_nobody() {
+async fn cancelled_reads_do_not_affect_others() {
     let (etcd, store) = acquainted(64).await;
     let keys: Vec<Key> = (0..20).map(numbered).collect();
     let begin = |number: usize| Box::pin(read(&store, &keys[number]));
     for given_up in 0..8 {
-        // The first two are in flight, the third is the first that waits.
+        // The first two reads are in flight. The third one is the first that waits.
         let mut reads: Vec<_> = (0..20).map(begin).collect();
         for read in &mut reads {
             assert!(read.now_or_never().is_none());
@@ -360,7 +363,7 @@ async fn who_gives_up_harms_nobody() {
             assert_eq!(reply.unwrap().kvs[0].value, number.to_string());
         }
     }
-    // Whom nobody waits for any more is not asked for.
+    // A read that was cancelled while it waited is not sent.
     let (ranges, txns) = reads_got(&etcd).await;
     let mut reads: Vec<_> = (0..20).map(begin).collect();
     for read in &mut reads {
@@ -371,10 +374,10 @@ async fn who_gives_up_harms_nobody() {
     for _ in 0..5 {
         read_all(&store, 1).await;
     }
-    if bears_it(&etcd) {
+    if joins_reads(&etcd) {
         assert_eq!(reads_got(&etcd).await, (ranges + 7, txns));
     }
-    // Those in flight leave their places.
+    // Cancelled reads that were in flight free their places.
     for _ in 0..5 {
         let mut reads: Vec<_> = (0..20).map(begin).collect();
         for read in &mut reads {
@@ -389,7 +392,7 @@ async fn who_gives_up_harms_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_gives_up_while_the_answer_is_on_its_way_harms_nobody() {
+async fn reads_cancelled_in_flight_do_not_affect_others() {
     let (etcd, direct) = acquainted(64).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let store = Arc::new(store(&proxy.endpoint()));
@@ -415,9 +418,10 @@ async fn who_gives_up_while_the_answer_is_on_its_way_harms_nobody() {
     read_all(&direct, 64).await;
 }
 
-/// A server of 3.5.0 to 3.5.6 panics when a transaction that only reads is cancelled while it is performed; so none is sent there. The others bear it.
+/// A server of 3.5.0 to 3.5.6 panics when a transaction that only reads is cancelled while the
+/// server performs it, so the client sends none there. Other versions handle it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cancelled_reading_transaction_ends_no_server() {
+async fn cancelled_read_transaction_crashes_no_server() {
     const KEYS: usize = 20_000;
     let etcd = Etcd::start().await;
     let store = Arc::new(store(&etcd.endpoint()));
@@ -436,10 +440,10 @@ async fn cancelled_reading_transaction_ends_no_server() {
     assert!(etcd.log().lines().all(|line| !line.contains("panic")), "{}", etcd.log());
 }
 
-/// A reader that begins after a write was acknowledged sees it. The readers are a little away, so that there is always something in flight that
-/// was sent before.
+/// A reader that starts after a write was acknowledged sees that write. The proxy delays the
+/// readers, so that an earlier request is always in flight.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_reads_after_a_write_was_acknowledged_sees_it() {
+async fn reads_see_acknowledged_writes() {
     let (etcd, direct) = acquainted(8).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     proxy.delay(Duration::from_millis(3));
@@ -458,7 +462,7 @@ async fn who_reads_after_a_write_was_acknowledged_sees_it() {
                     let before = acknowledged.load(Ordering::SeqCst);
                     let reply = read(&store, &counter).await.unwrap();
                     let seen: u64 = std::str::from_utf8(&reply.kvs[0].value).unwrap().parse().unwrap();
-                    assert!(seen >= before, "{before} was acknowledged, and {seen} was read");
+                    assert!(seen >= before, "{before} was acknowledged, but {seen} was read");
                     reads += 1;
                 }
                 reads
@@ -475,12 +479,12 @@ async fn who_reads_after_a_write_was_acknowledged_sees_it() {
         reads += reader.await.unwrap();
     }
     let txns = got(&etcd, "Txn").await - txns;
-    assert!((txns > 20 && txns < reads / 4) || !bears_it(&etcd), "{txns} transactions for {reads} reads");
+    assert!((txns > 20 && txns < reads / 4) || !joins_reads(&etcd), "{txns} transactions for {reads} reads");
 }
 
-/// A member that lost the others answers a read only if it may be stale.
+/// A member without the majority answers only reads that may be stale.
 #[tokio::test]
-async fn joined_reads_need_the_majority() {
+async fn joined_reads_need_majority() {
     let cluster = Etcd::cluster(3).await;
     let [asked, others @ ..] = cluster.members() else { panic!("three members") };
     let direct = store(&asked.endpoint());
@@ -494,29 +498,30 @@ async fn joined_reads_need_the_majority() {
     let keys: Vec<Key> = (0..20).map(numbered).collect();
     let joined = async {
         loop {
-            // With the majority everything goes.
+            // With the majority all reads succeed.
             read_all(&direct, 20).await;
             acquaint(asked, &reader).await;
             let txns = got(asked, "Txn").await;
             others.iter().for_each(Etcd::pause);
-            // Somebody else sees that they have stopped, before this one notices that it has no leader any more and takes no reads at all.
+            // Another client notices that the other members have stopped, before this member
+            // notices that it has no leader and accepts no reads.
             while read(&impatient, &numbered(0)).await.is_ok() {}
             for reply in join_all(keys.iter().map(|key| read(&reader, key))).await {
                 let error = reply.unwrap_err();
                 assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{error}");
             }
             others.iter().for_each(Etcd::resume);
-            if got(asked, "Txn").await > txns || !bears_it(asked) {
+            if got(asked, "Txn").await > txns || !joins_reads(asked) {
                 break;
             }
         }
     };
-    timeout(PATIENCE, joined).await.expect("they are joined");
+    timeout(PATIENCE, joined).await.expect("the reads are joined in time");
 }
 
-/// Reads that meet an endpoint that fails have in the end what they would have alone.
+/// Reads that meet a failing endpoint get the result that a separate read would get.
 #[tokio::test]
-async fn reads_behind_a_request_that_hangs_go_elsewhere() {
+async fn reads_behind_hanging_request_go_elsewhere() {
     let (etcd, _direct) = acquainted(64).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let mut options = options([proxy.endpoint().as_str(), etcd.endpoint().as_str()]);
@@ -528,20 +533,20 @@ async fn reads_behind_a_request_that_hangs_go_elsewhere() {
         if mode == Mode::Refuse {
             proxy.cut();
         }
-        // Nobody's deadline comes near.
+        // No read comes near its deadline.
         read_all(&store, 64).await;
-        // What is known of an endpoint that failed is forgotten, and of the other one found out.
+        // The client forgets the version of the failed endpoint, and learns that of the other one.
         acquaint(&etcd, &store).await;
         let (ranges, _) = reads_got(&etcd).await;
         read_all(&store, 64).await;
-        assert!(got(&etcd, "Range").await - ranges <= 8 || !bears_it(&etcd));
+        assert!(got(&etcd, "Range").await - ranges <= 8 || !joins_reads(&etcd));
         proxy.set(Mode::Pass).await;
     }
 }
 
-/// Whoever waits for those in flight does not wait for ever.
+/// Reads that wait for those in flight do not wait forever.
 #[tokio::test]
-async fn reads_behind_answers_that_do_not_come_are_sent_all_the_same() {
+async fn reads_behind_missing_answers_are_sent() {
     let (etcd, _direct) = acquainted(64).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let mut options = options([proxy.endpoint().as_str()]);
@@ -566,7 +571,7 @@ async fn reads_behind_answers_that_do_not_come_are_sent_all_the_same() {
             }
         }
     };
-    timeout(PATIENCE / 2, arrive).await.expect("those behind the first are sent");
+    timeout(PATIENCE / 2, arrive).await.expect("the reads behind the first are sent in time");
     assert!(reads.iter().all(|read| !read.is_finished()));
     proxy.set(Mode::Pass).await;
     for (number, read) in reads.into_iter().enumerate() {
@@ -575,7 +580,7 @@ async fn reads_behind_answers_that_do_not_come_are_sent_all_the_same() {
 }
 
 #[tokio::test]
-async fn reads_of_a_server_that_hangs_end_as_they_would_alone() {
+async fn joined_reads_of_hanging_server_time_out() {
     let (etcd, _direct) = acquainted(64).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let mut options = options([proxy.endpoint().as_str()]);
@@ -598,16 +603,17 @@ async fn reads_of_a_server_that_hangs_end_as_they_would_alone() {
         }
         let expected = if mode == Mode::Refuse { "Unavailable" } else { "Timeout" };
         assert_eq!(kinds.get(expected), Some(&64), "{mode:?}: {kinds:?}");
-        // And it is well again with the server.
+        // Reads succeed again when the server answers again.
         proxy.set(Mode::Pass).await;
         proxy.cut();
         read_all(&store, 64).await;
     }
 }
 
-/// A request of reads that was lost on its way is one that is sent again for each; writes and watches of the same client go on beside.
+/// A joined request that was lost on its way is sent again for each read. Writes and watches of the
+/// same client are not affected.
 #[tokio::test]
-async fn a_connection_that_is_cut_is_no_error_for_those_who_read() {
+async fn cut_connection_fails_no_read() {
     let (etcd, _direct) = acquainted(64).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let store = store(&proxy.endpoint());
@@ -620,7 +626,7 @@ async fn a_connection_that_is_cut_is_no_error_for_those_who_read() {
         });
     }
     proxy.delay(Duration::ZERO);
-    // A write that the last cut meets is not sent again by itself.
+    // A write that meets the last cut is not sent again automatically.
     if let Err(error) = store.commit(put(&numbered(0), "0")).await {
         assert!(error.may_have_applied(), "{error:?}");
         store.commit(put(&numbered(0), "0")).await.unwrap();
@@ -628,5 +634,5 @@ async fn a_connection_that_is_cut_is_no_error_for_those_who_read() {
     acquaint(&etcd, &store).await;
     let (ranges, _) = reads_got(&etcd).await;
     read_all(&store, 64).await;
-    assert!(got(&etcd, "Range").await - ranges <= 8 || !bears_it(&etcd));
+    assert!(got(&etcd, "Range").await - ranges <= 8 || !joins_reads(&etcd));
 }

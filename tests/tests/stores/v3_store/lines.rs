@@ -1,4 +1,5 @@
-//! Lines on which one direction stalls or ends, which are slow, or on which one of the connections hangs.
+//! Connections on which one direction stalls or ends, slow connections, and clients of whose
+//! connections one hangs.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -15,12 +16,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{PATIENCE, key, put, store, write};
 
-/// How often a silent connection is checked, and how long the answer may take.
+/// How often a silent connection is checked, and how long its answer may take.
 const CHECK: Duration = Duration::from_secs(1);
-/// Some time longer than it takes to notice that a connection is dead.
+/// A time to live that is longer than it takes to detect a dead connection.
 const LEASE: Duration = Duration::from_secs(6);
 
-/// A client behind a proxy with a lock, a watch of a counter and somebody who counts, and a client beside it.
+/// A client behind a proxy that holds a lock and watches a counter, and a direct client that
+/// counts.
 struct Scene {
     _etcd: Etcd,
     proxy: Proxy,
@@ -53,20 +55,21 @@ impl Scene {
         });
         let counter = direct.entry::<u64>("/counter").unwrap();
         let scene = Self { _etcd: etcd, proxy, client, direct, lock, watcher, counter };
-        // All three connections are there, and the guard's own watch.
+        // All three connections and the guard's watch exist now.
         scene.count(3).await;
         sleep(Duration::from_secs(1)).await;
         scene
     }
 
-    /// Counts past the proxy.
+    /// Counts through the direct client.
     async fn count(&self, times: u64) {
         for _ in 0..times {
             self.counter.modify(|count| Some(count.unwrap_or(0) + 1)).await.unwrap();
         }
     }
 
-    /// The client works, its guard is held, and its watch has lost and doubled nothing.
+    /// Checks that the client works, that its guard is held, and that its watch saw each change
+    /// once.
     async fn assert_whole(self, what: &str) {
         self.count(3).await;
         let entry = self.client.entry::<u64>("/entry").unwrap();
@@ -85,9 +88,10 @@ async fn soon<F: Future>(future: F) -> F::Output {
     timeout(PATIENCE, future).await.expect("in time")
 }
 
-/// F8, in both directions: additions whose requests or answers hang are in doubt for their callers, and none is made twice.
+/// Fault F8 in both directions: an addition whose request or answer hangs is in doubt for its
+/// caller, and is never made twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn addition_is_made_once_whichever_direction_stalls() {
+async fn additions_happen_once_while_directions_stall() {
     let etcd = Etcd::start().await;
     let proxy = Arc::new(Proxy::to(etcd.endpoint()).await);
     let direct = Client::connect(&etcd.url_v3()).await.unwrap().entry::<u64>("/sum").unwrap();
@@ -129,7 +133,7 @@ async fn addition_is_made_once_whichever_direction_stalls() {
     });
     let adders = soon(join_all(adders)).await;
     stalls.await.unwrap();
-    // What hung arrives late.
+    // Requests that hung may still arrive.
     sleep(Duration::from_secs(1)).await;
     let (done, unknown) = adders.into_iter().map(Result::unwrap).fold((0, 0), |sum, adder| (sum.0 + adder.0, sum.1 + adder.1));
     let sum = direct.get().await.unwrap().unwrap().into_inner();
@@ -137,9 +141,9 @@ async fn addition_is_made_once_whichever_direction_stalls() {
     assert!((done..=done + unknown).contains(&sum) && unknown > 0, "{done} {unknown} {sum}");
 }
 
-/// F8 with a lost request: its writer cannot know, and it never arrives.
+/// Fault F8 with a lost request: the write is in doubt for its caller, and never arrives.
 #[tokio::test]
-async fn write_whose_request_is_lost_is_in_doubt_and_not_made() {
+async fn lost_write_is_in_doubt_and_not_applied() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let mut options = super::options([proxy.endpoint().as_str()]);
@@ -153,9 +157,9 @@ async fn write_whose_request_is_lost_is_in_doubt_and_not_made() {
     assert_eq!(kv.version, Some(1));
 }
 
-/// L3: nothing that the holder sends arrives, and what the server sends does.
+/// Promise L3: no request of the holder arrives, but the server's messages do.
 #[tokio::test]
-async fn guard_is_lost_before_the_next_holder_when_its_requests_stall() {
+async fn guard_is_lost_before_next_acquire() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let ttl = Duration::from_secs(2);
@@ -175,12 +179,12 @@ async fn guard_is_lost_before_the_next_holder_when_its_requests_stall() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stalled_direction_costs_no_guard_and_no_change() {
+async fn stalled_direction_loses_no_guard_or_change() {
     let stalled = async |mode| {
         let scene = Scene::new().await;
         scene.proxy.set(mode).await;
         scene.count(5).await;
-        // Longer than it takes to find that nothing is answered.
+        // Longer than it takes to notice that nothing is answered.
         sleep(3 * CHECK).await;
         scene.count(5).await;
         scene.proxy.set(Mode::Pass).await;
@@ -189,9 +193,9 @@ async fn stalled_direction_costs_no_guard_and_no_change() {
     tokio::join!(stalled(Mode::StallRequests), stalled(Mode::StallAnswers));
 }
 
-/// F10: one side of a connection ends it, and the other may still send.
+/// Fault F10: one side of a connection ends it, and the other side may still send.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_closed_connections_cost_no_guard_and_no_change() {
+async fn half_closed_connections_lose_no_guard_or_change() {
     let half_closed = async |what: &str, close: fn(&Proxy)| {
         let scene = Scene::new().await;
         for _ in 0..5 {
@@ -204,9 +208,9 @@ async fn half_closed_connections_cost_no_guard_and_no_change() {
     tokio::join!(half_closed("answers", Proxy::end_answers), half_closed("requests", Proxy::end_requests));
 }
 
-/// F10: each of the connections in turn stands still, as one does whose path through a load balancer is dead.
+/// Fault F10: each connection in turn stands still, as with a dead path through a load balancer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_dead_connection_costs_no_guard_and_no_change() {
+async fn dead_connection_loses_no_guard_or_change() {
     let dead = async |connection| {
         let scene = Scene::new().await;
         let connections = scene.proxy.accepted();
@@ -225,9 +229,9 @@ async fn one_dead_connection_costs_no_guard_and_no_change() {
     tokio::join!(dead(0), dead(1), dead(2));
 }
 
-/// F10: 50 kB/s, long answers, and watches that nobody reads. Leases have a connection of their own.
+/// Fault F10: 50 kB/s, long answers and unread watches. Leases have their own connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_line_costs_no_guard_and_no_change() {
+async fn slow_line_loses_no_guard_or_change() {
     let scene = Scene::new().await;
     let ttl = Duration::from_secs(2);
     let short = scene.client.lock("/short").ttl(ttl).acquire().await.unwrap();

@@ -1,4 +1,5 @@
-//! Members that come and go, and members that lag so far that they install a snapshot.
+//! Members that are added, replaced and removed, and members that lag so far that they install a
+//! snapshot.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +18,9 @@ async fn soon<F: Future>(future: F) -> F::Output {
     timeout(PATIENCE, future).await.expect("in time")
 }
 
-/// F23: a learner refuses all requests but stale reads.
+/// Fault F23: a learner refuses all requests except stale reads.
 #[tokio::test]
-async fn learner_is_passed_over() {
+async fn learner_is_skipped() {
     let mut cluster = Etcd::cluster(1).await;
     let learner = cluster.add_learner().await.endpoint();
     let voter = cluster.member(0).endpoint();
@@ -36,7 +37,7 @@ async fn learner_is_passed_over() {
     let error = alone.commit(put(&key("/a"), "2")).await.unwrap_err();
     assert!(error.is_retryable() && !error.may_have_applied() && error.to_string().contains("learner"), "{error}");
 
-    // The learner is the first that each client tries.
+    // The client tries the learner first.
     let client = Client::connect(&format!("etcd://{learner},{voter}")).await.unwrap();
     let entry = client.entry::<u64>("/entry").unwrap();
     let mut changes = entry.watch().await.unwrap();
@@ -51,12 +52,14 @@ async fn learner_is_passed_over() {
     assert!(client.members().await.unwrap().iter().any(|member| member.learner));
 }
 
-/// F23: the member that serves a client is replaced by another one, as in the documentation of etcd: learner first.
+/// Fault F23: the member that serves a client is replaced by another one, learner first, as the
+/// documentation of etcd recommends.
 #[tokio::test]
-async fn streams_and_guards_survive_the_replacement_of_their_member() {
+async fn streams_and_guards_survive_member_replacement() {
     let mut cluster = Etcd::cluster(1).await;
     cluster.add_learner().await;
-    // The address names both from the beginning, as one does that is not changed with the cluster.
+    // The address names both members from the start, as an address that is not updated with the
+    // cluster would.
     let client = Client::connect(&cluster.url_v3()).await.unwrap();
     let entry = client.entry::<u64>("/entry").unwrap();
     entry.set(&1).await.unwrap();
@@ -73,12 +76,12 @@ async fn streams_and_guards_survive_the_replacement_of_their_member() {
         }
         for _ in 0..5 {
             wrote += 1;
-            // A write that met the end of the member is in doubt, and is then repeated with the same value.
+            // A write that met the end of the member is in doubt and repeated with the same value.
             soon(async { while entry.set(&wrote).await.is_err() {} }).await;
         }
         while counted.last < wrote {
             let change = soon(changes.next()).await.unwrap().unwrap();
-            // The same value again is no new number.
+            // Writing the same value again is not a new number.
             if change.new != change.old {
                 let told = Told { revision: change.revision.get(), resynced: change.resynced, old: change.old, new: change.new };
                 counted.tell(told).unwrap();
@@ -98,7 +101,7 @@ async fn streams_and_guards_survive_the_replacement_of_their_member() {
     assert_eq!(other.entry::<u64>("/service").unwrap().get().await.unwrap().as_deref(), Some(&1));
 }
 
-/// The number of a member that does not lead.
+/// The index of a member that is not the leader.
 async fn follower(cluster: &Cluster) -> usize {
     for (index, member) in cluster.members().iter().enumerate() {
         let status = store(&member.endpoint()).status().await.unwrap();
@@ -106,15 +109,15 @@ async fn follower(cluster: &Cluster) -> usize {
             return index;
         }
     }
-    panic!("three members lead");
+    panic!("no member is a follower");
 }
 
-/// F24, W1, W2: a member that was away for more entries than the others keep installs their snapshot. etcd 3.4.23 then replays changes on watches that
-/// were open before.
+/// Fault F24, promises W1 and W2: a member that has missed more entries than the others keep
+/// installs their snapshot. etcd 3.4.23 then repeats changes on watches that were open before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watch_is_whole_while_its_member_installs_a_snapshot() {
+async fn snapshot_on_member_repeats_no_change() {
     const WRITERS: usize = 100;
-    // The others keep 5,000 entries besides those of a snapshot.
+    // The other members keep 5,000 entries besides those of a snapshot.
     const EACH: usize = 60;
     let mut cluster = Etcd::builder().flag("--snapshot-count", "100").cluster(3).await;
     let lagging = follower(&cluster).await;
@@ -171,13 +174,13 @@ fn store_of_all(cluster: &Cluster, but: usize) -> V3Store {
     V3Store::new(&options(endpoints.collect::<Vec<_>>().iter().map(String::as_str))).unwrap()
 }
 
-/// In the words of 3.4 and of later lines.
+/// The log message of 3.4, or that of later lines.
 fn installed_a_snapshot(log: &str) -> bool {
     log.contains("finished applying incoming snapshot") || log.contains("applied snapshot")
 }
 
 #[tokio::test]
-async fn removed_member_is_left() {
+async fn removed_member_is_skipped() {
     let mut cluster = Etcd::cluster(1).await;
     cluster.add_learner().await;
     cluster.promote(1).await;

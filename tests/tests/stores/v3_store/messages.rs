@@ -1,4 +1,4 @@
-//! What errors say when a client cannot use the server that its address names.
+//! The messages of errors when a client cannot use the server at its address.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn server(files: &Files, (certificate, key): &Identity, clients: Option<&A
     Etcd::builder().tls(files).start().await
 }
 
-/// The error of a read. It must come before the call's time of ten seconds is half over.
+/// The error of a read. It must arrive before half of the call's limit of ten seconds.
 async fn error_of(builder: ClientBuilder) -> Error {
     let client = builder.connect_lazy().unwrap();
     let began = Instant::now();
@@ -27,7 +27,7 @@ async fn error_of(builder: ClientBuilder) -> Error {
     error
 }
 
-/// No phrase of the message may be said twice.
+/// Checks the kind of an error, that its message has these parts, and that no phrase occurs twice.
 #[track_caller]
 fn assert_says(error: &Error, kind: ErrorKind, parts: &[&str]) {
     let text = error.to_string();
@@ -37,7 +37,7 @@ fn assert_says(error: &Error, kind: ErrorKind, parts: &[&str]) {
     }
     let phrases: Vec<&str> = text.split(": ").collect();
     for (at, phrase) in phrases.iter().enumerate() {
-        assert!(!phrases[at + 1..].contains(phrase), "`{phrase}` is said twice: {text}");
+        assert!(!phrases[at + 1..].contains(phrase), "`{phrase}` occurs twice: {text}");
     }
 }
 
@@ -45,7 +45,8 @@ fn trusting(address: &str, authority: &Authority) -> ClientBuilder {
     Client::builder(address).ca_certificate(authority.pem())
 }
 
-/// A server that answers each connection so, whatever it is sent. `None`: it waits for a line, as an HTTP/1.1 server does.
+/// A server that answers each connection with these bytes, whatever it receives. If
+/// `waits_for_line` is set, it first waits for a line, as an HTTP/1.1 server does.
 async fn answering(answer: &'static [u8], waits_for_line: bool) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
@@ -70,7 +71,7 @@ async fn answering(answer: &'static [u8], waits_for_line: bool) -> String {
 const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 #[tokio::test]
-async fn wrong_scheme_for_tls_names_the_right_one() {
+async fn wrong_tls_scheme_names_correct_one() {
     let (files, authority) = (Files::new(), Authority::new());
     let tls = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
     let plain = Etcd::start().await;
@@ -82,14 +83,14 @@ async fn wrong_scheme_for_tls_names_the_right_one() {
     assert_says(&error, ErrorKind::Tls, &[&tls.endpoint(), "speaks TLS", "`etcd2s://`"]);
     let error = error_of(trusting(&format!("etcd2s://{}", plain.endpoint()), &authority)).await;
     assert_says(&error, ErrorKind::Tls, &[&plain.endpoint(), "without TLS", "`etcd2://`"]);
-    // Also with the names of HTTP, and when the first call is the one that `connect` makes.
+    // The scheme `http` has the same error, also when `connect` makes the first call.
     let error = Client::connect(&format!("http://{}", tls.endpoint())).await.expect_err("an error");
     assert_says(&error, ErrorKind::Tls, &["speaks TLS", "`etcds://`"]);
 }
 
-/// A server that answers a TLS handshake in HTTP, and one that waits for the end of the line.
+/// A server that answers a TLS handshake in HTTP, and a server that waits for the end of the line.
 #[tokio::test]
-async fn etcds_scheme_at_plain_http_names_the_right_one() {
+async fn etcds_scheme_at_http_names_correct_one() {
     for waits_for_line in [false, true] {
         let endpoint = answering(BAD_REQUEST, waits_for_line).await;
         for (scheme, right) in [("etcds", "`etcd://`"), ("etcd2s", "`etcd2://`")] {
@@ -111,7 +112,7 @@ async fn server_without_http2_is_named() {
 }
 
 #[tokio::test]
-async fn certificate_errors_say_cause_and_remedy() {
+async fn certificate_errors_name_cause_and_remedy() {
     let authority = Authority::new();
     let refused = async |identity: &Identity, trusted: &Authority, name: Option<&str>| {
         let files = Files::new();
@@ -144,9 +145,10 @@ async fn certificate_errors_say_cause_and_remedy() {
     }
 }
 
-/// The server hangs up on the first attempts, and the last one is under way when the time of the call ends.
+/// The server closes the connection of the first attempts. The last attempt is in flight when the
+/// time of the call ends.
 #[tokio::test]
-async fn call_cut_short_tells_the_last_attempt_that_ended() {
+async fn timed_out_call_reports_last_ended_attempt() {
     let call_timeout = Duration::from_millis(800);
     for scheme in ["etcd", "etcd2"] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -168,7 +170,7 @@ async fn call_cut_short_tells_the_last_attempt_that_ended() {
 }
 
 #[tokio::test]
-async fn calls_that_run_out_of_time_say_what_they_met() {
+async fn timed_out_calls_name_their_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let refusing = listener.local_addr().unwrap().to_string();
     drop(listener);
@@ -185,7 +187,7 @@ async fn calls_that_run_out_of_time_say_what_they_met() {
 }
 
 #[test]
-fn unusable_certificates_and_keys_have_their_reason() {
+fn unusable_certificates_and_keys_are_explained() {
     let (authority, files) = (Authority::new(), Files::new());
     let (certificate, key) = authority.sign(&["client"]);
     let (_, other_key) = authority.sign(&["client"]);
@@ -224,9 +226,9 @@ async fn put_many(client: &Client, keys: usize) -> Result<(), Error> {
     transaction.await.map(drop)
 }
 
-/// The client's limits are options, and an error names the server's flag.
+/// The limits of the client are options. An error names the flag of the server.
 #[tokio::test]
-async fn limits_of_a_client_are_options() {
+async fn client_limits_are_options() {
     let etcd = Etcd::builder().flag("--max-txn-ops", "200").flag("--max-request-bytes", "3000000").start().await;
     for address in [etcd.url_v3(), "memory:".to_owned()] {
         let with_defaults = Client::connect(&address).await.unwrap();
@@ -253,14 +255,15 @@ async fn limits_of_a_client_are_options() {
     }
 }
 
-/// As a write of a value does. The clients have spare leases, so the first request that is refused is the one for the key.
+/// Acquire fails as a write of a value does. The clients have spare leases, so the server refuses
+/// the request for the key first.
 #[tokio::test]
-async fn acquire_fails_at_once_when_the_server_is_out_of_space() {
+async fn acquire_fails_at_once_without_space() {
     let etcd = Etcd::builder().flag("--quota-backend-bytes", "400000").start().await;
     let (holder, waiter) = (Client::connect(&etcd.url_v3()).await.unwrap(), Client::connect(&etcd.url_v3()).await.unwrap());
     let lock = |client: &Client| client.lock("/lock");
     lock(&waiter).acquire().await.unwrap().release().await.unwrap();
-    // Two at once, so that there is a spare lease for a second waiter of the same client.
+    // Two locks at once, so that the client has a spare lease for a second waiter.
     let (first, second) = (holder.lock("/a").acquire().await.unwrap(), holder.lock("/b").acquire().await.unwrap());
     first.release().await.unwrap();
     second.release().await.unwrap();
@@ -277,7 +280,7 @@ async fn acquire_fails_at_once_when_the_server_is_out_of_space() {
     assert_eq!(election.unwrap_err().kind(), ErrorKind::NoSpace);
     let sent = metric_of(&etcd, transactions).await - before;
     assert!(sent <= 6.0, "{sent} transactions for three keys");
-    // Who holds the lock is not hindered by one who comes.
+    // A failing waiter does not affect the holder.
     let again = lock(&holder);
     let (released, refused) = tokio::join!(held.release(), again.acquire());
     released.unwrap();

@@ -1,5 +1,5 @@
-//! What queues of locks and elections are made of, on a real server: the newest keys of a directory, and watches that start at once. What
-//! all stores do of it is in the conformance suite.
+//! The parts of queues of locks and elections on a real server: the newest keys of a directory, and
+//! watches that start at once. The rules of all stores are in the conformance suite.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +40,7 @@ async fn batch(stream: &mut WatchStream) -> Batch {
     }
 }
 
-/// Writes keys that nobody watches until it is told to stop.
+/// Writes keys that no test watches until `stop` is set.
 fn noise(etcd: &Etcd, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
     let (store, stop) = (store(&etcd.endpoint()), Arc::clone(stop));
     tokio::spawn(async move {
@@ -52,10 +52,11 @@ fn noise(etcd: &Etcd, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
 }
 
 #[tokio::test]
-async fn no_key_came_to_be_before_the_first_write() {
+async fn no_key_is_older_than_first_write() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
-    // The revision of an empty store is 1. For a server the bound "at or before 0" is none at all.
+    // The revision of an empty store is 1. The server would treat the bound "at or before 0" as no
+    // bound.
     assert_eq!(write(&store, &key("/q/a"), "1").await, 2);
     for before in [0, 1, 2] {
         let reply = newest(&store, Some(before), 1).await;
@@ -66,14 +67,15 @@ async fn no_key_came_to_be_before_the_first_write() {
     }
     let error =
         store.commit(Txn { then: vec![Op::Newest { below: key("/q"), before: None, limit: 0 }], ..Txn::default() }).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid, "for a server a limit of zero is none: {error}");
+    assert_eq!(error.kind(), ErrorKind::Invalid, "the server would treat a limit of zero as no limit: {error}");
 }
 
 #[tokio::test]
-async fn the_keys_of_others_come_as_they_are_stored() {
+async fn newest_returns_foreign_keys_unchanged() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
-    // The directory with a slash, two names that are no names, and bytes that are no text: `/q/`, `/q//x`, `/q/` and a zero, `/q/` and 0xff.
+    // The directory with a slash, two keys that are not valid paths, and bytes that are not text:
+    // `/q/`, `/q//x`, `/q/` with a zero byte, and `/q/` with 0xff.
     for stored in ["L3Ev", "L3EvL3g=", "L3EvAA==", "L3Ev/w=="] {
         etcd.call("/v3/kv/put", &format!(r#"{{"key": "{stored}", "value": "eA=="}}"#)).await;
     }
@@ -83,7 +85,7 @@ async fn the_keys_of_others_come_as_they_are_stored() {
 }
 
 #[tokio::test]
-async fn a_live_watch_says_what_it_skipped_and_one_at_rest_says_nothing() {
+async fn live_watch_reports_skipped_revisions() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/app/a");
@@ -99,7 +101,7 @@ async fn a_live_watch_says_what_it_skipped_and_one_at_rest_says_nothing() {
     for stream in [&mut skipping, &mut early, &mut resting] {
         assert_eq!(batch(stream).await.revision.get(), next_write);
     }
-    // A history that is lost is none that it looks for.
+    // A live watch does not need the lost history.
     etcd.compact().await;
     let mut compacted = watch(&store, WatchFrom::Live(Revision::new(start))).await;
     assert_eq!(next(&mut compacted).await, WatchItem::Skipped(Revision::new(next_write)));
@@ -108,9 +110,10 @@ async fn a_live_watch_says_what_it_skipped_and_one_at_rest_says_nothing() {
     assert!(last.revision == gone && matches!(last.events[..], [Event::Delete { .. }]), "{last:?}");
 }
 
-/// The server says where it is, and enters the watch a moment later; what is written between the two is not lost.
+/// The server reports its revision and registers the watch a moment later. Changes written between
+/// the two are not lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn live_watches_that_start_among_writes_have_no_gap() {
+async fn live_watches_have_no_gap_at_start() {
     const WATCHES: usize = 200;
     const BATCHES: usize = 20;
     let etcd = Etcd::start().await;
@@ -132,7 +135,7 @@ async fn live_watches_that_start_among_writes_have_no_gap() {
     let mut seen = Vec::new();
     for _ in 0..WATCHES {
         let mut stream = watch(&store, start).await;
-        let WatchItem::Skipped(from) = next(&mut stream).await else { panic!("the store had moved on") };
+        let WatchItem::Skipped(from) = next(&mut stream).await else { panic!("the store has newer revisions") };
         let mut revisions = Vec::new();
         while revisions.len() < BATCHES {
             revisions.push(batch(&mut stream).await.revision);
@@ -151,10 +154,11 @@ async fn live_watches_that_start_among_writes_have_no_gap() {
     }
 }
 
-/// A store that has moved on serves a watch that goes back from a loop, and one that does not with the write. In turns, so that whatever else
-/// the machine does is the same for both.
+/// If the store has newer revisions, the server serves a watch from a past revision in a loop, but
+/// a live watch with the write itself. The two are measured in turns, so that other load on the
+/// machine affects both alike.
 #[tokio::test]
-async fn the_first_event_of_a_live_watch_does_not_wait_for_the_servers_loop() {
+async fn live_watch_does_not_wait_for_server_loop() {
     const ROUNDS: usize = 15;
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
@@ -167,7 +171,7 @@ async fn the_first_event_of_a_live_watch_does_not_wait_for_the_servers_loop() {
             live.extend(first_event(&store, WatchFrom::Live).await);
         }
     });
-    measured.await.expect("writes that are quicker than the server's loop");
+    measured.await.expect("enough writes are faster than the server's loop");
     stop.store(true, Ordering::SeqCst);
     noise.await.unwrap();
     let (listed, live) = (median(listed), median(live));
@@ -175,8 +179,8 @@ async fn the_first_event_of_a_live_watch_does_not_wait_for_the_servers_loop() {
     assert!(listed > 10 * live, "{listed:?} after a list, {live:?} live");
 }
 
-/// How long after its acknowledgement the first write is seen by a watch of a store that has moved on. None if the write itself took
-/// so long that the loop may have come round meanwhile.
+/// The time from the acknowledgement of the first write to its event, on a watch of a store with
+/// newer revisions. `None` if the write took so long that the loop may have run meanwhile.
 async fn first_event(store: &V3Store, from: fn(Revision) -> WatchFrom) -> Option<Duration> {
     let a = key("/app/a");
     let listed = write(store, &a, "before").await;

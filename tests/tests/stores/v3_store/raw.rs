@@ -1,4 +1,5 @@
-//! What an administrator or a foreign client does: calls that the library does not make, straight on gRPC.
+//! Direct gRPC calls of an administrator or a foreign client, which the library itself does not
+//! make.
 
 use prost::Message;
 use tonic::client::Grpc;
@@ -17,7 +18,7 @@ struct Compaction {
     physical: bool,
 }
 
-/// Two texts, which is what most calls about users and roles take.
+/// Two strings, the arguments of most calls about users and roles.
 #[derive(Clone, PartialEq, Message)]
 struct Pair {
     #[prost(string, tag = "1")]
@@ -36,7 +37,7 @@ struct Grant {
 
 #[derive(Clone, PartialEq, Message)]
 struct Permission {
-    /// 2: read and write.
+    /// 0 allows reads, 1 writes, 2 both.
     #[prost(int32, tag = "1")]
     kind: i32,
     #[prost(bytes = "vec", tag = "2")]
@@ -51,7 +52,7 @@ struct Authenticated {
     token: String,
 }
 
-/// One server, with the token of a user if there is one.
+/// A server, with the token of a user if there is one.
 pub(crate) struct Admin {
     endpoint: String,
     token: Option<String>,
@@ -67,7 +68,8 @@ impl Admin {
         let _: Nothing = self.call("/etcdserverpb.KV/Compact", Compaction { revision, physical: true }).await.unwrap();
     }
 
-    /// Users `root` (password `root`) and `anna` (password `secret`), who may read and write below `/anna`; then authentication is switched on.
+    /// Adds the users `root` (password `root`) and `anna` (password `secret`), who may read and
+    /// write below `/anna`. Then enables authentication.
     pub(crate) async fn enable_auth(&self) {
         for (user, password) in [("root", "root"), ("anna", "secret")] {
             self.pair("UserAdd", user, password).await;
@@ -80,7 +82,7 @@ impl Admin {
         let _: Nothing = self.call("/etcdserverpb.Auth/AuthEnable", Nothing {}).await.unwrap();
     }
 
-    /// Lets a role read a key and what is below it.
+    /// Allows a role to read a key and the keys below it.
     pub(crate) async fn let_read(&self, role: &str, directory: &str) {
         let permission = Permission { kind: 0, key: directory.into(), range_end: format!("{directory}0").into() };
         let grant = Grant { role: role.to_owned(), permission: Some(permission) };

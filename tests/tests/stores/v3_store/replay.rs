@@ -1,4 +1,5 @@
-//! A long history: what comes, in which order, and what is left on the server.
+//! Watches that start far in the past: which changes they yield, in which order, and what is left
+//! on the server.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use tokio::time::{sleep, timeout};
 use super::raw::Admin;
 use super::{PATIENCE, key, metric_of, store, write};
 
-/// Writes so many revisions, `every`-th of them to the span; the revisions of those.
+/// Writes this many revisions, and every `every`-th of them below the watched directory. Returns
+/// the latter.
 async fn history(store: &V3Store, revisions: u64, every: u64) -> Vec<Revision> {
     let mut of_span = Vec::new();
     for round in 0..revisions / 100 {
@@ -32,7 +34,7 @@ async fn history(store: &V3Store, revisions: u64, every: u64) -> Vec<Revision> {
     of_span
 }
 
-/// Says where they differ, and not only that they do.
+/// Compares two histories. On failure, shows where they differ.
 fn assert_same(seen: &[Revision], written: &[Revision]) {
     let differ = seen.iter().zip(written).position(|(seen, written)| seen != written);
     assert!(
@@ -45,7 +47,7 @@ fn assert_same(seen: &[Revision], written: &[Revision]) {
     );
 }
 
-/// The next so many revisions after this one.
+/// Reads this many revisions after `after`. Returns them and the watch.
 async fn replay(store: &V3Store, after: Revision, count: usize) -> (Vec<Revision>, WatchStream) {
     let watch = async |from| store.watch(Watch { span: Span::Below(key("/app")), from: WatchFrom::Resumed(from) }).await.unwrap();
     let mut stream = watch(after).await;
@@ -54,7 +56,7 @@ async fn replay(store: &V3Store, after: Revision, count: usize) -> (Vec<Revision
         match timeout(PATIENCE, stream.next()).await.expect("an item in time").expect("an item").expect("no error") {
             WatchItem::Batch(batch) => seen.push(batch.revision),
             WatchItem::Progress(_) => {}
-            // Whoever shares a watch with others may be slower than it.
+            // A reader that shares a watch may be too slow for it.
             WatchItem::Lagged => stream = watch(seen.last().copied().unwrap_or(after)).await,
             other => panic!("{other:?} after {} items", seen.len()),
         }
@@ -62,7 +64,7 @@ async fn replay(store: &V3Store, after: Revision, count: usize) -> (Vec<Revision
     (seen, stream)
 }
 
-/// Of the next batch. That a section is over may be told before it.
+/// The revision of the next batch. Progress at the end of a section may come first.
 async fn next_batch(stream: &mut WatchStream) -> Revision {
     loop {
         match timeout(PATIENCE, stream.next()).await.expect("an item in time").expect("an item").expect("no error") {
@@ -82,14 +84,15 @@ async fn until_watchers(etcd: &Etcd, wanted: f64) {
     reached.await.unwrap_or_else(|_| panic!("the watches on the server do not become {wanted}"));
 }
 
-/// With every so manieth revision of the span.
-async fn comes_whole_and_in_order_and_leaves_one_watch(every: u64) {
+/// Writes every `every`-th revision below the watched directory.
+async fn replays_whole_history(every: u64) {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let written = history(&store, 20_000, every).await;
     let (seen, mut stream) = replay(&store, Revision::new(1), written.len()).await;
     assert_same(&seen, &written);
-    // Sections end when they are read, and nothing of the last ones may be of the span. It goes on after them.
+    // Sections end when they are read, and the last sections may contain no key of the watch. The
+    // watch continues after them.
     let next = async {
         until_watchers(&etcd, 1.0).await;
         write(&store, &key("/app/a"), "next").await
@@ -101,23 +104,24 @@ async fn comes_whole_and_in_order_and_leaves_one_watch(every: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_long_history_comes_whole_and_in_order_and_leaves_one_watch() {
-    comes_whole_and_in_order_and_leaves_one_watch(1).await;
+async fn long_history_is_replayed_in_order() {
+    replays_whole_history(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn so_does_one_of_which_little_is_of_the_span() {
-    comes_whole_and_in_order_and_leaves_one_watch(37).await;
+async fn sparse_history_is_replayed_in_order() {
+    replays_whole_history(37).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn so_does_one_whose_last_sections_have_nothing_of_the_span() {
-    comes_whole_and_in_order_and_leaves_one_watch(3_000).await;
+async fn history_with_empty_sections_is_replayed() {
+    replays_whole_history(3_000).await;
 }
 
-/// What is above the store goes on where a break left it: the typed stream has all of it, once.
+/// The layers above the store resume where the connection broke: the typed stream yields each
+/// change once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_typed_stream_loses_and_doubles_nothing_when_it_is_cut_off_in_the_middle() {
+async fn typed_stream_survives_cuts_during_replay() {
     let etcd = Etcd::start().await;
     let written = history(&store(&etcd.endpoint()), 20_000, 1).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
@@ -133,7 +137,7 @@ async fn a_typed_stream_loses_and_doubles_nothing_when_it_is_cut_off_in_the_midd
         }
         seen
     };
-    // The server sends in rounds of 100 ms: some cuts are before the first, and some between two.
+    // The server sends every 100 ms: some cuts come before the first message, and some between two.
     for cuts in [1, 3, 9] {
         let cut = async {
             for _ in 0..cuts {
@@ -147,7 +151,7 @@ async fn a_typed_stream_loses_and_doubles_nothing_when_it_is_cut_off_in_the_midd
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_that_resume_far_behind_at_once_each_get_all_of_it() {
+async fn many_concurrent_replays_are_whole() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let written = history(&store, 5_000, 1).await;
@@ -158,7 +162,7 @@ async fn many_that_resume_far_behind_at_once_each_get_all_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_compaction_or_a_break_in_the_middle_is_told_after_what_was_before_it() {
+async fn replay_reports_compaction_after_earlier_batches() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let store = store(&proxy.endpoint());
@@ -172,7 +176,8 @@ async fn a_compaction_or_a_break_in_the_middle_is_told_after_what_was_before_it(
         } else {
             proxy.cut();
         }
-        // It may have been sent before. What comes is a beginning of the whole, and it says how it ends.
+        // The server may have sent all changes before. The watch yields a prefix of the history and
+        // then reports how it ended.
         loop {
             match timeout(Duration::from_secs(3), stream.next()).await {
                 Ok(Some(Ok(WatchItem::Batch(batch)))) => seen.push(batch.revision),

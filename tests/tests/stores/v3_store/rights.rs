@@ -1,4 +1,4 @@
-//! What guards, streams and calls do while users, roles and passwords are changed.
+//! Guards, streams and calls while users, roles and passwords change.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,13 +14,13 @@ use tokio::time::{Instant, sleep, timeout};
 use super::raw::Admin;
 use super::{PATIENCE, metric_of};
 
-/// How the server makes its tokens.
+/// The kind of tokens that the server issues.
 #[derive(Clone, Copy, Debug)]
 enum Tokens {
     Simple,
-    /// Each change of users and roles ends all of them.
+    /// Each change of users and roles invalidates all tokens.
     Jwt,
-    /// They end after this time, used or not.
+    /// Tokens expire after this time, whether they are used or not.
     JwtFor(Duration),
 }
 
@@ -34,7 +34,7 @@ struct Bench {
 impl Bench {
     async fn new(tokens: Tokens) -> Self {
         let files = Files::new();
-        // Cheap logins: what is tested is how many there are.
+        // Fast password hashing: the tests count logins, not their cost.
         let mut etcd = Etcd::builder().flag("--bcrypt-cost", "4");
         let ttl = match tokens {
             Tokens::Simple => None,
@@ -60,7 +60,7 @@ impl Bench {
         self.admin.as_root().await.pair(call, first, second).await;
     }
 
-    /// How many logins were asked for.
+    /// The number of logins that clients have requested.
     async fn logins(&self) -> f64 {
         let name = r#"grpc_server_started_total{grpc_method="Authenticate",grpc_service="etcdserverpb.Auth",grpc_type="unary"}"#;
         metric_of(&self.etcd, name).await
@@ -71,7 +71,7 @@ async fn soon<F: Future>(future: F) -> F::Output {
     timeout(PATIENCE, future).await.expect("in time")
 }
 
-/// One of everything that watches for its user.
+/// One of each part of the library that watches keys as its user.
 struct Watchers {
     entry: Entry<u64>,
     changes: EntryChanges<u64>,
@@ -84,7 +84,8 @@ struct Watchers {
 }
 
 impl Watchers {
-    /// As `watching`; what they are to see is done by `acting`.
+    /// Starts all parts with the client `watching`. The client `acting` later makes the changes
+    /// that they must see.
     async fn begin(watching: &Client, acting: &Client) -> Self {
         let entry = |client: &Client, key| client.entry::<u64>(key).unwrap();
         let watched = entry(watching, "/anna/entry");
@@ -101,12 +102,12 @@ impl Watchers {
             service: entry(acting, "/anna/service"),
             lock: watching.lock("/anna/lock").acquire().await.unwrap(),
         };
-        // The guard's own watch begins after a while.
+        // The guard starts its watch after a moment.
         sleep(Duration::from_secs(1)).await;
         watchers
     }
 
-    /// All of them see what happens from now on.
+    /// Checks that all parts see the changes from now on.
     async fn go_on(mut self, acting: &Client) {
         self.entry.set(&2).await.unwrap();
         let change = soon(self.changes.next()).await.expect("no end").expect("no error");
@@ -140,7 +141,7 @@ impl Watchers {
 }
 
 #[tokio::test]
-async fn guards_and_streams_survive_a_change_of_users_under_jwt() {
+async fn guards_and_streams_survive_user_changes() {
     let bench = Bench::new(Tokens::Jwt).await;
     let proxy = Proxy::to(bench.etcd.endpoint()).await;
     let acting = bench.client(&bench.etcd.endpoint()).await;
@@ -150,9 +151,9 @@ async fn guards_and_streams_survive_a_change_of_users_under_jwt() {
     watchers.go_on(&acting).await;
 }
 
-/// F19: a JWT ends at a fixed time, also while it is in use.
+/// Fault F19: a JWT expires at a fixed time, even while it is in use.
 #[tokio::test]
-async fn token_that_ends_in_use_is_renewed_without_an_error() {
+async fn token_expiring_in_use_causes_no_error() {
     let ttl = Duration::from_secs(3);
     let bench = Bench::new(Tokens::JwtFor(ttl)).await;
     let (watching, acting) = (bench.client(&bench.etcd.endpoint()).await, bench.client(&bench.etcd.endpoint()).await);
@@ -168,13 +169,14 @@ async fn token_that_ends_in_use_is_renewed_without_an_error() {
     }
     let logins = bench.logins().await - before;
     println!("{calls} rounds of calls, {logins} logins of two clients in three lives of a token");
-    // Each client for each life, and once more for each of its connections that meets the end of a token at the same moment.
+    // Each client logs in once per life of a token, and once more for each of its connections that
+    // meets the end of the token at the same moment.
     assert!((2.0..=20.0).contains(&logins), "{logins}");
     watchers.go_on(&acting).await;
 }
 
 #[tokio::test]
-async fn guards_and_streams_survive_a_right_that_is_revoked_for_a_moment() {
+async fn guards_and_streams_survive_revoked_right() {
     for tokens in [Tokens::Simple, Tokens::Jwt] {
         let bench = Bench::new(tokens).await;
         let proxy = Proxy::to(bench.etcd.endpoint()).await;
@@ -183,14 +185,14 @@ async fn guards_and_streams_survive_a_right_that_is_revoked_for_a_moment() {
         bench.change("UserRevokeRole", "anna", "anna").await;
         proxy.cut();
         sleep(Duration::from_secs(2)).await;
-        assert_eq!(watchers.entry.get().await.unwrap_err().kind(), ErrorKind::PermissionDenied, "{tokens:?}: it is revoked");
+        assert_eq!(watchers.entry.get().await.unwrap_err().kind(), ErrorKind::PermissionDenied, "{tokens:?}: the right is revoked");
         bench.change("UserGrantRole", "anna", "anna").await;
         watchers.go_on(&acting).await;
     }
 }
 
 #[tokio::test]
-async fn guards_and_streams_survive_a_password_that_is_wrong_for_a_moment() {
+async fn guards_and_streams_survive_wrong_password() {
     let bench = Bench::new(Tokens::Simple).await;
     let proxy = Proxy::to(bench.etcd.endpoint()).await;
     let watching = bench.client(&proxy.endpoint()).await;
@@ -200,13 +202,13 @@ async fn guards_and_streams_survive_a_password_that_is_wrong_for_a_moment() {
     proxy.cut();
     sleep(Duration::from_secs(2)).await;
     let read = watching.entry::<u64>("/anna/entry").unwrap().get().await;
-    assert_eq!(read.unwrap_err().kind(), ErrorKind::Unauthenticated, "it is wrong");
+    assert_eq!(read.unwrap_err().kind(), ErrorKind::Unauthenticated, "the password is wrong");
     bench.change("UserChangePassword", "anna", "secret").await;
     watchers.go_on(&acting).await;
 }
 
 #[tokio::test]
-async fn guard_is_lost_when_the_right_to_its_key_is_gone() {
+async fn guard_without_right_to_key_is_lost() {
     let bench = Bench::new(Tokens::Simple).await;
     let proxy = Proxy::to(bench.etcd.endpoint()).await;
     let client = bench.client(&proxy.endpoint()).await;
@@ -214,13 +216,13 @@ async fn guard_is_lost_when_the_right_to_its_key_is_gone() {
     sleep(Duration::from_secs(1)).await;
     bench.change("UserRevokeRole", "anna", "anna").await;
     proxy.cut();
-    // Current servers do not keep a lease alive either whose keys the user has no right to.
+    // Current servers also refuse to keep a lease alive if the user has no right to its keys.
     let reason = soon(lock.lost()).await.reason();
     assert!(matches!(reason, LostReason::Unverified | LostReason::Expired), "{reason}");
 }
 
 #[tokio::test]
-async fn permission_error_names_key_and_missing_right() {
+async fn permission_error_names_key_and_right() {
     let bench = Bench::new(Tokens::Simple).await;
     bench.admin.as_root().await.let_read("anna", "/readable").await;
     let client = bench.client(&bench.etcd.endpoint()).await;
@@ -261,7 +263,7 @@ async fn permission_error_names_key_and_missing_right() {
 }
 
 #[tokio::test]
-async fn lost_lock_says_what_the_server_refused() {
+async fn lost_lock_names_refusal_of_server() {
     for (call, second, cause) in [
         ("UserChangePassword", "other", ErrorKind::Unauthenticated),
         ("UserDelete", "", ErrorKind::Unauthenticated),
@@ -280,7 +282,7 @@ async fn lost_lock_says_what_the_server_refused() {
     }
 }
 
-/// Something adds a role, again and again.
+/// A task that adds roles again and again.
 struct Churn {
     changes: Arc<AtomicU64>,
     task: JoinHandle<()>,
@@ -292,7 +294,7 @@ impl Churn {
         let (endpoint, counted) = (endpoint.to_owned(), Arc::clone(&changes));
         let task = tokio::spawn(async move {
             for number in 0.. {
-                // A token is good for one change.
+                // A token is valid for one change only.
                 Admin::of(&endpoint).as_root().await.pair("RoleAdd", &format!("role-{number}"), "").await;
                 counted.fetch_add(1, Ordering::Relaxed);
             }
@@ -307,7 +309,7 @@ impl Churn {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_call_fails_while_users_are_changed_all_the_time() {
+async fn calls_succeed_while_users_keep_changing() {
     let bench = Bench::new(Tokens::Jwt).await;
     let client = bench.client(&bench.etcd.endpoint()).await;
     let churn = Churn::of(&bench.etcd.endpoint());
@@ -335,7 +337,7 @@ async fn no_call_fails_while_users_are_changed_all_the_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_logins_are_few_however_many_calls_wait() {
+async fn many_waiting_calls_cause_few_logins() {
     let bench = Bench::new(Tokens::Simple).await;
     let client = bench.client(&bench.etcd.endpoint()).await;
     bench.change("UserChangePassword", "anna", "other").await;
@@ -358,9 +360,9 @@ async fn refused_logins_are_few_however_many_calls_wait() {
     let answers = refused.load(Ordering::Relaxed);
     println!("{logins} logins, {answers} answers to 64 callers in 8 s");
     assert_eq!(recovered.load(Ordering::Relaxed), 0);
-    // The pauses double: seven come to 2 s, and from there on each is a second at least.
+    // The pauses double: seven of them add up to 2 s, and each later one is at least a second.
     assert!((4.0..20.0).contains(&logins), "{logins}");
-    assert!(answers >= 64, "every caller is answered with the refusal: {answers}");
+    assert!(answers >= 64, "every caller gets the refusal: {answers}");
     bench.change("UserChangePassword", "anna", "secret").await;
     soon(join_all(callers)).await.into_iter().for_each(|caller| caller.unwrap());
 }

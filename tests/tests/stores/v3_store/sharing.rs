@@ -1,4 +1,5 @@
-//! Watches of one client that want the same are one on the server, and nobody sees a difference. Counted by the server's own statistics.
+//! Equal watches of one client share one watch on the server, and their readers notice no
+//! difference. The server's statistics count the watches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,12 +42,12 @@ async fn until_watchers(etcd: &Etcd, wanted: f64) {
 }
 
 #[tokio::test]
-async fn a_thousand_watches_of_a_key_are_one_on_the_server_until_the_last_goes() {
+async fn equal_watches_share_one_server_watch() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let first = write(&store, &key("/app/a"), "0").await;
     let listed = WatchFrom::Listed(Revision::new(first));
-    // At the same time, and one after the other.
+    // Half of the watches start at the same time, and half one after the other.
     let mut streams = join_all((0..500).map(|_| watch(&store, "/app/a", listed))).await;
     for _ in 0..500 {
         streams.push(watch(&store, "/app/a", listed).await);
@@ -63,19 +64,19 @@ async fn a_thousand_watches_of_a_key_are_one_on_the_server_until_the_last_goes()
     assert_eq!(watchers(&etcd).await, 1.0);
     drop(last);
     until_watchers(&etcd, 0.0).await;
-    // And whoever wants it then has it.
+    // A later watch of the key starts a new one.
     let mut again = watch(&store, "/app/a", WatchFrom::Listed(Revision::new(third))).await;
     let fourth = write(&store, &key("/app/a"), "3").await;
     assert_eq!(next(&mut again).await.get(), fourth);
 }
 
 #[tokio::test]
-async fn in_a_store_that_is_written_to_elsewhere_they_become_one_all_the_same() {
+async fn watches_join_despite_writes_to_other_keys() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let mut streams = Vec::new();
     for number in 0..100 {
-        // Each names a revision that the watches of the key have heard nothing of.
+        // Each watch names a revision that the earlier watches of the key have not reached.
         let listed = WatchFrom::Listed(Revision::new(write(&store, &key("/elsewhere"), number.to_string()).await));
         streams.push(watch(&store, "/app/a", listed).await);
     }
@@ -89,7 +90,7 @@ async fn in_a_store_that_is_written_to_elsewhere_they_become_one_all_the_same() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_joins_while_it_is_written_misses_nothing_and_gets_nothing_twice() {
+async fn watches_joined_during_writes_are_whole() {
     const READERS: usize = 300;
     const BATCHES: usize = 50;
     let etcd = Etcd::start().await;
@@ -140,7 +141,7 @@ async fn who_joins_while_it_is_written_misses_nothing_and_gets_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_killed_breaks_all_of_them_and_they_resume_as_one() {
+async fn shared_watches_resume_as_one_after_kill() {
     let mut etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let first = Revision::new(write(&store, &key("/app/a"), "0").await);

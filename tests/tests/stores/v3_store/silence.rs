@@ -1,4 +1,4 @@
-//! G3: a call has a limit, and a wait may be given up at any time.
+//! Promise G3: a call has a limit, and a wait may be dropped at any time.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -25,10 +25,10 @@ fn call<'c, T>(name: &'static str, work: impl Future<Output = Result<T>> + 'c) -
     Box::pin(async move { (name, work.await.err()) })
 }
 
-/// The server takes everything and answers nothing. What waits for something that may never happen is left out: `acquire`, `campaign`, `lead`,
-/// `wait_for`, and the streams.
+/// The server accepts everything and answers nothing. Calls that wait for something that may never
+/// happen are left out: `acquire`, `campaign`, `lead`, `wait_for`, and the streams.
 #[tokio::test]
-async fn every_call_ends_while_the_server_is_silent() {
+async fn every_call_ends_on_silent_server() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let retry = RetryPolicy { call_timeout: Duration::from_secs(1), ..RetryPolicy::default() };
@@ -135,38 +135,38 @@ async fn every_call_ends_while_the_server_is_silent() {
         "resign": leader.resign().await;
         "proclaim": proclaimer.proclaim(&2).await;
     };
-    // Refused without a request.
+    // This call is refused without a request.
     assert_eq!(client.stats(StatsKind::Store).await.unwrap_err().kind(), ErrorKind::Unsupported);
     let count = calls.len();
     let ends = join_all(calls.into_iter().map(|call| timeout(PATIENCE, call))).await;
     let mut told = 0;
     for end in ends {
-        let (name, error) = end.expect("a call does not end");
-        let error = error.unwrap_or_else(|| panic!("{name} succeeds"));
+        let (name, error) = end.expect("every call ends in time");
+        let error = error.unwrap_or_else(|| panic!("{name} succeeded"));
         assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{name}: {:?}: {error}", error.kind());
         told += 1;
     }
     assert_eq!(told, count);
 }
 
-/// A view needs a read to begin, and no watch: only the connection of the watches is silent here.
+/// A view starts with a read and needs no watch. Only the connection of the watches is silent here.
 #[tokio::test]
-async fn live_begins_while_its_watch_is_silent() {
+async fn view_starts_while_its_watch_is_silent() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let retry = RetryPolicy { call_timeout: Duration::from_secs(1), ..RetryPolicy::default() };
     let client = Client::builder(&format!("etcd://{}", proxy.endpoint())).retry(retry).connect().await.unwrap();
     let entry = client.entry::<u64>("/entry").unwrap();
     entry.set(&1).await.unwrap();
-    // The next connection is the one of the watches.
+    // The next connection is that of the watches.
     proxy.hold(Some(proxy.accepted()));
-    let view = timeout(PATIENCE, entry.live()).await.expect("it begins").unwrap();
+    let view = timeout(PATIENCE, entry.live()).await.expect("the view starts in time").unwrap();
     assert_eq!(**view.get(), Some(1));
     let LiveStatus::Degraded { cause: Cause::Interrupted(error), .. } = view.status() else { panic!("{:?}", view.status()) };
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     proxy.hold(None);
     let written = entry.set(&2).await.unwrap();
-    assert_eq!(**timeout(PATIENCE, view.wait_for_revision(written)).await.expect("it follows").unwrap(), Some(2));
+    assert_eq!(**timeout(PATIENCE, view.wait_for_revision(written)).await.expect("the view follows in time").unwrap(), Some(2));
     let live = async {
         while !view.status().is_live() {
             sleep(Duration::from_millis(10)).await;
@@ -175,9 +175,9 @@ async fn live_begins_while_its_watch_is_silent() {
     timeout(PATIENCE, live).await.expect("the watch is created");
 }
 
-/// A wait that is given up after any time loses no change.
+/// A wait that is dropped after any time loses no change.
 #[tokio::test]
-async fn wait_for_a_change_may_be_given_up_at_any_time() {
+async fn dropped_waits_lose_no_change() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let direct = Client::connect(&etcd.url_v3()).await.unwrap().entry::<u64>("/counter").unwrap();
@@ -206,7 +206,7 @@ async fn wait_for_a_change_may_be_given_up_at_any_time() {
         }
     }
     while **view.get() != Some(WRITES) {
-        // Giving it up skips nothing that is newest.
+        // Dropping the wait does not skip the newest state.
         let _ = timeout(Duration::from_micros(fastrand::u64(..1500)), view.changed()).await;
     }
     let _proxy = writer.await.unwrap();

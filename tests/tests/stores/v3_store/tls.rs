@@ -1,4 +1,4 @@
-//! F20: TLS, and what is said when the two sides do not trust each other.
+//! Fault F20: TLS, and the errors when the two sides do not trust each other.
 
 use etcd_typed::store::connect::{ConnectOptions, Tls};
 use etcd_typed::store::v3::V3Store;
@@ -13,7 +13,8 @@ use tokio::time::{sleep, timeout};
 
 use super::{PATIENCE, key, options, put};
 
-/// A server with this certificate; with an authority it wants clients to have one, too.
+/// A server with this certificate. If `clients` is set, it requires client certificates signed by
+/// that authority.
 async fn server(files: &Files, (certificate, key): &Identity, clients: Option<&Authority>) -> Etcd {
     let client_ca = clients.map(|authority| files.put("client-ca", &authority.pem()));
     let files = TlsFiles { cert: files.put("cert", certificate), key: files.put("key", key), client_ca };
@@ -32,7 +33,8 @@ fn store(etcd: &Etcd, tls: Option<Tls>) -> Result<V3Store> {
     V3Store::new(&options)
 }
 
-/// The kind that reads, writes, watches and leases are refused with. No write is in doubt, since nothing was sent.
+/// The kind of error of a read, a write, a watch and a lease that are refused. The write is not in
+/// doubt, because it was not sent.
 async fn refusal(store: &V3Store) -> ErrorKind {
     let error = store.commit(put(&key("/a"), "1")).await.unwrap_err();
     assert!(!error.may_have_applied(), "{error}");
@@ -51,7 +53,7 @@ async fn works(store: &V3Store) {
 }
 
 #[tokio::test]
-async fn f20_a_server_is_trusted_by_its_authority_and_its_name() {
+async fn server_is_trusted_by_authority_and_name() {
     let (files, authority) = (Files::new(), Authority::new());
     let etcd = server(&files, &authority.sign(&["127.0.0.1", "etcd.test"]), None).await;
     works(&store(&etcd, Some(trusting(&authority))).unwrap()).await;
@@ -66,14 +68,14 @@ async fn f20_a_server_is_trusted_by_its_authority_and_its_name() {
 }
 
 #[tokio::test]
-async fn f20_a_certificate_that_ended_is_not_trusted() {
+async fn expired_certificate_is_not_trusted() {
     let (files, authority) = (Files::new(), Authority::new());
     let etcd = server(&files, &authority.sign_expired(&["127.0.0.1"]), None).await;
     assert_eq!(refusal(&store(&etcd, Some(trusting(&authority))).unwrap()).await, ErrorKind::Tls);
 }
 
 #[tokio::test]
-async fn f20_a_server_that_wants_a_certificate_gets_one() {
+async fn client_certificate_is_sent() {
     let (files, authority, clients) = (Files::new(), Authority::new(), Authority::new());
     let etcd = server(&files, &authority.sign(&["127.0.0.1"]), Some(&clients)).await;
     let with = |identity| {
@@ -81,15 +83,16 @@ async fn f20_a_server_that_wants_a_certificate_gets_one() {
         tls.identity = identity;
         let mut options = options([etcd.endpoint().as_str()]);
         options.tls = Some(tls);
-        // The server's word comes with the end of the connection, which on a busy machine may be over before the request is sent: then another
-        // one is made.
+        // The server's TLS alert arrives when the connection ends. On a busy machine that may
+        // happen before the request is sent, and then another connection is made.
         options.retry.call_timeout = PATIENCE;
         options.retry.read_attempt_timeout = PATIENCE;
         V3Store::new(&options).unwrap()
     };
     works(&with(Some(clients.sign(&["client"])))).await;
     for refused in [None, Some(Authority::new().sign(&["client"]))] {
-        // It is refused after the handshake, so a write could be on its way already; it is not, since something harmless goes first.
+        // The server refuses the client after the handshake, when the write could already be on its
+        // way. The write was not sent, because the client first sends a harmless request.
         let store = with(refused);
         let error = store.commit(put(&key("/a"), "1")).await.unwrap_err();
         assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Tls, false), "{error}");
@@ -98,19 +101,19 @@ async fn f20_a_server_that_wants_a_certificate_gets_one() {
 }
 
 #[tokio::test]
-async fn f20_tls_on_one_side_only() {
+async fn tls_on_one_side_is_tls_error() {
     let (files, authority) = (Files::new(), Authority::new());
     let plain = Etcd::start().await;
     assert_eq!(refusal(&store(&plain, Some(trusting(&authority))).unwrap()).await, ErrorKind::Tls);
     let etcd = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
-    // Such a server ends the connection without a word, as one that dies does; so it is asked what it speaks.
+    // The server closes the connection as a dying server would, so the store probes what it speaks.
     let mut options = options([etcd.endpoint().as_str()]);
     options.retry.call_timeout = Duration::from_millis(500);
     let error = V3Store::new(&options).unwrap().range(Range::of(Span::Key(key("/a")))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
 }
 
-/// A server of this behaviour: what it does with a connection.
+/// A server that does this with each connection.
 async fn strange<F: Future<Output = ()> + Send + 'static>(serve: fn(TcpStream) -> F) -> ConnectOptions {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut options = options([listener.local_addr().unwrap().to_string().as_str()]);
@@ -124,13 +127,13 @@ async fn strange<F: Future<Output = ()> + Send + 'static>(serve: fn(TcpStream) -
     options
 }
 
-/// The client sees a reset: there is something that was not read.
+/// Resets the connection: it is dropped with unread data.
 async fn reset(connection: TcpStream) {
     connection.readable().await.unwrap();
 }
 
 #[tokio::test]
-async fn f20_a_server_without_tls_may_reset_the_handshake() {
+async fn reset_handshake_of_plain_server_is_tls_error() {
     let options = strange(|mut connection| async move {
         let mut first = [0];
         connection.peek(&mut first).await.unwrap();
@@ -138,15 +141,16 @@ async fn f20_a_server_without_tls_may_reset_the_handshake() {
             return reset(connection).await;
         }
         connection.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
-        // Until the client is done with it.
+        // Wait until the client closes the connection.
         connection.read_to_end(&mut Vec::new()).await.unwrap();
     });
     assert_eq!(refusal(&V3Store::new(&options.await).unwrap()).await, ErrorKind::Tls);
 }
 
-/// As a server does that dies, or a proxy that has no server: that passes.
+/// A dying server, or a proxy without a server, closes the connection during the handshake. Both
+/// are temporary.
 #[tokio::test]
-async fn f20_a_handshake_that_is_cut_off_by_whom_is_not_known_is_unavailable() {
+async fn interrupted_handshake_is_unavailable() {
     let closing = strange(|mut connection| async move {
         let mut hello = [0; 4096];
         assert!(connection.read(&mut hello).await.unwrap() > 0);
@@ -157,7 +161,7 @@ async fn f20_a_handshake_that_is_cut_off_by_whom_is_not_known_is_unavailable() {
 }
 
 #[tokio::test]
-async fn f20_what_is_no_certificate_is_said_at_once() {
+async fn invalid_certificates_are_refused_at_once() {
     let broken = |change: fn(&mut Tls)| {
         let mut tls = trusting(&Authority::new());
         change(&mut tls);
@@ -174,7 +178,7 @@ async fn f20_what_is_no_certificate_is_said_at_once() {
     }
 }
 
-/// A stream, a view and a lock of one client, and something to watch.
+/// A stream, an election stream, a view and a lock of one client, and the entry that they watch.
 struct Watchers {
     entry: Entry<u64>,
     changes: EntryChanges<u64>,
@@ -191,15 +195,15 @@ impl Watchers {
         assert!(leaders.next().await.unwrap().unwrap().is_none());
         let (changes, live) = (entry.watch().await.unwrap(), entry.live().await.unwrap());
         let lock = client.lock("/lock").ttl(Duration::from_secs(60)).acquire().await.unwrap();
-        // The guard's own watch begins after a while.
+        // The guard starts its watch after a moment.
         sleep(Duration::from_secs(1)).await;
         Self { entry, changes, leaders, live, lock }
     }
 
-    /// All of them see what happens from now on.
+    /// Checks that all of them see the changes from now on.
     async fn go_on(mut self, client: &Client, value: u64) {
         let entry = self.entry.clone();
-        // A call may still meet the end of the connection that it was given.
+        // A call may still meet the end of its connection.
         timeout(PATIENCE, async { while entry.set(&value).await.is_err() {} }).await.unwrap();
         let change = timeout(PATIENCE, self.changes.next()).await.unwrap().expect("no end").expect("no error");
         assert_eq!(change.new, Some(value));
@@ -224,7 +228,7 @@ fn client(endpoints: &str, authority: &Authority) -> Client {
 }
 
 #[tokio::test]
-async fn streams_pass_over_an_endpoint_with_a_bad_certificate() {
+async fn streams_skip_endpoint_with_bad_certificate() {
     let (files, authority) = (Files::new(), Authority::new());
     let good = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
     let bad = [
@@ -234,7 +238,7 @@ async fn streams_pass_over_an_endpoint_with_a_bad_certificate() {
         Etcd::start().await,
     ];
     for bad in bad {
-        // Two members of a cluster, with one between them that cannot be trusted.
+        // Two proxies of the good server, with an untrusted endpoint between them.
         let (first, last) = (Proxy::to(good.endpoint()).await, Proxy::to(good.endpoint()).await);
         let client = client(&format!("{},{},{}", first.endpoint(), bad.endpoint(), last.endpoint()), &authority);
         client.directory("/").unwrap().delete_recursive().await.unwrap();
@@ -246,15 +250,15 @@ async fn streams_pass_over_an_endpoint_with_a_bad_certificate() {
 }
 
 #[tokio::test]
-async fn streams_wait_until_the_only_endpoint_has_a_good_certificate_again() {
+async fn streams_wait_for_good_certificate() {
     let (files, authority) = (Files::new(), Authority::new());
     let good = authority.sign(&["127.0.0.1"]);
     let mut etcd = server(&files, &good, None).await;
     let client = client(&etcd.endpoint(), &authority);
     let mut watchers = Watchers::begin(&client).await;
     restart_with(&mut etcd, &files, &Authority::new().sign(&["127.0.0.1"])).await;
-    assert!(timeout(Duration::from_secs(12), watchers.changes.next()).await.is_err(), "it waits");
-    let interruption = watchers.changes.interruption().expect("it says so");
+    assert!(timeout(Duration::from_secs(12), watchers.changes.next()).await.is_err(), "the stream waits");
+    let interruption = watchers.changes.interruption().expect("the stream reports the interruption");
     assert_eq!(interruption.error.kind(), ErrorKind::Tls, "{}", interruption.error);
     let degraded = watchers.live.status();
     assert!(degraded.to_string().contains("no TLS connection"), "{degraded}");
@@ -264,7 +268,8 @@ async fn streams_wait_until_the_only_endpoint_has_a_good_certificate_again() {
     watchers.go_on(&client, 1).await;
 }
 
-/// A server that goes on would take a client that it knows without another look at its certificate.
+/// Restarts the server with another certificate. A running server would resume the TLS session of a
+/// known client without showing its certificate.
 async fn restart_with(etcd: &mut Etcd, files: &Files, (certificate, key): &Identity) {
     etcd.terminate().await;
     for (name, content) in [("cert", certificate), ("key", key)] {
@@ -274,7 +279,7 @@ async fn restart_with(etcd: &mut Etcd, files: &Files, (certificate, key): &Ident
 }
 
 #[tokio::test]
-async fn bad_certificate_ends_a_call_only_when_all_endpoints_refuse() {
+async fn one_bad_certificate_does_not_end_calls() {
     let (files, authority) = (Files::new(), Authority::new());
     let good = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
     let bad = server(&Files::new(), &Authority::new().sign(&["127.0.0.1"]), None).await;
@@ -284,7 +289,8 @@ async fn bad_certificate_ends_a_call_only_when_all_endpoints_refuse() {
     entry.set(&1).await.unwrap();
     proxy.set(Mode::Refuse).await;
     proxy.cut();
-    // The good one cannot be reached, which may pass; so that is what the call waits for, and answers when it does not.
+    // The good endpoint cannot be reached, which may be temporary. The call waits for it, and
+    // reports it as unavailable at the end.
     assert_eq!(entry.get().await.unwrap_err().kind(), ErrorKind::Unavailable);
     let waiting = tokio::spawn(async move { entry.get().await });
     sleep(Duration::from_secs(4)).await;
@@ -293,7 +299,7 @@ async fn bad_certificate_ends_a_call_only_when_all_endpoints_refuse() {
 }
 
 #[tokio::test]
-async fn f20_one_endpoint_that_cannot_be_trusted_is_passed_over() {
+async fn untrusted_endpoint_is_skipped() {
     let (files, authority) = (Files::new(), Authority::new());
     let good = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
     let plain = Etcd::start().await;
@@ -304,9 +310,10 @@ async fn f20_one_endpoint_that_cannot_be_trusted_is_passed_over() {
     store.range(Range::of(Span::Key(key("/a")))).await.unwrap();
 }
 
-/// The server closes the connection without a word, as a crash does. Nothing is sent before a server has spoken.
+/// The server closes the connection as a crashing server would. The client sends no write before a
+/// server has answered.
 #[tokio::test]
-async fn write_without_tls_to_a_tls_server_is_not_in_doubt() {
+async fn plain_write_to_tls_server_is_not_in_doubt() {
     let (files, authority) = (Files::new(), Authority::new());
     let etcd = server(&files, &authority.sign(&["127.0.0.1"]), None).await;
     let mut options = options([etcd.endpoint().as_str()]);

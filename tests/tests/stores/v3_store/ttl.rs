@@ -1,4 +1,4 @@
-//! What writes with a time to live leave on a real server.
+//! The leases that writes with a time to live leave on a real server.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn lease_of(store: &V3Store, name: &str) -> LeaseId {
 }
 
 #[tokio::test]
-async fn writes_of_same_ttl_share_lease() {
+async fn writes_with_same_ttl_share_lease() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     for _ in 0..100 {
@@ -40,9 +40,9 @@ async fn writes_of_same_ttl_share_lease() {
         .for_each(|write| drop(write.unwrap()));
     assert_eq!(granted(&etcd).await, 1.0);
     let left = store.time_to_live(lease_of(&store, "/one").await).await.unwrap().unwrap();
-    assert!(left >= HOUR, "a key ends no sooner than its write says: {left:?}");
+    assert!(left >= HOUR, "the key lives at least as long as requested: {left:?}");
     assert!(left <= HOUR + HOUR / 20, "{left:?}");
-    // Another time to live is another lease.
+    // Another time to live uses another lease.
     store.commit(expiring("/one", HOUR * 2)).await.unwrap();
     assert_eq!(granted(&etcd).await, 2.0);
 }
@@ -55,7 +55,7 @@ async fn concurrent_first_writes_share_lease() {
     assert_eq!(granted(&etcd).await, 1.0);
 }
 
-/// The lease of a short time to live is as long as it was asked for, so it is not shared.
+/// A short time to live has a lease of exactly that length, so the lease is not shared.
 #[tokio::test]
 async fn short_ttl_is_exact() {
     let etcd = Etcd::start().await;
@@ -71,7 +71,7 @@ async fn short_ttl_is_exact() {
 }
 
 #[tokio::test]
-async fn ended_shared_lease_is_replaced() {
+async fn revoked_shared_lease_is_replaced() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     store.commit(expiring("/one", HOUR)).await.unwrap();
@@ -79,13 +79,13 @@ async fn ended_shared_lease_is_replaced() {
     store.revoke(first).await.unwrap();
     store.commit(expiring("/one", HOUR)).await.unwrap();
     assert_ne!(lease_of(&store, "/one").await, first);
-    // A lease of the caller's own that ended is an error all the same.
+    // A write with a lease of the caller still fails if that lease has ended.
     let mut both = expiring("/one", HOUR);
     both.then.push(Op::Put { key: key("/two"), value: Bytes::new(), expiry: Expiry::With(first), previous: false });
     assert_eq!(store.commit(both).await.unwrap_err().kind(), ErrorKind::LeaseLost);
 }
 
-/// A write that is refused leaves no lease, and takes none from a key that has it.
+/// A refused write leaves no lease behind, and does not revoke the lease of another key.
 #[tokio::test]
 async fn refused_write_keeps_shared_lease() {
     let etcd = Etcd::start().await;

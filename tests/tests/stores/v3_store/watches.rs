@@ -32,7 +32,7 @@ pub(super) async fn ends(stream: &mut WatchStream) -> bool {
     timeout(PATIENCE, stream.next()).await.expect("an end in time").is_none()
 }
 
-/// `path=value`, or `path` of a delete.
+/// `path=value` for a put, `path` for a delete.
 fn text(event: &Event) -> String {
     match event {
         Event::Put { kv, .. } => format!("{}={}", String::from_utf8_lossy(&kv.key), String::from_utf8_lossy(&kv.value)),
@@ -54,7 +54,7 @@ pub(super) async fn until_metric(etcd: &Etcd, name: &str, wanted: f64) {
 }
 
 #[tokio::test]
-async fn w1_w3_w6_what_is_written_after_the_list_comes_in_order_and_whole() {
+async fn watch_yields_whole_revisions_in_order() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let (app, a, b) = (key("/app"), key("/app/a"), key("/app/b"));
@@ -76,7 +76,7 @@ async fn w1_w3_w6_what_is_written_after_the_list_comes_in_order_and_whole() {
 }
 
 #[tokio::test]
-async fn w6_what_is_written_between_the_list_and_the_watch_is_not_missed() {
+async fn writes_between_list_and_watch_are_seen() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/app/a");
@@ -91,7 +91,7 @@ async fn w6_what_is_written_between_the_list_and_the_watch_is_not_missed() {
 }
 
 #[tokio::test]
-async fn a_watch_from_before_everything_sees_all_of_it() {
+async fn watch_from_zero_sees_everything() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/app/a");
@@ -103,7 +103,7 @@ async fn a_watch_from_before_everything_sees_all_of_it() {
 }
 
 #[tokio::test]
-async fn f12_a_start_before_the_compaction_is_history_lost_and_a_delete_at_its_revision_is_not() {
+async fn watch_notices_compacted_delete() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/app/a");
@@ -111,7 +111,8 @@ async fn f12_a_start_before_the_compaction_is_history_lost_and_a_delete_at_its_r
     write(&store, &a, "1").await;
     let gone = store.commit(delete(&a)).await.unwrap().revision.get();
     Admin::of(&etcd.endpoint()).compact(gone).await;
-    // Whoever saw the revision before the delete must not be left without it: with a start at `gone`, 3.4.23 and 3.5.1 drop it in silence.
+    // A watcher that saw the revision before the delete must learn of the delete. With a start at
+    // `gone`, 3.4.23 and 3.5.1 silently drop it.
     for seen in [first, gone - 1] {
         for from in [WatchFrom::Listed(Revision::new(seen)), WatchFrom::Resumed(Revision::new(seen))] {
             let mut stream = watch(&store, Span::Below(key("/app")), from).await;
@@ -126,7 +127,7 @@ async fn f12_a_start_before_the_compaction_is_history_lost_and_a_delete_at_its_r
 }
 
 #[tokio::test]
-async fn f21_a_server_with_less_history_is_behind() {
+async fn watch_of_wiped_server_is_behind() {
     let mut etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/app/a");
@@ -146,7 +147,7 @@ async fn f21_a_server_with_less_history_is_behind() {
     }
 }
 
-/// A watch makes one attempt; whoever wants it repeats it.
+/// Repeats `watch` until it succeeds, because the store makes one attempt.
 async fn eventually(store: &V3Store, span: Span, from: WatchFrom) -> WatchStream {
     let attempts = async {
         loop {
@@ -161,7 +162,7 @@ async fn eventually(store: &V3Store, span: Span, from: WatchFrom) -> WatchStream
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn w4_f9_nothing_is_lost_or_doubled_over_kills_and_cuts() {
+async fn watch_yields_whole_history_over_kills() {
     const WRITES: u64 = 3000;
     let mut etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
@@ -178,7 +179,7 @@ async fn w4_f9_nothing_is_lost_or_doubled_over_kills_and_cuts() {
                 then.push(Op::put(&key("/app/also"), Bytes::from(number.to_string())));
             }
             let txn = Txn { then, ..Txn::default() };
-            // A write that may have been applied is seen in the history at the end, or is not.
+            // A write in doubt may or may not appear in the history.
             if let Ok(committed) = store.commit(txn).await {
                 written.push((committed.revision, number));
             }
@@ -237,7 +238,7 @@ async fn w4_f9_nothing_is_lost_or_doubled_over_kills_and_cuts() {
     println!("{faults} faults, {breaks} breaks, {} of {WRITES} writes acknowledged, {} revisions seen", written.len(), seen.len());
     assert!(breaks >= 5, "the faults must have hit the watch: {breaks}");
 
-    // An undisturbed watch of the whole history is the truth.
+    // A watch without faults over the whole history gives the expected result.
     let mut stream = watch(&direct, span.clone(), WatchFrom::Resumed(Revision::ZERO)).await;
     let mut truth = Vec::new();
     while truth.last().is_none_or(|batch: &Batch| batch.revision < end) {
@@ -251,7 +252,7 @@ async fn w4_f9_nothing_is_lost_or_doubled_over_kills_and_cuts() {
 }
 
 #[tokio::test]
-async fn w9_many_watches_share_a_stream_and_dropping_them_ends_them_on_the_server() {
+async fn dropped_watches_end_on_server() {
     const WATCHES: usize = 300;
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
@@ -267,14 +268,14 @@ async fn w9_many_watches_share_a_stream_and_dropping_them_ends_them_on_the_serve
     until_metric(&etcd, "etcd_debugging_mvcc_watcher_total", 1.0).await;
     drop(keep);
     until_metric(&etcd, "etcd_debugging_mvcc_watch_stream_total", 0.0).await;
-    // And the next one has a stream again.
+    // The next watch opens a new stream.
     let mut stream = watch(&store, Span::Key(key("/app/a")), listed).await;
     write(&store, &key("/app/a"), "1").await;
     assert_eq!(texts(&batch(&mut stream).await), ["/app/a=1"]);
 }
 
 #[tokio::test]
-async fn w9_created_and_dropped_many_times_nothing_stays() {
+async fn repeated_watches_leave_nothing_on_server() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let listed = WatchFrom::Listed(Revision::new(write(&store, &key("/app/a"), "0").await));
@@ -282,7 +283,7 @@ async fn w9_created_and_dropped_many_times_nothing_stays() {
     for round in 0..2000 {
         let opened = watch(&store, Span::Key(key("/app/b")), listed).await;
         if round % 2 == 0 {
-            // Given up while it is being created.
+            // This watch is dropped while it is created.
             let second = store.watch(Watch { span: Span::Key(key("/app/b")), from: listed });
             drop(timeout(Duration::from_micros(50), second).await);
         }
@@ -294,7 +295,7 @@ async fn w9_created_and_dropped_many_times_nothing_stays() {
 }
 
 #[tokio::test]
-async fn w8_a_reader_that_does_not_read_lags_and_delays_nobody() {
+async fn slow_reader_lags_alone() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/app/a");
@@ -304,7 +305,7 @@ async fn w8_a_reader_that_does_not_read_lags_and_delays_nobody() {
     let mut busy = watch(&store, Span::Key(a.clone()), listed).await;
     let lease = etcd_typed::LeaseId::random();
     store.grant(lease, Duration::from_secs(60)).await.unwrap();
-    // 30 MB, more than is kept for a reader and than fits the windows of a connection.
+    // 30 MB, more than is kept for a reader and more than the flow-control windows of a connection.
     let value = Bytes::from(vec![b'x'; 100_000]);
     for number in 1..=300 {
         let revision = write(&store, &a, value.clone()).await;
@@ -326,7 +327,7 @@ async fn w8_a_reader_that_does_not_read_lags_and_delays_nobody() {
     }
     assert!(ends(&mut idle).await);
     assert!((1..300).contains(&kept), "{kept}");
-    // The caller goes on after the last batch it saw.
+    // The caller resumes after the last batch that it saw.
     let mut again = watch(&store, Span::Key(a.clone()), WatchFrom::Resumed(Revision::new(first + kept))).await;
     for number in kept + 1..=300 {
         assert_eq!(batch(&mut again).await.revision, Revision::new(first + number));
@@ -334,7 +335,7 @@ async fn w8_a_reader_that_does_not_read_lags_and_delays_nobody() {
 }
 
 #[tokio::test]
-async fn f29_a_large_replay_in_fragments_is_whole() {
+async fn fragmented_replay_is_whole() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     // Each revision has two keys of 600 kB, so a fragment (2 MB) ends in the middle of a revision.
@@ -353,7 +354,7 @@ async fn f29_a_large_replay_in_fragments_is_whole() {
 }
 
 #[tokio::test]
-async fn w7_a_server_that_freezes_is_noticed() {
+async fn watch_notices_frozen_server() {
     let etcd = Etcd::start().await;
     let mut options = options([etcd.endpoint().as_str()]);
     options.keep_alive_interval = Duration::from_secs(5);
@@ -361,31 +362,31 @@ async fn w7_a_server_that_freezes_is_noticed() {
     let listed = WatchFrom::Listed(Revision::new(write(&store, &key("/app/a"), "0").await));
     let mut stream = watch(&store, Span::Below(key("/app")), listed).await;
     etcd.pause();
-    let error = timeout(PATIENCE, stream.next()).await.expect("noticed").unwrap().unwrap_err();
+    let error = timeout(PATIENCE, stream.next()).await.expect("the watch ends in time").unwrap().unwrap_err();
     etcd.resume();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(ends(&mut stream).await);
 }
 
 #[tokio::test]
-async fn a_watch_of_nobody_is_an_error_of_the_kind_unavailable() {
+async fn watch_without_server_is_unavailable() {
     let store = store("127.0.0.1:1");
     let wanted = Watch { span: Span::Key(Key::root().child("a")), from: WatchFrom::Listed(Revision::new(1)) };
-    let error = store.watch(wanted).await.err().expect("nobody is there");
+    let error = store.watch(wanted).await.err().expect("no server listens");
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(!error.may_have_applied());
 }
 
 #[tokio::test]
-async fn f6_w7_a_watch_at_a_member_that_lost_the_others_ends() {
+async fn watch_at_isolated_member_ends() {
     let mut cluster = Etcd::cluster(3).await;
     let store = store(&cluster.member(0).endpoint());
     let listed = WatchFrom::Listed(Revision::new(write(&store, &key("/app/a"), "0").await));
     let mut stream = watch(&store, Span::Below(key("/app")), listed).await;
     cluster.member(1).kill().await;
     cluster.member(2).kill().await;
-    // Without `hasleader` it would be silent for ever.
-    let error = timeout(PATIENCE, stream.next()).await.expect("noticed").unwrap().unwrap_err();
+    // Without `hasleader` the watch would be silent forever.
+    let error = timeout(PATIENCE, stream.next()).await.expect("the watch ends in time").unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(error.to_string().contains("no leader"), "{error}");
 }

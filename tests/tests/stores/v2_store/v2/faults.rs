@@ -1,4 +1,5 @@
-//! One watch over etcd v2 while its server is killed and its connections are cut, under a writer: it yields the writer's history.
+//! A watch over etcd v2 yields exactly the writer's history while its server is killed and its
+//! connections are cut.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -13,11 +14,12 @@ use super::launch;
 
 const FAULTS: usize = 60;
 
-/// Only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Writes until it is written once, by the only writer of this entry. The outcome of an attempt may be unknown, and one that hangs may be applied
-/// late; each wants the value before it, so that only one of them is.
+/// Writes a value exactly once, as the only writer of this entry. An attempt may have an unknown
+/// outcome or be applied late. Every attempt expects the value before, so only one of them is
+/// applied.
 async fn write_once(entry: &Entry<String>, before: Option<&String>, value: &String) {
     let expected = before.map_or(Expect::Absent, Expect::value);
     loop {
@@ -30,17 +32,17 @@ async fn write_once(entry: &Entry<String>, before: Option<&String>, value: &Stri
 }
 
 #[tokio::test]
-async fn w2_w4_a_watch_yields_the_history_over_kills_and_cuts() {
-    a_watch_yields_the_history(Some(4)).await;
+async fn watch_yields_whole_history_over_kills() {
+    watch_yields_whole_history(Some(4)).await;
 }
 
 #[tokio::test]
-async fn w2_w4_a_watch_yields_the_history_over_cuts() {
-    a_watch_yields_the_history(None).await;
+async fn watch_yields_whole_history_over_cuts() {
+    watch_yields_whole_history(None).await;
 }
 
-/// One of so many faults is a kill, the others are cuts.
-async fn a_watch_yields_the_history(kill: Option<usize>) {
+/// Every `kill`-th fault is a kill, the others are cuts.
+async fn watch_yields_whole_history(kill: Option<usize>) {
     let mut etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let client = Client::connect(&format!("etcd2://{}", proxy.endpoint())).await.unwrap();
@@ -94,7 +96,8 @@ async fn a_watch_yields_the_history(kill: Option<usize>) {
     done.store(true, Ordering::Relaxed);
     let written = timeout(LIMIT, writer).await.expect("the writer ends").unwrap();
     let seen = timeout(LIMIT, watcher).await.expect("the watcher ends").unwrap();
-    // Past the capture of a test that passes, so that the figures are in every log.
+    // Writes to standard error without the test harness, which would hide the output of a passing
+    // test.
     let mut log = std::io::stderr();
     writeln!(log, "v2: {cuts} cuts, {kills} kills: {} writes, {} changes seen", written.len(), seen.len()).unwrap();
     assert_eq!(seen, written);
@@ -107,10 +110,11 @@ struct Settings {
     note: Option<String>,
 }
 
-/// The client comes back when the new cluster is further than the former one was, and the newest key that it saw may be the same one, written again.
-/// Nothing but the name of the cluster tells.
+/// The client returns when the new cluster is ahead of the former one. The newest key that the
+/// client saw may have been written again unchanged. Only the id of the cluster shows the
+/// difference.
 #[tokio::test]
-async fn clients_go_on_in_a_new_cluster() {
+async fn clients_recover_in_new_cluster() {
     let mut etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let client = Client::connect(&format!("etcd2://{}", proxy.addr())).await.unwrap();
@@ -120,7 +124,7 @@ async fn clients_go_on_in_a_new_cluster() {
     let mut changes = dir.watch().await.unwrap();
     let named = client.lock("/locks/a").ttl(Duration::from_secs(600));
     let held = named.acquire().await.unwrap();
-    // Long enough for the lock's watch to begin.
+    // Long enough for the lock's watch to start.
     sleep(Duration::from_millis(300)).await;
 
     proxy.set(Mode::Refuse).await;
@@ -140,7 +144,7 @@ async fn clients_go_on_in_a_new_cluster() {
         }
     };
     let update = timeout(LIMIT, resynced).await.expect("the watch starts again from the state of the new cluster");
-    assert_eq!(update.changes.len(), 2, "one value is another, and one is gone: {update:?}");
+    assert_eq!(update.changes.len(), 2, "one value changed, and one was deleted: {update:?}");
     timeout(LIMIT, held.lost()).await.expect("the lock is lost");
     assert!(!held.is_held());
     timeout(LIMIT, named.acquire()).await.expect("in time").unwrap().release().await.unwrap();

@@ -1,4 +1,5 @@
-//! The v2 store against what is no etcd: proxies, other servers, and answers that break off or never end.
+//! The v2 store against servers that are not etcd: proxies, other servers, and answers that break
+//! off or never end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,24 +16,24 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A server that answers every request with the same bytes, but for those of `/version` where they have an answer of their own, and closes the
-/// connection.
+/// A server that answers every request with the same bytes and closes the connection. Requests of
+/// `/version` may have another answer.
 struct Fake {
     port: u16,
     requests: Arc<AtomicU64>,
     task: JoinHandle<()>,
 }
 
-/// What a [`Fake`] answers.
+/// The answers of a [`Fake`].
 #[derive(Default)]
 struct Script {
     answer: Vec<u8>,
-    /// To a request of `/version`, where it is not `answer`.
+    /// The answer to requests of `/version`, if it differs from `answer`.
     version: Option<Vec<u8>>,
-    /// After `answer` this comes so many times.
+    /// Bytes that follow `answer`, and how many times.
     filler: (Vec<u8>, usize),
 }
 
@@ -53,7 +54,7 @@ impl Fake {
                     seen.fetch_add(1, Ordering::Relaxed);
                     let asks_for_version = request.starts_with(b"GET /version ");
                     let answer = script.version.as_ref().filter(|_| asks_for_version).unwrap_or(&script.answer);
-                    // The client may have enough before the end.
+                    // The client may close the connection before the end.
                     let _ = stream.write_all(answer).await;
                     for _ in 0..script.filler.1 {
                         if stream.write_all(&script.filler.0).await.is_err() {
@@ -125,7 +126,8 @@ async fn watch(store: &V2Store) -> Error {
     }
 }
 
-/// One row: what is answered, and what a read, a write (with whether it may have been applied) and a watch make of it.
+/// Checks one answer: the errors of a read, of a write (with whether it may have been applied) and
+/// of a watch.
 async fn row(answer: &str, on_read: ErrorKind, on_write: (ErrorKind, bool), on_watch: ErrorKind) {
     let fake = Fake::start(answer).await;
     let store = store(&[fake.port]);
@@ -139,7 +141,7 @@ async fn row(answer: &str, on_read: ErrorKind, on_write: (ErrorKind, bool), on_w
 }
 
 #[tokio::test]
-async fn answers_that_are_not_etcds() {
+async fn foreign_answers_are_classified() {
     use ErrorKind::{PermissionDenied, Server, TooLarge, Unauthenticated, Unavailable};
     let html = "<html><body>hello</body></html>";
     let index = "X-Etcd-Index: 7\r\n";
@@ -160,9 +162,10 @@ async fn answers_that_are_not_etcds() {
     row(&http("413 Too Large", "", ""), TooLarge, (TooLarge, false), TooLarge).await;
 }
 
-/// A 404 without etcd's index tells nothing, so the server is asked for its version: once for each call, and after no other answer.
+/// A 404 without etcd's index does not say why, so the store asks the server for its version: once
+/// for each call, and after no other answer.
 #[tokio::test]
-async fn not_found_names_what_the_server_is() {
+async fn not_found_error_names_server() {
     use ErrorKind::{Server, Unsupported};
     let etcd = |version| http("200 OK", "", &format!(r#"{{"etcdserver":"{version}","etcdcluster":"3.0.0"}}"#));
     let html = "<html>no such page</html>";
@@ -190,16 +193,16 @@ async fn not_found_names_what_the_server_is() {
         }
         assert_eq!(fake.requests(), 6, "each call asks once: {version}");
     }
-    // That a key does not exist is an answer of the keys API.
+    // A missing key is an answer of the keys API.
     let missing = r#"{"errorCode":100,"message":"Key not found","cause":"/a","index":7}"#;
     let fake = Fake::start(http("404 Not Found", "X-Etcd-Index: 7\r\n", missing)).await;
     assert_eq!(read(&store(&[fake.port])).await.unwrap(), Revision::new(7));
     assert_eq!(fake.requests(), 1);
 }
 
-/// The write was refused before the question that takes all its time.
+/// The write was refused before the request for the version, which takes the rest of the time.
 #[tokio::test]
-async fn refused_write_is_no_doubt_while_the_version_is_awaited() {
+async fn refused_write_is_not_in_doubt() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = silent.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -218,7 +221,7 @@ async fn refused_write_is_no_doubt_while_the_version_is_awaited() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed() {
+async fn redirects_are_not_followed() {
     let target = Fake::start(http("200 OK", "X-Etcd-Index: 7\r\n", NODE)).await;
     for status in ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"] {
         let location = format!("Location: http://127.0.0.1:{}/v2/keys/a\r\n", target.port);
@@ -229,7 +232,7 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_read_goes_on_to_an_endpoint_that_is_etcd() {
+async fn reads_skip_endpoints_other_than_etcd() {
     let good = Fake::start(http("200 OK", "X-Etcd-Index: 7\r\n", NODE)).await;
     for answer in ["", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"] {
         let bad = Fake::start(answer).await;
@@ -241,7 +244,7 @@ async fn a_read_goes_on_to_an_endpoint_that_is_etcd() {
 }
 
 #[tokio::test]
-async fn an_answer_without_end_is_not_read_to_its_end() {
+async fn endless_answer_is_too_large() {
     let head = "HTTP/1.1 200 OK\r\nX-Etcd-Index: 7\r\nContent-Length: 4000000000\r\n\r\n";
     let fake = Fake::play(Script { answer: head.into(), filler: (vec![b' '; 1 << 20], 4000), ..Script::default() }).await;
     let mut options = options(&[fake.port]);
@@ -252,7 +255,7 @@ async fn an_answer_without_end_is_not_read_to_its_end() {
 }
 
 #[tokio::test]
-async fn no_error_shows_a_value_or_a_password() {
+async fn errors_show_no_value_or_password() {
     let fake = Fake::start("").await;
     let mut options = options(&[fake.port, 1]);
     options.credentials = Some(Credentials { user: "me".to_owned(), password: "open sesame".to_owned() });

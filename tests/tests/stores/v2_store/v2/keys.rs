@@ -1,4 +1,5 @@
-//! The v2 store on a real server: what is read and written, what is refused, and which of the server's traps it keeps out of.
+//! The v2 store on a real server: reads, writes, refused calls, and quirks of the server that the
+//! store avoids.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{cluster, launch};
 
-/// Only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn endpoint(port: u16) -> Endpoint {
@@ -37,7 +38,7 @@ fn write(op: Op) -> Txn {
     Txn { then: vec![op], ..Txn::default() }
 }
 
-/// A put of the key on this condition, which reads it otherwise.
+/// A put of the key under this condition. If the condition fails, the transaction reads the key.
 fn put_if(at: &Key, condition: Condition, value: &str) -> Txn {
     Txn {
         compares: vec![Compare::key(at, condition)],
@@ -63,7 +64,7 @@ async fn get(store: &V2Store, at: &Key) -> Option<String> {
     reply.kvs.first().map(|kv| String::from_utf8(kv.value.to_vec()).expect("text"))
 }
 
-/// The value that a failed condition read.
+/// The value that the transaction read because its condition failed.
 fn current(committed: &Committed) -> Option<String> {
     assert!(!committed.succeeded);
     match committed.results.as_slice() {
@@ -72,7 +73,7 @@ fn current(committed: &Committed) -> Option<String> {
     }
 }
 
-/// One HTTP request of somebody else: what the store itself never sends.
+/// Sends an HTTP request that the store itself never sends.
 async fn foreign(etcd: &Etcd, request: &str, kind: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(etcd.endpoint()).await.expect("a connection");
     let head = format!(
@@ -88,7 +89,7 @@ async fn foreign(etcd: &Etcd, request: &str, kind: &str, body: &str) -> String {
 const FORM: &str = "application/x-www-form-urlencoded";
 
 #[tokio::test]
-async fn a_value_is_written_and_read_with_its_revisions() {
+async fn value_is_read_with_its_revisions() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let a = key("/dir/a");
@@ -108,7 +109,7 @@ async fn a_value_is_written_and_read_with_its_revisions() {
 }
 
 #[tokio::test]
-async fn hostile_keys_and_values_come_back_as_they_were() {
+async fn unusual_keys_and_values_are_unchanged() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let root = key("/round trip");
@@ -126,11 +127,12 @@ async fn hostile_keys_and_values_come_back_as_they_were() {
 }
 
 #[tokio::test]
-async fn keys_that_a_request_cannot_carry_are_refused() {
+async fn keys_too_long_for_request_are_refused() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let longest = key(&format!("/{}", "k".repeat(2991)));
-    // The first request of a connection is the one that is reset when it is too long.
+    // A server resets the connection if its first request is too long, so this uses a new
+    // connection.
     put(&store, &longest, "v").await;
     let deleted = connect(etcd.port()).commit(delete_if(&longest, Condition::Value(Bytes::from("x".repeat(5000))))).await.unwrap();
     assert_eq!(current(&deleted).as_deref(), Some("v"));
@@ -143,7 +145,7 @@ async fn keys_that_a_request_cannot_carry_are_refused() {
 }
 
 #[tokio::test]
-async fn every_condition_on_a_put() {
+async fn puts_support_every_condition() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let a = key("/a");
@@ -153,11 +155,11 @@ async fn every_condition_on_a_put() {
     let b = key("/b");
     assert_eq!(current(&store.commit(put_if(&b, Condition::Present, "x")).await.unwrap()), None);
     assert_eq!(current(&store.commit(put_if(&b, Condition::Modified(created.revision), "x")).await.unwrap()), None);
-    // The server takes a zero for no condition.
+    // The server would treat an index of zero as no condition.
     assert_eq!(current(&store.commit(put_if(&a, Condition::Modified(Revision::ZERO), "x")).await.unwrap()).as_deref(), Some("1"));
     assert_eq!(current(&store.commit(put_if(&a, Condition::Modified(created.revision.next()), "x")).await.unwrap()).as_deref(), Some("1"));
     assert!(store.commit(put_if(&a, Condition::Modified(created.revision), "")).await.unwrap().succeeded);
-    // The server refuses an empty value as a condition.
+    // The server itself refuses an empty value as a condition.
     assert!(store.commit(put_if(&a, Condition::Value(Bytes::new()), "2")).await.unwrap().succeeded);
     assert_eq!(current(&store.commit(put_if(&a, Condition::Value(Bytes::new()), "x")).await.unwrap()).as_deref(), Some("2"));
     assert_eq!(current(&store.commit(put_if(&a, Condition::Value(text("no")), "x")).await.unwrap()).as_deref(), Some("2"));
@@ -169,7 +171,7 @@ async fn every_condition_on_a_put() {
     let now = store.commit(put_if(&a, Condition::UnchangedSince(Revision::new(u64::MAX)), "5")).await.unwrap();
     assert!(now.succeeded);
     assert_eq!(current(&store.commit(put_if(&a, Condition::UnchangedSince(created.revision), "x")).await.unwrap()).as_deref(), Some("5"));
-    // Swaps keep the life of the key, a plain put begins another.
+    // A swap keeps the creation index of the key. A plain put starts a new one.
     let kv = |reply: RangeReply| reply.kvs.into_iter().next().expect("a value");
     assert_eq!(kv(store.range(Range::of(Span::Key(a.clone()))).await.unwrap()).created, created.revision);
     let swapped = Op::Put { key: a.clone(), value: text("6"), expiry: Expiry::Never, previous: true };
@@ -180,11 +182,11 @@ async fn every_condition_on_a_put() {
 }
 
 #[tokio::test]
-async fn every_condition_on_a_delete() {
+async fn deletes_support_every_condition() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let a = key("/a");
-    // The server ignores conditions in the body of a delete, and a zero as an index.
+    // The server ignores conditions in the body of a delete, and an index of zero.
     let one = put(&store, &a, "1").await;
     for condition in [
         Condition::Value(text("no")),
@@ -219,7 +221,7 @@ async fn every_condition_on_a_delete() {
 }
 
 #[tokio::test]
-async fn what_is_read_and_swapped_is_swapped_once_among_many() {
+async fn one_of_many_concurrent_swaps_succeeds() {
     let etcd = launch(Etcd::builder()).await;
     let a = key("/a");
     let store = std::sync::Arc::new(connect(etcd.port()));
@@ -236,7 +238,7 @@ async fn what_is_read_and_swapped_is_swapped_once_among_many() {
 }
 
 #[tokio::test]
-async fn directories_and_what_is_none() {
+async fn directory_operations_refuse_files() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let (d, file, inside) = (key("/d"), key("/file"), key("/d/sub/x"));
@@ -249,7 +251,7 @@ async fn directories_and_what_is_none() {
     put(&store, &file, "precious").await;
     assert!(store.commit(make(&d)).await.unwrap().succeeded);
     assert_eq!(kind(make(&d)).await, ErrorKind::AlreadyExists);
-    // The server would make a directory of the file, empty it, or delete it.
+    // The server itself would turn the file into a directory, empty it, or delete it.
     assert_eq!(kind(make(&file)).await, ErrorKind::AlreadyExists);
     assert_eq!(kind(update(&file, None)).await, ErrorKind::NotADirectory);
     assert_eq!(kind(update(&file, Some(LIMIT))).await, ErrorKind::NotADirectory);
@@ -277,7 +279,7 @@ async fn directories_and_what_is_none() {
     assert_eq!(list(&store, &Key::root()).await.kvs.len(), 2);
 
     if etcd.version().starts_with("3.5.") {
-        // A defect of the server: it cannot update directories, and answers as if raft had failed.
+        // By a defect, this server cannot update directories and answers as if raft had failed.
         let error = store.commit(update(&d, Some(LIMIT))).await.unwrap_err();
         assert_eq!((error.kind(), error.may_have_applied()), (ErrorKind::Unsupported, false));
     } else {
@@ -298,7 +300,7 @@ async fn directories_and_what_is_none() {
 }
 
 #[tokio::test]
-async fn hidden_names_are_there_by_name_and_not_in_listings() {
+async fn hidden_keys_are_read_but_not_listed() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     put(&store, &key("/d/_hidden/x"), "h").await;
@@ -309,8 +311,8 @@ async fn hidden_names_are_there_by_name_and_not_in_listings() {
 }
 
 #[tokio::test]
-async fn what_v2_cannot_do_is_refused_before_it_is_sent() {
-    // Nobody listens there: whatever is sent fails otherwise.
+async fn unsupported_operations_are_refused_before_sending() {
+    // No server listens on this port, so a request would fail with another error.
     let store = connect(1);
     let (a, b) = (key("/a"), key("/b"));
     let unsupported = [
@@ -336,18 +338,18 @@ async fn what_v2_cannot_do_is_refused_before_it_is_sent() {
 }
 
 #[tokio::test]
-async fn the_largest_value_goes_through_whatever_is_in_it() {
+async fn largest_value_works_with_any_content() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let a = key("/a");
-    // Every byte is escaped by three, and by six in the answer.
+    // Each byte is escaped to three in the request, and to six in the answer.
     let value = "&".repeat(store.capabilities().max_value);
     put(&store, &a, &value).await;
     assert_eq!(get(&store, &a).await.as_deref(), Some(value.as_str()));
 }
 
 #[tokio::test]
-async fn a_time_to_live_is_said_and_kept() {
+async fn ttl_is_reported_and_kept() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let a = key("/a");
@@ -355,7 +357,8 @@ async fn a_time_to_live_is_said_and_kept() {
     store.commit(write(put(Duration::from_secs(100)))).await.unwrap();
     let ttl = async || store.range(Range::of(Span::Key(a.clone()))).await.unwrap().kvs.first().map(|kv| kv.ttl);
     assert!(ttl().await.unwrap().unwrap() <= Duration::from_secs(100));
-    // Far above what the server's clock can count, where the key would never expire or at once.
+    // Far above what the server's clock can count. The server itself would never expire such a key,
+    // or expire it at once.
     store.commit(write(put(Duration::MAX))).await.unwrap();
     assert!(ttl().await.unwrap().unwrap() > Duration::from_secs(3_000_000_000));
     store.commit(write(Op::put(&a, text("v")))).await.unwrap();
@@ -367,11 +370,11 @@ async fn a_time_to_live_is_said_and_kept() {
         }
     })
     .await
-    .expect("it expires");
+    .expect("the key expires");
 }
 
 #[tokio::test]
-async fn a_lease_keeps_its_keys_and_takes_them_along() {
+async fn lease_keeps_and_deletes_its_keys() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let (a, b) = (key("/a"), key("/b"));
@@ -388,7 +391,7 @@ async fn a_lease_keeps_its_keys_and_takes_them_along() {
     let created = store.commit(with(&a, id)).await.unwrap().revision;
     store.commit(with(&b, id)).await.unwrap();
     let held = Txn { compares: vec![Compare::key(&a, Condition::Lease(id))], then: vec![Op::Get(Span::Key(a.clone()))], otherwise: vec![] };
-    // Longer than the keys live by themselves.
+    // Longer than the keys live without keep-alives.
     for _ in 0..8 {
         sleep(Duration::from_millis(500)).await;
         assert_eq!(store.keep_alive(id).await.unwrap(), ttl);
@@ -398,7 +401,7 @@ async fn a_lease_keeps_its_keys_and_takes_them_along() {
     assert_eq!((kept.kvs[0].created, get(&store, &b).await.as_deref()), (created, Some("v")));
     assert!(store.time_to_live(id).await.unwrap().is_some());
 
-    // What was read before the keep-alives is still what is there, for a compare of ours.
+    // The store accepts the revision from before the keep-alives as the current one in a condition.
     let swap = |revision, value| {
         let mut swap = put_if(&a, Condition::Modified(revision), value);
         swap.then = vec![Op::Put { key: a.clone(), value: text(value), expiry: Expiry::With(id), previous: false }];
@@ -412,7 +415,7 @@ async fn a_lease_keeps_its_keys_and_takes_them_along() {
     assert!(!store.commit(delete_if(&a, Condition::Modified(kept.kvs[0].modified))).await.unwrap().succeeded);
     assert!(store.commit(swap(swapped.revision, "v")).await.unwrap().succeeded);
 
-    // Somebody else's write is not deleted with the lease.
+    // A key that another client has written is not deleted with the lease.
     let other = connect(etcd.port());
     put(&other, &b, "theirs").await;
     assert_eq!(store.keep_alive(id).await.unwrap(), ttl);
@@ -423,7 +426,7 @@ async fn a_lease_keeps_its_keys_and_takes_them_along() {
 }
 
 #[tokio::test]
-async fn a_lease_is_lost_with_its_last_key_but_not_by_our_own_delete() {
+async fn lease_ends_when_others_delete_last_key() {
     let etcd = launch(Etcd::builder()).await;
     let (store, other) = (connect(etcd.port()), connect(etcd.port()));
     let a = key("/a");
@@ -438,7 +441,8 @@ async fn a_lease_is_lost_with_its_last_key_but_not_by_our_own_delete() {
     store.commit(with(second)).await.unwrap();
     store.commit(write(Op::delete(&a))).await.unwrap();
     assert!(store.keep_alive(second).await.is_ok());
-    // The key comes to be again, by somebody else and with the same value: it is not the one of the lease.
+    // Another client creates the key again with the same value. The lease does not include that
+    // key.
     store.commit(with(second)).await.unwrap();
     other.commit(write(Op::delete(&a))).await.unwrap();
     put(&other, &a, "v").await;
@@ -447,7 +451,7 @@ async fn a_lease_is_lost_with_its_last_key_but_not_by_our_own_delete() {
 }
 
 #[tokio::test]
-async fn a_put_whose_answer_was_lost_is_kept_alive_if_it_arrived() {
+async fn put_with_lost_answer_is_kept_alive() {
     let etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let store = {
@@ -475,7 +479,7 @@ async fn a_put_whose_answer_was_lost_is_kept_alive_if_it_arrived() {
 }
 
 #[tokio::test]
-async fn reads_go_to_another_endpoint_and_writes_only_when_they_cannot_have_left() {
+async fn only_unsent_writes_try_other_endpoints() {
     let etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     proxy.set(Mode::Refuse).await;
@@ -498,7 +502,7 @@ async fn reads_go_to_another_endpoint_and_writes_only_when_they_cannot_have_left
 }
 
 #[tokio::test]
-async fn a_write_without_quorum_has_an_unknown_outcome() {
+async fn write_without_quorum_has_unknown_outcome() {
     let mut cluster = cluster().await;
     let store = connect(cluster.member(0).port());
     let a = key("/a");
@@ -512,7 +516,7 @@ async fn a_write_without_quorum_has_an_unknown_outcome() {
     let error = written.unwrap_err();
     assert!(error.may_have_applied() && error.is_retryable(), "{error:?}");
     assert_eq!(&read.unwrap().kvs[0].value[..], b"1");
-    // Which of the two it is shows later, and it is one of them.
+    // The outcome shows later, and is one of the two values.
     let deadline = tokio::time::Instant::now() + LIMIT;
     let settled = loop {
         match store.range(Range::of(Span::Key(a.clone()))).await {
@@ -524,7 +528,7 @@ async fn a_write_without_quorum_has_an_unknown_outcome() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_unavailable_and_nothing_was_written() {
+async fn write_to_missing_server_is_not_applied() {
     let mut options = ConnectOptions::new(vec![endpoint(1)]);
     options.retry.call_timeout = Duration::from_millis(200);
     let store = V2Store::new(options).unwrap();
@@ -535,7 +539,7 @@ async fn a_server_that_is_not_there_is_unavailable_and_nothing_was_written() {
 }
 
 #[tokio::test]
-async fn status_members_and_statistics() {
+async fn status_members_and_stats_are_reported() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let revision = put(&store, &key("/a"), "v").await;
@@ -553,7 +557,7 @@ async fn status_members_and_statistics() {
 }
 
 #[tokio::test]
-async fn the_leaders_statistics_are_found_from_any_endpoint() {
+async fn leader_stats_are_found_from_any_endpoint() {
     let mut cluster = cluster().await;
     let ports = (0..3).map(|member| cluster.member(member).port()).collect::<Vec<_>>();
     for first in 0..3 {
@@ -566,7 +570,7 @@ async fn the_leaders_statistics_are_found_from_any_endpoint() {
 }
 
 #[tokio::test]
-async fn users_and_passwords() {
+async fn credentials_are_checked_by_server() {
     let etcd = launch(Etcd::builder()).await;
     let user = r#"{"user":"root","password":"secret word"}"#;
     assert!(foreign(&etcd, "PUT /v2/auth/users/root", "application/json", user).await.starts_with("HTTP/1.1 201"));
@@ -590,7 +594,7 @@ async fn users_and_passwords() {
 }
 
 #[tokio::test]
-async fn a_foreign_write_is_read_as_it_is() {
+async fn foreign_write_is_read_unchanged() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     assert!(foreign(&etcd, "PUT /v2/keys/a", FORM, "value=8080&ttl=100").await.contains("201"));

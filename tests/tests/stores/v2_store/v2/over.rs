@@ -1,5 +1,5 @@
-//! A key whose time is over: the server lists it for up to half a second more, and a refresh gives
-//! it another life.
+//! Keys whose time to live is over. The server lists such a key for up to half a second more, and a
+//! refresh would give it another life.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::launch;
 
-/// A client, and another one that stands for a program which is gone.
+/// A client, and another one in the role of a program that is gone.
 async fn two() -> (Etcd, Client, Client) {
     let etcd = launch(Etcd::builder()).await;
     let client = Client::connect(&etcd.url_v2()).await.unwrap();
@@ -28,7 +28,7 @@ async fn find(client: &Client, key: &Key) -> Option<KeyValue> {
     client.store().range(Range::of(Span::Key(key.clone()))).await.unwrap().kvs.into_iter().next()
 }
 
-/// A contender below this name whose time is over and whose key is listed.
+/// An expired key of a contender below this name, which the server still lists.
 async fn over(client: &Client, gone: &Client, name: &str) -> (Key, KeyValue) {
     loop {
         let key = Key::parse(&format!("{name}/{}", LeaseId::random())).unwrap();
@@ -39,18 +39,18 @@ async fn over(client: &Client, gone: &Client, name: &str) -> (Key, KeyValue) {
             }
             sleep(Duration::from_millis(5)).await;
         }
-        // The server removed it between two looks.
+        // The server removed the key between two reads. Try again.
     }
 }
 
-/// The refresh of a program that was frozen. Whether it was in time.
+/// Refreshes the key, as a program does that was frozen. Returns whether the refresh was in time.
 async fn refresh(gone: &Client, key: &Key, kv: &KeyValue) -> bool {
     let unchanged = vec![Compare::key(key, Condition::Modified(kv.modified))];
     gone.store().commit(write(key, 60, unchanged)).await.unwrap().succeeded
 }
 
 #[tokio::test]
-async fn nobody_holds_key_whose_time_is_over() {
+async fn expired_listed_key_holds_nothing() {
     let (_etcd, client, gone) = two().await;
     over(&client, &gone, "/lock").await;
     assert_eq!(client.lock("/lock").holder().await.unwrap(), None);
@@ -60,11 +60,11 @@ async fn nobody_holds_key_whose_time_is_over() {
 }
 
 #[tokio::test]
-async fn late_refresh_does_not_revive_key_of_former_holder() {
+async fn late_refresh_does_not_revive_former_holder() {
     let (_etcd, client, gone) = two().await;
     let (key, kv) = over(&client, &gone, "/lock").await;
-    let lock = client.lock("/lock").try_acquire().await.unwrap().expect("nobody has it");
-    assert!(!refresh(&gone, &key, &kv).await, "another one holds the lock");
+    let lock = client.lock("/lock").try_acquire().await.unwrap().expect("the lock is free");
+    assert!(!refresh(&gone, &key, &kv).await, "another client holds the lock");
     lock.verify().await.unwrap();
     assert_eq!(client.lock("/lock").queue().await.unwrap().len(), 1);
 }

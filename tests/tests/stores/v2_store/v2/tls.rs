@@ -1,4 +1,4 @@
-//! The v2 store over TLS: who is trusted, and what is said when somebody is not.
+//! The v2 store over TLS: which certificates it trusts, and its errors when a side is not trusted.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsa
 
 use super::launch;
 
-/// An authority, and what it signs.
+/// A certificate authority.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -29,7 +29,7 @@ impl Authority {
         self.0.pem().into_bytes()
     }
 
-    /// A certificate for these names, and its key.
+    /// Signs a certificate for these names. Returns it with its key.
     fn sign(&self, names: &[&str]) -> (Vec<u8>, Vec<u8>) {
         let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -39,7 +39,7 @@ impl Authority {
     }
 }
 
-/// Files that are gone with the test.
+/// Temporary files that are deleted at the end of the test.
 struct Files(PathBuf);
 
 impl Files {
@@ -69,7 +69,7 @@ fn rand() -> u64 {
 fn store(etcd: &Etcd, tls: Option<Tls>) -> Result<V2Store> {
     let mut options = ConnectOptions::new(vec![Endpoint { host: "127.0.0.1".to_owned(), port: etcd.port() }]);
     options.tls = tls;
-    // What is unavailable is asked for until then.
+    // How long the store repeats requests to an unavailable server.
     options.retry.call_timeout = Duration::from_secs(1);
     V2Store::new(options)
 }
@@ -86,7 +86,7 @@ async fn put(store: &V2Store) -> Result<Revision> {
     Ok(store.commit(txn).await?.revision)
 }
 
-/// What a write that cannot have been done says.
+/// The kind of error of a write and a read that fail without being sent.
 async fn refusal(store: Result<V2Store>) -> ErrorKind {
     let store = store.expect("a store");
     let error = put(&store).await.expect_err("no TLS");
@@ -97,7 +97,7 @@ async fn refusal(store: Result<V2Store>) -> ErrorKind {
 }
 
 #[tokio::test]
-async fn a_server_is_trusted_by_its_authority_and_its_name() {
+async fn server_is_trusted_by_authority_and_name() {
     let (files, authority) = (Files::new(), Authority::new());
     let (certificate, key) = authority.sign(&["127.0.0.1", "etcd.test"]);
     let server = TlsFiles { cert: files.put("cert", &certificate), key: files.put("key", &key), client_ca: None };
@@ -115,16 +115,17 @@ async fn a_server_is_trusted_by_its_authority_and_its_name() {
     put(&named("etcd.test").unwrap()).await.unwrap();
     assert_eq!(refusal(named("other.test")).await, ErrorKind::Tls);
     assert_eq!(refusal(store(&etcd, Some(trusting(&Authority::new())))).await, ErrorKind::Tls);
-    // The authority is no one that the system knows.
+    // The authority is not among those of the system.
     assert_eq!(refusal(store(&etcd, Some(Tls::default()))).await, ErrorKind::Tls);
-    // TLS on one side only: the server closes the connection, as one that dies would; so it is asked what it speaks.
+    // TLS on one side only: the server closes the connection as a dying server would, so the store
+    // probes what it speaks.
     assert_eq!(put(&store(&etcd, None).unwrap()).await.unwrap_err().kind(), ErrorKind::Tls);
     let plain = launch(Etcd::builder()).await;
     assert_eq!(refusal(store(&plain, Some(trusting(&authority)))).await, ErrorKind::Tls);
 }
 
 #[tokio::test]
-async fn a_server_that_wants_a_certificate_gets_one() {
+async fn client_certificate_is_sent() {
     let (files, authority) = (Files::new(), Authority::new());
     let (certificate, key) = authority.sign(&["127.0.0.1"]);
     let ca = files.put("ca", &authority.pem());
@@ -144,7 +145,7 @@ async fn a_server_that_wants_a_certificate_gets_one() {
 }
 
 #[tokio::test]
-async fn bad_certificate_ends_a_call_only_when_all_endpoints_refuse() {
+async fn one_bad_certificate_does_not_end_calls() {
     let (authority, other) = (Authority::new(), Authority::new());
     let server = async |files: &Files, authority: &Authority| {
         let (certificate, key) = authority.sign(&["127.0.0.1"]);
@@ -164,7 +165,7 @@ async fn bad_certificate_ends_a_call_only_when_all_endpoints_refuse() {
 }
 
 #[tokio::test]
-async fn what_is_no_certificate_is_said_at_once() {
+async fn invalid_certificates_are_refused_at_once() {
     let etcd = launch(Etcd::builder()).await;
     let authority = Authority::new();
     let (certificate, key) = authority.sign(&["client"]);

@@ -1,4 +1,5 @@
-//! Watches of the v2 store on a real server: what they yield, how they end, and that nothing is lost in between.
+//! Watches of the v2 store on a real server: what they yield, how they end, and that no change is
+//! lost in between.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +15,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{cluster, launch};
 
-/// Only a test that fails waits for it.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Options with which idle watches are looked after soon.
+/// Options with short intervals for idle watches.
 fn options(ports: &[u16]) -> ConnectOptions {
     let endpoint = |port: &u16| Endpoint { host: "127.0.0.1".to_owned(), port: *port };
     let mut options = ConnectOptions::new(ports.iter().map(endpoint).collect());
@@ -59,7 +60,7 @@ async fn next(stream: &mut WatchStream) -> Option<Result<WatchItem>> {
     timeout(LIMIT, stream.next()).await.expect("an item in time")
 }
 
-/// The next change in short, leaving out what only tells how far the watch is.
+/// The next change in short form. Skips progress items.
 async fn change(stream: &mut WatchStream) -> String {
     loop {
         match next(stream).await.expect("an item").expect("no error") {
@@ -80,7 +81,7 @@ async fn change(stream: &mut WatchStream) -> String {
     }
 }
 
-/// The item that a watch ends with; nothing follows it.
+/// The item that a watch ends with. No item follows it.
 async fn last(mut stream: WatchStream) -> Result<WatchItem> {
     loop {
         match next(&mut stream).await.expect("no silent end") {
@@ -94,7 +95,7 @@ async fn last(mut stream: WatchStream) -> Result<WatchItem> {
 }
 
 #[tokio::test]
-async fn changes_come_in_order_from_the_past_and_live() {
+async fn past_and_new_changes_come_in_order() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let start = put(&store, "/other", "x").await;
@@ -121,7 +122,7 @@ async fn changes_come_in_order_from_the_past_and_live() {
 }
 
 #[tokio::test]
-async fn a_watch_that_was_returned_sees_every_later_write() {
+async fn returned_watch_sees_every_later_write() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let mut start = put(&store, "/app/a", "0").await;
@@ -133,14 +134,14 @@ async fn a_watch_that_was_returned_sees_every_later_write() {
 }
 
 #[tokio::test]
-async fn directories_that_are_deleted_or_expire_are_one_event_for_all_below() {
+async fn removed_directory_is_one_event() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let start = put(&store, "/top/app/dir/a", "1").await;
     put(&store, "/top/app/dir/deep/b", "1").await;
     let mut all = watch(&store, below("/top/app"), start).await;
     let mut one = watch(&store, Span::Key(key("/top/app/dir/a")), start).await;
-    // It matches the watches by its text, not by its segments.
+    // The text of this path is a prefix of the watched paths, but its segments are not.
     put(&store, "/top/ap/x", "1").await;
     delete_below(&store, "/top/ap").await;
     delete_below(&store, "/top/app/dir").await;
@@ -162,7 +163,7 @@ async fn directories_that_are_deleted_or_expire_are_one_event_for_all_below() {
 }
 
 #[tokio::test]
-async fn a_watch_from_before_the_window_says_so() {
+async fn watch_before_event_window_reports_loss() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let start = put(&store, "/app/a", "1").await;
@@ -177,7 +178,7 @@ async fn a_watch_from_before_the_window_says_so() {
 }
 
 #[tokio::test]
-async fn an_idle_watch_outlives_the_window_and_moves_its_start_on() {
+async fn idle_watch_survives_event_window() {
     let etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let (direct, store) = (connect(etcd.port()), connect(proxy.addr().port()));
@@ -187,7 +188,8 @@ async fn an_idle_watch_outlives_the_window_and_moves_its_start_on() {
     for _ in 0..1500 {
         newest = put(&direct, "/other", "x").await;
     }
-    // Nothing of it is for the watch, but it tells how far it is, in steps that end with the last write.
+    // No change is below the watched directory, but the watch reports progress in steps up to the
+    // last write.
     let mut yielded = start;
     while yielded < newest {
         match next(&mut stream).await.unwrap().unwrap() {
@@ -206,7 +208,7 @@ async fn an_idle_watch_outlives_the_window_and_moves_its_start_on() {
 }
 
 #[tokio::test]
-async fn nothing_is_lost_or_doubled_over_kills_of_the_server() {
+async fn watch_yields_whole_history_over_kills() {
     let mut etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let mut yielded = put(&store, "/app/start", "x").await;
@@ -249,7 +251,7 @@ async fn nothing_is_lost_or_doubled_over_kills_of_the_server() {
 }
 
 #[tokio::test]
-async fn a_store_that_starts_anew_is_behind() {
+async fn watch_of_wiped_server_is_behind() {
     let mut etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let mut start = Revision::ZERO;
@@ -264,7 +266,7 @@ async fn a_store_that_starts_anew_is_behind() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_and_a_network_that_swallows_are_noticed() {
+async fn watch_notices_silent_server_and_network() {
     let etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let start = put(&connect(etcd.port()), "/app/a", "1").await;
@@ -281,7 +283,7 @@ async fn a_server_that_hangs_and_a_network_that_swallows_are_noticed() {
 }
 
 #[tokio::test]
-async fn a_member_that_lost_the_others_is_left() {
+async fn watch_leaves_isolated_member() {
     let mut cluster = cluster().await;
     let ports = [cluster.member(0).port(), cluster.member(1).port()];
     let store = V2Store::new(options(&ports)).unwrap();
@@ -295,7 +297,7 @@ async fn a_member_that_lost_the_others_is_left() {
     assert!(ended.unwrap_err().is_retryable());
     let mut resumed = resume(&store, start).await;
     put(&connect(ports[1]), "/app/a", "2").await;
-    // While the members find together again a watch may end once more.
+    // A watch may end once more until the members have a leader again.
     let batch = loop {
         match next(&mut resumed).await {
             Some(Ok(WatchItem::Progress(_))) => {}
@@ -307,7 +309,7 @@ async fn a_member_that_lost_the_others_is_left() {
     assert!(matches!(batch.events.as_slice(), [Event::Put { kv, .. }] if kv.value == "2"), "{batch:?}");
 }
 
-/// The watch after `start` once more, as soon as it can be had.
+/// Resumes the watch after `start` as soon as the server accepts it.
 async fn resume(store: &V2Store, start: Revision) -> WatchStream {
     let deadline = Instant::now() + LIMIT;
     loop {
@@ -320,7 +322,7 @@ async fn resume(store: &V2Store, start: Revision) -> WatchStream {
 }
 
 #[tokio::test]
-async fn a_reader_that_does_not_keep_up_gets_what_was_kept_and_is_told() {
+async fn slow_reader_gets_kept_batches_then_lagged() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let start = put(&store, "/app/a", "x").await;
@@ -329,7 +331,7 @@ async fn a_reader_that_does_not_keep_up_gets_what_was_kept_and_is_told() {
     for _ in 0..1200 {
         newest = put(&store, "/app/a", "x").await;
     }
-    // The task has read on by itself once the server counts no poll any more.
+    // When the server counts no poll any more, the task of the watch has read everything.
     no_watchers(&store).await;
     let mut yielded = start;
     let mut batches = 0;
@@ -352,7 +354,7 @@ async fn a_reader_that_does_not_keep_up_gets_what_was_kept_and_is_told() {
 }
 
 #[tokio::test]
-async fn a_dropped_watch_ends_on_the_server() {
+async fn dropped_watch_ends_on_server() {
     let etcd = launch(Etcd::builder()).await;
     let store = connect(etcd.port());
     let start = put(&store, "/app/a", "x").await;
@@ -366,7 +368,7 @@ async fn a_dropped_watch_ends_on_the_server() {
 }
 
 #[tokio::test]
-async fn a_watch_of_a_server_without_v2_is_refused() {
+async fn watch_without_v2_api_is_refused() {
     let etcd = Etcd::builder().v2(false).start().await;
     let refused = connect(etcd.port()).watch(Watch { span: below("/app"), from: WatchFrom::Listed(Revision::new(1)) }).await;
     assert_eq!(refused.err().map(|error| error.kind()), Some(ErrorKind::Unsupported));
@@ -376,7 +378,7 @@ async fn watchers(store: &V2Store) -> u64 {
     store.stats(StatsKind::Store).await.unwrap().counter("watchers").expect("a number")
 }
 
-/// Waits until the server counts no watch, and for so long that none is just between two polls.
+/// Waits until the server counts no watch for so long that no watch can be between two polls.
 async fn no_watchers(store: &V2Store) {
     timeout(LIMIT, async {
         let mut without = 0;
@@ -390,9 +392,9 @@ async fn no_watchers(store: &V2Store) {
 }
 
 #[tokio::test]
-async fn a_key_that_is_refreshed_without_an_event_is_no_change_of_a_live_view() {
+async fn key_refresh_does_not_change_live_view() {
     let etcd = launch(Etcd::builder()).await;
-    // Idle watches are left alone, so that it is the live view which asks.
+    // Idle watches make no requests of their own, so that only the live view reads.
     let mut patient = options(&[etcd.port()]);
     (patient.progress_interval, patient.keep_alive_interval) = (LIMIT, LIMIT);
     let store = CountingStore::new(Arc::new(V2Store::new(patient).expect("a store")));
@@ -402,14 +404,14 @@ async fn a_key_that_is_refreshed_without_an_event_is_no_change_of_a_live_view() 
     here.set(&"10.0.0.7".to_owned()).lease(&lease).await.expect("a write");
     let nodes = client.entries::<String, String>("/nodes").expect("a map");
     let live = nodes.live().await.expect("a view");
-    // The server counts a refresh as a modification, and tells no watch of it.
+    // The server counts a refresh as a modification, but reports it to no watch.
     let before = here.get().await.expect("a read").expect("a value").modified();
     store.keep_alive(lease.id()).await.expect("a refresh");
     let refreshed = here.get().await.expect("a read").expect("a value").modified();
-    assert!(refreshed > before, "the server does what this is about");
+    assert!(refreshed > before, "the refresh changes the index");
     store.take();
     let state = timeout(LIMIT, live.wait_for_revision(refreshed)).await.expect("in time").expect("a state");
     assert_eq!(state.get("a").map(String::as_str), Some("10.0.0.7"));
     let counts = store.take();
-    assert!(counts.range <= 2 && counts.watch == 0, "the keys are the same, so nothing begins anew: {counts:?}");
+    assert!(counts.range <= 2 && counts.watch == 0, "the keys are unchanged, so no watch starts again: {counts:?}");
 }
