@@ -1,4 +1,5 @@
-//! The conformance suite sees what it is there to see: each store here breaks one rule of the contract, and a case fails on it.
+//! The conformance suite finds the faults that it tests for: each store here breaks one rule of the
+//! contract, and a case fails on it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -17,7 +18,7 @@ use futures_util::{StreamExt, stream};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Defect {
-    /// None: the store of the others, for comparison.
+    /// No defect, for comparison.
     None,
     ListsInNoOrder,
     ListsTwins,
@@ -125,7 +126,7 @@ impl Store for Broken {
                     }
                 }),
                 Defect::NewestFromBefore => {
-                    // What an operation asks is answered before the first one is performed.
+                    // As if each `Newest` were answered before the first operation is performed.
                     txn.then.sort_by_key(|op| !matches!(op, Op::Newest { .. }));
                 }
                 Defect::TakesLeasesThatAreNotThere => {
@@ -146,7 +147,7 @@ impl Store for Broken {
                 }
                 _ => {}
             }
-            // As on etcd 3.7, if it is asked for keys only.
+            // As etcd 3.7 does if only keys are requested.
             let newest: Vec<bool> = txn.then.iter().map(|op| matches!(op, Op::Newest { .. })).collect();
             let by_name = self.defect == Defect::NewestByName && matches!(txn.then[..], [Op::Newest { .. }]);
             let mut committed = self.inner.commit(txn).await;
@@ -267,8 +268,9 @@ fn twice(item: Result<WatchItem>) -> Vec<Result<WatchItem>> {
     }
 }
 
-/// A test for each: the case passes on the store as it is and fails on the store with the defect.
-macro_rules! sees {
+/// A test for each defect: the case passes on the store without a defect and fails on the store
+/// with it.
+macro_rules! finds {
     ($($name:ident: $defect:ident by $case:ident;)*) => {
         $(
             #[test]
@@ -276,21 +278,22 @@ macro_rules! sees {
                 let passes = |defect| {
                     catch_unwind(AssertUnwindSafe(|| {
                         cases::$case(async move |_: Isolation| {
-                            // What waits for a change that never comes then waits no time.
+                            // Time is paused, so that waiting for a change that never comes takes
+                            // no time.
                             tokio::time::pause();
                             Broken { inner: Arc::new(MemoryStore::new()), defect }
                         });
                     }))
                     .is_ok()
                 };
-                assert!(passes(Defect::None), "the store is good");
-                assert!(!passes(Defect::$defect), "{:?} was not seen", Defect::$defect);
+                assert!(passes(Defect::None), "the case passes on a sound store");
+                assert!(!passes(Defect::$defect), "the case does not find {:?}", Defect::$defect);
             }
         )*
     };
 }
 
-sees! {
+finds! {
     a_listing_in_no_order: ListsInNoOrder by keys_below_come_in_the_order_of_their_bytes;
     a_listing_with_twins: ListsTwins by below_is_on_whole_segments;
     pages_of_several_revisions: IgnoresThePast by pages_are_of_one_revision;
