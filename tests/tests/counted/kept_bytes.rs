@@ -130,7 +130,7 @@ fn unread_watch_bytes_are_bounded(address: &str, runtime: &Runtime, transactions
     };
     let (kept, _) = kept_and_most(runtime, write);
     assert!(kept < 20 * MB, "{kept} bytes are kept");
-    // The watch resynchronizes and has the newest state.
+    // The watch still reports the state up to the last write.
     runtime.block_on(async {
         while changes.current().unwrap().revision() < last.unwrap() {
             changes.next().await.unwrap().unwrap();
@@ -160,8 +160,8 @@ struct Table {
     rows: BTreeMap<String, String>,
 }
 
-/// Reading a map takes the memory of one page and of the map. Reading a whole struct also takes
-/// that of the answer and of a tree.
+/// Reading a map takes memory for its pages in addition to the map. Reading a whole struct also
+/// takes memory for the answer and for a tree of it.
 #[test]
 fn reads_take_few_extra_bytes() {
     const ROWS: usize = 60_000;

@@ -244,7 +244,8 @@ async fn lease_reports_remaining_time_and_loss() {
     let lease = client.lease(Duration::from_secs(9)).await.unwrap();
     sleep(Duration::from_secs(10)).await;
     let healthy = remaining();
-    // A lease counts as held for nine tenths of its time to live, of which a third has passed.
+    // A lease counts as held for nine tenths of its time to live. A third has passed at each
+    // keep-alive.
     assert!(healthy.len() == 3 && healthy.iter().all(|left| (*left - 5.1).abs() < 0.1), "{healthy:?}");
 
     store.faults().fail(Calls::KeepAlives, 2, ErrorKind::Unavailable);

@@ -298,7 +298,8 @@ fn faults_without_runtime_never_panic_on_memory() {
     store.faults().delay(Calls::Reads, Duration::from_secs(1));
     assert_eq!(outside("get", entry.get()).unwrap_err().kind(), ErrorKind::Unsupported);
     store.faults().clear();
-    // A modify that meets this many conflicts would wait, which needs a runtime.
+    // After this many conflicts a modify waits before its next attempt. Without a runtime it cannot
+    // wait and returns the conflict.
     outside("modify", entry.set(&1).into_future()).unwrap();
     let conflicted = entry.modify(|n| {
         outside("another", entry.set(&n.unwrap_or_default()).into_future()).unwrap();

@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
 /// One second longer than the shortest time to live that servers grant, because on a busy machine a
-/// keep-alive may take a while. With this, it may take 2.5 s.
+/// keep-alive may take a while. Such a lease counts as held for 2.5 s after a keep-alive.
 const TTL: Duration = Duration::from_secs(3);
 /// After this time a lease without keep-alives is lost, and the server has ended it.
 const LONG: Duration = Duration::from_secs(6);

@@ -679,7 +679,7 @@ async fn map_with_uneven_names_is_complete() {
     let (_, counting, map) = map_of(names()).await;
     let read = map.get().await.unwrap();
     assert!(read.into_inner() == names().map(|name| (name, 1)).collect());
-    // The first page, then the rest in four parts, of which two have a second page.
+    // The first page, three bounded parts of which two are empty, and three pages of the last part.
     assert_eq!(counting.counts().range, 1 + 4 + 2);
 }
 
