@@ -1,7 +1,7 @@
-//! Writes with `guarded_by`. Every kind of write commits while the guard is held, fails with
-//! `GuardLost` once it is not, and needs no request more for that; a conflict is not reported as a
-//! lost guard. Most tests run on memory and on a real v3 server, since these could differ; v2
-//! refuses such writes.
+//! Writes with `guarded_by`. Every kind of write commits while the guard is held and fails with
+//! `GuardLost` once it is lost. The guard costs no additional request, and a conflict is not
+//! reported as a lost guard. Most tests run on memory and on a real v3 server, since these could
+//! differ; v2 refuses such writes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the figures of a run are its result")]
@@ -497,8 +497,8 @@ fn put_with(key: &Key, lease: LeaseId) -> Op {
     Op::Put { key: key.clone(), value: "mine".into(), expiry: Expiry::With(lease), previous: false }
 }
 
-/// A server that lost its data assigns the same revisions again. The key of the next holder then
-/// has the creation revision of the former one's, and only the lease ID tells them apart.
+/// A server that lost its data assigns the same revisions again. The keys of the former and the
+/// next holder then have the same creation revision, and only their lease IDs differ.
 async fn wiped(bench: &Bench, wipe: impl AsyncFnOnce()) {
     let lock = bench.lock().await;
     bench.entry("there").set(&1).guarded_by(&lock).await.unwrap();
