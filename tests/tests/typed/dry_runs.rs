@@ -420,8 +420,8 @@ fn set_changes_what_diff_listed(runtime: &Runtime, client: &Client, cases: u32) 
                 }
             }
             prop_assert!(dir.diff(&value).await.unwrap().is_empty(), "after the set there is no difference");
-            // Unknown keys stay and are the only problems, together with keys at or below a name
-            // that no map key has as its stored form.
+            // Unknown keys stay. The only problems are these keys, and keys at or below a name that
+            // is not the stored form of a map key.
             let problems = dir.check().await.unwrap().problems;
             let foreign: Vec<_> =
                 problems.iter().filter(|problem| problem.kind == ProblemKind::ForeignKey).map(|problem| problem.key.clone()).collect();

@@ -693,7 +693,7 @@ mod random {
             .unwrap_or_else(|error| panic!("{error:?}"));
         }
 
-        /// Asserts that every stored key expires as the struct was written last.
+        /// Asserts that every stored key has the lease that the struct was given last, if any.
         async fn check(&self, what: &str) {
             self.check_but(what, None).await;
         }
