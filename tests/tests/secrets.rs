@@ -1,5 +1,7 @@
-//! A distinctive text is planted wherever a secret can be, and every output of the library is searched for it: `Debug` and `Display` of all that the
-//! library hands out, errors with all that is in them, and everything that is told through `tracing` (or `log`), by whatever crate, at the finest level.
+//! Plants a distinctive text in every place that can hold a secret, and searches every output of
+//! the library for it: `Debug` and `Display` of everything that the library returns, errors with
+//! their sources, and everything that any crate reports through `tracing` or `log` at the finest
+//! level.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -23,13 +25,14 @@ use tokio::time::timeout;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-/// Only a test that fails waits for it.
+/// Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What must not be seen. No name of a key, a field or a function has it.
+/// The text that must not appear in any output. No name of a key, a field or a function contains
+/// it.
 const SECRET: &str = "xyzzy";
 
-/// A value that tells itself wherever it can: to whoever prints it, and in the reasons of its own refusals.
+/// A value that shows its text in every way that a type can: in `Debug` and in its own errors.
 #[derive(Clone, Debug, PartialEq)]
 struct Word(String);
 
@@ -70,7 +73,8 @@ struct Document {
     text: String,
 }
 
-/// Every place that a secret can be in. It has no `Debug`: that would be its own, not the library's.
+/// Has a secret in every place that can hold one. It has no `Debug`, whose output would not be the
+/// library's.
 #[derive(EtcdSchema, Clone, PartialEq)]
 #[etcd(validate = tells_all)]
 struct Vault {
@@ -108,7 +112,7 @@ struct Beside {
     flat: Word,
 }
 
-/// What a view can be without while there is only its file.
+/// A struct whose secrets may be missing, so that a view can start from a file.
 #[derive(EtcdSchema, Clone, PartialEq)]
 struct Dispensable {
     user: String,
@@ -163,20 +167,21 @@ fn vault_of(word: &Word) -> Vault {
     }
 }
 
-/// The keys whose values are words.
+/// The keys whose values are of the type `Word`.
 const WORDS: [&str; 8] = ["leaf", "maybe", "with_default", "custom", "nested/inner", "flat", "by_name/x/inner", "tokens/t"];
 
-/// Whether a text has the secret in it, in any of the forms that `Debug` has for text and bytes.
+/// Whether a text contains the secret in any form that `Debug` gives to text and bytes, or in
+/// base64.
 fn shows(text: &str) -> bool {
     let bytes: Vec<_> = SECRET.bytes().map(|byte| byte.to_string()).collect();
     let hex: String = SECRET.bytes().map(|byte| format!("{byte:02x}")).collect();
-    // In base64, at each of the three offsets that a text can be at.
+    // The base64 forms at the three possible offsets.
     let base64 = ["eHl6en", "h5enp5", "4eXp6e"];
     text.contains(SECRET) || text.contains(&bytes.join(", ")) || text.contains(&hex) || base64.iter().any(|form| text.contains(form))
 }
 
 #[test]
-fn the_secret_is_found_where_it_is() {
+fn search_finds_secret_in_every_form() {
     assert!(shows(&format!("{:?}", Word::good())));
     assert!(shows(&format!("{:?}", Bytes::from_static(SECRET.as_bytes()))));
     assert!(shows(&format!("{:?}", SECRET.as_bytes())));
@@ -184,11 +189,11 @@ fn the_secret_is_found_where_it_is() {
     assert!(!shows("*** /vault/leaf"));
 }
 
-/// Everything that was said, and by what.
+/// All outputs, with the name of their source.
 #[derive(Default)]
-struct Said(Vec<(String, String)>);
+struct Outputs(Vec<(String, String)>);
 
-impl Said {
+impl Outputs {
     fn say(&mut self, what: &str, thing: &dyn Debug) {
         self.0.push((what.to_owned(), format!("{thing:?} {thing:#?}")));
     }
@@ -197,7 +202,7 @@ impl Said {
         self.0.push((what.to_owned(), format!("{thing} {thing:#}")));
     }
 
-    /// An error of this kind, with all that is in it.
+    /// Asserts the kind of the error and records everything in it.
     fn error<T>(&mut self, what: &str, result: Result<T, Error>, kind: ErrorKind) -> Error {
         let Err(error) = result else { panic!("{what}: no error") };
         assert_eq!(error.kind(), kind, "{what}: {error}");
@@ -224,7 +229,7 @@ impl Said {
     }
 }
 
-/// What was told through `tracing` and `log`, of the whole process.
+/// Everything that the process reported through `tracing` and `log`.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -252,7 +257,7 @@ impl Log {
 
     fn heard(&self, target: &str) {
         let lines = self.lines();
-        assert!(lines.iter().any(|line| line.contains(target)), "nothing of {target} in {} lines", lines.len());
+        assert!(lines.iter().any(|line| line.contains(target)), "no output of {target} in {} lines", lines.len());
     }
 }
 
@@ -275,13 +280,13 @@ impl<'w> MakeWriter<'w> for Log {
     }
 }
 
-/// A store whose history can be lost under a client.
+/// A store that can lose its history while a client uses it.
 enum Place {
     Memory(MemoryStore),
     Server { etcd: Box<Etcd>, proxy: Proxy },
 }
 
-/// A directory on disk, for as long as this lives.
+/// A directory on disk that is deleted when this value is dropped.
 struct Files(PathBuf);
 
 impl Files {
@@ -295,7 +300,7 @@ impl Files {
 
     fn texts(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.0).unwrap();
-        // A file that is being replaced may be gone.
+        // A file that is being replaced may be missing.
         entries.filter_map(|entry| Some(String::from_utf8_lossy(&std::fs::read(entry.ok()?.path()).ok()?).into_owned())).collect()
     }
 }
@@ -306,21 +311,21 @@ impl Drop for Files {
     }
 }
 
-/// A client that may be cut off, one that is not, and what is between them.
+/// A client behind a proxy, a client with a direct connection, and the server.
 struct Scene {
     place: Place,
     client: Client,
     direct: Client,
-    /// One that gives up soon.
+    /// A client with a short call timeout.
     impatient: Client,
-    said: Said,
+    said: Outputs,
 }
 
 impl Scene {
     async fn memory() -> Self {
         let store = MemoryStore::new();
         let client = Client::with_store(store.clone());
-        Self { place: Place::Memory(store), direct: client.clone(), impatient: client.clone(), client, said: Said::default() }
+        Self { place: Place::Memory(store), direct: client.clone(), impatient: client.clone(), client, said: Outputs::default() }
     }
 
     async fn server(scheme: &str) -> Self {
@@ -331,14 +336,14 @@ impl Scene {
         let client = Client::connect(&address).await.unwrap();
         let soon = RetryPolicy { call_timeout: Duration::from_millis(300), ..RetryPolicy::default() };
         let impatient = Client::builder(&address).retry(soon).connect_lazy().unwrap();
-        Self { place: Place::Server { etcd: Box::new(etcd), proxy }, client, direct, impatient, said: Said::default() }
+        Self { place: Place::Server { etcd: Box::new(etcd), proxy }, client, direct, impatient, said: Outputs::default() }
     }
 
     fn vault(&self) -> VaultDir {
         self.client.dir::<Vault>("/vault").unwrap()
     }
 
-    /// As anybody writes it.
+    /// Writes with the direct client, as any other program does.
     async fn put(&self, path: &str, value: &str) {
         self.direct.entry::<String>(&format!("/vault/{path}")).unwrap().set(&value.to_owned()).await.unwrap();
     }
@@ -347,7 +352,8 @@ impl Scene {
         self.direct.dir::<Vault>("/vault").unwrap().set(&vault_of(word)).non_atomic().await.unwrap();
     }
 
-    /// The client's watches are cut, things change, and what happened in between is forgotten.
+    /// Disconnects the client's watches, changes the values, and makes the server lose the history
+    /// in between.
     async fn lose_history(&self, changed: &Word) {
         match &self.place {
             Place::Memory(store) => {
@@ -437,7 +443,7 @@ impl Scene {
         vault.tokens.set(&map).non_atomic().await.unwrap();
         vault.by_name.set(&dirs).non_atomic().await.unwrap();
         assert!(vault.get().await.unwrap().into_inner() == value);
-        // What a secret's own handle answers. (A struct's `Debug` is its own.)
+        // What the handle of a secret returns. (A struct's own `Debug` is not the library's.)
         let token = vault.tokens.entry("t").unwrap();
         for entry in [&vault.leaf, &vault.maybe, &vault.with_default, &vault.custom, &vault.nested.inner, &vault.beside.flat, &token] {
             let read = entry.get().await.unwrap();
@@ -484,14 +490,15 @@ impl Scene {
         self.said.say("an update that is refused", &refusal.err());
     }
 
-    /// A refused write under a guard has looked at the guard's key as well, whatever somebody has put there.
+    /// A refused write under a guard also reads the guard's key, which another client may have
+    /// changed.
     async fn guarded(&mut self) {
         let vault = self.vault();
         self.fill(&Word::good()).await;
         let (stale, new) = (vault.get().await.unwrap(), vault_of(&Word::new("new")));
         self.fill(&Word::good()).await;
         let transactions = self.client.store().capabilities().transactions;
-        // v2 takes no guard, so any will do.
+        // v2 refuses every guard, so the guard may be of another store.
         let of = if transactions { self.direct.clone() } else { Client::connect("memory:").await.unwrap() };
         let lock = of.lock("/lock").info(SECRET).acquire().await.unwrap();
         let kinds = [ErrorKind::Conflict, ErrorKind::GuardLost].map(|kind| if transactions { kind } else { ErrorKind::Unsupported });
@@ -514,7 +521,7 @@ impl Scene {
         self.said.say("the guard", &lock);
     }
 
-    /// By the value's own form, its validation, or that of a struct around it.
+    /// Values that their encoding, their validation or the validation of the struct refuses.
     async fn what_is_refused(&mut self) {
         let vault = self.vault();
         for (word, kind) in [(Word::new("unstorable"), ErrorKind::Encode), (Word::new("refused"), ErrorKind::Invalid)] {
@@ -535,7 +542,7 @@ impl Scene {
         self.said.error("a field of another form", vault.custom.set(&Word::new("unstorable")).await, ErrorKind::Encode);
         let told = Vault { user: "tell".to_owned(), ..vault_of(&Word::new("whole")) };
         let error = self.said.error("a whole struct", vault.set(&told).await, ErrorKind::Invalid);
-        assert_eq!(error.problems().len(), 3, "the nested one, the one in the map, and the whole");
+        assert_eq!(error.problems().len(), 3, "the nested struct, the one in the map, and the whole struct");
         self.said.error("a diff", vault.diff(&told).await, ErrorKind::Invalid);
     }
 
@@ -551,9 +558,10 @@ impl Scene {
         for entry in [&vault.leaf, &vault.maybe, &vault.with_default, &vault.custom, &vault.nested.inner, &vault.beside.flat, &token] {
             self.said.error("a field", entry.get().await, ErrorKind::Decode);
             self.said.error("a field", entry.modify(|word| word).await, ErrorKind::Decode);
-            // What could not be read again is not written.
+            // A value that could not be read back is not written.
             self.said.error("a field", entry.swap(&Word::new("unreadable")).await, ErrorKind::Encode);
-            // The answer has no value, and the log says that there was one.
+            // The result contains no value, and the log reports that an undecodable one was
+            // replaced.
             assert_eq!(entry.swap(&Word::good()).await.unwrap(), None);
         }
         for path in WORDS {
@@ -573,7 +581,7 @@ impl Scene {
 
     async fn dry_runs(&mut self) {
         let vault = self.vault();
-        // The document is of another form now; an alias is there that is going to be deleted.
+        // The document now has another form, and an alias will be deleted.
         self.put("old_maybe", &Word::good().0).await;
         let less = Vault { maybe: None, by_name: BTreeMap::new(), tokens: BTreeMap::new(), ..vault_of(&Word::new("new")) };
         for value in [&less, &vault_of(&Word::good())] {
@@ -618,7 +626,7 @@ impl Scene {
                 self.put(path, &word.0).await;
             }
             for _ in WORDS {
-                let item = timeout(LIMIT, whole.next()).await.expect("in time").unwrap();
+                let item = timeout(LIMIT, whole.next()).await.expect("an item in time").unwrap();
                 self.item("a change of the struct", item);
             }
             let item = timeout(LIMIT, leaf.next()).await.expect("in time").unwrap();
@@ -679,7 +687,7 @@ impl Scene {
                 self.put(path, &Word::new(bad).0).await;
             }
             self.put("user", "tell").await;
-            // A fence behind what is bad: the view has seen it all when it has seen this.
+            // The view has seen all writes once it reports two problems.
             while whole.status().problems().len() < 2 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -733,7 +741,7 @@ impl Scene {
         self.said.say("a view that is to be", &kept.live().or_snapshot(&path));
         let live = kept.live().or_snapshot(&path).await.unwrap();
         assert!(**live.get() == value);
-        // Before it has its name it is another file.
+        // The file exists under its name when it is complete.
         while !std::fs::read_to_string(&path).is_ok_and(|text| text.contains("mine")) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -745,7 +753,7 @@ impl Scene {
         assert_eq!((live.get().user.as_str(), &live.get().maybe), ("me", &None));
         self.said.say("a view from disk", &live);
         self.said.say("its status", &live.status());
-        // The file is damaged where a secret would be.
+        // The file is damaged at the place of a secret.
         std::fs::write(&path, format!("{{\"{SECRET}")).unwrap();
         match self.impatient.dir::<Account>("/kept/by_name/x").unwrap().live().or_snapshot(&path).await {
             Ok(_) => panic!("a view of nothing"),
@@ -771,7 +779,7 @@ impl Scene {
         }
     }
 
-    /// What fails on its way.
+    /// Calls that fail because the server cannot be reached or refuses their size.
     async fn out_of_reach(&mut self) {
         let vault = self.impatient.dir::<Vault>("/vault").unwrap();
         let word = Word::good();
@@ -789,20 +797,20 @@ impl Scene {
         self.reconnect().await;
         let vault = self.vault();
         if let Place::Server { proxy, .. } = &self.place {
-            // The answer does not come back.
+            // The connection is cut before the answer arrives.
             vault.leaf.set(&word).await.unwrap();
             proxy.cut_after(1);
-            // Whether it was applied may be found out all the same.
+            // The client may still find out that the write was applied.
             if let Err(error) = vault.leaf.compare_and_swap(Expect::value(&word), &word).await {
                 self.said.all_of("cut off", &error);
             }
         }
-        // More than a server takes in one value, and in one request.
+        // Larger than a server accepts as one value, and as one request.
         let long = Word(SECRET.repeat(3 << 20));
         self.said.error("a value that is too large", vault.leaf.set(&long).await, ErrorKind::TooLarge);
         self.said.error(
             "a condition that is too large",
-            // Without keeping the expiry, for which v2 would read and compare here.
+            // `permanent`, since otherwise v2 would read the key's time to live and compare here.
             vault.leaf.compare_and_swap(Expect::value(&long), &word).permanent().await,
             ErrorKind::TooLarge,
         );
@@ -810,25 +818,25 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn nothing_tells_a_secret_on_memory() {
+async fn secrets_never_appear_on_memory() {
     Scene::memory().await.run().await;
 }
 
 #[tokio::test]
-async fn nothing_tells_a_secret_on_v3() {
+async fn secrets_never_appear_on_v3() {
     Scene::server("etcd").await.run().await;
     Log::start().heard("h2::");
 }
 
 #[tokio::test]
-async fn nothing_tells_a_secret_on_v2() {
+async fn secrets_never_appear_on_v2() {
     Scene::server("etcd2").await.run().await;
     Log::start().heard("hyper");
 }
 
-/// A secret is as it is for those who ask for it: what is read is the value.
+/// Code that asks for a secret gets its value.
 #[tokio::test]
-async fn the_value_itself_is_there() {
+async fn secret_is_readable_through_its_handle() {
     let client = Client::connect("memory:").await.unwrap();
     let vault = client.dir::<Vault>("/vault").unwrap();
     let leaf: &Entry<Word> = &vault.leaf;

@@ -1,7 +1,9 @@
-//! Allocations of a get and of a set: all that the client makes, the connection's task included, since everything runs on the thread that counts.
+//! Counts the allocations of a get and of a set. Everything runs on the counting thread, so all
+//! allocations of the client count, including those of the connection's task.
 //!
-//! The least of several is what it costs: one in some has to make room in a buffer or a table, or finds a timer due. The bounds are what is counted with rustc 1.95 and
-//! the versions of `Cargo.lock` (5, 10, 23 and 35; 18, 21, 36 and 54), and a tenth more, which other versions may need.
+//! The least of several runs is the cost, since some runs also grow a buffer or a table, or find a
+//! due timer. The bounds are the counts with rustc 1.95 and the versions of `Cargo.lock` (5, 10, 23
+//! and 35; 18, 21, 36 and 54) plus a tenth, which other versions may need.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -23,13 +25,13 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// The least that one of several allocates.
+/// The smallest number of allocations of several runs.
 fn least(runtime: &Runtime, operation: impl AsyncFn()) -> u64 {
     let count = |_| allocation_counter::measure(|| runtime.block_on(operation())).count_total;
     (0..REPETITIONS).map(count).min().unwrap()
 }
 
-/// Of a get and a set of one key, and of a struct of four.
+/// The allocations of a get and a set, of one key and of a struct with four keys.
 struct Allocations {
     get: u64,
     set: u64,
@@ -54,20 +56,20 @@ impl Allocations {
         let (these, most) = (of(self), of(most));
         assert!(
             these.iter().zip(&most).all(|(one, most)| one <= most),
-            "get, set, and those of a struct: {these:?}, and not at most {most:?}"
+            "get, set, get of a struct, set of a struct: {these:?} allocations, more than {most:?}"
         );
     }
 }
 
 #[test]
-fn on_the_embedded_store() {
+fn allocations_are_bounded_on_memory() {
     let runtime = runtime();
     let client = runtime.block_on(Client::connect("memory:")).unwrap();
     of(&runtime, &client).assert_at_most(&Allocations { get: 6, set: 11, get_struct: 25, set_struct: 38 });
 }
 
 #[test]
-fn on_a_server() {
+fn allocations_are_bounded_on_v3() {
     let runtime = runtime();
     let etcd = runtime.block_on(Etcd::start());
     let client = runtime.block_on(Client::connect(&etcd.url_v3())).unwrap();

@@ -1,4 +1,5 @@
-//! Bytes that are really kept, counted by the allocator. Everything that the client does runs on the thread that counts; the server is another process.
+//! Counts the bytes that the client keeps allocated. Everything of the client runs on the counting
+//! thread; the server is another process.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -17,7 +18,8 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// The bytes that are allocated in `work` and kept after it, and the most that are at a time within it.
+/// The bytes that `work` allocates and that are still allocated after it, and the most that are
+/// allocated at once during it.
 fn kept_and_most(runtime: &Runtime, work: impl Future<Output = ()>) -> (usize, usize) {
     let mut work = Some(work);
     let counted = allocation_counter::measure(|| runtime.block_on(work.take().unwrap()));
@@ -28,7 +30,7 @@ fn large() -> Bytes {
     Bytes::from(vec![b'L'; 10 * KB])
 }
 
-/// Updates of small entries with a large event between each two of them, all below one directory.
+/// Updates small entries, with a large event before each, all below one directory.
 fn view_keeps_only_its_values(address: &str, runtime: &Runtime) {
     const ENTRIES: usize = 2000;
     let client = runtime.block_on(Client::connect(address)).unwrap();
@@ -53,20 +55,21 @@ fn view_keeps_only_its_values(address: &str, runtime: &Runtime) {
 }
 
 #[test]
-fn w8_view_keeps_only_its_values_on_v3() {
+fn view_keeps_only_its_values_on_v3() {
     let runtime = runtime();
     let etcd = runtime.block_on(Etcd::start());
     view_keeps_only_its_values(&etcd.url_v3(), &runtime);
 }
 
 #[test]
-fn w8_view_keeps_only_its_values_on_v2() {
+fn view_keeps_only_its_values_on_v2() {
     let runtime = runtime();
     let etcd = runtime.block_on(Etcd::start());
     view_keeps_only_its_values(&etcd.url_v2(), &runtime);
 }
 
-/// Small events in many directories, whose watches nobody reads, and large ones in another, whose watch is read.
+/// Writes small events to many directories, whose watches are not read, and large events to another
+/// one, whose watch is read.
 fn unread_watches_keep_only_their_events(address: &str, runtime: &Runtime) {
     const WATCHES: usize = 20;
     const EVENTS: usize = 60;
@@ -91,21 +94,22 @@ fn unread_watches_keep_only_their_events(address: &str, runtime: &Runtime) {
 }
 
 #[test]
-fn w8_unread_watches_keep_only_their_events_on_v3() {
+fn unread_watches_keep_only_their_events_on_v3() {
     let runtime = runtime();
     let etcd = runtime.block_on(Etcd::start());
     unread_watches_keep_only_their_events(&etcd.url_v3(), &runtime);
 }
 
 #[test]
-fn w8_unread_watches_keep_only_their_events_on_v2() {
+fn unread_watches_keep_only_their_events_on_v2() {
     let runtime = runtime();
     let etcd = runtime.block_on(Etcd::start());
     unread_watches_keep_only_their_events(&etcd.url_v2(), &runtime);
 }
 
-/// More than a queue takes: many large events, and transactions of many small ones.
-fn unread_watch_is_bounded(address: &str, runtime: &Runtime, transactions: bool) {
+/// Writes more than the queue of a watch takes: many large events, and transactions with many small
+/// ones.
+fn unread_watch_bytes_are_bounded(address: &str, runtime: &Runtime, transactions: bool) {
     let client = runtime.block_on(Client::connect(address)).unwrap();
     let map = client.entries::<String, Bytes>("/bounded").unwrap();
     let mut changes = runtime.block_on(map.watch().into_future()).unwrap();
@@ -126,7 +130,7 @@ fn unread_watch_is_bounded(address: &str, runtime: &Runtime, transactions: bool)
     };
     let (kept, _) = kept_and_most(runtime, write);
     assert!(kept < 20 * MB, "{kept} bytes are kept");
-    // Nothing is lost by it.
+    // The watch still reports the state up to the last write.
     runtime.block_on(async {
         while changes.current().unwrap().revision() < last.unwrap() {
             changes.next().await.unwrap().unwrap();
@@ -136,17 +140,17 @@ fn unread_watch_is_bounded(address: &str, runtime: &Runtime, transactions: bool)
 }
 
 #[test]
-fn w8_unread_watch_is_bounded_on_v3() {
+fn unread_watch_bytes_are_bounded_on_v3() {
     let runtime = runtime();
     let etcd = runtime.block_on(Etcd::start());
-    unread_watch_is_bounded(&etcd.url_v3(), &runtime, true);
+    unread_watch_bytes_are_bounded(&etcd.url_v3(), &runtime, true);
 }
 
 #[test]
-fn w8_unread_watch_is_bounded_on_v2() {
+fn unread_watch_bytes_are_bounded_on_v2() {
     let runtime = runtime();
     let etcd = runtime.block_on(Etcd::start());
-    unread_watch_is_bounded(&etcd.url_v2(), &runtime, false);
+    unread_watch_bytes_are_bounded(&etcd.url_v2(), &runtime, false);
 }
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -156,9 +160,10 @@ struct Table {
     rows: BTreeMap<String, String>,
 }
 
-/// A map of values takes its pages and itself. A whole struct takes the answer and a tree of it, too.
+/// Reading a map takes memory for its pages in addition to the map. Reading a whole struct also
+/// takes memory for the answer and for a tree of it.
 #[test]
-fn p2_reads_take_little_more_than_they_give() {
+fn reads_take_few_extra_bytes() {
     const ROWS: usize = 60_000;
     let runtime = runtime();
     let etcd = runtime.block_on(Etcd::start());

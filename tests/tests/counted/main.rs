@@ -1,4 +1,5 @@
-//! Allocations and kept bytes, counted by an allocator of their own. The other tests have the system's allocator.
+//! Allocations and kept bytes, counted by an allocator of this program. The other test programs use
+//! the system's allocator.
 
 mod allocations;
 mod kept_bytes;

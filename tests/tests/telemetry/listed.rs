@@ -1,4 +1,5 @@
-//! The lists of `etcd_typed::telemetry`: the tables of its page, the list for tools, and its code say the same.
+//! The metrics, spans and events in the documentation of `etcd_typed::telemetry` are those of
+//! `METRICS` and of its code.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,7 +25,7 @@ pub(crate) struct MetricRow {
 pub(crate) struct EventRow {
     pub(crate) target: String,
     pub(crate) level: String,
-    /// Of a span its name.
+    /// The message of an event or the name of a span.
     pub(crate) message: String,
     pub(crate) fields: Vec<String>,
     pub(crate) is_span: bool,
@@ -52,7 +53,7 @@ pub(crate) fn events() -> Vec<EventRow> {
 }
 
 #[test]
-fn the_table_of_metrics_is_the_list() {
+fn documented_metrics_match_list() {
     let row = |metric: &Metric| MetricRow {
         name: metric.name.to_owned(),
         kind: kind(metric.kind).to_owned(),
@@ -64,11 +65,11 @@ fn the_table_of_metrics_is_the_list() {
 }
 
 #[test]
-fn names_follow_the_rules_of_their_kind() {
+fn metric_names_follow_conventions() {
     let mut names = BTreeSet::new();
     for metric in METRICS {
         let Metric { name, kind, unit, .. } = *metric;
-        assert!(names.insert(name), "{name} is there twice");
+        assert!(names.insert(name), "{name} is listed twice");
         assert!(name.starts_with("etcd_typed_") && name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
         assert_eq!(name.ends_with("_total"), kind == MetricKind::Counter, "{name}");
         assert_eq!(name.ends_with("_seconds"), unit == MetricUnit::Seconds, "{name}");
@@ -77,7 +78,7 @@ fn names_follow_the_rules_of_their_kind() {
 }
 
 #[test]
-fn a_recorder_is_told_what_each_metric_means() {
+fn describe_registers_every_metric() {
     let listener = Listener::new();
     telemetry::describe();
     let described = listener.described();
@@ -90,8 +91,8 @@ fn a_recorder_is_told_what_each_metric_means() {
 }
 
 #[test]
-fn the_table_of_events_is_what_the_code_has() {
-    let (mut listed, mut written) = (events(), said_in(&fs::read_to_string(page()).unwrap()));
+fn documented_events_match_code() {
+    let (mut listed, mut written) = (events(), spans_and_events_in(&fs::read_to_string(page()).unwrap()));
     for row in listed.iter_mut().chain(&mut written) {
         row.fields.sort();
     }
@@ -102,7 +103,7 @@ fn the_table_of_events_is_what_the_code_has() {
 }
 
 #[test]
-fn nothing_else_tells_anything() {
+fn only_telemetry_module_emits() {
     let mut open = vec![src()];
     let mut seen = 0;
     while let Some(dir) = open.pop() {
@@ -114,7 +115,7 @@ fn nothing_else_tells_anything() {
                 seen += 1;
                 let text = fs::read_to_string(&path).unwrap();
                 for told in ["tracing::", "metrics::"] {
-                    assert!(!text.contains(told), "{} has `{told}`: what is told is in telemetry.rs", path.display());
+                    assert!(!text.contains(told), "{} contains `{told}`, which belongs in telemetry.rs", path.display());
                 }
             }
         }
@@ -123,7 +124,7 @@ fn nothing_else_tells_anything() {
 }
 
 #[test]
-fn without_the_feature_nothing_of_the_facade_is_compiled() {
+fn metrics_crate_needs_metrics_feature() {
     let tree = |features: &str| {
         let arguments = ["tree", "--offline", "--locked", "--package", "etcd-typed", "--edges", "normal", "--prefix", "none", "--features"];
         let output = Command::new(env!("CARGO")).args(arguments).arg(features).current_dir(src()).output().unwrap();
@@ -169,12 +170,12 @@ fn page() -> PathBuf {
     src().join("telemetry.rs")
 }
 
-/// The rows of the table of the page whose heading starts so.
+/// The rows of the table in the documentation whose heading starts with `heading`.
 fn table(heading: &str) -> Vec<Vec<String>> {
     let text = fs::read_to_string(page()).unwrap();
     let lines = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
     let rows: Vec<_> = lines.skip_while(|line| !line.starts_with(heading)).skip(2).take_while(|line| line.starts_with('|')).collect();
-    assert!(rows.len() > 5, "there is a table `{heading}`");
+    assert!(rows.len() > 5, "the documentation has a table `{heading}`");
     let cells = |row: &str| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
     rows.into_iter().map(cells).collect()
 }
@@ -187,8 +188,8 @@ fn names(cell: &str) -> Vec<String> {
     cell.split(", ").filter(|name| !name.is_empty()).map(plain).collect()
 }
 
-/// The spans and events of a source text, from their macros.
-fn said_in(text: &str) -> Vec<EventRow> {
+/// The spans and events of a source text, from their macro calls.
+fn spans_and_events_in(text: &str) -> Vec<EventRow> {
     let mut found = Vec::new();
     for (at, start) in text.match_indices("tracing::") {
         let rest = &text[at + start.len()..];

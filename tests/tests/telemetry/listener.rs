@@ -1,4 +1,5 @@
-//! `Listener`: what is told while it lives, to metrics and to `tracing`, on its thread; a runtime of one thread keeps a test's own to itself.
+//! `Listener` records the metrics, spans and events of its own thread. A test on a runtime with one
+//! thread records only its own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,23 +15,23 @@ use tracing::{Event, Subscriber};
 
 use crate::listed;
 
-/// Names with values, of a span, an event or a series.
+/// The fields of a span or an event, by name.
 pub(crate) type Fields = BTreeMap<String, String>;
 
-/// An event, or a span when it is made.
+/// An event, or a span at its creation.
 #[derive(Clone, Debug)]
-pub(crate) struct Said {
+pub(crate) struct SpanOrEvent {
     pub(crate) target: String,
     pub(crate) level: String,
     /// The event's message, or the span's name.
     pub(crate) what: String,
     pub(crate) fields: Fields,
-    /// The fields of the span it is in, if it is in one.
+    /// The fields of the enclosing span, if there is one.
     pub(crate) within: Option<Fields>,
     pub(crate) is_span: bool,
 }
 
-/// One metric with one set of labels, and all values it has had.
+/// A metric with one set of labels, and all values that it had.
 #[derive(Clone, Debug)]
 pub(crate) struct Series {
     pub(crate) kind: &'static str,
@@ -40,29 +41,34 @@ pub(crate) struct Series {
 }
 
 pub(crate) struct Listener {
-    told: &'static Told,
+    told: &'static Recorded,
     _metrics: LocalRecorderGuard<'static>,
     _tracing: DefaultGuard,
 }
 
 #[derive(Default)]
-struct Told {
+struct Recorded {
     series: Mutex<Vec<Series>>,
     described: Mutex<BTreeMap<String, (&'static str, Option<Unit>, String)>>,
-    said: Mutex<Vec<Said>>,
+    said: Mutex<Vec<SpanOrEvent>>,
     spans: Mutex<Vec<Fields>>,
-    /// The spans that are entered, the innermost last.
+    /// The IDs of the entered spans, the innermost last.
     entered: Mutex<Vec<u64>>,
 }
 
 impl Listener {
     pub(crate) fn new() -> Self {
-        // Both want to outlive everything, and a test is over soon.
-        let told: &'static Told = Box::leak(Box::default());
-        Self { told, _metrics: metrics::set_default_local_recorder(told), _tracing: tracing::subscriber::set_default(Ears(told)) }
+        // Recorder and subscriber need `'static`, and a test process ends soon.
+        let told: &'static Recorded = Box::leak(Box::default());
+        Self {
+            told,
+            _metrics: metrics::set_default_local_recorder(told),
+            _tracing: tracing::subscriber::set_default(RecordingSubscriber(told)),
+        }
     }
 
-    /// What the metric with these labels is now; of a histogram how many values it has.
+    /// The current value of the metric with these labels; for a histogram, the number of its
+    /// values.
     pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let values = self.values(name, labels);
         if self.series().iter().any(|series| series.name == name && series.kind == "histogram") {
@@ -71,7 +77,7 @@ impl Listener {
         values.last().copied().unwrap_or(0.0)
     }
 
-    /// Everything that it has been.
+    /// All values that the metric had.
     pub(crate) fn values(&self, name: &str, labels: &[(&str, &str)]) -> Vec<f64> {
         let is_it = |series: &Series| {
             let own: Vec<_> = series.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
@@ -84,28 +90,29 @@ impl Listener {
         lock(&self.told.series).clone()
     }
 
-    /// What was described: kind, unit and description, by name.
+    /// The descriptions of metrics by name: kind, unit and text.
     pub(crate) fn described(&self) -> BTreeMap<String, (&'static str, Option<Unit>, String)> {
         lock(&self.told.described).clone()
     }
 
     /// The events with this message.
-    pub(crate) fn events(&self, what: &str) -> Vec<Said> {
+    pub(crate) fn events(&self, what: &str) -> Vec<SpanOrEvent> {
         self.said().into_iter().filter(|said| !said.is_span && said.what == what).collect()
     }
 
-    /// The operations, in the order in which they were begun: `op` and `pattern`.
+    /// The operations in the order of their start, as `op` and `pattern`.
     pub(crate) fn operations(&self) -> Vec<(String, String)> {
         let spans = self.said().into_iter().filter(|said| said.is_span && said.target == "etcd_typed::operation");
         spans.map(|mut span| (span.fields.remove("op").unwrap(), span.fields.remove("pattern").unwrap())).collect()
     }
 
-    /// All that the library said, and nobody else.
-    fn said(&self) -> Vec<Said> {
+    /// The spans and events of the library, without those of other crates.
+    fn said(&self) -> Vec<SpanOrEvent> {
         lock(&self.told.said).iter().filter(|said| said.target.starts_with("etcd_typed")).cloned().collect()
     }
 
-    /// Everything that was told is in the lists, as it is there, and has nothing of what was planted in it.
+    /// Asserts that all recorded metrics, spans and events are listed in the documentation with
+    /// these labels and fields, and that none contains a planted text.
     pub(crate) fn check(&self) {
         let (metrics, events) = (listed::metrics(), listed::events());
         for Series { kind, name, labels, .. } in self.series().iter().filter(|series| series.name.starts_with("etcd_typed")) {
@@ -122,12 +129,12 @@ impl Listener {
             assert_eq!((row.level.as_str(), listed, row.is_span), (said.level.as_str(), fields, said.is_span), "{said:?}");
         }
         for text in [format!("{:?}", self.series()), format!("{:?}", self.said())] {
-            assert!(!text.contains("planted"), "a key or a value is told: {text}");
+            assert!(!text.contains("planted"), "a key or a value is shown: {text}");
         }
     }
 }
 
-impl Recorder for Told {
+impl Recorder for Recorded {
     fn describe_counter(&self, name: KeyName, unit: Option<Unit>, description: SharedString) {
         self.describe("counter", &name, unit, &description);
     }
@@ -153,7 +160,7 @@ impl Recorder for Told {
     }
 }
 
-impl Told {
+impl Recorded {
     fn describe(&self, kind: &'static str, name: &KeyName, unit: Option<Unit>, description: &SharedString) {
         lock(&self.described).insert(name.as_str().to_owned(), (kind, unit, description.to_string()));
     }
@@ -211,9 +218,9 @@ impl HistogramFn for Values {
     }
 }
 
-struct Ears(&'static Told);
+struct RecordingSubscriber(&'static Recorded);
 
-impl Ears {
+impl RecordingSubscriber {
     fn within(&self) -> Option<Fields> {
         let span = *lock(&self.0.entered).last()?;
         lock(&self.0.spans).get(usize::try_from(span).ok()? - 1).cloned()
@@ -222,11 +229,11 @@ impl Ears {
     fn hear(&self, metadata: &tracing::Metadata<'_>, what: String, fields: Fields) {
         let (target, level) = (metadata.target().to_owned(), metadata.level().to_string().to_lowercase());
         let (within, is_span) = (self.within(), metadata.is_span());
-        lock(&self.0.said).push(Said { target, level, what, fields, within, is_span });
+        lock(&self.0.said).push(SpanOrEvent { target, level, what, fields, within, is_span });
     }
 }
 
-impl Subscriber for Ears {
+impl Subscriber for RecordingSubscriber {
     fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
         true
     }

@@ -1,5 +1,5 @@
-//! What the library tells of itself: that the lists in its documentation are true (`listed`), and what is told of faults that are made to happen
-//! (`memory`, `servers`).
+//! The metrics, spans and events of the library: the lists in its documentation are complete
+//! (`listed`), and faults are reported (`memory`, `servers`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 
 use etcd_typed::EtcdSchema;
 
-/// Where it lies, and everything that is stored in it, has `planted` in it: nothing of that may be told.
+/// Its path and all its stored values contain `planted`, which must appear in no metric, span or
+/// event.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 #[etcd(prefix = "/{env}/checkout")]
 struct Checkout {
@@ -25,7 +26,7 @@ struct Checkout {
     quotas: BTreeMap<String, u64>,
 }
 
-/// What stands for it.
+/// The pattern of the directory, which metrics, spans and events contain instead of its path.
 const CHECKOUT: &str = "/{env}/checkout";
 
 fn planted() -> Checkout {

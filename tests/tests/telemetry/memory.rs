@@ -1,4 +1,4 @@
-//! What is told of an embedded store that fails when it should, on paused time.
+//! Reports of faults on the embedded store, on paused time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use crate::listener::Listener;
 use crate::{CHECKOUT, Checkout, CheckoutChange, CheckoutDir, planted};
 
-/// Longer than any backoff; the time is paused.
+/// Longer than any backoff. Time is paused.
 const LONG: Duration = Duration::from_secs(120);
 
 const INTERRUPTIONS: &str = "etcd_typed_watch_interruptions_total";
@@ -34,7 +34,7 @@ fn bench() -> Bench {
 }
 
 async fn next(changes: &mut Changes<CheckoutChange, Checkout>) -> Update<CheckoutChange> {
-    timeout(LONG, changes.next()).await.expect("it comes").expect("no end").expect("no error")
+    timeout(LONG, changes.next()).await.expect("a change in time").expect("the stream goes on").expect("no error")
 }
 
 async fn until(what: impl Fn() -> bool) {
@@ -43,21 +43,21 @@ async fn until(what: impl Fn() -> bool) {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(LONG, wait).await.expect("it comes to it");
+    timeout(LONG, wait).await.expect("this happens in time");
 }
 
-/// What is done on disk takes real time, in another thread.
+/// Waits in real time, for a file that another thread writes.
 async fn until_real(what: impl Fn() -> bool) {
     let began = std::time::Instant::now();
     while !what() {
-        assert!(began.elapsed() < LONG, "it comes to it");
+        assert!(began.elapsed() < LONG, "this happens in time");
         sleep(Duration::from_millis(1)).await;
         std::thread::yield_now();
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interruption_of_a_watch_is_counted_once_and_its_end_is_told() {
+async fn watch_interruption_is_counted_once() {
     let Bench { listener, store, dir, .. } = bench();
     let mut changes = dir.watch().await.unwrap();
     store.faults().fail(Calls::Watches, 3, ErrorKind::Unavailable);
@@ -74,7 +74,7 @@ async fn an_interruption_of_a_watch_is_counted_once_and_its_end_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_fell_behind_is_counted_and_is_no_trouble() {
+async fn lagging_watch_is_counted_as_lagged() {
     let Bench { listener, store, dir, .. } = bench();
     let mut changes = dir.watch().await.unwrap();
     dir.rate_limit.set(&1).await.unwrap();
@@ -112,7 +112,7 @@ async fn resyncs_are_counted_by_cause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_live_view_is_counted_with_what_it_took_and_refused() {
+async fn view_counts_applied_and_rejected_states() {
     let Bench { listener, client, dir, .. } = bench();
     dir.set(&planted()).await.unwrap();
     let live: Live<Checkout> = dir.live().await.unwrap();
@@ -123,13 +123,14 @@ async fn a_live_view_is_counted_with_what_it_took_and_refused() {
     live.wait_for_revision(written).await.unwrap();
     assert_eq!((value("view_applied_total"), value("view_revision")), (2.0, written.get() as f64));
 
-    // Two keys that are none, in two transactions: two candidates are rejected, and one view is degraded.
+    // Two transactions, each with an invalid value: two states are rejected, and one view is
+    // degraded.
     let text = "planted-number".to_owned();
     client.entry::<String>("/planted/checkout/rate_limit").unwrap().set(&text).await.unwrap();
     let bad = client.entry::<String>("/planted/checkout/quotas/planted-customer").unwrap().set(&text).await.unwrap();
     live.wait_for_revision(bad).await.unwrap_err();
     assert_eq!((value("view_applied_total"), value("view_rejected_total")), (2.0, 2.0));
-    assert_eq!((value("view_revision"), value("views_degraded")), (written.get() as f64, 1.0), "the last good one is shown");
+    assert_eq!((value("view_revision"), value("views_degraded")), (written.get() as f64, 1.0), "the last good state is shown");
     let problems: Vec<_> = listener.events("rejected").iter().map(|event| event.fields["problems"].clone()).collect();
     assert_eq!(problems, ["1", "2"]);
 
@@ -138,7 +139,7 @@ async fn a_live_view_is_counted_with_what_it_took_and_refused() {
     assert_eq!((value("views_degraded"), value("view_revision")), (0.0, mended.get() as f64));
     assert_eq!(listener.events("recovered").len(), 1);
 
-    // What happens elsewhere moves the revision on as well.
+    // A write of another key moves the view's revision, too.
     let elsewhere = client.entry::<u32>("/elsewhere").unwrap().set(&1).await.unwrap();
     live.wait_for_revision(elsewhere).await.unwrap();
     assert_eq!((value("view_applied_total"), value("view_revision")), (3.0, elsewhere.get() as f64));
@@ -153,7 +154,7 @@ async fn a_live_view_is_counted_with_what_it_took_and_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn staleness_grows_while_the_server_is_away() {
+async fn staleness_grows_without_server() {
     let Bench { listener, store, dir, .. } = bench();
     let live = dir.live().await.unwrap();
     let labels = [("pattern", CHECKOUT)];
@@ -169,7 +170,7 @@ async fn staleness_grows_while_the_server_is_away() {
     store.faults().start();
     until(|| stale() < 1.0 && degraded() == 0.0).await;
     assert_eq!(listener.value(INTERRUPTIONS, &[("pattern", CHECKOUT), ("cause", "unavailable")]), 1.0);
-    // A view that is dropped while it is degraded is not degraded any more.
+    // A degraded view that is dropped is no longer counted as degraded.
     store.faults().stop();
     until(|| degraded() == 1.0).await;
     drop(live);
@@ -178,7 +179,7 @@ async fn staleness_grows_while_the_server_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_from_disk_is_degraded_until_the_server_is_there() {
+async fn view_from_disk_counts_as_degraded() {
     let Bench { listener, store, dir, .. } = bench();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("checkout");
@@ -191,7 +192,7 @@ async fn a_view_from_disk_is_degraded_until_the_server_is_there() {
     let value = |name: &str| listener.value(&format!("etcd_typed_{name}"), &[("pattern", CHECKOUT)]);
     let told = listener.events("started from disk");
     assert_eq!((told.len(), told[0].fields["cause"].as_str(), value("views_degraded")), (1, "unavailable", 1.0));
-    assert_eq!(live.get().token, None, "secrets are not kept");
+    assert_eq!(live.get().token, None, "secrets are not saved");
     store.faults().start();
     until(|| value("views_degraded") == 0.0).await;
     assert_eq!(listener.events("recovered").len(), 1);
@@ -200,23 +201,27 @@ async fn a_view_from_disk_is_degraded_until_the_server_is_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_watch_of_a_view_is_an_interruption() {
+async fn refused_watch_is_counted_as_interruption() {
     let Bench { listener, store, dir, .. } = bench();
     let live = dir.live().await.unwrap();
     store.faults().fail(Calls::Watches, 3, ErrorKind::PermissionDenied);
-    // A watch that lagged is had again without a pause, so that the refusal is the first that is met.
+    // A watch that lagged is restarted without a backoff, so that its first error is the refusal.
     dir.rate_limit.set(&1).await.unwrap();
     until(|| live.get().rate_limit == 1).await;
     store.faults().lag_watches();
     until(|| !listener.events("refused").is_empty()).await;
     until(|| live.status().is_live()).await;
     assert_eq!(listener.events("refused").len(), 3);
-    assert_eq!(listener.value(INTERRUPTIONS, &[("pattern", CHECKOUT), ("cause", "permission_denied")]), 1.0, "once, not for each attempt");
+    assert_eq!(
+        listener.value(INTERRUPTIONS, &[("pattern", CHECKOUT), ("cause", "permission_denied")]),
+        1.0,
+        "counted once, not per attempt"
+    );
     listener.check();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_tells_nothing_is_a_resync_when_it_is_found_out() {
+async fn stale_view_is_counted_as_resync() {
     let listener = Listener::new();
     let store = MemoryStore::new();
     let client = Client::with_store(CountingStore::new(Arc::new(store.clone())));
@@ -232,14 +237,15 @@ async fn a_watch_that_tells_nothing_is_a_resync_when_it_is_found_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_tells_what_is_left_of_it_and_how_it_was_lost() {
+async fn lease_reports_remaining_time_and_loss() {
     let Bench { listener, store, client, .. } = bench();
     let remaining = || listener.values("etcd_typed_lease_remaining_seconds", &[]);
     let lost = |cause| listener.value("etcd_typed_leases_lost_total", &[("cause", cause)]);
     let lease = client.lease(Duration::from_secs(9)).await.unwrap();
     sleep(Duration::from_secs(10)).await;
     let healthy = remaining();
-    // What is safe is a tenth less than the time to live, which a third of has passed.
+    // A lease counts as held for nine tenths of its time to live. A third has passed at each
+    // keep-alive.
     assert!(healthy.len() == 3 && healthy.iter().all(|left| (*left - 5.1).abs() < 0.1), "{healthy:?}");
 
     store.faults().fail(Calls::KeepAlives, 2, ErrorKind::Unavailable);
@@ -253,7 +259,7 @@ async fn a_lease_tells_what_is_left_of_it_and_how_it_was_lost() {
     assert_eq!((lost("gone"), lost("expired")), (1.0, 0.0));
     drop(lease);
 
-    // One that no runtime keeps, and a spare one, which nobody misses.
+    // A lease that no runtime keeps alive is counted. A spare lease that ends is not.
     let unkept = std::thread::spawn({
         let store = store.clone();
         move || {
@@ -274,8 +280,8 @@ async fn a_lease_tells_what_is_left_of_it_and_how_it_was_lost() {
     let lease = client.lease(Duration::from_secs(9)).await.unwrap();
     store.faults().stop();
     sleep(Duration::from_secs(60)).await;
-    assert_eq!((lost("gone"), lost("expired")), (1.0, 1.0), "once, however often it is tried");
-    // It is tried until its end, at the latest as often as a call is repeated.
+    assert_eq!((lost("gone"), lost("expired")), (1.0, 1.0), "counted once, however many keep-alives fail");
+    // Keep-alives are retried until the lease ends, with the backoff of a call.
     let left = remaining().split_off(before);
     assert!(left.is_sorted_by(|one, next| one >= next) && left.last().is_some_and(|last| *last < 2.0), "{left:?}");
     drop(lease);
@@ -284,7 +290,7 @@ async fn a_lease_tells_what_is_left_of_it_and_how_it_was_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn how_long_the_leadership_was_waited_for_is_told_and_that_it_cannot_be_had() {
+async fn election_reports_wait_and_failed_campaigns() {
     let Bench { listener, store, client, .. } = bench();
     let election = client.election::<String>("/e");
     let leader = election.campaign(&"one".to_owned()).await.unwrap();
@@ -311,7 +317,7 @@ async fn how_long_the_leadership_was_waited_for_is_told_and_that_it_cannot_be_ha
 }
 
 #[tokio::test(start_paused = true)]
-async fn queue_reports_keys_without_lease_once_for_each_name() {
+async fn queue_reports_keys_without_lease_once_per_name() {
     let Bench { listener, client, .. } = bench();
     let told = || {
         let events = listener.events("keys outside the queue").into_iter();
@@ -335,7 +341,7 @@ async fn queue_reports_keys_without_lease_once_for_each_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_published_value_tells_when_it_is_missing_and_that_it_was_put_back() {
+async fn published_value_reports_loss_and_return() {
     let Bench { listener, store, client, .. } = bench();
     let pattern = ("pattern", "u64");
     let gauges = || (listener.value("etcd_typed_published", &[pattern]), listener.value("etcd_typed_published_missing", &[pattern]));
@@ -370,7 +376,7 @@ async fn a_published_value_tells_when_it_is_missing_and_that_it_was_put_back() {
 
     published.set(&2).await.unwrap();
     published.withdraw().await.unwrap();
-    // While it is missing, too, it is counted until it is given up.
+    // A missing value is counted until its guard is dropped.
     store.faults().stop();
     until(|| gauges() == (1.0, 1.0)).await;
     drop(other);
@@ -379,10 +385,10 @@ async fn a_published_value_tells_when_it_is_missing_and_that_it_was_put_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_is_counted_and_told_within_its_operation() {
+async fn conflict_is_counted_within_its_operation() {
     let Bench { listener, store, client, dir } = bench();
     dir.set(&planted()).await.unwrap();
-    // Both have read when the first one writes.
+    // The delay lets both calls read before the first one writes.
     store.faults().delay(Calls::Commits, Duration::from_millis(50));
     let quota = client.entry::<u64>("/planted/quota").unwrap();
     let more = || quota.modify(|now| Some(now.unwrap_or(0) + 1));
@@ -396,13 +402,13 @@ async fn a_conflict_is_counted_and_told_within_its_operation() {
     let told = listener.events("conflict");
     assert_eq!(told.len(), 2);
     for event in &told {
-        assert_eq!(event.within.as_ref(), Some(&event.fields), "it is in the span of its operation");
+        assert_eq!(event.within.as_ref(), Some(&event.fields), "the event is in the span of its operation");
     }
     listener.check();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_previous_value_that_is_none_is_told_without_it() {
+async fn undecodable_previous_value_is_reported_without_text() {
     let Bench { listener, client, .. } = bench();
     client.entry::<String>("/planted/key").unwrap().set(&"planted-text".to_owned()).await.unwrap();
     assert_eq!(client.entry::<u32>("/planted/key").unwrap().swap(&1).await.unwrap(), None);
@@ -412,7 +418,7 @@ async fn a_previous_value_that_is_none_is_told_without_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_operation_is_a_span_with_the_pattern_of_its_directory() {
+async fn every_operation_is_a_span_with_pattern() {
     let Bench { listener, client, dir, .. } = bench();
     let mut before = 0;
     let mut said = |pattern: &str, expected: &[&str]| {
@@ -505,7 +511,7 @@ fn published_value_without_runtime_counts_as_missing() {
     assert_eq!((value("published"), value("published_missing")), (2.0, 2.0));
     drop(dropped);
     assert_eq!((value("published"), value("published_missing")), (1.0, 1.0));
-    // Its time has not passed when another runtime takes it.
+    // Another runtime takes the value over before its time to live has passed.
     let other = runtime();
     other.block_on(async {
         assert!(kept.is_published());
@@ -549,7 +555,7 @@ fn view_without_runtime_counts_as_degraded() {
     drop(second);
     assert_eq!((value("views"), value("views_degraded")), (1.0, 1.0));
     runtime().block_on(async {
-        // It is looked at within a runtime.
+        // Asking for the status within a runtime moves the view there.
         until(|| first.status().is_live()).await;
         until(|| value("views_degraded") == 0.0).await;
     });

@@ -1,4 +1,4 @@
-//! What is told of real servers behind a proxy that breaks connections.
+//! Reports of faults with real servers, behind a proxy that breaks connections.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use crate::{CHECKOUT, CheckoutDir, planted};
 
 const WAIT: Duration = Duration::from_secs(60);
 
-/// The time is the real one here: whatever it takes.
+/// Waits in real time.
 async fn until(what: impl Fn() -> bool) {
     let wait = async {
         while !what() {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(WAIT, wait).await.expect("it comes to it");
+    timeout(WAIT, wait).await.expect("this happens in time");
 }
 
 #[tokio::test]
-async fn v3_tells_retries_interruptions_resyncs_and_leases() {
+async fn v3_reports_retries_resyncs_and_leases() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let listener = Listener::new();
@@ -33,7 +33,7 @@ async fn v3_tells_retries_interruptions_resyncs_and_leases() {
     written.set(&planted()).await.unwrap();
     let mut changes = dir.watch().await.unwrap();
 
-    // A read meets a connection that is refused, and is repeated until it is not.
+    // A read whose connection is refused is retried until it succeeds.
     proxy.set(Mode::Refuse).await;
     proxy.cut();
     let retries = |op, cause| listener.value("etcd_typed_retries_total", &[("store", "v3"), ("op", op), ("cause", cause)]);
@@ -49,7 +49,7 @@ async fn v3_tells_retries_interruptions_resyncs_and_leases() {
         assert_eq!((within["op"].as_str(), within["pattern"].as_str()), ("get", CHECKOUT));
     }
 
-    // The watch is cut, and what it missed is compacted before it is back.
+    // The watch is disconnected, and the changes that it missed are compacted before it reconnects.
     proxy.set(Mode::Refuse).await;
     proxy.cut();
     for rate_limit in 0..10 {
@@ -74,13 +74,13 @@ async fn v3_tells_retries_interruptions_resyncs_and_leases() {
 }
 
 #[tokio::test]
-async fn v2_tells_retries_by_http_method() {
+async fn v2_reports_retries_by_http_method() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let listener = Listener::new();
     let client = Client::builder(&format!("etcd2://{}", proxy.addr())).retry(RetryPolicy::default()).connect().await.unwrap();
     let limit = CheckoutDir::open(&client, "planted").unwrap().rate_limit.clone();
-    // Without looking first when the struct expires, which is a GET on v2.
+    // Without `permanent`, a set on v2 would first GET the struct's time to live.
     let set = async |n| limit.set(&n).permanent().await;
     set(1).await.unwrap();
     proxy.set(Mode::Refuse).await;

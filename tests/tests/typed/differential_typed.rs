@@ -1,7 +1,9 @@
-//! Handles on the embedded store against handles on a real server: random sequences of calls give the same answers, errors and typed changes.
-//! What stores do below them is compared in `differential.rs`.
+//! Makes random sequences of calls on handles of the embedded store and of a real server. Answers,
+//! errors and typed changes must be equal. `differential.rs` does the same one layer below, on
+//! stores.
 //!
-//! Both stores see the same writes from their first revision on, so that even revisions are the same.
+//! Both stores receive the same writes from their first revision on, so that their revisions are
+//! equal, too.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -16,7 +18,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::time::timeout;
 
-/// Long enough that what comes at all has come; only a test that fails waits for it.
+/// Every expected change arrives within this time; only a failing test waits that long.
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -49,7 +51,8 @@ enum Expected {
     Seen,
 }
 
-/// One call, on the whole struct, on a field, on a map, or of somebody who knows of no schema.
+/// One call on the struct, on a field or on a map, or one of a client that does not know the
+/// schema.
 #[derive(Clone, Debug)]
 enum Call {
     Get,
@@ -156,7 +159,7 @@ struct Player {
     client: Client,
     directory: String,
     shop: ShopDir,
-    /// What was read last.
+    /// What the last read returned.
     seen: Option<Versioned<Shop>>,
     seen_limit: Option<Versioned<u32>>,
 }
@@ -167,7 +170,7 @@ impl Player {
         Self { client: client.clone(), directory: directory.to_owned(), shop, seen: None, seen_limit: None }
     }
 
-    /// The answer as text.
+    /// Makes the call and returns its answer as text.
     async fn play(&mut self, call: &Call) -> String {
         let shop = self.shop.clone();
         let limit = &shop.limit;
@@ -273,8 +276,9 @@ fn told<T: Debug>(result: Result<T>) -> String {
     }
 }
 
-/// Writes on the store that is behind, so that both are at the same revision: they are, unless a case before failed.
-async fn meet(memory: &Client, server: &Client) {
+/// Writes to the store that is behind until both are at the same revision. They differ only after a
+/// case that failed.
+async fn equalize_revisions(memory: &Client, server: &Client) {
     loop {
         let (at, other) = (memory.status().await.unwrap().revision, server.status().await.unwrap().revision);
         let behind = match at.cmp(&other) {
@@ -282,15 +286,15 @@ async fn meet(memory: &Client, server: &Client) {
             std::cmp::Ordering::Less => memory,
             std::cmp::Ordering::Greater => server,
         };
-        behind.entry::<u32>("/meet").unwrap().set(&0).await.unwrap();
+        behind.entry::<u32>("/filler").unwrap().set(&0).await.unwrap();
     }
 }
 
-/// The typed changes up to and with the last write.
+/// The typed changes up to the last write, which writes [`END`].
 async fn changes(mut changes: etcd_typed::Changes<ShopChange, Shop>) -> Vec<String> {
     let mut seen = Vec::new();
     loop {
-        let item = timeout(LIMIT, changes.next()).await.expect("in time").expect("no end");
+        let item = timeout(LIMIT, changes.next()).await.expect("a change in time").expect("the stream goes on");
         let text = match item {
             Ok(update) => format!("{update:?}"),
             Err(error) => format!("{:?} at {:?}: {:?}", error.kind(), error.key(), error.problems()),
@@ -307,7 +311,7 @@ async fn changes(mut changes: etcd_typed::Changes<ShopChange, Shop>) -> Vec<Stri
 const END: &str = "the end";
 
 #[test]
-fn the_same_answers_and_changes_as_on_a_server() {
+fn embedded_store_answers_like_server() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (_etcd, server) = runtime.block_on(async {
         let etcd = Etcd::start().await;
@@ -321,20 +325,20 @@ fn the_same_answers_and_changes_as_on_a_server() {
         number.set(number.get() + 1);
         let directory = format!("/case-{}", number.get());
         runtime.block_on(async {
-            meet(&memory, &server).await;
+            equalize_revisions(&memory, &server).await;
             let (mut on_memory, mut on_server) = (Player::new(&memory, &directory), Player::new(&server, &directory));
             let watches = (on_memory.shop.watch().await.unwrap(), on_server.shop.watch().await.unwrap());
             let watches = (tokio::spawn(changes(watches.0)), tokio::spawn(changes(watches.1)));
             for call in &calls {
                 let (told, expected) = (on_memory.play(call).await, on_server.play(call).await);
-                prop_assert_eq!(told, expected, "memory and the server, of {:?}", call);
+                prop_assert_eq!(told, expected, "answers of memory and of the server to {:?}", call);
             }
             let end = Call::NameModify(END.to_owned());
             for last in [Call::Foreign("name", Some("x")), end] {
                 let (told, expected) = (on_memory.play(&last).await, on_server.play(&last).await);
-                prop_assert_eq!(told, expected, "memory and the server, of {:?}", last);
+                prop_assert_eq!(told, expected, "answers of memory and of the server to {:?}", last);
             }
-            prop_assert_eq!(watches.0.await.unwrap(), watches.1.await.unwrap(), "the changes on memory and on the server");
+            prop_assert_eq!(watches.0.await.unwrap(), watches.1.await.unwrap(), "changes on memory and on the server");
             Ok(())
         })
     });

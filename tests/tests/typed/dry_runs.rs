@@ -1,4 +1,5 @@
-//! `diff` and `check` on every store: what they say, and that a write does what its diff said.
+//! `diff` and `check` on every store: what they report, and that a write changes exactly the keys
+//! that its diff listed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -13,7 +14,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::{Builder, Runtime};
 
-/// A struct with every kind of field, and secrets in them.
+/// A struct with every kind of field, some of them secret.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 #[etcd(validate = in_order)]
 struct App {
@@ -58,7 +59,7 @@ fn in_order(app: &App) -> Result<(), &'static str> {
     if app.low <= app.high { Ok(()) } else { Err("`low` is above `high`") }
 }
 
-/// Something that is set everywhere; where the store takes them, with bytes that are no text.
+/// A value for every field. The bytes are not UTF-8 if the store can keep such values.
 fn app_on(client: &Client) -> App {
     App {
         low: 2,
@@ -77,7 +78,7 @@ fn bytes_on(client: &Client) -> Bytes {
     if client.store().capabilities().binary_values { Bytes::from_static(b"\xff\x00") } else { Bytes::from_static(b"text") }
 }
 
-/// What a case works with.
+/// The client of one test.
 struct Bench {
     client: Client,
 }
@@ -101,22 +102,22 @@ impl Bench {
         self.client.entry::<String>(path).unwrap().set(&value.to_owned()).await.unwrap();
     }
 
-    /// The key as everybody sees it, below the client's namespace.
+    /// The whole key, with the client's namespace.
     fn full(&self, path: &str) -> String {
         self.client.directory(path).unwrap().key().to_string()
     }
 }
 
 etcd_typed_tests::on_every_store! { "dry":
-    a_diff_is_what_set_would_change
-    a_diff_of_a_map
-    a_diff_of_a_bad_value_is_refused
-    what_is_well_is_checked
-    everything_that_is_wrong_is_checked_at_once
-    a_check_of_a_map
+    diff_lists_what_set_would_change
+    diff_of_map_lists_entries
+    diff_of_invalid_value_is_refused
+    check_of_valid_struct_is_empty
+    check_lists_all_problems
+    check_of_map_lists_entries
 }
 
-async fn a_diff_is_what_set_would_change(bench: Bench) {
+async fn diff_lists_what_set_would_change(bench: Bench) {
     let dir = bench.app();
     let everything = dir.diff(&bench.value()).await.unwrap();
     assert_eq!(everything.differences.len(), 12);
@@ -163,7 +164,8 @@ async fn a_diff_is_what_set_would_change(bench: Bench) {
     assert!(high.is_modified());
     assert!(!format!("{diff:?}").contains("hunter"), "{diff:?}");
 
-    // An alias lies unread behind the field until the field has no value any more.
+    // An alias is unread while the field has a value of its own. Without one, a set deletes the
+    // alias.
     bench.put("/app/title", "old").await;
     assert_eq!(dir.diff(&bench.value()).await.unwrap().to_string(), format!("- {}: old\n", bench.full("/app/title")));
     value.banner = Some("new".to_owned());
@@ -174,7 +176,7 @@ async fn a_diff_is_what_set_would_change(bench: Bench) {
     );
 }
 
-async fn a_diff_of_a_map(bench: Bench) {
+async fn diff_of_map_lists_entries(bench: Bench) {
     let dir = bench.filled().await;
     bench.put("/app/quotas/deeper/x", "stays").await;
     let diff = dir.quotas.diff(&BTreeMap::from([("acme".to_owned(), 6), ("new".to_owned(), 2)])).await.unwrap();
@@ -192,7 +194,7 @@ async fn a_diff_of_a_map(bench: Bench) {
     assert_eq!(diff.to_string(), expected);
 }
 
-async fn a_diff_of_a_bad_value_is_refused(bench: Bench) {
+async fn diff_of_invalid_value_is_refused(bench: Bench) {
     let dir = bench.app();
     let bad = App { low: 5, ..bench.value() };
     let (refused, written) = (dir.diff(&bad).await.unwrap_err(), dir.set(&bad).await.unwrap_err());
@@ -203,9 +205,10 @@ async fn a_diff_of_a_bad_value_is_refused(bench: Bench) {
     assert_eq!(error.kind(), ErrorKind::Invalid);
 }
 
-async fn what_is_well_is_checked(bench: Bench) {
+async fn check_of_valid_struct_is_empty(bench: Bench) {
     let dir = bench.filled().await;
-    // An alias behind the field's own key is not read; what is hidden on v2 is nobody's business.
+    // An alias beside the field's own key is not read. Hidden names, as v2 has them, are not
+    // reported.
     bench.put("/app/minimum", "odd").await;
     bench.put("/app/_locks/x", "1").await;
     let seen = dir.get().await.unwrap();
@@ -219,7 +222,7 @@ async fn what_is_well_is_checked(bench: Bench) {
     assert!(dir.login.check().await.unwrap().problems.iter().all(|problem| problem.kind == ProblemKind::Unknown));
 }
 
-async fn everything_that_is_wrong_is_checked_at_once(bench: Bench) {
+async fn check_lists_all_problems(bench: Bench) {
     let dir = bench.filled().await;
     dir.low.delete().await.unwrap();
     dir.login.user.delete().await.unwrap();
@@ -265,7 +268,7 @@ async fn everything_that_is_wrong_is_checked_at_once(bench: Bench) {
     assert_eq!(problems, expected);
     assert_eq!(check.to_string().lines().count(), expected.len());
 
-    // Once the fields are mended, the whole is wrong.
+    // When no field has a problem, the struct's own validation runs.
     for path in ["hihg", "database/hots", "regions/eu/pni", "regions/us/pin", "regions/none/deeper/x", "quotas/50%", "quotas/deeper/x"] {
         bench.client.entry::<String>(&format!("/app/{path}")).unwrap().delete().await.unwrap();
     }
@@ -277,13 +280,13 @@ async fn everything_that_is_wrong_is_checked_at_once(bench: Bench) {
     let check = dir.check().await.unwrap();
     assert_eq!(check.problems.len(), 1, "{check}");
     assert_eq!((check.problems[0].kind, &check.problems[0].key), (ProblemKind::Rejected, dir.key()));
-    // The struct has secrets in it, which its validation could have said.
+    // The struct contains secrets, which its validation error could show.
     assert_eq!(check.problems[0].reason, "*** (the struct has a secret in it: the reason is not shown)");
     assert_eq!(check.problems[0].revision, Some(newest));
     assert!(dir.get().await.is_ok(), "reading does not validate");
 }
 
-async fn a_check_of_a_map(bench: Bench) {
+async fn check_of_map_lists_entries(bench: Bench) {
     let dir = bench.filled().await;
     bench.put("/app/quotas/x", "3").await;
     bench.put("/app/quotas/y", "many").await;
@@ -295,7 +298,7 @@ async fn a_check_of_a_map(bench: Bench) {
     assert_eq!(kinds(dir.regions.check().await.unwrap()), [ProblemKind::Unknown, ProblemKind::Unknown]);
     bench.put("/app/regions/us/host", "us").await;
     assert_eq!(kinds(dir.regions.check().await.unwrap()), [ProblemKind::Unknown]);
-    // An entry by itself is told what it lacks.
+    // A check of one entry alone reports the missing key.
     assert_eq!(kinds(dir.regions.dir("new").unwrap().check().await.unwrap()), [ProblemKind::Missing]);
 }
 
@@ -328,7 +331,7 @@ fn value(bytes: Bytes) -> impl Strategy<Value = App> {
         })
 }
 
-/// What anybody wrote there.
+/// Writes of other clients: aliases, unknown keys, bad values and bad names.
 fn others() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
     let path = proptest::sample::select(
         &[
@@ -363,8 +366,9 @@ async fn stored(client: &Client, directory: &str) -> BTreeMap<String, Bytes> {
     nodes.into_iter().filter_map(|node| Some((node.path, node.value?.into_inner()))).collect()
 }
 
-/// Whatever is there and whatever is to be there: what is written and deleted is what the diff said, and then all is well but for what is not ours.
-fn a_write_does_what_its_diff_said(runtime: &Runtime, client: &Client, cases: u32) {
+/// For random stored keys and a random new value, a set writes and deletes exactly the keys that
+/// the diff listed. Afterwards a check reports only unknown keys and foreign names.
+fn set_changes_what_diff_listed(runtime: &Runtime, client: &Client, cases: u32) {
     let number = Cell::new(0);
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, max_shrink_iters: 200, ..Config::default() });
     let bytes = || bytes_on(client);
@@ -393,7 +397,7 @@ fn a_write_does_what_its_diff_said(runtime: &Runtime, client: &Client, cases: u3
                 .filter(|key| before.get(*key) != after.get(*key))
                 .map(|key| (key.clone(), (before.contains_key(key), after.contains_key(key))))
                 .collect();
-            prop_assert_eq!(&told, &done, "told and done");
+            prop_assert_eq!(&told, &done, "keys in the diff and keys that changed");
             for difference in &diff.differences {
                 let key = relative(&difference.key);
                 for (shown, stored) in [(&difference.old, before.get(&key)), (&difference.new, after.get(&key))] {
@@ -415,8 +419,9 @@ fn a_write_does_what_its_diff_said(runtime: &Runtime, client: &Client, cases: u3
                     }
                 }
             }
-            prop_assert!(dir.diff(&value).await.unwrap().is_empty(), "what was written is what was to be");
-            // Somebody else's keys stay, and are all that may be wrong: also what lies at or below a name that no map key is stored as.
+            prop_assert!(dir.diff(&value).await.unwrap().is_empty(), "after the set there is no difference");
+            // Unknown keys stay. The only problems are these keys, and keys at or below a name that
+            // is not the stored form of a map key.
             let problems = dir.check().await.unwrap().problems;
             let foreign: Vec<_> =
                 problems.iter().filter(|problem| problem.kind == ProblemKind::ForeignKey).map(|problem| problem.key.clone()).collect();
@@ -433,20 +438,20 @@ fn a_write_does_what_its_diff_said(runtime: &Runtime, client: &Client, cases: u3
 }
 
 #[test]
-fn a_write_does_what_its_diff_said_on_memory() {
+fn set_changes_what_diff_listed_on_memory() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let client = runtime.block_on(Client::connect("memory:")).unwrap();
-    a_write_does_what_its_diff_said(&runtime, &client, 300);
+    set_changes_what_diff_listed(&runtime, &client, 300);
 }
 
 #[test]
-fn a_write_does_what_its_diff_said_on_v3() {
+fn set_changes_what_diff_listed_on_v3() {
     let (runtime, _etcd, client) = server(Etcd::url_v3);
-    a_write_does_what_its_diff_said(&runtime, &client, 40);
+    set_changes_what_diff_listed(&runtime, &client, 40);
 }
 
 #[test]
-fn a_write_does_what_its_diff_said_on_v2() {
+fn set_changes_what_diff_listed_on_v2() {
     let (runtime, _etcd, client) = server(Etcd::url_v2);
-    a_write_does_what_its_diff_said(&runtime, &client, 20);
+    set_changes_what_diff_listed(&runtime, &client, 20);
 }

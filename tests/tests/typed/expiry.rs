@@ -1,4 +1,5 @@
-//! What was written with one lease or time to live expires as one, whatever is written of it afterwards.
+//! Keys that are written with one lease or time to live expire together, however they are changed
+//! afterwards.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -14,7 +15,7 @@ use tokio::time::sleep;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Every way in which a key can be a part of it.
+/// A struct with every kind of field that can hold a key.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 struct Service {
     address: String,
@@ -38,7 +39,7 @@ struct Limits {
     high: Option<u32>,
 }
 
-/// Services that expire each by itself.
+/// A struct with services that have a lease each.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 struct Registry {
     name: String,
@@ -82,12 +83,12 @@ impl Bench {
         self.client.store().range(Range::of(Span::Below(key))).await.unwrap().kvs
     }
 
-    /// When each key below the directory expires.
+    /// How each key below the directory expires.
     async fn ends(&self, directory: &str) -> Vec<End> {
         self.stored(directory).await.iter().map(End::of).collect()
     }
 
-    /// That all keys of the service are attached to this lease.
+    /// Asserts that all keys of the service are attached to this lease.
     #[track_caller]
     fn all_with<'b>(&'b self, lease: &'b Lease) -> impl Future<Output = ()> + 'b {
         let caller = std::panic::Location::caller();
@@ -126,24 +127,24 @@ impl End {
 }
 
 on_every_store! { "expiry":
-    update_keeps_the_lease
-    swap_keeps_the_lease
-    swap_and_update_give_every_key_what_they_name
-    field_writes_keep_the_lease
-    writes_of_nested_structs_and_maps_keep_the_lease
-    transaction_keeps_the_lease
-    service_in_a_registry_keeps_its_own_lease
-    struct_without_lease_stays_without
-    key_with_a_time_of_its_own_does_not_spread_it
-    entry_alone_keeps_what_it_modifies_and_is_written_anew_otherwise
-    modify_gives_an_unchanged_value_what_it_names
-    update_of_nothing_gives_what_it_names
-    permanent_ends_an_expiry
-    time_to_live_is_kept
-    published_value_that_others_modify_is_withdrawn
+    update_keeps_lease
+    swap_keeps_lease
+    named_lease_applies_to_every_key
+    field_writes_keep_lease
+    writes_of_nested_parts_keep_lease
+    transaction_keeps_lease
+    map_entries_keep_their_own_leases
+    struct_without_lease_stays_permanent
+    ttl_of_one_key_does_not_spread
+    single_entry_keeps_lease_only_in_modify
+    modify_applies_named_lease_to_unchanged_value
+    update_applies_named_lease_to_unchanged_struct
+    permanent_removes_expiry
+    frequent_writes_keep_ttl
+    modified_published_value_can_be_withdrawn
 }
 
-/// In one key on v2, which has no transactions.
+/// Updates the struct with one transaction, or with `non_atomic` on v2, which has no transactions.
 async fn update(bench: &Bench, dir: &ServiceDir, f: impl Fn(&mut Service) + Send + Sync) {
     if bench.transactions() {
         dir.update(&f).await.unwrap();
@@ -153,7 +154,7 @@ async fn update(bench: &Bench, dir: &ServiceDir, f: impl Fn(&mut Service) + Send
     }
 }
 
-async fn update_keeps_the_lease(bench: Bench) {
+async fn update_keeps_lease(bench: Bench) {
     let (dir, lease) = bench.leased().await;
     update(&bench, &dir, |service| service.load = 5).await;
     bench.all_with(&lease).await;
@@ -167,10 +168,10 @@ async fn update_keeps_the_lease(bench: Bench) {
     assert_eq!(bench.stored("/services/a").await.len(), 9);
     bench.all_with(&lease).await;
     lease.revoke().await.unwrap();
-    assert_eq!(bench.stored("/services").await, [], "it is gone as a whole");
+    assert_eq!(bench.stored("/services").await, [], "every key is gone");
 }
 
-async fn swap_keeps_the_lease(bench: Bench) {
+async fn swap_keeps_lease(bench: Bench) {
     let (dir, lease) = bench.leased().await;
     let swapped = Service { load: 2, note: Some("new".into()), ..service() };
     let swap = async |value: &Service| {
@@ -179,7 +180,7 @@ async fn swap_keeps_the_lease(bench: Bench) {
     };
     swap(&swapped).await.unwrap();
     bench.all_with(&lease).await;
-    // What an update gives is as good as a read.
+    // The value that an update returns serves for a compare-and-swap without another read.
     if bench.transactions() {
         assert_eq!(dir.get().await.unwrap().lease(), Some(lease.id()));
         let updated = dir.update(|service| service.load += 1).await.unwrap();
@@ -187,7 +188,7 @@ async fn swap_keeps_the_lease(bench: Bench) {
         dir.compare_and_swap(&updated, &Service { weight: 9, ..swapped.clone() }).await.unwrap();
         bench.all_with(&lease).await;
     }
-    // One that is attached elsewhere stays there, and what is added follows the rest.
+    // A key with a lease of its own keeps it, and new keys get the lease of the rest.
     let other = bench.client.lease(LONG).await.unwrap();
     dir.weight.set(&2).lease(&other).await.unwrap();
     swap(&Service { weight: 3, load: 7, limits: Some(Limits { low: 1, high: None }), ..swapped }).await.unwrap();
@@ -196,7 +197,7 @@ async fn swap_keeps_the_lease(bench: Bench) {
     assert_eq!(bench.end_of(&dir.limits.low).await, Some(End::With(lease.id())));
 }
 
-async fn swap_and_update_give_every_key_what_they_name(bench: Bench) {
+async fn named_lease_applies_to_every_key(bench: Bench) {
     let (dir, _first) = bench.leased().await;
     let (second, third) = (bench.client.lease(LONG).await.unwrap(), bench.client.lease(LONG).await.unwrap());
     let seen = dir.get().await.unwrap();
@@ -214,7 +215,7 @@ async fn swap_and_update_give_every_key_what_they_name(bench: Bench) {
     assert_eq!(error.kind(), ErrorKind::LeaseLost);
 }
 
-async fn field_writes_keep_the_lease(bench: Bench) {
+async fn field_writes_keep_lease(bench: Bench) {
     let (dir, lease) = bench.leased().await;
     dir.load.set(&2).await.unwrap();
     bench.all_with(&lease).await;
@@ -229,7 +230,7 @@ async fn field_writes_keep_the_lease(bench: Bench) {
     bench.all_with(&lease).await;
     assert_eq!(dir.load.get().await.unwrap().as_deref(), Some(&8));
 
-    // What is not there yet.
+    // Writes of a key that does not exist yet.
     for write in 0..5 {
         match write {
             0 => drop(dir.note.set(&"0".to_owned()).await.unwrap()),
@@ -244,7 +245,7 @@ async fn field_writes_keep_the_lease(bench: Bench) {
         dir.note.delete().await.unwrap();
         assert_eq!(dir.note.replace(&"5".to_owned()).await.unwrap_err().kind(), ErrorKind::NotFound);
     }
-    // A value moves from an alias with what it has.
+    // A value that moves from the alias keeps its lease.
     let alias = bench.client.entry::<String>("/services/a/remark").unwrap();
     alias.set(&"old".to_owned()).lease(&lease).await.unwrap();
     dir.note.modify(|note| note.map(|note| note + "er")).await.unwrap();
@@ -255,7 +256,7 @@ async fn field_writes_keep_the_lease(bench: Bench) {
     assert_eq!(bench.stored("/services").await, []);
 }
 
-async fn writes_of_nested_structs_and_maps_keep_the_lease(bench: Bench) {
+async fn writes_of_nested_parts_keep_lease(bench: Bench) {
     let (dir, lease) = bench.leased().await;
     let limits = Limits { low: 1, high: Some(2) };
     dir.limits.set(&limits).non_atomic().await.unwrap();
@@ -290,7 +291,7 @@ async fn writes_of_nested_structs_and_maps_keep_the_lease(bench: Bench) {
     assert_eq!(bench.stored("/services").await, []);
 }
 
-async fn transaction_keeps_the_lease(bench: Bench) {
+async fn transaction_keeps_lease(bench: Bench) {
     let (dir, lease) = bench.leased().await;
     bench.client.transaction().set(&dir.load, &5).await.unwrap();
     bench.client.transaction().set(&dir.note, &"x".to_owned()).await.unwrap();
@@ -307,7 +308,7 @@ async fn transaction_keeps_the_lease(bench: Bench) {
     bench.all_with(&lease).await;
 }
 
-async fn service_in_a_registry_keeps_its_own_lease(bench: Bench) {
+async fn map_entries_keep_their_own_leases(bench: Bench) {
     let registry = bench.client.dir::<Registry>("/registry").unwrap();
     registry.name.set(&"r".to_owned()).await.unwrap();
     let leases = [bench.client.lease(LONG).await.unwrap(), bench.client.lease(LONG).await.unwrap()];
@@ -333,9 +334,9 @@ async fn service_in_a_registry_keeps_its_own_lease(bench: Bench) {
     assert_eq!(registry.get().await.unwrap().services.keys().collect::<Vec<_>>(), ["b", "c"]);
 }
 
-async fn struct_without_lease_stays_without(bench: Bench) {
+async fn struct_without_lease_stays_permanent(bench: Bench) {
     let (dir, lease) = bench.leased().await;
-    // The whole struct is written anew.
+    // A set of the whole struct starts anew and names no lease.
     dir.set(&service()).non_atomic().await.unwrap();
     dir.load.set(&2).await.unwrap();
     dir.note.set(&"x".to_owned()).await.unwrap();
@@ -346,10 +347,10 @@ async fn struct_without_lease_stays_without(bench: Bench) {
     assert_eq!(dir.get().await.unwrap().load, 2);
 }
 
-async fn key_with_a_time_of_its_own_does_not_spread_it(bench: Bench) {
+async fn ttl_of_one_key_does_not_spread(bench: Bench) {
     let dir = bench.service();
     dir.set(&service()).non_atomic().await.unwrap();
-    // An override for a time.
+    // An override that expires.
     dir.weight.set(&9).ttl(LONG).await.unwrap();
     dir.note.set(&"x".to_owned()).await.unwrap();
     update(&bench, &dir, |service| service.limits = Some(Limits { low: 1, high: None })).await;
@@ -358,7 +359,7 @@ async fn key_with_a_time_of_its_own_does_not_spread_it(bench: Bench) {
     for end in [bench.end_of(&dir.note).await, bench.end_of(&dir.limits.low).await, bench.end_of(&dir.load).await] {
         assert_eq!(end, Some(End::Never));
     }
-    // Nor in a struct all of whose fields have defaults.
+    // The same holds in a struct whose fields all have defaults.
     let limits = bench.client.dir::<Limits>("/limits").unwrap();
     limits.low.set(&5).ttl(LONG).await.unwrap();
     limits.high.set(&6).ttl(LONG).await.unwrap();
@@ -378,7 +379,7 @@ struct Two {
     c: Option<u32>,
 }
 
-async fn entry_alone_keeps_what_it_modifies_and_is_written_anew_otherwise(bench: Bench) {
+async fn single_entry_keeps_lease_only_in_modify(bench: Bench) {
     let (entry, lease) = (bench.client.entry::<u32>("/alone").unwrap(), bench.client.lease(LONG).await.unwrap());
     for write in 0..5 {
         entry.set(&1).lease(&lease).await.unwrap();
@@ -403,14 +404,14 @@ async fn entry_alone_keeps_what_it_modifies_and_is_written_anew_otherwise(bench:
     assert_eq!(bench.end_of(&map.entry("a").unwrap()).await, Some(End::Never));
 }
 
-async fn modify_gives_an_unchanged_value_what_it_names(bench: Bench) {
+async fn modify_applies_named_lease_to_unchanged_value(bench: Bench) {
     let (entry, lease) = (bench.client.entry::<u32>("/heartbeat").unwrap(), bench.client.lease(LONG).await.unwrap());
     entry.set(&1).await.unwrap();
     entry.modify(|n| n).lease(&lease).await.unwrap();
     assert_eq!(bench.end_of(&entry).await, Some(End::With(lease.id())));
     let before = entry.get().await.unwrap().unwrap().modified();
     let unchanged = entry.modify(|n| n).lease(&lease).await.unwrap().unwrap();
-    assert_eq!(unchanged.modified(), before, "it has it already");
+    assert_eq!(unchanged.modified(), before, "the value has this lease already");
     entry.modify(|n| n).ttl(LONG).await.unwrap();
     let end = bench.end_of(&entry).await.unwrap();
     assert!(end.expires() && end != End::With(lease.id()));
@@ -420,21 +421,25 @@ async fn modify_gives_an_unchanged_value_what_it_names(bench: Bench) {
     assert_eq!(entry.get().await.unwrap().as_deref(), Some(&1));
 }
 
-async fn update_of_nothing_gives_what_it_names(bench: Bench) {
+async fn update_applies_named_lease_to_unchanged_struct(bench: Bench) {
     let (dir, first) = bench.leased().await;
     let lease = bench.client.lease(LONG).await.unwrap();
     dir.update(|_| ()).lease(&lease).non_atomic().await.unwrap();
     bench.all_with(&lease).await;
     first.revoke().await.unwrap();
     let before = dir.get().await.unwrap();
-    assert_eq!(dir.update(|_| ()).lease(&lease).non_atomic().await.unwrap().modified(), before.modified(), "it has it already");
+    assert_eq!(
+        dir.update(|_| ()).lease(&lease).non_atomic().await.unwrap().modified(),
+        before.modified(),
+        "the keys have this lease already"
+    );
     let renewed = dir.update(|_| ()).ttl(LONG).non_atomic().await.unwrap();
     assert!(renewed.modified() > before.modified());
     let ends = bench.ends("/services/a").await;
     assert!(ends.iter().all(|end| end.expires() && *end != End::With(lease.id())), "{ends:?}");
 }
 
-async fn permanent_ends_an_expiry(bench: Bench) {
+async fn permanent_removes_expiry(bench: Bench) {
     let (dir, lease) = bench.leased().await;
     dir.load.set(&2).permanent().await.unwrap();
     assert_eq!(bench.end_of(&dir.load).await, Some(End::Never));
@@ -445,8 +450,8 @@ async fn permanent_ends_an_expiry(bench: Bench) {
     assert_eq!(dir.get().await.unwrap().load, 2);
 }
 
-/// Written often, it neither lives for ever nor ends early, and all of it ends together.
-async fn time_to_live_is_kept(bench: Bench) {
+/// Frequent writes neither prolong nor shorten the time to live, and all keys expire together.
+async fn frequent_writes_keep_ttl(bench: Bench) {
     let (dir, alone) = (bench.service(), bench.client.entry::<u32>("/alone").unwrap());
     dir.set(&service()).ttl(Duration::from_secs(6)).non_atomic().await.unwrap();
     alone.set(&0).ttl(Duration::from_secs(6)).await.unwrap();
@@ -463,21 +468,21 @@ async fn time_to_live_is_kept(bench: Bench) {
                 assert_eq!(error.kind(), ErrorKind::Invalid);
                 break;
             }
-            _ => panic!("it does not end"),
+            _ => panic!("the struct does not expire"),
         }
     }
-    assert!(written >= 5, "it ended after {written} writes");
-    // On v2 each key has a time of its own, in whole seconds.
+    assert!(written >= 5, "the struct expired after only {written} writes");
+    // On v2 each key has a time to live of its own, in whole seconds.
     for _ in 0..100 {
         if bench.stored("/").await.is_empty() {
             return;
         }
         sleep(Duration::from_millis(100)).await;
     }
-    panic!("something of it stays: {:?}", bench.stored("/").await);
+    panic!("keys are left: {:?}", bench.stored("/").await);
 }
 
-async fn published_value_that_others_modify_is_withdrawn(bench: Bench) {
+async fn modified_published_value_can_be_withdrawn(bench: Bench) {
     let entry = bench.client.entry::<u32>("/published").unwrap();
     let published = entry.publish(&1).await.unwrap();
     entry.modify(|n| n.map(|n| n + 1)).await.unwrap();
@@ -487,9 +492,9 @@ async fn published_value_that_others_modify_is_withdrawn(bench: Bench) {
     assert_eq!(entry.get().await.unwrap(), None);
 }
 
-/// A struct that takes several transactions is attached to one lease all the same.
+/// A struct that is written in several transactions is attached to a single lease.
 #[tokio::test(start_paused = true)]
-async fn steps_of_one_write_share_a_lease() {
+async fn steps_of_one_write_share_lease_memory() {
     let bench = Bench { client: Client::connect("memory:").await.unwrap() };
     let map = bench.client.entries::<u32, u32>("/map").unwrap();
     map.set(&(0..300).map(|n| (n, n)).collect()).ttl(LONG).non_atomic().await.unwrap();
@@ -498,9 +503,10 @@ async fn steps_of_one_write_share_a_lease() {
     assert!(ends.iter().all(|end| *end == ends[0] && end.expires()));
 }
 
-/// Keeping what is there costs no request where nothing expires, and at most one more where something does.
+/// Keeping the lease costs no request if the key has none, and at most one more request if it has
+/// one.
 #[tokio::test]
-async fn keeping_an_expiry_costs_no_request_where_there_is_none() {
+async fn keeping_no_expiry_costs_no_request_memory() {
     let counting = CountingStore::new(std::sync::Arc::new(MemoryStore::new()));
     let client = Client::with_store(counting.clone());
     let dir = client.dir::<Service>("/services/a").unwrap();
@@ -536,9 +542,9 @@ async fn keeping_an_expiry_costs_no_request_where_there_is_none() {
     cost(2);
 }
 
-/// A lease that ends while a write is under way leaves nothing behind.
+/// If the lease ends while an update runs, no key is left.
 #[tokio::test]
-async fn lease_that_ends_during_an_update_leaves_nothing() {
+async fn lease_ending_during_update_leaves_no_key_memory() {
     let store = MemoryStore::new();
     let bench = Bench { client: Client::with_store(store.clone()) };
     let (dir, lease) = bench.leased().await;
@@ -556,7 +562,7 @@ async fn lease_that_ends_during_an_update_leaves_nothing() {
         .changed_fields_only()
         .await
         .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Invalid, "there is no struct any more: {error}");
+    assert_eq!(error.kind(), ErrorKind::Invalid, "the struct does not exist any more: {error}");
     assert_eq!(bench.stored("/services").await, []);
 }
 
@@ -567,11 +573,12 @@ mod random {
 
     use super::{Bench, Client, Duration, End, Etcd, Expect, LONG, Limits, Service, ServiceDir, service, sleep};
 
-    /// Random writes of a struct that has one lease, by everybody who may write it.
+    /// Writes a struct that has one lease in random ways.
     struct Writer<'b> {
         bench: &'b Bench,
         dir: ServiceDir,
-        /// The lease that it is attached to; none: it is permanent. Not known: a time to live was named.
+        /// The lease that the struct is attached to; `None` if it is permanent or has a time to
+        /// live.
         lease: Option<Lease>,
         ends: bool,
         count: Cell<u32>,
@@ -596,7 +603,7 @@ mod random {
             }
         }
 
-        /// Writes all of it anew, and what it expires with.
+        /// Sets the whole struct, permanent or with a time to live or a lease.
         async fn begin(&mut self) {
             let value = self.value();
             let set = self.dir.set(&value).non_atomic();
@@ -617,7 +624,7 @@ mod random {
             }
         }
 
-        /// Names another end for all of it.
+        /// Attaches the whole struct to another lease.
         async fn renew(&mut self) {
             let value = self.value();
             let lease = self.bench.client.lease(LONG).await.unwrap();
@@ -674,11 +681,11 @@ mod random {
                 13 => self.bench.client.transaction().set(&dir.note, &text).await.map(drop),
                 14 => dir.load.compare_and_swap(Expect::Present, &n).await.map(drop),
                 15 => {
-                    // A published field ends with what published it, and nothing else does.
+                    // Only the published field has the publisher's lease.
                     let published = dir.note.publish(&text).await.unwrap();
                     dir.load.set(&n).await.unwrap();
                     dir.tags.entry("y").unwrap().set(&text).await.unwrap();
-                    self.check_but("what is written beside a published field", Some(dir.note.key())).await;
+                    self.check_but("a write beside a published field", Some(dir.note.key())).await;
                     published.withdraw().await
                 }
                 _ => dir.tags.set(&std::collections::BTreeMap::from([(text, "y".to_owned())])).non_atomic().await.map(drop),
@@ -686,7 +693,7 @@ mod random {
             .unwrap_or_else(|error| panic!("{error:?}"));
         }
 
-        /// Everything that is stored has the one end that it was given.
+        /// Asserts that every stored key has the lease that the struct was given last, if any.
         async fn check(&self, what: &str) {
             self.check_but(what, None).await;
         }
@@ -708,7 +715,7 @@ mod random {
 
     async fn play(bench: Bench, rounds: usize) {
         let dir = bench.service();
-        // The view is over all services, and one that ends must not stop it.
+        // A view of all services, which goes on when one of them expires.
         let services = bench.client.dirs::<String, Service>("/services").unwrap();
         services.dir("b").unwrap().set(&service()).non_atomic().await.unwrap();
         let live = services.live().await.unwrap();
@@ -735,7 +742,7 @@ mod random {
             assert!(now.iter().all(|(name, service)| live.get().get(name) == Some(service)), "the view follows");
             if let Some(lease) = writer.lease.take() {
                 lease.revoke().await.unwrap();
-                assert_eq!(bench.stored("/services/a").await, [], "all of it is gone");
+                assert_eq!(bench.stored("/services/a").await, [], "every key is gone");
                 for _ in 0..1000 {
                     if live.get().len() == 1 {
                         break;
@@ -751,7 +758,7 @@ mod random {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn struct_has_one_end_under_random_writes_memory() {
+    async fn random_writes_keep_one_lease_memory() {
         for seed in 0..60 {
             fastrand::seed(seed);
             play(Bench { client: Client::connect("memory:").await.unwrap() }, 5).await;
@@ -759,13 +766,13 @@ mod random {
     }
 
     #[tokio::test]
-    async fn struct_has_one_end_under_random_writes_v3() {
+    async fn random_writes_keep_one_lease_v3() {
         let etcd = Etcd::start().await;
         play(Bench { client: Client::connect(&etcd.url_v3()).await.unwrap() }, 30).await;
     }
 
     #[tokio::test]
-    async fn struct_has_one_end_under_random_writes_v2() {
+    async fn random_writes_keep_one_lease_v2() {
         let etcd = Etcd::start().await;
         play(Bench { client: Client::connect(&etcd.url_v2()).await.unwrap() }, 15).await;
     }

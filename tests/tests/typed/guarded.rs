@@ -1,5 +1,7 @@
-//! L2, writes under a guard: of every kind, each commits while the guard is held, is refused when it is not, costs no request for that, and tells a lost
-//! guard from a conflict. Where stores differ it is on memory and on a real v3 server; v2 refuses.
+//! Writes with `guarded_by`. Every kind of write commits while the guard is held and fails with
+//! `GuardLost` once it is lost. The guard costs no additional request, and a conflict is not
+//! reported as a lost guard. Most tests run on memory and on a real v3 server, since these could
+//! differ; v2 refuses such writes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the figures of a run are its result")]
@@ -24,10 +26,10 @@ use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// Only a test that fails waits for it.
+/// Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// So long that no keep-alive comes in between.
+/// Long enough that the guard needs no keep-alive during a test.
 const TTL: Duration = Duration::from_secs(120);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -64,44 +66,45 @@ fn quotas(entries: u64) -> BTreeMap<String, u64> {
     (0..entries).map(|n| (format!("q{n:03}"), n)).collect()
 }
 
-/// What a [`Meddler`] waits for and does before it passes a commit on.
+/// What an [`InterferingStore`] does before it passes one commit on: waits at the gate, then
+/// commits.
 #[derive(Default)]
-struct Before {
+struct BeforeCommit {
     gate: Option<Arc<Notify>>,
     commit: Option<Txn>,
 }
 
-/// A store before whose commits those of somebody else come. A deaf one is told nothing that it does not commit, so that its guards learn of their loss
-/// by writes alone.
+/// A store that commits transactions of another client before its own. If it is `deaf`, its reads
+/// and watches never answer, so that its guards learn only from refused writes that they are lost.
 #[derive(Clone)]
-struct Meddler {
+struct InterferingStore {
     inner: Arc<dyn Store>,
     deaf: bool,
-    /// Its commits are under way for some time, some longer than others.
+    /// Delays each commit by 0 to 11 ms.
     slow: bool,
-    before: Arc<Mutex<Vec<Before>>>,
+    before: Arc<Mutex<Vec<BeforeCommit>>>,
     answers: Arc<Mutex<Vec<Committed>>>,
 }
 
-impl Meddler {
+impl InterferingStore {
     fn of(inner: &Arc<dyn Store>, deaf: bool) -> Self {
         Self { inner: Arc::clone(inner), deaf, slow: false, before: Arc::default(), answers: Arc::default() }
     }
 
-    /// The next commits find this done before them.
-    fn before(&self, mut what: Vec<Before>) {
+    /// Sets what is done before each of the next commits, in this order.
+    fn before(&self, mut what: Vec<BeforeCommit>) {
         what.reverse();
         *self.before.lock().unwrap() = what;
     }
 }
 
-impl fmt::Debug for Meddler {
+impl fmt::Debug for InterferingStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Meddler").finish_non_exhaustive()
+        f.debug_struct("InterferingStore").finish_non_exhaustive()
     }
 }
 
-impl Store for Meddler {
+impl Store for InterferingStore {
     fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
     }
@@ -163,13 +166,13 @@ impl Store for Meddler {
 
 /// Three clients of one store.
 struct Bench {
-    /// Whose writes are guarded and counted.
+    /// Its writes are guarded and counted.
     client: Client,
     counting: CountingStore,
-    meddler: Meddler,
-    /// Who has the lock, and is deaf.
+    interfering: InterferingStore,
+    /// Holds the lock, on a deaf store.
     holder: Client,
-    /// Anybody else.
+    /// Any other client.
     other: Client,
     env: String,
 }
@@ -177,11 +180,11 @@ struct Bench {
 impl Bench {
     fn of(other: Client) -> Self {
         static CASES: AtomicU64 = AtomicU64::new(0);
-        let meddler = Meddler::of(other.store(), false);
-        let counting = CountingStore::new(Arc::new(meddler.clone()));
+        let interfering = InterferingStore::of(other.store(), false);
+        let counting = CountingStore::new(Arc::new(interfering.clone()));
         let client = Client::with_store(counting.clone());
-        let holder = Client::with_store(Meddler::of(other.store(), true));
-        Self { client, counting, meddler, holder, other, env: format!("guarded-{}", CASES.fetch_add(1, Ordering::Relaxed)) }
+        let holder = Client::with_store(InterferingStore::of(other.store(), true));
+        Self { client, counting, interfering, holder, other, env: format!("guarded-{}", CASES.fetch_add(1, Ordering::Relaxed)) }
     }
 
     async fn memory() -> Self {
@@ -220,7 +223,7 @@ impl Bench {
         self.holder.lock(&format!("/locks/{}/{name}", self.env)).ttl(TTL).acquire().await.unwrap()
     }
 
-    /// Everything as it was before any write.
+    /// Restores the keys that every case starts with.
     async fn fill(&self) {
         let other = &self.other;
         other.directory(&format!("/{}", self.env)).unwrap().delete_recursive().await.unwrap();
@@ -232,7 +235,7 @@ impl Bench {
         other.dirs::<String, Plain>(&self.path("plains")).unwrap().set(&plains).await.unwrap();
     }
 
-    /// All keys with their values and when they came to be and were written, but those of locks.
+    /// All keys except those of locks, with value, creation revision and modification revision.
     async fn stored(&self) -> BTreeMap<String, (Bytes, Revision, Revision)> {
         let nodes = self.other.directory(&format!("/{}", self.env)).unwrap().list_recursive().await.unwrap().into_inner();
         let values = nodes.into_iter().filter_map(|node| Some((node.path, node.value?)));
@@ -248,7 +251,7 @@ impl Bench {
     }
 }
 
-/// A kind of write, with or without a guard; the answer is thrown away.
+/// One kind of write, with or without a guard; its answer is dropped.
 type Write = for<'a> fn(&'a Bench, Option<&'a Guard>) -> BoxFuture<'a, Result<()>>;
 
 macro_rules! writes {
@@ -260,31 +263,31 @@ macro_rules! writes {
                 None => write.await,
             }
             .map(drop)
-            .map_err(OfStore::of_store)
+            .map_err(IntoStoreError::into_store_error)
         }))),*]
     };
 }
 
-/// The store's error, of a write whose closure may refuse too.
-trait OfStore {
-    fn of_store(self) -> Error;
+/// Returns the store's error from a write whose closure may refuse, too.
+trait IntoStoreError {
+    fn into_store_error(self) -> Error;
 }
 
-impl OfStore for Error {
-    fn of_store(self) -> Error {
+impl IntoStoreError for Error {
+    fn into_store_error(self) -> Error {
         self
     }
 }
 
-impl OfStore for UpdateError<Error> {
-    fn of_store(self) -> Error {
+impl IntoStoreError for UpdateError<Error> {
+    fn into_store_error(self) -> Error {
         match self {
             Self::Store(error) | Self::Refused(error) => error,
         }
     }
 }
 
-/// Every kind of write, each of which changes something of what [`Bench::fill`] makes.
+/// Every kind of write. Each changes something that [`Bench::fill`] wrote.
 const WRITES: &[(&str, Write)] = writes! {
     "entry set": |bench| bench.entry("there").set(&2);
     "entry set, new": |bench| bench.entry("new").set(&2);
@@ -328,8 +331,8 @@ const WRITES: &[(&str, Write)] = writes! {
     "transaction expect": |bench| bench.client.transaction().expect(&bench.entry("there"), Expect::Present).set(&bench.entry("new"), &2);
 };
 
-/// Writes that find nothing to be written.
-const NOTHING: &[(&str, Write)] = writes! {
+/// Writes that change nothing, because the stored state is already the wanted one.
+const UNCHANGING_WRITES: &[(&str, Write)] = writes! {
     "entry modify": |bench| bench.entry("there").modify(|n| n);
     "entry modify of nothing": |bench| bench.entry("new").modify(|n| n);
     "entry delete": |bench| bench.entry("new").delete();
@@ -342,7 +345,7 @@ const NOTHING: &[(&str, Write)] = writes! {
     "transaction": |bench| bench.client.transaction();
 };
 
-/// What is there, read by somebody whose requests are not counted.
+/// Reads the struct with a client whose requests are not counted.
 async fn seen(bench: &Bench) -> Versioned<Plain> {
     PlainDir::open(&bench.other, &bench.env).unwrap().get().await.unwrap()
 }
@@ -366,26 +369,26 @@ macro_rules! cases {
 }
 
 cases! {
-    l2_every_write_commits_while_the_guard_is_held_at_no_cost
-    l2_a_write_of_nothing_is_under_the_guard_too
-    l2_no_write_commits_once_the_key_is_deleted
-    l2_no_write_commits_once_the_lease_is_gone
-    l2_no_write_commits_once_the_key_is_somebody_elses
-    l2_no_write_commits_once_the_key_is_made_again
-    l2_no_write_commits_once_the_lease_is_another_one
-    l2_no_write_commits_once_the_key_is_detached
-    l2_a_conflict_is_told_from_a_lost_guard
-    l2_a_refused_write_tells_the_guard
-    l2_two_guards
-    l2_a_leader_is_a_guard
-    l2_loops_end_with_the_guard
-    l2_a_write_in_steps_is_guarded_at_each
-    l2_the_guard_counts_against_the_limit
-    l2_a_guard_that_is_given_up_writes_nothing
-    l2_a_write_that_is_on_its_way_harms_nobody
+    held_guard_costs_no_request
+    unchanging_write_checks_guard
+    deleted_key_stops_every_write
+    revoked_lease_stops_every_write
+    foreign_key_stops_every_write
+    recreated_key_stops_every_write
+    other_lease_stops_every_write
+    detached_key_stops_every_write
+    conflict_is_not_reported_as_lost_guard
+    refused_write_ends_while_held
+    write_under_two_guards_needs_both
+    leader_guards_writes_until_it_resigns
+    lost_guard_ends_retries
+    every_step_checks_guard
+    guard_counts_against_operation_limit
+    released_guard_refuses_pending_writes
+    write_of_earlier_hold_is_refused
 }
 
-async fn l2_every_write_commits_while_the_guard_is_held_at_no_cost(bench: Bench) {
+async fn held_guard_costs_no_request(bench: Bench) {
     for (name, write) in WRITES {
         bench.fill().await;
         let before = bench.stored().await;
@@ -405,13 +408,13 @@ async fn l2_every_write_commits_while_the_guard_is_held_at_no_cost(bench: Bench)
         let values = |stored: BTreeMap<String, (Bytes, Revision, Revision)>| {
             stored.into_iter().map(|(path, (value, ..))| (path, value)).collect::<BTreeMap<_, _>>()
         };
-        assert_eq!(values(written_under_it), values(written), "{name}: the same is written as without a guard");
+        assert_eq!(values(written_under_it), values(written), "{name}: a guarded write stores the same values");
         lock.release().await.unwrap();
     }
 }
 
-async fn l2_a_write_of_nothing_is_under_the_guard_too(bench: Bench) {
-    for (name, write) in NOTHING {
+async fn unchanging_write_checks_guard(bench: Bench) {
+    for (name, write) in UNCHANGING_WRITES {
         bench.fill().await;
         let lock = bench.lock().await;
         let before = bench.stored().await;
@@ -426,22 +429,23 @@ async fn l2_a_write_of_nothing_is_under_the_guard_too(bench: Bench) {
     }
 }
 
-/// The guard of every write is taken away; each is refused by one request, and nothing is written.
-async fn none_commits(bench: &Bench, take_away: impl AsyncFn(&Bench, &Lock), why: LostReason) {
+/// For each kind of write, takes the guard away and checks that the write is refused by one request
+/// and changes nothing.
+async fn every_write_is_refused(bench: &Bench, take_away: impl AsyncFn(&Bench, &Lock), why: LostReason) {
     for (name, write) in WRITES {
         bench.fill().await;
         let lock = bench.lock().await;
         take_away(bench, &lock).await;
         let before = bench.stored().await;
         bench.requests();
-        assert!(lock.is_held(), "{name}: nobody has told it yet");
+        assert!(lock.is_held(), "{name}: the holder has not learned of the loss yet");
         let error = write(bench, Some(&lock)).await.unwrap_err();
         assert_eq!((error.kind(), error.key()), (ErrorKind::GuardLost, Some(lock.key())), "{name}: {error}");
         assert_eq!(bench.requests(), 1, "{name}");
         assert!(!error.may_have_applied() && error.written().is_empty(), "{name}: {error}");
         assert!(!lock.is_held(), "{name}");
         assert_eq!(lock.lost().await.reason(), why, "{name}");
-        // Now it is known here.
+        // The guard knows of its loss now, so the next write is refused without a request.
         assert_eq!(write(bench, Some(&lock)).await.unwrap_err().kind(), ErrorKind::GuardLost, "{name}");
         assert_eq!(bench.requests(), 0, "{name}");
         assert_eq!(bench.stored().await, before, "{name}");
@@ -449,51 +453,52 @@ async fn none_commits(bench: &Bench, take_away: impl AsyncFn(&Bench, &Lock), why
     }
 }
 
-async fn l2_no_write_commits_once_the_key_is_deleted(bench: Bench) {
+async fn deleted_key_stops_every_write(bench: Bench) {
     let take_away = async |bench: &Bench, lock: &Lock| drop(bench.foreign(vec![Op::delete(lock.key())]).await);
-    none_commits(&bench, take_away, LostReason::KeyDeleted).await;
+    every_write_is_refused(&bench, take_away, LostReason::KeyDeleted).await;
 }
 
-async fn l2_no_write_commits_once_the_lease_is_gone(bench: Bench) {
+async fn revoked_lease_stops_every_write(bench: Bench) {
     let take_away = async |bench: &Bench, lock: &Lock| bench.other.store().revoke(lock.lease_id()).await.unwrap();
-    none_commits(&bench, take_away, LostReason::KeyDeleted).await;
+    every_write_is_refused(&bench, take_away, LostReason::KeyDeleted).await;
 }
 
-/// A key of somebody else's at the same place: put by hand, without a lease.
-async fn l2_no_write_commits_once_the_key_is_somebody_elses(bench: Bench) {
+/// Another client puts a key of its own, without a lease, at the guard's place.
+async fn foreign_key_stops_every_write(bench: Bench) {
     let take_away = async |bench: &Bench, lock: &Lock| {
         bench.foreign(vec![Op::delete(lock.key())]).await;
         bench.foreign(vec![Op::put(lock.key(), "mine".into())]).await;
     };
-    none_commits(&bench, take_away, LostReason::TakenOver).await;
+    every_write_is_refused(&bench, take_away, LostReason::TakenOver).await;
 }
 
-/// The key is there and attached to the very lease; it is not the one that was made.
-async fn l2_no_write_commits_once_the_key_is_made_again(bench: Bench) {
+/// The new key is attached to the guard's own lease, but its creation revision differs.
+async fn recreated_key_stops_every_write(bench: Bench) {
     let take_away = async |bench: &Bench, lock: &Lock| {
         bench.foreign(vec![Op::delete(lock.key())]).await;
         bench.foreign(vec![put_with(lock.key(), lock.lease_id())]).await;
     };
-    none_commits(&bench, take_away, LostReason::TakenOver).await;
+    every_write_is_refused(&bench, take_away, LostReason::TakenOver).await;
 }
 
-async fn l2_no_write_commits_once_the_lease_is_another_one(bench: Bench) {
+async fn other_lease_stops_every_write(bench: Bench) {
     let lease = bench.other.lease(Duration::from_secs(60)).await.unwrap();
     let take_away = async |bench: &Bench, lock: &Lock| drop(bench.foreign(vec![put_with(lock.key(), lease.id())]).await);
-    none_commits(&bench, take_away, LostReason::TakenOver).await;
+    every_write_is_refused(&bench, take_away, LostReason::TakenOver).await;
 }
 
-/// A put by hand takes the lease away and keeps when the key came to be.
-async fn l2_no_write_commits_once_the_key_is_detached(bench: Bench) {
+/// A put by hand detaches the lease; the creation revision stays.
+async fn detached_key_stops_every_write(bench: Bench) {
     let take_away = async |bench: &Bench, lock: &Lock| drop(bench.foreign(vec![Op::put(lock.key(), "mine".into())]).await);
-    none_commits(&bench, take_away, LostReason::TakenOver).await;
+    every_write_is_refused(&bench, take_away, LostReason::TakenOver).await;
 }
 
 fn put_with(key: &Key, lease: LeaseId) -> Op {
     Op::Put { key: key.clone(), value: "mine".into(), expiry: Expiry::With(lease), previous: false }
 }
 
-/// An emptied server gives out the same revisions again: the key of the next holder came to be when ours did, and only the lease tells them apart.
+/// A server that lost its data assigns the same revisions again. The keys of the former and the
+/// next holder then have the same creation revision, and only their lease IDs differ.
 async fn wiped(bench: &Bench, wipe: impl AsyncFnOnce()) {
     let lock = bench.lock().await;
     bench.entry("there").set(&1).guarded_by(&lock).await.unwrap();
@@ -503,7 +508,7 @@ async fn wiped(bench: &Bench, wipe: impl AsyncFnOnce()) {
     while bench.foreign(vec![Op::put(&filler, "".into())]).await.revision.next() < lock.fence() {}
     bench.foreign(vec![put_with(lock.key(), lease.id())]).await;
     let found = bench.other.store().range(Range::of(Span::Key(lock.key().clone()))).await.unwrap();
-    assert_eq!(found.kvs[0].created, lock.fence(), "it came to be when ours did");
+    assert_eq!(found.kvs[0].created, lock.fence(), "both keys have the same creation revision");
     let error = bench.entry("there").set(&2).guarded_by(&lock).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::GuardLost);
     assert_eq!(lock.lost().await.reason(), LostReason::TakenOver);
@@ -511,7 +516,7 @@ async fn wiped(bench: &Bench, wipe: impl AsyncFnOnce()) {
 }
 
 #[tokio::test]
-async fn l2_a_wiped_server_is_not_fooled_memory() {
+async fn wiped_store_refuses_old_guard_memory() {
     let store = MemoryStore::new();
     let bench = Bench::of(Client::with_store(store.clone()));
     bench.fill().await;
@@ -519,14 +524,14 @@ async fn l2_a_wiped_server_is_not_fooled_memory() {
 }
 
 #[tokio::test]
-async fn l2_a_wiped_server_is_not_fooled_v3() {
+async fn wiped_server_refuses_old_guard_v3() {
     let mut etcd = Etcd::start().await;
     let bench = Bench::of(Client::connect(&etcd.url_v3()).await.unwrap());
     bench.fill().await;
     wiped(&bench, async || etcd.wipe().await).await;
 }
 
-async fn l2_a_conflict_is_told_from_a_lost_guard(bench: Bench) {
+async fn conflict_is_not_reported_as_lost_guard(bench: Bench) {
     bench.fill().await;
     let stale = seen(&bench).await;
     PlainDir::open(&bench.other, &bench.env).unwrap().limit.set(&7).await.unwrap();
@@ -568,7 +573,8 @@ async fn l2_a_conflict_is_told_from_a_lost_guard(bench: Bench) {
     assert_eq!(refused(&lock).await, expected);
     assert!(lock.is_held());
 
-    // Both at once: the guard comes first. Each has a guard that does not know of it yet.
+    // A lost guard takes precedence over a conflict. Each write has a guard that does not know of
+    // its loss yet.
     let before = bench.stored().await;
     for at in 0..expected.len() {
         let lock = bench.lock_named(&format!("both-{at}")).await;
@@ -597,8 +603,9 @@ async fn l2_a_conflict_is_told_from_a_lost_guard(bench: Bench) {
     assert_eq!(bench.stored().await, before);
 }
 
-/// With a client that is as it should be: what the write found out ends what runs under the guard.
-async fn l2_a_refused_write_tells_the_guard(bench: Bench) {
+/// A write that is refused tells its guard of the loss, which ends `while_held`. The client is not
+/// deaf here.
+async fn refused_write_ends_while_held(bench: Bench) {
     bench.fill().await;
     let lock = bench.other.lock(&format!("/locks/{}/told", bench.env)).acquire().await.unwrap();
     let running = lock.while_held(std::future::pending::<()>());
@@ -610,7 +617,7 @@ async fn l2_a_refused_write_tells_the_guard(bench: Bench) {
     assert_eq!((lost.unwrap_err().reason(), refused.kind()), (LostReason::KeyDeleted, ErrorKind::GuardLost));
 }
 
-async fn l2_two_guards(bench: Bench) {
+async fn write_under_two_guards_needs_both(bench: Bench) {
     bench.fill().await;
     let (one, two) = (bench.lock_named("one").await, bench.lock_named("two").await);
     let there = bench.entry("there");
@@ -631,7 +638,7 @@ async fn l2_two_guards(bench: Bench) {
     assert_eq!(there.get().await.unwrap().as_deref(), Some(&4));
 }
 
-async fn l2_a_leader_is_a_guard(bench: Bench) {
+async fn leader_guards_writes_until_it_resigns(bench: Bench) {
     let leader = bench.other.election::<u32>(&format!("/elections/{}", bench.env)).campaign(&7).await.unwrap();
     let there = bench.entry("there");
     there.set(&1).guarded_by(&leader).await.unwrap();
@@ -643,9 +650,9 @@ async fn l2_a_leader_is_a_guard(bench: Bench) {
     assert_eq!(there.get().await.unwrap().as_deref(), Some(&2));
 }
 
-/// The first try meets a conflict; before the second the guard is lost.
-async fn l2_loops_end_with_the_guard(bench: Bench) {
-    // A write in steps reads again after a conflict, and learns it by that.
+/// The first attempt fails with a conflict, and the guard is lost before the second.
+async fn lost_guard_ends_retries(bench: Bench) {
+    // A non-atomic write reads again after a conflict.
     let kinds: &[(&str, Write)] = writes! {
         "modify": |bench| bench.mapped().limit.modify(|n| n.map(|n| n + 1));
         "update": |bench| bench.mapped().update(|mapped| mapped.limit += 1);
@@ -659,9 +666,9 @@ async fn l2_loops_end_with_the_guard(bench: Bench) {
         let (limit, quota) = (Key::parse(&bench.path("mapped/limit")).unwrap(), Key::parse(&bench.path("mapped/quotas/q000")).unwrap());
         let conflict = Txn { then: vec![Op::put(&limit, "70".into()), Op::put(&quota, "71".into())], ..Txn::default() };
         let delete = Txn { then: vec![Op::delete(lock.key())], ..Txn::default() };
-        let before = |commit: Txn| Before { commit: Some(commit), gate: None };
+        let before = |commit: Txn| BeforeCommit { commit: Some(commit), gate: None };
         bench.requests();
-        bench.meddler.before(vec![Before::default(), before(conflict), before(delete)]);
+        bench.interfering.before(vec![BeforeCommit::default(), before(conflict), before(delete)]);
         let error = timeout(LIMIT, write(&bench, Some(&lock))).await.unwrap().unwrap_err();
         assert_eq!((error.kind(), error.key()), (ErrorKind::GuardLost, Some(lock.key())), "{name}: {error}");
         let counts = bench.counting.take();
@@ -671,12 +678,12 @@ async fn l2_loops_end_with_the_guard(bench: Bench) {
     }
 }
 
-async fn l2_a_write_in_steps_is_guarded_at_each(bench: Bench) {
+async fn every_step_checks_guard(bench: Bench) {
     bench.fill().await;
     let lock = bench.lock().await;
     let delete = Txn { then: vec![Op::delete(lock.key())], ..Txn::default() };
-    // The read, the first step, and then the second.
-    bench.meddler.before(vec![Before::default(), Before::default(), Before { commit: Some(delete), gate: None }]);
+    // The read and the first step pass, and the guard is lost before the second step.
+    bench.interfering.before(vec![BeforeCommit::default(), BeforeCommit::default(), BeforeCommit { commit: Some(delete), gate: None }]);
     bench.requests();
     let all = quotas(300);
     let error = bench.mapped().quotas.set(&all).non_atomic().guarded_by(&lock).await.unwrap_err();
@@ -684,21 +691,21 @@ async fn l2_a_write_in_steps_is_guarded_at_each(bench: Bench) {
     assert_eq!(bench.requests(), 3);
     let written: Vec<&str> = error.written().iter().filter_map(|key| key.segments().last()).collect();
     let expected: Vec<&String> = all.keys().take(126).collect();
-    assert_eq!(written, expected, "128 operations less the two conditions of the guard");
+    assert_eq!(written, expected, "128 operations minus the two conditions of the guard");
     let stored = MappedDir::open(&bench.other, &bench.env).unwrap().quotas.get().await.unwrap();
     assert_eq!(stored.len(), 126);
 
     let again = bench.lock_named("again").await;
     bench.mapped().quotas.set(&all).non_atomic().guarded_by(&again).await.unwrap();
-    assert_eq!(bench.requests(), 4, "a read, and 300 in steps of 126");
+    assert_eq!(bench.requests(), 4, "one read, and 300 entries in steps of 126");
     assert_eq!(MappedDir::open(&bench.other, &bench.env).unwrap().quotas.get().await.unwrap().len(), 300);
 }
 
-async fn l2_the_guard_counts_against_the_limit(bench: Bench) {
+async fn guard_counts_against_operation_limit(bench: Bench) {
     let lock = bench.lock().await;
     let dir = bench.mapped();
     let others = MappedDir::open(&bench.other, &bench.env).unwrap();
-    // Compared are that nothing was changed, and that each key is there: the limit and the quotas.
+    // The conditions: nothing was changed, and each key exists, the limit and every quota.
     others.set(&mapped(124)).await.unwrap();
     let seen = others.get().await.unwrap();
     dir.compare_and_swap(&seen, &Mapped { limit: 2, ..mapped(124) }).guarded_by(&lock).await.unwrap();
@@ -712,7 +719,7 @@ async fn l2_the_guard_counts_against_the_limit(bench: Bench) {
     assert!(error.to_string().contains("1 operations under 129 conditions (2 of them the guard's)"), "{error}");
     assert_eq!(bench.requests(), 0);
     let error = dir.update(|mapped| mapped.limit = 3).guarded_by(&lock).await.unwrap_err();
-    assert_eq!((error.kind(), bench.requests()), (ErrorKind::TooManyOperations, 1), "after the read");
+    assert_eq!((error.kind(), bench.requests()), (ErrorKind::TooManyOperations, 1), "the read is made before");
     dir.compare_and_swap(&seen, &Mapped { limit: 2, ..mapped(125) }).await.unwrap();
 
     let entries: Vec<_> = (0..127).map(|n| bench.entry(&format!("e{n}"))).collect();
@@ -723,13 +730,13 @@ async fn l2_the_guard_counts_against_the_limit(bench: Bench) {
     expecting(126).guarded_by(&lock).await.unwrap();
     assert_eq!(expecting(127).guarded_by(&lock).await.unwrap_err().kind(), ErrorKind::TooManyOperations);
     expecting(127).await.unwrap();
-    // As many reads as conditions, and one for the guard.
+    // On failure the transaction reads as many keys as it has conditions, and one for the guard.
     bench.entry("e125").set(&1).await.unwrap();
     assert_eq!(expecting(126).guarded_by(&lock).await.unwrap_err().kind(), ErrorKind::Conflict);
     assert!(lock.is_held());
 }
 
-async fn l2_a_guard_that_is_given_up_writes_nothing(bench: Bench) {
+async fn released_guard_refuses_pending_writes(bench: Bench) {
     bench.fill().await;
     let before = bench.stored().await;
     let lock = bench.lock().await;
@@ -744,19 +751,20 @@ async fn l2_a_guard_that_is_given_up_writes_nothing(bench: Bench) {
 
     let write = bench.entry("there").set(&2).guarded_by(&next);
     let _token = next.into_token();
-    assert_eq!(write.await.unwrap_err().kind(), ErrorKind::GuardLost, "it is another's from now on");
+    assert_eq!(write.await.unwrap_err().kind(), ErrorKind::GuardLost, "the token's next owner holds the lock");
     assert_eq!(bench.requests(), 0);
     assert_eq!(bench.stored().await, before);
 }
 
-/// It is sent while the lock is held, and arrives when the same client has it again, with the same lease and at the same key.
-async fn l2_a_write_that_is_on_its_way_harms_nobody(bench: Bench) {
+/// The write is sent while the lock is held. It arrives after the same client has acquired the lock
+/// again, with the same lease and at the same key.
+async fn write_of_earlier_hold_is_refused(bench: Bench) {
     bench.fill().await;
     let before = bench.stored().await;
     let lock = bench.lock().await;
     let (key, lease) = (lock.key().clone(), lock.lease_id());
     let gate = Arc::new(Notify::new());
-    bench.meddler.before(vec![Before { gate: Some(Arc::clone(&gate)), commit: None }]);
+    bench.interfering.before(vec![BeforeCommit { gate: Some(Arc::clone(&gate)), commit: None }]);
     let mut write = polled(bench.entry("there").set(&2).guarded_by(&lock).into_future());
     lock.release().await.unwrap();
     let next = bench.lock().await;
@@ -769,19 +777,20 @@ async fn l2_a_write_that_is_on_its_way_harms_nobody(bench: Bench) {
     bench.entry("there").set(&3).guarded_by(&next).await.unwrap();
 }
 
-/// The future after it was polled once and had nothing.
+/// Polls the future once, which must not complete it, and returns it.
 fn polled<T>(mut future: BoxFuture<'static, T>) -> BoxFuture<'static, T> {
-    assert!((&mut future).now_or_never().is_none(), "it waits at the gate");
+    assert!((&mut future).now_or_never().is_none(), "the write waits at the gate");
     future
 }
 
-/// By the clock: nothing is asked of a store that may have given the lock to somebody else.
+/// Once its deadline has passed by the local clock, a guard lets no write through, since another
+/// client may hold the lock by then.
 #[tokio::test(start_paused = true)]
-async fn l2_past_its_deadline_nothing_is_sent() {
+async fn expired_guard_sends_nothing_memory() {
     let store = MemoryStore::new();
     let bench = Bench::of(Client::with_store(store.clone()));
     bench.fill().await;
-    for (name, write) in WRITES.iter().chain(NOTHING) {
+    for (name, write) in WRITES.iter().chain(UNCHANGING_WRITES) {
         let lock = bench.lock().await;
         let before = bench.stored().await;
         store.faults().fail(Calls::KeepAlives, usize::MAX, ErrorKind::Unavailable);
@@ -794,9 +803,10 @@ async fn l2_past_its_deadline_nothing_is_sent() {
     }
 }
 
-/// A server that hung applies it later: it is compared then.
+/// A server that hung applies the write after its caller has given up. The guard is compared at
+/// that time.
 #[tokio::test(start_paused = true)]
-async fn l2_a_write_that_is_applied_late_is_compared_late() {
+async fn late_write_compares_guard_when_applied_memory() {
     for held in [true, false] {
         let store = MemoryStore::new();
         let bench = Bench::of(Client::with_store(store.clone()));
@@ -812,9 +822,9 @@ async fn l2_a_write_that_is_applied_late_is_compared_late() {
     }
 }
 
-/// v2 has no transaction over two keys. Nothing is sent, not even a read.
+/// v2 has no transaction over two keys. A guarded write sends nothing, not even a read.
 #[tokio::test]
-async fn l2_v2_refuses_every_write_and_says_why() {
+async fn v2_refuses_guarded_writes() {
     let bench = Bench::of(Client::connect(&etcd_typed_tests::shared("guarded").await.url_v2()).await.unwrap());
     let lock = bench.other.lock(&format!("/locks/{}", bench.env)).acquire().await.unwrap();
     bench.entry("there").set(&1).await.unwrap();
@@ -825,7 +835,7 @@ async fn l2_v2_refuses_every_write_and_says_why() {
         "directory update": |bench| bench.client.directory(&bench.path("plain")).unwrap().update().ttl(Duration::from_secs(60));
         "directory delete": |bench| bench.client.directory(&bench.path("plain")).unwrap().delete();
     };
-    for (name, write) in WRITES.iter().chain(NOTHING).chain(directories) {
+    for (name, write) in WRITES.iter().chain(UNCHANGING_WRITES).chain(directories) {
         bench.requests();
         let error = write(&bench, Some(&lock)).await.unwrap_err();
         let text = error.to_string();
@@ -840,9 +850,9 @@ async fn l2_v2_refuses_every_write_and_says_why() {
     assert_eq!(bench.stored().await, before);
 }
 
-/// Directories of their own are made by no store that could compare a guard.
+/// No store that can compare a guard has directories as nodes of their own.
 #[tokio::test]
-async fn l2_directories_are_refused_as_without_a_guard() {
+async fn guarded_directory_calls_fail_as_unguarded_memory() {
     let bench = Bench::memory().await;
     let lock = bench.lock().await;
     let directory = bench.client.directory("/d").unwrap();
@@ -854,18 +864,18 @@ async fn l2_directories_are_refused_as_without_a_guard() {
     assert_eq!(directory.create().guarded_by(&lock).await.unwrap_err().kind(), ErrorKind::GuardLost);
 }
 
-/// Former holders go on writing until they are refused, and some of what they sent arrives when the next one has the lock. The history of the value tells
-/// whether any of it was written.
+/// Former holders go on writing until they are refused, and some of their writes arrive while the
+/// next holder has the lock. The history of the value shows that none of these was applied.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn l2_a_former_holder_never_writes_again() {
+async fn former_holders_never_write_again() {
     const ROUNDS: usize = 100;
     const WRITERS: usize = 6;
     const LAGGARDS: usize = 3;
     let bench = Bench::v3().await;
-    let slow = Meddler { slow: true, ..Meddler::of(bench.other.store(), false) };
+    let slow = InterferingStore { slow: true, ..InterferingStore::of(bench.other.store(), false) };
     let owner = Client::with_store(slow.clone()).entry::<u64>(&bench.path("owner")).unwrap();
     let begun = bench.foreign(vec![Op::put(owner.key(), "0".into())]).await.revision;
-    // Since when each had the lock, and until when.
+    // The revisions at which each holder got the lock and lost it.
     let mut holders: Vec<(Revision, Revision)> = Vec::new();
     let (mut writers, mut laggards) = (Vec::new(), Vec::new());
     let arrive = async |laggards: &mut Vec<(Arc<Notify>, BoxFuture<'static, Result<Revision>>)>| {
@@ -879,8 +889,8 @@ async fn l2_a_former_holder_never_writes_again() {
         let mut late = std::mem::take(&mut laggards);
         for _ in 0..LAGGARDS {
             let gate = Arc::new(Notify::new());
-            let gated = Meddler { before: Arc::default(), ..slow.clone() };
-            gated.before(vec![Before { gate: Some(Arc::clone(&gate)), commit: None }]);
+            let gated = InterferingStore { before: Arc::default(), ..slow.clone() };
+            gated.before(vec![BeforeCommit { gate: Some(Arc::clone(&gate)), commit: None }]);
             let owner = Client::with_store(gated).entry::<u64>(owner.key().as_str()).unwrap();
             laggards.push((gate, polled(owner.set(&lock.fence().get()).guarded_by(&lock).into_future())));
         }
@@ -897,9 +907,9 @@ async fn l2_a_former_holder_never_writes_again() {
             }));
         }
         tokio::time::sleep(Duration::from_millis(15)).await;
-        // What the one before has sent arrives now.
+        // The late writes of the holder before arrive now.
         arrive(&mut late).await;
-        // Somebody else ends it, by the key or by the lease.
+        // Another client ends this hold, by deleting the key or by revoking the lease.
         let end = if round % 2 == 0 {
             bench.foreign(vec![Op::delete(lock.key())]).await.revision
         } else {
@@ -925,7 +935,7 @@ async fn l2_a_former_holder_never_writes_again() {
         assert!(last <= fence && change.revision < end_of(fence), "{fence} after {last}, at {}", change.revision);
         last = fence;
     }
-    // What is refused while somebody has the lock is another's.
+    // A write that is refused while the lock is held was sent by a former holder.
     let answers = slow.answers.lock().unwrap();
     let refused: Vec<Revision> = answers.iter().filter(|answer| !answer.succeeded).map(|answer| answer.revision).collect();
     let late = refused.iter().filter(|at| holders.iter().any(|(fence, end)| fence <= at && *at < end)).count();

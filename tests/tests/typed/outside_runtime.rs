@@ -1,4 +1,5 @@
-//! Calls and drops outside of a tokio runtime: none panics. What needs a runtime answers `Unsupported`; the memory store needs one only to wait.
+//! Calls and drops outside of a tokio runtime never panic. A call that needs a runtime returns
+//! `Unsupported`; the memory store needs one only when it has to wait.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -15,7 +16,7 @@ use etcd_typed::testing::Etcd;
 use etcd_typed::{Client, Error, ErrorKind, EtcdSchema, Revision};
 use tokio::runtime::{Builder, Runtime};
 
-/// Longer than anything takes that ends at all.
+/// Longer than any of these calls takes; only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(20);
 
 struct Unpark(Thread);
@@ -35,7 +36,7 @@ fn outside<T>(name: &str, future: impl Future<Output = T>) -> T {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return output;
         }
-        assert!(begun.elapsed() < LIMIT, "{name} does not end");
+        assert!(begun.elapsed() < LIMIT, "{name} does not return");
         thread::park_timeout(Duration::from_millis(100));
     }
 }
@@ -60,7 +61,7 @@ macro_rules! calls {
     };
 }
 
-/// Every call; most need nothing but the client.
+/// Makes every call outside of a runtime.
 fn check_all(address: &str, needs_runtime: bool) {
     let runtime = background();
     let client = runtime.block_on(Client::connect(address)).unwrap();
@@ -166,7 +167,7 @@ fn check_all(address: &str, needs_runtime: bool) {
         if needs_runtime {
             let error = outside(name, call).expect_err(name);
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{name}: {error}");
-            // What the store cannot do anyhow is refused for that.
+            // A call that the store never supports is refused for that reason instead.
             let other_reason = name == "stats" || address.starts_with("etcd2");
             assert!(other_reason || error.to_string().contains("within a tokio runtime"), "{name}: {error}");
         } else if let Err(error) = outside(name, call) {
@@ -179,7 +180,7 @@ fn check_all(address: &str, needs_runtime: bool) {
         let page = outside("stream", async { map.stream().next().await }).unwrap();
         assert_eq!(page.unwrap_err().kind(), ErrorKind::Unsupported);
     }
-    // What tasks of a runtime keep goes on, wherever it is asked.
+    // The tasks that a runtime drives go on while other threads use the handles.
     assert!(held.is_held() && leading.is_held() && lease.is_held() && published.is_published());
     outside("while_held", held.while_held(async {})).unwrap();
     let _ = outside("release", held.release());
@@ -190,25 +191,26 @@ fn check_all(address: &str, needs_runtime: bool) {
 }
 
 #[test]
-fn calls_outside_a_runtime_panic_never_on_memory() {
+fn calls_without_runtime_never_panic_on_memory() {
     check_all("memory:", false);
 }
 
 #[test]
-fn calls_outside_a_runtime_are_unsupported_on_v3_server() {
+fn calls_without_runtime_are_unsupported_on_v3() {
     let runtime = background();
     let etcd = runtime.block_on(Etcd::start());
     check_all(&etcd.url_v3(), true);
 }
 
 #[test]
-fn calls_outside_a_runtime_are_unsupported_on_v2_server() {
+fn calls_without_runtime_are_unsupported_on_v2() {
     let runtime = background();
     let etcd = runtime.block_on(Etcd::start());
     check_all(&etcd.url_v2(), true);
 }
 
-/// What was made within a runtime, asked and dropped outside, while the runtime exists and after its end.
+/// Uses and drops guards and streams outside of the runtime that made them, while it exists or
+/// after its end.
 fn check_kept(address: &str, runtime_ends: bool) {
     let runtime = background();
     let ttl = Duration::from_secs(30);
@@ -249,7 +251,7 @@ fn check_kept(address: &str, runtime_ends: bool) {
     let _again = live.on_change(|_| {});
     drop((held, leading, published, lease, subscription));
     drop((changes, one, leaders, live));
-    // A runtime that comes later finds the client as it should be.
+    // A later runtime can use the client.
     let later = runtime.unwrap_or_else(background);
     later.block_on(async {
         client.entry::<u32>("/kept/entry").unwrap().set(&5).await.unwrap();
@@ -259,13 +261,13 @@ fn check_kept(address: &str, runtime_ends: bool) {
 }
 
 #[test]
-fn guards_and_streams_survive_a_plain_thread_on_memory() {
+fn guards_and_streams_survive_plain_thread_on_memory() {
     check_kept("memory:", false);
     check_kept("memory:", true);
 }
 
 #[test]
-fn guards_and_streams_survive_a_plain_thread_on_servers_v2_and_v3() {
+fn guards_and_streams_survive_plain_thread_on_v2_and_v3() {
     let runtime = background();
     let etcd = runtime.block_on(Etcd::start());
     for address in [etcd.url_v3(), etcd.url_v2()] {
@@ -274,9 +276,9 @@ fn guards_and_streams_survive_a_plain_thread_on_servers_v2_and_v3() {
     }
 }
 
-/// A stream that was polled outside loses nothing by it.
+/// A stream that was polled outside of a runtime loses no change.
 #[test]
-fn stream_goes_on_within_a_runtime_on_memory() {
+fn stream_continues_within_runtime_on_memory() {
     let runtime = background();
     let client = runtime.block_on(Client::connect("memory:")).unwrap();
     let entry = client.entry::<u32>("/a").unwrap();
@@ -289,14 +291,15 @@ fn stream_goes_on_within_a_runtime_on_memory() {
 }
 
 #[test]
-fn faults_outside_a_runtime_panic_never_on_memory() {
+fn faults_without_runtime_never_panic_on_memory() {
     let store = MemoryStore::new();
     let client = Client::with_store(store.clone());
     let entry = client.entry::<u32>("/a").unwrap();
     store.faults().delay(Calls::Reads, Duration::from_secs(1));
     assert_eq!(outside("get", entry.get()).unwrap_err().kind(), ErrorKind::Unsupported);
     store.faults().clear();
-    // More conflicts than are tried at once.
+    // After this many conflicts a modify waits before its next attempt. Without a runtime it cannot
+    // wait and returns the conflict.
     outside("modify", entry.set(&1).into_future()).unwrap();
     let conflicted = entry.modify(|n| {
         outside("another", entry.set(&n.unwrap_or_default()).into_future()).unwrap();

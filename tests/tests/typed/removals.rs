@@ -1,5 +1,6 @@
-//! An entry of a map of structs and an optional directory are removed as a whole; what older programs left of one does not count; and one without any key
-//! is refused.
+//! An entry of a map of structs and an optional directory are removed with all keys below them.
+//! Keys that an older program left behind do not make one exist, and a struct that would be stored
+//! without any key is refused.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -13,7 +14,7 @@ use etcd_typed::testing::CountingStore;
 use etcd_typed::{Client, ErrorKind, EtcdSchema, Previous, ProblemKind};
 use futures_util::FutureExt;
 
-/// What a program of the older version knows.
+/// The schema of an older program.
 mod old {
     use super::{BTreeMap, EtcdSchema};
 
@@ -26,7 +27,7 @@ mod old {
         pub(super) regions: BTreeMap<String, Db>,
     }
 
-    /// Without a map: a write of it reads nothing before.
+    /// Has no map, so that a write of it needs no read.
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     pub(super) struct Plain {
         pub(super) name: String,
@@ -101,7 +102,8 @@ impl Bench {
         self.client.entry::<Bytes>(path).unwrap().exists().await.unwrap()
     }
 
-    /// The app as the newer version writes it, and below each directory what no version knows, hidden names too.
+    /// Writes the app as the newer program does, and unknown keys below each directory, some with
+    /// hidden names.
     async fn filled(&self) {
         self.app().set(&app()).non_atomic().await.unwrap();
         for directory in ["", "/backup", "/regions/us", "/regions/eu"] {
@@ -117,7 +119,8 @@ impl Bench {
         nodes.into_iter().filter(|node| node.value.is_some()).map(|node| node.path).collect()
     }
 
-    /// Nothing is below the directory, hidden or not, and the neighbour is as it was.
+    /// Asserts that nothing is below `removed`, hidden keys included, and that its neighbour
+    /// `stays` is unchanged.
     async fn is_gone(&self, removed: &str, stays: &str, how: &str) {
         assert_eq!(self.below(removed).await, [""; 0], "{how}");
         assert!(!self.exists(&format!("{removed}/_locks/x")).await, "{how}");
@@ -128,24 +131,24 @@ impl Bench {
 }
 
 etcd_typed_tests::on_every_store! { "removals":
-    removing_an_entry_removes_all_below_it
-    removing_an_optional_directory_removes_all_below_it
-    set_without_maps_removes_an_optional_directory
-    older_program_leaves_nothing_that_breaks_newer_ones
-    deleting_the_whole_leaves_what_is_not_of_the_schema
-    required_directory_and_flattened_struct_are_not_removed_as_a_whole
-    diff_tells_what_is_removed
-    removal_conflicts_with_what_is_added
-    leftover_does_not_count
-    leftover_of_a_nested_entry_does_not_count
-    partly_written_entry_is_told
-    entry_is_made_anew_over_a_leftover
+    removed_entry_takes_all_keys_below
+    removed_optional_directory_takes_all_keys_below
+    set_without_maps_removes_optional_directory
+    removal_by_older_program_is_complete
+    delete_of_struct_keeps_unknown_keys
+    required_directory_and_flattened_struct_keep_unknown_keys
+    diff_lists_removed_keys
+    removal_conflicts_with_added_keys
+    leftover_keys_make_no_entry
+    leftover_keys_make_no_nested_entry
+    partly_written_entry_is_reported
+    new_entry_replaces_leftover_keys
     struct_without_any_key_is_refused
-    struct_without_required_fields_exists_with_any_key
-    previous_value_that_cannot_be_read_is_told
+    struct_without_required_fields_needs_one_key
+    unreadable_previous_value_is_reported
 }
 
-async fn removing_an_entry_removes_all_below_it(bench: Bench) {
+async fn removed_entry_takes_all_keys_below(bench: Bench) {
     let (dir, atomic) = (bench.old(), bench.transactions());
     let ways = ["set", "set map", "update", "update fields", "swap", "delete", "delete seen", "guarded"];
     for (way, in_steps) in ways.into_iter().flat_map(|way| [(way, false), (way, true)]) {
@@ -168,7 +171,7 @@ async fn removing_an_entry_removes_all_below_it(bench: Bench) {
                 let update = if in_steps { update.non_atomic() } else { update };
                 let updated = if way == "update" { update.await } else { update.changed_fields_only().await }.unwrap();
                 assert_eq!(*updated, without, "{way}");
-                // What it gives is as good as a read.
+                // The returned value serves for a compare-and-swap without another read.
                 let swap = dir.compare_and_swap(&updated, &old::App { name: "new".to_owned(), ..without.clone() });
                 if atomic { swap.await } else { swap.non_atomic().await }.unwrap();
                 without.name = "new".to_owned();
@@ -197,7 +200,7 @@ async fn removing_an_entry_removes_all_below_it(bench: Bench) {
     }
 }
 
-async fn removing_an_optional_directory_removes_all_below_it(bench: Bench) {
+async fn removed_optional_directory_takes_all_keys_below(bench: Bench) {
     let (dir, atomic) = (bench.old(), bench.transactions());
     for (way, in_steps) in
         ["set", "update", "update fields", "swap", "delete", "delete seen"].into_iter().flat_map(|way| [(way, false), (way, true)])
@@ -231,7 +234,7 @@ async fn removing_an_optional_directory_removes_all_below_it(bench: Bench) {
     }
 }
 
-async fn set_without_maps_removes_an_optional_directory(bench: Bench) {
+async fn set_without_maps_removes_optional_directory(bench: Bench) {
     let dir = bench.client.dir::<old::Plain>("/app").unwrap();
     let without = old::Plain { name: "app".to_owned(), backup: None };
     for way in ["set", "set in steps", "transaction"] {
@@ -248,8 +251,8 @@ async fn set_without_maps_removes_an_optional_directory(bench: Bench) {
     }
 }
 
-/// The case as it was reported.
-async fn older_program_leaves_nothing_that_breaks_newer_ones(bench: Bench) {
+/// The case that a user reported: the older program removes what the newer one wrote.
+async fn removal_by_older_program_is_complete(bench: Bench) {
     bench.filled().await;
     let live = bench.app().live().await.unwrap();
     bench.old().regions.dir("us").unwrap().delete().non_atomic().await.unwrap();
@@ -263,26 +266,26 @@ async fn older_program_leaves_nothing_that_breaks_newer_ones(bench: Bench) {
     assert!(live.status().is_live());
 }
 
-async fn deleting_the_whole_leaves_what_is_not_of_the_schema(bench: Bench) {
+async fn delete_of_struct_keeps_unknown_keys(bench: Bench) {
     bench.filled().await;
     let was = bench.old().delete().non_atomic().await.unwrap();
     assert_eq!(was.as_deref().map(|app| app.regions.len()), Some(2));
     for gone in ["/app/backup", "/app/regions"] {
-        assert_eq!(bench.below(gone).await, [""; 0], "entries and optional directories go as a whole");
+        assert_eq!(bench.below(gone).await, [""; 0], "entries and optional directories are removed with all below them");
     }
     assert!(!bench.exists("/app/backup/_locks/x").await && !bench.exists("/app/regions/us/_locks/x").await);
     assert!(bench.exists("/app/_locks/x").await && bench.exists("/app/unknown/deep").await);
     assert!(!bench.exists("/app/name").await);
 
-    // A directory that was opened by its path is no entry of a map, for all its handle knows.
+    // A handle that was opened by path does not know that its directory is an entry of a map.
     bench.filled().await;
     bench.client.dir::<old::Db>("/app/regions/us").unwrap().delete().non_atomic().await.unwrap();
     assert!(bench.exists("/app/regions/us/_locks/x").await && bench.exists("/app/regions/us/tls").await);
     assert!(!bench.exists("/app/regions/us/host").await);
-    assert_eq!(bench.app().regions.keys().await.unwrap(), ["eu"], "what it leaves does not count");
+    assert_eq!(bench.app().regions.keys().await.unwrap(), ["eu"], "leftover keys do not make an entry");
 }
 
-async fn required_directory_and_flattened_struct_are_not_removed_as_a_whole(bench: Bench) {
+async fn required_directory_and_flattened_struct_keep_unknown_keys(bench: Bench) {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     struct Outer {
         #[etcd(dir)]
@@ -306,7 +309,7 @@ async fn required_directory_and_flattened_struct_are_not_removed_as_a_whole(benc
     assert_eq!(bench.below("/outer/entries/x").await, ["port"]);
 }
 
-async fn diff_tells_what_is_removed(bench: Bench) {
+async fn diff_lists_removed_keys(bench: Bench) {
     bench.filled().await;
     let dir = bench.old();
     let without = old::App { name: "app".to_owned(), backup: None, regions: BTreeMap::from([("eu".to_owned(), old_db("e"))]) };
@@ -323,7 +326,7 @@ async fn diff_tells_what_is_removed(bench: Bench) {
     assert!(dir.diff(&without).await.unwrap().is_empty());
 }
 
-async fn removal_conflicts_with_what_is_added(bench: Bench) {
+async fn removal_conflicts_with_added_keys(bench: Bench) {
     let (dir, atomic) = (bench.old(), bench.transactions());
     for added in ["regions/us/host", "regions/us/tls", "regions/us/added"] {
         bench.filled().await;
@@ -332,7 +335,7 @@ async fn removal_conflicts_with_what_is_added(bench: Bench) {
         bench.put(&format!("/app/{added}"), "true").await;
         let without = old::App { regions: BTreeMap::new(), ..(*seen).clone() };
         let swap = dir.compare_and_swap(&seen, &without);
-        // In steps each key that was read is compared by itself, and what is not in the schema is not.
+        // A non-atomic write compares each key that it read, and no unknown keys.
         let in_steps = added != "regions/us/host";
         if atomic {
             assert_eq!(swap.await.unwrap_err().kind(), ErrorKind::Conflict, "{added}");
@@ -347,21 +350,22 @@ async fn removal_conflicts_with_what_is_added(bench: Bench) {
     }
 }
 
-/// What an older version of this library left: keys with defaults, optional ones, a map.
-async fn leave_over(bench: &Bench, directory: &str) {
+/// Writes what an older version of this library left behind: keys with defaults, optional keys and
+/// a map.
+async fn write_leftovers(bench: &Bench, directory: &str) {
     for (name, value) in [("tls", "not even a bool"), ("note", "n"), ("tags/t", "300"), ("_locks/x", "x")] {
         bench.put(&format!("{directory}/{name}"), value).await;
     }
 }
 
-async fn leftover_does_not_count(bench: Bench) {
+async fn leftover_keys_make_no_entry(bench: Bench) {
     let dir = bench.app();
     let wanted = App { backup: None, regions: BTreeMap::from([("eu".to_owned(), db("e"))]), ..app() };
     dir.set(&wanted).non_atomic().await.unwrap();
     let (early, early_map) = (dir.live().await.unwrap(), dir.regions.live().await.unwrap());
     let mut changes = dir.watch().await.unwrap();
-    leave_over(&bench, "/app/regions/us").await;
-    leave_over(&bench, "/app/backup").await;
+    write_leftovers(&bench, "/app/regions/us").await;
+    write_leftovers(&bench, "/app/backup").await;
 
     assert_eq!(*dir.get().await.unwrap(), wanted);
     assert_eq!(dir.regions.keys().await.unwrap(), ["eu"]);
@@ -373,7 +377,8 @@ async fn leftover_does_not_count(bench: Bench) {
     assert_eq!(**dir.live().await.unwrap().get(), wanted);
     assert_eq!(dir.regions.live().await.unwrap().get().len(), 1);
 
-    // A write of something else leaves it as it is: somebody may just be writing the rest.
+    // A write of another field leaves these keys, since another client may be about to write the
+    // rest.
     let update = dir.update(|app| app.name = "new".to_owned());
     let updated = if bench.transactions() { update.await } else { update.non_atomic().await }.unwrap();
     let swapped = App { name: "newer".to_owned(), ..(*updated).clone() };
@@ -391,7 +396,7 @@ async fn leftover_does_not_count(bench: Bench) {
         assert!(update.changes.iter().all(|change| matches!(change, AppChange::Name(_))), "{update:?}");
     }
 
-    // A check names each key, and what is missing.
+    // A check names each leftover key and the key that is missing.
     let check = dir.check().await.unwrap();
     let relative = |problem: &etcd_typed::Problem| dir.key().below(problem.key.as_bytes()).unwrap().to_owned();
     let listed: Vec<_> = check.problems.iter().map(relative).collect();
@@ -404,9 +409,9 @@ async fn leftover_does_not_count(bench: Bench) {
     }
     assert_eq!(dir.regions.check().await.unwrap().problems.len(), 3);
 
-    // Who asks for this one struct is told what it lacks.
+    // A read of this struct alone reports the missing key.
     assert_eq!(dir.regions.dir("us").unwrap().get().await.unwrap_err().problems()[0].kind, ProblemKind::Missing);
-    // It can be removed as a whole, and a write of the whole does it.
+    // Its own delete removes it, and so does a set of the whole struct.
     let was = dir.regions.dir("us").unwrap().delete().non_atomic().await.unwrap();
     assert!(matches!(was, Previous::Unreadable(_)), "{was:?}");
     assert!(!bench.exists("/app/regions/us/_locks/x").await);
@@ -414,10 +419,10 @@ async fn leftover_does_not_count(bench: Bench) {
     assert!(dir.check().await.unwrap().is_empty() && bench.below("/app/backup").await.is_empty());
 }
 
-async fn leftover_of_a_nested_entry_does_not_count(bench: Bench) {
+async fn leftover_keys_make_no_nested_entry(bench: Bench) {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     struct Outer {
-        /// Nothing of it is required, and so its map makes it exist, if there is an entry in it.
+        /// It has no required field, so it exists if its map has an entry.
         #[etcd(dir)]
         group: Option<Group>,
         #[etcd(dir)]
@@ -446,7 +451,7 @@ async fn leftover_of_a_nested_entry_does_not_count(bench: Bench) {
     assert_eq!(**dir.live().await.unwrap().get(), nothing);
     assert!(dir.groups.live().await.unwrap().get().is_empty() && dir.groups.keys().await.unwrap().is_empty());
     assert_eq!(dir.check().await.unwrap().problems.len(), 4);
-    // One member makes its group exist, and no other member of it.
+    // One member makes its group exist; leftover keys make no further member.
     bench.put("/outer/groups/x/members/b/host", "h").await;
     let member = Member { db: old_db("h"), weight: 1 };
     let groups = BTreeMap::from([("x".to_owned(), Group { members: BTreeMap::from([("b".to_owned(), member)]), head: None })]);
@@ -456,7 +461,7 @@ async fn leftover_of_a_nested_entry_does_not_count(bench: Bench) {
     assert_eq!(bench.below("/outer").await, ["groups/x/members/b/host", "groups/x/members/b/weight"]);
 }
 
-async fn partly_written_entry_is_told(bench: Bench) {
+async fn partly_written_entry_is_reported(bench: Bench) {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     struct Pair {
         host: String,
@@ -476,7 +481,7 @@ async fn partly_written_entry_is_told(bench: Bench) {
     assert_eq!(*map.get().await.unwrap(), BTreeMap::new());
 }
 
-async fn entry_is_made_anew_over_a_leftover(bench: Bench) {
+async fn new_entry_replaces_leftover_keys(bench: Bench) {
     let (dir, atomic) = (bench.app(), bench.transactions());
     let fresh = Db { host: "f".to_owned(), tls: true, note: None, tags: BTreeMap::from([("new".to_owned(), 2)]) };
     for (way, in_steps) in ["create", "update", "swap", "set"].into_iter().flat_map(|way| [(way, false), (way, true)]) {
@@ -485,8 +490,8 @@ async fn entry_is_made_anew_over_a_leftover(bench: Bench) {
         }
         let before = App { backup: None, regions: BTreeMap::new(), ..app() };
         dir.set(&before).non_atomic().await.unwrap();
-        leave_over(&bench, "/app/regions/us").await;
-        leave_over(&bench, "/app/backup").await;
+        write_leftovers(&bench, "/app/regions/us").await;
+        write_leftovers(&bench, "/app/backup").await;
         let seen = dir.get().await.unwrap();
         let wanted = App { backup: Some(fresh.clone()), regions: BTreeMap::from([("us".to_owned(), fresh.clone())]), ..before };
         match way {
@@ -512,7 +517,7 @@ async fn entry_is_made_anew_over_a_leftover(bench: Bench) {
     }
 }
 
-/// It has no key unless something in it has a value.
+/// It has no key if no field has a value.
 #[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
 struct Soft {
     note: Option<String>,
@@ -577,7 +582,7 @@ async fn struct_without_any_key_is_refused(bench: Bench) {
         }
         assert!(!dir.exists().await.unwrap());
     }
-    // With a key each of them is what it was.
+    // With at least one key each, the structs are stored and read back.
     let with_keys = Holder {
         one: Some(Soft { part: Some(some_part.clone()), ..Soft::default() }),
         many: BTreeMap::from([("a".to_owned(), Soft { parts: BTreeMap::from([("x".to_owned(), some_part)]), ..Soft::default() })]),
@@ -586,7 +591,8 @@ async fn struct_without_any_key_is_refused(bench: Bench) {
     dir.set(&with_keys).non_atomic().await.unwrap();
     assert_eq!(*dir.get().await.unwrap(), with_keys);
 
-    // An entry or an optional directory by its own handle is the same; a struct that always exists may have no key.
+    // The handle of an entry or of an optional directory refuses it, too; a struct that always
+    // exists may have no key.
     for refused in [
         dir.many.dir("a").unwrap().set(&Soft::default()).non_atomic().await.map(drop).unwrap_err(),
         dir.many.dir("a").unwrap().update(|soft| *soft = Soft::default()).non_atomic().await.map(drop).unwrap_err(),
@@ -599,7 +605,7 @@ async fn struct_without_any_key_is_refused(bench: Bench) {
     dir.always.set(&Part::default()).non_atomic().await.unwrap();
     dir.set(&Holder::default()).non_atomic().await.unwrap();
     assert_eq!(*dir.get().await.unwrap(), Holder::default());
-    // Two who create nothing would both succeed.
+    // Two concurrent creates of no keys would both succeed.
     for _ in 0..2 {
         let refused = dir.create(&Holder::default()).non_atomic().await.unwrap_err();
         assert_eq!((refused.kind(), refused.problems()[0].key.clone()), (ErrorKind::Invalid, dir.key().clone()));
@@ -607,7 +613,7 @@ async fn struct_without_any_key_is_refused(bench: Bench) {
     }
 }
 
-async fn struct_without_required_fields_exists_with_any_key(bench: Bench) {
+async fn struct_without_required_fields_needs_one_key(bench: Bench) {
     let map = bench.client.dirs::<String, Soft>("/soft").unwrap();
     for path in ["note", "tags/1", "parts/x/size", "parts/x/inner/size", "part/size", "part/inner/size"] {
         bench.put(&format!("/soft/{}/{path}", path.replace('/', ".")), "1").await;
@@ -619,11 +625,11 @@ async fn struct_without_required_fields_exists_with_any_key(bench: Bench) {
     assert_eq!(all.len(), 6, "{all:?}");
     assert_eq!(map.keys().await.unwrap(), all.keys().cloned().collect::<Vec<_>>());
     map.set(&all).non_atomic().await.unwrap();
-    assert_eq!(*map.get().await.unwrap(), *all, "what was read can be written");
+    assert_eq!(*map.get().await.unwrap(), *all, "a map that was read can be written");
     assert!(map.check().await.unwrap().problems.iter().all(|problem| problem.reason == "not a key of the schema"));
 }
 
-async fn previous_value_that_cannot_be_read_is_told(bench: Bench) {
+async fn unreadable_previous_value_is_reported(bench: Bench) {
     #[derive(EtcdSchema)]
     struct Fields {
         #[etcd(alias = "old")]
@@ -648,21 +654,22 @@ async fn previous_value_that_cannot_be_read_is_told(bench: Bench) {
         let Previous::Unreadable(told) = previous else { panic!("{way}") };
         assert_eq!((told.kind(), told.key(), told.to_string()), (ErrorKind::Decode, error.key(), error.to_string()), "{way}");
         assert!(!told.may_have_applied());
-        assert_eq!(read().await.unwrap().as_deref(), (way == "swap").then_some(&3), "the write is done");
+        assert_eq!(read().await.unwrap().as_deref(), (way == "swap").then_some(&3), "the write is applied");
     }
     assert!(!dir.limit.delete().await.unwrap().existed());
-    // An alias is read where the field's own key is not there.
+    // The alias is read if the field's own key is missing.
     bench.put("/fields/old", "many").await;
-    let Previous::Unreadable(told) = dir.limit.delete().await.unwrap() else { panic!("it was there") };
+    let Previous::Unreadable(told) = dir.limit.delete().await.unwrap() else { panic!("the alias was not read") };
     assert!(told.key().unwrap().as_str().ends_with("/fields/old"), "{told}");
     bench.put("/fields/pin", "hunter2").await;
     let previous = dir.pin.delete().await.unwrap();
     assert!(previous.existed() && !format!("{previous:?}").contains("hunter2"), "{previous:?}");
 }
 
-/// On v2, which has no leases, the library keeps those of its own: a lease whose last entry is removed stays, and can be used again.
+/// v2 has no leases; the library stores its own. A lease whose last entry is removed stays held and
+/// takes new entries.
 #[tokio::test]
-async fn removed_entry_leaves_its_lease_v2() {
+async fn removed_entry_keeps_lease_v2() {
     let etcd = etcd_typed_tests::shared("removals").await;
     let client = Client::builder(&etcd.url_v2()).namespace("/removals-lease").connect().await.unwrap();
     let lease = client.lease(Duration::from_secs(2)).await.unwrap();
@@ -675,9 +682,9 @@ async fn removed_entry_leaves_its_lease_v2() {
     assert_eq!(map.keys().await.unwrap(), ["b"]);
 }
 
-/// What appears in an entry while an update removes it is seen by the update, and nothing else is.
+/// An update that removes an entry runs again if a key was added to that entry, and only then.
 #[tokio::test]
-async fn update_of_fields_sees_what_is_added_to_the_entry_that_it_removes_memory() {
+async fn update_detects_keys_added_to_removed_entry_memory() {
     let bench = Bench { client: Client::connect("memory:").await.unwrap() };
     for (added, runs) in [("regions/us/added", 2), ("regions/us/host", 2), ("regions/eu/added", 1), ("name", 1)] {
         bench.filled().await;
@@ -685,7 +692,7 @@ async fn update_of_fields_sees_what_is_added_to_the_entry_that_it_removes_memory
         let updated = bench.old().update(|app| {
             app.regions.remove("us");
             if count.fetch_add(1, Ordering::Relaxed) == 0 {
-                bench.put(&format!("/app/{added}"), "x").now_or_never().expect("memory does not wait");
+                bench.put(&format!("/app/{added}"), "x").now_or_never().expect("the memory store does not wait");
             }
         });
         updated.changed_fields_only().await.unwrap();
@@ -695,7 +702,7 @@ async fn update_of_fields_sees_what_is_added_to_the_entry_that_it_removes_memory
 }
 
 #[tokio::test]
-async fn entry_of_many_keys_is_removed_by_one_operation_memory() {
+async fn large_entry_is_removed_by_one_operation_memory() {
     let counting = CountingStore::new(std::sync::Arc::new(MemoryStore::new()));
     let client = Client::with_store(counting.clone());
     let dir = client.dir::<App>("/app").unwrap();
@@ -713,9 +720,9 @@ async fn entry_of_many_keys_is_removed_by_one_operation_memory() {
     assert_eq!(counting.take().commit, 1);
 }
 
-/// A swap that adds an entry is one request, unless something is left over there.
+/// A swap that adds an entry is one request, unless leftover keys are at its place.
 #[tokio::test]
-async fn swap_that_adds_an_entry_is_one_request_memory() {
+async fn swap_that_adds_entry_is_one_request_memory() {
     let store = MemoryStore::new();
     let counting = CountingStore::new(std::sync::Arc::new(store.clone()));
     let (client, bench) = (Client::with_store(counting.clone()), Bench { client: Client::with_store(store) });
@@ -724,7 +731,7 @@ async fn swap_that_adds_an_entry_is_one_request_memory() {
         let before = App { regions: BTreeMap::new(), ..app() };
         dir.set(&before).await.unwrap();
         if leftover {
-            leave_over(&bench, "/app/regions/us").await;
+            write_leftovers(&bench, "/app/regions/us").await;
         }
         let seen = dir.get().await.unwrap();
         counting.take();

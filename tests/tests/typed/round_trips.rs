@@ -1,4 +1,5 @@
-//! What each call of a handle costs: calls of the store, counted, and requests of a server, counted by itself.
+//! The cost of each call of a handle: the calls of the store, which are counted, and the requests
+//! that a server receives, by its own metrics.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -15,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 
-/// Every key is known beforehand.
+/// All its keys follow from the schema.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 #[etcd(prefix = "/{env}/plain")]
 struct Plain {
@@ -33,7 +34,7 @@ struct Database {
     port: u16,
 }
 
-/// Which keys there are depends on what is stored.
+/// Which keys it has depends on the stored entries.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 #[etcd(prefix = "/{env}/mapped")]
 struct Mapped {
@@ -60,7 +61,7 @@ fn mapped_value(entries: u64) -> Mapped {
     Mapped { limit: 1, quotas, regions: BTreeMap::from([("eu".to_owned(), Database { pool: 1, port: 2 })]) }
 }
 
-/// A client whose calls of the store are counted, and one beside it whose are not.
+/// A client whose calls of the store are counted, and another one whose calls are not.
 struct Bench {
     counting: CountingStore,
     client: Client,
@@ -88,7 +89,8 @@ impl Bench {
         Self::of(Client::connect(&etcd_typed_tests::shared("round-trips").await.url_v2()).await.expect("a client"))
     }
 
-    /// Reads and transactions since the last look; there were no other calls.
+    /// Asserts that exactly so many reads and transactions were made since the last call of this
+    /// function.
     #[track_caller]
     fn cost(&self, range: u64, commit: u64) {
         assert_eq!(self.counting.take(), Counts { range, commit, ..Counts::default() });
@@ -102,13 +104,14 @@ impl Bench {
         MappedDir::open(&self.client, &self.env).unwrap()
     }
 
-    /// The same directories for somebody whose calls are not counted.
+    /// The same directories, opened by the client whose calls are not counted.
     fn others(&self) -> (PlainDir, MappedDir) {
         (PlainDir::open(&self.other, &self.env).unwrap(), MappedDir::open(&self.other, &self.env).unwrap())
     }
 }
 
-/// Lets somebody else write from within a closure that cannot wait, in its first so many runs.
+/// Makes another client write from within a closure that cannot wait, in the first `times` runs of
+/// that closure.
 struct Interference<'a, F> {
     runs: AtomicU64,
     times: u64,
@@ -150,23 +153,23 @@ macro_rules! cases {
 }
 
 cases! {
-    a_read_is_one_request
-    a_write_of_a_key_is_one_request
-    a_conflict_at_a_key_brings_the_current_value_along
-    modify_is_two_requests_and_one_more_for_each_conflict
-    a_field_with_an_alias
-    set_of_a_struct_is_one_request_after_at_most_one_read
-    create_and_swap_of_a_struct_are_one_request
-    update_is_two_requests_and_one_more_for_each_conflict
-    delete_of_a_struct_is_two_requests
-    a_transaction_is_one_request
-    what_is_refused_costs_nothing
-    a_write_in_steps_costs_a_request_for_each
-    a_stream_of_pages_is_a_request_for_each_page
-    a_watch_is_two_requests
+    read_is_one_request
+    write_of_key_is_one_request
+    conflict_includes_current_value
+    modify_costs_one_more_request_per_conflict
+    alias_costs_no_further_request
+    set_of_struct_reads_at_most_once
+    create_and_swap_of_struct_are_one_request
+    update_costs_one_more_request_per_conflict
+    delete_of_struct_is_two_requests
+    transaction_is_one_request
+    too_large_write_sends_nothing
+    non_atomic_write_is_one_request_per_step
+    stream_is_one_request_per_page
+    watch_is_two_requests
 }
 
-async fn a_read_is_one_request(bench: &Bench) {
+async fn read_is_one_request(bench: &Bench) {
     let (plain, mapped) = (bench.plain(), bench.mapped());
     bench.others().0.set(&plain_value()).await.unwrap();
     bench.others().1.set(&mapped_value(100)).await.unwrap();
@@ -190,7 +193,7 @@ async fn a_read_is_one_request(bench: &Bench) {
     bench.cost(1, 0);
 }
 
-async fn a_write_of_a_key_is_one_request(bench: &Bench) {
+async fn write_of_key_is_one_request(bench: &Bench) {
     let limit = bench.plain().limit;
     limit.create(&1).await.unwrap();
     bench.cost(0, 1);
@@ -212,7 +215,7 @@ async fn a_write_of_a_key_is_one_request(bench: &Bench) {
     bench.cost(0, 1);
 }
 
-async fn a_conflict_at_a_key_brings_the_current_value_along(bench: &Bench) {
+async fn conflict_includes_current_value(bench: &Bench) {
     let limit = bench.plain().limit;
     bench.others().0.limit.set(&7).await.unwrap();
     let now = |error: etcd_typed::Error| (error.kind(), error.current::<u32>().map(|now| **now));
@@ -231,7 +234,7 @@ async fn a_conflict_at_a_key_brings_the_current_value_along(bench: &Bench) {
     bench.cost(0, 1);
 }
 
-async fn modify_is_two_requests_and_one_more_for_each_conflict(bench: &Bench) {
+async fn modify_costs_one_more_request_per_conflict(bench: &Bench) {
     let limit = bench.plain().limit;
     let others = bench.others().0.limit;
     limit.modify(|n| Some(n.unwrap_or(0) + 1)).await.unwrap();
@@ -259,7 +262,7 @@ async fn modify_is_two_requests_and_one_more_for_each_conflict(bench: &Bench) {
     bench.cost(1, 0);
 }
 
-async fn a_field_with_an_alias(bench: &Bench) {
+async fn alias_costs_no_further_request(bench: &Bench) {
     let moved = MovedDir::open(&bench.client, &bench.env).unwrap();
     let old = bench.other.entry::<u32>(&format!("/{}/moved/old", bench.env)).unwrap();
     old.set(&1).await.unwrap();
@@ -273,13 +276,13 @@ async fn a_field_with_an_alias(bench: &Bench) {
     bench.cost(0, 1);
     moved.limit.delete().await.unwrap();
     bench.cost(0, 1);
-    // That the value is at the alias is known from the first answer.
+    // The first answer tells that the value is at the alias.
     old.set(&1).await.unwrap();
     moved.limit.replace(&2).await.unwrap();
     bench.cost(0, 2);
 }
 
-async fn set_of_a_struct_is_one_request_after_at_most_one_read(bench: &Bench) {
+async fn set_of_struct_reads_at_most_once(bench: &Bench) {
     let (plain, mapped) = (bench.plain(), bench.mapped());
     plain.set(&plain_value()).await.unwrap();
     bench.cost(0, 1);
@@ -297,7 +300,7 @@ async fn set_of_a_struct_is_one_request_after_at_most_one_read(bench: &Bench) {
     bench.cost(1, 1);
 }
 
-async fn create_and_swap_of_a_struct_are_one_request(bench: &Bench) {
+async fn create_and_swap_of_struct_are_one_request(bench: &Bench) {
     let (plain, mapped) = (bench.plain(), bench.mapped());
     plain.create(&plain_value()).await.unwrap();
     bench.cost(0, 1);
@@ -312,14 +315,14 @@ async fn create_and_swap_of_a_struct_are_one_request(bench: &Bench) {
     let conflict = plain.compare_and_swap(&seen, &Plain { limit: 3, ..plain_value() }).await.unwrap_err();
     bench.cost(0, 1);
     assert_eq!(conflict.kind(), ErrorKind::Conflict);
-    let current = conflict.current::<Plain>().expect("the struct that is there");
+    let current = conflict.current::<Plain>().expect("the stored struct");
     assert_eq!(**current, Plain { limit: 2, ..plain_value() });
-    // What the conflict brought is as good as a read.
+    // The value in the conflict serves for a compare-and-swap without another read.
     plain.compare_and_swap(current, &Plain { limit: 3, ..plain_value() }).await.unwrap();
     bench.cost(0, 1);
 }
 
-async fn update_is_two_requests_and_one_more_for_each_conflict(bench: &Bench) {
+async fn update_costs_one_more_request_per_conflict(bench: &Bench) {
     let (plain, mapped) = (bench.plain(), bench.mapped());
     let (others, _) = bench.others();
     others.set(&plain_value()).await.unwrap();
@@ -346,14 +349,14 @@ async fn update_is_two_requests_and_one_more_for_each_conflict(bench: &Bench) {
         assert_eq!(after.limit, before + 100 * u32::try_from(conflicts).unwrap() + 1);
         bench.cost(1, 1 + conflicts);
     }
-    // What an update gives is as good as a read.
+    // So does the value that an update returns.
     let now = plain.update(|p| p.note = None).await.unwrap();
     bench.cost(1, 1);
     plain.compare_and_swap(&now, &plain_value()).await.unwrap();
     bench.cost(0, 1);
 }
 
-async fn delete_of_a_struct_is_two_requests(bench: &Bench) {
+async fn delete_of_struct_is_two_requests(bench: &Bench) {
     let mapped = bench.mapped();
     bench.others().1.set(&mapped_value(2)).await.unwrap();
     assert_eq!(mapped.delete().await.unwrap().as_deref(), Some(&mapped_value(2)));
@@ -367,7 +370,7 @@ async fn delete_of_a_struct_is_two_requests(bench: &Bench) {
     bench.cost(1, 1);
 }
 
-async fn a_transaction_is_one_request(bench: &Bench) {
+async fn transaction_is_one_request(bench: &Bench) {
     let plain = bench.plain();
     let transaction = || bench.client.transaction().expect(&plain.limit, Expect::Absent).set_dir(&plain, &plain_value());
     transaction().await.unwrap();
@@ -377,12 +380,12 @@ async fn a_transaction_is_one_request(bench: &Bench) {
     bench.cost(0, 1);
 }
 
-async fn what_is_refused_costs_nothing(bench: &Bench) {
+async fn too_large_write_sends_nothing(bench: &Bench) {
     let mapped = bench.mapped();
     let refused = mapped.set(&mapped_value(200)).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::TooManyOperations);
     bench.cost(0, 0);
-    // Each is advised what it has.
+    // The advice names only options that the call has.
     let advice = |refused: &etcd_typed::Error| {
         (refused.to_string().contains(".non_atomic()"), refused.to_string().contains(".changed_fields_only()"))
     };
@@ -395,7 +398,7 @@ async fn what_is_refused_costs_nothing(bench: &Bench) {
     assert!(!mapped.exists().await.unwrap());
 }
 
-async fn a_write_in_steps_costs_a_request_for_each(bench: &Bench) {
+async fn non_atomic_write_is_one_request_per_step(bench: &Bench) {
     let mapped = bench.mapped();
     // 300 entries, the limit and the two fields of the region, in transactions of 128.
     mapped.set(&mapped_value(300)).non_atomic().await.unwrap();
@@ -413,7 +416,7 @@ async fn a_write_in_steps_costs_a_request_for_each(bench: &Bench) {
     bench.cost(0, 1);
 }
 
-async fn a_stream_of_pages_is_a_request_for_each_page(bench: &Bench) {
+async fn stream_is_one_request_per_page(bench: &Bench) {
     let mapped = bench.mapped();
     bench.others().1.set(&mapped_value(10)).await.unwrap();
     let mut pages = mapped.quotas.stream_in_pages_of(4);
@@ -426,7 +429,7 @@ async fn a_stream_of_pages_is_a_request_for_each_page(bench: &Bench) {
     bench.cost(3, 0);
 }
 
-async fn a_watch_is_two_requests(bench: &Bench) {
+async fn watch_is_two_requests(bench: &Bench) {
     let mut changes = bench.plain().watch().await.unwrap();
     assert_eq!(bench.counting.take(), Counts { range: 1, watch: 1, ..Counts::default() });
     bench.others().0.set(&plain_value()).await.unwrap();
@@ -434,9 +437,10 @@ async fn a_watch_is_two_requests(bench: &Bench) {
     bench.cost(0, 0);
 }
 
-/// On v2 each key is a request of its own, and what would not be atomic is refused for nothing.
+/// On v2 each key is one request. A write of several keys is refused without any request, unless it
+/// is `non_atomic`.
 #[tokio::test]
-async fn v2_writes_key_by_key() {
+async fn v2_writes_each_key_by_itself() {
     let bench = Bench::v2().await;
     let (plain, mapped) = (bench.plain(), bench.mapped());
     for refused in [
@@ -457,13 +461,13 @@ async fn v2_writes_key_by_key() {
     bench.cost(0, 5);
     assert_eq!(*plain.get().await.unwrap(), plain_value());
     bench.cost(1, 0);
-    plain.update(|p| p.limit += 1).await.expect_err("its condition is on all keys");
+    plain.update(|p| p.limit += 1).await.expect_err("its condition covers all keys");
     bench.counting.take();
     plain.update(|p| p.limit += 1).changed_fields_only().await.expect("one key");
     bench.cost(1, 1);
     let now = plain.update(|p| (p.limit, p.database.pool) = (9, 9)).non_atomic().await.unwrap();
     bench.cost(1, 2);
-    // Each key has a revision of its own there, and the answer knows them.
+    // On v2 each key has its own revision; the returned value contains all of them.
     plain
         .compare_and_swap(&now, &Plain { limit: 10, database: Database { pool: 10, port: 10 }, ..now.clone().into_inner() })
         .non_atomic()
@@ -474,9 +478,9 @@ async fn v2_writes_key_by_key() {
     bench.cost(1, 5);
 }
 
-/// What one call of the v3 store is on the wire, as the server counts.
+/// Reads the counts of requests from the server's metrics.
 #[tokio::test]
-async fn a_call_of_the_v3_store_is_one_request_on_the_wire() {
+async fn v3_server_receives_one_request_per_call() {
     let etcd = Etcd::start().await;
     let client = Client::connect(&etcd.url_v3()).await.unwrap();
     let mapped = MappedDir::open(&client, "wire").unwrap();
@@ -506,7 +510,7 @@ async fn a_call_of_the_v3_store_is_one_request_on_the_wire() {
 
     client.entry::<u32>("/wire").unwrap().set(&1).await.unwrap();
     assert_eq!(sent().await, one("Put"));
-    // A field keeps its lease: that there is none is a condition of the write.
+    // A field keeps its lease: the write has the condition that the key has no lease.
     mapped.limit.set(&1).await.unwrap();
     assert_eq!(sent().await, one("Txn"));
     mapped.limit.get().await.unwrap();

@@ -1,4 +1,5 @@
-//! One client on several runtimes: some end, some are not driven any more, and what the client keeps is kept all the same.
+//! One client on several runtimes, of which some end and some are no longer driven. Locks, views,
+//! streams and published values go on.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -11,11 +12,13 @@ use etcd_typed::{Client, Election, EntryMap, Live, LiveMap, LiveStatus, LostReas
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
-/// One second longer than the shortest that servers grant: on a busy machine a keep-alive may take a while. It is safe for 2.5 s.
+/// One second longer than the shortest time to live that servers grant, because on a busy machine a
+/// keep-alive may take a while. Such a lease counts as held for 2.5 s after a keep-alive.
 const TTL: Duration = Duration::from_secs(3);
-/// In this time a lease that is not kept alive is lost, and a server has ended it.
+/// After this time a lease without keep-alives is lost, and the server has ended it.
 const LONG: Duration = Duration::from_secs(6);
-/// Longer than anything takes that happens at all. A call that hangs gives up after 10 s.
+/// Longer than any awaited step takes, and shorter than the 10 s after which a call that hangs
+/// gives up.
 const LIMIT: Duration = Duration::from_secs(8);
 
 fn current_thread() -> Runtime {
@@ -55,7 +58,7 @@ fn connect(runtime: &Runtime, address: &str) -> Client {
     runtime.block_on(async { Client::connect(address).await.unwrap() })
 }
 
-/// Runs `case` with a store in memory.
+/// Runs `case` on a memory store.
 fn in_memory(case: impl Fn(&str)) {
     case("memory:");
 }
@@ -70,7 +73,7 @@ fn on_v2(case: impl Fn(&str)) {
     case(&server.etcd().url_v2());
 }
 
-/// Each case on each store.
+/// Makes each case a test on every store.
 macro_rules! cases {
     ($($case:ident),* $(,)?) => {
         mod memory {
@@ -95,23 +98,23 @@ macro_rules! cases {
 }
 
 cases! {
-    spare_lease_moves_to_the_runtime_that_takes_it,
+    spare_lease_moves_to_runtime_that_takes_it,
     guard_moves_when_its_runtime_ends,
     guard_is_released_after_its_runtime_ended,
-    guard_survives_a_time_without_a_runtime,
-    threads_with_a_runtime_each_keep_their_locks,
-    view_goes_on_when_its_first_runtime_ends,
-    view_goes_on_after_a_time_without_a_runtime,
+    guard_survives_gaps_between_runtimes,
+    threads_with_own_runtimes_keep_their_locks,
+    view_continues_when_its_first_runtime_ends,
+    view_continues_on_next_runtime,
     published_value_stays_when_its_runtime_ends,
-    leader_and_its_observers_stay_when_a_runtime_ends,
-    stream_of_changes_goes_on_on_another_runtime,
-    undriven_runtime_holds_up_no_call,
-    undriven_runtime_holds_up_no_watch,
-    undriven_runtime_holds_up_no_view,
-    undriven_runtime_does_not_cost_a_spare_lease,
+    leader_and_observer_continue_when_runtime_ends,
+    change_stream_continues_on_other_runtime,
+    undriven_runtime_blocks_no_call,
+    undriven_runtime_blocks_no_watch,
+    undriven_runtime_blocks_no_view,
+    undriven_runtime_gives_up_spare_lease,
 }
 
-fn spare_lease_moves_to_the_runtime_that_takes_it(address: &str) {
+fn spare_lease_moves_to_runtime_that_takes_it(address: &str) {
     for (first, main) in [(current_thread(), multi_thread()), (multi_thread(), current_thread())] {
         let client = connect(&first, address);
         let spare = first.block_on(async {
@@ -142,7 +145,7 @@ fn guard_moves_when_its_runtime_ends(address: &str) {
             let own = multi_thread();
             let client = connect(&own, address);
             let guard = own.block_on(async { client.lock(&format!("/own/{number}")).ttl(TTL).acquire().await.unwrap() });
-            // Any use of it, or of its client, on another runtime is enough.
+            // Any use of the guard or of its client on another runtime moves it there.
             main.block_on(async { assert!(guard.is_held()) });
             end(own);
             (client, guard)
@@ -153,10 +156,10 @@ fn guard_moves_when_its_runtime_ends(address: &str) {
         for (client, guard) in guards {
             assert!(guard.is_held());
             guard.verify().await.unwrap();
-            // It is watched, too.
+            // The guard's key is still watched, too.
             let key = guard.key().as_str();
             client.entry::<String>(key).unwrap().delete().await.unwrap();
-            assert_eq!(timeout(LIMIT, guard.lost()).await.expect("it is told").reason(), LostReason::KeyDeleted);
+            assert_eq!(timeout(LIMIT, guard.lost()).await.expect("the loss is reported").reason(), LostReason::KeyDeleted);
         }
     });
 }
@@ -173,12 +176,12 @@ fn guard_is_released_after_its_runtime_ended(address: &str) {
         drop(dropped);
         for name in ["/a", "/b"] {
             let next = client.lock(name).ttl(TTL);
-            drop(timeout(LIMIT, next.acquire()).await.expect("it was released").unwrap());
+            drop(timeout(LIMIT, next.acquire()).await.expect("the lock was released").unwrap());
         }
     });
 }
 
-fn guard_survives_a_time_without_a_runtime(address: &str) {
+fn guard_survives_gaps_between_runtimes(address: &str) {
     let mut own = current_thread();
     let client = connect(&own, address);
     let guard = own.block_on(async { client.lock("/x").ttl(Duration::from_secs(4)).acquire().await.unwrap() });
@@ -190,14 +193,14 @@ fn guard_survives_a_time_without_a_runtime(address: &str) {
         own.block_on(async {
             assert!(guard.is_held());
             guard.verify().await.unwrap();
-            // The runtime needs a moment for its other tasks.
+            // Gives the background tasks on this runtime time to run.
             sleep(Duration::from_millis(50)).await;
         });
     }
     own.block_on(async { guard.release().await.unwrap() });
 }
 
-fn threads_with_a_runtime_each_keep_their_locks(address: &str) {
+fn threads_with_own_runtimes_keep_their_locks(address: &str) {
     const THREADS: usize = 12;
     let main = multi_thread();
     let client = connect(&main, address);
@@ -206,7 +209,7 @@ fn threads_with_a_runtime_each_keep_their_locks(address: &str) {
         .map(|number| {
             let (client, together) = (client.clone(), together.clone());
             std::thread::spawn(move || {
-                // A first runtime leaves a spare lease; which thread takes it is not known.
+                // The first runtime leaves a spare lease, which any of the threads may take.
                 current_thread().block_on(async {
                     let lock = client.lock(&format!("/first/{number}")).ttl(TTL).acquire().await.unwrap();
                     lock.release().await.unwrap();
@@ -214,7 +217,7 @@ fn threads_with_a_runtime_each_keep_their_locks(address: &str) {
                 together.wait();
                 current_thread().block_on(async {
                     let lock = client.lock(&format!("/second/{number}")).ttl(TTL).acquire().await.unwrap();
-                    // They end one after the other.
+                    // The threads finish one after the other.
                     let held = lock.while_held(sleep(LONG / 2 + LONG * number as u32 / THREADS as u32)).await;
                     held.unwrap_or_else(|lost| panic!("{number}: {lost}"));
                     lock.release().await.unwrap();
@@ -239,7 +242,7 @@ async fn shows(live: &mut Live<LiveMap<String, u64>>, limits: &Limits, value: u6
     timeout(LIMIT, is_shown).await.unwrap_or_else(|_| panic!("{value} is not shown: {:?}", live.status()));
 }
 
-fn view_goes_on_when_its_first_runtime_ends(address: &str) {
+fn view_continues_when_its_first_runtime_ends(address: &str) {
     for (first, main) in [(current_thread(), multi_thread()), (multi_thread(), current_thread())] {
         let client = connect(&main, address);
         let limits: Limits = client.entries("/limits").unwrap();
@@ -263,18 +266,18 @@ fn view_goes_on_when_its_first_runtime_ends(address: &str) {
                     sleep(Duration::from_millis(10)).await;
                 }
             };
-            timeout(LIMIT, still_called).await.expect("a subscription goes on, too");
+            timeout(LIMIT, still_called).await.expect("the callback is called on the other runtime");
             let is_live = async {
                 while !view.status().is_live() {
                     sleep(Duration::from_millis(10)).await;
                 }
             };
-            timeout(LIMIT, is_live).await.expect("it is live again");
+            timeout(LIMIT, is_live).await.expect("the view is live again");
         });
     }
 }
 
-fn view_goes_on_after_a_time_without_a_runtime(address: &str) {
+fn view_continues_on_next_runtime(address: &str) {
     let own = current_thread();
     let client = connect(&own, address);
     let limits: Limits = client.entries("/limits").unwrap();
@@ -305,7 +308,7 @@ fn published_value_stays_when_its_runtime_ends(address: &str) {
     });
 }
 
-fn leader_and_its_observers_stay_when_a_runtime_ends(address: &str) {
+fn leader_and_observer_continue_when_runtime_ends(address: &str) {
     let (own, main) = (current_thread(), multi_thread());
     let client = connect(&main, address);
     let election: Election<u64> = client.election("/leader").ttl(TTL);
@@ -313,7 +316,7 @@ fn leader_and_its_observers_stay_when_a_runtime_ends(address: &str) {
         let leader = election.campaign(&1).await.unwrap();
         let mut observed = election.observe().await.unwrap();
         assert_eq!(observed.next().await.unwrap().unwrap().map(|candidate| candidate.value), Some(1));
-        // It waits for the next one, with timers of this runtime.
+        // The stream waits for the next leader, with timers of this runtime.
         assert!(timeout(Duration::from_millis(50), observed.next()).await.is_err());
         (leader, observed)
     });
@@ -328,7 +331,7 @@ fn leader_and_its_observers_stay_when_a_runtime_ends(address: &str) {
     });
 }
 
-fn stream_of_changes_goes_on_on_another_runtime(address: &str) {
+fn change_stream_continues_on_other_runtime(address: &str) {
     let (own, main) = (current_thread(), multi_thread());
     let client = connect(&own, address);
     let entry = client.entry::<u64>("/a").unwrap();
@@ -337,7 +340,7 @@ fn stream_of_changes_goes_on_on_another_runtime(address: &str) {
         let mut changes = entry.watch().await.unwrap();
         entry.set(&2).await.unwrap();
         while changes.next().await.unwrap().unwrap().new != Some(2) {}
-        // It waits for the next one, with timers of this runtime.
+        // The stream waits for the next change, with timers of this runtime.
         assert!(timeout(Duration::from_millis(50), changes.next()).await.is_err());
         changes
     });
@@ -345,19 +348,19 @@ fn stream_of_changes_goes_on_on_another_runtime(address: &str) {
     main.block_on(async {
         entry.set(&3).await.unwrap();
         let goes_on = async { while changes.next().await.unwrap().unwrap().new != Some(3) {} };
-        timeout(LIMIT, goes_on).await.expect("it goes on");
+        timeout(LIMIT, goes_on).await.expect("the stream goes on");
     });
 }
 
-/// The first call on another runtime, too, is answered as if nothing were.
-fn undriven_runtime_holds_up_no_call(address: &str) {
+/// Every call on another runtime is answered as usual, including the first.
+fn undriven_runtime_blocks_no_call(address: &str) {
     let (undriven, driven) = (current_thread(), current_thread());
     let client = connect(&undriven, address);
     let entry = client.entry::<u64>("/a").unwrap();
     undriven.block_on(async {
         entry.set(&1).await.unwrap();
         client.lock("/other").acquire().await.unwrap().release().await.unwrap();
-        // Reads that are under way when nobody drives them any more.
+        // These reads are in flight when the runtime stops being driven.
         for _ in 0..100 {
             let entry = entry.clone();
             tokio::spawn(async move { entry.get().await });
@@ -376,7 +379,7 @@ fn undriven_runtime_holds_up_no_call(address: &str) {
     });
 }
 
-fn undriven_runtime_holds_up_no_watch(address: &str) {
+fn undriven_runtime_blocks_no_watch(address: &str) {
     let (undriven, driven) = (current_thread(), current_thread());
     let client = connect(&undriven, address);
     let entry = client.entry::<u64>("/a").unwrap();
@@ -387,10 +390,10 @@ fn undriven_runtime_holds_up_no_watch(address: &str) {
         changes
     };
     let _unread = undriven.block_on(watch());
-    drop(driven.block_on(async { timeout(LIMIT, watch()).await.expect("it has a watch of its own") }));
+    drop(driven.block_on(async { timeout(LIMIT, watch()).await.expect("this runtime has a watch of its own") }));
 }
 
-fn undriven_runtime_holds_up_no_view(address: &str) {
+fn undriven_runtime_blocks_no_view(address: &str) {
     let (undriven, driven) = (current_thread(), current_thread());
     let client = connect(&undriven, address);
     let limits: Limits = client.entries("/limits").unwrap();
@@ -401,7 +404,7 @@ fn undriven_runtime_holds_up_no_view(address: &str) {
     });
 }
 
-fn undriven_runtime_does_not_cost_a_spare_lease(address: &str) {
+fn undriven_runtime_gives_up_spare_lease(address: &str) {
     let (undriven, driven) = (current_thread(), current_thread());
     let client = connect(&undriven, address);
     undriven.block_on(async { client.lock("/x").ttl(TTL).acquire().await.unwrap().release().await.unwrap() });
@@ -413,9 +416,10 @@ fn undriven_runtime_does_not_cost_a_spare_lease(address: &str) {
     });
 }
 
-/// A guard whose runtime is not driven any more is kept by whoever waits for its loss elsewhere.
+/// A guard whose runtime is no longer driven is kept alive by the runtime on which a task waits for
+/// its loss.
 #[test]
-fn waiting_for_loss_takes_guard_from_undriven_runtime() {
+fn waiting_for_loss_moves_guard_from_undriven_runtime() {
     let (undriven, driven) = (current_thread(), current_thread());
     let client = connect(&undriven, "memory:");
     let guard = undriven.block_on(async { client.lock("/x").ttl(TTL).acquire().await.unwrap() });
@@ -426,7 +430,7 @@ fn waiting_for_loss_takes_guard_from_undriven_runtime() {
 }
 
 #[test]
-fn guard_without_runtime_is_lost_when_its_time_has_passed() {
+fn guard_without_runtime_is_lost_after_ttl() {
     let own = current_thread();
     let client = connect(&own, "memory:");
     let guard = own.block_on(async { client.lock("/x").ttl(TTL).acquire().await.unwrap() });
@@ -439,7 +443,7 @@ fn guard_without_runtime_is_lost_when_its_time_has_passed() {
 }
 
 #[test]
-fn main_runtime_with_paused_time_keeps_guard_of_ended_runtime() {
+fn paused_runtime_keeps_lease_of_ended_runtime() {
     let main = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let client = Client::with_store(MemoryStore::new());
     let own = current_thread();
@@ -459,9 +463,9 @@ fn main_runtime_with_paused_time_keeps_guard_of_ended_runtime() {
     });
 }
 
-/// As tests of one program share it. Each of them has a runtime of its own.
+/// Several tests of one program share a static client, and each test has a runtime of its own.
 #[test]
-fn static_client_serves_one_runtime_after_the_other() {
+fn static_client_serves_successive_runtimes() {
     static CLIENT: OnceLock<Client> = OnceLock::new();
     let server = Server::start();
     let address = server.etcd().url_v3();
@@ -485,7 +489,7 @@ fn static_client_serves_one_runtime_after_the_other() {
 }
 
 #[test]
-fn one_runtime_has_three_connections_and_another_its_own() {
+fn each_runtime_has_its_own_three_connections() {
     let server = Server::start();
     let proxy = server.runtime.block_on(Proxy::to(server.etcd().endpoint()));
     let address = format!("etcd://{}", proxy.endpoint());
@@ -500,13 +504,13 @@ fn one_runtime_has_three_connections_and_another_its_own() {
     let (one, other) = (multi_thread(), current_thread());
     let client = connect(&one, &address);
     one.block_on(use_all(client.clone()));
-    assert_eq!(proxy.accepted(), 3, "for calls, for watches, for leases");
+    assert_eq!(proxy.accepted(), 3, "one connection for calls, one for watches, one for leases");
     other.block_on(use_all(client.clone()));
     assert!(proxy.accepted() <= 6, "{}", proxy.accepted());
     server.runtime.block_on(async move { drop(proxy) });
 }
 
-/// A burst of releases leaves a few spare leases, and not as many keep-alives as there were locks.
+/// A burst of releases leaves at most 16 spare leases to keep alive, however many locks there were.
 #[tokio::test(start_paused = true)]
 async fn burst_of_releases_leaves_few_spare_leases() {
     const LOCKS: u64 = 100;
@@ -524,13 +528,13 @@ async fn burst_of_releases_leaves_few_spare_leases() {
     };
     burst().await;
     assert_eq!(counting.take().grant, LOCKS);
-    // At once they are all used again.
+    // A second burst right away uses all leases again.
     burst().await;
     assert_eq!(counting.take().grant, 0);
     sleep(Duration::from_secs(50)).await;
     let counts = counting.take();
     assert_eq!(counts.revoke, LOCKS - MOST);
-    // Each 5 s, of a time to live of 15 s.
+    // One keep-alive per 5 s, since the time to live is 15 s.
     assert!(counts.keep_alive <= MOST * 10, "{counts:?}");
     burst().await;
     assert_eq!(counting.take().grant, LOCKS - MOST);

@@ -1,5 +1,6 @@
-//! Two versions of a schema over the same keys: whatever programs of both write and remove in turn, both can read and write it, and their live views and
-//! streams follow. Random programs on every store.
+//! Programs with two versions of a schema write and remove the same keys in turn, in random
+//! sequences on every store. Both can always read and write them, and their live views and streams
+//! stay up to date.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -16,7 +17,7 @@ use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-/// Only a test that fails waits for it.
+/// Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(30);
 
 mod old {
@@ -73,14 +74,14 @@ mod new {
     }
 }
 
-/// What the older version sees of it.
+/// The part of the shop that the older version knows.
 fn older(shop: &new::Shop) -> old::Shop {
     let db = |db: &new::Db| old::Db { host: db.host.clone() };
     let regions = shop.regions.iter().map(|(name, region)| (name.clone(), db(region))).collect();
     old::Shop { name: shop.name.clone(), backup: shop.backup.as_ref().map(db), regions }
 }
 
-/// One call of a program of either version; the names are of regions. `atomic`: where the store can.
+/// One call of a program of either version. The names are those of regions.
 #[derive(Clone, Debug)]
 enum Call {
     OldSet(old::Shop),
@@ -104,9 +105,9 @@ enum Call {
     NewRegionDelete(&'static str),
     NewBackupSet(new::Db),
     NewBackupDelete,
-    /// As an older version of the library left it.
+    /// Writes a key that an older version of the library would have left behind.
     Leave(&'static str),
-    /// Someone deletes the one key that a region or the backup cannot do without.
+    /// Deletes the required key of a region or of the backup.
     DeleteRequired(&'static str),
 }
 
@@ -160,7 +161,7 @@ fn call() -> impl Strategy<Value = Call> {
     ]
 }
 
-/// The changes of regions, put together: what a program has that follows them.
+/// The regions as a program knows them that applies the changes of a stream.
 #[derive(Default)]
 struct Followed {
     hosts: BTreeMap<String, String>,
@@ -225,11 +226,11 @@ struct World {
     new_map: Live<LiveMap<String, new::Db>>,
     changes: Changes<Keyed<String, new::DbChange>, BTreeMap<String, new::Db>>,
     followed: Followed,
-    /// Somebody left something over.
+    /// Whether any call left keys behind.
     left: bool,
 }
 
-/// In one transaction where the store has them and the program wants it.
+/// Writes with one transaction if `$atomic`, else with `non_atomic`.
 macro_rules! write {
     ($atomic:expr, $write:expr) => {
         if $atomic { $write.await.map(drop) } else { $write.non_atomic().await.map(drop) }
@@ -255,7 +256,7 @@ impl World {
         }
     }
 
-    /// Every call succeeds, but for a creation of what exists.
+    /// Makes the call. It must succeed, except for a create of an entry that exists.
     async fn call(&mut self, call: &Call, atomic: bool) -> Result<()> {
         let atomic = atomic && self.client.store().capabilities().transactions;
         let (old, new) = (&self.old, &self.new);
@@ -303,7 +304,7 @@ impl World {
         }
     }
 
-    /// What was written is what is read.
+    /// Asserts that the written value is read.
     async fn check_written(&self, call: &Call) -> Result<(), TestCaseError> {
         match call {
             Call::OldSet(shop) | Call::OldUpdate(shop) | Call::OldUpdateFields(shop) | Call::OldSwap(shop) => {
@@ -326,7 +327,7 @@ impl World {
         Ok(())
     }
 
-    /// Both versions read the same, and their views and streams have it.
+    /// Asserts that both versions read the same, and that their views and streams show it.
     async fn check(&mut self) -> Result<(), TestCaseError> {
         let readable = |error: etcd_typed::Error| TestCaseError::fail(error.to_string());
         let new = self.new.get().await.map_err(readable)?;
@@ -351,7 +352,7 @@ impl World {
             let old_map = self.old_map.wait_for_revision(revision).await?.into_arc();
             Ok::<_, etcd_typed::Error>((new_live, old_live, new_map, old_map))
         };
-        let views = timeout(LIMIT, views).await.map_err(|_| TestCaseError::fail("a view does not follow"))?;
+        let views = timeout(LIMIT, views).await.map_err(|_| TestCaseError::fail("a view does not reach the revision"))?;
         let (new_live, old_live, new_map, old_map) = views.map_err(|error| TestCaseError::fail(error.to_string()))?;
         prop_assert_eq!(&**new_live, new);
         prop_assert_eq!(&**old_live, old);
@@ -364,7 +365,7 @@ impl World {
         while self.followed.regions() != new.regions {
             let update = timeout(LIMIT, self.changes.next()).await;
             let Ok(update) = update else {
-                return Err(TestCaseError::fail(format!("followed {:?}, and {:?} are there", self.followed.regions(), new.regions)));
+                return Err(TestCaseError::fail(format!("the changes give {:?}, stored are {:?}", self.followed.regions(), new.regions)));
             };
             let update = update.expect("the stream goes on").map_err(|error| TestCaseError::fail(error.to_string()))?;
             update.changes.into_iter().for_each(|change| self.followed.take(change));
@@ -395,20 +396,20 @@ fn run(runtime: &Runtime, client: &Client, cases: u32) {
 }
 
 #[test]
-fn versions_never_make_each_other_unreadable_on_memory() {
+fn schema_versions_stay_readable_to_each_other_on_memory() {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let client = runtime.block_on(Client::connect("memory:")).unwrap();
     run(&runtime, &client, 300);
 }
 
 #[test]
-fn versions_never_make_each_other_unreadable_on_v3() {
+fn schema_versions_stay_readable_to_each_other_on_v3() {
     let (runtime, _etcd, client) = server(Etcd::url_v3);
     run(&runtime, &client, 30);
 }
 
 #[test]
-fn versions_never_make_each_other_unreadable_on_v2() {
+fn schema_versions_stay_readable_to_each_other_on_v2() {
     let (runtime, _etcd, client) = server(Etcd::url_v2);
     run(&runtime, &client, 20);
 }

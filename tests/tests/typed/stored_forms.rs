@@ -1,5 +1,6 @@
-//! The stored form of every supported type: what a write accepts a read returns equal, on every store; and programs in Go, Python and Node read what is
-//! written here, and the other way round.
+//! The stored form of every supported type. On every store, a value that a write accepts is read
+//! back equal. Programs in Go, Python and Node read the values written here, and their values are
+//! read here.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// So many values of each type, beside the chosen ones.
+/// Random values of each type, in addition to the chosen ones.
 const VALUES: usize = 8;
 
 fn sample<S: Strategy>(strategy: S) -> Vec<S::Value> {
@@ -30,10 +31,10 @@ fn sample<S: Strategy>(strategy: S) -> Vec<S::Value> {
     (0..VALUES).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
 }
 
-/// A client, and how often a write was accepted.
+/// A client with counts of accepted and refused writes.
 struct Bench {
     client: Client,
-    /// Values that no type refuses, which the store does.
+    /// Whether the store keeps values that are not UTF-8. v2 does not, and refuses them.
     keeps_bytes: bool,
     accepted: usize,
     refused: usize,
@@ -58,7 +59,7 @@ impl Bench {
             match entry.set(&value).await {
                 Ok(_) => {
                     let read = entry.get().await.unwrap_or_else(|error| panic!("{value:?} was written: {error}")).unwrap().into_inner();
-                    assert!(same(&value, &read), "{value:?} was written, and {read:?} read");
+                    assert!(same(&value, &read), "{value:?} was written, but {read:?} was read");
                     self.accepted += 1;
                 }
                 Err(error) if error.kind() == ErrorKind::Encode => self.refused += 1,
@@ -145,14 +146,14 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn memory_returns_what_it_accepts() {
+async fn memory_reads_back_accepted_values() {
     let mut bench = Bench::new(Client::connect("memory:").await.unwrap(), true);
     bench.every_type().await;
     assert!(bench.accepted > 200 && bench.refused > 25, "{} and {}", bench.accepted, bench.refused);
 }
 
 #[tokio::test]
-async fn v3_returns_what_it_accepts() {
+async fn v3_reads_back_accepted_values() {
     let etcd = Etcd::start().await;
     let mut bench = Bench::new(Client::connect(&etcd.url_v3()).await.unwrap(), true);
     bench.every_type().await;
@@ -160,7 +161,7 @@ async fn v3_returns_what_it_accepts() {
 }
 
 #[tokio::test]
-async fn v2_returns_what_it_accepts() {
+async fn v2_reads_back_accepted_values() {
     let etcd = Etcd::start().await;
     let mut bench = Bench::new(Client::connect(&etcd.url_v2()).await.unwrap(), false);
     bench.every_type().await;
@@ -168,7 +169,7 @@ async fn v2_returns_what_it_accepts() {
 }
 
 mod cents {
-    //! It rounds.
+    //! Rounds to two decimals.
     pub(super) fn encode(value: &f64) -> Result<String, std::convert::Infallible> {
         Ok(format!("{value:.2}"))
     }
@@ -179,7 +180,7 @@ mod cents {
 }
 
 mod scrambled {
-    //! It writes another text each time, as encryption does.
+    //! Encodes to a different text each time, as encryption does.
     use std::sync::atomic::{AtomicU8, Ordering};
 
     pub(super) fn encode(value: &String) -> Result<String, std::convert::Infallible> {
@@ -212,7 +213,7 @@ struct Fields {
 }
 
 #[tokio::test]
-async fn field_that_does_not_survive_its_form_is_refused() {
+async fn field_that_would_read_back_differently_is_refused() {
     let client = Client::connect("memory:").await.unwrap();
     let dir = client.dir::<Fields>("/app").unwrap();
     let good =
@@ -230,7 +231,7 @@ async fn field_that_does_not_survive_its_form_is_refused() {
         let mut fields = good.clone();
         spoil(&mut fields);
         if key == "price" && fields.price.is_infinite() {
-            // `inf` comes back.
+            // `inf` survives this form.
             dir.set(&fields).await.unwrap();
             assert_eq!(dir.get().await.unwrap().into_inner(), fields);
             continue;
@@ -244,7 +245,7 @@ async fn field_that_does_not_survive_its_form_is_refused() {
 }
 
 #[tokio::test]
-async fn two_keys_with_one_form_are_refused() {
+async fn map_keys_with_equal_stored_form_are_refused() {
     #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
     struct CaseLess(&'static str);
 
@@ -267,7 +268,7 @@ async fn two_keys_with_one_form_are_refused() {
     assert_eq!((error.kind(), error.problems()[0].key.as_str()), (ErrorKind::Invalid, "/map/a"));
 }
 
-/// As any client may write on v2: no text.
+/// Writes raw bytes, URL-encoded in `form`, with a plain v2 request.
 async fn put_bytes(etcd: &Etcd, key: &str, form: &str) {
     let mut stream = TcpStream::connect(etcd.endpoint()).await.unwrap();
     let (host, body) = (etcd.endpoint(), format!("value={form}"));
@@ -291,13 +292,13 @@ struct Texts {
 }
 
 #[tokio::test]
-async fn v2_value_that_is_not_utf8_is_refused() {
+async fn v2_non_utf8_value_is_refused() {
     let etcd = Etcd::start().await;
     let client = Client::connect(&etcd.url_v2()).await.unwrap();
     let dir = client.dir::<Texts>("/texts").unwrap();
     let good = Texts { text: "\u{fffd}".to_owned(), bytes: "\\ufffd".into(), map: [("a".to_owned(), "x\u{fffd}".to_owned())].into() };
     dir.set(&good).non_atomic().await.unwrap();
-    assert_eq!(dir.get().await.unwrap().into_inner(), good, "the letter U+FFFD is a text as any other");
+    assert_eq!(dir.get().await.unwrap().into_inner(), good, "the character U+FFFD is valid text");
     let mut changes = dir.watch().await.unwrap();
     let live = dir.live().await.unwrap();
     for (key, form) in [("text", "%FF"), ("bytes", "x%C3"), ("map/a", "%ED%A0%80")] {
@@ -320,7 +321,8 @@ async fn v2_value_that_is_not_utf8_is_refused() {
     assert_eq!(client.entry::<PathBuf>("/one").unwrap().get().await.unwrap_err().kind(), ErrorKind::Decode);
 }
 
-/// A value as it is stored, what it is, and whether another text is read as the same.
+/// A stored value, what it means, and a function that tells whether another text decodes to the
+/// same value.
 struct Form {
     kind: &'static str,
     stored: String,
@@ -366,7 +368,7 @@ fn forms() -> Vec<Form> {
     }
     let id = uuid::Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
     forms.push(form("uuid", id, id.simple()));
-    // Node has milliseconds.
+    // Times in Node have a resolution of milliseconds.
     for millis in [0, 1_714_979_289_500, 253_402_207_199_999] {
         let time = chrono::DateTime::from_timestamp_millis(millis).unwrap();
         forms.push(form("time", SystemTime::from(time), millis));
@@ -390,7 +392,7 @@ fn forms() -> Vec<Form> {
     forms
 }
 
-/// A program of this language reads every form, and what it writes is read here.
+/// The program reads every form, and the forms that it writes are read here.
 fn program_reads_and_writes(command: &mut Command) {
     let forms = forms();
     let mut program = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();

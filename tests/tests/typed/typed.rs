@@ -1,5 +1,5 @@
-//! The typed surface, each verb of it, on every store. What v2 cannot do is asserted to be refused. Rules that one store is enough to show are in
-//! `semantics.rs`.
+//! Every method of handles on every store. Where v2 lacks an ability, the tests assert that it
+//! refuses the call. Rules that do not depend on the store are in `semantics.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -62,7 +62,7 @@ fn app() -> App {
     }
 }
 
-/// What a case works with: a client whose namespace is the case's own.
+/// A client with a namespace of its own for each test.
 struct Bench {
     client: Client,
 }
@@ -76,7 +76,7 @@ impl Bench {
         AppDir::open(&self.client, "prod").unwrap()
     }
 
-    /// The handle with [`app`] written.
+    /// The handle, after [`app`] was written.
     async fn filled(&self) -> AppDir {
         let dir = self.app();
         dir.set(&app()).non_atomic().await.unwrap();
@@ -89,46 +89,46 @@ impl Bench {
 }
 
 etcd_typed_tests::on_every_store! { "typed":
-    an_entry_is_set_and_read
-    an_entry_is_created_once
-    an_entry_is_replaced_only_if_it_is_there
-    an_entry_is_swapped
-    an_entry_is_compared_and_swapped
-    an_entry_is_compared_and_deleted
-    an_entry_is_deleted
-    equal_values_are_equal_in_any_stored_form
-    default_is_the_value_of_its_field
-    default_is_told_by_changes
-    deleted_struct_is_told_from_nothing_and_from_what_cannot_be_read
-    an_entry_is_modified
-    an_entry_that_expires_is_gone
-    an_entry_vanishes_with_its_lease
-    an_entry_is_watched
-    a_value_is_waited_for
-    a_past_revision_is_where_a_watch_starts
-    a_struct_is_written_and_read
-    a_struct_is_written_in_one_transaction_or_refused
-    a_struct_is_created_once
-    a_struct_is_compared_and_swapped
-    a_struct_is_compared_and_deleted
-    a_struct_is_updated
-    an_update_of_one_field_needs_no_transaction
-    a_struct_is_deleted
-    a_struct_is_watched
-    a_struct_is_waited_for
-    maps_are_directories
-    a_map_of_values_is_written_read_and_streamed
-    a_map_is_watched
-    a_bad_value_is_an_item_and_the_stream_goes_on
-    a_directory_is_listed_and_deleted
-    a_directory_of_its_own
-    a_directory_is_watched
-    a_transaction_over_several_handles
-    stale_reads_read
-    status_members_and_statistics
+    set_value_is_read
+    second_create_reports_existing_value
+    replace_needs_existing_key
+    swap_returns_previous_value
+    compare_and_swap_checks_expected_value
+    compare_and_delete_checks_expected_value
+    delete_returns_previous_value
+    equal_values_match_in_any_stored_form
+    missing_key_reads_as_default
+    changes_report_default_of_missing_key
+    delete_tells_missing_from_unreadable_struct
+    concurrent_modifies_lose_nothing
+    expired_entry_is_deleted
+    ended_lease_deletes_entry
+    watch_reports_set_and_delete
+    wait_for_returns_matching_value
+    watch_starts_after_past_revision
+    set_struct_is_read
+    set_of_struct_is_atomic_or_refused
+    second_create_of_struct_fails
+    compare_and_swap_of_struct_detects_changes
+    compare_and_delete_of_struct_detects_changes
+    update_writes_what_closure_changed
+    update_of_one_field_needs_no_transaction
+    delete_of_struct_keeps_unknown_keys
+    watch_of_struct_reports_each_revision
+    wait_for_returns_matching_struct
+    map_entries_have_handles
+    map_is_set_read_and_streamed
+    watch_of_map_reports_entry_names
+    stream_continues_after_bad_value
+    directory_is_listed_and_deleted
+    empty_directory_needs_store_support
+    watch_of_directory_reports_raw_values
+    transaction_on_several_handles_is_atomic
+    stale_reads_return_value
+    status_members_and_stats_answer
 }
 
-async fn an_entry_is_set_and_read(bench: Bench) {
+async fn set_value_is_read(bench: Bench) {
     let entry = bench.entry();
     assert_eq!(entry.get().await.unwrap(), None);
     assert!(!entry.exists().await.unwrap());
@@ -146,7 +146,7 @@ async fn an_entry_is_set_and_read(bench: Bench) {
     assert_eq!(text.get().await.unwrap().as_deref().map(String::as_str), Some("[1,2]"));
 }
 
-async fn an_entry_is_created_once(bench: Bench) {
+async fn second_create_reports_existing_value(bench: Bench) {
     let entry = bench.entry();
     let created = entry.create(&1).await.unwrap();
     let read = entry.get().await.unwrap().unwrap();
@@ -158,7 +158,7 @@ async fn an_entry_is_created_once(bench: Bench) {
     assert!(!error.may_have_applied());
 }
 
-async fn an_entry_is_replaced_only_if_it_is_there(bench: Bench) {
+async fn replace_needs_existing_key(bench: Bench) {
     let entry = bench.entry();
     let error = entry.replace(&1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -169,7 +169,7 @@ async fn an_entry_is_replaced_only_if_it_is_there(bench: Bench) {
     assert_eq!((*read, read.created(), read.modified()), (2, created, replaced));
 }
 
-async fn an_entry_is_swapped(bench: Bench) {
+async fn swap_returns_previous_value(bench: Bench) {
     let entry = bench.entry();
     assert_eq!(entry.swap(&1).await.unwrap(), None);
     let previous = entry.swap(&2).await.unwrap().unwrap();
@@ -177,7 +177,7 @@ async fn an_entry_is_swapped(bench: Bench) {
     assert_eq!(entry.get().await.unwrap().as_deref(), Some(&2));
 }
 
-async fn an_entry_is_compared_and_swapped(bench: Bench) {
+async fn compare_and_swap_checks_expected_value(bench: Bench) {
     let entry = bench.entry();
     let nothing = entry.get().await.unwrap();
     entry.compare_and_swap(&nothing, &1).await.unwrap();
@@ -203,7 +203,7 @@ async fn an_entry_is_compared_and_swapped(bench: Bench) {
     assert!(error.current::<u32>().is_none());
 }
 
-async fn an_entry_is_compared_and_deleted(bench: Bench) {
+async fn compare_and_delete_checks_expected_value(bench: Bench) {
     let entry = bench.entry();
     entry.set(&1).await.unwrap();
     let seen = entry.get().await.unwrap();
@@ -219,7 +219,7 @@ async fn an_entry_is_compared_and_deleted(bench: Bench) {
     assert_eq!(entry.compare_and_delete(Expect::revision(again)).await.unwrap().as_deref(), Some(&3));
 }
 
-async fn an_entry_is_deleted(bench: Bench) {
+async fn delete_returns_previous_value(bench: Bench) {
     let entry = bench.entry();
     assert_eq!(entry.delete().await.unwrap(), None);
     entry.set(&1).await.unwrap();
@@ -227,7 +227,7 @@ async fn an_entry_is_deleted(bench: Bench) {
     assert_eq!(entry.delete().await.unwrap(), None);
 }
 
-async fn an_entry_is_modified(bench: Bench) {
+async fn concurrent_modifies_lose_nothing(bench: Bench) {
     let entry = bench.entry();
     assert_eq!(entry.modify(|n| n).await.unwrap(), None);
     for expected in 1..=3 {
@@ -235,7 +235,7 @@ async fn an_entry_is_modified(bench: Bench) {
         assert_eq!(*now, expected);
         assert_eq!(entry.get().await.unwrap().unwrap().modified(), now.modified());
     }
-    // Eight at once: each is applied to the value that it replaced.
+    // Eight concurrent tasks: each one increments the value that it replaces.
     let tasks: Vec<_> = (0..8)
         .map(|_| {
             let entry = entry.clone();
@@ -250,7 +250,7 @@ async fn an_entry_is_modified(bench: Bench) {
     assert!(!entry.exists().await.unwrap());
 }
 
-async fn an_entry_that_expires_is_gone(bench: Bench) {
+async fn expired_entry_is_deleted(bench: Bench) {
     let entry = bench.entry();
     let mut changes = entry.watch().await.unwrap();
     entry.set(&1).ttl(Duration::from_secs(2)).await.unwrap();
@@ -260,24 +260,24 @@ async fn an_entry_that_expires_is_gone(bench: Bench) {
     assert!(gone.is_deleted());
     assert_eq!(gone.old, Some(1));
     assert_eq!(entry.get().await.unwrap(), None);
-    // A write without a time to live takes it away.
+    // A write without a time to live removes the one that the key has.
     entry.set(&2).ttl(Duration::from_secs(2)).await.unwrap();
     entry.set(&3).await.unwrap();
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(entry.get().await.unwrap().as_deref(), Some(&3));
 }
 
-async fn an_entry_vanishes_with_its_lease(bench: Bench) {
+async fn ended_lease_deletes_entry(bench: Bench) {
     let entry = bench.entry();
     let lease = bench.client.lease(Duration::from_secs(3)).await.unwrap();
     entry.set(&1).lease(&lease).await.unwrap();
-    // Longer than the time to live: it is kept alive.
+    // Longer than the time to live: the client keeps the lease alive.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(entry.get().await.unwrap().as_deref(), Some(&1));
     lease.revoke().await.unwrap();
     assert_eq!(entry.get().await.unwrap(), None);
 
-    // A dropped guard ends its lease too, and a lease that is gone takes no keys.
+    // Dropping the guard ends the lease, too. A write with a lease that does not exist fails.
     let lease = bench.client.lease(Duration::from_secs(3)).await.unwrap();
     let id = lease.id();
     entry.set(&2).lease(&lease).await.unwrap();
@@ -287,7 +287,7 @@ async fn an_entry_vanishes_with_its_lease(bench: Bench) {
     assert_eq!(error.kind(), ErrorKind::LeaseLost);
 }
 
-async fn an_entry_is_watched(bench: Bench) {
+async fn watch_reports_set_and_delete(bench: Bench) {
     let entry = bench.entry();
     entry.set(&1).await.unwrap();
     let mut changes = entry.watch().await.unwrap();
@@ -303,7 +303,7 @@ async fn an_entry_is_watched(bench: Bench) {
     assert_eq!(changes.current().unwrap(), None);
 }
 
-async fn a_value_is_waited_for(bench: Bench) {
+async fn wait_for_returns_matching_value(bench: Bench) {
     let entry = bench.entry();
     let waiting = {
         let entry = entry.clone();
@@ -313,11 +313,11 @@ async fn a_value_is_waited_for(bench: Bench) {
         entry.set(&n).await.unwrap();
     }
     assert_eq!(waiting.await.unwrap().unwrap().as_deref(), Some(&3));
-    // It is there already.
+    // The value is already stored.
     assert_eq!(entry.wait_for(|n| n == Some(&3)).await.unwrap().as_deref(), Some(&3));
 }
 
-async fn a_past_revision_is_where_a_watch_starts(bench: Bench) {
+async fn watch_starts_after_past_revision(bench: Bench) {
     let entry = bench.entry();
     let first = entry.set(&1).await.unwrap();
     let second = entry.set(&2).await.unwrap();
@@ -329,12 +329,12 @@ async fn a_past_revision_is_where_a_watch_starts(bench: Bench) {
     assert_eq!(changes.next().await.unwrap().unwrap().new, Some(1));
 }
 
-async fn a_struct_is_written_and_read(bench: Bench) {
+async fn set_struct_is_read(bench: Bench) {
     let dir = bench.app();
     assert!(!dir.exists().await.unwrap());
     let error = dir.get().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
-    // Without a default or an `Option`: all of them at once.
+    // All fields with neither a default nor an `Option` are listed at once.
     let missing: Vec<_> = error.problems().iter().map(|problem| dir.key().below(problem.key.as_str().as_bytes()).unwrap()).collect();
     assert_eq!(missing, ["timeout", "level", "features", "database/host", "database/pool"]);
 
@@ -346,7 +346,8 @@ async fn a_struct_is_written_and_read(bench: Bench) {
     assert_eq!(dir.rate_limit.get().await.unwrap().as_deref(), Some(&250));
     assert_eq!(dir.database.pool.get().await.unwrap().as_deref(), Some(&8));
 
-    // What the value no longer has is deleted, what the schema does not know stays, and the default fills in.
+    // A set deletes keys of the schema that the new value lacks and leaves unknown keys; a default
+    // replaces a missing key.
     let foreign = bench.client.entry::<String>("/prod/app/foreign").unwrap();
     foreign.set(&"stays".to_owned()).await.unwrap();
     let less = App { banner: None, regions: BTreeMap::new(), quotas: BTreeMap::from([("acme".to_owned(), 1)]), ..app() };
@@ -357,7 +358,7 @@ async fn a_struct_is_written_and_read(bench: Bench) {
     assert_eq!(dir.get().await.unwrap().rate_limit, 100);
 }
 
-async fn a_struct_is_written_in_one_transaction_or_refused(bench: Bench) {
+async fn set_of_struct_is_atomic_or_refused(bench: Bench) {
     let dir = bench.app();
     let written = dir.set(&app()).await;
     if bench.transactions() {
@@ -372,7 +373,7 @@ async fn a_struct_is_written_in_one_transaction_or_refused(bench: Bench) {
     }
 }
 
-async fn a_struct_is_created_once(bench: Bench) {
+async fn second_create_of_struct_fails(bench: Bench) {
     let dir = bench.app();
     if bench.transactions() {
         dir.create(&app()).await.unwrap();
@@ -388,7 +389,7 @@ async fn a_struct_is_created_once(bench: Bench) {
     assert_eq!(*dir.get().await.unwrap(), app());
 }
 
-async fn a_struct_is_compared_and_swapped(bench: Bench) {
+async fn compare_and_swap_of_struct_detects_changes(bench: Bench) {
     let dir = bench.filled().await;
     let seen = dir.get().await.unwrap();
     let wanted = App { rate_limit: 1, banner: None, quotas: BTreeMap::new(), ..app() };
@@ -409,7 +410,7 @@ async fn a_struct_is_compared_and_swapped(bench: Bench) {
     assert_eq!(error.current::<App>().map(|now| &**now), Some(&wanted));
 }
 
-async fn a_struct_is_compared_and_deleted(bench: Bench) {
+async fn compare_and_delete_of_struct_detects_changes(bench: Bench) {
     let dir = bench.filled().await;
     let seen = dir.get().await.unwrap();
     dir.database.pool.set(&9).await.unwrap();
@@ -427,7 +428,7 @@ async fn a_struct_is_compared_and_deleted(bench: Bench) {
     assert!(!dir.exists().await.unwrap());
 }
 
-async fn a_struct_is_updated(bench: Bench) {
+async fn update_writes_what_closure_changed(bench: Bench) {
     let dir = bench.filled().await;
     let change = |app: &mut App| {
         app.rate_limit += 1;
@@ -448,23 +449,23 @@ async fn a_struct_is_updated(bench: Bench) {
     let read = dir.get().await.unwrap();
     assert_eq!((&*read, read.modified()), (&expected, updated.modified()));
 
-    // Nothing changed, nothing is written.
+    // An update that changes nothing writes nothing.
     let same = dir.update(|_| ()).await.unwrap();
     assert_eq!(same.modified(), read.modified());
 
-    // A closure that refuses writes nothing.
+    // If the closure refuses, nothing is written.
     let refused = dir.try_update(|app| if app.rate_limit > 5 { Err("too many") } else { Ok(()) }).await;
     assert!(matches!(refused, Err(etcd_typed::UpdateError::Refused("too many"))));
 }
 
-async fn an_update_of_one_field_needs_no_transaction(bench: Bench) {
+async fn update_of_one_field_needs_no_transaction(bench: Bench) {
     let dir = bench.filled().await;
     let updated = dir.update(|app| app.rate_limit = 7).changed_fields_only().await.unwrap();
     assert_eq!(updated.rate_limit, 7);
     assert_eq!(dir.rate_limit.get().await.unwrap().as_deref(), Some(&7));
 }
 
-async fn a_struct_is_deleted(bench: Bench) {
+async fn delete_of_struct_keeps_unknown_keys(bench: Bench) {
     let dir = bench.filled().await;
     let foreign = bench.client.entry::<String>("/prod/app/foreign").unwrap();
     foreign.set(&"stays".to_owned()).await.unwrap();
@@ -479,7 +480,7 @@ async fn a_struct_is_deleted(bench: Bench) {
     assert_eq!(dir.delete().await.unwrap(), None);
 }
 
-async fn a_struct_is_watched(bench: Bench) {
+async fn watch_of_struct_reports_each_revision(bench: Bench) {
     let dir = bench.filled().await;
     let mut changes = dir.watch().await.unwrap();
     assert_eq!(*changes.current().unwrap(), app());
@@ -494,7 +495,7 @@ async fn a_struct_is_watched(bench: Bench) {
     let [AppChange::Regions(Keyed { key, change: RegionChange::Replicas(change) })] = &update.changes[..] else { panic!("{update:?}") };
     assert_eq!((key.as_str(), change.old, change.new), ("eu", Some(3), Some(5)));
 
-    // A key that the schema does not know gives no item; all changes of one revision are one.
+    // An unknown key gives no item, and all changes of one revision are one item.
     bench.client.entry::<String>("/prod/app/foreign").unwrap().set(&"x".to_owned()).await.unwrap();
     if bench.transactions() {
         let updated = dir.update(|app| (app.rate_limit, app.banner, app.level) = (1, None, Level::Debug)).await.unwrap();
@@ -509,7 +510,7 @@ async fn a_struct_is_watched(bench: Bench) {
     }
 }
 
-async fn a_struct_is_waited_for(bench: Bench) {
+async fn wait_for_returns_matching_struct(bench: Bench) {
     let dir = bench.app();
     let waiting = {
         let dir = dir.clone();
@@ -520,7 +521,7 @@ async fn a_struct_is_waited_for(bench: Bench) {
     assert_eq!(*waiting.await.unwrap().unwrap(), App { rate_limit: 7, ..app() });
 }
 
-async fn maps_are_directories(bench: Bench) {
+async fn map_entries_have_handles(bench: Bench) {
     let dir = bench.filled().await;
     assert_eq!(dir.regions.keys().await.unwrap(), ["eu", "us west"]);
     assert_eq!(*dir.regions.get().await.unwrap(), app().regions);
@@ -533,7 +534,7 @@ async fn maps_are_directories(bench: Bench) {
     assert_eq!(dir.get().await.unwrap().quotas["a/b"], 6);
 }
 
-async fn a_map_of_values_is_written_read_and_streamed(bench: Bench) {
+async fn map_is_set_read_and_streamed(bench: Bench) {
     let map = bench.client.entries::<u32, String>("/numbers").unwrap();
     assert!(map.get().await.unwrap().is_empty());
     let all: BTreeMap<u32, String> = (0..20).map(|n| (n, format!("value {n}"))).collect();
@@ -551,7 +552,7 @@ async fn a_map_of_values_is_written_read_and_streamed(bench: Bench) {
     assert_eq!(*map.get().await.unwrap(), one);
 }
 
-async fn a_map_is_watched(bench: Bench) {
+async fn watch_of_map_reports_entry_names(bench: Bench) {
     let map = bench.client.entries::<String, u32>("/map").unwrap();
     let mut changes = map.watch().await.unwrap();
     assert!(changes.current().unwrap().is_empty());
@@ -562,7 +563,7 @@ async fn a_map_is_watched(bench: Bench) {
     assert_eq!(*changes.current().unwrap(), BTreeMap::from([("../x".to_owned(), 1)]));
 }
 
-async fn a_bad_value_is_an_item_and_the_stream_goes_on(bench: Bench) {
+async fn stream_continues_after_bad_value(bench: Bench) {
     let dir = bench.filled().await;
     let mut changes = dir.watch().await.unwrap();
     let raw = bench.client.entry::<String>("/prod/app/rate-limit").unwrap();
@@ -577,7 +578,7 @@ async fn a_bad_value_is_an_item_and_the_stream_goes_on(bench: Bench) {
     assert!(matches!(&update.changes[..], [AppChange::RateLimit(Change { old: None, new: Some(5), .. })]), "{update:?}");
 }
 
-async fn a_directory_is_listed_and_deleted(bench: Bench) {
+async fn directory_is_listed_and_deleted(bench: Bench) {
     bench.filled().await;
     let directory = bench.client.directory("/prod/app").unwrap();
     let paths: Vec<_> = directory.list().await.unwrap().iter().map(|node| (node.path.clone(), node.is_directory())).collect();
@@ -604,7 +605,7 @@ async fn a_directory_is_listed_and_deleted(bench: Bench) {
     assert_eq!(directory.delete_recursive().await.unwrap(), 0);
 }
 
-async fn a_directory_of_its_own(bench: Bench) {
+async fn empty_directory_needs_store_support(bench: Bench) {
     let directory = bench.client.directory("/own").unwrap();
     if !bench.client.store().capabilities().directories {
         for refused in [directory.create().await, directory.update().ttl(Duration::from_secs(60)).await] {
@@ -620,7 +621,7 @@ async fn a_directory_of_its_own(bench: Bench) {
     assert_eq!(directory.create().await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     let updated = directory.update().ttl(Duration::from_secs(60)).await;
     if bench.client.status().await.unwrap().version.starts_with("3.5.") {
-        // It answers every update of a directory with an error.
+        // etcd 3.5 answers every update of a directory with an error.
         assert_eq!(updated.unwrap_err().kind(), ErrorKind::Unsupported);
     } else {
         updated.unwrap();
@@ -631,7 +632,7 @@ async fn a_directory_of_its_own(bench: Bench) {
     assert_eq!(directory.update().await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
-async fn a_directory_is_watched(bench: Bench) {
+async fn watch_of_directory_reports_raw_values(bench: Bench) {
     let directory = bench.client.directory("/raw").unwrap();
     let mut changes = directory.watch().await.unwrap();
     directory.entry::<u32>("a").set(&1).await.unwrap();
@@ -647,7 +648,7 @@ async fn a_directory_is_watched(bench: Bench) {
     assert!(gone.changes.iter().all(|change| change.change.is_deleted()));
 }
 
-async fn a_transaction_over_several_handles(bench: Bench) {
+async fn transaction_on_several_handles_is_atomic(bench: Bench) {
     let dir = bench.filled().await;
     let other = bench.entry();
     let limit = dir.rate_limit.get().await.unwrap();
@@ -655,7 +656,7 @@ async fn a_transaction_over_several_handles(bench: Bench) {
     if !bench.transactions() {
         assert_eq!(transfer.await.unwrap_err().kind(), ErrorKind::Unsupported);
         assert_eq!(*dir.get().await.unwrap(), app());
-        // About one key it is what that key's own verb would be.
+        // A transaction on one key works like the method of that entry.
         bench.client.transaction().expect(&dir.rate_limit, &limit).set(&dir.rate_limit, &1).await.unwrap();
         assert_eq!(dir.rate_limit.get().await.unwrap().as_deref(), Some(&1));
         return;
@@ -671,16 +672,16 @@ async fn a_transaction_over_several_handles(bench: Bench) {
     assert!(other.exists().await.unwrap());
 }
 
-async fn stale_reads_read(bench: Bench) {
+async fn stale_reads_return_value(bench: Bench) {
     let entry = bench.entry();
     entry.set(&1).await.unwrap();
     let stale = bench.client.stale_reads().entry::<u32>("/entry").unwrap();
     assert_eq!(stale.get().await.unwrap().as_deref(), Some(&1));
-    // What decides a write is never stale.
+    // The read of a read-modify-write is never stale.
     assert_eq!(stale.modify(|n| n.map(|n| n + 1)).await.unwrap().as_deref(), Some(&2));
 }
 
-async fn status_members_and_statistics(bench: Bench) {
+async fn status_members_and_stats_answer(bench: Bench) {
     bench.entry().set(&1).await.unwrap();
     let status = bench.client.status().await.unwrap();
     assert_eq!(status.store, bench.client.store().capabilities().name);
@@ -698,7 +699,7 @@ async fn status_members_and_statistics(bench: Bench) {
 }
 
 #[test]
-fn a_schema_describes_itself() {
+fn schema_describes_itself() {
     let text = App::describe().to_string();
     for line in [
         "App in /{env}/app",
@@ -726,7 +727,7 @@ struct Forms {
     ratio: f64,
 }
 
-async fn equal_values_are_equal_in_any_stored_form(bench: Bench) {
+async fn equal_values_match_in_any_stored_form(bench: Bench) {
     let dir = FormsDir::open(&bench.client).unwrap();
     let write = async |name: &str, text: &str| {
         bench.client.entry::<String>(&format!("/forms/{name}")).unwrap().set(&text.to_owned()).await.unwrap();
@@ -743,7 +744,7 @@ async fn equal_values_are_equal_in_any_stored_form(bench: Bench) {
     write("wait", "0h 90000ms").await;
     assert_eq!(dir.wait.compare_and_delete(Expect::value(&wait)).await.unwrap().as_deref(), Some(&wait));
 
-    // A document has no order, and a number more than one form.
+    // JSON objects have no order, and a number can be written in several ways.
     let weights: HashMap<String, f64> = (0..10).map(|n| (n.to_string(), 1.5)).collect();
     let text = (0..10).rev().map(|n| format!("\"{n}\" : 15e-1")).collect::<Vec<_>>().join(", ");
     write("weights", &format!("{{ {text} }}")).await;
@@ -751,22 +752,22 @@ async fn equal_values_are_equal_in_any_stored_form(bench: Bench) {
     let conflict = dir.weights.compare_and_swap(Expect::value(&weights), &weights).await.unwrap_err();
     assert_eq!(conflict.kind(), ErrorKind::Conflict);
 
-    // Where it is read from an alias, too.
+    // The same holds for a value that is read from an alias.
     write("old", "0.50").await;
     dir.ratio.compare_and_swap(Expect::value(&0.5), &0.75).await.unwrap();
     assert_eq!(dir.ratio.get().await.unwrap().as_deref(), Some(&0.75));
 }
 
-async fn default_is_the_value_of_its_field(bench: Bench) {
+async fn missing_key_reads_as_default(bench: Bench) {
     let dir = bench.app();
     let limit = &dir.rate_limit;
-    assert_eq!(limit.get().await.unwrap(), None, "there is no key");
+    assert_eq!(limit.get().await.unwrap(), None, "the key does not exist");
     let seen = limit.get_or_default().await.unwrap().unwrap();
     assert_eq!((*seen, seen.modified()), (100, Revision::ZERO));
     assert_eq!(dir.banner.get_or_default().await.unwrap(), None);
     assert_eq!(limit.modify(|n| n).await.unwrap().as_deref(), Some(&100));
     assert_eq!(limit.wait_for(|n| n == Some(&100)).await.unwrap().as_deref(), Some(&100));
-    assert!(!limit.exists().await.unwrap(), "a default that nobody changed is not written");
+    assert!(!limit.exists().await.unwrap(), "an unchanged default is not written");
 
     limit.compare_and_swap(&seen, &101).await.unwrap();
     let conflict = limit.compare_and_swap(&seen, &102).await.unwrap_err();
@@ -778,7 +779,7 @@ async fn default_is_the_value_of_its_field(bench: Bench) {
     assert_eq!(limit.modify(|_| None).await.unwrap(), None);
 }
 
-async fn default_is_told_by_changes(bench: Bench) {
+async fn changes_report_default_of_missing_key(bench: Bench) {
     let dir = bench.filled().await;
     dir.rate_limit.set(&5).await.unwrap();
     let (mut whole, mut one) = (dir.watch().await.unwrap(), dir.rate_limit.watch().await.unwrap());
@@ -796,7 +797,7 @@ async fn default_is_told_by_changes(bench: Bench) {
     assert_eq!(one.current().unwrap().as_deref(), Some(&100));
 }
 
-async fn deleted_struct_is_told_from_nothing_and_from_what_cannot_be_read(bench: Bench) {
+async fn delete_tells_missing_from_unreadable_struct(bench: Bench) {
     let dir = bench.app();
     assert!(matches!(dir.delete().non_atomic().await.unwrap(), Previous::Nothing));
     dir.set(&app()).non_atomic().await.unwrap();
@@ -807,5 +808,5 @@ async fn deleted_struct_is_told_from_nothing_and_from_what_cannot_be_read(bench:
     assert!(deleted.existed() && deleted.is_none());
     let Previous::Unreadable(error) = deleted else { panic!("{deleted:?}") };
     assert_eq!(error.problems()[0].key, *dir.rate_limit.key());
-    assert!(!dir.exists().await.unwrap(), "it is deleted all the same");
+    assert!(!dir.exists().await.unwrap(), "an unreadable struct is deleted all the same");
 }

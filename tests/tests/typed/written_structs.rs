@@ -1,5 +1,6 @@
-//! Whatever a write of a struct accepts, a read returns equal, and a live view shows it; what would vanish is refused. Random values with every kind of
-//! directory in them, by every way to write a struct, on every store.
+//! A struct that a write accepts is read back equal, and a live view shows it; a struct with a part
+//! that would have no key is refused. Writes random structs with every kind of directory by every
+//! method, on every store.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -17,7 +18,7 @@ use proptest::test_runner::{Config, TestRunner};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-/// Only a test that fails waits for it.
+/// Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
@@ -43,7 +44,7 @@ struct Beside {
     leaf: Option<Leaf>,
 }
 
-/// It can be without any key.
+/// A struct that may have no key.
 #[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
 struct Soft {
     note: Option<String>,
@@ -71,7 +72,7 @@ struct Leaf {
     size: Option<u8>,
 }
 
-/// It always has a key.
+/// A struct that always has a key.
 #[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
 struct Hard {
     host: String,
@@ -99,7 +100,7 @@ impl Soft {
         directories || self.note.is_some() || !self.tags.is_empty() || self.flat.flat.is_some() || self.flat.inner.has_key()
     }
 
-    /// Whether every directory in it that may be absent has a key.
+    /// Whether every optional directory and map entry in it has a key.
     fn is_stored(&self) -> bool {
         self.leaf.iter().chain(self.leaves.values()).all(Leaf::has_key) && self.hard.iter().all(Hard::is_stored)
     }
@@ -165,7 +166,7 @@ fn way() -> impl Strategy<Value = Way> {
     prop_oneof![Just(Way::Set), Just(Way::Create), Just(Way::Update), Just(Way::UpdateFields), Just(Way::Swap), Just(Way::Parts)]
 }
 
-/// In one transaction where the store has them and the write wants it.
+/// Writes with one transaction if `$atomic`, else with `non_atomic`.
 macro_rules! write {
     ($atomic:expr, $write:expr) => {
         if $atomic { $write.await.map(drop) } else { $write.non_atomic().await.map(drop) }
@@ -182,7 +183,7 @@ async fn write(dir: &OuterDir, way: Way, value: &Outer, atomic: bool) -> Result<
         Way::Update => write!(atomic, dir.update(|now| *now = value.clone())),
         Way::UpdateFields => write!(atomic, dir.update(|now| *now = value.clone()).changed_fields_only()),
         Way::Swap => write!(atomic, dir.compare_and_swap(&dir.get().await?, value)),
-        // Each part by its own handle; what may be absent is deleted where it is.
+        // Each part by its own handle. An optional part is deleted if the value has none.
         Way::Parts => {
             dir.set(&Outer { always: Soft::default(), maybe: None, soft: BTreeMap::new(), ..value.clone() }).non_atomic().await?;
             write!(atomic, dir.always.set(&value.always))?;
@@ -228,7 +229,7 @@ fn run(runtime: &Runtime, client: &Client, cases: u32) {
                         prop_assert_eq!(error.kind(), ErrorKind::Invalid);
                         prop_assert!(error.problems().iter().all(|problem| problem.kind == ProblemKind::Unencodable), "{error}");
                         let is_several = matches!(way, Way::Create | Way::Parts);
-                        prop_assert!(is_several || *dir.get().await.unwrap() == *before, "nothing was written");
+                        prop_assert!(is_several || *dir.get().await.unwrap() == *before, "a refused write changes nothing");
                     }
                 }
             }
@@ -241,20 +242,20 @@ fn run(runtime: &Runtime, client: &Client, cases: u32) {
 }
 
 #[test]
-fn written_struct_is_read_equal_on_memory() {
+fn written_struct_reads_back_equal_on_memory() {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let client = runtime.block_on(Client::connect("memory:")).unwrap();
     run(&runtime, &client, 300);
 }
 
 #[test]
-fn written_struct_is_read_equal_on_v3() {
+fn written_struct_reads_back_equal_on_v3() {
     let (runtime, _etcd, client) = server(Etcd::url_v3);
     run(&runtime, &client, 40);
 }
 
 #[test]
-fn written_struct_is_read_equal_on_v2() {
+fn written_struct_reads_back_equal_on_v2() {
     let (runtime, _etcd, client) = server(Etcd::url_v2);
     run(&runtime, &client, 25);
 }

@@ -1,4 +1,5 @@
-//! Read-modify-writes beside a writer that never stops, and beside each other: how many attempts one success takes, and that none fails.
+//! Read-modify-writes that compete with each other and with a writer that never stops: none fails,
+//! and each needs few attempts.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -14,26 +15,26 @@ use tokio::time::sleep;
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 struct Counters {
-    /// What is modified.
+    /// The field that the modifiers count up.
     ours: u32,
-    /// What is written all the time.
+    /// The field that the writer sets all the time.
     theirs: u32,
 }
 
 /// How a modifier counts up.
 #[derive(Clone, Copy, Debug)]
 enum Way {
-    /// Of the key that is written.
+    /// `modify` of the key that the writer sets.
     Modify,
-    /// Of the struct, of which another field is written.
+    /// `update` of the struct; the writer sets another field.
     Update,
-    /// The same where the store has no transaction: the field that is written.
+    /// `update` of the field that the writer sets, for stores without transactions.
     UpdateField,
-    /// A transaction that the caller repeats with what a conflict showed.
+    /// A transaction that is repeated with the value that the conflict reports.
     Transaction,
 }
 
-/// Writes a key again and again until it is told to stop.
+/// Sets a key repeatedly until `stop`.
 fn writer(client: &Client, interval: Duration, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
     let (entry, stop) = (client.entry::<u32>("/counters/theirs").unwrap(), Arc::clone(stop));
     tokio::spawn(async move {
@@ -41,13 +42,13 @@ fn writer(client: &Client, interval: Duration, stop: &Arc<AtomicBool>) -> JoinHa
         while !stop.load(Ordering::Relaxed) {
             n = (n + 1) % 1000;
             entry.set(&n).await.unwrap();
-            // As no clock of two machines is the same.
+            // A varying interval, so that the writer and the modifiers do not run in step.
             sleep(interval.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
         }
     })
 }
 
-/// Counts up so many times; adds the attempts that it took.
+/// Counts up `times` times and adds the number of attempts to `attempts`.
 async fn modifier(client: Client, way: Way, times: u32, attempts: Arc<AtomicU32>) {
     let dir = client.dir::<Counters>("/counters").unwrap();
     let once = || {
@@ -83,7 +84,7 @@ async fn modifier(client: Client, way: Way, times: u32, attempts: Arc<AtomicU32>
                     let write = client.transaction().expect_unchanged(&dir, &seen).set(&dir.ours, &(seen.ours + 1));
                     match write.await {
                         Ok(_) => break Ok(()),
-                        Err(error) => seen = error.current::<Counters>().expect("a conflict shows what is there").clone(),
+                        Err(error) => seen = error.current::<Counters>().expect("the conflict reports the current value").clone(),
                     }
                 }
             }
@@ -92,7 +93,7 @@ async fn modifier(client: Client, way: Way, times: u32, attempts: Arc<AtomicU32>
     }
 }
 
-/// Attempts for each success of two modifiers beside a writer.
+/// The average number of attempts per success of two modifiers, with a writer beside them.
 async fn attempts_of_two(client: &Client, way: Way, interval: Duration, times: u32) -> f64 {
     client.dir::<Counters>("/counters").unwrap().set(&Counters { ours: 0, theirs: 0 }).non_atomic().await.unwrap();
     let (stop, attempts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
@@ -108,9 +109,9 @@ async fn attempts_of_two(client: &Client, way: Way, interval: Duration, times: u
 
 const INTERVALS: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(5), Duration::from_millis(20)];
 
-/// Here every request takes a millisecond, so that the number depends on nothing else.
+/// Each request takes 1 ms of paused time, so that the result depends on nothing else.
 #[tokio::test(start_paused = true)]
-async fn few_attempts_are_enough_beside_a_steady_writer_memory() {
+async fn read_modify_writes_need_few_attempts_memory() {
     for way in [Way::Modify, Way::Update, Way::UpdateField, Way::Transaction] {
         for interval in INTERVALS {
             let store = MemoryStore::new();
@@ -122,7 +123,7 @@ async fn few_attempts_are_enough_beside_a_steady_writer_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn few_attempts_are_enough_beside_a_steady_writer_v3() {
+async fn read_modify_writes_need_few_attempts_v3() {
     let etcd = Etcd::start().await;
     let client = Client::connect(&etcd.url_v3()).await.unwrap();
     for way in [Way::Modify, Way::Update, Way::UpdateField, Way::Transaction] {
@@ -134,7 +135,7 @@ async fn few_attempts_are_enough_beside_a_steady_writer_v3() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn few_attempts_are_enough_beside_a_steady_writer_v2() {
+async fn read_modify_writes_need_few_attempts_v2() {
     let etcd = Etcd::start().await;
     let client = Client::connect(&etcd.url_v2()).await.unwrap();
     for way in [Way::Modify, Way::UpdateField] {
@@ -145,9 +146,10 @@ async fn few_attempts_are_enough_beside_a_steady_writer_v2() {
     }
 }
 
-/// Whoever modifies a published value keeps its lease, and so changes what the publisher wants to replace.
+/// A modify of a published value keeps its lease, so that the publisher's next `set` meets a
+/// conflict with it.
 #[tokio::test(start_paused = true)]
-async fn publisher_prevails_beside_a_steady_modifier() {
+async fn publisher_succeeds_beside_steady_modifier_memory() {
     let store = MemoryStore::new();
     store.faults().delay(Calls::All, Duration::from_millis(1));
     let client = Client::with_store(store);

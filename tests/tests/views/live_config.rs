@@ -1,4 +1,5 @@
-//! The example `live_config`, as a new user runs it: `etcdctl put` changes the limit of the running server, nonsense does not, and `/health` says so.
+//! Runs the example `live_config` as a user does: `etcdctl put` changes the limit of the running
+//! server, invalid values do not, and `/health` reports them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -13,10 +14,10 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 
-/// Long enough for whatever comes at all; only a test that fails waits for it.
+/// Long enough for everything that happens; only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The example while it runs.
+/// The running example.
 struct Server {
     _process: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -29,7 +30,7 @@ impl Server {
         command.env("ETCD_URL", store).env("LISTEN", "127.0.0.1:0").stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let first = timeout(LIMIT, lines.next_line()).await.expect("it starts").unwrap().expect("it says where it listens");
+        let first = timeout(LIMIT, lines.next_line()).await.expect("the example starts").unwrap().expect("it prints its address");
         let address = first.strip_prefix("listening on http://").expect(&first).to_owned();
         Self { _process: process, lines, address }
     }
@@ -42,7 +43,7 @@ impl Server {
         self.request("PUT", path).await
     }
 
-    /// Status and text of the answer.
+    /// Sends a request and returns the status and the body of the response.
     async fn request(&self, method: &str, path: &str) -> (u16, String) {
         let answer = async {
             let mut connection = TcpStream::connect(&self.address).await.unwrap();
@@ -52,18 +53,18 @@ impl Server {
             connection.read_to_string(&mut answer).await.unwrap();
             answer
         };
-        let answer = timeout(LIMIT, answer).await.expect("it answers");
+        let answer = timeout(LIMIT, answer).await.expect("the example responds");
         let (head, text) = answer.split_once("\r\n\r\n").unwrap();
         (head.split(' ').nth(1).unwrap().parse().unwrap(), text.to_owned())
     }
 
     async fn health(&self) -> Value {
         let (status, text) = self.get("/health").await;
-        assert_eq!(status, 200, "a server that goes on is healthy: {text}");
+        assert_eq!(status, 200, "a degraded server is healthy, too: {text}");
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Waits until the health is so.
+    /// Waits until `/health` returns what is wanted.
     async fn healthy(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
         let so = async {
@@ -75,27 +76,27 @@ impl Server {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        timeout(LIMIT, so).await.unwrap_or_else(|_| panic!("it comes to it: {last}"))
+        timeout(LIMIT, so).await.unwrap_or_else(|_| panic!("the last health: {last}"))
     }
 
-    /// The next line of its output that starts so.
+    /// The next line of output that starts with `start`.
     async fn says(&mut self, start: &str) -> String {
         let line = async {
             loop {
-                let line = self.lines.next_line().await.unwrap().expect("it goes on");
+                let line = self.lines.next_line().await.unwrap().expect("the example goes on");
                 if line.starts_with(start) {
                     return line;
                 }
             }
         };
-        timeout(LIMIT, line).await.expect("it says so")
+        timeout(LIMIT, line).await.expect("the line is printed")
     }
 }
 
-/// Writes with the command-line client.
+/// Writes with `etcdctl`.
 struct Etcdctl {
     endpoint: String,
-    /// `put` on v3 and `set` on v2.
+    /// `put` for v3 and `set` for v2.
     verb: &'static str,
 }
 
@@ -108,32 +109,32 @@ impl Etcdctl {
             command.env("ETCDCTL_API", "2");
         }
         let run = Command::from(command).args(arguments).output();
-        let output = timeout(LIMIT, run).await.expect("it ends").unwrap_or_else(|error| panic!("cannot run etcdctl: {error}"));
+        let output = timeout(LIMIT, run).await.expect("etcdctl exits").unwrap_or_else(|error| panic!("cannot run etcdctl: {error}"));
         assert!(output.status.success(), "{output:?}");
     }
 }
 
 #[tokio::test]
-async fn on_v3_etcdctl_changes_the_limit() {
+async fn etcdctl_changes_limit_on_v3() {
     let etcd = Etcd::start().await;
     let ctl = Etcdctl { endpoint: etcd.endpoint(), verb: "put" };
-    etcdctl_changes_the_limit(&etcd.url_v3(), &ctl).await;
+    etcdctl_changes_limit(&etcd.url_v3(), &ctl).await;
 }
 
 #[tokio::test]
-async fn on_v2_etcdctl_changes_the_limit() {
+async fn etcdctl_changes_limit_on_v2() {
     let etcd = Etcd::start().await;
     let ctl = Etcdctl { endpoint: etcd.endpoint(), verb: "set" };
-    etcdctl_changes_the_limit(&etcd.url_v2(), &ctl).await;
+    etcdctl_changes_limit(&etcd.url_v2(), &ctl).await;
 }
 
-async fn etcdctl_changes_the_limit(store: &str, ctl: &Etcdctl) {
+async fn etcdctl_changes_limit(store: &str, ctl: &Etcdctl) {
     let mut server = Server::start(store).await;
     let health = server.health().await;
     assert_eq!((&health["status"], &health["limit"]["rate"]), (&"live".into(), &5.into()), "the defaults");
     assert_eq!(server.get("/").await, (200, "hello\n".to_owned()));
 
-    // Nothing flows into the bucket any more, and what is in it is for two.
+    // With rate 0 and burst 2 the bucket is never refilled, and holds enough for two requests.
     ctl.put("limit/rate", "0").await;
     ctl.put("limit/burst", "2").await;
     server.healthy(|health| health["limit"]["rate"] == 0 && health["limit"]["burst"] == 2).await;
@@ -141,7 +142,7 @@ async fn etcdctl_changes_the_limit(store: &str, ctl: &Etcdctl) {
         server.get("/").await;
     }
     assert_eq!(server.get("/").await.0, 429);
-    assert_eq!(server.get("/").await.0, 429, "it stays so");
+    assert_eq!(server.get("/").await.0, 429, "the bucket stays empty");
 
     ctl.put("limit/rate", "1000000").await;
     ctl.put("greeting", "good day").await;
@@ -153,9 +154,9 @@ async fn etcdctl_changes_the_limit(store: &str, ctl: &Etcdctl) {
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(LIMIT, answered).await.expect("the new limit and greeting hold");
+    timeout(LIMIT, answered).await.expect("the new limit and greeting apply");
 
-    // What does not decode, and what does not pass its validation.
+    // Values that do not decode or do not pass their validation.
     for (key, nonsense, mended, at, kind) in [
         ("limit/rate", "lots", "1000", "limit/rate", "undecodable"),
         ("limit/rate", "2000000", "2000", "limit/rate", "rejected"),
@@ -164,7 +165,7 @@ async fn etcdctl_changes_the_limit(store: &str, ctl: &Etcdctl) {
         let before = server.health().await;
         ctl.put(key, nonsense).await;
         let health = server.healthy(|health| health["status"] == "degraded").await;
-        assert_eq!(health["limit"], before["limit"], "the last good one");
+        assert_eq!(health["limit"], before["limit"], "the last good limit");
         let problem = &health["problems"][0];
         assert_eq!(
             (problem["key"].as_str(), problem["kind"].as_str()),
@@ -172,7 +173,7 @@ async fn etcdctl_changes_the_limit(store: &str, ctl: &Etcdctl) {
             "{health}"
         );
         assert!(health["cause"] == "rejected" && problem["revision"].as_u64() > before["revision"].as_u64(), "{health}");
-        assert_eq!(server.get("/").await.0, 200, "the service goes on");
+        assert_eq!(server.get("/").await.0, 200, "the service continues");
         ctl.put(key, mended).await;
         let field = key.trim_start_matches("limit/");
         let health = server.healthy(|health| health["status"] == "live").await;
@@ -181,7 +182,7 @@ async fn etcdctl_changes_the_limit(store: &str, ctl: &Etcdctl) {
 }
 
 #[tokio::test]
-async fn in_memory_its_own_write_holds_when_it_is_answered() {
+async fn own_write_applies_before_its_response_memory() {
     let server = Server::start("memory:").await;
     assert_eq!(server.put("/limit/rate/50").await.0, 200);
     assert_eq!(server.health().await["limit"]["rate"], 50);

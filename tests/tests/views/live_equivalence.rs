@@ -1,8 +1,9 @@
-//! Live views against reads: after any writes and faults a view shows what a read gives, or where that is an error the last state that was none, and
-//! tells the same problems. Random programs on the embedded store, on v3 and on v2.
+//! Compares live views with reads. After any writes and faults, a view shows what a read returns.
+//! If a read fails because of invalid values, the view shows the last valid state and reports the
+//! same problems. Runs random programs on the embedded store, on v3 and on v2.
 //!
-//! The model is made of reads: after each write everything is read, past all faults, and kept with its revision. So it is known of each revision
-//! what a view may show of it.
+//! Reads are the model: after each write, everything is read by a client without faults and
+//! recorded with its revision. This tells for each revision what a view may show at it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -27,7 +28,8 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
-/// Longer than any backoff and any proof; only a test that fails waits for it.
+/// Longer than any backoff and any proof that a view is up to date; only a failing test waits this
+/// long.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -66,7 +68,8 @@ fn small(number: &u32) -> Result<(), String> {
     if *number < 100 { Ok(()) } else { Err("a hundred is too much".to_owned()) }
 }
 
-/// What each life of a server begins with: no view can take one for another.
+/// What the server stores at the start and after each wipe. It differs each time, so that a view
+/// cannot show one for another.
 fn seed(life: u32) -> Shop {
     let host = format!("seed {life}");
     let region = Database { host: host.clone(), pool: 30 + life, tags: BTreeMap::new() };
@@ -87,40 +90,40 @@ enum Step {
     Put(&'static str, &'static str),
     Delete(&'static str),
     DeleteBelow(&'static str),
-    /// In one transaction.
+    /// All changes in one transaction.
     Change(BTreeMap<&'static str, Option<&'static str>>),
     SetAll(Shop),
     SetQuotas(BTreeMap<&'static str, u32>),
     SetHigh(u32),
     PutElsewhere,
-    /// The connections of the views are cut.
+    /// Cuts the connections of the views.
     Cut,
-    /// The views cannot watch, until they can again.
+    /// Keeps the views from watching, until `Back`.
     Away,
     Back,
     Compact,
-    /// The server is stopped for a moment (on the embedded store).
+    /// Stops the server for a moment (only the embedded store).
     Restart,
-    /// The server loses everything, and the seed is written (on the embedded store).
+    /// The server loses all data, and the seed is written again (only the embedded store).
     Wipe,
     Milliseconds(u64),
-    /// The views catch up, and everything is compared.
+    /// Waits until the views have caught up, and compares everything.
     CatchUp,
-    /// All views are dropped and made anew.
+    /// Drops all views and opens them again.
     Reopen,
 }
 
-/// A program that fails is printed with a line for each step.
+/// The steps of one case. A failing program is printed with one line for each step.
 #[derive(Clone)]
 struct Program {
-    /// Everything is compared after each step, and not only when the program says so.
+    /// Compares everything after each step, and not only at `CatchUp` and at the end.
     eager: bool,
     steps: Vec<Step>,
 }
 
 impl Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.eager { "compared after each step:" } else { "compared where it says so, and at the end:" })?;
+        f.write_str(if self.eager { "compared after each step:" } else { "compared at `CatchUp` and at the end:" })?;
         self.steps.iter().try_for_each(|step| write!(f, "\n    {step:?}"))
     }
 }
@@ -197,61 +200,61 @@ fn step(kind: Kind) -> impl Strategy<Value = Step> {
         Kind::V3 => Just(Step::Compact).boxed(),
         Kind::V2 => Just(Step::Cut).boxed(),
     };
-    // On v2 several keys are several revisions, and the model reads after each.
+    // On v2 a write of several keys takes several revisions, and the model reads after each write.
     let write = if kind == Kind::V2 { single.boxed() } else { prop_oneof![2 => single, 1 => several].boxed() };
     prop_oneof![18 => write, 6 => fault, 2 => of_server]
 }
 
-/// What a read says: the state, or the problems.
+/// What a read returns: the state, or the problems.
 type Seen<S> = Result<Read<S>, Vec<Said>>;
 
 /// A state, with the revisions of its oldest and its newest key.
 type Read<S> = (S, Revision, Revision);
 
-/// A problem's key, kind and reason, and its revision where it has one by itself.
+/// A problem's key, kind and reason, and its revision if it has one of its own.
 type Said = (String, ProblemKind, String, Option<Revision>);
 
 fn said(problem: &Problem) -> Said {
     (problem.key.to_string(), problem.kind, problem.reason.clone(), problem.revision)
 }
 
-/// What was there from a revision on.
+/// What a read returned at a revision.
 struct Moment<S> {
-    /// Counts the histories that the server had.
+    /// The number of wipes before it.
     life: u32,
     revision: Revision,
     seen: Seen<S>,
 }
 
-/// A view with the model of it.
+/// A view with its model.
 struct Tracked<T, S> {
     name: &'static str,
     view: Box<dyn Fn() -> Viewing<T>>,
     read: Box<dyn Fn() -> BoxFuture<'static, Seen<S>>>,
     show: fn(&T) -> S,
-    /// Whether a state of the view has the versions of a read.
+    /// Whether states of the view have the revisions of their keys, as reads do.
     versions: bool,
     live: Option<Live<T>>,
     log: Vec<Moment<S>>,
-    /// What it showed when it was compared last, and how long the log was then.
+    /// The state that the view showed at the last comparison, and the length of the log then.
     shown: Option<Read<S>>,
     compared: usize,
 }
 
-/// How a view is to be compared.
+/// What a comparison depends on.
 #[derive(Clone, Copy)]
 struct Situation {
     revision: Revision,
-    /// Nothing can have been lost on its way to the views: what they show where a read is an error is certain.
+    /// Whether no history was lost. Then the state that a view shows while reads fail is certain.
     exact: bool,
 }
 
 trait Track {
     fn observe(&mut self, life: u32, revision: Revision) -> LocalBoxFuture<'_, ()>;
     fn open(&mut self) -> LocalBoxFuture<'_, Result<(), TestCaseError>>;
-    /// Waits until the view has noticed that the server began anew.
+    /// Waits until the view has noticed that the server was wiped.
     fn notice(&mut self) -> LocalBoxFuture<'_, Result<(), TestCaseError>>;
-    /// Waits until the view says that it has everything up to this revision; what it has then is compared after that.
+    /// Waits until the view has everything up to this revision, or has found a problem there.
     fn reach(&self, revision: Revision) -> LocalBoxFuture<'_, ()>;
     fn compare(&mut self, situation: Situation) -> LocalBoxFuture<'_, Result<(), TestCaseError>>;
 }
@@ -285,16 +288,16 @@ where
         ((self.show)(state), state.created(), state.modified())
     }
 
-    /// Whether a state of the view is what a read gave.
+    /// Whether a state of the view equals what a read returned.
     fn is(&self, shown: &Read<S>, read: &Read<S>) -> bool {
         shown.0 == read.0 && (!self.versions || shown == read)
     }
 
     fn now(&self) -> &Seen<S> {
-        &self.log.last().expect("it was read").seen
+        &self.log.last().expect("a first read was made").seen
     }
 
-    /// Every state that the view has shown was there, at its revision.
+    /// Asserts that a read had returned each state in the view's history, at its revision.
     fn check_history(&self, live: &Live<T>) -> Result<(), TestCaseError> {
         for state in live.history() {
             let shown = self.shown(&state);
@@ -303,38 +306,39 @@ where
                 let at = self.log.iter().rfind(|moment| moment.life == life && moment.revision <= state.revision());
                 at.is_some_and(|moment| moment.seen.as_ref().is_ok_and(|read| self.is(&shown, read)))
             });
-            prop_assert!(was_there, "{}: {shown:?} was not there at {:?}", self.name, state.revision());
+            prop_assert!(was_there, "{}: {shown:?} was not stored at {:?}", self.name, state.revision());
             prop_assert!(state.modified() <= state.revision(), "{}: {shown:?} at {:?}", self.name, state.revision());
         }
         Ok(())
     }
 
-    /// The view is where the model is.
+    /// Asserts that the view shows what the last read returned.
     fn check_state(&self, live: &Live<T>, situation: Situation) -> Result<(), TestCaseError> {
         let shown = self.shown(&live.get());
         match self.now() {
             Ok(read) => {
-                prop_assert!(self.is(&shown, read), "{} shows {shown:?}, a read {read:?}", self.name);
+                prop_assert!(self.is(&shown, read), "{} shows {shown:?}, a read returns {read:?}", self.name);
                 prop_assert!(live.revision() >= situation.revision, "{} is at {:?}", self.name, live.revision());
                 let status = live.status();
-                prop_assert!(status.problems().is_empty(), "{} tells {status:?}, a read {read:?}", self.name);
+                prop_assert!(status.problems().is_empty(), "{} reports {status:?}, a read returns {read:?}", self.name);
             }
             Err(problems) => {
                 let told: Vec<Said> = live.status().problems().iter().map(said).collect();
-                prop_assert!(same(&told, problems), "{} tells {told:?}, a read {problems:?}", self.name);
+                prop_assert!(same(&told, problems), "{} reports {told:?}, a read {problems:?}", self.name);
                 let newest = self.log.iter().rev().find_map(|moment| moment.seen.as_ref().ok());
                 let shows_newest = newest.is_some_and(|read| self.is(&shown, read));
                 let since = self.log.get(self.compared..).unwrap_or_default().iter().filter_map(|moment| moment.seen.as_ref().ok());
                 let shows_one = shows_newest || !situation.exact && self.shown.iter().chain(since).any(|read| self.is(&shown, read));
-                prop_assert!(shows_one, "{} shows {shown:?}, and the last good one was {:?}", self.name, newest);
+                prop_assert!(shows_one, "{} shows {shown:?}, the last valid state was {:?}", self.name, newest);
             }
         }
         Ok(())
     }
 }
 
-/// The same problems in whatever order. What is missing has no revision by itself; a view says when it was found missing. The error of a read of
-/// one key is its only problem, and has the reason in its words.
+/// Whether the problems are the same, in any order. For a missing key, a read reports no revision,
+/// and a view the revision at which it found the key missing. The error of reading a single key is
+/// one problem, whose reason is not compared.
 fn same(told: &[Said], read: &[Said]) -> bool {
     let (mut told, mut read) = (told.to_vec(), read.to_vec());
     told.sort_by(|a, b| (&a.0, &a.2).cmp(&(&b.0, &b.2)));
@@ -368,7 +372,7 @@ where
             match (opened, self.now()) {
                 (Ok(live), Ok(read)) => {
                     let shown = self.shown(&live.get());
-                    prop_assert!(self.is(&shown, read), "{} begins with {shown:?}, a read gives {read:?}", self.name);
+                    prop_assert!(self.is(&shown, read), "{} starts with {shown:?}, a read returns {read:?}", self.name);
                     self.live = Some(live);
                     (self.shown, self.compared) = (Some(shown), self.log.len());
                 }
@@ -379,9 +383,9 @@ where
                     prop_assert!(same(&told, &read), "{} is refused for {told:?}, a read for {problems:?}", self.name);
                 }
                 (Ok(live), Err(problems)) => {
-                    prop_assert!(false, "{} begins with {:?} despite {problems:?}", self.name, self.shown(&live.get()))
+                    prop_assert!(false, "{} starts with {:?} despite {problems:?}", self.name, self.shown(&live.get()))
                 }
-                (Err(error), Ok(_)) => prop_assert!(false, "{} does not begin: {error}", self.name),
+                (Err(error), Ok(_)) => prop_assert!(false, "{} does not start: {error}", self.name),
             }
             Ok(())
         })
@@ -395,7 +399,7 @@ where
                     sleep(Duration::from_millis(10)).await;
                 }
             };
-            prop_assert!(timeout(LIMIT, noticed).await.is_ok(), "{}: {live:?} does not notice that the server began anew", self.name);
+            prop_assert!(timeout(LIMIT, noticed).await.is_ok(), "{}: {live:?} does not notice that the server was wiped", self.name);
             Ok(())
         })
     }
@@ -416,11 +420,11 @@ where
             match (&reached, self.now()) {
                 (Ok(state), Ok(read)) => {
                     let shown = self.shown(state);
-                    prop_assert!(self.is(&shown, read), "{} gives {shown:?} at {:?}, a read {read:?}", self.name, situation.revision);
+                    prop_assert!(self.is(&shown, read), "{} has {shown:?} at {:?}, a read returns {read:?}", self.name, situation.revision);
                 }
                 (Err(error), Err(_)) => prop_assert_eq!(error.kind(), ErrorKind::Invalid),
                 (reached, read) => {
-                    prop_assert!(false, "{} gives {:?}, a read {read:?}", self.name, reached.as_ref().map(|state| self.shown(state)))
+                    prop_assert!(false, "{} has {:?}, a read returns {read:?}", self.name, reached.as_ref().map(|state| self.shown(state)))
                 }
             }
             self.check_state(&live, situation)?;
@@ -431,7 +435,7 @@ where
                         sleep(Duration::from_millis(10)).await;
                     }
                 };
-                prop_assert!(timeout(LIMIT, followed).await.is_ok(), "{}: {live:?} does not follow again", self.name);
+                prop_assert!(timeout(LIMIT, followed).await.is_ok(), "{}: {live:?} is not live again", self.name);
                 self.check_state(&live, situation)?;
             }
             (self.shown, self.compared) = (Some(self.shown(&live.get())), self.log.len());
@@ -440,7 +444,7 @@ where
     }
 }
 
-/// The server that is written to and read, and the way of the views to it.
+/// The server, with the proxy through which the views reach it.
 #[derive(Clone)]
 enum Server {
     Memory(MemoryStore),
@@ -454,8 +458,8 @@ struct World {
     views: Vec<Box<dyn Track>>,
     life: u32,
     away: bool,
-    /// Since the views were opened history was lost. (A view that has everything may still be at a revision that is compacted now, if nothing of
-    /// its own was written since.)
+    /// Whether history was lost since the views were opened. (An up-to-date view may stay at a
+    /// revision that has been compacted, if none of its keys was written since.)
     lost: bool,
     eager: bool,
 }
@@ -537,7 +541,8 @@ impl World {
                     store.faults().wipe();
                     (self.life, self.lost) = (self.life + 1, true);
                     self.shop().set(&seed(self.life)).await.unwrap();
-                    // A view that has not noticed yet takes revisions for those of the history before.
+                    // A view that has not noticed the wipe yet takes new revisions for those of the
+                    // former history.
                     self.come_back().await;
                     self.observe().await;
                     for view in &mut self.views {
@@ -583,7 +588,7 @@ impl World {
         }
     }
 
-    /// Reads everything, past the faults.
+    /// Reads everything with the client that has no faults.
     async fn observe(&mut self) {
         let revision = self.writer.status().await.unwrap().revision;
         for view in &mut self.views {
@@ -609,7 +614,7 @@ impl World {
     }
 }
 
-/// What a read and a check say: problems are told before anything else, except of keys that the schema does not have.
+/// What a read and a check return. Problems take precedence, except those of unknown keys.
 fn seen<T>(read: etcd_typed::Result<Versioned<T>>, check: etcd_typed::Result<Check>) -> Seen<T> {
     let problems = check.unwrap().problems;
     let wrong: Vec<Said> = problems.iter().filter(|problem| problem.kind != ProblemKind::Unknown).map(said).collect();
@@ -671,7 +676,7 @@ fn dirs(view: &DirMap<String, Database>, read: &DirMap<String, Database>) -> Box
     )
 }
 
-/// An entry with a key of its own.
+/// The view of an entry without an alias.
 fn high(view: &ShopDir, read: &ShopDir) -> Box<dyn Track> {
     let (view, read) = (view.high.clone(), read.high.clone());
     Tracked::boxed(
@@ -694,7 +699,7 @@ fn high(view: &ShopDir, read: &ShopDir) -> Box<dyn Track> {
     )
 }
 
-/// An entry that has another name too.
+/// The view of an entry with an alias.
 fn name(view: &ShopDir, read: &ShopDir) -> Box<dyn Track> {
     let (view, read) = (view.name.clone(), read.name.clone());
     Tracked::boxed(
@@ -709,11 +714,11 @@ fn name(view: &ShopDir, read: &ShopDir) -> Box<dyn Track> {
     )
 }
 
-/// Nothing is a state too.
+/// What a read of an entry returns. A missing entry is a state, too.
 fn seen_entry<T>(read: etcd_typed::Result<Option<Versioned<T>>>) -> Seen<Option<T>> {
     match read.transpose() {
         Some(Err(error)) if error.kind() == ErrorKind::Decode => {
-            let key = error.key().expect("where it is").to_string();
+            let key = error.key().expect("a decode error names the key").to_string();
             Err(vec![(key, ProblemKind::Undecodable, String::new(), None)])
         }
         Some(read) => {
@@ -725,7 +730,7 @@ fn seen_entry<T>(read: etcd_typed::Result<Option<Versioned<T>>>) -> Seen<Option<
     }
 }
 
-/// Runs programs, one after the other, each in a directory of its own.
+/// Runs random programs one after the other, each in a directory of its own.
 fn run(kind: Kind, cases: u32, steps: Range<usize>, runtime: &Runtime, bed: impl Fn() -> (Server, Client, Client)) {
     let mut runner = TestRunner::new(Config { cases, failure_persistence: None, max_shrink_iters: 400, ..Config::default() });
     let number = Cell::new(0);
@@ -749,7 +754,7 @@ fn run(kind: Kind, cases: u32, steps: Range<usize>, runtime: &Runtime, bed: impl
 }
 
 #[test]
-fn views_show_what_reads_give_on_memory() {
+fn views_equal_reads_on_memory() {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     run(Kind::Memory, 400, 1..40, &runtime, || {
         let store = MemoryStore::new();
@@ -758,7 +763,7 @@ fn views_show_what_reads_give_on_memory() {
     });
 }
 
-/// The writer goes straight to the server, the views through a proxy.
+/// The writer connects directly to the server, the views through a proxy.
 fn run_on_a_server(kind: Kind, cases: u32, scheme: &str) {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (server, writer, viewer) = runtime.block_on(async {
@@ -772,11 +777,11 @@ fn run_on_a_server(kind: Kind, cases: u32, scheme: &str) {
 }
 
 #[test]
-fn views_show_what_reads_give_on_v3() {
+fn views_equal_reads_on_v3() {
     run_on_a_server(Kind::V3, 30, "etcd");
 }
 
 #[test]
-fn views_show_what_reads_give_on_v2() {
+fn views_equal_reads_on_v2() {
     run_on_a_server(Kind::V2, 20, "etcd2");
 }

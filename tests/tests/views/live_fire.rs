@@ -1,5 +1,6 @@
-//! A live view under fire: a writer changes all fields of a struct in each transaction, two threads read the view as fast as they can, and the server
-//! is killed, compacted, cut off and restored to an older state. No reader ever sees a state that is half of one and half of another.
+//! A live view under many faults. A writer changes all fields of a struct in each transaction, two
+//! threads read the view as fast as they can, and the server is killed, compacted, disconnected and
+//! restored from backups. No reader ever sees a state with parts of two transactions.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -17,12 +18,13 @@ use etcd_typed::{Client, EtcdSchema, Live, Revision, Versioned};
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-/// Only a test that fails waits for it.
+/// Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Between two faults the writer gets so far.
+/// The number of writes between two faults.
 const WRITES: u64 = 10;
 
-/// Every field follows from the counter. The number of keys is not always the same: fields, entries and regions come and go.
+/// All fields follow from the counter. The number of keys varies, since fields, entries and regions
+/// come and go.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 #[etcd(prefix = "/fire")]
 struct Target {
@@ -61,7 +63,7 @@ impl Target {
         }
     }
 
-    /// Whether it is one of those, without making one.
+    /// Whether all fields follow from the counter. Compares without making another value.
     fn is_whole(&self) -> bool {
         let counter = self.counter;
         let is_inner = |inner: &Inner| (inner.next, inner.negative) == (counter + 1, -counter.cast_signed());
@@ -83,9 +85,9 @@ impl Inner {
     }
 }
 
-/// What is written goes straight to the server.
+/// Writes to the server on a direct connection.
 struct Writer {
-    /// Who holds it keeps the writer from writing.
+    /// Holding this lock keeps the writer from writing.
     gate: Mutex<()>,
     written: AtomicU64,
     failed: AtomicU64,
@@ -116,23 +118,23 @@ impl Writer {
                 sleep(Duration::from_millis(2)).await;
             }
         };
-        timeout(LIMIT, gets_on).await.expect("the writer gets on");
+        timeout(LIMIT, gets_on).await.expect("the writer makes progress");
     }
 }
 
-/// What a reader saw.
+/// What one reader saw.
 #[derive(Default)]
 struct Sight {
     reads: u64,
     states: u64,
-    /// How often the revision went back.
+    /// The number of times the revision went back.
     rewinds: u64,
     last: Revision,
 }
 
 impl Sight {
     fn look(&mut self, state: &Versioned<Target>) {
-        assert!(state.is_whole(), "half a state: {state:?}");
+        assert!(state.is_whole(), "parts of two transactions: {state:?}");
         self.reads += 1;
         self.states += u64::from(state.revision() != self.last);
         self.rewinds += u64::from(state.revision() < self.last);
@@ -140,7 +142,7 @@ impl Sight {
     }
 }
 
-/// Reads in bursts, so that the server gets its share of the machine.
+/// Reads in bursts with pauses, so that the server gets processor time.
 fn read(stop: &AtomicBool, mut burst: impl FnMut(&mut Sight)) -> Sight {
     let mut sight = Sight::default();
     while !stop.load(Ordering::Relaxed) {
@@ -161,7 +163,7 @@ struct Faults {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_state_of_a_view_is_ever_half_of_one_over_kills_compactions_and_cuts() {
+async fn view_states_stay_whole_over_kills_and_compactions() {
     let mut etcd = Etcd::start().await;
     let fire = Fire::start(&etcd).await;
     let mut faults = Faults::default();
@@ -194,10 +196,10 @@ async fn no_state_of_a_view_is_ever_half_of_one_over_kills_compactions_and_cuts(
     }
 }
 
-/// A restore is that of a single server, and it is ended in order before: some versions of etcd forget what they acknowledged when a single member
-/// is killed (etcd issue 14370), which is another kind of going back.
+/// A backup is restored to a single server, which is stopped in an orderly way before, because some
+/// versions of etcd lose acknowledged writes when a single member is killed (etcd issue 14370).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_state_of_a_view_is_ever_half_of_one_when_older_states_are_restored() {
+async fn view_states_stay_whole_when_backups_are_restored() {
     let mut etcd = Etcd::start().await;
     let fire = Fire::start(&etcd).await;
     let mut faults = Faults::default();
@@ -210,7 +212,8 @@ async fn no_state_of_a_view_is_ever_half_of_one_when_older_states_are_restored()
         etcd.compact().await;
         fire.writer.gets_on().await;
         fire.agrees().await;
-        // Twice the view sees a server that is behind, once one that may have passed it already.
+        // In the first two rounds the view sees a server at a lower revision, in the last one a
+        // server that may be ahead again.
         let held = if round < 2 { Some(fire.writer.gate.lock().await) } else { None };
         let (before, rewound) = (fire.live.revision(), fire.live.rewound());
         backup.restore(&mut etcd).await;
@@ -220,9 +223,9 @@ async fn no_state_of_a_view_is_ever_half_of_one_when_older_states_are_restored()
                 while fire.live.rewound() == rewound {
                     sleep(Duration::from_millis(5)).await;
                 }
-                fire.live.rewound().expect("it is told")
+                fire.live.rewound().expect("the view was rewound")
             };
-            let rewound = timeout(LIMIT, told).await.expect("the view tells that the history is another");
+            let rewound = timeout(LIMIT, told).await.expect("the view reports that the revision went back");
             assert!(rewound.to < rewound.from && rewound.from >= before, "{rewound:?} from {before}");
             assert!(fire.live.revision() < before, "{:?}", fire.live);
         }
@@ -276,13 +279,13 @@ impl Fire {
         agrees(&self.live, &self.direct, &self.writer).await;
     }
 
-    /// Ends it all, and shows the figures.
+    /// Ends the writer and the readers, and prints the counts.
     async fn end(self, faults: &Faults) -> [Sight; 2] {
         self.writer.stop.store(true, Ordering::Relaxed);
         timeout(LIMIT, self.writing).await.expect("the writer ends").unwrap();
         self.stop.store(true, Ordering::Relaxed);
-        let [getting, reading] = self.readers.map(|reader| reader.join().expect("no violation"));
-        // Past the capture of a test that passes, so that the figures are in every log.
+        let [getting, reading] = self.readers.map(|reader| reader.join().expect("no reader saw parts of two transactions"));
+        // Writes to stderr itself, since the test harness hides what a passing test prints.
         let mut log = std::io::stderr();
         writeln!(
             log,
@@ -295,15 +298,16 @@ impl Fire {
             self.writer.failed.load(Ordering::Relaxed),
         )
         .unwrap();
-        assert!(getting.reads.min(reading.reads) > 10_000, "the readers had their share");
+        assert!(getting.reads.min(reading.reads) > 10_000, "both readers had processor time");
         [getting, reading]
     }
 }
 
-/// The view comes back to where a read is, and says so, while nobody writes.
+/// While the writer is kept from writing, waits until the view is live and shows what a read
+/// returns.
 async fn agrees(live: &Live<Target>, dir: &TargetDir, writer: &Writer) {
     let _held = writer.gate.lock().await;
-    // What the writer left unfinished may still be applied.
+    // A write with an unknown outcome may still be applied.
     let agreed = async {
         loop {
             let read = dir.get().await;
@@ -318,11 +322,11 @@ async fn agrees(live: &Live<Target>, dir: &TargetDir, writer: &Writer) {
         panic!("{live:?} does not agree with {:?}", dir.get().await);
     }
     let read = dir.get().await.unwrap();
-    let reached = timeout(LIMIT, live.wait_for_revision(read.revision())).await.expect("it is reached").unwrap();
+    let reached = timeout(LIMIT, live.wait_for_revision(read.revision())).await.expect("the view reaches the revision").unwrap();
     assert_eq!((&**reached, reached.modified()), (&*read, read.modified()));
 }
 
-/// The data of a server as they were, beside its own, so that they go with it.
+/// A copy of a server's data, beside them, so that it is deleted with them.
 struct Backup(PathBuf);
 
 impl Backup {

@@ -1,5 +1,5 @@
-//! Live views on every store: memory, v3 and v2. What one store is enough to show is in `live.rs`; what servers do to views at their worst in
-//! `live_fire.rs`.
+//! Live views on every store: memory, v3 and v2. Rules that do not depend on the store are in
+//! `without_server/live.rs`, and views of servers with many faults in `live_fire.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-/// Long enough for any backoff; only a test that fails waits for it.
+/// Longer than any backoff; only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
@@ -44,7 +44,7 @@ fn limits() -> Limits {
     Limits { low: 1, high: 10, name: None, pool: Pool { size: 4 }, quotas: BTreeMap::from([("acme".to_owned(), 5)]) }
 }
 
-/// What a case works with: a client whose namespace is the case's own.
+/// A client with a namespace of its own for each test.
 struct Bench {
     client: Client,
 }
@@ -61,14 +61,14 @@ impl Bench {
         (dir, live)
     }
 
-    /// Writes text, as a person with another tool would.
+    /// Writes text, as a user does with another tool.
     async fn put(&self, path: &str, text: &str) -> Revision {
         self.client.entry::<String>(path).unwrap().set(&text.to_owned()).await.unwrap()
     }
 }
 
 async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
-    timeout(LIMIT, wait).await.expect("it comes to it")
+    timeout(LIMIT, wait).await.expect("this happens in time")
 }
 
 async fn until(condition: impl Fn() -> bool) {
@@ -81,17 +81,17 @@ async fn until(condition: impl Fn() -> bool) {
 }
 
 etcd_typed_tests::on_every_store! { "live":
-    a_view_shows_a_transaction_whole_and_without_one_each_change
-    own_writes_and_those_elsewhere_are_waited_for
-    a_bad_value_is_reported_and_never_shows
-    an_entry_is_shown_and_its_absence
-    a_map_of_values_is_shown
-    a_map_of_structs_is_shown
-    a_part_wakes_when_it_changes
-    all_views_of_a_directory_are_fed_by_one_watch
+    view_shows_each_revision_as_a_whole
+    wait_for_revision_covers_all_keys
+    invalid_value_is_reported_and_not_shown
+    view_of_entry_shows_value_or_none
+    view_of_map_follows_its_entries
+    view_of_struct_map_follows_its_structs
+    selected_part_wakes_when_it_changes
+    views_of_one_directory_share_watch
 }
 
-async fn a_view_shows_a_transaction_whole_and_without_one_each_change(bench: Bench) {
+async fn view_shows_each_revision_as_a_whole(bench: Bench) {
     let (dir, live) = bench.open().await;
     let mut wanted = Limits { low: 5, high: 6, ..limits() };
     wanted.pool.size = 7;
@@ -103,7 +103,7 @@ async fn a_view_shows_a_transaction_whole_and_without_one_each_change(bench: Ben
     assert_eq!(now.modified(), dir.get().await.unwrap().modified());
     let mut states: Vec<_> = live.history().into_iter().filter(|state| state.revision() > before).collect();
     assert!(states.is_sorted_by_key(|state| state.revision()), "{states:?}");
-    // What is written again as it was is a state of its own.
+    // A write of an equal value gives a new state with the same content.
     states.dedup_by(|b, a| ***a == ***b);
     let changed = |state: &Limits| {
         let [old, new] = [&limits(), state];
@@ -116,7 +116,7 @@ async fn a_view_shows_a_transaction_whole_and_without_one_each_change(bench: Ben
     assert_eq!(states.iter().map(|state| changed(state)).collect::<Vec<_>>(), expected, "{states:?}");
 }
 
-async fn own_writes_and_those_elsewhere_are_waited_for(bench: Bench) {
+async fn wait_for_revision_covers_all_keys(bench: Bench) {
     let (dir, live) = bench.open().await;
     for low in 2..6 {
         let written = dir.low.set(&low).await.unwrap();
@@ -129,7 +129,7 @@ async fn own_writes_and_those_elsewhere_are_waited_for(bench: Bench) {
     assert_eq!(live.rewound(), None);
 }
 
-async fn a_bad_value_is_reported_and_never_shows(bench: Bench) {
+async fn invalid_value_is_reported_and_not_shown(bench: Bench) {
     let (dir, live) = bench.open().await;
     for (path, text, key, kind, reason) in [
         ("/app/low", "x", "/app/low", ProblemKind::Undecodable, "invalid digit"),
@@ -147,7 +147,7 @@ async fn a_bad_value_is_reported_and_never_shows(bench: Bench) {
         assert!(problem.key.as_str().ends_with(key) && problem.reason.contains(reason), "{problem}");
         assert_eq!((problem.kind, problem.revision, *last_good_revision), (kind, Some(written), good));
         assert_eq!((&**live.get(), live.revision()), (&limits(), good));
-        // Mended, with nobody doing anything for it.
+        // After the value is corrected, the view is live again by itself.
         let mended = match path {
             "/app/low" => dir.low.set(&1).await.unwrap(),
             _ => {
@@ -166,7 +166,7 @@ async fn a_bad_value_is_reported_and_never_shows(bench: Bench) {
     until(|| live.status().is_live()).await;
 }
 
-async fn an_entry_is_shown_and_its_absence(bench: Bench) {
+async fn view_of_entry_shows_value_or_none(bench: Bench) {
     let entry = bench.client.entry::<u32>("/entry").unwrap();
     let mut live = soon(entry.live()).await.unwrap();
     assert_eq!(**live.get(), None);
@@ -182,10 +182,10 @@ async fn an_entry_is_shown_and_its_absence(bench: Bench) {
     assert_eq!(**soon(live.wait_for_revision(good)).await.unwrap(), Some(2));
 }
 
-async fn a_map_of_values_is_shown(bench: Bench) {
+async fn view_of_map_follows_its_entries(bench: Bench) {
     let map = bench.client.entries::<String, u64>("/quotas").unwrap();
     let live = soon(map.live()).await.unwrap();
-    assert!(live.get().is_empty(), "a directory that is not there");
+    assert!(live.get().is_empty(), "the directory does not exist");
     let wanted: BTreeMap<String, u64> = (0..30).map(|n| (format!("k {n:02}/x"), n)).collect();
     let written = map.set(&wanted).non_atomic().await.unwrap();
     let now = soon(live.wait_for_revision(written)).await.unwrap();
@@ -199,7 +199,7 @@ async fn a_map_of_values_is_shown(bench: Bench) {
     until(|| live.get().is_empty()).await;
 }
 
-async fn a_map_of_structs_is_shown(bench: Bench) {
+async fn view_of_struct_map_follows_its_structs(bench: Bench) {
     let map = bench.client.dirs::<String, Limits>("/apps").unwrap();
     let live = soon(map.live()).await.unwrap();
     let written = map.dir("x").unwrap().set(&limits()).non_atomic().await.unwrap();
@@ -211,7 +211,7 @@ async fn a_map_of_structs_is_shown(bench: Bench) {
     until(|| live.get().is_empty()).await;
 }
 
-async fn a_part_wakes_when_it_changes(bench: Bench) {
+async fn selected_part_wakes_when_it_changes(bench: Bench) {
     let (dir, live) = bench.open().await;
     let mut pool = live.select(|limits| &limits.pool);
     dir.low.set(&2).await.unwrap();
@@ -220,7 +220,7 @@ async fn a_part_wakes_when_it_changes(bench: Bench) {
     assert_eq!((part.size, part.whole().low), (9, 2));
 }
 
-async fn all_views_of_a_directory_are_fed_by_one_watch(bench: Bench) {
+async fn views_of_one_directory_share_watch(bench: Bench) {
     let counting = CountingStore::new(bench.client.store().clone());
     let client = Client::with_store(counting.clone());
     let dir = client.dir::<Limits>(&format!("{}/counted", bench.client.namespace())).unwrap();
@@ -236,16 +236,16 @@ async fn all_views_of_a_directory_are_fed_by_one_watch(bench: Bench) {
     assert_eq!(counting.take().watch, 1);
     drop(views);
     soon(dir.live()).await.unwrap();
-    assert_eq!(counting.take().watch, 1, "the one before has ended");
+    assert_eq!(counting.take().watch, 1, "the first watch has ended, so that a new one starts");
 }
 
 #[tokio::test]
-async fn v3_an_idle_directory_of_a_busy_store_does_not_get_stale() {
+async fn v3_idle_directory_of_busy_store_stays_fresh() {
     stays_fresh(etcd_typed_tests::shared("live").await.url_v3()).await;
 }
 
 #[tokio::test]
-async fn v2_an_idle_directory_of_a_busy_store_does_not_get_stale() {
+async fn v2_idle_directory_of_busy_store_stays_fresh() {
     stays_fresh(etcd_typed_tests::shared("live").await.url_v2()).await;
 }
 
@@ -262,7 +262,7 @@ async fn stays_fresh(address: String) {
             }
         })
     };
-    // It goes up, and down again with each proof.
+    // Staleness rises, and falls with each proof that the view is up to date.
     for _ in 0..2 {
         let (before, since) = (live.revision(), Instant::now());
         let stale = live.staleness();
@@ -274,7 +274,8 @@ async fn stays_fresh(address: String) {
     writing.await.unwrap();
 }
 
-/// Beside a writer each directory is asked about. The questions of many views are one request, but for servers that do not bear it.
+/// While another client writes, each view asks about its directory. The questions of many views
+/// share a request, except on servers that such a request can end.
 #[tokio::test]
 async fn idle_views_share_requests_on_a_busy_server() {
     let etcd = Etcd::start().await;
@@ -292,18 +293,17 @@ async fn idle_views_share_requests_on_a_busy_server() {
         dir.set(&Pool { size: 1 }).await.unwrap();
         views.push(soon(dir.live()).await.unwrap());
     }
-    // After the first proofs it is known that the server bears it.
+    // The first proofs show which server it is.
     proved(&views).await;
     let before = reads(&etcd).await;
     proved(&views).await;
     let requests = reads(&etcd).await - before;
     writer.abort();
-    println!("{requests} requests for one or two proofs of 500 views");
     let shares = !["3.5.0", "3.5.1", "3.5.2", "3.5.3", "3.5.4", "3.5.5", "3.5.6"].contains(&etcd.version());
     assert!(requests <= if shares { 50 } else { 1100 }, "{requests} requests");
 }
 
-/// Until each of the views was proved once more.
+/// Waits until each of the views was proved once more.
 async fn proved(views: &[Live<Pool>]) {
     let since = Instant::now();
     for live in views {
@@ -311,7 +311,7 @@ async fn proved(views: &[Live<Pool>]) {
     }
 }
 
-/// Requests for reads that the server got.
+/// The number of read requests, from the server's metrics.
 async fn reads(etcd: &Etcd) -> u64 {
     let started = async |method| {
         metric(
@@ -324,7 +324,7 @@ async fn reads(etcd: &Etcd) -> u64 {
 }
 
 #[tokio::test]
-async fn the_last_view_to_go_leaves_no_watcher_on_the_server() {
+async fn last_dropped_view_ends_watch() {
     let etcd = Etcd::start().await;
     let bench = Bench { client: Client::connect(&etcd.url_v3()).await.unwrap() };
     let (dir, live) = bench.open().await;
@@ -336,7 +336,7 @@ async fn the_last_view_to_go_leaves_no_watcher_on_the_server() {
     assert_eq!(watchers(&etcd).await, 1);
     let (stream, subscription, part) = (views[0].stream(), views[1].on_change(|_| {}), views[2].select(|limits| &limits.pool));
     drop(views);
-    assert_eq!(watchers(&etcd).await, 1, "a subscription keeps it");
+    assert_eq!(watchers(&etcd).await, 1, "a subscription keeps the watch");
     drop((stream, subscription, part));
     soon(async {
         while watchers(&etcd).await > 0 {
@@ -346,7 +346,7 @@ async fn the_last_view_to_go_leaves_no_watcher_on_the_server() {
     .await;
 }
 
-/// How many watchers the server says that it has.
+/// The number of watchers, from the server's metrics.
 async fn watchers(etcd: &Etcd) -> u64 {
     metric(etcd, "etcd_debugging_mvcc_watcher_total ").await
 }
@@ -356,19 +356,19 @@ async fn metric(etcd: &Etcd, name: &str) -> u64 {
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
     let mut metrics = String::new();
     stream.read_to_string(&mut metrics).await.unwrap();
-    let value = metrics.lines().find_map(|line| line.strip_prefix(name)).expect("the metric");
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)).expect("the server has the metric");
     value.parse::<f64>().expect("a number") as u64
 }
 
 #[tokio::test]
-async fn v3_a_view_outlives_a_server_that_is_killed_and_frozen() {
+async fn v3_view_outlives_killed_and_paused_server() {
     let etcd = Etcd::start().await;
     let address = etcd.url_v3();
     outlives(etcd, &address).await;
 }
 
 #[tokio::test]
-async fn v2_a_view_outlives_a_server_that_is_killed_and_frozen() {
+async fn v2_view_outlives_killed_and_paused_server() {
     let etcd = Etcd::start().await;
     let address = etcd.url_v2();
     outlives(etcd, &address).await;
@@ -388,14 +388,14 @@ async fn outlives(mut etcd: Etcd, address: &str) {
         let LiveStatus::Degraded { cause: Cause::Interrupted(error), last_good_revision, .. } = &status else { panic!("{status:?}") };
         assert!(error.is_retryable(), "{error}");
         assert_eq!(*last_good_revision, live.revision());
-        assert_eq!(live.get().pool.size, size - 1, "what was last good stays");
+        assert_eq!(live.get().pool.size, size - 1, "the last good state stays");
         if size == 5 {
             etcd.restart().await;
         } else {
             etcd.resume();
         }
         until(|| live.status().is_live()).await;
-        // A member that comes back may first have to find its leader.
+        // A member that comes back may have no leader at first, so the write is repeated.
         let written = soon(async {
             loop {
                 match dir.pool.size.set(&size).await {

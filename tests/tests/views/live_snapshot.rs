@@ -1,5 +1,6 @@
-//! `or_snapshot`: views that start from their last good state on disk. On the embedded store with its faults and on paused time; on real servers that
-//! are not there yet; and on what else a file may be.
+//! Views with `or_snapshot`, which start from their last good state on disk if the server cannot be
+//! reached. Runs on the embedded store with faults and paused time, and on real servers that start
+//! later.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -65,7 +66,7 @@ fn limits() -> Limits {
     }
 }
 
-/// What a file of it gives.
+/// The limits as they are read from a file, which contains no secrets.
 fn limits_without_secrets() -> Limits {
     let mut limits = limits();
     limits.login = Login { token: None, pin: 1234 };
@@ -73,12 +74,12 @@ fn limits_without_secrets() -> Limits {
     limits
 }
 
-/// Longer than any backoff and any proof; the time is paused.
+/// Longer than any backoff and any proof that a view is up to date. Time is paused.
 const LONG: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(10);
 
 async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
-    timeout(LONG, wait).await.expect("it comes to it")
+    timeout(LONG, wait).await.expect("this happens in time")
 }
 
 struct Bench {
@@ -107,7 +108,8 @@ impl Bench {
         self.client.entry::<String>(path).unwrap().set(&text.to_owned()).await.unwrap()
     }
 
-    /// A directory that was seen, and its file; the server is stopped. The answer is the file's revision.
+    /// Stores the limits, waits until a view has saved them, and stops the server. Returns the
+    /// revision in the file.
     async fn kept(&self) -> Revision {
         self.dir().set(&limits()).await.unwrap();
         let live = soon(self.dir().live().or_snapshot(self.path())).await.unwrap();
@@ -116,14 +118,14 @@ impl Bench {
         live.get().revision()
     }
 
-    async fn fallen_back(&self) -> Live<Limits> {
+    async fn view_from_disk(&self) -> Live<Limits> {
         soon(self.dir().live().or_snapshot(self.path())).await.unwrap()
     }
 }
 
 fn document(path: &Path) -> Option<Value> {
     let text = fs::read(path).ok()?;
-    Some(serde_json::from_slice(&text).expect("a file is whole, or is not there"))
+    Some(serde_json::from_slice(&text).expect("an existing file is complete"))
 }
 
 fn revision_of(path: &Path) -> Option<u64> {
@@ -148,8 +150,8 @@ async fn until_live<T: Send + Sync + 'static>(live: &Live<T>) {
     .await;
 }
 
-/// What the server said to a view that started from disk.
-fn said<T: Send + Sync + 'static>(live: &Live<T>) -> Option<ErrorKind> {
+/// The error of the server that a view from disk reports.
+fn reported_error<T: Send + Sync + 'static>(live: &Live<T>) -> Option<ErrorKind> {
     match live.status() {
         LiveStatus::Degraded { cause: Cause::Snapshot(error), .. } => Some(error.kind()),
         _ => None,
@@ -157,20 +159,20 @@ fn said<T: Send + Sync + 'static>(live: &Live<T>) -> Option<ErrorKind> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_server_a_view_starts_from_disk_and_moves_on_when_there_is_one() {
+async fn view_starts_from_disk_and_follows_server_later() {
     let bench = bench();
     let revision = bench.kept().await;
-    let mut live = bench.fallen_back().await;
+    let mut live = bench.view_from_disk().await;
     assert_eq!(**live.get(), limits_without_secrets());
     let LiveStatus::Degraded { last_good_revision, .. } = live.status() else { panic!("{:?}", live.status()) };
-    assert_eq!((said(&live), last_good_revision, live.revision()), (Some(ErrorKind::Unavailable), revision, revision));
-    assert!(timeout(LONG, live.changed()).await.is_err(), "there is nothing to be told");
-    assert_eq!(said(&live), Some(ErrorKind::Unavailable));
+    assert_eq!((reported_error(&live), last_good_revision, live.revision()), (Some(ErrorKind::Unavailable), revision, revision));
+    assert!(timeout(LONG, live.changed()).await.is_err(), "nothing changed");
+    assert_eq!(reported_error(&live), Some(ErrorKind::Unavailable));
     assert!(live.staleness() >= LONG);
 
     bench.store.faults().start();
     let seen = soon(live.changed()).await.unwrap();
-    assert_eq!((&**seen, seen.revision()), (&limits(), revision), "what is stored, with its secrets");
+    assert_eq!((&**seen, seen.revision()), (&limits(), revision), "the stored limits with their secrets");
     until_live(&live).await;
     assert_eq!(live.rewound(), None);
     let written = bench.dir().rate.set(&7).await.unwrap();
@@ -224,7 +226,7 @@ async fn every_kind_of_view_starts_from_disk() {
     assert_eq!(third.get().iter().map(|(key, n)| (key.as_str(), *n)).collect::<Vec<_>>(), [("a", 1), ("b/c", 2)]);
     let mut fourth = soon(pools.live().or_snapshot(file("pools"))).await.unwrap();
     assert_eq!(fourth.get().get("x"), Some(&Pool { size: 5, password: None }));
-    for kind in [said(&first), said(&second), said(&third), said(&fourth)] {
+    for kind in [reported_error(&first), reported_error(&second), reported_error(&third), reported_error(&fourth)] {
         assert_eq!(kind, Some(ErrorKind::Unavailable));
     }
 
@@ -245,7 +247,7 @@ async fn every_kind_of_view_starts_from_disk() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_never_falls_back_to_disk() {
+async fn refused_read_never_falls_back_to_disk() {
     let bench = bench();
     bench.kept().await;
     bench.store.faults().start();
@@ -261,7 +263,7 @@ async fn a_refusal_never_falls_back_to_disk() {
         ErrorKind::TooLarge,
         ErrorKind::NotFound,
         ErrorKind::Server,
-        // Without a problem it is not about what is stored.
+        // Without a problem, the error is not about a stored value.
         ErrorKind::Invalid,
         ErrorKind::Decode,
     ] {
@@ -272,21 +274,21 @@ async fn a_refusal_never_falls_back_to_disk() {
     }
     for kind in [ErrorKind::Unavailable, ErrorKind::Timeout] {
         bench.store.faults().fail(Calls::Reads, 1, kind);
-        let live = bench.fallen_back().await;
-        assert_eq!((live.get().login.token.as_deref(), said(&live)), (None, Some(kind)));
+        let live = bench.view_from_disk().await;
+        assert_eq!((live.get().login.token.as_deref(), reported_error(&live)), (None, Some(kind)));
         until_live(&live).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_comes_back_and_refuses_is_told() {
+async fn refusal_by_returned_server_is_reported() {
     let bench = bench();
     bench.kept().await;
-    let live = bench.fallen_back().await;
+    let live = bench.view_from_disk().await;
     bench.store.faults().fail(Calls::Reads, 3, ErrorKind::Unauthenticated);
     bench.store.faults().start();
     soon(async {
-        while said(&live) != Some(ErrorKind::Unauthenticated) {
+        while reported_error(&live) != Some(ErrorKind::Unauthenticated) {
             sleep(Duration::from_millis(1)).await;
         }
     })
@@ -296,7 +298,7 @@ async fn a_server_that_comes_back_and_refuses_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_stored_and_not_valid_falls_back_and_is_reported() {
+async fn invalid_stored_state_falls_back_to_disk() {
     let bench = bench();
     let revision = bench.kept().await;
     bench.store.faults().start();
@@ -306,7 +308,7 @@ async fn what_is_stored_and_not_valid_falls_back_and_is_reported() {
     assert_eq!((error.kind(), error.problems().len()), (ErrorKind::Invalid, 2));
     assert!(error.to_string().contains("nothing to start from"), "{error}");
 
-    let mut live = bench.fallen_back().await;
+    let mut live = bench.view_from_disk().await;
     assert_eq!(**live.get(), limits_without_secrets());
     let is_reported = |live: &Live<Limits>| {
         let status = live.status();
@@ -332,16 +334,16 @@ async fn what_is_stored_and_not_valid_falls_back_and_is_reported() {
     drop((kept, live));
     bench.put("/app/quotas/acme", "many").await;
     let live = soon(value.live().or_snapshot(&path)).await.unwrap();
-    assert_eq!((**live.get(), live.status().problems().len()), (Some(2), 1), "an entry's error is of another kind");
+    assert_eq!((**live.get(), live.status().problems().len()), (Some(2), 1), "an entry reports another kind of error");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_rejected_is_never_kept_and_the_good_state_before_it_is() {
+async fn rejected_state_is_never_saved() {
     let bench = bench();
     bench.dir().set(&limits()).await.unwrap();
-    let live = bench.fallen_back().await;
+    let live = bench.view_from_disk().await;
     until_kept(&bench.path(), live.get().revision()).await;
-    // Within the second in which nothing is written.
+    // These writes come within the second after a save, in which the view does not save again.
     let good = bench.dir().rate.set(&101).await.unwrap();
     let bad = bench.put("/app/rate", "5000").await;
     soon(live.wait_for_revision(bad)).await.unwrap_err();
@@ -353,28 +355,29 @@ async fn what_is_rejected_is_never_kept_and_the_good_state_before_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn revisions_go_back_only_with_the_servers_history_and_then_it_is_said() {
+async fn wiped_server_is_reported_as_rewound() {
     let bench = bench();
     for n in 0..100 {
         bench.put("/other", &n.to_string()).await;
     }
     let kept = bench.kept().await;
-    let mut live = bench.fallen_back().await;
+    let mut live = bench.view_from_disk().await;
     bench.store.faults().wipe();
     bench.store.faults().start();
     let written = bench.dir().set(&Limits { rate: 1, ..limits() }).await.unwrap();
-    // The first state may be that of the empty directory, which is none.
+    // A view of a directory with required fields shows nothing while the wiped server has none of
+    // them.
     let seen = soon(live.changed()).await.unwrap();
     assert_eq!((seen.rate, seen.revision()), (1, written));
     assert!(written < kept && live.revision() == written);
-    let rewound = live.rewound().expect("it is said");
+    let rewound = live.rewound().expect("the view reports that the revision went back");
     assert_eq!(rewound.from, kept);
     assert!(rewound.to <= written);
     until_kept(&bench.path(), written).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_that_is_of_no_use_is_as_if_there_were_none() {
+async fn unusable_file_fails_like_missing_file() {
     let bench = bench();
     bench.kept().await;
     let good = fs::read(bench.path()).unwrap();
@@ -388,7 +391,7 @@ async fn a_file_that_is_of_no_use_is_as_if_there_were_none() {
         (vec![b'['; 100_000], "damaged"),
         (good.repeat(2), "damaged"),
     ];
-    // Cut off anywhere; the last byte is the end of the line.
+    // The file is cut off at every length but the last, which lacks only the final newline.
     files.extend((0..good.len() - 1).map(|length| (good[..length].to_vec(), "damaged")));
     let edits: [(&str, Value, &str); 12] = [
         ("/etcd_typed_snapshot", json!(2), "its format is 2"),
@@ -400,14 +403,14 @@ async fn a_file_that_is_of_no_use_is_as_if_there_were_none() {
         ("/revision", json!("hunter2"), "damaged"),
         ("/entries/rate", json!("hunter2"), "damaged"),
         ("/entries/rate/value", json!([256]), "damaged"),
-        // What the schema does not take.
+        // Values that the schema does not accept.
         ("/entries/rate/value", json!("5000"), "a thousand is too much"),
         ("/entries/rate/value", json!("hunter2"), "invalid digit"),
         ("/entries", json!({}), "missing"),
     ];
     for (pointer, value, reason) in edits {
         let mut document: Value = serde_json::from_slice(&good).unwrap();
-        *document.pointer_mut(pointer).expect("it is there") = value;
+        *document.pointer_mut(pointer).expect("the file has this field") = value;
         files.push((document.to_string().into_bytes(), reason));
     }
     for (bytes, reason) in files {
@@ -426,16 +429,16 @@ async fn a_file_that_is_of_no_use_is_as_if_there_were_none() {
     assert!(error.kind() == ErrorKind::Unavailable && error.to_string().contains("directory"), "{error}");
     fs::remove_dir(bench.path()).unwrap();
 
-    // Another value of the same directory, and another kind of view of the same keys.
+    // A view of another struct in the same directory.
     fs::write(bench.path(), &good).unwrap();
     let pool = bench.client.dir::<Pool>("/app").unwrap();
     let error = soon(pool.live().or_snapshot(bench.path())).await.unwrap_err();
     assert!(error.to_string().contains("not of the struct Pool in /app"), "{error}");
-    assert_eq!(bench.fallen_back().await.get().rate, 100, "and this one is good");
+    assert_eq!(bench.view_from_disk().await.get().rate, 100, "the view of its own struct accepts the file");
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_values_of_one_directory_do_not_take_each_others_file() {
+async fn file_of_another_value_is_refused() {
     let bench = bench();
     let (a, b) = (bench.client.entry::<u32>("/n/a").unwrap(), bench.client.entry::<u32>("/n/b").unwrap());
     let revision = a.set(&1).await.unwrap();
@@ -451,7 +454,7 @@ async fn two_values_of_one_directory_do_not_take_each_others_file() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_secret_reaches_the_disk() {
+async fn secrets_are_never_saved() {
     let bench = bench();
     bench.put("/app/old_token", SECRETS[0]).await;
     bench.kept().await;
@@ -459,18 +462,18 @@ async fn no_secret_reaches_the_disk() {
         let text = String::from_utf8_lossy(&fs::read(file.unwrap().path()).unwrap()).into_owned();
         assert!(text.contains("\"quotas/acme\"") && !SECRETS.iter().any(|secret| text.contains(secret)), "{text}");
     }
-    // What became a secret after the file was written is not taken from it.
+    // A view ignores values in the file whose fields became secret after it was written.
     let mut document = document(&bench.path()).unwrap();
     for key in ["token", "old_token", "pools/a%2Fb/password"] {
         document["entries"][key] = json!({"value": "hunter2", "created": 1, "modified": 1});
     }
     fs::write(bench.path(), document.to_string()).unwrap();
-    let live = bench.fallen_back().await;
+    let live = bench.view_from_disk().await;
     assert_eq!(**live.get(), limits_without_secrets());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_that_cannot_be_without_a_secret_is_refused_up_front() {
+async fn view_with_required_secret_is_refused() {
     #[derive(EtcdSchema)]
     #[allow(dead_code, reason = "only its table is used")]
     struct Required {
@@ -523,20 +526,20 @@ async fn a_view_that_cannot_be_without_a_secret_is_refused_up_front() {
         (soon(tokens.live().or_snapshot(path())).await.err(), "`<text>`"),
     ];
     for (error, place) in refusals {
-        let error = error.expect("it is refused");
+        let error = error.expect("the view is refused");
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert!(error.to_string().contains(place) && error.to_string().contains("Option"), "{place}: {error}");
     }
-    assert_eq!(bench.counting.take().total(), 0, "before anything is asked");
-    assert_eq!(soon(required.live()).await.unwrap().get().password, SECRETS[0], "without a snapshot it is as ever");
+    assert_eq!(bench.counting.take().total(), 0, "refused without any request");
+    assert_eq!(soon(required.live()).await.unwrap().get().password, SECRETS[0], "without a snapshot the view works");
     assert!(!path().exists());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_state_from_disk_serves_a_compare_and_swap_that_leaves_secrets_alone() {
+async fn compare_and_swap_of_saved_state_keeps_secrets() {
     let bench = bench();
     bench.kept().await;
-    let live = bench.fallen_back().await;
+    let live = bench.view_from_disk().await;
     let seen = live.get().into_arc();
     bench.store.faults().start();
     let wanted = Limits { rate: 5, ..(**seen).clone() };
@@ -547,10 +550,10 @@ async fn a_state_from_disk_serves_a_compare_and_swap_that_leaves_secrets_alone()
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_file_is_written_now_and_then_and_with_the_newest() {
+async fn file_is_saved_about_once_per_second() {
     let bench = bench();
     bench.dir().set(&limits()).await.unwrap();
-    let live = bench.fallen_back().await;
+    let live = bench.view_from_disk().await;
     until_kept(&bench.path(), live.get().revision()).await;
     let mut seen = BTreeSet::new();
     let mut last = Revision::ZERO;
@@ -559,11 +562,11 @@ async fn the_file_is_written_now_and_then_and_with_the_newest() {
         seen.extend(revision_of(&bench.path()));
         sleep(TICK).await;
     }
-    assert!(seen.len() >= 3 && seen.len() <= 6, "3 seconds: {seen:?}");
-    // The last one is written though nobody wants the view any more.
+    assert!(seen.len() >= 3 && seen.len() <= 6, "saves within 3 seconds: {seen:?}");
+    // The last state is saved even after the view was dropped.
     drop(live);
     until_kept(&bench.path(), last).await;
-    assert_eq!(fs::read_dir(bench.files.path()).unwrap().count(), 1, "nothing is left beside it");
+    assert_eq!(fs::read_dir(bench.files.path()).unwrap().count(), 1, "no temporary file is left");
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
@@ -572,7 +575,7 @@ async fn the_file_is_written_now_and_then_and_with_the_newest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_that_cannot_be_written_does_no_harm() {
+async fn unwritable_file_does_not_stop_view() {
     let bench = bench();
     bench.dir().set(&limits()).await.unwrap();
     let directory = bench.files.path().join("later");
@@ -588,10 +591,10 @@ async fn a_file_that_cannot_be_written_does_no_harm() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_from_disk_that_nobody_wants_asks_no_more() {
+async fn dropped_view_from_disk_sends_no_requests() {
     let bench = bench();
     bench.kept().await;
-    let live = bench.fallen_back().await;
+    let live = bench.view_from_disk().await;
     let clone = live.clone();
     drop((live, clone));
     bench.counting.take();
@@ -600,14 +603,14 @@ async fn a_view_from_disk_that_nobody_wants_asks_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_from_disk_beside_one_that_lost_its_server() {
+async fn new_view_starts_from_disk_beside_degraded_one() {
     let bench = bench();
     bench.dir().set(&limits()).await.unwrap();
-    let old = bench.fallen_back().await;
+    let old = bench.view_from_disk().await;
     until_kept(&bench.path(), old.get().revision()).await;
     bench.store.faults().stop();
-    let new = bench.fallen_back().await;
-    assert_eq!((said(&new), &**new.get()), (Some(ErrorKind::Unavailable), &limits_without_secrets()));
+    let new = bench.view_from_disk().await;
+    assert_eq!((reported_error(&new), &**new.get()), (Some(ErrorKind::Unavailable), &limits_without_secrets()));
     assert_eq!(**old.get(), limits());
     bench.store.faults().start();
     let written = bench.dir().rate.set(&9).await.unwrap();
@@ -618,24 +621,24 @@ async fn a_view_from_disk_beside_one_that_lost_its_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_writers_of_one_file_leave_it_whole() {
+async fn concurrent_writers_keep_file_complete() {
     let bench = bench();
     bench.dir().set(&limits()).await.unwrap();
-    let first = bench.fallen_back().await;
+    let first = bench.view_from_disk().await;
     until_kept(&bench.path(), first.get().revision()).await;
     let stop = Arc::new(AtomicBool::new(false));
     let (path, stopped) = (bench.path(), stop.clone());
     let reader = std::thread::spawn(move || {
         let mut reads = 0_u64;
         while !stopped.load(Ordering::Relaxed) {
-            assert!(document(&path).expect("it is always there")["entries"]["rate"]["value"].is_string());
+            assert!(document(&path).expect("the file always exists")["entries"]["rate"]["value"].is_string());
             reads += 1;
         }
         reads
     });
     let mut views = vec![first];
     for _ in 0..7 {
-        views.push(bench.fallen_back().await);
+        views.push(bench.view_from_disk().await);
     }
     let mut last = Revision::ZERO;
     for rate in 0..30 {
@@ -644,7 +647,7 @@ async fn many_writers_of_one_file_leave_it_whole() {
     }
     sleep(Duration::from_secs(3)).await;
     stop.store(true, Ordering::Relaxed);
-    assert!(reader.join().expect("every read was whole") > 0);
+    assert!(reader.join().expect("every read found a complete file") > 0);
     assert_eq!(revision_of(&bench.path()), Some(last.get()));
     assert_eq!(fs::read_dir(bench.files.path()).unwrap().count(), 1);
 }
@@ -661,8 +664,9 @@ struct Small {
     token: Option<String>,
 }
 
-/// The whole way with a real server: it is ended, a program starts without it, and it comes back on its port; then it loses everything.
-async fn with_a_server_that_starts_later(url: fn(&Etcd) -> String) {
+/// With a real server: it stops, a program starts without it, and it returns on the same port.
+/// Later it stops again and loses all data.
+async fn view_starts_before_server(url: fn(&Etcd) -> String) {
     let mut etcd = Etcd::start().await;
     let files = TempDir::new().unwrap();
     let path = files.path().join("small.json");
@@ -682,7 +686,7 @@ async fn with_a_server_that_starts_later(url: fn(&Etcd) -> String) {
     assert!(none.is_retryable() && none.to_string().contains("nothing to start from"), "{none}");
     let mut live = soon(dir.live().or_snapshot(&path)).await.unwrap();
     assert_eq!((live.get().rate, live.get().token.clone(), live.revision()), (1, None, kept));
-    assert!(matches!(said(&live), Some(ErrorKind::Unavailable | ErrorKind::Timeout)), "{:?}", live.status());
+    assert!(matches!(reported_error(&live), Some(ErrorKind::Unavailable | ErrorKind::Timeout)), "{:?}", live.status());
 
     etcd.restart().await;
     assert_eq!(soon(live.changed()).await.unwrap().token.as_deref(), Some(SECRETS[0]));
@@ -707,23 +711,24 @@ async fn with_a_server_that_starts_later(url: fn(&Etcd) -> String) {
     let anew = dir.rate.set(&5).await.unwrap();
     assert_eq!(soon(live.changed()).await.unwrap().rate, 5);
     until_live(&live).await;
-    let rewound = live.rewound().expect("it is said");
+    let rewound = live.rewound().expect("the view reports that the revision went back");
     assert!(rewound.from == written && rewound.to <= anew && live.revision() < written, "{rewound:?}");
 }
 
 #[tokio::test]
-async fn with_a_v3_server_that_starts_later() {
-    with_a_server_that_starts_later(Etcd::url_v3).await;
+async fn view_starts_before_v3_server() {
+    view_starts_before_server(Etcd::url_v3).await;
 }
 
 #[tokio::test]
-async fn with_a_v2_server_that_starts_later() {
-    with_a_server_that_starts_later(Etcd::url_v2).await;
+async fn view_starts_before_v2_server() {
+    view_starts_before_server(Etcd::url_v2).await;
 }
 
 #[tokio::test]
-async fn a_login_that_a_real_server_refuses_never_falls_back_to_disk() {
-    // Cheap logins: on a busy machine one of the usual cost takes longer than the calls here.
+async fn refused_login_never_falls_back_to_disk() {
+    // A low bcrypt cost, because on a busy machine a login with the default cost takes longer than
+    // these calls may.
     let mut etcd = Etcd::builder().flag("--bcrypt-cost", "4").start().await;
     let files = TempDir::new().unwrap();
     let path = files.path().join("small.json");
@@ -749,7 +754,7 @@ async fn a_login_that_a_real_server_refuses_never_falls_back_to_disk() {
         ("", &[ErrorKind::Unauthenticated, ErrorKind::PermissionDenied][..]),
         ("root:wrong@", &[ErrorKind::Unauthenticated]),
         ("nobody:root@", &[ErrorKind::Unauthenticated]),
-        // She may log in and read nothing.
+        // This user can log in, but may read nothing.
         ("anna:secret@", &[ErrorKind::PermissionDenied]),
     ] {
         let error = soon(view(login)).await.unwrap_err();
@@ -757,13 +762,14 @@ async fn a_login_that_a_real_server_refuses_never_falls_back_to_disk() {
     }
     assert_eq!(soon(view("root:root@")).await.unwrap().get().rate, 1);
 
-    // Nobody is there to refuse; then somebody is, and the view says so.
+    // While the server is stopped, the view starts from disk. When it is back and refuses the
+    // login, the view reports that.
     etcd.terminate().await;
     let live = soon(view("root:wrong@")).await.unwrap();
-    assert!(matches!(said(&live), Some(ErrorKind::Unavailable | ErrorKind::Timeout)), "{:?}", live.status());
+    assert!(matches!(reported_error(&live), Some(ErrorKind::Unavailable | ErrorKind::Timeout)), "{:?}", live.status());
     etcd.restart().await;
     soon(async {
-        while said(&live) != Some(ErrorKind::Unauthenticated) {
+        while reported_error(&live) != Some(ErrorKind::Unauthenticated) {
             sleep(TICK).await;
         }
     })
@@ -772,7 +778,7 @@ async fn a_login_that_a_real_server_refuses_never_falls_back_to_disk() {
 }
 
 #[test]
-fn the_example_plays_it_through() {
+fn example_starts_without_server() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_start_without_a_server")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let shown = String::from_utf8(output.stdout).unwrap();

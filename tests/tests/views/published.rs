@@ -1,4 +1,5 @@
-//! Published values: there as long as their guard lives, put back whenever they are lost, and never fought for.
+//! Published values: each exists as long as its guard, is put back when it is lost, and never
+//! overwrites the value of another client.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -12,11 +13,11 @@ use std::time::Duration;
 use etcd_typed::{Client, Entry, EntryChanges, ErrorKind, EtcdSchema, LostReason, Published, PublishedStatus};
 use tokio::time::{sleep, timeout};
 
-/// Long enough for any backoff and time to live; only a test that fails waits for it.
+/// Longer than any backoff and time to live; only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
-/// The shortest that servers grant.
+/// The shortest time to live that servers grant.
 const TTL: Duration = Duration::from_secs(2);
-/// In which whoever fights would have written.
+/// A time in which competing publishers would have written again.
 const QUIET: Duration = Duration::from_secs(1);
 
 struct Bench {
@@ -34,7 +35,7 @@ impl Bench {
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(LIMIT, what).await.expect("it comes to it")
+    timeout(LIMIT, what).await.expect("this happens in time")
 }
 
 async fn until(what: impl Fn() -> bool) {
@@ -46,14 +47,14 @@ async fn until(what: impl Fn() -> bool) {
     .await;
 }
 
-/// Waits until this is what is there.
+/// Waits until the entry has this value.
 async fn shows(entry: &Entry<u64>, value: Option<u64>) {
     soon(entry.wait_for(|now| now.copied() == value)).await.unwrap();
 }
 
-/// What the next change says is there.
+/// The value after the next change.
 async fn next(changes: &mut EntryChanges<u64>) -> Option<u64> {
-    soon(changes.next()).await.expect("no end").expect("no error").new
+    soon(changes.next()).await.expect("the stream goes on").expect("no error").new
 }
 
 fn reason(published: &Published<u64>) -> Option<LostReason> {
@@ -63,29 +64,29 @@ fn reason(published: &Published<u64>) -> Option<LostReason> {
     }
 }
 
-async fn it_is_there_until_it_is_withdrawn(bench: Bench) {
+async fn published_value_exists_until_withdrawn(bench: Bench) {
     let entry = bench.entry();
     let published = entry.publish(&1).ttl(TTL).await.unwrap();
     assert!(published.is_published() && published.key() == entry.key());
     let read = entry.get().await.unwrap().unwrap();
     assert_eq!(*read, 1);
-    assert!(read.lease().is_some() || read.ttl().is_some_and(|ttl| ttl <= TTL), "it goes by itself: {read:?}");
-    // Longer than its time to live.
+    assert!(read.lease().is_some() || read.ttl().is_some_and(|ttl| ttl <= TTL), "the value expires by itself: {read:?}");
+    // Longer than the time to live.
     sleep(2 * TTL).await;
     assert!(published.is_published());
     assert_eq!(entry.get().await.unwrap().unwrap().into_inner(), 1);
     published.withdraw().await.unwrap();
-    assert_eq!(entry.get().await.unwrap(), None, "as soon as it is answered");
+    assert_eq!(entry.get().await.unwrap(), None, "withdraw returns after the deletion");
 }
 
-async fn dropped_it_is_withdrawn_in_the_background(bench: Bench) {
+async fn drop_withdraws_in_background(bench: Bench) {
     let entry = bench.entry();
     drop(entry.publish(&1).await.unwrap());
-    // Sooner than the time to live of 15 s that is the default, or the limit would have to be longer.
+    // Sooner than the default time to live of 15 s, after which the value would vanish by itself.
     timeout(Duration::from_secs(10), entry.wait_for(|now| now.is_none())).await.unwrap().unwrap();
 }
 
-async fn a_value_that_is_deleted_comes_back_as_often_as_that_is(bench: Bench) {
+async fn deleted_value_is_put_back_each_time(bench: Bench) {
     let entry = bench.entry();
     let mut changes = entry.watch().await.unwrap();
     let published = entry.publish(&0).ttl(TTL).await.unwrap();
@@ -95,14 +96,14 @@ async fn a_value_that_is_deleted_comes_back_as_often_as_that_is(bench: Bench) {
         assert_eq!(next(&mut changes).await, Some(value));
         entry.delete().await.unwrap();
         assert_eq!(next(&mut changes).await, None);
-        assert_eq!(next(&mut changes).await, Some(value), "the newest");
+        assert_eq!(next(&mut changes).await, Some(value), "the newest value");
         until(|| published.is_published()).await;
     }
     published.withdraw().await.unwrap();
     assert_eq!(next(&mut changes).await, None);
 }
 
-async fn a_newer_value_has_the_same_lease_and_the_same_is_not_written_again(bench: Bench) {
+async fn set_keeps_lease_and_skips_equal_value(bench: Bench) {
     let entry = bench.entry();
     let published = entry.publish(&1).ttl(TTL).await.unwrap();
     let first = entry.get().await.unwrap().unwrap();
@@ -114,13 +115,13 @@ async fn a_newer_value_has_the_same_lease_and_the_same_is_not_written_again(benc
     assert_eq!(next(&mut changes).await, Some(2));
     published.set(&2).await.unwrap();
     published.set(&3).await.unwrap();
-    assert_eq!(next(&mut changes).await, Some(3), "and no second 2");
+    assert_eq!(next(&mut changes).await, Some(3), "the second 2 was not written");
     published.withdraw().await.unwrap();
 }
 
-async fn of_two_publishers_the_later_one_is_there_and_the_other_takes_over(bench: Bench) {
+async fn first_publisher_takes_over_when_second_withdraws(bench: Bench) {
     let entry = bench.entry();
-    // It is put over a value that was there before as well.
+    // A publish overwrites a value that exists.
     entry.set(&0).await.unwrap();
     let mut changes = entry.watch().await.unwrap();
     let first = entry.publish(&1).ttl(TTL).await.unwrap();
@@ -129,7 +130,7 @@ async fn of_two_publishers_the_later_one_is_there_and_the_other_takes_over(bench
     assert_eq!(next(&mut changes).await, Some(2));
     until(|| reason(&first) == Some(LostReason::TakenOver)).await;
 
-    // Nobody writes, whatever time passes.
+    // Neither publisher writes again.
     assert!(timeout(TTL + QUIET, changes.next()).await.is_err());
     assert!(second.is_published() && !first.is_published());
     let refused = first.set(&11).await.unwrap_err();
@@ -140,10 +141,10 @@ async fn of_two_publishers_the_later_one_is_there_and_the_other_takes_over(bench
 
     second.withdraw().await.unwrap();
     assert_eq!(next(&mut changes).await, None);
-    assert_eq!(next(&mut changes).await, Some(11), "the newest, as it was to be");
+    assert_eq!(next(&mut changes).await, Some(11), "the newest value of the first publisher");
     until(|| first.is_published()).await;
 
-    // A value of somebody who does not publish, and nothing is deleted that is not ours.
+    // The value of a client that does not publish takes over, too, and withdraw does not delete it.
     entry.set(&5).await.unwrap();
     assert_eq!(next(&mut changes).await, Some(5));
     until(|| !first.is_published()).await;
@@ -152,13 +153,13 @@ async fn of_two_publishers_the_later_one_is_there_and_the_other_takes_over(bench
     assert_eq!(entry.get().await.unwrap().unwrap().into_inner(), 5);
 }
 
-async fn a_revoked_lease_is_one_that_is_lost(bench: Bench) {
+async fn value_is_put_back_after_lease_is_revoked(bench: Bench) {
     let entry = bench.entry();
     let mut changes = entry.watch().await.unwrap();
     let published = entry.publish(&1).ttl(TTL).await.unwrap();
     assert_eq!(next(&mut changes).await, Some(1));
     if !bench.transactions() {
-        // v2 knows no leases: nobody has the name of ours to revoke it by.
+        // v2 has no leases, so no client can revoke the one that the library emulates.
         assert_eq!(entry.get().await.unwrap().unwrap().lease(), None);
         return;
     }
@@ -184,7 +185,7 @@ struct Node {
     name: Option<String>,
 }
 
-async fn a_field_is_checked_masked_and_written_to_its_own_key(bench: Bench) {
+async fn published_field_is_validated_and_masked(bench: Bench) {
     let node = bench.client.dir::<Node>("/node").unwrap();
     let refused = node.port.publish(&4711).await.unwrap_err();
     assert_eq!((refused.kind(), node.port.exists().await.unwrap()), (ErrorKind::Invalid, false));
@@ -192,7 +193,7 @@ async fn a_field_is_checked_masked_and_written_to_its_own_key(bench: Bench) {
     let refused = published.set(&4711).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Invalid);
     assert!(!format!("{refused:?} {refused} {published:?}").contains("47"), "{refused:?} {published:?}");
-    assert_eq!(node.port.get().await.unwrap().unwrap().into_inner(), 47, "the one before stays");
+    assert_eq!(node.port.get().await.unwrap().unwrap().into_inner(), 47, "the former value stays");
 
     let alias = bench.client.entry::<String>("/node/was").unwrap();
     alias.set(&"old".to_owned()).await.unwrap();
@@ -202,7 +203,7 @@ async fn a_field_is_checked_masked_and_written_to_its_own_key(bench: Bench) {
     assert_eq!(node.name.get().await.unwrap().unwrap().into_inner(), "old");
 }
 
-async fn a_value_that_is_too_large_leaves_the_one_before(bench: Bench) {
+async fn too_large_value_leaves_former_value(bench: Bench) {
     let entry = bench.client.entry::<String>("/services/large").unwrap();
     let large = "x".repeat(8 << 20);
     let refused = entry.publish(&large).await.unwrap_err();
@@ -215,12 +216,12 @@ async fn a_value_that_is_too_large_leaves_the_one_before(bench: Bench) {
 }
 
 etcd_typed_tests::on_every_store! { "published":
-    it_is_there_until_it_is_withdrawn
-    dropped_it_is_withdrawn_in_the_background
-    a_value_that_is_deleted_comes_back_as_often_as_that_is
-    a_newer_value_has_the_same_lease_and_the_same_is_not_written_again
-    of_two_publishers_the_later_one_is_there_and_the_other_takes_over
-    a_revoked_lease_is_one_that_is_lost
-    a_field_is_checked_masked_and_written_to_its_own_key
-    a_value_that_is_too_large_leaves_the_one_before
+    published_value_exists_until_withdrawn
+    drop_withdraws_in_background
+    deleted_value_is_put_back_each_time
+    set_keeps_lease_and_skips_equal_value
+    first_publisher_takes_over_when_second_withdraws
+    value_is_put_back_after_lease_is_revoked
+    published_field_is_validated_and_masked
+    too_large_value_leaves_former_value
 }

@@ -1,5 +1,6 @@
-//! The files of `or_snapshot`: which ones a program of another version or of another cluster may start from (`schemas`, `clusters`), and how they get to the
-//! disk (`disk`). What a view does with them is in `live_snapshot.rs`.
+//! The files of `or_snapshot`: which files a program with another schema or another cluster may
+//! start from (`schemas`, `clusters`), and how they are written (`disk`). How views use them is in
+//! `live_snapshot.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -17,12 +18,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-/// Longer than any backoff; the time is paused.
+/// Longer than any backoff. Time is paused.
 const LONG: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(10);
 
 async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
-    timeout(LONG, wait).await.expect("it comes to it")
+    timeout(LONG, wait).await.expect("this happens in time")
 }
 
 async fn until(what: impl Fn() -> bool) {
@@ -68,7 +69,7 @@ fn holds(path: &Path, revision: Revision) -> bool {
     document(path).is_some_and(|document| document["revision"] == revision.get())
 }
 
-/// A live view of the struct in `/app`, with this file.
+/// Opens a live view of the struct in `/app` with this file.
 async fn view<S: EtcdSchema>(client: &Client, path: &Path) -> Result<Live<S>, Error>
 where
     S::Handle: std::ops::Deref<Target = etcd_typed::Dir<S>>,
@@ -76,7 +77,7 @@ where
     soon(client.dir::<S>("/app").unwrap().live().or_snapshot(path)).await
 }
 
-/// Lets a program with this schema see what is stored and keep it.
+/// Opens a view with this schema and waits until it has saved its state.
 async fn keep<S: EtcdSchema>(client: &Client, path: &Path)
 where
     S::Handle: std::ops::Deref<Target = etcd_typed::Dir<S>>,
@@ -86,9 +87,9 @@ where
     until(|| holds(path, revision)).await;
 }
 
-/// The message of a refusal to start without a server.
+/// The error message if the file is refused when the server cannot be reached.
 fn refusal<T>(started: Result<Live<T>, Error>) -> String {
     let error = started.map(drop).expect_err("the file is refused");
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "as without a file: {error}");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "the same error as without a file: {error}");
     error.to_string()
 }

@@ -1,4 +1,5 @@
-//! What a typed watch says when a real server cannot give it the changes in between any more: exactly the difference, marked as such.
+//! A typed watch that reconnects after a real server has lost the changes in between reports
+//! exactly the difference, marked as resynced.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -9,12 +10,12 @@ use etcd_typed::testing::{Etcd, Mode, Proxy};
 use etcd_typed::{Change, Changes, Client, ErrorKind, Keyed, Update};
 use tokio::time::timeout;
 
-/// Only a test that fails waits for it.
+/// Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
 type Numbers = Changes<Keyed<String, Change<u32>>, BTreeMap<String, u32>>;
 
-/// A server, a client with an undisturbed connection, and a watch of `/numbers` behind a proxy.
+/// A server, a client with a direct connection, and a watch of `/numbers` through a proxy.
 struct Scene {
     etcd: Etcd,
     proxy: Proxy,
@@ -23,7 +24,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// `gone`, `kept` and `changed` are there, and the watch follows.
+    /// Stores `gone`, `kept` and `changed`, and starts the watch.
     async fn new(scheme: &str) -> Self {
         let etcd = Etcd::start().await;
         let proxy = Proxy::to(etcd.endpoint()).await;
@@ -38,7 +39,7 @@ impl Scene {
         scene
     }
 
-    /// A write arrives as an ordinary change.
+    /// Writes a value and asserts that the watch reports it as an ordinary change.
     async fn follows(&mut self, name: &str, old: u32, new: u32) {
         set(&self.direct, name, new).await;
         let update = self.next().await;
@@ -55,17 +56,18 @@ impl Scene {
     }
 
     async fn next(&mut self) -> Update<Keyed<String, Change<u32>>> {
-        timeout(LIMIT, self.changes.next()).await.expect("an item in time").expect("no end").expect("no error")
+        timeout(LIMIT, self.changes.next()).await.expect("an item in time").expect("the stream goes on").expect("no error")
     }
 
-    /// The next item is a resync with this difference, and after it the watch has the server's state and follows it.
+    /// Asserts that the next item is a resync with this difference, and that the watch then has the
+    /// server's state and follows it.
     async fn resyncs(&mut self, difference: &[(&str, Option<u32>, Option<u32>)]) {
         let update = self.next().await;
         assert!(update.resynced, "{update:?}");
         assert_eq!(told(&update), difference);
         let there = self.direct.entries::<String, u32>("/numbers").unwrap().get().await.unwrap().into_inner();
         assert_eq!(self.changes.current().unwrap().into_inner(), there);
-        let (name, now) = there.first_key_value().expect("something is there");
+        let (name, now) = there.first_key_value().expect("the map is not empty");
         self.follows(name, *now, now + 1).await;
     }
 }
@@ -83,14 +85,14 @@ fn told(update: &Update<Keyed<String, Change<u32>>>) -> Vec<(&str, Option<u32>, 
 }
 
 #[tokio::test]
-async fn w5_f12_v3_compaction_while_away() {
+async fn v3_compaction_while_disconnected_causes_resync() {
     let mut scene = Scene::new("etcd").await;
     scene.disconnect().await;
     delete(&scene.direct, "gone").await;
     set(&scene.direct, "changed", 2).await;
     set(&scene.direct, "new", 3).await;
     scene.etcd.compact().await;
-    // While it cannot follow, that is to be seen, and giving up the wait costs nothing.
+    // `interruption` reports why the watch cannot follow, and cancelling `next` loses nothing.
     assert!(timeout(Duration::from_secs(1), scene.changes.next()).await.is_err());
     assert_eq!(scene.changes.interruption().map(|interruption| interruption.error.kind()), Some(ErrorKind::Unavailable));
     scene.reconnect().await;
@@ -98,9 +100,10 @@ async fn w5_f12_v3_compaction_while_away() {
     assert!(scene.changes.interruption().is_none());
 }
 
-/// etcd issue 18089: 3.4.23 and 3.5.1 drop a deletion at exactly the compacted revision when a watch starts there.
+/// etcd issue 18089: when a watch starts at a compacted revision, 3.4.23 and 3.5.1 skip a deletion
+/// at exactly that revision.
 #[tokio::test]
-async fn w5_f12_v3_a_deletion_at_the_compacted_revision_is_not_lost() {
+async fn v3_deletion_at_compacted_revision_is_reported() {
     let mut scene = Scene::new("etcd").await;
     scene.disconnect().await;
     delete(&scene.direct, "gone").await;
@@ -109,9 +112,10 @@ async fn w5_f12_v3_a_deletion_at_the_compacted_revision_is_not_lost() {
     scene.resyncs(&[("gone", Some(1), None)]).await;
 }
 
-/// A server that was emptied has the same cluster id and takes the watch without a word, whether it is behind what was seen or past it by now.
+/// An emptied server keeps its cluster ID and accepts the watch without an error, whether its
+/// revision is below or above the one that the watch saw.
 #[tokio::test]
-async fn w5_f21_v3_an_emptied_server() {
+async fn v3_emptied_server_causes_resync() {
     for writes in [0, 100] {
         let mut scene = Scene::new("etcd").await;
         scene.disconnect().await;
@@ -126,7 +130,7 @@ async fn w5_f21_v3_an_emptied_server() {
 
 /// v2 keeps the last 1000 events of the whole store.
 #[tokio::test]
-async fn w5_f32_v2_more_events_than_the_window_holds() {
+async fn v2_full_event_window_causes_resync() {
     let mut scene = Scene::new("etcd2").await;
     scene.disconnect().await;
     delete(&scene.direct, "gone").await;
@@ -140,7 +144,7 @@ async fn w5_f32_v2_more_events_than_the_window_holds() {
 }
 
 #[tokio::test]
-async fn w5_f21_v2_an_emptied_server() {
+async fn v2_emptied_server_causes_resync() {
     let mut scene = Scene::new("etcd2").await;
     scene.disconnect().await;
     scene.etcd.wipe().await;
@@ -149,8 +153,8 @@ async fn w5_f21_v2_an_emptied_server() {
     scene.resyncs(&[("changed", Some(1), None), ("gone", Some(1), None), ("kept", Some(2), None), ("other", None, Some(7))]).await;
 }
 
-/// While the history is there, being away is not being lost.
-async fn away_and_back_is_no_resync(scheme: &str) {
+/// As long as the server has the history, a reconnect is no resync.
+async fn reconnect_within_history_is_no_resync(scheme: &str) {
     let mut scene = Scene::new(scheme).await;
     scene.disconnect().await;
     for value in 10..60 {
@@ -166,11 +170,11 @@ async fn away_and_back_is_no_resync(scheme: &str) {
 }
 
 #[tokio::test]
-async fn w4_v3_away_and_back_is_no_resync() {
-    away_and_back_is_no_resync("etcd").await;
+async fn v3_reconnect_within_history_is_no_resync() {
+    reconnect_within_history_is_no_resync("etcd").await;
 }
 
 #[tokio::test]
-async fn w4_v2_away_and_back_is_no_resync() {
-    away_and_back_is_no_resync("etcd2").await;
+async fn v2_reconnect_within_history_is_no_resync() {
+    reconnect_within_history_is_no_resync("etcd2").await;
 }

@@ -1,8 +1,7 @@
-//! One call has one limit, however many requests it sends. On the memory store, whose clock is
-//! paused.
+//! A call has one time limit, however many requests it sends. On the memory store with paused time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-#![allow(clippy::async_yields_async, reason = "what prepares a call returns the call")]
+#![allow(clippy::async_yields_async, reason = "the preparation of a call returns the call")]
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -12,7 +11,7 @@ use etcd_typed::store::memory::{Calls, Faults, MemoryStore};
 use etcd_typed::{Client, ErrorKind, EtcdSchema, Result, RetryPolicy};
 use tokio::time::Instant;
 
-/// How long each request takes: two are more than one call may take.
+/// The time that each request takes: two requests take longer than one call may.
 const SLOW: Duration = Duration::from_secs(7);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -28,16 +27,16 @@ fn service(weight: u32) -> Service {
     Service { host: "a".to_owned(), weight, tags: BTreeMap::from([("zone".to_owned(), weight.to_string())]) }
 }
 
-/// What the server does from now on.
+/// What goes wrong with the server from now on.
 #[derive(Clone, Copy, Debug)]
 enum Trouble {
-    /// It never answers.
+    /// The server never answers.
     Hangs,
-    /// It answers so late that a call of two requests takes too long.
+    /// The server answers so late that a call with two requests would take too long.
     IsSlow,
-    /// As slow, and every answer is lost.
+    /// The server is as slow, and every answer is lost.
     LosesAnswers,
-    /// As slow, and nothing arrives.
+    /// The server is as slow, and every request is lost.
     LosesRequests,
 }
 
@@ -65,7 +64,8 @@ fn memory() -> (MemoryStore, Client) {
     (store.clone(), Client::with_store(store))
 }
 
-/// Prepares a call, begins each trouble, and measures the call.
+/// For each trouble, prepares a call, starts the trouble, and asserts that the call keeps the
+/// limit.
 async fn keeps_limit<P, F>(name: &str, mut prepare: impl FnMut(Client) -> P)
 where
     P: Future<Output = F>,
@@ -87,7 +87,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn releasing_takes_one_limit() {
+async fn release_keeps_call_limit() {
     keeps_limit("release", async |client: Client| {
         let lock = client.lock("/l").acquire().await.unwrap();
         async move { lock.release().await }
@@ -116,7 +116,7 @@ async fn releasing_takes_one_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn acquiring_takes_one_limit() {
+async fn acquire_keeps_call_limit() {
     for spare in [false, true] {
         let prepared = async move |client: Client| {
             if spare {
@@ -155,7 +155,7 @@ async fn acquiring_takes_one_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn handing_over_takes_one_limit() {
+async fn handover_keeps_call_limit() {
     keeps_limit("adopt", async |client: Client| {
         let token = client.lock("/l").ttl(Duration::from_secs(60)).acquire().await.unwrap().into_token();
         async move { client.lock("/l").adopt(&token).await.map(drop) }
@@ -184,7 +184,7 @@ async fn handing_over_takes_one_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn publishing_takes_one_limit() {
+async fn publish_keeps_call_limit() {
     let value = || "a".to_owned();
     keeps_limit("publish", async |client: Client| async move { client.entry::<String>("/p")?.publish(&value()).await.map(drop) }).await;
     keeps_limit("set", async |client: Client| {
@@ -200,7 +200,7 @@ async fn publishing_takes_one_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn changing_value_takes_one_limit() {
+async fn modify_keeps_call_limit() {
     keeps_limit("modify", async |client: Client| {
         client.entry::<u32>("/n").unwrap().set(&1).await.unwrap();
         async move { client.entry::<u32>("/n")?.modify(|n| n.map(|n| n + 1)).await.map(drop) }
@@ -215,7 +215,7 @@ async fn changing_value_takes_one_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn writing_struct_takes_one_limit() {
+async fn struct_write_keeps_call_limit() {
     let prepared = async |client: Client| {
         let dir = client.dir::<Service>("/s").unwrap();
         dir.set(&service(1)).await.unwrap();
@@ -249,9 +249,9 @@ async fn writing_struct_takes_one_limit() {
     .await;
 }
 
-/// A bulk write may take longer than one call, as long as it gets on.
+/// A non-atomic write may take longer than one call, as long as each step keeps the limit.
 #[tokio::test(start_paused = true)]
-async fn non_atomic_write_has_limit_for_each_step() {
+async fn non_atomic_write_has_limit_per_step() {
     let (store, client) = memory();
     let map = client.entries::<String, u32>("/m").unwrap();
     let many: BTreeMap<String, u32> = (0..1000).map(|n| (n.to_string(), n)).collect();

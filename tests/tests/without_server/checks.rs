@@ -1,4 +1,5 @@
-//! The checks of the fault tests catch clients that are broken on purpose. (Locks with such defects: `mutex/broken.rs`.)
+//! The checks of the fault tests catch clients with deliberate defects. (Locks with such defects
+//! are in `mutex/broken.rs`.)
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -11,7 +12,7 @@ use etcd_typed_tests::checks::{Counted, Fenced, Tenures, Told, Violation, whole}
 use futures_util::StreamExt;
 use tokio::time::sleep;
 
-/// How a client watches. All but the first are defects that the checks must see.
+/// How a client watches. All but the first have a defect that the checks must find.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Client {
     Sound,
@@ -31,7 +32,7 @@ fn key() -> Key {
     Key::parse("/counter").unwrap()
 }
 
-/// Counts up, and cuts all connections now and then, as often in the middle of writes as between them.
+/// Counts up, and sometimes cuts all connections, both between writes and in the middle of them.
 async fn write(store: &MemoryStore) {
     for value in 1..=WRITES {
         let put = Op::put(&key(), value.to_string().into());
@@ -45,7 +46,7 @@ async fn write(store: &MemoryStore) {
     }
 }
 
-/// The changes, in the order in which such a client tells them.
+/// The changes, in the order in which this client reports them.
 async fn watch(store: &MemoryStore, client: Client) -> Vec<Told> {
     let (mut told, mut last, mut from, mut seen) = (Vec::<Told>::new(), Revision::ZERO, Revision::ZERO, 0);
     loop {
@@ -76,7 +77,7 @@ async fn watch(store: &MemoryStore, client: Client) -> Vec<Told> {
                 return told;
             }
         }
-        // Some writes happen while the client is away.
+        // Some writes happen while the client is disconnected.
         sleep(Duration::from_millis(2)).await;
         from = match client {
             Client::ResumesOneRevisionLate => last.next(),
@@ -105,7 +106,7 @@ async fn verdict(client: Client, counted: Counted) -> Result<(), Violation> {
         let store = store.clone();
         async move { write(&store).await }
     });
-    // A client that resumes too late waits for ever if the last change is the one it missed.
+    // A client that resumes too late and misses the last change would wait for ever.
     let told = tokio::time::timeout(Duration::from_secs(60), watch(&store, client)).await;
     writer.await.unwrap();
     let told = told.unwrap_or_default();
@@ -160,7 +161,7 @@ async fn early_end_is_caught() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn needless_resync_is_caught_where_history_is_kept() {
+async fn needless_resync_is_caught() {
     let violation = verdict(Client::ReadsAgainAfterEachBreak, Counted::default()).await.unwrap_err();
     assert!(matches!(violation, Violation::Resynced { .. }), "{violation}");
 }
@@ -176,7 +177,7 @@ fn wrong_old_value_and_lower_revision_are_caught() {
 }
 
 #[test]
-fn resync_skips_values_only_where_it_may_and_never_goes_back() {
+fn resync_skips_values_only_if_allowed() {
     let resync = |new| Told { revision: new, resynced: true, old: Some(4), new: Some(new) };
     assert_eq!(Counted::from(4).tell(resync(9)), Err(Violation::Resynced { after: 4 }));
     assert_eq!(Counted::from(4).may_resync().tell(resync(9)), Ok(()));
@@ -193,13 +194,13 @@ fn torn_transaction_is_caught() {
 fn overlapping_holders_are_caught() {
     let mut tenures = Tenures::default();
     assert_eq!(tenures.held(5, 100, 200), Ok(()));
-    assert_eq!(tenures.held(5, 100, 300), Ok(()), "the same one, later");
+    assert_eq!(tenures.held(5, 100, 300), Ok(()), "the same guard, later");
     assert_eq!(tenures.held(7, 300, 400), Ok(()));
     assert_eq!(tenures.held(9, 399, 500), Err(Violation::HeldTwice { fences: [7, 9], from: 399, until: 400 }));
     assert_eq!(tenures.held(8, 600, 700), Err(Violation::FenceWentBack { fence: 8, after: 9 }));
     let mut tenures = Tenures::default();
     assert_eq!(tenures.held(7, 300, 400), Ok(()));
-    assert_eq!(tenures.held(5, 100, 300), Ok(()), "told late");
+    assert_eq!(tenures.held(5, 100, 300), Ok(()), "recorded late");
     assert_eq!(tenures.held(6, 299, 300), Err(Violation::HeldTwice { fences: [5, 6], from: 299, until: 300 }));
 }
 
@@ -208,7 +209,7 @@ fn unfenced_and_lost_writes_are_caught() {
     let mut fenced = Fenced::default();
     assert_eq!(fenced.wrote(5, 1, false), Ok(()));
     assert_eq!(fenced.wrote(7, 2, false), Ok(()));
-    assert_eq!(fenced.wrote(7, 2, false), Err(Violation::Doubled { value: 2, after: 2 }), "two read the same count");
+    assert_eq!(fenced.wrote(7, 2, false), Err(Violation::Doubled { value: 2, after: 2 }), "two writers read the same count");
     assert_eq!(fenced.wrote(5, 3, false), Err(Violation::FenceWentBack { fence: 5, after: 7 }));
     assert_eq!(fenced.wrote(9, 5, false), Err(Violation::Lost { value: 5, after: 3 }));
     assert_eq!(fenced.wrote(9, 8, true), Ok(()));

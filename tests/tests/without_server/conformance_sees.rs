@@ -1,4 +1,5 @@
-//! The conformance suite sees what it is there to see: each store here breaks one rule of the contract, and a case fails on it.
+//! The conformance suite finds the faults that it tests for: each store here breaks one rule of the
+//! contract, and a case fails on it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -17,7 +18,7 @@ use futures_util::{StreamExt, stream};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Defect {
-    /// None: the store of the others, for comparison.
+    /// No defect, for comparison.
     None,
     ListsInNoOrder,
     ListsTwins,
@@ -125,7 +126,7 @@ impl Store for Broken {
                     }
                 }),
                 Defect::NewestFromBefore => {
-                    // What an operation asks is answered before the first one is performed.
+                    // As if each `Newest` were answered before the first operation is performed.
                     txn.then.sort_by_key(|op| !matches!(op, Op::Newest { .. }));
                 }
                 Defect::TakesLeasesThatAreNotThere => {
@@ -146,7 +147,7 @@ impl Store for Broken {
                 }
                 _ => {}
             }
-            // As on etcd 3.7, if it is asked for keys only.
+            // As etcd 3.7 does if only keys are requested.
             let newest: Vec<bool> = txn.then.iter().map(|op| matches!(op, Op::Newest { .. })).collect();
             let by_name = self.defect == Defect::NewestByName && matches!(txn.then[..], [Op::Newest { .. }]);
             let mut committed = self.inner.commit(txn).await;
@@ -267,8 +268,9 @@ fn twice(item: Result<WatchItem>) -> Vec<Result<WatchItem>> {
     }
 }
 
-/// A test for each: the case passes on the store as it is and fails on the store with the defect.
-macro_rules! sees {
+/// A test for each defect: the case passes on the store without a defect and fails on the store
+/// with it.
+macro_rules! finds {
     ($($name:ident: $defect:ident by $case:ident;)*) => {
         $(
             #[test]
@@ -276,53 +278,54 @@ macro_rules! sees {
                 let passes = |defect| {
                     catch_unwind(AssertUnwindSafe(|| {
                         cases::$case(async move |_: Isolation| {
-                            // What waits for a change that never comes then waits no time.
+                            // Time is paused, so that waiting for a change that never comes takes
+                            // no time.
                             tokio::time::pause();
                             Broken { inner: Arc::new(MemoryStore::new()), defect }
                         });
                     }))
                     .is_ok()
                 };
-                assert!(passes(Defect::None), "the store is good");
-                assert!(!passes(Defect::$defect), "{:?} was not seen", Defect::$defect);
+                assert!(passes(Defect::None), "the case passes on a sound store");
+                assert!(!passes(Defect::$defect), "the case does not find {:?}", Defect::$defect);
             }
         )*
     };
 }
 
-sees! {
-    a_listing_in_no_order: ListsInNoOrder by listing_is_in_byte_order;
-    a_listing_with_twins: ListsTwins by listing_matches_whole_segments;
-    pages_of_several_revisions: IgnoresThePast by pages_share_one_revision;
-    a_past_that_is_the_present: IgnoresThePast by past_revision_reads_unchanged;
-    modifications_that_are_not_asked_for: IgnoresModifications by modified_read_counts_all_keys;
-    a_count_of_the_modified_alone: CountsOnlyTheModified by modified_read_counts_all_keys;
-    conditions_that_are_not_checked: IgnoresConditions by every_condition_holds_when_it_should;
-    a_race_that_all_win: IgnoresConditions by one_of_many_concurrent_creates_succeeds;
-    a_transaction_in_pieces: PerformsOneByOne by transaction_has_one_revision;
-    a_transaction_that_stops_half_way: PerformsOneByOne by transaction_is_all_or_nothing;
-    a_batch_in_pieces_from_a_transaction_in_pieces: PerformsOneByOne by transaction_is_one_ordered_batch;
-    a_write_that_was_repeated: WritesTwice by value_reads_back_unchanged;
-    a_delete_that_was_repeated: WritesTwice by delete_returns_count_and_previous;
-    an_expiry_that_was_forgotten: ForgetsExpiry by revoked_lease_deletes_its_keys;
-    a_write_with_a_lease_that_is_not_there: TakesLeasesThatAreNotThere by missing_lease_is_lost;
-    a_refusal_that_leaves_open_what_happened: DoesNotSayThatItDidNothing by two_writes_of_one_key_are_refused;
-    a_delete_that_is_no_event: LosesDeletes by delete_is_an_event;
-    a_batch_in_pieces: SplitsBatches by transaction_is_one_ordered_batch;
-    a_batch_that_comes_twice: RepeatsBatches by watch_after_list_yields_later_changes;
-    a_watch_that_skips_the_first_change: SkipsTheFirst by watch_from_past_yields_changes_since;
-    a_watch_that_ends_in_silence: EndsInSilence by watch_after_list_yields_later_changes;
-    progress_that_is_ahead: IsAheadWithProgress by watch_after_list_yields_later_changes;
-    a_history_that_is_lost_in_silence: HidesThatHistoryIsLost by watch_of_lost_history_reports_it;
-    a_watch_without_its_past: WatchesOnlyWhatIsNew by watch_from_past_yields_changes_since;
-    keys_that_are_newer_than_was_asked: NewestOfAllTime by newest_before_revision_excludes_later_keys;
-    the_newest_keys_in_the_order_of_their_names: NewestByName by newest_keys_come_newest_first;
-    the_newest_keys_of_before_the_transaction: NewestFromBefore by newest_keys_include_earlier_operations;
-    the_newest_keys_without_their_leases: NewestWithoutLeases by newest_keys_show_their_leases;
-    keys_that_are_no_paths_and_are_dropped: DropsKeysThatAreNoPaths by non_path_keys_are_kept_byte_for_byte;
-    a_live_watch_that_does_not_say_what_it_skipped: SkipsInSilence by live_watch_yields_all_after_skip;
-    a_live_watch_that_skips_what_is_to_come: SkipsAhead by live_watch_has_no_gap_under_writes;
-    a_live_watch_that_skipped_nothing_and_says_so: SkipsAtRest by live_watch_of_idle_store_skips_nothing;
-    a_watch_that_skips_though_it_may_not: SkipsOnAnyStart by watch_after_list_yields_later_changes;
-    a_gap_between_list_and_watch: WatchesOnlyWhatIsNew by watch_after_list_yields_later_changes;
+finds! {
+    unordered_listing_is_found: ListsInNoOrder by listing_is_in_byte_order;
+    listing_of_sibling_prefix_is_found: ListsTwins by listing_matches_whole_segments;
+    pages_of_several_revisions_are_found: IgnoresThePast by pages_share_one_revision;
+    ignored_past_revision_is_found: IgnoresThePast by past_revision_reads_unchanged;
+    unrequested_modifications_are_found: IgnoresModifications by modified_read_counts_all_keys;
+    count_of_modified_keys_only_is_found: CountsOnlyTheModified by modified_read_counts_all_keys;
+    unchecked_conditions_are_found: IgnoresConditions by every_condition_holds_when_it_should;
+    create_race_with_several_winners_is_found: IgnoresConditions by one_of_many_concurrent_creates_succeeds;
+    split_transaction_is_found: PerformsOneByOne by transaction_has_one_revision;
+    half_applied_transaction_is_found: PerformsOneByOne by transaction_is_all_or_nothing;
+    batches_of_split_transaction_are_found: PerformsOneByOne by transaction_is_one_ordered_batch;
+    repeated_write_is_found: WritesTwice by value_reads_back_unchanged;
+    repeated_delete_is_found: WritesTwice by delete_returns_count_and_previous;
+    forgotten_lease_is_found: ForgetsExpiry by revoked_lease_deletes_its_keys;
+    write_with_missing_lease_is_found: TakesLeasesThatAreNotThere by missing_lease_is_lost;
+    refusal_with_unknown_outcome_is_found: DoesNotSayThatItDidNothing by two_writes_of_one_key_are_refused;
+    missing_delete_event_is_found: LosesDeletes by delete_is_an_event;
+    split_batch_is_found: SplitsBatches by transaction_is_one_ordered_batch;
+    doubled_batch_is_found: RepeatsBatches by watch_after_list_yields_later_changes;
+    skipped_first_change_is_found: SkipsTheFirst by watch_from_past_yields_changes_since;
+    silent_end_of_watch_is_found: EndsInSilence by watch_after_list_yields_later_changes;
+    progress_ahead_of_store_is_found: IsAheadWithProgress by watch_after_list_yields_later_changes;
+    unreported_history_loss_is_found: HidesThatHistoryIsLost by watch_of_lost_history_reports_it;
+    missing_past_changes_are_found: WatchesOnlyWhatIsNew by watch_from_past_yields_changes_since;
+    too_new_keys_are_found: NewestOfAllTime by newest_before_revision_excludes_later_keys;
+    newest_keys_in_name_order_are_found: NewestByName by newest_keys_come_newest_first;
+    newest_keys_of_earlier_state_are_found: NewestFromBefore by newest_keys_include_earlier_operations;
+    newest_keys_without_leases_are_found: NewestWithoutLeases by newest_keys_show_their_leases;
+    dropped_non_path_keys_are_found: DropsKeysThatAreNoPaths by non_path_keys_are_kept_byte_for_byte;
+    unreported_skip_is_found: SkipsInSilence by live_watch_yields_all_after_skip;
+    skip_of_future_changes_is_found: SkipsAhead by live_watch_has_no_gap_under_writes;
+    false_report_of_skip_is_found: SkipsAtRest by live_watch_of_idle_store_skips_nothing;
+    forbidden_skip_is_found: SkipsOnAnyStart by watch_after_list_yields_later_changes;
+    gap_between_list_and_watch_is_found: WatchesOnlyWhatIsNew by watch_after_list_yields_later_changes;
 }

@@ -1,4 +1,5 @@
-//! However many keys a directory has, others get the thread while it is read: entries are counted that are decoded between two turns of another task.
+//! Reading a directory of any size yields to other tasks. Counts the values that are decoded
+//! between two turns of another task.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -14,15 +15,16 @@ use futures_util::FutureExt;
 use tokio::task::{JoinHandle, yield_now};
 
 const ROWS: usize = 20_000;
-/// In one go at most: what is decoded before others get the thread, three times, since a struct of a map is begun before its map is left.
+/// The largest number of values decoded without a yield: three times the number after which
+/// decoding yields, since a struct in a map starts before its map yields.
 const MOST: usize = 3 * 256;
 
 thread_local! {
-    /// Values that were decoded since the other task had the thread, and the most of all times.
+    /// The number of values decoded since the other task ran, and the largest such number.
     static DECODED: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
-/// A number that counts how often one is decoded.
+/// A number that counts its decodes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Counted(u32);
 
@@ -65,7 +67,7 @@ struct Part {
     rows: BTreeMap<u32, Counted>,
 }
 
-/// Takes the thread whenever it can.
+/// A task that runs whenever the thread is free.
 fn other() -> JoinHandle<()> {
     tokio::spawn(async {
         loop {
@@ -76,13 +78,13 @@ fn other() -> JoinHandle<()> {
     })
 }
 
-/// The longest stretch of decoded values within `work`, and how many there were in all.
-async fn stretch<T>(name: &str, work: impl Future<Output = T>) -> T {
+/// Runs `work` and asserts that it never decodes more than [`MOST`] values without a yield.
+async fn assert_yields<T>(name: &str, work: impl Future<Output = T>) -> T {
     yield_now().await;
     DECODED.set((0, 0));
     let done = work.await;
     let (_, most) = DECODED.get();
-    assert!(most > 0 && most <= MOST, "{name}: {most} values are decoded in one go");
+    assert!(most > 0 && most <= MOST, "{name}: {most} values are decoded without a yield");
     done
 }
 
@@ -109,61 +111,61 @@ async fn filled() -> (MemoryStore, Client) {
 }
 
 #[tokio::test]
-async fn large_structs_are_read_in_turns() {
+async fn large_reads_yield_to_other_tasks() {
     let (_store, client) = filled().await;
     let other = other();
     let dir = client.dir::<Table>("/table").unwrap();
-    let table = stretch("get", dir.get()).await.unwrap();
+    let table = assert_yields("get", dir.get()).await.unwrap();
     assert_eq!((table.rows.len(), table.inner.more.len(), table.parts.len()), (ROWS, ROWS, 2002));
     assert_eq!(
         (table.rows["012345"].clone(), table.parts[&5000].rows.len(), table.parts[&7].number.clone()),
         (Counted(12345), 5000, Counted(7))
     );
     let parts = client.dirs::<u32, Part>("/table/parts").unwrap();
-    assert_eq!(*stretch("get of a map of structs", parts.get()).await.unwrap(), table.parts);
+    assert_eq!(*assert_yields("get of a map of structs", parts.get()).await.unwrap(), table.parts);
     let rows = client.entries::<String, Counted>("/table/rows").unwrap();
-    assert_eq!(*stretch("get of a map of values", rows.get()).await.unwrap(), table.rows);
+    assert_eq!(*assert_yields("get of a map of values", rows.get()).await.unwrap(), table.rows);
     other.abort();
 }
 
 #[tokio::test]
-async fn large_views_follow_in_turns() {
+async fn large_views_yield_to_other_tasks() {
     let (_store, client) = filled().await;
     let other = other();
     let dir = client.dir::<Table>("/table").unwrap();
-    let live = stretch("live", dir.live().into_future()).await.unwrap();
+    let live = assert_yields("live", dir.live().into_future()).await.unwrap();
     let name = client.entry::<String>("/table/name").unwrap();
     let renamed = async {
         let written = name.set(&"b".to_owned()).await.unwrap();
         live.wait_for_revision(written).await.unwrap()
     };
-    assert_eq!(stretch("a change of a field", renamed).await.name, "b");
+    assert_eq!(assert_yields("a change of a field", renamed).await.name, "b");
     let parts = client.dirs::<u32, Part>("/table/parts").unwrap();
-    let live = stretch("live of a map of structs", parts.live().into_future()).await.unwrap();
+    let live = assert_yields("live of a map of structs", parts.live().into_future()).await.unwrap();
     assert_eq!(live.get().len(), 2002);
     let rows = client.entries::<String, Counted>("/table/rows").unwrap();
-    let live = stretch("live of a map of values", rows.live().into_future()).await.unwrap();
+    let live = assert_yields("live of a map of values", rows.live().into_future()).await.unwrap();
     assert_eq!(live.get().len(), ROWS);
     other.abort();
 }
 
-/// A caller that gives up in the middle leaves nothing behind.
+/// A read may be cancelled at any yield.
 #[tokio::test]
-async fn large_read_may_be_given_up_at_any_turn() {
+async fn large_read_can_be_cancelled() {
     let (_store, client) = filled().await;
     let dir = client.dir::<Table>("/table").unwrap();
     for polls in [1, 2, 10, 100] {
         let mut read = Box::pin(dir.get());
         for _ in 0..polls {
-            assert!(read.as_mut().now_or_never().is_none(), "it is not done after {polls} polls");
+            assert!(read.as_mut().now_or_never().is_none(), "the read is still running after {polls} polls");
         }
     }
     assert_eq!(dir.get().await.unwrap().rows.len(), ROWS);
 }
 
-/// All problems are listed, as of a small one.
+/// All problems are listed, as they are for a small struct.
 #[tokio::test]
-async fn problems_of_large_structs_are_all_listed() {
+async fn large_read_lists_all_problems() {
     let (store, client) = filled().await;
     let bad = ["rows/000007", "rows/019999", "inner/more/000300", "parts/5000/rows/4999", "parts/9/number"];
     put_all(&store, bad.iter().map(|key| (format!("/table/{key}"), "none".to_owned()))).await;

@@ -1,5 +1,5 @@
-//! What a client costs a server while nothing happens: it grows with what is held now, and not with
-//! what was held before. On the memory store, whose clock is paused.
+//! The cost of an idle client: the calls grow with what it holds now, not with what it held before.
+//! On the memory store with paused time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -13,10 +13,10 @@ use futures_util::future::{join_all, try_join_all};
 use tokio::time::sleep;
 
 const TTL: Duration = Duration::from_secs(15);
-/// Twelve thirds of the time to live.
+/// Contains twelve thirds of the time to live; a lease is kept alive once per third.
 const MINUTE: Duration = Duration::from_secs(60);
 const THIRDS: u64 = 12;
-/// Spare leases that are kept alive.
+/// The largest number of spare leases that are kept alive.
 const SPARE: u64 = 16;
 
 fn client() -> (Client, CountingStore) {
@@ -31,7 +31,7 @@ fn client_and_faults() -> (Client, CountingStore, Faults) {
     (Client::with_store(counting.clone()), counting, faults)
 }
 
-/// The calls of a minute in which nobody does anything, after what is in the background now.
+/// The calls in an idle minute, after the background work of earlier calls has finished.
 async fn idle(counting: &CountingStore) -> Counts {
     sleep(TTL).await;
     counting.take();
@@ -39,14 +39,14 @@ async fn idle(counting: &CountingStore) -> Counts {
     counting.take()
 }
 
-/// That so many leases were kept alive in a minute, and nothing else was done. A keep-alive may
-/// fall on either side of the minute.
+/// Asserts that so many leases were kept alive in a minute, and that there were no other calls. A
+/// keep-alive may fall on either side of the minute.
 fn assert_kept(calls: Counts, leases: u64) {
     assert!((leases * (THIRDS - 1)..=leases * (THIRDS + 1)).contains(&calls.keep_alive), "{leases} leases: {calls:?}");
     assert_eq!(Counts { keep_alive: 0, ..calls }, Counts::default(), "{leases} leases");
 }
 
-/// Acquires so many locks and releases them. The time to live of each is given by its number.
+/// Acquires so many locks and releases them. `ttl` gives the time to live of each lock.
 async fn acquire_and_release(client: &Client, count: u64, ttl: impl Fn(u64) -> Duration) {
     let acquire = async |n| client.lock(&format!("/locks/{n}")).ttl(ttl(n)).acquire().await;
     let held = try_join_all((0..count).map(acquire)).await.unwrap();
@@ -54,23 +54,23 @@ async fn acquire_and_release(client: &Client, count: u64, ttl: impl Fn(u64) -> D
 }
 
 #[tokio::test(start_paused = true)]
-async fn released_locks_cost_no_more_than_few() {
+async fn many_released_locks_keep_few_leases() {
     for (name, ttl) in [("one ttl", (|_| TTL) as fn(u64) -> Duration), ("many", |n| TTL + Duration::from_secs(n % 500))] {
         let (client, counting) = client();
         acquire_and_release(&client, 2000, ttl).await;
         let calls = idle(&counting).await;
-        // A spare lease is given up a minute after its release.
+        // A spare lease is revoked one minute after its release.
         assert!(calls.keep_alive <= SPARE * THIRDS, "{name}: {calls:?}");
         assert_eq!((calls.range, calls.commit, calls.watch, calls.grant), (0, 0, 0, 0), "{name}: {calls:?}");
         sleep(MINUTE).await;
-        // Those with a long time to live are revoked when they would have to be kept alive.
+        // A spare lease with a long time to live is revoked when its first keep-alive would be due.
         sleep(Duration::from_secs(600)).await;
         assert_eq!(idle(&counting).await, Counts::default(), "{name}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn held_locks_cost_keep_alives() {
+async fn held_locks_cost_only_keep_alives() {
     let (client, counting) = client();
     acquire_and_release(&client, 500, |_| TTL).await;
     let acquire = async |n| client.lock(&format!("/held/{n}")).ttl(TTL).acquire().await;
@@ -85,7 +85,7 @@ async fn withdrawn_values_cost_nothing() {
     let (client, counting) = client();
     let publish = async |n| client.entry::<u64>(&format!("/services/{n}"))?.publish(&n).ttl(TTL).await;
     let mut published = try_join_all((0..200).map(publish)).await.unwrap();
-    // A hundred share a lease.
+    // Up to a hundred values share a lease.
     assert_kept(idle(&counting).await, 2);
     let kept = published.split_off(190);
     join_all(published.into_iter().map(|value| value.withdraw())).await.into_iter().for_each(Result::unwrap);

@@ -1,5 +1,5 @@
-//! Every import of the library points down. The rows are those of DESIGN.md; a file that is in none of them fails, so that a new one is
-//! given its place by whoever adds it.
+//! Every import of the library points down. The rows are those of DESIGN.md. A module without a row
+//! fails the test, so that whoever adds a module gives it a row.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the ground up. A module may use those of the rows below its own; of its own row it may use none but itself.
+/// The rows from bottom to top. A module may use modules of lower rows, but no other module of its
+/// own row.
 const ROWS: [&[&str]; 12] = [
     &["clock", "key", "revision", "runtime"],
     &["error"],
@@ -82,12 +83,13 @@ const WAYS: [(&str, bool, [Step; 6]); 3] = [
     ),
 ];
 
-/// The row of a module, which is that of the nearest one above it which has one.
+/// The row of a module, which is that of the nearest enclosing module with a row.
 fn place(module: &str) -> Option<(usize, &'static str)> {
     let mut name = module;
     loop {
         let found = ROWS.iter().enumerate().find_map(|(row, names)| Some((row, *names.iter().find(|known| **known == name)?)));
-        // `store` itself is the words of the trait; a new module beside `store::v2` must say where it belongs.
+        // `store` stands only for the trait and its types; a new module beside `store::v2` needs a
+        // row of its own.
         if let Some((row, known)) = found {
             return (known != "store" || module == "store").then_some((row, known));
         }
@@ -95,11 +97,11 @@ fn place(module: &str) -> Option<(usize, &'static str)> {
     }
 }
 
-/// Why an import may not be, if it may not.
+/// Why an import is not allowed, or `None` if it is allowed.
 fn fault(from: &str, to: &str) -> Option<String> {
     match (place(from), place(to)) {
         (None, _) => Some(format!("`{from}` has no row: give it one")),
-        // A name at the top of `store`, `error`, …: the nearest module has it.
+        // A name defined in `store`, `error` and the like counts as that module.
         (Some(_), None) => Some(format!("`{from}` uses `{to}`, which has no row")),
         (Some((_, own)), Some((_, other))) if own == other => None,
         (Some((row, _)), Some((below, _))) if below < row => None,
@@ -107,13 +109,13 @@ fn fault(from: &str, to: &str) -> Option<String> {
     }
 }
 
-/// What a source text imports: the paths after `crate::` and `super::` in its code, as modules of the library.
+/// The modules that a source text imports, from the paths after `crate::` and `super::`.
 fn imports(module: &str, text: &str, modules: &BTreeMap<String, PathBuf>) -> Vec<String> {
     let mut found = Vec::new();
     for line in statements(text) {
         let line = line.as_str();
         for (at, _) in line.match_indices("crate::") {
-            // `$crate::` and `my_crate::` are something else.
+            // Skip `$crate::` and `my_crate::`.
             if line.get(..at).is_some_and(|before| before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$')) {
                 continue;
             }
@@ -133,7 +135,7 @@ fn imports(module: &str, text: &str, modules: &BTreeMap<String, PathBuf>) -> Vec
     found
 }
 
-/// The lines of a text without its comments; an import over several lines is one.
+/// The lines of a text without comments. An import over several lines is joined into one.
 fn statements(text: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     let mut open = false;
@@ -148,7 +150,8 @@ fn statements(text: &str) -> Vec<String> {
     found
 }
 
-/// The modules that a path below `base` names: the longest one that there is, for each name of a list in braces.
+/// The modules that a path below `base` names: the longest known module, for each name of a list in
+/// braces.
 fn targets(base: &str, path: &str, modules: &BTreeMap<String, PathBuf>) -> Vec<String> {
     if let Some(list) = path.strip_prefix('{') {
         return items(list).into_iter().flat_map(|path| targets(base, path.trim(), modules)).collect();
@@ -162,7 +165,7 @@ fn targets(base: &str, path: &str, modules: &BTreeMap<String, PathBuf>) -> Vec<S
     if base.is_empty() { Vec::new() } else { vec![base.to_owned()] }
 }
 
-/// What is between the commas of a list, up to the brace that closes it.
+/// The items of a comma-separated list, up to its closing brace.
 fn items(list: &str) -> Vec<&str> {
     let (mut found, mut depth, mut start) = (Vec::new(), 0_usize, 0);
     for (at, c) in list.char_indices() {
@@ -182,7 +185,7 @@ fn items(list: &str) -> Vec<&str> {
     found
 }
 
-/// All modules of the library that are not for its own tests, with their files.
+/// The modules of the library and their files, without modules that contain only tests.
 fn modules(src: &Path) -> BTreeMap<String, PathBuf> {
     let mut found = BTreeMap::new();
     let mut open = vec![src.to_owned()];
@@ -203,7 +206,7 @@ fn modules(src: &Path) -> BTreeMap<String, PathBuf> {
     found
 }
 
-/// The modules in files of their own that a text declares for tests alone.
+/// The modules with files of their own that a text declares for tests only.
 fn test_modules(module: &str, text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let declared = lines.windows(2).filter_map(|pair| match pair {
@@ -213,7 +216,7 @@ fn test_modules(module: &str, text: &str) -> Vec<String> {
     declared.map(|name| if module == "lib" { name.to_owned() } else { format!("{module}::{name}") }).collect()
 }
 
-/// The text without the tests at its end, which may use what they like.
+/// The text without the test module at its end, which may import anything.
 fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default()
 }
@@ -236,12 +239,12 @@ fn every_import_points_down() {
             faults.push(format!("`{module}` has no row: give it one"));
         }
     }
-    assert!(modules.len() > 30 && edges > 100, "{} modules, {edges} imports: they are not read any more", modules.len());
+    assert!(modules.len() > 30 && edges > 100, "{} modules, {edges} imports: the search does not find the source", modules.len());
     assert!(faults.is_empty(), "imports that do not point down:\n{}", faults.join("\n"));
 }
 
 #[test]
-fn an_import_that_points_up_is_seen() {
+fn import_that_points_up_is_detected() {
     let modules: BTreeMap<String, PathBuf> =
         ["key", "error", "store", "store::connect", "store::v2", "store::v2::http", "store::v3", "watch", "handle", "client"]
             .map(|module| (module.to_owned(), PathBuf::new()))
@@ -323,7 +326,7 @@ fn ways() -> String {
     svg("The way of a set, of an event and of an acquire through the modules", 38 + 68 * 6 - 10, &body)
 }
 
-/// To write the pictures after a change of the rows: `WRITE_PICTURES=1 cargo test -p etcd-typed-tests --test layering`.
+/// To write the pictures after a change of the rows: `WRITE_PICTURES=1 cargo test -p etcd-typed-tests --test without_server layering::`.
 #[test]
 fn pictures_show_the_layers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -349,7 +352,8 @@ fn ways_go_through_the_layers_in_order() {
     }
 }
 
-/// F16: a jump of the wall clock moves no deadline, since none is made from it. Whatever keeps times uses the clocks that only go forward.
+/// A jump of the wall clock moves no deadline, because the modules that keep times use only clocks
+/// that never go back (F16).
 #[test]
 fn no_deadline_comes_from_the_wall_clock() {
     const KEEP_TIMES: [&str; 10] = ["clock", "runtime", "retry", "lease", "turn", "watch", "changes", "published", "election", "store"];
@@ -360,9 +364,9 @@ fn no_deadline_comes_from_the_wall_clock() {
     let keep_times = |module: &&String| KEEP_TIMES.contains(&module.split("::").next().unwrap_or_default());
     let kept: Vec<&String> = modules.keys().filter(keep_times).collect();
     let faulty: Vec<_> = kept.iter().filter(|module| reads_wall_clock(without_tests(&read(&modules[**module])))).collect();
-    assert!(kept.len() > 30, "they are not read any more: {kept:?}");
+    assert!(kept.len() > 30, "the search does not find the source: {kept:?}");
     assert!(faulty.is_empty(), "{faulty:?} read the wall clock");
-    // A lock says by the wall clock since when it is asked for, as a text for people.
+    // A lock stores the wall-clock time of its request, as a text for people.
     let lock = read(&modules["lock"]);
     assert!(reads_wall_clock(&lock) && lock.matches("SystemTime::now()").count() == 1);
 }
@@ -370,8 +374,8 @@ fn no_deadline_comes_from_the_wall_clock() {
 #[test]
 fn openssl_is_not_linked() {
     let lock = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock"));
-    assert!(lock.contains("name = \"rustls\""), "the lock file is read");
+    assert!(lock.contains("name = \"rustls\""), "the lock file contains rustls");
     for name in ["openssl", "openssl-sys", "native-tls"] {
-        assert!(!lock.contains(&format!("name = \"{name}\"\n")), "{name}: TLS is by rustls, which needs nothing of the system");
+        assert!(!lock.contains(&format!("name = \"{name}\"\n")), "{name}: rustls provides TLS, so no system library is needed");
     }
 }

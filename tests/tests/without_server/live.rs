@@ -1,5 +1,6 @@
-//! Live views on the embedded store, with its faults and on paused time: what a view shows, what it refuses, who is told, and what it costs the
-//! store. On real servers they are in `live_servers.rs` and `live_fire.rs`.
+//! Live views on the embedded store, with its faults and on paused time: what a view shows and
+//! refuses, what it reports, and what it costs the store. Views of real servers are in
+//! `live_servers.rs` and `live_fire.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -55,28 +56,28 @@ fn limits() -> Limits {
     Limits { low: 1, high: 10, name: "a".to_owned(), pool: Pool { size: 4, wait: None }, quotas }
 }
 
-/// Longer than any backoff and any proof; the time is paused.
+/// Longer than any backoff and any proof that a view is up to date. Time is paused.
 const LONG: Duration = Duration::from_secs(120);
 
 async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
-    timeout(LONG, wait).await.expect("it comes to it")
+    timeout(LONG, wait).await.expect("this happens in time")
 }
 
-/// A store whose watches tell of changes and of nothing else, as those of an etcd older than 3.4.25 do; and on demand not even of those, which no
-/// server should.
+/// A store whose watches never report progress, as on etcd before 3.4.25. While `mute` is set they
+/// do not even report changes, which no server should do.
 #[derive(Clone, Debug)]
-struct Taciturn {
+struct SilentStore {
     inner: CountingStore,
     mute: Arc<AtomicBool>,
     answers: Arc<Answers>,
 }
 
-/// What reads were answered with.
+/// What the reads returned.
 #[derive(Debug, Default)]
 struct Answers {
-    /// The most keys in one.
+    /// The largest number of keys in one answer.
     largest: AtomicUsize,
-    /// How many made the server read a whole directory.
+    /// The number of reads for which a server reads a whole directory.
     of_all: AtomicUsize,
 }
 
@@ -86,7 +87,7 @@ impl Answers {
     }
 }
 
-impl Store for Taciturn {
+impl Store for SilentStore {
     fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
     }
@@ -159,7 +160,7 @@ fn bench() -> Bench {
     let counting = CountingStore::new(Arc::new(store.clone()));
     let mute = Arc::new(AtomicBool::new(false));
     let answers = Arc::<Answers>::default();
-    let client = Client::with_store(Taciturn { inner: counting.clone(), mute: mute.clone(), answers: answers.clone() });
+    let client = Client::with_store(SilentStore { inner: counting.clone(), mute: mute.clone(), answers: answers.clone() });
     Bench { mute, store, counting, answers, client }
 }
 
@@ -168,7 +169,7 @@ impl Bench {
         self.client.dir::<Limits>("/app").unwrap()
     }
 
-    /// Writes text, as a person with another tool would.
+    /// Writes text, as a user does with another tool.
     async fn put(&self, path: &str, text: &str) -> Revision {
         self.client.entry::<String>(path).unwrap().set(&text.to_owned()).await.unwrap()
     }
@@ -203,7 +204,7 @@ async fn until_live<T: Send + Sync + 'static>(live: &Live<T>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_shows_each_transaction_whole_and_its_revision() {
+async fn view_shows_each_transaction_as_whole() {
     let bench = bench();
     let (dir, mut live) = bench.open().await;
     assert_eq!(**live.get(), limits());
@@ -211,11 +212,11 @@ async fn a_view_shows_each_transaction_whole_and_its_revision() {
     let seen = soon(live.changed()).await.unwrap();
     assert_eq!((seen.low, seen.high, seen.pool.size), (20, 30, 50));
     assert_eq!((seen.revision(), live.revision()), (revision, revision));
-    assert_eq!(*live.get(), dir.get().await.unwrap(), "with all versions");
+    assert_eq!(*live.get(), dir.get().await.unwrap(), "with the revisions of all keys");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_read_from_a_view_serves_a_compare_and_swap() {
+async fn state_of_view_serves_compare_and_swap() {
     let bench = bench();
     let (dir, live) = bench.open().await;
     let mut wanted = limits();
@@ -228,7 +229,7 @@ async fn what_is_read_from_a_view_serves_a_compare_and_swap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_of_the_type_or_not_valid_or_missing_never_shows_and_is_reported() {
+async fn invalid_value_is_reported_and_not_shown() {
     let bench = bench();
     let (dir, live) = bench.open().await;
     let good = live.get().clone();
@@ -249,7 +250,7 @@ async fn what_is_not_of_the_type_or_not_valid_or_missing_never_shows_and_is_repo
         assert_eq!((problem.kind, problem.revision, *last_good_revision), (kind, Some(written), before));
         assert!(problem.reason.contains(reason) || problem.key.as_str() == "/app", "{problem}");
         assert_eq!((&**live.get(), live.revision(), status.problems().len()), (&**good, before, 1));
-        // Mended, with nobody doing anything for it.
+        // After the value is corrected, the view is live again by itself.
         let set = dir.set(&limits()).await.unwrap();
         assert_eq!(**soon(live.wait_for_revision(set)).await.unwrap(), limits());
         assert!(live.status().is_live());
@@ -259,12 +260,12 @@ async fn what_is_not_of_the_type_or_not_valid_or_missing_never_shows_and_is_repo
     let (cause, _) = until_degraded(&live).await;
     let Cause::Rejected(problems) = cause else { panic!("{cause:?}") };
     assert_eq!((problems[0].kind, problems[0].key.as_str()), (ProblemKind::Missing, "/app/name"));
-    assert!(problems[0].revision.is_some(), "when it was found missing");
+    assert!(problems[0].revision.is_some(), "the revision at which the key was found missing");
     assert_eq!(live.get().name, "a");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bad_value_at_one_revision_does_not_hold_up_the_next() {
+async fn corrected_value_shows_later_changes() {
     let bench = bench();
     let (_, mut live) = bench.open().await;
     bench.put("/app/low", "bad").await;
@@ -276,19 +277,19 @@ async fn a_bad_value_at_one_revision_does_not_hold_up_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_rejected_later_takes_nothing_from_an_own_write() {
+async fn later_rejection_keeps_own_write() {
     let bench = bench();
     let (dir, live) = bench.open().await;
     let own = dir.pool.size.set(&9).await.unwrap();
     let bad = bench.put("/app/low", "many").await;
     soon(live.wait_for_revision(bad)).await.unwrap_err();
-    assert_eq!(soon(live.wait_for_revision(own)).await.unwrap().pool.size, 9, "the state has it");
+    assert_eq!(soon(live.wait_for_revision(own)).await.unwrap().pool.size, 9, "the state contains the own write");
     let behind_it = bench.put("/app/name", "b").await;
     soon(live.wait_for_revision(behind_it)).await.unwrap_err();
 }
 
 #[tokio::test(start_paused = true)]
-async fn there_is_no_view_of_what_cannot_be_read() {
+async fn view_of_unreadable_state_fails() {
     let bench = bench();
     let error = soon(bench.dir().live()).await.unwrap_err();
     assert_eq!((error.kind(), error.problems().len()), (ErrorKind::Invalid, 2), "{error}");
@@ -303,11 +304,11 @@ async fn there_is_no_view_of_what_cannot_be_read() {
     bench.store.faults().fail(Calls::Reads, 1, ErrorKind::PermissionDenied);
     assert_eq!(soon(bench.dir().live()).await.unwrap_err().kind(), ErrorKind::PermissionDenied);
     bench.put("/app/high", "10").await;
-    assert_eq!(soon(bench.dir().live()).await.unwrap().get().name, "a", "what failed before is no hindrance");
+    assert_eq!(soon(bench.dir().live()).await.unwrap().get().name, "a", "earlier failures do not matter");
 }
 
 #[tokio::test(start_paused = true)]
-async fn wait_for_revision_reaches_what_was_written_elsewhere() {
+async fn wait_for_revision_covers_other_keys() {
     let bench = bench();
     let (_, live) = bench.open().await;
     let elsewhere = bench.put("/other", "x").await;
@@ -315,8 +316,8 @@ async fn wait_for_revision_reaches_what_was_written_elsewhere() {
     assert_eq!(**soon(live.wait_for_revision(elsewhere)).await.unwrap(), limits());
     assert!(live.revision() >= elsewhere);
     let counts = bench.counting.take();
-    assert!(counts.range <= 2 && counts.watch == 0, "the head, and the keys: {counts:?}");
-    // What a watch told needs no question.
+    assert!(counts.range <= 2 && counts.watch == 0, "one read for the store's revision, one for the keys: {counts:?}");
+    // A change that the watch has reported needs no request.
     let own = bench.put("/app/low", "3").await;
     bench.counting.take();
     assert_eq!(soon(live.wait_for_revision(own)).await.unwrap().low, 3);
@@ -324,7 +325,7 @@ async fn wait_for_revision_reaches_what_was_written_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_costs_one_read_and_one_watch() {
+async fn view_costs_one_read_and_one_watch() {
     let bench = bench();
     bench.dir().set(&limits()).await.unwrap();
     bench.counting.take();
@@ -334,14 +335,15 @@ async fn a_view_costs_one_read_and_one_watch() {
     assert_eq!((counts.range, counts.watch, counts.total()), (1, 1, 2));
     assert!(live.staleness() < Duration::from_secs(2));
     let again = soon(bench.dir().live()).await.unwrap();
-    assert_eq!((bench.counting.take().total(), again.status().is_live()), (1, true), "that nothing newer is there");
+    assert_eq!((bench.counting.take().total(), again.status().is_live()), (1, true), "one read shows that nothing changed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_waited_for_is_not_followed_by_states_before_it() {
+async fn view_never_shows_states_before_awaited_revision() {
     let bench = bench();
     let (dir, mut live) = bench.open().await;
-    // The watch is cut while something comes and goes; that nothing is different is found out otherwise, before the watch tells of it.
+    // A key is created and deleted while the watch is cut. A read proves that nothing differs
+    // before the watch reports the two changes.
     bench.store.faults().fail(Calls::Watches, 5, ErrorKind::Unavailable);
     bench.store.faults().drop_connections();
     dir.pool.wait.set(&7).await.unwrap();
@@ -356,7 +358,7 @@ async fn what_was_waited_for_is_not_followed_by_states_before_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_in_maps_that_are_not_ours_are_seen_and_what_is_wrong_with_them() {
+async fn badly_escaped_map_name_is_reported() {
     let bench = bench();
     let (dir, live) = bench.open().await;
     let quotas = soon(dir.quotas.live()).await.unwrap();
@@ -372,7 +374,7 @@ async fn names_in_maps_that_are_not_ours_are_seen_and_what_is_wrong_with_them() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_map_goes_back_with_the_servers_history() {
+async fn view_of_map_follows_wiped_server() {
     let bench = bench();
     let map = bench.client.entries::<String, u64>("/quotas").unwrap();
     for n in 0..5 {
@@ -387,7 +389,7 @@ async fn a_map_goes_back_with_the_servers_history() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_watch_serves_all_views_of_a_directory_and_the_last_ends_it() {
+async fn views_of_one_directory_share_watch() {
     let bench = bench();
     let (dir, live) = bench.open().await;
     assert_eq!(bench.counting.take().watch, 1);
@@ -397,7 +399,7 @@ async fn one_watch_serves_all_views_of_a_directory_and_the_last_ends_it() {
     }
     let clones = others.clone();
     let pools = soon(bench.client.dir::<Pool>("/app/pool").unwrap().live()).await.unwrap();
-    assert_eq!(bench.counting.counts().watch, 1, "one more, for the other directory");
+    assert_eq!(bench.counting.counts().watch, 1, "one more watch, for the other directory");
     let written = dir.pool.size.set(&9).await.unwrap();
     for live in others.iter().chain(&clones).chain([&live]) {
         assert_eq!(soon(live.wait_for_revision(written)).await.unwrap().pool.size, 9);
@@ -407,16 +409,16 @@ async fn one_watch_serves_all_views_of_a_directory_and_the_last_ends_it() {
     bench.counting.take();
     sleep(LONG).await;
     dir.pool.size.set(&10).await.unwrap();
-    assert_eq!(bench.counting.take().range, 0, "nobody asks any more");
+    assert_eq!(bench.counting.take().range, 0, "without a view nothing is read");
     assert_eq!(soon(dir.live()).await.unwrap().get().pool.size, 10);
-    assert_eq!(bench.counting.take().watch, 1, "it begins anew");
+    assert_eq!(bench.counting.take().watch, 1, "a new view starts a new watch");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_further_view_is_no_older_than_its_call() {
+async fn new_view_is_no_older_than_its_call() {
     let bench = bench();
     let (dir, first) = bench.open().await;
-    // The watch is cut and cannot be had again: the first view is behind, and says so.
+    // The watch is cut and not resumed, so the first view is behind and reports that.
     bench.store.faults().fail(Calls::Watches, 3, ErrorKind::Unavailable);
     bench.store.faults().drop_connections();
     dir.pool.size.set(&9).await.unwrap();
@@ -429,11 +431,11 @@ async fn a_further_view_is_no_older_than_its_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_outlives_its_server_and_says_that_it_is_stale() {
+async fn view_without_server_reports_staleness() {
     let bench = bench();
     let (dir, mut live) = bench.open().await;
     sleep(LONG).await;
-    assert!(live.staleness() < Duration::from_secs(11), "it is proved again and again: {:?}", live.staleness());
+    assert!(live.staleness() < Duration::from_secs(11), "regular reads prove that the view is up to date: {:?}", live.staleness());
     bench.store.faults().stop();
     let (cause, good) = until_degraded(&live).await;
     let Cause::Interrupted(error) = cause else { panic!("{cause:?}") };
@@ -450,12 +452,12 @@ async fn a_view_outlives_its_server_and_says_that_it_is_stale() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_degrades_a_view_and_ends_with_what_caused_it() {
+async fn refused_watch_degrades_view_until_allowed() {
     let bench = bench();
     let (dir, live) = bench.open().await;
     bench.store.faults().fail(Calls::Watches, 3, ErrorKind::PermissionDenied);
     bench.store.faults().drop_connections();
-    // The cut connection is seen first.
+    // The view reports the cut connection before the refusal.
     soon(async {
         while !matches!(until_degraded(&live).await.0, Cause::Interrupted(error) if error.kind() == ErrorKind::PermissionDenied) {
             sleep(Duration::from_millis(1)).await;
@@ -468,7 +470,7 @@ async fn a_refusal_degrades_a_view_and_ends_with_what_caused_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_history_that_was_lost_shows_what_is_there_now() {
+async fn view_shows_newest_state_after_compaction() {
     let bench = bench();
     let (dir, mut live) = bench.open().await;
     bench.store.faults().fail(Calls::Watches, 2, ErrorKind::Unavailable);
@@ -479,13 +481,13 @@ async fn a_history_that_was_lost_shows_what_is_there_now() {
     dir.quotas.entry("acme").unwrap().delete().await.unwrap();
     bench.store.faults().compact();
     let seen = soon(live.changed()).await.unwrap();
-    assert_eq!((seen.pool.size, seen.quotas.len()), (19, 0), "at once, not state by state");
+    assert_eq!((seen.pool.size, seen.quotas.len()), (19, 0), "the newest state, without those in between");
     until_live(&live).await;
     assert_eq!(live.rewound(), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn revisions_go_back_only_with_the_servers_history_and_then_it_is_said() {
+async fn wiped_server_is_reported_as_rewound() {
     let bench = bench();
     let (dir, mut live) = bench.open().await;
     for size in 10..20 {
@@ -497,13 +499,13 @@ async fn revisions_go_back_only_with_the_servers_history_and_then_it_is_said() {
     dir.set(&limits()).await.unwrap();
     let seen = soon(live.changed()).await.unwrap();
     assert!(seen.revision() < before && seen.pool.size == 4, "{seen:?}");
-    let rewound = live.rewound().expect("it is said");
+    let rewound = live.rewound().expect("the view reports that the revision went back");
     assert_eq!((rewound.from, rewound.to), (before, seen.revision()));
     assert_eq!(live.revision(), seen.revision());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_cannot_be_had_is_made_up_for_by_reading() {
+async fn view_reads_while_watch_fails() {
     let bench = bench();
     let (dir, mut live) = bench.open().await;
     bench.store.faults().fail(Calls::Watches, usize::MAX, ErrorKind::Unavailable);
@@ -518,7 +520,7 @@ async fn a_watch_that_cannot_be_had_is_made_up_for_by_reading() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_tells_less_than_the_server_has_is_found_out() {
+async fn silent_watch_is_detected() {
     let bench = bench();
     let (dir, mut live) = bench.open().await;
     bench.mute.store(true, Ordering::SeqCst);
@@ -529,7 +531,7 @@ async fn a_watch_that_tells_less_than_the_server_has_is_found_out() {
     dir.name.set(&"b".to_owned()).await.unwrap();
     let written = dir.name.delete().await.unwrap().unwrap();
     let before = live.revision();
-    // Somebody who waits is not kept waiting by it either.
+    // `wait_for_revision` does not wait for the silent watch either.
     assert!(written.modified() > before);
     assert_eq!(soon(live.wait_for_revision(written.modified())).await.unwrap_err().problems()[0].kind, ProblemKind::Missing);
 }
@@ -558,7 +560,7 @@ async fn one_silent_watch_of_many_is_found_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_directory_of_a_busy_store_is_proved_by_its_keys() {
+async fn idle_directory_of_busy_store_stays_fresh() {
     let bench = bench();
     let (_, live) = bench.open().await;
     bench.counting.take();
@@ -568,12 +570,13 @@ async fn a_quiet_directory_of_a_busy_store_is_proved_by_its_keys() {
         assert!(live.staleness() < Duration::from_secs(11), "{:?}", live.staleness());
     }
     let counts = bench.counting.take();
-    assert!(counts.range <= 22 && counts.watch == 0, "two requests in ten seconds: {counts:?}");
+    assert!(counts.range <= 22 && counts.watch == 0, "two requests per ten seconds: {counts:?}");
 }
 
-/// The answers do not grow with the directory, and the server reads it less often the larger it is.
+/// The answers of these reads do not grow with the directory, and the larger it is, the less often
+/// the server reads it.
 #[tokio::test(start_paused = true)]
-async fn directory_of_any_size_is_proved_on_a_busy_store() {
+async fn large_idle_directory_of_busy_store_stays_fresh() {
     for keys in [0, 5, 10_001, 40_000] {
         let bench = bench();
         let map = bench.client.entries::<u32, u32>("/long").unwrap();
@@ -582,7 +585,7 @@ async fn directory_of_any_size_is_proved_on_a_busy_store() {
         let period = Duration::from_secs(10) + Duration::from_millis(keys.into());
         assert_eq!(live.proof_period(), period);
         sleep(LONG).await;
-        assert!(live.staleness() < Duration::from_secs(11), "where nothing else happens the head is proof enough");
+        assert!(live.staleness() < Duration::from_secs(11), "if the store does not change, its revision is proof enough");
         bench.answers.take();
         const SECONDS: u32 = 300;
         let mut stalest = Duration::ZERO;
@@ -594,8 +597,8 @@ async fn directory_of_any_size_is_proved_on_a_busy_store() {
         assert!(stalest < period + Duration::from_secs(1), "{keys} keys: {stalest:?}");
         let (largest, of_all) = bench.answers.take();
         let most = usize::try_from(SECONDS / u32::try_from(period.as_secs()).unwrap()).unwrap() + 1;
-        assert!(largest <= 1 && of_all <= most, "{keys} keys: an answer of {largest} keys, {of_all} reads of the directory");
-        // Somebody who waits does not wait for the period.
+        assert!(largest <= 1 && of_all <= most, "{keys} keys: an answer with {largest} keys, {of_all} reads of the directory");
+        // `wait_for_revision` does not wait for the end of the period.
         let elsewhere = bench.put("/other", "y").await;
         assert_eq!(soon(live.wait_for_revision(elsewhere)).await.unwrap().len(), keys as usize);
         assert!(live.staleness() < Duration::from_secs(1));
@@ -603,7 +606,7 @@ async fn directory_of_any_size_is_proved_on_a_busy_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_change_that_a_watch_does_not_tell_is_found_out() {
+async fn every_unreported_change_is_detected() {
     type Change = fn(etcd_typed::EntryMap<u32, u32>) -> BoxFuture<'static, etcd_typed::Result<()>>;
     let changes: [(&str, Change, u32); 4] = [
         ("one more", |map| Box::pin(async move { map.entry(&9)?.set(&9).await.map(drop) }), 6),
@@ -637,7 +640,7 @@ async fn each_change_that_a_watch_does_not_tell_is_found_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_change_between_two_calls_is_not_missed_and_the_last_of_several_is_told() {
+async fn changed_returns_newest_of_several_changes() {
     let bench = bench();
     let (dir, mut live) = bench.open().await;
     for size in 10..20 {
@@ -645,12 +648,12 @@ async fn a_change_between_two_calls_is_not_missed_and_the_last_of_several_is_tol
         soon(live.wait_for_revision(written)).await.unwrap();
     }
     assert_eq!(soon(live.changed()).await.unwrap().pool.size, 19);
-    assert!(timeout(LONG, live.changed()).await.is_err(), "it was told");
+    assert!(timeout(LONG, live.changed()).await.is_err(), "every change was returned");
     let mut late = live.clone();
     dir.pool.size.set(&20).await.unwrap();
     assert_eq!((soon(live.changed()).await.unwrap().pool.size, soon(late.changed()).await.unwrap().pool.size), (20, 20));
     let sizes: Vec<_> = live.history().iter().map(|state| state.pool.size).collect();
-    assert_eq!(sizes, [12, 13, 14, 15, 16, 17, 18, 19, 20], "eight and the present one");
+    assert_eq!(sizes, [12, 13, 14, 15, 16, 17, 18, 19, 20], "eight former states and the current one");
     assert!(live.history().is_sorted_by_key(|state| state.revision()));
     let short = soon(dir.live().history(1)).await.unwrap();
     for size in [21, 22, 23] {
@@ -661,7 +664,7 @@ async fn a_change_between_two_calls_is_not_missed_and_the_last_of_several_is_tol
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_gives_the_present_state_and_then_the_newest() {
+async fn stream_yields_current_then_newest_state() {
     let bench = bench();
     let (dir, live) = bench.open().await;
     let mut stream = live.stream();
@@ -671,13 +674,13 @@ async fn a_stream_gives_the_present_state_and_then_the_newest() {
         soon(live.wait_for_revision(written)).await.unwrap();
     }
     drop(live);
-    assert_eq!(soon(stream.next()).await.unwrap().pool.size, 19, "and not one of those in between");
+    assert_eq!(soon(stream.next()).await.unwrap().pool.size, 19, "states in between are skipped");
     dir.pool.size.set(&20).await.unwrap();
     assert_eq!(soon(stream.next()).await.unwrap().pool.size, 20, "the stream keeps the view");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_part_wakes_only_when_it_changes() {
+async fn selected_part_wakes_only_when_it_changes() {
     let bench = bench();
     let (dir, live) = bench.open().await;
     let mut pool = live.select(|limits| &limits.pool);
@@ -697,14 +700,14 @@ async fn a_part_wakes_only_when_it_changes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_callback_is_called_until_its_guard_is_dropped_and_delays_nobody() {
+async fn callback_runs_until_subscription_is_dropped() {
     let bench = bench();
     let (dir, live) = bench.open().await;
     let seen = Arc::new(Mutex::new(Vec::new()));
     let calls = Arc::new(AtomicUsize::new(0));
     let sizes = seen.clone();
     let guard = live.on_change(move |limits| sizes.lock().unwrap().push(limits.pool.size));
-    let panics = live.on_change(|_| panic!("a callback that fails (this is meant to be seen in the output)"));
+    let panics = live.on_change(|_| panic!("a failing callback (this message is expected in the output)"));
     let count = calls.clone();
     let other = live.on_change(move |_| {
         count.fetch_add(1, Ordering::SeqCst);
@@ -723,7 +726,7 @@ async fn a_callback_is_called_until_its_guard_is_dropped_and_delays_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_follows() {
+async fn reader_returns_newest_state() {
     let bench = bench();
     let (dir, live) = bench.open().await;
     let mut reader = live.reader();
@@ -731,12 +734,12 @@ async fn a_reader_follows() {
     let written = dir.pool.size.set(&9).await.unwrap();
     let held = live.get();
     soon(live.wait_for_revision(written)).await.unwrap();
-    assert_eq!((reader.get().pool.size, held.pool.size), (9, 4), "what is held stays as it is");
+    assert_eq!((reader.get().pool.size, held.pool.size), (9, 4), "a held state does not change");
     assert_eq!(held.into_arc().pool.size, 4);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_is_what_get_reads_with_aliases_and_nothing() {
+async fn view_of_entry_equals_get() {
     let bench = bench();
     let (dir, _live) = bench.open().await;
     let mut size = soon(dir.pool.size.live()).await.unwrap();
@@ -761,13 +764,13 @@ async fn an_entry_is_what_get_reads_with_aliases_and_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_map_follows_entry_by_entry() {
+async fn view_of_map_follows_its_entries() {
     let bench = bench();
     let map = bench.client.entries::<String, u64>("/quotas").unwrap();
     let mut live = soon(map.live()).await.unwrap();
     assert!(live.get().is_empty());
     map.set(&(0..100).map(|n| (format!("k{n:02}"), n)).collect()).await.unwrap();
-    assert_eq!(soon(live.changed()).await.unwrap().len(), 100, "all that one transaction wrote");
+    assert_eq!(soon(live.changed()).await.unwrap().len(), 100, "one transaction is one state");
     let before = live.get().clone();
     map.entry("k50").unwrap().set(&7).await.unwrap();
     assert_eq!(soon(live.changed()).await.unwrap().get("k50"), Some(&7));
@@ -784,7 +787,7 @@ async fn a_map_follows_entry_by_entry() {
     assert_eq!((seen.keys().next().unwrap().as_str(), seen.values().last(), seen.contains_key("k50")), ("a/b", Some(&99), false));
 }
 
-/// How often somebody was woken.
+/// Counts how often a task was woken.
 #[derive(Default)]
 struct Woken(AtomicUsize);
 
@@ -795,7 +798,7 @@ impl Wake for Woken {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_revision_is_woken_when_it_is_there() {
+async fn wait_for_revision_wakes_once_reached() {
     let bench = bench();
     let map = bench.client.entries::<String, u64>("/quotas").unwrap();
     let live = soon(map.live()).await.unwrap();
@@ -815,7 +818,7 @@ async fn who_waits_for_a_revision_is_woken_when_it_is_there() {
         }
         if written == 3 {
             assert_eq!(soon(waits_for_first.as_mut()).await.unwrap().get("k"), Some(&3));
-            // Both were told; the last one says again what he waits for.
+            // This woke both tasks; the second one polls again.
             assert_eq!((count(&first), count(&last)), (1, 1));
             let waker = Waker::from(last.clone());
             assert!(waits_for_last.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
@@ -826,7 +829,7 @@ async fn who_waits_for_a_revision_is_woken_when_it_is_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_map_with_a_bad_entry_stays_whole_as_it_was() {
+async fn map_with_invalid_entry_keeps_former_state() {
     let bench = bench();
     let map = bench.client.entries::<String, u64>("/quotas").unwrap();
     map.set(&BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 2)])).await.unwrap();
@@ -842,7 +845,7 @@ async fn a_map_with_a_bad_entry_stays_whole_as_it_was() {
         .unwrap();
     let error = soon(live.wait_for_revision(written)).await.unwrap_err();
     assert_eq!(error.problems().iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), ["/quotas/50%", "/quotas/b"]);
-    assert_eq!(live.get().get("a"), Some(&1), "half a transaction would be none");
+    assert_eq!(live.get().get("a"), Some(&1), "the state never shows a part of a transaction");
     text("b").delete().await.unwrap();
     text("50%").delete().await.unwrap();
     until_live(&live).await;
@@ -850,7 +853,7 @@ async fn a_map_with_a_bad_entry_stays_whole_as_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_map_of_structs_follows_struct_by_struct() {
+async fn view_of_struct_map_follows_its_structs() {
     let bench = bench();
     let map = bench.client.dirs::<String, Limits>("/apps").unwrap();
     let mut live = soon(map.live()).await.unwrap();
@@ -870,7 +873,7 @@ async fn a_map_of_structs_follows_struct_by_struct() {
 }
 
 #[test]
-fn view_without_a_runtime_says_so_and_goes_on_on_the_next() {
+fn view_without_runtime_continues_on_next() {
     let bench = bench();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (dir, mut live) = runtime.block_on(bench.open());
@@ -882,11 +885,11 @@ fn view_without_a_runtime_says_so_and_goes_on_on_the_next() {
     let guard = live.on_change(move |_| {
         counts.fetch_add(1, Ordering::SeqCst);
     });
-    // Nothing would ever come.
+    // Without a runtime no change can arrive, so these calls fail at once.
     let changed = live.changed().now_or_never().unwrap().unwrap_err();
     let reached = live.wait_for_revision(u64::MAX).now_or_never().unwrap().unwrap_err();
     assert_eq!([changed.kind(), reached.kind()], [ErrorKind::Unavailable; 2]);
-    assert_eq!(live.stream().count().now_or_never(), Some(1), "the state that there is");
+    assert_eq!(live.stream().count().now_or_never(), Some(1), "the current state");
     let another = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     another.block_on(async {
         dir.name.set(&"b".to_owned()).await.unwrap();
@@ -900,7 +903,7 @@ fn view_without_a_runtime_says_so_and_goes_on_on_the_next() {
 }
 
 #[test]
-fn outside_a_runtime_a_view_is_refused() {
+fn view_outside_runtime_is_refused() {
     let bench = bench();
     let error = bench.dir().live().into_future().now_or_never().expect("at once").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -908,20 +911,20 @@ fn outside_a_runtime_a_view_is_refused() {
 }
 
 #[test]
-fn views_go_where_threads_go() {
-    fn goes<T: Send + Sync + 'static>() {}
-    goes::<Live<Limits>>();
-    goes::<etcd_typed::Snapshot<Limits>>();
-    goes::<etcd_typed::Selected<Limits, str>>();
-    goes::<etcd_typed::Subscription>();
-    fn moves<T: Send>() {}
-    moves::<etcd_typed::Reader<Limits>>();
-    moves::<etcd_typed::LiveStream<Limits>>();
-    moves::<etcd_typed::Viewing<Limits>>();
+fn views_are_send_and_sync() {
+    fn is_send_and_sync<T: Send + Sync + 'static>() {}
+    is_send_and_sync::<Live<Limits>>();
+    is_send_and_sync::<etcd_typed::Snapshot<Limits>>();
+    is_send_and_sync::<etcd_typed::Selected<Limits, str>>();
+    is_send_and_sync::<etcd_typed::Subscription>();
+    fn is_send<T: Send>() {}
+    is_send::<etcd_typed::Reader<Limits>>();
+    is_send::<etcd_typed::LiveStream<Limits>>();
+    is_send::<etcd_typed::Viewing<Limits>>();
 }
 
 #[tokio::test(start_paused = true)]
-async fn debug_shows_where_and_how_and_no_values() {
+async fn debug_shows_directory_and_status_only() {
     let bench = bench();
     let (_, live) = bench.open().await;
     let text = format!("{live:?} {:?} {:?}", live.stream(), live.reader());
@@ -952,7 +955,7 @@ async fn status_counts_paused_time() {
     assert!(status.degraded_for().unwrap() >= HOUR);
     assert!(changes.interruption().unwrap().lasted() >= HOUR);
 
-    // A rejected value, and a rewound history.
+    // The same for a rejected value and for a rewound history.
     store.faults().start();
     while !live.status().is_live() {
         sleep(Duration::from_millis(1)).await;

@@ -1,5 +1,6 @@
-//! Code of the caller's types that panics: the key that it was called for has an error, and everything else goes on. On the embedded store, with paused
-//! time. The panics are meant to be seen in the output.
+//! Code of the caller's types that panics: only the key for which it was called has an error, and
+//! everything else goes on. On the embedded store with paused time. The panics appear in the
+//! output.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -13,7 +14,8 @@ use bytes::Bytes;
 use etcd_typed::{Client, Election, ErrorKind, EtcdSchema, EtcdValue, ProblemKind, ValueError};
 use tokio::time::timeout;
 
-/// A text that panics when it is read as `panic`, written as `no encoder`, compared as `no order`, or read again before a write as `no way back`.
+/// A text that panics in one place: `panic` when it is decoded, `no encoder` when it is encoded,
+/// `no order` when it is compared, and `no way back` when a write decodes its own form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Fragile(String);
 
@@ -47,12 +49,12 @@ impl Ord for Fragile {
 
 mod custom {
     pub(super) fn encode(value: &u16) -> Result<String, String> {
-        assert_ne!(*value, 13, "the encoder does not like it");
+        assert_ne!(*value, 13, "a panic in the custom encoder");
         Ok(value.to_string())
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<u16, std::num::ParseIntError> {
-        assert_ne!(bytes, b"panic", "the module does not like it");
+        assert_ne!(bytes, b"panic", "a panic in the custom decoder");
         std::str::from_utf8(bytes).unwrap_or_default().parse()
     }
 }
@@ -82,7 +84,7 @@ struct All {
     timeout: Duration,
 }
 
-/// Another struct of the same directory.
+/// Another struct in the same directory.
 #[derive(Clone, Debug, PartialEq, EtcdSchema)]
 struct Beside {
     plain: u16,
@@ -100,14 +102,14 @@ fn all() -> All {
     }
 }
 
-/// What each key may hold so that reading all of it panics, with what is then said of it.
+/// A stored text for each key that makes reading panic, with a part of the reported reason.
 const BAD: [(&str, &str, &str); 7] = [
-    ("custom", "panic", "the decoder panicked: assertion `left != right` failed: the module does not like it"),
+    ("custom", "panic", "the decoder panicked: assertion `left != right` failed: a panic in the custom decoder"),
     ("own", "panic", "the decoder panicked: it reads panic"),
     ("token", "panic", "***"),
     ("map/a", "panic", "the decoder panicked: it reads panic"),
     ("map/panic", "x", "the key's name: the decoder panicked"),
-    // A library panicked at this one, and ours must not.
+    // Another library panicked at these. They must be refused without a panic.
     ("timeout", "18446744073709551615s 1000000000ns", "not a duration"),
     ("timeout", "18446744073709551615s 999999999ns 1ns", "not a duration"),
 ];
@@ -124,11 +126,11 @@ async fn put(client: &Client, key: &str, text: &str) {
 }
 
 async fn soon<F: Future>(future: F) -> F::Output {
-    timeout(Duration::from_secs(60), future).await.expect("it happens")
+    timeout(Duration::from_secs(60), future).await.expect("this happens in time")
 }
 
 #[tokio::test(start_paused = true)]
-async fn panic_in_decoder_is_problem_of_its_key() {
+async fn panic_in_decoder_is_reported_for_its_key() {
     for (key, text, said) in BAD {
         let (client, dir) = client().await;
         let mut changes = dir.watch().await.unwrap();
@@ -138,7 +140,7 @@ async fn panic_in_decoder_is_problem_of_its_key() {
         assert_eq!((error.kind(), problem.key.as_str()), (ErrorKind::Invalid, format!("/app/{key}").as_str()));
         assert!(problem.reason.contains(said), "{key}: {problem}");
         assert_eq!(dir.check().await.unwrap().problems.len(), 1, "{key}");
-        // The stream tells it and goes on.
+        // The stream reports the error and goes on.
         let told = soon(changes.next()).await.unwrap().unwrap_err();
         assert_eq!((told.kind(), told.key().unwrap().as_str()), (ErrorKind::Decode, format!("/app/{key}").as_str()));
         put(&client, "plain", "3").await;
@@ -172,7 +174,7 @@ async fn panic_in_decoder_leaves_other_views_alive() {
         assert_eq!(view.get().plain, 1, "{key}: the last good state stays");
         let status = format!("{:?}", view.status());
         assert!(status.contains(&format!("/app/{key}")) && status.contains(said), "{status}");
-        // And the views go on when it is mended.
+        // The views go on when the value is corrected.
         client.entry::<String>("/app/map/panic").unwrap().delete().await.unwrap();
         let revision = dir.set(&All { plain: 8, ..all() }).await.unwrap();
         assert_eq!(soon(view.wait_for_revision(revision)).await.unwrap().plain, 8);
@@ -198,18 +200,18 @@ async fn panic_in_order_of_map_keys_leaves_other_views_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn panic_in_validation_is_problem_of_its_key() {
+async fn panic_in_validation_is_reported_for_its_key() {
     let (client, dir) = client().await;
     let error = dir.set(&All { plain: 13, ..all() }).await.unwrap_err();
     assert_eq!((error.kind(), error.problems()[0].kind), (ErrorKind::Invalid, ProblemKind::Rejected));
     assert_eq!(error.problems()[0].key.as_str(), "/app/plain");
     assert!(error.to_string().contains("the validation panicked") && error.to_string().contains("unlucky"), "{error}");
     assert_eq!(dir.plain.set(&13).await.unwrap_err().kind(), ErrorKind::Invalid);
-    // Of a whole struct that has a secret nothing is said.
+    // The reason is not shown if the struct contains a secret.
     let error = dir.set(&All { plain: 500, custom: 500, ..all() }).await.unwrap_err();
     assert_eq!((error.kind(), error.problems()[0].key.as_str()), (ErrorKind::Invalid, "/app"));
     assert!(!error.to_string().contains("both"), "{error}");
-    // A view keeps what it has, and others go on.
+    // The view keeps its state, and other views go on.
     let view = dir.live().await.unwrap();
     let mut beside = client.dir::<Beside>("/app").unwrap().live().await.unwrap();
     put(&client, "plain", "13").await;
@@ -238,7 +240,7 @@ async fn panic_in_encoder_is_encode_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn panic_in_default_is_problem_of_its_key() {
+async fn panic_in_default_is_reported_for_its_key() {
     #[derive(Clone, Debug, PartialEq, EtcdSchema)]
     struct Defaults {
         #[etcd(default = panic!("no default today"))]
@@ -259,14 +261,14 @@ async fn panic_in_default_is_problem_of_its_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn panic_in_callback_ends_that_call_alone() {
+async fn panic_in_callback_ends_only_that_call() {
     let (_, dir) = client().await;
     let live = dir.live().await.unwrap();
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
     let subscription = live.on_change(move |all| {
         counted.fetch_add(1, Atomic::SeqCst);
-        assert_ne!(all.plain, 2, "the callback does not like it");
+        assert_ne!(all.plain, 2, "a panic in the callback");
     });
     for plain in [2, 3] {
         let revision = dir.plain.set(&plain).await.unwrap();
@@ -278,7 +280,7 @@ async fn panic_in_callback_ends_that_call_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn panic_in_value_of_candidate_is_its_error() {
+async fn panic_in_candidate_value_is_an_error() {
     let client = Client::connect("memory:").await.unwrap();
     let election: Election<Fragile> = client.election("/who");
     let error = election.campaign(&Fragile("no encoder".to_owned())).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! What handles mean, where one store is enough to show it: the embedded one, with its faults and with time that passes by itself. Each verb on every
-//! store is in `typed.rs`.
+//! Rules of handles that do not depend on the store. Runs on the embedded store, with its faults
+//! and paused time. The methods on every store are in `typed.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -69,9 +69,9 @@ impl Bench {
         self.client.entry::<String>(path).unwrap().set(&value.to_owned()).await.unwrap();
     }
 
-    /// Within a closure that cannot wait: the embedded store answers at once.
+    /// Writes within a closure that cannot wait; the embedded store answers at once.
     fn write_now(&self, path: &str, value: &str) {
-        self.write(path, value).now_or_never().expect("memory does not wait");
+        self.write(path, value).now_or_never().expect("the memory store does not wait");
     }
 
     async fn delete(&self, path: &str) {
@@ -91,9 +91,9 @@ fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn p7_many_who_update_lose_nothing() {
+async fn concurrent_updates_lose_nothing() {
     let bench = Bench::filled().await;
-    // Without it each would be done before the next begins.
+    // Without the delay each task would finish before the next one starts.
     bench.store.faults().delay(Calls::Commits, Duration::from_millis(5));
     let tasks: Vec<_> = (0..20_u32)
         .map(|task| {
@@ -124,7 +124,7 @@ async fn p7_many_who_update_lose_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_budget_that_is_used_up_is_a_conflict_with_the_current_value() {
+async fn spent_conflict_budget_returns_current_value() {
     let retry = RetryPolicy { conflict_budget: 2, ..RetryPolicy::default() };
     let client = Client::builder("memory:").retry(retry).connect().await.unwrap();
     let limit = client.entry::<u32>("/app/limit").unwrap();
@@ -137,11 +137,11 @@ async fn a_conflict_budget_that_is_used_up_is_a_conflict_with_the_current_value(
     };
     let conflict = limit.modify(|n| n.map(busy)).await.unwrap_err();
     assert_eq!((conflict.kind(), conflict.current::<u32>().map(|now| **now)), (ErrorKind::Conflict, Some(300)));
-    assert_eq!(*runs.lock().unwrap(), 3, "once, and twice again");
+    assert_eq!(*runs.lock().unwrap(), 3, "one attempt and two more");
     let app = client.dir::<Limited>("/app").unwrap();
     let conflict = app.update(|app| app.limit = busy(app.limit)).await.unwrap_err();
     assert_eq!((conflict.kind(), *runs.lock().unwrap()), (ErrorKind::Conflict, 6));
-    assert_eq!(limit.get().await.unwrap().as_deref(), Some(&600), "nothing of it was written");
+    assert_eq!(limit.get().await.unwrap().as_deref(), Some(&600), "neither call wrote anything");
 }
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -150,7 +150,7 @@ struct Limited {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_update_runs_again_when_anything_below_changed_and_not_for_its_own_fields_alone() {
+async fn changed_fields_only_ignores_other_keys() {
     for (path, value) in [("/app/quotas/c", "9"), ("/app/limit", "50"), ("/app/unknown", "x")] {
         let bench = Bench::filled().await;
         let runs = Mutex::new(0);
@@ -178,12 +178,12 @@ async fn an_update_runs_again_when_anything_below_changed_and_not_for_its_own_fi
         assert_eq!(*runs.lock().unwrap(), if path == "/app/limit" { 2 } else { 1 }, "{path}");
         let now = bench.app.get().await.unwrap();
         assert_eq!(now.limit, if path == "/app/limit" { 51 } else { 2 });
-        assert_eq!(now.quotas.get("c").copied(), (path == "/app/quotas/c").then_some(9), "what others wrote stays");
+        assert_eq!(now.quotas.get("c").copied(), (path == "/app/quotas/c").then_some(9), "the other client's write stays");
     }
 }
 
 #[tokio::test]
-async fn an_update_that_refuses_writes_nothing() {
+async fn refused_update_writes_nothing() {
     let bench = Bench::filled().await;
     let before = bench.client.status().await.unwrap().revision;
     let refused = bench
@@ -201,7 +201,7 @@ async fn an_update_that_refuses_writes_nothing() {
 }
 
 #[tokio::test]
-async fn a_swap_of_a_struct_sees_every_difference() {
+async fn swap_of_struct_detects_every_change() {
     for (path, value) in [
         ("/app/limit", Some("5")),
         ("/app/limit", Some("1")),
@@ -238,7 +238,7 @@ async fn a_swap_of_a_struct_sees_every_difference() {
 }
 
 #[tokio::test]
-async fn a_swap_writes_what_differs_and_nothing_else() {
+async fn swap_writes_only_differences() {
     let bench = Bench::filled().await;
     let seen = bench.app.get().await.unwrap();
     let wanted = App { limit: 2, quotas: BTreeMap::from([("a".to_owned(), 1), ("c".to_owned(), 3)]), ..app() };
@@ -250,7 +250,7 @@ async fn a_swap_writes_what_differs_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn create_is_refused_for_keys_of_the_schema_and_no_others() {
+async fn create_is_refused_only_for_schema_keys() {
     for path in ["/app/limit", "/app/name", "/app/title", "/app/database/pool", "/app/quotas/x"] {
         let bench = Bench::new();
         bench.write(path, "1").await;
@@ -269,18 +269,18 @@ async fn create_is_refused_for_keys_of_the_schema_and_no_others() {
 }
 
 #[tokio::test]
-async fn set_takes_away_what_the_value_no_longer_has() {
+async fn set_deletes_keys_that_value_lacks() {
     let bench = Bench::filled().await;
     bench.write("/app/quotas/_hidden", "foreign").await;
     bench.write("/app/quotas/a/deeper", "foreign").await;
     bench.write("/app/database/unknown", "foreign").await;
     let smaller = App { limit: 2, name: None, database: None, quotas: BTreeMap::from([("b".to_owned(), 3)]) };
     bench.app.set(&smaller).await.unwrap();
-    // An optional directory goes with all that is below it.
+    // An optional directory is removed with all keys below it.
     let left = [("limit", "2"), ("quotas/b", "3"), ("quotas/_hidden", "foreign"), ("quotas/a/deeper", "foreign")];
     assert_eq!(bench.stored().await, map(&left));
     bench.write("/app/database/unknown", "foreign").await;
-    assert_eq!(*bench.app.get().await.unwrap(), smaller, "a directory with nothing of the schema in it is none");
+    assert_eq!(*bench.app.get().await.unwrap(), smaller, "unknown keys do not make an optional directory exist");
     bench.app.quotas.set(&BTreeMap::new()).await.unwrap();
     assert_eq!(bench.stored().await.len(), 4);
     bench.app.delete().await.unwrap();
@@ -288,7 +288,7 @@ async fn set_takes_away_what_the_value_no_longer_has() {
 }
 
 #[tokio::test]
-async fn an_optional_struct_is_there_with_a_required_key() {
+async fn optional_struct_exists_with_required_key() {
     let bench = Bench::new();
     bench.write("/app/limit", "1").await;
     assert_eq!(bench.app.get().await.unwrap().database, None);
@@ -308,7 +308,7 @@ async fn an_optional_struct_is_there_with_a_required_key() {
 }
 
 #[tokio::test]
-async fn an_alias_is_read_where_the_field_has_no_key_of_its_own() {
+async fn alias_is_read_without_own_key() {
     let bench = Bench::new();
     bench.write("/app/limit", "1").await;
     let name = async || bench.app.get().await.unwrap().name.clone();
@@ -319,7 +319,7 @@ async fn an_alias_is_read_where_the_field_has_no_key_of_its_own() {
         assert_eq!(bench.app.name.get().await.unwrap().as_deref().map(String::as_str), Some(read));
         assert!(bench.app.name.exists().await.unwrap());
     }
-    // A write leaves them for older readers; none takes all of them.
+    // Writing the field leaves the aliases for older readers; removing it deletes all of them.
     bench.app.set(&App { name: Some("new".into()), ..(*bench.app.get().await.unwrap()).clone() }).await.unwrap();
     assert_eq!(bench.stored().await.len(), 4);
     let seen = bench.app.get().await.unwrap();
@@ -344,7 +344,7 @@ async fn an_alias_is_read_where_the_field_has_no_key_of_its_own() {
 }
 
 #[tokio::test]
-async fn every_verb_of_a_field_takes_the_value_of_its_alias_for_its_own() {
+async fn every_field_method_uses_alias_value() {
     let text = |value: &str| value.to_owned();
     let fresh = async || {
         let bench = Bench::new();
@@ -400,7 +400,7 @@ async fn every_verb_of_a_field_takes_the_value_of_its_alias_for_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn struct_with_a_time_to_live_vanishes_but_for_what_was_made_permanent() {
+async fn expired_struct_leaves_permanent_keys() {
     let bench = Bench::new();
     bench.app.set(&app()).ttl(Duration::from_secs(60)).await.unwrap();
     tokio::time::sleep(Duration::from_secs(59)).await;
@@ -413,7 +413,7 @@ async fn struct_with_a_time_to_live_vanishes_but_for_what_was_made_permanent() {
     let lease = bench.client.lease(Duration::from_secs(30)).await.unwrap();
     bench.app.set(&app()).lease(&lease).await.unwrap();
     tokio::time::sleep(Duration::from_secs(3600)).await;
-    assert_eq!(*bench.app.get().await.unwrap(), app(), "it is kept alive");
+    assert_eq!(*bench.app.get().await.unwrap(), app(), "the lease is kept alive");
     assert_eq!(bench.app.limit.get().await.unwrap().unwrap().lease(), Some(lease.id()));
     lease.revoke().await.unwrap();
     assert_eq!(bench.stored().await, BTreeMap::new());
@@ -422,7 +422,7 @@ async fn struct_with_a_time_to_live_vanishes_but_for_what_was_made_permanent() {
 }
 
 #[tokio::test]
-async fn a_transaction_happens_whole_or_not_at_all_and_names_the_first_key_in_the_way() {
+async fn failed_transaction_names_first_conflicting_key() {
     let bench = Bench::filled().await;
     let (limit, name) = (&bench.app.limit, &bench.app.name);
     let b = bench.app.quotas.entry("b").unwrap();
@@ -451,7 +451,7 @@ async fn a_transaction_happens_whole_or_not_at_all_and_names_the_first_key_in_th
 }
 
 #[tokio::test]
-async fn pages_are_of_one_revision_while_others_write() {
+async fn stream_pages_share_one_revision() {
     let bench = Bench::new();
     let quotas = &bench.app.quotas;
     let before: BTreeMap<String, u64> = (0..100).map(|n| (format!("q{n:03}"), n)).collect();
@@ -461,14 +461,14 @@ async fn pages_are_of_one_revision_while_others_write() {
     while let Some(item) = pages.next().await {
         let (key, value) = item.unwrap();
         read.insert(key, *value);
-        // What comes later in the order changes, vanishes and appears.
+        // Later keys in the listing are changed, deleted and created.
         let at = read.len();
         quotas.entry(&format!("q{:03}", at + 10)).unwrap().set(&1000).await.unwrap();
         quotas.entry(&format!("q{:03}", at + 11)).unwrap().delete().await.unwrap();
         quotas.entry(&format!("q{:03}x", at + 12)).unwrap().set(&1000).await.unwrap();
     }
     assert_eq!(read, before);
-    // History that goes in between is an error, and the end.
+    // If history is compacted between pages, the stream ends with an error.
     let mut pages = quotas.stream_in_pages_of(7);
     pages.next().await.unwrap().unwrap();
     bench.write("/app/limit", "1").await;
@@ -482,7 +482,7 @@ async fn pages_are_of_one_revision_while_others_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_state_that_cannot_be_read_satisfies_nobody_who_waits() {
+async fn wait_for_ignores_unreadable_states() {
     let bench = Bench::new();
     let (app, limit) = (bench.app.clone(), bench.app.limit.clone());
     let whole = tokio::spawn(async move { app.wait_for(|app| app.limit >= 5).await });
@@ -497,7 +497,7 @@ async fn a_state_that_cannot_be_read_satisfies_nobody_who_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_whose_reply_was_lost_says_that_it_may_have_happened_and_is_not_repeated() {
+async fn write_with_lost_reply_is_not_repeated() {
     let bench = Bench::filled().await;
     for applied in [false, true] {
         for write in ["set", "create", "update", "delete", "transaction", "modify"] {
@@ -527,10 +527,10 @@ async fn a_write_whose_reply_was_lost_says_that_it_may_have_happened_and_is_not_
 }
 
 #[tokio::test]
-async fn a_write_in_steps_that_fails_lists_the_keys_that_were_written() {
+async fn failed_non_atomic_write_lists_written_keys() {
     let bench = Bench::filled().await;
     let many = App { quotas: (0..300).map(|n| (format!("q{n:03}"), n)).collect(), ..app() };
-    // Others write what the second step is to write, after the read.
+    // After the read, another client writes a key of the second step.
     let error = bench
         .app
         .update(|app| {
@@ -546,17 +546,17 @@ async fn a_write_in_steps_that_fails_lists_the_keys_that_were_written() {
     assert_eq!(written.first().map(String::as_str), Some("/app/quotas/q000"));
     let stored = bench.stored().await;
     assert!(written.iter().all(|key| stored.contains_key(&key["/app/".len()..])));
-    assert!(!stored.contains_key("quotas/q201") && stored.contains_key("quotas/a"), "the steps after it were not taken");
+    assert!(!stored.contains_key("quotas/q201") && stored.contains_key("quotas/a"), "later steps were not taken");
 }
 
-/// Notes how fresh each read was asked to be.
+/// A store that records the consistency of each read.
 #[derive(Debug)]
-struct Noting {
+struct RecordingStore {
     inner: MemoryStore,
     reads: Arc<Mutex<Vec<Consistency>>>,
 }
 
-impl Store for Noting {
+impl Store for RecordingStore {
     fn capabilities(&self) -> &Capabilities {
         self.inner.capabilities()
     }
@@ -604,9 +604,9 @@ impl Store for Noting {
 }
 
 #[tokio::test]
-async fn p3_stale_reads_are_reads_alone() {
+async fn stale_reads_never_decide_writes() {
     let reads = Arc::new(Mutex::new(Vec::new()));
-    let client = Client::with_store(Noting { inner: MemoryStore::new(), reads: Arc::clone(&reads) });
+    let client = Client::with_store(RecordingStore { inner: MemoryStore::new(), reads: Arc::clone(&reads) });
     let noted = || std::mem::take(&mut *reads.lock().unwrap());
     let stale = AppDir::open(&client.stale_reads()).unwrap();
     stale.set(&app()).await.unwrap();
@@ -633,7 +633,7 @@ async fn p3_stale_reads_are_reads_alone() {
 
 const ENTRIES: u32 = 60_100;
 
-/// A store with these entries, and a map of them.
+/// A store with these entries, a counting wrapper, and a map of them.
 async fn map_of(names: impl Iterator<Item = String>) -> (MemoryStore, CountingStore, EntryMap<String, u32>) {
     let store = MemoryStore::new();
     let puts: Vec<_> = names.map(|name| Op::put(&Key::parse(&format!("/many/{name}")).unwrap(), "1".into())).collect();
@@ -648,14 +648,15 @@ fn number(number: u32) -> String {
     format!("{number:05}")
 }
 
-/// A map of more entries than a page of a read has; each read takes 50 ms.
+/// A map with more entries than one page of a read. Each read takes 50 ms.
 async fn map_of_many_pages() -> (MemoryStore, CountingStore, EntryMap<String, u32>) {
     let map = map_of((0..ENTRIES).map(number)).await;
     map.0.faults().delay(Calls::Reads, Duration::from_millis(50));
     map
 }
 
-/// Writes the first and the last entry of the map together, while the pages after the first one of a read that just began are on their way.
+/// Writes the first and the last entry in one transaction, while a read that just started waits for
+/// the pages after the first one.
 async fn write_between_pages(store: &MemoryStore) {
     tokio::time::sleep(Duration::from_millis(75)).await;
     let then = [0, ENTRIES - 1].map(|last| Op::put(&Key::parse(&format!("/many/{}", number(last))).unwrap(), "2".into())).into();
@@ -663,27 +664,27 @@ async fn write_between_pages(store: &MemoryStore) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_map_of_many_pages_is_of_one_revision() {
+async fn pages_of_map_share_one_revision() {
     let (store, counting, map) = map_of_many_pages().await;
     let begun = tokio::time::Instant::now();
     let (read, ()) = tokio::join!(map.get(), write_between_pages(&store));
     assert!(read.unwrap().into_inner() == (0..ENTRIES).map(|n| (number(n), 1)).collect());
-    // The first one, and then all others side by side.
+    // The first page, and then the other four concurrently.
     assert_eq!((counting.counts().range, begun.elapsed().as_millis()), (1 + 4, 100));
 }
 
 #[tokio::test]
-async fn a_map_whose_names_do_not_go_on_as_they_began_comes_whole_all_the_same() {
+async fn map_with_uneven_names_is_complete() {
     let names = || (0..12_000).map(|n| format!("a{n:06}")).chain((0..60_000).map(|n| format!("zone-{n}")));
     let (_, counting, map) = map_of(names()).await;
     let read = map.get().await.unwrap();
     assert!(read.into_inner() == names().map(|name| (name, 1)).collect());
-    // The first page, three parts of which two are empty, and three pages.
+    // The first page, three bounded parts of which two are empty, and three pages of the last part.
     assert_eq!(counting.counts().range, 1 + 4 + 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_map_is_read_again_where_its_revision_was_compacted_between_pages() {
+async fn map_is_read_again_after_compaction() {
     let (store, counting, map) = map_of_many_pages().await;
     let compact = async {
         write_between_pages(&store).await;
@@ -692,5 +693,5 @@ async fn a_map_is_read_again_where_its_revision_was_compacted_between_pages() {
     let (read, ()) = tokio::join!(map.get(), compact);
     let value = |n| if n == 0 || n == ENTRIES - 1 { 2 } else { 1 };
     assert!(read.unwrap().into_inner() == (0..ENTRIES).map(|n| (number(n), value(n))).collect());
-    assert_eq!(counting.counts().range, (1 + 4) + (1 + 4), "the pages after the first one are refused");
+    assert_eq!(counting.counts().range, (1 + 4) + (1 + 4), "the first read's later pages are refused");
 }

@@ -20,7 +20,7 @@ struct Numbers {
     labels: BTreeMap<String, u32>,
 }
 
-/// Forms that other programs store, and that this library writes in another way.
+/// Stored forms that other programs write and that differ from this library's own.
 const FOREIGN: [(&str, &str); 4] = [("count", "+7"), ("weight", "007"), ("timeout", "90s"), ("labels", r#"{ "b": 2, "a": 1 }"#)];
 
 async fn foreign() -> (MemoryStore, Client) {
@@ -32,7 +32,7 @@ async fn foreign() -> (MemoryStore, Client) {
     (store.clone(), Client::with_store(store))
 }
 
-/// The revision of the store, and what is stored.
+/// The revision of the store, and the stored texts.
 async fn stored(store: &MemoryStore) -> (Revision, Vec<String>) {
     let reply = store.range(Range::of(Span::Below(Key::parse("/n").unwrap()))).await.unwrap();
     (reply.revision, reply.kvs.iter().map(|kv| String::from_utf8(kv.value.to_vec()).unwrap()).collect())
@@ -46,7 +46,7 @@ async fn modify<T: EtcdValue + Send + Sync + 'static>(client: &Client, name: &st
 }
 
 #[tokio::test]
-async fn foreign_form_of_unchanged_value_stays() {
+async fn unchanged_value_keeps_its_stored_form() {
     let (store, client) = foreign().await;
     let before = stored(&store).await;
     modify::<i64>(&client, "count").await;
@@ -61,7 +61,7 @@ async fn foreign_form_of_unchanged_value_stays() {
 }
 
 #[tokio::test]
-async fn changed_value_is_written_in_own_form() {
+async fn changed_value_is_rewritten_in_own_form() {
     let (store, client) = foreign().await;
     client.entry::<i64>("/n/count").unwrap().modify(|count| count.map(|count| count + 1)).await.unwrap();
     client.dir::<Numbers>("/n").unwrap().update(|numbers| numbers.weight += 1).await.unwrap();
@@ -70,12 +70,12 @@ async fn changed_value_is_written_in_own_form() {
 }
 
 #[tokio::test]
-async fn named_expiry_is_written_though_value_is_unchanged() {
+async fn named_ttl_is_written_for_unchanged_value() {
     let (store, client) = foreign().await;
     let count = client.entry::<i64>("/n/count").unwrap();
     let before = stored(&store).await;
     count.modify(|count| count).permanent().await.unwrap();
-    assert_eq!(stored(&store).await, before, "it does not expire");
+    assert_eq!(stored(&store).await, before, "the key has no lease anyway");
     count.modify(|count| count).ttl(Duration::from_secs(60)).await.unwrap();
     assert_ne!(stored(&store).await.0, before.0);
 }

@@ -1,4 +1,4 @@
-//! What goes wrong when it should, on paused time.
+//! Faults that hit a publisher at a chosen moment, on the embedded store and on paused time.
 
 use std::sync::{Arc, Mutex};
 
@@ -26,13 +26,13 @@ fn faulty() -> Faulty {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_nothing_happens_only_the_lease_is_kept_alive() {
+async fn idle_published_value_costs_only_keep_alives() {
     let store = CountingStore::new(Arc::new(MemoryStore::new()));
     let entry = Client::with_store(store.clone()).entry::<u64>("/services/a").unwrap();
     let published = entry.publish(&1).ttl(TEN).await.unwrap();
     assert_eq!(store.take(), Counts { grant: 1, commit: 1, ..Counts::default() });
     sleep(TEN / 10).await;
-    assert_eq!(store.take(), Counts { range: 1, watch: 1, ..Counts::default() }, "the watch");
+    assert_eq!(store.take(), Counts { range: 1, watch: 1, ..Counts::default() }, "the read and the watch of its key");
     sleep(30 * TEN).await;
     let counts = store.take();
     assert!((85..=95).contains(&counts.keep_alive), "{counts:?}");
@@ -49,7 +49,7 @@ async fn while_nothing_happens_only_the_lease_is_kept_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_sees_an_outage_after_which_the_server_still_has_the_value() {
+async fn short_outage_causes_no_deletion() {
     let Faulty { store, entry } = faulty();
     let published = entry.publish(&1).ttl(TEN).await.unwrap();
     let before = entry.get().await.unwrap().unwrap();
@@ -60,7 +60,7 @@ async fn nobody_sees_an_outage_after_which_the_server_still_has_the_value() {
     sleep(6 * TEN).await;
     let PublishedStatus::Missing { since, error: Some(error), .. } = published.status() else { panic!("{:?}", published.status()) };
     assert_eq!((error.kind(), error.key()), (ErrorKind::Unavailable, Some(entry.key())));
-    assert!(since.elapsed() < LIMIT, "since when it is by the clock of the program");
+    assert!(since.elapsed() < LIMIT, "`since` is a time of the real clock");
     assert!(
         published.status().to_string().contains("no answer came within its time to live; not put back yet: "),
         "{}",
@@ -75,17 +75,17 @@ async fn nobody_sees_an_outage_after_which_the_server_still_has_the_value() {
     assert_eq!(serde_json::to_string(&published.status()).unwrap(), r#"{"status":"published"}"#);
     let after = entry.get().await.unwrap().unwrap();
     assert!(*after == 2 && after.lease() != before.lease(), "the newest value, with a new lease");
-    assert_eq!(next(&mut changes).await, Some(2), "and it was never away");
+    assert_eq!(next(&mut changes).await, Some(2), "the value was never missing");
     sleep(6 * TEN).await;
     assert!(published.is_published() && changes.next().now_or_never().is_none());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_runs_out_because_nothing_keeps_it_alive() {
+async fn value_is_put_back_after_lease_expires() {
     let Faulty { store, entry } = faulty();
     let published = entry.publish(&1).ttl(TEN).await.unwrap();
     let mut changes = entry.watch().await.unwrap();
-    // Until the server has ended it: every request of ours is lost for longer than the time to live.
+    // All keep-alives fail until the server has ended the lease.
     store.faults().fail(Calls::Leases, 10_000, ErrorKind::Unavailable);
     assert_eq!(next(&mut changes).await, None);
     assert_eq!(reason(&published), Some(LostReason::Expired));
@@ -95,12 +95,12 @@ async fn a_lease_that_runs_out_because_nothing_keeps_it_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_emptied_server_has_it_again() {
+async fn value_is_put_back_on_emptied_server() {
     let Faulty { store, entry } = faulty();
     let filler = Client::with_store(store.clone()).entry::<u64>("/filler").unwrap();
     let published = entry.publish(&1).ttl(TEN).await.unwrap();
     for n in 0..5 {
-        // Sooner or later than what it was seen at in the history before.
+        // The wiped server is at a revision below, at or above the one at which the value was seen.
         for value in 0..3 * n {
             filler.set(&value).await.unwrap();
         }
@@ -111,7 +111,8 @@ async fn an_emptied_server_has_it_again() {
         sleep(3 * TEN).await;
         assert!(published.is_published(), "{}", published.status());
     }
-    // The other one's value that an emptied server has is left alone, and taken over from.
+    // The value of another client on a wiped server is left alone. Once it is deleted, the
+    // published value is put back.
     store.faults().wipe();
     entry.set(&99).await.unwrap();
     until(|| reason(&published).is_some()).await;
@@ -125,11 +126,11 @@ async fn an_emptied_server_has_it_again() {
     until(|| published.is_published()).await;
 }
 
-/// Whatever happens, what is there is never older than what was there before, and it is there in the end.
+/// Whatever happens, no older value replaces a newer one, and in the end the newest value exists.
 #[tokio::test(start_paused = true)]
-async fn many_losses_in_a_row_never_bring_back_an_old_value() {
+async fn losses_never_bring_back_old_value() {
     for seed in 0..20 {
-        let mut random = fastrand(seed);
+        let mut random = random_below(seed);
         let Faulty { store, entry } = faulty();
         let published = entry.publish(&0).ttl(TEN).await.unwrap();
         let mut changes = entry.watch().await.unwrap();
@@ -175,9 +176,10 @@ async fn many_losses_in_a_row_never_bring_back_an_old_value() {
     }
 }
 
-/// Its request was answered by nobody, and is applied in a moment at which nothing is there, when a newer value has been there already.
+/// A put gets no answer and is applied later, after a newer value was written, at a moment when the
+/// key does not exist.
 #[tokio::test(start_paused = true)]
-async fn an_old_value_does_not_come_to_be_late() {
+async fn delayed_put_never_replaces_newer_value() {
     const LATE: Duration = Duration::from_secs(5);
     let Faulty { store, entry } = faulty();
     let published = entry.publish(&1).ttl(6 * TEN).await.unwrap();
@@ -192,18 +194,18 @@ async fn an_old_value_does_not_come_to_be_late() {
     let sent = tokio::time::Instant::now();
     published.set(&2).await.unwrap();
     let mut changes = entry.watch().await.unwrap();
-    // Less than the wait before it is put back.
+    // The deletion comes so late that the delayed put is applied before the value is put back.
     tokio::time::sleep_until(sent + LATE - Duration::from_millis(6)).await;
     entry.delete().await.unwrap();
     assert_eq!(next(&mut changes).await, None);
     assert_eq!(next(&mut changes).await, Some(2));
-    assert!(sent.elapsed() > LATE, "the old one could have come");
+    assert!(sent.elapsed() > LATE, "the delayed put was applied");
     sleep(6 * TEN).await;
     assert!(published.is_published() && changes.next().now_or_never().is_none());
 }
 
-/// A source of numbers below a limit.
-fn fastrand(seed: u64) -> impl FnMut(usize) -> usize {
+/// A random number generator that returns numbers below a limit.
+fn random_below(seed: u64) -> impl FnMut(usize) -> usize {
     let mut state = seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     move |below| {
         state ^= state << 13;
@@ -214,7 +216,7 @@ fn fastrand(seed: u64) -> impl FnMut(usize) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_deletes_it_again_and_again_is_answered_with_backoff() {
+async fn repeated_deletions_are_answered_with_backoff() {
     let Faulty { entry, .. } = faulty();
     let published = entry.publish(&1).ttl(TEN).await.unwrap();
     let begun = tokio::time::Instant::now();
@@ -223,11 +225,12 @@ async fn whoever_deletes_it_again_and_again_is_answered_with_backoff() {
         entry.delete().await.unwrap();
     }
     shows(&entry, Some(1)).await;
-    // Seven doublings come to two seconds, and the rest waits for one at least.
+    // Seven doublings of the backoff add up to two seconds, and each later wait is one second or
+    // more.
     assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
     until(|| published.is_published()).await;
 
-    // After a while all is forgotten.
+    // After a while without deletions, the backoff starts anew.
     sleep(TEN).await;
     let begun = tokio::time::Instant::now();
     entry.delete().await.unwrap();
@@ -236,7 +239,7 @@ async fn whoever_deletes_it_again_and_again_is_answered_with_backoff() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_is_refused_is_begun_again() {
+async fn refused_watch_is_retried() {
     let Faulty { store, entry } = faulty();
     store.faults().fail(Calls::Watches, 20, ErrorKind::PermissionDenied);
     let published = entry.publish(&1).ttl(TEN).await.unwrap();
@@ -246,7 +249,7 @@ async fn a_watch_that_is_refused_is_begun_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn value_that_cannot_be_seen_is_not_called_published() {
+async fn unverified_value_is_not_called_published() {
     let Faulty { store, entry } = faulty();
     let published = entry.publish(&1).ttl(TEN).await.unwrap();
     for calls in [Calls::Reads, Calls::Commits, Calls::Watches] {
@@ -257,13 +260,13 @@ async fn value_that_cannot_be_seen_is_not_called_published() {
     store.faults().clear();
     until(|| published.is_published()).await;
     assert_eq!(entry.get().await.unwrap().map(|read| *read), Some(1));
-    // It is watched again.
+    // The key is watched again.
     entry.delete().await.unwrap();
     shows(&entry, Some(1)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn passing_refusal_leaves_a_value_published() {
+async fn temporary_refusal_leaves_value_published() {
     let Faulty { store, entry } = faulty();
     let published = entry.publish(&1).ttl(TEN).await.unwrap();
     store.faults().fail(Calls::Watches, 3, ErrorKind::PermissionDenied);
@@ -275,7 +278,7 @@ async fn passing_refusal_leaves_a_value_published() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_at_the_start_leaves_nothing_behind() {
+async fn failed_publish_leaves_nothing() {
     for fault in 0..4 {
         let Faulty { store, entry } = faulty();
         let faults = store.faults();
@@ -292,7 +295,7 @@ async fn a_failure_at_the_start_leaves_nothing_behind() {
     }
 }
 
-/// Every call waits once before it is made and once before it is answered.
+/// A store that yields before and after each call.
 #[derive(Debug)]
 struct Yielding {
     inner: MemoryStore,
@@ -363,7 +366,7 @@ impl Store for Yielding {
     }
 }
 
-/// Polls so often, and then drops it.
+/// Polls the future so many times, and drops it if it has not completed.
 async fn poll_times<F: IntoFuture>(future: F, times: usize) -> Option<F::Output> {
     let mut future = Box::pin(future.into_future());
     for _ in 0..times {
@@ -376,7 +379,7 @@ async fn poll_times<F: IntoFuture>(future: F, times: usize) -> Option<F::Output>
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_dropped_at_any_point_leaves_nothing() {
+async fn cancelled_call_leaves_nothing() {
     let mut completed = false;
     for times in 0..100 {
         let inner = MemoryStore::new();
@@ -398,7 +401,7 @@ async fn a_call_that_is_dropped_at_any_point_leaves_nothing() {
     }
     assert!(completed);
 
-    // The same while it is put back, changed and withdrawn.
+    // The same while the value is put back, set and withdrawn.
     for times in 0..20 {
         for what in 0..3 {
             let inner = MemoryStore::new();
@@ -430,7 +433,7 @@ async fn a_call_that_is_dropped_at_any_point_leaves_nothing() {
 }
 
 #[test]
-fn guard_may_be_used_without_a_runtime() {
+fn guard_may_be_used_without_runtime() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let own = runtime();
     let store = MemoryStore::new();
@@ -438,7 +441,7 @@ fn guard_may_be_used_without_a_runtime() {
     let publish = || own.block_on(entry.publish(&1).ttl(TTL).into_future()).unwrap();
     let (dropped, withdrawn, asked) = (publish(), publish(), publish());
     drop(own);
-    assert_eq!(reason(&asked), None, "its time has not passed, and there may be another runtime before that");
+    assert_eq!(reason(&asked), None, "the time to live has not passed, and another runtime may keep the lease alive");
     drop(dropped);
     let error = withdrawn.withdraw().now_or_never().unwrap().unwrap_err();
     assert_eq!((error.kind(), error.key()), (ErrorKind::Unavailable, Some(entry.key())));
@@ -466,15 +469,15 @@ async fn status_counts_paused_time() {
 }
 
 #[test]
-fn value_without_runtime_is_missing_since_its_lease_ended() {
+fn value_without_runtime_is_missing_after_ttl() {
     let paused = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let entry = Client::with_store(MemoryStore::new()).entry::<u64>("/services/a").unwrap();
     let own = paused();
     let published = own.block_on(entry.publish(&1).ttl(TTL).into_future()).unwrap();
     drop(own);
-    // Nobody keeps it, and the clock outside of a runtime is the real one.
+    // No task keeps the lease alive. Outside of a runtime, time is that of the real clock.
     std::thread::sleep(TTL);
-    let missing = || published.status().missing_for().expect("its time has passed");
+    let missing = || published.status().missing_for().expect("the time to live has passed");
     let first = missing();
     std::thread::sleep(Duration::from_millis(20));
     assert!(missing() >= first + Duration::from_millis(20));

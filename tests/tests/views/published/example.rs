@@ -1,4 +1,4 @@
-//! The example `registry`, as a user runs it.
+//! Runs the example `registry` as a user does.
 
 use std::process::Stdio;
 
@@ -9,7 +9,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use super::*;
 
 #[tokio::test]
-async fn in_one_program_services_come_and_go() {
+async fn registry_example_lists_services_memory() {
     let output = soon(Command::new(env!("CARGO_BIN_EXE_registry")).output()).await.unwrap();
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{shown}{}", String::from_utf8_lossy(&output.stderr));
@@ -31,7 +31,7 @@ async fn in_one_program_services_come_and_go() {
     );
 }
 
-/// A terminal.
+/// The example in a terminal.
 struct Terminal {
     process: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -46,12 +46,13 @@ impl Terminal {
         Self { process, lines }
     }
 
-    /// Waits until it shows a list of just these, and the lists before it.
+    /// Waits until the example prints a list of exactly these names, and returns the lines before
+    /// it.
     async fn shows(&mut self, names: &[&str]) -> Vec<String> {
         let mut before = Vec::new();
         soon(async {
             loop {
-                let line = self.lines.next_line().await.unwrap().expect("it goes on");
+                let line = self.lines.next_line().await.unwrap().expect("the example goes on");
                 let listed: Vec<_> = line.split(", ").filter_map(|one| one.split_once(" at ")).map(|(name, _)| name).collect();
                 if listed == names && (line == "nobody" || !names.is_empty()) {
                     return;
@@ -64,7 +65,7 @@ impl Terminal {
     }
 }
 
-async fn terminals_take_part(address: &str) {
+async fn registry_example_runs(address: &str) {
     let mut watching = Terminal::run(&[address]);
     watching.shows(&[]).await;
     let mut anna = Terminal::run(&[address, "anna"]);
@@ -73,15 +74,15 @@ async fn terminals_take_part(address: &str) {
     watching.shows(&["anna", "bert"]).await;
     anna.shows(&["anna", "bert"]).await;
 
-    // Killed, it vanishes by itself, and the one that is well stays.
+    // A killed service disappears when its lease expires, and the other one stays.
     bert.process.start_kill().unwrap();
     let before = watching.shows(&["anna"]).await;
     assert!(!before.iter().any(|line| line == "nobody"), "{before:?}");
 
-    // Started again, it is found.
+    // A restarted service appears again.
     let mut bert = Terminal::run(&[address, "bert"]);
     watching.shows(&["anna", "bert"]).await;
-    // At the end of its input it leaves.
+    // A service withdraws itself at the end of its input.
     drop(anna.process.stdin.take());
     watching.shows(&["bert"]).await;
     assert!(soon(anna.process.wait()).await.unwrap().success());
@@ -91,13 +92,13 @@ async fn terminals_take_part(address: &str) {
 }
 
 #[tokio::test]
-async fn on_a_v3_server_terminals_take_part() {
+async fn registry_example_runs_on_v3() {
     let etcd = Etcd::start().await;
-    terminals_take_part(&etcd.url_v3()).await;
+    registry_example_runs(&etcd.url_v3()).await;
 }
 
 #[tokio::test]
-async fn on_a_v2_server_terminals_take_part() {
+async fn registry_example_runs_on_v2() {
     let etcd = Etcd::start().await;
-    terminals_take_part(&etcd.url_v2()).await;
+    registry_example_runs(&etcd.url_v2()).await;
 }

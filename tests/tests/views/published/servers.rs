@@ -1,4 +1,4 @@
-//! What real servers and networks do.
+//! Published values on real servers: revoked leases, outages and wiped servers.
 
 use etcd_typed::Published;
 use etcd_typed::testing::{Etcd, Mode, Proxy};
@@ -14,7 +14,7 @@ async fn published_through(proxy: &Proxy) -> (Entry<u64>, Published<u64>) {
 }
 
 #[tokio::test]
-async fn a_lease_that_an_operator_revokes() {
+async fn value_returns_after_etcdctl_revokes_lease() {
     let etcd = Etcd::start().await;
     let entry = Client::connect(&etcd.url_v3()).await.unwrap().entry::<u64>("/services/a").unwrap();
     let published = entry.publish(&1).await.unwrap();
@@ -29,7 +29,7 @@ async fn a_lease_that_an_operator_revokes() {
 }
 
 #[tokio::test]
-async fn an_outage_longer_than_the_time_to_live() {
+async fn value_returns_after_outage_longer_than_ttl() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let (entry, published) = published_through(&proxy).await;
@@ -39,7 +39,7 @@ async fn an_outage_longer_than_the_time_to_live() {
         proxy.set(mode).await;
         proxy.cut();
         assert_eq!(next(&mut changes).await, None, "the server has ended the lease");
-        assert!(!published.is_published(), "known here before it is known there");
+        assert!(!published.is_published(), "the publisher knows of the loss before the server");
         until(|| matches!(published.status(), PublishedStatus::Missing { error: Some(_), .. })).await;
         proxy.set(Mode::Pass).await;
         proxy.cut();
@@ -47,7 +47,7 @@ async fn an_outage_longer_than_the_time_to_live() {
         until(|| published.is_published()).await;
     }
     assert_eq!(entry.get().await.unwrap().unwrap().into_inner(), 1);
-    // Others who were there meanwhile are not driven out.
+    // The value of a client that wrote meanwhile is not overwritten.
     proxy.set(Mode::Refuse).await;
     proxy.cut();
     assert_eq!(next(&mut changes).await, None);
@@ -60,7 +60,7 @@ async fn an_outage_longer_than_the_time_to_live() {
     assert_eq!(next(&mut changes).await, Some(1));
 }
 
-async fn an_emptied_server(mut etcd: Etcd, address: &str) {
+async fn value_returns_on_emptied_server(mut etcd: Etcd, address: &str) {
     let entry = Client::connect(address).await.unwrap().entry::<u64>("/services/a").unwrap();
     let published = entry.publish(&1).ttl(TTL).await.unwrap();
     etcd.wipe().await;
@@ -76,21 +76,21 @@ async fn an_emptied_server(mut etcd: Etcd, address: &str) {
 }
 
 #[tokio::test]
-async fn v3_an_emptied_server() {
+async fn v3_value_returns_on_emptied_server() {
     let etcd = Etcd::start().await;
     let address = etcd.url_v3();
-    an_emptied_server(etcd, &address).await;
+    value_returns_on_emptied_server(etcd, &address).await;
 }
 
 #[tokio::test]
-async fn v2_an_emptied_server() {
+async fn v2_value_returns_on_emptied_server() {
     let etcd = Etcd::start().await;
     let address = etcd.url_v2();
-    an_emptied_server(etcd, &address).await;
+    value_returns_on_emptied_server(etcd, &address).await;
 }
 
 #[tokio::test]
-async fn on_v2_keeping_it_there_wakes_nobody() {
+async fn v2_refresh_causes_no_event() {
     let etcd = Etcd::start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let client = Client::connect(&format!("etcd2://{}", proxy.addr())).await.unwrap();
@@ -99,7 +99,7 @@ async fn on_v2_keeping_it_there_wakes_nobody() {
     let entry = client.entry::<u64>("/services/a").unwrap();
     let published = entry.publish(&1).ttl(TTL).await.unwrap();
     assert_eq!(next(&mut changes).await, Some(1));
-    assert!(timeout(3 * TTL, changes.next()).await.is_err(), "the time of the key is started again many times");
+    assert!(timeout(3 * TTL, changes.next()).await.is_err(), "refreshing the time to live causes no event");
     assert!(published.is_published());
     proxy.set(Mode::Refuse).await;
     proxy.cut();

@@ -1,5 +1,5 @@
-//! Values with the same time to live share a lease: what that saves, and that nobody else loses by
-//! what happens to one of them. On paused time.
+//! Published values with the same time to live share a lease. That saves requests, and the loss or
+//! withdrawal of one value does not affect the others. On paused time.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -39,7 +39,7 @@ impl Values {
         try_join_all((0..count).map(|n| self.publish(n))).await.unwrap()
     }
 
-    /// The leases of those of the first `count` values that are there.
+    /// The leases of the first `count` values, as far as these exist.
     async fn leases(&self, count: u64) -> BTreeSet<LeaseId> {
         let mut leases = BTreeSet::new();
         for n in 0..count {
@@ -48,7 +48,7 @@ impl Values {
         leases
     }
 
-    /// How many of the first `count` values are there.
+    /// How many of the first `count` values exist.
     async fn there(&self, count: u64) -> u64 {
         let mut there = 0;
         for n in 0..count {
@@ -59,7 +59,7 @@ impl Values {
 }
 
 #[tokio::test(start_paused = true)]
-async fn values_of_one_ttl_share_lease() {
+async fn values_with_equal_ttl_share_lease() {
     let values = Values::new();
     let published = values.published(20).await;
     assert_eq!(values.counting.take(), Counts { grant: 1, commit: 20, ..Counts::default() });
@@ -70,7 +70,7 @@ async fn values_of_one_ttl_share_lease() {
     let idle = values.counting.take();
     assert!((8..=10).contains(&idle.keep_alive), "{idle:?}");
     assert_eq!(Counts { keep_alive: 0, ..idle }, Counts::default());
-    // Another time to live is another lease, and one has a hundred keys at most.
+    // Another time to live needs another lease, and a lease has at most a hundred keys.
     let _other = values.entry(20).publish(&20).ttl(2 * TEN).await.unwrap();
     assert_eq!(values.leases(21).await.len(), 2);
     let _more = try_join_all((21..300).map(|n| values.publish(n))).await.unwrap();
@@ -79,7 +79,7 @@ async fn values_of_one_ttl_share_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn withdrawn_value_takes_no_other_with_it() {
+async fn withdrawal_leaves_other_values() {
     let values = Values::new();
     let mut published = values.published(5).await;
     let mut changes = values.entry(0).watch().await.unwrap();
@@ -91,8 +91,8 @@ async fn withdrawn_value_takes_no_other_with_it() {
     sleep(3 * TEN).await;
     assert_eq!((values.there(5).await, published.len()), (3, 3));
     assert!(published.iter().all(Published::is_published));
-    assert!(timeout(TEN, changes.next()).await.is_err(), "nothing happens to the others");
-    // The last one ends the lease.
+    assert!(timeout(TEN, changes.next()).await.is_err(), "the other values do not change");
+    // Withdrawing the last value ends the lease.
     let lease = values.leases(5).await.pop_first().unwrap();
     for value in published {
         value.withdraw().await.unwrap();
@@ -102,7 +102,7 @@ async fn withdrawn_value_takes_no_other_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_publishers_of_one_key_share_nothing() {
+async fn two_publishers_of_one_key_use_separate_leases() {
     let values = Values::new();
     let first = values.publish(0).await.unwrap();
     let lease = values.leases(1).await;
@@ -115,7 +115,7 @@ async fn two_publishers_of_one_key_share_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_lease_is_replaced_by_one() {
+async fn lost_lease_is_replaced_by_one_new_lease() {
     let values = Values::new();
     let published = values.published(30).await;
     let lease = values.leases(30).await.pop_first().unwrap();
@@ -127,10 +127,10 @@ async fn lost_lease_is_replaced_by_one() {
     assert_eq!(values.counting.take().grant, 1);
 }
 
-/// The put of one that is given up may come late, and nothing but the end of the lease would delete
-/// what it puts. The others leave that lease, and nobody sees a gap.
+/// A put with an unknown outcome may be applied later, and then only the end of its lease deletes
+/// the key. The other values move to a new lease without a gap.
 #[tokio::test(start_paused = true)]
-async fn put_of_unknown_outcome_leaves_nothing() {
+async fn put_with_unknown_outcome_leaves_no_value() {
     for late in [0, 1, 100, 3000] {
         let values = Values::new();
         let published = values.published(5).await;
@@ -153,9 +153,10 @@ async fn put_of_unknown_outcome_leaves_nothing() {
     }
 }
 
-/// Two wait for the end of a lease, each because of a put of its own.
+/// Several values wait for the end of their shared lease, each because of a put of its own with an
+/// unknown outcome.
 #[tokio::test(start_paused = true)]
-async fn owners_in_doubt_do_not_wait_for_each_other() {
+async fn values_in_doubt_do_not_block_each_other() {
     let values = Values::new();
     let published = values.published(4).await;
     for n in 0..4 {
@@ -167,10 +168,10 @@ async fn owners_in_doubt_do_not_wait_for_each_other() {
     assert!(published.iter().all(Published::is_published));
 }
 
-/// Whatever happens to some, each value is there in the end, no old one comes back, and what is
-/// withdrawn stays away.
+/// After random faults, each value exists in the end, no old value comes back, and withdrawn values
+/// do not return.
 #[tokio::test(start_paused = true)]
-async fn many_values_outlive_many_losses() {
+async fn values_survive_random_faults() {
     const COUNT: usize = 6;
     for seed in 0..20 {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -207,7 +208,8 @@ async fn many_values_outlive_many_losses() {
                     faults.start();
                 }
                 7 => {
-                    // Given up or withdrawn, whatever comes of it, and published anew.
+                    // The value is dropped or withdrawn, with any outcome, and published again
+                    // below.
                     match published[n].take() {
                         Some(value) if random.bool() => drop(value.withdraw().await),
                         value => drop(value),

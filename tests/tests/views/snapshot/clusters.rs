@@ -1,4 +1,4 @@
-//! A file of another cluster with the same directory and the same struct.
+//! Files that a view of another cluster saved, for the same directory and struct, are refused.
 
 use etcd_typed::RetryPolicy;
 use etcd_typed::testing::{CountingStore, Etcd};
@@ -19,12 +19,12 @@ async fn file_of_another_memory_store_is_refused() {
     let refused = refusal(view::<Limits>(&other.client, &one.path()).await);
     assert!(refused.contains("cluster"), "{refused}");
 
-    // Another client of the same store, through a wrapper.
+    // Another client of the same store, through a wrapper, may use the file.
     one.store.faults().stop();
     let wrapped = Client::with_store(CountingStore::new(one.client.store().clone()));
     assert_eq!(view::<Limits>(&wrapped, &one.path()).await.unwrap().get().rate, 1);
 
-    // A server that answers and holds what is not valid.
+    // The other server answers, but stores an invalid value.
     other.store.faults().start();
     other.put(&[("rate", "many")]).await;
     let error = view::<Limits>(&other.client, &one.path()).await.map(drop).unwrap_err();
@@ -36,7 +36,8 @@ fn client(url: &str) -> Client {
     Client::builder(url).retry(retry).connect_lazy().unwrap()
 }
 
-/// The file of one server and clients of others, all away, and then one that is there.
+/// Saves a file with one server and opens it with other addresses, first while no server answers,
+/// then with another server that does.
 async fn with_servers(scheme: &str) {
     let (mut one, other) = (Etcd::start().await, Etcd::start().await);
     let files = TempDir::new().unwrap();
@@ -49,20 +50,20 @@ async fn with_servers(scheme: &str) {
     keep::<Limits>(&client(&url(&[&here])), &path).await;
     one.terminate().await;
 
-    // Nothing listens at the first one.
+    // At the first address no server listens.
     let refused = refusal(view::<Limits>(&client(&url(&["127.0.0.1:1"])), &path).await);
     assert!(refused.contains(&here) && refused.contains("127.0.0.1:1"), "{refused}");
-    // The name of a host says nothing of its address.
+    // A host name is not compared with the address that it resolves to.
     refusal(view::<Limits>(&client(&url(&[&format!("localhost:{}", port(&one))])), &path).await);
     for known in [vec![here.as_str()], vec!["127.0.0.1:1", here.as_str()]] {
         assert_eq!(view::<Limits>(&client(&url(&known)), &path).await.unwrap().get().rate, 1, "{known:?}");
     }
-    // User and password are no part of it.
+    // User and password are not part of the comparison.
     let with_password = client(&format!("{scheme}://root:hunter2@{here}"));
     assert_eq!(view::<Limits>(&with_password, &path).await.unwrap().get().rate, 1);
     assert!(!fs::read_to_string(&path).unwrap().contains("hunter2"));
 
-    // A server of another cluster answers: now the ids decide.
+    // If a server answers, the cluster IDs are compared.
     let invalid = client(&url(&[&there])).entry::<String>("/app/rate").unwrap();
     invalid.set(&"many".to_owned()).await.unwrap();
     let error = view::<Limits>(&client(&url(&[&there, &here])), &path).await.map(drop).unwrap_err();

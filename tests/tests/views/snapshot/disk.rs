@@ -1,4 +1,5 @@
-//! How a state gets to the disk: when it is tried again, what is followed and kept, and what a killed process leaves.
+//! How a state is saved: failed writes are repeated, links are followed, permissions stay, and
+//! files of killed processes are removed.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
@@ -25,7 +26,7 @@ impl Bench {
         view(&self.client, path).await.unwrap()
     }
 
-    /// The state of a program that starts without a server.
+    /// Starts a view while the server is stopped, and returns the rate that it shows.
     async fn start(&self, path: &Path) -> Result<u32, Error> {
         self.store.faults().stop();
         let started = view::<Limits>(&self.client, path).await.map(|live| live.get().rate);
@@ -42,7 +43,7 @@ impl Bench {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_write_is_repeated_until_the_file_holds_the_state() {
+async fn failed_save_is_retried() {
     let bench = Bench::stored().await;
     let folder = bench.files.path().join("later");
     let path = folder.join("view.json");
@@ -53,7 +54,7 @@ async fn failed_write_is_repeated_until_the_file_holds_the_state() {
     let status = live.status();
     let failure = status.snapshot_failure().unwrap();
     assert!(status.is_live() && matches!(status, LiveStatus::Unsaved(_)));
-    assert_eq!(failure.since, since, "since the beginning");
+    assert_eq!(failure.since, since, "the failure counts from the first attempt");
     assert!(tokio::time::Instant::from_std(failure.since).elapsed() >= LONG);
     assert!(failure.error.to_string().contains("No such file"), "{failure}");
     assert!(status.to_string().starts_with("live; not kept on disk for 1"), "{status}");
@@ -61,7 +62,7 @@ async fn failed_write_is_repeated_until_the_file_holds_the_state() {
     assert_eq!(shown["status"], "live");
     assert!(shown["snapshot_failure"]["for_seconds"].as_f64().unwrap() >= 120.0, "{shown}");
 
-    // Nothing changes in the store.
+    // The write succeeds now, although nothing changes in the store.
     fs::create_dir(&folder).unwrap();
     until(|| holds(&path, live.get().revision())).await;
     until(|| matches!(live.status(), LiveStatus::Live)).await;
@@ -69,7 +70,7 @@ async fn failed_write_is_repeated_until_the_file_holds_the_state() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn degraded_view_tells_that_its_file_is_old() {
+async fn degraded_view_reports_failed_save() {
     let bench = Bench::stored().await;
     let live = bench.view(&bench.files.path().join("none/view.json")).await;
     until(|| live.status().snapshot_failure().is_some()).await;
@@ -81,7 +82,7 @@ async fn degraded_view_tells_that_its_file_is_old() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn removed_or_damaged_file_is_written_again() {
+async fn removed_or_damaged_file_is_rewritten() {
     let bench = Bench::stored().await;
     let path = bench.path();
     let live = bench.view(&path).await;
@@ -92,7 +93,7 @@ async fn removed_or_damaged_file_is_written_again() {
     until(written).await;
     fs::write(&path, &good[..20]).unwrap();
     until(written).await;
-    // A process with the same view that has not seen the newest state.
+    // The file of a process with the same view that is at an older revision.
     let mut older = document(&path).unwrap();
     older["revision"] = Value::from(1);
     fs::write(&path, older.to_string()).unwrap();
@@ -101,7 +102,7 @@ async fn removed_or_damaged_file_is_written_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn file_of_another_view_is_reported_and_left() {
+async fn foreign_file_is_reported_and_kept() {
     let bench = Bench::stored().await;
     let path = bench.path();
     let live = bench.view(&path).await;
@@ -113,7 +114,7 @@ async fn file_of_another_view_is_reported_and_left() {
     sleep(LONG).await;
     assert_eq!(document(&path), Some(foreign));
     assert!(live.status().to_string().contains("/other"), "{}", live.status());
-    // The next state is written as ever.
+    // The next state is written over it.
     let revision = bench.client.dir::<Limits>("/app").unwrap().rate.set(&2).await.unwrap();
     until(|| holds(&path, revision)).await;
     until(|| live.status().snapshot_failure().is_none()).await;
@@ -129,7 +130,7 @@ async fn unfinished_files_of_dead_processes_are_removed() {
         }
     };
     plant();
-    // A live process writes it.
+    // A lock on the file means that a running process is writing it.
     let locked = OpenOptions::new().write(true).create(true).truncate(false).open(file(".etcd-typed-locked.tmp")).unwrap();
     flock(&locked, FlockOperation::LockExclusive).unwrap();
     symlink(file("other.tmp"), file(".etcd-typed-link.tmp")).unwrap();
@@ -141,12 +142,13 @@ async fn unfinished_files_of_dead_processes_are_removed() {
     drop(live);
     plant();
     assert_eq!(bench.start(&bench.path()).await.unwrap(), 1);
-    assert_eq!(bench.names(), stays, "also without a server");
+    assert_eq!(bench.names(), stays, "the same holds if the view starts without a server");
 }
 
 const CHILD: &str = "SNAPSHOT_TEST_WRITES";
 
-/// Writes a long state again and again in the process that the next test starts, and does nothing in this one.
+/// Saves a large state repeatedly in the process that the next test starts. Does nothing when run
+/// as a test.
 #[tokio::test]
 async fn child_writes_until_it_is_killed() {
     let Some(path) = std::env::var_os(CHILD) else { return };
@@ -162,11 +164,11 @@ async fn child_writes_until_it_is_killed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn killed_writers_leave_nothing_after_the_next_start() {
+async fn next_start_removes_files_of_killed_writers() {
     let bench = Bench::stored().await;
     let unfinished = || bench.names().into_iter().filter(|name| name.starts_with(".etcd-typed-")).count();
     for _ in 0..3 {
-        // It may be killed just after the rename.
+        // The child may be killed just after a rename, when no unfinished file exists.
         while unfinished() == 0 {
             let mut child = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "snapshot::disk::child_writes_until_it_is_killed"])
@@ -175,7 +177,7 @@ async fn killed_writers_leave_nothing_after_the_next_start() {
                 .spawn()
                 .unwrap();
             while unfinished() == 0 {
-                assert!(child.try_wait().unwrap().is_none(), "it writes");
+                assert!(child.try_wait().unwrap().is_none(), "the child is running");
                 std::thread::sleep(Duration::from_millis(1));
             }
             child.kill().unwrap();
@@ -188,7 +190,7 @@ async fn killed_writers_leave_nothing_after_the_next_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn views_of_one_process_disturb_no_write_of_each_other() {
+async fn views_of_one_process_save_side_by_side() {
     let bench = Bench::stored().await;
     let paths: Vec<_> = (0..8).map(|n| bench.files.path().join(format!("{n}.json"))).collect();
     for round in 2..12 {
@@ -204,11 +206,11 @@ async fn views_of_one_process_disturb_no_write_of_each_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn links_are_followed() {
+async fn symbolic_links_are_followed() {
     let bench = Bench::stored().await;
     let file = |name: &str| bench.files.path().join(name);
     fs::create_dir(file("data")).unwrap();
-    // Through two links to a file that is there, and to one that is not there yet.
+    // Two links lead to a file that exists, and to one that does not exist yet.
     for (target, exists) in [("there.json", true), ("not-yet.json", false)] {
         let (first, second, target) = (file(&format!("1-{target}")), file(&format!("2-{target}")), file("data").join(target));
         if exists {
@@ -230,7 +232,7 @@ async fn links_are_followed() {
     until(|| live.status().snapshot_failure().is_some()).await;
     assert!(live.status().to_string().contains("symbolic links"), "{}", live.status());
     assert!(fs::symlink_metadata(file("loop-a")).unwrap().is_symlink());
-    // The link is mended.
+    // Removing one link ends the loop.
     fs::remove_file(file("loop-b")).unwrap();
     until(|| holds(&file("loop-b"), live.get().revision())).await;
 }
@@ -246,11 +248,11 @@ async fn existing_file_keeps_its_permissions() {
     until(|| holds(&path, live.get().revision())).await;
     let after = fs::metadata(&path).unwrap();
     assert_eq!((after.mode(), after.uid(), after.gid()), (before.mode(), before.uid(), before.gid()));
-    assert_ne!(after.ino(), before.ino(), "it was replaced at once");
+    assert_ne!(after.ino(), before.ino(), "the file was replaced by a rename");
 }
 
 #[tokio::test(start_paused = true)]
-async fn path_that_is_no_file_is_refused() {
+async fn path_to_special_file_or_directory_is_refused() {
     let bench = Bench::stored().await;
     let (fifo, folder, link) = (bench.path(), bench.files.path().to_owned(), bench.files.path().join("link"));
     mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
@@ -266,7 +268,8 @@ async fn path_that_is_no_file_is_refused() {
     assert_eq!(bench.names(), ["link", "view.json"]);
 }
 
-/// A file that can be written and not replaced: bind-mounted, or, without the right to mount, in a folder that may not be written.
+/// A file that can be written but not replaced: it is bind-mounted, or, if the test is not root, in
+/// a read-only directory.
 struct Fixed {
     path: PathBuf,
     is_mounted: bool,
@@ -278,7 +281,7 @@ impl Fixed {
         let path = folder.join("view.json");
         fs::create_dir(&folder).unwrap();
         File::create(&path).unwrap();
-        // Whose is what is made here?
+        // The owner of a new file tells whether the test runs as root.
         let is_root = fs::metadata(&path).unwrap().uid() == 0;
         if is_root {
             let source = bench.files.path().join("source.json");
@@ -303,7 +306,7 @@ impl Drop for Fixed {
 }
 
 #[tokio::test(start_paused = true)]
-async fn file_that_cannot_be_replaced_is_overwritten_and_a_torn_one_refused() {
+async fn torn_overwrite_is_refused_at_start() {
     let bench = Bench::stored().await;
     let fixed = Fixed::new(&bench);
     let path = &fixed.path;
@@ -315,12 +318,13 @@ async fn file_that_cannot_be_replaced_is_overwritten_and_a_torn_one_refused() {
     until(|| holds(path, revision)).await;
     until(|| live.status().snapshot_failure().is_none()).await;
     let second = fs::read(path).unwrap();
-    assert_eq!(fs::metadata(path).unwrap().ino(), node, "it is the same file");
-    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+    assert_eq!(fs::metadata(path).unwrap().ino(), node, "the file was not replaced");
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
     drop(live);
     assert_eq!(bench.start(path).await.unwrap(), 234);
 
-    // Cut off anywhere, and with what was there before behind it.
+    // The new content is cut off at every length, with nothing or the rest of the former content
+    // behind it.
     for length in 0..second.len() - 1 {
         for rest in [&[][..], first.get(length..).unwrap_or_default()] {
             let torn = [&second[..length], rest].concat();
@@ -332,7 +336,7 @@ async fn file_that_cannot_be_replaced_is_overwritten_and_a_torn_one_refused() {
             assert!(error.to_string().contains("damaged"), "{error}: {}", String::from_utf8_lossy(&torn));
         }
     }
-    // A view that follows mends it.
+    // A live view repairs the file.
     let live = bench.view(path).await;
     until(|| holds(path, live.get().revision())).await;
 }

@@ -1,4 +1,5 @@
-//! A file that a program with another schema has written: what it cannot tell is refused.
+//! Files that a program with another schema wrote. A file is refused if it does not contain what
+//! the new schema needs to know.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -7,11 +8,11 @@ use etcd_typed::Dir;
 
 use super::*;
 
-/// The fields of a program's next version, with the name that it had before.
+/// A version of the struct `Limits`, in a module of its own.
 macro_rules! version {
     ($module:ident { $($fields:tt)* }) => {
         mod $module {
-            #[allow(unused_imports, reason = "for the versions that need it")]
+            #[allow(unused_imports, reason = "some versions need it")]
             use super::*;
 
             #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -32,7 +33,7 @@ struct DbTls {
     tls: bool,
 }
 
-/// A program of `Old` keeps what is stored; one of `New` starts without a server.
+/// Saves a state with the schema `Old`, and opens a view with `New` while the server is stopped.
 async fn upgrade<Old: EtcdSchema, New: EtcdSchema>(stored: &[(&str, &str)]) -> Result<Live<New>, Error>
 where
     Old::Handle: Deref<Target = Dir<Old>>,
@@ -54,18 +55,19 @@ version!(wide { pub(super) a: u64, #[etcd(default = 8)] pub(super) b: u64 });
 version!(flag { pub(super) a: bool });
 
 #[tokio::test(start_paused = true)]
-async fn added_field_refuses_the_file() {
+async fn file_without_added_field_is_refused() {
     let stored = [("a", "1"), ("b", "500"), ("c", "9")];
     let refused = refusal(upgrade::<only_a::Limits, with_default::Limits>(&stored).await);
     assert!(refused.contains("`b`") && refused.contains("view.json"), "{refused}");
     let refused = refusal(upgrade::<only_a::Limits, with_option::Limits>(&stored).await);
     assert!(refused.contains("`c`"), "{refused}");
-    // Also if it is not stored: the program that wrote the file cannot know.
+    // The file is refused even if the key is not stored: the program that wrote the file could not
+    // know the key.
     refusal(upgrade::<only_a::Limits, with_option::Limits>(&[("a", "1")]).await);
 }
 
 #[tokio::test(start_paused = true)]
-async fn next_state_is_written_with_the_added_field() {
+async fn next_save_contains_added_field() {
     let bench = Bench::new();
     bench.put(&[("a", "1"), ("b", "500")]).await;
     keep::<only_a::Limits>(&bench.client, &bench.path()).await;
@@ -77,7 +79,7 @@ async fn next_state_is_written_with_the_added_field() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn former_secret_refuses_the_file() {
+async fn file_without_former_secret_is_refused() {
     let stored = [("a", "1"), ("b", "500")];
     let refused = refusal(upgrade::<with_secret::Limits, plain_option::Limits>(&stored).await);
     assert!(refused.contains("`b`") && !refused.contains("500"), "{refused}");
@@ -85,16 +87,17 @@ async fn former_secret_refuses_the_file() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn new_secret_is_none_in_a_state_from_disk() {
+async fn new_secret_is_none_in_saved_state() {
     let live = upgrade::<plain_option::Limits, with_secret::Limits>(&[("a", "1"), ("b", "500")]).await.unwrap();
     assert_eq!((live.get().a, live.get().b), (1, None));
 }
 
 #[tokio::test(start_paused = true)]
-async fn removed_field_and_wider_type_read_the_file() {
+async fn file_allows_removed_field_and_wider_type() {
     let live = upgrade::<with_option::Limits, only_a::Limits>(&[("a", "1"), ("c", "9")]).await.unwrap();
     assert_eq!(live.get().a, 1);
-    // Another type that reads the text, and another default for a key that was not stored.
+    // The same text decodes as the wider type, and the new default applies to a key that is not
+    // stored.
     let live = upgrade::<with_default::Limits, wide::Limits>(&[("a", "1")]).await.unwrap();
     assert_eq!((live.get().a, live.get().b), (1, 8));
     refusal(upgrade::<only_a::Limits, flag::Limits>(&[("a", "12")]).await);
@@ -105,11 +108,11 @@ version!(new_name { #[etcd(alias = "old")] pub(super) new: Option<u32> });
 version!(with_alias { #[etcd(alias = "older")] pub(super) old: Option<u32> });
 
 #[tokio::test(start_paused = true)]
-async fn alias_is_read_only_if_all_keys_before_it_are_known() {
-    // The server may have held `new`, too.
+async fn alias_is_read_only_if_earlier_keys_are_known() {
+    // The file cannot tell whether the server stores `new`, too.
     let refused = refusal(upgrade::<old_name::Limits, new_name::Limits>(&[("old", "1"), ("new", "2")]).await);
     assert!(refused.contains("`new`"), "{refused}");
-    // An alias is not looked at when the field has a value.
+    // An alias is not read if the field has a value.
     let live = upgrade::<old_name::Limits, with_alias::Limits>(&[("old", "1"), ("older", "2")]).await.unwrap();
     assert_eq!(live.get().old, Some(1));
     let refused = refusal(upgrade::<old_name::Limits, with_alias::Limits>(&[("older", "2")]).await);
@@ -128,7 +131,7 @@ version!(entries { #[etcd(entries)] pub(super) db: BTreeMap<String, String> });
 version!(leaf { pub(super) db: Option<String> });
 
 #[tokio::test(start_paused = true)]
-async fn added_key_of_an_inner_struct_refuses_the_file() {
+async fn file_without_added_inner_key_is_refused() {
     let stored = [("db/host", "h"), ("db/tls", "false")];
     let refused = refusal(upgrade::<nested::Limits, nested_more::Limits>(&stored).await);
     assert!(refused.contains("`db/tls`"), "{refused}");
@@ -141,7 +144,7 @@ async fn added_key_of_an_inner_struct_refuses_the_file() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn added_key_of_a_map_entry_refuses_the_file() {
+async fn file_without_added_entry_key_is_refused() {
     let stored = [("db/x/host", "h"), ("db/x/tls", "false")];
     let refused = refusal(upgrade::<map::Limits, map_more::Limits>(&stored).await);
     assert!(refused.contains("`db/*/tls`"), "{refused}");
@@ -151,7 +154,7 @@ async fn added_key_of_a_map_entry_refuses_the_file() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_kind_of_field_at_the_same_segment_refuses_the_file() {
+async fn file_with_other_kind_of_field_is_refused() {
     refusal(upgrade::<leaf::Limits, entries::Limits>(&[]).await);
     refusal(upgrade::<entries::Limits, leaf::Limits>(&[]).await);
     refusal(upgrade::<entries::Limits, map::Limits>(&[("db/x", "h")]).await);
@@ -160,7 +163,7 @@ async fn other_kind_of_field_at_the_same_segment_refuses_the_file() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn views_of_maps_and_values_refuse_what_the_file_does_not_tell() {
+async fn map_and_value_views_refuse_files_with_unknown_keys() {
     mod older {
         use super::*;
 
@@ -202,7 +205,7 @@ async fn views_of_maps_and_values_refuse_what_the_file_does_not_tell() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn secret_that_may_be_the_only_key_of_an_entry_refuses_the_view() {
+async fn secret_as_only_key_of_entry_is_refused() {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     struct Account {
         #[etcd(default = 1)]
@@ -250,7 +253,7 @@ async fn secret_that_may_be_the_only_key_of_an_entry_refuses_the_view() {
         assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains(place), "{error}");
         assert!(error.to_string().contains("required field"), "{error}");
     }
-    // A struct that always exists, and structs that always have another key.
+    // A struct that always exists, and optional structs with a required key, may have secrets.
     bench.put(&[("named/x/db/host", "h"), ("named/x/token", "hunter2"), ("one/db/host", "h")]).await;
     keep::<Always>(&bench.client, &bench.path()).await;
     bench.store.faults().stop();
@@ -262,7 +265,7 @@ async fn secret_that_may_be_the_only_key_of_an_entry_refuses_the_view() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn file_of_the_former_format_is_refused() {
+async fn file_of_former_format_is_refused() {
     let bench = Bench::new();
     let former = r#"{"etcd_typed_snapshot":1,"store":"memory","directory":"/app","view":"the struct Limits","revision":2,
         "entries":{"a":{"value":"1","created":2,"modified":2,"version":1}}}"#;

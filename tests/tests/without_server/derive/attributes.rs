@@ -6,7 +6,7 @@ use etcd_typed::{Client, EtcdSchema, Schema};
 
 use super::{keys, memory, problems, put, stored};
 
-/// A handle of an otherwise empty store.
+/// A new store, and a handle of `/a` in it.
 async fn open<S: EtcdSchema>() -> (Client, S::Handle) {
     let client = memory().await;
     let handle = client.dir::<S>("/a").unwrap();
@@ -22,7 +22,7 @@ struct Renamed {
 }
 
 #[tokio::test]
-async fn rename_and_alias() {
+async fn rename_takes_precedence_over_aliases() {
     let (client, cfg) = open::<Renamed>().await;
     let value = Renamed { max_size: 1, time_to_live: 2 };
     cfg.set(&value).await.unwrap();
@@ -32,9 +32,9 @@ async fn rename_and_alias() {
     put(&client, "/a/timeToLive", "4").await;
     assert_eq!(cfg.get().await.unwrap().time_to_live, 4);
     put(&client, "/a/ttl", "3").await;
-    assert_eq!(cfg.get().await.unwrap().time_to_live, 3, "the first alias goes before the second");
+    assert_eq!(cfg.get().await.unwrap().time_to_live, 3, "the first alias takes precedence over the second");
     put(&client, "/a/ttl.seconds", "2").await;
-    assert_eq!(cfg.get().await.unwrap().time_to_live, 2, "the name goes before the aliases");
+    assert_eq!(cfg.get().await.unwrap().time_to_live, 2, "the name takes precedence over the aliases");
 }
 
 #[test]
@@ -77,12 +77,12 @@ struct Defaults {
 }
 
 #[tokio::test]
-async fn default() {
+async fn default_replaces_missing_key() {
     let (client, cfg) = open::<Defaults>().await;
     let defaults =
         Defaults { own: 0, expression: 1 << 20, text: "EUR".to_owned(), call: std::time::Duration::from_secs(30), json: vec![1, 2] };
     assert_eq!(*cfg.get().await.unwrap(), defaults);
-    assert_eq!(cfg.own.get().await.unwrap(), None, "a default is of the struct, there is no key");
+    assert_eq!(cfg.own.get().await.unwrap(), None, "the struct has the default, the key does not exist");
     assert_eq!(stored(&client).await, keys(&[]));
     let shown: Vec<_> = Defaults::describe().fields.iter().map(|field| &field.presence).collect();
     let texts = ["u32::default()", "1 << 20", "\"EUR\"", "std::time::Duration::from_secs(30)", "vec![1, 2]"];
@@ -120,7 +120,7 @@ struct Forms {
 }
 
 #[tokio::test]
-async fn json_and_with() {
+async fn json_and_with_define_stored_form() {
     let (client, cfg) = open::<Forms>().await;
     let value = Forms {
         mask: 255,
@@ -177,7 +177,7 @@ struct Nested {
 }
 
 #[tokio::test]
-async fn dir_and_flatten() {
+async fn dir_and_flatten_nest_structs() {
     let (client, cfg) = open::<Nested>().await;
     let tls = |name: &str| Tls { certificate: name.to_owned(), required: true };
     let value = Nested { always: tls("1"), maybe: None, by_name: [("x".to_owned(), tls("2"))].into(), beside: tls("3") };
@@ -196,7 +196,7 @@ async fn dir_and_flatten() {
     assert_eq!(cfg.beside.certificate.key().as_str(), "/a/certificate");
     assert_eq!(cfg.by_name.dir("x").unwrap().certificate.key().as_str(), "/a/by_name/x/certificate");
     cfg.maybe.required.set(&true).await.unwrap();
-    assert_eq!(*cfg.get().await.unwrap(), value, "without its required key an optional directory is not there");
+    assert_eq!(*cfg.get().await.unwrap(), value, "an optional directory without its required key does not exist");
     assert_eq!(problems(&cfg.maybe.get().await.unwrap_err()), ["/a/maybe/certificate: missing (text)"]);
     assert_eq!(cfg.check().await.unwrap().problems[0].key.as_str(), "/a/maybe/required");
     cfg.maybe.certificate.set(&"4".to_owned()).await.unwrap();
@@ -212,7 +212,7 @@ struct Skipped {
 }
 
 #[tokio::test]
-async fn skip() {
+async fn skipped_field_is_not_stored() {
     let (client, cfg) = open::<Skipped>().await;
     cfg.set(&Skipped { a: 1, cache: Some("not stored".to_owned()), b: 2 }).await.unwrap();
     assert_eq!(stored(&client).await, keys(&[("a/a", "1"), ("a/b", "2")]));
@@ -245,12 +245,12 @@ struct Checked {
 }
 
 #[tokio::test]
-async fn validate() {
+async fn validate_refuses_invalid_values() {
     let (client, cfg) = open::<Checked>().await;
     let bad = Checked { low: 3, high: 2, name: Some(String::new()), each: [("x".to_owned(), 5), ("y".to_owned(), 6)].into() };
     let error = cfg.set(&bad).await.unwrap_err();
     assert_eq!(problems(&error), ["/a/low: 3 is odd", "/a/name: empty", "/a/each/x: 5 is odd", "/a: `low` is above `high`"]);
-    assert_eq!(stored(&client).await, keys(&[]), "nothing is sent");
+    assert_eq!(stored(&client).await, keys(&[]), "nothing is written");
     assert!(cfg.low.set(&3).await.unwrap_err().to_string().contains("3 is odd"));
     assert!(cfg.each.entry("x").unwrap().set(&5).await.unwrap_err().to_string().contains("5 is odd"));
     let good = Checked { low: 2, high: 2, name: None, each: BTreeMap::new() };
@@ -269,7 +269,7 @@ struct Secrets {
 }
 
 #[tokio::test]
-async fn secret() {
+async fn secret_is_masked_everywhere() {
     let (client, cfg) = open::<Secrets>().await;
     put(&client, "/a/pin", "hunter2").await;
     put(&client, "/a/tokens/t", "hunter2").await;
@@ -303,7 +303,7 @@ struct Plain {
 }
 
 #[test]
-fn the_change_enum_derives_what_is_asked_for() {
+fn change_enum_has_requested_derives() {
     fn is<T: Clone + PartialEq + std::fmt::Debug>() {}
     is::<DerivedChange>();
 }
@@ -315,10 +315,10 @@ struct Empty {}
 struct Unit;
 
 #[tokio::test]
-async fn a_struct_without_fields() {
+async fn struct_without_fields_is_stored_empty() {
     let (_, cfg) = open::<Empty>().await;
     assert_eq!(*cfg.get().await.unwrap(), Empty {});
     let (_, cfg) = open::<Unit>().await;
     assert_eq!(*cfg.get().await.unwrap(), Unit);
-    assert_eq!(size_of::<Option<EmptyChange>>(), 0, "there is no value of it");
+    assert_eq!(size_of::<Option<EmptyChange>>(), 0, "the enum has no variants");
 }

@@ -1,4 +1,4 @@
-//! The derived change enum: which variant a change of which key is.
+//! The derived change enum: which variant a change of each key gives.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -47,7 +47,7 @@ async fn watched() -> (Client, Changes<AllChange, All>) {
     (client, changes)
 }
 
-/// The one change that a write of this key is.
+/// Writes the key and returns its one change.
 async fn change(client: &Client, changes: &mut Changes<AllChange, All>, key: &str, value: &str) -> AllChange {
     put(client, key, value).await;
     let update = changes.next().await.unwrap().unwrap();
@@ -72,7 +72,7 @@ async fn each_field_has_its_variant() {
 }
 
 #[tokio::test]
-async fn an_alias_is_the_field() {
+async fn change_of_alias_is_change_of_field() {
     let (client, mut changes) = watched().await;
     let old = change(&client, &mut changes, "/a/old", "1").await;
     assert!(matches!(old, AllChange::Leaf(c) if c.is_created() && c.key.as_str() == "/a/old"));
@@ -81,7 +81,7 @@ async fn an_alias_is_the_field() {
 }
 
 #[tokio::test]
-async fn a_secret_is_not_shown() {
+async fn secret_is_masked_in_changes() {
     let (client, mut changes) = watched().await;
     let pin = change(&client, &mut changes, "/a/pin", "4711").await;
     let token = change(&client, &mut changes, "/a/tokens/me", "4711").await;

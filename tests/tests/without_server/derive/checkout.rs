@@ -1,4 +1,4 @@
-//! The struct that the documentation shows: every kind of field together.
+//! The struct that the documentation shows, with every kind of field.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -70,7 +70,7 @@ fn checkout() -> Checkout {
 }
 
 #[tokio::test]
-async fn it_is_stored_as_a_person_would_type_it() {
+async fn struct_is_stored_as_people_type_it() {
     let client = memory().await;
     let cfg = CheckoutDir::open(&client, "prod").unwrap();
     cfg.set(&checkout()).await.unwrap();
@@ -92,7 +92,7 @@ async fn it_is_stored_as_a_person_would_type_it() {
 }
 
 #[tokio::test]
-async fn what_a_person_types_is_read() {
+async fn text_as_people_type_it_is_read() {
     let client = memory().await;
     for (key, value) in [
         ("/prod/checkout/timeout", "1m 30s\n"),
@@ -118,7 +118,7 @@ async fn what_a_person_types_is_read() {
 }
 
 #[tokio::test]
-async fn every_problem_is_listed_in_one_error() {
+async fn one_error_lists_every_problem() {
     let client = memory().await;
     for (key, value) in [
         ("/prod/checkout/rate_limit", "many"),
@@ -167,7 +167,7 @@ async fn each_field_has_its_handle() {
 }
 
 #[test]
-fn describe_is_a_table_for_people_and_tools() {
+fn describe_prints_table_and_json() {
     let expected = "\
 Checkout in /{env}/checkout
     Limits and endpoints of the checkout service.

@@ -1,4 +1,4 @@
-//! Generic structs: the bounds follow from the fields, as with serde's derives.
+//! Generic structs. Their bounds follow from the fields, as with serde's derives.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
@@ -18,7 +18,7 @@ struct Wrapper<T> {
 }
 
 #[tokio::test]
-async fn a_json_parameter() {
+async fn json_field_may_be_generic() {
     let client = memory().await;
     let cfg = WrapperDir::<Vec<u8>>::open(&client, "w").unwrap();
     let value = Wrapper { value: vec![1, 2], count: 3 };
@@ -27,7 +27,8 @@ async fn a_json_parameter() {
     assert_eq!(*cfg.get().await.unwrap(), value);
 }
 
-/// Every kind of field depends on a parameter, and one parameter is used by none that is stored.
+/// Every kind of field uses a type parameter; `P` and `N` are used only by a field that is not
+/// stored.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 struct All<K, V, S, J = u8, P = (), const N: usize = 1>
 where
@@ -60,7 +61,7 @@ struct Leaf {
 }
 
 #[tokio::test]
-async fn every_kind_of_field() {
+async fn every_kind_of_field_may_be_generic() {
     let client = memory().await;
     let cfg = client.dir::<All<String, u32, Leaf, bool, char, 3>>("/a").unwrap();
     let value = All {
@@ -79,11 +80,11 @@ async fn every_kind_of_field() {
     let now: All<String, u32, Leaf, bool, char, 3> = cfg.get().await.unwrap().into_inner();
     assert_eq!(now, value);
     assert_eq!(cfg.map.dir("k").unwrap().a.get().await.unwrap().as_deref(), Some(&5));
-    // The enum has the parameters that its variants use.
+    // The change enum has only the parameters that its variants use.
     let _: Option<AllChange<String, u32, Leaf, bool>> = None;
 }
 
-/// A function that knows only the bounds can use handle, struct and change.
+/// Uses the handle, the struct and the change enum with no bounds but those of the fields.
 async fn generic<V>(value: V) -> Wrapper2<V>
 where
     V: EtcdValue + Clone + Debug + PartialEq + Send + Sync + 'static,
@@ -101,12 +102,12 @@ struct Wrapper2<V> {
 }
 
 #[tokio::test]
-async fn in_a_generic_function() {
+async fn generic_function_uses_handle() {
     assert_eq!(generic(7_u8).await, Wrapper2 { value: 7 });
     assert_eq!(generic(true).await, Wrapper2 { value: true });
 }
 
-/// A schema around another.
+/// A schema that contains another schema as a parameter.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 struct Outer<S: EtcdSchema> {
     #[etcd(dir)]
@@ -122,7 +123,7 @@ struct Wrapped<S: EtcdSchema> {
 }
 
 #[tokio::test]
-async fn a_schema_as_parameter() {
+async fn schema_may_be_type_parameter() {
     let client = memory().await;
     put(&client, "/a/a", "1").await;
     let cfg = client.dir::<Outer<Leaf>>("/a").unwrap();
@@ -136,7 +137,7 @@ async fn a_schema_as_parameter() {
 struct Id<T>(T);
 
 #[test]
-fn a_generic_newtype() {
+fn newtype_may_be_generic() {
     assert_eq!(Id::<u8>::decode(b"7"), Ok(Id(7)));
     assert_eq!(<Id<u8> as EtcdValue>::TYPE, u8::TYPE);
     fn is_map_key<K: MapKey>() {}

@@ -1,4 +1,5 @@
-//! Names: raw identifiers, names that generated code has too, visibility, the prefix's parameters, another path to the crate.
+//! Names: raw identifiers, clashes with generated code, visibility, parameters of the prefix, and
+//! another path to the crate.
 
 use etcd_typed::{EtcdSchema, EtcdValue, Schema};
 
@@ -12,13 +13,13 @@ struct Raw {
 }
 
 #[tokio::test]
-async fn raw_identifiers() {
+async fn raw_identifiers_are_unescaped() {
     let client = memory().await;
     let cfg = client.dir::<Raw>("/a").unwrap();
     cfg.set(&Raw { r#type: 1, self_: 2, größe: 3 }).await.unwrap();
     assert_eq!(stored(&client).await, keys(&[("a/größe", "3"), ("a/self_", "2"), ("a/type", "1")]));
     assert_eq!(cfg.r#type.get().await.unwrap().as_deref(), Some(&1));
-    // The variants are called `Type`, `Self_`, `Größe`.
+    // The variants are `Type`, `Self_` and `Größe`.
     fn field(change: RawChange) -> u8 {
         match change {
             RawChange::Type(_) => 1,
@@ -29,7 +30,7 @@ async fn raw_identifiers() {
     let _: fn(RawChange) -> u8 = field;
 }
 
-/// Each name that generated code uses itself, and methods of the handle.
+/// Fields with names that generated code uses itself, and with names of the handle's methods.
 #[derive(EtcdSchema, Clone, Debug, PartialEq, Default)]
 #[etcd(prefix = "/{__client}/{client}")]
 struct Clashes {
@@ -62,7 +63,7 @@ struct Clashes {
 }
 
 #[tokio::test]
-async fn names_of_generated_code() {
+async fn fields_may_have_names_of_generated_code() {
     let client = memory().await;
     let cfg = ClashesDir::open(&client, "x", "y").unwrap();
     let value = Clashes { __dir: 1, __decoder: 2, __0: 3, get: 4, key: 5, ..Clashes::default() };
@@ -79,7 +80,7 @@ struct Parameters {
 }
 
 #[tokio::test]
-async fn one_argument_for_each_parameter() {
+async fn open_takes_one_argument_per_parameter() {
     let client = memory().await;
     let open = |env: &str| ParametersDir::open(&client, env, 7, 'x').unwrap().key().to_string();
     assert_eq!(open("prod"), "/env-prod/7/prod/x/fixed");
@@ -103,7 +104,7 @@ struct Fixed {
 }
 
 #[tokio::test]
-async fn a_prefix_without_parameters() {
+async fn prefix_needs_no_parameters() {
     let client = memory().await;
     assert_eq!(RootDir::open(&client).unwrap().a.key().as_str(), "/a");
     assert_eq!(FixedDir::open(&client).unwrap().a.key().as_str(), "/fixed/50%/a");
@@ -124,14 +125,14 @@ mod elsewhere {
     #[derive(EtcdSchema)]
     #[etcd(prefix = "/a")]
     pub(super) struct Outer {
-        /// Private here, public on the handle.
+        /// The field is private, but public on the handle.
         #[etcd(dir)]
         a: private::Inner,
     }
 }
 
 #[tokio::test]
-async fn the_handle_is_as_visible_as_the_struct() {
+async fn handle_is_as_visible_as_struct() {
     let client = memory().await;
     let cfg = elsewhere::OuterDir::open(&client).unwrap();
     assert_eq!(cfg.a.b.key().as_str(), "/a/a/b");
@@ -140,13 +141,13 @@ async fn the_handle_is_as_visible_as_the_struct() {
     };
 }
 
-/// With lints that a careful crate denies; private types within public ones.
+/// Compiles with lints that a strict crate denies, and with private types in public ones.
 mod strict {
     #![deny(warnings, missing_docs, unreachable_pub, missing_debug_implementations, unnameable_types, unused_qualifications, clippy::all)]
 
     use etcd_typed::{EtcdSchema, EtcdValue};
 
-    /// Public, with fields that are not.
+    /// A public struct with private fields.
     #[derive(EtcdSchema, Debug)]
     #[etcd(prefix = "/{env}")]
     pub(crate) struct Public {
@@ -170,13 +171,13 @@ mod strict {
     }
 
     #[test]
-    fn levels() {
+    fn enum_compiles_under_strict_lints() {
         use etcd_typed::EtcdValue as _;
         assert!(matches!(Level::decode(b"high"), Ok(Level::High)));
     }
 }
 
-/// A crate that has ours under another name.
+/// A crate that re-exports this library under another name.
 mod facade {
     pub(super) mod inner {
         pub(crate) use etcd_typed as typed;
@@ -184,7 +185,7 @@ mod facade {
 }
 
 mod through {
-    /// Shadows the crate's name: only the given path leads there.
+    /// Shadows the name of this library, so that only the given path leads to it.
     mod etcd_typed {}
 
     use super::facade;
@@ -206,7 +207,7 @@ mod through {
 }
 
 #[tokio::test]
-async fn the_crate_by_another_path() {
+async fn crate_path_can_be_set() {
     let client = memory().await;
     let cfg = through::ThroughDir::open(&client, "p").unwrap();
     let value = through::Through { mode: through::Mode::On, json: 1 };
@@ -214,7 +215,7 @@ async fn the_crate_by_another_path() {
     assert_eq!(*cfg.get().await.unwrap(), value);
 }
 
-/// What a macro makes of its own tokens and of its caller's.
+/// A macro that derives a schema from its own tokens and those of its caller.
 macro_rules! make {
     ($name:ident { $($field:ident: $ty:ty = $default:expr),* $(,)? }) => {
         #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -243,7 +244,7 @@ impl EtcdValue for Option2<String> {
 }
 
 #[tokio::test]
-async fn a_struct_from_a_macro() {
+async fn struct_may_come_from_macro() {
     let client = memory().await;
     let cfg = client.dir::<Made>("/a").unwrap();
     assert_eq!(*cfg.get().await.unwrap(), Made { fixed: None, a: 3, b: Option2(None) });

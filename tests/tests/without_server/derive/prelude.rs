@@ -1,6 +1,7 @@
-//! Generated code names everything by its whole path: it works where nothing is in scope, and where other things have the usual names.
+//! Generated code uses absolute paths: it compiles without the prelude, and in a module where the
+//! usual names mean something else.
 
-/// Nothing is in scope.
+/// A module with nothing in scope.
 #[no_implicit_prelude]
 mod nothing {
     #[derive(::etcd_typed::EtcdSchema, ::core::clone::Clone, ::core::fmt::Debug, ::core::cmp::PartialEq)]
@@ -65,7 +66,7 @@ mod raw {
 }
 
 #[tokio::test]
-async fn under_no_implicit_prelude() {
+async fn derive_works_without_prelude() {
     let client = super::memory().await;
     let cfg = nothing::AllDir::open(&client, "x").unwrap();
     let inner = || nothing::Inner { inner: true };
@@ -89,7 +90,7 @@ async fn under_no_implicit_prelude() {
     assert_eq!(*cfg.get().await.unwrap(), value);
 }
 
-/// The usual names mean other things.
+/// A module in which the usual names mean something else.
 #[allow(dead_code, non_camel_case_types)]
 mod others {
     pub struct Result;
@@ -129,7 +130,7 @@ mod others {
 }
 
 #[tokio::test]
-async fn where_other_things_have_the_usual_names() {
+async fn derive_works_with_shadowed_names() {
     let client = super::memory().await;
     let cfg = others::ShadowedDir::open(&client, 1).unwrap();
     super::put(&client, "/1/b", "[]").await;

@@ -1,4 +1,4 @@
-//! `#[derive(EtcdValue)]`.
+//! Enums and newtypes with `#[derive(EtcdValue)]`.
 
 use etcd_typed::{EtcdValue, ValueError};
 
@@ -13,7 +13,7 @@ enum Level {
 }
 
 #[test]
-fn an_enum() {
+fn enum_is_stored_as_variant_name() {
     for (value, text) in
         [(Level::VeryLow, "very_low"), (Level::Middle, "middle"), (Level::High, "as high as it gets"), (Level::Type, "type")]
     {
@@ -32,7 +32,7 @@ fn an_enum() {
 }
 
 #[test]
-fn rename_all() {
+fn rename_all_applies_to_variants() {
     macro_rules! text {
         ($case:literal) => {{
             #[derive(EtcdValue)]
@@ -63,7 +63,7 @@ struct Port(u16);
 struct Nested(Port);
 
 #[test]
-fn a_newtype_is_stored_as_its_value() {
+fn newtype_is_stored_as_its_value() {
     assert_eq!(Port(80).encode().as_deref(), Ok(&b"80"[..]));
     assert_eq!(Nested::decode(b"80\n"), Ok(Nested(Port(80))));
     assert_eq!(Nested::TYPE, u16::TYPE);
