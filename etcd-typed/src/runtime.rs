@@ -14,7 +14,7 @@ mod time;
 
 use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::runtime::{Handle, Id};
@@ -44,6 +44,16 @@ thread_local! {
 
 static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
+/// How many registries have a task that waits, which is nearly always none.
+static REGISTRIES_WITH_WAITING_TASKS: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether any task of the process waits for a runtime. A read of a live view looks at this before
+/// it looks at its own registry, which saves two loads.
+#[inline]
+pub(crate) fn some_task_waits() -> bool {
+    REGISTRIES_WITH_WAITING_TASKS.load(Ordering::Relaxed) != 0
+}
+
 /// The runtimes on which one client is used, and the tasks that wait for a runtime.
 pub(crate) struct Runtimes {
     /// Distinguishes the registries of a process.
@@ -59,6 +69,12 @@ struct Inner {
     /// Tasks whose runtime has ended and that no other runtime has polled yet. Some of them may
     /// have started elsewhere since.
     waiting: Vec<Arc<Seat>>,
+}
+
+impl Drop for Runtimes {
+    fn drop(&mut self) {
+        self.set_waiting(false);
+    }
 }
 
 impl Runtimes {
@@ -77,12 +93,20 @@ impl Runtimes {
         }
     }
 
-    /// Like [`note`](Self::note), for hot paths: does something only if a task waits for a runtime.
-    #[inline]
+    /// Like [`note`](Self::note), but does something only if a task waits for a runtime.
+    #[cold]
     pub(crate) fn note_if_waiting(self: &Arc<Self>) {
         if self.waiting.load(Ordering::Relaxed) {
             self.note();
         }
+    }
+
+    fn set_waiting(&self, waiting: bool) {
+        match (self.waiting.swap(waiting, Ordering::AcqRel), waiting) {
+            (false, true) => REGISTRIES_WITH_WAITING_TASKS.fetch_add(1, Ordering::Release),
+            (true, false) => REGISTRIES_WITH_WAITING_TASKS.fetch_sub(1, Ordering::Release),
+            _ => return,
+        };
     }
 
     fn enter(self: &Arc<Self>, here: Handle) {
@@ -94,7 +118,7 @@ impl Runtimes {
                 others.clone_from(&inner.known);
                 inner.known.push(Place::of(here.clone()));
             }
-            self.waiting.store(false, Ordering::Release);
+            self.set_waiting(false);
             (std::mem::take(&mut inner.waiting), others)
         };
         NOTED.set(Some((self.number, id)));
@@ -139,7 +163,7 @@ impl Runtimes {
         if !inner.waiting.iter().any(|other| Arc::ptr_eq(other, &seat)) {
             inner.waiting.push(seat);
         }
-        self.waiting.store(true, Ordering::Release);
+        self.set_waiting(true);
         inner.known.clone()
     }
 

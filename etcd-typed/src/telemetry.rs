@@ -184,7 +184,7 @@ pub enum MetricUnit {
 
 /// Describes every metric, with its unit, to the installed recorder.
 ///
-/// ```
+/// ```standalone_crate
 /// use etcd_typed::telemetry;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -14,7 +14,7 @@ use super::status::{Cause, FileStatus, LiveStatus, Rewound};
 use super::upstream::{Audience, Upstream};
 use crate::error::{Error, ErrorKind, Problem, Result};
 use crate::revision::Revision;
-use crate::runtime::now;
+use crate::runtime::{now, some_task_waits};
 use crate::telemetry::{Pattern, ViewTelemetry};
 use crate::version::Versioned;
 
@@ -120,7 +120,9 @@ impl<T> Cell<T> {
     }
 
     pub(super) fn load(&self) -> Guard<Arc<Versioned<T>>> {
-        self.upstream.runtimes().note_if_waiting();
+        if some_task_waits() {
+            self.upstream.runtimes().note_if_waiting();
+        }
         self.state.load()
     }
 

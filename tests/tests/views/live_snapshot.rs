@@ -433,7 +433,7 @@ async fn unusable_file_fails_like_missing_file() {
     fs::write(bench.path(), &good).unwrap();
     let pool = bench.client.dir::<Pool>("/app").unwrap();
     let error = soon(pool.live().or_snapshot(bench.path())).await.unwrap_err();
-    assert!(error.to_string().contains("not of the struct Pool in /app"), "{error}");
+    assert!(error.to_string().contains("not to the struct Pool in /app"), "{error}");
     assert_eq!(bench.view_from_disk().await.get().rate, 100, "the view of its own struct accepts the file");
 }
 
