@@ -388,7 +388,9 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets how long a connection attempt may take. Default: 2 s. Zero is refused.
+    /// Sets how long a connection attempt may take, at most 95 % of
+    /// [`RetryPolicy::read_attempt_timeout`]. Default: 2 s, of which the default policy allows 1.9 s.
+    /// Zero is refused.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.tune.connect_timeout = Some(timeout);
         self

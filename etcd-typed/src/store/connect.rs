@@ -25,7 +25,8 @@ pub struct ConnectOptions {
     pub tls: Option<Tls>,
     /// How calls are retried and how long they may take.
     pub retry: RetryPolicy,
-    /// The time limit for establishing a connection. Default: 2 s.
+    /// The time limit for establishing a connection, and at most 95 % of
+    /// [`RetryPolicy::read_attempt_timeout`]. Default: 2 s, of which the default policy allows 1.9 s.
     ///
     /// For this and every other duration here, zero is refused, and more than 30 years counts as 30
     /// years.
@@ -75,9 +76,13 @@ impl ConnectOptions {
         if self.max_operations == 0 {
             return Err(Error::new(ErrorKind::Invalid, "`max_operations` is zero: a transaction needs at least one operation"));
         }
+        let retry = self.retry.checked()?;
+        // If both limits ended at the same time, it would be chance whether a read reports why it
+        // has no connection.
+        let longest = retry.read_attempt_timeout.mul_f64(0.95);
         Ok(Self {
-            retry: self.retry.checked()?,
-            connect_timeout: limit("connect_timeout", self.connect_timeout)?,
+            connect_timeout: limit("connect_timeout", self.connect_timeout)?.min(longest),
+            retry,
             keep_alive_interval: limit("keep_alive interval", self.keep_alive_interval)?,
             keep_alive_timeout: limit("keep_alive timeout", self.keep_alive_timeout)?,
             progress_interval: limit("progress_interval", self.progress_interval)?,
@@ -158,5 +163,22 @@ impl fmt::Debug for Tls {
             .field("identity", &self.identity.is_some())
             .field("server_name", &self.server_name)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_attempt_ends_before_read_attempt() {
+        let checked = |connect_timeout| {
+            let options = ConnectOptions { connect_timeout, ..ConnectOptions::new(Vec::new()) };
+            options.checked().unwrap().connect_timeout
+        };
+        assert_eq!(checked(Duration::from_millis(300)), Duration::from_millis(300));
+        for longer in [Duration::from_secs(2), Duration::MAX] {
+            assert_eq!(checked(longer), Duration::from_millis(1900));
+        }
     }
 }
