@@ -80,7 +80,7 @@
 //!
 #![doc = include_str!("guide/layers.svg")]
 //!
-//! The way of a `set`, of an event and of an `acquire` through these layers:
+//! The path of a `set`, an event and an `acquire` through these layers:
 //!
 #![doc = include_str!("guide/ways.svg")]
 //!

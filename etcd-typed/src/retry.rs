@@ -153,7 +153,8 @@ pub(crate) async fn answer_until<T>(ends: Instant, write: impl Future<Output = R
     if !runtime::is_here() {
         return Err(Error::without_runtime());
     }
-    // A store that respects the limit fails at the same instant, with a more detailed error.
+    // Only for stores that ignore the remaining time. A store that respects it fails by itself at
+    // `ends`, with a more detailed error.
     let late = |_| Error::new(ErrorKind::Timeout, "no answer in time").outcome_unknown();
     timeout_at(ends, until(ends, write)).await.map_err(late)?
 }

@@ -99,7 +99,7 @@ impl Bench {
         median(each)
     }
 
-    /// The allocations of a change; the runtime does everything on this thread.
+    /// The allocations of a change. The runtime has only this thread, so counting here finds them all.
     fn allocations(&mut self, runtime: &Runtime) -> f64 {
         let counts = (0..15).map(|_| allocation_counter::measure(|| self.change(runtime)).count_total as f64);
         median(counts.collect())

@@ -340,7 +340,7 @@ mod tests {
 
     #[cfg(feature = "testing")]
     #[tokio::test(start_paused = true)]
-    async fn one_request_releases_hands_on_and_joins() {
+    async fn one_request_releases_lock_wakes_next_and_queues_third() {
         let (counting, lock) = counted(3).await;
         let first = lock.acquire().await.unwrap();
         let second = waiting(&lock, 2).await;

@@ -248,7 +248,8 @@ impl Keeper {
             Some(lease) => lease,
             None => self.target.share().await?,
         };
-        // Stored before any key is attached to it: dropping it then also deletes the key.
+        // Stored in `self` before the key is attached to the lease: if this future is dropped, the
+        // share is still known, and the end of its lease deletes the key.
         let lease = self.lease.insert(lease);
         let then = vec![self.target.put(&self.value, lease)];
         let txn = Txn { compares: vec![Compare::key(&key, condition)], then, otherwise: Vec::new() };

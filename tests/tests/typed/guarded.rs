@@ -516,7 +516,7 @@ async fn wiped(bench: &Bench, wipe: impl AsyncFnOnce()) {
 }
 
 #[tokio::test]
-async fn wiped_store_refuses_old_guard_memory() {
+async fn wiped_store_refuses_old_guard_on_memory() {
     let store = MemoryStore::new();
     let bench = Bench::of(Client::with_store(store.clone()));
     bench.fill().await;
@@ -786,7 +786,7 @@ fn polled<T>(mut future: BoxFuture<'static, T>) -> BoxFuture<'static, T> {
 /// Once its deadline has passed by the local clock, a guard lets no write through, since another
 /// client may hold the lock by then.
 #[tokio::test(start_paused = true)]
-async fn expired_guard_sends_nothing_memory() {
+async fn expired_guard_sends_nothing_on_memory() {
     let store = MemoryStore::new();
     let bench = Bench::of(Client::with_store(store.clone()));
     bench.fill().await;
@@ -806,7 +806,7 @@ async fn expired_guard_sends_nothing_memory() {
 /// A server that hung applies the write after its caller has given up. The guard is compared at
 /// that time.
 #[tokio::test(start_paused = true)]
-async fn late_write_compares_guard_when_applied_memory() {
+async fn late_write_compares_guard_when_applied_on_memory() {
     for held in [true, false] {
         let store = MemoryStore::new();
         let bench = Bench::of(Client::with_store(store.clone()));
@@ -852,7 +852,7 @@ async fn v2_refuses_guarded_writes() {
 
 /// No store that can compare a guard has directories as nodes of their own.
 #[tokio::test]
-async fn guarded_directory_calls_fail_as_unguarded_memory() {
+async fn guarded_directory_calls_fail_as_unguarded_on_memory() {
     let bench = Bench::memory().await;
     let lock = bench.lock().await;
     let directory = bench.client.directory("/d").unwrap();

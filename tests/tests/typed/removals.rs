@@ -517,7 +517,7 @@ async fn new_entry_replaces_leftover_keys(bench: Bench) {
     }
 }
 
-/// It has no key if no field has a value.
+/// A struct that stores no key at all if no field has a value.
 #[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
 struct Soft {
     note: Option<String>,
@@ -684,7 +684,7 @@ async fn removed_entry_keeps_lease_v2() {
 
 /// An update that removes an entry runs again if a key was added to that entry, and only then.
 #[tokio::test]
-async fn update_detects_keys_added_to_removed_entry_memory() {
+async fn update_detects_keys_added_to_removed_entry_on_memory() {
     let bench = Bench { client: Client::connect("memory:").await.unwrap() };
     for (added, runs) in [("regions/us/added", 2), ("regions/us/host", 2), ("regions/eu/added", 1), ("name", 1)] {
         bench.filled().await;
@@ -702,7 +702,7 @@ async fn update_detects_keys_added_to_removed_entry_memory() {
 }
 
 #[tokio::test]
-async fn large_entry_is_removed_by_one_operation_memory() {
+async fn large_entry_is_removed_by_one_operation_on_memory() {
     let counting = CountingStore::new(std::sync::Arc::new(MemoryStore::new()));
     let client = Client::with_store(counting.clone());
     let dir = client.dir::<App>("/app").unwrap();
@@ -722,7 +722,7 @@ async fn large_entry_is_removed_by_one_operation_memory() {
 
 /// A swap that adds an entry is one request, unless leftover keys are at its place.
 #[tokio::test]
-async fn swap_that_adds_entry_is_one_request_memory() {
+async fn swap_that_adds_entry_is_one_request_on_memory() {
     let store = MemoryStore::new();
     let counting = CountingStore::new(std::sync::Arc::new(store.clone()));
     let (client, bench) = (Client::with_store(counting.clone()), Bench { client: Client::with_store(store) });

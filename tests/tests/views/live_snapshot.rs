@@ -473,7 +473,7 @@ async fn secrets_are_never_saved() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn view_with_required_secret_is_refused() {
+async fn snapshot_of_required_secret_is_refused() {
     #[derive(EtcdSchema)]
     #[allow(dead_code, reason = "only its table is used")]
     struct Required {

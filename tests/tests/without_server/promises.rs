@@ -28,7 +28,7 @@ fn promises(page: &str) -> BTreeMap<&str, Vec<&str>> {
     promises
 }
 
-/// Why a listed test does not exist, if it does not.
+/// Returns what is missing of a listed test (its file or its function), or `None` if the test exists.
 fn missing(test: &str) -> Option<String> {
     let (file, function) = test.split_once("::").unwrap_or_else(|| panic!("no function: {test}"));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn first_end_follows_all_changes() {
+    fn earliest_lease_end_is_updated_by_every_change() {
         let mut leases = Leases::default();
         let now = Instant::now();
         leases.grant(id(1), 10 * SECOND, now).unwrap();

@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn code_110_with_credentials() {
+    fn code_110_with_credentials_is_permission_denied() {
         let mut answer = answer(401, r#"{"errorCode":110,"message":"m","cause":"Insufficient credentials","index":0}"#);
         answer.authenticated = true;
         let error = keys(&answer).unwrap().outcome.unwrap_err().into_error();

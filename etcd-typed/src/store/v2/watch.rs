@@ -186,8 +186,9 @@ impl Follower {
         }
         match self.open(index).await? {
             Opened::Poll(next) => Ok(Happened::Replaced(next)),
-            // The start is no longer in the server's window. The open poll still gets new events;
-            // the missed window matters only if the poll is cut.
+            // The server no longer keeps the events after `index`, so no new poll can start there.
+            // The open poll still receives new events. The lost history matters only if that poll
+            // is cut.
             Opened::Over(_) => Ok(Happened::Idle { replaceable: false }),
         }
     }

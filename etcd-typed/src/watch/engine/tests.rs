@@ -656,7 +656,7 @@ fn first_check_sets_the_anchor() {
 }
 
 #[test]
-fn any_key_name_serves_as_anchor() {
+fn watch_checks_history_by_key_with_invalid_name() {
     for foreign in [&b"/a/\xff"[..], b"/a/z/", b"/a//z"] {
         let mut story = Story::following(PAST);
         let mut batch = put("/a/x", 20);

@@ -243,7 +243,7 @@ async fn dropped_try_acquire_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_acquire_within_leaves_nothing() {
+async fn dropping_acquire_within_call_leaves_nothing() {
     for held in [false, true] {
         // Once the call times out before it is dropped, and once it does not.
         for time in [Duration::from_millis(200), Duration::from_secs(600)] {
@@ -330,7 +330,7 @@ async fn joined_by_another(bench: &Bench) -> Lock {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_release_keeps_joined_acquire() {
+async fn acquire_in_same_request_succeeds_if_release_is_dropped() {
     for (fault, set) in FAULTS {
         for times in 0.. {
             let what = format!("{fault}, release polled {times} times");

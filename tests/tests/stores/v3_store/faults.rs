@@ -285,7 +285,7 @@ async fn answering(answer: &'static [u8]) -> String {
 }
 
 #[tokio::test]
-async fn servers_other_than_etcd_v3_are_named() {
+async fn error_tells_that_server_is_not_etcd_v3() {
     // An HTTP/1.1 server, such as an etcd that has only the v2 API.
     let address = answering(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
     let error = failed_read(&V3Store::new(&quick(&address)).unwrap()).await;

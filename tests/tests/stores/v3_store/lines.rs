@@ -91,7 +91,7 @@ async fn soon<F: Future>(future: F) -> F::Output {
 /// Fault F8 in both directions: an addition whose request or answer hangs is in doubt for its
 /// caller, and is never made twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn additions_happen_once_while_directions_stall() {
+async fn increments_apply_at_most_once_while_connection_stalls() {
     let etcd = Etcd::start().await;
     let proxy = Arc::new(Proxy::to(etcd.endpoint()).await);
     let direct = Client::connect(&etcd.url_v3()).await.unwrap().entry::<u64>("/sum").unwrap();

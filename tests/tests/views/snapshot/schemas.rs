@@ -79,7 +79,7 @@ async fn next_save_contains_added_field() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn file_without_former_secret_is_refused() {
+async fn file_is_refused_if_field_was_secret_when_saved() {
     let stored = [("a", "1"), ("b", "500")];
     let refused = refusal(upgrade::<with_secret::Limits, plain_option::Limits>(&stored).await);
     assert!(refused.contains("`b`") && !refused.contains("500"), "{refused}");

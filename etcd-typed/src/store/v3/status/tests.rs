@@ -45,7 +45,7 @@ fn refused_client_certificate_is_tls_error() {
 }
 
 #[test]
-fn refused_stream_is_not_sent() {
+fn refused_http2_stream_means_request_was_not_sent() {
     assert_row(&broken(None, Reason::REFUSED_STREAM), Row::NotSent, ErrorKind::Unavailable, Repeat::Always, false);
 }
 

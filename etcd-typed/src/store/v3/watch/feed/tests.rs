@@ -235,7 +235,7 @@ fn slow_reader_lags_alone() {
 }
 
 #[test]
-fn kept_batches_are_bounded_and_age() {
+fn kept_batches_are_bounded_and_expire() {
     let mut shared = Shared::standing(listed(0), 0);
     shared.batches(1..=10);
     assert!(shared.sharing.recent.is_empty(), "nothing is kept for one reader");

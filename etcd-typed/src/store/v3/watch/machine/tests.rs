@@ -206,7 +206,7 @@ fn live_watches_are_created_in_order() {
 }
 
 #[test]
-fn start_at_zero_is_not_now() {
+fn watch_from_revision_zero_starts_at_one() {
     for from in [resumed(0), listed(0)] {
         let mut machine = Machine::default();
         machine.add(7, &below(from));
