@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn retry_without_shown_value_always_reads() {
+    async fn retry_reads_if_conflict_shows_no_value() {
         let (attempts, last) = contended(&RetryPolicy::default(), None).await;
         assert_eq!((attempts.len(), last), (32, None));
         assert!(attempts.iter().all(|(value, _)| *value == "read"));
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn shown_value_needs_no_read() {
+    async fn retry_uses_value_shown_by_conflict() {
         let (mut retry, polled) = (OptimisticRetry::new(&RetryPolicy::default()), Cell::new(false));
         let read = async {
             polled.set(true);

@@ -133,7 +133,7 @@ async fn keys_outside_the_schema_yield_no_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_history_yields_resynced_difference() {
+async fn lost_history_yields_resynced_update() {
     let store = MemoryStore::new();
     commit(&store, vec![put("/n/gone", "1"), put("/n/kept", "2"), put("/n/changed", "3")]).await;
     let mut changes = watching(&store).await.unwrap();
@@ -155,7 +155,7 @@ async fn lost_history_yields_resynced_difference() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_history_without_difference_yields_item() {
+async fn lost_history_without_changes_yields_update() {
     let store = MemoryStore::new();
     commit(&store, vec![put("/n/a", "1")]).await;
     let mut changes = watching(&store).await.unwrap();
@@ -167,7 +167,7 @@ async fn lost_history_without_difference_yields_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn emptied_server_yields_resynced_difference() {
+async fn emptied_server_yields_resynced_update() {
     let store = MemoryStore::new();
     for value in 0..10 {
         commit(&store, vec![put("/n/a", &value.to_string())]).await;

@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn smaller_key_leads_within_one_transaction() {
+    fn smallest_key_of_one_transaction_leads() {
         let mut office = office(vec![stands(0xc, 5, 5, "c"), stands(0xb, 5, 5, "b")]);
         assert_eq!(leader(&office), Some((0xb, "b".to_owned())));
         assert_eq!(told(&mut office, 11, vec![delete("/a/b", false)]), is(0xc, "c"));

@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_directory_is_one_removal() {
+    fn lost_struct_is_deleted_as_one_directory() {
         let owner = Owner::Struct(WITH_DIRECTORIES);
         let new = encoded(&[("main/host", "h"), ("regions/eu/host", "h")]);
         let stored =
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn leftover_stays_unless_directory_is_added() {
+    fn leftover_keys_stay_unless_struct_is_added() {
         let owner = Owner::Struct(WITH_DIRECTORIES);
         let stored = stored(&["backup/note", "regions/eu/note", "regions/us/note"]);
         let old = encoded(&[("main/host", "h")]);

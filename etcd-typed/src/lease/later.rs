@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn unwanted_work_wakes_no_task() {
+    async fn cancelled_work_wakes_task_rarely() {
         let (count, one) = counter();
         let (later, runtimes) = (Arc::new(Later::default()), Runtimes::new());
         let asked = one().asked;

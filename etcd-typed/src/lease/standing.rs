@@ -323,7 +323,7 @@ mod tests {
 
     #[cfg(feature = "testing")]
     #[tokio::test(start_paused = true)]
-    async fn release_creates_key_of_joining_contender() {
+    async fn release_and_acquire_share_one_request() {
         let (counting, lock) = counted(2).await;
         let first = lock.acquire().await.unwrap();
         let fence = first.fence();
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failed_join_does_not_fail_release() {
+    async fn revoked_lease_of_next_waiter_does_not_fail_release() {
         let (client, lock) = lock().await;
         let two = ["/a", "/b"].map(|name| client.lock(name).ttl(TTL));
         let (a, b) = (two[0].acquire().await.unwrap(), two[1].acquire().await.unwrap());
@@ -408,7 +408,7 @@ mod tests {
     /// For the locks `/x` and `/x/y`: a holder of the second is also in the queue of the first.
     #[cfg(feature = "testing")]
     #[tokio::test(start_paused = true)]
-    async fn nested_queues_may_wait_for_one_key() {
+    async fn waiters_of_nested_locks_do_not_wake_each_other() {
         let counting = crate::testing::CountingStore::new(Client::connect("memory:").await.unwrap().store().clone());
         let client = Client::with_store(counting.clone());
         let (outer, inner) = (client.lock("/x").ttl(TTL), client.lock("/x/y").ttl(TTL));

@@ -64,7 +64,7 @@ async fn pass(time: Duration) {
 }
 
 #[test]
-fn margin_is_a_tenth_within_bounds() {
+fn safety_margin_is_bounded_tenth_of_ttl() {
     use super::life::safe;
     for (ttl, left) in [(0, 0), (500, 250), (1000, 500), (2000, 1500), (5000, 4500), (10_000, 9000), (60_000, 54_000)] {
         assert_eq!(safe(Duration::from_millis(ttl)), Duration::from_millis(left), "{ttl}");

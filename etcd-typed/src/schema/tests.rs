@@ -238,7 +238,7 @@ fn empty_directory_reports_missing_fields_and_bad_default() {
 }
 
 #[test]
-fn unused_alias_is_no_problem() {
+fn check_ignores_unread_alias() {
     let well = [("low", "2"), ("high", "4"), ("inner/size", "2"), ("pin", "2")];
     assert_eq!(checked(&well), [""; 0]);
     let alias = |value| [&well[..], &[("old_high", value)]].concat();
@@ -428,7 +428,7 @@ fn relative() -> impl proptest::strategy::Strategy<Value = String> {
 
 proptest::proptest! {
     #[test]
-    fn reading_in_turns_matches_reading_at_once(
+    fn decoding_with_yields_matches_decoding_at_once(
         keys in proptest::collection::btree_map(relative(), ("[0-9]{1,2}|x", 1..30_u64, 0..3_i64), 0..60),
     ) {
         let key_value = |(relative, (value, at, lease)): (&String, &(String, u64, i64))| {

@@ -538,7 +538,7 @@ mod tests {
     use super::forgets_at_a_crash;
 
     #[test]
-    fn versions_that_lose_writes_in_a_crash() {
+    fn versions_that_lose_writes_in_crash_are_known() {
         for (version, single, member) in [
             ("3.3.27", true, false),
             ("3.4.9", true, false),

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn every_leased_key_is_waited_for() {
+    fn waiter_waits_for_every_leased_key() {
         for name in [&b"123456"[..], b"4F", b"README", b"sub/4", b"/", b"4/", b"_4", b" ", "ü".as_bytes(), b"\xff\xfe", b"\0"] {
             let key = [b"/q/", name].concat();
             assert_eq!(before(vec![kv(&key, 4, Some(1))], false), behind(&key, 4), "{name:?}");
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_key_per_transaction_is_first() {
+    fn smallest_key_of_one_transaction_is_first() {
         // Our key is the larger one: it waits.
         assert_eq!(before(vec![kv(b"/q/4", 5, Some(1))], false), behind(b"/q/4", 5));
         // Our key is the smaller one. A contender of this library waits for it.

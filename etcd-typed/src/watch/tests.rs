@@ -339,7 +339,7 @@ async fn short_refusal_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bad_certificate_is_waited_for_like_an_outage() {
+async fn watch_waits_for_good_certificate() {
     let (store, mut follow) = cut_off(ErrorKind::Tls).await;
     assert!(timeout(100 * LONG, follow.next()).await.is_err(), "it waits");
     assert_eq!(follow.interruption().map(|interruption| interruption.error.kind()), Some(ErrorKind::Tls));

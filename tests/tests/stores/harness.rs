@@ -68,7 +68,7 @@ async fn server_reports_version_and_addresses() {
 }
 
 #[tokio::test]
-async fn builder_disables_old_api() {
+async fn builder_can_disable_v2() {
     let etcd = Etcd::builder().v2(false).start().await;
     assert!(!etcd.has_v2());
     let keys = http(&etcd.endpoint(), "GET /v2/keys/", "").await.expect("an answer");

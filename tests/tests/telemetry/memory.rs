@@ -221,7 +221,7 @@ async fn refused_watch_is_counted_as_interruption() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stale_view_is_counted_as_resync() {
+async fn restart_of_silent_watch_is_counted_as_resync() {
     let listener = Listener::new();
     let store = MemoryStore::new();
     let client = Client::with_store(CountingStore::new(Arc::new(store.clone())));

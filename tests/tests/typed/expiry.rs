@@ -506,7 +506,7 @@ async fn transactions_of_one_write_share_a_lease_on_memory() {
 /// Keeping the lease costs no request if the key has none, and at most one more request if it has
 /// one.
 #[tokio::test]
-async fn keeping_no_expiry_costs_no_request_on_memory() {
+async fn keeping_expiry_costs_at_most_one_request_on_memory() {
     let counting = CountingStore::new(std::sync::Arc::new(MemoryStore::new()));
     let client = Client::with_store(counting.clone());
     let dir = client.dir::<Service>("/services/a").unwrap();
@@ -766,13 +766,13 @@ mod random {
     }
 
     #[tokio::test]
-    async fn random_writes_keep_one_lease_v3() {
+    async fn random_writes_keep_one_lease_on_v3() {
         let etcd = Etcd::start().await;
         play(Bench { client: Client::connect(&etcd.url_v3()).await.unwrap() }, 30).await;
     }
 
     #[tokio::test]
-    async fn random_writes_keep_one_lease_v2() {
+    async fn random_writes_keep_one_lease_on_v2() {
         let etcd = Etcd::start().await;
         play(Bench { client: Client::connect(&etcd.url_v2()).await.unwrap() }, 15).await;
     }

@@ -524,7 +524,7 @@ async fn wiped_store_refuses_old_guard_on_memory() {
 }
 
 #[tokio::test]
-async fn wiped_server_refuses_old_guard_v3() {
+async fn wiped_server_refuses_old_guard_on_v3() {
     let mut etcd = Etcd::start().await;
     let bench = Bench::of(Client::connect(&etcd.url_v3()).await.unwrap());
     bench.fill().await;
@@ -852,7 +852,7 @@ async fn v2_refuses_guarded_writes() {
 
 /// No store that can compare a guard has directories as nodes of their own.
 #[tokio::test]
-async fn guarded_directory_calls_fail_as_unguarded_on_memory() {
+async fn guard_keeps_error_of_directory_calls_on_memory() {
     let bench = Bench::memory().await;
     let lock = bench.lock().await;
     let directory = bench.client.directory("/d").unwrap();

@@ -669,7 +669,7 @@ async fn unreadable_previous_value_is_reported(bench: Bench) {
 /// v2 has no leases; the library stores its own. A lease whose last entry is removed stays held and
 /// takes new entries.
 #[tokio::test]
-async fn removed_entry_keeps_lease_v2() {
+async fn removed_entry_keeps_lease_on_v2() {
     let etcd = etcd_typed_tests::shared("removals").await;
     let client = Client::builder(&etcd.url_v2()).namespace("/removals-lease").connect().await.unwrap();
     let lease = client.lease(Duration::from_secs(2)).await.unwrap();

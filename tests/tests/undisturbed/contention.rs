@@ -123,7 +123,7 @@ async fn read_modify_writes_need_few_attempts_on_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn read_modify_writes_need_few_attempts_v3() {
+async fn read_modify_writes_need_few_attempts_on_v3() {
     let etcd = Etcd::start().await;
     let client = Client::connect(&etcd.url_v3()).await.unwrap();
     for way in [Way::Modify, Way::Update, Way::UpdateField, Way::Transaction] {
@@ -135,7 +135,7 @@ async fn read_modify_writes_need_few_attempts_v3() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn read_modify_writes_need_few_attempts_v2() {
+async fn read_modify_writes_need_few_attempts_on_v2() {
     let etcd = Etcd::start().await;
     let client = Client::connect(&etcd.url_v2()).await.unwrap();
     for way in [Way::Modify, Way::UpdateField] {

@@ -144,7 +144,7 @@ fn stale(views: &[Live<Option<u64>>]) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_that_may_not_read_delays_no_other() {
+async fn view_without_read_right_delays_no_other_view() {
     let (client, counting, faults) = client_and_faults();
     let views = proved_views(&client, &counting).await;
     sleep(BEFORE_PROOF).await;
@@ -157,7 +157,7 @@ async fn a_view_that_may_not_read_delays_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn views_that_go_away_while_they_read_delay_no_other() {
+async fn views_dropped_during_read_delay_no_other_view() {
     let (client, counting, faults) = client_and_faults();
     let mut views = proved_views(&client, &counting).await;
     sleep(BEFORE_PROOF).await;
@@ -176,7 +176,7 @@ async fn views_that_go_away_while_they_read_delay_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn views_of_a_silent_server_ask_once_a_second() {
+async fn views_ask_silent_server_once_a_second() {
     let (client, counting, faults) = client_and_faults();
     let views = proved_views(&client, &counting).await;
     faults.delay(Calls::Reads, Duration::from_secs(30));
@@ -191,7 +191,7 @@ async fn views_of_a_silent_server_ask_once_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn views_of_a_stopped_server_ask_once_a_second() {
+async fn views_ask_stopped_server_once_a_second() {
     let (client, counting, faults) = client_and_faults();
     let views = proved_views(&client, &counting).await;
     faults.stop();

@@ -347,7 +347,7 @@ fn pictures_show_the_layers() {
 }
 
 #[test]
-fn ways_go_through_the_layers_in_order() {
+fn pictured_paths_cross_layers_in_order() {
     for (name, _, steps) in WAYS {
         let steps: Vec<&str> = steps.iter().flatten().map(|(module, _)| *module).collect();
         let [_, modules @ .., _] = &steps[..] else { panic!("{name} has no steps") };

@@ -538,7 +538,7 @@ async fn silent_watch_is_detected() {
 
 /// The read that the views share proves nothing of a view that is behind it.
 #[tokio::test(start_paused = true)]
-async fn one_silent_watch_of_many_is_found_out() {
+async fn one_silent_watch_of_many_is_detected() {
     let bench = bench();
     let mut views = Vec::new();
     for n in 0..50 {

@@ -124,7 +124,7 @@ async fn concurrent_updates_lose_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn spent_conflict_budget_returns_current_value() {
+async fn last_conflict_returns_current_value() {
     let retry = RetryPolicy { conflict_budget: 2, ..RetryPolicy::default() };
     let client = Client::builder("memory:").retry(retry).connect().await.unwrap();
     let limit = client.entry::<u32>("/app/limit").unwrap();

@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn replaced_bytes_are_detected() {
+    fn replacement_characters_of_server_are_detected() {
         let kv = |node: &str| keys(&answer(200, &format!(r#"{{"action":"get","node":{node}}}"#))).unwrap().outcome.unwrap().node.into_kv();
         for replaced in [r"\ufffd", r"x\ufffdy", r"\\\ufffd", r"\ufffd\ufffd\ufffd", r"\u0000\ufffd", "\u{fffd}\\ufffd"] {
             assert_eq!(kv(&format!(r#"{{"key":"/a","value":"{replaced}"}}"#)).value, LOST, "{replaced}");

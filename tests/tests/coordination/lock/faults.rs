@@ -330,7 +330,7 @@ async fn joined_by_another(bench: &Bench) -> Lock {
 }
 
 #[tokio::test(start_paused = true)]
-async fn acquire_in_same_request_succeeds_if_release_is_dropped() {
+async fn acquire_survives_dropped_release_in_same_request() {
     for (fault, set) in FAULTS {
         for times in 0.. {
             let what = format!("{fault}, release polled {times} times");
@@ -364,7 +364,7 @@ async fn acquire_in_same_request_succeeds_if_release_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_acquire_in_joint_release_leaves_nothing() {
+async fn acquire_dropped_in_shared_release_leaves_nothing() {
     for (fault, set) in FAULTS {
         for times in 0.. {
             let what = format!("{fault}, acquire polled {times} times");
@@ -450,7 +450,7 @@ async fn lost_reply_creates_no_second_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiter_survives_lost_checks() {
+async fn waiter_survives_lost_replies_to_its_checks() {
     for calls in [Calls::Commits, Calls::Watches, Calls::All] {
         let bench = Bench::new();
         let holder = bench.theirs().acquire().await.unwrap();
@@ -645,7 +645,7 @@ async fn guard_survives_temporary_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn guard_reads_key_it_cannot_watch() {
+async fn guard_reads_key_while_watch_is_refused() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unavailable, ErrorKind::Tls] {
         let bench = Bench::new();
         let lock = refused_lock(&bench, kind).await;

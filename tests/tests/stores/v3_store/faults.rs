@@ -226,7 +226,7 @@ async fn full_server_still_reads_and_deletes() {
 /// Fault F14: a server that cannot write any more exits, as if it had been killed. Its files are
 /// limited to 65 MB, so the test needs no full disk.
 #[tokio::test]
-async fn full_disk_costs_no_acknowledged_write() {
+async fn full_disk_loses_no_acknowledged_write() {
     let files = Files::new();
     let program = Etcd::shared().await.binary().to_owned();
     // In blocks of 512 bytes.

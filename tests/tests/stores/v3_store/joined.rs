@@ -198,7 +198,7 @@ async fn first_read_is_a_range_request() {
 }
 
 #[tokio::test]
-async fn past_stale_and_paged_reads_do_not_join() {
+async fn past_stale_and_paged_reads_share_no_request() {
     let (etcd, store) = acquainted(10).await;
     let first = read(&store, &numbered(3)).await.unwrap();
     let written = write(&store, &numbered(3), "new").await;
@@ -484,7 +484,7 @@ async fn reads_see_acknowledged_writes() {
 
 /// A member without the majority answers only reads that may be stale.
 #[tokio::test]
-async fn joined_reads_need_majority() {
+async fn shared_reads_need_majority() {
     let cluster = Etcd::cluster(3).await;
     let [asked, others @ ..] = cluster.members() else { panic!("three members") };
     let direct = store(&asked.endpoint());
@@ -580,7 +580,7 @@ async fn reads_behind_missing_answers_are_sent() {
 }
 
 #[tokio::test]
-async fn joined_reads_of_hanging_server_time_out() {
+async fn shared_reads_of_hanging_server_time_out() {
     let (etcd, _direct) = acquainted(64).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let mut options = options([proxy.endpoint().as_str()]);

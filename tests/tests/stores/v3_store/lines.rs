@@ -231,7 +231,7 @@ async fn dead_connection_loses_no_guard_or_change() {
 
 /// Fault F10: 50 kB/s, long answers and unread watches. Leases have their own connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_line_loses_no_guard_or_change() {
+async fn slow_connection_loses_no_guard_or_change() {
     let scene = Scene::new().await;
     let ttl = Duration::from_secs(2);
     let short = scene.client.lock("/short").ttl(ttl).acquire().await.unwrap();

@@ -108,7 +108,7 @@ version!(new_name { #[etcd(alias = "old")] pub(super) new: Option<u32> });
 version!(with_alias { #[etcd(alias = "older")] pub(super) old: Option<u32> });
 
 #[tokio::test(start_paused = true)]
-async fn alias_is_read_only_if_earlier_keys_are_known() {
+async fn file_without_key_of_higher_precedence_is_refused() {
     // The file cannot tell whether the server stores `new`, too.
     let refused = refusal(upgrade::<old_name::Limits, new_name::Limits>(&[("old", "1"), ("new", "2")]).await);
     assert!(refused.contains("`new`"), "{refused}");

@@ -118,7 +118,7 @@ fn expired_directory_is_recognised_by_previous_node() {
 }
 
 #[test]
-fn answers_without_new_event_are_stale() {
+fn answers_without_new_event_are_ignored() {
     let mut machine = machine(Span::Below(key("/t")), 4);
     for event in [
         r#"{"action":"get","node":{"key":"/t/a","value":"v","modifiedIndex":9,"createdIndex":9}}"#,

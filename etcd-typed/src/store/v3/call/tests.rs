@@ -302,7 +302,7 @@ async fn answer_without_header_is_rejected() {
 }
 
 #[test]
-fn store_header_needs_revision() {
+fn store_answer_without_revision_is_rejected() {
     let header = |cluster_id, revision| Some(ResponseHeader { cluster_id, member_id: 1, revision });
     for (header, of_the_store, of_a_lease) in [
         (None, false, false),
@@ -320,7 +320,7 @@ fn store_header_needs_revision() {
 
 /// The transaction compares and reads, like a read under a guard.
 #[tokio::test]
-async fn safe_servers_get_unchanged_read_transactions() {
+async fn fixed_servers_get_unchanged_read_transactions() {
     let a = Key::parse("/a").unwrap();
     let get = Op::Get(Span::Key(a.clone()));
     let txn = Txn { compares: vec![Compare::key(&a, Condition::Present)], then: vec![get.clone(), get.clone()], otherwise: vec![get] };

@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn dead_address_is_skipped() {
+    async fn unreachable_address_is_skipped() {
         let [dead, alive] = [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
         let addresses = [dead.local_addr().unwrap(), alive.local_addr().unwrap()];
         drop(dead);

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn other_frames_are_not_delayed() {
+    async fn only_ping_acks_are_delayed() {
         let (mut near, mut far) = connected().await;
         // These bytes are part of a value.
         near.write_all(b"frame of ").await.unwrap();

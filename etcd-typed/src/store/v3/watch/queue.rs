@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn section_has_less_room_than_watch() {
+    fn replay_section_queue_is_smaller_than_watch_queue() {
         let (section, all) = (Queue::until(Some(Revision::new(7))), Queue::until(None));
         for revision in 1..=2 {
             let large = || batch(revision, MOST_BYTES_OF_SECTION);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_makes_room() {
+    fn reading_makes_room_in_queue() {
         let queue = Queue::default();
         for revision in 1..=5000 {
             assert!(queue.push(batch(revision, 10_000)).taken);
