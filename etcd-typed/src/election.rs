@@ -298,7 +298,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         let (turn, value) = self.proposal(value)?;
         let depose = async {
             let mut deposed = 0;
-            // From the last waiter to the leader, so that no waiter leads in between.
+            // Deletes the last waiter first and the leader last, so that no removed waiter leads in
+            // between.
             for contender in turn.queue().await?.iter().rev().filter(|contender| contender.value == value) {
                 deposed += usize::from(turn.remove(contender).await?);
             }

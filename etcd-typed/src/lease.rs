@@ -293,7 +293,8 @@ impl Applicant {
                     let ttl = ttl.min(FAR);
                     let life = Life::begin(id, sent, ttl, task);
                     let over = life.clone().ends_with_this();
-                    // If the receiver is gone, no orders come either.
+                    // If the caller dropped the receiver, it drops `orders` too, which ends the
+                    // task below.
                     let _ = answer.send(Ok((id, ttl, life.clone())));
                     let keeper = Keeper { store, retry, lessor, id, ttl, life, _over: over };
                     keeper.run(sent, &mut orders).await;

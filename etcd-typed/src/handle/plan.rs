@@ -66,7 +66,7 @@ pub(super) fn is_below(directory: &str, key: &str) -> bool {
 pub(super) struct Put {
     pub(super) key: String,
     pub(super) value: Bytes,
-    /// When the key expires. `None`: with the enclosing struct.
+    /// When the key expires. `None` if it expires with the enclosing struct.
     pub(super) expiry: Option<Expiry>,
 }
 

@@ -31,9 +31,9 @@ pub(crate) struct Standings(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// Keyed by their keys.
+    /// The entries, by the key that each one is about.
     entries: HashMap<Key, Entry>,
-    /// Keyed by their directories. Queues without an entry are removed.
+    /// The queues, by their directory. A queue without an entry is removed.
     queues: HashMap<Key, Queue>,
     /// The queues for which a report said that they contain keys which are not contenders'.
     reported: HashSet<Key>,
@@ -48,7 +48,8 @@ struct Entry {
     life: Life,
     /// The contender that waits for this key.
     next: Option<Next>,
-    /// A read of this key that came before its owner knew that it waits.
+    /// The server's answer that read this key. Set if the answer arrived before the owner of the
+    /// key knew that it waits.
     handed: Option<Handed>,
 }
 
@@ -57,7 +58,8 @@ struct Next {
     key: Key,
     /// The creation revision of the key before, as this contender read it.
     seen: Revision,
-    /// Dropped if the key is released and the answer has no read of the contender's key.
+    /// Wakes the contender with the server's answer. Dropped if the other key was released by a
+    /// request that did not read the contender's key.
     wake: oneshot::Sender<Handed>,
 }
 
@@ -142,9 +144,9 @@ impl Standings {
                 return Some(Before::Left(handed));
             }
             let entry = inner.entries.get_mut(&predecessor.key).filter(|entry| entry.directory == *directory)?;
-            // The lease may be reused, and the key, which is named by it, is then further back in
-            // the queue. Waiting for that key would be waiting for oneself. If the creation
-            // revision is not known yet, `made` checks it.
+            // A key is named by its lease. If the lease was reused, the key with this name is now
+            // behind ours, and waiting for it would never end. If the creation revision is not
+            // known yet, `made` checks it.
             let same = entry.created.is_none_or(|created| created == predecessor.created);
             if !(same && entry.life.is_held()) {
                 return None;
@@ -436,8 +438,8 @@ mod tests {
         let directory = Key::parse("/x").unwrap();
         let before = |created| standings.before(&directory, &own, &Rank { key: key.clone(), created: Revision::new(created) });
         let standing = standings.enter(&directory, &key, lease.life());
-        // The creation revision is not known yet. When it is, a waiter for another revision is
-        // woken.
+        // The creation revision of the key is not known yet. As soon as it is known, a waiter that
+        // expects another revision is woken.
         let Some(Before::Stands(mistaken)) = before(4) else { panic!("it may be that key") };
         standing.made(Revision::new(5));
         assert!(mistaken.gone().await.is_none());

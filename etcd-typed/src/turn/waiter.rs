@@ -64,7 +64,7 @@ pub(super) struct Waiter<'t> {
     clean: bool,
     watch: Option<Following>,
     backoff: Backoff,
-    /// For watches that fail, even while reads succeed.
+    /// The delays between watches that fail, even while reads succeed.
     rewatch: Backoff,
 }
 
@@ -136,7 +136,7 @@ impl<'t> Waiter<'t> {
         let put = Op::Put { key: self.key.clone(), value: value.clone(), expiry: Expiry::With(self.lease.id()), previous: false };
         let mut then = vec![put];
         if self.transactions() {
-            // Reads our key and the one before it.
+            // Reads our key and the key before it.
             then.push(Op::Newest { below: self.turn.directory.clone(), before: None, limit: 2 });
         }
         let (own, all) = (Span::Key(self.key.clone()), Span::Below(self.turn.directory.clone()));

@@ -155,7 +155,7 @@ mod tests {
         let none = Vec::<usize>::new();
         // No larger number exists with these digits.
         assert_eq!(parts((0..1000).map(|n| format!("{n:03}")), 999, 500, 3), none);
-        // There is no digit at all.
+        // No position has different bytes, so there are no digits.
         assert_eq!(parts(std::iter::once(String::from("a")), 1, 500, 3), none);
         assert_eq!(parts((1..10).map(|n| "a".repeat(n)), 5, 2, 0), none);
         assert_eq!(borders(&Span::Below(Key::parse("/app").unwrap()), &[], 10, 3), Vec::<Bytes>::new());

@@ -148,7 +148,8 @@ impl Http {
             let began = Instant::now();
             let fault = match self.ask(at, target, deadline).await.and_then(|answer| understand(&answer)) {
                 Ok(answer) => return Ok(answer),
-                // The other endpoints are asked before the protocol is checked.
+                // In the first round, ask the other endpoints before checking which protocol this
+                // one speaks.
                 Err(fault) if attempt < self.endpoints.len() && fault.origin == Origin::Unclear => fault,
                 Err(fault) => self.diagnosed(at, fault, began, deadline).await,
             };
@@ -156,7 +157,7 @@ impl Http {
                 return Err(fault.error);
             }
             self.leave(at);
-            // The other endpoints are asked at once. A wait follows each round.
+            // Ask the other endpoints without a delay, and wait after each round.
             let delay = if attempt % self.endpoints.len() == 0 { backoff.next_delay() } else { Duration::ZERO };
             refusals.add(&fault);
             if refusals.in_a_row == self.endpoints.len() || Instant::now() + delay >= deadline {

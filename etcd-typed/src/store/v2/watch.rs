@@ -98,7 +98,8 @@ impl Follower {
             && *index < start
         {
             let index = self.http.probe(self.at, &self.machine.probe()?, Duration::ZERO).await.inspect_err(|_| self.http.leave(self.at))?;
-            // Zero is not an index of the store. It comes with a refusal.
+            // The index zero means that the server refused the read, so it says nothing about the
+            // store.
             if index < start && index != Revision::ZERO {
                 return Ok(Opened::Over(WatchItem::Behind(index)));
             }

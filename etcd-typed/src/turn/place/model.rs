@@ -195,7 +195,8 @@ impl World {
         step(&|world| world.wake(i));
         step(&|world| world.expire(i));
         step(&|world| world.give_up(i));
-        // Only when useful, since most of the time goes into these steps.
+        // These steps are explored only if the client can release the queue, since they take most
+        // of the time.
         let others = if self.gives_up_first(i).is_some() { 0..CLIENTS } else { 0..0 };
         for other in others.filter(|other| *other != i) {
             step(&|world| world.hand_on(i, other));
@@ -476,7 +477,8 @@ impl World {
         if let Some(fault) = self.fault {
             return Err(fault.to_owned());
         }
-        // The client considers itself the first, and its key exists, so it can write under it.
+        // A client holds the queue if it considers itself the first and its key exists: it can then
+        // write under the guard.
         let holds = |i: &usize| match self.clients[*i].place.want() {
             Want::End(Outcome::First(fence)) => !self.clients[*i].done && self.key_of(*i) == Some(fence),
             _ => false,

@@ -129,7 +129,8 @@ fn configured(stream: TcpStream) -> io::Result<TcpStream> {
 pub(super) struct Io {
     bytes: Box<dyn Bytes>,
     read: LastRead,
-    /// Whether it was read from. The first read happens once the connection is set up.
+    /// Whether anything was read from the stream. The first read happens once the connection is set
+    /// up.
     in_use: bool,
 }
 

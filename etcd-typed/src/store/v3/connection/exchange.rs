@@ -68,7 +68,7 @@ impl Connection {
     ) -> Result<Option<(Requests, Answers)>, Status> {
         let limit = self.sender.current_max_send_streams();
         let begun = self.begin(path, metadata)?;
-        // If nothing else is under way, another connection would not have more room.
+        // If this is the only call on the connection, another connection would not have more room.
         let place = begun.1.call.place;
         Ok((place <= limit || place == 1).then_some(begun))
     }

@@ -470,7 +470,7 @@ async fn closing_server_turns_away_unbegun_calls() {
     assert!(!classify(&connection.ready().await.unwrap_err()).verdict().may_have_applied);
 }
 
-/// A stream that stays open must not wait for another one that stays open.
+/// A long stream must not wait for the end of another long stream, which may never come.
 #[tokio::test]
 async fn long_streams_respect_server_limit() {
     let serve = |tcp| async move {

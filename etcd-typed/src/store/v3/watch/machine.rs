@@ -113,14 +113,14 @@ struct Followed {
     place: u64,
 }
 
-/// Where the server is asked to start the watch.
+/// The start revision in the request that creates the watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
-    /// At `last`.
+    /// The revision `last` itself.
     AtLast,
-    /// After `last`, which is correct only if nothing was written since.
+    /// The revision after `last`. Correct only if nothing was written since `last`.
     AfterLast,
-    /// At the server's current revision.
+    /// None, so the watch starts at the server's current revision.
     Now,
 }
 

@@ -80,7 +80,8 @@ pub(super) trait Source: Send + Unpin + 'static {
 /// A watch that reads a long history in sections and then continues.
 pub(super) struct Replay<S> {
     source: S,
-    /// The first section is being read. The last one has no end once the whole history is divided.
+    /// The open sections; items are yielded from the first one. When the whole history is divided,
+    /// the last section has no end.
     sections: VecDeque<Section>,
     /// Everything up to this revision was yielded.
     last: Revision,
@@ -97,7 +98,7 @@ pub(super) struct Replay<S> {
 struct Section {
     start: Revision,
     until: Option<Revision>,
-    /// Its watch continues beyond `until`.
+    /// Whether the watch of the section continues beyond `until`.
     endless: bool,
     /// The number of revisions of the span yielded so far.
     yielded: u64,

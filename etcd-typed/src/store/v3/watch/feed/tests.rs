@@ -209,7 +209,7 @@ fn failures_reach_affected_readers() {
     shared.join(1, resumed(10), 20);
     assert!(!shared.deliver(WatchItem::HistoryLost { oldest: Some(at(8)) }));
     assert_eq!(shared.words(0), ["lost"]);
-    // The changes that this reader needs still exist.
+    // The server still has the changes that reader 1 needs, so that reader can try again.
     assert_eq!(shared.words(1), ["Unavailable"]);
     let mut shared = Shared::standing(listed(5), 5);
     shared.join(1, listed(5), 5);
