@@ -293,8 +293,8 @@ impl Applicant {
                     let ttl = ttl.min(FAR);
                     let life = Life::begin(id, sent, ttl, task);
                     let over = life.clone().ends_with_this();
-                    // If the caller dropped the receiver, it drops `orders` too, which ends the
-                    // task below.
+                    // If the caller's future was dropped, the sender of `orders` is gone too, and
+                    // the keeper below ends.
                     let _ = answer.send(Ok((id, ttl, life.clone())));
                     let keeper = Keeper { store, retry, lessor, id, ttl, life, _over: over };
                     keeper.run(sent, &mut orders).await;

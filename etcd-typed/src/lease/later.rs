@@ -190,7 +190,7 @@ mod tests {
             let one = one();
             one.wanted.store(false, Ordering::SeqCst);
             later.begin(AFTER, &runtimes, one);
-            // Yields so that the task can run. It could also end here, but must not.
+            // Yields, so that a task that ends too early would be seen.
             tokio::task::yield_now().await;
             assert_eq!(runtime.metrics().num_alive_tasks() - before, 1);
         }

@@ -174,7 +174,8 @@ impl<'t> Waiter<'t> {
                     if there.iter().any(|kv| is_contender(&self.turn.directory, kv, self.store().capabilities())) {
                         return Ok(None);
                     }
-                    // The keys found are not contenders.
+                    // The keys that were found do not belong to contenders, so the queue may still
+                    // be empty.
                     alone = false;
                     txn = only_if(own.clone());
                     continue;
@@ -325,7 +326,8 @@ impl<'t> Waiter<'t> {
             };
             let Ok(item) = item else {
                 *doubt = None;
-                // One key is cheaper to read than the queue. If the read fails, the caller looks.
+                // Reading the predecessor's key is cheaper than reading the queue. If this read
+                // fails, the caller reads the queue.
                 let read = Txn { then: vec![Op::Get(Span::Key(key.clone()))], ..Txn::default() };
                 let read = self.store().commit(read).await;
                 let is_there =

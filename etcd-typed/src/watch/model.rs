@@ -24,11 +24,11 @@ const KEYS: [&str; 5] = ["/a/p", "/a/q", "/a/r/s", "/a/t", "/ab"];
 enum Action {
     /// A transaction: for each key, whether it is put (true) or deleted.
     Write(Vec<(usize, bool)>),
-    /// History before this share of it is compacted.
+    /// The server compacts this fraction of its history, from 0 to 1.
     Compact(f64),
     /// The server loses everything, and then gets this many writes before the watch resumes.
     Wipe(usize),
-    /// The engine's want is answered.
+    /// The engine gets an answer to what it wants.
     Answer(Manner),
 }
 

@@ -324,7 +324,8 @@ async fn short_refusal_loses_nothing() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Unsupported] {
         let (store, mut follow) = cut_off(kind).await;
         put(&store, "/a/x", "1").await;
-        // Twice: the first refusal must not count for the second.
+        // The server refuses twice. The time of the first refusal must not count for the second
+        // one.
         for _ in 0..2 {
             assert!(timeout(Duration::from_secs(8), follow.next()).await.is_err(), "it waits");
             assert_eq!(follow.interruption().map(|interruption| interruption.error.kind()), Some(kind));

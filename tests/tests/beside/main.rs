@@ -67,7 +67,7 @@ fn command(kind: Kind, endpoint: &str, what: &str, name: &str) -> Command {
 struct Contender {
     kind: Kind,
     process: Child,
-    /// Closing it makes the process give up.
+    /// The standard input of the process. When it is closed, the process releases the queue.
     input: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
 }

@@ -24,7 +24,8 @@ use super::record::{Behaviour, Event, Orders, machine_time, nanoseconds};
 /// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// How long after a stopped server continues it may still end leases although another member leads.
+/// A server that was stopped and continues may still end leases for this long, although another
+/// member leads.
 const FAITHLESS: Duration = Duration::from_secs(5);
 
 /// What happens in a campaign.

@@ -350,7 +350,7 @@ async fn struct_without_lease_stays_permanent(bench: Bench) {
 async fn ttl_of_one_key_does_not_spread(bench: Bench) {
     let dir = bench.service();
     dir.set(&service()).non_atomic().await.unwrap();
-    // An override that expires.
+    // One key is temporarily overridden with another value, which expires.
     dir.weight.set(&9).ttl(LONG).await.unwrap();
     dir.note.set(&"x".to_owned()).await.unwrap();
     update(&bench, &dir, |service| service.limits = Some(Limits { low: 1, high: None })).await;

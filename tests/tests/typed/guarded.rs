@@ -166,13 +166,13 @@ impl Store for InterferingStore {
 
 /// Three clients of one store.
 struct Bench {
-    /// Its writes are guarded and counted.
+    /// The client whose writes are guarded and counted.
     client: Client,
     counting: CountingStore,
     interfering: InterferingStore,
-    /// Holds the lock, on a deaf store.
+    /// The client that holds the lock. Its store is deaf.
     holder: Client,
-    /// Any other client.
+    /// Another client, which interferes.
     other: Client,
     env: String,
 }
@@ -705,7 +705,8 @@ async fn guard_counts_against_operation_limit(bench: Bench) {
     let lock = bench.lock().await;
     let dir = bench.mapped();
     let others = MappedDir::open(&bench.other, &bench.env).unwrap();
-    // The conditions: nothing was changed, and each key exists, the limit and every quota.
+    // Each write has 126 conditions: no key was changed, and each of the 125 keys exists (the limit
+    // and 124 quotas).
     others.set(&mapped(124)).await.unwrap();
     let seen = others.get().await.unwrap();
     dir.compare_and_swap(&seen, &Mapped { limit: 2, ..mapped(124) }).guarded_by(&lock).await.unwrap();

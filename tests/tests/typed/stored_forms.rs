@@ -231,7 +231,7 @@ async fn field_that_would_read_back_differently_is_refused() {
         let mut fields = good.clone();
         spoil(&mut fields);
         if key == "price" && fields.price.is_infinite() {
-            // `inf` survives this form.
+            // Infinity is stored as `inf`, and is read back as infinity.
             dir.set(&fields).await.unwrap();
             assert_eq!(dir.get().await.unwrap().into_inner(), fields);
             continue;

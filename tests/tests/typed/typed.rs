@@ -752,7 +752,7 @@ async fn equal_values_match_in_any_stored_form(bench: Bench) {
     let conflict = dir.weights.compare_and_swap(Expect::value(&weights), &weights).await.unwrap_err();
     assert_eq!(conflict.kind(), ErrorKind::Conflict);
 
-    // The same holds for a value that is read from an alias.
+    // Values that are read from an alias are compared in the same way.
     write("old", "0.50").await;
     dir.ratio.compare_and_swap(Expect::value(&0.5), &0.75).await.unwrap();
     assert_eq!(dir.ratio.get().await.unwrap().as_deref(), Some(&0.75));

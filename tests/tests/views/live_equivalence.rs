@@ -220,7 +220,7 @@ fn said(problem: &Problem) -> Said {
 
 /// What a read returned at a revision.
 struct Moment<S> {
-    /// The number of wipes before it.
+    /// How often the server was wiped before this read.
     life: u32,
     revision: Revision,
     seen: Seen<S>,
@@ -241,7 +241,7 @@ struct Tracked<T, S> {
     compared: usize,
 }
 
-/// What a comparison depends on.
+/// What decides how strict a comparison is.
 #[derive(Clone, Copy)]
 struct Situation {
     revision: Revision,

@@ -126,7 +126,8 @@ impl Store for Broken {
                     }
                 }),
                 Defect::NewestFromBefore => {
-                    // As if each `Newest` were answered before the first operation is performed.
+                    // Moves each `Newest` to the front, so that it does not see the effects of the
+                    // other operations.
                     txn.then.sort_by_key(|op| !matches!(op, Op::Newest { .. }));
                 }
                 Defect::TakesLeasesThatAreNotThere => {

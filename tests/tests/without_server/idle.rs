@@ -13,7 +13,7 @@ use futures_util::future::{join_all, try_join_all};
 use tokio::time::sleep;
 
 const TTL: Duration = Duration::from_secs(15);
-/// Contains twelve thirds of the time to live; a lease is kept alive once per third.
+/// A minute has `THIRDS` thirds of the time to live. A lease is kept alive once in each third.
 const MINUTE: Duration = Duration::from_secs(60);
 const THIRDS: u64 = 12;
 /// The largest number of spare leases that are kept alive.
@@ -161,7 +161,7 @@ async fn views_dropped_during_read_delay_no_other_view() {
     let (client, counting, faults) = client_and_faults();
     let mut views = proved_views(&client, &counting).await;
     sleep(BEFORE_PROOF).await;
-    // Less than the time that a view waits for another one.
+    // The delay is shorter than the time that a view waits for another view's read.
     faults.delay(Calls::Reads, Duration::from_millis(900));
     sleep(A_LITTLE).await;
     assert_eq!(counting.take().range, 1);

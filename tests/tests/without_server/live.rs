@@ -955,7 +955,7 @@ async fn status_counts_paused_time() {
     assert!(status.degraded_for().unwrap() >= HOUR);
     assert!(changes.interruption().unwrap().lasted() >= HOUR);
 
-    // The same for a rejected value and for a rewound history.
+    // The times of a rejected value and of a rewound history also follow the paused clock.
     store.faults().start();
     while !live.status().is_live() {
         sleep(Duration::from_millis(1)).await;

@@ -669,7 +669,7 @@ async fn pages_of_map_share_one_revision() {
     let begun = tokio::time::Instant::now();
     let (read, ()) = tokio::join!(map.get(), write_between_pages(&store));
     assert!(read.unwrap().into_inner() == (0..ENTRIES).map(|n| (number(n), 1)).collect());
-    // The first page, and then the other four concurrently.
+    // One read gets the first page, and four concurrent reads get the others.
     assert_eq!((counting.counts().range, begun.elapsed().as_millis()), (1 + 4, 100));
 }
 
@@ -679,7 +679,8 @@ async fn map_with_uneven_names_is_complete() {
     let (_, counting, map) = map_of(names()).await;
     let read = map.get().await.unwrap();
     assert!(read.into_inner() == names().map(|name| (name, 1)).collect());
-    // The first page, three bounded parts of which two are empty, and three pages of the last part.
+    // The reads: the first page, three bounded parts (two of them empty), and three pages of the
+    // last part.
     assert_eq!(counting.counts().range, 1 + 4 + 2);
 }
 

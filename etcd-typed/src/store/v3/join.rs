@@ -304,8 +304,8 @@ impl Reads {
     }
 
     /// Records whether the next request that begins at `key` should be sent alone. `suspect` says
-    /// that this request was sent alone. `key` may be `None` for a read of a single key that was
-    /// not suspect.
+    /// that `key` was marked to be read alone, or was refused in a shared request. `key` may be
+    /// `None` for a read of a single key that was not suspect.
     fn learn(&self, key: Option<&[u8]>, suspect: bool, answer: &RangeResponse) {
         match (answer.kvs.as_slice(), key) {
             ([kv], _) if kv.value.len() > LONGEST_VALUE => self.loners.add(&kv.key),

@@ -245,7 +245,8 @@ async fn dropped_try_acquire_leaves_nothing() {
 #[tokio::test(start_paused = true)]
 async fn dropping_acquire_within_call_leaves_nothing() {
     for held in [false, true] {
-        // Once the call times out before it is dropped, and once it does not.
+        // With the short time the call times out before it is dropped, with the long one it does
+        // not.
         for time in [Duration::from_millis(200), Duration::from_secs(600)] {
             dropped_anywhere(held, async |lock| lock.acquire_within(time).await.map(Some)).await;
         }
@@ -666,7 +667,7 @@ async fn guard_is_lost_after_ttl_without_verification() {
     let lost = timeout(Duration::from_secs(60), lock.lost()).await.expect("the guard is lost although its lease is kept alive");
     assert_eq!(lost.reason(), LostReason::Unverified);
     assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
-    // Its lease is revoked, so that the next holder does not have to wait.
+    // The lost guard revokes its lease, so the next holder does not have to wait for its end.
     timeout(Duration::from_secs(3), bench.lock().acquire()).await.unwrap().unwrap().release().await.unwrap();
 }
 

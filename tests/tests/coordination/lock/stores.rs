@@ -288,7 +288,7 @@ async fn foreign_keys_do_not_affect_lock(bench: Bench) {
     bench.queued(0).await;
     for (path, lease) in foreign {
         if lease.is_some() && !bench.transactions() {
-            // On v2 the key has a short time to live.
+            // On v2 this key was written with a short time to live, so it may be gone.
             continue;
         }
         let still = bench.client.entry::<String>(path).unwrap().get().await.unwrap();
@@ -332,7 +332,7 @@ async fn deleted_key_loses_lock(bench: Bench) {
     assert_eq!((error.kind(), error.key()), (ErrorKind::GuardLost, Some(lock.key())));
     assert!(!lock.is_held());
     assert_eq!(lost(lock).await, LostReason::KeyDeleted);
-    // The release sees the deletion as well.
+    // A release also reports that the key was deleted.
     let lock = acquire(&bench.lock()).await;
     bench.delete(lock.key()).await;
     assert_eq!(lock.release().await.unwrap_err().kind(), ErrorKind::GuardLost);
@@ -349,7 +349,7 @@ async fn recreated_key_loses_lock(bench: Bench) {
         let reason = lost(lock).await;
         // The watch sees the deletion first.
         assert!(matches!(reason, LostReason::KeyDeleted | LostReason::TakenOver | LostReason::Revoked), "{reason}");
-        // The new key looks like a contender's key.
+        // The new key has a lease, so it is in the queue until its lease ends.
         drop(theirs);
         bench.queued(0).await;
     }

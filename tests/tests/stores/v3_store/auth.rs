@@ -59,7 +59,7 @@ async fn expired_token_is_renewed_once() {
     let (etcd, _) = server().await;
     let store = anna(&etcd);
     let a = key("/anna/a");
-    // The first calls share one login as well.
+    // The first calls of a client share one login, like calls after an expired token.
     join_all((0..20).map(|_| store.range(Range::of(Span::Key(a.clone()))))).await.into_iter().for_each(|reply| assert!(reply.is_ok()));
     assert_eq!(logins(&etcd).await, 1.0);
     for round in 1..=2 {

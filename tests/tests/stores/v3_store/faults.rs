@@ -229,7 +229,7 @@ async fn full_server_still_reads_and_deletes() {
 async fn full_disk_loses_no_acknowledged_write() {
     let files = Files::new();
     let program = Etcd::shared().await.binary().to_owned();
-    // In blocks of 512 bytes.
+    // `ulimit -f` counts blocks of 512 bytes.
     let full = files.put("etcd", format!("#!/bin/sh\nulimit -f 131072\nexec '{}' \"$@\"\n", program.display()).as_bytes());
     std::fs::set_permissions(&full, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mut etcd = Etcd::builder().binary(&full).start().await;
@@ -258,7 +258,7 @@ async fn full_disk_loses_no_acknowledged_write() {
     .await
     .expect("the server ends");
 
-    // Enough space is available again.
+    // The server restarts without the limit on its files.
     etcd.upgrade(program).await;
     let version = store.range(Range::of(Span::Key(key("/filler")))).await.unwrap().kvs.remove(0).version.unwrap();
     assert!((acknowledged..=acknowledged + 1).contains(&version), "{acknowledged} acknowledged, {version} stored");

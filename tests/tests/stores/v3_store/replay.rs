@@ -56,7 +56,8 @@ async fn replay(store: &V3Store, after: Revision, count: usize) -> (Vec<Revision
         match timeout(PATIENCE, stream.next()).await.expect("an item in time").expect("an item").expect("no error") {
             WatchItem::Batch(batch) => seen.push(batch.revision),
             WatchItem::Progress(_) => {}
-            // A reader that shares a watch may be too slow for it.
+            // A reader of a shared watch may be too slow. It resumes after the last revision that
+            // it saw.
             WatchItem::Lagged => stream = watch(seen.last().copied().unwrap_or(after)).await,
             other => panic!("{other:?} after {} items", seen.len()),
         }

@@ -71,7 +71,7 @@ async fn soon<F: Future>(future: F) -> F::Output {
     timeout(PATIENCE, future).await.expect("in time")
 }
 
-/// One of each part of the library that watches keys as its user.
+/// One object of each kind that watches keys.
 struct Watchers {
     entry: Entry<u64>,
     changes: EntryChanges<u64>,

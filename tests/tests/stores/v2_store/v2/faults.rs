@@ -41,7 +41,7 @@ async fn watch_yields_whole_history_over_cuts() {
     watch_yields_whole_history(None).await;
 }
 
-/// Every `kill`-th fault is a kill, the others are cuts.
+/// Every `kill`-th fault kills the server, and the others cut the connections.
 async fn watch_yields_whole_history(kill: Option<usize>) {
     let mut etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;

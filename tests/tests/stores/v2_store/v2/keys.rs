@@ -516,7 +516,7 @@ async fn write_without_quorum_has_unknown_outcome() {
     let error = written.unwrap_err();
     assert!(error.may_have_applied() && error.is_retryable(), "{error:?}");
     assert_eq!(&read.unwrap().kvs[0].value[..], b"1");
-    // The outcome shows later, and is one of the two values.
+    // A later read shows whether the write was applied.
     let deadline = tokio::time::Instant::now() + LIMIT;
     let settled = loop {
         match store.range(Range::of(Span::Key(a.clone()))).await {
