@@ -147,14 +147,14 @@ pub(crate) fn until<F: Future>(ends: Instant, part: F) -> OneCall<F> {
 ///
 /// # Errors
 ///
-/// Those of the write. `Timeout` with an unknown outcome, if a store ignores the remaining time.
-/// `Unsupported` outside of a runtime, since timers need one.
+/// The errors of the write. `Timeout` with an unknown outcome, if a store ignores the remaining
+/// time. `Unsupported` outside of a runtime, since timers need one.
 pub(crate) async fn answer_until<T>(ends: Instant, write: impl Future<Output = Result<T>>) -> Result<T> {
     if !runtime::is_here() {
         return Err(Error::without_runtime());
     }
-    // Only for stores that ignore the remaining time. A store that respects it fails by itself at
-    // `ends`, with a more detailed error.
+    // This error is only for stores that ignore the remaining time. A store that respects the
+    // remaining time fails by itself at `ends`, with a more detailed error.
     let late = |_| Error::new(ErrorKind::Timeout, "no answer in time").outcome_unknown();
     timeout_at(ends, until(ends, write)).await.map_err(late)?
 }
@@ -249,7 +249,7 @@ impl OptimisticRetry {
     ///
     /// # Errors
     ///
-    /// Those of `read`.
+    /// The errors of `read`.
     pub(crate) async fn after_conflict<T, E>(
         &mut self,
         shown: Option<T>,

@@ -164,11 +164,11 @@ pub struct Metric {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricKind {
-    /// It only grows.
+    /// The metric only grows.
     Counter,
-    /// It has the value that was set last.
+    /// The metric has the value that was set last.
     Gauge,
-    /// It is a distribution of observed values.
+    /// The metric is a distribution of observed values.
     Histogram,
 }
 

@@ -38,7 +38,8 @@ impl Between {
             command.args(["-c", WATCHED, "watched", &binary, "grpc-proxy", "start"]);
             command.arg(format!("--endpoints={}", etcd.endpoint()));
             command.arg(format!("--listen-addr=127.0.0.1:{port}"));
-            // Its health check connects to this address, and ends the program if it cannot (3.5.35).
+            // The health check of the proxy connects to this address, and ends the program if it
+            // cannot (3.5.35).
             command.arg(format!("--advertise-client-url=127.0.0.1:{port}"));
             command.arg(format!("--data-dir={}", dir.path().join("data").display()));
             command

@@ -741,7 +741,7 @@ impl Scene {
         self.said.say("a view that is to be", &kept.live().or_snapshot(&path));
         let live = kept.live().or_snapshot(&path).await.unwrap();
         assert!(**live.get() == value);
-        // The file exists under its name when it is complete.
+        // The file gets this name only when it is complete.
         while !std::fs::read_to_string(&path).is_ok_and(|text| text.contains("mine")) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

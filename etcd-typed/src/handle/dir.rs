@@ -256,7 +256,7 @@ impl<S: Schema> Dir<S> {
     ///
     /// # Errors
     ///
-    /// Those of a read. The problems themselves are returned, not reported as an error.
+    /// The errors of a read. The problems themselves are returned, not reported as an error.
     ///
     /// # Cancel safety
     ///
@@ -376,7 +376,7 @@ impl<S: Schema> Dir<S> {
     ///
     /// # Errors
     ///
-    /// Those that end a [`watch`](Self::watch).
+    /// The errors that end a [`watch`](Self::watch).
     ///
     /// # Cancel safety
     ///

@@ -335,7 +335,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// Those that end a [`watch`](Self::watch).
+    /// The errors that end a [`watch`](Self::watch).
     ///
     /// # Cancel safety
     ///

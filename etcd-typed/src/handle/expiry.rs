@@ -146,7 +146,7 @@ impl Surroundings {
     ///
     /// # Errors
     ///
-    /// Those of the reads, and those of the guards.
+    /// The errors of the reads and of the guards.
     pub(super) async fn read(&mut self, context: &Context) -> Result<()> {
         if self.is_empty() {
             return Ok(());

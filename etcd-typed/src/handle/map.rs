@@ -151,7 +151,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     ///
     /// # Errors
     ///
-    /// Those of a read.
+    /// The errors of a read.
     pub async fn check(&self) -> Result<Check> {
         let read = Check::read(&self.context, &self.key, self.owner(), |decoder| decoder.all_entries::<BTreeMap<K, V>>(self.codec));
         Self::operation("check").run(read).await
@@ -488,7 +488,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     ///
     /// # Errors
     ///
-    /// Those of a read.
+    /// The errors of a read.
     pub async fn check(&self) -> Result<Check> {
         let read = Check::read(&self.context, &self.key, Owner::Dirs(S::TABLE), |decoder| decoder.all_dirs::<BTreeMap<K, S>>());
         Self::operation("check").run(read).await

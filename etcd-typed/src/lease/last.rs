@@ -36,9 +36,10 @@ pub(crate) struct Joining {
 /// The result for a [`Joining`] contender.
 #[derive(Debug)]
 pub(crate) enum Joined {
-    /// Its operations were applied; this is their answer.
+    /// The operations of the contender were applied. Contains their answer.
     Made(Committed),
-    /// Its operations were not and will not be applied: it must send its own request.
+    /// The operations of the contender were not and will not be applied. The contender must send
+    /// its own request.
     Not,
 }
 

@@ -124,7 +124,7 @@ impl Lessor {
 
     /// Drops the spare leases that were unused for long.
     pub(super) fn retire(&self) {
-        // They are dropped after the lock is released.
+        // The leases are dropped after the lock is released.
         let over = |spare: &mut Spare| spare.since.elapsed() >= IDLE || !spare.lease.is_held();
         drop(self.with(|spares| spares.extract_if(.., over).collect::<Vec<_>>()));
     }

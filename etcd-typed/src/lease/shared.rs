@@ -76,7 +76,7 @@ impl Share {
     ///
     /// # Errors
     ///
-    /// As for a grant.
+    /// The errors of a grant.
     pub(crate) async fn of(lessor: &Arc<Lessor>, ttl: Duration, key: &Key) -> Result<Self> {
         if !runtime::is_here() {
             return Err(Error::without_runtime().at(key));
@@ -117,7 +117,7 @@ impl Share {
     ///
     /// # Errors
     ///
-    /// As for a revocation.
+    /// The errors of a revocation.
     pub(crate) async fn end(&mut self) -> Result<bool> {
         if !std::mem::replace(&mut self.waits, true) {
             self.group.members().waiting += 1;

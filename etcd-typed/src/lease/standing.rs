@@ -109,8 +109,8 @@ impl Standings {
         })
     }
 
-    /// This key is about to be released. Returns the other key to read then, and the offer to serve
-    /// in the same request.
+    /// Called when this key is about to be released. Returns the other key that the request must
+    /// read, and the offer that it can serve.
     pub(crate) fn leaving(&self, directory: &Key, key: &Key) -> (Option<Key>, Option<Joining>) {
         self.with(|inner| {
             let known = inner.entries.get(key).and_then(|entry| Some(entry.next.as_ref()?.key.clone()));
@@ -284,7 +284,7 @@ mod tests {
 
     #[cfg(feature = "testing")]
     #[tokio::test(start_paused = true)]
-    async fn waiter_for_own_client_needs_no_watch() {
+    async fn waiter_behind_own_client_needs_no_watch() {
         let counting = crate::testing::CountingStore::new(Client::connect("memory:").await.unwrap().store().clone());
         let lock = Client::with_store(counting.clone()).lock("/x").ttl(TTL);
         // Two contenders at once leave two spare leases.

@@ -243,7 +243,7 @@ async fn task_ends_with_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn revoking_is_no_loss() {
+async fn revoked_lease_is_not_reported_as_lost() {
     let (store, client) = memory();
     let lease = client.lease(TTL).await.unwrap();
     let life = lease.life().clone();

@@ -197,7 +197,8 @@ impl Keeper {
         if let (Err(error), Some(lease)) = (&found, &self.lease)
             && error.kind() == ErrorKind::LeaseLost
         {
-            // This answer is the first sign of the loss. Try once more with another lease.
+            // This answer shows for the first time that the lease was lost. Try once more with
+            // another lease.
             lease.life().lose(LostReason::Revoked);
             self.lose(LostReason::Revoked);
             found = self.try_to_put().await;
@@ -357,7 +358,7 @@ impl Keeper {
             Err(error) => {
                 let refused = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unauthenticated);
                 if refused && self.hints.blind {
-                    // The key can neither be watched nor read.
+                    // The server refuses both the watch and the read of the key.
                     self.shared.lost(LostReason::Unverified);
                 }
                 self.shared.failed(error);

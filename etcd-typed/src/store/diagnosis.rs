@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn client_hello_has_correct_lengths() {
+    fn tls_client_hello_has_correct_lengths() {
         let hello = client_hello();
         let number = |at: usize| usize::from(hello[at]) << 8 | usize::from(hello[at + 1]);
         assert_eq!(number(3), hello.len() - 5, "the record");
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn version_is_read_from_answer() {
+    fn etcd_version_is_parsed() {
         for (answer, version) in [
             ("HTTP/1.1 200 OK\r\n\r\n{\"etcdserver\":\"3.4.23\",\"etcdcluster\":\"3.4.0\"}", Some("3.4.23")),
             ("HTTP/1.1 200 OK\r\n\r\n{\"etcdserver\": \"2.3.8\"}", Some("2.3.8")),

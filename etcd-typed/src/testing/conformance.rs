@@ -73,7 +73,8 @@ pub trait TestStore: Send + Sync {
 /// Whether a case can share its store with other cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
-    /// Other cases use the store too, in directories of their own. It keeps its history meanwhile.
+    /// Other cases use the store too, in directories of their own. The store keeps its history
+    /// meanwhile.
     Shared,
     /// The case has the store for itself: the case makes it lose its history, or writes very much.
     Alone,

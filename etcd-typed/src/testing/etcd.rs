@@ -524,8 +524,8 @@ impl Builder {
 /// crash.
 fn forgets_at_a_crash(version: &str, members: usize) -> bool {
     let version = numbers(version);
-    // It records how far its log is applied before the v3 store has saved the applied writes (issue
-    // 13766).
+    // The server records how far its log is applied before the v3 store has saved the applied
+    // writes (issue 13766).
     let skips = ((3, 5, 0)..(3, 5, 3)).contains(&version);
     // A single member applies a write, and answers, while it still saves the log. With other
     // members, a write is applied after a majority has saved it (issue 14370).

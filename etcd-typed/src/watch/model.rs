@@ -36,13 +36,13 @@ enum Action {
 #[derive(Clone, Copy, Debug)]
 enum Manner {
     Honest,
-    /// With a temporary error.
+    /// The answer is a temporary error.
     Failed,
     /// The stream ends without an error.
     Silent,
     /// Old history is sent again.
     Replayed(f64),
-    /// With progress before the changes that it covers.
+    /// Progress comes before the changes that it covers.
     EarlyProgress,
     Lagged,
     /// A member that is behind answers the watch.

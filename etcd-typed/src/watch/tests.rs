@@ -94,7 +94,7 @@ async fn first_step_comes_in_time_despite_slow_watch() {
     assert_eq!(snapshot(&mut follow).await.kvs.len(), 1);
     assert_eq!(begun.elapsed(), RetryPolicy::default().call_timeout);
     assert_eq!(follow.interruption().unwrap().error.kind(), ErrorKind::Timeout);
-    // The request to open the watch continues.
+    // The request to open the watch still runs, although the first step did not wait for it.
     put(&store, "/a/y", "2").await;
     let step = timeout(Duration::from_secs(55), follow.next()).await.expect("in time").unwrap().unwrap();
     assert_eq!((written(&step), begun.elapsed().as_secs()), (vec![("/a/y".to_owned(), "2".to_owned())], 64));

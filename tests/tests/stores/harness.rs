@@ -451,7 +451,7 @@ async fn listener_that_sends(greeting: &'static [u8]) -> (String, tokio::sync::m
             tokio::spawn(async move {
                 let mut got = Vec::new();
                 stream.read_to_end(&mut got).await.expect("an orderly end");
-                // The receiver may be gone.
+                // The test may have dropped the receiver.
                 let _ = sender.send(got);
             });
         }

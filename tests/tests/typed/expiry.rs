@@ -359,7 +359,7 @@ async fn ttl_of_one_key_does_not_spread(bench: Bench) {
     for end in [bench.end_of(&dir.note).await, bench.end_of(&dir.limits.low).await, bench.end_of(&dir.load).await] {
         assert_eq!(end, Some(End::Never));
     }
-    // The same holds in a struct whose fields all have defaults.
+    // A struct whose fields all have defaults behaves in the same way.
     let limits = bench.client.dir::<Limits>("/limits").unwrap();
     limits.low.set(&5).ttl(LONG).await.unwrap();
     limits.high.set(&6).ttl(LONG).await.unwrap();

@@ -411,7 +411,7 @@ async fn leftover_keys_make_no_entry(bench: Bench) {
 
     // A read of this struct alone reports the missing key.
     assert_eq!(dir.regions.dir("us").unwrap().get().await.unwrap_err().problems()[0].kind, ProblemKind::Missing);
-    // Its own delete removes it, and so does a set of the whole struct.
+    // The `delete` of the incomplete struct removes it, and so does a `set` of the whole struct.
     let was = dir.regions.dir("us").unwrap().delete().non_atomic().await.unwrap();
     assert!(matches!(was, Previous::Unreadable(_)), "{was:?}");
     assert!(!bench.exists("/app/regions/us/_locks/x").await);
@@ -422,7 +422,7 @@ async fn leftover_keys_make_no_entry(bench: Bench) {
 async fn leftover_keys_make_no_nested_entry(bench: Bench) {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     struct Outer {
-        /// It has no required field, so it exists if its map has an entry.
+        /// The struct has no required field, so it exists if its map has an entry.
         #[etcd(dir)]
         group: Option<Group>,
         #[etcd(dir)]

@@ -104,7 +104,7 @@ impl Bench {
         MappedDir::open(&self.client, &self.env).unwrap()
     }
 
-    /// The same directories, opened by the client whose calls are not counted.
+    /// The directories of `plain` and `mapped`, opened by the client whose calls are not counted.
     fn others(&self) -> (PlainDir, MappedDir) {
         (PlainDir::open(&self.other, &self.env).unwrap(), MappedDir::open(&self.other, &self.env).unwrap())
     }

@@ -148,7 +148,7 @@ impl Store for Broken {
                 }
                 _ => {}
             }
-            // As etcd 3.7 does if only keys are requested.
+            // Leaves out the leases if only keys are requested, as etcd 3.7 does.
             let newest: Vec<bool> = txn.then.iter().map(|op| matches!(op, Op::Newest { .. })).collect();
             let by_name = self.defect == Defect::NewestByName && matches!(txn.then[..], [Op::Newest { .. }]);
             let mut committed = self.inner.commit(txn).await;

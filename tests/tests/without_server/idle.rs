@@ -112,7 +112,7 @@ fn assert_proved(views: &[Live<Option<u64>>]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_views_cost_as_much_as_one() {
+async fn many_idle_views_cost_as_much_as_one() {
     for count in [1, 10, 500] {
         let (client, counting) = client();
         let views = views(&client, count, TTL).await;

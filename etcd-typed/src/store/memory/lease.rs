@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_lease_is_lost() {
+    fn unknown_lease_is_reported_as_lost() {
         let mut leases = Leases::default();
         assert_eq!(leases.keep_alive(id(1), Instant::now()).unwrap_err().kind(), ErrorKind::LeaseLost);
         assert_eq!(leases.check(id(1)).unwrap_err().kind(), ErrorKind::LeaseLost);

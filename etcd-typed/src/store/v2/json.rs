@@ -34,9 +34,9 @@ pub(super) struct Answer {
 pub(super) enum Server {
     /// An etcd of this version.
     Etcd(String),
-    /// It answers, but not like an etcd.
+    /// The server answers, but not like an etcd.
     Other,
-    /// It did not answer, for this reason.
+    /// The server did not answer, for this reason.
     Unknown(String),
 }
 
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn other_answers_are_classified() {
+    fn answers_without_error_code_are_classified() {
         for (status, body, kind, again) in [
             (404, "404 page not found\n", ErrorKind::Server, Again::Never),
             (301, "", ErrorKind::Server, Again::Never),

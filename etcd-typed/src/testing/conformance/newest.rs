@@ -164,7 +164,7 @@ pub(super) async fn newest_with_zero_limit_is_refused(bench: &Bench<'_>) {
     let none = || vec![Op::Newest { below: bench.key("q"), before: None, limit: 0 }];
     let kind = if bench.capabilities().transactions { ErrorKind::Invalid } else { ErrorKind::Unsupported };
     bench.refused(Txn { then: none(), ..Txn::default() }, kind).await;
-    // Also in the list that is not performed.
+    // The store also checks the list that is not performed.
     let compares = vec![Compare::key(&bench.key("q"), Condition::Absent)];
     bench.refused(Txn { compares, then: vec![Op::put(&bench.key("q"), "1".into())], otherwise: none() }, kind).await;
     assert!(bench.list().await.kvs.is_empty());

@@ -401,7 +401,7 @@ async fn cancelled_call_leaves_nothing() {
     }
     assert!(completed);
 
-    // The same while the value is put back, set and withdrawn.
+    // Drops the future also while the value is put back, set and withdrawn.
     for times in 0..20 {
         for what in 0..3 {
             let inner = MemoryStore::new();

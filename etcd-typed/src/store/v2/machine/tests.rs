@@ -225,7 +225,7 @@ proptest! {
     /// Invalid events, and those of a hostile server, never cause a panic and never move the watch
     /// back.
     #[test]
-    fn mutated_answers_never_move_back(
+    fn mutated_answers_never_move_watch_back(
         mutations in proptest::collection::vec((0usize..19, 0usize..400, "[0-9a-z\"/_{}:,-]"), 1..8)
     ) {
         let mut lines = RECORDED.lines().map(str::to_owned).collect::<Vec<_>>();

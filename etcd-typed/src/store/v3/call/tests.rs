@@ -260,7 +260,7 @@ async fn client_moves_when_all_members_are_restored() {
 }
 
 #[tokio::test]
-async fn endpoints_of_two_clusters_keep_history() {
+async fn client_stays_while_its_endpoints_disagree() {
     let (first, second) = (Fake::of(1).await, Fake::of(2).await);
     let store = store_of([&first, &second]);
     for _ in 0..3 {

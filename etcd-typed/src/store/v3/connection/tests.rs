@@ -429,7 +429,7 @@ impl AsyncWrite for Deaf {
 /// Streams above the last one that a GOAWAY names were never begun. Those at or below it are
 /// answered (RFC 9113, section 6.8).
 #[tokio::test]
-async fn closing_server_turns_away_unbegun_calls() {
+async fn closing_server_never_begins_later_calls() {
     let serve = |mut tcp: TcpStream| async move {
         let mut preface = [0; 24];
         tcp.read_exact(&mut preface).await.unwrap();

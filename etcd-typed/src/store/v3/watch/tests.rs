@@ -27,9 +27,9 @@ const FRAGMENT: usize = 2 << 20;
 /// How the server treats a watch.
 #[derive(Clone, Copy)]
 enum Watching {
-    /// It never answers.
+    /// The server never answers.
     Silent,
-    /// It sends fragments of one revision for as long as the client reads them.
+    /// The server sends fragments of one revision for as long as the client reads them.
     Fragments,
 }
 

@@ -372,7 +372,7 @@ fn fragments_of_all_watches_share_limit() {
 }
 
 #[test]
-fn events_do_not_keep_their_message() {
+fn kept_events_release_their_message() {
     let mut machine = standing(5);
     let message = Bytes::from(vec![b'm'; 100_000]);
     let mut event = put(6, A);
@@ -598,11 +598,11 @@ fn path(key: u8) -> String {
 #[derive(Clone, Debug)]
 enum Fate {
     Deliver,
-    /// It is sent twice.
+    /// The message is sent twice.
     Double,
-    /// After it, an earlier message of the stream is sent again.
+    /// An earlier message of the stream is sent again after this message.
     Replay(prop::sample::Index),
-    /// The stream ends before it.
+    /// The stream ends before this message.
     Cut,
 }
 
