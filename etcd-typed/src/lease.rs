@@ -349,12 +349,13 @@ impl Keeper {
         let mut tidy = Instant::now() + IDLE;
         loop {
             tokio::select! {
-                // Orders first: a lease that an order ends needs no renewal.
+                // Orders come before renewals, since an order may end the lease.
                 biased;
                 order = orders.recv() => match order {
                     None => return End::Unwanted,
                     Some(Order::Leave) => {
-                        // Best effort: it gives the next process more time.
+                        // Renews the lease one last time, so that the next process has more time. A
+                        // failure does no harm.
                         let _ = self.store.keep_alive(self.id).await;
                         return End::Nothing;
                     }

@@ -28,7 +28,7 @@ impl Between {
     ///
     /// # Panics
     ///
-    /// If it does not start.
+    /// Panics if the proxy does not start.
     #[must_use]
     pub fn grpc_proxy(etcd: &Etcd) -> Self {
         let binary = std::env::var("ETCD_BIN").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "etcd".to_owned());
@@ -50,7 +50,7 @@ impl Between {
     ///
     /// # Panics
     ///
-    /// If there is no nginx, or it does not start.
+    /// Panics if there is no nginx, or the proxy does not start.
     #[must_use]
     pub fn nginx(etcd: &Etcd) -> Self {
         let binary =

@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-/// Only a failing test waits this long.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The text that must not appear in any output. No name of a key, a field or a function contains
@@ -834,7 +834,7 @@ async fn secrets_never_appear_on_v2() {
     Log::start().heard("hyper");
 }
 
-/// Code that asks for a secret gets its value.
+/// The values of secrets are readable for code that asks for them.
 #[tokio::test]
 async fn secret_is_readable_through_its_handle() {
     let client = Client::connect("memory:").await.unwrap();

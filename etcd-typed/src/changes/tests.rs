@@ -14,7 +14,7 @@ use crate::store::memory::{Calls, MemoryStore};
 use crate::store::{Op, Txn};
 use crate::value::Codec;
 
-/// Longer than any delay between retries.
+/// A time that is longer than any delay between retries.
 const LONG: Duration = Duration::from_secs(60);
 
 type Numbers = Changes<Keyed<String, Change<u32>>, BTreeMap<String, u32>>;
@@ -224,7 +224,7 @@ async fn watch_follows_key_from_creation_to_deletion() {
     let now = changes.current().unwrap().unwrap();
     assert_eq!((*now, now.modified(), now.version()), (1, revision, Some(1)));
 
-    // Writing the same value again is a change.
+    // A write of the same value is a change too.
     commit(&store, vec![put("/n/one", "1")]).await;
     let change = next_one(&mut changes).await.unwrap();
     assert!(change.is_modified() && change.old == change.new);

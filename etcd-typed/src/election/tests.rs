@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::lease::LostReason;
 use crate::store::memory::{Calls, MemoryStore};
 
-/// Longer than any wait in these tests; the time is paused.
+/// A time that is longer than any wait in these tests. Time is paused.
 const LONG: Duration = Duration::from_secs(600);
 
 fn bench() -> (MemoryStore, Election<String>) {

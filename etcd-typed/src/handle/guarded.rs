@@ -87,7 +87,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// As [`commit`](Self::commit), under guards.
+    /// The errors of [`commit`](Self::commit).
     pub(super) async fn read_to_write(&self, span: Span) -> Result<RangeReply> {
         if !self.is_guarded() {
             return self.asked().range(Range::of(span)).await;

@@ -267,9 +267,9 @@ pub(super) const IN_SEVERAL_OR_FEWER: &str = "`.non_atomic()` writes in several,
 /// How a write of many keys is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Atomicity {
-    /// In one transaction, or not at all.
+    /// The write is sent in one transaction, or not at all.
     Atomic,
-    /// In as many transactions as necessary.
+    /// The write is sent in as many transactions as necessary.
     NonAtomic,
 }
 

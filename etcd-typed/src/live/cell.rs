@@ -44,9 +44,9 @@ pub(super) struct Book<T> {
     older: VecDeque<Arc<Versioned<T>>>,
     /// How many older states are kept.
     keep: usize,
-    /// Everything up to this revision was processed.
+    /// The view has processed all changes up to this revision.
     seen: Revision,
-    /// Everything up to this revision is in the state.
+    /// The newest state includes all changes up to this revision.
     good: Revision,
     rejected: Option<(Instant, Arc<[Problem]>)>,
     interrupted: Option<(Instant, Arc<Error>)>,

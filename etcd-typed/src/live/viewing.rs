@@ -38,9 +38,9 @@ const HISTORY: usize = 8;
 ///
 /// # Errors
 ///
-/// As for a read of the same values. `Invalid` lists everything that is wrong with the stored
-/// values; there is no view until they are corrected. `Unavailable`, `Timeout`, `PermissionDenied`
-/// and others if they cannot be read. `Unsupported` outside of a tokio runtime.
+/// The errors of a read of the same values. `Invalid` lists everything that is wrong with the
+/// stored values; there is no view until they are corrected. `Unavailable`, `Timeout`,
+/// `PermissionDenied` and others if they cannot be read. `Unsupported` outside of a tokio runtime.
 ///
 /// # Cancel safety
 ///

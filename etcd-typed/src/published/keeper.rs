@@ -254,7 +254,7 @@ impl Keeper {
         let lease = self.lease.insert(lease);
         let then = vec![self.target.put(&self.value, lease)];
         let txn = Txn { compares: vec![Compare::key(&key, condition)], then, otherwise: Vec::new() };
-        // Stays set if this future is dropped while it waits.
+        // `unsure` stays set if this future is dropped while it waits.
         self.unsure = true;
         let committed = self.target.store().commit(txn).await.inspect_err(|error| self.unsure = error.may_have_applied())?;
         self.unsure = false;

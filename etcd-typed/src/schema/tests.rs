@@ -377,7 +377,7 @@ fn field_allocates_only_its_results() {
     let value = Twenty { a0: 1_000, b0: name(), b1: name(), b2: name(), b3: name(), b4: name(), b5: name(), ..Twenty::default() };
     let mut encoded = Encoded::new();
     let counted = allocation_counter::measure(|| encoded = encode(&directory, &value).unwrap());
-    // For each field its key and its bytes, plus the nodes of the map.
+    // A write allocates the key and the bytes of each field, and the nodes of the map.
     assert!(counted.count_total <= ENCODE_ALLOCATIONS, "encode: {}", counted.count_total);
 
     let tree: Tree = encoded
@@ -390,7 +390,7 @@ fn field_allocates_only_its_results() {
     let mut read = None;
     let counted = allocation_counter::measure(|| read = decode::<Twenty>(&directory, &tree, Revision::default()).ok());
     assert_eq!(read.as_deref(), Some(&value));
-    // For each field its key in the basis, and the text of a `String`.
+    // A read allocates the key of each field in the basis, and the text of each `String`.
     assert!(counted.count_total <= DECODE_ALLOCATIONS, "decode: {}", counted.count_total);
 }
 

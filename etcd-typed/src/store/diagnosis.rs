@@ -87,7 +87,7 @@ async fn speaks_tls(endpoint: &Endpoint) -> io::Result<bool> {
 fn client_hello() -> Vec<u8> {
     const HEAD: [u8; 11] = [22, 3, 1, 0, 0x59, 1, 0, 0, 0x55, 3, 3];
     const RANDOM: [u8; 32] = [0x5a; 32];
-    // No session, seven cipher suites, no compression.
+    // The following fields: no session, seven cipher suites, no compression.
     const SUITES: [u8; 19] = [0, 0, 14, 0xc0, 0x2f, 0xc0, 0x30, 0xc0, 0x2b, 0xc0, 0x2c, 0, 0x9c, 0, 0x2f, 0x13, 1, 1, 0];
     // Groups X25519 and P-256, uncompressed points, four signature schemes.
     const EXTENSIONS: [u8; 32] =

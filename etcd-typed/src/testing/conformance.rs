@@ -92,7 +92,7 @@ macro_rules! cases {
                 ///
                 /// # Panics
                 ///
-                /// If the store breaks the contract.
+                /// Panics if the store breaks the contract.
                 pub fn $case<S: TestStore>(setup: impl AsyncFnOnce(Isolation) -> S) {
                     run(stringify!($case), Isolation::$isolation, setup, |bench| Box::pin(super::$module::$case(bench)));
                 }

@@ -250,7 +250,7 @@ impl Guard {
     ///
     /// # Cancel safety
     ///
-    /// As that of `work`, which is dropped too.
+    /// Dropping the future drops `work` too.
     pub async fn while_held<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
         tokio::select! {
             biased;
@@ -598,7 +598,7 @@ mod tests {
         let client = Client::connect("memory:").await.unwrap();
         let lock = client.lock("/x").acquire().await.unwrap();
         let polls = Cell::new(0);
-        // This work is always ready.
+        // This work is ready at every poll.
         let work = poll_fn(|cx| {
             polls.set(polls.get() + 1);
             cx.waker().wake_by_ref();

@@ -202,7 +202,7 @@ impl<'t> Waiter<'t> {
     async fn join(&mut self, make: &[Op]) -> Option<Result<Committed>> {
         let (standings, directory) = (self.turn.lessor.standings(), &self.turn.directory);
         let joined = standings.offer(directory, &self.key, make)?;
-        // Tasks that are ready to run go first.
+        // Lets other tasks run first, since the holder may be about to release.
         yield_now().await;
         if standings.withdraw(directory, &self.key) {
             return None;

@@ -13,7 +13,7 @@ use crate::key::Key;
 use crate::store::memory::{Calls, MemoryStore};
 use crate::store::{Event, Op, Range, Txn};
 
-/// Longer than any backoff: a step that has not come by then does not come.
+/// A time that is longer than any backoff. A step that has not come by then does not come.
 const LONG: Duration = Duration::from_secs(60);
 
 fn directory() -> Key {

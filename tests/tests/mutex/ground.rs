@@ -48,7 +48,7 @@ pub(crate) enum ServerFault {
     Killed,
     /// The server is stopped for longer than most locks live.
     Stopped,
-    /// No client reaches the server.
+    /// The server is cut off, so that no client reaches it.
     CutOff,
 }
 

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use crate::listener::Listener;
 use crate::{CHECKOUT, Checkout, CheckoutChange, CheckoutDir, planted};
 
-/// Longer than any backoff. Time is paused.
+/// A time that is longer than any backoff. Time is paused.
 const LONG: Duration = Duration::from_secs(120);
 
 const INTERRUPTIONS: &str = "etcd_typed_watch_interruptions_total";

@@ -26,10 +26,10 @@ use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// Only a failing test waits this long.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Long enough that the guard needs no keep-alive during a test.
+/// The time to live of guards. No guard needs a keep-alive during a test.
 const TTL: Duration = Duration::from_secs(120);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -164,7 +164,7 @@ impl Store for InterferingStore {
     }
 }
 
-/// Three clients of one store.
+/// A store with three clients.
 struct Bench {
     /// The client whose writes are guarded and counted.
     client: Client,

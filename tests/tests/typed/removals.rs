@@ -27,7 +27,7 @@ mod old {
         pub(super) regions: BTreeMap<String, Db>,
     }
 
-    /// Has no map, so that a write of it needs no read.
+    /// A struct without maps, so that a write of it needs no read.
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     pub(super) struct Plain {
         pub(super) name: String,
@@ -605,7 +605,7 @@ async fn struct_without_any_key_is_refused(bench: Bench) {
     dir.always.set(&Part::default()).non_atomic().await.unwrap();
     dir.set(&Holder::default()).non_atomic().await.unwrap();
     assert_eq!(*dir.get().await.unwrap(), Holder::default());
-    // Two concurrent creates of no keys would both succeed.
+    // A value without keys cannot be created, since two concurrent creates would both succeed.
     for _ in 0..2 {
         let refused = dir.create(&Holder::default()).non_atomic().await.unwrap_err();
         assert_eq!((refused.kind(), refused.problems()[0].key.clone()), (ErrorKind::Invalid, dir.key().clone()));

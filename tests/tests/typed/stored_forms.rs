@@ -169,7 +169,7 @@ async fn v2_reads_back_accepted_values() {
 }
 
 mod cents {
-    //! Rounds to two decimals.
+    //! A stored form that rounds to two decimals.
     pub(super) fn encode(value: &f64) -> Result<String, std::convert::Infallible> {
         Ok(format!("{value:.2}"))
     }

@@ -271,7 +271,7 @@ async fn ended_lease_deletes_entry(bench: Bench) {
     let entry = bench.entry();
     let lease = bench.client.lease(Duration::from_secs(3)).await.unwrap();
     entry.set(&1).lease(&lease).await.unwrap();
-    // Longer than the time to live: the client keeps the lease alive.
+    // Waits longer than the time to live. The client keeps the lease alive.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(entry.get().await.unwrap().as_deref(), Some(&1));
     lease.revoke().await.unwrap();

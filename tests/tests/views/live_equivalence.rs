@@ -28,8 +28,8 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
-/// Longer than any backoff and any proof that a view is up to date; only a failing test waits this
-/// long.
+/// The limit of every wait. It is longer than any backoff and than the time between two proofs of a
+/// view. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]

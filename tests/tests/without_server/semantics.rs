@@ -461,7 +461,7 @@ async fn stream_pages_share_one_revision() {
     while let Some(item) = pages.next().await {
         let (key, value) = item.unwrap();
         read.insert(key, *value);
-        // Later keys in the listing are changed, deleted and created.
+        // Keys that the listing has not reached yet are changed, deleted and created.
         let at = read.len();
         quotas.entry(&format!("q{:03}", at + 10)).unwrap().set(&1000).await.unwrap();
         quotas.entry(&format!("q{:03}", at + 11)).unwrap().delete().await.unwrap();
@@ -674,7 +674,7 @@ async fn pages_of_map_share_one_revision() {
 }
 
 #[tokio::test]
-async fn map_with_uneven_names_is_complete() {
+async fn map_with_uneven_names_is_read_completely() {
     let names = || (0..12_000).map(|n| format!("a{n:06}")).chain((0..60_000).map(|n| format!("zone-{n}")));
     let (_, counting, map) = map_of(names()).await;
     let read = map.get().await.unwrap();

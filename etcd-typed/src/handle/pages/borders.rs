@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn keys_without_pattern_have_no_split_points() {
         let none = Vec::<usize>::new();
-        // No larger number exists with these digits.
+        // The last name has the largest number with these digits, so no larger one can follow.
         assert_eq!(parts((0..1000).map(|n| format!("{n:03}")), 999, 500, 3), none);
         // No position has different bytes, so there are no digits.
         assert_eq!(parts(std::iter::once(String::from("a")), 1, 500, 3), none);

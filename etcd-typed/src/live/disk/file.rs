@@ -80,7 +80,7 @@ struct Document {
     /// The keys that the writer looked for, as in [`Look::keys`].
     keys: BTreeSet<String>,
     revision: u64,
-    /// Keyed by relative key.
+    /// The stored values, by relative key.
     entries: BTreeMap<String, Entry>,
 }
 

@@ -18,7 +18,7 @@ pub(super) const MIN_TTL: Duration = Duration::from_secs(2);
 /// etcd's maximum (`MaxLeaseTTL`).
 const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 
-/// All leases.
+/// The leases, by id.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     leases: BTreeMap<LeaseId, Lease>,

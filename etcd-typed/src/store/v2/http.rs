@@ -335,7 +335,7 @@ impl Http {
     async fn send_write(&self, at: EndpointIndex, method: Method, target: &str, form: Option<String>) -> Result<Incoming, Failure> {
         let mut request = self.request(&self.own().clients.calls, at, method, target);
         if let Some(form) = form {
-            // With any other type, the server ignores the body and writes an empty value.
+            // With any other content type, the server ignores the body and writes an empty value.
             request = request.header("Content-Type", "application/x-www-form-urlencoded").body(form);
         }
         let response = request.send().await.map_err(|error| {
@@ -577,7 +577,7 @@ fn client(options: &ConnectOptions) -> Result<Client> {
     let builder = Client::builder()
         .http1_only()
         .no_proxy()
-        // Following a redirect would repeat a write on another key.
+        // Redirects are not followed, because that would repeat a write on another key.
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .connect_timeout(options.connect_timeout)

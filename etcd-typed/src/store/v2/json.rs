@@ -18,9 +18,9 @@ use crate::value::LOST;
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
-    /// `X-Etcd-Index`.
+    /// The index in the header `X-Etcd-Index`.
     pub(super) index: Option<u64>,
-    /// `X-Etcd-Cluster-Id`.
+    /// The cluster in the header `X-Etcd-Cluster-Id`.
     pub(super) cluster: Option<String>,
     pub(super) body: Bytes,
     /// Whether the request had credentials.
@@ -304,9 +304,9 @@ pub(super) enum Origin {
 pub(super) enum Again {
     /// No: the request was understood, and the answer will not change. A write was not applied.
     Never,
-    /// Each other endpoint once.
+    /// Yes: ask each other endpoint once.
     Elsewhere,
-    /// Yes, after a while, as often as time allows.
+    /// Yes: ask again after a while, as often as time allows.
     Later,
 }
 
@@ -383,7 +383,7 @@ fn unexpected(answer: &Answer) -> Fault {
     let message = serde_json::from_slice::<MessageBody>(&answer.body).map(|body| body.message).unwrap_or_default();
     let status = answer.status;
     match status {
-        // Go's servers and nginx use these words.
+        // Servers written in Go, and nginx, answer with these words.
         400 if answer.body.windows(12).any(|words| words == b"HTTPS server")
             || answer.body.windows(10).any(|words| words == b"HTTPS port") =>
         {

@@ -62,7 +62,7 @@ pub(super) struct Reads {
     most: usize,
     /// One permit for each request that may be in flight before others wait.
     places: Arc<Semaphore>,
-    /// While it is not empty, a task exists that will send its content.
+    /// The waiting reads. While there are any, a task exists that will send them.
     waiting: Mutex<Waiting>,
     loners: Loners,
 }

@@ -22,7 +22,7 @@ const CLIENTS: usize = 3;
 /// How a client decides that it is the holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Mind {
-    /// As [`Place`] says.
+    /// The client decides as [`Place`] does.
     Ours,
     /// A client that is woken considers itself the holder without a look: Go's election, and etcd's
     /// lock service before 3.5.
@@ -48,11 +48,11 @@ struct Client {
     stray_enter: bool,
     /// An answer that was not delivered yet.
     answer: Option<Answer>,
-    /// What another client of its process left for it.
+    /// A message that another client of its process left for this client.
     left: Option<Legacy>,
-    /// Whether the server has its lease.
+    /// Whether the server still has the lease of this client.
     leased: bool,
-    /// Whether it gave up or released.
+    /// Whether the client gave up or released the queue.
     done: bool,
     /// The revision at which its watch was created, for [`Mind::WatchesFromNow`].
     watching: Option<Revision>,
@@ -500,7 +500,7 @@ impl World {
     }
 }
 
-/// Created once, since it is used all the time.
+/// The keys are created once, since they are used all the time.
 static DIRECTORY: LazyLock<Key> = LazyLock::new(|| Key::root().descend("lock"));
 
 /// The keys are named by leases, which are never zero.

@@ -548,11 +548,11 @@ fn v2_history_check_reads_current_key() {
     // whether this is possible.
     let cases = [
         (Some(12), 20, true),
-        // Written since, or its TTL was refreshed, which makes no event.
+        // The key was written since, or its TTL was refreshed, which makes no event.
         (Some(15), 20, true),
-        // Deleted since.
+        // The key was deleted since.
         (None, 20, true),
-        // Older than it was.
+        // The key is older than it was.
         (Some(11), 20, false),
         // The index itself went back.
         (Some(12), 11, false),

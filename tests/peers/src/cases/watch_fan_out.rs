@@ -55,7 +55,7 @@ fn case(watches: u64, puts: u64) -> Case {
     }
 }
 
-/// Evaluates the set-up. Memory is the growth.
+/// Evaluates the set-up. The figure for memory is its growth.
 fn set_up(observed: &Observed, watches: u64) -> Result<Measured> {
     let there: u64 = observed.found()?;
     if there != watches {

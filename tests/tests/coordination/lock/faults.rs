@@ -17,7 +17,7 @@ use futures_util::future::join;
 use tokio::task::yield_now;
 use tokio::time::{Instant, advance, sleep, timeout};
 
-/// More polls than any of these futures needs.
+/// The maximum number of polls. No future in these tests needs more.
 const POLLS: usize = 200;
 
 /// A store that yields once before and after each call and each item of a watch, so that a future

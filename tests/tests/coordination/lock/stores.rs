@@ -205,7 +205,7 @@ async fn dropping_guard_releases_lock(bench: Bench) {
     drop(lock);
     let lock = acquire(&bench.lock()).await;
     assert!(lock.fence() > fence);
-    // A guard that was held long enough to be watched.
+    // A guard that watches its key. The watch starts a moment after the acquire.
     sleep(WHILE).await;
     drop(lock);
     bench.queued(0).await;
@@ -241,7 +241,7 @@ async fn queue_lists_holder_and_waiters(bench: Bench) {
     lock.release().await.unwrap();
 }
 
-/// Fault F26.
+/// Fault F26: other programs write keys near the queue, or into its directory.
 async fn foreign_keys_do_not_affect_lock(bench: Bench) {
     let lease = bench.client.lease(Duration::from_secs(60)).await.unwrap();
     let with = Some(lease.id());
@@ -319,7 +319,7 @@ async fn waiter_waits_for_foreign_leased_keys(bench: Bench) {
     }
 }
 
-/// Fault F27.
+/// Fault F27: an administrator deletes the key of the holder.
 async fn deleted_key_loses_lock(bench: Bench) {
     let lock = acquire(&bench.lock()).await;
     bench.delete(lock.key()).await;
@@ -623,7 +623,7 @@ fn outlives_its_runtime(address: &str) {
     let (client, lock, other) = first.block_on(async {
         let client = Client::builder(&address).namespace("/outlives").connect().await.unwrap();
         let (lock, other) = (acquire(&client.lock("/x")).await, acquire(&client.lock("/y")).await);
-        // Long enough for the guard to be watched.
+        // Waits until the guard watches its key.
         sleep(WHILE).await;
         (client, lock, other)
     });

@@ -41,8 +41,8 @@ async fn logins(etcd: &Etcd) -> f64 {
     .await
 }
 
-/// Long enough for a token of 3 s to expire. If it did not, the tests would check nothing; `logins`
-/// would show that.
+/// Waits until a token of 3 s has expired. If it did not expire, the tests would check nothing, and
+/// `logins` would show that.
 async fn let_token_expire() {
     sleep(Duration::from_millis(4500)).await;
 }

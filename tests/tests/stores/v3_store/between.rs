@@ -87,7 +87,7 @@ async fn grpc_proxy_watch_works_after_lost_history() {
     let etcd = Etcd::start().await;
     let proxy = Between::grpc_proxy(&etcd);
     let store = store(&proxy.endpoint());
-    // This watch keeps the stream open.
+    // Another watch, which keeps the stream open.
     let other = watch(&store, Span::Key(key("/b")), WatchFrom::Live(Revision::ZERO)).await;
     let mut last = 0;
     for value in 0..5 {

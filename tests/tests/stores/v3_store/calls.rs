@@ -182,7 +182,7 @@ async fn write_returns_previous_value() {
     let before = store.range(Range::of(Span::Key(a.clone()))).await.unwrap().kvs;
     let gone = only(Op::Delete { span: Span::Key(a.clone()), previous: true });
     assert_eq!(store.commit(gone.clone()).await.unwrap().results, [OpResult::Delete { deleted: 1, previous: before }]);
-    // Deleting nothing makes no new revision.
+    // A delete that finds no key makes no new revision.
     let revision = store.status().await.unwrap().revision;
     let nothing = store.commit(gone).await.unwrap();
     assert_eq!((nothing.revision, nothing.results), (revision, vec![OpResult::Delete { deleted: 0, previous: Vec::new() }]));

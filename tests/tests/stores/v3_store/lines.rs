@@ -55,7 +55,7 @@ impl Scene {
         });
         let counter = direct.entry::<u64>("/counter").unwrap();
         let scene = Self { _etcd: etcd, proxy, client, direct, lock, watcher, counter };
-        // All three connections and the guard's watch exist now.
+        // Now all three connections exist, and the guard watches its key.
         scene.count(3).await;
         sleep(Duration::from_secs(1)).await;
         scene
@@ -184,7 +184,7 @@ async fn stalled_direction_loses_no_guard_or_change() {
         let scene = Scene::new().await;
         scene.proxy.set(mode).await;
         scene.count(5).await;
-        // Longer than it takes to notice that nothing is answered.
+        // Waits longer than the client needs to detect a silent connection.
         sleep(3 * CHECK).await;
         scene.count(5).await;
         scene.proxy.set(Mode::Pass).await;

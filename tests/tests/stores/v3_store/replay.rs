@@ -152,7 +152,7 @@ async fn typed_stream_survives_cuts_during_replay() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_concurrent_replays_are_whole() {
+async fn many_concurrent_replays_miss_nothing() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let written = history(&store, 5_000, 1).await;

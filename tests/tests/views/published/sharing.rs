@@ -79,7 +79,7 @@ async fn values_with_equal_ttl_share_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn withdrawal_leaves_other_values() {
+async fn withdrawal_keeps_other_values() {
     let values = Values::new();
     let mut published = values.published(5).await;
     let mut changes = values.entry(0).watch().await.unwrap();

@@ -128,7 +128,7 @@ fn span_below_matches_whole_segments() {
 }
 
 #[test]
-fn pages_cover_all_keys() {
+fn pages_return_all_keys_once() {
     let mut state = state();
     for path in ["/d/a", "/d/b", "/d/c", "/e"] {
         put(&mut state, path, "value");

@@ -133,7 +133,7 @@ impl<M: Message> Sent for M {
 
 /// Any message to receive.
 pub(in crate::store::v3) trait Received: Send {
-    /// Replaces itself by the decoded message.
+    /// Decodes a message into `self`.
     fn read(&mut self, message: Chunks) -> Result<(), DecodeError>;
 }
 

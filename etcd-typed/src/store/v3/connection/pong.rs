@@ -81,7 +81,7 @@ impl<B: AsyncWrite + Unpin> LatePongs<B> {
         {
             let rest = pong.get(*written..).unwrap_or_default();
             if rest.is_empty() {
-                // TLS may have buffered it.
+                // TLS may have buffered the pong, so it must be flushed.
                 ready!(Pin::new(&mut self.bytes).poll_flush(cx))?;
                 self.pong = Pong::None;
                 self.last = Some(Instant::now());

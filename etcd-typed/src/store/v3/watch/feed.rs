@@ -59,7 +59,7 @@ pub(super) struct Sharing {
     from: WatchFrom,
     stage: Stage,
     readers: HashMap<ReaderId, Reader>,
-    /// Everything up to this revision was yielded, or precedes the watch.
+    /// All changes up to this revision were yielded, or precede the watch.
     last: Revision,
     /// `recent` contains everything that was yielded after this revision.
     floor: Revision,
@@ -75,10 +75,10 @@ pub(super) struct Sharing {
 #[derive(Debug)]
 struct Reader {
     queue: Arc<Queue>,
-    /// Only changes after this revision are for this reader.
+    /// The reader gets only changes after this revision.
     last: Revision,
     from: WatchFrom,
-    /// Present until the watch is established.
+    /// Tells the reader that the watch is established. `None` afterwards.
     standing: Option<Standing>,
 }
 

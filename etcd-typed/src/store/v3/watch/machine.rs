@@ -104,7 +104,7 @@ struct Followed {
     token: Token,
     key: Bytes,
     range_end: Bytes,
-    /// Everything up to this revision was yielded, or precedes the watch.
+    /// All changes up to this revision were yielded, or precede the watch.
     last: i64,
     start: Start,
     /// The last revision received, which may be incomplete.

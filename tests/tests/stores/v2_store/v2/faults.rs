@@ -124,7 +124,7 @@ async fn clients_recover_in_new_cluster() {
     let mut changes = dir.watch().await.unwrap();
     let named = client.lock("/locks/a").ttl(Duration::from_secs(600));
     let held = named.acquire().await.unwrap();
-    // Long enough for the lock's watch to start.
+    // Waits until the lock watches its key.
     sleep(Duration::from_millis(300)).await;
 
     proxy.set(Mode::Refuse).await;

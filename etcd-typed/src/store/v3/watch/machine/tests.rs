@@ -521,7 +521,7 @@ fn protocol_violations_break_stream() {
     }
 }
 
-/// etcd's `grpc-proxy` does this; it counts from 0.
+/// etcd's `grpc-proxy` numbers watches itself, from 0.
 #[test]
 fn watches_use_server_assigned_id() {
     let mut machine = Machine::default();
