@@ -406,6 +406,6 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1)).await;
         other.moved();
         let Outcome::Proved { asked, revision } = outcome(&mut other, &mirror(2)).await else { panic!("the view is not proved") };
-        assert_eq!((asked.duration_since(began), revision), (EVERY, Revision::new(1)), "the proof has the time of the request";
+        assert_eq!((asked.duration_since(began), revision), (EVERY, Revision::new(1)), "the proof has the time of the request");
     }
 }
