@@ -73,8 +73,8 @@ struct Document {
     text: String,
 }
 
-/// Has a secret in every place that can hold one. It has no `Debug`, whose output would not be the
-/// library's.
+/// A struct with a secret in every place that can hold one. It has no `Debug`, since that output
+/// would not be the library's.
 #[derive(EtcdSchema, Clone, PartialEq)]
 #[etcd(validate = tells_all)]
 struct Vault {

@@ -260,7 +260,7 @@ async fn unchanged_key_yields_item_after_lost_history() {
     assert_eq!((change.old, change.new, change.revision, change.resynced), (Some(1), Some(2), revision, false));
 }
 
-/// A directory's stream does the same.
+/// The stream of a directory behaves in the same way.
 #[tokio::test(start_paused = true)]
 async fn absent_key_yields_item_after_lost_history() {
     let store = MemoryStore::new();

@@ -299,7 +299,7 @@ mod tests {
         first.release().await.unwrap();
         second.await.unwrap().release().await.unwrap();
         let after = counting.counts();
-        // One request per release: its answer shows that the next contender is the first.
+        // Each release is one request. Its answer shows that the next contender is the first.
         assert_eq!((after.commit - before.commit, after.range - before.range), (2, 0));
         assert_eq!((after.watch - before.watch, after.grant - before.grant), (0, 0));
     }

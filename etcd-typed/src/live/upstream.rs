@@ -231,17 +231,17 @@ struct Task {
 /// The last proof.
 #[derive(Clone, Copy)]
 struct Proven {
-    /// When its request was sent.
+    /// When the request of the proof was sent.
     asked: Instant,
-    /// How long after it the next proof is due.
+    /// How long after this proof the next one is due.
     period: Duration,
 }
 
 struct Attached {
     feed: Box<dyn Feed>,
-    /// Its first state must be no older than this.
+    /// The first state of the feed must be no older than this.
     since: Instant,
-    /// Whether it has received its first state.
+    /// Whether the feed has received its first state.
     begun: bool,
 }
 

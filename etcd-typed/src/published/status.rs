@@ -159,8 +159,8 @@ impl Shared {
         first
     }
 
-    /// The key holds another publisher's value. If the value was already missing for another
-    /// reason, `error` reports this.
+    /// Records that the key holds another publisher's value. If the value was already missing for
+    /// another reason, `error` says that the key is taken.
     pub(super) fn taken(&self, error: impl Fn() -> Error) {
         if !self.lost(LostReason::TakenOver)
             && let State::Missing { reason, error: latest, .. } = &mut *self.state()

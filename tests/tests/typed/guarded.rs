@@ -66,8 +66,8 @@ fn quotas(entries: u64) -> BTreeMap<String, u64> {
     (0..entries).map(|n| (format!("q{n:03}"), n)).collect()
 }
 
-/// What an [`InterferingStore`] does before it passes one commit on: waits at the gate, then
-/// commits.
+/// What an [`InterferingStore`] does before it passes one commit on: it waits at the gate, and then
+/// commits the transactions of another client.
 #[derive(Default)]
 struct BeforeCommit {
     gate: Option<Arc<Notify>>,

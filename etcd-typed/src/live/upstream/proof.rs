@@ -127,7 +127,7 @@ impl Proof {
         Self { store, span, heads, changes, phase: Phase::Idle, moved: now, due, read_at: None, wanted: None, urgent: false, doubts: false }
     }
 
-    /// The mirror changed, or its revision did.
+    /// Called when the mirror changed, or only its revision did.
     pub(super) fn moved(&mut self) {
         self.moved = Instant::now();
     }

@@ -24,18 +24,21 @@ const CLIENTS: usize = 3;
 enum Mind {
     /// The client decides as [`Place`] does.
     Ours,
-    /// A client that is woken considers itself the holder without a look: Go's election, and etcd's
-    /// lock service before 3.5.
+    /// A client that is woken considers itself the holder without another read, as Go's election
+    /// and etcd's lock service before 3.5 do.
     TrustsTheEvent,
-    /// Looks only whether another key is before its own, not whether its own key exists.
+    /// The client reads only whether another key is before its own, and not whether its own key
+    /// exists.
     ForgetsItself,
-    /// Watches from the moment at which it begins to wait, not from the revision that it read.
+    /// The client watches from the moment at which it begins to wait, and not from the revision
+    /// that it read.
     WatchesFromNow,
-    /// Treats a waiter that gives up like a holder that releases.
+    /// The client treats a waiter that gives up like a holder that releases.
     TrustsWhoeverLeaves,
-    /// Trusts the release of the holder without having read whether its own key exists.
+    /// The client trusts the release of the holder without having read whether its own key exists.
     TrustsTheRelease,
-    /// Trusts the release of a holder even if another key was read to be before its own.
+    /// The client trusts the release of a holder even if it has read that another key is before its
+    /// own.
     TrustsAnyRelease,
 }
 

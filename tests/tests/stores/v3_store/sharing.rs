@@ -64,7 +64,7 @@ async fn equal_watches_share_one_server_watch() {
     assert_eq!(watchers(&etcd).await, 1.0);
     drop(last);
     until_watchers(&etcd, 0.0).await;
-    // A later watch of the key starts a new one.
+    // A watch of the key that is opened later starts a new server watch.
     let mut again = watch(&store, "/app/a", WatchFrom::Listed(Revision::new(third))).await;
     let fourth = write(&store, &key("/app/a"), "3").await;
     assert_eq!(next(&mut again).await.get(), fourth);
