@@ -53,7 +53,7 @@ pub(crate) struct Share {
     group: Arc<Group>,
     key: Key,
     waits: bool,
-    /// No key of this owner is attached to the lease, and none will be.
+    /// Whether no key of this owner is attached to the lease, and none will be.
     gone: bool,
 }
 

@@ -185,7 +185,7 @@ impl Standings {
     }
 }
 
-/// Keeps a key registered. Stored with its lease.
+/// Keeps a key registered until it is dropped. The lease of the key owns this value.
 pub(super) struct Standing {
     standings: Arc<Standings>,
     directory: Key,

@@ -192,7 +192,7 @@ async fn waiter_sees_suspend_within_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn granted_ttl_counts_not_requested() {
+async fn lease_uses_granted_ttl_not_requested_one() {
     let (store, client) = memory();
     let lease = client.lease(Duration::from_millis(300)).await.unwrap();
     assert_eq!(lease.ttl(), Duration::from_secs(2));

@@ -88,7 +88,8 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     ///
     /// # When the file is refused
     ///
-    /// If the file is refused, the program behaves as if it did not exist: the error of the server is returned, and its message says why. A file is refused
+    /// If the file is refused, the program behaves as if the file did not exist: the error of the
+    /// server is returned, and its message says why the file was refused. A file is refused
     ///
     /// - if it is missing, damaged, incomplete, or of another version of the format;
     /// - if it belongs to another view or directory;

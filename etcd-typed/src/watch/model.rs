@@ -51,7 +51,7 @@ enum Manner {
     Cancelled,
 }
 
-/// One life of the server: from empty until it is wiped.
+/// The history of the server between two wipes. It starts empty.
 #[derive(Debug)]
 struct Life {
     number: u64,

@@ -347,7 +347,7 @@ fn outdated_list_waits_before_next_list() {
 }
 
 #[test]
-fn later_lists_are_retried_forever() {
+fn lists_after_first_are_retried_forever() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.quiet(item(WatchItem::HistoryLost { oldest: None }));

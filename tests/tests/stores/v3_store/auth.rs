@@ -159,7 +159,7 @@ async fn authentication_can_be_disabled_and_enabled() {
 }
 
 #[tokio::test]
-async fn changed_password_fails_at_next_login() {
+async fn old_password_fails_at_next_login() {
     let (etcd, admin) = server().await;
     let store = anna(&etcd);
     write(&store, &key("/anna/a"), "1").await;

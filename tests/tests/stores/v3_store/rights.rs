@@ -294,7 +294,7 @@ impl Churn {
         let (endpoint, counted) = (endpoint.to_owned(), Arc::clone(&changes));
         let task = tokio::spawn(async move {
             for number in 0.. {
-                // A token is valid for one change only.
+                // A token is valid only until the next change.
                 Admin::of(&endpoint).as_root().await.pair("RoleAdd", &format!("role-{number}"), "").await;
                 counted.fetch_add(1, Ordering::Relaxed);
             }
