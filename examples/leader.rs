@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let Some(address) = arguments.next() else { return play().await };
     let name = arguments.next().unwrap_or_else(|| format!("worker-{}", std::process::id()));
     let worker = Worker::new(&name, &Client::connect(&address).await?)?;
-    // Both run until an error ends them.
+    // `follow` and `lead` run until one of them fails.
     tokio::try_join!(worker.follow(), worker.lead(usize::MAX))?;
     Ok(())
 }

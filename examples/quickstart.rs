@@ -6,9 +6,9 @@
 //! cargo run --example quickstart -- etcd2://127.0.0.1:2379       # the v2 keys API
 //! ```
 //!
-//! Apart from its first line, the output is the same on all three. The exit status is 0 only if every
-//! step had the expected result. The program works below `/etcd-typed/quickstart`, and deletes its keys
-//! at the end.
+//! Apart from its first line, the output is the same on all three stores. The exit status is 0 only if
+//! every step had the expected result. The program works below `/etcd-typed/quickstart`, and deletes its
+//! keys at the end.
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::collections::BTreeMap;

@@ -308,7 +308,7 @@ mod tests {
     use super::distance;
 
     #[test]
-    fn distance_counts_edits() {
+    fn edit_distance_counts_changed_letters() {
         for (a, b, expected) in [("", "ab", 2), ("json", "json", 0), ("rename", "renam", 1), ("json", "jsno", 2), ("dir", "entries", 6)] {
             assert_eq!(distance(a, b), expected, "{a} {b}");
         }

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn variant_of_field_is_an_identifier() {
+    fn every_field_name_becomes_valid_variant() {
         for (field, variant) in
             [("a", "A"), ("a_b", "AB"), ("aB", "AB"), ("type", "Type"), ("self_", "Self_"), ("_1", "_1"), ("__", "_"), ("größe", "Größe")]
         {

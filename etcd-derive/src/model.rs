@@ -128,7 +128,7 @@ pub(crate) enum Presence {
     Optional,
     /// The `Default` of the type.
     Default,
-    /// This expression, and its source text.
+    /// The value of this expression. Contains its source text too.
     DefaultOf(Box<Expr>, String),
 }
 
@@ -143,7 +143,7 @@ pub(crate) enum Shape {
     Choice(Vec<Variant>),
     /// A struct around one value.
     Newtype(Box<Type>),
-    /// Neither of them; an error is recorded.
+    /// Another kind of type; an error is recorded.
     Unknown,
 }
 

@@ -166,8 +166,8 @@ impl<C, T> Changes<C, T> {
     ///
     /// # Errors
     ///
-    /// As a read of the directory: `Invalid` with every key that is missing or cannot be decoded.
-    /// `HistoryLost` while the state is unknown, because the stream started
+    /// The errors of a read of the directory: `Invalid` with every key that is missing or cannot be
+    /// decoded. `HistoryLost` while the state is unknown, because the stream started
     /// [since](Watching::since) a revision that can no longer be read.
     pub fn current(&self) -> Result<Versioned<T>> {
         let mirror = &self.mirror;

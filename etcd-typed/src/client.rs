@@ -432,7 +432,7 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// As [`Client::connect`], and `Tls` for a file that cannot be read.
+    /// The errors of [`Client::connect`], and `Tls` for a file that cannot be read.
     pub async fn connect(self) -> Result<Client> {
         let client = self.connect_lazy()?;
         match client.status().await {

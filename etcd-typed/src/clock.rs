@@ -78,7 +78,7 @@ pub(crate) mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn clock_that_advanced_further_counts() {
+    async fn suspended_time_counts() {
         let start = Moment::now();
         tokio::time::advance(Duration::from_secs(5)).await;
         let later = Moment::now();

@@ -114,7 +114,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// # Errors
     ///
-    /// As for [all methods](Self); `Encode` for a value that has no stored form; `TooLarge`;
+    /// The errors of [all methods](Self); `Encode` for a value that has no stored form; `TooLarge`;
     /// `Unsupported` outside of a tokio runtime.
     ///
     /// # Cancel safety
@@ -130,7 +130,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// # Errors
     ///
-    /// As [`campaign`](Self::campaign).
+    /// The errors of [`campaign`](Self::campaign).
     ///
     /// # Cancel safety
     ///
@@ -144,8 +144,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// # Errors
     ///
-    /// As [`campaign`](Self::campaign), and `Timeout` if this candidate did not lead in time; it
-    /// then leaves the queue.
+    /// The errors of [`campaign`](Self::campaign), and `Timeout` if this candidate did not lead in
+    /// time; it then leaves the queue.
     ///
     /// # Cancel safety
     ///
@@ -186,10 +186,10 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// # Errors
     ///
-    /// As [`campaign`](Self::campaign), except for `Unavailable`, `Timeout` and `Server`, after
-    /// which it campaigns again. The output of `run` is not interpreted: let it return a `Result`,
-    /// and a failure of the work ends the leadership. A failure to resign is not reported: the
-    /// leadership then ends in the background, or when its time to live has passed.
+    /// The errors of [`campaign`](Self::campaign), except for `Unavailable`, `Timeout` and
+    /// `Server`, after which it campaigns again. The output of `run` is not interpreted: let it
+    /// return a `Result`, and a failure of the work ends the leadership. A failure to resign is not
+    /// reported: the leadership then ends in the background, or when its time to live has passed.
     ///
     /// # Cancel safety
     ///
@@ -237,7 +237,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// # Errors
     ///
-    /// As for [all methods](Self); `Decode`, with the leader's key, if its value is not a `T`.
+    /// The errors of [all methods](Self); `Decode`, with the leader's key, if its value is not a
+    /// `T`.
     pub async fn leader(&self) -> Result<Option<Candidate<T>>> {
         self.turn()?.first().await?.map(|first| Candidate::of(first).transpose()).transpose()
     }
@@ -276,7 +277,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// # Errors
     ///
-    /// As for [all methods](Self), since it begins with a read.
+    /// The errors of [all methods](Self), since it begins with a read.
     pub async fn observe(&self) -> Result<LeaderChanges<T>> {
         let turn = self.turn()?;
         turn.retry().one_call(LeaderChanges::open(turn)).await
@@ -292,13 +293,14 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// # Errors
     ///
-    /// As for [all methods](Self), and `Encode`. Some candidates may have been removed before the
-    /// error.
+    /// The errors of [all methods](Self), and `Encode`. Some candidates may have been removed
+    /// before the error.
     pub async fn depose(&self, value: &T) -> Result<usize> {
         let (turn, value) = self.proposal(value)?;
         let depose = async {
             let mut deposed = 0;
-            // From the last waiter to the leader, so that no waiter leads in between.
+            // Deletes the last waiter first and the leader last, so that no removed waiter leads in
+            // between.
             for contender in turn.queue().await?.iter().rev().filter(|contender| contender.value == value) {
                 deposed += usize::from(turn.remove(contender).await?);
             }
@@ -441,9 +443,10 @@ impl<T> fmt::Debug for Leader<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Candidate<T> {
-    /// The value with which it campaigns.
+    /// The value with which the candidate campaigns.
     pub value: T,
-    /// The revision at which it joined the queue. This is the fencing token once it leads.
+    /// The revision at which the candidate joined the queue. This is the fencing token once the
+    /// candidate leads.
     pub fence: Revision,
     /// The candidate's key in the store.
     pub key: Key,
@@ -465,7 +468,7 @@ impl<T> Candidate<Result<T>> {
     ///
     /// # Errors
     ///
-    /// `Decode`, from the value.
+    /// `Decode` if the value is not a `T`.
     pub fn transpose(self) -> Result<Candidate<T>> {
         let Self { value, fence, key, lease } = self;
         Ok(Candidate { value: value?, fence, key, lease })

@@ -293,7 +293,8 @@ impl Applicant {
                     let ttl = ttl.min(FAR);
                     let life = Life::begin(id, sent, ttl, task);
                     let over = life.clone().ends_with_this();
-                    // If the receiver is gone, no orders come either.
+                    // If the caller's future was dropped, the sender of `orders` is gone too, and
+                    // the keeper below ends.
                     let _ = answer.send(Ok((id, ttl, life.clone())));
                     let keeper = Keeper { store, retry, lessor, id, ttl, life, _over: over };
                     keeper.run(sent, &mut orders).await;
@@ -348,12 +349,13 @@ impl Keeper {
         let mut tidy = Instant::now() + IDLE;
         loop {
             tokio::select! {
-                // Orders first: a lease that an order ends needs no renewal.
+                // Orders come before renewals, since an order may end the lease.
                 biased;
                 order = orders.recv() => match order {
                     None => return End::Unwanted,
                     Some(Order::Leave) => {
-                        // Best effort: it gives the next process more time.
+                        // Renews the lease one last time, so that the next process has more time. A
+                        // failure does no harm.
                         let _ = self.store.keep_alive(self.id).await;
                         return End::Nothing;
                     }

@@ -80,7 +80,7 @@
 //!
 #![doc = include_str!("guide/layers.svg")]
 //!
-//! The way of a `set`, of an event and of an `acquire` through these layers:
+//! The path of a `set`, an event and an `acquire` through these layers:
 //!
 #![doc = include_str!("guide/ways.svg")]
 //!
@@ -195,7 +195,8 @@ pub use value::{Codec, EtcdValue, Json, ValueError};
 pub use version::{Expect, Versioned};
 pub use watch::Interruption;
 
-/// Maps a struct onto a directory: one key for each field. It makes the handle `…Dir` and the change enum `…Change`.
+/// Maps a struct to a directory: one key for each field. Generates the handle `…Dir` and the change
+/// enum `…Change`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -242,57 +243,70 @@ pub use watch::Interruption;
 /// # Ok(()) }
 /// ```
 ///
-/// A field is one key whose value is the type's [`EtcdValue`](trait@EtcdValue), at the segment that the field is called. An `Option` is none when
-/// the key is not there; every other field must be there or have a default. Attributes say what is otherwise.
+/// A field is one key. The key's last segment is the name of the field, and its value is encoded by
+/// the [`EtcdValue`](trait@EtcdValue) of the field's type. An `Option` is `None` if the key does not
+/// exist. For every other field the key must exist, or the field must have a default. Attributes
+/// change this.
 ///
 /// # On the struct
 ///
 /// ## `prefix = "/a/{parameter}/b"`
 ///
-/// Where its directory is. It makes `…Dir::open(&client, parameter, …)`, with one argument for each parameter in the order of their first use, of any
-/// type with `Display`. A parameter may be a part of a segment, `/app-{name}`; whatever its value is, it is escaped and stays in that segment. Without
-/// a prefix there is [`Client::dir`] with a path.
+/// The path of the directory. Generates `…Dir::open(&client, parameter, …)`, with one argument for
+/// each parameter, in the order of their first use, of any type that implements `Display`. A
+/// parameter may be a part of a segment, as in `/app-{name}`. Its value is escaped, so that it stays
+/// within its segment. Without a prefix, open the directory with [`Client::dir`] and a path.
 ///
 /// ## `rename_all = "kebab-case"`
 ///
-/// The segments of all fields without a `rename`: `lowercase`, `UPPERCASE`, `PascalCase`, `camelCase`, `snake_case`, `SCREAMING_SNAKE_CASE`,
-/// `kebab-case` or `SCREAMING-KEBAB-CASE`.
+/// The case of the segments of all fields without a `rename`: `lowercase`, `UPPERCASE`,
+/// `PascalCase`, `camelCase`, `snake_case`, `SCREAMING_SNAKE_CASE`, `kebab-case` or
+/// `SCREAMING-KEBAB-CASE`.
 ///
 /// ## `validate = path`
 ///
-/// A function from `&Self` to `Result<(), E>` with any `E: Display`, which is run before the whole struct is written, on every state of a [live
-/// view](Dir::live) before it is shown, and by [`Dir::check`]; [`Dir::get`] does not run it. Where it fails, the problem is at the struct's directory. Of a struct with a `secret` in it, at whatever depth, what
-/// the function says is not shown: it could be the secret. Put what is checked together without secrets in a struct of its own, with `flatten`.
+/// A function from `&Self` to `Result<(), E>` with any `E: Display`. It runs before the whole struct is
+/// written, before a [live view](Dir::live) shows a new state, and in [`Dir::check`]. [`Dir::get`] does
+/// not run it. If it fails, the problem names the struct's directory.
+///
+/// If the struct contains a `secret` at any depth, the message of the function is hidden, since it may
+/// contain the secret. To see the message, move the fields that the function checks into a struct of
+/// their own without secrets, and include that struct with `flatten`.
 ///
 /// ## `change(Clone, PartialEq)`
 ///
-/// What the change enum derives beside `Debug`; the types of all fields must have it.
+/// The traits that the change enum derives besides `Debug`. The types of all fields must implement
+/// them.
 ///
 /// ## `crate = path`
 ///
-/// Where this crate is, for macros that re-export it: `crate = my_crate::etcd_typed`.
+/// The path of this crate, for macros of a crate that re-exports it: `crate = my_crate::etcd_typed`.
 ///
 /// # On a field
 ///
 /// ## `rename = "segment"`, `alias = "segment"`
 ///
-/// The key's own segment, and (as often as wanted) segments that are read where that key is not there. What is written goes to the first; the others
-/// stay for older readers, unread, until the field has no value any more.
+/// `rename` sets the last segment of the key. Each `alias` (there may be several) is a segment that is
+/// read if the field's own key does not exist. Writes go to the field's own key, and leave the keys of
+/// the aliases for older programs. When the field no longer has a value, its aliases are deleted too.
 ///
 /// ## `default`, `default = expression`
 ///
-/// What the field is when there is no key. A text in quotes is converted by `Into`. Nothing is written: an [`Entry`] of the field says that no key is there.
+/// The value of the field if its key does not exist. A string literal is converted with `Into`. The
+/// default is not written to the store: the [`Entry`] of the field still reports that the key does not
+/// exist.
 ///
 /// ## `json`
 ///
-/// The value is JSON, for any type that serde can read and write. A value that would not be read back equal, such as NaN or `Some(None)`, is not written;
-/// see [`Json`].
+/// The value is JSON, for any type that implements serde's `Serialize` and `Deserialize`. A value that
+/// would not be equal after decoding, such as NaN or `Some(None)`, is refused; see [`Json`].
 ///
 /// ## `with = module`
 ///
-/// The value is written by `module::encode(&T) -> Result<B, E>` and read by `module::decode(&[u8]) -> Result<T, E>`, with any `B: Into<Bytes>` and
-/// `E: Display`. A write is refused with [`Encode`](ErrorKind::Encode) where `decode` does not give the value back: compared with `==` if the type has it,
-/// else by what `encode` makes of both.
+/// The value is encoded by `module::encode(&T) -> Result<B, E>` and decoded by
+/// `module::decode(&[u8]) -> Result<T, E>`, with any `B: Into<Bytes>` and `E: Display`. A write is
+/// refused with [`Encode`](ErrorKind::Encode) if `decode` does not return the same value. The values
+/// are compared with `==` if the type implements it, otherwise by their encoded bytes.
 ///
 /// ```
 /// # use etcd_typed::EtcdSchema;
@@ -316,30 +330,34 @@ pub use watch::Interruption;
 ///
 /// ## `dir`
 ///
-/// The field is a struct that derives `EtcdSchema`, in a directory of the field's name; or an `Option` of one; or a
-/// `BTreeMap` or `HashMap` of such structs, one directory for each, named by the map's key.
+/// The field is a struct that derives `EtcdSchema`, or an `Option` of one, stored in a directory with
+/// the field's name. Or it is a `BTreeMap` or `HashMap` of such structs, with one directory for each,
+/// named by the map's key.
 ///
-/// An `Option` is none, and a map has no entry, unless one of the struct's required keys exists. A struct without required
-/// keys exists if any of its keys does. See [`Dir`](Dir#structs-that-may-be-absent).
+/// An `Option` is `None`, and a map has no entry, unless one of the struct's required keys exists. A
+/// struct without required keys exists if any of its keys does. See
+/// [`Dir`](Dir#structs-that-may-be-absent).
 ///
 /// ## `entries`
 ///
-/// The field is a `BTreeMap` or `HashMap` of values, one key for each in a directory of the field's name. With `json` or `with` that is how each is
-/// written, `secret` and `validate` are about each.
+/// The field is a `BTreeMap` or `HashMap` of values, with one key for each in a directory with the
+/// field's name. The attributes `json`, `with`, `secret` and `validate` apply to each value.
 ///
 /// ## `flatten`
 ///
-/// The field is a struct that derives `EtcdSchema`, whose keys lie beside this struct's own.
+/// The field is a struct that derives `EtcdSchema`. Its keys are in the same directory as the keys of
+/// this struct.
 ///
 /// ## `skip`
 ///
-/// The field is not stored; what is read has its `Default`.
+/// The field is not stored. After a read it has its `Default`.
 ///
 /// ## `validate = path`
 ///
-/// A function from `&T` to `Result<(), E>` with any `E: Display`, which is run before a value is written, of an `Option` where there is one. Everything
-/// that fails is told at once, and nothing is written. What others wrote is not hindered by it: [`Dir::get`] reads it all the same, a [live
-/// view](Dir::live) keeps its last good state, and [`Dir::check`] lists it.
+/// A function from `&T` to `Result<(), E>` with any `E: Display`. It runs before a value is written; for
+/// an `Option`, only on `Some`. If it fails, nothing is written, and the error lists all values that
+/// failed. Other programs can still write such values: [`Dir::get`] returns them, a
+/// [live view](Dir::live) keeps its last good state, and [`Dir::check`] lists them.
 ///
 /// ```
 /// # use etcd_typed::{Client, EtcdSchema};
@@ -365,7 +383,7 @@ pub use watch::Interruption;
 /// let refused = pool.set(&Pool { min: 0, max: 4 }).await.unwrap_err();
 /// assert_eq!(refused.problems()[0].to_string(), "/pool/min: at least 1");
 ///
-/// // What a write would do, and what is wrong with what others wrote.
+/// // `diff` shows what a write would change; `check` lists what is wrong with the stored values.
 /// pool.set(&Pool { min: 1, max: 4 }).await?;
 /// assert_eq!(pool.diff(&Pool { min: 1, max: 8 }).await?.to_string(), "~ /pool/max: 4 -> 8\n");
 /// client.entry::<u32>("/pool/min")?.set(&9).await?;
@@ -378,10 +396,15 @@ pub use watch::Interruption;
 ///
 /// ## `secret`
 ///
-/// The value is `***` in everything that this crate says: errors, [diffs](Dir::diff), [checks](Dir::check), `Debug` of changes and of what was read
-/// from the field's own handle, and logs; so is what a decoder or a validation said of it. The type needs no `Debug`. What shows it all the same is `Debug` of
-/// the struct itself, also within a [`Versioned`] of it, where the struct derives that: write it by hand, or give the field a type that masks itself. The value is stored
-/// as it is: `secret` is about what people see, not about who may read the key.
+/// The value is shown as `***` in all output of this crate: errors, [diffs](Dir::diff),
+/// [checks](Dir::check), logs, and `Debug` of changes and of values read with the field's own handle.
+/// The message of a decoder or a validation of the value is hidden too. The type need not implement
+/// `Debug`.
+///
+/// A derived `Debug` of the struct itself does show the value, also within a [`Versioned`] of the
+/// struct. Implement it by hand, or give the field a type that masks itself. The value is stored
+/// unencrypted: `secret` hides it from people who read output, and does not restrict who may read the
+/// key.
 ///
 /// ```
 /// # use etcd_typed::{Client, EtcdSchema};
@@ -403,8 +426,8 @@ pub use watch::Interruption;
 ///
 /// # What is generated
 ///
-/// For the struct above, beside implementations of [`Schema`] (a static table and three functions that go through it) and of
-/// [`EtcdSchema`](trait@EtcdSchema):
+/// For the struct above, the derive generates the following, besides implementations of [`Schema`] (a
+/// static table, and three functions that iterate over it) and of [`EtcdSchema`](trait@EtcdSchema):
 ///
 /// ```
 /// # use std::{collections::BTreeMap, ops::Deref, time::Duration};
@@ -421,14 +444,14 @@ pub use watch::Interruption;
 /// #     #[derive(etcd_typed::EtcdSchema)] pub struct Database { pub pool: u8 }
 /// # }
 /// # use derived::{Checkout, Database};
-/// /// Each field has the documentation comment of the struct's.
+/// /// Each field has the documentation comment of the struct's field.
 /// struct CheckoutDir {
 ///     pub rate_limit: Entry<u32>,
 ///     pub timeout: Entry<Duration>,
 ///     pub banner: Entry<String>,
 ///     pub database: <Database as EtcdSchema>::Handle, // `DatabaseDir`
 ///     pub quotas: EntryMap<String, u64>,
-///     // and a hidden one
+///     // and a hidden field
 /// #   dir: Dir<Checkout>,
 /// }
 ///
@@ -457,10 +480,12 @@ pub use watch::Interruption;
 /// }
 /// ```
 ///
-/// All are as visible as the struct, and the handle is also `Clone` and `Debug`. A generic struct has a generic handle; the bounds follow from its fields.
+/// All these items have the visibility of the struct. The handle also implements `Clone` and `Debug`. A
+/// generic struct has a generic handle, whose bounds follow from the fields.
 #[cfg(feature = "derive")]
 pub use etcd_derive::EtcdSchema;
-/// Makes an enum without data, or a newtype, the value of one key.
+/// Implements [`EtcdValue`](trait@EtcdValue) for an enum without data or a newtype, so that it can be
+/// the value of a key.
 ///
 /// ```
 /// use etcd_typed::EtcdValue;
@@ -482,15 +507,16 @@ pub use etcd_derive::EtcdSchema;
 /// assert_eq!(Port::decode(b"8080"), Ok(Port(8080)));
 /// ```
 ///
-/// A variant is its name in `snake_case`; white space around is passed over when it is read. A newtype is stored as its value is. For types with more in them
-/// there is `#[etcd(json)]` on the field that has the type, and the [trait](trait@EtcdValue) to be written by hand.
+/// A variant is stored as its name in `snake_case`. Decoding ignores white space around the name. A
+/// newtype is stored like the value in it. For other types, use `#[etcd(json)]` on the field that has
+/// the type, or implement the [trait](trait@EtcdValue) by hand.
 ///
 /// # On the type
 ///
 /// ## `rename_all = "kebab-case"`
 ///
-/// Another case for all variants without a `rename`: `lowercase`, `UPPERCASE`, `PascalCase`, `camelCase`, `snake_case`, `SCREAMING_SNAKE_CASE`,
-/// `kebab-case` or `SCREAMING-KEBAB-CASE`.
+/// The case of all variants without a `rename`: `lowercase`, `UPPERCASE`, `PascalCase`, `camelCase`,
+/// `snake_case`, `SCREAMING_SNAKE_CASE`, `kebab-case` or `SCREAMING-KEBAB-CASE`.
 ///
 /// ## `crate = path`
 ///
@@ -500,11 +526,13 @@ pub use etcd_derive::EtcdSchema;
 ///
 /// ## `rename = "text"`, `alias = "text"`
 ///
-/// What is written for the variant, and (as often as wanted) what is read as well.
+/// `rename` sets the text that is stored for the variant. Each `alias` (there may be several) is
+/// another text that is decoded to the variant.
 ///
 /// # What is generated
 ///
-/// An implementation of [`EtcdValue`](trait@EtcdValue); its `TYPE` lists what can be written, ``one of `quiet`, `very_loud` ``.
+/// An implementation of [`EtcdValue`](trait@EtcdValue). Its `TYPE` lists the texts that can be stored:
+/// ``one of `quiet`, `very_loud` ``.
 #[cfg(feature = "derive")]
 pub use etcd_derive::EtcdValue;
 

@@ -106,7 +106,7 @@ impl NamedLock {
     ///
     /// # Errors
     ///
-    /// As for [all methods](Self); `Unsupported` outside of a tokio runtime.
+    /// The errors of [all methods](Self); `Unsupported` outside of a tokio runtime.
     ///
     /// # Cancel safety
     ///
@@ -121,7 +121,7 @@ impl NamedLock {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire).
+    /// The errors of [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     ///
@@ -134,8 +134,8 @@ impl NamedLock {
     ///
     /// # Errors
     ///
-    /// As [`acquire`](Self::acquire), and `Timeout` if the lock was not acquired in time; the
-    /// caller then leaves the queue.
+    /// The errors of [`acquire`](Self::acquire), and `Timeout` if the lock was not acquired in
+    /// time; the caller then leaves the queue.
     ///
     /// # Cancel safety
     ///
@@ -257,14 +257,15 @@ impl Deref for Lock {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
-    /// Its key in the store.
+    /// The holder's or waiter's key in the store.
     pub key: Key,
-    /// The revision at which it joined the queue. This is the fencing token once it holds the lock.
+    /// The revision at which the key joined the queue. This is the fencing token once the key's
+    /// owner holds the lock.
     pub fence: Revision,
     /// The lease of the key. On v2 it is derived from the key's name, since v2 has no leases.
     pub lease: LeaseId,
-    /// Its information, as stored. Holders of Go and `etcdctl` store nothing, so it is empty for
-    /// them.
+    /// The holder's information, as stored. Holders of Go and `etcdctl` store nothing, so it is
+    /// empty for them.
     pub info: String,
     /// The same information, parsed, if it has this library's default form.
     pub process: Option<Process>,
@@ -291,7 +292,7 @@ impl Holder {
 pub struct Process {
     /// The host name of its machine.
     pub host: String,
-    /// Its process number.
+    /// The process number.
     pub pid: u32,
     /// The name of its program.
     pub name: String,

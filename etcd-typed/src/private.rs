@@ -131,7 +131,8 @@ pub fn open<S: EtcdSchema>(client: &Client, prefix: &[Segment<'_>]) -> Result<S:
             Segment::Of(pieces) => {
                 let mut text = String::new();
                 for piece in *pieces {
-                    // A `Display` that fails has already written its text so far.
+                    // If `Display` fails, the key contains the text that was written before the
+                    // failure.
                     let _ = write!(text, "{piece}");
                 }
                 key.child(&text)

@@ -147,13 +147,14 @@ pub(crate) fn until<F: Future>(ends: Instant, part: F) -> OneCall<F> {
 ///
 /// # Errors
 ///
-/// Those of the write. `Timeout` with an unknown outcome, if a store ignores the remaining time.
-/// `Unsupported` outside of a runtime, since timers need one.
+/// The errors of the write. `Timeout` with an unknown outcome, if a store ignores the remaining
+/// time. `Unsupported` outside of a runtime, since timers need one.
 pub(crate) async fn answer_until<T>(ends: Instant, write: impl Future<Output = Result<T>>) -> Result<T> {
     if !runtime::is_here() {
         return Err(Error::without_runtime());
     }
-    // A store that respects the limit fails at the same instant, with a more detailed error.
+    // This error is only for stores that ignore the remaining time. A store that respects the
+    // remaining time fails by itself at `ends`, with a more detailed error.
     let late = |_| Error::new(ErrorKind::Timeout, "no answer in time").outcome_unknown();
     timeout_at(ends, until(ends, write)).await.map_err(late)?
 }
@@ -248,7 +249,7 @@ impl OptimisticRetry {
     ///
     /// # Errors
     ///
-    /// Those of `read`.
+    /// The errors of `read`.
     pub(crate) async fn after_conflict<T, E>(
         &mut self,
         shown: Option<T>,
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn retry_without_shown_value_always_reads() {
+    async fn retry_reads_if_conflict_shows_no_value() {
         let (attempts, last) = contended(&RetryPolicy::default(), None).await;
         assert_eq!((attempts.len(), last), (32, None));
         assert!(attempts.iter().all(|(value, _)| *value == "read"));
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn shown_value_needs_no_read() {
+    async fn retry_uses_value_shown_by_conflict() {
         let (mut retry, polled) = (OptimisticRetry::new(&RetryPolicy::default()), Cell::new(false));
         let read = async {
             polled.set(true);

@@ -215,7 +215,7 @@ impl Place {
     }
 }
 
-/// Reports if it is dropped before it has run.
+/// A probe, which reports if it is dropped before it has run.
 struct Probe {
     dropped: Arc<AtomicBool>,
     ran: bool,

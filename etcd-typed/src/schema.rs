@@ -338,7 +338,7 @@ pub(crate) fn encode<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
 ///
 /// # Errors
 ///
-/// As [`encode`], and if the struct has no key.
+/// The errors of [`encode`], and `Invalid` if the struct has no key.
 pub(crate) fn encode_present<S: Schema>(directory: &Key, value: &S) -> Result<Encoded> {
     encode_with(directory, |encoder| encoder.present(value))
 }

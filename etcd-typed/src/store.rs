@@ -224,7 +224,7 @@ pub struct Capabilities {
 /// The keys that a request is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Span {
-    /// This one key.
+    /// One key.
     Key(Key),
     /// All keys below this directory, at any depth: the keys that start with its
     /// [`prefix`](Key::prefix) and are longer.
@@ -533,7 +533,7 @@ impl Op {
 /// When a key expires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Expiry {
-    /// Never.
+    /// The key never expires.
     #[default]
     Never,
     /// The key expires after this time or later. On v2 the time is in whole seconds, and zero

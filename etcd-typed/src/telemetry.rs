@@ -42,7 +42,7 @@
 //! | `cause` of a retry or an interruption | the [`ErrorKind`] in snake case: `unavailable`, `timeout`, `permission_denied`, …; `lagged` for a watch whose reader was too slow |
 //! | `cause` of a resync | `history_lost`: compacted, or out of v2's window; `rewound`: the server came back with another history; `disproved`: the server had a change that the watch of a live view did not report |
 //! | `cause` of a lost lease | `gone`: the server does not know the lease; `expired`: its time passed without an answer; `not_kept_alive`: its runtime ended, and the client was not used on another one in time; `key_deleted`, `taken_over`, `unverified`: the key of its guard was deleted, belongs to another client, or could not be read for a whole time to live |
-//! | `cause` of a value that is put back | the same |
+//! | `cause` of a value that is put back | the causes of a lost lease, above |
 //! | `recipe` | `lock`, `election` |
 //!
 //! An interruption is counted when a working watch breaks, not for each attempt to resume it. Base
@@ -164,11 +164,11 @@ pub struct Metric {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetricKind {
-    /// It only grows.
+    /// The metric only grows.
     Counter,
-    /// It has the value that was set last.
+    /// The metric has the value that was set last.
     Gauge,
-    /// It is a distribution of observed values.
+    /// The metric is a distribution of observed values.
     Histogram,
 }
 

@@ -93,7 +93,8 @@ impl Turn {
             }
             sleep(backoff.next_delay()).await;
             deadline = self.retry().deadline();
-            // Not a spare lease: if the server has forgotten one lease, it has forgotten all.
+            // The next attempt takes a new lease and no spare one: if the server has forgotten one
+            // lease, it has forgotten all.
             lease = until(deadline, self.lessor.grant(self.ttl)).await;
         }
     }

@@ -105,7 +105,7 @@ pub trait EtcdValue: Sized {
     ///
     /// # Errors
     ///
-    /// As [`decode`](Self::decode).
+    /// The errors of [`decode`](Self::decode).
     fn decode_shared(bytes: &Bytes) -> Result<Self, ValueError> {
         Self::decode(bytes)
     }

@@ -11,8 +11,8 @@ use crate::revision::{LeaseId, Revision};
 
 /// A value with the metadata of the read that returned it. It dereferences to the value.
 ///
-/// Two of them are equal when both value and metadata are equal. For a whole struct, `modified` is
-/// the newest and `created` the oldest revision of its keys. If the value was read through the
+/// Two `Versioned` are equal if both value and metadata are equal. For a whole struct, `modified`
+/// is the newest and `created` the oldest revision of its keys. If the value was read through the
 /// handle of a `secret` field itself, `Debug` prints `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Versioned<T> {

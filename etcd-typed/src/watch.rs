@@ -30,11 +30,11 @@ use crate::watch::engine::{Engine, Input, Want};
 /// Where a watch begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Start {
-    /// With the current state, followed by every later change.
+    /// The watch begins with the current state, followed by every later change.
     #[default]
     Now,
-    /// With every change after this past revision. The state at that revision comes first if the
-    /// store can read the past.
+    /// The watch yields every change after this past revision. The state at that revision comes
+    /// first if the store can read the past.
     Since(Revision),
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct Snapshot {
 /// Why a [`Snapshot`] came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// It is the first snapshot.
+    /// The watch has just started.
     Start,
     /// The changes since the last step were compacted, or left v2's window, and are no longer
     /// available.
@@ -299,7 +299,8 @@ impl Call {
                 let watch = Watch { span: span.clone(), from };
                 Self::Open(Box::pin(async move { store.watch(watch).await }))
             }
-            // `poll_input` and `poll_step` handle `Item` and `Nothing` without a call.
+            // Only `Wait` gets here: `poll_input` and `poll_step` handle `Item` and `Nothing`
+            // themselves.
             Want::Wait | Want::Item | Want::Nothing => Self::Wait(Box::pin(sleep(backoff.next_delay()))),
         }
     }

@@ -3,7 +3,7 @@
 //! run `TRYBUILD=overwrite cargo test --test derive_ui`, and check the difference.
 
 #[test]
-fn mistakes() {
+fn compile_errors_match_expected_output() {
     let cases = trybuild::TestCases::new();
     cases.compile_fail("ui/*.rs");
     cases.compile_fail("ui/*/*.rs");

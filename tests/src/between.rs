@@ -28,7 +28,7 @@ impl Between {
     ///
     /// # Panics
     ///
-    /// If it does not start.
+    /// Panics if the proxy does not start.
     #[must_use]
     pub fn grpc_proxy(etcd: &Etcd) -> Self {
         let binary = std::env::var("ETCD_BIN").ok().filter(|path| !path.is_empty()).unwrap_or_else(|| "etcd".to_owned());
@@ -38,7 +38,8 @@ impl Between {
             command.args(["-c", WATCHED, "watched", &binary, "grpc-proxy", "start"]);
             command.arg(format!("--endpoints={}", etcd.endpoint()));
             command.arg(format!("--listen-addr=127.0.0.1:{port}"));
-            // Its health check connects to this address, and ends the program if it cannot (3.5.35).
+            // The health check of the proxy connects to this address, and ends the program if it
+            // cannot (3.5.35).
             command.arg(format!("--advertise-client-url=127.0.0.1:{port}"));
             command.arg(format!("--data-dir={}", dir.path().join("data").display()));
             command
@@ -49,7 +50,7 @@ impl Between {
     ///
     /// # Panics
     ///
-    /// If there is no nginx, or it does not start.
+    /// Panics if there is no nginx, or the proxy does not start.
     #[must_use]
     pub fn nginx(etcd: &Etcd) -> Self {
         let binary =

@@ -26,7 +26,7 @@ pub mod checks;
 ///
 /// # Panics
 ///
-/// If `ETCD_NEXT_BIN` is not set.
+/// Panics if `ETCD_NEXT_BIN` is not set.
 #[must_use]
 pub fn next_etcd() -> PathBuf {
     let path = std::env::var_os("ETCD_NEXT_BIN").filter(|path| !path.is_empty());
@@ -58,7 +58,7 @@ pub(crate) fn remove_variables(command: &mut Command, prefix: &str) {
 ///
 /// # Panics
 ///
-/// If the server does not start.
+/// Panics if the server does not start.
 #[must_use]
 pub fn server(address: impl FnOnce(&Etcd) -> String) -> (Runtime, Etcd, Client) {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -76,7 +76,7 @@ pub fn server(address: impl FnOnce(&Etcd) -> String) -> (Runtime, Etcd, Client) 
 ///
 /// # Panics
 ///
-/// If the server does not start.
+/// Panics if the server does not start.
 pub async fn shared(name: &'static str) -> &'static Etcd {
     type Servers = HashMap<&'static str, Arc<OnceCell<&'static Etcd>>>;
     static SERVERS: Mutex<Option<Servers>> = Mutex::new(None);
@@ -89,7 +89,7 @@ pub async fn shared(name: &'static str) -> &'static Etcd {
 ///
 /// # Panics
 ///
-/// If either program is missing or does not start, or if both have the same minor version.
+/// Panics if either program is missing or does not start, or if both have the same minor version.
 pub async fn mixed_cluster(members: usize) -> Cluster {
     let mut cluster = Etcd::cluster(members).await;
     let last = cluster.member(members - 1);

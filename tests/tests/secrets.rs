@@ -25,7 +25,7 @@ use tokio::time::timeout;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-/// Only a failing test waits this long.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The text that must not appear in any output. No name of a key, a field or a function contains
@@ -73,8 +73,8 @@ struct Document {
     text: String,
 }
 
-/// Has a secret in every place that can hold one. It has no `Debug`, whose output would not be the
-/// library's.
+/// A struct with a secret in every place that can hold one. It has no `Debug`, since that output
+/// would not be the library's.
 #[derive(EtcdSchema, Clone, PartialEq)]
 #[etcd(validate = tells_all)]
 struct Vault {
@@ -741,7 +741,7 @@ impl Scene {
         self.said.say("a view that is to be", &kept.live().or_snapshot(&path));
         let live = kept.live().or_snapshot(&path).await.unwrap();
         assert!(**live.get() == value);
-        // The file exists under its name when it is complete.
+        // The file gets this name only when it is complete.
         while !std::fs::read_to_string(&path).is_ok_and(|text| text.contains("mine")) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -834,7 +834,7 @@ async fn secrets_never_appear_on_v2() {
     Log::start().heard("hyper");
 }
 
-/// Code that asks for a secret gets its value.
+/// The values of secrets are readable for code that asks for them.
 #[tokio::test]
 async fn secret_is_readable_through_its_handle() {
     let client = Client::connect("memory:").await.unwrap();

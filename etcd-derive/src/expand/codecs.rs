@@ -11,7 +11,7 @@ use crate::model::{Codec, Field, Form, Kind, Leaf, Presence, Schema};
 /// The largest number of leaves in one tuple of the runtime.
 const MOST_LEAVES: usize = 12;
 
-/// A part of the struct for which each generated function has one call.
+/// A part of the struct that each generated function handles with one statement.
 pub(crate) enum Part<'a> {
     /// Adjacent leaves.
     Leaves(Leaves<'a>),

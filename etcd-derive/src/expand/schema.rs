@@ -17,8 +17,9 @@ pub(super) fn schema(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let change_generics = super::change::generics(model);
     let (_, change_generics, _) = change_generics.split_for_impl();
     let table = table(model, parts);
-    // The derive sees only the struct's own keys. They are compared with the keys of a flattened
-    // struct when the table is evaluated: at once, or for a generic struct when it is used.
+    // The derive sees only the struct's own keys. The compiler compares them with the keys of a
+    // flattened struct when it evaluates `TABLE`: always for a struct without generic parameters,
+    // otherwise only where the generic struct is used.
     let distinct = stored(model)
         .find(|(_, field)| matches!(field.kind, Kind::Flatten(_)))
         .map(|(_, field)| quote_spanned!(here(&field.ty)=> #krate::__private::distinct(<#ident #ty_generics as #krate::Schema>::TABLE)));

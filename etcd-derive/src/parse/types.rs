@@ -141,7 +141,7 @@ fn write(tokens: TokenStream, out: &mut String) {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn expressions_are_readable() {
+    fn expressions_are_shown_as_written() {
         for source in [
             "100",
             "-1",

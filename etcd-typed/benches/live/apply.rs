@@ -1,4 +1,5 @@
-//! What a change of one key costs a view, from the write to the new state, by the number of entries.
+//! Measures what a change of one key costs a view, from the write to the new state, by the number of
+//! entries.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -9,7 +10,8 @@ use tokio::runtime::Runtime;
 
 use crate::{Effort, median};
 
-/// What a change of a map allocates may differ by so much between the smallest map and the largest. A copy of the map would be a hundredfold.
+/// The limit for the ratio of allocations per change between the largest and the smallest map. If a
+/// change copied the map, the ratio would be over a hundred.
 const ALLOCATIONS: f64 = 5.0;
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -24,7 +26,7 @@ struct Region {
     name: String,
 }
 
-/// A view on a store of its own, and the entry in it that is changed.
+/// A view on a store of its own, and the entry that the benchmark changes.
 struct Bench {
     kind: &'static str,
     size: u32,
@@ -34,7 +36,7 @@ struct Bench {
 }
 
 trait Following {
-    /// Waits for a newer state than the one before.
+    /// Waits for a newer state.
     fn follow(&mut self, runtime: &Runtime);
 }
 
@@ -44,7 +46,7 @@ impl<T: Send + Sync + 'static> Following for Live<T> {
     }
 }
 
-/// Nothing follows: what the write alone costs.
+/// No view follows, so that only the write is measured.
 struct Nobody;
 
 impl Following for Nobody {
@@ -52,7 +54,7 @@ impl Following for Nobody {
 }
 
 impl Bench {
-    /// The kinds at one size: first the write alone.
+    /// One benchmark of each kind for maps of this size. The first one is the write without a view.
     async fn all(size: u32) -> [Self; 4] {
         let names = || (0..size).map(|n| format!("customer-{n:06}"));
         let changed = format!("customer-{:06}", size / 2);
@@ -80,14 +82,14 @@ impl Bench {
         [alone, entries, dirs, dir]
     }
 
-    /// One change, up to the state that has it.
+    /// Makes one change, and waits until the view shows it.
     fn change(&mut self, runtime: &Runtime) {
         self.next += 1;
         runtime.block_on(self.entry.set(&self.next).into_future()).unwrap();
         self.view.follow(runtime);
     }
 
-    /// The microseconds of a change.
+    /// The median time of a change, in microseconds.
     fn measure(&mut self, runtime: &Runtime, duration: Duration) -> f64 {
         let began = Instant::now();
         let mut each = Vec::new();
@@ -99,7 +101,8 @@ impl Bench {
         median(each)
     }
 
-    /// The allocations of a change; the runtime does everything on this thread.
+    /// The median number of allocations of a change. The runtime has only this thread, so that no
+    /// allocation is missed.
     fn allocations(&mut self, runtime: &Runtime) -> f64 {
         let counts = (0..15).map(|_| allocation_counter::measure(|| self.change(runtime)).count_total as f64);
         median(counts.collect())

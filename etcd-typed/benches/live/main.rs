@@ -1,13 +1,14 @@
-//! What it costs to read a live view, beside other ways to share a value between threads; and what a change of one key costs a view, by the size of
-//! what it shows.
+//! Measures what it costs to read a live view, compared with other ways to share a value between
+//! threads, and what a change of one key costs a live view, by the number of entries in the view.
 //!
 //! ```text
 //! cargo bench -p etcd-typed --no-default-features --features derive --bench live
 //! ```
 //!
-//! All are measured in turn, in several rounds; what is shown is the median of the rounds, and ratios within one run. Compare those: times are the
-//! machine's. Nothing is asserted of times. What is asserted is counted: a read allocates nothing, and what a change of one key of a map allocates does
-//! not grow with the map. `cargo test` runs it through for that, without measuring.
+//! Each round measures all kinds in turn. The output shows the median of the rounds, and the ratios
+//! within one run. Compare the ratios, since the times depend on the machine. No time is asserted, but
+//! allocations are: a read allocates nothing, and the allocations of a change of one map key do not
+//! grow with the map. `cargo test` runs the benchmark once for these assertions, without measuring.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "a bench shows what it measures and fails by panicking")]
 
 mod apply;
@@ -18,11 +19,11 @@ use std::time::Duration;
 /// How much is measured.
 struct Effort {
     rounds: usize,
-    /// For which reads of one kind are measured in one round.
+    /// How long one round measures the reads of one kind.
     reading: Duration,
-    /// For which changes of one kind are measured in one round.
+    /// How long one round measures the changes of one kind.
     applying: Duration,
-    /// Of the maps.
+    /// The numbers of entries of the maps.
     sizes: &'static [u32],
 }
 
@@ -31,7 +32,7 @@ const MEASURE: Effort =
 const RUN_THROUGH: Effort = Effort { rounds: 1, reading: Duration::ZERO, applying: Duration::ZERO, sizes: &[10, 1_000] };
 
 fn main() {
-    // Cargo says so to benches, and only when it is to measure.
+    // `cargo bench` passes this argument, and `cargo test` does not.
     let measures = std::env::args().any(|argument| argument == "--bench");
     let effort = if measures { MEASURE } else { RUN_THROUGH };
     if !measures {
@@ -41,7 +42,7 @@ fn main() {
     apply::run(&effort);
 }
 
-/// The one in the middle of those that could be measured; not a number if there is none.
+/// The median of all values except NaN. NaN if there are no others.
 fn median(mut measured: Vec<f64>) -> f64 {
     measured.retain(|one| !one.is_nan());
     measured.sort_by(f64::total_cmp);

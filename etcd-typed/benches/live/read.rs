@@ -1,4 +1,4 @@
-//! What a read costs.
+//! Measures what a read costs.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -13,16 +13,19 @@ use tokio::sync::watch;
 
 use crate::{Effort, median};
 
-/// Reads between two looks at the clock, which costs some dozen reads of the fastest kind.
+/// The number of reads between two reads of the clock. Reading the clock costs as much as some dozen
+/// reads of the fastest kind.
 const BATCH: u32 = 4_000;
-/// Reads between two words to the other thread that this one runs.
+/// The number of reads between two increments of the counter that shows the other thread that this
+/// thread is running.
 const STEP: u32 = 500;
-/// On a machine that is shared, two threads are often not running at once, and then it is not two that read. So a batch counts when the other thread
-/// made about as many steps meanwhile (of two that do the same, a half to twice as many), and so many of them are waited for, ...
+/// The number of valid batches that a measurement needs. On a shared machine, two threads often do not
+/// run at the same time. So a batch of one of two threads is valid only if the other thread made half
+/// to twice as many steps in the same time.
 const WANTED: usize = 20;
-/// ... up to so many times the time that is measured for.
+/// A measurement without enough valid batches ends after this multiple of its duration.
 const PATIENCE: u32 = 20;
-/// Between two writes of the writer.
+/// The pause between two writes of the writer.
 const PERIOD: Duration = Duration::from_millis(1);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -40,14 +43,15 @@ static ONCE: OnceLock<Config> = OnceLock::new();
 /// A way to read the same field of the same struct.
 struct Peer {
     name: &'static str,
-    /// Makes what a thread reads with.
+    /// Creates the function with which one thread reads.
     reads: Box<dyn Fn() -> Timed>,
 }
 
-/// Reads for so long, beside another thread where there is one, and gives the nanoseconds of one read.
+/// Reads for this duration, while another thread may read too, and returns the nanoseconds of one
+/// read. The arguments are the duration, the steps of this thread, and those of the other thread.
 type Timed = Box<dyn FnMut(Duration, &Steps, Option<&Steps>) -> f64 + Send>;
 
-/// The steps that a thread has made, on a cache line of its own.
+/// The number of steps that a thread has made, on a cache line of its own.
 #[repr(align(128))]
 #[derive(Default)]
 struct Steps(AtomicU32);
@@ -58,7 +62,8 @@ impl Peer {
     }
 }
 
-/// A closure of its own for each kind, so that the read is compiled into the loop. It gives the median of the batches, so what was interrupted is none.
+/// Creates the measuring function of one kind. It is generic, so that the read is inlined into the
+/// loop. It returns the median of the batches, so that an interrupted batch does not count.
 fn timed(mut read: impl FnMut() -> u32 + Send + 'static) -> Timed {
     Box::new(move |duration, own, other| {
         let steps_of_other = || other.map_or(u32::MAX, |other| other.0.load(Ordering::Relaxed));
@@ -84,7 +89,7 @@ fn timed(mut read: impl FnMut() -> u32 + Send + 'static) -> Timed {
     })
 }
 
-/// Everything that is read, and what writes it.
+/// All values that are read, and the handles that write them.
 struct Bench {
     runtime: Runtime,
     dir: ConfigDir,
@@ -150,7 +155,8 @@ impl Bench {
         ]
     }
 
-    /// Writes to all of them, through the store to the live view, until it is told to stop. Gives how often a second.
+    /// Writes to all values until `stop` is set; to the live view through the store. Counts the writes
+    /// in `writes`.
     fn write(&self, stop: &AtomicBool, writes: &AtomicU64) {
         for limit in (0..1_000).cycle() {
             if stop.load(Ordering::Relaxed) {
@@ -167,7 +173,7 @@ impl Bench {
     }
 }
 
-/// The nanoseconds of a read on one thread, or on two at once.
+/// The nanoseconds of a read on one thread, or on two threads at the same time.
 fn measure(peer: &Peer, threads: usize, duration: Duration) -> f64 {
     if threads == 1 {
         return (peer.reads)()(duration, &Steps::default(), None);
@@ -192,7 +198,7 @@ fn measure(peer: &Peer, threads: usize, duration: Duration) -> f64 {
 /// The allocations of a batch of reads on this thread.
 fn allocations(peer: &Peer) -> u64 {
     let (mut read, steps) = ((peer.reads)(), Steps::default());
-    // The first one may set up what the thread needs.
+    // The first read of a thread may allocate thread-local data.
     read(Duration::ZERO, &steps, None);
     allocation_counter::measure(|| _ = black_box(read(Duration::ZERO, &steps, None))).count_total
 }
@@ -202,11 +208,11 @@ pub(crate) fn run(effort: &Effort) {
     let peers = bench.peers();
     let nothing = Peer::new("nothing", || || 0);
     for peer in &peers {
-        // The timing itself allocates the same for all.
+        // The timing itself allocates the same for all peers.
         assert_eq!(allocations(peer), allocations(&nothing), "{}: {BATCH} reads", peer.name);
     }
 
-    // By peer; without and with a writer on one thread, and the same on two.
+    // For each peer: one thread without and with a writer, then two threads without and with a writer.
     let mut measured = vec![[const { Vec::new() }; 4]; peers.len()];
     let writes = AtomicU64::new(0);
     let mut writing = Duration::ZERO;

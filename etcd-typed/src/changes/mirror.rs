@@ -93,7 +93,8 @@ impl Mirror {
         same && found == self.tree.len()
     }
 
-    /// Records that nothing changed up to this revision, as found by other means.
+    /// Records that no key changed up to this revision. The caller has learned this from a read,
+    /// not from the watch.
     pub(crate) fn advance(&mut self, revision: Revision) {
         self.revision = self.revision.max(revision);
     }

@@ -198,7 +198,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn one_key_matches_mirror_of_its_directory(start in prop::option::of(snapshot(9)), steps in steps()) {
+        fn key_watch_matches_directory_watch(start in prop::option::of(snapshot(9)), steps in steps()) {
             let (key, directory) = (Key::parse(KEYS[0]).unwrap(), Key::parse("/a").unwrap());
             let (mut one, mut mirror) = match start {
                 Some(start) => (One::new(&key, start.clone()), Mirror::new(directory, start)),

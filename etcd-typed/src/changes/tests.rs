@@ -14,7 +14,7 @@ use crate::store::memory::{Calls, MemoryStore};
 use crate::store::{Op, Txn};
 use crate::value::Codec;
 
-/// Longer than any delay between retries.
+/// A time that is longer than any delay between retries.
 const LONG: Duration = Duration::from_secs(60);
 
 type Numbers = Changes<Keyed<String, Change<u32>>, BTreeMap<String, u32>>;
@@ -133,7 +133,7 @@ async fn keys_outside_the_schema_yield_no_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_history_yields_resynced_difference() {
+async fn lost_history_yields_resynced_update() {
     let store = MemoryStore::new();
     commit(&store, vec![put("/n/gone", "1"), put("/n/kept", "2"), put("/n/changed", "3")]).await;
     let mut changes = watching(&store).await.unwrap();
@@ -155,7 +155,7 @@ async fn lost_history_yields_resynced_difference() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lost_history_without_difference_yields_item() {
+async fn lost_history_without_changes_yields_update() {
     let store = MemoryStore::new();
     commit(&store, vec![put("/n/a", "1")]).await;
     let mut changes = watching(&store).await.unwrap();
@@ -167,7 +167,7 @@ async fn lost_history_without_difference_yields_item() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn emptied_server_yields_resynced_difference() {
+async fn emptied_server_yields_resynced_update() {
     let store = MemoryStore::new();
     for value in 0..10 {
         commit(&store, vec![put("/n/a", &value.to_string())]).await;
@@ -224,7 +224,7 @@ async fn watch_follows_key_from_creation_to_deletion() {
     let now = changes.current().unwrap().unwrap();
     assert_eq!((*now, now.modified(), now.version()), (1, revision, Some(1)));
 
-    // Writing the same value again is a change.
+    // A write of the same value is a change too.
     commit(&store, vec![put("/n/one", "1")]).await;
     let change = next_one(&mut changes).await.unwrap();
     assert!(change.is_modified() && change.old == change.new);
@@ -260,7 +260,7 @@ async fn unchanged_key_yields_item_after_lost_history() {
     assert_eq!((change.old, change.new, change.revision, change.resynced), (Some(1), Some(2), revision, false));
 }
 
-/// A directory's stream does the same.
+/// The stream of a directory behaves in the same way.
 #[tokio::test(start_paused = true)]
 async fn absent_key_yields_item_after_lost_history() {
     let store = MemoryStore::new();

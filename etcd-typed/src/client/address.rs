@@ -273,7 +273,7 @@ mod tests {
             "etcd://anna:hunter2@h/../",
             "redis://anna:hunter2@h",
             "etcd://anna:hunter2@h?x",
-            // In each of these the password ends at an unexpected place.
+            // In these addresses the password does not end at an `@` that follows `user:password`.
             "etcd://anna:hunter2",
             "etcd://hunter2 x",
             "etcd://[hunter2",
@@ -320,7 +320,7 @@ mod tests {
         ) {
             match Address::parse(&format!("{before}{password}{after}")) {
                 Err(error) => prop_assert!(!format!("{error} {error:?}").contains("XYZZY"), "{}", error),
-                // Without an `@`, nothing marks the text as a password.
+                // Without an `@`, nothing shows that the text is a password, so it may be printed.
                 Ok(address) if after.contains('@') => prop_assert!(!format!("{address:?}").contains("XYZZY"), "{:?}", address),
                 Ok(_) => {}
             }

@@ -130,7 +130,7 @@ impl<T> fmt::Debug for LeaderChanges<T> {
 struct Office {
     directory: Key,
     capabilities: Capabilities,
-    /// Keyed by the stored keys.
+    /// The contenders, by their stored key.
     contenders: HashMap<Bytes, Contender>,
     leader: Option<Contender>,
 }
@@ -174,7 +174,7 @@ impl Office {
         let key = Bytes::copy_from_slice(&kv.key);
         match Contender::of(&self.directory, kv, &self.capabilities) {
             Some(contender) => self.contenders.insert(key, contender),
-            // It may have been a contender before its lease was detached.
+            // The key may have been a contender's until its lease was detached.
             None => self.contenders.remove(&key),
         };
     }
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn smaller_key_leads_within_one_transaction() {
+    fn smallest_key_of_one_transaction_leads() {
         let mut office = office(vec![stands(0xc, 5, 5, "c"), stands(0xb, 5, 5, "b")]);
         assert_eq!(leader(&office), Some((0xb, "b".to_owned())));
         assert_eq!(told(&mut office, 11, vec![delete("/a/b", false)]), is(0xc, "c"));
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn progress_reports_nothing() {
+    fn progress_yields_no_item() {
         assert!(!office(vec![stands(0xb, 5, 5, "x")]).apply(Step::Progress(Revision::new(30))));
     }
 }

@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::lease::LostReason;
 use crate::store::memory::{Calls, MemoryStore};
 
-/// Longer than any wait in these tests; the time is paused.
+/// A time that is longer than any wait in these tests. Time is paused.
 const LONG: Duration = Duration::from_secs(600);
 
 fn bench() -> (MemoryStore, Election<String>) {
@@ -240,7 +240,7 @@ async fn observe_survives_every_watch_interruption() {
     assert_eq!(told(&mut changes).await, None);
     assert!(changes.next().now_or_never().is_none(), "nothing more to tell");
 
-    // The server is emptied.
+    // When the server is emptied, the stream reports that nobody leads.
     let last = election.campaign(&text("last")).await.unwrap();
     assert_eq!(told(&mut changes).await, Some((text("last"), last.fence())));
     store.faults().wipe();
@@ -346,7 +346,7 @@ async fn token_hands_leadership_over() {
     led(waiting).await.resign().await.unwrap();
 }
 
-/// Counts its drops.
+/// Counts how often such a value was dropped.
 struct Dropped(Arc<AtomicUsize>);
 
 impl Drop for Dropped {
@@ -367,7 +367,7 @@ async fn lead_runs_again_after_each_loss() {
             let work = |leader: Arc<Leader<String>>| {
                 term += 1;
                 let (term, dropped) = (term, Dropped(dropped.clone()));
-                // The test keeps this clone.
+                // The test keeps this clone of the leadership beyond the work.
                 log.send(leader.clone()).unwrap();
                 async move {
                     let _dropped = dropped;

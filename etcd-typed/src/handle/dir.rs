@@ -256,7 +256,7 @@ impl<S: Schema> Dir<S> {
     ///
     /// # Errors
     ///
-    /// Those of a read. The problems themselves are returned, not reported as an error.
+    /// The errors of a read. The problems themselves are returned, not reported as an error.
     ///
     /// # Cancel safety
     ///
@@ -271,8 +271,8 @@ impl<S: Schema> Dir<S> {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `AlreadyExists`. `Invalid` for a value without any key, since a
-    /// second `create` could not detect it.
+    /// The errors of [`set`](Self::set), and `AlreadyExists`. `Invalid` for a value without any
+    /// key, since a second `create` could not detect it.
     pub fn create(&self, value: &S) -> DirWrite<S> {
         self.write("create", schema::encode_present(&self.key, value).map(Job::Create))
     }
@@ -286,8 +286,8 @@ impl<S: Schema> Dir<S> {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `Conflict`. Then [`Error::current`] is the current struct, if it
-    /// can be decoded. It comes with the same answer.
+    /// The errors of [`set`](Self::set), and `Conflict`. Then [`Error::current`] is the current
+    /// struct, if it can be decoded. It comes with the same answer.
     pub fn compare_and_swap(&self, seen: &Versioned<S>, value: &S) -> DirWrite<S> {
         let job = || -> Result<Job> {
             let old = schema::encode_unchecked(&self.key, &**seen)?;
@@ -339,9 +339,10 @@ impl<S: Schema> Dir<S> {
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get) and [`set`](Self::set). `Conflict` when the retry budget of the policy
-    /// is used up. `TooManyOperations` when the struct has more keys than one transaction accepts
-    /// conditions; [`changed_fields_only`](DirUpdate::changed_fields_only) needs fewer.
+    /// The errors of [`get`](Self::get) and [`set`](Self::set). `Conflict` when the retry budget of
+    /// the policy is used up. `TooManyOperations` when the struct has more keys than one
+    /// transaction accepts conditions; [`changed_fields_only`](DirUpdate::changed_fields_only)
+    /// needs fewer.
     pub fn update<'f>(&self, f: impl Fn(&mut S) + Send + 'f) -> DirUpdate<'f, S> {
         DirUpdate(self.try_update(move |value| {
             f(value);
@@ -376,7 +377,7 @@ impl<S: Schema> Dir<S> {
     ///
     /// # Errors
     ///
-    /// Those that end a [`watch`](Self::watch).
+    /// The errors that end a [`watch`](Self::watch).
     ///
     /// # Cancel safety
     ///

@@ -112,7 +112,7 @@ impl Directory {
     ///
     /// # Errors
     ///
-    /// As for [`list`](Self::list).
+    /// The errors of [`list`](Self::list).
     pub async fn list_recursive(&self) -> Result<Versioned<Vec<Node>>> {
         operation("list_recursive").run(self.nodes(|path| path)).await
     }

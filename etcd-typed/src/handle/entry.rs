@@ -169,7 +169,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// As [`get`](Self::get).
+    /// The errors of [`get`](Self::get).
     pub async fn get_or_default(&self) -> Result<Option<Versioned<T>>> {
         let work = async {
             let (found, revision) = self.find(self.context.reads).await?;
@@ -212,7 +212,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `AlreadyExists`. Then [`Error::current`] is the current value.
+    /// The errors of [`set`](Self::set), and `AlreadyExists`. Then [`Error::current`] is the
+    /// current value.
     pub fn create(&self, value: &T) -> EntryWrite<T, Revision> {
         let mut write = self.write("create", value, Ok(Some(Condition::Absent.into())), Self::written);
         write.refusal = ErrorKind::AlreadyExists;
@@ -223,7 +224,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `NotFound`.
+    /// The errors of [`set`](Self::set), and `NotFound`.
     pub fn replace(&self, value: &T) -> EntryWrite<T, Revision> {
         let mut write = self.write("replace", value, Ok(Some(Condition::Present.into())), Self::written);
         write.refusal = ErrorKind::NotFound;
@@ -234,7 +235,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set).
+    /// The errors of [`set`](Self::set).
     pub fn swap(&self, value: &T) -> EntryWrite<T, Previous<T>> {
         let mut write = self.write("swap", value, Ok(None), Self::previous);
         write.previous = true;
@@ -246,8 +247,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `Conflict`. Then [`Error::current`] is the current value. It
-    /// comes with the same answer (on v2, from a second request).
+    /// The errors of [`set`](Self::set), and `Conflict`. Then [`Error::current`] is the current
+    /// value. It comes with the same answer (on v2, from a second request).
     pub fn compare_and_swap<'e>(&self, expected: impl Into<Expect<'e, T>>, value: &T) -> EntryWrite<T, Revision> {
         self.write("compare_and_swap", value, self.expected(expected.into()).map(Some), Self::written)
     }
@@ -282,8 +283,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set). `Decode` if the stored value is not a `T`. `Conflict` when the budget
-    /// in [`RetryPolicy::conflict_budget`](crate::RetryPolicy::conflict_budget) is used up.
+    /// The errors of [`set`](Self::set). `Decode` if the stored value is not a `T`. `Conflict` when
+    /// the budget in [`RetryPolicy::conflict_budget`](crate::RetryPolicy::conflict_budget) is used
+    /// up.
     pub fn modify<'f>(&self, f: impl Fn(Option<T>) -> Option<T> + Send + 'f) -> EntryModify<'f, T> {
         EntryModify { entry: self.clone(), f: Box::new(f), wish: Wish::Keep }
     }
@@ -335,7 +337,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// Those that end a [`watch`](Self::watch).
+    /// The errors that end a [`watch`](Self::watch).
     ///
     /// # Cancel safety
     ///

@@ -60,8 +60,8 @@ impl Home {
     }
 }
 
-/// When the structs around a key or a nested struct expire. The first guess is never. After a
-/// refused write it is known.
+/// When the structs around a key or a nested struct expire. The first guess is that they never
+/// expire. The answer to a refused write shows their expiry.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Surroundings {
     /// The enclosing structs, from the innermost outwards.
@@ -136,7 +136,7 @@ impl Surroundings {
         was_wrong
     }
 
-    /// Returns to guessing, when the known expiry is out of date.
+    /// Forgets the expiry because it is out of date. The next write guesses again.
     pub(super) fn forget(&mut self) {
         self.known = None;
     }
@@ -146,7 +146,7 @@ impl Surroundings {
     ///
     /// # Errors
     ///
-    /// Those of the reads, and those of the guards.
+    /// The errors of the reads and of the guards.
     pub(super) async fn read(&mut self, context: &Context) -> Result<()> {
         if self.is_empty() {
             return Ok(());

@@ -48,8 +48,9 @@ impl Context {
         self.claims.iter().try_for_each(Claim::check)
     }
 
-    /// Sends the transaction of a write. If the result says that it failed, the reason is not a
-    /// guard.
+    /// Sends the transaction of a write, with the conditions of the guards. A lost guard is an
+    /// error. So if the result says that a condition failed, it is one of the write's own
+    /// conditions.
     ///
     /// # Errors
     ///
@@ -75,7 +76,8 @@ impl Context {
         match lost {
             Some((claim, _)) => Err(claim.lost()),
             None if conditional => Ok(committed),
-            // A caller without conditions does not check whether they held.
+            // A caller without conditions of its own does not look at `succeeded`, so this must be
+            // an error.
             None => Err(Error::new(ErrorKind::Server, "a write was refused although its only condition, a guard, holds")),
         }
     }
@@ -85,7 +87,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// As [`commit`](Self::commit), under guards.
+    /// The errors of [`commit`](Self::commit).
     pub(super) async fn read_to_write(&self, span: Span) -> Result<RangeReply> {
         if !self.is_guarded() {
             return self.asked().range(Range::of(span)).await;

@@ -129,7 +129,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     ///
     /// # Errors
     ///
-    /// As for [`Dir::set`].
+    /// The errors of [`Dir::set`].
     pub fn set(&self, map: &BTreeMap<K, V>) -> MapWrite {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec));
         MapWrite::new(&self.context, &self.key, self.home.as_ref(), self.owner(), encoded, Self::operation("set"))
@@ -151,7 +151,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     ///
     /// # Errors
     ///
-    /// Those of a read.
+    /// The errors of a read.
     pub async fn check(&self) -> Result<Check> {
         let read = Check::read(&self.context, &self.key, self.owner(), |decoder| decoder.all_entries::<BTreeMap<K, V>>(self.codec));
         Self::operation("check").run(read).await
@@ -467,7 +467,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     ///
     /// # Errors
     ///
-    /// As for [`Dir::set`]. `Invalid` also for a struct that would have no key.
+    /// The errors of [`Dir::set`]. `Invalid` also for a struct that would have no key.
     pub fn set(&self, map: &BTreeMap<K, S>) -> MapWrite {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map));
         MapWrite::new(&self.context, &self.key, self.home.as_ref(), Owner::Dirs(S::TABLE), encoded, Self::operation("set"))
@@ -488,7 +488,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     ///
     /// # Errors
     ///
-    /// Those of a read.
+    /// The errors of a read.
     pub async fn check(&self) -> Result<Check> {
         let read = Check::read(&self.context, &self.key, Owner::Dirs(S::TABLE), |decoder| decoder.all_dirs::<BTreeMap<K, S>>());
         Self::operation("check").run(read).await

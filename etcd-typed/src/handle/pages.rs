@@ -96,7 +96,8 @@ impl Context {
                     under_way.push_front(read(Some(revision), Some(after), until, limit));
                 } else {
                     let limit = limit_after(&reply.kvs);
-                    // With fewer keys than a page may have, to leave room for an inexact guess.
+                    // Each part is meant to have fewer keys than a page may have, since the guess
+                    // is not exact.
                     for border in borders(span, &reply.kvs, limit - limit / 8, parts - 1) {
                         under_way.push_back(read(Some(revision), Some(after), Some(border.clone()), limit));
                         after = border;

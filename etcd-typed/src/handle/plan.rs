@@ -66,7 +66,7 @@ pub(super) fn is_below(directory: &str, key: &str) -> bool {
 pub(super) struct Put {
     pub(super) key: String,
     pub(super) value: Bytes,
-    /// When the key expires. `None`: with the enclosing struct.
+    /// When the key expires. `None` if it expires with the enclosing struct.
     pub(super) expiry: Option<Expiry>,
 }
 
@@ -267,9 +267,9 @@ pub(super) const IN_SEVERAL_OR_FEWER: &str = "`.non_atomic()` writes in several,
 /// How a write of many keys is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Atomicity {
-    /// In one transaction, or not at all.
+    /// The write is sent in one transaction, or not at all.
     Atomic,
-    /// In as many transactions as necessary.
+    /// The write is sent in as many transactions as necessary.
     NonAtomic,
 }
 
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn absent_directory_is_one_removal() {
+    fn lost_struct_is_deleted_as_one_directory() {
         let owner = Owner::Struct(WITH_DIRECTORIES);
         let new = encoded(&[("main/host", "h"), ("regions/eu/host", "h")]);
         let stored =
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn leftover_stays_unless_directory_is_added() {
+    fn leftover_keys_stay_unless_struct_is_added() {
         let owner = Owner::Struct(WITH_DIRECTORIES);
         let stored = stored(&["backup/note", "regions/eu/note", "regions/us/note"]);
         let old = encoded(&[("main/host", "h")]);

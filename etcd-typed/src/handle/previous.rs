@@ -93,7 +93,7 @@ impl<T> Previous<T> {
     ///
     /// # Panics
     ///
-    /// If the key did not exist, or its value could not be decoded.
+    /// Panics if the key did not exist, or its value could not be decoded.
     #[must_use]
     #[track_caller]
     #[allow(clippy::unwrap_used, reason = "the caller accepts the panic, as with `Option::unwrap`")]

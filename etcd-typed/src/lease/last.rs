@@ -9,14 +9,15 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::store::{Committed, Compare, Condition, Op, OpResult, RangeReply, Span, Store, Txn};
 
-/// The request that deletes the last key that needs a lease. The key was verified to be the first
-/// of its queue.
+/// The request that deletes the key of a holder, after which no key needs the lease. The key was
+/// verified to be the first of its queue.
 #[derive(Debug)]
 pub(crate) struct Last {
     pub(crate) rank: Rank,
-    /// The conditions that the key is unchanged.
+    /// The conditions under which the key is deleted: it is unchanged.
     pub(crate) compares: Vec<Compare>,
-    /// The key of this client that is behind it, or about to be. The request reads it too.
+    /// The key of another contender of this client that is, or may become, the next in the queue.
+    /// The request reads this key too.
     pub(crate) next: Option<Key>,
     pub(crate) joining: Option<Joining>,
 }
@@ -35,9 +36,10 @@ pub(crate) struct Joining {
 /// The result for a [`Joining`] contender.
 #[derive(Debug)]
 pub(crate) enum Joined {
-    /// Its operations were applied; this is their answer.
+    /// The operations of the contender were applied. Contains their answer.
     Made(Committed),
-    /// Its operations were not and will not be applied: it must send its own request.
+    /// The operations of the contender were not and will not be applied. The contender must send
+    /// its own request.
     Not,
 }
 

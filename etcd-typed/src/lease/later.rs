@@ -92,7 +92,7 @@ impl Task {
         let (at, _unwanted) = self.later.with(|queues| {
             let due = queues.entry(self.runtime).or_default();
             let count = due.iter().take_while(|due| !due.begin.is_wanted()).count();
-            // Dropped after the lock is released.
+            // Returned from the closure, so that it is dropped after the lock is released.
             let unwanted: Vec<_> = due.drain(..count).collect();
             let at = due.front().map(|due| due.at);
             if at.is_none() {
@@ -133,7 +133,7 @@ mod tests {
 
     const AFTER: Duration = Duration::from_millis(100);
 
-    /// Counts its starts.
+    /// Work that counts how often it was started.
     struct One {
         count: Arc<AtomicU32>,
         wanted: Arc<AtomicBool>,
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn unwanted_work_wakes_no_task() {
+    async fn cancelled_work_wakes_task_rarely() {
         let (count, one) = counter();
         let (later, runtimes) = (Arc::new(Later::default()), Runtimes::new());
         let asked = one().asked;
@@ -172,8 +172,8 @@ mod tests {
             sleep(Duration::from_millis(1)).await;
             wanted.store(false, Ordering::SeqCst);
         }
-        // Once for each piece of work, and twice more for each wake-up of the task, of which there
-        // are ten in a second.
+        // `is_wanted` is called once for each piece of work, and twice more for each wake-up of the
+        // task. The task wakes ten times a second.
         let asked = asked.load(Ordering::SeqCst);
         assert!(asked <= 1000 + 2 * 11, "{asked}");
         later.begin(AFTER, &runtimes, one());
@@ -190,7 +190,7 @@ mod tests {
             let one = one();
             one.wanted.store(false, Ordering::SeqCst);
             later.begin(AFTER, &runtimes, one);
-            // Lets the task run, and end.
+            // Yields, so that a task that ends too early would be seen.
             tokio::task::yield_now().await;
             assert_eq!(runtime.metrics().num_alive_tasks() - before, 1);
         }
@@ -211,11 +211,12 @@ mod tests {
             sleep(AFTER / 5).await;
         }
         sleep(AFTER / 10).await;
-        // The last ones were added 30 ms ago.
+        // The last two pieces of work were added 30 ms ago, so they are not due yet. The 12 that
+        // were added first are.
         assert_eq!(count.load(Ordering::SeqCst), 12);
         sleep(AFTER).await;
         assert_eq!((count.load(Ordering::SeqCst), tasks() - before), (20, 0));
-        // A second round works too.
+        // Work that is added after the task has ended starts a new task.
         later.begin(AFTER, &runtimes, one());
         sleep(AFTER * 2).await;
         assert_eq!((count.load(Ordering::SeqCst), tasks() - before), (21, 0));

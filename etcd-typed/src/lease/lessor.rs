@@ -112,7 +112,8 @@ impl Lessor {
     /// Keeps a lease as a spare one. No key is attached to it, and none will be by past requests.
     /// `handed` is for the contender that waited for its key.
     pub(crate) fn put(&self, mut lease: Lease, handed: Option<Handed>) {
-        // Before the lease can be taken again for another queue.
+        // This must happen before the lease becomes a spare one, because another queue may take it
+        // then.
         match (lease.standing.take(), handed) {
             (standing, Some(handed)) => self.standings.hand_on(standing, handed),
             (standing, None) => drop(standing),
@@ -123,7 +124,7 @@ impl Lessor {
 
     /// Drops the spare leases that were unused for long.
     pub(super) fn retire(&self) {
-        // They are dropped after the lock is released.
+        // The leases are dropped after the lock is released.
         let over = |spare: &mut Spare| spare.since.elapsed() >= IDLE || !spare.lease.is_held();
         drop(self.with(|spares| spares.extract_if(.., over).collect::<Vec<_>>()));
     }

@@ -285,7 +285,7 @@ impl Lost {
         self.key.as_ref()
     }
 
-    /// The lease.
+    /// The lease that was lost.
     #[must_use]
     pub fn lease(&self) -> LeaseId {
         self.lease
@@ -296,7 +296,7 @@ impl Lost {
         Self { lease, key: Some(key.clone()), reason, cause }
     }
 
-    /// The reason with its cause.
+    /// Returns the reason with its cause, for a message.
     fn why(&self) -> String {
         match &self.cause {
             Some(cause) => format!("{}: {cause}", self.reason),

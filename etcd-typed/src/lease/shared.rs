@@ -53,7 +53,7 @@ pub(crate) struct Share {
     group: Arc<Group>,
     key: Key,
     waits: bool,
-    /// No key of this owner is attached to the lease, and none will be.
+    /// Whether no key of this owner is attached to the lease, and none will be.
     gone: bool,
 }
 
@@ -76,7 +76,7 @@ impl Share {
     ///
     /// # Errors
     ///
-    /// As for a grant.
+    /// The errors of a grant.
     pub(crate) async fn of(lessor: &Arc<Lessor>, ttl: Duration, key: &Key) -> Result<Self> {
         if !runtime::is_here() {
             return Err(Error::without_runtime().at(key));
@@ -117,7 +117,7 @@ impl Share {
     ///
     /// # Errors
     ///
-    /// As for a revocation.
+    /// The errors of a revocation.
     pub(crate) async fn end(&mut self) -> Result<bool> {
         if !std::mem::replace(&mut self.waits, true) {
             self.group.members().waiting += 1;

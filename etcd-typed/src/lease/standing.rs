@@ -31,9 +31,9 @@ pub(crate) struct Standings(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    /// Keyed by their keys.
+    /// The entries, by the key that each one is about.
     entries: HashMap<Key, Entry>,
-    /// Keyed by their directories. Queues without an entry are removed.
+    /// The queues, by their directory. A queue without an entry is removed.
     queues: HashMap<Key, Queue>,
     /// The queues for which a report said that they contain keys which are not contenders'.
     reported: HashSet<Key>,
@@ -48,7 +48,8 @@ struct Entry {
     life: Life,
     /// The contender that waits for this key.
     next: Option<Next>,
-    /// A read of this key that came before its owner knew that it waits.
+    /// The server's answer that read this key. Set if the answer arrived before the owner of the
+    /// key knew that it waits.
     handed: Option<Handed>,
 }
 
@@ -57,7 +58,8 @@ struct Next {
     key: Key,
     /// The creation revision of the key before, as this contender read it.
     seen: Revision,
-    /// Dropped if the key is released and the answer has no read of the contender's key.
+    /// Wakes the contender with the server's answer. Dropped if the other key was released by a
+    /// request that did not read the contender's key.
     wake: oneshot::Sender<Handed>,
 }
 
@@ -107,8 +109,8 @@ impl Standings {
         })
     }
 
-    /// This key is about to be released. Returns the other key to read then, and the offer to serve
-    /// in the same request.
+    /// Called when this key is about to be released. Returns the other key that the request must
+    /// read, and the offer that it can serve.
     pub(crate) fn leaving(&self, directory: &Key, key: &Key) -> (Option<Key>, Option<Joining>) {
         self.with(|inner| {
             let known = inner.entries.get(key).and_then(|entry| Some(entry.next.as_ref()?.key.clone()));
@@ -142,9 +144,9 @@ impl Standings {
                 return Some(Before::Left(handed));
             }
             let entry = inner.entries.get_mut(&predecessor.key).filter(|entry| entry.directory == *directory)?;
-            // The lease may be reused, and the key, which is named by it, is then further back in
-            // the queue. Waiting for that key would be waiting for oneself. If the creation
-            // revision is not known yet, `made` checks it.
+            // A key is named by its lease. If the lease was reused, the key with this name is now
+            // behind ours, and waiting for it would never end. If the creation revision is not
+            // known yet, `made` checks it.
             let same = entry.created.is_none_or(|created| created == predecessor.created);
             if !(same && entry.life.is_held()) {
                 return None;
@@ -183,7 +185,7 @@ impl Standings {
     }
 }
 
-/// Keeps a key registered. Stored with its lease.
+/// Keeps a key registered until it is dropped. The lease of the key owns this value.
 pub(super) struct Standing {
     standings: Arc<Standings>,
     directory: Key,
@@ -282,7 +284,7 @@ mod tests {
 
     #[cfg(feature = "testing")]
     #[tokio::test(start_paused = true)]
-    async fn waiter_for_own_client_needs_no_watch() {
+    async fn waiter_behind_own_client_needs_no_watch() {
         let counting = crate::testing::CountingStore::new(Client::connect("memory:").await.unwrap().store().clone());
         let lock = Client::with_store(counting.clone()).lock("/x").ttl(TTL);
         // Two contenders at once leave two spare leases.
@@ -297,7 +299,7 @@ mod tests {
         first.release().await.unwrap();
         second.await.unwrap().release().await.unwrap();
         let after = counting.counts();
-        // One request per release: its answer shows that the next contender is the first.
+        // Each release is one request. Its answer shows that the next contender is the first.
         assert_eq!((after.commit - before.commit, after.range - before.range), (2, 0));
         assert_eq!((after.watch - before.watch, after.grant - before.grant), (0, 0));
     }
@@ -323,7 +325,7 @@ mod tests {
 
     #[cfg(feature = "testing")]
     #[tokio::test(start_paused = true)]
-    async fn release_creates_key_of_joining_contender() {
+    async fn release_and_acquire_share_one_request() {
         let (counting, lock) = counted(2).await;
         let first = lock.acquire().await.unwrap();
         let fence = first.fence();
@@ -340,7 +342,7 @@ mod tests {
 
     #[cfg(feature = "testing")]
     #[tokio::test(start_paused = true)]
-    async fn one_request_releases_hands_on_and_joins() {
+    async fn one_request_releases_lock_wakes_next_and_queues_third() {
         let (counting, lock) = counted(3).await;
         let first = lock.acquire().await.unwrap();
         let second = waiting(&lock, 2).await;
@@ -360,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failed_join_does_not_fail_release() {
+    async fn revoked_lease_of_next_waiter_does_not_fail_release() {
         let (client, lock) = lock().await;
         let two = ["/a", "/b"].map(|name| client.lock(name).ttl(TTL));
         let (a, b) = (two[0].acquire().await.unwrap(), two[1].acquire().await.unwrap());
@@ -408,7 +410,7 @@ mod tests {
     /// For the locks `/x` and `/x/y`: a holder of the second is also in the queue of the first.
     #[cfg(feature = "testing")]
     #[tokio::test(start_paused = true)]
-    async fn nested_queues_may_wait_for_one_key() {
+    async fn waiters_of_nested_locks_do_not_wake_each_other() {
         let counting = crate::testing::CountingStore::new(Client::connect("memory:").await.unwrap().store().clone());
         let client = Client::with_store(counting.clone());
         let (outer, inner) = (client.lock("/x").ttl(TTL), client.lock("/x/y").ttl(TTL));
@@ -436,8 +438,8 @@ mod tests {
         let directory = Key::parse("/x").unwrap();
         let before = |created| standings.before(&directory, &own, &Rank { key: key.clone(), created: Revision::new(created) });
         let standing = standings.enter(&directory, &key, lease.life());
-        // The creation revision is not known yet. When it is, a waiter for another revision is
-        // woken.
+        // The creation revision of the key is not known yet. As soon as it is known, a waiter that
+        // expects another revision is woken.
         let Some(Before::Stands(mistaken)) = before(4) else { panic!("it may be that key") };
         standing.made(Revision::new(5));
         assert!(mistaken.gone().await.is_none());

@@ -64,7 +64,7 @@ async fn pass(time: Duration) {
 }
 
 #[test]
-fn margin_is_a_tenth_within_bounds() {
+fn safety_margin_is_bounded_tenth_of_ttl() {
     use super::life::safe;
     for (ttl, left) in [(0, 0), (500, 250), (1000, 500), (2000, 1500), (5000, 4500), (10_000, 9000), (60_000, 54_000)] {
         assert_eq!(safe(Duration::from_millis(ttl)), Duration::from_millis(left), "{ttl}");
@@ -192,7 +192,7 @@ async fn waiter_sees_suspend_within_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn granted_ttl_counts_not_requested() {
+async fn lease_uses_granted_ttl_not_requested_one() {
     let (store, client) = memory();
     let lease = client.lease(Duration::from_millis(300)).await.unwrap();
     assert_eq!(lease.ttl(), Duration::from_secs(2));
@@ -243,7 +243,7 @@ async fn task_ends_with_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn revoking_is_no_loss() {
+async fn revoked_lease_is_not_reported_as_lost() {
     let (store, client) = memory();
     let lease = client.lease(TTL).await.unwrap();
     let life = lease.life().clone();

@@ -28,8 +28,8 @@ pub(super) struct Cell<T> {
     /// while they hold the book's read lock, and the waker reads it under the write lock, so no
     /// wish is lost. A waiter that is woken and waits on sets it again.
     wanted: AtomicU64,
-    /// Reported after the book was written, never while it is locked: subscribers of telemetry may
-    /// read the book.
+    /// Used only after the book was written and unlocked, because subscribers of telemetry may read
+    /// the book.
     telemetry: ViewTelemetry,
     /// The upstream that feeds the view. The last cell to be dropped ends the watch.
     upstream: Arc<Upstream>,
@@ -40,13 +40,13 @@ pub(super) struct Book<T> {
     /// The number of states so far.
     generation: u64,
     newest: Arc<Versioned<T>>,
-    /// The states before it, the oldest first.
+    /// The states before `newest`, the oldest first.
     older: VecDeque<Arc<Versioned<T>>>,
     /// How many older states are kept.
     keep: usize,
-    /// Everything up to this revision was processed.
+    /// The view has processed all changes up to this revision.
     seen: Revision,
-    /// Everything up to this revision is in the state.
+    /// The newest state includes all changes up to this revision.
     good: Revision,
     rejected: Option<(Instant, Arc<[Problem]>)>,
     interrupted: Option<(Instant, Arc<Error>)>,
@@ -130,7 +130,7 @@ impl<T> Cell<T> {
         self.book.borrow()
     }
 
-    /// A function that was called with a state panicked.
+    /// Reports that a callback of the view panicked.
     pub(super) fn callback_panicked(&self) {
         self.telemetry.callback_panicked();
     }
@@ -182,7 +182,7 @@ impl<T> Cell<T> {
         false
     }
 
-    /// Whether a waiter waits for what was just written into the book.
+    /// Whether a waiter waits for the revision that was just written into the book.
     fn is_awaited(&self, book: &Book<T>) -> bool {
         let awaited = book.seen.get() >= self.wanted.load(Ordering::Relaxed);
         if awaited {

@@ -88,7 +88,8 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     ///
     /// # When the file is refused
     ///
-    /// If the file is refused, the program behaves as if it did not exist: the error of the server is returned, and its message says why. A file is refused
+    /// If the file is refused, the program behaves as if the file did not exist: the error of the
+    /// server is returned, and its message says why the file was refused. A file is refused
     ///
     /// - if it is missing, damaged, incomplete, or of another version of the format;
     /// - if it belongs to another view or directory;
@@ -163,7 +164,7 @@ pub(super) struct Disk<T> {
     status: FileStatus,
     pattern: Pattern,
     runtimes: Weak<Runtimes>,
-    /// For a start from the file. The upstream has the first view.
+    /// A second instance of the view, for a start from the file. The upstream owns the first one.
     view: Box<dyn View<State = T>>,
 }
 
@@ -268,7 +269,7 @@ fn refusal(secret: &NeededSecret) -> Error {
 fn is_worse_than_old(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::Unavailable | ErrorKind::Timeout => true,
-        // The stored state was read, and is invalid.
+        // The server answered, but the stored state is invalid.
         ErrorKind::Invalid | ErrorKind::Decode => !error.problems().is_empty(),
         _ => false,
     }
@@ -311,7 +312,7 @@ impl Keeper {
                 }
             }
         }
-        // Only a watch that starts again can belong to another cluster.
+        // The cluster can only have changed when the watch started again.
         if touch.resynced {
             self.origin = Arc::new(self.file.store.identity());
         }

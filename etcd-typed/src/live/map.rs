@@ -16,8 +16,8 @@ use serde::{Serialize, Serializer};
 /// cheap. It is immutable. To change entries, collect them first: `map.iter().map(|(key, value)|
 /// (key.clone(), value.clone())).collect::<BTreeMap<_, _>>()`.
 ///
-/// It equals a [`BTreeMap`] with the same entries, and can be collected, serialized and iterated
-/// like one.
+/// A `LiveMap` equals a [`BTreeMap`] with the same entries, and can be collected, serialized and
+/// iterated like one.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {

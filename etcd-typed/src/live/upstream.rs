@@ -1,8 +1,10 @@
-//! `Upstream`: the one watch of a directory and client, the task that keeps it up, and the views that it feeds. The only place where a view meets
-//! the store.
+//! `Upstream`: the one watch of a directory that all live views of a client on this directory share,
+//! the task that keeps the watch running, and the views that the task feeds. Views read the store
+//! only through an upstream.
 //!
-//! What a watch delivers is in order and whole, but that nothing more is there it does not prove: it may be silent because it is broken. So the
-//! task asks the store now and then, and whenever somebody must know, how far it is: see [`Proof`].
+//! A watch delivers events in order and without gaps, but its silence does not prove that nothing
+//! happened: the watch may be broken. So the task asks the store for its revision from time to time,
+//! and whenever a caller needs to know it: see [`Proof`].
 
 mod heads;
 mod proof;
@@ -30,7 +32,7 @@ use crate::store::{Span, Store};
 use crate::telemetry::{self, Pattern};
 use crate::watch::{Follow, Start, Step};
 
-/// All upstreams of one client, by what they watch.
+/// All upstreams of one client, by the span that they watch.
 pub(crate) struct Upstreams {
     open: Mutex<HashMap<Span, Weak<Upstream>>>,
     heads: Arc<Heads>,
@@ -47,7 +49,7 @@ impl Upstreams {
         &self.runtimes
     }
 
-    /// The one that watches this, started if there is none.
+    /// Returns the upstream that watches the span of this source. Starts it if none is running.
     pub(super) fn open(&self, source: &Source) -> Result<Arc<Upstream>> {
         self.runtimes.note();
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,7 +77,7 @@ impl fmt::Debug for Upstreams {
     }
 }
 
-/// A watch that feeds views. Dropping it ends the watch.
+/// A handle to the task that watches a directory and feeds its views. Dropping it ends the watch.
 pub(super) struct Upstream {
     directory: Key,
     commands: mpsc::UnboundedSender<Command>,
@@ -85,7 +87,7 @@ pub(super) struct Upstream {
     audience: Arc<AudienceList>,
 }
 
-/// A view that is told when a runtime takes the task or the last one loses it.
+/// A view that is notified when a runtime takes over the task, or when the last runtime loses it.
 pub(super) trait Audience: Send + Sync {
     fn task_moved(&self);
 }
@@ -101,18 +103,20 @@ impl AudienceList {
     }
 
     fn task_moved(&self) {
-        // A view that is told here may be the last one, and ends the task when it is dropped: not under the lock.
+        // Collects the views first, so that the lock is released: if one of these is the last
+        // reference to its view, dropping it ends the task.
         let views: Vec<_> = self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
         views.iter().for_each(|view| view.task_moved());
     }
 }
 
-/// The task wakes when it is told something, and for a proof each 10 s.
+/// How long the task may go without being polled before its runtime counts as not driven. The task
+/// wakes at least every 10 s, for a proof.
 const PATIENCE: Duration = Duration::from_secs(25);
 
 enum Command {
     Attach(Box<dyn Feed>),
-    /// Somebody waits for this revision.
+    /// A caller waits until the view has this revision.
     Want(Revision),
 }
 
@@ -144,17 +148,18 @@ impl Upstream {
         Self { directory: directory.clone(), commands, proven, runtimes, task: handle, audience }
     }
 
-    /// Tells the view from now on when the task is taken by a runtime or left without one.
+    /// From now on, notifies the view when a runtime takes over the task, or the last one loses it.
     pub(super) fn heed(&self, view: Weak<dyn Audience>) {
         self.audience.add(view);
     }
 
     pub(super) fn attach(&self, feed: Box<dyn Feed>) {
-        // Without the task the feed is dropped here, which tells whoever waits for it.
+        // If the task has ended, this drops the feed, and the caller that waits for it gets an error.
         let _ = self.commands.send(Command::Attach(feed));
     }
 
-    /// Somebody waits for this revision, which a watch of a directory may never come to by itself: what is written elsewhere is not told to it.
+    /// Tells the task that a caller waits for this revision. The watch alone may never reach it, since
+    /// it does not report writes outside of its directory.
     pub(super) fn want(&self, revision: Revision) {
         let _ = self.commands.send(Command::Want(revision));
     }
@@ -163,17 +168,17 @@ impl Upstream {
         &self.directory
     }
 
-    /// Waits for what comes of a command that was just sent. None: no runtime has the task.
+    /// Waits for the result of a command that was just sent. `None` if no runtime has the task.
     pub(super) async fn answers<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
         self.task.attend(Patience { first: Duration::from_millis(500), then: PATIENCE }, answer).await
     }
 
-    /// Waits for what the watch tells. None: no runtime has the task.
+    /// Waits for an event of the watch. `None` if no runtime has the task.
     pub(super) async fn tells<T>(&self, news: impl Future<Output = T>) -> Option<T> {
         self.task.attend(Patience { first: PATIENCE, then: PATIENCE }, news).await
     }
 
-    /// Whether no runtime has the task, for as long as the client is not used on one.
+    /// Whether no runtime has the task. It continues when the client is used on a runtime.
     pub(super) fn is_stranded(&self) -> bool {
         self.task.is_stranded()
     }
@@ -201,7 +206,7 @@ impl Drop for Upstream {
     }
 }
 
-/// What the watch meets, and since when.
+/// The error that interrupts the watch, and since when.
 pub(super) type Trouble = (std::time::Instant, Arc<Error>);
 
 struct Task {
@@ -212,9 +217,10 @@ struct Task {
     directory: Key,
     pattern: Pattern,
     commands: mpsc::UnboundedReceiver<Command>,
-    /// What is there; none before the first read.
+    /// The contents of the directory. `None` before the first read.
     mirror: Option<Mirror>,
-    /// A listing of the directory as of this revision was just what the mirror has: all that the watch has to tell up to here is in it already.
+    /// The revision of the last listing that was equal to the mirror. Events up to this revision are
+    /// in the mirror already, although the watch did not deliver them.
     listed: Revision,
     feeds: Vec<Attached>,
     trouble: Option<Trouble>,
@@ -222,43 +228,44 @@ struct Task {
     proven: Arc<Mutex<Proven>>,
 }
 
-/// What is known of the last proof.
+/// The last proof.
 #[derive(Clone, Copy)]
 struct Proven {
-    /// When it was asked for.
+    /// When the request of the proof was sent.
     asked: Instant,
-    /// In which time the next one is due.
+    /// How long after this proof the next one is due.
     period: Duration,
 }
 
 struct Attached {
     feed: Box<dyn Feed>,
-    /// Its first state is to be no older than this.
+    /// The first state of the feed must be no older than this.
     since: Instant,
-    /// It was given its first state.
+    /// Whether the feed has received its first state.
     begun: bool,
 }
 
-/// Why a watch is not followed any longer.
+/// Why the task stops following a watch.
 enum Stop {
-    /// Nobody wants it.
+    /// The upstream was dropped.
     Closed,
-    /// It is started anew, from the present state.
+    /// A new watch must start, from the current state.
     Restart,
-    /// It ended with this.
+    /// The watch ended with this error.
     Failed(Error),
 }
 
-/// What became of a watch.
+/// What a watch reports.
 enum News {
     Step(Option<Result<Step>>),
-    /// It broke, or it goes on again.
+    /// The watch broke, or it works again (`None`).
     Trouble(Option<Trouble>),
 }
 
 impl Task {
     async fn run(mut self) {
-        // What is read for the first view is no older than its call, and needs no proof.
+        // The first view waits for a state that is no older than its call. A read that starts after
+        // the call needs no proof.
         match self.commands.recv().await {
             None => return,
             Some(command) => self.command(command),
@@ -283,7 +290,8 @@ impl Task {
         let mut follow = Follow::new(self.store.clone(), &self.retry, self.span.clone(), self.pattern, Start::Now);
         loop {
             let stop = tokio::select! {
-                // Whoever asks is known before there is an answer, and a watch that has much to tell keeps nobody from asking.
+                // Commands come first: a busy watch must not delay them, and an answer must not be
+                // processed before the command that asked for it.
                 biased;
                 command = self.commands.recv() => match command {
                     None => Some(Stop::Closed),
@@ -313,7 +321,8 @@ impl Task {
         }
     }
 
-    /// Waits before the next attempt; false if nobody wants one any more. Somebody new may be luckier at once.
+    /// Waits before the next attempt. A command ends the wait, since the attempt for a new caller may
+    /// succeed at once. Returns `false` if the upstream was dropped.
     async fn pause(&mut self) -> bool {
         let delay = sleep(self.backoff.next_delay());
         tokio::pin!(delay);
@@ -349,7 +358,9 @@ impl Task {
         } else if let Step::Batch(batch) = &step
             && batch.revision <= self.listed
         {
-            // To go through it once more would show states of the past. If it is of another history than the listing, the next one finds that out.
+            // The mirror has this batch from a listing. To apply it again would show an old state.
+            // But the batch may belong to another history than the listing: another listing finds
+            // out.
             self.proof.doubt();
             return;
         }
@@ -359,7 +370,7 @@ impl Task {
                 none.replace(Mirror::new_in_turns(self.directory.clone(), snapshot).await);
                 None
             }
-            // A reset is the first step.
+            // Never happens: the first step of a watch is a reset.
             (None, _) => None,
         };
         self.proof.moved();
@@ -375,14 +386,14 @@ impl Task {
             }
         }
         match first {
-            // The first read was sent after the watch was started.
+            // The reset of a new watch was read after `started`.
             Some(started) => {
                 self.set_trouble(None);
                 self.proved(started).await;
             }
             None => {
                 let outcome = self.proof.seen(mirror.revision());
-                // What is seen disproves nothing.
+                // `seen` never returns `Disproved`, so the result is no `Stop`.
                 self.proof_outcome(outcome).await;
                 if is_reset {
                     self.proof.ask();
@@ -428,7 +439,7 @@ impl Task {
         }
     }
 
-    /// At this moment the server had nothing that is not here.
+    /// Records a proof: at the time `asked`, the mirror had everything that the server had.
     async fn proved(&mut self, asked: Instant) {
         let period = period(self.mirror.as_ref().map_or(0, Mirror::count));
         *self.proven.lock().unwrap_or_else(PoisonError::into_inner) = Proven { asked, period };
@@ -460,7 +471,8 @@ impl Task {
         self.trouble = trouble;
     }
 
-    /// The watch ended. What time mends is waited for within it, so this is a refusal, or nothing was ever read.
+    /// The watch ended with an error. A watch retries temporary errors itself, so the server refused
+    /// it, or the first read failed.
     fn fail(&mut self, error: Error) {
         telemetry::watch_refused(self.pattern, &error, self.mirror.is_some() && self.trouble.is_none());
         self.tell_staleness();
@@ -474,7 +486,8 @@ impl Task {
     }
 }
 
-/// The next step of a watch, or that it is in other trouble than the one that is known. A trouble from before this watch ends with its first step.
+/// Polls for the next step of the watch, or for a trouble that differs from `known`. A trouble of the
+/// previous watch lasts until the first step of this watch.
 fn poll_news(follow: &mut Follow, first: bool, known: Option<&Trouble>, cx: &mut Context<'_>) -> Poll<News> {
     if let Poll::Ready(step) = follow.poll_step(cx) {
         return Poll::Ready(News::Step(step));

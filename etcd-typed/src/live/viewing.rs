@@ -38,9 +38,9 @@ const HISTORY: usize = 8;
 ///
 /// # Errors
 ///
-/// As for a read of the same values. `Invalid` lists everything that is wrong with the stored
-/// values; there is no view until they are corrected. `Unavailable`, `Timeout`, `PermissionDenied`
-/// and others if they cannot be read. `Unsupported` outside of a tokio runtime.
+/// The errors of a read of the same values. `Invalid` lists everything that is wrong with the
+/// stored values; there is no view until they are corrected. `Unavailable`, `Timeout`,
+/// `PermissionDenied` and others if they cannot be read. `Unsupported` outside of a tokio runtime.
 ///
 /// # Cancel safety
 ///
@@ -214,7 +214,8 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
                 None => Some(view.begin(mirror).await),
             }
         };
-        // While it runs, its data may be inconsistent. They are not used until it returns.
+        // If the function of the view panics, its data may be inconsistent. `is_torn` records that
+        // they must not be used again.
         self.is_torn = true;
         let made = AssertUnwindSafe(made).catch_unwind().await;
         self.is_torn = made.is_err();

@@ -197,7 +197,8 @@ impl Keeper {
         if let (Err(error), Some(lease)) = (&found, &self.lease)
             && error.kind() == ErrorKind::LeaseLost
         {
-            // This answer is the first sign of the loss. Try once more with another lease.
+            // This answer shows for the first time that the lease was lost. Try once more with
+            // another lease.
             lease.life().lose(LostReason::Revoked);
             self.lose(LostReason::Revoked);
             found = self.try_to_put().await;
@@ -248,11 +249,12 @@ impl Keeper {
             Some(lease) => lease,
             None => self.target.share().await?,
         };
-        // Stored before any key is attached to it: dropping it then also deletes the key.
+        // Stored in `self` before the key is attached to the lease: if this future is dropped, the
+        // share is still known, and the end of its lease deletes the key.
         let lease = self.lease.insert(lease);
         let then = vec![self.target.put(&self.value, lease)];
         let txn = Txn { compares: vec![Compare::key(&key, condition)], then, otherwise: Vec::new() };
-        // Stays set if this future is dropped while it waits.
+        // `unsure` stays set if this future is dropped while it waits.
         self.unsure = true;
         let committed = self.target.store().commit(txn).await.inspect_err(|error| self.unsure = error.may_have_applied())?;
         self.unsure = false;
@@ -356,7 +358,7 @@ impl Keeper {
             Err(error) => {
                 let refused = matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unauthenticated);
                 if refused && self.hints.blind {
-                    // The key can neither be watched nor read.
+                    // The server refuses both the watch and the read of the key.
                     self.shared.lost(LostReason::Unverified);
                 }
                 self.shared.failed(error);

@@ -95,7 +95,7 @@ pub(super) struct Shared {
 }
 
 enum State {
-    /// The value is there, with a lease of this life.
+    /// The value is in the store, and `life` tells how long its lease is safe to trust.
     There(Life),
     Missing {
         since: Instant,
@@ -109,7 +109,7 @@ impl Shared {
         Self { state: Mutex::new(State::There(life.clone())), telemetry: PublishedTelemetry::new(pattern) }
     }
 
-    /// `abandoned`: the task has ended.
+    /// Returns the status for the caller. `abandoned` says that the task has ended.
     pub(super) fn status(&self, abandoned: bool) -> PublishedStatus {
         let missing = |since: Instant, reason, error| PublishedStatus::Missing { since: since.into_std(), reason, error };
         match &*self.state() {
@@ -118,7 +118,7 @@ impl Shared {
             }
             State::There(_) if abandoned => missing(Instant::now(), LostReason::NotKeptAlive, None),
             State::There(life) => match life.reason() {
-                // The task is about to notice.
+                // The lease was lost, and the task has not noticed it yet.
                 Some(reason) => missing(life.ended_at().unwrap_or_else(Instant::now), reason, None),
                 None => PublishedStatus::Published,
             },
@@ -130,7 +130,8 @@ impl Shared {
         self.telemetry.stranded(|| task.is_stranded());
     }
 
-    /// The value is there, with a lease of this life. Returns whether it was missing until now.
+    /// Records that the value is in the store, attached to a lease with this `life`. Returns
+    /// whether the value was missing until now.
     pub(super) fn found(&self, life: &Life) -> bool {
         match std::mem::replace(&mut *self.state(), State::There(life.clone())) {
             State::There(_) => false,
@@ -158,8 +159,8 @@ impl Shared {
         first
     }
 
-    /// The key holds another publisher's value. If the value was already missing for another
-    /// reason, `error` reports this.
+    /// Records that the key holds another publisher's value. If the value was already missing for
+    /// another reason, `error` says that the key is taken.
     pub(super) fn taken(&self, error: impl Fn() -> Error) {
         if !self.lost(LostReason::TakenOver)
             && let State::Missing { reason, error: latest, .. } = &mut *self.state()

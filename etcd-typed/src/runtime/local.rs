@@ -17,7 +17,7 @@ pub(crate) struct PerRuntime<T> {
 }
 
 struct Own<T> {
-    /// `None` for callers outside of a runtime.
+    /// The runtime's ID, or `None` for callers outside of a runtime.
     place: Option<Place>,
     value: Arc<T>,
 }

@@ -53,7 +53,7 @@ impl Found {
 }
 
 impl<'a> Decoder<'a> {
-    // Without this, it would be inlined into the reading of every struct.
+    // Otherwise the compiler would inline this function into the decoder of every struct.
     #[inline(never)]
     pub(super) fn new(directory: &'a Key, tree: &'a Tree, validation: Validation) -> Self {
         let (found, gathered) = (Found::default(), Gathered::default());

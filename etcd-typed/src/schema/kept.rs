@@ -48,7 +48,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn copies_are_equal_with_little_overhead(lengths in proptest::collection::vec(0..300_usize, 0..50)) {
+        fn copied_values_are_equal_with_little_overhead(lengths in proptest::collection::vec(0..300_usize, 0..50)) {
             let value = |length: &usize| vec![u8::try_from(length % 251).unwrap(); *length];
             let values: Vec<_> = lengths.iter().map(value).collect();
             let mut copied = Vec::new();
@@ -66,7 +66,7 @@ mod tests {
         }
 
         #[test]
-        fn copy_keeps_at_most_one_shared_allocation(lengths in proptest::collection::vec(0..300_usize, 1..50), kept in any::<prop::sample::Index>()) {
+        fn copied_value_keeps_at_most_one_shared_allocation(lengths in proptest::collection::vec(0..300_usize, 1..50), kept in any::<prop::sample::Index>()) {
             let mut copies = Copies::of(lengths.iter().copied());
             let mut one = Bytes::new();
             let allocated = allocation_counter::measure(|| {

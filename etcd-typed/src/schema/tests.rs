@@ -238,7 +238,7 @@ fn empty_directory_reports_missing_fields_and_bad_default() {
 }
 
 #[test]
-fn unused_alias_is_no_problem() {
+fn check_ignores_unread_alias() {
     let well = [("low", "2"), ("high", "4"), ("inner/size", "2"), ("pin", "2")];
     assert_eq!(checked(&well), [""; 0]);
     let alias = |value| [&well[..], &[("old_high", value)]].concat();
@@ -377,7 +377,7 @@ fn field_allocates_only_its_results() {
     let value = Twenty { a0: 1_000, b0: name(), b1: name(), b2: name(), b3: name(), b4: name(), b5: name(), ..Twenty::default() };
     let mut encoded = Encoded::new();
     let counted = allocation_counter::measure(|| encoded = encode(&directory, &value).unwrap());
-    // For each field its key and its bytes, plus the nodes of the map.
+    // A write allocates the key and the bytes of each field, and the nodes of the map.
     assert!(counted.count_total <= ENCODE_ALLOCATIONS, "encode: {}", counted.count_total);
 
     let tree: Tree = encoded
@@ -390,7 +390,7 @@ fn field_allocates_only_its_results() {
     let mut read = None;
     let counted = allocation_counter::measure(|| read = decode::<Twenty>(&directory, &tree, Revision::default()).ok());
     assert_eq!(read.as_deref(), Some(&value));
-    // For each field its key in the basis, and the text of a `String`.
+    // A read allocates the key of each field in the basis, and the text of each `String`.
     assert!(counted.count_total <= DECODE_ALLOCATIONS, "decode: {}", counted.count_total);
 }
 
@@ -428,7 +428,7 @@ fn relative() -> impl proptest::strategy::Strategy<Value = String> {
 
 proptest::proptest! {
     #[test]
-    fn reading_in_turns_matches_reading_at_once(
+    fn decoding_with_yields_matches_decoding_at_once(
         keys in proptest::collection::btree_map(relative(), ("[0-9]{1,2}|x", 1..30_u64, 0..3_i64), 0..60),
     ) {
         let key_value = |(relative, (value, at, lease)): (&String, &(String, u64, i64))| {

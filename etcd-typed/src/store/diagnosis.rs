@@ -87,7 +87,7 @@ async fn speaks_tls(endpoint: &Endpoint) -> io::Result<bool> {
 fn client_hello() -> Vec<u8> {
     const HEAD: [u8; 11] = [22, 3, 1, 0, 0x59, 1, 0, 0, 0x55, 3, 3];
     const RANDOM: [u8; 32] = [0x5a; 32];
-    // No session, seven cipher suites, no compression.
+    // The following fields: no session, seven cipher suites, no compression.
     const SUITES: [u8; 19] = [0, 0, 14, 0xc0, 0x2f, 0xc0, 0x30, 0xc0, 0x2b, 0xc0, 0x2c, 0, 0x9c, 0, 0x2f, 0x13, 1, 1, 0];
     // Groups X25519 and P-256, uncompressed points, four signature schemes.
     const EXTENSIONS: [u8; 32] =
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn client_hello_has_correct_lengths() {
+    fn tls_client_hello_has_correct_lengths() {
         let hello = client_hello();
         let number = |at: usize| usize::from(hello[at]) << 8 | usize::from(hello[at + 1]);
         assert_eq!(number(3), hello.len() - 5, "the record");
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn version_is_read_from_answer() {
+    fn etcd_version_is_parsed() {
         for (answer, version) in [
             ("HTTP/1.1 200 OK\r\n\r\n{\"etcdserver\":\"3.4.23\",\"etcdcluster\":\"3.4.0\"}", Some("3.4.23")),
             ("HTTP/1.1 200 OK\r\n\r\n{\"etcdserver\": \"2.3.8\"}", Some("2.3.8")),

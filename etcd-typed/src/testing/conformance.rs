@@ -73,7 +73,8 @@ pub trait TestStore: Send + Sync {
 /// Whether a case can share its store with other cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
-    /// Other cases use the store too, in directories of their own. It keeps its history meanwhile.
+    /// Other cases use the store too, in directories of their own. The store keeps its history
+    /// meanwhile.
     Shared,
     /// The case has the store for itself: the case makes it lose its history, or writes very much.
     Alone,
@@ -91,7 +92,7 @@ macro_rules! cases {
                 ///
                 /// # Panics
                 ///
-                /// If the store breaks the contract.
+                /// Panics if the store breaks the contract.
                 pub fn $case<S: TestStore>(setup: impl AsyncFnOnce(Isolation) -> S) {
                     run(stringify!($case), Isolation::$isolation, setup, |bench| Box::pin(super::$module::$case(bench)));
                 }

@@ -75,7 +75,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If there is no etcd program, or the server does not start.
+    /// Panics if there is no etcd program, or the server does not start.
     pub async fn start() -> Self {
         Self::builder().start().await
     }
@@ -91,8 +91,8 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If there is no etcd program, or a server does not start. If `members` is zero or more than
-    /// 99.
+    /// Panics if there is no etcd program, or a server does not start. Panics also if `members` is
+    /// zero or more than 99.
     pub async fn cluster(members: usize) -> Cluster {
         Self::builder().cluster(members).await
     }
@@ -102,7 +102,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If there is no etcd program, or the server does not start.
+    /// Panics if there is no etcd program, or the server does not start.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceCell<Etcd> = OnceCell::const_new();
         SHARED.get_or_init(Self::start).await
@@ -137,7 +137,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If the server has no v2 API; see [`has_v2`](Self::has_v2).
+    /// Panics if the server has no v2 API; see [`has_v2`](Self::has_v2).
     #[must_use]
     pub fn url_v2(&self) -> String {
         assert!(
@@ -195,7 +195,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If it takes longer than a minute.
+    /// Panics if the server takes longer than a minute.
     pub async fn terminate(&mut self) {
         // The server may have ended by itself.
         if !self.is_running() {
@@ -215,7 +215,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If it is not running.
+    /// Panics if the server is not running.
     pub fn pause(&self) {
         self.running().pause();
     }
@@ -224,7 +224,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If it is not running.
+    /// Panics if the server is not running.
     pub fn resume(&self) {
         self.running().signal("CONT");
     }
@@ -242,7 +242,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If it does not start, or its version may lose acknowledged writes in a crash; see
+    /// Panics if the server does not start, or its version may lose acknowledged writes in a crash; see
     /// [`kill`](Self::kill).
     pub async fn restart(&mut self) {
         self.kill().await;
@@ -258,8 +258,8 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If there is no such program, the server does not stop, or the program does not start on the
-    /// data.
+    /// Panics if there is no such program, the server does not stop, or the program does not start
+    /// on the data.
     pub async fn upgrade(&mut self, binary: impl Into<PathBuf>) {
         let binary = binary.into();
         self.terminate().await;
@@ -274,7 +274,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If it does not start, or its data cannot be removed.
+    /// Panics if the server does not start, or its data cannot be removed.
     pub async fn wipe(&mut self) {
         self.kill().await;
         self.folder.clear_data();
@@ -288,7 +288,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If it does not start, or its data cannot be removed.
+    /// Panics if the server does not start, or its data cannot be removed.
     pub async fn wipe_as(&mut self, token: &str) {
         self.forget(token).await;
         self.restart().await;
@@ -300,7 +300,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If its data cannot be removed.
+    /// Panics if the data of the server cannot be removed.
     pub async fn forget(&mut self, token: &str) {
         self.kill().await;
         self.folder.clear_data();
@@ -312,8 +312,8 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If there is no etcd program, or the server was [killed](Self::kill) and its version may have
-    /// lost acknowledged writes: missing data would say nothing about the test's subject.
+    /// Panics if there is no etcd program, or the server was [killed](Self::kill) and its version
+    /// may have lost acknowledged writes: missing data would say nothing about the test's subject.
     pub async fn launch(&mut self) {
         assert!(
             !self.doubtful,
@@ -330,7 +330,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If it ends, or does not answer within a minute.
+    /// Panics if the server ends, or does not answer within a minute.
     pub async fn ready(&mut self) {
         let began = Instant::now();
         loop {
@@ -364,7 +364,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If the server cannot be reached. It does not work with TLS.
+    /// Panics if the server cannot be reached. It does not work with TLS.
     pub async fn call(&self, path: &str, body: &str) -> String {
         let length = body.len();
         // With HTTP/1.0 the answer is in one piece and ends with the connection.
@@ -387,7 +387,7 @@ impl Etcd {
     ///
     /// # Panics
     ///
-    /// If the server refuses.
+    /// Panics if the server refuses.
     pub async fn compact(&self) -> Revision {
         // Reads a key that no test uses. The header of the answer has the revision.
         let answer = self.call("/v3/kv/range", r#"{"key": "AA==", "count_only": true}"#).await;
@@ -501,7 +501,7 @@ impl Builder {
     ///
     /// # Panics
     ///
-    /// If there is no etcd program, or the server does not start.
+    /// Panics if there is no etcd program, or the server does not start.
     pub async fn start(self) -> Etcd {
         let builder = if self.sets_election() { self } else { self.quick_election() };
         builder.cluster(1).await.into_first()
@@ -512,8 +512,8 @@ impl Builder {
     ///
     /// # Panics
     ///
-    /// If there is no etcd program, or a server does not start. If `members` is zero or more than
-    /// 99.
+    /// Panics if there is no etcd program, or a server does not start. Panics also if `members` is
+    /// zero or more than 99.
     pub async fn cluster(self, members: usize) -> Cluster {
         assert!((1..=MOST_MEMBERS).contains(&members), "a cluster of {members} members: ask for 1 to {MOST_MEMBERS}");
         Cluster::start(&self.settings, members).await
@@ -524,8 +524,8 @@ impl Builder {
 /// crash.
 fn forgets_at_a_crash(version: &str, members: usize) -> bool {
     let version = numbers(version);
-    // It records how far its log is applied before the v3 store has saved the applied writes (issue
-    // 13766).
+    // The server records how far its log is applied before the v3 store has saved the applied
+    // writes (issue 13766).
     let skips = ((3, 5, 0)..(3, 5, 3)).contains(&version);
     // A single member applies a write, and answers, while it still saves the log. With other
     // members, a write is applied after a majority has saved it (issue 14370).
@@ -538,7 +538,7 @@ mod tests {
     use super::forgets_at_a_crash;
 
     #[test]
-    fn versions_that_lose_writes_in_a_crash() {
+    fn versions_that_lose_writes_in_crash_are_known() {
         for (version, single, member) in [
             ("3.3.27", true, false),
             ("3.4.9", true, false),

@@ -88,7 +88,7 @@ impl Proxy {
     ///
     /// # Panics
     ///
-    /// If there is no free port.
+    /// Panics if there is no free port.
     pub async fn to(target: impl Into<String>) -> Self {
         let reserved = match reserve() {
             Ok(reserved) => reserved,

@@ -250,7 +250,7 @@ impl Guard {
     ///
     /// # Cancel safety
     ///
-    /// As that of `work`, which is dropped too.
+    /// Dropping the future drops `work` too.
     pub async fn while_held<F: Future>(&self, work: F) -> Result<F::Output, Lost> {
         tokio::select! {
             biased;
@@ -409,8 +409,8 @@ impl Begin for Watchful {
 
     fn begin(self: Box<Self>) {
         let Self { watching, store, retry, claim, ttl, runtimes } = *self;
-        // Only this sets it. If the guard is dropped meanwhile, dropping `watching` here ends the
-        // task.
+        // No other code sets the cell. If the guard is dropped meanwhile, dropping `watching` here
+        // ends the task.
         if let (Some(watching), Some(runtimes)) = (watching.upgrade(), runtimes.upgrade()) {
             let _ = watching.0.set(runtimes.spawn(watch(store, retry, claim, ttl)));
         }
@@ -522,8 +522,8 @@ async fn look(follow: &mut Follow, patience: Duration) -> Look {
 async fn seen(step: &Step, claim: &Claim, store: &dyn Store) -> Option<LostReason> {
     let mut written = false;
     let why = match step {
-        // In another history, such as a restored backup, the key may look the same. But that
-        // history does not contain that this guard got it.
+        // In another history, such as a restored backup, the key may look the same. But in that
+        // history this guard may not have acquired the lock.
         Step::Reset(snapshot) => {
             claim.why_lost(snapshot.kvs.first()).or((snapshot.reason == Reason::Rewound).then_some(LostReason::Revoked))
         }
@@ -553,7 +553,7 @@ mod tests {
     /// A guarded write may still use the claim of a lock after its release. It must not end the
     /// lease, which the next lock uses.
     #[tokio::test(start_paused = true)]
-    async fn released_claim_does_not_end_reused_lease() {
+    async fn released_guard_does_not_end_reused_lease() {
         let client = Client::connect("memory:").await.unwrap();
         let first = client.lock("/a").acquire().await.unwrap();
         let claim = first.claim().clone();
@@ -598,7 +598,7 @@ mod tests {
         let client = Client::connect("memory:").await.unwrap();
         let lock = client.lock("/x").acquire().await.unwrap();
         let polls = Cell::new(0);
-        // This work is always ready.
+        // This work is ready at every poll.
         let work = poll_fn(|cx| {
             polls.set(polls.get() + 1);
             cx.waker().wake_by_ref();

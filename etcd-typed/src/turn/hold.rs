@@ -94,7 +94,7 @@ impl Hold {
         self.end(LostReason::Released);
     }
 
-    /// Returns whether the guard had not ended before.
+    /// Ends the guard for this reason. Returns false if it had ended before.
     fn end(&self, why: LostReason) -> bool {
         self.0.ended.send_if_modified(|ended| {
             let first = ended.is_none();

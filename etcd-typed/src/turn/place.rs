@@ -59,12 +59,12 @@ pub(super) enum Input {
     Made { fence: Revision, before: Option<Before> },
     /// The key existed already, created by an earlier request of ours whose answer was lost.
     WasThere { fence: Revision },
-    /// The key exists unchanged; this is before it.
+    /// The key exists unchanged. Contains which contender is before it.
     Looked(Before),
-    /// The predecessor, which was verified to be the first, left; our key existed unchanged at the
-    /// same revision.
+    /// The predecessor released the queue, after it was verified to be the first. Our key existed
+    /// unchanged at the same revision.
     Left(Rank),
-    /// The predecessor may be gone, or it is time to look.
+    /// The predecessor may be gone, or the time of the wait is over: check again.
     Stirred,
     /// The key or its lease does not exist.
     Missing,
@@ -74,12 +74,13 @@ pub(super) enum Input {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Before {
     Nobody,
-    /// The last contender before ours, as of this revision.
+    /// This contender is the last one before our key, as of the revision `as_of`.
     Somebody {
         rank: Rank,
         as_of: Revision,
     },
-    /// The last key before ours is not a contender's; the keys before it were not read.
+    /// The last key before ours does not belong to a contender, and the keys before that one were
+    /// not read.
     Unclear,
 }
 
@@ -87,8 +88,8 @@ impl Before {
     /// Finds the predecessor in a read of the directory as of one revision: the whole directory, or
     /// the newest keys up to ours.
     pub(super) fn of(directory: &Key, own: &Key, fence: Revision, reply: RangeReply, capabilities: &Capabilities) -> Self {
-        // Of the keys of one transaction, the smaller name is first. Without this rule both
-        // contenders would consider themselves the first.
+        // If one transaction created several keys, the smallest name is the first. Without this
+        // rule each contender would consider itself the first.
         let is_before = |kv: &KeyValue| (kv.created, &kv.key[..]) < (fence, own.as_bytes());
         let contenders = reply.kvs.iter().filter(|kv| is_before(kv) && is_contender(directory, kv, capabilities));
         match contenders.max_by(|one, other| (one.created, &one.key).cmp(&(other.created, &other.key))) {
@@ -124,7 +125,7 @@ impl Place {
             // No key can come between ours and the predecessor's, since new keys are created last.
             // No key was before the predecessor's, since it was the first.
             (State::Behind { fence, predecessor, .. }, Input::Left(first)) if *predecessor == first => State::First { fence: *fence },
-            // The reason does not matter: only a read of our own key makes us the holder.
+            // Whatever woke us, only a read of our own key can make us the holder.
             (State::Behind { fence, .. }, Input::Stirred | Input::Left(_)) => State::Unknown { fence: *fence },
             (state, Input::Looked(_) | Input::Left(_) | Input::Stirred) => state.clone(),
         };
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn every_leased_key_is_waited_for() {
+    fn waiter_waits_for_every_leased_key() {
         for name in [&b"123456"[..], b"4F", b"README", b"sub/4", b"/", b"4/", b"_4", b" ", "ü".as_bytes(), b"\xff\xfe", b"\0"] {
             let key = [b"/q/", name].concat();
             assert_eq!(before(vec![kv(&key, 4, Some(1))], false), behind(&key, 4), "{name:?}");
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_key_per_transaction_is_first() {
+    fn smallest_key_of_one_transaction_is_first() {
         // Our key is the larger one: it waits.
         assert_eq!(before(vec![kv(b"/q/4", 5, Some(1))], false), behind(b"/q/4", 5));
         // Our key is the smaller one. A contender of this library waits for it.

@@ -124,11 +124,11 @@ impl Turn {
     pub(crate) async fn adopt(&self, token: &Token, value: Option<Bytes>) -> Result<Guard> {
         self.names(token)?;
         let adopt = async {
-            // Not a spare lease, which the server may have forgotten.
+            // Takes a new lease and no spare one, which the server may have forgotten.
             let lease = self.lessor.grant(self.ttl).await.map_err(|error| error.at(&token.key))?;
             let clean = self.attach(token, &lease, value).await?;
-            // Best effort: nothing is attached to the old lease any more, and it runs out by
-            // itself.
+            // A failure does no harm: no key is attached to the old lease any more, and it runs out
+            // by itself.
             let _ = self.store().revoke(token.lease).await;
             Ok(Guard::new(self, token.key.clone(), token.fence, lease, clean))
         };

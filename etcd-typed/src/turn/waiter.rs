@@ -64,7 +64,7 @@ pub(super) struct Waiter<'t> {
     clean: bool,
     watch: Option<Following>,
     backoff: Backoff,
-    /// For watches that fail, even while reads succeed.
+    /// The delays between watches that fail, even while reads succeed.
     rewatch: Backoff,
 }
 
@@ -136,7 +136,7 @@ impl<'t> Waiter<'t> {
         let put = Op::Put { key: self.key.clone(), value: value.clone(), expiry: Expiry::With(self.lease.id()), previous: false };
         let mut then = vec![put];
         if self.transactions() {
-            // Reads our key and the one before it.
+            // Reads our key and the key before it.
             then.push(Op::Newest { below: self.turn.directory.clone(), before: None, limit: 2 });
         }
         let (own, all) = (Span::Key(self.key.clone()), Span::Below(self.turn.directory.clone()));
@@ -174,7 +174,8 @@ impl<'t> Waiter<'t> {
                     if there.iter().any(|kv| is_contender(&self.turn.directory, kv, self.store().capabilities())) {
                         return Ok(None);
                     }
-                    // The keys found are not contenders.
+                    // The keys that were found do not belong to contenders, so the queue may still
+                    // be empty.
                     alone = false;
                     txn = only_if(own.clone());
                     continue;
@@ -201,7 +202,7 @@ impl<'t> Waiter<'t> {
     async fn join(&mut self, make: &[Op]) -> Option<Result<Committed>> {
         let (standings, directory) = (self.turn.lessor.standings(), &self.turn.directory);
         let joined = standings.offer(directory, &self.key, make)?;
-        // Tasks that are ready to run go first.
+        // Lets other tasks run first, since the holder may be about to release.
         yield_now().await;
         if standings.withdraw(directory, &self.key) {
             return None;
@@ -325,7 +326,8 @@ impl<'t> Waiter<'t> {
             };
             let Ok(item) = item else {
                 *doubt = None;
-                // One key is cheaper to read than the queue. If the read fails, the caller looks.
+                // Reading the predecessor's key is cheaper than reading the queue. If this read
+                // fails, the caller reads the queue.
                 let read = Txn { then: vec![Op::Get(Span::Key(key.clone()))], ..Txn::default() };
                 let read = self.store().commit(read).await;
                 let is_there =

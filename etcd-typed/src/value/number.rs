@@ -20,7 +20,7 @@ fn not_in(text: &str, reason: &ParseIntError, min: &dyn Display, max: &dyn Displ
         IntErrorKind::PosOverflow | IntErrorKind::NegOverflow | IntErrorKind::Zero => {
             ValueError::new(format_args!("{:?} is not in {min} … {max}{beside}", shortened(text)))
         }
-        // For example `-1` for an unsigned type.
+        // An integer with a wrong sign, such as `-1` for an unsigned type, has another error kind.
         _ if is_integer => ValueError::new(format_args!("{:?} is not in {min} … {max}{beside}: {reason}", shortened(text))),
         _ => ValueError::new(format_args!("not an integer in {min} … {max}{beside}: {reason}")),
     }

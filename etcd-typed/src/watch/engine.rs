@@ -73,7 +73,7 @@ pub(crate) struct Engine {
 /// The current phase.
 #[derive(Debug)]
 enum Phase {
-    /// Reading the span, at a past revision or now.
+    /// The engine reads the span, at a past revision or now.
     Listing { reason: Reason, at: Option<Revision> },
     /// Opening a watch. The snapshot before it is held back until the first attempt. So no slow
     /// reader delays the watch after its list, and a caller that gets the first snapshot knows that
@@ -87,7 +87,7 @@ enum Phase {
     Following { fresh: bool, moved: bool },
     /// A server was behind what we saw. A linearizable read checks whether all servers are.
     Confirming,
-    /// Waiting before the next attempt.
+    /// The engine waits before the next attempt.
     Waiting(Then),
     /// The watch has ended.
     Ended,

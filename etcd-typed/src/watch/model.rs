@@ -24,11 +24,11 @@ const KEYS: [&str; 5] = ["/a/p", "/a/q", "/a/r/s", "/a/t", "/ab"];
 enum Action {
     /// A transaction: for each key, whether it is put (true) or deleted.
     Write(Vec<(usize, bool)>),
-    /// History before this share of it is compacted.
+    /// The server compacts this fraction of its history, from 0 to 1.
     Compact(f64),
     /// The server loses everything, and then gets this many writes before the watch resumes.
     Wipe(usize),
-    /// The engine's want is answered.
+    /// The engine gets an answer to what it wants.
     Answer(Manner),
 }
 
@@ -36,13 +36,13 @@ enum Action {
 #[derive(Clone, Copy, Debug)]
 enum Manner {
     Honest,
-    /// With a temporary error.
+    /// The answer is a temporary error.
     Failed,
     /// The stream ends without an error.
     Silent,
     /// Old history is sent again.
     Replayed(f64),
-    /// With progress before the changes that it covers.
+    /// Progress comes before the changes that it covers.
     EarlyProgress,
     Lagged,
     /// A member that is behind answers the watch.
@@ -51,7 +51,7 @@ enum Manner {
     Cancelled,
 }
 
-/// One life of the server: from empty until it is wiped.
+/// The history of the server between two wipes. It starts empty.
 #[derive(Debug)]
 struct Life {
     number: u64,

@@ -13,7 +13,7 @@ use crate::key::Key;
 use crate::store::memory::{Calls, MemoryStore};
 use crate::store::{Event, Op, Range, Txn};
 
-/// Longer than any backoff: a step that has not come by then does not come.
+/// A time that is longer than any backoff. A step that has not come by then does not come.
 const LONG: Duration = Duration::from_secs(60);
 
 fn directory() -> Key {
@@ -94,7 +94,7 @@ async fn first_step_comes_in_time_despite_slow_watch() {
     assert_eq!(snapshot(&mut follow).await.kvs.len(), 1);
     assert_eq!(begun.elapsed(), RetryPolicy::default().call_timeout);
     assert_eq!(follow.interruption().unwrap().error.kind(), ErrorKind::Timeout);
-    // The request to open the watch continues.
+    // The request to open the watch still runs, although the first step did not wait for it.
     put(&store, "/a/y", "2").await;
     let step = timeout(Duration::from_secs(55), follow.next()).await.expect("in time").unwrap().unwrap();
     assert_eq!((written(&step), begun.elapsed().as_secs()), (vec![("/a/y".to_owned(), "2".to_owned())], 64));
@@ -324,7 +324,8 @@ async fn short_refusal_loses_nothing() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unauthenticated, ErrorKind::Unsupported] {
         let (store, mut follow) = cut_off(kind).await;
         put(&store, "/a/x", "1").await;
-        // Twice: the first refusal must not count for the second.
+        // The server refuses twice. The time of the first refusal must not count for the second
+        // one.
         for _ in 0..2 {
             assert!(timeout(Duration::from_secs(8), follow.next()).await.is_err(), "it waits");
             assert_eq!(follow.interruption().map(|interruption| interruption.error.kind()), Some(kind));
@@ -339,7 +340,7 @@ async fn short_refusal_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bad_certificate_is_waited_for_like_an_outage() {
+async fn watch_waits_for_good_certificate() {
     let (store, mut follow) = cut_off(ErrorKind::Tls).await;
     assert!(timeout(100 * LONG, follow.next()).await.is_err(), "it waits");
     assert_eq!(follow.interruption().map(|interruption| interruption.error.kind()), Some(ErrorKind::Tls));

@@ -180,11 +180,11 @@ pub(crate) struct Goal {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bound {
-    /// At least this many times as good as the peer.
+    /// The figure must be at least this many times as good as the peer's.
     Times(f64, &'static str),
-    /// At most this many times the peer's figure.
+    /// The figure must be at most this many times the peer's.
     AtMost(f64, &'static str),
-    /// At most this figure, regardless of other peers.
+    /// The figure must be at most this, regardless of other peers.
     Count(f64),
 }
 

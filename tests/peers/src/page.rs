@@ -233,7 +233,7 @@ fn said_by(program: &str, arguments: &[&str]) -> String {
 
 /// The median and the range, as text.
 fn spread(measured: Vec<f64>) -> String {
-    // Rounds in which it could not be measured are NaN.
+    // The figure of a round in which nothing could be measured is NaN.
     let measured: Vec<f64> = measured.into_iter().filter(|one| !one.is_nan()).collect();
     if measured.is_empty() {
         return "not measured".to_owned();

@@ -67,7 +67,7 @@ fn command(kind: Kind, endpoint: &str, what: &str, name: &str) -> Command {
 struct Contender {
     kind: Kind,
     process: Child,
-    /// Closing it makes the process give up.
+    /// The standard input of the process. When it is closed, the process releases the queue.
     input: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
 }
@@ -252,7 +252,7 @@ async fn one_leads_at_a_time_as_sessions_end() {
         let key = leader.holds().await;
         assert_eq!(queue.keys().await.first(), Some(&key), "round {round}");
         assert_eq!(queue.election.leader().await.unwrap().unwrap().key.as_str(), key);
-        // All others wait while one leads.
+        // All other contenders wait while one leads.
         for other in &mut contenders {
             let said = other.says(Duration::from_millis(20)).await;
             assert_eq!(said, None, "round {round}: {:?} leads beside {:?}", other.kind, leader.kind);

@@ -232,7 +232,7 @@ impl Etcdctl {
 async fn struct_reads_values_of_etcdctl(bench: Bench) {
     bench.type_everything().await;
     assert_eq!(bench.checkout().get().await.unwrap().into_inner(), checkout());
-    // Without the optional keys, and with JSON in several lines.
+    // The struct without its optional keys, and with JSON in several lines.
     bench.ctl.delete("/prod/checkout/banner").await;
     bench.ctl.delete("/prod/checkout/rate_limit").await;
     bench.ctl.put("/prod/checkout/features", "{\n  \"names\": [],\n  \"beta\": false\n}").await;

@@ -26,7 +26,7 @@ pub(crate) struct Guard {
 struct Lease {
     id: LeaseId,
     believed: Arc<AtomicBool>,
-    /// When the trust ends, with [`Behaviour::TrustsTooLong`].
+    /// When the holder stops trusting the lease, with [`Behaviour::TrustsTooLong`].
     ends: Arc<Mutex<Option<Instant>>>,
     keeper: AbortHandle,
 }

@@ -95,7 +95,7 @@ impl Contender {
             let _kept = loop {
                 match self.acquire().await {
                     Ok(kept) => break kept,
-                    // With so many waiters at once, the server may not answer in time.
+                    // A thousand waiters start at once, so the server may not answer in time.
                     Err(error) => assert!(error.is_retryable(), "{error}"),
                 }
             };

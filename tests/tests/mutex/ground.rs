@@ -24,7 +24,8 @@ use super::record::{Behaviour, Event, Orders, machine_time, nanoseconds};
 /// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// How long after a stopped server continues it may still end leases although another member leads.
+/// A server that was stopped and continues may still end leases for this long, although another
+/// member leads.
 const FAITHLESS: Duration = Duration::from_secs(5);
 
 /// What happens in a campaign.
@@ -47,7 +48,7 @@ pub(crate) enum ServerFault {
     Killed,
     /// The server is stopped for longer than most locks live.
     Stopped,
-    /// No client reaches the server.
+    /// The server is cut off, so that no client reaches it.
     CutOff,
 }
 

@@ -115,7 +115,7 @@ async fn mixed_cluster_mutual_exclusion_survives_killed_members() {
     assert!(figures.grants >= 200 && figures.committed >= 200 && figures.late_refused >= 20, "{figures}");
 }
 
-/// The same faults and checks, with contenders that write without a guard.
+/// Runs a campaign whose contenders write without a guard. The checks must detect that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checker_detects_unguarded_writes_of_processes() {
     let _alone = ALONE.lock().await;

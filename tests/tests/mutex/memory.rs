@@ -57,7 +57,7 @@ async fn contend(seed: u64, behaviour: Behaviour) -> (Figures, Vec<Violation>) {
             }
         }
     }
-    // Locks that were abandoned have expired by then.
+    // Waits until abandoned locks have expired.
     sleep(TIME).await;
     let client = Client::with_store(store.clone());
     for lock in locks.keys() {
@@ -103,7 +103,7 @@ async fn trouble(faults: &Faults, rng: &mut Rng) {
         sleep(Duration::from_millis(rng.u64(1..1000))).await;
         if rng.bool() {
             faults.clear();
-            // A real store never answers in zero time.
+            // Without a delay the store would answer in zero time, which no real store does.
             faults.delay(Calls::All, Duration::from_millis(1));
         }
     }

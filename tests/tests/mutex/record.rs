@@ -84,9 +84,9 @@ pub(crate) struct Mark {
 /// The outcome of a write, as the writer knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Outcome {
-    /// Committed at this revision.
+    /// The write was committed at this revision.
     Committed(u64),
-    /// Not written, now or later.
+    /// The value was not written, and will not be.
     Refused(String),
     Unknown,
 }

@@ -68,7 +68,7 @@ async fn server_reports_version_and_addresses() {
 }
 
 #[tokio::test]
-async fn builder_disables_old_api() {
+async fn builder_can_disable_v2() {
     let etcd = Etcd::builder().v2(false).start().await;
     assert!(!etcd.has_v2());
     let keys = http(&etcd.endpoint(), "GET /v2/keys/", "").await.expect("an answer");
@@ -278,7 +278,8 @@ async fn server_with_quiet_log_starts() {
     }
 }
 
-/// The test fails if the server of the owner does not start. With another name it would not start.
+/// The variables belong to the environment of the owner. If its server got them, it would not
+/// start, for example because of the other name.
 #[tokio::test]
 async fn host_variables_do_not_reach_server() {
     let variables = [("ETCD_LOG_LEVEL", "error"), ("ETCD_NAME", "other"), ("ETCD_MAX_TXN_OPS", "1"), ("ETCD_AUTH_TOKEN", "nonsense")];
@@ -450,7 +451,7 @@ async fn listener_that_sends(greeting: &'static [u8]) -> (String, tokio::sync::m
             tokio::spawn(async move {
                 let mut got = Vec::new();
                 stream.read_to_end(&mut got).await.expect("an orderly end");
-                // The receiver may be gone.
+                // The test may have dropped the receiver.
                 let _ = sender.send(got);
             });
         }
@@ -505,7 +506,8 @@ async fn limited_proxy_passes_bytes_at_its_rate() {
     proxy.limit(NonZeroU32::new(200_000));
     let began = Instant::now();
     round_trip(&mut stream, &[7; 100_000]).await;
-    // In each direction the last bytes are written before the pause for them.
+    // The proxy writes the last bytes of each direction before it pauses for them, so the least
+    // time is shorter than bytes divided by rate.
     let least = Duration::from_millis(400);
     assert!(began.elapsed() >= least, "{:?}", began.elapsed());
     proxy.limit(None);

@@ -80,7 +80,7 @@ fn after(before: &u64) -> Expect<'_, u64> {
     if *before == 0 { Expect::Absent } else { Expect::value(before) }
 }
 
-/// If the second attempt failed for that reason, the number was written.
+/// A conflict with the number itself means that an earlier attempt wrote it.
 fn once(n: u64, outcome: etcd_typed::Result<Revision>) -> etcd_typed::Result<Revision> {
     match outcome {
         Err(error) if error.current::<u64>().is_some_and(|now| **now == n) => Ok(Revision::ZERO),
@@ -148,7 +148,7 @@ async fn v3_watcher_sees_whole_history(faults: &Faults) {
     let writer = writer(direct, write, counter, written.clone(), stop.clone());
     let watcher = tokio::spawn(async move {
         let mut counted = Counted::default();
-        // The writer ends with zero.
+        // The writer writes zero at the end.
         while let Some(update) = changes.next().await {
             let update = update.unwrap();
             let [PairChange::Left(left), PairChange::Right(right)] = &update.changes[..] else { panic!("half a revision: {update:?}") };

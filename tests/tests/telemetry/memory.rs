@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use crate::listener::Listener;
 use crate::{CHECKOUT, Checkout, CheckoutChange, CheckoutDir, planted};
 
-/// Longer than any backoff. Time is paused.
+/// A time that is longer than any backoff. Time is paused.
 const LONG: Duration = Duration::from_secs(120);
 
 const INTERRUPTIONS: &str = "etcd_typed_watch_interruptions_total";
@@ -221,7 +221,7 @@ async fn refused_watch_is_counted_as_interruption() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stale_view_is_counted_as_resync() {
+async fn restart_of_silent_watch_is_counted_as_resync() {
     let listener = Listener::new();
     let store = MemoryStore::new();
     let client = Client::with_store(CountingStore::new(Arc::new(store.clone())));

@@ -164,8 +164,9 @@ async fn diff_lists_what_set_would_change(bench: Bench) {
     assert!(high.is_modified());
     assert!(!format!("{diff:?}").contains("hunter"), "{diff:?}");
 
-    // An alias is unread while the field has a value of its own. Without one, a set deletes the
-    // alias.
+    // While the field's own key exists, its aliases are not read, so `set` leaves them. If the new
+    // value has no value for the field, `set` deletes the aliases too: otherwise the field would be
+    // read from them.
     bench.put("/app/title", "old").await;
     assert_eq!(dir.diff(&bench.value()).await.unwrap().to_string(), format!("- {}: old\n", bench.full("/app/title")));
     value.banner = Some("new".to_owned());

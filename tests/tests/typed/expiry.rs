@@ -350,7 +350,7 @@ async fn struct_without_lease_stays_permanent(bench: Bench) {
 async fn ttl_of_one_key_does_not_spread(bench: Bench) {
     let dir = bench.service();
     dir.set(&service()).non_atomic().await.unwrap();
-    // An override that expires.
+    // One key is temporarily overridden with another value, which expires.
     dir.weight.set(&9).ttl(LONG).await.unwrap();
     dir.note.set(&"x".to_owned()).await.unwrap();
     update(&bench, &dir, |service| service.limits = Some(Limits { low: 1, high: None })).await;
@@ -359,7 +359,7 @@ async fn ttl_of_one_key_does_not_spread(bench: Bench) {
     for end in [bench.end_of(&dir.note).await, bench.end_of(&dir.limits.low).await, bench.end_of(&dir.load).await] {
         assert_eq!(end, Some(End::Never));
     }
-    // The same holds in a struct whose fields all have defaults.
+    // A struct whose fields all have defaults behaves in the same way.
     let limits = bench.client.dir::<Limits>("/limits").unwrap();
     limits.low.set(&5).ttl(LONG).await.unwrap();
     limits.high.set(&6).ttl(LONG).await.unwrap();
@@ -494,7 +494,7 @@ async fn modified_published_value_can_be_withdrawn(bench: Bench) {
 
 /// A struct that is written in several transactions is attached to a single lease.
 #[tokio::test(start_paused = true)]
-async fn steps_of_one_write_share_lease_memory() {
+async fn transactions_of_one_write_share_a_lease_on_memory() {
     let bench = Bench { client: Client::connect("memory:").await.unwrap() };
     let map = bench.client.entries::<u32, u32>("/map").unwrap();
     map.set(&(0..300).map(|n| (n, n)).collect()).ttl(LONG).non_atomic().await.unwrap();
@@ -506,7 +506,7 @@ async fn steps_of_one_write_share_lease_memory() {
 /// Keeping the lease costs no request if the key has none, and at most one more request if it has
 /// one.
 #[tokio::test]
-async fn keeping_no_expiry_costs_no_request_memory() {
+async fn keeping_expiry_costs_at_most_one_request_on_memory() {
     let counting = CountingStore::new(std::sync::Arc::new(MemoryStore::new()));
     let client = Client::with_store(counting.clone());
     let dir = client.dir::<Service>("/services/a").unwrap();
@@ -544,7 +544,7 @@ async fn keeping_no_expiry_costs_no_request_memory() {
 
 /// If the lease ends while an update runs, no key is left.
 #[tokio::test]
-async fn lease_ending_during_update_leaves_no_key_memory() {
+async fn lease_ending_during_update_leaves_no_key_on_memory() {
     let store = MemoryStore::new();
     let bench = Bench { client: Client::with_store(store.clone()) };
     let (dir, lease) = bench.leased().await;
@@ -758,7 +758,7 @@ mod random {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn random_writes_keep_one_lease_memory() {
+    async fn random_writes_keep_one_lease_on_memory() {
         for seed in 0..60 {
             fastrand::seed(seed);
             play(Bench { client: Client::connect("memory:").await.unwrap() }, 5).await;
@@ -766,13 +766,13 @@ mod random {
     }
 
     #[tokio::test]
-    async fn random_writes_keep_one_lease_v3() {
+    async fn random_writes_keep_one_lease_on_v3() {
         let etcd = Etcd::start().await;
         play(Bench { client: Client::connect(&etcd.url_v3()).await.unwrap() }, 30).await;
     }
 
     #[tokio::test]
-    async fn random_writes_keep_one_lease_v2() {
+    async fn random_writes_keep_one_lease_on_v2() {
         let etcd = Etcd::start().await;
         play(Bench { client: Client::connect(&etcd.url_v2()).await.unwrap() }, 15).await;
     }

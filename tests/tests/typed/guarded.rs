@@ -26,10 +26,10 @@ use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// Only a failing test waits this long.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Long enough that the guard needs no keep-alive during a test.
+/// The time to live of guards. No guard needs a keep-alive during a test.
 const TTL: Duration = Duration::from_secs(120);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -66,8 +66,8 @@ fn quotas(entries: u64) -> BTreeMap<String, u64> {
     (0..entries).map(|n| (format!("q{n:03}"), n)).collect()
 }
 
-/// What an [`InterferingStore`] does before it passes one commit on: waits at the gate, then
-/// commits.
+/// What an [`InterferingStore`] does before it passes one commit on: it waits at the gate, and then
+/// commits the transactions of another client.
 #[derive(Default)]
 struct BeforeCommit {
     gate: Option<Arc<Notify>>,
@@ -164,15 +164,15 @@ impl Store for InterferingStore {
     }
 }
 
-/// Three clients of one store.
+/// A store with three clients.
 struct Bench {
-    /// Its writes are guarded and counted.
+    /// The client whose writes are guarded and counted.
     client: Client,
     counting: CountingStore,
     interfering: InterferingStore,
-    /// Holds the lock, on a deaf store.
+    /// The client that holds the lock. Its store is deaf.
     holder: Client,
-    /// Any other client.
+    /// Another client, which interferes.
     other: Client,
     env: String,
 }
@@ -516,7 +516,7 @@ async fn wiped(bench: &Bench, wipe: impl AsyncFnOnce()) {
 }
 
 #[tokio::test]
-async fn wiped_store_refuses_old_guard_memory() {
+async fn wiped_store_refuses_old_guard_on_memory() {
     let store = MemoryStore::new();
     let bench = Bench::of(Client::with_store(store.clone()));
     bench.fill().await;
@@ -524,7 +524,7 @@ async fn wiped_store_refuses_old_guard_memory() {
 }
 
 #[tokio::test]
-async fn wiped_server_refuses_old_guard_v3() {
+async fn wiped_server_refuses_old_guard_on_v3() {
     let mut etcd = Etcd::start().await;
     let bench = Bench::of(Client::connect(&etcd.url_v3()).await.unwrap());
     bench.fill().await;
@@ -705,7 +705,8 @@ async fn guard_counts_against_operation_limit(bench: Bench) {
     let lock = bench.lock().await;
     let dir = bench.mapped();
     let others = MappedDir::open(&bench.other, &bench.env).unwrap();
-    // The conditions: nothing was changed, and each key exists, the limit and every quota.
+    // Each write has 126 conditions: no key was changed, and each of the 125 keys exists (the limit
+    // and 124 quotas).
     others.set(&mapped(124)).await.unwrap();
     let seen = others.get().await.unwrap();
     dir.compare_and_swap(&seen, &Mapped { limit: 2, ..mapped(124) }).guarded_by(&lock).await.unwrap();
@@ -786,7 +787,7 @@ fn polled<T>(mut future: BoxFuture<'static, T>) -> BoxFuture<'static, T> {
 /// Once its deadline has passed by the local clock, a guard lets no write through, since another
 /// client may hold the lock by then.
 #[tokio::test(start_paused = true)]
-async fn expired_guard_sends_nothing_memory() {
+async fn expired_guard_sends_nothing_on_memory() {
     let store = MemoryStore::new();
     let bench = Bench::of(Client::with_store(store.clone()));
     bench.fill().await;
@@ -806,7 +807,7 @@ async fn expired_guard_sends_nothing_memory() {
 /// A server that hung applies the write after its caller has given up. The guard is compared at
 /// that time.
 #[tokio::test(start_paused = true)]
-async fn late_write_compares_guard_when_applied_memory() {
+async fn late_write_compares_guard_when_applied_on_memory() {
     for held in [true, false] {
         let store = MemoryStore::new();
         let bench = Bench::of(Client::with_store(store.clone()));
@@ -852,7 +853,7 @@ async fn v2_refuses_guarded_writes() {
 
 /// No store that can compare a guard has directories as nodes of their own.
 #[tokio::test]
-async fn guarded_directory_calls_fail_as_unguarded_memory() {
+async fn guard_keeps_error_of_directory_calls_on_memory() {
     let bench = Bench::memory().await;
     let lock = bench.lock().await;
     let directory = bench.client.directory("/d").unwrap();

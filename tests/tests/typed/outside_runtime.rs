@@ -16,7 +16,7 @@ use etcd_typed::testing::Etcd;
 use etcd_typed::{Client, Error, ErrorKind, EtcdSchema, Revision};
 use tokio::runtime::{Builder, Runtime};
 
-/// Longer than any of these calls takes; only a failing test waits this long.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(20);
 
 struct Unpark(Thread);

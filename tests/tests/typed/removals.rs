@@ -27,7 +27,7 @@ mod old {
         pub(super) regions: BTreeMap<String, Db>,
     }
 
-    /// Has no map, so that a write of it needs no read.
+    /// A struct without maps, so that a write of it needs no read.
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     pub(super) struct Plain {
         pub(super) name: String,
@@ -411,7 +411,7 @@ async fn leftover_keys_make_no_entry(bench: Bench) {
 
     // A read of this struct alone reports the missing key.
     assert_eq!(dir.regions.dir("us").unwrap().get().await.unwrap_err().problems()[0].kind, ProblemKind::Missing);
-    // Its own delete removes it, and so does a set of the whole struct.
+    // The `delete` of the incomplete struct removes it, and so does a `set` of the whole struct.
     let was = dir.regions.dir("us").unwrap().delete().non_atomic().await.unwrap();
     assert!(matches!(was, Previous::Unreadable(_)), "{was:?}");
     assert!(!bench.exists("/app/regions/us/_locks/x").await);
@@ -422,7 +422,7 @@ async fn leftover_keys_make_no_entry(bench: Bench) {
 async fn leftover_keys_make_no_nested_entry(bench: Bench) {
     #[derive(EtcdSchema, Clone, Debug, PartialEq)]
     struct Outer {
-        /// It has no required field, so it exists if its map has an entry.
+        /// The struct has no required field, so it exists if its map has an entry.
         #[etcd(dir)]
         group: Option<Group>,
         #[etcd(dir)]
@@ -517,7 +517,7 @@ async fn new_entry_replaces_leftover_keys(bench: Bench) {
     }
 }
 
-/// It has no key if no field has a value.
+/// A struct that stores no key at all if no field has a value.
 #[derive(EtcdSchema, Clone, Debug, Default, PartialEq)]
 struct Soft {
     note: Option<String>,
@@ -605,7 +605,7 @@ async fn struct_without_any_key_is_refused(bench: Bench) {
     dir.always.set(&Part::default()).non_atomic().await.unwrap();
     dir.set(&Holder::default()).non_atomic().await.unwrap();
     assert_eq!(*dir.get().await.unwrap(), Holder::default());
-    // Two concurrent creates of no keys would both succeed.
+    // A value without keys cannot be created, since two concurrent creates would both succeed.
     for _ in 0..2 {
         let refused = dir.create(&Holder::default()).non_atomic().await.unwrap_err();
         assert_eq!((refused.kind(), refused.problems()[0].key.clone()), (ErrorKind::Invalid, dir.key().clone()));
@@ -669,7 +669,7 @@ async fn unreadable_previous_value_is_reported(bench: Bench) {
 /// v2 has no leases; the library stores its own. A lease whose last entry is removed stays held and
 /// takes new entries.
 #[tokio::test]
-async fn removed_entry_keeps_lease_v2() {
+async fn removed_entry_keeps_lease_on_v2() {
     let etcd = etcd_typed_tests::shared("removals").await;
     let client = Client::builder(&etcd.url_v2()).namespace("/removals-lease").connect().await.unwrap();
     let lease = client.lease(Duration::from_secs(2)).await.unwrap();
@@ -684,7 +684,7 @@ async fn removed_entry_keeps_lease_v2() {
 
 /// An update that removes an entry runs again if a key was added to that entry, and only then.
 #[tokio::test]
-async fn update_detects_keys_added_to_removed_entry_memory() {
+async fn update_detects_keys_added_to_removed_entry_on_memory() {
     let bench = Bench { client: Client::connect("memory:").await.unwrap() };
     for (added, runs) in [("regions/us/added", 2), ("regions/us/host", 2), ("regions/eu/added", 1), ("name", 1)] {
         bench.filled().await;
@@ -702,7 +702,7 @@ async fn update_detects_keys_added_to_removed_entry_memory() {
 }
 
 #[tokio::test]
-async fn large_entry_is_removed_by_one_operation_memory() {
+async fn large_entry_is_removed_by_one_operation_on_memory() {
     let counting = CountingStore::new(std::sync::Arc::new(MemoryStore::new()));
     let client = Client::with_store(counting.clone());
     let dir = client.dir::<App>("/app").unwrap();
@@ -722,7 +722,7 @@ async fn large_entry_is_removed_by_one_operation_memory() {
 
 /// A swap that adds an entry is one request, unless leftover keys are at its place.
 #[tokio::test]
-async fn swap_that_adds_entry_is_one_request_memory() {
+async fn swap_that_adds_entry_is_one_request_on_memory() {
     let store = MemoryStore::new();
     let counting = CountingStore::new(std::sync::Arc::new(store.clone()));
     let (client, bench) = (Client::with_store(counting.clone()), Bench { client: Client::with_store(store) });

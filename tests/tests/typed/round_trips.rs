@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 
-/// All its keys follow from the schema.
+/// A struct without maps: the schema determines all of its keys.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 #[etcd(prefix = "/{env}/plain")]
 struct Plain {
@@ -34,7 +34,7 @@ struct Database {
     port: u16,
 }
 
-/// Which keys it has depends on the stored entries.
+/// A struct with maps: its keys depend on the stored entries.
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
 #[etcd(prefix = "/{env}/mapped")]
 struct Mapped {
@@ -104,7 +104,7 @@ impl Bench {
         MappedDir::open(&self.client, &self.env).unwrap()
     }
 
-    /// The same directories, opened by the client whose calls are not counted.
+    /// The directories of `plain` and `mapped`, opened by the client whose calls are not counted.
     fn others(&self) -> (PlainDir, MappedDir) {
         (PlainDir::open(&self.other, &self.env).unwrap(), MappedDir::open(&self.other, &self.env).unwrap())
     }
@@ -349,7 +349,7 @@ async fn update_costs_one_more_request_per_conflict(bench: &Bench) {
         assert_eq!(after.limit, before + 100 * u32::try_from(conflicts).unwrap() + 1);
         bench.cost(1, 1 + conflicts);
     }
-    // So does the value that an update returns.
+    // The value that an update returns also serves for a compare-and-swap without another read.
     let now = plain.update(|p| p.note = None).await.unwrap();
     bench.cost(1, 1);
     plain.compare_and_swap(&now, &plain_value()).await.unwrap();

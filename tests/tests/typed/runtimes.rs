@@ -17,8 +17,7 @@ use tokio::time::{sleep, timeout};
 const TTL: Duration = Duration::from_secs(3);
 /// After this time a lease without keep-alives is lost, and the server has ended it.
 const LONG: Duration = Duration::from_secs(6);
-/// Longer than any awaited step takes, and shorter than the 10 s after which a call that hangs
-/// gives up.
+/// The limit of every wait. It is shorter than the 10 s after which a hanging call gives up.
 const LIMIT: Duration = Duration::from_secs(8);
 
 fn current_thread() -> Runtime {

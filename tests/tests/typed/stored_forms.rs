@@ -169,7 +169,7 @@ async fn v2_reads_back_accepted_values() {
 }
 
 mod cents {
-    //! Rounds to two decimals.
+    //! A stored form that rounds to two decimals.
     pub(super) fn encode(value: &f64) -> Result<String, std::convert::Infallible> {
         Ok(format!("{value:.2}"))
     }
@@ -231,7 +231,7 @@ async fn field_that_would_read_back_differently_is_refused() {
         let mut fields = good.clone();
         spoil(&mut fields);
         if key == "price" && fields.price.is_infinite() {
-            // `inf` survives this form.
+            // Infinity is stored as `inf`, and is read back as infinity.
             dir.set(&fields).await.unwrap();
             assert_eq!(dir.get().await.unwrap().into_inner(), fields);
             continue;

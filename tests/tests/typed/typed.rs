@@ -271,7 +271,7 @@ async fn ended_lease_deletes_entry(bench: Bench) {
     let entry = bench.entry();
     let lease = bench.client.lease(Duration::from_secs(3)).await.unwrap();
     entry.set(&1).lease(&lease).await.unwrap();
-    // Longer than the time to live: the client keeps the lease alive.
+    // Waits longer than the time to live. The client keeps the lease alive.
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(entry.get().await.unwrap().as_deref(), Some(&1));
     lease.revoke().await.unwrap();
@@ -752,7 +752,7 @@ async fn equal_values_match_in_any_stored_form(bench: Bench) {
     let conflict = dir.weights.compare_and_swap(Expect::value(&weights), &weights).await.unwrap_err();
     assert_eq!(conflict.kind(), ErrorKind::Conflict);
 
-    // The same holds for a value that is read from an alias.
+    // Values that are read from an alias are compared in the same way.
     write("old", "0.50").await;
     dir.ratio.compare_and_swap(Expect::value(&0.5), &0.75).await.unwrap();
     assert_eq!(dir.ratio.get().await.unwrap().as_deref(), Some(&0.75));

@@ -111,7 +111,7 @@ const INTERVALS: [Duration; 3] = [Duration::from_millis(1), Duration::from_milli
 
 /// Each request takes 1 ms of paused time, so that the result depends on nothing else.
 #[tokio::test(start_paused = true)]
-async fn read_modify_writes_need_few_attempts_memory() {
+async fn read_modify_writes_need_few_attempts_on_memory() {
     for way in [Way::Modify, Way::Update, Way::UpdateField, Way::Transaction] {
         for interval in INTERVALS {
             let store = MemoryStore::new();
@@ -123,7 +123,7 @@ async fn read_modify_writes_need_few_attempts_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn read_modify_writes_need_few_attempts_v3() {
+async fn read_modify_writes_need_few_attempts_on_v3() {
     let etcd = Etcd::start().await;
     let client = Client::connect(&etcd.url_v3()).await.unwrap();
     for way in [Way::Modify, Way::Update, Way::UpdateField, Way::Transaction] {
@@ -135,7 +135,7 @@ async fn read_modify_writes_need_few_attempts_v3() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn read_modify_writes_need_few_attempts_v2() {
+async fn read_modify_writes_need_few_attempts_on_v2() {
     let etcd = Etcd::start().await;
     let client = Client::connect(&etcd.url_v2()).await.unwrap();
     for way in [Way::Modify, Way::UpdateField] {
@@ -149,7 +149,7 @@ async fn read_modify_writes_need_few_attempts_v2() {
 /// A modify of a published value keeps its lease, so that the publisher's next `set` meets a
 /// conflict with it.
 #[tokio::test(start_paused = true)]
-async fn publisher_succeeds_beside_steady_modifier_memory() {
+async fn publisher_succeeds_beside_steady_modifier_on_memory() {
     let store = MemoryStore::new();
     store.faults().delay(Calls::All, Duration::from_millis(1));
     let client = Client::with_store(store);

@@ -1,5 +1,6 @@
-//! How many attempts and messages a call takes where that depends on the time between two answers of the server. On a busy
-//! machine there are more, so that few of these tests run at once (`tests/runner`).
+//! Tests that count the attempts and messages of calls whose count depends on the time between two
+//! answers of the server. On a busy machine the counts are higher, so the runner runs few of these
+//! tests at a time (`tests/runner`).
 
 mod contention;
 mod requests;

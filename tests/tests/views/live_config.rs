@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 
-/// Long enough for everything that happens; only a failing test waits this long.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The running example.
@@ -182,7 +182,7 @@ async fn etcdctl_changes_limit(store: &str, ctl: &Etcdctl) {
 }
 
 #[tokio::test]
-async fn own_write_applies_before_its_response_memory() {
+async fn own_write_applies_before_its_response_on_memory() {
     let server = Server::start("memory:").await;
     assert_eq!(server.put("/limit/rate/50").await.0, 200);
     assert_eq!(server.health().await["limit"]["rate"], 50);

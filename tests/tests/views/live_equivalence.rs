@@ -28,8 +28,8 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
-/// Longer than any backoff and any proof that a view is up to date; only a failing test waits this
-/// long.
+/// The limit of every wait. It is longer than any backoff and than the time between two proofs of a
+/// view. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -220,7 +220,7 @@ fn said(problem: &Problem) -> Said {
 
 /// What a read returned at a revision.
 struct Moment<S> {
-    /// The number of wipes before it.
+    /// How often the server was wiped before this read.
     life: u32,
     revision: Revision,
     seen: Seen<S>,
@@ -241,7 +241,7 @@ struct Tracked<T, S> {
     compared: usize,
 }
 
-/// What a comparison depends on.
+/// What decides how strict a comparison is.
 #[derive(Clone, Copy)]
 struct Situation {
     revision: Revision,

@@ -18,7 +18,7 @@ use etcd_typed::{Client, EtcdSchema, Live, Revision, Versioned};
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
-/// Only a failing test waits this long.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 /// The number of writes between two faults.
 const WRITES: u64 = 10;
@@ -87,7 +87,7 @@ impl Inner {
 
 /// Writes to the server on a direct connection.
 struct Writer {
-    /// Holding this lock keeps the writer from writing.
+    /// While a test holds this lock, the writer does not write.
     gate: Mutex<()>,
     written: AtomicU64,
     failed: AtomicU64,

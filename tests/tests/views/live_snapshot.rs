@@ -74,7 +74,8 @@ fn limits_without_secrets() -> Limits {
     limits
 }
 
-/// Longer than any backoff and any proof that a view is up to date. Time is paused.
+/// A time that is longer than any backoff and than the time between two proofs of a view. Time is
+/// paused.
 const LONG: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(10);
 
@@ -263,7 +264,7 @@ async fn refused_read_never_falls_back_to_disk() {
         ErrorKind::TooLarge,
         ErrorKind::NotFound,
         ErrorKind::Server,
-        // Without a problem, the error is not about a stored value.
+        // An error without problems is not about a stored value.
         ErrorKind::Invalid,
         ErrorKind::Decode,
     ] {
@@ -473,7 +474,7 @@ async fn secrets_are_never_saved() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn view_with_required_secret_is_refused() {
+async fn snapshot_of_required_secret_is_refused() {
     #[derive(EtcdSchema)]
     #[allow(dead_code, reason = "only its table is used")]
     struct Required {

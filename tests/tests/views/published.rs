@@ -13,7 +13,8 @@ use std::time::Duration;
 use etcd_typed::{Client, Entry, EntryChanges, ErrorKind, EtcdSchema, LostReason, Published, PublishedStatus};
 use tokio::time::{sleep, timeout};
 
-/// Longer than any backoff and time to live; only a failing test waits this long.
+/// The limit of every wait. It is longer than any backoff and any time to live. Only a failing test
+/// waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 /// The shortest time to live that servers grant.
 const TTL: Duration = Duration::from_secs(2);
@@ -71,7 +72,7 @@ async fn published_value_exists_until_withdrawn(bench: Bench) {
     let read = entry.get().await.unwrap().unwrap();
     assert_eq!(*read, 1);
     assert!(read.lease().is_some() || read.ttl().is_some_and(|ttl| ttl <= TTL), "the value expires by itself: {read:?}");
-    // Longer than the time to live.
+    // Waits longer than the time to live.
     sleep(2 * TTL).await;
     assert!(published.is_published());
     assert_eq!(entry.get().await.unwrap().unwrap().into_inner(), 1);
@@ -82,7 +83,8 @@ async fn published_value_exists_until_withdrawn(bench: Bench) {
 async fn drop_withdraws_in_background(bench: Bench) {
     let entry = bench.entry();
     drop(entry.publish(&1).await.unwrap());
-    // Sooner than the default time to live of 15 s, after which the value would vanish by itself.
+    // The limit is shorter than the default time to live of 15 s, after which the value would
+    // vanish by itself.
     timeout(Duration::from_secs(10), entry.wait_for(|now| now.is_none())).await.unwrap().unwrap();
 }
 
@@ -130,7 +132,7 @@ async fn first_publisher_takes_over_when_second_withdraws(bench: Bench) {
     assert_eq!(next(&mut changes).await, Some(2));
     until(|| reason(&first) == Some(LostReason::TakenOver)).await;
 
-    // Neither publisher writes again.
+    // Checks that neither publisher writes again.
     assert!(timeout(TTL + QUIET, changes.next()).await.is_err());
     assert!(second.is_published() && !first.is_published());
     let refused = first.set(&11).await.unwrap_err();

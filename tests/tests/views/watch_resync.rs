@@ -10,7 +10,7 @@ use etcd_typed::testing::{Etcd, Mode, Proxy};
 use etcd_typed::{Change, Changes, Client, ErrorKind, Keyed, Update};
 use tokio::time::timeout;
 
-/// Only a failing test waits this long.
+/// The limit of every wait. Only a failing test waits this long.
 const LIMIT: Duration = Duration::from_secs(60);
 
 type Numbers = Changes<Keyed<String, Change<u32>>, BTreeMap<String, u32>>;
@@ -153,7 +153,7 @@ async fn v2_emptied_server_causes_resync() {
     scene.resyncs(&[("changed", Some(1), None), ("gone", Some(1), None), ("kept", Some(2), None), ("other", None, Some(7))]).await;
 }
 
-/// As long as the server has the history, a reconnect is no resync.
+/// As long as the server has the history, a watch that reconnects reports no resync.
 async fn reconnect_within_history_is_no_resync(scheme: &str) {
     let mut scene = Scene::new(scheme).await;
     scene.disconnect().await;

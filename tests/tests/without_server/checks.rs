@@ -118,30 +118,30 @@ async fn verdict(client: Client, counted: Counted) -> Result<(), Violation> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sound_watch_passes() {
+async fn checker_accepts_sound_watch() {
     assert_eq!(verdict(Client::Sound, Counted::default()).await, Ok(()));
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_revision_is_caught() {
+async fn checker_detects_dropped_revision() {
     let violation = verdict(Client::DropsARevision, Counted::default()).await.unwrap_err();
     assert_eq!(violation, Violation::Lost { value: WRITES / 2 + 1, after: WRITES / 2 - 1 });
 }
 
 #[tokio::test(start_paused = true)]
-async fn doubled_revision_is_caught() {
+async fn checker_detects_doubled_revision() {
     let violation = verdict(Client::TellsARevisionTwice, Counted::default()).await.unwrap_err();
     assert_eq!(violation, Violation::Doubled { value: WRITES / 2, after: WRITES / 2 });
 }
 
 #[tokio::test(start_paused = true)]
-async fn swapped_revisions_are_caught() {
+async fn checker_detects_swapped_revisions() {
     let violation = verdict(Client::SwapsTwoRevisions, Counted::default()).await.unwrap_err();
     assert!(matches!(violation, Violation::Lost { .. }), "{violation}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn late_resume_is_caught() {
+async fn checker_detects_late_resume() {
     for client in [Client::ResumesOneRevisionLate, Client::ResumesAtTheNewestRevision] {
         let violation = verdict(client, Counted::default()).await.unwrap_err();
         assert!(matches!(violation, Violation::Lost { .. } | Violation::WrongEnd { .. }), "{client:?}: {violation}");
@@ -149,25 +149,25 @@ async fn late_resume_is_caught() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn early_resume_is_caught() {
+async fn checker_detects_early_resume() {
     let violation = verdict(Client::ResumesOneRevisionEarly, Counted::default()).await.unwrap_err();
     assert!(matches!(violation, Violation::Doubled { .. }), "{violation}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn early_end_is_caught() {
+async fn checker_detects_early_end_of_watch() {
     let violation = verdict(Client::StopsAtABreak, Counted::default()).await.unwrap_err();
     assert!(matches!(violation, Violation::WrongEnd { .. }), "{violation}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn needless_resync_is_caught() {
+async fn checker_detects_needless_resync() {
     let violation = verdict(Client::ReadsAgainAfterEachBreak, Counted::default()).await.unwrap_err();
     assert!(matches!(violation, Violation::Resynced { .. }), "{violation}");
 }
 
 #[test]
-fn wrong_old_value_and_lower_revision_are_caught() {
+fn checker_detects_wrong_old_value_and_lower_revision() {
     let change = |revision, old, new| Told { revision, resynced: false, old: Some(old), new: Some(new) };
     let mut counted = Counted::from(4);
     assert_eq!(counted.tell(change(9, 4, 5)), Ok(()));
@@ -177,7 +177,7 @@ fn wrong_old_value_and_lower_revision_are_caught() {
 }
 
 #[test]
-fn resync_skips_values_only_if_allowed() {
+fn checker_accepts_skipped_values_only_if_allowed() {
     let resync = |new| Told { revision: new, resynced: true, old: Some(4), new: Some(new) };
     assert_eq!(Counted::from(4).tell(resync(9)), Err(Violation::Resynced { after: 4 }));
     assert_eq!(Counted::from(4).may_resync().tell(resync(9)), Ok(()));
@@ -185,13 +185,13 @@ fn resync_skips_values_only_if_allowed() {
 }
 
 #[test]
-fn torn_transaction_is_caught() {
+fn checker_detects_torn_transaction() {
     assert_eq!(whole(Some(1), Some(1)), Ok(()));
     assert_eq!(whole(Some(2), Some(1)), Err(Violation::Torn { left: Some(2), right: Some(1) }));
 }
 
 #[test]
-fn overlapping_holders_are_caught() {
+fn checker_detects_overlapping_holders() {
     let mut tenures = Tenures::default();
     assert_eq!(tenures.held(5, 100, 200), Ok(()));
     assert_eq!(tenures.held(5, 100, 300), Ok(()), "the same guard, later");
@@ -205,7 +205,7 @@ fn overlapping_holders_are_caught() {
 }
 
 #[test]
-fn unfenced_and_lost_writes_are_caught() {
+fn checker_detects_unfenced_and_lost_writes() {
     let mut fenced = Fenced::default();
     assert_eq!(fenced.wrote(5, 1, false), Ok(()));
     assert_eq!(fenced.wrote(7, 2, false), Ok(()));

@@ -126,7 +126,8 @@ impl Store for Broken {
                     }
                 }),
                 Defect::NewestFromBefore => {
-                    // As if each `Newest` were answered before the first operation is performed.
+                    // Moves each `Newest` to the front, so that it does not see the effects of the
+                    // other operations.
                     txn.then.sort_by_key(|op| !matches!(op, Op::Newest { .. }));
                 }
                 Defect::TakesLeasesThatAreNotThere => {
@@ -147,7 +148,7 @@ impl Store for Broken {
                 }
                 _ => {}
             }
-            // As etcd 3.7 does if only keys are requested.
+            // Leaves out the leases if only keys are requested, as etcd 3.7 does.
             let newest: Vec<bool> = txn.then.iter().map(|op| matches!(op, Op::Newest { .. })).collect();
             let by_name = self.defect == Defect::NewestByName && matches!(txn.then[..], [Op::Newest { .. }]);
             let mut committed = self.inner.commit(txn).await;

@@ -13,7 +13,7 @@ use futures_util::future::{join_all, try_join_all};
 use tokio::time::sleep;
 
 const TTL: Duration = Duration::from_secs(15);
-/// Contains twelve thirds of the time to live; a lease is kept alive once per third.
+/// A minute has `THIRDS` thirds of the time to live. A lease is kept alive once in each third.
 const MINUTE: Duration = Duration::from_secs(60);
 const THIRDS: u64 = 12;
 /// The largest number of spare leases that are kept alive.
@@ -112,7 +112,7 @@ fn assert_proved(views: &[Live<Option<u64>>]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn idle_views_cost_as_much_as_one() {
+async fn many_idle_views_cost_as_much_as_one() {
     for count in [1, 10, 500] {
         let (client, counting) = client();
         let views = views(&client, count, TTL).await;
@@ -144,7 +144,7 @@ fn stale(views: &[Live<Option<u64>>]) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_view_that_may_not_read_delays_no_other() {
+async fn view_without_read_right_delays_no_other_view() {
     let (client, counting, faults) = client_and_faults();
     let views = proved_views(&client, &counting).await;
     sleep(BEFORE_PROOF).await;
@@ -157,11 +157,11 @@ async fn a_view_that_may_not_read_delays_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn views_that_go_away_while_they_read_delay_no_other() {
+async fn views_dropped_during_read_delay_no_other_view() {
     let (client, counting, faults) = client_and_faults();
     let mut views = proved_views(&client, &counting).await;
     sleep(BEFORE_PROOF).await;
-    // Less than the time that a view waits for another one.
+    // The delay is shorter than the time that a view waits for another view's read.
     faults.delay(Calls::Reads, Duration::from_millis(900));
     sleep(A_LITTLE).await;
     assert_eq!(counting.take().range, 1);
@@ -176,7 +176,7 @@ async fn views_that_go_away_while_they_read_delay_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn views_of_a_silent_server_ask_once_a_second() {
+async fn views_ask_silent_server_once_a_second() {
     let (client, counting, faults) = client_and_faults();
     let views = proved_views(&client, &counting).await;
     faults.delay(Calls::Reads, Duration::from_secs(30));
@@ -191,7 +191,7 @@ async fn views_of_a_silent_server_ask_once_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn views_of_a_stopped_server_ask_once_a_second() {
+async fn views_ask_stopped_server_once_a_second() {
     let (client, counting, faults) = client_and_faults();
     let views = proved_views(&client, &counting).await;
     faults.stop();

@@ -24,7 +24,7 @@ const ROWS: [&[&str]; 12] = [
     &["lib"],
 ];
 
-/// What each row is for, as the picture says it.
+/// The description of each row in the picture.
 const PURPOSES: [&str; 12] = [
     "paths, revisions, time and tasks",
     "what went wrong",
@@ -40,10 +40,12 @@ const PURPOSES: [&str; 12] = [
     "the front page",
 ];
 
-/// A step of a way: a module, or a name without a row at its ends, and what happens there.
+/// A step of a path: a module and what happens there. The first and the last step may be a name that is
+/// not a module.
 type Step = Option<(&'static str, &'static str)>;
 
-/// The ways of the second picture. Each begins at the caller and ends at the server; an event goes up, the others go down.
+/// The paths in the second picture: a name, whether the path goes up from the server to the caller, and
+/// the steps from top to bottom.
 const WAYS: [(&str, bool, [Step; 6]); 3] = [
     (
         "a set",
@@ -275,7 +277,8 @@ fn import_that_points_up_is_detected() {
     assert!(place("store::v4").is_none() && place("helpers").is_none());
 }
 
-/// A picture with a light background and dark text, so that it is legible on a light and on a dark page. No empty line: Markdown would end it there.
+/// Returns an SVG picture. Its light background and dark text are legible on light and dark pages. It
+/// contains no empty line, since Markdown would end it there.
 fn svg(label: &str, height: usize, body: &str) -> String {
     format!(
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 {height}" width="780" height="{height}" role="img" aria-label="{label}" style="max-width:100%;height:auto" font-family="sans-serif" font-size="12" fill="#1b1f24">
@@ -326,7 +329,8 @@ fn ways() -> String {
     svg("The way of a set, of an event and of an acquire through the modules", 38 + 68 * 6 - 10, &body)
 }
 
-/// To write the pictures after a change of the rows: `WRITE_PICTURES=1 cargo test -p etcd-typed-tests --test without_server layering::`.
+/// The pictures in the documentation match the rows. To write them after a change of the rows:
+/// `WRITE_PICTURES=1 cargo test -p etcd-typed-tests --test without_server layering::`.
 #[test]
 fn pictures_show_the_layers() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -343,7 +347,7 @@ fn pictures_show_the_layers() {
 }
 
 #[test]
-fn ways_go_through_the_layers_in_order() {
+fn pictured_paths_cross_layers_in_order() {
     for (name, _, steps) in WAYS {
         let steps: Vec<&str> = steps.iter().flatten().map(|(module, _)| *module).collect();
         let [_, modules @ .., _] = &steps[..] else { panic!("{name} has no steps") };

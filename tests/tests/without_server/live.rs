@@ -56,7 +56,8 @@ fn limits() -> Limits {
     Limits { low: 1, high: 10, name: "a".to_owned(), pool: Pool { size: 4, wait: None }, quotas }
 }
 
-/// Longer than any backoff and any proof that a view is up to date. Time is paused.
+/// A time that is longer than any backoff and than the time between two proofs of a view. Time is
+/// paused.
 const LONG: Duration = Duration::from_secs(120);
 
 async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
@@ -277,7 +278,7 @@ async fn corrected_value_shows_later_changes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn later_rejection_keeps_own_write() {
+async fn own_write_is_shown_despite_later_rejection() {
     let bench = bench();
     let (dir, live) = bench.open().await;
     let own = dir.pool.size.set(&9).await.unwrap();
@@ -538,7 +539,7 @@ async fn silent_watch_is_detected() {
 
 /// The read that the views share proves nothing of a view that is behind it.
 #[tokio::test(start_paused = true)]
-async fn one_silent_watch_of_many_is_found_out() {
+async fn one_silent_watch_of_many_is_detected() {
     let bench = bench();
     let mut views = Vec::new();
     for n in 0..50 {
@@ -955,7 +956,7 @@ async fn status_counts_paused_time() {
     assert!(status.degraded_for().unwrap() >= HOUR);
     assert!(changes.interruption().unwrap().lasted() >= HOUR);
 
-    // The same for a rejected value and for a rewound history.
+    // The times of a rejected value and of a rewound history also follow the paused clock.
     store.faults().start();
     while !live.status().is_live() {
         sleep(Duration::from_millis(1)).await;

@@ -28,7 +28,7 @@ fn promises(page: &str) -> BTreeMap<&str, Vec<&str>> {
     promises
 }
 
-/// Why a listed test does not exist, if it does not.
+/// Returns what is missing of a listed test (its file or its function), or `None` if the test exists.
 fn missing(test: &str) -> Option<String> {
     let (file, function) = test.split_once("::").unwrap_or_else(|| panic!("no function: {test}"));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
@@ -49,9 +49,9 @@ fn every_promise_has_tests_that_exist() {
 }
 
 #[test]
-fn page_without_tests_is_noticed() {
+fn promise_without_tests_is_noticed() {
     assert_eq!(promises("### W1. Order\n\ntext\n\n- `a.rs::b`\n- `a.rs::c`\n")["W1"], ["a.rs::b", "a.rs::c"]);
     assert!(promises("### W1. Order\n\n### W2. More\n")["W1"].is_empty());
     assert!(missing("tests/PROMISES.md::no_such_test").is_some() && missing("no/such/file.rs::test").is_some());
-    assert_eq!(missing("tests/tests/without_server/promises.rs::page_without_tests_is_noticed"), None);
+    assert_eq!(missing("tests/tests/without_server/promises.rs::promise_without_tests_is_noticed"), None);
 }

@@ -124,7 +124,7 @@ async fn concurrent_updates_lose_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn spent_conflict_budget_returns_current_value() {
+async fn last_conflict_returns_current_value() {
     let retry = RetryPolicy { conflict_budget: 2, ..RetryPolicy::default() };
     let client = Client::builder("memory:").retry(retry).connect().await.unwrap();
     let limit = client.entry::<u32>("/app/limit").unwrap();
@@ -461,7 +461,7 @@ async fn stream_pages_share_one_revision() {
     while let Some(item) = pages.next().await {
         let (key, value) = item.unwrap();
         read.insert(key, *value);
-        // Later keys in the listing are changed, deleted and created.
+        // Keys that the listing has not reached yet are changed, deleted and created.
         let at = read.len();
         quotas.entry(&format!("q{:03}", at + 10)).unwrap().set(&1000).await.unwrap();
         quotas.entry(&format!("q{:03}", at + 11)).unwrap().delete().await.unwrap();
@@ -669,17 +669,18 @@ async fn pages_of_map_share_one_revision() {
     let begun = tokio::time::Instant::now();
     let (read, ()) = tokio::join!(map.get(), write_between_pages(&store));
     assert!(read.unwrap().into_inner() == (0..ENTRIES).map(|n| (number(n), 1)).collect());
-    // The first page, and then the other four concurrently.
+    // One read gets the first page, and four concurrent reads get the others.
     assert_eq!((counting.counts().range, begun.elapsed().as_millis()), (1 + 4, 100));
 }
 
 #[tokio::test]
-async fn map_with_uneven_names_is_complete() {
+async fn map_with_uneven_names_is_read_completely() {
     let names = || (0..12_000).map(|n| format!("a{n:06}")).chain((0..60_000).map(|n| format!("zone-{n}")));
     let (_, counting, map) = map_of(names()).await;
     let read = map.get().await.unwrap();
     assert!(read.into_inner() == names().map(|name| (name, 1)).collect());
-    // The first page, three bounded parts of which two are empty, and three pages of the last part.
+    // The reads: the first page, three bounded parts (two of them empty), and three pages of the
+    // last part.
     assert_eq!(counting.counts().range, 1 + 4 + 2);
 }
 

@@ -302,7 +302,7 @@ fn address_without_scheme_is_not_a_url() {
 }
 
 #[test]
-fn number_too_large_is_not_infinity() {
+fn too_large_float_is_refused() {
     for text in ["1e400", "-1e400", "1e9999999999", "179769313486231580793728971405301e300", "+1E309"] {
         assert!(f64::decode(text.as_bytes()).is_err(), "{text}");
         assert!(Json::<f64>::decode(text.trim_start_matches('+').as_bytes()).is_err(), "{text}");
@@ -364,7 +364,7 @@ fn json_that_reads_back_differently_is_refused() {
 }
 
 #[test]
-fn json_sets_and_maps_need_no_order() {
+fn json_sets_and_maps_may_change_order() {
     use std::collections::{HashMap, HashSet};
     let set: HashSet<String> = (0..50).map(|n| n.to_string()).collect();
     assert!(written(&Json(set.clone())).is_ok());
@@ -373,7 +373,7 @@ fn json_sets_and_maps_need_no_order() {
 }
 
 #[test]
-fn socket_address_with_flow_is_refused() {
+fn socket_address_with_flow_label_is_refused() {
     let flow = SocketAddrV6::new(Ipv6Addr::LOCALHOST, 80, 7, 0);
     assert!(written(&flow).is_err() && written(&SocketAddr::V6(flow)).is_err());
     assert!(written(&SocketAddrV6::new(Ipv6Addr::LOCALHOST, 80, 0, 7)).is_ok());
@@ -554,7 +554,7 @@ proptest! {
 
     // Text close to what the types read: numbers, units, dates, addresses.
     #[test]
-    fn reading_almost_values_never_panics(text in "[-+]?[0-9]{1,20}(\\.[0-9]{1,12})?([eE][-+]?[0-9]{1,4})?|([0-9]{1,20}(ns|us|ms|s|m|M|min|h|d|w|month|y|years) ?){1,4}|\
+    fn reading_nearly_valid_values_never_panics(text in "[-+]?[0-9]{1,20}(\\.[0-9]{1,12})?([eE][-+]?[0-9]{1,4})?|([0-9]{1,20}(ns|us|ms|s|m|M|min|h|d|w|month|y|years) ?){1,4}|\
         [-+]?[0-9]{2,6}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|[-+][0-9]{2}:[0-9]{2})?)?|\
         -?P([0-9]{1,19}[YMWD]){0,3}(T([0-9]{1,19}[HMS]){1,3})?|[0-9a-f:.]{2,40}|\\[[0-9a-f:]{2,20}(%[0-9]{1,11})?\\]:[0-9]{1,6}") {
         all_read_without_panic(text.as_bytes())?;

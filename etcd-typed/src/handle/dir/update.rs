@@ -165,8 +165,8 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
             if plan.is_empty() {
                 return Ok(Versioned::new(value, unwritten));
             }
-            // If the struct itself does not show when it expires, its new keys expire with the
-            // enclosing struct.
+            // If the keys of the struct do not show when the struct expires, new keys expire with
+            // the enclosing struct.
             let plan = plan.expiring(|key| wish.named().or_else(|| expiry::kept(S::TABLE, &tree, key)));
 
             let keys: Vec<String> = plan.keys().cloned().collect();

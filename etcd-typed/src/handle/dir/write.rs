@@ -140,8 +140,8 @@ impl<S: Schema> Dir<S> {
         }
         let mut plan = Plan::whole(encoded.clone()).expiring(|_| wish.named());
         let mut retry = OptimisticRetry::new(&self.context.retry);
-        // The revision of the last look below the directory. A key in the directory of a map is not
-        // necessarily an entry.
+        // The revision of the last read below the directory. Keys may exist there although the
+        // struct does not: a key in the directory of a map need not be an entry.
         let mut known = None;
         loop {
             let compares = match known {
@@ -189,8 +189,9 @@ impl<S: Schema> Dir<S> {
         }
         let plan = renewing(Self::OWNER.difference_to_read(&basis, &old, &new));
         let compares = unchanged(&self.key, revision, &basis);
-        // What was read does not show leftover keys where a struct is added, and may not show all
-        // expiries. The guess is that there are no leftover keys and that nothing expires.
+        // `basis` contains no leftover keys of a struct that the write adds, and may not show when
+        // keys expire. So the first transaction guesses that there are no leftover keys and that
+        // nothing expires.
         let mut guesses: Vec<Compare> = Self::OWNER.added(&old, &new).iter().map(|added| nothing_below(&self.key, added)).collect();
         let known = wish.named().or(lease.map(Expiry::With));
         if known.is_none() {
@@ -284,7 +285,7 @@ pub(super) async fn read_below(context: &Context, directory: &Key) -> Result<(Tr
     Ok((schema::tree_in_turns(directory, reply.kvs).await, reply.revision))
 }
 
-/// The revision of the last of several writes, or `without` if there were none.
+/// The highest revision of several writes, or `without` if there were none.
 pub(super) fn last(written: &[(String, Revision)], without: Revision) -> Revision {
     written.iter().map(|(_, revision)| *revision).max().unwrap_or(without)
 }

@@ -160,14 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn clean_directory_is_one_deletion() {
+    fn directory_of_valid_keys_is_one_deletion() {
         let directory = Key::parse("/a").unwrap();
         let ops = deletes(&directory, &["/a/b", "/a/b/c", "/a/d"].map(kv));
         assert_eq!(ops, [Op::Delete { span: Span::Below(directory), previous: false }]);
     }
 
     #[test]
-    fn nested_paths_without_odd_keys_share_deletion() {
+    fn subdirectory_of_valid_keys_is_one_deletion() {
         let ops = deletes(&Key::parse("/a").unwrap(), &["/a//odd", "/a/b", "/a/b/c", "/a/b/d/e"].map(kv));
         assert_eq!(ops.len(), 2, "{ops:?}");
     }

@@ -60,9 +60,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `Unsupported` outside of a tokio runtime. After an error nothing
-    /// stays published. If the outcome is unknown, the lease is revoked in the background, after
-    /// the other values of the lease have moved to another one.
+    /// The errors of [`set`](Self::set), and `Unsupported` outside of a tokio runtime. After an
+    /// error nothing stays published. If the outcome is unknown, the lease is revoked in the
+    /// background, after the other values of the lease have moved to another one.
     ///
     /// # Cancel safety
     ///
@@ -164,10 +164,10 @@ impl<T: Send + Sync + 'static> Published<T> {
     ///
     /// # Errors
     ///
-    /// As [`Entry::set`], and `Conflict` while the key holds the value of another client. If the
-    /// error is about the value itself (`Invalid`, `Encode`, `TooLarge`, `Unsupported`), the old
-    /// value stays published. After every other error the new value is still published as soon as
-    /// possible.
+    /// The errors of [`Entry::set`], and `Conflict` while the key holds the value of another
+    /// client. If the error is about the value itself (`Invalid`, `Encode`, `TooLarge`,
+    /// `Unsupported`), the old value stays published. After every other error the new value is
+    /// still published as soon as possible.
     ///
     /// # Cancel safety
     ///

@@ -131,14 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn borders_continue_numbers() {
+    fn split_points_continue_numbers() {
         about(&parts((0..100_000).map(|n| format!("{n:08}")), 10_000, 20_000, 3), 20_000, 3);
         about(&parts((0..100_000).map(|n| format!("user-{n:06}/name")), 10_000, 20_000, 3), 20_000, 3);
         about(&parts((0..60_000_u64).map(|n| format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))), 6_000, 12_000, 3), 12_000, 3);
     }
 
     #[test]
-    fn borders_continue_words() {
+    fn split_points_continue_words() {
         let word = |mut n: usize| {
             let letter = |_| {
                 let letter = (b'a' + (n % 26) as u8) as char;
@@ -151,11 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn no_border_without_a_pattern() {
+    fn keys_without_pattern_have_no_split_points() {
         let none = Vec::<usize>::new();
-        // No larger number exists with these digits.
+        // The last name has the largest number with these digits, so no larger one can follow.
         assert_eq!(parts((0..1000).map(|n| format!("{n:03}")), 999, 500, 3), none);
-        // There is no digit at all.
+        // No position has different bytes, so there are no digits.
         assert_eq!(parts(std::iter::once(String::from("a")), 1, 500, 3), none);
         assert_eq!(parts((1..10).map(|n| "a".repeat(n)), 5, 2, 0), none);
         assert_eq!(borders(&Span::Below(Key::parse("/app").unwrap()), &[], 10, 3), Vec::<Bytes>::new());
@@ -163,7 +163,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn borders_follow_the_page_in_order(
+        fn split_points_ascend_after_page(
             names in proptest::collection::btree_set(proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40), 0..50),
             each in 0_usize..100_000,
         ) {

@@ -47,17 +47,18 @@ pub(super) type KeptTree = RedBlackTreeMapSync<String, Stored>;
 
 /// Why a file cannot be used.
 pub(super) enum Unusable {
-    /// It cannot be read.
+    /// The file cannot be read.
     Unreadable(io::Error),
-    /// It is not JSON of the right form. Its content is not quoted, since it may be any file.
+    /// The file is not JSON of the right form. Errors do not quote its content, since the path may
+    /// lead to any file.
     Damaged(serde_json::Error),
-    /// It is incomplete.
+    /// The file is incomplete.
     Torn,
-    /// It has another version of the format.
+    /// The file has another version of the format.
     Format(u32),
-    /// It belongs to another view or another cluster.
+    /// The file belongs to another view or another cluster.
     Foreign { is_of: String, wanted: String },
-    /// It has no information about this key, which a read of this field looks at.
+    /// The file has no information about this key, which a read of this field looks at.
     Unknown { field: String, key: String },
 }
 
@@ -79,7 +80,7 @@ struct Document {
     /// The keys that the writer looked for, as in [`Look::keys`].
     keys: BTreeSet<String>,
     revision: u64,
-    /// Keyed by relative key.
+    /// The stored values, by relative key.
     entries: BTreeMap<String, Entry>,
 }
 

@@ -27,9 +27,9 @@ const ATTEMPTS: usize = 8;
 /// How the content gets into the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// At once, by a rename.
+    /// The content is replaced at once, by a rename.
     AtOnce,
-    /// Byte by byte; a crash leaves a part of it.
+    /// The file is overwritten. A crash leaves a part of the new content.
     InPlace,
 }
 

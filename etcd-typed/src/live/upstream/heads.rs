@@ -1,8 +1,10 @@
-//! `Heads`: how far the store is. The views of one client read it together.
+//! `Heads`: the current revision of the store, which the views of one client read together.
 //!
-//! The revision of a store is one number, whichever key it is read with. So one linearizable read answers the question for every view of the client. Views ask at common
-//! times, the beats: the first one that wakes up reads, and the others wait for its answer. A view never depends on another one, though: if the answer does not come within
-//! [`PATIENCE`], or the reading view is dropped or may not read its key, the next view reads.
+//! Every answer of a store contains the store's revision, whichever key was read. So one linearizable
+//! read tells all views of the client how far the store is. The views ask at common times, the beats:
+//! the first one that wakes up reads, and the others wait for its answer. No view depends on another
+//! one, though: if the answer does not come within [`PATIENCE`], or the reading view is dropped or
+//! has no right to read its key, the next view reads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,46 +18,47 @@ use crate::runtime::sleep;
 
 /// The time between two beats.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
-/// How long a view waits for the answer to the read of another one.
+/// How long a view waits for the answer to another view's read.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Shared by all views of one client.
 pub(in crate::live) struct Heads(watch::Sender<State>);
 
 struct State {
-    /// A beat, from which the others are counted.
+    /// One beat. The others follow it every [`EVERY`].
     first: Instant,
     head: Option<Head>,
-    /// When the last read failed that would have failed for any view.
+    /// When the last read failed, if it would have failed for every view.
     failed: Option<Instant>,
-    /// When the read was sent that is under way, and its number.
+    /// The read in progress: when it was sent, and its number.
     reading: Option<(Instant, u64)>,
     last_number: u64,
 }
 
-/// The newest revision of the store.
+/// The newest known revision of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// When the read was sent. The store had reached the revision then or later, and nothing that it acknowledged before is missing in it.
+    /// When the read was sent. Every write that the store acknowledged before this time is part of
+    /// `revision`.
     pub(super) asked: Instant,
     pub(super) revision: Revision,
 }
 
-/// What a view does that wants to know the head.
+/// What a view that needs the head does next.
 pub(super) enum Turn {
-    /// It is known.
+    /// It uses the head that is known.
     Known(Head),
-    /// The view reads it, and tells the others.
+    /// It reads the head, and tells the other views.
     Read(Reading),
-    /// Another view reads it: the state will change.
+    /// It waits, because another view reads the head.
     Wait,
-    /// Another view could not read it, at this time.
+    /// It tries again later, because another view's read failed at this time.
     Failed(Instant),
-    /// No view reads it, and this one is not to.
+    /// Nothing: no view reads the head, and this view may not.
     Nobody,
 }
 
-/// The duty to read the head. Dropped without an answer, it passes to another view.
+/// The duty to read the head. If it is dropped without an answer, another view takes the duty.
 pub(super) struct Reading {
     heads: Arc<Heads>,
     asked: Instant,
@@ -67,7 +70,7 @@ impl Heads {
         Self(watch::Sender::new(State { first: Instant::now(), head: None, failed: None, reading: None, last_number: 0 }))
     }
 
-    /// Moves the beats so that one is now. For a client that had no view.
+    /// Moves the beats so that one is now. Only used while the client has no view.
     pub(super) fn restart(&self) {
         self.0.send_modify(|state| state.first = Instant::now());
     }
@@ -79,18 +82,20 @@ impl Heads {
         u32::try_from(beats).ok().and_then(|beats| first.checked_add(EVERY.checked_mul(beats)?)).unwrap_or(time + EVERY)
     }
 
-    /// The last whole second of the beats that is not after this time. Views that ask between the beats ask then, together.
+    /// Rounds `time` down to a whole number of seconds after a beat. Views that ask between two beats
+    /// ask at such times, so that they ask together.
     pub(super) fn second_before(&self, time: Instant) -> Instant {
         let first = self.0.borrow().first;
         first + Duration::from_secs(time.saturating_duration_since(first).as_secs())
     }
 
-    /// Tells of every change after this call.
+    /// Returns a receiver for all changes after this call.
     pub(super) fn subscribe(&self) -> Changes {
         Changes(self.0.subscribe())
     }
 
-    /// What to do for a head that was asked for at `since` or later.
+    /// Returns what a view does to get a head whose read was sent at `since` or later. `may_read`
+    /// allows it to read the head itself.
     pub(super) fn turn(self: &Arc<Self>, since: Instant, may_read: bool) -> Turn {
         let mut turn = Turn::Nobody;
         self.0.send_if_modified(|state| {
@@ -114,7 +119,7 @@ impl Heads {
 }
 
 impl Reading {
-    /// When the read was to be sent.
+    /// When the view took the duty. The read is sent at this time or later.
     pub(super) fn asked(&self) -> Instant {
         self.asked
     }
@@ -128,7 +133,8 @@ impl Reading {
         });
     }
 
-    /// The other views need not ask as well where the store itself does not answer. A refusal may be about the key of one view.
+    /// If the store does not answer, the read fails for the other views too, so that they need not
+    /// try. Any other error may concern only the key of this view.
     pub(super) fn failed(self, error: &Error) {
         if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) {
             self.heads.0.send_modify(|state| state.failed = Some(Instant::now()));
@@ -149,16 +155,16 @@ impl Drop for Reading {
     }
 }
 
-/// Of [`Heads`], as one view has seen them.
+/// A receiver for the changes of [`Heads`], for one view.
 pub(super) struct Changes(watch::Receiver<State>);
 
 impl Changes {
-    /// Everything until now is known.
+    /// Marks all changes until now as seen.
     pub(super) fn see(&mut self) {
         self.0.mark_unchanged();
     }
 
-    /// Waits until something changes that was not seen, or a view has waited long enough for another one.
+    /// Waits for a change that this view has not seen, but no longer than [`PATIENCE`].
     pub(super) async fn wait(&mut self) {
         tokio::select! {
             _ = self.0.changed() => {}
@@ -174,12 +180,12 @@ mod tests {
     use super::*;
 
     fn revision(turn: Turn) -> u64 {
-        let Turn::Known(head) = turn else { panic!("it is not known") };
+        let Turn::Known(head) = turn else { panic!("the head is not known") };
         head.revision.get()
     }
 
     fn read(turn: Turn) -> Reading {
-        let Turn::Read(reading) = turn else { panic!("it is not to be read") };
+        let Turn::Read(reading) = turn else { panic!("the view does not have to read") };
         reading
     }
 
@@ -194,14 +200,14 @@ mod tests {
         reading.answered(Revision::new(7));
         assert!(tokio::time::timeout(Duration::ZERO, changes.wait()).await.is_ok());
         assert_eq!(revision(heads.turn(since, false)), 7);
-        // It says nothing of later.
+        // The answer does not tell what happens after its read.
         advance(Duration::from_millis(1)).await;
         drop(read(heads.turn(Instant::now(), true)));
         assert_eq!(revision(heads.turn(since, true)), 7);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_view_reads_if_one_does_not_answer() {
+    async fn another_view_reads_if_reader_gets_no_answer() {
         let heads = Arc::new(Heads::new());
         let since = Instant::now();
         drop(read(heads.turn(since, true)));
@@ -211,11 +217,11 @@ mod tests {
         silent.answered(Revision::new(3));
         assert_eq!(revision(heads.turn(since, true)), 3);
         other.answered(Revision::new(4));
-        assert_eq!(revision(heads.turn(since, true)), 4, "the later answer counts");
+        assert_eq!(revision(heads.turn(since, true)), 4, "the later read counts");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failures_of_the_store_are_shared_and_refusals_are_not() {
+    async fn views_share_store_failures_but_not_refusals() {
         let heads = Arc::new(Heads::new());
         let since = Instant::now();
         read(heads.turn(since, true)).failed(&Error::new(ErrorKind::PermissionDenied, "not this key"));
@@ -226,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beats_are_common() {
+    async fn views_share_beats() {
         pause();
         let heads = Heads::new();
         let first = Instant::now();

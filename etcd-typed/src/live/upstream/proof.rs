@@ -1,10 +1,16 @@
-//! `Proof`: finds out that the server has nothing which the mirror has not.
+//! `Proof`: proves that the mirror has everything that the server has.
 //!
-//! A linearizable read says at which revision the store is. If the mirror is there, it has everything that there was when the read was sent. The views of a client share this read, see
-//! [`Heads`]. If the mirror is not there, then what the store did since may be on its way, or may be in other directories. So after a moment the store is asked what was modified in the
-//! directory since the mirror's revision, and how many keys there are: nothing, and as many as the mirror has, is a proof. That answer is as small for a million keys as for one, but the
-//! server still reads the directory for it; so it is asked for less often of a large one, see [`period`]. The v3 store sends the questions of many views as one request. A store that
-//! cannot answer the question (v2) lists the directory instead.
+//! A linearizable read returns the revision of the store. If the mirror has this revision, it has
+//! everything that the store had when the read was sent. The views of a client share this read, see
+//! [`Heads`].
+//!
+//! If the mirror is behind, the missing events may be on their way, or the store may have changed
+//! only other directories. So after a moment the task asks the store which keys of the directory were
+//! modified after the mirror's revision, and how many keys the directory has. If no key was modified
+//! and the number is that of the mirror, the mirror is complete. This answer is small even for a
+//! million keys, but the server reads the whole directory for it. So the task asks less often about a
+//! large directory, see [`period`]. The v3 store sends these requests of many views as one request.
+//! A store that has no such request (v2) lists the directory instead.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -20,18 +26,24 @@ use crate::revision::Revision;
 use crate::runtime::sleep_until;
 use crate::store::{BoxFuture, Range, RangeReply, Span, Store};
 
-/// The time that is added to that for each key, before the server has to read the directory again. etcd reads a million keys a second, so that takes 0.1 % of its time.
+/// Added to [`EVERY`] for each key of the directory; the sum is the time between two reads of the
+/// whole directory. etcd reads a million keys a second, so these reads take 0.1 % of its time.
 const FOR_EACH_KEY: Duration = Duration::from_millis(1);
-/// How long after a failure it is tried again.
+/// The delay between a failed request and the next attempt.
 const AGAIN: Duration = Duration::from_secs(1);
-/// A directory is read up to so much earlier than its period says, together with those of other views.
+/// If a directory is due to be read within this time, it is read now, so that the reads of several
+/// views fall on the same beat.
 const TOGETHER: Duration = Duration::from_secs(1);
-/// What is on its way is given this time to arrive before it is asked for.
+/// How long the task waits for events that may be on their way, before it asks the store for them.
 const ARRIVES: Duration = Duration::from_millis(50);
-/// So many times, with the time between them, a listing may differ from a mirror that hears of nothing.
+/// The maximum number of listings, [`BETWEEN_LISTINGS`] apart, that may differ from a mirror that
+/// receives no event.
 const LISTINGS: u32 = 5;
+/// The time between two listings that differ from the mirror.
 const BETWEEN_LISTINGS: Duration = Duration::from_secs(1);
-/// How often a directory with so many keys is proved at least, on a store where something else is written all the time.
+
+/// The longest time between two proofs of a directory with this number of keys. It is reached on a
+/// store with constant writes outside of the directory.
 pub(super) fn period(keys: u64) -> Duration {
     EVERY.saturating_add(FOR_EACH_KEY.saturating_mul(u32::try_from(keys).unwrap_or(u32::MAX)))
 }
@@ -42,17 +54,18 @@ pub(super) struct Proof {
     heads: Arc<Heads>,
     changes: Changes,
     phase: Phase,
-    /// When the mirror last moved on, as far as this knows.
+    /// When the mirror last got a newer revision.
     moved: Instant,
-    /// When the next one is to be begun.
+    /// When the next proof begins.
     due: Instant,
-    /// When the server was last made to read the whole directory.
+    /// When the last request was sent for which the server reads the whole directory.
     read_at: Option<Instant>,
-    /// Somebody waits for this revision, and it is asked for from this time on.
+    /// The revision that a caller waits for, and the time at which the task asks the store for it.
     wanted: Option<(Instant, Revision)>,
-    /// Somebody waits for the proof.
+    /// Whether a caller waits for the proof.
     urgent: bool,
-    /// Revisions prove nothing, only a listing does.
+    /// Whether the store may have another history than the mirror. Then equal revisions prove nothing,
+    /// and only a full listing does.
     doubts: bool,
 }
 
@@ -60,16 +73,17 @@ enum Phase {
     Idle,
     Reading {
         asked: Instant,
-        /// How far the mirror was then.
+        /// The revision that the mirror had when the request was sent.
         from: Revision,
         question: Question,
-        /// How many times what is in the directory was asked for, with this one.
+        /// How many requests for the contents of the directory this proof has sent, including this
+        /// one.
         listings: u32,
-        /// Other views wait for the answer as well.
+        /// Set if other views wait for the answer too.
         shared: Option<Reading>,
         reply: BoxFuture<'static, Result<RangeReply>>,
     },
-    /// The store is at `head`, and the mirror is not.
+    /// The store has reached the revision `head`, and the mirror has not.
     Behind {
         asked: Instant,
         head: Revision,
@@ -78,27 +92,31 @@ enum Phase {
     },
 }
 
-/// What the store is asked.
+/// What the task asks the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Question {
-    /// How far it is. The range that is read for it has one possible key: etcd counts all keys of a range, whatever the limit.
+    /// The revision of the store. The request reads a range that has room for only one key, because
+    /// etcd counts all keys of a range, whatever the limit.
     Head,
-    /// Which keys of the directory were modified since the mirror's revision, and how many keys there are.
+    /// Which keys of the directory were modified after the mirror's revision, and how many keys the
+    /// directory has.
     Modified,
-    /// All keys. It is asked in doubt about the history, which revisions do not tell, and where there is no other question.
+    /// All keys. Used if the store may have another history, which revisions do not show, and for
+    /// stores that cannot answer the other questions.
     All,
 }
 
-/// What came of it.
+/// The result of a step of a proof.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Nothing yet.
+    /// There is no result yet.
     Open,
-    /// When this was asked, the mirror had everything; and up to this revision nothing else happened in it.
+    /// The mirror has everything that the store had at the time `asked`, and everything that
+    /// happened in the directory up to `revision`.
     Proved { asked: Instant, revision: Revision },
-    /// The store has another history than the mirror, or does not tell it what happens.
+    /// The store has another history than the mirror, or its watch does not deliver what happens.
     Disproved,
-    /// The store could not be asked.
+    /// The request to the store failed.
     Failed(Error),
 }
 
@@ -109,40 +127,41 @@ impl Proof {
         Self { store, span, heads, changes, phase: Phase::Idle, moved: now, due, read_at: None, wanted: None, urgent: false, doubts: false }
     }
 
-    /// The mirror has another revision, or may have.
+    /// Called when the mirror changed, or only its revision did.
     pub(super) fn moved(&mut self) {
         self.moved = Instant::now();
     }
 
-    /// Somebody waits for a proof.
+    /// Begins a proof now, because a caller waits for it.
     pub(super) fn ask(&mut self) {
         self.due = Instant::now();
         self.urgent = true;
     }
 
-    /// The watch tells of what a listing had, or of another history: that is to be found out now, by another listing.
+    /// The watch delivered an event at a revision that a listing covers. Either the listing contained
+    /// the event already, or the store has another history. Begins a listing that finds out which.
     pub(super) fn doubt(&mut self) {
         self.doubts = true;
         self.ask();
     }
 
-    /// Whether that is still to be found out.
+    /// Whether the store may have another history than the mirror.
     pub(super) fn doubts(&self) -> bool {
         self.doubts
     }
 
-    /// The mirror was made anew.
+    /// The mirror was read again from the store, so that the doubt is settled.
     pub(super) fn believe(&mut self) {
         self.doubts = false;
     }
 
-    /// Somebody waits for a revision.
+    /// A caller waits for this revision.
     pub(super) fn want(&mut self, revision: Revision) {
         let (at, wanted) = self.wanted.unwrap_or_else(|| (Instant::now() + ARRIVES, revision));
         self.wanted = Some((at, wanted.max(revision)));
     }
 
-    /// The mirror has come this far.
+    /// The mirror has reached this revision.
     pub(super) fn seen(&mut self, revision: Revision) -> Outcome {
         match &mut self.phase {
             _ if self.doubts => Outcome::Open,
@@ -151,7 +170,7 @@ impl Proof {
                 self.rest();
                 Outcome::Proved { asked, revision }
             }
-            // It does hear of what happens.
+            // The watch does deliver events, so the listings are counted from the start.
             Phase::Behind { listings, .. } => {
                 *listings = (*listings).min(1);
                 Outcome::Open
@@ -160,7 +179,7 @@ impl Proof {
         }
     }
 
-    /// Goes on; cancelling it loses nothing.
+    /// Continues the proof until something happens. Cancel safe.
     pub(super) async fn next(&mut self, mirror: Option<&Mirror>) -> Outcome {
         let Some(mirror) = mirror else { return pending().await };
         match &mut self.phase {
@@ -182,7 +201,7 @@ impl Proof {
                 let reply = reply.await;
                 match (shared.take(), &reply) {
                     (Some(shared), Ok(reply)) => shared.answered(reply.revision),
-                    // The other questions are about one directory, and so may be what they meet.
+                    // An error of another question may concern only this directory.
                     (Some(shared), Err(error)) if *question == Question::Head => shared.failed(error),
                     (_, _) => {}
                 }
@@ -208,9 +227,9 @@ impl Proof {
         }
     }
 
-    /// Asks how far the store is, together with the other views of the client.
+    /// Asks for the revision of the store, together with the other views of the client.
     async fn ask_together(&mut self, mirror: &Mirror) -> Outcome {
-        // Where the question is for all of the directory, it is not asked too often.
+        // On a store without past revisions this lists the whole directory, so it waits its period.
         let wait = if self.has_past() { Duration::ZERO } else { self.wait(mirror) };
         loop {
             self.changes.see();
@@ -228,14 +247,15 @@ impl Proof {
         }
     }
 
-    /// What it means for the mirror that the store is there.
+    /// Compares the mirror with the head of the store.
     fn compare(&mut self, mirror: &Mirror, head: Head) -> Outcome {
         let Head { asked, revision } = head;
         if revision > mirror.revision() {
             self.phase = Phase::Behind { asked, head: revision, listings: 0, until: Instant::now() + ARRIVES };
             Outcome::Open
         } else if revision < mirror.revision() && self.moved <= asked {
-            // The mirror was further already when that was asked: the store may have another history. To say so takes a question of one's own.
+            // The mirror had a later revision already before the head was read, so the store may have
+            // another history. Only an answer to this view's own request proves that.
             self.read(mirror, 0, None);
             Outcome::Open
         } else {
@@ -271,7 +291,8 @@ impl Proof {
         let arrived = mirror.revision() >= head && !self.doubts;
         let agrees = match question {
             Question::Head => false,
-            // No key that is there is newer than the mirror, so all of them are in it; and they are as many.
+            // No key of the store is newer than the mirror, so the mirror has all keys of the store.
+            // The number is equal, so it has no others.
             Question::Modified => reply.kvs.is_empty() && reply.count == Some(mirror.count()) && !self.doubts,
             Question::All => mirror.agrees(&reply.kvs, !self.has_past()),
         };
@@ -285,7 +306,7 @@ impl Proof {
         Outcome::Open
     }
 
-    /// Asks how far the store is, and if that was not enough what was modified.
+    /// Sends the request of this stage: first for the head of the store, then for the modified keys.
     fn read(&mut self, mirror: &Mirror, listings: u32, shared: Option<Reading>) {
         let question = match listings {
             _ if self.doubts || !self.has_past() => Question::All,
@@ -307,7 +328,7 @@ impl Proof {
         self.phase = Phase::Reading { asked, from, question, listings, shared, reply };
     }
 
-    /// How long to wait before the server has to read the whole directory again, if nobody waits for it.
+    /// The delay before the next read of the whole directory, if no caller waits for it.
     fn wait(&self, mirror: &Mirror) -> Duration {
         let wait = self.read_at.map_or(Duration::ZERO, |at| period(mirror.count()).saturating_sub(at.elapsed()));
         if wait < TOGETHER { Duration::ZERO } else { wait }
@@ -317,21 +338,21 @@ impl Proof {
         self.store.capabilities().past_revisions
     }
 
-    /// Until the next beat.
+    /// Waits until the next beat.
     fn rest(&mut self) {
         self.phase = Phase::Idle;
         self.urgent = false;
         self.due = self.heads.beat_after(Instant::now());
     }
 
-    /// For so long, or until the next beat.
+    /// Waits for this time, but at most until the next beat.
     fn rest_for(&mut self, wait: Duration) {
         self.rest();
         self.due = self.due.min(self.heads.second_before(Instant::now() + wait));
     }
 }
 
-/// The first key that a span may have.
+/// The first key that can exist in a span.
 fn first_key(span: &Span) -> Bytes {
     match span {
         Span::Key(key) => Bytes::copy_from_slice(key.as_bytes()),
@@ -360,7 +381,7 @@ mod tests {
         }
     }
 
-    /// An empty store, which is at revision 1, and two views of it.
+    /// Returns an empty store, which has the revision 1, and the proofs of two views of it.
     fn bench() -> (Arc<dyn Store>, [Proof; 2]) {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let heads = Arc::new(Heads::new());
@@ -370,7 +391,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_view_of_a_lost_history_is_disproved() {
+    async fn lost_history_disproves_every_view() {
         let (_, [mut one, mut other]) = bench();
         let mirror = mirror(7);
         let outcomes = tokio::join!(outcome(&mut one, &mirror), outcome(&mut other, &mirror));
@@ -378,13 +399,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn view_that_moved_on_after_the_question_is_proved() {
+    async fn older_head_proves_view_that_advanced_later() {
         let (_, [mut one, mut other]) = bench();
         let began = Instant::now();
         assert!(matches!(outcome(&mut one, &mirror(1)).await, Outcome::Proved { .. }));
         tokio::time::advance(Duration::from_millis(1)).await;
         other.moved();
-        let Outcome::Proved { asked, revision } = outcome(&mut other, &mirror(2)).await else { panic!("it is not proved") };
-        assert_eq!((asked.duration_since(began), revision), (EVERY, Revision::new(1)), "as of the question");
+        let Outcome::Proved { asked, revision } = outcome(&mut other, &mirror(2)).await else { panic!("the view is not proved") };
+        assert_eq!((asked.duration_since(began), revision), (EVERY, Revision::new(1)), "the proof has the time of the request");
     }
 }

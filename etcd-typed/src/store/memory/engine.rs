@@ -76,7 +76,7 @@ impl Engine {
                 let before = write.delete(span);
                 OpResult::Delete { deleted: before.len() as u64, previous: if *previous { before } else { Vec::new() } }
             }
-            // `txn::check` refused them.
+            // `txn::check` has refused transactions with these operations.
             Op::MakeDir { .. } | Op::UpdateDir { .. } | Op::RemoveDir { .. } => OpResult::Done,
         });
         let results = results.collect();

@@ -250,7 +250,7 @@ pub(super) enum Effect {
     ApplyLate(Duration),
 }
 
-/// How open watches are ended.
+/// How a fault ends the open watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Dropped,

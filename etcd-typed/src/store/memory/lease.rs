@@ -18,7 +18,7 @@ pub(super) const MIN_TTL: Duration = Duration::from_secs(2);
 /// etcd's maximum (`MaxLeaseTTL`).
 const MAX_TTL: Duration = Duration::from_secs(9_000_000_000);
 
-/// All leases.
+/// The leases, by id.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     leases: BTreeMap<LeaseId, Lease>,
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn first_end_follows_all_changes() {
+    fn earliest_lease_end_is_updated_by_every_change() {
         let mut leases = Leases::default();
         let now = Instant::now();
         leases.grant(id(1), 10 * SECOND, now).unwrap();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_lease_is_lost() {
+    fn unknown_lease_is_reported_as_lost() {
         let mut leases = Leases::default();
         assert_eq!(leases.keep_alive(id(1), Instant::now()).unwrap_err().kind(), ErrorKind::LeaseLost);
         assert_eq!(leases.check(id(1)).unwrap_err().kind(), ErrorKind::LeaseLost);

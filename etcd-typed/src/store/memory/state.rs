@@ -70,19 +70,19 @@ struct Stored {
 /// The keys that one revision changed.
 #[derive(Debug, Default)]
 struct Changed {
-    /// In the order of the transaction.
+    /// The keys in the order of the transaction.
     keys: Vec<Bytes>,
     bytes: usize,
 }
 
-/// What follows a point of the history, within one span.
+/// The result of a search for the next change of a span.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// The next revision that changed the span.
     Batch(Batch),
     /// No change up to this revision. It is the newest revision, unless the search budget ran out.
     NothingUpTo(Revision),
-    /// Some of the following changes are compacted.
+    /// Some of the changes after the start of the search are compacted.
     Lost,
 }
 

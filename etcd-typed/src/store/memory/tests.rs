@@ -124,7 +124,7 @@ async fn failed_transaction_writes_nothing() {
 }
 
 #[tokio::test]
-async fn only_performed_list_needs_its_leases() {
+async fn leases_of_skipped_operations_need_not_exist() {
     let store = MemoryStore::new();
     let unknown = Op::Put { key: key("/b"), value: "1".into(), expiry: Expiry::With(lease(9)), previous: false };
     let compares = vec![Compare::key(&key("/a"), Condition::Present)];
@@ -168,7 +168,7 @@ async fn status_and_members_describe_store() {
 }
 
 #[tokio::test]
-async fn dropped_history_is_lost() {
+async fn reads_before_kept_history_fail() {
     let store = MemoryStore::new();
     store.keep_history(2);
     for _ in 0..5 {

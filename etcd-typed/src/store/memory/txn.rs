@@ -19,7 +19,7 @@ pub(super) struct Limits {
 impl Limits {
     /// The limits of an etcd server with default flags.
     pub(super) const DEFAULT: Self = Self { operations: 128, request: 3 << 19 };
-    /// For a transaction that was already checked.
+    /// No limits, for a transaction that was already checked.
     pub(super) const NONE: Self = Self { operations: usize::MAX, request: usize::MAX };
 }
 
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_of_existing_key() {
+    fn conditions_on_existing_key_are_evaluated() {
         let state = state();
         let asked = |condition| holds(&state, &Compare::key(&key("/a"), condition));
         let at = Revision::new;
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_of_missing_key() {
+    fn conditions_on_missing_key_are_evaluated() {
         let state = state();
         let asked = |condition| holds(&state, &Compare::key(&key("/d"), condition));
         assert!(asked(Condition::Absent) && asked(Condition::UnchangedSince(Revision::ZERO)));
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_of_directory() {
+    fn conditions_on_directory_are_evaluated() {
         let state = state();
         let asked = |path, condition| holds(&state, &Compare::below(&key(path), condition));
         assert!(asked("/a", Condition::Absent) && !asked("/d", Condition::Absent));

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn alerts_are_found_by_rustls_names() {
+    fn tls_alerts_are_explained_by_rustls_name() {
         for alert in [
             AlertDescription::CertificateRequired,
             AlertDescription::NoCertificate,

@@ -13,8 +13,8 @@ impl V2Store {
     pub(super) async fn read_status(&self) -> Result<Status> {
         let version: VersionBody = self.http.read("/version", json::plain).await?;
         let own: SelfBody = self.http.read("/v2/stats/self", json::plain).await?;
-        // Answers of the keys API carry the index. This name is hidden and unused, so the answer is
-        // short.
+        // Every answer of the keys API contains the index. The key `/_` is hidden and does not
+        // exist, so the answer is short.
         let target = encode::path(&Key::root().descend("_"))?;
         let (reply, cluster) = self.http.read(&target, |answer| Ok((json::keys(answer)?, answer.cluster.clone()))).await?;
         let revision = match reply.outcome {

@@ -41,7 +41,8 @@ impl V2Store {
                     {
                         return Ok(committed);
                     }
-                    // A keep-alive of this process may have come in between. A read tells.
+                    // The condition may have failed only because a keep-alive of this process
+                    // changed the index. A read shows whether it did.
                     self.checked_here(plan).await
                 }
                 Check::Read => self.checked_here(plan).await,
@@ -59,13 +60,13 @@ impl V2Store {
             Step::UpdateDir { ttl } => {
                 self.must_be_directory(key).await?;
                 let form = with_ttl(Parameters::default().flag("dir").flag("prevExist"), ttl.map(plan::seconds));
-                // If a key has replaced the directory in between, a refresh keeps its value, while
-                // a plain update would empty it.
+                // A key may have replaced the directory since the check above. A refresh keeps the
+                // value of that key, while a plain update would empty it.
                 let form = if ttl.is_some() { form.flag("refresh") } else { form };
                 self.change_directory(key, Method::PUT, form).await
             }
             Step::RemoveDir => {
-                // The same request would delete a key with a value.
+                // The check is needed because the same request would delete a key with a value.
                 self.must_be_directory(key).await?;
                 self.change_directory(key, Method::DELETE, Parameters::default().flag("dir")).await
             }
@@ -78,7 +79,8 @@ impl V2Store {
             match self.attempt(plan, &guard).await? {
                 Attempt::Done(committed) => return Ok(committed),
                 Attempt::Failed(revision) => {
-                    // If a keep-alive of this process came in between, try again.
+                    // The condition may have failed only because a keep-alive of this process
+                    // changed the index. Then try again.
                     let now = self.followed(&plan.key, guard.clone()).await;
                     if now == guard {
                         break revision;

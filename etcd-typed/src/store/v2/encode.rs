@@ -50,7 +50,7 @@ pub(super) fn path(key: &Key) -> Result<String> {
     Ok(path)
 }
 
-/// Names and values, as a form or as the query of an address.
+/// The parameters of a request, encoded for the body of a form or the query of an address.
 #[derive(Debug, Default)]
 pub(super) struct Parameters(String);
 
@@ -91,7 +91,7 @@ fn push(out: &mut String, bytes: &[u8]) {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             out.push(char::from(byte));
         } else {
-            // Both halves of a byte are below 16.
+            // Each half of a byte is below 16, so the index is within `HEX`.
             out.extend(['%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
         }
     }

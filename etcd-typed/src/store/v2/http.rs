@@ -148,7 +148,8 @@ impl Http {
             let began = Instant::now();
             let fault = match self.ask(at, target, deadline).await.and_then(|answer| understand(&answer)) {
                 Ok(answer) => return Ok(answer),
-                // The other endpoints are asked before the protocol is checked.
+                // In the first round, ask the other endpoints before checking which protocol this
+                // one speaks.
                 Err(fault) if attempt < self.endpoints.len() && fault.origin == Origin::Unclear => fault,
                 Err(fault) => self.diagnosed(at, fault, began, deadline).await,
             };
@@ -156,7 +157,7 @@ impl Http {
                 return Err(fault.error);
             }
             self.leave(at);
-            // The other endpoints are asked at once. A wait follows each round.
+            // Ask the other endpoints without a delay, and wait after each round.
             let delay = if attempt % self.endpoints.len() == 0 { backoff.next_delay() } else { Duration::ZERO };
             refusals.add(&fault);
             if refusals.in_a_row == self.endpoints.len() || Instant::now() + delay >= deadline {
@@ -334,7 +335,7 @@ impl Http {
     async fn send_write(&self, at: EndpointIndex, method: Method, target: &str, form: Option<String>) -> Result<Incoming, Failure> {
         let mut request = self.request(&self.own().clients.calls, at, method, target);
         if let Some(form) = form {
-            // With any other type, the server ignores the body and writes an empty value.
+            // With any other content type, the server ignores the body and writes an empty value.
             request = request.header("Content-Type", "application/x-www-form-urlencoded").body(form);
         }
         let response = request.send().await.map_err(|error| {
@@ -576,7 +577,7 @@ fn client(options: &ConnectOptions) -> Result<Client> {
     let builder = Client::builder()
         .http1_only()
         .no_proxy()
-        // Following a redirect would repeat a write on another key.
+        // Redirects are not followed, because that would repeat a write on another key.
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .connect_timeout(options.connect_timeout)

@@ -18,9 +18,9 @@ use crate::value::LOST;
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
-    /// `X-Etcd-Index`.
+    /// The index in the header `X-Etcd-Index`.
     pub(super) index: Option<u64>,
-    /// `X-Etcd-Cluster-Id`.
+    /// The cluster in the header `X-Etcd-Cluster-Id`.
     pub(super) cluster: Option<String>,
     pub(super) body: Bytes,
     /// Whether the request had credentials.
@@ -34,9 +34,9 @@ pub(super) struct Answer {
 pub(super) enum Server {
     /// An etcd of this version.
     Etcd(String),
-    /// It answers, but not like an etcd.
+    /// The server answers, but not like an etcd.
     Other,
-    /// It did not answer, for this reason.
+    /// The server did not answer, for this reason.
     Unknown(String),
 }
 
@@ -304,9 +304,9 @@ pub(super) enum Origin {
 pub(super) enum Again {
     /// No: the request was understood, and the answer will not change. A write was not applied.
     Never,
-    /// Each other endpoint once.
+    /// Yes: ask each other endpoint once.
     Elsewhere,
-    /// Yes, after a while, as often as time allows.
+    /// Yes: ask again after a while, as often as time allows.
     Later,
 }
 
@@ -383,7 +383,7 @@ fn unexpected(answer: &Answer) -> Fault {
     let message = serde_json::from_slice::<MessageBody>(&answer.body).map(|body| body.message).unwrap_or_default();
     let status = answer.status;
     match status {
-        // Go's servers and nginx use these words.
+        // Servers written in Go, and nginx, answer with these words.
         400 if answer.body.windows(12).any(|words| words == b"HTTPS server")
             || answer.body.windows(10).any(|words| words == b"HTTPS port") =>
         {
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn code_110_with_credentials() {
+    fn code_110_with_credentials_is_permission_denied() {
         let mut answer = answer(401, r#"{"errorCode":110,"message":"m","cause":"Insufficient credentials","index":0}"#);
         answer.authenticated = true;
         let error = keys(&answer).unwrap().outcome.unwrap_err().into_error();
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn other_answers_are_classified() {
+    fn answers_without_error_code_are_classified() {
         for (status, body, kind, again) in [
             (404, "404 page not found\n", ErrorKind::Server, Again::Never),
             (301, "", ErrorKind::Server, Again::Never),
@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn replaced_bytes_are_detected() {
+    fn replacement_characters_of_server_are_detected() {
         let kv = |node: &str| keys(&answer(200, &format!(r#"{{"action":"get","node":{node}}}"#))).unwrap().outcome.unwrap().node.into_kv();
         for replaced in [r"\ufffd", r"x\ufffdy", r"\\\ufffd", r"\ufffd\ufffd\ufffd", r"\u0000\ufffd", "\u{fffd}\\ufffd"] {
             assert_eq!(kv(&format!(r#"{{"key":"/a","value":"{replaced}"}}"#)).value, LOST, "{replaced}");

@@ -46,7 +46,7 @@ struct Book {
 #[derive(Debug)]
 struct Lease {
     ttl: Duration,
-    /// The keys live at least until then.
+    /// All attached keys exist at least until this time.
     deadline: Instant,
     keys: BTreeMap<Key, Attached>,
 }
@@ -96,7 +96,8 @@ impl Lease {
         (!left.is_zero()).then_some(left)
     }
 
-    /// Ends the lease for a put that has found it and waits for its lock.
+    /// Ends the lease. A put that has already found the lease and waits for its lock then sees that
+    /// it has ended.
     fn end(&mut self) {
         self.deadline = Instant::now();
     }

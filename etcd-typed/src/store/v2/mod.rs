@@ -122,7 +122,8 @@ impl Store for V2Store {
 
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
         within_runtime(|| {
-            // Boxed at once, here and for a commit: the future is thousands of bytes long, and each wrapper would copy it.
+            // Boxed first, here and in `commit`: the future is thousands of bytes large, and each
+            // wrapper would copy it.
             let read = self.retry.one_call(Box::pin(self.read_range(range)));
             Box::pin(read.map(|read| read.map_err(|error| refused_to(error, "a read"))))
         })

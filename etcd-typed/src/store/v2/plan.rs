@@ -75,12 +75,13 @@ pub(super) enum Guard {
 /// How the conditions of a plan are checked.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Check {
-    /// By the server, as part of the request.
+    /// The server checks them, as part of the request.
     Server(Guard),
-    /// By the server, as part of the request: the key must have the index that it has while
-    /// attached to this lease.
+    /// The server checks them, as part of the request: the key must have the index that it has
+    /// while attached to this lease.
     Lease(LeaseId),
-    /// By this client, on a read. The request then requires that the key has not changed since.
+    /// This client checks them, on a read. The request then requires that the key has not changed
+    /// since.
     Read,
 }
 
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn other_conditions_are_checked_by_client() {
+    fn conditions_that_v2_cannot_express_are_checked_by_client() {
         let long = Bytes::from("x".repeat(4000));
         for txn in [
             put(Some(Condition::Modified(Revision::ZERO))),

@@ -85,7 +85,7 @@ impl V2Store {
 /// How much of a directory is read.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Depth {
-    /// Only its entries, to see whether it is a directory.
+    /// Only the entries of the directory, to see whether it is one.
     One,
     All,
 }

@@ -98,7 +98,8 @@ impl Follower {
             && *index < start
         {
             let index = self.http.probe(self.at, &self.machine.probe()?, Duration::ZERO).await.inspect_err(|_| self.http.leave(self.at))?;
-            // Zero is not an index of the store. It comes with a refusal.
+            // The index zero means that the server refused the read, so it says nothing about the
+            // store.
             if index < start && index != Revision::ZERO {
                 return Ok(Opened::Over(WatchItem::Behind(index)));
             }
@@ -186,8 +187,9 @@ impl Follower {
         }
         match self.open(index).await? {
             Opened::Poll(next) => Ok(Happened::Replaced(next)),
-            // The start is no longer in the server's window. The open poll still gets new events;
-            // the missed window matters only if the poll is cut.
+            // The server no longer keeps the events after `index`, so no new poll can start there.
+            // The open poll still receives new events. The lost history matters only if that poll
+            // is cut.
             Opened::Over(_) => Ok(Happened::Idle { replaceable: false }),
         }
     }

@@ -398,7 +398,7 @@ impl Core {
     async fn cluster_at(&self, slot: &Slot) -> Option<u64> {
         let limit = Instant::now() + self.connect_timeout;
         let connection = timeout_at(limit, slot.another_connection()).await.ok()?.ok()?;
-        // A member without a leader also counts.
+        // `leader: false` lets a member without a leader answer too.
         let metadata = Metadata { leader: false, token: None };
         let answer = send(connection, &FIRST_OF_WATCH, &WatchRequest::of_one_key(), metadata, limit, limit).await.ok()?;
         answer.header.map(|header| header.cluster_id).filter(|&id| id != 0)
@@ -409,7 +409,7 @@ impl Core {
 pub(super) enum Unanswered {
     /// The server or the connection reported an error.
     Refused(Status),
-    /// Neither did, for this long.
+    /// There was no answer and no error within this time.
     TimedOut(Duration),
 }
 

@@ -97,7 +97,7 @@ struct Health {
 pub(super) enum Joining {
     #[default]
     Unknown,
-    /// A request for the server's version is under way.
+    /// The version is not known yet, and a request for it is under way.
     Asked,
     Allowed,
     Refused,

@@ -37,7 +37,7 @@ use super::spawn;
 /// 30 ms.
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 
-/// The same limit for all streams of a connection together.
+/// How much a server may send on all streams of a connection together before it is read.
 const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 
 /// The maximum size of the headers and trailers of an answer, which include the message of an
@@ -242,7 +242,7 @@ async fn drive(mut connection: h2::client::Connection<Io, Bytes>, mut gathering:
         },
         () = keep_alive.is_dead(pings, &shared) => format!("no answer to a ping within {:?}", keep_alive.limit),
     };
-    // Only this task sets the end.
+    // Setting the end cannot fail, since only this task sets it.
     let _ = shared.end.set(end);
     // Dropping the connection ends its remaining streams, which can now read the reason.
     drop(connection);

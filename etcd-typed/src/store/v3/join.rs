@@ -62,7 +62,7 @@ pub(super) struct Reads {
     most: usize,
     /// One permit for each request that may be in flight before others wait.
     places: Arc<Semaphore>,
-    /// While it is not empty, a task exists that will send its content.
+    /// The waiting reads. While there are any, a task exists that will send them.
     waiting: Mutex<Waiting>,
     loners: Loners,
 }
@@ -100,7 +100,8 @@ struct PendingSend {
 enum Outcome {
     /// The answer, shared by all readers of the same request.
     Answered(Arc<RangeResponse>),
-    /// The reader must send its own request, and inherits the permit if there is one.
+    /// The reader must send its own request. It inherits the permit of the shared request, if there
+    /// was one.
     Alone(Alone, Option<OwnedSemaphorePermit>),
 }
 
@@ -302,8 +303,9 @@ impl Reads {
         Err(if matches!(verdict.repeat, Repeat::Never | Repeat::AfterLogin) { Alone::Refused } else { Alone::Broken })
     }
 
-    /// Records whether a request that begins at a key should be sent alone. `suspect` says that it
-    /// was so for this read. The key may be none for a read of one key that was not suspect.
+    /// Records whether the next request that begins at `key` should be sent alone. `suspect` says
+    /// that `key` was marked to be read alone, or was refused in a shared request. `key` may be
+    /// `None` for a read of a single key that was not suspect.
     fn learn(&self, key: Option<&[u8]>, suspect: bool, answer: &RangeResponse) {
         match (answer.kvs.as_slice(), key) {
             ([kv], _) if kv.value.len() > LONGEST_VALUE => self.loners.add(&kv.key),
@@ -404,7 +406,7 @@ fn is_joinable(request: &RangeRequest) -> bool {
     plain && [*revision, *max_create_revision, (*sort_order).into(), (*sort_target).into()] == [0; 4]
 }
 
-/// Whether it is about several keys, of those that may be joined.
+/// Whether a request that may be joined is a question about a directory, and not a read of one key.
 fn is_question(request: &RangeRequest) -> bool {
     !request.range_end.is_empty() && is_joinable(request)
 }

@@ -96,7 +96,7 @@ pub(super) enum Request {
     Delete(wire::DeleteRangeRequest),
     Txn {
         request: wire::TxnRequest,
-        /// It changes nothing, whatever its compares say.
+        /// Whether the transaction changes nothing, whichever list is performed.
         reads_only: bool,
     },
 }

@@ -88,15 +88,15 @@ pub(super) enum Row {
 /// Whether the same request may be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// Yes, even a write, because it was not applied.
+    /// Any request may be sent again, even a write, because it was not applied.
     Always,
-    /// Only requests that may safely happen twice.
+    /// Only a request that may safely happen twice may be sent again.
     Harmless,
-    /// At another endpoint. It would fail again at this one.
+    /// The request may be sent again to another endpoint. It would fail again at this one.
     Elsewhere,
-    /// After a login.
+    /// The request may be sent again after a login.
     AfterLogin,
-    /// Never.
+    /// The request must not be sent again.
     Never,
 }
 

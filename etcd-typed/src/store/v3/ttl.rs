@@ -48,7 +48,7 @@ struct Shared {
     shares: u32,
 }
 
-/// A lease that a write was given.
+/// The lease that a write is attached to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Given {
     pub(super) id: LeaseId,

@@ -33,7 +33,7 @@ pub(super) enum Header {
     Revision,
     /// The cluster id.
     Cluster,
-    /// Nothing, because etcd's `grpc-proxy` gives this answer itself.
+    /// The header may be empty, because etcd's `grpc-proxy` gives this answer itself.
     Nothing,
 }
 
@@ -43,7 +43,7 @@ pub(super) type Untyped = Method<(), ()>;
 /// How a [`Method`] is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// One request, one answer.
+    /// The method has one request and one answer.
     Unary,
     /// A bidirectional stream, opened for one request and its first answer. The server ends it when
     /// the request side ends.

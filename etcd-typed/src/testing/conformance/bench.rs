@@ -231,7 +231,7 @@ pub(super) struct Reader {
     span: Span,
     /// All changes up to this revision were yielded, or came before the start.
     seen: Revision,
-    /// It is a live watch, and no item has come yet.
+    /// Whether the watch is a live one and no item has come yet.
     may_skip: bool,
     /// Whether the last item has come.
     last: Option<WatchItem>,

@@ -124,7 +124,7 @@ pub(super) async fn directory_delete_matches_whole_segments(bench: &Bench<'_>) {
     assert!(bench.range(Range::of(dir)).await.directory.is_none());
 }
 
-/// Other cases may write at the same time, but the revision must only grow.
+/// Other cases may write at the same time, so the revisions may grow, but must never decrease.
 pub(super) async fn no_change_returns_current_revision(bench: &Bench<'_>) {
     let key = bench.key("a");
     let written = bench.put(&key, "1").await;
@@ -149,7 +149,7 @@ pub(super) async fn two_writes_of_one_key_are_refused(bench: &Bench<'_>) {
         vec![put(&a, "1"), below()],
     ] {
         bench.refused(Txn { then: then.clone(), ..Txn::default() }, ErrorKind::Invalid).await;
-        // Also in the list that is not performed.
+        // The store also checks the list that is not performed.
         let compares = vec![Compare::key(&a, Condition::Absent)];
         bench.refused(Txn { compares, then: vec![put(&b, "3")], otherwise: then }, ErrorKind::Invalid).await;
     }

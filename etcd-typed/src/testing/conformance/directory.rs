@@ -29,7 +29,8 @@ async fn below(bench: &Bench<'_>, key: &Key) -> RangeReply {
     bench.range(Range::of(Span::Below(key.clone()))).await
 }
 
-/// Whether the store has directories. A store without them must refuse this.
+/// Returns whether the store has directories. Checks that a store without directories refuses the
+/// operation.
 async fn has_directories(bench: &Bench<'_>, op: Op) -> bool {
     let has = bench.capabilities().directories;
     if !has {
@@ -142,7 +143,8 @@ pub(super) async fn directory_ttl_can_be_changed(bench: &Bench<'_>) {
     assert!(below(bench, &stays).await.directory.is_some_and(|node| node.ttl > short));
     bench.perform(vec![update(&stays, None)]).await;
     assert!(below(bench, &stays).await.directory.is_some_and(|node| node.ttl.is_none()));
-    // Created later with the same time to live: when it is gone, the first one would be gone too.
+    // `goes` is created later, with the time to live that `stays` had at first. When `goes` has
+    // expired, `stays` would have expired too.
     bench.perform(vec![make(&goes, short)]).await;
     while below(bench, &goes).await.directory.is_some() {
         sleep(Duration::from_millis(20)).await;

@@ -42,7 +42,8 @@ pub(super) async fn put_without_expiry_removes_expiry(bench: &Bench<'_>) {
     bench.put(&stays, "2").await;
     let kv = bench.found(&stays).await;
     assert_eq!((kv.lease, kv.ttl), (None, None));
-    // Written later with the same time to live: when it is gone, the other one would be gone too.
+    // `goes` is written later, with the time to live that `stays` had at first. When `goes` has
+    // expired, `stays` would have expired too.
     bench.put_with(&goes, "1", Expiry::After(SHORT)).await;
     until_gone(bench, &goes).await;
     assert_eq!(bench.value(&stays).await, "2");
@@ -170,7 +171,7 @@ pub(super) async fn missing_lease_is_lost(bench: &Bench<'_>) {
     must_be_lost(bench, id).await;
 }
 
-/// It cannot be kept alive, and no key can be written with it.
+/// Checks that a lost lease cannot be kept alive, and that no key can be written with it.
 async fn must_be_lost(bench: &Bench<'_>, id: LeaseId) {
     match bench.store().keep_alive(id).await {
         Ok(left) => panic!("a missing lease has {left:?} left"),

@@ -45,7 +45,7 @@ pub(super) async fn too_large_value_is_refused(bench: &Bench<'_>) {
     assert_eq!(bench.value(&key).await, "small");
 }
 
-/// As large as the store declares, minus what a request contains beside the value.
+/// The largest value that the store declares, minus what a request contains beside the value.
 pub(super) async fn large_value_reads_back(bench: &Bench<'_>) {
     let key = bench.key("a");
     let mut reader = bench.watch_all().await;

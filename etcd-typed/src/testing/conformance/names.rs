@@ -149,7 +149,7 @@ pub(super) async fn non_path_keys_are_kept_byte_for_byte(bench: &Bench<'_>) {
         return;
     }
     let dir = bench.dir().as_str();
-    // Below the directory, and below the directory with one more slash.
+    // The names are below the directory, and some begin with another slash.
     let names = [&b"/x"[..], b"//x", b"x", b"x/", b"x//y", b" ", "ü".as_bytes(), b"\0", b"\xff\xfe"];
     let stored = |name: &[u8]| Key::stored(&[dir.as_bytes(), b"/", name].concat());
     for name in names {

@@ -38,7 +38,7 @@ pub(super) async fn newest_keys_come_newest_first(bench: &Bench<'_>) {
     assert!(newest.iter().all(|kv| !kv.value.is_empty() && kv.modified >= kv.created), "{newest:?}");
     let leases: Vec<_> = newest.iter().map(|kv| kv.lease).collect();
     assert_eq!(leases, [Some(lease), Some(lease), None], "the last put of the oldest had no lease");
-    // Created anew, it is the newest.
+    // A key that was deleted and created again is the newest.
     bench.delete(&bench.key("q/b")).await;
     bench.put(&bench.key("q/b"), "again").await;
     assert_eq!(keys(&queue.newest(None, 3).await), bench.paths(&["q/b", "q/a", "q/c/deeper"]));
@@ -53,7 +53,7 @@ pub(super) async fn newest_keys_show_their_leases(bench: &Bench<'_>) {
     bench.put_with(&bench.key("q/first"), "", Expiry::With(first)).await;
     bench.put(&bench.key("q/none"), "").await;
     let told = |kvs: &[KeyValue]| kvs.iter().map(|kv| kv.lease).collect::<Vec<_>>();
-    // With the transaction that creates a key, as for joining a queue.
+    // A contender joins a queue in this way: one transaction creates its key and reads the queue.
     let own = bench.key("q/second");
     let put = Op::Put { key: own.clone(), value: Bytes::new(), expiry: Expiry::With(second), previous: false };
     let then = vec![put, Op::Newest { below: queue.dir.clone(), before: None, limit: 3 }, Op::Get(Span::Below(queue.dir.clone()))];
@@ -63,7 +63,7 @@ pub(super) async fn newest_keys_show_their_leases(bench: &Bench<'_>) {
     let in_order = [Some(second), None, Some(first)];
     assert_eq!(told(&newest.kvs), in_order);
     assert_eq!(told(&all.kvs), [Some(first), None, Some(second)]);
-    // Alone, as for waiting in a queue.
+    // A waiter reads in this way, without a write in the transaction.
     for limit in 1..=3 {
         assert_eq!(told(&queue.newest(Some(committed.revision.next()), limit).await.kvs), &in_order[..limit]);
     }
@@ -76,7 +76,7 @@ pub(super) async fn newest_before_revision_excludes_later_keys(bench: &Bench<'_>
         created.push(bench.put(&bench.key(name), "1").await);
     }
     let [first, second, third] = created[..] else { panic!("{created:?}") };
-    // Written after all others, but the creation counts.
+    // `q/c` is now the key that was written last, but the order is that of the creation.
     bench.put(&bench.key("q/c"), "2").await;
     let all = ["q/a", "q/b", "q/c"];
     for (before, expected) in [
@@ -104,7 +104,8 @@ pub(super) async fn newest_keys_include_earlier_operations(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let (old, new) = (bench.key("q/old"), bench.key("q/new"));
     let first = bench.put(&old, "1").await;
-    // As for joining a queue: one transaction puts the key and reads the keys before it.
+    // A contender joins a queue in this way: one transaction puts its key and reads the keys before
+    // it.
     let newest = |before| Op::Newest { below: queue.dir.clone(), before, limit: 2 };
     let then = vec![newest(None), Op::put(&new, "2".into()), newest(None), newest(Some(first.next())), Op::delete(&old), newest(None)];
     let txn = Txn { compares: vec![Compare::key(&new, Condition::Absent)], then, otherwise: vec![Op::Get(Span::Key(new.clone()))] };
@@ -121,14 +122,15 @@ pub(super) async fn newest_keys_include_earlier_operations(bench: &Bench<'_>) {
         seen.iter().copied().map(created).collect::<Vec<_>>(),
         [Some((first, first, Some(1))), new, Some((first, first, Some(1))), new]
     );
-    // The list for failed conditions may read too.
+    // `Newest` also works in the list that is performed when a condition fails.
     let compares = vec![Compare::key(&bench.key("q/new"), Condition::Absent)];
     let committed = bench.commit(Txn { compares, then: vec![], otherwise: vec![newest(None)] }).await;
     let [OpResult::Get(reply)] = committed.results.as_slice() else { panic!("{committed:?}") };
     assert_eq!(keys(reply), paths(&["q/new"]));
 }
 
-/// Their order is not specified. Specified are their number, and that older keys come after them.
+/// The order of keys that one transaction created is not specified. But no key may be missing, and
+/// older keys come after them.
 pub(super) async fn keys_of_one_transaction_are_equally_new(bench: &Bench<'_>) {
     let Some(queue) = Queue::of(bench).await else { return };
     let older = bench.put(&bench.key("q/older"), "1").await;
@@ -162,7 +164,7 @@ pub(super) async fn newest_with_zero_limit_is_refused(bench: &Bench<'_>) {
     let none = || vec![Op::Newest { below: bench.key("q"), before: None, limit: 0 }];
     let kind = if bench.capabilities().transactions { ErrorKind::Invalid } else { ErrorKind::Unsupported };
     bench.refused(Txn { then: none(), ..Txn::default() }, kind).await;
-    // Also in the list that is not performed.
+    // The store also checks the list that is not performed.
     let compares = vec![Compare::key(&bench.key("q"), Condition::Absent)];
     bench.refused(Txn { compares, then: vec![Op::put(&bench.key("q"), "1".into())], otherwise: none() }, kind).await;
     assert!(bench.list().await.kvs.is_empty());

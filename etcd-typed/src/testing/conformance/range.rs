@@ -95,8 +95,8 @@ pub(super) async fn keys_only_read_has_no_values(bench: &Bench<'_>) {
 pub(super) async fn stale_read_is_answered(bench: &Bench<'_>) {
     let key = bench.key("a");
     bench.put(&key, "value").await;
-    // With one server, or a caller that stays with one server, the answer is even the newest. The
-    // contract only promises a past one.
+    // A single server would return the newest value. But the contract allows the value of any past
+    // revision.
     let stale = Range { consistency: Consistency::Stale, ..Range::of(Span::Key(key)) };
     let reply = bench.range(stale).await;
     assert!(reply.kvs.iter().all(|kv| kv.value == "value" && kv.modified <= reply.revision), "{reply:?}");
@@ -132,7 +132,8 @@ pub(super) async fn pages_share_one_revision(bench: &Bench<'_>) {
     }
     assert_eq!(pages.concat(), ["a", "b", "c", "d", "e"].map(|path| bench.key(path).to_string()));
     assert!(pages.len() >= 3, "{pages:?}");
-    // A page may end at a key, and a range that ends before it begins is empty.
+    // `until` may name a key, which is then the last one. A range whose end is before its start is
+    // empty.
     for (after, until, expected) in [("a", "c", vec!["b", "c"]), ("b", "bb", vec![]), ("d", "b", vec![])] {
         let [after, until] = [after, until].map(|path| Some(Bytes::from(bench.key(path).to_string())));
         let reply = bench.range(Range { after, until, revision: Some(revision), ..all.clone() }).await;
@@ -168,7 +169,7 @@ pub(super) async fn modified_read_counts_all_keys(bench: &Bench<'_>) {
     assert_eq!(found(first.clone()).await, (names(&["c"]), Some(5), true), "the limit does not change the count");
     let deleted = bench.delete(&bench.key("a")).await;
     assert_eq!(found(modified(put)).await, (names(&[]), Some(4), false), "only the count shows a deleted key");
-    // At a past revision, and within a part of the range.
+    // The filter also works at a past revision, and for a part of the range.
     assert_eq!(found(Range { revision: Some(put), ..modified(since) }).await, (names(&["c", "new"]), Some(5), false));
     let part = Range { after: Some(bench.key("b").to_string().into()), until: Some(bench.key("c").to_string().into()), ..modified(since) };
     assert_eq!(found(part).await, (names(&["c"]), Some(1), false));

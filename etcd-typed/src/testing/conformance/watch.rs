@@ -19,7 +19,7 @@ pub(super) async fn watch_after_list_yields_later_changes(bench: &Bench<'_>) {
     let (a, b) = (bench.key("a"), bench.key("b"));
     bench.put(&a, "before").await;
     let listed = bench.now().await;
-    // Between the list and the watch, and after the watch.
+    // The first write comes between the list and the watch, and the others after the watch.
     let first = bench.put(&a, "1").await;
     let mut reader = bench.watch(below(bench.dir()), WatchFrom::Listed(listed)).await;
     let second = bench.put(&b, "2").await;
@@ -39,7 +39,7 @@ pub(super) async fn watch_from_past_yields_changes_since(bench: &Bench<'_>) {
     }
     let deleted = bench.delete(&a).await;
     let mut later = Vec::new();
-    // From the beginning, from the middle, and from the last change.
+    // Watches that start at the beginning, in the middle, and after the last write.
     for skip in [0_usize, 7, 20] {
         let from = skip.checked_sub(1).and_then(|at| written.get(at)).map_or(start, |(revision, ..)| *revision);
         let mut reader = bench.watch(below(bench.dir()), WatchFrom::Resumed(from)).await;
@@ -110,7 +110,7 @@ pub(super) async fn transaction_is_one_ordered_batch(bench: &Bench<'_>) {
     let (b, a) = (bench.key("in/b"), bench.key("in/a"));
     let all = vec![Op::put(&b, "1".into()), Op::put(&bench.key("out"), "2".into()), Op::delete(&old), Op::put(&a, "3".into())];
     if !bench.capabilities().transactions {
-        // A single write is a transaction too.
+        // Without transactions, a single write gives a batch of one event.
         let revision = bench.put(&a, "3").await;
         live.expect_put(revision, &a, "3").await;
         return;
@@ -125,7 +125,7 @@ pub(super) async fn transaction_is_one_ordered_batch(bench: &Bench<'_>) {
     }
 }
 
-/// More than a server puts into one message.
+/// The events of this transaction are larger than what a server puts into one message.
 pub(super) async fn large_transaction_is_one_batch(bench: &Bench<'_>) {
     let start = bench.now().await;
     let mut live = bench.watch(below(bench.dir()), WatchFrom::Listed(start)).await;
@@ -342,7 +342,7 @@ pub(super) async fn watch_of_lost_history_reports_it(bench: &Bench<'_>) {
     assert!(batches.is_empty(), "what is left of a history is not to be taken for all of it: {batches:?}");
     let WatchItem::HistoryLost { oldest } = last else { panic!("{last:?}") };
     assert!(oldest.is_none_or(|oldest| oldest > start), "{oldest:?}");
-    // A new watch works.
+    // A new watch that starts now works.
     let mut reader = bench.watch_all().await;
     let revision = bench.put(&key, "4").await;
     reader.expect_put(revision, &key, "4").await;

@@ -43,8 +43,8 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// If the cluster refuses, as it does without a majority and with users, or if the server does
-    /// not start.
+    /// Panics if the cluster refuses, as it does without a majority and with users, or if the
+    /// server does not start.
     pub async fn add_learner(&mut self) -> &mut Etcd {
         let [ports] = <[Ports; 1]>::try_from(Ports::free(1)).unwrap_or_else(|ports| panic!("one member's ports: {ports:?}"));
         let add = format!(r#"{{"peerURLs": ["{}"], "isLearner": true}}"#, ports.peer_url());
@@ -65,7 +65,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// If this takes longer than a minute.
+    /// Panics if this takes longer than a minute.
     pub async fn promote(&mut self, index: usize) {
         let id = self.id_of(index).await;
         let began = Instant::now();
@@ -83,7 +83,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// If the cluster refuses, as it does without a majority and with users.
+    /// Panics if the cluster refuses, as it does without a majority and with users.
     pub async fn remove(&mut self, index: usize) {
         let id = self.id_of(index).await;
         let removed = self.members.remove(index);
@@ -123,7 +123,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// If the cluster has fewer members.
+    /// Panics if the cluster has fewer members.
     #[must_use]
     pub fn member(&mut self, index: usize) -> &mut Etcd {
         let count = self.members.len();
@@ -155,7 +155,7 @@ impl Cluster {
     ///
     /// # Panics
     ///
-    /// If the servers have no v2 API; see [`Etcd::has_v2`].
+    /// Panics if the servers have no v2 API; see [`Etcd::has_v2`].
     #[must_use]
     pub fn url_v2(&self) -> String {
         self.url(Etcd::url_v2)

@@ -14,12 +14,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The kind of request, and its port.
 #[derive(Clone, Copy)]
 pub(super) enum Question {
-    /// To the client port. etcd answers nothing there before it serves clients, so any answer is
-    /// enough, even the health "false" during an alarm.
+    /// A request to the client port. etcd answers nothing there before it serves clients, so any
+    /// answer is enough, even the health "false" during an alarm.
     Client(u16),
-    /// To the metrics port, which answers earlier: the health must be good.
+    /// A request to the metrics port, which answers before the server serves clients. So the health
+    /// must be good.
     Health(u16),
-    /// To the client port with TLS. The answer is an alert.
+    /// A request to the client port with TLS. The answer is an alert.
     Tls(u16),
 }
 

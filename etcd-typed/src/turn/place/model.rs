@@ -22,20 +22,23 @@ const CLIENTS: usize = 3;
 /// How a client decides that it is the holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Mind {
-    /// As [`Place`] says.
+    /// The client decides as [`Place`] does.
     Ours,
-    /// A client that is woken considers itself the holder without a look: Go's election, and etcd's
-    /// lock service before 3.5.
+    /// A client that is woken considers itself the holder without another read, as Go's election
+    /// and etcd's lock service before 3.5 do.
     TrustsTheEvent,
-    /// Looks only whether another key is before its own, not whether its own key exists.
+    /// The client reads only whether another key is before its own, and not whether its own key
+    /// exists.
     ForgetsItself,
-    /// Watches from the moment at which it begins to wait, not from the revision that it read.
+    /// The client watches from the moment at which it begins to wait, and not from the revision
+    /// that it read.
     WatchesFromNow,
-    /// Treats a waiter that gives up like a holder that releases.
+    /// The client treats a waiter that gives up like a holder that releases.
     TrustsWhoeverLeaves,
-    /// Trusts the release of the holder without having read whether its own key exists.
+    /// The client trusts the release of the holder without having read whether its own key exists.
     TrustsTheRelease,
-    /// Trusts the release of a holder even if another key was read to be before its own.
+    /// The client trusts the release of a holder even if it has read that another key is before its
+    /// own.
     TrustsAnyRelease,
 }
 
@@ -48,11 +51,11 @@ struct Client {
     stray_enter: bool,
     /// An answer that was not delivered yet.
     answer: Option<Answer>,
-    /// What another client of its process left for it.
+    /// A message that another client of its process left for this client.
     left: Option<Legacy>,
-    /// Whether the server has its lease.
+    /// Whether the server still has the lease of this client.
     leased: bool,
-    /// Whether it gave up or released.
+    /// Whether the client gave up or released the queue.
     done: bool,
     /// The revision at which its watch was created, for [`Mind::WatchesFromNow`].
     watching: Option<Revision>,
@@ -195,7 +198,8 @@ impl World {
         step(&|world| world.wake(i));
         step(&|world| world.expire(i));
         step(&|world| world.give_up(i));
-        // Only when useful, since most of the time goes into these steps.
+        // These steps are explored only if the client can release the queue, since they take most
+        // of the time.
         let others = if self.gives_up_first(i).is_some() { 0..CLIENTS } else { 0..0 };
         for other in others.filter(|other| *other != i) {
             step(&|world| world.hand_on(i, other));
@@ -476,7 +480,8 @@ impl World {
         if let Some(fault) = self.fault {
             return Err(fault.to_owned());
         }
-        // The client considers itself the first, and its key exists, so it can write under it.
+        // A client holds the queue if it considers itself the first and its key exists: it can then
+        // write under the guard.
         let holds = |i: &usize| match self.clients[*i].place.want() {
             Want::End(Outcome::First(fence)) => !self.clients[*i].done && self.key_of(*i) == Some(fence),
             _ => false,
@@ -498,7 +503,7 @@ impl World {
     }
 }
 
-/// Created once, since it is used all the time.
+/// The keys are created once, since they are used all the time.
 static DIRECTORY: LazyLock<Key> = LazyLock::new(|| Key::root().descend("lock"));
 
 /// The keys are named by leases, which are never zero.

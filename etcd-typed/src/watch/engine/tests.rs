@@ -264,7 +264,7 @@ fn refused_watch_waits_before_it_ends() {
 }
 
 #[test]
-fn outages_and_bad_certificates_are_waited_for() {
+fn watch_waits_through_outages_and_bad_certificates() {
     for kind in [ErrorKind::Unavailable, ErrorKind::Timeout, ErrorKind::Server, ErrorKind::NoSpace, ErrorKind::NotFound, ErrorKind::Tls] {
         let mut story = Story::following(PAST);
         story.quiet(Input::Item(Some(Err(Error::new(kind, "")))));
@@ -347,7 +347,7 @@ fn outdated_list_waits_before_next_list() {
 }
 
 #[test]
-fn later_lists_are_retried_forever() {
+fn lists_after_first_are_retried_forever() {
     let mut story = Story::following(PAST);
     story.yields(12);
     story.quiet(item(WatchItem::HistoryLost { oldest: None }));
@@ -397,7 +397,7 @@ fn slow_reader_resumes_at_once() {
 }
 
 #[test]
-fn lagging_without_progress_waits() {
+fn lagging_watch_without_progress_waits() {
     let mut story = Story::following(PAST);
     story.quiet(item(WatchItem::Lagged));
     story.wants(&Want::Wait);
@@ -453,7 +453,7 @@ fn failed_confirmation_is_repeated() {
 }
 
 #[test]
-fn anchor_detects_wiped_server() {
+fn changed_newest_key_reveals_wiped_server() {
     let other = |kvs| RangeReply { revision: at(12), kvs, ..RangeReply::default() };
     let recreated = KeyValue { created: at(2), ..kv("/a/x", 12) };
     let provisioned_alike = KeyValue { value: Bytes::from_static(b"other"), ..kv("/a/x", 12) };
@@ -508,7 +508,7 @@ fn cluster_change_resets_watch_in_every_phase() {
 }
 
 #[test]
-fn deleted_anchor_is_checked_before_its_deletion() {
+fn deleted_key_is_checked_before_its_deletion() {
     let mut story = Story::following(PAST);
     story.yields(12);
     assert!(matches!(story.step(item(WatchItem::Batch(delete("/a/x", false, 20)))), Step::Batch(_)));
@@ -520,7 +520,7 @@ fn deleted_anchor_is_checked_before_its_deletion() {
 }
 
 #[test]
-fn deleting_a_directory_deletes_the_anchor() {
+fn key_of_deleted_directory_is_checked_before_its_deletion() {
     for (deleted, until) in [("/a", Some(19)), ("/", Some(19)), ("/a/x", Some(19)), ("/a/xy", None), ("/ab", None)] {
         let mut story = Story::following(PAST);
         story.yields(12);
@@ -531,7 +531,7 @@ fn deleting_a_directory_deletes_the_anchor() {
 }
 
 #[test]
-fn empty_span_serves_as_anchor() {
+fn keys_in_empty_past_reveal_wiped_server() {
     let mut story = Story::new(PAST, Start::Now);
     story.quiet(Input::Read(Ok(list(10, &[]))));
     story.reset(Input::Opened(Ok(())));
@@ -543,16 +543,16 @@ fn empty_span_serves_as_anchor() {
 }
 
 #[test]
-fn present_is_checked_without_past_revisions() {
+fn v2_history_check_reads_current_key() {
     // The revision in the quorum read of `/a/x`, which was written at 12; the index of the read;
     // whether this is possible.
     let cases = [
         (Some(12), 20, true),
-        // Written since, or its TTL was refreshed, which makes no event.
+        // The key was written since, or its TTL was refreshed, which makes no event.
         (Some(15), 20, true),
-        // Deleted since.
+        // The key was deleted since.
         (None, 20, true),
-        // Older than it was.
+        // The key is older than it was.
         (Some(11), 20, false),
         // The index itself went back.
         (Some(12), 11, false),
@@ -573,7 +573,7 @@ fn present_is_checked_without_past_revisions() {
 }
 
 #[test]
-fn key_that_became_directory_proves_nothing() {
+fn key_that_became_directory_causes_no_reset() {
     let mut story = Story::following(NO_PAST);
     story.yields(12);
     story.reconnect(12);
@@ -622,7 +622,7 @@ fn unreadable_past_start_yields_only_changes() {
 }
 
 #[test]
-fn index_outside_window_is_listed() {
+fn watch_outside_v2_event_window_lists_again() {
     let mut story = Story::new(NO_PAST, Start::Since(at(6)));
     assert!(!story.reset(Input::Opened(Err(history_lost()))).known);
     story.wants_read(None);
@@ -645,7 +645,7 @@ fn start_at_zero_yields_empty_state() {
 }
 
 #[test]
-fn first_check_sets_the_anchor() {
+fn first_check_chooses_key_for_later_checks() {
     let mut story = Story::new(NO_PAST, Start::Since(at(6)));
     story.reset(Input::Opened(Ok(())));
     story.reconnect(6);
@@ -656,7 +656,7 @@ fn first_check_sets_the_anchor() {
 }
 
 #[test]
-fn any_key_name_serves_as_anchor() {
+fn watch_checks_history_by_key_with_invalid_name() {
     for foreign in [&b"/a/\xff"[..], b"/a/z/", b"/a//z"] {
         let mut story = Story::following(PAST);
         let mut batch = put("/a/x", 20);
@@ -670,7 +670,7 @@ fn any_key_name_serves_as_anchor() {
 }
 
 #[test]
-fn unexpected_answer_changes_nothing() {
+fn unexpected_input_is_ignored() {
     let mut story = Story::following(PAST);
     story.quiet(Input::Waited);
     story.quiet(Input::Opened(Ok(())));

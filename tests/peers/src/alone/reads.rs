@@ -93,7 +93,7 @@ type Peer = Box<dyn Fn() -> Reading>;
 /// nanoseconds of one read.
 type Reading = Box<dyn FnMut(&Thread, Option<&Thread>) -> Result<f64> + Send>;
 
-/// What one thread tells the other, on a cache line of its own.
+/// The state that one thread shows the other, on a cache line of its own.
 #[repr(align(128))]
 #[derive(Default)]
 struct Thread {

@@ -13,10 +13,10 @@ use crate::work::nanoseconds;
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Hold {
     pub(super) who: usize,
-    /// Taken after the acquisition returned.
+    /// Measured after the acquisition returned.
     #[serde(with = "nanoseconds")]
     pub(super) from: Duration,
-    /// Taken before the release was called.
+    /// Measured before the release was called.
     #[serde(with = "nanoseconds")]
     pub(super) until: Duration,
 }
@@ -24,7 +24,7 @@ pub(super) struct Hold {
 /// A hand-over from one contender to another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct HandOver {
-    /// When the other contender held it.
+    /// When the other contender got the lock or the leadership.
     pub(super) at: Duration,
     /// The time since the first contender called the release.
     pub(super) took: Duration,
@@ -42,10 +42,10 @@ pub(super) fn reported(observed: &Observed) -> Result<Vec<HandOver>> {
     hand_overs(holds)
 }
 
-/// Returns the hand-overs in the order in which they happened. If a contender holds it twice in a
-/// row, that is no hand-over.
+/// Returns the hand-overs in the order in which they happened. If one contender holds the lock
+/// twice in a row, that is no hand-over.
 ///
-/// Fails if two contenders held it at the same time.
+/// Fails if two contenders held the lock at the same time.
 fn hand_overs(mut holds: Vec<Hold>) -> Result<Vec<HandOver>> {
     holds.sort_by_key(|hold| (hold.from, hold.until));
     let mut found = Vec::new();

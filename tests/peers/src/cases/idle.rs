@@ -103,8 +103,8 @@ pub(super) async fn work(peer: &str, address: &str, case: &str, parameters: &[St
             let views = EtcdTyped::views(address, things).await?;
             sleep(PROOF).await;
             idle(views.len(), time).await?;
-            // In the second stage the client also asks once for the server's version, because
-            // requests overlap.
+            // In the second stage requests overlap, so the client also asks once for the server's
+            // version.
             idle(views.len(), time).await
         }
         _ => Err(format!("unknown peer {peer}").into()),

@@ -80,7 +80,7 @@ async fn live_view(address: &str, size: u32, changes: u32) -> Result<()> {
     meter.report(|| Ok(wrong(size, changes, |key| state.get(key).copied()).into()))
 }
 
-/// A map that readers could read while it changes.
+/// A map that is updated while other threads may read it.
 trait Shared {
     /// Stores these entries.
     fn apply(&self, changed: Vec<(String, u64)>);

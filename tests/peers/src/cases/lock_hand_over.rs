@@ -24,7 +24,8 @@ fn case(contenders: u32, times: f64, contention: Duration) -> Case {
     let goals = vec![Goal::times(times, "hand-overs/s", ETCD_CLIENT), Goal::times(times, "hand-overs/s", GO)];
     let stage = Stage::new(title, "hand-over", &columns, goals, move |observed| {
         let all = holds::reported(observed)?;
-        // After that time the contenders stop one by one, so fewer and fewer of them contend.
+        // Only hand-overs during `contention` count. After that time the contenders stop one by
+        // one.
         let hot: Vec<_> = all.iter().filter(|hand_over| hand_over.at <= contention).collect();
         let each = hot.iter().map(|hand_over| hand_over.took.as_secs_f64() * 1e3).collect();
         let figures = vec![hot.len() as f64 / contention.as_secs_f64(), quantile(each, 0.5)];

@@ -11,7 +11,7 @@ pub(super) const NAME: &str = "lock-uncontended";
 
 pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     let duration = effort.of(Duration::from_millis(300), Duration::from_millis(1500));
-    // One request to acquire it, one to release it.
+    // The lock costs one request to acquire it and one to release it.
     let goals = vec![Goal::at_most(0.7, "p50 µs", ETCD_CLIENT), Goal::at_most(1.0, "p50 µs", GO), Goal::count(2.0, "messages")];
     let stage = repeated::stage("lock, uncontended, acquire and release".to_owned(), "cycle", goals, |observed, cycles| {
         let (puts, deletes) = (observed.counted.puts, observed.counted.deletes);

@@ -26,8 +26,9 @@ pub(super) fn cases(effort: &Effort) -> Vec<Case> {
     }]
 }
 
-/// The goals are near the cost of bare requests, because etcd-typed uses reqwest on v2 too: types
-/// and guarantees should add little.
+/// The goals allow little more than the cost of the bare reqwest peer. On v2, etcd-typed also sends
+/// its requests with reqwest, so the difference is the cost of types and guarantees, which should be
+/// small.
 fn stage(title: String, operation: &'static str) -> Stage {
     let goals = vec![Goal::at_most(1.1, "p50 µs", REQWEST), Goal::at_most(1.2, super::CLIENT, REQWEST)];
     let stage = repeated::stage(title, operation, goals, |observed, operations| {

@@ -55,7 +55,7 @@ fn case(watches: u64, puts: u64) -> Case {
     }
 }
 
-/// Evaluates the set-up. Memory is the growth.
+/// Evaluates the set-up. The figure for memory is its growth.
 fn set_up(observed: &Observed, watches: u64) -> Result<Measured> {
     let there: u64 = observed.found()?;
     if there != watches {
@@ -128,7 +128,7 @@ async fn a_task_each<W: Watches>(address: &str, watches: usize, puts: u64) -> Re
     meter.report(|| Ok(events.into()))
 }
 
-/// One task reads the events of all watches.
+/// A single task reads the events of all watches.
 async fn on_one_stream(address: &str, watches: usize, puts: u64) -> Result<()> {
     let client = EtcdClientWatches::connect(address).await?;
     let tally = Tally::after(client.put(&[0; VALUE]).await?, 1);

@@ -28,7 +28,7 @@ async fn v2_handover_takes_two_requests() {
     cost(&here, &there, Counts { range: 1, ..Counts::default() }).await;
 }
 
-/// `look` is the call by which a candidate sees which candidate is first.
+/// `look` has the calls with which a candidate finds out which candidate is first.
 async fn cost(here: &Client, there: &Client, look: Counts) {
     let count = |client: &Client| {
         let counting = CountingStore::new(client.store().clone());
@@ -50,8 +50,9 @@ async fn cost(here: &Client, there: &Client, look: Counts) {
     assert_eq!(leading.take(), Counts { commit: 1, ..Counts::default() });
 
     let next = tokio::spawn(async move { waiters.campaign(&text("next")).await.unwrap() });
-    // A moment after the watch began the waiter asks, where there are transactions, whether the
-    // leader is still there. That is waited for, so that it is not counted below.
+    // On a store with transactions, the waiter checks a moment after its watch began whether the
+    // leader's key still exists. The test waits for this check, so that the counts below do not
+    // include it.
     let asks = u64::from(here.store().capabilities().transactions);
     let entered = Counts { grant: 1, watch: 1, commit: enter.commit + asks, ..enter };
     eventually(async || waiting.counts() == entered).await;

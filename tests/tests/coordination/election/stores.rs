@@ -192,7 +192,8 @@ async fn depose_removes_all_candidates_with_value(bench: Bench) {
     assert_eq!(elsewhere.depose(&text("gone")).await.unwrap(), 2);
     let stays = led(stays).await;
     assert_eq!(timeout(LIMIT, leader.lost()).await.unwrap().reason(), LostReason::KeyDeleted);
-    // The candidate notices at its next check. There are three checks per time to live.
+    // The candidate notices the deletion at its next check. It checks three times within its time
+    // to live.
     eventually(async || values(&election).await == ["stays", "gone"]).await;
     stays.resign().await.unwrap();
     led(again).await.verify().await.unwrap();

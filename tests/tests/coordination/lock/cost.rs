@@ -174,7 +174,7 @@ async fn waiter_checks_three_times_per_ttl() {
     assert!(waiter.await.unwrap().is_held());
 }
 
-/// Promise L5.
+/// Promise L5: a release wakes only the next waiter.
 #[tokio::test(start_paused = true)]
 async fn release_wakes_only_next_waiter() {
     let client = memory();

@@ -17,7 +17,7 @@ use futures_util::future::join;
 use tokio::task::yield_now;
 use tokio::time::{Instant, advance, sleep, timeout};
 
-/// More polls than any of these futures needs.
+/// The maximum number of polls. No future in these tests needs more.
 const POLLS: usize = 200;
 
 /// A store that yields once before and after each call and each item of a watch, so that a future
@@ -243,9 +243,10 @@ async fn dropped_try_acquire_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_acquire_within_leaves_nothing() {
+async fn dropping_acquire_within_call_leaves_nothing() {
     for held in [false, true] {
-        // Once the call times out before it is dropped, and once it does not.
+        // With the short time the call times out before it is dropped, with the long one it does
+        // not.
         for time in [Duration::from_millis(200), Duration::from_secs(600)] {
             dropped_anywhere(held, async |lock| lock.acquire_within(time).await.map(Some)).await;
         }
@@ -330,7 +331,7 @@ async fn joined_by_another(bench: &Bench) -> Lock {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_release_keeps_joined_acquire() {
+async fn acquire_survives_dropped_release_in_same_request() {
     for (fault, set) in FAULTS {
         for times in 0.. {
             let what = format!("{fault}, release polled {times} times");
@@ -364,7 +365,7 @@ async fn dropped_release_keeps_joined_acquire() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropped_acquire_in_joint_release_leaves_nothing() {
+async fn acquire_dropped_in_shared_release_leaves_nothing() {
     for (fault, set) in FAULTS {
         for times in 0.. {
             let what = format!("{fault}, acquire polled {times} times");
@@ -450,7 +451,7 @@ async fn lost_reply_creates_no_second_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiter_survives_lost_checks() {
+async fn waiter_survives_lost_replies_to_its_checks() {
     for calls in [Calls::Commits, Calls::Watches, Calls::All] {
         let bench = Bench::new();
         let holder = bench.theirs().acquire().await.unwrap();
@@ -645,7 +646,7 @@ async fn guard_survives_temporary_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn guard_reads_key_it_cannot_watch() {
+async fn guard_reads_key_while_watch_is_refused() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unavailable, ErrorKind::Tls] {
         let bench = Bench::new();
         let lock = refused_lock(&bench, kind).await;
@@ -666,7 +667,7 @@ async fn guard_is_lost_after_ttl_without_verification() {
     let lost = timeout(Duration::from_secs(60), lock.lost()).await.expect("the guard is lost although its lease is kept alive");
     assert_eq!(lost.reason(), LostReason::Unverified);
     assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
-    // Its lease is revoked, so that the next holder does not have to wait.
+    // The lost guard revokes its lease, so the next holder does not have to wait for its end.
     timeout(Duration::from_secs(3), bench.lock().acquire()).await.unwrap().unwrap().release().await.unwrap();
 }
 

@@ -75,7 +75,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn v3_leased_key_of_any_name_queues() {
+async fn v3_leased_key_of_any_name_is_in_queue() {
     let bench = Bench::of("/foreign/names").await;
     let lease = bench.grant(7001).await;
     let names = [

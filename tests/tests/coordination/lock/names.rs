@@ -10,7 +10,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How long a test waits to see that something does not happen.
 const WHILE: Duration = Duration::from_millis(200);
 
-/// Each of these is a name of its own. The prefix of a queue is its name and a slash.
+/// Names that are all different. The prefix of a queue is its name followed by a slash.
 pub(crate) const NAMES: [&str; 20] = [
     "/a",
     "/a/",
@@ -72,7 +72,7 @@ async fn any_text_is_a_valid_name(client: Client) {
         named.release_token(&lock.into_token()).await.unwrap();
         let lock = waiting.await.unwrap();
         lock.verify().await.unwrap();
-        // Long enough for the guard's watch of its key to start. It must see no change.
+        // Waits until the guard watches its key. The watch must report no change.
         sleep(WHILE).await;
         assert!(lock.is_held());
         entry.set(&name.to_owned()).guarded_by(&lock).await.unwrap();

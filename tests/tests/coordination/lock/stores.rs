@@ -205,7 +205,7 @@ async fn dropping_guard_releases_lock(bench: Bench) {
     drop(lock);
     let lock = acquire(&bench.lock()).await;
     assert!(lock.fence() > fence);
-    // A guard that was held long enough to be watched.
+    // A guard that watches its key. The watch starts a moment after the acquire.
     sleep(WHILE).await;
     drop(lock);
     bench.queued(0).await;
@@ -241,7 +241,7 @@ async fn queue_lists_holder_and_waiters(bench: Bench) {
     lock.release().await.unwrap();
 }
 
-/// Fault F26.
+/// Fault F26: other programs write keys near the queue, or into its directory.
 async fn foreign_keys_do_not_affect_lock(bench: Bench) {
     let lease = bench.client.lease(Duration::from_secs(60)).await.unwrap();
     let with = Some(lease.id());
@@ -288,7 +288,7 @@ async fn foreign_keys_do_not_affect_lock(bench: Bench) {
     bench.queued(0).await;
     for (path, lease) in foreign {
         if lease.is_some() && !bench.transactions() {
-            // On v2 the key has a short time to live.
+            // On v2 this key was written with a short time to live, so it may be gone.
             continue;
         }
         let still = bench.client.entry::<String>(path).unwrap().get().await.unwrap();
@@ -319,7 +319,7 @@ async fn waiter_waits_for_foreign_leased_keys(bench: Bench) {
     }
 }
 
-/// Fault F27.
+/// Fault F27: an administrator deletes the key of the holder.
 async fn deleted_key_loses_lock(bench: Bench) {
     let lock = acquire(&bench.lock()).await;
     bench.delete(lock.key()).await;
@@ -332,7 +332,7 @@ async fn deleted_key_loses_lock(bench: Bench) {
     assert_eq!((error.kind(), error.key()), (ErrorKind::GuardLost, Some(lock.key())));
     assert!(!lock.is_held());
     assert_eq!(lost(lock).await, LostReason::KeyDeleted);
-    // The release sees the deletion as well.
+    // A release also reports that the key was deleted.
     let lock = acquire(&bench.lock()).await;
     bench.delete(lock.key()).await;
     assert_eq!(lock.release().await.unwrap_err().kind(), ErrorKind::GuardLost);
@@ -349,7 +349,7 @@ async fn recreated_key_loses_lock(bench: Bench) {
         let reason = lost(lock).await;
         // The watch sees the deletion first.
         assert!(matches!(reason, LostReason::KeyDeleted | LostReason::TakenOver | LostReason::Revoked), "{reason}");
-        // The new key looks like a contender's key.
+        // The new key has a lease, so it is in the queue until its lease ends.
         drop(theirs);
         bench.queued(0).await;
     }
@@ -623,7 +623,7 @@ fn outlives_its_runtime(address: &str) {
     let (client, lock, other) = first.block_on(async {
         let client = Client::builder(&address).namespace("/outlives").connect().await.unwrap();
         let (lock, other) = (acquire(&client.lock("/x")).await, acquire(&client.lock("/y")).await);
-        // Long enough for the guard to be watched.
+        // Waits until the guard watches its key.
         sleep(WHILE).await;
         (client, lock, other)
     });

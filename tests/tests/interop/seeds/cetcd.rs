@@ -174,7 +174,7 @@ async fn create_dir(bed: Bed) {
     let created = baz.create().await.unwrap();
     let listed = baz.list().await.unwrap();
     assert_eq!((listed.created(), listed.modified(), listed.len()), (created, created, 0));
-    // The directories above are created with it.
+    // The parent directories are created with the directory.
     let above = bed.client.directory("/foo").unwrap().list_recursive().await.unwrap();
     let seen: Vec<_> = above.iter().map(|node| (node.path.as_str(), node.is_directory())).collect();
     assert_eq!(seen, [("bar", true), ("bar/baz", true)]);

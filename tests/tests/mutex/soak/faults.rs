@@ -12,7 +12,8 @@ use tokio::time::{sleep, timeout};
 
 use super::record::Record;
 
-/// How long after a stopped server continues it may still end leases although another member leads.
+/// A server that was stopped and continues may still end leases for this long, although another
+/// member leads.
 const FAITHLESS: Duration = Duration::from_secs(5);
 
 /// Injects faults until `end`.

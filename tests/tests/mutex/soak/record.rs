@@ -90,8 +90,8 @@ impl fmt::Display for Record {
     }
 }
 
-/// The memory use of this process over time, in bytes. Clients and proxies are the only things in
-/// it.
+/// The memory use of this process over time, in bytes. The process contains only the clients and
+/// the proxies.
 #[derive(Debug)]
 pub(crate) struct Memory {
     samples: Vec<u64>,

@@ -33,7 +33,7 @@ pub(crate) struct Work {
     over: Arc<AtomicBool>,
 }
 
-/// What every task has.
+/// The state that every task has.
 #[derive(Clone)]
 struct Task {
     client: Client,

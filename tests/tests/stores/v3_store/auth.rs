@@ -41,8 +41,8 @@ async fn logins(etcd: &Etcd) -> f64 {
     .await
 }
 
-/// Long enough for a token of 3 s to expire. If it did not, the tests would check nothing; `logins`
-/// would show that.
+/// Waits until a token of 3 s has expired. If it did not expire, the tests would check nothing, and
+/// `logins` would show that.
 async fn let_token_expire() {
     sleep(Duration::from_millis(4500)).await;
 }
@@ -59,7 +59,7 @@ async fn expired_token_is_renewed_once() {
     let (etcd, _) = server().await;
     let store = anna(&etcd);
     let a = key("/anna/a");
-    // The first calls share one login as well.
+    // The first calls of a client share one login, like calls after an expired token.
     join_all((0..20).map(|_| store.range(Range::of(Span::Key(a.clone()))))).await.into_iter().for_each(|reply| assert!(reply.is_ok()));
     assert_eq!(logins(&etcd).await, 1.0);
     for round in 1..=2 {
@@ -159,7 +159,7 @@ async fn authentication_can_be_disabled_and_enabled() {
 }
 
 #[tokio::test]
-async fn changed_password_fails_at_next_login() {
+async fn old_password_fails_at_next_login() {
     let (etcd, admin) = server().await;
     let store = anna(&etcd);
     write(&store, &key("/anna/a"), "1").await;

@@ -87,7 +87,7 @@ async fn grpc_proxy_watch_works_after_lost_history() {
     let etcd = Etcd::start().await;
     let proxy = Between::grpc_proxy(&etcd);
     let store = store(&proxy.endpoint());
-    // This watch keeps the stream open.
+    // Another watch, which keeps the stream open.
     let other = watch(&store, Span::Key(key("/b")), WatchFrom::Live(Revision::ZERO)).await;
     let mut last = 0;
     for value in 0..5 {
@@ -186,7 +186,7 @@ async fn watches_beyond_stream_limit_work() {
 /// The events of an older watch keep arriving, but they do not show that the server receives the
 /// creation of a new watch.
 #[tokio::test]
-async fn new_watch_avoids_connection_losing_requests() {
+async fn new_watch_avoids_connection_that_loses_requests() {
     let etcd = Etcd::builder().flag("--grpc-keepalive-min-time", "10ms").start().await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let direct = store(&etcd.endpoint());
@@ -276,7 +276,7 @@ async fn answering(answer: &'static [u8]) -> String {
 }
 
 #[tokio::test]
-async fn write_to_other_protocol_is_not_in_doubt() {
+async fn write_to_server_of_other_protocol_is_not_applied() {
     let cases: [(&str, &[u8], ErrorKind, &str); 3] = [
         ("HTTP/1", b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n", ErrorKind::Server, "does not speak HTTP/2"),
         ("TLS", b"\x15\x03\x01\0\x02\x02\x28", ErrorKind::Tls, "the server speaks TLS: use the scheme `etcds://`"),

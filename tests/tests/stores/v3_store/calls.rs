@@ -182,7 +182,7 @@ async fn write_returns_previous_value() {
     let before = store.range(Range::of(Span::Key(a.clone()))).await.unwrap().kvs;
     let gone = only(Op::Delete { span: Span::Key(a.clone()), previous: true });
     assert_eq!(store.commit(gone.clone()).await.unwrap().results, [OpResult::Delete { deleted: 1, previous: before }]);
-    // Deleting nothing makes no new revision.
+    // A delete that finds no key makes no new revision.
     let revision = store.status().await.unwrap().revision;
     let nothing = store.commit(gone).await.unwrap();
     assert_eq!((nothing.revision, nothing.results), (revision, vec![OpResult::Delete { deleted: 0, previous: Vec::new() }]));
@@ -207,7 +207,7 @@ async fn unused_ttl_lease_is_revoked() {
         while metric_of(&etcd, "etcd_debugging_lease_revoked_total").await < revoked + 1.0 {
             sleep(Duration::from_millis(20)).await;
         }
-        // The key itself expires as well.
+        // The key disappears after its lease.
         while !store.range(Range::of(Span::Key(a.clone()))).await.unwrap().kvs.is_empty() {
             sleep(Duration::from_millis(20)).await;
         }
@@ -261,7 +261,7 @@ async fn refused_writes_are_classified_and_not_applied() {
         assert_eq!((error.kind(), error.may_have_applied()), (kind, false), "{error}");
     }
     assert_eq!(store.status().await.unwrap().revision, Revision::new(1), "nothing was applied");
-    // A client can be told of a smaller limit.
+    // An option sets a smaller limit, for servers with a smaller `--max-txn-ops`.
     let mut options = options([etcd.endpoint().as_str()]);
     options.max_operations = 4;
     assert_eq!(V3Store::new(&options).unwrap().capabilities().max_operations, 4);

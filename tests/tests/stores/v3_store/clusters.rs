@@ -111,7 +111,7 @@ async fn client_recovers_in_new_cluster() {
     let held = named.acquire().await.unwrap();
     let service = client.entry::<u64>("/services/a").unwrap();
     let published = service.publish(&7).ttl(Duration::from_secs(3)).await.unwrap();
-    // Long enough for the watches of the lock and of the published value to start.
+    // Waits until the lock and the published value watch their keys.
     sleep(Duration::from_millis(300)).await;
 
     for (token, limit) in [("restored", 2), ("restored-again", 3)] {

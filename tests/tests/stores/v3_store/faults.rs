@@ -226,10 +226,10 @@ async fn full_server_still_reads_and_deletes() {
 /// Fault F14: a server that cannot write any more exits, as if it had been killed. Its files are
 /// limited to 65 MB, so the test needs no full disk.
 #[tokio::test]
-async fn full_disk_costs_no_acknowledged_write() {
+async fn full_disk_loses_no_acknowledged_write() {
     let files = Files::new();
     let program = Etcd::shared().await.binary().to_owned();
-    // In blocks of 512 bytes.
+    // `ulimit -f` counts blocks of 512 bytes.
     let full = files.put("etcd", format!("#!/bin/sh\nulimit -f 131072\nexec '{}' \"$@\"\n", program.display()).as_bytes());
     std::fs::set_permissions(&full, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mut etcd = Etcd::builder().binary(&full).start().await;
@@ -258,7 +258,7 @@ async fn full_disk_costs_no_acknowledged_write() {
     .await
     .expect("the server ends");
 
-    // Enough space is available again.
+    // The server restarts without the limit on its files.
     etcd.upgrade(program).await;
     let version = store.range(Range::of(Span::Key(key("/filler")))).await.unwrap().kvs.remove(0).version.unwrap();
     assert!((acknowledged..=acknowledged + 1).contains(&version), "{acknowledged} acknowledged, {version} stored");
@@ -285,7 +285,7 @@ async fn answering(answer: &'static [u8]) -> String {
 }
 
 #[tokio::test]
-async fn servers_other_than_etcd_v3_are_named() {
+async fn error_tells_that_server_is_not_etcd_v3() {
     // An HTTP/1.1 server, such as an etcd that has only the v2 API.
     let address = answering(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
     let error = failed_read(&V3Store::new(&quick(&address)).unwrap()).await;

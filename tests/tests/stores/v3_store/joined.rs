@@ -198,7 +198,7 @@ async fn first_read_is_a_range_request() {
 }
 
 #[tokio::test]
-async fn past_stale_and_paged_reads_do_not_join() {
+async fn past_stale_and_paged_reads_share_no_request() {
     let (etcd, store) = acquainted(10).await;
     let first = read(&store, &numbered(3)).await.unwrap();
     let written = write(&store, &numbered(3), "new").await;
@@ -277,7 +277,7 @@ async fn forbidden_read_fails_alone() {
     round(&[5, 39]).await;
     let (more_ranges, more_txns) = reads_got(&etcd).await;
     assert!(more_ranges - ranges >= 40 && (more_txns - txns == 1 || !joins_reads(&etcd)), "one transaction failed");
-    // Afterwards that key is read alone.
+    // After the failure, the client reads that key alone.
     for _ in 0..5 {
         round(&[5, 39]).await;
     }
@@ -301,8 +301,8 @@ async fn keys_with_long_values_are_read_alone() {
     let (ranges, txns) = reads_got(&etcd).await;
     long().await;
     assert_eq!(reads_got(&etcd).await, (ranges + 70, txns));
-    // Other keys are joined as before. The few whose hash has the same place as a long key replace
-    // it.
+    // Other keys share requests as before. A few of them have the same hash as a long key, and
+    // replace its mark.
     read_all(&store, 100).await;
     let (ranges, _) = reads_got(&etcd).await;
     read_all(&store, 100).await;
@@ -352,7 +352,7 @@ async fn cancelled_reads_do_not_affect_others() {
     let keys: Vec<Key> = (0..20).map(numbered).collect();
     let begin = |number: usize| Box::pin(read(&store, &keys[number]));
     for given_up in 0..8 {
-        // The first two reads are in flight. The third one is the first that waits.
+        // The first two reads are in flight, and the others wait.
         let mut reads: Vec<_> = (0..20).map(begin).collect();
         for read in &mut reads {
             assert!(read.now_or_never().is_none());
@@ -377,7 +377,7 @@ async fn cancelled_reads_do_not_affect_others() {
     if joins_reads(&etcd) {
         assert_eq!(reads_got(&etcd).await, (ranges + 7, txns));
     }
-    // Cancelled reads that were in flight free their places.
+    // A read that is cancelled in flight makes room for a waiting one.
     for _ in 0..5 {
         let mut reads: Vec<_> = (0..20).map(begin).collect();
         for read in &mut reads {
@@ -484,7 +484,7 @@ async fn reads_see_acknowledged_writes() {
 
 /// A member without the majority answers only reads that may be stale.
 #[tokio::test]
-async fn joined_reads_need_majority() {
+async fn shared_reads_need_majority() {
     let cluster = Etcd::cluster(3).await;
     let [asked, others @ ..] = cluster.members() else { panic!("three members") };
     let direct = store(&asked.endpoint());
@@ -498,7 +498,7 @@ async fn joined_reads_need_majority() {
     let keys: Vec<Key> = (0..20).map(numbered).collect();
     let joined = async {
         loop {
-            // With the majority all reads succeed.
+            // While a majority of the members runs, all reads succeed.
             read_all(&direct, 20).await;
             acquaint(asked, &reader).await;
             let txns = got(asked, "Txn").await;
@@ -580,7 +580,7 @@ async fn reads_behind_missing_answers_are_sent() {
 }
 
 #[tokio::test]
-async fn joined_reads_of_hanging_server_time_out() {
+async fn shared_reads_of_hanging_server_time_out() {
     let (etcd, _direct) = acquainted(64).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let mut options = options([proxy.endpoint().as_str()]);

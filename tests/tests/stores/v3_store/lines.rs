@@ -55,7 +55,7 @@ impl Scene {
         });
         let counter = direct.entry::<u64>("/counter").unwrap();
         let scene = Self { _etcd: etcd, proxy, client, direct, lock, watcher, counter };
-        // All three connections and the guard's watch exist now.
+        // Now all three connections exist, and the guard watches its key.
         scene.count(3).await;
         sleep(Duration::from_secs(1)).await;
         scene
@@ -91,7 +91,7 @@ async fn soon<F: Future>(future: F) -> F::Output {
 /// Fault F8 in both directions: an addition whose request or answer hangs is in doubt for its
 /// caller, and is never made twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn additions_happen_once_while_directions_stall() {
+async fn increments_apply_at_most_once_while_connection_stalls() {
     let etcd = Etcd::start().await;
     let proxy = Arc::new(Proxy::to(etcd.endpoint()).await);
     let direct = Client::connect(&etcd.url_v3()).await.unwrap().entry::<u64>("/sum").unwrap();
@@ -184,7 +184,7 @@ async fn stalled_direction_loses_no_guard_or_change() {
         let scene = Scene::new().await;
         scene.proxy.set(mode).await;
         scene.count(5).await;
-        // Longer than it takes to notice that nothing is answered.
+        // Waits longer than the client needs to detect a silent connection.
         sleep(3 * CHECK).await;
         scene.count(5).await;
         scene.proxy.set(Mode::Pass).await;
@@ -231,7 +231,7 @@ async fn dead_connection_loses_no_guard_or_change() {
 
 /// Fault F10: 50 kB/s, long answers and unread watches. Leases have their own connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_line_loses_no_guard_or_change() {
+async fn slow_connection_loses_no_guard_or_change() {
     let scene = Scene::new().await;
     let ttl = Duration::from_secs(2);
     let short = scene.client.lock("/short").ttl(ttl).acquire().await.unwrap();

@@ -81,7 +81,7 @@ async fn streams_and_guards_survive_member_replacement() {
         }
         while counted.last < wrote {
             let change = soon(changes.next()).await.unwrap().unwrap();
-            // Writing the same value again is not a new number.
+            // A repeated write of the same value is no new number.
             if change.new != change.old {
                 let told = Told { revision: change.revision.get(), resynced: change.resynced, old: change.old, new: change.new };
                 counted.tell(told).unwrap();
@@ -115,7 +115,7 @@ async fn follower(cluster: &Cluster) -> usize {
 /// Fault F24, promises W1 and W2: a member that has missed more entries than the others keep
 /// installs their snapshot. etcd 3.4.23 then repeats changes on watches that were open before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn snapshot_on_member_repeats_no_change() {
+async fn member_that_installs_snapshot_repeats_no_change() {
     const WRITERS: usize = 100;
     // The other members keep 5,000 entries besides those of a snapshot.
     const EACH: usize = 60;

@@ -71,7 +71,7 @@ async fn no_key_is_older_than_first_write() {
 }
 
 #[tokio::test]
-async fn newest_returns_foreign_keys_unchanged() {
+async fn newest_returns_keys_of_any_bytes() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     // The directory with a slash, two keys that are not valid paths, and bytes that are not text:
@@ -158,7 +158,7 @@ async fn live_watches_have_no_gap_at_start() {
 /// a live watch with the write itself. The two are measured in turns, so that other load on the
 /// machine affects both alike.
 #[tokio::test]
-async fn live_watch_does_not_wait_for_server_loop() {
+async fn live_watch_gets_events_without_polling_delay() {
     const ROUNDS: usize = 15;
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());

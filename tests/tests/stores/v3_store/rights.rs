@@ -71,7 +71,7 @@ async fn soon<F: Future>(future: F) -> F::Output {
     timeout(PATIENCE, future).await.expect("in time")
 }
 
-/// One of each part of the library that watches keys as its user.
+/// One object of each kind that watches keys.
 struct Watchers {
     entry: Entry<u64>,
     changes: EntryChanges<u64>,
@@ -294,7 +294,7 @@ impl Churn {
         let (endpoint, counted) = (endpoint.to_owned(), Arc::clone(&changes));
         let task = tokio::spawn(async move {
             for number in 0.. {
-                // A token is valid for one change only.
+                // A token is valid only until the next change.
                 Admin::of(&endpoint).as_root().await.pair("RoleAdd", &format!("role-{number}"), "").await;
                 counted.fetch_add(1, Ordering::Relaxed);
             }

@@ -64,14 +64,14 @@ async fn equal_watches_share_one_server_watch() {
     assert_eq!(watchers(&etcd).await, 1.0);
     drop(last);
     until_watchers(&etcd, 0.0).await;
-    // A later watch of the key starts a new one.
+    // A watch of the key that is opened later starts a new server watch.
     let mut again = watch(&store, "/app/a", WatchFrom::Listed(Revision::new(third))).await;
     let fourth = write(&store, &key("/app/a"), "3").await;
     assert_eq!(next(&mut again).await.get(), fourth);
 }
 
 #[tokio::test]
-async fn watches_join_despite_writes_to_other_keys() {
+async fn equal_watches_are_shared_despite_writes_to_other_keys() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let mut streams = Vec::new();
@@ -90,7 +90,7 @@ async fn watches_join_despite_writes_to_other_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watches_joined_during_writes_are_whole() {
+async fn watches_shared_during_writes_miss_nothing() {
     const READERS: usize = 300;
     const BATCHES: usize = 50;
     let etcd = Etcd::start().await;

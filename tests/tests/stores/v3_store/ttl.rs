@@ -42,7 +42,7 @@ async fn writes_with_same_ttl_share_lease() {
     let left = store.time_to_live(lease_of(&store, "/one").await).await.unwrap().unwrap();
     assert!(left >= HOUR, "the key lives at least as long as requested: {left:?}");
     assert!(left <= HOUR + HOUR / 20, "{left:?}");
-    // Another time to live uses another lease.
+    // A write with another time to live gets another lease.
     store.commit(expiring("/one", HOUR * 2)).await.unwrap();
     assert_eq!(granted(&etcd).await, 2.0);
 }

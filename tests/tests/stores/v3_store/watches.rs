@@ -335,7 +335,7 @@ async fn slow_reader_lags_alone() {
 }
 
 #[tokio::test]
-async fn fragmented_replay_is_whole() {
+async fn fragmented_replay_misses_nothing() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     // Each revision has two keys of 600 kB, so a fragment (2 MB) ends in the middle of a revision.

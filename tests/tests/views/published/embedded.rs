@@ -260,7 +260,7 @@ async fn unverified_value_is_not_called_published() {
     store.faults().clear();
     until(|| published.is_published()).await;
     assert_eq!(entry.get().await.unwrap().map(|read| *read), Some(1));
-    // The key is watched again.
+    // The task watches the key again, and notices the deletion.
     entry.delete().await.unwrap();
     shows(&entry, Some(1)).await;
 }
@@ -387,7 +387,7 @@ async fn cancelled_call_leaves_nothing() {
         let client = Client::with_store(CountingStore::new(store.clone()));
         let entry = client.entry::<u64>("/services/a").unwrap();
         completed = poll_times(entry.publish(&1).ttl(6 * TEN), times).await.is_some();
-        // Less than the time to live.
+        // Waits for less than the time to live, so that the key cannot have disappeared by itself.
         sleep(TEN).await;
         let below = inner.range(Range::of(Span::Below(Key::root()))).await.unwrap();
         assert!(below.kvs.is_empty(), "after {times} polls");
@@ -401,7 +401,7 @@ async fn cancelled_call_leaves_nothing() {
     }
     assert!(completed);
 
-    // The same while the value is put back, set and withdrawn.
+    // Drops the future also while the value is put back, set and withdrawn.
     for times in 0..20 {
         for what in 0..3 {
             let inner = MemoryStore::new();

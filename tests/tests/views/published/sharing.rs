@@ -79,7 +79,7 @@ async fn values_with_equal_ttl_share_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn withdrawal_leaves_other_values() {
+async fn withdrawal_keeps_other_values() {
     let values = Values::new();
     let mut published = values.published(5).await;
     let mut changes = values.entry(0).watch().await.unwrap();
@@ -127,8 +127,9 @@ async fn lost_lease_is_replaced_by_one_new_lease() {
     assert_eq!(values.counting.take().grant, 1);
 }
 
-/// A put with an unknown outcome may be applied later, and then only the end of its lease deletes
-/// the key. The other values move to a new lease without a gap.
+/// Several values share a lease. A put with an unknown outcome may still be applied later, and then
+/// only the end of that lease deletes the key. So the lease is ended, and the other values move to a
+/// new one first, without a gap.
 #[tokio::test(start_paused = true)]
 async fn put_with_unknown_outcome_leaves_no_value() {
     for late in [0, 1, 100, 3000] {

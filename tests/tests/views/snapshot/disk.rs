@@ -150,7 +150,7 @@ const CHILD: &str = "SNAPSHOT_TEST_WRITES";
 /// Saves a large state repeatedly in the process that the next test starts. Does nothing when run
 /// as a test.
 #[tokio::test]
-async fn child_writes_until_it_is_killed() {
+async fn helper_process_that_writes_until_killed() {
     let Some(path) = std::env::var_os(CHILD) else { return };
     let bench = Bench::new();
     let map = bench.client.entries::<u64, String>("/app").unwrap();
@@ -171,7 +171,7 @@ async fn next_start_removes_files_of_killed_writers() {
         // The child may be killed just after a rename, when no unfinished file exists.
         while unfinished() == 0 {
             let mut child = Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "snapshot::disk::child_writes_until_it_is_killed"])
+                .args(["--exact", "snapshot::disk::helper_process_that_writes_until_killed"])
                 .env(CHILD, bench.path())
                 .stdout(std::process::Stdio::null())
                 .spawn()

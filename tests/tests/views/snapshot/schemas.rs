@@ -79,7 +79,7 @@ async fn next_save_contains_added_field() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn file_without_former_secret_is_refused() {
+async fn file_is_refused_if_field_was_secret_when_saved() {
     let stored = [("a", "1"), ("b", "500")];
     let refused = refusal(upgrade::<with_secret::Limits, plain_option::Limits>(&stored).await);
     assert!(refused.contains("`b`") && !refused.contains("500"), "{refused}");
@@ -108,7 +108,7 @@ version!(new_name { #[etcd(alias = "old")] pub(super) new: Option<u32> });
 version!(with_alias { #[etcd(alias = "older")] pub(super) old: Option<u32> });
 
 #[tokio::test(start_paused = true)]
-async fn alias_is_read_only_if_earlier_keys_are_known() {
+async fn file_without_key_of_higher_precedence_is_refused() {
     // The file cannot tell whether the server stores `new`, too.
     let refused = refusal(upgrade::<old_name::Limits, new_name::Limits>(&[("old", "1"), ("new", "2")]).await);
     assert!(refused.contains("`new`"), "{refused}");

@@ -72,7 +72,7 @@ async fn each_field_has_its_variant() {
 }
 
 #[tokio::test]
-async fn change_of_alias_is_change_of_field() {
+async fn change_of_alias_is_reported_as_change_of_field() {
     let (client, mut changes) = watched().await;
     let old = change(&client, &mut changes, "/a/old", "1").await;
     assert!(matches!(old, AllChange::Leaf(c) if c.is_created() && c.key.as_str() == "/a/old"));

@@ -128,7 +128,7 @@ fn span_below_matches_whole_segments() {
 }
 
 #[test]
-fn pages_cover_all_keys() {
+fn pages_return_all_keys_once() {
     let mut state = state();
     for path in ["/d/a", "/d/b", "/d/c", "/e"] {
         put(&mut state, path, "value");
@@ -150,7 +150,7 @@ fn pages_cover_all_keys() {
 }
 
 #[test]
-fn next_yields_one_revision_at_a_time() {
+fn history_is_read_one_revision_at_a_time() {
     let mut state = state();
     put(&mut state, "/a", "1");
     put(&mut state, "/b", "1");
@@ -164,7 +164,7 @@ fn next_yields_one_revision_at_a_time() {
 }
 
 #[test]
-fn search_stops_at_its_budget() {
+fn history_search_stops_at_its_budget() {
     let mut state = state();
     for _ in 0..10 {
         put(&mut state, "/a", "1");

@@ -11,7 +11,7 @@ async fn watch_sees_lease_expire_in_one_revision() {
         write_until(&store, path, "1", Expiry::With(lease(1))).await.unwrap();
     }
     let mut stream = watch(&store, "/d", 3).await;
-    // No call is made to the store.
+    // The test makes no call to the store.
     let WatchItem::Batch(batch) = stream.next().await.unwrap().unwrap() else { panic!("no batch") };
     assert_eq!((batch.revision.get(), batch.events.len()), (4, 2));
     assert!(batch.events.iter().all(|event| matches!(event, Event::Delete { previous: Some(_), .. })));

@@ -122,11 +122,11 @@ impl Machine {
 /// The position of an event's key relative to the span.
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
-    /// In the span.
+    /// The key is in the span.
     Inside,
-    /// A directory that contains the span.
+    /// The key is a directory that contains the span.
     Above,
-    /// Outside the span, or hidden from it.
+    /// The key is outside the span, or hidden from it.
     Elsewhere,
 }
 

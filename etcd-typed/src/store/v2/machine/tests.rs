@@ -118,7 +118,7 @@ fn expired_directory_is_recognised_by_previous_node() {
 }
 
 #[test]
-fn answers_without_new_event_are_stale() {
+fn answers_without_new_event_are_ignored() {
     let mut machine = machine(Span::Below(key("/t")), 4);
     for event in [
         r#"{"action":"get","node":{"key":"/t/a","value":"v","modifiedIndex":9,"createdIndex":9}}"#,
@@ -225,7 +225,7 @@ proptest! {
     /// Invalid events, and those of a hostile server, never cause a panic and never move the watch
     /// back.
     #[test]
-    fn mutated_answers_never_move_back(
+    fn mutated_answers_never_move_watch_back(
         mutations in proptest::collection::vec((0usize..19, 0usize..400, "[0-9a-z\"/_{}:,-]"), 1..8)
     ) {
         let mut lines = RECORDED.lines().map(str::to_owned).collect::<Vec<_>>();

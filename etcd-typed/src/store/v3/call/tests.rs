@@ -125,7 +125,7 @@ impl State {
         frame.put_u32(message.len() as u32);
         frame.extend(message);
         let response = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
-        // The client may be gone.
+        // The send fails if the client has closed the connection.
         let Ok(mut body) = respond.send_response(response, false) else { return };
         let _ = body.send_data(frame.into(), false);
         if method != "Watch" {
@@ -222,7 +222,7 @@ async fn write_is_not_sent_to_foreign_cluster() {
     assert!(error.to_string().contains("must be of one"), "{error}");
     assert_eq!(read(&store).await.unwrap_err().kind(), ErrorKind::Server);
     assert_eq!((second.got("Put"), store.history()), (0, 0));
-    // Once it is back, it is used as before.
+    // Once the first endpoint is back, the client uses it as before.
     first.restart_as(1);
     write(&store).await.unwrap();
     assert_eq!((second.got("Put"), store.history()), (0, 0));
@@ -245,7 +245,8 @@ async fn client_moves_when_all_members_are_restored() {
     }
     assert_eq!((one.got("Put"), two.got("Put")), (1, 5), "no write went to a member of the new cluster");
     three.restart_as(0);
-    // This takes a moment, because a survey that found no agreement is not repeated at once.
+    // The client moves only after a moment, because it does not repeat a survey without agreement
+    // at once.
     let moved = async {
         while write(&store).await.is_err() {
             sleep(Duration::from_millis(10)).await;
@@ -259,7 +260,7 @@ async fn client_moves_when_all_members_are_restored() {
 }
 
 #[tokio::test]
-async fn endpoints_of_two_clusters_keep_history() {
+async fn client_stays_while_its_endpoints_disagree() {
     let (first, second) = (Fake::of(1).await, Fake::of(2).await);
     let store = store_of([&first, &second]);
     for _ in 0..3 {
@@ -302,7 +303,7 @@ async fn answer_without_header_is_rejected() {
 }
 
 #[test]
-fn store_header_needs_revision() {
+fn store_answer_without_revision_is_rejected() {
     let header = |cluster_id, revision| Some(ResponseHeader { cluster_id, member_id: 1, revision });
     for (header, of_the_store, of_a_lease) in [
         (None, false, false),
@@ -320,7 +321,7 @@ fn store_header_needs_revision() {
 
 /// The transaction compares and reads, like a read under a guard.
 #[tokio::test]
-async fn safe_servers_get_unchanged_read_transactions() {
+async fn fixed_servers_get_unchanged_read_transactions() {
     let a = Key::parse("/a").unwrap();
     let get = Op::Get(Span::Key(a.clone()));
     let txn = Txn { compares: vec![Compare::key(&a, Condition::Present)], then: vec![get.clone(), get.clone()], otherwise: vec![get] };

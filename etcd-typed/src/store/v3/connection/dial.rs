@@ -129,7 +129,8 @@ fn configured(stream: TcpStream) -> io::Result<TcpStream> {
 pub(super) struct Io {
     bytes: Box<dyn Bytes>,
     read: LastRead,
-    /// Whether it was read from. The first read happens once the connection is set up.
+    /// Whether anything was read from the stream. The first read happens once the connection is set
+    /// up.
     in_use: bool,
 }
 
@@ -213,7 +214,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn dead_address_is_skipped() {
+    async fn unreachable_address_is_skipped() {
         let [dead, alive] = [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
         let addresses = [dead.local_addr().unwrap(), alive.local_addr().unwrap()];
         drop(dead);

@@ -68,7 +68,7 @@ impl Connection {
     ) -> Result<Option<(Requests, Answers)>, Status> {
         let limit = self.sender.current_max_send_streams();
         let begun = self.begin(path, metadata)?;
-        // If nothing else is under way, another connection would not have more room.
+        // If this is the only call on the connection, another connection would not have more room.
         let place = begun.1.call.place;
         Ok((place <= limit || place == 1).then_some(begun))
     }
@@ -133,7 +133,7 @@ impl<M: Message> Sent for M {
 
 /// Any message to receive.
 pub(in crate::store::v3) trait Received: Send {
-    /// Replaces itself by the decoded message.
+    /// Decodes a message into `self`.
     fn read(&mut self, message: Chunks) -> Result<(), DecodeError>;
 }
 

@@ -157,7 +157,7 @@ impl Job {
 /// because copying it together would touch all its bytes once more.
 #[derive(Default)]
 pub(in crate::store::v3) struct Chunks {
-    /// Not empty unless `rest` is empty too.
+    /// The first chunk. It is empty only if `rest` is empty too.
     first: Bytes,
     rest: VecDeque<Bytes>,
     /// The length of all chunks together.

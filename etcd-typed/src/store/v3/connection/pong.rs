@@ -81,7 +81,7 @@ impl<B: AsyncWrite + Unpin> LatePongs<B> {
         {
             let rest = pong.get(*written..).unwrap_or_default();
             if rest.is_empty() {
-                // TLS may have buffered it.
+                // TLS may have buffered the pong, so it must be flushed.
                 ready!(Pin::new(&mut self.bytes).poll_flush(cx))?;
                 self.pong = Pong::None;
                 self.last = Some(Instant::now());
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn other_frames_are_not_delayed() {
+    async fn only_ping_acks_are_delayed() {
         let (mut near, mut far) = connected().await;
         // These bytes are part of a value.
         near.write_all(b"frame of ").await.unwrap();

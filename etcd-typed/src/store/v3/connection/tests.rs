@@ -298,7 +298,7 @@ async fn unusual_answers_are_classified() {
 /// Nothing is sent before the server has shown that it speaks HTTP/2, so a request to one of these
 /// servers is not in doubt.
 #[tokio::test]
-async fn other_protocols_are_found_before_a_request() {
+async fn other_protocols_are_detected_before_first_request() {
     // The flag says whether the first bytes show another protocol.
     let cases: [(&str, &'static [u8], bool); 7] = [
         ("HTTP/1", b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\r\n400 Bad Request", true),
@@ -365,7 +365,7 @@ async fn silent_connection_ends_calls() {
 
 /// Answers to one call do not show that the requests of others arrive.
 #[tokio::test]
-async fn lost_requests_are_noticed_while_answers_arrive() {
+async fn lost_requests_are_detected_despite_other_answers() {
     // The messages come far more often than this, so that even a very slow machine does not mistake
     // them for silence.
     let keep_alive = Duration::from_secs(1);
@@ -429,7 +429,7 @@ impl AsyncWrite for Deaf {
 /// Streams above the last one that a GOAWAY names were never begun. Those at or below it are
 /// answered (RFC 9113, section 6.8).
 #[tokio::test]
-async fn closing_server_turns_away_unbegun_calls() {
+async fn closing_server_never_begins_later_calls() {
     let serve = |mut tcp: TcpStream| async move {
         let mut preface = [0; 24];
         tcp.read_exact(&mut preface).await.unwrap();
@@ -470,9 +470,9 @@ async fn closing_server_turns_away_unbegun_calls() {
     assert!(!classify(&connection.ready().await.unwrap_err()).verdict().may_have_applied);
 }
 
-/// A stream that stays open must not wait for another one that stays open.
+/// A long stream must not wait for the end of another long stream, which may never come.
 #[tokio::test]
-async fn lasting_streams_respect_server_limit() {
+async fn long_streams_respect_server_limit() {
     let serve = |tcp| async move {
         let mut connection: server::Connection<_, Bytes> = server::Builder::new().max_concurrent_streams(2).handshake(tcp).await.unwrap();
         let mut open = Vec::new();
@@ -593,7 +593,7 @@ async fn broken_stream_ends_long_message() {
 /// A server keeps a watch stream open until it is cancelled, so the client must not wait for its
 /// end after the first answer.
 #[tokio::test(start_paused = true)]
-async fn first_answer_ends_call_on_lasting_stream() {
+async fn call_on_long_stream_ends_with_first_answer() {
     let (near, far) = tokio::io::duplex(1 << 16);
     tokio::spawn(async move {
         let mut connection = server::handshake(far).await.unwrap();

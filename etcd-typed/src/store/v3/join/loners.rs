@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn set_keeps_keys_until_removed() {
+    fn set_contains_keys_until_removed() {
         let loners = Loners::default();
         let key = |number: u32| format!("/app/{number}").into_bytes();
         assert!((0..1000).all(|number| !loners.contain(&key(number))), "it is empty at first");

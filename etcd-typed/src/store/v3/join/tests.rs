@@ -4,7 +4,7 @@ use super::*;
 use crate::store::v3::wire::{KeyValue, ResponseHeader, ResponseOp};
 
 #[test]
-fn reads_are_joined_on_safe_versions_only() {
+fn reads_share_requests_on_fixed_versions_only() {
     for version in ["3.4.0", "3.4.23", "3.4.45", "3.5.7", "3.5.30", "3.5.31+git", "3.6.0", "3.6.0-rc.1", "3.7.1", "4.0.0"] {
         assert!(survives_cancelled_reads(version), "{version}");
     }
@@ -15,7 +15,7 @@ fn reads_are_joined_on_safe_versions_only() {
 }
 
 #[test]
-fn only_current_single_key_reads_are_joined() {
+fn only_current_single_key_reads_share_requests() {
     let plain = RangeRequest { key: Bytes::from("/a"), ..RangeRequest::default() };
     assert!(is_joinable(&plain));
     assert!(is_joinable(&RangeRequest { keys_only: true, ..plain.clone() }));
@@ -36,7 +36,7 @@ fn only_current_single_key_reads_are_joined() {
 }
 
 #[test]
-fn questions_whose_answers_are_small_are_joined() {
+fn only_change_checks_of_directories_share_requests() {
     let keys = RangeRequest { key: Bytes::from("/a/\0"), range_end: Bytes::from("/a0"), keys_only: true, ..RangeRequest::default() };
     let question = RangeRequest { limit: 1, min_mod_revision: 7, ..keys.clone() };
     assert!(is_joinable(&question) && is_question(&question));
@@ -61,7 +61,7 @@ fn questions_whose_answers_are_small_are_joined() {
 }
 
 #[test]
-fn joined_answer_is_split_or_rejected() {
+fn shared_answer_is_split_or_rejected() {
     let kv = |key: &'static str| KeyValue { key: Bytes::from(key), ..KeyValue::default() };
     let range =
         |kvs: Vec<KeyValue>| ResponseOp { response: Some(wire::Response::Range(RangeResponse { kvs, ..RangeResponse::default() })) };
@@ -80,7 +80,7 @@ fn joined_answer_is_split_or_rejected() {
 }
 
 #[test]
-fn equal_reads_share_group_in_arrival_order() {
+fn equal_reads_share_request_in_arrival_order() {
     let request = |key: &'static str, keys_only| RangeRequest { key: Bytes::from(key), keys_only, ..RangeRequest::default() };
     let mut waiting = Waiting::default();
     let mut told = Vec::new();

@@ -202,7 +202,7 @@ fn equal_ttls_share_lease_within_list() {
 }
 
 #[test]
-fn unfitting_answer_leaves_outcome_unknown() {
+fn answer_of_wrong_type_leaves_write_in_doubt() {
     let request = wire::TxnRequest {
         success: vec![RequestOp { request: Some(wire::Request::Put(wire::PutRequest::default())) }],
         ..Default::default()
@@ -216,7 +216,7 @@ fn unfitting_answer_leaves_outcome_unknown() {
 }
 
 #[test]
-fn negative_numbers_are_handled() {
+fn negative_numbers_of_server_are_converted() {
     let kv = wire::KeyValue { create_revision: -1, mod_revision: i64::MIN, version: -3, lease: -4, ..wire::KeyValue::default() };
     let kv = key_value(kv);
     assert_eq!((kv.created, kv.modified, kv.version, kv.lease), (Revision::ZERO, Revision::ZERO, None, LeaseId::from_signed(-4)));
@@ -225,7 +225,7 @@ fn negative_numbers_are_handled() {
 }
 
 #[test]
-fn only_key_needs_single_key() {
+fn only_key_is_none_for_several_keys() {
     let (a, b) = (key("/a"), key("/b"));
     let txn = Txn { compares: vec![Compare::key(&a, Condition::Present)], then: vec![Op::delete(&a)], ..Txn::default() };
     assert_eq!(only_key(&txn), Some(&a));

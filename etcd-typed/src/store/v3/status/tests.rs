@@ -24,7 +24,7 @@ fn assert_row(status: &Status, row: Row, kind: ErrorKind, repeat: Repeat, may_ha
 }
 
 #[test]
-fn missing_connection_is_not_sent() {
+fn request_without_connection_is_not_sent() {
     let status = Local::NotSent("Connection refused (os error 111)".to_owned()).into();
     assert_row(&status, Row::NotSent, ErrorKind::Unavailable, Repeat::Always, false);
 }
@@ -45,7 +45,7 @@ fn refused_client_certificate_is_tls_error() {
 }
 
 #[test]
-fn refused_stream_is_not_sent() {
+fn refused_http2_stream_means_request_was_not_sent() {
     assert_row(&broken(None, Reason::REFUSED_STREAM), Row::NotSent, ErrorKind::Unavailable, Repeat::Always, false);
 }
 
@@ -216,7 +216,7 @@ fn refused_token_is_renewed() {
 }
 
 #[test]
-fn changed_users_are_not_refused_token() {
+fn changed_users_need_new_login() {
     for status in
         [said(Code::InvalidArgument, "etcdserver: revision of auth store is old"), said(Code::Unknown, "auth: revision in header is old")]
     {

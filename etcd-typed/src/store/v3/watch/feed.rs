@@ -37,8 +37,8 @@ const MOST_RECENT_BYTES: usize = 256 * 1024;
 /// what a server sends at once.
 const NEAR: u64 = 1000;
 
-/// Told once: the watch is established, or why not. An error without a failure means that the
-/// reader should try another watch.
+/// Sends once to a reader whether its watch was established. An error without a failure means that
+/// the reader should try another watch.
 pub(super) type Standing = oneshot::Sender<Result<(), Option<Failure>>>;
 
 /// The outcome of an attempt to join a watch.
@@ -59,14 +59,14 @@ pub(super) struct Sharing {
     from: WatchFrom,
     stage: Stage,
     readers: HashMap<ReaderId, Reader>,
-    /// Everything up to this revision was yielded, or precedes the watch.
+    /// All changes up to this revision were yielded, or precede the watch.
     last: Revision,
     /// `recent` contains everything that was yielded after this revision.
     floor: Revision,
     recent: VecDeque<Arc<Batch>>,
     recent_bytes: usize,
-    /// Whether batches are kept. Not for a watch that only one reader has asked for, because a kept
-    /// batch costs memory.
+    /// Whether batches are kept for later readers. False as long as only one reader has asked for
+    /// this watch, because a kept batch costs memory.
     keeps: bool,
     /// The value of `last` at the previous call of [`Self::age`].
     looked_at: Revision,
@@ -75,10 +75,10 @@ pub(super) struct Sharing {
 #[derive(Debug)]
 struct Reader {
     queue: Arc<Queue>,
-    /// Only changes after this revision are for this reader.
+    /// The reader gets only changes after this revision.
     last: Revision,
     from: WatchFrom,
-    /// Present until the watch is established.
+    /// Tells the reader that the watch is established. `None` afterwards.
     standing: Option<Standing>,
 }
 
@@ -196,8 +196,8 @@ impl Sharing {
             WatchItem::HistoryLost { oldest } => {
                 for (_, reader) in self.readers.drain() {
                     wakers.extend(if oldest.is_some_and(|oldest| reader.last >= oldest) {
-                        // The changes that this reader needs still exist. Only this watch was too
-                        // far behind.
+                        // The server still has the changes that this reader needs. Only the watch
+                        // was too far behind.
                         reader.queue.fail(Error::from(Failure::new(Row::Severed, "the watch had to go back to what is compacted")))
                     } else {
                         reader.queue.push(WatchItem::HistoryLost { oldest }).waker

@@ -104,7 +104,7 @@ struct Followed {
     token: Token,
     key: Bytes,
     range_end: Bytes,
-    /// Everything up to this revision was yielded, or precedes the watch.
+    /// All changes up to this revision were yielded, or precede the watch.
     last: i64,
     start: Start,
     /// The last revision received, which may be incomplete.
@@ -113,14 +113,14 @@ struct Followed {
     place: u64,
 }
 
-/// Where the server is asked to start the watch.
+/// The start revision in the request that creates the watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Start {
-    /// At `last`.
+    /// The revision `last` itself.
     AtLast,
-    /// After `last`, which is correct only if nothing was written since.
+    /// The revision after `last`. Correct only if nothing was written since `last`.
     AfterLast,
-    /// At the server's current revision.
+    /// None, so the watch starts at the server's current revision.
     Now,
 }
 

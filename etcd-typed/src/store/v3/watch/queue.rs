@@ -12,7 +12,8 @@ use crate::store::{Batch, Event, WatchItem};
 const MOST_BATCHES: usize = 1024;
 /// The maximum bytes of buffered batches. A single batch may be larger.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
-/// The same limit for a section of a long history, because its reader has many queues.
+/// The maximum bytes of buffered batches for a section of a long history. It is smaller, because
+/// the reader of the history has many queues.
 const MOST_BYTES_OF_SECTION: usize = 1024 * 1024;
 
 /// The items that a reader has not taken yet.
@@ -180,7 +181,7 @@ impl State {
                 }
             }
             WatchItem::HistoryLost { .. } | WatchItem::Behind(_) | WatchItem::Lagged => self.ended = true,
-            // It is the first item and occurs once.
+            // `Skipped` is the first item and occurs once.
             WatchItem::Skipped(_) => {}
             // Batches go through `put_batch`.
             WatchItem::Batch(_) => {}
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn section_has_less_room_than_watch() {
+    fn replay_section_queue_is_smaller_than_watch_queue() {
         let (section, all) = (Queue::until(Some(Revision::new(7))), Queue::until(None));
         for revision in 1..=2 {
             let large = || batch(revision, MOST_BYTES_OF_SECTION);
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_makes_room() {
+    fn reading_makes_room_in_queue() {
         let queue = Queue::default();
         for revision in 1..=5000 {
             assert!(queue.push(batch(revision, 10_000)).taken);

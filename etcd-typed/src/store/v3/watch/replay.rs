@@ -80,16 +80,17 @@ pub(super) trait Source: Send + Unpin + 'static {
 /// A watch that reads a long history in sections and then continues.
 pub(super) struct Replay<S> {
     source: S,
-    /// The first section is being read. The last one has no end once the whole history is divided.
+    /// The open sections; items are yielded from the first one. When the whole history is divided,
+    /// the last section has no end.
     sections: VecDeque<Section>,
-    /// Everything up to this revision was yielded.
+    /// All changes up to this revision were yielded.
     last: Revision,
     stride: u64,
     window: usize,
     /// The time limit for silence, valid while `is_silent`.
     silence: Pin<Box<Sleep>>,
     is_silent: bool,
-    /// Held while there is more than one section.
+    /// The permit to read in sections, held while there is more than one section.
     permit: Option<Permit>,
     ended: bool,
 }
@@ -97,7 +98,7 @@ pub(super) struct Replay<S> {
 struct Section {
     start: Revision,
     until: Option<Revision>,
-    /// Its watch continues beyond `until`.
+    /// Whether the watch of the section continues beyond `until`.
     endless: bool,
     /// The number of revisions of the span yielded so far.
     yielded: u64,
@@ -107,7 +108,7 @@ struct Section {
 enum Stage {
     Opening(BoxFuture<'static, Result<WatchStream>>),
     Open(WatchStream),
-    /// Empty once the error was yielded.
+    /// The error to yield after the other items. `None` once it was yielded.
     Failed(Option<Error>),
 }
 

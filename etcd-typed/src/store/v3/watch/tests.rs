@@ -19,7 +19,7 @@ use crate::store::v3::wire::{self, Event, RangeResponse, ResponseHeader, StatusR
 
 /// The time limit of a call in these tests.
 const CALL: Duration = Duration::from_millis(600);
-/// Longer than any operation that ends at all.
+/// The limit of every wait. Every operation that ends at all ends sooner.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The size of one fragment.
 const FRAGMENT: usize = 2 << 20;
@@ -27,9 +27,9 @@ const FRAGMENT: usize = 2 << 20;
 /// How the server treats a watch.
 #[derive(Clone, Copy)]
 enum Watching {
-    /// It never answers.
+    /// The server never answers.
     Silent,
-    /// It sends fragments of one revision for as long as the client reads them.
+    /// The server sends fragments of one revision for as long as the client reads them.
     Fragments,
 }
 

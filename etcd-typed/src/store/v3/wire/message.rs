@@ -269,7 +269,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn messages_match_derived_form(message in fields(), cut in proptest::option::of(any::<prop::sample::Index>())) {
+        fn messages_decode_as_prost_does(message in fields(), cut in proptest::option::of(any::<prop::sample::Index>())) {
             let message = &message[..cut.map_or(message.len(), |cut| cut.index(message.len() + 1))];
             match (Ours::decode(message), Derived::decode(message)) {
                 (Ok(ours), Ok(derived)) => {

@@ -109,7 +109,7 @@ mod tests {
 
     use super::*;
 
-    /// The derived form of the same message.
+    /// The same message with an implementation that prost derives.
     #[derive(Clone, PartialEq, Message)]
     struct Derived {
         #[prost(message, optional, tag = "1")]
@@ -145,7 +145,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_match_derived_form(
+        fn messages_decode_as_prost_does(
             revision in proptest::option::of(any::<i64>()),
             kvs in proptest::collection::vec(kv(), 0..5),
             more in any::<bool>(),
@@ -174,7 +174,7 @@ mod tests {
         }
 
         #[test]
-        fn invalid_bytes_match_derived_form(message in proptest::collection::vec(any::<u8>(), 0..40)) {
+        fn invalid_bytes_decode_as_prost_does(message in proptest::collection::vec(any::<u8>(), 0..40)) {
             agree(&message);
         }
     }

@@ -121,7 +121,7 @@ mod tests {
     use super::super::{KeyValue, ResponseHeader};
     use super::*;
 
-    /// The derived form of the same message.
+    /// The same message with an implementation that prost derives.
     #[derive(Clone, PartialEq, Message)]
     struct Derived {
         #[prost(message, optional, tag = "1")]
@@ -173,7 +173,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_match_derived_form(
+        fn messages_decode_as_prost_does(
             revision in proptest::option::of(any::<i64>()),
             numbers in any::<[i64; 2]>(),
             flags in any::<[bool; 3]>(),
@@ -205,7 +205,7 @@ mod tests {
         }
 
         #[test]
-        fn invalid_bytes_match_derived_form(message in proptest::collection::vec(any::<u8>(), 0..40)) {
+        fn invalid_bytes_decode_as_prost_does(message in proptest::collection::vec(any::<u8>(), 0..40)) {
             agree(&message);
         }
     }

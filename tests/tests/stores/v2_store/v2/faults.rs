@@ -41,7 +41,7 @@ async fn watch_yields_whole_history_over_cuts() {
     watch_yields_whole_history(None).await;
 }
 
-/// Every `kill`-th fault is a kill, the others are cuts.
+/// Every `kill`-th fault kills the server, and the others cut the connections.
 async fn watch_yields_whole_history(kill: Option<usize>) {
     let mut etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
@@ -124,7 +124,7 @@ async fn clients_recover_in_new_cluster() {
     let mut changes = dir.watch().await.unwrap();
     let named = client.lock("/locks/a").ttl(Duration::from_secs(600));
     let held = named.acquire().await.unwrap();
-    // Long enough for the lock's watch to start.
+    // Waits until the lock watches its key.
     sleep(Duration::from_millis(300)).await;
 
     proxy.set(Mode::Refuse).await;

@@ -141,7 +141,7 @@ async fn row(answer: &str, on_read: ErrorKind, on_write: (ErrorKind, bool), on_w
 }
 
 #[tokio::test]
-async fn foreign_answers_are_classified() {
+async fn answers_of_other_servers_are_classified() {
     use ErrorKind::{PermissionDenied, Server, TooLarge, Unauthenticated, Unavailable};
     let html = "<html><body>hello</body></html>";
     let index = "X-Etcd-Index: 7\r\n";

@@ -357,8 +357,8 @@ async fn ttl_is_reported_and_kept() {
     store.commit(write(put(Duration::from_secs(100)))).await.unwrap();
     let ttl = async || store.range(Range::of(Span::Key(a.clone()))).await.unwrap().kvs.first().map(|kv| kv.ttl);
     assert!(ttl().await.unwrap().unwrap() <= Duration::from_secs(100));
-    // Far above what the server's clock can count. The server itself would never expire such a key,
-    // or expire it at once.
+    // This time to live is far above what the server's clock can count. If it were sent unchanged,
+    // the key would never expire, or expire at once.
     store.commit(write(put(Duration::MAX))).await.unwrap();
     assert!(ttl().await.unwrap().unwrap() > Duration::from_secs(3_000_000_000));
     store.commit(write(Op::put(&a, text("v")))).await.unwrap();
@@ -391,7 +391,7 @@ async fn lease_keeps_and_deletes_its_keys() {
     let created = store.commit(with(&a, id)).await.unwrap().revision;
     store.commit(with(&b, id)).await.unwrap();
     let held = Txn { compares: vec![Compare::key(&a, Condition::Lease(id))], then: vec![Op::Get(Span::Key(a.clone()))], otherwise: vec![] };
-    // Longer than the keys live without keep-alives.
+    // The loop takes longer than the keys would live without keep-alives.
     for _ in 0..8 {
         sleep(Duration::from_millis(500)).await;
         assert_eq!(store.keep_alive(id).await.unwrap(), ttl);
@@ -516,7 +516,7 @@ async fn write_without_quorum_has_unknown_outcome() {
     let error = written.unwrap_err();
     assert!(error.may_have_applied() && error.is_retryable(), "{error:?}");
     assert_eq!(&read.unwrap().kvs[0].value[..], b"1");
-    // The outcome shows later, and is one of the two values.
+    // A later read shows whether the write was applied.
     let deadline = tokio::time::Instant::now() + LIMIT;
     let settled = loop {
         match store.range(Range::of(Span::Key(a.clone()))).await {

@@ -50,7 +50,7 @@ async fn refresh(gone: &Client, key: &Key, kv: &KeyValue) -> bool {
 }
 
 #[tokio::test]
-async fn expired_listed_key_holds_nothing() {
+async fn expired_key_holds_no_lock_or_leadership() {
     let (_etcd, client, gone) = two().await;
     over(&client, &gone, "/lock").await;
     assert_eq!(client.lock("/lock").holder().await.unwrap(), None);
@@ -60,7 +60,7 @@ async fn expired_listed_key_holds_nothing() {
 }
 
 #[tokio::test]
-async fn late_refresh_does_not_revive_former_holder() {
+async fn late_refresh_does_not_renew_expired_lock() {
     let (_etcd, client, gone) = two().await;
     let (key, kv) = over(&client, &gone, "/lock").await;
     let lock = client.lock("/lock").try_acquire().await.unwrap().expect("the lock is free");

@@ -297,7 +297,7 @@ async fn watch_leaves_isolated_member() {
     assert!(ended.unwrap_err().is_retryable());
     let mut resumed = resume(&store, start).await;
     put(&connect(ports[1]), "/app/a", "2").await;
-    // A watch may end once more until the members have a leader again.
+    // Until the members have a leader again, the watch may end, and is then resumed.
     let batch = loop {
         match next(&mut resumed).await {
             Some(Ok(WatchItem::Progress(_))) => {}

@@ -107,7 +107,7 @@ impl Shared {
 }
 
 #[test]
-fn joined_reader_gets_changes_after_its_start() {
+fn reader_of_shared_watch_gets_changes_after_its_start() {
     let mut shared = Shared::standing(listed(5), 5);
     // The first reader that joins makes the watch keep its batches.
     assert!(shared.join(1, listed(5), 5));
@@ -132,7 +132,7 @@ fn reader_ahead_of_server_is_refused() {
 }
 
 #[test]
-fn late_reader_is_refused_unless_live() {
+fn shared_watch_refuses_reader_that_needs_older_changes() {
     let mut shared = Shared::standing(listed(5), 5);
     shared.batches([6, 7]);
     assert!(!shared.join(1, listed(6), 9) && !shared.join(2, resumed(6), 9));
@@ -144,7 +144,7 @@ fn late_reader_is_refused_unless_live() {
 }
 
 #[test]
-fn lagging_watch_accepts_nearby_resumes() {
+fn lagging_shared_watch_accepts_only_nearby_readers() {
     let mut shared = Shared::standing(resumed(5), 4000);
     assert!(!shared.join(1, listed(10), 4000) && !shared.join(2, live(10), 4000) && !shared.join(3, resumed(1006), 4000));
     assert!(shared.join(4, resumed(1005), 4000));
@@ -155,7 +155,7 @@ fn lagging_watch_accepts_nearby_resumes() {
 }
 
 #[test]
-fn readers_do_not_move_far_back() {
+fn readers_do_not_move_to_watch_far_behind() {
     let mut behind = Shared::standing(resumed(5), 4000);
     for (start, moved) in [(1006, false), (4000, false), (1005, true)] {
         let mut other = Shared::standing(resumed(start), 4000);
@@ -164,7 +164,7 @@ fn readers_do_not_move_far_back() {
 }
 
 #[test]
-fn early_reader_waits_for_created_revision() {
+fn reader_waits_until_shared_watch_is_created() {
     let mut shared = Shared::new(listed(5));
     assert!(shared.join(1, listed(5), 0) && shared.join(2, listed(7), 0) && shared.join(3, listed(9), 0));
     assert!(
@@ -193,7 +193,7 @@ fn refusal_reaches_all_waiting_readers() {
 }
 
 #[test]
-fn live_readers_skip_only_what_they_need() {
+fn skipped_revisions_reach_only_older_live_readers() {
     let mut shared = Shared::new(live(5));
     assert!(shared.join(1, live(8), 0));
     shared.sharing.stand(at(8));
@@ -209,7 +209,7 @@ fn failures_reach_affected_readers() {
     shared.join(1, resumed(10), 20);
     assert!(!shared.deliver(WatchItem::HistoryLost { oldest: Some(at(8)) }));
     assert_eq!(shared.words(0), ["lost"]);
-    // The changes that this reader needs still exist.
+    // The server still has the changes that reader 1 needs, so that reader can try again.
     assert_eq!(shared.words(1), ["Unavailable"]);
     let mut shared = Shared::standing(listed(5), 5);
     shared.join(1, listed(5), 5);
@@ -235,7 +235,7 @@ fn slow_reader_lags_alone() {
 }
 
 #[test]
-fn kept_batches_are_bounded_and_age() {
+fn kept_batches_are_bounded_and_expire() {
     let mut shared = Shared::standing(listed(0), 0);
     shared.batches(1..=10);
     assert!(shared.sharing.recent.is_empty(), "nothing is kept for one reader");

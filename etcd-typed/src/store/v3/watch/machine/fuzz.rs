@@ -69,7 +69,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_bytes_keep_guarantees(
+    fn any_bytes_from_server_keep_watch_guarantees(
         messages in proptest::collection::vec(bytes(), 0..30),
         reliable in any::<bool>(),
         leaves in 0_usize..40,

@@ -206,7 +206,7 @@ fn live_watches_are_created_in_order() {
 }
 
 #[test]
-fn start_at_zero_is_not_now() {
+fn watch_from_revision_zero_starts_at_one() {
     for from in [resumed(0), listed(0)] {
         let mut machine = Machine::default();
         machine.add(7, &below(from));
@@ -223,7 +223,7 @@ fn start_at_zero_is_not_now() {
 }
 
 #[test]
-fn lagging_server_yields_behind() {
+fn server_behind_requested_revision_is_reported() {
     for from in [listed(8), resumed(8), live(8)] {
         let mut machine = Machine::default();
         machine.add(7, &below(from));
@@ -284,7 +284,7 @@ fn each_revision_is_one_batch() {
 }
 
 #[test]
-fn header_of_old_events_moves_nothing() {
+fn header_of_old_events_is_no_progress() {
     // On 3.4.23 and 3.5.30, each part of a replay carries the store's current revision.
     let messages = [events(1, 110_017, [put(108_892, A), put(109_891, A)]), events(1, 110_017, [put(109_892, A), put(110_017, A)])];
     assert_eq!(after(standing(5), messages), ["7: 108892 /app/a", "7: 109891 /app/a", "7: 109892 /app/a", "7: 110017 /app/a"]);
@@ -372,7 +372,7 @@ fn fragments_of_all_watches_share_limit() {
 }
 
 #[test]
-fn events_do_not_keep_their_message() {
+fn kept_events_release_their_message() {
     let mut machine = standing(5);
     let message = Bytes::from(vec![b'm'; 100_000]);
     let mut event = put(6, A);
@@ -521,9 +521,9 @@ fn protocol_violations_break_stream() {
     }
 }
 
-/// etcd's `grpc-proxy` does this; it counts from 0.
+/// etcd's `grpc-proxy` numbers watches itself, from 0.
 #[test]
-fn watches_use_id_from_answer() {
+fn watches_use_server_assigned_id() {
     let mut machine = Machine::default();
     machine.add(7, &below(resumed(5)));
     machine.add(8, &Watch { span: Span::Key(key(B)), from: resumed(5) });
@@ -598,11 +598,11 @@ fn path(key: u8) -> String {
 #[derive(Clone, Debug)]
 enum Fate {
     Deliver,
-    /// It is sent twice.
+    /// The message is sent twice.
     Double,
-    /// After it, an earlier message of the stream is sent again.
+    /// An earlier message of the stream is sent again after this message.
     Replay(prop::sample::Index),
-    /// The stream ends before it.
+    /// The stream ends before this message.
     Cut,
 }
 

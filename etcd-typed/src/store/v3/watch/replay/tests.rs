@@ -145,7 +145,7 @@ async fn sparse_history_uses_long_sections() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silent_history_leaves_one_watch() {
+async fn history_without_matching_events_leaves_one_watch() {
     let history = History::new(vec![5], 50_000);
     let mut replay = history.replay(10);
     assert_eq!(revisions(&mut replay).await.0, [0_u64; 0]);
@@ -159,7 +159,7 @@ async fn silent_history_leaves_one_watch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn lagging_section_falls_back_to_one_watch() {
+async fn lagging_replay_falls_back_to_one_watch() {
     let history = History { room: 10, ..History::new((1..=50_000).collect(), 50_000) };
     let mut replay = history.replay(0);
     let (seen, error) = revisions(&mut replay).await;
@@ -173,7 +173,7 @@ async fn lagging_section_falls_back_to_one_watch() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn section_error_follows_earlier_items() {
+async fn replay_error_follows_earlier_items() {
     let history = History { refused: Some(3), ..History::new((1..=100_000).collect(), 100_000) };
     let mut replay = history.replay(0);
     let (seen, error) = revisions(&mut replay).await;
@@ -184,7 +184,7 @@ async fn section_error_follows_earlier_items() {
 }
 
 #[tokio::test]
-async fn permits_are_limited() {
+async fn number_of_replays_is_limited() {
     let replays = Arc::default();
     let mut permits: Vec<_> = (0..MOST_REPLAYS).map(|_| Permit::of(&replays).unwrap()).collect();
     assert!(Permit::of(&replays).is_none());
