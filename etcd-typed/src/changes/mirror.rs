@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn recreated_key_keeps_its_earlier_value() {
+    fn change_of_recreated_key_reports_value_from_before_deletion() {
         let mut mirror = mirror();
         let touch = mirror.apply(batch(11, vec![delete("/a/b/d", true), put("/a/b/d/y", "2", 11)])).unwrap();
         assert_eq!(told(&mirror, &touch), [line("d/y", Some("1"), Some("2")), line("d/z", Some("1"), None)]);

@@ -165,8 +165,8 @@ impl Owner {
         for key in self.superseded(tree.keys(), &encoded) {
             self.delete(key, &encoded, &mut plan);
         }
-        // Removes an absent optional directory even if it contains only unknown keys, as
-        // `overwrite` does, which reads nothing first.
+        // Removes the directory of an optional struct that the new value lacks, even if the
+        // directory contains only unknown keys. `overwrite` does so too, because it reads nothing.
         for key in tree.keys().filter(|key| !self.owns(key)) {
             let around = self.removable_around(key);
             if around.iter().find(|removable| !removable.is_encoded(&encoded)).is_some_and(|removable| !removable.is_entry) {

@@ -164,7 +164,8 @@ fn value<T>(key: &Key, stored: &Stored, codec: &Codec<T>) -> Result<T, Problem> 
 struct Turn(usize);
 
 impl Turn {
-    /// Counts this many keys.
+    /// Adds `keys` to the count. If it exceeds [`AT_ONCE`], yields to other tasks and starts a new
+    /// count with `keys`.
     async fn take(&mut self, keys: usize) {
         self.0 += keys;
         if self.0 > AT_ONCE {

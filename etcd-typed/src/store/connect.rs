@@ -111,7 +111,7 @@ impl Endpoint {
 
     /// Refuses an invalid host. The message does not quote the host, because it may be a password.
     pub(crate) fn check(&self) -> Result<()> {
-        // Whatever a name resolver accepts, these characters would change the meaning of an
+        // A name resolver may accept these characters, but they would change the meaning of an
         // address.
         let is_foreign = |c: char| c.is_whitespace() || c.is_control() || "\\%\"<>^`{|}/?#@[],".contains(c);
         if self.host.is_empty() || self.host.contains(is_foreign) {

@@ -39,8 +39,8 @@ pub(super) enum End {
     Gone,
 }
 
-/// How old a watch gets before its reader checks that the predecessor still exists: the watch may
-/// be a slow one.
+/// The age of a watch at which the waiter reads whether the predecessor still exists, because the
+/// server may report the deletion late.
 const DOUBT: Duration = Duration::from_millis(15);
 
 /// A watch of the predecessor's key.

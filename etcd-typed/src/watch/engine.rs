@@ -419,8 +419,8 @@ fn is_refusal(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::PermissionDenied | ErrorKind::Unauthenticated | ErrorKind::Unsupported)
 }
 
-/// Whether a check that failed like this says nothing about the history: the revision is compacted,
-/// or the key became a directory or vanished.
+/// Whether a check that failed with this error cannot tell if the history is still the same: the
+/// revision is compacted, or the key became a directory or vanished.
 fn proves_nothing(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::HistoryLost | ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
 }

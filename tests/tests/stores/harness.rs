@@ -186,7 +186,7 @@ struct Owner {
 impl Owner {
     async fn start(variables: &[(&str, &str)]) -> Self {
         let mut process = tokio::process::Command::new(std::env::current_exe().expect("this binary"))
-            .args(["--exact", "--ignored", "--nocapture", "harness::owner_that_waits_to_be_killed"])
+            .args(["--exact", "--ignored", "--nocapture", "harness::owner_starts_server_and_waits_to_be_killed"])
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .process_group(0)
@@ -293,7 +293,7 @@ async fn host_variables_do_not_reach_server() {
 #[tokio::test]
 #[ignore = "not a test itself: an `Owner` runs it"]
 #[allow(clippy::print_stdout, reason = "it tells its parent about its server")]
-async fn owner_that_waits_to_be_killed() {
+async fn owner_starts_server_and_waits_to_be_killed() {
     let etcd = Etcd::start().await;
     println!("OWNS {} {}", etcd.endpoint(), etcd.data_dir().parent().expect("a directory").display());
     std::future::pending::<()>().await;

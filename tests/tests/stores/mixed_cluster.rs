@@ -3,7 +3,7 @@
 //! because the members of a mixed cluster may answer differently: of 3.6 and 3.7, only 3.6 returns
 //! the leases of keys in a read without values (etcd issue 22209).
 //!
-//! The campaign of mutual exclusion on such a cluster is in `mutex`.
+//! The test of mutual exclusion on a mixed cluster is in `mutex`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 

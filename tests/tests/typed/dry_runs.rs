@@ -421,8 +421,8 @@ fn set_changes_what_diff_listed(runtime: &Runtime, client: &Client, cases: u32) 
                 }
             }
             prop_assert!(dir.diff(&value).await.unwrap().is_empty(), "after the set there is no difference");
-            // Unknown keys stay. The only problems are these keys, and keys at or below a name that
-            // is not the stored form of a map key.
+            // A set leaves unknown keys, and names that are not the stored form of a map key, with
+            // the keys below them. Nothing else may still be a problem.
             let problems = dir.check().await.unwrap().problems;
             let foreign: Vec<_> =
                 problems.iter().filter(|problem| problem.kind == ProblemKind::ForeignKey).map(|problem| problem.key.clone()).collect();

@@ -261,13 +261,13 @@ fn check_kept(address: &str, runtime_ends: bool) {
 }
 
 #[test]
-fn guards_and_streams_survive_plain_thread_on_memory() {
+fn guards_and_streams_never_panic_outside_runtime_on_memory() {
     check_kept("memory:", false);
     check_kept("memory:", true);
 }
 
 #[test]
-fn guards_and_streams_survive_plain_thread_on_v2_and_v3() {
+fn guards_and_streams_never_panic_outside_runtime_on_v2_and_v3() {
     let runtime = background();
     let etcd = runtime.block_on(Etcd::start());
     for address in [etcd.url_v3(), etcd.url_v2()] {

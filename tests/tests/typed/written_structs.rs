@@ -183,7 +183,7 @@ async fn write(dir: &OuterDir, way: Way, value: &Outer, atomic: bool) -> Result<
         Way::Update => write!(atomic, dir.update(|now| *now = value.clone())),
         Way::UpdateFields => write!(atomic, dir.update(|now| *now = value.clone()).changed_fields_only()),
         Way::Swap => write!(atomic, dir.compare_and_swap(&dir.get().await?, value)),
-        // Each part by its own handle. An optional part is deleted if the value has none.
+        // Writes each part through its own handle. An optional part that the value lacks is deleted.
         Way::Parts => {
             dir.set(&Outer { always: Soft::default(), maybe: None, soft: BTreeMap::new(), ..value.clone() }).non_atomic().await?;
             write!(atomic, dir.always.set(&value.always))?;

@@ -150,7 +150,7 @@ struct Limited {
 }
 
 #[tokio::test(start_paused = true)]
-async fn changed_fields_only_ignores_other_keys() {
+async fn changed_fields_only_update_ignores_writes_to_other_keys() {
     for (path, value) in [("/app/quotas/c", "9"), ("/app/limit", "50"), ("/app/unknown", "x")] {
         let bench = Bench::filled().await;
         let runs = Mutex::new(0);

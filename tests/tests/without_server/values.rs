@@ -535,7 +535,7 @@ fn all_read_without_panic(bytes: &[u8]) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn spans(negative: bool, [h, m, s, ms, us, ns] in [0..175_307_616_i64, 0..10_518_456_960, 0..631_107_417_600, 0..i64::MAX / 20_000, 0..i64::MAX / 20, 0..i64::MAX]) {
+    fn spans_without_days_keep_each_field(negative: bool, [h, m, s, ms, us, ns] in [0..175_307_616_i64, 0..10_518_456_960, 0..631_107_417_600, 0..i64::MAX / 20_000, 0..i64::MAX / 20, 0..i64::MAX]) {
         let span = jiff::Span::new().hours(h).minutes(m).seconds(s).milliseconds(ms).microseconds(us).nanoseconds(ns);
         let span = if negative { -span } else { span };
         let stored = written(&span).map_err(|error| TestCaseError::fail(error.to_string()))?;

@@ -113,8 +113,8 @@ mod tests {
         KeyValue { key: key.into(), value: Bytes::new(), created: at, modified: at, version: None, lease: None, ttl: None }
     }
 
-    /// For a directory with these names, of which the first `page` were read: the number of keys
-    /// between each border and the next.
+    /// Guesses borders in a directory with these names, whose first `page` keys were read. Returns
+    /// the number of unread keys before the first border, and between each border and the next.
     fn parts(names: impl Iterator<Item = String>, page: usize, each: usize, count: usize) -> Vec<usize> {
         let mut all: Vec<_> = names.map(|name| kv(format!("/app/{name}"))).collect();
         all.sort_by(|a, b| a.key.cmp(&b.key));

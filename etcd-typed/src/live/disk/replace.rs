@@ -21,7 +21,8 @@ const SUFFIX: &str = ".tmp";
 /// The maximum number of links to follow, as on Linux.
 const LINKS: usize = 40;
 
-/// How often another name is tried when [`tidy`] of another process is about to remove the file.
+/// How many names for a new file are tried. The next one is needed if [`tidy`] in another process
+/// is about to remove the file.
 const ATTEMPTS: usize = 8;
 
 /// How the content gets into the file.

@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn older_head_proves_view_that_advanced_later() {
+    async fn earlier_read_proves_view_with_newer_revision() {
         let (_, [mut one, mut other]) = bench();
         let began = Instant::now();
         assert!(matches!(outcome(&mut one, &mirror(1)).await, Outcome::Proved { .. }));

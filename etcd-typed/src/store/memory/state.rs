@@ -36,8 +36,8 @@ impl Default for HistoryLimit {
 ///
 /// - `log` has one entry for each revision from `compacted + 1` to `revision`, so the position of
 ///   an entry gives its revision.
-/// - The versions of a key ascend. Each has its own revision, since a transaction changes a key at
-///   most once or only deletes it.
+/// - The versions of a key ascend. Each has its own revision, since a transaction either puts a key
+///   once or deletes it.
 /// - Of the versions up to `compacted`, a key has only the newest, and not even that if it is a
 ///   deletion.
 #[derive(Debug)]

@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_on_missing_key_are_evaluated() {
+    fn missing_key_meets_only_absent_unchanged_and_never_expires() {
         let state = state();
         let asked = |condition| holds(&state, &Compare::key(&key("/d"), condition));
         assert!(asked(Condition::Absent) && asked(Condition::UnchangedSince(Revision::ZERO)));

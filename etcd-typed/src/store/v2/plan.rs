@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn conditions_are_evaluated_on_read() {
+    fn client_evaluates_each_condition_on_present_and_absent_key() {
         let (one, two) = (Revision::new(1), Revision::new(2));
         let kv = KeyValue {
             key: Bytes::from_static(b"/a"),

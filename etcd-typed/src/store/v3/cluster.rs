@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn client_moves_on_when_its_endpoints_agree() {
+    fn client_moves_to_new_cluster_if_most_endpoints_agree_and_none_differs() {
         for (named, moves) in [
             (&[NEW][..], true),
             (&[None], false),

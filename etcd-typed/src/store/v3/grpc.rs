@@ -55,7 +55,7 @@ pub(super) enum Local {
     /// The TLS handshake failed.
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "built only with the feature `tls`, and by tests"))]
     Tls {
-        /// The meaning of the failure.
+        /// The explanation of the failure for the user.
         words: String,
         cause: Arc<io::Error>,
         /// Whether the server answered in TLS.

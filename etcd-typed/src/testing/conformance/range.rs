@@ -132,8 +132,7 @@ pub(super) async fn pages_share_one_revision(bench: &Bench<'_>) {
     }
     assert_eq!(pages.concat(), ["a", "b", "c", "d", "e"].map(|path| bench.key(path).to_string()));
     assert!(pages.len() >= 3, "{pages:?}");
-    // `until` may name a key, which is then the last one. A range whose end is before its start is
-    // empty.
+    // A range includes the key that `until` names. A range whose end is before its start is empty.
     for (after, until, expected) in [("a", "c", vec!["b", "c"]), ("b", "bb", vec![]), ("d", "b", vec![])] {
         let [after, until] = [after, until].map(|path| Some(Bytes::from(bench.key(path).to_string())));
         let reply = bench.range(Range { after, until, revision: Some(revision), ..all.clone() }).await;

@@ -181,7 +181,7 @@ fn broken_watch_resumes_after_last_batch() {
 }
 
 #[test]
-fn each_failure_waits_and_stays_visible() {
+fn watch_waits_after_each_failure_and_shows_it_until_checked() {
     let mut story = Story::following(PAST);
     assert!(story.engine.trouble().is_none());
     story.quiet(broken());
@@ -520,7 +520,7 @@ fn deleted_key_is_checked_before_its_deletion() {
 }
 
 #[test]
-fn key_of_deleted_directory_is_checked_before_its_deletion() {
+fn key_deleted_with_directory_is_checked_at_revision_before() {
     for (deleted, until) in [("/a", Some(19)), ("/", Some(19)), ("/a/x", Some(19)), ("/a/xy", None), ("/ab", None)] {
         let mut story = Story::following(PAST);
         story.yields(12);

@@ -26,7 +26,7 @@ pub(super) struct Hold {
 pub(super) struct HandOver {
     /// When the other contender got the lock or the leadership.
     pub(super) at: Duration,
-    /// The time since the first contender called the release.
+    /// The time from the first contender's call of the release until `at`.
     pub(super) took: Duration,
 }
 

@@ -98,7 +98,7 @@ async fn large_range_is_read_in_smaller_pages() {
 }
 
 #[tokio::test]
-async fn compacted_and_future_revisions_are_lost() {
+async fn read_of_compacted_or_future_revision_is_history_lost() {
     let etcd = Etcd::start().await;
     let store = store(&etcd.endpoint());
     let a = key("/a");

@@ -81,7 +81,7 @@ async fn streams_and_guards_survive_member_replacement() {
         }
         while counted.last < wrote {
             let change = soon(changes.next()).await.unwrap().unwrap();
-            // A repeated write of the same value is no new number.
+            // A repeated write of the same value is not counted.
             if change.new != change.old {
                 let told = Told { revision: change.revision.get(), resynced: change.resynced, old: change.old, new: change.new };
                 counted.tell(told).unwrap();

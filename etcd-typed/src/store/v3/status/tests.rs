@@ -143,7 +143,7 @@ fn dropped_proposal_is_retried_elsewhere() {
 }
 
 #[test]
-fn unsuitable_member_is_retried_elsewhere() {
+fn request_to_unsuitable_member_is_retried_elsewhere() {
     for status in [
         said(Code::Unknown, "etcdserver: not a primary lessor"),
         said(Code::FailedPrecondition, "etcdserver: not leader"),

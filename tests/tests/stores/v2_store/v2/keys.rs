@@ -451,7 +451,7 @@ async fn lease_ends_when_others_delete_last_key() {
 }
 
 #[tokio::test]
-async fn put_with_lost_answer_is_kept_alive() {
+async fn keep_alive_refreshes_key_whose_put_lost_its_answer() {
     let etcd = launch(Etcd::builder()).await;
     let proxy = Proxy::to(etcd.endpoint()).await;
     let store = {

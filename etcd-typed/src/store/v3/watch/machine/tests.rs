@@ -158,7 +158,7 @@ fn listed_watch_starts_after_read() {
 }
 
 #[test]
-fn listed_watch_restarts_after_missed_write() {
+fn watch_from_listed_revision_restarts_after_missed_write() {
     let mut machine = Machine::default();
     machine.add(7, &below(listed(5)));
     machine.receive(created(1, 8));
