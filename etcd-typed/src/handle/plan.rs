@@ -9,7 +9,7 @@ use super::expiry::Surroundings;
 use crate::key::Key;
 use crate::revision::Revision;
 use crate::schema::{Encoded, Removable, Table, Tree, removable_in_map};
-use crate::store::{Compare, Condition, Expiry, Op, Span};
+use crate::store::{Committed, Compare, Condition, Expiry, Op, Span};
 
 /// Writes below one directory. Keys are relative to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -248,11 +248,30 @@ impl Owner {
 
 /// The conditions that nothing below the directory was changed, added or deleted since `revision`,
 /// when it contained `basis`.
+///
+/// Each key of `basis` costs one compare. A caller that need not know of deletions passes only the
+/// [newest](newest) key, but never nothing: on a server that was restored from a backup, all keys
+/// are older than `revision`, and the revision of a known key is what differs.
 pub(super) fn unchanged(directory: &Key, revision: Revision, basis: &[(String, Revision)]) -> Vec<Compare> {
     let appeared_or_changed = Compare::below(directory, Condition::UnchangedSince(revision));
     // A range compare only sees keys that exist, and does not notice a deleted one.
-    let vanished = basis.iter().map(|(relative, _)| Compare::key(&directory.descend(relative), Condition::Present));
-    std::iter::once(appeared_or_changed).chain(vanished).collect()
+    let known = basis.iter().map(|(relative, modified)| Compare::key(&directory.descend(relative), Condition::Modified(*modified)));
+    std::iter::once(appeared_or_changed).chain(known).collect()
+}
+
+/// The key of a listing that was written last, as the basis of [`unchanged`]. Nothing if there are
+/// no keys.
+pub(super) fn newest(tree: &Tree) -> Vec<(String, Revision)> {
+    let newest = tree.iter().max_by_key(|(_, stored)| stored.modified);
+    newest.map(|(key, stored)| (key.clone(), stored.modified)).into_iter().collect()
+}
+
+/// Whether a transaction was performed on another history than the read at `revision` that it
+/// depends on: the server was restored from a backup between the two. In the same history, each
+/// change has a higher revision than any read before it. The conditions notice a restored backup if
+/// a known key differs; this also notices one that only has additional keys.
+pub(super) fn is_rewound(committed: &Committed, revision: Revision) -> bool {
+    committed.succeeded && committed.revision <= revision
 }
 
 /// The condition that nothing exists below a directory.

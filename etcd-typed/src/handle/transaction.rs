@@ -165,7 +165,8 @@ impl Transaction {
         let look = Span::Below(dir.key().clone());
         let judge = move |reply: RangeReply| {
             let tree = schema::tree(dir.key(), reply.kvs);
-            let same = tree.values().all(|stored| stored.modified <= revision) && basis.iter().all(|(key, _)| tree.contains_key(key));
+            let is_there = |(key, at): &(String, Revision)| tree.get(key).is_some_and(|stored| stored.modified == *at);
+            let same = tree.values().all(|stored| stored.modified <= revision) && basis.iter().all(is_there);
             if same {
                 return Ok(unchanged(dir.key(), revision, &basis));
             }

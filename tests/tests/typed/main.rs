@@ -6,6 +6,7 @@ mod expiry;
 mod guarded;
 mod outside_runtime;
 mod removals;
+mod restored;
 mod round_trips;
 mod runtimes;
 mod schema_versions;

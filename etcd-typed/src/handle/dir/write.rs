@@ -10,7 +10,7 @@ use super::{Dir, looked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Context;
 use crate::handle::expiry::{self, Home, Surroundings, Wish};
-use crate::handle::plan::{Atomicity, IN_SEVERAL, Owner, Plan, Removal, nothing_below, unchanged};
+use crate::handle::plan::{Atomicity, IN_SEVERAL, Owner, Plan, Removal, is_rewound, newest, nothing_below, unchanged};
 use crate::handle::previous::Previous;
 use crate::key::Key;
 use crate::retry::{AfterConflict, OptimisticRetry};
@@ -140,13 +140,13 @@ impl<S: Schema> Dir<S> {
         }
         let mut plan = Plan::whole(encoded.clone()).expiring(|_| wish.named());
         let mut retry = OptimisticRetry::new(&self.context.retry);
-        // The revision of the last read below the directory. Keys may exist there although the
-        // struct does not: a key in the directory of a map need not be an entry.
-        let mut known = None;
+        // The last read below the directory. Keys may exist there although the struct does not: a
+        // key in the directory of a map need not be an entry.
+        let mut known: Option<(Tree, Revision)> = None;
         loop {
-            let compares = match known {
+            let compares = match &known {
                 None => Self::OWNER.nothing_there(&self.key),
-                Some(revision) => unchanged(&self.key, revision, &[]),
+                Some((tree, revision)) => unchanged(&self.key, *revision, &newest(tree)),
             };
             let asks = self.context.store.capabilities().transactions && !surroundings.is_empty();
             let look = if Self::OWNER.has_maps() || self.removable || asks { self.look() } else { Vec::new() };
@@ -157,7 +157,7 @@ impl<S: Schema> Dir<S> {
             let shown = match looked(&self.key, committed) {
                 Some((tree, revision)) if !is_there(&tree) => {
                     plan = over(&tree);
-                    revision
+                    (tree, revision)
                 }
                 _ => return Err(exists()),
             };
@@ -249,26 +249,32 @@ pub(in crate::handle) async fn set(
             None => owner.overwrite(encoded.clone()),
         };
         let plan = plan.expiring(|_| wish.named());
+        let is_change = !plan.is_empty();
         let revision = read.as_ref().map_or(Revision::ZERO, |(_, revision)| *revision);
         if atomicity == Atomicity::NonAtomic {
             let written = context.commit_non_atomic(directory, plan, |_| None, &mut surroundings).await?;
             return Ok(last(&written, revision));
         }
         let (mut compares, mut look) = (Vec::new(), Vec::new());
-        if owner.has_maps() {
+        if let Some((tree, _)) = &read {
             // Only added keys matter: a key that has disappeared needs no deletion.
-            compares = unchanged(directory, revision, &[]);
+            compares = unchanged(directory, revision, &newest(tree));
             look = vec![Op::Get(Span::Below(directory.clone()))];
         }
         let committed = context.commit_plan(directory, plan, compares, look, &mut surroundings, IN_SEVERAL).await?;
-        if committed.succeeded {
+        let again = is_change && is_rewound(&committed, revision);
+        if committed.succeeded && !again {
             return Ok(committed.revision);
         }
         operation.conflict();
         if is_sole {
             return Err(worn_out());
         }
-        let shown = if owner.has_maps() { looked(directory, committed).map(Some) } else { Some(None) };
+        let shown = match owner.has_maps() {
+            _ if again => None,
+            true => looked(directory, committed).map(Some),
+            false => Some(None),
+        };
         let again = async {
             surroundings.forget();
             if owner.has_maps() { read_below(context, directory).await.map(Some) } else { Ok(None) }
@@ -377,14 +383,16 @@ impl<S: Schema> DirDelete<S> {
             };
             let mut nothing = Surroundings::default();
             let committed = context.commit_plan(&dir.key, plan, compares, dir.look(), &mut nothing, IN_SEVERAL).await?;
-            if committed.succeeded {
+            let again = seen.is_none() && is_rewound(&committed, revision);
+            if committed.succeeded && !again {
                 return Ok(was);
             }
             if seen.is_some() {
                 return Err(dir.conflict(committed));
             }
             operation.conflict();
-            match retry.after_conflict(looked(&dir.key, committed), dir.read_to_write()).await? {
+            let shown = if again { None } else { looked(&dir.key, committed) };
+            match retry.after_conflict(shown, dir.read_to_write()).await? {
                 AfterConflict::Retry(now) => (tree, revision) = now,
                 AfterConflict::GiveUp(_) => return Err(dir.worn_out()),
             }

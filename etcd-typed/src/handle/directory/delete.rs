@@ -7,6 +7,7 @@ use std::future::IntoFuture;
 
 use super::{Directory, operation};
 use crate::error::{Error, ErrorKind, Result};
+use crate::handle::plan::is_rewound;
 use crate::key::Key;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::store::{BoxFuture, Committed, Compare, Condition, KeyValue, Op, Range, RangeReply, Span, Txn};
@@ -73,10 +74,14 @@ impl Directory {
                 );
                 return Err(Error::new(ErrorKind::TooManyOperations, message).at(&self.key));
             }
-            let compares = vec![Compare::below(&self.key, Condition::UnchangedSince(reply.revision))];
+            let mut compares = vec![Compare::below(&self.key, Condition::UnchangedSince(reply.revision))];
+            // In a restored backup, all keys are older than the listing; see `unchanged`.
+            let newest = reply.kvs.iter().max_by_key(|kv| kv.modified);
+            compares.extend(newest.map(|kv| Compare::key(&Key::stored(&kv.key), Condition::Modified(kv.modified))));
             let txn = Txn { compares, then, otherwise: Vec::new() };
             let committed = self.context.commit(txn).await.map_err(|error| error.at(&self.key))?;
-            if committed.succeeded {
+            let again = !reply.kvs.is_empty() && is_rewound(&committed, reply.revision);
+            if committed.succeeded && !again {
                 return Ok(committed);
             }
             operation(op).conflict();

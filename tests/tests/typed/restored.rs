@@ -1,0 +1,164 @@
+//! Writes whose read and whose transaction see different histories, because the server is replaced
+//! by a backup between the two. The writer must notice, although every key of the backup is older
+//! than its read. Written with the memory store, whose commits the tests delay: meanwhile the store
+//! is emptied and filled again as the backup was.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use etcd_typed::store::memory::{Calls, MemoryStore};
+use etcd_typed::{Client, ErrorKind, EtcdSchema, Versioned};
+use tokio::time::sleep;
+
+#[derive(EtcdSchema, Clone, Debug, PartialEq)]
+#[etcd(prefix = "/restored")]
+struct Target {
+    counter: u64,
+    note: Option<String>,
+    #[etcd(entries)]
+    entries: BTreeMap<String, u64>,
+}
+
+impl Target {
+    fn of(counter: u64, entries: u64) -> Self {
+        let entries = (0..entries).map(|n| (format!("n{n}"), counter + n)).collect();
+        Self { counter, note: (counter == 1).then(|| "first".to_owned()), entries }
+    }
+}
+
+/// The state in the backup. It has keys that no later state has.
+fn backup() -> Target {
+    Target::of(1, 3)
+}
+
+/// The state before the backup is restored.
+fn newest() -> Target {
+    Target::of(5, 1)
+}
+
+struct Bench {
+    store: MemoryStore,
+    dir: TargetDir,
+}
+
+impl Bench {
+    /// A store whose state is newer than the backup.
+    async fn new() -> Self {
+        let store = MemoryStore::new();
+        let dir = TargetDir::open(&Client::with_store(store.clone())).unwrap();
+        dir.set(&backup()).await.unwrap();
+        for counter in 2..5 {
+            dir.set(&Target::of(counter, 2)).await.unwrap();
+        }
+        dir.set(&newest()).await.unwrap();
+        Self { store, dir }
+    }
+
+    /// Performs a write. The backup is restored before its first transaction.
+    async fn restore_during<W: IntoFuture>(&self, write: W) -> W::Output {
+        self.store.faults().delay(Calls::Commits, Duration::from_secs(1));
+        let restore = async {
+            sleep(Duration::from_millis(500)).await;
+            self.store.faults().clear();
+            self.store.faults().wipe();
+            self.dir.set(&backup()).await.unwrap();
+        };
+        tokio::join!(write.into_future(), restore).0
+    }
+
+    async fn now(&self) -> Versioned<Target> {
+        self.dir.get().await.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn set_leaves_no_key_of_the_backup() {
+    let bench = Bench::new().await;
+    let value = Target::of(6, 1);
+    bench.restore_during(bench.dir.set(&value)).await.unwrap();
+    assert_eq!(*bench.now().await, value);
+}
+
+#[tokio::test(start_paused = true)]
+async fn set_after_deletions_leaves_no_key_of_the_backup() {
+    let bench = Bench::new().await;
+    // The keys that are left are as in the backup.
+    bench.store.faults().wipe();
+    bench.dir.set(&backup()).await.unwrap();
+    bench.dir.update(|value| value.entries.clear()).await.unwrap();
+    let value = Target::of(6, 0);
+    bench.restore_during(bench.dir.set(&value)).await.unwrap();
+    assert_eq!(*bench.now().await, value);
+}
+
+#[tokio::test(start_paused = true)]
+async fn create_leaves_no_key_of_the_backup() {
+    let bench = Bench::new().await;
+    bench.dir.delete().await.unwrap();
+    let created = bench.restore_during(bench.dir.create(&Target::of(6, 1))).await;
+    assert_eq!(created.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    assert_eq!(*bench.now().await, backup());
+}
+
+#[tokio::test(start_paused = true)]
+async fn update_changes_the_state_of_the_backup() {
+    let bench = Bench::new().await;
+    bench.restore_during(bench.dir.update(|value| value.counter += 10)).await.unwrap();
+    assert_eq!(*bench.now().await, Target { counter: 11, ..backup() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn update_of_changed_fields_changes_the_state_of_the_backup() {
+    let bench = Bench::new().await;
+    bench.restore_during(bench.dir.update(|value| value.counter += 10).changed_fields_only()).await.unwrap();
+    assert_eq!(*bench.now().await, Target { counter: 11, ..backup() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn compare_and_swap_conflicts_with_the_backup() {
+    let bench = Bench::new().await;
+    let seen = bench.now().await;
+    let swapped = bench.restore_during(bench.dir.compare_and_swap(&seen, &Target::of(6, 1))).await;
+    assert_eq!(swapped.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(*bench.now().await, backup());
+}
+
+#[tokio::test(start_paused = true)]
+async fn compare_and_delete_conflicts_with_the_backup() {
+    let bench = Bench::new().await;
+    let seen = bench.now().await;
+    let deleted = bench.restore_during(bench.dir.compare_and_delete(&seen)).await;
+    assert_eq!(deleted.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(*bench.now().await, backup());
+}
+
+#[tokio::test(start_paused = true)]
+async fn delete_leaves_no_key_of_the_backup() {
+    let bench = Bench::new().await;
+    bench.restore_during(bench.dir.delete()).await.unwrap();
+    let left = Client::with_store(bench.store.clone()).directory("/restored").unwrap().list().await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn expectation_of_a_transaction_conflicts_with_the_backup() {
+    let bench = Bench::new().await;
+    let seen = bench.now().await;
+    let client = Client::with_store(bench.store.clone());
+    let mark = client.entry::<String>("/mark").unwrap();
+    let transaction = client.transaction().expect_unchanged(&bench.dir, &seen).set(&mark, &"x".to_owned());
+    let committed = bench.restore_during(transaction).await;
+    assert_eq!(committed.unwrap_err().kind(), ErrorKind::Conflict);
+    assert!(!mark.exists().await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn set_of_map_leaves_no_key_of_the_backup() {
+    let bench = Bench::new().await;
+    let entries: BTreeMap<String, u64> = [("n0".to_owned(), 9)].into();
+    bench.restore_during(bench.dir.entries.set(&entries)).await.unwrap();
+    assert_eq!(*bench.now().await, Target { entries, ..backup() });
+}
