@@ -5,11 +5,11 @@
 #[allow(deprecated)]
 impl Schema {
     const __CODECS: &'static (
-        ::etcd_typed::__private::Leaves<
+        ::etcd_typed::__private::LeafTuple<
             (::etcd_typed::__private::Leaf<u8>, ::etcd_typed::__private::Leaf<u8>),
         >,
     ) = &(
-        ::etcd_typed::__private::Leaves::new(
+        ::etcd_typed::__private::LeafTuple::new(
             0usize,
             (
                 ::etcd_typed::__private::Leaf::new(

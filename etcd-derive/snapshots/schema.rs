@@ -6,7 +6,7 @@ where
     T: ::etcd_typed::__private::Serde + ::core::fmt::Debug,
 {
     const __CODECS: &'static (
-        ::etcd_typed::__private::Leaves<
+        ::etcd_typed::__private::LeafTuple<
             (
                 ::etcd_typed::__private::Leaf<u32>,
                 ::etcd_typed::__private::LeafOpt<String>,
@@ -16,7 +16,7 @@ where
         >,
         ::etcd_typed::Codec<u64>,
     ) = &(
-        ::etcd_typed::__private::Leaves::new(
+        ::etcd_typed::__private::LeafTuple::new(
             0usize,
             (
                 ::etcd_typed::__private::Leaf::or(

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::Stream;
 
 pub use self::entry::{EntryChanges, WatchingEntry};
-pub(crate) use self::mirror::{Mirror, Touch};
+pub(crate) use self::mirror::{Mirror, StepChanges};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::retry::RetryPolicy;
@@ -131,7 +131,7 @@ impl<C: 'static, T: 'static> IntoFuture for Watching<C, T> {
             let mut steps = Steps::new(store, &retry, Span::Below(directory.clone()), typed.pattern, start);
             let begun = retry.one_call(poll_fn(|cx| steps.poll_begun(cx))).await.map_err(|error| error.at(&directory))?;
             let mirror = match begun {
-                Begun::At(snapshot) => Mirror::new_in_turns(directory, snapshot).await,
+                Begun::At(snapshot) => Mirror::new_in_steps(directory, snapshot).await,
                 Begun::Unknown(revision) => Mirror::unknown(directory, revision),
             };
             Ok(Changes { steps, mirror, typed, ready: VecDeque::new() })
@@ -202,13 +202,13 @@ impl<C, T> Changes<C, T> {
     }
 
     /// Creates the items for one step.
-    fn make(&mut self, touch: &Touch) {
-        let &Touch { revision, resynced, ref touched } = touch;
+    fn make(&mut self, touch: &StepChanges) {
+        let &StepChanges { revision, resynced, ref changed } = touch;
         let mirror = &self.mirror;
         let mut problems = Vec::new();
         let mut changes = Vec::new();
         let complete = mirror.is_complete();
-        let mut delta = Delta::new(mirror.directory(), mirror.tree(), touched, revision, resynced, complete, &mut problems);
+        let mut delta = Delta::new(mirror.directory(), mirror.tree(), changed, revision, resynced, complete, &mut problems);
         (self.typed.changes)(&mut delta, &mut changes);
         if !changes.is_empty() || resynced {
             self.ready.push_back(Ok(Update { revision, changes, resynced }));

@@ -11,18 +11,18 @@ use address::{Address, Network, Protocol};
 
 use crate::election::{self, Election};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handle::{Context, Dir, DirMap, Directory, Entry, EntryMap, EtcdSchema, Shared, Transaction};
-use crate::key::Key;
-use crate::lease::{Lease, Lessor};
+use crate::handle::{Context, Dir, DirMap, Directory, Entry, EntryMap, EtcdSchema, SharedContext, Transaction};
+use crate::key::{Key, KeyError};
+use crate::lease::{Lease, LeasePool};
 use crate::live::Upstreams;
 use crate::lock::NamedLock;
+use crate::queue::{ContenderQueue, HandOver};
 use crate::retry::RetryPolicy;
 use crate::runtime::Runtimes;
 use crate::schema::MapKey;
 use crate::store::connect::{ConnectOptions, Credentials, Tls};
 use crate::store::memory::MemoryStore;
 use crate::store::{Consistency, Member, Stats, StatsKind, Status, Store};
-use crate::turn::Turn;
 use crate::value::{Codec, EtcdValue};
 
 /// A connection to a store. It opens typed handles to the keys and directories in it. Cloning is
@@ -61,9 +61,10 @@ use crate::value::{Codec, EtcdValue};
 /// call.
 #[derive(Clone, Debug)]
 pub struct Client {
-    context: Shared,
+    context: SharedContext,
     /// The directory that contains every key of this client.
     namespace: Key,
+    hand_over: Arc<HandOver>,
 }
 
 impl Client {
@@ -124,16 +125,16 @@ impl Client {
     fn of(store: Arc<dyn Store>, retry: RetryPolicy, namespace: Key) -> Self {
         let runtimes = Runtimes::new();
         runtimes.note();
-        let lessor = Arc::new(Lessor::new(store.clone(), retry.clone(), runtimes.clone()));
+        let lease_pool = Arc::new(LeasePool::new(store.clone(), retry.clone(), runtimes.clone()));
         let context = Context {
             store,
             retry,
             reads: Consistency::Linearizable,
             upstreams: Arc::new(Upstreams::new(runtimes)),
-            lessor,
+            lease_pool,
             claims: Vec::new(),
         };
-        Self { context: Arc::new(context), namespace }
+        Self { context: Arc::new(context), namespace, hand_over: Arc::default() }
     }
 
     /// Returns a client whose reads may be answered by any member from its local data. Such reads
@@ -142,7 +143,7 @@ impl Client {
     #[must_use]
     pub fn stale_reads(&self) -> Self {
         let context = Context { reads: Consistency::Stale, ..(*self.context).clone() };
-        Self { context: Arc::new(context), namespace: self.namespace.clone() }
+        Self { context: Arc::new(context), ..self.clone() }
     }
 
     /// The store of this client, for operations that no handle offers.
@@ -221,8 +222,8 @@ impl Client {
     /// `Unavailable`, `Timeout`, `NoSpace`, …: no lease was granted. `Unsupported` outside of a
     /// tokio runtime.
     pub async fn lease(&self, ttl: Duration) -> Result<Lease> {
-        let lessor = &self.context.lessor;
-        lessor.grant(ttl).await.map(|lease| lease.by_itself(lessor))
+        let lease_pool = &self.context.lease_pool;
+        lease_pool.grant(ttl).await.map(|lease| lease.by_itself(lease_pool))
     }
 
     /// Returns a handle to the lock with this name. Sends no request until the lock is acquired or
@@ -238,7 +239,7 @@ impl Client {
     ///
     /// [`NamedLock`] says which other clients share the queue.
     pub fn lock(&self, name: &str) -> NamedLock {
-        NamedLock::new(Turn::named(self.context.lessor.clone(), &self.namespace, name, "lock"))
+        NamedLock::new(self.queue(name, "lock"))
     }
 
     /// Returns a handle to the election with this name, whose candidates have values of type `T`
@@ -254,7 +255,11 @@ impl Client {
     ///
     /// [`Election`] says which other clients share the queue.
     pub fn election<T: EtcdValue + Send + Sync + 'static>(&self, name: &str) -> Election<T> {
-        Election::new(Turn::named(self.context.lessor.clone(), &self.namespace, name, election::KIND))
+        Election::new(self.queue(name, election::KIND))
+    }
+
+    fn queue(&self, name: &str, kind: &'static str) -> Result<ContenderQueue, KeyError> {
+        ContenderQueue::named(self.context.lease_pool.clone(), self.hand_over.clone(), &self.namespace, name, kind)
     }
 
     /// Returns the status of one server: its version, its database size and so on.

@@ -1,5 +1,5 @@
 //! `Election<T>`: leader election, in which each candidate has a value that everybody can read. The
-//! queue of candidates is `turn.rs`; [`observe`] streams the leader.
+//! queue of candidates is `queue.rs`; [`observe`] streams the leader.
 
 mod observe;
 
@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep};
 pub use self::observe::LeaderChanges;
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::{Key, KeyError};
+use crate::queue::{Contender, ContenderQueue, Guard, Token};
 use crate::revision::{LeaseId, Revision};
 use crate::telemetry;
-use crate::turn::{Contender, Guard, Token, Turn};
 use crate::value::{Codec, EtcdValue};
 
 /// The name of an election in metrics and events.
@@ -69,25 +69,25 @@ pub(crate) const KIND: &str = "election";
 /// ```
 #[must_use = "an `Election` does nothing until you campaign"]
 pub struct Election<T> {
-    turn: Result<Turn, KeyError>,
+    queue: Result<ContenderQueue, KeyError>,
     values: PhantomData<fn() -> T>,
 }
 
 impl<T> Clone for Election<T> {
     fn clone(&self) -> Self {
-        Self { turn: self.turn.clone(), values: PhantomData }
+        Self { queue: self.queue.clone(), values: PhantomData }
     }
 }
 
 impl<T> fmt::Debug for Election<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Election").field("turn", &self.turn).finish_non_exhaustive()
+        f.debug_struct("Election").field("queue", &self.queue).finish_non_exhaustive()
     }
 }
 
 impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
-    pub(crate) fn new(turn: Result<Turn, KeyError>) -> Self {
-        Self { turn, values: PhantomData }
+    pub(crate) fn new(queue: Result<ContenderQueue, KeyError>) -> Self {
+        Self { queue, values: PhantomData }
     }
 
     /// Sets how long the leadership lasts after its leader vanished. Default: 15 s. The server
@@ -98,8 +98,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// ends the leadership: when the leader of the etcd cluster dies, the outage takes about 1 to 3
     /// s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        if let Ok(turn) = &mut self.turn {
-            turn.ttl = ttl;
+        if let Ok(queue) = &mut self.queue {
+            queue.ttl = ttl;
         }
         self
     }
@@ -122,8 +122,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// Dropping the future at any point leaves the queue: the lease is revoked in the background,
     /// which deletes the key.
     pub async fn campaign(&self, value: &T) -> Result<Leader<T>> {
-        let (turn, value) = self.proposal(value)?;
-        turn.take(value).await.map(Leader::of)
+        let (queue, value) = self.proposal(value)?;
+        queue.acquire(value).await.map(Leader::of)
     }
 
     /// Leads if there is no leader and no other candidate; otherwise returns `None`.
@@ -136,8 +136,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// As [`campaign`](Self::campaign).
     pub async fn try_campaign(&self, value: &T) -> Result<Option<Leader<T>>> {
-        let (turn, value) = self.proposal(value)?;
-        Ok(turn.try_take(value).await?.map(Leader::of))
+        let (queue, value) = self.proposal(value)?;
+        Ok(queue.try_acquire(value).await?.map(Leader::of))
     }
 
     /// Campaigns with this value, and waits at most this long to lead.
@@ -151,8 +151,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// As [`campaign`](Self::campaign).
     pub async fn campaign_within(&self, value: &T, time: Duration) -> Result<Leader<T>> {
-        let (turn, value) = self.proposal(value)?;
-        turn.take_within(value, time).await.map(Leader::of)
+        let (queue, value) = self.proposal(value)?;
+        queue.acquire_within(value, time).await.map(Leader::of)
     }
 
     /// Campaigns, and calls `run` each time this candidate leads, until `run` returns while it
@@ -199,7 +199,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
         F: FnMut(Arc<Leader<T>>) -> Fut,
         Fut: Future<Output = R>,
     {
-        let retry = self.turn()?.retry();
+        let retry = self.valid_queue()?.retry();
         let mut backoff = retry.backoff();
         let mut led = false;
         loop {
@@ -225,7 +225,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
                 // As for a watch: a proxy reports `Server` while servers restart, and a certificate
                 // that was valid before will be renewed.
                 Err(error) if error.is_retryable() || error.kind() == ErrorKind::Server || (led && error.is_outage()) => {
-                    telemetry::turn_not_taken(KIND, &error);
+                    telemetry::campaign_failed(KIND, &error);
                 }
                 Err(error) => return Err(error),
             }
@@ -240,14 +240,14 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// The errors of [all methods](Self); `Decode`, with the leader's key, if its value is not a
     /// `T`.
     pub async fn leader(&self) -> Result<Option<Candidate<T>>> {
-        self.turn()?.first().await?.map(|first| Candidate::of(first).transpose()).transpose()
+        self.valid_queue()?.first().await?.map(|first| Candidate::of(first).transpose()).transpose()
     }
 
     /// Returns all candidates in the order of the queue, the leader first, as of one revision. A
     /// candidate whose value is not a `T` (another program campaigns under the same name) is listed
     /// too: its value is an error of kind `Decode`.
     pub async fn candidates(&self) -> Result<Vec<Candidate<Result<T>>>> {
-        Ok(self.turn()?.queue().await?.into_iter().map(Candidate::of).collect())
+        Ok(self.valid_queue()?.contenders().await?.into_iter().map(Candidate::of).collect())
     }
 
     /// Returns the keys below the election's name that are not candidates because they have no
@@ -256,7 +256,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// elect` wait for every key that was created before their own. Since such a key never expires,
     /// they wait until somebody deletes it.
     pub async fn strays(&self) -> Result<Vec<Key>> {
-        self.turn()?.strays().await
+        self.valid_queue()?.strays().await
     }
 
     /// Returns a stream of the leader and every change of it. The first item is the current leader.
@@ -279,8 +279,8 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// The errors of [all methods](Self), since it begins with a read.
     pub async fn observe(&self) -> Result<LeaderChanges<T>> {
-        let turn = self.turn()?;
-        turn.retry().one_call(LeaderChanges::open(turn)).await
+        let queue = self.valid_queue()?;
+        queue.retry().one_call(LeaderChanges::open(queue)).await
     }
 
     /// Removes every candidate with exactly this value, the leader included, by deleting their
@@ -296,17 +296,17 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// The errors of [all methods](Self), and `Encode`. Some candidates may have been removed
     /// before the error.
     pub async fn depose(&self, value: &T) -> Result<usize> {
-        let (turn, value) = self.proposal(value)?;
+        let (queue, value) = self.proposal(value)?;
         let depose = async {
             let mut deposed = 0;
             // Deletes the last waiter first and the leader last, so that no removed waiter leads in
             // between.
-            for contender in turn.queue().await?.iter().rev().filter(|contender| contender.value == value) {
-                deposed += usize::from(turn.remove(contender).await?);
+            for contender in queue.contenders().await?.iter().rev().filter(|contender| contender.value == value) {
+                deposed += usize::from(queue.remove(contender).await?);
             }
             Ok(deposed)
         };
-        turn.retry().one_call(depose).await
+        queue.retry().one_call(depose).await
     }
 
     /// Takes over a leadership that another process handed over with [`Leader::into_token`]. The
@@ -323,7 +323,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     /// The leadership may be lost: the request may have moved it to this process, whose guard is
     /// dropped.
     pub async fn adopt(&self, token: &Token) -> Result<Leader<T>> {
-        self.turn()?.adopt(token, None).await.map(Leader::of)
+        self.valid_queue()?.adopt(token, None).await.map(Leader::of)
     }
 
     /// Sets the time to live of a leadership that no process keeps alive, and starts it anew.
@@ -333,7 +333,7 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// `GuardLost` if the leadership is no longer held, `Invalid` for a token of something else.
     pub async fn renew(&self, token: &Token, ttl: Duration) -> Result<Token> {
-        self.turn()?.renew(token, ttl).await
+        self.valid_queue()?.renew(token, ttl).await
     }
 
     /// Ends a leadership or a candidacy by its token, in whichever process it is.
@@ -342,16 +342,16 @@ impl<T: EtcdValue + Send + Sync + 'static> Election<T> {
     ///
     /// `GuardLost` if it is no longer held, `Invalid` for a token of something else.
     pub async fn release_token(&self, token: &Token) -> Result<()> {
-        self.turn()?.release_token(token).await
+        self.valid_queue()?.release_token(token).await
     }
 
-    fn turn(&self) -> Result<&Turn> {
-        Ok(self.turn.as_ref().map_err(KeyError::clone)?)
+    fn valid_queue(&self) -> Result<&ContenderQueue> {
+        Ok(self.queue.as_ref().map_err(KeyError::clone)?)
     }
 
-    fn proposal(&self, value: &T) -> Result<(&Turn, Bytes)> {
-        let turn = self.turn()?;
-        Ok((turn, encode(value, &turn.directory)?))
+    fn proposal(&self, value: &T) -> Result<(&ContenderQueue, Bytes)> {
+        let queue = self.valid_queue()?;
+        Ok((queue, encode(value, &queue.directory)?))
     }
 }
 

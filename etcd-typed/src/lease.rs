@@ -1,13 +1,11 @@
-//! `Lease`: a lease that is kept alive as long as its guard lives. [`lessor`] supplies leases,
-//! [`life`] tells how long a lease is safe to trust, [`standing`] tracks which of their keys are in
-//! queues, and [`last`] is the request that releases a queue.
+//! `Lease`: a lease that is kept alive as long as its guard lives. [`pool`] supplies leases,
+//! [`validity`] tells how long a lease is safe to trust, and [`shared`] attaches the keys of
+//! several owners to one lease.
 
-mod last;
-mod later;
-mod lessor;
-mod life;
+mod delayed_start;
+mod pool;
 mod shared;
-mod standing;
+mod validity;
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -16,23 +14,19 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-pub(crate) use self::last::{Joined, Last};
-pub(crate) use self::later::Begin;
-use self::lessor::IDLE;
-pub(crate) use self::lessor::Lessor;
-use self::life::EndsWith;
-pub(crate) use self::life::Life;
-pub use self::life::{Lost, LostReason};
+pub(crate) use self::delayed_start::DelayedStart;
+use self::pool::IDLE;
+pub(crate) use self::pool::LeasePool;
 pub(crate) use self::shared::Share;
-use self::standing::Standing;
-pub(crate) use self::standing::{Before, Rank};
+use self::validity::EndsWith;
+pub(crate) use self::validity::Validity;
+pub use self::validity::{Lost, LostReason};
 use crate::clock::{FAR, Moment};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::Key;
 use crate::retry::{RetryPolicy, until};
-use crate::revision::{LeaseId, Revision};
+use crate::revision::LeaseId;
 use crate::runtime::{self, Patience, Runtimes, Task, sleep, sleep_until};
-use crate::store::Store;
+use crate::store::{BoxFuture, Store};
 use crate::telemetry;
 
 /// The default time to live of locks, leaderships and published values.
@@ -85,21 +79,18 @@ pub struct Lease {
     /// The time to live that was asked for. A server may grant more.
     asked: Duration,
     store: Arc<dyn Store>,
-    life: Life,
+    validity: Validity,
     /// Sends orders to the task that keeps the lease alive. When it is dropped, the task revokes
     /// the lease and ends.
     orders: mpsc::UnboundedSender<Order>,
     /// The runtimes that the task can move to, for a lease that may outlive its client.
     runtimes: Option<Arc<Runtimes>>,
-    /// The entry of the key that is in a queue with this lease.
-    standing: Option<Standing>,
 }
 
 /// An order to the task of a lease.
 enum Order {
-    /// Commit this request, which deletes all that needs the lease. Then keep the lease as a spare
-    /// one if it is reusable.
-    Finish { last: Box<Last>, lease: Lease, reusable: bool },
+    /// Run this to its end. It owns the lease, which no call uses any more.
+    Finish(BoxFuture<'static, ()>),
     /// Revoke the lease and send back the result.
     Revoke(oneshot::Sender<Result<()>>),
     /// End without revoking: another process takes over. Renew the lease one last time.
@@ -109,27 +100,27 @@ enum Order {
 impl Lease {
     /// The background task also requests the lease. If the caller's future is dropped while it
     /// waits, the task knows the lease and revokes it.
-    async fn grant(lessor: &Arc<Lessor>, asked: Duration) -> Result<Self> {
+    async fn grant(pool: &Arc<LeasePool>, asked: Duration) -> Result<Self> {
         if !runtime::is_here() {
             return Err(Error::without_runtime());
         }
-        let store = lessor.roaming().clone();
+        let store = pool.roaming().clone();
         let (orders, received) = mpsc::unbounded_channel();
         let (answer, answered) = oneshot::channel();
-        let prepared = lessor.runtimes().prepare();
+        let prepared = pool.runtimes().prepare();
         // The task is not part of the caller's call, so it gets the deadline of that call.
-        let deadline = lessor.retry().deadline();
-        let applicant = Applicant { lessor: Arc::downgrade(lessor), store: store.clone(), retry: lessor.retry().clone(), asked, deadline };
+        let deadline = pool.retry().deadline();
+        let applicant = Applicant { pool: Arc::downgrade(pool), store: store.clone(), retry: pool.retry().clone(), asked, deadline };
         let task = prepared.task();
         prepared.start(applicant.run(task, received, answer));
         let gone = |_| Error::new(ErrorKind::Unavailable, "the runtime ended before the lease was granted").outcome_unknown();
-        let (id, ttl, life) = answered.await.map_err(gone)??;
-        Ok(Self { id, ttl, asked, store, life, orders, runtimes: None, standing: None })
+        let (id, ttl, validity) = answered.await.map_err(gone)??;
+        Ok(Self { id, ttl, asked, store, validity, orders, runtimes: None })
     }
 
     /// Lets the lease's task move to other runtimes even after the client is dropped.
-    pub(crate) fn by_itself(mut self, lessor: &Lessor) -> Self {
-        self.runtimes = Some(lessor.runtimes().clone());
+    pub(crate) fn by_itself(mut self, pool: &LeasePool) -> Self {
+        self.runtimes = Some(pool.runtimes().clone());
         self
     }
 
@@ -152,15 +143,15 @@ impl Lease {
         if let Some(runtimes) = &self.runtimes {
             runtimes.note();
         }
-        self.life.tend();
-        self.life.is_held()
+        self.validity.tend();
+        self.validity.is_held()
     }
 
     /// How long [`is_held`](Self::is_held) stays true without another answer from the server. Zero
     /// once the lease is lost.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.life.remaining()
+        self.validity.remaining()
     }
 
     /// Waits until the lease is lost, and returns why.
@@ -169,7 +160,7 @@ impl Lease {
     ///
     /// Dropping the future has no effect.
     pub async fn lost(&self) -> Lost {
-        self.life.lost().await
+        self.validity.lost().await
     }
 
     /// Revokes the lease and waits for the answer. All its keys are deleted.
@@ -198,32 +189,17 @@ impl Lease {
         self.store.revoke(self.id).await
     }
 
-    /// Registers a key, attached to this lease, that is about to join the queue of a directory. It
-    /// stays registered until the lease is returned or ends.
-    pub(crate) fn enter(&mut self, lessor: &Lessor, directory: &Key, key: &Key) {
-        // Ends the old registration first: it may have the same key.
-        self.standing = None;
-        self.standing = Some(lessor.standings().enter(directory, key, &self.life));
+    pub(crate) fn validity(&self) -> &Validity {
+        &self.validity
     }
 
-    /// Records the revision at which the key was created.
-    pub(crate) fn entered(&self, created: Revision) {
-        if let Some(standing) = &self.standing {
-            standing.made(created);
-        }
-    }
-
-    pub(crate) fn life(&self) -> &Life {
-        &self.life
-    }
-
-    /// Commits `last` in the background, after which nothing needs the lease any more. If that
-    /// succeeds and the lease is `reusable`, it becomes a spare one; otherwise it is revoked.
-    pub(crate) fn finish(self, last: Last, reusable: bool) {
+    /// Runs `last` in the background, in the task that keeps the lease alive. `last` gets the
+    /// lease, and makes the last request that needs it. The lease is revoked if `last` drops it.
+    pub(crate) fn finish<F: Future<Output = ()> + Send + 'static>(self, last: impl FnOnce(Self) -> F) {
         let (orders, task) = (self.orders.clone(), self.task().clone());
-        self.life.set_wanted(false);
+        self.validity.set_wanted(false);
         // If the task has ended, sending fails and the lease runs out.
-        let _ = orders.send(Order::Finish { last: Box::new(last), lease: self, reusable });
+        let _ = orders.send(Order::Finish(Box::pin(last(self))));
         task.come_here();
     }
 
@@ -234,7 +210,7 @@ impl Lease {
 
     /// Sends the last order. The task moves to this runtime, since its own may not be driven.
     fn order(&self, order: Order) -> bool {
-        self.life.set_wanted(false);
+        self.validity.set_wanted(false);
         let sent = self.orders.send(order).is_ok();
         self.task().come_here();
         sent
@@ -242,14 +218,14 @@ impl Lease {
 
     /// The task that keeps it alive.
     fn task(&self) -> &Task {
-        self.life.task()
+        self.validity.task()
     }
 }
 
 /// An end from here on is intended, not a loss.
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.life.set_wanted(false);
+        self.validity.set_wanted(false);
     }
 }
 
@@ -271,7 +247,7 @@ const PATIENCE: Patience = Patience { first: Duration::from_millis(500), then: D
 
 /// The task of a lease that was not granted yet.
 struct Applicant {
-    lessor: Weak<Lessor>,
+    pool: Weak<LeasePool>,
     store: Arc<dyn Store>,
     retry: RetryPolicy,
     asked: Duration,
@@ -279,11 +255,11 @@ struct Applicant {
 }
 
 /// A lease that was granted.
-type Granted = (LeaseId, Duration, Life);
+type Granted = (LeaseId, Duration, Validity);
 
 impl Applicant {
     async fn run(self, task: Task, mut orders: mpsc::UnboundedReceiver<Order>, answer: oneshot::Sender<Result<Granted>>) {
-        let Self { lessor, store, retry, asked, deadline } = self;
+        let Self { pool, store, retry, asked, deadline } = self;
         let mut names = NAMES;
         loop {
             let id = LeaseId::random();
@@ -291,12 +267,12 @@ impl Applicant {
             match until(deadline, store.grant(id, asked)).await {
                 Ok(ttl) => {
                     let ttl = ttl.min(FAR);
-                    let life = Life::begin(id, sent, ttl, task);
-                    let over = life.clone().ends_with_this();
+                    let validity = Validity::begin(id, sent, ttl, task);
+                    let over = validity.clone().ends_with_this();
                     // If the caller's future was dropped, the sender of `orders` is gone too, and
                     // the keeper below ends.
-                    let _ = answer.send(Ok((id, ttl, life.clone())));
-                    let keeper = Keeper { store, retry, lessor, id, ttl, life, _over: over };
+                    let _ = answer.send(Ok((id, ttl, validity.clone())));
+                    let keeper = LeaseKeeper { store, retry, pool, id, ttl, validity, _over: over };
                     keeper.run(sent, &mut orders).await;
                     return;
                 }
@@ -317,18 +293,18 @@ impl Applicant {
 }
 
 /// The task that keeps one lease alive.
-struct Keeper {
+struct LeaseKeeper {
     store: Arc<dyn Store>,
     retry: RetryPolicy,
-    lessor: Weak<Lessor>,
+    pool: Weak<LeasePool>,
     id: LeaseId,
     ttl: Duration,
-    life: Life,
+    validity: Validity,
     /// Marks the lease as lost when the task ends, for whatever reason.
     _over: EndsWith,
 }
 
-/// How a [`Keeper`] ends.
+/// How a [`LeaseKeeper`] ends.
 enum End {
     /// The lease is not wanted any more, or not safe to trust: revoke it.
     Unwanted,
@@ -336,7 +312,7 @@ enum End {
     Nothing,
 }
 
-impl Keeper {
+impl LeaseKeeper {
     async fn run(mut self, sent: Moment, orders: &mut mpsc::UnboundedReceiver<Order>) {
         if let End::Unwanted = self.keep(sent, orders).await {
             revoke(&*self.store, &self.retry, self.id, self.ttl).await;
@@ -365,30 +341,30 @@ impl Keeper {
                         let _ = answer.send(revoked);
                         return end;
                     }
-                    Some(Order::Finish { last, lease, reusable }) => self.finish(*last, lease, reusable).await,
+                    Some(Order::Finish(last)) => last.await,
                 },
-                lost = self.life.lost() => {
-                    self.life.lose(lost.reason());
+                lost = self.validity.lost() => {
+                    self.validity.lose(lost.reason());
                     return End::Unwanted;
                 }
                 (sent, answer) = self.attempt(next) => {
                     let Some(answer) = answer else { return End::Unwanted };
-                    let remaining = self.life.remaining();
+                    let remaining = self.validity.remaining();
                     telemetry::lease_remaining(remaining);
                     match answer {
                         Ok(granted) => {
                             let granted = granted.min(FAR);
-                            self.life.extend(sent, granted);
+                            self.validity.extend(sent, granted);
                             backoff.reset();
                             next = third(sent, granted);
                         }
                         Err(error) if error.kind() == ErrorKind::LeaseLost => {
-                            self.life.lose(LostReason::Revoked);
+                            self.validity.lose(LostReason::Revoked);
                             return End::Nothing;
                         }
                         Err(error) => {
                             telemetry::lease_attempt_failed(self.id, remaining, &error);
-                            self.life.meet(error);
+                            self.validity.meet(error);
                             // Retries more often as the end comes closer, so that an outage that
                             // ends just before the lease does is survived.
                             let soon = (remaining / 4).max(self.retry.first_delay);
@@ -397,8 +373,8 @@ impl Keeper {
                     }
                 }
                 () = sleep_until(tidy) => {
-                    if let Some(lessor) = self.lessor.upgrade() {
-                        lessor.retire();
+                    if let Some(pool) = self.pool.upgrade() {
+                        pool.retire();
                     }
                     tidy = Instant::now() + IDLE / 4;
                 }
@@ -411,19 +387,10 @@ impl Keeper {
     async fn attempt(&self, at: Instant) -> (Moment, Option<Result<Duration>>) {
         sleep_until(at).await;
         let sent = Moment::now();
-        if self.lessor.upgrade().is_some_and(|lessor| lessor.dismiss(self.id)) {
+        if self.pool.upgrade().is_some_and(|pool| pool.dismiss(self.id)) {
             return (sent, None);
         }
         (sent, Some(self.store.keep_alive(self.id).await))
-    }
-
-    async fn finish(&self, last: Last, lease: Lease, reusable: bool) {
-        let done = last.commit(&*self.store).await.ok().filter(|done| done.succeeded);
-        match (self.lessor.upgrade(), done) {
-            (Some(lessor), Some(done)) if reusable => lessor.put(lease, done.handed),
-            // Dropping the lease revokes it, which deletes its keys, even if the commit failed.
-            _ => drop(lease),
-        }
     }
 }
 

@@ -155,7 +155,8 @@ mod lease;
 mod live;
 mod lock;
 mod private;
-mod published;
+mod publish;
+mod queue;
 mod retry;
 mod revision;
 mod runtime;
@@ -164,7 +165,6 @@ pub mod store;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod turn;
 mod value;
 mod version;
 mod watch;
@@ -175,8 +175,8 @@ pub use election::{Candidate, Election, Leader, LeaderChanges};
 pub use error::{Error, ErrorKind, Problem, ProblemKind, Result};
 pub use handle::{
     Check, Diff, Difference, Dir, DirDelete, DirMap, DirTryUpdate, DirUpdate, DirWrite, Directory, DirectoryDelete, DirectoryWrite, Entry,
-    EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, MapWrite, Node, Previous, Publish, Published, Shown,
-    Transaction, UpdateError,
+    EntryDelete, EntryMap, EntryModify, EntryPages, EntryWrite, EtcdSchema, MapWrite, Node, Previous, Publish, Shown, Transaction,
+    UpdateError,
 };
 pub use key::{Key, KeyError};
 pub use lease::{Lease, Lost, LostReason};
@@ -185,12 +185,12 @@ pub use live::{
     Viewing,
 };
 pub use lock::{Holder, Lock, NamedLock, Process};
-pub use published::PublishedStatus;
+pub use publish::{Published, PublishedStatus};
+pub use queue::{Guard, Token, TokenError};
 pub use retry::{Backoff, RetryPolicy};
 pub use revision::{LeaseId, Revision};
 pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, Presence, Schema, Table, Update};
 pub use store::StatsKind;
-pub use turn::{Guard, Token, TokenError};
 pub use value::{Codec, EtcdValue, Json, ValueError};
 pub use version::{Expect, Versioned};
 pub use watch::Interruption;

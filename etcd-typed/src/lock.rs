@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::key::{Key, KeyError};
+use crate::queue::{Contender, ContenderQueue, Guard, Token};
 use crate::revision::{LeaseId, Revision};
-use crate::turn::{Contender, Guard, Token, Turn};
 
 /// The lock with one name, from [`Client::lock`](crate::Client::lock). Use it to acquire the lock,
 /// or to read who holds it. Cheap to clone.
@@ -68,13 +68,13 @@ use crate::turn::{Contender, Guard, Token, Turn};
 #[derive(Clone, Debug)]
 #[must_use = "nothing is locked until it is acquired"]
 pub struct NamedLock {
-    turn: Result<Turn, KeyError>,
+    queue: Result<ContenderQueue, KeyError>,
     info: Option<String>,
 }
 
 impl NamedLock {
-    pub(crate) fn new(turn: Result<Turn, KeyError>) -> Self {
-        Self { turn, info: None }
+    pub(crate) fn new(queue: Result<ContenderQueue, KeyError>) -> Self {
+        Self { queue, info: None }
     }
 
     /// Sets how long the lock stays held after its holder vanished. Default: 15 s. The server
@@ -84,8 +84,8 @@ impl NamedLock {
     /// A short time to live frees the lock soon after a crash, but a short outage loses the lock:
     /// when the leader of the etcd cluster dies, the outage takes about 1 to 3 s.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        if let Ok(turn) = &mut self.turn {
-            turn.ttl = ttl;
+        if let Ok(queue) = &mut self.queue {
+            queue.ttl = ttl;
         }
         self
     }
@@ -113,7 +113,7 @@ impl NamedLock {
     /// Dropping the future at any point leaves the queue: the lease is revoked in the background,
     /// which deletes the key.
     pub async fn acquire(&self) -> Result<Lock> {
-        self.turn()?.take(self.value()).await.map(Lock)
+        self.valid_queue()?.acquire(self.value()).await.map(Lock)
     }
 
     /// Acquires the lock if it is free and has no waiters; otherwise returns `None`. Either way it
@@ -127,7 +127,7 @@ impl NamedLock {
     ///
     /// As [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Option<Lock>> {
-        Ok(self.turn()?.try_take(self.value()).await?.map(Lock))
+        Ok(self.valid_queue()?.try_acquire(self.value()).await?.map(Lock))
     }
 
     /// Waits at most this long to acquire the lock.
@@ -141,17 +141,17 @@ impl NamedLock {
     ///
     /// As [`acquire`](Self::acquire).
     pub async fn acquire_within(&self, time: Duration) -> Result<Lock> {
-        self.turn()?.take_within(self.value(), time).await.map(Lock)
+        self.valid_queue()?.acquire_within(self.value(), time).await.map(Lock)
     }
 
     /// Returns the holder of the lock, or `None` if the lock is free.
     pub async fn holder(&self) -> Result<Option<Holder>> {
-        Ok(self.turn()?.first().await?.map(Holder::of))
+        Ok(self.valid_queue()?.first().await?.map(Holder::of))
     }
 
     /// Returns the holder and all waiters in the order of the queue, as of one revision.
     pub async fn queue(&self) -> Result<Vec<Holder>> {
-        Ok(self.turn()?.queue().await?.into_iter().map(Holder::of).collect())
+        Ok(self.valid_queue()?.contenders().await?.into_iter().map(Holder::of).collect())
     }
 
     /// Returns the keys below the lock's name that are not in its queue because they have no lease.
@@ -160,7 +160,7 @@ impl NamedLock {
     /// for every key that was created before their own. Since such a key never expires, they wait
     /// until somebody deletes it.
     pub async fn strays(&self) -> Result<Vec<Key>> {
-        self.turn()?.strays().await
+        self.valid_queue()?.strays().await
     }
 
     /// Takes over a lock that another process handed over with [`Lock::into_token`]. The time to
@@ -176,7 +176,7 @@ impl NamedLock {
     ///
     /// The lock may be lost: the request may have moved it to this process, whose guard is dropped.
     pub async fn adopt(&self, token: &Token) -> Result<Lock> {
-        self.turn()?.adopt(token, Some(self.value())).await.map(Lock)
+        self.valid_queue()?.adopt(token, Some(self.value())).await.map(Lock)
     }
 
     /// Sets the time to live of a lock that no process keeps alive, and starts it anew. Returns the
@@ -186,7 +186,7 @@ impl NamedLock {
     ///
     /// `GuardLost` if the lock is no longer held, `Invalid` for a token of another lock.
     pub async fn renew(&self, token: &Token, ttl: Duration) -> Result<Token> {
-        self.turn()?.renew(token, ttl).await
+        self.valid_queue()?.renew(token, ttl).await
     }
 
     /// Releases a lock by its token, whichever process acquired it.
@@ -195,11 +195,11 @@ impl NamedLock {
     ///
     /// `GuardLost` if the lock is no longer held, `Invalid` for a token of another lock.
     pub async fn release_token(&self, token: &Token) -> Result<()> {
-        self.turn()?.release_token(token).await
+        self.valid_queue()?.release_token(token).await
     }
 
-    fn turn(&self) -> Result<&Turn> {
-        Ok(self.turn.as_ref().map_err(KeyError::clone)?)
+    fn valid_queue(&self) -> Result<&ContenderQueue> {
+        Ok(self.queue.as_ref().map_err(KeyError::clone)?)
     }
 
     fn value(&self) -> Bytes {

@@ -14,7 +14,7 @@ use crate::handle::EtcdSchema;
 pub use crate::handle::{Entries, Fields};
 use crate::key::Key;
 use crate::schema::{Change, Field, Keyed, Kind, Presence, Table};
-pub use crate::schema::{Leaf, LeafOpt, Leaves, OneLeaf, Tuple};
+pub use crate::schema::{Leaf, LeafOpt, LeafTuple, OneLeaf, Tuple};
 use crate::value::{Codec, EtcdValue, ValueError};
 
 /// The defaults of a table row. Rows of directories and maps override some of them.

@@ -65,7 +65,7 @@ pub(crate) struct Runtimes {
 
 #[derive(Default)]
 struct Inner {
-    known: Vec<Place>,
+    known: Vec<KnownRuntime>,
     /// Tasks whose runtime has ended and that no other runtime has polled yet. Some of them may
     /// have started elsewhere since.
     waiting: Vec<Arc<Seat>>,
@@ -114,9 +114,9 @@ impl Runtimes {
         let (waiting, others) = {
             let mut inner = self.inner();
             let mut others = Vec::new();
-            if !inner.known.iter().any(|place| place.id == id) {
+            if !inner.known.iter().any(|known| known.id == id) {
                 others.clone_from(&inner.known);
-                inner.known.push(Place::of(here.clone()));
+                inner.known.push(KnownRuntime::of(here.clone()));
             }
             self.set_waiting(false);
             (std::mem::take(&mut inner.waiting), others)
@@ -124,7 +124,7 @@ impl Runtimes {
         NOTED.set(Some((self.number, id)));
         // The handles of ended runtimes would keep their timers and file descriptors. This check
         // runs only when a new runtime appears.
-        for ended in others.iter().filter(|place| place.has_ended()) {
+        for ended in others.iter().filter(|known| known.has_ended()) {
             self.forget(ended.id);
         }
         for seat in waiting {
@@ -152,13 +152,13 @@ impl Runtimes {
     /// until one polls it. One offer is not enough: a runtime that is not driven accepts a task but
     /// never polls it.
     fn wait(&self, seat: &Arc<Seat>) {
-        for place in self.list(seat.clone()) {
-            seat.offer(&place.handle);
+        for known in self.list(seat.clone()) {
+            seat.offer(&known.handle);
         }
     }
 
     /// Keeps the task for runtimes that are noted later. Returns the known ones.
-    fn list(&self, seat: Arc<Seat>) -> Vec<Place> {
+    fn list(&self, seat: Arc<Seat>) -> Vec<KnownRuntime> {
         let mut inner = self.inner();
         if !inner.waiting.iter().any(|other| Arc::ptr_eq(other, &seat)) {
             inner.waiting.push(seat);
@@ -170,7 +170,7 @@ impl Runtimes {
     /// Removes a runtime that refused or dropped a task, and so has ended.
     fn forget(&self, ended: Id) {
         // The handles are dropped after the lock is released.
-        let _ended: Vec<Place> = self.inner().known.extract_if(.., |place| place.id == ended).collect();
+        let _ended: Vec<KnownRuntime> = self.inner().known.extract_if(.., |known| known.id == ended).collect();
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -187,13 +187,13 @@ impl fmt::Debug for Runtimes {
 
 /// A runtime, and a way to find out whether it still exists.
 #[derive(Clone)]
-struct Place {
+struct KnownRuntime {
     id: Id,
     handle: Handle,
     probe: Arc<Mutex<Weak<AtomicBool>>>,
 }
 
-impl Place {
+impl KnownRuntime {
     fn of(handle: Handle) -> Self {
         Self { id: handle.id(), handle, probe: Arc::default() }
     }

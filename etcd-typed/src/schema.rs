@@ -2,6 +2,7 @@
 //! derive generates. The code here traverses that table and does no I/O. Operations on stored
 //! directories are in `handle/`.
 
+mod changed_keys;
 mod decode;
 mod delta;
 mod describe;
@@ -9,11 +10,10 @@ mod encode;
 mod entries;
 mod gather;
 mod kept;
-mod leaves;
+mod leaf_tuple;
 #[cfg(feature = "snapshot")]
 mod looks;
 mod presence;
-mod touched;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -24,6 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::yield_now;
 
+pub(crate) use changed_keys::ChangedKeys;
 pub use decode::Decoder;
 pub use delta::{Change, Delta, Keyed, Update};
 pub(crate) use describe::Witnesses;
@@ -32,11 +33,10 @@ pub use encode::Encoder;
 pub(crate) use entries::{Entries, entry};
 use gather::Gathered;
 pub(crate) use kept::Copies;
-pub use leaves::{Leaf, LeafOpt, Leaves, OneLeaf, Tuple};
+pub use leaf_tuple::{Leaf, LeafOpt, LeafTuple, OneLeaf, Tuple};
 #[cfg(feature = "snapshot")]
 pub(crate) use looks::{Look, NeededSecret};
 pub(crate) use presence::{Removable, removable_in_map};
-pub(crate) use touched::Touched;
 
 use crate::error::{Problem, ProblemKind, Result};
 use crate::key::{self, Key};
@@ -162,7 +162,7 @@ pub(crate) fn kept_tree(directory: &Key, kvs: Vec<KeyValue>, mut other: impl FnM
 
 /// Like [`kept_tree`], but yields between groups of keys, so that a large directory does not block
 /// the thread.
-pub(crate) async fn kept_tree_in_turns(directory: &Key, kvs: Vec<KeyValue>, mut other: impl FnMut(&[u8])) -> Tree {
+pub(crate) async fn kept_tree_in_steps(directory: &Key, kvs: Vec<KeyValue>, mut other: impl FnMut(&[u8])) -> Tree {
     if kvs.len() <= AT_ONCE {
         return kept_tree(directory, kvs, other);
     }
@@ -205,33 +205,33 @@ pub(crate) fn decode<S: Schema>(directory: &Key, tree: &Tree, revision: Revision
 
 /// Like [`decode`], but yields between groups of keys, so that a large directory does not block the
 /// thread.
-pub(crate) async fn decode_in_turns<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
-    read_in_turns(directory, tree, revision, Validation::Skip, |decoder| decoder.whole()).await
+pub(crate) async fn decode_in_steps<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
+    read_in_steps(directory, tree, revision, Validation::Skip, |decoder| decoder.whole()).await
 }
 
-/// Like [`decode_in_turns`], but also runs every validation, as before a write. Used where an
+/// Like [`decode_in_steps`], but also runs every validation, as before a write. Used where an
 /// invalid value must not be accepted.
 ///
 /// # Errors
 ///
 /// `Invalid`, with every field that is missing or cannot be decoded, and every field and struct
 /// that fails its validation.
-pub(crate) async fn decode_valid_in_turns<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
-    read_in_turns(directory, tree, revision, Validation::Run, |decoder| decoder.whole()).await
+pub(crate) async fn decode_valid_in_steps<S: Schema>(directory: &Key, tree: &Tree, revision: Revision) -> Result<Versioned<S>> {
+    read_in_steps(directory, tree, revision, Validation::Run, |decoder| decoder.whole()).await
 }
 
 /// Like [`decode_map`], but yields between groups of keys, so that a large directory does not block
 /// the thread.
-pub(crate) async fn decode_map_in_turns<M, F>(directory: &Key, tree: &Tree, revision: Revision, read: F) -> Result<Versioned<M>>
+pub(crate) async fn decode_map_in_steps<M, F>(directory: &Key, tree: &Tree, revision: Revision, read: F) -> Result<Versioned<M>>
 where
     F: Fn(&mut Decoder<'_>) -> Option<M>,
 {
-    read_in_turns(directory, tree, revision, Validation::Skip, read).await
+    read_in_steps(directory, tree, revision, Validation::Skip, read).await
 }
 
 /// Like [`tree`], but yields between groups of keys, so that a large directory does not block the
 /// thread.
-pub(crate) async fn tree_in_turns(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
+pub(crate) async fn tree_in_steps(directory: &Key, kvs: Vec<KeyValue>) -> Tree {
     if kvs.len() <= AT_ONCE {
         return tree(directory, kvs);
     }
@@ -262,7 +262,7 @@ where
     decoder.finish(value, revision)
 }
 
-async fn read_in_turns<T>(
+async fn read_in_steps<T>(
     directory: &Key,
     tree: &Tree,
     revision: Revision,

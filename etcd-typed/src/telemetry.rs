@@ -683,13 +683,13 @@ pub(crate) fn lease_not_revoked(lease: LeaseId, error: &Error) {
 }
 
 /// A lock was acquired, or a leadership began, after this time.
-pub(crate) fn turn_taken(recipe: &'static str, waited: Duration) {
+pub(crate) fn queue_front_reached(recipe: &'static str, waited: Duration) {
     tracing::debug!(target: "etcd_typed::turn", recipe, ?waited, "taken");
     observe(&LOCK_WAIT, &[recipe], waited.as_secs_f64());
 }
 
 /// A campaign failed; [`Election::lead`](crate::Election::lead) tries again.
-pub(crate) fn turn_not_taken(recipe: &'static str, error: &Error) {
+pub(crate) fn campaign_failed(recipe: &'static str, error: &Error) {
     let cause = cause(error.kind());
     tracing::warn!(target: "etcd_typed::turn", recipe, cause, error = words(error), "not taken");
 }

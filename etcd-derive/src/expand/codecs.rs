@@ -14,14 +14,14 @@ const MOST_LEAVES: usize = 12;
 /// A part of the struct that each generated function handles with one statement.
 pub(crate) enum Part<'a> {
     /// Adjacent leaves.
-    Leaves(Leaves<'a>),
+    LeafTuple(LeafTuple<'a>),
     /// A directory or a map of structs, with its index in the table.
     Dir(usize, &'a Field),
     /// A map of values, with its index in the table and the codec of the values.
     Entries(usize, &'a Field, TokenStream),
 }
 
-pub(crate) struct Leaves<'a> {
+pub(crate) struct LeafTuple<'a> {
     /// The index of the first leaf in the table.
     first: usize,
     /// The expression for these leaves, such as `Self::__CODECS.0`.
@@ -38,10 +38,10 @@ pub(crate) fn parts(model: &Schema) -> Vec<Part<'_>> {
     });
     for (at, field) in stored(model) {
         match (&field.kind, parts.last_mut()) {
-            (Kind::Leaf(leaf), Some(Part::Leaves(run))) if run.leaves.len() < MOST_LEAVES => run.leaves.push((field, leaf)),
+            (Kind::Leaf(leaf), Some(Part::LeafTuple(run))) if run.leaves.len() < MOST_LEAVES => run.leaves.push((field, leaf)),
             (Kind::Leaf(leaf), _) => {
                 let place = places.next().unwrap_or_default();
-                parts.push(Part::Leaves(Leaves { first: at, place, leaves: vec![(field, leaf)] }));
+                parts.push(Part::LeafTuple(LeafTuple { first: at, place, leaves: vec![(field, leaf)] }));
             }
             (Kind::Entries(..), _) => parts.push(Part::Entries(at, field, places.next().unwrap_or_default())),
             _ => parts.push(Part::Dir(at, field)),
@@ -58,7 +58,7 @@ pub(crate) fn codecs(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let (mut types, mut values) = (Vec::new(), Vec::new());
     for part in parts {
         match part {
-            Part::Leaves(Leaves { first, leaves, .. }) => {
+            Part::LeafTuple(LeafTuple { first, leaves, .. }) => {
                 let of = leaves.iter().map(|(_, leaf)| {
                     let ty = &leaf.ty;
                     match leaf.presence {
@@ -66,9 +66,9 @@ pub(crate) fn codecs(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
                         _ => quote!(#krate::__private::Leaf<#ty>),
                     }
                 });
-                types.push(quote!(#krate::__private::Leaves<(#(#of,)*)>));
+                types.push(quote!(#krate::__private::LeafTuple<(#(#of,)*)>));
                 let of = leaves.iter().map(|(_, leaf)| self::leaf(krate, leaf));
-                values.push(quote!(#krate::__private::Leaves::new(#first, (#(#of,)*))));
+                values.push(quote!(#krate::__private::LeafTuple::new(#first, (#(#of,)*))));
             }
             Part::Entries(_, field, _) => {
                 if let Kind::Entries(map, of) = &field.kind {

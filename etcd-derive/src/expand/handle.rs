@@ -29,7 +29,7 @@ pub(crate) fn handle(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
     let (mut leaves, mut values) = (Vec::new(), Vec::new());
     for part in parts {
         match part {
-            Part::Leaves(run) => {
+            Part::LeafTuple(run) => {
                 let names: Vec<_> = run.leaves.iter().map(|(field, _)| &field.ident).collect();
                 let locals: Vec<_> = (0..names.len()).map(|at| local(&format!("__{}", values.len() + at))).collect();
                 let place = &run.place;

@@ -4,7 +4,7 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{quote, quote_spanned};
 use syn::{Index, Path};
 
-use super::codecs::{Leaves, Part};
+use super::codecs::{LeafTuple, Part};
 use super::{bounds, change_name, here, local, stored};
 use crate::model::{Codec, Field, Kind, Leaf, Presence, Schema};
 
@@ -79,7 +79,7 @@ fn table(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
         None => quote!(::core::option::Option::None),
     };
     let fields = parts.iter().flat_map(|part| match part {
-        Part::Leaves(run) => leaves(krate, run),
+        Part::LeafTuple(run) => leaves(krate, run),
         Part::Dir(_, field) => vec![row(krate, field, None)],
         Part::Entries(_, field, codec) => vec![row(krate, field, Some(codec))],
     });
@@ -87,7 +87,7 @@ fn table(model: &Schema, parts: &[Part<'_>]) -> TokenStream {
 }
 
 /// The rows of adjacent leaves. Values that a codec knows come from the codec.
-fn leaves(krate: &Path, run: &Leaves<'_>) -> Vec<TokenStream> {
+fn leaves(krate: &Path, run: &LeafTuple<'_>) -> Vec<TokenStream> {
     let row = |(at, (field, leaf)): (usize, &(&Field, &Leaf))| {
         let (name, segment, place, at) = (field.ident.to_string(), &field.segment.text, &run.place, Index::from(at));
         let row = quote!(#place.of.#at.row(#name, #segment));
@@ -161,7 +161,7 @@ fn decode(model: &Schema, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
     let (mut reads, mut patterns, mut values) = (Vec::new(), Vec::new(), Vec::new());
     for part in parts {
         let read = match part {
-            Part::Leaves(run) => {
+            Part::LeafTuple(run) => {
                 let place = &run.place;
                 quote!(#place.decode(#decoder))
             }
@@ -172,7 +172,7 @@ fn decode(model: &Schema, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
             }
         };
         let fields: Vec<&Field> = match part {
-            Part::Leaves(run) => run.leaves.iter().map(|(field, _)| *field).collect(),
+            Part::LeafTuple(run) => run.leaves.iter().map(|(field, _)| *field).collect(),
             Part::Dir(_, field) | Part::Entries(_, field, _) => vec![field],
         };
         let locals: Vec<_> = locals.by_ref().take(fields.len()).collect();
@@ -182,7 +182,7 @@ fn decode(model: &Schema, parts: &[Part<'_>], decoder: &Ident) -> TokenStream {
         }));
         reads.push(read);
         patterns.push(match part {
-            Part::Leaves(_) => quote!(::core::option::Option::Some((#(#locals,)*))),
+            Part::LeafTuple(_) => quote!(::core::option::Option::Some((#(#locals,)*))),
             _ => quote!(::core::option::Option::Some(#(#locals)*)),
         });
     }
@@ -218,7 +218,7 @@ fn read(at: usize, field: &Field, decoder: &Ident) -> TokenStream {
 
 fn encode(part: &Part<'_>, encoder: &Ident) -> TokenStream {
     let (at, field) = match part {
-        Part::Leaves(run) => {
+        Part::LeafTuple(run) => {
             let (place, idents) = (&run.place, run.leaves.iter().map(|(field, _)| &field.ident));
             return quote!(#place.encode(#encoder, (#(&self.#idents,)*)););
         }
@@ -241,7 +241,7 @@ fn encode(part: &Part<'_>, encoder: &Ident) -> TokenStream {
 fn changes(model: &Schema, part: &Part<'_>, delta: &Ident, out: &Ident) -> TokenStream {
     let change = change_name(model);
     let (at, field) = match part {
-        Part::Leaves(run) => {
+        Part::LeafTuple(run) => {
             let (place, variants) = (&run.place, run.leaves.iter().map(|(field, _)| &field.variant));
             return quote!(#place.changes(#delta, (#(#change::#variants,)*), #out););
         }

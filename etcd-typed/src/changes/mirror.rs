@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::key::Key;
 use crate::revision::Revision;
-use crate::schema::{self, Copies, Stored, Touched, Tree};
+use crate::schema::{self, ChangedKeys, Copies, Stored, Tree};
 use crate::store::{Event, KeyValue};
 use crate::watch::{Snapshot, Step};
 
@@ -27,10 +27,10 @@ pub(crate) struct Mirror {
 
 /// The keys that one step changed, each with its earlier value. The new values are in the mirror.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Touch {
+pub(crate) struct StepChanges {
     pub(crate) revision: Revision,
     pub(crate) resynced: bool,
-    pub(crate) touched: Touched,
+    pub(crate) changed: ChangedKeys,
 }
 
 impl Mirror {
@@ -43,8 +43,8 @@ impl Mirror {
 
     /// Like [`new`](Self::new), but yields between groups of keys, so that a large directory does
     /// not block the thread.
-    pub(crate) async fn new_in_turns(directory: Key, start: Snapshot) -> Self {
-        let (tree, others) = split_in_turns(&directory, start.kvs).await;
+    pub(crate) async fn new_in_steps(directory: Key, start: Snapshot) -> Self {
+        let (tree, others) = split_in_steps(&directory, start.kvs).await;
         Self { directory, tree, others, revision: start.revision, complete: start.known }
     }
 
@@ -100,7 +100,7 @@ impl Mirror {
     }
 
     /// Applies a step. `None` if it changed nothing here.
-    pub(crate) fn apply(&mut self, step: Step) -> Option<Touch> {
+    pub(crate) fn apply(&mut self, step: Step) -> Option<StepChanges> {
         match step {
             Step::Reset(snapshot) => Some(self.reset(snapshot)),
             Step::Progress(revision) => {
@@ -109,21 +109,21 @@ impl Mirror {
             }
             Step::Batch(batch) => {
                 self.advance(batch.revision);
-                let mut touched = Touched::default();
-                touched.reserve(batch.events.len());
-                self.take(batch.events, &mut touched);
-                touched.sort();
-                (!touched.is_empty()).then_some(Touch { revision: batch.revision, resynced: false, touched })
+                let mut changed = ChangedKeys::default();
+                changed.reserve(batch.events.len());
+                self.take(batch.events, &mut changed);
+                changed.sort();
+                (!changed.is_empty()).then_some(StepChanges { revision: batch.revision, resynced: false, changed })
             }
         }
     }
 
     /// Like [`apply`](Self::apply), but yields between the keys of a new state, so that a large
     /// directory does not block the thread.
-    pub(crate) async fn apply_in_turns(&mut self, step: Step) -> Option<Touch> {
+    pub(crate) async fn apply_in_steps(&mut self, step: Step) -> Option<StepChanges> {
         match step {
             Step::Reset(Snapshot { revision, kvs, known, .. }) => {
-                let (after, others) = split_in_turns(&self.directory, kvs).await;
+                let (after, others) = split_in_steps(&self.directory, kvs).await;
                 Some(self.reset_to(after, others, revision, known))
             }
             step => self.apply(step),
@@ -132,24 +132,24 @@ impl Mirror {
 
     /// Replaces the state. The changed keys are those that differ. The step is reported even if
     /// nothing differs, since intermediate changes were not seen.
-    fn reset(&mut self, snapshot: Snapshot) -> Touch {
+    fn reset(&mut self, snapshot: Snapshot) -> StepChanges {
         let Snapshot { revision, kvs, known, .. } = snapshot;
         let (after, others) = split(&self.directory, kvs);
         self.reset_to(after, others, revision, known)
     }
 
-    fn reset_to(&mut self, after: Tree, others: HashSet<Bytes>, revision: Revision, known: bool) -> Touch {
+    fn reset_to(&mut self, after: Tree, others: HashSet<Bytes>, revision: Revision, known: bool) -> StepChanges {
         let before = std::mem::take(&mut self.tree);
         let came = after.keys().filter(|relative| !before.contains_key(*relative)).cloned().map(|relative| (relative, None));
         let came: Vec<_> = came.collect();
         let other = before.into_iter().filter(|(relative, old)| after.get(relative).is_none_or(|new| differs(old, new)));
-        let touched = came.into_iter().chain(other.map(|(relative, old)| (relative, Some(old)))).collect();
+        let changed = came.into_iter().chain(other.map(|(relative, old)| (relative, Some(old)))).collect();
         (self.tree, self.others, self.revision, self.complete) = (after, others, revision, known);
-        Touch { revision, resynced: true, touched }
+        StepChanges { revision, resynced: true, changed }
     }
 
     /// Applies the events of one revision.
-    fn take(&mut self, events: Vec<Event>, touched: &mut Touched) {
+    fn take(&mut self, events: Vec<Event>, changed: &mut ChangedKeys) {
         // The tree after the last key. The keys of a transaction are mostly adjacent, and are found
         // here without a search.
         let mut following: Option<RangeMut<'_, String, Stored>> = None;
@@ -158,7 +158,7 @@ impl Mirror {
             let (kv, previous) = match event {
                 Event::Put { kv, previous } => (kv, previous),
                 Event::Delete { key, directory, previous } => {
-                    self.delete(&key, directory, previous, touched);
+                    self.delete(&key, directory, previous, changed);
                     following = None;
                     continue;
                 }
@@ -183,20 +183,20 @@ impl Mirror {
                     self.tree.insert(relative.to_owned(), now.clone())
                 }
             };
-            touched.push(relative, old.or_else(|| told(previous, self.complete)), Some(now));
+            changed.push(relative, old.or_else(|| told(previous, self.complete)), Some(now));
         }
     }
 
-    fn delete(&mut self, deleted: &[u8], directory: bool, previous: Option<Box<KeyValue>>, touched: &mut Touched) {
+    fn delete(&mut self, deleted: &[u8], directory: bool, previous: Option<Box<KeyValue>>, changed: &mut ChangedKeys) {
         if directory {
             for relative in self.below(deleted) {
-                touched.push(&relative, self.tree.remove(&relative), None);
+                changed.push(&relative, self.tree.remove(&relative), None);
             }
         } else if let Some(relative) = self.directory.below(deleted) {
             let old = self.tree.remove(relative);
             // A key that is not in a complete tree did not exist, so its deletion is not a change.
             if old.is_some() || !self.complete {
-                touched.push(relative, old.or_else(|| told(previous, self.complete)), None);
+                changed.push(relative, old.or_else(|| told(previous, self.complete)), None);
             }
         } else {
             self.others.remove(deleted);
@@ -223,9 +223,9 @@ fn split(directory: &Key, kvs: Vec<KeyValue>) -> (Tree, HashSet<Bytes>) {
 }
 
 /// Like [`split`], but yields between groups of keys.
-async fn split_in_turns(directory: &Key, kvs: Vec<KeyValue>) -> (Tree, HashSet<Bytes>) {
+async fn split_in_steps(directory: &Key, kvs: Vec<KeyValue>) -> (Tree, HashSet<Bytes>) {
     let mut others = HashSet::new();
-    let tree = schema::kept_tree_in_turns(directory, kvs, |key| take_other(directory, key, &mut others)).await;
+    let tree = schema::kept_tree_in_steps(directory, kvs, |key| take_other(directory, key, &mut others)).await;
     (tree, others)
 }
 
@@ -298,10 +298,10 @@ mod tests {
     }
 
     /// The changed keys with their old and new values.
-    fn told(mirror: &Mirror, touch: &Touch) -> Vec<(String, Option<String>, Option<String>)> {
+    fn told(mirror: &Mirror, touch: &StepChanges) -> Vec<(String, Option<String>, Option<String>)> {
         let text = |stored: &Stored| String::from_utf8(stored.value.to_vec()).unwrap();
         let one = |(key, old): (&str, &Option<Stored>)| (key.to_owned(), old.as_ref().map(text), mirror.tree.get(key).map(text));
-        touch.touched.iter().map(one).collect()
+        touch.changed.iter().map(one).collect()
     }
 
     fn line(key: &str, old: Option<&str>, new: Option<&str>) -> (String, Option<String>, Option<String>) {
@@ -346,7 +346,7 @@ mod tests {
         for (deleted, gone) in [("/a/b/d", 2), ("/a/b", 4), ("/a", 4), ("/", 4), ("/a/b/x", 0), ("/a/b/e", 0), ("/a/b/d/", 2)] {
             let mut mirror = mirror();
             let touch = mirror.apply(batch(11, vec![delete(deleted, true)]));
-            assert_eq!((touch.map_or(0, |touch| touch.touched.len()), mirror.tree.len()), (gone, 4 - gone), "{deleted}");
+            assert_eq!((touch.map_or(0, |touch| touch.changed.len()), mirror.tree.len()), (gone, 4 - gone), "{deleted}");
         }
     }
 

@@ -208,9 +208,9 @@ mod tests {
                 let told = one.apply(&key, step.clone());
                 let (known, here) = (mirror.is_complete(), mirror.tree().get("b").cloned());
                 let touch = mirror.apply(of_the_key(step)).and_then(|touch| {
-                    let touched = touch.touched.get("b").cloned();
+                    let changed = touch.changed.get("b").cloned();
                     // A reset is reported even if it does not change the key.
-                    let before = touched.or_else(|| touch.resynced.then_some(here))?;
+                    let before = changed.or_else(|| touch.resynced.then_some(here))?;
                     Some(OneTouch { revision: touch.revision, resynced: touch.resynced, known, before })
                 });
                 prop_assert_eq!(told, touch);

@@ -13,8 +13,8 @@ use futures_util::Stream;
 use super::{Candidate, KIND};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::queue::{Contender, ContenderQueue};
 use crate::store::{Capabilities, Event, KeyValue, Span};
-use crate::turn::{Contender, Turn};
 use crate::value::EtcdValue;
 use crate::watch::{Follow, Interruption, Snapshot, Start, Step};
 
@@ -52,9 +52,9 @@ pub struct LeaderChanges<T> {
 }
 
 impl<T: EtcdValue> LeaderChanges<T> {
-    pub(super) async fn open(turn: &Turn) -> Result<Self> {
-        let (store, directory) = (turn.roaming(), &turn.directory);
-        let mut follow = Follow::new(store.clone(), turn.retry(), Span::Below(directory.clone()), KIND, Start::Now);
+    pub(super) async fn open(queue: &ContenderQueue) -> Result<Self> {
+        let (store, directory) = (queue.roaming(), &queue.directory);
+        let mut follow = Follow::new(store.clone(), queue.retry(), Span::Below(directory.clone()), KIND, Start::Now);
         let snapshot = loop {
             match follow.next().await {
                 Some(Ok(Step::Reset(snapshot))) => break snapshot,
@@ -64,7 +64,7 @@ impl<T: EtcdValue> LeaderChanges<T> {
                 None => return Err(Error::new(ErrorKind::Unavailable, "the watch ended before it began").at(directory)),
             }
         };
-        turn.report_strays(&snapshot.kvs);
+        queue.report_strays(&snapshot.kvs);
         let office = Office::new(directory.clone(), store.capabilities().clone(), snapshot);
         let first = Some(office.leader.clone());
         Ok(Self { follow, office, first, values: PhantomData })

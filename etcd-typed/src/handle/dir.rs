@@ -13,9 +13,9 @@ pub use write::{DirDelete, DirWrite};
 
 use self::update::UpdateScope;
 use self::write::{Job, Swap, read_below};
-use super::Shared;
+use super::SharedContext;
 use super::dry::{Check, Diff};
-use super::expiry::{Home, Wish};
+use super::expiry::{EnclosingStruct, RequestedExpiry};
 use super::fields::Fields;
 use super::plan::{Atomicity, Owner};
 use crate::changes::{Changes, Typed, Watching};
@@ -117,10 +117,10 @@ pub trait EtcdSchema: Schema {
 /// # Ok(()) }
 /// ```
 pub struct Dir<S> {
-    context: Shared,
+    context: SharedContext,
     key: Key,
     /// The enclosing struct, if there is one.
-    home: Option<Arc<Home>>,
+    enclosing: Option<Arc<EnclosingStruct>>,
     /// Whether the struct is a map entry or an optional directory. Then it exists only if it has a
     /// key, and is removed as a whole.
     removable: bool,
@@ -129,8 +129,8 @@ pub struct Dir<S> {
 
 impl<S> Clone for Dir<S> {
     fn clone(&self) -> Self {
-        let Self { context, key, home, removable, .. } = self;
-        Self { context: context.clone(), key: key.clone(), home: home.clone(), removable: *removable, schema: PhantomData }
+        let Self { context, key, enclosing, removable, .. } = self;
+        Self { context: context.clone(), key: key.clone(), enclosing: enclosing.clone(), removable: *removable, schema: PhantomData }
     }
 }
 
@@ -141,13 +141,13 @@ impl<S: Schema> fmt::Debug for Dir<S> {
 }
 
 impl<S: Schema> Dir<S> {
-    pub(crate) fn new(context: Shared, key: Key) -> Self {
-        Self { context, key, home: None, removable: false, schema: PhantomData }
+    pub(crate) fn new(context: SharedContext, key: Key) -> Self {
+        Self { context, key, enclosing: None, removable: false, schema: PhantomData }
     }
 
     /// Marks the handle as part of this struct.
-    pub(super) fn within(mut self, home: Option<Arc<Home>>) -> Self {
-        self.home = home;
+    pub(super) fn within(mut self, enclosing: Option<Arc<EnclosingStruct>>) -> Self {
+        self.enclosing = enclosing;
         self
     }
 
@@ -356,14 +356,20 @@ impl<S: Schema> Dir<S> {
     ///
     /// [`UpdateError::Refused`] with the closure's error, or [`UpdateError::Store`].
     pub fn try_update<'f, E>(&self, f: impl Fn(&mut S) -> Result<(), E> + Send + 'f) -> DirTryUpdate<'f, S, E> {
-        DirTryUpdate { dir: self.clone(), f: Box::new(f), scope: UpdateScope::Directory, atomicity: Atomicity::Atomic, wish: Wish::Keep }
+        DirTryUpdate {
+            dir: self.clone(),
+            f: Box::new(f),
+            scope: UpdateScope::Directory,
+            atomicity: Atomicity::Atomic,
+            requested: RequestedExpiry::Keep,
+        }
     }
 
     /// Watches all changes below the directory from now on, as a stream that reconnects by itself
     /// and has one item per revision. Await the result, or first set where the watch starts.
     pub fn watch(&self) -> Watching<S::Change, S> {
         let typed = Typed::new(S::TABLE.pattern(), |delta, out| delta.whole::<S, S::Change>(|change| change, out), schema::decode::<S>);
-        Watching::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
+        Watching::new(self.context.lease_pool.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
     /// Opens an always-current view of the struct. Reading it takes nanoseconds, and all fields are
@@ -400,7 +406,7 @@ impl<S: Schema> Dir<S> {
     /// Used by the derive.
     #[doc(hidden)]
     pub fn __fields(&self) -> Fields<'_> {
-        Fields::new(&self.context, &self.key, S::TABLE, self.home.clone())
+        Fields::new(&self.context, &self.key, S::TABLE, self.enclosing.clone())
     }
 
     /// Encodes `value` into keys and values.
@@ -413,8 +419,8 @@ impl<S: Schema> Dir<S> {
         if self.removable { S::TABLE.is_present_by(relative) } else { S::TABLE.owns(relative) }
     }
 
-    pub(super) fn home(&self) -> Option<&Arc<Home>> {
-        self.home.as_ref()
+    pub(super) fn enclosing(&self) -> Option<&Arc<EnclosingStruct>> {
+        self.enclosing.as_ref()
     }
 
     const OWNER: Owner = Owner::Struct(S::TABLE);
@@ -424,7 +430,7 @@ impl<S: Schema> Dir<S> {
     }
 
     fn write(&self, op: &'static str, job: Result<Job>) -> DirWrite<S> {
-        DirWrite { dir: self.clone(), job, op, wish: Wish::Keep, atomicity: Atomicity::Atomic }
+        DirWrite { dir: self.clone(), job, op, requested: RequestedExpiry::Keep, atomicity: Atomicity::Atomic }
     }
 
     async fn read_to_write(&self) -> Result<(Tree, Revision)> {

@@ -10,16 +10,16 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use self::delete::DirectoryDelete;
-use super::Shared;
+use super::SharedContext;
 use super::entry::Entry;
 use crate::changes::{Typed, Watching};
 use crate::error::{ErrorKind, Result};
 use crate::key::Key;
+use crate::queue::Guard;
 use crate::revision::Revision;
 use crate::schema::{self, Change, Keyed, Stored};
 use crate::store::{BoxFuture, Committed, Op, OpResult, RangeReply, Span, Txn};
 use crate::telemetry::Operation;
-use crate::turn::Guard;
 use crate::value::{Codec, EtcdValue};
 use crate::version::{Versioned, Versions};
 
@@ -48,7 +48,7 @@ use crate::version::{Versioned, Versions};
 /// ```
 #[derive(Clone, Debug)]
 pub struct Directory {
-    context: Shared,
+    context: SharedContext,
     key: Key,
 }
 
@@ -73,7 +73,7 @@ impl Node {
 }
 
 impl Directory {
-    pub(crate) fn new(context: Shared, key: Key) -> Self {
+    pub(crate) fn new(context: SharedContext, key: Key) -> Self {
         Self { context, key }
     }
 
@@ -179,7 +179,7 @@ impl Directory {
     /// are stored paths, relative to the directory.
     pub fn watch(&self) -> Watching<Keyed<String, Change<Bytes>>, BTreeMap<String, Bytes>> {
         let typed = Typed::new(PATTERN, |delta, out| delta.all_keys(out), values);
-        Watching::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
+        Watching::new(self.context.lease_pool.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
     async fn nodes(&self, shown: fn(&str) -> &str) -> Result<Versioned<Vec<Node>>> {

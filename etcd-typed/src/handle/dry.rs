@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 use bytes::Bytes;
 
 use super::Context;
-use super::plan::{Owner, Plan};
+use super::plan::{Owner, WritePlan};
 use crate::error::{Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::revision::Revision;
@@ -87,7 +87,7 @@ impl Diff {
     }
 }
 
-fn differences(directory: &Key, owner: Owner, tree: &Tree, plan: Plan) -> Vec<Difference> {
+fn differences(directory: &Key, owner: Owner, tree: &Tree, plan: WritePlan) -> Vec<Difference> {
     let puts = plan.puts.into_iter().map(|put| (put.key, Some(put.value)));
     let removed = plan.removals.iter().flat_map(|removal| removal.keys(tree).cloned());
     let deletes: Vec<String> = removed.chain(plan.deletes).collect();

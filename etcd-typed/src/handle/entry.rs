@@ -12,10 +12,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use self::delete::EntryDelete;
-pub use self::publish::{Publish, Published};
+pub use self::publish::Publish;
 pub use self::write::{EntryModify, EntryWrite};
-use super::Shared;
-use super::expiry::{Home, Surroundings, Wish};
+use super::SharedContext;
+use super::expiry::{EnclosingExpiry, EnclosingStruct, RequestedExpiry};
 use super::previous::Previous;
 use crate::changes::{EntryChanges, WatchingEntry};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
@@ -93,7 +93,7 @@ use crate::version::{Expect, Versioned, Versions};
 /// # Ok(()) }
 /// ```
 pub struct Entry<T> {
-    context: Shared,
+    context: SharedContext,
     key: Key,
     /// Alternative keys, read if the field's own key does not exist.
     aliases: Vec<Key>,
@@ -101,13 +101,20 @@ pub struct Entry<T> {
     /// The value of the field if no key exists.
     default: Option<fn() -> T>,
     /// The enclosing struct, if there is one.
-    home: Option<Arc<Home>>,
+    enclosing: Option<Arc<EnclosingStruct>>,
 }
 
 impl<T> Clone for Entry<T> {
     fn clone(&self) -> Self {
-        let Self { context, key, aliases, codec, default, home } = self;
-        Self { context: context.clone(), key: key.clone(), aliases: aliases.clone(), codec: *codec, default: *default, home: home.clone() }
+        let Self { context, key, aliases, codec, default, enclosing } = self;
+        Self {
+            context: context.clone(),
+            key: key.clone(),
+            aliases: aliases.clone(),
+            codec: *codec,
+            default: *default,
+            enclosing: enclosing.clone(),
+        }
     }
 }
 
@@ -118,8 +125,8 @@ impl<T> fmt::Debug for Entry<T> {
 }
 
 impl<T: Send + Sync + 'static> Entry<T> {
-    pub(crate) fn new(context: Shared, key: Key, codec: Codec<T>) -> Self {
-        Self { context, key, aliases: Vec::new(), codec, default: None, home: None }
+    pub(crate) fn new(context: SharedContext, key: Key, codec: Codec<T>) -> Self {
+        Self { context, key, aliases: Vec::new(), codec, default: None, enclosing: None }
     }
 
     pub(super) fn with_aliases(mut self, aliases: Vec<Key>) -> Self {
@@ -133,8 +140,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     /// Marks the handle as part of this struct.
-    pub(super) fn within(mut self, home: Option<Arc<Home>>) -> Self {
-        self.home = home;
+    pub(super) fn within(mut self, enclosing: Option<Arc<EnclosingStruct>>) -> Self {
+        self.enclosing = enclosing;
         self
     }
 
@@ -287,7 +294,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// the budget in [`RetryPolicy::conflict_budget`](crate::RetryPolicy::conflict_budget) is used
     /// up.
     pub fn modify<'f>(&self, f: impl Fn(Option<T>) -> Option<T> + Send + 'f) -> EntryModify<'f, T> {
-        EntryModify { entry: self.clone(), f: Box::new(f), wish: Wish::Keep }
+        EntryModify { entry: self.clone(), f: Box::new(f), requested: RequestedExpiry::Keep }
     }
 
     /// Watches the changes of the key from now on, as a stream that reconnects by itself. Await the
@@ -306,7 +313,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// ```
     pub fn watch(&self) -> WatchingEntry<T> {
         let Self { context, key, codec, default, .. } = self;
-        WatchingEntry::new(context.lessor.roaming().clone(), context.retry.clone(), key.clone(), *codec).with_default(*default)
+        WatchingEntry::new(context.lease_pool.roaming().clone(), context.retry.clone(), key.clone(), *codec).with_default(*default)
     }
 
     /// Opens an always-current view of the value (`None` if the key does not exist); see
@@ -362,8 +369,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     /// The structs that decide when a new key of a struct expires. `None` for a standalone entry.
-    pub(super) fn surroundings(&self) -> Option<Surroundings> {
-        self.home.as_ref().map(|home| Surroundings::of(Some(home), &self.key))
+    pub(super) fn enclosing_expiry(&self) -> Option<EnclosingExpiry> {
+        self.enclosing.as_ref().map(|enclosing| EnclosingExpiry::of(Some(enclosing), &self.key))
     }
 
     /// The field's own key, followed by its aliases.
@@ -484,7 +491,15 @@ impl<T: Send + Sync + 'static> Entry<T> {
         finish: fn(&Self, Committed) -> O,
     ) -> EntryWrite<T, O> {
         let parts = self.encode(value).and_then(|bytes| Ok((bytes, expected?)));
-        EntryWrite { entry: self.clone(), op, parts, wish: Wish::Keep, previous: false, refusal: ErrorKind::Conflict, finish }
+        EntryWrite {
+            entry: self.clone(),
+            op,
+            parts,
+            requested: RequestedExpiry::Keep,
+            previous: false,
+            refusal: ErrorKind::Conflict,
+            finish,
+        }
     }
 
     fn written(&self, committed: Committed) -> Revision {
@@ -548,8 +563,8 @@ impl<T: Send + Sync + 'static> Entry<T> {
     }
 
     /// Whether a write keeps the existing expiry. (`modify` decides this by itself.)
-    fn keeps(&self, wish: Wish) -> bool {
-        wish == Wish::Keep && self.home.is_some()
+    fn keeps(&self, requested: RequestedExpiry) -> bool {
+        requested == RequestedExpiry::Keep && self.enclosing.is_some()
     }
 
     /// Applies the operations if the current value is as expected. Passes them the expiry that they
@@ -558,21 +573,21 @@ impl<T: Send + Sync + 'static> Entry<T> {
     /// Unknown facts are guessed: that the value is at the field's own key, that its stored form is
     /// the one this library writes, and that nothing expires. If a guess is wrong, the failed
     /// transaction returns the facts, and a second one follows.
-    async fn write_if(&self, expected: Option<&Expected>, wish: Wish, ops: impl Fn(Expiry) -> Vec<Op>) -> Result<Written> {
-        let mut wish = wish;
-        if let (true, Some(Expected { seen: Some(seen), .. })) = (self.keeps(wish), expected) {
+    async fn write_if(&self, expected: Option<&Expected>, requested: RequestedExpiry, ops: impl Fn(Expiry) -> Vec<Op>) -> Result<Written> {
+        let mut requested = requested;
+        if let (true, Some(Expected { seen: Some(seen), .. })) = (self.keeps(requested), expected) {
             match (seen.lease, self.transactional()) {
                 // A key that was not written since is still attached to this lease.
-                (Some(lease), true) => wish = Wish::Named(Expiry::With(lease)),
-                (None, false) if !seen.has_ttl => wish = Wish::Named(Expiry::Never),
+                (Some(lease), true) => requested = RequestedExpiry::Named(Expiry::With(lease)),
+                (None, false) if !seen.has_ttl => requested = RequestedExpiry::Named(Expiry::Never),
                 _ => {}
             }
         }
-        let keeps = self.keeps(wish);
+        let keeps = self.keeps(requested);
         if !self.transactional() && (keeps || !self.aliases.is_empty()) {
-            return self.read_and_write_if(expected, wish, ops).await;
+            return self.read_and_write_if(expected, requested, ops).await;
         }
-        let mut surroundings = if keeps { Surroundings::of(self.home.as_ref(), &self.key) } else { Surroundings::default() };
+        let mut enclosing_expiry = if keeps { EnclosingExpiry::of(self.enclosing.as_ref(), &self.key) } else { EnclosingExpiry::default() };
         let mut retry = OptimisticRetry::new(&self.context.retry);
         let mut known: Option<Option<Found>> = None;
         loop {
@@ -587,19 +602,19 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 compares.extend(self.keys().map(|key| Compare::key(key, Condition::NeverExpires)));
             }
             if keeps && known.as_ref().is_none_or(Option::is_none) && expected.is_none_or(|it| it.condition == Condition::Absent) {
-                compares.extend(surroundings.compares());
+                compares.extend(enclosing_expiry.compares());
             }
             let expiry = match &known {
                 Some(Some(found)) if keeps => found.kv.expiry(),
-                Some(None) if keeps => surroundings.expiry(),
-                _ => wish.or_never(),
+                Some(None) if keeps => enclosing_expiry.expiry(),
+                _ => requested.or_never(),
             };
-            let otherwise = self.look().into_iter().chain(surroundings.looks()).collect();
+            let otherwise = self.look().into_iter().chain(enclosing_expiry.looks()).collect();
             let committed = self.commit(Txn { compares, then: ops(expiry), otherwise }).await?;
             if committed.succeeded {
                 return Ok(Written::Done(committed));
             }
-            surroundings.learn(&committed.results);
+            enclosing_expiry.learn(&committed.results);
             let revision = committed.revision;
             let found = self.seen(committed);
             if expected.is_some_and(|expected| !self.holds(&expected.condition, found.as_ref().map(|found| &found.kv))) {
@@ -610,15 +625,20 @@ impl<T: Send + Sync + 'static> Entry<T> {
                 AfterConflict::GiveUp(now) => return Ok(Written::Refused(now.flatten().flatten(), revision)),
             }
             if known.is_none() {
-                surroundings.forget();
+                enclosing_expiry.forget();
             }
         }
     }
 
     /// Like [`write_if`](Self::write_if), where a transaction covers only one key. All facts are
     /// read first. The write then requires that the key has not changed.
-    async fn read_and_write_if(&self, expected: Option<&Expected>, wish: Wish, ops: impl Fn(Expiry) -> Vec<Op>) -> Result<Written> {
-        let keeps = self.keeps(wish);
+    async fn read_and_write_if(
+        &self,
+        expected: Option<&Expected>,
+        requested: RequestedExpiry,
+        ops: impl Fn(Expiry) -> Vec<Op>,
+    ) -> Result<Written> {
+        let keeps = self.keeps(requested);
         let mut retry = OptimisticRetry::new(&self.context.retry);
         let (mut found, mut revision) = self.find_to_write().await?;
         loop {
@@ -628,7 +648,7 @@ impl<T: Send + Sync + 'static> Entry<T> {
             let expiry = match &found {
                 Some(found) if keeps => found.kv.expiry(),
                 None if keeps => self.expiry_around().await?,
-                _ => wish.or_never(),
+                _ => requested.or_never(),
             };
             let compares = self.as_found(found.as_ref());
             match self.commit(Txn { compares, then: ops(expiry), otherwise: self.look() }).await {
@@ -646,9 +666,9 @@ impl<T: Send + Sync + 'static> Entry<T> {
 
     /// Reads when the enclosing struct expires, where this cannot be guessed.
     async fn expiry_around(&self) -> Result<Expiry> {
-        let mut surroundings = Surroundings::of(self.home.as_ref(), &self.key);
-        surroundings.read(&self.context).await?;
-        Ok(surroundings.expiry())
+        let mut enclosing_expiry = EnclosingExpiry::of(self.enclosing.as_ref(), &self.key);
+        enclosing_expiry.read(&self.context).await?;
+        Ok(enclosing_expiry.expiry())
     }
 
     /// The conditions that the key has not changed since it was found.

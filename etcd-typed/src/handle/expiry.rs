@@ -14,14 +14,14 @@ use crate::store::{self, Compare, Condition, Expiry, KeyValue, Op, OpResult, Ran
 
 /// The expiry that a write asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum RequestedExpiry {
     /// Keep the existing expiry.
     Keep,
     /// Set this expiry for everything that is written.
     Named(Expiry),
 }
 
-impl Wish {
+impl RequestedExpiry {
     /// The expiry for a new, standalone key.
     pub(super) fn or_never(self) -> Expiry {
         self.named().unwrap_or(Expiry::Never)
@@ -47,14 +47,14 @@ impl Stored {
 
 /// The struct that a handle is part of.
 #[derive(Debug)]
-pub(crate) struct Home {
+pub(crate) struct EnclosingStruct {
     directory: Key,
     table: &'static Table,
     /// The struct that encloses this one.
     outer: Option<Arc<Self>>,
 }
 
-impl Home {
+impl EnclosingStruct {
     pub(super) fn new(directory: Key, table: &'static Table, outer: Option<Arc<Self>>) -> Arc<Self> {
         Arc::new(Self { directory, table, outer })
     }
@@ -63,7 +63,7 @@ impl Home {
 /// When the structs around a key or a nested struct expire. The first guess is that they never
 /// expire. The answer to a refused write shows their expiry.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Surroundings {
+pub(super) struct EnclosingExpiry {
     /// The enclosing structs, from the innermost outwards.
     levels: Vec<Level>,
     known: Option<Known>,
@@ -82,23 +82,23 @@ struct Known {
     compares: Vec<Compare>,
 }
 
-impl Surroundings {
+impl EnclosingExpiry {
     /// The structs around a key or directory. The key `own` itself is not used as evidence.
-    pub(super) fn of(home: Option<&Arc<Home>>, own: &Key) -> Self {
-        let homes = std::iter::successors(home, |home| home.outer.as_ref());
-        let levels = homes.map(|home| {
-            let except = home.directory.below(own.as_str().as_bytes()).unwrap_or_default();
-            let witnesses = home.table.witnesses(except);
-            let keys = witnesses.segments().iter().map(|segment| home.directory.descend(segment)).collect();
+    pub(super) fn of(enclosing: Option<&Arc<EnclosingStruct>>, own: &Key) -> Self {
+        let structs = std::iter::successors(enclosing, |enclosing| enclosing.outer.as_ref());
+        let levels = structs.map(|enclosing| {
+            let except = enclosing.directory.below(own.as_str().as_bytes()).unwrap_or_default();
+            let witnesses = enclosing.table.witnesses(except);
+            let keys = witnesses.segments().iter().map(|segment| enclosing.directory.descend(segment)).collect();
             Level { keys, witnesses }
         });
         Self { levels: levels.collect(), known: None }
     }
 
-    /// The structs around a directory that is written with `wish`. Empty if the wish sets an
+    /// The structs around a directory that is written with `requested`. Empty if that sets an
     /// expiry, since nothing then depends on them.
-    pub(super) fn around(home: Option<&Arc<Home>>, own: &Key, wish: Wish) -> Self {
-        if wish.is_named() { Self::default() } else { Self::of(home, own) }
+    pub(super) fn around(enclosing: Option<&Arc<EnclosingStruct>>, own: &Key, requested: RequestedExpiry) -> Self {
+        if requested.is_named() { Self::default() } else { Self::of(enclosing, own) }
     }
 
     pub(super) fn is_empty(&self) -> bool {

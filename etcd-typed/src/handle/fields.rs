@@ -3,58 +3,58 @@
 
 use std::sync::Arc;
 
-use super::Shared;
+use super::SharedContext;
 use super::dir::{Dir, EtcdSchema};
 use super::entry::Entry;
-use super::expiry::Home;
+use super::expiry::EnclosingStruct;
 use super::map::{DirMap, EntryMap};
 use crate::key::Key;
-use crate::schema::{Field, Leaves, MapKey, OneLeaf, Presence, Table};
+use crate::schema::{Field, LeafTuple, MapKey, OneLeaf, Presence, Table};
 use crate::value::Codec;
 
 /// The fields of one struct's directory. The derive generates one call for each directory or map,
 /// with the index of the field in the table, and one call for each group of adjacent leaves.
 #[derive(Debug)]
 pub struct Fields<'a> {
-    context: &'a Shared,
+    context: &'a SharedContext,
     directory: &'a Key,
     table: &'static Table,
     /// The struct itself.
-    home: Arc<Home>,
+    enclosing: Arc<EnclosingStruct>,
 }
 
 impl<'a> Fields<'a> {
     /// Creates the fields of a struct, which may itself be part of another one.
-    pub(super) fn new(context: &'a Shared, directory: &'a Key, table: &'static Table, outer: Option<Arc<Home>>) -> Self {
-        Self { context, directory, table, home: Home::new(directory.clone(), table, outer) }
+    pub(super) fn new(context: &'a SharedContext, directory: &'a Key, table: &'static Table, outer: Option<Arc<EnclosingStruct>>) -> Self {
+        Self { context, directory, table, enclosing: EnclosingStruct::new(directory.clone(), table, outer) }
     }
 
     /// The handle of a field with one value.
     fn entry<T: Send + Sync + 'static>(&self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Entry<T> {
         let (key, aliases) = self.keys(field);
         let entry = Entry::new(self.context.clone(), key, *codec);
-        entry.with_aliases(aliases).with_default(default).within(Some(self.home.clone()))
+        entry.with_aliases(aliases).with_default(default).within(Some(self.enclosing.clone()))
     }
 
     /// The handle of a nested struct, optional or not.
     pub fn dir<N: EtcdSchema>(&self, field: usize) -> N::Handle {
         let optional = self.table.fields.get(field).is_some_and(|field| field.presence == Presence::Optional);
-        N::handle(Dir::new(self.context.clone(), self.key(field)).within(Some(self.home.clone())).removable(optional))
+        N::handle(Dir::new(self.context.clone(), self.key(field)).within(Some(self.enclosing.clone())).removable(optional))
     }
 
     /// The handle of a struct whose keys are in this struct's own directory.
     pub fn flatten<N: EtcdSchema>(&self) -> N::Handle {
-        N::handle(Dir::new(self.context.clone(), self.directory.clone()).within(Some(self.home.clone())))
+        N::handle(Dir::new(self.context.clone(), self.directory.clone()).within(Some(self.enclosing.clone())))
     }
 
     /// The handle of a map of structs.
     pub fn dir_map<K: MapKey, N: EtcdSchema>(&self, field: usize) -> DirMap<K, N> {
-        DirMap::new(self.context.clone(), self.key(field)).within(self.home.clone())
+        DirMap::new(self.context.clone(), self.key(field)).within(self.enclosing.clone())
     }
 
     /// The handle of a map of values.
     pub fn entries<K: MapKey, V: Send + Sync + 'static>(&self, field: usize, codec: &Codec<V>) -> EntryMap<K, V> {
-        EntryMap::new(self.context.clone(), self.key(field), *codec).within(self.home.clone())
+        EntryMap::new(self.context.clone(), self.key(field), *codec).within(self.enclosing.clone())
     }
 
     fn key(&self, field: usize) -> Key {
@@ -68,7 +68,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-impl<L: Entries> Leaves<L> {
+impl<L: Entries> LeafTuple<L> {
     /// Creates the handle of every field.
     pub fn entries(&self, fields: &Fields<'_>) -> L::Entries {
         self.of.entries(self.first, fields)

@@ -7,14 +7,14 @@
 
 use std::sync::Arc;
 
-use super::{Context, Shared};
+use super::{Context, SharedContext};
 use crate::error::{Error, ErrorKind, Result};
+use crate::queue::{Claim, Guard};
 use crate::store::{Committed, Compare, Op, OpResult, Range, RangeReply, Span, Txn};
-use crate::turn::{Claim, Guard};
 
 impl Context {
     /// Returns a copy whose writes also require that this guard is held.
-    pub(super) fn guarded_by(&self, guard: &Guard) -> Shared {
+    pub(super) fn guarded_by(&self, guard: &Guard) -> SharedContext {
         let mut context = self.clone();
         context.claims.push(guard.claim().clone());
         Arc::new(context)

@@ -14,21 +14,21 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream;
 
-use super::Shared;
+use super::SharedContext;
 use super::dir::{Dir, EtcdSchema, set};
 use super::dry::{Check, Diff};
 use super::entry::Entry;
-use super::expiry::{Home, Wish};
+use super::expiry::{EnclosingStruct, RequestedExpiry};
 use super::plan::{Atomicity, Owner};
 use crate::changes::{Typed, Watching};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::live::{DirsView, EntriesView, LiveMap, Viewing};
+use crate::queue::Guard;
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Change, Encoded, Keyed, MapKey, Schema, Stored};
 use crate::store::{BoxFuture, Expiry, Range, Span};
 use crate::telemetry::Operation;
-use crate::turn::Guard;
 use crate::value::Codec;
 use crate::version::Versioned;
 
@@ -56,18 +56,18 @@ use crate::version::Versioned;
 /// # Ok(()) }
 /// ```
 pub struct EntryMap<K, V> {
-    context: Shared,
+    context: SharedContext,
     key: Key,
     codec: Codec<V>,
     /// The struct that contains the map, if there is one.
-    home: Option<Arc<Home>>,
+    enclosing: Option<Arc<EnclosingStruct>>,
     keys: PhantomData<fn() -> K>,
 }
 
 impl<K, V> Clone for EntryMap<K, V> {
     fn clone(&self) -> Self {
-        let Self { context, key, codec, home, .. } = self;
-        Self { context: context.clone(), key: key.clone(), codec: *codec, home: home.clone(), keys: PhantomData }
+        let Self { context, key, codec, enclosing, .. } = self;
+        Self { context: context.clone(), key: key.clone(), codec: *codec, enclosing: enclosing.clone(), keys: PhantomData }
     }
 }
 
@@ -78,13 +78,13 @@ impl<K, V> fmt::Debug for EntryMap<K, V> {
 }
 
 impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
-    pub(crate) fn new(context: Shared, key: Key, codec: Codec<V>) -> Self {
-        Self { context, key, codec, home: None, keys: PhantomData }
+    pub(crate) fn new(context: SharedContext, key: Key, codec: Codec<V>) -> Self {
+        Self { context, key, codec, enclosing: None, keys: PhantomData }
     }
 
     /// Marks the handle as part of this struct.
-    pub(super) fn within(mut self, home: Arc<Home>) -> Self {
-        self.home = Some(home);
+    pub(super) fn within(mut self, enclosing: Arc<EnclosingStruct>) -> Self {
+        self.enclosing = Some(enclosing);
         self
     }
 
@@ -103,7 +103,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     where
         Q: ToOwned<Owned = K> + ?Sized,
     {
-        Ok(Entry::new(self.context.clone(), child(&self.key, &key.to_owned())?, self.codec).within(self.home.clone()))
+        Ok(Entry::new(self.context.clone(), child(&self.key, &key.to_owned())?, self.codec).within(self.enclosing.clone()))
     }
 
     /// Reads all entries from one revision.
@@ -132,7 +132,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     /// The errors of [`Dir::set`].
     pub fn set(&self, map: &BTreeMap<K, V>) -> MapWrite {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec));
-        MapWrite::new(&self.context, &self.key, self.home.as_ref(), self.owner(), encoded, Self::operation("set"))
+        MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), self.owner(), encoded, Self::operation("set"))
     }
 
     /// Returns what [`set`](Self::set) of these entries would write and delete now, without writing
@@ -165,7 +165,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
             move |delta, out| delta.all_entries(codec, |change| change, out),
             move |_: &Key, tree: &schema::Tree, revision| map.decode(tree, revision),
         );
-        Watching::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
+        Watching::new(self.context.lease_pool.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
     /// Opens an always-current view of the map. A change of one entry costs O(log n). See
@@ -219,38 +219,45 @@ fn child<K: MapKey>(directory: &Key, key: &K) -> Result<Key> {
 /// A write of a whole map. It runs when it is awaited and returns its revision.
 #[must_use = "a write does nothing until it is awaited"]
 pub struct MapWrite {
-    context: Shared,
+    context: SharedContext,
     key: Key,
     owner: Owner,
     encoded: Result<Encoded>,
-    wish: Wish,
+    requested: RequestedExpiry,
     atomicity: Atomicity,
     operation: Operation,
     /// The struct that contains the map, if there is one.
-    home: Option<Arc<Home>>,
+    enclosing: Option<Arc<EnclosingStruct>>,
 }
 
 impl MapWrite {
-    fn new(context: &Shared, key: &Key, home: Option<&Arc<Home>>, owner: Owner, encoded: Result<Encoded>, operation: Operation) -> Self {
-        let (wish, atomicity, home) = (Wish::Keep, Atomicity::Atomic, home.cloned());
-        Self { context: context.clone(), key: key.clone(), owner, encoded, wish, atomicity, operation, home }
+    fn new(
+        context: &SharedContext,
+        key: &Key,
+        enclosing: Option<&Arc<EnclosingStruct>>,
+        owner: Owner,
+        encoded: Result<Encoded>,
+        operation: Operation,
+    ) -> Self {
+        let (requested, atomicity, enclosing) = (RequestedExpiry::Keep, Atomicity::Atomic, enclosing.cloned());
+        Self { context: context.clone(), key: key.clone(), owner, encoded, requested, atomicity, operation, enclosing }
     }
 
     /// Lets every written entry expire after this time.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.wish = Wish::Named(Expiry::After(ttl));
+        self.requested = RequestedExpiry::Named(Expiry::After(ttl));
         self
     }
 
     /// Attaches every written entry to this lease.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
-        self.wish = Wish::Named(Expiry::With(lease.into()));
+        self.requested = RequestedExpiry::Named(Expiry::With(lease.into()));
         self
     }
 
     /// Stores the entries without expiry, even if the map is part of a struct that expires.
     pub fn permanent(mut self) -> Self {
-        self.wish = Wish::Named(Expiry::Never);
+        self.requested = RequestedExpiry::Named(Expiry::Never);
         self
     }
 
@@ -279,9 +286,9 @@ impl IntoFuture for MapWrite {
     type IntoFuture = BoxFuture<'static, Result<Revision>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Self { context, key, owner, encoded, wish, atomicity, operation, home } = self;
+        let Self { context, key, owner, encoded, requested, atomicity, operation, enclosing } = self;
         Box::pin(operation.run(async move {
-            let write = set(&context, &key, home.as_ref(), owner, encoded?, wish, atomicity, operation);
+            let write = set(&context, &key, enclosing.as_ref(), owner, encoded?, requested, atomicity, operation);
             context.limited(atomicity, write).await
         }))
     }
@@ -385,16 +392,16 @@ impl<K: MapKey, V: Send + Sync + 'static> Paging<K, V> {
 /// required keys, or any of its keys if it has no required key. An entry is removed with everything
 /// below its directory. See [`Dir`](Dir#structs-that-may-be-absent).
 pub struct DirMap<K, S> {
-    context: Shared,
+    context: SharedContext,
     key: Key,
     /// The struct that contains the map, if there is one.
-    home: Option<Arc<Home>>,
+    enclosing: Option<Arc<EnclosingStruct>>,
     types: PhantomData<fn() -> (K, S)>,
 }
 
 impl<K, S> Clone for DirMap<K, S> {
     fn clone(&self) -> Self {
-        Self { context: self.context.clone(), key: self.key.clone(), home: self.home.clone(), types: PhantomData }
+        Self { context: self.context.clone(), key: self.key.clone(), enclosing: self.enclosing.clone(), types: PhantomData }
     }
 }
 
@@ -405,13 +412,13 @@ impl<K, S: Schema> fmt::Debug for DirMap<K, S> {
 }
 
 impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
-    pub(crate) fn new(context: Shared, key: Key) -> Self {
-        Self { context, key, home: None, types: PhantomData }
+    pub(crate) fn new(context: SharedContext, key: Key) -> Self {
+        Self { context, key, enclosing: None, types: PhantomData }
     }
 
     /// Marks the handle as part of this struct.
-    pub(super) fn within(mut self, home: Arc<Home>) -> Self {
-        self.home = Some(home);
+    pub(super) fn within(mut self, enclosing: Arc<EnclosingStruct>) -> Self {
+        self.enclosing = Some(enclosing);
         self
     }
 
@@ -431,7 +438,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     where
         Q: ToOwned<Owned = K> + ?Sized,
     {
-        Ok(S::handle(Dir::new(self.context.clone(), child(&self.key, &key.to_owned())?).within(self.home.clone()).removable(true)))
+        Ok(S::handle(Dir::new(self.context.clone(), child(&self.key, &key.to_owned())?).within(self.enclosing.clone()).removable(true)))
     }
 
     /// Lists the map keys that exist, in order.
@@ -442,7 +449,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     pub async fn keys(&self) -> Result<Vec<K>> {
         let work = async {
             let reply = self.context.read(Span::Below(self.key.clone()), true).await.map_err(|error| error.at(&self.key))?;
-            let tree = schema::tree_in_turns(&self.key, reply.kvs).await;
+            let tree = schema::tree_in_steps(&self.key, reply.kvs).await;
             schema::decode_map(&self.key, &tree, reply.revision, |decoder| decoder.dir_keys::<K>(S::TABLE)).map(Versioned::into_inner)
         };
         Self::operation("keys").run(work).await
@@ -456,8 +463,8 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     pub async fn get(&self) -> Result<Versioned<BTreeMap<K, S>>> {
         let work = async {
             let reply = self.context.read(Span::Below(self.key.clone()), false).await.map_err(|error| error.at(&self.key))?;
-            let tree = schema::tree_in_turns(&self.key, reply.kvs).await;
-            schema::decode_map_in_turns(&self.key, &tree, reply.revision, |decoder| decoder.all_dirs()).await
+            let tree = schema::tree_in_steps(&self.key, reply.kvs).await;
+            schema::decode_map_in_steps(&self.key, &tree, reply.revision, |decoder| decoder.all_dirs()).await
         };
         Self::operation("get").run(work).await
     }
@@ -470,7 +477,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// The errors of [`Dir::set`]. `Invalid` also for a struct that would have no key.
     pub fn set(&self, map: &BTreeMap<K, S>) -> MapWrite {
         let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map));
-        MapWrite::new(&self.context, &self.key, self.home.as_ref(), Owner::Dirs(S::TABLE), encoded, Self::operation("set"))
+        MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), Owner::Dirs(S::TABLE), encoded, Self::operation("set"))
     }
 
     /// Returns what [`set`](Self::set) of these structs would write and delete now, without writing
@@ -497,7 +504,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// Watches the changes of all structs from now on; see [`Dir::watch`].
     pub fn watch(&self) -> Watching<Keyed<K, S::Change>, BTreeMap<K, S>> {
         let typed = Typed::new(S::TABLE.pattern(), |delta, out| delta.all_dirs::<K, S, _>(|change| change, out), decode_dirs::<K, S>);
-        Watching::new(self.context.lessor.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
+        Watching::new(self.context.lease_pool.roaming().clone(), self.context.retry.clone(), self.key.clone(), typed)
     }
 
     /// Opens an always-current view of the map, as [`EntryMap::live`] does for values. A change of

@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub use dir::{Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, UpdateError};
 pub use directory::{Directory, DirectoryDelete, DirectoryWrite, Node};
 pub use dry::{Check, Diff, Difference, Shown};
-pub use entry::{Entry, EntryDelete, EntryModify, EntryWrite, Publish, Published};
+pub use entry::{Entry, EntryDelete, EntryModify, EntryWrite, Publish};
 pub use fields::{Entries, Fields};
 pub use map::{DirMap, EntryMap, EntryPages, MapWrite};
 pub use previous::Previous;
@@ -29,14 +29,14 @@ pub use transaction::Transaction;
 
 use crate::error::Result;
 use crate::key::Key;
-use crate::lease::Lessor;
+use crate::lease::LeasePool;
 use crate::live::{Source, Upstreams, View, Viewing};
+use crate::queue::Claim;
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::schema::{self, Schema, Table, Tree};
 use crate::store::{Consistency, Range, RangeReply, Span, Store};
 use crate::telemetry::{Ongoing, Operation, Pattern};
-use crate::turn::Claim;
 use crate::version::Versioned;
 
 /// The state that all handles of one client share.
@@ -48,7 +48,7 @@ pub(crate) struct Context {
     /// The watches that feed the client's live views.
     pub(crate) upstreams: Arc<Upstreams>,
     /// The source of the client's leases.
-    pub(crate) lessor: Arc<Lessor>,
+    pub(crate) lease_pool: Arc<LeasePool>,
     /// The guards of a write. Empty except in a builder that was given guards.
     pub(crate) claims: Vec<Claim>,
 }
@@ -56,7 +56,7 @@ pub(crate) struct Context {
 impl Context {
     /// The store, for a request. Also records that the client is used on the current runtime.
     pub(crate) fn asked(&self) -> &Arc<dyn Store> {
-        self.lessor.runtimes().note();
+        self.lease_pool.runtimes().note();
         &self.store
     }
 
@@ -72,7 +72,7 @@ impl Context {
         let ongoing = Operation::new(op, table.pattern()).begin();
         let read = ongoing.run(self.read(Span::Below(directory.clone()), false));
         let reply = read.await.map_err(|error| error.at(directory))?;
-        Ok(Found { tree: schema::tree_in_turns(directory, reply.kvs).await, revision: reply.revision, ongoing })
+        Ok(Found { tree: schema::tree_in_steps(directory, reply.kvs).await, revision: reply.revision, ongoing })
     }
 
     /// Opens a live view of a directory, or of keys in it.
@@ -80,7 +80,7 @@ impl Context {
     where
         T: Send + Sync + 'static,
     {
-        let (upstreams, store, retry) = (self.upstreams.clone(), self.lessor.roaming().clone(), self.retry.clone());
+        let (upstreams, store, retry) = (self.upstreams.clone(), self.lease_pool.roaming().clone(), self.retry.clone());
         Viewing::new(Source { upstreams, store, retry, span, directory: directory.clone(), pattern }, view)
     }
 }
@@ -95,7 +95,7 @@ struct Found {
 
 impl Found {
     async fn decode<S: Schema>(self, directory: &Key) -> Result<Versioned<S>> {
-        self.ongoing.run(schema::decode_in_turns(directory, &self.tree, self.revision)).await
+        self.ongoing.run(schema::decode_in_steps(directory, &self.tree, self.revision)).await
     }
 }
 
@@ -106,4 +106,4 @@ impl fmt::Debug for Context {
 }
 
 /// Shared by reference, so that cloning a handle is cheap.
-pub(crate) type Shared = Arc<Context>;
+pub(crate) type SharedContext = Arc<Context>;

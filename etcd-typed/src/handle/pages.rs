@@ -3,9 +3,10 @@
 //!
 //! Reading one page after the other leaves the server idle while the client processes its answer.
 //! It also makes the server count all remaining keys for each page. A part that ends at a given key
-//! needs neither. These keys are guessed, see [`borders`]; a wrong guess costs one small request.
+//! needs neither. These keys are guessed, see [`split_points`]; a wrong guess costs one small
+//! request.
 
-mod borders;
+mod split_points;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -14,7 +15,7 @@ use futures_util::future::try_join;
 use futures_util::stream::FuturesOrdered;
 use tokio::task::yield_now;
 
-use self::borders::borders;
+use self::split_points::split_points;
 use super::Context;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
@@ -71,7 +72,7 @@ impl Context {
     async fn try_pages<T>(&self, span: &Span, mut taken: T, take: impl Fn(&mut T, Vec<KeyValue>)) -> Result<(T, Revision), Stopped> {
         if !self.store.capabilities().past_revisions {
             let reply = self.read(span.clone(), false).await.map_err(Stopped::AtFirst)?;
-            take_in_turns(&mut taken, reply.kvs, &take).await;
+            take_in_steps(&mut taken, reply.kvs, &take).await;
             return Ok((taken, reply.revision));
         }
         let read = |revision, after, until: Option<Bytes>, limit| async move {
@@ -98,9 +99,9 @@ impl Context {
                     let limit = limit_after(&reply.kvs);
                     // Each part is meant to have fewer keys than a page may have, since the guess
                     // is not exact.
-                    for border in borders(span, &reply.kvs, limit - limit / 8, parts - 1) {
-                        under_way.push_back(read(Some(revision), Some(after), Some(border.clone()), limit));
-                        after = border;
+                    for split_point in split_points(span, &reply.kvs, limit - limit / 8, parts - 1) {
+                        under_way.push_back(read(Some(revision), Some(after), Some(split_point.clone()), limit));
+                        after = split_point;
                     }
                     under_way.push_back(read(Some(revision), Some(after), None, limit));
                 }
@@ -108,7 +109,7 @@ impl Context {
             let took = async {
                 // Yield first, so that the requests are sent.
                 yield_now().await;
-                take_in_turns(&mut taken, reply.kvs, &take).await;
+                take_in_steps(&mut taken, reply.kvs, &take).await;
             };
             let (next, ()) = try_join(under_way.try_next(), took.map(Ok)).await.map_err(Stopped::BetweenPages)?;
             match next {
@@ -120,7 +121,7 @@ impl Context {
 }
 
 /// Passes a page on in parts, yielding in between, so that it does not block the thread.
-async fn take_in_turns<T>(taken: &mut T, page: Vec<KeyValue>, take: &impl Fn(&mut T, Vec<KeyValue>)) {
+async fn take_in_steps<T>(taken: &mut T, page: Vec<KeyValue>, take: &impl Fn(&mut T, Vec<KeyValue>)) {
     if page.len() <= AT_ONCE {
         return take(taken, page);
     }

@@ -5,7 +5,7 @@ mod commit;
 
 use bytes::Bytes;
 
-use super::expiry::Surroundings;
+use super::expiry::EnclosingExpiry;
 use crate::key::Key;
 use crate::revision::Revision;
 use crate::schema::{Encoded, Removable, Table, Tree, removable_in_map};
@@ -13,7 +13,7 @@ use crate::store::{Committed, Compare, Condition, Expiry, Op, Span};
 
 /// Writes below one directory. Keys are relative to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct WritePlan {
     pub(super) puts: Vec<Put>,
     pub(super) deletes: Vec<String>,
     /// Directories that are deleted with everything below them. Nothing is put there.
@@ -150,18 +150,18 @@ impl Owner {
 
     /// Plans a write without knowledge of what is stored: puts everything in `encoded`, and deletes
     /// all other keys that belong to the handle. Only for structs without maps.
-    pub(super) fn overwrite(self, encoded: Encoded) -> Plan {
-        let mut plan = Plan::default();
+    pub(super) fn overwrite(self, encoded: Encoded) -> WritePlan {
+        let mut plan = WritePlan::default();
         for key in self.absent_keys(&encoded) {
             self.delete(&key, &encoded, &mut plan);
         }
-        Plan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
+        WritePlan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
     }
 
     /// Plans the same write when the stored keys are known. Writes with maps use it, and `diff`
     /// uses it to predict every write.
-    pub(super) fn replace(self, tree: &Tree, encoded: Encoded) -> Plan {
-        let mut plan = Plan::default();
+    pub(super) fn replace(self, tree: &Tree, encoded: Encoded) -> WritePlan {
+        let mut plan = WritePlan::default();
         for key in self.superseded(tree.keys(), &encoded) {
             self.delete(key, &encoded, &mut plan);
         }
@@ -173,15 +173,16 @@ impl Owner {
                 self.delete(key, &encoded, &mut plan);
             }
         }
-        Plan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
+        WritePlan { puts: encoded.into_iter().map(Put::new).collect(), ..plan.each_once() }
     }
 
     /// Plans to write only the differences. `old` is the decoded state. Leftover keys of a struct
     /// that is absent before and after are kept, since another client may just be writing that
     /// struct key by key. They are deleted if the enclosing struct is added.
-    pub(super) fn difference<'k>(self, stored: impl Iterator<Item = &'k String>, old: &Encoded, new: &Encoded) -> Plan {
+    pub(super) fn difference<'k>(self, stored: impl Iterator<Item = &'k String>, old: &Encoded, new: &Encoded) -> WritePlan {
         let puts = new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes));
-        let mut plan = Plan { puts: puts.map(|(key, bytes)| Put::new((key.clone(), bytes.clone()))).collect(), ..Plan::default() };
+        let mut plan =
+            WritePlan { puts: puts.map(|(key, bytes)| Put::new((key.clone(), bytes.clone()))).collect(), ..WritePlan::default() };
         for key in self.superseded(stored, new) {
             let around = self.removable_around(key);
             let (present, absent) = around.split_at(around.iter().take_while(|removable| removable.is_encoded(new)).count());
@@ -195,7 +196,7 @@ impl Owner {
 
     /// Deletes a key. If it is in a directory that will be absent, removes the outermost such
     /// directory instead.
-    fn delete(self, key: &str, encoded: &Encoded, plan: &mut Plan) {
+    fn delete(self, key: &str, encoded: &Encoded, plan: &mut WritePlan) {
         // The keys of a directory are mostly adjacent.
         if plan.removals.last().is_some_and(|removal| removal.has(key)) {
             return;
@@ -222,7 +223,7 @@ impl Owner {
 
     /// Like [`difference`](Self::difference), if only the keys in `basis` are known. For a field
     /// that no longer has a value, all aliases are deleted too, since an unread alias may exist.
-    pub(super) fn difference_to_read(self, basis: &[(String, Revision)], old: &Encoded, new: &Encoded) -> Plan {
+    pub(super) fn difference_to_read(self, basis: &[(String, Revision)], old: &Encoded, new: &Encoded) -> WritePlan {
         let already_absent = self.absent_keys(old);
         let is_read = |key: &String| basis.iter().any(|(read, _)| read == key);
         let unread: Vec<String> = self.absent_keys(new).into_iter().filter(|key| !already_absent.contains(key) && !is_read(key)).collect();
@@ -292,7 +293,7 @@ pub(super) enum Atomicity {
     NonAtomic,
 }
 
-impl Plan {
+impl WritePlan {
     /// A plan that puts everything in `encoded`.
     pub(super) fn whole(encoded: Encoded) -> Self {
         Self { puts: encoded.into_iter().map(Put::new).collect(), ..Self::default() }
@@ -348,13 +349,13 @@ impl Plan {
     }
 
     /// Whether the expiry of a key depends on the enclosing structs.
-    fn depends_on(&self, surroundings: &Surroundings) -> bool {
-        !surroundings.is_empty() && self.puts.iter().any(|put| put.expiry.is_none())
+    fn depends_on(&self, enclosing_expiry: &EnclosingExpiry) -> bool {
+        !enclosing_expiry.is_empty() && self.puts.iter().any(|put| put.expiry.is_none())
     }
 
-    pub(super) fn into_ops(self, directory: &Key, surroundings: &Surroundings) -> Vec<Op> {
+    pub(super) fn into_ops(self, directory: &Key, enclosing_expiry: &EnclosingExpiry) -> Vec<Op> {
         let put = |Put { key, value, expiry }| {
-            let expiry = expiry.unwrap_or_else(|| surroundings.expiry());
+            let expiry = expiry.unwrap_or_else(|| enclosing_expiry.expiry());
             Op::Put { key: directory.descend(&key), value, expiry, previous: false }
         };
         let delete = |span| Op::Delete { span, previous: false };
@@ -445,7 +446,7 @@ mod tests {
         ],
     };
 
-    fn removed(plan: &Plan) -> Vec<&str> {
+    fn removed(plan: &WritePlan) -> Vec<&str> {
         plan.removals.iter().map(|removal| removal.directory.as_str()).collect()
     }
 
@@ -498,7 +499,7 @@ mod tests {
         let plan = plan.in_steps(&tree, Revision::new(5));
         assert_eq!(plan.deletes, ["us/_x", "us/deep/er", "us/host", "us-x/host"]);
         assert!(plan.removals.iter().all(|removal| removal.since == Some(Revision::new(5))));
-        let whole = Plan { removals: vec![Removal::of("")], ..Plan::default() };
+        let whole = WritePlan { removals: vec![Removal::of("")], ..WritePlan::default() };
         assert_eq!(whole.in_steps(&tree, Revision::new(5)).deletes.len(), tree.len());
     }
 

@@ -4,19 +4,19 @@ use std::fmt;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use super::Shared;
+use super::SharedContext;
 use super::dir::Dir;
 use super::entry::Entry;
-use super::expiry::{Surroundings, Wish, found_in, same_expiry};
+use super::expiry::{EnclosingExpiry, RequestedExpiry, found_in, same_expiry};
 use super::plan::{Owner, unchanged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Schema};
 use crate::store::{BoxFuture, Compare, Condition, Expiry, KeyValue, Op, OpResult, Range, RangeReply, Span, Txn};
 use crate::telemetry::Operation;
-use crate::turn::Guard;
 use crate::version::{Expect, Versioned};
 
 /// Conditions and writes that are committed atomically; created by
@@ -56,7 +56,7 @@ use crate::version::{Expect, Versioned};
 /// twice. `TooManyOperations`. `Unsupported` on v2, unless only one key is used.
 #[must_use = "a transaction does nothing until it is awaited"]
 pub struct Transaction {
-    context: Shared,
+    context: SharedContext,
     expectations: Vec<Expectation>,
     ops: Vec<Op>,
     parts: Vec<Part>,
@@ -81,7 +81,7 @@ struct Part {
     ops: std::ops::Range<usize>,
     /// The keys that the field is read from. Empty for a whole struct.
     keys: Vec<Key>,
-    surroundings: Surroundings,
+    enclosing_expiry: EnclosingExpiry,
     /// The first of these keys that exists. `None` while the guess is that nothing expires.
     found: Option<Option<KeyValue>>,
 }
@@ -91,39 +91,39 @@ impl Part {
         match &self.found {
             None => Expiry::Never,
             Some(Some(found)) => found.expiry(),
-            Some(None) => self.surroundings.expiry(),
+            Some(None) => self.enclosing_expiry.expiry(),
         }
     }
 
     fn compares(&self) -> Vec<Compare> {
         let of_keys = |condition: Condition| self.keys.iter().map(move |key| Compare::key(key, condition.clone()));
         match &self.found {
-            None => of_keys(Condition::NeverExpires).chain(self.surroundings.compares()).collect(),
+            None => of_keys(Condition::NeverExpires).chain(self.enclosing_expiry.compares()).collect(),
             Some(Some(found)) => {
                 let at = self.keys.iter().find(|key| key.as_str().as_bytes() == found.key);
                 at.map(|key| same_expiry(key, found)).into_iter().collect()
             }
-            Some(None) => of_keys(Condition::Absent).chain(self.surroundings.compares()).collect(),
+            Some(None) => of_keys(Condition::Absent).chain(self.enclosing_expiry.compares()).collect(),
         }
     }
 
     fn looks(&self) -> impl Iterator<Item = Op> {
-        self.keys.iter().map(|key| Op::Get(Span::Key(key.clone()))).chain(self.surroundings.looks())
+        self.keys.iter().map(|key| Op::Get(Span::Key(key.clone()))).chain(self.enclosing_expiry.looks())
     }
 
     fn learn(&mut self, results: &[OpResult]) {
         self.found = Some(self.keys.iter().find_map(|key| found_in(results, key).cloned()));
-        self.surroundings.learn(results);
+        self.enclosing_expiry.learn(results);
     }
 
     fn forget(&mut self) {
         self.found = None;
-        self.surroundings.forget();
+        self.enclosing_expiry.forget();
     }
 }
 
 impl Transaction {
-    pub(crate) fn new(context: Shared) -> Self {
+    pub(crate) fn new(context: SharedContext) -> Self {
         Self { context, expectations: Vec::new(), ops: Vec::new(), parts: Vec::new(), error: None }
     }
 
@@ -183,17 +183,17 @@ impl Transaction {
     /// Writes a value. As with [`Entry::set`], a field of a struct keeps its
     /// [expiry](Entry#expiry).
     pub fn set<T: Send + Sync + 'static>(self, entry: &Entry<T>, value: &T) -> Self {
-        self.put(entry, value, Wish::Keep)
+        self.put(entry, value, RequestedExpiry::Keep)
     }
 
     /// Writes a value that expires after this time.
     pub fn set_for<T: Send + Sync + 'static>(self, entry: &Entry<T>, value: &T, ttl: Duration) -> Self {
-        self.put(entry, value, Wish::Named(Expiry::After(ttl)))
+        self.put(entry, value, RequestedExpiry::Named(Expiry::After(ttl)))
     }
 
     /// Writes a value and attaches it to this lease.
     pub fn set_with_lease<T: Send + Sync + 'static>(self, entry: &Entry<T>, value: &T, lease: impl Into<LeaseId>) -> Self {
-        self.put(entry, value, Wish::Named(Expiry::With(lease.into())))
+        self.put(entry, value, RequestedExpiry::Named(Expiry::With(lease.into())))
     }
 
     /// Writes a whole struct, and deletes the keys of its fields that are `None`. As with
@@ -214,10 +214,10 @@ impl Transaction {
         match dir.encode(value) {
             Ok(encoded) => {
                 let from = self.ops.len();
-                self.ops.extend(owner.overwrite(encoded).into_ops(dir.key(), &Surroundings::default()));
-                let surroundings = Surroundings::of(dir.home(), dir.key());
-                if !surroundings.is_empty() {
-                    self.parts.push(Part { ops: from..self.ops.len(), keys: Vec::new(), surroundings, found: None });
+                self.ops.extend(owner.overwrite(encoded).into_ops(dir.key(), &EnclosingExpiry::default()));
+                let enclosing_expiry = EnclosingExpiry::of(dir.enclosing(), dir.key());
+                if !enclosing_expiry.is_empty() {
+                    self.parts.push(Part { ops: from..self.ops.len(), keys: Vec::new(), enclosing_expiry, found: None });
                 }
                 self
             }
@@ -242,14 +242,14 @@ impl Transaction {
         self
     }
 
-    fn put<T: Send + Sync + 'static>(mut self, entry: &Entry<T>, value: &T, wish: Wish) -> Self {
+    fn put<T: Send + Sync + 'static>(mut self, entry: &Entry<T>, value: &T, requested: RequestedExpiry) -> Self {
         match entry.encode(value) {
             Ok(value) => {
-                if let (Wish::Keep, Some(surroundings)) = (wish, entry.surroundings()) {
+                if let (RequestedExpiry::Keep, Some(enclosing_expiry)) = (requested, entry.enclosing_expiry()) {
                     let at = self.ops.len();
-                    self.parts.push(Part { ops: at..at + 1, keys: entry.keys().cloned().collect(), surroundings, found: None });
+                    self.parts.push(Part { ops: at..at + 1, keys: entry.keys().cloned().collect(), enclosing_expiry, found: None });
                 }
-                self.ops.push(Op::Put { key: entry.key().clone(), value, expiry: wish.or_never(), previous: false });
+                self.ops.push(Op::Put { key: entry.key().clone(), value, expiry: requested.or_never(), previous: false });
                 self
             }
             Err(error) => self.failed(error),
@@ -303,7 +303,7 @@ impl Transaction {
                 let reply = self.context.asked().range(Range::of(Span::Key(key.clone()))).await.map_err(|error| error.at(key))?;
                 found = found.or_else(|| reply.kvs.into_iter().next());
             }
-            part.surroundings.read(&self.context).await?;
+            part.enclosing_expiry.read(&self.context).await?;
             part.found = Some(found);
         }
         Ok(())

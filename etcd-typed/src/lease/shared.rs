@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::runtime::Id;
 use tokio::sync::watch;
 
-use super::{Lease, Lessor};
+use super::{Lease, LeasePool};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::runtime::{self, current, sleep_until};
@@ -77,26 +77,26 @@ impl Share {
     /// # Errors
     ///
     /// The errors of a grant.
-    pub(crate) async fn of(lessor: &Arc<Lessor>, ttl: Duration, key: &Key) -> Result<Self> {
+    pub(crate) async fn of(pool: &Arc<LeasePool>, ttl: Duration, key: &Key) -> Result<Self> {
         if !runtime::is_here() {
             return Err(Error::without_runtime().at(key));
         }
-        if !lessor.roaming().capabilities().transactions {
+        if !pool.roaming().capabilities().transactions {
             // v2 has no leases: the client refreshes each key by itself, so sharing saves nothing.
-            return Ok(Group::new(lessor.grant(ttl).await?).first(key));
+            return Ok(Group::new(pool.grant(ttl).await?).first(key));
         }
-        let slot = lessor.shared().slot(ttl);
+        let slot = pool.shared().slot(ttl);
         let mut group = tokio::select! {
             biased;
             group = slot.lock() => group,
-            () = sleep_until(lessor.retry().deadline()) => {
+            () = sleep_until(pool.retry().deadline()) => {
                 return Err(Error::new(ErrorKind::Timeout, "another key waits for the same lease, and the server does not answer"));
             }
         };
         if let Some(share) = group.upgrade().and_then(|group| group.join(key)) {
             return Ok(share);
         }
-        let new = Group::new(lessor.grant(ttl).await?);
+        let new = Group::new(pool.grant(ttl).await?);
         *group = Arc::downgrade(&new);
         Ok(new.first(key))
     }

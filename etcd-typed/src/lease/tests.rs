@@ -65,7 +65,7 @@ async fn pass(time: Duration) {
 
 #[test]
 fn safety_margin_is_bounded_tenth_of_ttl() {
-    use super::life::safe;
+    use super::validity::safe;
     for (ttl, left) in [(0, 0), (500, 250), (1000, 500), (2000, 1500), (5000, 4500), (10_000, 9000), (60_000, 54_000)] {
         assert_eq!(safe(Duration::from_millis(ttl)), Duration::from_millis(left), "{ttl}");
     }
@@ -140,16 +140,16 @@ async fn ttl_counts_from_sending_the_request() {
 async fn late_answer_does_not_extend_lease() {
     let (_, client) = memory();
     let lease = client.lease(TTL).await.unwrap();
-    let (life, sent) = (lease.life().clone(), Moment::now());
+    let (validity, sent) = (lease.validity().clone(), Moment::now());
     tokio::time::advance(SAFE).await;
-    assert!(!life.is_held());
+    assert!(!validity.is_held());
     // The keep-alive was sent in time and the server applied it, but its answer comes too late.
-    life.extend(sent, TTL);
-    life.extend(Moment::now(), TTL);
-    assert!(!life.is_held());
-    assert_eq!(life.reason(), Some(LostReason::Expired));
-    life.lose(LostReason::Revoked);
-    assert_eq!(life.reason(), Some(LostReason::Expired));
+    validity.extend(sent, TTL);
+    validity.extend(Moment::now(), TTL);
+    assert!(!validity.is_held());
+    assert_eq!(validity.reason(), Some(LostReason::Expired));
+    validity.lose(LostReason::Revoked);
+    assert_eq!(validity.reason(), Some(LostReason::Expired));
 }
 
 #[tokio::test(start_paused = true)]
@@ -246,10 +246,10 @@ async fn task_ends_with_its_lease() {
 async fn revoked_lease_is_not_reported_as_lost() {
     let (store, client) = memory();
     let lease = client.lease(TTL).await.unwrap();
-    let life = lease.life().clone();
+    let validity = lease.validity().clone();
     lease.revoke().await.unwrap();
     pass(MOMENT).await;
-    assert_eq!(life.reason(), Some(LostReason::NotKeptAlive), "the reason of an intended end");
+    assert_eq!(validity.reason(), Some(LostReason::NotKeptAlive), "the reason of an intended end");
     // If the request fails, the task repeats it.
     let lease = client.lease(TTL).await.unwrap();
     let id = lease.id();

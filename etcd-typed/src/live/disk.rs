@@ -18,7 +18,7 @@ use super::status::FileStatus;
 use super::upstream::Upstream;
 use super::view::View;
 use super::viewing::{Source, TypedFeed, Viewing};
-use crate::changes::{Mirror, Touch};
+use crate::changes::{Mirror, StepChanges};
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
 use crate::runtime::Runtimes;
@@ -180,8 +180,8 @@ impl<T: Send + Sync + 'static> Disk<T> {
     }
 
     /// Returns the keeper that writes the file.
-    pub(super) fn keeper(&self) -> Keeper {
-        Keeper {
+    pub(super) fn keeper(&self) -> SnapshotKeeper {
+        SnapshotKeeper {
             file: self.file.clone(),
             status: self.status.clone(),
             pattern: self.pattern,
@@ -278,7 +278,7 @@ fn is_worse_than_old(error: &Error) -> bool {
 /// Passes the writer the state that a view's file must hold. It follows the mirror with its own
 /// tree, which shares unchanged parts with the tree that is being written. So an event costs O(log
 /// n), and a write costs the view nothing.
-pub(super) struct Keeper {
+pub(super) struct SnapshotKeeper {
     file: Arc<StateFile>,
     status: FileStatus,
     pattern: Pattern,
@@ -293,7 +293,7 @@ pub(super) struct Keeper {
     newest: Option<watch::Sender<Kept>>,
 }
 
-impl Keeper {
+impl SnapshotKeeper {
     /// The view processed the whole mirror.
     pub(super) fn begin(&mut self, mirror: &Mirror, is_good: bool) {
         let kept = mirror.tree().iter().filter(|(relative, _)| (self.file.keeping.keeps)(relative));
@@ -303,8 +303,8 @@ impl Keeper {
     }
 
     /// The view processed the changed keys.
-    pub(super) fn touch(&mut self, mirror: &Mirror, touch: &Touch, is_good: bool) {
-        for relative in touch.touched.keys().filter(|relative| (self.file.keeping.keeps)(relative)) {
+    pub(super) fn touch(&mut self, mirror: &Mirror, touch: &StepChanges, is_good: bool) {
+        for relative in touch.changed.keys().filter(|relative| (self.file.keeping.keeps)(relative)) {
             match mirror.tree().get(relative) {
                 Some(stored) => self.tree.insert_mut(relative.to_owned(), stored.clone()),
                 None => {

@@ -365,9 +365,9 @@ impl Task {
             return;
         }
         let touch = match (&mut self.mirror, step) {
-            (Some(mirror), step) => mirror.apply_in_turns(step).await,
+            (Some(mirror), step) => mirror.apply_in_steps(step).await,
             (none, Step::Reset(snapshot)) => {
-                none.replace(Mirror::new_in_turns(self.directory.clone(), snapshot).await);
+                none.replace(Mirror::new_in_steps(self.directory.clone(), snapshot).await);
                 None
             }
             // Never happens: the first step of a watch is a reset.

@@ -11,7 +11,7 @@ use crate::changes::Mirror;
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::Revision;
-use crate::schema::{self, AT_ONCE, MapKey, Schema, Stored, Touched};
+use crate::schema::{self, AT_ONCE, ChangedKeys, MapKey, Schema, Stored};
 #[cfg(feature = "snapshot")]
 use crate::schema::{Look, NeededSecret};
 use crate::store::BoxFuture;
@@ -28,7 +28,7 @@ pub(crate) trait View: Send + 'static {
 
     /// Makes the candidate after these keys changed, or returns `None` if none of them belongs to
     /// the view. With many keys it yields, as [`begin`](Self::begin) does.
-    fn touch<'v>(&'v mut self, mirror: &'v Mirror, touched: &'v Touched) -> BoxFuture<'v, Option<Result<Versioned<Self::State>>>>;
+    fn touch<'v>(&'v mut self, mirror: &'v Mirror, changed: &'v ChangedKeys) -> BoxFuture<'v, Option<Result<Versioned<Self::State>>>>;
 
     /// Returns the same view in its initial state.
     #[cfg(feature = "snapshot")]
@@ -68,11 +68,11 @@ impl<S: Schema> View for StructView<S> {
     type State = S;
 
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<S>>> {
-        Box::pin(schema::decode_valid_in_turns(mirror.directory(), mirror.tree(), mirror.revision()))
+        Box::pin(schema::decode_valid_in_steps(mirror.directory(), mirror.tree(), mirror.revision()))
     }
 
-    fn touch<'v>(&'v mut self, mirror: &'v Mirror, touched: &'v Touched) -> BoxFuture<'v, Option<Result<Versioned<S>>>> {
-        Box::pin(async move { if touched.keys().any(|relative| S::TABLE.reads(relative)) { Some(self.begin(mirror).await) } else { None } })
+    fn touch<'v>(&'v mut self, mirror: &'v Mirror, changed: &'v ChangedKeys) -> BoxFuture<'v, Option<Result<Versioned<S>>>> {
+        Box::pin(async move { if changed.keys().any(|relative| S::TABLE.reads(relative)) { Some(self.begin(mirror).await) } else { None } })
     }
 
     #[cfg(feature = "snapshot")]
@@ -125,8 +125,8 @@ impl<T: Send + 'static> View for EntryView<T> {
         Box::pin(ready(self.state(mirror)))
     }
 
-    fn touch<'v>(&'v mut self, mirror: &'v Mirror, touched: &'v Touched) -> BoxFuture<'v, Option<Result<Versioned<Option<T>>>>> {
-        let any = self.keys.iter().any(|relative| touched.contains_key(relative));
+    fn touch<'v>(&'v mut self, mirror: &'v Mirror, changed: &'v ChangedKeys) -> BoxFuture<'v, Option<Result<Versioned<Option<T>>>>> {
+        let any = self.keys.iter().any(|relative| changed.contains_key(relative));
         Box::pin(ready(any.then(|| self.state(mirror))))
     }
 
@@ -161,12 +161,12 @@ fn value<T>(key: &Key, stored: &Stored, codec: &Codec<T>) -> Result<T, Problem> 
 
 /// Counts the keys that were read, and yields to other tasks when they are many.
 #[derive(Default)]
-struct Turn(usize);
+struct YieldCounter(usize);
 
-impl Turn {
+impl YieldCounter {
     /// Adds `keys` to the count. If it exceeds [`AT_ONCE`], yields to other tasks and starts a new
     /// count with `keys`.
-    async fn take(&mut self, keys: usize) {
+    async fn add(&mut self, keys: usize) {
         self.0 += keys;
         if self.0 > AT_ONCE {
             self.0 = keys;
@@ -258,23 +258,23 @@ impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<LiveMap<K, V>>>> {
         Box::pin(async move {
             self.children = Children::new();
-            let mut turn = Turn::default();
+            let mut yields = YieldCounter::default();
             for relative in mirror.tree().keys().filter(|relative| Self::owns(relative)) {
-                turn.take(1).await;
+                yields.add(1).await;
                 self.entry(mirror, relative);
             }
             self.candidate(mirror)
         })
     }
 
-    fn touch<'v>(&'v mut self, mirror: &'v Mirror, touched: &'v Touched) -> BoxFuture<'v, Option<Result<Versioned<LiveMap<K, V>>>>> {
+    fn touch<'v>(&'v mut self, mirror: &'v Mirror, changed: &'v ChangedKeys) -> BoxFuture<'v, Option<Result<Versioned<LiveMap<K, V>>>>> {
         Box::pin(async move {
             if self.children.is_of_the_future(mirror) {
                 return Some(self.begin(mirror).await);
             }
-            let (mut any, mut turn) = (false, Turn::default());
-            for relative in touched.keys().filter(|relative| Self::owns(relative)) {
-                turn.take(1).await;
+            let (mut any, mut yields) = (false, YieldCounter::default());
+            for relative in changed.keys().filter(|relative| Self::owns(relative)) {
+                yields.add(1).await;
                 self.entry(mirror, relative);
                 any = true;
             }
@@ -323,7 +323,7 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
         let modified = tree.values().map(|stored| stored.modified).max();
         let exists = tree.keys().any(|relative| S::TABLE.is_present_by(relative));
         let now = if exists {
-            let state = schema::decode_valid_in_turns::<S>(&directory.descend(child), &tree, mirror.revision()).await;
+            let state = schema::decode_valid_in_steps::<S>(&directory.descend(child), &tree, mirror.revision()).await;
             Some(state.map(Versioned::into_inner).map_err(|error| error.problems().to_vec()))
         } else {
             None
@@ -339,23 +339,23 @@ impl<K: MapKey, S: Schema> View for DirsView<K, S> {
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<LiveMap<K, S>>>> {
         Box::pin(async move {
             self.0 = Children::new();
-            let mut turn = Turn::default();
+            let mut yields = YieldCounter::default();
             for child in Self::children(mirror.tree().keys().map(String::as_str)) {
-                turn.take(self.child(mirror, child).await).await;
+                yields.add(self.child(mirror, child).await).await;
             }
             self.0.candidate(mirror.directory(), mirror.revision())
         })
     }
 
-    fn touch<'v>(&'v mut self, mirror: &'v Mirror, touched: &'v Touched) -> BoxFuture<'v, Option<Result<Versioned<LiveMap<K, S>>>>> {
+    fn touch<'v>(&'v mut self, mirror: &'v Mirror, changed: &'v ChangedKeys) -> BoxFuture<'v, Option<Result<Versioned<LiveMap<K, S>>>>> {
         Box::pin(async move {
             if self.0.is_of_the_future(mirror) {
                 return Some(self.begin(mirror).await);
             }
-            let children = Self::children(touched.keys());
-            let mut turn = Turn::default();
+            let children = Self::children(changed.keys());
+            let mut yields = YieldCounter::default();
             for child in &children {
-                turn.take(self.child(mirror, child).await).await;
+                yields.add(self.child(mirror, child).await).await;
             }
             (!children.is_empty()).then(|| self.0.candidate(mirror.directory(), mirror.revision()))
         })

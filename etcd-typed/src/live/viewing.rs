@@ -13,17 +13,17 @@ use tokio::sync::oneshot;
 use super::Live;
 use super::cell::Cell;
 #[cfg(feature = "snapshot")]
-use super::disk::{Disk, Keeper};
+use super::disk::{Disk, SnapshotKeeper};
 #[cfg(feature = "snapshot")]
 use super::status::FileStatus;
 use super::upstream::{Trouble, Upstream, Upstreams};
 use super::view::View;
-use crate::changes::{Mirror, Touch};
+use crate::changes::{Mirror, StepChanges};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::Key;
 use crate::retry::RetryPolicy;
 use crate::revision::Revision;
-use crate::schema::Touched;
+use crate::schema::ChangedKeys;
 use crate::store::{BoxFuture, Span, Store};
 use crate::telemetry::Pattern;
 use crate::version::Versioned;
@@ -148,7 +148,7 @@ pub(super) trait Feed: Send {
     fn begin<'f>(&'f mut self, mirror: &'f Mirror) -> BoxFuture<'f, ()>;
 
     /// A step changed keys in the directory.
-    fn touch<'f>(&'f mut self, mirror: &'f Mirror, touch: &'f Touch) -> BoxFuture<'f, ()>;
+    fn touch<'f>(&'f mut self, mirror: &'f Mirror, touch: &'f StepChanges) -> BoxFuture<'f, ()>;
 
     /// No key in the directory changed up to this revision.
     fn progress(&mut self, revision: Revision);
@@ -168,7 +168,7 @@ pub(super) struct TypedFeed<T> {
     pattern: Pattern,
     out: Out<T>,
     #[cfg(feature = "snapshot")]
-    keeper: Option<Keeper>,
+    keeper: Option<SnapshotKeeper>,
 }
 
 enum Out<T> {
@@ -191,7 +191,7 @@ struct Begin<T> {
 impl<T: Send + Sync + 'static> TypedFeed<T> {
     /// Creates the feed of a view that already has a state.
     #[cfg(feature = "snapshot")]
-    pub(super) fn begun(view: Box<dyn View<State = T>>, pattern: Pattern, cell: &Arc<Cell<T>>, keeper: Keeper) -> Self {
+    pub(super) fn begun(view: Box<dyn View<State = T>>, pattern: Pattern, cell: &Arc<Cell<T>>, keeper: SnapshotKeeper) -> Self {
         Self { view, is_torn: false, pattern, out: Out::Begun(Arc::downgrade(cell)), keeper: Some(keeper) }
     }
 
@@ -205,12 +205,12 @@ impl<T: Send + Sync + 'static> TypedFeed<T> {
     /// Computes the next candidate from a change, or from everything if no change is given. If a
     /// function of the caller's types panics, such as an `Ord`, only this candidate is lost: the
     /// task also feeds other views.
-    async fn candidate(&mut self, mirror: &Mirror, touched: Option<&Touched>) -> Option<Result<Versioned<T>>> {
-        let touched = touched.filter(|_| !self.is_torn);
+    async fn candidate(&mut self, mirror: &Mirror, changed: Option<&ChangedKeys>) -> Option<Result<Versioned<T>>> {
+        let changed = changed.filter(|_| !self.is_torn);
         let view = &mut self.view;
         let made = async {
-            match touched {
-                Some(touched) => view.touch(mirror, touched).await,
+            match changed {
+                Some(changed) => view.touch(mirror, changed).await,
                 None => Some(view.begin(mirror).await),
             }
         };
@@ -294,9 +294,9 @@ impl<T: Send + Sync + 'static> Feed for TypedFeed<T> {
         })
     }
 
-    fn touch<'f>(&'f mut self, mirror: &'f Mirror, touch: &'f Touch) -> BoxFuture<'f, ()> {
+    fn touch<'f>(&'f mut self, mirror: &'f Mirror, touch: &'f StepChanges) -> BoxFuture<'f, ()> {
         Box::pin(async move {
-            match self.candidate(mirror, Some(&touch.touched)).await {
+            match self.candidate(mirror, Some(&touch.changed)).await {
                 Some(candidate) => {
                     #[cfg(feature = "snapshot")]
                     if let Some(keeper) = &mut self.keeper {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
-use super::Place;
+use super::KnownRuntime;
 
 /// Holds what runtimes cannot share, such as connections: data in a socket moves only while the
 /// socket's runtime is driven.
@@ -18,7 +18,7 @@ pub(crate) struct PerRuntime<T> {
 
 struct Own<T> {
     /// The runtime's ID, or `None` for callers outside of a runtime.
-    place: Option<Place>,
+    known: Option<KnownRuntime>,
     value: Arc<T>,
 }
 
@@ -37,8 +37,8 @@ impl<T> PerRuntime<T> {
         }
         let value = Arc::new(make());
         let others = self.values.load();
-        let alive = others.iter().filter(|own| own.place.as_ref().is_none_or(|place| !place.has_ended()));
-        let own = Own { place: here.map(Place::of), value: value.clone() };
+        let alive = others.iter().filter(|own| own.known.as_ref().is_none_or(|known| !known.has_ended()));
+        let own = Own { known: here.map(KnownRuntime::of), value: value.clone() };
         self.values.store(Arc::new(alive.cloned().chain([own]).collect()));
         value
     }
@@ -46,13 +46,13 @@ impl<T> PerRuntime<T> {
     fn find(&self, here: Option<&Handle>) -> Option<Arc<T>> {
         let here = here.map(Handle::id);
         let values = self.values.load();
-        values.iter().find(|own| own.place.as_ref().map(|place| place.id) == here).map(|own| own.value.clone())
+        values.iter().find(|own| own.known.as_ref().map(|known| known.id) == here).map(|own| own.value.clone())
     }
 }
 
 impl<T> Clone for Own<T> {
     fn clone(&self) -> Self {
-        Self { place: self.place.clone(), value: self.value.clone() }
+        Self { known: self.known.clone(), value: self.value.clone() }
     }
 }
 

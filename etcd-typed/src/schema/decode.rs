@@ -96,8 +96,8 @@ impl<'a> Decoder<'a> {
     /// Reads a required field, or a field with a default.
     pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Option<T> {
         match (self.stored(field)?, default) {
-            (Place::Value(at, stored), _) => self.value(at, stored, codec),
-            (Place::Nothing(segment), Some(default)) => match contained("the default", || Ok(default())) {
+            (FieldLookup::Value(at, stored), _) => self.value(at, stored, codec),
+            (FieldLookup::Nothing(segment), Some(default)) => match contained("the default", || Ok(default())) {
                 Ok(value) => {
                     self.check(segment, &value, codec, None);
                     Some(value)
@@ -107,7 +107,7 @@ impl<'a> Decoder<'a> {
                     None
                 }
             },
-            (Place::Nothing(segment), None) => {
+            (FieldLookup::Nothing(segment), None) => {
                 self.problem(segment, ProblemKind::Missing, format!("missing ({})", codec.type_name), None);
                 None
             }
@@ -117,8 +117,8 @@ impl<'a> Decoder<'a> {
     /// Reads an `Option` field.
     pub(super) fn leaf_opt<T>(&mut self, field: usize, codec: &Codec<T>) -> Option<Option<T>> {
         match self.stored(field)? {
-            Place::Value(at, stored) => self.value(at, stored, codec).map(Some),
-            Place::Nothing(_) => Some(None),
+            FieldLookup::Value(at, stored) => self.value(at, stored, codec).map(Some),
+            FieldLookup::Nothing(_) => Some(None),
         }
     }
 
@@ -266,7 +266,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Finds the stored value of a field: at its own segment, or at the first alias that exists.
-    fn stored(&mut self, field: usize) -> Option<Place<'a>> {
+    fn stored(&mut self, field: usize) -> Option<FieldLookup<'a>> {
         if self.left.is_some() {
             return None;
         }
@@ -277,10 +277,10 @@ impl<'a> Decoder<'a> {
             let stored = self.tree.get(&self.prefix);
             self.prefix.truncate(length);
             if let Some(stored) = stored {
-                return Some(Place::Value(segment, stored));
+                return Some(FieldLookup::Value(segment, stored));
             }
         }
-        Some(Place::Nothing(field.segment))
+        Some(FieldLookup::Nothing(field.segment))
     }
 
     fn value<T>(&mut self, segment: &str, stored: &Stored, codec: &Codec<T>) -> Option<T> {
@@ -342,7 +342,7 @@ struct Outer {
 }
 
 /// The segment where the value of a field was found or expected.
-enum Place<'a> {
+enum FieldLookup<'a> {
     Value(&'static str, &'a Stored),
     Nothing(&'static str),
 }

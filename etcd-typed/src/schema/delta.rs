@@ -4,8 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::touched::OneTouched;
-use super::{MapKey, Presence, Schema, Stored, Table, Touched, Tree, key_of_segment, split_first, with_prefix};
+use super::changed_keys::ChangedKey;
+use super::{ChangedKeys, MapKey, Presence, Schema, Stored, Table, Tree, key_of_segment, split_first, with_prefix};
 use crate::error::{Masked, Problem, ProblemKind};
 use crate::key::{self, Key};
 use crate::revision::Revision;
@@ -100,7 +100,7 @@ pub struct Delta<'a> {
     /// The tree after the changes.
     after: &'a Tree,
     /// Each changed relative key, with its earlier value.
-    touched: &'a Touched,
+    changed: &'a ChangedKeys,
     revision: Revision,
     resynced: bool,
     /// Whether the tree contains everything in the directory.
@@ -117,19 +117,19 @@ impl<'a> Delta<'a> {
     pub(crate) fn new(
         directory: &'a Key,
         after: &'a Tree,
-        touched: &'a Touched,
+        changed: &'a ChangedKeys,
         revision: Revision,
         resynced: bool,
         complete: bool,
         problems: &'a mut Vec<Problem>,
     ) -> Self {
         let (table, prefix, scratch, knows_before) = (Table::EMPTY, String::new(), String::new(), complete && !resynced);
-        Self { directory, table, prefix, after, touched, revision, resynced, complete, knows_before, problems, scratch }
+        Self { directory, table, prefix, after, changed, revision, resynced, complete, knows_before, problems, scratch }
     }
 
     /// The change of a field with one value.
     pub(super) fn leaf<T>(&mut self, field: usize, codec: &Codec<T>, default: Option<fn() -> T>) -> Option<Change<T>> {
-        let (segment, before, after) = self.leaf_touched(field)?;
+        let (segment, before, after) = self.leaf_changed(field)?;
         let change = self.change(segment, before, after, *codec)?;
         let old = if before.is_none() && self.knows_before { default.map(|default| default()) } else { change.old };
         let new = if after.is_none() { default.map(|default| default()) } else { change.new };
@@ -137,18 +137,18 @@ impl<'a> Delta<'a> {
     }
 
     /// Returns the segment of a changed field, its value before and its value now.
-    fn leaf_touched(&self, field: usize) -> Option<(&'static str, Option<&'a Stored>, Option<&'a Stored>)> {
+    fn leaf_changed(&self, field: usize) -> Option<(&'static str, Option<&'a Stored>, Option<&'a Stored>)> {
         let field = self.table.fields.get(field)?;
-        let (tree, touched) = (self.after, self.touched);
+        let (tree, changed) = (self.after, self.changed);
         let mut before = None;
         let mut after = None;
-        let mut is_touched = false;
+        let mut is_changed = false;
         for segment in field.segments() {
             let at = format!("{}{segment}", self.prefix);
             let now = tree.get(&at).map(|stored| (segment, stored));
-            let was = match touched.get(&at) {
+            let was = match changed.get(&at) {
                 Some(was) => {
-                    is_touched = true;
+                    is_changed = true;
                     was.as_ref().map(|stored| (segment, stored))
                 }
                 None => now,
@@ -157,7 +157,7 @@ impl<'a> Delta<'a> {
             after = after.or(now);
         }
         // A change of an alias does not change the field while its own key exists.
-        if !is_touched || before == after {
+        if !is_changed || before == after {
             return None;
         }
         let segment = after.or(before).map_or(field.segment, |(segment, _)| segment);
@@ -192,7 +192,7 @@ impl<'a> Delta<'a> {
 
     /// Adds the changes of a struct at this position.
     pub(crate) fn whole<S: Schema, C>(&mut self, make: fn(S::Change) -> C, out: &mut Vec<C>) {
-        if self.touched.with_prefix(&self.prefix).next().is_none() {
+        if self.changed.with_prefix(&self.prefix).next().is_none() {
             return;
         }
         let outer = std::mem::replace(&mut self.table, S::TABLE);
@@ -206,14 +206,14 @@ impl<'a> Delta<'a> {
     /// keys are not reported. When it appears or disappears, all of its keys appear or disappear,
     /// so that the changes lead from one state to the next.
     fn present<S: Schema, C>(&mut self, make: fn(S::Change) -> C, out: &mut Vec<C>) {
-        if !self.complete || self.touched.with_prefix(&self.prefix).next().is_none() {
+        if !self.complete || self.changed.with_prefix(&self.prefix).next().is_none() {
             return self.whole::<S, C>(make, out);
         }
-        let (prefix, touched) = (self.prefix.clone(), self.touched);
+        let (prefix, changed) = (self.prefix.clone(), self.changed);
         let makes_present = |name: &str| S::TABLE.is_present_by(name.get(prefix.len()..).unwrap_or_default());
-        let stays = || with_prefix(self.after, &prefix).filter(|(name, _)| !touched.contains_key(name));
-        let came = || with_prefix(self.after, &prefix).filter(|(name, _)| touched.contains_key(name));
-        let went = || touched.with_prefix(&prefix).filter(|key| key.before.is_some());
+        let stays = || with_prefix(self.after, &prefix).filter(|(name, _)| !changed.contains_key(name));
+        let came = || with_prefix(self.after, &prefix).filter(|(name, _)| changed.contains_key(name));
+        let went = || changed.with_prefix(&prefix).filter(|key| key.before.is_some());
         let always = stays().any(|(name, _)| makes_present(name));
         let was = always || went().any(|key| makes_present(key.name));
         let is = always || came().any(|(name, _)| makes_present(name));
@@ -226,10 +226,10 @@ impl<'a> Delta<'a> {
         }
         let after: Tree = with_prefix(self.after, &prefix).filter(|_| is).map(|(name, stored)| (name.to_owned(), stored.clone())).collect();
         let rest = stays().map(|(name, stored)| (name, was.then(|| stored.clone())));
-        let touched: Touched =
-            touched.with_prefix(&prefix).map(|key| (key.name, key.before.filter(|_| was).cloned())).chain(rest).collect();
+        let changed: ChangedKeys =
+            changed.with_prefix(&prefix).map(|key| (key.name, key.before.filter(|_| was).cloned())).chain(rest).collect();
         let (complete, revision, resynced) = (self.complete, self.revision, self.resynced);
-        let mut whole = Delta::new(self.directory, &after, &touched, revision, resynced, complete, self.problems);
+        let mut whole = Delta::new(self.directory, &after, &changed, revision, resynced, complete, self.problems);
         whole.prefix = prefix;
         whole.whole::<S, C>(make, out);
     }
@@ -237,8 +237,8 @@ impl<'a> Delta<'a> {
     /// Adds the changes of this directory as a map of structs.
     pub(crate) fn all_dirs<K: MapKey, S: Schema, C>(&mut self, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
         let mut children: Vec<&'a str> = Vec::new();
-        let touched = self.touched;
-        for key in touched.with_prefix(&self.prefix) {
+        let changed = self.changed;
+        for key in changed.with_prefix(&self.prefix) {
             if let (child, Some(rest)) = split_first(&key.name[self.prefix.len()..])
                 && !key::is_hidden(child)
                 && children.last() != Some(&child)
@@ -259,12 +259,12 @@ impl<'a> Delta<'a> {
     /// Adds the changes of this directory as a map of values.
     pub(crate) fn all_entries<K: MapKey, V, C>(&mut self, codec: Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
         let prefix = self.prefix.clone();
-        let touched = self.touched;
+        let changed = self.changed;
         if prefix.is_empty() {
             // All changed keys belong to this map.
-            out.reserve(touched.len());
+            out.reserve(changed.len());
         }
-        for OneTouched { name, before, now } in touched.with_prefix(&prefix) {
+        for ChangedKey { name, before, now } in changed.with_prefix(&prefix) {
             let (segment, None) = split_first(&name[prefix.len()..]) else { continue };
             if key::is_hidden(segment) {
                 continue;
@@ -277,8 +277,8 @@ impl<'a> Delta<'a> {
 
     /// Adds the changes of every key, as bytes.
     pub(crate) fn all_keys(&mut self, out: &mut Vec<Keyed<String, Change<Bytes>>>) {
-        let touched = self.touched;
-        for (relative, before) in touched.iter() {
+        let changed = self.changed;
+        for (relative, before) in changed.iter() {
             let change = self.change(relative, before.as_ref(), self.after.get(relative), Codec::<Bytes>::value());
             out.extend(change.map(|change| Keyed { key: relative.to_owned(), change }));
         }

@@ -178,7 +178,7 @@ async fn check_finds_what_a_write_would_refuse() {
         |decoder| decoder.whole::<App>(),
     );
     assert_eq!(seen(&found), WRONG);
-    assert_eq!(decode_valid_in_turns::<App>(&app(), &tree, Revision::new(20)).await.unwrap_err().problems(), found);
+    assert_eq!(decode_valid_in_steps::<App>(&app(), &tree, Revision::new(20)).await.unwrap_err().problems(), found);
     assert_eq!(*decode::<App>(&app(), &tree, Revision::new(20)).unwrap(), bad(), "reading validates nothing");
     for problem in &found {
         let own = app().below(problem.key.as_str().as_bytes()).and_then(|relative| tree.get(relative));
@@ -336,9 +336,9 @@ fn fields_beyond_tuple_limit_keep_their_order() {
 
     // Changes are reported in the same way.
     let mut tree = before;
-    let touched: Touched = ["a", "l", "m", "p"].into_iter().map(|relative| (relative.to_owned(), tree.remove(relative))).collect();
+    let changed: ChangedKeys = ["a", "l", "m", "p"].into_iter().map(|relative| (relative.to_owned(), tree.remove(relative))).collect();
     let (mut problems, mut out) = (Vec::new(), Vec::new());
-    Delta::new(&directory, &tree, &touched, revision, false, true, &mut problems).whole::<Long, LongChange>(|change| change, &mut out);
+    Delta::new(&directory, &tree, &changed, revision, false, true, &mut problems).whole::<Long, LongChange>(|change| change, &mut out);
     assert!(matches!(&out[..], [LongChange::A(_), LongChange::L(_), LongChange::M(_), LongChange::P(_)]), "{out:?}");
 }
 
@@ -439,19 +439,19 @@ proptest::proptest! {
         let kvs: Vec<_> = keys.iter().map(key_value).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let known = tree(&app(), kvs.clone());
-        proptest::prop_assert_eq!(&runtime.block_on(tree_in_turns(&app(), kvs.clone())), &known);
-        proptest::prop_assert_eq!(&runtime.block_on(kept_tree_in_turns(&app(), kvs, |_| {})), &known);
+        proptest::prop_assert_eq!(&runtime.block_on(tree_in_steps(&app(), kvs.clone())), &known);
+        proptest::prop_assert_eq!(&runtime.block_on(kept_tree_in_steps(&app(), kvs, |_| {})), &known);
         for validation in [Validation::Run, Validation::Skip] {
             let at = Revision::new(40);
             let at_once = decode_with(&app(), &known, at, validation, |decoder| decoder.whole::<Deep>());
-            let in_turns = runtime.block_on(read_in_turns(&app(), &known, at, validation, |decoder| decoder.whole::<Deep>()));
-            match (at_once, in_turns) {
-                (Ok(at_once), Ok(in_turns)) => {
-                    proptest::prop_assert_eq!(&*at_once, &*in_turns);
-                    proptest::prop_assert_eq!(format!("{:?}", at_once.versions), format!("{:?}", in_turns.versions));
+            let in_steps = runtime.block_on(read_in_steps(&app(), &known, at, validation, |decoder| decoder.whole::<Deep>()));
+            match (at_once, in_steps) {
+                (Ok(at_once), Ok(in_steps)) => {
+                    proptest::prop_assert_eq!(&*at_once, &*in_steps);
+                    proptest::prop_assert_eq!(format!("{:?}", at_once.versions), format!("{:?}", in_steps.versions));
                 }
-                (Err(at_once), Err(in_turns)) => proptest::prop_assert_eq!(at_once.problems(), in_turns.problems()),
-                (at_once, in_turns) => proptest::prop_assert!(false, "{at_once:?} and {in_turns:?}"),
+                (Err(at_once), Err(in_steps)) => proptest::prop_assert_eq!(at_once.problems(), in_steps.problems()),
+                (at_once, in_steps) => proptest::prop_assert!(false, "{at_once:?} and {in_steps:?}"),
             }
         }
     }

@@ -16,8 +16,8 @@ const ROWS: [&[&str]; 12] = [
     &["store", "store::connect"],
     &["store::tls", "store::roaming", "store::diagnosis"],
     &["store::memory", "store::v2", "store::v3", "schema", "watch", "lease"],
-    &["changes", "turn"],
-    &["live", "lock", "election", "published"],
+    &["changes", "queue"],
+    &["live", "lock", "election", "publish"],
     &["handle"],
     &["client"],
     &["guide", "private", "testing"],
@@ -77,7 +77,7 @@ const WAYS: [(&str, bool, [Step; 6]); 3] = [
         [
             Some(("your program", "client.lock(name).acquire()")),
             Some(("lock", "returns the guard")),
-            Some(("turn", "creates a key; waits until it is first")),
+            Some(("queue", "creates a key; waits until it is first")),
             Some(("lease", "is granted, and kept alive")),
             Some(("store::v3", "sends one request")),
             Some(("etcd", "orders the keys by creation")),
@@ -360,7 +360,7 @@ fn pictured_paths_cross_layers_in_order() {
 /// that never go back (F16).
 #[test]
 fn no_deadline_comes_from_the_wall_clock() {
-    const KEEP_TIMES: [&str; 10] = ["clock", "runtime", "retry", "lease", "turn", "watch", "changes", "published", "election", "store"];
+    const KEEP_TIMES: [&str; 10] = ["clock", "runtime", "retry", "lease", "queue", "watch", "changes", "publish", "election", "store"];
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../etcd-typed/src");
     let reads_wall_clock =
         |text: &str| ["SystemTime::now", "UNIX_EPOCH.elapsed", "ClockId::Realtime"].iter().any(|name| text.contains(name));

@@ -9,13 +9,13 @@ use std::time::Duration;
 use super::write::{as_found, last};
 use super::{Dir, looked};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handle::expiry::{self, Surroundings, Wish};
-use crate::handle::plan::{Atomicity, IN_SEVERAL_OR_FEWER, Plan, is_below, unchanged};
+use crate::handle::expiry::{self, EnclosingExpiry, RequestedExpiry};
+use crate::handle::plan::{Atomicity, IN_SEVERAL_OR_FEWER, WritePlan, is_below, unchanged};
+use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Schema, Stored, Tree};
 use crate::store::{BoxFuture, Compare, Condition, Expiry};
-use crate::turn::Guard;
 use crate::version::{Versioned, Versions};
 
 /// A read-modify-write of a struct. It runs when it is awaited and returns the struct that is
@@ -30,7 +30,7 @@ pub struct DirTryUpdate<'f, S, E> {
     pub(super) f: Closure<'f, S, E>,
     pub(super) scope: UpdateScope,
     pub(super) atomicity: Atomicity,
-    pub(super) wish: Wish,
+    pub(super) requested: RequestedExpiry,
 }
 
 type Closure<'f, S, E> = Box<dyn Fn(&mut S) -> Result<(), E> + Send + 'f>;
@@ -93,7 +93,7 @@ impl<S> DirUpdate<'_, S> {
 impl<S, E> DirTryUpdate<'_, S, E> {
     /// Lets every key of the struct expire after this time, whether the closure changes it or not.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.wish = Wish::Named(Expiry::After(ttl));
+        self.requested = RequestedExpiry::Named(Expiry::After(ttl));
         self
     }
 
@@ -103,13 +103,13 @@ impl<S, E> DirTryUpdate<'_, S, E> {
     ///
     /// `LeaseLost` if the lease no longer exists.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
-        self.wish = Wish::Named(Expiry::With(lease.into()));
+        self.requested = RequestedExpiry::Named(Expiry::With(lease.into()));
         self
     }
 
     /// Stores the struct without expiry, whatever lease its keys were attached to.
     pub fn permanent(mut self) -> Self {
-        self.wish = Wish::Named(Expiry::Never);
+        self.requested = RequestedExpiry::Named(Expiry::Never);
         self
     }
 
@@ -144,14 +144,14 @@ impl<S, E> DirTryUpdate<'_, S, E> {
 
 impl<S: Schema, E> DirTryUpdate<'_, S, E> {
     async fn run(self) -> Result<Versioned<S>, UpdateError<E>> {
-        let Self { dir, f, scope, atomicity, wish } = self;
+        let Self { dir, f, scope, atomicity, requested } = self;
         let (context, operation) = (dir.context.clone(), Dir::<S>::operation("update"));
         let transactions = context.store.capabilities().transactions;
-        let mut surroundings = Surroundings::around(dir.home.as_ref(), &dir.key, wish);
+        let mut enclosing_expiry = EnclosingExpiry::around(dir.enclosing.as_ref(), &dir.key, requested);
         let (mut tree, mut revision) = dir.read_to_write().await?;
         let mut retry = OptimisticRetry::new(&context.retry);
         loop {
-            let read = schema::decode_in_turns::<S>(&dir.key, &tree, revision).await?;
+            let read = schema::decode_in_steps::<S>(&dir.key, &tree, revision).await?;
             let old = schema::encode_unchecked(&dir.key, &*read)?;
             let basis = read.versions.basis.clone();
             let unwritten = read.versions.clone();
@@ -159,7 +159,7 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
             f(&mut value).map_err(UpdateError::Refused)?;
             let new = dir.encode(&value)?;
             let mut plan = Dir::<S>::OWNER.difference(tree.keys(), &old, &new);
-            if !is_so(wish, &tree, &new) {
+            if !is_so(requested, &tree, &new) {
                 plan = plan.renewing(&new);
             }
             if plan.is_empty() {
@@ -167,16 +167,16 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
             }
             // If the keys of the struct do not show when the struct expires, new keys expire with
             // the enclosing struct.
-            let plan = plan.expiring(|key| wish.named().or_else(|| expiry::kept(S::TABLE, &tree, key)));
+            let plan = plan.expiring(|key| requested.named().or_else(|| expiry::kept(S::TABLE, &tree, key)));
 
             let keys: Vec<String> = plan.keys().cloned().collect();
-            let lease = lease_after(unwritten.lease, wish, &plan);
+            let lease = lease_after(unwritten.lease, requested, &plan);
             let was = |key: &str| Some(as_found(&tree, key));
             let shown = if atomicity == Atomicity::NonAtomic {
                 let plan = plan.in_steps(&tree, revision);
-                match context.commit_non_atomic(&dir.key, plan, was, &mut surroundings).await {
+                match context.commit_non_atomic(&dir.key, plan, was, &mut enclosing_expiry).await {
                     Ok(written) => return Ok(written_at(value, unwritten, &written, &new, lease)),
-                    Err(error) if is_conflict(&error, wish) && error.written().is_empty() => None,
+                    Err(error) if is_conflict(&error, requested) && error.written().is_empty() => None,
                     Err(error) => return Err(error.into()),
                 }
             } else {
@@ -186,26 +186,26 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
                         let on = |key: &String| Some(Compare::key(&dir.key.descend(key), was(key)?));
                         let mut compares: Vec<Compare> = plan.own_keys().filter_map(on).collect();
                         compares.extend(plan.removals.iter().flat_map(|removal| removal.unchanged(&dir.key, revision, &basis)));
-                        if transactions && !wish.is_named() {
+                        if transactions && !requested.is_named() {
                             compares.extend(as_the_struct(&dir, &tree, &plan));
                         }
                         compares
                     }
                 };
                 let look = if transactions { dir.look() } else { Vec::new() };
-                match context.commit_plan(&dir.key, plan, compares, look, &mut surroundings, IN_SEVERAL_OR_FEWER).await {
+                match context.commit_plan(&dir.key, plan, compares, look, &mut enclosing_expiry, IN_SEVERAL_OR_FEWER).await {
                     Ok(committed) if committed.succeeded => {
                         let written: Vec<_> = keys.into_iter().map(|key| (key, committed.revision)).collect();
                         return Ok(written_at(value, unwritten, &written, &new, lease));
                     }
                     Ok(committed) => looked(&dir.key, committed),
-                    Err(error) if is_conflict(&error, wish) => None,
+                    Err(error) if is_conflict(&error, requested) => None,
                     Err(error) => return Err(error.into()),
                 }
             };
             operation.conflict();
             let again = async {
-                surroundings.forget();
+                enclosing_expiry.forget();
                 dir.read_to_write().await
             };
             match retry.after_conflict(shown, again).await? {
@@ -217,24 +217,24 @@ impl<S: Schema, E> DirTryUpdate<'_, S, E> {
 }
 
 /// Whether another write came first, or the kept lease has ended.
-fn is_conflict(error: &Error, wish: Wish) -> bool {
-    error.kind() == ErrorKind::Conflict || error.kind() == ErrorKind::LeaseLost && !wish.is_named()
+fn is_conflict(error: &Error, requested: RequestedExpiry) -> bool {
+    error.kind() == ErrorKind::Conflict || error.kind() == ErrorKind::LeaseLost && !requested.is_named()
 }
 
 /// Whether every key of the struct already has the expiry that the update asks for.
-fn is_so(wish: Wish, tree: &Tree, new: &schema::Encoded) -> bool {
+fn is_so(requested: RequestedExpiry, tree: &Tree, new: &schema::Encoded) -> bool {
     let all = |is: &dyn Fn(&Stored) -> bool| new.keys().all(|key| tree.get(key).is_some_and(is));
-    match wish {
-        Wish::Keep => true,
-        Wish::Named(Expiry::Never) => all(&|stored| stored.lease.is_none() && stored.ttl.is_none()),
-        Wish::Named(Expiry::With(lease)) => all(&|stored| stored.lease == Some(lease)),
+    match requested {
+        RequestedExpiry::Keep => true,
+        RequestedExpiry::Named(Expiry::Never) => all(&|stored| stored.lease.is_none() && stored.ttl.is_none()),
+        RequestedExpiry::Named(Expiry::With(lease)) => all(&|stored| stored.lease == Some(lease)),
         // A time to live starts again with each write.
-        Wish::Named(Expiry::After(_)) => false,
+        RequestedExpiry::Named(Expiry::After(_)) => false,
     }
 }
 
 /// The conditions that the struct still has the same expiry, if keys are added to it.
-fn as_the_struct<S: Schema>(dir: &Dir<S>, tree: &Tree, plan: &Plan) -> Vec<Compare> {
+fn as_the_struct<S: Schema>(dir: &Dir<S>, tree: &Tree, plan: &WritePlan) -> Vec<Compare> {
     let added = plan.puts.iter().filter(|put| !tree.contains_key(&put.key));
     let mut compares: Vec<Compare> = Vec::new();
     for (key, stored) in added.filter_map(|put| expiry::around(S::TABLE, tree, &put.key)) {
@@ -247,11 +247,11 @@ fn as_the_struct<S: Schema>(dir: &Dir<S>, tree: &Tree, plan: &Plan) -> Vec<Compa
 }
 
 /// The lease of all keys of the struct after an update.
-fn lease_after(before: Option<LeaseId>, wish: Wish, plan: &Plan) -> Option<LeaseId> {
-    match wish {
-        Wish::Named(Expiry::With(lease)) => Some(lease),
-        Wish::Named(_) => None,
-        Wish::Keep => before.filter(|lease| plan.puts.iter().all(|put| put.expiry == Some(Expiry::With(*lease)))),
+fn lease_after(before: Option<LeaseId>, requested: RequestedExpiry, plan: &WritePlan) -> Option<LeaseId> {
+    match requested {
+        RequestedExpiry::Named(Expiry::With(lease)) => Some(lease),
+        RequestedExpiry::Named(_) => None,
+        RequestedExpiry::Keep => before.filter(|lease| plan.puts.iter().all(|put| put.expiry == Some(Expiry::With(*lease)))),
     }
 }
 

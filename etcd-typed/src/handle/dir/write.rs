@@ -9,16 +9,16 @@ use std::time::Duration;
 use super::{Dir, looked};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Context;
-use crate::handle::expiry::{self, Home, Surroundings, Wish};
-use crate::handle::plan::{Atomicity, IN_SEVERAL, Owner, Plan, Removal, is_rewound, newest, nothing_below, unchanged};
+use crate::handle::expiry::{self, EnclosingExpiry, EnclosingStruct, RequestedExpiry};
+use crate::handle::plan::{Atomicity, IN_SEVERAL, Owner, Removal, WritePlan, is_rewound, newest, nothing_below, unchanged};
 use crate::handle::previous::Previous;
 use crate::key::Key;
+use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::{self, Encoded, Schema, Tree};
 use crate::store::{BoxFuture, Compare, Condition, Expiry, Op, Span};
 use crate::telemetry::Operation;
-use crate::turn::Guard;
 use crate::version::Basis;
 
 /// A write of a whole struct. It runs when it is awaited and returns its revision.
@@ -27,7 +27,7 @@ pub struct DirWrite<S> {
     pub(super) dir: Dir<S>,
     pub(super) job: Result<Job>,
     pub(super) op: &'static str,
-    pub(super) wish: Wish,
+    pub(super) requested: RequestedExpiry,
     pub(super) atomicity: Atomicity,
 }
 
@@ -52,7 +52,7 @@ impl<S> DirWrite<S> {
     /// Lets every key of the struct expire after this time. `compare_and_swap` then also writes the
     /// keys that do not differ.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.wish = Wish::Named(Expiry::After(ttl));
+        self.requested = RequestedExpiry::Named(Expiry::After(ttl));
         self
     }
 
@@ -63,14 +63,14 @@ impl<S> DirWrite<S> {
     ///
     /// `LeaseLost` if the lease no longer exists.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
-        self.wish = Wish::Named(Expiry::With(lease.into()));
+        self.requested = RequestedExpiry::Named(Expiry::With(lease.into()));
         self
     }
 
     /// Stores the struct without expiry. `compare_and_swap` then also writes the keys that do not
     /// differ.
     pub fn permanent(mut self) -> Self {
-        self.wish = Wish::Named(Expiry::Never);
+        self.requested = RequestedExpiry::Named(Expiry::Never);
         self
     }
 
@@ -99,14 +99,14 @@ impl<S> DirWrite<S> {
 impl<S: Schema> DirWrite<S> {
     async fn run(self) -> Result<Revision> {
         let operation = Dir::<S>::operation(self.op);
-        let Self { dir, job, wish, atomicity, .. } = self;
+        let Self { dir, job, requested, atomicity, .. } = self;
         match job? {
             Job::Set(encoded) => {
-                let Dir { context, key, home, .. } = &dir;
-                set(context, key, home.as_ref(), Dir::<S>::OWNER, encoded, wish, atomicity, operation).await
+                let Dir { context, key, enclosing, .. } = &dir;
+                set(context, key, enclosing.as_ref(), Dir::<S>::OWNER, encoded, requested, atomicity, operation).await
             }
-            Job::Create(encoded) => dir.create_whole(encoded, wish, atomicity, operation).await,
-            Job::Swap(swap) => dir.swap(swap, wish, atomicity).await,
+            Job::Create(encoded) => dir.create_whole(encoded, requested, atomicity, operation).await,
+            Job::Swap(swap) => dir.swap(swap, requested, atomicity).await,
         }
     }
 }
@@ -115,30 +115,36 @@ impl<S: Schema> Dir<S> {
     /// Plans the deletion of the struct. For a map entry or an optional directory this is
     /// everything below the directory. Otherwise it is the keys of the schema, including the
     /// entries and optional directories inside.
-    fn deletion(&self, tree: &Tree) -> Plan {
+    fn deletion(&self, tree: &Tree) -> WritePlan {
         match tree.is_empty() {
-            false if self.removable => Plan { removals: vec![Removal::of("")], ..Plan::default() },
+            false if self.removable => WritePlan { removals: vec![Removal::of("")], ..WritePlan::default() },
             _ => Self::OWNER.replace(tree, Encoded::new()),
         }
     }
 
-    async fn create_whole(&self, encoded: Encoded, wish: Wish, atomicity: Atomicity, operation: Operation) -> Result<Revision> {
+    async fn create_whole(
+        &self,
+        encoded: Encoded,
+        requested: RequestedExpiry,
+        atomicity: Atomicity,
+        operation: Operation,
+    ) -> Result<Revision> {
         let exists = || Error::new(ErrorKind::AlreadyExists, "a key of the struct exists already").at(&self.key);
         let is_there = |tree: &Tree| tree.keys().any(|key| self.exists_by(key));
-        let mut surroundings = Surroundings::around(self.home.as_ref(), &self.key, wish);
+        let mut enclosing_expiry = EnclosingExpiry::around(self.enclosing.as_ref(), &self.key, requested);
         // Also deletes leftover keys: keys that do not make the struct exist and are not in the new
         // value.
-        let over = |tree: &Tree| Self::OWNER.difference(tree.keys(), &Encoded::new(), &encoded).expiring(|_| wish.named());
+        let over = |tree: &Tree| Self::OWNER.difference(tree.keys(), &Encoded::new(), &encoded).expiring(|_| requested.named());
         if atomicity == Atomicity::NonAtomic {
             let (tree, revision) = self.read_to_write().await?;
             if is_there(&tree) {
                 return Err(exists());
             }
             let plan = over(&tree).in_steps(&tree, revision);
-            let written = self.context.commit_non_atomic(&self.key, plan, |key| Some(as_found(&tree, key)), &mut surroundings).await?;
+            let written = self.context.commit_non_atomic(&self.key, plan, |key| Some(as_found(&tree, key)), &mut enclosing_expiry).await?;
             return Ok(last(&written, revision));
         }
-        let mut plan = Plan::whole(encoded.clone()).expiring(|_| wish.named());
+        let mut plan = WritePlan::whole(encoded.clone()).expiring(|_| requested.named());
         let mut retry = OptimisticRetry::new(&self.context.retry);
         // The last read below the directory. Keys may exist there although the struct does not: a
         // key in the directory of a map need not be an entry.
@@ -148,9 +154,9 @@ impl<S: Schema> Dir<S> {
                 None => Self::OWNER.nothing_there(&self.key),
                 Some((tree, revision)) => unchanged(&self.key, *revision, &newest(tree)),
             };
-            let asks = self.context.store.capabilities().transactions && !surroundings.is_empty();
+            let asks = self.context.store.capabilities().transactions && !enclosing_expiry.is_empty();
             let look = if Self::OWNER.has_maps() || self.removable || asks { self.look() } else { Vec::new() };
-            let committed = self.context.commit_plan(&self.key, plan.clone(), compares, look, &mut surroundings, IN_SEVERAL).await?;
+            let committed = self.context.commit_plan(&self.key, plan.clone(), compares, look, &mut enclosing_expiry, IN_SEVERAL).await?;
             if committed.succeeded {
                 return Ok(committed.revision);
             }
@@ -170,11 +176,11 @@ impl<S: Schema> Dir<S> {
         }
     }
 
-    async fn swap(&self, swap: Swap, wish: Wish, atomicity: Atomicity) -> Result<Revision> {
+    async fn swap(&self, swap: Swap, requested: RequestedExpiry, atomicity: Atomicity) -> Result<Revision> {
         let Swap { revision, basis, lease, old, new } = swap;
         let context = &self.context;
-        let mut surroundings = Surroundings::around(self.home.as_ref(), &self.key, wish);
-        let renewing = |plan: Plan| if wish.is_named() { plan.renewing(&new) } else { plan };
+        let mut enclosing_expiry = EnclosingExpiry::around(self.enclosing.as_ref(), &self.key, requested);
+        let renewing = |plan: WritePlan| if requested.is_named() { plan.renewing(&new) } else { plan };
         // The stored keys show which keys of the struct were not read, and when each key expires.
         let exactly = |tree: &Tree, known: Option<Expiry>| {
             let plan = renewing(Self::OWNER.difference(tree.keys(), &old, &new));
@@ -183,8 +189,8 @@ impl<S: Schema> Dir<S> {
         if atomicity == Atomicity::NonAtomic {
             let (tree, now) = self.read_to_write().await?;
             self.still(revision, &basis, &tree, now)?;
-            let plan = exactly(&tree, wish.named()).in_steps(&tree, now);
-            let written = context.commit_non_atomic(&self.key, plan, |key| Some(as_found(&tree, key)), &mut surroundings).await?;
+            let plan = exactly(&tree, requested.named()).in_steps(&tree, now);
+            let written = context.commit_non_atomic(&self.key, plan, |key| Some(as_found(&tree, key)), &mut enclosing_expiry).await?;
             return Ok(last(&written, now));
         }
         let plan = renewing(Self::OWNER.difference_to_read(&basis, &old, &new));
@@ -193,14 +199,14 @@ impl<S: Schema> Dir<S> {
         // keys expire. So the first transaction guesses that there are no leftover keys and that
         // nothing expires.
         let mut guesses: Vec<Compare> = Self::OWNER.added(&old, &new).iter().map(|added| nothing_below(&self.key, added)).collect();
-        let known = wish.named().or(lease.map(Expiry::With));
+        let known = requested.named().or(lease.map(Expiry::With));
         if known.is_none() {
             guesses.push(Compare::below(&self.key, Condition::NeverExpires));
         }
         let (tree, now) = if context.has_room_for(compares.len() + guesses.len()) {
             let plan = plan.expiring(|_| known);
             let guessed = compares.iter().chain(&guesses).cloned().collect();
-            let committed = context.commit_plan(&self.key, plan, guessed, self.look(), &mut surroundings, IN_SEVERAL).await?;
+            let committed = context.commit_plan(&self.key, plan, guessed, self.look(), &mut enclosing_expiry, IN_SEVERAL).await?;
             if committed.succeeded {
                 return Ok(committed.revision);
             }
@@ -214,7 +220,7 @@ impl<S: Schema> Dir<S> {
         };
         self.still(revision, &basis, &tree, now)?;
         let plan = exactly(&tree, known);
-        let committed = context.commit_plan(&self.key, plan, compares, self.look(), &mut surroundings, IN_SEVERAL).await?;
+        let committed = context.commit_plan(&self.key, plan, compares, self.look(), &mut enclosing_expiry, IN_SEVERAL).await?;
         if committed.succeeded { Ok(committed.revision) } else { Err(self.conflict(committed)) }
     }
 }
@@ -224,10 +230,10 @@ impl<S: Schema> Dir<S> {
 pub(in crate::handle) async fn set(
     context: &Context,
     directory: &Key,
-    home: Option<&Arc<Home>>,
+    enclosing: Option<&Arc<EnclosingStruct>>,
     owner: Owner,
     mut encoded: Encoded,
-    wish: Wish,
+    requested: RequestedExpiry,
     atomicity: Atomicity,
     operation: Operation,
 ) -> Result<Revision> {
@@ -236,23 +242,23 @@ pub(in crate::handle) async fn set(
         let compares = if owner.has_maps() { unchanged(directory, Revision::ZERO, &[]) } else { Vec::new() };
         context.check_atomic(directory, &compares, encoded.len(), IN_SEVERAL)?;
     }
-    let mut surroundings = Surroundings::around(home, directory, wish);
+    let mut enclosing_expiry = EnclosingExpiry::around(enclosing, directory, requested);
     let mut read = if owner.has_maps() { Some(read_below(context, directory).await?) } else { None };
     let mut retry = OptimisticRetry::new(&context.retry);
     let worn_out = || Error::new(ErrorKind::Conflict, "other writers were faster on every attempt; try again later").at(directory);
     // A write without conditions cannot be refused, so it needs no copy for another attempt.
-    let is_sole = read.is_none() && surroundings.is_empty();
+    let is_sole = read.is_none() && enclosing_expiry.is_empty();
     loop {
         let plan = match &read {
             Some((tree, _)) => owner.replace(tree, encoded.clone()),
             None if is_sole => owner.overwrite(std::mem::take(&mut encoded)),
             None => owner.overwrite(encoded.clone()),
         };
-        let plan = plan.expiring(|_| wish.named());
+        let plan = plan.expiring(|_| requested.named());
         let is_change = !plan.is_empty();
         let revision = read.as_ref().map_or(Revision::ZERO, |(_, revision)| *revision);
         if atomicity == Atomicity::NonAtomic {
-            let written = context.commit_non_atomic(directory, plan, |_| None, &mut surroundings).await?;
+            let written = context.commit_non_atomic(directory, plan, |_| None, &mut enclosing_expiry).await?;
             return Ok(last(&written, revision));
         }
         let (mut compares, mut look) = (Vec::new(), Vec::new());
@@ -261,7 +267,7 @@ pub(in crate::handle) async fn set(
             compares = unchanged(directory, revision, &newest(tree));
             look = vec![Op::Get(Span::Below(directory.clone()))];
         }
-        let committed = context.commit_plan(directory, plan, compares, look, &mut surroundings, IN_SEVERAL).await?;
+        let committed = context.commit_plan(directory, plan, compares, look, &mut enclosing_expiry, IN_SEVERAL).await?;
         let again = is_change && is_rewound(&committed, revision);
         if committed.succeeded && !again {
             return Ok(committed.revision);
@@ -276,7 +282,7 @@ pub(in crate::handle) async fn set(
             false => Some(None),
         };
         let again = async {
-            surroundings.forget();
+            enclosing_expiry.forget();
             if owner.has_maps() { read_below(context, directory).await.map(Some) } else { Ok(None) }
         };
         match retry.after_conflict(shown, again).await? {
@@ -288,7 +294,7 @@ pub(in crate::handle) async fn set(
 
 pub(super) async fn read_below(context: &Context, directory: &Key) -> Result<(Tree, Revision)> {
     let reply = context.read_to_write(Span::Below(directory.clone())).await.map_err(|error| error.at(directory))?;
-    Ok((schema::tree_in_turns(directory, reply.kvs).await, reply.revision))
+    Ok((schema::tree_in_steps(directory, reply.kvs).await, reply.revision))
 }
 
 /// The highest revision of several writes, or `without` if there were none.
@@ -361,7 +367,7 @@ impl<S: Schema> DirDelete<S> {
         loop {
             let there: Vec<(String, Revision)> =
                 tree.iter().filter(|(key, _)| S::TABLE.owns(key)).map(|(key, stored)| (key.clone(), stored.modified)).collect();
-            let was = match schema::decode_in_turns::<S>(&dir.key, &tree, revision).await {
+            let was = match schema::decode_in_steps::<S>(&dir.key, &tree, revision).await {
                 _ if there.is_empty() => Previous::Nothing,
                 decoded => decoded.into(),
             };
@@ -373,7 +379,7 @@ impl<S: Schema> DirDelete<S> {
                     plan = plan.in_steps(&tree, revision);
                 }
                 let condition = |key: &str| seen.is_some().then(|| as_found(&tree, key));
-                context.commit_non_atomic(&dir.key, plan, condition, &mut Surroundings::default()).await?;
+                context.commit_non_atomic(&dir.key, plan, condition, &mut EnclosingExpiry::default()).await?;
                 return Ok(was);
             }
             let compares = match &seen {
@@ -381,7 +387,7 @@ impl<S: Schema> DirDelete<S> {
                 None if plan.is_empty() => return Ok(was),
                 None => unchanged(&dir.key, revision, &there),
             };
-            let mut nothing = Surroundings::default();
+            let mut nothing = EnclosingExpiry::default();
             let committed = context.commit_plan(&dir.key, plan, compares, dir.look(), &mut nothing, IN_SEVERAL).await?;
             let again = seen.is_none() && is_rewound(&committed, revision);
             if committed.succeeded && !again {

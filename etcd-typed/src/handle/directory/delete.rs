@@ -9,9 +9,9 @@ use super::{Directory, operation};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::plan::is_rewound;
 use crate::key::Key;
+use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::store::{BoxFuture, Committed, Compare, Condition, KeyValue, Op, Range, RangeReply, Span, Txn};
-use crate::turn::Guard;
 
 /// A deletion of a directory. It runs when it is awaited.
 #[must_use = "a deletion does nothing until it is awaited"]

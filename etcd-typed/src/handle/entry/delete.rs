@@ -6,9 +6,9 @@ use std::future::IntoFuture;
 
 use super::{Entry, Expected, Previous, Written};
 use crate::error::{ErrorKind, Result};
-use crate::handle::expiry::Wish;
+use crate::handle::expiry::RequestedExpiry;
+use crate::queue::Guard;
 use crate::store::{BoxFuture, Expiry, Txn};
-use crate::turn::Guard;
 
 /// A deletion of one key. It runs when it is awaited and returns the [previous](Previous) value.
 #[must_use = "a deletion does nothing until it is awaited"]
@@ -41,7 +41,7 @@ impl<T: Send + Sync + 'static> EntryDelete<T> {
             let committed = entry.commit(Txn { then: entry.deletes(), ..Txn::default() }).await?;
             return Ok(entry.previous(committed));
         }
-        match entry.write_if(expected.as_ref(), Wish::Named(Expiry::Never), |_| entry.deletes()).await? {
+        match entry.write_if(expected.as_ref(), RequestedExpiry::Named(Expiry::Never), |_| entry.deletes()).await? {
             Written::Done(committed) => Ok(entry.previous(committed)),
             Written::Refused(found, revision) => Err(entry.refused(ErrorKind::Conflict, found, revision)),
         }

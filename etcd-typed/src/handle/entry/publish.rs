@@ -1,4 +1,4 @@
-//! Publishes one key: the result of [`Entry::publish`].
+//! [`Entry::publish`] and its builder. `publish.rs` keeps the value published.
 
 use std::any::type_name;
 use std::fmt;
@@ -9,10 +9,8 @@ use bytes::Bytes;
 
 use super::Entry;
 use crate::error::Result;
-use crate::key::Key;
 use crate::lease::TTL;
-use crate::published::{Publication, PublishedStatus, Target};
-use crate::revision::Revision;
+use crate::publish::{Published, Target};
 use crate::store::BoxFuture;
 
 impl<T: Send + Sync + 'static> Entry<T> {
@@ -99,10 +97,10 @@ impl<T: Send + Sync + 'static> IntoFuture for Publish<T> {
     fn into_future(self) -> Self::IntoFuture {
         let Self { entry, value, ttl } = self;
         let work = async move {
-            let (lessor, key) = (entry.context.lessor.clone(), entry.key.clone());
-            let target = Target { lessor, key, ttl, pattern: type_name::<T>() };
+            let (lease_pool, key) = (entry.context.lease_pool.clone(), entry.key.clone());
+            let target = Target { lease_pool, key, ttl, pattern: type_name::<T>() };
             let publication = entry.context.retry.one_call(target.publish(value?)).await?;
-            Ok(Published { entry, publication })
+            Ok(Published::new(publication, move |value| entry.encode(value)))
         };
         Box::pin(Entry::<T>::operation("publish").run(work))
     }
@@ -111,89 +109,5 @@ impl<T: Send + Sync + 'static> IntoFuture for Publish<T> {
 impl<T> fmt::Debug for Publish<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publish").field("entry", &self.entry).field("ttl", &self.ttl).finish_non_exhaustive()
-    }
-}
-
-/// A published value, which exists as long as this guard; created by [`Entry::publish`].
-///
-/// # When the value is lost
-///
-/// The value is published again, with the backoff of the [`RetryPolicy`](crate::RetryPolicy), for
-/// as long as this guard exists. Until then [`status`](Self::status) tells since when it is
-/// missing, why, and the result of the latest attempt. The metrics and events in
-/// [`telemetry`](crate::telemetry) tell the same. If the server still has the value under a lease
-/// that this client has given up, the value is overwritten, and readers see no gap. (v2 does not
-/// report leases, so there the value disappears and comes back.)
-///
-/// An idle guard costs one watch, and three keep-alives within the time to live for a lease that up
-/// to a hundred values with the same time to live share. If an operator revokes that lease, all
-/// these values disappear for a moment.
-///
-/// # When the guard is dropped
-///
-/// The value is deleted in the background if it is still this guard's. If that is not possible (no
-/// runtime is left, or the server does not answer), it disappears when the time to live has passed.
-/// [`withdraw`](Self::withdraw) waits for the deletion and returns its result.
-#[must_use = "the value is withdrawn when this guard is dropped"]
-pub struct Published<T> {
-    entry: Entry<T>,
-    publication: Publication,
-}
-
-impl<T: Send + Sync + 'static> Published<T> {
-    /// The key, from the root of the store.
-    #[must_use]
-    pub fn key(&self) -> &Key {
-        &self.entry.key
-    }
-
-    /// Whether the value is published, as far as is known, and by the clock. Sends no request.
-    #[must_use]
-    pub fn is_published(&self) -> bool {
-        self.status().is_published()
-    }
-
-    /// Whether the value is published, and the reason if it is not. Sends no request.
-    #[must_use]
-    pub fn status(&self) -> PublishedStatus {
-        self.publication.status()
-    }
-
-    /// Publishes another value from now on, with the same lease. Returns a revision at which the
-    /// value is stored. A value with the same stored form is not written again.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`Entry::set`], and `Conflict` while the key holds the value of another
-    /// client. If the error is about the value itself (`Invalid`, `Encode`, `TooLarge`,
-    /// `Unsupported`), the old value stays published. After every other error the new value is
-    /// still published as soon as possible.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future makes no difference: the new value is still published.
-    pub async fn set(&self, value: &T) -> Result<Revision> {
-        let value = self.entry.encode(value);
-        Entry::<T>::operation("set").run(async { self.publication.set(value?).await }).await
-    }
-
-    /// Deletes the value if it is still this guard's, and waits for the answer.
-    ///
-    /// # Errors
-    ///
-    /// `Unavailable`, `Timeout`, …: the value disappears when the time to live has passed.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future withdraws the value in the background.
-    pub async fn withdraw(self) -> Result<()> {
-        Entry::<T>::operation("withdraw").run(self.publication.withdraw()).await
-    }
-}
-
-impl<T> fmt::Debug for Published<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let status = self.publication.status();
-        f.debug_struct("Published").field("entry", &self.entry).field("status", &status).finish_non_exhaustive()
     }
 }

@@ -9,12 +9,12 @@ use bytes::Bytes;
 
 use super::{Entry, Expected, Written};
 use crate::error::{ErrorKind, Result};
-use crate::handle::expiry::{Surroundings, Wish};
+use crate::handle::expiry::{EnclosingExpiry, RequestedExpiry};
+use crate::queue::Guard;
 use crate::retry::{AfterConflict, OptimisticRetry};
 use crate::revision::{LeaseId, Revision};
 use crate::schema::Stored;
 use crate::store::{BoxFuture, Committed, Expiry, KeyValue, Op, Txn};
-use crate::turn::Guard;
 use crate::version::{Versioned, Versions};
 
 /// A write of one key. It runs when it is awaited.
@@ -24,7 +24,7 @@ pub struct EntryWrite<T, O> {
     /// The name of the handle's method.
     pub(super) op: &'static str,
     pub(super) parts: Result<(Bytes, Option<Expected>)>,
-    pub(super) wish: Wish,
+    pub(super) requested: RequestedExpiry,
     pub(super) previous: bool,
     /// The error if the condition does not hold.
     pub(super) refusal: ErrorKind,
@@ -35,7 +35,7 @@ impl<T, O> EntryWrite<T, O> {
     /// Lets the value expire after this time, unless it is written again before. [`Expiry::After`]
     /// describes how exact the time is.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.wish = Wish::Named(Expiry::After(ttl));
+        self.requested = RequestedExpiry::Named(Expiry::After(ttl));
         self
     }
 
@@ -45,13 +45,13 @@ impl<T, O> EntryWrite<T, O> {
     ///
     /// `LeaseLost` if the lease no longer exists.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
-        self.wish = Wish::Named(Expiry::With(lease.into()));
+        self.requested = RequestedExpiry::Named(Expiry::With(lease.into()));
         self
     }
 
     /// Stores the value without expiry, whatever [expiry](Entry#expiry) the key had.
     pub fn permanent(mut self) -> Self {
-        self.wish = Wish::Named(Expiry::Never);
+        self.requested = RequestedExpiry::Named(Expiry::Never);
         self
     }
 
@@ -119,11 +119,11 @@ impl<T: Send + Sync + 'static, O: 'static> EntryWrite<T, O> {
             }
             ops
         };
-        if expected.is_none() && !entry.keeps(self.wish) {
-            let committed = entry.commit(Txn { then: ops(self.wish.or_never()), ..Txn::default() }).await?;
+        if expected.is_none() && !entry.keeps(self.requested) {
+            let committed = entry.commit(Txn { then: ops(self.requested.or_never()), ..Txn::default() }).await?;
             return Ok((self.finish)(&entry, committed));
         }
-        match entry.write_if(expected.as_ref(), self.wish, ops).await? {
+        match entry.write_if(expected.as_ref(), self.requested, ops).await? {
             Written::Done(committed) => Ok((self.finish)(&entry, committed)),
             Written::Refused(found, revision) => Err(entry.refused(self.refusal, found, revision)),
         }
@@ -132,7 +132,7 @@ impl<T: Send + Sync + 'static, O: 'static> EntryWrite<T, O> {
 
 impl<T, O> fmt::Debug for EntryWrite<T, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EntryWrite").field("entry", &self.entry).field("expiry", &self.wish).finish_non_exhaustive()
+        f.debug_struct("EntryWrite").field("entry", &self.entry).field("expiry", &self.requested).finish_non_exhaustive()
     }
 }
 
@@ -141,13 +141,13 @@ impl<T, O> fmt::Debug for EntryWrite<T, O> {
 pub struct EntryModify<'f, T> {
     pub(super) entry: Entry<T>,
     pub(super) f: Box<dyn Fn(Option<T>) -> Option<T> + Send + 'f>,
-    pub(super) wish: Wish,
+    pub(super) requested: RequestedExpiry,
 }
 
 impl<T> EntryModify<'_, T> {
     /// Lets the value expire after this time, whether `f` changes it or not.
     pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.wish = Wish::Named(Expiry::After(ttl));
+        self.requested = RequestedExpiry::Named(Expiry::After(ttl));
         self
     }
 
@@ -157,13 +157,13 @@ impl<T> EntryModify<'_, T> {
     ///
     /// `LeaseLost` if the lease no longer exists.
     pub fn lease(mut self, lease: impl Into<LeaseId>) -> Self {
-        self.wish = Wish::Named(Expiry::With(lease.into()));
+        self.requested = RequestedExpiry::Named(Expiry::With(lease.into()));
         self
     }
 
     /// Stores the value without expiry, whatever [expiry](Entry#expiry) the key had.
     pub fn permanent(mut self) -> Self {
-        self.wish = Wish::Named(Expiry::Never);
+        self.requested = RequestedExpiry::Named(Expiry::Never);
         self
     }
 
@@ -191,9 +191,9 @@ impl<'f, T: Send + Sync + 'static> IntoFuture for EntryModify<'f, T> {
 
 impl<T: Send + Sync + 'static> EntryModify<'_, T> {
     async fn run(self) -> Result<Option<Versioned<T>>> {
-        let Self { entry, f, wish } = self;
+        let Self { entry, f, requested } = self;
         let operation = Entry::<T>::operation("modify");
-        let mut surroundings = Surroundings::of(entry.home.as_ref(), &entry.key);
+        let mut enclosing_expiry = EnclosingExpiry::of(entry.enclosing.as_ref(), &entry.key);
         let mut retry = OptimisticRetry::new(&entry.context.retry);
         let (mut found, mut revision) = entry.find_to_write().await?;
         loop {
@@ -205,18 +205,18 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
             let wanted = f(current);
             let bytes = wanted.as_ref().map(|value| entry.encode(value)).transpose()?;
             // The expiry of the enclosing struct matters only for a new key.
-            let adds = found.is_none() && bytes.is_some() && wish == Wish::Keep;
+            let adds = found.is_none() && bytes.is_some() && requested == RequestedExpiry::Keep;
             if adds && !entry.transactional() {
-                surroundings.read(&entry.context).await?;
+                enclosing_expiry.read(&entry.context).await?;
             }
-            let expiry = match (wish, &found) {
-                (Wish::Named(expiry), _) => expiry,
-                (Wish::Keep, Some(found)) => found.kv.expiry(),
-                (Wish::Keep, None) => surroundings.expiry(),
+            let expiry = match (requested, &found) {
+                (RequestedExpiry::Named(expiry), _) => expiry,
+                (RequestedExpiry::Keep, Some(found)) => found.kv.expiry(),
+                (RequestedExpiry::Keep, None) => enclosing_expiry.expiry(),
             };
             let then = match (bytes, &found) {
-                (Some(bytes), Some(found)) if is_so(wish, &found.kv) && entry.codec.is_same(&bytes, &found.kv.value) => Vec::new(),
-                (Some(bytes), None) if wish == Wish::Keep && entry.is_default(&bytes) => Vec::new(),
+                (Some(bytes), Some(found)) if is_so(requested, &found.kv) && entry.codec.is_same(&bytes, &found.kv.value) => Vec::new(),
+                (Some(bytes), None) if requested == RequestedExpiry::Keep && entry.is_default(&bytes) => Vec::new(),
                 (Some(value), _) => vec![Op::Put { key: entry.key.clone(), value, expiry, previous: false }],
                 (None, Some(_)) => entry.deletes(),
                 (None, None) => Vec::new(),
@@ -235,13 +235,13 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
                 let mut compares = entry.as_found(found.as_ref());
                 let mut otherwise = entry.look();
                 if adds && entry.transactional() {
-                    compares.extend(surroundings.compares());
-                    otherwise.extend(surroundings.looks());
+                    compares.extend(enclosing_expiry.compares());
+                    otherwise.extend(enclosing_expiry.looks());
                 }
                 match entry.commit(Txn { compares, then, otherwise }).await {
                     Ok(committed) => Some(committed),
                     // The kept lease no longer exists.
-                    Err(error) if error.kind() == ErrorKind::LeaseLost && wish == Wish::Keep => None,
+                    Err(error) if error.kind() == ErrorKind::LeaseLost && requested == RequestedExpiry::Keep => None,
                     Err(error) => return Err(error),
                 }
             };
@@ -250,12 +250,12 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
             }
             operation.conflict();
             let shown = committed.filter(|_| entry.together()).map(|committed| {
-                surroundings.learn(&committed.results);
+                enclosing_expiry.learn(&committed.results);
                 let revision = committed.revision;
                 (entry.seen(committed), revision)
             });
             let read = async {
-                surroundings.forget();
+                enclosing_expiry.forget();
                 entry.find_to_write().await
             };
             match retry.after_conflict(shown, read).await? {
@@ -273,13 +273,13 @@ impl<T: Send + Sync + 'static> EntryModify<'_, T> {
 }
 
 /// Whether the key already has the expiry that the write asks for.
-fn is_so(wish: Wish, kv: &KeyValue) -> bool {
-    match wish {
-        Wish::Keep => true,
-        Wish::Named(Expiry::Never) => kv.lease.is_none() && kv.ttl.is_none(),
-        Wish::Named(Expiry::With(lease)) => kv.lease == Some(lease),
+fn is_so(requested: RequestedExpiry, kv: &KeyValue) -> bool {
+    match requested {
+        RequestedExpiry::Keep => true,
+        RequestedExpiry::Named(Expiry::Never) => kv.lease.is_none() && kv.ttl.is_none(),
+        RequestedExpiry::Named(Expiry::With(lease)) => kv.lease == Some(lease),
         // A time to live starts again with each write.
-        Wish::Named(Expiry::After(_)) => false,
+        RequestedExpiry::Named(Expiry::After(_)) => false,
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Atomicity, Plan, Removal, place};
+use super::{Atomicity, Removal, WritePlan, place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Context;
-use crate::handle::expiry::Surroundings;
+use crate::handle::expiry::EnclosingExpiry;
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 use crate::store::{Committed, Compare, Condition, Expiry, Op, Span, Txn};
@@ -50,29 +50,29 @@ impl Context {
         conditions + self.guard_compares().len() <= self.store.capabilities().max_operations
     }
 
-    /// Sends a plan in one transaction. If it fails, updates `surroundings` from the answer.
+    /// Sends a plan in one transaction. If it fails, updates `enclosing_expiry` from the answer.
     pub(in crate::handle) async fn commit_plan(
         &self,
         directory: &Key,
-        plan: Plan,
+        plan: WritePlan,
         mut compares: Vec<Compare>,
         mut otherwise: Vec<Op>,
-        surroundings: &mut Surroundings,
+        enclosing_expiry: &mut EnclosingExpiry,
         advice: &str,
     ) -> Result<Committed> {
         self.check_atomic(directory, &compares, plan.len(), advice)?;
-        let depends = plan.depends_on(surroundings);
+        let depends = plan.depends_on(enclosing_expiry);
         if depends && !self.store.capabilities().transactions {
-            surroundings.read(self).await.map_err(|error| error.at(directory))?;
+            enclosing_expiry.read(self).await.map_err(|error| error.at(directory))?;
         } else if depends {
-            compares.extend(surroundings.compares());
-            otherwise.extend(surroundings.looks());
+            compares.extend(enclosing_expiry.compares());
+            otherwise.extend(enclosing_expiry.looks());
             self.check_atomic(directory, &compares, plan.len(), advice)?;
         }
-        let txn = Txn { compares, then: plan.into_ops(directory, surroundings), otherwise };
+        let txn = Txn { compares, then: plan.into_ops(directory, enclosing_expiry), otherwise };
         let committed = self.commit(txn).await.map_err(|error| error.at(directory))?;
         if depends && !committed.succeeded {
-            surroundings.learn(&committed.results);
+            enclosing_expiry.learn(&committed.results);
         }
         Ok(committed)
     }
@@ -87,18 +87,18 @@ impl Context {
     pub(in crate::handle) async fn commit_non_atomic(
         &self,
         directory: &Key,
-        plan: Plan,
+        plan: WritePlan,
         condition: impl Fn(&str) -> Option<Condition>,
-        surroundings: &mut Surroundings,
+        enclosing_expiry: &mut EnclosingExpiry,
     ) -> Result<Vec<(String, Revision)>> {
         self.check_guards().map_err(|error| error.at(directory))?;
         let transactions = self.store.capabilities().transactions;
-        let depends = plan.depends_on(surroundings);
+        let depends = plan.depends_on(enclosing_expiry);
         let asks = depends && transactions;
         if depends && !asks {
-            surroundings.read(self).await.map_err(|error| error.at(directory))?;
+            enclosing_expiry.read(self).await.map_err(|error| error.at(directory))?;
         }
-        let (around, looks) = if asks { (surroundings.compares(), surroundings.looks()) } else { (Vec::new(), Vec::new()) };
+        let (around, looks) = if asks { (enclosing_expiry.compares(), enclosing_expiry.looks()) } else { (Vec::new(), Vec::new()) };
         let on_key = |key: &String| Some(Compare::key(&directory.descend(key), condition(key)?));
         let on_directory = |removal: &Removal| {
             let below = Span::Below(place(directory, &removal.directory));
@@ -108,7 +108,7 @@ impl Context {
         let keys: Vec<String> = plan.keys().cloned().collect();
         let conditional = conditions.iter().any(Option::is_some);
         let follows: Vec<bool> = plan.puts.iter().map(|put| put.expiry.is_none()).collect();
-        let mut ops = plan.into_ops(directory, surroundings);
+        let mut ops = plan.into_ops(directory, enclosing_expiry);
         self.share_leases(&mut ops).await.map_err(|error| error.at(directory))?;
         let (mut around, mut written): (_, Vec<(String, Revision)>) = (around, Vec::new());
         while !ops.is_empty() {
@@ -133,14 +133,14 @@ impl Context {
                     continue;
                 }
                 // The guess that nothing expires was wrong.
-                Ok(committed) if asks && surroundings.learn(&committed.results) => {
+                Ok(committed) if asks && enclosing_expiry.learn(&committed.results) => {
                     ops = step.into_iter().chain(std::mem::take(&mut ops)).collect();
                     for (op, follows) in ops.iter_mut().zip(follows.iter().skip(written.len())) {
                         if let (Op::Put { expiry, .. }, true) = (op, *follows) {
-                            *expiry = surroundings.expiry();
+                            *expiry = enclosing_expiry.expiry();
                         }
                     }
-                    around = surroundings.compares();
+                    around = enclosing_expiry.compares();
                     continue;
                 }
                 Ok(_) => Error::new(ErrorKind::Conflict, ""),

@@ -45,7 +45,7 @@ pub(super) struct Head {
 }
 
 /// What a view that needs the head does next.
-pub(super) enum Turn {
+pub(super) enum HeadStep {
     /// It uses the head that is known.
     Known(Head),
     /// It reads the head, and tells the other views.
@@ -96,25 +96,25 @@ impl Heads {
 
     /// Returns what a view does to get a head whose read was sent at `since` or later. `may_read`
     /// allows it to read the head itself.
-    pub(super) fn turn(self: &Arc<Self>, since: Instant, may_read: bool) -> Turn {
-        let mut turn = Turn::Nobody;
+    pub(super) fn step(self: &Arc<Self>, since: Instant, may_read: bool) -> HeadStep {
+        let mut step = HeadStep::Nobody;
         self.0.send_if_modified(|state| {
             let now = Instant::now();
-            turn = match *state {
-                State { head: Some(head), .. } if head.asked >= since => Turn::Known(head),
-                State { failed: Some(at), .. } if at >= since => Turn::Failed(at),
-                State { reading: Some((asked, _)), .. } if asked >= since && now < asked + PATIENCE => Turn::Wait,
-                _ if !may_read => Turn::Nobody,
+            step = match *state {
+                State { head: Some(head), .. } if head.asked >= since => HeadStep::Known(head),
+                State { failed: Some(at), .. } if at >= since => HeadStep::Failed(at),
+                State { reading: Some((asked, _)), .. } if asked >= since && now < asked + PATIENCE => HeadStep::Wait,
+                _ if !may_read => HeadStep::Nobody,
                 _ => {
                     state.last_number += 1;
                     let number = state.last_number;
                     state.reading = Some((now, number));
-                    Turn::Read(Reading { heads: Arc::clone(self), asked: now, number })
+                    HeadStep::Read(Reading { heads: Arc::clone(self), asked: now, number })
                 }
             };
             false
         });
-        turn
+        step
     }
 }
 
@@ -179,13 +179,13 @@ mod tests {
 
     use super::*;
 
-    fn revision(turn: Turn) -> u64 {
-        let Turn::Known(head) = turn else { panic!("the head is not known") };
+    fn revision(step: HeadStep) -> u64 {
+        let HeadStep::Known(head) = step else { panic!("the head is not known") };
         head.revision.get()
     }
 
-    fn read(turn: Turn) -> Reading {
-        let Turn::Read(reading) = turn else { panic!("the view does not have to read") };
+    fn read(step: HeadStep) -> Reading {
+        let HeadStep::Read(reading) = step else { panic!("the view does not have to read") };
         reading
     }
 
@@ -193,42 +193,42 @@ mod tests {
     async fn one_view_reads_for_all() {
         let heads = Arc::new(Heads::new());
         let since = Instant::now();
-        assert!(matches!(heads.turn(since, false), Turn::Nobody));
-        let reading = read(heads.turn(since, true));
-        assert!(matches!(heads.turn(since, true), Turn::Wait));
+        assert!(matches!(heads.step(since, false), HeadStep::Nobody));
+        let reading = read(heads.step(since, true));
+        assert!(matches!(heads.step(since, true), HeadStep::Wait));
         let mut changes = heads.subscribe();
         reading.answered(Revision::new(7));
         assert!(tokio::time::timeout(Duration::ZERO, changes.wait()).await.is_ok());
-        assert_eq!(revision(heads.turn(since, false)), 7);
+        assert_eq!(revision(heads.step(since, false)), 7);
         // The answer does not tell what happens after its read.
         advance(Duration::from_millis(1)).await;
-        drop(read(heads.turn(Instant::now(), true)));
-        assert_eq!(revision(heads.turn(since, true)), 7);
+        drop(read(heads.step(Instant::now(), true)));
+        assert_eq!(revision(heads.step(since, true)), 7);
     }
 
     #[tokio::test(start_paused = true)]
     async fn another_view_reads_if_reader_gets_no_answer() {
         let heads = Arc::new(Heads::new());
         let since = Instant::now();
-        drop(read(heads.turn(since, true)));
-        let silent = read(heads.turn(since, true));
+        drop(read(heads.step(since, true)));
+        let silent = read(heads.step(since, true));
         advance(PATIENCE).await;
-        let other = read(heads.turn(since, true));
+        let other = read(heads.step(since, true));
         silent.answered(Revision::new(3));
-        assert_eq!(revision(heads.turn(since, true)), 3);
+        assert_eq!(revision(heads.step(since, true)), 3);
         other.answered(Revision::new(4));
-        assert_eq!(revision(heads.turn(since, true)), 4, "the later read counts");
+        assert_eq!(revision(heads.step(since, true)), 4, "the later read counts");
     }
 
     #[tokio::test(start_paused = true)]
     async fn views_share_store_failures_but_not_refusals() {
         let heads = Arc::new(Heads::new());
         let since = Instant::now();
-        read(heads.turn(since, true)).failed(&Error::new(ErrorKind::PermissionDenied, "not this key"));
-        read(heads.turn(since, true)).failed(&Error::new(ErrorKind::Unavailable, "no server"));
-        assert!(matches!(heads.turn(since, true), Turn::Failed(at) if at == since));
+        read(heads.step(since, true)).failed(&Error::new(ErrorKind::PermissionDenied, "not this key"));
+        read(heads.step(since, true)).failed(&Error::new(ErrorKind::Unavailable, "no server"));
+        assert!(matches!(heads.step(since, true), HeadStep::Failed(at) if at == since));
         advance(Duration::from_secs(1)).await;
-        drop(read(heads.turn(Instant::now(), true)));
+        drop(read(heads.step(Instant::now(), true)));
     }
 
     #[tokio::test]

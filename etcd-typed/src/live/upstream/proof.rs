@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::heads::{Changes, EVERY, Head, Heads, Reading, Turn};
+use super::heads::{Changes, EVERY, Head, HeadStep, Heads, Reading};
 use crate::changes::Mirror;
 use crate::error::{Error, Result};
 use crate::revision::Revision;
@@ -233,15 +233,15 @@ impl Proof {
         let wait = if self.has_past() { Duration::ZERO } else { self.wait(mirror) };
         loop {
             self.changes.see();
-            match self.heads.turn(self.due, wait.is_zero()) {
-                Turn::Known(head) => return self.compare(mirror, head),
-                Turn::Read(reading) => self.read(mirror, 0, Some(reading)),
-                Turn::Wait => {
+            match self.heads.step(self.due, wait.is_zero()) {
+                HeadStep::Known(head) => return self.compare(mirror, head),
+                HeadStep::Read(reading) => self.read(mirror, 0, Some(reading)),
+                HeadStep::Wait => {
                     self.changes.wait().await;
                     continue;
                 }
-                Turn::Failed(at) => self.due = at + AGAIN,
-                Turn::Nobody => self.rest_for(wait),
+                HeadStep::Failed(at) => self.due = at + AGAIN,
+                HeadStep::Nobody => self.rest_for(wait),
             }
             return Outcome::Open;
         }

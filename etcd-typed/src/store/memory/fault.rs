@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::shared::Shared;
+use super::shared::SharedState;
 use crate::error::{Error, ErrorKind};
 use crate::revision::{LeaseId, Revision};
 
@@ -68,7 +68,7 @@ pub enum Calls {
 /// ```
 #[derive(Clone)]
 pub struct Faults {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SharedState>,
 }
 
 impl Faults {
@@ -120,7 +120,7 @@ impl Faults {
     /// Removes all queued faults and all delays. Does not [start](Self::start) a stopped server.
     /// Commits that wait to be [applied late](Self::apply_late) are still applied.
     pub fn clear(&self) {
-        self.shared.with(|inner, _| inner.plan = Plan::default());
+        self.shared.with(|inner, _| inner.plan = FaultPlan::default());
     }
 
     /// Compacts all history before the newest revision. Older revisions can no longer be read, and
@@ -227,7 +227,7 @@ impl Calls {
 
 /// The queued faults and the delays.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
+pub(super) struct FaultPlan {
     rules: Vec<Rule>,
     delays: Vec<(Calls, Duration)>,
 }
@@ -257,7 +257,7 @@ pub(super) enum End {
     Lagged,
 }
 
-impl Plan {
+impl FaultPlan {
     /// Returns how long a call waits before anything else.
     pub(super) fn delay_of(&self, call: Call) -> Duration {
         self.delays.iter().filter(|(calls, _)| calls.contains(call)).map(|(_, delay)| *delay).max().unwrap_or_default()
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn call_uses_oldest_matching_fault() {
-        let mut plan = Plan::default();
+        let mut plan = FaultPlan::default();
         let rule = |calls, count, effect| Rule { calls, count, effect };
         plan.rules.push(rule(Calls::Commits, 2, Effect::LoseReply));
         plan.rules.push(rule(Calls::All, 1, Effect::Fail(ErrorKind::Timeout)));
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn longest_matching_delay_applies() {
-        let mut plan = Plan::default();
+        let mut plan = FaultPlan::default();
         let second = Duration::from_secs(1);
         plan.delay(Calls::All, second);
         plan.delay(Calls::Leases, 3 * second);

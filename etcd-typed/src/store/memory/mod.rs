@@ -29,7 +29,7 @@ use tokio::time::{self, Instant};
 pub use self::fault::{Calls, Faults};
 
 use self::fault::{Call, Effect, late, lost};
-use self::shared::{Inner, Shared};
+use self::shared::{Inner, SharedState};
 use self::state::HistoryLimit;
 use self::txn::Limits;
 use self::watch::Cursor;
@@ -74,7 +74,7 @@ use crate::runtime;
 /// compaction, and a server that is down or was emptied.
 #[derive(Clone)]
 pub struct MemoryStore {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     /// The limits of this handle; other handles may have different ones.
     capabilities: Capabilities,
 }
@@ -90,13 +90,13 @@ const CAPABILITIES: Capabilities = Capabilities {
 };
 
 /// The named stores that still have a handle.
-static NAMED: Mutex<BTreeMap<String, Weak<Shared>>> = Mutex::new(BTreeMap::new());
+static NAMED: Mutex<BTreeMap<String, Weak<SharedState>>> = Mutex::new(BTreeMap::new());
 
 impl MemoryStore {
     /// Returns a new, empty store.
     #[must_use]
     pub fn new() -> Self {
-        Self { shared: Arc::new(Shared::new()), capabilities: CAPABILITIES }
+        Self { shared: Arc::new(SharedState::new()), capabilities: CAPABILITIES }
     }
 
     /// Returns the store with this name in this process. All handles with one name share the store.

@@ -7,13 +7,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::engine::Engine;
-use super::fault::{End, Plan};
+use super::fault::{End, FaultPlan};
 use super::state::HistoryLimit;
 use crate::error::{Error, ErrorKind};
 
 /// The shared state of one store.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedState {
     /// A random id, used for the cluster and for its only member.
     pub(super) id: u64,
     /// A std mutex, since no task awaits while it holds the lock.
@@ -26,7 +26,7 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) engine: Engine,
-    pub(super) plan: Plan,
+    pub(super) plan: FaultPlan,
     /// Whether replies without values lack the leases too.
     pub(super) hides_leases: bool,
     /// False while the server is stopped.
@@ -37,13 +37,13 @@ pub(super) struct Inner {
     end: End,
 }
 
-impl Shared {
+impl SharedState {
     pub(super) fn new() -> Self {
         Self {
             id: fastrand::u64(1..),
             inner: Mutex::new(Inner {
                 engine: Engine::new(HistoryLimit::default()),
-                plan: Plan::default(),
+                plan: FaultPlan::default(),
                 hides_leases: false,
                 running: true,
                 connections: 0,

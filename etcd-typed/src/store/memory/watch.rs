@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
 use super::fault::End;
-use super::shared::{Inner, Shared};
+use super::shared::{Inner, SharedState};
 use super::state::Next;
 use crate::error::{Error, ErrorKind, Result};
 use crate::revision::Revision;
@@ -25,7 +25,7 @@ const SEARCH_BUDGET: usize = 4096;
 /// The position of one watch.
 #[derive(Debug)]
 pub(super) struct Cursor {
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     signal: watch::Receiver<()>,
     span: Span,
     connections: u64,
@@ -44,7 +44,7 @@ enum Step {
 }
 
 impl Cursor {
-    pub(super) fn new(shared: &Arc<Shared>, inner: &Inner, span: Span, after: Revision) -> Self {
+    pub(super) fn new(shared: &Arc<SharedState>, inner: &Inner, span: Span, after: Revision) -> Self {
         Self {
             shared: Arc::clone(shared),
             signal: shared.subscribe(),

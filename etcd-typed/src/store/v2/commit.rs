@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::V2Store;
 use super::encode::{self, Parameters};
 use super::json::{Change, Node, Refusal, Reply};
-use super::plan::{self, Check, Guard, Plan, Put, Step};
+use super::plan::{self, Check, Guard, Put, Step, StepPlan};
 use super::range::Depth;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -25,11 +25,11 @@ enum Attempt {
 
 impl V2Store {
     pub(super) async fn commit_txn(&self, txn: Txn) -> Result<Committed> {
-        let plan = Plan::of(txn)?;
+        let plan = StepPlan::of(txn)?;
         self.perform(&plan).await.map_err(|error| error.at(&plan.key))
     }
 
-    async fn perform(&self, plan: &Plan) -> Result<Committed> {
+    async fn perform(&self, plan: &StepPlan) -> Result<Committed> {
         let key = &plan.key;
         match &plan.step {
             Step::Put(_) | Step::Delete { .. } => match plan.check() {
@@ -73,7 +73,7 @@ impl V2Store {
         }
     }
 
-    async fn checked_by_server(&self, plan: &Plan, guard: Guard) -> Result<Committed> {
+    async fn checked_by_server(&self, plan: &StepPlan, guard: Guard) -> Result<Committed> {
         let mut guard = self.followed(&plan.key, guard).await;
         let revision = loop {
             match self.attempt(plan, &guard).await? {
@@ -98,7 +98,7 @@ impl V2Store {
 
     /// Reads, checks the conditions, and writes on the condition that nothing has changed since. If
     /// something has, starts again.
-    async fn checked_here(&self, plan: &Plan) -> Result<Committed> {
+    async fn checked_here(&self, plan: &StepPlan) -> Result<Committed> {
         let mut retry = OptimisticRetry::without_budget(&self.retry);
         let mut found = self.read_key(&plan.key, Consistency::Linearizable).await?;
         loop {
@@ -148,7 +148,7 @@ impl V2Store {
     }
 
     /// Sends the write of a plan with this condition.
-    async fn attempt(&self, plan: &Plan, guard: &Guard) -> Result<Attempt> {
+    async fn attempt(&self, plan: &StepPlan, guard: &Guard) -> Result<Attempt> {
         let key = &plan.key;
         let reply = match &plan.step {
             Step::Put(put) => self.put(key, put, guard).await?,

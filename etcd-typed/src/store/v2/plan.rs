@@ -24,7 +24,7 @@ const MAX_VALUE_IN_TARGET: usize = 200;
 
 /// A transaction that a v2 server can perform.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct StepPlan {
     pub(super) key: Key,
     pub(super) conditions: Vec<Condition>,
     pub(super) step: Step,
@@ -85,7 +85,7 @@ pub(super) enum Check {
     Read,
 }
 
-impl Plan {
+impl StepPlan {
     /// Plans a transaction.
     ///
     /// # Errors
@@ -273,7 +273,7 @@ mod tests {
     fn simple_conditions_are_checked_by_server() {
         let nine = Revision::new(9);
         let value = Bytes::from_static(b"w");
-        let check = |txn| Plan::of(txn).unwrap().check();
+        let check = |txn| StepPlan::of(txn).unwrap().check();
         assert_eq!(check(put(None)), Check::Server(Guard::None));
         assert_eq!(check(put(Some(Condition::Absent))), Check::Server(Guard::Absent));
         assert_eq!(check(put(Some(Condition::Present))), Check::Server(Guard::Present));
@@ -299,11 +299,11 @@ mod tests {
             delete(Condition::Value(Bytes::new())),
             delete(Condition::Value(long)),
         ] {
-            assert_eq!(Plan::of(txn.clone()).unwrap().check(), Check::Read, "{txn:?}");
+            assert_eq!(StepPlan::of(txn.clone()).unwrap().check(), Check::Read, "{txn:?}");
         }
         let mut two = put(Some(Condition::Present));
         two.compares.push(Compare::key(&key("/a"), Condition::Created(Revision::new(1))));
-        assert_eq!(Plan::of(two).unwrap().check(), Check::Read);
+        assert_eq!(StepPlan::of(two).unwrap().check(), Check::Read);
     }
 
     #[test]
@@ -319,7 +319,7 @@ mod tests {
             with(vec![], vec![Op::put(&a, value())], vec![Op::delete(&a)]),
             with(vec![Compare::key(&a, Condition::Present)], vec![Op::RemoveDir { key: a.clone() }], vec![]),
         ] {
-            let error = Plan::of(txn).unwrap_err();
+            let error = StepPlan::of(txn).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             assert!(error.to_string().contains(".non_atomic()") && error.to_string().contains("etcd v3"), "{error}");
         }
@@ -329,7 +329,7 @@ mod tests {
     fn newest_is_refused_with_advice() {
         let newest = || vec![Op::Newest { below: key("/q"), before: None, limit: 1 }];
         let refusal = |txn| {
-            let error = Plan::of(txn).unwrap_err();
+            let error = StepPlan::of(txn).unwrap_err();
             (error.kind(), error.key().cloned(), error.to_string())
         };
         let (kind, at, text) = refusal(Txn { then: newest(), ..Txn::default() });
@@ -345,18 +345,18 @@ mod tests {
         let put = || Op::put(&a, Bytes::from_static(b"v"));
         let below = Compare::below(&a, Condition::Present);
         for txn in [txn(vec![put(), put()]), txn(vec![Op::delete(&a), put()]), Txn { compares: vec![below], ..txn(vec![put()]) }] {
-            assert_eq!(Plan::of(txn).unwrap_err().kind(), ErrorKind::Invalid);
+            assert_eq!(StepPlan::of(txn).unwrap_err().kind(), ErrorKind::Invalid);
         }
     }
 
     #[test]
     fn unusable_values_and_root_are_refused() {
         let txn = |value: Bytes| Txn { then: vec![Op::put(&key("/a"), value)], ..Txn::default() };
-        assert_eq!(Plan::of(txn(Bytes::from_static(b"\xff"))).unwrap_err().kind(), ErrorKind::Unsupported);
-        assert_eq!(Plan::of(txn(Bytes::from(vec![b'a'; MAX_VALUE + 1]))).unwrap_err().kind(), ErrorKind::TooLarge);
-        assert!(Plan::of(txn(Bytes::from(vec![b'a'; MAX_VALUE]))).is_ok());
+        assert_eq!(StepPlan::of(txn(Bytes::from_static(b"\xff"))).unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(StepPlan::of(txn(Bytes::from(vec![b'a'; MAX_VALUE + 1]))).unwrap_err().kind(), ErrorKind::TooLarge);
+        assert!(StepPlan::of(txn(Bytes::from(vec![b'a'; MAX_VALUE]))).is_ok());
         let root = Txn { then: vec![Op::Delete { span: Span::Below(Key::root()), previous: false }], ..Txn::default() };
-        assert_eq!(Plan::of(root).unwrap_err().kind(), ErrorKind::InvalidKey);
+        assert_eq!(StepPlan::of(root).unwrap_err().kind(), ErrorKind::InvalidKey);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::call::How;
-use super::channel::{Joining, Slot};
+use super::channel::{Coalescing, Slot};
 use super::connection::Sent;
 use super::wire::{TXN, Untyped};
 
@@ -30,7 +30,7 @@ pub(super) struct Careful<'r>(&'r dyn Sent);
 /// Returns the request to send to this endpoint instead of `request`, if it needs protection.
 pub(super) fn careful<'r>(slot: &Slot, method: &Untyped, how: How, request: &'r dyn Sent) -> Option<Careful<'r>> {
     let only_reads = !how.write && method.path == TXN.path;
-    (only_reads && slot.joining() != Joining::Allowed).then_some(Careful(request))
+    (only_reads && slot.coalescing() != Coalescing::Allowed).then_some(Careful(request))
 }
 
 impl Sent for Careful<'_> {

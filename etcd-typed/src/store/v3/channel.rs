@@ -89,12 +89,12 @@ struct Health {
     suspect_until: Option<Instant>,
     /// Whether the endpoint has answered, from the right cluster, since it last failed.
     proven: bool,
-    joining: Joining,
+    coalescing: Coalescing,
 }
 
-/// Whether the server behind a connection can take several reads joined into one transaction.
+/// Whether the server behind a connection can take several reads coalesced into one transaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Joining {
+pub(super) enum Coalescing {
     #[default]
     Unknown,
     /// The version is not known yet, and a request for it is under way.
@@ -194,7 +194,7 @@ impl Endpoints {
                 Some((_, Some(_))) | None => {
                     if lane == Lane::Calls {
                         // The new connection may lead to another server, or to another version.
-                        slot.set_joining(Joining::Unknown);
+                        slot.set_coalescing(Coalescing::Unknown);
                     }
                     place.insert(connect(slot, self.connect_timeout)).clone()
                 }
@@ -239,7 +239,7 @@ impl Slot {
     /// Records that the endpoint answered.
     pub(super) fn succeeded(&self) {
         let mut health = self.health();
-        *health = Health { proven: true, joining: health.joining, ..Health::default() };
+        *health = Health { proven: true, coalescing: health.coalescing, ..Health::default() };
     }
 
     /// Records a failure. Other endpoints are preferred for a while, twice as long after each
@@ -251,22 +251,22 @@ impl Slot {
         *health = Health { failures, suspect_until, ..Health::default() };
     }
 
-    /// Returns whether reads may be joined at this endpoint. Each failure and each new connection
-    /// for calls resets this to unknown.
-    pub(super) fn joining(&self) -> Joining {
-        self.health().joining
+    /// Returns whether reads may be coalesced at this endpoint. Each failure and each new
+    /// connection for calls resets this to unknown.
+    pub(super) fn coalescing(&self) -> Coalescing {
+        self.health().coalescing
     }
 
-    pub(super) fn set_joining(&self, joining: Joining) {
-        self.health().joining = joining;
+    pub(super) fn set_coalescing(&self, coalescing: Coalescing) {
+        self.health().coalescing = coalescing;
     }
 
     /// Replaces `from` by `to`. Returns false if the state is not `from`.
-    pub(super) fn move_joining(&self, from: Joining, to: Joining) -> bool {
+    pub(super) fn move_coalescing(&self, from: Coalescing, to: Coalescing) -> bool {
         let mut health = self.health();
-        let moved = health.joining == from;
+        let moved = health.coalescing == from;
         if moved {
-            health.joining = to;
+            health.coalescing = to;
         }
         moved
     }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::call::How;
-use super::join::Reads;
-use super::kv::{self, NewLease, Plan, Request};
+use super::coalesce::CoalescedReads;
+use super::kv::{self, NewLease, Request, RequestPlan};
 use super::rights;
 use super::ttl::TtlLeases;
 use super::wire::{DELETE_RANGE, PUT, TXN};
@@ -17,13 +17,13 @@ use crate::store::{Capabilities, Committed, Txn};
 const ATTEMPTS: u32 = 3;
 
 /// Implements [`Store::commit`](crate::store::Store::commit).
-pub(super) async fn commit(reads: &Arc<Reads>, ttls: &TtlLeases, capabilities: &Capabilities, txn: &Txn) -> Result<Committed> {
+pub(super) async fn commit(reads: &Arc<CoalescedReads>, ttls: &TtlLeases, capabilities: &Capabilities, txn: &Txn) -> Result<Committed> {
     let core = reads.core();
     let at = |error: Error| match kv::only_key(txn) {
         Some(key) => error.at(key),
         None => error,
     };
-    let Plan { request, leases } = kv::plan(txn, capabilities.max_operations, capabilities.max_value).map_err(at)?;
+    let RequestPlan { request, leases } = kv::plan(txn, capabilities.max_operations, capabilities.max_value).map_err(at)?;
     let outcome = if leases.is_empty() {
         perform(reads, request).await
     } else {
@@ -38,7 +38,7 @@ pub(super) async fn commit(reads: &Arc<Reads>, ttls: &TtlLeases, capabilities: &
 }
 
 /// Performs a request with granted leases in place of the planned ones.
-async fn with_leases(reads: &Arc<Reads>, ttls: &TtlLeases, request: Request, leases: &[NewLease]) -> Result<Committed> {
+async fn with_leases(reads: &Arc<CoalescedReads>, ttls: &TtlLeases, request: Request, leases: &[NewLease]) -> Result<Committed> {
     let core = reads.core();
     let (mut request, mut leases) = (request, leases.to_vec());
     let mut more = ATTEMPTS;
@@ -80,7 +80,7 @@ async fn with_leases(reads: &Arc<Reads>, ttls: &TtlLeases, request: Request, lea
     }
 }
 
-async fn perform(reads: &Arc<Reads>, request: Request) -> Result<Committed> {
+async fn perform(reads: &Arc<CoalescedReads>, request: Request) -> Result<Committed> {
     let core = reads.core();
     match request {
         Request::Range(request) => Ok(kv::range_committed(Arc::clone(reads).range(How::READ, request).await?)),

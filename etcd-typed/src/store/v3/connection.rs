@@ -4,10 +4,10 @@
 //!
 //! [`dial`] opens the connection, and [`exchange`] is one call on it.
 
+mod delayed_ping_ack;
 mod dial;
 mod exchange;
 mod incoming;
-mod pong;
 
 use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
@@ -57,12 +57,12 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     sender: SendRequest<Bytes>,
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionState>,
 }
 
 /// The state shared by a connection's calls and its task.
 #[derive(Debug)]
-struct Shared {
+struct ConnectionState {
     scheme: Scheme,
     authority: Authority,
     /// The number of calls under way.
@@ -110,7 +110,7 @@ impl Connection {
         })
         .await?;
         let (long, gathering) = Long::new();
-        let shared = Shared {
+        let shared = ConnectionState {
             scheme: target.scheme(),
             authority: target.authority.clone(),
             calls: AtomicUsize::new(0),
@@ -181,7 +181,7 @@ fn without_settings(cause: Option<h2::Error>) -> Status {
     local.into()
 }
 
-impl Shared {
+impl ConnectionState {
     /// Returns the status of a call whose stream failed with `cause`.
     async fn broken(&self, cause: h2::Error) -> Status {
         // `h2` tells a stream that its connection ended, but not why.
@@ -194,7 +194,7 @@ impl Shared {
 /// A call under way. Dropping this marks its end.
 #[derive(Debug)]
 struct UnderWay {
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionState>,
     /// Whether the server has not begun to answer.
     asked: bool,
     /// The number of calls under way when this one began, itself included.
@@ -202,7 +202,7 @@ struct UnderWay {
 }
 
 impl UnderWay {
-    fn of(shared: &Arc<Shared>) -> Self {
+    fn of(shared: &Arc<ConnectionState>) -> Self {
         let place = shared.calls.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         shared.asked.fetch_add(1, Ordering::Relaxed);
         shared.begun.store(true, Ordering::Relaxed);
@@ -232,7 +232,12 @@ struct KeepAlive {
 }
 
 /// Runs the task of a connection.
-async fn drive(mut connection: h2::client::Connection<Io, Bytes>, mut gathering: Gathering, shared: Arc<Shared>, keep_alive: KeepAlive) {
+async fn drive(
+    mut connection: h2::client::Connection<Io, Bytes>,
+    mut gathering: Gathering,
+    shared: Arc<ConnectionState>,
+    keep_alive: KeepAlive,
+) {
     let pings = connection.ping_pong();
     let end = tokio::select! {
         biased;
@@ -261,7 +266,7 @@ async fn drive(mut connection: h2::client::Connection<Io, Bytes>, mut gathering:
 async fn move_frames(
     connection: &mut h2::client::Connection<Io, Bytes>,
     gathering: &mut Gathering,
-    shared: &Shared,
+    shared: &ConnectionState,
 ) -> Result<(), h2::Error> {
     let mut others = pin!(None);
     poll_fn(|cx| {
@@ -285,7 +290,7 @@ impl KeepAlive {
     /// arrive too, because the data read may be answers to other streams. Pings are sent only while
     /// calls are under way: a server closes connections that ping without one (its
     /// `PermitWithoutStream` is false).
-    async fn is_dead(&self, pings: Option<PingPong>, shared: &Shared) {
+    async fn is_dead(&self, pings: Option<PingPong>, shared: &ConnectionState) {
         let Some(mut pings) = pings else { return pending().await };
         loop {
             // The interval runs from an answer to the next ping, so that a server never sees pings
@@ -297,7 +302,7 @@ impl KeepAlive {
         }
     }
 
-    async fn answers(&self, pings: &mut PingPong, shared: &Shared) -> bool {
+    async fn answers(&self, pings: &mut PingPong, shared: &ConnectionState) -> bool {
         let mut asked = Instant::now();
         let mut answer = pin!(pings.ping(Ping::opaque()));
         loop {

@@ -126,7 +126,7 @@ impl Request {
 
 /// A translated [`Txn`], and the leases to grant before it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Plan {
+pub(super) struct RequestPlan {
     pub(super) request: Request,
     pub(super) leases: Vec<NewLease>,
 }
@@ -141,7 +141,7 @@ pub(super) struct NewLease {
 }
 
 /// Translates a transaction, after the checks that need no server.
-pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result<Plan> {
+pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result<RequestPlan> {
     for (what, count) in [("compares", txn.compares.len()), ("operations", txn.then.len().max(txn.otherwise.len()))] {
         if count > max_operations {
             return Err(Error::new(
@@ -166,10 +166,10 @@ pub(super) fn plan(txn: &Txn, max_operations: usize, max_value: usize) -> Result
             Some(wire::Request::DeleteRange(delete)) => Request::Delete(delete),
             Some(wire::Request::Txn(_)) | None => return Err(Error::new(ErrorKind::Invalid, "an operation without content")),
         };
-        return Ok(Plan { request, leases });
+        return Ok(RequestPlan { request, leases });
     }
     let reads_only = success.iter().chain(&failure).all(|op| matches!(op.request, Some(wire::Request::Range(_))));
-    Ok(Plan { request: Request::Txn { request: wire::TxnRequest { compare, success, failure }, reads_only }, leases })
+    Ok(RequestPlan { request: Request::Txn { request: wire::TxnRequest { compare, success, failure }, reads_only }, leases })
 }
 
 fn translate_compare(compare: &Compare) -> Result<wire::Compare> {

@@ -4,7 +4,8 @@
 //! and statuses mean). `connection` is one connection, and `channel` holds the connections of all
 //! endpoints. `cluster` decides which cluster's answers are accepted. `auth` holds the token.
 //! `call` makes one call with all its attempts. `careful` changes a read-only transaction for
-//! servers that may crash on it. `join` combines several reads into one call. `range`, `commit`,
+//! servers that may crash on it. `coalesce` combines several reads into one call. `range`,
+//! `commit`,
 //! `lease` and `watch` implement the methods of the store.
 
 mod auth;
@@ -12,10 +13,10 @@ mod call;
 mod careful;
 mod channel;
 mod cluster;
+mod coalesce;
 mod commit;
 mod connection;
 mod grpc;
-mod join;
 mod kv;
 mod lease;
 mod range;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use call::{Core, How};
-use join::Reads;
+use coalesce::CoalescedReads;
 use ttl::TtlLeases;
 use wire::{MEMBER_LIST, MemberListRequest, STATUS, StatusRequest};
 
@@ -69,7 +70,7 @@ pub struct V3Store {
 /// The state shared by the callers of one runtime only. Its waiters depend on tasks of that
 /// runtime, which make no progress while the runtime is not driven.
 struct Own {
-    reads: Arc<Reads>,
+    reads: Arc<CoalescedReads>,
     ttls: TtlLeases,
     watches: Arc<watch::Watches>,
 }
@@ -101,7 +102,7 @@ impl V3Store {
 
     fn own(&self) -> Arc<Own> {
         self.own.here(|| Own {
-            reads: Arc::new(Reads::new(Arc::clone(&self.core), self.capabilities.max_operations)),
+            reads: Arc::new(CoalescedReads::new(Arc::clone(&self.core), self.capabilities.max_operations)),
             ttls: TtlLeases::default(),
             watches: Arc::new(watch::Watches::new(Arc::clone(&self.core), self.progress_interval)),
         })

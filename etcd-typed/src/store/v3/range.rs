@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::call::How;
-use super::join::Reads;
+use super::coalesce::CoalescedReads;
 use super::kv::{bounds, bounds_within, header_revision, key_value, number, range_reply};
 use super::rights;
 use super::status::{Failure, Row};
@@ -22,7 +22,7 @@ const FIRST_PAGE: i64 = 10_000;
 const RESTARTS: u32 = 8;
 
 /// Implements [`Store::range`](crate::store::Store::range).
-pub(super) fn range(reads: Arc<Reads>, range: Range) -> BoxFuture<'static, Result<RangeReply>> {
+pub(super) fn range(reads: Arc<CoalescedReads>, range: Range) -> BoxFuture<'static, Result<RangeReply>> {
     let whole = range.after.is_none() && range.until.is_none() && range.limit.is_none() && range.modified_after.is_none();
     if matches!(range.span, Span::Key(_)) && whole && range.revision.is_none() {
         return Box::pin(present(reads, &range));
@@ -42,7 +42,7 @@ pub(super) fn range(reads: Arc<Reads>, range: Range) -> BoxFuture<'static, Resul
 
 /// Reads the current value of one key, without pages. The small future saves memory when thousands
 /// of reads wait at once.
-fn present(reads: Arc<Reads>, range: &Range) -> impl Future<Output = Result<RangeReply>> + Send + use<> {
+fn present(reads: Arc<CoalescedReads>, range: &Range) -> impl Future<Output = Result<RangeReply>> + Send + use<> {
     let how = how(range);
     let (key, range_end) = bounds(&range.span);
     let serializable = range.consistency == Consistency::Stale;
@@ -70,7 +70,7 @@ enum Stop {
     Restart(Failure),
 }
 
-async fn pages(reads: &Arc<Reads>, range: &Range) -> Result<RangeReply, Stop> {
+async fn pages(reads: &Arc<CoalescedReads>, range: &Range) -> Result<RangeReply, Stop> {
     let how = how(range);
     let asked = range.limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
     if asked == Some(0) {

@@ -37,10 +37,10 @@ const SHARES: u32 = 1000;
 #[derive(Debug, Default)]
 pub(super) struct TtlLeases(Mutex<HashMap<i64, Slot>>);
 
-type Slot = Arc<tokio::sync::Mutex<Option<Shared>>>;
+type Slot = Arc<tokio::sync::Mutex<Option<SharedLease>>>;
 
 #[derive(Debug)]
-struct Shared {
+struct SharedLease {
     id: LeaseId,
     /// When the lease was requested.
     asked: Moment,
@@ -83,7 +83,7 @@ impl TtlLeases {
         }
         let asked = Moment::now();
         lease::grant(core, id, time(seconds.saturating_add(surplus))).await.inspect_err(|_| revoke(core, id))?;
-        *shared = Some(Shared { id, asked, shares: 1 });
+        *shared = Some(SharedLease { id, asked, shares: 1 });
         Ok(Given { id, seconds, is_old: false })
     }
 
@@ -118,7 +118,7 @@ impl TtlLeases {
             // Before the map grows, remove the entries that are no longer useful.
             let now = Moment::now();
             slots.retain(|seconds, slot| {
-                let is_over = |shared: &Shared| now.since(shared.asked) >= time(seconds / SURPLUS);
+                let is_over = |shared: &SharedLease| now.since(shared.asked) >= time(seconds / SURPLUS);
                 Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|shared| !shared.as_ref().is_none_or(is_over))
             });
         }

@@ -86,42 +86,46 @@ impl Machine {
         let was_directory = previous.as_ref().is_some_and(|previous| previous.dir);
         let is_directory = node.dir || (action.removes() && was_directory);
         // A key that the server could not return unchanged does not belong to the span, as on v3.
-        let place = node.key.as_str().map_or(Place::Elsewhere, |key| self.place(key));
-        match (place, action.removes(), is_directory) {
-            (Place::Inside, false, false) => Some(Event::Put { kv: node.into_kv(), previous: value(previous) }),
-            (Place::Inside, false, true) => {
+        let position = node.key.as_str().map_or(KeyPosition::Elsewhere, |key| self.position(key));
+        match (position, action.removes(), is_directory) {
+            (KeyPosition::Inside, false, false) => Some(Event::Put { kv: node.into_kv(), previous: value(previous) }),
+            (KeyPosition::Inside, false, true) => {
                 // A directory was created, or its time to live changed. Its keys have events of
                 // their own, but the directory may have replaced a value.
                 let previous = value(previous)?;
                 Some(Event::Delete { key: node.key.into_bytes(), directory: false, previous: Some(previous) })
             }
-            (Place::Inside, true, false) => Some(Event::Delete { key: node.key.into_bytes(), directory: false, previous: value(previous) }),
+            (KeyPosition::Inside, true, false) => {
+                Some(Event::Delete { key: node.key.into_bytes(), directory: false, previous: value(previous) })
+            }
             // The deletion of a directory is one event for all its contents.
-            (Place::Inside | Place::Above, true, true) => Some(Event::Delete { key: node.key.or_root(), directory: true, previous: None }),
-            (Place::Above, ..) | (Place::Elsewhere, ..) => None,
+            (KeyPosition::Inside | KeyPosition::Above, true, true) => {
+                Some(Event::Delete { key: node.key.or_root(), directory: true, previous: None })
+            }
+            (KeyPosition::Above, ..) | (KeyPosition::Elsewhere, ..) => None,
         }
     }
 
-    fn place(&self, key: &str) -> Place {
+    fn position(&self, key: &str) -> KeyPosition {
         let root = self.span.key();
         let above = |directory: &str| Key::parse(directory).is_ok_and(|directory| directory.below(root.as_str().as_bytes()).is_some());
         match &self.span {
-            Span::Key(watched) if watched.as_str() == key => Place::Inside,
-            Span::Key(_) if above(key) => Place::Above,
+            Span::Key(watched) if watched.as_str() == key => KeyPosition::Inside,
+            Span::Key(_) if above(key) => KeyPosition::Above,
             Span::Below(_) => match root.below(key.as_bytes()) {
-                Some(relative) if relative.split('/').any(is_hidden) => Place::Elsewhere,
-                Some(_) => Place::Inside,
-                None if root.as_str() == key || above(key) => Place::Above,
-                None => Place::Elsewhere,
+                Some(relative) if relative.split('/').any(is_hidden) => KeyPosition::Elsewhere,
+                Some(_) => KeyPosition::Inside,
+                None if root.as_str() == key || above(key) => KeyPosition::Above,
+                None => KeyPosition::Elsewhere,
             },
-            Span::Key(_) => Place::Elsewhere,
+            Span::Key(_) => KeyPosition::Elsewhere,
         }
     }
 }
 
 /// The position of an event's key relative to the span.
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
+enum KeyPosition {
     /// The key is in the span.
     Inside,
     /// The key is a directory that contains the span.

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep};
 
-use super::pong::LatePongs;
+use super::delayed_ping_ack::DelayedPingAcks;
 use crate::error::{Error, ErrorKind};
 use crate::store::connect::{ConnectOptions, Endpoint};
 use crate::store::diagnosis::{Diagnosis, Spoken};
@@ -140,7 +140,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
 impl Io {
     pub(super) fn of(bytes: impl Bytes + 'static) -> Self {
-        Self { bytes: Box::new(LatePongs::of(bytes)), read: LastRead::begin(), in_use: false }
+        Self { bytes: Box::new(DelayedPingAcks::of(bytes)), read: LastRead::begin(), in_use: false }
     }
 
     pub(super) fn last_read(&self) -> LastRead {

@@ -13,7 +13,7 @@ use prost::{DecodeError, Message};
 use tokio::sync::oneshot;
 
 use super::incoming::{Chunks, Gathered, Incoming, PREFIX, Read};
-use super::{Connection, Shared, UnderWay};
+use super::{Connection, ConnectionState, UnderWay};
 use crate::store::v3::grpc::{Local, Status};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -220,7 +220,7 @@ impl Answers {
         }
     }
 
-    fn shared(&self) -> &Shared {
+    fn shared(&self) -> &ConnectionState {
         &self.call.shared
     }
 }

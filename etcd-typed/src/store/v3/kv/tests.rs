@@ -11,7 +11,7 @@ fn text(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn planned(txn: &Txn) -> Plan {
+fn planned(txn: &Txn) -> RequestPlan {
     plan(txn, 128, 1000).unwrap()
 }
 

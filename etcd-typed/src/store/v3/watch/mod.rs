@@ -1,15 +1,15 @@
 //! Watches. Equal watches of one client share one watch on the server, and all server watches share
 //! a few streams.
 //!
-//! `machine.rs` decides what a stream does, and `feed.rs` which readers share a server watch.
+//! `machine.rs` decides what a stream does, and `sharing.rs` which readers share a server watch.
 //! `queue.rs` buffers items for a reader, and `replay.rs` reads a long history. This file manages
 //! the streams, their tasks and the tokens.
 
-mod feed;
-mod feeds;
 mod machine;
 mod queue;
 mod replay;
+mod shared_watches;
+mod sharing;
 mod stream;
 
 use std::convert::Infallible;
@@ -33,9 +33,9 @@ use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::store::{BoxFuture, Span, Watch, WatchFrom, WatchStream};
 use crate::telemetry;
-use feeds::{Feed, Feeds, Following, Stands};
 use machine::Token;
 use replay::{Permit, Replay};
+use shared_watches::{Following, SharedWatch, SharedWatches, Stands};
 
 /// Server watches on one stream. More would gain little: 10,000 watches on one stream cost 2 MB in
 /// this client.
@@ -53,7 +53,7 @@ pub(super) struct Watches {
     core: Arc<Core>,
     progress_interval: Duration,
     streams: Mutex<Vec<Handle>>,
-    feeds: Arc<Feeds>,
+    shared_watches: Arc<SharedWatches>,
     /// The last number given to a watch or a reader.
     last_name: AtomicU64,
     /// How many long histories are being read.
@@ -114,7 +114,7 @@ impl Part {
 /// A command for the task of a stream.
 #[derive(Debug)]
 enum Command {
-    Add(Arc<Feed>),
+    Add(Arc<SharedWatch>),
     Remove(Token),
     /// The creation of a watch was not answered in time, so requests on the connection of the
     /// stream may be lost.
@@ -127,7 +127,7 @@ impl Watches {
             core,
             progress_interval,
             streams: Mutex::default(),
-            feeds: Arc::default(),
+            shared_watches: Arc::default(),
             last_name: AtomicU64::new(0),
             replays: Arc::default(),
         }
@@ -137,11 +137,11 @@ impl Watches {
     pub(super) async fn watch(self: Arc<Self>, watch: Watch) -> Result<WatchStream> {
         let following = self.establish(&watch, Part::All).await.map_err(|failure| rights::unreadable(&watch.span, failure.into()))?;
         if let WatchFrom::Resumed(start) = watch.from
-            && following.feed.stream.reached().get().saturating_sub(start.get()) > replay::FAR
+            && following.shared.stream.reached().get().saturating_sub(start.get()) > replay::FAR
             && following.is_alone()
             && let Some(permit) = Permit::of(&self.replays)
         {
-            let stream = following.feed.stream.clone();
+            let stream = following.shared.stream.clone();
             let sections = Sections { watches: self, span: watch.span, stream };
             return Ok(Box::pin(Replay::new(sections, start, Box::pin(following), permit)));
         }
@@ -159,7 +159,7 @@ impl Watches {
         loop {
             // A reader that two watches turned away gets a watch of its own.
             let alone = turned_away > 1 || part != Part::All;
-            let (following, stands) = match self.feeds.reader(watch, self.name(), alone, part, |_| Err(())) {
+            let (following, stands) = match self.shared_watches.reader(watch, self.name(), alone, part, |_| Err(())) {
                 Ok(reader) => reader,
                 Err(()) => {
                     // Boxed, like the code below: thousands may wait here, and nearly all of them
@@ -171,18 +171,18 @@ impl Watches {
             // A caller that gives up here drops its reader, which removes it from the watch.
             let failure = match timeout_at(deadline, stands).await {
                 Ok(Ok(Ok(()))) => {
-                    self.core.auth.has_served(following.feed.stream.generation);
+                    self.core.auth.has_served(following.shared.stream.generation);
                     return Ok(following);
                 }
                 Ok(Ok(Err(failure))) => failure,
                 Ok(Err(_)) => None,
                 Err(_) => {
-                    self.retire(&following.feed.stream);
-                    let _ = following.feed.stream.commands.send(Command::Doubt);
+                    self.retire(&following.shared.stream);
+                    let _ = following.shared.stream.commands.send(Command::Doubt);
                     None
                 }
             };
-            let stream = following.feed.stream.clone();
+            let stream = following.shared.stream.clone();
             drop(following);
             if Instant::now() >= deadline {
                 return Err(match failure {
@@ -257,14 +257,14 @@ impl Watches {
     /// Returns a reader of a new watch, or of an existing one that was added meanwhile.
     fn create(&self, watch: &Watch, alone: bool, part: Part, session: &Session) -> (Following, Stands) {
         let mut sent = true;
-        let created = self.feeds.reader::<Infallible>(watch, self.name(), alone, part, |new| {
-            let feed = new.on(self.stream(session), self.name());
-            sent = feed.stream.commands.send(Command::Add(Arc::clone(&feed))).is_ok();
-            Ok(feed)
+        let created = self.shared_watches.reader::<Infallible>(watch, self.name(), alone, part, |new| {
+            let shared = new.on(self.stream(session), self.name());
+            sent = shared.stream.commands.send(Command::Add(Arc::clone(&shared))).is_ok();
+            Ok(shared)
         });
         let Ok(reader) = created;
         if !sent {
-            reader.0.feed.turn_away();
+            reader.0.shared.turn_away();
         }
         reader
     }
@@ -290,7 +290,7 @@ impl Watches {
             generation: session.generation,
             origin: self.core.endpoints.cluster.present(),
         };
-        let of_stream = stream::Watched::new(&self.feeds, &handle);
+        let of_stream = stream::Watched::new(&self.shared_watches, &handle);
         let run = stream::run(Arc::clone(&self.core), session.token.clone(), wishes, of_stream, self.progress_interval);
         spawn(run);
         streams.push(handle.clone());

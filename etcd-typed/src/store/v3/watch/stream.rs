@@ -14,8 +14,8 @@ use http::HeaderValue;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
-use super::feeds::{Feed, Feeds};
 use super::machine::{Machine, Output, Token};
+use super::shared_watches::{SharedWatch, SharedWatches};
 use super::{Command, Handle};
 use crate::store::v3::call::{Core, How};
 use crate::store::v3::channel::{Lane, Slot};
@@ -31,7 +31,7 @@ const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
 /// The watches of the stream.
 pub(super) struct Watched {
-    feeds: HashMap<Token, Arc<Feed>>,
+    shared_watches: HashMap<Token, Arc<SharedWatch>>,
     /// The history that the watches belong to.
     origin: Origin,
     /// The number of watches. The sender of a watch increments it, so that a stream with room is
@@ -42,7 +42,7 @@ pub(super) struct Watched {
     /// Whether the stream accepts no new watches.
     retired: Arc<AtomicBool>,
     /// All watches of the client.
-    all: Arc<Feeds>,
+    all: Arc<SharedWatches>,
     /// The wakers of one batch. The allocation is reused for the next batch.
     wakers: Vec<Waker>,
 }
@@ -74,8 +74,8 @@ pub(super) async fn run(
     let mut failure = end.err();
     while let Some(wish) = wishes.recv().await {
         match wish {
-            Command::Add(feed) if failure.is_some() => watched.add(feed),
-            Command::Add(feed) => feed.turn_away(),
+            Command::Add(shared) if failure.is_some() => watched.add(shared),
+            Command::Add(shared) => shared.turn_away(),
             Command::Remove(token) => watched.remove(token),
             Command::Doubt => {}
         }
@@ -139,15 +139,15 @@ async fn serve(
     loop {
         tokio::select! {
             wish = wishes.recv() => match wish {
-                Some(Command::Add(feed)) if doubted => {
+                Some(Command::Add(shared)) if doubted => {
                     // The command was sent before its sender saw that the stream is retired.
-                    watched.add(Arc::clone(&feed));
-                    watched.remove(feed.token());
-                    feed.turn_away();
+                    watched.add(Arc::clone(&shared));
+                    watched.remove(shared.token());
+                    shared.turn_away();
                 }
-                Some(Command::Add(feed)) => {
-                    machine.add(feed.token(), &feed.watch);
-                    watched.add(feed);
+                Some(Command::Add(shared)) => {
+                    machine.add(shared.token(), &shared.watch);
+                    watched.add(shared);
                 }
                 Some(Command::Remove(token)) => {
                     watched.remove(token);
@@ -182,13 +182,13 @@ async fn serve(
                 watched.retired.store(true, Ordering::Relaxed);
                 for token in machine.not_established() {
                     machine.remove(token);
-                    if let Some(feed) = watched.take(token) {
-                        feed.turn_away();
+                    if let Some(shared) = watched.take(token) {
+                        shared.turn_away();
                     }
                 }
             }
             _ = ticks.tick() => {
-                watched.feeds.values().for_each(|feed| feed.age());
+                watched.shared_watches.values().for_each(|shared| shared.age());
                 if version_is_known || version.is_some() {
                     machine.ask_progress();
                 } else {
@@ -205,7 +205,7 @@ async fn serve(
         while let Some(output) = machine.next() {
             act(output, watched, machine, &mut requests, slot)?;
         }
-        if watched.feeds.is_empty() {
+        if watched.shared_watches.is_empty() {
             return Ok(());
         }
     }
@@ -216,23 +216,23 @@ fn act(output: Output, watched: &mut Watched, machine: &mut Machine, requests: &
         Output::Send(request) => requests.send(&request, false),
         Output::Established(token, at) => {
             slot.succeeded();
-            if let Some(feed) = watched.feeds.get(&token)
-                && (!feed.stand(at) || watched.all.fold(feed))
+            if let Some(shared) = watched.shared_watches.get(&token)
+                && (!shared.stand(at) || watched.all.fold(shared))
             {
                 machine.remove(token);
                 watched.remove(token);
             }
         }
         Output::Item(token, item) => {
-            let Watched { feeds, wakers, .. } = watched;
-            if !feeds.get(&token).is_some_and(|feed| feed.deliver(item, wakers)) {
+            let Watched { shared_watches, wakers, .. } = watched;
+            if !shared_watches.get(&token).is_some_and(|shared| shared.deliver(item, wakers)) {
                 machine.remove(token);
                 watched.remove(token);
             }
         }
         Output::Failed(token, failure) => {
-            if let Some(feed) = watched.take(token) {
-                feed.fail(&failure);
+            if let Some(shared) = watched.take(token) {
+                shared.fail(&failure);
             }
         }
         Output::Break(failure) => return Err(failure),
@@ -242,19 +242,27 @@ fn act(output: Output, watched: &mut Watched, machine: &mut Machine, requests: &
 
 impl Watched {
     /// Returns the empty set of watches of this stream.
-    pub(super) fn new(all: &Arc<Feeds>, stream: &Handle) -> Self {
+    pub(super) fn new(all: &Arc<SharedWatches>, stream: &Handle) -> Self {
         let (count, reached, retired) = (Arc::clone(&stream.watches), Arc::clone(&stream.reached), Arc::clone(&stream.retired));
-        Self { feeds: HashMap::new(), origin: stream.origin.clone(), count, reached, retired, all: Arc::clone(all), wakers: Vec::new() }
+        Self {
+            shared_watches: HashMap::new(),
+            origin: stream.origin.clone(),
+            count,
+            reached,
+            retired,
+            all: Arc::clone(all),
+            wakers: Vec::new(),
+        }
     }
 
-    fn add(&mut self, feed: Arc<Feed>) {
-        self.feeds.insert(feed.token(), feed);
+    fn add(&mut self, shared: Arc<SharedWatch>) {
+        self.shared_watches.insert(shared.token(), shared);
     }
 
-    fn take(&mut self, token: Token) -> Option<Arc<Feed>> {
-        let feed = self.feeds.remove(&token)?;
+    fn take(&mut self, token: Token) -> Option<Arc<SharedWatch>> {
+        let shared = self.shared_watches.remove(&token)?;
         self.count.fetch_sub(1, Ordering::Relaxed);
-        Some(feed)
+        Some(shared)
     }
 
     fn remove(&mut self, token: Token) {
@@ -262,14 +270,14 @@ impl Watched {
     }
 
     fn turn_away(&mut self) {
-        for (_, feed) in self.feeds.drain() {
-            feed.turn_away();
+        for (_, shared) in self.shared_watches.drain() {
+            shared.turn_away();
         }
     }
 
     fn fail(&mut self, failure: &Failure) {
-        for (_, feed) in self.feeds.drain() {
-            feed.fail(failure);
+        for (_, shared) in self.shared_watches.drain() {
+            shared.fail(failure);
         }
     }
 }

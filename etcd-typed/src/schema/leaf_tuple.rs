@@ -1,4 +1,4 @@
-//! `Leaves`: adjacent fields of a struct that each have one value, as one tuple. The derive
+//! `LeafTuple`: adjacent fields of a struct that each have one value, as one tuple. The derive
 //! generates one call for the whole tuple instead of one per field. This makes derived structs
 //! compile faster, since the compiler checks each call in each struct.
 
@@ -8,20 +8,20 @@ use crate::value::Codec;
 /// Adjacent fields with one value each: a tuple of `Leaf` and `LeafOpt`, and the index of the first
 /// in the table.
 #[derive(Debug)]
-pub struct Leaves<L> {
+pub struct LeafTuple<L> {
     pub(crate) first: usize,
     /// The fields. The derive reads their table rows from here.
     pub of: L,
 }
 
-impl<L> Leaves<L> {
+impl<L> LeafTuple<L> {
     /// Combines adjacent fields, where the first one has the index `first` in the table.
     pub const fn new(first: usize, of: L) -> Self {
         Self { first, of }
     }
 }
 
-impl<L: Tuple> Leaves<L> {
+impl<L: Tuple> LeafTuple<L> {
     /// Reads every field and records every problem. Returns `None` if there was one.
     // Without inlining, structs whose fields have the same types share this function.
     #[inline(never)]

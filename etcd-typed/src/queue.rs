@@ -8,11 +8,16 @@
 //! Go's locks and elections, `etcdctl lock`, `etcdctl elect`, the server's own lock and election
 //! services (which name a key by its lease in hexadecimal) and the elections of Node's `etcd3` (in
 //! decimal). [`place`] makes the decisions and is pure; [`waiter`] carries them out. The holder has
-//! a [`Guard`]; a [`Token`] hands it to another process.
+//! a [`Guard`]; a [`Token`] hands it to another process. [`hand_over`] saves requests between
+//! contenders of the same client.
 
+mod contender;
 mod guard;
+mod hand_over;
 mod hold;
+mod member;
 mod place;
+mod release;
 mod token;
 mod waiter;
 
@@ -22,17 +27,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
+pub(crate) use self::contender::Contender;
+use self::contender::is_contender;
 pub(crate) use self::guard::Claim;
 pub use self::guard::Guard;
+pub(crate) use self::hand_over::HandOver;
 pub use self::token::{Token, TokenError};
 use self::waiter::{End, Patience, Waiter};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, KeyError};
-use crate::lease::{Lease, Lessor, TTL};
+use crate::lease::{Lease, LeasePool, TTL};
 use crate::retry::{RetryPolicy, until};
-use crate::revision::{LeaseId, Revision};
 use crate::runtime;
-use crate::store::{Capabilities, Compare, Condition, KeyValue, Op, Range, Span, Store, Txn};
+use crate::store::{Compare, Condition, KeyValue, Op, Range, Span, Store, Txn};
 use crate::telemetry;
 
 /// The advice for a name that is refused on v2.
@@ -41,8 +48,9 @@ const PATHS_ONLY: &str =
 
 /// The queue of one directory, which has one holder at a time.
 #[derive(Clone, Debug)]
-pub(crate) struct Turn {
-    pub(crate) lessor: Arc<Lessor>,
+pub(crate) struct ContenderQueue {
+    pub(crate) lease_pool: Arc<LeasePool>,
+    pub(crate) hand_over: Arc<HandOver>,
     /// The queue's name, with the client's namespace. The prefix of the queue is this and a `/`.
     pub(crate) directory: Key,
     /// The time to live that new leases ask for.
@@ -51,22 +59,28 @@ pub(crate) struct Turn {
     pub(crate) kind: &'static str,
 }
 
-impl Turn {
+impl ContenderQueue {
     /// Returns the queue with this name below a namespace. The two are joined as text, byte for
     /// byte, as in Go's `clientv3/namespace` and `concurrency`. On a store with real directories
     /// (v2) the queue is a directory, so the name must be a path.
-    pub(crate) fn named(lessor: Arc<Lessor>, namespace: &Key, name: &str, kind: &'static str) -> Result<Self, KeyError> {
+    pub(crate) fn named(
+        lease_pool: Arc<LeasePool>,
+        hand_over: Arc<HandOver>,
+        namespace: &Key,
+        name: &str,
+        kind: &'static str,
+    ) -> Result<Self, KeyError> {
         const NAMELESS: &str = "a lock or an election needs a name";
         if name.is_empty() {
             return Err(KeyError::new(name, NAMELESS));
         }
-        let directory = if lessor.store().capabilities().directories {
+        let directory = if lease_pool.store().capabilities().directories {
             let path = Key::parse(name).and_then(|path| if path.is_root() { Err(KeyError::new(name, NAMELESS)) } else { Ok(path) });
             namespace.join(&path.map_err(|error| error.advise(PATHS_ONLY))?)
         } else {
             namespace.then(name)
         };
-        Ok(Self { lessor, directory, ttl: TTL, kind })
+        Ok(Self { lease_pool, hand_over, directory, ttl: TTL, kind })
     }
 
     /// Waits to become the holder, through outages. An error in the first attempt is returned.
@@ -74,17 +88,17 @@ impl Turn {
     /// A waiter that loses its place starts again at the end of the queue. Dropping the future
     /// leaves the queue: the lease is revoked, which deletes the key, even a key whose request is
     /// still on its way.
-    pub(crate) async fn take(&self, value: Bytes) -> Result<Guard> {
+    pub(crate) async fn acquire(&self, value: Bytes) -> Result<Guard> {
         let begun = Instant::now();
-        let mut backoff = self.lessor.retry().backoff();
+        let mut backoff = self.lease_pool.retry().backoff();
         // One call's time limit covers both getting the lease and joining the queue.
         let mut deadline = self.retry().deadline();
-        let mut lease = until(deadline, self.lessor.take(self.ttl)).await;
+        let mut lease = until(deadline, self.lease_pool.take(self.ttl)).await;
         let mut waited = false;
         loop {
             match self.attempt(lease, &value, Patience::Wait, deadline).await {
                 Ok(End::First(guard)) => {
-                    telemetry::turn_taken(self.kind, begun.elapsed());
+                    telemetry::queue_front_reached(self.kind, begun.elapsed());
                     return Ok(*guard);
                 }
                 Ok(End::Busy | End::Gone) => waited = true,
@@ -95,44 +109,44 @@ impl Turn {
             deadline = self.retry().deadline();
             // The next attempt takes a new lease and no spare one: if the server has forgotten one
             // lease, it has forgotten all.
-            lease = until(deadline, self.lessor.grant(self.ttl)).await;
+            lease = until(deadline, self.lease_pool.grant(self.ttl)).await;
         }
     }
 
     /// Becomes the holder if the queue is empty; otherwise returns `None`.
-    pub(crate) async fn try_take(&self, value: Bytes) -> Result<Option<Guard>> {
-        self.retry().one_call(self.try_to_take(value)).await
+    pub(crate) async fn try_acquire(&self, value: Bytes) -> Result<Option<Guard>> {
+        self.retry().one_call(self.try_to_acquire(value)).await
     }
 
-    async fn try_to_take(&self, value: Bytes) -> Result<Option<Guard>> {
+    async fn try_to_acquire(&self, value: Bytes) -> Result<Option<Guard>> {
         let (begun, deadline) = (Instant::now(), self.retry().deadline());
-        let mut backoff = self.lessor.retry().backoff();
-        let mut lease = self.lessor.take(self.ttl).await;
+        let mut backoff = self.lease_pool.retry().backoff();
+        let mut lease = self.lease_pool.take(self.ttl).await;
         loop {
             match self.attempt(lease, &value, Patience::None, deadline).await? {
                 End::First(guard) => {
-                    telemetry::turn_taken(self.kind, begun.elapsed());
+                    telemetry::queue_front_reached(self.kind, begun.elapsed());
                     return Ok(Some(*guard));
                 }
                 End::Busy => return Ok(None),
                 End::Gone => sleep(backoff.next_delay()).await,
             }
-            lease = self.lessor.grant(self.ttl).await;
+            lease = self.lease_pool.grant(self.ttl).await;
         }
     }
 
-    /// [`take`](Self::take) with a time limit.
+    /// [`acquire`](Self::acquire) with a time limit.
     ///
     /// # Errors
     ///
     /// `Timeout`.
-    pub(crate) async fn take_within(&self, value: Bytes, time: Duration) -> Result<Guard> {
+    pub(crate) async fn acquire_within(&self, value: Bytes, time: Duration) -> Result<Guard> {
         if !runtime::is_here() {
             return Err(Error::without_runtime().at(&self.directory));
         }
         let late =
             |_| Error::new(ErrorKind::Timeout, format!("waiting for the {} timed out after {time:?}", self.kind)).at(&self.directory);
-        tokio::time::timeout(time, self.take(value)).await.map_err(late)?
+        tokio::time::timeout(time, self.acquire(value)).await.map_err(late)?
     }
 
     /// One attempt to become the holder. The key must be created before `deadline`.
@@ -143,7 +157,7 @@ impl Turn {
 
     /// Returns the holder and the waiters in the order of the queue, as of one revision, without
     /// contenders whose time to live has passed.
-    pub(crate) async fn queue(&self) -> Result<Vec<Contender>> {
+    pub(crate) async fn contenders(&self) -> Result<Vec<Contender>> {
         let (queue, over) = self.all().await?;
         Ok(queue.into_iter().filter(|contender| !over.contains(&contender.key)).collect())
     }
@@ -188,7 +202,7 @@ impl Turn {
     pub(crate) fn report_strays(&self, kvs: &[KeyValue]) {
         let capabilities = self.store().capabilities();
         let found = kvs.iter().any(|kv| !is_contender(&self.directory, kv, capabilities));
-        if found && self.lessor.standings().is_first_report(&self.directory) {
+        if found && self.hand_over.is_first_report(&self.directory) {
             telemetry::strays_found(self.kind, &self.directory);
         }
     }
@@ -203,68 +217,15 @@ impl Turn {
     }
 
     pub(crate) fn retry(&self) -> &RetryPolicy {
-        self.lessor.retry()
+        self.lease_pool.retry()
     }
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
-        self.lessor.store()
+        self.lease_pool.store()
     }
 
     /// The store for futures that may later be polled on another runtime.
     pub(crate) fn roaming(&self) -> &Arc<dyn Store> {
-        self.lessor.roaming()
+        self.lease_pool.roaming()
     }
-}
-
-/// The holder or a waiter.
-#[derive(Clone, Debug)]
-pub(crate) struct Contender {
-    pub(crate) key: Key,
-    /// The revision at which the key was created.
-    pub(crate) fence: Revision,
-    /// The revision of the last write.
-    pub(crate) modified: Revision,
-    /// The lease of the key; on a store that does not show leases, the lease that the key is named
-    /// by.
-    pub(crate) lease: LeaseId,
-    pub(crate) value: Bytes,
-}
-
-impl Contender {
-    /// Parses a key below a queue's prefix. Returns `None` for a key that is not in the queue.
-    pub(crate) fn of(directory: &Key, kv: KeyValue, capabilities: &Capabilities) -> Option<Self> {
-        let lease = lease_of(directory, &kv, capabilities)?;
-        Some(Self { key: Key::stored(&kv.key), fence: kv.created, modified: kv.modified, lease, value: Bytes::copy_from_slice(&kv.value) })
-    }
-
-    /// The sort key. Keys that one transaction created have the same revision; their bytes then
-    /// decide the order, so that every client of this library sees the same holder. (Go's
-    /// `concurrency` considers all of them first.)
-    pub(crate) fn order(&self) -> (Revision, &[u8]) {
-        (self.fence, self.key.as_bytes())
-    }
-
-    /// Whether both are the same contender with the same value.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        (&self.key, self.fence, self.lease, &self.value) == (&other.key, other.fence, other.lease, &other.value)
-    }
-}
-
-/// Whether a key below a queue's prefix is in the queue.
-pub(crate) fn is_contender(directory: &Key, kv: &KeyValue, capabilities: &Capabilities) -> bool {
-    lease_of(directory, kv, capabilities).is_some()
-}
-
-/// Returns the lease that puts a key below the prefix into the queue. A key without a lease is not
-/// in the queue, since it never expires and contenders would wait for it forever. It is not deleted
-/// either.
-fn lease_of(directory: &Key, kv: &KeyValue, capabilities: &Capabilities) -> Option<LeaseId> {
-    if capabilities.transactions {
-        return kv.lease;
-    }
-    // v2 shows no leases, only the remaining time to live. Only this library names keys by their
-    // lease in this form.
-    let name = directory.below(&kv.key)?;
-    let lease = u64::from_str_radix(name, 16).ok().and_then(LeaseId::new)?;
-    (lease.to_string() == name && kv.ttl.is_some()).then_some(lease)
 }

@@ -1,4 +1,4 @@
-//! `Life`: until when a lease is safe to trust, and why it was lost. All code that depends on a
+//! `Validity`: until when a lease is safe to trust, and why it was lost. All code that depends on a
 //! lease checks it here.
 
 use std::fmt;
@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Shared by the lease's guard, its task, and all that depends on the lease.
 #[derive(Clone)]
-pub(crate) struct Life(Arc<Inner>);
+pub(crate) struct Validity(Arc<Inner>);
 
 struct Inner {
     lease: LeaseId,
@@ -70,7 +70,7 @@ pub(super) fn safe(ttl: Duration) -> Duration {
     ttl.saturating_sub((ttl / 10).max(Duration::from_millis(500)).min(ttl / 2))
 }
 
-impl Life {
+impl Validity {
     pub(super) fn begin(lease: LeaseId, sent: Moment, ttl: Duration, task: Task) -> Self {
         let (state, _) = watch::channel(State::Kept { sent, safe: safe(ttl) });
         Self(Arc::new(Inner { lease, state, task, wanted: AtomicBool::new(true), met: Mutex::default() }))
@@ -228,7 +228,7 @@ impl Life {
 }
 
 /// Marks the lease as lost when it is dropped.
-pub(super) struct EndsWith(Life);
+pub(super) struct EndsWith(Validity);
 
 impl Drop for EndsWith {
     fn drop(&mut self) {
@@ -236,9 +236,9 @@ impl Drop for EndsWith {
     }
 }
 
-impl fmt::Debug for Life {
+impl fmt::Debug for Validity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Life").field("lease", &self.0.lease).field("remaining", &self.remaining()).finish()
+        f.debug_struct("Validity").field("lease", &self.0.lease).field("remaining", &self.remaining()).finish()
     }
 }
 

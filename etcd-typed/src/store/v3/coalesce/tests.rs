@@ -17,8 +17,8 @@ fn reads_share_requests_on_fixed_versions_only() {
 #[test]
 fn only_current_single_key_reads_share_requests() {
     let plain = RangeRequest { key: Bytes::from("/a"), ..RangeRequest::default() };
-    assert!(is_joinable(&plain));
-    assert!(is_joinable(&RangeRequest { keys_only: true, ..plain.clone() }));
+    assert!(is_coalescible(&plain));
+    assert!(is_coalescible(&RangeRequest { keys_only: true, ..plain.clone() }));
     let others = [
         RangeRequest { range_end: Bytes::from("/b"), ..plain.clone() },
         RangeRequest { limit: 1, ..plain.clone() },
@@ -31,7 +31,7 @@ fn only_current_single_key_reads_share_requests() {
         RangeRequest { max_create_revision: 7, ..plain },
     ];
     for other in others {
-        assert!(!is_joinable(&other), "{other:?}");
+        assert!(!is_coalescible(&other), "{other:?}");
     }
 }
 
@@ -39,9 +39,9 @@ fn only_current_single_key_reads_share_requests() {
 fn only_change_checks_of_directories_share_requests() {
     let keys = RangeRequest { key: Bytes::from("/a/\0"), range_end: Bytes::from("/a0"), keys_only: true, ..RangeRequest::default() };
     let question = RangeRequest { limit: 1, min_mod_revision: 7, ..keys.clone() };
-    assert!(is_joinable(&question) && is_question(&question));
+    assert!(is_coalescible(&question) && is_question(&question));
     let of_one = RangeRequest { range_end: Bytes::new(), limit: 0, ..question.clone() };
-    assert!(is_joinable(&of_one) && !is_question(&of_one));
+    assert!(is_coalescible(&of_one) && !is_question(&of_one));
     for other in [
         keys,
         RangeRequest { limit: 2, ..question.clone() },
@@ -49,7 +49,7 @@ fn only_change_checks_of_directories_share_requests() {
         RangeRequest { revision: 7, ..question.clone() },
         RangeRequest { serializable: true, ..question.clone() },
     ] {
-        assert!(!is_joinable(&other), "{other:?}");
+        assert!(!is_coalescible(&other), "{other:?}");
     }
     // Requests that differ stay apart.
     let mut waiting = Waiting::default();

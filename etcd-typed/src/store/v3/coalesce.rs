@@ -1,5 +1,5 @@
-//! Joins reads of single keys, and questions about small directories, into one request while the
-//! connection is busy.
+//! Coalesces reads of single keys, and questions about small directories, into one request while
+//! the connection is busy.
 //!
 //! One request with a hundred reads costs the server and the client a small part of a hundred
 //! requests. So while a few reads are in flight, further reads wait until one of those ends, or for
@@ -9,14 +9,14 @@
 //! read that finds the connection idle is sent at once, unchanged. Otherwise it first yields, so
 //! that other tasks can add their reads.
 //!
-//! A question about a directory is a read that returns at most one key, without its value: which key
-//! was modified since a revision, and how many keys there are. The server may read the whole
+//! A question about a directory is a read that returns at most one key, without its value: which
+//! key was modified since a revision, and how many keys there are. The server may read the whole
 //! directory for it, so questions about large directories are sent alone.
 //!
 //! The transaction is one attempt. If it fails, each reader sends its own request, and so gets its
 //! own error within its own time limit.
 
-mod loners;
+mod solo_keys;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,13 +31,13 @@ use tokio::time::{Instant, Timeout, sleep_until, timeout, timeout_at};
 
 use super::auth::Auth;
 use super::call::{Core, How, NAME};
-use super::channel::{Joining, Lane, Slot};
+use super::channel::{Coalescing, Lane, Slot};
 use super::status::{Failure, Repeat, Row};
 use super::wire::{self, RANGE, RangeRequest, RangeResponse, RequestOp, STATUS, StatusRequest, TXN, TxnRequest, TxnResponse};
 use crate::telemetry;
-use loners::Loners;
+use solo_keys::SoloKeys;
 
-/// How many joinable requests are in flight before further reads wait. With more in flight, the
+/// How many coalescible requests are in flight before further reads wait. With more in flight, the
 /// transactions become too small to help.
 const IN_FLIGHT: usize = 2;
 
@@ -45,18 +45,19 @@ const IN_FLIGHT: usize = 2;
 /// requests as fast as one, and a hanging server must not delay later reads.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
 
-/// The longest value that is joined at the next read. For longer values, the bytes cost more than
-/// the request, and they would delay the other reads in the transaction.
+/// The longest value that is coalesced at the next read. For longer values, the bytes cost more
+/// than the request, and they would delay the other reads in the transaction.
 const LONGEST_VALUE: usize = 16 * 1024;
 
-/// The largest directory, in keys, whose next question is joined. etcd reads it in a millisecond.
+/// The largest directory, in keys, whose next question is coalesced. etcd reads it in a
+/// millisecond.
 const MOST_COUNTED: i64 = 1000;
 
 /// The time limit for asking a server for its version.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
 
 /// All reads of a client.
-pub(super) struct Reads {
+pub(super) struct CoalescedReads {
     core: Arc<Core>,
     /// The maximum number of reads in one transaction.
     most: usize,
@@ -64,7 +65,7 @@ pub(super) struct Reads {
     places: Arc<Semaphore>,
     /// The waiting reads. While there are any, a task exists that will send them.
     waiting: Mutex<Waiting>,
-    loners: Loners,
+    solo_keys: SoloKeys,
 }
 
 /// The waiting reads, grouped by request.
@@ -75,8 +76,8 @@ struct Waiting {
     places: HashMap<Wanted, usize>,
 }
 
-/// Everything in which joinable requests differ: the keys, whether only keys are wanted, the limit,
-/// and the revision since which keys were modified.
+/// Everything in which coalescible requests differ: the keys, whether only keys are wanted, the
+/// limit, and the revision since which keys were modified.
 type Wanted = (Bytes, Bytes, bool, i64, i64);
 
 fn wanted(request: &RangeRequest) -> Wanted {
@@ -92,7 +93,7 @@ struct Group {
 /// The duty to send the waiting reads. If its task ends first, dropping this drops their senders,
 /// which wakes the readers.
 struct PendingSend {
-    reads: Arc<Reads>,
+    reads: Arc<CoalescedReads>,
     done: bool,
 }
 
@@ -105,10 +106,10 @@ enum Outcome {
     Alone(Alone, Option<OwnedSemaphorePermit>),
 }
 
-/// Why a read is not joined.
+/// Why a read is not coalesced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Alone {
-    /// Joining was not needed or not possible.
+    /// Coalescing was not needed or not possible.
     FromTheStart,
     /// The transaction would fail again: a key is too long or not permitted for this user, or the
     /// whole was too large.
@@ -117,16 +118,16 @@ enum Alone {
     Broken,
 }
 
-impl Reads {
+impl CoalescedReads {
     pub(super) fn new(core: Arc<Core>, most: usize) -> Self {
-        Self { core, most, places: Arc::new(Semaphore::new(IN_FLIGHT)), waiting: Mutex::default(), loners: Loners::default() }
+        Self { core, most, places: Arc::new(Semaphore::new(IN_FLIGHT)), waiting: Mutex::default(), solo_keys: SoloKeys::default() }
     }
 
     pub(super) fn core(&self) -> &Arc<Core> {
         &self.core
     }
 
-    /// Performs a read, possibly joined with others.
+    /// Performs a read, possibly coalesced with others.
     pub(super) fn range(
         self: Arc<Self>,
         how: How,
@@ -136,9 +137,9 @@ impl Reads {
         // An async function would reserve space for the request twice.
         async move {
             let mut alone = Alone::FromTheStart;
-            let mut loner = false;
+            let mut solo = false;
             let (mut free, mut inherited) = (None, None);
-            if is_joinable(&request) {
+            if is_coalescible(&request) {
                 free = self.places.try_acquire().ok();
                 if free.is_some() && self.places.available_permits() + 1 < IN_FLIGHT {
                     // Other requests are in flight. Readers that were answered together usually
@@ -146,10 +147,10 @@ impl Reads {
                     yield_now().await;
                 }
                 let together = free.is_none() || self.is_awaited();
-                loner = together && self.loners.contain(&request.key);
-                if together && !loner && self.may_join() {
+                solo = together && self.solo_keys.contain(&request.key);
+                if together && !solo && self.may_coalesce() {
                     let began = Instant::now();
-                    match self.join(&request, free.take(), deadline).await {
+                    match self.coalesce(&request, free.take(), deadline).await {
                         Ok(Ok(Outcome::Answered(answer))) => return Ok(Arc::unwrap_or_clone(answer)),
                         Ok(Ok(Outcome::Alone(why, place))) => (alone, inherited) = (why, place),
                         // The sending task ended with its runtime, which is not this call's
@@ -162,41 +163,41 @@ impl Reads {
             if alone == Alone::Broken {
                 sleep_until(deadline.min(Instant::now() + self.core.retry.backoff().next_delay())).await;
             }
-            let suspect = loner || alone == Alone::Refused;
+            let suspect = solo || alone == Alone::Refused;
             let key = (suspect || is_question(&request)).then(|| request.key.clone());
-            // Boxed to keep this future small: thousands may wait to be joined without making a
+            // Boxed to keep this future small: thousands may wait to be coalesced without making a
             // call of their own.
             let outcome = Box::pin(self.core.call_until(&RANGE, how, request, deadline)).await;
             drop((free, inherited));
             match (&outcome, &key) {
                 (Ok(answer), _) => self.learn(key.as_deref(), suspect, answer),
                 // Every transaction with this key would fail.
-                (Err(failure), Some(key)) if suspect && failure.verdict().repeat == Repeat::Never => self.loners.add(key),
+                (Err(failure), Some(key)) if suspect && failure.verdict().repeat == Repeat::Never => self.solo_keys.add(key),
                 (Err(_), _) => {}
             }
             outcome
         }
     }
 
-    /// Returns whether the current server may get joined reads. If that is unknown, asks the server
-    /// for its version.
-    fn may_join(&self) -> bool {
-        match self.core.endpoints.pick().joining() {
-            Joining::Allowed => self.most > 1,
+    /// Returns whether the current server may get coalesced reads. If that is unknown, asks the
+    /// server for its version.
+    fn may_coalesce(&self) -> bool {
+        match self.core.endpoints.pick().coalescing() {
+            Coalescing::Allowed => self.most > 1,
             // The answer may arrive before the reads are sent.
-            Joining::Unknown => {
+            Coalescing::Unknown => {
                 self.ask_version();
                 self.most > 1
             }
-            Joining::Asked => self.most > 1,
-            Joining::Refused => false,
+            Coalescing::Asked => self.most > 1,
+            Coalescing::Refused => false,
         }
     }
 
     /// Called before a read-only transaction is sent. If it is unknown whether the server can take
     /// it unchanged, asks for the version, so that later transactions know.
     pub(super) fn expect_read_txn(&self) {
-        if self.core.endpoints.pick().joining() == Joining::Unknown {
+        if self.core.endpoints.pick().coalescing() == Coalescing::Unknown {
             self.ask_version();
         }
     }
@@ -208,7 +209,7 @@ impl Reads {
     /// Adds a read to the waiting ones and waits for the outcome.
     ///
     /// Releases the permit of this read, if it has one, for the sending task.
-    fn join(
+    fn coalesce(
         self: &Arc<Self>,
         request: &RangeRequest,
         place: Option<SemaphorePermit<'_>>,
@@ -273,7 +274,7 @@ impl Reads {
         // A new connection may lead to a server of another version.
         let connection = timeout_at(deadline, self.core.endpoints.connection(slot, Lane::Calls)).await;
         let count = requests.len();
-        let takes_transactions = slot.joining() == Joining::Allowed;
+        let takes_transactions = slot.coalescing() == Coalescing::Allowed;
         if !matches!(connection, Ok(Ok(_))) || (count > 1 && !takes_transactions) {
             return Err(Alone::FromTheStart);
         }
@@ -297,7 +298,7 @@ impl Reads {
         slot.judge(verdict);
         self.core.endpoints.meet(&failure);
         if matches!(failure.row, Row::TooManyOperations | Row::UnknownCall) {
-            slot.set_joining(Joining::Refused);
+            slot.set_coalescing(Coalescing::Refused);
         }
         telemetry::repeated(NAME, name, verdict.kind, failure.words());
         Err(if matches!(verdict.repeat, Repeat::Never | Repeat::AfterLogin) { Alone::Refused } else { Alone::Broken })
@@ -308,14 +309,14 @@ impl Reads {
     /// `None` for a read of a single key that was not suspect.
     fn learn(&self, key: Option<&[u8]>, suspect: bool, answer: &RangeResponse) {
         match (answer.kvs.as_slice(), key) {
-            ([kv], _) if kv.value.len() > LONGEST_VALUE => self.loners.add(&kv.key),
-            (_, Some(key)) if answer.count > MOST_COUNTED => self.loners.add(key),
-            (_, Some(key)) if suspect => self.loners.remove(key),
+            ([kv], _) if kv.value.len() > LONGEST_VALUE => self.solo_keys.add(&kv.key),
+            (_, Some(key)) if answer.count > MOST_COUNTED => self.solo_keys.add(key),
+            (_, Some(key)) if suspect => self.solo_keys.remove(key),
             (_, _) => {}
         }
     }
 
-    /// Returns whether a read waits to be joined.
+    /// Returns whether a read waits to be coalesced.
     fn is_awaited(&self) -> bool {
         !self.waiting().groups.is_empty()
     }
@@ -372,9 +373,9 @@ impl Drop for PendingSend {
     }
 }
 
-impl fmt::Debug for Reads {
+impl fmt::Debug for CoalescedReads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reads").field("waiting", &self.waiting().groups.len()).finish_non_exhaustive()
+        f.debug_struct("CoalescedReads").field("waiting", &self.waiting().groups.len()).finish_non_exhaustive()
     }
 }
 
@@ -386,7 +387,7 @@ fn tell(reader: oneshot::Sender<Outcome>, outcome: Outcome) {
 /// Returns whether the request is a linearizable read of the current value of one key, or a question
 /// about a directory. Only those can share a transaction: a stale read is answered by one member
 /// alone, and a past revision may be compacted.
-fn is_joinable(request: &RangeRequest) -> bool {
+fn is_coalescible(request: &RangeRequest) -> bool {
     let RangeRequest {
         key: _,
         keys_only,
@@ -406,9 +407,10 @@ fn is_joinable(request: &RangeRequest) -> bool {
     plain && [*revision, *max_create_revision, (*sort_order).into(), (*sort_target).into()] == [0; 4]
 }
 
-/// Whether a request that may be joined is a question about a directory, and not a read of one key.
+/// Whether a request that may be coalesced is a question about a directory, and not a read of one
+/// key.
 fn is_question(request: &RangeRequest) -> bool {
-    !request.range_end.is_empty() && is_joinable(request)
+    !request.range_end.is_empty() && is_coalescible(request)
 }
 
 /// Splits the answer to a transaction of `count` reads into one answer for each read.
@@ -431,29 +433,29 @@ struct Asking<'s>(&'s Slot);
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        self.0.move_joining(Joining::Asked, Joining::Unknown);
+        self.0.move_coalescing(Coalescing::Asked, Coalescing::Unknown);
     }
 }
 
-/// Finds out whether reads may be joined at the current endpoint.
+/// Finds out whether reads may be coalesced at the current endpoint.
 async fn ask_version(core: Arc<Core>) {
     let slot = core.endpoints.pick();
-    if !slot.move_joining(Joining::Unknown, Joining::Asked) {
+    if !slot.move_coalescing(Coalescing::Unknown, Coalescing::Asked) {
         return;
     }
     let _asking = Asking(slot);
     let deadline = Instant::now() + STATUS_LIMIT;
     let Ok(session) = Auth::session(&core, deadline).await else { return };
     let known = match core.attempt(slot, &STATUS, How::STALE, session.token.as_ref(), &StatusRequest {}, deadline).await {
-        Ok(answer) if survives_cancelled_reads(&answer.version) => Joining::Allowed,
-        Ok(_) => Joining::Refused,
+        Ok(answer) if survives_cancelled_reads(&answer.version) => Coalescing::Allowed,
+        Ok(_) => Coalescing::Refused,
         // Since 3.4.42, 3.5.28 and 3.6.9, `Status` needs a permission. All those versions are safe.
-        Err(Failure { row: Row::PermissionDenied | Row::TokenRefused, .. }) => Joining::Allowed,
-        Err(failure) if matches!(failure.verdict().repeat, Repeat::Never | Repeat::Elsewhere) => Joining::Refused,
-        Err(_) => Joining::Unknown,
+        Err(Failure { row: Row::PermissionDenied | Row::TokenRefused, .. }) => Coalescing::Allowed,
+        Err(failure) if matches!(failure.verdict().repeat, Repeat::Never | Repeat::Elsewhere) => Coalescing::Refused,
+        Err(_) => Coalescing::Unknown,
     };
     // Has no effect if the connection was replaced meanwhile, which reset the state.
-    slot.move_joining(Joining::Asked, known);
+    slot.move_coalescing(Coalescing::Asked, known);
 }
 
 /// Returns whether a server of this version survives the cancellation of a read-only transaction.

@@ -9,7 +9,8 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Contender, Guard, Turn};
+use super::member::Member;
+use super::{Contender, ContenderQueue, Guard};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::lease::Lease;
@@ -118,19 +119,19 @@ impl<'de> Deserialize<'de> for Token {
     }
 }
 
-impl Turn {
+impl ContenderQueue {
     /// Takes over a guard by attaching its key to a new lease, so that the previous holder loses
     /// it.
     pub(crate) async fn adopt(&self, token: &Token, value: Option<Bytes>) -> Result<Guard> {
         self.names(token)?;
         let adopt = async {
             // Takes a new lease and no spare one, which the server may have forgotten.
-            let lease = self.lessor.grant(self.ttl).await.map_err(|error| error.at(&token.key))?;
+            let lease = self.lease_pool.grant(self.ttl).await.map_err(|error| error.at(&token.key))?;
             let clean = self.attach(token, &lease, value).await?;
             // A failure does no harm: no key is attached to the old lease any more, and it runs out
             // by itself.
             let _ = self.store().revoke(token.lease).await;
-            Ok(Guard::new(self, token.key.clone(), token.fence, lease, clean))
+            Ok(Guard::new(self, token.key.clone(), token.fence, Member::new(lease), clean))
         };
         self.retry().one_call(adopt).await
     }
@@ -139,7 +140,7 @@ impl Turn {
     pub(crate) async fn renew(&self, token: &Token, ttl: Duration) -> Result<Token> {
         self.names(token)?;
         let renew = async {
-            let lease = self.lessor.grant(ttl).await.map_err(|error| error.at(&token.key))?;
+            let lease = self.lease_pool.grant(ttl).await.map_err(|error| error.at(&token.key))?;
             self.attach(token, &lease, None).await?;
             let _ = self.store().revoke(token.lease).await;
             let renewed = Token { lease: lease.id(), ..token.clone() };
@@ -157,7 +158,7 @@ impl Turn {
 
     async fn release_left(&self, token: &Token) -> Result<()> {
         let txn = Txn { compares: self.as_left(token, None), then: vec![Op::delete(&token.key)], otherwise: Vec::new() };
-        let mut attempts = Attempts::new(self.lessor.retry());
+        let mut attempts = Attempts::new(self.lease_pool.retry());
         loop {
             match answer_until(attempts.deadline, self.store().commit(txn.clone())).await {
                 // If an earlier attempt had an unknown outcome, that attempt released the guard.
@@ -173,11 +174,11 @@ impl Turn {
     /// Attaches a guard's key to another lease; its creation revision stays. Returns whether no
     /// copy of the request can be applied later.
     async fn attach(&self, token: &Token, lease: &Lease, value: Option<Bytes>) -> Result<bool> {
-        let mut attempts = Attempts::new(self.lessor.retry());
+        let mut attempts = Attempts::new(self.lease_pool.retry());
         loop {
             // The first contender stays the first as long as its key exists. A waiter has a token
             // too, but does not get a guard for it.
-            let first = self.queue().await?.into_iter().next();
+            let first = self.contenders().await?.into_iter().next();
             let is_named = |first: &Contender| first.key == token.key && first.fence == token.fence;
             let Some(first) = first.filter(is_named) else { return Err(not_there(token)) };
             // v2 does not show which lease a key is attached to.

@@ -1,5 +1,5 @@
-//! The server watches of a client by their span, so that equal watches share one. `feed.rs` decides
-//! which readers share a watch; this file adds the locks.
+//! The server watches of a client by their span, so that equal watches share one. `sharing.rs`
+//! decides which readers share a watch; this file adds the locks.
 //!
 //! Locks are taken in this order: the list, an older watch, a younger one. Wakers are called while
 //! no lock is held.
@@ -13,41 +13,41 @@ use std::task::{Context, Poll, Waker};
 use futures_util::Stream;
 use tokio::sync::oneshot;
 
-use super::feed::{Join, ReaderId, Sharing, Standing};
 use super::machine::Token;
 use super::queue::Queue;
+use super::sharing::{EstablishedSender, Join, ReaderId, Sharing};
 use super::{Command, Handle, Part};
 use crate::error;
 use crate::revision::Revision;
 use crate::store::v3::status::Failure;
 use crate::store::{Span, Watch, WatchItem};
 
-/// Receives whether a watch is established; see [`Standing`].
+/// Receives whether a watch is established; see [`EstablishedSender`].
 pub(super) type Stands = oneshot::Receiver<Result<(), Option<Failure>>>;
 
 /// All server watches of a client that readers may join.
 #[derive(Debug, Default)]
-pub(super) struct Feeds(Mutex<HashMap<Span, Vec<Arc<Feed>>>>);
+pub(super) struct SharedWatches(Mutex<HashMap<Span, Vec<Arc<SharedWatch>>>>);
 
 /// A server watch and its readers.
-pub(super) struct Feed {
+pub(super) struct SharedWatch {
     token: Token,
     pub(super) watch: Watch,
     pub(super) stream: Handle,
     /// Whether it reads a section of a long history. Such watches run side by side for one reader
     /// and are never merged.
     is_section: bool,
-    feeds: Weak<Feeds>,
+    shared_watches: Weak<SharedWatches>,
     state: Mutex<State>,
 }
 
 struct State {
     sharing: Sharing,
     /// The watch that took over its readers, if it ended that way.
-    moved_to: Option<Arc<Feed>>,
+    moved_to: Option<Arc<SharedWatch>>,
 }
 
-impl Feeds {
+impl SharedWatches {
     /// Returns a reader of an existing watch, or of the one that `create` makes. A reader that is
     /// `alone` joins no existing watch.
     pub(super) fn reader<E>(
@@ -56,43 +56,43 @@ impl Feeds {
         reader: ReaderId,
         alone: bool,
         part: Part,
-        create: impl FnOnce(NewFeed<'_>) -> Result<Arc<Feed>, E>,
+        create: impl FnOnce(NewSharedWatch<'_>) -> Result<Arc<SharedWatch>, E>,
     ) -> Result<(Following, Stands), E> {
         let queue = Arc::new(Queue::until(part.until()));
-        let (mut standing, stands) = oneshot::channel();
+        let (mut established, stands) = oneshot::channel();
         let mut wakers = Vec::new();
-        let mut feeds = self.list();
+        let mut shared_watches = self.list();
         let joined = 'joined: {
-            if !alone && let Some(feeds) = feeds.get(&watch.span) {
-                for feed in feeds.iter().rev().filter(|feed| feed.stream.is_open()) {
-                    match feed.state().sharing.join(watch.from, feed.stream.reached(), reader, &queue, standing, &mut wakers) {
-                        Join::Reads | Join::Waits => break 'joined Arc::clone(feed),
-                        Join::Refused(refused) => standing = refused,
+            if !alone && let Some(shared_watches) = shared_watches.get(&watch.span) {
+                for shared in shared_watches.iter().rev().filter(|shared| shared.stream.is_open()) {
+                    match shared.state().sharing.join(watch.from, shared.stream.reached(), reader, &queue, established, &mut wakers) {
+                        Join::Reads | Join::Waits => break 'joined Arc::clone(shared),
+                        Join::Refused(refused) => established = refused,
                     }
                 }
             }
-            let new = NewFeed { watch, is_section: part != Part::All, feeds: self, reader, queue: &queue, standing };
+            let new = NewSharedWatch { watch, is_section: part != Part::All, shared_watches: self, reader, queue: &queue, established };
             let created = create(new)?;
-            feeds.entry(watch.span.clone()).or_default().push(Arc::clone(&created));
+            shared_watches.entry(watch.span.clone()).or_default().push(Arc::clone(&created));
             created
         };
-        drop(feeds);
+        drop(shared_watches);
         // The queue is new, so no reader is waiting on it and there is nothing to wake.
         drop(wakers);
-        Ok((Following { queue, feed: joined, reader }, stands))
+        Ok((Following { queue, shared: joined, reader }, stands))
     }
 
     /// Moves the readers of a newly created watch to an older watch of the same stream, if one can
     /// serve them as well. Returns true if so; the new watch is then not needed.
-    pub(super) fn fold(&self, feed: &Arc<Feed>) -> bool {
+    pub(super) fn fold(&self, shared: &Arc<SharedWatch>) -> bool {
         let mut wakers = Vec::new();
-        let mut feeds = self.list();
-        let older = feeds.get(&feed.watch.span).into_iter().flatten().find(|older| {
-            if feed.is_section || older.token >= feed.token || !older.stream.is(&feed.stream) {
+        let mut shared_watches = self.list();
+        let older = shared_watches.get(&shared.watch.span).into_iter().flatten().find(|older| {
+            if shared.is_section || older.token >= shared.token || !older.stream.is(&shared.stream) {
                 return false;
             }
             let mut into = older.state();
-            let mut from = feed.state();
+            let mut from = shared.state();
             let folded = into.sharing.take_over(&mut from.sharing, &mut wakers);
             if folded {
                 from.moved_to = Some(Arc::clone(older));
@@ -101,47 +101,54 @@ impl Feeds {
         });
         let folded = older.is_some();
         if folded {
-            remove(&mut feeds, feed);
+            remove(&mut shared_watches, shared);
         }
-        drop(feeds);
+        drop(shared_watches);
         wakers.into_iter().for_each(Waker::wake);
         folded
     }
 
-    fn list(&self) -> MutexGuard<'_, HashMap<Span, Vec<Arc<Feed>>>> {
+    fn list(&self) -> MutexGuard<'_, HashMap<Span, Vec<Arc<SharedWatch>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn remove(feeds: &mut HashMap<Span, Vec<Arc<Feed>>>, feed: &Feed) {
-    if let Some(of_span) = feeds.get_mut(&feed.watch.span) {
-        of_span.retain(|other| other.token != feed.token);
+fn remove(shared_watches: &mut HashMap<Span, Vec<Arc<SharedWatch>>>, shared: &SharedWatch) {
+    if let Some(of_span) = shared_watches.get_mut(&shared.watch.span) {
+        of_span.retain(|other| other.token != shared.token);
         if of_span.is_empty() {
-            feeds.remove(&feed.watch.span);
+            shared_watches.remove(&shared.watch.span);
         }
     }
 }
 
 /// A server watch that is about to be created.
-pub(super) struct NewFeed<'f> {
+pub(super) struct NewSharedWatch<'f> {
     watch: &'f Watch,
     is_section: bool,
-    feeds: &'f Arc<Feeds>,
+    shared_watches: &'f Arc<SharedWatches>,
     reader: ReaderId,
     queue: &'f Arc<Queue>,
-    standing: Standing,
+    established: EstablishedSender,
 }
 
-impl NewFeed<'_> {
+impl NewSharedWatch<'_> {
     /// Returns the watch, on this stream.
-    pub(super) fn on(self, stream: Handle, token: Token) -> Arc<Feed> {
-        let sharing = Sharing::new(self.watch.from, self.reader, Arc::clone(self.queue), self.standing);
+    pub(super) fn on(self, stream: Handle, token: Token) -> Arc<SharedWatch> {
+        let sharing = Sharing::new(self.watch.from, self.reader, Arc::clone(self.queue), self.established);
         let state = Mutex::new(State { sharing, moved_to: None });
-        Arc::new(Feed { token, watch: self.watch.clone(), stream, is_section: self.is_section, feeds: Arc::downgrade(self.feeds), state })
+        Arc::new(SharedWatch {
+            token,
+            watch: self.watch.clone(),
+            stream,
+            is_section: self.is_section,
+            shared_watches: Arc::downgrade(self.shared_watches),
+            state,
+        })
     }
 }
 
-impl Feed {
+impl SharedWatch {
     pub(super) fn token(&self) -> Token {
         self.token
     }
@@ -186,29 +193,29 @@ impl Feed {
     }
 
     fn leave(self: &Arc<Self>, reader: ReaderId) {
-        let mut feed = Arc::clone(self);
+        let mut shared = Arc::clone(self);
         loop {
-            let mut state = feed.state();
+            let mut state = shared.state();
             let Some(moved_to) = &state.moved_to else {
                 let was_last = state.sharing.leave(reader);
                 drop(state);
                 if was_last {
-                    feed.retire();
+                    shared.retire();
                     // If the task has ended, so have its watches.
-                    let _ = feed.stream.commands.send(Command::Remove(feed.token));
+                    let _ = shared.stream.commands.send(Command::Remove(shared.token));
                 }
                 return;
             };
             let next = Arc::clone(moved_to);
             drop(state);
-            feed = next;
+            shared = next;
         }
     }
 
     /// Removes the watch from the list, so that no more readers join it.
     fn retire(&self) {
-        if let Some(feeds) = self.feeds.upgrade() {
-            remove(&mut feeds.list(), self);
+        if let Some(shared_watches) = self.shared_watches.upgrade() {
+            remove(&mut shared_watches.list(), self);
         }
     }
 
@@ -217,23 +224,23 @@ impl Feed {
     }
 }
 
-impl fmt::Debug for Feed {
+impl fmt::Debug for SharedWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Feed").field("token", &self.token).field("watch", &self.watch).finish_non_exhaustive()
+        f.debug_struct("SharedWatch").field("token", &self.token).field("watch", &self.watch).finish_non_exhaustive()
     }
 }
 
 /// A reader of a server watch. Dropping the last reader ends the watch on the server.
 pub(super) struct Following {
     queue: Arc<Queue>,
-    pub(super) feed: Arc<Feed>,
+    pub(super) shared: Arc<SharedWatch>,
     reader: ReaderId,
 }
 
 impl Following {
     /// Returns whether the watch has no other reader.
     pub(super) fn is_alone(&self) -> bool {
-        self.feed.state().sharing.has_one_reader()
+        self.shared.state().sharing.has_one_reader()
     }
 }
 
@@ -247,6 +254,6 @@ impl Stream for Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
-        self.feed.leave(self.reader);
+        self.shared.leave(self.reader);
     }
 }

@@ -4,9 +4,8 @@
 #[cfg(test)]
 mod model;
 
-use super::is_contender;
+use super::contender::{Rank, is_contender};
 use crate::key::Key;
-use crate::lease::Rank;
 use crate::revision::Revision;
 use crate::store::{Capabilities, KeyValue, RangeReply};
 

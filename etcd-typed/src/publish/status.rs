@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 
 use crate::error::Error;
-use crate::lease::{Life, LostReason};
+use crate::lease::{LostReason, Validity};
 use crate::runtime::{Task, elapsed};
 use crate::telemetry::{Pattern, PublishedTelemetry};
 
@@ -89,14 +89,14 @@ impl Serialize for PublishedStatus {
 }
 
 /// Shared by a guard and its task.
-pub(super) struct Shared {
+pub(super) struct SharedStatus {
     state: Mutex<State>,
     telemetry: PublishedTelemetry,
 }
 
 enum State {
-    /// The value is in the store, and `life` tells how long its lease is safe to trust.
-    There(Life),
+    /// The value is in the store, and `validity` tells how long its lease is safe to trust.
+    There(Validity),
     Missing {
         since: Instant,
         reason: LostReason,
@@ -104,9 +104,9 @@ enum State {
     },
 }
 
-impl Shared {
-    pub(super) fn new(pattern: Pattern, life: &Life) -> Self {
-        Self { state: Mutex::new(State::There(life.clone())), telemetry: PublishedTelemetry::new(pattern) }
+impl SharedStatus {
+    pub(super) fn new(pattern: Pattern, validity: &Validity) -> Self {
+        Self { state: Mutex::new(State::There(validity.clone())), telemetry: PublishedTelemetry::new(pattern) }
     }
 
     /// Returns the status for the caller. `abandoned` says that the task has ended.
@@ -117,9 +117,9 @@ impl Shared {
                 missing(*since, if abandoned { LostReason::NotKeptAlive } else { *reason }, error.clone())
             }
             State::There(_) if abandoned => missing(Instant::now(), LostReason::NotKeptAlive, None),
-            State::There(life) => match life.reason() {
+            State::There(validity) => match validity.reason() {
                 // The lease was lost, and the task has not noticed it yet.
-                Some(reason) => missing(life.ended_at().unwrap_or_else(Instant::now), reason, None),
+                Some(reason) => missing(validity.ended_at().unwrap_or_else(Instant::now), reason, None),
                 None => PublishedStatus::Published,
             },
         }
@@ -130,10 +130,10 @@ impl Shared {
         self.telemetry.stranded(|| task.is_stranded());
     }
 
-    /// Records that the value is in the store, attached to a lease with this `life`. Returns
+    /// Records that the value is in the store, attached to a lease with this `validity`. Returns
     /// whether the value was missing until now.
-    pub(super) fn found(&self, life: &Life) -> bool {
-        match std::mem::replace(&mut *self.state(), State::There(life.clone())) {
+    pub(super) fn found(&self, validity: &Validity) -> bool {
+        match std::mem::replace(&mut *self.state(), State::There(validity.clone())) {
             State::There(_) => false,
             State::Missing { since, reason, .. } => {
                 self.telemetry.put_back(cause(reason), since.elapsed());

@@ -24,43 +24,43 @@ const LENGTH: usize = 17;
 /// 9113, section 6.7).
 const BEGINNING: [u8; 9] = [0, 0, 8, 6, 1, 0, 0, 0, 0];
 
-/// A byte stream that delays the answers to pings ("pongs").
-pub(super) struct LatePongs<B> {
+/// A byte stream that delays the answers to pings ("acks").
+pub(super) struct DelayedPingAcks<B> {
     bytes: B,
     /// Whether the written bytes end at a frame boundary. The writer flushes once all its frames
     /// are written.
     at_end: bool,
-    pong: Pong,
-    /// When the last pong was written. A pong that comes long after it is written at once, because
+    ack: Ack,
+    /// When the last ack was written. An ack that comes long after it is written at once, because
     /// with little traffic a timer costs more than a write.
     last: Option<Instant>,
     late: Pin<Box<Sleep>>,
 }
 
-enum Pong {
+enum Ack {
     None,
     Held([u8; LENGTH]),
     /// The delay is over. The number of bytes already written; a flush follows.
     Due([u8; LENGTH], usize),
 }
 
-impl<B> LatePongs<B> {
+impl<B> DelayedPingAcks<B> {
     pub(super) fn of(bytes: B) -> Self {
-        Self { bytes, at_end: false, pong: Pong::None, last: None, late: Box::pin(sleep(LATE)) }
+        Self { bytes, at_end: false, ack: Ack::None, last: None, late: Box::pin(sleep(LATE)) }
     }
 
-    /// Holds back the pong at the start of these bytes, if there is one and no other is held. Sets
+    /// Holds back the ack at the start of these bytes, if there is one and no other is held. Sets
     /// a timer that wakes the writing task, because the connection may have no other activity until
     /// then.
     fn keeps(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> bool {
-        let Some(pong) = bytes.first_chunk::<LENGTH>() else { return false };
-        if !(self.at_end && matches!(self.pong, Pong::None) && pong.starts_with(&BEGINNING)) {
+        let Some(ack) = bytes.first_chunk::<LENGTH>() else { return false };
+        if !(self.at_end && matches!(self.ack, Ack::None) && ack.starts_with(&BEGINNING)) {
             return false;
         }
         let now = Instant::now();
         let keeps = self.last.is_some_and(|last| now - last < LATE);
         if keeps {
-            self.pong = Pong::Held(*pong);
+            self.ack = Ack::Held(*ack);
             self.late.as_mut().reset(now + LATE);
             // A timer only wakes a task that has polled it after it was set.
             if self.late.as_mut().poll(cx).is_ready() {
@@ -73,17 +73,17 @@ impl<B> LatePongs<B> {
     }
 }
 
-impl<B: AsyncWrite + Unpin> LatePongs<B> {
-    /// Writes the pong that is due. Ready when other frames may be written.
+impl<B: AsyncWrite + Unpin> DelayedPingAcks<B> {
+    /// Writes the ack that is due. Ready when other frames may be written.
     fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Pong::Due(pong, written) = &mut self.pong
+        while let Ack::Due(ack, written) = &mut self.ack
             && (self.at_end || *written > 0)
         {
-            let rest = pong.get(*written..).unwrap_or_default();
+            let rest = ack.get(*written..).unwrap_or_default();
             if rest.is_empty() {
-                // TLS may have buffered the pong, so it must be flushed.
+                // TLS may have buffered the ack, so it must be flushed.
                 ready!(Pin::new(&mut self.bytes).poll_flush(cx))?;
-                self.pong = Pong::None;
+                self.ack = Ack::None;
                 self.last = Some(Instant::now());
                 break;
             }
@@ -96,15 +96,15 @@ impl<B: AsyncWrite + Unpin> LatePongs<B> {
     }
 }
 
-impl<B: AsyncRead + AsyncWrite + Unpin> AsyncRead for LatePongs<B> {
+impl<B: AsyncRead + AsyncWrite + Unpin> AsyncRead for DelayedPingAcks<B> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Pong::Held(pong) = this.pong
+        if let Ack::Held(ack) = this.ack
             && this.late.as_mut().poll(cx).is_ready()
         {
-            this.pong = Pong::Due(pong, 0);
+            this.ack = Ack::Due(ack, 0);
         }
-        // If the pong cannot be written now, it precedes the next write.
+        // If the ack cannot be written now, it precedes the next write.
         if let Poll::Ready(Err(error)) = this.poll_due(cx) {
             return Poll::Ready(Err(error));
         }
@@ -112,7 +112,7 @@ impl<B: AsyncRead + AsyncWrite + Unpin> AsyncRead for LatePongs<B> {
     }
 }
 
-impl<B: AsyncWrite + Unpin> AsyncWrite for LatePongs<B> {
+impl<B: AsyncWrite + Unpin> AsyncWrite for DelayedPingAcks<B> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.keeps(cx, bytes) {
@@ -161,10 +161,10 @@ mod tests {
     const PONG: [u8; LENGTH] = [0, 0, 8, 6, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
 
     /// Returns both ends of a connection. The near end has already written its first frames and a
-    /// pong, which was written at once.
-    async fn connected() -> (LatePongs<DuplexStream>, DuplexStream) {
+    /// ack, which was written at once.
+    async fn connected() -> (DelayedPingAcks<DuplexStream>, DuplexStream) {
         let (near, mut far) = duplex(1024);
-        let mut near = LatePongs::of(near);
+        let mut near = DelayedPingAcks::of(near);
         near.write_all(b"settings").await.unwrap();
         near.flush().await.unwrap();
         near.write_all(&PONG).await.unwrap();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     /// Reads like the task of a connection.
-    async fn read_once(near: &mut LatePongs<DuplexStream>) {
+    async fn read_once(near: &mut DelayedPingAcks<DuplexStream>) {
         let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut *near).poll_read(cx, &mut ReadBuf::new(&mut [0; 8])))).await;
         assert!(polled.is_pending());
     }
@@ -192,7 +192,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn delayed_pong_follows_other_frames() {
         let (mut near, mut far) = connected().await;
-        // The pong and a request in one write.
+        // The ack and a request in one write.
         near.write_all(&[&PONG[..], b"request"].concat()).await.unwrap();
         near.flush().await.unwrap();
         expect(&mut far, b"request").await;
@@ -201,7 +201,7 @@ mod tests {
         let reads = tokio::spawn(async move { near.read_u8().await.map(|_| near) });
         expect(&mut far, &PONG).await;
         assert!(asked.elapsed() <= LATE);
-        // The next pong is delayed too, but one that comes long after is not.
+        // The next ack is delayed too, but one that comes long after is not.
         far.write_u8(1).await.unwrap();
         let mut near = reads.await.unwrap().unwrap();
         near.write_all(&PONG).await.unwrap();
@@ -235,10 +235,10 @@ mod tests {
             .await
         });
         // The far side sends nothing. Paused time advances only to a timer, so without a timer for
-        // the pong this would run into the timeout.
-        let mut pong = [0; LENGTH];
-        timeout(10 * LATE, far.read_exact(&mut pong)).await.expect("the pong comes by itself").unwrap();
-        assert_eq!(pong, PONG);
+        // the ack this would run into the timeout.
+        let mut ack = [0; LENGTH];
+        timeout(10 * LATE, far.read_exact(&mut ack)).await.expect("the ack comes by itself").unwrap();
+        assert_eq!(ack, PONG);
         connection.abort();
     }
 
@@ -258,7 +258,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn partly_written_pong_is_finished_first() {
         let (near, mut far) = duplex(5);
-        let mut near = LatePongs::of(near);
+        let mut near = DelayedPingAcks::of(near);
         near.flush().await.unwrap();
         tokio::join!(async { near.write_all(&PONG).await.unwrap() }, expect(&mut far, &PONG));
         near.flush().await.unwrap();
@@ -288,8 +288,8 @@ mod tests {
         expect(&mut far, &ping).await;
         let mut second = PONG;
         second[16] = 9;
-        for pong in [PONG, second] {
-            near.write_all(&pong).await.unwrap();
+        for ack in [PONG, second] {
+            near.write_all(&ack).await.unwrap();
             near.flush().await.unwrap();
         }
         expect(&mut far, &second).await;

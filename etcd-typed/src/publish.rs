@@ -1,12 +1,13 @@
 //! `Publication`: keeps a value at a key as long as its guard lives, and puts the value back
-//! whenever it is lost. Works on bytes; the typed side is
-//! [`Entry::publish`](crate::Entry::publish).
+//! whenever it is lost. Works on bytes; [`Published`] adds the type. The builder of
+//! [`Entry::publish`](crate::Entry::publish) is among the handles.
 //!
 //! Each publication has one task, which owns the lease and makes the decisions. A watch event is
 //! only a reason to look: each decision needs a linearizable answer, so late or repeated events do
 //! no harm. A value is ours if its key is attached to our lease, whose ID is random. Values with
 //! the same time to live share leases; a key is never attached twice to the same lease.
 
+mod guard;
 mod keeper;
 mod status;
 
@@ -17,12 +18,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use self::keeper::{Keeper, Set};
+pub use self::guard::Published;
+use self::keeper::{Set, ValueKeeper};
 pub use self::status::PublishedStatus;
-use self::status::Shared;
+use self::status::SharedStatus;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::lease::{Lessor, Share};
+use crate::lease::{LeasePool, Share};
 use crate::revision::Revision;
 use crate::runtime::{Patience, Task, sleep_until};
 use crate::store::{Expiry, Op, Store, Txn};
@@ -31,7 +33,7 @@ use crate::telemetry::Pattern;
 /// Where a value is published, and how long it stays after its publisher vanished.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    pub(crate) lessor: Arc<Lessor>,
+    pub(crate) lease_pool: Arc<LeasePool>,
     pub(crate) key: Key,
     pub(crate) ttl: Duration,
     /// The label for the key in metrics and events.
@@ -55,20 +57,20 @@ impl Target {
             }
         };
 
-        let shared = Arc::new(Shared::new(self.pattern, lease.life()));
+        let shared = Arc::new(SharedStatus::new(self.pattern, lease.validity()));
         let (sets, received) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel();
-        let (key, lessor) = (self.key.clone(), self.lessor.clone());
-        let keeper = Keeper::new(self, shared.clone(), received, value, lease, committed.revision);
-        let prepared = lessor.runtimes().prepare();
+        let (key, lease_pool) = (self.key.clone(), self.lease_pool.clone());
+        let keeper = ValueKeeper::new(self, shared.clone(), received, value, lease, committed.revision);
+        let prepared = lease_pool.runtimes().prepare();
         let task = prepared.task();
         let (told, kept_by) = (Arc::downgrade(&shared), task.clone());
         prepared.observed(move || told.upgrade().iter().for_each(|shared| shared.task_moved(&kept_by))).start(keeper.run(ended));
-        Ok(Publication { key, shared, sets, end: Some(end), task, lessor })
+        Ok(Publication { key, shared, sets, end: Some(end), task, lease_pool })
     }
 
     async fn share(&self) -> Result<Share> {
-        Share::of(&self.lessor, self.ttl, &self.key).await.map_err(|error| error.at(&self.key))
+        Share::of(&self.lease_pool, self.ttl, &self.key).await.map_err(|error| error.at(&self.key))
     }
 
     fn put(&self, value: &Bytes, lease: &Share) -> Op {
@@ -76,27 +78,31 @@ impl Target {
     }
 
     fn store(&self) -> &Arc<dyn Store> {
-        self.lessor.roaming()
+        self.lease_pool.roaming()
     }
 }
 
 /// The guard of a published value. Dropping it deletes the value in the background.
 pub(crate) struct Publication {
     key: Key,
-    shared: Arc<Shared>,
+    shared: Arc<SharedStatus>,
     sets: mpsc::UnboundedSender<Set>,
     /// Ends the task when it is dropped. A sender that is sent here gets the result.
     end: Option<oneshot::Sender<oneshot::Sender<Result<()>>>>,
     task: Task,
-    lessor: Arc<Lessor>,
+    lease_pool: Arc<LeasePool>,
 }
 
 /// The task wakes for every message. An attempt may take as long as its requests.
 const PATIENCE: Patience = Patience { first: Duration::from_millis(500), then: Duration::from_secs(30) };
 
 impl Publication {
+    fn key(&self) -> &Key {
+        &self.key
+    }
+
     pub(crate) fn status(&self) -> PublishedStatus {
-        self.lessor.runtimes().note();
+        self.lease_pool.runtimes().note();
         // The task owns the receiver as long as it lives.
         self.shared.status(self.sets.is_closed())
     }
@@ -127,7 +133,7 @@ impl Publication {
 
     /// Waits for the task's answer. The task first finishes an attempt that is under way.
     async fn in_time<T>(&self, answered: impl Future<Output = T>) -> Result<T> {
-        let deadline = self.lessor.retry().deadline();
+        let deadline = self.lease_pool.retry().deadline();
         tokio::select! {
             biased;
             answered = answered => Ok(answered),

@@ -2,8 +2,8 @@
 //!
 //! Many names are numbers: in decimal or hexadecimal digits, or in letters. The digits are the
 //! bytes at positions where the names of the page differ. The guess is that the names after the
-//! page continue at the same rate. If they do not, a border is in the wrong place, which does no
-//! harm.
+//! page continue at the same rate. If they do not, a split point is in the wrong place, which does
+//! no harm.
 
 use bytes::Bytes;
 
@@ -20,7 +20,7 @@ const LARGEST: u128 = 1 << 96;
 
 /// Guesses keys after the page, in order, with about `each` keys between them. Returns fewer than
 /// `count`, or none, if no guess is possible.
-pub(super) fn borders(span: &Span, page: &[KeyValue], each: usize, count: usize) -> Vec<Bytes> {
+pub(super) fn split_points(span: &Span, page: &[KeyValue], each: usize, count: usize) -> Vec<Bytes> {
     let (Span::Below(directory), [first, .., last]) = (span, page) else { return Vec::new() };
     let names = directory.prefix().len();
     let sample: Vec<&[u8]> = page.iter().step_by(page.len().div_ceil(SAMPLE)).chain([last]).filter_map(|kv| kv.key.get(names..)).collect();
@@ -31,15 +31,15 @@ pub(super) fn borders(span: &Span, page: &[KeyValue], each: usize, count: usize)
     let number = |kv: &KeyValue| digits.number(kv.key.get(begin..).unwrap_or_default());
     let (from, to) = (number(first), number(last));
     let step = to.saturating_sub(from).saturating_mul(each as u128) / page.len() as u128;
-    let mut borders: Vec<Bytes> = Vec::new();
+    let mut split_points: Vec<Bytes> = Vec::new();
     for number in (1..=count as u128).map_while(|nth| to.checked_add(step.checked_mul(nth)?)) {
         let (Some(begin), Some(name)) = (last.key.get(..begin), digits.name(number)) else { break };
-        let border = Bytes::from([begin, &name].concat());
-        if border > *borders.last().unwrap_or(&last.key) {
-            borders.push(border);
+        let split_point = Bytes::from([begin, &name].concat());
+        if split_point > *split_points.last().unwrap_or(&last.key) {
+            split_points.push(split_point);
         }
     }
-    borders
+    split_points
 }
 
 /// Bytes that serve as the digits of numbers, in an order that matches the names.
@@ -113,16 +113,17 @@ mod tests {
         KeyValue { key: key.into(), value: Bytes::new(), created: at, modified: at, version: None, lease: None, ttl: None }
     }
 
-    /// Guesses borders in a directory with these names, whose first `page` keys were read. Returns
-    /// the number of unread keys before the first border, and between each border and the next.
+    /// Guesses split points in a directory with these names, whose first `page` keys were read.
+    /// Returns the number of unread keys before the first split point, and between each split point
+    /// and the next.
     fn parts(names: impl Iterator<Item = String>, page: usize, each: usize, count: usize) -> Vec<usize> {
         let mut all: Vec<_> = names.map(|name| kv(format!("/app/{name}"))).collect();
         all.sort_by(|a, b| a.key.cmp(&b.key));
         let (read, rest) = all.split_at(page);
-        let borders = borders(&Span::Below(Key::parse("/app").unwrap()), read, each, count);
-        assert!(borders.is_sorted() && borders.first().is_none_or(|first| *first > read.last().unwrap().key));
-        let place = |border: &Bytes| rest.partition_point(|kv| kv.key <= border);
-        let places: Vec<_> = borders.iter().map(place).collect();
+        let split_points = split_points(&Span::Below(Key::parse("/app").unwrap()), read, each, count);
+        assert!(split_points.is_sorted() && split_points.first().is_none_or(|first| *first > read.last().unwrap().key));
+        let place = |split_point: &Bytes| rest.partition_point(|kv| kv.key <= split_point);
+        let places: Vec<_> = split_points.iter().map(place).collect();
         places.iter().scan(0, |before, place| Some(place - std::mem::replace(before, *place))).collect()
     }
 
@@ -158,7 +159,7 @@ mod tests {
         // No position has different bytes, so there are no digits.
         assert_eq!(parts(std::iter::once(String::from("a")), 1, 500, 3), none);
         assert_eq!(parts((1..10).map(|n| "a".repeat(n)), 5, 2, 0), none);
-        assert_eq!(borders(&Span::Below(Key::parse("/app").unwrap()), &[], 10, 3), Vec::<Bytes>::new());
+        assert_eq!(split_points(&Span::Below(Key::parse("/app").unwrap()), &[], 10, 3), Vec::<Bytes>::new());
     }
 
     proptest::proptest! {
@@ -168,9 +169,9 @@ mod tests {
             each in 0_usize..100_000,
         ) {
             let page: Vec<_> = names.into_iter().map(|name| KeyValue { key: [&b"/app/"[..], &name].concat().into(), ..kv(String::new()) }).collect();
-            let borders = borders(&Span::Below(Key::parse("/app").unwrap()), &page, each, 5);
-            proptest::prop_assert!(borders.is_sorted_by(|a, b| a < b));
-            if let (Some(last), Some(first)) = (page.last(), borders.first()) {
+            let split_points = split_points(&Span::Below(Key::parse("/app").unwrap()), &page, each, 5);
+            proptest::prop_assert!(split_points.is_sorted_by(|a, b| a < b));
+            if let (Some(last), Some(first)) = (page.last(), split_points.first()) {
                 proptest::prop_assert!(*first > last.key && first.starts_with(b"/app/"));
             }
         }

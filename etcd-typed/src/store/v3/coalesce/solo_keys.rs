@@ -1,5 +1,5 @@
-//! `Loners`: keys that are read alone, because joining them would cost the other reads more than it
-//! saves.
+//! `SoloKeys`: keys that are read alone, because coalescing them would cost the other reads more
+//! than it saves.
 
 use std::array;
 use std::hash::{BuildHasher, RandomState};
@@ -10,18 +10,18 @@ const WORDS: usize = 64;
 /// A set of keys in half a kilobyte. It may report a key that was never added, if another key has
 /// the same place. Such a key is then read alone for a while.
 #[derive(Debug)]
-pub(super) struct Loners {
+pub(super) struct SoloKeys {
     places: [AtomicU64; WORDS],
     hasher: RandomState,
 }
 
-impl Default for Loners {
+impl Default for SoloKeys {
     fn default() -> Self {
         Self { places: array::from_fn(|_| AtomicU64::new(0)), hasher: RandomState::new() }
     }
 }
 
-impl Loners {
+impl SoloKeys {
     pub(super) fn contain(&self, key: &[u8]) -> bool {
         let (word, bit) = self.place(key);
         word.load(Ordering::Relaxed) & bit != 0
@@ -53,22 +53,22 @@ mod tests {
 
     #[test]
     fn set_contains_keys_until_removed() {
-        let loners = Loners::default();
+        let solo_keys = SoloKeys::default();
         let key = |number: u32| format!("/app/{number}").into_bytes();
-        assert!((0..1000).all(|number| !loners.contain(&key(number))), "it is empty at first");
+        assert!((0..1000).all(|number| !solo_keys.contain(&key(number))), "it is empty at first");
         for number in 0..40 {
-            loners.add(&key(number));
-            assert!(loners.contain(&key(number)));
+            solo_keys.add(&key(number));
+            assert!(solo_keys.contain(&key(number)));
         }
-        assert!((0..40).all(|number| loners.contain(&key(number))));
+        assert!((0..40).all(|number| solo_keys.contain(&key(number))));
         // About one key in a hundred shares a place with these by chance. One in ten would be too
         // many.
-        let others = (1000..2000).filter(|&number| loners.contain(&key(number))).count();
+        let others = (1000..2000).filter(|&number| solo_keys.contain(&key(number))).count();
         assert!(others < 100, "{others} of a thousand others");
         for number in 0..40 {
-            loners.remove(&key(number));
-            assert!(!loners.contain(&key(number)));
+            solo_keys.remove(&key(number));
+            assert!(!solo_keys.contain(&key(number)));
         }
-        assert!((0..2000).all(|number| !loners.contain(&key(number))));
+        assert!((0..2000).all(|number| !solo_keys.contain(&key(number))));
     }
 }

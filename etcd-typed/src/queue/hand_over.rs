@@ -1,33 +1,27 @@
-//! `Standings`: which keys of this client are in queues, or about to be. A contender that waits for
+//! `HandOver`: which keys of this client are in queues, or about to be. A contender that waits for
 //! a key of the same client needs no watch: the client knows when it deletes that key.
 //!
 //! Nothing here makes a contender the holder by itself: the server decides who is first. But the
 //! server does so already in its answer to the holder's last request, which deletes the holder's
-//! key and reads the next one. That answer is handed on. See [`Place`](crate::turn) for why it is
-//! enough.
+//! key and reads the next one. That answer is handed on. See
+//! [`Place`](super::place::Place) for why it is enough.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::Life;
-use super::last::{Handed, Joined, Joining};
+use super::contender::Rank;
+use super::release::{Handed, Joined, Joining};
 use crate::key::Key;
+use crate::lease::Validity;
 use crate::revision::Revision;
 use crate::store::Op;
 
-/// A key and its creation revision. Of two keys in one queue, the one that was created earlier is
-/// first.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Rank {
-    pub(crate) key: Key,
-    pub(crate) created: Revision,
-}
-
 /// Shared by all clones of a client.
 #[derive(Default)]
-pub(crate) struct Standings(Mutex<Inner>);
+pub(crate) struct HandOver(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
@@ -45,7 +39,7 @@ struct Entry {
     directory: Key,
     /// The creation revision, or `None` until it is known.
     created: Option<Revision>,
-    life: Life,
+    validity: Validity,
     /// The contender that waits for this key.
     next: Option<Next>,
     /// The server's answer that read this key. Set if the answer arrived before the owner of the
@@ -72,23 +66,23 @@ struct Queue {
     joining: VecDeque<Joining>,
 }
 
-impl Standings {
+impl HandOver {
     /// Registers a key below this directory, attached to this lease, that is about to be created.
     /// It stays registered until the returned value is dropped.
-    pub(super) fn enter(self: &Arc<Self>, directory: &Key, key: &Key, life: &Life) -> Standing {
-        let entry = Entry { directory: directory.clone(), created: None, life: life.clone(), next: None, handed: None };
+    pub(super) fn enter(self: &Arc<Self>, directory: &Key, key: &Key, validity: &Validity) -> Registration {
+        let entry = Entry { directory: directory.clone(), created: None, validity: validity.clone(), next: None, handed: None };
         self.with(|inner| {
             inner.entries.insert(key.clone(), entry);
             let queue = inner.queues.entry(directory.clone()).or_default();
             queue.entries += 1;
             queue.entering.push_back(key.clone());
         });
-        Standing { standings: self.clone(), directory: directory.clone(), key: key.clone() }
+        Registration { hand_over: self.clone(), directory: directory.clone(), key: key.clone() }
     }
 
     /// Offers this key to the holder of the queue, which may create it in the request of its
     /// release. Returns `None` if no other contender of this client is in the queue.
-    pub(crate) fn offer(&self, directory: &Key, key: &Key, make: &[Op]) -> Option<oneshot::Receiver<Joined>> {
+    pub(super) fn offer(&self, directory: &Key, key: &Key, make: &[Op]) -> Option<oneshot::Receiver<Joined>> {
         self.with(|inner| {
             let queue = inner.queues.get_mut(directory).filter(|queue| queue.entries > 1)?;
             let (answer, joined) = oneshot::channel();
@@ -99,7 +93,7 @@ impl Standings {
     }
 
     /// Takes the offer back. Returns whether it was still open.
-    pub(crate) fn withdraw(&self, directory: &Key, key: &Key) -> bool {
+    pub(super) fn withdraw(&self, directory: &Key, key: &Key) -> bool {
         self.with(|inner| {
             let Some(queue) = inner.queues.get_mut(directory) else { return false };
             let Some(at) = queue.joining.iter().position(|joining| joining.key == *key) else { return false };
@@ -111,7 +105,7 @@ impl Standings {
 
     /// Called when this key is about to be released. Returns the other key that the request must
     /// read, and the offer that it can serve.
-    pub(crate) fn leaving(&self, directory: &Key, key: &Key) -> (Option<Key>, Option<Joining>) {
+    pub(super) fn leaving(&self, directory: &Key, key: &Key) -> (Option<Key>, Option<Joining>) {
         self.with(|inner| {
             let known = inner.entries.get(key).and_then(|entry| Some(entry.next.as_ref()?.key.clone()));
             let queue = inner.queues.get_mut(directory);
@@ -127,7 +121,7 @@ impl Standings {
     }
 
     /// Whether this is the first report about keys below the directory that are not in the queue.
-    pub(crate) fn is_first_report(&self, directory: &Key) -> bool {
+    pub(super) fn is_first_report(&self, directory: &Key) -> bool {
         self.with(|inner| !inner.reported.contains(directory) && inner.reported.insert(directory.clone()))
     }
 
@@ -136,32 +130,32 @@ impl Standings {
     ///
     /// Returns `None` for a predecessor in another queue, whose directory is below this one: its
     /// release wakes only contenders of its own queue.
-    pub(crate) fn before(&self, directory: &Key, own: &Key, predecessor: &Rank) -> Option<Before> {
+    pub(super) fn before(&self, directory: &Key, own: &Key, predecessor: &Rank) -> Option<Predecessor> {
         self.with(|inner| {
             if let Some(handed) = inner.entries.get_mut(own).and_then(|entry| entry.handed.take())
                 && handed.left == *predecessor
             {
-                return Some(Before::Left(handed));
+                return Some(Predecessor::Released(handed));
             }
             let entry = inner.entries.get_mut(&predecessor.key).filter(|entry| entry.directory == *directory)?;
             // A key is named by its lease. If the lease was reused, the key with this name is now
             // behind ours, and waiting for it would never end. If the creation revision is not
             // known yet, `made` checks it.
             let same = entry.created.is_none_or(|created| created == predecessor.created);
-            if !(same && entry.life.is_held()) {
+            if !(same && entry.validity.is_held()) {
                 return None;
             }
             let (wake, here) = oneshot::channel();
             entry.next = Some(Next { key: own.clone(), seen: predecessor.created, wake });
-            Some(Before::Stands(Neighbour { life: entry.life.clone(), here }))
+            Some(Predecessor::Waits(Neighbour { validity: entry.validity.clone(), here }))
         })
     }
 
     /// Hands on the server's answer to a release. The owner of the key that was read may not know
     /// yet that it waits.
-    pub(super) fn hand_on(&self, standing: Option<Standing>, handed: Handed) {
+    pub(super) fn hand_on(&self, registration: Option<Registration>, handed: Handed) {
         let next = self.with(|inner| {
-            let next = standing.as_ref().and_then(|standing| inner.entries.get_mut(&standing.key)?.next.take());
+            let next = registration.as_ref().and_then(|registration| inner.entries.get_mut(&registration.key)?.next.take());
             match next.filter(|next| next.key == handed.next) {
                 Some(next) => Some((next, handed)),
                 None => {
@@ -173,7 +167,7 @@ impl Standings {
             }
         });
         // The woken contender finds this lock released, and the key gone.
-        drop(standing);
+        drop(registration);
         if let Some((next, handed)) = next {
             let _ = next.wake.send(handed);
         }
@@ -185,17 +179,23 @@ impl Standings {
     }
 }
 
-/// Keeps a key registered until it is dropped. The lease of the key owns this value.
-pub(super) struct Standing {
-    standings: Arc<Standings>,
+impl fmt::Debug for HandOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandOver").finish_non_exhaustive()
+    }
+}
+
+/// Keeps a key registered until it is dropped.
+pub(super) struct Registration {
+    hand_over: Arc<HandOver>,
     directory: Key,
     key: Key,
 }
 
-impl Standing {
+impl Registration {
     /// Records the creation revision of the key.
     pub(super) fn made(&self, created: Revision) {
-        let mistaken = self.standings.with(|inner| {
+        let mistaken = self.hand_over.with(|inner| {
             if let Some(queue) = inner.queues.get_mut(&self.directory) {
                 queue.entering.retain(|entering| *entering != self.key);
             }
@@ -208,9 +208,9 @@ impl Standing {
     }
 }
 
-impl Drop for Standing {
+impl Drop for Registration {
     fn drop(&mut self) {
-        let gone = self.standings.with(|inner| {
+        let gone = self.hand_over.with(|inner| {
             if let Some(queue) = inner.queues.get_mut(&self.directory) {
                 queue.entries -= 1;
                 queue.entering.retain(|entering| *entering != self.key);
@@ -227,25 +227,25 @@ impl Drop for Standing {
 }
 
 /// The state of a predecessor of the same client.
-pub(crate) enum Before {
-    Stands(Neighbour),
-    Left(Handed),
+pub(super) enum Predecessor {
+    Waits(Neighbour),
+    Released(Handed),
 }
 
 /// A predecessor of the same client that has not been released.
-pub(crate) struct Neighbour {
-    life: Life,
+pub(super) struct Neighbour {
+    validity: Validity,
     here: oneshot::Receiver<Handed>,
 }
 
 impl Neighbour {
     /// Waits until this client has released the key, or the key or its lease is lost. Returns the
     /// server's answer to the release, if it read the waiter's key.
-    pub(crate) async fn gone(self) -> Option<Handed> {
-        let Self { life, here } = self;
+    pub(super) async fn gone(self) -> Option<Handed> {
+        let Self { validity, here } = self;
         tokio::select! {
             handed = here => handed.ok(),
-            _ = life.lost() => None,
+            _ = validity.lost() => None,
         }
     }
 }
@@ -433,19 +433,19 @@ mod tests {
     async fn recreated_key_is_not_the_predecessor() {
         let (client, _lock) = lock().await;
         let lease = client.lease(TTL).await.unwrap();
-        let (standings, key) = (Arc::new(Standings::default()), Key::parse("/x/7").unwrap());
+        let (hand_over, key) = (Arc::new(HandOver::default()), Key::parse("/x/7").unwrap());
         let own = Key::parse("/x/8").unwrap();
         let directory = Key::parse("/x").unwrap();
-        let before = |created| standings.before(&directory, &own, &Rank { key: key.clone(), created: Revision::new(created) });
-        let standing = standings.enter(&directory, &key, lease.life());
+        let before = |created| hand_over.before(&directory, &own, &Rank { key: key.clone(), created: Revision::new(created) });
+        let registration = hand_over.enter(&directory, &key, lease.validity());
         // The creation revision of the key is not known yet. As soon as it is known, a waiter that
         // expects another revision is woken.
-        let Some(Before::Stands(mistaken)) = before(4) else { panic!("it may be that key") };
-        standing.made(Revision::new(5));
+        let Some(Predecessor::Waits(mistaken)) = before(4) else { panic!("it may be that key") };
+        registration.made(Revision::new(5));
         assert!(mistaken.gone().await.is_none());
         assert!(before(4).is_none());
         assert!(before(5).is_some());
-        drop(standing);
+        drop(registration);
         assert!(before(5).is_none());
     }
 }

@@ -1,10 +1,10 @@
-//! `Last`: the request with which the holder of a queue releases it. The same request reads the key
-//! of the next contender of this client, and creates the key of a contender of this client that is
-//! about to join.
+//! `Release`: the request with which the holder of a queue releases it. The same request reads the
+//! key of the next contender of this client, and creates the key of a contender of this client that
+//! is about to join.
 
 use tokio::sync::oneshot;
 
-use super::standing::Rank;
+use super::contender::Rank;
 use crate::error::Result;
 use crate::key::Key;
 use crate::store::{Committed, Compare, Condition, Op, OpResult, RangeReply, Span, Store, Txn};
@@ -12,19 +12,19 @@ use crate::store::{Committed, Compare, Condition, Op, OpResult, RangeReply, Span
 /// The request that deletes the key of a holder, after which no key needs the lease. The key was
 /// verified to be the first of its queue.
 #[derive(Debug)]
-pub(crate) struct Last {
-    pub(crate) rank: Rank,
+pub(super) struct Release {
+    pub(super) rank: Rank,
     /// The conditions under which the key is deleted: it is unchanged.
-    pub(crate) compares: Vec<Compare>,
+    pub(super) compares: Vec<Compare>,
     /// The key of another contender of this client that is, or may become, the next in the queue.
     /// The request reads this key too.
-    pub(crate) next: Option<Key>,
-    pub(crate) joining: Option<Joining>,
+    pub(super) next: Option<Key>,
+    pub(super) joining: Option<Joining>,
 }
 
 /// A contender of this client that is about to create its key.
 #[derive(Debug)]
-pub(crate) struct Joining {
+pub(super) struct Joining {
     /// The key to create, on the condition that it does not exist.
     pub(super) key: Key,
     /// The operations that create the key and read its predecessor.
@@ -35,7 +35,7 @@ pub(crate) struct Joining {
 
 /// The result for a [`Joining`] contender.
 #[derive(Debug)]
-pub(crate) enum Joined {
+pub(super) enum Joined {
     /// The operations of the contender were applied. Contains their answer.
     Made(Committed),
     /// The operations of the contender were not and will not be applied. The contender must send
@@ -43,25 +43,25 @@ pub(crate) enum Joined {
     Not,
 }
 
-/// The answer to a [`Last`].
+/// The answer to a [`Release`].
 #[derive(Debug)]
-pub(crate) struct Left {
+pub(super) struct Released {
     /// Whether the key was unchanged and is deleted now.
-    pub(crate) succeeded: bool,
-    pub(crate) handed: Option<Handed>,
+    pub(super) succeeded: bool,
+    pub(super) handed: Option<Handed>,
 }
 
 /// Reports that the first key of a queue was deleted, with a read of another key of this client at
 /// the same revision.
 #[derive(Debug)]
-pub(crate) struct Handed {
-    pub(crate) left: Rank,
-    pub(crate) next: Key,
-    pub(crate) reply: RangeReply,
+pub(super) struct Handed {
+    pub(super) left: Rank,
+    pub(super) next: Key,
+    pub(super) reply: RangeReply,
 }
 
-impl Last {
-    pub(crate) async fn commit(self, store: &dyn Store) -> Result<Left> {
+impl Release {
+    pub(super) async fn commit(self, store: &dyn Store) -> Result<Released> {
         let Self { rank, compares, next, joining } = self;
         let read = next.iter().map(|next| Op::Get(Span::Key(next.clone())));
         let then: Vec<Op> = [Op::delete(&rank.key)].into_iter().chain(read).collect();
@@ -69,7 +69,7 @@ impl Last {
             let succeeded = committed.succeeded;
             let read = committed.results.into_iter().find_map(reply);
             let handed = next.zip(read).filter(|_| succeeded).map(|(next, reply)| Handed { left: rank.clone(), next, reply });
-            Left { succeeded, handed }
+            Released { succeeded, handed }
         };
         if let Some(Joining { key, make, answer }) = joining {
             let absent = Compare::key(&key, Condition::Absent);

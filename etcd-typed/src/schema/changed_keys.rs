@@ -1,4 +1,4 @@
-//! `Touched`: the keys that one step of a watch changed.
+//! `ChangedKeys`: the keys that one step of a watch changed.
 
 use std::cmp::Ordering;
 
@@ -9,13 +9,13 @@ use super::Stored;
 /// A step may change a hundred keys or a hundred thousand, and is read once. So the names are
 /// stored in one string, and the order needs no tree.
 #[derive(Debug, Default)]
-pub(crate) struct Touched {
+pub(crate) struct ChangedKeys {
     names: String,
-    keys: Vec<TouchedKey>,
+    keys: Vec<ChangedKeyRange>,
 }
 
 #[derive(Debug)]
-struct TouchedKey {
+struct ChangedKeyRange {
     /// The position of the name in `names`.
     start: usize,
     end: usize,
@@ -26,27 +26,27 @@ struct TouchedKey {
 
 /// One changed key.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct OneTouched<'t> {
+pub(super) struct ChangedKey<'t> {
     pub(super) name: &'t str,
     pub(super) before: Option<&'t Stored>,
     /// The new value. `None` if it must be looked up in the tree.
     pub(super) now: Option<&'t Stored>,
 }
 
-impl TouchedKey {
+impl ChangedKeyRange {
     fn name<'n>(&self, names: &'n str) -> &'n str {
         // The range of a key is always within the string.
         names.get(self.start..self.end).unwrap_or_default()
     }
 }
 
-impl Touched {
+impl ChangedKeys {
     /// Adds a key. Call [`sort`](Self::sort) after the last one. A known new value (`now`) saves a
     /// lookup later.
     pub(crate) fn push(&mut self, name: &str, before: Option<Stored>, now: Option<Stored>) {
         let start = self.names.len();
         self.names.push_str(name);
-        self.keys.push(TouchedKey { start, end: self.names.len(), before, now });
+        self.keys.push(ChangedKeyRange { start, end: self.names.len(), before, now });
     }
 
     /// Reserves space for more keys.
@@ -98,27 +98,27 @@ impl Touched {
     }
 
     /// The keys that start with `prefix`.
-    pub(super) fn with_prefix<'t, 'p>(&'t self, prefix: &'p str) -> impl Iterator<Item = OneTouched<'t>> + use<'t, 'p> {
+    pub(super) fn with_prefix<'t, 'p>(&'t self, prefix: &'p str) -> impl Iterator<Item = ChangedKey<'t>> + use<'t, 'p> {
         let from = self.keys.partition_point(|key| key.name(&self.names).cmp(prefix) == Ordering::Less);
-        let one = |key: &'t TouchedKey| OneTouched { name: key.name(&self.names), before: key.before.as_ref(), now: key.now.as_ref() };
+        let one = |key: &'t ChangedKeyRange| ChangedKey { name: key.name(&self.names), before: key.before.as_ref(), now: key.now.as_ref() };
         self.keys.iter().skip(from).map(one).take_while(move |key| key.name.starts_with(prefix))
     }
 }
 
-impl PartialEq for Touched {
+impl PartialEq for ChangedKeys {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
     }
 }
 
-impl Eq for Touched {}
+impl Eq for ChangedKeys {}
 
 /// Builds from keys in any order. If a key occurs several times, the first entry has its earlier
 /// value.
-impl<N: AsRef<str>> FromIterator<(N, Option<Stored>)> for Touched {
-    fn from_iter<I: IntoIterator<Item = (N, Option<Stored>)>>(touched: I) -> Self {
+impl<N: AsRef<str>> FromIterator<(N, Option<Stored>)> for ChangedKeys {
+    fn from_iter<I: IntoIterator<Item = (N, Option<Stored>)>>(changed: I) -> Self {
         let mut made = Self::default();
-        for (name, before) in touched {
+        for (name, before) in changed {
             made.push(name.as_ref(), before, None);
         }
         made.sort();
@@ -143,19 +143,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn touched_keeps_first_entry_of_each_key(pushed in proptest::collection::vec(("[ab/]{0,3}", proptest::option::of(0..9_u64)), 0..12)) {
+        fn changed_keys_keep_first_entry_of_each_key(pushed in proptest::collection::vec(("[ab/]{0,3}", proptest::option::of(0..9_u64)), 0..12)) {
             let pushed: Vec<_> = pushed.into_iter().map(|(name, before)| (name, before.map(stored))).collect();
             let mut expected = BTreeMap::new();
             for (name, before) in &pushed {
                 expected.entry(name.clone()).or_insert_with(|| before.clone());
             }
-            let touched: Touched = pushed.into_iter().collect();
-            prop_assert_eq!(touched.len(), expected.len());
-            prop_assert!(touched.iter().eq(expected.iter().map(|(name, before)| (name.as_str(), before))));
+            let changed: ChangedKeys = pushed.into_iter().collect();
+            prop_assert_eq!(changed.len(), expected.len());
+            prop_assert!(changed.iter().eq(expected.iter().map(|(name, before)| (name.as_str(), before))));
             for looked_for in ["", "a", "a/", "ab", "b/a", "/"] {
-                prop_assert_eq!(touched.get(looked_for), expected.get(looked_for));
+                prop_assert_eq!(changed.get(looked_for), expected.get(looked_for));
                 let with_prefix = expected.keys().filter(|name| name.starts_with(looked_for));
-                prop_assert!(touched.with_prefix(looked_for).map(|key| key.name).eq(with_prefix));
+                prop_assert!(changed.with_prefix(looked_for).map(|key| key.name).eq(with_prefix));
             }
         }
     }

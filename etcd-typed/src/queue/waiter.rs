@@ -8,12 +8,16 @@ use futures_util::StreamExt as _;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
+use super::ContenderQueue;
+use super::contender::{Rank, is_contender};
 use super::guard::Guard;
+use super::hand_over::Predecessor;
+use super::member::Member;
 use super::place::{Before, Input, Outcome, Place, Want};
-use super::{Turn, is_contender};
+use super::release::Joined;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::lease::{self, Joined, Lease, Rank};
+use crate::lease::Lease;
 use crate::retry::{Backoff, answer_until};
 use crate::revision::Revision;
 use crate::runtime;
@@ -53,8 +57,8 @@ struct Following {
 
 /// A contender that waits. Dropping it revokes the lease, which deletes the key.
 pub(super) struct Waiter<'t> {
-    turn: &'t Turn,
-    lease: Lease,
+    queue: &'t ContenderQueue,
+    member: Member,
     key: Key,
     place: Place,
     /// When the attempt to create the key ends.
@@ -69,24 +73,34 @@ pub(super) struct Waiter<'t> {
 }
 
 impl<'t> Waiter<'t> {
-    pub(super) fn new(turn: &'t Turn, lease: Lease, deadline: Instant) -> Self {
-        let key = turn.directory.descend(&lease.id().to_string());
-        let backoff = turn.lessor.retry().backoff();
-        Self { turn, lease, key, place: Place::new(), deadline, clean: true, watch: None, rewatch: backoff.clone(), backoff }
+    pub(super) fn new(queue: &'t ContenderQueue, lease: Lease, deadline: Instant) -> Self {
+        let key = queue.directory.descend(&lease.id().to_string());
+        let backoff = queue.lease_pool.retry().backoff();
+        Self {
+            queue,
+            member: Member::new(lease),
+            key,
+            place: Place::new(),
+            deadline,
+            clean: true,
+            watch: None,
+            rewatch: backoff.clone(),
+            backoff,
+        }
     }
 
     pub(super) async fn run(mut self, value: &Bytes, patience: Patience) -> Result<End> {
-        let life = self.lease.life().clone();
+        let validity = self.member.lease.validity().clone();
         let outcome = tokio::select! {
             biased;
             // The lease is lost, and the key with it: requests under way are dropped.
-            _ = life.lost() => Some(Outcome::Gone),
+            _ = validity.lost() => Some(Outcome::Gone),
             outcome = self.reach_the_front(value, patience) => outcome?,
         };
         Ok(match outcome {
-            Some(Outcome::First(fence)) => End::First(Box::new(Guard::new(self.turn, self.key, fence, self.lease, self.clean))),
+            Some(Outcome::First(fence)) => End::First(Box::new(Guard::new(self.queue, self.key, fence, self.member, self.clean))),
             Some(Outcome::Gone) => {
-                telemetry::place_lost(self.turn.kind);
+                telemetry::place_lost(self.queue.kind);
                 End::Gone
             }
             None => {
@@ -102,7 +116,7 @@ impl<'t> Waiter<'t> {
         let gone = Txn { then: vec![Op::delete(&self.key)], ..Txn::default() };
         let outside = self.place.want() == Want::Enter;
         if self.clean && (outside || self.store().commit(gone).await.is_ok()) {
-            self.turn.lessor.put(self.lease, None);
+            self.member.put_back(&self.queue.lease_pool, &self.queue.hand_over, None);
         }
     }
 
@@ -120,7 +134,7 @@ impl<'t> Waiter<'t> {
                 Want::End(outcome) => return Ok(Some(outcome)),
             };
             if let Input::Made { fence, .. } | Input::WasThere { fence } = &input {
-                self.lease.entered(*fence);
+                self.member.entered(*fence);
             }
             self.place.handle(input);
         }
@@ -133,20 +147,20 @@ impl<'t> Waiter<'t> {
     /// transactions no key was created then.
     async fn enter(&mut self, value: &Bytes, patience: Patience) -> Result<Option<Input>> {
         let deadline = self.deadline;
-        let put = Op::Put { key: self.key.clone(), value: value.clone(), expiry: Expiry::With(self.lease.id()), previous: false };
+        let put = Op::Put { key: self.key.clone(), value: value.clone(), expiry: Expiry::With(self.member.lease.id()), previous: false };
         let mut then = vec![put];
         if self.transactions() {
             // Reads our key and the key before it.
-            then.push(Op::Newest { below: self.turn.directory.clone(), before: None, limit: 2 });
+            then.push(Op::Newest { below: self.queue.directory.clone(), before: None, limit: 2 });
         }
-        let (own, all) = (Span::Key(self.key.clone()), Span::Below(self.turn.directory.clone()));
+        let (own, all) = (Span::Key(self.key.clone()), Span::Below(self.queue.directory.clone()));
         let only_if = |span: Span| {
             let compares = vec![Compare { span: span.clone(), condition: Condition::Absent }];
             Txn { compares, then: then.clone(), otherwise: vec![Op::Get(span)] }
         };
         let mut alone = patience == Patience::None && self.transactions();
         let mut txn = only_if(if alone { all } else { own.clone() });
-        self.lease.enter(&self.turn.lessor, &self.turn.directory, &self.key);
+        self.member.enter(&self.queue.hand_over, &self.queue.directory, &self.key);
         let mut joined = if patience == Patience::Wait && self.transactions() { self.join(&then).await } else { None };
         loop {
             let answer = match joined.take() {
@@ -171,7 +185,7 @@ impl<'t> Waiter<'t> {
                     if !alone {
                         return Ok(Some(Input::Missing));
                     }
-                    if there.iter().any(|kv| is_contender(&self.turn.directory, kv, self.store().capabilities())) {
+                    if there.iter().any(|kv| is_contender(&self.queue.directory, kv, self.store().capabilities())) {
                         return Ok(None);
                     }
                     // The keys that were found do not belong to contenders, so the queue may still
@@ -200,11 +214,11 @@ impl<'t> Waiter<'t> {
     ///
     /// Returns `None` if no other contender did so; then nothing was sent.
     async fn join(&mut self, make: &[Op]) -> Option<Result<Committed>> {
-        let (standings, directory) = (self.turn.lessor.standings(), &self.turn.directory);
-        let joined = standings.offer(directory, &self.key, make)?;
+        let (hand_over, directory) = (&self.queue.hand_over, &self.queue.directory);
+        let joined = hand_over.offer(directory, &self.key, make)?;
         // Lets other tasks run first, since the holder may be about to release.
         yield_now().await;
-        if standings.withdraw(directory, &self.key) {
+        if hand_over.withdraw(directory, &self.key) {
             return None;
         }
         // The other contender may be on a runtime that is no longer driven.
@@ -246,7 +260,7 @@ impl<'t> Waiter<'t> {
     /// transaction crashes a server of 3.5.0 to 3.5.6 when its caller cancels it (etcd issue
     /// 14110).
     async fn look_at_once(&mut self, fence: Revision, whole: bool) -> Result<Input> {
-        let below = self.turn.directory.clone();
+        let below = self.queue.directory.clone();
         let read = if whole { Op::Get(Span::Below(below)) } else { Op::Newest { below, before: Some(fence.next()), limit: 2 } };
         let committed = self.store().commit(Txn { then: vec![read], ..Txn::default() }).await?;
         Ok(match committed.results.into_iter().next() {
@@ -258,9 +272,9 @@ impl<'t> Waiter<'t> {
     /// On a store whose transactions cover only one key, one listing shows everything.
     async fn look_at_all(&mut self, fence: Revision) -> Result<Input> {
         loop {
-            let reply = self.store().range(Range::of(Span::Below(self.turn.directory.clone()))).await?;
+            let reply = self.store().range(Range::of(Span::Below(self.queue.directory.clone()))).await?;
             let is_before = |kv: &&KeyValue| kv.created < fence && kv.is_over();
-            let over = reply.kvs.iter().filter(is_before).find(|kv| is_contender(&self.turn.directory, kv, self.store().capabilities()));
+            let over = reply.kvs.iter().filter(is_before).find(|kv| is_contender(&self.queue.directory, kv, self.store().capabilities()));
             let Some(over) = over.cloned() else { return Ok(self.looked(fence, reply)) };
             self.bury(&over).await?;
         }
@@ -282,12 +296,12 @@ impl<'t> Waiter<'t> {
     /// Waits until the predecessor is gone, a third of the lease's time has passed, or there is
     /// another reason to look.
     async fn wait(&mut self, fence: Revision, predecessor: Rank, since: Revision) -> Input {
-        let look = Instant::now() + self.lease.ttl() / 3;
+        let look = Instant::now() + self.member.lease.ttl() / 3;
         let stirred = async {
-            match self.turn.lessor.standings().before(&self.turn.directory, &self.key, &predecessor) {
-                Some(lease::Before::Left(handed)) => Some(handed),
+            match self.queue.hand_over.before(&self.queue.directory, &self.key, &predecessor) {
+                Some(Predecessor::Released(handed)) => Some(handed),
                 // A predecessor of this client needs no watch.
-                Some(lease::Before::Stands(neighbour)) => neighbour.gone().await,
+                Some(Predecessor::Waits(neighbour)) => neighbour.gone().await,
                 None => {
                     self.follow(predecessor, since).await;
                     None
@@ -348,8 +362,8 @@ impl<'t> Waiter<'t> {
     }
 
     fn before(&self, fence: Revision, reply: RangeReply) -> Before {
-        self.turn.report_strays(&reply.kvs);
-        Before::of(&self.turn.directory, &self.key, fence, reply, self.store().capabilities())
+        self.queue.report_strays(&reply.kvs);
+        Before::of(&self.queue.directory, &self.key, fence, reply, self.store().capabilities())
     }
 
     /// Whether our key exists unchanged.
@@ -359,7 +373,7 @@ impl<'t> Waiter<'t> {
 
     fn is_ours(&self, kv: &KeyValue) -> bool {
         // v2 shows no leases. On other stores a key without a lease was detached from ours.
-        let attached = kv.lease.map_or(!self.transactions(), |lease| lease == self.lease.id());
+        let attached = kv.lease.map_or(!self.transactions(), |lease| lease == self.member.lease.id());
         attached && kv.key.as_ref() == self.key.as_bytes()
     }
 
@@ -368,6 +382,6 @@ impl<'t> Waiter<'t> {
     }
 
     fn store(&self) -> &Arc<dyn Store> {
-        self.turn.lessor.store()
+        self.queue.lease_pool.store()
     }
 }

@@ -1,5 +1,5 @@
-//! `Lessor`: supplies the leases of a client. A released lease that still lives is kept as a spare
-//! one for a while, so that the next lock needs no request for a lease.
+//! `LeasePool`: supplies the leases of a client. A released lease that still lives is kept as a
+//! spare one for a while, so that the next lock needs no request for a lease.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,10 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Lease;
-use super::last::Handed;
-use super::later::Later;
+use super::delayed_start::DelayedStarts;
 use super::shared::SharedLeases;
-use super::standing::Standings;
 use crate::error::{Error, Result};
 use crate::retry::RetryPolicy;
 use crate::revision::LeaseId;
@@ -28,15 +26,14 @@ pub(super) const IDLE: Duration = Duration::from_secs(60);
 const MOST: usize = 16;
 
 /// Shared by all clones of a client.
-pub(crate) struct Lessor {
+pub(crate) struct LeasePool {
     store: Arc<dyn Store>,
     /// The same store, for background tasks.
     roaming: Arc<dyn Store>,
     retry: RetryPolicy,
     spares: Mutex<Vec<Spare>>,
     shared: SharedLeases,
-    standings: Arc<Standings>,
-    later: Arc<Later>,
+    delayed_starts: Arc<DelayedStarts>,
     /// Dropped after the spare leases, since it may own their tasks.
     runtimes: Arc<Runtimes>,
 }
@@ -46,19 +43,10 @@ struct Spare {
     since: Instant,
 }
 
-impl Lessor {
+impl LeasePool {
     pub(crate) fn new(store: Arc<dyn Store>, retry: RetryPolicy, runtimes: Arc<Runtimes>) -> Self {
         let roaming = roaming(store.clone(), &runtimes);
-        Self {
-            store,
-            roaming,
-            retry,
-            spares: Mutex::default(),
-            shared: SharedLeases::default(),
-            standings: Arc::default(),
-            later: Arc::default(),
-            runtimes,
-        }
+        Self { store, roaming, retry, spares: Mutex::default(), shared: SharedLeases::default(), delayed_starts: Arc::default(), runtimes }
     }
 
     /// The store for callers, who use the client on the current runtime.
@@ -76,16 +64,12 @@ impl Lessor {
         &self.runtimes
     }
 
-    pub(crate) fn standings(&self) -> &Arc<Standings> {
-        &self.standings
-    }
-
     pub(super) fn shared(&self) -> &SharedLeases {
         &self.shared
     }
 
-    pub(crate) fn later(&self) -> &Arc<Later> {
-        &self.later
+    pub(crate) fn delayed_starts(&self) -> &Arc<DelayedStarts> {
+        &self.delayed_starts
     }
 
     pub(crate) fn retry(&self) -> &RetryPolicy {
@@ -110,15 +94,8 @@ impl Lessor {
     }
 
     /// Keeps a lease as a spare one. No key is attached to it, and none will be by past requests.
-    /// `handed` is for the contender that waited for its key.
-    pub(crate) fn put(&self, mut lease: Lease, handed: Option<Handed>) {
-        // This must happen before the lease becomes a spare one, because another queue may take it
-        // then.
-        match (lease.standing.take(), handed) {
-            (standing, Some(handed)) => self.standings.hand_on(standing, handed),
-            (standing, None) => drop(standing),
-        }
-        lease.life.set_wanted(false);
+    pub(crate) fn put(&self, lease: Lease) {
+        lease.validity.set_wanted(false);
         self.with(|spares| spares.push(Spare { lease, since: Instant::now() }));
     }
 
@@ -150,7 +127,7 @@ impl Lessor {
         })?;
         // The runtime of its task may end before this one, or may not be driven.
         spare.lease.task().come_here();
-        spare.lease.life.set_wanted(true);
+        spare.lease.validity.set_wanted(true);
         Some(spare.lease)
     }
 
@@ -160,8 +137,8 @@ impl Lessor {
     }
 }
 
-impl fmt::Debug for Lessor {
+impl fmt::Debug for LeasePool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lessor").field("spares", &self.with(|spares| spares.len())).finish_non_exhaustive()
+        f.debug_struct("LeasePool").field("spares", &self.with(|spares| spares.len())).finish_non_exhaustive()
     }
 }

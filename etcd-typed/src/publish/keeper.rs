@@ -1,4 +1,4 @@
-//! `Keeper`: the task that keeps one value published.
+//! `ValueKeeper`: the task that keeps one value published.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -10,9 +10,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::Target;
-use super::status::Shared;
+use super::status::SharedStatus;
 use crate::error::{Error, ErrorKind, Result};
-use crate::lease::{Life, LostReason, Share};
+use crate::lease::{LostReason, Share, Validity};
 use crate::retry::Backoff;
 use crate::revision::{LeaseId, Revision};
 use crate::runtime::sleep_until;
@@ -26,9 +26,9 @@ pub(super) struct Set {
     pub(super) answer: oneshot::Sender<Result<Revision>>,
 }
 
-pub(super) struct Keeper {
+pub(super) struct ValueKeeper {
     target: Target,
-    shared: Arc<Shared>,
+    shared: Arc<SharedStatus>,
     sets: mpsc::UnboundedReceiver<Set>,
     /// The value to publish.
     value: Bytes,
@@ -63,17 +63,17 @@ enum Found {
     Changed,
 }
 
-impl Keeper {
+impl ValueKeeper {
     /// The value was just put with this lease, at the revision `seen`.
     pub(super) fn new(
         target: Target,
-        shared: Arc<Shared>,
+        shared: Arc<SharedStatus>,
         sets: mpsc::UnboundedReceiver<Set>,
         value: Bytes,
         lease: Share,
         seen: Revision,
     ) -> Self {
-        let backoff = target.lessor.retry().backoff();
+        let backoff = target.lease_pool.retry().backoff();
         let hints = Hints::new(target.clone());
         let there = Some((value.clone(), seen));
         Self {
@@ -103,7 +103,7 @@ impl Keeper {
             answer = &mut abandoned.end => answer.ok(),
             never = self.keep() => match never {},
         };
-        let retry = self.target.lessor.retry().clone();
+        let retry = self.target.lease_pool.retry().clone();
         let withdrawn = retry.one_call(self.withdraw()).await;
         if let Some(answer) = answer {
             let _ = answer.send(withdrawn);
@@ -112,13 +112,13 @@ impl Keeper {
 
     async fn keep(&mut self) -> Infallible {
         loop {
-            let life = self.lease.as_ref().map(|lease| lease.life().clone());
+            let validity = self.lease.as_ref().map(|lease| lease.validity().clone());
             let retired = self.lease.as_ref().map(Share::retired);
             let due = self.due;
             tokio::select! {
                 biased;
                 Some(set) = self.sets.recv() => self.set(set).await,
-                reason = end_of(life) => self.lose(reason),
+                reason = end_of(validity) => self.lose(reason),
                 () = told(retired), if !self.unsure => self.move_on(),
                 () = until(due) => {
                     let found = self.attempt().await;
@@ -190,7 +190,7 @@ impl Keeper {
 
     /// Makes one attempt to put the value.
     async fn attempt(&mut self) -> Result<Found> {
-        if let Some(reason) = self.lease.as_ref().and_then(|lease| lease.life().reason()) {
+        if let Some(reason) = self.lease.as_ref().and_then(|lease| lease.validity().reason()) {
             self.lose(reason);
         }
         let mut found = self.try_to_put().await;
@@ -199,7 +199,7 @@ impl Keeper {
         {
             // This answer shows for the first time that the lease was lost. Try once more with
             // another lease.
-            lease.life().lose(LostReason::Revoked);
+            lease.validity().lose(LostReason::Revoked);
             self.lose(LostReason::Revoked);
             found = self.try_to_put().await;
         }
@@ -330,7 +330,7 @@ impl Keeper {
                 if let Some(lease) = &mut self.lease {
                     lease.stay();
                 }
-                let put_back = self.lease.as_ref().is_some_and(|lease| self.shared.found(lease.life()));
+                let put_back = self.lease.as_ref().is_some_and(|lease| self.shared.found(lease.validity()));
                 if put_back {
                     self.since = Instant::now();
                 } else {
@@ -389,7 +389,7 @@ impl Keeper {
     }
 
     fn miss(&mut self, reason: LostReason) {
-        if self.shared.lost(reason) && self.since.elapsed() >= self.target.lessor.retry().max_delay {
+        if self.shared.lost(reason) && self.since.elapsed() >= self.target.lease_pool.retry().max_delay {
             // The value had been there for long: this loss is unrelated to the last one.
             self.backoff.reset();
         }
@@ -435,7 +435,7 @@ impl Keeper {
 /// Marks the value as lost when it is dropped while the guard lives: the task panicked, or will
 /// never have a runtime again.
 struct Abandoned {
-    shared: Arc<Shared>,
+    shared: Arc<SharedStatus>,
     end: oneshot::Receiver<oneshot::Sender<Result<()>>>,
 }
 
@@ -448,9 +448,9 @@ impl Drop for Abandoned {
 }
 
 /// Waits for the end of a lease, or forever if there is none.
-async fn end_of(life: Option<Life>) -> LostReason {
-    match life {
-        Some(life) => life.lost().await.reason(),
+async fn end_of(validity: Option<Validity>) -> LostReason {
+    match validity {
+        Some(validity) => validity.lost().await.reason(),
         None => pending().await,
     }
 }
@@ -494,12 +494,12 @@ enum Hint {
 
 impl Hints {
     fn new(target: Target) -> Self {
-        let (follow, backoff) = (Self::follow(&target), target.lessor.retry().backoff());
+        let (follow, backoff) = (Self::follow(&target), target.lease_pool.retry().backoff());
         Self { target, follow, again: None, backoff, refused: false, blind: false }
     }
 
     fn follow(target: &Target) -> Follow {
-        Follow::new(target.store().clone(), target.lessor.retry(), Span::Key(target.key.clone()), target.pattern, Start::Now)
+        Follow::new(target.store().clone(), target.lease_pool.retry(), Span::Key(target.key.clone()), target.pattern, Start::Now)
     }
 
     /// Cancel-safe: dropping the future loses nothing.

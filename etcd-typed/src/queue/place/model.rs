@@ -263,7 +263,7 @@ impl World {
         if !is_there {
             self.fault = Some("granted to somebody whose key is gone");
         } else if !is_first {
-            self.fault = Some("granted before its turn");
+            self.fault = Some("granted too early");
         }
     }
 
@@ -584,7 +584,7 @@ fn model_catches_watch_that_starts_too_late() {
 fn model_catches_release_by_non_holder() {
     for mind in [Mind::TrustsWhoeverLeaves, Mind::TrustsAnyRelease] {
         let fault = explore(World::new(mind, false, 1)).unwrap_err();
-        assert!(fault.starts_with("granted before its turn"), "{mind:?}: {fault}");
+        assert!(fault.starts_with("granted too early"), "{mind:?}: {fault}");
     }
 }
 

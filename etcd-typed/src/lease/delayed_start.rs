@@ -1,6 +1,6 @@
-//! `Later`: starts work after a delay, if it is still wanted then. One task per runtime sleeps for
-//! all of it, and only for work that is still wanted. So work that is cancelled before, thousands
-//! of times a second, wakes no task.
+//! `DelayedStarts`: starts work after a delay, if it is still wanted then. One task per runtime
+//! sleeps for all of it, and only for work that is still wanted. So work that is cancelled before,
+//! thousands of times a second, wakes no task.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use crate::runtime::{Runtimes, current, sleep_until};
 
 /// Shared by all clones of a client.
 #[derive(Default)]
-pub(crate) struct Later(Mutex<Queues>);
+pub(crate) struct DelayedStarts(Mutex<Queues>);
 
 /// A queue for each runtime, since an undriven runtime must not delay the work of another. A
 /// missing queue has no task.
@@ -21,21 +21,21 @@ type Queues = HashMap<Option<Id>, VecDeque<Due>>;
 
 struct Due {
     at: Instant,
-    begin: Box<dyn Begin>,
+    begin: Box<dyn DelayedStart>,
 }
 
 /// Work that starts later.
-pub(crate) trait Begin: Send + 'static {
+pub(crate) trait DelayedStart: Send + 'static {
     /// Whether the work is still wanted. Once false, it stays false.
     fn is_wanted(&self) -> bool;
 
     fn begin(self: Box<Self>);
 }
 
-impl Later {
+impl DelayedStarts {
     /// Starts the work after this delay if it is still wanted then. The delay is the same for all
     /// work.
-    pub(crate) fn begin(self: &Arc<Self>, after: Duration, runtimes: &Arc<Runtimes>, begin: impl Begin) {
+    pub(crate) fn begin(self: &Arc<Self>, after: Duration, runtimes: &Arc<Runtimes>, begin: impl DelayedStart) {
         let at = Instant::now() + after;
         let due = Due { at, begin: Box::new(begin) };
         let runtime = current();
@@ -46,7 +46,7 @@ impl Later {
             first
         });
         if first {
-            runtimes.spawn(Task { later: self.clone(), runtime, queue: true }.run(at));
+            runtimes.spawn(Sleeper { starts: self.clone(), runtime, queue: true }.run(at));
         }
     }
 
@@ -65,15 +65,15 @@ impl Due {
 }
 
 /// The task that sleeps for a queue.
-struct Task {
-    later: Arc<Later>,
+struct Sleeper {
+    starts: Arc<DelayedStarts>,
     /// The runtime on which it was started. It may have moved since.
     runtime: Option<Id>,
     /// Whether this task still owns the queue.
     queue: bool,
 }
 
-impl Task {
+impl Sleeper {
     /// Sleeps until `first` even if that work is cancelled meanwhile. Otherwise each guard that is
     /// held for a moment would start a task.
     async fn run(mut self, first: Instant) {
@@ -89,7 +89,7 @@ impl Task {
 
     /// Returns when the next wanted work is due. Removes the queue if there is none.
     fn next(&mut self) -> Option<Instant> {
-        let (at, _unwanted) = self.later.with(|queues| {
+        let (at, _unwanted) = self.starts.with(|queues| {
             let due = queues.entry(self.runtime).or_default();
             let count = due.iter().take_while(|due| !due.begin.is_wanted()).count();
             // Returned from the closure, so that it is dropped after the lock is released.
@@ -105,7 +105,7 @@ impl Task {
     }
 
     fn due(&self, at: Instant) -> Vec<Due> {
-        self.later.with(|queues| {
+        self.starts.with(|queues| {
             let queue = queues.entry(self.runtime).or_default();
             let count = queue.iter().take_while(|due| due.at <= at).count();
             queue.drain(..count).collect()
@@ -113,11 +113,11 @@ impl Task {
     }
 }
 
-impl Drop for Task {
+impl Drop for Sleeper {
     fn drop(&mut self) {
         if self.queue {
             // The task was stopped. The next work starts a new task.
-            drop(self.later.with(|queues| queues.remove(&self.runtime)));
+            drop(self.starts.with(|queues| queues.remove(&self.runtime)));
         }
     }
 }
@@ -141,7 +141,7 @@ mod tests {
         asked: Arc<AtomicU32>,
     }
 
-    impl Begin for One {
+    impl DelayedStart for One {
         fn is_wanted(&self) -> bool {
             self.asked.fetch_add(1, Ordering::SeqCst);
             self.wanted.load(Ordering::SeqCst)
@@ -163,12 +163,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn cancelled_work_wakes_task_rarely() {
         let (count, one) = counter();
-        let (later, runtimes) = (Arc::new(Later::default()), Runtimes::new());
+        let (starts, runtimes) = (Arc::new(DelayedStarts::default()), Runtimes::new());
         let asked = one().asked;
         for _ in 0..1000 {
             let one = one();
             let wanted = one.wanted.clone();
-            later.begin(AFTER, &runtimes, one);
+            starts.begin(AFTER, &runtimes, one);
             sleep(Duration::from_millis(1)).await;
             wanted.store(false, Ordering::SeqCst);
         }
@@ -176,7 +176,7 @@ mod tests {
         // task. The task wakes ten times a second.
         let asked = asked.load(Ordering::SeqCst);
         assert!(asked <= 1000 + 2 * 11, "{asked}");
-        later.begin(AFTER, &runtimes, one());
+        starts.begin(AFTER, &runtimes, one());
         sleep(AFTER * 2).await;
         assert_eq!(count.load(Ordering::SeqCst), 1, "the last one is wanted");
     }
@@ -184,12 +184,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn cancelled_work_shares_one_task() {
         let (count, one) = counter();
-        let (later, runtime, runtimes) = (Arc::new(Later::default()), Handle::current(), Runtimes::new());
+        let (starts, runtime, runtimes) = (Arc::new(DelayedStarts::default()), Handle::current(), Runtimes::new());
         let before = runtime.metrics().num_alive_tasks();
         for _ in 0..1000 {
             let one = one();
             one.wanted.store(false, Ordering::SeqCst);
-            later.begin(AFTER, &runtimes, one);
+            starts.begin(AFTER, &runtimes, one);
             // Yields, so that a task that ends too early would be seen.
             tokio::task::yield_now().await;
             assert_eq!(runtime.metrics().num_alive_tasks() - before, 1);
@@ -201,12 +201,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_task_starts_all_work_on_time() {
         let (count, one) = counter();
-        let (later, runtime, runtimes) = (Arc::new(Later::default()), Handle::current(), Runtimes::new());
+        let (starts, runtime, runtimes) = (Arc::new(DelayedStarts::default()), Handle::current(), Runtimes::new());
         let tasks = || runtime.metrics().num_alive_tasks();
         let before = tasks();
         for _ in 0..10 {
-            later.begin(AFTER, &runtimes, one());
-            later.begin(AFTER, &runtimes, one());
+            starts.begin(AFTER, &runtimes, one());
+            starts.begin(AFTER, &runtimes, one());
             assert_eq!(tasks() - before, 1);
             sleep(AFTER / 5).await;
         }
@@ -217,7 +217,7 @@ mod tests {
         sleep(AFTER).await;
         assert_eq!((count.load(Ordering::SeqCst), tasks() - before), (20, 0));
         // Work that is added after the task has ended starts a new task.
-        later.begin(AFTER, &runtimes, one());
+        starts.begin(AFTER, &runtimes, one());
         sleep(AFTER * 2).await;
         assert_eq!((count.load(Ordering::SeqCst), tasks() - before), (21, 0));
     }
@@ -225,16 +225,16 @@ mod tests {
     #[test]
     fn work_survives_end_of_its_runtime() {
         let (count, one) = counter();
-        let (later, runtimes) = (Arc::new(Later::default()), Runtimes::new());
+        let (starts, runtimes) = (Arc::new(DelayedStarts::default()), Runtimes::new());
         let (short, long) = (Runtime::new().unwrap(), Runtime::new().unwrap());
-        short.block_on(async { later.begin(AFTER, &runtimes, one()) });
-        long.block_on(async { later.begin(AFTER, &runtimes, one()) });
+        short.block_on(async { starts.begin(AFTER, &runtimes, one()) });
+        long.block_on(async { starts.begin(AFTER, &runtimes, one()) });
         drop(short);
         long.block_on(async {
             while count.load(Ordering::SeqCst) < 2 {
                 sleep(AFTER / 10).await;
             }
-            later.begin(AFTER, &runtimes, one());
+            starts.begin(AFTER, &runtimes, one());
             while count.load(Ordering::SeqCst) < 3 {
                 sleep(AFTER / 10).await;
             }
@@ -244,12 +244,12 @@ mod tests {
     #[test]
     fn undriven_runtime_delays_no_other() {
         let (count, one) = counter();
-        let (later, runtimes) = (Arc::new(Later::default()), Runtimes::new());
+        let (starts, runtimes) = (Arc::new(DelayedStarts::default()), Runtimes::new());
         let current_thread = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let (undriven, driven) = (current_thread(), current_thread());
-        undriven.block_on(async { later.begin(AFTER, &runtimes, one()) });
+        undriven.block_on(async { starts.begin(AFTER, &runtimes, one()) });
         driven.block_on(async {
-            later.begin(AFTER, &runtimes, one());
+            starts.begin(AFTER, &runtimes, one());
             while count.load(Ordering::SeqCst) == 0 {
                 sleep(AFTER / 10).await;
             }

@@ -39,7 +39,7 @@ const NEAR: u64 = 1000;
 
 /// Sends once to a reader whether its watch was established. An error without a failure means that
 /// the reader should try another watch.
-pub(super) type Standing = oneshot::Sender<Result<(), Option<Failure>>>;
+pub(super) type EstablishedSender = oneshot::Sender<Result<(), Option<Failure>>>;
 
 /// The outcome of an attempt to join a watch.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(super) enum Join {
     /// The reader is told when the watch is established, and then receives items.
     Waits,
     /// The watch cannot serve this reader.
-    Refused(Standing),
+    Refused(EstablishedSender),
 }
 
 /// The readers of a server watch, and the batches kept for later readers.
@@ -79,22 +79,22 @@ struct Reader {
     last: Revision,
     from: WatchFrom,
     /// Tells the reader that the watch is established. `None` afterwards.
-    standing: Option<Standing>,
+    established: Option<EstablishedSender>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Pending,
     /// The server was at this revision when it created the watch.
-    Standing(Revision),
+    Established(Revision),
     Ended,
 }
 
 impl Sharing {
     /// Returns a watch that is about to be created for this reader.
-    pub(super) fn new(from: WatchFrom, reader: ReaderId, queue: Arc<Queue>, standing: Standing) -> Self {
+    pub(super) fn new(from: WatchFrom, reader: ReaderId, queue: Arc<Queue>, established: EstablishedSender) -> Self {
         let last = from.revision();
-        let readers = HashMap::from([(reader, Reader { queue, last, from, standing: Some(standing) })]);
+        let readers = HashMap::from([(reader, Reader { queue, last, from, established: Some(established) })]);
         Self {
             from,
             stage: Stage::Pending,
@@ -116,26 +116,26 @@ impl Sharing {
         reached: Revision,
         reader: ReaderId,
         queue: &Arc<Queue>,
-        standing: Standing,
+        established: EstablishedSender,
         wakers: &mut Vec<Waker>,
     ) -> Join {
-        let mut joined = Reader { queue: Arc::clone(queue), last: from.revision(), from, standing: None };
+        let mut joined = Reader { queue: Arc::clone(queue), last: from.revision(), from, established: None };
         match self.stage {
-            Stage::Ended => return Join::Refused(standing),
+            Stage::Ended => return Join::Refused(established),
             Stage::Pending => {
                 let alike = discriminant(&from) == discriminant(&self.from);
                 if !alike || from.revision() < self.from.revision() || !self.is_near(from.revision()) {
-                    return Join::Refused(standing);
+                    return Join::Refused(established);
                 }
                 self.keeps = true;
-                joined.standing = Some(standing);
+                joined.established = Some(established);
                 self.readers.insert(reader, joined);
                 return Join::Waits;
             }
-            Stage::Standing(created_at) => {
+            Stage::Established(created_at) => {
                 let soon = self.last >= created_at || (matches!(from, WatchFrom::Resumed(_)) && self.is_near(from.revision()));
                 if from.revision() > reached || !soon {
-                    return Join::Refused(standing);
+                    return Join::Refused(established);
                 }
             }
         }
@@ -143,14 +143,14 @@ impl Sharing {
         self.keeps = true;
         if from.revision() < self.floor {
             if !matches!(from, WatchFrom::Live(_)) {
-                return Join::Refused(standing);
+                return Join::Refused(established);
             }
             joined.last = self.last;
             wakers.extend(joined.queue.push(WatchItem::Skipped(self.last)).waker);
         }
         self.catch_up(&mut joined, wakers);
         // This is the only message on the channel, and the caller holds its receiver.
-        let _ = standing.send(Ok(()));
+        let _ = established.send(Ok(()));
         self.readers.insert(reader, joined);
         Join::Reads
     }
@@ -158,16 +158,16 @@ impl Sharing {
     /// Handles the server's answer that it has created the watch at this revision. Returns false if
     /// that revision is too old for all waiting readers.
     pub(super) fn stand(&mut self, created_at: Revision) -> bool {
-        self.stage = Stage::Standing(created_at);
+        self.stage = Stage::Established(created_at);
         // If the watch asked for a later revision than its server has reached, its last item says
         // that the server is behind. Readers that joined it get this item too if it is true for
         // them.
         let behind = self.from.revision() > created_at;
         self.readers.retain(|_, reader| {
             let proven = behind || reader.from.revision() <= created_at;
-            if let Some(standing) = reader.standing.take() {
+            if let Some(established) = reader.established.take() {
                 // If the caller gave up, dropping its reader removes it anyway.
-                let _ = standing.send(if proven { Ok(()) } else { Err(None) });
+                let _ = established.send(if proven { Ok(()) } else { Err(None) });
             }
             proven
         });
@@ -218,10 +218,10 @@ impl Sharing {
     pub(super) fn fail(&mut self, failure: &Failure, wakers: &mut Vec<Waker>) {
         self.stage = Stage::Ended;
         for (_, reader) in self.readers.drain() {
-            match reader.standing {
-                Some(standing) => {
+            match reader.established {
+                Some(established) => {
                     // The caller may have given up.
-                    let _ = standing.send(Err(Some(failure.clone())));
+                    let _ = established.send(Err(Some(failure.clone())));
                 }
                 None => wakers.extend(reader.queue.fail(failure.clone().into())),
             }
@@ -232,9 +232,9 @@ impl Sharing {
     pub(super) fn turn_away(&mut self) {
         self.stage = Stage::Ended;
         for (_, reader) in self.readers.drain() {
-            if let Some(standing) = reader.standing {
+            if let Some(established) = reader.established {
                 // The caller may have given up.
-                let _ = standing.send(Err(None));
+                let _ = established.send(Err(None));
             }
         }
     }
@@ -247,7 +247,7 @@ impl Sharing {
     /// Takes over all readers of another watch of the same span and server, unless this watch can
     /// no longer yield something that they lack. The other watch then ends.
     pub(super) fn take_over(&mut self, other: &mut Self, wakers: &mut Vec<Waker>) -> bool {
-        let (Stage::Standing(created_at), Stage::Standing(others_created_at)) = (self.stage, other.stage) else {
+        let (Stage::Established(created_at), Stage::Established(others_created_at)) = (self.stage, other.stage) else {
             return false;
         };
         let behind = self.last < created_at;

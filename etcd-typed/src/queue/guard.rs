@@ -9,11 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::contender::Rank;
 use super::hold::Hold;
-use super::{Token, Turn};
+use super::member::Member;
+use super::release::Release;
+use super::{ContenderQueue, Token};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::lease::{Begin, Last, Lease, Lost, LostReason, Rank};
+use crate::lease::{DelayedStart, Lease, Lost, LostReason};
 use crate::retry::{RetryPolicy, answer_until};
 use crate::revision::{LeaseId, Revision};
 use crate::runtime::{self, Runtimes, Task, sleep, sleep_until};
@@ -61,10 +64,10 @@ const PATTERN: Pattern = "guard";
 /// call the guard is lost.
 #[must_use = "a guard is released when it is dropped"]
 pub struct Guard {
-    turn: Turn,
+    queue: ContenderQueue,
     claim: Claim,
     /// `None` once the guard was released.
-    lease: Mutex<Option<Lease>>,
+    member: Mutex<Option<Member>>,
     /// Whether all requests under the lease were answered.
     clean: bool,
     watching: Arc<Watching>,
@@ -152,11 +155,12 @@ impl Claim {
 
 impl Guard {
     /// `key` was created at `fence`, is attached to the lease, and is the first.
-    pub(super) fn new(turn: &Turn, key: Key, fence: Revision, lease: Lease, clean: bool) -> Self {
-        let transactions = turn.store().capabilities().transactions;
-        let claim = Claim { key, fence, lease: lease.id(), hold: Hold::of(lease.life()), transactions };
-        let watching = Watching::later(turn, &claim, &lease);
-        Self { turn: turn.clone(), claim, lease: Mutex::new(Some(lease)), clean, watching }
+    pub(super) fn new(queue: &ContenderQueue, key: Key, fence: Revision, member: Member, clean: bool) -> Self {
+        let lease = &member.lease;
+        let transactions = queue.store().capabilities().transactions;
+        let claim = Claim { key, fence, lease: lease.id(), hold: Hold::of(lease.validity()), transactions };
+        let watching = Watching::start_delayed(queue, &claim, lease);
+        Self { queue: queue.clone(), claim, member: Mutex::new(Some(member)), clean, watching }
     }
 
     /// The fencing token: larger than that of every earlier holder, within one history of the
@@ -184,7 +188,7 @@ impl Guard {
     /// Once false, it stays false.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.turn.lessor.runtimes().note();
+        self.queue.lease_pool.runtimes().note();
         self.claim.hold.tend();
         !self.remaining().is_zero()
     }
@@ -230,7 +234,7 @@ impl Guard {
         } else {
             Txn { compares: self.claim.compares(), then: Vec::new(), otherwise: vec![self.claim.look()] }
         };
-        let committed = self.turn.retry().one_call(self.turn.store().commit(txn)).await.map_err(|error| error.at(&self.claim.key))?;
+        let committed = self.queue.retry().one_call(self.queue.store().commit(txn)).await.map_err(|error| error.at(&self.claim.key))?;
         let holds = match committed.results.first() {
             Some(OpResult::Get(reply)) if self.claim.transactions => self.claim.holds(reply),
             _ => committed.succeeded,
@@ -269,7 +273,7 @@ impl Guard {
         self.claim.check()?;
         let put = Op::Put { key: self.claim.key.clone(), value, expiry: Expiry::With(self.claim.lease), previous: false };
         let txn = Txn { compares: self.claim.compares(), then: vec![put], otherwise: vec![self.claim.look()] };
-        let committed = match self.turn.retry().one_call(self.turn.store().commit(txn)).await {
+        let committed = match self.queue.retry().one_call(self.queue.store().commit(txn)).await {
             Ok(committed) => committed,
             Err(error) if error.kind() == ErrorKind::LeaseLost => {
                 self.claim.hold.lose(LostReason::Revoked);
@@ -296,27 +300,27 @@ impl Guard {
     pub(crate) async fn release(&self) -> Result<()> {
         let before = self.claim.hold.reason();
         // From here on dropping the lease revokes it, which also deletes the key.
-        let Some(lease) = self.let_go() else { return Err(self.claim.lost()) };
+        let Some(member) = self.let_go() else { return Err(self.claim.lost()) };
         if let Some(why) = before {
             // The lease's task revokes it, if it still exists.
             return Err(self.claim.lost_since(why));
         }
-        let retry = self.turn.lessor.retry();
+        let retry = self.queue.lease_pool.retry();
         let deadline = retry.deadline();
         let mut backoff = retry.backoff();
         let mut sent_before = false;
         loop {
-            let error = match answer_until(deadline, self.last().commit(&**self.turn.store())).await {
-                Ok(left) if left.succeeded => {
+            let error = match answer_until(deadline, self.request().commit(&**self.queue.store())).await {
+                Ok(released) if released.succeeded => {
                     // The key was the guard's until now, so the server knew the lease. A concurrent
                     // keep-alive may have found the key gone, which on v2 looks like a lost lease;
                     // this deletion is the cause. Whether the guard was safe until now depends on
                     // the clock.
-                    if let Some(why) = lease.life().reason().filter(|why| *why != LostReason::Revoked) {
+                    if let Some(why) = member.lease.validity().reason().filter(|why| *why != LostReason::Revoked) {
                         return Err(self.claim.lost_since(why));
                     }
-                    if self.clean && !sent_before && lease.is_held() {
-                        self.turn.lessor.put(lease, left.handed);
+                    if self.clean && !sent_before && member.lease.is_held() {
+                        member.put_back(&self.queue.lease_pool, &self.queue.hand_over, released.handed);
                     }
                     return Ok(());
                 }
@@ -336,38 +340,38 @@ impl Guard {
 
     /// Releases the guard in the background.
     pub(crate) fn release_unseen(&self) {
-        if let Some(lease) = self.let_go() {
-            lease.finish(self.last(), self.clean);
+        if let Some(member) = self.let_go() {
+            member.release(self.request(), &self.queue.lease_pool, self.queue.hand_over.clone(), self.clean);
         }
         self.watching.end();
     }
 
     /// Stops renewing the lease, for the owner of the token.
     pub(crate) fn into_token(self) -> Token {
-        if let Some(lease) = self.let_go() {
-            lease.leave();
+        if let Some(member) = self.let_go() {
+            member.lease.leave();
         }
         Token::new(self.claim.key.clone(), self.claim.fence, self.claim.lease)
     }
 
     /// Ends the guard and returns its lease. From now on its other owners cannot end the lease,
     /// which may serve another guard. Returns `None` if the guard was released before.
-    fn let_go(&self) -> Option<Lease> {
+    fn let_go(&self) -> Option<Member> {
         self.claim.hold.release();
         // No code panics while it holds this lock, so the data of a poisoned lock is consistent.
-        let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        lease.life().set_wanted(false);
-        Some(lease)
+        let member = self.member.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        member.lease.validity().set_wanted(false);
+        Some(member)
     }
 
     /// The request that deletes the guard's key, and that also serves waiters of this client.
-    fn last(&self) -> Last {
+    fn request(&self) -> Release {
         let Claim { key, fence, .. } = &self.claim;
         let (next, joining) = match self.claim.transactions {
-            true => self.turn.lessor.standings().leaving(&self.turn.directory, key),
+            true => self.queue.hand_over.leaving(&self.queue.directory, key),
             false => (None, None),
         };
-        Last { rank: Rank { key: key.clone(), created: *fence }, compares: self.claim.compares(), next, joining }
+        Release { rank: Rank { key: key.clone(), created: *fence }, compares: self.claim.compares(), next, joining }
     }
 }
 
@@ -402,7 +406,7 @@ struct Watchful {
     runtimes: Weak<Runtimes>,
 }
 
-impl Begin for Watchful {
+impl DelayedStart for Watchful {
     fn is_wanted(&self) -> bool {
         self.watching.strong_count() > 0 && self.claim.hold.reason().is_none()
     }
@@ -418,12 +422,12 @@ impl Begin for Watchful {
 }
 
 impl Watching {
-    fn later(turn: &Turn, claim: &Claim, lease: &Lease) -> Arc<Self> {
+    fn start_delayed(queue: &ContenderQueue, claim: &Claim, lease: &Lease) -> Arc<Self> {
         let watching = Arc::new(Self::default());
-        let (store, retry, claim) = (turn.roaming().clone(), turn.lessor.retry().clone(), claim.clone());
-        let (ttl, runtimes) = (lease.ttl(), turn.lessor.runtimes());
+        let (store, retry, claim) = (queue.roaming().clone(), queue.lease_pool.retry().clone(), claim.clone());
+        let (ttl, runtimes) = (lease.ttl(), queue.lease_pool.runtimes());
         let watchful = Watchful { watching: Arc::downgrade(&watching), store, retry, claim, ttl, runtimes: Arc::downgrade(runtimes) };
-        turn.lessor.later().begin(SETTLED, runtimes, watchful);
+        queue.lease_pool.delayed_starts().begin(SETTLED, runtimes, watchful);
         watching
     }
 

@@ -69,13 +69,13 @@ struct Shared {
 
 impl Shared {
     fn new(from: WatchFrom) -> Self {
-        let (standing, stands) = oneshot::channel();
+        let (established, stands) = oneshot::channel();
         let queue = Arc::<Queue>::default();
-        let sharing = Sharing::new(from, 0, Arc::clone(&queue), standing);
+        let sharing = Sharing::new(from, 0, Arc::clone(&queue), established);
         Self { sharing, stands: BTreeMap::from([(0, stands)]), queues: BTreeMap::from([(0, queue)]) }
     }
 
-    fn standing(from: WatchFrom, created_at: u64) -> Self {
+    fn established(from: WatchFrom, created_at: u64) -> Self {
         let mut shared = Self::new(from);
         assert!(shared.sharing.stand(at(created_at)));
         shared
@@ -83,9 +83,9 @@ impl Shared {
 
     /// Returns whether the reader could join.
     fn join(&mut self, reader: ReaderId, from: WatchFrom, reached: u64) -> bool {
-        let (standing, stands) = oneshot::channel();
+        let (established, stands) = oneshot::channel();
         let queue = Arc::<Queue>::default();
-        let joined = self.sharing.join(from, at(reached), reader, &queue, standing, &mut Vec::new());
+        let joined = self.sharing.join(from, at(reached), reader, &queue, established, &mut Vec::new());
         self.stands.insert(reader, stands);
         self.queues.insert(reader, queue);
         !matches!(joined, Join::Refused(_))
@@ -108,7 +108,7 @@ impl Shared {
 
 #[test]
 fn reader_of_shared_watch_gets_changes_after_its_start() {
-    let mut shared = Shared::standing(listed(5), 5);
+    let mut shared = Shared::established(listed(5), 5);
     // The first reader that joins makes the watch keep its batches.
     assert!(shared.join(1, listed(5), 5));
     shared.batches([7, 9]);
@@ -126,14 +126,14 @@ fn reader_of_shared_watch_gets_changes_after_its_start() {
 
 #[test]
 fn reader_ahead_of_server_is_refused() {
-    let mut shared = Shared::standing(listed(5), 5);
+    let mut shared = Shared::established(listed(5), 5);
     assert!(!shared.join(1, listed(6), 5) && !shared.join(2, resumed(6), 5) && !shared.join(3, live(6), 5));
     assert!(shared.join(4, listed(6), 6));
 }
 
 #[test]
 fn shared_watch_refuses_reader_that_needs_older_changes() {
-    let mut shared = Shared::standing(listed(5), 5);
+    let mut shared = Shared::established(listed(5), 5);
     shared.batches([6, 7]);
     assert!(!shared.join(1, listed(6), 9) && !shared.join(2, resumed(6), 9));
     assert!(shared.join(3, live(6), 9));
@@ -145,7 +145,7 @@ fn shared_watch_refuses_reader_that_needs_older_changes() {
 
 #[test]
 fn lagging_shared_watch_accepts_only_nearby_readers() {
-    let mut shared = Shared::standing(resumed(5), 4000);
+    let mut shared = Shared::established(resumed(5), 4000);
     assert!(!shared.join(1, listed(10), 4000) && !shared.join(2, live(10), 4000) && !shared.join(3, resumed(1006), 4000));
     assert!(shared.join(4, resumed(1005), 4000));
     // The watch has reached the revision that the server was at when it created the watch.
@@ -156,9 +156,9 @@ fn lagging_shared_watch_accepts_only_nearby_readers() {
 
 #[test]
 fn readers_do_not_move_to_watch_far_behind() {
-    let mut behind = Shared::standing(resumed(5), 4000);
+    let mut behind = Shared::established(resumed(5), 4000);
     for (start, moved) in [(1006, false), (4000, false), (1005, true)] {
-        let mut other = Shared::standing(resumed(start), 4000);
+        let mut other = Shared::established(resumed(start), 4000);
         assert_eq!(behind.sharing.take_over(&mut other.sharing, &mut Vec::new()), moved, "from {start}");
     }
 }
@@ -205,13 +205,13 @@ fn skipped_revisions_reach_only_older_live_readers() {
 
 #[test]
 fn failures_reach_affected_readers() {
-    let mut shared = Shared::standing(resumed(5), 20);
+    let mut shared = Shared::established(resumed(5), 20);
     shared.join(1, resumed(10), 20);
     assert!(!shared.deliver(WatchItem::HistoryLost { oldest: Some(at(8)) }));
     assert_eq!(shared.words(0), ["lost"]);
     // The server still has the changes that reader 1 needs, so that reader can try again.
     assert_eq!(shared.words(1), ["Unavailable"]);
-    let mut shared = Shared::standing(listed(5), 5);
+    let mut shared = Shared::established(listed(5), 5);
     shared.join(1, listed(5), 5);
     shared.batches([6]);
     shared.sharing.fail(&Failure::new(Row::Severed, "cut"), &mut Vec::new());
@@ -223,7 +223,7 @@ fn failures_reach_affected_readers() {
 
 #[test]
 fn slow_reader_lags_alone() {
-    let mut shared = Shared::standing(listed(0), 0);
+    let mut shared = Shared::established(listed(0), 0);
     assert!(shared.join(1, listed(0), 0));
     for revision in 1..=3000 {
         assert!(shared.deliver(WatchItem::Batch(batch(revision))));
@@ -236,7 +236,7 @@ fn slow_reader_lags_alone() {
 
 #[test]
 fn kept_batches_are_bounded_and_expire() {
-    let mut shared = Shared::standing(listed(0), 0);
+    let mut shared = Shared::established(listed(0), 0);
     shared.batches(1..=10);
     assert!(shared.sharing.recent.is_empty(), "nothing is kept for one reader");
     assert!(shared.join(1, listed(10), 10));
@@ -337,18 +337,18 @@ impl Client {
         let reader = self.next_reader;
         self.next_reader += 1;
         let queue = Arc::<Queue>::default();
-        let (mut standing, stands) = oneshot::channel();
+        let (mut established, stands) = oneshot::channel();
         let joined = 'joined: {
             for watch in self.watches.iter_mut().rev() {
-                match watch.sharing.join(from, at(self.reached), reader, &queue, standing, &mut Vec::new()) {
+                match watch.sharing.join(from, at(self.reached), reader, &queue, established, &mut Vec::new()) {
                     Join::Reads | Join::Waits => break 'joined None,
-                    Join::Refused(refused) => standing = refused,
+                    Join::Refused(refused) => established = refused,
                 }
             }
-            Some(standing)
+            Some(established)
         };
-        if let Some(standing) = joined {
-            let sharing = Sharing::new(from, reader, Arc::clone(&queue), standing);
+        if let Some(established) = joined {
+            let sharing = Sharing::new(from, reader, Arc::clone(&queue), established);
             self.watches.push(Watched { sharing, from, at: None });
         }
         self.readers.insert(reader, Read { from, queue, stands, left: false });

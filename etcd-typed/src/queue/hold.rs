@@ -10,14 +10,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::error::Error;
-use crate::lease::{Life, LostReason};
+use crate::lease::{LostReason, Validity};
 
 /// Shared by a guard and everything that depends on it.
 #[derive(Clone)]
 pub(super) struct Hold(Arc<Inner>);
 
 struct Inner {
-    life: Life,
+    validity: Validity,
     /// Why the guard ended, unless its lease ended.
     ended: watch::Sender<Option<LostReason>>,
     /// The error that ended the guard.
@@ -25,26 +25,26 @@ struct Inner {
 }
 
 impl Hold {
-    pub(super) fn of(life: &Life) -> Self {
-        Self(Arc::new(Inner { life: life.clone(), ended: watch::Sender::new(None), cause: OnceLock::new() }))
+    pub(super) fn of(validity: &Validity) -> Self {
+        Self(Arc::new(Inner { validity: validity.clone(), ended: watch::Sender::new(None), cause: OnceLock::new() }))
     }
 
-    /// See [`Life::tend`].
+    /// See [`Validity::tend`].
     pub(super) fn tend(&self) {
         if self.0.ended.borrow().is_none() {
-            self.0.life.tend();
+            self.0.validity.tend();
         }
     }
 
     /// Returns why the guard is no longer held, or `None` while it is held.
     pub(super) fn reason(&self) -> Option<LostReason> {
         let ended = *self.0.ended.borrow();
-        ended.or_else(|| self.0.life.reason())
+        ended.or_else(|| self.0.validity.reason())
     }
 
     /// How long the guard stays held without another answer from the server.
     pub(super) fn remaining(&self) -> Duration {
-        if self.0.ended.borrow().is_some() { Duration::ZERO } else { self.0.life.remaining() }
+        if self.0.ended.borrow().is_some() { Duration::ZERO } else { self.0.validity.remaining() }
     }
 
     /// Waits until the guard is no longer held. Checks the clock on every poll, so a late poll sees
@@ -65,14 +65,14 @@ impl Hold {
             // `wait_for` cannot fail, since `self` owns the sender. Its result borrows the value
             // and must be dropped before `reason` borrows it again.
             () = async { let _ = ended.wait_for(Option::is_some).await; } => self.reason().unwrap_or(LostReason::Released),
-            lost = self.0.life.lost() => lost.reason(),
+            lost = self.0.validity.lost() => lost.reason(),
         }
     }
 
     /// Ends the guard, and its lease too, since the lease belongs to this guard.
     pub(super) fn lose(&self, why: LostReason) {
         if self.end(why) {
-            self.0.life.lose(why);
+            self.0.validity.lose(why);
         }
     }
 
@@ -86,7 +86,7 @@ impl Hold {
     /// Returns the error behind the reason, if there is one.
     pub(super) fn cause(&self, reason: LostReason) -> Option<Arc<Error>> {
         let own = (reason == LostReason::Unverified).then(|| self.0.cause.get().cloned()).flatten();
-        own.or_else(|| self.0.life.cause(reason))
+        own.or_else(|| self.0.validity.cause(reason))
     }
 
     /// Ends the guard after a release. The lease lives on.
@@ -100,7 +100,7 @@ impl Hold {
             let first = ended.is_none();
             if first {
                 // If the lease ended first, its end is the reason.
-                *ended = Some(self.0.life.reason().unwrap_or(why));
+                *ended = Some(self.0.validity.reason().unwrap_or(why));
             }
             first
         })

@@ -1,0 +1,106 @@
+//! `Published`: the guard of a published value, with its type.
+
+use std::any::type_name;
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::{Publication, PublishedStatus};
+use crate::error::Result;
+use crate::key::Key;
+use crate::revision::Revision;
+use crate::telemetry::Operation;
+
+/// A published value, which exists as long as this guard; created by
+/// [`Entry::publish`](crate::Entry::publish).
+///
+/// # When the value is lost
+///
+/// The value is published again, with the backoff of the [`RetryPolicy`](crate::RetryPolicy), for
+/// as long as this guard exists. Until then [`status`](Self::status) tells since when it is
+/// missing, why, and the result of the latest attempt. The metrics and events in
+/// [`telemetry`](crate::telemetry) tell the same. If the server still has the value under a lease
+/// that this client has given up, the value is overwritten, and readers see no gap. (v2 does not
+/// report leases, so there the value disappears and comes back.)
+///
+/// An idle guard costs one watch, and three keep-alives within the time to live for a lease that up
+/// to a hundred values with the same time to live share. If an operator revokes that lease, all
+/// these values disappear for a moment.
+///
+/// # When the guard is dropped
+///
+/// The value is deleted in the background if it is still this guard's. If that is not possible (no
+/// runtime is left, or the server does not answer), it disappears when the time to live has passed.
+/// [`withdraw`](Self::withdraw) waits for the deletion and returns its result.
+#[must_use = "the value is withdrawn when this guard is dropped"]
+pub struct Published<T> {
+    publication: Publication,
+    /// Validates and encodes a value, as the handle of the key does.
+    encode: Box<dyn Fn(&T) -> Result<Bytes> + Send + Sync>,
+}
+
+impl<T: Send + Sync + 'static> Published<T> {
+    pub(crate) fn new(publication: Publication, encode: impl Fn(&T) -> Result<Bytes> + Send + Sync + 'static) -> Self {
+        Self { publication, encode: Box::new(encode) }
+    }
+
+    fn operation(op: &'static str) -> Operation {
+        Operation::new(op, type_name::<T>())
+    }
+
+    /// The key, from the root of the store.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        self.publication.key()
+    }
+
+    /// Whether the value is published, as far as is known, and by the clock. Sends no request.
+    #[must_use]
+    pub fn is_published(&self) -> bool {
+        self.status().is_published()
+    }
+
+    /// Whether the value is published, and the reason if it is not. Sends no request.
+    #[must_use]
+    pub fn status(&self) -> PublishedStatus {
+        self.publication.status()
+    }
+
+    /// Publishes another value from now on, with the same lease. Returns a revision at which the
+    /// value is stored. A value with the same stored form is not written again.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`Entry::set`](crate::Entry::set), and `Conflict` while the key holds the value of another
+    /// client. If the error is about the value itself (`Invalid`, `Encode`, `TooLarge`,
+    /// `Unsupported`), the old value stays published. After every other error the new value is
+    /// still published as soon as possible.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future makes no difference: the new value is still published.
+    pub async fn set(&self, value: &T) -> Result<Revision> {
+        let value = (self.encode)(value);
+        Self::operation("set").run(async { self.publication.set(value?).await }).await
+    }
+
+    /// Deletes the value if it is still this guard's, and waits for the answer.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `Timeout`, …: the value disappears when the time to live has passed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future withdraws the value in the background.
+    pub async fn withdraw(self) -> Result<()> {
+        Self::operation("withdraw").run(self.publication.withdraw()).await
+    }
+}
+
+impl<T> fmt::Debug for Published<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { publication, .. } = self;
+        f.debug_struct("Published").field("key", publication.key()).field("status", &publication.status()).finish_non_exhaustive()
+    }
+}
