@@ -20,9 +20,8 @@ use std::time::Duration;
 pub use self::map::{LiveMap, LiveMapIter};
 pub use self::status::{Cause, LiveStatus, Rewound, SnapshotFailure};
 pub use self::subscribe::{LiveStream, Part, Reader, Selected, Subscription};
-pub(crate) use self::upstream::Upstreams;
+pub(crate) use self::upstream::{Source, Upstreams};
 pub(crate) use self::view::{DirsView, EntriesView, EntryView, StructView, View};
-pub(crate) use self::viewing::Source;
 pub use self::viewing::Viewing;
 
 use self::cell::Cell;

@@ -70,7 +70,7 @@ impl Target {
     }
 
     async fn share(&self) -> Result<Share> {
-        Share::of(&self.lease_pool, self.ttl, &self.key).await.map_err(|error| error.at(&self.key))
+        self.lease_pool.share(self.ttl, &self.key).await.map_err(|error| error.at(&self.key))
     }
 
     fn put(&self, value: &Bytes, lease: &Share) -> Op {

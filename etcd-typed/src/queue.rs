@@ -18,6 +18,7 @@ mod hold;
 mod member;
 mod place;
 mod release;
+mod take_over;
 mod token;
 mod waiter;
 

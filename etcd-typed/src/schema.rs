@@ -8,7 +8,6 @@ mod delta;
 mod describe;
 mod encode;
 mod entries;
-mod gather;
 mod kept;
 mod leaf_tuple;
 #[cfg(feature = "snapshot")]
@@ -26,12 +25,12 @@ use tokio::task::yield_now;
 
 pub(crate) use changed_keys::ChangedKeys;
 pub use decode::Decoder;
+use decode::Gathered;
 pub use delta::{Change, Delta, Keyed, Update};
 pub(crate) use describe::Witnesses;
 pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;
 pub(crate) use entries::{Entries, entry};
-use gather::Gathered;
 pub(crate) use kept::Copies;
 pub use leaf_tuple::{Leaf, LeafOpt, LeafTuple, OneLeaf, Tuple};
 #[cfg(feature = "snapshot")]

@@ -16,7 +16,6 @@ use self::write::{Job, Swap, read_below};
 use super::SharedContext;
 use super::dry::{Check, Diff};
 use super::expiry::{EnclosingStruct, RequestedExpiry};
-use super::fields::Fields;
 use super::plan::{Atomicity, Owner};
 use crate::changes::{Changes, Typed, Watching};
 use crate::error::{Error, ErrorKind, Result};
@@ -117,10 +116,10 @@ pub trait EtcdSchema: Schema {
 /// # Ok(()) }
 /// ```
 pub struct Dir<S> {
-    context: SharedContext,
-    key: Key,
+    pub(super) context: SharedContext,
+    pub(super) key: Key,
     /// The enclosing struct, if there is one.
-    enclosing: Option<Arc<EnclosingStruct>>,
+    pub(super) enclosing: Option<Arc<EnclosingStruct>>,
     /// Whether the struct is a map entry or an optional directory. Then it exists only if it has a
     /// key, and is removed as a whole.
     removable: bool,
@@ -401,12 +400,6 @@ impl<S: Schema> Dir<S> {
                 None => return Err(Error::new(ErrorKind::Unavailable, "the watch ended").at(&self.key)),
             }
         }
-    }
-
-    /// Used by the derive.
-    #[doc(hidden)]
-    pub fn __fields(&self) -> Fields<'_> {
-        Fields::new(&self.context, &self.key, S::TABLE, self.enclosing.clone())
     }
 
     /// Encodes `value` into keys and values.

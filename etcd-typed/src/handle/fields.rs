@@ -9,7 +9,7 @@ use super::entry::Entry;
 use super::expiry::EnclosingStruct;
 use super::map::{DirMap, EntryMap};
 use crate::key::Key;
-use crate::schema::{Field, LeafTuple, MapKey, OneLeaf, Presence, Table};
+use crate::schema::{Field, LeafTuple, MapKey, OneLeaf, Presence, Schema, Table};
 use crate::value::Codec;
 
 /// The fields of one struct's directory. The derive generates one call for each directory or map,
@@ -23,9 +23,17 @@ pub struct Fields<'a> {
     enclosing: Arc<EnclosingStruct>,
 }
 
+impl<S: Schema> Dir<S> {
+    /// Used by the derive.
+    #[doc(hidden)]
+    pub fn __fields(&self) -> Fields<'_> {
+        Fields::new(&self.context, &self.key, S::TABLE, self.enclosing.clone())
+    }
+}
+
 impl<'a> Fields<'a> {
     /// Creates the fields of a struct, which may itself be part of another one.
-    pub(super) fn new(context: &'a SharedContext, directory: &'a Key, table: &'static Table, outer: Option<Arc<EnclosingStruct>>) -> Self {
+    fn new(context: &'a SharedContext, directory: &'a Key, table: &'static Table, outer: Option<Arc<EnclosingStruct>>) -> Self {
         Self { context, directory, table, enclosing: EnclosingStruct::new(directory.clone(), table, outer) }
     }
 

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use super::Lease;
 use super::delayed_start::DelayedStarts;
-use super::shared::SharedLeases;
+use super::shared::{Share, SharedLeases};
 use crate::error::{Error, Result};
+use crate::key::Key;
 use crate::retry::RetryPolicy;
 use crate::revision::LeaseId;
 use crate::runtime::{self, Runtimes};
@@ -64,10 +65,6 @@ impl LeasePool {
         &self.runtimes
     }
 
-    pub(super) fn shared(&self) -> &SharedLeases {
-        &self.shared
-    }
-
     pub(crate) fn delayed_starts(&self) -> &Arc<DelayedStarts> {
         &self.delayed_starts
     }
@@ -91,6 +88,22 @@ impl LeasePool {
     /// Returns a new lease.
     pub(crate) async fn grant(self: &Arc<Self>, ttl: Duration) -> Result<Lease> {
         Lease::grant(self, ttl).await
+    }
+
+    /// Returns a share in a lease with this time to live, for a key that has none in that lease yet.
+    ///
+    /// # Errors
+    ///
+    /// The errors of a grant.
+    pub(crate) async fn share(self: &Arc<Self>, ttl: Duration, key: &Key) -> Result<Share> {
+        if !runtime::is_here() {
+            return Err(Error::without_runtime().at(key));
+        }
+        if !self.roaming.capabilities().transactions {
+            // v2 has no leases: the client refreshes each key by itself, so sharing saves nothing.
+            return Ok(Share::alone(self.grant(ttl).await?, key));
+        }
+        self.shared.share(ttl, key, self.retry.deadline(), self.grant(ttl)).await
     }
 
     /// Keeps a lease as a spare one. No key is attached to it, and none will be by past requests.

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use tokio::runtime::Id;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::{Lease, LeasePool};
+use super::Lease;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::runtime::{self, current, sleep_until};
+use crate::runtime::{current, sleep_until};
 
 /// The maximum number of keys of one lease: they are lost together when it ends, and all are
 /// attached to another lease when it is retired.
@@ -68,37 +69,37 @@ impl SharedLeases {
         }
         slots.entry(at).or_default().clone()
     }
-}
 
-impl Share {
-    /// Returns a share in a lease with this time to live, for a key that has none in that lease
-    /// yet.
-    ///
-    /// # Errors
-    ///
-    /// The errors of a grant.
-    pub(crate) async fn of(pool: &Arc<LeasePool>, ttl: Duration, key: &Key) -> Result<Self> {
-        if !runtime::is_here() {
-            return Err(Error::without_runtime().at(key));
-        }
-        if !pool.roaming().capabilities().transactions {
-            // v2 has no leases: the client refreshes each key by itself, so sharing saves nothing.
-            return Ok(Group::new(pool.grant(ttl).await?).first(key));
-        }
-        let slot = pool.shared().slot(ttl);
+    /// Returns a share in the current lease with this time to live, for a key that has none in that
+    /// lease yet. `grant` gets a new lease if that lease is full or has ended.
+    pub(super) async fn share(
+        &self,
+        ttl: Duration,
+        key: &Key,
+        deadline: Instant,
+        grant: impl Future<Output = Result<Lease>>,
+    ) -> Result<Share> {
+        let slot = self.slot(ttl);
         let mut group = tokio::select! {
             biased;
             group = slot.lock() => group,
-            () = sleep_until(pool.retry().deadline()) => {
+            () = sleep_until(deadline) => {
                 return Err(Error::new(ErrorKind::Timeout, "another key waits for the same lease, and the server does not answer"));
             }
         };
         if let Some(share) = group.upgrade().and_then(|group| group.join(key)) {
             return Ok(share);
         }
-        let new = Group::new(pool.grant(ttl).await?);
+        let new = Group::new(grant.await?);
         *group = Arc::downgrade(&new);
         Ok(new.first(key))
+    }
+}
+
+impl Share {
+    /// Attaches the key alone to this lease.
+    pub(super) fn alone(lease: Lease, key: &Key) -> Self {
+        Group::new(lease).first(key)
     }
 
     /// Becomes true when the lease is retired: its owners must then attach their keys to another

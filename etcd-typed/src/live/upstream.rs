@@ -21,14 +21,13 @@ use tokio::time::Instant;
 
 use self::heads::Heads;
 use self::proof::{Outcome, Proof, period};
-use super::viewing::{Feed, Source};
-use crate::changes::Mirror;
+use crate::changes::{Mirror, StepChanges};
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::retry::{Backoff, RetryPolicy};
 use crate::revision::Revision;
 use crate::runtime::{self, Patience, Runtimes, sleep};
-use crate::store::{Span, Store};
+use crate::store::{BoxFuture, Span, Store};
 use crate::telemetry::{self, Pattern};
 use crate::watch::{Follow, Start, Step};
 
@@ -77,6 +76,18 @@ impl fmt::Debug for Upstreams {
     }
 }
 
+/// The span to watch, and the parts to watch it with.
+pub(crate) struct Source {
+    pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) span: Span,
+    /// The directory that the view's keys are relative to.
+    pub(crate) directory: Key,
+    /// The label for the directory in metrics and events.
+    pub(crate) pattern: Pattern,
+}
+
 /// A handle to the task that watches a directory and feeds its views. Dropping it ends the watch.
 pub(super) struct Upstream {
     directory: Key,
@@ -108,6 +119,27 @@ impl AudienceList {
         let views: Vec<_> = self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
         views.iter().for_each(|view| view.task_moved());
     }
+}
+
+/// A view as the upstream's task sees it, independent of its type.
+pub(super) trait Feed: Send {
+    /// Whether the view has no owner any more.
+    fn is_gone(&self) -> bool;
+
+    /// Takes the first state.
+    fn begin<'f>(&'f mut self, mirror: &'f Mirror) -> BoxFuture<'f, ()>;
+
+    /// A step changed keys in the directory.
+    fn touch<'f>(&'f mut self, mirror: &'f Mirror, touch: &'f StepChanges) -> BoxFuture<'f, ()>;
+
+    /// No key in the directory changed up to this revision.
+    fn progress(&mut self, revision: Revision);
+
+    /// Sets whether the watch is interrupted.
+    fn interrupted(&mut self, trouble: Option<&Trouble>);
+
+    /// There is no first state, or none from the server.
+    fn failed(&mut self, error: &Arc<Error>);
 }
 
 /// How long the task may go without being polled before its runtime counts as not driven. The task

@@ -1,5 +1,5 @@
-//! `Viewing`: the future of a live view. And `Feed`: the connection between the upstream's mirror
-//! and one view's cell.
+//! `Viewing`: the future of a live view. And `TypedFeed`: the connection between the upstream's
+//! mirror and one view's cell.
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -16,15 +16,13 @@ use super::cell::Cell;
 use super::disk::{Disk, SnapshotKeeper};
 #[cfg(feature = "snapshot")]
 use super::status::FileStatus;
-use super::upstream::{Trouble, Upstream, Upstreams};
+use super::upstream::{Feed, Source, Trouble, Upstream};
 use super::view::View;
 use crate::changes::{Mirror, StepChanges};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
-use crate::key::Key;
-use crate::retry::RetryPolicy;
 use crate::revision::Revision;
 use crate::schema::ChangedKeys;
-use crate::store::{BoxFuture, Span, Store};
+use crate::store::BoxFuture;
 use crate::telemetry::Pattern;
 use crate::version::Versioned;
 
@@ -51,19 +49,7 @@ pub struct Viewing<T> {
     view: Box<dyn View<State = T>>,
     history: usize,
     #[cfg(feature = "snapshot")]
-    pub(super) snapshot: Option<PathBuf>,
-}
-
-/// The span to watch, and the parts to watch it with.
-pub(crate) struct Source {
-    pub(crate) upstreams: Arc<Upstreams>,
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) retry: RetryPolicy,
-    pub(crate) span: Span,
-    /// The directory that the view's keys are relative to.
-    pub(crate) directory: Key,
-    /// The label for the directory in metrics and events.
-    pub(crate) pattern: Pattern,
+    snapshot: Option<PathBuf>,
 }
 
 impl<T: Send + Sync + 'static> Viewing<T> {
@@ -80,6 +66,137 @@ impl<T: Send + Sync + 'static> Viewing<T> {
     /// Sets how many states before the current one are kept for [`Live::history`]. Default: 8.
     pub fn history(mut self, states: usize) -> Self {
         self.history = states;
+        self
+    }
+}
+
+#[cfg(feature = "snapshot")]
+impl<T: Send + Sync + 'static> Viewing<T> {
+    /// Keeps the last good state in this file, and starts from it if no server answers when the
+    /// view is awaited. So a program can start during an outage, with the last state that it knew.
+    ///
+    #[cfg_attr(feature = "derive", doc = "```")]
+    #[cfg_attr(not(feature = "derive"), doc = "```text")]
+    /// use etcd_typed::store::memory::MemoryStore;
+    /// use etcd_typed::{Cause, Client, EtcdSchema, LiveStatus};
+    ///
+    /// #[derive(EtcdSchema)]
+    /// struct Limits {
+    ///     #[etcd(default = 100)]
+    ///     rate_limit: u32,
+    ///     #[etcd(secret)]
+    ///     token: Option<String>,
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
+    /// let path = std::env::temp_dir().join(format!("limits-{}.json", std::process::id()));
+    /// let store = MemoryStore::new();
+    /// let limits = Client::with_store(store.clone()).dir::<Limits>("/app/limits")?;
+    /// limits.set(&Limits { rate_limit: 250, token: Some("hunter2".to_owned()) }).await?;
+    ///
+    /// let live = limits.live().or_snapshot(&path).await?;
+    /// // The file is written a moment later. Then the program ends, and so does the server.
+    /// # while !path.exists() { tokio::time::sleep(std::time::Duration::from_millis(1)).await; }
+    /// drop(live);
+    /// store.faults().stop();
+    ///
+    /// let mut live = limits.live().or_snapshot(&path).await?;
+    /// assert_eq!(live.get().rate_limit, 250);
+    /// assert_eq!(live.get().token, None); // Secrets are never written to the file.
+    /// assert!(matches!(live.status(), LiveStatus::Degraded { cause: Cause::Snapshot(_), .. }));
+    ///
+    /// // When the server is back, the view continues by itself.
+    /// store.faults().start();
+    /// assert!(live.changed().await?.token.is_some());
+    /// # std::fs::remove_file(&path).expect("it is there");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # When the file is used
+    ///
+    /// - No server can be reached, or none answers in time (`Unavailable`, `Timeout`; a client
+    ///   gives up after [`RetryPolicy::call_timeout`](crate::RetryPolicy::call_timeout)). A client
+    ///   from [`connect_lazy`](crate::ClientBuilder::connect_lazy) gets this far without a server.
+    ///   The view is then [`Degraded`](crate::LiveStatus::Degraded) with
+    ///   [`Cause::Snapshot`](crate::Cause::Snapshot). Its [`staleness`](crate::Live::staleness)
+    ///   counts from the start, since the age of the file's state is not known.
+    /// - The stored state is not valid (`Invalid`, `Decode`). The cause is then
+    ///   [`Rejected`](crate::Cause::Rejected).
+    /// - Never after any other error. A refused login, a missing permission and an untrusted
+    ///   certificate are returned as they are, and so is every error that only a change of the
+    ///   program or its settings can fix.
+    ///
+    /// The view continues as soon as the server has a good state. Its revision is not lower than
+    /// the file's, unless the server has lost history: then that state is shown too, and
+    /// [`rewound`](crate::Live::rewound) reports it. Until then, keys that have expired since are
+    /// still shown.
+    ///
+    /// # When the file is refused
+    ///
+    /// If the file is refused, the program behaves as if the file did not exist: the error of the
+    /// server is returned, and its message says why the file was refused. A file is refused
+    ///
+    /// - if it is missing, damaged, incomplete, or of another version of the format;
+    /// - if it belongs to another view or directory;
+    /// - if it belongs to another cluster. The file contains the ID of its cluster. Once a server
+    ///   has answered this client, the IDs must be equal. Before the first answer only the
+    ///   addresses can be compared: at least one endpoint of the client must be among those with
+    ///   which the file was written. Two clusters at the same address (`etcd:2379`) can only be
+    ///   told apart when the server answers;
+    /// - if it does not contain a field of the schema. The file lists the keys that the writing
+    ///   program looked for. A field that was added since, or that was a secret, has no value in
+    ///   it, and its default would be a guess. The same applies to an alias, unless the field has a
+    ///   value at a key that is read before the alias. The next state from a server is written with
+    ///   all keys;
+    /// - if the schema refuses its content, for example a value that does not parse as the field's
+    ///   new type.
+    ///
+    /// Removed fields, changed defaults, and changed types that parse the same text do not matter.
+    ///
+    /// # What the file contains, and when it is written
+    ///
+    /// The file contains the keys of the view and their stored values as JSON, with their
+    /// directory, revision and cluster. Each view needs its own file; processes with the same view
+    /// may share one.
+    ///
+    /// It is written after the first good state and after each newer one, at most about once a
+    /// second, with the newest state. A program that ends sooner leaves the previous state. A
+    /// failed write does not harm the view. It is repeated after 1 s to 30 s until the file holds
+    /// the newest state. Meanwhile [`status`](crate::Live::status) shows since when it does not
+    /// ([`LiveStatus::snapshot_failure`](crate::LiveStatus::snapshot_failure)), and each failed
+    /// attempt logs a warning. Every 10 s the view checks that the file still exists, and writes it
+    /// again if it was removed or damaged.
+    ///
+    /// # How the file is written
+    ///
+    /// A new file is written in the same directory (`.etcd-typed-….tmp`) and renamed, so that a
+    /// crash leaves the old file or the new one. The first view that uses the directory removes
+    /// such files of killed processes; on Windows they stay. The directory must exist. On Unix only
+    /// its owner may read a new file; an existing file keeps its owner and permissions.
+    ///
+    /// A symbolic link is followed, even to a file that does not exist yet. If no file can be
+    /// renamed to the path (a bind-mounted file, a read-only directory), the existing file is
+    /// overwritten in place. A crash in the middle of that loses the state: the file has a
+    /// checksum, and an incomplete file is refused.
+    ///
+    /// # Secrets
+    ///
+    /// The value of a `secret` field is never written. In a state from a file the field is `None`
+    /// or has its default. So do not write such a state back with [`Dir::set`](crate::Dir::set),
+    /// which would delete the secret; [`compare_and_swap`](crate::Dir::compare_and_swap) and
+    /// [`update`](crate::Dir::update) do not.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported`, before any request, if the view needs a secret. This is the case for a
+    /// required field, for the values of a map, and for a secret that may be the only stored key of
+    /// a map entry or an optional struct, which would then be missing from the file. A required
+    /// field that is not secret rules out the last case.
+    ///
+    /// `Unsupported` if a server has answered and the path is a directory, a FIFO, a socket or a
+    /// device. Without an answer the server's error is returned, and its message names the path.
+    pub fn or_snapshot(mut self, path: impl Into<PathBuf>) -> Self {
+        self.snapshot = Some(path.into());
         self
     }
 }
@@ -124,7 +241,10 @@ impl<T: Send + Sync + 'static> IntoFuture for Viewing<T> {
             })?;
             #[cfg(feature = "snapshot")]
             let cell = match (cell, disk) {
-                (Err(error), Some(disk)) => disk.begin(error, upstream, history).await,
+                (Err(error), Some(disk)) => disk.begin(error, upstream.clone(), history).await.map(|(cell, view, keeper)| {
+                    upstream.attach(Box::new(TypedFeed::begun(view, pattern, &cell, keeper)));
+                    cell
+                }),
                 (Ok(cell), _) => not_a_file.map_or(Ok(cell), Err),
                 (Err(error), None) => Err(error),
             };
@@ -137,27 +257,6 @@ impl<T> fmt::Debug for Viewing<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Viewing").field("directory", &self.source.directory).field("history", &self.history).finish_non_exhaustive()
     }
-}
-
-/// A view as the upstream's task sees it, independent of its type.
-pub(super) trait Feed: Send {
-    /// Whether the view has no owner any more.
-    fn is_gone(&self) -> bool;
-
-    /// Takes the first state.
-    fn begin<'f>(&'f mut self, mirror: &'f Mirror) -> BoxFuture<'f, ()>;
-
-    /// A step changed keys in the directory.
-    fn touch<'f>(&'f mut self, mirror: &'f Mirror, touch: &'f StepChanges) -> BoxFuture<'f, ()>;
-
-    /// No key in the directory changed up to this revision.
-    fn progress(&mut self, revision: Revision);
-
-    /// Sets whether the watch is interrupted.
-    fn interrupted(&mut self, trouble: Option<&Trouble>);
-
-    /// There is no first state, or none from the server.
-    fn failed(&mut self, error: &Arc<Error>);
 }
 
 pub(super) struct TypedFeed<T> {
@@ -191,7 +290,7 @@ struct Begin<T> {
 impl<T: Send + Sync + 'static> TypedFeed<T> {
     /// Creates the feed of a view that already has a state.
     #[cfg(feature = "snapshot")]
-    pub(super) fn begun(view: Box<dyn View<State = T>>, pattern: Pattern, cell: &Arc<Cell<T>>, keeper: SnapshotKeeper) -> Self {
+    fn begun(view: Box<dyn View<State = T>>, pattern: Pattern, cell: &Arc<Cell<T>>, keeper: SnapshotKeeper) -> Self {
         Self { view, is_torn: false, pattern, out: Out::Begun(Arc::downgrade(cell)), keeper: Some(keeper) }
     }
 

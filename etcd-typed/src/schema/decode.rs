@@ -1,6 +1,8 @@
 //! Converts a tree to a struct. Records every problem instead of stopping at the first.
 
-use super::gather::Gathered;
+mod gather;
+
+pub(super) use self::gather::Gathered;
 use super::{Map, MapKey, Schema, Stored, Table, Tree, Validation, key_of_segment, place, split_first, validated, with_prefix};
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};

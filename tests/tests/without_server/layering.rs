@@ -1,44 +1,46 @@
-//! Every import of the library points down. The rows are those of DESIGN.md. A module without a row
-//! fails the test, so that whoever adds a module gives it a row.
+//! Every import of the library points down, and the files of a module form no circle. The rows are
+//! those of the table in DESIGN.md, which this test reads. A module without a row fails the test, so
+//! that whoever adds a module gives it a row.
+//!
+//! Inside a module, the rule is:
+//!
+//! - A file may use the files below it, and the files above it: `queue.rs` and `queue/guard.rs` may
+//!   use each other, as may `live/upstream.rs` and `live/upstream/proof.rs`.
+//! - Files with the same parent use each other in one direction only, each taken with all files
+//!   below it. So there is an order in which they can be read.
+//! - A name belongs to the file that defines it: `super::Guard` in `queue/token.rs` counts as a use
+//!   of `queue/guard.rs`, although `queue.rs` re-exports it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
-/// The rows from bottom to top. A module may use modules of lower rows, but no other module of its
-/// own row.
-const ROWS: [&[&str]; 12] = [
-    &["clock", "key", "revision", "runtime"],
-    &["error"],
-    &["value", "version", "retry", "telemetry"],
-    &["store", "store::connect"],
-    &["store::tls", "store::roaming", "store::diagnosis"],
-    &["store::memory", "store::v2", "store::v3", "schema", "watch", "lease"],
-    &["changes", "queue"],
-    &["live", "lock", "election", "publish"],
-    &["handle"],
-    &["client"],
-    &["guide", "private", "testing"],
-    &["lib"],
-];
+/// A row of the table in DESIGN.md. A module may use modules of lower rows, but no other module of
+/// its own row.
+struct Row {
+    modules: Vec<String>,
+    purpose: String,
+}
 
-/// The description of each row in the picture.
-const PURPOSES: [&str; 12] = [
-    "paths, revisions, time and tasks",
-    "what went wrong",
-    "one value and its text; when to try again; what is reported",
-    "the contract of a store",
-    "what the stores share",
-    "stores; structs and keys; resuming a watch; leases",
-    "typed changes; the queue of a lock",
-    "views, locks, leaders, published values",
-    "the methods on keys, structs and maps",
-    "opens handles, locks and elections",
-    "for derived code, for tests, for readers",
-    "the front page",
-];
+/// The rows from bottom to top.
+static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
+    let design = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../DESIGN.md"));
+    let (_, section) = design.split_once("\n## The layers\n").expect("the section about the layers");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let mut rows: Vec<Row> = section.lines().filter(|line| line.starts_with("| `")).map(row).collect();
+    rows.reverse();
+    rows
+});
+
+fn row(line: &str) -> Row {
+    let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+    let [modules, purpose] = cells[..] else { panic!("{line:?} has no two cells") };
+    let modules = modules.split(", ").map(|module| module.trim_matches('`').to_owned()).collect();
+    Row { modules, purpose: purpose.to_owned() }
+}
 
 /// A step of a path: a module and what happens there. The first and the last step may be a name that is
 /// not a module.
@@ -89,7 +91,8 @@ const WAYS: [(&str, bool, [Step; 6]); 3] = [
 fn place(module: &str) -> Option<(usize, &'static str)> {
     let mut name = module;
     loop {
-        let found = ROWS.iter().enumerate().find_map(|(row, names)| Some((row, *names.iter().find(|known| **known == name)?)));
+        let found =
+            ROWS.iter().enumerate().find_map(|(row, names)| Some((row, names.modules.iter().find(|known| *known == name)?.as_str())));
         // `store` stands only for the trait and its types; a new module beside `store::v2` needs a
         // row of its own.
         if let Some((row, known)) = found {
@@ -111,30 +114,137 @@ fn fault(from: &str, to: &str) -> Option<String> {
     }
 }
 
-/// The modules that a source text imports, from the paths after `crate::` and `super::`.
-fn imports(module: &str, text: &str, modules: &BTreeMap<String, PathBuf>) -> Vec<String> {
-    let mut found = Vec::new();
-    for line in statements(text) {
-        let line = line.as_str();
-        for (at, _) in line.match_indices("crate::") {
-            // Skip `$crate::` and `my_crate::`.
-            if line.get(..at).is_some_and(|before| before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$')) {
-                continue;
-            }
-            found.extend(targets("", line.get(at + "crate::".len()..).unwrap_or_default(), modules));
+/// The modules of the library with their texts, without test modules.
+struct Source {
+    texts: BTreeMap<String, String>,
+    /// Where a name comes from that a module imports from a child: the module and the name there.
+    /// The root is the module `""`.
+    exports: BTreeMap<(String, String), (String, String)>,
+}
+
+impl Source {
+    fn new(texts: BTreeMap<String, String>) -> Self {
+        let mut source = Self { texts, exports: BTreeMap::new() };
+        for (module, text) in &source.texts {
+            let base = if module == "lib" { "" } else { module };
+            let imported = statements(text).into_iter().filter_map(|line| {
+                let (visibility, path) = line.split_once("use ")?;
+                let is_import = visibility.is_empty() || visibility.starts_with("pub");
+                is_import.then(|| path.trim_end_matches(';').trim_start_matches("self::").to_owned())
+            });
+            let names = imported.flat_map(|path| source.names(base, &path)).filter(|(_, (origin, _))| origin != base);
+            source.exports.extend(names.map(|(name, origin)| ((base.to_owned(), name), origin)).collect::<Vec<_>>());
         }
-        let mut rest = line;
-        while let Some((_, after)) = rest.split_once("super::") {
-            let mut base = module.rsplit_once("::").map_or("", |(parent, _)| parent);
-            rest = after;
-            while let Some(further) = rest.strip_prefix("super::") {
-                base = base.rsplit_once("::").map_or("", |(parent, _)| parent);
-                rest = further;
+        source
+    }
+
+    fn read(src: &Path) -> Self {
+        Self::new(modules(src).into_iter().map(|(module, path)| (module, without_tests(&read(&path)).to_owned())).collect())
+    }
+
+    /// The names that a path below `base` imports: each with its module and its name there.
+    fn names(&self, base: &str, path: &str) -> Vec<(String, (String, String))> {
+        let path = path.trim();
+        if let Some(list) = path.strip_prefix('{') {
+            return items(list).into_iter().flat_map(|path| self.names(base, path)).collect();
+        }
+        let name = identifier(path);
+        let longer = join(base, &name);
+        if self.texts.contains_key(&longer)
+            && let Some(further) = path.get(name.len()..).and_then(|rest| rest.strip_prefix("::"))
+        {
+            return self.names(&longer, further);
+        }
+        let shown = path.split_once(" as ").map_or(name.as_str(), |(_, alias)| alias);
+        vec![(shown.to_owned(), (base.to_owned(), name))]
+    }
+
+    /// The modules that a text imports, from the paths after `crate::` and `super::`.
+    fn imports(&self, module: &str, text: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for line in statements(text) {
+            let line = line.as_str();
+            for (at, _) in line.match_indices("crate::") {
+                // Skip `$crate::` and `my_crate::`.
+                if line.get(..at).is_some_and(|before| before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$')) {
+                    continue;
+                }
+                found.extend(self.targets("", line.get(at + "crate::".len()..).unwrap_or_default()));
             }
-            found.extend(targets(base, rest, modules));
+            let mut rest = line;
+            while let Some((_, after)) = rest.split_once("super::") {
+                let mut base = module.rsplit_once("::").map_or("", |(parent, _)| parent);
+                rest = after;
+                while let Some(further) = rest.strip_prefix("super::") {
+                    base = base.rsplit_once("::").map_or("", |(parent, _)| parent);
+                    rest = further;
+                }
+                found.extend(self.targets(base, rest));
+            }
+        }
+        found
+    }
+
+    /// The modules that a path below `base` names: for each name of a list in braces, the module that
+    /// defines it.
+    fn targets(&self, base: &str, path: &str) -> Vec<String> {
+        if let Some(list) = path.strip_prefix('{') {
+            return items(list).into_iter().flat_map(|path| self.targets(base, path.trim())).collect();
+        }
+        let name = identifier(path);
+        let longer = join(base, &name);
+        if self.texts.contains_key(&longer) {
+            let further = path.get(name.len()..).and_then(|rest| rest.strip_prefix("::"));
+            return further.map_or_else(|| vec![longer.clone()], |rest| self.targets(&longer, rest));
+        }
+        let mut at = (base.to_owned(), name);
+        while let Some(origin) = self.exports.get(&at) {
+            at = origin.clone();
+        }
+        if at.0.is_empty() { Vec::new() } else { vec![at.0] }
+    }
+
+    /// The uses between files: which one uses which other one.
+    fn uses(&self) -> BTreeSet<(String, String)> {
+        let uses = self.texts.iter().flat_map(|(module, text)| {
+            let imports = self.imports(module, text).into_iter().filter(move |import| import != module);
+            imports.map(move |import| (module.clone(), import))
+        });
+        uses.collect()
+    }
+}
+
+fn identifier(path: &str) -> String {
+    path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+fn join(base: &str, name: &str) -> String {
+    if base.is_empty() { name.to_owned() } else { format!("{base}::{name}") }
+}
+
+/// The circles of files with the same parent, each file taken with all files below it.
+fn circles(uses: &BTreeSet<(String, String)>) -> Vec<String> {
+    let mut siblings: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
+    for (from, to) in uses {
+        let (from, to): (Vec<&str>, Vec<&str>) = (from.split("::").collect(), to.split("::").collect());
+        let same = from.iter().zip(&to).take_while(|(from, to)| from == to).count();
+        if let (Some(one), Some(other)) = (from.get(same), to.get(same)) {
+            siblings.entry(from[..same].join("::")).or_default().insert(((*one).to_owned(), (*other).to_owned()));
         }
     }
-    found
+    for edges in siblings.values_mut() {
+        // A file that uses none of the rest, or that none of the rest uses, is in no circle.
+        loop {
+            let (from, to): (BTreeSet<_>, BTreeSet<_>) = edges.iter().cloned().unzip();
+            let before = edges.len();
+            edges.retain(|(one, other)| to.contains(one) && from.contains(other));
+            if edges.len() == before {
+                break;
+            }
+        }
+    }
+    let circles = siblings.into_iter().filter(|(_, edges)| !edges.is_empty());
+    circles.map(|(parent, edges)| format!("in `{parent}`: {edges:?}")).collect()
 }
 
 /// The lines of a text without comments. An import over several lines is joined into one.
@@ -150,21 +260,6 @@ fn statements(text: &str) -> Vec<String> {
         open = import && !line.ends_with(';');
     }
     found
-}
-
-/// The modules that a path below `base` names: the longest known module, for each name of a list in
-/// braces.
-fn targets(base: &str, path: &str, modules: &BTreeMap<String, PathBuf>) -> Vec<String> {
-    if let Some(list) = path.strip_prefix('{') {
-        return items(list).into_iter().flat_map(|path| targets(base, path.trim(), modules)).collect();
-    }
-    let name: String = path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-    let longer = if base.is_empty() { name.clone() } else { format!("{base}::{name}") };
-    if modules.contains_key(&longer) {
-        let further = path.get(name.len()..).and_then(|rest| rest.strip_prefix("::"));
-        return further.map_or_else(|| vec![longer.clone()], |rest| targets(&longer, rest, modules));
-    }
-    if base.is_empty() { Vec::new() } else { vec![base.to_owned()] }
 }
 
 /// The items of a comma-separated list, up to its closing brace.
@@ -227,32 +322,78 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).expect("a source file")
 }
 
+fn library() -> Source {
+    Source::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../etcd-typed/src"))
+}
+
 #[test]
 fn every_import_points_down() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("../etcd-typed/src");
-    let modules = modules(&src);
+    let source = library();
     let mut edges = 0;
     let mut faults = Vec::new();
-    for (module, path) in &modules {
-        let imports = imports(module, without_tests(&read(path)), &modules);
+    for (module, text) in &source.texts {
+        let imports = source.imports(module, text);
         edges += imports.len();
         faults.extend(imports.iter().filter_map(|import| fault(module, import)));
         if place(module).is_none() {
             faults.push(format!("`{module}` has no row: give it one"));
         }
     }
-    assert!(modules.len() > 30 && edges > 100, "{} modules, {edges} imports: the search does not find the source", modules.len());
+    assert!(source.texts.len() > 30 && edges > 100, "{} modules, {edges} imports: the search does not find the source", source.texts.len());
     assert!(faults.is_empty(), "imports that do not point down:\n{}", faults.join("\n"));
+}
+
+/// See the rule at the top of this file.
+#[test]
+fn files_of_a_module_form_no_circle() {
+    let uses = library().uses();
+    let inside = uses.iter().filter(|(from, to)| from.split("::").next() == to.split("::").next()).count();
+    assert!(inside > 200, "{inside} uses inside modules: the search does not find them");
+    let circles = circles(&uses);
+    assert!(circles.is_empty(), "circles of files:\n{}", circles.join("\n"));
+}
+
+#[test]
+fn circle_of_files_is_detected() {
+    let circles = |texts: &[(&str, &str)]| {
+        circles(&Source::new(texts.iter().map(|(module, text)| ((*module).to_owned(), (*text).to_owned())).collect()).uses())
+    };
+    let parent = "mod a;\nmod b;\npub(crate) use self::a::A;\nuse b::{B, C as D};";
+    for (name, a, b) in [
+        ("siblings", "use super::b::B;", "use super::a::A;"),
+        ("a path in code", "    let x = super::b::B::new();", "use crate::m::a::A;"),
+        ("names that the parent re-exports", "use super::B;", "use super::{A, other};"),
+        ("a renamed name", "use super::D;", "use super::A;"),
+        ("an import over several lines", "use super::{\n    B,\n    other,\n};", "use super::A;"),
+        ("a name that the root re-exports", "use super::B;", "use crate::A;"),
+    ] {
+        let texts = [("lib", "mod m;\npub use m::A;"), ("m", parent), ("m::a", a), ("m::b", b)];
+        assert_eq!(circles(&texts).len(), 1, "{name}");
+    }
+    // A file below is part of its parent.
+    let below = [("m", "mod a;\nmod b;"), ("m::a", "mod c;"), ("m::a::c", "use crate::m::b::B;"), ("m::b", "use super::a::A;")];
+    assert_eq!(circles(&below).len(), 1);
+    let three = [("m", ""), ("m::a", "use super::b::B;"), ("m::b", "use super::c::C;"), ("m::c", "use super::a::A;")];
+    assert_eq!(circles(&three).len(), 1);
+
+    for (name, a, b) in [
+        ("one direction", "use super::b::B;", "use super::other;"),
+        ("parent and child", "use super::{Own, m};", "use super::Own;\nuse super::a::A;"),
+        ("a comment", "use super::b::B;", "// as super::a::A does"),
+    ] {
+        let texts = [("m", parent), ("m::a", a), ("m::b", b)];
+        assert_eq!(circles(&texts), Vec::<String>::new(), "{name}");
+    }
 }
 
 #[test]
 fn import_that_points_up_is_detected() {
-    let modules: BTreeMap<String, PathBuf> =
-        ["key", "error", "store", "store::connect", "store::v2", "store::v2::http", "store::v3", "watch", "handle", "client"]
-            .map(|module| (module.to_owned(), PathBuf::new()))
-            .into();
+    let modules = ["key", "error", "store", "store::connect", "store::v2", "store::v2::http", "store::v3", "watch", "handle", "client"]
+        .map(|module| (module.to_owned(), String::new()));
+    let root = ("lib".to_owned(), "pub use client::Client;".to_owned());
+    let source = Source::new(modules.into_iter().chain([root]).collect());
     let faults =
-        |module: &str, text: &str| imports(module, text, &modules).iter().filter_map(|import| fault(module, import)).collect::<Vec<_>>();
+        |module: &str, text: &str| source.imports(module, text).iter().filter_map(|import| fault(module, import)).collect::<Vec<_>>();
     for (module, text) in [
         ("key", "use crate::error::Error;"),
         ("store", "    let x = crate::client::Client::new();"),
@@ -262,6 +403,7 @@ fn import_that_points_up_is_detected() {
         ("watch", "use crate::{handle::Dir, key::Key};"),
         ("handle", "use crate::{key::Key, client::Client};"),
         ("handle", "use crate::{\n    error::{Error, Result},\n    client::Client,\n};"),
+        ("handle", "use crate::Client;"),
     ] {
         assert_eq!(faults(module, text).len(), 1, "{module}: {text}");
     }
@@ -299,10 +441,10 @@ fn frame(x: usize, y: usize, width: usize, height: usize) -> String {
 
 fn layers() -> String {
     let mut body = String::new();
-    for (line, (row, purpose)) in ROWS.iter().zip(PURPOSES).rev().enumerate() {
+    for (line, Row { modules, purpose }) in ROWS.iter().rev().enumerate() {
         let y = 12 + 34 * line;
         body += &frame(12, y, 756, 28);
-        body += &text(24, y + 18, " font-family=\"monospace\" font-weight=\"bold\"", &row.join(", "));
+        body += &text(24, y + 18, " font-family=\"monospace\" font-weight=\"bold\"", &modules.join(", "));
         body += &text(756, y + 18, " text-anchor=\"end\"", purpose);
     }
     svg("The modules, each above those that it uses", 12 + 34 * ROWS.len() + 6, &body)

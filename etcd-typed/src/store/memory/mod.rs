@@ -9,6 +9,7 @@
 
 mod engine;
 mod fault;
+mod fault_plan;
 mod lease;
 #[cfg(test)]
 mod model;
@@ -26,9 +27,10 @@ use std::time::Duration;
 
 use tokio::time::{self, Instant};
 
-pub use self::fault::{Calls, Faults};
+pub use self::fault::Faults;
+pub use self::fault_plan::Calls;
 
-use self::fault::{Call, Effect, late, lost};
+use self::fault_plan::{Call, Effect, late, lost};
 use self::shared::{Inner, SharedState};
 use self::state::HistoryLimit;
 use self::txn::Limits;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::engine::Engine;
-use super::fault::{End, FaultPlan};
+use super::fault_plan::{End, FaultPlan};
 use super::state::HistoryLimit;
 use crate::error::{Error, ErrorKind};
 

@@ -8,7 +8,7 @@ use futures_util::stream;
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
-use super::fault::End;
+use super::fault_plan::End;
 use super::shared::{Inner, SharedState};
 use super::state::Next;
 use crate::error::{Error, ErrorKind, Result};

@@ -10,9 +10,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::call::How;
 use super::channel::{Coalescing, Slot};
 use super::connection::Sent;
+use super::how::How;
 use super::wire::{TXN, Untyped};
 
 /// `RequestOp { request: Txn(TxnRequest {}) }` as one more element of `TxnRequest::failure`.

@@ -29,9 +29,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Timeout, sleep_until, timeout, timeout_at};
 
-use super::auth::Auth;
-use super::call::{Core, How, NAME};
+use super::NAME;
+use super::attempt::Core;
 use super::channel::{Coalescing, Lane, Slot};
+use super::how::How;
+use super::session::Auth;
 use super::status::{Failure, Repeat, Row};
 use super::wire::{self, RANGE, RangeRequest, RangeResponse, RequestOp, STATUS, StatusRequest, TXN, TxnRequest, TxnResponse};
 use crate::telemetry;

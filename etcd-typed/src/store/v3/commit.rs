@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::call::How;
 use super::coalesce::CoalescedReads;
+use super::how::How;
 use super::kv::{self, NewLease, Request, RequestPlan};
 use super::rights;
 use super::ttl::TtlLeases;

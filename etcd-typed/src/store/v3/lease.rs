@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::call::{Core, How};
+use super::attempt::Core;
+use super::how::How;
 use super::kv::{lease_number, seconds};
 use super::status::{Failure, NOT_ALLOWED, Row};
 use super::wire::{

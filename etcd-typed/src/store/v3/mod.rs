@@ -2,12 +2,13 @@
 //!
 //! Pure modules: `wire` (the messages), `grpc` (how a call ends), `kv` and `status` (what messages
 //! and statuses mean). `connection` is one connection, and `channel` holds the connections of all
-//! endpoints. `cluster` decides which cluster's answers are accepted. `auth` holds the token.
-//! `call` makes one call with all its attempts. `careful` changes a read-only transaction for
-//! servers that may crash on it. `coalesce` combines several reads into one call. `range`,
-//! `commit`,
-//! `lease` and `watch` implement the methods of the store.
+//! endpoints. `cluster` decides which cluster's answers are accepted. `attempt`
+//! sends a request, again if needed, and `careful` changes a read-only transaction for servers that
+//! may crash on it. `session` holds the token, `auth` logs in, and `call` makes a call with the
+//! token. `coalesce` combines several reads into one call. `range`, `commit`, `lease` and `watch`
+//! implement the methods of the store.
 
+mod attempt;
 mod auth;
 mod call;
 mod careful;
@@ -17,10 +18,12 @@ mod coalesce;
 mod commit;
 mod connection;
 mod grpc;
+mod how;
 mod kv;
 mod lease;
 mod range;
 mod rights;
+mod session;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;
@@ -35,8 +38,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use call::{Core, How};
+use attempt::Core;
 use coalesce::CoalescedReads;
+use how::How;
 use ttl::TtlLeases;
 use wire::{MEMBER_LIST, MemberListRequest, STATUS, StatusRequest};
 
@@ -48,6 +52,9 @@ use crate::store::{
     BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
     within_runtime,
 };
+
+/// The name of this store in metrics and events.
+const NAME: &str = "v3";
 
 /// Spawns a task on the current runtime. The compiler generates tokio's task code for each type of
 /// future, and twice each, because tokio boxes large futures. Boxing every future here leaves one

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use super::call::How;
 use super::coalesce::CoalescedReads;
+use super::how::How;
 use super::kv::{bounds, bounds_within, header_revision, key_value, number, range_reply};
 use super::rights;
 use super::status::{Failure, Row};

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::call::{Core, How};
+use super::attempt::Core;
+use super::how::How;
 use super::kv::bounds;
 use super::status::{NOT_ALLOWED, Row};
 use super::wire::{self, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TXN, TxnRequest};

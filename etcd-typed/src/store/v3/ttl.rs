@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::timeout_at;
 
-use super::call::Core;
+use super::attempt::Core;
 use super::kv::NewLease;
 use super::{lease, spawn};
 use crate::clock::Moment;

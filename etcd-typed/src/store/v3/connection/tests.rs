@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::store::connect::{ConnectOptions, Endpoint};
-use crate::store::v3::call::send;
+use crate::store::v3::attempt::send;
 use crate::store::v3::grpc::Code;
 use crate::store::v3::status::{Failure, Row, classify};
 use crate::store::v3::wire::{FIRST_OF_WATCH, PutRequest, WatchRequest};

@@ -20,11 +20,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::auth::{Auth, Session};
-use super::call::{Core, How, NAME};
+use super::NAME;
+use super::attempt::Core;
 use super::cluster::Origin;
+use super::how::How;
 use super::kv::bounds;
 use super::rights;
+use super::session::{Auth, Session};
 use super::spawn;
 use super::status::{Failure, Repeat, Row};
 use super::wire::{RANGE, RangeRequest};

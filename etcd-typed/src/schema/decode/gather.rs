@@ -10,14 +10,14 @@ use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Bound;
 
-use super::decode::Found;
-use super::{AT_ONCE, Decoder, Map, Schema, Tree, Validation, with_prefix};
+use super::{Decoder, Found};
 use crate::key::Key;
+use crate::schema::{AT_ONCE, Map, Schema, Tree, Validation, with_prefix};
 use crate::value::Codec;
 
 /// The maps that were read, by their position in the tree.
 #[derive(Debug, Default)]
-pub(super) struct Gathered<'a>(HashMap<String, Part<'a>>);
+pub(in crate::schema) struct Gathered<'a>(HashMap<String, Part<'a>>);
 
 /// A map of which some entries were read.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ enum Rest<'a> {
 
 impl<'a> Gathered<'a> {
     /// Reads some more keys. Returns true if nothing remains.
-    pub(super) fn more<T>(
+    pub(in crate::schema) fn more<T>(
         &mut self,
         directory: &'a Key,
         tree: &'a Tree,

@@ -1,8 +1,8 @@
 //! Tests against servers in this process that name a cluster in their answers, or none.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::{BufMut, Bytes};
 use futures_util::future::join_all;
