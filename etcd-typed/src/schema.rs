@@ -309,8 +309,8 @@ where
     // unused alias, or is left over.
     let was_read: HashSet<&str> = basis.iter().map(|(relative, _)| relative.as_str()).collect();
     problems.extend(tree.iter().filter_map(|(relative, stored)| {
-        let is_hidden = relative.split('/').any(key::is_hidden);
-        if is_hidden || was_read.contains(relative.as_str()) {
+        let is_reserved = relative.split('/').any(key::is_reserved);
+        if is_reserved || was_read.contains(relative.as_str()) {
             return None;
         }
         let reason = if owns(relative) { presence::left_over(&around(relative), tree)? } else { "not a key of the schema".to_owned() };
@@ -416,11 +416,16 @@ pub trait MapKey: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static {
 
 impl<T: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static> MapKey for T {}
 
-/// Converts a map key to its segment.
-pub(crate) fn segment_of<K: MapKey>(key: &K) -> Result<String, ValueError> {
+/// The text of a map key, which its segment escapes.
+pub(crate) fn text_of<K: MapKey>(key: &K) -> Result<String, ValueError> {
     let bytes = Codec::value().encode(key)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| ValueError::new("a map key is text; this one's stored form is not UTF-8"))?;
-    Ok(key::escape(text).into_owned())
+    Ok(text.to_owned())
+}
+
+/// Converts a map key to its segment.
+fn segment_of<K: MapKey>(key: &K) -> Result<String, ValueError> {
+    Ok(key::escape(&text_of(key)?).into_owned())
 }
 
 /// Converts a segment to its map key. Refuses a segment that [`segment_of`] would not write, since
@@ -434,7 +439,7 @@ pub(crate) fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind
         return Ok(value);
     }
     match segment_of(&value) {
-        Ok(own) if own == segment => Ok(value),
+        Ok(own) if key::is_form_of(segment, &own) => Ok(value),
         Ok(own) => Err(foreign(format!(
             "the key's name stands for the same as `{own}`: write that, or use `String` for the keys of the map, which takes every name"
         ))),

@@ -83,16 +83,18 @@ impl Directory {
         &self.key
     }
 
-    /// The handle of a key in this directory. The name is treated as data and escaped.
+    /// The handle of a key in this directory. The name is treated as data and escaped, as in an
+    /// [`EntryMap`](crate::EntryMap).
     #[must_use]
     pub fn entry<T: EtcdValue + Send + Sync + 'static>(&self, name: &str) -> Entry<T> {
-        Entry::new(self.context.clone(), self.key.child(name), Codec::value())
+        let (key, older) = self.context.child(&self.key, name);
+        Entry::new(self.context.clone(), key, Codec::value()).with_aliases(older.into_iter().collect())
     }
 
     /// The handle of a subdirectory. The name is treated as data and escaped.
     #[must_use]
     pub fn directory(&self, name: &str) -> Self {
-        Self::new(self.context.clone(), self.key.child(name))
+        Self::new(self.context.clone(), self.context.child(&self.key, name).0)
     }
 
     /// Lists the values and directories directly in this directory, in the order of their names.

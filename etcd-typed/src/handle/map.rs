@@ -14,12 +14,12 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream;
 
-use super::SharedContext;
 use super::dir::{Dir, EtcdSchema, set};
 use super::dry::{Check, Diff};
 use super::entry::Entry;
 use super::expiry::{EnclosingStruct, RequestedExpiry};
 use super::plan::{Atomicity, Owner};
+use super::{Context, SharedContext};
 use crate::changes::{Typed, Watching};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -35,8 +35,13 @@ use crate::version::Versioned;
 /// A handle to a directory with one key for each entry of a map.
 ///
 /// A map key becomes one segment, escaped if necessary, so any text can be a key and none can leave
-/// the directory. Keys whose name starts with `_`, and keys in subdirectories, are not entries and
+/// the directory. The reserved name `_etcd-typed`, and keys in subdirectories, are not entries and
 /// are left alone. Errors and cancel safety are as for [`Entry`].
+///
+/// A map key that begins with `_` is stored unchanged, except on v2, where the `_` is escaped
+/// (`%5Fx`), since v2 hides such names. Earlier versions of this library escaped it everywhere. A
+/// key of that form is read while the unescaped key does not exist, `set` replaces it, and a
+/// deletion of the entry also deletes it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
@@ -103,7 +108,9 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     where
         Q: ToOwned<Owned = K> + ?Sized,
     {
-        Ok(Entry::new(self.context.clone(), child(&self.key, &key.to_owned())?, self.codec).within(self.enclosing.clone()))
+        let (key, older) = child(&self.context, &self.key, &key.to_owned())?;
+        let entry = Entry::new(self.context.clone(), key, self.codec).with_aliases(older.into_iter().collect());
+        Ok(entry.within(self.enclosing.clone()))
     }
 
     /// Reads all entries from one revision.
@@ -131,7 +138,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     ///
     /// The errors of [`Dir::set`].
     pub fn set(&self, map: &BTreeMap<K, V>) -> MapWrite {
-        let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec));
+        let encoded = self.encode(map);
         MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), self.owner(), encoded, Self::operation("set"))
     }
 
@@ -142,7 +149,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     ///
     /// `Invalid` as for `set`.
     pub async fn diff(&self, map: &BTreeMap<K, V>) -> Result<Diff> {
-        let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec))?;
+        let encoded = self.encode(map)?;
         Self::operation("diff").run(Diff::read(&self.context, &self.key, self.owner(), encoded)).await
     }
 
@@ -196,6 +203,11 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
         EntryPages { items: Box::pin(stream::unfold(paging, Paging::next)) }
     }
 
+    fn encode(&self, map: &BTreeMap<K, V>) -> Result<Encoded> {
+        let encoded = schema::encode_with(&self.key, |encoder| encoder.all_entries(map, self.codec))?;
+        Ok(self.context.stored(encoded))
+    }
+
     fn owner(&self) -> Owner {
         Owner::Entries { secret: self.codec.is_secret() }
     }
@@ -210,10 +222,10 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     }
 }
 
-/// The key of a map entry.
-fn child<K: MapKey>(directory: &Key, key: &K) -> Result<Key> {
-    let segment = schema::segment_of(key).map_err(|reason| Error::new(ErrorKind::InvalidKey, reason.to_string()).at(directory))?;
-    Ok(directory.descend(&segment))
+/// The key of a map entry, and the key at which earlier versions of this library stored it.
+fn child<K: MapKey>(context: &Context, directory: &Key, key: &K) -> Result<(Key, Option<Key>)> {
+    let text = schema::text_of(key).map_err(|reason| Error::new(ErrorKind::InvalidKey, reason.to_string()).at(directory))?;
+    Ok(context.child(directory, &text))
 }
 
 /// A write of a whole map. It runs when it is awaited and returns its revision.
@@ -388,7 +400,8 @@ impl<K: MapKey, V: Send + Sync + 'static> Paging<K, V> {
 
 /// A handle to a directory that contains one subdirectory with a struct for each entry of a map.
 ///
-/// Map keys are as for [`EntryMap`]. A subdirectory is an entry if it contains one of the struct's
+/// Map keys are as for [`EntryMap`]; see [`dir`](Self::dir) for directories of earlier versions. A
+/// subdirectory is an entry if it contains one of the struct's
 /// required keys, or any of its keys if it has no required key. An entry is removed with everything
 /// below its directory. See [`Dir`](Dir#structs-that-may-be-absent).
 pub struct DirMap<K, S> {
@@ -431,6 +444,12 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// The handle of the struct with this map key. Sends no request. Its `delete` removes the
     /// entry, with everything below its directory.
     ///
+    /// For a map key that begins with `_`, earlier versions of this library stored the struct in a
+    /// directory with an escaped name (`%5Fx`). `get` and `exists` of the struct and of its fields
+    /// read that directory while the own one does not contain the struct, and `delete` deletes both.
+    /// Other methods use the own directory only. To move the struct, read it and `set` it, or `set`
+    /// the whole map.
+    ///
     /// # Errors
     ///
     /// `InvalidKey` if the stored form of the map key is not text.
@@ -438,7 +457,8 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     where
         Q: ToOwned<Owned = K> + ?Sized,
     {
-        Ok(S::handle(Dir::new(self.context.clone(), child(&self.key, &key.to_owned())?).within(self.enclosing.clone()).removable(true)))
+        let (key, older) = child(&self.context, &self.key, &key.to_owned())?;
+        Ok(S::handle(Dir::new(self.context.clone(), key).older(older).within(self.enclosing.clone()).removable(true)))
     }
 
     /// Lists the map keys that exist, in order.
@@ -476,7 +496,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     ///
     /// The errors of [`Dir::set`]. `Invalid` also for a struct that would have no key.
     pub fn set(&self, map: &BTreeMap<K, S>) -> MapWrite {
-        let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map));
+        let encoded = self.encode(map);
         MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), Owner::Dirs(S::TABLE), encoded, Self::operation("set"))
     }
 
@@ -487,7 +507,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     ///
     /// `Invalid` as for `set`.
     pub async fn diff(&self, map: &BTreeMap<K, S>) -> Result<Diff> {
-        let encoded = schema::encode_with(&self.key, |encoder| encoder.all_dirs(map))?;
+        let encoded = self.encode(map)?;
         Self::operation("diff").run(Diff::read(&self.context, &self.key, Owner::Dirs(S::TABLE), encoded)).await
     }
 
@@ -511,6 +531,10 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// one struct costs the decoding of that struct and O(log n).
     pub fn live(&self) -> Viewing<LiveMap<K, S>> {
         self.context.view(Span::Below(self.key.clone()), &self.key, S::TABLE.pattern(), DirsView::new())
+    }
+
+    fn encode(&self, map: &BTreeMap<K, S>) -> Result<Encoded> {
+        Ok(self.context.stored(schema::encode_with(&self.key, |encoder| encoder.all_dirs(map))?))
     }
 
     fn operation(op: &'static str) -> Operation {

@@ -6,7 +6,7 @@ mod commit;
 use bytes::Bytes;
 
 use super::expiry::EnclosingExpiry;
-use crate::key::Key;
+use crate::key::{self, Key};
 use crate::revision::Revision;
 use crate::schema::{Encoded, Removable, Table, Tree, removable_in_map};
 use crate::store::{Committed, Compare, Condition, Expiry, Op, Span};
@@ -94,8 +94,8 @@ impl Owner {
     pub(super) fn owns(self, relative: &str) -> bool {
         match (self, relative.split_once('/')) {
             (Self::Struct(table), _) => table.owns(relative),
-            (Self::Entries { .. }, None) => crate::key::unescape(relative).is_some(),
-            (Self::Dirs(table), Some((child, rest))) => crate::key::unescape(child).is_some() && table.owns(rest),
+            (Self::Entries { .. }, None) => key::unescape(relative).is_some(),
+            (Self::Dirs(table), Some((child, rest))) => key::unescape(child).is_some() && table.owns(rest),
             (Self::Entries { .. }, Some(_)) | (Self::Dirs(_), None) => false,
         }
     }
@@ -181,9 +181,16 @@ impl Owner {
     /// struct key by key. They are deleted if the enclosing struct is added.
     pub(super) fn difference<'k>(self, stored: impl Iterator<Item = &'k String>, old: &Encoded, new: &Encoded) -> WritePlan {
         let puts = new.iter().filter(|(key, bytes)| old.get(*key) != Some(bytes));
-        let mut plan =
-            WritePlan { puts: puts.map(|(key, bytes)| Put::new((key.clone(), bytes.clone()))).collect(), ..WritePlan::default() };
-        for key in self.superseded(stored, new) {
+        let mut plan = WritePlan { puts: puts.map(|(key, bytes)| Put::new((key.clone(), bytes.clone()))).collect(), ..WritePlan::default() };
+        let superseded = self.superseded(stored, new);
+        // A value at a key of an earlier version is deleted there, so it is put at its own key.
+        let renamed = superseded.iter().filter_map(|key| new.get_key_value(&key::with_plain_underscores(key)?));
+        let renamed: Vec<Put> = renamed
+            .filter(|(key, _)| !plan.puts.iter().any(|put| put.key == **key))
+            .map(|(key, bytes)| Put::new((key.clone(), bytes.clone())))
+            .collect();
+        plan.puts.extend(renamed);
+        for key in superseded {
             let around = self.removable_around(key);
             let (present, absent) = around.split_at(around.iter().take_while(|removable| removable.is_encoded(new)).count());
             let is_left_over = absent.first().is_some_and(|removable| !removable.is_encoded(old));
@@ -506,8 +513,8 @@ mod tests {
     #[test]
     fn map_owns_only_direct_children() {
         let entries = Owner::Entries { secret: false };
-        assert!(entries.owns("x") && entries.owns("a%2Fb"));
-        assert!(!entries.owns("x/y") && !entries.owns("_x") && !entries.owns("50%"));
+        assert!(entries.owns("x") && entries.owns("a%2Fb") && entries.owns("_x") && entries.owns("%5Fx"));
+        assert!(!entries.owns("x/y") && !entries.owns("_etcd-typed") && !entries.owns("50%"));
         assert!(Owner::Dirs(TABLE).owns("eu/a") && Owner::Dirs(TABLE).owns("eu/old_a"));
         assert!(!Owner::Dirs(TABLE).owns("eu") && !Owner::Dirs(TABLE).owns("eu/foreign"));
     }

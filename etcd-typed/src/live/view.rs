@@ -1,5 +1,6 @@
 //! Makes the candidate for a view's next state from a tree. Pure.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::marker::PhantomData;
@@ -215,6 +216,17 @@ impl<K: MapKey, V> Children<K, V> {
         }
     }
 
+    /// A child whose name begins with `_` may be stored under its own name, and under the escaped
+    /// name of earlier versions and of v2. Returns the name that is read, and forgets problems of
+    /// the other one.
+    fn one_of_two<'c>(&mut self, child: &'c str, exists: impl Fn(&str) -> bool) -> Cow<'c, str> {
+        let own = key::with_plain_underscores(child).map_or(Cow::Borrowed(child), Cow::Owned);
+        let Some(older) = key::with_escaped_underscores(&own) else { return Cow::Borrowed(child) };
+        let (read, other) = if !exists(&own) && exists(&older) { (Cow::Owned(older), own) } else { (own, older.into()) };
+        self.bad.remove(&*other);
+        read
+    }
+
     fn candidate(&self, directory: &Key, revision: Revision) -> Result<Versioned<LiveMap<K, V>>> {
         if !self.bad.is_empty() {
             return Err(Error::from_problems(self.bad.values().flatten().cloned().collect()).at(directory));
@@ -237,7 +249,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntriesView<K, V> {
 
     /// Whether the key is an entry of the map.
     fn owns(relative: &str) -> bool {
-        !relative.contains('/') && !key::is_hidden(relative)
+        !relative.contains('/') && !key::is_reserved(relative)
     }
 
     fn candidate(&self, mirror: &Mirror) -> Result<Versioned<LiveMap<K, V>>> {
@@ -245,6 +257,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntriesView<K, V> {
     }
 
     fn entry(&mut self, mirror: &Mirror, relative: &str) {
+        let relative = &*self.children.one_of_two(relative, |name| mirror.tree().contains_key(name));
         let directory = mirror.directory();
         let stored = mirror.tree().get(relative);
         let now = stored.map(|stored| value(&directory.descend(relative), stored, &self.codec).map_err(|problem| vec![problem]));
@@ -313,11 +326,13 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
     /// Splits a key into its child and the key below it.
     fn child_and_key(relative: &str) -> Option<(&str, &str)> {
         let (child, rest) = relative.split_once('/')?;
-        (!key::is_hidden(child) && S::TABLE.reads(rest)).then_some((child, rest))
+        (!key::is_reserved(child) && S::TABLE.reads(rest)).then_some((child, rest))
     }
 
     /// Updates a child from the mirror. Returns how many keys were read.
     async fn child(&mut self, mirror: &Mirror, child: &str) -> usize {
+        let exists = |child: &str| schema::subtree(mirror.tree(), child).keys().any(|relative| S::TABLE.is_present_by(relative));
+        let child = &*self.0.one_of_two(child, exists);
         let directory = mirror.directory();
         let tree = schema::subtree(mirror.tree(), child);
         let modified = tree.values().map(|stored| stored.modified).max();

@@ -213,7 +213,7 @@ impl<'a> Decoder<'a> {
         let mut children: Vec<&'a str> = Vec::new();
         for (relative, _) in with_prefix(self.tree, &self.prefix) {
             if let (child, Some(rest)) = split_first(&relative[self.prefix.len()..])
-                && !key::is_hidden(child)
+                && !key::is_reserved(child)
                 && children.last() != Some(&child)
                 && table.is_present_by(rest)
             {
@@ -250,7 +250,7 @@ impl<'a> Decoder<'a> {
     /// and `Some(None)` if the entry has a problem.
     pub(super) fn one_entry<K: MapKey, V>(&mut self, name: &str, stored: &Stored, codec: &Codec<V>) -> Option<Option<(K, V)>> {
         let (segment, None) = split_first(name) else { return None };
-        if key::is_hidden(segment) {
+        if key::is_reserved(segment) {
             return None;
         }
         let key = self.map_key::<K>(segment, Some(stored.modified));

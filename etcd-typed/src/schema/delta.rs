@@ -240,9 +240,10 @@ impl<'a> Delta<'a> {
         let changed = self.changed;
         for key in changed.with_prefix(&self.prefix) {
             if let (child, Some(rest)) = split_first(&key.name[self.prefix.len()..])
-                && !key::is_hidden(child)
+                && !key::is_reserved(child)
                 && children.last() != Some(&child)
                 && S::TABLE.owns(rest)
+                && !self.is_replaced(child)
             {
                 children.push(child);
             }
@@ -256,6 +257,12 @@ impl<'a> Delta<'a> {
         }
     }
 
+    /// Whether a struct is in the directory of an earlier version, and also in its own.
+    fn is_replaced(&self, child: &str) -> bool {
+        let own = key::with_plain_underscores(child).map(|own| format!("{}{own}/", self.prefix));
+        own.is_some_and(|own| with_prefix(self.after, &own).next().is_some())
+    }
+
     /// Adds the changes of this directory as a map of values.
     pub(crate) fn all_entries<K: MapKey, V, C>(&mut self, codec: Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
         let prefix = self.prefix.clone();
@@ -266,11 +273,24 @@ impl<'a> Delta<'a> {
         }
         for ChangedKey { name, before, now } in changed.with_prefix(&prefix) {
             let (segment, None) = split_first(&name[prefix.len()..]) else { continue };
-            if key::is_hidden(segment) {
+            if key::is_reserved(segment) {
                 continue;
             }
             let Some(key) = self.map_key::<K>(segment) else { continue };
-            let change = self.change(segment, before, now.or_else(|| self.after.get(name)), codec);
+            let (mut before, mut now) = (before, now.or_else(|| self.after.get(name)));
+            if let Some(own) = key::with_plain_underscores(segment).map(|own| format!("{prefix}{own}")) {
+                // The entry is also reported, or only stored, under its own name.
+                if touched.contains_key(&own) || self.after.contains_key(&own) {
+                    continue;
+                }
+            } else if let Some(older) = key::with_escaped_underscores(segment).map(|older| format!("{prefix}{older}")) {
+                // Before or after this change, the entry may be read at the key of an earlier
+                // version.
+                let stored = self.after.get(&older);
+                before = before.or_else(|| touched.get(&older).map_or(stored, Option::as_ref));
+                now = now.or(stored);
+            }
+            let change = self.change(segment, before, now, codec);
             out.extend(change.map(|change| make(Keyed { key, change })));
         }
     }

@@ -107,7 +107,7 @@ impl Table {
     /// Whether a key, relative to the struct's directory, affects a read: every key of the schema,
     /// and in maps also names that are not valid, which make the read fail.
     pub(crate) fn reads(&self, relative: &str) -> bool {
-        self.has(relative, |name| !key::is_hidden(name))
+        self.has(relative, |name| !key::is_reserved(name))
     }
 
     /// `is_name` decides whether a segment is a name in a map.

@@ -66,7 +66,7 @@ pub(crate) struct Wrong {
 
 /// Reads the entry at a key. `None` if the key does not belong to the map.
 pub(crate) fn entry<K: MapKey, V>(directory: &Key, codec: &Codec<V>, kv: &KeyValue) -> Option<Result<(K, V), Wrong>> {
-    let segment = directory.below(&kv.key).filter(|relative| !relative.contains('/') && !key::is_hidden(relative))?;
+    let segment = directory.below(&kv.key).filter(|relative| !relative.contains('/') && !key::is_reserved(relative))?;
     let problem = |(kind, reason)| Problem { key: directory.descend(segment), kind, reason, revision: Some(kv.modified) };
     let key = key_of_segment(segment).map_err(problem);
     let value = codec.decode(&kv.value).map_err(|reason| problem((ProblemKind::Undecodable, reason.to_string())));

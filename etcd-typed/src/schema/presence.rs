@@ -24,8 +24,11 @@ impl Removable<'_> {
 
     /// Whether `encoded` contains a key below this directory.
     pub(crate) fn is_encoded(&self, encoded: &Encoded) -> bool {
-        let prefix = format!("{}/", self.directory);
-        encoded.range(prefix.clone()..).next().is_some_and(|(relative, _)| relative.starts_with(&prefix))
+        let is_in = |directory: &str| {
+            let prefix = format!("{directory}/");
+            encoded.range(prefix.clone()..).next().is_some_and(|(relative, _)| relative.starts_with(&prefix))
+        };
+        is_in(self.directory) || key::with_plain_underscores(self.directory).is_some_and(|own| is_in(&own))
     }
 }
 

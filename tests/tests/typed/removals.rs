@@ -353,7 +353,7 @@ async fn removal_conflicts_with_added_keys(bench: Bench) {
 /// Writes what an older version of this library left behind: keys with defaults, optional keys and
 /// a map.
 async fn write_leftovers(bench: &Bench, directory: &str) {
-    for (name, value) in [("tls", "not even a bool"), ("note", "n"), ("tags/t", "300"), ("_locks/x", "x")] {
+    for (name, value) in [("tls", "not even a bool"), ("note", "n"), ("tags/t", "300"), ("_etcd-typed/x", "x")] {
         bench.put(&format!("{directory}/{name}"), value).await;
     }
 }
@@ -414,7 +414,7 @@ async fn leftover_keys_make_no_entry(bench: Bench) {
     // The `delete` of the incomplete struct removes it, and so does a `set` of the whole struct.
     let was = dir.regions.dir("us").unwrap().delete().non_atomic().await.unwrap();
     assert!(matches!(was, Previous::Unreadable(_)), "{was:?}");
-    assert!(!bench.exists("/app/regions/us/_locks/x").await);
+    assert!(!bench.exists("/app/regions/us/_etcd-typed/x").await);
     dir.set(&wanted).non_atomic().await.unwrap();
     assert!(dir.check().await.unwrap().is_empty() && bench.below("/app/backup").await.is_empty());
 }
@@ -618,7 +618,7 @@ async fn struct_without_required_fields_needs_one_key(bench: Bench) {
     for path in ["note", "tags/1", "parts/x/size", "parts/x/inner/size", "part/size", "part/inner/size"] {
         bench.put(&format!("/soft/{}/{path}", path.replace('/', ".")), "1").await;
     }
-    for path in ["unknown", "tags/_x", "parts/x/unknown", "part/unknown", "tags/x/deeper"] {
+    for path in ["unknown", "tags/_etcd-typed", "parts/x/unknown", "part/unknown", "tags/x/deeper"] {
         bench.put(&format!("/soft/not-{}/{path}", path.replace('/', ".")), "1").await;
     }
     let all = map.get().await.unwrap();

@@ -87,7 +87,7 @@ async fn open_takes_one_argument_per_parameter() {
     assert_eq!(open("../b"), "/env-..%2Fb/7/..%2Fb/x/fixed");
     assert_eq!(open(".."), "/env-../7/%2E%2E/x/fixed");
     assert_eq!(open(""), "/env-/7/%/x/fixed");
-    assert_eq!(open("_\0"), "/env-_%00/7/%5F%00/x/fixed");
+    assert_eq!(open("_\0"), "/env-_%00/7/_%00/x/fixed");
     assert_eq!(Parameters::describe().prefix, Some("/env-{env}/{app}/{env}/{type}/fixed"));
 }
 

@@ -7,7 +7,7 @@
 use super::encode::{self, Parameters};
 use super::json::{Action, Change, Node};
 use crate::error::Result;
-use crate::key::{Key, is_hidden};
+use crate::key::{Key, is_hidden_on_v2};
 use crate::revision::Revision;
 use crate::store::{Batch, Event, KeyValue, Span, Watch, WatchItem};
 
@@ -113,7 +113,7 @@ impl Machine {
             Span::Key(watched) if watched.as_str() == key => KeyPosition::Inside,
             Span::Key(_) if above(key) => KeyPosition::Above,
             Span::Below(_) => match root.below(key.as_bytes()) {
-                Some(relative) if relative.split('/').any(is_hidden) => KeyPosition::Elsewhere,
+                Some(relative) if relative.split('/').any(is_hidden_on_v2) => KeyPosition::Elsewhere,
                 Some(_) => KeyPosition::Inside,
                 None if root.as_str() == key || above(key) => KeyPosition::Above,
                 None => KeyPosition::Elsewhere,
