@@ -17,6 +17,7 @@ use crate::lease::{Lease, LeasePool};
 use crate::live::Upstreams;
 use crate::lock::NamedLock;
 use crate::queue::{ContenderQueue, HandOver};
+use crate::raw::Raw;
 use crate::retry::RetryPolicy;
 use crate::runtime::Runtimes;
 use crate::schema::MapKey;
@@ -147,7 +148,21 @@ impl Client {
         Self { context: Arc::new(context), ..self.clone() }
     }
 
-    /// The store of this client, for operations that no handle offers.
+    /// Plain operations on byte keys, for keys that are no paths and values that have no type. The
+    /// [module page](crate::raw) has the details.
+    ///
+    /// On v2 every operation returns `Unsupported`.
+    #[must_use]
+    pub fn raw(&self) -> Raw {
+        Raw::new(self.context.clone(), self.namespace.clone())
+    }
+
+    /// The store of this client: its requests as they are sent. It is for tests and for wrappers of
+    /// stores. An application needs it for nothing that [`raw`](Self::raw) does not do better.
+    ///
+    /// It ignores the namespace, [`stale_reads`](Self::stale_reads), the time limit of a whole
+    /// operation, and the lease and watch tasks of the client: keys are those of the server, a watch
+    /// ends at the first error, and nothing is recorded as an operation in the telemetry.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
         self.context.asked()

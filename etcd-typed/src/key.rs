@@ -112,6 +112,11 @@ impl Key {
         }
     }
 
+    /// Appends bytes to this key. It checks no rules and adds no slash.
+    pub(crate) fn then_bytes(&self, bytes: &[u8]) -> Self {
+        if self.is_root() { Self::stored(bytes) } else { Self::stored(&[self.as_bytes(), bytes].concat()) }
+    }
+
     /// The key with these stored bytes, which need not follow the rules of a path.
     pub(crate) fn stored(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {

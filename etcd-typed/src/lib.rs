@@ -119,6 +119,7 @@
 //! # What it is not
 //!
 //! It is not a client for every call of etcd's API: it has no user management and no maintenance.
+//! Keys that are no paths, and values without a type, are in [`raw`].
 //! If the server compacts history while a watch is disconnected, intermediate values are skipped.
 //! Stores differ: what one cannot do it refuses with an error that says what to use instead
 //! ([`ErrorKind::Unsupported`]).
@@ -157,6 +158,7 @@ mod lock;
 mod private;
 mod publish;
 mod queue;
+pub mod raw;
 mod retry;
 mod revision;
 mod runtime;

@@ -49,9 +49,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 pub(crate) use self::roaming::roaming;
-#[cfg(any(feature = "v2", feature = "v3"))]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 
@@ -77,7 +75,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// no request is sent.
     fn capabilities(&self) -> &Capabilities;
 
-    /// Reads keys at one revision, in byte order.
+    /// Reads keys at one revision, in byte order unless [`Range::order`] says otherwise.
     ///
     /// The read is at [`Range::revision`] if that is set, otherwise at the newest revision that the
     /// [`Consistency`] requires. [`RangeReply::revision`] tells which revision that was. To read
@@ -87,9 +85,11 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// - `HistoryLost` if the requested revision is compacted, zero or in the future.
-    /// - `Invalid` for a page of zero keys.
-    /// - `Unsupported` for [`Range::revision`], [`Range::limit`], [`Range::after`] or
-    ///   [`Range::modified_after`] if the store lacks [`Capabilities::past_revisions`].
+    /// - `Invalid` for a page of zero keys, for a span whose end is not after its start, and for an
+    ///   order by values together with [`Range::keys_only`].
+    /// - `Unsupported` for [`Range::revision`], [`Range::limit`], [`Range::after`],
+    ///   [`Range::modified_after`], [`Range::order`] or [`Range::count_only`] if the store lacks
+    ///   [`Capabilities::past_revisions`].
     /// - On a store with [`Capabilities::directories`]: `NotADirectory` for the keys below a key
     ///   that holds a value, and `IsADirectory` for the value of a directory.
     fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>>;
@@ -100,8 +100,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// A transaction that changes nothing has no revision of its own; [`Committed::revision`] is
     /// then the store's revision. A failed compare is not an error: [`Committed::succeeded`] is
     /// false, and [`Txn::otherwise`] was performed. Two writes in one list must not touch the same
-    /// key, unless both are deletes. This is etcd's rule. An [`Op::Get`], an [`Op::Newest`] or a
-    /// delete sees the effects of the earlier operations of its list.
+    /// key, unless both are deletes. This is etcd's rule. A read ([`Op::Get`], [`Op::Page`],
+    /// [`Op::Newest`]) or a delete sees the effects of the earlier operations of its list.
     ///
     /// Without [`Capabilities::transactions`], a list holds at most one write, all compares are
     /// about the key of that write, and `otherwise` holds at most one [`Op::Get`] of that key. The
@@ -112,7 +112,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// - `TooManyOperations`, before sending, above [`Capabilities::max_operations`].
     /// - `Invalid`, before sending or from the server, for two writes of one key in either list
     ///   (performed or not), for a [`Condition`] that does not go with its span, and for an
-    ///   [`Op::Newest`] with a limit of zero.
+    ///   [`Op::Newest`] or an [`Op::Page`] with a limit of zero.
     /// - `TooLarge` for a request larger than the server accepts.
     /// - `LeaseLost` for a lease that does not exist.
     /// - `NoSpace`, `PermissionDenied` and others, as the server answers.
@@ -135,6 +135,10 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// - If the connection goes silent, the store notices and yields an error.
     ///
     /// The store makes one attempt. The error tells whether another attempt may help.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` for a span whose end is not after its start.
     fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>>;
 
     /// Creates a lease with this id. Returns the time to live that the server granted, which may be
@@ -217,7 +221,9 @@ pub struct Capabilities {
     pub past_revisions: bool,
     /// Whether values may be any bytes. If false, values must be UTF-8 text.
     pub binary_values: bool,
-    /// Whether directories exist on their own, as with [`Op::MakeDir`].
+    /// Whether directories exist on their own, as with [`Op::MakeDir`]. Such a store has the key
+    /// rules of v2: keys are paths, and names that begin with `_` are hidden, so handles escape the
+    /// `_` (`%5Fx`).
     pub directories: bool,
 }
 
@@ -229,14 +235,42 @@ pub enum Span {
     /// All keys below this directory, at any depth: the keys that start with its
     /// [`prefix`](Key::prefix) and are longer.
     Below(Key),
+    /// The keys from `start` on, and before `end`, in byte order. Every method refuses an end that
+    /// is not after the start with `Invalid`. A store with [`Capabilities::directories`] refuses
+    /// every such span with `Unsupported`.
+    Between {
+        /// The first key.
+        start: Key,
+        /// The first key after the span. `None` if the span contains all keys from `start` on.
+        end: Option<Key>,
+    },
 }
 
 impl Span {
-    /// Returns the key or the directory.
+    /// Returns the span of the keys from `start` on, and before `end`, by their bytes. An empty
+    /// `start` is before every key.
+    #[must_use]
+    pub fn between(start: &[u8], end: Option<&[u8]>) -> Self {
+        // No store has an empty key, so this one is the first.
+        let or_first = |key: &[u8]| Key::stored(if key.is_empty() { &[0] } else { key });
+        Self::Between { start: or_first(start), end: end.map(or_first) }
+    }
+
+    /// Returns the key, the directory, or the first key.
     #[must_use]
     pub fn key(&self) -> &Key {
         match self {
-            Self::Key(key) | Self::Below(key) => key,
+            Self::Key(key) | Self::Below(key) | Self::Between { start: key, .. } => key,
+        }
+    }
+
+    /// Refuses a span whose end is not after its start.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self {
+            Self::Between { start, end: Some(end) } if end.as_bytes() <= start.as_bytes() => {
+                Err(Error::new(ErrorKind::Invalid, "the end of a span is not after its start").at(start))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -246,6 +280,7 @@ impl Span {
         match self {
             Self::Key(key) => key.as_bytes() == stored,
             Self::Below(directory) => stored.strip_prefix(directory.prefix().as_bytes()).is_some_and(|name| !name.is_empty()),
+            Self::Between { start, end } => start.as_bytes() <= stored && end.as_ref().is_none_or(|end| stored < end.as_bytes()),
         }
     }
 }
@@ -285,6 +320,75 @@ pub struct Range {
     pub modified_after: Option<Revision>,
     /// How fresh the reply must be.
     pub consistency: Consistency,
+    /// The order of the keys, which also decides which keys a limit cuts off. With a limit, and an
+    /// order other than ascending keys, the server reads and sorts the whole span. The order of keys
+    /// that are equal in it is unspecified. Any other order than the default requires
+    /// [`Capabilities::past_revisions`].
+    pub order: Order,
+    /// Returns no keys, and sets [`RangeReply::count`]. Requires [`Capabilities::past_revisions`].
+    pub count_only: bool,
+}
+
+/// The order of the keys of a reply. The default is ascending keys, in byte order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Order {
+    /// What decides.
+    pub by: SortBy,
+    /// Whether the greatest comes first.
+    pub descending: bool,
+}
+
+impl Order {
+    /// Ascending by this.
+    #[must_use]
+    pub const fn ascending(by: SortBy) -> Self {
+        Self { by, descending: false }
+    }
+
+    /// Descending by this.
+    #[must_use]
+    pub const fn descending(by: SortBy) -> Self {
+        Self { by, descending: true }
+    }
+
+    /// Whether this is the order in which stores keep keys.
+    pub(crate) fn is_natural(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Sorts keys, which are in byte order, into this order. Keys that are equal in it stay in byte
+    /// order.
+    pub(crate) fn sort(self, kvs: &mut [KeyValue]) {
+        if self.is_natural() {
+            return;
+        }
+        kvs.sort_by(|a, b| {
+            let order = match self.by {
+                SortBy::Key => a.key.cmp(&b.key),
+                SortBy::Created => a.created.cmp(&b.created),
+                SortBy::Modified => a.modified.cmp(&b.modified),
+                SortBy::Version => a.version.cmp(&b.version),
+                SortBy::Value => a.value.cmp(&b.value),
+            };
+            if self.descending { order.reverse() } else { order }
+        });
+    }
+}
+
+/// What decides the [`Order`] of keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SortBy {
+    /// The key.
+    #[default]
+    Key,
+    /// [`KeyValue::created`].
+    Created,
+    /// [`KeyValue::modified`].
+    Modified,
+    /// [`KeyValue::version`].
+    Version,
+    /// [`KeyValue::value`]. Does not go with [`Range::keys_only`].
+    Value,
 }
 
 impl Range {
@@ -300,7 +404,18 @@ impl Range {
             keys_only: false,
             modified_after: None,
             consistency: Consistency::Linearizable,
+            order: Order::default(),
+            count_only: false,
         }
+    }
+
+    /// Refuses an invalid span, and an order by values that are not read.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.span.check()?;
+        if self.keys_only && self.order.by == SortBy::Value {
+            return Err(Error::new(ErrorKind::Invalid, "keys cannot be sorted by values that are not read").at(self.span.key()));
+        }
+        Ok(())
     }
 }
 
@@ -310,7 +425,8 @@ pub struct RangeReply {
     /// The revision of the read. For a read of the past, this is that past revision, not the
     /// store's newest.
     pub revision: Revision,
-    /// The keys, in byte order. For [`Op::Newest`], the newest key comes first.
+    /// The keys in the requested order, which is byte order by default. For [`Op::Newest`], the
+    /// newest key comes first.
     pub kvs: Vec<KeyValue>,
     /// The directories below the span, in byte order of their keys. Only on a store with
     /// [`Capabilities::directories`].
@@ -321,7 +437,7 @@ pub struct RangeReply {
     /// Whether more keys follow the last one.
     pub more: bool,
     /// The number of all keys in the span, modified or not. Only for a read with
-    /// [`Range::modified_after`]. The limit does not change it.
+    /// [`Range::modified_after`] or [`Range::count_only`]. The limit does not change it.
     pub count: Option<u64>,
 }
 
@@ -401,11 +517,13 @@ pub struct Txn {
 }
 
 /// A condition on a span. For a key that does not exist, only [`Condition::Absent`],
-/// [`Condition::UnchangedSince`] and [`Condition::NeverExpires`] hold.
+/// [`Condition::UnchangedSince`] and [`Condition::NeverExpires`] hold, and [`Condition::Compared`] as
+/// it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Compare {
-    /// The keys that the condition is about. [`Span::Below`] goes only with [`Condition::Absent`],
-    /// [`Condition::UnchangedSince`] and [`Condition::NeverExpires`].
+    /// The keys that the condition is about. A span of several keys goes only with
+    /// [`Condition::Absent`], [`Condition::UnchangedSince`], [`Condition::NeverExpires`] and
+    /// [`Condition::Compared`].
     pub span: Span,
     /// The condition that must hold.
     pub condition: Condition,
@@ -445,6 +563,66 @@ pub enum Condition {
     UnchangedSince(Revision),
     /// No key that exists is attached to a lease or has a time to live.
     NeverExpires,
+    /// Each key that exists is in this relation to the operand. If none exists, its version and its
+    /// revisions count as zero and its lease as none, and a comparison of the value does not hold.
+    /// This is etcd's comparison. Requires [`Capabilities::transactions`].
+    Compared(Relation, Operand),
+}
+
+impl Condition {
+    /// Whether the condition goes with a span of several keys.
+    pub(crate) fn is_of_many(&self) -> bool {
+        matches!(self, Self::Absent | Self::UnchangedSince(_) | Self::NeverExpires | Self::Compared(..))
+    }
+}
+
+/// The relation of a key to the operand in [`Condition::Compared`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Relation {
+    /// The key's is equal to the operand.
+    Equal,
+    /// The key's is not equal to the operand.
+    NotEqual,
+    /// The key's is less than the operand.
+    Less,
+    /// The key's is greater than the operand.
+    Greater,
+}
+
+/// What is compared in [`Condition::Compared`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operand {
+    /// The value, in byte order.
+    Value(Bytes),
+    /// [`KeyValue::version`].
+    Version(u64),
+    /// [`KeyValue::created`].
+    Created(Revision),
+    /// [`KeyValue::modified`].
+    Modified(Revision),
+    /// The lease, as a signed number. `None` is zero.
+    Lease(Option<LeaseId>),
+}
+
+impl Operand {
+    /// Whether a key is in this relation to the operand.
+    pub(crate) fn relates(&self, kv: Option<&KeyValue>, relation: Relation) -> bool {
+        let number = |id: Option<LeaseId>| id.map_or(0, |id| id.get().cast_signed());
+        let order = match (self, kv) {
+            (Self::Value(_), None) => return false,
+            (Self::Value(value), Some(kv)) => kv.value.cmp(value),
+            (Self::Version(version), kv) => kv.and_then(|kv| kv.version).unwrap_or(0).cmp(version),
+            (Self::Created(revision), kv) => kv.map_or(Revision::ZERO, |kv| kv.created).cmp(revision),
+            (Self::Modified(revision), kv) => kv.map_or(Revision::ZERO, |kv| kv.modified).cmp(revision),
+            (Self::Lease(lease), kv) => number(kv.and_then(|kv| kv.lease)).cmp(&number(*lease)),
+        };
+        match relation {
+            Relation::Equal => order.is_eq(),
+            Relation::NotEqual => order.is_ne(),
+            Relation::Less => order.is_lt(),
+            Relation::Greater => order.is_gt(),
+        }
+    }
 }
 
 /// One step of a [`Txn`].
@@ -452,6 +630,17 @@ pub enum Condition {
 pub enum Op {
     /// Reads the keys of a span. The reply has no page limit.
     Get(Span),
+    /// Reads at most this many keys of a span, in this order. The result is an [`OpResult::Get`];
+    /// [`RangeReply::more`] tells whether the span has more keys. Requires
+    /// [`Capabilities::transactions`].
+    Page {
+        /// The keys.
+        span: Span,
+        /// The maximum number of keys. Zero returns `Invalid`.
+        limit: usize,
+        /// The order, as in [`Range::order`].
+        order: Order,
+    },
     /// Reads the most recently created keys below a directory, newest first, with their values and
     /// leases. The result is an [`OpResult::Get`]; [`RangeReply::more`] tells whether the directory
     /// has more keys than the limit. Like a get, this operation sees the effects of the earlier
@@ -566,7 +755,7 @@ pub struct Committed {
 /// The result of an [`Op`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpResult {
-    /// The result of [`Op::Get`] and [`Op::Newest`].
+    /// The result of [`Op::Get`], [`Op::Page`] and [`Op::Newest`].
     Get(RangeReply),
     /// The result of [`Op::Put`]: the previous value, if it was requested.
     Put(Option<KeyValue>),

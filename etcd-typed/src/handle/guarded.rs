@@ -14,7 +14,7 @@ use crate::store::{Committed, Compare, Op, OpResult, Range, RangeReply, Span, Tx
 
 impl Context {
     /// Returns a copy whose writes also require that this guard is held.
-    pub(super) fn guarded_by(&self, guard: &Guard) -> SharedContext {
+    pub(crate) fn guarded_by(&self, guard: &Guard) -> SharedContext {
         let mut context = self.clone();
         context.claims.push(guard.claim().clone());
         Arc::new(context)
@@ -56,7 +56,7 @@ impl Context {
     ///
     /// `GuardLost` if a guard was not held, whether or not other conditions failed. The same answer
     /// shows this, so it is from the same revision.
-    pub(super) async fn commit(&self, mut txn: Txn) -> Result<Committed> {
+    pub(crate) async fn commit(&self, mut txn: Txn) -> Result<Committed> {
         if !self.is_guarded() {
             return self.asked().commit(txn).await;
         }

@@ -6,6 +6,7 @@ mod expiry;
 mod guarded;
 mod namespaces;
 mod outside_runtime;
+mod raw;
 mod removals;
 mod restored;
 mod round_trips;

@@ -44,7 +44,8 @@ impl Machine {
         let parameters = Parameters::default().flag("wait").number("waitIndex", self.next.max(revision.next()).get());
         let parameters = match self.span {
             Span::Key(_) => parameters,
-            Span::Below(_) => parameters.flag("recursive"),
+            // `open_watch` refuses ranges.
+            Span::Below(_) | Span::Between { .. } => parameters.flag("recursive"),
         };
         Ok(parameters.behind(&encode::path(self.span.key())?))
     }
@@ -54,7 +55,7 @@ impl Machine {
     pub(super) fn probe(&self) -> Result<String> {
         let key = match &self.span {
             Span::Key(key) => key.clone(),
-            Span::Below(directory) => directory.descend("_"),
+            Span::Below(directory) | Span::Between { start: directory, .. } => directory.descend("_"),
         };
         Ok(Parameters::default().flag("quorum").behind(&encode::path(&key)?))
     }
@@ -118,7 +119,7 @@ impl Machine {
                 None if root.as_str() == key || above(key) => KeyPosition::Above,
                 None => KeyPosition::Elsewhere,
             },
-            Span::Key(_) => KeyPosition::Elsewhere,
+            Span::Key(_) | Span::Between { .. } => KeyPosition::Elsewhere,
         }
     }
 }
