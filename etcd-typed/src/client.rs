@@ -20,7 +20,7 @@ use crate::queue::{ContenderQueue, HandOver};
 use crate::raw::Raw;
 use crate::retry::RetryPolicy;
 use crate::runtime::Runtimes;
-use crate::schema::MapKey;
+use crate::schema::MapPath;
 use crate::store::connect::{ConnectOptions, Credentials, Tls};
 use crate::store::memory::MemoryStore;
 use crate::store::{Consistency, Member, Stats, StatsKind, Status, Store};
@@ -199,12 +199,13 @@ impl Client {
         Ok(self.dir_at::<S>(self.key(path)?, None))
     }
 
-    /// Opens a handle to a directory of values, one key each.
+    /// Opens a handle to a directory of values, one key each. A map key is one segment, or for a
+    /// tuple several; see [`MapPath`].
     ///
     /// # Errors
     ///
     /// `InvalidKey`; see [`Key::parse`].
-    pub fn entries<K: MapKey, V: EtcdValue + Send + Sync + 'static>(&self, path: &str) -> Result<EntryMap<K, V>> {
+    pub fn entries<K: MapPath, V: EtcdValue + Send + Sync + 'static>(&self, path: &str) -> Result<EntryMap<K, V>> {
         Ok(EntryMap::new(self.context.clone(), self.key(path)?, Codec::value()))
     }
 
@@ -213,7 +214,7 @@ impl Client {
     /// # Errors
     ///
     /// `InvalidKey`; see [`Key::parse`].
-    pub fn dirs<K: MapKey, S: EtcdSchema>(&self, path: &str) -> Result<DirMap<K, S>> {
+    pub fn dirs<K: MapPath, S: EtcdSchema>(&self, path: &str) -> Result<DirMap<K, S>> {
         Ok(DirMap::new(self.context.clone(), self.key(path)?))
     }
 

@@ -191,7 +191,7 @@ pub use publish::{Published, PublishedStatus};
 pub use queue::{Guard, Token, TokenError};
 pub use retry::{Backoff, RetryPolicy};
 pub use revision::{LeaseId, Revision};
-pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, Presence, Schema, Table, Update};
+pub use schema::{Change, Decoder, Delta, Encoder, Field, Keyed, Kind, Map, MapKey, MapPath, Presence, Schema, Table, Update};
 pub use store::StatsKind;
 pub use value::{Codec, EtcdValue, Json, ValueError};
 pub use version::{Expect, Versioned};

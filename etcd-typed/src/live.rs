@@ -6,6 +6,7 @@ mod cell;
 #[cfg(feature = "snapshot")]
 mod disk;
 mod map;
+mod paths;
 mod status;
 mod subscribe;
 mod upstream;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::map::{LiveMap, LiveMapIter};
+pub(crate) use self::paths::PathsView;
 pub use self::status::{Cause, LiveStatus, Rewound, SnapshotFailure};
 pub use self::subscribe::{LiveStream, Part, Reader, Selected, Subscription};
 pub(crate) use self::upstream::{Source, Upstreams};
@@ -33,7 +35,8 @@ use crate::version::Versioned;
 /// complete state of one revision.
 ///
 /// Created by `live()` of a [`Dir`](crate::Dir), an [`Entry`](crate::Entry), an
-/// [`EntryMap`](crate::EntryMap) or a [`DirMap`](crate::DirMap), which returns only when there is a
+/// [`EntryMap`](crate::EntryMap), a [`DirMap`](crate::DirMap) or a
+/// [`Directory`](crate::Directory), which returns only when there is a
 /// valid state. Clones are cheap and show the same value. All views of a directory and client share
 /// one watch, which ends with the last view.
 ///

@@ -71,10 +71,10 @@ use self::keys::{Outside, stored};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::SharedContext;
 use crate::key::Key;
+use crate::queue::Guard;
 use crate::revision::{LeaseId, Revision};
 use crate::store::{BoxFuture, Op, Range, Span, Txn};
 use crate::telemetry::Operation;
-use crate::queue::Guard;
 
 /// The name of byte keys in metrics and events.
 const PATTERN: &str = "raw";

@@ -12,6 +12,7 @@ mod kept;
 mod leaf_tuple;
 #[cfg(feature = "snapshot")]
 mod looks;
+mod map_path;
 mod presence;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -35,13 +36,15 @@ pub(crate) use kept::Copies;
 pub use leaf_tuple::{Leaf, LeafOpt, LeafTuple, OneLeaf, Tuple};
 #[cfg(feature = "snapshot")]
 pub(crate) use looks::{Look, NeededSecret};
+pub use map_path::{MapKey, MapPath};
+pub(crate) use map_path::{is_entry, is_written, split_levels};
 pub(crate) use presence::{Removable, removable_in_map};
 
 use crate::error::{Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::{LeaseId, Revision};
 use crate::store::KeyValue;
-use crate::value::{Codec, EtcdValue, ValueError, contained};
+use crate::value::{Codec, ValueError, contained};
 use crate::version::{Versioned, Versions};
 
 /// A struct that is stored in a directory: one key for each field, and subdirectories for nested
@@ -370,8 +373,9 @@ pub(crate) fn validate_value<T>(key: &Key, value: &T, codec: &Codec<T>) -> Optio
 
 /// The map types that a field may have.
 pub trait Map: Sized {
-    /// The type of the map's keys. Each becomes one segment below the map's directory.
-    type Key: MapKey;
+    /// The type of the map's keys. Each becomes a path below the map's directory: one segment in a
+    /// map that is a field of a struct.
+    type Key: MapPath;
     /// The type of the map's values.
     type Value: Send + 'static;
 
@@ -384,7 +388,7 @@ pub trait Map: Sized {
     fn pairs(&self) -> Vec<(&Self::Key, &Self::Value)>;
 }
 
-impl<K: MapKey, V: Send + 'static> Map for BTreeMap<K, V> {
+impl<K: MapPath, V: Send + 'static> Map for BTreeMap<K, V> {
     type Key = K;
     type Value = V;
 
@@ -397,7 +401,7 @@ impl<K: MapKey, V: Send + 'static> Map for BTreeMap<K, V> {
     }
 }
 
-impl<K: MapKey + Hash, V: Send + 'static, H: BuildHasher + Default> Map for HashMap<K, V, H> {
+impl<K: MapPath + Hash, V: Send + 'static, H: BuildHasher + Default> Map for HashMap<K, V, H> {
     type Key = K;
     type Value = V;
 
@@ -408,56 +412,6 @@ impl<K: MapKey + Hash, V: Send + 'static, H: BuildHasher + Default> Map for Hash
     fn pairs(&self) -> Vec<(&K, &V)> {
         self.iter().collect()
     }
-}
-
-/// A type whose values can be the keys of a map. The stored form must be text; it becomes one
-/// segment, escaped if necessary. Every [`EtcdValue`] that has an order implements this.
-pub trait MapKey: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static {}
-
-impl<T: EtcdValue + Ord + Clone + fmt::Debug + Send + Sync + 'static> MapKey for T {}
-
-/// The text of a map key, which its segment escapes.
-pub(crate) fn text_of<K: MapKey>(key: &K) -> Result<String, ValueError> {
-    let bytes = Codec::value().encode(key)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| ValueError::new("a map key is text; this one's stored form is not UTF-8"))?;
-    Ok(text.to_owned())
-}
-
-/// Converts a map key to its segment.
-fn segment_of<K: MapKey>(key: &K) -> Result<String, ValueError> {
-    Ok(key::escape(&text_of(key)?).into_owned())
-}
-
-/// Converts a segment to its map key. Refuses a segment that [`segment_of`] would not write, since
-/// no handle could address it.
-pub(crate) fn key_of_segment<K: MapKey>(segment: &str) -> Result<K, (ProblemKind, String)> {
-    let foreign = |reason: String| (ProblemKind::ForeignKey, reason);
-    let text = key::unescape(segment).ok_or_else(|| foreign(unescaped(segment)))?;
-    let value: K = Codec::value().decode(text.as_bytes()).map_err(|reason| foreign(format!("the key's name: {reason}")))?;
-    let is_own = contained("the comparison", || Ok(value.is_stored_as(text.as_bytes())));
-    if is_own.map_err(|reason| foreign(format!("the key's name: {reason}")))? {
-        return Ok(value);
-    }
-    match segment_of(&value) {
-        Ok(own) if key::is_form_of(segment, &own) => Ok(value),
-        Ok(own) => Err(foreign(format!(
-            "the key's name stands for the same as `{own}`: write that, or use `String` for the keys of the map, which takes every name"
-        ))),
-        Err(reason) => Err(foreign(format!("the key's name: {reason}"))),
-    }
-}
-
-/// Says what to write instead of a name that [`segment_of`] would not write. The writer may have
-/// escaped the name as in a URL, or may have meant it literally.
-fn unescaped(segment: &str) -> String {
-    let literally = key::escape(segment);
-    let meant = percent_encoding::percent_decode_str(segment).decode_utf8().ok().filter(|meant| meant != segment);
-    let advice = match meant.as_deref().map(|meant| (meant, key::escape(meant))) {
-        Some((meant, own)) if meant == own => format!("write `{own}` if that is meant, or `{literally}` for the text `{segment}`"),
-        Some((meant, own)) => format!("write `{own}` if {meant:?} is meant, or `{literally}` for the text `{segment}`"),
-        None => format!("write `{literally}`"),
-    };
-    format!("the key's name is not escaped as this library does it: {advice}")
 }
 
 /// Splits a relative key into its first segment and the rest.

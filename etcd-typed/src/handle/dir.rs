@@ -124,7 +124,7 @@ pub struct Dir<S> {
     /// key, and is removed as a whole.
     removable: bool,
     /// The directory in which earlier versions of this library stored the struct.
-    older: Option<Key>,
+    pub(super) older: Option<Key>,
     schema: PhantomData<fn() -> S>,
 }
 

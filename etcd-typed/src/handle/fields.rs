@@ -9,7 +9,7 @@ use super::entry::Entry;
 use super::expiry::EnclosingStruct;
 use super::map::{DirMap, EntryMap};
 use crate::key::Key;
-use crate::schema::{LeafTuple, MapKey, OneLeaf, Presence, Schema, Table};
+use crate::schema::{LeafTuple, MapPath, OneLeaf, Presence, Schema, Table};
 use crate::value::Codec;
 
 /// The fields of one struct's directory. The derive generates one call for each directory or map,
@@ -66,12 +66,12 @@ impl<'a> Fields<'a> {
     }
 
     /// The handle of a map of structs.
-    pub fn dir_map<K: MapKey, N: EtcdSchema>(&self, field: usize) -> DirMap<K, N> {
+    pub fn dir_map<K: MapPath, N: EtcdSchema>(&self, field: usize) -> DirMap<K, N> {
         DirMap::new(self.context.clone(), self.key(field)).within(self.enclosing.clone())
     }
 
     /// The handle of a map of values.
-    pub fn entries<K: MapKey, V: Send + Sync + 'static>(&self, field: usize, codec: &Codec<V>) -> EntryMap<K, V> {
+    pub fn entries<K: MapPath, V: Send + Sync + 'static>(&self, field: usize, codec: &Codec<V>) -> EntryMap<K, V> {
         EntryMap::new(self.context.clone(), self.key(field), *codec).within(self.enclosing.clone())
     }
 

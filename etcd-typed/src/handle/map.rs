@@ -26,7 +26,7 @@ use crate::key::Key;
 use crate::live::{DirsView, EntriesView, LiveMap, Viewing};
 use crate::queue::Guard;
 use crate::revision::{LeaseId, Revision};
-use crate::schema::{self, Change, Encoded, Keyed, MapKey, Schema, Stored};
+use crate::schema::{self, Change, Encoded, Keyed, MapPath, Schema, Stored};
 use crate::store::{BoxFuture, Expiry, Range, Span};
 use crate::telemetry::Operation;
 use crate::value::Codec;
@@ -35,8 +35,9 @@ use crate::version::Versioned;
 /// A handle to a directory with one key for each entry of a map.
 ///
 /// A map key becomes one segment, escaped if necessary, so any text can be a key and none can leave
-/// the directory. The reserved name `_etcd-typed`, and keys in subdirectories, are not entries and
-/// are left alone. Errors and cancel safety are as for [`Entry`].
+/// the directory. A tuple becomes one segment for each part: `(String, String, u64)` is
+/// `/ns/component/7`; see [`MapPath`]. The reserved name `_etcd-typed`, and keys with
+/// another number of segments, are not entries and are left alone. Errors and cancel safety are as for [`Entry`].
 ///
 /// A map key that begins with `_` is stored unchanged, except on v2, where the `_` is escaped
 /// (`%5Fx`), since v2 hides such names. Earlier versions of this library escaped it everywhere. A
@@ -82,7 +83,7 @@ impl<K, V> fmt::Debug for EntryMap<K, V> {
     }
 }
 
-impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
+impl<K: MapPath, V: Send + Sync + 'static> EntryMap<K, V> {
     pub(crate) fn new(context: SharedContext, key: Key, codec: Codec<V>) -> Self {
         Self { context, key, codec, enclosing: None, keys: PhantomData }
     }
@@ -209,7 +210,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
     }
 
     fn owner(&self) -> Owner {
-        Owner::Entries { secret: self.codec.is_secret() }
+        Owner::Entries { secret: self.codec.is_secret(), levels: K::LEVELS }
     }
 
     fn operation(op: &'static str) -> Operation {
@@ -223,9 +224,9 @@ impl<K: MapKey, V: Send + Sync + 'static> EntryMap<K, V> {
 }
 
 /// The key of a map entry, and the key at which earlier versions of this library stored it.
-fn child<K: MapKey>(context: &Context, directory: &Key, key: &K) -> Result<(Key, Option<Key>)> {
-    let text = schema::text_of(key).map_err(|reason| Error::new(ErrorKind::InvalidKey, reason.to_string()).at(directory))?;
-    Ok(context.child(directory, &text))
+fn child<K: MapPath>(context: &Context, directory: &Key, key: &K) -> Result<(Key, Option<Key>)> {
+    let path = key.path().map_err(|reason| Error::new(ErrorKind::InvalidKey, reason.to_string()).at(directory))?;
+    Ok(context.descend(directory, &path))
 }
 
 /// A write of a whole map. It runs when it is awaited and returns its revision.
@@ -353,7 +354,7 @@ struct Paging<K, V> {
     done: bool,
 }
 
-impl<K: MapKey, V: Send + Sync + 'static> Paging<K, V> {
+impl<K: MapPath, V: Send + Sync + 'static> Paging<K, V> {
     async fn next(mut self) -> Option<(Result<(K, Versioned<V>)>, Self)> {
         loop {
             if let Some(item) = self.page.pop_front() {
@@ -424,7 +425,7 @@ impl<K, S: Schema> fmt::Debug for DirMap<K, S> {
     }
 }
 
-impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
+impl<K: MapPath, S: EtcdSchema> DirMap<K, S> {
     pub(crate) fn new(context: SharedContext, key: Key) -> Self {
         Self { context, key, enclosing: None, types: PhantomData }
     }
@@ -497,7 +498,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// The errors of [`Dir::set`]. `Invalid` also for a struct that would have no key.
     pub fn set(&self, map: &BTreeMap<K, S>) -> MapWrite {
         let encoded = self.encode(map);
-        MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), Owner::Dirs(S::TABLE), encoded, Self::operation("set"))
+        MapWrite::new(&self.context, &self.key, self.enclosing.as_ref(), Self::OWNER, encoded, Self::operation("set"))
     }
 
     /// Returns what [`set`](Self::set) of these structs would write and delete now, without writing
@@ -508,7 +509,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     /// `Invalid` as for `set`.
     pub async fn diff(&self, map: &BTreeMap<K, S>) -> Result<Diff> {
         let encoded = self.encode(map)?;
-        Self::operation("diff").run(Diff::read(&self.context, &self.key, Owner::Dirs(S::TABLE), encoded)).await
+        Self::operation("diff").run(Diff::read(&self.context, &self.key, Self::OWNER, encoded)).await
     }
 
     /// Lists every problem in the stored map; see [`Dir::check`].
@@ -517,7 +518,7 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
     ///
     /// The errors of a read.
     pub async fn check(&self) -> Result<Check> {
-        let read = Check::read(&self.context, &self.key, Owner::Dirs(S::TABLE), |decoder| decoder.all_dirs::<BTreeMap<K, S>>());
+        let read = Check::read(&self.context, &self.key, Self::OWNER, |decoder| decoder.all_dirs::<BTreeMap<K, S>>());
         Self::operation("check").run(read).await
     }
 
@@ -537,11 +538,13 @@ impl<K: MapKey, S: EtcdSchema> DirMap<K, S> {
         Ok(self.context.stored(schema::encode_with(&self.key, |encoder| encoder.all_dirs(map))?))
     }
 
+    const OWNER: Owner = Owner::Dirs { table: S::TABLE, levels: K::LEVELS };
+
     fn operation(op: &'static str) -> Operation {
         Operation::new(op, S::TABLE.pattern())
     }
 }
 
-fn decode_dirs<K: MapKey, S: Schema>(directory: &Key, tree: &schema::Tree, revision: Revision) -> Result<Versioned<BTreeMap<K, S>>> {
+fn decode_dirs<K: MapPath, S: Schema>(directory: &Key, tree: &schema::Tree, revision: Revision) -> Result<Versioned<BTreeMap<K, S>>> {
     schema::decode_map(directory, tree, revision, |decoder| decoder.all_dirs())
 }

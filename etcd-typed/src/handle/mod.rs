@@ -77,10 +77,16 @@ impl Context {
     /// The key below `directory` for a piece of data, and the key at which earlier versions of this
     /// library stored it, if that is another one.
     pub(crate) fn child(&self, directory: &Key, name: &str) -> (Key, Option<Key>) {
-        if self.hides_underscores() {
-            return (directory.hidden_child(name), None);
+        self.descend(directory, &key::escape(name))
+    }
+
+    /// Like [`child`](Self::child), for a path of escaped segments.
+    fn descend(&self, directory: &Key, path: &str) -> (Key, Option<Key>) {
+        let escaped = key::with_escaped_underscores(path).map(|path| directory.descend(&path));
+        match escaped {
+            Some(escaped) if self.hides_underscores() => (escaped, None),
+            escaped => (directory.descend(path), escaped),
         }
-        (directory.child(name), Some(directory.hidden_child(name)).filter(|older| *older != directory.child(name)))
     }
 
     /// Reads the current state of a whole span.

@@ -12,7 +12,7 @@ use crate::changes::Mirror;
 use crate::error::{Error, Problem, ProblemKind, Result};
 use crate::key::{self, Key};
 use crate::revision::Revision;
-use crate::schema::{self, AT_ONCE, ChangedKeys, MapKey, Schema, Stored};
+use crate::schema::{self, AT_ONCE, ChangedKeys, MapPath, Schema, Stored};
 #[cfg(feature = "snapshot")]
 use crate::schema::{Look, NeededSecret};
 use crate::store::BoxFuture;
@@ -162,12 +162,12 @@ fn value<T>(key: &Key, stored: &Stored, codec: &Codec<T>) -> Result<T, Problem> 
 
 /// Counts the keys that were read, and yields to other tasks when they are many.
 #[derive(Default)]
-struct YieldCounter(usize);
+pub(super) struct YieldCounter(usize);
 
 impl YieldCounter {
     /// Adds `keys` to the count. If it exceeds [`AT_ONCE`], yields to other tasks and starts a new
     /// count with `keys`.
-    async fn add(&mut self, keys: usize) {
+    pub(super) async fn add(&mut self, keys: usize) {
         self.0 += keys;
         if self.0 > AT_ONCE {
             self.0 = keys;
@@ -185,7 +185,7 @@ struct Children<K: Ord, V> {
     modified: Revision,
 }
 
-impl<K: MapKey, V> Children<K, V> {
+impl<K: MapPath, V> Children<K, V> {
     fn new() -> Self {
         Self { good: LiveMap::new(), bad: BTreeMap::new(), modified: Revision::ZERO }
     }
@@ -200,12 +200,12 @@ impl<K: MapKey, V> Children<K, V> {
         self.modified = self.modified.max(revision);
         self.bad.remove(child);
         let Some(now) = now else {
-            if let Ok(key) = schema::key_of_segment::<K>(child) {
+            if let Ok(key) = K::of_path(child) {
                 self.good.remove(&key);
             }
             return;
         };
-        let key = schema::key_of_segment::<K>(child)
+        let key = K::of_path(child)
             .map_err(|(kind, reason)| vec![Problem { key: directory.descend(child), kind, reason, revision: Some(revision) }]);
         match (key, now) {
             (Ok(key), Ok(value)) => self.good.insert(key, value),
@@ -242,14 +242,14 @@ pub(crate) struct EntriesView<K: Ord, V> {
     children: Children<K, V>,
 }
 
-impl<K: MapKey, V: Send + Sync + 'static> EntriesView<K, V> {
+impl<K: MapPath, V: Send + Sync + 'static> EntriesView<K, V> {
     pub(crate) fn new(codec: Codec<V>) -> Self {
         Self { codec, children: Children::new() }
     }
 
     /// Whether the key is an entry of the map.
     fn owns(relative: &str) -> bool {
-        !relative.contains('/') && !key::is_reserved(relative)
+        schema::is_entry(relative, K::LEVELS)
     }
 
     fn candidate(&self, mirror: &Mirror) -> Result<Versioned<LiveMap<K, V>>> {
@@ -265,7 +265,7 @@ impl<K: MapKey, V: Send + Sync + 'static> EntriesView<K, V> {
     }
 }
 
-impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
+impl<K: MapPath, V: Send + Sync + 'static> View for EntriesView<K, V> {
     type State = LiveMap<K, V>;
 
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<LiveMap<K, V>>>> {
@@ -303,7 +303,7 @@ impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
     #[cfg(feature = "snapshot")]
     fn keeping(&self) -> Result<Keeping, NeededSecret> {
         if self.codec.is_secret() {
-            return Err(NeededSecret::at(&format!("<{}>", K::TYPE)));
+            return Err(NeededSecret::at(&format!("<{}>", K::type_name())));
         }
         let looks = vec![Look { keys: vec![String::new()], is_in_map: true }];
         Ok(Keeping { what: format!("a map of values ({})", self.codec.type_name), keeps: Box::new(Self::owns), looks })
@@ -313,7 +313,7 @@ impl<K: MapKey, V: Send + Sync + 'static> View for EntriesView<K, V> {
 /// A map of structs.
 pub(crate) struct DirsView<K: Ord, S>(Children<K, S>);
 
-impl<K: MapKey, S: Schema> DirsView<K, S> {
+impl<K: MapPath, S: Schema> DirsView<K, S> {
     pub(crate) fn new() -> Self {
         Self(Children::new())
     }
@@ -325,8 +325,8 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
 
     /// Splits a key into its child and the key below it.
     fn child_and_key(relative: &str) -> Option<(&str, &str)> {
-        let (child, rest) = relative.split_once('/')?;
-        (!key::is_reserved(child) && S::TABLE.reads(rest)).then_some((child, rest))
+        let (child, rest) = schema::split_levels(relative, K::LEVELS)?;
+        rest.filter(|rest| S::TABLE.reads(rest)).map(|rest| (child, rest))
     }
 
     /// Updates a child from the mirror. Returns how many keys were read.
@@ -348,7 +348,7 @@ impl<K: MapKey, S: Schema> DirsView<K, S> {
     }
 }
 
-impl<K: MapKey, S: Schema> View for DirsView<K, S> {
+impl<K: MapPath, S: Schema> View for DirsView<K, S> {
     type State = LiveMap<K, S>;
 
     fn begin<'v>(&'v mut self, mirror: &'v Mirror) -> BoxFuture<'v, Result<Versioned<LiveMap<K, S>>>> {
@@ -385,7 +385,7 @@ impl<K: MapKey, S: Schema> View for DirsView<K, S> {
     fn keeping(&self) -> Result<Keeping, NeededSecret> {
         let keeps = |relative: &str| Self::child_and_key(relative).is_some_and(|(_, rest)| !S::TABLE.is_secret(rest));
         match S::TABLE.entry_secret() {
-            Some(secret) => Err(secret.below(&format!("<{}>", K::TYPE))),
+            Some(secret) => Err(secret.below(&format!("<{}>", K::type_name()))),
             None => {
                 let what = format!("a map of structs {}", S::TABLE.name);
                 Ok(Keeping { what, keeps: Box::new(keeps), looks: S::TABLE.looks("/", true) })

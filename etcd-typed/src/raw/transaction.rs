@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::keys::{Keys, stored};
 use super::{Raw, operation};
 use crate::error::{Error, Result};
-use crate::store::{BoxFuture, Committed, Compare, Condition, Expiry, Op, Order, Span, Txn};
 use crate::queue::Guard;
+use crate::store::{BoxFuture, Committed, Compare, Condition, Expiry, Op, Order, Span, Txn};
 
 /// A transaction on byte keys, created by [`Raw::transaction`].
 ///

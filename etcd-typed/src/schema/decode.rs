@@ -3,9 +3,9 @@
 mod gather;
 
 pub(super) use self::gather::Gathered;
-use super::{Map, MapKey, Schema, Stored, Table, Tree, Validation, key_of_segment, place, split_first, validated, with_prefix};
+use super::{Map, MapPath, Schema, Stored, Table, Tree, Validation, is_entry, place, split_levels, validated, with_prefix};
 use crate::error::{Error, Problem, ProblemKind, Result};
-use crate::key::{self, Key};
+use crate::key::Key;
 use crate::revision::{LeaseId, Revision};
 use crate::value::{Codec, ValueError, contained};
 use crate::version::{Versioned, Versions};
@@ -191,7 +191,7 @@ impl<'a> Decoder<'a> {
         }
         let mut pairs = Vec::new();
         let mut complete = true;
-        for child in self.children(M::Value::TABLE) {
+        for child in self.children(M::Value::TABLE, M::Key::LEVELS) {
             match self.one_dir(child) {
                 Some(pair) => pairs.push(pair),
                 None => complete = false,
@@ -201,19 +201,18 @@ impl<'a> Decoder<'a> {
     }
 
     /// Reads only the keys of this directory as a map of structs.
-    pub(crate) fn dir_keys<K: MapKey>(&mut self, table: &Table) -> Option<Vec<K>> {
-        let children = self.children(table);
+    pub(crate) fn dir_keys<K: MapPath>(&mut self, table: &Table) -> Option<Vec<K>> {
+        let children = self.children(table, K::LEVELS);
         let mut keys: Vec<K> = children.into_iter().filter_map(|child| self.map_key(child, None)).collect();
         keys.sort();
         Some(keys)
     }
 
     /// The subdirectories in which the struct exists.
-    pub(super) fn children(&self, table: &Table) -> Vec<&'a str> {
+    pub(super) fn children(&self, table: &Table, levels: usize) -> Vec<&'a str> {
         let mut children: Vec<&'a str> = Vec::new();
         for (relative, _) in with_prefix(self.tree, &self.prefix) {
-            if let (child, Some(rest)) = split_first(&relative[self.prefix.len()..])
-                && !key::is_reserved(child)
+            if let Some((child, Some(rest))) = split_levels(&relative[self.prefix.len()..], levels)
                 && children.last() != Some(&child)
                 && table.is_present_by(rest)
             {
@@ -248,17 +247,16 @@ impl<'a> Decoder<'a> {
 
     /// Reads one entry of a map of values. Returns `None` if the key does not belong to the map,
     /// and `Some(None)` if the entry has a problem.
-    pub(super) fn one_entry<K: MapKey, V>(&mut self, name: &str, stored: &Stored, codec: &Codec<V>) -> Option<Option<(K, V)>> {
-        let (segment, None) = split_first(name) else { return None };
-        if key::is_reserved(segment) {
+    pub(super) fn one_entry<K: MapPath, V>(&mut self, name: &str, stored: &Stored, codec: &Codec<V>) -> Option<Option<(K, V)>> {
+        if !is_entry(name, K::LEVELS) {
             return None;
         }
-        let key = self.map_key::<K>(segment, Some(stored.modified));
-        Some(key.zip(self.value(segment, stored, codec)))
+        let key = self.map_key::<K>(name, Some(stored.modified));
+        Some(key.zip(self.value(name, stored, codec)))
     }
 
     /// Reads one struct of a map.
-    pub(super) fn one_dir<K: MapKey, S: Schema>(&mut self, child: &str) -> Option<(K, S)> {
+    pub(super) fn one_dir<K: MapPath, S: Schema>(&mut self, child: &str) -> Option<(K, S)> {
         let key = self.map_key::<K>(child, None);
         key.zip(self.below(child, Self::whole::<S>))
     }
@@ -302,8 +300,8 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    fn map_key<K: MapKey>(&mut self, segment: &str, revision: Option<Revision>) -> Option<K> {
-        key_of_segment(segment).map_err(|(kind, reason)| self.problem(segment, kind, reason, revision)).ok()
+    fn map_key<K: MapPath>(&mut self, segment: &str, revision: Option<Revision>) -> Option<K> {
+        K::of_path(segment).map_err(|(kind, reason)| self.problem(segment, kind, reason, revision)).ok()
     }
 
     fn has_struct(&self, segment: &str, table: &Table) -> bool {

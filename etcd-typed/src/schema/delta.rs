@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::changed_keys::ChangedKey;
-use super::{ChangedKeys, MapKey, Presence, Schema, Stored, Table, Tree, key_of_segment, split_first, with_prefix};
+use super::{ChangedKeys, MapPath, Presence, Schema, Stored, Table, Tree, is_entry, split_levels, with_prefix};
 use crate::error::{Masked, Problem, ProblemKind};
 use crate::key::{self, Key};
 use crate::revision::Revision;
@@ -179,13 +179,13 @@ impl<'a> Delta<'a> {
     }
 
     /// Adds the changes of a map of structs.
-    pub fn dir_map<K: MapKey, S: Schema, C>(&mut self, field: usize, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
+    pub fn dir_map<K: MapPath, S: Schema, C>(&mut self, field: usize, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
         let Some(field) = self.table.fields.get(field) else { return };
         self.below(field.segment, |delta| delta.all_dirs::<K, S, C>(make, out));
     }
 
     /// Adds the changes of a map of values.
-    pub fn entries<K: MapKey, V, C>(&mut self, field: usize, codec: &Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
+    pub fn entries<K: MapPath, V, C>(&mut self, field: usize, codec: &Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
         let Some(field) = self.table.fields.get(field) else { return };
         self.below(field.segment, |delta| delta.all_entries(*codec, make, out));
     }
@@ -235,12 +235,11 @@ impl<'a> Delta<'a> {
     }
 
     /// Adds the changes of this directory as a map of structs.
-    pub(crate) fn all_dirs<K: MapKey, S: Schema, C>(&mut self, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
+    pub(crate) fn all_dirs<K: MapPath, S: Schema, C>(&mut self, make: fn(Keyed<K, S::Change>) -> C, out: &mut Vec<C>) {
         let mut children: Vec<&'a str> = Vec::new();
         let changed = self.changed;
         for key in changed.with_prefix(&self.prefix) {
-            if let (child, Some(rest)) = split_first(&key.name[self.prefix.len()..])
-                && !key::is_reserved(child)
+            if let Some((child, Some(rest))) = split_levels(&key.name[self.prefix.len()..], K::LEVELS)
                 && children.last() != Some(&child)
                 && S::TABLE.owns(rest)
                 && !self.is_replaced(child)
@@ -264,7 +263,7 @@ impl<'a> Delta<'a> {
     }
 
     /// Adds the changes of this directory as a map of values.
-    pub(crate) fn all_entries<K: MapKey, V, C>(&mut self, codec: Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
+    pub(crate) fn all_entries<K: MapPath, V, C>(&mut self, codec: Codec<V>, make: fn(Keyed<K, Change<V>>) -> C, out: &mut Vec<C>) {
         let prefix = self.prefix.clone();
         let changed = self.changed;
         if prefix.is_empty() {
@@ -272,22 +271,22 @@ impl<'a> Delta<'a> {
             out.reserve(changed.len());
         }
         for ChangedKey { name, before, now } in changed.with_prefix(&prefix) {
-            let (segment, None) = split_first(&name[prefix.len()..]) else { continue };
-            if key::is_reserved(segment) {
+            let segment = &name[prefix.len()..];
+            if !is_entry(segment, K::LEVELS) {
                 continue;
             }
             let Some(key) = self.map_key::<K>(segment) else { continue };
             let (mut before, mut now) = (before, now.or_else(|| self.after.get(name)));
             if let Some(own) = key::with_plain_underscores(segment).map(|own| format!("{prefix}{own}")) {
                 // The entry is also reported, or only stored, under its own name.
-                if touched.contains_key(&own) || self.after.contains_key(&own) {
+                if changed.contains_key(&own) || self.after.contains_key(&own) {
                     continue;
                 }
             } else if let Some(older) = key::with_escaped_underscores(segment).map(|older| format!("{prefix}{older}")) {
                 // Before or after this change, the entry may be read at the key of an earlier
                 // version.
                 let stored = self.after.get(&older);
-                before = before.or_else(|| touched.get(&older).map_or(stored, Option::as_ref));
+                before = before.or_else(|| changed.get(&older).map_or(stored, Option::as_ref));
                 now = now.or(stored);
             }
             let change = self.change(segment, before, now, codec);
@@ -337,8 +336,8 @@ impl<'a> Delta<'a> {
         }
     }
 
-    fn map_key<K: MapKey>(&mut self, segment: &str) -> Option<K> {
-        key_of_segment(segment).map_err(|(kind, reason)| self.problem(segment, kind, reason, self.revision)).ok()
+    fn map_key<K: MapPath>(&mut self, segment: &str) -> Option<K> {
+        K::of_path(segment).map_err(|(kind, reason)| self.problem(segment, kind, reason, self.revision)).ok()
     }
 
     fn below(&mut self, segment: &str, read: impl FnOnce(&mut Self)) {

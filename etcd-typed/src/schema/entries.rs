@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{MapKey, key_of_segment};
+use super::{MapPath, is_entry};
 use crate::error::{Error, Problem, ProblemKind, Result};
-use crate::key::{self, Key};
+use crate::key::Key;
 use crate::revision::Revision;
 use crate::store::KeyValue;
 use crate::value::Codec;
@@ -21,7 +21,7 @@ pub(crate) struct Entries<K, V> {
     modified: Revision,
 }
 
-impl<K: MapKey, V> Entries<K, V> {
+impl<K: MapPath, V> Entries<K, V> {
     pub(crate) fn new() -> Self {
         Self { pairs: Vec::new(), problems: Vec::new(), created: None, modified: Revision::ZERO }
     }
@@ -65,10 +65,10 @@ pub(crate) struct Wrong {
 }
 
 /// Reads the entry at a key. `None` if the key does not belong to the map.
-pub(crate) fn entry<K: MapKey, V>(directory: &Key, codec: &Codec<V>, kv: &KeyValue) -> Option<Result<(K, V), Wrong>> {
-    let segment = directory.below(&kv.key).filter(|relative| !relative.contains('/') && !key::is_reserved(relative))?;
+pub(crate) fn entry<K: MapPath, V>(directory: &Key, codec: &Codec<V>, kv: &KeyValue) -> Option<Result<(K, V), Wrong>> {
+    let segment = directory.below(&kv.key).filter(|relative| is_entry(relative, K::LEVELS))?;
     let problem = |(kind, reason)| Problem { key: directory.descend(segment), kind, reason, revision: Some(kv.modified) };
-    let key = key_of_segment(segment).map_err(problem);
+    let key = K::of_path(segment).map_err(problem);
     let value = codec.decode(&kv.value).map_err(|reason| problem((ProblemKind::Undecodable, reason.to_string())));
     Some(match (key, value) {
         (Ok(key), Ok(value)) => Ok((key, value)),
@@ -103,7 +103,7 @@ mod tests {
         "/d/\u{85}".as_bytes(),
     ];
 
-    fn agree<K: MapKey>(kvs: Vec<KeyValue>, at: usize) {
+    fn agree<K: MapPath>(kvs: Vec<KeyValue>, at: usize) {
         let (directory, revision) = (Key::parse("/d").unwrap(), Revision::new(99));
         let tree = schema::tree(&directory, kvs.clone());
         let walked = schema::decode_map::<BTreeMap<K, u8>, _>(&directory, &tree, revision, |decoder| decoder.all_entries(Codec::value()));

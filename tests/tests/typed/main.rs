@@ -4,6 +4,7 @@ mod differential_typed;
 mod dry_runs;
 mod expiry;
 mod guarded;
+mod levels;
 mod namespaces;
 mod outside_runtime;
 mod raw;

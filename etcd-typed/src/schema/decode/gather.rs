@@ -12,7 +12,7 @@ use std::ops::Bound;
 
 use super::{Decoder, Found};
 use crate::key::Key;
-use crate::schema::{AT_ONCE, Map, Schema, Tree, Validation, with_prefix};
+use crate::schema::{AT_ONCE, Map, MapPath, Schema, Tree, Validation, with_prefix};
 use crate::value::Codec;
 
 /// The maps that were read, by their position in the tree.
@@ -95,7 +95,7 @@ impl<'a> Decoder<'a> {
     /// Reads more of the map of structs at this position.
     pub(super) fn gather_dirs<M: Map<Value: Schema>>(&mut self) {
         self.gather::<M>(
-            |decoder| Rest::Children(decoder.children(M::Value::TABLE).into()),
+            |decoder| Rest::Children(decoder.children(M::Value::TABLE, M::Key::LEVELS).into()),
             |decoder, rest| {
                 let Rest::Children(children) = rest else { return None };
                 let Some(&child) = children.front() else {
