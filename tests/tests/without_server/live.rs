@@ -778,7 +778,7 @@ async fn view_of_map_follows_its_entries() {
     assert_eq!(before.get("k50"), Some(&50), "a state does not change");
     map.entry("k50").unwrap().delete().await.unwrap();
     map.entry("a/b").unwrap().set(&1).await.unwrap();
-    bench.put("/quotas/_hidden", "x").await;
+    bench.put("/quotas/_etcd-typed", "x").await;
     bench.put("/quotas/deeper/x", "x").await;
     let last = bench.put("/other", "x").await;
     let seen = soon(live.wait_for_revision(last)).await.unwrap();
