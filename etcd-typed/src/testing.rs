@@ -21,8 +21,10 @@
 pub mod conformance;
 mod counting;
 mod etcd;
+mod hooked;
 mod proxy;
 
 pub use counting::{CountingStore, Counts};
 pub use etcd::{Builder, Cluster, Etcd, TlsFiles};
+pub use hooked::{Call, HookedStore, Reply};
 pub use proxy::{Mode, Proxy};

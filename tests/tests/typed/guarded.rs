@@ -6,19 +6,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the figures of a run are its result")]
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_typed::store::memory::{Calls, MemoryStore};
-use etcd_typed::store::{
-    BoxFuture, Capabilities, Committed, Expiry, Member, Op, Range, RangeReply, Span, Stats, StatsKind, Status, Store, Txn, Watch,
-    WatchStream,
-};
-use etcd_typed::testing::{CountingStore, Etcd};
+use etcd_typed::store::{BoxFuture, Committed, Expiry, Op, Range, Span, Store, Txn};
+use etcd_typed::testing::{Call, CountingStore, Etcd, HookedStore, Reply};
 use etcd_typed::{
     Client, Error, ErrorKind, EtcdSchema, Expect, Guard, Key, LeaseId, Lock, LostReason, Result, Revision, UpdateError, Versioned,
 };
@@ -66,102 +62,40 @@ fn quotas(entries: u64) -> BTreeMap<String, u64> {
     (0..entries).map(|n| (format!("q{n:03}"), n)).collect()
 }
 
-/// What an [`InterferingStore`] does before it passes one commit on: it waits at the gate, and then
-/// commits the transactions of another client.
-#[derive(Default)]
-struct BeforeCommit {
-    gate: Option<Arc<Notify>>,
-    commit: Option<Txn>,
+/// What happens before a commit of [`interfering`] is passed on.
+enum BeforeCommit {
+    Nothing,
+    /// The commit waits.
+    Wait(Arc<Notify>),
+    /// Another client commits this transaction.
+    Commit(Txn),
 }
 
-/// A store that commits transactions of another client before its own. If it is `deaf`, its reads
-/// and watches never answer, so that its guards learn only from refused writes that they are lost.
-#[derive(Clone)]
-struct InterferingStore {
-    inner: Arc<dyn Store>,
-    deaf: bool,
-    /// Delays each commit by 0 to 11 ms.
-    slow: bool,
-    before: Arc<Mutex<Vec<BeforeCommit>>>,
-    answers: Arc<Mutex<Vec<Committed>>>,
-}
+/// What happens before each of the next commits, in this order.
+type BeforeCommits = Arc<Mutex<VecDeque<BeforeCommit>>>;
 
-impl InterferingStore {
-    fn of(inner: &Arc<dyn Store>, deaf: bool) -> Self {
-        Self { inner: Arc::clone(inner), deaf, slow: false, before: Arc::default(), answers: Arc::default() }
-    }
-
-    /// Sets what is done before each of the next commits, in this order.
-    fn before(&self, mut what: Vec<BeforeCommit>) {
-        what.reverse();
-        *self.before.lock().unwrap() = what;
-    }
-}
-
-impl fmt::Debug for InterferingStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InterferingStore").finish_non_exhaustive()
-    }
-}
-
-impl Store for InterferingStore {
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        if self.deaf { Box::pin(std::future::pending()) } else { self.inner.range(range) }
-    }
-
-    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        static COMMITS: AtomicU64 = AtomicU64::new(0);
-        let before = self.before.lock().unwrap().pop().unwrap_or_default();
-        Box::pin(async move {
-            match before.gate {
-                Some(gate) => gate.notified().await,
-                None if self.slow => tokio::time::sleep(Duration::from_millis(COMMITS.fetch_add(1, Ordering::Relaxed) % 12)).await,
-                None => {}
+/// Wraps a store so that another client interferes before its next commits.
+fn interfering(store: &Arc<dyn Store>, before: &BeforeCommits) -> HookedStore {
+    let before = before.clone();
+    HookedStore::new(store.clone(), move |call, store| {
+        let before = if matches!(call, Call::Commit(_)) { before.lock().unwrap().pop_front() } else { None };
+        async move {
+            match before {
+                Some(BeforeCommit::Wait(gate)) => gate.notified().await,
+                Some(BeforeCommit::Commit(txn)) => drop(store.commit(txn).await?),
+                Some(BeforeCommit::Nothing) | None => {}
             }
-            if let Some(txn) = before.commit {
-                self.inner.commit(txn).await?;
-            }
-            let committed = self.inner.commit(txn).await?;
-            self.answers.lock().unwrap().push(committed.clone());
-            Ok(committed)
-        })
-    }
+            call.send(&store).await
+        }
+    })
+}
 
-    fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        if self.deaf { Box::pin(std::future::pending()) } else { self.inner.watch(watch) }
-    }
-
-    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
-        self.inner.grant(id, ttl)
-    }
-
-    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
-        self.inner.keep_alive(id)
-    }
-
-    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
-        self.inner.revoke(id)
-    }
-
-    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
-        self.inner.time_to_live(id)
-    }
-
-    fn status(&self) -> BoxFuture<'_, Result<Status>> {
-        self.inner.status()
-    }
-
-    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
-        self.inner.members()
-    }
-
-    fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
-        self.inner.stats(which)
-    }
+/// Wraps a store so that its reads and watches never answer. Its guards then learn only from refused
+/// writes that they are lost.
+fn deaf(store: &Arc<dyn Store>) -> HookedStore {
+    HookedStore::new(store.clone(), |call, store| async move {
+        if matches!(call, Call::Range(_) | Call::Watch(_)) { std::future::pending().await } else { call.send(&store).await }
+    })
 }
 
 /// A store with three clients.
@@ -169,7 +103,8 @@ struct Bench {
     /// The client whose writes are guarded and counted.
     client: Client,
     counting: CountingStore,
-    interfering: InterferingStore,
+    /// What happens before the next commits of `client`.
+    before: BeforeCommits,
     /// The client that holds the lock. Its store is deaf.
     holder: Client,
     /// Another client, which interferes.
@@ -180,11 +115,11 @@ struct Bench {
 impl Bench {
     fn of(other: Client) -> Self {
         static CASES: AtomicU64 = AtomicU64::new(0);
-        let interfering = InterferingStore::of(other.store(), false);
-        let counting = CountingStore::new(Arc::new(interfering.clone()));
+        let before = BeforeCommits::default();
+        let counting = CountingStore::new(Arc::new(interfering(other.store(), &before)));
         let client = Client::with_store(counting.clone());
-        let holder = Client::with_store(InterferingStore::of(other.store(), true));
-        Self { client, counting, interfering, holder, other, env: format!("guarded-{}", CASES.fetch_add(1, Ordering::Relaxed)) }
+        let holder = Client::with_store(deaf(other.store()));
+        Self { client, counting, before, holder, other, env: format!("guarded-{}", CASES.fetch_add(1, Ordering::Relaxed)) }
     }
 
     async fn memory() -> Self {
@@ -244,6 +179,11 @@ impl Bench {
 
     async fn foreign(&self, ops: Vec<Op>) -> Committed {
         self.other.store().commit(Txn { then: ops, ..Txn::default() }).await.unwrap()
+    }
+
+    /// Sets what happens before each of the next commits of `client`.
+    fn before_commits(&self, before: impl Into<VecDeque<BeforeCommit>>) {
+        *self.before.lock().unwrap() = before.into();
     }
 
     fn requests(&self) -> u64 {
@@ -666,9 +606,8 @@ async fn lost_guard_ends_retries(bench: Bench) {
         let (limit, quota) = (Key::parse(&bench.path("mapped/limit")).unwrap(), Key::parse(&bench.path("mapped/quotas/q000")).unwrap());
         let conflict = Txn { then: vec![Op::put(&limit, "70".into()), Op::put(&quota, "71".into())], ..Txn::default() };
         let delete = Txn { then: vec![Op::delete(lock.key())], ..Txn::default() };
-        let before = |commit: Txn| BeforeCommit { commit: Some(commit), gate: None };
         bench.requests();
-        bench.interfering.before(vec![BeforeCommit::default(), before(conflict), before(delete)]);
+        bench.before_commits([BeforeCommit::Nothing, BeforeCommit::Commit(conflict), BeforeCommit::Commit(delete)]);
         let error = timeout(LIMIT, write(&bench, Some(&lock))).await.unwrap().unwrap_err();
         assert_eq!((error.kind(), error.key()), (ErrorKind::GuardLost, Some(lock.key())), "{name}: {error}");
         let counts = bench.counting.take();
@@ -683,7 +622,7 @@ async fn every_step_checks_guard(bench: Bench) {
     let lock = bench.lock().await;
     let delete = Txn { then: vec![Op::delete(lock.key())], ..Txn::default() };
     // The read and the first step pass, and the guard is lost before the second step.
-    bench.interfering.before(vec![BeforeCommit::default(), BeforeCommit::default(), BeforeCommit { commit: Some(delete), gate: None }]);
+    bench.before_commits([BeforeCommit::Nothing, BeforeCommit::Nothing, BeforeCommit::Commit(delete)]);
     bench.requests();
     let all = quotas(300);
     let error = bench.mapped().quotas.set(&all).non_atomic().guarded_by(&lock).await.unwrap_err();
@@ -765,7 +704,7 @@ async fn write_of_earlier_hold_is_refused(bench: Bench) {
     let lock = bench.lock().await;
     let (key, lease) = (lock.key().clone(), lock.lease_id());
     let gate = Arc::new(Notify::new());
-    bench.interfering.before(vec![BeforeCommit { gate: Some(Arc::clone(&gate)), commit: None }]);
+    bench.before_commits([BeforeCommit::Wait(Arc::clone(&gate))]);
     let mut write = polled(bench.entry("there").set(&2).guarded_by(&lock).into_future());
     lock.release().await.unwrap();
     let next = bench.lock().await;
@@ -865,6 +804,33 @@ async fn guard_keeps_error_of_directory_calls_on_memory() {
     assert_eq!(directory.create().guarded_by(&lock).await.unwrap_err().kind(), ErrorKind::GuardLost);
 }
 
+/// Wraps a store and keeps the answers to its commits.
+fn recording(store: &Arc<dyn Store>, answers: &Arc<Mutex<Vec<Committed>>>) -> Arc<dyn Store> {
+    let answers = answers.clone();
+    Arc::new(HookedStore::new(store.clone(), move |call, store| {
+        let answers = answers.clone();
+        async move {
+            let reply = call.send(&store).await?;
+            if let Reply::Commit(committed) = &reply {
+                answers.lock().unwrap().push(committed.clone());
+            }
+            Ok(reply)
+        }
+    }))
+}
+
+/// Wraps a store and delays each commit by 0 to 11 ms.
+fn delaying_commits(store: &Arc<dyn Store>) -> HookedStore {
+    let commits = AtomicU64::new(0);
+    HookedStore::new(store.clone(), move |call, store| {
+        let delay = if matches!(call, Call::Commit(_)) { commits.fetch_add(1, Ordering::Relaxed) % 12 } else { 0 };
+        async move {
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+            call.send(&store).await
+        }
+    })
+}
+
 /// Former holders go on writing until they are refused, and some of their writes arrive while the
 /// next holder has the lock. The history of the value shows that none of these was applied.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -873,8 +839,9 @@ async fn former_holders_never_write_again() {
     const WRITERS: usize = 6;
     const LAGGARDS: usize = 3;
     let bench = Bench::v3().await;
-    let slow = InterferingStore { slow: true, ..InterferingStore::of(bench.other.store(), false) };
-    let owner = Client::with_store(slow.clone()).entry::<u64>(&bench.path("owner")).unwrap();
+    let answers = Arc::<Mutex<Vec<Committed>>>::default();
+    let recording = recording(bench.other.store(), &answers);
+    let owner = Client::with_store(delaying_commits(&recording)).entry::<u64>(&bench.path("owner")).unwrap();
     let begun = bench.foreign(vec![Op::put(owner.key(), "0".into())]).await.revision;
     // The revisions at which each holder got the lock and lost it.
     let mut holders: Vec<(Revision, Revision)> = Vec::new();
@@ -890,8 +857,7 @@ async fn former_holders_never_write_again() {
         let mut late = std::mem::take(&mut laggards);
         for _ in 0..LAGGARDS {
             let gate = Arc::new(Notify::new());
-            let gated = InterferingStore { before: Arc::default(), ..slow.clone() };
-            gated.before(vec![BeforeCommit { gate: Some(Arc::clone(&gate)), commit: None }]);
+            let gated = interfering(&recording, &Arc::new(Mutex::new([BeforeCommit::Wait(Arc::clone(&gate))].into())));
             let owner = Client::with_store(gated).entry::<u64>(owner.key().as_str()).unwrap();
             laggards.push((gate, polled(owner.set(&lock.fence().get()).guarded_by(&lock).into_future())));
         }
@@ -937,7 +903,7 @@ async fn former_holders_never_write_again() {
         last = fence;
     }
     // A write that is refused while the lock is held was sent by a former holder.
-    let answers = slow.answers.lock().unwrap();
+    let answers = answers.lock().unwrap();
     let refused: Vec<Revision> = answers.iter().filter(|answer| !answer.succeeded).map(|answer| answer.revision).collect();
     let late = refused.iter().filter(|at| holders.iter().any(|(fence, end)| fence <= at && *at < end)).count();
     println!(

@@ -13,11 +13,9 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use etcd_typed::store::memory::{Calls, MemoryStore};
-use etcd_typed::store::{
-    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchItem, WatchStream,
-};
-use etcd_typed::testing::CountingStore;
-use etcd_typed::{Cause, Client, ErrorKind, EtcdSchema, LeaseId, Live, LiveStatus, ProblemKind, Revision};
+use etcd_typed::store::{BoxFuture, WatchItem};
+use etcd_typed::testing::{Call, CountingStore, HookedStore, Reply};
+use etcd_typed::{Cause, Client, ErrorKind, EtcdSchema, Live, LiveStatus, ProblemKind, Result, Revision};
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::{sleep, timeout};
 
@@ -64,15 +62,6 @@ async fn soon<T>(wait: impl IntoFuture<Output = T>) -> T {
     timeout(LONG, wait).await.expect("this happens in time")
 }
 
-/// A store whose watches never report progress, as on etcd before 3.4.25. While `mute` is set they
-/// do not even report changes, which no server should do.
-#[derive(Clone, Debug)]
-struct SilentStore {
-    inner: CountingStore,
-    mute: Arc<AtomicBool>,
-    answers: Arc<Answers>,
-}
-
 /// What the reads returned.
 #[derive(Debug, Default)]
 struct Answers {
@@ -88,64 +77,29 @@ impl Answers {
     }
 }
 
-impl Store for SilentStore {
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn range(&self, range: Range) -> BoxFuture<'_, etcd_typed::Result<RangeReply>> {
-        let of_all = range.until.is_none();
-        self.answers.of_all.fetch_add(of_all.into(), Ordering::SeqCst);
-        let reply = self.inner.range(range);
-        Box::pin(async move {
-            let reply = reply.await?;
-            self.answers.largest.fetch_max(reply.kvs.len(), Ordering::SeqCst);
-            Ok(reply)
-        })
-    }
-
-    fn commit(&self, txn: Txn) -> BoxFuture<'_, etcd_typed::Result<Committed>> {
-        self.inner.commit(txn)
-    }
-
-    fn watch(&self, watch: Watch) -> BoxFuture<'_, etcd_typed::Result<WatchStream>> {
-        let mute = self.mute.clone();
-        let told = move |item: &etcd_typed::Result<WatchItem>| match item {
-            Ok(WatchItem::Progress(_)) => false,
-            Ok(WatchItem::Batch(_)) => !mute.load(Ordering::SeqCst),
-            _ => true,
-        };
-        let watch = self.inner.watch(watch);
-        Box::pin(async move { Ok(Box::pin(watch.await?.filter(move |item| std::future::ready(told(item)))) as WatchStream) })
-    }
-
-    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, etcd_typed::Result<Duration>> {
-        self.inner.grant(id, ttl)
-    }
-
-    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, etcd_typed::Result<Duration>> {
-        self.inner.keep_alive(id)
-    }
-
-    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, etcd_typed::Result<()>> {
-        self.inner.revoke(id)
-    }
-
-    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, etcd_typed::Result<Option<Duration>>> {
-        self.inner.time_to_live(id)
-    }
-
-    fn status(&self) -> BoxFuture<'_, etcd_typed::Result<Status>> {
-        self.inner.status()
-    }
-
-    fn members(&self) -> BoxFuture<'_, etcd_typed::Result<Vec<Member>>> {
-        self.inner.members()
-    }
-
-    fn stats(&self, which: StatsKind) -> BoxFuture<'_, etcd_typed::Result<Stats>> {
-        self.inner.stats(which)
-    }
+/// Wraps a store so that its watches never report progress, as on etcd before 3.4.25. While `mute` is
+/// set, they do not even report changes, which no server should do.
+fn silent(store: &CountingStore, mute: &Arc<AtomicBool>, answers: &Arc<Answers>) -> HookedStore {
+    let (mute, answers) = (mute.clone(), answers.clone());
+    HookedStore::new(Arc::new(store.clone()), move |call, store| {
+        let (mute, answers) = (mute.clone(), answers.clone());
+        if matches!(&call, Call::Range(range) if range.until.is_none()) {
+            answers.of_all.fetch_add(1, Ordering::SeqCst);
+        }
+        async move {
+            let reply = call.send(&store).await?;
+            if let Reply::Range(reply) = &reply {
+                answers.largest.fetch_max(reply.kvs.len(), Ordering::SeqCst);
+            }
+            let Reply::Watch(items) = reply else { return Ok(reply) };
+            let passes = move |item: &Result<WatchItem>| match item {
+                Ok(WatchItem::Progress(_)) => false,
+                Ok(WatchItem::Batch(_)) => !mute.load(Ordering::SeqCst),
+                _ => true,
+            };
+            Ok(Reply::Watch(items.filter(move |item| std::future::ready(passes(item))).boxed()))
+        }
+    })
 }
 
 struct Bench {
@@ -161,7 +115,7 @@ fn bench() -> Bench {
     let counting = CountingStore::new(Arc::new(store.clone()));
     let mute = Arc::new(AtomicBool::new(false));
     let answers = Arc::<Answers>::default();
-    let client = Client::with_store(SilentStore { inner: counting.clone(), mute: mute.clone(), answers: answers.clone() });
+    let client = Client::with_store(silent(&counting, &mute, &answers));
     Bench { mute, store, counting, answers, client }
 }
 
@@ -608,7 +562,7 @@ async fn large_idle_directory_of_busy_store_stays_fresh() {
 
 #[tokio::test(start_paused = true)]
 async fn every_unreported_change_is_detected() {
-    type Change = fn(etcd_typed::EntryMap<u32, u32>) -> BoxFuture<'static, etcd_typed::Result<()>>;
+    type Change = fn(etcd_typed::EntryMap<u32, u32>) -> BoxFuture<'static, Result<()>>;
     let changes: [(&str, Change, u32); 4] = [
         ("one more", |map| Box::pin(async move { map.entry(&9)?.set(&9).await.map(drop) }), 6),
         ("one less", |map| Box::pin(async move { map.entry(&1)?.delete().await.map(drop) }), 4),

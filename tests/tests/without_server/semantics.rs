@@ -9,12 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_typed::store::memory::{Calls, MemoryStore};
-use etcd_typed::store::{
-    BoxFuture, Capabilities, Committed, Consistency, Member, Op, Range, RangeReply, Span, Stats, StatsKind, Status, Store, Txn, Watch,
-    WatchStream,
-};
-use etcd_typed::testing::CountingStore;
-use etcd_typed::{Client, EntryMap, Error, ErrorKind, EtcdSchema, Expect, Key, LeaseId, Result, RetryPolicy, UpdateError};
+use etcd_typed::store::{Consistency, Op, Range, Span, Store, Txn};
+use etcd_typed::testing::{Call, CountingStore, HookedStore};
+use etcd_typed::{Client, EntryMap, Error, ErrorKind, EtcdSchema, Expect, Key, LeaseId, RetryPolicy, UpdateError};
 use futures_util::FutureExt;
 
 #[derive(EtcdSchema, Clone, Debug, PartialEq)]
@@ -549,64 +546,16 @@ async fn failed_non_atomic_write_lists_written_keys() {
     assert!(!stored.contains_key("quotas/q201") && stored.contains_key("quotas/a"), "later steps were not taken");
 }
 
-/// A store that records the consistency of each read.
-#[derive(Debug)]
-struct RecordingStore {
-    inner: MemoryStore,
-    reads: Arc<Mutex<Vec<Consistency>>>,
-}
-
-impl Store for RecordingStore {
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        self.reads.lock().unwrap().push(range.consistency);
-        self.inner.range(range)
-    }
-
-    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        self.inner.commit(txn)
-    }
-
-    fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        self.inner.watch(watch)
-    }
-
-    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
-        self.inner.grant(id, ttl)
-    }
-
-    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
-        self.inner.keep_alive(id)
-    }
-
-    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
-        self.inner.revoke(id)
-    }
-
-    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
-        self.inner.time_to_live(id)
-    }
-
-    fn status(&self) -> BoxFuture<'_, Result<Status>> {
-        self.inner.status()
-    }
-
-    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
-        self.inner.members()
-    }
-
-    fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
-        self.inner.stats(which)
-    }
-}
-
 #[tokio::test]
 async fn stale_reads_never_decide_writes() {
     let reads = Arc::new(Mutex::new(Vec::new()));
-    let client = Client::with_store(RecordingStore { inner: MemoryStore::new(), reads: Arc::clone(&reads) });
+    let noted = Arc::clone(&reads);
+    let client = Client::with_store(HookedStore::new(Arc::new(MemoryStore::new()), move |call, store| {
+        if let Call::Range(range) = &call {
+            noted.lock().unwrap().push(range.consistency);
+        }
+        call.send(&store)
+    }));
     let noted = || std::mem::take(&mut *reads.lock().unwrap());
     let stale = AppDir::open(&client.stale_reads()).unwrap();
     stale.set(&app()).await.unwrap();

@@ -3,16 +3,13 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
 use etcd_typed::store::memory::{Calls, Faults, MemoryStore};
-use etcd_typed::store::{
-    BoxFuture, Capabilities, Committed, Member, Range, RangeReply, Span, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
-};
-use etcd_typed::{Client, ErrorKind, Key, LeaseId, Lock, LostReason, NamedLock, Result, Token};
-use futures_util::StreamExt;
+use etcd_typed::store::{Range, Span, Store, Txn};
+use etcd_typed::{Client, ErrorKind, Key, Lock, LostReason, NamedLock, Result, Token};
+use etcd_typed_tests::yielding::{Granted, yielding};
 use futures_util::future::join;
 use tokio::task::yield_now;
 use tokio::time::{Instant, advance, sleep, timeout};
@@ -20,104 +17,11 @@ use tokio::time::{Instant, advance, sleep, timeout};
 /// The maximum number of polls. No future in these tests needs more.
 const POLLS: usize = 200;
 
-/// A store that yields once before and after each call and each item of a watch, so that a future
-/// on top of it can be dropped at each of these points. It also records the leases that it was
-/// asked for.
-#[derive(Clone, Debug)]
-struct Yielding {
-    inner: MemoryStore,
-    leases: Arc<Mutex<Vec<LeaseId>>>,
-    /// How long a watch delays each item.
-    late: Duration,
-}
-
-/// Returns `Pending` once.
-async fn pause() {
-    let mut paused = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut paused, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-impl Yielding {
-    fn around<'a, T: Send + 'a>(&'a self, call: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
-        Box::pin(async move {
-            pause().await;
-            let result = call.await;
-            pause().await;
-            result
-        })
-    }
-}
-
-impl Store for Yielding {
-    fn capabilities(&self) -> &Capabilities {
-        self.inner.capabilities()
-    }
-
-    fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
-        self.around(self.inner.range(range))
-    }
-
-    fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
-        self.around(self.inner.commit(txn))
-    }
-
-    fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
-        let (watch, late) = (self.around(self.inner.watch(watch)), self.late);
-        Box::pin(async move {
-            let slow = |stream: WatchStream| -> WatchStream {
-                Box::pin(stream.then(move |item| async move {
-                    pause().await;
-                    if !late.is_zero() {
-                        sleep(late).await;
-                    }
-                    item
-                }))
-            };
-            watch.await.map(slow)
-        })
-    }
-
-    fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
-        self.leases.lock().unwrap().push(id);
-        self.around(self.inner.grant(id, ttl))
-    }
-
-    fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
-        self.around(self.inner.keep_alive(id))
-    }
-
-    fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
-        self.around(self.inner.revoke(id))
-    }
-
-    fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
-        self.around(self.inner.time_to_live(id))
-    }
-
-    fn status(&self) -> BoxFuture<'_, Result<Status>> {
-        self.inner.status()
-    }
-
-    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
-        self.inner.members()
-    }
-
-    fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
-        self.inner.stats(which)
-    }
-}
-
 /// A store with two clients: `client`, whose futures are dropped, and `other`.
 struct Bench {
     memory: MemoryStore,
-    store: Yielding,
+    /// The leases that `client` asked for.
+    granted: Granted,
     client: Client,
     other: Client,
 }
@@ -129,8 +33,8 @@ impl Bench {
 
     fn with_watches(late: Duration) -> Self {
         let memory = MemoryStore::new();
-        let store = Yielding { inner: memory.clone(), leases: Arc::default(), late };
-        Self { client: Client::with_store(store.clone()), other: Client::with_store(memory.clone()), memory, store }
+        let (store, granted) = yielding(&memory, late);
+        Self { client: Client::with_store(store), other: Client::with_store(memory.clone()), memory, granted }
     }
 
     fn lock(&self) -> NamedLock {
@@ -155,11 +59,10 @@ impl Bench {
         let free = self.theirs().try_acquire().await.unwrap();
         free.unwrap_or_else(|| panic!("{what}: the lock is not free")).release().await.unwrap();
         // The leases that are still alive are spare leases, which end with the client.
-        let Self { memory, store, client, other } = self;
+        let Self { memory, granted, client, other } = self;
         drop(client);
         sleep(Duration::from_secs(1)).await;
-        let leases = store.leases.lock().unwrap().clone();
-        for lease in leases {
+        for lease in granted.ids() {
             assert_eq!(memory.time_to_live(lease).await.unwrap(), None, "{what}: {lease}");
         }
         drop(other);

@@ -1,0 +1,301 @@
+//! `HookedStore`: runs a test's closure in place of each call of another store.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::CountingStore;
+use crate::error::Result;
+use crate::revision::LeaseId;
+use crate::store::{
+    BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+};
+
+/// Wraps a store and runs a closure, the hook, in place of each call.
+///
+/// The hook gets the [`Call`] and the wrapped store, and returns a future of the [`Reply`].
+/// [`call.send(&store)`](Call::send) makes the call. Before and after it, the hook may do anything:
+/// look at the request or change it, wait, make another client's transaction first, return an error
+/// instead, or change the reply. Use it to put your code into situations that are rare on a real
+/// server. For outages, delays and lost replies, [`Faults`](crate::store::memory::Faults) is
+/// shorter.
+///
+/// Clones share the hook. The store passes on [`history`](Store::history) and
+/// [`identity`](Store::identity) and has the capabilities of the wrapped store. None of these three
+/// runs the hook.
+///
+/// # Example
+///
+/// The first attempt of an update loses a race, and the second one succeeds:
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+///
+/// use etcd_typed::Client;
+/// use etcd_typed::store::memory::MemoryStore;
+/// use etcd_typed::testing::{Call, HookedStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> etcd_typed::Result<()> {
+/// let memory = MemoryStore::new();
+/// let other = Client::with_store(memory.clone()).entry::<u32>("/limit")?;
+/// other.set(&1).await?;
+///
+/// let commits = Arc::new(AtomicUsize::new(0));
+/// let (rival, count) = (other.clone(), commits.clone());
+/// let store = HookedStore::new(Arc::new(memory), move |call, store| {
+///     let rival = rival.clone();
+///     let first = matches!(call, Call::Commit(_)) && count.fetch_add(1, Ordering::SeqCst) == 0;
+///     async move {
+///         if first {
+///             rival.set(&10).await?; // before the first commit of the code under test
+///         }
+///         call.send(&store).await
+///     }
+/// });
+///
+/// let limit = Client::with_store(store).entry::<u32>("/limit")?;
+/// let seen = limit.get().await?;
+/// assert!(limit.compare_and_swap(&seen, &2).await.is_err(), "the other client was first");
+/// limit.modify(|limit| limit.map(|limit| limit + 1)).await?;
+/// assert_eq!(other.get().await?.as_deref(), Some(&11));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A hook that changes replies. The reply must be of the kind of the call:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use etcd_typed::store::memory::MemoryStore;
+/// use etcd_typed::testing::{Call, HookedStore, Reply};
+/// use etcd_typed::{Client, Error, ErrorKind};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> etcd_typed::Result<()> {
+/// let store = HookedStore::new(Arc::new(MemoryStore::new()), |call, store| async move {
+///     if matches!(call, Call::Stats(_) | Call::Members) {
+///         return Err(Error::new(ErrorKind::PermissionDenied, "this user may not ask for members"));
+///     }
+///     match call.send(&store).await? {
+///         Reply::Status(mut status) => {
+///             status.version = "3.4.0".to_owned();
+///             Ok(Reply::Status(status))
+///         }
+///         reply => Ok(reply),
+///     }
+/// });
+/// let client = Client::with_store(store);
+/// assert_eq!(client.status().await?.version, "3.4.0");
+/// assert_eq!(client.members().await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct HookedStore {
+    inner: Arc<dyn Store>,
+    hook: Arc<Hook>,
+}
+
+type Hook = dyn Fn(Call, Arc<dyn Store>) -> BoxFuture<'static, Result<Reply>> + Send + Sync;
+
+impl HookedStore {
+    /// Wraps a store. The hook itself runs when a method is called, and the future that it returns
+    /// runs when the caller awaits the method. Dropping the caller's future drops the future of the
+    /// hook.
+    ///
+    /// # Panics
+    ///
+    /// A call panics if the hook returns a [`Reply`] of another kind of call.
+    pub fn new<F, R>(inner: Arc<dyn Store>, hook: F) -> Self
+    where
+        F: Fn(Call, Arc<dyn Store>) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Reply>> + Send + 'static,
+    {
+        Self { inner, hook: Arc::new(move |call, store| Box::pin(hook(call, store))) }
+    }
+
+    fn around(&self, call: Call) -> BoxFuture<'static, Result<Reply>> {
+        (self.hook)(call, self.inner.clone())
+    }
+}
+
+impl fmt::Debug for HookedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HookedStore").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+/// A call of a method of a [`Store`], with its arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Call {
+    /// A call of [`Store::range`].
+    Range(Range),
+    /// A call of [`Store::commit`].
+    Commit(Txn),
+    /// A call of [`Store::watch`].
+    Watch(Watch),
+    /// A call of [`Store::grant`].
+    Grant {
+        /// The id of the new lease.
+        id: LeaseId,
+        /// The requested time to live.
+        ttl: Duration,
+    },
+    /// A call of [`Store::keep_alive`].
+    KeepAlive(LeaseId),
+    /// A call of [`Store::revoke`].
+    Revoke(LeaseId),
+    /// A call of [`Store::time_to_live`].
+    TimeToLive(LeaseId),
+    /// A call of [`Store::status`].
+    Status,
+    /// A call of [`Store::members`].
+    Members,
+    /// A call of [`Store::stats`].
+    Stats(StatsKind),
+}
+
+impl Call {
+    /// Makes this call on a store. The call begins when the future is first polled.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the store.
+    pub fn send(self, store: &Arc<dyn Store>) -> impl Future<Output = Result<Reply>> + Send + use<> {
+        let store = store.clone();
+        async move {
+            Ok(match self {
+                Self::Range(range) => Reply::Range(store.range(range).await?),
+                Self::Commit(txn) => Reply::Commit(store.commit(txn).await?),
+                Self::Watch(watch) => Reply::Watch(store.watch(watch).await?),
+                Self::Grant { id, ttl } => Reply::Grant(store.grant(id, ttl).await?),
+                Self::KeepAlive(id) => Reply::KeepAlive(store.keep_alive(id).await?),
+                Self::Revoke(id) => Reply::Revoke(store.revoke(id).await?),
+                Self::TimeToLive(id) => Reply::TimeToLive(store.time_to_live(id).await?),
+                Self::Status => Reply::Status(store.status().await?),
+                Self::Members => Reply::Members(store.members().await?),
+                Self::Stats(which) => Reply::Stats(store.stats(which).await?),
+            })
+        }
+    }
+}
+
+/// The reply to a [`Call`] of the same name.
+#[non_exhaustive]
+pub enum Reply {
+    /// The keys that were read.
+    Range(RangeReply),
+    /// The result of the transaction.
+    Commit(Committed),
+    /// The items of the watch. A hook may wrap the stream, to delay or drop items.
+    Watch(WatchStream),
+    /// The time to live of the new lease.
+    Grant(Duration),
+    /// The new time to live of the lease.
+    KeepAlive(Duration),
+    /// The lease does not exist any more.
+    Revoke(()),
+    /// The remaining time to live of the lease, or `None` if it does not exist.
+    TimeToLive(Option<Duration>),
+    /// What the server reports about itself.
+    Status(Status),
+    /// The members of the cluster.
+    Members(Vec<Member>),
+    /// The statistics of the server.
+    Stats(Stats),
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, reply): (_, &dyn fmt::Debug) = match self {
+            Self::Range(reply) => ("Range", reply),
+            Self::Commit(committed) => ("Commit", committed),
+            Self::Watch(_) => ("Watch", &".."),
+            Self::Grant(ttl) => ("Grant", ttl),
+            Self::KeepAlive(ttl) => ("KeepAlive", ttl),
+            Self::Revoke(revoked) => ("Revoke", revoked),
+            Self::TimeToLive(left) => ("TimeToLive", left),
+            Self::Status(status) => ("Status", status),
+            Self::Members(members) => ("Members", members),
+            Self::Stats(stats) => ("Stats", stats),
+        };
+        f.debug_tuple(name).field(reply).finish()
+    }
+}
+
+/// Implements [`Store`] for a wrapper with a field `inner`. Its method `around` gets each call and
+/// returns the future of the reply.
+macro_rules! store_around {
+    ($wrapper:ty) => {
+        #[deny(clippy::missing_trait_methods, reason = "a method that is not passed on would escape the wrapper")]
+        impl Store for $wrapper {
+            fn capabilities(&self) -> &Capabilities {
+                self.inner.capabilities()
+            }
+
+            fn range(&self, range: Range) -> BoxFuture<'_, Result<RangeReply>> {
+                store_around!(@reply self, Range, Call::Range(range))
+            }
+
+            fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Committed>> {
+                store_around!(@reply self, Commit, Call::Commit(txn))
+            }
+
+            fn watch(&self, watch: Watch) -> BoxFuture<'_, Result<WatchStream>> {
+                store_around!(@reply self, Watch, Call::Watch(watch))
+            }
+
+            fn grant(&self, id: LeaseId, ttl: Duration) -> BoxFuture<'_, Result<Duration>> {
+                store_around!(@reply self, Grant, Call::Grant { id, ttl })
+            }
+
+            fn keep_alive(&self, id: LeaseId) -> BoxFuture<'_, Result<Duration>> {
+                store_around!(@reply self, KeepAlive, Call::KeepAlive(id))
+            }
+
+            fn revoke(&self, id: LeaseId) -> BoxFuture<'_, Result<()>> {
+                store_around!(@reply self, Revoke, Call::Revoke(id))
+            }
+
+            fn time_to_live(&self, id: LeaseId) -> BoxFuture<'_, Result<Option<Duration>>> {
+                store_around!(@reply self, TimeToLive, Call::TimeToLive(id))
+            }
+
+            fn status(&self) -> BoxFuture<'_, Result<Status>> {
+                store_around!(@reply self, Status, Call::Status)
+            }
+
+            fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
+                store_around!(@reply self, Members, Call::Members)
+            }
+
+            fn stats(&self, which: StatsKind) -> BoxFuture<'_, Result<Stats>> {
+                store_around!(@reply self, Stats, Call::Stats(which))
+            }
+
+            fn history(&self) -> u64 {
+                self.inner.history()
+            }
+
+            fn identity(&self) -> Identity {
+                self.inner.identity()
+            }
+        }
+    };
+    (@reply $self:ident, $kind:ident, $call:expr) => {{
+        let reply = $self.around($call);
+        Box::pin(async move {
+            match reply.await? {
+                Reply::$kind(reply) => Ok(reply),
+                other => panic!("the hook must reply to this call with `Reply::{}`, and not with {other:?}", stringify!($kind)),
+            }
+        })
+    }};
+}
+
+store_around!(HookedStore);
+store_around!(CountingStore);
