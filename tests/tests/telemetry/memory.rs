@@ -7,6 +7,7 @@ use std::time::Duration;
 use etcd_typed::store::memory::{Calls, MemoryStore};
 use etcd_typed::testing::CountingStore;
 use etcd_typed::{Changes, Client, ErrorKind, Expect, Live, LostReason, Update};
+use etcd_typed_tests::waiting::until;
 use tokio::time::{sleep, timeout};
 
 use crate::listener::Listener;
@@ -35,15 +36,6 @@ fn bench() -> Bench {
 
 async fn next(changes: &mut Changes<CheckoutChange, Checkout>) -> Update<CheckoutChange> {
     timeout(LONG, changes.next()).await.expect("a change in time").expect("the stream goes on").expect("no error")
-}
-
-async fn until(what: impl Fn() -> bool) {
-    let wait = async {
-        while !what() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(LONG, wait).await.expect("this happens in time");
 }
 
 /// Waits in real time, for a file that another thread writes.
