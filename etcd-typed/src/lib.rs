@@ -131,7 +131,7 @@
 //! | `v3` | `etcd://` | yes |
 //! | `v2` | `etcd2://` | |
 //! | `tls` | `etcds://` and `etcd2s://`, through rustls | |
-//! | `testing` | real servers, a proxy that breaks connections, the conformance suite for stores | |
+//! | `testing` | real servers, a proxy that breaks connections, a store whose calls a test can hook, the conformance suite for stores | |
 //! | `snapshot` | `live().or_snapshot(path)`: a live view starts from its last good state on disk while no server answers | |
 //! | `metrics` | metrics through the facade of the crate `metrics`; see [`telemetry`] | |
 //! | `chrono`, `jiff`, `url`, `uuid` | values of these crates' types | |

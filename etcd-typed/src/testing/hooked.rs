@@ -17,49 +17,59 @@ use crate::store::{
 /// [`call.send(&store)`](Call::send) makes the call. Before and after it, the hook may do anything:
 /// look at the request or change it, wait, make another client's transaction first, return an error
 /// instead, or change the reply. Use it to put your code into situations that are rare on a real
-/// server. For outages, delays and lost replies, [`Faults`](crate::store::memory::Faults) is
-/// shorter.
+/// server: a conflict at the first attempt, a write whose outcome is unknown, an old server. For
+/// outages, delays and lost replies of the memory store,
+/// [`Faults`](crate::store::memory::Faults) is shorter.
 ///
-/// Clones share the hook. The store passes on [`history`](Store::history) and
-/// [`identity`](Store::identity) and has the capabilities of the wrapped store. None of these three
-/// runs the hook.
+/// The hook runs for the methods that make requests. [`capabilities`](Store::capabilities),
+/// [`history`](Store::history) and [`identity`](Store::identity) are those of the wrapped store.
+/// Clones share the hook. A `HookedStore` can wrap another one; the hook of the outer one runs
+/// first.
 ///
 /// # Example
 ///
-/// The first attempt of an update loses a race, and the second one succeeds:
+/// The code under test adds one, and tries again when another client was faster. The hook lets
+/// another client write before the first attempt arrives:
 ///
 /// ```
 /// use std::sync::Arc;
-/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use std::sync::atomic::{AtomicBool, Ordering};
 ///
-/// use etcd_typed::Client;
 /// use etcd_typed::store::memory::MemoryStore;
 /// use etcd_typed::testing::{Call, HookedStore};
+/// use etcd_typed::{Client, Entry, ErrorKind};
+///
+/// async fn add_one(limit: &Entry<u32>) -> etcd_typed::Result<u32> {
+///     loop {
+///         let seen = limit.get().await?;
+///         let next = seen.as_deref().copied().unwrap_or(0) + 1;
+///         match limit.compare_and_swap(&seen, &next).await {
+///             Ok(_) => return Ok(next),
+///             Err(error) if error.kind() == ErrorKind::Conflict => {}
+///             Err(error) => return Err(error),
+///         }
+///     }
+/// }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> etcd_typed::Result<()> {
 /// let memory = MemoryStore::new();
-/// let other = Client::with_store(memory.clone()).entry::<u32>("/limit")?;
-/// other.set(&1).await?;
+/// let rival = Client::with_store(memory.clone()).entry::<u32>("/limit")?;
 ///
-/// let commits = Arc::new(AtomicUsize::new(0));
-/// let (rival, count) = (other.clone(), commits.clone());
+/// let raced = AtomicBool::new(false);
 /// let store = HookedStore::new(Arc::new(memory), move |call, store| {
+///     let first = matches!(call, Call::Commit(_)) && !raced.swap(true, Ordering::SeqCst);
 ///     let rival = rival.clone();
-///     let first = matches!(call, Call::Commit(_)) && count.fetch_add(1, Ordering::SeqCst) == 0;
 ///     async move {
 ///         if first {
-///             rival.set(&10).await?; // before the first commit of the code under test
+///             rival.set(&10).await?;
 ///         }
 ///         call.send(&store).await
 ///     }
 /// });
 ///
 /// let limit = Client::with_store(store).entry::<u32>("/limit")?;
-/// let seen = limit.get().await?;
-/// assert!(limit.compare_and_swap(&seen, &2).await.is_err(), "the other client was first");
-/// limit.modify(|limit| limit.map(|limit| limit + 1)).await?;
-/// assert_eq!(other.get().await?.as_deref(), Some(&11));
+/// assert_eq!(add_one(&limit).await?, 11);
 /// # Ok(())
 /// # }
 /// ```
@@ -299,3 +309,67 @@ macro_rules! store_around {
 
 store_around!(HookedStore);
 store_around!(CountingStore);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::key::Key;
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Op, Span, WatchFrom};
+
+    #[tokio::test]
+    async fn hook_sees_every_call() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let calls = seen.clone();
+        let store = HookedStore::new(Arc::new(MemoryStore::new()), move |call, store| {
+            calls.lock().unwrap().push(call.clone());
+            call.send(&store)
+        });
+        let (id, ttl, key) = (LeaseId::random(), Duration::from_secs(60), Key::parse("/a").unwrap());
+        let range = Range::of(Span::Key(key.clone()));
+        let txn = Txn { then: vec![Op::put(&key, "1".into())], ..Txn::default() };
+        assert_eq!(store.grant(id, ttl).await.unwrap(), ttl);
+        assert_eq!(store.keep_alive(id).await.unwrap(), ttl);
+        assert!(store.time_to_live(id).await.unwrap().is_some());
+        store.revoke(id).await.unwrap();
+        let revision = store.commit(txn.clone()).await.unwrap().revision;
+        assert_eq!(store.range(range.clone()).await.unwrap().kvs[0].modified, revision);
+        let watch = Watch { span: Span::Key(key), from: WatchFrom::Listed(revision) };
+        drop(store.watch(watch.clone()).await.unwrap());
+        assert_eq!(store.status().await.unwrap().revision, revision);
+        drop((store.members().await, store.stats(StatsKind::Store).await));
+        let (grant, keep_alive, left) = (Call::Grant { id, ttl }, Call::KeepAlive(id), Call::TimeToLive(id));
+        let last = [Call::Status, Call::Members, Call::Stats(StatsKind::Store)];
+        let calls = [grant, keep_alive, left, Call::Revoke(id), Call::Commit(txn), Call::Range(range), Call::Watch(watch)];
+        assert_eq!(*seen.lock().unwrap(), [&calls[..], &last].concat());
+    }
+
+    #[test]
+    fn identity_of_inner_store_is_forwarded() {
+        let memory = MemoryStore::new();
+        let refusing = HookedStore::new(Arc::new(memory.clone()), |_, _| async { panic!("no call is made") });
+        let counting = CountingStore::new(Arc::new(refusing));
+        assert_eq!((counting.history(), counting.identity()), (memory.history(), memory.identity()));
+        assert_eq!(counting.capabilities(), memory.capabilities());
+    }
+
+    #[tokio::test]
+    async fn call_is_made_when_awaited() {
+        let memory = MemoryStore::new();
+        let store = HookedStore::new(Arc::new(memory.clone()), |call, store| async move { call.send(&store).await });
+        let put = store.commit(Txn { then: vec![Op::put(&Key::parse("/a").unwrap(), "1".into())], ..Txn::default() });
+        let before = memory.status().now_or_never().unwrap().unwrap().revision;
+        assert_eq!(put.await.unwrap().revision, before.next());
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "must reply to this call with `Reply::Status`, and not with Members([])")]
+    async fn reply_of_other_kind_panics() {
+        let store = HookedStore::new(Arc::new(MemoryStore::new()), |_, _| async { Ok(Reply::Members(Vec::new())) });
+        drop(store.status().await);
+    }
+}
