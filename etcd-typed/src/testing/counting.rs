@@ -1,10 +1,14 @@
 //! `CountingStore`: counts the calls of another store, so that tests can assert "one round trip".
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::{Call, Reply};
+use super::hooked::{Call, Reply, store_around};
 use crate::error::Result;
-use crate::store::Store;
+use crate::revision::LeaseId;
+use crate::store::{
+    BoxFuture, Capabilities, Committed, Identity, Member, Range, RangeReply, Stats, StatsKind, Status, Store, Txn, Watch, WatchStream,
+};
 
 /// Passes every call on and counts it. Clones share their counts: pass one to
 /// [`Client::with_store`](crate::Client::with_store), and read the counts from the other.
@@ -13,7 +17,7 @@ use crate::store::Store;
 /// repetitions).
 #[derive(Clone, Debug)]
 pub struct CountingStore {
-    pub(super) inner: Arc<dyn Store>,
+    inner: Arc<dyn Store>,
     counts: Arc<Mutex<Counts>>,
 }
 
@@ -88,8 +92,10 @@ impl CountingStore {
     }
 
     /// Counts a call when it is made, whatever its result.
-    pub(super) fn around(&self, call: Call) -> impl Future<Output = Result<Reply>> + Send + use<> {
+    fn around(&self, call: Call) -> impl Future<Output = Result<Reply>> + Send + use<> {
         *self.locked().of(&call) += 1;
         call.send(&self.inner)
     }
 }
+
+store_around!(CountingStore);
