@@ -3,16 +3,16 @@
 //! directories are in `handle/`.
 
 mod changed_keys;
+mod copies;
 mod decode;
 mod delta;
 mod describe;
 mod encode;
 mod entries;
-mod kept;
 mod leaf_tuple;
-#[cfg(feature = "snapshot")]
-mod looks;
 mod presence;
+#[cfg(feature = "snapshot")]
+mod read_keys;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -24,6 +24,7 @@ use bytes::Bytes;
 use tokio::task::yield_now;
 
 pub(crate) use changed_keys::ChangedKeys;
+pub(crate) use copies::Copies;
 pub use decode::Decoder;
 use decode::Gathered;
 pub use delta::{Change, Delta, Keyed, Update};
@@ -31,11 +32,10 @@ pub(crate) use describe::Witnesses;
 pub use describe::{Field, Kind, Presence, Table};
 pub use encode::Encoder;
 pub(crate) use entries::{Entries, entry};
-pub(crate) use kept::Copies;
 pub use leaf_tuple::{Leaf, LeafOpt, LeafTuple, OneLeaf, Tuple};
-#[cfg(feature = "snapshot")]
-pub(crate) use looks::{Look, NeededSecret};
 pub(crate) use presence::{Removable, removable_in_map};
+#[cfg(feature = "snapshot")]
+pub(crate) use read_keys::{Look, NeededSecret};
 
 use crate::error::{Problem, ProblemKind, Result};
 use crate::key::{self, Key};
