@@ -4,7 +4,7 @@
 
 mod entry;
 mod mirror;
-mod one;
+mod one_key;
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -8,7 +8,7 @@
 //! [`roaming`](crate::store::roaming), which ends a call that began on another runtime.
 
 #[cfg(any(test, feature = "v2", feature = "v3"))]
-mod local;
+mod per_runtime;
 mod task;
 mod time;
 
@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::runtime::{Handle, Id};
 
 #[cfg(any(test, feature = "v2", feature = "v3"))]
-pub(crate) use self::local::PerRuntime;
+pub(crate) use self::per_runtime::PerRuntime;
 pub(crate) use self::task::{Patience, Task};
 use self::task::{Prepared, Seat};
 pub(crate) use self::time::{elapsed, now, sleep, sleep_until};

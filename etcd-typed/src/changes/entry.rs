@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_util::Stream;
 
-use super::one::{One, OneTouch};
+use super::one_key::{OneKey, OneKeyChange};
 use super::{Begun, Steps, start_unknown};
 use crate::error::{Error, ErrorKind, Problem, ProblemKind, Result};
 use crate::key::Key;
@@ -47,7 +47,7 @@ pub struct EntryChanges<T>(Box<Following<T>>);
 /// streams at the same time, and moving the state would cost memory in each of them.
 struct Following<T> {
     steps: Steps,
-    one: One,
+    one: OneKey,
     key: Key,
     codec: Codec<T>,
     default: Option<fn() -> T>,
@@ -83,15 +83,15 @@ impl<T: 'static> IntoFuture for WatchingEntry<T> {
     fn into_future(self) -> Self::IntoFuture {
         let Self { store, retry, key, codec, default, start } = self;
         let steps = Steps::new(store, &retry, Span::Key(key.clone()), type_name::<T>(), start);
-        let mut following = Box::new(Following { steps, one: One::unknown(Revision::ZERO), key, codec, default });
+        let mut following = Box::new(Following { steps, one: OneKey::unknown(Revision::ZERO), key, codec, default });
         Box::pin(async move {
             if following.key.is_root() {
                 return Err(Error::new(ErrorKind::InvalidKey, "the root has no value").at(&following.key));
             }
             let begun = retry.one_call(poll_fn(|cx| following.steps.poll_begun(cx))).await.map_err(|error| error.at(&following.key))?;
             following.one = match begun {
-                Begun::At(snapshot) => One::new(&following.key, snapshot),
-                Begun::Unknown(revision) => One::unknown(revision),
+                Begun::At(snapshot) => OneKey::new(&following.key, snapshot),
+                Begun::Unknown(revision) => OneKey::unknown(revision),
             };
             Ok(EntryChanges(following))
         })
@@ -162,8 +162,8 @@ impl<T> Following<T> {
         }
     }
 
-    fn make(&self, touch: OneTouch) -> Result<Change<T>> {
-        let OneTouch { revision, resynced, known, before } = touch;
+    fn make(&self, touch: OneKeyChange) -> Result<Change<T>> {
+        let OneKeyChange { revision, resynced, known, before } = touch;
         let default = || self.default.map(|default| default());
         let new = self.one.now().map(|stored| self.decode(stored)).transpose()?.or_else(default);
         let old = match before {

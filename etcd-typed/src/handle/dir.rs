@@ -14,7 +14,7 @@ pub use write::{DirDelete, DirWrite};
 use self::update::UpdateScope;
 use self::write::{Job, Swap, read_below};
 use super::SharedContext;
-use super::dry::{Check, Diff};
+use super::dry_run::{Check, Diff};
 use super::expiry::{EnclosingStruct, RequestedExpiry};
 use super::plan::{Atomicity, Owner};
 use crate::changes::{Changes, Typed, Watching};

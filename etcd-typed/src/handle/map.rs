@@ -16,7 +16,7 @@ use futures_util::stream;
 
 use super::SharedContext;
 use super::dir::{Dir, EtcdSchema, set};
-use super::dry::{Check, Diff};
+use super::dry_run::{Check, Diff};
 use super::entry::Entry;
 use super::expiry::{EnclosingStruct, RequestedExpiry};
 use super::plan::{Atomicity, Owner};

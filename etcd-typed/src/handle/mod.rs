@@ -4,7 +4,7 @@
 
 mod dir;
 mod directory;
-mod dry;
+mod dry_run;
 mod entry;
 mod expiry;
 mod fields;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 pub use dir::{Dir, DirDelete, DirTryUpdate, DirUpdate, DirWrite, EtcdSchema, UpdateError};
 pub use directory::{Directory, DirectoryDelete, DirectoryWrite, Node};
-pub use dry::{Check, Diff, Difference, Shown};
+pub use dry_run::{Check, Diff, Difference, Shown};
 pub use entry::{Entry, EntryDelete, EntryModify, EntryWrite, Publish};
 pub use fields::{Entries, Fields};
 pub use map::{DirMap, EntryMap, EntryPages, MapWrite};

@@ -1,6 +1,6 @@
 //! TLS through rustls: turns PEM bytes into the configuration that both network stores use.
 
-pub(super) mod words;
+pub(super) mod explain;
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use self::words::Whose;
+use self::explain::Whose;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::connect::Tls;
 
@@ -40,7 +40,7 @@ pub(super) fn config(tls: Option<&Tls>) -> Result<ClientConfig> {
             let chain = certificates(chain, "the client's certificate chain")?;
             builder
                 .with_client_auth_cert(chain, private_key(key)?)
-                .map_err(|error| invalid(words::explain(&error, Whose::Client)).caused_by(error))
+                .map_err(|error| invalid(explain::explain(&error, Whose::Client)).caused_by(error))
         }
     }
 }
@@ -49,7 +49,7 @@ fn roots(tls: &Tls) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     if let Some(ca) = &tls.ca {
         for certificate in certificates(ca, "the CA certificate")? {
-            roots.add(certificate).map_err(|error| invalid(words::explain(&error, Whose::Authority)).caused_by(error))?;
+            roots.add(certificate).map_err(|error| invalid(explain::explain(&error, Whose::Authority)).caused_by(error))?;
         }
     } else {
         // A system's store may contain certificates that do not parse. The others are usable.

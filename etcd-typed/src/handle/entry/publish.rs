@@ -100,7 +100,7 @@ impl<T: Send + Sync + 'static> IntoFuture for Publish<T> {
             let (lease_pool, key) = (entry.context.lease_pool.clone(), entry.key.clone());
             let target = Target { lease_pool, key, ttl, pattern: type_name::<T>() };
             let publication = entry.context.retry.one_call(target.publish(value?)).await?;
-            Ok(Published::new(publication, move |value| entry.encode(value)))
+            Ok(Published::new(publication, type_name::<T>(), move |value| entry.encode(value)))
         };
         Box::pin(Entry::<T>::operation("publish").run(work))
     }
