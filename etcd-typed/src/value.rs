@@ -3,6 +3,7 @@
 
 mod duration;
 mod json;
+mod module;
 mod number;
 mod time;
 
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 pub use json::Json;
+pub use module::{from_text, present, to_text};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
