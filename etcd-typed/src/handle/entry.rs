@@ -65,10 +65,10 @@ use crate::version::{Expect, Versioned, Versions};
 ///
 /// On v3 a write with `ttl` creates a lease, which stays on the server until its time has passed.
 /// From five minutes on, writes with the same time to live share leases and may expire up to one
-/// twentieth later; see [`Expiry::After`]. For a key that is written often, such as a heartbeat,
-/// `.lease(&lease)` with a lease from [`Client::lease`](crate::Client::lease), or
-/// [`publish`](Self::publish), costs less. Do not revoke a lease that you found at a key, since
-/// other keys may be attached to it.
+/// twentieth later; see [`Expiry::After`](crate::store::Expiry::After). For a key that is written
+/// often, such as a heartbeat, `.lease(&lease)` with a lease from
+/// [`Client::lease`](crate::Client::lease), or [`publish`](Self::publish), costs less. Do not revoke
+/// a lease that you found at a key, since other keys may be attached to it.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> etcd_typed::Result<()> {
