@@ -167,6 +167,10 @@ impl Store for CountingStore {
         self.inner.history()
     }
 
+    fn unreachable_since(&self, began: std::time::Instant) -> Option<crate::Error> {
+        self.inner.unreachable_since(began)
+    }
+
     fn identity(&self) -> Identity {
         self.inner.identity()
     }
