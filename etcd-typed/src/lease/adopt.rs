@@ -30,6 +30,9 @@ impl AdoptLease {
 
     /// Leaves it to the other component to keep the lease alive. The guard asks the server three
     /// times within the remaining time how long the lease has left, and reports its end.
+    ///
+    /// The server answers in whole seconds, and the guard keeps its margin. So the other component
+    /// must renew the lease while at least 3 s are left; otherwise the guard reports a loss too early.
     pub fn kept_by_other(mut self) -> Self {
         self.manner = Manner::Observe;
         self

@@ -22,13 +22,17 @@ impl Bench {
     /// Grants a lease that nobody keeps alive. `None` if the store has no leases, and the adoption
     /// is refused.
     async fn granted(&self) -> Option<LeaseId> {
+        self.granted_for(TTL).await
+    }
+
+    async fn granted_for(&self, ttl: Duration) -> Option<LeaseId> {
         let id = LeaseId::random();
         if !self.client.store().capabilities().transactions {
             let error = self.client.adopt_lease(id).await.unwrap_err();
             assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("time to live"), "{error}");
             return None;
         }
-        self.client.store().grant(id, TTL).await.unwrap();
+        self.client.store().grant(id, ttl).await.unwrap();
         Some(id)
     }
 }
@@ -58,11 +62,12 @@ async fn adopted_lease_is_kept_alive_and_not_revoked(bench: Bench) {
 }
 
 async fn observed_lease_reports_its_end(bench: Bench) {
-    let Some(id) = bench.granted().await else { return };
+    let ttl = Duration::from_secs(9);
+    let Some(id) = bench.granted_for(ttl).await else { return };
     let lease = bench.client.adopt_lease(id).kept_by_other().await.unwrap();
     // The other component renews it for a while.
-    for _ in 0..4 {
-        sleep(TTL / 2).await;
+    for _ in 0..6 {
+        sleep(ttl / 4).await;
         bench.client.store().keep_alive(id).await.unwrap();
         assert!(lease.is_held());
     }

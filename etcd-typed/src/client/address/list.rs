@@ -147,6 +147,7 @@ mod tests {
 
     #[test]
     fn lists_have_many_forms() {
+        let borrowed = ["http://a:1".to_owned(), "http://b:2".to_owned()];
         for list in [
             network("http://a:1,http://b:2"),
             network("http://a:1, http://b:2"),
@@ -156,7 +157,7 @@ mod tests {
             network(["a:1", "b:2"]),
             network(["http://a:1/", "b:2"]),
             network(vec!["a:1".to_owned(), "http://b:2".to_owned()]),
-            network(&["http://a:1", "http://b:2"]),
+            network(borrowed.iter()),
             network("a:1;b:2".split(';')),
             network(["a:1,b:2"]),
             network(" http://a:1 , b:2 ".to_owned()),

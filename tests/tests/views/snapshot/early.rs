@@ -12,8 +12,7 @@ struct Rate {
 }
 
 fn patient(address: &str) -> Client {
-    let mut retry = RetryPolicy::default();
-    retry.call_timeout = Duration::from_secs(3600);
+    let retry = RetryPolicy { call_timeout: Duration::from_secs(3600), ..RetryPolicy::default() };
     Client::builder(address).retry(retry).connect_lazy().unwrap()
 }
 
